@@ -1,0 +1,255 @@
+"""Every option of an experiment, its default and its check.
+
+A YAML file (``raysweep run FILE key=value …``) becomes a :class:`Settings`. Unknown keys are errors; all errors of a
+file are reported at once with their dotted path and line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from raysweep import weights as weights_module
+from raysweep.errors import ConfigError, WeightsError, did_you_mean
+from raysweep.names import check_name
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_no_bool)]
+Float = Annotated[float, BeforeValidator(_no_bool)]
+Positive = Annotated[Int, Field(ge=1)]
+Seed = Annotated[Int, Field(ge=0, lt=2**63)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=False)
+
+
+class ExperimentSection(Section):
+    name: str = Field("experiment", description="Start of the folder's name; the time is appended.")
+    description: str = Field("", max_length=10_000, description="Why this experiment was made; stands in its log.")
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return check_name(value)
+
+
+class DataSection(Section):
+    source: Literal["auto", "faces", "digits", "folder", "csv", "parquet"] = Field(
+        "auto", description="auto: by what path is (a folder, a .csv or .parquet file); faces and digits are built in."
+    )
+    path: str | None = Field(None, description="Folder of class folders, FER-2013's CSV, or Parquet file or folder.")
+    image_size: Annotated[Int, Field(ge=8, le=1024)] | None = Field(
+        None, description="Side of the square images in pixels; default: the images' own size, if all have one."
+    )
+    channels: Literal[1, 3] | None = Field(None, description="1 gray, 3 colour; default: 1 if all images are gray.")
+    val_fraction: Annotated[Float, Field(gt=0, lt=1)] = Field(
+        0.2, description="Share of each class set aside for validation, where the data bring no split of their own."
+    )
+    split_seed: Seed = Field(0, description="Seed of that split; the same in every child.")
+    on_bad_image: Literal["error", "skip"] = Field("error", description="skip: leave unreadable images out, recorded.")
+    cache_dir: str | None = Field(None, description="Decoded images; default: <root>/.raysweep/cache.")
+
+
+class SamplingSection(Section):
+    strategy: Literal["quota", "multinomial"] = Field("quota", description="quota: exact counts; multinomial: random.")
+    weights: dict[str, Any] = Field(default_factory=dict, description="Class → number ≥ 0; not named means 1.0.")
+    samples_per_epoch: Positive | None = Field(None, description="Images shown per epoch; default: the pool's size.")
+    sample_per_class: Positive | None = Field(None, description="At most so many different images of each class.")
+
+    @field_validator("weights")
+    @classmethod
+    def _weights(cls, value: dict[str, Any]) -> dict[str, float]:
+        try:
+            return {name: weights_module.check_number(name, number) for name, number in value.items()}
+        except WeightsError as error:
+            raise ValueError(str(error)) from None
+
+
+class ModelSection(Section):
+    name: str = Field("cnn", description="cnn, torchvision:NAME or python:MODULE:FUNCTION.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the model's builder.")
+    init_from: str | None = Field(None, description="A bare state_dict file to start the weights from.")
+
+
+class AugmentSection(Section):
+    crop_padding: Annotated[Int, Field(ge=0, le=128)] = Field(4, description="Shift by up to so many pixels.")
+    flip: bool = Field(True, description="Mirror half of the images left to right.")
+
+
+class TrainingSection(Section):
+    epochs: Positive = Field(5, description="Epochs to train; in a child, additional ones.")
+    batch_size: Positive = Field(64, description="The global batch: split among the workers.")
+    learning_rate: Annotated[Float, Field(gt=0)] = 0.003
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: Annotated[Float, Field(ge=0, lt=1)] = Field(0.9, description="Of sgd.")
+    weight_decay: Annotated[Float, Field(ge=0)] = Field(0.05, description="Not applied to biases and norms.")
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    schedule_epochs: Positive | None = Field(
+        None, description="Epochs over which cosine falls; default: epochs. Children inherit it."
+    )
+    warmup_epochs: Annotated[Float, Field(ge=0)] = Field(1.0, description="The rate rises linearly for so long.")
+    min_lr_ratio: Annotated[Float, Field(ge=0, le=1)] = Field(0.01, description="Cosine ends, and stays, at this share.")
+    step_epochs: Positive = Field(10, description="step: multiply the rate by step_gamma every so many epochs.")
+    step_gamma: Annotated[Float, Field(gt=0, le=1)] = 0.1
+    label_smoothing: Annotated[Float, Field(ge=0, lt=1)] = 0.1
+    grad_clip: Annotated[Float, Field(gt=0)] | None = Field(None, description="Largest norm of the gradient.")
+    augment: AugmentSection = Field(default_factory=AugmentSection)  # type: ignore[arg-type]
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on GPU, fp32 on CPU.")
+    channels_last: bool = True
+    compile: bool = Field(False, description="torch.compile; pays only in long runs.")
+    best_metric: Literal["val_acc", "macro_f1", "balanced_accuracy"] = "val_acc"
+
+
+class KeepSection(Section):
+    last: Positive = 3
+    every: Positive | None = None
+
+
+class CheckpointSection(Section):
+    every_n_batches: Positive | None = Field(None, description="Also save within an epoch, every so many batches.")
+    keep: Literal["all"] | KeepSection = Field("all", description="all, or {last: 3, every: 5}.")
+
+
+class ScalingSection(Section):
+    num_workers: Literal["auto"] | Annotated[Int, Field(ge=0)] = Field(
+        "auto", description="0: in this process; n: Ray workers; auto: one per GPU, else in this process."
+    )
+    threads: Literal["auto"] | Positive = Field("auto", description="CPU threads per worker; auto: the CPUs it has.")
+    use_gpu: Literal["auto"] | bool = "auto"
+    address: str | None = Field(None, description="Address of an existing Ray cluster, or 'auto'.")
+    sync_batchnorm: bool = Field(True, description="Batch statistics over all workers, so their number changes nothing.")
+    timeout_s: Annotated[Float, Field(gt=0)] = Field(600.0, description="A hung worker is given up after so long.")
+    max_failures: Annotated[Int, Field(ge=0)] = Field(0, description="Restarts of failed workers from the newest checkpoint.")
+
+
+class Settings(Section):
+    """The whole validated configuration of one experiment."""
+
+    experiment: ExperimentSection = Field(default_factory=ExperimentSection)  # type: ignore[arg-type]
+    seed: Seed = Field(0, description="Of order, augmentation, weights and dropout.")
+    data: DataSection = Field(default_factory=DataSection)  # type: ignore[arg-type]
+    sampling: SamplingSection = Field(default_factory=SamplingSection)  # type: ignore[arg-type]
+    model: ModelSection = Field(default_factory=ModelSection)  # type: ignore[arg-type]
+    training: TrainingSection = Field(default_factory=TrainingSection)  # type: ignore[arg-type]
+    checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)  # type: ignore[arg-type]
+    scaling: ScalingSection = Field(default_factory=ScalingSection)  # type: ignore[arg-type]
+    root: str = Field("experiments", description="Where the experiments' folders are made.")
+
+    @model_validator(mode="after")
+    def _data_has_a_path(self) -> Settings:
+        built_in = self.data.source in ("faces", "digits")
+        if not built_in and self.data.path is None:
+            raise ValueError("data.path is missing: name a folder or file, or use data.source: faces (built in)")
+        if built_in and self.data.path is not None:
+            raise ValueError(f"data.path is set, but data.source: {self.data.source} is built in and reads no file")
+        return self
+
+    def flat(self, **more: Any) -> dict[str, Any]:
+        """The specification's flat names, in its order, then ``settings`` with everything."""
+        return {
+            "experiment_name": self.experiment.name,
+            "timestamp": more.pop("timestamp", None),
+            "sampling_weights": dict(self.sampling.weights),
+            "model_name": self.model.name,
+            "batch_size": self.training.batch_size,
+            "learning_rate": self.training.learning_rate,
+            "num_epochs": self.training.epochs,
+            "sample_per_class": self.sampling.sample_per_class,
+            "use_full_dataset": self.sampling.sample_per_class is None,
+            "resume_from_checkpoint": more.pop("resume_from_checkpoint", None),
+            "experiment_description": self.experiment.description,
+            **more,
+            "settings": self.model_dump(mode="json"),
+        }
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` laid on top, mappings merged key by key."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """``["training.learning_rate=1e-4"]`` as a nested mapping (OmegaConf's dotlist)."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for item in overrides:
+        key, sep, _ = item.partition("=")
+        if not sep or not key.strip():
+            raise ConfigError(f"The override {item!r} is not of the form key=value, such as training.epochs=10.")
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
+    except (OmegaConfBaseException, ValueError, AttributeError) as error:
+        raise ConfigError(f"The overrides {' '.join(overrides)!r} cannot be read: {error}.") from None
+    assert isinstance(value, dict)
+    return {str(k): v for k, v in value.items()}
+
+
+def _known_keys(path: tuple[Any, ...]) -> list[str]:
+    model: Any = Settings
+    for part in path:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        model = field.annotation
+    return list(getattr(model, "model_fields", {}))
+
+
+def validate(values: Mapping[str, Any], source: str = "the configuration", lines: Mapping[str, int] | None = None) -> Settings:
+    """Checked settings.
+
+    Raises:
+        ConfigError: every fault found, each with its dotted key, and its line where ``lines`` knows it.
+    """
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        found = []
+        for fault in error.errors():
+            path = tuple(p for p in fault["loc"] if not (isinstance(p, str) and ("[" in p or p in ("KeepSection", "constrained-int", "int", "literal['auto']"))))
+            dotted = ".".join(str(p) for p in path)
+            line = (lines or {}).get(dotted)
+            where = f"{dotted} (line {line})" if line else dotted
+            message = fault["msg"].removeprefix("Value error, ")
+            if fault["type"] == "extra_forbidden":
+                message = f"there is no such option.{did_you_mean(path[-1], _known_keys(path[:-1]))}"
+            elif fault["type"] in ("value_error", "missing"):
+                pass
+            else:
+                message = f"{message}, not {fault['input']!r}"
+            text = f"{where}: {message}" if where else message
+            if text not in found:
+                found.append(text)
+        raise ConfigError(f"In {source}, {len(found)} thing{'s' * (len(found) > 1)} to mend: " + "; ".join(found) + ".") from None
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), more: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from a YAML file, ``key=value`` overrides on top, and ``more`` (from flags) on top of these."""
+    from raysweep.yamlfile import read_yaml_lines
+
+    values, lines = read_yaml_lines(path)
+    changed = merge(parse_overrides(overrides), more or {})
+    source = str(path) if not changed else f"{path} with the overrides given"
+    return validate(merge(values, changed), source, lines)
+
+
+def json_schema() -> str:
+    """The JSON Schema of a configuration file, as the text of ``configs/schema.json``."""
+    schema = Settings.model_json_schema()
+    schema["title"] = "raysweep configuration"
+    return json.dumps(schema, indent=2) + "\n"

@@ -1,0 +1,54 @@
+"""Shift and mirror whole batches while they are gathered from the cache.
+
+The draws of an epoch are a function of (seed, epoch, position), never of a global generator or of the worker that
+happens to compute a position.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from raysweep.data.sampling import AUGMENT, raw_stream
+
+
+def epoch_draws(draws: int, padding: int, flip: bool, *, seed: int, epoch: int) -> np.ndarray:
+    """Shift and mirror of every position of an epoch.
+
+    Returns:
+        int64 (draws, 3): vertical and horizontal shift in ``[-padding, padding]`` pixels, and 1 where mirrored.
+        Row p is the same whatever ``draws`` is.
+    """
+    raw = raw_stream((seed, AUGMENT, epoch), draws)
+    span = np.uint64(2 * padding + 1)
+    # Three independent fields of each 64-bit number; the bias of the modulo is below 2**-13 for any allowed padding.
+    dy = (raw & np.uint64(0x1FFFFF)) % span
+    dx = ((raw >> np.uint64(21)) & np.uint64(0x1FFFFF)) % span
+    mirror = (raw >> np.uint64(63)) if flip else np.zeros_like(raw)
+    return np.stack([dy.astype(np.int64) - padding, dx.astype(np.int64) - padding, mirror.astype(np.int64)], axis=1)
+
+
+def gather(pixels: np.ndarray, index: np.ndarray, draws: np.ndarray | None, fill: np.ndarray) -> np.ndarray:
+    """Images ``index`` of a (memory-mapped) array, shifted and mirrored in the same single copy.
+
+    Args:
+        pixels: uint8 (n, H, W, C).
+        index: int64 (b,).
+        draws: rows of :func:`epoch_draws` for these positions, or None for the images as they are.
+        fill: uint8 (C,), what a shift uncovers.
+
+    Returns:
+        uint8 (b, H, W, C).
+    """
+    if draws is None or not draws.any():
+        return pixels[index]
+    _, height, width, _ = pixels.shape
+    out = np.empty((len(index), *pixels.shape[1:]), dtype=np.uint8)
+    out[:] = fill
+    for target, i, (dy, dx, mirror) in zip(out, index.tolist(), draws.tolist(), strict=True):
+        source = pixels[i]
+        if mirror:
+            source = source[:, ::-1]
+        target[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)] = source[
+            max(0, -dy) : height + min(0, -dy), max(0, -dx) : width + min(0, -dx)
+        ]
+    return out

@@ -1,0 +1,124 @@
+"""Which images an epoch shows, and in what order: one index vector per (seed, epoch, weights).
+
+The vector does not depend on the number of workers; rank r takes its slice of each global batch. Random numbers come
+straight from PCG64's raw stream, which NumPy promises never to change (unlike the methods of ``Generator``, NEP 19),
+so that an order can be drawn again years later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from raysweep.weights import quotas
+
+# One number per use of randomness, so that no two uses share a stream.
+_SHUFFLE, _WALK, _MULTINOMIAL, _POOL, AUGMENT = range(5)
+
+
+def raw_stream(entropy: Sequence[int], n: int) -> np.ndarray:
+    """``n`` uint64 random numbers, a pure function of ``entropy`` (integers ≥ 0)."""
+    return np.random.PCG64(np.random.SeedSequence(list(entropy))).random_raw(n)
+
+
+def permutation(n: int, entropy: Sequence[int]) -> np.ndarray:
+    """A seeded permutation of ``range(n)`` as int64 (n,)."""
+    return np.argsort(raw_stream(entropy, n), kind="stable")
+
+
+def pool(labels: np.ndarray, classes: Sequence[str], sample_per_class: int | None, seed: int) -> np.ndarray:
+    """Indices (int64, ascending) of the images that may be shown: all, or a seeded choice of so many per class."""
+    if sample_per_class is None:
+        return np.arange(len(labels), dtype=np.int64)
+    chosen = []
+    for c in range(len(classes)):
+        of_class = np.flatnonzero(labels == c)
+        chosen.append(of_class[permutation(len(of_class), (seed, _POOL, c))[:sample_per_class]])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def epoch_order(
+    labels: np.ndarray,
+    members: np.ndarray,
+    classes: Sequence[str],
+    weights: Mapping[str, float],
+    draws: int,
+    *,
+    seed: int,
+    epoch: int,
+    strategy: str = "quota",
+) -> np.ndarray:
+    """The images of one epoch in the order in which they are shown.
+
+    Args:
+        labels: int64 (n,), the class of every training image.
+        members: int64, the pool: indices that may be shown.
+        classes: names; ``labels`` indexes into them.
+        weights: of every class.
+        draws: N, the length of the epoch.
+        seed, epoch: what the order is a function of, with the weights.
+        strategy: ``quota``: class c gets exactly ``round(N n_c w_c / sum(n w))`` draws (largest remainder), its images
+            repeating only after each was shown; ``multinomial``: N independent draws with replacement.
+
+    Returns:
+        int64 (draws,), indices into the training images.
+    """
+    of_class = [members[labels[members] == c] for c in range(len(classes))]
+    counts = {name: len(of_class[c]) for c, name in enumerate(classes)}
+    if strategy == "multinomial":
+        return _multinomial(of_class, counts, classes, weights, draws, (seed, _MULTINOMIAL, epoch))
+    taken = []
+    for c, quota in enumerate(quotas(counts, weights, draws).values()):
+        rounds = -(-quota // len(of_class[c])) if quota else 0
+        walk = [of_class[c][permutation(len(of_class[c]), (seed, _WALK, epoch, c, k))] for k in range(rounds)]
+        taken.append(np.concatenate(walk)[:quota] if walk else np.empty(0, dtype=np.int64))
+    together = np.concatenate(taken)
+    return together[permutation(draws, (seed, _SHUFFLE, epoch))]
+
+
+def _multinomial(
+    of_class: list[np.ndarray],
+    counts: Mapping[str, int],
+    classes: Sequence[str],
+    weights: Mapping[str, float],
+    draws: int,
+    entropy: Sequence[int],
+) -> np.ndarray:
+    """Independent draws: the old system's ``WeightedRandomSampler``, without its limit of 2**24 images."""
+    mass = np.array([counts[c] * weights.get(c, 1.0) for c in classes], dtype=np.float64)
+    edges = np.cumsum(mass) / mass.sum()
+    raw = raw_stream(entropy, 2 * draws)
+    uniform = (raw >> np.uint64(11)) * 2.0**-53  # 53 random bits, in [0, 1)
+    which = np.minimum(np.searchsorted(edges, uniform[:draws], side="right"), int(np.flatnonzero(mass)[-1]))
+    order = np.empty(draws, dtype=np.int64)
+    for c, images in enumerate(of_class):
+        at = np.flatnonzero(which == c)
+        if len(at):
+            order[at] = images[(uniform[draws + at] * len(images)).astype(np.int64)]
+    return order
+
+
+def batches(draws: int, batch_size: int) -> int:
+    """Global batches per epoch; the last one may be short."""
+    return -(-draws // batch_size)
+
+
+def rank_slice(start: int, stop: int, rank: int, world_size: int) -> tuple[int, int]:
+    """The part ``[a, b)`` of the global batch ``[start, stop)`` that a rank computes; sizes differ by at most one.
+
+    A batch with fewer images than ranks is computed whole by every rank: no rank may be empty (batch statistics and
+    DDP's collectives need every rank), and averaging equal gradients leaves them as they are.
+    """
+    n = stop - start
+    if n < world_size:
+        return start, stop
+    base, extra = divmod(n, world_size)
+    a = start + rank * base + min(rank, extra)
+    return a, a + base + (rank < extra)
+
+
+def order_hash(order: np.ndarray) -> str:
+    """SHA-256 of a sample sequence, to compare sequences across runs and world sizes."""
+    return hashlib.sha256(np.ascontiguousarray(order, dtype="<i8").tobytes()).hexdigest()

@@ -1,0 +1,71 @@
+"""Every name on disk, once. Nothing else in the package spells a file name of an experiment."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import NamedTuple
+
+CONFIG = "experiment_config.json"
+CHANGES = "experiment_changes.log"
+LINEAGE = "lineage.jsonl"
+MANIFEST = "manifest.json"
+BEST = "best_checkpoint.pt"
+REPORT = "classification_report.txt"
+CONFUSION = "confusion_matrix_benchmark.png"
+HISTORY_CSV = "training_history.csv"
+HISTORY_PNG = "training_history.png"
+PREDICTIONS = "val_predictions.parquet"
+LOCK = ".writer.lock"
+TEMP_PREFIX = ".tmp-"
+
+SWEEPS = "sweeps"
+CACHES = ".raysweep"
+IMAGE_CACHE = "cache"
+LOGS = "logs"
+
+TIME_FORMAT = "%Y%m%d_%H%M%S"
+_EPOCH = re.compile(r"checkpoint_epoch_(\d+)(?:_batch_(\d+))?\.pt")
+_ID = re.compile(r"(?P<name>.+)_(?P<time>\d{8}_\d{6})(?:_(?P<n>\d+))?")
+
+
+class Position(NamedTuple):
+    """Where in the training a checkpoint was taken: in running epoch ``epoch`` after ``batch`` batches, or, with
+    ``batch`` None, at that epoch's end."""
+
+    epoch: int
+    batch: int | None
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """Sorts positions by time: a batch of epoch 3 comes before epoch 3's end."""
+        return (self.epoch, float("inf") if self.batch is None else self.batch)
+
+
+def checkpoint_name(position: Position) -> str:
+    """``checkpoint_epoch_3.pt`` or ``checkpoint_epoch_3_batch_200.pt``."""
+    batch = "" if position.batch is None else f"_batch_{position.batch}"
+    return f"checkpoint_epoch_{position.epoch}{batch}.pt"
+
+
+def model_name(epoch: int) -> str:
+    """The bare state_dict of an epoch."""
+    return f"epoch_{epoch}_model.pt"
+
+
+def parse_checkpoint_name(name: str) -> Position | None:
+    """The position a checkpoint's file name states, or None if it is not such a name."""
+    match = _EPOCH.fullmatch(name)
+    return Position(int(match[1]), int(match[2]) if match[2] else None) if match else None
+
+
+def split_id(experiment_id: str) -> tuple[str, str | None]:
+    """(name, time as YYYYMMDD_HHMMSS) of an id; the time is None where the id has none."""
+    match = _ID.fullmatch(experiment_id)
+    return (match["name"], match["time"]) if match else (experiment_id, None)
+
+
+def make_id(name: str, when: datetime, attempt: int = 1) -> str:
+    """``<name>_<YYYYMMDD_HHMMSS>``, with ``_2``, ``_3`` … for later attempts in the same second."""
+    base = f"{name}_{when.strftime(TIME_FORMAT)}"
+    return base if attempt == 1 else f"{base}_{attempt}"

@@ -1,0 +1,60 @@
+"""``raysweep doctor``: versions, devices, and whether this machine can do the work."""
+
+from __future__ import annotations
+
+import typer
+
+from raysweep.cli.terminal import put
+
+
+def register(app: typer.Typer) -> None:
+    app.command("doctor")(doctor)
+
+
+def doctor(
+    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+) -> None:
+    """Print versions and check the machine; paste its output into a bug report."""
+    import platform
+    import shutil
+    from importlib import metadata
+    from pathlib import Path
+
+    from raysweep.errors import RaysweepError
+    from raysweep.launch import resources
+
+    faults = 0
+
+    def check(ok: bool, text: str) -> None:
+        nonlocal faults
+        faults += not ok
+        put(f"{'ok   ' if ok else 'FAULT'}  {text}")
+
+    check(True, f"Python {platform.python_version()} on {platform.platform()}")
+    for name in ("raysweep", "torch", "torchvision", "ray", "pyarrow", "numpy", "pandas", "matplotlib", "scikit-learn"):
+        try:
+            check(True, f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            check(False, f"{name} is not installed: pip install {name}")
+    try:
+        import torch
+        import torchvision  # noqa: F401
+
+        check(True, f"torch and torchvision fit together; CPU capability {torch.backends.cpu.get_cpu_capability()}")
+        gpus = resources.gpus_here()
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(gpus))
+        check(True, f"{gpus} GPUs: {names}" if gpus else "no GPU: training runs on the CPU")
+    except Exception as error:
+        check(False, f"torch and torchvision do not fit together ({str(error).splitlines()[0]}): reinstall both at once")
+    check(True, f"{resources.cpus_here()} CPUs")
+    folder = Path(root).expanduser()
+    existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    check(free > 1, f"{free:.0f} GB free for {folder}")
+    try:
+        import os
+
+        check(os.access(existing, os.W_OK), f"{existing} can be written")
+    except RaysweepError as error:
+        check(False, str(error))
+    raise typer.Exit(1 if faults else 0)

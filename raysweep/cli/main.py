@@ -1,0 +1,84 @@
+"""The command line: which verbs there are, and how an error ends the program."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from raysweep.cli import doctor, list_, run, show
+from raysweep.errors import RaysweepError, did_you_mean
+
+
+class _Group(TyperGroup):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            hint = did_you_mean(args[0], self.list_commands(ctx)) if args else ""
+            if hint and "Did you mean" not in error.message:
+                error.message += hint
+            raise
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Branch your training from any checkpoint, change the data ratio, and know which class it helped.",
+    epilog="Exit codes: 0 done, 1 the work failed, 2 bad input, 130 interrupted (checkpoint saved).",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.", envvar="RAYSWEEP_DEBUG"),
+    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+) -> None:
+    if debug:
+        os.environ["RAYSWEEP_DEBUG"] = "1"
+    if version:
+        from importlib.metadata import version as of
+
+        print(of("raysweep"))
+        raise typer.Exit()
+
+
+for verb in (run, list_, show, doctor):
+    verb.register(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the ``raysweep`` command."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    if debug:  # accepted anywhere on the line
+        arguments = ["--debug", *(a for a in arguments if a != "--debug")]
+    if arguments == ["--version"]:
+        from importlib.metadata import version as of
+
+        print(of("raysweep"))
+        return
+    try:
+        app(args=arguments, prog_name="raysweep")
+    except RaysweepError as error:
+        if debug or os.environ.get("RAYSWEEP_DEBUG"):
+            raise
+        label = "" if error.exit_code == 130 else "error: "
+        print(f"{label}{error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `raysweep list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

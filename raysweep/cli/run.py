@@ -1,0 +1,81 @@
+"""``raysweep run``: train an experiment from a configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from raysweep.cli.terminal import percent, plain, put, put_json, say
+
+
+def register(app: typer.Typer) -> None:
+    app.command("run", no_args_is_help=True)(run)
+
+
+def run(
+    config: str = typer.Argument(..., help="A YAML file, such as configs/base.yaml."),
+    overrides: list[str] | None = typer.Argument(None, metavar="[key=value]...", help="Such as training.epochs=10."),
+    name: str | None = typer.Option(None, "--name", help="Name of the experiment."),
+    description: str | None = typer.Option(None, "--description", help="Why it is made; stands in its log."),
+    root: str | None = typer.Option(None, "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    workers: int | None = typer.Option(None, "--workers", help="Ray workers; 0: in this process."),
+    address: str | None = typer.Option(None, "--address", help="An existing Ray cluster."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, show what would run, make nothing."),
+    as_json: bool = typer.Option(False, "--json", help="With --dry-run: the resolved configuration as JSON."),
+) -> None:
+    """Train an experiment; it leaves its folder's path on stdout."""
+    from raysweep import config as configuration
+    from raysweep.cli.progress import Display
+
+    flags = {
+        "experiment": {k: v for k, v in (("name", name), ("description", description)) if v is not None},
+        "scaling": {k: v for k, v in (("num_workers", workers), ("address", address)) if v is not None},
+    }
+    more: dict[str, Any] = {k: v for k, v in flags.items() if v} | ({"root": root} if root else {})
+    settings = configuration.load(config, overrides or [], more)
+    with Display() as display:
+        display({"kind": "loading"})
+        from raysweep.launch import run as launching
+
+        plan = launching.plan(settings, display, writable=not dry_run)
+        if dry_run:
+            display.close()
+            _show(plan, as_json)
+            return
+        result = launching.run(plan, display)
+    put(str(result.experiment.folder))
+    display.summary(result.experiment)
+    say(f"Next: raysweep show {plain(result.experiment.id)}" + (f" --root {plain(root)}" if root else ""))
+
+
+def _show(plan: Any, as_json: bool) -> None:
+    """What --dry-run prints."""
+    import yaml
+
+    from raysweep.cli.terminal import table
+
+    resolved = plan.settings.model_dump(mode="json")
+    resolved["sampling"]["weights"] = dict(plan.weights)
+    if as_json:
+        put_json({
+            "settings": resolved, "classes": list(plan.data.classes), "counts": plan.counts, "shares": plan.shares, "images_per_epoch": plan.quotas,
+            "validation_images": len(plan.data.val.labels), "parameters": plan.parameters, "workers": plan.resources.workers,
+            "threads": plan.resources.threads,
+        })  # fmt: skip
+        return
+    put(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).rstrip())
+    put("")
+    total = sum(plan.counts.values())
+    quotas = plan.quotas
+    rows = [
+        [plain(c), f"{plan.counts[c]:,}", percent(plan.counts[c] / total), f"{plan.weights[c]:g}", percent(plan.shares[c]), f"{quotas[c]:,}"]
+        for c in plan.data.classes
+    ]
+    columns = [("class", "l"), ("images", "r"), ("share of the data", "r"), ("weight", "r"), ("share shown", "r"), ("shown per epoch", "r")]
+    table(None, columns, rows)
+    where = "in this process" if plan.resources.workers == 0 else f"{plan.resources.workers} Ray workers"
+    say(
+        f"{plan.draws:,} images an epoch, {len(plan.data.val.labels):,} to validate; model of {plan.parameters:,} parameters; {where}, "
+        f"{plan.resources.threads} thread{'s' * (plan.resources.threads != 1)}. Nothing was made."
+    )

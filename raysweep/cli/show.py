@@ -1,0 +1,106 @@
+"""``raysweep show``: one experiment, or one of its checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from raysweep.cli.terminal import percent, plain, put, put_json, say, table
+
+
+def register(app: typer.Typer) -> None:
+    app.command("show", no_args_is_help=True)(show)
+
+
+def show(
+    reference: str = typer.Argument(..., help="An experiment (id, name, prefix, path) or a checkpoint (path, EXPERIMENT@5, @best, @latest)."),
+    as_json: bool = typer.Option(False, "--json", help="As JSON."),
+    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+) -> None:
+    """Show what an experiment is, what it reached and which checkpoints it has."""
+    from pathlib import Path
+
+    from raysweep.store import catalog
+
+    folder = Path(root).expanduser()
+    if catalog.split_reference(reference) is not None or reference.endswith(".pt"):
+        experiment, entry, path = catalog.find_checkpoint(folder, reference)
+        _show_checkpoint(experiment, entry, path, as_json)
+        return
+    experiment = catalog.find(folder, reference)
+    summary = catalog.summary(experiment)
+    config = experiment.config()
+    entries = experiment.entries()
+    best = (experiment.manifest().get("best") or {}).get("file")
+    if as_json:
+        rows = [{"file": e.file, "epoch": e.epoch, "batch": e.batch, "bytes": e.bytes, "sha256": e.sha256, "metrics": e.metrics} for e in entries]
+        put_json({**summary, "config": config, "checkpoints": rows})
+        return
+    put(plain(summary["id"]))
+    if config.get("experiment_description"):
+        put(f"  {plain(config['experiment_description'])}")
+    target = summary["epochs_target"] or "?"
+    put(f"  {summary['status']}, {summary['epochs_done']} of {target} epochs, model {plain(config.get('model_name'))}, in {experiment.folder}")
+    if summary["parent"]:
+        put(f"  child of {plain(summary['parent']['experiment'])}@{summary['parent']['epoch']}")
+    put("")
+    _shares(config)
+    if entries:
+        put("")
+        table(
+            None,
+            [("checkpoint", "l"), ("loss", "r"), ("val loss", "r"), ("accuracy", "r"), ("macro-F1", "r"), ("worst class", "l"), ("", "l")],
+            [_row(e, best) for e in entries],
+        )
+    if summary["status"] in ("interrupted", "dead"):
+        say(f"Next: raysweep continue {plain(summary['id'])}")
+
+
+def _row(e: Any, best: str | None) -> list[str]:
+    m = e.metrics
+    if e.batch is not None:
+        return [f"epoch {e.epoch}, batch {e.batch}", "", "", "", "", "", ""]
+    return [
+        f"@{e.epoch}", f"{m['train_loss']:.3f}", f"{m['val_loss']:.3f}", percent(m["val_acc"]), f"{m['val_macro_f1']:.3f}",
+        plain(f"{m['worst_class']} {percent(m['worst_recall'])}"), "best" if e.file == best else "",
+    ]  # fmt: skip
+
+
+def _shares(config: dict[str, Any]) -> None:
+    """Weights and the share of each class that they cause."""
+    from raysweep.weights import complete, shares
+
+    counts, given = config.get("class_counts"), config.get("sampling_weights") or {}
+    if not counts:
+        put("  weights: " + ", ".join(f"{plain(c)} {w}" for c, w in given.items()))
+        return
+    weights = complete(given, list(counts))
+    shown = shares(counts, weights)
+    total = sum(counts.values())
+    table(
+        None,
+        [("class", "l"), ("images", "r"), ("share of the data", "r"), ("weight", "r"), ("share shown", "r")],
+        [[plain(c), f"{n:,}", percent(n / total), f"{weights[c]:g}", percent(shown[c])] for c, n in counts.items()],
+    )
+
+
+def _show_checkpoint(experiment: Any, entry: Any, path: Any, as_json: bool) -> None:
+    problem = entry.verify(experiment.folder) if entry is not None else None
+    row = {
+        "path": str(path), "experiment": experiment.id, "committed": entry is not None,
+        "epoch": entry.epoch if entry else None, "batch": entry.batch if entry else None, "bytes": path.stat().st_size,
+        "sha256": entry.sha256 if entry else None, "metrics": entry.metrics if entry else {}, "problem": problem,
+    }  # fmt: skip
+    if as_json:
+        put_json(row)
+        return
+    put(plain(path))
+    if entry is None:
+        put(f"  not in a manifest of {plain(experiment.id)}; {row['bytes']:,} bytes")
+        return
+    where = f"epoch {entry.epoch}" + ("" if entry.batch is None else f", batch {entry.batch}")
+    put(f"  {plain(experiment.id)}, {where}, {entry.bytes:,} bytes, {'whole' if problem is None else plain(problem)}")
+    put(f"  sha256 {entry.sha256}")
+    for key, value in entry.metrics.items():
+        put(f"  {key}: {value:.4f}" if isinstance(value, float) else f"  {key}: {plain(value)}")

@@ -1,0 +1,79 @@
+"""What all verbs share: chatter on stderr, data on stdout, numbers and times for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import datetime
+from typing import Any
+
+
+def say(text: str = "") -> None:
+    """One line of chatter."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def put(text: str) -> None:
+    """One line of data."""
+    print(text, flush=True)
+
+
+def put_json(value: Any) -> None:
+    put(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def plain(text: object) -> str:
+    """Text from files without control characters: a name must not steer the terminal."""
+    return "".join(c if c.isprintable() else "·" for c in str(text))
+
+
+def is_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``3:05``, ``2:10:00``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def age(created: str | None) -> str:
+    """How long ago, in one unit."""
+    if not created:
+        return "-"
+    try:
+        seconds = (datetime.now() - datetime.fromisoformat(created)).total_seconds()
+    except ValueError:
+        return "-"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+def table(title: str | None, columns: list[tuple[str, str]], rows: list[list[str]]) -> None:
+    """A table on stdout: rich on a terminal, tab-separated where it is read by a program."""
+    if not sys.stdout.isatty():
+        put("\t".join(name for name, _ in columns))
+        for row in rows:
+            put("\t".join(row))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for name, side in columns:
+        shown.add_column(name, justify="right" if side == "r" else "left", overflow="fold", no_wrap=side == "n")
+    for row in rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    Console().print(shown)

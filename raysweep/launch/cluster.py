@@ -1,0 +1,90 @@
+"""Connecting to Ray: a quiet local cluster for this run, or an existing one. Sets the defaults Ray leaves dangerous."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from raysweep.errors import ResourceError
+
+# Why each: see the facts about Ray in docs and in the functions that need them.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # the default of 2 s is how long every report may block
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # puts runs on the dashboard's Train page
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would ship and reinstall the working folder
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def quiet_environment() -> None:
+    """Set Ray's environment before it is imported; what the user set himself stays."""
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+
+
+def connect(address: str | None, cpus: int | None = None) -> dict[str, Any]:
+    """Connect to Ray, starting a local cluster where no address is given; use what is connected already.
+
+    Returns:
+        ``dashboard``: its URL or None; ``logs``: the folder of Ray's log files; ``nodes``: resources of every living node;
+        ``local``: whether this call started it.
+
+    Raises:
+        ResourceError: nothing answers at the address.
+    """
+    quiet_environment()
+    import ray
+
+    started = False
+    if not ray.is_initialized():
+        old = os.umask(0o077)  # Ray writes its token file with the process's umask
+        try:
+            ray.init(
+                address=address or "local", num_cpus=None if address else cpus, log_to_driver=False,
+                logging_level=logging.ERROR, include_dashboard=None if address else True,
+                **({} if address else {"dashboard_host": "127.0.0.1"}),
+            )  # fmt: skip
+            started = not address
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ResourceError(
+                f"No Ray cluster answers at {address or 'local'}: {str(error).splitlines()[0][:300]}. Check the address (host:6379, "
+                "ray://host:10001 or auto), or leave --address away to run on this machine."
+            ) from None
+        finally:
+            os.umask(old)
+    for name in ("ray.train", "ray.tune", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.get_runtime_context()
+    url = getattr(ray._private.worker.global_worker.node, "webui_url", None) if hasattr(ray, "_private") else None
+    session = Path(getattr(context, "session_dir", "") or _session_dir())
+    nodes = [{k: float(v) for k, v in n["Resources"].items()} for n in ray.nodes() if n.get("Alive")]
+    return {"dashboard": f"http://{url}" if url else None, "logs": session / "logs", "nodes": nodes, "local": started}
+
+
+def _session_dir() -> str:
+    import ray
+
+    node = ray._private.worker.global_worker.node
+    return node.get_session_dir_path() if node is not None else "/tmp/ray/session_latest"
+
+
+def disconnect() -> None:
+    """Stop what :func:`connect` started."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def dashboard_hint(url: str | None) -> str | None:
+    """One line that says where the dashboard is and how to enter it; None where there is none."""
+    if not url:
+        return None
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    ask = "; its token: ray get-auth-token" if token.exists() or os.environ.get("RAY_AUTH_TOKEN") else ""
+    return f"Ray dashboard: {url}{ask}"

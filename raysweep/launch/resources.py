@@ -1,0 +1,91 @@
+"""How many workers, threads and GPUs a run gets, decided before anything is started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raysweep.config import ScalingSection
+from raysweep.errors import ResourceError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """``workers`` 0 means: in this process. ``cpus`` per worker; ``threads`` for torch in each."""
+
+    workers: int
+    cpus: int
+    threads: int
+    use_gpu: bool
+
+
+def cpus_here() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def gpus_here() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def decide(scaling: ScalingSection) -> Resources:
+    """Resources on this machine; with an address the cluster is asked later, by :func:`fit_cluster`.
+
+    Raises:
+        ResourceError: more than there is.
+    """
+    gpus, cpus = gpus_here(), cpus_here()
+    wants_gpu = gpus > 0 if scaling.use_gpu == "auto" else scaling.use_gpu
+    if scaling.num_workers == "auto":
+        workers = gpus if wants_gpu and gpus > 1 else (1 if scaling.address else 0)
+    else:
+        workers = scaling.num_workers
+    if scaling.address:
+        return Resources(max(1, workers), 0, 0 if scaling.threads == "auto" else scaling.threads, bool(scaling.use_gpu is True))
+    if wants_gpu and gpus == 0:
+        raise ResourceError("scaling.use_gpu is true, but torch sees no GPU on this machine. Set scaling.use_gpu=false.")
+    if workers > cpus:
+        raise ResourceError(
+            f"{workers} workers were asked for, but this machine has {cpus} CPU{'s' * (cpus > 1)}. "
+            f"Ask for at most {cpus}, or name a cluster with --address."
+        )
+    if wants_gpu and workers > gpus:
+        raise ResourceError(f"{workers} GPU workers were asked for, but this machine has {gpus} GPUs. Two ranks cannot share one.")
+    per_worker = max(1, cpus // max(1, workers))
+    threads = per_worker if scaling.threads == "auto" else scaling.threads
+    if threads > cpus:
+        raise ResourceError(f"scaling.threads is {threads}, but this machine has {cpus} CPUs. Ask for at most {cpus}.")
+    return Resources(workers, per_worker, threads, wants_gpu)
+
+
+def fit_cluster(wanted: Resources, nodes: Sequence[dict[str, float]], use_gpu: bool | str) -> Resources:
+    """The CPUs each worker gets on a cluster: as many as let all workers fit at once.
+
+    Args:
+        nodes: the resources of every living node, such as ``{"CPU": 8.0, "GPU": 1.0}``.
+        use_gpu: ``scaling.use_gpu``; auto takes GPUs where every worker can have one.
+
+    Raises:
+        ResourceError: they cannot all run at once, so the request would wait for ever.
+    """
+    gpus = sum(int(n.get("GPU", 0)) for n in nodes)
+    cpus = sum(int(n.get("CPU", 0)) for n in nodes)
+    wants_gpu = gpus >= wanted.workers if use_gpu == "auto" else bool(use_gpu)
+    if wants_gpu and gpus < wanted.workers:
+        raise ResourceError(f"{wanted.workers} GPU workers were asked for, but the cluster has {gpus} GPUs in all.")
+    least = wanted.threads or 1
+    top = max((int(n.get("CPU", 0)) for n in nodes), default=0)
+    for per_worker in range(max(least, min(top, cpus // max(1, wanted.workers))), least - 1, -1):
+        places = sum(
+            min(int(n.get("CPU", 0)) // per_worker, int(n.get("GPU", 0)) if wants_gpu else 10**9) for n in nodes
+        )
+        if places >= wanted.workers:
+            return Resources(wanted.workers, per_worker, wanted.threads or per_worker, wants_gpu)
+    shown = ", ".join(f"{int(n.get('CPU', 0))} CPUs and {int(n.get('GPU', 0))} GPUs" for n in nodes[:6]) or "no nodes"
+    raise ResourceError(
+        f"{wanted.workers} workers of {least} CPU{'s' * (least > 1)}{' and one GPU' if wants_gpu else ''} each were asked for, but the "
+        f"cluster has {len(nodes)} node{'s' * (len(nodes) != 1)} ({shown}). Ask for fewer with --workers."
+    )

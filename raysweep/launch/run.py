@@ -1,0 +1,188 @@
+"""One experiment from a configuration to its folder: check everything, make the folder, train, write the derived files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from raysweep import weights as weights_module
+from raysweep.config import Settings
+from raysweep.data import cache, sampling
+from raysweep.errors import ConfigError, Interrupted, RaysweepError, TrainingError
+from raysweep.launch import resources
+from raysweep.launch.resources import Resources
+from raysweep.store import experiment as experiments
+from raysweep.store import layout, lineage
+from raysweep.store.experiment import Experiment
+from raysweep.store.lock import WriterLock
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def ignore(event: dict[str, Any]) -> None:
+    """A progress that shows nothing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that was checked before the folder is made."""
+
+    settings: Settings
+    root: Path
+    data: cache.Dataset
+    counts: dict[str, int]  # images of the pool per class
+    weights: dict[str, float]
+    draws: int
+    resources: Resources
+    parameters: int
+
+    @property
+    def shares(self) -> dict[str, float]:
+        return weights_module.shares(self.counts, self.weights)
+
+    @property
+    def quotas(self) -> dict[str, int]:
+        return weights_module.quotas(self.counts, self.weights, self.draws)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    experiment: Experiment
+    best_acc: float
+
+
+def cache_dir(settings: Settings) -> Path:
+    """Where decoded images lie: the configuration's folder, RAYSWEEP_CACHE, or .raysweep/cache under the root."""
+    named = settings.data.cache_dir or os.environ.get("RAYSWEEP_CACHE")
+    return Path(named).expanduser() if named else Path(settings.root) / layout.CACHES / layout.IMAGE_CACHE
+
+
+def plan(settings: Settings, progress: Progress = ignore, writable: bool = True) -> Plan:
+    """Check everything a run needs; makes nothing but the image cache (and the root, where ``writable``).
+
+    Raises:
+        InputError: in one paragraph, what is wrong and what to do.
+    """
+    root = Path(settings.root).expanduser()
+    wanted = resources.decide(settings.scaling)
+    if writable:
+        experiments.check_root(root)
+    data = cache.load(
+        settings.data, cache_dir(settings), lambda done, total: progress({"kind": "decode", "done": done, "total": total})
+    )
+    complete = weights_module.complete(settings.sampling.weights, data.classes)
+    members = sampling.pool(data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed)
+    counts = cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
+    weights_module.shares(counts, complete)
+    from raysweep.training import models
+
+    model = models.build(settings.model.name, settings.model.options, len(data.classes), data.shape[2])
+    if settings.model.init_from:
+        models.load_weights(model, models.read_init(settings.model.init_from), settings.model.init_from)
+    models.try_out(model, data.shape, len(data.classes))
+    parameters = sum(p.numel() for p in model.parameters())
+    draws = settings.sampling.samples_per_epoch or len(members)
+    pad = settings.training.augment.crop_padding
+    if pad >= min(data.shape[:2]):
+        raise ConfigError(f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less.")
+    return Plan(settings, root, data, counts, complete, draws, wanted, parameters)
+
+
+def run(the_plan: Plan, progress: Progress = ignore) -> Result:
+    """Make the experiment's folder and train it to its end.
+
+    Raises:
+        Interrupted: a signal asked to stop; a checkpoint was saved.
+        RaysweepError: the work failed; the folder's log says why.
+    """
+    from raysweep.launch import workers
+
+    with workers.session(the_plan.settings, the_plan.resources, progress) as fitted:
+        the_plan = replace(the_plan, resources=fitted)
+        now = datetime.now()
+        experiment = experiments.create(the_plan.root, the_plan.settings.experiment.name, now)
+        lock = WriterLock.acquire(experiment.folder)
+        try:
+            job = _new_job(the_plan, experiment, lock, now)
+            lineage.record(
+                experiment.folder, lineage.START, description=the_plan.settings.experiment.description,
+                model=the_plan.settings.model.name, epochs=the_plan.settings.training.epochs, classes=dict(the_plan.counts),
+                new_weights=the_plan.weights, new_shares=the_plan.shares, data_sha256=the_plan.data.sha256,
+                workers=fitted.workers, threads=fitted.threads, seed=the_plan.settings.seed,
+                skipped_images=[f"{s['image']} ({s['reason']})" for s in the_plan.data.skipped] or None,
+            )  # fmt: skip
+            return execute(job, experiment, fitted, progress)
+        finally:
+            lock.release()
+
+
+def _new_job(the_plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime) -> Any:
+    from raysweep.training import state
+    from raysweep.training.loop import Job
+
+    settings = the_plan.settings
+    versions = state.versions()
+    flat = settings.flat(
+        timestamp=now.strftime(layout.TIME_FORMAT), sampling_weights_complete=the_plan.weights, classes=list(the_plan.data.classes),
+        class_counts=the_plan.counts, data_sha256=the_plan.data.sha256, threads=the_plan.resources.threads,
+        world_size=max(1, the_plan.resources.workers), versions=versions,
+    )  # fmt: skip
+    flat["sampling_weights"] = flat.pop("sampling_weights_complete")
+    experiment.write_config(flat)
+    lineage.open_log(experiment.folder, settings.experiment.name, settings.experiment.description, now)
+    return Job(
+        folder=str(experiment.folder.resolve()), token=lock.token, settings=settings.model_dump(mode="json"), weights=the_plan.weights,
+        cache_dir=str(cache_dir(settings).resolve()), threads=the_plan.resources.threads, use_gpu=the_plan.resources.use_gpu,
+        first_epoch=1, last_epoch=settings.training.epochs, flat_config=flat, versions=versions,
+    )  # fmt: skip
+
+
+def execute(job: Any, experiment: Experiment, fitted: Resources, progress: Progress) -> Result:
+    """Train ``job`` by the way its resources ask for, and write how it ended into the log. The caller holds the lock."""
+    from raysweep.launch import workers
+
+    progress({"kind": "experiment", "id": experiment.id, "folder": str(experiment.folder), "workers": fitted.workers})
+    try:
+        launch = workers.in_this_process if fitted.workers == 0 else workers.on_workers
+        outcome = launch(job, fitted, progress)
+    except Interrupted as error:
+        lineage.record(experiment.folder, lineage.INTERRUPTED, reason=str(error))
+        derive(experiment)
+        raise Interrupted(f"{error} Go on with: raysweep continue {experiment.id}") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        text = str(error) or type(error).__name__
+        with contextlib.suppress(RaysweepError):
+            lineage.record(experiment.folder, lineage.FAILED, reason=f"{type(error).__name__}: {text.splitlines()[0][:2000]}")
+        if isinstance(error, RaysweepError):
+            raise
+        raise TrainingError(
+            f"Training {experiment.id} failed: {type(error).__name__}: {text.splitlines()[0][:500]}. What was committed is in "
+            f"{experiment.folder}. Repeat with --debug for the traceback."
+        ) from error
+    lineage.record(experiment.folder, lineage.FINISHED, epochs=outcome.epochs, best_acc=outcome.best_acc)
+    progress({"kind": "derive"})
+    derive(experiment)
+    progress({"kind": "finished", "id": experiment.id, "folder": str(experiment.folder), "best_acc": outcome.best_acc})
+    return Result(experiment, outcome.best_acc)
+
+
+def derive(experiment: Experiment) -> None:
+    """Write report and pictures; they are derived, so trouble with them never fails a run."""
+    from raysweep.report import figures
+
+    if not experiment.entries():
+        return
+    try:
+        figures.write_all(experiment)
+    except Exception as error:
+        with contextlib.suppress(RaysweepError):
+            lineage.record(experiment.folder, lineage.NOTE, text=f"The pictures could not be drawn: {type(error).__name__}: {error}")

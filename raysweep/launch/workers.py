@@ -1,0 +1,211 @@
+"""The two ways to start one training: in this process, or on Ray workers. Same function, same folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from raysweep import errors
+from raysweep.config import Settings
+from raysweep.errors import Interrupted, NonFiniteLossError, RaysweepError, TrainingError
+from raysweep.launch import cluster, resources
+from raysweep.launch.resources import Resources
+from raysweep.launch.stopping import StopFlag, signals
+from raysweep.training.loop import Job, Outcome, train
+
+Progress = Callable[[dict[str, Any]], None]
+POLL_S = 0.2
+
+
+@contextlib.contextmanager
+def session(settings: Settings, wanted: Resources, progress: Progress) -> Iterator[Resources]:
+    """Ray, if this run needs it; yields the resources that really fit. A cluster started here is stopped at the end."""
+    if wanted.workers == 0:
+        yield wanted
+        return
+    progress({"kind": "connecting", "address": settings.scaling.address})
+    connection = cluster.connect(settings.scaling.address)
+    try:
+        progress({"kind": "connected", "dashboard": cluster.dashboard_hint(connection["dashboard"]), "logs": str(connection["logs"])})
+        yield resources.fit_cluster(wanted, connection["nodes"], settings.scaling.use_gpu if settings.scaling.address else wanted.use_gpu)
+    finally:
+        if connection["local"]:
+            cluster.disconnect()
+
+
+class _Local:
+    """A reporter for the process that also shows the progress."""
+
+    def __init__(self, progress: Progress, flag: StopFlag) -> None:
+        self.progress, self.flag = progress, flag
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self.progress(event)
+
+    def should_stop(self) -> str | None:
+        return self.flag.reason
+
+
+def in_this_process(job: Job, fitted: Resources, progress: Progress) -> Outcome:
+    """Ray Train's local mode (``num_workers=0``): no Ray processes, the first step at once."""
+    cluster.quiet_environment()
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    flag = StopFlag()
+    found: list[Outcome] = []
+
+    def function() -> None:
+        found.append(train(job, _Local(progress, flag)))
+
+    with signals(flag):
+        TorchTrainer(function, scaling_config=ScalingConfig(num_workers=0), run_config=RunConfig(name=os.path.basename(job.folder))).fit()
+    return found[0]
+
+
+class _Mailbox:
+    """An actor between rank 0 and the driver: events one way, the wish to stop the other."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.reason: str | None = None
+
+    def put(self, event: dict[str, Any]) -> str | None:
+        self.events.append(event)
+        return self.reason
+
+    def take(self) -> list[dict[str, Any]]:
+        taken, self.events = self.events, []
+        return taken
+
+    def stop(self, reason: str) -> None:
+        self.reason = reason
+
+
+class _Remote:
+    """Rank 0's reporter on a worker: sends without waiting, and reads the answer when it has come."""
+
+    def __init__(self, mailbox: Any) -> None:
+        import ray
+
+        self.ray, self.mailbox, self.answer, self.reason = ray, mailbox, None, None
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        answer = self.mailbox.put.remote(event)
+        if self.answer is None:
+            self.answer = answer
+
+    def should_stop(self) -> str | None:
+        if self.answer is not None and self.ray.wait([self.answer], timeout=0)[0]:
+            self.reason = self.ray.get(self.answer) or self.reason
+            self.answer = None
+        return self.reason
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """Runs on every Ray worker. What all ranks raise together travels as a message: it is no failure to retry."""
+    import ray.train
+
+    job: Job = config["job"]
+    rank = ray.train.get_context().get_world_rank()
+    reporter = _Remote(config["mailbox"])
+    end: dict[str, Any] = {"kind": "end"}
+    try:
+        outcome = train(job, reporter)
+        end |= {"epochs": outcome.epochs, "best_acc": outcome.best_acc}
+    except (Interrupted, NonFiniteLossError) as error:
+        end |= {"error": type(error).__name__, "message": str(error)}
+    except RaysweepError as error:
+        ray.get(config["mailbox"].put.remote({**end, "error": type(error).__name__, "message": str(error), "fatal": True}))
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        ray.get(config["mailbox"].put.remote({**end, "error": "TrainingError", "message": text, "fatal": True, "rank": rank,
+                                              "traceback": traceback.format_exc()}))  # fmt: skip
+        raise
+    if rank == 0:
+        ray.get(config["mailbox"].put.remote(end))
+
+
+def on_workers(job: Job, fitted: Resources, progress: Progress) -> Outcome:
+    """``TorchTrainer`` with DDP, one worker per GPU (or so many CPUs). Ray must be connected."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    settings = Settings.model_validate(job.settings)
+    mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job, "mailbox": mailbox},
+        scaling_config=ScalingConfig(
+            num_workers=fitted.workers, use_gpu=fitted.use_gpu,
+            resources_per_worker={"CPU": fitted.cpus} | ({"GPU": 1} if fitted.use_gpu else {}),
+        ),
+        torch_config=TorchConfig(timeout_s=int(settings.scaling.timeout_s)),
+        run_config=RunConfig(
+            name=f"{os.path.basename(job.folder)}-{int(time.time() * 1000)}",  # a used name would silently resume Ray's state
+            storage_path=os.path.join(ray_folder(settings.root), "train"),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=3),
+        ),
+    )  # fmt: skip
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failure.append(error)
+
+    flag = StopFlag()
+    ended: dict[str, Any] | None = None
+    # Not in the main thread: there Ray would replace our signal handler by one that aborts without saving.
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    with signals(flag, lambda reason: mailbox.stop.remote(reason)):
+        thread.start()
+        while True:
+            running = thread.is_alive()
+            for event in _take(ray, mailbox):
+                if event["kind"] == "end":
+                    ended = event if ended is None or event.get("fatal") else ended
+                else:
+                    progress(event)
+            if not running:
+                break
+            time.sleep(POLL_S)
+    ray.kill(mailbox)
+    if ended is not None and "error" in ended:
+        if ended.get("traceback"):
+            progress({"kind": "traceback", "text": ended["traceback"], "rank": ended["rank"]})
+        raise getattr(errors, ended["error"], TrainingError)(ended["message"])
+    if failure:
+        raise TrainingError(
+            f"Ray's workers failed: {_first_line(failure[0])}. Ray's own log files are under {cluster._session_dir()}/logs."
+        ) from failure[0]
+    if ended is None:
+        raise TrainingError(f"The workers ended without a word. Ray's own log files are under {cluster._session_dir()}/logs.")
+    return Outcome(int(ended["epochs"]), float(ended["best_acc"]))
+
+
+def _take(ray: Any, mailbox: Any) -> list[dict[str, Any]]:
+    try:
+        return ray.get(mailbox.take.remote(), timeout=30)
+    except ray.exceptions.RayError:
+        return []
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]
+
+
+def ray_folder(root: str) -> str:
+    """Where Ray keeps its own files of runs: with the caches, since nothing in them is needed again."""
+    from raysweep.store import layout
+
+    return os.path.abspath(os.path.join(root, layout.CACHES, "ray"))

@@ -1,0 +1,134 @@
+"""The derived files of an experiment: ``classification_report.txt``, the confusion matrix and the training curves."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from typing import Any
+
+import numpy as np
+
+from raysweep.report.predictions import Predictions, read
+from raysweep.store import files, layout
+from raysweep.store.experiment import Experiment
+
+# Okabe & Ito's colours, distinguishable with every kind of colour vision (https://jfly.uni-koeln.de/color/)
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+
+
+def write_all(experiment: Experiment) -> None:
+    """Write every derived file of an experiment that has at least one finished epoch."""
+    found = read(experiment)
+    write_report(experiment, found)
+    files.write_atomic(experiment.folder / layout.CONFUSION, confusion_png(found, experiment.id))
+    files.write_atomic(experiment.folder / layout.HISTORY_PNG, history_png(experiment))
+
+
+def write_report(experiment: Experiment, found: Predictions) -> None:
+    """scikit-learn's table, as the old system wrote it, for the best epoch; the epoch stands below it."""
+    from sklearn.metrics import classification_report
+
+    text = classification_report(
+        found.labels, found.predicted, labels=range(len(found.classes)), target_names=list(found.classes), digits=4, zero_division=0
+    )
+    text += f"\nEpoch {found.epoch} of {experiment.id}, {len(found.labels):,} validation images.\n"
+    files.write_atomic(experiment.folder / layout.REPORT, text.encode())
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure without pyplot: no global state, so that threads and workers may draw."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Any) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def safe_label(text: str, width: int = 24) -> str:
+    """A class name for matplotlib: no mathtext, no control characters, wrapped and never cut."""
+    clean = "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
+    return "\n".join(textwrap.wrap(clean, width)) or "?"
+
+
+def confusion_png(found: Predictions, title: str) -> bytes:
+    """Rows are true classes and sum to 100 %; each cell has its share and its count."""
+    matrix, k = found.matrix, len(found.classes)
+    shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
+    side = min(24.0, max(5.0, 1.6 + 0.78 * k))
+    figure = _figure(side + 1.2, side)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    names = [safe_label(c) for c in found.classes]
+    axes.set_xticks(range(k), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(k), [f"{n}  ({int(t):,})" for n, t in zip(names, matrix.sum(1), strict=True)])
+    if k <= 30:
+        size = 9 if k <= 12 else 6
+        for i in range(k):
+            for j in range(k):
+                axes.text(j, i, f"{shares[i, j]:.0%}\n{matrix[i, j]:,}", ha="center", va="center", fontsize=size,
+                          color="black" if shares[i, j] > 0.55 else "white")  # fmt: skip
+    accuracy = np.trace(matrix) / max(1, matrix.sum())
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true (images)")
+    axes.set_title(f"{safe_label(title, 60)}\nepoch {found.epoch}: accuracy {accuracy:.1%} of {matrix.sum():,} images", fontsize=11)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda v, _: f"{v:.0%}")
+    bar.set_label("share of the true class")
+    return _png(figure)
+
+
+def read_history(experiment: Experiment) -> dict[str, list[float | None]]:
+    """The columns of ``training_history.csv``; None where a cell is empty."""
+    import csv
+
+    with open(experiment.folder / layout.HISTORY_CSV, newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    header, body = (rows[0], rows[1:]) if rows else ([], [])
+    return {name: [float(r[i]) if r[i] else None for r in body] for i, name in enumerate(header)}
+
+
+def history_png(experiment: Experiment) -> bytes:
+    """Loss, accuracy and recall per class over the epochs, the parent's included, with the fork marked."""
+    history = read_history(experiment)
+    n = len(next(iter(history.values()), []))
+    epochs = [int(e) if e is not None else i + 1 for i, e in enumerate(history.get("epoch", [None] * n))]
+    fork = ((experiment.config().get("parent") or {}).get("epoch")) or None
+    classes = [c.removeprefix("recall_") for c in history if c.startswith("recall_")]
+    figure = _figure(13, 4.2)
+    loss, accuracy, recall = figure.subplots(1, 3)
+    style: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linewidth": 1.6}
+
+    def curve(axes: Any, column: str, label: str, colour: str, **more: Any) -> None:
+        points = [(e, v) for e, v in zip(epochs, history.get(column, []), strict=False) if v is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, color=colour, **{**style, **more})
+
+    curve(loss, "train_loss", "training", COLOURS[0])
+    curve(loss, "val_loss", "validation", COLOURS[1])
+    curve(accuracy, "train_acc", "training", COLOURS[0])
+    curve(accuracy, "val_acc", "validation", COLOURS[1])
+    curve(accuracy, "val_macro_f1", "macro-F1", COLOURS[2], linestyle="--")
+    for i, c in enumerate(classes):
+        curve(recall, f"recall_{c}", safe_label(c), COLOURS[i % len(COLOURS)], linestyle=("-", "--", ":")[i // len(COLOURS) % 3])
+    for axes, title in ((loss, "loss"), (accuracy, "accuracy"), (recall, "recall per class (validation)")):
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if fork is not None:
+            axes.axvline(fork, color="0.35", linestyle="--", linewidth=1)
+            axes.annotate("fork", (fork, 1), xycoords=("data", "axes fraction"), xytext=(3, -9), textcoords="offset points", fontsize=8)
+        if axes is not loss:
+            axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
+    loss.legend(fontsize=8)
+    accuracy.legend(fontsize=8)
+    if classes:
+        recall.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + len(classes) // 16)
+    figure.suptitle(safe_label(experiment.id, 90), fontsize=12)
+    return _png(figure)

@@ -1,0 +1,55 @@
+"""Read ``val_predictions.parquet``: what the network said about every validation image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raysweep.errors import NotFoundError
+from raysweep.store import layout
+from raysweep.store.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """``labels`` and ``predicted`` int64 (n,), ``probabilities`` float32 (n, classes), of one epoch."""
+
+    epoch: int
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    predicted: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """int64 (classes, classes): row = true class, column = predicted class."""
+        k = len(self.classes)
+        return np.bincount(self.labels * k + self.predicted, minlength=k * k).reshape(k, k)
+
+
+def read(experiment: Experiment, epoch: int | None = None) -> Predictions:
+    """Predictions of an epoch; of the best one by default.
+
+    Raises:
+        NotFoundError: the file is missing or does not hold that epoch (only the best and the last are kept).
+    """
+    import pyarrow.parquet as pq
+
+    path = experiment.folder / layout.PREDICTIONS
+    if not path.is_file():
+        raise NotFoundError(f"{path} is missing; it is written at the end of every epoch.")
+    table = pq.read_table(path)
+    epochs = table["epoch"].to_numpy()
+    best = (experiment.manifest().get("best") or {}).get("epoch")
+    wanted = epoch if epoch is not None else (best if best in epochs else int(epochs.max()))
+    mask = epochs == wanted
+    if not mask.any():
+        have = ", ".join(map(str, sorted(set(epochs.tolist()))))
+        raise NotFoundError(f"{path} holds the epochs {have}, not {wanted}: only the best and the last are kept.")
+    classes = tuple(table.schema.metadata[b"classes"].decode().split("\n"))
+    flat = table["probabilities"].combine_chunks().flatten().to_numpy().reshape(len(epochs), len(classes))
+    return Predictions(
+        int(wanted), classes, table["label"].to_numpy()[mask].astype(np.int64), table["prediction"].to_numpy()[mask].astype(np.int64),
+        flat[mask],
+    )  # fmt: skip

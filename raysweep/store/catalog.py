@@ -1,0 +1,147 @@
+"""Find experiments under a root and say in a few fields what each is. Read from the folders; no torch, no ray."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from raysweep.errors import NotFoundError, RaysweepError, did_you_mean
+from raysweep.store import layout, lineage
+from raysweep.store.experiment import LEGACY, Entry, Experiment
+
+_REFERENCE = re.compile(r"(?P<experiment>[^@]+)@(?P<which>\d+|best|latest)")
+
+
+def experiments(root: Path) -> list[Experiment]:
+    """All experiments under a root, oldest first. Links that lead out of the root are left out."""
+    found = []
+    try:
+        with os.scandir(root) as rows:
+            for row in rows:
+                if row.name.startswith(".") or row.is_symlink() or not row.is_dir():
+                    continue
+                if os.path.isfile(os.path.join(row.path, layout.CONFIG)):
+                    found.append(Experiment(row.path))
+    except FileNotFoundError:
+        return []
+    return sorted(found, key=lambda e: (layout.split_id(e.id)[1] or "", e.id))
+
+
+def find(root: Path, reference: str) -> Experiment:
+    """The experiment a path, an id, a name or an unambiguous prefix of one means.
+
+    Raises:
+        NotFoundError: none or several match; the message lists them.
+    """
+    as_path = Path(reference)
+    if (as_path / layout.CONFIG).is_file():
+        return Experiment(as_path.resolve())
+    everything = experiments(root)
+    exact = [e for e in everything if e.id == reference]
+    named = [e for e in everything if layout.split_id(e.id)[0] == reference]
+    prefixed = [e for e in everything if e.id.startswith(reference)]
+    for matches in (exact, named, prefixed):
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            shown = ", ".join(e.id for e in matches[-5:])
+            raise NotFoundError(f"{reference!r} fits {len(matches)} experiments under {root}: {shown}. Give more of the id.")
+    if not everything:
+        raise NotFoundError(f"There is no experiment under {root.absolute()}. Start one with `raysweep run`, or name the root with --root.")
+    hint = did_you_mean(reference, [e.id for e in everything] + [layout.split_id(e.id)[0] for e in everything])
+    raise NotFoundError(f"No experiment under {root} is called {reference!r}.{hint} `raysweep list` shows all.")
+
+
+def split_reference(reference: str) -> tuple[str, str] | None:
+    """(experiment, which) of ``EXPERIMENT@5``, ``@best`` or ``@latest``; None for anything else."""
+    match = _REFERENCE.fullmatch(reference)
+    return (match["experiment"], match["which"]) if match else None
+
+
+def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | None, Path]:
+    """The checkpoint a reference means: its experiment, its manifest entry (None if it has none) and its path.
+
+    Raises:
+        NotFoundError: no such experiment or file.
+    """
+    split = split_reference(reference)
+    if split is not None and not Path(reference).exists():
+        experiment = find(root, split[0])
+        entry = experiment.entry(split[1])
+        return experiment, entry, experiment.folder / entry.file
+    path = Path(reference)
+    if not path.is_file():
+        if path.suffix != ".pt" and "/" not in reference:
+            raise NotFoundError(
+                f"{reference!r} is no checkpoint. Give a path to a .pt file or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest; "
+                "`raysweep list` shows the experiments."
+            )
+        raise NotFoundError(f"There is no file {path}. `raysweep list` shows the experiments, `raysweep show ID` their checkpoints.")
+    experiment = Experiment(path.resolve().parent)
+    name = path.name
+    if name == layout.BEST:
+        best = experiment.manifest().get("best") or {}
+        name = str(best.get("file", name))
+    entry = next((e for e in experiment.entries() if e.file == name), None)
+    return experiment, entry, path
+
+
+def summary(experiment: Experiment) -> dict[str, Any]:
+    """The documented fields of ``list --json`` for one experiment, and ``note`` where a file of it is damaged."""
+    row: dict[str, Any] = {
+        "id": experiment.id, "name": layout.split_id(experiment.id)[0], "created": None, "status": "damaged",
+        "epochs_done": 0, "epochs_target": None, "best_acc": None, "best_epoch": None, "best_macro_f1": None,
+        "sampling_weights": {}, "parent": None, "sweep": None, "path": str(experiment.folder),
+    }  # fmt: skip
+    try:
+        config = experiment.config()
+        row["status"] = experiment.status()
+    except RaysweepError as error:
+        row["note"] = str(error)
+        return row
+    row["created"] = _created(config, experiment)
+    row["sampling_weights"] = config.get("sampling_weights") or {}
+    row["parent"] = config.get("parent")
+    row["sweep"] = config.get("sweep")
+    first = int((config.get("parent") or {}).get("epoch") or 0)
+    with contextlib.suppress(TypeError, ValueError):
+        row["epochs_target"] = first + int(config["num_epochs"]) if config.get("num_epochs") else None
+    entries = experiment.entries()
+    ends = [e for e in entries if e.batch is None]
+    if ends:
+        row["epochs_done"] = ends[-1].epoch
+        best_file = (experiment.manifest().get("best") or {}).get("file")
+        best = next((e for e in ends if e.file == best_file), ends[-1])
+        row["best_acc"] = best.metrics.get("val_acc")
+        row["best_epoch"] = best.epoch
+        row["best_macro_f1"] = best.metrics.get("val_macro_f1")
+    elif row["status"] == LEGACY:
+        _legacy(row, experiment)
+    return row
+
+
+def _created(config: dict[str, Any], experiment: Experiment) -> str | None:
+    stamp = config.get("timestamp") or layout.split_id(experiment.id)[1]
+    try:
+        return datetime.strptime(str(stamp), layout.TIME_FORMAT).isoformat()
+    except ValueError:
+        event = lineage.last(experiment.folder)
+        return event.get("time") if event else None
+
+
+def _legacy(row: dict[str, Any], experiment: Experiment) -> None:
+    """Fields of an old system's folder, which has no manifest: from its file names and CSV."""
+    import csv
+
+    epochs = [p for p in map(layout.parse_checkpoint_name, os.listdir(experiment.folder)) if p and p.batch is None]
+    row["epochs_done"] = max((p.epoch for p in epochs), default=0)
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        with open(experiment.folder / layout.HISTORY_CSV, newline="") as file:
+            values = [float(line["val_acc"]) for line in csv.DictReader(file)]
+        if values:
+            row["best_acc"] = max(values)
+            row["best_epoch"] = values.index(max(values)) + 1

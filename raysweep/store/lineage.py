@@ -1,0 +1,135 @@
+"""What happened to an experiment: ``experiment_changes.log`` for people, ``lineage.jsonl`` for machines, same events.
+
+Both are append-only with one writer. The sequence number, not the clock, gives the order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from raysweep.errors import StoreError
+from raysweep.store import layout
+from raysweep.store.files import append_line, reading
+
+START = "EXPERIMENT_START"
+RESUME = "RESUME_FROM_CHECKPOINT"
+RATIO = "TRAINING_DATA_RATIO_CHANGE"
+CONFIGURATION = "CONFIGURATION_CHANGE"
+INTERRUPTED = "INTERRUPTED"
+CONTINUED = "CONTINUED"
+FINISHED = "FINISHED"
+FAILED = "FAILED"
+NOTE = "NOTE"
+
+_RULE = "=" * 60
+
+
+def open_log(folder: Path, name: str, description: str, when: datetime) -> None:
+    """Write the head of the log for people, in the old system's form."""
+    text = " ".join(description.split()) or "-"
+    append_line(
+        folder / layout.CHANGES,
+        f"EXPERIMENT LOG - {name}\nStarted: {when.isoformat(timespec='seconds')}\nDescription: {text}\n{_RULE}\n",
+    )
+
+
+def record(folder: Path, kind: str, **details: Any) -> dict[str, Any]:
+    """Append one event to both logs; returns it as it stands in ``lineage.jsonl``."""
+    events = read(folder)
+    event = {"seq": (events[-1]["seq"] + 1) if events else 1, "time": datetime.now().isoformat(timespec="milliseconds"),
+             "type": kind, **details}  # fmt: skip
+    append_line(folder / layout.LINEAGE, json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n")
+    append_line(folder / layout.CHANGES, _for_people(event))
+    return event
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """All events in order. A torn last line is dropped; any other bad line is an error.
+
+    Raises:
+        StoreError: a line that is no event, or a gap in the sequence.
+    """
+    path = folder / layout.LINEAGE
+    try:
+        with reading(path):
+            text = path.read_bytes()
+    except StoreError:
+        if not path.exists():
+            return []
+        raise
+    lines = text.split(b"\n")[:-1]  # what follows the last newline is torn
+    events = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            event = json.loads(line)
+            if event["seq"] != number or not isinstance(event["type"], str):
+                raise ValueError(f"event {event['seq']} where {number} belongs")
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{path}, line {number} is damaged ({error}). Restore the file from a copy; the checkpoints are not affected."
+            ) from None
+        events.append(event)
+    return events
+
+
+def last(folder: Path) -> dict[str, Any] | None:
+    """The newest event, read from the end of the file only: cheap enough for ten thousand folders."""
+    try:
+        with open(folder / layout.LINEAGE, "rb") as file:
+            size = file.seek(0, 2)
+            step = 2048
+            while True:
+                file.seek(max(0, size - step))
+                lines = file.read(step).split(b"\n")
+                if len(lines) >= 3 or step >= size:
+                    break
+                step *= 4
+        for line in reversed(lines[:-1]):
+            if line.strip():
+                value = json.loads(line)
+                return value if isinstance(value, dict) else None
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _clean(value: Any) -> str:
+    """One line, whatever is in it: a name with a line break must not forge an event."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+
+
+def _table(old: Mapping[str, float], new: Mapping[str, float], form: str) -> list[str]:
+    width = max((len(_clean(c)) for c in new), default=0)
+    rows = []
+    for c in new:
+        a, b = old.get(c), new[c]
+        before = format(a, form) if a is not None else "-"
+        mark = "" if a == b else "  *"
+        rows.append(f"    {_clean(c):<{width}}  {before:>8} -> {format(b, form):>8}{mark}")
+    return rows
+
+
+def _for_people(event: Mapping[str, Any]) -> str:
+    rows = [f"\n[{event['time'].replace('T', ' ')}] #{event['seq']}", f"Change Type: {event['type']}"]
+    for key, value in event.items():
+        if key in ("seq", "time", "type", "old_weights", "new_weights", "old_shares", "new_shares"):
+            continue
+        if key == "changes" and isinstance(value, Mapping):
+            rows += [f"  {_clean(k)}: {_clean(a)} -> {_clean(b)}" for k, (a, b) in value.items()]
+        elif isinstance(value, Mapping):
+            rows.append(f"  {key}: " + ", ".join(f"{_clean(k)}={_clean(v)}" for k, v in value.items()))
+        elif isinstance(value, list):
+            rows += [f"  {key}: {_clean(v)}" for v in value]
+        elif value is not None and value != "":
+            rows.append(f"  {key}: {_clean(value)}")
+    if "new_weights" in event:
+        rows.append("  weights:")
+        rows += _table(event.get("old_weights", {}), event["new_weights"], "g")
+    if "new_shares" in event:
+        rows.append("  share of the images shown:")
+        rows += _table(event.get("old_shares", {}), event["new_shares"], ".1%")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,159 @@
+"""The checkpoint callback: writes the documented folder at every epoch's end, and within epochs when asked.
+
+Used by rank 0 only, in every way of launching. The manifest is written after the files it names: whatever moment a
+kill chooses, the folder holds either the state before the save or the state after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raysweep.store import checkpoint, files, layout
+from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.layout import Position
+from raysweep.store.lock import WriterLock
+
+MID_EPOCH_KEPT = 3
+FIRST_COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "epoch", "lr", "seconds", "images_per_second", "val_macro_f1")
+
+
+class CheckpointWriter:
+    """Writes one experiment's folder. Holds the lock's token and stops as soon as somebody else took the lock."""
+
+    def __init__(self, folder: str | Path, token: str, classes: Sequence[str], best_metric: str) -> None:
+        self.experiment = Experiment(folder)
+        self.folder = Path(folder)
+        self.lock = WriterLock(self.folder, token)
+        self.classes = list(classes)
+        self.best_metric = best_metric
+        files.clean_temps(self.folder)
+
+    def epoch_end(self, state: dict[str, Any], epoch: int, metrics: dict[str, Any], predictions: dict[str, np.ndarray]) -> bool:
+        """Commit the state after an epoch.
+
+        Args:
+            state: the whole checkpoint.
+            epoch: the epoch that ended.
+            metrics: of this epoch, for the manifest; holds the best metric.
+            predictions: ``labels`` (n,), ``probabilities`` (n, classes) of every validation image.
+
+        Returns:
+            Whether it is the best epoch of this experiment so far.
+        """
+        entries = [e for e in self.experiment.entries() if e.position.order < (epoch, float("inf"))]
+        best = self.experiment.manifest().get("best")
+        if best is not None and best["epoch"] >= epoch:
+            best = None  # this epoch is trained anew; what came after the point of return does not count
+        best = best or _best_of(entries, self.best_metric)
+        value = float(metrics[self.best_metric])
+        is_best = best is None or value > best["value"]
+        self._predictions(epoch, predictions, keep=None if best is None else best["epoch"])
+        entry = self._write(state, Position(epoch, None), metrics)
+        if is_best:
+            best = {"epoch": epoch, "file": entry.file, "metric": self.best_metric, "value": value}
+        checkpoint.write(self.folder / layout.model_name(epoch), state["model_state_dict"])
+        # A finished epoch supersedes the checkpoints within it.
+        stale = [e for e in entries if e.batch is not None]
+        self._commit([e for e in entries if e.batch is None] + [entry], best)
+        for old in stale:
+            with contextlib.suppress(OSError):
+                (self.folder / old.file).unlink()
+        assert best is not None
+        rebuild_best(self.experiment)
+        write_history(self.folder, state["history"], self.classes)
+        return is_best
+
+    def mid_epoch(self, state: dict[str, Any], epoch: int, batch: int) -> Entry:
+        """Commit a state within epoch ``epoch`` after ``batch`` of its batches; the newest three are kept."""
+        entries = [e for e in self.experiment.entries() if e.position.order < (epoch, batch)]
+        entry = self._write(state, Position(epoch, batch), {})
+        mids = [e for e in entries if e.batch is not None] + [entry]
+        stale = mids[:-MID_EPOCH_KEPT]
+        self._commit([e for e in entries if e not in stale] + [entry], self.experiment.manifest().get("best"))
+        for old in stale:
+            with contextlib.suppress(OSError):
+                (self.folder / old.file).unlink()
+        return entry
+
+    def _write(self, state: dict[str, Any], position: Position, metrics: dict[str, Any]) -> Entry:
+        self.lock.check()
+        name = layout.checkpoint_name(position)
+        size, digest = checkpoint.write(self.folder / name, state)
+        return Entry(name, size, digest, position.epoch, position.batch, datetime.now().isoformat(timespec="seconds"), metrics)
+
+    def _commit(self, entries: list[Entry], best: dict[str, Any] | None) -> None:
+        self.lock.check()
+        self.experiment.write_manifest(entries, best)
+
+    def _predictions(self, epoch: int, new: dict[str, np.ndarray], keep: int | None) -> None:
+        """Validation predictions of this epoch, and of the best one before it (in case this save is never committed)."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        n, k = new["probabilities"].shape
+        table = pa.table(
+            {
+                "epoch": np.full(n, epoch, dtype=np.int32),
+                "index": np.arange(n, dtype=np.int64),
+                "label": new["labels"].astype(np.int32),
+                "prediction": new["probabilities"].argmax(1).astype(np.int32),
+                "probabilities": pa.FixedSizeListArray.from_arrays(new["probabilities"].astype(np.float32).ravel(), k),
+            }
+        ).replace_schema_metadata({"classes": "\n".join(self.classes)})
+        path = self.folder / layout.PREDICTIONS
+        if keep is not None and keep != epoch and path.exists():
+            old = pq.read_table(path)
+            table = pa.concat_tables([old.filter(pa.array(old["epoch"].to_numpy() == keep)).cast(table.schema), table])
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        files.write_atomic(path, sink.getbuffer())
+
+
+def _best_of(entries: Sequence[Entry], metric: str) -> dict[str, Any] | None:
+    """The best among committed epochs, the earlier one in a tie."""
+    ends = [e for e in entries if e.batch is None and metric in e.metrics]
+    if not ends:
+        return None
+    top = max(ends, key=lambda e: (e.metrics[metric], -e.epoch))
+    return {"epoch": top.epoch, "file": top.file, "metric": metric, "value": float(top.metrics[metric])}
+
+
+def rebuild_best(experiment: Experiment) -> None:
+    """Make ``best_checkpoint.pt`` the file that the manifest calls best, if it is not already."""
+    best = experiment.manifest().get("best")
+    if not best:
+        return
+    source, target = experiment.folder / str(best["file"]), experiment.folder / layout.BEST
+    if not source.exists():
+        return
+    if target.exists() and target.samefile(source):
+        return
+    files.link_or_copy(source, target)
+
+
+def history_columns(classes: Sequence[str]) -> list[str]:
+    """The columns of ``training_history.csv`` in their order."""
+    per_class = [f"{what}_{c}" for what in ("recall", "f1", "requested", "realised", "precision", "distinct") for c in classes]
+    return [*FIRST_COLUMNS, *per_class]
+
+
+def write_history(folder: Path, history: Mapping[str, Sequence[Any]], classes: Sequence[str]) -> None:
+    """``training_history.csv`` from the history that every checkpoint carries: one row per epoch, the parent's first."""
+    columns = [c for c in history_columns(classes) if c in history]
+    columns += [c for c in history if c not in columns]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    rows = max((len(v) for v in history.values()), default=0)
+    for i in range(rows):
+        row = [history[c][i] if i < len(history[c]) else None for c in columns]
+        writer.writerow(["" if v is None else v for v in row])
+    files.write_atomic(folder / layout.HISTORY_CSV, out.getvalue().encode())

@@ -1,0 +1,60 @@
+"""Batches on the device: gathered from the memory-mapped cache on CPU, or from a copy of the data set on the GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from raysweep.data import augment
+from raysweep.data.cache import Dataset, Images
+
+GPU_SHARE = 0.5  # of the free GPU memory the data set may take
+
+
+class Feed:
+    """Normalised float batches of shape (b, C, H, W) and labels (b,)."""
+
+    def __init__(self, data: Dataset, mean: list[float], std: list[float], device: torch.device, channels_last: bool) -> None:
+        self.device = device
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.mean = torch.tensor(mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+        self.scale = 1.0 / torch.tensor(std, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+        self.fill = np.rint(np.array(mean)).astype(np.uint8)
+        self.train, self.val = data.train, data.val
+        self.resident: dict[int, torch.Tensor] = {}
+        if device.type == "cuda":
+            need = data.train.pixels.nbytes + data.val.pixels.nbytes
+            if need < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+                for images in (data.train, data.val):
+                    self.resident[id(images)] = torch.from_numpy(np.ascontiguousarray(images.pixels)).to(device)
+
+    def _normal(self, batch: torch.Tensor) -> torch.Tensor:
+        # (b, H, W, C) in memory already is channels_last once its axes are named (b, C, H, W)
+        x = batch.permute(0, 3, 1, 2).to(torch.float32).sub_(self.mean).mul_(self.scale)
+        return x.contiguous(memory_format=self.format)
+
+    def batch(self, images: Images, index: np.ndarray, draws: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The images ``index`` with their shifts and mirrors (rows of :func:`augment.epoch_draws`, or None)."""
+        labels = torch.from_numpy(images.labels[index])
+        resident = self.resident.get(id(images))
+        if resident is None:
+            pixels = torch.from_numpy(augment.gather(images.pixels, index, draws, self.fill))
+            if self.device.type == "cuda":
+                pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        else:
+            pixels = self._gather_on_device(resident, index, draws)
+        return self._normal(pixels), labels.to(self.device)
+
+    def _gather_on_device(self, resident: torch.Tensor, index: np.ndarray, draws: np.ndarray | None) -> torch.Tensor:
+        where = torch.from_numpy(index).to(self.device)
+        if draws is None:
+            return resident[where]
+        _, height, width, _ = resident.shape
+        d = torch.from_numpy(draws).to(self.device)
+        rows = torch.arange(height, device=self.device)[None, :] - d[:, :1]
+        cols = torch.arange(width, device=self.device)[None, :] - d[:, 1:2]
+        outside = ((rows < 0) | (rows >= height))[:, :, None] | ((cols < 0) | (cols >= width))[:, None, :]
+        cols = torch.where(d[:, 2:] > 0, width - 1 - cols, cols)
+        out = resident[where[:, None, None], rows.clamp(0, height - 1)[:, :, None], cols.clamp(0, width - 1)[:, None, :]]
+        fill = torch.from_numpy(self.fill).to(self.device)
+        return torch.where(outside[..., None], fill, out)

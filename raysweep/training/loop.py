@@ -1,0 +1,387 @@
+"""The training function: one process's part of one experiment. Knows neither Ray nor the terminal.
+
+Every way of launching calls :func:`train` with the same :class:`Job`; what happens is told to a reporter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from raysweep.config import Settings
+from raysweep.data import augment, cache, sampling
+from raysweep.errors import CheckpointError, Interrupted, NonFiniteLossError
+from raysweep.store import checkpoint, layout
+from raysweep.training import metrics, models, optim, state
+from raysweep.training.checkpointing import CheckpointWriter, history_columns
+from raysweep.training.feed import Feed
+from raysweep.training.world import World
+from raysweep.weights import quotas, shares
+
+REPORT_EVERY_S = 0.2
+EVALUATE_BATCH = 256
+FLAGS_EVERY_GPU = 20  # reading a flag waits for the GPU; on the CPU every batch is checked
+
+
+@dataclass(frozen=True)
+class Job:
+    """All a process needs to know to train. Plain values: it travels to Ray workers."""
+
+    folder: str
+    token: str  # of the writer's lock
+    settings: dict[str, Any]
+    weights: dict[str, float]  # complete, in the order of the classes
+    cache_dir: str
+    threads: int
+    use_gpu: bool
+    first_epoch: int  # the first epoch to train, from 1, the parent's epochs counted
+    last_epoch: int
+    start: str | None = None  # checkpoint to start from
+    same_run: bool = False  # True: go on in place; False: a child of that checkpoint
+    fresh_optimizer: bool = False
+    keep_rng: bool = True
+    keep_position: bool = True  # False: the running epoch is drawn anew from its start
+    parent: dict[str, Any] | None = None
+    flat_config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+class Reporter(Protocol):
+    """Where training events go; on rank 0 only."""
+
+    def __call__(self, event: dict[str, Any]) -> None: ...
+
+    def should_stop(self) -> str | None:
+        """Why to stop after this batch, or None."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """What a finished training returns."""
+
+    epochs: int
+    best_acc: float
+
+
+@dataclass
+class _Meters:
+    """Sums over the batches of an epoch that this rank has computed."""
+
+    loss: float = 0.0
+    correct: float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+
+
+def train(job: Job, reporter: Reporter) -> Outcome:
+    """Train ``job`` to its last epoch.
+
+    Raises:
+        Interrupted: the reporter asked to stop; a checkpoint was committed.
+        NonFiniteLossError: the loss is NaN or infinite; what was committed before stays.
+    """
+    return _Training(job, reporter).run()
+
+
+class _Training:
+    def __init__(self, job: Job, reporter: Reporter) -> None:
+        self.job, self.reporter = job, reporter
+        self.settings = Settings.model_validate(job.settings)
+        torch.set_num_threads(job.threads)
+        self.device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
+        self.world = World(self.device)
+        self.data = cache.load(self.settings.data, job.cache_dir)
+        self.classes = self.data.classes
+        t = self.settings.training
+        self.members = sampling.pool(
+            self.data.train.labels, self.classes, self.settings.sampling.sample_per_class, self.settings.data.split_seed
+        )
+        self.draws = self.settings.sampling.samples_per_epoch or len(self.members)
+        self.total_batches = sampling.batches(self.draws, t.batch_size)
+        self.mean, self.std = list(self.data.mean), list(self.data.std)
+        self.history: dict[str, list[Any]] = {c: [] for c in history_columns(self.classes)}
+        self.best_acc = 0.0
+        self.batch_done = 0
+        self.meters = _Meters()
+
+        state.seed_everything(self.settings.seed, 0)  # the same weights on every rank
+        model = models.build(self.settings.model.name, self.settings.model.options, len(self.classes), self.data.shape[2])
+        if self.settings.model.init_from and job.start is None:
+            models.load_weights(model, models.read_init(self.settings.model.init_from), self.settings.model.init_from)
+        model.to(self.device, memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
+        state.seed_everything(self.settings.seed, self.world.rank, 1)
+        saved = self._restore(model) if job.start else None
+        self.feed = Feed(self.data, self.mean, self.std, self.device, t.channels_last)
+        self.model, self.trained = self.world.wrap(model, self.settings.scaling.sync_batchnorm)
+        if t.compile:
+            self.trained = torch.compile(self.trained)  # type: ignore[assignment]
+        self.optimizer = optim.optimizer(self.model, t)
+        if saved is not None and not job.fresh_optimizer:
+            state.restore_optimizer(self.optimizer, saved, str(job.start))
+        if saved is not None and job.keep_rng:
+            ranks = saved.get("rng_state") or []
+            if self.world.rank < len(ranks):
+                state.set_rng_state(ranks[self.world.rank])
+        self.bf16 = t.precision == "bf16" or (t.precision == "auto" and self.device.type == "cuda")
+        self.flags_every = 1 if self.device.type == "cpu" else FLAGS_EVERY_GPU
+        self.writer = (
+            CheckpointWriter(job.folder, job.token, self.classes, t.best_metric) if self.world.rank == 0 else None
+        )
+
+    # --- from a checkpoint, and to one -------------------------------------------------------------------------------
+
+    def _restore(self, model: torch.nn.Module) -> dict[str, Any]:
+        assert self.job.start is not None
+        saved = checkpoint.read_checkpoint(self.job.start)
+        classes = saved.get("classes")
+        if classes is not None and list(classes) != list(self.classes):
+            raise CheckpointError(
+                f"The checkpoint's classes are {', '.join(classes)}; the data's are {', '.join(self.classes)}. "
+                "Classes and their order must be the same."
+            )
+        state.restore_model(model, saved, self.job.start)
+        known = saved.get("preprocessing") or {}
+        self.mean, self.std = list(known.get("mean", self.mean)), list(known.get("std", self.std))
+        rows = len(saved["history"].get("val_acc", []))
+        for column, values in saved["history"].items():
+            self.history[column] = list(values)
+        for column in self.history:
+            self.history[column] += [None] * (rows - len(self.history[column]))
+        self.best_acc = float(saved["best_acc"])
+        sampler = saved.get("sampler_state") or {}
+        if self.job.keep_position and int(saved.get("current_batch") or 0) > 0 and sampler.get("meters"):
+            self.batch_done = int(saved["current_batch"])
+            mine = sampler["meters"][self.world.rank] if self.world.rank < len(sampler["meters"]) else None
+            if mine is not None:
+                self.meters = _Meters(float(mine[0]), float(mine[1]), int(mine[2]), float(mine[3]))
+        return saved
+
+    def _state(self, epoch: int, batch: int) -> dict[str, Any]:
+        """The checkpoint after ``batch`` batches of ``epoch`` (0: after its end). Collective: every rank must call."""
+        meters = [self.meters.loss, self.meters.correct, self.meters.images, self.meters.seconds]
+        ranks = self.world.gather((state.rng_state(), meters))
+        if self.world.rank != 0:
+            return {}
+        s = self.settings
+        return {
+            "format_version": checkpoint.FORMAT_VERSION,
+            "epoch": epoch if batch == 0 else epoch - 1,
+            "current_batch": batch,
+            "total_batches": self.total_batches,
+            "model_state_dict": state.to_cpu(self.model.state_dict()),
+            "optimizer_state_dict": state.to_cpu(self.optimizer.state_dict()),
+            "scheduler_state_dict": {"kind": s.training.schedule, "progress": epoch if batch == 0 else epoch - 1 + batch / self.total_batches},
+            "scaler_state_dict": {},  # bf16 needs no loss scaling
+            "best_acc": float(self.best_acc),
+            "history": {k: list(v) for k, v in self.history.items()},
+            "config": self.job.flat_config,
+            "timestamp": datetime.now().isoformat(),
+            "classes": list(self.classes),
+            "sampling_weights": dict(self.job.weights),
+            "sampler_state": {
+                "strategy": s.sampling.strategy, "seed": s.seed, "draws": self.draws,
+                "meters": [m for _, m in ranks] if batch else [],
+            },
+            "rng_state": [r for r, _ in ranks],
+            "world_size": self.world.size,
+            "threads": self.job.threads,
+            "preprocessing": {"mean": self.mean, "std": self.std, "shape": list(self.data.shape)},
+            "data_sha256": self.data.sha256,
+            "experiment": Path(self.job.folder).name,
+            "parent": self.job.parent,
+            "versions": self.job.versions,
+        }  # fmt: skip
+
+    # --- the epochs --------------------------------------------------------------------------------------------------
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        if self.world.rank == 0:
+            self.reporter(event)
+
+    def run(self) -> Outcome:
+        job = self.job
+        counts = {c: int(n) for c, n in zip(self.classes, np.bincount(self.data.train.labels[self.members], minlength=len(self.classes)), strict=True)}
+        self._tell({"kind": "begin", "first_epoch": job.first_epoch, "last_epoch": job.last_epoch, "batches": self.total_batches,
+                    "draws": self.draws, "classes": list(self.classes), "counts": counts})  # fmt: skip
+        for epoch in range(job.first_epoch, job.last_epoch + 1):
+            self._epoch(epoch, counts)
+            self.batch_done, self.meters = 0, _Meters()
+        return Outcome(job.last_epoch, self.best_acc)
+
+    def _epoch(self, epoch: int, counts: dict[str, int]) -> None:
+        s = self.settings
+        order = sampling.epoch_order(
+            self.data.train.labels, self.members, self.classes, self.job.weights, self.draws,
+            seed=s.seed, epoch=epoch, strategy=s.sampling.strategy,
+        )  # fmt: skip
+        a = s.training.augment
+        draws = augment.epoch_draws(self.draws, a.crop_padding, a.flip, seed=s.seed, epoch=epoch) if a.crop_padding or a.flip else None
+        shown = self._train_epoch(epoch, order, draws)
+        started = time.perf_counter()
+        self.world.share_buffers(self.model)
+        labels, probabilities, val_loss = self._validate()
+        parts = self.world.gather((self.meters.loss, self.meters.correct, self.meters.images, shown))
+        if self.world.rank == 0:
+            row = self._row(epoch, order, parts, labels, probabilities, val_loss, counts, time.perf_counter() - started)
+            for column in self.history:
+                self.history[column].append(row.get(column))
+            self.best_acc = max(self.best_acc, row["val_acc"])
+        saved = self._state(epoch, 0)
+        if self.world.rank == 0:
+            assert self.writer is not None
+            summary = {k: row[k] for k in ("train_loss", "train_acc", "val_loss", "val_acc", "val_macro_f1", "balanced_accuracy",
+                                           "worst_class", "worst_recall", "order_sha256")}  # fmt: skip
+            is_best = self.writer.epoch_end(saved, epoch, summary, {"labels": labels, "probabilities": probabilities})
+            self._tell({"kind": "epoch", "epoch": epoch, "row": row, "best": is_best, "best_acc": self.best_acc})
+
+    def _train_epoch(self, epoch: int, order: np.ndarray, draws: np.ndarray | None) -> np.ndarray:
+        """Train the batches from ``batch_done`` on; returns the positions of the epoch that this rank computed."""
+        t, world = self.settings.training, self.world
+        self.model.train()
+        self.trained.train()
+        shown: list[np.ndarray] = []
+        for batch in range(self.batch_done):  # what an earlier process has shown, by the same rule
+            shown.append(self._positions(batch)[0])
+        last_report = 0.0
+        bad = torch.full((), math.inf, device=self.device)  # the first batch whose loss was not finite
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.float64, device=self.device)
+        base_loss, base_correct = self.meters.loss, self.meters.correct
+        loss_sum += base_loss
+        correct += base_correct
+        started, base_seconds = time.perf_counter(), self.meters.seconds
+        for batch in range(self.batch_done, self.total_batches):
+            positions, size, counted = self._positions(batch)
+            x, y = self.feed.batch(self.data.train, order[positions], None if draws is None else draws[positions])
+            optim.set_learning_rate(self.optimizer, optim.learning_rate(t, epoch - 1 + batch / self.total_batches))
+            self.optimizer.zero_grad(set_to_none=True)
+            with self._autocast():
+                logits = self.trained(x)
+            each = functional.cross_entropy(logits.float(), y, label_smoothing=t.label_smoothing, reduction="sum")
+            # DDP averages over ranks: this makes the result the mean over the images of the global batch, also when the
+            # ranks' shares differ in size.
+            (each * (world.size / size)).backward()
+            if t.grad_clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.grad_clip)
+            with torch.no_grad():
+                if counted:
+                    loss_sum += each.detach().double()
+                    correct += (logits.argmax(1) == y).sum()
+                    self.meters.images += len(y)
+                    shown.append(positions)
+                bad = torch.where(torch.isfinite(each), bad, torch.minimum(bad, torch.full_like(bad, batch + 1)))
+            if batch % self.flags_every == 0 or batch + 1 == self.total_batches:
+                stop = self._check(epoch, bad)  # before the step, so that no weight is spoilt where it can be seen in time
+            else:
+                stop = None
+            self.optimizer.step()
+            self.meters.seconds = base_seconds + time.perf_counter() - started
+            done = batch + 1
+            every = self.settings.checkpoint.every_n_batches
+            mid = done < self.total_batches and (stop is not None or (every is not None and done % every == 0))
+            if mid:
+                self.meters.loss, self.meters.correct = float(loss_sum), float(correct)
+                self._save_within(epoch, done)
+            if stop is not None and mid:
+                raise Interrupted(f"Stopped by {stop} in epoch {epoch} after batch {done} of {self.total_batches}; the checkpoint "
+                                  f"{layout.checkpoint_name(layout.Position(epoch, done))} was saved.")  # fmt: skip
+            now = time.perf_counter()
+            if world.rank == 0 and (now - last_report > REPORT_EVERY_S or done == self.total_batches):
+                last_report = now
+                images = max(1, self.meters.images) * world.size
+                self._tell({"kind": "batch", "epoch": epoch, "batch": done, "batches": self.total_batches,
+                            "loss": float(each.detach()) / max(1, len(y)), "images_per_second": images / max(1e-9, self.meters.seconds)})  # fmt: skip
+        self.meters.loss, self.meters.correct = float(loss_sum), float(correct)
+        return np.concatenate(shown) if shown else np.empty(0, dtype=np.int64)
+
+    def _positions(self, batch: int) -> tuple[np.ndarray, int, bool]:
+        """(positions of the epoch this rank computes, images its loss is averaged with, whether it counts them)."""
+        size = self.settings.training.batch_size
+        start, stop = batch * size, min((batch + 1) * size, self.draws)
+        a, b = sampling.rank_slice(start, stop, self.world.rank, self.world.size)
+        whole = stop - start < self.world.size  # every rank computes all of it: the mean of equal gradients is that gradient
+        return np.arange(a, b), (stop - start) * (self.world.size if whole else 1), self.world.rank == 0 or not whole
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+
+    def _check(self, epoch: int, bad: torch.Tensor) -> str | None:
+        """Agree among the ranks whether a loss was not finite (raises) or a stop was asked for (returns why)."""
+        reason = self.reporter.should_stop() if self.world.rank == 0 else None
+        first_bad = float(bad)
+        worst, stop = self.world.highest([0.0 if math.isinf(first_bad) else first_bad, float(reason is not None)])
+        if worst:
+            raise NonFiniteLossError(
+                f"The loss became NaN or infinite in epoch {epoch}, batch {int(worst)} of {self.total_batches}. The checkpoints before "
+                "it are intact. Try a smaller training.learning_rate, training.grad_clip=1.0, or look at the data."
+            )
+        return (reason or "request") if stop else None
+
+    def _save_within(self, epoch: int, done: int) -> None:
+        saved = self._state(epoch, done)
+        if self.writer is not None:
+            entry = self.writer.mid_epoch(saved, epoch, done)
+            self._tell({"kind": "saved", "file": entry.file})
+
+    # --- validation --------------------------------------------------------------------------------------------------
+
+    def _validate(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """Labels (n,), probabilities (n, classes) and mean loss over all validation images, each computed by one rank."""
+        n = len(self.data.val.labels)
+        start, stop = (0, n) if self.world.size == 1 else (n * self.world.rank // self.world.size, n * (self.world.rank + 1) // self.world.size)
+        self.model.eval()
+        found = []
+        with torch.no_grad(), self._autocast():
+            for a in range(start, stop, EVALUATE_BATCH):
+                x, _ = self.feed.batch(self.data.val, np.arange(a, min(a + EVALUATE_BATCH, stop)), None)
+                found.append(functional.log_softmax(self.model(x).float(), dim=1).cpu())
+        mine = torch.cat(found).numpy() if found else np.empty((0, len(self.classes)), dtype=np.float32)
+        logs = np.concatenate(self.world.gather(mine))
+        labels = np.asarray(self.data.val.labels)
+        loss = float(-logs[np.arange(n), labels].astype(np.float64).mean())
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(
+                "The network's outputs on the validation images are NaN or infinite. The checkpoints before this epoch are "
+                "intact. Try a smaller training.learning_rate or training.grad_clip=1.0."
+            )
+        return labels, np.exp(logs), loss
+
+    def _row(self, epoch: int, order: np.ndarray, parts: list[Any], labels: np.ndarray, probabilities: np.ndarray, val_loss: float,
+             counts: dict[str, int], val_seconds: float) -> dict[str, Any]:  # fmt: skip
+        """One row of the history, everything measured rather than assumed."""
+        k = len(self.classes)
+        images = sum(p[2] for p in parts)
+        shown = np.sort(np.concatenate([p[3] for p in parts]))
+        sequence = order[shown]
+        realised = np.bincount(self.data.train.labels[sequence], minlength=k)
+        distinct = np.bincount(self.data.train.labels[np.unique(sequence)], minlength=k)
+        requested = (
+            quotas(counts, self.job.weights, self.draws)
+            if self.settings.sampling.strategy == "quota"
+            else {c: round(self.draws * share, 2) for c, share in shares(counts, self.job.weights).items()}
+        )
+        result = metrics.summarise(metrics.confusion(labels, probabilities.argmax(1), k), self.classes)
+        present = [c for i, c in enumerate(self.classes) if (labels == i).any()]
+        worst = min(present, key=lambda c: result["recall"][c])
+        row: dict[str, Any] = {
+            "train_loss": sum(p[0] for p in parts) / images, "train_acc": sum(p[1] for p in parts) / images,
+            "val_loss": val_loss, "val_acc": result["val_acc"], "epoch": epoch,
+            "lr": optim.learning_rate(self.settings.training, epoch - 1 / self.total_batches),
+            "seconds": round(self.meters.seconds + val_seconds, 3), "images_per_second": round(images / max(1e-9, self.meters.seconds), 1),
+            "val_macro_f1": result["val_macro_f1"], "balanced_accuracy": result["balanced_accuracy"],
+            "worst_class": worst, "worst_recall": result["recall"][worst], "order_sha256": sampling.order_hash(sequence),
+        }  # fmt: skip
+        for i, c in enumerate(self.classes):
+            row |= {f"recall_{c}": result["recall"][c], f"f1_{c}": result["f1"][c], f"precision_{c}": result["precision"][c],
+                    f"requested_{c}": requested[c], f"realised_{c}": int(realised[i]), f"distinct_{c}": int(distinct[i])}  # fmt: skip
+        return row

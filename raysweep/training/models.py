@@ -1,0 +1,174 @@
+"""Models by name: ``cnn`` (ours), ``torchvision:NAME``, ``python:MODULE:FUNCTION``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from raysweep.errors import CheckpointError, ConfigError, did_you_mean
+from raysweep.store import checkpoint
+
+
+def _block(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+class _Residual(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x)
+
+
+def cnn(num_classes: int, channels: int, widths: tuple[int, int, int, int] = (32, 48, 96, 192), dropout: float = 0.0) -> nn.Module:
+    """A small network for small images: a strided 5×5 stem (most of the cost of 48-pixel images is their first layers),
+    then three stages of 3×3 convolutions, the deeper two with a residual block.
+
+    Args:
+        widths: channels of stem and stages.
+        dropout: before the classifier. Dropout draws depend on the number of workers; 0 keeps runs comparable.
+    """
+    a, b, c, d = widths
+    return nn.Sequential(
+        _block(channels, a, 5, 2),
+        _block(a, b), nn.MaxPool2d(2, ceil_mode=True),
+        _block(b, c), _Residual(_block(c, c)), nn.MaxPool2d(2, ceil_mode=True),
+        _block(c, d), _Residual(_block(d, d)),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout) if dropout else nn.Identity(), nn.Linear(d, num_classes),
+    )  # fmt: skip
+
+
+class _RepeatGray(nn.Module):
+    """Feed gray images to a network that wants three channels."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x.expand(-1, 3, -1, -1))
+
+
+def _torchvision(name: str) -> Callable[..., nn.Module]:
+    from torchvision import models  # 3.5 s to import: only when it is asked for
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ConfigError(f"model.name: torchvision has no classifier {name!r}.{did_you_mean(name, known)}")
+
+    def build(num_classes: int, channels: int, **options: Any) -> nn.Module:
+        model = models.get_model(name, num_classes=num_classes, **options)
+        return _RepeatGray(model) if channels == 1 else model
+
+    return build
+
+
+def _python(target: str) -> Callable[..., nn.Module]:
+    module_name, _, function = target.partition(":")
+    if not module_name or not function:
+        raise ConfigError(f"model.name: 'python:{target}' must be python:MODULE:FUNCTION, such as python:mynets.models:build.")
+    try:
+        found = getattr(importlib.import_module(module_name), function)
+    except ImportError as error:
+        raise ConfigError(f"model.name: the module {module_name!r} cannot be imported ({error}). Is it on PYTHONPATH?") from None
+    except AttributeError:
+        raise ConfigError(f"model.name: the module {module_name!r} has no function {function!r}.") from None
+    if not callable(found):
+        raise ConfigError(f"model.name: {target} is not a function.")
+    return found
+
+
+def build(name: str, options: dict[str, Any], num_classes: int, channels: int) -> nn.Module:
+    """The network ``name``; it maps float (n, channels, H, W) to logits (n, num_classes).
+
+    A Python function is called as ``function(num_classes=…, channels=…, **options)``.
+
+    Raises:
+        ConfigError: unknown name, options it does not take, or something that is no module.
+    """
+    kind, _, rest = name.partition(":")
+    if name == "cnn":
+        builder: Callable[..., nn.Module] = cnn
+    elif kind == "torchvision" and rest:
+        builder = _torchvision(rest)
+    elif kind == "python" and rest:
+        builder = _python(rest)
+    else:
+        raise ConfigError(f"model.name: {name!r} is not known. Use cnn, torchvision:NAME or python:MODULE:FUNCTION.")
+    try:
+        model = builder(num_classes=num_classes, channels=channels, **options)
+    except TypeError as error:
+        takes = ", ".join(p for p in inspect.signature(builder).parameters if p not in ("num_classes", "channels"))
+        raise ConfigError(f"model.options do not fit {name} ({error}). It takes: {takes or 'none'}.") from None
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"model.options do not fit {name} ({error}).") from None
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model.name: {name} returned {type(model).__name__}, not a torch.nn.Module.")
+    return model
+
+
+def try_out(model: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
+    """Run one image through, so that a network that does not fit the data is found before anything is made.
+
+    Raises:
+        ConfigError: it fails, or its output is not (1, num_classes).
+    """
+    height, width, channels = shape
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            out = model(torch.zeros(1, channels, height, width))
+    except Exception as error:
+        raise ConfigError(
+            f"The model cannot take images of {height}×{width} with {channels} channel{'s' * (channels > 1)}: "
+            f"{str(error).splitlines()[0]}. Choose another model or data.image_size."
+        ) from None
+    finally:
+        model.train(was_training)
+    if not isinstance(out, torch.Tensor) or tuple(out.shape) != (1, num_classes):
+        found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        raise ConfigError(f"The model returns {found} for one image; logits of shape (1, {num_classes}) are needed.")
+
+
+def load_weights(model: nn.Module, state: Any, source: str | Path) -> None:
+    """Load a bare state_dict (or the ``model_state_dict`` of a checkpoint) strictly.
+
+    Raises:
+        CheckpointError: missing or unexpected keys, or other shapes, all of them named.
+    """
+    if isinstance(state, dict) and "model_state_dict" in state:
+        state = state["model_state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise CheckpointError(f"{source} is not a state_dict: it must map names to tensors.")
+    mine = model.state_dict()
+    faults = []
+    missing = [k for k in mine if k not in state]
+    unexpected = [k for k in state if k not in mine]
+    shapes = [
+        f"{k} is {tuple(state[k].shape)}, the model needs {tuple(v.shape)}"
+        for k, v in mine.items()
+        if k in state and state[k].shape != v.shape
+    ]
+    for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            faults.append(f"{len(names)} {title}: {', '.join(names[:5])}{more}")
+    if faults:
+        raise CheckpointError(f"The weights in {source} do not fit the model ({'; '.join(faults)}). Is it the same architecture?")
+    model.load_state_dict(state)
+
+
+def read_init(path: str) -> Any:
+    """The state_dict file that ``model.init_from`` names."""
+    return checkpoint.read(Path(path).expanduser())

@@ -1,0 +1,47 @@
+"""Optimizers, and the learning rate as a pure function of the position in the training."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from raysweep.config import TrainingSection
+
+
+def optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Optimizer:
+    """AdamW or SGD; weight decay is not applied to vectors (biases, normalisation)."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [g for g in groups if g["params"]]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum)
+    return torch.optim.AdamW(groups, lr=training.learning_rate)
+
+
+def learning_rate(training: TrainingSection, progress: float) -> float:
+    """The rate at ``progress`` epochs from the very start of the training (the parent's epochs included).
+
+    Linear warm-up, then constant, cosine (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, one cycle) or
+    steps. A function of the position and not of a counter: any checkpoint continues with the same bits, and a cosine
+    that has ended stays at ``min_lr_ratio``.
+    """
+    warm = training.warmup_epochs
+    if progress < warm:
+        # never zero: the first batch must learn, too
+        return training.learning_rate * max(progress / warm, 0.02)
+    if training.schedule == "step":
+        return training.learning_rate * training.step_gamma ** int(progress // training.step_epochs)
+    if training.schedule == "cosine":
+        horizon = float(training.schedule_epochs or training.epochs)
+        done = 1.0 if horizon <= warm else min(1.0, (progress - warm) / (horizon - warm))
+        low = training.min_lr_ratio
+        return training.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
+    return training.learning_rate
+
+
+def set_learning_rate(opt: torch.optim.Optimizer, rate: float) -> None:
+    for group in opt.param_groups:
+        group["lr"] = rate

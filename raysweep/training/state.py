@@ -1,0 +1,99 @@
+"""What a checkpoint holds: everything that decides the next step, as tensors, numbers, texts, lists and dicts."""
+
+from __future__ import annotations
+
+import platform
+import random
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from raysweep.errors import CheckpointError
+from raysweep.training import models
+
+
+def seed_everything(seed: int, rank: int, epoch: int = 0) -> None:
+    """Start the global generators (dropout, random calls of foreign models); each rank has its own stream."""
+    mixed = int(np.random.SeedSequence([seed, 99, rank, epoch]).generate_state(1, np.uint64)[0])
+    random.seed(mixed)
+    np.random.seed(mixed % 2**32)
+    torch.manual_seed(mixed % 2**63)
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of every generator of this process, in plain types."""
+    version, numbers, gauss = random.getstate()
+    name, keys, pos, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(pos), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() and torch.cuda.is_initialized() else [],
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Restore what :func:`rng_state` returned."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, pos, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][0].cpu())
+
+
+def to_cpu(value: Any) -> Any:
+    """A copy of nested dicts and lists with every tensor on the CPU; CPU tensors are not copied."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {k: to_cpu(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_cpu(v) for v in value]
+    return value
+
+
+def versions() -> dict[str, str]:
+    """The versions that can change bits or formats."""
+    found = {"python": platform.python_version()}
+    for name in ("raysweep", "torch", "numpy", "ray"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def restore_model(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
+    """Raises CheckpointError if the weights are of another model."""
+    models.load_weights(model, state["model_state_dict"], source)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], source: str) -> None:
+    """Load the optimizer's state but keep this run's hyperparameters: an override of weight_decay or momentum counts.
+
+    Raises:
+        CheckpointError: it belongs to another optimizer or model.
+    """
+    mine = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    saved = state["optimizer_state_dict"]
+    slots = {k for row in saved.get("state", {}).values() for k in row}
+    expected = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"exp_avg", "exp_avg_sq", "step"}
+    if slots and not slots & expected:
+        raise CheckpointError(
+            f"The optimizer state in {source} is of another optimizer. Keep training.optimizer as it was, or start it afresh "
+            "with --weights-only."
+        )
+    try:
+        optimizer.load_state_dict(saved)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"The optimizer state in {source} does not fit ({error}). Start it afresh with --weights-only."
+        ) from None
+    for group, own in zip(optimizer.param_groups, mine, strict=True):
+        group.update(own)

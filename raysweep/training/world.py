@@ -1,0 +1,125 @@
+"""The processes that train together. At world size 1 there is no process group, no DDP and nothing to wait for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class World:
+    """Rank, size and the few collectives that training needs. Every rank must make the same calls in the same order."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.size = dist.get_world_size() if dist.is_initialized() else 1
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in the order of the ranks, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def highest(self, values: list[float]) -> list[float]:
+        """Element by element the maximum over the ranks."""
+        if self.size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor.tolist()
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every rank rank 0's buffers (running statistics), so that all validate the same network."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def wrap(self, model: nn.Module, sync_batchnorm: bool) -> tuple[nn.Module, nn.Module]:
+        """(the network whose state is kept, the callable that trains it)."""
+        if self.size == 1:
+            return model, model
+        if sync_batchnorm:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if self.device.type == "cuda" else _synchronise(model)
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        ddp = nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return model, ddp
+
+
+def _synchronise(module: nn.Module) -> nn.Module:
+    """Every batch normalisation made to use the statistics of the global batch (torch's own does so on GPUs only)."""
+    if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNormCPU):
+        module.__class__ = type("SyncBatchNormCPU", (SyncBatchNormCPU, type(module)), {})
+    for child in module.children():
+        _synchronise(child)
+    return module
+
+
+class SyncBatchNormCPU(_BatchNorm):
+    """Batch normalisation over all ranks, for the gloo backend; same parameters and buffers as the module it replaces."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        if self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        momentum = self.momentum
+        if momentum is None:  # cumulative average, as in torch.nn.BatchNorm2d
+            assert self.num_batches_tracked is not None
+            momentum = 1.0 / float(self.num_batches_tracked)
+        return _SyncedNorm.apply(x, self.weight, self.bias, self.running_mean, self.running_var, momentum, self.eps)
+
+
+class _SyncedNorm(torch.autograd.Function):
+    """y = (x - m) / sqrt(v + eps) * w + b with m, v over all ranks (Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167).
+
+    The ranks' means and variances are joined as in Chan et al., "Updating formulae and a pairwise algorithm for
+    computing sample variances" (1979), which loses no digits to cancellation.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float) -> torch.Tensor:
+        dims = [d for d in range(x.ndim) if d != 1]
+        count = x.numel() // x.shape[1]
+        var, mean = torch.var_mean(x, dims, correction=0)
+        mine = torch.cat([mean.double(), var.double(), torch.tensor([float(count)], dtype=torch.float64)])
+        rows = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, mine)
+        table = torch.stack(rows)
+        n = table[:, -1:]
+        total = n.sum()
+        channels = x.shape[1]
+        means, variances = table[:, :channels], table[:, channels:-1]
+        all_mean = (means * n).sum(0) / total
+        all_var = ((variances + (means - all_mean) ** 2) * n).sum(0) / total
+        if running_mean is not None:
+            with torch.no_grad():
+                running_mean.lerp_(all_mean.to(running_mean.dtype), momentum)
+                running_var.lerp_((all_var * total / (total - 1).clamp(min=1)).to(running_var.dtype), momentum)
+        m, v = all_mean.to(x.dtype), all_var.to(x.dtype)
+        ctx.save_for_backward(x, weight, m, v)
+        ctx.total, ctx.dims, ctx.eps = float(total), dims, eps
+        return nn.functional.batch_norm(x, m, v, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        x, weight, mean, var = ctx.saved_tensors
+        dy = grads[0]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        inv = torch.rsqrt(var + ctx.eps)
+        normal = (x - mean.view(shape)) * inv.view(shape)
+        dbias, dweight = dy.sum(ctx.dims), (dy * normal).sum(ctx.dims)
+        both = torch.stack([dbias, dweight]).double()
+        dist.all_reduce(both)
+        sum_dy, sum_dy_normal = (both / ctx.total).to(x.dtype)
+        scale = inv if weight is None else inv * weight
+        # DDP averages gradients over the ranks, and each rank's loss is scaled up by their number: dy already is the
+        # gradient of the global loss times that number, so these means need no correction.
+        dx = (dy - sum_dy.view(shape) - normal * sum_dy_normal.view(shape)) * scale.view(shape)
+        has = weight is not None
+        return dx, dweight if has else None, dbias if has else None, None, None, None, None

@@ -93,7 +93,7 @@ class TrainingSection(Section):
     learning_rate: Annotated[Float, Field(gt=0)] = 0.003
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: Annotated[Float, Field(ge=0, lt=1)] = Field(0.9, description="Of sgd.")
-    weight_decay: Annotated[Float, Field(ge=0)] = Field(0.05, description="Not applied to biases and norms.")
+    weight_decay: Annotated[Float, Field(ge=0)] = Field(0.02, description="Not applied to biases and norms.")
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     schedule_epochs: Positive | None = Field(
         None, description="Epochs over which cosine falls; default: epochs. Children inherit it."

@@ -118,6 +118,9 @@ class Display:
             f"{row['images_per_second']:,.0f} img/s" + ("" if last else f"  {left}") + ("  best" if event["best"] else "")
         )
 
+    def _warning(self, event: dict[str, Any]) -> None:
+        self._line(plain(event["text"]))
+
     def _saved(self, event: dict[str, Any]) -> None:
         self._line(f"saved {event['file']}")
 
@@ -153,7 +156,7 @@ def print_confusion(found: Any) -> None:
     if k > 20:
         say(f"The confusion matrix of {k} classes is in confusion_matrix_benchmark.png.")
         return
-    table = Table(title="Validation, percent of the true class (rows) predicted as (columns)", box=box.SIMPLE, title_justify="left", pad_edge=False,
+    table = Table(title="Percent of each true class (rows) predicted as …", box=box.SIMPLE, title_justify="left", pad_edge=False,
                   padding=(0, 0))  # fmt: skip
     table.add_column("")
     narrow = console.width < 24 + 10 * k

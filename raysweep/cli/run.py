@@ -41,15 +41,25 @@ def run(
         plan = launching.plan(settings, display, writable=not dry_run)
         if dry_run:
             display.close()
-            _show(plan, as_json)
+            show_plan(plan, as_json)
             return
         result = launching.run(plan, display)
     put(str(result.experiment.folder))
-    display.summary(result.experiment)
-    say(f"Next: raysweep show {plain(result.experiment.id)}" + (f" --root {plain(root)}" if root else ""))
+    announce(display, result.experiment, settings.root)
 
 
-def _show(plan: Any, as_json: bool) -> None:
+def announce(display: Any, experiment: Any, root: str) -> None:
+    """What a finished run ends with: the confusion matrix and, last, the next command to type."""
+    import shlex
+
+    display.summary(experiment)
+    where = "" if root == "experiments" else f" --root {shlex.quote(root)}"
+    worst = experiment.entry("best").metrics.get("worst_class")
+    change = shlex.quote('{"' + str(worst) + '": 5.0}')
+    say(f"Next: raysweep resume --from {plain(experiment.id)}@best --weights {plain(change)} --epochs 2{where}")
+
+
+def show_plan(plan: Any, as_json: bool) -> None:
     """What --dry-run prints."""
     import yaml
 

@@ -40,6 +40,9 @@ class Plan:
     draws: int
     resources: Resources
     parameters: int
+    parent: Any = None  # launch.child.Parent of a child
+    fresh_optimizer: bool = False
+    notes: tuple[str, ...] = ()  # what is not as it was at the parent, for the log
 
     @property
     def shares(self) -> dict[str, float]:
@@ -102,7 +105,7 @@ def run(the_plan: Plan, progress: Progress = ignore) -> Result:
         Interrupted: a signal asked to stop; a checkpoint was saved.
         RaysweepError: the work failed; the folder's log says why.
     """
-    from raysweep.launch import workers
+    from raysweep.launch import child, workers
 
     with workers.session(the_plan.settings, the_plan.resources, progress) as fitted:
         the_plan = replace(the_plan, resources=fitted)
@@ -118,12 +121,15 @@ def run(the_plan: Plan, progress: Progress = ignore) -> Result:
                 workers=fitted.workers, threads=fitted.threads, seed=the_plan.settings.seed,
                 skipped_images=[f"{s['image']} ({s['reason']})" for s in the_plan.data.skipped] or None,
             )  # fmt: skip
+            if the_plan.parent is not None:
+                child.record_start(the_plan, experiment)
             return execute(job, experiment, fitted, progress)
         finally:
             lock.release()
 
 
 def _new_job(the_plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime) -> Any:
+    from raysweep.launch import child
     from raysweep.training import state
     from raysweep.training.loop import Job
 
@@ -133,14 +139,17 @@ def _new_job(the_plan: Plan, experiment: Experiment, lock: WriterLock, now: date
         timestamp=now.strftime(layout.TIME_FORMAT), sampling_weights_complete=the_plan.weights, classes=list(the_plan.data.classes),
         class_counts=the_plan.counts, data_sha256=the_plan.data.sha256, threads=the_plan.resources.threads,
         world_size=max(1, the_plan.resources.workers), versions=versions,
+        parent=the_plan.parent.record() if the_plan.parent else None,
+        resume_from_checkpoint=str(the_plan.parent.path) if the_plan.parent else None,
     )  # fmt: skip
     flat["sampling_weights"] = flat.pop("sampling_weights_complete")
     experiment.write_config(flat)
     lineage.open_log(experiment.folder, settings.experiment.name, settings.experiment.description, now)
+    start = child.start_fields(the_plan) if the_plan.parent else {"first_epoch": 1, "last_epoch": settings.training.epochs}
     return Job(
         folder=str(experiment.folder.resolve()), token=lock.token, settings=settings.model_dump(mode="json"), weights=the_plan.weights,
         cache_dir=str(cache_dir(settings).resolve()), threads=the_plan.resources.threads, use_gpu=the_plan.resources.use_gpu,
-        first_epoch=1, last_epoch=settings.training.epochs, flat_config=flat, versions=versions,
+        flat_config=flat, versions=versions, **start,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -57,6 +58,7 @@ def in_this_process(job: Job, fitted: Resources, progress: Progress) -> Outcome:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    logging.getLogger("ray.train").setLevel(logging.ERROR)  # it announces its local mode as if it were a fault
     flag = StopFlag()
     found: list[Outcome] = []
 

@@ -107,9 +107,9 @@ def _table(old: Mapping[str, float], new: Mapping[str, float], form: str) -> lis
     rows = []
     for c in new:
         a, b = old.get(c), new[c]
-        before = format(a, form) if a is not None else "-"
-        mark = "" if a == b else "  *"
-        rows.append(f"    {_clean(c):<{width}}  {before:>8} -> {format(b, form):>8}{mark}")
+        before = f"{format(a, form):>8} -> " if a is not None else ""
+        mark = "" if a is None or a == b else "  *"
+        rows.append(f"    {_clean(c):<{width}}  {before}{format(b, form):>8}{mark}")
     return rows
 
 

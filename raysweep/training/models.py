@@ -30,7 +30,7 @@ class _Residual(nn.Module):
         return x + self.body(x)
 
 
-def cnn(num_classes: int, channels: int, widths: tuple[int, int, int, int] = (32, 48, 96, 192), dropout: float = 0.0) -> nn.Module:
+def cnn(num_classes: int, channels: int, widths: tuple[int, int, int, int] = (32, 32, 96, 224), dropout: float = 0.0) -> nn.Module:
     """A small network for small images: a strided 5×5 stem (most of the cost of 48-pixel images is their first layers),
     then three stages of 3×3 convolutions, the deeper two with a residual block.
 

@@ -1,0 +1,135 @@
+"""The Python interface, with the specification's names.
+
+>>> from raysweep import create_experiment_config, run_experiment
+>>> config = create_experiment_config("my_experiment", sampling_weights={"disgust": 3.0}, num_epochs=2)
+>>> output_dir, best_acc = run_experiment(config)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raysweep import config as configuration
+from raysweep.errors import ConfigError, did_you_mean
+
+# The specification's flat names → where they stand in the settings.
+_FLAT = {
+    "experiment_name": "experiment.name",
+    "experiment_description": "experiment.description",
+    "model_name": "model.name",
+    "batch_size": "training.batch_size",
+    "learning_rate": "training.learning_rate",
+    "num_epochs": "training.epochs",
+    "sample_per_class": "sampling.sample_per_class",
+    "batch_checkpoint_frequency": "checkpoint.every_n_batches",
+    "seed": "seed",
+    "root": "root",
+}
+_OTHERS = ("sampling_weights", "use_full_dataset", "resume_from_checkpoint", "data", "settings", "timestamp",
+           "auto_checkpoint_on_interrupt", "max_batch_checkpoints")  # fmt: skip
+
+
+def create_experiment_config(
+    experiment_name: str, sampling_weights: Mapping[str, float] | None = None, **kwargs: Any
+) -> dict[str, Any]:
+    """A configuration for :func:`run_experiment`, as a flat dictionary.
+
+    Args:
+        experiment_name: start of the folder's name.
+        sampling_weights: class → number ≥ 0; classes not named get 1.0, or in a child the parent's weight.
+        **kwargs: ``num_epochs`` (in a child: additional), ``batch_size``, ``learning_rate``, ``model_name``,
+            ``sample_per_class``, ``use_full_dataset`` (True ignores sample_per_class), ``resume_from_checkpoint``,
+            ``experiment_description``, ``seed``, ``root``; ``data``: a path or a mapping of data options (default: the
+            built-in faces); ``settings``: a nested mapping of any other options.
+
+    Raises:
+        ConfigError: a keyword there is none of.
+    """
+    unknown = [k for k in kwargs if k not in _FLAT and k not in _OTHERS]
+    if unknown:
+        raise ConfigError(
+            f"create_experiment_config has no keyword {unknown[0]!r}.{did_you_mean(unknown[0], [*_FLAT, *_OTHERS])} Options without a "
+            "flat name go into settings={'training': {...}}."
+        )
+    return {"experiment_name": experiment_name, "sampling_weights": dict(sampling_weights or {}), **kwargs}
+
+
+def _nested(config: Mapping[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = dict(config.get("settings") or {})
+    for flat, dotted in _FLAT.items():
+        if config.get(flat) is not None:
+            value: Any = config[flat]
+            for part in reversed(dotted.split(".")):
+                value = {part: value}
+            result = configuration.merge(result, value)
+    if config.get("use_full_dataset"):
+        result = configuration.merge(result, {"sampling": {"sample_per_class": None}})
+    data = config.get("data")
+    if data is not None:
+        result = configuration.merge(result, {"data": dict(data) if isinstance(data, Mapping) else {"path": str(data)}})
+    return result
+
+
+def run_experiment(config: Mapping[str, Any], progress: Any = None) -> tuple[str, float]:
+    """Train an experiment, or with ``resume_from_checkpoint`` a child of that checkpoint.
+
+    Args:
+        config: of :func:`create_experiment_config`.
+        progress: called with training events (dicts with a ``kind``); None shows a line per epoch on stderr.
+
+    Returns:
+        (the experiment's folder, the best validation accuracy in [0, 1] over the whole history).
+
+    Raises:
+        InputError: before anything is made. TrainingError: the work failed.
+    """
+    from raysweep.cli.progress import Display
+    from raysweep.launch import child
+    from raysweep.launch import run as launching
+
+    show = progress if progress is not None else Display()
+    nested = _nested(config)
+    start = config.get("resume_from_checkpoint")
+    if start:
+        root = str(nested.pop("root", None) or _root_of(str(start)))
+        experiment = nested.pop("experiment", {})
+        epochs = nested.get("training", {}).get("epochs")
+        parent = child.read_parent(Path(root), str(start))
+        plan = child.plan_child(
+            parent, root, name=experiment.get("name"), description=experiment.get("description"), epochs=epochs,
+            weights=config.get("sampling_weights") or None, overrides=nested, progress=show,
+        )  # fmt: skip
+    else:
+        if "data" not in nested:
+            nested["data"] = {"source": "faces"}
+        nested = configuration.merge(nested, {"sampling": {"weights": dict(config.get("sampling_weights") or {})}})
+        plan = launching.plan(configuration.validate(nested, "the configuration"), show)
+    result = launching.run(plan, show)
+    return str(result.experiment.folder), result.best_acc
+
+
+def _root_of(reference: str) -> str:
+    """A child stands beside its parent unless another root is given."""
+    path = Path(reference)
+    return str(path.parent.parent) if path.is_file() else "experiments"
+
+
+def list_experiments(root: str | Path = "experiments") -> list[dict[str, Any]]:
+    """The documented fields of every experiment under a root, oldest first (``raysweep list --json``)."""
+    from raysweep.store import catalog
+
+    return [catalog.summary(e) for e in catalog.experiments(Path(root))]
+
+
+def load_checkpoint(reference: str | Path, root: str | Path = "experiments") -> dict[str, Any]:
+    """The content of a checkpoint: a path, or ``EXPERIMENT@5``, ``@best``, ``@latest``. Never runs code from the file.
+
+    Raises:
+        NotFoundError: there is none. CheckpointError: damaged, or with more than tensors and plain values inside.
+    """
+    from raysweep.store import catalog, checkpoint
+
+    _, _, path = catalog.find_checkpoint(Path(root), str(reference))
+    return checkpoint.read_checkpoint(path)

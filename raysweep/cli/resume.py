@@ -1,0 +1,60 @@
+"""``raysweep resume``: a child experiment from any checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from raysweep.cli.terminal import put
+
+
+def register(app: typer.Typer) -> None:
+    app.command("resume", no_args_is_help=True)(resume)
+
+
+def resume(
+    overrides: list[str] | None = typer.Argument(None, metavar="[key=value]...", help="Settings that differ from the parent's."),
+    checkpoint: str = typer.Option(..., "--from", help="A .pt file, or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest."),
+    name: str | None = typer.Option(None, "--name", help="Name of the child; default: the parent's."),
+    epochs: int | None = typer.Option(None, "--epochs", min=1, help="Additional epochs."),
+    weights: str | None = typer.Option(None, "--weights", help="JSON or a file: the classes to change; others keep the parent's."),
+    description: str | None = typer.Option(None, "--description", help="Why it is made; stands in its log."),
+    weights_only: bool = typer.Option(False, "--weights-only", help="Keep the network, start the optimizer afresh."),
+    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    workers: int | None = typer.Option(None, "--workers", help="Ray workers; 0: in this process."),
+    address: str | None = typer.Option(None, "--address", help="An existing Ray cluster."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, show what would run, make nothing."),
+) -> None:
+    """Start a child of a checkpoint: same state, and other weights or settings if you name them."""
+    from pathlib import Path
+
+    from raysweep import config as configuration
+    from raysweep import weights as weights_module
+    from raysweep.cli.progress import Display
+    from raysweep.cli.run import announce, show_plan
+
+    changed = weights_module.parse(weights) if weights is not None else None
+    over: dict[str, Any] = configuration.parse_overrides(overrides or [])
+    scaling = {k: v for k, v in (("num_workers", workers), ("address", address)) if v is not None}
+    if scaling:
+        over = configuration.merge(over, {"scaling": scaling})
+    with Display() as display:
+        display({"kind": "loading"})
+        from raysweep.launch import child
+        from raysweep.launch import run as launching
+
+        parent = child.read_parent(Path(root).expanduser(), checkpoint)
+        plan = child.plan_child(
+            parent, root, name=name, description=description, epochs=epochs, weights=changed, overrides=over,
+            fresh_optimizer=weights_only, progress=display, writable=not dry_run,
+        )  # fmt: skip
+        if dry_run:
+            display.close()
+            show_plan(plan, False)
+            return
+        for note in plan.notes:
+            display({"kind": "warning", "text": note})
+        result = launching.run(plan, display)
+    put(str(result.experiment.folder))
+    announce(display, result.experiment, root)

@@ -1,0 +1,273 @@
+"""Children: start again from a checkpoint with other weights or settings; and going on with an experiment in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from raysweep import config as configuration
+from raysweep import weights as weights_module
+from raysweep.config import Settings
+from raysweep.errors import CheckpointError, ConfigError, NotFoundError
+from raysweep.launch import run as launching
+from raysweep.launch.resources import cpus_here
+from raysweep.launch.run import Plan, Progress, Result, ignore
+from raysweep.store import catalog, checkpoint, files, lineage
+from raysweep.store.experiment import Experiment
+from raysweep.store.lock import WriterLock
+
+# Settings that say where and how a run is launched, not what is trained: changes of these are not recorded as changes.
+_NOT_RECORDED = ("experiment.", "root", "scaling.address", "scaling.num_workers", "data.cache_dir", "training.epochs",
+                 "training.schedule_epochs", "sampling.weights", "checkpoint.")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A checkpoint to start from, read and verified once."""
+
+    path: Path
+    experiment: str
+    epoch: int  # completed epochs
+    batch: int  # batches done of the running epoch; 0 at an epoch's end
+    sha256: str
+    classes: tuple[str, ...]
+    weights: dict[str, float]
+    settings: dict[str, Any]
+    counts: dict[str, int]
+    threads: int | None
+    world_size: int
+    data_sha256: str | None
+    last_epoch: int  # the epoch at which the parent's own run ends
+    rows: int  # epochs in its history
+
+    def record(self) -> dict[str, Any]:
+        """What a child's configuration says of its parent."""
+        return {"experiment": self.experiment, "epoch": self.epoch, "batch": self.batch, "sha256": self.sha256, "file": str(self.path)}
+
+
+def read_parent(root: Path, reference: str) -> Parent:
+    """The checkpoint that a reference means.
+
+    Raises:
+        NotFoundError: there is none. CheckpointError: it is damaged, incomplete, or not one of ours.
+    """
+    experiment, entry, path = catalog.find_checkpoint(root, reference)
+    if entry is not None:
+        problem = entry.verify(experiment.folder)
+        if problem is not None:
+            good, _ = experiment.newest_good()
+            advice = f"The newest whole checkpoint is {experiment.id}@{good.epoch}." if good else "Take another checkpoint."
+            raise CheckpointError(f"{experiment.folder}: {problem}. {advice}")
+        path = experiment.folder / entry.file
+    saved = checkpoint.read_checkpoint(path)
+    config = saved["config"]
+    lacking = [k for k in ("classes", "sampling_weights") if k not in saved] + ([] if "settings" in config else ["config.settings"])
+    if lacking:
+        raise CheckpointError(f"{path} was not written by raysweep (it lacks {', '.join(lacking)}), so it cannot be resumed yet.")
+    before = int((config.get("parent") or {}).get("epoch") or 0)
+    return Parent(
+        path=path.resolve(), experiment=str(saved.get("experiment") or experiment.id), epoch=int(saved["epoch"]),
+        batch=int(saved.get("current_batch") or 0), sha256=entry.sha256 if entry else files.sha256_file(path),
+        classes=tuple(saved["classes"]), weights=dict(saved["sampling_weights"]), settings=dict(config["settings"]),
+        counts=dict(config.get("class_counts") or {}), threads=saved.get("threads"), world_size=int(saved.get("world_size") or 1),
+        data_sha256=saved.get("data_sha256"), last_epoch=before + int(config["num_epochs"]), rows=len(saved["history"].get("val_acc", [])),
+    )  # fmt: skip
+
+
+def plan_child(
+    parent: Parent,
+    root: str,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    epochs: int | None = None,
+    weights: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    fresh_optimizer: bool = False,
+    progress: Progress = ignore,
+    writable: bool = True,
+) -> Plan:
+    """Check a child of ``parent`` without making anything.
+
+    Args:
+        epochs: additional epochs; default: those the parent still had to go, or as many as it had.
+        weights: the classes to change; the others keep the parent's weights.
+        overrides: nested settings that differ from the parent's.
+
+    Raises:
+        InputError: what is wrong and what to do.
+    """
+    over = dict(overrides or {})
+    given = dict((over.get("sampling") or {}).get("weights") or {}) | dict(weights or {})
+    complete = weights_module.inherit(parent.weights, given, parent.classes)
+    base = configuration.merge(parent.settings, {"sampling": {"weights": {}}})
+    total = parent.settings["training"]["schedule_epochs"] or parent.last_epoch
+    fixed: dict[str, Any] = {"root": root, "training": {"schedule_epochs": total}}
+    default_epochs = parent.last_epoch - parent.epoch if parent.last_epoch > parent.epoch else parent.settings["training"]["epochs"]
+    fixed["training"]["epochs"] = epochs if epochs is not None else default_epochs
+    if parent.threads is not None and parent.settings["scaling"]["threads"] == "auto" and parent.threads <= cpus_here():
+        fixed["scaling"] = {"threads": parent.threads}
+    merged = configuration.merge(configuration.merge(base, fixed), over)
+    merged = configuration.merge(merged, {"experiment": {"name": name or parent.settings["experiment"]["name"], "description": description or ""}})
+    merged["sampling"] = {**merged["sampling"], "weights": complete}
+    settings = configuration.validate(merged, "the child's configuration")
+    if settings.data != Settings.model_validate(parent.settings).data:
+        _same_kind_of_data(parent, settings)
+    plan = launching.plan(settings, progress, writable)
+    if plan.data.classes != parent.classes:
+        raise CheckpointError(
+            f"The checkpoint's classes are {', '.join(parent.classes)}; the data's are {', '.join(plan.data.classes)}. Classes and their "
+            "order must be the same, or every label would be read wrongly."
+        )
+    _check_model(parent, plan)
+    return replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, notes=_notes(parent, plan))
+
+
+def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
+    old = parent.settings["data"]
+    for key in ("image_size", "channels"):
+        if old[key] is not None and getattr(settings.data, key) not in (None, old[key]):
+            raise ConfigError(f"data.{key} is {getattr(settings.data, key)}, but the checkpoint was trained with {old[key]}. Leave it as it was.")
+
+
+def _check_model(parent: Parent, plan: Plan) -> None:
+    from raysweep.training import models
+
+    model = models.build(plan.settings.model.name, plan.settings.model.options, len(plan.data.classes), plan.data.shape[2])
+    models.load_weights(model, checkpoint.read(parent.path), parent.path)
+
+
+def _notes(parent: Parent, plan: Plan) -> tuple[str, ...]:
+    """What is not exactly as it was, for the log."""
+    notes = []
+    if parent.data_sha256 and parent.data_sha256 != plan.data.sha256:
+        before, now = sum(parent.counts.values()), sum(plan.counts.values())
+        notes.append(f"the images have changed since the checkpoint ({before:,} then, {now:,} now)")
+    if parent.batch and not _keeps_position(parent, plan):
+        notes.append(f"epoch {parent.epoch + 1} was at batch {parent.batch}; its order is drawn anew from its start")
+    exact = []
+    if parent.threads not in (None, plan.resources.threads):
+        exact.append(f"{plan.resources.threads} threads instead of {parent.threads}")
+    if parent.world_size != max(1, plan.resources.workers):
+        exact.append(f"{max(1, plan.resources.workers)} workers instead of {parent.world_size}")
+    if exact:
+        notes.append(f"not bit-exact: {', '.join(exact)}")
+    return tuple(notes)
+
+
+def _keeps_position(parent: Parent, plan: Plan) -> bool:
+    """Whether the running epoch of a mid-epoch checkpoint can go on at its batch."""
+    old, new = Settings.model_validate(parent.settings), plan.settings
+    return (
+        parent.weights == plan.weights
+        and old.seed == new.seed
+        and old.training.batch_size == new.training.batch_size
+        and old.sampling.model_dump(exclude={"weights"}) == new.sampling.model_dump(exclude={"weights"})
+        and parent.data_sha256 == plan.data.sha256
+    )
+
+
+def start_fields(plan: Plan) -> dict[str, Any]:
+    """The parts of a child's :class:`~raysweep.training.loop.Job` that say how it starts."""
+    parent: Parent = plan.parent
+    return {
+        "start": str(parent.path), "first_epoch": parent.epoch + 1, "last_epoch": parent.epoch + plan.settings.training.epochs,
+        "fresh_optimizer": plan.fresh_optimizer, "keep_rng": plan.settings.seed == parent.settings["seed"],
+        "keep_position": parent.batch > 0 and _keeps_position(parent, plan), "parent": parent.record(),
+    }  # fmt: skip
+
+
+def changed_settings(parent: Parent, settings: Settings) -> dict[str, list[Any]]:
+    """Dotted key → [old, new] of every setting that a child trains differently."""
+    old = dict(_flatten(Settings.model_validate(parent.settings).model_dump(mode="json")))
+    new = dict(_flatten(settings.model_dump(mode="json")))
+    found = {k: [old.get(k), new.get(k)] for k in sorted({*old, *new}) if old.get(k) != new.get(k) and not k.startswith(_NOT_RECORDED)}
+    if found.get("scaling.threads", [None, None])[1] == parent.threads:  # auto, resolved to what the parent had
+        found.pop("scaling.threads", None)
+    return found
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> Sequence[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        dotted = f"{prefix}{key}"
+        rows += _flatten(item, f"{dotted}.") if isinstance(item, Mapping) and item else [(dotted, item)]
+    return rows
+
+
+def record_start(plan: Plan, experiment: Experiment) -> None:
+    """The events that tie a child to its parent."""
+    parent: Parent = plan.parent
+    lineage.record(
+        experiment.folder, lineage.RESUME, checkpoint=str(parent.path), experiment=parent.experiment, epoch=parent.epoch,
+        batch=parent.batch or None, sha256=parent.sha256, optimizer="fresh" if plan.fresh_optimizer else None,
+    )  # fmt: skip
+    if parent.weights != plan.weights:
+        lineage.record(
+            experiment.folder, lineage.RATIO, old_weights=parent.weights, new_weights=plan.weights,
+            old_shares=weights_module.shares(plan.counts, parent.weights), new_shares=plan.shares,
+        )  # fmt: skip
+    changed = changed_settings(parent, plan.settings)
+    if changed:
+        lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changed)
+    for note in plan.notes:
+        lineage.record(experiment.folder, lineage.NOTE, text=note)
+
+
+def continue_experiment(
+    root: Path, reference: str, *, steal: bool = False, progress: Progress = ignore
+) -> Result:
+    """Finish an interrupted experiment in its own folder, from its newest checkpoint that verifies.
+
+    A finished one is left as it is. Raises NotFoundError, LockedError, Interrupted or what training raises.
+    """
+    from raysweep.launch import workers
+    from raysweep.training import state
+    from raysweep.training.loop import Job
+
+    experiment = catalog.find(root, reference)
+    config = experiment.config()
+    if "settings" not in config:
+        raise NotFoundError(f"{experiment.id} was not made by raysweep; start a child of it with `raysweep resume`.")
+    settings = Settings.model_validate({**config["settings"], "root": str(experiment.folder.parent)})
+    lock = WriterLock.acquire(experiment.folder, steal)
+    try:
+        good, problems = experiment.newest_good()
+        for problem in problems:
+            progress({"kind": "warning", "text": f"{problem}; going back to the checkpoint before it."})
+        first = int((config.get("parent") or {}).get("epoch") or 0)
+        last = first + settings.training.epochs
+        if good is not None and good.batch is None and good.epoch >= last:
+            if experiment.status() != "finished":
+                lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
+            launching.derive(experiment)
+            progress({"kind": "warning", "text": f"{experiment.id} has all its {last} epochs; there is nothing to do."})
+            return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
+        fixed = {**settings.model_dump(mode="json")}
+        fixed["scaling"]["threads"] = config.get("threads") or fixed["scaling"]["threads"]
+        plan = launching.plan(configuration.validate(fixed, f"{experiment.folder}"), progress)
+        parent = None
+        if good is None and config.get("parent"):
+            parent = read_parent(root, config["parent"]["file"])
+            plan = replace(plan, parent=parent)
+        with workers.session(settings, plan.resources, progress) as fitted:
+            job = Job(
+                folder=str(experiment.folder.resolve()), token=lock.token, settings=settings.model_dump(mode="json"), weights=plan.weights,
+                cache_dir=str(launching.cache_dir(settings).resolve()), threads=fitted.threads, use_gpu=fitted.use_gpu,
+                first_epoch=first + 1, last_epoch=last, parent=config.get("parent"), flat_config=config, versions=state.versions(),
+            )  # fmt: skip
+            if good is not None:
+                start = good.epoch if good.batch is not None else good.epoch + 1
+                job = replace(job, start=str(experiment.folder.resolve() / good.file), same_run=True, first_epoch=start)
+            elif parent is not None:
+                job = replace(job, **start_fields(plan))
+            where = "the start" if good is None else good.file
+            lineage.record(experiment.folder, lineage.CONTINUED, checkpoint=where, damaged=problems or None)
+            if good is not None and int(config.get("world_size") or 1) != max(1, fitted.workers):
+                lineage.record(experiment.folder, lineage.NOTE, text=f"not bit-exact: {max(1, fitted.workers)} workers instead of {config.get('world_size')}")
+            progress({"kind": "warning", "text": f"Continuing {experiment.id} from {where}."})
+            return launching.execute(job, experiment, fitted, progress)
+    finally:
+        lock.release()

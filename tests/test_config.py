@@ -1,0 +1,103 @@
+"""The configuration: all faults at once with key and line, overrides, strict YAML, the shipped schema and files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysweep import config
+from raysweep.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_all_faults_are_told_at_once_with_key_and_line(tmp_path):
+    path = write(tmp_path, "data: {source: faces}\ntraining:\n  epohcs: 3\n  batch_size: 0\nsampling:\n  weights:\n    happy: -1\n")
+    with pytest.raises(ConfigError) as error:
+        config.load(path)
+    text = str(error.value)
+    assert "training.epohcs (line 3): there is no such option. Did you mean 'epochs'?" in text
+    assert "training.batch_size (line 4)" in text
+    assert "'happy' is -1" in text
+    assert "\n" not in text
+
+
+def test_overrides_win_over_the_file_and_read_scientific_notation(tmp_path):
+    path = write(tmp_path, "data: {source: faces}\ntraining: {learning_rate: 0.1}\n")
+    settings = config.load(path, ["training.learning_rate=1e-4", "sampling.weights.disgust=5"], {"root": "elsewhere"})
+    assert settings.training.learning_rate == 1e-4
+    assert settings.sampling.weights == {"disgust": 5.0}
+    assert settings.root == "elsewhere"
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3", "training.epochs"])
+def test_an_override_without_a_value_is_explained(tmp_path, override):
+    with pytest.raises(ConfigError, match="key=value"):
+        config.load(write(tmp_path, "data: {source: faces}\n"), [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("sampling:\n  weights:\n    no: 2\n", "line 3.*Quote it: 'no'"),
+        ("sampling:\n  weights:\n    a: 2\n    a: 3\n", "line 4: 'a' stands here a second time"),
+        ("data: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("a: [\n", "not valid YAML"),
+        ("- a\n", "must hold a mapping"),
+        ("seed: [" + "*x," * 30 + "]\n", "valid YAML"),
+        ("seed: true\ndata: {source: faces}\n", "seed"),
+        ("experiment: {name: ../x}\ndata: {source: faces}\n", "contains '/'"),
+        ("{}", "data.path is missing"),
+        ("data: {source: faces, path: x}\n", "is built in"),
+    ],
+)
+def test_hostile_or_mistaken_files_are_refused(tmp_path, text, told):
+    with pytest.raises(ConfigError, match=told):
+        config.load(write(tmp_path, text))
+
+
+def test_an_alias_bomb_is_refused_before_it_grows(tmp_path):
+    lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+    with pytest.raises(ConfigError, match="aliases"):
+        config.load(write(tmp_path, "\n".join(lines)))
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a\0b", "CON", "x" * 300, "a\nb", "", " ", ".hidden", "a@b", "sweeps", "a\u202eb"])
+def test_names_that_are_no_folder_names_are_refused(name):
+    with pytest.raises(ConfigError, match=r"experiment\.name"):
+        config.validate({"experiment": {"name": name}, "data": {"source": "faces"}})
+
+
+@given(st.floats(1e-9, 10), st.integers(1, 10_000), st.dictionaries(st.text(min_size=1, max_size=9), st.floats(0, 1e9), max_size=5))
+def test_settings_survive_the_way_through_json(rate, batch, ws):
+    one = config.validate({"data": {"source": "faces"}, "training": {"learning_rate": rate, "batch_size": batch}, "sampling": {"weights": ws}})
+    assert config.Settings.model_validate(json.loads(one.model_dump_json())) == one
+
+
+def test_flat_configuration_has_the_specifications_names_first():
+    flat = config.validate({"data": {"source": "faces"}}).flat(timestamp="20250108_143022")
+    assert list(flat)[:11] == [
+        "experiment_name", "timestamp", "sampling_weights", "model_name", "batch_size", "learning_rate", "num_epochs", "sample_per_class",
+        "use_full_dataset", "resume_from_checkpoint", "experiment_description",
+    ]  # fmt: skip
+    assert flat["settings"]["training"]["epochs"] == flat["num_epochs"]
+
+
+def test_the_shipped_schema_is_the_one_of_the_code():
+    assert (CONFIGS / "schema.json").read_text() == config.json_schema(), "run: python -m raysweep.schema > configs/schema.json"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_files_are_valid_and_name_the_schema(path):
+    assert path.read_text().splitlines()[0] == "# yaml-language-server: $schema=schema.json"
+    config.load(path)

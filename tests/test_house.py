@@ -1,0 +1,79 @@
+"""The house's rules: imports go downwards, reading is light, files stay small, the public names are these."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "raysweep"
+ROOMS = ["cli", "launch", "report", "training", "store", "data"]  # from the roof down
+GROUND = {"config", "weights", "errors", "names", "yamlfile"}
+TOP = {"api", "__init__", "schema"}  # front doors: may call any room
+HEAVY = ["torch", "ray", "numpy", "pandas", "matplotlib", "pydantic", "pyarrow", "sklearn"]
+
+
+def floor(parts: tuple[str, ...]) -> int:
+    """Height of a module: larger is higher."""
+    if parts and parts[0] in ROOMS:
+        return 10 * (len(ROOMS) - ROOMS.index(parts[0]))
+    return 0 if parts and parts[0] in GROUND else 100
+
+
+def imports_of(path: Path) -> list[tuple[str, ...]]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "raysweep":
+            base = tuple(node.module.split(".")[1:])
+            found += [(*base, n.name) for n in node.names]
+        elif isinstance(node, ast.Import):
+            found += [tuple(n.name.split(".")[1:]) for n in node.names if n.name.split(".")[0] == "raysweep"]
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_downwards(path):
+    relative = path.relative_to(PACKAGE).with_suffix("").parts
+    if len(relative) == 1 and relative[0] in TOP:
+        return
+    for target in imports_of(path):
+        assert floor(target) <= floor(relative), f"{path.name} imports {'.'.join(target)}, which is above it"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_launch_imports_ray_and_files_stay_small(path):
+    tree = ast.parse(path.read_text())
+    names = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    names |= {(n.module or "").split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 0}
+    assert "ray" not in names or "launch" in path.parts
+    assert "torch" not in names or not {"report", "data"} & set(path.parts)
+    assert len(path.read_text().splitlines()) <= 500
+    assert ast.get_docstring(tree), f"{path.name} does not say what it is for"
+
+
+def heavy_after(code: str, cwd: Path) -> list[str]:
+    script = f"import sys, json\n{code}\nprint(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=cwd, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_reading_is_light(tmp_path):
+    code = "import raysweep, raysweep.store.catalog, raysweep.store.experiment, raysweep.store.lineage, raysweep.store.checkpoint"
+    assert heavy_after(code, tmp_path) == []
+    listing = "from raysweep.cli.main import main\ntry: main(['list'])\nexcept SystemExit: pass"
+    assert heavy_after(listing, tmp_path) == []
+    helping = "from raysweep.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+    assert heavy_after(helping, tmp_path) == []
+
+
+def test_public_names():
+    import raysweep
+
+    assert raysweep.__all__ == ["create_experiment_config", "list_experiments", "load_checkpoint", "run_experiment"]
+    assert all(callable(getattr(raysweep, n)) for n in raysweep.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        raysweep.nothing  # noqa: B018

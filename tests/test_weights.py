@@ -1,0 +1,102 @@
+"""Weights: parsing, checking, shares and exact counts."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysweep import weights
+from raysweep.errors import WeightsError
+
+CLASSES = ("angry", "disgust", "happy")
+counts_and_weights = st.integers(2, 8).flatmap(
+    lambda k: st.tuples(
+        st.lists(st.integers(1, 10_000), min_size=k, max_size=k),
+        st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), min_size=k, max_size=k).filter(any),
+    )
+)
+
+
+@given(counts_and_weights, st.integers(0, 100_000))
+def test_quotas_sum_to_draws_and_differ_from_the_exact_share_by_less_than_one(case, draws):
+    numbers, ws = case
+    counts = {f"c{i}": n for i, n in enumerate(numbers)}
+    by_name = {f"c{i}": w for i, w in enumerate(ws)}
+    found = weights.quotas(counts, by_name, draws)
+    total = sum(Fraction(n) * Fraction(w) for n, w in zip(numbers, ws, strict=True))
+    assert sum(found.values()) == draws
+    for c in counts:
+        assert abs(found[c] - draws * Fraction(counts[c]) * Fraction(by_name[c]) / total) < 1
+        assert found[c] == 0 or by_name[c] > 0
+
+
+@given(counts_and_weights, st.floats(1e-3, 1e3))
+def test_shares_sum_to_one_and_do_not_depend_on_the_scale_of_the_weights(case, factor):
+    counts = {f"c{i}": n for i, n in enumerate(case[0])}
+    by_name = {f"c{i}": w for i, w in enumerate(case[1])}
+    one = weights.shares(counts, by_name)
+    scaled = weights.shares(counts, {c: w * factor for c, w in by_name.items()})
+    assert sum(one.values()) == pytest.approx(1)
+    assert scaled == pytest.approx(one, rel=1e-9, abs=1e-12)
+
+
+def test_quotas_of_the_specification_by_hand():
+    # 100·1, 10·5, 200·0.5 → 100 : 50 : 100 of 310 draws
+    assert weights.quotas({"angry": 100, "disgust": 10, "happy": 200}, {"disgust": 5.0, "happy": 0.5}, 310) == {
+        "angry": 124, "disgust": 62, "happy": 124,
+    }  # fmt: skip
+
+
+def test_ties_of_the_remainder_go_to_the_first_class():
+    assert weights.quotas({"a": 1, "b": 1, "c": 1}, {}, 2) == {"a": 1, "b": 1, "c": 0}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"disgsut": 2}, "Did you mean 'disgust'"),
+        ({"happy": -1}, "'happy' is -1"),
+        ({"happy": float("nan")}, "'happy' is nan"),
+        ({"happy": float("inf")}, "'happy' is inf"),
+        ({"happy": "much"}, "'happy' is 'much'"),
+        ({"happy": True}, "'happy' is True"),
+        ({"happy": None}, "'happy' is None"),
+        (dict.fromkeys(CLASSES, 0), "All sampling weights are zero"),
+    ],
+)
+def test_bad_weights_are_refused_and_the_class_is_named(given, told):
+    with pytest.raises(WeightsError, match=told):
+        weights.complete(given, CLASSES)
+
+
+def test_classes_not_named_get_one_and_children_keep_the_parents():
+    assert weights.complete({"disgust": 3}, CLASSES) == {"angry": 1.0, "disgust": 3.0, "happy": 1.0}
+    parent = {"angry": 2.0, "disgust": 3.0, "happy": 1.0}
+    assert weights.inherit(parent, {"happy": 0.5}, CLASSES) == {"angry": 2.0, "disgust": 3.0, "happy": 0.5}
+
+
+def test_weights_as_json_and_as_files(tmp_path):
+    assert weights.parse('{"disgust": 5.0}') == {"disgust": 5.0}
+    (tmp_path / "w.yaml").write_text("disgust: 5.0\n")
+    assert weights.parse(str(tmp_path / "w.yaml")) == {"disgust": 5.0}
+    (tmp_path / "w.json").write_text('{"happy": 0.5}')
+    assert weights.parse(str(tmp_path / "w.json")) == {"happy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [('{"a": 1, "a": 2}', "twice"), ("{'a': 1}", "double quotes"), ("no-such-file", "neither a JSON object nor a file"), ("{", "not valid JSON")],
+)
+def test_unreadable_weights_say_how_to_write_them(text, told):
+    with pytest.raises(WeightsError, match=told):
+        weights.parse(text)
+
+
+def test_changes_and_their_description():
+    assert weights.changes({"a": 1.0, "b": 2.0}, {"a": 1.0, "b": 5.0}) == {"b": (2.0, 5.0)}
+    assert weights.describe({"a": 1.0, "b": 5.0}) == "b 5"
+    assert weights.describe({"a": 1.0}) == "all 1"
+    assert weights.describe({"a": 3.0}, {"a": 1.0}) == "a 1→3"

@@ -27,8 +27,16 @@ _FLAT = {
     "seed": "seed",
     "root": "root",
 }
-_OTHERS = ("sampling_weights", "use_full_dataset", "resume_from_checkpoint", "data", "settings", "timestamp",
-           "auto_checkpoint_on_interrupt", "max_batch_checkpoints")  # fmt: skip
+_OTHERS = (
+    "sampling_weights",
+    "use_full_dataset",
+    "resume_from_checkpoint",
+    "data",
+    "settings",
+    "timestamp",
+    "auto_checkpoint_on_interrupt",
+    "max_batch_checkpoints",
+)
 
 
 def create_experiment_config(
@@ -98,9 +106,15 @@ def run_experiment(config: Mapping[str, Any], progress: Any = None) -> tuple[str
         epochs = nested.get("training", {}).get("epochs")
         parent = child.read_parent(Path(root), str(start))
         plan = child.plan_child(
-            parent, root, name=experiment.get("name"), description=experiment.get("description"), epochs=epochs,
-            weights=config.get("sampling_weights") or None, overrides=nested, progress=show,
-        )  # fmt: skip
+            parent,
+            root,
+            name=experiment.get("name"),
+            description=experiment.get("description"),
+            epochs=epochs,
+            weights=config.get("sampling_weights") or None,
+            overrides=nested,
+            progress=show,
+        )
     else:
         if "data" not in nested:
             nested["data"] = {"source": "faces"}

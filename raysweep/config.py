@@ -99,7 +99,9 @@ class TrainingSection(Section):
         None, description="Epochs over which cosine falls; default: epochs. Children inherit it."
     )
     warmup_epochs: Annotated[Float, Field(ge=0)] = Field(1.0, description="The rate rises linearly for so long.")
-    min_lr_ratio: Annotated[Float, Field(ge=0, le=1)] = Field(0.01, description="Cosine ends, and stays, at this share.")
+    min_lr_ratio: Annotated[Float, Field(ge=0, le=1)] = Field(
+        0.01, description="Cosine ends, and stays, at this share."
+    )
     step_epochs: Positive = Field(10, description="step: multiply the rate by step_gamma every so many epochs.")
     step_gamma: Annotated[Float, Field(gt=0, le=1)] = 0.1
     label_smoothing: Annotated[Float, Field(ge=0, lt=1)] = 0.1
@@ -128,9 +130,13 @@ class ScalingSection(Section):
     threads: Literal["auto"] | Positive = Field("auto", description="CPU threads per worker; auto: the CPUs it has.")
     use_gpu: Literal["auto"] | bool = "auto"
     address: str | None = Field(None, description="Address of an existing Ray cluster, or 'auto'.")
-    sync_batchnorm: bool = Field(True, description="Batch statistics over all workers, so their number changes nothing.")
+    sync_batchnorm: bool = Field(
+        True, description="Batch statistics over all workers, so their number changes nothing."
+    )
     timeout_s: Annotated[Float, Field(gt=0)] = Field(600.0, description="A hung worker is given up after so long.")
-    max_failures: Annotated[Int, Field(ge=0)] = Field(0, description="Restarts of failed workers from the newest checkpoint.")
+    max_failures: Annotated[Int, Field(ge=0)] = Field(
+        0, description="Restarts of failed workers from the newest checkpoint."
+    )
 
 
 class Settings(Section):
@@ -210,7 +216,9 @@ def _known_keys(path: tuple[Any, ...]) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
-def validate(values: Mapping[str, Any], source: str = "the configuration", lines: Mapping[str, int] | None = None) -> Settings:
+def validate(
+    values: Mapping[str, Any], source: str = "the configuration", lines: Mapping[str, int] | None = None
+) -> Settings:
     """Checked settings.
 
     Raises:
@@ -221,7 +229,14 @@ def validate(values: Mapping[str, Any], source: str = "the configuration", lines
     except ValidationError as error:
         found = []
         for fault in error.errors():
-            path = tuple(p for p in fault["loc"] if not (isinstance(p, str) and ("[" in p or p in ("KeepSection", "constrained-int", "int", "literal['auto']"))))
+            path = tuple(
+                p
+                for p in fault["loc"]
+                if not (
+                    isinstance(p, str)
+                    and ("[" in p or p in ("KeepSection", "constrained-int", "int", "literal['auto']"))
+                )
+            )
             dotted = ".".join(str(p) for p in path)
             line = (lines or {}).get(dotted)
             where = f"{dotted} (line {line})" if line else dotted
@@ -235,7 +250,9 @@ def validate(values: Mapping[str, Any], source: str = "the configuration", lines
             text = f"{where}: {message}" if where else message
             if text not in found:
                 found.append(text)
-        raise ConfigError(f"In {source}, {len(found)} thing{'s' * (len(found) > 1)} to mend: " + "; ".join(found) + ".") from None
+        raise ConfigError(
+            f"In {source}, {len(found)} thing{'s' * (len(found) > 1)} to mend: " + "; ".join(found) + "."
+        ) from None
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), more: Mapping[str, Any] | None = None) -> Settings:

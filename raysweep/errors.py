@@ -80,7 +80,7 @@ class StoreError(RaysweepError):
     """Reading or writing an experiment's folder failed."""
 
 
-class Interrupted(RaysweepError):  # noqa: N818 - it is a request that was honoured, not a fault
+class Interrupted(RaysweepError):
     """The run was asked to stop; what it had done is saved."""
 
     exit_code = 130

@@ -51,10 +51,10 @@ def parse(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise WeightsError(
             f"The weights in {source} are not valid JSON ({error.msg} at character {error.pos}). "
-            "Names need double quotes: {\"disgust\": 5.0, \"happy\": 0.5}."
+            'Names need double quotes: {"disgust": 5.0, "happy": 0.5}.'
         ) from None
     if not isinstance(value, dict):
-        raise WeightsError(f"The weights in {source} must be an object like {{\"disgust\": 5.0}}, not {value!r}.")
+        raise WeightsError(f'The weights in {source} must be an object like {{"disgust": 5.0}}, not {value!r}.')
     return value
 
 

@@ -72,7 +72,9 @@ def read_yaml_lines(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
             raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes; this is not a configuration file.")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"There is no file {path}. Give the path of a YAML file, such as configs/base.yaml.") from None
+        raise ConfigError(
+            f"There is no file {path}. Give the path of a YAML file, such as configs/base.yaml."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as text: {error}.") from None
     loader = _Loader(text)

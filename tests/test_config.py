@@ -22,7 +22,10 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 def test_all_faults_are_told_at_once_with_key_and_line(tmp_path):
-    path = write(tmp_path, "data: {source: faces}\ntraining:\n  epohcs: 3\n  batch_size: 0\nsampling:\n  weights:\n    happy: -1\n")
+    path = write(
+        tmp_path,
+        "data: {source: faces}\ntraining:\n  epohcs: 3\n  batch_size: 0\nsampling:\n  weights:\n    happy: -1\n",
+    )
     with pytest.raises(ConfigError) as error:
         config.load(path)
     text = str(error.value)
@@ -72,29 +75,52 @@ def test_an_alias_bomb_is_refused_before_it_grows(tmp_path):
         config.load(write(tmp_path, "\n".join(lines)))
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/x", "a\0b", "CON", "x" * 300, "a\nb", "", " ", ".hidden", "a@b", "sweeps", "a\u202eb"])
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/x", "a\0b", "CON", "x" * 300, "a\nb", "", " ", ".hidden", "a@b", "sweeps", "a\u202eb"]
+)
 def test_names_that_are_no_folder_names_are_refused(name):
     with pytest.raises(ConfigError, match=r"experiment\.name"):
         config.validate({"experiment": {"name": name}, "data": {"source": "faces"}})
 
 
-@given(st.floats(1e-9, 10), st.integers(1, 10_000), st.dictionaries(st.text(min_size=1, max_size=9), st.floats(0, 1e9), max_size=5))
+@given(
+    st.floats(1e-9, 10),
+    st.integers(1, 10_000),
+    st.dictionaries(st.text(min_size=1, max_size=9), st.floats(0, 1e9), max_size=5),
+)
 def test_settings_survive_the_way_through_json(rate, batch, ws):
-    one = config.validate({"data": {"source": "faces"}, "training": {"learning_rate": rate, "batch_size": batch}, "sampling": {"weights": ws}})
+    one = config.validate(
+        {
+            "data": {"source": "faces"},
+            "training": {"learning_rate": rate, "batch_size": batch},
+            "sampling": {"weights": ws},
+        }
+    )
     assert config.Settings.model_validate(json.loads(one.model_dump_json())) == one
 
 
 def test_flat_configuration_has_the_specifications_names_first():
     flat = config.validate({"data": {"source": "faces"}}).flat(timestamp="20250108_143022")
     assert list(flat)[:11] == [
-        "experiment_name", "timestamp", "sampling_weights", "model_name", "batch_size", "learning_rate", "num_epochs", "sample_per_class",
-        "use_full_dataset", "resume_from_checkpoint", "experiment_description",
-    ]  # fmt: skip
+        "experiment_name",
+        "timestamp",
+        "sampling_weights",
+        "model_name",
+        "batch_size",
+        "learning_rate",
+        "num_epochs",
+        "sample_per_class",
+        "use_full_dataset",
+        "resume_from_checkpoint",
+        "experiment_description",
+    ]
     assert flat["settings"]["training"]["epochs"] == flat["num_epochs"]
 
 
 def test_the_shipped_schema_is_the_one_of_the_code():
-    assert (CONFIGS / "schema.json").read_text() == config.json_schema(), "run: python -m raysweep.schema > configs/schema.json"
+    assert (CONFIGS / "schema.json").read_text() == config.json_schema(), (
+        "run: python -m raysweep.schema > configs/schema.json"
+    )
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)

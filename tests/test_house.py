@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "raysweep"
 ROOMS = ["cli", "launch", "report", "training", "store", "data"]  # from the roof down
 GROUND = {"config", "weights", "errors", "names", "yamlfile"}
 TOP = {"api", "__init__", "schema"}  # front doors: may call any room
-HEAVY = ["torch", "ray", "numpy", "pandas", "matplotlib", "pydantic", "pyarrow", "sklearn"]
+HEAVY = ["torch", "ray", "numpy", "pandas", "matplotlib", "pyarrow", "sklearn"]
 
 
 def floor(parts: tuple[str, ...]) -> int:

@@ -46,8 +46,10 @@ def test_shares_sum_to_one_and_do_not_depend_on_the_scale_of_the_weights(case, f
 def test_quotas_of_the_specification_by_hand():
     # 100·1, 10·5, 200·0.5 → 100 : 50 : 100 of 310 draws
     assert weights.quotas({"angry": 100, "disgust": 10, "happy": 200}, {"disgust": 5.0, "happy": 0.5}, 310) == {
-        "angry": 124, "disgust": 62, "happy": 124,
-    }  # fmt: skip
+        "angry": 124,
+        "disgust": 62,
+        "happy": 124,
+    }
 
 
 def test_ties_of_the_remainder_go_to_the_first_class():
@@ -88,7 +90,12 @@ def test_weights_as_json_and_as_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [('{"a": 1, "a": 2}', "twice"), ("{'a': 1}", "double quotes"), ("no-such-file", "neither a JSON object nor a file"), ("{", "not valid JSON")],
+    [
+        ('{"a": 1, "a": 2}', "twice"),
+        ("{'a': 1}", "double quotes"),
+        ("no-such-file", "neither a JSON object nor a file"),
+        ("{", "not valid JSON"),
+    ],
 )
 def test_unreadable_weights_say_how_to_write_them(text, told):
     with pytest.raises(WeightsError, match=told):

@@ -13,7 +13,9 @@ def register(app: typer.Typer) -> None:
 
 def continue_(
     reference: str = typer.Argument(..., help="An experiment: id, name, prefix or path."),
-    steal: bool = typer.Option(False, "--steal", help="Take the writer's lock of a process on another host that is gone for certain."),
+    steal: bool = typer.Option(
+        False, "--steal", help="Take the writer's lock of a process on another host that is gone for certain."
+    ),
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
 ) -> None:
     """Go on with an interrupted experiment from its newest whole checkpoint, in its own folder."""

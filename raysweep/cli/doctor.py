@@ -45,7 +45,9 @@ def doctor(
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(gpus))
         check(True, f"{gpus} GPUs: {names}" if gpus else "no GPU: training runs on the CPU")
     except Exception as error:
-        check(False, f"torch and torchvision do not fit together ({str(error).splitlines()[0]}): reinstall both at once")
+        check(
+            False, f"torch and torchvision do not fit together ({str(error).splitlines()[0]}): reinstall both at once"
+        )
     check(True, f"{resources.cpus_here()} CPUs")
     folder = Path(root).expanduser()
     existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())

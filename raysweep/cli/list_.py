@@ -30,14 +30,29 @@ def list_(
     from raysweep.errors import InputError, did_you_mean
     from raysweep.store import catalog, experiment
 
-    known = (experiment.RUNNING, experiment.FINISHED, experiment.INTERRUPTED, experiment.FAILED, experiment.DEAD, experiment.LEGACY)
+    known = (
+        experiment.RUNNING,
+        experiment.FINISHED,
+        experiment.INTERRUPTED,
+        experiment.FAILED,
+        experiment.DEAD,
+        experiment.LEGACY,
+    )
     if sort not in SORT_KEYS:
-        raise InputError(f"--sort {sort}: there is no such key.{did_you_mean(sort, SORT_KEYS)} Use one of {', '.join(SORT_KEYS)}.")
+        raise InputError(
+            f"--sort {sort}: there is no such key.{did_you_mean(sort, SORT_KEYS)} Use one of {', '.join(SORT_KEYS)}."
+        )
     if status is not None and status not in known:
-        raise InputError(f"--status {status}: there is no such status.{did_you_mean(status, known)} Use one of {', '.join(known)}.")
+        raise InputError(
+            f"--status {status}: there is no such status.{did_you_mean(status, known)} Use one of {', '.join(known)}."
+        )
     folder = Path(root).expanduser()
     rows = [catalog.summary(e) for e in catalog.experiments(folder)]
-    rows = [r for r in rows if (status is None or r["status"] == status) and (sweep is None or str(r["sweep"] or "").startswith(sweep))]
+    rows = [
+        r
+        for r in rows
+        if (status is None or r["status"] == status) and (sweep is None or str(r["sweep"] or "").startswith(sweep))
+    ]
     rows.sort(key=lambda r: (r[sort] is not None, r[sort] if r[sort] is not None else 0, r["id"]))
     if limit is not None:
         rows = rows[-limit:]
@@ -52,7 +67,16 @@ def list_(
         return
     table(
         None,
-        [("id", "l"), ("status", "l"), ("epochs", "r"), ("best acc", "r"), ("macro-F1", "r"), ("weights", "l"), ("parent", "l"), ("age", "r")],
+        [
+            ("id", "l"),
+            ("status", "l"),
+            ("epochs", "r"),
+            ("best acc", "r"),
+            ("macro-F1", "r"),
+            ("weights", "l"),
+            ("parent", "l"),
+            ("age", "r"),
+        ],
         [_cells(r) for r in rows],
     )
     for r in rows:
@@ -70,9 +94,15 @@ def _cells(r: dict[str, Any]) -> list[str]:
     parent = r["parent"] or {}
     f1 = r["best_macro_f1"]
     return [
-        plain(r["id"]), r["status"], f"{r['epochs_done']}/{r['epochs_target'] or '?'}", percent(r["best_acc"]),
-        "-" if f1 is None else f"{f1:.3f}", plain(weights), plain(f"{parent['experiment']}@{parent['epoch']}") if parent else "-", age(r["created"]),
-    ]  # fmt: skip
+        plain(r["id"]),
+        r["status"],
+        f"{r['epochs_done']}/{r['epochs_target'] or '?'}",
+        percent(r["best_acc"]),
+        "-" if f1 is None else f"{f1:.3f}",
+        plain(weights),
+        plain(f"{parent['experiment']}@{parent['epoch']}") if parent else "-",
+        age(r["created"]),
+    ]
 
 
 def _checkpoints(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -84,13 +114,25 @@ def _checkpoints(rows: list[dict[str, Any]], as_json: bool) -> None:
         best = (experiment.manifest().get("best") or {}).get("file")
         for e in experiment.entries():
             reference = f"{r['id']}@{e.epoch}" if e.batch is None else str(experiment.folder / e.file)
-            found.append({"reference": reference, "file": str(experiment.folder / e.file), "epoch": e.epoch, "batch": e.batch,
-                          "bytes": e.bytes, "val_acc": e.metrics.get("val_acc"), "best": e.file == best})  # fmt: skip
+            found.append(
+                {
+                    "reference": reference,
+                    "file": str(experiment.folder / e.file),
+                    "epoch": e.epoch,
+                    "batch": e.batch,
+                    "bytes": e.bytes,
+                    "val_acc": e.metrics.get("val_acc"),
+                    "best": e.file == best,
+                }
+            )
     if as_json:
         put_json(found)
         return
     table(
         None,
         [("reference", "l"), ("accuracy", "r"), ("MB", "r"), ("", "l")],
-        [[plain(f["reference"]), percent(f["val_acc"]), f"{f['bytes'] / 1e6:.1f}", "best" if f["best"] else ""] for f in found],
+        [
+            [plain(f["reference"]), percent(f["val_acc"]), f"{f['bytes'] / 1e6:.1f}", "best" if f["best"] else ""]
+            for f in found
+        ],
     )

@@ -27,9 +27,12 @@ class Display:
 
             console = Console(stderr=True, highlight=False)
             self.live = Progress(
-                TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TextColumn("{task.fields[text]}", markup=False),
-                console=console, transient=True,
-            )  # fmt: skip
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[text]}", markup=False),
+                console=console,
+                transient=True,
+            )
             self.live.start()
         return self
 
@@ -90,9 +93,11 @@ class Display:
     def _batch(self, event: dict[str, Any]) -> None:
         left = self._left(event["epoch"], event["batch"] / event["batches"])
         self._bar(
-            f"epoch {event['epoch']}/{self.begin.get('last_epoch', '?')}", event["batch"], event["batches"],
+            f"epoch {event['epoch']}/{self.begin.get('last_epoch', '?')}",
+            event["batch"],
+            event["batches"],
             f"batch {event['batch']}/{event['batches']}  loss {event['loss']:.3f}  {event['images_per_second']:,.0f} img/s  {left}",
-        )  # fmt: skip
+        )
 
     def _left(self, epoch: int, part: float) -> str:
         """Time left, from the epochs so far or else from this one."""
@@ -115,7 +120,9 @@ class Display:
         self._line(
             f"epoch {event['epoch']:>2}/{self.begin.get('last_epoch', '?')}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
             f"acc {percent(row['val_acc']):>6}  macro-F1 {row['val_macro_f1']:.3f}  worst {plain(row['worst_class'])} {percent(row['worst_recall'])}  "
-            f"{row['images_per_second']:,.0f} img/s" + ("" if last else f"  {left}") + ("  best" if event["best"] else "")
+            f"{row['images_per_second']:,.0f} img/s"
+            + ("" if last else f"  {left}")
+            + ("  best" if event["best"] else "")
         )
 
     def _warning(self, event: dict[str, Any]) -> None:
@@ -139,7 +146,9 @@ class Display:
         say("")
         print_confusion(found)
         accuracy = float((found.labels == found.predicted).mean())
-        say(f"Best: epoch {found.epoch}, accuracy {percent(accuracy)}. Done in {duration(time.monotonic() - self.started)}. Everything is in {experiment.folder}")
+        say(
+            f"Best: epoch {found.epoch}, accuracy {percent(accuracy)}. Done in {duration(time.monotonic() - self.started)}. Everything is in {experiment.folder}"
+        )
 
 
 def print_confusion(found: Any) -> None:
@@ -156,8 +165,13 @@ def print_confusion(found: Any) -> None:
     if k > 20:
         say(f"The confusion matrix of {k} classes is in confusion_matrix_benchmark.png.")
         return
-    table = Table(title="Percent of each true class (rows) predicted as …", box=box.SIMPLE, title_justify="left", pad_edge=False,
-                  padding=(0, 0))  # fmt: skip
+    table = Table(
+        title="Percent of each true class (rows) predicted as …",
+        box=box.SIMPLE,
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 0),
+    )
     table.add_column("")
     narrow = console.width < 24 + 10 * k
     for c in found.classes:
@@ -169,7 +183,11 @@ def print_confusion(found: Any) -> None:
         for j in range(k):
             share = matrix[i, j] / max(1, total)
             level = int(share * 120)
-            colour = f"rgb({20 + level // 3},{70 + level},{20 + level // 3})" if i == j else f"rgb({60 + level},{40 + level // 3},{20 + level // 4})"
+            colour = (
+                f"rgb({20 + level // 3},{70 + level},{20 + level // 3})"
+                if i == j
+                else f"rgb({60 + level},{40 + level // 3},{20 + level // 4})"
+            )
             style = Style(color="white", bgcolor=colour) if share >= 0.005 else Style()
             cells.append(Text(f" {share:.0%} " if share >= 0.005 else " · ", style=style, justify="right"))
         table.add_row(*cells, Text(f"{total:,}"))

@@ -14,11 +14,17 @@ def register(app: typer.Typer) -> None:
 
 
 def resume(
-    overrides: list[str] | None = typer.Argument(None, metavar="[key=value]...", help="Settings that differ from the parent's."),
-    checkpoint: str = typer.Option(..., "--from", help="A .pt file, or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest."),
+    overrides: list[str] | None = typer.Argument(
+        None, metavar="[key=value]...", help="Settings that differ from the parent's."
+    ),
+    checkpoint: str = typer.Option(
+        ..., "--from", help="A .pt file, or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest."
+    ),
     name: str | None = typer.Option(None, "--name", help="Name of the child; default: the parent's."),
     epochs: int | None = typer.Option(None, "--epochs", min=1, help="Additional epochs."),
-    weights: str | None = typer.Option(None, "--weights", help="JSON or a file: the classes to change; others keep the parent's."),
+    weights: str | None = typer.Option(
+        None, "--weights", help="JSON or a file: the classes to change; others keep the parent's."
+    ),
     description: str | None = typer.Option(None, "--description", help="Why it is made; stands in its log."),
     weights_only: bool = typer.Option(False, "--weights-only", help="Keep the network, start the optimizer afresh."),
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
@@ -46,9 +52,17 @@ def resume(
 
         parent = child.read_parent(Path(root).expanduser(), checkpoint)
         plan = child.plan_child(
-            parent, root, name=name, description=description, epochs=epochs, weights=changed, overrides=over,
-            fresh_optimizer=weights_only, progress=display, writable=not dry_run,
-        )  # fmt: skip
+            parent,
+            root,
+            name=name,
+            description=description,
+            epochs=epochs,
+            weights=changed,
+            overrides=over,
+            fresh_optimizer=weights_only,
+            progress=display,
+            writable=not dry_run,
+        )
         if dry_run:
             display.close()
             show_plan(plan, False)

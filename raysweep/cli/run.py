@@ -68,21 +68,43 @@ def show_plan(plan: Any, as_json: bool) -> None:
     resolved = plan.settings.model_dump(mode="json")
     resolved["sampling"]["weights"] = dict(plan.weights)
     if as_json:
-        put_json({
-            "settings": resolved, "classes": list(plan.data.classes), "counts": plan.counts, "shares": plan.shares, "images_per_epoch": plan.quotas,
-            "validation_images": len(plan.data.val.labels), "parameters": plan.parameters, "workers": plan.resources.workers,
-            "threads": plan.resources.threads,
-        })  # fmt: skip
+        put_json(
+            {
+                "settings": resolved,
+                "classes": list(plan.data.classes),
+                "counts": plan.counts,
+                "shares": plan.shares,
+                "images_per_epoch": plan.quotas,
+                "validation_images": len(plan.data.val.labels),
+                "parameters": plan.parameters,
+                "workers": plan.resources.workers,
+                "threads": plan.resources.threads,
+            }
+        )
         return
     put(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).rstrip())
     put("")
     total = sum(plan.counts.values())
     quotas = plan.quotas
     rows = [
-        [plain(c), f"{plan.counts[c]:,}", percent(plan.counts[c] / total), f"{plan.weights[c]:g}", percent(plan.shares[c]), f"{quotas[c]:,}"]
+        [
+            plain(c),
+            f"{plan.counts[c]:,}",
+            percent(plan.counts[c] / total),
+            f"{plan.weights[c]:g}",
+            percent(plan.shares[c]),
+            f"{quotas[c]:,}",
+        ]
         for c in plan.data.classes
     ]
-    columns = [("class", "l"), ("images", "r"), ("share of the data", "r"), ("weight", "r"), ("share shown", "r"), ("shown per epoch", "r")]
+    columns = [
+        ("class", "l"),
+        ("images", "r"),
+        ("share of the data", "r"),
+        ("weight", "r"),
+        ("share shown", "r"),
+        ("shown per epoch", "r"),
+    ]
     table(None, columns, rows)
     where = "in this process" if plan.resources.workers == 0 else f"{plan.resources.workers} Ray workers"
     say(

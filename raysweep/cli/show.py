@@ -14,7 +14,9 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    reference: str = typer.Argument(..., help="An experiment (id, name, prefix, path) or a checkpoint (path, EXPERIMENT@5, @best, @latest)."),
+    reference: str = typer.Argument(
+        ..., help="An experiment (id, name, prefix, path) or a checkpoint (path, EXPERIMENT@5, @best, @latest)."
+    ),
     as_json: bool = typer.Option(False, "--json", help="As JSON."),
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
 ) -> None:
@@ -34,14 +36,26 @@ def show(
     entries = experiment.entries()
     best = (experiment.manifest().get("best") or {}).get("file")
     if as_json:
-        rows = [{"file": e.file, "epoch": e.epoch, "batch": e.batch, "bytes": e.bytes, "sha256": e.sha256, "metrics": e.metrics} for e in entries]
+        rows = [
+            {
+                "file": e.file,
+                "epoch": e.epoch,
+                "batch": e.batch,
+                "bytes": e.bytes,
+                "sha256": e.sha256,
+                "metrics": e.metrics,
+            }
+            for e in entries
+        ]
         put_json({**summary, "config": config, "checkpoints": rows})
         return
     put(plain(summary["id"]))
     if config.get("experiment_description"):
         put(f"  {plain(config['experiment_description'])}")
     target = summary["epochs_target"] or "?"
-    put(f"  {summary['status']}, {summary['epochs_done']} of {target} epochs, model {plain(config.get('model_name'))}, in {experiment.folder}")
+    put(
+        f"  {summary['status']}, {summary['epochs_done']} of {target} epochs, model {plain(config.get('model_name'))}, in {experiment.folder}"
+    )
     if summary["parent"]:
         put(f"  child of {plain(summary['parent']['experiment'])}@{summary['parent']['epoch']}")
     put("")
@@ -50,7 +64,15 @@ def show(
         put("")
         table(
             None,
-            [("checkpoint", "l"), ("loss", "r"), ("val loss", "r"), ("accuracy", "r"), ("macro-F1", "r"), ("worst class", "l"), ("", "l")],
+            [
+                ("checkpoint", "l"),
+                ("loss", "r"),
+                ("val loss", "r"),
+                ("accuracy", "r"),
+                ("macro-F1", "r"),
+                ("worst class", "l"),
+                ("", "l"),
+            ],
             [_row(e, best) for e in entries],
         )
     if summary["status"] in ("interrupted", "dead"):
@@ -62,9 +84,14 @@ def _row(e: Any, best: str | None) -> list[str]:
     if e.batch is not None:
         return [f"epoch {e.epoch}, batch {e.batch}", "", "", "", "", "", ""]
     return [
-        f"@{e.epoch}", f"{m['train_loss']:.3f}", f"{m['val_loss']:.3f}", percent(m["val_acc"]), f"{m['val_macro_f1']:.3f}",
-        plain(f"{m['worst_class']} {percent(m['worst_recall'])}"), "best" if e.file == best else "",
-    ]  # fmt: skip
+        f"@{e.epoch}",
+        f"{m['train_loss']:.3f}",
+        f"{m['val_loss']:.3f}",
+        percent(m["val_acc"]),
+        f"{m['val_macro_f1']:.3f}",
+        plain(f"{m['worst_class']} {percent(m['worst_recall'])}"),
+        "best" if e.file == best else "",
+    ]
 
 
 def _shares(config: dict[str, Any]) -> None:
@@ -88,10 +115,16 @@ def _shares(config: dict[str, Any]) -> None:
 def _show_checkpoint(experiment: Any, entry: Any, path: Any, as_json: bool) -> None:
     problem = entry.verify(experiment.folder) if entry is not None else None
     row = {
-        "path": str(path), "experiment": experiment.id, "committed": entry is not None,
-        "epoch": entry.epoch if entry else None, "batch": entry.batch if entry else None, "bytes": path.stat().st_size,
-        "sha256": entry.sha256 if entry else None, "metrics": entry.metrics if entry else {}, "problem": problem,
-    }  # fmt: skip
+        "path": str(path),
+        "experiment": experiment.id,
+        "committed": entry is not None,
+        "epoch": entry.epoch if entry else None,
+        "batch": entry.batch if entry else None,
+        "bytes": path.stat().st_size,
+        "sha256": entry.sha256 if entry else None,
+        "metrics": entry.metrics if entry else {},
+        "problem": problem,
+    }
     if as_json:
         put_json(row)
         return

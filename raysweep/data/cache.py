@@ -81,9 +81,18 @@ def load(data: DataSection, cache_dir: str | Path, progress: Progress | None = N
 
     source = open_source(data)
     key = hashlib.sha256(
-        json.dumps([VERSION, source.fingerprint(), data.image_size, data.channels, data.val_fraction, data.split_seed,
-                    data.on_bad_image]).encode()
-    ).hexdigest()[:20]  # fmt: skip
+        json.dumps(
+            [
+                VERSION,
+                source.fingerprint(),
+                data.image_size,
+                data.channels,
+                data.val_fraction,
+                data.split_seed,
+                data.on_bad_image,
+            ]
+        ).encode()
+    ).hexdigest()[:20]
     base = Path(cache_dir).expanduser()
     folder = base / key
     cached = _open(folder)
@@ -127,9 +136,15 @@ def _open(folder: Path) -> Dataset | None:
     except (OSError, ValueError, KeyError, EOFError):
         return None
     return Dataset(
-        tuple(meta["classes"]), parts["train"], parts["val"], tuple(meta["mean"]), tuple(meta["std"]), meta["sha256"],
-        tuple(meta["skipped"]), folder,
-    )  # fmt: skip
+        tuple(meta["classes"]),
+        parts["train"],
+        parts["val"],
+        tuple(meta["mean"]),
+        tuple(meta["std"]),
+        meta["sha256"],
+        tuple(meta["skipped"]),
+        folder,
+    )
 
 
 def _opened(item: Item) -> Any:
@@ -209,7 +224,9 @@ def _build(folder: Path, data: DataSection, listing: Any, progress: Progress | N
         )
     with ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 2) + 2)) as pool:  # PIL decodes outside the GIL
         size, channels = _geometry(items, data, pool)
-        raw = np.lib.format.open_memmap(folder / "raw.npy", mode="w+", dtype=np.uint8, shape=(len(items), size, size, channels))
+        raw = np.lib.format.open_memmap(
+            folder / "raw.npy", mode="w+", dtype=np.uint8, shape=(len(items), size, size, channels)
+        )
         digests = np.zeros(len(items), dtype="S32")
         bad: dict[int, str] = {}
         for i, result in enumerate(pool.map(lambda item: _decode(item, size, channels), items)):
@@ -241,8 +258,9 @@ def _build(folder: Path, data: DataSection, listing: Any, progress: Progress | N
     identity = hashlib.sha256(json.dumps(listing.classes).encode())
     shapes = {}
     for split, index in parts.items():
-        out = np.lib.format.open_memmap(folder / f"{split}_images.npy", mode="w+", dtype=np.uint8,
-                                        shape=(len(index), size, size, channels))  # fmt: skip
+        out = np.lib.format.open_memmap(
+            folder / f"{split}_images.npy", mode="w+", dtype=np.uint8, shape=(len(index), size, size, channels)
+        )
         for start in range(0, len(index), 4096):  # in pieces, so that memory stays bounded
             out[start : start + 4096] = raw[index[start : start + 4096]]
         out.flush()
@@ -256,9 +274,13 @@ def _build(folder: Path, data: DataSection, listing: Any, progress: Progress | N
     del raw
     (folder / "raw.npy").unlink()
     meta = {
-        "classes": list(listing.classes), "shapes": shapes, "mean": mean, "std": std, "sha256": identity.hexdigest(),
+        "classes": list(listing.classes),
+        "shapes": shapes,
+        "mean": mean,
+        "std": std,
+        "sha256": identity.hexdigest(),
         "skipped": [{"image": items[i].name, "reason": why} for i, why in bad.items()],
-    }  # fmt: skip
+    }
     (folder / META).write_text(json.dumps(meta), encoding="utf-8")
 
 

@@ -83,8 +83,11 @@ def draw_face(emotion: str, rng: np.random.Generator) -> np.ndarray:
         ellipse(x + rng.normal(0, 0.3), eye_y, min(1.5, opening), min(1.5, opening), dark * 0.5)
         line([(x - 3.3, eye_y - opening * 0.9), (x, eye_y - opening), (x + 3.3, eye_y - opening * 0.9)], 0.5, dark)
         brow = eye_y - 4.2 - e.brow_lift
-        line([(x - side * 3.6, brow + 2.3 * e.brow_tilt), (x, brow - 0.4), (x + side * 3.6, brow - 1.4 * e.brow_tilt)],
-             rng.uniform(0.8, 1.5), dark)
+        line(
+            [(x - side * 3.6, brow + 2.3 * e.brow_tilt), (x, brow - 0.4), (x + side * 3.6, brow - 1.4 * e.brow_tilt)],
+            rng.uniform(0.8, 1.5),
+            dark,
+        )
     line([(cx, eye_y + 1), (cx - 1.2, cy + 4), (cx + 1.2, cy + 4.3)], 0.6, skin * 0.75)
     for i in range(2):  # wrinkles beside the nose
         depth = max(0.0, e.nose_wrinkle) * (0.9 - 0.25 * i)

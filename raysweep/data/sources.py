@@ -65,7 +65,9 @@ class FolderSource:
         self.train = next((folders[n] for n in TRAIN_NAMES if n in folders), None)
         self.val = next((folders[n] for n in VAL_NAMES if n in folders), None)
         if self.train is None and self.val is not None:
-            raise DataError(f"{path} has {self.val.name}/ but no train/. Put the training images under {path / 'train'}.")
+            raise DataError(
+                f"{path} has {self.val.name}/ but no train/. Put the training images under {path / 'train'}."
+            )
         self._files: dict[str, list[tuple[str, Path]]] | None = None
 
     @staticmethod
@@ -81,7 +83,9 @@ class FolderSource:
                 found: list[tuple[str, Path]] = []
                 empty = []
                 for class_folder in self._subfolders(folder):
-                    files = sorted(p for p in class_folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+                    files = sorted(
+                        p for p in class_folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+                    )
                     if not files:
                         empty.append(class_folder)
                     found += [(class_folder.name, p) for p in files]
@@ -118,7 +122,8 @@ class FolderSource:
                 )
         index = {c: i for i, c in enumerate(classes)}
         items = {
-            split: [Item(str(p.relative_to(self.path)), index[name], p) for name, p in rows] for split, rows in files.items()
+            split: [Item(str(p.relative_to(self.path)), index[name], p) for name, p in rows]
+            for split, rows in files.items()
         }
         return Listing(classes, items["train"], items.get("val"))
 
@@ -162,7 +167,9 @@ class CsvSource:
     def _label(self, value: str, row: int) -> str:
         if not value.isdigit():
             if not value:
-                raise DataError(f"{self.path}, line {row}: the column emotion is empty. Give a number from 0 to 6 or a name.")
+                raise DataError(
+                    f"{self.path}, line {row}: the column emotion is empty. Give a number from 0 to 6 or a name."
+                )
             return value
         if int(value) >= len(FER_LABELS):
             raise DataError(f"{self.path}, line {row}: emotion {value} is not one of 0 to 6 ({', '.join(FER_LABELS)}).")
@@ -230,7 +237,9 @@ class ParquetSource:
         for name in wanted:
             if name in have:
                 return name
-        raise DataError(f"{file} has no column {' or '.join(wanted[:3])}: its columns are {', '.join(have[:8])}. Rename one.")
+        raise DataError(
+            f"{file} has no column {' or '.join(wanted[:3])}: its columns are {', '.join(have[:8])}. Rename one."
+        )
 
     @staticmethod
     def _hf_names(metadata: dict[bytes, bytes] | None, label: str) -> list[str] | None:
@@ -247,7 +256,9 @@ class ParquetSource:
             raise DataError(f"{where} has no label. Give every row one.")
         if names is not None and isinstance(value, int):
             if not 0 <= value < len(names):
-                raise DataError(f"{where}: label {value} is not one of 0 to {len(names) - 1} ({', '.join(names[:12])}).")
+                raise DataError(
+                    f"{where}: label {value} is not one of 0 to {len(names) - 1} ({', '.join(names[:12])})."
+                )
             return names[value]
         return str(value)
 
@@ -310,7 +321,9 @@ def open_source(data: DataSection) -> Source:
     if kind == "auto":
         raise DataError(f"data.path: {path} is neither a folder nor a .csv or .parquet file. Set data.source.")
     if kind == "folder" and not path.is_dir():
-        raise DataError(f"data.path: {path} is a file, but data.source is folder. Give the folder that holds the classes.")
+        raise DataError(
+            f"data.path: {path} is a file, but data.source is folder. Give the folder that holds the classes."
+        )
     if kind == "csv" and path.is_dir():
         raise DataError(f"data.path: {path} is a folder, but data.source is csv. Give the .csv file.")
     return {"folder": FolderSource, "csv": CsvSource, "parquet": ParquetSource}[kind](path)

@@ -19,8 +19,17 @@ from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 
 # Settings that say where and how a run is launched, not what is trained: changes of these are not recorded as changes.
-_NOT_RECORDED = ("experiment.", "root", "scaling.address", "scaling.num_workers", "data.cache_dir", "training.epochs",
-                 "training.schedule_epochs", "sampling.weights", "checkpoint.")  # fmt: skip
+_NOT_RECORDED = (
+    "experiment.",
+    "root",
+    "scaling.address",
+    "scaling.num_workers",
+    "data.cache_dir",
+    "training.epochs",
+    "training.schedule_epochs",
+    "sampling.weights",
+    "checkpoint.",
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,13 @@ class Parent:
 
     def record(self) -> dict[str, Any]:
         """What a child's configuration says of its parent."""
-        return {"experiment": self.experiment, "epoch": self.epoch, "batch": self.batch, "sha256": self.sha256, "file": str(self.path)}
+        return {
+            "experiment": self.experiment,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "sha256": self.sha256,
+            "file": str(self.path),
+        }
 
 
 def read_parent(root: Path, reference: str) -> Parent:
@@ -58,22 +73,37 @@ def read_parent(root: Path, reference: str) -> Parent:
         problem = entry.verify(experiment.folder)
         if problem is not None:
             good, _ = experiment.newest_good()
-            advice = f"The newest whole checkpoint is {experiment.id}@{good.epoch}." if good else "Take another checkpoint."
+            advice = (
+                f"The newest whole checkpoint is {experiment.id}@{good.epoch}." if good else "Take another checkpoint."
+            )
             raise CheckpointError(f"{experiment.folder}: {problem}. {advice}")
         path = experiment.folder / entry.file
     saved = checkpoint.read_checkpoint(path)
     config = saved["config"]
-    lacking = [k for k in ("classes", "sampling_weights") if k not in saved] + ([] if "settings" in config else ["config.settings"])
+    lacking = [k for k in ("classes", "sampling_weights") if k not in saved] + (
+        [] if "settings" in config else ["config.settings"]
+    )
     if lacking:
-        raise CheckpointError(f"{path} was not written by raysweep (it lacks {', '.join(lacking)}), so it cannot be resumed yet.")
+        raise CheckpointError(
+            f"{path} was not written by raysweep (it lacks {', '.join(lacking)}), so it cannot be resumed yet."
+        )
     before = int((config.get("parent") or {}).get("epoch") or 0)
     return Parent(
-        path=path.resolve(), experiment=str(saved.get("experiment") or experiment.id), epoch=int(saved["epoch"]),
-        batch=int(saved.get("current_batch") or 0), sha256=entry.sha256 if entry else files.sha256_file(path),
-        classes=tuple(saved["classes"]), weights=dict(saved["sampling_weights"]), settings=dict(config["settings"]),
-        counts=dict(config.get("class_counts") or {}), threads=saved.get("threads"), world_size=int(saved.get("world_size") or 1),
-        data_sha256=saved.get("data_sha256"), last_epoch=before + int(config["num_epochs"]), rows=len(saved["history"].get("val_acc", [])),
-    )  # fmt: skip
+        path=path.resolve(),
+        experiment=str(saved.get("experiment") or experiment.id),
+        epoch=int(saved["epoch"]),
+        batch=int(saved.get("current_batch") or 0),
+        sha256=entry.sha256 if entry else files.sha256_file(path),
+        classes=tuple(saved["classes"]),
+        weights=dict(saved["sampling_weights"]),
+        settings=dict(config["settings"]),
+        counts=dict(config.get("class_counts") or {}),
+        threads=saved.get("threads"),
+        world_size=int(saved.get("world_size") or 1),
+        data_sha256=saved.get("data_sha256"),
+        last_epoch=before + int(config["num_epochs"]),
+        rows=len(saved["history"].get("val_acc", [])),
+    )
 
 
 def plan_child(
@@ -105,12 +135,17 @@ def plan_child(
     base = configuration.merge(parent.settings, {"sampling": {"weights": {}}})
     total = parent.settings["training"]["schedule_epochs"] or parent.last_epoch
     fixed: dict[str, Any] = {"root": root, "training": {"schedule_epochs": total}}
-    default_epochs = parent.last_epoch - parent.epoch if parent.last_epoch > parent.epoch else parent.settings["training"]["epochs"]
+    default_epochs = (
+        parent.last_epoch - parent.epoch if parent.last_epoch > parent.epoch else parent.settings["training"]["epochs"]
+    )
     fixed["training"]["epochs"] = epochs if epochs is not None else default_epochs
     if parent.threads is not None and parent.settings["scaling"]["threads"] == "auto" and parent.threads <= cpus_here():
         fixed["scaling"] = {"threads": parent.threads}
     merged = configuration.merge(configuration.merge(base, fixed), over)
-    merged = configuration.merge(merged, {"experiment": {"name": name or parent.settings["experiment"]["name"], "description": description or ""}})
+    merged = configuration.merge(
+        merged,
+        {"experiment": {"name": name or parent.settings["experiment"]["name"], "description": description or ""}},
+    )
     merged["sampling"] = {**merged["sampling"], "weights": complete}
     settings = configuration.validate(merged, "the child's configuration")
     if settings.data != Settings.model_validate(parent.settings).data:
@@ -129,13 +164,17 @@ def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
     old = parent.settings["data"]
     for key in ("image_size", "channels"):
         if old[key] is not None and getattr(settings.data, key) not in (None, old[key]):
-            raise ConfigError(f"data.{key} is {getattr(settings.data, key)}, but the checkpoint was trained with {old[key]}. Leave it as it was.")
+            raise ConfigError(
+                f"data.{key} is {getattr(settings.data, key)}, but the checkpoint was trained with {old[key]}. Leave it as it was."
+            )
 
 
 def _check_model(parent: Parent, plan: Plan) -> None:
     from raysweep.training import models
 
-    model = models.build(plan.settings.model.name, plan.settings.model.options, len(plan.data.classes), plan.data.shape[2])
+    model = models.build(
+        plan.settings.model.name, plan.settings.model.options, len(plan.data.classes), plan.data.shape[2]
+    )
     models.load_weights(model, checkpoint.read(parent.path), parent.path)
 
 
@@ -173,17 +212,25 @@ def start_fields(plan: Plan) -> dict[str, Any]:
     """The parts of a child's :class:`~raysweep.training.loop.Job` that say how it starts."""
     parent: Parent = plan.parent
     return {
-        "start": str(parent.path), "first_epoch": parent.epoch + 1, "last_epoch": parent.epoch + plan.settings.training.epochs,
-        "fresh_optimizer": plan.fresh_optimizer, "keep_rng": plan.settings.seed == parent.settings["seed"],
-        "keep_position": parent.batch > 0 and _keeps_position(parent, plan), "parent": parent.record(),
-    }  # fmt: skip
+        "start": str(parent.path),
+        "first_epoch": parent.epoch + 1,
+        "last_epoch": parent.epoch + plan.settings.training.epochs,
+        "fresh_optimizer": plan.fresh_optimizer,
+        "keep_rng": plan.settings.seed == parent.settings["seed"],
+        "keep_position": parent.batch > 0 and _keeps_position(parent, plan),
+        "parent": parent.record(),
+    }
 
 
 def changed_settings(parent: Parent, settings: Settings) -> dict[str, list[Any]]:
     """Dotted key → [old, new] of every setting that a child trains differently."""
     old = dict(_flatten(Settings.model_validate(parent.settings).model_dump(mode="json")))
     new = dict(_flatten(settings.model_dump(mode="json")))
-    found = {k: [old.get(k), new.get(k)] for k in sorted({*old, *new}) if old.get(k) != new.get(k) and not k.startswith(_NOT_RECORDED)}
+    found = {
+        k: [old.get(k), new.get(k)]
+        for k in sorted({*old, *new})
+        if old.get(k) != new.get(k) and not k.startswith(_NOT_RECORDED)
+    }
     if found.get("scaling.threads", [None, None])[1] == parent.threads:  # auto, resolved to what the parent had
         found.pop("scaling.threads", None)
     return found
@@ -201,14 +248,24 @@ def record_start(plan: Plan, experiment: Experiment) -> None:
     """The events that tie a child to its parent."""
     parent: Parent = plan.parent
     lineage.record(
-        experiment.folder, lineage.RESUME, checkpoint=str(parent.path), experiment=parent.experiment, epoch=parent.epoch,
-        batch=parent.batch or None, sha256=parent.sha256, optimizer="fresh" if plan.fresh_optimizer else None,
-    )  # fmt: skip
+        experiment.folder,
+        lineage.RESUME,
+        checkpoint=str(parent.path),
+        experiment=parent.experiment,
+        epoch=parent.epoch,
+        batch=parent.batch or None,
+        sha256=parent.sha256,
+        optimizer="fresh" if plan.fresh_optimizer else None,
+    )
     if parent.weights != plan.weights:
         lineage.record(
-            experiment.folder, lineage.RATIO, old_weights=parent.weights, new_weights=plan.weights,
-            old_shares=weights_module.shares(plan.counts, parent.weights), new_shares=plan.shares,
-        )  # fmt: skip
+            experiment.folder,
+            lineage.RATIO,
+            old_weights=parent.weights,
+            new_weights=plan.weights,
+            old_shares=weights_module.shares(plan.counts, parent.weights),
+            new_shares=plan.shares,
+        )
     changed = changed_settings(parent, plan.settings)
     if changed:
         lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changed)
@@ -216,9 +273,7 @@ def record_start(plan: Plan, experiment: Experiment) -> None:
         lineage.record(experiment.folder, lineage.NOTE, text=note)
 
 
-def continue_experiment(
-    root: Path, reference: str, *, steal: bool = False, progress: Progress = ignore
-) -> Result:
+def continue_experiment(root: Path, reference: str, *, steal: bool = False, progress: Progress = ignore) -> Result:
     """Finish an interrupted experiment in its own folder, from its newest checkpoint that verifies.
 
     A finished one is left as it is. Raises NotFoundError, LockedError, Interrupted or what training raises.
@@ -254,10 +309,19 @@ def continue_experiment(
             plan = replace(plan, parent=parent)
         with workers.session(settings, plan.resources, progress) as fitted:
             job = Job(
-                folder=str(experiment.folder.resolve()), token=lock.token, settings=settings.model_dump(mode="json"), weights=plan.weights,
-                cache_dir=str(launching.cache_dir(settings).resolve()), threads=fitted.threads, use_gpu=fitted.use_gpu,
-                first_epoch=first + 1, last_epoch=last, parent=config.get("parent"), flat_config=config, versions=state.versions(),
-            )  # fmt: skip
+                folder=str(experiment.folder.resolve()),
+                token=lock.token,
+                settings=settings.model_dump(mode="json"),
+                weights=plan.weights,
+                cache_dir=str(launching.cache_dir(settings).resolve()),
+                threads=fitted.threads,
+                use_gpu=fitted.use_gpu,
+                first_epoch=first + 1,
+                last_epoch=last,
+                parent=config.get("parent"),
+                flat_config=config,
+                versions=state.versions(),
+            )
             if good is not None:
                 start = good.epoch if good.batch is not None else good.epoch + 1
                 job = replace(job, start=str(experiment.folder.resolve() / good.file), same_run=True, first_epoch=start)
@@ -266,7 +330,11 @@ def continue_experiment(
             where = "the start" if good is None else good.file
             lineage.record(experiment.folder, lineage.CONTINUED, checkpoint=where, damaged=problems or None)
             if good is not None and int(config.get("world_size") or 1) != max(1, fitted.workers):
-                lineage.record(experiment.folder, lineage.NOTE, text=f"not bit-exact: {max(1, fitted.workers)} workers instead of {config.get('world_size')}")
+                lineage.record(
+                    experiment.folder,
+                    lineage.NOTE,
+                    text=f"not bit-exact: {max(1, fitted.workers)} workers instead of {config.get('world_size')}",
+                )
             progress({"kind": "warning", "text": f"Continuing {experiment.id} from {where}."})
             return launching.execute(job, experiment, fitted, progress)
     finally:

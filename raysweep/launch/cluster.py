@@ -45,10 +45,13 @@ def connect(address: str | None, cpus: int | None = None) -> dict[str, Any]:
         old = os.umask(0o077)  # Ray writes its token file with the process's umask
         try:
             ray.init(
-                address=address or "local", num_cpus=None if address else cpus, log_to_driver=False,
-                logging_level=logging.ERROR, include_dashboard=None if address else True,
+                address=address or "local",
+                num_cpus=None if address else cpus,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=None if address else True,
                 **({} if address else {"dashboard_host": "127.0.0.1"}),
-            )  # fmt: skip
+            )
             started = not address
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ResourceError(

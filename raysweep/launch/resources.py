@@ -44,16 +44,22 @@ def decide(scaling: ScalingSection) -> Resources:
     else:
         workers = scaling.num_workers
     if scaling.address:
-        return Resources(max(1, workers), 0, 0 if scaling.threads == "auto" else scaling.threads, bool(scaling.use_gpu is True))
+        return Resources(
+            max(1, workers), 0, 0 if scaling.threads == "auto" else scaling.threads, bool(scaling.use_gpu is True)
+        )
     if wants_gpu and gpus == 0:
-        raise ResourceError("scaling.use_gpu is true, but torch sees no GPU on this machine. Set scaling.use_gpu=false.")
+        raise ResourceError(
+            "scaling.use_gpu is true, but torch sees no GPU on this machine. Set scaling.use_gpu=false."
+        )
     if workers > cpus:
         raise ResourceError(
             f"{workers} workers were asked for, but this machine has {cpus} CPU{'s' * (cpus > 1)}. "
             f"Ask for at most {cpus}, or name a cluster with --address."
         )
     if wants_gpu and workers > gpus:
-        raise ResourceError(f"{workers} GPU workers were asked for, but this machine has {gpus} GPUs. Two ranks cannot share one.")
+        raise ResourceError(
+            f"{workers} GPU workers were asked for, but this machine has {gpus} GPUs. Two ranks cannot share one."
+        )
     per_worker = max(1, cpus // max(1, workers))
     threads = per_worker if scaling.threads == "auto" else scaling.threads
     if threads > cpus:

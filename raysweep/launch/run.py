@@ -78,10 +78,14 @@ def plan(settings: Settings, progress: Progress = ignore, writable: bool = True)
     if writable:
         experiments.check_root(root)
     data = cache.load(
-        settings.data, cache_dir(settings), lambda done, total: progress({"kind": "decode", "done": done, "total": total})
+        settings.data,
+        cache_dir(settings),
+        lambda done, total: progress({"kind": "decode", "done": done, "total": total}),
     )
     complete = weights_module.complete(settings.sampling.weights, data.classes)
-    members = sampling.pool(data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed)
+    members = sampling.pool(
+        data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
+    )
     counts = cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
     weights_module.shares(counts, complete)
     from raysweep.training import models
@@ -94,7 +98,9 @@ def plan(settings: Settings, progress: Progress = ignore, writable: bool = True)
     draws = settings.sampling.samples_per_epoch or len(members)
     pad = settings.training.augment.crop_padding
     if pad >= min(data.shape[:2]):
-        raise ConfigError(f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less.")
+        raise ConfigError(
+            f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
+        )
     return Plan(settings, root, data, counts, complete, draws, wanted, parameters)
 
 
@@ -115,12 +121,20 @@ def run(the_plan: Plan, progress: Progress = ignore) -> Result:
         try:
             job = _new_job(the_plan, experiment, lock, now)
             lineage.record(
-                experiment.folder, lineage.START, description=the_plan.settings.experiment.description,
-                model=the_plan.settings.model.name, epochs=the_plan.settings.training.epochs, classes=dict(the_plan.counts),
-                new_weights=the_plan.weights, new_shares=the_plan.shares, data_sha256=the_plan.data.sha256,
-                workers=fitted.workers, threads=fitted.threads, seed=the_plan.settings.seed,
+                experiment.folder,
+                lineage.START,
+                description=the_plan.settings.experiment.description,
+                model=the_plan.settings.model.name,
+                epochs=the_plan.settings.training.epochs,
+                classes=dict(the_plan.counts),
+                new_weights=the_plan.weights,
+                new_shares=the_plan.shares,
+                data_sha256=the_plan.data.sha256,
+                workers=fitted.workers,
+                threads=fitted.threads,
+                seed=the_plan.settings.seed,
                 skipped_images=[f"{s['image']} ({s['reason']})" for s in the_plan.data.skipped] or None,
-            )  # fmt: skip
+            )
             if the_plan.parent is not None:
                 child.record_start(the_plan, experiment)
             return execute(job, experiment, fitted, progress)
@@ -136,21 +150,35 @@ def _new_job(the_plan: Plan, experiment: Experiment, lock: WriterLock, now: date
     settings = the_plan.settings
     versions = state.versions()
     flat = settings.flat(
-        timestamp=now.strftime(layout.TIME_FORMAT), sampling_weights_complete=the_plan.weights, classes=list(the_plan.data.classes),
-        class_counts=the_plan.counts, data_sha256=the_plan.data.sha256, threads=the_plan.resources.threads,
-        world_size=max(1, the_plan.resources.workers), versions=versions,
+        timestamp=now.strftime(layout.TIME_FORMAT),
+        sampling_weights_complete=the_plan.weights,
+        classes=list(the_plan.data.classes),
+        class_counts=the_plan.counts,
+        data_sha256=the_plan.data.sha256,
+        threads=the_plan.resources.threads,
+        world_size=max(1, the_plan.resources.workers),
+        versions=versions,
         parent=the_plan.parent.record() if the_plan.parent else None,
         resume_from_checkpoint=str(the_plan.parent.path) if the_plan.parent else None,
-    )  # fmt: skip
+    )
     flat["sampling_weights"] = flat.pop("sampling_weights_complete")
     experiment.write_config(flat)
     lineage.open_log(experiment.folder, settings.experiment.name, settings.experiment.description, now)
-    start = child.start_fields(the_plan) if the_plan.parent else {"first_epoch": 1, "last_epoch": settings.training.epochs}
+    start = (
+        child.start_fields(the_plan) if the_plan.parent else {"first_epoch": 1, "last_epoch": settings.training.epochs}
+    )
     return Job(
-        folder=str(experiment.folder.resolve()), token=lock.token, settings=settings.model_dump(mode="json"), weights=the_plan.weights,
-        cache_dir=str(cache_dir(settings).resolve()), threads=the_plan.resources.threads, use_gpu=the_plan.resources.use_gpu,
-        flat_config=flat, versions=versions, **start,
-    )  # fmt: skip
+        folder=str(experiment.folder.resolve()),
+        token=lock.token,
+        settings=settings.model_dump(mode="json"),
+        weights=the_plan.weights,
+        cache_dir=str(cache_dir(settings).resolve()),
+        threads=the_plan.resources.threads,
+        use_gpu=the_plan.resources.use_gpu,
+        flat_config=flat,
+        versions=versions,
+        **start,
+    )
 
 
 def execute(job: Any, experiment: Experiment, fitted: Resources, progress: Progress) -> Result:
@@ -170,7 +198,9 @@ def execute(job: Any, experiment: Experiment, fitted: Resources, progress: Progr
     except BaseException as error:
         text = str(error) or type(error).__name__
         with contextlib.suppress(RaysweepError):
-            lineage.record(experiment.folder, lineage.FAILED, reason=f"{type(error).__name__}: {text.splitlines()[0][:2000]}")
+            lineage.record(
+                experiment.folder, lineage.FAILED, reason=f"{type(error).__name__}: {text.splitlines()[0][:2000]}"
+            )
         if isinstance(error, RaysweepError):
             raise
         raise TrainingError(
@@ -194,4 +224,8 @@ def derive(experiment: Experiment) -> None:
         figures.write_all(experiment)
     except Exception as error:
         with contextlib.suppress(RaysweepError):
-            lineage.record(experiment.folder, lineage.NOTE, text=f"The pictures could not be drawn: {type(error).__name__}: {error}")
+            lineage.record(
+                experiment.folder,
+                lineage.NOTE,
+                text=f"The pictures could not be drawn: {type(error).__name__}: {error}",
+            )

@@ -32,8 +32,16 @@ def session(settings: Settings, wanted: Resources, progress: Progress) -> Iterat
     progress({"kind": "connecting", "address": settings.scaling.address})
     connection = cluster.connect(settings.scaling.address)
     try:
-        progress({"kind": "connected", "dashboard": cluster.dashboard_hint(connection["dashboard"]), "logs": str(connection["logs"])})
-        yield resources.fit_cluster(wanted, connection["nodes"], settings.scaling.use_gpu if settings.scaling.address else wanted.use_gpu)
+        progress(
+            {
+                "kind": "connected",
+                "dashboard": cluster.dashboard_hint(connection["dashboard"]),
+                "logs": str(connection["logs"]),
+            }
+        )
+        yield resources.fit_cluster(
+            wanted, connection["nodes"], settings.scaling.use_gpu if settings.scaling.address else wanted.use_gpu
+        )
     finally:
         if connection["local"]:
             cluster.disconnect()
@@ -66,7 +74,11 @@ def in_this_process(job: Job, fitted: Resources, progress: Progress) -> Outcome:
         found.append(train(job, _Local(progress, flag)))
 
     with signals(flag):
-        TorchTrainer(function, scaling_config=ScalingConfig(num_workers=0), run_config=RunConfig(name=os.path.basename(job.folder))).fit()
+        TorchTrainer(
+            function,
+            scaling_config=ScalingConfig(num_workers=0),
+            run_config=RunConfig(name=os.path.basename(job.folder)),
+        ).fit()
     return found[0]
 
 
@@ -123,12 +135,24 @@ def _worker(config: dict[str, Any]) -> None:
     except (Interrupted, NonFiniteLossError) as error:
         end |= {"error": type(error).__name__, "message": str(error)}
     except RaysweepError as error:
-        ray.get(config["mailbox"].put.remote({**end, "error": type(error).__name__, "message": str(error), "fatal": True}))
+        ray.get(
+            config["mailbox"].put.remote({**end, "error": type(error).__name__, "message": str(error), "fatal": True})
+        )
         raise
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        ray.get(config["mailbox"].put.remote({**end, "error": "TrainingError", "message": text, "fatal": True, "rank": rank,
-                                              "traceback": traceback.format_exc()}))  # fmt: skip
+        ray.get(
+            config["mailbox"].put.remote(
+                {
+                    **end,
+                    "error": "TrainingError",
+                    "message": text,
+                    "fatal": True,
+                    "rank": rank,
+                    "traceback": traceback.format_exc(),
+                }
+            )
+        )
         raise
     if rank == 0:
         ray.get(config["mailbox"].put.remote(end))
@@ -146,7 +170,8 @@ def on_workers(job: Job, fitted: Resources, progress: Progress) -> Outcome:
         _worker,
         train_loop_config={"job": job, "mailbox": mailbox},
         scaling_config=ScalingConfig(
-            num_workers=fitted.workers, use_gpu=fitted.use_gpu,
+            num_workers=fitted.workers,
+            use_gpu=fitted.use_gpu,
             resources_per_worker={"CPU": fitted.cpus} | ({"GPU": 1} if fitted.use_gpu else {}),
         ),
         torch_config=TorchConfig(timeout_s=int(settings.scaling.timeout_s)),
@@ -155,7 +180,7 @@ def on_workers(job: Job, fitted: Resources, progress: Progress) -> Outcome:
             storage_path=os.path.join(ray_folder(settings.root), "train"),
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=3),
         ),
-    )  # fmt: skip
+    )
     failure: list[BaseException] = []
 
     def fit() -> None:
@@ -190,7 +215,9 @@ def on_workers(job: Job, fitted: Resources, progress: Progress) -> Outcome:
             f"Ray's workers failed: {_first_line(failure[0])}. Ray's own log files are under {cluster._session_dir()}/logs."
         ) from failure[0]
     if ended is None:
-        raise TrainingError(f"The workers ended without a word. Ray's own log files are under {cluster._session_dir()}/logs.")
+        raise TrainingError(
+            f"The workers ended without a word. Ray's own log files are under {cluster._session_dir()}/logs."
+        )
     return Outcome(int(ended["epochs"]), float(ended["best_acc"]))
 
 

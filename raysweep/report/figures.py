@@ -29,7 +29,12 @@ def write_report(experiment: Experiment, found: Predictions) -> None:
     from sklearn.metrics import classification_report
 
     text = classification_report(
-        found.labels, found.predicted, labels=range(len(found.classes)), target_names=list(found.classes), digits=4, zero_division=0
+        found.labels,
+        found.predicted,
+        labels=range(len(found.classes)),
+        target_names=list(found.classes),
+        digits=4,
+        zero_division=0,
     )
     text += f"\nEpoch {found.epoch} of {experiment.id}, {len(found.labels):,} validation images.\n"
     files.write_atomic(experiment.folder / layout.REPORT, text.encode())
@@ -72,12 +77,21 @@ def confusion_png(found: Predictions, title: str) -> bytes:
         size = 9 if k <= 12 else 6
         for i in range(k):
             for j in range(k):
-                axes.text(j, i, f"{shares[i, j]:.0%}\n{matrix[i, j]:,}", ha="center", va="center", fontsize=size,
-                          color="black" if shares[i, j] > 0.55 else "white")  # fmt: skip
+                axes.text(
+                    j,
+                    i,
+                    f"{shares[i, j]:.0%}\n{matrix[i, j]:,}",
+                    ha="center",
+                    va="center",
+                    fontsize=size,
+                    color="black" if shares[i, j] > 0.55 else "white",
+                )
     accuracy = np.trace(matrix) / max(1, matrix.sum())
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (images)")
-    axes.set_title(f"{safe_label(title, 60)}\nepoch {found.epoch}: accuracy {accuracy:.1%} of {matrix.sum():,} images", fontsize=11)
+    axes.set_title(
+        f"{safe_label(title, 60)}\nepoch {found.epoch}: accuracy {accuracy:.1%} of {matrix.sum():,} images", fontsize=11
+    )
     bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda v, _: f"{v:.0%}")
     bar.set_label("share of the true class")
     return _png(figure)
@@ -115,7 +129,13 @@ def history_png(experiment: Experiment) -> bytes:
     curve(accuracy, "val_acc", "validation", COLOURS[1])
     curve(accuracy, "val_macro_f1", "macro-F1", COLOURS[2], linestyle="--")
     for i, c in enumerate(classes):
-        curve(recall, f"recall_{c}", safe_label(c), COLOURS[i % len(COLOURS)], linestyle=("-", "--", ":")[i // len(COLOURS) % 3])
+        curve(
+            recall,
+            f"recall_{c}",
+            safe_label(c),
+            COLOURS[i % len(COLOURS)],
+            linestyle=("-", "--", ":")[i // len(COLOURS) % 3],
+        )
     for axes, title in ((loss, "loss"), (accuracy, "accuracy"), (recall, "recall per class (validation)")):
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("epoch")
@@ -123,7 +143,14 @@ def history_png(experiment: Experiment) -> bytes:
         axes.xaxis.get_major_locator().set_params(integer=True)
         if fork is not None:
             axes.axvline(fork, color="0.35", linestyle="--", linewidth=1)
-            axes.annotate("fork", (fork, 1), xycoords=("data", "axes fraction"), xytext=(3, -9), textcoords="offset points", fontsize=8)
+            axes.annotate(
+                "fork",
+                (fork, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -9),
+                textcoords="offset points",
+                fontsize=8,
+            )
         if axes is not loss:
             axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     loss.legend(fontsize=8)

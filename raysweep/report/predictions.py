@@ -50,6 +50,9 @@ def read(experiment: Experiment, epoch: int | None = None) -> Predictions:
     classes = tuple(table.schema.metadata[b"classes"].decode().split("\n"))
     flat = table["probabilities"].combine_chunks().flatten().to_numpy().reshape(len(epochs), len(classes))
     return Predictions(
-        int(wanted), classes, table["label"].to_numpy()[mask].astype(np.int64), table["prediction"].to_numpy()[mask].astype(np.int64),
+        int(wanted),
+        classes,
+        table["label"].to_numpy()[mask].astype(np.int64),
+        table["prediction"].to_numpy()[mask].astype(np.int64),
         flat[mask],
-    )  # fmt: skip
+    )

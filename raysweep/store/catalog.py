@@ -49,9 +49,13 @@ def find(root: Path, reference: str) -> Experiment:
             return matches[0]
         if matches:
             shown = ", ".join(e.id for e in matches[-5:])
-            raise NotFoundError(f"{reference!r} fits {len(matches)} experiments under {root}: {shown}. Give more of the id.")
+            raise NotFoundError(
+                f"{reference!r} fits {len(matches)} experiments under {root}: {shown}. Give more of the id."
+            )
     if not everything:
-        raise NotFoundError(f"There is no experiment under {root.absolute()}. Start one with `raysweep run`, or name the root with --root.")
+        raise NotFoundError(
+            f"There is no experiment under {root.absolute()}. Start one with `raysweep run`, or name the root with --root."
+        )
     hint = did_you_mean(reference, [e.id for e in everything] + [layout.split_id(e.id)[0] for e in everything])
     raise NotFoundError(f"No experiment under {root} is called {reference!r}.{hint} `raysweep list` shows all.")
 
@@ -80,7 +84,9 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | Non
                 f"{reference!r} is no checkpoint. Give a path to a .pt file or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest; "
                 "`raysweep list` shows the experiments."
             )
-        raise NotFoundError(f"There is no file {path}. `raysweep list` shows the experiments, `raysweep show ID` their checkpoints.")
+        raise NotFoundError(
+            f"There is no file {path}. `raysweep list` shows the experiments, `raysweep show ID` their checkpoints."
+        )
     experiment = Experiment(path.resolve().parent)
     name = path.name
     if name == layout.BEST:
@@ -93,10 +99,20 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | Non
 def summary(experiment: Experiment) -> dict[str, Any]:
     """The documented fields of ``list --json`` for one experiment, and ``note`` where a file of it is damaged."""
     row: dict[str, Any] = {
-        "id": experiment.id, "name": layout.split_id(experiment.id)[0], "created": None, "status": "damaged",
-        "epochs_done": 0, "epochs_target": None, "best_acc": None, "best_epoch": None, "best_macro_f1": None,
-        "sampling_weights": {}, "parent": None, "sweep": None, "path": str(experiment.folder),
-    }  # fmt: skip
+        "id": experiment.id,
+        "name": layout.split_id(experiment.id)[0],
+        "created": None,
+        "status": "damaged",
+        "epochs_done": 0,
+        "epochs_target": None,
+        "best_acc": None,
+        "best_epoch": None,
+        "best_macro_f1": None,
+        "sampling_weights": {},
+        "parent": None,
+        "sweep": None,
+        "path": str(experiment.folder),
+    }
     try:
         config = experiment.config()
         row["status"] = experiment.status()

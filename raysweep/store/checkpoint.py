@@ -55,7 +55,9 @@ def read(path: str | Path) -> Any:
                 f"{path} holds Python objects that could run code, so it was not loaded ({text[:200]}). "
                 "Only tensors, numbers, texts, lists and dicts are accepted."
             ) from None
-        raise CheckpointError(f"{path} is damaged or not a checkpoint ({text[:200]}). Take another checkpoint.") from None
+        raise CheckpointError(
+            f"{path} is damaged or not a checkpoint ({text[:200]}). Take another checkpoint."
+        ) from None
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -83,4 +85,6 @@ def _check_container(path: Path) -> None:
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). Take another checkpoint.") from None
     if any(i.compress_type != zipfile.ZIP_STORED for i in infos) or sum(i.file_size for i in infos) > size:
-        raise CheckpointError(f"{path} would unpack to more than its {size:,} bytes, which no checkpoint does; it was not loaded.")
+        raise CheckpointError(
+            f"{path} would unpack to more than its {size:,} bytes, which no checkpoint does; it was not loaded."
+        )

@@ -103,7 +103,9 @@ class Experiment:
         """Raises NotFoundError if there is no experiment in the folder."""
         experiment = cls(folder)
         if not (experiment.folder / layout.CONFIG).is_file():
-            raise NotFoundError(f"{experiment.folder} is not an experiment: it has no {layout.CONFIG}. See `raysweep list`.")
+            raise NotFoundError(
+                f"{experiment.folder} is not an experiment: it has no {layout.CONFIG}. See `raysweep list`."
+            )
         return experiment
 
     @property
@@ -143,18 +145,32 @@ class Experiment:
                 name = str(row["file"])
                 if layout.parse_checkpoint_name(name) is not None:  # a manifest cannot point out of its folder
                     result.append(
-                        Entry(name, int(row["bytes"]), str(row["sha256"]), int(row["epoch"]), row.get("batch"),
-                              str(row.get("created", "")), dict(row.get("metrics") or {}))
-                    )  # fmt: skip
+                        Entry(
+                            name,
+                            int(row["bytes"]),
+                            str(row["sha256"]),
+                            int(row["epoch"]),
+                            row.get("batch"),
+                            str(row.get("created", "")),
+                            dict(row.get("metrics") or {}),
+                        )
+                    )
         return sorted(result, key=lambda e: e.position.order)
 
     def write_manifest(self, entries: list[Entry], best: dict[str, Any] | None) -> None:
         """The commit point: a checkpoint that is not listed here does not exist."""
         rows = [
-            {"file": e.file, "bytes": e.bytes, "sha256": e.sha256, "epoch": e.epoch, "batch": e.batch,
-             "created": e.created, "metrics": e.metrics}
+            {
+                "file": e.file,
+                "bytes": e.bytes,
+                "sha256": e.sha256,
+                "epoch": e.epoch,
+                "batch": e.batch,
+                "created": e.created,
+                "metrics": e.metrics,
+            }
             for e in sorted(entries, key=lambda e: e.position.order)
-        ]  # fmt: skip
+        ]
         files.write_json(
             self.folder / layout.MANIFEST,
             {"format_version": 1, "experiment": self.id, "checkpoints": rows, "best": best},
@@ -190,7 +206,9 @@ class Experiment:
                 if e.epoch == int(which):
                     return e
         have = ", ".join(str(e.epoch) for e in ends) or "none yet"
-        raise NotFoundError(f"{self.id} has no checkpoint {which!r}. It has the epochs {have}; @best and @latest work too.")
+        raise NotFoundError(
+            f"{self.id} has no checkpoint {which!r}. It has the epochs {have}; @best and @latest work too."
+        )
 
     def status(self) -> str:
         """running, finished, interrupted, failed, dead (it stopped without a word), or legacy (an old folder)."""
@@ -215,5 +233,7 @@ def resolve_entry(experiment: Experiment, which: str) -> Entry:
     if problem is None:
         return entry
     good, _ = experiment.newest_good()
-    advice = f"The newest whole checkpoint is {experiment.id}@{good.epoch}." if good else "No checkpoint of it is whole."
+    advice = (
+        f"The newest whole checkpoint is {experiment.id}@{good.epoch}." if good else "No checkpoint of it is whole."
+    )
     raise CheckpointError(f"{experiment.folder}: {problem}. {advice}")

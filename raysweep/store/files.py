@@ -164,4 +164,6 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{path} could not be read: {error.strerror or error}. Check the path and its permissions.") from error
+        raise StoreError(
+            f"{path} could not be read: {error.strerror or error}. Check the path and its permissions."
+        ) from error

@@ -40,8 +40,12 @@ def open_log(folder: Path, name: str, description: str, when: datetime) -> None:
 def record(folder: Path, kind: str, **details: Any) -> dict[str, Any]:
     """Append one event to both logs; returns it as it stands in ``lineage.jsonl``."""
     events = read(folder)
-    event = {"seq": (events[-1]["seq"] + 1) if events else 1, "time": datetime.now().isoformat(timespec="milliseconds"),
-             "type": kind, **details}  # fmt: skip
+    event = {
+        "seq": (events[-1]["seq"] + 1) if events else 1,
+        "time": datetime.now().isoformat(timespec="milliseconds"),
+        "type": kind,
+        **details,
+    }
     append_line(folder / layout.LINEAGE, json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n")
     append_line(folder / layout.CHANGES, _for_people(event))
     return event

@@ -81,9 +81,12 @@ class WriterLock:
         """
         token = secrets.token_hex(8)
         me = {
-            "host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()),
-            "since": datetime.now().isoformat(timespec="seconds"), "token": token,
-        }  # fmt: skip
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": _started(os.getpid()),
+            "since": datetime.now().isoformat(timespec="seconds"),
+            "token": token,
+        }
         temp = folder / f"{TEMP_PREFIX}{token}-lock"
         write_atomic(temp, json.dumps(me).encode())
         try:
@@ -98,7 +101,9 @@ class WriterLock:
                     )
                 os.replace(temp, folder / LOCK)
         except OSError as error:
-            raise StoreError(f"{folder / LOCK} could not be written: {error.strerror}. Make the folder writable.") from error
+            raise StoreError(
+                f"{folder / LOCK} could not be written: {error.strerror}. Make the folder writable."
+            ) from error
         finally:
             with contextlib.suppress(OSError):
                 temp.unlink()

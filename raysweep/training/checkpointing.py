@@ -22,7 +22,17 @@ from raysweep.store.layout import Position
 from raysweep.store.lock import WriterLock
 
 MID_EPOCH_KEPT = 3
-FIRST_COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "epoch", "lr", "seconds", "images_per_second", "val_macro_f1")
+FIRST_COLUMNS = (
+    "train_loss",
+    "train_acc",
+    "val_loss",
+    "val_acc",
+    "epoch",
+    "lr",
+    "seconds",
+    "images_per_second",
+    "val_macro_f1",
+)
 
 
 class CheckpointWriter:
@@ -36,7 +46,9 @@ class CheckpointWriter:
         self.best_metric = best_metric
         files.clean_temps(self.folder)
 
-    def epoch_end(self, state: dict[str, Any], epoch: int, metrics: dict[str, Any], predictions: dict[str, np.ndarray]) -> bool:
+    def epoch_end(
+        self, state: dict[str, Any], epoch: int, metrics: dict[str, Any], predictions: dict[str, np.ndarray]
+    ) -> bool:
         """Commit the state after an epoch.
 
         Args:
@@ -87,7 +99,9 @@ class CheckpointWriter:
         self.lock.check()
         name = layout.checkpoint_name(position)
         size, digest = checkpoint.write(self.folder / name, state)
-        return Entry(name, size, digest, position.epoch, position.batch, datetime.now().isoformat(timespec="seconds"), metrics)
+        return Entry(
+            name, size, digest, position.epoch, position.batch, datetime.now().isoformat(timespec="seconds"), metrics
+        )
 
     def _commit(self, entries: list[Entry], best: dict[str, Any] | None) -> None:
         self.lock.check()
@@ -141,7 +155,9 @@ def rebuild_best(experiment: Experiment) -> None:
 
 def history_columns(classes: Sequence[str]) -> list[str]:
     """The columns of ``training_history.csv`` in their order."""
-    per_class = [f"{what}_{c}" for what in ("recall", "f1", "requested", "realised", "precision", "distinct") for c in classes]
+    per_class = [
+        f"{what}_{c}" for what in ("recall", "f1", "requested", "realised", "precision", "distinct") for c in classes
+    ]
     return [*FIRST_COLUMNS, *per_class]
 
 

@@ -14,7 +14,9 @@ GPU_SHARE = 0.5  # of the free GPU memory the data set may take
 class Feed:
     """Normalised float batches of shape (b, C, H, W) and labels (b,)."""
 
-    def __init__(self, data: Dataset, mean: list[float], std: list[float], device: torch.device, channels_last: bool) -> None:
+    def __init__(
+        self, data: Dataset, mean: list[float], std: list[float], device: torch.device, channels_last: bool
+    ) -> None:
         self.device = device
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.mean = torch.tensor(mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
@@ -55,6 +57,8 @@ class Feed:
         cols = torch.arange(width, device=self.device)[None, :] - d[:, 1:2]
         outside = ((rows < 0) | (rows >= height))[:, :, None] | ((cols < 0) | (cols >= width))[:, None, :]
         cols = torch.where(d[:, 2:] > 0, width - 1 - cols, cols)
-        out = resident[where[:, None, None], rows.clamp(0, height - 1)[:, :, None], cols.clamp(0, width - 1)[:, None, :]]
+        out = resident[
+            where[:, None, None], rows.clamp(0, height - 1)[:, :, None], cols.clamp(0, width - 1)[:, None, :]
+        ]
         fill = torch.from_numpy(self.fill).to(self.device)
         return torch.where(outside[..., None], fill, out)

@@ -115,7 +115,9 @@ class _Training:
         self.meters = _Meters()
 
         state.seed_everything(self.settings.seed, 0)  # the same weights on every rank
-        model = models.build(self.settings.model.name, self.settings.model.options, len(self.classes), self.data.shape[2])
+        model = models.build(
+            self.settings.model.name, self.settings.model.options, len(self.classes), self.data.shape[2]
+        )
         if self.settings.model.init_from and job.start is None:
             models.load_weights(model, models.read_init(self.settings.model.init_from), self.settings.model.init_from)
         model.to(self.device, memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
@@ -180,7 +182,10 @@ class _Training:
             "total_batches": self.total_batches,
             "model_state_dict": state.to_cpu(self.model.state_dict()),
             "optimizer_state_dict": state.to_cpu(self.optimizer.state_dict()),
-            "scheduler_state_dict": {"kind": s.training.schedule, "progress": epoch if batch == 0 else epoch - 1 + batch / self.total_batches},
+            "scheduler_state_dict": {
+                "kind": s.training.schedule,
+                "progress": epoch if batch == 0 else epoch - 1 + batch / self.total_batches,
+            },
             "scaler_state_dict": {},  # bf16 needs no loss scaling
             "best_acc": float(self.best_acc),
             "history": {k: list(v) for k, v in self.history.items()},
@@ -189,7 +194,9 @@ class _Training:
             "classes": list(self.classes),
             "sampling_weights": dict(self.job.weights),
             "sampler_state": {
-                "strategy": s.sampling.strategy, "seed": s.seed, "draws": self.draws,
+                "strategy": s.sampling.strategy,
+                "seed": s.seed,
+                "draws": self.draws,
                 "meters": [m for _, m in ranks] if batch else [],
             },
             "rng_state": [r for r, _ in ranks],
@@ -200,7 +207,7 @@ class _Training:
             "experiment": Path(self.job.folder).name,
             "parent": self.job.parent,
             "versions": self.job.versions,
-        }  # fmt: skip
+        }
 
     # --- the epochs --------------------------------------------------------------------------------------------------
 
@@ -210,9 +217,25 @@ class _Training:
 
     def run(self) -> Outcome:
         job = self.job
-        counts = {c: int(n) for c, n in zip(self.classes, np.bincount(self.data.train.labels[self.members], minlength=len(self.classes)), strict=True)}
-        self._tell({"kind": "begin", "first_epoch": job.first_epoch, "last_epoch": job.last_epoch, "batches": self.total_batches,
-                    "draws": self.draws, "classes": list(self.classes), "counts": counts})  # fmt: skip
+        counts = {
+            c: int(n)
+            for c, n in zip(
+                self.classes,
+                np.bincount(self.data.train.labels[self.members], minlength=len(self.classes)),
+                strict=True,
+            )
+        }
+        self._tell(
+            {
+                "kind": "begin",
+                "first_epoch": job.first_epoch,
+                "last_epoch": job.last_epoch,
+                "batches": self.total_batches,
+                "draws": self.draws,
+                "classes": list(self.classes),
+                "counts": counts,
+            }
+        )
         for epoch in range(job.first_epoch, job.last_epoch + 1):
             self._epoch(epoch, counts)
             self.batch_done, self.meters = 0, _Meters()
@@ -221,11 +244,21 @@ class _Training:
     def _epoch(self, epoch: int, counts: dict[str, int]) -> None:
         s = self.settings
         order = sampling.epoch_order(
-            self.data.train.labels, self.members, self.classes, self.job.weights, self.draws,
-            seed=s.seed, epoch=epoch, strategy=s.sampling.strategy,
-        )  # fmt: skip
+            self.data.train.labels,
+            self.members,
+            self.classes,
+            self.job.weights,
+            self.draws,
+            seed=s.seed,
+            epoch=epoch,
+            strategy=s.sampling.strategy,
+        )
         a = s.training.augment
-        draws = augment.epoch_draws(self.draws, a.crop_padding, a.flip, seed=s.seed, epoch=epoch) if a.crop_padding or a.flip else None
+        draws = (
+            augment.epoch_draws(self.draws, a.crop_padding, a.flip, seed=s.seed, epoch=epoch)
+            if a.crop_padding or a.flip
+            else None
+        )
         shown = self._train_epoch(epoch, order, draws)
         started = time.perf_counter()
         self.world.share_buffers(self.model)
@@ -239,8 +272,20 @@ class _Training:
         saved = self._state(epoch, 0)
         if self.world.rank == 0:
             assert self.writer is not None
-            summary = {k: row[k] for k in ("train_loss", "train_acc", "val_loss", "val_acc", "val_macro_f1", "balanced_accuracy",
-                                           "worst_class", "worst_recall", "order_sha256")}  # fmt: skip
+            summary = {
+                k: row[k]
+                for k in (
+                    "train_loss",
+                    "train_acc",
+                    "val_loss",
+                    "val_acc",
+                    "val_macro_f1",
+                    "balanced_accuracy",
+                    "worst_class",
+                    "worst_recall",
+                    "order_sha256",
+                )
+            }
             is_best = self.writer.epoch_end(saved, epoch, summary, {"labels": labels, "probabilities": probabilities})
             self._tell({"kind": "epoch", "epoch": epoch, "row": row, "best": is_best, "best_acc": self.best_acc})
 
@@ -281,7 +326,9 @@ class _Training:
                     shown.append(positions)
                 bad = torch.where(torch.isfinite(each), bad, torch.minimum(bad, torch.full_like(bad, batch + 1)))
             if batch % self.flags_every == 0 or batch + 1 == self.total_batches:
-                stop = self._check(epoch, bad)  # before the step, so that no weight is spoilt where it can be seen in time
+                stop = self._check(
+                    epoch, bad
+                )  # before the step, so that no weight is spoilt where it can be seen in time
             else:
                 stop = None
             self.optimizer.step()
@@ -293,14 +340,24 @@ class _Training:
                 self.meters.loss, self.meters.correct = float(loss_sum), float(correct)
                 self._save_within(epoch, done)
             if stop is not None and mid:
-                raise Interrupted(f"Stopped by {stop} in epoch {epoch} after batch {done} of {self.total_batches}; the checkpoint "
-                                  f"{layout.checkpoint_name(layout.Position(epoch, done))} was saved.")  # fmt: skip
+                raise Interrupted(
+                    f"Stopped by {stop} in epoch {epoch} after batch {done} of {self.total_batches}; the checkpoint "
+                    f"{layout.checkpoint_name(layout.Position(epoch, done))} was saved."
+                )
             now = time.perf_counter()
             if world.rank == 0 and (now - last_report > REPORT_EVERY_S or done == self.total_batches):
                 last_report = now
                 images = max(1, self.meters.images) * world.size
-                self._tell({"kind": "batch", "epoch": epoch, "batch": done, "batches": self.total_batches,
-                            "loss": float(each.detach()) / max(1, len(y)), "images_per_second": images / max(1e-9, self.meters.seconds)})  # fmt: skip
+                self._tell(
+                    {
+                        "kind": "batch",
+                        "epoch": epoch,
+                        "batch": done,
+                        "batches": self.total_batches,
+                        "loss": float(each.detach()) / max(1, len(y)),
+                        "images_per_second": images / max(1e-9, self.meters.seconds),
+                    }
+                )
         self.meters.loss, self.meters.correct = float(loss_sum), float(correct)
         return np.concatenate(shown) if shown else np.empty(0, dtype=np.int64)
 
@@ -309,7 +366,9 @@ class _Training:
         size = self.settings.training.batch_size
         start, stop = batch * size, min((batch + 1) * size, self.draws)
         a, b = sampling.rank_slice(start, stop, self.world.rank, self.world.size)
-        whole = stop - start < self.world.size  # every rank computes all of it: the mean of equal gradients is that gradient
+        whole = (
+            stop - start < self.world.size
+        )  # every rank computes all of it: the mean of equal gradients is that gradient
         return np.arange(a, b), (stop - start) * (self.world.size if whole else 1), self.world.rank == 0 or not whole
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -338,7 +397,11 @@ class _Training:
     def _validate(self) -> tuple[np.ndarray, np.ndarray, float]:
         """Labels (n,), probabilities (n, classes) and mean loss over all validation images, each computed by one rank."""
         n = len(self.data.val.labels)
-        start, stop = (0, n) if self.world.size == 1 else (n * self.world.rank // self.world.size, n * (self.world.rank + 1) // self.world.size)
+        start, stop = (
+            (0, n)
+            if self.world.size == 1
+            else (n * self.world.rank // self.world.size, n * (self.world.rank + 1) // self.world.size)
+        )
         self.model.eval()
         found = []
         with torch.no_grad(), self._autocast():
@@ -356,8 +419,17 @@ class _Training:
             )
         return labels, np.exp(logs), loss
 
-    def _row(self, epoch: int, order: np.ndarray, parts: list[Any], labels: np.ndarray, probabilities: np.ndarray, val_loss: float,
-             counts: dict[str, int], val_seconds: float) -> dict[str, Any]:  # fmt: skip
+    def _row(
+        self,
+        epoch: int,
+        order: np.ndarray,
+        parts: list[Any],
+        labels: np.ndarray,
+        probabilities: np.ndarray,
+        val_loss: float,
+        counts: dict[str, int],
+        val_seconds: float,
+    ) -> dict[str, Any]:
         """One row of the history, everything measured rather than assumed."""
         k = len(self.classes)
         images = sum(p[2] for p in parts)
@@ -374,14 +446,27 @@ class _Training:
         present = [c for i, c in enumerate(self.classes) if (labels == i).any()]
         worst = min(present, key=lambda c: result["recall"][c])
         row: dict[str, Any] = {
-            "train_loss": sum(p[0] for p in parts) / images, "train_acc": sum(p[1] for p in parts) / images,
-            "val_loss": val_loss, "val_acc": result["val_acc"], "epoch": epoch,
+            "train_loss": sum(p[0] for p in parts) / images,
+            "train_acc": sum(p[1] for p in parts) / images,
+            "val_loss": val_loss,
+            "val_acc": result["val_acc"],
+            "epoch": epoch,
             "lr": optim.learning_rate(self.settings.training, epoch - 1 / self.total_batches),
-            "seconds": round(self.meters.seconds + val_seconds, 3), "images_per_second": round(images / max(1e-9, self.meters.seconds), 1),
-            "val_macro_f1": result["val_macro_f1"], "balanced_accuracy": result["balanced_accuracy"],
-            "worst_class": worst, "worst_recall": result["recall"][worst], "order_sha256": sampling.order_hash(sequence),
-        }  # fmt: skip
+            "seconds": round(self.meters.seconds + val_seconds, 3),
+            "images_per_second": round(images / max(1e-9, self.meters.seconds), 1),
+            "val_macro_f1": result["val_macro_f1"],
+            "balanced_accuracy": result["balanced_accuracy"],
+            "worst_class": worst,
+            "worst_recall": result["recall"][worst],
+            "order_sha256": sampling.order_hash(sequence),
+        }
         for i, c in enumerate(self.classes):
-            row |= {f"recall_{c}": result["recall"][c], f"f1_{c}": result["f1"][c], f"precision_{c}": result["precision"][c],
-                    f"requested_{c}": requested[c], f"realised_{c}": int(realised[i]), f"distinct_{c}": int(distinct[i])}  # fmt: skip
+            row |= {
+                f"recall_{c}": result["recall"][c],
+                f"f1_{c}": result["f1"][c],
+                f"precision_{c}": result["precision"][c],
+                f"requested_{c}": requested[c],
+                f"realised_{c}": int(realised[i]),
+                f"distinct_{c}": int(distinct[i]),
+            }
         return row

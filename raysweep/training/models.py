@@ -17,7 +17,9 @@ from raysweep.store import checkpoint
 
 def _block(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
     )
 
 
@@ -30,7 +32,9 @@ class _Residual(nn.Module):
         return x + self.body(x)
 
 
-def cnn(num_classes: int, channels: int, widths: tuple[int, int, int, int] = (32, 32, 96, 224), dropout: float = 0.0) -> nn.Module:
+def cnn(
+    num_classes: int, channels: int, widths: tuple[int, int, int, int] = (32, 32, 96, 224), dropout: float = 0.0
+) -> nn.Module:
     """A small network for small images: a strided 5×5 stem (most of the cost of 48-pixel images is their first layers),
     then three stages of 3×3 convolutions, the deeper two with a residual block.
 
@@ -41,11 +45,18 @@ def cnn(num_classes: int, channels: int, widths: tuple[int, int, int, int] = (32
     a, b, c, d = widths
     return nn.Sequential(
         _block(channels, a, 5, 2),
-        _block(a, b), nn.MaxPool2d(2, ceil_mode=True),
-        _block(b, c), _Residual(_block(c, c)), nn.MaxPool2d(2, ceil_mode=True),
-        _block(c, d), _Residual(_block(d, d)),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout) if dropout else nn.Identity(), nn.Linear(d, num_classes),
-    )  # fmt: skip
+        _block(a, b),
+        nn.MaxPool2d(2, ceil_mode=True),
+        _block(b, c),
+        _Residual(_block(c, c)),
+        nn.MaxPool2d(2, ceil_mode=True),
+        _block(c, d),
+        _Residual(_block(d, d)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(dropout) if dropout else nn.Identity(),
+        nn.Linear(d, num_classes),
+    )
 
 
 class _RepeatGray(nn.Module):
@@ -76,11 +87,15 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
 def _python(target: str) -> Callable[..., nn.Module]:
     module_name, _, function = target.partition(":")
     if not module_name or not function:
-        raise ConfigError(f"model.name: 'python:{target}' must be python:MODULE:FUNCTION, such as python:mynets.models:build.")
+        raise ConfigError(
+            f"model.name: 'python:{target}' must be python:MODULE:FUNCTION, such as python:mynets.models:build."
+        )
     try:
         found = getattr(importlib.import_module(module_name), function)
     except ImportError as error:
-        raise ConfigError(f"model.name: the module {module_name!r} cannot be imported ({error}). Is it on PYTHONPATH?") from None
+        raise ConfigError(
+            f"model.name: the module {module_name!r} cannot be imported ({error}). Is it on PYTHONPATH?"
+        ) from None
     except AttributeError:
         raise ConfigError(f"model.name: the module {module_name!r} has no function {function!r}.") from None
     if not callable(found):
@@ -165,7 +180,9 @@ def load_weights(model: nn.Module, state: Any, source: str | Path) -> None:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             faults.append(f"{len(names)} {title}: {', '.join(names[:5])}{more}")
     if faults:
-        raise CheckpointError(f"The weights in {source} do not fit the model ({'; '.join(faults)}). Is it the same architecture?")
+        raise CheckpointError(
+            f"The weights in {source} do not fit the model ({'; '.join(faults)}). Is it the same architecture?"
+        )
     model.load_state_dict(state)
 
 

@@ -45,9 +45,13 @@ class World:
         if self.size == 1:
             return model, model
         if sync_batchnorm:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if self.device.type == "cuda" else _synchronise(model)
+            model = (
+                nn.SyncBatchNorm.convert_sync_batchnorm(model) if self.device.type == "cuda" else _synchronise(model)
+            )
         ids = [self.device.index] if self.device.type == "cuda" else None
-        ddp = nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+        ddp = nn.parallel.DistributedDataParallel(
+            model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
         return model, ddp
 
 
@@ -83,7 +87,16 @@ class _SyncedNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: Any,
+        bias: Any,
+        running_mean: Any,
+        running_var: Any,
+        momentum: float,
+        eps: float,
+    ) -> torch.Tensor:
         dims = [d for d in range(x.ndim) if d != 1]
         count = x.numel() // x.shape[1]
         var, mean = torch.var_mean(x, dims, correction=0)

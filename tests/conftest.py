@@ -62,8 +62,39 @@ def small_settings(root: Path, **sections: Any) -> Any:
     return config.validate(config.merge(base, sections))
 
 
+class Recorder:
+    """A reporter that keeps every event and asks to stop after ``stop_after`` batches."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.stop_after = stop_after
+        self.asked = 0
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+
+    def should_stop(self) -> str | None:
+        self.asked += 1  # on the CPU the loop asks once per batch
+        return "TEST" if self.stop_after is not None and self.asked >= self.stop_after else None
+
+
 @pytest.fixture
-def quick_run(tmp_path: Path) -> Callable[..., Any]:
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recorder], Recorder]:
+    """Train by calling the training function itself: the same code without Ray's trainer around it."""
+
+    def use(recorder: Recorder) -> Recorder:
+        from raysweep.launch import workers
+        from raysweep.training.loop import train
+
+        monkeypatch.setattr(workers, "in_this_process", lambda job, fitted, progress: train(job, recorder))
+        return recorder
+
+    use(Recorder())
+    return use
+
+
+@pytest.fixture
+def quick_run(tmp_path: Path, without_ray: Callable[[Recorder], Recorder]) -> Callable[..., Any]:
     """Run a small experiment in this process; returns it."""
 
     def go(**sections: Any) -> Any:
@@ -72,6 +103,49 @@ def quick_run(tmp_path: Path) -> Callable[..., Any]:
         return launching.run(launching.plan(small_settings(tmp_path / "experiments", **sections))).experiment
 
     return go
+
+
+@pytest.fixture
+def quick_child(tmp_path: Path, without_ray: Callable[[Recorder], Recorder]) -> Callable[..., Any]:
+    """Run a child of a checkpoint (reference or path) in this process; returns its experiment."""
+
+    def go(reference: object, **options: Any) -> Any:
+        from raysweep.launch import child
+        from raysweep.launch import run as launching
+
+        root = tmp_path / "experiments"
+        return launching.run(child.plan_child(child.read_parent(root, str(reference)), str(root), **options)).experiment
+
+    return go
+
+
+def weights_hash(experiment: Any, which: str = "latest") -> str:
+    """SHA-256 of weights and optimizer state of a checkpoint: equal exactly where the training state is equal."""
+    import hashlib
+
+    import torch
+
+    from raysweep.store import checkpoint
+
+    state = checkpoint.read_checkpoint(experiment.folder / experiment.entry(which).file)
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            digest.update(str(value.dtype).encode() + value.contiguous().numpy().tobytes())
+        elif isinstance(value, dict):
+            for key in value:
+                digest.update(repr(key).encode())
+                add(value[key])
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                add(item)
+        else:
+            digest.update(repr(value).encode())
+
+    add(state["model_state_dict"])
+    add(state["optimizer_state_dict"])
+    return digest.hexdigest()
 
 
 @pytest.fixture(scope="session")

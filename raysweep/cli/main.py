@@ -21,7 +21,7 @@ class _Group(TyperGroup):
         except click.UsageError as error:
             hint = did_you_mean(args[0], self.list_commands(ctx)) if args else ""
             if hint and "Did you mean" not in error.message:
-                error.message += hint
+                raise click.UsageError(error.message + hint, ctx=ctx) from None
             raise
 
 

@@ -95,13 +95,13 @@ def load(data: DataSection, cache_dir: str | Path, progress: Progress | None = N
     ).hexdigest()[:20]
     base = Path(cache_dir).expanduser()
     folder = base / key
-    cached = _open(folder)
+    cached = reopen(folder)
     if cached is not None:
         return cached
     try:
         base.mkdir(parents=True, exist_ok=True)
         with FileLock(str(base / f"{key}.lock")):
-            cached = _open(folder)  # another process may have built it while this one waited
+            cached = reopen(folder)  # another process may have built it while this one waited
             if cached is not None:
                 return cached
             shutil.rmtree(folder, ignore_errors=True)
@@ -116,14 +116,15 @@ def load(data: DataSection, cache_dir: str | Path, progress: Progress | None = N
             f"The image cache {folder} cannot be written: {error.strerror or error}. "
             "Free space, or name another folder with data.cache_dir."
         ) from None
-    built = _open(folder)
+    built = reopen(folder)
     if built is None:
         raise DataError(f"The image cache {folder} was damaged right after it was written. Delete it and try again.")
     return built
 
 
-def _open(folder: Path) -> Dataset | None:
+def reopen(folder: str | Path) -> Dataset | None:
     """The cache in a folder, or None if there is none or a file of it is missing or short."""
+    folder = Path(folder)
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         parts = {}

@@ -74,8 +74,14 @@ def epoch_order(
         rounds = -(-quota // len(of_class[c])) if quota else 0
         walk = [of_class[c][permutation(len(of_class[c]), (seed, _WALK, epoch, c, k))] for k in range(rounds)]
         taken.append(np.concatenate(walk)[:quota] if walk else np.empty(0, dtype=np.int64))
-    together = np.concatenate(taken)
-    return together[permutation(draws, (seed, _SHUFFLE, epoch))]
+    # Shuffle the classes, not the images: each class's images then come in the order of its walk, so that also in time
+    # an image repeats only after every image of its class was shown.
+    class_of = np.repeat(np.arange(len(classes)), [len(walk) for walk in taken])
+    class_of = class_of[permutation(draws, (seed, _SHUFFLE, epoch))]
+    order = np.empty(draws, dtype=np.int64)
+    for c, images in enumerate(taken):
+        order[class_of == c] = images
+    return order
 
 
 def _multinomial(
@@ -101,8 +107,15 @@ def _multinomial(
 
 
 def batches(draws: int, batch_size: int) -> int:
-    """Global batches per epoch; the last one may be short."""
-    return -(-draws // batch_size)
+    """Global batches per epoch. The last one may be short, but never a single image left over: batch normalisation
+    has no variance of one value, so that image joins the batch before it."""
+    full, rest = divmod(draws, batch_size)
+    return full + (rest > 1 or (rest == 1 and full == 0))
+
+
+def batch_bounds(batch: int, draws: int, batch_size: int) -> tuple[int, int]:
+    """The positions ``[start, stop)`` of the epoch that make up global batch ``batch`` (from 0)."""
+    return batch * batch_size, draws if batch + 1 == batches(draws, batch_size) else (batch + 1) * batch_size
 
 
 def rank_slice(start: int, stop: int, rank: int, world_size: int) -> tuple[int, int]:

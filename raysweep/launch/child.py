@@ -280,7 +280,7 @@ def continue_experiment(root: Path, reference: str, *, steal: bool = False, prog
     """
     from raysweep.launch import workers
     from raysweep.training import state
-    from raysweep.training.loop import Job
+    from raysweep.training.job import Job
 
     experiment = catalog.find(root, reference)
     config = experiment.config()
@@ -314,6 +314,7 @@ def continue_experiment(root: Path, reference: str, *, steal: bool = False, prog
                 settings=settings.model_dump(mode="json"),
                 weights=plan.weights,
                 cache_dir=str(launching.cache_dir(settings).resolve()),
+                cache_folder=str(plan.data.folder.resolve()),
                 threads=fitted.threads,
                 use_gpu=fitted.use_gpu,
                 first_epoch=first + 1,

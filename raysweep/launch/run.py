@@ -145,7 +145,7 @@ def run(the_plan: Plan, progress: Progress = ignore) -> Result:
 def _new_job(the_plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime) -> Any:
     from raysweep.launch import child
     from raysweep.training import state
-    from raysweep.training.loop import Job
+    from raysweep.training.job import Job
 
     settings = the_plan.settings
     versions = state.versions()
@@ -173,6 +173,7 @@ def _new_job(the_plan: Plan, experiment: Experiment, lock: WriterLock, now: date
         settings=settings.model_dump(mode="json"),
         weights=the_plan.weights,
         cache_dir=str(cache_dir(settings).resolve()),
+        cache_folder=str(the_plan.data.folder.resolve()),
         threads=the_plan.resources.threads,
         use_gpu=the_plan.resources.use_gpu,
         flat_config=flat,
@@ -218,7 +219,7 @@ def derive(experiment: Experiment) -> None:
     """Write report and pictures; they are derived, so trouble with them never fails a run."""
     from raysweep.report import figures
 
-    if not experiment.entries():
+    if all(e.batch is not None for e in experiment.entries()):  # no epoch has ended: there is nothing to draw
         return
     try:
         figures.write_all(experiment)

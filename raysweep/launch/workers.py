@@ -17,7 +17,8 @@ from raysweep.errors import Interrupted, NonFiniteLossError, RaysweepError, Trai
 from raysweep.launch import cluster, resources
 from raysweep.launch.resources import Resources
 from raysweep.launch.stopping import StopFlag, signals
-from raysweep.training.loop import Job, Outcome, train
+from raysweep.training.job import Job, Outcome
+from raysweep.training.loop import train
 
 Progress = Callable[[dict[str, Any]], None]
 POLL_S = 0.2

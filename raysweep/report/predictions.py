@@ -42,7 +42,7 @@ def read(experiment: Experiment, epoch: int | None = None) -> Predictions:
     table = pq.read_table(path)
     epochs = table["epoch"].to_numpy()
     best = (experiment.manifest().get("best") or {}).get("epoch")
-    wanted = epoch if epoch is not None else (best if best in epochs else int(epochs.max()))
+    wanted = epoch if epoch is not None else (best if best in epochs else int(np.max(epochs)))
     mask = epochs == wanted
     if not mask.any():
         have = ", ".join(map(str, sorted(set(epochs.tolist()))))

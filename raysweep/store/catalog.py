@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from raysweep.errors import NotFoundError, RaysweepError, did_you_mean
+from raysweep.errors import NotFoundError, RaysweepError, RootError, did_you_mean
 from raysweep.store import layout, lineage
 from raysweep.store.experiment import LEGACY, Entry, Experiment
 
@@ -28,7 +28,15 @@ def experiments(root: Path) -> list[Experiment]:
                     found.append(Experiment(row.path))
     except FileNotFoundError:
         return []
-    return sorted(found, key=lambda e: (layout.split_id(e.id)[1] or "", e.id))
+    except OSError as error:
+        raise RootError(f"{root} cannot be read: {error.strerror}. Name the folder of the experiments.") from None
+    return sorted(found, key=_age)
+
+
+def _age(experiment: Experiment) -> tuple[str, str, int, str]:
+    """Sorts by time; those of one name and second by the number that was appended, so that _2 comes before _10."""
+    name, time = layout.split_id(experiment.id)
+    return time or "", name, len(experiment.id), experiment.id
 
 
 def find(root: Path, reference: str) -> Experiment:
@@ -38,7 +46,7 @@ def find(root: Path, reference: str) -> Experiment:
         NotFoundError: none or several match; the message lists them.
     """
     as_path = Path(reference)
-    if (as_path / layout.CONFIG).is_file():
+    if os.path.isfile(as_path / layout.CONFIG):  # unlike Path.is_file, also False for what no path can be
         return Experiment(as_path.resolve())
     everything = experiments(root)
     exact = [e for e in everything if e.id == reference]
@@ -73,12 +81,12 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | Non
         NotFoundError: no such experiment or file.
     """
     split = split_reference(reference)
-    if split is not None and not Path(reference).exists():
+    if split is not None and not os.path.exists(reference):
         experiment = find(root, split[0])
         entry = experiment.entry(split[1])
         return experiment, entry, experiment.folder / entry.file
     path = Path(reference)
-    if not path.is_file():
+    if not os.path.isfile(path):
         if path.suffix != ".pt" and "/" not in reference:
             raise NotFoundError(
                 f"{reference!r} is no checkpoint. Give a path to a .pt file or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest; "
@@ -92,8 +100,7 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | Non
     if name == layout.BEST:
         best = experiment.manifest().get("best") or {}
         name = str(best.get("file", name))
-    entry = next((e for e in experiment.entries() if e.file == name), None)
-    return experiment, entry, path
+    return experiment, next((e for e in experiment.entries() if e.file == name), None), path
 
 
 def summary(experiment: Experiment) -> dict[str, Any]:
@@ -114,30 +121,47 @@ def summary(experiment: Experiment) -> dict[str, Any]:
         "path": str(experiment.folder),
     }
     try:
-        config = experiment.config()
-        row["status"] = experiment.status()
+        return row | _read(experiment)
     except RaysweepError as error:
-        row["note"] = str(error)
-        return row
+        return row | {"note": str(error)}
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        return row | {
+            "note": f"A file in {experiment.folder} holds what it should not ({type(error).__name__}: {error})."
+        }
+
+
+def _read(experiment: Experiment) -> dict[str, Any]:
+    """The fields that come out of the folder's files; raises many kinds of errors if they hold the wrong things."""
+    config = experiment.config()
+    row: dict[str, Any] = {"status": experiment.status()}
     row["created"] = _created(config, experiment)
-    row["sampling_weights"] = config.get("sampling_weights") or {}
-    row["parent"] = config.get("parent")
+    row["sampling_weights"] = dict(config.get("sampling_weights") or {})
+    parent = config.get("parent") or None
+    row["parent"] = (
+        parent if parent is None else {"experiment": parent["experiment"], "epoch": parent["epoch"]} | parent
+    )
     row["sweep"] = config.get("sweep")
-    first = int((config.get("parent") or {}).get("epoch") or 0)
-    with contextlib.suppress(TypeError, ValueError):
-        row["epochs_target"] = first + int(config["num_epochs"]) if config.get("num_epochs") else None
-    entries = experiment.entries()
-    ends = [e for e in entries if e.batch is None]
+    first = int(parent["epoch"] or 0) if parent else 0
+    row["epochs_target"] = first + int(config["num_epochs"]) if config.get("num_epochs") else None
+    if problems := experiment.lost_manifest():
+        row["note"] = f"{experiment.id}: {'; '.join(problems)}."
+    ends = [e for e in experiment.entries() if e.batch is None]
     if ends:
         row["epochs_done"] = ends[-1].epoch
         best_file = (experiment.manifest().get("best") or {}).get("file")
-        best = next((e for e in ends if e.file == best_file), ends[-1])
-        row["best_acc"] = best.metrics.get("val_acc")
+        # Without a manifest to say it, the best is the one a user would take.
+        most = max(ends, key=lambda e: (float(e.metrics.get("val_acc") or 0), -e.epoch))
+        best = next((e for e in ends if e.file == best_file), most)
+        row["best_acc"] = _number(best.metrics.get("val_acc"))
         row["best_epoch"] = best.epoch
-        row["best_macro_f1"] = best.metrics.get("val_macro_f1")
+        row["best_macro_f1"] = _number(best.metrics.get("val_macro_f1"))
     elif row["status"] == LEGACY:
         _legacy(row, experiment)
     return row
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _created(config: dict[str, Any], experiment: Experiment) -> str | None:
@@ -146,7 +170,7 @@ def _created(config: dict[str, Any], experiment: Experiment) -> str | None:
         return datetime.strptime(str(stamp), layout.TIME_FORMAT).isoformat()
     except ValueError:
         event = lineage.last(experiment.folder)
-        return event.get("time") if event else None
+        return datetime.fromisoformat(event["time"]).isoformat() if event else None
 
 
 def _legacy(row: dict[str, Any], experiment: Experiment) -> None:
@@ -155,7 +179,7 @@ def _legacy(row: dict[str, Any], experiment: Experiment) -> None:
 
     epochs = [p for p in map(layout.parse_checkpoint_name, os.listdir(experiment.folder)) if p and p.batch is None]
     row["epochs_done"] = max((p.epoch for p in epochs), default=0)
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, csv.Error):
         with open(experiment.folder / layout.HISTORY_CSV, newline="") as file:
             values = [float(line["val_acc"]) for line in csv.DictReader(file)]
         if values:

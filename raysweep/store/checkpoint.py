@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from raysweep.errors import CheckpointError, NotFoundError
-from raysweep.store.files import write_atomic
+from raysweep.store.files import write_atomic, zip_problem
 
 FORMAT_VERSION = 1
 # Documented keys every checkpoint has.
@@ -38,7 +39,8 @@ def read(path: str | Path) -> Any:
 
     Raises:
         NotFoundError: no such file.
-        CheckpointError: damaged, not torch's format, or with anything inside that is not tensors and plain values.
+        CheckpointError: damaged, not torch's format, or with anything inside that is not tensors and plain values, or
+            that would need more memory than the file weighs.
     """
     import torch
 
@@ -47,10 +49,12 @@ def read(path: str | Path) -> Any:
         raise NotFoundError(f"There is no checkpoint {path}.")
     _check_container(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "weights_only" in str(error) or "Unsupported" in str(error):
+        # torch wraps the unpickler's own words in advice; what it could not even parse is garbage, not code.
+        words = re.search(r"unsupported.*?(?=\. |\.?$)", str(error), re.IGNORECASE | re.MULTILINE)
+        text = words[0] if words else (str(error).strip().partition("\n")[0] or type(error).__name__)
+        if "weights_only" in str(error) and not text.startswith("Unsupported operand"):
             raise CheckpointError(
                 f"{path} holds Python objects that could run code, so it was not loaded ({text[:200]}). "
                 "Only tensors, numbers, texts, lists and dicts are accepted."
@@ -58,6 +62,8 @@ def read(path: str | Path) -> Any:
         raise CheckpointError(
             f"{path} is damaged or not a checkpoint ({text[:200]}). Take another checkpoint."
         ) from None
+    _check_tensors(state, path)
+    return state
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -77,14 +83,45 @@ def _check_container(path: Path) -> None:
     size = path.stat().st_size
     if size == 0:
         raise CheckpointError(f"{path} is empty. Take another checkpoint.")
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). Take another checkpoint.") from None
     if any(i.compress_type != zipfile.ZIP_STORED for i in infos) or sum(i.file_size for i in infos) > size:
         raise CheckpointError(
             f"{path} would unpack to more than its {size:,} bytes, which no checkpoint does; it was not loaded."
+        )
+    # torch itself does not look at the CRCs; a flipped bit would become a weight.
+    problem = zip_problem(path)
+    if problem is not None:
+        raise CheckpointError(f"{path} is damaged ({problem}). Take another checkpoint.")
+
+
+def _check_tensors(state: Any, path: Path) -> None:
+    """Refuse tensors whose size is only declared: sparse, without storage, or one number spread over terabytes."""
+    import torch
+
+    excess, seen, rest = 0, set(), [state]
+    while rest:
+        value = rest.pop()
+        if id(value) in seen:  # a pickle may refer to one object many times, also in circles
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            rest += [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            rest += value
+        elif isinstance(value, torch.Tensor):
+            if value.layout != torch.strided or value.device.type != "cpu":
+                raise CheckpointError(
+                    f"{path} holds a tensor that is not dense ({value.layout}, {value.device}), which no checkpoint of a "
+                    "training has; it was not loaded."
+                )
+            excess += max(0, value.numel() * value.element_size() - value.untyped_storage().nbytes())
+    if excess > path.stat().st_size:
+        raise CheckpointError(
+            f"{path} holds tensors that would need {excess:,} bytes more than the file has; it was not loaded."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
+import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,9 @@ from raysweep.store import files, layout, lineage, lock
 from raysweep.store.layout import Position
 
 RUNNING, FINISHED, INTERRUPTED, FAILED, DEAD, LEGACY = "running", "finished", "interrupted", "failed", "dead", "legacy"
+
+# Columns of the history that are put back when the manifest is lost.
+_METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "val_macro_f1", "balanced_accuracy")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Entry:
         """What is wrong with the file, or None if size and hash agree."""
         path = folder / self.file
         try:
+            if not files.inside(folder.resolve().parent, path):
+                return f"{self.file} is a link that leads out of the root"
             size = path.stat().st_size
             if size != self.bytes:
                 return f"{self.file} has {size:,} bytes instead of {self.bytes:,}"
@@ -83,7 +88,7 @@ def check_root(root: Path) -> None:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        probe = root / f"{layout.TEMP_PREFIX}{socket.gethostname()}-{os.getpid()}"
+        probe = root / f"{layout.TEMP_PREFIX}{secrets.token_hex(8)}"  # never the name of one that a kill left
         probe.mkdir()
         probe.rmdir()
     except OSError as error:
@@ -129,19 +134,27 @@ class Experiment:
 
     def manifest(self) -> dict[str, Any]:
         """The manifest, or an empty one where it is missing or torn (see :meth:`entries`)."""
+        value = self._written_manifest()
+        if value is None:
+            return {"format_version": 1, "experiment": self.id, "checkpoints": [], "best": None}
+        return value if isinstance(value.get("best"), dict) else {**value, "best": None}
+
+    def _written_manifest(self) -> dict[str, Any] | None:
         try:
             value = json.loads((self.folder / layout.MANIFEST).read_bytes())
-            if isinstance(value, dict) and isinstance(value.get("checkpoints"), list):
-                return value
         except (OSError, ValueError):
-            pass
-        return {"format_version": 1, "experiment": self.id, "checkpoints": [], "best": None}
+            return None
+        return value if isinstance(value, dict) and isinstance(value.get("checkpoints"), list) else None
 
     def entries(self) -> list[Entry]:
-        """Committed checkpoints, oldest first."""
+        """Committed checkpoints, oldest first; where the manifest is missing or torn, the files that verify by the
+        checksums inside them (slow: each is read)."""
+        manifest = self._written_manifest()
+        if manifest is None:
+            return self._recovered()[0]
         result = []
-        for row in self.manifest()["checkpoints"]:
-            with contextlib.suppress(KeyError, TypeError, ValueError):
+        for row in manifest["checkpoints"]:
+            with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
                 name = str(row["file"])
                 if layout.parse_checkpoint_name(name) is not None:  # a manifest cannot point out of its folder
                     result.append(
@@ -150,7 +163,7 @@ class Experiment:
                             int(row["bytes"]),
                             str(row["sha256"]),
                             int(row["epoch"]),
-                            row.get("batch"),
+                            None if row.get("batch") is None else int(row["batch"]),
                             str(row.get("created", "")),
                             dict(row.get("metrics") or {}),
                         )
@@ -177,7 +190,10 @@ class Experiment:
         )
 
     def newest_good(self) -> tuple[Entry | None, list[str]]:
-        """The newest checkpoint whose size and hash verify, and what was wrong with newer ones."""
+        """The newest checkpoint whose size and hash verify, and what was wrong with newer ones or the manifest."""
+        if self._written_manifest() is None:
+            found, problems = self._recovered()
+            return (found[-1] if found else None), problems
         problems = []
         for entry in reversed(self.entries()):
             problem = entry.verify(self.folder)
@@ -185,6 +201,55 @@ class Experiment:
                 return entry, problems
             problems.append(problem)
         return None, problems
+
+    def lost_manifest(self) -> list[str]:
+        """Why checkpoints are judged without a manifest, and which of them are damaged; empty where it is whole."""
+        return self._recovered()[1] if self._written_manifest() is None else []
+
+    def _recovered(self) -> tuple[list[Entry], list[str]]:
+        """What can be used where the manifest is missing or torn: entries, oldest first, and what is wrong.
+
+        The last epoch's file may be one whose commit a kill prevented. It counts only if something written after that
+        commit knows of it: its row of the history, or a later checkpoint.
+        """
+        if not (self.folder / layout.LINEAGE).exists():
+            return [], []  # a folder of the old system, which has no manifest
+        names = {p: n for n in os.listdir(self.folder) if (p := layout.parse_checkpoint_name(n)) is not None}
+        history = self._history()
+        found: list[Entry] = []
+        damaged: list[str] = []
+        latest = max(names, key=lambda p: p.order, default=None)
+        for position in sorted(names, key=lambda p: p.order):
+            if position == latest and position.batch is None and position.epoch not in history:
+                continue
+            path = self.folder / names[position]
+            if not files.inside(self.folder.resolve().parent, path):
+                damaged.append(f"{path.name} is a link that leads out of the root")
+            elif (problem := files.zip_problem(path)) is not None:
+                damaged.append(f"{path.name} is damaged ({problem})")
+            else:
+                stat = path.stat()
+                created = datetime.fromtimestamp(stat.st_mtime).isoformat(timespec="seconds")
+                metrics = history.get(position.epoch, {}) if position.batch is None else {}
+                found.append(Entry(path.name, stat.st_size, files.sha256_file(path), *position, created, metrics))
+        if not found and not damaged:
+            return [], []
+        state = "torn" if (self.folder / layout.MANIFEST).exists() else "missing"
+        told = f"{layout.MANIFEST} is {state}; the checkpoints were judged by the checksums inside them"
+        return found, [told, *reversed(damaged)]
+
+    def _history(self) -> dict[int, dict[str, float]]:
+        """Epoch → the metrics that choose the best one, from the history; nothing of it where it cannot be read."""
+        import csv
+
+        rows = {}
+        with (
+            contextlib.suppress(OSError, ValueError, KeyError, TypeError, csv.Error),
+            open(self.folder / layout.HISTORY_CSV, newline="", encoding="utf-8") as file,
+        ):
+            for line in csv.DictReader(file):
+                rows[int(line["epoch"])] = {k: float(line[k]) for k in _METRICS if line.get(k)}
+        return rows
 
     def entry(self, which: str) -> Entry:
         """The entry that ``best``, ``latest`` or an epoch's number names.
@@ -201,7 +266,7 @@ class Experiment:
             for e in entries:
                 if e.file == best:
                     return e
-        if which.isdigit():
+        if which.isdecimal():
             for e in ends:
                 if e.epoch == int(which):
                     return e

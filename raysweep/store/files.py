@@ -14,6 +14,8 @@ import json
 import os
 import secrets
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from raysweep.errors import StoreError
 from raysweep.store.layout import TEMP_PREFIX
 
 _CHUNK = 1 << 22
+# An argument or path that is no UTF-8 has lone surrogates: written as \udc80, which JSON reads back as the same text.
+_SURROGATES = "backslashreplace"
 
 
 def _failed(path: Path, size: int | None, error: OSError) -> StoreError:
@@ -30,6 +34,8 @@ def _failed(path: Path, size: int | None, error: OSError) -> StoreError:
         remedy = "Free space on that disk; what was committed before is intact"
     elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         remedy = "Make the folder writable; what was committed before is intact"
+    elif error.errno == errno.ELOOP:
+        remedy = "It is a link, which is not followed; put a file in its place"
     else:
         remedy = "Check the disk or the network file system; what was committed before is intact"
     return StoreError(f"{what}: {error.strerror or error}. {remedy}.")
@@ -78,18 +84,20 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """JSON, indented for people, by :func:`write_atomic`. NaN and infinity are refused."""
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_atomic(
+        path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(errors=_SURROGATES)
+    )
 
 
 def append_line(path: Path, text: str) -> None:
-    """Append text ending in a newline: one ``O_APPEND`` write, then fsync. A torn last line is first closed off.
+    """Append text ending in a newline: one ``O_APPEND`` write, then fsync. A torn last line is first cut off.
 
     Raises:
-        StoreError: the write failed or was short.
+        StoreError: the write failed or was short, or the path is a link (it may point out of the root).
     """
-    data = text.encode()
+    data = text.encode(errors=_SURROGATES)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         try:
             size = os.fstat(fd).st_size
             if size and os.pread(fd, 1, size - 1) != b"\n":
@@ -143,6 +151,19 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def zip_problem(path: Path) -> str | None:
+    """What is wrong with a zip file by the CRCs inside it (torch's checkpoints are such files), or None.
+
+    Where all CRCs are zero, torch was told not to compute them (``set_crc32_options``): nothing is known then.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip() if any(i.CRC for i in archive.infolist()) else None
+    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        return str(error) or type(error).__name__
+    return None if bad is None else f"the checksum of {bad} does not agree"
+
+
 def clean_temps(folder: Path) -> list[str]:
     """Remove what a killed writer left behind; only the folder's one writer may call this."""
     removed = []
@@ -155,7 +176,10 @@ def clean_temps(folder: Path) -> list[str]:
 
 def inside(root: Path, path: Path) -> bool:
     """Whether ``path``, with every link followed, still lies under ``root``."""
-    return path.resolve().is_relative_to(root.resolve())
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
 
 
 @contextlib.contextmanager

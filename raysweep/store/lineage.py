@@ -30,10 +30,10 @@ _RULE = "=" * 60
 
 def open_log(folder: Path, name: str, description: str, when: datetime) -> None:
     """Write the head of the log for people, in the old system's form."""
-    text = " ".join(description.split()) or "-"
+    text = _clean(description) or "-"
     append_line(
         folder / layout.CHANGES,
-        f"EXPERIMENT LOG - {name}\nStarted: {when.isoformat(timespec='seconds')}\nDescription: {text}\n{_RULE}\n",
+        f"EXPERIMENT LOG - {_clean(name)}\nStarted: {when.isoformat(timespec='seconds')}\nDescription: {text}\n{_RULE}\n",
     )
 
 
@@ -73,32 +73,38 @@ def read(folder: Path) -> list[dict[str, Any]]:
             if event["seq"] != number or not isinstance(event["type"], str):
                 raise ValueError(f"event {event['seq']} where {number} belongs")
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{path}, line {number} is damaged ({error}). Restore the file from a copy; the checkpoints are not affected."
-            ) from None
+            raise _damaged(path, f"line {number}: {error}") from None
         events.append(event)
     return events
 
 
+def _damaged(path: Path, what: str) -> StoreError:
+    return StoreError(f"{path} is damaged ({what}). Restore it from a copy; the checkpoints are not affected.")
+
+
 def last(folder: Path) -> dict[str, Any] | None:
-    """The newest event, read from the end of the file only: cheap enough for ten thousand folders."""
+    """The newest event that is no note, read from the end of the file only: cheap enough for ten thousand folders.
+
+    Raises:
+        StoreError: a line there that is no event; silence would make a damaged experiment look like one without a log.
+    """
     try:
         with open(folder / layout.LINEAGE, "rb") as file:
             size = file.seek(0, 2)
             step = 2048
             while True:
-                file.seek(max(0, size - step))
-                lines = file.read(step).split(b"\n")
-                if len(lines) >= 3 or step >= size:
-                    break
+                start = file.seek(max(0, size - step))
+                lines = file.read().split(b"\n")[:-1]  # what follows the last newline is torn
+                for line in reversed(lines[1:] if start else lines):  # the first may be cut by the window
+                    if (value := json.loads(line))["type"] != NOTE:
+                        return value
+                if start == 0:
+                    return None
                 step *= 4
-        for line in reversed(lines[:-1]):
-            if line.strip():
-                value = json.loads(line)
-                return value if isinstance(value, dict) else None
-    except (OSError, ValueError):
-        pass
-    return None
+    except OSError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder / layout.LINEAGE, f"a line near its end: {error}") from None
 
 
 def _clean(value: Any) -> str:

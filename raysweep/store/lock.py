@@ -41,7 +41,7 @@ def holder(folder: Path) -> dict[str, Any] | None:
     """Who holds the lock, as written in it, or None if there is none (or it is torn)."""
     try:
         value = json.loads((folder / LOCK).read_text(encoding="utf-8"))
-        return value if isinstance(value, dict) and "pid" in value else None
+        return value if isinstance(value, dict) and type(value.get("pid")) is int else None
     except (OSError, ValueError):
         return None
 
@@ -50,7 +50,8 @@ def alive(who: dict[str, Any]) -> bool | None:
     """Whether the holder still runs; None if it is on another host and cannot be asked."""
     if who.get("host") != socket.gethostname():
         return None
-    return _started(int(who["pid"])) == who.get("started")
+    found = _started(who["pid"])
+    return found is not None and who.get("started") in (found, None)
 
 
 @contextlib.contextmanager

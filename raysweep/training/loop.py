@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -21,56 +22,15 @@ from raysweep.config import Settings
 from raysweep.data import augment, cache, sampling
 from raysweep.errors import CheckpointError, Interrupted, NonFiniteLossError
 from raysweep.store import checkpoint, layout
-from raysweep.training import metrics, models, optim, state
+from raysweep.training import evaluate, models, optim, state
 from raysweep.training.checkpointing import CheckpointWriter, history_columns
+from raysweep.training.evaluate import Shown
 from raysweep.training.feed import Feed
+from raysweep.training.job import Job, Outcome, Reporter
 from raysweep.training.world import World
-from raysweep.weights import quotas, shares
 
 REPORT_EVERY_S = 0.2
-EVALUATE_BATCH = 256
 FLAGS_EVERY_GPU = 20  # reading a flag waits for the GPU; on the CPU every batch is checked
-
-
-@dataclass(frozen=True)
-class Job:
-    """All a process needs to know to train. Plain values: it travels to Ray workers."""
-
-    folder: str
-    token: str  # of the writer's lock
-    settings: dict[str, Any]
-    weights: dict[str, float]  # complete, in the order of the classes
-    cache_dir: str
-    threads: int
-    use_gpu: bool
-    first_epoch: int  # the first epoch to train, from 1, the parent's epochs counted
-    last_epoch: int
-    start: str | None = None  # checkpoint to start from
-    same_run: bool = False  # True: go on in place; False: a child of that checkpoint
-    fresh_optimizer: bool = False
-    keep_rng: bool = True
-    keep_position: bool = True  # False: the running epoch is drawn anew from its start
-    parent: dict[str, Any] | None = None
-    flat_config: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-
-
-class Reporter(Protocol):
-    """Where training events go; on rank 0 only."""
-
-    def __call__(self, event: dict[str, Any]) -> None: ...
-
-    def should_stop(self) -> str | None:
-        """Why to stop after this batch, or None."""
-        ...
-
-
-@dataclass
-class Outcome:
-    """What a finished training returns."""
-
-    epochs: int
-    best_acc: float
 
 
 @dataclass
@@ -83,24 +43,29 @@ class _Meters:
     seconds: float = 0.0
 
 
-def train(job: Job, reporter: Reporter) -> Outcome:
+def train(job: Job, reporter: Reporter, start: Mapping[str, Any] | None = None) -> Outcome:
     """Train ``job`` to its last epoch.
+
+    Args:
+        job: what to train.
+        reporter: where events go, and who may ask to stop.
+        start: the content of ``job.start`` where the caller has it already; it is not changed.
 
     Raises:
         Interrupted: the reporter asked to stop; a checkpoint was committed.
         NonFiniteLossError: the loss is NaN or infinite; what was committed before stays.
     """
-    return _Training(job, reporter).run()
+    return _Training(job, reporter, start).run()
 
 
 class _Training:
-    def __init__(self, job: Job, reporter: Reporter) -> None:
+    def __init__(self, job: Job, reporter: Reporter, start: Mapping[str, Any] | None) -> None:
         self.job, self.reporter = job, reporter
         self.settings = Settings.model_validate(job.settings)
         torch.set_num_threads(job.threads)
         self.device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
         self.world = World(self.device)
-        self.data = cache.load(self.settings.data, job.cache_dir)
+        self.data = cache.reopen(job.cache_folder) or cache.load(self.settings.data, job.cache_dir)
         self.classes = self.data.classes
         t = self.settings.training
         self.members = sampling.pool(
@@ -113,6 +78,7 @@ class _Training:
         self.best_acc = 0.0
         self.batch_done = 0
         self.meters = _Meters()
+        self.stop: str | None = None  # why to stop, once somebody asked
 
         state.seed_everything(self.settings.seed, 0)  # the same weights on every rank
         model = models.build(
@@ -120,9 +86,10 @@ class _Training:
         )
         if self.settings.model.init_from and job.start is None:
             models.load_weights(model, models.read_init(self.settings.model.init_from), self.settings.model.init_from)
-        model.to(self.device, memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
+        model.to(self.device)
+        model.to(memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
         state.seed_everything(self.settings.seed, self.world.rank, 1)
-        saved = self._restore(model) if job.start else None
+        saved = self._restore(model, start) if job.start else None
         self.feed = Feed(self.data, self.mean, self.std, self.device, t.channels_last)
         self.model, self.trained = self.world.wrap(model, self.settings.scaling.sync_batchnorm)
         if t.compile:
@@ -142,9 +109,9 @@ class _Training:
 
     # --- from a checkpoint, and to one -------------------------------------------------------------------------------
 
-    def _restore(self, model: torch.nn.Module) -> dict[str, Any]:
+    def _restore(self, model: torch.nn.Module, start: Mapping[str, Any] | None) -> Mapping[str, Any]:
         assert self.job.start is not None
-        saved = checkpoint.read_checkpoint(self.job.start)
+        saved = start if start is not None else checkpoint.read_checkpoint(self.job.start)
         classes = saved.get("classes")
         if classes is not None and list(classes) != list(self.classes):
             raise CheckpointError(
@@ -163,10 +130,16 @@ class _Training:
         sampler = saved.get("sampler_state") or {}
         if self.job.keep_position and int(saved.get("current_batch") or 0) > 0 and sampler.get("meters"):
             self.batch_done = int(saved["current_batch"])
-            mine = sampler["meters"][self.world.rank] if self.world.rank < len(sampler["meters"]) else None
-            if mine is not None:
-                self.meters = _Meters(float(mine[0]), float(mine[1]), int(mine[2]), float(mine[3]))
+            self._take_meters(sampler["meters"])
         return saved
+
+    def _take_meters(self, ranks: list[list[float]]) -> None:
+        """Each rank its own sums; where the number of ranks has changed, rank 0 carries those of all."""
+        if len(ranks) == self.world.size:
+            mine = ranks[self.world.rank]
+        else:
+            mine = [sum(r[i] for r in ranks) if self.world.rank == 0 else 0.0 for i in range(3)] + [ranks[0][3]]
+        self.meters = _Meters(float(mine[0]), float(mine[1]), int(mine[2]), float(mine[3]))
 
     def _state(self, epoch: int, batch: int) -> dict[str, Any]:
         """The checkpoint after ``batch`` batches of ``epoch`` (0: after its end). Collective: every rank must call."""
@@ -239,6 +212,8 @@ class _Training:
         for epoch in range(job.first_epoch, job.last_epoch + 1):
             self._epoch(epoch, counts)
             self.batch_done, self.meters = 0, _Meters()
+            if epoch < job.last_epoch:
+                self._leave_if_asked(epoch, None)
         return Outcome(job.last_epoch, self.best_acc)
 
     def _epoch(self, epoch: int, counts: dict[str, int]) -> None:
@@ -259,33 +234,37 @@ class _Training:
             if a.crop_padding or a.flip
             else None
         )
-        shown = self._train_epoch(epoch, order, draws)
+        positions = self._train_epoch(epoch, order, draws)
         started = time.perf_counter()
         self.world.share_buffers(self.model)
-        labels, probabilities, val_loss = self._validate()
-        parts = self.world.gather((self.meters.loss, self.meters.correct, self.meters.images, shown))
+        validation = evaluate.validate(
+            self.model, self.feed, self.data.val, len(self.classes), self.world, self._autocast()
+        )
+        m = self.meters
+        ranks = self.world.gather(Shown(m.loss, m.correct, m.images, positions))
         if self.world.rank == 0:
-            row = self._row(epoch, order, parts, labels, probabilities, val_loss, counts, time.perf_counter() - started)
+            row = evaluate.history_row(
+                s,
+                self.classes,
+                self.job.weights,
+                counts,
+                epoch=epoch,
+                total_batches=self.total_batches,
+                order=order,
+                train_labels=self.data.train.labels,
+                ranks=ranks,
+                validation=validation,
+                train_seconds=m.seconds,
+                val_seconds=time.perf_counter() - started,
+            )
             for column in self.history:
                 self.history[column].append(row.get(column))
             self.best_acc = max(self.best_acc, row["val_acc"])
         saved = self._state(epoch, 0)
         if self.world.rank == 0:
             assert self.writer is not None
-            summary = {
-                k: row[k]
-                for k in (
-                    "train_loss",
-                    "train_acc",
-                    "val_loss",
-                    "val_acc",
-                    "val_macro_f1",
-                    "balanced_accuracy",
-                    "worst_class",
-                    "worst_recall",
-                    "order_sha256",
-                )
-            }
+            summary = {k: row[k] for k in evaluate.SUMMARY}
+            labels, probabilities, _ = validation
             is_best = self.writer.epoch_end(saved, epoch, summary, {"labels": labels, "probabilities": probabilities})
             self._tell({"kind": "epoch", "epoch": epoch, "row": row, "best": is_best, "best_acc": self.best_acc})
 
@@ -312,38 +291,30 @@ class _Training:
             self.optimizer.zero_grad(set_to_none=True)
             with self._autocast():
                 logits = self.trained(x)
-            each = functional.cross_entropy(logits.float(), y, label_smoothing=t.label_smoothing, reduction="sum")
+            loss = functional.cross_entropy(logits.float(), y, label_smoothing=t.label_smoothing, reduction="sum")
             # DDP averages over ranks: this makes the result the mean over the images of the global batch, also when the
             # ranks' shares differ in size.
-            (each * (world.size / size)).backward()
+            (loss * (world.size / size)).backward()
             if t.grad_clip is not None:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.grad_clip)
             with torch.no_grad():
                 if counted:
-                    loss_sum += each.detach().double()
+                    loss_sum += loss.detach().double()
                     correct += (logits.argmax(1) == y).sum()
                     self.meters.images += len(y)
                     shown.append(positions)
-                bad = torch.where(torch.isfinite(each), bad, torch.minimum(bad, torch.full_like(bad, batch + 1)))
-            if batch % self.flags_every == 0 or batch + 1 == self.total_batches:
-                stop = self._check(
-                    epoch, bad
-                )  # before the step, so that no weight is spoilt where it can be seen in time
-            else:
-                stop = None
-            self.optimizer.step()
-            self.meters.seconds = base_seconds + time.perf_counter() - started
+                bad = torch.where(torch.isfinite(loss), bad, torch.minimum(bad, torch.full_like(bad, batch + 1)))
             done = batch + 1
             every = self.settings.checkpoint.every_n_batches
-            mid = done < self.total_batches and (stop is not None or (every is not None and done % every == 0))
-            if mid:
+            due = every is not None and done % every == 0  # what is saved must have been looked at
+            if due or batch % self.flags_every == 0 or done == self.total_batches:
+                self._check(epoch, bad)  # before the step, so that no weight is spoilt where it can be seen in time
+            self.optimizer.step()
+            self.meters.seconds = base_seconds + time.perf_counter() - started
+            if done < self.total_batches and (due or self.stop):
                 self.meters.loss, self.meters.correct = float(loss_sum), float(correct)
                 self._save_within(epoch, done)
-            if stop is not None and mid:
-                raise Interrupted(
-                    f"Stopped by {stop} in epoch {epoch} after batch {done} of {self.total_batches}; the checkpoint "
-                    f"{layout.checkpoint_name(layout.Position(epoch, done))} was saved."
-                )
+                self._leave_if_asked(epoch, done)
             now = time.perf_counter()
             if world.rank == 0 and (now - last_report > REPORT_EVERY_S or done == self.total_batches):
                 last_report = now
@@ -354,7 +325,7 @@ class _Training:
                         "epoch": epoch,
                         "batch": done,
                         "batches": self.total_batches,
-                        "loss": float(each.detach()) / max(1, len(y)),
+                        "loss": float(loss.detach()) / max(1, len(y)),
                         "images_per_second": images / max(1e-9, self.meters.seconds),
                     }
                 )
@@ -363,110 +334,42 @@ class _Training:
 
     def _positions(self, batch: int) -> tuple[np.ndarray, int, bool]:
         """(positions of the epoch this rank computes, images its loss is averaged with, whether it counts them)."""
-        size = self.settings.training.batch_size
-        start, stop = batch * size, min((batch + 1) * size, self.draws)
+        start, stop = sampling.batch_bounds(batch, self.draws, self.settings.training.batch_size)
         a, b = sampling.rank_slice(start, stop, self.world.rank, self.world.size)
-        whole = (
-            stop - start < self.world.size
-        )  # every rank computes all of it: the mean of equal gradients is that gradient
+        # A batch smaller than the number of ranks is computed whole by each: the mean of equal gradients is that gradient.
+        whole = stop - start < self.world.size
         return np.arange(a, b), (stop - start) * (self.world.size if whole else 1), self.world.rank == 0 or not whole
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
-    def _check(self, epoch: int, bad: torch.Tensor) -> str | None:
-        """Agree among the ranks whether a loss was not finite (raises) or a stop was asked for (returns why)."""
+    def _check(self, epoch: int, bad: torch.Tensor) -> None:
+        """Agree among the ranks whether a loss was not finite (raises) or a stop was asked for (``self.stop``)."""
         reason = self.reporter.should_stop() if self.world.rank == 0 else None
         first_bad = float(bad)
         worst, stop = self.world.highest([0.0 if math.isinf(first_bad) else first_bad, float(reason is not None)])
         if worst:
-            raise NonFiniteLossError(
-                f"The loss became NaN or infinite in epoch {epoch}, batch {int(worst)} of {self.total_batches}. The checkpoints before "
-                "it are intact. Try a smaller training.learning_rate, training.grad_clip=1.0, or look at the data."
-            )
-        return (reason or "request") if stop else None
+            self._not_finite(f"The loss became NaN or infinite in epoch {epoch}, batch {int(worst)}")
+        self.stop = (reason or "request") if stop else None
+
+    def _not_finite(self, what: str) -> NoReturn:
+        raise NonFiniteLossError(
+            f"{what} of {self.total_batches}. The checkpoints before it are intact. Try a smaller training.learning_rate, "
+            "training.grad_clip=1.0, or look at the data."
+        )
+
+    def _leave_if_asked(self, epoch: int, done: int | None) -> None:
+        """End here, after a commit, if a stop was asked for."""
+        if self.stop is not None:
+            where = "at its end" if done is None else f"after batch {done} of {self.total_batches}"
+            name = layout.checkpoint_name(layout.Position(epoch, done))
+            raise Interrupted(f"Stopped by {self.stop} in epoch {epoch} {where}; the checkpoint {name} was saved.")
 
     def _save_within(self, epoch: int, done: int) -> None:
+        # A finite loss can still have had an infinite gradient; all ranks hold the same weights, so all agree.
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
+            self._not_finite(f"The weights became NaN or infinite in epoch {epoch}, batch {done}")
         saved = self._state(epoch, done)
         if self.writer is not None:
             entry = self.writer.mid_epoch(saved, epoch, done)
             self._tell({"kind": "saved", "file": entry.file})
-
-    # --- validation --------------------------------------------------------------------------------------------------
-
-    def _validate(self) -> tuple[np.ndarray, np.ndarray, float]:
-        """Labels (n,), probabilities (n, classes) and mean loss over all validation images, each computed by one rank."""
-        n = len(self.data.val.labels)
-        start, stop = (
-            (0, n)
-            if self.world.size == 1
-            else (n * self.world.rank // self.world.size, n * (self.world.rank + 1) // self.world.size)
-        )
-        self.model.eval()
-        found = []
-        with torch.no_grad(), self._autocast():
-            for a in range(start, stop, EVALUATE_BATCH):
-                x, _ = self.feed.batch(self.data.val, np.arange(a, min(a + EVALUATE_BATCH, stop)), None)
-                found.append(functional.log_softmax(self.model(x).float(), dim=1).cpu())
-        mine = torch.cat(found).numpy() if found else np.empty((0, len(self.classes)), dtype=np.float32)
-        logs = np.concatenate(self.world.gather(mine))
-        labels = np.asarray(self.data.val.labels)
-        loss = float(-logs[np.arange(n), labels].astype(np.float64).mean())
-        if not math.isfinite(loss):
-            raise NonFiniteLossError(
-                "The network's outputs on the validation images are NaN or infinite. The checkpoints before this epoch are "
-                "intact. Try a smaller training.learning_rate or training.grad_clip=1.0."
-            )
-        return labels, np.exp(logs), loss
-
-    def _row(
-        self,
-        epoch: int,
-        order: np.ndarray,
-        parts: list[Any],
-        labels: np.ndarray,
-        probabilities: np.ndarray,
-        val_loss: float,
-        counts: dict[str, int],
-        val_seconds: float,
-    ) -> dict[str, Any]:
-        """One row of the history, everything measured rather than assumed."""
-        k = len(self.classes)
-        images = sum(p[2] for p in parts)
-        shown = np.sort(np.concatenate([p[3] for p in parts]))
-        sequence = order[shown]
-        realised = np.bincount(self.data.train.labels[sequence], minlength=k)
-        distinct = np.bincount(self.data.train.labels[np.unique(sequence)], minlength=k)
-        requested = (
-            quotas(counts, self.job.weights, self.draws)
-            if self.settings.sampling.strategy == "quota"
-            else {c: round(self.draws * share, 2) for c, share in shares(counts, self.job.weights).items()}
-        )
-        result = metrics.summarise(metrics.confusion(labels, probabilities.argmax(1), k), self.classes)
-        present = [c for i, c in enumerate(self.classes) if (labels == i).any()]
-        worst = min(present, key=lambda c: result["recall"][c])
-        row: dict[str, Any] = {
-            "train_loss": sum(p[0] for p in parts) / images,
-            "train_acc": sum(p[1] for p in parts) / images,
-            "val_loss": val_loss,
-            "val_acc": result["val_acc"],
-            "epoch": epoch,
-            "lr": optim.learning_rate(self.settings.training, epoch - 1 / self.total_batches),
-            "seconds": round(self.meters.seconds + val_seconds, 3),
-            "images_per_second": round(images / max(1e-9, self.meters.seconds), 1),
-            "val_macro_f1": result["val_macro_f1"],
-            "balanced_accuracy": result["balanced_accuracy"],
-            "worst_class": worst,
-            "worst_recall": result["recall"][worst],
-            "order_sha256": sampling.order_hash(sequence),
-        }
-        for i, c in enumerate(self.classes):
-            row |= {
-                f"recall_{c}": result["recall"][c],
-                f"f1_{c}": result["f1"][c],
-                f"precision_{c}": result["precision"][c],
-                f"requested_{c}": requested[c],
-                f"realised_{c}": int(realised[i]),
-                f"distinct_{c}": int(distinct[i]),
-            }
-        return row

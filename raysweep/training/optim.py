@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,15 +12,52 @@ from torch import nn
 from raysweep.config import TrainingSection
 
 
+def _plain(method: Any) -> Any:
+    """The function inside torch's decorators.
+
+    torch wraps the methods of its optimizers so that a compiler leaves them alone, and for that imports torch._dynamo
+    (4 s at the first step on two cores), also where nothing is compiled. We never compile the optimizer.
+    """
+    return inspect.unwrap(method)
+
+
+class _Quick(torch.optim.Optimizer):
+    """What is common to the optimizers below: the same code as torch's, without its decorators."""
+
+    add_param_group = _plain(torch.optim.Optimizer.add_param_group)
+    zero_grad = _plain(torch.optim.Optimizer.zero_grad)
+    state_dict = _plain(torch.optim.Optimizer.state_dict)
+    load_state_dict = _plain(torch.optim.Optimizer.load_state_dict)
+
+
+class AdamW(_Quick, torch.optim.AdamW):
+    """torch's AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101)."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        return _plain(torch.optim.AdamW.step)(self, closure)
+
+
+class SGD(_Quick, torch.optim.SGD):
+    """torch's SGD with momentum."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        return _plain(torch.optim.SGD.step)(self, closure)
+
+
 def optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Optimizer:
     """AdamW or SGD; weight decay is not applied to vectors (biases, normalisation)."""
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": training.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     groups = [g for g in groups if g["params"]]
     if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum)
-    return torch.optim.AdamW(groups, lr=training.learning_rate)
+        return SGD(groups, lr=training.learning_rate, momentum=training.momentum)
+    return AdamW(groups, lr=training.learning_rate)
 
 
 def learning_rate(training: TrainingSection, progress: float) -> float:

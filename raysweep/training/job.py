@@ -1,0 +1,48 @@
+"""What a process is told to train, what it tells meanwhile, and what it returns. Plain values: they travel to Ray workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Job:
+    """All a process needs to know to train. Plain values: it travels to Ray workers."""
+
+    folder: str
+    token: str  # of the writer's lock
+    settings: dict[str, Any]
+    weights: dict[str, float]  # complete, in the order of the classes
+    cache_dir: str
+    cache_folder: str  # the decoded images of this run, where this machine has them already
+    threads: int
+    use_gpu: bool
+    first_epoch: int  # the first epoch to train, from 1, the parent's epochs counted
+    last_epoch: int
+    start: str | None = None  # checkpoint to start from
+    same_run: bool = False  # True: go on in place; False: a child of that checkpoint
+    fresh_optimizer: bool = False
+    keep_rng: bool = True
+    keep_position: bool = True  # False: the running epoch is drawn anew from its start
+    parent: dict[str, Any] | None = None
+    flat_config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+class Reporter(Protocol):
+    """Where training events go; on rank 0 only."""
+
+    def __call__(self, event: dict[str, Any]) -> None: ...
+
+    def should_stop(self) -> str | None:
+        """Why to stop after this batch, or None."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """What a finished training returns."""
+
+    epochs: int
+    best_acc: float

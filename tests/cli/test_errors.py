@@ -1,0 +1,155 @@
+"""Wrong input: one paragraph, exit code 2, and no folder left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raysweep.cli.main import main
+from raysweep.launch.resources import cpus_here
+from tests.conftest import SMALL_NET, draw_classes
+
+
+def config_file(folder: Path, **sections) -> Path:
+    path = folder / "c.yaml"
+    base = {"data": {"source": "digits"}, "model": SMALL_NET, "scaling": {"num_workers": 0}}
+    path.write_text(yaml.safe_dump({**base, **sections}))
+    return path
+
+
+def run_cli(capsys, *arguments: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command."""
+    code = 0
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else int(bool(leave.code))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def refused(capsys, root: Path, *arguments: object) -> str:
+    """The error of a command that must be refused before it makes anything."""
+    code, out, err = run_cli(capsys, *arguments, "--root", root)
+    assert code == 2, err
+    assert out == ""
+    message = err.strip()
+    assert message.startswith("error: ")
+    assert "\n" not in message, "an error is one paragraph"
+    assert "Traceback" not in message
+    made = [p.name for p in root.iterdir() if not p.name.startswith(".raysweep")] if root.exists() else []
+    assert made == []
+    return message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["training.epohcs=3"], "Did you mean 'epochs'"),
+        (["sampling.weights.33=2"], "name class '33'"),
+        (["sampling.weights.3=-1"], "cannot be negative"),
+        (["sampling.weights.3=.nan"], "nan"),
+        (["sampling.weights={" + ",".join(f"'{d}': 0" for d in range(10)) + "}"], "All sampling weights are zero"),
+        (["training.epochs=0"], "training.epochs"),
+        (["training.learning_rate=fast"], "training.learning_rate"),
+        (["experiment.name=../x"], "not a path"),
+        (["model.name=torchvision:resnt18"], "Did you mean 'resnet18'"),
+        (["model.init_from=nowhere.pt"], "nowhere.pt"),
+        (["training.augment.crop_padding=8"], "crop_padding"),
+        ([f"scaling.num_workers={cpus_here() + 7}"], f"this machine has {cpus_here()} CPU"),
+        (["scaling.use_gpu=true"], "no GPU"),
+        (["epochs"], "key=value"),
+    ],
+)
+def test_wrong_settings(capsys, tmp_path, overrides, told):
+    if "no GPU" in told:
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a GPU")
+    assert told in refused(capsys, tmp_path / "root", "run", config_file(tmp_path), *overrides)
+
+
+def test_a_class_that_is_nearly_right_is_suggested(capsys, tmp_path):
+    path = config_file(tmp_path, data={"source": "faces"}, sampling={"weights": {"disgsut": 5}})
+    assert "Did you mean 'disgust'" in refused(capsys, tmp_path / "root", "run", path)
+
+
+def test_wrong_data(capsys, tmp_path, image_folder):
+    root = tmp_path / "root"
+
+    def told(path: object) -> str:
+        return refused(capsys, root, "run", config_file(tmp_path, data={"path": str(path)}))
+
+    assert "there is no" in told(tmp_path / "missing")
+    (image_folder / "train" / "cat" / "broken.jpg").write_bytes(b"\xff\xd8\xff not really")
+    assert "broken.jpg" in told(image_folder)
+    (image_folder / "train" / "cat" / "broken.jpg").unlink()
+    (image_folder / "train" / "fox").mkdir()
+    assert "fox" in told(image_folder)
+    draw_classes(tmp_path / "single", {"cat": 4})
+    assert "at least two" in told(tmp_path / "single")
+    (tmp_path / "x.csv").write_text("emotion,colour\n1,2\n")
+    assert "lacks the column pixels" in told(tmp_path / "x.csv")
+    (tmp_path / "y.csv").write_bytes(b"\x00\xff\xfe\x80" * 9)
+    assert "y.csv" in told(tmp_path / "y.csv")
+
+
+def test_a_missing_configuration_and_an_unwritable_root(capsys, tmp_path):
+    assert "There is no file" in refused(capsys, tmp_path / "root", "run", tmp_path / "none.yaml")
+    (tmp_path / "file").write_text("")
+    code, _, err = run_cli(capsys, "run", config_file(tmp_path), "--root", tmp_path / "file" / "below")
+    assert code == 2
+    assert "cannot be written" in err
+
+
+@pytest.mark.skipif(os.getuid() == 0 and not os.path.exists("/proc/self"), reason="root may write everywhere here")
+def test_a_root_that_may_not_be_written(capsys, tmp_path):
+    if os.getuid() == 0:  # permissions do not bind root, but /proc does
+        code, _, err = run_cli(capsys, "run", config_file(tmp_path), "--root", "/proc/nothing")
+    else:
+        (tmp_path / "locked").mkdir(mode=0o500)
+        code, _, err = run_cli(capsys, "run", config_file(tmp_path), "--root", tmp_path / "locked" / "root")
+    assert code == 2
+    assert "cannot be written" in err
+
+
+def test_wrong_usage_ends_with_2_and_names_what_was_meant(capsys):
+    code, _, err = run_cli(capsys, "lst")
+    assert code == 2
+    assert "Did you mean 'list'" in err
+    assert run_cli(capsys, "run", "--epohcs", "3")[0] == 2
+    assert run_cli(capsys, "list", "--sort", "bset_acc")[2].count("Did you mean 'best_acc'") == 1
+    assert run_cli(capsys, "show", "nothing")[0] == 2
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    command = [sys.executable, "-m", "raysweep.cli.main", "run", str(tmp_path / "none.yaml"), "--debug"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert "Traceback" in done.stderr
+    assert "ConfigError" in done.stderr
+
+
+def test_dry_run_shows_counts_and_shares_and_makes_nothing(capsys, tmp_path):
+    path = config_file(tmp_path, sampling={"weights": {"3": 5}})
+    code, out, err = run_cli(capsys, "run", path, "--dry-run", "--root", tmp_path / "root")
+    assert code == 0, err
+    assert "Nothing was made" in err
+    row = next(line.split("\t") for line in out.splitlines() if line.startswith("3\t"))
+    assert row[3] == "5"
+    code, out, _ = run_cli(capsys, "run", path, "--dry-run", "--json", "--root", tmp_path / "root")
+    plan = json.loads(out)
+    counts = plan["counts"]
+    total = sum(n * (5 if c == "3" else 1) for c, n in counts.items())
+    assert plan["shares"]["3"] == pytest.approx(5 * counts["3"] / total)
+    assert row[4] == f"{plan['shares']['3']:.1%}"
+    assert sum(plan["images_per_epoch"].values()) == sum(counts.values())
+    assert plan["settings"]["training"]["epochs"] == 5
+    assert not (tmp_path / "root" / "base").exists()
+    assert not list((tmp_path / "root").glob("experiment_*"))

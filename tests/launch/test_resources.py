@@ -1,0 +1,73 @@
+"""How many workers, threads and GPUs a run gets; no Ray is needed to decide that."""
+
+from __future__ import annotations
+
+import pytest
+
+from raysweep.config import ScalingSection
+from raysweep.errors import ResourceError
+from raysweep.launch import resources
+from raysweep.launch.resources import Resources
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    def be(cpus: int, gpus: int) -> None:
+        monkeypatch.setattr(resources, "cpus_here", lambda: cpus)
+        monkeypatch.setattr(resources, "gpus_here", lambda: gpus)
+
+    return be
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "scaling", "expected"),
+    [
+        (8, 0, {}, Resources(0, 8, 8, False)),
+        (8, 1, {}, Resources(0, 8, 8, True)),
+        (8, 4, {}, Resources(4, 2, 2, True)),
+        (8, 4, {"use_gpu": False}, Resources(0, 8, 8, False)),
+        (8, 0, {"num_workers": 2}, Resources(2, 4, 4, False)),
+        (8, 0, {"num_workers": 2, "threads": 1}, Resources(2, 4, 1, False)),
+        (8, 0, {"num_workers": 0, "threads": 3}, Resources(0, 8, 3, False)),
+    ],
+)
+def test_decisions(machine, cpus, gpus, scaling, expected):
+    machine(cpus, gpus)
+    assert resources.decide(ScalingSection.model_validate(scaling)) == expected
+
+
+@pytest.mark.parametrize(
+    ("scaling", "told"),
+    [
+        ({"num_workers": 9}, "9 workers were asked for, but this machine has 8 CPUs"),
+        ({"num_workers": 2, "use_gpu": True}, "2 GPU workers were asked for, but this machine has 1"),
+        ({"threads": 9}, "scaling.threads is 9"),
+    ],
+)
+def test_more_than_there_is(machine, scaling, told):
+    machine(8, 1)
+    with pytest.raises(ResourceError, match=told):
+        resources.decide(ScalingSection.model_validate(scaling))
+
+
+NODES = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 3.0}]
+
+
+def test_workers_get_as_many_cpus_as_let_all_run_at_once():
+    assert resources.fit_cluster(Resources(2, 0, 0, False), NODES, False) == Resources(2, 3, 3, False)
+    assert resources.fit_cluster(Resources(3, 0, 0, False), NODES, False) == Resources(3, 2, 2, False)
+    assert resources.fit_cluster(Resources(7, 0, 0, False), NODES, "auto") == Resources(7, 1, 1, False)
+    assert resources.fit_cluster(Resources(1, 0, 2, False), NODES, "auto") == Resources(1, 4, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "use_gpu", "told"),
+    [
+        (Resources(8, 0, 0, False), False, "2 nodes"),
+        (Resources(2, 0, 4, False), False, "2 workers of 4 CPUs"),  # seven CPUs, but no second node with four
+        (Resources(2, 0, 0, True), True, "1 GPUs in all"),
+    ],
+)
+def test_what_could_only_wait_for_ever_is_refused(wanted, use_gpu, told):
+    with pytest.raises(ResourceError, match=told):
+        resources.fit_cluster(wanted, NODES, use_gpu)

@@ -1,0 +1,138 @@
+"""The folder that a run leaves: every documented file, key and column."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from raysweep.store.experiment import Experiment
+from tests.conftest import Recorder
+
+DOCUMENTED_KEYS = {
+    *("epoch", "model_state_dict", "optimizer_state_dict", "best_acc", "history", "config", "timestamp"),
+    *("format_version", "classes", "sampling_weights", "scheduler_state_dict", "scaler_state_dict", "rng_state"),
+    *("sampler_state", "current_batch", "total_batches", "world_size", "experiment", "parent", "versions"),
+}
+
+
+@pytest.fixture
+def run(quick_run):
+    return quick_run(training={"epochs": 3}, sampling={"weights": {"3": 5, "8": 0.5}})
+
+
+def test_every_documented_file_is_there_and_nothing_else(run):
+    expected = {
+        "experiment_config.json",
+        "experiment_changes.log",
+        "lineage.jsonl",
+        "manifest.json",
+        "best_checkpoint.pt",
+    }
+    expected |= {"classification_report.txt", "confusion_matrix_benchmark.png", "training_history.csv"}
+    expected |= {"training_history.png", "val_predictions.parquet"}
+    expected |= {f"checkpoint_epoch_{e}.pt" for e in (1, 2, 3)} | {f"epoch_{e}_model.pt" for e in (1, 2, 3)}
+    assert {p.name for p in run.folder.iterdir()} == expected  # the lock and all temporary files are gone
+
+
+def test_checkpoints_hold_the_documented_keys_and_load_without_pickles(run):
+    for name in ("checkpoint_epoch_1.pt", "checkpoint_epoch_3.pt", "best_checkpoint.pt"):
+        saved = torch.load(run.folder / name, weights_only=True)
+        assert set(saved) >= DOCUMENTED_KEYS
+    assert saved["classes"] == list("0123456789")
+    assert torch.load(run.folder / "checkpoint_epoch_2.pt", weights_only=True)["epoch"] == 2
+    bare = torch.load(run.folder / "epoch_3_model.pt", weights_only=True)
+    full = torch.load(run.folder / "checkpoint_epoch_3.pt", weights_only=True)["model_state_dict"]
+    assert all(torch.equal(bare[k], full[k]) for k in full)
+
+
+def test_best_is_a_link_to_the_best_epoch_and_the_manifest_says_which(run):
+    best = run.manifest()["best"]
+    top = max(run.entries(), key=lambda e: (e.metrics["val_acc"], -e.epoch))
+    assert best["epoch"] == top.epoch
+    assert os.path.samefile(run.folder / "best_checkpoint.pt", run.folder / top.file)
+    assert all(e.verify(run.folder) is None for e in run.entries())
+
+
+def test_the_history_has_the_old_columns_first_and_counts_what_was_shown(run):
+    header, *lines = (run.folder / "training_history.csv").read_text().splitlines()
+    columns = header.split(",")
+    assert columns[:9] == [
+        *("train_loss", "train_acc", "val_loss", "val_acc"),
+        *("epoch", "lr", "seconds", "images_per_second", "val_macro_f1"),
+    ]
+    groups = [[f"{what}_{c}" for c in "0123456789"] for what in ("recall", "f1", "requested", "realised")]
+    assert columns[9:49] == [c for group in groups for c in group]
+    assert len(lines) == 3
+    counts = run.config()["class_counts"]
+    mass = {c: n * {"3": 5, "8": 0.5}.get(c, 1) for c, n in counts.items()}
+    for line in lines:
+        row = dict(zip(columns, line.split(","), strict=True))
+        assert sum(int(row[f"realised_{c}"]) for c in counts) == 500
+        for c in counts:
+            assert row[f"requested_{c}"] == row[f"realised_{c}"]
+            assert abs(int(row[f"realised_{c}"]) - 500 * mass[c] / sum(mass.values())) < 1
+            assert int(row[f"distinct_{c}"]) == min(counts[c], int(row[f"realised_{c}"]))
+
+
+def test_the_old_flat_names_stand_first_in_the_configuration(run):
+    config = run.config()
+    assert next(iter(config)) == "experiment_name"
+    for name in (
+        "sampling_weights",
+        "model_name",
+        "batch_size",
+        "learning_rate",
+        "num_epochs",
+        "resume_from_checkpoint",
+    ):
+        assert name in config
+    assert config["settings"]["training"]["epochs"] == config["num_epochs"] == 3
+
+
+def test_predictions_hold_the_best_and_the_last_epoch(run):
+    table = pq.read_table(run.folder / "val_predictions.parquet").to_pandas()
+    # The best epoch before the last is there, too: had the last save been cut off, it would still be the best.
+    assert {run.manifest()["best"]["epoch"], 3} <= set(table["epoch"]) <= {1, 2, 3}
+    for epoch, part in table.groupby("epoch"):
+        assert list(part["index"]) == list(range(len(part)))
+        accuracy = (part["label"] == part["prediction"]).mean()
+        assert accuracy == pytest.approx(run.entry(str(epoch)).metrics["val_acc"])
+        assert (part["probabilities"].map(sum) - 1).abs().max() < 1e-5
+
+
+def test_the_log_tells_the_weights_and_the_shares_they_cause(run):
+    text = (run.folder / "experiment_changes.log").read_text()
+    assert text.startswith("EXPERIMENT LOG - small\nStarted: ")
+    events = [json.loads(line) for line in (run.folder / "lineage.jsonl").read_text().splitlines()]
+    assert [e["type"] for e in events] == ["EXPERIMENT_START", "FINISHED"]
+    assert [e["seq"] for e in events] == [1, 2]
+    assert sum(events[0]["new_shares"].values()) == pytest.approx(1)
+    assert "Change Type: EXPERIMENT_START" in text
+
+
+def test_the_newest_three_within_an_epoch_are_kept_and_its_end_supersedes_them(quick_run, without_ray, tmp_path):
+    kept: list[list[str]] = []
+
+    class Watcher(Recorder):
+        def __call__(self, event):
+            if event["kind"] == "saved":
+                kept.append(sorted(p.name for p in (tmp_path / "experiments").glob("small_*/*_batch_*.pt")))
+
+    without_ray(Watcher())
+    run = quick_run(training={"epochs": 1, "batch_size": 100}, checkpoint={"every_n_batches": 1})
+    assert kept[0] == ["checkpoint_epoch_1_batch_1.pt"]
+    assert kept[-1] == [f"checkpoint_epoch_1_batch_{b}.pt" for b in (2, 3, 4)]
+    assert [e.file for e in run.entries()] == ["checkpoint_epoch_1.pt"]
+    assert not list(run.folder.glob("*_batch_*.pt"))
+
+
+def test_a_missing_best_link_is_made_again(run):
+    from raysweep.training.checkpointing import rebuild_best
+
+    (run.folder / "best_checkpoint.pt").unlink()
+    rebuild_best(Experiment(run.folder))
+    assert os.path.samefile(run.folder / "best_checkpoint.pt", run.folder / run.manifest()["best"]["file"])

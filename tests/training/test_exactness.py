@@ -1,0 +1,100 @@
+"""Stopping and going on changes no bit; other weights change the order and nothing else silently."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from raysweep.errors import Interrupted
+from raysweep.launch import child
+from raysweep.launch import run as launching
+from raysweep.store import checkpoint
+from raysweep.store.experiment import Experiment
+from tests.conftest import Recorder, small_settings, weights_hash
+
+DROPOUT = {"model": {"options": {"widths": [4, 4, 8, 8], "dropout": 0.3}}}  # so that the generators' states count
+
+
+@pytest.fixture
+def straight(quick_run):
+    return quick_run(training={"epochs": 3}, **DROPOUT)
+
+
+def interrupted(tmp_path, without_ray, stop_after, **sections):
+    """A run that was asked to stop after so many batches; returns its experiment."""
+    without_ray(Recorder(stop_after))
+    with pytest.raises(Interrupted, match="raysweep continue"):
+        launching.run(launching.plan(small_settings(tmp_path / "experiments", **sections)))
+    without_ray(Recorder())
+    folders = sorted((tmp_path / "experiments").glob("small_*"), key=lambda p: p.stat().st_mtime)
+    return Experiment(folders[-1])
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 8])  # three batches an epoch: within one, at its end, in the last
+def test_interrupted_and_continued_equals_undisturbed(tmp_path, straight, without_ray, stop_after):
+    broken = interrupted(tmp_path, without_ray, stop_after, training={"epochs": 3}, **DROPOUT)
+    assert broken.status() == "interrupted"
+    result = child.continue_experiment(tmp_path / "experiments", broken.id)
+    assert weights_hash(result.experiment) == weights_hash(straight)
+    # The history, too: sums over the epoch were carried across the break.
+    rows = [(e.folder / "training_history.csv").read_text().splitlines() for e in (result.experiment, straight)]
+    timed = rows[0][0].split(",").index("seconds"), rows[0][0].split(",").index("images_per_second")
+    cells = [[[c for i, c in enumerate(r.split(",")) if i not in timed] for r in lines] for lines in rows]
+    assert cells[0] == cells[1]
+    assert (result.experiment.folder / "training_history.png").exists()
+
+
+def test_a_child_with_nothing_changed_equals_training_on(straight, quick_run, quick_child):
+    half = quick_run(training={"epochs": 1, "schedule_epochs": 3}, **DROPOUT)
+    whole = quick_child(f"{half.id}@1", epochs=2)
+    assert weights_hash(whole) == weights_hash(straight)
+    assert whole.config()["parent"]["experiment"] == half.id
+    history = checkpoint.read_checkpoint(whole.folder / "checkpoint_epoch_3.pt")["history"]
+    assert history["epoch"] == [1, 2, 3]
+
+
+def test_the_same_checkpoint_resumed_twice_gives_the_same_bits(straight, quick_child):
+    one, two = (quick_child(f"{straight.id}@2", epochs=1, weights={"3": 4.0}) for _ in range(2))
+    assert one.id != two.id
+    assert weights_hash(one) == weights_hash(two) != weights_hash(straight)
+
+
+def test_mid_epoch_start_of_children(tmp_path, without_ray, straight, quick_child):
+    broken = interrupted(tmp_path, without_ray, 5, training={"epochs": 3}, **DROPOUT)
+    file = broken.folder / "checkpoint_epoch_2_batch_2.pt"
+    saved = checkpoint.read_checkpoint(file)
+    assert (saved["epoch"], saved["current_batch"], saved["total_batches"]) == (1, 2, 3)
+    exact = quick_child(file, epochs=2)
+    assert weights_hash(exact) == weights_hash(straight)
+    anew = quick_child(file, epochs=2, weights={"3": 4.0})
+    events = [json.loads(line) for line in (anew.folder / "lineage.jsonl").read_text().splitlines()]
+    assert any("drawn anew from its start" in e.get("text", "") for e in events)
+    assert next(e for e in events if e["type"] == "TRAINING_DATA_RATIO_CHANGE")["new_weights"]["3"] == 4.0
+    # All draws of the redrawn epoch are shown: 500 of them, none carried over from the old order.
+    header, *lines = (anew.folder / "training_history.csv").read_text().splitlines()
+    row = dict(zip(header.split(","), lines[1].split(","), strict=True))
+    assert sum(int(row[f"realised_{c}"]) for c in "0123456789") == 500
+
+
+def test_a_damaged_newest_checkpoint_falls_back_says_so_and_ends_with_the_same_bits(tmp_path, straight, without_ray):
+    broken = interrupted(tmp_path, without_ray, 8, training={"epochs": 3}, checkpoint={"every_n_batches": 1}, **DROPOUT)
+    newest = broken.folder / broken.entries()[-1].file
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    told = []
+    result = child.continue_experiment(tmp_path / "experiments", broken.id, progress=told.append)
+    assert any(newest.name in e.get("text", "") for e in told)
+    assert weights_hash(result.experiment) == weights_hash(straight)
+
+
+def test_a_finished_experiment_has_nothing_to_continue(tmp_path, straight):
+    told = []
+    child.continue_experiment(tmp_path / "experiments", straight.id, progress=told.append)
+    assert any("nothing to do" in e.get("text", "") for e in told)
+
+
+def test_another_seed_changes_the_order_only_after_the_fork(straight, quick_child):
+    other = quick_child(f"{straight.id}@2", epochs=1, overrides={"seed": 7})
+    assert weights_hash(other) != weights_hash(straight)
+    changed = [json.loads(line) for line in (other.folder / "lineage.jsonl").read_text().splitlines()]
+    assert next(e for e in changed if e["type"] == "CONFIGURATION_CHANGE")["changes"] == {"seed": [0, 7]}

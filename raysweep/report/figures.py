@@ -52,7 +52,8 @@ def _figure(width: float, height: float) -> Any:
 
 def _png(figure: Any) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
+    # tight: grows the picture where a long name would leave it
+    figure.savefig(out, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.12)
     return out.getvalue()
 
 
@@ -90,7 +91,7 @@ def confusion_png(found: Predictions, title: str) -> bytes:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (images)")
     axes.set_title(
-        f"{safe_label(title, 60)}\nepoch {found.epoch}: accuracy {accuracy:.1%} of {matrix.sum():,} images", fontsize=11
+        f"{safe_label(title, int(side * 9))}\nepoch {found.epoch}: accuracy {accuracy:.1%} of {matrix.sum():,} images", fontsize=11
     )
     bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda v, _: f"{v:.0%}")
     bar.set_label("share of the true class")

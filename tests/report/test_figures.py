@@ -1,0 +1,57 @@
+"""Report and pictures: complete, never cut, and harmless whatever the classes are called."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raysweep.report import figures, predictions
+from raysweep.report.predictions import Predictions
+
+NAMES = ("a", "a class with a very long name that must be wrapped and not cut off", "$x^{2$", "<script>", "ελληνικά")
+
+
+def made_up(classes: int) -> Predictions:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, 200)
+    probabilities = rng.dirichlet(np.ones(classes), 200).astype(np.float32)
+    names = tuple(NAMES[i] if i < len(NAMES) else f"class {i}" for i in range(classes))
+    return Predictions(3, names, labels, probabilities.argmax(1), probabilities)
+
+
+def edges_are_blank(png: bytes) -> bool:
+    """Whether no drawing touches the picture's border: something cut off would."""
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+    return all((edge == 255).all() for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
+
+
+@pytest.mark.parametrize("classes", [2, 5, 12, 40])
+def test_confusion_matrices_of_any_size_are_drawn_whole(classes):
+    assert edges_are_blank(figures.confusion_png(made_up(classes), "x" * 100))
+
+
+def test_a_class_without_images_divides_by_nothing():
+    found = made_up(5)
+    without = Predictions(1, found.classes, np.zeros_like(found.labels), found.predicted, found.probabilities)
+    assert edges_are_blank(figures.confusion_png(without, "only one class"))
+
+
+def test_the_history_of_a_child_marks_the_fork(quick_run, quick_child):
+    parent = quick_run(training={"epochs": 1})
+    child = quick_child(f"{parent.id}@1", epochs=1)
+    assert edges_are_blank((child.folder / "training_history.png").read_bytes())
+    history = figures.read_history(child)
+    assert history["epoch"] == [1, 2]
+
+
+def test_the_report_is_scikit_learns_for_the_best_epoch(quick_run):
+    run = quick_run()
+    text = (run.folder / "classification_report.txt").read_text()
+    found = predictions.read(run)
+    accuracy = (found.labels == found.predicted).mean()
+    assert "macro avg" in text
+    assert f"{accuracy:.4f}" in text
+    assert f"Epoch {found.epoch} of {run.id}" in text

@@ -108,7 +108,7 @@ def _cells(r: dict[str, Any]) -> list[str]:
 def _checkpoints(rows: list[dict[str, Any]], as_json: bool) -> None:
     from raysweep.store.experiment import Experiment
 
-    found = []
+    found: list[dict[str, Any]] = []
     for r in rows:
         experiment = Experiment(r["path"])
         best = (experiment.manifest().get("best") or {}).get("file")

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from raysweep.config import DataSection
-from raysweep.data.sources import Item, open_source
+from raysweep.data.sources import Item, Listing, Source, open_source
 from raysweep.errors import DataError
 
-VERSION = 1  # part of every key: raise it when decoding changes
+VERSION = 2  # part of every key: raise it when decoding changes
 META = "meta.json"
 SHOWN_BAD = 10
 Progress = Callable[[int, int], None]
@@ -104,10 +104,12 @@ def load(data: DataSection, cache_dir: str | Path, progress: Progress | None = N
             cached = reopen(folder)  # another process may have built it while this one waited
             if cached is not None:
                 return cached
-            shutil.rmtree(folder, ignore_errors=True)
-            temp = Path(tempfile.mkdtemp(prefix=".tmp-", dir=base))
+            for left in (folder, *base.glob(f".tmp-{key}-*")):  # damaged, or of a builder that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            listing = _listing(source, data)
+            temp = Path(tempfile.mkdtemp(prefix=f".tmp-{key}-", dir=base))
             try:
-                _build(temp, data, source.listing(), progress)
+                _build(temp, data, listing, progress)
                 os.rename(temp, folder)
             finally:
                 shutil.rmtree(temp, ignore_errors=True)
@@ -122,6 +124,13 @@ def load(data: DataSection, cache_dir: str | Path, progress: Progress | None = N
     return built
 
 
+def _listing(source: Source, data: DataSection) -> Listing:
+    try:
+        return source.listing()
+    except OSError as error:
+        raise DataError(f"{error.filename or data.path} cannot be read: {error.strerror or error}.") from None
+
+
 def reopen(folder: str | Path) -> Dataset | None:
     """The cache in a folder, or None if there is none or a file of it is missing or short."""
     folder = Path(folder)
@@ -134,18 +143,18 @@ def reopen(folder: str | Path) -> Dataset | None:
             if list(pixels.shape) != meta["shapes"][split] or len(labels) != len(pixels):
                 return None
             parts[split] = Images(pixels, labels)
-    except (OSError, ValueError, KeyError, EOFError):
+        return Dataset(
+            tuple(meta["classes"]),
+            parts["train"],
+            parts["val"],
+            tuple(meta["mean"]),
+            tuple(meta["std"]),
+            meta["sha256"],
+            tuple(meta["skipped"]),
+            folder,
+        )
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
-    return Dataset(
-        tuple(meta["classes"]),
-        parts["train"],
-        parts["val"],
-        tuple(meta["mean"]),
-        tuple(meta["std"]),
-        meta["sha256"],
-        tuple(meta["skipped"]),
-        folder,
-    )
 
 
 def _opened(item: Item) -> Any:
@@ -168,9 +177,20 @@ def _header(item: Item) -> tuple[tuple[int, int], bool] | None:
         if isinstance(item.payload, np.ndarray):
             return (item.payload.shape[1], item.payload.shape[0]), item.payload.ndim == 2
         with _opened(item) as image:
-            return image.size, image.mode in ("1", "L", "I;16", "LA")
+            return image.size, image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
     except Exception:
         return None
+
+
+def _eight_bits(image: Any, form: str | None) -> Any:
+    """16-bit gray reduced to its upper eight bits; PIL's own conversion would clip everything above 255 to white."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and form in ("PNG", "PPM")):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits; convert it to 8 bits")
+    return image
 
 
 def _decode(item: Item, size: int, channels: int) -> np.ndarray | str:
@@ -181,7 +201,7 @@ def _decode(item: Item, size: int, channels: int) -> np.ndarray | str:
         if isinstance(item.payload, np.ndarray) and item.payload.shape == (size, size) and channels == 1:
             return item.payload[:, :, None]
         with _opened(item) as opened:
-            image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
+            image = _eight_bits(ImageOps.exif_transpose(opened), opened.format).convert("L" if channels == 1 else "RGB")
         if image.size != (size, size):
             image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
         return np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
@@ -215,7 +235,7 @@ def _check(classes: tuple[str, ...], labels: np.ndarray, what: str) -> None:
         raise DataError(f"The {what} images have none of class {', '.join(empty)}. Add some, or remove the class.")
 
 
-def _build(folder: Path, data: DataSection, listing: Any, progress: Progress | None) -> None:
+def _build(folder: Path, data: DataSection, listing: Listing, progress: Progress | None) -> None:
     items: list[Item] = listing.train + (listing.val or [])
     if not items:
         raise DataError(f"{data.path or data.source} holds no images.")

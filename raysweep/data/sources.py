@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -144,6 +145,10 @@ class CsvSource:
             table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
         except Exception as error:
             raise DataError(f"{self.path} cannot be read as CSV: {str(error).splitlines()[0]}.") from None
+        if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus fields for an index and shifts the rest
+            raise DataError(
+                f"{self.path} cannot be read as CSV: its rows have more fields than its first line has names."
+            )
         table.columns = [str(c).strip() for c in table.columns]
         missing = [c for c in ("emotion", "pixels") if c not in table.columns]
         if missing:
@@ -165,7 +170,7 @@ class CsvSource:
         return Listing(classes, train, [item for item, u in zip(items, usage, strict=True) if u != "training"])
 
     def _label(self, value: str, row: int) -> str:
-        if not value.isdigit():
+        if not value.isdecimal():
             if not value:
                 raise DataError(
                     f"{self.path}, line {row}: the column emotion is empty. Give a number from 0 to 6 or a name."
@@ -309,7 +314,7 @@ def open_source(data: DataSection) -> Source:
     path = Path(str(data.path)).expanduser()
     if not path.exists():
         raise DataError(f"data.path: there is no {path} (looked in {Path.cwd()}). Give an existing folder or file.")
-    kind = data.source
+    kind: str = data.source
     if kind == "auto":
         if path.is_dir():
             has_classes = any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir())
@@ -326,4 +331,5 @@ def open_source(data: DataSection) -> Source:
         )
     if kind == "csv" and path.is_dir():
         raise DataError(f"data.path: {path} is a folder, but data.source is csv. Give the .csv file.")
-    return {"folder": FolderSource, "csv": CsvSource, "parquet": ParquetSource}[kind](path)
+    kinds: dict[str, Callable[[Path], Source]] = {"folder": FolderSource, "csv": CsvSource, "parquet": ParquetSource}
+    return kinds[kind](path)

@@ -291,7 +291,7 @@ def continue_experiment(root: Path, reference: str, *, steal: bool = False, prog
     try:
         good, problems = experiment.newest_good()
         for problem in problems:
-            progress({"kind": "warning", "text": f"{problem}; going back to the checkpoint before it."})
+            progress({"kind": "warning", "text": f"{problem}."})
         first = int((config.get("parent") or {}).get("epoch") or 0)
         last = first + settings.training.epochs
         if good is not None and good.batch is None and good.epoch >= last:

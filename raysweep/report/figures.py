@@ -91,7 +91,8 @@ def confusion_png(found: Predictions, title: str) -> bytes:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (images)")
     axes.set_title(
-        f"{safe_label(title, int(side * 9))}\nepoch {found.epoch}: accuracy {accuracy:.1%} of {matrix.sum():,} images", fontsize=11
+        f"{safe_label(title, int(side * 9))}\nepoch {found.epoch}: accuracy {accuracy:.1%} of {matrix.sum():,} images",
+        fontsize=11,
     )
     bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda v, _: f"{v:.0%}")
     bar.set_label("share of the true class")

@@ -40,9 +40,9 @@ def read(experiment: Experiment, epoch: int | None = None) -> Predictions:
     if not path.is_file():
         raise NotFoundError(f"{path} is missing; it is written at the end of every epoch.")
     table = pq.read_table(path)
-    epochs = table["epoch"].to_numpy()
+    epochs: np.ndarray = table["epoch"].to_numpy()
     best = (experiment.manifest().get("best") or {}).get("epoch")
-    wanted = epoch if epoch is not None else (best if best in epochs else int(np.max(epochs)))
+    wanted = epoch if epoch is not None else (best if best in epochs else epochs.max().item())
     mask = epochs == wanted
     if not mask.any():
         have = ", ".join(map(str, sorted(set(epochs.tolist()))))

@@ -43,7 +43,7 @@ class CheckpointWriter:
         self.folder = Path(folder)
         self.lock = WriterLock(self.folder, token)
         self.classes = list(classes)
-        self.best_metric = best_metric
+        self.best_metric = "val_macro_f1" if best_metric == "macro_f1" else best_metric  # as the history calls it
         files.clean_temps(self.folder)
 
     def epoch_end(
@@ -143,7 +143,7 @@ def _best_of(entries: Sequence[Entry], metric: str) -> dict[str, Any] | None:
 def rebuild_best(experiment: Experiment) -> None:
     """Make ``best_checkpoint.pt`` the file that the manifest calls best, if it is not already."""
     best = experiment.manifest().get("best")
-    if not best:
+    if not best or layout.parse_checkpoint_name(str(best.get("file"))) is None:  # it cannot point out of the folder
         return
     source, target = experiment.folder / str(best["file"]), experiment.folder / layout.BEST
     if not source.exists():
@@ -158,7 +158,7 @@ def history_columns(classes: Sequence[str]) -> list[str]:
     per_class = [
         f"{what}_{c}" for what in ("recall", "f1", "requested", "realised", "precision", "distinct") for c in classes
     ]
-    return [*FIRST_COLUMNS, *per_class]
+    return [*FIRST_COLUMNS, *per_class, "balanced_accuracy"]
 
 
 def write_history(folder: Path, history: Mapping[str, Sequence[Any]], classes: Sequence[str]) -> None:

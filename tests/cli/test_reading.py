@@ -18,7 +18,7 @@ FIELDS = {
 def family(quick_run, quick_child, tmp_path):
     """A parent and its child."""
     parent = quick_run(sampling={"weights": {"3": 2}})
-    child = quick_child(f"{parent.id}@1", epochs=1, weights={"3": 5.0}, name="kid", description="why not")
+    child = quick_child(f"{parent.id}@1", epochs=1, weights={"3": 5.0}, name="young", description="why not")
     return parent, child, tmp_path / "experiments"
 
 
@@ -63,7 +63,7 @@ def test_an_empty_root_says_what_to_do(capsys, tmp_path):
 
 def test_show_an_experiment_and_a_checkpoint(capsys, family):
     parent, child, root = family
-    _, out, _ = run_cli(capsys, "show", "kid", "--root", root)
+    _, out, _ = run_cli(capsys, "show", "young", "--root", root)
     assert f"child of {parent.id}@1" in out
     assert "why not" in out
     _, out, _ = run_cli(capsys, "show", child.id, "--json", "--root", root)

@@ -130,6 +130,20 @@ def test_the_newest_three_within_an_epoch_are_kept_and_its_end_supersedes_them(q
     assert not list(run.folder.glob("*_batch_*.pt"))
 
 
+@pytest.mark.parametrize(
+    ("metric", "column"),
+    [("val_acc", "val_acc"), ("macro_f1", "val_macro_f1"), ("balanced_accuracy", "balanced_accuracy")],
+)
+def test_the_best_epoch_is_chosen_by_the_metric_asked_for(quick_run, metric, column):
+    run = quick_run(training={"epochs": 3, "best_metric": metric})
+    best = run.manifest()["best"]
+    assert best["metric"] == column
+    assert best["value"] == max(e.metrics[column] for e in run.entries())
+    header, *lines = (run.folder / "training_history.csv").read_text().splitlines()
+    values = [float(line.split(",")[header.split(",").index(column)]) for line in lines]
+    assert values == pytest.approx([e.metrics[column] for e in run.entries()])
+
+
 def test_a_missing_best_link_is_made_again(run):
     from raysweep.training.checkpointing import rebuild_best
 

@@ -1,0 +1,275 @@
+"""Finding experiments by what people type, and saying what each is, also where folders are damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysweep.errors import NotFoundError, RaysweepError, RootError
+from raysweep.store import catalog, layout, lineage, lock
+from raysweep.store import experiment as store
+from tests.store.making import flip_bit, make_experiment
+from tests.store.test_experiment import any_json, manifests
+
+TIME = "20250108_143022"
+FIELDS = [
+    *("id", "name", "created", "status", "epochs_done", "epochs_target", "best_acc", "best_epoch", "best_macro_f1"),
+    *("sampling_weights", "parent", "sweep", "path"),
+]
+
+
+def ids(found) -> list[str]:
+    return [e.id for e in found]
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Three experiments; two have one name, and one's name is the beginning of another's."""
+    for name in (f"cats_{TIME}", f"dogs_{TIME}", "cats_20250109_000000", f"cats2_{TIME}"):
+        make_experiment(tmp_path / "root" / name, [(1, None), (2, None)], best=1)
+    return tmp_path / "root"
+
+
+# Listing
+
+
+def test_experiments_are_listed_oldest_first(root):
+    make_experiment(root / "zebra_20240101_000000")
+    assert ids(catalog.experiments(root))[0] == "zebra_20240101_000000"
+    assert ids(catalog.experiments(root))[-1] == "cats_20250109_000000"
+
+
+def test_experiments_of_the_same_second_are_listed_in_the_order_they_were_made(tmp_path):
+    made = []
+    for _ in range(12):
+        experiment = store.create(tmp_path, "exp", datetime(2025, 1, 8))
+        experiment.write_config({})
+        made.append(experiment.id)
+    assert made[-1].endswith("_12")
+    assert ids(catalog.experiments(tmp_path)) == made
+
+
+def test_what_is_no_experiment_is_not_listed(root, tmp_path):
+    before = ids(catalog.experiments(root))
+    (root / "empty").mkdir()
+    (root / "a file").touch()
+    make_experiment(root / ".raysweep" / f"x_{TIME}")
+    make_experiment(root / ".hidden_20250108_143022")
+    outside = make_experiment(tmp_path / "elsewhere" / f"x_{TIME}")
+    (root / f"link_{TIME}").symlink_to(outside.folder)
+    (root / f"config_is_a_folder_{TIME}" / layout.CONFIG).mkdir(parents=True)
+    assert ids(catalog.experiments(root)) == before
+
+
+def test_no_root_is_no_experiments_and_a_file_is_an_error(tmp_path):
+    assert catalog.experiments(tmp_path / "nowhere") == []
+    (tmp_path / "file").touch()
+    with pytest.raises(RootError, match="file"):
+        catalog.experiments(tmp_path / "file")
+
+
+# Finding
+
+
+def test_an_experiment_is_found_by_id_name_prefix_and_path(root):
+    assert catalog.find(root, f"cats_{TIME}").id == f"cats_{TIME}"
+    assert catalog.find(root, "dogs").id == f"dogs_{TIME}"
+    assert catalog.find(root, "do").id == f"dogs_{TIME}"
+    assert catalog.find(root, "cats2").id == f"cats2_{TIME}"  # the whole name; as a prefix alone it would do too
+    assert catalog.find(root, "cats_20250109").id == "cats_20250109_000000"
+    assert catalog.find(Path("nowhere"), str(root / f"cats_{TIME}")).folder == (root / f"cats_{TIME}").resolve()
+
+
+def test_what_fits_several_names_them(root):
+    with pytest.raises(NotFoundError, match=rf"'cats' fits 2 experiments .*cats_{TIME}, cats_20250109_000000\."):
+        catalog.find(root, "cats")
+    with pytest.raises(NotFoundError, match="'ca' fits 3 experiments"):
+        catalog.find(root, "ca")
+
+
+def test_what_fits_none_gets_a_suggestion(root, tmp_path):
+    with pytest.raises(NotFoundError, match=r"called 'dgos'. Did you mean 'dogs'"):
+        catalog.find(root, "dgos")
+    with pytest.raises(NotFoundError, match=r"There is no experiment under .*raysweep run"):
+        catalog.find(tmp_path / "empty", "dogs")
+
+
+HOSTILE = ["x" * 5000, "a\0b", "../..", "", "/", "x" * 300 + ".pt", "\ud800", "cats@²", "cats@", "@best", "~", "*"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_any_text_is_found_or_refused_in_words(root, text):
+    with pytest.raises(NotFoundError):
+        catalog.find(root, text)
+    with pytest.raises(NotFoundError):
+        catalog.find_checkpoint(root, text)
+
+
+@pytest.mark.parametrize(
+    ("reference", "split"),
+    [
+        ("cats@5", ("cats", "5")),
+        ("cats@best", ("cats", "best")),
+        ("a b.c@latest", ("a b.c", "latest")),
+        ("cats", None),
+        ("cats@newest", None),
+        ("cats@-1", None),
+        ("a@b@5", None),
+        ("@5", None),
+        ("cats@5\n", None),
+    ],
+)
+def test_references(reference, split):
+    assert catalog.split_reference(reference) == split
+
+
+def test_a_checkpoint_is_found_by_reference_and_by_path(root):
+    folder = root / f"dogs_{TIME}"
+    for reference, epoch in (("dogs@1", 1), ("dogs@latest", 2), ("dogs@best", 1), (f"{folder}@2", 2)):
+        experiment, entry, path = catalog.find_checkpoint(root, reference)
+        assert (experiment.id, entry.epoch, path.name) == (folder.name, epoch, f"checkpoint_epoch_{epoch}.pt")
+    experiment, entry, path = catalog.find_checkpoint(root, str(folder / "checkpoint_epoch_2.pt"))
+    assert (experiment.id, entry.epoch) == (folder.name, 2)
+    os.link(folder / "checkpoint_epoch_1.pt", folder / layout.BEST)
+    _, entry, path = catalog.find_checkpoint(root, str(folder / layout.BEST))
+    assert (entry.epoch, path.name) == (1, layout.BEST)
+
+
+def test_a_checkpoint_of_no_manifest_is_found_without_an_entry(root, tmp_path):
+    (tmp_path / "alone.pt").write_bytes(b"x")
+    _, entry, path = catalog.find_checkpoint(root, str(tmp_path / "alone.pt"))
+    assert entry is None
+    assert path == tmp_path / "alone.pt"
+
+
+def test_a_file_whose_name_looks_like_a_reference_is_that_file(tmp_path, monkeypatch):
+    (tmp_path / "cats@5").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    assert catalog.find_checkpoint(tmp_path, "cats@5")[2] == Path("cats@5")
+
+
+def test_a_missing_checkpoint_says_what_there_is(root):
+    with pytest.raises(NotFoundError, match=r"no checkpoint '7'. It has the epochs 1, 2"):
+        catalog.find_checkpoint(root, "dogs@7")
+    with pytest.raises(NotFoundError, match=r"no file nowhere.pt"):
+        catalog.find_checkpoint(root, "nowhere.pt")
+    with pytest.raises(NotFoundError, match=r"'dogs' is no checkpoint. Give a path to a .pt file or EXPERIMENT@5"):
+        catalog.find_checkpoint(root, "dogs")
+
+
+# Summaries
+
+
+def test_the_documented_fields(root):
+    experiment = make_experiment(
+        root / "child_20250110_010203",
+        [(4, None), (5, None), (6, 20)],
+        best=4,
+        timestamp="20250110_010203",
+        sampling_weights={"a": 2.0},
+        parent={"experiment": "cats", "epoch": 3, "sha256": "0"},
+        sweep="s",
+    )
+    row = catalog.summary(experiment)
+    assert [k for k in row if k != "note"] == FIELDS
+    assert row == {
+        "id": "child_20250110_010203",
+        "name": "child",
+        "created": "2025-01-10T01:02:03",
+        "status": store.DEAD,  # it has no end and nobody holds it
+        "epochs_done": 5,
+        "epochs_target": 12,  # num_epochs are additional ones
+        "best_acc": 0.4,
+        "best_epoch": 4,
+        "best_macro_f1": 0.2,
+        "sampling_weights": {"a": 2.0},
+        "parent": {"experiment": "cats", "epoch": 3, "sha256": "0"},
+        "sweep": "s",
+        "path": str(experiment.folder),
+    }
+
+
+def test_a_folder_of_the_old_system_is_summed_up_from_its_names_and_history(tmp_path):
+    folder = tmp_path / f"old_{TIME}"
+    folder.mkdir()
+    (folder / layout.CONFIG).write_text(json.dumps({"experiment_name": "old", "num_epochs": 3}))
+    for name in ("checkpoint_epoch_1.pt", "checkpoint_epoch_3.pt", "checkpoint_epoch_2.pt"):
+        (folder / name).touch()
+    history = folder / layout.HISTORY_CSV
+    history.write_text("train_loss,train_acc,val_loss,val_acc\n1,0.1,1,0.2\n1,0.1,1,0.6\n1,0.1,1,0.5\n")
+    row = catalog.summary(store.Experiment(folder))
+    assert (row["status"], row["epochs_done"], row["best_acc"], row["best_epoch"]) == (store.LEGACY, 3, 0.6, 2)
+    assert row["created"] == "2025-01-08T14:30:22"
+    for damage in (b"val_acc\n0.5,\n\n,\n", b"train_loss\n1\n", b"a,val_acc\n1\n", b"val_acc\n\0\n", b"\xff\xfe", b""):
+        history.write_bytes(damage)
+        assert catalog.summary(store.Experiment(folder))["epochs_done"] == 3
+
+
+def test_one_damaged_folder_does_not_hide_the_others(root):
+    (root / f"dogs_{TIME}" / layout.CONFIG).write_text("{")
+    (root / f"cats_{TIME}" / layout.LINEAGE).write_text("damaged\n")
+    rows = {r["id"]: r for r in map(catalog.summary, catalog.experiments(root))}
+    assert len(rows) == 4
+    assert [k for k, r in rows.items() if r["status"] == "damaged"] == [f"cats_{TIME}", f"dogs_{TIME}"]
+    assert "is not valid JSON" in rows[f"dogs_{TIME}"]["note"]
+    assert "lineage.jsonl is damaged" in rows[f"cats_{TIME}"]["note"]
+    assert "note" not in rows[f"cats2_{TIME}"]
+
+
+def test_a_lost_manifest_is_noted_and_the_checkpoints_still_counted(root):
+    experiment = store.Experiment(root / f"dogs_{TIME}")
+    (experiment.folder / layout.MANIFEST).unlink()
+    (experiment.folder / layout.HISTORY_CSV).write_text("val_acc,epoch\n0.7,1\n0.6,2\n")
+    row = catalog.summary(experiment)
+    assert (row["epochs_done"], row["best_epoch"], row["best_acc"]) == (2, 1, 0.7)
+    assert "manifest.json is missing" in row["note"]
+    flip_bit(experiment.folder / "checkpoint_epoch_2.pt")
+    row = catalog.summary(experiment)
+    assert row["epochs_done"] == 1
+    assert "checkpoint_epoch_2.pt is damaged" in row["note"]
+
+
+configs = st.one_of(
+    any_json,
+    st.dictionaries(
+        st.sampled_from(["timestamp", "num_epochs", "parent", "sampling_weights", "sweep", "epoch"]),
+        any_json,
+        max_size=5,
+    ),
+    st.fixed_dictionaries({"parent": st.dictionaries(st.sampled_from(["epoch", "experiment"]), any_json)}),
+)
+
+
+@given(configs, st.one_of(st.none(), manifests), st.one_of(st.none(), any_json), st.one_of(st.none(), any_json))
+@settings(max_examples=150, deadline=None)
+def test_no_content_of_the_files_stops_the_list(config, manifest, event, held):
+    """Whatever valid JSON a folder's files hold, ``raysweep list`` has a row for it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / f"exp_{TIME}"
+        folder.mkdir()
+        for file, value in (
+            (layout.CONFIG, config),
+            (layout.MANIFEST, manifest),
+            (layout.LINEAGE, event),
+            (layout.LOCK, held),
+        ):
+            if value is not None or file == layout.CONFIG:
+                (folder / file).write_text(json.dumps(value) + "\n")
+        (row,) = map(catalog.summary, catalog.experiments(Path(name)))
+        assert [k for k in row if k != "note"] == FIELDS
+        assert isinstance(row["sampling_weights"], dict)
+        assert row["parent"] is None or {"experiment", "epoch"} <= set(row["parent"])
+        json.dumps(row)
+        try:
+            lineage.last(folder)
+            lock.alive(lock.holder(folder) or {})
+        except RaysweepError:
+            assert row["status"] == "damaged"
+            assert row["note"]

@@ -1,0 +1,217 @@
+"""The two logs: numbered events, one torn last line dropped, any other damage an error, and no text that forges an event."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysweep.errors import StoreError
+from raysweep.store import files, layout, lineage
+
+WHEN = datetime(2025, 1, 8, 14, 30, 22)
+# Any text, also what an argument that is no UTF-8 becomes (lone surrogates), and lines that look like an event's.
+hostile = st.one_of(
+    st.text(st.characters(exclude_categories=[]), max_size=40),
+    st.lists(
+        st.sampled_from(
+            [
+                "\n",
+                "\r",
+                "\x0b",
+                "\x85",
+                "\u2028",
+                "\x1b[2J",
+                "Change Type: FINISHED",
+                '{"seq": 1, "type": "FINISHED"}',
+                "#7",
+            ]
+        ),
+        max_size=6,
+    ).map("".join),
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """The disk's part is tested with the files; here it would only cost time."""
+    monkeypatch.setattr(files.os, "fsync", lambda fd: None)
+
+
+def events_for_people(folder: Path) -> list[str]:
+    """The lines of the log that announce an event: ``Change Type:`` not indented, whatever a reader takes for a line."""
+    text = (folder / layout.CHANGES).read_text(encoding="utf-8")
+    return [line.partition(": ")[2] for line in text.splitlines() if line.startswith("Change Type:")]
+
+
+def damage(folder: Path, change) -> None:
+    path = folder / layout.LINEAGE
+    path.write_bytes(change(path.read_bytes()))
+
+
+def three_events(folder: Path) -> list[dict]:
+    return [lineage.record(folder, kind) for kind in (lineage.START, lineage.CONTINUED, lineage.FINISHED)]
+
+
+def test_events_are_numbered_from_one_and_read_back_as_written(tmp_path):
+    written = [
+        lineage.record(tmp_path, lineage.START, description="first"),
+        lineage.record(tmp_path, lineage.RATIO, old_weights={"a": 1.0}, new_weights={"a": 2.0, "ü": 0.5}),
+        lineage.record(tmp_path, lineage.FINISHED, best_acc=0.5),
+    ]
+    assert [e["seq"] for e in written] == [1, 2, 3]
+    assert lineage.read(tmp_path) == written
+    assert lineage.last(tmp_path) == written[-1]
+    assert written[1]["new_weights"] == {"a": 2.0, "ü": 0.5}
+    assert events_for_people(tmp_path) == [lineage.START, lineage.RATIO, lineage.FINISHED]
+
+
+def test_no_log_is_no_events(tmp_path):
+    assert lineage.read(tmp_path) == []
+    assert lineage.last(tmp_path) is None
+
+
+def test_order_is_by_number_also_when_the_clock_went_back(tmp_path, monkeypatch):
+    class Clock(datetime):
+        days = iter((9, 8))
+
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2025, 1, next(cls.days))
+
+    monkeypatch.setattr(lineage, "datetime", Clock)
+    lineage.record(tmp_path, lineage.START)
+    lineage.record(tmp_path, lineage.FINISHED)
+    events = lineage.read(tmp_path)
+    assert [e["type"] for e in events] == [lineage.START, lineage.FINISHED]
+    assert events[0]["time"] > events[1]["time"]
+
+
+@given(st.integers(1, 400))
+@settings(max_examples=30, deadline=None)
+def test_a_torn_last_line_is_dropped_and_its_number_used_again(cut):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        kept = three_events(folder)[:2]
+        last_line = (folder / layout.LINEAGE).read_bytes().splitlines(keepends=True)[-1]
+        damage(folder, lambda data: data[: -min(cut, len(last_line))])
+        assert lineage.read(folder) == kept
+        assert lineage.last(folder) == kept[-1]
+        lineage.record(folder, lineage.INTERRUPTED)
+        assert [(e["seq"], e["type"]) for e in lineage.read(folder)] == [
+            (1, lineage.START),
+            (2, lineage.CONTINUED),
+            (3, lineage.INTERRUPTED),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda d: d.replace(b'"seq": 2', b'"seq": 3'), 2),  # a number twice
+        (lambda d: d.replace(d.splitlines(keepends=True)[1], b""), 2),  # a line lost
+        (lambda d: d.replace(b'"type": "CONTINUED"', b'"type": 7'), 2),
+        (lambda d: b"not json" + d, 1),
+        (lambda d: d + b"[1, 2]\n", 4),
+        (lambda d: d + b"\xff\n", 4),
+        (lambda d: d + b"\n", 4),
+        (lambda d: d[:20] + b"\n" + d[20:], 1),
+    ],
+)
+def test_any_other_bad_line_is_an_error_that_names_it(tmp_path, change, line):
+    three_events(tmp_path)
+    damage(tmp_path, change)
+    with pytest.raises(StoreError, match=rf"lineage\.jsonl is damaged \(line {line}:"):
+        lineage.read(tmp_path)
+    with pytest.raises(StoreError):
+        lineage.record(tmp_path, lineage.NOTE)  # nor is anything appended to it
+
+
+def test_the_last_event_is_found_without_reading_all_and_damage_is_not_called_no_event(tmp_path):
+    for i in range(5):
+        lineage.record(tmp_path, lineage.FAILED, reason=f"{i}" * 3000)  # each longer than the piece read first
+        assert lineage.last(tmp_path)["seq"] == i + 1
+    damage(tmp_path, lambda d: d + b'{"seq": 6, "torn": "' + b"x" * 20_000)
+    assert lineage.last(tmp_path)["seq"] == 5
+    damage(tmp_path, lambda d: d + b"\n")  # a whole line now, and no event
+    with pytest.raises(StoreError, match="damaged"):
+        lineage.last(tmp_path)
+
+
+def test_a_note_does_not_hide_how_the_run_ended(tmp_path):
+    lineage.record(tmp_path, lineage.FINISHED)
+    for _ in range(30):
+        lineage.record(tmp_path, lineage.NOTE, text="x" * 300)
+    assert lineage.last(tmp_path)["type"] == lineage.FINISHED
+
+
+@given(st.lists(st.tuples(hostile, hostile), min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_no_name_or_description_forges_an_event(texts):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lineage.open_log(folder, texts[0][0], texts[0][1], WHEN)
+        for a, b in texts:
+            lineage.record(
+                folder,
+                lineage.RATIO,
+                description=a,
+                path=b,
+                texts=[a, b],
+                classes={a: b},
+                changes={a: [b, a]},
+                old_weights={a: 1.0},
+                new_weights={a: 2.0, b: 1.0},
+                old_shares={a: 0.1},
+                new_shares={a: 0.2, b: 0.8},
+            )
+        assert events_for_people(folder) == [lineage.RATIO] * len(texts)
+        read = lineage.read(folder)
+        assert [e["type"] for e in read] == [lineage.RATIO] * len(texts)
+        assert [(e["description"], e["path"]) for e in read] == texts  # and nothing is lost for machines
+        # No control characters either: the log is read in terminals.
+        assert not re.search(
+            r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", (folder / layout.CHANGES).read_text(encoding="utf-8")
+        )
+
+
+def test_the_head_of_the_log_has_the_old_systems_form(tmp_path):
+    lineage.open_log(tmp_path, "my_experiment", "two\nlines", WHEN)
+    assert (tmp_path / layout.CHANGES).read_text().splitlines()[:3] == [
+        "EXPERIMENT LOG - my_experiment",
+        "Started: 2025-01-08T14:30:22",
+        "Description: two lines",
+    ]
+
+
+def test_a_ratio_change_shows_weights_and_shares_before_and_after(tmp_path):
+    lineage.record(
+        tmp_path,
+        lineage.RATIO,
+        old_weights={"angry": 1.0, "sad": 1.0},
+        new_weights={"angry": 1.0, "sad": 2.5},
+        old_shares={"angry": 0.5, "sad": 0.5},
+        new_shares={"angry": 0.25, "sad": 0.75},
+    )
+    rows = [line.split() for line in (tmp_path / layout.CHANGES).read_text().splitlines()]
+    assert ["angry", "1", "->", "1"] in rows
+    assert ["sad", "1", "->", "2.5", "*"] in rows
+    assert ["sad", "50.0%", "->", "75.0%", "*"] in rows
+
+
+def test_numbers_that_json_does_not_have_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        lineage.record(tmp_path, lineage.FINISHED, best_acc=float("nan"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_log_for_machines_is_plain_json_lines(tmp_path):
+    three_events(tmp_path)
+    lines = (tmp_path / layout.LINEAGE).read_text().splitlines()
+    assert [json.loads(line)["seq"] for line in lines] == [1, 2, 3]

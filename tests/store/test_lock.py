@@ -1,0 +1,202 @@
+"""One writer per experiment: the second is told who writes, the dead lose the lock, and whoever lost it stops writing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from raysweep.errors import LockedError, StoreError
+from raysweep.store import files, layout, lock
+from raysweep.store.lock import WriterLock
+from tests.store.making import failing, start_python, temps
+
+# Every racer is ready before the first may go; the winner keeps the lock until all have tried.
+RACER = """
+import os, sys, time
+from pathlib import Path
+from raysweep.errors import LockedError
+from raysweep.store import lock
+from raysweep.store.lock import WriterLock
+def slow_holder(folder, look=lock.holder):  # time for all to look before anybody takes: the race at its worst
+    who = look(folder)
+    time.sleep(0.02)
+    return who
+lock.holder = slow_holder
+folder, gate, name = map(Path, sys.argv[1:])
+(gate / f"ready-{name}").touch()
+while not (gate / "go").exists():
+    time.sleep(0.001)
+try:
+    held = WriterLock.acquire(folder)
+    print("won", flush=True)
+    while not (gate / "done").exists():
+        time.sleep(0.005)
+    held.check()
+except LockedError:
+    print("lost", flush=True)
+"""
+DIES_HOLDING = """
+import os, sys
+from pathlib import Path
+from raysweep.store.lock import WriterLock
+WriterLock.acquire(Path(sys.argv[1]))
+os._exit(9)  # as after SIGKILL: nothing is given back
+"""
+
+
+def write_lock(folder: Path, **fields) -> None:
+    """A lock as another process would have written it."""
+    who = {"host": socket.gethostname(), "pid": os.getpid(), "started": lock._started(os.getpid()), "token": "theirs"}
+    (folder / layout.LOCK).write_text(json.dumps({**who, "since": "2025-01-08T14:30:22", **fields}))
+
+
+def leave_by_dying(folder: Path) -> None:
+    process = start_python(DIES_HOLDING, folder)
+    process.communicate(timeout=60)
+    assert process.returncode == 9
+    assert lock.holder(folder) is not None
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "the processes did not get ready"
+        time.sleep(0.005)
+
+
+def test_the_second_writer_is_refused_and_told_who_writes(tmp_path):
+    held = WriterLock.acquire(tmp_path)
+    with pytest.raises(LockedError) as caught:
+        WriterLock.acquire(tmp_path)
+    text = str(caught.value)
+    assert f"process {os.getpid()} on {socket.gethostname()} since {lock.holder(tmp_path)['since']}" in text
+    assert "--steal" not in text  # it runs on this machine and is alive: stealing would make two writers
+    with pytest.raises(LockedError):
+        WriterLock.acquire(tmp_path, steal=True)
+    held.check()
+    assert temps(tmp_path) == []
+
+
+def test_the_lock_is_free_after_release(tmp_path):
+    first = WriterLock.acquire(tmp_path)
+    first.release()
+    assert list(tmp_path.iterdir()) == []
+    second = WriterLock.acquire(tmp_path)
+    first.release()  # once more: not its own any longer
+    second.check()
+    with pytest.raises(LockedError):
+        first.check()
+
+
+def test_a_dead_holder_is_taken_over(tmp_path):
+    leave_by_dying(tmp_path)
+    assert lock.alive(lock.holder(tmp_path)) is False
+    WriterLock.acquire(tmp_path).check()
+    assert lock.holder(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_reused_process_number_is_not_mistaken_for_the_holder(tmp_path):
+    write_lock(tmp_path, started="1")
+    assert lock.alive(lock.holder(tmp_path)) is False
+    WriterLock.acquire(tmp_path)
+
+
+def test_a_dead_holder_without_a_start_time_is_dead(tmp_path):
+    leave_by_dying(tmp_path)
+    dead = lock.holder(tmp_path)["pid"]
+    write_lock(tmp_path, pid=dead, started=None)
+    assert lock.alive(lock.holder(tmp_path)) is False
+    write_lock(tmp_path, started=None)  # but a process with that number that runs may be the holder
+    assert lock.alive(lock.holder(tmp_path)) is True
+
+
+def test_a_holder_on_another_host_is_believed_unless_stolen_from(tmp_path):
+    write_lock(tmp_path, host="elsewhere", pid=1234)
+    assert lock.alive(lock.holder(tmp_path)) is None
+    with pytest.raises(LockedError, match=r"process 1234 on elsewhere since 2025-01-08T14:30:22\..*--steal"):
+        WriterLock.acquire(tmp_path)
+    assert lock.holder(tmp_path)["token"] == "theirs"
+    WriterLock.acquire(tmp_path, steal=True).check()
+    assert lock.holder(tmp_path)["host"] == socket.gethostname()
+
+
+def test_whoever_lost_the_lock_stops_writing_and_does_not_give_it_back_for_the_thief(tmp_path):
+    mine = WriterLock.acquire(tmp_path)
+    write_lock(tmp_path, host="elsewhere", pid=77)
+    with pytest.raises(LockedError, match=r"taken by process 77 on elsewhere\. This process stops writing"):
+        mine.check()
+    mine.release()
+    assert lock.holder(tmp_path)["pid"] == 77
+    (tmp_path / layout.LOCK).unlink()
+    with pytest.raises(LockedError, match="taken away"):
+        mine.check()
+
+
+def test_the_token_proves_the_lock_in_another_object(tmp_path):
+    held = WriterLock.acquire(tmp_path)
+    WriterLock(tmp_path, held.token).check()  # as in a worker process, which gets the token
+    with pytest.raises(LockedError):
+        WriterLock(tmp_path, "guessed").check()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"null", b"[]", b"{}", b'{"pid": "x"}', b'{"pid": null, "host": "h"}', b'{"pid": true}', b"\xff\xfe"],
+)
+def test_a_damaged_lock_holds_nobody_up(tmp_path, content):
+    (tmp_path / layout.LOCK).write_bytes(content)
+    assert lock.holder(tmp_path) is None
+    WriterLock.acquire(tmp_path).check()
+
+
+def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path, monkeypatch):
+    with monkeypatch.context() as m:
+        m.setattr(lock.os, "replace", failing(errno.EROFS))
+        with pytest.raises(StoreError, match="Make the folder writable"):
+            WriterLock.acquire(tmp_path)
+    assert temps(tmp_path) == []
+    assert lock.holder(tmp_path) is None
+    with pytest.raises(StoreError):
+        WriterLock.acquire(tmp_path / "nowhere")
+
+
+def test_where_the_file_system_knows_no_flock_the_lock_still_works(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock.fcntl, "flock", failing(errno.ENOTSUP))
+    WriterLock.acquire(tmp_path).check()
+    with pytest.raises(LockedError):
+        WriterLock.acquire(tmp_path)
+
+
+def test_cleaning_temps_does_not_take_the_lock(tmp_path):
+    held = WriterLock.acquire(tmp_path)
+    files.clean_temps(tmp_path)
+    held.check()
+
+
+@pytest.mark.parametrize("before", ["nobody", "a dead holder"])
+def test_of_many_processes_exactly_one_gets_the_lock(tmp_path, before):
+    folder, gate = tmp_path / "experiment", tmp_path / "gate"
+    folder.mkdir()
+    gate.mkdir()
+    if before == "a dead holder":
+        leave_by_dying(folder)
+    racers = [start_python(RACER, folder, gate, i) for i in range(8)]
+    try:
+        wait_for(lambda: len(list(gate.iterdir())) == len(racers))
+        (gate / "go").touch()
+        said = [r.stdout.readline().strip() for r in racers]
+        (gate / "done").touch()
+        ends = [(r.wait(timeout=60), r.stderr.read()) for r in racers]
+    finally:
+        for r in racers:
+            r.kill()
+            r.communicate()
+    assert ends == [(0, "")] * len(racers)
+    assert sorted(said) == ["lost"] * (len(racers) - 1) + ["won"]
+    assert temps(folder) == []

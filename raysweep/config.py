@@ -206,14 +206,36 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return {str(k): v for k, v in value.items()}
 
 
-def _known_keys(path: tuple[Any, ...]) -> list[str]:
-    model: Any = Settings
+def _known_keys(model: Any, path: tuple[Any, ...]) -> list[str]:
     for part in path:
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
             return []
         model = field.annotation
     return list(getattr(model, "model_fields", {}))
+
+
+# Parts that pydantic adds to the place of a fault in a union, which are no keys of the user's.
+_UNION_PARTS = ("KeepSection", "constrained-int", "int", "bool", "literal['auto']", "literal['all']")
+
+
+def explain(error: ValidationError, model: type[BaseModel], source: str, lines: Mapping[str, int] | None = None) -> str:
+    """Every fault that a validation found, in one sentence each, with its dotted key and its line."""
+    found: list[str] = []
+    for fault in error.errors():
+        path = tuple(p for p in fault["loc"] if not (isinstance(p, str) and ("[" in p or p in _UNION_PARTS)))
+        dotted = ".".join(str(p) for p in path)
+        line = (lines or {}).get(dotted)
+        where = f"{dotted} (line {line})" if line else dotted
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = f"there is no such option.{did_you_mean(path[-1], _known_keys(model, path[:-1]))}"
+        elif fault["type"] not in ("value_error", "missing"):
+            message = f"{message}, not {fault['input']!r}"
+        text = f"{where}: {message}" if where else message
+        if text not in found:
+            found.append(text)
+    return f"In {source}, {len(found)} thing{'s' * (len(found) > 1)} to mend: " + "; ".join(found) + "."
 
 
 def validate(
@@ -227,32 +249,7 @@ def validate(
     try:
         return Settings.model_validate(dict(values))
     except ValidationError as error:
-        found = []
-        for fault in error.errors():
-            path = tuple(
-                p
-                for p in fault["loc"]
-                if not (
-                    isinstance(p, str)
-                    and ("[" in p or p in ("KeepSection", "constrained-int", "int", "literal['auto']"))
-                )
-            )
-            dotted = ".".join(str(p) for p in path)
-            line = (lines or {}).get(dotted)
-            where = f"{dotted} (line {line})" if line else dotted
-            message = fault["msg"].removeprefix("Value error, ")
-            if fault["type"] == "extra_forbidden":
-                message = f"there is no such option.{did_you_mean(path[-1], _known_keys(path[:-1]))}"
-            elif fault["type"] in ("value_error", "missing"):
-                pass
-            else:
-                message = f"{message}, not {fault['input']!r}"
-            text = f"{where}: {message}" if where else message
-            if text not in found:
-                found.append(text)
-        raise ConfigError(
-            f"In {source}, {len(found)} thing{'s' * (len(found) > 1)} to mend: " + "; ".join(found) + "."
-        ) from None
+        raise ConfigError(explain(error, Settings, source, lines)) from None
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), more: Mapping[str, Any] | None = None) -> Settings:
@@ -265,8 +262,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), more: Mapping[str, Any
     return validate(merge(values, changed), source, lines)
 
 
-def json_schema() -> str:
-    """The JSON Schema of a configuration file, as the text of ``configs/schema.json``."""
-    schema = Settings.model_json_schema()
-    schema["title"] = "raysweep configuration"
+def json_schema(model: type[BaseModel], title: str) -> str:
+    """The JSON Schema of a file that ``model`` checks, as text."""
+    schema = model.model_json_schema()
+    schema["title"] = title
     return json.dumps(schema, indent=2) + "\n"

@@ -1,6 +1,20 @@
-"""``python -m raysweep.schema`` prints the JSON Schema that ``configs/schema.json`` holds."""
+"""``python -m raysweep.schema`` writes the JSON Schemas of configuration and grid files into ``configs/``."""
 
-from raysweep.config import json_schema
+from __future__ import annotations
+
+from pathlib import Path
+
+from raysweep import config, grid
+
+FILES = {"schema.json": (config.Settings, "raysweep configuration"), "grid.schema.json": (grid.Grid, "raysweep grid")}
+
+
+def text(name: str) -> str:
+    """The content of ``configs/<name>``."""
+    model, title = FILES[name]
+    return config.json_schema(model, title)
+
 
 if __name__ == "__main__":
-    print(json_schema(), end="")
+    for file in FILES:
+        (Path("configs") / file).write_text(text(file), encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysweep import config
+from raysweep import config, grid, schema
 from raysweep.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -117,13 +117,14 @@ def test_flat_configuration_has_the_specifications_names_first():
     assert flat["settings"]["training"]["epochs"] == flat["num_epochs"]
 
 
-def test_the_shipped_schema_is_the_one_of_the_code():
-    assert (CONFIGS / "schema.json").read_text() == config.json_schema(), (
-        "run: python -m raysweep.schema > configs/schema.json"
-    )
+@pytest.mark.parametrize("name", schema.FILES)
+def test_the_shipped_schemas_are_those_of_the_code(name):
+    assert (CONFIGS / name).read_text() == schema.text(name), "run: python -m raysweep.schema"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
-def test_shipped_files_are_valid_and_name_the_schema(path):
-    assert path.read_text().splitlines()[0] == "# yaml-language-server: $schema=schema.json"
-    config.load(path)
+def test_shipped_files_are_valid_and_name_their_schema(path):
+    of_grid = path.name.startswith("grid")
+    kind = "grid.schema.json" if of_grid else "schema.json"
+    assert path.read_text().splitlines()[0] == f"# yaml-language-server: $schema={kind}"
+    (grid.read if of_grid else config.load)(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from raysweep.cli.terminal import put
@@ -12,22 +14,53 @@ def register(app: typer.Typer) -> None:
 
 
 def continue_(
-    reference: str = typer.Argument(..., help="An experiment: id, name, prefix or path."),
+    reference: str = typer.Argument(..., help="An experiment or a sweep: id, name, prefix or path."),
     steal: bool = typer.Option(
         False, "--steal", help="Take the writer's lock of a process on another host that is gone for certain."
     ),
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
 ) -> None:
-    """Go on with an interrupted experiment from its newest whole checkpoint, in its own folder."""
+    """Go on with an interrupted experiment, or with the branches of a sweep, from the newest whole checkpoints, in place."""
     from pathlib import Path
 
     from raysweep.cli.progress import Display
     from raysweep.cli.run import announce
 
+    where = Path(root).expanduser()
+    if _is_sweep(where, reference):
+        from raysweep.cli.branch import summarise
+        from raysweep.cli.sweep_progress import SweepDisplay
+
+        with SweepDisplay() as table:
+            table({"kind": "loading"})
+            from raysweep.launch import sweep as sweeping
+
+            finished = sweeping.continue_sweep(where, reference, steal=steal, progress=table)
+        put(str(finished.sweep.folder))
+        summarise(finished, root)
+        return
     with Display() as display:
         display({"kind": "loading"})
-        from raysweep.launch import child
+        from raysweep.launch import continuing
 
-        result = child.continue_experiment(Path(root).expanduser(), reference, steal=steal, progress=display)
+        result = continuing.continue_experiment(where, reference, steal=steal, progress=display)
     put(str(result.experiment.folder))
     announce(display, result.experiment, root)
+
+
+def _is_sweep(root: Any, reference: str) -> bool:
+    """Whether a reference means a sweep; an experiment of that name goes first."""
+    from raysweep.errors import NotFoundError
+    from raysweep.store import catalog, sweep
+
+    try:
+        catalog.find(root, reference)
+        return False
+    except NotFoundError:
+        try:
+            sweep.find(root, reference)
+            return True
+        except NotFoundError as error:
+            if "fits" in str(error):
+                raise
+            return False

@@ -75,7 +75,7 @@ def show_plan(plan: Any, as_json: bool) -> None:
                 "counts": plan.counts,
                 "shares": plan.shares,
                 "images_per_epoch": plan.quotas,
-                "validation_images": len(plan.data.val.labels),
+                "validation_images": plan.data.val_images,
                 "parameters": plan.parameters,
                 "workers": plan.resources.workers,
                 "threads": plan.resources.threads,
@@ -108,6 +108,6 @@ def show_plan(plan: Any, as_json: bool) -> None:
     table(None, columns, rows)
     where = "in this process" if plan.resources.workers == 0 else f"{plan.resources.workers} Ray workers"
     say(
-        f"{plan.draws:,} images an epoch, {len(plan.data.val.labels):,} to validate; model of {plan.parameters:,} parameters; {where}, "
+        f"{plan.draws:,} images an epoch, {plan.data.val_images:,} to validate; model of {plan.parameters:,} parameters; {where}, "
         f"{plan.resources.threads} thread{'s' * (plan.resources.threads != 1)}. Nothing was made."
     )

@@ -59,12 +59,13 @@ def age(created: str | None) -> str:
     return f"{max(0, seconds):.0f} s"
 
 
-def table(title: str | None, columns: list[tuple[str, str]], rows: list[list[str]]) -> None:
-    """A table on stdout: rich on a terminal, tab-separated where it is read by a program."""
-    if not sys.stdout.isatty():
-        put("\t".join(name for name, _ in columns))
+def table(title: str | None, columns: list[tuple[str, str]], rows: list[list[str]], err: bool = False) -> None:
+    """A table on stdout (or, with ``err``, stderr): rich on a terminal, tab-separated where it is read by a program."""
+    if not (sys.stderr if err else sys.stdout).isatty():
+        write = say if err else put
+        write("\t".join(name for name, _ in columns))
         for row in rows:
-            put("\t".join(row))
+            write("\t".join(row))
         return
     from rich import box
     from rich.console import Console
@@ -76,4 +77,4 @@ def table(title: str | None, columns: list[tuple[str, str]], rows: list[list[str
         shown.add_column(name, justify="right" if side == "r" else "left", overflow="fold", no_wrap=side == "n")
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
-    Console().print(shown)
+    Console(stderr=err).print(shown)

@@ -46,6 +46,19 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What there is to know of a data set without opening its images: small, and it travels between processes."""
+
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]  # (height, width, channels) of every image
+    train_images: int
+    val_images: int
+    sha256: str
+    skipped: tuple[dict[str, str], ...]
+    folder: Path
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Both splits. ``mean`` and ``std`` are per channel over the training pixels, in [0, 255]; ``sha256`` identifies
     classes, labels and pixels, whatever kind of file they came from."""
@@ -64,6 +77,11 @@ class Dataset:
         """(height, width, channels) of every image."""
         h, w, c = self.train.pixels.shape[1:]
         return int(h), int(w), int(c)
+
+    @property
+    def facts(self) -> Facts:
+        train, val = len(self.train.labels), len(self.val.labels)
+        return Facts(self.classes, self.shape, train, val, self.sha256, self.skipped, self.folder)
 
 
 def load(data: DataSection, cache_dir: str | Path, progress: Progress | None = None) -> Dataset:

@@ -10,13 +10,12 @@ from typing import Any
 from raysweep import config as configuration
 from raysweep import weights as weights_module
 from raysweep.config import Settings
-from raysweep.errors import CheckpointError, ConfigError, NotFoundError
+from raysweep.errors import CheckpointError, ConfigError
 from raysweep.launch import run as launching
 from raysweep.launch.resources import cpus_here
-from raysweep.launch.run import Plan, Progress, Result, ignore
+from raysweep.launch.run import Plan, Progress, ignore
 from raysweep.store import catalog, checkpoint, files, lineage
 from raysweep.store.experiment import Experiment
-from raysweep.store.lock import WriterLock
 
 # Settings that say where and how a run is launched, not what is trained: changes of these are not recorded as changes.
 _NOT_RECORDED = (
@@ -134,13 +133,14 @@ def plan_child(
     complete = weights_module.inherit(parent.weights, given, parent.classes)
     base = configuration.merge(parent.settings, {"sampling": {"weights": {}}})
     total = parent.settings["training"]["schedule_epochs"] or parent.last_epoch
-    fixed: dict[str, Any] = {"root": root, "training": {"schedule_epochs": total}}
+    # The parent's cluster may be gone: where a child runs is said anew.
+    fixed: dict[str, Any] = {"root": root, "training": {"schedule_epochs": total}, "scaling": {"address": None}}
     default_epochs = (
         parent.last_epoch - parent.epoch if parent.last_epoch > parent.epoch else parent.settings["training"]["epochs"]
     )
     fixed["training"]["epochs"] = epochs if epochs is not None else default_epochs
     if parent.threads is not None and parent.settings["scaling"]["threads"] == "auto" and parent.threads <= cpus_here():
-        fixed["scaling"] = {"threads": parent.threads}
+        fixed["scaling"]["threads"] = parent.threads
     merged = configuration.merge(configuration.merge(base, fixed), over)
     merged = configuration.merge(
         merged,
@@ -158,6 +158,17 @@ def plan_child(
         )
     _check_model(parent, plan)
     return replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, notes=_notes(parent, plan))
+
+
+def vary(plan: Plan, *, name: str, description: str, weights: Mapping[str, float], seed: int) -> Plan:
+    """Another child of the same parent: ``plan`` with other (complete, checked) weights and another seed. Cheap."""
+    values = configuration.merge(
+        plan.settings.model_dump(mode="json"),
+        {"experiment": {"name": name, "description": description}, "seed": seed},
+    )
+    values["sampling"]["weights"] = dict(weights)
+    varied = replace(plan, settings=configuration.validate(values, f"branch {name}"), weights=dict(weights))
+    return replace(varied, notes=_notes(plan.parent, varied))
 
 
 def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
@@ -271,72 +282,3 @@ def record_start(plan: Plan, experiment: Experiment) -> None:
         lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changed)
     for note in plan.notes:
         lineage.record(experiment.folder, lineage.NOTE, text=note)
-
-
-def continue_experiment(root: Path, reference: str, *, steal: bool = False, progress: Progress = ignore) -> Result:
-    """Finish an interrupted experiment in its own folder, from its newest checkpoint that verifies.
-
-    A finished one is left as it is. Raises NotFoundError, LockedError, Interrupted or what training raises.
-    """
-    from raysweep.launch import workers
-    from raysweep.training import state
-    from raysweep.training.job import Job
-
-    experiment = catalog.find(root, reference)
-    config = experiment.config()
-    if "settings" not in config:
-        raise NotFoundError(f"{experiment.id} was not made by raysweep; start a child of it with `raysweep resume`.")
-    settings = Settings.model_validate({**config["settings"], "root": str(experiment.folder.parent)})
-    lock = WriterLock.acquire(experiment.folder, steal)
-    try:
-        good, problems = experiment.newest_good()
-        for problem in problems:
-            progress({"kind": "warning", "text": f"{problem}."})
-        first = int((config.get("parent") or {}).get("epoch") or 0)
-        last = first + settings.training.epochs
-        if good is not None and good.batch is None and good.epoch >= last:
-            if experiment.status() != "finished":
-                lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
-            launching.derive(experiment)
-            progress({"kind": "warning", "text": f"{experiment.id} has all its {last} epochs; there is nothing to do."})
-            return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
-        fixed = {**settings.model_dump(mode="json")}
-        fixed["scaling"]["threads"] = config.get("threads") or fixed["scaling"]["threads"]
-        plan = launching.plan(configuration.validate(fixed, f"{experiment.folder}"), progress)
-        parent = None
-        if good is None and config.get("parent"):
-            parent = read_parent(root, config["parent"]["file"])
-            plan = replace(plan, parent=parent)
-        with workers.session(settings, plan.resources, progress) as fitted:
-            job = Job(
-                folder=str(experiment.folder.resolve()),
-                token=lock.token,
-                settings=settings.model_dump(mode="json"),
-                weights=plan.weights,
-                cache_dir=str(launching.cache_dir(settings).resolve()),
-                cache_folder=str(plan.data.folder.resolve()),
-                threads=fitted.threads,
-                use_gpu=fitted.use_gpu,
-                first_epoch=first + 1,
-                last_epoch=last,
-                parent=config.get("parent"),
-                flat_config=config,
-                versions=state.versions(),
-            )
-            if good is not None:
-                start = good.epoch if good.batch is not None else good.epoch + 1
-                job = replace(job, start=str(experiment.folder.resolve() / good.file), same_run=True, first_epoch=start)
-            elif parent is not None:
-                job = replace(job, **start_fields(plan))
-            where = "the start" if good is None else good.file
-            lineage.record(experiment.folder, lineage.CONTINUED, checkpoint=where, damaged=problems or None)
-            if good is not None and int(config.get("world_size") or 1) != max(1, fitted.workers):
-                lineage.record(
-                    experiment.folder,
-                    lineage.NOTE,
-                    text=f"not bit-exact: {max(1, fitted.workers)} workers instead of {config.get('world_size')}",
-                )
-            progress({"kind": "warning", "text": f"Continuing {experiment.id} from {where}."})
-            return launching.execute(job, experiment, fitted, progress)
-    finally:
-        lock.release()

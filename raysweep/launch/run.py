@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,8 +20,10 @@ from raysweep.store import experiment as experiments
 from raysweep.store import layout, lineage
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
+from raysweep.training.job import Job, Outcome
 
 Progress = Callable[[dict[str, Any]], None]
+Launch = Callable[[Job, Resources, Progress], Outcome]  # a way to start the training function
 
 
 def ignore(event: dict[str, Any]) -> None:
@@ -34,7 +36,7 @@ class Plan:
 
     settings: Settings
     root: Path
-    data: cache.Dataset
+    data: cache.Facts
     counts: dict[str, int]  # images of the pool per class
     weights: dict[str, float]
     draws: int
@@ -101,7 +103,7 @@ def plan(settings: Settings, progress: Progress = ignore, writable: bool = True)
         raise ConfigError(
             f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
         )
-    return Plan(settings, root, data, counts, complete, draws, wanted, parameters)
+    return Plan(settings, root, data.facts, counts, complete, draws, wanted, parameters)
 
 
 def run(the_plan: Plan, progress: Progress = ignore) -> Result:
@@ -111,47 +113,58 @@ def run(the_plan: Plan, progress: Progress = ignore) -> Result:
         Interrupted: a signal asked to stop; a checkpoint was saved.
         RaysweepError: the work failed; the folder's log says why.
     """
-    from raysweep.launch import child, workers
+    from raysweep.launch import workers
 
     with workers.session(the_plan.settings, the_plan.resources, progress) as fitted:
-        the_plan = replace(the_plan, resources=fitted)
-        now = datetime.now()
-        experiment = experiments.create(the_plan.root, the_plan.settings.experiment.name, now)
-        lock = WriterLock.acquire(experiment.folder)
-        try:
-            job = _new_job(the_plan, experiment, lock, now)
-            lineage.record(
-                experiment.folder,
-                lineage.START,
-                description=the_plan.settings.experiment.description,
-                model=the_plan.settings.model.name,
-                epochs=the_plan.settings.training.epochs,
-                classes=dict(the_plan.counts),
-                new_weights=the_plan.weights,
-                new_shares=the_plan.shares,
-                data_sha256=the_plan.data.sha256,
-                workers=fitted.workers,
-                threads=fitted.threads,
-                seed=the_plan.settings.seed,
-                skipped_images=[f"{s['image']} ({s['reason']})" for s in the_plan.data.skipped] or None,
-            )
-            if the_plan.parent is not None:
-                child.record_start(the_plan, experiment)
-            return execute(job, experiment, fitted, progress)
-        finally:
-            lock.release()
+        return start(replace(the_plan, resources=fitted), workers.launcher(fitted), progress)
 
 
-def _new_job(the_plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime) -> Any:
+def start(the_plan: Plan, launch: Launch, progress: Progress = ignore, **of_sweep: Any) -> Result:
+    """Make the folder of a plan whose resources are settled, and train it by ``launch``.
+
+    Args:
+        of_sweep: ``sweep`` (its id) and ``branch`` (name, control, seed) of a branch, for its configuration.
+    """
+    from raysweep.launch import child
+
+    now = datetime.now()
+    experiment = experiments.create(the_plan.root, the_plan.settings.experiment.name, now)
+    lock = WriterLock.acquire(experiment.folder)
+    try:
+        job = _new_job(the_plan, experiment, lock, now, of_sweep)
+        lineage.record(
+            experiment.folder,
+            lineage.START,
+            description=the_plan.settings.experiment.description,
+            model=the_plan.settings.model.name,
+            epochs=the_plan.settings.training.epochs,
+            classes=dict(the_plan.counts),
+            new_weights=the_plan.weights,
+            new_shares=the_plan.shares,
+            data_sha256=the_plan.data.sha256,
+            workers=the_plan.resources.workers,
+            threads=the_plan.resources.threads,
+            seed=the_plan.settings.seed,
+            skipped_images=[f"{s['image']} ({s['reason']})" for s in the_plan.data.skipped] or None,
+            sweep=of_sweep.get("sweep"),
+        )
+        if the_plan.parent is not None:
+            child.record_start(the_plan, experiment)
+        return execute(job, experiment, the_plan.resources, launch, progress)
+    finally:
+        lock.release()
+
+
+def _new_job(
+    the_plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime, of_sweep: Mapping[str, Any]
+) -> Job:
     from raysweep.launch import child
     from raysweep.training import state
-    from raysweep.training.job import Job
 
     settings = the_plan.settings
     versions = state.versions()
     flat = settings.flat(
         timestamp=now.strftime(layout.TIME_FORMAT),
-        sampling_weights_complete=the_plan.weights,
         classes=list(the_plan.data.classes),
         class_counts=the_plan.counts,
         data_sha256=the_plan.data.sha256,
@@ -160,11 +173,12 @@ def _new_job(the_plan: Plan, experiment: Experiment, lock: WriterLock, now: date
         versions=versions,
         parent=the_plan.parent.record() if the_plan.parent else None,
         resume_from_checkpoint=str(the_plan.parent.path) if the_plan.parent else None,
+        **of_sweep,
     )
-    flat["sampling_weights"] = flat.pop("sampling_weights_complete")
+    flat["sampling_weights"] = the_plan.weights
     experiment.write_config(flat)
     lineage.open_log(experiment.folder, settings.experiment.name, settings.experiment.description, now)
-    start = (
+    first = (
         child.start_fields(the_plan) if the_plan.parent else {"first_epoch": 1, "last_epoch": settings.training.epochs}
     )
     return Job(
@@ -178,23 +192,20 @@ def _new_job(the_plan: Plan, experiment: Experiment, lock: WriterLock, now: date
         use_gpu=the_plan.resources.use_gpu,
         flat_config=flat,
         versions=versions,
-        **start,
+        **first,
     )
 
 
-def execute(job: Any, experiment: Experiment, fitted: Resources, progress: Progress) -> Result:
-    """Train ``job`` by the way its resources ask for, and write how it ended into the log. The caller holds the lock."""
-    from raysweep.launch import workers
-
+def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch, progress: Progress) -> Result:
+    """Train ``job`` by ``launch``, and write how it ended into the log. The caller holds the lock."""
     progress({"kind": "experiment", "id": experiment.id, "folder": str(experiment.folder), "workers": fitted.workers})
     try:
-        launch = workers.in_this_process if fitted.workers == 0 else workers.on_workers
         outcome = launch(job, fitted, progress)
     except Interrupted as error:
         lineage.record(experiment.folder, lineage.INTERRUPTED, reason=str(error))
         derive(experiment)
         raise Interrupted(f"{error} Go on with: raysweep continue {experiment.id}") from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray Tune's scheduler ends a branch early
         raise
     except BaseException as error:
         text = str(error) or type(error).__name__
@@ -205,13 +216,20 @@ def execute(job: Any, experiment: Experiment, fitted: Resources, progress: Progr
         if isinstance(error, RaysweepError):
             raise
         raise TrainingError(
-            f"Training {experiment.id} failed: {type(error).__name__}: {text.splitlines()[0][:500]}. What was committed is in "
-            f"{experiment.folder}. Repeat with --debug for the traceback."
+            f"Training {experiment.id} failed: {type(error).__name__}: {text.splitlines()[0][:500]}. What was committed "
+            f"is in {experiment.folder}. Repeat with --debug for the traceback."
         ) from error
     lineage.record(experiment.folder, lineage.FINISHED, epochs=outcome.epochs, best_acc=outcome.best_acc)
     progress({"kind": "derive"})
     derive(experiment)
-    progress({"kind": "finished", "id": experiment.id, "folder": str(experiment.folder), "best_acc": outcome.best_acc})
+    progress(
+        {
+            "kind": "finished",
+            "id": experiment.id,
+            "folder": str(experiment.folder),
+            "best_acc": outcome.best_acc,
+        }
+    )
     return Result(experiment, outcome.best_acc)
 
 

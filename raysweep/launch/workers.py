@@ -15,6 +15,7 @@ from raysweep import errors
 from raysweep.config import Settings
 from raysweep.errors import Interrupted, NonFiniteLossError, RaysweepError, TrainingError
 from raysweep.launch import cluster, resources
+from raysweep.launch.mailbox import MailboxReporter, open_mailbox, take
 from raysweep.launch.resources import Resources
 from raysweep.launch.stopping import StopFlag, signals
 from raysweep.training.job import Job, Outcome
@@ -22,6 +23,11 @@ from raysweep.training.loop import train
 
 Progress = Callable[[dict[str, Any]], None]
 POLL_S = 0.2
+
+
+def launcher(fitted: Resources) -> Callable[[Job, Resources, Progress], Outcome]:
+    """The way to start a training with these resources."""
+    return in_this_process if fitted.workers == 0 else on_workers
 
 
 @contextlib.contextmanager
@@ -83,52 +89,13 @@ def in_this_process(job: Job, fitted: Resources, progress: Progress) -> Outcome:
     return found[0]
 
 
-class _Mailbox:
-    """An actor between rank 0 and the driver: events one way, the wish to stop the other."""
-
-    def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
-        self.reason: str | None = None
-
-    def put(self, event: dict[str, Any]) -> str | None:
-        self.events.append(event)
-        return self.reason
-
-    def take(self) -> list[dict[str, Any]]:
-        taken, self.events = self.events, []
-        return taken
-
-    def stop(self, reason: str) -> None:
-        self.reason = reason
-
-
-class _Remote:
-    """Rank 0's reporter on a worker: sends without waiting, and reads the answer when it has come."""
-
-    def __init__(self, mailbox: Any) -> None:
-        import ray
-
-        self.ray, self.mailbox, self.answer, self.reason = ray, mailbox, None, None
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        answer = self.mailbox.put.remote(event)
-        if self.answer is None:
-            self.answer = answer
-
-    def should_stop(self) -> str | None:
-        if self.answer is not None and self.ray.wait([self.answer], timeout=0)[0]:
-            self.reason = self.ray.get(self.answer) or self.reason
-            self.answer = None
-        return self.reason
-
-
 def _worker(config: dict[str, Any]) -> None:
     """Runs on every Ray worker. What all ranks raise together travels as a message: it is no failure to retry."""
     import ray.train
 
     job: Job = config["job"]
     rank = ray.train.get_context().get_world_rank()
-    reporter = _Remote(config["mailbox"])
+    reporter = MailboxReporter(config["mailbox"])
     end: dict[str, Any] = {"kind": "end"}
     try:
         outcome = train(job, reporter)
@@ -159,14 +126,19 @@ def _worker(config: dict[str, Any]) -> None:
         ray.get(config["mailbox"].put.remote(end))
 
 
-def on_workers(job: Job, fitted: Resources, progress: Progress) -> Outcome:
-    """``TorchTrainer`` with DDP, one worker per GPU (or so many CPUs). Ray must be connected."""
+def on_workers(
+    job: Job, fitted: Resources, progress: Progress, should_stop: Callable[[], str | None] = lambda: None
+) -> Outcome:
+    """``TorchTrainer`` with DDP, one worker per GPU (or so many CPUs). Ray must be connected.
+
+    ``should_stop`` is asked besides the signals: a branch of a sweep is stopped by its driver.
+    """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     settings = Settings.model_validate(job.settings)
-    mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+    mailbox = open_mailbox()
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job, "mailbox": mailbox},
@@ -198,13 +170,17 @@ def on_workers(job: Job, fitted: Resources, progress: Progress) -> Outcome:
         thread.start()
         while True:
             running = thread.is_alive()
-            for event in _take(ray, mailbox):
+            for event in take(mailbox):
                 if event["kind"] == "end":
                     ended = event if ended is None or event.get("fatal") else ended
                 else:
                     progress(event)
             if not running:
                 break
+            reason = should_stop()
+            if reason is not None and flag.reason is None:
+                flag.reason = reason
+                mailbox.stop.remote(reason)
             time.sleep(POLL_S)
     ray.kill(mailbox)
     if ended is not None and "error" in ended:
@@ -220,13 +196,6 @@ def on_workers(job: Job, fitted: Resources, progress: Progress) -> Outcome:
             f"The workers ended without a word. Ray's own log files are under {cluster._session_dir()}/logs."
         )
     return Outcome(int(ended["epochs"]), float(ended["best_acc"]))
-
-
-def _take(ray: Any, mailbox: Any) -> list[dict[str, Any]]:
-    try:
-        return ray.get(mailbox.take.remote(), timeout=30)
-    except ray.exceptions.RayError:
-        return []
 
 
 def _first_line(error: BaseException) -> str:

@@ -42,7 +42,9 @@ def read(experiment: Experiment, epoch: int | None = None) -> Predictions:
     table = pq.read_table(path)
     epochs: np.ndarray = table["epoch"].to_numpy()
     best = (experiment.manifest().get("best") or {}).get("epoch")
-    wanted = epoch if epoch is not None else (best if best in epochs else epochs.max().item())
+    wanted = epoch
+    if wanted is None:
+        wanted = int(best) if best is not None and best in epochs else int(epochs.max())
     mask = epochs == wanted
     if not mask.any():
         have = ", ".join(map(str, sorted(set(epochs.tolist()))))
@@ -50,7 +52,7 @@ def read(experiment: Experiment, epoch: int | None = None) -> Predictions:
     classes = tuple(table.schema.metadata[b"classes"].decode().split("\n"))
     flat = table["probabilities"].combine_chunks().flatten().to_numpy().reshape(len(epochs), len(classes))
     return Predictions(
-        int(wanted),
+        wanted,
         classes,
         table["label"].to_numpy()[mask].astype(np.int64),
         table["prediction"].to_numpy()[mask].astype(np.int64),

@@ -66,6 +66,13 @@ def read(path: str | Path) -> Any:
     return state
 
 
+def from_bytes(data: Any) -> Any:
+    """The content of a file that :func:`read` has accepted before, from its bytes (any buffer)."""
+    import torch
+
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Like :func:`read`; the file must have the documented keys."""
     state = read(path)

@@ -20,6 +20,8 @@ LOCK = ".writer.lock"
 TEMP_PREFIX = ".tmp-"
 
 SWEEPS = "sweeps"
+SWEEP = "sweep.json"
+RESULTS = "results.csv"
 CACHES = ".raysweep"
 IMAGE_CACHE = "cache"
 LOGS = "logs"

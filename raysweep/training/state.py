@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import random
 from collections.abc import Mapping
@@ -87,7 +88,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
         CheckpointError: it belongs to another optimizer or model.
     """
     mine = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    saved = state["optimizer_state_dict"]
+    saved = copy.deepcopy(state["optimizer_state_dict"])  # torch keeps the tensors it is given and steps in place
     slots = {k for row in saved.get("state", {}).values() for k in row}
     expected = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"exp_avg", "exp_avg_sq", "step"}
     if slots and not slots & expected:

@@ -9,8 +9,9 @@ import pytest
 from torch import nn
 
 from raysweep.errors import ResourceError, TrainingError
-from raysweep.launch import cluster, resources, workers
+from raysweep.launch import cluster, resources
 from raysweep.launch import run as launching
+from raysweep.launch.mailbox import MailboxReporter, open_mailbox
 from raysweep.report import predictions
 from tests.conftest import small_settings
 
@@ -82,8 +83,8 @@ def test_more_than_the_cluster_has_is_refused_at_once(ray_cluster):
 def test_the_reporter_of_a_worker_never_waits(ray_cluster):
     import ray
 
-    mailbox = ray.remote(num_cpus=0)(workers._Mailbox).remote()
-    reporter = workers._Remote(mailbox)
+    mailbox = open_mailbox()
+    reporter = MailboxReporter(mailbox)
     for i in range(50):
         reporter({"kind": "batch", "n": i})
     seen: list[dict] = []

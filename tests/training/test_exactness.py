@@ -7,7 +7,7 @@ import json
 import pytest
 
 from raysweep.errors import Interrupted
-from raysweep.launch import child
+from raysweep.launch import continuing
 from raysweep.launch import run as launching
 from raysweep.store import checkpoint
 from raysweep.store.experiment import Experiment
@@ -35,7 +35,7 @@ def interrupted(tmp_path, without_ray, stop_after, **sections):
 def test_interrupted_and_continued_equals_undisturbed(tmp_path, straight, without_ray, stop_after):
     broken = interrupted(tmp_path, without_ray, stop_after, training={"epochs": 3}, **DROPOUT)
     assert broken.status() == "interrupted"
-    result = child.continue_experiment(tmp_path / "experiments", broken.id)
+    result = continuing.continue_experiment(tmp_path / "experiments", broken.id)
     assert weights_hash(result.experiment) == weights_hash(straight)
     # The history, too: sums over the epoch were carried across the break.
     rows = [(e.folder / "training_history.csv").read_text().splitlines() for e in (result.experiment, straight)]
@@ -82,14 +82,14 @@ def test_a_damaged_newest_checkpoint_falls_back_says_so_and_ends_with_the_same_b
     newest = broken.folder / broken.entries()[-1].file
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
     told = []
-    result = child.continue_experiment(tmp_path / "experiments", broken.id, progress=told.append)
+    result = continuing.continue_experiment(tmp_path / "experiments", broken.id, progress=told.append)
     assert any(newest.name in e.get("text", "") for e in told)
     assert weights_hash(result.experiment) == weights_hash(straight)
 
 
 def test_a_finished_experiment_has_nothing_to_continue(tmp_path, straight):
     told = []
-    child.continue_experiment(tmp_path / "experiments", straight.id, progress=told.append)
+    continuing.continue_experiment(tmp_path / "experiments", straight.id, progress=told.append)
     assert any("nothing to do" in e.get("text", "") for e in told)
 
 

@@ -1,0 +1,179 @@
+"""``raysweep branch``: a sweep of children of one checkpoint, each with other class sampling weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from raysweep.cli.terminal import percent, plain, put, put_json, say, table
+
+
+def register(app: typer.Typer) -> None:
+    app.command("branch", no_args_is_help=True)(branch)
+
+
+def branch(
+    overrides: list[str] | None = typer.Argument(
+        None, metavar="[key=value]...", help="Settings of all branches that differ from the parent's."
+    ),
+    checkpoint: str = typer.Option(
+        ..., "--from", help="A .pt file, or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest."
+    ),
+    weights_grid: str = typer.Option(..., "--weights-grid", help="The grid file, such as configs/grid.yaml."),
+    name: str | None = typer.Option(None, "--name", help="Name of the sweep; its branches are called NAME-BRANCH."),
+    description: str = typer.Option("", "--description", help="Why it is made."),
+    epochs: int | None = typer.Option(None, "--epochs", min=1, help="Additional epochs; goes before the grid's."),
+    threads: int | None = typer.Option(
+        None, "--threads", min=1, help="CPU threads per branch; fewer than the parent's: more at once, not bit-exact."
+    ),
+    workers: int | None = typer.Option(None, "--workers", min=0, help="Ray workers per branch; 0: one device each."),
+    max_concurrent: int | None = typer.Option(None, "--max-concurrent", min=1, help="At most so many at a time."),
+    gpus_per_branch: float | None = typer.Option(
+        None, "--gpus-per-branch", min=0.01, help="0.25 lets four branches share a GPU."
+    ),
+    address: str | None = typer.Option(None, "--address", help="An existing Ray cluster."),
+    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, show every branch, make nothing."),
+    as_json: bool = typer.Option(False, "--json", help="With --dry-run: as JSON."),
+) -> None:
+    """Continue one checkpoint many times, each time with another class ratio, and the control with an unchanged one."""
+    from raysweep import config as configuration
+    from raysweep import grid as grids
+    from raysweep.cli.sweep_progress import SweepDisplay
+
+    grid = grids.read(weights_grid)
+    over = configuration.parse_overrides(overrides or [])
+    with SweepDisplay() as display:
+        display({"kind": "loading"})
+        from raysweep.launch import sweep as sweeping
+
+        plan = sweeping.plan(
+            root,
+            checkpoint,
+            grid,
+            name=name,
+            description=description,
+            epochs=epochs,
+            threads=threads,
+            workers=workers,
+            address=address,
+            max_concurrent=max_concurrent,
+            gpus_per_branch=gpus_per_branch,
+            overrides=over,
+            progress=display,
+            writable=not dry_run,
+        )
+        if dry_run:
+            display.close()
+            show_plan(plan, as_json)
+            return
+        result = sweeping.run(plan, display)
+    put(str(result.sweep.folder))
+    summarise(result, root)
+
+
+def show_plan(plan: Any, as_json: bool) -> None:
+    """What --dry-run prints: every branch, what it will show of each class, what it will use and write."""
+    from raysweep.launch import sweep as sweeping
+
+    base, parent = plan.base, plan.base.parent
+    address = base.settings.scaling.address
+    count = None if address else sweeping.at_once(plan, sweeping.this_machine())
+    before = plan.shares(sweeping.Point("parent", parent.weights, 0, True))
+    if as_json:
+        put_json(
+            {
+                "name": plan.name,
+                "parent": parent.record(),
+                "parent_shares": before,
+                "epochs": base.settings.training.epochs,
+                "threads": base.resources.threads,
+                "at_once": count,
+                "bytes": plan.branches * plan.branch_bytes,
+                "notes": list(plan.notes),
+                "branches": [
+                    {
+                        "name": p.name,
+                        "control": p.control,
+                        "seed": p.seed,
+                        "weights": p.weights,
+                        "shares": plan.shares(p),
+                    }
+                    for p in plan.points
+                ],
+            }
+        )
+        return
+    classes = list(parent.classes)
+    rows = [["(parent)", "", *(percent(before[c]) for c in classes)]]
+    for p in plan.points:
+        shares = plan.shares(p)
+        cells = [
+            percent(shares[c]) + (f" (w {p.weights[c]:g})" if p.weights[c] != parent.weights[c] else "")
+            for c in classes
+        ]
+        rows.append([p.name + (" *" if p.control else ""), str(p.seed), *cells])
+    table(
+        "Share of each class among the images shown",
+        [("branch", "l"), ("seed", "r"), *((plain(c), "r") for c in classes)],
+        rows,
+    )
+    for note in (*plan.notes, *base.notes):
+        say(plain(note))
+    searched = plan.branches - len(plan.points)
+    if searched:
+        say(f"And {searched} branches whose weights the search will choose.")
+    device = f"{base.resources.workers} workers of " if base.resources.workers else ""
+    device += f"{base.resources.threads} thread{'s' * (base.resources.threads != 1)}"
+    device += f" and {plan.gpus_per_branch:g} GPU" if plan.gpus_per_branch else ""
+    where = f"as many at a time as {address} has room for" if count is None else f"{count} at a time"
+    say(
+        f"{plan.branches} branches (* control) of {base.settings.training.epochs} epochs from {plain(parent.experiment)}@{parent.epoch}, "
+        f"each with {device}, {where}; about {plan.branches * plan.branch_bytes / 1e6:,.0f} MB. Nothing was made."
+    )
+
+
+def summarise(result: Any, root: str) -> None:
+    """The results of a sweep, which branches failed and why, and the next command."""
+    import shlex
+
+    from raysweep.errors import TrainingError
+    from raysweep.launch import sweep as sweeping
+
+    rows = sweeping.results(result.sweep)
+    say("")
+    lines = []
+    for r in rows:
+        against = r["val_acc_minus_control"]
+        f1 = r["val_macro_f1_minus_control"]
+        lines.append(
+            [
+                plain(r["branch"]) + (" *" if r["control"] else ""),
+                str(r["status"]),
+                percent(r["val_acc"]),
+                "" if against is None or r["control"] else f"{100 * against:+.1f}",
+                "-" if r["val_macro_f1"] is None else f"{r['val_macro_f1']:.3f}",
+                "" if f1 is None or r["control"] else f"{f1:+.3f}",
+                plain(f"{r['worst_class']} {percent(r['worst_recall'])}") if r["worst_class"] is not None else "-",
+            ]
+        )
+    columns = [
+        ("branch", "l"),
+        ("status", "l"),
+        ("accuracy", "r"),
+        ("− control", "r"),
+        ("macro-F1", "r"),
+        ("− control", "r"),
+    ]
+    table("Last epoch of every branch (* control)", [*columns, ("worst class", "l")], lines, err=True)
+    for name, reason in result.failed.items():
+        say(f"{plain(name)} failed: {plain(reason)}")
+    where = "" if root == "experiments" else f" --root {shlex.quote(root)}"
+    say(f"Everything is in {result.sweep.folder}")
+    if result.failed:
+        raise TrainingError(
+            f"{len(result.failed)} of {len(rows)} branches failed; the others are complete. Try them again with: "
+            f"raysweep continue {result.sweep.id}{where}"
+        )
+    say(f"Next: raysweep lineage{where}")

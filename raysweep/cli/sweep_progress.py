@@ -1,0 +1,208 @@
+"""Shows a running sweep: a live table of its branches on a terminal, a line per branch and epoch elsewhere."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from raysweep.cli.terminal import duration, is_terminal, percent, plain, say
+from raysweep.weights import describe
+
+ROWS = 30  # the table shows so many branches at most: those that run, then the newest
+
+
+@dataclass
+class Row:
+    """What is known of one branch."""
+
+    name: str
+    control: bool = False
+    seed: int | None = None
+    change: str = ""
+    status: str = "waiting"
+    epoch: int = 0
+    batch: float = 0.0  # part of the running epoch that is done
+    accuracy: float | None = None
+    worst: str = ""
+    touched: float = 0.0
+    by_epoch: dict[int, float] = field(default_factory=dict)
+
+
+class SweepDisplay:
+    """Call it with the events of a sweep."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.live: Any = None
+        self.begin: dict[str, Any] = {}
+        self.started = time.monotonic()
+        self.drawn = 0.0
+        self.hint = "starting Ray"
+
+    def __enter__(self) -> SweepDisplay:
+        if is_terminal():
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(stderr=True, highlight=False)
+            self.live = Live(self._table(), console=console, auto_refresh=False, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the table away."""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        handler = getattr(self, f"_{event['kind']}", None)
+        if handler is not None:
+            handler(event)
+        self._draw(event["kind"] != "batch")
+
+    def _line(self, text: str) -> None:
+        if self.live is not None:
+            from rich.text import Text
+
+            self.live.console.print(Text(text), soft_wrap=True)
+        else:
+            say(text)
+
+    # --- before the branches -------------------------------------------------------------------------------------
+
+    def _loading(self, event: dict[str, Any]) -> None:
+        self.hint = "reading the checkpoint"
+
+    def _decode(self, event: dict[str, Any]) -> None:
+        self.hint = f"decoding images, once: {event['done']:,} of {event['total']:,}"
+
+    def _connecting(self, event: dict[str, Any]) -> None:
+        self.hint = "starting Ray" if not event["address"] else f"connecting to {event['address']}"
+        self._line("Starting a local Ray cluster …" if not event["address"] else f"Connecting to {event['address']} …")
+
+    def _connected(self, event: dict[str, Any]) -> None:
+        if event["dashboard"]:
+            self._line(event["dashboard"])
+        self._line(f"Ray's log files: {event['logs']}")
+
+    def _warning(self, event: dict[str, Any]) -> None:
+        where = f"{event['branch']}: " if event.get("branch") else ""
+        self._line(plain(where + event["text"]))
+
+    def _sweep(self, event: dict[str, Any]) -> None:
+        self.begin = event
+        for b in event["branches"]:
+            self._add(b)
+        many = len(event["branches"])
+        self._line(f"Sweep {plain(event['id'])}: {many} branches, {event['at_once']} at a time")
+        for note in event["notes"]:
+            self._line(f"  {plain(note)}")
+
+    def _add(self, branch: dict[str, Any]) -> Row:
+        row = Row(branch["name"], bool(branch.get("control")), branch.get("seed"))
+        parent = branch.get("parent_weights")
+        if parent is not None and branch.get("weights"):
+            row.change = describe(branch["weights"], parent)
+        row.status = "done" if branch.get("status") == "finished" else "waiting"
+        return self.rows.setdefault(row.name, row)
+
+    # --- the branches --------------------------------------------------------------------------------------------
+
+    def _row(self, event: dict[str, Any]) -> Row:
+        row = self.rows.get(event["branch"]) or self._add({"name": event["branch"]})
+        row.touched = time.monotonic()
+        return row
+
+    def _start(self, event: dict[str, Any]) -> None:
+        self._row(event).status = "starting"
+
+    def _batch(self, event: dict[str, Any]) -> None:
+        row = self._row(event)
+        row.status = "running"
+        row.epoch, row.batch = event["epoch"], event["batch"] / event["batches"]
+
+    def _epoch(self, event: dict[str, Any]) -> None:
+        row, values = self._row(event), event["row"]
+        row.epoch, row.batch = event["epoch"], 1.0
+        row.accuracy = values["val_acc"]
+        row.by_epoch[event["epoch"]] = values["val_acc"]
+        row.worst = f"{values['worst_class']} {percent(values['worst_recall'])}"
+        if self.live is None:
+            against = self._against(row)
+            say(
+                f"{plain(row.name)}  epoch {event['epoch']}/{self.begin.get('last_epoch', '?')}  acc {percent(row.accuracy)}"
+                f"{f' ({against} against the control)' if against else ''}  worst {plain(row.worst)}"
+            )
+
+    def _branch_end(self, event: dict[str, Any]) -> None:
+        row = self._row(event)
+        row.status = {"finished": "done"}.get(event["status"], event["status"])
+        if event["status"] == "failed":
+            self._line(f"{plain(row.name)} failed: {plain(event['reason'])}")
+
+    def _against(self, row: Row) -> str:
+        """The difference in accuracy to the control of the same seed, at the newest epoch that both have ended."""
+        control = next((r for r in self.rows.values() if r.control and r.seed == row.seed), None)
+        if control is None or control is row:
+            return ""
+        both = set(control.by_epoch) & set(row.by_epoch)
+        return f"{100 * (row.by_epoch[max(both)] - control.by_epoch[max(both)]):+.1f}" if both else ""
+
+    # --- the table -----------------------------------------------------------------------------------------------
+
+    def _draw(self, now: bool) -> None:
+        if self.live is not None and (now or time.monotonic() - self.drawn > 0.25):
+            self.drawn = time.monotonic()
+            self.live.update(self._table(), refresh=True)
+
+    def _table(self) -> Any:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        if not self.rows:
+            return Text(f"{self.hint} …  {duration(time.monotonic() - self.started)}")
+        done = sum(r.status in ("done", "failed", "interrupted") for r in self.rows.values())
+        title = f"{done} of {len(self.rows)} branches  {duration(time.monotonic() - self.started)}  {self._left()}"
+        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+        for name in ("branch", "status"):
+            table.add_column(name, overflow="fold")
+        for name in ("epoch", "accuracy", "− control"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("worst class", overflow="fold")
+        for row in self._shown():
+            table.add_row(*(Text(c) for c in self._cells(row)))
+        return table
+
+    def _shown(self) -> list[Row]:
+        rows = list(self.rows.values())
+        if len(rows) <= ROWS:
+            return rows
+        keep = sorted(rows, key=lambda r: (r.status not in ("running", "starting"), not r.control, -r.touched))[:ROWS]
+        return [r for r in rows if r in keep]
+
+    def _cells(self, row: Row) -> list[str]:
+        epoch = "" if not row.epoch else f"{row.epoch}/{self.begin.get('last_epoch', '?')}"
+        if row.status == "running" and row.batch < 1:
+            epoch += f" {row.batch:>4.0%}"
+        name = plain(row.name) if not row.control else f"{plain(row.name)} *"
+        return [name, row.status, epoch, percent(row.accuracy), self._against(row), plain(row.worst)]
+
+    def _left(self) -> str:
+        """Time left, from the share of all epochs that is done."""
+        first, last = self.begin.get("first_epoch"), self.begin.get("last_epoch")
+        if first is None or last is None:
+            return ""
+        each = last - first + 1
+        parts = [
+            1.0 if r.status in ("done", "failed") else max(0.0, (r.epoch - first + r.batch) / each) if r.epoch else 0.0
+            for r in self.rows.values()
+        ]
+        share = sum(parts) / len(parts)
+        spent = time.monotonic() - self.started
+        return f"{duration(spent / share - spent)} left" if 0.05 < share < 1 else ""

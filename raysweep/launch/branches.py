@@ -1,0 +1,158 @@
+"""One branch of a sweep, as Ray Tune runs it in an actor that trains one branch after another.
+
+A branch on one device trains inside the actor: no process is started for it. Its experiment's folder is made here, by
+the one process that writes to it. If the folder exists already, the branch goes on from its newest checkpoint: that is
+how an interrupted sweep, and a branch whose actor died, are continued.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raysweep import grid as grids
+from raysweep import weights as weights_module
+from raysweep.errors import CheckpointError, Interrupted, RaysweepError
+from raysweep.grid import Point
+from raysweep.launch import child, continuing
+from raysweep.launch import run as launching
+from raysweep.launch.mailbox import MailboxReporter
+from raysweep.launch.resources import Resources
+from raysweep.launch.run import Plan, Progress
+from raysweep.store.experiment import Experiment
+from raysweep.store.sweep import Sweep
+from raysweep.training.job import Job, Outcome
+
+METRICS = ("val_acc", "val_macro_f1", "balanced_accuracy")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all branches of a sweep have in common. It is put into Ray's object store once and read there."""
+
+    sweep_folder: str
+    base: Plan | None  # a checked child; None where every branch already has its folder
+    points: dict[str, Point]  # by name; a search's points are not here
+    parent: np.ndarray | None  # uint8: the content of the parent's checkpoint
+    mailbox: Any
+    steal: bool
+
+
+def experiment_name(sweep_id: str, branch: str) -> str:
+    """What a branch's experiment is called; the time is appended to it."""
+    from raysweep.store import layout
+
+    return f"{layout.split_id(sweep_id)[0]}-{branch}"
+
+
+_parents: dict[str, Mapping[str, Any]] = {}  # by SHA-256; a reused actor unpacks its parent once
+
+
+def _parent_state(shared: Shared) -> Mapping[str, Any]:
+    from raysweep.store import checkpoint
+
+    assert shared.base is not None
+    assert shared.parent is not None
+    key = shared.base.parent.sha256
+    if key not in _parents:
+        _parents.clear()
+        _parents[key] = checkpoint.from_bytes(shared.parent)
+    return _parents[key]
+
+
+class BranchReporter(MailboxReporter):
+    """Tells the driver everything, and Ray Tune the metrics of every epoch."""
+
+    def __init__(self, mailbox: Any, branch: str, first_epoch: int) -> None:
+        super().__init__(mailbox)
+        self.branch, self.first_epoch = branch, first_epoch
+        self.reported = False
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        super().__call__({**event, "branch": self.branch})
+        if event["kind"] == "epoch":
+            self.report(event["epoch"], event["row"])
+
+    def report(self, epoch: int, row: Mapping[str, Any]) -> None:
+        from ray import tune
+
+        self.reported = True
+        tune.report({"epochs_done": epoch - self.first_epoch + 1, **{m: row[m] for m in METRICS}})
+
+
+def train_branch(config: dict[str, Any], shared: Shared) -> None:
+    """The trainable: train the branch that ``config`` names, or, in a search, whose weights it holds.
+
+    A failure is told to the driver and ends here, so that the actor can go on with the next branch.
+    """
+    import ray
+
+    point = shared.points[config["branch"]] if "branch" in config else _searched(config, shared)
+    first = shared.base.parent.epoch + 1 if shared.base is not None else 1
+    reporter = BranchReporter(shared.mailbox, point.name, first)
+    # Asked before anything is made: after a stop the branches that have not begun shall not begin.
+    if ray.get(shared.mailbox.put.remote({"kind": "start", "branch": point.name})) is not None:
+        return
+    end: dict[str, Any] = {"kind": "branch_end", "branch": point.name, "status": "finished"}
+    try:
+        experiment = _train(point, shared, reporter)
+        if not reporter.reported:  # it was complete already: a search still wants to know what it reached
+            ends = [e for e in experiment.entries() if e.batch is None]
+            if ends:
+                reporter.report(ends[-1].epoch, ends[-1].metrics)
+    except Interrupted as error:
+        end |= {"status": "interrupted", "reason": str(error)}
+    except RaysweepError as error:
+        end |= {"status": "failed", "reason": str(error), "traceback": traceback.format_exc()}
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        end |= {"status": "failed", "reason": text, "traceback": traceback.format_exc()}
+    ray.get(shared.mailbox.put.remote(end))
+
+
+def _searched(config: Mapping[str, Any], shared: Shared) -> Point:
+    """The branch that a search's suggestion means; equal suggestions are the same branch."""
+    assert shared.base is not None
+    parent = shared.base.parent
+    changes = {c: float(f"{w:.4g}") for c, w in config.items()}
+    complete = weights_module.inherit(parent.weights, changes, parent.classes)
+    seed = next((p.seed for p in shared.points.values()), parent.settings["seed"])
+    return Point(grids.describe(changes), complete, seed, False)
+
+
+def _train(point: Point, shared: Shared, reporter: BranchReporter) -> Experiment:
+    sweep = Sweep(shared.sweep_folder)
+    existing = sweep.experiments().get(point.name)
+
+    def launch(job: Job, fitted: Resources, progress: Progress) -> Outcome:
+        from raysweep.launch import workers
+        from raysweep.training.loop import train
+
+        if fitted.workers > 0:
+            return workers.on_workers(job, fitted, reporter, reporter.should_stop)
+        from_parent = job.start is not None and not job.same_run and shared.parent is not None
+        return train(job, reporter, _parent_state(shared) if from_parent else None)
+
+    if existing is not None:
+        done = continuing.continue_experiment(
+            sweep.root, str(existing.folder), steal=shared.steal, progress=reporter, launch=launch
+        )
+        return done.experiment
+    if shared.base is None:
+        raise CheckpointError("This branch had not started when its parent's checkpoint was lost.")
+    plan = plan_branch(shared.base, sweep.id, point)
+    branch = {"name": point.name, "control": point.control, "seed": point.seed}
+    return launching.start(plan, launch, reporter, sweep=sweep.id, branch=branch).experiment
+
+
+def plan_branch(base: Plan, sweep_id: str, point: Point) -> Plan:
+    """The plan of one branch, from the plan that all have in common."""
+    assert isinstance(base.parent, child.Parent)
+    told = f"Control of sweep {sweep_id}" if point.control else f"Branch {point.name} of sweep {sweep_id}"
+    return child.vary(
+        base, name=experiment_name(sweep_id, point.name), description=told, weights=point.weights, seed=point.seed
+    )

@@ -1,0 +1,390 @@
+"""Sweeps: from one checkpoint, many branches with other class sampling weights, launched by Ray Tune.
+
+The plan is checked whole before Ray starts. What happened is read from the branches' own folders, never from Tune's
+pickled state: a sweep is continued from ``sweep.json`` and the folders alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raysweep import config as configuration
+from raysweep import grid as grids
+from raysweep.errors import CheckpointError, Interrupted, RaysweepError, ResourceError
+from raysweep.grid import Grid, Point
+from raysweep.launch import child, resources, tuning
+from raysweep.launch.branches import Shared, plan_branch
+from raysweep.launch.resources import Resources
+from raysweep.launch.run import Plan, Progress, derive, ignore
+from raysweep.store import experiment as experiments
+from raysweep.store import files, layout, lineage
+from raysweep.store import sweep as sweeps
+from raysweep.store.experiment import Experiment
+from raysweep.store.lock import WriterLock
+from raysweep.store.sweep import MISSING, Sweep
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep that was checked; nothing of it exists yet."""
+
+    name: str
+    description: str
+    root: Path
+    grid: Grid
+    points: list[Point]
+    notes: list[str]
+    base: Plan  # a child with unchanged weights: what all branches have in common
+    gpus_per_branch: float
+    max_concurrent: int | None
+    branch_bytes: int  # that one branch will write
+
+    @property
+    def branches(self) -> int:
+        """How many branches there will be, those of a search included."""
+        searched = self.grid.search.num_samples or 0 if self.grid.search.algorithm == "optuna" else 0
+        return len(self.points) + searched
+
+    def shares(self, point: Point) -> dict[str, float]:
+        from raysweep.weights import shares
+
+        return shares(self.base.counts, point.weights)
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A sweep that ended: its folder, its experiments by branch, and the branches that failed with the reason."""
+
+    sweep: Sweep
+    experiments: dict[str, Experiment]
+    failed: dict[str, str]
+
+
+def plan(
+    root: str,
+    reference: str,
+    grid: Grid,
+    *,
+    name: str | None = None,
+    description: str = "",
+    epochs: int | None = None,
+    threads: int | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    max_concurrent: int | None = None,
+    gpus_per_branch: float | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: Progress = ignore,
+    writable: bool = True,
+) -> SweepPlan:
+    """Check a whole sweep: checkpoint, grid, every branch, resources. Starts nothing and makes nothing.
+
+    Args:
+        reference: the checkpoint all branches start from.
+        epochs: additional epochs; goes before the grid's.
+        threads: of each branch; default: the parent's, so that the control equals the parent to the bit.
+        workers: of each branch; default: as many as the parent had, 0 for one.
+        gpus_per_branch: a fraction lets several branches share a GPU.
+
+    Raises:
+        InputError: what is wrong and what to do.
+    """
+    place = Path(root).expanduser().resolve()
+    parent = child.read_parent(place, reference)
+    points, notes = grids.expand(grid, parent.weights, parent.classes, parent.settings["seed"])
+    for wrong in [c for c in grid.search.ranges if c not in parent.classes]:
+        raise ResourceError(
+            f"search.ranges names class {wrong!r}, which the data do not have: {', '.join(parent.classes)}."
+        )
+    count = workers if workers is not None else (parent.world_size if parent.world_size > 1 else 0)
+    scaling: dict[str, Any] = {"num_workers": count, "address": address}
+    if threads is not None:
+        scaling["threads"] = threads
+    over = configuration.merge(dict(overrides or {}), {"scaling": scaling})
+    title = (
+        name
+        or f"{parent.experiment.rpartition('_')[0].rpartition('_')[0] or parent.experiment}-sweep"[: sweeps.MAX_NAME]
+    )
+    sweeps.check_sweep_name(title)
+    base = child.plan_child(
+        parent,
+        str(place),
+        name=title,
+        epochs=epochs or grid.epochs,
+        overrides=over,
+        progress=progress,
+        writable=writable,
+    )
+    gpus = gpus_per_branch if gpus_per_branch is not None else (1.0 if base.resources.use_gpu else 0.0)
+    if gpus and not base.resources.use_gpu and address is None:
+        raise ResourceError("--gpus-per-branch was given, but the branches train on the CPU: torch sees no GPU here.")
+    for point in points:  # every branch's settings are valid, and no name is too long
+        plan_branch(base, f"{title}_{datetime.now().strftime(layout.TIME_FORMAT)}", point)
+    file = parent.path.stat().st_size
+    model = base.parameters * 4
+    epochs_each = base.settings.training.epochs
+    return SweepPlan(
+        title, description, place, grid, points, notes, base, gpus, max_concurrent, epochs_each * (file + model)
+    )
+
+
+def at_once(the_plan: SweepPlan, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many branches run at the same time on machines with these resources.
+
+    Raises:
+        ResourceError: not even one fits, so the sweep would wait for ever.
+    """
+    fitted = the_plan.base.resources
+    per_branch = max(1, fitted.workers)
+    cpus = max(1, fitted.threads)
+    places = 0
+    for node in nodes:
+        fit = int(node.get("CPU", 0)) // cpus
+        if the_plan.gpus_per_branch:
+            gpus = float(node.get("GPU", 0))
+            share = the_plan.gpus_per_branch
+            # a fraction is packed into single GPUs, so only whole branches of each GPU count
+            fit = min(fit, int(gpus) * int(1 / share + 1e-9) if share < 1 else int(gpus // share))
+        places += fit
+    count = places // per_branch
+    if count == 0:
+        have = (
+            ", ".join(f"{int(n.get('CPU', 0))} CPUs and {int(n.get('GPU', 0))} GPUs" for n in nodes[:6]) or "no nodes"
+        )
+        raise ResourceError(
+            f"A branch needs {per_branch} × {cpus} CPUs"
+            f"{f' and {the_plan.gpus_per_branch:g} GPU' if the_plan.gpus_per_branch else ''}, but there are {have}. "
+            "Ask for less with --threads or --workers."
+        )
+    return max(1, min(count, the_plan.branches, the_plan.max_concurrent or count))
+
+
+def this_machine() -> list[dict[str, float]]:
+    """This machine as a node of a cluster."""
+    return [{"CPU": float(resources.cpus_here()), "GPU": float(resources.gpus_here())}]
+
+
+def run(the_plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
+    """Make the sweep's folder and train its branches.
+
+    Raises:
+        Interrupted: a signal asked to stop; every branch that had begun has saved a checkpoint.
+        RaysweepError: the sweep could not be started.
+    """
+    if the_plan.base.settings.scaling.address is None:
+        at_once(the_plan, this_machine())
+    with tuning.connected(the_plan.base.settings.scaling.address, progress) as nodes:
+        count = at_once(the_plan, nodes)
+        now = datetime.now()
+        sweep = sweeps.create(the_plan.root, the_plan.name, now)
+        lock = WriterLock.acquire(sweep.folder)
+        try:
+            sweep.write_plan(_record(the_plan, now))
+            return _train(sweep, the_plan, the_plan.points, count, progress, steal=False)
+        finally:
+            lock.release()
+
+
+def _record(the_plan: SweepPlan, now: datetime) -> dict[str, Any]:
+    """What ``sweep.json`` says before anything has run: enough to go on after any kill."""
+    parent: child.Parent = the_plan.base.parent
+    return {
+        "format_version": 1,
+        "name": the_plan.name,
+        "description": the_plan.description,
+        "timestamp": now.strftime(layout.TIME_FORMAT),
+        "parent": parent.record(),
+        "parent_weights": parent.weights,
+        "epochs": the_plan.base.settings.training.epochs,
+        "threads": the_plan.base.resources.threads,
+        "workers": the_plan.base.resources.workers,
+        "gpus_per_branch": the_plan.gpus_per_branch,
+        "max_concurrent": the_plan.max_concurrent,
+        "settings": the_plan.base.settings.model_dump(mode="json"),
+        "grid": the_plan.grid.model_dump(mode="json"),
+        "notes": the_plan.notes,
+        "branches": [
+            {
+                "name": p.name,
+                "control": p.control,
+                "seed": p.seed,
+                "weights": p.weights,
+                "shares": the_plan.shares(p),
+                "experiment": None,
+                "status": MISSING,
+            }
+            for p in the_plan.points
+        ],
+    }
+
+
+def continue_sweep(root: Path, reference: str, *, steal: bool = False, progress: Progress = ignore) -> SweepResult:
+    """Finish a sweep: finished branches stay, half-done ones go on from their newest checkpoint, missing ones start.
+
+    Raises:
+        NotFoundError: no such sweep. LockedError: it is running. Interrupted, or what :func:`run` raises.
+    """
+    sweep = sweeps.find(root, reference)
+    lock = WriterLock.acquire(sweep.folder, steal)
+    try:
+        record = sweep.refresh()
+        the_plan, points = _plan_again(sweep, record, progress)
+        if not points and not _searches_left(the_plan, record):
+            progress({"kind": "warning", "text": f"{sweep.id} has all its branches; there is nothing to do."})
+            return SweepResult(sweep, sweep.experiments(), {})
+        with tuning.connected(the_plan.base.settings.scaling.address, progress) as nodes:
+            return _train(sweep, the_plan, points, at_once(the_plan, nodes), progress, steal=steal)
+    finally:
+        lock.release()
+
+
+def _plan_again(sweep: Sweep, record: Mapping[str, Any], progress: Progress) -> tuple[SweepPlan, list[Point]]:
+    """The plan that ``sweep.json`` tells, and the branches that are not finished."""
+    told = record["parent"]
+    reference = told["file"] if Path(told["file"]).is_file() else f"{told['experiment']}@{told['epoch']}"
+    try:
+        the_plan = plan(
+            str(sweep.root),
+            reference,
+            grids.check(record["grid"], str(sweep.folder / layout.SWEEP)),
+            name=record["name"],
+            description=record["description"],
+            epochs=record["epochs"],
+            threads=record["threads"],
+            workers=record["workers"],
+            address=record["settings"]["scaling"]["address"],
+            max_concurrent=record["max_concurrent"],
+            gpus_per_branch=record["gpus_per_branch"] or None,
+            overrides=_overrides(record["settings"]),
+            progress=progress,
+        )
+    except RaysweepError as error:
+        raise type(error)(f"{sweep.id} cannot go on: {error}") from None
+    if the_plan.base.parent.sha256 != told["sha256"]:
+        raise CheckpointError(
+            f"{sweep.id} cannot go on: {the_plan.base.parent.path} is not the checkpoint it started from (its SHA-256 is "
+            f"{the_plan.base.parent.sha256[:12]}…, not {told['sha256'][:12]}…). Restore the file from a copy."
+        )
+    points = [
+        Point(b["name"], dict(b["weights"]), int(b["seed"]), bool(b["control"]))
+        for b in record["branches"]
+        if b["status"] != experiments.FINISHED
+    ]
+    return the_plan, points
+
+
+def _overrides(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A sweep's settings as overrides of its parent's; what each branch sets for itself is left out."""
+    kept = {
+        k: dict(v) if isinstance(v, Mapping) else v
+        for k, v in settings.items()
+        if k not in ("root", "seed", "experiment")
+    }
+    kept["sampling"].pop("weights")
+    kept["training"].pop("epochs")
+    kept["scaling"] = {k: v for k, v in kept["scaling"].items() if k not in ("address", "num_workers", "threads")}
+    return kept
+
+
+def _searches_left(the_plan: SweepPlan, record: Mapping[str, Any]) -> int:
+    if the_plan.grid.search.algorithm != "optuna":
+        return 0
+    return max(0, (the_plan.grid.search.num_samples or 0) - sum(bool(b.get("searched")) for b in record["branches"]))
+
+
+def _train(
+    sweep: Sweep, the_plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
+) -> SweepResult:
+    """Hand the branches to Ray Tune, then settle what it ended without a word, and write results."""
+    parent: child.Parent = the_plan.base.parent
+    content = parent.path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != parent.sha256:
+        raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
+    base = replace(the_plan.base, resources=_of_branch(the_plan.base.resources))
+    progress(
+        {
+            "kind": "sweep",
+            "id": sweep.id,
+            "folder": str(sweep.folder),
+            "branches": [b | {"parent_weights": parent.weights} for b in sweep.plan()["branches"]],
+            "first_epoch": parent.epoch + 1,
+            "last_epoch": parent.epoch + the_plan.base.settings.training.epochs,
+            "at_once": count,
+            "notes": [*the_plan.notes, *(n for n in base.notes if n.startswith("not bit-exact"))],
+        }
+    )
+    job = tuning.Work(
+        sweep=sweep,
+        grid=the_plan.grid,
+        points=points,
+        shared=Shared(
+            str(sweep.folder), base, {p.name: p for p in points}, np.frombuffer(content, np.uint8), None, steal
+        ),
+        at_once=count,
+        epochs=the_plan.base.settings.training.epochs,
+        gpus=the_plan.gpus_per_branch,
+        retries=the_plan.base.settings.scaling.max_failures,
+        record=sweep.plan(),
+    )
+    ended = tuning.launch(job, progress)
+    _settle(sweep)
+    record = sweep.refresh(ended.failed)
+    failed = {
+        b["name"]: b.get("reason", "it ended without a word")
+        for b in record["branches"]
+        if b["status"] in ("failed", "dead")
+    }
+    failed |= {k: v for k, v in ended.failed.items() if k not in failed}
+    if ended.stopped is not None:
+        raise Interrupted(
+            f"Stopped by {ended.stopped}; every branch that had begun has its checkpoint. Go on with: raysweep continue {sweep.id}"
+        )
+    progress({"kind": "sweep_end", "failed": failed})
+    return SweepResult(sweep, sweep.experiments(), failed)
+
+
+def _of_branch(fitted: Resources) -> Resources:
+    """A branch gets as many CPUs as it has threads, so that branches side by side do not take them from each other."""
+    return replace(fitted, cpus=max(1, fitted.threads))
+
+
+def _settle(sweep: Sweep) -> None:
+    """Say in the log of a branch that Tune's scheduler ended early that it is finished, since its process could not."""
+    for experiment in sweep.experiments().values():
+        if experiment.status() != experiments.DEAD or sweep.plan()["grid"]["scheduler"] == "none":
+            continue
+        ends = [e for e in experiment.entries() if e.batch is None]
+        if ends:
+            lock = WriterLock.acquire(experiment.folder)
+            try:
+                lineage.record(experiment.folder, lineage.FINISHED, epochs=ends[-1].epoch, stopped_early="asha")
+                derive(experiment)
+            finally:
+                lock.release()
+
+
+def results(sweep: Sweep) -> list[dict[str, Any]]:
+    """The rows of ``results.csv`` with numbers as numbers."""
+    import csv
+
+    path = sweep.folder / layout.RESULTS
+    with files.reading(path), open(path, newline="", encoding="utf-8") as file:
+        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> Any:
+    if text == "":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() and math.isfinite(value) and "." not in text else value

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raysweep.api import create_experiment_config, list_experiments, load_checkpoint, run_experiment
+    from raysweep.api import branch, create_experiment_config, list_experiments, load_checkpoint, run_experiment
 
-__all__ = ["create_experiment_config", "list_experiments", "load_checkpoint", "run_experiment"]
+__all__ = ["branch", "create_experiment_config", "list_experiments", "load_checkpoint", "run_experiment"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raysweep import config as configuration
 from raysweep.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from raysweep.launch.sweep import SweepResult
 
 # The specification's flat names → where they stand in the settings.
 _FLAT = {
@@ -122,6 +125,64 @@ def run_experiment(config: Mapping[str, Any], progress: Any = None) -> tuple[str
         plan = launching.plan(configuration.validate(nested, "the configuration"), show)
     result = launching.run(plan, show)
     return str(result.experiment.folder), result.best_acc
+
+
+def branch(
+    checkpoint: str | Path,
+    grid: str | Path | Mapping[str, Any],
+    *,
+    name: str | None = None,
+    description: str = "",
+    epochs: int | None = None,
+    threads: int | None = None,
+    workers: int | None = None,
+    max_concurrent: int | None = None,
+    gpus_per_branch: float | None = None,
+    address: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    root: str | Path | None = None,
+    progress: Any = None,
+) -> SweepResult:
+    """Train many children of one checkpoint, each with other class sampling weights, and the control (``raysweep branch``).
+
+    Args:
+        checkpoint: a path, or ``EXPERIMENT@5``, ``@best``, ``@latest``.
+        grid: the path of a grid file, or its content, such as ``{"weights": {"disgust": [3.0, 5.0]}}``.
+        epochs: additional epochs; goes before the grid's.
+        threads, workers, gpus_per_branch: of each branch. Fewer threads than the parent's: not bit-exact.
+        settings: a nested mapping of settings in which all branches differ from the parent.
+        root: where the experiments are; default: beside the parent.
+        progress: called with events; None shows a line per branch and epoch on stderr.
+
+    Returns:
+        The sweep's folder (``.sweep``), its experiments by branch (``.experiments``), and the branches that failed with
+        the reason (``.failed``).
+
+    Raises:
+        InputError: before anything is made. Interrupted: a signal asked to stop; ``raysweep continue`` goes on.
+    """
+    from raysweep import grid as grids
+    from raysweep.cli.sweep_progress import SweepDisplay
+    from raysweep.launch import sweep
+
+    checked = grids.check(grid) if isinstance(grid, Mapping) else grids.read(grid)
+    show = progress if progress is not None else SweepDisplay()
+    plan = sweep.plan(
+        str(root if root is not None else _root_of(str(checkpoint))),
+        str(checkpoint),
+        checked,
+        name=name,
+        description=description,
+        epochs=epochs,
+        threads=threads,
+        workers=workers,
+        address=address,
+        max_concurrent=max_concurrent,
+        gpus_per_branch=gpus_per_branch,
+        overrides=settings,
+        progress=show,
+    )
+    return sweep.run(plan, show)
 
 
 def _root_of(reference: str) -> str:

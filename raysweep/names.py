@@ -22,8 +22,8 @@ def check_name(value: str) -> str:
     if bad:
         shown = " ".join(repr(c) for c in bad)
         raise ValueError(f"the name {value!r} contains {shown}; a name is one folder's name, not a path")
-    if value.startswith((".", "-", " ")) or value.endswith((".", " ")):
-        raise ValueError(f"the name {value!r} starts or ends with a dot, dash or space; use letters and digits there")
+    if value.startswith((".", "-", " ", "=", "+")) or value.endswith((".", " ")):
+        raise ValueError(f"the name {value!r} starts or ends with a dot, sign or space; use letters and digits there")
     if value.split(".")[0].lower() in _RESERVED:
         raise ValueError(f"the name {value!r} is reserved; choose another")
     return value

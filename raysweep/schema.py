@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from raysweep import config, grid
 
-FILES = {"schema.json": (config.Settings, "raysweep configuration"), "grid.schema.json": (grid.Grid, "raysweep grid")}
+FILES: dict[str, tuple[type[BaseModel], str]] = {
+    "schema.json": (config.Settings, "raysweep configuration"),
+    "grid.schema.json": (grid.Grid, "raysweep grid"),
+}
 
 
 def text(name: str) -> str:

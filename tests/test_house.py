@@ -66,6 +66,8 @@ def test_reading_is_light(tmp_path):
     assert heavy_after(code, tmp_path) == []
     listing = "from raysweep.cli.main import main\ntry: main(['list'])\nexcept SystemExit: pass"
     assert heavy_after(listing, tmp_path) == []
+    tree = "from raysweep.cli.main import main\ntry: main(['lineage'])\nexcept SystemExit: pass"
+    assert heavy_after(tree, tmp_path) == []
     helping = "from raysweep.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass"
     assert heavy_after(helping, tmp_path) == []
 
@@ -73,7 +75,13 @@ def test_reading_is_light(tmp_path):
 def test_public_names():
     import raysweep
 
-    assert raysweep.__all__ == ["create_experiment_config", "list_experiments", "load_checkpoint", "run_experiment"]
+    assert raysweep.__all__ == [
+        "branch",
+        "create_experiment_config",
+        "list_experiments",
+        "load_checkpoint",
+        "run_experiment",
+    ]
     assert all(callable(getattr(raysweep, n)) for n in raysweep.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         raysweep.nothing  # noqa: B018

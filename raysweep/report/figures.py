@@ -40,7 +40,7 @@ def write_report(experiment: Experiment, found: Predictions) -> None:
     files.write_atomic(experiment.folder / layout.REPORT, text.encode())
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """A figure without pyplot: no global state, so that threads and workers may draw."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -50,17 +50,43 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
     out = io.BytesIO()
     # tight: grows the picture where a long name would leave it
     figure.savefig(out, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.12)
     return out.getvalue()
 
 
+def accuracy_colours(low: float, high: float) -> Any:
+    """A map from accuracy to colour, readable with every kind of colour vision and in grey."""
+    import matplotlib
+    from matplotlib.colors import Normalize
+
+    scale = Normalize(low, high if high > low else low + 1e-9)
+    colours = matplotlib.colormaps["viridis_r"]
+    return lambda value: colours(float(scale(value)))
+
+
+def accuracy_bar(figure: Any, axes: Any, low: float, high: float) -> None:
+    """The legend of :func:`accuracy_colours`."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    if high > low:
+        bar = figure.colorbar(ScalarMappable(Normalize(low, high), "viridis_r"), ax=axes, shrink=0.6, aspect=14)
+        digits = 0 if high - low > 0.08 else 1
+        bar.ax.yaxis.set_major_formatter(lambda v, _: f"{v:.{digits}%}")
+        bar.set_label("best accuracy")
+
+
+def one_line(text: str) -> str:
+    """A text for matplotlib on one line: no mathtext, no control characters."""
+    return "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
+
+
 def safe_label(text: str, width: int = 24) -> str:
     """A class name for matplotlib: no mathtext, no control characters, wrapped and never cut."""
-    clean = "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
-    return "\n".join(textwrap.wrap(clean, width)) or "?"
+    return "\n".join(textwrap.wrap(one_line(text), width)) or "?"
 
 
 def confusion_png(found: Predictions, title: str) -> bytes:
@@ -68,7 +94,7 @@ def confusion_png(found: Predictions, title: str) -> bytes:
     matrix, k = found.matrix, len(found.classes)
     shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
     side = min(24.0, max(5.0, 1.6 + 0.78 * k))
-    figure = _figure(side + 1.2, side)
+    figure = new_figure(side + 1.2, side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
     names = [safe_label(c) for c in found.classes]
@@ -96,7 +122,7 @@ def confusion_png(found: Predictions, title: str) -> bytes:
     )
     bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda v, _: f"{v:.0%}")
     bar.set_label("share of the true class")
-    return _png(figure)
+    return png(figure)
 
 
 def read_history(experiment: Experiment) -> dict[str, list[float | None]]:
@@ -116,7 +142,7 @@ def history_png(experiment: Experiment) -> bytes:
     epochs = [int(e) if e is not None else i + 1 for i, e in enumerate(history.get("epoch", [None] * n))]
     fork = ((experiment.config().get("parent") or {}).get("epoch")) or None
     classes = [c.removeprefix("recall_") for c in history if c.startswith("recall_")]
-    figure = _figure(13, 4.2)
+    figure = new_figure(13, 4.2)
     loss, accuracy, recall = figure.subplots(1, 3)
     style: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linewidth": 1.6}
 
@@ -160,4 +186,4 @@ def history_png(experiment: Experiment) -> bytes:
     if classes:
         recall.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + len(classes) // 16)
     figure.suptitle(safe_label(experiment.id, 90), fontsize=12)
-    return _png(figure)
+    return png(figure)

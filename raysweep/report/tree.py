@@ -1,0 +1,209 @@
+"""The tree of experiments by parent checkpoint, with the ratio change on every edge: as lines, as data, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raysweep.errors import RaysweepError
+from raysweep.store import catalog, lineage
+from raysweep.store.experiment import Experiment
+from raysweep.weights import changes
+
+
+@dataclass
+class Node:
+    """One experiment. ``change`` is class → (weight before, weight after) on the edge to its parent."""
+
+    id: str
+    row: dict[str, Any]
+    parent: str | None = None
+    epoch: int = 0  # of the parent, where this one began
+    change: dict[str, tuple[float, float]] = field(default_factory=dict)
+    seed: tuple[int, int] | None = None  # (before, after) where it changed
+    branch: dict[str, Any] | None = None
+    children: list[str] = field(default_factory=list)
+
+    @property
+    def here(self) -> bool:
+        """False where only children know of it: its folder is not under this root."""
+        return bool(self.row)
+
+    @property
+    def control(self) -> bool:
+        return bool((self.branch or {}).get("control"))
+
+
+def build(root: Path, of: str | None = None) -> dict[str, Node]:
+    """All experiments under a root, by id, oldest first; or, with ``of``, that one with its ancestors and descendants.
+
+    Raises:
+        NotFoundError: there is no ``of``.
+    """
+    nodes: dict[str, Node] = {}
+    for experiment in catalog.experiments(root):
+        nodes[experiment.id] = _node(experiment)
+    for node in list(nodes.values()):
+        if node.parent is None:
+            continue
+        if node.parent not in nodes:
+            nodes[node.parent] = Node(node.parent, {})
+        nodes[node.parent].children.append(node.id)
+    for node in nodes.values():
+        before = nodes[node.parent].row.get("sampling_weights") if node.parent else None
+        if before:
+            node.change = changes(_numbers(before), _numbers(node.row.get("sampling_weights") or {}))
+    if of is None:
+        return nodes
+    wanted = catalog.find(root, of).id
+    keep = {wanted}
+    above: str | None = nodes[wanted].parent
+    while above is not None and above not in keep:
+        keep.add(above)
+        above = nodes[above].parent
+    below = list(nodes[wanted].children)
+    while below:
+        child = below.pop()
+        if child not in keep:
+            keep.add(child)
+            below += nodes[child].children
+    kept = {i: n for i, n in nodes.items() if i in keep}
+    for node in kept.values():
+        node.children = [c for c in node.children if c in keep]
+    return kept
+
+
+def _numbers(weights: dict[str, Any]) -> dict[str, float]:
+    return {str(c): float(w) for c, w in weights.items() if isinstance(w, (int, float))}
+
+
+def _node(experiment: Experiment) -> Node:
+    row = catalog.summary(experiment)
+    parent = row.get("parent") or {}
+    node = Node(experiment.id, row)
+    if isinstance(parent, dict) and parent.get("experiment") and parent["experiment"] != experiment.id:
+        node.parent, node.epoch = str(parent["experiment"]), int(parent.get("epoch") or 0)
+        try:
+            node.branch = experiment.config().get("branch")
+            for event in lineage.read(experiment.folder)[:6]:  # the fork is told at the start
+                if event["type"] == lineage.RATIO:
+                    node.change = changes(event["old_weights"], event["new_weights"])
+                elif event["type"] == lineage.CONFIGURATION and "seed" in event.get("changes", {}):
+                    before, after = event["changes"]["seed"]
+                    node.seed = (int(before), int(after))
+        except (RaysweepError, KeyError, TypeError, ValueError):
+            pass  # a damaged log costs the edge its text, not the tree
+    return node
+
+
+def roots(nodes: dict[str, Node]) -> list[str]:
+    """The experiments without a parent; of a circle (copied and edited folders) its oldest member."""
+    found = [i for i, n in nodes.items() if n.parent is None or n.parent not in nodes]
+    seen = {i for i, _, _ in _walk(nodes, found)}
+    for i in nodes:
+        if i not in seen:
+            found.append(i)
+            seen |= {j for j, _, _ in _walk(nodes, [i])}
+    return found
+
+
+def _walk(nodes: dict[str, Node], start: Sequence[str]) -> Iterator[tuple[str, int, tuple[bool, ...]]]:
+    """(id, depth, for each level whether it is the last of its siblings), parents before children. No recursion: chains
+    of a thousand generations happen."""
+    stack: list[tuple[str, int, tuple[bool, ...]]] = [(i, 0, ()) for i in reversed(start)]
+    seen: set[str] = set()
+    while stack:
+        i, depth, last = stack.pop()
+        if i in seen:
+            continue
+        seen.add(i)
+        yield i, depth, last
+        children = nodes[i].children
+        for k, child in reversed(list(enumerate(children))):
+            stack.append((child, depth + 1, (*last, k + 1 == len(children))))
+
+
+def edge(node: Node) -> str:
+    """What changed on the way from the parent: ``disgust 1→5, fear 1→2``, ``unchanged``, ``control``."""
+    parts = [f"{c} {a:g}→{b:g}" for c, (a, b) in node.change.items()]
+    if node.seed is not None:
+        parts.append(f"seed {node.seed[0]}→{node.seed[1]}")
+    if node.control:
+        return ", ".join(["control", *parts])
+    return ", ".join(parts) or "unchanged"
+
+
+def about(node: Node) -> str:
+    """Status, epochs and best accuracy of an experiment, in a few words."""
+    if not node.here:
+        return "not under this root"
+    row = node.row
+    done, first = row["epochs_done"], node.epoch + 1
+    epochs = f"epochs {first}–{done}" if done > first else (f"epoch {done}" if done >= first else "no epoch yet")
+    best = f", best {row['best_acc']:.1%} (epoch {row['best_epoch']})" if row.get("best_acc") is not None else ""
+    status = "" if row["status"] == "finished" else f", {row['status']}"
+    return f"{epochs}{best}{status}"
+
+
+def lines(nodes: dict[str, Node]) -> Iterator[tuple[str, str, str]]:
+    """(guides and edge, id, about) of every experiment, as a tree for the terminal."""
+    for i, depth, last in _walk(nodes, roots(nodes)):
+        node = nodes[i]
+        guides = "".join("   " if gone else "│  " for gone in last[:-1])
+        if depth:
+            guides += ("└─ " if last[-1] else "├─ ") + f"@{node.epoch} {edge(node)}  "
+        yield guides, i, about(node)
+
+
+def rows(nodes: dict[str, Node]) -> list[dict[str, Any]]:
+    """The tree as a flat list, parents before children: what ``raysweep lineage --json`` prints."""
+    return [
+        {
+            "id": i,
+            "parent": nodes[i].row.get("parent"),
+            "children": nodes[i].children,
+            "change": {c: list(pair) for c, pair in nodes[i].change.items()},
+            "control": nodes[i].control,
+            "sweep": nodes[i].row.get("sweep"),
+            "status": nodes[i].row.get("status"),
+            "epochs_done": nodes[i].row.get("epochs_done"),
+            "best_acc": nodes[i].row.get("best_acc"),
+            "path": nodes[i].row.get("path"),
+        }
+        for i, _, _ in _walk(nodes, roots(nodes))
+    ]
+
+
+def picture(nodes: dict[str, Node]) -> bytes:
+    """The tree as PNG: epochs to the right, one line an experiment, coloured by its best accuracy."""
+    from raysweep.report import figures
+
+    order = [i for i, _, _ in _walk(nodes, roots(nodes))]
+    level = {i: k for k, i in enumerate(order)}
+    figure = figures.new_figure(13, max(2.2, 0.9 + 0.34 * len(order)))
+    axes = figure.subplots()
+    scores = [n.row["best_acc"] for n in nodes.values() if n.row.get("best_acc") is not None]
+    low, high = (min(scores), max(scores)) if scores else (0.0, 1.0)
+    colours = figures.accuracy_colours(low, high)
+    end = max([n.row.get("epochs_done") or n.epoch for n in nodes.values()] + [1])
+    for i in order:
+        node, y = nodes[i], -level[i]
+        done = max(node.row.get("epochs_done") or 0, node.epoch)
+        colour = colours(node.row["best_acc"]) if node.row.get("best_acc") is not None else "0.6"
+        if node.parent in level:
+            axes.plot([node.epoch, node.epoch], [-level[str(node.parent)], y], color="0.7", linewidth=1, zorder=1)
+        axes.plot([node.epoch, done], [y, y], color=colour, linewidth=4, solid_capstyle="round", zorder=2)
+        best = f"  {node.row['best_acc']:.1%}" if node.row.get("best_acc") is not None else ""
+        title = f"{edge(node)}{best}" if node.parent else f"{i}{best}"
+        axes.annotate(figures.one_line(title), (done, y), (8, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_xlim(-0.02 * end, end * 1.02)
+    axes.set_ylim(-len(order) + 0.4, 0.6)
+    axes.set_yticks([])
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+    figures.accuracy_bar(figure, axes, low, high)
+    return figures.png(figure)

@@ -150,12 +150,7 @@ def plan_child(
     settings = configuration.validate(merged, "the child's configuration")
     if settings.data != Settings.model_validate(parent.settings).data:
         _same_kind_of_data(parent, settings)
-    plan = launching.plan(settings, progress, writable)
-    if plan.data.classes != parent.classes:
-        raise CheckpointError(
-            f"The checkpoint's classes are {', '.join(parent.classes)}; the data's are {', '.join(plan.data.classes)}. Classes and their "
-            "order must be the same, or every label would be read wrongly."
-        )
+    plan = launching.plan(settings, progress, writable, parent.classes)
     _check_model(parent, plan)
     return replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, notes=_notes(parent, plan))
 

@@ -54,7 +54,9 @@ def continue_experiment(
             return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
         fixed = {**settings.model_dump(mode="json")}
         fixed["scaling"]["threads"] = config.get("threads") or fixed["scaling"]["threads"]
-        plan = launching.plan(configuration.validate(fixed, f"{experiment.folder}"), progress)
+        plan = launching.plan(
+            configuration.validate(fixed, f"{experiment.folder}"), progress, classes=config.get("classes")
+        )
         parent = None
         if good is None and config.get("parent"):
             parent = child.read_parent(root, config["parent"]["file"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from raysweep import weights as weights_module
 from raysweep.config import Settings
 from raysweep.data import cache, sampling
-from raysweep.errors import ConfigError, Interrupted, RaysweepError, TrainingError
+from raysweep.errors import CheckpointError, ConfigError, Interrupted, RaysweepError, TrainingError
 from raysweep.launch import resources
 from raysweep.launch.resources import Resources
 from raysweep.store import experiment as experiments
@@ -69,8 +69,13 @@ def cache_dir(settings: Settings) -> Path:
     return Path(named).expanduser() if named else Path(settings.root) / layout.CACHES / layout.IMAGE_CACHE
 
 
-def plan(settings: Settings, progress: Progress = ignore, writable: bool = True) -> Plan:
+def plan(
+    settings: Settings, progress: Progress = ignore, writable: bool = True, classes: Sequence[str] | None = None
+) -> Plan:
     """Check everything a run needs; makes nothing but the image cache (and the root, where ``writable``).
+
+    Args:
+        classes: those of the checkpoint that will be loaded; the data must have the same, in the same order.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
@@ -84,6 +89,11 @@ def plan(settings: Settings, progress: Progress = ignore, writable: bool = True)
         cache_dir(settings),
         lambda done, total: progress({"kind": "decode", "done": done, "total": total}),
     )
+    if classes is not None and tuple(classes) != data.classes:
+        raise CheckpointError(
+            f"The checkpoint's classes are {', '.join(classes)}; the data's are {', '.join(data.classes)}. Classes and "
+            "their order must be the same, or every label would be read wrongly."
+        )
     complete = weights_module.complete(settings.sampling.weights, data.classes)
     members = sampling.pool(
         data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed

@@ -151,7 +151,7 @@ def results_csv(plan: Mapping[str, Any], experiments: Mapping[str, Experiment]) 
             summary = catalog.summary(experiment)
             row |= {"epoch": ends[-1].epoch, "best_acc": summary["best_acc"], "best_epoch": summary["best_epoch"]}
             row |= {k: ends[-1].metrics.get(k) for k in _NUMBERS}
-            row["worst_class"] = ends[-1].metrics.get("worst_class")
+            row["worst_class"] = _harmless(ends[-1].metrics.get("worst_class"))
         row |= {f"weight_{c}": w for c, w in branch["weights"].items()}
         rows.append(row)
     controls = {r["seed"]: r for r in rows if r["control"]}
@@ -168,6 +168,11 @@ def results_csv(plan: Mapping[str, Any], experiments: Mapping[str, Experiment]) 
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
+
+
+def _harmless(text: Any) -> Any:
+    """A text that a spreadsheet does not take for a formula, whatever a class is called."""
+    return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def all_sweeps(root: Path) -> list[Sweep]:

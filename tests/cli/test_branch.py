@@ -1,0 +1,106 @@
+"""``raysweep branch``: what is refused before Ray starts, and what --dry-run tells."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.cli.test_errors import run_cli
+
+GRID = {"weights": {"3": [4.0, 1.0]}, "epochs": 2, "seeds": [0, 1]}
+
+
+@pytest.fixture
+def parent(quick_run):
+    return quick_run()
+
+
+def branch(capsys, tmp_path: Path, grid: dict, *options: object, root: Path | None = None) -> tuple[int, str, str]:
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(grid))
+    root = root or tmp_path / "experiments"
+    before = sorted(p.name for p in root.iterdir())
+    result = run_cli(capsys, "branch", "--weights-grid", path, "--root", root, *options)
+    assert "Ray cluster" not in result[2], "Ray must not be started for what is wrong"
+    assert sorted(p.name for p in root.iterdir()) == before, "nothing may be made"
+    return result
+
+
+@pytest.mark.parametrize(
+    ("grid", "told"),
+    [
+        ({"weights": {"33": [4.0]}}, "name class '33'"),
+        ({}, "the grid is empty"),
+        ({"weights": {"3": ["much"]}}, "not a number"),
+        ({"weights": {"3": [-1.0]}}, "negative"),
+        ({"search": {"algorithm": "random", "num_samples": 2, "ranges": {"33": {"choice": [1]}}}}, "'33'"),
+        ({"weights": {"3": [4.0]}, "scheduler": "soon"}, "scheduler"),
+    ],
+)
+def test_wrong_grids(capsys, tmp_path, parent, grid, told):
+    code, out, err = branch(capsys, tmp_path, grid, "--from", f"{parent.id}@1")
+    assert code == 2, err
+    assert out == ""
+    assert told in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_wrong_checkpoints(capsys, tmp_path, parent):
+    def told(*options: object) -> str:
+        code, _, err = branch(capsys, tmp_path, GRID, *options)
+        assert code == 2, err
+        assert len(err.strip().splitlines()) == 1
+        return err
+
+    assert "has no checkpoint '9'" in told("--from", f"{parent.id}@9")
+    assert "There is no file" in told("--from", str(tmp_path / "none.pt"))
+    assert "init_from" in told("--from", parent.folder / "epoch_1_model.pt")
+    assert "Did you mean" in told("--from", f"{parent.id}@1", "training.epohcs=3")
+    assert "this machine has" in told("--from", f"{parent.id}@1", "--threads", "4096")
+    assert "at most 50" in told("--from", f"{parent.id}@1", "--name", "x" * 51)
+    # of other classes, of another model
+    other = tmp_path / "other.pt"
+    saved = torch.load(parent.folder / "checkpoint_epoch_1.pt", weights_only=True)
+    torch.save({**saved, "classes": list("abcdefghij"), "sampling_weights": dict.fromkeys("abcdefghij", 1.0)}, other)
+    code, _, err = branch(capsys, tmp_path, {"weights": {"a": [2.0]}}, "--from", other)
+    assert code == 2
+    assert "a, b, c" in err
+    assert "0, 1, 2" in err
+    assert "do not fit the model" in told("--from", f"{parent.id}@1", "model.options.widths=[4,4,8,12]")
+    # truncated
+    whole = parent.folder / "checkpoint_epoch_1.pt"
+    shutil.copy(whole, tmp_path / "backup.pt")
+    whole.write_bytes(whole.read_bytes()[:5000])
+    assert "The newest whole checkpoint is" in told("--from", f"{parent.id}@1")
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes((tmp_path / "backup.pt").read_bytes()[:5000])
+    assert "damaged" in told("--from", cut)
+
+
+def test_dry_run_tells_branches_shares_and_bytes(capsys, tmp_path, parent):
+    code, out, err = branch(capsys, tmp_path, GRID, "--from", f"{parent.id}@1", "--dry-run")
+    assert code == 0, err
+    names = [line.split("\t")[0] for line in out.splitlines()]
+    assert names == ["branch", "(parent)", "control-seed0 *", "control-seed1 *", "34-seed0", "34-seed1"]
+    assert "31 shows the classes as control does; it runs once." in err
+    assert "Nothing was made" in err
+    code, out, _ = branch(capsys, tmp_path, GRID, "--from", f"{parent.id}@1", "--dry-run", "--json")
+    plan = json.loads(out)
+    counts = parent.config()["class_counts"]
+    mass = {c: n * (4 if c == "3" else 1) for c, n in counts.items()}
+    assert plan["branches"][2]["shares"]["3"] == pytest.approx(mass["3"] / sum(mass.values()))
+    assert plan["parent_shares"]["3"] == pytest.approx(counts["3"] / sum(counts.values()))
+    assert plan["at_once"] >= 1
+    written = sum((parent.folder / f).stat().st_size for f in ("checkpoint_epoch_2.pt", "epoch_2_model.pt"))
+    assert plan["bytes"] == pytest.approx(4 * 2 * written, rel=0.25)
+
+
+def test_continue_of_nothing(capsys, tmp_path, parent):
+    code, _, err = run_cli(capsys, "continue", "nothing", "--root", tmp_path / "experiments")
+    assert code == 2
+    assert "No experiment" in err

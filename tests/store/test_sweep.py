@@ -1,0 +1,122 @@
+"""A sweep's folder: unique, found again, and its derived files rebuilt from the branches' own folders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from raysweep.errors import NotFoundError, RootError, StoreError
+from raysweep.store import experiment as experiments
+from raysweep.store import lineage, sweep
+from raysweep.store.experiment import Entry
+
+NOW = datetime(2026, 1, 2, 3, 4, 5)
+METRICS = {
+    "val_acc": 0.5,
+    "val_macro_f1": 0.4,
+    "balanced_accuracy": 0.45,
+    "val_loss": 1.0,
+    "worst_class": "=cmd()",
+    "worst_recall": 0.1,
+}
+
+
+def branch_folder(root: Path, of: str, name: str, accuracy: float, control: bool = False, searched: bool = False):
+    """A finished branch of one epoch, as its own process would have left it."""
+    made = experiments.create(root, f"s-{name}", NOW)
+    made.write_config(
+        {
+            "sampling_weights": {"a": 1.0},
+            "sweep": of,
+            "branch": {"name": name, "control": control, "seed": 0},
+            "num_epochs": 1,
+        }
+    )
+    metrics = {**METRICS, "val_acc": accuracy}
+    made.write_manifest([Entry("checkpoint_epoch_1.pt", 1, "0", 1, None, "now", metrics)], None)
+    lineage.record(made.folder, lineage.FINISHED, epochs=1)
+    return made
+
+
+def new_sweep(root: Path, *names: str) -> sweep.Sweep:
+    made = sweep.create(root, "s", NOW)
+    branches = [{"name": n, "control": n == "control", "seed": 0, "weights": {"a": 1.0}} for n in names]
+    made.write_plan({"branches": branches, "name": "s"})
+    return made
+
+
+def test_sweeps_of_the_same_second_have_folders_of_their_own(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: sweep.create(tmp_path, "s", NOW), range(20)))
+    assert len({s.id for s in made}) == 20
+    assert all(s.folder.is_dir() for s in made)
+
+
+@pytest.mark.parametrize("name", ["../x", "", "x" * 51, "a/b", "=x"])
+def test_bad_names_leave_no_folder(tmp_path, name):
+    with pytest.raises(RootError):
+        sweep.create(tmp_path / "root", name, NOW)
+    assert not (tmp_path / "root").exists()
+
+
+def test_branches_are_found_by_what_their_folders_say(tmp_path):
+    mine = new_sweep(tmp_path, "control", "x", "y")
+    branch_folder(tmp_path, mine.id, "control", 0.5, control=True)
+    branch_folder(tmp_path, mine.id, "x", 0.75)
+    branch_folder(tmp_path, "another", "y", 0.9)
+    (tmp_path / "s-half_20260102_030405").mkdir()  # a branch killed before it wrote anything
+    (tmp_path / "s-link_20260102_030405").symlink_to(tmp_path / "s-x_20260102_030405")
+    assert set(mine.experiments()) == {"control", "x"}
+    plan = mine.refresh({"y": "its process died"})
+    assert [(b["name"], b["status"]) for b in plan["branches"]] == [
+        *(("control", "finished"), ("x", "finished"), ("y", "missing")),
+    ]
+    assert plan["branches"][2]["reason"] == "its process died"
+    assert mine.plan() == plan
+
+
+def test_branches_that_a_search_chose_are_added_once(tmp_path):
+    mine = new_sweep(tmp_path, "control")
+    branch_folder(tmp_path, mine.id, "drawn", 0.6)
+    for _ in range(2):
+        plan = mine.refresh()
+    assert [(b["name"], bool(b.get("searched"))) for b in plan["branches"]] == [("control", False), ("drawn", True)]
+
+
+def test_results_compare_with_the_control_and_are_safe_in_a_spreadsheet(tmp_path):
+    mine = new_sweep(tmp_path, "control", "x", "y")
+    branch_folder(tmp_path, mine.id, "control", 0.5, control=True)
+    branch_folder(tmp_path, mine.id, "x", 0.75)
+    mine.refresh()
+    text = (mine.folder / "results.csv").read_text()
+    rows = {r["branch"]: r for r in csv.DictReader(io.StringIO(text))}
+    assert float(rows["x"]["val_acc_minus_control"]) == 0.25
+    assert rows["y"]["val_acc"] == ""
+    assert not any(cell.startswith("=") for row in rows.values() for cell in row.values())
+
+
+def test_a_damaged_plan_is_an_error_that_names_the_file(tmp_path):
+    mine = new_sweep(tmp_path, "control")
+    (mine.folder / "sweep.json").write_text("{")
+    with pytest.raises(StoreError, match=r"sweep\.json is not valid JSON"):
+        mine.plan()
+    (mine.folder / "sweep.json").write_text(json.dumps({"branches": 3}))
+    with pytest.raises(StoreError, match="does not hold a sweep"):
+        mine.plan()
+
+
+def test_references(tmp_path):
+    mine = new_sweep(tmp_path, "control")
+    for reference in (mine.id, "s", "s_2026", str(mine.folder)):
+        assert sweep.find(tmp_path, reference).id == mine.id
+    new_sweep(tmp_path, "control")
+    with pytest.raises(NotFoundError, match="fits 2 sweeps"):
+        sweep.find(tmp_path, "s")
+    with pytest.raises(NotFoundError, match="No sweep"):
+        sweep.find(tmp_path, "nothing")

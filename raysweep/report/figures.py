@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from raysweep.report.classification import classification_report
 from raysweep.report.predictions import Predictions, read
 from raysweep.store import files, layout
 from raysweep.store.experiment import Experiment
@@ -26,16 +27,7 @@ def write_all(experiment: Experiment) -> None:
 
 def write_report(experiment: Experiment, found: Predictions) -> None:
     """scikit-learn's table, as the old system wrote it, for the best epoch; the epoch stands below it."""
-    from sklearn.metrics import classification_report
-
-    text = classification_report(
-        found.labels,
-        found.predicted,
-        labels=range(len(found.classes)),
-        target_names=list(found.classes),
-        digits=4,
-        zero_division=0,
-    )
+    text = classification_report(found.matrix, found.classes)
     text += f"\nEpoch {found.epoch} of {experiment.id}, {len(found.labels):,} validation images.\n"
     files.write_atomic(experiment.folder / layout.REPORT, text.encode())
 

@@ -4,6 +4,7 @@ it writes itself lies with the caches and is never read again."""
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import threading
@@ -63,7 +64,12 @@ def connected(address: str | None, progress: Progress) -> Iterator[list[dict[str
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     progress({"kind": "connecting", "address": address})
+    # Importing Tune takes two seconds, in which a starting cluster only makes the driver wait.
+    cluster.quiet_environment()
+    importing = threading.Thread(target=importlib.import_module, args=("ray.tune",), daemon=True)
+    importing.start()
     connection = cluster.connect(address)
+    importing.join()
     try:
         dashboard = cluster.dashboard_hint(connection["dashboard"])
         progress({"kind": "connected", "dashboard": dashboard, "logs": str(connection["logs"])})

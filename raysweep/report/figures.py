@@ -44,8 +44,7 @@ def new_figure(width: float, height: float) -> Any:
 
 def png(figure: Any) -> bytes:
     out = io.BytesIO()
-    # tight: grows the picture where a long name would leave it
-    figure.savefig(out, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.12)
+    figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
 
 

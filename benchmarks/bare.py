@@ -1,0 +1,63 @@
+"""The bare loop that everything is compared with: uint8 images in memory, plain PyTorch, no files, no framework."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from raysweep.config import DataSection
+from raysweep.data import cache
+from raysweep.training import models
+
+BATCH = 64
+
+
+class Bare:
+    """Data in memory, and epochs over them with the same network, batch, optimizer and augmentation as ``base.yaml``."""
+
+    def __init__(self, cache_dir: Path, threads: int, start: dict[str, Any] | None = None) -> None:
+        torch.set_num_threads(threads)
+        data = cache.load(DataSection(source="faces"), cache_dir)
+        self.classes = len(data.classes)
+        self.x, self.y = (torch.from_numpy(a.copy()) for a in (data.train.pixels, data.train.labels))
+        self.vx, self.vy = (torch.from_numpy(a.copy()) for a in (data.val.pixels, data.val.labels))
+        self.mean, self.std = float(data.mean[0]), float(data.std[0])
+        self.start = start
+
+    def _prepared(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.permute(0, 3, 1, 2).float().sub_(self.mean).div_(self.std)
+
+    def train(self, weights: dict[int, float], epochs: int, seed: int = 0) -> float:
+        """A fresh network, or one from ``start``, trained with ``torch``'s weighted sampling; returns the accuracy."""
+        torch.manual_seed(seed)
+        model = models.cnn(self.classes, 1).to(memory_format=torch.channels_last)
+        if self.start is not None:
+            model.load_state_dict(self.start)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.02)
+        w = torch.tensor([weights.get(int(c), 1.0) for c in self.y], dtype=torch.float64)
+        for _ in range(epochs):
+            order = torch.multinomial(w, len(self.y), replacement=True)
+            self._epoch(model, optimizer, order)
+        return self.validate(model)
+
+    def _epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, order: torch.Tensor) -> None:
+        model.train()
+        for batch in order.split(BATCH):
+            x = self._prepared(self.x[batch])
+            dy, dx = torch.randint(-4, 5, (2,)).tolist()
+            x = torch.roll(x, (dy, dx), (2, 3))
+            if torch.rand(()) < 0.5:
+                x = x.flip(3)
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x), self.y[batch], label_smoothing=0.1).backward()
+            optimizer.step()
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> float:
+        model.eval()
+        found = [model(self._prepared(x)).argmax(1) for x in self.vx.split(256)]
+        return float((torch.cat(found) == self.vy).float().mean())

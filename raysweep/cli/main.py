@@ -10,7 +10,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from raysweep.cli import branch, continue_, doctor, lineage, list_, resume, run, show
+from raysweep.cli import branch, continue_, doctor, lineage, list_, prune, resume, run, show, verify
 from raysweep.errors import RaysweepError, did_you_mean
 
 
@@ -50,7 +50,7 @@ def _options(
         raise typer.Exit()
 
 
-for verb in (run, resume, branch, continue_, list_, show, lineage, doctor):
+for verb in (run, resume, branch, continue_, list_, show, lineage, verify, prune, doctor):
     verb.register(app)
 
 

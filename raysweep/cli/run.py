@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import typer
@@ -48,15 +49,37 @@ def run(
     announce(display, result.experiment, settings.root)
 
 
+GRID = "configs/grid.yaml"  # the shipped grid, for the demonstration's classes
+
+
 def announce(display: Any, experiment: Any, root: str) -> None:
     """What a finished run ends with: the confusion matrix and, last, the next command to type."""
     import shlex
 
     display.summary(experiment)
     where = "" if root == "experiments" else f" --root {shlex.quote(root)}"
-    worst = experiment.entry("best").metrics.get("worst_class")
-    change = shlex.quote('{"' + str(worst) + '": 5.0}')
-    say(f"Next: raysweep resume --from {plain(experiment.id)}@best --weights {plain(change)} --epochs 2{where}")
+    ends = [e for e in experiment.entries() if e.batch is None]
+    # Not the last epoch: there the learning rate has fallen, and other weights would change little.
+    start = f"{plain(experiment.id)}@{ends[int(0.6 * (len(ends) - 1))].epoch}"
+    if _grid_fits(experiment.config().get("classes") or []):
+        say(f"Next: raysweep branch --from {start} --weights-grid {GRID}{where}")
+        return
+    worst = ends[-1].metrics.get("worst_class")
+    change = shlex.quote(json.dumps({str(worst): 5.0}, ensure_ascii=False))
+    say(f"Next: raysweep resume --from {start} --weights {plain(change)}{where}")
+
+
+def _grid_fits(classes: list[str]) -> bool:
+    """Whether the shipped grid is here and names only classes there are."""
+    from pathlib import Path
+
+    from raysweep.errors import ConfigError
+    from raysweep.yamlfile import read_yaml
+
+    try:
+        return Path(GRID).is_file() and set(read_yaml(GRID).get("weights") or {}) <= set(classes)
+    except ConfigError:
+        return False
 
 
 def show_plan(plan: Any, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from raysweep.launch import run as launching
 from raysweep.launch.run import Launch, Progress, Result, ignore
 from raysweep.store import catalog, checkpoint, lineage
 from raysweep.store.lock import WriterLock
-from raysweep.training.job import Job
+from raysweep.training.job import Job, from_own_checkpoint
 
 
 def continue_experiment(
@@ -79,8 +79,7 @@ def continue_experiment(
                 versions=state.versions(),
             )
             if good is not None:
-                start = good.epoch if good.batch is not None else good.epoch + 1
-                job = replace(job, start=str(experiment.folder.resolve() / good.file), same_run=True, first_epoch=start)
+                job = from_own_checkpoint(job, str(experiment.folder.resolve() / good.file), good.epoch, good.batch)
             elif parent is not None:
                 job = replace(job, **child.start_fields(plan))
             where = "the start" if good is None else good.file

@@ -18,7 +18,9 @@ from raysweep.launch import cluster, resources
 from raysweep.launch.mailbox import MailboxReporter, open_mailbox, take
 from raysweep.launch.resources import Resources
 from raysweep.launch.stopping import StopFlag, signals
-from raysweep.training.job import Job, Outcome
+from raysweep.store import lineage
+from raysweep.store.experiment import Experiment
+from raysweep.training.job import Job, Outcome, from_own_checkpoint
 from raysweep.training.loop import train
 
 Progress = Callable[[dict[str, Any]], None]
@@ -97,8 +99,10 @@ def _worker(config: dict[str, Any]) -> None:
     rank = ray.train.get_context().get_world_rank()
     reporter = MailboxReporter(config["mailbox"])
     end: dict[str, Any] = {"kind": "end"}
+    if rank == 0:
+        ray.get(config["mailbox"].put.remote({"kind": "attempt"}))
     try:
-        outcome = train(job, reporter)
+        outcome = train(_after_failure(job, rank), reporter)
         end |= {"epochs": outcome.epochs, "best_acc": outcome.best_acc}
     except (Interrupted, NonFiniteLossError) as error:
         end |= {"error": type(error).__name__, "message": str(error)}
@@ -126,6 +130,18 @@ def _worker(config: dict[str, Any]) -> None:
         ray.get(config["mailbox"].put.remote(end))
 
 
+def _after_failure(job: Job, rank: int) -> Job:
+    """``job`` from the newest checkpoint of its own folder, where an earlier attempt has written one."""
+    experiment = Experiment(job.folder)
+    good, _ = experiment.newest_good()
+    file = "" if good is None else os.path.join(job.folder, good.file)
+    if good is None or job.start == file:
+        return job
+    if rank == 0:
+        lineage.record(experiment.folder, lineage.CONTINUED, checkpoint=good.file, reason="a worker failed")
+    return from_own_checkpoint(job, file, good.epoch, good.batch)
+
+
 def on_workers(
     job: Job, fitted: Resources, progress: Progress, should_stop: Callable[[], str | None] = lambda: None
 ) -> Outcome:
@@ -151,7 +167,7 @@ def on_workers(
         run_config=RunConfig(
             name=f"{os.path.basename(job.folder)}-{int(time.time() * 1000)}",  # a used name would silently resume Ray's state
             storage_path=os.path.join(ray_folder(settings.root), "train"),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=3),
+            failure_config=FailureConfig(max_failures=settings.scaling.max_failures, controller_failure_limit=3),
         ),
     )
     failure: list[BaseException] = []
@@ -171,7 +187,9 @@ def on_workers(
         while True:
             running = thread.is_alive()
             for event in take(mailbox):
-                if event["kind"] == "end":
+                if event["kind"] == "attempt":
+                    ended = None  # what an attempt before it said no longer counts
+                elif event["kind"] == "end":
                     ended = event if ended is None or event.get("fatal") else ended
                 else:
                     progress(event)

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from raysweep.store import checkpoint, files, layout
+from raysweep.config import KeepSection
+from raysweep.store import checkpoint, files, layout, retention
 from raysweep.store.experiment import Entry, Experiment
 from raysweep.store.layout import Position
 from raysweep.store.lock import WriterLock
@@ -38,11 +39,14 @@ FIRST_COLUMNS = (
 class CheckpointWriter:
     """Writes one experiment's folder. Holds the lock's token and stops as soon as somebody else took the lock."""
 
-    def __init__(self, folder: str | Path, token: str, classes: Sequence[str], best_metric: str) -> None:
+    def __init__(
+        self, folder: str | Path, token: str, classes: Sequence[str], best_metric: str, keep: KeepSection | None = None
+    ) -> None:
         self.experiment = Experiment(folder)
         self.folder = Path(folder)
         self.lock = WriterLock(self.folder, token)
         self.classes = list(classes)
+        self.keep = keep
         self.best_metric = "val_macro_f1" if best_metric == "macro_f1" else best_metric  # as the history calls it
         files.clean_temps(self.folder)
 
@@ -81,7 +85,16 @@ class CheckpointWriter:
         assert best is not None
         rebuild_best(self.experiment)
         write_history(self.folder, state["history"], self.classes)
+        if self.keep is not None:
+            self._forget(self.keep)
         return is_best
+
+    def _forget(self, keep: KeepSection) -> None:
+        """Remove what ``checkpoint.keep`` does not keep; who uses it as a parent is looked up only if any could go."""
+        if retention.removable(self.experiment, keep.last, keep.every, set()):
+            used = retention.in_use(self.folder.parent)
+            entries = retention.removable(self.experiment, keep.last, keep.every, used)
+            retention.remove(self.experiment, entries, "checkpoint.keep")
 
     def mid_epoch(self, state: dict[str, Any], epoch: int, batch: int) -> Entry:
         """Commit a state within epoch ``epoch`` after ``batch`` of its batches; the newest three are kept."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 
@@ -28,6 +28,20 @@ class Job:
     parent: dict[str, Any] | None = None
     flat_config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+
+def from_own_checkpoint(job: Job, file: str, epoch: int, batch: int | None) -> Job:
+    """``job`` going on in place from a checkpoint of its own folder, at running epoch ``epoch`` after ``batch`` batches,
+    or after the end of ``epoch`` where ``batch`` is None."""
+    return replace(
+        job,
+        start=file,
+        same_run=True,
+        first_epoch=epoch if batch is not None else epoch + 1,
+        fresh_optimizer=False,
+        keep_rng=True,
+        keep_position=True,
+    )
 
 
 class Reporter(Protocol):

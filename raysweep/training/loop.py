@@ -103,8 +103,11 @@ class _Training:
                 state.set_rng_state(ranks[self.world.rank])
         self.bf16 = t.precision == "bf16" or (t.precision == "auto" and self.device.type == "cuda")
         self.flags_every = 1 if self.device.type == "cpu" else FLAGS_EVERY_GPU
+        keep = self.settings.checkpoint.keep
         self.writer = (
-            CheckpointWriter(job.folder, job.token, self.classes, t.best_metric) if self.world.rank == 0 else None
+            CheckpointWriter(job.folder, job.token, self.classes, t.best_metric, None if keep == "all" else keep)
+            if self.world.rank == 0
+            else None
         )
 
     # --- from a checkpoint, and to one -------------------------------------------------------------------------------

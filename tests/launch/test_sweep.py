@@ -200,15 +200,28 @@ def test_branches_of_two_workers_train_on_nested_ray_workers(ray_cluster, tmp_pa
     assert "not bit-exact: 2 workers instead of 1" in log
 
 
-def test_a_killed_driver_costs_nothing(ray_cluster, tmp_path):
-    """SIGKILL in the middle of a sweep, then continue: the bits of an undisturbed sweep."""
-    parent = parent_in(tmp_path)
-    grid = {"weights": {"3": [4.0, 2.0]}, "epochs": 2}
-    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
-    command = [sys.executable, "-m", "raysweep.cli.main"]
-    options = ["branch", "--from", f"{parent.id}@1", "--weights-grid", str(tmp_path / "grid.yaml"), "--name", "broken"]
+TWO = {"weights": {"3": [4.0, 2.0]}, "epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster, tmp_path_factory):
+    """A parent and the hashes of a whole sweep of it."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    parent = parent_in(root)
+    whole, _ = run_sweep(root, f"{parent.id}@1", TWO, name="whole")
+    assert len(whole.experiments) == 3
+    return root, parent, {name: weights_hash(e) for name, e in whole.experiments.items()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_that_is_killed_or_interrupted_loses_nothing(undisturbed, tmp_path, number):
+    """A signal to the driver in the middle of a sweep, then continue: the bits of the undisturbed sweep."""
+    root, parent, hashes = undisturbed
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(TWO))
+    name = f"broken{int(number)}"
+    options = ["branch", "--from", f"{parent.id}@1", "--weights-grid", str(tmp_path / "grid.yaml"), "--name", name]
     process = subprocess.Popen(
-        [*command, *options, "--max-concurrent", "1", "--root", str(tmp_path)],
+        [sys.executable, "-m", "raysweep.cli.main", *options, "--max-concurrent", "1", "--root", str(root)],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -216,10 +229,14 @@ def test_a_killed_driver_costs_nothing(ray_cluster, tmp_path):
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("34  epoch 2"):
-            process.send_signal(signal.SIGKILL)
+            process.send_signal(number)
             break
-    process.wait()
-    broken = sweeps.find(tmp_path, "broken")
+    told = process.stderr.read()
+    code = process.wait()
+    broken = sweeps.find(root, name)
+    if number == signal.SIGINT:
+        assert code == 130
+        assert f"raysweep continue {broken.id}" in told.strip().splitlines()[-1]
     deadline = time.monotonic() + 30
     while any(e.status() == "running" for e in broken.experiments().values()) and time.monotonic() < deadline:
         time.sleep(0.5)  # Ray ends the actors of a driver that is gone
@@ -227,12 +244,9 @@ def test_a_killed_driver_costs_nothing(ray_cluster, tmp_path):
     assert "control" in done
     assert len(done) < 3
     kept = fingerprint(broken.experiments()["control"].folder)
-    continued = sweep.continue_sweep(tmp_path, "broken")
+    continued = sweep.continue_sweep(root, name)
     assert fingerprint(continued.experiments["control"].folder) == kept
-    whole, _ = run_sweep(tmp_path, f"{parent.id}@1", grid, name="whole")
-    assert len(whole.experiments) == 3
-    for name, experiment in whole.experiments.items():
-        assert weights_hash(experiment) == weights_hash(continued.experiments[name]), name
+    assert {n: weights_hash(e) for n, e in continued.experiments.items()} == hashes
 
 
 def test_the_python_call(ray_cluster, tmp_path):

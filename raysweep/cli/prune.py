@@ -1,0 +1,60 @@
+"""``raysweep prune``: delete checkpoints that nothing needs."""
+
+from __future__ import annotations
+
+import typer
+
+from raysweep.cli.terminal import plain, put, say
+
+
+def register(app: typer.Typer) -> None:
+    app.command("prune")(prune)
+
+
+def prune(
+    references: list[str] | None = typer.Argument(None, metavar="[EXPERIMENT]...", help="Default: all under the root."),
+    last: int | None = typer.Option(
+        None, "--last", min=1, help="Keep so many newest epochs; default: checkpoint.keep."
+    ),
+    every: int | None = typer.Option(None, "--every", min=1, help="Keep every so-manieth epoch, too."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would go, delete nothing."),
+    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+) -> None:
+    """Delete checkpoints by checkpoint.keep or --last and --every. The best, the newest, and those that a child or a sweep
+    starts from always stay; every removal stands in the experiment's log."""
+    from pathlib import Path
+
+    from raysweep.errors import LockedError
+    from raysweep.store import catalog, retention
+    from raysweep.store.lock import WriterLock
+
+    folder = Path(root).expanduser()
+    chosen = [catalog.find(folder, r) for r in references] if references else catalog.experiments(folder)
+    used = retention.in_use(folder)
+    total = 0
+    for experiment in chosen:
+        keep = (experiment.config().get("settings") or {}).get("checkpoint", {}).get("keep", "all")
+        rule = keep if isinstance(keep, dict) else None
+        if last is None and rule is None:
+            continue
+        newest = last if last is not None else int((rule or {}).get("last") or 1)
+        multiple = every if every is not None or last is not None else (rule or {}).get("every")
+        entries = retention.removable(experiment, newest, multiple, used)
+        size = sum(e.bytes for e in entries)
+        if not entries:
+            continue
+        if not dry_run:
+            try:
+                lock = WriterLock.acquire(experiment.folder)
+            except LockedError as error:
+                say(f"{plain(experiment.id)} is left as it is: {plain(error)}")
+                continue
+            try:
+                size = retention.remove(experiment, entries, "raysweep prune")
+            finally:
+                lock.release()
+        total += size
+        epochs = ", ".join(f"@{e.epoch}" for e in entries)
+        put(f"{plain(experiment.id)}\t{epochs}\t{size / 1e6:.1f} MB")
+    what = "would be freed; nothing was deleted" if dry_run else "freed"
+    say(f"{total / 1e6:,.1f} MB {what}.")

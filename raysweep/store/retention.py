@@ -1,0 +1,63 @@
+"""Which checkpoints may go. The best, the newest, and every one that a child or a sweep starts from always stay."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raysweep.errors import RaysweepError
+from raysweep.store import layout, lineage
+from raysweep.store.catalog import experiments
+from raysweep.store.experiment import Entry, Experiment
+
+
+def in_use(root: Path) -> set[str]:
+    """SHA-256 of every checkpoint that an experiment or a sweep under a root starts from."""
+    found: set[str] = set()
+
+    def note(value: Any) -> None:
+        if isinstance(value, Mapping) and isinstance(value.get("sha256"), str):
+            found.add(value["sha256"])
+
+    for experiment in experiments(root):
+        with contextlib.suppress(RaysweepError):
+            note(experiment.config().get("parent"))
+    for path in (root / layout.SWEEPS).glob(f"*/{layout.SWEEP}"):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            note(json.loads(path.read_bytes()).get("parent"))
+    return found
+
+
+def removable(experiment: Experiment, last: int, every: int | None, used: set[str]) -> list[Entry]:
+    """The epochs' checkpoints that are neither among the ``last`` newest, nor at a multiple of ``every``, nor the best,
+    nor in ``used``."""
+    ends = [e for e in experiment.entries() if e.batch is None]
+    best = (experiment.manifest().get("best") or {}).get("file")
+    keep = {e.file for e in ends[-max(1, last) :]} | {best}
+    return [e for e in ends if e.file not in keep and e.sha256 not in used and not (every and e.epoch % every == 0)]
+
+
+def remove(experiment: Experiment, entries: list[Entry], why: str) -> int:
+    """Take checkpoints out of the manifest, then delete their files and their bare state_dicts; returns the bytes freed.
+
+    The caller holds the writer's lock. The manifest goes first: a kill in between leaves a file that nobody counts on,
+    never an entry without its file.
+    """
+    if not entries:
+        return 0
+    gone = {e.file for e in entries}
+    manifest = experiment.manifest()
+    experiment.write_manifest([e for e in experiment.entries() if e.file not in gone], manifest.get("best"))
+    freed = 0
+    for entry in entries:
+        for name in (entry.file, layout.model_name(entry.epoch)):
+            path = experiment.folder / name
+            with contextlib.suppress(OSError):
+                size = path.stat().st_size
+                path.unlink()
+                freed += size
+    lineage.record(experiment.folder, lineage.NOTE, text=f"removed {', '.join(sorted(gone))} ({why})")
+    return freed

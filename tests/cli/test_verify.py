@@ -1,0 +1,78 @@
+"""``raysweep verify``: damage is found, whole files raise no alarm, and a replay gives the recorded bits."""
+
+from __future__ import annotations
+
+import torch
+
+from raysweep.store import files
+from raysweep.store.experiment import Entry
+from tests.cli.test_errors import run_cli
+
+DROPOUT = {"model": {"options": {"widths": [4, 4, 8, 8], "dropout": 0.3}}}
+
+
+def test_whole_experiments_raise_no_alarm_and_their_replay_gives_the_same_bits(capsys, tmp_path, quick_run):
+    run = quick_run(training={"epochs": 3}, **DROPOUT)
+    code, out, err = run_cli(capsys, "verify", "--root", tmp_path / "experiments")
+    assert code == 0, out
+    assert out.count("ok ") == 3
+    assert "3 checkpoints checked, 0 faults" in err
+    code, out, _ = run_cli(capsys, "verify", f"{run.id}@1", "--replay", "--root", tmp_path / "experiments")
+    assert code == 0, out
+    assert "epoch 2 trained again: the same bits" in out
+    assert [p.name for p in (tmp_path / "experiments").iterdir() if not p.name.startswith(".")] == [run.id]
+
+
+def rewrite(run, epoch: int, change) -> None:
+    """Change a committed checkpoint and its manifest entry alike: only what is inside can tell."""
+    path = run.folder / f"checkpoint_epoch_{epoch}.pt"
+    saved = torch.load(path, weights_only=True)
+    change(saved)
+    path.unlink()
+    torch.save(saved, path)
+    entries = [
+        Entry(e.file, path.stat().st_size, files.sha256_file(path), e.epoch, e.batch, e.created, e.metrics)
+        if e.file == path.name
+        else e
+        for e in run.entries()
+    ]
+    run.write_manifest(entries, run.manifest()["best"])
+
+
+def test_damage_is_found(capsys, tmp_path, quick_run):
+    run = quick_run(training={"epochs": 3})
+    root = tmp_path / "experiments"
+    path = run.folder / "checkpoint_epoch_2.pt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    code, out, _ = run_cli(capsys, "verify", "--root", root)
+    assert code == 1
+    assert "FAULT" in out
+    assert "checkpoint_epoch_2.pt does not have the recorded SHA-256" in out
+    assert out.count("ok ") == 2
+
+
+def test_what_is_inside_is_checked_too(capsys, tmp_path, quick_run):
+    run = quick_run(training={"epochs": 3})
+    root = tmp_path / "experiments"
+
+    def told(epoch: int, *options: str) -> str:
+        code, out, _ = run_cli(capsys, "verify", f"{run.id}@{epoch}", *options, "--root", root)
+        assert code == 1
+        return out
+
+    rewrite(run, 1, lambda s: s.pop("rng_state"))
+    assert "lacks rng_state" in told(1)
+    rewrite(run, 2, lambda s: s.update(epoch=1))
+    assert "stands at epoch 1" in told(2)
+    rewrite(run, 2, lambda s: (s.update(epoch=2), s["model_state_dict"]["0.0.weight"].add_(1e-3)))
+    assert "differs by up to" in told(2, "--replay")
+
+
+def test_a_lost_manifest_is_told(capsys, tmp_path, quick_run):
+    run = quick_run()
+    (run.folder / "manifest.json").unlink()
+    code, out, _ = run_cli(capsys, "verify", run.id, "--root", tmp_path / "experiments")
+    assert code == 1
+    assert "manifest.json is missing" in out

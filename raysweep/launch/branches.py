@@ -7,6 +7,7 @@ how an interrupted sweep, and a branch whose actor died, are continued.
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from raysweep.store.experiment import Experiment
 from raysweep.store.sweep import Sweep
 from raysweep.training.job import Job, Outcome
 
+BATCH_EVERY_S = 1.0  # many branches tell one driver: less often than one run alone
 METRICS = ("val_acc", "val_macro_f1", "balanced_accuracy")
 
 
@@ -71,8 +73,13 @@ class BranchReporter(MailboxReporter):
         super().__init__(mailbox)
         self.branch, self.first_epoch = branch, first_epoch
         self.reported = False
+        self.told = 0.0
 
     def __call__(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "batch":
+            if time.monotonic() - self.told < BATCH_EVERY_S:
+                return
+            self.told = time.monotonic()
         super().__call__({**event, "branch": self.branch})
         if event["kind"] == "epoch":
             self.report(event["epoch"], event["row"])

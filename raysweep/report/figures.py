@@ -43,8 +43,12 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def png(figure: Any) -> bytes:
+    """The figure as PNG, drawn once: ``savefig`` draws everything twice."""
+    from PIL import Image
+
+    figure.canvas.draw()
     out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
+    Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB").save(out, "png", compress_level=3)
     return out.getvalue()
 
 
@@ -94,8 +98,8 @@ def confusion_png(found: Predictions, title: str) -> bytes:
     if k <= 30:
         size = 9 if k <= 12 else 6
         for i in range(k):
-            for j in range(k):
-                axes.text(
+            for j in np.flatnonzero(matrix[i]):  # an empty cell says it by its colour
+                cell = axes.text(
                     j,
                     i,
                     f"{shares[i, j]:.0%}\n{matrix[i, j]:,}",
@@ -104,6 +108,7 @@ def confusion_png(found: Predictions, title: str) -> bytes:
                     fontsize=size,
                     color="black" if shares[i, j] > 0.55 else "white",
                 )
+                cell.set_in_layout(False)  # it lies within the axes: the layout need not measure it
     accuracy = np.trace(matrix) / max(1, matrix.sum())
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (images)")
@@ -172,8 +177,8 @@ def history_png(experiment: Experiment) -> bytes:
             )
         if axes is not loss:
             axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
-    loss.legend(fontsize=8)
-    accuracy.legend(fontsize=8)
+    loss.legend(fontsize=8, loc="upper right")  # the best place would be searched for in every pass of the layout
+    accuracy.legend(fontsize=8, loc="lower right")
     if classes:
         recall.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + len(classes) // 16)
     figure.suptitle(safe_label(experiment.id, 90), fontsize=12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ def connect(address: str | None, cpus: int | None = None) -> dict[str, Any]:
 
     started = False
     if not ray.is_initialized():
+        if address:
+            _reachable(address)
+            _take_token_along()
         old = os.umask(0o077)  # Ray writes its token file with the process's umask
         try:
             ray.init(
@@ -56,7 +60,7 @@ def connect(address: str | None, cpus: int | None = None) -> dict[str, Any]:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ResourceError(
                 f"No Ray cluster answers at {address or 'local'}: {str(error).splitlines()[0][:300]}. Check the address (host:6379, "
-                "ray://host:10001 or auto), or leave --address away to run on this machine."
+                "ray://host:10001 or auto) and the cluster's authentication token (~/.ray/auth_token), or leave --address away."
             ) from None
         finally:
             os.umask(old)
@@ -67,6 +71,30 @@ def connect(address: str | None, cpus: int | None = None) -> dict[str, Any]:
     session = Path(getattr(context, "session_dir", "") or _session_dir())
     nodes = [{k: float(v) for k, v in n["Resources"].items()} for n in ray.nodes() if n.get("Alive")]
     return {"dashboard": f"http://{url}" if url else None, "logs": session / "logs", "nodes": nodes, "local": started}
+
+
+def _reachable(address: str) -> None:
+    """Raises ResourceError within five seconds where nothing listens: Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # auto, or something Ray may know
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ResourceError(
+            f"No Ray cluster answers at {address} ({error}). Check the address (host:6379, ray://host:10001 or auto), or "
+            "leave --address away to run on this machine."
+        ) from None
+
+
+def _take_token_along() -> None:
+    """Send the authentication token where the user has one: clusters ask for it by default, but a client that is given
+    an address does not send it by itself."""
+    try:
+        from ray._private.authentication import authentication_token_setup as setup
+    except ImportError:
+        return
+    setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _session_dir() -> str:

@@ -21,9 +21,10 @@ from raysweep.launch.branches import METRICS, Shared, train_branch
 from raysweep.launch.mailbox import open_mailbox, take
 from raysweep.launch.run import Progress
 from raysweep.launch.stopping import StopFlag, signals
-from raysweep.launch.workers import POLL_S, ray_folder
+from raysweep.launch.workers import ray_folder
 from raysweep.store.sweep import Sweep
 
+POLL_S = 0.5  # the driver shares its CPUs with the branches
 _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours lets every branch save first
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the branches' folders hold all there is to log

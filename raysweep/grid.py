@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import re
@@ -202,7 +203,10 @@ def describe(changes: Mapping[str, Any]) -> str:
     for name, value in changes.items():
         number = f"{value:.4g}" if isinstance(value, (int, float)) else str(value)
         parts.append(re.sub(r"[^\w.]+", "", name)[:16] + re.sub(r"[^\w.]+", "", number)[:12])
-    return "_".join(parts)[:60].strip("._")
+    whole = "_".join(parts).strip("._")
+    if len(whole) <= 60:
+        return whole
+    return f"{whole[:51]}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"  # cut names must differ, too
 
 
 def unique(name: str, taken: set[str]) -> str:

@@ -51,7 +51,11 @@ def continue_(
 def _is_sweep(root: Any, reference: str) -> bool:
     """Whether a reference means a sweep; an experiment of that name goes first."""
     from raysweep.errors import NotFoundError
-    from raysweep.store import catalog, sweep
+    from raysweep.store import catalog, layout, sweep
+
+    if any(reference in (s.id, layout.split_id(s.id)[0]) for s in sweep.all_sweeps(root)):
+        # The name of a sweep is also the start of its branches' names.
+        return not any(reference in (e.id, layout.split_id(e.id)[0]) for e in catalog.experiments(root))
 
     try:
         catalog.find(root, reference)

@@ -175,7 +175,7 @@ def print_confusion(found: Any) -> None:
     table.add_column("")
     narrow = console.width < 24 + 10 * k
     for c in found.classes:
-        table.add_column(plain(c)[:4] if narrow else plain(c), justify="right", min_width=5, no_wrap=True)
+        table.add_column(Text(plain(c)[:4] if narrow else plain(c)), justify="right", min_width=5, no_wrap=True)
     table.add_column("images", justify="right")
     for i, c in enumerate(found.classes):
         total = int(matrix[i].sum())

@@ -35,7 +35,7 @@ def prune(
     for experiment in chosen:
         keep = (experiment.config().get("settings") or {}).get("checkpoint", {}).get("keep", "all")
         rule = keep if isinstance(keep, dict) else None
-        if last is None and rule is None:
+        if last is None and every is None and rule is None:
             continue
         newest = last if last is not None else int((rule or {}).get("last") or 1)
         multiple = every if every is not None or last is not None else (rule or {}).get("every")

@@ -64,7 +64,7 @@ def announce(display: Any, experiment: Any, root: str) -> None:
     if _grid_fits(experiment.config().get("classes") or []):
         say(f"Next: raysweep branch --from {start} --weights-grid {GRID}{where}")
         return
-    worst = ends[-1].metrics.get("worst_class")
+    worst = ends[-1].metrics.get("worst_class") or (experiment.config().get("classes") or ["CLASS"])[0]
     change = shlex.quote(json.dumps({str(worst): 5.0}, ensure_ascii=False))
     say(f"Next: raysweep resume --from {start} --weights {plain(change)}{where}")
 

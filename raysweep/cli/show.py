@@ -89,7 +89,7 @@ def _row(e: Any, best: str | None) -> list[str]:
         f"{m['val_loss']:.3f}",
         percent(m["val_acc"]),
         f"{m['val_macro_f1']:.3f}",
-        plain(f"{m['worst_class']} {percent(m['worst_recall'])}"),
+        plain(f"{m['worst_class']} {percent(m['worst_recall'])}") if m.get("worst_class") else "-",
         "best" if e.file == best else "",
     ]
 

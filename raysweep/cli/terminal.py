@@ -72,9 +72,9 @@ def table(title: str | None, columns: list[tuple[str, str]], rows: list[list[str
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    shown = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for name, side in columns:
-        shown.add_column(name, justify="right" if side == "r" else "left", overflow="fold", no_wrap=side == "n")
+        shown.add_column(Text(name), justify="right" if side == "r" else "left", overflow="fold", no_wrap=side == "n")
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
     Console(stderr=err).print(shown)

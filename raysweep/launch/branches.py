@@ -42,6 +42,7 @@ class Shared:
     parent: np.ndarray | None  # uint8: the content of the parent's checkpoint
     mailbox: Any
     steal: bool
+    seed: int | None = None  # of searched branches; None: the parent's
 
 
 def experiment_name(sweep_id: str, branch: str) -> str:
@@ -127,7 +128,7 @@ def _searched(config: Mapping[str, Any], shared: Shared) -> Point:
     parent = shared.base.parent
     changes = {c: float(f"{w:.4g}") for c, w in config.items()}
     complete = weights_module.inherit(parent.weights, changes, parent.classes)
-    seed = next((p.seed for p in shared.points.values()), parent.settings["seed"])
+    seed = shared.seed if shared.seed is not None else parent.settings["seed"]
     return Point(grids.describe(changes), complete, seed, False)
 
 
@@ -146,7 +147,12 @@ def _train(point: Point, shared: Shared, reporter: BranchReporter) -> Experiment
 
     if existing is not None:
         done = continuing.continue_experiment(
-            sweep.root, str(existing.folder), steal=shared.steal, progress=reporter, launch=launch
+            sweep.root,
+            str(existing.folder),
+            steal=shared.steal,
+            progress=reporter,
+            launch=launch,
+            fitted=_resources(shared),
         )
         return done.experiment
     if shared.base is None:
@@ -154,6 +160,10 @@ def _train(point: Point, shared: Shared, reporter: BranchReporter) -> Experiment
     plan = plan_branch(shared.base, sweep.id, point)
     branch = {"name": point.name, "control": point.control, "seed": point.seed}
     return launching.start(plan, launch, reporter, sweep=sweep.id, branch=branch).experiment
+
+
+def _resources(shared: Shared) -> Resources | None:
+    return shared.base.resources if shared.base is not None else None
 
 
 def plan_branch(base: Plan, sweep_id: str, point: Point) -> Plan:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.errors import ResourceError
+from raysweep.launch.resources import cpus_here
 
 # Why each: see the facts about Ray in docs and in the functions that need them.
 _ENVIRONMENT = {
@@ -50,13 +51,13 @@ def connect(address: str | None, cpus: int | None = None) -> dict[str, Any]:
         try:
             ray.init(
                 address=address or "local",
-                num_cpus=None if address else cpus,
+                num_cpus=None if address else (cpus or cpus_here()),
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 include_dashboard=None if address else True,
                 **({} if address else {"dashboard_host": "127.0.0.1"}),
             )
-            started = not address
+            started = True
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ResourceError(
                 f"No Ray cluster answers at {address or 'local'}: {str(error).splitlines()[0][:300]}. Check the address (host:6379, "

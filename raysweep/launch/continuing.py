@@ -8,9 +8,10 @@ from pathlib import Path
 
 from raysweep import config as configuration
 from raysweep.config import Settings
-from raysweep.errors import NotFoundError
+from raysweep.errors import CheckpointError, NotFoundError
 from raysweep.launch import child
 from raysweep.launch import run as launching
+from raysweep.launch.resources import Resources
 from raysweep.launch.run import Launch, Progress, Result, ignore
 from raysweep.store import catalog, checkpoint, lineage
 from raysweep.store.lock import WriterLock
@@ -18,7 +19,13 @@ from raysweep.training.job import Job, from_own_checkpoint
 
 
 def continue_experiment(
-    root: Path, reference: str, *, steal: bool = False, progress: Progress = ignore, launch: Launch | None = None
+    root: Path,
+    reference: str,
+    *,
+    steal: bool = False,
+    progress: Progress = ignore,
+    launch: Launch | None = None,
+    fitted: Resources | None = None,
 ) -> Result:
     """Finish an interrupted experiment in its own folder, from its newest checkpoint that verifies.
 
@@ -27,6 +34,7 @@ def continue_experiment(
     Args:
         steal: take the lock also of a process on another host.
         launch: how to start the training; by default as the experiment's resources ask for.
+        fitted: with ``launch``, the resources it has.
 
     Raises:
         NotFoundError: no such experiment. LockedError: somebody writes to it. Interrupted, or what training raises.
@@ -57,11 +65,23 @@ def continue_experiment(
         plan = launching.plan(
             configuration.validate(fixed, f"{experiment.folder}"), progress, classes=config.get("classes")
         )
+        changed = config.get("data_sha256") not in (None, plan.data.sha256)
         parent = None
         if good is None and config.get("parent"):
-            parent = child.read_parent(root, config["parent"]["file"])
-            plan = replace(plan, parent=parent)
-        around = workers.session(settings, plan.resources, progress) if launch is None else nullcontext(plan.resources)
+            told = config["parent"]
+            reference = told["file"] if Path(told["file"]).is_file() else f"{told['experiment']}@{told['epoch']}"
+            parent = child.read_parent(experiment.folder.parent, reference)
+            if parent.sha256 != told["sha256"]:
+                raise CheckpointError(
+                    f"{parent.path} is not the checkpoint that {experiment.id} started from (SHA-256 {parent.sha256[:12]}…, not "
+                    f"{told['sha256'][:12]}…). Restore the file from a copy."
+                )
+            plan = replace(plan, parent=parent, fresh_optimizer=bool(config.get("fresh_optimizer")))
+        around = (
+            workers.session(settings, plan.resources, progress)
+            if launch is None
+            else nullcontext(fitted or plan.resources)
+        )
         with around as fitted:
             job = Job(
                 folder=str(experiment.folder.resolve()),
@@ -80,8 +100,14 @@ def continue_experiment(
             )
             if good is not None:
                 job = from_own_checkpoint(job, str(experiment.folder.resolve() / good.file), good.epoch, good.batch)
+                if changed:
+                    job = replace(job, keep_position=False)
             elif parent is not None:
                 job = replace(job, **child.start_fields(plan))
+            if changed:
+                text = "the images have changed since this experiment began; its running epoch is drawn anew"
+                progress({"kind": "warning", "text": text})
+                lineage.record(experiment.folder, lineage.NOTE, text=f"not bit-exact: {text}")
             where = "the start" if good is None else good.file
             lineage.record(experiment.folder, lineage.CONTINUED, checkpoint=where, damaged=problems or None)
             if good is not None and int(config.get("world_size") or 1) != max(1, fitted.workers):

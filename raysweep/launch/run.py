@@ -183,6 +183,7 @@ def _new_job(
         versions=versions,
         parent=the_plan.parent.record() if the_plan.parent else None,
         resume_from_checkpoint=str(the_plan.parent.path) if the_plan.parent else None,
+        fresh_optimizer=the_plan.fresh_optimizer,
         **of_sweep,
     )
     flat["sampling_weights"] = the_plan.weights

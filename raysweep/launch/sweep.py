@@ -18,7 +18,7 @@ import numpy as np
 
 from raysweep import config as configuration
 from raysweep import grid as grids
-from raysweep.errors import CheckpointError, Interrupted, RaysweepError, ResourceError
+from raysweep.errors import CheckpointError, ConfigError, Interrupted, RaysweepError, ResourceError
 from raysweep.grid import Grid, Point
 from raysweep.launch import child, resources, tuning
 from raysweep.launch.branches import Shared, plan_branch
@@ -108,6 +108,7 @@ def plan(
     scaling: dict[str, Any] = {"num_workers": count, "address": address}
     if threads is not None:
         scaling["threads"] = threads
+    _allowed(overrides or {})
     over = configuration.merge(dict(overrides or {}), {"scaling": scaling})
     title = (
         name
@@ -126,6 +127,10 @@ def plan(
     gpus = gpus_per_branch if gpus_per_branch is not None else (1.0 if base.resources.use_gpu else 0.0)
     if gpus and not base.resources.use_gpu and address is None:
         raise ResourceError("--gpus-per-branch was given, but the branches train on the CPU: torch sees no GPU here.")
+    if gpus > 1 and gpus != int(gpus):
+        raise ResourceError(f"--gpus-per-branch {gpus:g}: a number above 1 must be whole.")
+    if address is not None:
+        base = replace(base, resources=_on_a_cluster(base, count, gpus))
     for point in points:  # every branch's settings are valid, and no name is too long
         plan_branch(base, f"{title}_{datetime.now().strftime(layout.TIME_FORMAT)}", point)
     file = parent.path.stat().st_size
@@ -136,6 +141,34 @@ def plan(
     )
 
 
+def _on_a_cluster(base: Plan, workers: int, gpus: float) -> Resources:
+    """What a branch asks of a cluster: the parent's threads, and a GPU where one was asked for."""
+    scaling, parent = base.settings.scaling, base.parent
+    threads = scaling.threads if scaling.threads != "auto" else (parent.threads or 1)
+    return Resources(workers, threads, threads, bool(gpus) or scaling.use_gpu is True)
+
+
+_ELSEWHERE = {
+    "seed": "seeds in the grid",
+    "root": "--root",
+    "sampling.weights": "weights or branches in the grid",
+    "scaling.address": "--address",
+    "scaling.num_workers": "--workers",
+    "scaling.threads": "--threads",
+    "training.epochs": "--epochs or epochs in the grid",
+    "experiment.name": "--name",
+}
+
+
+def _allowed(overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a setting that a sweep decides itself, naming where to say it."""
+    for dotted, place in _ELSEWHERE.items():
+        section, _, key = dotted.partition(".")
+        value = overrides.get(section)
+        if section in overrides and (not key or (isinstance(value, Mapping) and key in value)):
+            raise ConfigError(f"{dotted} cannot be an override of a sweep, whose branches differ in it. Use {place}.")
+
+
 def at_once(the_plan: SweepPlan, nodes: Sequence[Mapping[str, float]]) -> int:
     """How many branches run at the same time on machines with these resources.
 
@@ -144,7 +177,7 @@ def at_once(the_plan: SweepPlan, nodes: Sequence[Mapping[str, float]]) -> int:
     """
     fitted = the_plan.base.resources
     per_branch = max(1, fitted.workers)
-    cpus = max(1, fitted.threads)
+    cpus = _of_branch(fitted).cpus
     places = 0
     for node in nodes:
         fit = int(node.get("CPU", 0)) // cpus
@@ -326,7 +359,13 @@ def _train(
         grid=the_plan.grid,
         points=points,
         shared=Shared(
-            str(sweep.folder), base, {p.name: p for p in points}, np.frombuffer(content, np.uint8), None, steal
+            sweep_folder=str(sweep.folder),
+            base=base,
+            points={p.name: p for p in points},
+            parent=np.frombuffer(content, np.uint8),
+            mailbox=None,
+            steal=steal,
+            seed=next(iter(the_plan.grid.seeds), None),
         ),
         at_once=count,
         epochs=the_plan.base.settings.training.epochs,
@@ -335,7 +374,7 @@ def _train(
         record=sweep.plan(),
     )
     ended = tuning.launch(job, progress)
-    _settle(sweep)
+    _settle(sweep, ended.failed)
     record = sweep.refresh(ended.failed)
     failed = {
         b["name"]: b.get("reason", "it ended without a word")
@@ -352,14 +391,15 @@ def _train(
 
 
 def _of_branch(fitted: Resources) -> Resources:
-    """A branch gets as many CPUs as it has threads, so that branches side by side do not take them from each other."""
-    return replace(fitted, cpus=max(1, fitted.threads))
+    """A branch gets as many CPUs as it has threads, so that branches side by side do not take them from each other; one
+    that trains on a GPU gets a single one, so that as many as share the GPU fit."""
+    return replace(fitted, cpus=1 if fitted.use_gpu and fitted.workers == 0 else max(1, fitted.threads))
 
 
-def _settle(sweep: Sweep) -> None:
+def _settle(sweep: Sweep, failed: Mapping[str, str]) -> None:
     """Say in the log of a branch that Tune's scheduler ended early that it is finished, since its process could not."""
-    for experiment in sweep.experiments().values():
-        if experiment.status() != experiments.DEAD or sweep.plan()["grid"]["scheduler"] == "none":
+    for name, experiment in sweep.experiments().items():
+        if name in failed or experiment.status() != experiments.DEAD or sweep.plan()["grid"]["scheduler"] == "none":
             continue
         ends = [e for e in experiment.entries() if e.batch is None]
         if ends:

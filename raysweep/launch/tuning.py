@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.errors import ConfigError, TrainingError
-from raysweep.grid import Grid, Point
+from raysweep.grid import Grid, Point, Range
 from raysweep.launch import cluster
 from raysweep.launch.branches import METRICS, Shared, train_branch
 from raysweep.launch.mailbox import open_mailbox, take
@@ -24,11 +24,13 @@ from raysweep.launch.stopping import StopFlag, signals
 from raysweep.launch.workers import ray_folder
 from raysweep.store.sweep import Sweep
 
+JOIN_S = 120
 POLL_S = 0.5  # the driver shares its CPUs with the branches
 _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours lets every branch save first
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the branches' folders hold all there is to log
     "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a branch that fails or is stopped in its first epoch reports none
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # its own state is never restored from
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # an actor is used again also when a branch takes long to end
@@ -104,19 +106,24 @@ def launch(work: Work, progress: Progress) -> Ended:
     thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
     with signals(flag, lambda reason: mailbox.stop.remote(reason)):
         thread.start()
-        while True:
-            running = thread.is_alive()
-            changed = False
-            for event in take(mailbox):
-                changed |= event["kind"] in ("experiment", "branch_end")
-                if event["kind"] == "branch_end" and event["status"] == "failed":
-                    ended.failed[event["branch"]] = event["reason"]
-                progress(event)
-            if changed:
-                work.sweep.refresh(ended.failed)
-            if not running:
-                break
-            time.sleep(POLL_S)
+        try:
+            while True:
+                running = thread.is_alive()
+                changed = False
+                for event in take(mailbox):
+                    changed |= event["kind"] in ("experiment", "branch_end")
+                    if event["kind"] == "branch_end" and event["status"] == "failed":
+                        ended.failed[event["branch"]] = event["reason"]
+                    progress(event)
+                if changed:
+                    work.sweep.refresh(ended.failed)
+                if not running:
+                    break
+                time.sleep(POLL_S)
+        except BaseException:
+            mailbox.stop.remote("an error in the driver")  # nothing may go on training that nobody watches
+            thread.join(timeout=JOIN_S)
+            raise
     ray.kill(mailbox)
     ended.stopped = flag.reason
     if broken:
@@ -207,6 +214,14 @@ def _asha(work: Work, metric: str) -> Any:
     )
 
 
+def _inside(r: Range, weight: float) -> bool:
+    """Whether a weight could have been drawn from a range."""
+    if r.choice is not None:
+        return weight in r.choice
+    low, high = r.log_uniform or r.uniform or (0.0, 1.0)
+    return low <= weight <= high
+
+
 def _optuna(work: Work, metric: str) -> Any:
     """Optuna's sampler over the ranges; what earlier runs of this sweep have measured is told to it."""
     try:
@@ -229,7 +244,7 @@ def _optuna(work: Work, metric: str) -> Any:
         experiment = experiments.get(branch["name"])
         ends = [e for e in experiment.entries() if e.batch is None] if experiment else []
         weights = {c: branch["weights"][c] for c in space}
-        inside = all(d._contains(d.to_internal_repr(weights[c])) for c, d in space.items())
+        inside = all(_inside(work.grid.search.ranges[c], weights[c]) for c in space)
         if ends and inside and metric in METRICS and metric in ends[-1].metrics:
             known.append(weights)
             reached.append(float(ends[-1].metrics[metric]))
@@ -237,7 +252,8 @@ def _optuna(work: Work, metric: str) -> Any:
         space=space,
         metric=metric,
         mode="max",
-        seed=work.grid.search.seed,
+        # Another stream than before a break: the same one would suggest again what was tried.
+        seed=work.grid.search.seed + sum(bool(b.get("searched")) for b in work.record["branches"]),
         points_to_evaluate=known or None,
         evaluated_rewards=reached or None,
     )

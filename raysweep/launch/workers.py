@@ -25,6 +25,7 @@ from raysweep.training.loop import train
 
 Progress = Callable[[dict[str, Any]], None]
 POLL_S = 0.2
+JOIN_S = 120
 
 
 def launcher(fitted: Resources) -> Callable[[Job, Resources, Progress], Outcome]:
@@ -184,22 +185,27 @@ def on_workers(
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     with signals(flag, lambda reason: mailbox.stop.remote(reason)):
         thread.start()
-        while True:
-            running = thread.is_alive()
-            for event in take(mailbox):
-                if event["kind"] == "attempt":
-                    ended = None  # what an attempt before it said no longer counts
-                elif event["kind"] == "end":
-                    ended = event if ended is None or event.get("fatal") else ended
-                else:
-                    progress(event)
-            if not running:
-                break
-            reason = should_stop()
-            if reason is not None and flag.reason is None:
-                flag.reason = reason
-                mailbox.stop.remote(reason)
-            time.sleep(POLL_S)
+        try:
+            while True:
+                running = thread.is_alive()
+                for event in take(mailbox):
+                    if event["kind"] == "attempt":
+                        ended = None  # what an attempt before it said no longer counts
+                    elif event["kind"] == "end":
+                        ended = event if ended is None or event.get("fatal") else ended
+                    else:
+                        progress(event)
+                if not running:
+                    break
+                reason = should_stop()
+                if reason is not None and flag.reason is None:
+                    flag.reason = reason
+                    mailbox.stop.remote(reason)
+                time.sleep(POLL_S)
+        except BaseException:
+            mailbox.stop.remote("an error in the driver")  # nothing may go on training that nobody watches
+            thread.join(timeout=JOIN_S)
+            raise
     ray.kill(mailbox)
     if ended is not None and "error" in ended:
         if ended.get("traceback"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ def read(experiment: Experiment, epoch: int | None = None) -> Predictions:
     if not mask.any():
         have = ", ".join(map(str, sorted(set(epochs.tolist()))))
         raise NotFoundError(f"{path} holds the epochs {have}, not {wanted}: only the best and the last are kept.")
-    classes = tuple(table.schema.metadata[b"classes"].decode().split("\n"))
+    classes = tuple(json.loads(table.schema.metadata[b"classes"]))
     flat = table["probabilities"].combine_chunks().flatten().to_numpy().reshape(len(epochs), len(classes))
     return Predictions(
         wanted,

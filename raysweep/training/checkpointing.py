@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -134,7 +135,7 @@ class CheckpointWriter:
                 "prediction": new["probabilities"].argmax(1).astype(np.int32),
                 "probabilities": pa.FixedSizeListArray.from_arrays(new["probabilities"].astype(np.float32).ravel(), k),
             }
-        ).replace_schema_metadata({"classes": "\n".join(self.classes)})
+        ).replace_schema_metadata({"classes": json.dumps(self.classes)})
         path = self.folder / layout.PREDICTIONS
         if keep is not None and keep != epoch and path.exists():
             old = pq.read_table(path)

@@ -62,6 +62,9 @@ def test_wrong_checkpoints(capsys, tmp_path, parent):
     assert "init_from" in told("--from", parent.folder / "epoch_1_model.pt")
     assert "Did you mean" in told("--from", f"{parent.id}@1", "training.epohcs=3")
     assert "this machine has" in told("--from", f"{parent.id}@1", "--threads", "4096")
+    assert "Use seeds in the grid" in told("--from", f"{parent.id}@1", "seed=5")
+    assert "Use weights or branches in the grid" in told("--from", f"{parent.id}@1", "sampling.weights.3=5")
+    assert "Use --root" in told("--from", f"{parent.id}@1", "root=elsewhere")
     assert "at most 50" in told("--from", f"{parent.id}@1", "--name", "x" * 51)
     # of other classes, of another model
     other = tmp_path / "other.pt"
@@ -98,6 +101,23 @@ def test_dry_run_tells_branches_shares_and_bytes(capsys, tmp_path, parent):
     assert plan["at_once"] >= 1
     written = sum((parent.folder / f).stat().st_size for f in ("checkpoint_epoch_2.pt", "epoch_2_model.pt"))
     assert plan["bytes"] == pytest.approx(4 * 2 * written, rel=0.25)
+
+
+def test_the_name_of_a_sweep_means_the_sweep_though_its_branches_begin_with_it(tmp_path):
+    from datetime import datetime
+
+    from raysweep.cli.continue_ import _is_sweep
+    from raysweep.store import experiment, sweep
+
+    now = datetime(2026, 1, 2)
+    made = sweep.create(tmp_path, "s", now)
+    made.write_plan({"branches": []})
+    branch_of_it = experiment.create(tmp_path, "s-control", now)
+    branch_of_it.write_config({})
+    assert _is_sweep(tmp_path, "s")
+    assert _is_sweep(tmp_path, made.id)
+    assert not _is_sweep(tmp_path, branch_of_it.id)
+    assert not _is_sweep(tmp_path, "s-c")
 
 
 def test_continue_of_nothing(capsys, tmp_path, parent):

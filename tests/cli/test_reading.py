@@ -82,6 +82,25 @@ def test_show_an_experiment_and_a_checkpoint(capsys, family):
     assert "It has the epochs 1, 2" in err
 
 
+def test_a_lost_manifest_does_not_stop_show(capsys, family):
+    parent, _, root = family
+    (parent.folder / "manifest.json").unlink()
+    code, out, err = run_cli(capsys, "show", parent.id, "--root", root)
+    assert code == 0, err
+    assert "@2" in out
+
+
+def test_class_names_are_never_markup_of_the_terminal(capsys):
+    import numpy as np
+
+    from raysweep.cli.progress import print_confusion
+    from raysweep.report.predictions import Predictions
+
+    labels = np.array([0, 1, 1])
+    print_confusion(Predictions(1, ("[/x]", "[red]cat"), labels, labels, np.eye(2, dtype=np.float32)[labels]))
+    assert "[red]cat" in capsys.readouterr().err
+
+
 def test_doctor_checks_this_machine(capsys, tmp_path):
     code, out, _ = run_cli(capsys, "doctor", "--root", tmp_path)
     assert code == 0, out

@@ -169,7 +169,9 @@ def test_one_branch_that_fails_does_not_stop_the_others(ray_cluster, tmp_path):
 
 def test_a_search_with_early_stopping_and_its_continuation(ray_cluster, tmp_path):
     parent = parent_in(tmp_path)
-    search = {"algorithm": "optuna", "num_samples": 4, "ranges": {"3": {"log_uniform": [1, 8]}}}
+    # Two ranges, one of choices among which the control's weight is not.
+    ranges = {"3": {"log_uniform": [1, 8]}, "8": {"choice": [0.5, 2.0]}}
+    search = {"algorithm": "optuna", "num_samples": 4, "ranges": ranges}
     grid = {"search": search, "scheduler": "asha", "epochs": 2, "metric": "val_acc"}
     result, _ = run_sweep(tmp_path, f"{parent.id}@1", grid, name="s")
     assert not result.failed

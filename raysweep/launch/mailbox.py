@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
+
+JOIN_S = 120
 
 
 class Mailbox:
@@ -59,3 +64,24 @@ def take(mailbox: Any) -> list[dict[str, Any]]:
         return ray.get(mailbox.take.remote(), timeout=30)
     except ray.exceptions.RayError:
         return []
+
+
+def watch(
+    thread: threading.Thread, mailbox: Any, poll_s: float, handle: Callable[[list[dict[str, Any]]], None]
+) -> None:
+    """Start ``thread`` and give what comes by mail to ``handle`` until it has ended and the last mail is read.
+
+    An error in ``handle`` stops what is being trained before it is raised: nothing may go on that nobody watches.
+    """
+    thread.start()
+    try:
+        while True:
+            running = thread.is_alive()
+            handle(take(mailbox))
+            if not running:
+                return
+            time.sleep(poll_s)
+    except BaseException:
+        mailbox.stop.remote("an error in the driver")
+        thread.join(timeout=JOIN_S)
+        raise

@@ -270,7 +270,7 @@ def continue_sweep(root: Path, reference: str, *, steal: bool = False, progress:
     try:
         record = sweep.refresh()
         the_plan, points = _plan_again(sweep, record, progress)
-        if not points and not _searches_left(the_plan, record):
+        if not points and not tuning.samples_left(the_plan.grid, record):
             progress({"kind": "warning", "text": f"{sweep.id} has all its branches; there is nothing to do."})
             return SweepResult(sweep, sweep.experiments(), {})
         with tuning.connected(the_plan.base.settings.scaling.address, progress) as nodes:
@@ -325,12 +325,6 @@ def _overrides(settings: Mapping[str, Any]) -> dict[str, Any]:
     kept["training"].pop("epochs")
     kept["scaling"] = {k: v for k, v in kept["scaling"].items() if k not in ("address", "num_workers", "threads")}
     return kept
-
-
-def _searches_left(the_plan: SweepPlan, record: Mapping[str, Any]) -> int:
-    if the_plan.grid.search.algorithm != "optuna":
-        return 0
-    return max(0, (the_plan.grid.search.num_samples or 0) - sum(bool(b.get("searched")) for b in record["branches"]))
 
 
 def _train(

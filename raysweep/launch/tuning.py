@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,12 @@ from raysweep.errors import ConfigError, TrainingError
 from raysweep.grid import Grid, Point, Range
 from raysweep.launch import cluster
 from raysweep.launch.branches import METRICS, Shared, train_branch
-from raysweep.launch.mailbox import open_mailbox, take
+from raysweep.launch.mailbox import open_mailbox, watch
 from raysweep.launch.run import Progress
 from raysweep.launch.stopping import StopFlag, signals
 from raysweep.launch.workers import ray_folder
 from raysweep.store.sweep import Sweep
 
-JOIN_S = 120
 POLL_S = 0.5  # the driver shares its CPUs with the branches
 _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours lets every branch save first
@@ -96,34 +95,24 @@ def launch(work: Work, progress: Progress) -> Ended:
         try:
             if work.points:
                 _tune(work, {"branch": [p.name for p in work.points]}, ended)
-            left = _samples_left(work)
+            left = samples_left(work.grid, work.record)
             if left and flag.reason is None:
                 _tune(work, None, ended, left)
         except BaseException as error:
             broken.append(error)
 
+    def handle(events: list[dict[str, Any]]) -> None:
+        for event in events:
+            if event["kind"] == "branch_end" and event["status"] == "failed":
+                ended.failed[event["branch"]] = event["reason"]
+            progress(event)
+        if any(event["kind"] in ("experiment", "branch_end") for event in events):
+            work.sweep.refresh(ended.failed)
+
     # Not in the main thread: that one handles signals and shows the progress.
     thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
     with signals(flag, lambda reason: mailbox.stop.remote(reason)):
-        thread.start()
-        try:
-            while True:
-                running = thread.is_alive()
-                changed = False
-                for event in take(mailbox):
-                    changed |= event["kind"] in ("experiment", "branch_end")
-                    if event["kind"] == "branch_end" and event["status"] == "failed":
-                        ended.failed[event["branch"]] = event["reason"]
-                    progress(event)
-                if changed:
-                    work.sweep.refresh(ended.failed)
-                if not running:
-                    break
-                time.sleep(POLL_S)
-        except BaseException:
-            mailbox.stop.remote("an error in the driver")  # nothing may go on training that nobody watches
-            thread.join(timeout=JOIN_S)
-            raise
+        watch(thread, mailbox, POLL_S, handle)
     ray.kill(mailbox)
     ended.stopped = flag.reason
     if broken:
@@ -135,10 +124,11 @@ def launch(work: Work, progress: Progress) -> Ended:
     return ended
 
 
-def _samples_left(work: Work) -> int:
-    if work.grid.search.algorithm != "optuna":
+def samples_left(grid: Grid, record: Mapping[str, Any]) -> int:
+    """How many branches an Optuna search has still to choose, after those that ``sweep.json`` knows."""
+    if grid.search.algorithm != "optuna":
         return 0
-    return max(0, (work.grid.search.num_samples or 0) - sum(bool(b.get("searched")) for b in work.record["branches"]))
+    return max(0, (grid.search.num_samples or 0) - sum(bool(b.get("searched")) for b in record["branches"]))
 
 
 def _tune(work: Work, grid: dict[str, list[str]] | None, ended: Ended, samples: int = 1) -> None:

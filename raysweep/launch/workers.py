@@ -15,7 +15,7 @@ from raysweep import errors
 from raysweep.config import Settings
 from raysweep.errors import Interrupted, NonFiniteLossError, RaysweepError, TrainingError
 from raysweep.launch import cluster, resources
-from raysweep.launch.mailbox import MailboxReporter, open_mailbox, take
+from raysweep.launch.mailbox import MailboxReporter, open_mailbox, watch
 from raysweep.launch.resources import Resources
 from raysweep.launch.stopping import StopFlag, signals
 from raysweep.store import lineage
@@ -25,7 +25,6 @@ from raysweep.training.loop import train
 
 Progress = Callable[[dict[str, Any]], None]
 POLL_S = 0.2
-JOIN_S = 120
 
 
 def launcher(fitted: Resources) -> Callable[[Job, Resources, Progress], Outcome]:
@@ -181,31 +180,25 @@ def on_workers(
 
     flag = StopFlag()
     ended: dict[str, Any] | None = None
+
+    def handle(events: list[dict[str, Any]]) -> None:
+        nonlocal ended
+        for event in events:
+            if event["kind"] == "attempt":
+                ended = None  # what an attempt before it said no longer counts
+            elif event["kind"] == "end":
+                ended = event if ended is None or event.get("fatal") else ended
+            else:
+                progress(event)
+        reason = should_stop()
+        if reason is not None and flag.reason is None:
+            flag.reason = reason
+            mailbox.stop.remote(reason)
+
     # Not in the main thread: there Ray would replace our signal handler by one that aborts without saving.
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     with signals(flag, lambda reason: mailbox.stop.remote(reason)):
-        thread.start()
-        try:
-            while True:
-                running = thread.is_alive()
-                for event in take(mailbox):
-                    if event["kind"] == "attempt":
-                        ended = None  # what an attempt before it said no longer counts
-                    elif event["kind"] == "end":
-                        ended = event if ended is None or event.get("fatal") else ended
-                    else:
-                        progress(event)
-                if not running:
-                    break
-                reason = should_stop()
-                if reason is not None and flag.reason is None:
-                    flag.reason = reason
-                    mailbox.stop.remote(reason)
-                time.sleep(POLL_S)
-        except BaseException:
-            mailbox.stop.remote("an error in the driver")  # nothing may go on training that nobody watches
-            thread.join(timeout=JOIN_S)
-            raise
+        watch(thread, mailbox, POLL_S, handle)
     ray.kill(mailbox)
     if ended is not None and "error" in ended:
         if ended.get("traceback"):

@@ -135,7 +135,7 @@ class ScalingSection(Section):
     )
     timeout_s: Annotated[Float, Field(gt=0)] = Field(600.0, description="A hung worker is given up after so long.")
     max_failures: Annotated[Int, Field(ge=0)] = Field(
-        0, description="Restarts of failed workers from the newest checkpoint."
+        3, description="How often lost processes (killed, hung, out of memory, node gone) are started again."
     )
 
 

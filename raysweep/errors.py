@@ -81,9 +81,17 @@ class StoreError(RaysweepError):
 
 
 class Interrupted(RaysweepError):
-    """The run was asked to stop; what it had done is saved."""
+    """The run was asked to stop; what it had done is saved.
+
+    Attributes:
+        reason: who asked: a signal's name, or another word.
+    """
 
     exit_code = 130
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def did_you_mean(word: object, choices: Iterable[str]) -> str:

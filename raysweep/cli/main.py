@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from typing import Any
 
 import click
@@ -54,6 +56,10 @@ for verb in (run, resume, branch, continue_, list_, show, lineage, verify, prune
     verb.register(app)
 
 
+def _terminated(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the ``raysweep`` command."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -65,6 +71,9 @@ def main(arguments: list[str] | None = None) -> None:
 
         print(of("raysweep"))
         return
+    # Before and after the training itself, which saves first, SIGTERM ends the program as SIGINT does: locks are released.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         app(args=arguments, prog_name="raysweep")
     except RaysweepError as error:

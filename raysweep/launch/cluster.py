@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +72,44 @@ def connect(address: str | None, cpus: int | None = None) -> dict[str, Any]:
     context = ray.get_runtime_context()
     url = getattr(ray._private.worker.global_worker.node, "webui_url", None) if hasattr(ray, "_private") else None
     session = Path(getattr(context, "session_dir", "") or _session_dir())
-    nodes = [{k: float(v) for k, v in n["Resources"].items()} for n in ray.nodes() if n.get("Alive")]
-    return {"dashboard": f"http://{url}" if url else None, "logs": session / "logs", "nodes": nodes, "local": started}
+    return {"dashboard": f"http://{url}" if url else None, "logs": session / "logs", "nodes": nodes(), "local": started}
+
+
+def nodes() -> list[dict[str, float]]:
+    """The resources of every node that is alive and will not be taken away soon."""
+    import ray
+
+    leaving = _draining()
+    alive = [n for n in ray.nodes() if n.get("Alive") and n["NodeID"] not in leaving]
+    return [{k: float(v) for k, v in n["Resources"].items()} for n in alive]
+
+
+def _draining() -> set[str]:
+    """The nodes that Ray was told will be taken away (a spot machine called back, a node drained)."""
+    import ray
+
+    try:
+        return set(ray._private.state.state.get_draining_nodes())
+    except Exception:  # an older cluster does not know
+        return set()
+
+
+class Notices:
+    """Preemption notices for some nodes. Ray's own ``get_preemption_info`` is a barrier of all ranks at every call."""
+
+    EVERY_S = 2.0
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        self.nodes = set(nodes)
+        self.asked = 0.0
+        self.known = False
+
+    def arrived(self) -> bool:
+        """Whether one of the nodes will be taken away; asks Ray at most every two seconds."""
+        if not self.known and time.monotonic() - self.asked > self.EVERY_S:
+            self.asked = time.monotonic()
+            self.known = bool(self.nodes & _draining())
+        return self.known
 
 
 def _reachable(address: str) -> None:

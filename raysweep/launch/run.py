@@ -14,7 +14,7 @@ from raysweep import weights as weights_module
 from raysweep.config import Settings
 from raysweep.data import cache, sampling
 from raysweep.errors import CheckpointError, ConfigError, Interrupted, RaysweepError, TrainingError
-from raysweep.launch import resources
+from raysweep.launch import recovery, resources
 from raysweep.launch.resources import Resources
 from raysweep.store import experiment as experiments
 from raysweep.store import layout, lineage
@@ -216,8 +216,12 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
         lineage.record(experiment.folder, lineage.INTERRUPTED, reason=str(error))
         derive(experiment)
         raise Interrupted(f"{error} Go on with: raysweep continue {experiment.id}") from None
-    except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray Tune's scheduler ends a branch early
+    except SystemExit:  # Ray Tune's scheduler ends a branch early
         raise
+    except KeyboardInterrupt:  # before the training looked for signals
+        told = "Stopped before training began; nothing was lost."
+        lineage.record(experiment.folder, lineage.INTERRUPTED, reason=told)
+        raise Interrupted(f"{told} Go on with: raysweep continue {experiment.id}") from None
     except BaseException as error:
         text = str(error) or type(error).__name__
         with contextlib.suppress(RaysweepError):
@@ -226,6 +230,11 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
             )
         if isinstance(error, RaysweepError):
             raise
+        if recovery.is_memory(error):
+            raise TrainingError(
+                f"Training {experiment.id} ran out of memory ({text.splitlines()[0][:300]}). What was committed is in "
+                f"{experiment.folder}. Choose a smaller training.batch_size, or a smaller model."
+            ) from error
         raise TrainingError(
             f"Training {experiment.id} failed: {type(error).__name__}: {text.splitlines()[0][:500]}. What was committed "
             f"is in {experiment.folder}. Repeat with --debug for the traceback."

@@ -16,12 +16,12 @@ from typing import Any
 
 from raysweep.errors import ConfigError, TrainingError
 from raysweep.grid import Grid, Point, Range
-from raysweep.launch import cluster
+from raysweep.launch import cluster, recovery
+from raysweep.launch.attempt import ray_folder
 from raysweep.launch.branches import METRICS, Shared, train_branch
 from raysweep.launch.mailbox import open_mailbox, watch
 from raysweep.launch.run import Progress
 from raysweep.launch.stopping import StopFlag, signals
-from raysweep.launch.workers import ray_folder
 from raysweep.store.sweep import Sweep
 
 POLL_S = 0.5  # the driver shares its CPUs with the branches
@@ -180,7 +180,7 @@ def _trial_name(trial: Any) -> str:
 def _reason(error: BaseException) -> str:
     """Why Tune gave a branch up; what the branch itself could tell has come by mail."""
     text = str(error)
-    if "OutOfMemory" in type(error).__name__ or "OutOfMemory" in text or "memory pressure" in text:
+    if recovery.is_memory(error):
         return "its process was killed for want of memory; run fewer at once with --max-concurrent"
     if "ActorDied" in type(error).__name__ or "died" in text:
         return "its process died (killed, or out of memory); go on with `raysweep continue`"

@@ -5,26 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from raysweep import errors
 from raysweep.config import Settings
-from raysweep.errors import Interrupted, NonFiniteLossError, RaysweepError, TrainingError
-from raysweep.launch import cluster, resources
-from raysweep.launch.mailbox import MailboxReporter, open_mailbox, watch
+from raysweep.errors import Interrupted, RaysweepError, ResourceError
+from raysweep.launch import attempt, cluster, resources
 from raysweep.launch.resources import Resources
 from raysweep.launch.stopping import StopFlag, signals
 from raysweep.store import lineage
 from raysweep.store.experiment import Experiment
+from raysweep.store.lock import WriterLock
 from raysweep.training.job import Job, Outcome, from_own_checkpoint
 from raysweep.training.loop import train
 
 Progress = Callable[[dict[str, Any]], None]
-POLL_S = 0.2
+WAIT_FOR_NODES_S = 60.0  # for others to come, or lost ones to come back, before an attempt is given up
 
 
 def launcher(fitted: Resources) -> Callable[[Job, Resources, Progress], Outcome]:
@@ -91,137 +90,75 @@ def in_this_process(job: Job, fitted: Resources, progress: Progress) -> Outcome:
     return found[0]
 
 
-def _worker(config: dict[str, Any]) -> None:
-    """Runs on every Ray worker. What all ranks raise together travels as a message: it is no failure to retry."""
-    import ray.train
-
-    job: Job = config["job"]
-    rank = ray.train.get_context().get_world_rank()
-    reporter = MailboxReporter(config["mailbox"])
-    end: dict[str, Any] = {"kind": "end"}
-    if rank == 0:
-        ray.get(config["mailbox"].put.remote({"kind": "attempt"}))
-    try:
-        outcome = train(_after_failure(job, rank), reporter)
-        end |= {"epochs": outcome.epochs, "best_acc": outcome.best_acc}
-    except (Interrupted, NonFiniteLossError) as error:
-        end |= {"error": type(error).__name__, "message": str(error)}
-    except RaysweepError as error:
-        ray.get(
-            config["mailbox"].put.remote({**end, "error": type(error).__name__, "message": str(error), "fatal": True})
-        )
-        raise
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        ray.get(
-            config["mailbox"].put.remote(
-                {
-                    **end,
-                    "error": "TrainingError",
-                    "message": text,
-                    "fatal": True,
-                    "rank": rank,
-                    "traceback": traceback.format_exc(),
-                }
-            )
-        )
-        raise
-    if rank == 0:
-        ray.get(config["mailbox"].put.remote(end))
-
-
-def _after_failure(job: Job, rank: int) -> Job:
-    """``job`` from the newest checkpoint of its own folder, where an earlier attempt has written one."""
-    experiment = Experiment(job.folder)
-    good, _ = experiment.newest_good()
-    file = "" if good is None else os.path.join(job.folder, good.file)
-    if good is None or job.start == file:
-        return job
-    if rank == 0:
-        lineage.record(experiment.folder, lineage.CONTINUED, checkpoint=good.file, reason="a worker failed")
-    return from_own_checkpoint(job, file, good.epoch, good.batch)
-
-
 def on_workers(
     job: Job, fitted: Resources, progress: Progress, should_stop: Callable[[], str | None] = lambda: None
 ) -> Outcome:
     """``TorchTrainer`` with DDP, one worker per GPU (or so many CPUs). Ray must be connected.
 
-    ``should_stop`` is asked besides the signals: a branch of a sweep is stopped by its driver.
+    Where processes or nodes are lost, another attempt goes on from the newest checkpoint that verifies, at most
+    ``scaling.max_failures`` times; after a preemption notice as often as there is another place to train.
+
+    Args:
+        should_stop: is asked besides the signals: a branch of a sweep is stopped by its driver.
+
+    Raises:
+        Interrupted: a signal asked to stop; a checkpoint was committed. TrainingError: the training failed, or its
+        processes were lost more often than allowed.
     """
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     settings = Settings.model_validate(job.settings)
-    mailbox = open_mailbox()
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"job": job, "mailbox": mailbox},
-        scaling_config=ScalingConfig(
-            num_workers=fitted.workers,
-            use_gpu=fitted.use_gpu,
-            resources_per_worker={"CPU": fitted.cpus} | ({"GPU": 1} if fitted.use_gpu else {}),
-        ),
-        torch_config=TorchConfig(timeout_s=int(settings.scaling.timeout_s)),
-        run_config=RunConfig(
-            name=f"{os.path.basename(job.folder)}-{int(time.time() * 1000)}",  # a used name would silently resume Ray's state
-            storage_path=os.path.join(ray_folder(settings.root), "train"),
-            failure_config=FailureConfig(max_failures=settings.scaling.max_failures, controller_failure_limit=3),
-        ),
-    )
-    failure: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:
-            failure.append(error)
-
+    left = settings.scaling.max_failures
     flag = StopFlag()
-    ended: dict[str, Any] | None = None
-
-    def handle(events: list[dict[str, Any]]) -> None:
-        nonlocal ended
-        for event in events:
-            if event["kind"] == "attempt":
-                ended = None  # what an attempt before it said no longer counts
-            elif event["kind"] == "end":
-                ended = event if ended is None or event.get("fatal") else ended
-            else:
-                progress(event)
-        reason = should_stop()
-        if reason is not None and flag.reason is None:
-            flag.reason = reason
-            mailbox.stop.remote(reason)
-
-    # Not in the main thread: there Ray would replace our signal handler by one that aborts without saving.
-    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    with signals(flag, lambda reason: mailbox.stop.remote(reason)):
-        watch(thread, mailbox, POLL_S, handle)
-    ray.kill(mailbox)
-    if ended is not None and "error" in ended:
-        if ended.get("traceback"):
-            progress({"kind": "traceback", "text": ended["traceback"], "rank": ended["rank"]})
-        raise getattr(errors, ended["error"], TrainingError)(ended["message"])
-    if failure:
-        raise TrainingError(
-            f"Ray's workers failed: {_first_line(failure[0])}. Ray's own log files are under {cluster._session_dir()}/logs."
-        ) from failure[0]
-    if ended is None:
-        raise TrainingError(
-            f"The workers ended without a word. Ray's own log files are under {cluster._session_dir()}/logs."
-        )
-    return Outcome(int(ended["epochs"]), float(ended["best_acc"]))
+    with attempt.forwarding(flag) as current:
+        while True:
+            verdict, trace = attempt.run(job, fitted, settings, progress, should_stop, flag, current)
+            if verdict.ended is not None:
+                return Outcome(int(verdict.ended["epochs"]), float(verdict.ended["best_acc"]))
+            assert verdict.error is not None
+            if trace is not None:
+                progress({"kind": "traceback", **trace})
+            if flag.reason is not None and verdict.retry:
+                raise Interrupted(f"Stopped by {flag.reason} while the workers failed. {_newest(job)}") from None
+            if not verdict.retry or (verdict.counts and left == 0):
+                raise verdict.error
+            left -= verdict.counts
+            job = _another(job, fitted, verdict.reason, verdict.error, progress)
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]
+def _newest(job: Job) -> str:
+    good, _ = Experiment(job.folder).newest_good()
+    return f"The newest checkpoint is {good.file}." if good else "There was no checkpoint yet."
 
 
-def ray_folder(root: str) -> str:
-    """Where Ray keeps its own files of runs: with the caches, since nothing in them is needed again."""
-    from raysweep.store import layout
+def _another(job: Job, fitted: Resources, reason: str, error: RaysweepError, progress: Progress) -> Job:
+    """``job`` from the newest checkpoint of its own folder that verifies, once there are nodes to train it on.
 
-    return os.path.abspath(os.path.join(root, layout.CACHES, "ray"))
+    Raises:
+        RaysweepError: ``error``, where the nodes that are left are too few.
+    """
+    deadline = time.monotonic() + WAIT_FOR_NODES_S
+    while not _fits(fitted):
+        if time.monotonic() > deadline:
+            raise error
+        time.sleep(1)
+    folder = Path(job.folder)
+    experiment = Experiment(folder)
+    # A worker that only seemed to be dead must not write beside the new one.
+    job = replace(job, token=WriterLock(folder, job.token).renew().token)
+    good, problems = experiment.newest_good()
+    where = "the start" if good is None else good.file
+    if good is not None:
+        job = from_own_checkpoint(job, os.path.join(job.folder, good.file), good.epoch, good.batch)
+    if isinstance(error, Interrupted):
+        lineage.record(folder, lineage.INTERRUPTED, reason=str(error))
+    lineage.record(folder, lineage.CONTINUED, checkpoint=where, reason=reason, damaged=problems or None)
+    progress({"kind": "warning", "text": f"{reason[0].upper()}{reason[1:]}. Going on from {where}."})
+    return job
+
+
+def _fits(fitted: Resources) -> bool:
+    """Whether the nodes that are alive and stay can hold all workers at once."""
+    try:
+        resources.fit_cluster(replace(fitted, threads=fitted.cpus), cluster.nodes(), fitted.use_gpu)
+    except ResourceError:
+        return False
+    return True

@@ -119,8 +119,25 @@ class WriterLock:
             taken = f"by process {who['pid']} on {who.get('host')}" if who else "away"
             raise LockedError(f"{self.folder}: the writer's lock was taken {taken}. This process stops writing.")
 
-    def release(self) -> None:
-        """Give the lock back if it still is ours."""
-        with contextlib.suppress(LockedError, OSError):
+    def renew(self) -> WriterLock:
+        """The same lock under a new token: a process that still writes with the old one stops at its next save.
+
+        For another attempt after a failure, when a process of the first may yet come back to life. Whoever holds the
+        lock from before can still release it.
+
+        Raises:
+            LockedError: the lock is no longer ours.
+        """
+        base, _, number = self.token.partition(".")
+        with _alone(self.folder):
             self.check()
-            (self.folder / LOCK).unlink()
+            fresh = WriterLock(self.folder, f"{base}.{int(number or 0) + 1}")
+            write_atomic(self.folder / LOCK, json.dumps({**(holder(self.folder) or {}), "token": fresh.token}).encode())
+        return fresh
+
+    def release(self) -> None:
+        """Give the lock back if it still is ours, renewed or not."""
+        with contextlib.suppress(OSError), _alone(self.folder):
+            token = str((holder(self.folder) or {}).get("token"))
+            if token.partition(".")[0] == self.token.partition(".")[0]:
+                (self.folder / LOCK).unlink()

@@ -92,6 +92,10 @@ class _Training:
         saved = self._restore(model, start) if job.start else None
         self.feed = Feed(self.data, self.mean, self.std, self.device, t.channels_last)
         self.model, self.trained = self.world.wrap(model, self.settings.scaling.sync_batchnorm)
+        generators = state.rng_state()
+        height, width, channels = self.data.shape
+        self.world.settle(self.model, self.trained, (channels, height, width))
+        state.set_rng_state(generators)
         if t.compile:
             self.trained = torch.compile(self.trained)  # type: ignore[assignment]
         self.optimizer = optim.optimizer(self.model, t)
@@ -366,7 +370,9 @@ class _Training:
         if self.stop is not None:
             where = "at its end" if done is None else f"after batch {done} of {self.total_batches}"
             name = layout.checkpoint_name(layout.Position(epoch, done))
-            raise Interrupted(f"Stopped by {self.stop} in epoch {epoch} {where}; the checkpoint {name} was saved.")
+            raise Interrupted(
+                f"Stopped by {self.stop} in epoch {epoch} {where}; the checkpoint {name} was saved.", self.stop
+            )
 
     def _save_within(self, epoch: int, done: int) -> None:
         # A finite loss can still have had an infinite gradient; all ranks hold the same weights, so all agree.

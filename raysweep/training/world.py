@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,10 +52,34 @@ class World:
                 nn.SyncBatchNorm.convert_sync_batchnorm(model) if self.device.type == "cuda" else _synchronise(model)
             )
         ids = [self.device.index] if self.device.type == "cuda" else None
-        ddp = nn.parallel.DistributedDataParallel(
-            model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # older torch does not know the new name of broadcast_buffers
+            ddp = nn.parallel.DistributedDataParallel(
+                model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         return model, ddp
+
+    def settle(self, model: nn.Module, ddp: nn.Module, shape: Sequence[int]) -> None:
+        """Let DDP take a first step that changes nothing, so that every real one finds the same buckets.
+
+        DDP sums the first gradients in buckets laid out by the order of the parameters, and all later ones in buckets
+        laid out by the order in which they became ready. From three ranks on another layout is another order of
+        summation: a training that was interrupted would differ in its last bits from one that was not.
+
+        Args:
+            shape: of an image, (channels, height, width).
+        """
+        if self.size < 3:
+            return
+        before = copy.deepcopy(dict(model.named_buffers()))
+        ddp.train()
+        ddp(torch.zeros(2, *shape, device=self.device)).sum().backward()
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(before[name])
 
 
 def _synchronise(module: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,33 +20,25 @@ from raysweep.store.experiment import Experiment
 from raysweep.training import world
 from raysweep.training.loop import train
 from tests.conftest import Recorder, small_settings
+from tests.training.ranks import Ranks
 
 
-def _rank(rank: int, size: int, job: object, meeting: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
-    try:
-        train(job, Recorder())  # type: ignore[arg-type]
-    finally:
-        dist.destroy_process_group()
+@pytest.fixture(scope="module")
+def two() -> Iterator[Ranks]:
+    with Ranks(2) as ranks:
+        yield ranks
 
 
-def run_with(root: Path, size: int, monkeypatch: pytest.MonkeyPatch, **sections: object) -> Experiment:
-    """A run of ``size`` plain torch processes: what Ray's trainer does, without Ray."""
+def run_with(ranks: Ranks | None, root: Path, monkeypatch: pytest.MonkeyPatch, **sections: object) -> Experiment:
+    """A run of plain torch processes, or of this one: what Ray's trainer does, without Ray."""
     from raysweep.launch import workers
 
-    def start(job, fitted, progress):
-        if size == 1:
-            return train(job, Recorder())
-        mp.spawn(_rank, args=(size, job, str(root / f"meeting-{size}")), nprocs=size)
-        return train_outcome(job)
-
-    def train_outcome(job):
-        from raysweep.training.job import Outcome
-
-        return Outcome(job.last_epoch, 0.0)
-
     root.mkdir(exist_ok=True)
-    monkeypatch.setattr(workers, "in_this_process", start)
+    monkeypatch.setattr(
+        workers,
+        "in_this_process",
+        lambda job, fitted, progress: train(job, Recorder()) if ranks is None else ranks.train(job),
+    )
     return launching.run(launching.plan(small_settings(root, **sections))).experiment
 
 
@@ -69,8 +62,8 @@ ONE_STEP = {
 }
 
 
-def test_two_processes_take_the_step_of_one(tmp_path, monkeypatch):
-    runs = {n: run_with(tmp_path / f"w{n}", n, monkeypatch, **ONE_STEP) for n in (1, 2)}
+def test_two_processes_take_the_step_of_one(two, tmp_path, monkeypatch):
+    runs = {n: run_with(r, tmp_path / f"w{n}", monkeypatch, **ONE_STEP) for n, r in ((1, None), (2, two))}
     torch.manual_seed(0)
     after = {n: state_of(r, 1)["model_state_dict"] for n, r in runs.items()}
     # The start is the same on every number of ranks; it is drawn from the seed alone.
@@ -93,13 +86,13 @@ def test_two_processes_take_the_step_of_one(tmp_path, monkeypatch):
     assert len(state_of(runs[2], 1)["rng_state"]) == 2
 
 
-def test_epochs_of_two_processes_show_what_one_shows(tmp_path, monkeypatch):
+def test_epochs_of_two_processes_show_what_one_shows(two, tmp_path, monkeypatch):
     sections = {
         "training": {"epochs": 2, "batch_size": 128},
         "sampling": {"samples_per_epoch": 257, "weights": {"3": 5}},
     }
     runs = [
-        run_with(tmp_path / f"w{n}", n, monkeypatch, **sections) for n in (1, 2)
+        run_with(r, tmp_path / f"w{n}", monkeypatch, **sections) for n, r in ((1, None), (2, two))
     ]  # one image is left over, and joins the last batch
     rows = []
     for r in runs:

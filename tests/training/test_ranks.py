@@ -1,0 +1,92 @@
+"""The promise of exactness, whole, on one, two and three ranks: straight = resumed = interrupted and continued."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from raysweep.errors import Interrupted
+from raysweep.launch import child, continuing, workers
+from raysweep.launch import run as launching
+from raysweep.store.experiment import Experiment
+from raysweep.training.job import Job, Outcome
+from raysweep.training.loop import train
+from tests.conftest import Recorder, small_settings, weights_hash
+from tests.training.ranks import Ranks
+
+BATCHES = 5
+SECTIONS = {
+    "training": {"epochs": 4, "batch_size": 101},  # no multiple of the number of ranks
+    "model": {"options": {"widths": [4, 4, 8, 8], "dropout": 0.3}},  # so that the generators of every rank count
+    "sampling": {"weights": {"3": 4.0}},
+}
+
+
+class Trainer:
+    """Stands for Ray's trainer; asks to stop after ``stop_after`` batches."""
+
+    def __init__(self, size: int, stack: ExitStack) -> None:
+        self.ranks = stack.enter_context(Ranks(size)) if size > 1 else None
+        self.stop_after: int | None = None
+
+    def __call__(self, job: Job, *_: object) -> Outcome:
+        if self.ranks is None:
+            return train(job, Recorder(self.stop_after))
+        return self.ranks.train(job, self.stop_after)
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3])
+def trainer(request: pytest.FixtureRequest) -> Iterator[Trainer]:
+    with ExitStack() as stack:
+        yield Trainer(request.param, stack)
+
+
+@pytest.fixture
+def run(trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers, "in_this_process", trainer)
+
+    def go(stop_after: int | None = None, **sections: object) -> Experiment:
+        plan = launching.plan(small_settings(tmp_path, **{**SECTIONS, **sections}))
+        trainer.stop_after = stop_after
+        try:
+            return launching.run(plan).experiment
+        except Interrupted:
+            return Experiment(max(tmp_path.glob("small_*"), key=lambda p: p.stat().st_mtime_ns))
+        finally:
+            trainer.stop_after = None
+
+    return go
+
+
+@pytest.fixture
+def straight(run) -> Experiment:
+    return run()
+
+
+def test_two_epochs_and_two_more_in_a_child_equal_four(run, straight, tmp_path):
+    half = run(training={**SECTIONS["training"], "epochs": 2, "schedule_epochs": 4})
+    parent = child.read_parent(tmp_path, f"{half.id}@2")
+    whole = launching.run(child.plan_child(parent, str(tmp_path), epochs=2)).experiment
+    assert weights_hash(whole) == weights_hash(straight)
+
+
+@pytest.mark.parametrize("stop_after", [1, BATCHES + 3, 2 * BATCHES])  # in the first epoch, in the second, at its end
+def test_interrupted_and_continued_equals_undisturbed(run, straight, tmp_path, stop_after):
+    broken = run(stop_after)
+    assert broken.status() == "interrupted"
+    assert broken.entries()[-1].epoch == 1 + (stop_after - 1) // BATCHES
+    done = continuing.continue_experiment(tmp_path, broken.id).experiment
+    assert done.status() == "finished"
+    assert weights_hash(done) == weights_hash(straight)
+
+
+def test_every_rank_has_its_own_generators(straight, trainer):
+    from raysweep.store import checkpoint
+
+    size = 1 if trainer.ranks is None else len(trainer.ranks.pipes)
+    saved = checkpoint.read_checkpoint(straight.folder / straight.entry("latest").file)
+    assert saved["world_size"] == len(saved["rng_state"]) == size
+    assert len({bytes(r["torch"].numpy().tobytes()) for r in saved["rng_state"]}) == size

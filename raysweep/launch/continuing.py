@@ -40,7 +40,7 @@ def continue_experiment(
         NotFoundError: no such experiment. LockedError: somebody writes to it. Interrupted, or what training raises.
     """
     from raysweep.launch import workers
-    from raysweep.training import state
+    from raysweep.training import checkpointing, state
 
     experiment = catalog.find(root, reference)
     config = experiment.config()
@@ -57,6 +57,7 @@ def continue_experiment(
         if good is not None and good.batch is None and good.epoch >= last:
             if experiment.status() != "finished":
                 lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
+            checkpointing.rebuild_derived(experiment)
             launching.derive(experiment)
             progress({"kind": "warning", "text": f"{experiment.id} has all its {last} epochs; there is nothing to do."})
             return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))

@@ -49,7 +49,7 @@ class CheckpointWriter:
         self.classes = list(classes)
         self.keep = keep
         self.best_metric = "val_macro_f1" if best_metric == "macro_f1" else best_metric  # as the history calls it
-        files.clean_temps(self.folder)
+        _clean(self.experiment)
 
     def epoch_end(
         self, state: dict[str, Any], epoch: int, metrics: dict[str, Any], predictions: dict[str, np.ndarray]
@@ -165,6 +165,31 @@ def rebuild_best(experiment: Experiment) -> None:
     if target.exists() and target.samefile(source):
         return
     files.link_or_copy(source, target)
+
+
+def _clean(experiment: Experiment) -> None:
+    """Remove what a killed writer left: temporary files, and checkpoints within an epoch that a later commit replaced."""
+    files.clean_temps(experiment.folder)
+    if experiment.lost_manifest():
+        return
+    entries = experiment.entries()
+    known = {e.file for e in entries}
+    for path in experiment.folder.glob("checkpoint_epoch_*_batch_*.pt"):
+        position = layout.parse_checkpoint_name(path.name)
+        if position and path.name not in known and entries and position.order < entries[-1].position.order:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def rebuild_derived(experiment: Experiment) -> None:
+    """What a kill after the last commit left undone: temporary files, the link to the best, the history. Only the
+    experiment's one writer may call this."""
+    _clean(experiment)
+    rebuild_best(experiment)
+    ends = [e for e in experiment.entries() if e.batch is None]
+    if ends:
+        saved = checkpoint.read_checkpoint(experiment.folder / ends[-1].file)
+        write_history(experiment.folder, saved["history"], saved["classes"])
 
 
 def history_columns(classes: Sequence[str]) -> list[str]:

@@ -1,0 +1,33 @@
+"""Reading small files that somebody else may have put there: never a pipe that waits for ever, nor a gigabyte."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+
+def read_regular(path: str | Path, limit: int) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        OSError: as :func:`open` does; also for a pipe, a device or a folder (EINVAL, EISDIR) and for a file that is larger
+            (EFBIG). ``strerror`` says which, for people.
+    """
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISDIR(found.st_mode):
+            raise OSError(errno.EISDIR, "it is a folder", str(path))
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        if found.st_size > limit:
+            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes; at most {limit:,} are read", str(path))
+        with open(fd, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:  # it grew meanwhile
+            raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
+        return data
+    finally:
+        os.close(fd)

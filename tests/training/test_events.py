@@ -1,0 +1,80 @@
+"""A kill or a fault at every single file event of the saves that a training makes: nothing committed is lost, no bit changes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MID, BEFORE, LAST = "checkpoint_epoch_2_batch_2.pt", "checkpoint_epoch_1.pt", "checkpoint_epoch_2.pt"
+
+
+def rows_of(tmp_path_factory: pytest.TempPathFactory, what: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp(what)
+    command = [sys.executable, "-m", "tests.training.events", str(folder), what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    first, *rest = [json.loads(line) for line in done.stdout.splitlines()]
+    return first, rest
+
+
+@pytest.fixture(scope="module")
+def kills(tmp_path_factory):
+    return rows_of(tmp_path_factory, "kill")
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory):
+    return rows_of(tmp_path_factory, "fault")
+
+
+def test_every_event_was_met(kills, faults):
+    undisturbed, rows = kills
+    seen = undisturbed["seen"]
+    assert {"open", "write", "fsync", "replace", "link", "unlink"} <= set(seen)
+    assert len(seen) > 50  # a checkpoint within an epoch, one at its end, model, predictions, history, best, both logs
+    assert [r["event"] for r in rows if r["how"] == "before"] == list(range(len(seen)))
+    assert [r["event"] for r in rows if r["how"] == "within"] == [n for n, name in enumerate(seen) if name == "write"]
+    assert all(r["code"] == -9 for r in rows)  # each really was killed there
+    assert len(faults[1]) > 40
+
+
+def test_a_killed_training_continues_to_the_same_bits_and_the_same_folder(kills):
+    undisturbed, rows = kills
+    for row in rows:
+        assert row["again"] == 0, row
+        assert row["end"]["hash"] == undisturbed["hash"], row
+        assert row["end"]["status"] == "finished", row
+        assert row["after"] == undisturbed["after"] | {"log": row["after"]["log"]}, row
+        assert row["after"]["log"][-1] == "FINISHED", row
+
+
+def test_after_a_kill_the_newest_committed_checkpoint_is_whole(kills):
+    _, rows = kills
+    newest = [r["left"]["newest"] for r in rows]
+    assert not [r for r in rows if r["left"]["problems"]]
+    assert set(newest) == {BEFORE, MID, LAST}
+    order = [(BEFORE, MID, LAST).index(n) for n in newest]
+    assert order == sorted(order)  # what was committed once is never gone again
+
+
+def test_every_fault_of_a_write_fsync_or_rename_is_told_with_its_path(faults):
+    for row in faults[1]:
+        assert row["code"] == 0, row
+        assert row["told"].get("error", "").startswith("StoreError"), row
+        assert "could not be written" in row["told"]["error"], row
+        reason = "No space left on device. Free space" if row["name"] == "write" else "Input/output error"
+        assert reason in row["told"]["error"], row
+
+
+def test_after_a_fault_the_checkpoint_before_is_loadable_and_continuing_gives_the_same_bits(faults):
+    undisturbed, rows = faults
+    for row in rows:
+        assert row["left"]["newest"] in (BEFORE, MID, LAST), row
+        assert row["left"]["problems"] == [], row
+        assert row["end"]["hash"] == undisturbed["hash"], row
+        assert row["after"] == undisturbed["after"] | {"log": row["after"]["log"]}, row

@@ -94,6 +94,20 @@ def _draining() -> set[str]:
         return set()
 
 
+def remove_leftovers() -> None:
+    """Give back what a killed train controller had reserved: Ray's own cleaner learns of it only after the workers have
+    started. Nothing is done inside an actor, whose neighbours' reservations belong to the same job."""
+    import ray
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    context = ray.get_runtime_context()
+    if context.get_actor_id() is not None:
+        return
+    for name, row in placement_group_table().items():
+        if name.endswith(context.get_job_id()) and row["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(name)))
+
+
 class Notices:
     """Preemption notices for some nodes. Ray's own ``get_preemption_info`` is a barrier of all ranks at every call."""
 

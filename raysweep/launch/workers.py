@@ -135,6 +135,7 @@ def _another(job: Job, fitted: Resources, reason: str, error: RaysweepError, pro
     Raises:
         RaysweepError: ``error``, where the nodes that are left are too few.
     """
+    cluster.remove_leftovers()
     deadline = time.monotonic() + WAIT_FOR_NODES_S
     while not _fits(fitted):
         if time.monotonic() > deadline:

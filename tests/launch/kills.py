@@ -1,0 +1,243 @@
+"""Random SIGKILLs of drivers, controllers and workers; every training must end, after ``continue``, with the same bits.
+
+``python -m tests.launch.kills FOLDER --count N [--seed S] [--plan driver,driver,worker,…]`` prints a JSON line per training.
+A ``driver`` trains in its own process; a ``worker``, a ``controller`` or a ``remote`` driver is killed on two Ray workers.
+Half of the kills wait until a save is under way. Drivers are forked from this process, which has everything imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from raysweep.store import files
+from raysweep.store.experiment import Experiment
+from tests.conftest import SMALL_NET, weights_hash
+
+SHARES = ("driver",) * 17 + ("worker", "controller", "remote")
+SETTINGS: dict[str, Any] = {
+    "data": {"source": "digits"},
+    "model": SMALL_NET,
+    "training": {"epochs": 3, "batch_size": 50, "augment": {"crop_padding": 1, "flip": False}},
+    "sampling": {"samples_per_epoch": 300, "weights": {"3": 4.0}},
+    "checkpoint": {"every_n_batches": 2},
+}
+LIMIT_S = 150
+
+
+def start(arguments: list[str], log: Path) -> int:
+    """A forked process that runs the command line; returns its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    os.setpgid(0, 0)
+    with open(log, "ab", buffering=0) as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    from raysweep.cli.main import main as command
+
+    code = 0
+    try:
+        command(arguments)
+    except SystemExit as error:
+        code = int(error.code or 0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 99
+    finally:
+        os._exit(code)
+
+
+def ended(pid: int) -> int | None:
+    """How a process ended: its exit code, minus the signal that killed it, or None while it runs."""
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def saving(root: Path) -> set[str]:
+    """Temporary files in experiments' folders: a save is under way."""
+    return {p.name for p in root.glob(f"*/{files.TEMP_PREFIX}*")}
+
+
+def moment(root: Path, rng: random.Random, seconds: float, within_save: bool) -> Iterator[bool]:
+    """Yields whether now is the time to kill: after a random while, or in the middle of a randomly chosen save."""
+    begun, wait, seen = time.monotonic(), rng.uniform(0, seconds), set[str]()
+    skip = rng.randrange(25)
+    while True:
+        if within_save:
+            seen |= saving(root)
+            yield len(seen) > skip
+        else:
+            time.sleep(0.002)
+            yield time.monotonic() - begun > wait
+
+
+def victim(kind: str, driver: int, cluster: int | None) -> int | None:
+    """The process to kill now, or None while it does not exist."""
+    if kind in ("driver", "remote"):
+        return driver
+    title = {"worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}[kind]
+    assert cluster is not None
+    with contextlib.suppress(psutil.Error):
+        found = [p for p in psutil.process_iter() if _title(p).startswith(title)]
+        if found:
+            return random.choice(found).pid
+    return None
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def one(kind: str, root: Path, config: Path, rng: random.Random, seconds: float, cluster: int | None) -> dict[str, Any]:
+    """One training that is killed at least once and then continued until it has ended."""
+    within = rng.random() < 0.5
+    log = root / "output.txt"
+    kills, begun = 0, time.monotonic()
+    while time.monotonic() - begun < LIMIT_S * 2:
+        folders = [f for f in root.glob("kill_*") if (f / "lineage.jsonl").exists()]
+        arguments = ["continue", folders[0].name] if folders else ["run", str(config), "--name", "kill"]
+        pid = start([*arguments, "--root", str(root)], log)
+        strike = kills == 0 or (kills < 4 and rng.random() < 0.4)
+        when = moment(root, rng, seconds, within)
+        deadline = time.monotonic() + LIMIT_S
+        while (code := ended(pid)) is None:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                raise AssertionError(f"{kind}: {arguments} does not end; see {log}")
+            if strike and next(when):
+                target = victim(kind, pid, cluster)
+                if target is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(target, signal.SIGKILL)
+                        kills, strike = kills + 1, False
+            elif not strike:
+                time.sleep(0.02)
+        if code == 0:
+            break
+        if code != -signal.SIGKILL:
+            return {"kind": kind, "code": code, "kills": kills, "log": log.read_text()[-2000:]}
+        for folder in root.glob("kill_*"):  # one that a kill left before its first event: there is nothing to continue
+            if not (folder / "lineage.jsonl").exists():
+                folder.rename(root / f"stillborn-{folder.name}-{kills}")
+    (folder,) = root.glob("kill_*")
+    experiment = Experiment(folder)
+    problems = [p for e in experiment.entries() if (p := e.verify(folder))]
+    return {
+        "kind": kind,
+        "within_save": within,
+        "code": code,
+        "kills": kills,
+        "status": experiment.status(),
+        "entries": len(experiment.entries()),
+        "problems": problems,
+        "temps": len(saving(root)),
+        "hash": weights_hash(experiment),
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+
+
+@contextlib.contextmanager
+def ray_head() -> Iterator[tuple[str, int]]:
+    """A Ray head of its own process group; yields (address, pid of its group)."""
+    ray = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--num-cpus=2", "--port=0", "--block"]
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    command = [*ray, "--include-dashboard=false", "--disable-usage-stats"]
+    head = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+    )
+    assert head.stdout is not None
+    address = None
+    for line in head.stdout:
+        if found := re.search(r"--address='([^']+)'", line):
+            address = found[1]
+            break
+    try:
+        assert address is not None, "ray start did not tell its address"
+        yield address, head.pid
+    finally:
+        tree = psutil.Process(head.pid).children(recursive=True)
+        for process in [psutil.Process(head.pid), *tree]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+def write_config(path: Path, scaling: dict[str, Any]) -> Path:
+    import yaml
+
+    path.write_text(yaml.safe_dump({**SETTINGS, "scaling": {"threads": 1, **scaling}}))
+    return path
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=len(SHARES))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plan", default="")
+    chosen = parser.parse_args(arguments)
+    plan = chosen.plan.split(",") if chosen.plan else [SHARES[i % len(SHARES)] for i in range(chosen.count)]
+    plan.sort()  # those on Ray share a cluster
+    import ray.train.torch  # noqa: F401
+
+    import raysweep.launch.continuing
+    import raysweep.report.figures
+    import raysweep.training.loop  # noqa: F401
+
+    rng = random.Random(chosen.seed)
+    wrong = 0
+    with contextlib.ExitStack() as stack:
+        cluster: tuple[str, int] | None = None
+        if set(plan) - {"driver"}:
+            cluster = stack.enter_context(ray_head())
+        references: dict[str, tuple[str, float]] = {}
+
+        def config_of(kind: str) -> Path:
+            name = "driver" if kind == "driver" else "workers"
+            scaling = {"num_workers": 0} if name == "driver" else {"num_workers": 2, "address": (cluster or ("", 0))[0]}
+            return write_config(chosen.folder / f"{name}.yaml", scaling)
+
+        def reference(kind: str) -> tuple[str, float]:
+            name = "driver" if kind == "driver" else "workers"
+            if name not in references:
+                root = chosen.folder / f"undisturbed-{name}"
+                root.mkdir(parents=True)
+                begun = time.monotonic()
+                pid = start(["run", str(config_of(kind)), "--name", "whole", "--root", str(root)], root / "output.txt")
+                _, status = os.waitpid(pid, 0)
+                assert status == 0, (root / "output.txt").read_text()[-3000:]
+                (folder,) = root.glob("whole_*")
+                references[name] = (weights_hash(Experiment(folder)), time.monotonic() - begun)
+            return references[name]
+
+        for number, kind in enumerate(plan):
+            expected, seconds = reference(kind)
+            root = chosen.folder / f"{number:03}-{kind}"
+            root.mkdir(parents=True)
+            row = one(kind, root, config_of(kind), rng, seconds, cluster[1] if cluster else None)
+            row["same"] = row.get("hash") == expected
+            wrong += not row["same"]
+            print(json.dumps({"number": number, **row}), flush=True)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

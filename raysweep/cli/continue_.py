@@ -18,6 +18,11 @@ def continue_(
     steal: bool = typer.Option(
         False, "--steal", help="Take the writer's lock of a process on another host that is gone for certain."
     ),
+    threads: int | None = typer.Option(None, "--threads", min=1, help="Other threads than before: not bit-exact."),
+    workers: int | None = typer.Option(
+        None, "--workers", min=0, help="Other Ray workers than before; 0: in this process."
+    ),
+    address: str | None = typer.Option(None, "--address", help="Another Ray cluster; 'local': this machine."),
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
 ) -> None:
     """Go on with an interrupted experiment, or with the branches of a sweep, from the newest whole checkpoints, in place."""
@@ -33,9 +38,12 @@ def continue_(
 
         with SweepDisplay() as table:
             table({"kind": "loading"})
-            from raysweep.launch import sweep as sweeping
+            from raysweep.launch.continuing import Asked
+            from raysweep.launch.continuing_sweep import continue_sweep
 
-            finished = sweeping.continue_sweep(where, reference, steal=steal, progress=table)
+            asked = Asked(threads, workers, address)
+
+            finished = continue_sweep(where, reference, steal=steal, asked=asked, progress=table)
         put(str(finished.sweep.folder))
         summarise(finished, root)
         return
@@ -43,7 +51,9 @@ def continue_(
         display({"kind": "loading"})
         from raysweep.launch import continuing
 
-        result = continuing.continue_experiment(where, reference, steal=steal, progress=display)
+        asked = continuing.Asked(threads, workers, address)
+
+        result = continuing.continue_experiment(where, reference, steal=steal, asked=asked, progress=display)
     put(str(result.experiment.folder))
     announce(display, result.experiment, root)
 

@@ -128,6 +128,8 @@ class Display:
     def _warning(self, event: dict[str, Any]) -> None:
         self._line(plain(event["text"]))
 
+    _inexact = _warning
+
     def _saved(self, event: dict[str, Any]) -> None:
         self._line(f"saved {event['file']}")
 

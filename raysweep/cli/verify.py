@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import plain, put, say
+from raysweep.cli.terminal import plain, put, put_json, say
 
 
 def register(app: typer.Typer) -> None:
@@ -20,38 +20,71 @@ def verify(
     replay: bool = typer.Option(
         False, "--replay", help="Train each epoch after a checkpoint again and compare the bits."
     ),
+    as_json: bool = typer.Option(False, "--json", help="One array with a row per checkpoint, its faults and a text."),
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
 ) -> None:
     """Check hashes, loadability, class order, generators and position of checkpoints; exit code 1 if anything is wrong."""
     from pathlib import Path
 
+    from raysweep.errors import RaysweepError
     from raysweep.launch import verify as verifying
     from raysweep.store import lineage
 
     folder = Path(root).expanduser()
-    faults = 0
-    checked = 0
+    rows: list[dict[str, Any]] = []
+
+    def tell(experiment: Any, file: str | None, faults: list[str], text: str = "") -> None:
+        rows.append({"experiment": experiment.id, "file": file, "faults": faults, "text": text})
+        if as_json:
+            return
+        where = plain(f"{experiment.id} {file or ''}".strip())
+        for fault in faults[:5]:
+            put(f"FAULT  {where}: {plain(fault)}")
+        if not faults:
+            put(f"ok     {where}: {plain(text)}")
+
     for experiment, entries in _chosen(folder, references or []):
-        for text in experiment.lost_manifest():
-            faults += 1
-            put(f"FAULT  {plain(experiment.id)}: {plain(text)}")
-        lineage.read(experiment.folder)
+        lost = experiment.lost_manifest()
+        if lost:
+            tell(experiment, None, lost)
+        try:
+            lineage.read(experiment.folder)
+        except RaysweepError as error:
+            tell(experiment, None, [str(error)])
         ends = {e.epoch: e for e in experiment.entries() if e.batch is None}
         for entry in entries:
             wrong = verifying.problems(experiment, entry)
             after = ends.get(entry.epoch if entry.batch is not None else entry.epoch + 1)
-            told = "whole"
+            text = "whole"
             if replay and not wrong and after is not None:
-                wrong = verifying.replay(folder, experiment, entry, after)
-                told = f"whole; epoch {after.epoch} trained again: the same bits"
-            checked += 1
-            faults += len(wrong)
-            for text in wrong[:5]:
-                put(f"FAULT  {plain(experiment.id)} {entry.file}: {plain(text)}")
-            if not wrong:
-                put(f"ok     {plain(experiment.id)} {entry.file}: {told}")
+                wrong, text = _replayed(verifying.replay(folder, experiment, entry, after), after.epoch)
+            tell(experiment, entry.file, wrong, text)
+    if as_json:
+        put_json(rows)
+    checked = sum(r["file"] is not None for r in rows)
+    faults = sum(len(r["faults"]) for r in rows)
     say(f"{checked} checkpoint{'s' * (checked != 1)} checked, {faults} fault{'s' * (faults != 1)}.")
     raise typer.Exit(1 if faults else 0)
+
+
+def _replayed(found: Any, epoch: int) -> tuple[list[str], str]:
+    """Faults, and what to say where there are none: other bits under other conditions are no fault."""
+    if not found.differences:
+        return [], f"whole; epoch {epoch} trained again: the same bits"
+    if found.conditions:
+        other = ", ".join(found.conditions)
+        return [], f"whole; epoch {epoch} trained again: not to be compared, for it ran with {other}"
+    return found.differences, ""
+
+
+def _is_old(experiment: Any) -> bool:
+    """Whether a folder is of the old system; one whose log is damaged is not, and that will be told."""
+    from raysweep.errors import RaysweepError
+
+    try:
+        return experiment.status() == "legacy"
+    except RaysweepError:
+        return False
 
 
 def _chosen(root: Any, references: list[str]) -> list[tuple[Any, list[Any]]]:
@@ -59,7 +92,7 @@ def _chosen(root: Any, references: list[str]) -> list[tuple[Any, list[Any]]]:
     from raysweep.store import catalog
 
     if not references:
-        return [(e, e.entries()) for e in catalog.experiments(root) if e.status() != "legacy"]
+        return [(e, e.entries()) for e in catalog.experiments(root) if not _is_old(e)]
     found = []
     for reference in references:
         if catalog.split_reference(reference) is None and not reference.endswith(".pt"):

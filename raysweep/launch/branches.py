@@ -19,11 +19,13 @@ from raysweep import grid as grids
 from raysweep import weights as weights_module
 from raysweep.errors import CheckpointError, Interrupted, RaysweepError
 from raysweep.grid import Point
-from raysweep.launch import child, continuing
+from raysweep.launch import child, cluster, continuing, recovery
 from raysweep.launch import run as launching
+from raysweep.launch.continuing import Asked
 from raysweep.launch.mailbox import MailboxReporter
 from raysweep.launch.resources import Resources
 from raysweep.launch.run import Plan, Progress
+from raysweep.store import lock
 from raysweep.store.experiment import Experiment
 from raysweep.store.sweep import Sweep
 from raysweep.training.job import Job, Outcome
@@ -71,10 +73,13 @@ class BranchReporter(MailboxReporter):
     """Tells the driver everything, and Ray Tune the metrics of every epoch."""
 
     def __init__(self, mailbox: Any, branch: str, first_epoch: int) -> None:
+        import ray
+
         super().__init__(mailbox)
         self.branch, self.first_epoch = branch, first_epoch
         self.reported = False
         self.told = 0.0
+        self.notices = cluster.Notices([ray.get_runtime_context().get_node_id()])
 
     def __call__(self, event: dict[str, Any]) -> None:
         if event["kind"] == "batch":
@@ -84,6 +89,9 @@ class BranchReporter(MailboxReporter):
         super().__call__({**event, "branch": self.branch})
         if event["kind"] == "epoch":
             self.report(event["epoch"], event["row"])
+
+    def should_stop(self) -> str | None:
+        return super().should_stop() or (recovery.PREEMPTED if self.notices.arrived() else None)
 
     def report(self, epoch: int, row: Mapping[str, Any]) -> None:
         from ray import tune
@@ -113,6 +121,8 @@ def train_branch(config: dict[str, Any], shared: Shared) -> None:
             if ends:
                 reporter.report(ends[-1].epoch, ends[-1].metrics)
     except Interrupted as error:
+        if error.reason == recovery.PREEMPTED:
+            raise  # Tune starts the branch again in another place, where it goes on
         end |= {"status": "interrupted", "reason": str(error)}
     except RaysweepError as error:
         end |= {"status": "failed", "reason": str(error), "traceback": traceback.format_exc()}
@@ -146,13 +156,15 @@ def _train(point: Point, shared: Shared, reporter: BranchReporter) -> Experiment
         return train(job, reporter, _parent_state(shared) if from_parent else None)
 
     if existing is not None:
+        fitted = shared.base.resources if shared.base is not None else None
         done = continuing.continue_experiment(
             sweep.root,
             str(existing.folder),
-            steal=shared.steal,
+            steal=shared.steal or _of_a_lost_node(existing),
+            asked=Asked() if fitted is None else Asked(threads=fitted.threads),
             progress=reporter,
             launch=launch,
-            fitted=_resources(shared),
+            fitted=fitted,
         )
         return done.experiment
     if shared.base is None:
@@ -162,8 +174,14 @@ def _train(point: Point, shared: Shared, reporter: BranchReporter) -> Experiment
     return launching.start(plan, launch, reporter, sweep=sweep.id, branch=branch).experiment
 
 
-def _resources(shared: Shared) -> Resources | None:
-    return shared.base.resources if shared.base is not None else None
+def _of_a_lost_node(experiment: Experiment) -> bool:
+    """Whether a branch is still locked by a process of a machine that has left the cluster."""
+    import ray
+
+    who = lock.holder(experiment.folder)
+    if who is None or lock.alive(who) is not None:  # nobody, or one of this machine, whom the lock itself can judge
+        return False
+    return who.get("host") not in {n.get("NodeManagerHostname") for n in ray.nodes() if n.get("Alive")}
 
 
 def plan_branch(base: Plan, sweep_id: str, point: Point) -> Plan:

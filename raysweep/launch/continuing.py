@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from raysweep import config as configuration
 from raysweep.config import Settings
-from raysweep.errors import CheckpointError, NotFoundError
+from raysweep.errors import CheckpointError, NotFoundError, ResourceError
 from raysweep.launch import child
 from raysweep.launch import run as launching
 from raysweep.launch.resources import Resources
-from raysweep.launch.run import Launch, Progress, Result, ignore
-from raysweep.store import catalog, checkpoint, lineage
+from raysweep.launch.run import Launch, Plan, Progress, Result, ignore
+from raysweep.store import catalog, checkpoint, layout, lineage
+from raysweep.store.experiment import Entry, Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.training.job import Job, from_own_checkpoint
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Other resources than a training had before; what is None stays. With others the bits differ, and the log says so."""
+
+    threads: int | None = None
+    workers: int | None = None
+    address: str | None = None  # "local" leaves the cluster for this machine
+
+    def applied(self, scaling: Mapping[str, Any]) -> dict[str, Any]:
+        """The section ``scaling`` with what is asked for."""
+        found = dict(scaling)
+        if self.threads is not None:
+            found["threads"] = self.threads
+        if self.workers is not None:
+            found["num_workers"] = self.workers
+        if self.address is not None:
+            found["address"] = None if self.address == "local" else self.address
+        return found
+
+
+AS_BEFORE = Asked()
 
 
 def continue_experiment(
@@ -23,6 +49,7 @@ def continue_experiment(
     reference: str,
     *,
     steal: bool = False,
+    asked: Asked = AS_BEFORE,
     progress: Progress = ignore,
     launch: Launch | None = None,
     fitted: Resources | None = None,
@@ -33,6 +60,7 @@ def continue_experiment(
 
     Args:
         steal: take the lock also of a process on another host.
+        asked: other resources than before.
         launch: how to start the training; by default as the experiment's resources ask for.
         fitted: with ``launch``, the resources it has.
 
@@ -40,43 +68,27 @@ def continue_experiment(
         NotFoundError: no such experiment. LockedError: somebody writes to it. Interrupted, or what training raises.
     """
     from raysweep.launch import workers
-    from raysweep.training import checkpointing, state
 
     experiment = catalog.find(root, reference)
     config = experiment.config()
     if "settings" not in config:
         raise NotFoundError(f"{experiment.id} was not made by raysweep; start a child of it with `raysweep resume`.")
-    settings = Settings.model_validate({**config["settings"], "root": str(experiment.folder.parent)})
+    before, settings = _settings(experiment, config, asked)
     lock = WriterLock.acquire(experiment.folder, steal)
     try:
         good, problems = experiment.newest_good()
         for problem in problems:
             progress({"kind": "warning", "text": f"{problem}."})
-        first = int((config.get("parent") or {}).get("epoch") or 0)
-        last = first + settings.training.epochs
+        last = int((config.get("parent") or {}).get("epoch") or 0) + settings.training.epochs
         if good is not None and good.batch is None and good.epoch >= last:
-            if experiment.status() != "finished":
-                lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
-            checkpointing.rebuild_derived(experiment)
-            launching.derive(experiment)
-            progress({"kind": "warning", "text": f"{experiment.id} has all its {last} epochs; there is nothing to do."})
-            return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
-        fixed = {**settings.model_dump(mode="json")}
-        fixed["scaling"]["threads"] = config.get("threads") or fixed["scaling"]["threads"]
-        plan = launching.plan(
-            configuration.validate(fixed, f"{experiment.folder}"), progress, classes=config.get("classes")
-        )
-        changed = config.get("data_sha256") not in (None, plan.data.sha256)
-        parent = None
+            return _complete(experiment, good, last, progress)
+        try:
+            plan = launching.plan(settings, progress, classes=config.get("classes"))
+        except ResourceError as error:
+            hint = "`raysweep continue` takes --threads, --workers and --address, too."
+            raise ResourceError(f"{error} {hint}") from None
         if good is None and config.get("parent"):
-            told = config["parent"]
-            reference = told["file"] if Path(told["file"]).is_file() else f"{told['experiment']}@{told['epoch']}"
-            parent = child.read_parent(experiment.folder.parent, reference)
-            if parent.sha256 != told["sha256"]:
-                raise CheckpointError(
-                    f"{parent.path} is not the checkpoint that {experiment.id} started from (SHA-256 {parent.sha256[:12]}…, not "
-                    f"{told['sha256'][:12]}…). Restore the file from a copy."
-                )
+            parent = _same_parent(experiment, config["parent"])
             plan = replace(plan, parent=parent, fresh_optimizer=bool(config.get("fresh_optimizer")))
         around = (
             workers.session(settings, plan.resources, progress)
@@ -84,40 +96,98 @@ def continue_experiment(
             else nullcontext(fitted or plan.resources)
         )
         with around as fitted:
-            job = Job(
-                folder=str(experiment.folder.resolve()),
-                token=lock.token,
-                settings=settings.model_dump(mode="json"),
-                weights=plan.weights,
-                cache_dir=str(launching.cache_dir(settings).resolve()),
-                cache_folder=str(plan.data.folder.resolve()),
-                threads=fitted.threads,
-                use_gpu=fitted.use_gpu,
-                first_epoch=first + 1,
-                last_epoch=last,
-                parent=config.get("parent"),
-                flat_config=config,
-                versions=state.versions(),
-            )
-            if good is not None:
-                job = from_own_checkpoint(job, str(experiment.folder.resolve() / good.file), good.epoch, good.batch)
-                if changed:
-                    job = replace(job, keep_position=False)
-            elif parent is not None:
-                job = replace(job, **child.start_fields(plan))
-            if changed:
+            config = _record_changes(experiment, config, before, settings, fitted)
+            job = _job(experiment, config, replace(plan, resources=fitted), lock, good)
+            if config.get("data_sha256") not in (None, plan.data.sha256):
+                job = replace(job, keep_position=False)
                 text = "the images have changed since this experiment began; its running epoch is drawn anew"
                 progress({"kind": "warning", "text": text})
                 lineage.record(experiment.folder, lineage.NOTE, text=f"not bit-exact: {text}")
             where = "the start" if good is None else good.file
             lineage.record(experiment.folder, lineage.CONTINUED, checkpoint=where, damaged=problems or None)
-            if good is not None and int(config.get("world_size") or 1) != max(1, fitted.workers):
-                lineage.record(
-                    experiment.folder,
-                    lineage.NOTE,
-                    text=f"not bit-exact: {max(1, fitted.workers)} workers instead of {config.get('world_size')}",
-                )
             progress({"kind": "warning", "text": f"Continuing {experiment.id} from {where}."})
             return launching.execute(job, experiment, fitted, launch or workers.launcher(fitted), progress)
     finally:
         lock.release()
+
+
+def _settings(experiment: Experiment, config: Mapping[str, Any], asked: Asked) -> tuple[Settings, Settings]:
+    """The experiment's settings as they were, threads resolved, and with the resources asked for now."""
+    source = str(experiment.folder / layout.CONFIG)
+    values = {**config["settings"], "root": str(experiment.folder.parent)}
+    before = configuration.validate(values, source)
+    if config.get("threads"):
+        before = before.model_copy(update={"scaling": before.scaling.model_copy(update={"threads": config["threads"]})})
+    scaling = before.scaling.model_dump(mode="json")
+    return before, configuration.validate(configuration.merge(values, {"scaling": asked.applied(scaling)}), source)
+
+
+def _complete(experiment: Experiment, good: Entry, last: int, progress: Progress) -> Result:
+    """All epochs are there; make what a kill may have left undone."""
+    from raysweep.training import checkpointing
+
+    if experiment.status() != "finished":
+        lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
+    checkpointing.rebuild_derived(experiment)
+    launching.derive(experiment)
+    progress({"kind": "warning", "text": f"{experiment.id} has all its {last} epochs; there is nothing to do."})
+    return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
+
+
+def _same_parent(experiment: Experiment, told: Mapping[str, Any]) -> child.Parent:
+    """The checkpoint that the experiment started from.
+
+    Raises:
+        CheckpointError: what lies there now is another one. NotFoundError: it is gone.
+    """
+    reference = told["file"] if Path(told["file"]).is_file() else f"{told['experiment']}@{told['epoch']}"
+    parent = child.read_parent(experiment.folder.parent, reference)
+    if parent.sha256 != told["sha256"]:
+        raise CheckpointError(
+            f"{parent.path} is not the checkpoint that {experiment.id} started from (SHA-256 {parent.sha256[:12]}…, not "
+            f"{told['sha256'][:12]}…). Restore the file from a copy."
+        )
+    return parent
+
+
+def _record_changes(
+    experiment: Experiment, config: dict[str, Any], before: Settings, settings: Settings, fitted: Resources
+) -> dict[str, Any]:
+    """Write resources that differ from before into the log and the configuration, which is returned."""
+    changes = {
+        f"scaling.{key}": [old, new]
+        for key, new in settings.scaling.model_dump(mode="json").items()
+        if (old := getattr(before.scaling, key)) != new
+    }
+    if not changes:
+        return config
+    config = {**config, "settings": settings.model_dump(mode="json"), "threads": fitted.threads}
+    config["world_size"] = max(1, fitted.workers)
+    experiment.write_config(config)
+    lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changes)
+    return config
+
+
+def _job(experiment: Experiment, config: dict[str, Any], plan: Plan, lock: WriterLock, good: Entry | None) -> Job:
+    """What is left to train, from the newest good checkpoint, the parent's, or nothing."""
+    from raysweep.training import state
+
+    first = int((config.get("parent") or {}).get("epoch") or 0)
+    job = Job(
+        folder=str(experiment.folder.resolve()),
+        token=lock.token,
+        settings=plan.settings.model_dump(mode="json"),
+        weights=plan.weights,
+        cache_dir=str(launching.cache_dir(plan.settings).resolve()),
+        cache_folder=str(plan.data.folder.resolve()),
+        threads=plan.resources.threads,
+        use_gpu=plan.resources.use_gpu,
+        first_epoch=first + 1,
+        last_epoch=first + plan.settings.training.epochs,
+        parent=config.get("parent"),
+        flat_config=config,
+        versions=state.versions(),
+    )
+    if good is not None:
+        return from_own_checkpoint(job, str(experiment.folder.resolve() / good.file), good.epoch, good.batch)
+    return replace(job, **child.start_fields(plan)) if plan.parent is not None else job

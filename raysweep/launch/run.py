@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -215,13 +216,14 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
     except Interrupted as error:
         lineage.record(experiment.folder, lineage.INTERRUPTED, reason=str(error))
         derive(experiment)
-        raise Interrupted(f"{error} Go on with: raysweep continue {experiment.id}") from None
+        hint = continue_command(experiment.folder.parent, experiment.id)
+        raise Interrupted(f"{error} Go on with: {hint}", error.reason) from None
     except SystemExit:  # Ray Tune's scheduler ends a branch early
         raise
     except KeyboardInterrupt:  # before the training looked for signals
         told = "Stopped before training began; nothing was lost."
         lineage.record(experiment.folder, lineage.INTERRUPTED, reason=told)
-        raise Interrupted(f"{told} Go on with: raysweep continue {experiment.id}") from None
+        raise Interrupted(f"{told} Go on with: {continue_command(experiment.folder.parent, experiment.id)}") from None
     except BaseException as error:
         text = str(error) or type(error).__name__
         with contextlib.suppress(RaysweepError):
@@ -251,6 +253,13 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
         }
     )
     return Result(experiment, outcome.best_acc)
+
+
+def continue_command(root: Path, name: str) -> str:
+    """What to type to go on with an experiment or a sweep; names the root where it is not the one that is looked into."""
+    usual = Path(os.environ.get("RAYSWEEP_ROOT") or "experiments").expanduser()
+    where = "" if root.resolve() == usual.resolve() else f" --root {shlex.quote(str(root))}"
+    return f"raysweep continue {name}{where}"
 
 
 def derive(experiment: Experiment) -> None:

@@ -18,12 +18,12 @@ import numpy as np
 
 from raysweep import config as configuration
 from raysweep import grid as grids
-from raysweep.errors import CheckpointError, ConfigError, Interrupted, RaysweepError, ResourceError
+from raysweep.errors import CheckpointError, ConfigError, Interrupted, ResourceError
 from raysweep.grid import Grid, Point
 from raysweep.launch import child, resources, tuning
 from raysweep.launch.branches import Shared, plan_branch
 from raysweep.launch.resources import Resources
-from raysweep.launch.run import Plan, Progress, derive, ignore
+from raysweep.launch.run import Plan, Progress, continue_command, derive, ignore
 from raysweep.store import experiment as experiments
 from raysweep.store import files, layout, lineage
 from raysweep.store import sweep as sweeps
@@ -221,7 +221,7 @@ def run(the_plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
         lock = WriterLock.acquire(sweep.folder)
         try:
             sweep.write_plan(_record(the_plan, now))
-            return _train(sweep, the_plan, the_plan.points, count, progress, steal=False)
+            return train_branches(sweep, the_plan, the_plan.points, count, progress, steal=False)
         finally:
             lock.release()
 
@@ -259,75 +259,7 @@ def _record(the_plan: SweepPlan, now: datetime) -> dict[str, Any]:
     }
 
 
-def continue_sweep(root: Path, reference: str, *, steal: bool = False, progress: Progress = ignore) -> SweepResult:
-    """Finish a sweep: finished branches stay, half-done ones go on from their newest checkpoint, missing ones start.
-
-    Raises:
-        NotFoundError: no such sweep. LockedError: it is running. Interrupted, or what :func:`run` raises.
-    """
-    sweep = sweeps.find(root, reference)
-    lock = WriterLock.acquire(sweep.folder, steal)
-    try:
-        record = sweep.refresh()
-        the_plan, points = _plan_again(sweep, record, progress)
-        if not points and not tuning.samples_left(the_plan.grid, record):
-            progress({"kind": "warning", "text": f"{sweep.id} has all its branches; there is nothing to do."})
-            return SweepResult(sweep, sweep.experiments(), {})
-        with tuning.connected(the_plan.base.settings.scaling.address, progress) as nodes:
-            return _train(sweep, the_plan, points, at_once(the_plan, nodes), progress, steal=steal)
-    finally:
-        lock.release()
-
-
-def _plan_again(sweep: Sweep, record: Mapping[str, Any], progress: Progress) -> tuple[SweepPlan, list[Point]]:
-    """The plan that ``sweep.json`` tells, and the branches that are not finished."""
-    told = record["parent"]
-    reference = told["file"] if Path(told["file"]).is_file() else f"{told['experiment']}@{told['epoch']}"
-    try:
-        the_plan = plan(
-            str(sweep.root),
-            reference,
-            grids.check(record["grid"], str(sweep.folder / layout.SWEEP)),
-            name=record["name"],
-            description=record["description"],
-            epochs=record["epochs"],
-            threads=record["threads"],
-            workers=record["workers"],
-            address=record["settings"]["scaling"]["address"],
-            max_concurrent=record["max_concurrent"],
-            gpus_per_branch=record["gpus_per_branch"] or None,
-            overrides=_overrides(record["settings"]),
-            progress=progress,
-        )
-    except RaysweepError as error:
-        raise type(error)(f"{sweep.id} cannot go on: {error}") from None
-    if the_plan.base.parent.sha256 != told["sha256"]:
-        raise CheckpointError(
-            f"{sweep.id} cannot go on: {the_plan.base.parent.path} is not the checkpoint it started from (its SHA-256 is "
-            f"{the_plan.base.parent.sha256[:12]}…, not {told['sha256'][:12]}…). Restore the file from a copy."
-        )
-    points = [
-        Point(b["name"], dict(b["weights"]), int(b["seed"]), bool(b["control"]))
-        for b in record["branches"]
-        if b["status"] != experiments.FINISHED
-    ]
-    return the_plan, points
-
-
-def _overrides(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A sweep's settings as overrides of its parent's; what each branch sets for itself is left out."""
-    kept = {
-        k: dict(v) if isinstance(v, Mapping) else v
-        for k, v in settings.items()
-        if k not in ("root", "seed", "experiment")
-    }
-    kept["sampling"].pop("weights")
-    kept["training"].pop("epochs")
-    kept["scaling"] = {k: v for k, v in kept["scaling"].items() if k not in ("address", "num_workers", "threads")}
-    return kept
-
-
-def _train(
+def train_branches(
     sweep: Sweep, the_plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
 ) -> SweepResult:
     """Hand the branches to Ray Tune, then settle what it ended without a word, and write results."""
@@ -378,7 +310,8 @@ def _train(
     failed |= {k: v for k, v in ended.failed.items() if k not in failed}
     if ended.stopped is not None:
         raise Interrupted(
-            f"Stopped by {ended.stopped}; every branch that had begun has its checkpoint. Go on with: raysweep continue {sweep.id}"
+            f"Stopped by {ended.stopped}; every branch that had begun has its checkpoint. "
+            f"Go on with: {continue_command(sweep.root, sweep.id)}"
         )
     progress({"kind": "sweep_end", "failed": failed})
     return SweepResult(sweep, sweep.experiments(), failed)

@@ -20,7 +20,7 @@ from raysweep.launch import cluster, recovery
 from raysweep.launch.attempt import ray_folder
 from raysweep.launch.branches import METRICS, Shared, train_branch
 from raysweep.launch.mailbox import open_mailbox, watch
-from raysweep.launch.run import Progress
+from raysweep.launch.run import Progress, continue_command
 from raysweep.launch.stopping import StopFlag, signals
 from raysweep.store.sweep import Sweep
 
@@ -119,7 +119,7 @@ def launch(work: Work, progress: Progress) -> Ended:
         text = str(broken[0]).strip().splitlines()
         raise TrainingError(
             f"Ray Tune failed: {text[-1][:300] if text else type(broken[0]).__name__}. The branches that ran are in their folders; "
-            f"go on with: raysweep continue {work.sweep.id}"
+            f"go on with: {continue_command(work.sweep.root, work.sweep.id)}"
         ) from broken[0]
     return ended
 

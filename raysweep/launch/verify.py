@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,19 @@ def problems(experiment: Experiment, entry: Entry) -> list[str]:
     return found
 
 
-def replay(root: Path, experiment: Experiment, entry: Entry, after: Entry, progress: Progress = ignore) -> list[str]:
-    """Train the epoch after ``entry`` again and compare with the recorded ``after``, bit for bit.
+@dataclass(frozen=True)
+class Replay:
+    """What training an epoch again gave."""
 
-    Returns:
-        Which tensors differ and by how much at most; empty where all bits are equal.
-    """
+    differences: list[str]  # which tensors differ and by how much at most; empty where all bits are equal
+    conditions: list[str]  # what was not as it had been: with these, other bits are no fault
+
+
+def replay(root: Path, experiment: Experiment, entry: Entry, after: Entry, progress: Progress = ignore) -> Replay:
+    """Train the epoch after ``entry`` again and compare with the recorded ``after``, bit for bit."""
     import torch
+
+    from raysweep.training import conditions
 
     parent = child.read_parent(root, str(experiment.folder / entry.file))
     with tempfile.TemporaryDirectory(prefix="raysweep-replay-") as folder:
@@ -66,7 +73,8 @@ def replay(root: Path, experiment: Experiment, entry: Entry, after: Entry, progr
             if name not in new or not torch.equal(old[name], new[name]):
                 far = float((old[name].double() - new[name].double()).abs().max()) if name in new else float("nan")
                 found.append(f"{part} {name} differs by up to {far:.3g}")
-    return found
+    now, then = conditions.of_checkpoint(mine), conditions.of_checkpoint(recorded)
+    return Replay(found, conditions.differences(then, now))
 
 
 def _settings(experiment: Experiment) -> Any:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.errors import LockedError, StoreError
-from raysweep.store.files import write_atomic
-from raysweep.store.layout import LOCK, TEMP_PREFIX
+from raysweep.store.files import read_json, write_atomic
+from raysweep.store.layout import LOCK
 
 
 def _started(pid: int) -> str | None:
@@ -40,7 +40,7 @@ def _started(pid: int) -> str | None:
 def holder(folder: Path) -> dict[str, Any] | None:
     """Who holds the lock, as written in it, or None if there is none (or it is torn)."""
     try:
-        value = json.loads((folder / LOCK).read_text(encoding="utf-8"))
+        value = read_json(folder / LOCK)
         return value if isinstance(value, dict) and type(value.get("pid")) is int else None
     except (OSError, ValueError):
         return None
@@ -88,8 +88,6 @@ class WriterLock:
             "since": datetime.now().isoformat(timespec="seconds"),
             "token": token,
         }
-        temp = folder / f"{TEMP_PREFIX}{token}-lock"
-        write_atomic(temp, json.dumps(me).encode())
         try:
             with _alone(folder):
                 who = holder(folder)
@@ -100,14 +98,12 @@ class WriterLock:
                         f"{folder} is being written by process {who['pid']} on {who.get('host')} since {who.get('since')}. "
                         f"{remedy}."
                     )
-                os.replace(temp, folder / LOCK)
+                # Not before: the holder may clean up temporary files at any time.
+                write_atomic(folder / LOCK, json.dumps(me).encode())
         except OSError as error:
             raise StoreError(
                 f"{folder / LOCK} could not be written: {error.strerror}. Make the folder writable."
             ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temp.unlink()
         lock = cls(folder, token)
         lock.check()
         return lock

@@ -65,6 +65,7 @@ class CheckpointWriter:
         Returns:
             Whether it is the best epoch of this experiment so far.
         """
+        self.lock.check()  # before the first file of this save
         entries = [e for e in self.experiment.entries() if e.position.order < (epoch, float("inf"))]
         best = self.experiment.manifest().get("best")
         if best is not None and best["epoch"] >= epoch:

@@ -21,8 +21,8 @@ from torch.nn import functional
 from raysweep.config import Settings
 from raysweep.data import augment, cache, sampling
 from raysweep.errors import CheckpointError, Interrupted, NonFiniteLossError
-from raysweep.store import checkpoint, layout
-from raysweep.training import evaluate, models, optim, state
+from raysweep.store import checkpoint, layout, lineage
+from raysweep.training import conditions, evaluate, models, optim, state
 from raysweep.training.checkpointing import CheckpointWriter, history_columns
 from raysweep.training.evaluate import Shown
 from raysweep.training.feed import Feed
@@ -106,6 +106,10 @@ class _Training:
             if self.world.rank < len(ranks):
                 state.set_rng_state(ranks[self.world.rank])
         self.bf16 = t.precision == "bf16" or (t.precision == "auto" and self.device.type == "cuda")
+        self.conditions = conditions.here(self.device, self.bf16, job.threads, self.world.size)
+        self.not_as_it_was = (
+            [] if saved is None else conditions.differences(conditions.of_checkpoint(saved), self.conditions)
+        )
         self.flags_every = 1 if self.device.type == "cpu" else FLAGS_EVERY_GPU
         keep = self.settings.checkpoint.keep
         self.writer = (
@@ -182,6 +186,7 @@ class _Training:
             "rng_state": [r for r, _ in ranks],
             "world_size": self.world.size,
             "threads": self.job.threads,
+            "conditions": dict(self.conditions),
             "preprocessing": {"mean": self.mean, "std": self.std, "shape": list(self.data.shape)},
             "data_sha256": self.data.sha256,
             "experiment": Path(self.job.folder).name,
@@ -197,6 +202,10 @@ class _Training:
 
     def run(self) -> Outcome:
         job = self.job
+        if self.not_as_it_was and self.world.rank == 0:
+            text = f"not bit-exact: {', '.join(self.not_as_it_was)}"
+            lineage.record(Path(job.folder), lineage.NOTE, text=text)
+            self._tell({"kind": "inexact", "text": text})
         counts = {
             c: int(n)
             for c, n in zip(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 
 from raysweep.store import files
@@ -76,3 +78,32 @@ def test_a_lost_manifest_is_told(capsys, tmp_path, quick_run):
     code, out, _ = run_cli(capsys, "verify", run.id, "--root", tmp_path / "experiments")
     assert code == 1
     assert "manifest.json is missing" in out
+
+
+def test_one_damaged_log_does_not_hide_the_others(capsys, tmp_path, quick_run):
+    good, bad = quick_run(training={"epochs": 1}), quick_run(training={"epochs": 1})
+    log = bad.folder / "lineage.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"FINISHED", b'FIN\xff"HED'))
+    code, out, _ = run_cli(capsys, "verify", "--json", "--root", tmp_path / "experiments")
+    assert code == 1
+    rows = json.loads(out)
+    assert [(r["experiment"], r["file"], bool(r["faults"])) for r in rows] == [
+        (good.id, "checkpoint_epoch_1.pt", False),
+        (bad.id, None, True),
+        (bad.id, "checkpoint_epoch_1.pt", False),
+    ]
+    assert "lineage.jsonl is damaged" in rows[1]["faults"][0]
+
+
+def test_other_bits_under_other_conditions_are_no_fault(capsys, tmp_path, quick_run):
+    run = quick_run(training={"epochs": 2}, **DROPOUT)
+
+    def elsewhere(saved) -> None:
+        saved["conditions"]["torch"] = "1.0"
+        saved["model_state_dict"]["0.0.weight"].add_(1e-7)
+
+    rewrite(run, 2, elsewhere)
+    code, out, _ = run_cli(capsys, "verify", f"{run.id}@1", "--replay", "--root", tmp_path / "experiments")
+    assert code == 0, out
+    assert "not to be compared, for it ran with" in out
+    assert "instead of 1.0" in out

@@ -71,13 +71,17 @@ def ended(pid: int) -> int | None:
 
 def saving(root: Path) -> set[str]:
     """Temporary files in experiments' folders: a save is under way."""
-    return {p.name for p in root.glob(f"*/{files.TEMP_PREFIX}*")}
+    found: set[str] = set()
+    for folder in root.glob("kill_*"):
+        with contextlib.suppress(FileNotFoundError):
+            found |= {name for name in os.listdir(folder) if name.startswith(files.TEMP_PREFIX)}
+    return found
 
 
 def moment(root: Path, rng: random.Random, seconds: float, within_save: bool) -> Iterator[bool]:
     """Yields whether now is the time to kill: after a random while, or in the middle of a randomly chosen save."""
     begun, wait, seen = time.monotonic(), rng.uniform(0, seconds), set[str]()
-    skip = rng.randrange(25)
+    skip = rng.randrange(20)
     while True:
         if within_save:
             seen |= saving(root)
@@ -233,6 +237,10 @@ def main(arguments: list[str]) -> int:
             root = chosen.folder / f"{number:03}-{kind}"
             root.mkdir(parents=True)
             row = one(kind, root, config_of(kind), rng, seconds, cluster[1] if cluster else None)
+            while row.get("kills") == 0:  # it was over before the moment came: that is no trial
+                root = root.with_name(f"{root.name}-again")
+                root.mkdir()
+                row = one(kind, root, config_of(kind), rng, seconds, cluster[1] if cluster else None)
             row["same"] = row.get("hash") == expected
             wrong += not row["same"]
             print(json.dumps({"number": number, **row}), flush=True)

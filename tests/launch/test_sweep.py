@@ -21,6 +21,7 @@ from torch import nn
 from raysweep import grid as grids
 from raysweep.launch import child, sweep
 from raysweep.launch import run as launching
+from raysweep.launch.continuing_sweep import continue_sweep
 from raysweep.store import sweep as sweeps
 from raysweep.store.experiment import Experiment
 from raysweep.training import models
@@ -128,7 +129,7 @@ def test_a_finished_sweep_has_nothing_to_continue(swept):
     root, _, _, result, _ = swept
     before = {n: fingerprint(e.folder) for n, e in result.experiments.items()}
     told: list[dict] = []
-    sweep.continue_sweep(root, result.sweep.id, progress=told.append)
+    continue_sweep(root, result.sweep.id, progress=told.append)
     assert any("nothing to do" in e.get("text", "") for e in told)
     assert {n: fingerprint(e.folder) for n, e in result.experiments.items()} == before
 
@@ -186,7 +187,7 @@ def test_a_search_with_early_stopping_and_its_continuation(ray_cluster, tmp_path
         assert (epochs == [2, 3]) == ("stopped_early" not in last), name
         assert 1 <= experiment.config()["sampling_weights"]["3"] <= 8
     told: list[dict] = []
-    sweep.continue_sweep(tmp_path, "s", progress=told.append)
+    continue_sweep(tmp_path, "s", progress=told.append)
     assert any("nothing to do" in e.get("text", "") for e in told)
 
 
@@ -246,7 +247,7 @@ def test_a_sweep_that_is_killed_or_interrupted_loses_nothing(undisturbed, tmp_pa
     assert "control" in done
     assert len(done) < 3
     kept = fingerprint(broken.experiments()["control"].folder)
-    continued = sweep.continue_sweep(root, name)
+    continued = continue_sweep(root, name)
     assert fingerprint(continued.experiments["control"].folder) == kept
     assert {n: weights_hash(e) for n, e in continued.experiments.items()} == hashes
 

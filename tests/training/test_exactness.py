@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from raysweep.errors import Interrupted
+from raysweep.errors import Interrupted, ResourceError
 from raysweep.launch import continuing
 from raysweep.launch import run as launching
 from raysweep.store import checkpoint
@@ -98,3 +98,44 @@ def test_another_seed_changes_the_order_only_after_the_fork(straight, quick_chil
     assert weights_hash(other) != weights_hash(straight)
     changed = [json.loads(line) for line in (other.folder / "lineage.jsonl").read_text().splitlines()]
     assert next(e for e in changed if e["type"] == "CONFIGURATION_CHANGE")["changes"] == {"seed": [0, 7]}
+
+
+def notes_of(experiment) -> list[str]:
+    events = [json.loads(line) for line in (experiment.folder / "lineage.jsonl").read_text().splitlines()]
+    return [e["text"] for e in events if e["type"] == "NOTE"]
+
+
+def test_what_makes_other_bits_is_said_once_in_the_log(tmp_path, straight, quick_child, without_ray):
+    assert notes_of(quick_child(f"{straight.id}@2", epochs=1)) == []
+    file = straight.folder / "checkpoint_epoch_2.pt"
+    saved = checkpoint.read_checkpoint(file)
+    saved["conditions"] |= {"torch": "1.0", "device": "NVIDIA H200", "precision": "bf16", "threads": 3, "world_size": 2}
+    sent = tmp_path / "sent.pt"
+    checkpoint.write(sent, saved)
+    (note,) = notes_of(quick_child(sent, epochs=1))
+    for words in ("device CPU instead of NVIDIA H200", "precision fp32 instead of bf16", "1 threads instead of 3"):
+        assert words in note
+    assert note.startswith("not bit-exact: ")
+    assert "1 workers instead of 2" in note
+    assert "instead of 1.0" in note
+
+
+def test_an_interrupted_run_goes_on_with_other_resources_where_they_are_asked_for(tmp_path, straight, without_ray):
+    broken = interrupted(tmp_path, without_ray, 4, training={"epochs": 3}, **DROPOUT)
+    asked = continuing.Asked(threads=2)
+    result = continuing.continue_experiment(tmp_path / "experiments", broken.id, asked=asked)
+    assert result.experiment.status() == "finished"
+    assert result.experiment.config()["threads"] == 2
+    assert result.experiment.config()["settings"]["scaling"]["threads"] == 2
+    assert notes_of(broken) == ["not bit-exact: 2 threads instead of 1"]
+    events = [json.loads(line) for line in (broken.folder / "lineage.jsonl").read_text().splitlines()]
+    assert {"scaling.threads": [1, 2]} in [e.get("changes") for e in events]
+
+
+def test_more_threads_than_the_machine_has_name_the_way_out(tmp_path, without_ray):
+    broken = interrupted(tmp_path, without_ray, 4, training={"epochs": 3}, **DROPOUT)
+    config = broken.config()
+    broken.write_config({**config, "threads": 500})
+    with pytest.raises(ResourceError, match=r"500.*`raysweep continue` takes --threads"):
+        continuing.continue_experiment(tmp_path / "experiments", broken.id)
+    assert broken.status() == "interrupted"

@@ -1,0 +1,135 @@
+"""Finishing a sweep from ``sweep.json`` and the branches' own folders, whatever ended it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raysweep import grid as grids
+from raysweep.errors import CheckpointError, Interrupted, NotFoundError, RaysweepError
+from raysweep.grid import Point
+from raysweep.launch import sweep as sweep_launch
+from raysweep.launch import tuning
+from raysweep.launch.continuing import AS_BEFORE, Asked, continue_experiment
+from raysweep.launch.run import Progress, ignore
+from raysweep.launch.sweep import SweepPlan, SweepResult
+from raysweep.store import experiment as experiments
+from raysweep.store import layout
+from raysweep.store import sweep as sweeps
+from raysweep.store.lock import WriterLock
+from raysweep.store.sweep import Sweep
+
+
+def continue_sweep(
+    root: Path, reference: str, *, steal: bool = False, asked: Asked = AS_BEFORE, progress: Progress = ignore
+) -> SweepResult:
+    """Finish a sweep: finished branches stay, half-done ones go on from their newest checkpoint, missing ones start.
+
+    Args:
+        asked: other resources for the branches that are left; those that trained under others are not bit-exact with
+            them, as their logs say.
+
+    Raises:
+        NotFoundError: no such sweep. LockedError: it is running. Interrupted, or what :func:`run` raises.
+    """
+    sweep = sweeps.find(root, reference)
+    lock = WriterLock.acquire(sweep.folder, steal)
+    try:
+        record = sweep.refresh()
+        try:
+            the_plan, points = _plan_again(sweep, record, asked, progress)
+        except NotFoundError as error:
+            return _without_parent(sweep, record, str(error), steal, asked, progress)
+        if not points and not tuning.samples_left(the_plan.grid, record):
+            progress({"kind": "warning", "text": f"{sweep.id} has all its branches; there is nothing to do."})
+            return SweepResult(sweep, sweep.experiments(), {})
+        with tuning.connected(the_plan.base.settings.scaling.address, progress) as nodes:
+            return sweep_launch.train_branches(
+                sweep, the_plan, points, sweep_launch.at_once(the_plan, nodes), progress, steal=steal
+            )
+    finally:
+        lock.release()
+
+
+def _without_parent(
+    sweep: Sweep, record: Mapping[str, Any], why: str, steal: bool, asked: Asked, progress: Progress
+) -> SweepResult:
+    """The parent's checkpoint is gone: branches with a checkpoint of their own go on all the same, one after another.
+
+    Raises:
+        NotFoundError: no branch has one.
+    """
+    found = sweep.experiments()
+    left = [b["name"] for b in record["branches"] if b["status"] != experiments.FINISHED]
+    able = {name: e for name in left if (e := found.get(name)) is not None and e.newest_good()[0] is not None}
+    if not able:
+        raise NotFoundError(why)
+    progress({"kind": "warning", "text": f"{why} Branches that have a checkpoint of their own go on without it."})
+    failed = {name: why for name in left if name not in able}
+    for name, experiment in able.items():
+        try:
+            continue_experiment(
+                sweep.root,
+                str(experiment.folder),
+                steal=steal,
+                asked=asked,
+                progress=lambda event, name=name: progress({**event, "branch": name}),  # type: ignore[misc]
+            )
+        except Interrupted:
+            sweep.refresh(failed)
+            raise
+        except RaysweepError as error:
+            failed[name] = str(error)
+    sweep.refresh(failed)
+    return SweepResult(sweep, sweep.experiments(), failed)
+
+
+def _plan_again(
+    sweep: Sweep, record: Mapping[str, Any], asked: Asked, progress: Progress
+) -> tuple[SweepPlan, list[Point]]:
+    """The plan that ``sweep.json`` tells, and the branches that are not finished."""
+    told = record["parent"]
+    reference = told["file"] if Path(told["file"]).is_file() else f"{told['experiment']}@{told['epoch']}"
+    try:
+        the_plan = sweep_launch.plan(
+            str(sweep.root),
+            reference,
+            grids.check(record["grid"], str(sweep.folder / layout.SWEEP)),
+            name=record["name"],
+            description=record["description"],
+            epochs=record["epochs"],
+            threads=asked.threads or record["threads"],
+            workers=record["workers"] if asked.workers is None else asked.workers,
+            address=asked.applied(record["settings"]["scaling"])["address"],
+            max_concurrent=record["max_concurrent"],
+            gpus_per_branch=record["gpus_per_branch"] or None,
+            overrides=_overrides(record["settings"]),
+            progress=progress,
+        )
+    except RaysweepError as error:
+        raise type(error)(f"{sweep.id} cannot go on: {error}") from None
+    if the_plan.base.parent.sha256 != told["sha256"]:
+        raise CheckpointError(
+            f"{sweep.id} cannot go on: {the_plan.base.parent.path} is not the checkpoint it started from (its SHA-256 is "
+            f"{the_plan.base.parent.sha256[:12]}…, not {told['sha256'][:12]}…). Restore the file from a copy."
+        )
+    points = [
+        Point(b["name"], dict(b["weights"]), int(b["seed"]), bool(b["control"]))
+        for b in record["branches"]
+        if b["status"] != experiments.FINISHED
+    ]
+    return the_plan, points
+
+
+def _overrides(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A sweep's settings as overrides of its parent's; what each branch sets for itself is left out."""
+    kept = {
+        k: dict(v) if isinstance(v, Mapping) else v
+        for k, v in settings.items()
+        if k not in ("root", "seed", "experiment")
+    }
+    kept["sampling"].pop("weights")
+    kept["training"].pop("epochs")
+    kept["scaling"] = {k: v for k, v in kept["scaling"].items() if k not in ("address", "num_workers", "threads")}
+    return kept

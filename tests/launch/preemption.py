@@ -1,0 +1,73 @@
+"""A node is taken away while it trains: ``python -m tests.launch.preemption FOLDER`` prints what happened, as JSON.
+
+A cluster of its own: a head without CPUs, and one node for the only worker. When the training is under way, Ray is told
+that the node will be preempted, and another node joins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import small_settings, weights_hash
+
+SECTIONS = {"training": {"epochs": 30, "batch_size": 10}, "sampling": {"samples_per_epoch": 300}}
+
+
+def announce(node_id: str) -> None:
+    """What a cloud's notice amounts to: the node will go in two minutes."""
+    import time
+
+    import ray
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    accepted, why = client.drain_node(node_id, reason, "called back", int(time.time() * 1000) + 120_000)
+    assert accepted, why
+
+
+def main(folder: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    from raysweep.launch import cluster as connecting
+    from raysweep.launch import run as launching
+    from raysweep.launch import workers
+    from raysweep.training.loop import train
+    from tests.conftest import Recorder
+
+    connecting.quiet_environment()
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    spot = nodes.add_node(num_cpus=1)
+    told: list[str] = []
+
+    def progress(event: dict[str, Any]) -> None:
+        if event["kind"] == "epoch" and event["epoch"] == 2:
+            announce(spot.node_id)
+            nodes.add_node(num_cpus=1)
+        if event["kind"] == "warning":
+            told.append(event["text"])
+
+    try:
+        scaling = {"num_workers": 1, "threads": 1, "address": nodes.address, "max_failures": 0}
+        settings = small_settings(folder / "broken", **SECTIONS, scaling=scaling)
+        experiment = launching.run(launching.plan(settings), progress).experiment
+    finally:
+        import ray
+
+        ray.shutdown()
+        nodes.shutdown()
+    events = [json.loads(line) for line in (experiment.folder / "lineage.jsonl").read_text().splitlines()]
+    workers.in_this_process = lambda job, *_: train(job, Recorder())  # type: ignore[assignment]
+    whole = launching.run(launching.plan(small_settings(folder / "whole", **SECTIONS))).experiment
+    hashes = [weights_hash(e) for e in (experiment, whole)]
+    print(json.dumps({"told": told, "events": events, "hashes": hashes}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

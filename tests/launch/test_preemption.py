@@ -1,0 +1,88 @@
+"""A preemption notice: a checkpoint at the next batch, INTERRUPTED in the log, and on to another node with the same bits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raysweep.launch import branches, cluster, recovery
+
+
+@pytest.mark.ray
+def test_a_training_leaves_a_node_that_is_taken_away(tmp_path):
+    command = [sys.executable, "-m", "tests.launch.preemption", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    (told,) = found["told"]
+    assert told.startswith("A preemption notice. Going on from checkpoint_epoch_")
+    types = [e["type"] for e in found["events"]]
+    assert types == ["EXPERIMENT_START", "INTERRUPTED", "CONTINUED", "FINISHED"]  # it used up none of the retries: 0
+    assert "Stopped by a preemption notice" in found["events"][1]["reason"]
+    assert found["hashes"][0] == found["hashes"][1]
+
+
+def test_notices_are_asked_for_seldom_and_never_forgotten(monkeypatch):
+    asked: list[int] = []
+    leaving: set[str] = set()
+
+    def draining() -> set[str]:
+        asked.append(1)
+        return leaving
+
+    monkeypatch.setattr(cluster, "_draining", draining)
+    notices = cluster.Notices(["a", "b"])
+    notices.asked = float("-inf")
+    assert [notices.arrived() for _ in range(100)] == [False] * 100
+    assert len(asked) == 1
+    leaving = {"c", "b"}
+    notices.asked = float("-inf")
+    assert notices.arrived()
+    leaving = set()
+    notices.asked = float("-inf")
+    assert notices.arrived()
+
+
+def test_a_branch_on_a_node_that_is_taken_away_is_left_to_tune(monkeypatch):
+    """Tune starts a branch again whose trainable raises; one that was stopped by the user ends without an error."""
+    from raysweep.errors import Interrupted
+    from raysweep.grid import Point
+
+    class Ray:
+        @staticmethod
+        def get(value):
+            return value
+
+    class Mail:
+        def __init__(self) -> None:
+            self.events: list[dict] = []
+            self.put = self
+
+        def remote(self, event):
+            self.events.append(event)
+
+    class Silent:
+        reported = True
+
+    monkeypatch.setitem(sys.modules, "ray", Ray)
+    monkeypatch.setattr(branches, "BranchReporter", lambda *_: Silent())
+    mail = Mail()
+    shared = branches.Shared("", None, {"b": Point("b", {}, 0, False)}, None, mail, False)
+
+    def stopped_by(reason: str):
+        def train(*_):
+            raise Interrupted("stopped", reason)
+
+        return train
+
+    monkeypatch.setattr(branches, "_train", stopped_by("SIGINT"))
+    branches.train_branch({"branch": "b"}, shared)
+    assert mail.events[-1]["status"] == "interrupted"
+    monkeypatch.setattr(branches, "_train", stopped_by(recovery.PREEMPTED))
+    with pytest.raises(Interrupted):
+        branches.train_branch({"branch": "b"}, shared)
+    assert mail.events[-1]["kind"] == "start"

@@ -6,16 +6,28 @@ file are reported at once with their dotted path and line.
 
 from __future__ import annotations
 
+import itertools
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from raysweep import weights as weights_module
 from raysweep.errors import ConfigError, WeightsError, did_you_mean
-from raysweep.names import check_name
+from raysweep.names import check_name, cut, shown
 
 
 def _no_bool(value: Any) -> Any:
@@ -24,10 +36,40 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _one_line(value: str) -> str:
+    if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in value):
+        raise ValueError(f"{shown(value)} contains control characters; it must be one line of text")
+    return value
+
+
+def _short_json(options: dict[str, Any]) -> dict[str, Any]:
+    """Options are saved as JSON, and a few lists that share others may be a billion values when they are written out."""
+    size = 0
+    try:
+        for part in json.JSONEncoder(allow_nan=False).iterencode(options):
+            size += len(part)
+            if size > MAX_OPTIONS:
+                raise ValueError(f"the options are longer than {MAX_OPTIONS:,} characters of JSON")
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"the options cannot be saved as JSON ({cut(error, 120)})") from None
+    level: list[Any] = [options]
+    for _ in range(MAX_DEPTH):
+        inner = (x.values() if isinstance(x, dict) else x for x in level if isinstance(x, (dict, list, tuple)))
+        level = list(itertools.chain.from_iterable(inner))
+    if level:
+        raise ValueError(f"the options are nested deeper than {MAX_DEPTH}")
+    return options
+
+
 Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
-Positive = Annotated[Int, Field(ge=1)]
+Positive = Annotated[Int, Field(ge=1, le=10**9)]
 Seed = Annotated[Int, Field(ge=0, lt=2**63)]
+Text = Annotated[str, Field(max_length=4096), AfterValidator(_one_line)]
+MAX_DRAWS = 10**8  # an epoch's order takes 8 bytes for each image shown
+MAX_OPTIONS = 10_000  # characters of JSON
+MAX_DEPTH = 20
+MAX_FAULTS = 10  # told at once
 
 
 class Section(BaseModel):
@@ -38,17 +80,17 @@ class ExperimentSection(Section):
     name: str = Field("experiment", description="Start of the folder's name; the time is appended.")
     description: str = Field("", max_length=10_000, description="Why this experiment was made; stands in its log.")
 
-    @field_validator("name")
+    @field_validator("name", mode="before")  # before pydantic, whose words for half a character help nobody
     @classmethod
-    def _name(cls, value: str) -> str:
-        return check_name(value)
+    def _name(cls, value: Any) -> Any:
+        return check_name(value) if isinstance(value, str) else value
 
 
 class DataSection(Section):
     source: Literal["auto", "faces", "digits", "folder", "csv", "parquet"] = Field(
         "auto", description="auto: by what path is (a folder, a .csv or .parquet file); faces and digits are built in."
     )
-    path: str | None = Field(None, description="Folder of class folders, FER-2013's CSV, or Parquet file or folder.")
+    path: Text | None = Field(None, description="Folder of class folders, FER-2013's CSV, or Parquet file or folder.")
     image_size: Annotated[Int, Field(ge=8, le=1024)] | None = Field(
         None, description="Side of the square images in pixels; default: the images' own size, if all have one."
     )
@@ -58,13 +100,15 @@ class DataSection(Section):
     )
     split_seed: Seed = Field(0, description="Seed of that split; the same in every child.")
     on_bad_image: Literal["error", "skip"] = Field("error", description="skip: leave unreadable images out, recorded.")
-    cache_dir: str | None = Field(None, description="Decoded images; default: <root>/.raysweep/cache.")
+    cache_dir: Text | None = Field(None, description="Decoded images; default: <root>/.raysweep/cache.")
 
 
 class SamplingSection(Section):
     strategy: Literal["quota", "multinomial"] = Field("quota", description="quota: exact counts; multinomial: random.")
     weights: dict[str, Any] = Field(default_factory=dict, description="Class → number ≥ 0; not named means 1.0.")
-    samples_per_epoch: Positive | None = Field(None, description="Images shown per epoch; default: the pool's size.")
+    samples_per_epoch: Annotated[Int, Field(ge=1, le=MAX_DRAWS)] | None = Field(
+        None, description="Images shown per epoch; default: the pool's size. Each takes 8 bytes of memory."
+    )
     sample_per_class: Positive | None = Field(None, description="At most so many different images of each class.")
 
     @field_validator("weights")
@@ -77,9 +121,11 @@ class SamplingSection(Section):
 
 
 class ModelSection(Section):
-    name: str = Field("cnn", description="cnn, torchvision:NAME or python:MODULE:FUNCTION.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the model's builder.")
-    init_from: str | None = Field(None, description="A bare state_dict file to start the weights from.")
+    name: Text = Field("cnn", description="cnn, torchvision:NAME or python:MODULE:FUNCTION.")
+    options: Annotated[dict[str, Any], AfterValidator(_short_json)] = Field(
+        default_factory=dict, description="Keyword arguments of the model's builder."
+    )
+    init_from: Text | None = Field(None, description="A bare state_dict file to start the weights from.")
 
 
 class AugmentSection(Section):
@@ -124,17 +170,17 @@ class CheckpointSection(Section):
 
 
 class ScalingSection(Section):
-    num_workers: Literal["auto"] | Annotated[Int, Field(ge=0)] = Field(
+    num_workers: Literal["auto"] | Annotated[Int, Field(ge=0, le=100_000)] = Field(
         "auto", description="0: in this process; n: Ray workers; auto: one per GPU, else in this process."
     )
     threads: Literal["auto"] | Positive = Field("auto", description="CPU threads per worker; auto: the CPUs it has.")
     use_gpu: Literal["auto"] | bool = "auto"
-    address: str | None = Field(None, description="Address of an existing Ray cluster, or 'auto'.")
+    address: Text | None = Field(None, description="Address of an existing Ray cluster, or 'auto'.")
     sync_batchnorm: bool = Field(
         True, description="Batch statistics over all workers, so their number changes nothing."
     )
     timeout_s: Annotated[Float, Field(gt=0)] = Field(600.0, description="A hung worker is given up after so long.")
-    max_failures: Annotated[Int, Field(ge=0)] = Field(
+    max_failures: Annotated[Int, Field(ge=0, le=1_000_000)] = Field(
         3, description="How often lost processes (killed, hung, out of memory, node gone) are started again."
     )
 
@@ -150,7 +196,7 @@ class Settings(Section):
     training: TrainingSection = Field(default_factory=TrainingSection)  # type: ignore[arg-type]
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)  # type: ignore[arg-type]
     scaling: ScalingSection = Field(default_factory=ScalingSection)  # type: ignore[arg-type]
-    root: str = Field("experiments", description="Where the experiments' folders are made.")
+    root: Text = Field("experiments", description="Where the experiments' folders are made.")
 
     @model_validator(mode="after")
     def _data_has_a_path(self) -> Settings:
@@ -193,49 +239,78 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """``["training.learning_rate=1e-4"]`` as a nested mapping (OmegaConf's dotlist)."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     for item in overrides:
         key, sep, _ = item.partition("=")
         if not sep or not key.strip():
-            raise ConfigError(f"The override {item!r} is not of the form key=value, such as training.epochs=10.")
+            raise ConfigError(f"The override {shown(item)} is not of the form key=value, such as training.epochs=10.")
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
-    except (OmegaConfBaseException, ValueError, AttributeError) as error:
-        raise ConfigError(f"The overrides {' '.join(overrides)!r} cannot be read: {error}.") from None
+    except (OmegaConfBaseException, YAMLError, ValueError, AttributeError, RecursionError) as error:
+        reason = cut(" ".join(str(error).split()), 200)
+        raise ConfigError(f"The overrides {cut(' '.join(overrides), 200)!r} cannot be read: {reason}.") from None
     assert isinstance(value, dict)
     return {str(k): v for k, v in value.items()}
 
 
-def _known_keys(model: Any, path: tuple[Any, ...]) -> list[str]:
-    for part in path:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        model = field.annotation
-    return list(getattr(model, "model_fields", {}))
+def _place(model: Any, loc: tuple[Any, ...]) -> tuple[list[str], list[str]]:
+    """A fault's keys as the user wrote them, and the keys there are where the last one stands.
+
+    Pydantic also tells which member of a union it tried; these parts are left out.
+    """
+    keys: list[str] = []
+    known: list[str] = []
+    for part in loc:
+        while get_origin(model) is Annotated or len(members := _members(model)) == 1:
+            model = get_args(model)[0] if get_origin(model) is Annotated else members[0]
+        if members:
+            model = next((m for m in members if getattr(m, "__name__", None) == part), None)
+            continue
+        keys.append(str(part))
+        fields = getattr(model, "model_fields", None)
+        known = list(fields or {})
+        if fields is not None:
+            model = fields[part].annotation if part in fields else None
+        else:  # of a list or a mapping: what its values are
+            model = (get_args(model) or (None,))[-1]
+    return keys, known
 
 
-# Parts that pydantic adds to the place of a fault in a union, which are no keys of the user's.
-_UNION_PARTS = ("KeepSection", "constrained-int", "int", "bool", "literal['auto']", "literal['all']")
+def _members(annotation: Any) -> list[Any]:
+    """What a union consists of, None apart; empty if it is no union."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return []
+    return [m for m in get_args(annotation) if m is not type(None)]
+
+
+def _told(fault: Mapping[str, Any], last: str, known: list[str]) -> str:
+    """What is wrong, in words."""
+    if fault["type"] == "extra_forbidden":
+        return f"there is no such option.{did_you_mean(cut(last, 80), known)}"
+    if fault["type"] in ("value_error", "missing"):
+        return str(fault["msg"]).removeprefix("Value error, ")
+    text = fault["msg"]
+    if fault["type"] == "less_than_equal":
+        text = f"at most {fault['ctx']['le']:,} is allowed"
+    return f"{text}, not {shown(fault['input'])}"
 
 
 def explain(error: ValidationError, model: type[BaseModel], source: str, lines: Mapping[str, int] | None = None) -> str:
-    """Every fault that a validation found, in one sentence each, with its dotted key and its line."""
-    found: list[str] = []
-    for fault in error.errors():
-        path = tuple(p for p in fault["loc"] if not (isinstance(p, str) and ("[" in p or p in _UNION_PARTS)))
-        dotted = ".".join(str(p) for p in path)
+    """The first faults that a validation found, in one sentence each, with its dotted key and its line."""
+    found: dict[tuple[str, str, str], tuple[Mapping[str, Any], list[str]]] = {}
+    for fault in error.errors(include_url=False):
+        keys, known = _place(model, fault["loc"])
+        found.setdefault((".".join(keys), fault["type"], fault["msg"]), (dict(fault), known))
+    told = []
+    for (dotted, _, _), (first, known) in itertools.islice(found.items(), MAX_FAULTS):
         line = (lines or {}).get(dotted)
-        where = f"{dotted} (line {line})" if line else dotted
-        message = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            message = f"there is no such option.{did_you_mean(path[-1], _known_keys(model, path[:-1]))}"
-        elif fault["type"] not in ("value_error", "missing"):
-            message = f"{message}, not {fault['input']!r}"
-        text = f"{where}: {message}" if where else message
-        if text not in found:
-            found.append(text)
-    return f"In {source}, {len(found)} thing{'s' * (len(found) > 1)} to mend: " + "; ".join(found) + "."
+        where = cut(dotted, 200) + (f" (line {line})" if line else "")
+        message = _told(first, dotted.rpartition(".")[2], known).rstrip(".")
+        told.append(f"{where}: {message}" if where else message)
+    more = f"; and {len(found) - len(told):,} more" if len(found) > len(told) else ""
+    many = f"{len(found):,} thing{'s' * (len(found) > 1)}"
+    return f"In {cut(source)}, {many} to mend: {'; '.join(told)}{more}."
 
 
 def validate(

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raysweep import weights as weights_module
-from raysweep.config import Float, Positive, Section, Seed, explain
+from raysweep.config import Float, Int, Positive, Section, Seed, explain
 from raysweep.errors import ConfigError, WeightsError
-from raysweep.names import check_name
+from raysweep.names import check_name, cut, shown
 
 MAX_BRANCHES = 10_000
 CONTROL = "control"
@@ -63,7 +63,7 @@ class SearchSection(Section):
     """grid takes the points as they are written; random and optuna draw them from ranges."""
 
     algorithm: Literal["grid", "random", "optuna"] = "grid"
-    num_samples: Positive | None = None
+    num_samples: Annotated[Int, Field(ge=1, le=MAX_BRANCHES)] | None = None
     ranges: dict[str, Range] = Field(default_factory=dict)
     seed: Seed = 0
 
@@ -100,14 +100,16 @@ class Grid(Section):
             raise ValueError("the grid is empty: give weights (lists per class), branches, or a search with ranges")
         for name, values in self.weights.items():
             if not values:
-                raise ValueError(f"weights.{name} is an empty list; give at least one number")
+                raise ValueError(f"weights.{cut(name, 80)} is an empty list; give at least one number")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds names a seed twice")
         if self.search.algorithm != "grid" and len(self.seeds) > 1:
             raise ValueError("a search has one seed at the most; several seeds belong to a written grid")
-        total = math.prod(len(v) for v in self.weights.values()) * max(1, len(self.seeds))
+        product = math.prod(len(v) for v in self.weights.values()) if self.weights else 0
+        total = (product + len(self.branches) + (self.search.num_samples or 0)) * max(1, len(self.seeds))
         if total > MAX_BRANCHES:
-            raise ValueError(f"the product of the lists has {total:,} points; at most {MAX_BRANCHES:,} are allowed")
+            many = f"{total:,}" if total < 10**12 else "more than a trillion"
+            raise ValueError(f"the grid has {many} points; at most {MAX_BRANCHES:,} are allowed")
         return self
 
 
@@ -157,17 +159,10 @@ def expand(
     Raises:
         WeightsError: an unknown class or a bad number; the message names the branch.
     """
-    wanted: list[tuple[str, dict[str, Any]]] = [("", {})] if grid.control else []
-    wanted += [(b.name, b.weights) for b in grid.branches]
-    names = list(grid.weights)
-    if names:
-        wanted += [("", dict(zip(names, values, strict=True))) for values in itertools.product(*grid.weights.values())]
-    if grid.search.algorithm == "random":
-        wanted += [("", drawn) for drawn in draw(grid.search)]
     notes: list[str] = []
     chosen: dict[tuple[Fraction, ...], tuple[str, dict[str, float]]] = {}
     control_key = _proportions(weights_module.complete(parent, classes))
-    for given, changes in wanted:
+    for given, changes in _wanted(grid):
         label = given or describe(changes) or CONTROL
         try:
             complete = weights_module.inherit(parent, changes, classes)
@@ -192,6 +187,20 @@ def expand(
     return points, notes
 
 
+def _wanted(grid: Grid) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Name (empty where it follows from the weights) and changes of each point, one at a time: a fault ends it early."""
+    if grid.control:
+        yield "", {}
+    for b in grid.branches:
+        yield b.name, b.weights
+    if grid.weights:
+        for values in itertools.product(*grid.weights.values()):
+            yield "", dict(zip(grid.weights, values, strict=True))
+    if grid.search.algorithm == "random":
+        for drawn in draw(grid.search):
+            yield "", drawn
+
+
 def _proportions(weights: Mapping[str, float]) -> tuple[Fraction, ...]:
     total = sum(Fraction(w) for w in weights.values())
     return tuple(Fraction(w) / total for w in weights.values())
@@ -201,7 +210,10 @@ def describe(changes: Mapping[str, Any]) -> str:
     """A branch's name from what it changes, such as ``disgust5_fear2``; usable as part of a folder's name."""
     parts = []
     for name, value in changes.items():
-        number = f"{value:.4g}" if isinstance(value, (int, float)) else str(value)
+        try:
+            number = f"{value:.4g}" if isinstance(value, (int, float)) else shown(value)
+        except OverflowError:  # of hundreds of digits
+            number = shown(value)
         parts.append(re.sub(r"[^\w.]+", "", name)[:16] + re.sub(r"[^\w.]+", "", number)[:12])
     whole = "_".join(parts).strip("._")
     if len(whole) <= 60:

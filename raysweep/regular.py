@@ -31,3 +31,8 @@ def read_regular(path: str | Path, limit: int) -> bytes:
         return data
     finally:
         os.close(fd)
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as a user types it: ``~`` is his home; of a user who does not exist it stays as it is."""
+    return Path(os.path.expanduser(text))

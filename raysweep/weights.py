@@ -7,21 +7,27 @@ Only the standard library is used here, so that reading verbs stay light.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from raysweep.errors import WeightsError, did_you_mean
+from raysweep.names import cut, listed, shown
+from raysweep.regular import read_regular
+
+MAX_BYTES = 1_000_000  # of a file of weights
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise WeightsError(f"The weights name class {key!r} twice. Keep one of the two.")
+            raise WeightsError(f"The weights name class {shown(key)} twice. Keep one of the two.")
         result[key] = value
     return result
 
@@ -31,21 +37,16 @@ def parse(text: str) -> dict[str, Any]:
 
     Raises:
         WeightsError: neither JSON nor a readable file, a class named twice, or not a mapping.
+        ConfigError: the same of a YAML file.
     """
     source = "--weights"
     if not text.lstrip().startswith("{"):
-        path = Path(text)
-        if not path.is_file():
-            raise WeightsError(
-                f"{text!r} is neither a JSON object nor a file. Write --weights '{{\"disgust\": 5.0}}', or the path of "
-                "a JSON or YAML file with one class and number per line."
-            )
-        source = str(path)
-        if path.suffix.lower() in (".yaml", ".yml"):
+        source = cut(text)
+        if Path(text).suffix.lower() in (".yaml", ".yml") and os.path.exists(text):
             from raysweep.yamlfile import read_yaml
 
-            return dict(read_yaml(path))
-        text = path.read_text(encoding="utf-8")
+            return dict(read_yaml(text))
+        text = _read_text(text)
     try:
         value = json.loads(text, object_pairs_hook=_no_doubles)
     except json.JSONDecodeError as error:
@@ -53,9 +54,28 @@ def parse(text: str) -> dict[str, Any]:
             f"The weights in {source} are not valid JSON ({error.msg} at character {error.pos}). "
             'Names need double quotes: {"disgust": 5.0, "happy": 0.5}.'
         ) from None
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number of more than 4,300 digits
+        reason = "nested too deep" if isinstance(error, RecursionError) else "a number of thousands of digits"
+        raise WeightsError(
+            f'The weights in {source} cannot be read ({reason}). They must be an object like {{"disgust": 5.0}}.'
+        ) from None
     if not isinstance(value, dict):
-        raise WeightsError(f'The weights in {source} must be an object like {{"disgust": 5.0}}, not {value!r}.')
+        raise WeightsError(f'The weights in {source} must be an object like {{"disgust": 5.0}}, not {shown(value)}.')
     return value
+
+
+def _read_text(path: str) -> str:
+    try:
+        return read_regular(path, MAX_BYTES).decode("utf-8")
+    except UnicodeDecodeError:
+        raise WeightsError(f"The weights in {cut(path)} cannot be read: they are no text in UTF-8.") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) or error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise WeightsError(
+                f"{cut(path)!r} is neither a JSON object nor a file. Write --weights '{{\"disgust\": 5.0}}', or the path of "
+                "a JSON or YAML file with one class and number per line."
+            ) from None
+        raise WeightsError(f"The weights in {cut(path)} cannot be read: {error.strerror}.") from None
 
 
 def check_number(name: str, value: Any) -> float:
@@ -65,13 +85,18 @@ def check_number(name: str, value: Any) -> float:
         WeightsError: not a number, NaN, infinite or negative; the message names the class.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise WeightsError(f"The weight of class {name!r} is {value!r}, which is not a number. Give a number ≥ 0.")
-    number = float(value)
+        raise WeightsError(
+            f"The weight of class {shown(name)} is {shown(value)}, which is not a number. Give a number ≥ 0."
+        )
+    try:
+        number = float(value)
+    except OverflowError:
+        raise WeightsError(f"The weight of class {shown(name)} is {shown(value)}. Give a smaller one.") from None
     if not math.isfinite(number):
-        raise WeightsError(f"The weight of class {name!r} is {number}. Give a finite number ≥ 0.")
+        raise WeightsError(f"The weight of class {shown(name)} is {number}. Give a finite number ≥ 0.")
     if number < 0:
         raise WeightsError(
-            f"The weight of class {name!r} is {number:g}, but a weight says how often a class is shown and cannot be "
+            f"The weight of class {shown(name)} is {number:g}, but a weight says how often a class is shown and cannot be "
             "negative. Use 0 to leave the class out."
         )
     return number
@@ -83,16 +108,17 @@ def complete(weights: Mapping[str, Any], classes: Sequence[str]) -> dict[str, fl
     Raises:
         WeightsError: an unknown class, a bad number, or no class with a weight above zero.
     """
+    known = set(classes)
     for name in weights:
-        if name not in classes:
+        if name not in known:
             raise WeightsError(
-                f"The sampling weights name class {name!r}, which the data do not have."
-                f"{did_you_mean(name, classes)} The classes are: {', '.join(classes)}."
+                f"The sampling weights name class {shown(name)}, which the data do not have."
+                f"{did_you_mean(name, classes)} The classes are: {listed(classes)}."
             )
     result = {name: check_number(name, weights.get(name, 1.0)) for name in classes}
     if not any(result.values()):
         raise WeightsError(
-            f"All sampling weights are zero ({', '.join(classes)}), so no image could be drawn. "
+            f"All sampling weights are zero ({listed(classes)}), so no image could be drawn. "
             "Give at least one class a weight above zero."
         )
     return result

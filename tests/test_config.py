@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from raysweep import config, grid, schema
 from raysweep.errors import ConfigError
+from tests.test_names import laughs
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -81,6 +82,52 @@ def test_an_alias_bomb_is_refused_before_it_grows(tmp_path):
 def test_names_that_are_no_folder_names_are_refused(name):
     with pytest.raises(ConfigError, match=r"experiment\.name"):
         config.validate({"experiment": {"name": name}, "data": {"source": "faces"}})
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"training": {"batch_size": laughs()}}, r"training\.batch_size: Input should be a valid integer, not \[\[\["),
+        ({"sampling": {"weights": {"cat": laughs()}}}, "class 'cat' is .*not a number"),
+        ({"model": {"options": {"widths": laughs()}}}, r"model\.options: the options are longer than 10,000"),
+        ({"model": {"options": {"x": [[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]}}}, "nested deeper than 20"),
+        ({"model": {"options": {"x": b"y"}}}, "cannot be saved as JSON"),
+        ({"model": {"options": {"x": float("nan")}}}, "not JSON compliant"),
+        ({"model": {"options": {"x": 10**5000}}}, "digits"),
+        ({"training": {"epochs": 10**5000}}, r"training\.epochs: at most 1,000,000,000 is allowed, not a number of"),
+        ({"scaling": {"timeout_s": 10**400}}, r"scaling\.timeout_s"),
+        ({"sampling": {"samples_per_epoch": 10**9}}, r"samples_per_epoch: at most 100,000,000 is allowed"),
+        ({"training": {"a[b]": 1}}, r"training\.a\[b\]: there is no such option"),
+        ({"scaling": {"int": 1}}, r"scaling\.int: there is no such option"),
+        (
+            {"checkpoint": {"keep": {"lsat": 1}}},
+            r"checkpoint\.keep\.lsat: there is no such option. Did you mean 'last'",
+        ),
+        ({"scaling": {"num_workers": -1}}, r"scaling\.num_workers: Input should be greater"),
+        ({"training": {"a\nerror: b\x1b": 1}}, r"training\.a·error: b·: there is no such option"),
+        ({"experiment": {"name": "a\udc80"}}, r"experiment\.name: the name 'a\\udc80' contains"),
+        ({"experiment": {"name": 3}}, r"experiment\.name: Input should be a valid string"),
+        ({"root": "a\0b"}, "root: .* contains control characters"),
+        ({"root": "x" * 5000}, "root: .*at most 4096 characters"),
+        ({str(i): 1 for i in range(20_000)}, "20,000 things to mend: 0: .*; 9: .*; and 19,990 more"),
+    ],
+)
+def test_every_fault_is_told_shortly_in_one_paragraph(values, told):
+    with pytest.raises(ConfigError, match=told) as error:
+        config.validate({"data": {"source": "faces"}} | values)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["a=[", "a=*x", "a=&x [*x]", "a." * 3000 + "a=1", "a=" + "1" * 5000, "a=!!int x", "a=${b", "a=b: c: d", "a=\0"],
+)
+def test_overrides_that_cannot_be_read_are_refused_in_words(override):
+    with pytest.raises(ConfigError, match=r"The overrides 'a.* cannot be read: ") as error:
+        config.parse_overrides([override])
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 700
 
 
 @given(

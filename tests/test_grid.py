@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from raysweep import grid as grids
 from raysweep import weights as weights_module
 from raysweep.errors import ConfigError, WeightsError
+from tests.test_names import laughs
 
 CLASSES = ("angry", "disgust", "fear")
 PARENT = dict.fromkeys(CLASSES, 1.0)
@@ -76,6 +77,10 @@ def test_an_optuna_search_adds_no_points_in_advance():
     assert [p.name for p in points_of({"search": search})[0]] == ["control"]
 
 
+RANGES = {"disgust": {"uniform": [1, 2]}}
+TWO = [{"name": n, "weights": {"disgust": 2}} for n in ("one", "two")]
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -94,6 +99,13 @@ def test_an_optuna_search_adds_no_points_in_advance():
         ({"search": {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"log_uniform": [0, 1]}}}}, "range"),
         ({"search": {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"uniform": [3, 1]}}}}, "range"),
         ({"weights": {c: list(range(1, 101)) for c in "abc"}}, "1,000,000 points"),
+        ({"weights": {str(c): [1, 2] for c in range(20_000)}}, "more than a trillion points"),
+        ({"search": {"algorithm": "random", "num_samples": 10**9, "ranges": RANGES}}, "at most 10,000 is allowed"),
+        ({"branches": TWO, "seeds": list(range(5001))}, "10,002 points"),
+        (
+            {"search": {"algorithm": "random", "num_samples": 5, "ranges": RANGES}, "branches": TWO, "seeds": [7, 8]},
+            "seed",
+        ),
     ],
 )
 def test_wrong_grids_are_refused_in_words(values, told):
@@ -107,6 +119,11 @@ def test_wrong_grids_are_refused_in_words(values, told):
         ({"disgsut": [2]}, "Did you mean 'disgust'"),
         ({"disgust": ["much"]}, "Branch 'disgustmuch'.*not a number"),
         ({"disgust": [-1]}, "negative"),
+        (
+            {"disgust": [10**400]},
+            "Branch 'disgustanumberof400': The weight of class 'disgust' is a number of 400 digits",
+        ),
+        ({"disgust": [laughs()]}, "Branch 'disgust.*not a number"),
         ({"disgust": [float("nan")]}, "nan"),
         ({c: [0] for c in CLASSES}, "All sampling weights are zero"),
     ],

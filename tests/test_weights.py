@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysweep import weights
-from raysweep.errors import WeightsError
+from raysweep.errors import InputError, WeightsError
 
 CLASSES = ("angry", "disgust", "happy")
 counts_and_weights = st.integers(2, 8).flatmap(
@@ -66,12 +67,21 @@ def test_ties_of_the_remainder_go_to_the_first_class():
         ({"happy": "much"}, "'happy' is 'much'"),
         ({"happy": True}, "'happy' is True"),
         ({"happy": None}, "'happy' is None"),
+        ({"happy": 10**400}, "'happy' is a number of 400 digits"),
+        ({"happy": "x" * 10**6}, "'happy' is 'xxx.*which is not a number"),
+        ({"x" * 10**6: 2}, "name class 'xxx"),
         (dict.fromkeys(CLASSES, 0), "All sampling weights are zero"),
     ],
 )
 def test_bad_weights_are_refused_and_the_class_is_named(given, told):
-    with pytest.raises(WeightsError, match=told):
+    with pytest.raises(WeightsError, match=told) as error:
         weights.complete(given, CLASSES)
+    assert len(str(error.value)) < 300
+
+
+def test_of_a_hundred_thousand_classes_some_are_told():
+    with pytest.raises(WeightsError, match="c18, c19 and 99,980 more"):
+        weights.complete({"x": 1}, [f"c{i}" for i in range(100_000)])
 
 
 def test_classes_not_named_get_one_and_children_keep_the_parents():
@@ -95,11 +105,41 @@ def test_weights_as_json_and_as_files(tmp_path):
         ("{'a': 1}", "double quotes"),
         ("no-such-file", "neither a JSON object nor a file"),
         ("{", "not valid JSON"),
+        ("x" * 10**6, "neither a JSON object nor a file"),
+        ("a\0b", "neither a JSON object nor a file"),
+        ("no-folder/w.json", "neither a JSON object nor a file"),
+        ("no-folder/w.yaml", "neither a JSON object nor a file"),
+        ('{"a": ' + "[" * 10**5, "nested too deep"),
+        ('{"a": ' + "1" * 5000 + "}", "thousands of digits"),
+        ('{"' + "a" * 10**5 + '": 1, "' + "a" * 10**5 + '": 2}', "twice"),
     ],
 )
 def test_unreadable_weights_say_how_to_write_them(text, told):
-    with pytest.raises(WeightsError, match=told):
+    with pytest.raises(WeightsError, match=told) as error:
         weights.parse(text)
+    assert len(str(error.value)) < 700
+
+
+@pytest.mark.parametrize("name", ["w.json", "w.yaml", "w"])
+def test_files_of_weights_that_are_none_are_refused(tmp_path, name):
+    path = tmp_path / name
+
+    def told() -> str:
+        with pytest.raises(InputError) as error:
+            weights.parse(str(path))
+        assert str(path) in str(error.value)
+        return str(error.value)
+
+    path.write_bytes(b"\x00\xff\xfe\x80")
+    assert "text" in told()
+    path.write_text("[" * 1000 + "]" * 1000)
+    assert "deep" in told() or "object" in told()
+    with open(path, "wb") as file:
+        file.truncate(10**9)
+    assert "1,000,000" in told()
+    path.unlink()
+    os.mkfifo(path)
+    assert "not a regular file" in told()
 
 
 def test_changes_and_their_description():

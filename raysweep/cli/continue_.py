@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from raysweep.cli.terminal import put
+from raysweep.regular import user_path
 
 
 def register(app: typer.Typer) -> None:
@@ -26,12 +27,11 @@ def continue_(
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
 ) -> None:
     """Go on with an interrupted experiment, or with the branches of a sweep, from the newest whole checkpoints, in place."""
-    from pathlib import Path
 
     from raysweep.cli.progress import Display
     from raysweep.cli.run import announce
 
-    where = Path(root).expanduser()
+    where = user_path(root)
     if _is_sweep(where, reference):
         from raysweep.cli.branch import summarise
         from raysweep.cli.sweep_progress import SweepDisplay

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from raysweep.cli.terminal import put
+from raysweep.regular import user_path
 
 
 def register(app: typer.Typer) -> None:
@@ -18,7 +19,6 @@ def doctor(
     import platform
     import shutil
     from importlib import metadata
-    from pathlib import Path
 
     from raysweep.errors import RaysweepError
     from raysweep.launch import resources
@@ -49,7 +49,7 @@ def doctor(
             False, f"torch and torchvision do not fit together ({str(error).splitlines()[0]}): reinstall both at once"
         )
     check(True, f"{resources.cpus_here()} CPUs")
-    folder = Path(root).expanduser()
+    folder = user_path(root)
     existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
     free = shutil.disk_usage(existing).free / 1e9
     check(free > 1, f"{free:.0f} GB free for {folder}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from raysweep.cli.terminal import plain, put, put_json, say
+from raysweep.regular import user_path
 
 
 def register(app: typer.Typer) -> None:
@@ -18,15 +19,14 @@ def lineage(
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
 ) -> None:
     """Show which experiment grew from which checkpoint, and what ratio change lies between."""
-    from pathlib import Path
 
     from raysweep.errors import InputError
     from raysweep.report import tree
 
-    folder = Path(root).expanduser()
+    folder = user_path(root)
     nodes = tree.build(folder, reference)
     if plot is not None:
-        target = Path(plot).expanduser()
+        target = user_path(plot)
         if target.suffix.lower() != ".png":
             raise InputError(f"--plot {plot}: the picture is a PNG file; give a name that ends in .png.")
         try:

@@ -6,7 +6,8 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import age, percent, plain, put_json, say, table
+from raysweep.cli.terminal import age, decimals, percent, plain, put_json, say, table
+from raysweep.regular import user_path
 
 SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")
 
@@ -25,7 +26,6 @@ def list_(
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
 ) -> None:
     """Show the experiments under the root, oldest first."""
-    from pathlib import Path
 
     from raysweep.errors import InputError, did_you_mean
     from raysweep.store import catalog, experiment
@@ -46,7 +46,7 @@ def list_(
         raise InputError(
             f"--status {status}: there is no such status.{did_you_mean(status, known)} Use one of {', '.join(known)}."
         )
-    folder = Path(root).expanduser()
+    folder = user_path(root)
     rows = [catalog.summary(e) for e in catalog.experiments(folder)]
     rows = [
         r
@@ -92,13 +92,12 @@ def _cells(r: dict[str, Any]) -> list[str]:
     except (TypeError, ValueError, AttributeError):
         weights = "?"
     parent = r["parent"] or {}
-    f1 = r["best_macro_f1"]
     return [
         plain(r["id"]),
         r["status"],
         f"{r['epochs_done']}/{r['epochs_target'] or '?'}",
         percent(r["best_acc"]),
-        "-" if f1 is None else f"{f1:.3f}",
+        decimals(r["best_macro_f1"]),
         plain(weights),
         plain(f"{parent['experiment']}@{parent['epoch']}") if parent else "-",
         age(r["created"]),

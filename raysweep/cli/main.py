@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
 from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
 from raysweep.cli import branch, continue_, doctor, lineage, list_, prune, resume, run, show, verify
+from raysweep.cli.terminal import plain
 from raysweep.errors import RaysweepError, did_you_mean
+
+_UsageError: Any = typer.BadParameter.__base__  # click's, or that of the click which newer versions of Typer contain
 
 
 class _Group(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         try:
             return super().resolve_command(ctx, args)
-        except click.UsageError as error:
+        except _UsageError as error:
             hint = did_you_mean(args[0], self.list_commands(ctx)) if args else ""
             if hint and "Did you mean" not in error.message:
-                raise click.UsageError(error.message + hint, ctx=ctx) from None
+                error.message += hint
             raise
+
+
+def _paragraph(text: object) -> str:
+    """One line: what an argument or a file holds cannot forge another, nor steer the terminal."""
+    return plain(re.sub(r"\s*\n\s*", " ", str(text).strip()))
 
 
 app = typer.Typer(
@@ -80,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
         if debug or os.environ.get("RAYSWEEP_DEBUG"):
             raise
         label = "" if error.exit_code == 130 else "error: "
-        print(f"{label}{error}", file=sys.stderr)
+        print(f"{label}{_paragraph(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `raysweep list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from raysweep.cli.terminal import plain, put, say
+from raysweep.regular import user_path
 
 
 def register(app: typer.Typer) -> None:
@@ -22,23 +23,29 @@ def prune(
 ) -> None:
     """Delete checkpoints by checkpoint.keep or --last and --every. The best, the newest, and those that a child or a sweep
     starts from always stay; every removal stands in the experiment's log."""
-    from pathlib import Path
 
-    from raysweep.errors import LockedError
+    from raysweep.errors import LockedError, StoreError
     from raysweep.store import catalog, retention
     from raysweep.store.lock import WriterLock
 
-    folder = Path(root).expanduser()
+    folder = user_path(root)
     chosen = [catalog.find(folder, r) for r in references] if references else catalog.experiments(folder)
     used = retention.in_use(folder)
     total = 0
     for experiment in chosen:
-        keep = (experiment.config().get("settings") or {}).get("checkpoint", {}).get("keep", "all")
-        rule = keep if isinstance(keep, dict) else None
+        rule = None
+        if last is None or every is None:
+            try:
+                rule = retention.rule(experiment)
+            except StoreError as error:
+                if references:
+                    raise
+                say(f"{plain(experiment.id)} is left as it is: {plain(error)}")
+                continue
         if last is None and every is None and rule is None:
             continue
-        newest = last if last is not None else int((rule or {}).get("last") or 1)
-        multiple = every if every is not None or last is not None else (rule or {}).get("every")
+        newest = last if last is not None else rule[0] if rule else 1
+        multiple = every if every is not None or last is not None else rule and rule[1]
         entries = retention.removable(experiment, newest, multiple, used)
         size = sum(e.bytes for e in entries)
         if not entries:

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from raysweep.cli.terminal import put
+from raysweep.regular import user_path
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +34,6 @@ def resume(
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, show what would run, make nothing."),
 ) -> None:
     """Start a child of a checkpoint: same state, and other weights or settings if you name them."""
-    from pathlib import Path
 
     from raysweep import config as configuration
     from raysweep import weights as weights_module
@@ -50,7 +50,7 @@ def resume(
         from raysweep.launch import child
         from raysweep.launch import run as launching
 
-        parent = child.read_parent(Path(root).expanduser(), checkpoint)
+        parent = child.read_parent(user_path(root), checkpoint)
         plan = child.plan_child(
             parent,
             root,

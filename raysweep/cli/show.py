@@ -6,7 +6,8 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import percent, plain, put, put_json, say, table
+from raysweep.cli.terminal import decimals, percent, plain, put, put_json, say, table
+from raysweep.regular import user_path
 
 
 def register(app: typer.Typer) -> None:
@@ -21,11 +22,10 @@ def show(
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
 ) -> None:
     """Show what an experiment is, what it reached and which checkpoints it has."""
-    from pathlib import Path
 
     from raysweep.store import catalog
 
-    folder = Path(root).expanduser()
+    folder = user_path(root)
     if catalog.split_reference(reference) is not None or reference.endswith(".pt"):
         experiment, entry, path = catalog.find_checkpoint(folder, reference)
         _show_checkpoint(experiment, entry, path, as_json)
@@ -54,10 +54,12 @@ def show(
         put(f"  {plain(config['experiment_description'])}")
     target = summary["epochs_target"] or "?"
     put(
-        f"  {summary['status']}, {summary['epochs_done']} of {target} epochs, model {plain(config.get('model_name'))}, in {experiment.folder}"
+        f"  {summary['status']}, {summary['epochs_done']} of {target} epochs, model {plain(config.get('model_name'))}, in {plain(experiment.folder)}"
     )
     if summary["parent"]:
         put(f"  child of {plain(summary['parent']['experiment'])}@{summary['parent']['epoch']}")
+    if summary.get("note"):
+        say(plain(summary["note"]))
     put("")
     _shares(config)
     if entries:
@@ -85,30 +87,38 @@ def _row(e: Any, best: str | None) -> list[str]:
         return [f"epoch {e.epoch}, batch {e.batch}", "", "", "", "", "", ""]
     return [
         f"@{e.epoch}",
-        f"{m['train_loss']:.3f}",
-        f"{m['val_loss']:.3f}",
-        percent(m["val_acc"]),
-        f"{m['val_macro_f1']:.3f}",
-        plain(f"{m['worst_class']} {percent(m['worst_recall'])}") if m.get("worst_class") else "-",
+        decimals(m.get("train_loss")),
+        decimals(m.get("val_loss")),
+        percent(m.get("val_acc")),
+        decimals(m.get("val_macro_f1")),
+        plain(f"{m['worst_class']} {percent(m.get('worst_recall'))}") if m.get("worst_class") else "-",
         "best" if e.file == best else "",
     ]
 
 
 def _shares(config: dict[str, Any]) -> None:
     """Weights and the share of each class that they cause."""
+    from raysweep.errors import RaysweepError
     from raysweep.weights import complete, shares
 
     counts, given = config.get("class_counts"), config.get("sampling_weights") or {}
-    if not counts:
-        put("  weights: " + ", ".join(f"{plain(c)} {w}" for c, w in given.items()))
+    try:
+        if not counts:
+            put("  weights: " + ", ".join(f"{plain(c)} {plain(w)}" for c, w in given.items()))
+            return
+        weights = complete(given, list(counts))
+        shown = shares(counts, weights)
+        total = sum(counts.values())
+        rows = [
+            [plain(c), f"{n:,}", percent(n / total), f"{weights[c]:g}", percent(shown[c])] for c, n in counts.items()
+        ]
+    except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # somebody changed the file
+        put("  class_counts or sampling_weights in experiment_config.json are not what they should be")
         return
-    weights = complete(given, list(counts))
-    shown = shares(counts, weights)
-    total = sum(counts.values())
     table(
         None,
         [("class", "l"), ("images", "r"), ("share of the data", "r"), ("weight", "r"), ("share shown", "r")],
-        [[plain(c), f"{n:,}", percent(n / total), f"{weights[c]:g}", percent(shown[c])] for c, n in counts.items()],
+        rows,
     )
 
 
@@ -134,6 +144,6 @@ def _show_checkpoint(experiment: Any, entry: Any, path: Any, as_json: bool) -> N
         return
     where = f"epoch {entry.epoch}" + ("" if entry.batch is None else f", batch {entry.batch}")
     put(f"  {plain(experiment.id)}, {where}, {entry.bytes:,} bytes, {'whole' if problem is None else plain(problem)}")
-    put(f"  sha256 {entry.sha256}")
+    put(f"  sha256 {plain(entry.sha256)}")
     for key, value in entry.metrics.items():
-        put(f"  {key}: {value:.4f}" if isinstance(value, float) else f"  {key}: {plain(value)}")
+        put(f"  {plain(key)}: {f'{value:.4f}' if isinstance(value, float) else plain(value)}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from datetime import datetime
 from typing import Any
+
+from raysweep.names import plain as plain
 
 
 def say(text: str = "") -> None:
@@ -20,20 +23,32 @@ def put(text: str) -> None:
 
 
 def put_json(value: Any) -> None:
-    put(json.dumps(value, indent=2, ensure_ascii=False))
+    """Valid JSON on any terminal: no NaN, and what could steer the terminal is escaped, also half characters."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    put("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
-def plain(text: object) -> str:
-    """Text from files without control characters: a name must not steer the terminal."""
-    return "".join(c if c.isprintable() else "·" for c in str(text))
+def _finite(value: Any) -> Any:
+    """``value`` with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def is_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+def percent(value: object) -> str:
+    """``81.3%``; ``-`` for what is no number."""
+    return f"{value:.1%}" if isinstance(value, (int, float)) else "-"
+
+
+def decimals(value: object) -> str:
+    """``0.813``; ``-`` for what is no number."""
+    return f"{value:.3f}" if isinstance(value, (int, float)) else "-"
 
 
 def duration(seconds: float) -> str:
@@ -51,7 +66,7 @@ def age(created: str | None) -> str:
         return "-"
     try:
         seconds = (datetime.now() - datetime.fromisoformat(created)).total_seconds()
-    except ValueError:
+    except (TypeError, ValueError):
         return "-"
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from raysweep.cli.terminal import plain, put, put_json, say
+from raysweep.regular import user_path
 
 
 def register(app: typer.Typer) -> None:
@@ -24,13 +25,12 @@ def verify(
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
 ) -> None:
     """Check hashes, loadability, class order, generators and position of checkpoints; exit code 1 if anything is wrong."""
-    from pathlib import Path
 
     from raysweep.errors import RaysweepError
     from raysweep.launch import verify as verifying
     from raysweep.store import lineage
 
-    folder = Path(root).expanduser()
+    folder = user_path(root)
     rows: list[dict[str, Any]] = []
 
     def tell(experiment: Any, file: str | None, faults: list[str], text: str = "") -> None:

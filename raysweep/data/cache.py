@@ -24,6 +24,7 @@ import numpy as np
 from raysweep.config import DataSection
 from raysweep.data.sources import Item, Listing, Source, open_source
 from raysweep.errors import DataError
+from raysweep.regular import user_path
 
 VERSION = 2  # part of every key: raise it when decoding changes
 META = "meta.json"
@@ -111,7 +112,7 @@ def load(data: DataSection, cache_dir: str | Path, progress: Progress | None = N
             ]
         ).encode()
     ).hexdigest()[:20]
-    base = Path(cache_dir).expanduser()
+    base = user_path(cache_dir)
     folder = base / key
     cached = reopen(folder)
     if cached is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,12 +17,14 @@ import numpy as np
 
 from raysweep.config import DataSection
 from raysweep.errors import DataError
+from raysweep.names import check_class, cut, listed
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".pnm"}
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "test", "testing")
 # The numbers of Kaggle's FER-2013 CSV ("Challenges in Representation Learning", 2013).
 FER_LABELS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+MAX_CSV_BYTES = 2_000_000_000  # FER-2013's has 300 MB; pandas holds the whole text
 
 
 class Item(NamedTuple):
@@ -50,6 +53,18 @@ class Source(Protocol):
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()
+
+
+def _class(name: str, where: object) -> str:
+    """Raises DataError if a class cannot be called so."""
+    try:
+        return check_class(name)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}.") from None
+
+
+def _reason(error: Exception) -> str:
+    return cut((str(error) or type(error).__name__).splitlines()[0], 200)
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -89,10 +104,11 @@ class FolderSource:
                     )
                     if not files:
                         empty.append(class_folder)
-                    found += [(class_folder.name, p) for p in files]
+                    found += [(_class(class_folder.name, folder), p) for p in files]
                 if empty and found:
+                    some = ", ".join(str(p) for p in empty[:10]) + " …" * (len(empty) > 10)
                     raise DataError(
-                        f"The class folder{'s' * (len(empty) > 1)} {', '.join(str(p) for p in empty)} hold{'s' * (len(empty) == 1)} "
+                        f"The class folder{'s' * (len(empty) > 1)} {some} hold{'s' * (len(empty) == 1)} "
                         "no image. Add images or remove the folder."
                     )
                 if not found:
@@ -118,8 +134,8 @@ class FolderSource:
             of_val = sorted({name for name, _ in files["val"]})
             if list(classes) != of_val:
                 raise DataError(
-                    f"{self.train} and {self.val} do not have the same class folders: {', '.join(classes)} against "
-                    f"{', '.join(of_val)}. Give both the same classes."
+                    f"{self.train} and {self.val} do not have the same class folders: {listed(classes)} against "
+                    f"{listed(of_val)}. Give both the same classes."
                 )
         index = {c: i for i, c in enumerate(classes)}
         items = {
@@ -141,10 +157,14 @@ class CsvSource:
     def listing(self) -> Listing:
         import pandas as pd
 
+        if self.path.stat().st_size > MAX_CSV_BYTES:
+            raise DataError(
+                f"{self.path} is larger than {MAX_CSV_BYTES:,} bytes. Keep so many images in Parquet files."
+            )
         try:
             table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
         except Exception as error:
-            raise DataError(f"{self.path} cannot be read as CSV: {str(error).splitlines()[0]}.") from None
+            raise DataError(f"{self.path} cannot be read as CSV: {_reason(error)}.") from None
         if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus fields for an index and shifts the rest
             raise DataError(
                 f"{self.path} cannot be read as CSV: its rows have more fields than its first line has names."
@@ -154,7 +174,7 @@ class CsvSource:
         if missing:
             raise DataError(
                 f"{self.path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: it has "
-                f"{', '.join(map(str, table.columns[:8]))}. FER-2013's columns are emotion,pixels,Usage."
+                f"{listed(table.columns)}. FER-2013's columns are emotion,pixels,Usage."
             )
         names = [self._label(v.strip(), row) for row, v in enumerate(table["emotion"], start=2)]
         classes = tuple(sorted(set(names)))
@@ -175,9 +195,11 @@ class CsvSource:
                 raise DataError(
                     f"{self.path}, line {row}: the column emotion is empty. Give a number from 0 to 6 or a name."
                 )
-            return value
-        if int(value) >= len(FER_LABELS):
-            raise DataError(f"{self.path}, line {row}: emotion {value} is not one of 0 to 6 ({', '.join(FER_LABELS)}).")
+            return _class(value, f"{self.path}, line {row}")
+        if len(value) > 9 or int(value) >= len(FER_LABELS):
+            raise DataError(
+                f"{self.path}, line {row}: emotion {cut(value, 40)} is not one of 0 to 6 ({', '.join(FER_LABELS)})."
+            )
         return FER_LABELS[int(value)]
 
     @staticmethod
@@ -200,7 +222,7 @@ class ParquetSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        self.files = sorted(p for p in path.rglob("*.parquet") if p.is_file()) if path.is_dir() else [path]
 
     def fingerprint(self) -> str:
         return _digest([_stamp(p) for p in self.files])
@@ -215,7 +237,7 @@ class ParquetSource:
             try:
                 table = pq.read_table(file)
             except Exception as error:
-                raise DataError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}.") from None
+                raise DataError(f"{file} cannot be read as Parquet: {_reason(error)}.") from None
             image, label = (self._column(table.column_names, c, file) for c in (self.IMAGE_COLUMNS, self.LABEL_COLUMNS))
             split = next((c for c in self.SPLIT_COLUMNS if c in table.column_names), None)
             names = self._hf_names(table.schema.metadata, label) or names
@@ -242,9 +264,7 @@ class ParquetSource:
         for name in wanted:
             if name in have:
                 return name
-        raise DataError(
-            f"{file} has no column {' or '.join(wanted[:3])}: its columns are {', '.join(have[:8])}. Rename one."
-        )
+        raise DataError(f"{file} has no column {' or '.join(wanted[:3])}: its columns are {listed(have)}. Rename one.")
 
     @staticmethod
     def _hf_names(metadata: dict[bytes, bytes] | None, label: str) -> list[str] | None:
@@ -252,7 +272,7 @@ class ParquetSource:
         try:
             info = json.loads((metadata or {})[b"huggingface"])
             return list(info["info"]["features"][label]["names"])
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError, RecursionError):
             return None
 
     @staticmethod
@@ -261,11 +281,9 @@ class ParquetSource:
             raise DataError(f"{where} has no label. Give every row one.")
         if names is not None and isinstance(value, int):
             if not 0 <= value < len(names):
-                raise DataError(
-                    f"{where}: label {value} is not one of 0 to {len(names) - 1} ({', '.join(names[:12])})."
-                )
-            return names[value]
-        return str(value)
+                raise DataError(f"{where}: label {value} is not one of 0 to {len(names) - 1} ({listed(names)}).")
+            return _class(str(names[value]), where)
+        return _class(str(value), where)
 
 
 class FacesSource:
@@ -311,8 +329,8 @@ def open_source(data: DataSection) -> Source:
         return FacesSource()
     if data.source == "digits":
         return DigitsSource()
-    path = Path(str(data.path)).expanduser()
-    if not path.exists():
+    path = Path(os.path.expanduser(str(data.path)))
+    if not os.path.exists(path):  # unlike Path.exists, also False for what no path can be
         raise DataError(f"data.path: there is no {path} (looked in {Path.cwd()}). Give an existing folder or file.")
     kind: str = data.source
     if kind == "auto":
@@ -331,5 +349,7 @@ def open_source(data: DataSection) -> Source:
         )
     if kind == "csv" and path.is_dir():
         raise DataError(f"data.path: {path} is a folder, but data.source is csv. Give the .csv file.")
+    if not path.is_dir() and not path.is_file():  # reading a pipe would wait for ever
+        raise DataError(f"data.path: {path} is no regular file. Give a folder or a file.")
     kinds: dict[str, Callable[[Path], Source]] = {"folder": FolderSource, "csv": CsvSource, "parquet": ParquetSource}
     return kinds[kind](path)

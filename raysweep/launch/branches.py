@@ -169,9 +169,10 @@ def _train(point: Point, shared: Shared, reporter: BranchReporter) -> Experiment
         return done.experiment
     if shared.base is None:
         raise CheckpointError("This branch had not started when its parent's checkpoint was lost.")
-    plan = plan_branch(shared.base, sweep.id, point)
+    made_as = sweep.made_as
+    plan = plan_branch(shared.base, made_as, point)
     branch = {"name": point.name, "control": point.control, "seed": point.seed}
-    return launching.start(plan, launch, reporter, sweep=sweep.id, branch=branch).experiment
+    return launching.start(plan, launch, reporter, sweep=made_as, branch=branch).experiment
 
 
 def _of_a_lost_node(experiment: Experiment) -> bool:

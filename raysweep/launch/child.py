@@ -10,10 +10,12 @@ from typing import Any
 from raysweep import config as configuration
 from raysweep import weights as weights_module
 from raysweep.config import Settings
+from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.launch import run as launching
 from raysweep.launch.resources import cpus_here
 from raysweep.launch.run import Plan, Progress, ignore
+from raysweep.names import shown
 from raysweep.store import catalog, checkpoint, files, lineage
 from raysweep.store.experiment import Experiment
 
@@ -49,6 +51,8 @@ class Parent:
     data_sha256: str | None
     last_epoch: int  # the epoch at which the parent's own run ends
     rows: int  # epochs in its history
+    channels: int  # of its images
+    own: bool  # a committed checkpoint of an experiment under the root; any other may come from anybody
 
     def record(self) -> dict[str, Any]:
         """What a child's configuration says of its parent."""
@@ -79,29 +83,30 @@ def read_parent(root: Path, reference: str) -> Parent:
         path = experiment.folder / entry.file
     saved = checkpoint.read_checkpoint(path)
     config = saved["config"]
-    lacking = [k for k in ("classes", "sampling_weights") if k not in saved] + (
-        [] if "settings" in config else ["config.settings"]
-    )
+    lacking = [k for k in ("classes", "sampling_weights", "preprocessing") if not saved.get(k)]
+    lacking += [f"config.{k}" for k in ("settings", "num_epochs") if not config.get(k)]
     if lacking:
         raise CheckpointError(
             f"{path} was not written by raysweep (it lacks {', '.join(lacking)}), so it cannot be resumed yet."
         )
-    before = int((config.get("parent") or {}).get("epoch") or 0)
+    settings = configuration.validate(config["settings"], f"the settings in {path}")
     return Parent(
         path=path.resolve(),
         experiment=str(saved.get("experiment") or experiment.id),
-        epoch=int(saved["epoch"]),
-        batch=int(saved.get("current_batch") or 0),
+        epoch=saved["epoch"],
+        batch=saved.get("current_batch") or 0,
         sha256=entry.sha256 if entry else files.sha256_file(path),
         classes=tuple(saved["classes"]),
         weights=dict(saved["sampling_weights"]),
-        settings=dict(config["settings"]),
+        settings=settings.model_dump(mode="json"),
         counts=dict(config.get("class_counts") or {}),
-        threads=saved.get("threads"),
-        world_size=int(saved.get("world_size") or 1),
+        threads=saved.get("threads") or None,
+        world_size=saved.get("world_size") or 1,
         data_sha256=saved.get("data_sha256"),
-        last_epoch=before + int(config["num_epochs"]),
+        last_epoch=((config.get("parent") or {}).get("epoch") or 0) + config["num_epochs"],
         rows=len(saved["history"].get("val_acc", [])),
+        channels=len(saved["preprocessing"]["mean"]),
+        own=entry is not None and files.inside(root, experiment.folder),
     )
 
 
@@ -131,7 +136,10 @@ def plan_child(
     over = dict(overrides or {})
     given = dict((over.get("sampling") or {}).get("weights") or {}) | dict(weights or {})
     complete = weights_module.inherit(parent.weights, given, parent.classes)
+    _same_function(parent, over)
     base = configuration.merge(parent.settings, {"sampling": {"weights": {}}})
+    if not parent.own:  # folders are made only where this user says
+        base["data"] = {**base["data"], "cache_dir": None}
     total = parent.settings["training"]["schedule_epochs"] or parent.last_epoch
     # The parent's cluster may be gone: where a child runs is said anew.
     fixed: dict[str, Any] = {"root": root, "training": {"schedule_epochs": total}, "scaling": {"address": None}}
@@ -150,8 +158,13 @@ def plan_child(
     settings = configuration.validate(merged, "the child's configuration")
     if settings.data != Settings.model_validate(parent.settings).data:
         _same_kind_of_data(parent, settings)
+    _check_state(parent, settings, fresh_optimizer)  # first: to build what does not fit could take all memory
     plan = launching.plan(settings, progress, writable, parent.classes)
-    _check_model(parent, plan)
+    if plan.data.shape[2] != parent.channels:
+        raise CheckpointError(
+            f"{parent.path} was trained on images of {parent.channels} channels, the data have {plan.data.shape[2]}. Set "
+            f"data.channels={parent.channels}."
+        )
     return replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, notes=_notes(parent, plan))
 
 
@@ -175,13 +188,37 @@ def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
             )
 
 
-def _check_model(parent: Parent, plan: Plan) -> None:
-    from raysweep.training import models
+def _same_function(parent: Parent, overrides: Mapping[str, Any]) -> None:
+    """A Python function that a checkpoint of unknown origin names is run only if the user names it, too.
 
-    model = models.build(
-        plan.settings.model.name, plan.settings.model.options, len(plan.data.classes), plan.data.shape[2]
+    Raises:
+        CheckpointError: the user does not.
+    """
+    model = parent.settings["model"]
+    section = overrides.get("model")
+    if parent.own or not model["name"].startswith("python:") or (isinstance(section, Mapping) and section.get("name")):
+        return
+    raise CheckpointError(
+        f"{parent.path} wants to run the Python function {model['name']} with the options {shown(model['options'])}, and is "
+        f"no checkpoint of an experiment under this root. If you trust it, repeat the name: model.name={model['name']}"
     )
-    models.load_weights(model, checkpoint.read(parent.path), parent.path)
+
+
+def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> None:
+    """Try what the training will load: weights, optimizer, generators.
+
+    Raises:
+        CheckpointError: something does not fit. ConfigError: there is no such model.
+    """
+    from raysweep.training import models, optim, state
+
+    saved = checkpoint.read_checkpoint(parent.path)
+    model = models.outline(settings.model.name, settings.model.options, len(parent.classes), parent.channels)
+    models.fitting_weights(model, saved, parent.path)
+    if not fresh_optimizer:
+        slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"])}
+        state.restore_optimizer(optim.optimizer(model.to("meta"), settings.training), slots, str(parent.path))
+    state.try_rng_states(saved.get("rng_state") or [], parent.path)
 
 
 def _notes(parent: Parent, plan: Plan) -> tuple[str, ...]:
@@ -207,6 +244,7 @@ def _keeps_position(parent: Parent, plan: Plan) -> bool:
     old, new = Settings.model_validate(parent.settings), plan.settings
     return (
         parent.weights == plan.weights
+        and parent.batch <= sampling.batches(plan.draws, new.training.batch_size)
         and old.seed == new.seed
         and old.training.batch_size == new.training.batch_size
         and old.sampling.model_dump(exclude={"weights"}) == new.sampling.model_dump(exclude={"weights"})
@@ -276,4 +314,5 @@ def record_start(plan: Plan, experiment: Experiment) -> None:
     if changed:
         lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changed)
     for note in plan.notes:
-        lineage.record(experiment.folder, lineage.NOTE, text=note)
+        if not note.startswith("not bit-exact"):  # the training itself says that, and all of it
+            lineage.record(experiment.folder, lineage.NOTE, text=note)

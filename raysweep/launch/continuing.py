@@ -76,7 +76,7 @@ def continue_experiment(
     before, settings = _settings(experiment, config, asked)
     lock = WriterLock.acquire(experiment.folder, steal)
     try:
-        good, problems = experiment.newest_good()
+        good, problems = experiment.newest_good(checkpoint.misplaced)
         for problem in problems:
             progress({"kind": "warning", "text": f"{problem}."})
         last = int((config.get("parent") or {}).get("epoch") or 0) + settings.training.epochs

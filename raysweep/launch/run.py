@@ -17,6 +17,7 @@ from raysweep.data import cache, sampling
 from raysweep.errors import CheckpointError, ConfigError, Interrupted, RaysweepError, TrainingError
 from raysweep.launch import recovery, resources
 from raysweep.launch.resources import Resources
+from raysweep.regular import user_path
 from raysweep.store import experiment as experiments
 from raysweep.store import layout, lineage
 from raysweep.store.experiment import Experiment
@@ -67,7 +68,7 @@ class Result:
 def cache_dir(settings: Settings) -> Path:
     """Where decoded images lie: the configuration's folder, RAYSWEEP_CACHE, or .raysweep/cache under the root."""
     named = settings.data.cache_dir or os.environ.get("RAYSWEEP_CACHE")
-    return Path(named).expanduser() if named else Path(settings.root) / layout.CACHES / layout.IMAGE_CACHE
+    return user_path(named) if named else user_path(settings.root) / layout.CACHES / layout.IMAGE_CACHE
 
 
 def plan(
@@ -81,7 +82,7 @@ def plan(
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
     """
-    root = Path(settings.root).expanduser()
+    root = user_path(settings.root)
     wanted = resources.decide(settings.scaling)
     if writable:
         experiments.check_root(root)
@@ -215,7 +216,9 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
         outcome = launch(job, fitted, progress)
     except Interrupted as error:
         lineage.record(experiment.folder, lineage.INTERRUPTED, reason=str(error))
-        derive(experiment)
+        if error.reason != "SIGTERM":  # who sends that will not wait long; the pictures are drawn at the end
+            with contextlib.suppress(KeyboardInterrupt):
+                derive(experiment)
         hint = continue_command(experiment.folder.parent, experiment.id)
         raise Interrupted(f"{error} Go on with: {hint}", error.reason) from None
     except SystemExit:  # Ray Tune's scheduler ends a branch early
@@ -257,7 +260,7 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
 
 def continue_command(root: Path, name: str) -> str:
     """What to type to go on with an experiment or a sweep; names the root where it is not the one that is looked into."""
-    usual = Path(os.environ.get("RAYSWEEP_ROOT") or "experiments").expanduser()
+    usual = user_path(os.environ.get("RAYSWEEP_ROOT") or "experiments")
     where = "" if root.resolve() == usual.resolve() else f" --root {shlex.quote(str(root))}"
     return f"raysweep continue {name}{where}"
 

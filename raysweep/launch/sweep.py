@@ -24,6 +24,7 @@ from raysweep.launch import child, resources, tuning
 from raysweep.launch.branches import Shared, plan_branch
 from raysweep.launch.resources import Resources
 from raysweep.launch.run import Plan, Progress, continue_command, derive, ignore
+from raysweep.regular import user_path
 from raysweep.store import experiment as experiments
 from raysweep.store import files, layout, lineage
 from raysweep.store import sweep as sweeps
@@ -97,7 +98,7 @@ def plan(
     Raises:
         InputError: what is wrong and what to do.
     """
-    place = Path(root).expanduser().resolve()
+    place = user_path(root).resolve()
     parent = child.read_parent(place, reference)
     points, notes = grids.expand(grid, parent.weights, parent.classes, parent.settings["seed"])
     for wrong in [c for c in grid.search.ranges if c not in parent.classes]:
@@ -220,7 +221,7 @@ def run(the_plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
         sweep = sweeps.create(the_plan.root, the_plan.name, now)
         lock = WriterLock.acquire(sweep.folder)
         try:
-            sweep.write_plan(_record(the_plan, now))
+            sweep.write_plan({"id": sweep.id, **_record(the_plan, now)})
             return train_branches(sweep, the_plan, the_plan.points, count, progress, steal=False)
         finally:
             lock.release()

@@ -16,7 +16,7 @@ from raysweep.errors import Interrupted, RaysweepError, ResourceError
 from raysweep.launch import attempt, cluster, resources
 from raysweep.launch.resources import Resources
 from raysweep.launch.stopping import StopFlag, signals
-from raysweep.store import lineage
+from raysweep.store import checkpoint, lineage
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.training.job import Job, Outcome, from_own_checkpoint
@@ -145,7 +145,7 @@ def _another(job: Job, fitted: Resources, reason: str, error: RaysweepError, pro
     experiment = Experiment(folder)
     # A worker that only seemed to be dead must not write beside the new one.
     job = replace(job, token=WriterLock(folder, job.token).renew().token)
-    good, problems = experiment.newest_good()
+    good, problems = experiment.newest_good(checkpoint.misplaced)
     where = "the start" if good is None else good.file
     if good is not None:
         job = from_own_checkpoint(job, os.path.join(job.folder, good.file), good.epoch, good.batch)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import os
 import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from raysweep.errors import NotFoundError, RaysweepError, RootError, did_you_mean
-from raysweep.store import layout, lineage
+from raysweep.errors import CheckpointError, NotFoundError, RaysweepError, RootError, did_you_mean
+from raysweep.names import cut, shown
+from raysweep.regular import read_regular
+from raysweep.store import files, keys, layout, lineage
 from raysweep.store.experiment import LEGACY, Entry, Experiment
 
-_REFERENCE = re.compile(r"(?P<experiment>[^@]+)@(?P<which>\d+|best|latest)")
+_REFERENCE = re.compile(r"(?P<experiment>[^@]+)@(?P<which>[0-9]{1,9}|best|latest)")
 
 
 def experiments(root: Path) -> list[Experiment]:
@@ -28,8 +32,9 @@ def experiments(root: Path) -> list[Experiment]:
                     found.append(Experiment(row.path))
     except FileNotFoundError:
         return []
-    except OSError as error:
-        raise RootError(f"{root} cannot be read: {error.strerror}. Name the folder of the experiments.") from None
+    except (OSError, ValueError) as error:  # ValueError: NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RootError(f"{root} cannot be read: {reason}. Name the folder of the experiments.") from None
     return sorted(found, key=_age)
 
 
@@ -56,16 +61,16 @@ def find(root: Path, reference: str) -> Experiment:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            shown = ", ".join(e.id for e in matches[-5:])
+            some = ", ".join(e.id for e in matches[-5:])
             raise NotFoundError(
-                f"{reference!r} fits {len(matches)} experiments under {root}: {shown}. Give more of the id."
+                f"{shown(reference)} fits {len(matches)} experiments under {root}: {some}. Give more of the id."
             )
     if not everything:
         raise NotFoundError(
             f"There is no experiment under {root.absolute()}. Start one with `raysweep run`, or name the root with --root."
         )
     hint = did_you_mean(reference, [e.id for e in everything] + [layout.split_id(e.id)[0] for e in everything])
-    raise NotFoundError(f"No experiment under {root} is called {reference!r}.{hint} `raysweep list` shows all.")
+    raise NotFoundError(f"No experiment under {root} is called {shown(reference)}.{hint} `raysweep list` shows all.")
 
 
 def split_reference(reference: str) -> tuple[str, str] | None:
@@ -78,7 +83,7 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | Non
     """The checkpoint a reference means: its experiment, its manifest entry (None if it has none) and its path.
 
     Raises:
-        NotFoundError: no such experiment or file.
+        NotFoundError: no such experiment or file. CheckpointError: a link in an experiment's folder that leads out of the root.
     """
     split = split_reference(reference)
     if split is not None and not os.path.exists(reference):
@@ -89,14 +94,20 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | Non
     if not os.path.isfile(path):
         if path.suffix != ".pt" and "/" not in reference:
             raise NotFoundError(
-                f"{reference!r} is no checkpoint. Give a path to a .pt file or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest; "
+                f"{shown(reference)} is no checkpoint. Give a path to a .pt file or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest; "
                 "`raysweep list` shows the experiments."
             )
         raise NotFoundError(
-            f"There is no file {path}. `raysweep list` shows the experiments, `raysweep show ID` their checkpoints."
+            f"There is no file {cut(path)}. `raysweep list` shows the experiments, `raysweep show ID` their checkpoints."
         )
-    experiment = Experiment(path.resolve().parent)
-    name = path.name
+    # In an experiment's folder its manifest knows the file by this name, also where that is a link.
+    folder = path.parent.resolve()
+    if os.path.isfile(folder / layout.CONFIG):
+        if not files.inside(folder.parent, path):
+            raise CheckpointError(f"{path} is a link that leads out of the root. Name the file itself.")
+    else:
+        folder = path.resolve().parent
+    experiment, name = Experiment(folder), path.name
     if name == layout.BEST:
         best = experiment.manifest().get("best") or {}
         name = str(best.get("file", name))
@@ -161,7 +172,7 @@ def _read(experiment: Experiment) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+    return float(value) if keys.number(value) else None
 
 
 def _created(config: dict[str, Any], experiment: Experiment) -> str | None:
@@ -175,13 +186,11 @@ def _created(config: dict[str, Any], experiment: Experiment) -> str | None:
 
 def _legacy(row: dict[str, Any], experiment: Experiment) -> None:
     """Fields of an old system's folder, which has no manifest: from its file names and CSV."""
-    import csv
-
     epochs = [p for p in map(layout.parse_checkpoint_name, os.listdir(experiment.folder)) if p and p.batch is None]
     row["epochs_done"] = max((p.epoch for p in epochs), default=0)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, csv.Error):
-        with open(experiment.folder / layout.HISTORY_CSV, newline="") as file:
-            values = [float(line["val_acc"]) for line in csv.DictReader(file)]
+        text = read_regular(experiment.folder / layout.HISTORY_CSV, files.LIMIT).decode()
+        values = [float(line["val_acc"]) for line in csv.DictReader(io.StringIO(text, newline=""))]
         if values:
-            row["best_acc"] = max(values)
+            row["best_acc"] = _number(max(values))
             row["best_epoch"] = values.index(max(values)) + 1

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
-import zipfile
+import os
+import warnings
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 from raysweep.errors import CheckpointError, NotFoundError
-from raysweep.store.files import write_atomic, zip_problem
+from raysweep.names import cut
+from raysweep.store import keys, pickles
+from raysweep.store.files import open_regular, write_atomic, zip_problem
+from raysweep.store.pickles import PLAIN, damaged
 
 FORMAT_VERSION = 1
 # Documented keys every checkpoint has.
@@ -34,8 +38,11 @@ def write(path: Path, state: Any) -> tuple[int, str]:
     return len(data), digest
 
 
-def read(path: str | Path) -> Any:
+def read(path: str | Path, allowed: frozenset[str] = PLAIN) -> Any:
     """Load a file with ``weights_only=True`` onto the CPU.
+
+    Args:
+        allowed: what its pickles may name. For what torch does not admit by itself the caller enters ``safe_globals``.
 
     Raises:
         NotFoundError: no such file.
@@ -45,24 +52,23 @@ def read(path: str | Path) -> Any:
     import torch
 
     path = Path(path)
-    if not path.is_file():
-        raise NotFoundError(f"There is no checkpoint {path}.")
-    _check_container(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch wraps the unpickler's own words in advice; what it could not even parse is garbage, not code.
-        words = re.search(r"unsupported.*?(?=\. |\.?$)", str(error), re.IGNORECASE | re.MULTILINE)
-        text = words[0] if words else (str(error).strip().partition("\n")[0] or type(error).__name__)
-        if "weights_only" in str(error) and not text.startswith("Unsupported operand"):
-            raise CheckpointError(
-                f"{path} holds Python objects that could run code, so it was not loaded ({text[:200]}). "
-                "Only tensors, numbers, texts, lists and dicts are accepted."
-            ) from None
-        raise CheckpointError(
-            f"{path} is damaged or not a checkpoint ({text[:200]}). Take another checkpoint."
-        ) from None
-    _check_tensors(state, path)
+        file = open_regular(path)
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise CheckpointError(f"{cut(path)} cannot be read: {error.strerror}. Make it readable.") from None
+        raise NotFoundError(f"There is no checkpoint {cut(path)}.") from None
+    # Opened once: what is looked at is what is loaded.
+    with file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice to people who load files of their own
+        _check_file(file, path, allowed)
+        file.seek(0)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            text = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise (pickles.unsafe if "weights_only" in str(error) else damaged)(path, text) from None
+        _check_tensors(state, path, os.fstat(file.fileno()).st_size)
     return state
 
 
@@ -73,41 +79,70 @@ def from_bytes(data: Any) -> Any:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Like :func:`read`; the file must have the documented keys."""
-    state = read(path)
+def read_checkpoint(path: str | Path, allowed: frozenset[str] = PLAIN) -> dict[str, Any]:
+    """Like :func:`read`; the file must have the documented keys, and each key must hold what it is documented to hold."""
+    state = read(path, allowed)
     missing = [k for k in REQUIRED if not isinstance(state, dict) or k not in state]
     if missing:
         raise CheckpointError(
-            f"{path} is not a complete checkpoint: it lacks {', '.join(missing)}. A bare state_dict can start a new run's "
+            f"{cut(path)} is not a complete checkpoint: it lacks {', '.join(missing)}. A bare state_dict can start a new run's "
             "weights with model.init_from."
         )
+    keys.check(state, path)
     return state
 
 
-def _check_container(path: Path) -> None:
-    """Refuse a zip that would unpack to more than it weighs: torch stores its tensors uncompressed."""
-    size = path.stat().st_size
-    if size == 0:
-        raise CheckpointError(f"{path} is empty. Take another checkpoint.")
+def _check_file(file: io.BufferedReader, path: Path, allowed: frozenset[str]) -> None:
+    """Refuse what torch should not even begin to load."""
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(4)
+    if not start:
+        raise CheckpointError(f"{cut(path)} is empty. Take another checkpoint.")
+    if start == b"PK\x03\x04":  # by which torch takes a file for its container
+        # torch itself does not look at the CRCs; a flipped bit would become a weight.
+        problem = zip_problem(file)
+        if problem is not None:
+            raise damaged(path, problem)
+        pickles.check([io.BytesIO(_program(file, path))], size, path, allowed)
+    elif start[:1] == b"\x80":
+        file.seek(0)
+        # a magic number, a version, the system, the state, the keys of its storages; then come these
+        pickles.check([_Within(file, size)] * 5, size, path, allowed)
+    else:
+        raise damaged(path, "neither torch's container nor a pickle")
+
+
+def _program(file: io.BufferedReader, path: Path) -> bytes:
+    """The pickle in the container, as torch's own reader finds it: two readers may differ about a strange file."""
+    import torch
+
+    file.seek(0)
     try:
-        if not zipfile.is_zipfile(path):
-            return
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}). Take another checkpoint.") from None
-    if any(i.compress_type != zipfile.ZIP_STORED for i in infos) or sum(i.file_size for i in infos) > size:
-        raise CheckpointError(
-            f"{path} would unpack to more than its {size:,} bytes, which no checkpoint does; it was not loaded."
-        )
-    # torch itself does not look at the CRCs; a flipped bit would become a weight.
-    problem = zip_problem(path)
-    if problem is not None:
-        raise CheckpointError(f"{path} is damaged ({problem}). Take another checkpoint.")
+        reader: Any = torch._C.PyTorchFileReader(file)
+        if reader.has_record("constants.pkl"):
+            raise damaged(path, "a TorchScript archive")
+        if sum(map(reader.get_record_size, reader.get_all_records())) > os.fstat(file.fileno()).st_size:
+            raise damaged(path, "its parts have more bytes than the file")
+        return reader.get_record("data.pkl")
+    except (RuntimeError, ValueError, UnicodeDecodeError) as error:
+        raise damaged(path, str(error).partition("\n")[0]) from None
 
 
-def _check_tensors(state: Any, path: Path) -> None:
+class _Within:
+    """A file that is never asked for more than it has, whatever length a pickle declares."""
+
+    def __init__(self, file: io.BufferedReader, size: int) -> None:
+        self.file, self.size = file, size
+        self.tell = file.tell
+
+    def read(self, size: int, /) -> bytes:
+        return self.file.read(max(0, min(size, self.size - self.file.tell())))
+
+    def readline(self) -> bytes:
+        return self.file.readline(1000)
+
+
+def _check_tensors(state: Any, path: Path, size: int) -> None:
     """Refuse tensors whose size is only declared: sparse, without storage, or one number spread over terabytes."""
     import torch
 
@@ -117,6 +152,8 @@ def _check_tensors(state: Any, path: Path) -> None:
         if id(value) in seen:  # a pickle may refer to one object many times, also in circles
             continue
         seen.add(id(value))
+        if isinstance(value, OrderedDict) and {*vars(value)} - {"_metadata"}:
+            raise damaged(path, "an OrderedDict whose methods are replaced")
         if isinstance(value, dict):
             rest += [*value.keys(), *value.values()]
         elif isinstance(value, (list, tuple, set)):
@@ -124,11 +161,22 @@ def _check_tensors(state: Any, path: Path) -> None:
         elif isinstance(value, torch.Tensor):
             if value.layout != torch.strided or value.device.type != "cpu":
                 raise CheckpointError(
-                    f"{path} holds a tensor that is not dense ({value.layout}, {value.device}), which no checkpoint of a "
+                    f"{cut(path)} holds a tensor that is not dense ({value.layout}, {value.device}), which no checkpoint of a "
                     "training has; it was not loaded."
                 )
             excess += max(0, value.numel() * value.element_size() - value.untyped_storage().nbytes())
-    if excess > path.stat().st_size:
+    if excess > size:
         raise CheckpointError(
-            f"{path} holds tensors that would need {excess:,} bytes more than the file has; it was not loaded."
+            f"{cut(path)} holds tensors that would need {excess:,} bytes more than the file has; it was not loaded."
         )
+
+
+def misplaced(folder: Path, entry: Any) -> str | None:
+    """Whether a file is a checkpoint of another place than its entry says, which its own checksums cannot tell; or None."""
+    try:
+        saved = read_checkpoint(folder / entry.file)
+    except CheckpointError as error:
+        return f"{entry.file} cannot be used: {error}"
+    batch = int(saved.get("current_batch") or 0) or None
+    place = int(saved["epoch"]) + (batch is not None), batch
+    return None if place == (entry.epoch, entry.batch) else f"{entry.file} holds epoch {place[0]}, batch {place[1]}"

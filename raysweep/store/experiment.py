@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import csv
+import io
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from raysweep.errors import CheckpointError, NotFoundError, RootError, StoreError
-from raysweep.names import check_name
-from raysweep.store import files, layout, lineage, lock
+from raysweep.names import check_name, shown
+from raysweep.regular import read_regular
+from raysweep.store import files, keys, layout, lineage, lock
 from raysweep.store.layout import Position
 
 RUNNING, FINISHED, INTERRUPTED, FAILED, DEAD, LEGACY = "running", "finished", "interrupted", "failed", "dead", "legacy"
 
 # Columns of the history that are put back when the manifest is lost.
 _METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "val_macro_f1", "balanced_accuracy")
+_TEXTS = ("worst_class", "order_sha256")  # metrics that are no numbers
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,10 @@ def check_root(root: Path) -> None:
         probe = root / f"{layout.TEMP_PREFIX}{secrets.token_hex(8)}"  # never the name of one that a kill left
         probe.mkdir()
         probe.rmdir()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else error
         raise RootError(
-            f"Experiments cannot be written to {root.absolute()}: {error.strerror}. Choose another folder with --root or make it writable."
+            f"Experiments cannot be written to {root.absolute()}: {reason}. Choose another folder with --root or make it writable."
         ) from None
 
 
@@ -118,11 +123,29 @@ class Experiment:
         return self.folder.name
 
     def config(self) -> dict[str, Any]:
-        """``experiment_config.json``: flat names first, everything under ``settings``."""
+        """``experiment_config.json``: flat names first, everything under ``settings``.
+
+        Raises:
+            StoreError: it is missing or damaged, or a name holds what it cannot.
+        """
+        value = self.written_config()
+        problem = keys.of_config(value)
+        if problem is not None:
+            raise StoreError(
+                f"{self.folder / layout.CONFIG} is damaged: {problem}. Mend it, or restore it from a copy."
+            )
+        return value
+
+    def written_config(self) -> dict[str, Any]:
+        """The same, whatever the names hold.
+
+        Raises:
+            StoreError: it is missing, or no JSON object.
+        """
         path = self.folder / layout.CONFIG
         try:
             with files.reading(path):
-                value = json.loads(path.read_bytes())
+                value = files.read_json(path)
         except ValueError as error:
             raise StoreError(f"{path} is not valid JSON ({error}). Restore it from a copy.") from None
         if not isinstance(value, dict):
@@ -133,15 +156,16 @@ class Experiment:
         files.write_json(self.folder / layout.CONFIG, value)
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest, or an empty one where it is missing or torn (see :meth:`entries`)."""
+        """The manifest, or an empty one where it is missing or torn (see :meth:`entries`); ``best`` is None where what it
+        says cannot be."""
         value = self._written_manifest()
         if value is None:
             return {"format_version": 1, "experiment": self.id, "checkpoints": [], "best": None}
-        return value if isinstance(value.get("best"), dict) else {**value, "best": None}
+        return {**value, "best": _best(value)}
 
     def _written_manifest(self) -> dict[str, Any] | None:
         try:
-            value = json.loads((self.folder / layout.MANIFEST).read_bytes())
+            value = files.read_json(self.folder / layout.MANIFEST)
         except (OSError, ValueError):
             return None
         return value if isinstance(value, dict) and isinstance(value.get("checkpoints"), list) else None
@@ -150,25 +174,7 @@ class Experiment:
         """Committed checkpoints, oldest first; where the manifest is missing or torn, the files that verify by the
         checksums inside them (slow: each is read)."""
         manifest = self._written_manifest()
-        if manifest is None:
-            return self._recovered()[0]
-        result = []
-        for row in manifest["checkpoints"]:
-            with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
-                name = str(row["file"])
-                if layout.parse_checkpoint_name(name) is not None:  # a manifest cannot point out of its folder
-                    result.append(
-                        Entry(
-                            name,
-                            int(row["bytes"]),
-                            str(row["sha256"]),
-                            int(row["epoch"]),
-                            None if row.get("batch") is None else int(row["batch"]),
-                            str(row.get("created", "")),
-                            dict(row.get("metrics") or {}),
-                        )
-                    )
-        return sorted(result, key=lambda e: e.position.order)
+        return self._recovered()[0] if manifest is None else _entries(manifest)[0]
 
     def write_manifest(self, entries: list[Entry], best: dict[str, Any] | None) -> None:
         """The commit point: a checkpoint that is not listed here does not exist."""
@@ -189,13 +195,24 @@ class Experiment:
             {"format_version": 1, "experiment": self.id, "checkpoints": rows, "best": best},
         )
 
-    def newest_good(self) -> tuple[Entry | None, list[str]]:
-        """The newest checkpoint whose size and hash verify, and what was wrong with newer ones or the manifest."""
-        if self._written_manifest() is None:
+    def newest_good(
+        self, misplaced: Callable[[Path, Entry], str | None] | None = None
+    ) -> tuple[Entry | None, list[str]]:
+        """The newest checkpoint whose size and hash verify, and what was wrong with newer ones or the manifest.
+
+        Args:
+            misplaced: says what is wrong with a file that is whole, but not the checkpoint its name says. It is asked where
+                no manifest vouches for the file. See :func:`raysweep.store.checkpoint.misplaced`.
+        """
+        manifest = self._written_manifest()
+        if manifest is None:
             found, problems = self._recovered()
+            while found and misplaced is not None and (problem := misplaced(self.folder, found[-1])) is not None:
+                problems.append(problem)
+                found.pop()
             return (found[-1] if found else None), problems
-        problems = []
-        for entry in reversed(self.entries()):
+        entries, problems = _entries(manifest)
+        for entry in reversed(entries):
             problem = entry.verify(self.folder)
             if problem is None:
                 return entry, problems
@@ -203,8 +220,21 @@ class Experiment:
         return None, problems
 
     def lost_manifest(self) -> list[str]:
-        """Why checkpoints are judged without a manifest, and which of them are damaged; empty where it is whole."""
-        return self._recovered()[1] if self._written_manifest() is None else []
+        """Why checkpoints are judged without a manifest, and which of them are damaged, or which of its rows are; empty
+        where it is whole."""
+        manifest = self._written_manifest()
+        if manifest is not None:
+            return _entries(manifest)[1]
+        told = self._recovered()[1]
+        who = lock.holder(self.folder)
+        if who is not None and lock.alive(who) is not False:
+            return []  # its writer is about to commit the first
+        return told if self._written_manifest() is None else []  # it may have committed and left meanwhile
+
+    @property
+    def has_manifest(self) -> bool:
+        """Whether there is a manifest that can be read."""
+        return self._written_manifest() is not None
 
     def _recovered(self) -> tuple[list[Entry], list[str]]:
         """What can be used where the manifest is missing or torn: entries, oldest first, and what is wrong.
@@ -225,9 +255,11 @@ class Experiment:
             path = self.folder / names[position]
             if not files.inside(self.folder.resolve().parent, path):
                 damaged.append(f"{path.name} is a link that leads out of the root")
-            elif (problem := files.zip_problem(path)) is not None:
+                continue
+            if (problem := files.zip_problem(path)) is not None:
                 damaged.append(f"{path.name} is damaged ({problem})")
-            else:
+                continue
+            with contextlib.suppress(FileNotFoundError):  # its writer has just replaced it
                 stat = path.stat()
                 created = datetime.fromtimestamp(stat.st_mtime).isoformat(timespec="seconds")
                 metrics = history.get(position.epoch, {}) if position.batch is None else {}
@@ -240,14 +272,10 @@ class Experiment:
 
     def _history(self) -> dict[int, dict[str, float]]:
         """Epoch → the metrics that choose the best one, from the history; nothing of it where it cannot be read."""
-        import csv
-
         rows = {}
-        with (
-            contextlib.suppress(OSError, ValueError, KeyError, TypeError, csv.Error),
-            open(self.folder / layout.HISTORY_CSV, newline="", encoding="utf-8") as file,
-        ):
-            for line in csv.DictReader(file):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, csv.Error):
+            text = read_regular(self.folder / layout.HISTORY_CSV, files.LIMIT).decode()
+            for line in csv.DictReader(io.StringIO(text, newline="")):
                 rows[int(line["epoch"])] = {k: float(line[k]) for k in _METRICS if line.get(k)}
         return rows
 
@@ -277,14 +305,66 @@ class Experiment:
 
     def status(self) -> str:
         """running, finished, interrupted, failed, dead (it stopped without a word), or legacy (an old folder)."""
-        event = lineage.last(self.folder)
-        if event is None:
-            return RUNNING if lock.holder(self.folder) else LEGACY
         ended = {lineage.FINISHED: FINISHED, lineage.INTERRUPTED: INTERRUPTED, lineage.FAILED: FAILED}
-        if event.get("type") in ended:
-            return ended[event["type"]]
-        who = lock.holder(self.folder)
-        return DEAD if who is None or lock.alive(who) is False else RUNNING
+        event = lineage.last(self.folder)
+        while True:
+            if event is not None and event.get("type") in ended:
+                return ended[event["type"]]
+            who = lock.holder(self.folder)
+            if who is not None and (event is None or lock.alive(who) is not False):
+                return RUNNING
+            before, event = event, lineage.last(self.folder)  # it may have ended between the two looks
+            if event == before:
+                return LEGACY if event is None else DEAD
+
+
+def _entries(manifest: dict[str, Any]) -> tuple[list[Entry], list[str]]:
+    """The checkpoints that a manifest lists, oldest first, and which of its rows are no such thing."""
+    found, problems = [], []
+    for row in manifest["checkpoints"]:
+        try:
+            found.append(entry := _entry(row))
+            if (row["epoch"], row.get("batch")) != entry.position:
+                problems.append(f"{layout.MANIFEST} contradicts the name of {entry.file}, which counts")
+        except (KeyError, TypeError, ValueError):
+            name = row.get("file") if isinstance(row, dict) else row
+            problems.append(f"{layout.MANIFEST} has a damaged row ({shown(name)}), which does not count")
+    return sorted(found, key=lambda e: e.position.order), problems
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    """A row of a manifest. Where it stands is told by its file's name, which the hash vouches for, and which cannot point
+    out of the folder.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is none.
+    """
+    position = layout.parse_checkpoint_name(row["file"])
+    if position is None or type(row["epoch"]) is not int or type(row["bytes"]) is not int:
+        raise ValueError
+    metrics = {
+        key: value
+        for key, value in dict(row.get("metrics") or {}).items()
+        if value is None or (isinstance(value, str) if key in _TEXTS else keys.number(value))
+    }
+    return Entry(row["file"], row["bytes"], str(row["sha256"]), *position, str(row.get("created", "")), metrics)
+
+
+def _best(manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """What a manifest says of the best epoch, if that is the end of one; its value comes from its row where it is lost."""
+    best = manifest["best"] if isinstance(manifest.get("best"), dict) else {}
+    name = best.get("file")
+    if not isinstance(name, str) or layout.parse_checkpoint_name(name) != (best.get("epoch"), None):
+        return None
+    if keys.number(best.get("value")):
+        return best
+    metric = str(best.get("metric", "val_acc"))
+    known = next((e.metrics.get(metric) for e in _entries(manifest)[0] if e.file == name), None)
+    return {
+        **best,
+        "metric": metric,
+        "value": -1.0 if known is None else known,
+    }  # less than any: the next one is better
 
 
 def resolve_entry(experiment: Experiment, which: str) -> Entry:

@@ -27,7 +27,7 @@ IMAGE_CACHE = "cache"
 LOGS = "logs"
 
 TIME_FORMAT = "%Y%m%d_%H%M%S"
-_EPOCH = re.compile(r"checkpoint_epoch_(\d+)(?:_batch_(\d+))?\.pt")
+_EPOCH = re.compile(r"checkpoint_epoch_([0-9]{1,9})(?:_batch_([0-9]{1,9}))?\.pt")
 _ID = re.compile(r"(?P<name>.+)_(?P<time>\d{8}_\d{6})(?:_(?P<n>\d+))?")
 
 

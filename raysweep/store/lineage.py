@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.errors import StoreError
+from raysweep.names import cut
+from raysweep.regular import read_regular
 from raysweep.store import layout
-from raysweep.store.files import append_line, reading
+from raysweep.store.files import LIMIT, append_line, open_regular, reading
 
 START = "EXPERIMENT_START"
 RESUME = "RESUME_FROM_CHECKPOINT"
@@ -60,9 +62,9 @@ def read(folder: Path) -> list[dict[str, Any]]:
     path = folder / layout.LINEAGE
     try:
         with reading(path):
-            text = path.read_bytes()
-    except StoreError:
-        if not path.exists():
+            text = read_regular(path, LIMIT)
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
             return []
         raise
     lines = text.split(b"\n")[:-1]  # what follows the last newline is torn
@@ -72,8 +74,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
             event = json.loads(line)
             if event["seq"] != number or not isinstance(event["type"], str):
                 raise ValueError(f"event {event['seq']} where {number} belongs")
-        except (ValueError, KeyError, TypeError) as error:
-            raise _damaged(path, f"line {number}: {error}") from None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise _damaged(path, f"line {number}: {cut(error)}") from None
         events.append(event)
     return events
 
@@ -86,25 +88,33 @@ def last(folder: Path) -> dict[str, Any] | None:
     """The newest event that is no note, read from the end of the file only: cheap enough for ten thousand folders.
 
     Raises:
-        StoreError: a line there that is no event; silence would make a damaged experiment look like one without a log.
+        StoreError: it cannot be read, or a line there is no event; silence would make a damaged experiment look like one
+            without a log.
     """
+    path = folder / layout.LINEAGE
     try:
-        with open(folder / layout.LINEAGE, "rb") as file:
+        with reading(path), open_regular(path) as file:
             size = file.seek(0, 2)
             step = 2048
-            while True:
+            while step < LIMIT:
                 start = file.seek(max(0, size - step))
-                lines = file.read().split(b"\n")[:-1]  # what follows the last newline is torn
+                lines = file.read(step).split(b"\n")[:-1]  # what follows the last newline is torn
                 for line in reversed(lines[1:] if start else lines):  # the first may be cut by the window
-                    if (value := json.loads(line))["type"] != NOTE:
+                    value = json.loads(line)
+                    if not isinstance(value["type"], str):
+                        raise TypeError("an event without a type")
+                    if value["type"] != NOTE:
                         return value
                 if start == 0:
                     return None
                 step *= 4
-    except OSError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder / layout.LINEAGE, f"a line near its end: {error}") from None
+        raise _damaged(path, f"no event in its last {LIMIT // 1_000_000} MB")
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, f"a line near its end: {cut(error)}") from None
 
 
 def _clean(value: Any) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raysweep.errors import RaysweepError
-from raysweep.store import layout, lineage
+from raysweep.errors import RaysweepError, StoreError
+from raysweep.names import shown
+from raysweep.store import files, layout, lineage
 from raysweep.store.catalog import experiments
 from raysweep.store.experiment import Entry, Experiment
 
@@ -24,11 +24,27 @@ def in_use(root: Path) -> set[str]:
 
     for experiment in experiments(root):
         with contextlib.suppress(RaysweepError):
-            note(experiment.config().get("parent"))
+            note(experiment.written_config().get("parent"))  # whatever else in it may be wrong
     for path in (root / layout.SWEEPS).glob(f"*/{layout.SWEEP}"):
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            note(json.loads(path.read_bytes()).get("parent"))
+            note(files.read_json(path).get("parent"))
     return found
+
+
+def rule(experiment: Experiment) -> tuple[int, int | None] | None:
+    """(last, every) of the experiment's own ``checkpoint.keep``; None where it keeps all."""
+    settings = experiment.config().get("settings")
+    section = settings.get("checkpoint") if isinstance(settings, dict) else None
+    keep = section.get("keep") if isinstance(section, dict) else None
+    if not isinstance(keep, dict):
+        return None
+    last, every = keep.get("last", 1), keep.get("every")
+    if type(last) is not int or last < 1 or not (every is None or (type(every) is int and every > 0)):
+        raise StoreError(
+            f"checkpoint.keep in {experiment.folder / layout.CONFIG} is {shown(keep)}, which says nothing. Mend it, or give "
+            "--last or --every."
+        )
+    return last, every
 
 
 def removable(experiment: Experiment, last: int, every: int | None, used: set[str]) -> list[Entry]:

@@ -6,9 +6,6 @@ of the branches and ``results.csv`` are derived and can be written again at any 
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.errors import NotFoundError, RaysweepError, RootError, StoreError, did_you_mean
-from raysweep.names import check_name
-from raysweep.store import catalog, files, layout
+from raysweep.names import check_name, shown
+from raysweep.store import catalog, files, keys, layout
 from raysweep.store.experiment import FINISHED, Experiment, check_root
 
 MISSING = "missing"  # a branch that has not started
@@ -34,6 +31,8 @@ def create(root: Path, name: str, when: datetime) -> Sweep:
     check_sweep_name(name)
     check_root(root)
     parent = root / layout.SWEEPS
+    if not files.inside(root, parent):
+        raise RootError(f"{parent} is a link that leads out of the root. Put a folder in its place.")
     try:
         parent.mkdir(exist_ok=True)
         for attempt in range(1, 10_000):
@@ -81,20 +80,26 @@ class Sweep:
         path = self.folder / layout.SWEEP
         try:
             with files.reading(path):
-                value = json.loads(path.read_bytes())
+                value = files.read_json(path)
         except ValueError as error:
             raise StoreError(f"{path} is not valid JSON ({error}). Restore it from a copy.") from None
-        if not isinstance(value, dict) or not isinstance(value.get("branches"), list):
-            raise StoreError(f"{path} does not hold a sweep. Restore it from a copy.")
+        problem = keys.of_sweep(value)
+        if problem is not None:
+            raise StoreError(f"{path} does not hold a sweep: {problem}. Restore it from a copy.")
         return value
 
     def write_plan(self, value: Mapping[str, Any]) -> None:
         files.write_json(self.folder / layout.SWEEP, dict(value))
 
     def experiments(self) -> dict[str, Experiment]:
-        """Branch → its experiment, found by what the experiments' folders say of themselves."""
+        """Branch → its experiment, found by what the experiments' folders say of themselves.
+
+        Where several say that they are the same branch (one was copied), the one that ``sweep.json`` knows is it, else the
+        first by name.
+        """
         found: dict[str, Experiment] = {}
-        prefix = f"{layout.split_id(self.id)[0]}-"
+        made_as, recorded = self._known()
+        prefix = f"{layout.split_id(made_as)[0]}-"
         with os.scandir(self.root) as rows:
             names = sorted(r.name for r in rows if r.name.startswith(prefix) and not r.is_symlink() and r.is_dir())
         for name in names:
@@ -103,9 +108,24 @@ class Sweep:
                 config = experiment.config()
             except RaysweepError:
                 continue  # made a moment ago, or damaged: not a branch that can be gone on with
-            if config.get("sweep") == self.id and isinstance(config.get("branch"), dict):
-                found[str(config["branch"].get("name"))] = experiment
+            if config.get("sweep") == made_as and isinstance(config.get("branch"), dict):
+                branch = str(config["branch"].get("name"))
+                if branch not in found or recorded.get(branch) == experiment.id:
+                    found[branch] = experiment
         return found
+
+    @property
+    def made_as(self) -> str:
+        """The id that the sweep was made under, and that its branches know it by, whatever its folder is called now."""
+        return self._known()[0]
+
+    def _known(self) -> tuple[str, dict[str, Any]]:
+        """The id that the sweep was made under, and branch → experiment, as ``sweep.json`` says."""
+        try:
+            plan = self.plan()
+        except StoreError:
+            return self.id, {}
+        return str(plan.get("id") or self.id), {b["name"]: b.get("experiment") for b in plan["branches"]}
 
     def refresh(self, reasons: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Write the branches' status into ``sweep.json``, and ``results.csv``; returns the plan.
@@ -151,7 +171,7 @@ def results_csv(plan: Mapping[str, Any], experiments: Mapping[str, Experiment]) 
             summary = catalog.summary(experiment)
             row |= {"epoch": ends[-1].epoch, "best_acc": summary["best_acc"], "best_epoch": summary["best_epoch"]}
             row |= {k: ends[-1].metrics.get(k) for k in _NUMBERS}
-            row["worst_class"] = _harmless(ends[-1].metrics.get("worst_class"))
+            row["worst_class"] = ends[-1].metrics.get("worst_class")
         row |= {f"weight_{c}": w for c, w in branch["weights"].items()}
         rows.append(row)
     controls = {r["seed"]: r for r in rows if r["control"]}
@@ -163,24 +183,25 @@ def results_csv(plan: Mapping[str, Any], experiments: Mapping[str, Experiment]) 
     columns = ["branch", "experiment", "control", "seed", "status", "epoch", "best_acc", "best_epoch", *_NUMBERS]
     columns += ["worst_class", "val_acc_minus_control", "val_macro_f1_minus_control"]
     columns += [c for row in rows for c in row if c.startswith("weight_")]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(dict.fromkeys(columns)), lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def _harmless(text: Any) -> Any:
-    """A text that a spreadsheet does not take for a formula, whatever a class is called."""
-    return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t")) else text
+    names = list(dict.fromkeys(columns))
+    return files.csv_text([names, *([row.get(c) for c in names] for row in rows)])
 
 
 def all_sweeps(root: Path) -> list[Sweep]:
-    """The sweeps under a root, oldest first."""
+    """The sweeps under a root, oldest first. Links that lead out of the root are left out."""
+    parent = root / layout.SWEEPS
+    if not files.inside(root, parent):
+        return []
     try:
-        with os.scandir(root / layout.SWEEPS) as rows:
-            folders = [r.path for r in rows if r.is_dir() and os.path.isfile(os.path.join(r.path, layout.SWEEP))]
-    except OSError:
+        with os.scandir(parent) as rows:
+            folders = [
+                r.path
+                for r in rows
+                if r.is_dir()
+                and os.path.isfile(os.path.join(r.path, layout.SWEEP))
+                and (not r.is_symlink() or files.inside(root, Path(r.path)))
+            ]
+    except (OSError, ValueError):
         return []
     return sorted((Sweep(f) for f in folders), key=lambda s: (layout.split_id(s.id)[1] or "", s.id))
 
@@ -189,10 +210,13 @@ def find(root: Path, reference: str) -> Sweep:
     """The sweep that a path, an id, a name or an unambiguous start of one means.
 
     Raises:
-        NotFoundError: none or several match.
+        NotFoundError: none or several match, or it is a link that leads out of its root.
     """
     if os.path.isfile(os.path.join(reference, layout.SWEEP)):
-        return Sweep(Path(reference).resolve())
+        path = Path(os.path.abspath(reference))
+        if not files.inside(path.parent.parent, path):
+            raise NotFoundError(f"{path} is a link that leads out of the root. Put the sweep's folder in its place.")
+        return Sweep(path.resolve())
     everything = all_sweeps(root)
     for fits in (
         lambda s: s.id == reference,
@@ -203,7 +227,7 @@ def find(root: Path, reference: str) -> Sweep:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            shown = ", ".join(s.id for s in matches[-5:])
-            raise NotFoundError(f"{reference!r} fits {len(matches)} sweeps: {shown}. Give more of the id.")
+            some = ", ".join(s.id for s in matches[-5:])
+            raise NotFoundError(f"{shown(reference)} fits {len(matches)} sweeps: {some}. Give more of the id.")
     hint = did_you_mean(reference, [s.id for s in everything])
-    raise NotFoundError(f"No sweep under {root} is called {reference!r}.{hint}")
+    raise NotFoundError(f"No sweep under {root} is called {shown(reference)}.{hint}")

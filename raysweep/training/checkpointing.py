@@ -7,7 +7,6 @@ kill chooses, the folder holds either the state before the save or the state aft
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -161,7 +160,7 @@ def rebuild_best(experiment: Experiment) -> None:
     if not best or layout.parse_checkpoint_name(str(best.get("file"))) is None:  # it cannot point out of the folder
         return
     source, target = experiment.folder / str(best["file"]), experiment.folder / layout.BEST
-    if not source.exists():
+    if not source.is_file() or not files.inside(experiment.folder.resolve().parent, source):
         return
     if target.exists() and target.samefile(source):
         return
@@ -171,7 +170,7 @@ def rebuild_best(experiment: Experiment) -> None:
 def _clean(experiment: Experiment) -> None:
     """Remove what a killed writer left: temporary files, and checkpoints within an epoch that a later commit replaced."""
     files.clean_temps(experiment.folder)
-    if experiment.lost_manifest():
+    if not experiment.has_manifest:
         return
     entries = experiment.entries()
     known = {e.file for e in entries}
@@ -205,11 +204,7 @@ def write_history(folder: Path, history: Mapping[str, Sequence[Any]], classes: S
     """``training_history.csv`` from the history that every checkpoint carries: one row per epoch, the parent's first."""
     columns = [c for c in history_columns(classes) if c in history]
     columns += [c for c in history if c not in columns]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
     rows = max((len(v) for v in history.values()), default=0)
-    for i in range(rows):
-        row = [history[c][i] if i < len(history[c]) else None for c in columns]
-        writer.writerow(["" if v is None else v for v in row])
-    files.write_atomic(folder / layout.HISTORY_CSV, out.getvalue().encode())
+    table = [[history[c][i] if i < len(history[c]) else None for c in columns] for i in range(rows)]
+    text = files.csv_text([columns, *table])
+    files.write_atomic(folder / layout.HISTORY_CSV, text.encode(errors="backslashreplace"))  # half a character is none

@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from raysweep.errors import CheckpointError, ConfigError, did_you_mean
+from raysweep.names import cut, shown
+from raysweep.regular import user_path
 from raysweep.store import checkpoint
 
 
@@ -124,12 +127,35 @@ def build(name: str, options: dict[str, Any], num_classes: int, channels: int) -
         model = builder(num_classes=num_classes, channels=channels, **options)
     except TypeError as error:
         takes = ", ".join(p for p in inspect.signature(builder).parameters if p not in ("num_classes", "channels"))
-        raise ConfigError(f"model.options do not fit {name} ({error}). It takes: {takes or 'none'}.") from None
+        raise ConfigError(f"model.options do not fit {name} ({cut(error)}). It takes: {takes or 'none'}.") from None
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"model.options do not fit {name} ({error}).") from None
+        raise ConfigError(f"model.options do not fit {name} ({cut(error)}).") from None
+    except (ArithmeticError, LookupError, AttributeError, AssertionError, MemoryError) as error:
+        raise ConfigError(f"model.options do not fit {name} ({type(error).__name__}: {cut(error)}).") from None
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model.name: {name} returned {type(model).__name__}, not a torch.nn.Module.")
     return model
+
+
+class _NoMemory(TorchFunctionMode):
+    """Parameters are made without memory; the few numbers that a network computes while it is built stay numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn):
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def outline(name: str, options: dict[str, Any], num_classes: int, channels: int) -> nn.Module:
+    """The network of :func:`build` with the shapes of its parameters and nothing in them, however large it is.
+
+    A Python function is not to be trusted with that; what it returns is a whole network.
+    """
+    if name.startswith("python:"):
+        return build(name, options, num_classes, channels)
+    with _NoMemory():
+        return build(name, options, num_classes, channels)
 
 
 def try_out(model: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
@@ -162,6 +188,15 @@ def load_weights(model: nn.Module, state: Any, source: str | Path) -> None:
     Raises:
         CheckpointError: missing or unexpected keys, or other shapes, all of them named.
     """
+    model.load_state_dict(fitting_weights(model, state, source))
+
+
+def fitting_weights(model: nn.Module, state: Any, source: str | Path) -> dict[str, torch.Tensor]:
+    """The state_dict, if it fits the model, which may be an outline.
+
+    Raises:
+        CheckpointError: missing or unexpected keys, or other shapes, all of them named.
+    """
     if isinstance(state, dict) and "model_state_dict" in state:
         state = state["model_state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -169,23 +204,27 @@ def load_weights(model: nn.Module, state: Any, source: str | Path) -> None:
     mine = model.state_dict()
     faults = []
     missing = [k for k in mine if k not in state]
-    unexpected = [k for k in state if k not in mine]
+    unexpected = [k if isinstance(k, str) else shown(k) for k in state if k not in mine]
     shapes = [
-        f"{k} is {tuple(state[k].shape)}, the model needs {tuple(v.shape)}"
+        f"{k} is {_kind(state[k])}, the model needs {_kind(v)}"
         for k, v in mine.items()
-        if k in state and state[k].shape != v.shape
+        if k in state and _kind(state[k]) != _kind(v)
     ]
     for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            faults.append(f"{len(names)} {title}: {', '.join(names[:5])}{more}")
+            faults.append(f"{len(names)} {title}: {', '.join(cut(n, 200) for n in names[:5])}{more}")
     if faults:
         raise CheckpointError(
             f"The weights in {source} do not fit the model ({'; '.join(faults)}). Is it the same architecture?"
         )
-    model.load_state_dict(state)
+    return state
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{'complex ' if tensor.is_complex() else ''}{tuple(tensor.shape)}"
 
 
 def read_init(path: str) -> Any:
     """The state_dict file that ``model.init_from`` names."""
-    return checkpoint.read(Path(path).expanduser())
+    return checkpoint.read(user_path(path))

@@ -32,6 +32,56 @@ def touch(*paths: Path) -> None:
         path.write_bytes(IMAGE)
 
 
+NO_LINES = [(kind, name) for kind in ("folder", "csv", "parquet") for name in ("a\nb", "a\rb", "\tb", "\x1b[2J")]
+
+
+@pytest.mark.parametrize(("kind", "name"), [*NO_LINES, ("folder", "caf\udce9")])
+def test_classes_that_are_no_line_of_text_are_refused(tmp_path, kind, name):
+    if kind == "folder":
+        touch(tmp_path / "d" / "good" / "0.png", tmp_path / "d" / name / "0.png")
+        path = tmp_path / "d"
+    elif kind == "csv":
+        path = tmp_path / "x.csv"
+        path.write_bytes(f'emotion,pixels\ngood,1 2 3 4\n"_{name}",1 2 3 4\n'.encode())
+    else:
+        path = write_parquet(tmp_path / "x.parquet", image=[IMAGE, IMAGE], label=["good", name])
+    with pytest.raises(DataError, match=r"the name of class .* contains") as error:
+        listing(path)
+    assert str(error.value).isprintable()
+
+
+def test_classes_of_any_writing_are_read(tmp_path):
+    classes = sorted(["\u202eright to left", "עברית", "🙂 emoji", "=cmd()"])
+    touch(*(tmp_path / c / "0.png" for c in classes))
+    assert listing(tmp_path).classes == tuple(classes)
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet", "x"])
+def test_a_pipe_is_refused_at_once(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=r"no regular file|neither a folder nor"):
+        listing(tmp_path / name)
+    with pytest.raises(DataError, match="no regular file"):
+        listing(tmp_path / name, source="csv")
+
+
+def test_pipes_among_images_are_left_out(tmp_path):
+    touch(tmp_path / "images" / "a" / "0.png")
+    os.mkfifo(tmp_path / "images" / "a" / "1.png")
+    assert len(listing(tmp_path / "images").train) == 1
+    (tmp_path / "shards").mkdir()
+    os.mkfifo(tmp_path / "shards" / "train-0.parquet")
+    write_parquet(tmp_path / "shards" / "train-1.parquet", image=[IMAGE], label=["a"])
+    assert len(listing(tmp_path / "shards").train) == 1
+
+
+def test_a_csv_of_gigabytes_is_refused(tmp_path):
+    with open(tmp_path / "x.csv", "wb") as file:
+        file.truncate(sources.MAX_CSV_BYTES + 1)
+    with pytest.raises(DataError, match="larger than 2,000,000,000 bytes"):
+        listing(tmp_path / "x.csv")
+
+
 # Class folders
 
 
@@ -144,6 +194,8 @@ def test_a_csv_with_names_spaces_and_no_split(tmp_path):
         ("a,b\n0,1\n", "lacks the columns emotion, pixels"),
         ("emotion,pixels\n0,1 2 3 4\n7,1 2 3 4\n", "line 3: emotion 7 is not one of 0 to 6 .*neutral"),
         ("emotion,pixels\n0,1 2 3 4\n,1 2 3 4\n", "line 3: the column emotion is empty"),
+        ("emotion,pixels\n" + "1" * 5000 + ",1 2 3 4\n", "line 2: emotion 111.* is not one of 0 to 6"),
+        ("emotion,pixels\n" + "x" * 5000 + ",1 2 3 4\n", "line 2: the name of class .* has 5,000 characters"),
         ("emotion,pixels\n0,1 2 3 4\n²,1 2 3 4\n9,1 2 3 4\n", "line 4: emotion 9"),
     ],
 )
@@ -261,6 +313,7 @@ def test_auto_takes_what_the_path_is(tmp_path):
         ("x.txt", "auto", r"neither a folder nor a \.csv or \.parquet file"),
         ("x.txt", "folder", "is a file, but data.source is folder"),
         ("d", "csv", "is a folder, but data.source is csv"),
+        ("x" * 300, "auto", r"data\.path: there is no"),
     ],
 )
 def test_a_path_of_another_kind_is_refused(tmp_path, name, source, told):

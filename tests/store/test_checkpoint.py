@@ -33,7 +33,7 @@ def a_state() -> dict:
         "model_state_dict": model.state_dict(),
         "optimizer_state_dict": optimizer.state_dict(),
         "best_acc": 0.75,
-        "history": {"val_acc": [0.5, 0.75], "worst": ["a", None]},
+        "history": {"val_acc": [0.5, 0.75], "worst": [0.25, None]},
         "config": {"experiment_name": "Gefühl", "sampling_weights": {"angry": 1.0}},
         "timestamp": "20250108_143022",
         "rng_state": [torch.get_rng_state(), (3, tuple(range(10)), None)],

@@ -168,7 +168,7 @@ def test_the_manifest_keeps_every_field_and_the_order_of_time(tmp_path):
     experiment = make_experiment(tmp_path / ID)
     positions = [Position(2, None), Position(10, 4), Position(10, 30), Position(1, None), Position(10, None)]
     entries = [checkpoint_file(experiment.folder, p, {"val_acc": 0.5}) for p in positions]
-    best = {"epoch": 2, "file": "checkpoint_epoch_2.pt"}
+    best = {"epoch": 2, "file": "checkpoint_epoch_2.pt", "metric": "val_acc", "value": 0.5}
     experiment.write_manifest(entries, best)
     assert experiment.manifest()["best"] == best
     assert experiment.entries() == [entries[3], entries[0], entries[1], entries[2], entries[4]]

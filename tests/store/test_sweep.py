@@ -120,3 +120,20 @@ def test_references(tmp_path):
         sweep.find(tmp_path, "s")
     with pytest.raises(NotFoundError, match="No sweep"):
         sweep.find(tmp_path, "nothing")
+
+
+def test_a_copied_branch_does_not_take_its_place_and_a_renamed_sweep_keeps_its_branches(tmp_path):
+    import shutil
+
+    made = new_sweep(tmp_path, "control", "b")
+    made.write_plan({"id": made.id, **made.plan()})
+    for name in ("control", "b"):
+        branch_folder(tmp_path, made.id, name, 0.5, name == "control")
+    made.refresh()
+    own = made.experiments()["b"]
+    shutil.copytree(own.folder, own.folder.with_name("s-b_19990101_000000"))  # before it by name
+    shutil.copytree(own.folder, own.folder.with_name(f"{own.id} copy"))
+    assert made.experiments()["b"].id == own.id
+    moved = sweep.Sweep(made.folder.rename(made.folder.with_name("better-name")))
+    assert moved.experiments()["b"].id == own.id
+    assert set(moved.experiments()) == {"control", "b"}

@@ -176,4 +176,4 @@ def summarise(result: Any, root: str) -> None:
             f"{len(result.failed)} of {len(rows)} branches failed; the others are complete. Try them again with: "
             f"raysweep continue {result.sweep.id}{where}"
         )
-    say(f"Next: raysweep lineage{where}")
+    say(f"Next: raysweep compare {result.sweep.id}{where}")

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from raysweep.cli import branch, continue_, doctor, lineage, list_, prune, resume, run, show, verify
+from raysweep.cli import branch, compare, continue_, doctor, lineage, list_, prune, resume, run, show, verify
 from raysweep.cli.terminal import plain
 from raysweep.errors import RaysweepError, did_you_mean
 
@@ -60,7 +60,7 @@ def _options(
         raise typer.Exit()
 
 
-for verb in (run, resume, branch, continue_, list_, show, lineage, verify, prune, doctor):
+for verb in (run, resume, branch, continue_, list_, show, lineage, compare, verify, prune, doctor):
     verb.register(app)
 
 

@@ -42,6 +42,7 @@ def continue_sweep(
         except NotFoundError as error:
             return _without_parent(sweep, record, str(error), steal, asked, progress)
         if not points and not tuning.samples_left(the_plan.grid, record):
+            sweep_launch.write_effects(sweep, progress)
             progress({"kind": "warning", "text": f"{sweep.id} has all its branches; there is nothing to do."})
             return SweepResult(sweep, sweep.experiments(), {})
         with tuning.connected(the_plan.base.settings.scaling.address, progress) as nodes:

@@ -315,7 +315,17 @@ def train_branches(
             f"Go on with: {continue_command(sweep.root, sweep.id)}"
         )
     progress({"kind": "sweep_end", "failed": failed})
+    write_effects(sweep, progress)
     return SweepResult(sweep, sweep.experiments(), failed)
+
+
+def write_effects(sweep: Sweep, progress: Progress) -> None:
+    """What each branch did to each class; trouble with that never fails a sweep."""
+    from raysweep.report import comparison
+
+    problem = comparison.write_all(sweep)
+    if problem is not None:
+        progress({"kind": "warning", "text": problem})
 
 
 def _of_branch(fitted: Resources) -> Resources:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysweep.errors import NotFoundError
+from raysweep.errors import NotFoundError, StoreError
 from raysweep.store import layout
 from raysweep.store.experiment import Experiment
 
@@ -29,6 +29,11 @@ class Predictions:
         return np.bincount(self.labels * k + self.predicted, minlength=k * k).reshape(k, k)
 
 
+def _classes(text: bytes) -> tuple[str, ...]:
+    """The classes as the file's metadata name them: a JSON list, or, in the first files, a line each."""
+    return tuple(json.loads(text)) if text.startswith(b"[") else tuple(text.decode().split("\n"))
+
+
 def read(experiment: Experiment, epoch: int | None = None) -> Predictions:
     """Predictions of an epoch; of the best one by default.
 
@@ -40,7 +45,12 @@ def read(experiment: Experiment, epoch: int | None = None) -> Predictions:
     path = experiment.folder / layout.PREDICTIONS
     if not path.is_file():
         raise NotFoundError(f"{path} is missing; it is written at the end of every epoch.")
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+        classes = _classes(table.schema.metadata[b"classes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's own errors are ValueErrors
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StoreError(f"{path} is damaged ({told}). It is written anew at the end of the next epoch.") from None
     epochs: np.ndarray = table["epoch"].to_numpy()
     best = (experiment.manifest().get("best") or {}).get("epoch")
     wanted = epoch
@@ -50,7 +60,6 @@ def read(experiment: Experiment, epoch: int | None = None) -> Predictions:
     if not mask.any():
         have = ", ".join(map(str, sorted(set(epochs.tolist()))))
         raise NotFoundError(f"{path} holds the epochs {have}, not {wanted}: only the best and the last are kept.")
-    classes = tuple(json.loads(table.schema.metadata[b"classes"]))
     flat = table["probabilities"].combine_chunks().flatten().to_numpy().reshape(len(epochs), len(classes))
     return Predictions(
         wanted,

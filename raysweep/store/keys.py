@@ -161,10 +161,13 @@ _mapping = _must(lambda v: isinstance(v, dict), "a mapping")
 _list = _must(lambda v: isinstance(v, list), "a list")
 _weight = _must(lambda v: number(v) and v >= 0, "a number ≥ 0")
 _column = _must(
-    lambda v: isinstance(v, list) and all(x is None or isinstance(x, (int, float)) for x in v), "a list of numbers"
+    lambda v: (
+        isinstance(v, list) and all(x is None or (isinstance(x, (int, float)) and type(x) is not bool) for x in v)
+    ),
+    "a list of numbers",
 )
-_mean = _must(lambda v: _are_numbers(v, 1, 3), "one number per channel")
-_std = _must(lambda v: _are_numbers(v, 1, 3) and min(v) > 0, "one number above zero per channel")
+_mean = _must(lambda v: _are_numbers(v, 1, 3) and max(map(abs, v)) <= 255, "one number per channel, at most 255")
+_std = _must(lambda v: _are_numbers(v, 1, 3) and 0 < min(v) <= max(v) <= 255, "one number above zero per channel")
 _shape = _must(
     lambda v: _are_numbers(v, 3) and not any(map(_count, v)) and v[2] in (1, 3), "height, width and 1 or 3 channels"
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,8 @@ def outline(name: str, options: dict[str, Any], num_classes: int, channels: int)
     """
     if name.startswith("python:"):
         return build(name, options, num_classes, channels)
-    with _NoMemory():
+    with _NoMemory(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is not there to be initialised
         return build(name, options, num_classes, channels)
 
 

@@ -56,6 +56,8 @@ def set_rng_state(state: Mapping[str, Any], source: str | Path = "the checkpoint
         CheckpointError: it is something else.
     """
     try:
+        if not isinstance(state, Mapping):
+            raise TypeError(f"a mapping is needed, not {type(state).__name__}")
         version, numbers, gauss = state["python"]
         random.setstate((version, tuple(numbers), gauss))
         name, keys, pos, has_gauss, cached = state["numpy"]

@@ -1,4 +1,4 @@
-"""Lost processes: what is tried again and what is not; then, on real Ray, a worker, a controller and a hung rank."""
+"""Lost processes: what is tried again and what is not; then, on real Ray, a hung rank, a kill too many, and memory."""
 
 from __future__ import annotations
 
@@ -165,29 +165,25 @@ def undisturbed(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.ray
-def test_a_killed_worker_a_killed_controller_and_a_hung_rank_change_no_bit(ray_cluster, tmp_path, monkeypatch):
+def test_a_rank_that_hangs_is_given_up_and_changes_no_bit(ray_cluster, tmp_path, monkeypatch):
+    """Killed workers and controllers are the business of test_kills."""
     plan = launching.plan(small_settings(tmp_path / "broken", **SECTIONS))
-    faults = [
-        ("RayTrainWorker", signal.SIGKILL),
-        ("TrainController", signal.SIGKILL),
-        ("RayTrainWorker", signal.SIGSTOP),
-    ]
+    stopped: list[int] = []
     told: list[str] = []
 
     def progress(event: dict[str, Any]) -> None:
-        if event["kind"] == "saved" and len(told) == 3 - len(faults) and faults:  # once in every attempt
-            signal_process(*faults.pop(0))
+        if event["kind"] == "saved" and not stopped:
+            stopped.append(1)
+            signal_process("RayTrainWorker", signal.SIGSTOP)
         if event["kind"] == "warning":
             told.append(event["text"])
 
     experiment = launching.run(plan, progress).experiment
     assert experiment.status() == "finished"
-    assert not faults
-    assert "orker" in told[0]
-    assert "controller died" in told[1]
-    assert "did not answer" in told[2]
+    (text,) = told
+    assert "did not answer" in text
     events = [json.loads(line) for line in (experiment.folder / "lineage.jsonl").read_text().splitlines()]
-    assert [e["type"] for e in events] == ["EXPERIMENT_START", "CONTINUED", "CONTINUED", "CONTINUED", "FINISHED"]
+    assert [e["type"] for e in events] == ["EXPERIMENT_START", "CONTINUED", "FINISHED"]
     assert weights_hash(experiment) == undisturbed(tmp_path / "whole", monkeypatch)
 
 

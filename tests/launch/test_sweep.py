@@ -125,6 +125,15 @@ def test_results_hold_every_branch_and_its_difference_to_the_control_of_its_seed
     assert sweep.results(result.sweep)[0]["control"] == 1
 
 
+def test_what_each_branch_did_to_each_class_is_written_at_the_end(swept):
+    _, _, _, result, _ = swept
+    with open(result.sweep.folder / "effects.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {r["label"] for r in rows} <= {"better", "worse", "within noise"}
+    assert {r["target"] for r in rows} == {*"0123456789", "(all)"}
+    assert (result.sweep.folder / "effects.png").stat().st_size > 10_000
+
+
 def test_a_finished_sweep_has_nothing_to_continue(swept):
     root, _, _, result, _ = swept
     before = {n: fingerprint(e.folder) for n, e in result.experiments.items()}

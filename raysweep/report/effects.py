@@ -1,0 +1,291 @@
+"""Effects: what a branch does better or worse than its reference on the same images, and whether that is more than noise.
+
+All uncertainty is paired: both networks have seen the same validation images, so an image that is hard for both does not
+blur the difference. What is not told by images, the chance in the training itself, is told by seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+METRICS = ("recall", "precision", "f1")
+OVERALL = ("accuracy", "macro_f1")
+BETTER, WORSE, NOISE = "better", "worse", "within noise"
+LEVEL = 0.05  # of the false-discovery rate; intervals cover 1 - LEVEL
+RESAMPLES = 4000
+
+Counts = np.ndarray  # float64 (resamples, cells): how many images of each cell
+Measure = Callable[[Counts], np.ndarray]  # → (resamples,)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One difference, branch minus reference, averaged over the seeds."""
+
+    branch: str
+    target: str  # a class, or ALL
+    metric: str
+    reference: float
+    value: float
+    difference: float
+    low: float  # 95 % interval, over images
+    high: float
+    p: float
+    q: float = 1.0  # p after Benjamini–Hochberg over everything that was compared
+    noise: float | None = None  # what seeds alone make of it, 95 %; None where there is one seed only
+    label: str = NOISE
+
+
+ALL = "(all)"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A branch and its reference on the same images.
+
+    ``labels`` int (n,); ``branch`` and ``reference`` int (seeds, n): the predicted classes, row by row of the same seed.
+    """
+
+    name: str
+    labels: np.ndarray
+    branch: np.ndarray
+    reference: np.ndarray
+
+
+def effects(pairs: Sequence[Pair], classes: Sequence[str], seed: int = 0) -> list[Effect]:
+    """Every difference of every pair, with interval, test and label.
+
+    A difference is called better or worse if its false-discovery rate is at most LEVEL over all branches, classes and
+    metrics (Benjamini & Hochberg 1995) and if it is larger than what seeds alone make of it, where that is known.
+
+    Args:
+        classes: their names, in the order of the labels.
+        seed: of the resampling; the same folders give the same numbers.
+    """
+    found: list[Effect] = []
+    for pair in pairs:
+        rng = np.random.default_rng(seed)
+        for index, name in enumerate(classes):
+            found += [_effect(pair, name, metric, *_of_class(pair, index, metric), rng) for metric in METRICS]
+        found += [_effect(pair, ALL, metric, *_overall(pair, len(classes), metric), rng) for metric in OVERALL]
+    return _labelled(found, _floors(pairs, classes))
+
+
+# --- cells: images that all networks treat alike ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """``rows`` (cells, 1 + 2 × seeds): label, then reference and branch of each seed; ``counts`` (cells,)."""
+
+    rows: np.ndarray
+    counts: np.ndarray
+    seeds: int
+
+    @property
+    def swapped(self) -> np.ndarray:
+        """For each cell the one in which branch and reference have changed places, or -1 where no image is in it."""
+        s = self.seeds
+        other = np.concatenate([self.rows[:, :1], self.rows[:, 1 + s :], self.rows[:, 1 : 1 + s]], axis=1)
+        place = {tuple(row): i for i, row in enumerate(self.rows.tolist())}
+        return np.array([place.get(tuple(row), -1) for row in other.tolist()])
+
+
+def _cells(label: np.ndarray, reference: np.ndarray, branch: np.ndarray) -> _Cells:
+    table = np.concatenate([label[None], reference, branch]).T
+    rows, counts = np.unique(table, axis=0, return_counts=True)
+    # With every cell its mirror image, where a swapped image goes, also if none is there yet.
+    s = len(reference)
+    mirror = np.concatenate([rows[:, :1], rows[:, 1 + s :], rows[:, 1 : 1 + s]], axis=1)
+    every, first = np.unique(np.concatenate([rows, mirror]), axis=0, return_index=True)
+    full = np.where(first < len(rows), counts[np.minimum(first, len(rows) - 1)], 0)
+    return _Cells(every, full.astype(np.float64), s)
+
+
+def _of_class(pair: Pair, index: int, metric: str) -> tuple[_Cells, list[Measure], list[Measure]]:
+    """Cells of one class against all others, and the metric of every seed's reference and branch."""
+    cells = _cells(pair.labels == index, pair.reference == index, pair.branch == index)
+    actual = cells.rows[:, 0].astype(bool)
+
+    def measure(column: int) -> Measure:
+        said = cells.rows[:, column].astype(bool)
+        weights = np.stack([actual & said, actual, said], axis=1).astype(np.float64)
+
+        def of(counts: Counts) -> np.ndarray:
+            hit, real, told = (counts @ weights).T
+            over, under = {"recall": (hit, real), "precision": (hit, told), "f1": (2 * hit, real + told)}[metric]
+            return np.divide(over, under, out=np.zeros_like(over), where=under > 0)  # 0 / 0 is 0, as in scikit-learn
+
+        return of
+
+    s = cells.seeds
+    return cells, [measure(1 + i) for i in range(s)], [measure(1 + s + i) for i in range(s)]
+
+
+def _overall(pair: Pair, classes: int, metric: str) -> tuple[_Cells, list[Measure], list[Measure]]:
+    if metric == "accuracy":
+        cells = _cells(np.zeros_like(pair.labels), pair.reference == pair.labels, pair.branch == pair.labels)
+    else:
+        cells = _cells(pair.labels, pair.reference, pair.branch)
+    kinds = np.arange(classes)
+    actual = (cells.rows[:, :1] == kinds).astype(np.float64)
+
+    def measure(column: int) -> Measure:
+        said = (cells.rows[:, column : column + 1] == kinds).astype(np.float64)
+
+        def accuracy(counts: Counts) -> np.ndarray:
+            return counts @ cells.rows[:, column].astype(np.float64) / counts.sum(1)
+
+        def macro(counts: Counts) -> np.ndarray:
+            hit, both = counts @ (actual * said), counts @ (actual + said)
+            return np.divide(2 * hit, both, out=np.zeros_like(hit), where=both > 0).mean(1)
+
+        return accuracy if metric == "accuracy" else macro
+
+    s = cells.seeds
+    return cells, [measure(1 + i) for i in range(s)], [measure(1 + s + i) for i in range(s)]
+
+
+# --- interval and test ------------------------------------------------------------------------------------------------
+
+
+def _effect(
+    pair: Pair,
+    target: str,
+    metric: str,
+    cells: _Cells,
+    of_reference: list[Measure],
+    of_branch: list[Measure],
+    rng: np.random.Generator,
+) -> Effect:
+    def mean(counts: Counts, measures: list[Measure]) -> np.ndarray:
+        return np.mean([m(counts) for m in measures], axis=0)
+
+    def difference(counts: Counts) -> np.ndarray:
+        return mean(counts, of_branch) - mean(counts, of_reference)
+
+    here = cells.counts[None]
+    reference, value = float(mean(here, of_reference)[0]), float(mean(here, of_branch)[0])
+    low, high = _interval(cells, difference, rng)
+    p = _exact(cells, metric) if cells.seeds == 1 and metric in ("recall", "accuracy") else None
+    if p is None:
+        p = _permuted(cells, difference, rng)
+    return Effect(pair.name, target, metric, reference, value, value - reference, low, high, p)
+
+
+def _interval(cells: _Cells, difference: Measure, rng: np.random.Generator) -> tuple[float, float]:
+    """The 95 % interval of a paired bootstrap over images, bias-corrected and accelerated (Efron 1987, doi
+    10.1080/01621459.1987.10478410). Drawing images with replacement is drawing the cells' counts from a multinomial."""
+    from scipy.stats import norm
+
+    n = int(cells.counts.sum())
+    observed = float(difference(cells.counts[None])[0])
+    drawn = difference(rng.multinomial(n, cells.counts / n, size=RESAMPLES).astype(np.float64))
+    if np.ptp(drawn) == 0:
+        return observed, observed
+    below = (np.mean(drawn < observed - 1e-12) + np.mean(drawn <= observed + 1e-12)) / 2
+    bias = norm.ppf(np.clip(below, 1 / RESAMPLES, 1 - 1 / RESAMPLES))
+    there = np.flatnonzero(cells.counts)
+    without = np.repeat(cells.counts[None], len(there), axis=0)
+    without[np.arange(len(there)), there] -= 1
+    left_out = difference(without)
+    weight = cells.counts[there]
+    far = np.average(left_out, weights=weight) - left_out
+    spread = np.sum(weight * far**2)
+    acceleration = float(np.sum(weight * far**3) / (6 * spread**1.5)) if spread > 0 else 0.0
+    ends = []
+    for share in (LEVEL / 2, 1 - LEVEL / 2):
+        z = bias + norm.ppf(share)
+        ends.append(float(norm.cdf(bias + z / (1 - acceleration * z))))
+    low, high = np.quantile(drawn, np.clip(ends, 0, 1))
+    return float(min(low, observed)), float(max(high, observed))
+
+
+def _exact(cells: _Cells, metric: str) -> float:
+    """McNemar's exact test: of the images that only one of the two has right, is it a fair coin which one?"""
+    from scipy.stats import binomtest
+
+    counted = cells.rows[:, 0].astype(bool) if metric == "recall" else np.ones(len(cells.rows), dtype=bool)
+    one = cells.counts[counted & (cells.rows[:, 1] == 1) & (cells.rows[:, 2] == 0)].sum()
+    other = cells.counts[counted & (cells.rows[:, 1] == 0) & (cells.rows[:, 2] == 1)].sum()
+    return 1.0 if one + other == 0 else float(binomtest(int(one), int(one + other)).pvalue)
+
+
+def _permuted(cells: _Cells, difference: Measure, rng: np.random.Generator) -> float:
+    """A paired permutation test: were the two networks alike, either answer could be either one's, image by image."""
+    observed = abs(float(difference(cells.counts[None])[0]))
+    leave = rng.binomial(cells.counts.astype(np.int64), 0.5, size=(RESAMPLES, len(cells.counts)))
+    changed = cells.counts[None] - leave
+    changed[:, cells.swapped] += leave
+    as_extreme = np.sum(np.abs(difference(changed)) >= observed - 1e-12)
+    return float((1 + as_extreme) / (1 + RESAMPLES))
+
+
+# --- seeds, and the label ---------------------------------------------------------------------------------------------
+
+
+def _floors(pairs: Sequence[Pair], classes: Sequence[str]) -> dict[tuple[str, str], float]:
+    """(target, metric) → how far apart two means over the seeds lie by chance alone, 95 %.
+
+    The spread between seeds is pooled over all branches and references; the floor is t · s · √(2 / seeds).
+    """
+    from scipy.stats import t
+
+    values: dict[tuple[str, str], list[np.ndarray]] = {}
+    known: set[bytes] = set()
+    for pair in pairs:
+        if len(pair.branch) < 2:
+            continue
+        for rows in (pair.branch, pair.reference):
+            if (key := rows.tobytes()) not in known:  # the branches of a sweep share their control
+                known.add(key)
+                for place, found in _per_seed(pair.labels, rows, classes).items():
+                    values.setdefault(place, []).append(found)
+    floors = {}
+    for place, groups in values.items():
+        degrees = sum(len(g) - 1 for g in groups)
+        variance = sum(float(np.sum((g - g.mean()) ** 2)) for g in groups) / degrees
+        size = np.mean([len(g) for g in groups])
+        floors[place] = float(t.ppf(1 - LEVEL / 2, degrees)) * math.sqrt(variance * 2 / size)
+    return floors
+
+
+def _per_seed(labels: np.ndarray, rows: np.ndarray, classes: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
+    """(target, metric) → its value for each seed."""
+    k = len(classes)
+    matrices = np.stack([np.bincount(labels * k + row, minlength=k * k).reshape(k, k) for row in rows]).astype(float)
+    hit, real, said = matrices.diagonal(axis1=1, axis2=2), matrices.sum(2), matrices.sum(1)
+
+    def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
+        return np.divide(over, under, out=np.zeros_like(over), where=under > 0)
+
+    table = {"recall": ratio(hit, real), "precision": ratio(hit, said), "f1": ratio(2 * hit, real + said)}
+    found = {(name, metric): table[metric][:, c] for c, name in enumerate(classes) for metric in METRICS}
+    found[ALL, "accuracy"] = hit.sum(1) / matrices.sum((1, 2))
+    found[ALL, "macro_f1"] = table["f1"].mean(1)
+    return found
+
+
+def _labelled(found: list[Effect], floors: dict[tuple[str, str], float]) -> list[Effect]:
+    from scipy.stats import false_discovery_control
+
+    if not found:
+        return []
+    rates = false_discovery_control([e.p for e in found], method="bh")
+    result = []
+    for effect, q in zip(found, rates, strict=True):
+        noise = floors.get((effect.target, effect.metric))
+        real = q <= LEVEL and effect.difference != 0 and (noise is None or abs(effect.difference) > noise)
+        label = NOISE if not real else BETTER if effect.difference > 0 else WORSE
+        result.append(replace(effect, q=float(q), noise=noise, label=label))
+    return result
+
+
+def as_row(effect: Effect) -> dict[str, Any]:
+    """An effect in plain types, for JSON and CSV."""
+    return dict(vars(effect))

@@ -1,0 +1,136 @@
+"""What is compared with what, from real folders: a sweep with its controls, a child with its parent, and experiments."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import datetime
+
+import numpy as np
+import pytest
+
+from raysweep.errors import InputError, NotFoundError, StoreError
+from raysweep.report import comparison, predictions
+from raysweep.report.effects import ALL, NOISE
+from raysweep.store import sweep as sweeps
+from tests.cli.test_errors import run_cli
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "experiments"
+
+
+@pytest.fixture
+def parent(quick_run):
+    return quick_run(training={"epochs": 1})
+
+
+def branch_of(quick_child, parent, sweep: str, name: str, seed: int, control: bool, **weights: float):
+    made = quick_child(f"{parent.id}@1", epochs=1, name=f"s-{name}", weights=weights, overrides={"seed": seed})
+    branch = {"name": name, "control": control, "seed": seed}
+    made.write_config({**made.config(), "sweep": sweep, "branch": branch})
+    return {**branch, "weights": made.config()["sampling_weights"]}
+
+
+@pytest.fixture
+def sweep(root, parent, quick_child):
+    """Two seeds of a control and of one branch, made one by one."""
+    made = sweeps.create(root, "s", datetime(2026, 1, 2))
+    branches = [branch_of(quick_child, parent, made.id, f"control-seed{s}", s, True) for s in (0, 1)] + [
+        branch_of(quick_child, parent, made.id, f"34-seed{s}", s, False, **{"3": 4.0}) for s in (0, 1)
+    ]
+    made.write_plan(
+        {"id": made.id, "name": "s", "parent_weights": parent.config()["sampling_weights"], "branches": branches}
+    )
+    made.refresh()
+    return made
+
+
+def test_a_sweep_is_compared_with_the_control_of_each_seed(root, sweep, capsys):
+    found = comparison.compare(root, ["s"])
+    (branch,) = found.branches
+    assert branch.name == "34"
+    assert branch.change == {"3": (1.0, 4.0)}
+    assert "2 seeds each" in found.against
+    assert branch.images == 2 * 500
+    assert branch.seconds > 0
+    by_name = sweep.experiments()
+    accuracy = {n: np.mean((p := predictions.read(e, 2)).labels == p.predicted) for n, e in by_name.items()}
+    effect = found.of("34", ALL, "accuracy")
+    assert effect.value == pytest.approx((accuracy["34-seed0"] + accuracy["34-seed1"]) / 2)
+    assert effect.reference == pytest.approx((accuracy["control-seed0"] + accuracy["control-seed1"]) / 2)
+    assert effect.noise is not None
+    assert not found.notes
+    code, out, err = run_cli(capsys, "compare", "s", "--root", root)
+    assert code == 0, err
+    assert out.splitlines()[0].split("\t")[:3] == ["branch", "accuracy", "macro-F1"]
+    assert out.splitlines()[1].startswith("34\t")
+    code, out, _ = run_cli(capsys, "compare", "s", "--json", "--root", root)
+    assert code == 0
+    assert len(json.loads(out)["effects"]) == 10 * 3 + 2
+
+
+def test_effects_are_written_beside_the_results(sweep):
+    assert comparison.write_all(sweep) is None
+    rows = list(csv.DictReader((sweep.folder / "effects.csv").open()))
+    assert {r["branch"] for r in rows} == {"34"}
+    assert {r["label"] for r in rows} <= {"better", "worse", "within noise"}
+    assert (sweep.folder / "effects.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_branch_that_is_not_finished_is_left_out_and_named(root, sweep):
+    broken = sweep.experiments()["34-seed1"]
+    lines = (broken.folder / "lineage.jsonl").read_text().splitlines(keepends=True)
+    (broken.folder / "lineage.jsonl").write_text("".join(lines[:-1]))
+    found = comparison.of_sweep(sweep)
+    assert any("34-seed1 is not finished" in n for n in found.notes)
+    assert any("one seed" in n for n in found.notes)
+    assert found.of("34", ALL, "accuracy").noise is None
+
+
+def test_without_a_control_there_is_nothing_to_compare(sweep):
+    plan = sweep.plan()
+    sweep.write_plan({**plan, "branches": [{**b, "control": False} for b in plan["branches"]]})
+    with pytest.raises(InputError, match="has no finished control"):
+        comparison.of_sweep(sweep)
+    assert "no finished control" in (comparison.write_all(sweep) or "")
+
+
+def test_a_child_is_compared_with_its_parent_and_that_is_said_plainly(root, parent, quick_child, capsys):
+    child = quick_child(f"{parent.id}@1", epochs=1, name="child", weights={"3": 4.0})
+    found = comparison.compare(root, ["child"])
+    assert found.against == "the checkpoint it started from"
+    assert any("There is no control" in n for n in found.notes)
+    before = predictions.read(parent, 1)
+    assert found.of(child.id, ALL, "accuracy").reference == pytest.approx(np.mean(before.labels == before.predicted))
+    with pytest.raises(InputError, match="has no parent"):
+        comparison.compare(root, [parent.id])
+    code, _, err = run_cli(capsys, "compare", "child", "--root", root, "--metric", "speed")
+    assert code == 2
+    assert "--metric speed" in err
+
+
+def test_experiments_are_compared_with_the_first(root, parent, quick_child):
+    one = quick_child(f"{parent.id}@1", epochs=1, name="one", weights={"3": 4.0})
+    two = quick_child(f"{parent.id}@1", epochs=1, name="two", weights={"3": 4.0})
+    found = comparison.compare(root, [one.id, two.id])
+    assert found.against == one.id
+    assert all(e.difference == 0 and e.label == NOISE for e in found.effects)
+
+
+def test_what_was_validated_on_other_images_is_refused(root, parent, quick_run):
+    other = quick_run(training={"epochs": 1}, data={"source": "digits", "split_seed": 5}, experiment={"name": "other"})
+    with pytest.raises(InputError, match="not validated on the same images"):
+        comparison.compare(root, [parent.id, other.id])
+
+
+def test_missing_and_damaged_predictions_are_told(root, parent, quick_child):
+    child = quick_child(f"{parent.id}@1", epochs=1, name="child")
+    file = child.folder / "val_predictions.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(StoreError, match="is damaged"):
+        comparison.compare(root, [parent.id, child.id])
+    file.unlink()
+    with pytest.raises(NotFoundError, match="is missing"):
+        comparison.compare(root, [parent.id, child.id])

@@ -154,9 +154,10 @@ def _read(experiment: Experiment) -> dict[str, Any]:
     row["sweep"] = config.get("sweep")
     first = int(parent["epoch"] or 0) if parent else 0
     row["epochs_target"] = first + int(config["num_epochs"]) if config.get("num_epochs") else None
-    if problems := experiment.lost_manifest():
+    entries, problems = experiment.listed()
+    if problems:
         row["note"] = f"{experiment.id}: {'; '.join(problems)}."
-    ends = [e for e in experiment.entries() if e.batch is None]
+    ends = [e for e in entries if e.batch is None]
     if ends:
         row["epochs_done"] = ends[-1].epoch
         best_file = (experiment.manifest().get("best") or {}).get("file")

@@ -165,7 +165,7 @@ class Experiment:
 
     def _written_manifest(self) -> dict[str, Any] | None:
         try:
-            value = files.read_json(self.folder / layout.MANIFEST)
+            value = files.read_json(self.folder / layout.MANIFEST, any_depth=True)
         except (OSError, ValueError):
             return None
         return value if isinstance(value, dict) and isinstance(value.get("checkpoints"), list) else None
@@ -173,8 +173,20 @@ class Experiment:
     def entries(self) -> list[Entry]:
         """Committed checkpoints, oldest first; where the manifest is missing or torn, the files that verify by the
         checksums inside them (slow: each is read)."""
+        return self.listed()[0]
+
+    def listed(self) -> tuple[list[Entry], list[str]]:
+        """The same, and why checkpoints are judged without a manifest and which of them are damaged, or which of its rows
+        are; nothing where it is whole."""
         manifest = self._written_manifest()
-        return self._recovered()[0] if manifest is None else _entries(manifest)[0]
+        if manifest is not None:
+            return _entries(manifest)
+        found, told = self._recovered()
+        who = lock.holder(self.folder)
+        if who is not None and lock.alive(who) is not False:
+            return found, []  # its writer is about to commit the first
+        again = self._written_manifest()  # it may have committed and left meanwhile
+        return (found, told) if again is None else _entries(again)
 
     def write_manifest(self, entries: list[Entry], best: dict[str, Any] | None) -> None:
         """The commit point: a checkpoint that is not listed here does not exist."""
@@ -220,16 +232,8 @@ class Experiment:
         return None, problems
 
     def lost_manifest(self) -> list[str]:
-        """Why checkpoints are judged without a manifest, and which of them are damaged, or which of its rows are; empty
-        where it is whole."""
-        manifest = self._written_manifest()
-        if manifest is not None:
-            return _entries(manifest)[1]
-        told = self._recovered()[1]
-        who = lock.holder(self.folder)
-        if who is not None and lock.alive(who) is not False:
-            return []  # its writer is about to commit the first
-        return told if self._written_manifest() is None else []  # it may have committed and left meanwhile
+        """What is wrong with the manifest, see :meth:`listed`."""
+        return self.listed()[1]
 
     @property
     def has_manifest(self) -> bool:

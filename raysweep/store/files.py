@@ -168,8 +168,11 @@ def open_regular(path: str | Path) -> io.BufferedReader:
         raise
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, any_depth: bool = False) -> Any:
     """The value of a JSON file.
+
+    Args:
+        any_depth: do not look for deep nesting: the caller takes nothing out of the value but numbers and texts.
 
     Raises:
         OSError: it cannot be read, is no regular file or has more than LIMIT bytes.
@@ -179,7 +182,7 @@ def read_json(path: Path) -> Any:
         value = json.loads(read_regular(path, LIMIT))
     except RecursionError:
         raise ValueError("it is nested too deep") from None
-    rows, depth = [value], 0
+    rows, depth = [] if any_depth else [value], 0
     while rows := [v for row in rows for v in _inner(row) if isinstance(v, (dict, list))]:
         depth += 1
         if depth > _DEEP:

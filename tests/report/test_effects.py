@@ -130,6 +130,17 @@ def test_accuracy_is_tested_by_mcnemar_exactly():
     assert one(found, ALL, "accuracy").p == pytest.approx(binomtest(2, 11).pvalue)
 
 
+def test_among_many_comparisons_a_strong_effect_still_counts():
+    # A lone effect among a thousand must have p < 0.05 / 1000, which four thousand resamples cannot show.
+    strong = pair(np.random.default_rng(1), 0.45, seeds=2)
+    none = [Pair(f"n{i}", strong.labels, strong.reference, strong.reference) for i in range(90)]
+    found = effects.effects([strong, *none], CLASSES)
+    assert len(found) > 900
+    best = next(e for e in found if (e.branch, e.target, e.metric) == ("b", "rare", "recall"))
+    assert best.p < 0.05 / len(found)
+    assert {e.branch for e in found if e.label != NOISE} == {"b"}
+
+
 def test_the_same_input_gives_the_same_numbers():
     made = pair(np.random.default_rng(0), 0.1, seeds=2)
     assert effects.effects([made], CLASSES) == effects.effects([made], CLASSES)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysweep.errors import NotFoundError, RaysweepError, RootError
+from raysweep.errors import CheckpointError, NotFoundError, RaysweepError, RootError
 from raysweep.store import catalog, layout, lineage, lock
 from raysweep.store import experiment as store
 from tests.store.making import flip_bit, make_experiment
@@ -273,3 +273,47 @@ def test_no_content_of_the_files_stops_the_list(config, manifest, event, held):
         except RaysweepError:
             assert row["status"] == "damaged"
             assert row["note"]
+
+
+def test_a_checkpoint_that_is_a_link_out_of_the_root_is_refused(root, tmp_path):
+    folder = root / f"dogs_{TIME}"
+    outside = tmp_path / "outside.pt"
+    (folder / "checkpoint_epoch_1.pt").rename(outside)
+    for name in ("checkpoint_epoch_1.pt", "best_checkpoint.pt"):
+        (folder / name).symlink_to(outside)
+        with pytest.raises(CheckpointError, match=f"{name} is a link that leads out of the root"):
+            catalog.find_checkpoint(root, str(folder / name))
+    link = tmp_path / "mine.pt"  # elsewhere a link is the user's own, and what it leads to is what counts
+    link.symlink_to(folder / "checkpoint_epoch_2.pt")
+    experiment, entry, path = catalog.find_checkpoint(root, str(link))
+    assert (experiment.id, entry, path) == (folder.name, None, link)
+
+
+def test_what_no_path_can_be_is_refused_in_words(root):
+    with pytest.raises(RootError, match="cannot be read: embedded null byte"):
+        catalog.experiments(root / "a\0b")
+    with pytest.raises(NotFoundError):
+        catalog.find_checkpoint(root, f"dogs@{'1' * 5000}")
+
+
+@pytest.mark.parametrize("name", [layout.CONFIG, layout.MANIFEST, layout.LINEAGE, layout.HISTORY_CSV, layout.LOCK])
+@pytest.mark.parametrize("what", ["a pipe", "deep", "a device"])
+def test_a_file_that_nobody_would_write_costs_one_row_at_most(root, name, what):
+    path = root / f"dogs_{TIME}" / name
+    path.unlink(missing_ok=True)
+    if what == "a pipe":
+        os.mkfifo(path)
+    elif what == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text("[" * 200_000 + "\n")
+    rows = [catalog.summary(e) for e in catalog.experiments(root)]
+    assert len(rows) + (name == layout.CONFIG and what != "deep") == 4  # without a configuration it is no experiment
+    json.dumps(rows, allow_nan=False)
+
+
+def test_numbers_that_json_does_not_have_are_no_accuracy(root):
+    path = root / f"dogs_{TIME}" / layout.MANIFEST
+    path.write_text(path.read_text().replace('"val_acc": 0.2', '"val_acc": 1e400'))
+    row = catalog.summary(catalog.find(root, "dogs"))
+    assert (row["best_acc"], row["epochs_done"]) == (0.1, 2)

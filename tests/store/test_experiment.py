@@ -387,3 +387,79 @@ def test_a_damaged_log_is_not_called_a_folder_of_the_old_system(tmp_path):
     (tmp_path / layout.LINEAGE).write_bytes(b"damaged\n")
     with pytest.raises(StoreError, match="damaged"):
         Experiment(tmp_path).status()
+
+
+# Files that somebody else may have written
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"parent": "x"}, "parent must be a mapping, not 'x'"),
+        ({"parent": {"experiment": "a", "epoch": "1" * 5000}}, r"parent\.epoch must be a whole number"),
+        ({"class_counts": 7}, "class_counts must be a mapping, not 7"),
+        ({"class_counts": {"a": -1}}, "class_counts is wrong: the number of class 'a' must be a whole number"),
+        ({"sampling_weights": {"a": "1"}}, "the weight of class 'a' must be a number"),
+        ({"settings": "x"}, "settings must be a mapping"),
+        ({"branch": {}}, r"branch\.name is missing"),
+    ],
+)
+def test_a_configuration_of_wrong_types_is_named(tmp_path, values, told):
+    experiment = make_experiment(tmp_path / ID, **values)
+    with pytest.raises(StoreError, match=rf"{layout.CONFIG} is damaged: .*{told}"):
+        experiment.config()
+
+
+def test_a_row_stands_where_its_files_name_says(tmp_path):
+    experiment = make_experiment(tmp_path / ID, [(1, None), (2, None)], best=1)
+    path = experiment.folder / layout.MANIFEST
+    path.write_text(path.read_text().replace('"epoch": 2', '"epoch": 9'))
+    good, problems = experiment.newest_good()
+    assert (good.epoch, [e.epoch for e in experiment.entries()]) == (2, [1, 2])
+    assert problems == ["manifest.json contradicts the name of checkpoint_epoch_2.pt, which counts"]
+
+
+@pytest.mark.parametrize(
+    ("best", "value"),
+    [
+        ({"file": 7, "epoch": "x", "value": "y"}, None),
+        ({"file": "../../etc/passwd", "epoch": 1, "value": 1.0}, None),
+        ({"file": "checkpoint_epoch_1.pt", "epoch": 2, "value": 1.0}, None),
+        ({"file": "checkpoint_epoch_2_batch_3.pt", "epoch": 2, "value": 1.0}, None),
+        ({"file": "checkpoint_epoch_" + "1" * 5000 + ".pt", "epoch": 1, "value": 1.0}, None),
+        ({"file": "checkpoint_epoch_2.pt", "epoch": 2, "value": 0.7}, 0.7),
+        ({"file": "checkpoint_epoch_2.pt", "epoch": 2, "value": "y", "metric": "val_acc"}, 0.2),
+        ({"file": "checkpoint_epoch_2.pt", "epoch": 2, "metric": "other"}, -1.0),
+        ("x", None),
+    ],
+)
+def test_the_best_is_what_a_writer_can_rely_on_or_none(tmp_path, best, value):
+    experiment = make_experiment(tmp_path / ID, [(1, None), (2, None)])
+    experiment.write_manifest(experiment.entries(), best)
+    found = experiment.manifest()["best"]
+    assert (found and found["value"]) == value
+
+
+def test_metrics_are_numbers_and_the_texts_they_should_be(tmp_path):
+    experiment = make_experiment(tmp_path / ID)
+    metrics = {"val_acc": "\x1b[2J", "val_loss": 0.5, "worst_class": "a", "worst_recall": [1], "order_sha256": None}
+    experiment.write_manifest([checkpoint_file(experiment.folder, Position(1, None), metrics)], None)
+    assert experiment.entry("1").metrics == {"val_loss": 0.5, "worst_class": "a", "order_sha256": None}
+
+
+def test_a_pipe_in_a_checkpoints_place_is_not_waited_for(tmp_path):
+    experiment = make_experiment(tmp_path / ID, [(1, None), (2, None)])
+    path = experiment.folder / "checkpoint_epoch_2.pt"
+    path.unlink()
+    os.mkfifo(path)
+    for _ in range(2):  # with the manifest and without
+        good, problems = experiment.newest_good()
+        assert good.epoch == 1
+        assert any("checkpoint_epoch_2.pt" in p for p in problems)
+        write_history(experiment, 2)
+        (experiment.folder / layout.MANIFEST).unlink(missing_ok=True)
+
+
+def test_a_root_with_nul_is_refused_in_words(tmp_path):
+    with pytest.raises(RootError, match="embedded null byte"):
+        store.check_root(tmp_path / "a\0b")

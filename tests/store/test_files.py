@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -343,3 +345,37 @@ def test_inside_follows_links(tmp_path):
 def test_reading_names_the_file(tmp_path):
     with pytest.raises(StoreError, match="gone could not be read: No such file"), files.reading(tmp_path / "gone"):
         (tmp_path / "gone").read_bytes()
+
+
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe", tmp_path / "device", tmp_path):
+        for read in (files.open_regular, files.read_json, files.sha256_file):
+            with pytest.raises(OSError, match=r"not a regular file|folder"):
+                read(path)
+        assert files.zip_problem(path)
+
+
+def test_json_that_is_deep_or_huge_is_damaged(tmp_path):
+    path = tmp_path / "x.json"
+    for text in ("[" * 200_000, "[" * 110 + "]" * 110, '{"a":' * 150 + "1" + "}" * 150):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="nested too deep"):
+            files.read_json(path)
+    path.write_text("[" * 100 + "]" * 100)
+    assert files.read_json(path)
+    with open(path, "wb") as file:
+        file.truncate(files.LIMIT + 1)  # a file that claims to be large and takes no room
+    with pytest.raises(OSError, match="bytes; at most"):
+        files.read_json(path)
+
+
+def test_no_text_in_a_table_is_a_formula_or_two_cells():
+    cells = ["=cmd()", "+1", "-1", "@x", "\t=x", "\r=x", "\n=x", "a\r=cmd()", 'a,"b"', "plain", "", None, -0.5, True]
+    (row,) = csv.reader(io.StringIO(files.csv_text([cells]), newline=""))
+    assert row[:7] == [f"'{c}" for c in cells[:7]]
+    assert row[7:] == ["a\r=cmd()", 'a,"b"', "plain", "", "", "-0.5", "True"]
+    old = io.StringIO()
+    csv.writer(old, lineterminator="\n").writerows([["a", 1, 0.1, "x y"], ['"', ",", 1e-9, "é"]])
+    assert files.csv_text([["a", 1, 0.1, "x y"], ['"', ",", 1e-9, "é"]]) == old.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from datetime import datetime
@@ -215,3 +216,38 @@ def test_the_log_for_machines_is_plain_json_lines(tmp_path):
     three_events(tmp_path)
     lines = (tmp_path / layout.LINEAGE).read_text().splitlines()
     assert [json.loads(line)["seq"] for line in lines] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"seq": 1, "type": ' + "[" * 200_000,
+        '{"seq": 1, "type": ["FINISHED"]}',
+        '{"seq": 1, "type": 7}',
+        "[]",
+        "x",
+    ],
+    ids=["deep", "a list for a type", "a number for a type", "a list", "no JSON"],
+)
+def test_a_line_that_is_no_event_is_damage(tmp_path, line):
+    (tmp_path / layout.LINEAGE).write_text(line + "\n")
+    for reader in (lineage.read, lineage.last):
+        with pytest.raises(StoreError, match="damaged") as error:
+            reader(tmp_path)
+        assert len(str(error.value)) < 800
+
+
+def test_a_log_that_is_no_file_is_neither_waited_for_nor_taken_for_none(tmp_path):
+    path = tmp_path / layout.LINEAGE
+    os.mkfifo(path)
+    for reader in (lineage.read, lineage.last):
+        with pytest.raises(StoreError, match="not a regular file"):
+            reader(tmp_path)
+    path.unlink()
+    with open(path, "wb") as file:
+        file.truncate(1_000_000_000)
+    for reader in (lineage.read, lineage.last):
+        with pytest.raises(StoreError, match=r"at most|no event in its last"):
+            reader(tmp_path)
+    path.unlink()
+    assert (lineage.read(tmp_path), lineage.last(tmp_path)) == ([], None)

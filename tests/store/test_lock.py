@@ -200,3 +200,9 @@ def test_of_many_processes_exactly_one_gets_the_lock(tmp_path, before):
     assert ends == [(0, "")] * len(racers)
     assert sorted(said) == ["lost"] * (len(racers) - 1) + ["won"]
     assert temps(folder) == []
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.write_text("[" * 200_000)])
+def test_what_is_no_lock_is_held_by_nobody(tmp_path, make):
+    make(tmp_path / layout.LOCK)
+    assert lock.holder(tmp_path) is None

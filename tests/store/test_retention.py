@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raysweep.errors import StoreError
 from raysweep.store import experiment as experiments
 from raysweep.store import lineage, retention, sweep
 from raysweep.store.experiment import Entry, Experiment
@@ -94,3 +95,47 @@ def test_the_verb(quick_run, quick_child, tmp_path, capsys, dry):
     left = {e.epoch for e in run.entries()}
     assert left == ({1, 2, 3, 4} if dry else {1, best, 4})
     assert ("nothing was deleted" in err) == dry
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        (None, None),
+        ({}, None),
+        ({"checkpoint": "x"}, None),
+        ({"checkpoint": {"keep": "all"}}, None),
+        ({"checkpoint": {"keep": {"last": 2, "every": None}}}, (2, None)),
+        ({"checkpoint": {"keep": {"last": 2, "every": 5}}}, (2, 5)),
+        ({"checkpoint": {"keep": {"last": "x"}}}, "last"),
+        ({"checkpoint": {"keep": {"last": 0}}}, "last"),
+        ({"checkpoint": {"keep": {"last": 1, "every": -1}}}, "every"),
+    ],
+)
+def test_the_rule_of_an_experiment_or_what_is_wrong_with_it(tmp_path, settings, rule):
+    made = with_epochs(tmp_path, 2, 2)
+    made.write_config({} if settings is None else {"settings": settings})
+    if isinstance(rule, str):
+        with pytest.raises(StoreError, match=rf"checkpoint\.keep in .*{rule}"):
+            retention.rule(made)
+    else:
+        assert retention.rule(made) == rule
+
+
+def test_a_parent_stays_also_where_its_child_is_damaged_elsewhere(tmp_path):
+    child = experiments.create(tmp_path, "child", NOW)
+    child.write_config({"parent": {"experiment": "x", "epoch": 1, "sha256": "sha1"}, "class_counts": 7})
+    with pytest.raises(StoreError, match="class_counts must be a mapping, not 7"):
+        child.config()
+    assert retention.in_use(tmp_path) == {"sha1"}
+
+
+def test_one_damaged_experiment_does_not_keep_the_others_from_being_pruned(tmp_path, capsys):
+    from tests.cli.test_errors import run_cli
+
+    made = with_epochs(tmp_path, 3, 3)
+    made.write_config({"settings": {"checkpoint": {"keep": {"last": 1}}}})
+    broken = experiments.create(tmp_path, "broken", NOW)
+    broken.write_config({"settings": "x"})
+    code, out, err = run_cli(capsys, "prune", "--root", tmp_path)
+    assert (code, out.split("\t")[:2]) == (0, [made.id, "@1, @2"])
+    assert "broken_20260102_030405 is left as it is" in err

@@ -137,3 +137,41 @@ def test_a_copied_branch_does_not_take_its_place_and_a_renamed_sweep_keeps_its_b
     moved = sweep.Sweep(made.folder.rename(made.folder.with_name("better-name")))
     assert moved.experiments()["b"].id == own.id
     assert set(moved.experiments()) == {"control", "b"}
+
+
+def test_links_that_lead_out_of_the_root_are_no_sweeps(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    mine = new_sweep(outside, "control")
+    (root / "sweeps").symlink_to(outside / "sweeps")
+    assert sweep.all_sweeps(root) == []
+    for reference in (mine.id, "s", str(root / "sweeps" / mine.id)):
+        with pytest.raises(NotFoundError):
+            sweep.find(root, reference)
+    with pytest.raises(RootError, match="leads out of the root"):
+        sweep.create(root, "s", NOW)
+    (root / "sweeps").unlink()
+    (root / "sweeps").mkdir()
+    (root / "sweeps" / mine.id).symlink_to(mine.folder)
+    kept = new_sweep(root, "control")
+    (root / "sweeps" / "t_20260102_030405").symlink_to(kept.folder)  # within the root a link is the user's own
+    assert {s.id for s in sweep.all_sweeps(root)} == {kept.id, "t_20260102_030405"}
+    with pytest.raises(NotFoundError, match="leads out of the root"):
+        sweep.find(root, str(root / "sweeps" / mine.id))
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        ("[" * 200_000, "nested too deep"),
+        ('{"branches": [5]}', "branches must be a mapping, not 5"),
+        ('{"branches": [{"name": "x"}]}', r"branches\.weights is missing"),
+        ('{"branches": [], "parent": "x"}', "parent must be a mapping"),
+        ('{"branches": [], "settings": []}', "settings must be a mapping"),
+    ],
+)
+def test_a_plan_of_wrong_types_is_named(tmp_path, plan, told):
+    mine = new_sweep(tmp_path, "control")
+    (mine.folder / "sweep.json").write_text(plan)
+    with pytest.raises(StoreError, match=rf"sweep\.json.*{told}"):
+        mine.plan()

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from raysweep.config import TrainingSection
 from raysweep.errors import CheckpointError, ConfigError
-from raysweep.training import models
+from raysweep.training import models, optim, state
 
 
 def tiny(num_classes: int, channels: int, width: int = 2) -> nn.Module:
@@ -88,3 +89,92 @@ def test_a_bare_state_dict_starts_the_weights(tmp_path, quick_run):
     )
     one, two = (torch.load(e.folder / "epoch_1_model.pt", weights_only=True) for e in (first, second))
     torch.testing.assert_close(two["0.0.weight"], one["0.0.weight"])
+
+
+@pytest.mark.parametrize("name", ["cnn", "torchvision:resnet18", "torchvision:regnet_y_128gf", "torchvision:swin_t"])
+def test_an_outline_has_the_networks_shapes_and_takes_no_memory(name):
+    outline = models.outline(name, {}, 7, 3)
+    assert all(p.is_meta for p in outline.parameters())
+    if name in ("cnn", "torchvision:resnet18"):
+        model = models.build(name, {}, 7, 3)
+        state = models.fitting_weights(outline, model.state_dict(), "x.pt")
+        models.load_weights(model, state, "x.pt")
+        assert torch.ones(1).device.type == "cpu"  # nothing of it stays
+
+
+def test_a_network_of_gigabytes_is_compared_before_it_is_built():
+    huge = models.outline("cnn", {"widths": [4, 4, 8, 500_000]}, 3, 1)
+    with pytest.raises(CheckpointError, match="of another shape"):
+        models.fitting_weights(huge, models.build("cnn", {"widths": [4, 4, 8, 8]}, 3, 1).state_dict(), "x.pt")
+    with pytest.raises(ConfigError, match=r"model\.options do not fit cnn"):
+        models.outline("cnn", {"widths": [4, 4, 8, 10**18]}, 3, 1)
+    complex_weights = {k: v.to(torch.complex64) for k, v in tiny(3, 1).state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"is complex \("):
+        models.load_weights(tiny(3, 1), complex_weights, "x.pt")
+
+
+# What besides the weights a training starts from
+
+
+def stepped(kind: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+    model = tiny(3, 1)
+    settings = TrainingSection(optimizer=kind)
+    optimizer = optim.optimizer(model, settings)
+    model(torch.ones(2, 1, 8, 8)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_an_optimizers_state_is_tried_on_an_outline(kind):
+    _, optimizer = stepped(kind)
+    saved = {"optimizer_state_dict": state.without_data(state.to_cpu(optimizer.state_dict()))}
+    fresh = optim.optimizer(tiny(3, 1).to("meta"), TrainingSection(optimizer=kind))
+    state.restore_optimizer(fresh, saved, "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("slot", "value"),
+    [
+        ("exp_avg", torch.zeros(1, 1)),
+        ("exp_avg", "x"),
+        ("step", torch.tensor(-1.0)),
+        ("step", torch.tensor(float("nan"))),
+        ("step", torch.zeros(3)),
+        ("exp_avg_sq", None),
+    ],
+)
+def test_an_optimizers_state_that_would_fail_at_the_first_step_is_refused(slot, value):
+    model, optimizer = stepped("adamw")
+    saved = optimizer.state_dict()
+    if slot == "exp_avg_sq":
+        del saved["state"][0][slot]
+    else:
+        saved["state"][0][slot] = value
+    fresh = optim.optimizer(model, TrainingSection())
+    with pytest.raises(CheckpointError, match=r"optimizer state in x\.pt does not fit"):
+        state.restore_optimizer(fresh, {"optimizer_state_dict": saved}, "x.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"python": 1},
+        {"python": [3, [1, 2], None]},
+        {"numpy": ["MT19937", torch.zeros(624, dtype=torch.int64), 10**6, 0, 0.0]},
+        {"numpy": ["MT19937", torch.zeros(3, dtype=torch.int64), 1, 0, 0.0]},
+        {"torch": torch.zeros(3, dtype=torch.uint8)},
+        {"cuda": 4},
+    ],
+)
+def test_generators_are_tried_and_the_own_ones_kept(change):
+    before = state.rng_state()
+    state.try_rng_states([before, before], "x.pt")
+    with pytest.raises(CheckpointError, match=r"random generators in x\.pt cannot be restored"):
+        state.try_rng_states([before, {**before, **change}], "x.pt")
+    with pytest.raises(CheckpointError, match="a mapping is needed"):
+        state.try_rng_states([torch.ones(2)], "x.pt")
+    after = state.rng_state()
+    assert after["python"] == before["python"]
+    assert torch.equal(after["torch"], before["torch"])
+    assert torch.equal(after["numpy"][1], before["numpy"][1])

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+hypothesis.settings.register_profile("raysweep", deadline=None)  # a busy machine is no fault of the code
+hypothesis.settings.load_profile("raysweep")
 
 
 @pytest.fixture(scope="session", autouse=True)

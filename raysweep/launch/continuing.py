@@ -140,6 +140,11 @@ def _same_parent(experiment: Experiment, told: Mapping[str, Any]) -> child.Paren
     Raises:
         CheckpointError: what lies there now is another one. NotFoundError: it is gone.
     """
+    missing = [key for key in ("file", "experiment", "epoch", "sha256") if told.get(key) is None]
+    if missing:
+        raise CheckpointError(
+            f"{experiment.folder / layout.CONFIG} does not say of its parent: {', '.join(missing)}. Restore it from a copy."
+        )
     reference = told["file"] if Path(told["file"]).is_file() else f"{told['experiment']}@{told['epoch']}"
     parent = child.read_parent(experiment.folder.parent, reference)
     if parent.sha256 != told["sha256"]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep import grid as grids
-from raysweep.errors import CheckpointError, Interrupted, NotFoundError, RaysweepError
+from raysweep.errors import CheckpointError, Interrupted, NotFoundError, RaysweepError, StoreError
 from raysweep.grid import Point
 from raysweep.launch import sweep as sweep_launch
 from raysweep.launch import tuning
@@ -110,6 +110,8 @@ def _plan_again(
         )
     except RaysweepError as error:
         raise type(error)(f"{sweep.id} cannot go on: {error}") from None
+    except KeyError as error:
+        raise StoreError(f"{sweep.folder / layout.SWEEP} lacks {error}. Restore it from a copy.") from None
     if the_plan.base.parent.sha256 != told["sha256"]:
         raise CheckpointError(
             f"{sweep.id} cannot go on: {the_plan.base.parent.path} is not the checkpoint it started from (its SHA-256 is "

@@ -129,7 +129,7 @@ def test_a_preemption_notice_does_not_use_up_the_retries_and_a_signal_is_not_tri
 SECTIONS = {
     "training": {"epochs": 3, "batch_size": 20},
     "checkpoint": {"every_n_batches": 5},
-    "scaling": {"num_workers": 2, "threads": 1, "timeout_s": 8.0},
+    "scaling": {"num_workers": 2, "threads": 1, "timeout_s": 5.0},
 }
 
 

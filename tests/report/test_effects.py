@@ -16,7 +16,7 @@ from raysweep.report.effects import ALL, BETTER, NOISE, WORSE, Pair
 
 CLASSES = ("rare", "some", "many")
 COUNTS = (60, 150, 240)
-REPEAT = int(os.environ.get("RAYSWEEP_REPEAT", "300"))
+REPEAT = int(os.environ.get("RAYSWEEP_REPEAT", "150"))
 
 
 def predicted(rng: np.random.Generator, labels: np.ndarray, hard: np.ndarray, recalls: tuple[float, ...]) -> np.ndarray:

@@ -25,7 +25,7 @@ from tests.store.test_experiment import ID, write_history
 
 torch = pytest.importorskip("torch")
 
-DAMAGES = int(os.environ.get("RAYSWEEP_DAMAGES", "2000"))
+DAMAGES = int(os.environ.get("RAYSWEEP_DAMAGES", "600"))
 DROPOUT = {"model": {"options": {"widths": [4, 4, 8, 8], "dropout": 0.3}}}  # so that the generators' states count
 SHOWN = 6  # failures that a message tells in full
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from raysweep.errors import Interrupted, ResourceError
+from raysweep.errors import CheckpointError, Interrupted, ResourceError
 from raysweep.launch import continuing
 from raysweep.launch import run as launching
 from raysweep.store import checkpoint
@@ -139,3 +139,13 @@ def test_more_threads_than_the_machine_has_name_the_way_out(tmp_path, without_ra
     with pytest.raises(ResourceError, match=r"500.*`raysweep continue` takes --threads"):
         continuing.continue_experiment(tmp_path / "experiments", broken.id)
     assert broken.status() == "interrupted"
+
+
+def test_a_configuration_that_forgot_its_parent_is_told_so(tmp_path, straight, quick_child):
+    made = quick_child(f"{straight.id}@2", epochs=1)
+    config = made.config()
+    made.write_config({**config, "parent": {k: v for k, v in config["parent"].items() if k != "sha256"}})
+    for file in made.folder.glob("checkpoint_*.pt"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match="does not say of its parent: sha256"):
+        continuing.continue_experiment(tmp_path / "experiments", made.id)

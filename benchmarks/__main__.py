@@ -5,7 +5,10 @@ from __future__ import annotations
 import runpy
 import sys
 
-NAMES = {"sweep": "sixteen branches: our sweep, bare loops, and Ray's documented pattern"}
+NAMES = {
+    "sweep": "sixteen branches: our sweep, bare loops, and Ray's documented pattern",
+    "catalog": "list 10,000 experiments: our index over folders, and MLflow's SQLite store",
+}
 
 if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
     print("python -m benchmarks NAME [--help]\n" + "\n".join(f"  {n:<10} {text}" for n, text in NAMES.items()))

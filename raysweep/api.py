@@ -193,9 +193,9 @@ def _root_of(reference: str) -> str:
 
 def list_experiments(root: str | Path = "experiments") -> list[dict[str, Any]]:
     """The documented fields of every experiment under a root, oldest first (``raysweep list --json``)."""
-    from raysweep.store import catalog
+    from raysweep.store import index
 
-    return [catalog.summary(e) for e in catalog.experiments(Path(root))]
+    return index.rows(Path(root))
 
 
 def load_checkpoint(reference: str | Path, root: str | Path = "experiments") -> dict[str, Any]:

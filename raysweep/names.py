@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import reprlib
 import unicodedata
 from collections.abc import Iterable
@@ -97,3 +99,20 @@ class _Short(reprlib.Repr):
 def shown(value: Any) -> str:
     """``repr`` of a value in about 80 characters, whatever it is: deep, huge or a billion laughs."""
     return cut(_Short().repr(value), 120)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON for any terminal: no NaN, and what could steer the terminal is escaped, also half characters."""
+    text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

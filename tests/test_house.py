@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "raysweep"
 ROOMS = ["cli", "launch", "report", "training", "store", "data"]  # from the roof down
 GROUND = {"config", "grid", "weights", "errors", "names", "regular", "yamlfile"}
 TOP = {"api", "__init__", "schema"}  # front doors: may call any room
-HEAVY = ["torch", "ray", "numpy", "pandas", "matplotlib", "pyarrow", "sklearn"]
+HEAVY = ["torch", "ray", "numpy", "pandas", "matplotlib", "pyarrow", "sklearn", "pydantic"]
 
 
 def floor(parts: tuple[str, ...]) -> int:
@@ -64,6 +64,7 @@ def heavy_after(code: str, cwd: Path) -> list[str]:
 def test_reading_is_light(tmp_path):
     code = "import raysweep, raysweep.store.catalog, raysweep.store.experiment, raysweep.store.lineage, raysweep.store.checkpoint"
     assert heavy_after(code, tmp_path) == []
+    # Typer had better be one that does not import pydantic: that takes longer than all of `raysweep list`.
     listing = "from raysweep.cli.main import main\ntry: main(['list'])\nexcept SystemExit: pass"
     assert heavy_after(listing, tmp_path) == []
     tree = "from raysweep.cli.main import main\ntry: main(['lineage'])\nexcept SystemExit: pass"

@@ -6,10 +6,11 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import age, decimals, percent, plain, put_json, say, table
+from raysweep.cli.terminal import age, decimals, percent, plain, put, put_json, say, table
 from raysweep.regular import user_path
 
-SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")
+STATUSES = ("running", "finished", "interrupted", "failed", "dead", "legacy", "damaged")
+SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # of the index
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +20,7 @@ def register(app: typer.Typer) -> None:
 def list_(
     checkpoints: bool = typer.Option(False, "--checkpoints", help="Every checkpoint, with the reference to pass on."),
     sweep: str | None = typer.Option(None, "--sweep", help="Only the branches of this sweep."),
-    status: str | None = typer.Option(None, "--status", help="running, finished, interrupted, failed, dead or legacy."),
+    status: str | None = typer.Option(None, "--status", help=f"One of {', '.join(STATUSES)}."),
     sort: str = typer.Option("created", "--sort", help=f"One of {', '.join(SORT_KEYS)}."),
     limit: int | None = typer.Option(None, "--limit", min=1, help="At most so many, the last in order."),
     as_json: bool = typer.Option(False, "--json", help="One JSON array, with documented fields."),
@@ -28,39 +29,24 @@ def list_(
     """Show the experiments under the root, oldest first."""
 
     from raysweep.errors import InputError, did_you_mean
-    from raysweep.store import catalog, experiment
+    from raysweep.store import index
 
-    known = (
-        experiment.RUNNING,
-        experiment.FINISHED,
-        experiment.INTERRUPTED,
-        experiment.FAILED,
-        experiment.DEAD,
-        experiment.LEGACY,
-    )
     if sort not in SORT_KEYS:
         raise InputError(
             f"--sort {sort}: there is no such key.{did_you_mean(sort, SORT_KEYS)} Use one of {', '.join(SORT_KEYS)}."
         )
-    if status is not None and status not in known:
+    if status is not None and status not in STATUSES:
         raise InputError(
-            f"--status {status}: there is no such status.{did_you_mean(status, known)} Use one of {', '.join(known)}."
+            f"--status {status}: there is no such status.{did_you_mean(status, STATUSES)} Use one of {', '.join(STATUSES)}."
         )
     folder = user_path(root)
-    rows = [catalog.summary(e) for e in catalog.experiments(folder)]
-    rows = [
-        r
-        for r in rows
-        if (status is None or r["status"] == status) and (sweep is None or str(r["sweep"] or "").startswith(sweep))
-    ]
-    rows.sort(key=lambda r: (r[sort] is not None, r[sort] if r[sort] is not None else 0, r["id"]))
-    if limit is not None:
-        rows = rows[-limit:]
+    if as_json and not checkpoints:
+        texts = index.texts(folder, status=status, sweep=sweep, sort=sort, limit=limit)
+        put("[" + ",\n ".join(texts) + "]")  # one line an experiment
+        return
+    rows = index.rows(folder, status=status, sweep=sweep, sort=sort, limit=limit)
     if checkpoints:
         _checkpoints(rows, as_json)
-        return
-    if as_json:
-        put_json(rows)
         return
     if not rows:
         say(f"No experiments under {folder.absolute()}. Next: raysweep run configs/base.yaml")
@@ -73,8 +59,9 @@ def list_(
             ("epochs", "r"),
             ("best acc", "r"),
             ("macro-F1", "r"),
-            ("weights", "l"),
+            ("worst class", "l"),
             ("parent", "l"),
+            ("ratio change", "l"),
             ("age", "r"),
         ],
         [_cells(r) for r in rows],
@@ -85,23 +72,33 @@ def list_(
 
 
 def _cells(r: dict[str, Any]) -> list[str]:
-    from raysweep.weights import describe
-
-    try:
-        weights = describe({c: float(w) for c, w in r["sampling_weights"].items()})
-    except (TypeError, ValueError, AttributeError):
-        weights = "?"
+    best, before = r["best_acc"], r["parent_best_acc"]
+    better_before = best is not None and before is not None and before > best
     parent = r["parent"] or {}
     return [
         plain(r["id"]),
         r["status"],
         f"{r['epochs_done']}/{r['epochs_target'] or '?'}",
-        percent(r["best_acc"]),
+        percent(best) + (f" (parent {percent(before)})" if better_before else ""),
         decimals(r["best_macro_f1"]),
-        plain(weights),
+        plain(f"{r['worst_class']} {percent(r['worst_recall'])}") if r["worst_class"] else "-",
         plain(f"{parent['experiment']}@{parent['epoch']}") if parent else "-",
+        plain(_change(r)),
         age(r["created"]),
     ]
+
+
+def _change(r: dict[str, Any]) -> str:
+    """What the fork changed, or, of an experiment without a parent, the weights it began with."""
+    from raysweep.weights import describe
+
+    try:
+        if r["parent"] is None:
+            return describe({c: float(w) for c, w in r["sampling_weights"].items()})
+        told = ", ".join(f"{c} {a:g}→{b:g}" for c, (a, b) in r["change"].items()) or "unchanged"
+    except (TypeError, ValueError, AttributeError):  # of a folder that somebody else wrote
+        return "?"
+    return f"{told} (control)" if r["control"] else told
 
 
 def _checkpoints(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import sys
 from datetime import datetime
 from typing import Any
 
+from raysweep.names import json_text
 from raysweep.names import plain as plain
 
 
@@ -23,18 +22,8 @@ def put(text: str) -> None:
 
 
 def put_json(value: Any) -> None:
-    """Valid JSON on any terminal: no NaN, and what could steer the terminal is escaped, also half characters."""
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    put("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with null for NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """Valid JSON, indented for people."""
+    put(json_text(value, indent=2))
 
 
 def is_terminal() -> bool:

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raysweep.errors import RaysweepError
-from raysweep.store import catalog, lineage
-from raysweep.store.experiment import Experiment
+from raysweep.store import catalog, index
 from raysweep.weights import changes
 
 
@@ -23,7 +21,6 @@ class Node:
     epoch: int = 0  # of the parent, where this one began
     change: dict[str, tuple[float, float]] = field(default_factory=dict)
     seed: tuple[int, int] | None = None  # (before, after) where it changed
-    branch: dict[str, Any] | None = None
     children: list[str] = field(default_factory=list)
 
     @property
@@ -33,7 +30,7 @@ class Node:
 
     @property
     def control(self) -> bool:
-        return bool((self.branch or {}).get("control"))
+        return bool(self.row.get("control"))
 
 
 def build(root: Path, of: str | None = None) -> dict[str, Node]:
@@ -43,8 +40,8 @@ def build(root: Path, of: str | None = None) -> dict[str, Node]:
         NotFoundError: there is no ``of``.
     """
     nodes: dict[str, Node] = {}
-    for experiment in catalog.experiments(root):
-        nodes[experiment.id] = _node(experiment)
+    for row in index.rows(root):
+        nodes[row["id"]] = _node(row)
     for node in list(nodes.values()):
         if node.parent is None:
             continue
@@ -79,22 +76,14 @@ def _numbers(weights: dict[str, Any]) -> dict[str, float]:
     return {str(c): float(w) for c, w in weights.items() if isinstance(w, (int, float))}
 
 
-def _node(experiment: Experiment) -> Node:
-    row = catalog.summary(experiment)
-    parent = row.get("parent") or {}
-    node = Node(experiment.id, row)
-    if isinstance(parent, dict) and parent.get("experiment") and parent["experiment"] != experiment.id:
-        node.parent, node.epoch = str(parent["experiment"]), int(parent.get("epoch") or 0)
-        try:
-            node.branch = experiment.config().get("branch")
-            for event in lineage.read(experiment.folder)[:6]:  # the fork is told at the start
-                if event["type"] == lineage.RATIO:
-                    node.change = changes(event["old_weights"], event["new_weights"])
-                elif event["type"] == lineage.CONFIGURATION and "seed" in event.get("changes", {}):
-                    before, after = event["changes"]["seed"]
-                    node.seed = (int(before), int(after))
-        except (RaysweepError, KeyError, TypeError, ValueError):
-            pass  # a damaged log costs the edge its text, not the tree
+def _node(row: dict[str, Any]) -> Node:
+    node = Node(row["id"], row)
+    parent = row["parent"]
+    if parent and parent["experiment"] != node.id:
+        node.parent, node.epoch = str(parent["experiment"]), int(parent["epoch"] or 0)
+        node.change = {c: (before, after) for c, (before, after) in row["change"].items()}
+        if None not in (row["seed"], row["parent_seed"]) and row["seed"] != row["parent_seed"]:
+            node.seed = (row["parent_seed"], row["seed"])
     return node
 
 

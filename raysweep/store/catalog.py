@@ -16,6 +16,8 @@ from raysweep.names import cut, shown
 from raysweep.regular import read_regular
 from raysweep.store import files, keys, layout, lineage
 from raysweep.store.experiment import LEGACY, Entry, Experiment
+from raysweep.store.fields import FIELDS
+from raysweep.weights import changes
 
 _REFERENCE = re.compile(r"(?P<experiment>[^@]+)@(?P<which>[0-9]{1,9}|best|latest)")
 
@@ -116,20 +118,12 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | Non
 
 def summary(experiment: Experiment) -> dict[str, Any]:
     """The documented fields of ``list --json`` for one experiment, and ``note`` where a file of it is damaged."""
-    row: dict[str, Any] = {
+    row = FIELDS | {
         "id": experiment.id,
         "name": layout.split_id(experiment.id)[0],
-        "created": None,
-        "status": "damaged",
-        "epochs_done": 0,
-        "epochs_target": None,
-        "best_acc": None,
-        "best_epoch": None,
-        "best_macro_f1": None,
-        "sampling_weights": {},
-        "parent": None,
-        "sweep": None,
         "path": str(experiment.folder),
+        "sampling_weights": {},
+        "change": {},
     }
     try:
         return row | _read(experiment)
@@ -152,6 +146,13 @@ def _read(experiment: Experiment) -> dict[str, Any]:
         parent if parent is None else {"experiment": parent["experiment"], "epoch": parent["epoch"]} | parent
     )
     row["sweep"] = config.get("sweep")
+    branch = config.get("branch") or {}
+    row["branch"], row["control"] = branch.get("name"), bool(branch.get("control"))
+    seed = (config.get("settings") or {}).get("seed")
+    row["seed"] = seed if type(seed) is int else None
+    if parent:
+        row["change"], row["parent_seed"] = _fork(experiment, row["seed"])
+        row["parent_best_acc"] = _best_before(experiment, parent["epoch"])
     first = int(parent["epoch"] or 0) if parent else 0
     row["epochs_target"] = first + int(config["num_epochs"]) if config.get("num_epochs") else None
     entries, problems = experiment.listed()
@@ -167,9 +168,30 @@ def _read(experiment: Experiment) -> dict[str, Any]:
         row["best_acc"] = _number(best.metrics.get("val_acc"))
         row["best_epoch"] = best.epoch
         row["best_macro_f1"] = _number(best.metrics.get("val_macro_f1"))
+        row["worst_class"] = best.metrics.get("worst_class")
+        row["worst_recall"] = _number(best.metrics.get("worst_recall"))
     elif row["status"] == LEGACY:
         _legacy(row, experiment)
     return row
+
+
+def _fork(experiment: Experiment, seed: int | None) -> tuple[dict[str, list[float]], int | None]:
+    """Class → [weight before, after], and the seed before, as the experiment's own log tells of the fork."""
+    change: dict[str, list[float]] = {}
+    for event in lineage.early(experiment.folder):
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # somebody else's
+            if event["type"] == lineage.RATIO:
+                pairs = changes(event["old_weights"], event["new_weights"]).items()
+                change = {c: [float(before), float(after)] for c, (before, after) in pairs}
+            elif event["type"] == lineage.CONFIGURATION:
+                seed = int(event["changes"]["seed"][0])
+    return change, seed
+
+
+def _best_before(experiment: Experiment, fork: Any) -> float | None:
+    """The best accuracy of the parent's epochs, which the child's history begins with."""
+    known = [m.get("val_acc") for epoch, m in experiment.history_metrics().items() if epoch <= int(fork or 0)]
+    return max((v for v in map(_number, known) if v is not None), default=None)
 
 
 def _number(value: Any) -> float | None:

@@ -249,7 +249,7 @@ class Experiment:
         if not (self.folder / layout.LINEAGE).exists():
             return [], []  # a folder of the old system, which has no manifest
         names = {p: n for n in os.listdir(self.folder) if (p := layout.parse_checkpoint_name(n)) is not None}
-        history = self._history()
+        history = self.history_metrics()
         found: list[Entry] = []
         damaged: list[str] = []
         latest = max(names, key=lambda p: p.order, default=None)
@@ -274,7 +274,7 @@ class Experiment:
         told = f"{layout.MANIFEST} is {state}; the checkpoints were judged by the checksums inside them"
         return found, [told, *reversed(damaged)]
 
-    def _history(self) -> dict[int, dict[str, float]]:
+    def history_metrics(self) -> dict[int, dict[str, float]]:
         """Epoch → the metrics that choose the best one, from the history; nothing of it where it cannot be read."""
         rows = {}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, csv.Error):

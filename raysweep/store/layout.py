@@ -26,6 +26,7 @@ EFFECTS_CSV = "effects.csv"
 EFFECTS_PNG = "effects.png"
 CACHES = ".raysweep"
 IMAGE_CACHE = "cache"
+INDEX = "index.sqlite"
 LOGS = "logs"
 
 TIME_FORMAT = "%Y%m%d_%H%M%S"

@@ -27,6 +27,7 @@ FINISHED = "FINISHED"
 FAILED = "FAILED"
 NOTE = "NOTE"
 
+_OF_THE_START = 8  # events: start, resume, ratio, configuration, notes
 _RULE = "=" * 60
 
 
@@ -82,6 +83,33 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 def _damaged(path: Path, what: str) -> StoreError:
     return StoreError(f"{path} is damaged ({what}). Restore it from a copy; the checkpoints are not affected.")
+
+
+def early(folder: Path) -> list[dict[str, Any]]:
+    """The events that tell of an experiment's start, and perhaps a few more; nothing further is read.
+
+    Raises:
+        StoreError: as :func:`last`.
+    """
+    path = folder / layout.LINEAGE
+    events: list[dict[str, Any]] = []
+    try:
+        with reading(path), open_regular(path) as file:
+            while len(events) < _OF_THE_START:
+                line = file.readline(LIMIT)
+                if not line.endswith(b"\n"):  # the end, or a torn line
+                    break
+                value = json.loads(line)
+                if not isinstance(value["type"], str):
+                    raise TypeError("an event without a type")
+                events.append(value)
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return []
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, f"a line near its start: {cut(error)}") from None
+    return events
 
 
 def last(folder: Path) -> dict[str, Any] | None:

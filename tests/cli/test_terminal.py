@@ -30,11 +30,11 @@ def test_what_is_no_number_is_a_dash(value):
 
 
 def test_an_error_is_one_paragraph_whatever_it_quotes(capsys, monkeypatch):
-    def refuse(**options):
+    def refuse(root, **options):
         raise InputError("There is no 'a\nerror: b\r\x1b[2J\u202e'.\n  Look\n  elsewhere.")
 
-    monkeypatch.setattr(cli, "app", refuse)
+    monkeypatch.setattr("raysweep.store.index.texts", refuse)
     with pytest.raises(SystemExit) as leave:
-        cli.main(["list"])
+        cli.main(["list", "--json"])
     assert leave.value.code == 2
     assert capsys.readouterr().err == "error: There is no 'a error: b··[2J·'. Look elsewhere.\n"

@@ -21,7 +21,8 @@ from tests.store.test_experiment import any_json, manifests
 TIME = "20250108_143022"
 FIELDS = [
     *("id", "name", "created", "status", "epochs_done", "epochs_target", "best_acc", "best_epoch", "best_macro_f1"),
-    *("sampling_weights", "parent", "sweep", "path"),
+    *("worst_class", "worst_recall", "sampling_weights", "seed", "parent", "parent_best_acc", "parent_seed", "change"),
+    *("sweep", "branch", "control", "path"),
 ]
 
 
@@ -176,7 +177,12 @@ def test_the_documented_fields(root):
         sampling_weights={"a": 2.0},
         parent={"experiment": "cats", "epoch": 3, "sha256": "0"},
         sweep="s",
+        branch={"name": "heavy", "control": False},
+        settings={"seed": 7},
     )
+    (experiment.folder / layout.HISTORY_CSV).write_text("val_acc,epoch\n0.8,2\n0.7,3\n0.9,4\n")
+    lineage.record(experiment.folder, lineage.RATIO, old_weights={"a": 1, "b": 1}, new_weights={"a": 2.0, "b": 1})
+    lineage.record(experiment.folder, lineage.CONFIGURATION, changes={"seed": [3, 7]})
     row = catalog.summary(experiment)
     assert [k for k in row if k != "note"] == FIELDS
     assert row == {
@@ -189,9 +195,17 @@ def test_the_documented_fields(root):
         "best_acc": 0.4,
         "best_epoch": 4,
         "best_macro_f1": 0.2,
+        "worst_class": None,
+        "worst_recall": None,
         "sampling_weights": {"a": 2.0},
+        "seed": 7,
         "parent": {"experiment": "cats", "epoch": 3, "sha256": "0"},
+        "parent_best_acc": 0.8,
+        "parent_seed": 3,
+        "change": {"a": [1.0, 2.0]},
         "sweep": "s",
+        "branch": "heavy",
+        "control": False,
         "path": str(experiment.folder),
     }
 

@@ -1,0 +1,186 @@
+"""What it takes to list many experiments: our index over plain folders, and MLflow's SQLite store, the same runs in both.
+
+Every figure is the wall time of a whole process, from the command to its last byte, the median of ``--repeats``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+RAYSWEEP = [sys.executable, "-m", "raysweep.cli.main"]
+
+
+def make(root: Path, experiments: int, checkpoints: int) -> None:
+    """Folders as training leaves them, nine of ten children of an earlier one; the checkpoints hold a few bytes."""
+    from raysweep.store import layout
+
+    chance = random.Random(0)
+    start = datetime(2026, 1, 1)
+    ids: list[str] = []
+    for i in range(experiments):
+        name = layout.make_id(f"run{i % 97}", start + timedelta(seconds=37 * i))
+        folder = root / name
+        folder.mkdir(parents=True)
+        weights = dict.fromkeys(CLASSES, 1.0)
+        events: list[dict[str, Any]] = [{"type": "EXPERIMENT_START", "new_weights": weights}]
+        parent = None
+        if ids and i % 10:
+            weights = {**weights, "disgust": round(1 + chance.random() * 4, 2)}
+            parent = {"experiment": ids[-(i % 10)], "epoch": 3, "batch": 0, "sha256": "0" * 64, "file": "x"}
+            old = dict.fromkeys(CLASSES, 1.0)
+            events += [
+                {"type": "RESUME_FROM_CHECKPOINT", "experiment": parent["experiment"], "epoch": 3},
+                {"type": "TRAINING_DATA_RATIO_CHANGE", "old_weights": old, "new_weights": weights},
+            ]
+        events.append({"type": "FINISHED", "epochs": checkpoints})
+        rows = []
+        accuracy = [round(0.4 + 0.3 * chance.random(), 4) for _ in range(checkpoints)]
+        for epoch in range(1, checkpoints + 1):
+            file = layout.checkpoint_name(layout.Position(epoch, None))
+            content = f"{name} {epoch}".encode()
+            (folder / file).write_bytes(content)
+            metrics = {"val_acc": accuracy[epoch - 1], "val_macro_f1": accuracy[epoch - 1] - 0.05, "val_loss": 1.0}
+            metrics |= {f"recall_{c}": chance.random() for c in CLASSES}
+            metrics |= {"worst_class": "disgust", "worst_recall": 0.1}
+            digest = hashlib.sha256(content).hexdigest()
+            rows.append(
+                {
+                    "file": file,
+                    "bytes": len(content),
+                    "sha256": digest,
+                    "epoch": epoch,
+                    "batch": None,
+                    "metrics": metrics,
+                }
+            )
+        best = max(range(checkpoints), key=accuracy.__getitem__)
+        config = {
+            "experiment_name": f"run{i % 97}", "timestamp": (start + timedelta(seconds=37 * i)).strftime(layout.TIME_FORMAT),
+            "sampling_weights": weights, "num_epochs": checkpoints, "classes": list(CLASSES), "parent": parent,
+            "settings": {"seed": 0},
+        }  # fmt: skip
+        manifest = {"checkpoints": rows, "best": {"file": rows[best]["file"], "epoch": best + 1, "metric": "val_acc"}}
+        (folder / layout.CONFIG).write_text(json.dumps(config, indent=2))
+        (folder / layout.MANIFEST).write_text(json.dumps(manifest, indent=2))
+        lines = [json.dumps({"seq": n, "time": "2026-01-01T00:00:00", **e}) for n, e in enumerate(events, 1)]
+        (folder / layout.LINEAGE).write_text("\n".join(lines) + "\n")
+        history = "\n".join(f"1.0,0.5,1.0,{a},{n}" for n, a in enumerate(accuracy, 1))
+        (folder / layout.HISTORY_CSV).write_text(f"train_loss,train_acc,val_loss,val_acc,epoch\n{history}\n")
+        ids.append(name)
+
+
+def fill_mlflow(uri: str, root: Path) -> float:
+    """The same runs in MLflow: configuration as parameters, the best epoch as metrics; returns the seconds it took."""
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.tracking import MlflowClient
+
+    from raysweep.store import index
+
+    began = time.perf_counter()
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("all")
+    for row in index.rows(root):
+        run = client.create_run(experiment, run_name=row["id"])
+        metrics = [Metric(k, float(row[k]), 0, 0) for k in ("best_acc", "best_epoch", "best_macro_f1")]
+        params = [Param(f"weight_{c}", str(w)) for c, w in row["sampling_weights"].items()]
+        tags = [RunTag("parent", (row["parent"] or {}).get("experiment", "-")), RunTag("status", row["status"])]
+        client.log_batch(run.info.run_id, metrics, params, tags)
+        client.set_terminated(run.info.run_id)
+    return time.perf_counter() - began
+
+
+MLFLOW = """
+import sys
+from mlflow.tracking import MlflowClient
+client, token, n = MlflowClient(sys.argv[1]), None, 0
+while True:
+    page = client.search_runs(["1"], max_results=50000, page_token=token)
+    n, token = n + len(page), page.token
+    if not token:
+        break
+print(n)
+"""
+
+
+def timed(command: list[str], **more: Any) -> tuple[float, str]:
+    began = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, **more)
+    return time.perf_counter() - began, done.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--experiments", type=int, default=10_000)
+    parser.add_argument("--checkpoints", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--root", type=Path, help="where the folders are made; they are kept")
+    parser.add_argument("--without-mlflow", action="store_true", help="filling its database takes minutes")
+    arguments = parser.parse_args()
+    base = arguments.root or Path(tempfile.mkdtemp())
+    root = base / "experiments"
+    if not root.exists():
+        make(root, arguments.experiments, arguments.checkpoints)
+        time.sleep(2.5)  # until the change times are settled
+    index, listing = root / ".raysweep" / "index.sqlite", [*RAYSWEEP, "list", "--json", "--root", str(root)]
+    ways: dict[str, list[float]] = {}
+
+    def measure(name: str, command: list[str]) -> str:
+        seconds, out = timed(command)
+        ways.setdefault(name, []).append(seconds)
+        return out
+
+    if not arguments.without_mlflow:
+        uri = f"sqlite:///{base / 'mlflow.db'}"
+        if not (base / "mlflow.db").exists():
+            print(f"filling MLflow took {fill_mlflow(uri, root):.1f} s", file=sys.stderr)
+    some = [p for p in sorted(root.glob("run*")) if "FAILED" not in (p / "lineage.jsonl").read_text()]
+    failed = arguments.experiments - len(some)
+    for i in range(arguments.repeats):  # one after the other, so that a slow minute slows them all
+        measure("python -c 'import typer, sqlite3'", [sys.executable, "-c", "import typer, sqlite3"])
+        measure("raysweep --help", [*RAYSWEEP, "--help"])
+        if i < 3:
+            index.unlink(missing_ok=True)
+            measure("list --json, no index", listing)
+        rows = json.loads(measure("list --json, warm", listing))
+        assert len(rows) == arguments.experiments
+        assert all(r["epochs_done"] == arguments.checkpoints for r in rows)
+        log = some[i] / "lineage.jsonl"
+        log.write_text(log.read_text().replace("FINISHED", "FAILED"))
+        changed = json.loads(measure("list --json, one folder changed", listing))
+        assert sum(r["status"] == "failed" for r in changed) == failed + 1 + i
+        time.sleep(2.5)
+        if not arguments.without_mlflow:
+            assert (
+                int(measure("MLflow search_runs, SQLite", [sys.executable, "-c", MLFLOW, uri])) == arguments.experiments
+            )
+    result = {name: {"median": statistics.median(s), "all": s} for name, s in ways.items()}
+    base_time = result["python -c 'import typer, sqlite3'"]["median"]
+    print(
+        f"| {arguments.experiments:,} experiments × {arguments.checkpoints} checkpoints | seconds (least, most) | ratio to the imports |\n|---|---|---|"
+    )
+    for name, r in result.items():
+        print(
+            f"| {name} | {r['median']:.2f} ({min(r['all']):.2f}, {max(r['all']):.2f}) | {r['median'] / base_time:.1f} |"
+        )
+    print(json.dumps(result))
+    if arguments.root is None:
+        shutil.rmtree(base)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    main()

@@ -163,7 +163,8 @@ def expand(
     chosen: dict[tuple[Fraction, ...], tuple[str, dict[str, float]]] = {}
     control_key = _proportions(weights_module.complete(parent, classes))
     for given, changes in _wanted(grid):
-        label = given or describe(changes) or CONTROL
+        differing = {c: v for c, v in changes.items() if v != parent.get(c, 1.0)}
+        label = given or describe(differing) or describe(changes) or CONTROL
         try:
             complete = weights_module.inherit(parent, changes, classes)
         except WeightsError as error:

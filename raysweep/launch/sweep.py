@@ -320,10 +320,10 @@ def train_branches(
 
 
 def write_effects(sweep: Sweep, progress: Progress) -> None:
-    """What each branch did to each class; trouble with that never fails a sweep."""
-    from raysweep.report import comparison
+    """What each branch did to each class, and the report; trouble with that never fails a sweep."""
+    from raysweep.report import page
 
-    problem = comparison.write_all(sweep)
+    problem = page.write_all(sweep)
     if problem is not None:
         progress({"kind": "warning", "text": problem})
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raysweep.errors import InputError, NotFoundError, RaysweepError
+from raysweep.errors import InputError, NotFoundError
 from raysweep.report import effects, figures, predictions
 from raysweep.report.effects import Effect, Pair
 from raysweep.report.predictions import Predictions
-from raysweep.store import catalog, files, layout
+from raysweep.store import catalog, files
 from raysweep.store import sweep as sweeps
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.sweep import Sweep
@@ -44,19 +45,27 @@ class Comparison:
     counts: dict[str, int]  # validation images per class
     branches: list[Compared]
     effects: list[Effect]
+    pairs: list[Pair]  # the predictions behind them, in the order of the branches
     notes: list[str] = field(default_factory=list)
 
     def of(self, branch: str, target: str, metric: str) -> Effect:
         """Raises KeyError if that was not compared."""
-        for effect in self.effects:
-            if (effect.branch, effect.target, effect.metric) == (branch, target, metric):
-                return effect
-        raise KeyError((branch, target, metric))
+        return self._index[branch, target, metric]
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, str, str], Effect]:
+        return {(e.branch, e.target, e.metric): e for e in self.effects}
 
 
 ONE_SEED = (
     "There is one seed: what is called better or worse is a difference of these trainings; how much of it another seed "
     "would undo is not known. `seeds: [0, 1, 2]` in the grid tells."
+)
+
+
+NO_CONTROL = (
+    "There is no control: what comes of training on, and what of the other ratio, cannot be told apart. "
+    "`raysweep branch` trains a control unless the grid says `control: false`."
 )
 
 
@@ -75,10 +84,11 @@ def compare(root: Path, references: Sequence[str]) -> Comparison:
 
 
 def of_sweep(sweep: Sweep) -> Comparison:
-    """Every branch against the control of its seed; branches that differ only in their seed are one branch.
+    """Every branch against the control of its seed, or, without any control, against the parent; branches that differ only
+    in their seed are one branch.
 
     Raises:
-        InputError: there is no finished control with a branch beside it.
+        NotFoundError: there is neither a finished control nor a parent with predictions. InputError: no finished branch.
     """
     plan = sweep.plan()
     found = sweep.experiments()
@@ -91,11 +101,13 @@ def of_sweep(sweep: Sweep) -> Comparison:
             continue
         done[branch["name"]] = experiment, _last(experiment)
     controls = {b["seed"]: done[b["name"]] for b in plan["branches"] if b.get("control") and b["name"] in done}
-    if not controls:
-        raise InputError(
-            f"{sweep.id} has no finished control, so there is nothing to compare its branches with. Compare experiments by "
-            "name, or run a sweep with `control: true`."
-        )
+    against = "the control, trained exactly as long" + (f", {len(controls)} seeds each" if len(controls) > 1 else "")
+    without = not controls
+    if without:
+        told = plan.get("parent") or {}
+        parent, reference, against = _parent(sweep.root, str(told.get("experiment")), int(told.get("epoch") or 0))
+        controls = {b["seed"]: (parent, reference) for b in plan["branches"]}
+        notes.append(NO_CONTROL)
     groups: dict[str, list[tuple[Experiment, Predictions, Experiment, Predictions]]] = {}
     weights: dict[str, Mapping[str, float]] = {}
     for branch in plan["branches"]:
@@ -105,7 +117,7 @@ def of_sweep(sweep: Sweep) -> Comparison:
             notes.append(f"{branch['name']} has no finished control of its seed and was left out.")
             continue
         mine, theirs = done[branch["name"]], controls[branch["seed"]]
-        if mine[1].epoch != theirs[1].epoch:
+        if mine[1].epoch != theirs[1].epoch and not without:
             notes.append(
                 f"{branch['name']} ended at epoch {mine[1].epoch}, its control at {theirs[1].epoch}: left out."
             )
@@ -113,10 +125,9 @@ def of_sweep(sweep: Sweep) -> Comparison:
         name = str(branch["name"]).removesuffix(f"-seed{branch['seed']}")
         groups.setdefault(name, []).append((*mine, *theirs))
         weights[name] = branch["weights"]
-    seeds = f", {len(controls)} seeds each" if len(controls) > 1 else ""
     before = plan.get("parent_weights") or {}
     changed = {name: changes(before, weights[name]) for name in groups}
-    return _compared(sweep.id, f"the control, trained exactly as long{seeds}", groups, changed, notes)
+    return _compared(sweep.id, against, groups, changed, notes)
 
 
 def _with_first(experiments: Sequence[Experiment]) -> Comparison:
@@ -141,20 +152,21 @@ def _with_parent(root: Path, child: Experiment) -> Comparison:
             f"{child.id} has no parent to be compared with. Name another experiment beside it: "
             f"raysweep compare OTHER {child.id}"
         )
-    parent = catalog.find(root, str(told["experiment"]))
-    try:
-        reference = predictions.read(parent, int(told["epoch"]))
-        words = "the checkpoint it started from"
-    except NotFoundError:
-        reference = _last(parent)
-        words = f"its parent at epoch {reference.epoch} (predictions of epoch {told['epoch']}, where it began, are not kept)"
-    notes = [
-        "There is no control: what comes of training on, and what of the other ratio, cannot be told apart. "
-        "`raysweep branch` trains a control."
-    ]
+    parent, reference, words = _parent(root, str(told["experiment"]), int(told["epoch"] or 0))
     mine = _last(child)
     change = changes(parent.config().get("sampling_weights") or {}, child.config().get("sampling_weights") or {})
-    return _compared(child.id, words, {child.id: [(child, mine, parent, reference)]}, {child.id: change}, notes)
+    return _compared(child.id, words, {child.id: [(child, mine, parent, reference)]}, {child.id: change}, [NO_CONTROL])
+
+
+def _parent(root: Path, name: str, epoch: int) -> tuple[Experiment, Predictions, str]:
+    """A parent, its predictions where children began, or of its last epoch where those are not kept, and which it was."""
+    parent = catalog.find(root, name)
+    try:
+        return parent, predictions.read(parent, epoch), "the checkpoint it started from"
+    except NotFoundError:
+        last = _last(parent)
+        words = f"its parent at epoch {last.epoch} (predictions of epoch {epoch}, where it began, are not kept)"
+        return parent, last, words
 
 
 def _last(experiment: Experiment) -> Predictions:
@@ -186,12 +198,18 @@ def _compared(
                         "nothing. Compare experiments of the same data."
                     )
     pairs = [
-        Pair(name, one.labels, np.stack([r[1].predicted for r in rows]), np.stack([r[3].predicted for r in rows]))
+        Pair(
+            name,
+            one.labels,
+            np.stack([r[1].predicted for r in rows]),
+            np.stack([r[3].predicted for r in rows]),
+            len({r[2].id for r in rows}) < len(rows),
+        )
         for name, rows in groups.items()
     ]
     branches = []
     for name, rows in groups.items():
-        costs = [_cost(mine) for mine, *_ in rows]
+        costs = [cost(mine) for mine, *_ in rows]
         branches.append(
             Compared(
                 name,
@@ -206,10 +224,10 @@ def _compared(
     if all(len(rows) == 1 for rows in groups.values()):
         notes = [*notes, ONE_SEED]
     counts = dict(zip(one.classes, np.bincount(one.labels, minlength=len(one.classes)).tolist(), strict=True))
-    return Comparison(title, against, one.classes, counts, branches, effects.effects(pairs, one.classes), notes)
+    return Comparison(title, against, one.classes, counts, branches, effects.effects(pairs, one.classes), pairs, notes)
 
 
-def _cost(experiment: Experiment) -> tuple[float, int]:
+def cost(experiment: Experiment) -> tuple[float, int]:
     """Seconds of training and images shown since the fork."""
     try:
         history = figures.read_history(experiment)
@@ -230,18 +248,3 @@ def write_csv(comparison: Comparison, path: Path) -> None:
     rows: list[list[Any]] = [list(COLUMNS)]
     rows += [[getattr(e, c) for c in COLUMNS] for e in comparison.effects]
     files.write_atomic(path, files.csv_text(rows).encode())
-
-
-def write_all(sweep: Sweep) -> str | None:
-    """Write what is derived from a sweep that ended; returns why it could not be, since that fails no sweep."""
-    from raysweep.report import effects_picture
-
-    try:
-        comparison = of_sweep(sweep)
-        write_csv(comparison, sweep.folder / layout.EFFECTS_CSV)
-        files.write_atomic(sweep.folder / layout.EFFECTS_PNG, effects_picture.heat_map(comparison))
-    except RaysweepError as error:
-        return str(error)
-    except Exception as error:
-        return f"The effects could not be computed: {type(error).__name__}: {error}"
-    return None

@@ -51,12 +51,14 @@ class Pair:
     """A branch and its reference on the same images.
 
     ``labels`` int (n,); ``branch`` and ``reference`` int (seeds, n): the predicted classes, row by row of the same seed.
+    ``one_reference``: all rows of the reference are of one network, which says nothing of the spread between seeds.
     """
 
     name: str
     labels: np.ndarray
     branch: np.ndarray
     reference: np.ndarray
+    one_reference: bool = False
 
 
 def effects(pairs: Sequence[Pair], classes: Sequence[str], seed: int = 0) -> list[Effect]:
@@ -251,7 +253,7 @@ def _floors(pairs: Sequence[Pair], classes: Sequence[str]) -> dict[tuple[str, st
     for pair in pairs:
         if len(pair.branch) < 2:
             continue
-        for rows in (pair.branch, pair.reference):
+        for rows in (pair.branch,) if pair.one_reference else (pair.branch, pair.reference):
             if (key := rows.tobytes()) not in known:  # the branches of a sweep share their control
                 known.add(key)
                 for place, found in _per_seed(pair.labels, rows, classes).items():

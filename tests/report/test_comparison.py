@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from raysweep.errors import InputError, NotFoundError, StoreError
-from raysweep.report import comparison, predictions
+from raysweep.report import comparison, page, predictions
 from raysweep.report.effects import ALL, NOISE
 from raysweep.store import sweep as sweeps
 from tests.cli.test_errors import run_cli
@@ -72,7 +72,7 @@ def test_a_sweep_is_compared_with_the_control_of_each_seed(root, sweep, capsys):
 
 
 def test_effects_are_written_beside_the_results(sweep):
-    assert comparison.write_all(sweep) is None
+    assert page.write_all(sweep) is None
     rows = list(csv.DictReader((sweep.folder / "effects.csv").open()))
     assert {r["branch"] for r in rows} == {"34"}
     assert {r["label"] for r in rows} <= {"better", "worse", "within noise"}
@@ -89,12 +89,23 @@ def test_a_branch_that_is_not_finished_is_left_out_and_named(root, sweep):
     assert found.of("34", ALL, "accuracy").noise is None
 
 
-def test_without_a_control_there_is_nothing_to_compare(sweep):
+def test_without_a_control_a_sweep_is_compared_with_the_parent_and_that_is_said(root, sweep, parent, capsys):
     plan = sweep.plan()
-    sweep.write_plan({**plan, "branches": [{**b, "control": False} for b in plan["branches"]]})
-    with pytest.raises(InputError, match="has no finished control"):
+    told = {"experiment": parent.id, "epoch": 1}
+    sweep.write_plan({**plan, "parent": told, "branches": [{**b, "control": False} for b in plan["branches"]]})
+    found = comparison.of_sweep(sweep)
+    assert [b.name for b in found.branches] == ["control", "34"]
+    assert found.against == "the checkpoint it started from"
+    assert comparison.NO_CONTROL in found.notes
+    before = predictions.read(parent, 1)
+    assert found.of("34", ALL, "accuracy").reference == pytest.approx(np.mean(before.labels == before.predicted))
+    assert all(p.one_reference for p in found.pairs)
+    assert page.write_all(sweep) is None
+    assert "There is no control" in run_cli(capsys, "compare", "s", "--root", root)[2]
+    sweep.write_plan({**sweep.plan(), "parent": {**told, "experiment": "gone"}})
+    with pytest.raises(NotFoundError, match="gone"):
         comparison.of_sweep(sweep)
-    assert "no finished control" in (comparison.write_all(sweep) or "")
+    assert "gone" in (page.write_all(sweep) or "")
 
 
 def test_a_child_is_compared_with_its_parent_and_that_is_said_plainly(root, parent, quick_child, capsys):

@@ -1,0 +1,53 @@
+"""``raysweep diff``: what differs between two experiments or checkpoints, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from raysweep.cli.terminal import percent, plain, put_json, say, table
+from raysweep.regular import user_path
+
+
+def register(app: typer.Typer) -> None:
+    app.command("diff", no_args_is_help=True)(diff)
+
+
+def diff(
+    a: str = typer.Argument(
+        ..., metavar="A", help="An experiment or a checkpoint (path, EXPERIMENT@5, @best, @latest)."
+    ),
+    b: str = typer.Argument(..., metavar="B", help="Another one."),
+    as_json: bool = typer.Option(False, "--json", help="One object with a list of differences."),
+    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+) -> None:
+    """Show what differs in configuration, weights and shares, data, code and versions; nothing where nothing does."""
+    from raysweep.report import difference
+
+    folder = user_path(root)
+    one, other = difference.find(folder, a), difference.find(folder, b)
+    found = difference.differences(one, other)
+    if as_json:
+        put_json({"a": one.name, "b": other.name, "differences": [dict(vars(d)) for d in found]})
+        return
+    if not found:
+        say(
+            f"Nothing differs between {plain(one.name)} and {plain(other.name)} in configuration, weights, data and versions."
+        )
+        return
+    rows = [[d.section, plain(d.key), _text(d.section, d.a), _text(d.section, d.b)] for d in found]
+    table(None, [("", "l"), ("", "l"), (plain(one.name), "l"), (plain(other.name), "l")], rows)
+
+
+def _text(section: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if section == "shares":
+        return percent(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return plain(", ".join(map(str, value)))
+    text = str(value)
+    return plain(text if len(text) < 64 else f"{text[:12]}…")

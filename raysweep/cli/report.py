@@ -1,0 +1,33 @@
+"""``raysweep report``: one HTML file that tells it all."""
+
+from __future__ import annotations
+
+import typer
+
+from raysweep.cli.terminal import plain, put, say
+from raysweep.regular import user_path
+
+
+def register(app: typer.Typer) -> None:
+    app.command("report", no_args_is_help=True)(report)
+
+
+def report(
+    reference: str = typer.Argument(
+        ..., metavar="SWEEP|EXPERIMENT", help="Id, name, path, or an unambiguous start of one."
+    ),
+    output: str | None = typer.Option(
+        None, "--output", "-o", metavar="FILE", help="Default: report.html in its folder."
+    ),
+    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+) -> None:
+    """Write one self-contained HTML file: lineage, effects on every class, curves, confusion, commands."""
+    from raysweep.errors import InputError
+    from raysweep.report import page
+
+    target = user_path(output) if output is not None else None
+    if target is not None and (target.is_dir() or not target.absolute().parent.is_dir()):
+        raise InputError(f"-o {output}: give the name of a file in a folder that exists, such as report.html.")
+    written = page.write(user_path(root), reference, target)
+    put(plain(written))
+    say("Open it in a browser; it needs nothing else.")

@@ -1,0 +1,50 @@
+"""``raysweep suggest``: the grid to try next, from what a sweep has shown."""
+
+from __future__ import annotations
+
+import typer
+
+from raysweep.cli.terminal import plain, put, put_json, say
+from raysweep.regular import user_path
+
+METRICS = ("macro_f1", "accuracy")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("suggest", no_args_is_help=True)(suggest)
+
+
+def suggest(
+    sweep: str = typer.Argument(..., metavar="SWEEP", help="Id, name, path, or an unambiguous start of one."),
+    metric: str = typer.Option("macro_f1", "--metric", help=f"What is to grow: {' or '.join(METRICS)}."),
+    output: str | None = typer.Option(None, "--output", "-o", metavar="FILE", help="Write the grid into a new file."),
+    as_json: bool = typer.Option(False, "--json", help="The grid and the reasons as one object."),
+    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+) -> None:
+    """Suggest the next grid.yaml: which classes to show more or less often, by how much, and why."""
+    from raysweep.errors import InputError
+    from raysweep.report import suggestion
+    from raysweep.store import sweep as sweeps
+
+    if metric not in METRICS:
+        raise InputError(f"--metric {metric}: choose one of {', '.join(METRICS)}.")
+    found = suggestion.suggest(sweeps.find(user_path(root), sweep), metric)
+    if as_json:
+        put_json(suggestion.as_data(found))
+        return
+    text = suggestion.as_yaml(found)
+    if output is None:
+        put(text.rstrip("\n"))
+        say(
+            f"Next: raysweep suggest {plain(sweep)} -o grid.yaml, then raysweep branch --from {plain(found.parent)} --weights-grid grid.yaml"
+        )
+        return
+    target = user_path(output)
+    try:
+        with open(target, "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise InputError(f"-o {output}: the file exists. Name a new one, or delete it.") from None
+    except OSError as error:
+        raise InputError(f"-o {output}: the file cannot be written ({error.strerror}).") from None
+    say(f"Written to {target}. Next: raysweep branch --from {plain(found.parent)} --weights-grid {plain(target)}")

@@ -1,0 +1,115 @@
+"""What differs between two experiments or checkpoints: configuration, weights and shares, data, code and versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raysweep.errors import WeightsError
+from raysweep.store import catalog
+from raysweep.store.experiment import Entry, Experiment
+from raysweep.weights import shares
+
+SECTIONS = ("parent", "checkpoint", "configuration", "weights", "shares", "data", "versions")
+_IDENTITY = ("experiment.", "root")  # always another one: no difference that anybody asks for
+_OLD_NAMES = {  # of folders without ``settings``
+    "model_name": "model.name",
+    "batch_size": "training.batch_size",
+    "learning_rate": "training.learning_rate",
+    "num_epochs": "training.epochs",
+    "sample_per_class": "sampling.sample_per_class",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key of one section; None where one of the two does not have it."""
+
+    section: str
+    key: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is compared: an experiment, or one of its checkpoints."""
+
+    experiment: Experiment
+    entry: Entry | None
+
+    @property
+    def name(self) -> str:
+        if self.entry is None:
+            return self.experiment.id
+        batch = "" if self.entry.batch is None else f", batch {self.entry.batch}"
+        return f"{self.experiment.id}@{self.entry.epoch}{batch}"
+
+
+def find(root: Path, reference: str) -> Side:
+    """Raises NotFoundError if there is no such experiment or checkpoint."""
+    if catalog.split_reference(reference) is not None or reference.endswith(".pt"):
+        experiment, entry, _ = catalog.find_checkpoint(root, reference)
+        return Side(experiment, entry)
+    return Side(catalog.find(root, reference), None)
+
+
+def differences(a: Side, b: Side) -> list[Difference]:
+    """Everything that differs, by section; an empty list where nothing does.
+
+    Raises:
+        StoreError: a configuration cannot be read.
+    """
+    one, other = dict(_facts(a)), dict(_facts(b))
+    found = [
+        Difference(section, key, one.get((section, key)), other.get((section, key)))
+        for section, key in {**one, **other}
+        if one.get((section, key)) != other.get((section, key))
+    ]
+    return sorted(found, key=lambda d: SECTIONS.index(d.section))  # stable: within a section as they are written
+
+
+def _facts(side: Side) -> Iterator[tuple[tuple[str, str], Any]]:
+    """((section, key), value) of everything that can differ."""
+    config = side.experiment.config()
+    parent = config.get("parent") or {}
+    yield ("parent", "checkpoint"), f"{parent['experiment']}@{parent['epoch']}" if parent else None
+    yield ("parent", "SHA-256"), parent.get("sha256")
+    if side.entry is not None:
+        yield ("checkpoint", "epoch"), side.entry.epoch
+        yield ("checkpoint", "batch"), side.entry.batch
+    settings = config.get("settings")
+    if settings:
+        for key, value in _flat(settings):
+            if not key.startswith((*_IDENTITY, "sampling.weights")):
+                yield ("configuration", key), value
+    else:
+        for old, key in _OLD_NAMES.items():
+            yield ("configuration", key), config.get(old)
+    for key in ("threads", "world_size"):  # what was chosen where the setting says auto
+        yield ("configuration", key), config.get(key)
+    counts = config.get("class_counts") or {}
+    weights = {**dict.fromkeys(counts, 1.0), **(config.get("sampling_weights") or {})}
+    for name, weight in weights.items():
+        yield ("weights", name), float(weight)
+    try:
+        for name, share in shares(counts, weights).items() if counts else ():
+            yield ("shares", name), round(share, 6)
+    except WeightsError:
+        pass  # no class can be drawn: there are no shares
+    yield ("data", "SHA-256"), config.get("data_sha256")
+    yield ("data", "classes"), config.get("classes")
+    for name, count in counts.items():
+        yield ("data", f"images of {name}"), count
+    for name, version in (config.get("versions") or {}).items():
+        yield ("versions", name), version
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            yield from _flat(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item

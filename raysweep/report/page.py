@@ -1,0 +1,105 @@
+"""The report: one self-contained HTML file. No script, no request to any network, nothing of a user's text taken for markup."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from raysweep.errors import RaysweepError
+from raysweep.names import plain
+from raysweep.report import content, effects
+from raysweep.report.content import Content
+from raysweep.store import catalog, files, layout
+from raysweep.store import sweep as sweeps
+from raysweep.store.sweep import Sweep
+
+_BETTER, _WORSE = "94, 60, 153", "230, 97, 1"  # of matplotlib's PuOr, told apart with every kind of colour vision
+
+
+def write(root: Path, reference: str, target: Path | None = None) -> Path:
+    """Write the page of a sweep or an experiment, by default into its folder; returns where.
+
+    Raises:
+        NotFoundError: there is no such thing. StoreError: it cannot be read, or the page not be written.
+    """
+    try:
+        sweep = sweeps.find(root, reference)
+    except RaysweepError as no_sweep:
+        try:
+            experiment = catalog.find(root, reference)
+        except RaysweepError as error:
+            raise (no_sweep if "sweeps:" in str(no_sweep) else error) from None
+        page, folder = content.of_experiment(root, experiment), experiment.folder
+    else:
+        page, folder = content.of_sweep(sweep), sweep.folder
+    target = target or folder / layout.PAGE
+    files.write_atomic(target, html(page).encode(errors="backslashreplace"))
+    return target
+
+
+def write_all(sweep: Sweep) -> str | None:
+    """Write what is derived from a sweep that ended: effects as CSV and PNG, and the page. Returns why something could not
+    be written, since that fails no sweep."""
+    from raysweep.report import comparison, effects_picture
+
+    problem = None
+    try:
+        compared = comparison.of_sweep(sweep)
+        comparison.write_csv(compared, sweep.folder / layout.EFFECTS_CSV)
+        files.write_atomic(sweep.folder / layout.EFFECTS_PNG, effects_picture.heat_map(compared))
+    except RaysweepError as error:
+        problem, compared = str(error), None
+    except Exception as error:
+        problem, compared = f"The effects could not be computed: {type(error).__name__}: {error}", None
+    try:
+        text = html(content.of_sweep(sweep, compared))
+        files.write_atomic(sweep.folder / layout.PAGE, text.encode(errors="backslashreplace"))
+    except RaysweepError as error:
+        problem = problem or str(error)
+    except Exception as error:
+        problem = problem or f"The report could not be written: {type(error).__name__}: {error}"
+    return problem
+
+
+def html(page: Content) -> str:
+    """The file's text. Every text is escaped, and without control characters and marks of direction."""
+    import jinja2
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, str) and not isinstance(value, Markup):
+            return plain(value)
+        return value
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        finalize=shown,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    )
+    environment.filters |= {
+        "percent": lambda v: "-" if v is None else f"{v:.1%}",
+        "decimals": lambda v: "-" if v is None else f"{v:.3f}",
+        "points": lambda v: f"{100 * v:+.1f}",
+        "tint": _tint,
+        "svg": Markup,  # drawn by us, without any text of a user
+        "lines": lambda text: Markup("\n").join(plain(line) for line in text.split("\n")),
+    }
+    return environment.get_template("page.html").render(page=page, version=version("raysweep"), NOISE=effects.NOISE)
+
+
+def _tint(cell: dict[str, Any]) -> str:
+    """CSS of a cell of the heat map: purple is better, orange worse; strong only where it is more than noise."""
+    effect = cell["e"]
+    if effect.difference == 0:
+        return ""
+    real = effect.label != effects.NOISE
+    alpha = (0.3 + 0.65 * cell["strength"]) if real else 0.28 * cell["strength"]
+    colour = _BETTER if effect.difference > 0 else _WORSE
+    ink = ""
+    if real and alpha > 0.55:
+        ink = "; color: #fff" if effect.difference > 0 else "; color: #000"
+    return f"background: rgba({colour}, {alpha:.2f}){ink}"

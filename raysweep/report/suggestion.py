@@ -1,0 +1,261 @@
+"""From the measured effects of a sweep to the grid of the next one: which classes to show more or less often, and why.
+
+What a class's weight does by itself is estimated from all branches together: every level of every class that was varied
+adds its own amount to the difference from the control (least squares, weighted by the precision of each branch). So the
+two weights of ``disgust5_fear2`` are told apart wherever the other branches allow it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from raysweep import grid as grids
+from raysweep.errors import InputError
+from raysweep.names import plain
+from raysweep.report import comparison as comparing
+from raysweep.report import effects
+from raysweep.report.comparison import Comparison
+from raysweep.store.sweep import Sweep
+
+MAX_BRANCHES = 24  # of one seed, the control not counted
+_Z = 1.96
+_FURTHER = 2.0  # where one level only was tried, the next is so much further
+_MOST_STEP = 4.0
+_GIVE_BACK = (1.0, 1.25, 1.5)  # times the weight, of a class that lost what others won
+
+
+@dataclass(frozen=True)
+class Level:
+    """One weight of one class that was tried: what it adds to the metric by itself, with its standard error."""
+
+    weight: float
+    effect: float
+    error: float
+
+    @property
+    def real(self) -> bool:
+        return abs(self.effect) > _Z * self.error and self.effect != 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the next sweep tries of one class; ``weights`` is empty where it stays as it is."""
+
+    target: str
+    weights: list[float]
+    why: str
+    sure: bool = True  # False where it follows from what may be noise
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    sweep: str
+    parent: str  # checkpoint reference
+    metric: str
+    epochs: int | None
+    seeds: list[int]
+    choices: list[Choice]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def weights(self) -> dict[str, list[float]]:
+        return {c.target: c.weights for c in self.choices if c.weights}
+
+
+def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
+    """The grid to try next.
+
+    Args:
+        metric: what is to grow: ``macro_f1`` or ``accuracy``.
+
+    Raises:
+        InputError: there is no finished control to measure effects from, or nothing was varied.
+    """
+    found = comparing.of_sweep(sweep)
+    plan = sweep.plan()
+    before = {str(c): float(w) for c, w in (plan.get("parent_weights") or {}).items()}
+    levels, mixed = responses(found, metric)
+    if not levels:
+        raise InputError(f"{sweep.id} varied no class's weight, so there is nothing to learn a next grid from.")
+    name = {"macro_f1": "macro-F1", "accuracy": "accuracy"}[metric]
+    choices = [_next(target, before.get(target, 1.0), tried, name) for target, tried in levels.items()]
+    notes = []
+    if mixed:
+        notes.append(
+            f"No branch tells what each of {', '.join(mixed)} does alone, so the effects were shared out among them; with the "
+            "parent's weights beside the others, the next sweep tells."
+        )
+        choices = [_with_now(c, before.get(c.target, 1.0)) if c.target in mixed else c for c in choices]
+    best = max(found.branches, key=lambda b: found.of(b.name, effects.ALL, metric).difference)
+    choices += _given_back(found, best.name, before, set(levels))
+    seeds = sorted({int(b["seed"]) for b in plan["branches"] if b.get("seed") is not None})
+    if not any(c.weights and c.sure for c in choices):
+        choices, seeds = _again(choices, levels, seeds, name)
+        notes.append(
+            f"No change of a ratio moved the {name} by more than noise. More seeds tell smaller differences apart."
+        )
+    elif len(seeds) < 2:
+        start = seeds[0] if seeds else 0
+        seeds = [start, start + 1, start + 2]
+        notes.append("The sweep had one seed; three tell how much of a difference another seed would undo.")
+    parent = plan.get("parent") or {}
+    reference = f"{parent.get('experiment', 'PARENT')}@{parent.get('epoch', 'latest')}"
+    return Suggestion(sweep.id, reference, metric, plan.get("epochs"), seeds, _few(choices, notes), notes)
+
+
+def responses(found: Comparison, metric: str) -> tuple[dict[str, list[Level]], list[str]]:
+    """(class → the levels that were tried, lowest first, with what each adds; the classes whose part in it the branches
+    leave open, because they were always varied together with others)."""
+    settings = [{c: after for c, (_, after) in b.change.items()} for b in found.branches]
+    keys = sorted({(c, w) for setting in settings for c, w in setting.items()})
+    if not keys:
+        return {}, []
+    design = np.array([[float(setting.get(c) == w) for c, w in keys] for setting in settings])
+    rows = [found.of(b.name, effects.ALL, metric) for b in found.branches]
+    # The interval tells what other images would make of it, the noise what other seeds would.
+    errors = np.array([max((e.high - e.low) / (2 * _Z), (e.noise or 0) / _Z, 1e-6) for e in rows])
+    scaled = design / errors[:, None]
+    cover = np.linalg.pinv(
+        scaled.T @ scaled, rcond=1e-9, hermitian=True
+    )  # of levels that cannot be told apart: the least that explains them
+    estimates = cover @ scaled.T @ (np.array([e.difference for e in rows]) / errors)
+    levels: dict[str, list[Level]] = {}
+    for (c, w), estimate, variance in zip(keys, estimates, np.diag(cover), strict=True):
+        levels.setdefault(c, []).append(Level(w, float(estimate), math.sqrt(max(variance, 0.0))))
+    rank = np.linalg.matrix_rank
+    mixed = [
+        c
+        for c, tried in levels.items()
+        if rank(design) - rank(design[:, [i for i, key in enumerate(keys) if key[0] != c]]) < len(tried)
+    ]
+    return levels, mixed
+
+
+def _next(target: str, now: float, tried: Sequence[Level], name: str) -> Choice:
+    best = max(tried, key=lambda level: level.effect)
+    worst = min(tried, key=lambda level: level.effect)
+    said = plain(target)
+
+    def told(level: Level) -> str:
+        return f"weight {level.weight:g} changed the {name} by {100 * level.effect:+.1f} ± {100 * _Z * level.error:.1f} points"
+
+    if best.real and best.effect > 0:
+        weights = sorted({*(level.weight for level in tried), now})
+        at = weights.index(best.weight)
+        if 0 < at < len(weights) - 1:
+            chosen = [math.sqrt(weights[at - 1] * best.weight), best.weight, math.sqrt(best.weight * weights[at + 1])]
+            return Choice(target, _rounded(chosen), f"{told(best)}, more than its neighbours: look closer around it")
+        near = weights[1] if at == 0 else weights[-2]
+        step = best.weight / near if near > 0 and best.weight > 0 else 0.5
+        if len(tried) == 1:
+            step = _FURTHER if step > 1 else 1 / _FURTHER
+        step = min(max(step, 1 / _MOST_STEP), _MOST_STEP)
+        way = "higher" if best.weight > now else "lower"
+        return Choice(target, _rounded([best.weight, best.weight * step]), f"{told(best)}, and nothing {way} was tried")
+    if best.effect > best.error:  # more likely than not, but no more than that
+        return Choice(target, _rounded([now, best.weight]), f"{told(best)}, which may be noise: once more", sure=False)
+    if worst.real and worst.effect < 0:
+        if all(level.weight > now and level.effect < 0 for level in tried) and now > 0:
+            return Choice(
+                target, _rounded([now / 1.5, now]), f"{told(worst)}, so {said} may do with fewer images than now"
+            )
+        return Choice(target, [], f"{told(worst)}: it stays at {now:g}")
+    return Choice(target, [], f"no weight that was tried ({_list(tried)}) is more than noise: it stays at {now:g}")
+
+
+def _with_now(choice: Choice, now: float) -> Choice:
+    return replace(choice, weights=_rounded([*choice.weights, now])) if choice.weights else choice
+
+
+def _given_back(found: Comparison, branch: str, before: Mapping[str, float], varied: set[str]) -> list[Choice]:
+    """Classes that lost in the best branch and were not varied themselves."""
+    choices = []
+    for target in found.classes:
+        effect = found.of(branch, target, "f1")
+        if target not in varied and effect.label == effects.WORSE:
+            now = before.get(target, 1.0)
+            why = (
+                f"its F1 fell by {-100 * effect.difference:.1f} points (95 % interval {100 * effect.low:+.1f} … "
+                f"{100 * effect.high:+.1f}) in {plain(branch)}: showing it more may give that back"
+            )
+            choices.append(Choice(target, _rounded([now * f for f in _GIVE_BACK]), why))
+    return choices
+
+
+def _again(
+    choices: list[Choice], levels: Mapping[str, Sequence[Level]], seeds: list[int], name: str
+) -> tuple[list[Choice], list[int]]:
+    """Where nothing was more than noise: the most promising level of each class, with twice the seeds."""
+    again = []
+    for choice in choices:
+        best = max(levels[choice.target], key=lambda level: level.effect)
+        why = choice.why
+        if choice.sure and best.effect > 0:
+            why += f"; the best guess is {best.weight:g} ({100 * best.effect:+.1f} points of {name}): with more seeds"
+        again.append(Choice(choice.target, [best.weight] if best.effect > 0 else [], why))
+    if not any(c.weights for c in again):
+        target, tried = max(levels.items(), key=lambda item: max(level.effect for level in item[1]))
+        best = max(tried, key=lambda level: level.effect)
+        again = [Choice(c.target, [best.weight] if c.target == target else [], c.why) for c in again]
+    first = seeds[0] if seeds else 0
+    return again, list(range(first, first + max(3, 2 * len(seeds))))
+
+
+def _few(choices: list[Choice], notes: list[str]) -> list[Choice]:
+    """At most MAX_BRANCHES points: the longest lists lose their last values first."""
+    few = list(choices)
+    while math.prod(max(1, len(c.weights)) for c in few) > MAX_BRANCHES:
+        at = max(range(len(few)), key=lambda i: len(few[i].weights))
+        few[at] = replace(few[at], weights=few[at].weights[:-1])
+        if len(few) == len(choices) and f"at most {MAX_BRANCHES}" not in " ".join(notes):
+            notes.append(f"Values were left out, so that there are at most {MAX_BRANCHES} branches of each seed.")
+    return few
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return sorted({float(f"{v:.3g}") for v in values})
+
+
+def _list(tried: Sequence[Level]) -> str:
+    return ", ".join(f"{level.weight:g}" for level in tried)
+
+
+def as_yaml(found: Suggestion) -> str:
+    """A grid file with the reasons as comments, ready for ``raysweep branch``.
+
+    Raises:
+        ConfigError: never; what is returned has been read back.
+    """
+    lines = [f"# After {plain(found.sweep)}: raysweep branch --from {plain(found.parent)} --weights-grid THIS_FILE"]
+    lines += [f"# {plain(note)}" for note in found.notes]
+    if found.epochs:
+        lines.append(f"epochs: {found.epochs}")
+    lines += ["control: true", f"seeds: {json.dumps(found.seeds)}", "weights:"]
+    for choice in found.choices:
+        key = json.dumps(choice.target)  # a JSON text is a YAML text
+        lines.append(f"  # {plain(choice.target)}: {plain(choice.why)}")
+        if choice.weights:
+            lines.append(f"  {key}: {json.dumps(choice.weights)}")
+    text = "\n".join(lines) + "\n"
+    import yaml
+
+    grids.check(yaml.safe_load(text), "the suggested grid")
+    return text
+
+
+def as_data(found: Suggestion) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "sweep": found.sweep,
+        "from": found.parent,
+        "metric": found.metric,
+        "grid": {"epochs": found.epochs, "control": True, "seeds": found.seeds, "weights": found.weights},
+        "reasons": {c.target: c.why for c in found.choices},
+        "notes": found.notes,
+    }

@@ -1,0 +1,169 @@
+"""Finished sweeps as folders, without training: predictions from networks with known recalls, and everything beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysweep.store import experiment as experiments
+from raysweep.store import files, layout, lineage
+from raysweep.store import sweep as sweeps
+from raysweep.store.experiment import Entry, Experiment
+
+NOW = datetime(2026, 1, 2, 3, 4, 5)
+COUNTS = (60, 150, 240)  # validation images of the three classes
+
+
+def predicted(rng: np.random.Generator, labels: np.ndarray, recalls: Sequence[float]) -> np.ndarray:
+    """Predictions with these recalls; what is wrong is one of the other classes."""
+    right = rng.random(len(labels)) < np.array(recalls)[labels]
+    return np.where(right, labels, (labels + rng.integers(1, len(recalls), len(labels))) % len(recalls))
+
+
+def made(
+    root: Path,
+    name: str,
+    classes: Sequence[str],
+    recalls: Sequence[float],
+    *,
+    seed: int = 0,
+    weights: Mapping[str, float] | None = None,
+    parent: Experiment | None = None,
+    fork: int = 2,
+    epochs: int = 2,
+    **config: Any,
+) -> Experiment:
+    """One finished experiment; a child of ``parent`` at epoch ``fork``."""
+    experiment = experiments.create(root, name, NOW)
+    counts = dict(zip(classes, (100, 400, 500), strict=True))
+    before = dict.fromkeys(classes, 1.0)
+    weights = {**before, **(weights or {})}
+    lineage.record(experiment.folder, lineage.START)
+    first = 0
+    if parent is not None:
+        first = fork
+        told = {"experiment": parent.id, "epoch": fork, "batch": 0, "sha256": "0" * 64}
+        config |= {"parent": told}
+        lineage.record(experiment.folder, lineage.RESUME, experiment=parent.id, epoch=fork)
+        lineage.record(experiment.folder, lineage.RATIO, old_weights=before, new_weights=weights)
+        if seed:
+            lineage.record(experiment.folder, lineage.CONFIGURATION, changes={"seed": [0, seed]})
+    experiment.write_config(
+        {
+            "experiment_name": name,
+            "timestamp": NOW.strftime(layout.TIME_FORMAT),
+            "sampling_weights": weights,
+            "num_epochs": epochs,
+            "model_name": "cnn",
+            "classes": list(classes),
+            "class_counts": counts,
+            "data_sha256": "d" * 64,
+            "settings": {"seed": seed, "training": {"epochs": epochs}},
+            **config,
+        }
+    )
+    labels = np.repeat(np.arange(3), COUNTS)
+    said = predicted(np.random.default_rng([seed, *map(ord, name[:8])]), labels, recalls)
+    last = first + epochs
+    _write_predictions(experiment, classes, labels, said, last)
+    recall = [float(np.mean(said[labels == c] == c)) for c in range(3)]
+    metrics = {
+        "val_acc": float(np.mean(said == labels)), "val_macro_f1": float(np.mean(recall)), "val_loss": 1.0,
+        "worst_class": classes[int(np.argmin(recall))], "worst_recall": min(recall),
+    }  # fmt: skip
+    _write_history(experiment, classes, metrics, recall, weights, counts, last)
+    entries = [
+        Entry(layout.checkpoint_name(layout.Position(e, None)), 1, "0" * 64, e, None, "", metrics)
+        for e in range(first + 1, last + 1)
+    ]
+    experiment.write_manifest(entries, {"file": entries[-1].file, "epoch": last, "metric": "val_acc", "value": 0.5})
+    lineage.record(experiment.folder, lineage.FINISHED)
+    return experiment
+
+
+def _write_predictions(experiment: Experiment, classes: Sequence[str], labels: Any, said: Any, epoch: int) -> None:
+    n, k = len(labels), len(classes)
+    probabilities = pa.FixedSizeListArray.from_arrays(np.eye(k, dtype=np.float32)[said].ravel(), k)
+    columns = {
+        "epoch": np.full(n, epoch),
+        "index": np.arange(n),
+        "label": labels,
+        "prediction": said,
+        "probabilities": probabilities,
+    }
+    table = pa.table(columns).replace_schema_metadata({"classes": json.dumps(list(classes))})
+    pq.write_table(table, experiment.folder / layout.PREDICTIONS)
+
+
+def _write_history(experiment, classes, metrics, recall, weights, counts, last) -> None:
+    total = sum(counts[c] * weights[c] for c in classes)
+    names = ["train_loss", "train_acc", "val_loss", "val_acc", "epoch", "seconds", "val_macro_f1"]
+    names += [f"{kind}_{c}" for kind in ("recall", "f1", "requested", "realised") for c in classes]
+    drawn = [round(1000 * counts[c] * weights[c] / total) for c in classes]
+    rows = [
+        [
+            1.0,
+            0.5,
+            1.0,
+            metrics["val_acc"] * e / last,
+            e,
+            2.5,
+            metrics["val_macro_f1"] * e / last,
+            *recall,
+            *recall,
+            *drawn,
+            *drawn,
+        ]
+        for e in range(1, last + 1)
+    ]
+    (experiment.folder / layout.HISTORY_CSV).write_text(files.csv_text([names, *rows]))
+
+
+def sweep_of(
+    root: Path,
+    classes: Sequence[str],
+    base: Sequence[float],
+    branches: Mapping[str, tuple[Mapping[str, float], Sequence[float]]],
+    seeds: Sequence[int] = (0, 1),
+    control: bool = True,
+) -> sweeps.Sweep:
+    """A parent, and a sweep of it: branch → (weights, recalls); the control has the recalls ``base``."""
+    parent = made(root, "parent", classes, base)
+    sweep = sweeps.create(root, "s", NOW)
+    everything = ({"control": ({}, base)} if control else {}) | dict(branches)
+    plan = []
+    for name, (weights, recalls) in everything.items():
+        for seed in seeds:
+            branch = {
+                "name": f"{name}-seed{seed}" if len(seeds) > 1 else name,
+                "control": name == "control",
+                "seed": seed,
+            }
+            child = made(
+                root,
+                f"s-{branch['name']}",
+                classes,
+                recalls,
+                seed=seed,
+                weights=weights,
+                parent=parent,
+                sweep=sweep.id,
+                branch=branch,
+            )
+            plan.append({**branch, "weights": child.config()["sampling_weights"]})
+    told = {"experiment": parent.id, "epoch": 2, "batch": 0, "sha256": "0" * 64}
+    sweep.write_plan(
+        {
+            "id": sweep.id, "name": "s", "parent": told, "parent_weights": dict.fromkeys(classes, 1.0), "epochs": 2,
+            "branches": plan, "grid": {"epochs": 2, "seeds": list(seeds)},
+        }
+    )  # fmt: skip
+    sweep.refresh()
+    return sweep

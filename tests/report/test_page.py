@@ -1,0 +1,265 @@
+"""The report: complete, without requests or scripts, the same in every browser; texts of users stay texts."""
+
+from __future__ import annotations
+
+import html as html_module
+import re
+import shlex
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from raysweep.errors import NotFoundError
+from raysweep.report import content, page
+from raysweep.store import layout
+from raysweep.store.experiment import Experiment
+from tests.cli.test_errors import run_cli
+from tests.report.making import sweep_of
+
+EVIL = "<script>alert(1)</script>"
+CLASSES = ("rare", EVIL, "many")
+BASE = (0.4, 0.7, 0.8)
+BRANCHES = {"rare5": ({"rare": 5.0}, (0.9, 0.7, 0.8)), "odd2": ({EVIL: 2.0}, (0.4, 0.7, 0.8))}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("page") / "experiments"
+
+
+@pytest.fixture(scope="module")
+def sweep(root):
+    return sweep_of(root, CLASSES, BASE, BRANCHES)
+
+
+@pytest.fixture(scope="module")
+def text(sweep):
+    return page.html(content.of_sweep(sweep))
+
+
+class Parsed(HTMLParser):
+    """Every tag with its attributes, whether the tags close as they opened, and the visible text."""
+
+    VOID = ("meta", "link", "input", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+
+def test_it_has_every_part(text, sweep):
+    found = Parsed(text)
+    ids = {a["id"] for _, a in found.tags if "id" in a}
+    assert {"tree", "branches", "heat", "shares", "curves", "confusions", "commands"} <= ids
+    words = " ".join(found.words)
+    for part in (sweep.id, "rare5", "What is more than noise", "better", "macro-F1", "450 validation images"):
+        assert part in words
+    assert re.search(r"rare5: F1 of rare \d\d\.\d → \d\d\.\d", words)
+    heads = [t for t, _ in found.tags].count("svg")
+    assert heads == 2 + 3  # macro-F1, accuracy, and a chart for each class
+
+
+def test_the_shares_are_those_of_the_rule(sweep):
+    found = content.of_sweep(sweep).shares
+    cells = {row["name"]: dict(zip(found["classes"], row["cells"], strict=True)) for row in found["rows"]}
+    assert cells["rare5"]["rare"]["realised"] == pytest.approx(5 * 100 / 1400, abs=1e-3)
+    assert cells["rare5"]["rare"]["requested"] == pytest.approx(5 * 100 / 1400, abs=1e-3)
+    assert (cells["rare5"]["rare"]["weight"], cells["rare5"]["rare"]["off"]) == (5.0, 0)
+    assert cells["control"]["rare"]["realised"] == pytest.approx(0.1)
+
+
+def test_nothing_is_fetched_and_nothing_runs(text):
+    for tag, attributes in Parsed(text).tags:
+        assert tag not in ("script", "iframe", "img", "object", "embed", "base", "form")
+        assert not [a for a in attributes if a.startswith("on")]
+        for key in ("href", "src", "action", "xlink:href"):
+            assert str(attributes.get(key, "#")).startswith(("#", "data:,"))
+    style = re.search(r"<style>(.*?)</style>", text, re.S)
+    assert style
+    assert "url(" not in style[1].replace("url(#", "")
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+
+
+def test_a_class_named_like_a_script_stays_text(text):
+    assert EVIL not in text
+    assert html_module.escape(EVIL) in text
+    assert EVIL in "".join(Parsed(text).words)
+
+
+def test_what_would_steer_a_reader_is_taken_out(tmp_path):
+    classes = ("a\u202eb", '"><b onmouseover=x>', "{{ 7 * 7 }}")
+    sweep = sweep_of(tmp_path / "e", classes, BASE, {"x": ({classes[0]: 2.0}, BASE)}, seeds=(0,))
+    text = page.html(content.of_sweep(sweep))
+    found = Parsed(text)
+    assert "\u202e" not in text
+    assert "b" not in [t for t, _ in found.tags]
+    assert "{{ 7 * 7 }}" in "".join(found.words)
+
+
+def test_nothing_better_names_no_winner(tmp_path):
+    sweep = sweep_of(tmp_path / "e", ("a", "b", "c"), BASE, {"x": ({"a": 2.0}, BASE), "y": ({"b": 2.0}, BASE)})
+    found = content.of_sweep(sweep)
+    assert [label for label, _ in found.verdicts] == ["nothing"]
+    assert "Nothing is larger than noise" in page.html(found)
+
+
+def test_a_sweep_without_a_control_says_so(tmp_path):
+    sweep = sweep_of(tmp_path / "e", ("a", "b", "c"), BASE, {"x": ({"a": 2.0}, BASE)}, control=False)
+    assert "There is no control" in page.html(content.of_sweep(sweep))
+
+
+def test_a_sweep_that_cannot_be_compared_still_has_a_page(tmp_path):
+    sweep = sweep_of(tmp_path / "e", ("a", "b", "c"), BASE, {"x": ({"a": 2.0}, BASE)})
+    for experiment in sweep.experiments().values():
+        (experiment.folder / layout.PREDICTIONS).unlink()
+    assert "is missing" in (page.write_all(sweep) or "")
+    text = (sweep.folder / layout.PAGE).read_text()
+    assert "val_predictions.parquet is missing" in text
+    assert 'id="tree"' in text
+    assert 'id="heat"' not in text
+
+
+def test_many_classes_and_branches_stay_readable(tmp_path, monkeypatch):
+    monkeypatch.setattr(content, "MOST_CELLS", 2)
+    monkeypatch.setattr(content, "MOST_BRANCHES", 2)
+    monkeypatch.setattr(content, "MOST_PANELS", 1)
+    sweep = sweep_of(
+        tmp_path / "e", ("a", "b", "c"), BASE, {f"x{i}": ({"a": 1.0 + i}, BASE) for i in range(1, 5)}, seeds=(0,)
+    )
+    found = content.of_sweep(sweep)
+    assert found.branches[0]["name"] == "control"
+    assert len(found.branches) == 2
+    assert any("2 best of 5" in n for n in found.notes)
+    assert len(found.panels) == 3
+    assert "most" in found.confusions[0]
+    Parsed(page.html(found))
+
+
+def test_one_experiment_has_a_page(root, sweep, capsys, tmp_path):
+    code, out, err = run_cli(capsys, "report", "parent", "--root", root, "-o", tmp_path / "x.html")
+    assert code == 0, err
+    assert out.strip() == str(tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text()
+    assert "raysweep run settings.yaml" in text
+    assert 'id="confusions"' in text
+    child = next(iter(sweep.experiments().values()))
+    page.write(root, child.id, tmp_path / "y.html")
+    assert "There is no control" in (tmp_path / "y.html").read_text()
+
+
+def test_the_command(root, sweep, capsys, tmp_path):
+    code, out, _ = run_cli(capsys, "report", "s", "--root", root)
+    assert code == 0
+    assert out.strip() == str(sweep.folder / "report.html")
+    assert (sweep.folder / "report.html").read_text().startswith("<!DOCTYPE html>")
+    with pytest.raises(NotFoundError):
+        page.write(root, "nothing")
+    for bad in (tmp_path, tmp_path / "no" / "x.html"):
+        code, _, err = run_cli(capsys, "report", "s", "--root", root, "-o", bad)
+        assert code == 2
+        assert "name of a file" in err
+
+
+def test_commands_name_what_differs(sweep):
+    found = {c["name"].split("_2026")[0]: c["command"] for c in content.of_sweep(sweep).commands}
+    assert found["s-control-seed0"] == f"raysweep resume --from {sweep.plan()['parent']['experiment']}@2 --epochs 2"
+    assert found["s-rare5-seed1"].endswith("""--weights '{"rare": 5.0}' seed=1""")
+    assert found["the whole sweep"].startswith("raysweep branch --from parent_")
+
+
+def test_a_command_makes_the_same_bits(quick_run, quick_child, capsys, tmp_path):
+    parent = quick_run(training={"epochs": 2})
+    overrides = {"seed": 3, "training": {"learning_rate": 0.002}}
+    child = quick_child(f"{parent.id}@1", epochs=1, name="child", weights={"3": 4.0}, overrides=overrides)
+    (told,) = content.of_experiment(parent.folder.parent, child).commands
+    words = shlex.split(told["command"])
+    code, _, err = run_cli(capsys, *words[1:], "--root", parent.folder.parent, "--name", "again")
+    assert code == 0, err
+    (again,) = parent.folder.parent.glob("again_*")
+    assert weights_hash(Experiment(again)) == weights_hash(child)
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[browser]'"
+    )
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no browser is installed: apt-get install chromium")
+    with playwright.sync_playwright() as engine:
+        started = engine.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 390])
+def test_in_a_browser(browser, sweep, tmp_path, text, scheme, width):
+    file = tmp_path / "report.html"
+    file.write_text(text)
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    tab = context.new_page()
+    told: list[str] = []
+    tab.on("console", lambda m: told.append(m.text))
+    tab.on("pageerror", lambda e: told.append(str(e)))
+    tab.on("dialog", lambda d: (told.append("dialog"), d.dismiss()))
+    requests: list[str] = []
+    tab.on("request", lambda r: requests.append(r.url))
+    tab.goto(file.as_uri())
+    assert told == []
+    assert [r for r in requests if not r.startswith("data:")] == [file.as_uri()]
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width  # wide tables scroll by themselves
+    assert tab.locator("#tree .row").count() == 1 + len(sweep.plan()["branches"])
+    assert tab.locator("#tree .row").first.is_visible()
+    cells = tab.locator("#heat .p-f1 td:not(.name)")
+    assert cells.count() == 2 * 5
+    assert cells.first.is_visible()
+    assert EVIL in tab.locator("#heat").inner_text()
+    assert not tab.locator("#heat .p-recall").is_visible()
+    tab.locator("label[for=m-recall]").click()
+    assert tab.locator("#heat .p-recall").is_visible()
+    ink, back = tab.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
+    dark = sum(map(int, re.findall(r"\d+", back)[:3])) < 200
+    assert dark == (scheme == "dark")
+    assert (sum(map(int, re.findall(r"\d+", ink)[:3])) > 500) == dark
+    # No chart is drawn in a colour that the page has as its ground.
+    assert tab.evaluate("getComputedStyle(document.querySelector('#curves svg')).color") == ink
+    context.close()
+
+
+def test_in_print(browser, tmp_path, text):
+    file = tmp_path / "report.html"
+    file.write_text(text)
+    tab = browser.new_page(color_scheme="dark")
+    tab.goto(file.as_uri())
+    tab.emulate_media(media="print")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert tab.pdf(format="A4").startswith(b"%PDF")
+    shown = [label.inner_text() for label in tab.locator("#heat label").all() if label.is_visible()]
+    assert shown == ["F1"]  # of the three the one that is chosen
+    tab.close()

@@ -1,0 +1,157 @@
+"""The next grid: what is known to help goes further, what hurts goes back, noise is not chased."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from raysweep import grid
+from raysweep.errors import InputError
+from raysweep.report import suggestion
+from raysweep.report.comparison import Compared, Comparison
+from raysweep.report.effects import ALL, WORSE, Effect
+from tests.cli.test_errors import run_cli
+from tests.report.making import sweep_of
+
+CLASSES = ("rare", "some", "many")
+BASE = (0.4, 0.7, 0.8)
+
+
+def comparison(
+    truth: dict[str, dict[float, float]], points: list[dict[str, float]], error: float = 0.005
+) -> Comparison:
+    """Branches whose macro-F1 is the sum of what their weights do by themselves."""
+    branches, effects = [], []
+    for i, point in enumerate(points):
+        name = f"b{i}"
+        change = {c: (1.0, w) for c, w in point.items()}
+        branches.append(Compared(name, [name], ["c"], change, 1.0, 1, 2))
+        d = sum(truth[c][w] for c, w in point.items())
+        width = 1.96 * error
+        effects.append(Effect(name, ALL, "macro_f1", 0.5, 0.5 + d, d, d - width, d + width, 0.5))
+        effects += [Effect(name, c, "f1", 0.5, 0.5, 0.0, -0.1, 0.1, 1.0) for c in CLASSES]
+    return Comparison("s", "the control", CLASSES, dict.fromkeys(CLASSES, 100), branches, effects, [])
+
+
+def product(**lists: list[float]) -> list[dict[str, float]]:
+    return [
+        {c: w for c, w in zip(lists, values, strict=True) if w != 1.0}
+        for values in itertools.product(*lists.values())
+        if any(w != 1.0 for w in values)
+    ]
+
+
+def test_what_each_weight_does_is_told_apart():
+    truth = {"rare": {3.0: 0.03, 5.0: 0.05}, "some": {2.0: -0.02}}
+    levels, mixed = suggestion.responses(comparison(truth, product(rare=[1.0, 3.0, 5.0], some=[1.0, 2.0])), "macro_f1")
+    assert mixed == []
+    assert {c: [level.weight for level in tried] for c, tried in levels.items()} == {"rare": [3.0, 5.0], "some": [2.0]}
+    for c, tried in levels.items():
+        for level in tried:
+            assert level.effect == pytest.approx(truth[c][level.weight], abs=1e-9)
+            assert level.real
+            assert 0.002 < level.error < 0.006
+
+
+def test_what_was_only_varied_together_is_said():
+    levels, mixed = suggestion.responses(
+        comparison({"rare": {3.0: 0.03}, "some": {2.0: 0.03}}, [{"rare": 3.0, "some": 2.0}]), "macro_f1"
+    )
+    assert mixed == ["rare", "some"]
+    assert levels["rare"][0].effect == pytest.approx(0.03)  # shared out
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected", "words"),
+    [
+        ([(3.0, 0.03)], [3.0, 6.0], "nothing higher was tried"),
+        ([(2.0, 0.02), (4.0, 0.05)], [4.0, 8.0], "nothing higher"),
+        ([(2.0, 0.05), (4.0, 0.01)], [1.41, 2.0, 2.83], "look closer"),
+        ([(0.5, 0.05)], [0.25, 0.5], "nothing lower"),
+        ([(3.0, -0.05)], [0.667, 1.0], "fewer images"),
+        ([(3.0, 0.001)], [], "noise"),
+        ([(3.0, 0.007)], [1.0, 3.0], "may be noise"),
+        ([(0.5, -0.05)], [], "stays at 1"),
+        ([(0.0, 0.05)], [0.0], "nothing lower"),
+    ],
+)
+def test_where_to_go_from_what_was_seen(levels, expected, words):
+    tried = [suggestion.Level(w, e, 0.005) for w, e in levels]
+    choice = suggestion._next("rare", 1.0, tried, "macro-F1")
+    assert choice.weights == expected
+    assert words in choice.why
+
+
+def test_a_class_that_paid_for_it_is_given_back():
+    found = comparison({"rare": {3.0: 0.05}}, [{"rare": 3.0}])
+    found.effects[-1] = Effect("b0", "many", "f1", 0.8, 0.7, -0.1, -0.14, -0.06, 0.0, 0.0, None, WORSE)
+    (choice,) = suggestion._given_back(found, "b0", {"many": 2.0}, {"rare"})
+    assert (choice.target, choice.weights) == ("many", [2.0, 2.5, 3.0])
+    assert "fell by 10.0 points" in choice.why
+
+
+def test_a_real_sweep_gets_a_grid_that_can_be_run(tmp_path, capsys):
+    root = tmp_path / "experiments"
+    sweep = sweep_of(
+        root, CLASSES, BASE, {"r3": ({"rare": 3.0}, (0.8, 0.7, 0.8)), "r6": ({"rare": 6.0}, (0.95, 0.7, 0.8))}
+    )
+    code, out, err = run_cli(capsys, "suggest", "s", "--root", root)
+    assert code == 0, err
+    values = yaml.safe_load(out)
+    assert values["weights"] == {"rare": [6.0, 12.0]}
+    assert values["seeds"] == [0, 1]
+    points, _ = grid.expand(grid.check(values), dict.fromkeys(CLASSES, 1.0), CLASSES, 0)
+    assert len(points) == 2 * 3
+    assert f"--from {sweep.plan()['parent']['experiment']}@2" in err
+    data = json.loads(run_cli(capsys, "suggest", "s", "--json", "--root", root)[1])
+    assert data["grid"]["weights"] == values["weights"]
+    assert "rare" in data["reasons"]
+    code, _, err = run_cli(capsys, "suggest", "s", "-o", tmp_path / "next.yaml", "--root", root)
+    assert code == 0
+    assert grid.read(tmp_path / "next.yaml").weights == values["weights"]
+    code, _, err = run_cli(capsys, "suggest", "s", "-o", tmp_path / "next.yaml", "--root", root)
+    assert code == 2
+    assert "exists" in err
+    assert run_cli(capsys, "suggest", "s", "--metric", "speed", "--root", root)[0] == 2
+    assert run_cli(capsys, "suggest", "parent", "--root", root)[0] == 2
+
+
+def test_noise_is_answered_with_seeds_not_with_other_ratios(tmp_path):
+    sweep = sweep_of(tmp_path / "e", CLASSES, BASE, {"r": ({"rare": 3.0}, BASE), "m": ({"many": 2.0}, BASE)})
+    found = suggestion.suggest(sweep)
+    assert len(found.seeds) == 4
+    assert set(found.weights) <= {"rare", "many"}
+    assert all(len(v) == 1 for v in found.weights.values())
+    assert any("more than noise" in n for n in found.notes)
+    grid.check(yaml.safe_load(suggestion.as_yaml(found)))
+
+
+def test_one_seed_gets_three(tmp_path):
+    sweep = sweep_of(tmp_path / "e", CLASSES, BASE, {"r": ({"rare": 3.0}, (0.95, 0.7, 0.8))}, seeds=(5,))
+    assert suggestion.suggest(sweep).seeds == [5, 6, 7]
+
+
+def test_a_sweep_that_varied_nothing_is_refused(tmp_path):
+    sweep = sweep_of(tmp_path / "e", CLASSES, BASE, {"r": ({}, BASE)})
+    with pytest.raises(InputError, match="varied no class"):
+        suggestion.suggest(sweep)
+
+
+@pytest.mark.parametrize("name", ["no", "a: b", '"', "#x", "<b>", "é", "1", "null", "a\u202eb", "x" * 200])
+def test_any_class_name_makes_a_grid_that_reads_back(tmp_path, name):
+    sweep = sweep_of(tmp_path / "e", (name, "some", "many"), BASE, {"r": ({name: 3.0}, (0.95, 0.7, 0.8))})
+    file = tmp_path / "g.yaml"
+    file.write_text(suggestion.as_yaml(suggestion.suggest(sweep)))
+    assert name in grid.read(file).weights
+
+
+def test_there_are_never_too_many_points():
+    choices = [suggestion.Choice(str(i), [1.0, 2.0, 3.0], "") for i in range(6)]
+    notes: list[str] = []
+    few = suggestion._few(choices, notes)
+    assert np.prod([max(1, len(c.weights)) for c in few]) <= suggestion.MAX_BRANCHES
+    assert len(notes) == 1

@@ -15,6 +15,7 @@ from raysweep.report import content, page
 from raysweep.store import layout
 from raysweep.store.experiment import Experiment
 from tests.cli.test_errors import run_cli
+from tests.conftest import weights_hash
 from tests.report.making import sweep_of
 
 EVIL = "<script>alert(1)</script>"

@@ -245,13 +245,14 @@ def _branch(
 def _heat(comparison: Comparison, names: Sequence[str]) -> dict[str, Any]:
     """Cells (branch × class) of every metric, with the strength of their colour from 0 to 1."""
     tables = {}
-    most = max((abs(e.difference) for e in comparison.effects), default=0.0) or 1.0
     for metric in ("f1", "recall", "precision"):
         targets = [*((c, metric) for c in comparison.classes), (ALL, "macro_f1"), (ALL, "accuracy")]
+        found = {name: [comparison.of(name, t, m) for t, m in targets] for name in names}
+        most = max((abs(e.difference) for row in found.values() for e in row), default=0.0) or 1.0
         tables[metric] = [
-            {"name": name, "cells": [{"e": e, "strength": abs(e.difference) / most} for e in (comparison.of(name, t, m) for t, m in targets)]}
-            for name in names
-        ]  # fmt: skip
+            {"name": name, "cells": [{"e": e, "strength": abs(e.difference) / most} for e in row]}
+            for name, row in found.items()
+        ]
     heads = [(c, f"{comparison.counts[c]:,} images") for c in comparison.classes] + [
         ("macro-F1", "all"),
         ("accuracy", "all"),

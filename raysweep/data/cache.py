@@ -2,7 +2,9 @@
 
 A cache is a folder named by a hash of what was read and how. It is built under a lock in a temporary folder and
 renamed, so that nobody ever sees half of one. Within a split, images are kept sorted by (label, hash of the pixels):
-the same images from folders, CSV or Parquet give the same cache, the same order of samples and the same bits.
+the same images from folders, CSV, Parquet or any other source give the same cache, the same order of samples and the
+same bits. The numbers of the classes do not depend on the source either: their names are sorted, by value if all are
+whole numbers.
 """
 
 from __future__ import annotations
@@ -17,19 +19,20 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from raysweep.config import DataSection
-from raysweep.data.sources import Item, Listing, Source, open_source
+from raysweep.data.sources import Item, Listing, open_source
 from raysweep.errors import DataError
 from raysweep.regular import user_path
 
-VERSION = 2  # part of every key: raise it when decoding changes
+VERSION = 3  # part of every key: raise it when decoding, the order of classes or the choice of a split changes
 META = "meta.json"
 SHOWN_BAD = 10
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def load(data: DataSection, cache_dir: str | Path, progress: Progress | None = N
         json.dumps(
             [
                 VERSION,
-                source.fingerprint(),
+                _asked(source.fingerprint, data),
                 data.image_size,
                 data.channels,
                 data.val_fraction,
@@ -125,7 +128,7 @@ def load(data: DataSection, cache_dir: str | Path, progress: Progress | None = N
                 return cached
             for left in (folder, *base.glob(f".tmp-{key}-*")):  # damaged, or of a builder that was killed
                 shutil.rmtree(left, ignore_errors=True)
-            listing = _listing(source, data)
+            listing = _asked(source.listing, data)
             temp = Path(tempfile.mkdtemp(prefix=f".tmp-{key}-", dir=base))
             try:
                 _build(temp, data, listing, progress)
@@ -143,9 +146,10 @@ def load(data: DataSection, cache_dir: str | Path, progress: Progress | None = N
     return built
 
 
-def _listing(source: Source, data: DataSection) -> Listing:
+def _asked(question: Callable[[], T], data: DataSection) -> T:
+    """What a source answers; it reads files for that, which may be gone or closed to this user."""
     try:
-        return source.listing()
+        return question()
     except OSError as error:
         raise DataError(f"{error.filename or data.path} cannot be read: {error.strerror or error}.") from None
 
@@ -226,6 +230,12 @@ def _decode(item: Item, size: int, channels: int) -> np.ndarray | str:
         return np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
     except Exception as error:  # PIL raises many kinds for broken files; each means: this is no image
         return _reason(error)
+
+
+def decode_file(path: str | Path, size: int, channels: int) -> np.ndarray | str:
+    """uint8 (size, size, channels) of one image file, brought to that form as the images of a training are; or what is wrong
+    with it, in words."""
+    return _decode(Item(str(path), 0, Path(path)), size, channels)
 
 
 def _geometry(items: list[Item], data: DataSection, pool: ThreadPoolExecutor) -> tuple[int, int]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from raysweep.config import DataSection
-from raysweep.data import faces, sources
+from raysweep.data import faces, parquet, pixels_csv, sources, tables
+from raysweep.data.folders import FolderSource
 from raysweep.data.sources import open_source
 from raysweep.errors import DataError
 from tests.data.drawing import FER, as_csv, as_folder, as_parquet, encoded, pictures, section
@@ -77,7 +78,7 @@ def test_pipes_among_images_are_left_out(tmp_path):
 
 def test_a_csv_of_gigabytes_is_refused(tmp_path):
     with open(tmp_path / "x.csv", "wb") as file:
-        file.truncate(sources.MAX_CSV_BYTES + 1)
+        file.truncate(tables.MAX_BYTES + 1)
     with pytest.raises(DataError, match="larger than 2,000,000,000 bytes"):
         listing(tmp_path / "x.csv")
 
@@ -169,9 +170,9 @@ def test_the_csv_of_fer_2013(tmp_path):
 
 
 def test_the_numbers_of_the_csv_are_kaggles():
-    assert sources.FER_LABELS == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-    assert {name: sources.FER_LABELS.index(name) for name in FER} == FER
-    assert sorted(sources.FER_LABELS) == list(faces.CLASSES)
+    assert pixels_csv.FER_LABELS == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+    assert {name: pixels_csv.FER_LABELS.index(name) for name in FER} == FER
+    assert sorted(pixels_csv.FER_LABELS) == list(faces.CLASSES)
 
 
 def test_a_csv_with_names_spaces_and_no_split(tmp_path):
@@ -272,7 +273,7 @@ def test_parquet_that_does_not_fit_is_refused(tmp_path, columns, told):
 
 def test_a_label_without_a_name_is_refused(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / "x.parquet", image=[IMAGE] * 2, label=[0, 2])
-    monkeypatch.setattr(sources.ParquetSource, "_hf_names", staticmethod(lambda metadata, label: ["a", "b"]))
+    monkeypatch.setattr(tables.ParquetTable, "class_names", lambda table, label: ["a", "b"])
     with pytest.raises(DataError, match=r"row 1: label 2 is not one of 0 to 1 \(a, b\)"):
         listing(path)
 
@@ -290,10 +291,10 @@ def test_rubbish_is_no_parquet_and_a_null_image_is_left_for_decoding(tmp_path):
 
 def test_auto_takes_what_the_path_is(tmp_path):
     kinds = {
-        as_folder(tmp_path / "folder", SOME): sources.FolderSource,
-        as_csv(tmp_path / "x.CSV", SOME): sources.CsvSource,
-        as_parquet(tmp_path / "shards", SOME): sources.ParquetSource,
-        write_parquet(tmp_path / "x.parquet", image=[IMAGE], label=["a"]): sources.ParquetSource,
+        as_folder(tmp_path / "folder", SOME): FolderSource,
+        as_csv(tmp_path / "x.CSV", SOME): pixels_csv.CsvSource,
+        as_parquet(tmp_path / "shards", SOME): parquet.ParquetSource,
+        write_parquet(tmp_path / "x.parquet", image=[IMAGE], label=["a"]): parquet.ParquetSource,
     }
     for path, kind in kinds.items():
         assert type(open_source(section(path))) is kind
@@ -301,7 +302,7 @@ def test_auto_takes_what_the_path_is(tmp_path):
     (tmp_path / "flat").mkdir()
     as_folder(tmp_path / "flat", SOME, {})
     write_parquet(tmp_path / "flat" / "index.parquet", a=[1])
-    assert type(open_source(section(tmp_path / "flat"))) is sources.FolderSource
+    assert type(open_source(section(tmp_path / "flat"))) is FolderSource
     assert type(open_source(DataSection(source="faces"))) is sources.FacesSource
     assert type(open_source(DataSection(source="digits"))) is sources.DigitsSource
 

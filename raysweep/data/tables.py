@@ -1,0 +1,259 @@
+"""Tables of any kind, read row by row and within bounds: CSV, JSON lines and Parquet.
+
+Tables come from strangers too. A line has a largest length, a file a largest size, and a Parquet file, where a few
+bytes may stand for as many rows as one likes, at most so many times its own size.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from raysweep.data.listing import reason
+from raysweep.errors import DataError
+from raysweep.names import listed, shown
+
+MAX_BYTES = 2_000_000_000  # of a CSV or JSON lines file; FER-2013's CSV has 300 MB
+MAX_LINE = 1_000_000
+MAX_ROWS = 20_000_000
+MAX_GROWTH = 20  # images are compressed already; labels, which are not, fit into what is free
+FREE_BYTES = 256_000_000
+
+PATH_COLUMNS = ("path", "file", "file_name", "image", "filename")
+LABEL_COLUMNS = ("label", "labels", "emotion", "class", "target", "fine_label")
+SPLIT_COLUMNS = ("split", "usage", "subset")
+
+
+def column(have: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """The first wanted column that there is, as the table writes it; capitals and outer spaces do not matter."""
+    plain = {name.strip().lower(): name for name in reversed(have)}
+    return next((plain[w] for w in wanted if w in plain), None)
+
+
+def open_table(file: Path) -> Table:
+    """A table of the kind that its suffix tells; CSV if it tells none. Nothing is read yet."""
+    return {".jsonl": JsonTable, ".parquet": ParquetTable}.get(file.suffix.lower(), CsvTable)(file)
+
+
+def meanings(tables: Sequence[Table], labels: Sequence[str]) -> list[list[str] | None]:
+    """What the numbers in each table's column of labels mean: as the table itself says, else as the others agree.
+
+    Raises:
+        DataError: a table says nothing, and the others different things.
+    """
+    names = [table.class_names(label) for table, label in zip(tables, labels, strict=True)]
+    told = [n for n in names if n is not None]
+    if not told or len(told) == len(names):
+        return names
+    if any(n != told[0] for n in told):
+        raise DataError(
+            f"{tables[names.index(None)].file} does not say what its labels mean, and the files beside it say different "
+            "things. Write labels as text."
+        )
+    return [told[0]] * len(names)
+
+
+class Table(ABC):
+    """A file with named columns."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    @abstractmethod
+    def columns(self) -> list[str]:
+        """The names of the columns; of JSON lines, those of the first one.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+
+    @abstractmethod
+    def _rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]: ...
+
+    def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+        """(number, the values of these columns) of each row: a line from 1 on, or Parquet's row from 0 on.
+
+        The values of CSV are text without outer spaces, all others what the file says; None where it says nothing.
+
+        Raises:
+            DataError: it cannot be read, a row does not fit, or it is larger than any such table should be.
+        """
+        every = self.columns()
+        for name in names:
+            if every.count(name) > 1:
+                raise DataError(f"{self.file} has the column {name} more than once. Remove or rename one.")
+        for count, row in enumerate(self._rows(names)):
+            if count >= MAX_ROWS:
+                raise DataError(
+                    f"{self.file} has more than {MAX_ROWS:,} rows, which is more than is read. Split it up."
+                )
+            yield row
+
+    def place(self, number: int) -> str:
+        """Where a row stands, for people."""
+        return f"{self.file}, line {number}"
+
+    def class_names(self, label: str) -> list[str] | None:
+        """What the numbers of a column mean; None if the table does not say.
+
+        Raises:
+            DataError: two numbers have one name.
+        """
+        return None
+
+    def _lines(self, kind: str) -> Iterator[str]:
+        if self.file.stat().st_size > MAX_BYTES:
+            raise DataError(f"{self.file} is larger than {MAX_BYTES:,} bytes. Keep so many images in Parquet files.")
+        try:
+            with open(self.file, encoding="utf-8-sig", newline="") as opened:
+                number = 0
+                while line := opened.readline(MAX_LINE + 1):
+                    number += 1
+                    if len(line) > MAX_LINE:
+                        raise DataError(
+                            f"{self.place(number)} is longer than {MAX_LINE:,} characters. It is no list of images."
+                        )
+                    yield line
+        except UnicodeError as error:
+            raise self._unreadable(kind, error) from None
+
+    def _unreadable(self, kind: str, error: BaseException) -> DataError:
+        return DataError(f"{self.file} cannot be read as {kind}: {reason(error)}. Write it anew.")
+
+
+class CsvTable(Table):
+    """Fields with commas between them, in UTF-8; the first line has the names."""
+
+    def columns(self) -> list[str]:
+        return next((row for _, row in self._fields()), [])
+
+    def _fields(self) -> Iterator[tuple[int, list[str]]]:
+        reader = csv.reader(self._lines("CSV"), strict=True)
+        try:
+            for row in reader:
+                if len(row) > 1 or (row and row[0].strip()):  # else the line is empty
+                    yield reader.line_num, [value.strip() for value in row]
+        except csv.Error as error:
+            raise self._unreadable("CSV", error) from None
+
+    def _rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+        fields = self._fields()
+        _, have = next(fields, (0, []))
+        places = [have.index(name) for name in names]
+        for number, row in fields:
+            if len(row) != len(have):
+                raise DataError(
+                    f"{self.place(number)} has {len(row)} field{'s' * (len(row) > 1)}, and the first line {len(have)} "
+                    "names. Put text with commas in double quotes."
+                )
+            yield number, [row[i] for i in places]
+
+
+class JsonTable(Table):
+    """One JSON object a line."""
+
+    def columns(self) -> list[str]:
+        return list(next((value for _, value in self._objects()), {}))
+
+    def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, line in enumerate(self._lines("JSON lines"), start=1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{self.place(number)} is no JSON: {reason(error)}. Write one object a line.") from None
+            if not isinstance(value, dict):
+                raise DataError(f"{self.place(number)} is {shown(value)}. Write one object a line.")
+            yield number, value
+
+    def _rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+        return ((number, [value.get(name) for name in names]) for number, value in self._objects())
+
+
+class ParquetTable(Table):
+    """A Parquet file; its columns may also hold bytes."""
+
+    def columns(self) -> list[str]:
+        return list(self._opened().schema_arrow.names)
+
+    def place(self, number: int) -> str:
+        return f"{self.file} row {number}"
+
+    def kinds(self) -> dict[str, str]:
+        """Column → ``bytes``, ``text`` or ``other``; a struct, and a column without any value, count as bytes.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        found = {}
+        for field in self._opened().schema_arrow:
+            kind = str(field.type).removeprefix("dictionary<values=")
+            if kind.startswith(("string", "large_string")):
+                found[field.name] = "text"
+            elif kind.startswith(("binary", "large_binary", "fixed_size_binary", "struct", "null")):
+                found[field.name] = "bytes"
+            else:
+                found[field.name] = "other"
+        return found
+
+    def class_names(self, label: str) -> list[str] | None:
+        """Names that the datasets library keeps in the schema's metadata."""
+        try:
+            told = json.loads(self._opened().schema_arrow.metadata[b"huggingface"])
+            names = told["info"]["features"][label]["names"]
+        except (KeyError, ValueError, TypeError, RecursionError):
+            return None
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            return None
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        if twice:
+            raise DataError(f"{self.file} has several numbers for the class {listed(twice)}. Give each its own name.")
+        return names
+
+    def _opened(self) -> Any:
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.ParquetFile(self.file)
+        except Exception as error:  # pyarrow raises many kinds for broken files
+            raise self._unreadable("Parquet", error) from None
+
+    def _rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+        most = FREE_BYTES + MAX_GROWTH * self.file.stat().st_size
+        opened = self._opened()
+        metadata = opened.metadata
+        groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
+        chunks = [group.column(c) for group in groups for c in range(group.num_columns)]
+        sizes = [c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in names]
+        if metadata.num_rows > MAX_ROWS or sum(sizes) > most:
+            raise self._too_much(sum(sizes), metadata.num_rows)
+        # One value may be as large as its chunk and stand in every row: so few rows that they fit in memory even then.
+        at_once = max(1, min(1024, FREE_BYTES // max([*sizes, 1])))
+        total = number = 0
+        batches = opened.iter_batches(batch_size=at_once, columns=list(names))
+        while True:
+            try:
+                batch = next(batches, None)
+                values = None if batch is None else [batch.column(name).to_pylist() for name in names]
+            except Exception as error:
+                raise self._unreadable("Parquet", error) from None
+            if batch is None or values is None:
+                return
+            total += batch.nbytes
+            if total > most:
+                raise self._too_much(total, metadata.num_rows)
+            for row in zip(*values, strict=True):
+                yield number, list(row)
+                number += 1
+
+    def _too_much(self, size: int, number: int) -> DataError:
+        return DataError(
+            f"{self.file} has {self.file.stat().st_size:,} bytes and declares {number:,} rows of {size:,} bytes or more in "
+            "all, which no file of images does. Take another one."
+        )

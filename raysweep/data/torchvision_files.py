@@ -1,0 +1,198 @@
+"""What torchvision downloads: CIFAR's Python batches and the idx files of MNIST and its relatives, read without torchvision."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import zlib
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raysweep.data import plain_pickle
+from raysweep.data.listing import Listing, Row, Source, digest, label_name, listing_of, reason, stamp
+from raysweep.errors import DataError
+from raysweep.names import listed, shown
+from raysweep.regular import read_regular
+
+MAX_BATCH_BYTES = 500_000_000  # CIFAR-100's training images have 155 MB
+MAX_IDX_BYTES = 2_000_000_000  # MNIST's largest file has 47 MB
+MAX_DEFLATE = 1032  # a gzip file cannot hold more than so many times its own size
+SIDE = 32
+
+_CIFAR_FOLDERS = ("cifar-10-batches-py", "cifar-100-python")
+_IDX_FOLDERS = ("MNIST", "FashionMNIST", "KMNIST")
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+
+
+def find(path: Path) -> dict[Path, Callable[[], Source]]:
+    """Folder → how to open it, of all such data sets in a folder: its own files, or a folder that torchvision makes."""
+    found: dict[Path, Callable[[], Source]] = {}
+    for folder in (path, *(path / name for name in _CIFAR_FOLDERS)):
+        if _is_cifar(folder):
+            found[folder] = partial(CifarSource, folder)
+    for folder in (path, path / "raw", *(path / name / raw for name in _IDX_FOLDERS for raw in (".", "raw"))):
+        if any(_idx_file(folder, part, what) for part in IdxSource.PARTS for what in IdxSource.FILES):
+            found[folder] = partial(IdxSource, folder)
+    return found
+
+
+def _is_cifar(folder: Path) -> bool:
+    ten = any((folder / name).is_file() for name in ("data_batch_1", "test_batch", "batches.meta"))
+    hundred = sum((folder / name).is_file() for name in ("train", "test", "meta")) >= 2
+    return ten or hundred
+
+
+class CifarSource:
+    """CIFAR-10's ``data_batch_1`` to ``5``, ``test_batch`` and ``batches.meta``; or CIFAR-100's ``train``, ``test`` and
+    ``meta``, with its hundred fine labels. The files are pickles; see :mod:`raysweep.data.plain_pickle`."""
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Raises:
+            DataError: some of the files are missing.
+        """
+        self.folder = folder
+        if (folder / "meta").is_file() or folder.name == _CIFAR_FOLDERS[1]:
+            self.train: tuple[str, ...] = ("train",)
+            self.test, self.meta, self.prefix = "test", "meta", "fine_"
+        else:
+            self.train = tuple(f"data_batch_{i}" for i in range(1, 6))
+            self.test, self.meta, self.prefix = "test_batch", "batches.meta", ""
+        missing = [name for name in (*self.train, self.test, self.meta) if not (folder / name).is_file()]
+        if missing:
+            raise DataError(f"{folder} looks like CIFAR's Python files, but lacks {listed(missing)}. Unpack it anew.")
+
+    def fingerprint(self) -> str:
+        return digest([stamp(self.folder / name) for name in (*self.train, self.test, self.meta)])
+
+    def listing(self) -> Listing:
+        file = self.folder / self.meta
+        names = self._of(self._pickle(file), f"{self.prefix}label_names", list, file)
+        names = [n.decode("utf-8", "replace") if isinstance(n, bytes) else n for n in names]
+        if not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
+            raise DataError(f"{file}: the names of the classes are not all different texts. Unpack it anew.")
+        return listing_of(self._rows(self.train, names), self._rows((self.test,), names))
+
+    def _rows(self, batches: Iterable[str], names: list[str]) -> Iterable[Row]:
+        """Pixels as they lie in the file: for each image 1,024 of red, then of green and blue, row by row."""
+        for name in batches:
+            file = self.folder / name
+            batch = self._pickle(file)
+            pixels = self._of(batch, "data", np.ndarray, file)
+            labels = self._of(batch, f"{self.prefix}labels", (list, np.ndarray), file)
+            labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
+            if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * SIDE * SIDE):
+                raise DataError(
+                    f"{file} has {len(labels):,} labels, and pixels of shape {pixels.shape} and type {pixels.dtype} instead of "
+                    f"({len(labels)}, {3 * SIDE * SIDE}) and uint8. Unpack it anew."
+                )
+            images = np.ascontiguousarray(pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
+            for i, label in enumerate(labels):
+                where = f"{file} row {i}"
+                if type(label) is not int:
+                    raise DataError(f"{where}: the label {shown(label)} is no number. Unpack it anew.")
+                yield Row(f"{name} row {i}", label_name(label, names, where), images[i])
+
+    @staticmethod
+    def _pickle(file: Path) -> dict[str, Any]:
+        return plain_pickle.load(_whole(file, MAX_BATCH_BYTES), file)
+
+    @staticmethod
+    def _of(batch: dict[str, Any], key: str, kind: type | tuple[type, ...], file: Path) -> Any:
+        if not isinstance(batch.get(key), kind):
+            raise DataError(f"{file} holds no {key}, but {listed(batch)}. Unpack it anew.")
+        return batch[key]
+
+
+def _whole(file: Path, most: int) -> bytes:
+    # Not more than there is: reading reserves as much memory as it may fill.
+    return read_regular(file, min(most, file.stat().st_size))
+
+
+def _idx_file(folder: Path, part: str, what: str) -> Path | None:
+    """A file under one of the names in use, unpacked before packed."""
+    names = (f"{part}-{what}-ubyte", f"{part}-{what.replace('-', '.')}-ubyte")
+    return next((p for end in ("", ".gz") for n in names if (p := folder / f"{n}{end}").is_file()), None)
+
+
+class IdxSource:
+    """``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same with ``t10k``, each also ``.gz``: MNIST's files.
+
+    The classes are the numbers, "0" to "9"; in a folder called FashionMNIST or KMNIST they have their names.
+    """
+
+    PARTS = ("train", "t10k")
+    FILES = ("images-idx3", "labels-idx1")
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Raises:
+            DataError: some of the files are missing.
+        """
+        self.folder = folder
+        found = {(part, what): _idx_file(folder, part, what) for part in self.PARTS for what in self.FILES}
+        missing = [f"{part}-{what}-ubyte" for (part, what), file in found.items() if file is None]
+        if missing:
+            raise DataError(f"{folder} looks like MNIST's files, but lacks {listed(missing)}, packed or not. Add them.")
+        self.files = {key: file for key, file in found.items() if file is not None}
+        whole = folder.resolve()
+        called = "".join(filter(str.isalnum, (whole.parent if whole.name == "raw" else whole).name.lower()))
+        self.names = FASHION if "fashion" in called else KUZUSHIJI if called.startswith("kmnist") else None
+
+    def fingerprint(self) -> str:
+        return digest([self.names, *(stamp(file) for file in self.files.values())])
+
+    def listing(self) -> Listing:
+        return listing_of(*(self._rows(part) for part in self.PARTS))
+
+    def _rows(self, part: str) -> list[Row]:
+        image_file, label_file = (self.files[part, what] for what in self.FILES)
+        images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
+        if len(images) != len(labels):
+            raise DataError(
+                f"{image_file} has {len(images):,} images, and {label_file} {len(labels):,} labels. Take both from one source."
+            )
+        return [
+            Row(f"{image_file.name} {i}", label_name(label, self.names, f"{label_file} {i}"), images[i])
+            for i, label in enumerate(labels.tolist())
+        ]
+
+
+def read_idx(file: Path, dimensions: int) -> np.ndarray:
+    """The bytes of an idx file, uint8 and read-only, in so many dimensions.
+
+    The file begins with two zero bytes, 8 for uint8, the number of dimensions, and each of them as a big-endian number of
+    four bytes. No more memory is taken than the file itself can fill, whatever it declares.
+
+    Raises:
+        DataError: another kind of file, or more or fewer bytes than it declares.
+        OSError: it cannot be read, or is larger than 2 GB.
+    """
+    data = _whole(file, MAX_IDX_BYTES)
+    packed = file.suffix == ".gz"
+    most = min(MAX_IDX_BYTES, MAX_DEFLATE * len(data)) if packed else len(data)
+    opened = gzip.GzipFile(fileobj=io.BytesIO(data)) if packed else io.BytesIO(data)
+    try:
+        header = opened.read(4 + 4 * dimensions)
+        if header[:4] != bytes((0, 0, 8, dimensions)) or len(header) < 4 + 4 * dimensions:
+            raise DataError(
+                f"{file} is no idx file of bytes in {dimensions} dimension{'s' * (dimensions > 1)}: it begins with "
+                f"{header[:4].hex(' ') or 'nothing'}. Take it from its original source."
+            )
+        shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4))
+        declared = math.prod(shape)
+        values = opened.read(declared + 1) if declared <= most else b""  # one more, to see that it ends there
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file} cannot be unpacked: {reason(error)}. Take it from its original source.") from None
+    if len(values) != declared:
+        raise DataError(
+            f"{file} declares {' × '.join(f'{n:,}' for n in shape)} bytes, and holds "
+            f"{'more' if len(values) > declared else 'fewer'}. It was cut off or damaged; take it from its original source."
+        )
+    return np.frombuffer(values, np.uint8).reshape(shape)

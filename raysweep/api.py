@@ -107,7 +107,7 @@ def run_experiment(config: Mapping[str, Any], progress: Any = None) -> tuple[str
         root = str(nested.pop("root", None) or _root_of(str(start)))
         experiment = nested.pop("experiment", {})
         epochs = nested.get("training", {}).get("epochs")
-        parent = child.read_parent(Path(root), str(start))
+        parent = child.read_parent(Path(root), str(start), nested)
         plan = child.plan_child(
             parent,
             root,

@@ -90,7 +90,11 @@ class DataSection(Section):
     source: Literal["auto", "faces", "digits", "folder", "csv", "parquet"] = Field(
         "auto", description="auto: by what path is (a folder, a .csv or .parquet file); faces and digits are built in."
     )
-    path: Text | None = Field(None, description="Folder of class folders, FER-2013's CSV, or Parquet file or folder.")
+    path: Text | None = Field(
+        None,
+        description="Folder of class folders, imagefolder metadata, Parquet, CIFAR or MNIST files; FER-2013's CSV; or a list of "
+        "paths and labels (.csv, .jsonl, .parquet).",
+    )
     image_size: Annotated[Int, Field(ge=8, le=1024)] | None = Field(
         None, description="Side of the square images in pixels; default: the images' own size, if all have one."
     )
@@ -100,6 +104,10 @@ class DataSection(Section):
     )
     split_seed: Seed = Field(0, description="Seed of that split; the same in every child.")
     on_bad_image: Literal["error", "skip"] = Field("error", description="skip: leave unreadable images out, recorded.")
+    classes: list[Text] | None = Field(
+        None,
+        description="Order of the classes in the network's output; default: alphabetical (numbers by value), or as a trained model has them.",
+    )
     cache_dir: Text | None = Field(None, description="Decoded images; default: <root>/.raysweep/cache.")
 
 
@@ -121,11 +129,16 @@ class SamplingSection(Section):
 
 
 class ModelSection(Section):
-    name: Text = Field("cnn", description="cnn, torchvision:NAME or python:MODULE:FUNCTION.")
+    name: Text = Field(
+        "cnn", description="cnn, torchvision:NAME, hf:NAME_OR_FOLDER, timm:NAME or python:MODULE:FUNCTION."
+    )
     options: Annotated[dict[str, Any], AfterValidator(_short_json)] = Field(
         default_factory=dict, description="Keyword arguments of the model's builder."
     )
-    init_from: Text | None = Field(None, description="A bare state_dict file to start the weights from.")
+    init_from: Text | None = Field(
+        None, description="A bare state_dict file (.pt, .safetensors) to start the weights from."
+    )
+    init_strict: bool = Field(True, description="false: take from init_from what fits, and say what does not.")
 
 
 class AugmentSection(Section):
@@ -185,6 +198,31 @@ class ScalingSection(Section):
     )
 
 
+class MlflowSection(Section):
+    uri: Text | None = Field(
+        None,
+        description="A server, or sqlite:///FILE; default: MLFLOW_TRACKING_URI. Passwords belong into MLflow's variables.",
+    )
+    experiment: Text = Field("raysweep", min_length=1, description="MLflow's experiment; each of ours is a run in it.")
+
+
+class WandbSection(Section):
+    project: Text = Field("raysweep", min_length=1)
+    entity: Text | None = Field(None, description="User or team; default: your own.")
+    mode: Literal["online", "offline"] = Field("online", description="WANDB_MODE, where it is set, goes before this.")
+
+
+class TrackioSection(Section):
+    project: Text = Field("raysweep", min_length=1, description="TRACKIO_DIR and TRACKIO_SPACE_ID say where it lies.")
+
+
+class TrackersSection(Section):
+    tensorboard: bool = Field(True, description="An event file in the experiment's folder.")
+    mlflow: MlflowSection | None = Field(None, description="{} takes the defaults; pip install 'raysweep[mlflow]'.")
+    wandb: WandbSection | None = Field(None, description="Weights & Biases; pip install 'raysweep[wandb]'.")
+    trackio: TrackioSection | None = Field(None, description="pip install 'raysweep[trackio]'.")
+
+
 class Settings(Section):
     """The whole validated configuration of one experiment."""
 
@@ -196,6 +234,7 @@ class Settings(Section):
     training: TrainingSection = Field(default_factory=TrainingSection)  # type: ignore[arg-type]
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)  # type: ignore[arg-type]
     scaling: ScalingSection = Field(default_factory=ScalingSection)  # type: ignore[arg-type]
+    trackers: TrackersSection = Field(default_factory=TrackersSection)  # type: ignore[arg-type]
     root: Text = Field("experiments", description="Where the experiments' folders are made.")
 
     @model_validator(mode="after")

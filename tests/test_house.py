@@ -15,6 +15,7 @@ ROOMS = ["cli", "launch", "report", "training", "store", "data"]  # from the roo
 GROUND = {"config", "grid", "weights", "errors", "names", "regular", "yamlfile"}
 TOP = {"api", "__init__", "schema"}  # front doors: may call any room
 HEAVY = ["torch", "ray", "numpy", "pandas", "matplotlib", "pyarrow", "sklearn", "pydantic"]
+HEAVY += ["tensorboardX", "mlflow", "wandb", "trackio"]
 
 
 def floor(parts: tuple[str, ...]) -> int:

@@ -102,6 +102,7 @@ def _change(r: dict[str, Any]) -> str:
 
 
 def _checkpoints(rows: list[dict[str, Any]], as_json: bool) -> None:
+    from raysweep.store import layout
     from raysweep.store.experiment import Experiment
 
     found: list[dict[str, Any]] = []
@@ -119,6 +120,19 @@ def _checkpoints(rows: list[dict[str, Any]], as_json: bool) -> None:
                     "bytes": e.bytes,
                     "val_acc": e.metrics.get("val_acc"),
                     "best": e.file == best,
+                }
+            )
+        for position in experiment.old_checkpoints():
+            path = experiment.folder / layout.checkpoint_name(position)
+            found.append(
+                {
+                    "reference": f"{r['id']}@{position.epoch}" if position.batch is None else str(path),
+                    "file": str(path),
+                    "epoch": position.epoch,
+                    "batch": position.batch,
+                    "bytes": path.stat().st_size,
+                    "val_acc": None,
+                    "best": False,
                 }
             )
     if as_json:

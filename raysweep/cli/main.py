@@ -23,6 +23,9 @@ VERBS = {  # name → module, in the order of the help
     "continue": "continue_",
     "list": "list_",
     "show": "show",
+    "import": "import_",
+    "export": "export",
+    "predict": "predict",
     "lineage": "lineage",
     "diff": "diff",
     "compare": "compare",
@@ -30,7 +33,9 @@ VERBS = {  # name → module, in the order of the help
     "suggest": "suggest",
     "verify": "verify",
     "prune": "prune",
+    "demo": "demo",
     "doctor": "doctor",
+    "resume-experiment": "old_commands",
 }
 
 _UsageError: Any = typer.BadParameter.__base__  # click's, or that of the click which newer versions of Typer contain

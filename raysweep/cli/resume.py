@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import put
+from raysweep.cli.terminal import put, split_classes
 from raysweep.regular import user_path
 
 
@@ -27,6 +27,12 @@ def resume(
         None, "--weights", help="JSON or a file: the classes to change; others keep the parent's."
     ),
     description: str | None = typer.Option(None, "--description", help="Why it is made; stands in its log."),
+    classes: str | None = typer.Option(
+        None,
+        "--classes",
+        metavar="A,B,C",
+        help="Of an old checkpoint: the classes in the order of the network's outputs.",
+    ),
     weights_only: bool = typer.Option(False, "--weights-only", help="Keep the network, start the optimizer afresh."),
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
     workers: int | None = typer.Option(None, "--workers", help="Ray workers; 0: in this process."),
@@ -50,7 +56,7 @@ def resume(
         from raysweep.launch import child
         from raysweep.launch import run as launching
 
-        parent = child.read_parent(user_path(root), checkpoint)
+        parent = child.read_parent(user_path(root), checkpoint, over, split_classes(classes))
         plan = child.plan_child(
             parent,
             root,

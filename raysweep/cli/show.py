@@ -77,6 +77,10 @@ def show(
             ],
             [_row(e, best) for e in entries],
         )
+    old = [p.epoch for p in experiment.old_checkpoints() if p.batch is None]
+    if old:
+        say(f"Written by the old system; its checkpoints are the epochs {', '.join(map(str, old))}.")
+        say(f"Next: raysweep resume --from {plain(summary['id'])}@{old[-1]} data.path=FOLDER")
     if summary["status"] in ("interrupted", "dead"):
         say(f"Next: raysweep continue {plain(summary['id'])}")
 

@@ -82,3 +82,8 @@ def table(title: str | None, columns: list[tuple[str, str]], rows: list[list[str
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
     Console(stderr=err).print(shown)
+
+
+def split_classes(text: str | None) -> list[str] | None:
+    """The names of ``--classes A,B,C``."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

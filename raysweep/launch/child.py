@@ -12,6 +12,7 @@ from raysweep import weights as weights_module
 from raysweep.config import Settings
 from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
+from raysweep.launch import legacy
 from raysweep.launch import run as launching
 from raysweep.launch.resources import cpus_here
 from raysweep.launch.run import Plan, Progress, ignore
@@ -30,6 +31,7 @@ _NOT_RECORDED = (
     "training.schedule_epochs",
     "sampling.weights",
     "checkpoint.",
+    "trackers.",
 )
 
 
@@ -52,6 +54,7 @@ class Parent:
     last_epoch: int  # the epoch at which the parent's own run ends
     rows: int  # epochs in its history
     channels: int  # of its images
+    old: bool  # written by the old system
     own: bool  # a committed checkpoint of an experiment under the root; any other may come from anybody
 
     def record(self) -> dict[str, Any]:
@@ -65,8 +68,14 @@ class Parent:
         }
 
 
-def read_parent(root: Path, reference: str) -> Parent:
+def read_parent(
+    root: Path, reference: str, overrides: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
+) -> Parent:
     """The checkpoint that a reference means.
+
+    Args:
+        overrides: the user's nested settings, of which one of the old system needs the model's and the images' place.
+        classes: in the order of the network's outputs, where the checkpoint and its model do not say it.
 
     Raises:
         NotFoundError: there is none. CheckpointError: it is damaged, incomplete, or not one of ours.
@@ -82,14 +91,24 @@ def read_parent(root: Path, reference: str) -> Parent:
             raise CheckpointError(f"{experiment.folder}: {problem}. {advice}")
         path = experiment.folder / entry.file
     saved = checkpoint.read_checkpoint(path)
-    config = saved["config"]
+    config = dict(saved["config"])
+    old = legacy.is_old(saved)
+    if old:
+        saved, config["settings"] = legacy.completed(saved, experiment, path, overrides or {}, classes)
+    elif classes is not None and tuple(classes) != tuple(saved.get("classes") or ()):
+        raise CheckpointError(
+            f"{path} has the classes {', '.join(saved.get('classes') or ['-'])}. Leave --classes out."
+        )
     lacking = [k for k in ("classes", "sampling_weights", "preprocessing") if not saved.get(k)]
     lacking += [f"config.{k}" for k in ("settings", "num_epochs") if not config.get(k)]
     if lacking:
         raise CheckpointError(
             f"{path} was not written by raysweep (it lacks {', '.join(lacking)}), so it cannot be resumed yet."
         )
-    settings = configuration.validate(config["settings"], f"the settings in {path}")
+    written = config["settings"]
+    if old or config.get("imported_from"):
+        written = legacy.with_data(written, path, overrides or {})
+    settings = configuration.validate(written, f"the settings in {path}")
     return Parent(
         path=path.resolve(),
         experiment=str(saved.get("experiment") or experiment.id),
@@ -103,9 +122,10 @@ def read_parent(root: Path, reference: str) -> Parent:
         threads=saved.get("threads") or None,
         world_size=saved.get("world_size") or 1,
         data_sha256=saved.get("data_sha256"),
-        last_epoch=((config.get("parent") or {}).get("epoch") or 0) + config["num_epochs"],
+        last_epoch=max(saved["epoch"], ((config.get("parent") or {}).get("epoch") or 0) + config["num_epochs"]),
         rows=len(saved["history"].get("val_acc", [])),
         channels=len(saved["preprocessing"]["mean"]),
+        old=old,
         own=entry is not None and files.inside(root, experiment.folder),
     )
 
@@ -136,10 +156,11 @@ def plan_child(
     over = dict(overrides or {})
     given = dict((over.get("sampling") or {}).get("weights") or {}) | dict(weights or {})
     complete = weights_module.inherit(parent.weights, given, parent.classes)
-    _same_function(parent, over)
+    same_function(parent.path, parent.own, parent.settings["model"], over)
     base = configuration.merge(parent.settings, {"sampling": {"weights": {}}})
     if not parent.own:  # folders are made only where this user says
         base["data"] = {**base["data"], "cache_dir": None}
+        base["trackers"] = {}  # nor are results sent where a stranger says
     total = parent.settings["training"]["schedule_epochs"] or parent.last_epoch
     # The parent's cluster may be gone: where a child runs is said anew.
     fixed: dict[str, Any] = {"root": root, "training": {"schedule_epochs": total}, "scaling": {"address": None}}
@@ -188,18 +209,22 @@ def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
             )
 
 
-def _same_function(parent: Parent, overrides: Mapping[str, Any]) -> None:
+def same_function(path: Path, own: bool, model: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
     """A Python function that a checkpoint of unknown origin names is run only if the user names it, too.
 
+    Args:
+        own: the checkpoint is a committed one of an experiment under the root.
+        model: the section of its settings.
+
     Raises:
-        CheckpointError: the user does not.
+        CheckpointError: the user does not name it.
     """
-    model = parent.settings["model"]
     section = overrides.get("model")
-    if parent.own or not model["name"].startswith("python:") or (isinstance(section, Mapping) and section.get("name")):
+    named = isinstance(section, Mapping) and section.get("name")
+    if own or not str(model["name"]).startswith("python:") or named:
         return
     raise CheckpointError(
-        f"{parent.path} wants to run the Python function {model['name']} with the options {shown(model['options'])}, and is "
+        f"{path} wants to run the Python function {model['name']} with the options {shown(model['options'])}, and is "
         f"no checkpoint of an experiment under this root. If you trust it, repeat the name: model.name={model['name']}"
     )
 
@@ -217,7 +242,8 @@ def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> N
     models.fitting_weights(model, saved, parent.path)
     if not fresh_optimizer:
         slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"])}
-        state.restore_optimizer(optim.optimizer(model.to("meta"), settings.training), slots, str(parent.path))
+        model.to("meta")
+        state.restore_optimizer(model, optim.optimizer(model, settings.training), slots, str(parent.path))
     state.try_rng_states(saved.get("rng_state") or [], parent.path)
 
 
@@ -229,6 +255,8 @@ def _notes(parent: Parent, plan: Plan) -> tuple[str, ...]:
         notes.append(f"the images have changed since the checkpoint ({before:,} then, {now:,} now)")
     if parent.batch and not _keeps_position(parent, plan):
         notes.append(f"epoch {parent.epoch + 1} was at batch {parent.batch}; its order is drawn anew from its start")
+    if parent.old:
+        notes.append("a checkpoint of the old system: weight decay no longer applies to biases and normalisation")
     exact = []
     if parent.threads not in (None, plan.resources.threads):
         exact.append(f"{plan.resources.threads} threads instead of {parent.threads}")

@@ -15,6 +15,7 @@ from raysweep.launch import child
 from raysweep.launch import run as launching
 from raysweep.launch.resources import Resources
 from raysweep.launch.run import Launch, Plan, Progress, Result, ignore
+from raysweep.launch.trackers.follow import following
 from raysweep.store import catalog, checkpoint, layout, lineage
 from raysweep.store.experiment import Entry, Experiment
 from raysweep.store.lock import WriterLock
@@ -67,6 +68,23 @@ def continue_experiment(
     Raises:
         NotFoundError: no such experiment. LockedError: somebody writes to it. Interrupted, or what training raises.
     """
+    if launch is not None:  # a branch, which the sweep's process tracks
+        return _continue(root, reference, steal, asked, progress, launch, fitted)
+    with following(progress) as follower:
+        done = _continue(root, reference, steal, asked, follower, None, None)
+        follower.ended(done.experiment)  # a complete one, too: its trackers may be behind
+        return done
+
+
+def _continue(
+    root: Path,
+    reference: str,
+    steal: bool,
+    asked: Asked,
+    progress: Progress,
+    launch: Launch | None,
+    fitted: Resources | None,
+) -> Result:
     from raysweep.launch import workers
 
     experiment = catalog.find(root, reference)
@@ -83,7 +101,8 @@ def continue_experiment(
         if good is not None and good.batch is None and good.epoch >= last:
             return _complete(experiment, good, last, progress)
         try:
-            plan = launching.plan(settings, progress, classes=config.get("classes"))
+            # A tracker that is not installed here must not keep anybody from finishing; it is told when it is needed.
+            plan = launching.plan(settings, progress, classes=config.get("classes"), tracked=False)
         except ResourceError as error:
             hint = "`raysweep continue` takes --threads, --workers and --address, too."
             raise ResourceError(f"{error} {hint}") from None

@@ -14,6 +14,7 @@ from raysweep.launch import tuning
 from raysweep.launch.continuing import AS_BEFORE, Asked, continue_experiment
 from raysweep.launch.run import Progress, ignore
 from raysweep.launch.sweep import SweepPlan, SweepResult
+from raysweep.launch.trackers.follow import catch_up
 from raysweep.store import experiment as experiments
 from raysweep.store import layout
 from raysweep.store import sweep as sweeps
@@ -43,6 +44,7 @@ def continue_sweep(
             return _without_parent(sweep, record, str(error), steal, asked, progress)
         if not points and not tuning.samples_left(the_plan.grid, record):
             sweep_launch.write_effects(sweep, progress)
+            catch_up(sweep.experiments().values(), progress)
             progress({"kind": "warning", "text": f"{sweep.id} has all its branches; there is nothing to do."})
             return SweepResult(sweep, sweep.experiments(), {})
         with tuning.connected(the_plan.base.settings.scaling.address, progress) as nodes:

@@ -15,8 +15,9 @@ from raysweep import weights as weights_module
 from raysweep.config import Settings
 from raysweep.data import cache, sampling
 from raysweep.errors import CheckpointError, ConfigError, Interrupted, RaysweepError, TrainingError
-from raysweep.launch import recovery, resources
+from raysweep.launch import recovery, resources, trackers
 from raysweep.launch.resources import Resources
+from raysweep.launch.trackers.follow import following
 from raysweep.regular import user_path
 from raysweep.store import experiment as experiments
 from raysweep.store import layout, lineage
@@ -46,7 +47,7 @@ class Plan:
     parameters: int
     parent: Any = None  # launch.child.Parent of a child
     fresh_optimizer: bool = False
-    notes: tuple[str, ...] = ()  # what is not as it was at the parent, for the log
+    notes: tuple[str, ...] = ()  # what is not as it was at the parent, or of init_from not taken, for the log
 
     @property
     def shares(self) -> dict[str, float]:
@@ -72,17 +73,24 @@ def cache_dir(settings: Settings) -> Path:
 
 
 def plan(
-    settings: Settings, progress: Progress = ignore, writable: bool = True, classes: Sequence[str] | None = None
+    settings: Settings,
+    progress: Progress = ignore,
+    writable: bool = True,
+    classes: Sequence[str] | None = None,
+    tracked: bool = True,
 ) -> Plan:
     """Check everything a run needs; makes nothing but the image cache (and the root, where ``writable``).
 
     Args:
         classes: those of the checkpoint that will be loaded; the data must have the same, in the same order.
+        tracked: the trackers asked for must be installed.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
     """
     root = user_path(settings.root)
+    if tracked:
+        trackers.check(settings.trackers)
     wanted = resources.decide(settings.scaling)
     if writable:
         experiments.check_root(root)
@@ -91,6 +99,7 @@ def plan(
         cache_dir(settings),
         lambda done, total: progress({"kind": "decode", "done": done, "total": total}),
     )
+    settings, data = _ordered(settings, data, classes)
     if classes is not None and tuple(classes) != data.classes:
         raise CheckpointError(
             f"The checkpoint's classes are {', '.join(classes)}; the data's are {', '.join(data.classes)}. Classes and "
@@ -105,8 +114,7 @@ def plan(
     from raysweep.training import models
 
     model = models.build(settings.model.name, settings.model.options, len(data.classes), data.shape[2])
-    if settings.model.init_from:
-        models.load_weights(model, models.read_init(settings.model.init_from), settings.model.init_from)
+    told = models.initialise(model, settings.model)
     models.try_out(model, data.shape, len(data.classes))
     parameters = sum(p.numel() for p in model.parameters())
     draws = settings.sampling.samples_per_epoch or len(members)
@@ -115,7 +123,23 @@ def plan(
         raise ConfigError(
             f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
         )
-    return Plan(settings, root, data.facts, counts, complete, draws, wanted, parameters)
+    return Plan(settings, root, data.facts, counts, complete, draws, wanted, parameters, notes=(told,) if told else ())
+
+
+def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:
+    """Classes in the order of the checkpoint, or of a trained network that knows them, where these are the data's classes."""
+    from raysweep.data.order import in_order
+    from raysweep.training import hub
+
+    wanted = settings.data.classes
+    for known in (classes, hub.labels(settings.model.name)):
+        if wanted is None and known is not None and known != data.classes and sorted(known) == sorted(data.classes):
+            wanted = list(known)
+    if wanted is None:
+        return settings, data
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"classes": wanted})}), in_order(
+        data, wanted
+    )
 
 
 def run(the_plan: Plan, progress: Progress = ignore) -> Result:
@@ -127,8 +151,8 @@ def run(the_plan: Plan, progress: Progress = ignore) -> Result:
     """
     from raysweep.launch import workers
 
-    with workers.session(the_plan.settings, the_plan.resources, progress) as fitted:
-        return start(replace(the_plan, resources=fitted), workers.launcher(fitted), progress)
+    with following(progress) as follower, workers.session(the_plan.settings, the_plan.resources, follower) as fitted:
+        return start(replace(the_plan, resources=fitted), workers.launcher(fitted), follower)
 
 
 def start(the_plan: Plan, launch: Launch, progress: Progress = ignore, **of_sweep: Any) -> Result:
@@ -162,6 +186,9 @@ def start(the_plan: Plan, launch: Launch, progress: Progress = ignore, **of_swee
         )
         if the_plan.parent is not None:
             child.record_start(the_plan, experiment)
+        else:
+            for note in the_plan.notes:
+                lineage.record(experiment.folder, lineage.NOTE, text=note)
         return execute(job, experiment, the_plan.resources, launch, progress)
     finally:
         lock.release()

@@ -24,6 +24,7 @@ from raysweep.launch import child, resources, tuning
 from raysweep.launch.branches import Shared, plan_branch
 from raysweep.launch.resources import Resources
 from raysweep.launch.run import Plan, Progress, continue_command, derive, ignore
+from raysweep.launch.trackers.follow import following
 from raysweep.regular import user_path
 from raysweep.store import experiment as experiments
 from raysweep.store import files, layout, lineage
@@ -99,7 +100,7 @@ def plan(
         InputError: what is wrong and what to do.
     """
     place = user_path(root).resolve()
-    parent = child.read_parent(place, reference)
+    parent = child.read_parent(place, reference, overrides)
     points, notes = grids.expand(grid, parent.weights, parent.classes, parent.settings["seed"])
     for wrong in [c for c in grid.search.ranges if c not in parent.classes]:
         raise ResourceError(
@@ -264,6 +265,17 @@ def train_branches(
     sweep: Sweep, the_plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
 ) -> SweepResult:
     """Hand the branches to Ray Tune, then settle what it ended without a word, and write results."""
+    with following(progress) as follower:
+        try:
+            return _train_branches(sweep, the_plan, points, count, follower, steal)
+        finally:  # also those that were finished before, when the process that tracked them may have been killed
+            for experiment in sweep.experiments().values():
+                follower.ended(experiment)
+
+
+def _train_branches(
+    sweep: Sweep, the_plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
+) -> SweepResult:
     parent: child.Parent = the_plan.base.parent
     content = parent.path.read_bytes()
     if hashlib.sha256(content).hexdigest() != parent.sha256:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.errors import RaysweepError
-from raysweep.launch import child
+from raysweep.launch import child, trackers
 from raysweep.launch import run as launching
 from raysweep.launch.run import Progress, ignore
 from raysweep.store import checkpoint
@@ -62,7 +62,8 @@ def replay(root: Path, experiment: Experiment, entry: Entry, after: Entry, progr
     parent = child.read_parent(root, str(experiment.folder / entry.file))
     with tempfile.TemporaryDirectory(prefix="raysweep-replay-") as folder:
         cache = str(launching.cache_dir(_settings(experiment)).resolve())
-        plan = child.plan_child(parent, folder, epochs=1, name="replay", overrides={"data": {"cache_dir": cache}})
+        over = {"data": {"cache_dir": cache}, "trackers": trackers.OFF}
+        plan = child.plan_child(parent, folder, epochs=1, name="replay", overrides=over)
         again = launching.run(plan, progress).experiment
         mine = checkpoint.read_checkpoint(again.folder / again.entry("latest").file)
     recorded = checkpoint.read_checkpoint(experiment.folder / after.file)

@@ -90,6 +90,8 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | Non
     split = split_reference(reference)
     if split is not None and not os.path.exists(reference):
         experiment = find(root, split[0])
+        if (old := _old_file(experiment, split[1])) is not None:
+            return experiment, None, old
         entry = experiment.entry(split[1])
         return experiment, entry, experiment.folder / entry.file
     path = Path(reference)
@@ -114,6 +116,22 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | Non
         best = experiment.manifest().get("best") or {}
         name = str(best.get("file", name))
     return experiment, next((e for e in experiment.entries() if e.file == name), None), path
+
+
+def _old_file(experiment: Experiment, which: str) -> Path | None:
+    """The checkpoint that ``best``, ``latest`` or an epoch's number names in a folder of the old system, or None."""
+    there = experiment.old_checkpoints()
+    if not there:
+        return None
+    if which == "best" and (experiment.folder / layout.BEST).is_file():
+        return experiment.folder / layout.BEST
+    for position in there[-1:] if which == "latest" else there:
+        if which == "latest" or (position.batch is None and str(position.epoch) == which):
+            return experiment.folder / layout.checkpoint_name(position)
+    have = ", ".join(str(p.epoch) for p in there if p.batch is None) or "none"
+    raise NotFoundError(
+        f"{experiment.id} has no checkpoint {which!r}. It has the epochs {have}; @best and @latest work too."
+    )
 
 
 def summary(experiment: Experiment) -> dict[str, Any]:
@@ -209,8 +227,7 @@ def _created(config: dict[str, Any], experiment: Experiment) -> str | None:
 
 def _legacy(row: dict[str, Any], experiment: Experiment) -> None:
     """Fields of an old system's folder, which has no manifest: from its file names and CSV."""
-    epochs = [p for p in map(layout.parse_checkpoint_name, os.listdir(experiment.folder)) if p and p.batch is None]
-    row["epochs_done"] = max((p.epoch for p in epochs), default=0)
+    row["epochs_done"] = max((p.epoch for p in experiment.old_checkpoints() if p.batch is None), default=0)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, csv.Error):
         text = read_regular(experiment.folder / layout.HISTORY_CSV, files.LIMIT).decode()
         values = [float(line["val_acc"]) for line in csv.DictReader(io.StringIO(text, newline=""))]

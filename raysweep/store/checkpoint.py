@@ -14,7 +14,7 @@ from raysweep.errors import CheckpointError, NotFoundError
 from raysweep.names import cut
 from raysweep.store import keys, pickles
 from raysweep.store.files import open_regular, write_atomic, zip_problem
-from raysweep.store.pickles import PLAIN, damaged
+from raysweep.store.pickles import LEGACY, PLAIN, damaged
 
 FORMAT_VERSION = 1
 # Documented keys every checkpoint has.
@@ -42,7 +42,7 @@ def read(path: str | Path, allowed: frozenset[str] = PLAIN) -> Any:
     """Load a file with ``weights_only=True`` onto the CPU.
 
     Args:
-        allowed: what its pickles may name. For what torch does not admit by itself the caller enters ``safe_globals``.
+        allowed: what its pickles may name; with LEGACY, numpy's scalars, too, which come back as Python's numbers.
 
     Raises:
         NotFoundError: no such file.
@@ -64,7 +64,7 @@ def read(path: str | Path, allowed: frozenset[str] = PLAIN) -> Any:
         _check_file(file, path, allowed)
         file.seek(0)
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = _load(file) if allowed is LEGACY else torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
             text = str(error).strip().partition("\n")[0] or type(error).__name__
             raise (pickles.unsafe if "weights_only" in str(error) else damaged)(path, text) from None
@@ -73,15 +73,57 @@ def read(path: str | Path, allowed: frozenset[str] = PLAIN) -> Any:
 
 
 def from_bytes(data: Any) -> Any:
-    """The content of a file that :func:`read` has accepted before, from its bytes (any buffer)."""
+    """The content of a file that :func:`read_checkpoint` has accepted before, from its bytes (any buffer)."""
+    return _load(io.BytesIO(data))
+
+
+def _load(file: Any) -> Any:
+    """What torch loads where numpy's scalars are admitted, with Python's numbers in their place."""
+    import numpy as np
     import torch
 
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    scalar = np.float64(0).__reduce__()[0]
+    types = [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
+    names: list[Any] = [(scalar, f"numpy.{room}.multiarray.scalar") for room in ("core", "_core")]
+    with torch.serialization.safe_globals([*names, (np.dtype, "numpy.dtype"), *types]):
+        return _plain_numbers(torch.load(file, map_location="cpu", weights_only=True))
 
 
-def read_checkpoint(path: str | Path, allowed: frozenset[str] = PLAIN) -> dict[str, Any]:
-    """Like :func:`read`; the file must have the documented keys, and each key must hold what it is documented to hold."""
-    state = read(path, allowed)
+def _plain_numbers(state: Any) -> Any:
+    """``state`` with every numpy scalar replaced by a Python number, in place; it may hold itself."""
+    import numpy as np
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, tuple) and any(isinstance(v, (np.generic, tuple)) for v in value):
+            return type(value)(plain(v) for v in value)
+        return value
+
+    rest, seen = [state], set()
+    while rest:
+        value = rest.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            for key, item in value.items():
+                value[key] = plain(item)
+            rest += value.values()
+        elif isinstance(value, list):
+            value[:] = map(plain, value)
+            rest += value
+        elif isinstance(value, tuple) and not hasattr(value, "_fields"):
+            rest += value
+    return plain(state)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Like :func:`read`; the file must have the documented keys, and each key must hold what it is documented to hold.
+
+    Files of the old system, in torch's legacy format and with numpy's scalars, are read, too.
+    """
+    state = read(path, LEGACY)
     missing = [k for k in REQUIRED if not isinstance(state, dict) or k not in state]
     if missing:
         raise CheckpointError(

@@ -188,6 +188,14 @@ class Experiment:
         again = self._written_manifest()  # it may have committed and left meanwhile
         return (found, told) if again is None else _entries(again)
 
+    def old_checkpoints(self) -> list[Position]:
+        """Positions of the checkpoint files in a folder of the old system, oldest first; nothing in any other. Its manifest
+        is missing by nature, so that nothing vouches for them."""
+        if (self.folder / layout.LINEAGE).exists() or self.has_manifest:
+            return []
+        names = map(layout.parse_checkpoint_name, os.listdir(self.folder))
+        return sorted((p for p in names if p is not None), key=_old_order)
+
     def write_manifest(self, entries: list[Entry], best: dict[str, Any] | None) -> None:
         """The commit point: a checkpoint that is not listed here does not exist."""
         rows = [
@@ -320,6 +328,12 @@ class Experiment:
             before, event = event, lineage.last(self.folder)  # it may have ended between the two looks
             if event == before:
                 return LEGACY if event is None else DEAD
+
+
+def _old_order(position: Position) -> tuple[int, int]:
+    """The old system counted epochs from 0 in the names of what it saved within one: batch 19 of epoch 2 comes after the
+    end of epoch 2."""
+    return position.epoch, -1 if position.batch is None else position.batch
 
 
 def _entries(manifest: dict[str, Any]) -> tuple[list[Entry], list[str]]:

@@ -168,6 +168,16 @@ def open_regular(path: str | Path) -> io.BufferedReader:
         raise
 
 
+def read_all(path: Path) -> bytes:
+    """The content of a regular file of any size.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    with reading(path), open_regular(path) as file:
+        return file.read()
+
+
 def read_json(path: Path, any_depth: bool = False) -> Any:
     """The value of a JSON file.
 

@@ -16,6 +16,8 @@ CONFUSION = "confusion_matrix_benchmark.png"
 HISTORY_CSV = "training_history.csv"
 HISTORY_PNG = "training_history.png"
 PREDICTIONS = "val_predictions.parquet"
+TENSORBOARD = "tensorboard"  # a folder of one event file
+WANDB = "wandb"  # W&B's folder; what is in it is named by W&B
 LOCK = ".writer.lock"
 TEMP_PREFIX = ".tmp-"
 
@@ -57,6 +59,19 @@ def checkpoint_name(position: Position) -> str:
 def model_name(epoch: int) -> str:
     """The bare state_dict of an epoch."""
     return f"epoch_{epoch}_model.pt"
+
+
+def tracker_name(tracker: str) -> str:
+    """``tracker_mlflow.json``: what a tracker knows the experiment by, and how much of the history it has."""
+    return f"tracker_{tracker}.json"
+
+
+EVENTS = "events.out.tfevents."  # what TensorBoard looks for in a name
+
+
+def events_name(number: int) -> str:
+    """The event file in the folder of TensorBoard; TensorBoard reads files in the order of their names."""
+    return f"{EVENTS}{number:010}.raysweep"
 
 
 def parse_checkpoint_name(name: str) -> Position | None:

@@ -72,7 +72,7 @@ class CheckpointWriter:
         best = best or _best_of(entries, self.best_metric)
         value = float(metrics[self.best_metric])
         is_best = best is None or value > best["value"]
-        self._predictions(epoch, predictions, keep=None if best is None else best["epoch"])
+        self.save_predictions(epoch, predictions, keep=None if best is None else best["epoch"])
         entry = self._write(state, Position(epoch, None), metrics)
         if is_best:
             best = {"epoch": epoch, "file": entry.file, "metric": self.best_metric, "value": value}
@@ -121,7 +121,7 @@ class CheckpointWriter:
         self.lock.check()
         self.experiment.write_manifest(entries, best)
 
-    def _predictions(self, epoch: int, new: dict[str, np.ndarray], keep: int | None) -> None:
+    def save_predictions(self, epoch: int, new: dict[str, np.ndarray], keep: int | None) -> None:
         """Validation predictions of this epoch, and of the best one before it (in case this save is never committed)."""
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from raysweep.config import Settings
 from raysweep.data import augment, cache, sampling
+from raysweep.data.order import in_order
 from raysweep.errors import CheckpointError, Interrupted, NonFiniteLossError
 from raysweep.store import checkpoint, layout, lineage
 from raysweep.training import conditions, evaluate, models, optim, state
@@ -65,7 +66,8 @@ class _Training:
         torch.set_num_threads(job.threads)
         self.device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
         self.world = World(self.device)
-        self.data = cache.reopen(job.cache_folder) or cache.load(self.settings.data, job.cache_dir)
+        found = cache.reopen(job.cache_folder) or cache.load(self.settings.data, job.cache_dir)
+        self.data = in_order(found, self.settings.data.classes)
         self.classes = self.data.classes
         t = self.settings.training
         self.members = sampling.pool(
@@ -73,7 +75,7 @@ class _Training:
         )
         self.draws = self.settings.sampling.samples_per_epoch or len(self.members)
         self.total_batches = sampling.batches(self.draws, t.batch_size)
-        self.mean, self.std = list(self.data.mean), list(self.data.std)
+        self.mean, self.std = models.moments(self.settings.model.name, self.settings.model.options, self.data)
         self.history: dict[str, list[Any]] = {c: [] for c in history_columns(self.classes)}
         self.best_acc = 0.0
         self.batch_done = 0
@@ -84,8 +86,8 @@ class _Training:
         model = models.build(
             self.settings.model.name, self.settings.model.options, len(self.classes), self.data.shape[2]
         )
-        if self.settings.model.init_from and job.start is None:
-            models.load_weights(model, models.read_init(self.settings.model.init_from), self.settings.model.init_from)
+        if job.start is None:
+            models.initialise(model, self.settings.model)
         model.to(self.device)
         model.to(memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
         state.seed_everything(self.settings.seed, self.world.rank, 1)
@@ -100,7 +102,7 @@ class _Training:
             self.trained = torch.compile(self.trained)  # type: ignore[assignment]
         self.optimizer = optim.optimizer(self.model, t)
         if saved is not None and not job.fresh_optimizer:
-            state.restore_optimizer(self.optimizer, saved, str(job.start))
+            state.restore_optimizer(self.model, self.optimizer, saved, str(job.start))
         if saved is not None and job.keep_rng:
             ranks = saved.get("rng_state") or []
             if self.world.rank < len(ranks):
@@ -137,6 +139,8 @@ class _Training:
             self.history[column] = list(values)
         for column in self.history:
             self.history[column] += [None] * (rows - len(self.history[column]))
+        # The old system wrote four columns and did not number the epochs.
+        self.history["epoch"] = [i if e is None else e for i, e in enumerate(self.history["epoch"], start=1)]
         self.best_acc = float(saved["best_acc"])
         sampler = saved.get("sampler_state") or {}
         if self.job.keep_position and int(saved.get("current_batch") or 0) > 0 and sampler.get("meters"):

@@ -1,4 +1,4 @@
-"""Models by name: ``cnn`` (ours), ``torchvision:NAME``, ``python:MODULE:FUNCTION``."""
+"""Models by name: ``cnn`` (ours), ``torchvision:NAME``, ``hf:NAME_OR_FOLDER``, ``timm:NAME``, ``python:MODULE:FUNCTION``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from raysweep.errors import CheckpointError, ConfigError, did_you_mean
+from raysweep.config import ModelSection
+from raysweep.errors import CheckpointError, ConfigError, NotFoundError, did_you_mean
 from raysweep.names import cut, shown
 from raysweep.regular import user_path
 from raysweep.store import checkpoint
+from raysweep.training import hub
 
 
 def _block(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -120,10 +122,15 @@ def build(name: str, options: dict[str, Any], num_classes: int, channels: int) -
         builder: Callable[..., nn.Module] = cnn
     elif kind == "torchvision" and rest:
         builder = _torchvision(rest)
+    elif hub.split(name) is not None:
+        builder = hub.builder(kind, rest)
     elif kind == "python" and rest:
         builder = _python(rest)
     else:
-        raise ConfigError(f"model.name: {name!r} is not known. Use cnn, torchvision:NAME or python:MODULE:FUNCTION.")
+        raise ConfigError(
+            f"model.name: {name!r} is not known. Use cnn, torchvision:NAME, hf:NAME_OR_FOLDER, timm:NAME or "
+            "python:MODULE:FUNCTION."
+        )
     try:
         model = builder(num_classes=num_classes, channels=channels, **options)
     except TypeError as error:
@@ -136,6 +143,12 @@ def build(name: str, options: dict[str, Any], num_classes: int, channels: int) -
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model.name: {name} returned {type(model).__name__}, not a torch.nn.Module.")
     return model
+
+
+def moments(name: str, options: dict[str, Any], data: Any) -> tuple[list[float], list[float]]:
+    """(mean, std) per channel by which pixels are standardised: what a trained network expects, else those of the data."""
+    own = hub.preprocessing(name, options)
+    return (list(data.mean), list(data.std)) if own is None else own.of(data.shape[2])
 
 
 class _NoMemory(TorchFunctionMode):
@@ -155,7 +168,7 @@ def outline(name: str, options: dict[str, Any], num_classes: int, channels: int)
     """
     if name.startswith("python:"):
         return build(name, options, num_classes, channels)
-    with _NoMemory(), warnings.catch_warnings():
+    with hub.shapes_only(), _NoMemory(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is not there to be initialised
         return build(name, options, num_classes, channels)
 
@@ -193,18 +206,51 @@ def load_weights(model: nn.Module, state: Any, source: str | Path) -> None:
     model.load_state_dict(fitting_weights(model, state, source))
 
 
+def initialise(model: nn.Module, section: ModelSection) -> str | None:
+    """Start the weights from the file that ``model.init_from`` names; returns what did not fit, where that is allowed.
+
+    Raises:
+        NotFoundError, CheckpointError: there is no such file, it is damaged, or it does not fit: missing or unexpected keys
+            and other shapes are named; without ``init_strict`` only where nothing fits.
+    """
+    if not section.init_from:
+        return None
+    state = _state_dict(_read_init(section.init_from), section.init_from)
+    if section.init_strict:
+        load_weights(model, state, section.init_from)
+        return None
+    mine = model.state_dict()
+    told = misfits(mine, state)
+    fitting = {k: v for k, v in state.items() if k in mine and _kind(v) == _kind(mine[k])}
+    if not fitting:
+        raise CheckpointError(f"Nothing in {section.init_from} fits the model ({told}). Is it the same architecture?")
+    model.load_state_dict(fitting, strict=False)
+    return told and f"{len(fitting)} of {len(mine)} tensors were taken from {section.init_from}; {told}"
+
+
 def fitting_weights(model: nn.Module, state: Any, source: str | Path) -> dict[str, torch.Tensor]:
     """The state_dict, if it fits the model, which may be an outline.
 
     Raises:
         CheckpointError: missing or unexpected keys, or other shapes, all of them named.
     """
+    state = _state_dict(state, source)
+    told = misfits(model.state_dict(), state)
+    if told:
+        raise CheckpointError(f"The weights in {source} do not fit the model ({told}). Is it the same architecture?")
+    return state
+
+
+def _state_dict(state: Any, source: str | Path) -> dict[str, torch.Tensor]:
     if isinstance(state, dict) and "model_state_dict" in state:
         state = state["model_state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise CheckpointError(f"{source} is not a state_dict: it must map names to tensors.")
-    mine = model.state_dict()
-    faults = []
+    return state
+
+
+def misfits(mine: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str:
+    """Missing and unexpected keys and other shapes, in words; empty where everything fits."""
     missing = [k for k in mine if k not in state]
     unexpected = [k if isinstance(k, str) else shown(k) for k in state if k not in mine]
     shapes = [
@@ -212,21 +258,27 @@ def fitting_weights(model: nn.Module, state: Any, source: str | Path) -> dict[st
         for k, v in mine.items()
         if k in state and _kind(state[k]) != _kind(v)
     ]
+    faults = []
     for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             faults.append(f"{len(names)} {title}: {', '.join(cut(n, 200) for n in names[:5])}{more}")
-    if faults:
-        raise CheckpointError(
-            f"The weights in {source} do not fit the model ({'; '.join(faults)}). Is it the same architecture?"
-        )
-    return state
+    return "; ".join(faults)
 
 
 def _kind(tensor: torch.Tensor) -> str:
     return f"{'complex ' if tensor.is_complex() else ''}{tuple(tensor.shape)}"
 
 
-def read_init(path: str) -> Any:
-    """The state_dict file that ``model.init_from`` names."""
+def _read_init(path: str) -> Any:
+    if path.endswith(".safetensors"):
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(user_path(path))
+        except FileNotFoundError:
+            raise NotFoundError(f"model.init_from: there is no file {cut(path)}.") from None
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{cut(path)} is damaged or no safetensors file ({cut(error, 200)}).") from None
     return checkpoint.read(user_path(path))

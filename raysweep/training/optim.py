@@ -60,6 +60,19 @@ def optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Optimi
     return AdamW(groups, lr=training.learning_rate)
 
 
+def regrouped(model: nn.Module, opt: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's saved state in the groups of :func:`optimizer`, where it was saved as one group of ``model.parameters()``
+    in their order, as most programs have it; else as it is."""
+    groups = saved.get("param_groups") or []
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if len(groups) != 1 or len(opt.param_groups) < 2 or len(groups[0].get("params") or ()) != len(parameters):
+        return saved
+    old = {id(p): key for p, key in zip(parameters, groups[0]["params"], strict=True)}
+    mine = [p for g in opt.param_groups for p in g["params"]]
+    state = {i: saved["state"][old[id(p)]] for i, p in enumerate(mine) if old[id(p)] in saved["state"]}
+    return {"state": state, "param_groups": opt.state_dict()["param_groups"]}
+
+
 def learning_rate(training: TrainingSection, progress: float) -> float:
     """The rate at ``progress`` epochs from the very start of the training (the parent's epochs included).
 

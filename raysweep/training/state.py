@@ -17,7 +17,7 @@ from torch import nn
 
 from raysweep.errors import CheckpointError
 from raysweep.names import cut
-from raysweep.training import models
+from raysweep.training import models, optim
 
 
 def seed_everything(seed: int, rank: int, epoch: int = 0) -> None:
@@ -116,7 +116,9 @@ def restore_model(model: nn.Module, state: Mapping[str, Any], source: str) -> No
     models.load_weights(model, state["model_state_dict"], source)
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], source: str) -> None:
+def restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], source: str
+) -> None:
     """Load the optimizer's state but keep this run's hyperparameters: an override of weight_decay or momentum counts.
 
     Raises:
@@ -132,7 +134,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
                 f"The optimizer state in {source} is of another optimizer. Keep training.optimizer as it was, or start it afresh "
                 "with --weights-only."
             )
-        optimizer.load_state_dict(saved)
+        optimizer.load_state_dict(optim.regrouped(model, optimizer, saved))
         for parameter, row in optimizer.state.items():
             _check_slots(parameter, row, expected)
     except (ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:

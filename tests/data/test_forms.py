@@ -149,3 +149,19 @@ def test_another_pixel_is_another_data_set_in_every_form(tmp_path):
     assert len(seen) == 2
     assert len({sha for _, sha in seen}) == 2
     assert np.any(SOME[0].pixels)
+
+
+def test_the_same_images_train_to_the_same_bits(tmp_path, without_ray):
+    from raysweep.launch import run
+    from tests.conftest import small_settings, weights_hash
+
+    found = {}
+    for name in ("class folders", "Kaggle's CSV", "Parquet"):
+        path = FORMS[name](tmp_path, SOME)
+        data = section(path).model_dump()
+        settings = small_settings(
+            tmp_path / "e", data=data, training={"epochs": 2, "batch_size": 8}, sampling={"weights": {"sad": 3.0}}
+        )
+        made = run.run(run.plan(settings)).experiment
+        found[name] = weights_hash(made), [e.metrics["order_sha256"] for e in made.entries()]
+    assert len({str(v) for v in found.values()}) == 1, found

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from raysweep.config import TrainingSection
-from raysweep.errors import CheckpointError, ConfigError
+from raysweep.config import ModelSection, TrainingSection
+from raysweep.errors import CheckpointError, ConfigError, NotFoundError
 from raysweep.training import models, optim, state
 
 
@@ -127,10 +127,10 @@ def stepped(kind: str) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_an_optimizers_state_is_tried_on_an_outline(kind):
-    _, optimizer = stepped(kind)
+    model, optimizer = stepped(kind)
     saved = {"optimizer_state_dict": state.without_data(state.to_cpu(optimizer.state_dict()))}
-    fresh = optim.optimizer(tiny(3, 1).to("meta"), TrainingSection(optimizer=kind))
-    state.restore_optimizer(fresh, saved, "x.pt")
+    model.to("meta")
+    state.restore_optimizer(model, optim.optimizer(model, TrainingSection(optimizer=kind)), saved, "x.pt")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_an_optimizers_state_that_would_fail_at_the_first_step_is_refused(slot, 
         saved["state"][0][slot] = value
     fresh = optim.optimizer(model, TrainingSection())
     with pytest.raises(CheckpointError, match=r"optimizer state in x\.pt does not fit"):
-        state.restore_optimizer(fresh, {"optimizer_state_dict": saved}, "x.pt")
+        state.restore_optimizer(model, fresh, {"optimizer_state_dict": saved}, "x.pt")
 
 
 @pytest.mark.parametrize(
@@ -178,3 +178,67 @@ def test_generators_are_tried_and_the_own_ones_kept(change):
     assert after["python"] == before["python"]
     assert torch.equal(after["torch"], before["torch"])
     assert torch.equal(after["numpy"][1], before["numpy"][1])
+
+
+# Starting from somebody's weights
+
+
+def section(path, **more) -> ModelSection:
+    return ModelSection(init_from=str(path), **more)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_weights_of_a_file_start_a_network(tmp_path, ending):
+    from safetensors.torch import save_file
+
+    source, path = tiny(3, 1), tmp_path / f"x{ending}"
+    torch.save(source.state_dict(), path) if ending == ".pt" else save_file(source.state_dict(), path)
+    model = tiny(3, 1)
+    assert models.initialise(model, section(path)) is None
+    assert all(torch.equal(v, source.state_dict()[k]) for k, v in model.state_dict().items())
+    assert models.initialise(model, ModelSection()) is None
+
+
+def test_what_does_not_fit_is_named_or_left_out(tmp_path):
+    source, path = tiny(3, 1).state_dict(), tmp_path / "x.pt"
+    source["extra"] = torch.zeros(1)
+    del source["0.bias"]
+    torch.save(source, path)
+    model = tiny(5, 1)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(
+        CheckpointError, match=r"1 missing: 0.bias; 1 unexpected: extra; 2 of another shape: 3.weight is \(3, 2\)"
+    ):
+        models.initialise(model, section(path))
+    told = models.initialise(model, section(path, init_strict=False))
+    assert told is not None
+    assert told.startswith("1 of 4 tensors were taken from")
+    assert "extra" in told
+    after = model.state_dict()
+    assert torch.equal(after["0.weight"], source["0.weight"])
+    assert all(torch.equal(after[k], before[k]) for k in before if k != "0.weight")
+    torch.save({"other": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="Nothing in"):
+        models.initialise(model, section(path, init_strict=False))
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors", b"\xff" * 100, b"\x08\0\0\0\0\0\0\0{}      "])
+def test_a_damaged_safetensors_file_is_refused(tmp_path, content):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        models.initialise(tiny(3, 1), section(path))
+    with pytest.raises(NotFoundError, match="no file"):
+        models.initialise(tiny(3, 1), section(tmp_path / "nowhere.safetensors"))
+
+
+def test_what_was_left_out_stands_in_the_log(quick_run, tmp_path):
+    from raysweep.store import lineage
+
+    first = quick_run(training={"epochs": 1})
+    state = torch.load(first.folder / "epoch_1_model.pt", weights_only=True)
+    del state[list(state)[-1]]
+    torch.save(state, tmp_path / "x.pt")
+    again = quick_run(training={"epochs": 1}, model={"init_from": str(tmp_path / "x.pt"), "init_strict": False})
+    notes = [e["text"] for e in lineage.read(again.folder) if e["type"] == lineage.NOTE]
+    assert any("tensors were taken from" in n and "1 missing" in n for n in notes)

@@ -1,0 +1,158 @@
+"""``raysweep demo``: train, resume with the same weights, resume with others, and check that everything is as promised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from raysweep.cli.terminal import plain, put, say
+from raysweep.regular import user_path
+
+EPOCHS, MORE = 3, 2
+IMAGES = 1500  # an epoch
+CHANGED = {"disgust": 5.0, "fear": 3.0, "happy": 0.5}
+
+
+def register(app: typer.Typer) -> None:
+    app.command("demo")(demo)
+
+
+def demo(
+    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+) -> None:
+    """Train 3 epochs on built-in images, resume 2 with the same weights and 2 with others, show the logs, and check it all."""
+    from raysweep.errors import TrainingError
+
+    place = user_path(root)
+    base, same, other = _train(place)
+    faults = 0
+    for what, right in _checks(base, same, other):
+        put(f"{'ok   ' if right else 'FAULT'}  {what}")
+        faults += not right
+    for experiment in (same, other):
+        put("")
+        put(plain(experiment.folder / "experiment_changes.log"))
+        for line in (experiment.folder / "experiment_changes.log").read_text(encoding="utf-8").splitlines():
+            put(f"  {plain(line)}")
+    put("")
+    from raysweep.report import tree
+
+    for guides, name, about in tree.lines(tree.build(place, base.id)):
+        put(f"{plain(guides)}{plain(name)}  {plain(about)}")
+    if faults:
+        raise TrainingError(
+            f"{faults} of the demonstration's checks failed; see above. Please report it with `raysweep doctor`."
+        )
+    say("Everything is as promised.")
+    where = "" if root == "experiments" else f" --root {root}"
+    say(f"Next: raysweep branch --from {base.id}@2 --weights-grid configs/grid.yaml{where}")
+
+
+def _train(root: Path) -> tuple[Any, Any, Any]:
+    """The three experiments of the old test script."""
+    from raysweep import config as configuration
+    from raysweep.cli.progress import Display
+    from raysweep.launch import child
+    from raysweep.launch import run as launching
+
+    def resume(name: str, description: str, weights: dict[str, float]) -> Any:
+        with Display() as display:
+            parent = child.read_parent(root, f"{base.id}@{EPOCHS}")
+            plan = child.plan_child(
+                parent, str(root), name=name, description=description, epochs=MORE, weights=weights, progress=display
+            )
+            return launching.run(plan, display).experiment
+
+    say(f"1 of 3: {EPOCHS} epochs with every class as often as it is")
+    settings = {
+        "experiment": {"name": "demo", "description": "The demonstration's first experiment"},
+        "data": {"source": "faces"},
+        "sampling": {"samples_per_epoch": IMAGES},
+        "training": {"epochs": EPOCHS},
+        "root": str(root),
+    }
+    with Display() as display:
+        base = launching.run(launching.plan(configuration.validate(settings), display), display).experiment
+    say(f"2 of 3: {MORE} epochs more with the same weights")
+    same = resume("demo-same", "Resumed with the same weights", {})
+    say(f"3 of 3: {MORE} epochs more with {', '.join(f'{c} {w:g}' for c, w in CHANGED.items())}")
+    return base, same, resume("demo-other", "Resumed with different sampling weights", CHANGED)
+
+
+def _checks(base: Any, same: Any, other: Any) -> list[tuple[str, bool]]:
+    """(what was promised, whether it holds) for everything that can be seen from outside."""
+    from raysweep.errors import RaysweepError
+    from raysweep.report.figures import read_history
+    from raysweep.store import checkpoint, layout, lineage
+    from raysweep.weights import quotas
+
+    found = []
+    names = [
+        layout.CONFIG,
+        layout.CHANGES,
+        layout.LINEAGE,
+        layout.MANIFEST,
+        layout.BEST,
+        layout.REPORT,
+        layout.CONFUSION,
+    ]
+    names += [layout.HISTORY_CSV, layout.HISTORY_PNG, layout.PREDICTIONS]
+    for experiment, last in ((base, EPOCHS), (same, EPOCHS + MORE), (other, EPOCHS + MORE)):
+        missing = [n for n in names if not (experiment.folder / n).is_file()]
+        found.append(
+            (
+                f"{experiment.id}: every documented file is there{': not ' + ', '.join(missing) if missing else ''}",
+                not missing,
+            )
+        )
+        ends = [e for e in experiment.entries() if e.batch is None]
+        first = 1 if experiment is base else EPOCHS + 1
+        found.append(
+            (
+                f"{experiment.id}: its checkpoints are the epochs {first} to {last}",
+                [e.epoch for e in ends] == list(range(first, last + 1)),
+            )
+        )
+        found.append(
+            (
+                f"{experiment.id}: every checkpoint has the recorded size and hash",
+                all(e.verify(experiment.folder) is None for e in ends),
+            )
+        )
+        history = read_history(experiment)
+        found.append(
+            (
+                f"{experiment.id}: the history has one row for each of {last} epochs",
+                history["epoch"] == list(range(1, last + 1)),
+            )
+        )
+    before, after = read_history(base), read_history(same)
+    found.append(
+        ("the child's history begins with the parent's", all(after[c][:EPOCHS] == v for c, v in before.items()))
+    )
+    try:
+        states = [checkpoint.read_checkpoint(e.folder / e.entry("latest").file) for e in (base, same, other)]
+    except RaysweepError as error:
+        return [*found, (f"the newest checkpoints can be loaded: {error}", False)]
+    batches = states[0]["total_batches"]
+    steps = [{float(r["step"]) for r in s["optimizer_state_dict"]["state"].values()} for s in states]
+    wanted = [{float(EPOCHS * batches)}, {float((EPOCHS + MORE) * batches)}, {float((EPOCHS + MORE) * batches)}]
+    found.append(("the optimizer goes on where it was: as many steps as all epochs have", steps == wanted))
+    kinds = [[e["type"] for e in lineage.read(e.folder)] for e in (same, other)]
+    found.append(("both logs tell of the checkpoint they began from", all(lineage.RESUME in k for k in kinds)))
+    found.append(("the same weights are no change of the ratio", lineage.RATIO not in kinds[0]))
+    ratio = next((e for e in lineage.read(other.folder) if e["type"] == lineage.RATIO), {})
+    new, old = ratio.get("new_weights") or {}, ratio.get("old_weights") or {}
+    found.append(
+        (
+            "the change of the ratio is logged with old and new weights",
+            {c: w for c, w in new.items() if old.get(c) != w} == CHANGED,
+        )
+    )
+    shown = read_history(other)
+    asked = quotas(other.config()["class_counts"], other.config()["sampling_weights"], IMAGES)
+    real = {c: shown[f"realised_{c}"][-1] for c in asked}
+    found.append(("every class was really shown as often as its weight asks", real == asked))
+    return found

@@ -1,0 +1,50 @@
+"""``raysweep export``: the network of a checkpoint for other tools."""
+
+from __future__ import annotations
+
+import typer
+
+from raysweep.cli.terminal import plain, put, say, split_classes
+from raysweep.regular import user_path
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export", no_args_is_help=True)(export)
+
+
+def export(
+    checkpoint: str = typer.Argument(..., metavar="CKPT", help="A .pt file, or EXPERIMENT@5, @best, @latest."),
+    overrides: list[str] | None = typer.Argument(
+        None, metavar="[key=value]...", help="What an old checkpoint does not say."
+    ),
+    form: str = typer.Option(..., "--to", help="safetensors, onnx or torchscript."),
+    output: str | None = typer.Option(
+        None, "--output", "-o", metavar="FILE", help="Default: the checkpoint's name, here."
+    ),
+    classes: str | None = typer.Option(None, "--classes", metavar="A,B,C", help="Of an old checkpoint."),
+    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+) -> None:
+    """Write the network as safetensors, ONNX or TorchScript, with classes and preprocessing beside it, and check it."""
+    from raysweep import config as configuration
+    from raysweep.errors import InputError, did_you_mean
+
+    endings = {"safetensors": ".safetensors", "onnx": ".onnx", "torchscript": ".pt"}
+    if form not in endings:
+        raise InputError(
+            f"--to {form}: there is no such format.{did_you_mean(form, endings)} Use {', '.join(endings)}."
+        )
+    over = configuration.parse_overrides(overrides or [])
+    from raysweep.launch import network as networks
+
+    found = networks.load(user_path(root), checkpoint, over, split_classes(classes))
+    name = found.source.rpartition("/")[2].removesuffix(".pt").replace("@", "_epoch_")
+    target = user_path(output) if output else user_path(name + endings[form].replace(".pt", ".torchscript.pt"))
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise InputError(f"-o {plain(target)}: give the name of a file in a folder that exists.")
+    if target.exists():
+        raise InputError(f"{plain(target)} exists. Remove it, or name another file with -o.")
+    difference = networks.export(found, form, target)
+    put(plain(target))
+    say(
+        f"Checked by running both: probabilities differ by at most {difference:.1g}. Classes and preprocessing: {plain(target)}.json"
+    )

@@ -1,0 +1,45 @@
+"""``raysweep import``: clean copies of the old system's experiments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from raysweep.cli.terminal import plain, put, say, split_classes
+from raysweep.regular import user_path
+
+
+def register(app: typer.Typer) -> None:
+    app.command("import", no_args_is_help=True)(import_)
+
+
+def import_(
+    arguments: list[str] = typer.Argument(
+        ..., metavar="OLD_FOLDER... [key=value]...", help="Old experiments; data.path=FOLDER to evaluate them, too."
+    ),
+    classes: str | None = typer.Option(
+        None,
+        "--classes",
+        metavar="A,B,C",
+        help="In the order of the network's outputs, where its model does not say it.",
+    ),
+    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+) -> None:
+    """Copy experiments of the old system, with manifest and lineage; the originals are only read."""
+    from raysweep import config as configuration
+    from raysweep.errors import InputError
+
+    folders = [a for a in arguments if "=" not in a or Path(a).is_dir()]
+    overrides = configuration.parse_overrides([a for a in arguments if a not in folders])
+    if not folders:
+        raise InputError("Name the folder of an old experiment, the one with checkpoint_epoch_N.pt in it.")
+    from raysweep.launch import importing
+
+    for folder in folders:
+        made = importing.import_folder(user_path(folder), user_path(root), overrides, split_classes(classes))
+        put(plain(made.folder))
+        ends = [e.epoch for e in made.entries() if e.batch is None]
+        where = "" if overrides.get("data") else " data.path=FOLDER"
+        if ends:
+            say(f"Next: raysweep resume --from {plain(made.id)}@{ends[-1]}{where}")

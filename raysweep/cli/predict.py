@@ -1,0 +1,65 @@
+"""``raysweep predict``: what a checkpoint says of images."""
+
+from __future__ import annotations
+
+import typer
+
+from raysweep.cli.terminal import percent, plain, put_json, split_classes, table
+from raysweep.regular import user_path
+
+
+def register(app: typer.Typer) -> None:
+    app.command("predict", no_args_is_help=True)(predict)
+
+
+def predict(
+    checkpoint: str = typer.Argument(..., metavar="CKPT", help="A .pt file, or EXPERIMENT@5, @best, @latest."),
+    images: list[str] = typer.Argument(
+        ..., metavar="IMAGE...", help="Image files; key=value for what an old checkpoint does not say."
+    ),
+    classes: str | None = typer.Option(None, "--classes", metavar="A,B,C", help="Of an old checkpoint."),
+    as_json: bool = typer.Option(False, "--json", help="Every class's probability."),
+    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+) -> None:
+    """Predict the class of image files."""
+    import os
+
+    from raysweep import config as configuration
+    from raysweep.errors import InputError
+
+    files = [i for i in images if "=" not in i or os.path.exists(i)]
+    over = configuration.parse_overrides([i for i in images if i not in files])
+    if not files:
+        raise InputError("Name at least one image file.")
+    from raysweep.launch import network as networks
+
+    found = networks.load(user_path(root), checkpoint, over, split_classes(classes))
+    paths = [user_path(f) for f in files]
+    rows = []
+    for start in range(0, len(paths), 64):
+        some = paths[start : start + 64]
+        rows += list(zip(some, found.probabilities(networks.read_images(found, some)).tolist(), strict=True))
+    if as_json:
+        put_json(
+            [
+                {
+                    "image": str(path),
+                    "class": found.classes[max(range(len(p)), key=p.__getitem__)],
+                    "probabilities": dict(zip(found.classes, p, strict=True)),
+                }
+                for path, p in rows
+            ]
+        )
+        return
+    lines = []
+    for path, p in rows:
+        first, second = sorted(range(len(p)), key=lambda i: -p[i])[:2]
+        lines.append(
+            [
+                plain(path),
+                plain(found.classes[first]),
+                percent(p[first]),
+                plain(f"{found.classes[second]} {percent(p[second])}"),
+            ]
+        )
+    table(None, [("image", "l"), ("class", "l"), ("probability", "r"), ("next", "l")], lines)

@@ -1,0 +1,273 @@
+"""``raysweep import``: a clean copy of an experiment of the old system, with manifest and lineage. The original is only read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from raysweep.config import Settings
+from raysweep.data import cache
+from raysweep.errors import CheckpointError, InputError, NotFoundError
+from raysweep.launch import legacy
+from raysweep.launch import run as launching
+from raysweep.store import checkpoint, files, layout, lineage
+from raysweep.store import experiment as experiments
+from raysweep.store.experiment import Entry, Experiment
+
+Progress = launching.Progress
+
+
+def import_folder(
+    source: Path,
+    root: Path,
+    overrides: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    progress: Progress = launching.ignore,
+) -> Experiment:
+    """Copy one old experiment into ``root`` under its own name; nothing is there before all of it is.
+
+    Args:
+        overrides: nested settings of the user: where the images and the model are. With images, every epoch is evaluated,
+            so that the copy has predictions and can be compared.
+        classes: in the order of the network's outputs.
+
+    Raises:
+        NotFoundError: there is no experiment. InputError: it is one of ours, or was imported before. CheckpointError: a
+        checkpoint is damaged or unsafe, or the order of its classes is not known.
+    """
+    over = dict(overrides or {})
+    old = Experiment(source)
+    if not (source / layout.CONFIG).is_file():
+        raise NotFoundError(f"{source} is not an experiment: it has no {layout.CONFIG}.")
+    positions = old.old_checkpoints()
+    if not positions:
+        if (source / layout.LINEAGE).exists() or old.has_manifest:
+            raise InputError(f"{source} was written by raysweep itself. Copy the folder as it is.")
+        raise InputError(f"{source} has no checkpoint_epoch_N.pt, so there is nothing to import.")
+    experiments.check_root(root)
+    target = root / source.resolve().name
+    if target.exists():
+        raise InputError(f"{target} is there already. Remove it, or name another --root.")
+    # All is read before anything is made.
+    states = [_read(old, layout.checkpoint_name(p), over, classes) for p in positions]
+    settings = states[-1][1]
+    results = _evaluated(settings, states, root, over, progress)
+    temp = files.temp_path(target)
+    temp.mkdir()
+    try:
+        _write(Experiment(temp), old, states, results, target.name)
+        os.rename(temp, target)
+    except BaseException:
+        shutil.rmtree(temp, ignore_errors=True)
+        raise
+    files.fsync_folder(root)
+    return Experiment(target)
+
+
+State = tuple[dict[str, Any], dict[str, Any], str]  # (checkpoint, settings, its SHA-256 in the original)
+
+
+def _read(old: Experiment, name: str, over: Mapping[str, Any], classes: Sequence[str] | None) -> State:
+    path = old.folder / name
+    if not files.inside(old.folder.resolve().parent, path):
+        raise CheckpointError(f"{path} is a link that leads out of the root; it was not read.")
+    saved = checkpoint.read_checkpoint(path)
+    full, settings = legacy.completed(saved, old, path, over, classes)
+    return full, settings, files.sha256_file(path)
+
+
+def _evaluated(
+    settings: dict[str, Any], states: Sequence[State], root: Path, over: Mapping[str, Any], progress: Progress
+) -> list[dict[str, Any]] | None:
+    """Of every epoch's end: metrics, and (labels, probabilities); None where the user names no images."""
+    data = over.get("data") or {}
+    if not data.get("path") and not data.get("source"):
+        return None
+    import torch
+
+    from raysweep import config as configuration
+    from raysweep.data.order import in_order
+    from raysweep.training import evaluate, metrics, models
+    from raysweep.training.feed import Feed
+    from raysweep.training.world import World
+
+    values = configuration.merge(settings, {**over, "root": str(root)})
+    chosen = Settings.model_validate(values)
+    progress({"kind": "loading"})
+    found = cache.load(chosen.data, launching.cache_dir(chosen))
+    images = in_order(found, chosen.data.classes)
+    device = torch.device("cpu")
+    mean, std = states[-1][0]["preprocessing"]["mean"], states[-1][0]["preprocessing"]["std"]
+    feed = Feed(images, mean, std, device, chosen.training.channels_last)
+    model = models.outline(chosen.model.name, chosen.model.options, len(images.classes), images.shape[2])
+    results = []
+    for saved, _, _ in states:
+        weights = models.fitting_weights(model, saved, "the old checkpoint")
+        whole = models.build(chosen.model.name, chosen.model.options, len(images.classes), images.shape[2])
+        whole.load_state_dict(weights)
+        labels, probabilities, _ = evaluate.validate(
+            whole, feed, images.val, len(images.classes), World(device), contextlib.nullcontext()
+        )
+        matrix = metrics.confusion(labels, probabilities.argmax(1), len(images.classes))
+        results.append(
+            {
+                "summary": metrics.summarise(matrix, images.classes),
+                "predictions": {"labels": labels, "probabilities": probabilities},
+                "sha256": images.sha256,
+                "counts": images.train.counts(images.classes),
+            }
+        )
+    return results
+
+
+def _write(
+    new: Experiment, old: Experiment, states: Sequence[State], results: Sequence[dict[str, Any]] | None, name: str
+) -> None:
+    """The copy, as training would have left it."""
+    from raysweep.training.checkpointing import CheckpointWriter, rebuild_best, write_history
+
+    last, settings, _ = states[-1]
+    flat = {
+        **old.written_config(),
+        "classes": list(last["classes"]),
+        "sampling_weights": last["sampling_weights"],
+        "class_counts": results[-1]["counts"] if results else None,
+        "data_sha256": results[-1]["sha256"] if results else None,
+        "threads": None,
+        "world_size": 1,
+        "parent": None,
+        "imported_from": {"folder": str(old.folder.resolve()), "sha256": {_name(s): h for s, _, h in states}},
+        "settings": settings,
+    }
+    new.write_config(flat)
+    changes = old.folder / layout.CHANGES
+    if changes.is_file():
+        files.write_atomic(new.folder / layout.CHANGES, files.read_all(changes))
+    lineage.record(
+        new.folder, lineage.START, imported_from=str(old.folder.resolve()), model=settings["model"]["name"],
+        epochs=settings["training"]["epochs"], new_weights=last["sampling_weights"],
+    )  # fmt: skip
+    entries = []
+    generators = _seeded(settings["seed"])
+    history = _history(last, results, states)
+    writer = CheckpointWriter(new.folder, "", last["classes"], "val_acc")
+    for i, (saved, its_settings, _) in enumerate(states):
+        position = legacy.epoch_of(saved)
+        rows = int(saved["epoch"])
+        full = {
+            **saved,
+            "format_version": checkpoint.FORMAT_VERSION,
+            "current_batch": position.batch or 0,
+            "total_batches": int(saved.get("total_batches") or 0),
+            "history": {c: v[:rows] for c, v in history.items()},
+            "config": {**flat, "settings": its_settings},
+            "experiment": name,
+            "world_size": 1,
+            "rng_state": [generators],
+            "sampler_state": {},
+            "scheduler_state_dict": {},
+            "scaler_state_dict": {},
+            "versions": {},
+            "parent": None,
+        }
+        size, digest = checkpoint.write(new.folder / layout.checkpoint_name(position), full)
+        metrics: dict[str, Any] = {}
+        if position.batch is None:
+            metrics = {
+                c: v[rows - 1] for c, v in history.items() if "_" in c and rows <= len(v) and v[rows - 1] is not None
+            }
+            metrics = {k: v for k, v in metrics.items() if not k.startswith(("recall_", "f1_", "precision_"))}
+            metrics |= _worst(results[i]["summary"]) if results else {}
+            bare = old.folder / layout.model_name(position.epoch)
+            if bare.is_file():
+                files.write_atomic(new.folder / bare.name, files.read_all(bare))
+            if results:
+                writer.save_predictions(position.epoch, results[i]["predictions"], keep=_best_epoch(history, rows - 1))
+        entries.append(
+            Entry(
+                layout.checkpoint_name(position),
+                size,
+                digest,
+                *position,
+                datetime.now().isoformat(timespec="seconds"),
+                metrics,
+            )
+        )
+    entries = _without_overtaken(entries, new)
+    best = _best_epoch(history, int(last["epoch"]))
+    kept = next((e for e in entries if e.batch is None and e.epoch == best), None) or next(
+        (e for e in reversed(entries) if e.batch is None), None
+    )
+    told: dict[str, Any] | None = None
+    if kept is not None:
+        told = {"epoch": kept.epoch, "file": kept.file, "metric": "val_acc", "value": kept.metrics.get("val_acc", -1.0)}
+    new.write_manifest(entries, told)
+    rebuild_best(new)
+    write_history(new.folder, history, last["classes"])
+    done = max((e.epoch for e in entries if e.batch is None), default=0)
+    finished = done >= int(flat.get("num_epochs") or 0)
+    kind = lineage.FINISHED if finished else lineage.INTERRUPTED
+    lineage.record(new.folder, kind, epochs=done, best_acc=float(last["best_acc"]))
+    if results:
+        launching.derive(new)
+
+
+def _seeded(seed: int) -> dict[str, Any]:
+    """Generators for a child to start from; the old system kept none."""
+    from raysweep.training import state
+
+    before = state.rng_state()
+    state.seed_everything(seed, 0)
+    fresh = state.rng_state()
+    state.set_rng_state(before)
+    return fresh
+
+
+def _name(saved: Mapping[str, Any]) -> str:
+    return layout.checkpoint_name(legacy.epoch_of(saved))
+
+
+def _without_overtaken(entries: list[Entry], new: Experiment) -> list[Entry]:
+    """What was saved within an epoch counts only where that epoch's end is not there, as in every folder of ours."""
+    ends = {e.epoch for e in entries if e.batch is None}
+    kept = [e for e in entries if e.batch is None or e.epoch not in ends]
+    for entry in entries:
+        if entry not in kept:
+            (new.folder / entry.file).unlink()
+    return kept
+
+
+def _history(
+    last: Mapping[str, Any], results: Sequence[dict[str, Any]] | None, states: Sequence[State]
+) -> dict[str, list[Any]]:
+    """The old four columns as they were, the epochs numbered, and what an evaluation adds."""
+    history = {c: list(v) for c, v in last["history"].items()}
+    rows = max((len(v) for v in history.values()), default=0)
+    history.setdefault("epoch", list(range(1, rows + 1)))
+    for (saved, _, _), result in zip(states, results or [], strict=False):
+        position = legacy.epoch_of(saved)
+        if position.batch is not None or position.epoch > rows:
+            continue
+        summary = result["summary"]
+        values = {"val_macro_f1": summary["val_macro_f1"], "balanced_accuracy": summary["balanced_accuracy"]}
+        for what in ("recall", "f1", "precision"):
+            values |= {f"{what}_{c}": v for c, v in summary[what].items()}
+        for column, value in values.items():
+            history.setdefault(column, [None] * rows)[position.epoch - 1] = value
+    return history
+
+
+def _worst(summary: Mapping[str, Any]) -> dict[str, Any]:
+    worst = min(summary["recall"], key=summary["recall"].__getitem__)
+    return {"worst_class": worst, "worst_recall": summary["recall"][worst]}
+
+
+def _best_epoch(history: Mapping[str, Sequence[Any]], rows: int) -> int | None:
+    """The epoch with the best accuracy among the first ``rows``, the earlier one in a tie."""
+    values = [v for v in history.get("val_acc", [])[:rows] if v is not None]
+    return values.index(max(values)) + 1 if values else None

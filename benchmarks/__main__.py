@@ -6,6 +6,7 @@ import runpy
 import sys
 
 NAMES = {
+    "epoch": "an epoch: ours, a bare loop, and JPEGs through a DataLoader; saving and feeding alone",
     "sweep": "sixteen branches: our sweep, bare loops, and Ray's documented pattern",
     "catalog": "list 10,000 experiments: our index over folders, and MLflow's SQLite store",
 }

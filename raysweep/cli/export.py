@@ -41,8 +41,9 @@ def export(
     target = user_path(output) if output else user_path(name + endings[form].replace(".pt", ".torchscript.pt"))
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise InputError(f"-o {plain(target)}: give the name of a file in a folder that exists.")
-    if target.exists():
-        raise InputError(f"{plain(target)} exists. Remove it, or name another file with -o.")
+    for there in (target, target.with_name(target.name + ".json")):
+        if there.exists():
+            raise InputError(f"{plain(there)} exists. Remove it, or name another file with -o.")
     difference = networks.export(found, form, target)
     put(plain(target))
     say(

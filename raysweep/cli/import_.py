@@ -36,10 +36,17 @@ def import_(
         raise InputError("Name the folder of an old experiment, the one with checkpoint_epoch_N.pt in it.")
     from raysweep.launch import importing
 
+    problems = []
     for folder in folders:
-        made = importing.import_folder(user_path(folder), user_path(root), overrides, split_classes(classes))
+        try:
+            made = importing.import_folder(user_path(folder), user_path(root), overrides, split_classes(classes))
+        except InputError as error:
+            problems.append(str(error))
+            continue
         put(plain(made.folder))
         ends = [e.epoch for e in made.entries() if e.batch is None]
         where = "" if overrides.get("data") else " data.path=FOLDER"
         if ends:
             say(f"Next: raysweep resume --from {plain(made.id)}@{ends[-1]}{where}")
+    if problems:  # the others are there
+        raise InputError(" ".join(problems))

@@ -130,7 +130,7 @@ def _checkpoints(rows: list[dict[str, Any]], as_json: bool) -> None:
                     "file": str(path),
                     "epoch": position.epoch,
                     "batch": position.batch,
-                    "bytes": path.stat().st_size,
+                    "bytes": path.stat().st_size if path.is_file() else 0,
                     "val_acc": None,
                     "best": False,
                 }

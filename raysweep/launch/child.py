@@ -55,6 +55,7 @@ class Parent:
     rows: int  # epochs in its history
     channels: int  # of its images
     old: bool  # written by the old system
+    given: dict[str, Any]  # dotted key → what the user had to say, because an old or imported checkpoint does not
     own: bool  # a committed checkpoint of an experiment under the root; any other may come from anybody
 
     def record(self) -> dict[str, Any]:
@@ -105,9 +106,10 @@ def read_parent(
         raise CheckpointError(
             f"{path} was not written by raysweep (it lacks {', '.join(lacking)}), so it cannot be resumed yet."
         )
-    written = config["settings"]
+    written, given = config["settings"], {}
     if old or config.get("imported_from"):
         written = legacy.with_data(written, path, overrides or {})
+        given = legacy.given(overrides or {}, classes)
     settings = configuration.validate(written, f"the settings in {path}")
     return Parent(
         path=path.resolve(),
@@ -126,6 +128,7 @@ def read_parent(
         rows=len(saved["history"].get("val_acc", [])),
         channels=len(saved["preprocessing"]["mean"]),
         old=old,
+        given=given,
         own=entry is not None and files.inside(root, experiment.folder),
     )
 
@@ -328,6 +331,7 @@ def record_start(plan: Plan, experiment: Experiment) -> None:
         batch=parent.batch or None,
         sha256=parent.sha256,
         optimizer="fresh" if plan.fresh_optimizer else None,
+        given=parent.given or None,
     )
     if parent.weights != plan.weights:
         lineage.record(

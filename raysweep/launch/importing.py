@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -51,16 +51,23 @@ def import_folder(
         raise InputError(f"{source} has no checkpoint_epoch_N.pt, so there is nothing to import.")
     experiments.check_root(root)
     target = root / source.resolve().name
+    if target.exists() and target.resolve() == source.resolve():
+        raise InputError(
+            f"{source} lies in this root itself, where it stays as it is. Name another --root for its copy."
+        )
     if target.exists():
-        raise InputError(f"{target} is there already. Remove it, or name another --root.")
-    # All is read before anything is made.
-    states = [_read(old, layout.checkpoint_name(p), over, classes) for p in positions]
-    settings = states[-1][1]
-    results = _evaluated(settings, states, root, over, progress)
+        raise InputError(f"{target} is there already, from an earlier import. Name another --root for a second copy.")
+
+    def read(position: layout.Position) -> State:
+        return _read(old, layout.checkpoint_name(position), over, classes)
+
+    # All is read before anything is made; one at a time, since each may take a gigabyte.
+    evaluate = _evaluation(root, over, progress)
+    results = [evaluate(read(p)) for p in positions]
     temp = files.temp_path(target)
     temp.mkdir()
     try:
-        _write(Experiment(temp), old, states, results, target.name)
+        _write(Experiment(temp), old, positions, read, results, target.name)
         os.rename(temp, target)
     except BaseException:
         shutil.rmtree(temp, ignore_errors=True)
@@ -81,13 +88,11 @@ def _read(old: Experiment, name: str, over: Mapping[str, Any], classes: Sequence
     return full, settings, files.sha256_file(path)
 
 
-def _evaluated(
-    settings: dict[str, Any], states: Sequence[State], root: Path, over: Mapping[str, Any], progress: Progress
-) -> list[dict[str, Any]] | None:
-    """Of every epoch's end: metrics, and (labels, probabilities); None where the user names no images."""
+def _evaluation(root: Path, over: Mapping[str, Any], progress: Progress) -> Callable[[State], dict[str, Any] | None]:
+    """What evaluates a checkpoint on the user's images: metrics, and (labels, probabilities); nothing where he names none."""
     data = over.get("data") or {}
     if not data.get("path") and not data.get("source"):
-        return None
+        return lambda state: None
     import torch
 
     from raysweep import config as configuration
@@ -96,68 +101,74 @@ def _evaluated(
     from raysweep.training.feed import Feed
     from raysweep.training.world import World
 
-    values = configuration.merge(settings, {**over, "root": str(root)})
-    chosen = Settings.model_validate(values)
-    progress({"kind": "loading"})
-    found = cache.load(chosen.data, launching.cache_dir(chosen))
-    images = in_order(found, chosen.data.classes)
     device = torch.device("cpu")
-    mean, std = states[-1][0]["preprocessing"]["mean"], states[-1][0]["preprocessing"]["std"]
-    feed = Feed(images, mean, std, device, chosen.training.channels_last)
-    model = models.outline(chosen.model.name, chosen.model.options, len(images.classes), images.shape[2])
-    results = []
-    for saved, _, _ in states:
-        weights = models.fitting_weights(model, saved, "the old checkpoint")
-        whole = models.build(chosen.model.name, chosen.model.options, len(images.classes), images.shape[2])
-        whole.load_state_dict(weights)
+    known: dict[str, Any] = {}
+
+    def run(state: State) -> dict[str, Any]:
+        saved, settings, _ = state
+        chosen = Settings.model_validate(configuration.merge(settings, {**over, "root": str(root)}))
+        if not known:
+            progress({"kind": "loading"})
+            known["found"] = cache.load(chosen.data, launching.cache_dir(chosen))
+        images = in_order(known["found"], chosen.data.classes)
+        moments = saved["preprocessing"]
+        feed = Feed(images, moments["mean"], moments["std"], device, chosen.training.channels_last)
+        model = models.build(chosen.model.name, chosen.model.options, len(images.classes), images.shape[2])
+        models.load_weights(model, saved, "the old checkpoint")
         labels, probabilities, _ = evaluate.validate(
-            whole, feed, images.val, len(images.classes), World(device), contextlib.nullcontext()
+            model, feed, images.val, len(images.classes), World(device), contextlib.nullcontext()
         )
         matrix = metrics.confusion(labels, probabilities.argmax(1), len(images.classes))
-        results.append(
-            {
-                "summary": metrics.summarise(matrix, images.classes),
-                "predictions": {"labels": labels, "probabilities": probabilities},
-                "sha256": images.sha256,
-                "counts": images.train.counts(images.classes),
-            }
-        )
-    return results
+        return {
+            "summary": metrics.summarise(matrix, images.classes),
+            "predictions": {"labels": labels, "probabilities": probabilities},
+            "sha256": images.sha256,
+            "counts": images.train.counts(images.classes),
+        }
+
+    return run
 
 
 def _write(
-    new: Experiment, old: Experiment, states: Sequence[State], results: Sequence[dict[str, Any]] | None, name: str
+    new: Experiment,
+    old: Experiment,
+    positions: Sequence[layout.Position],
+    read: Callable[[layout.Position], State],
+    results: Sequence[dict[str, Any] | None],
+    name: str,
 ) -> None:
     """The copy, as training would have left it."""
     from raysweep.training.checkpointing import CheckpointWriter, rebuild_best, write_history
 
-    last, settings, _ = states[-1]
+    last, settings, _ = read(positions[-1])
+    final = results[-1]
     flat = {
         **old.written_config(),
         "classes": list(last["classes"]),
         "sampling_weights": last["sampling_weights"],
-        "class_counts": results[-1]["counts"] if results else None,
-        "data_sha256": results[-1]["sha256"] if results else None,
+        "class_counts": final["counts"] if final else None,
+        "data_sha256": final["sha256"] if final else None,
         "threads": None,
         "world_size": 1,
         "parent": None,
-        "imported_from": {"folder": str(old.folder.resolve()), "sha256": {_name(s): h for s, _, h in states}},
+        "imported_from": {"folder": str(old.folder.resolve()), "sha256": {}},
         "settings": settings,
     }
-    new.write_config(flat)
-    changes = old.folder / layout.CHANGES
-    if changes.is_file():
-        files.write_atomic(new.folder / layout.CHANGES, files.read_all(changes))
+    text = _own_file(old, layout.CHANGES)
+    if text:
+        files.write_atomic(new.folder / layout.CHANGES, text.rstrip(b"\n") + b"\n")
     lineage.record(
         new.folder, lineage.START, imported_from=str(old.folder.resolve()), model=settings["model"]["name"],
         epochs=settings["training"]["epochs"], new_weights=last["sampling_weights"],
     )  # fmt: skip
     entries = []
     generators = _seeded(settings["seed"])
-    history = _history(last, results, states)
+    history = _history(last, results, positions)
     writer = CheckpointWriter(new.folder, "", last["classes"], "val_acc")
-    for i, (saved, its_settings, _) in enumerate(states):
+    for i, old_position in enumerate(positions):
+        saved, its_settings, original = read(old_position)
         position = legacy.epoch_of(saved)
+        result = results[i]
         rows = int(saved["epoch"])
         full = {
             **saved,
@@ -182,12 +193,11 @@ def _write(
                 c: v[rows - 1] for c, v in history.items() if "_" in c and rows <= len(v) and v[rows - 1] is not None
             }
             metrics = {k: v for k, v in metrics.items() if not k.startswith(("recall_", "f1_", "precision_"))}
-            metrics |= _worst(results[i]["summary"]) if results else {}
-            bare = old.folder / layout.model_name(position.epoch)
-            if bare.is_file():
-                files.write_atomic(new.folder / bare.name, files.read_all(bare))
-            if results:
-                writer.save_predictions(position.epoch, results[i]["predictions"], keep=_best_epoch(history, rows - 1))
+            metrics |= _worst(result["summary"]) if result else {}
+            if bare := _own_file(old, layout.model_name(position.epoch)):
+                files.write_atomic(new.folder / layout.model_name(position.epoch), bare)
+            if result:
+                writer.save_predictions(position.epoch, result["predictions"], keep=_best_epoch(history, rows - 1))
         entries.append(
             Entry(
                 layout.checkpoint_name(position),
@@ -198,6 +208,8 @@ def _write(
                 metrics,
             )
         )
+        flat["imported_from"]["sha256"][layout.checkpoint_name(position)] = original
+    new.write_config(flat)
     entries = _without_overtaken(entries, new)
     best = _best_epoch(history, int(last["epoch"]))
     kept = next((e for e in entries if e.batch is None and e.epoch == best), None) or next(
@@ -213,7 +225,7 @@ def _write(
     finished = done >= int(flat.get("num_epochs") or 0)
     kind = lineage.FINISHED if finished else lineage.INTERRUPTED
     lineage.record(new.folder, kind, epochs=done, best_acc=float(last["best_acc"]))
-    if results:
+    if final:
         launching.derive(new)
 
 
@@ -228,8 +240,10 @@ def _seeded(seed: int) -> dict[str, Any]:
     return fresh
 
 
-def _name(saved: Mapping[str, Any]) -> str:
-    return layout.checkpoint_name(legacy.epoch_of(saved))
+def _own_file(old: Experiment, name: str) -> bytes | None:
+    """The content of a file of the old folder; None where there is none, or a link that leads elsewhere."""
+    path = old.folder / name
+    return files.read_all(path) if path.is_file() and files.inside(old.folder, path) else None
 
 
 def _without_overtaken(entries: list[Entry], new: Experiment) -> list[Entry]:
@@ -243,15 +257,14 @@ def _without_overtaken(entries: list[Entry], new: Experiment) -> list[Entry]:
 
 
 def _history(
-    last: Mapping[str, Any], results: Sequence[dict[str, Any]] | None, states: Sequence[State]
+    last: Mapping[str, Any], results: Sequence[dict[str, Any] | None], positions: Sequence[layout.Position]
 ) -> dict[str, list[Any]]:
     """The old four columns as they were, the epochs numbered, and what an evaluation adds."""
     history = {c: list(v) for c, v in last["history"].items()}
     rows = max((len(v) for v in history.values()), default=0)
     history.setdefault("epoch", list(range(1, rows + 1)))
-    for (saved, _, _), result in zip(states, results or [], strict=False):
-        position = legacy.epoch_of(saved)
-        if position.batch is not None or position.epoch > rows:
+    for position, result in zip(positions, results, strict=True):
+        if result is None or position.batch is not None or position.epoch > rows:
             continue
         summary = result["summary"]
         values = {"val_macro_f1": summary["val_macro_f1"], "balanced_accuracy": summary["balanced_accuracy"]}

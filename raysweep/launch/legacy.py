@@ -110,6 +110,13 @@ def with_data(settings: dict[str, Any], path: Path, overrides: Mapping[str, Any]
     return settings
 
 
+def given(overrides: Mapping[str, Any], classes: Sequence[str] | None) -> dict[str, Any]:
+    """Dotted key → what a user said of an old or imported checkpoint, so that a child's log tells how it was made."""
+    found = {f"data.{k}": v for k, v in (overrides.get("data") or {}).items() if k in ("path", "source", "classes")}
+    found |= {f"model.{k}": v for k, v in (overrides.get("model") or {}).items() if k in ("name", "options")}
+    return found | ({"data.classes": list(classes)} if classes else {})
+
+
 def _name(config: Mapping[str, Any]) -> str:
     try:
         return check_name(str(config.get("experiment_name") or _NO_NAME))

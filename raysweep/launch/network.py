@@ -167,8 +167,8 @@ def export(network: Network, form: str, target: Path) -> float:
                 f"The exported network differs from the checkpoint's by {difference:.2g} in a probability, more than {TOLERANCE:g}; "
                 "nothing was written. Please report it with the model's name."
             )
-        files.write_json(target.with_name(target.name + ".json"), {**network.facts(), "format": form})
         files.write_atomic(target, files.read_all(temp))
+        files.write_json(target.with_name(target.name + ".json"), {**network.facts(), "format": form})
     finally:
         temp.unlink(missing_ok=True)
     return difference

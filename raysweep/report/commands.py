@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from raysweep.errors import StoreError
-from raysweep.store import lineage
+from raysweep.regular import user_path
+from raysweep.store import layout, lineage
 from raysweep.store.experiment import Experiment
 from raysweep.store.sweep import Sweep
 
@@ -25,23 +29,41 @@ def of_child(experiment: Experiment) -> str | None:
     parent = config.get("parent")
     if not parent:
         return None
-    where = parent.get("file") if parent.get("batch") else None
-    words = ["raysweep", "resume", "--from", str(where or f"{parent['experiment']}@{parent['epoch']}")]
-    words += ["--epochs", str(config.get("num_epochs") or 1)]
+    root = experiment.folder.parent
+    words = ["raysweep", "resume", "--from", reference(root, parent), "--epochs", str(config.get("num_epochs") or 1)]
     weights, overrides = _changed(experiment)
     if weights:
         words += ["--weights", json.dumps(weights, ensure_ascii=False)]
-    return shlex.join([*words, *_assignments(overrides)])
+    if config.get("fresh_optimizer"):
+        words.append("--weights-only")
+    return shlex.join([*words, *_assignments(overrides), *_root(root)])
+
+
+def reference(root: Path, parent: Mapping[str, Any]) -> str:
+    """What ``--from`` takes for a recorded parent: ``EXPERIMENT@5``, or the file where it is none of an epoch's end under
+    this root."""
+    name = str(parent.get("experiment", "PARENT"))
+    here = Path(name).name == name and (root / name / layout.MANIFEST).is_file()
+    file = parent.get("file")
+    return str(file) if file and (parent.get("batch") or not here) else f"{name}@{parent.get('epoch', 'latest')}"
+
+
+def _root(root: Path) -> list[str]:
+    """The option that names the root where it is not the one that is looked into."""
+    usual = user_path(os.environ.get("RAYSWEEP_ROOT") or "experiments")
+    return [] if root.resolve() == usual.resolve() else ["--root", str(root)]
 
 
 def _changed(experiment: Experiment) -> tuple[dict[str, float], dict[str, Any]]:
-    """(weights, settings) in which a child differs from its parent, as its log tells."""
+    """(weights, settings) in which a child differs from its parent, and what had to be said of the parent, as its log tells."""
     weights: dict[str, float] = {}
     overrides: dict[str, Any] = {}
     for event in lineage.early(experiment.folder):
         if event["type"] == lineage.RATIO and isinstance(event.get("old_weights"), dict):
             old, new = event["old_weights"], event.get("new_weights") or {}
             weights = {str(c): w for c, w in new.items() if old.get(c) != w}
+        elif event["type"] == lineage.RESUME and isinstance(event.get("given"), dict):
+            overrides |= event["given"]
         elif event["type"] == lineage.CONFIGURATION and isinstance(event.get("changes"), dict):
             for key, pair in event["changes"].items():
                 if not str(key).startswith(_OWN) and isinstance(pair, list) and len(pair) == 2:
@@ -65,7 +87,7 @@ def of_sweep(sweep: Sweep) -> tuple[str, str]:
     parent = plan.get("parent")
     if not parent:
         raise StoreError(f"{sweep.folder} does not say which checkpoint it started from.")
-    words = ["raysweep", "branch", "--from", f"{parent['experiment']}@{parent['epoch']}", "--weights-grid", "grid.yaml"]
+    words = ["raysweep", "branch", "--from", reference(sweep.root, parent), "--weights-grid", "grid.yaml"]
     if plan.get("epochs"):
         words += ["--epochs", str(plan["epochs"])]
     if plan.get("threads"):
@@ -74,12 +96,13 @@ def of_sweep(sweep: Sweep) -> tuple[str, str]:
         _, overrides = _changed(experiment)
         words += _assignments({k: v for k, v in overrides.items() if k not in ("seed", "scaling.threads")})
     grid = {k: v for k, v in (plan.get("grid") or {}).items() if v not in (None, [], {})}
-    return shlex.join(words), yaml.safe_dump(grid, sort_keys=False, allow_unicode=True)
+    return shlex.join([*words, *_root(sweep.root)]), yaml.safe_dump(grid, sort_keys=False, allow_unicode=True)
 
 
 def settings_of(experiment: Experiment) -> str | None:
-    """The whole configuration as a file for ``raysweep run``; None in a folder of the old system."""
+    """The whole configuration as a file for ``raysweep run``; None of one that the old system made."""
     import yaml
 
-    settings = experiment.config().get("settings")
+    config = experiment.config()
+    settings = None if config.get("imported_from") else config.get("settings")  # another program made that one
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True) if settings else None

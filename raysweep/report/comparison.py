@@ -3,6 +3,7 @@ the first one named; always the predictions of the last epoch, on the same valid
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from raysweep.errors import InputError, NotFoundError
+from raysweep.errors import InputError, NotFoundError, RaysweepError, StoreError
+from raysweep.names import shown
 from raysweep.report import effects, figures, predictions
 from raysweep.report.effects import Effect, Pair
 from raysweep.report.predictions import Predictions
-from raysweep.store import catalog, files
+from raysweep.store import catalog, files, layout
 from raysweep.store import sweep as sweeps
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.sweep import Sweep
@@ -76,11 +78,52 @@ def compare(root: Path, references: Sequence[str]) -> Comparison:
         NotFoundError: no such thing, or it has no predictions yet. InputError: they cannot be compared.
     """
     if len(references) == 1:
-        try:
-            return of_sweep(sweeps.find(root, references[0]))
-        except NotFoundError:
-            return _with_parent(root, catalog.find(root, references[0]))
+        found = subject(root, references[0])
+        return of_sweep(found) if isinstance(found, Sweep) else of_child(root, found)
     return _with_first([catalog.find(root, r) for r in references])
+
+
+def subject(root: Path, reference: str) -> Sweep | Experiment:
+    """The sweep or the experiment that a reference means: a path, an id or a name of either, else the start of one, of a
+    sweep first.
+
+    Raises:
+        NotFoundError: there is none, or several.
+    """
+    if os.path.isfile(os.path.join(reference, layout.CONFIG)):
+        return catalog.find(root, reference)
+    if not os.path.isfile(os.path.join(reference, layout.SWEEP)):
+        of_sweeps = [s for s in sweeps.all_sweeps(root) if reference in (s.id, layout.split_id(s.id)[0])]
+        others = [e for e in catalog.experiments(root) if reference in (e.id, layout.split_id(e.id)[0])]
+        if of_sweeps and others:
+            both = ", ".join([*(s.id for s in of_sweeps[-3:]), *(e.id for e in others[-3:])])
+            raise NotFoundError(f"{shown(reference)} fits a sweep and an experiment: {both}. Give the whole id.")
+        if others:
+            return catalog.find(root, reference)
+    try:
+        return sweeps.find(root, reference)
+    except NotFoundError as no_sweep:
+        if "fits" in str(no_sweep):
+            raise
+        return catalog.find(root, reference)
+
+
+def grouped(branches: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The branches of a sweep by name, without their seeds: those of equal weights are one branch. Names alone would not
+    tell, since different classes may be written alike in them."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for branch in branches:
+        key: tuple[Any, ...] = (bool(branch.get("control")), *sorted(branch["weights"].items()))
+        while any(b.get("seed") == branch.get("seed") for b in groups.get(key, [])):
+            key = (*key, "again")  # a search that drew the same weights twice
+        groups.setdefault(key, []).append(branch)
+    named: dict[str, list[Mapping[str, Any]]] = {}
+    for members in groups.values():
+        first = members[0]
+        name = str(first["name"])
+        short = name.replace(f"-seed{first.get('seed')}", "", 1) if len(members) > 1 or "-seed" in name else name
+        named[short if short not in named else name] = members
+    return named
 
 
 def of_sweep(sweep: Sweep) -> Comparison:
@@ -99,7 +142,10 @@ def of_sweep(sweep: Sweep) -> Comparison:
         if experiment is None or experiment.status() != FINISHED:
             notes.append(f"{branch['name']} is not finished and was left out.")
             continue
-        done[branch["name"]] = experiment, _last(experiment)
+        try:
+            done[branch["name"]] = experiment, _last(experiment)
+        except RaysweepError as error:
+            notes.append(f"{branch['name']} was left out: {error}")
     controls = {b["seed"]: done[b["name"]] for b in plan["branches"] if b.get("control") and b["name"] in done}
     against = "the control, trained exactly as long" + (f", {len(controls)} seeds each" if len(controls) > 1 else "")
     without = not controls
@@ -110,6 +156,7 @@ def of_sweep(sweep: Sweep) -> Comparison:
         notes.append(NO_CONTROL)
     groups: dict[str, list[tuple[Experiment, Predictions, Experiment, Predictions]]] = {}
     weights: dict[str, Mapping[str, float]] = {}
+    of_group = {b["name"]: name for name, members in grouped(plan["branches"]).items() for b in members}
     for branch in plan["branches"]:
         if branch.get("control") or branch["name"] not in done:
             continue
@@ -122,7 +169,7 @@ def of_sweep(sweep: Sweep) -> Comparison:
                 f"{branch['name']} ended at epoch {mine[1].epoch}, its control at {theirs[1].epoch}: left out."
             )
             continue
-        name = str(branch["name"]).removesuffix(f"-seed{branch['seed']}")
+        name = of_group[branch["name"]]
         groups.setdefault(name, []).append((*mine, *theirs))
         weights[name] = branch["weights"]
     before = plan.get("parent_weights") or {}
@@ -144,7 +191,7 @@ def _with_first(experiments: Sequence[Experiment]) -> Comparison:
     return _compared(f"{first.id} and {len(others)} more", f"{first.id}", groups, changed, notes)
 
 
-def _with_parent(root: Path, child: Experiment) -> Comparison:
+def of_child(root: Path, child: Experiment) -> Comparison:
     """A child against the checkpoint that it started from, or what the parent has predictions of."""
     told = child.config().get("parent")
     if not told:
@@ -160,7 +207,7 @@ def _with_parent(root: Path, child: Experiment) -> Comparison:
 
 def _parent(root: Path, name: str, epoch: int) -> tuple[Experiment, Predictions, str]:
     """A parent, its predictions where children began, or of its last epoch where those are not kept, and which it was."""
-    parent = catalog.find(root, name)
+    parent = catalog.by_id(root, name)
     try:
         return parent, predictions.read(parent, epoch), "the checkpoint it started from"
     except NotFoundError:
@@ -184,7 +231,7 @@ def _compared(
     notes: list[str],
 ) -> Comparison:
     if not groups:
-        raise InputError(f"{title}: no branch can be compared. {' '.join(notes)}".strip())
+        raise InputError(f"{title}: no branch can be compared. {_few(notes)}".strip())
     _, _, first, one = next(iter(groups.values()))[0]
     data = first.config().get("data_sha256")
     for rows in groups.values():
@@ -227,12 +274,17 @@ def _compared(
     return Comparison(title, against, one.classes, counts, branches, effects.effects(pairs, one.classes), pairs, notes)
 
 
+def _few(notes: Sequence[str]) -> str:
+    more = f" And {len(notes) - 5} more." if len(notes) > 5 else ""
+    return " ".join(notes[:5]) + more
+
+
 def cost(experiment: Experiment) -> tuple[float, int]:
-    """Seconds of training and images shown since the fork."""
+    """Seconds of training and images shown since the fork; 0 where the history is lost."""
     try:
         history = figures.read_history(experiment)
-    except (OSError, ValueError):
-        return float("nan"), 0
+    except StoreError:
+        return 0.0, 0
     first = int((experiment.config().get("parent") or {}).get("epoch") or 0)
     own = [i for i, epoch in enumerate(history.get("epoch", [])) if epoch is not None and epoch > first]
     seconds = sum(history["seconds"][i] or 0.0 for i in own if "seconds" in history)

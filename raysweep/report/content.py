@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from raysweep.errors import RaysweepError
+from raysweep.errors import RaysweepError, StoreError
 from raysweep.report import commands, curves, figures, predictions, tree
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
@@ -65,14 +65,9 @@ def of_sweep(sweep: Sweep, comparison: Comparison | None = None) -> Content:
     ]
     page = Content(sweep.id, told, datetime.now().isoformat(sep=" ", timespec="minutes"))
     page.tree = _tree(sweep.root, parent.get("experiment"), {e.id for e in found.values()})
-    groups: dict[str, list[Experiment]] = {}
-    control: list[Experiment] = []
-    for branch in plan["branches"]:
-        if branch["name"] in found:
-            name = branch["name"].removesuffix(f"-seed{branch.get('seed')}")
-            groups.setdefault(name, []).append(found[branch["name"]])
-            if branch.get("control"):
-                control.append(found[branch["name"]])
+    named = comparing.grouped([b for b in plan["branches"] if b["name"] in found])
+    groups = {name: [found[b["name"]] for b in members] for name, members in named.items()}
+    control = [found[b["name"]] for members in named.values() for b in members if b.get("control")]
     try:
         comparison = comparison or comparing.of_sweep(sweep)
     except RaysweepError as error:
@@ -109,7 +104,7 @@ def of_experiment(root: Path, experiment: Experiment) -> Content:
     comparison = None
     if row["parent"]:
         try:
-            comparison = comparing.compare(root, [str(experiment.folder)])
+            comparison = comparing.of_child(root, experiment)
         except RaysweepError as error:
             page.notes.append(str(error))
     _fill(page, comparison, {experiment.id: [experiment]}, [])
@@ -136,9 +131,11 @@ def _fill(
         gain = {b.name: comparison.of(b.name, ALL, "macro_f1").difference for b in comparison.branches}
         ids = {e.id for e in control}
         order = sorted(groups, key=lambda n: (not any(e.id in ids for e in groups[n]), -gain.get(n, -2.0)))
-        if len(order) > MOST_BRANCHES:
-            page.notes.append(f"The {MOST_BRANCHES} best of {len(order):,} branches are shown; effects.csv has all.")
-            order = order[:MOST_BRANCHES]
+    if len(order) > MOST_BRANCHES:
+        which = "best" if comparison is not None else "first"
+        page.notes.append(f"The {MOST_BRANCHES} {which} of {len(order):,} branches are shown; effects.csv has all.")
+        order = order[:MOST_BRANCHES]
+    if comparison is not None:
         shown = [b.name for name in order for b in comparison.branches if b.name == name]
         page.heat = _heat(comparison, shown)
         page.confusions = list(_confusions(comparison, shown))
@@ -292,7 +289,7 @@ def _shares(groups: Mapping[str, Sequence[Experiment]]) -> dict[str, Any] | None
 def _own_sums(experiment: Experiment, kind: str) -> dict[str, float]:
     try:
         history = figures.read_history(experiment)
-    except (OSError, ValueError, IndexError):
+    except StoreError:
         return {}
     fork = int((experiment.config().get("parent") or {}).get("epoch") or 0)
     own = [i for i, epoch in enumerate(history.get("epoch", [])) if epoch is not None and epoch > fork]
@@ -313,7 +310,7 @@ def _curves(page: Content, groups: Mapping[str, Sequence[Experiment]], control: 
         for member in members:
             try:
                 history = figures.read_history(member)
-            except (OSError, ValueError, IndexError):
+            except StoreError:
                 continue
             fork = int((member.config().get("parent") or {}).get("epoch") or 0) or None
             epochs = [int(e) if e is not None else i + 1 for i, e in enumerate(history.get("epoch", []))]

@@ -39,9 +39,12 @@ class Side:
 
     experiment: Experiment
     entry: Entry | None
+    file: str | None = None  # of a checkpoint that no manifest knows
 
     @property
     def name(self) -> str:
+        if self.file is not None:
+            return f"{self.experiment.id}/{self.file}"
         if self.entry is None:
             return self.experiment.id
         batch = "" if self.entry.batch is None else f", batch {self.entry.batch}"
@@ -51,8 +54,8 @@ class Side:
 def find(root: Path, reference: str) -> Side:
     """Raises NotFoundError if there is no such experiment or checkpoint."""
     if catalog.split_reference(reference) is not None or reference.endswith(".pt"):
-        experiment, entry, _ = catalog.find_checkpoint(root, reference)
-        return Side(experiment, entry)
+        experiment, entry, path = catalog.find_checkpoint(root, reference)
+        return Side(experiment, entry, None if entry is not None else path.name)
     return Side(catalog.find(root, reference), None)
 
 
@@ -80,6 +83,8 @@ def _facts(side: Side) -> Iterator[tuple[tuple[str, str], Any]]:
     if side.entry is not None:
         yield ("checkpoint", "epoch"), side.entry.epoch
         yield ("checkpoint", "batch"), side.entry.batch
+    if side.file is not None:
+        yield ("checkpoint", "file"), side.file
     settings = config.get("settings")
     if settings:
         for key, value in _flat(settings):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from raysweep.errors import StoreError
 from raysweep.report.classification import classification_report
 from raysweep.report.predictions import Predictions, read
 from raysweep.store import files, layout
@@ -122,13 +123,25 @@ def confusion_png(found: Predictions, title: str) -> bytes:
 
 
 def read_history(experiment: Experiment) -> dict[str, list[float | None]]:
-    """The columns of ``training_history.csv``; None where a cell is empty."""
+    """The columns of ``training_history.csv``; None where a cell is empty. Where the epochs are not numbered, as in folders of
+    the old system, they are counted from 1.
+
+    Raises:
+        StoreError: it is missing or damaged.
+    """
     import csv
 
-    with open(experiment.folder / layout.HISTORY_CSV, newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    header, body = (rows[0], rows[1:]) if rows else ([], [])
-    return {name: [float(r[i]) if r[i] else None for r in body] for i, name in enumerate(header)}
+    path = experiment.folder / layout.HISTORY_CSV
+    try:
+        rows = list(csv.reader(io.StringIO(files.read_all(path).decode(), newline="")))
+        header, body = (rows[0], rows[1:]) if rows else ([], [])
+        history = {name: [float(r[i]) if r[i] else None for r in body] for i, name in enumerate(header)}
+    except (ValueError, IndexError, csv.Error) as error:
+        raise StoreError(
+            f"{path} is damaged ({error}). `raysweep continue` writes it anew from the checkpoints."
+        ) from None
+    history.setdefault("epoch", [float(i) for i in range(1, len(body) + 1)])
+    return history
 
 
 def history_png(experiment: Experiment) -> bytes:

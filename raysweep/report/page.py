@@ -8,10 +8,9 @@ from typing import Any
 
 from raysweep.errors import RaysweepError
 from raysweep.names import plain
-from raysweep.report import content, effects
+from raysweep.report import comparison, content, effects
 from raysweep.report.content import Content
-from raysweep.store import catalog, files, layout
-from raysweep.store import sweep as sweeps
+from raysweep.store import files, layout
 from raysweep.store.sweep import Sweep
 
 _BETTER, _WORSE = "94, 60, 153", "230, 97, 1"  # of matplotlib's PuOr, told apart with every kind of colour vision
@@ -23,16 +22,9 @@ def write(root: Path, reference: str, target: Path | None = None) -> Path:
     Raises:
         NotFoundError: there is no such thing. StoreError: it cannot be read, or the page not be written.
     """
-    try:
-        sweep = sweeps.find(root, reference)
-    except RaysweepError as no_sweep:
-        try:
-            experiment = catalog.find(root, reference)
-        except RaysweepError as error:
-            raise (no_sweep if "sweeps:" in str(no_sweep) else error) from None
-        page, folder = content.of_experiment(root, experiment), experiment.folder
-    else:
-        page, folder = content.of_sweep(sweep), sweep.folder
+    found = comparison.subject(root, reference)
+    page = content.of_sweep(found) if isinstance(found, Sweep) else content.of_experiment(root, found)
+    folder = found.folder
     target = target or folder / layout.PAGE
     files.write_atomic(target, html(page).encode(errors="backslashreplace"))
     return target
@@ -41,7 +33,7 @@ def write(root: Path, reference: str, target: Path | None = None) -> Path:
 def write_all(sweep: Sweep) -> str | None:
     """Write what is derived from a sweep that ended: effects as CSV and PNG, and the page. Returns why something could not
     be written, since that fails no sweep."""
-    from raysweep.report import comparison, effects_picture
+    from raysweep.report import effects_picture
 
     problem = None
     try:

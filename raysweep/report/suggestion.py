@@ -17,9 +17,9 @@ import numpy as np
 
 from raysweep import grid as grids
 from raysweep.errors import InputError
-from raysweep.names import plain
+from raysweep.names import json_text, plain
+from raysweep.report import commands, effects
 from raysweep.report import comparison as comparing
-from raysweep.report import effects
 from raysweep.report.comparison import Comparison
 from raysweep.store.sweep import Sweep
 
@@ -78,6 +78,11 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
         InputError: there is no finished control to measure effects from, or nothing was varied.
     """
     found = comparing.of_sweep(sweep)
+    if comparing.NO_CONTROL in found.notes:
+        raise InputError(
+            f"{sweep.id} has no finished control, so what its weights did cannot be told from what training on did. Run a sweep "
+            "with `control: true`, or finish this one with `raysweep continue`."
+        )
     plan = sweep.plan()
     before = {str(c): float(w) for c, w in (plan.get("parent_weights") or {}).items()}
     levels, mixed = responses(found, metric)
@@ -104,8 +109,7 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
         start = seeds[0] if seeds else 0
         seeds = [start, start + 1, start + 2]
         notes.append("The sweep had one seed; three tell how much of a difference another seed would undo.")
-    parent = plan.get("parent") or {}
-    reference = f"{parent.get('experiment', 'PARENT')}@{parent.get('epoch', 'latest')}"
+    reference = commands.reference(sweep.root, plan.get("parent") or {})
     return Suggestion(sweep.id, reference, metric, plan.get("epochs"), seeds, _few(choices, notes), notes)
 
 
@@ -184,7 +188,8 @@ def _given_back(found: Comparison, branch: str, before: Mapping[str, float], var
                 f"its F1 fell by {-100 * effect.difference:.1f} points (95 % interval {100 * effect.low:+.1f} … "
                 f"{100 * effect.high:+.1f}) in {plain(branch)}: showing it more may give that back"
             )
-            choices.append(Choice(target, _rounded([now * f for f in _GIVE_BACK]), why))
+            tries = [now * f for f in _GIVE_BACK] if now > 0 else [0.0, 0.5, 1.0]
+            choices.append(Choice(target, _rounded(tries), why))
     return choices
 
 
@@ -238,14 +243,16 @@ def as_yaml(found: Suggestion) -> str:
         lines.append(f"epochs: {found.epochs}")
     lines += ["control: true", f"seeds: {json.dumps(found.seeds)}", "weights:"]
     for choice in found.choices:
-        key = json.dumps(choice.target)  # a JSON text is a YAML text
+        key = json_text(choice.target)  # which is a YAML text, too
         lines.append(f"  # {plain(choice.target)}: {plain(choice.why)}")
         if choice.weights:
             lines.append(f"  {key}: {json.dumps(choice.weights)}")
     text = "\n".join(lines) + "\n"
     import yaml
 
-    grids.check(yaml.safe_load(text), "the suggested grid")
+    read = yaml.safe_load(text)
+    grids.check(read, "the suggested grid")
+    assert set(read["weights"] or {}) == set(found.weights)
     return text
 
 

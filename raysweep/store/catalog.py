@@ -75,6 +75,18 @@ def find(root: Path, reference: str) -> Experiment:
     raise NotFoundError(f"No experiment under {root} is called {shown(reference)}.{hint} `raysweep list` shows all.")
 
 
+def by_id(root: Path, experiment_id: str) -> Experiment:
+    """The experiment that a record names: exactly that one, never one whose name only begins so.
+
+    Raises:
+        NotFoundError: it is not under this root.
+    """
+    folder = root / experiment_id
+    if Path(experiment_id).name != experiment_id or not os.path.isfile(folder / layout.CONFIG):
+        raise NotFoundError(f"{cut(experiment_id)} is not under {root}; it was moved, renamed or deleted.")
+    return Experiment(folder)
+
+
 def split_reference(reference: str) -> tuple[str, str] | None:
     """(experiment, which) of ``EXPERIMENT@5``, ``@best`` or ``@latest``; None for anything else."""
     match = _REFERENCE.fullmatch(reference)

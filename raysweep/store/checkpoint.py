@@ -93,11 +93,15 @@ def _plain_numbers(state: Any) -> Any:
     """``state`` with every numpy scalar replaced by a Python number, in place; it may hold itself."""
     import numpy as np
 
+    made: dict[int, tuple[Any, Any]] = {}  # tuple → itself, and what it becomes: it may be in a billion places
+
     def plain(value: Any) -> Any:
         if isinstance(value, np.generic):
             return value.item()
-        if isinstance(value, tuple) and any(isinstance(v, (np.generic, tuple)) for v in value):
-            return type(value)(plain(v) for v in value)
+        if type(value) is tuple and any(isinstance(v, (np.generic, tuple)) for v in value):
+            if id(value) not in made:
+                made[id(value)] = value, tuple(plain(v) for v in value)
+            return made[id(value)][1]
         return value
 
     rest, seen = [state], set()
@@ -113,7 +117,7 @@ def _plain_numbers(state: Any) -> Any:
         elif isinstance(value, list):
             value[:] = map(plain, value)
             rest += value
-        elif isinstance(value, tuple) and not hasattr(value, "_fields"):
+        elif type(value) is tuple:
             rest += value
     return plain(state)
 

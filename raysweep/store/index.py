@@ -162,7 +162,8 @@ def _true_rows(root: Path, stamps: dict[bytes, int]) -> list[_Row]:
 def _remove(place: Path | None) -> None:
     if place is not None:
         with contextlib.suppress(OSError):
-            place.unlink()
+            if not place.parent.is_symlink():  # what is behind a link is not ours
+                place.unlink()
 
 
 def _opened(path: Path | None) -> sqlite3.Connection:
@@ -233,7 +234,10 @@ def _made(root: Path, missing: dict[bytes, int]) -> Iterator[_Row]:
         row = catalog.summary(experiment)
         # What depends on more than the stamped files is not kept: whether a writer lives, what is in damaged checkpoints.
         alive = row["status"] in ("running", "dead") or os.path.lexists(experiment.folder / layout.LOCK)
-        stamp = _UNSURE if alive or "note" in row else read_under
+        late = (
+            row["parent"] is not None and row["parent_best_acc"] is None
+        )  # the history, which has no stamp, may yet come
+        stamp = _UNSURE if alive or late or "note" in row else read_under
         del row["path"]
         created, head, tail = row["created"] or "", json_text(row)[:-1] + ', "path": "', _inner(folder) + '"}'
         yield created, len(name), name, stamp, head, tail, zlib.crc32(name + f"{created}{head}{tail}".encode())

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from raysweep.launch import run as launching
 from raysweep.store import catalog, checkpoint, layout
 from raysweep.store.experiment import Experiment
 from tests.cli.test_errors import run_cli
+from tests.conftest import weights_hash
 from tests.launch import old
 
 pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[hf]'")
@@ -227,3 +229,46 @@ def test_an_interrupted_one_is_continued_after_its_import(folder, image_folder, 
     assert [e.epoch for e in Experiment(made.folder).entries()] == [1, 2, 3]
     assert catalog.summary(made)["status"] == "finished"
     (tmp_path / "3.pt").rename(folder / "checkpoint_epoch_3.pt")
+
+
+def test_an_import_into_its_own_root_leaves_the_original_alone(root, folder, capsys):
+    code, _, err = run_cli(capsys, "import", folder, "--root", root)
+    assert code == 2
+    assert "lies in this root itself, where it stays as it is" in err
+    assert "Remove" not in err
+
+
+def test_what_was_imported_before_does_not_stop_the_others(folder, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.mkdir()
+    second = old.write(other).rename(other / "second_20250108_143022")
+    new = tmp_path / "new"
+    assert run_cli(capsys, "import", folder, "--root", new)[0] == 0
+    code, out, err = run_cli(capsys, "import", folder, second, "--root", new)
+    assert code == 2
+    assert out.strip() == str(new / second.name)
+    assert "from an earlier import" in err
+
+
+def test_links_are_not_followed_and_no_line_of_the_log_is_lost(root, tmp_path):
+    made = old.write(root)
+    (tmp_path / "secret").write_text("TOP SECRET")
+    (made / "epoch_1_model.pt").unlink()
+    (made / "epoch_1_model.pt").symlink_to(tmp_path / "secret")
+    (made / "experiment_changes.log").write_text("EXPERIMENT LOG - old_base\nthe last line without an end")
+    copy = importing.import_folder(made, tmp_path / "new")
+    assert not (copy.folder / "epoch_1_model.pt").exists()
+    assert (copy.folder / "epoch_2_model.pt").exists()
+    assert "the last line without an end\n" in (copy.folder / layout.CHANGES).read_text()
+
+
+def test_the_report_tells_how_a_child_of_an_old_one_was_made(root, folder, image_folder, capsys, without_ray):
+    from raysweep.report import commands
+
+    made = resumed(root, "old_base@3", image_folder, epochs=1, weights={"dog": 5.0}, name="kid")
+    words = shlex.split(commands.of_child(made))
+    assert words[:4] == ["raysweep", "resume", "--from", str(folder / "checkpoint_epoch_3.pt")]
+    code, _, err = run_cli(capsys, *words[1:], "--name", "again")
+    assert code == 0, err
+    (again,) = root.glob("again_*")
+    assert weights_hash(Experiment(again)) == weights_hash(made)

@@ -113,6 +113,10 @@ def test_what_is_exported_gives_the_same_probabilities(trained, tmp_path, capsys
     code, _, err = run_cli(capsys, "export", f"{experiment.id}@2", "--to", form, "-o", target, "--root", root)
     assert code == 2
     assert "exists" in err
+    target.unlink()  # the facts beside it are still there
+    code, _, err = run_cli(capsys, "export", f"{experiment.id}@2", "--to", form, "-o", target, "--root", root)
+    assert code == 2
+    assert "out.model.json exists" in err
 
 
 def test_an_export_that_differs_is_not_left_behind(trained, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from datetime import datetime
 
 import numpy as np
@@ -14,6 +15,8 @@ from raysweep.report import comparison, page, predictions
 from raysweep.report.effects import ALL, NOISE
 from raysweep.store import sweep as sweeps
 from tests.cli.test_errors import run_cli
+from tests.report.making import made as makes
+from tests.report.making import sweep_of
 
 
 @pytest.fixture
@@ -145,3 +148,71 @@ def test_missing_and_damaged_predictions_are_told(root, parent, quick_child):
     file.unlink()
     with pytest.raises(NotFoundError, match="is missing"):
         comparison.compare(root, [parent.id, child.id])
+
+
+# From folders that nobody trained
+
+CLASSES = ("a", "b", "c")
+BASE = (0.4, 0.7, 0.8)
+
+
+def test_a_parent_that_is_gone_is_not_taken_for_another(tmp_path):
+    root = tmp_path / "e"
+    made = sweep_of(root, CLASSES, BASE, {"x": ({"a": 2.0}, BASE)}, control=False)
+    twin = makes(root, "parent", CLASSES, (0.1, 0.1, 0.1))
+    parent = made.plan()["parent"]["experiment"]
+    assert twin.id == f"{parent}_2"
+    assert comparison.of_sweep(made).branches[0].references == [parent] * 2
+    shutil.rmtree(root / parent)
+    with pytest.raises(NotFoundError, match=f"{parent} is not under"):
+        comparison.of_sweep(made)
+
+
+def test_an_exact_name_goes_before_the_start_of_another(tmp_path):
+    root = tmp_path / "e"
+    made = sweep_of(root, CLASSES, BASE, {"x": ({"a": 2.0}, BASE)})
+    parent = made.plan()["parent"]["experiment"]
+    made.folder.rename(made.folder.with_name("parent-sweep_20260102_030405"))
+    assert comparison.subject(root, "parent").id == parent
+    assert comparison.subject(root, "parent-").id == "parent-sweep_20260102_030405"
+    assert comparison.subject(root, str(root / parent)).id == parent
+    (root / "sweeps" / "parent-sweep_20260102_030405").rename(root / "sweeps" / "parent_20260102_030405")
+    with pytest.raises(NotFoundError, match="fits a sweep and an experiment"):
+        comparison.subject(root, "parent")
+    with pytest.raises(NotFoundError):
+        comparison.subject(root, "nothing")
+
+
+def test_branches_whose_names_are_written_alike_stay_two():
+    plan = [
+        {"name": name, "seed": seed, "control": False, "weights": weights}
+        for name, seed, weights in (
+            ("C4-seed0", 0, {"C+": 4.0, "C#": 1.0}), ("C4-seed1", 1, {"C+": 4.0, "C#": 1.0}),
+            ("C4-seed0-2", 0, {"C+": 1.0, "C#": 4.0}), ("C4-seed1-2", 1, {"C+": 1.0, "C#": 4.0}),
+        )
+    ]  # fmt: skip
+    groups = comparison.grouped(plan)
+    assert {n: [b["seed"] for b in members] for n, members in groups.items()} == {"C4": [0, 1], "C4-2": [0, 1]}
+    twice = [{"name": n, "seed": 0, "control": False, "weights": {"a": 2.0}} for n in ("t1", "t2")]
+    assert list(comparison.grouped(twice)) == ["t1", "t2"]
+
+
+def test_one_damaged_branch_does_not_take_the_others_away(tmp_path):
+    made = sweep_of(tmp_path / "e", CLASSES, BASE, {"x": ({"a": 2.0}, BASE), "y": ({"b": 2.0}, BASE)}, seeds=(0,))
+    found = made.experiments()
+    (found["x"].folder / "val_predictions.parquet").write_bytes(b"torn")
+    (found["y"].folder / "training_history.csv").write_text("val_acc,epoch\n0.5,1\n0.5\n")
+    compared = comparison.of_sweep(made)
+    assert [b.name for b in compared.branches] == ["y"]
+    assert any("x was left out: " in n and "is damaged" in n for n in compared.notes)
+    assert (compared.branches[0].seconds, compared.branches[0].images) == (0.0, 0)
+
+
+def test_of_many_reasons_some_are_told(tmp_path):
+    made = sweep_of(tmp_path / "e", CLASSES, BASE, {f"x{i}": ({"a": 2.0 + i}, BASE) for i in range(12)}, seeds=(0,))
+    for name, experiment in made.experiments().items():
+        if name != "control":
+            (experiment.folder / "val_predictions.parquet").unlink()
+    with pytest.raises(InputError, match="And 7 more") as error:
+        comparison.of_sweep(made)
+    assert len(str(error.value)) < 2000

@@ -88,3 +88,14 @@ def test_the_command(pair, capsys):
     with pytest.raises(NotFoundError):
         difference.find(root, "three")
     assert run_cli(capsys, "diff", "one", "three@2", "--root", root)[0] == 2
+
+
+def test_checkpoints_of_an_old_folder_are_told_apart(pair):
+    root, _, _ = pair
+    old = root / "old_20250108_143022"
+    old.mkdir()
+    (old / "experiment_config.json").write_text(json.dumps({"experiment_name": "old"}))
+    for epoch in (1, 3):
+        (old / f"checkpoint_epoch_{epoch}.pt").touch()
+    assert of(root, "old@1", "old@3") == {("checkpoint", "file"): ("checkpoint_epoch_1.pt", "checkpoint_epoch_3.pt")}
+    assert difference.find(root, "old@3").name == "old_20250108_143022/checkpoint_epoch_3.pt"

@@ -11,12 +11,12 @@ from html.parser import HTMLParser
 import pytest
 
 from raysweep.errors import NotFoundError
-from raysweep.report import content, page
+from raysweep.report import commands, content, page
 from raysweep.store import layout
 from raysweep.store.experiment import Experiment
 from tests.cli.test_errors import run_cli
 from tests.conftest import weights_hash
-from tests.report.making import sweep_of
+from tests.report.making import made, sweep_of
 
 EVIL = "<script>alert(1)</script>"
 CLASSES = ("rare", EVIL, "many")
@@ -184,8 +184,11 @@ def test_the_command(root, sweep, capsys, tmp_path):
 
 def test_commands_name_what_differs(sweep):
     found = {c["name"].split("_2026")[0]: c["command"] for c in content.of_sweep(sweep).commands}
-    assert found["s-control-seed0"] == f"raysweep resume --from {sweep.plan()['parent']['experiment']}@2 --epochs 2"
-    assert found["s-rare5-seed1"].endswith("""--weights '{"rare": 5.0}' seed=1""")
+    where = f" --root {sweep.root}"
+    assert (
+        found["s-control-seed0"] == f"raysweep resume --from {sweep.plan()['parent']['experiment']}@2 --epochs 2{where}"
+    )
+    assert found["s-rare5-seed1"].endswith(f"""--weights '{{"rare": 5.0}}' seed=1{where}""")
     assert found["the whole sweep"].startswith("raysweep branch --from parent_")
 
 
@@ -195,7 +198,7 @@ def test_a_command_makes_the_same_bits(quick_run, quick_child, capsys, tmp_path)
     child = quick_child(f"{parent.id}@1", epochs=1, name="child", weights={"3": 4.0}, overrides=overrides)
     (told,) = content.of_experiment(parent.folder.parent, child).commands
     words = shlex.split(told["command"])
-    code, _, err = run_cli(capsys, *words[1:], "--root", parent.folder.parent, "--name", "again")
+    code, _, err = run_cli(capsys, *words[1:], "--name", "again")
     assert code == 0, err
     (again,) = parent.folder.parent.glob("again_*")
     assert weights_hash(Experiment(again)) == weights_hash(child)
@@ -264,3 +267,53 @@ def test_in_print(browser, tmp_path, text):
     shown = [label.inner_text() for label in tab.locator("#heat label").all() if label.is_visible()]
     assert shown == ["F1"]  # of the three the one that is chosen
     tab.close()
+
+
+def test_what_cannot_be_compared_is_limited_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(content, "MOST_BRANCHES", 3)
+    sweep = sweep_of(
+        tmp_path / "e", ("a", "b", "c"), BASE, {f"x{i}": ({"a": 2.0 + i}, BASE) for i in range(6)}, seeds=(0,)
+    )
+    for experiment in sweep.experiments().values():
+        (experiment.folder / layout.PREDICTIONS).unlink()
+    found = content.of_sweep(sweep)
+    assert len(found.branches) == len(found.shares["rows"]) == len(found.legend) == 3
+    assert any("3 first of 7" in n for n in found.notes)
+
+
+def test_an_old_folder_has_curves(tmp_path):
+    root = tmp_path / "e"
+    experiment = made(root, "old", ("a", "b", "c"), BASE)
+    path = experiment.folder / layout.HISTORY_CSV
+    path.write_text("train_loss,train_acc,val_loss,val_acc\n1,0.1,1,0.2\n1,0.1,1,0.6\n")
+    (experiment.folder / layout.LINEAGE).unlink()
+    (experiment.folder / layout.MANIFEST).unlink()
+    (panel,) = content.of_experiment(root, experiment).panels
+    assert panel["title"] == "accuracy"
+    assert len(re.findall(r"<use ", panel["svg"])) > 6  # ticks, and a marker for each epoch
+
+
+def test_commands_of_children_that_began_in_special_ways(tmp_path):
+    root = tmp_path / "e"
+    parent = made(root, "parent", ("a", "b", "c"), BASE)
+    child = made(root, "kid", ("a", "b", "c"), BASE, parent=parent)
+    config = child.config()
+
+    def told(**changes) -> str:
+        child.write_config({**config, **changes})
+        return commands.of_child(child)
+
+    ending = f" --root {root}"
+    assert told() == f"raysweep resume --from {parent.id}@2 --epochs 2{ending}"
+    assert told(fresh_optimizer=True) == f"raysweep resume --from {parent.id}@2 --epochs 2 --weights-only{ending}"
+    within = {**config["parent"], "batch": 7, "file": "/x y/checkpoint_epoch_3_batch_7.pt"}
+    assert "--from '/x y/checkpoint_epoch_3_batch_7.pt'" in told(parent=within)
+    stray = {**config["parent"], "experiment": "elsewhere", "file": "/tmp/a.pt"}
+    assert "--from /tmp/a.pt" in told(parent=stray)
+    text = (child.folder / layout.LINEAGE).read_text()
+    given = '"RESUME_FROM_CHECKPOINT", "given": {"data.path": "my images", "data.classes": ["b", "a", "c"]}'
+    (child.folder / layout.LINEAGE).write_text(text.replace('"RESUME_FROM_CHECKPOINT"', given))
+    assert """'data.path="my images"' 'data.classes=["b", "a", "c"]'""" in told()
+    assert commands.settings_of(parent) is not None
+    parent.write_config({**parent.config(), "imported_from": {"folder": "x"}})
+    assert commands.settings_of(parent) is None

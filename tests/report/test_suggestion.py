@@ -141,7 +141,9 @@ def test_a_sweep_that_varied_nothing_is_refused(tmp_path):
         suggestion.suggest(sweep)
 
 
-@pytest.mark.parametrize("name", ["no", "a: b", '"', "#x", "<b>", "é", "1", "null", "a\u202eb", "x" * 200])
+@pytest.mark.parametrize(
+    "name", ["no", "a: b", '"', "#x", "<b>", "é", "1", "null", "a\u202eb", "x" * 200, "😀", "日本語"]
+)
 def test_any_class_name_makes_a_grid_that_reads_back(tmp_path, name):
     sweep = sweep_of(tmp_path / "e", (name, "some", "many"), BASE, {"r": ({name: 3.0}, (0.95, 0.7, 0.8))})
     file = tmp_path / "g.yaml"
@@ -155,3 +157,16 @@ def test_there_are_never_too_many_points():
     few = suggestion._few(choices, notes)
     assert np.prod([max(1, len(c.weights)) for c in few]) <= suggestion.MAX_BRANCHES
     assert len(notes) == 1
+
+
+def test_without_a_control_nothing_is_credited_to_the_weights(tmp_path):
+    sweep = sweep_of(tmp_path / "e", CLASSES, BASE, {"r": ({"rare": 3.0}, (0.9, 0.9, 0.9))}, control=False)
+    with pytest.raises(InputError, match="no finished control"):
+        suggestion.suggest(sweep)
+
+
+def test_a_class_that_was_left_out_is_brought_back_by_more_than_nothing():
+    found = comparison({"rare": {3.0: 0.05}}, [{"rare": 3.0}])
+    found.effects[-1] = Effect("b0", "many", "f1", 0.8, 0.7, -0.1, -0.14, -0.06, 0.0, 0.0, None, WORSE)
+    (choice,) = suggestion._given_back(found, "b0", {"many": 0.0}, {"rare"})
+    assert choice.weights == [0.0, 0.5, 1.0]

@@ -278,3 +278,24 @@ def test_names_that_would_steer_a_terminal_are_escaped(root):
     assert rows[odd]["path"] == str(root / odd)
     assert os.fsencode(rows[os.fsdecode(b"raw\xff_20250108_143022")]["path"]) == raw
     assert len(index.rows(root, sweep="s\udc80")) == 2
+
+
+def test_a_history_that_comes_later_is_seen(root):
+    """A folder that is still being copied: its files have their stamps, the parent's rows are not there yet."""
+    child = make_experiment(
+        root / f"kid_{TIME}", [(2, None)], 2, timestamp=TIME, parent={"experiment": "cats", "epoch": 1, "sha256": "0"}
+    )
+    lineage.record(child.folder, lineage.FINISHED)
+    assert told(root)[child.id]["parent_best_acc"] is None
+    (child.folder / layout.HISTORY_CSV).write_text("val_acc,epoch\n0.7,1\n0.6,2\n")
+    assert told(root)[child.id]["parent_best_acc"] == 0.7
+    assert told(root) == truth(root)
+
+
+def test_nothing_behind_a_link_is_removed(root, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / layout.INDEX).write_text("precious")
+    (root / layout.CACHES).symlink_to(elsewhere)
+    assert told(root) == truth(root)
+    assert (elsewhere / layout.INDEX).read_text() == "precious"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import codecs
 import collections
+import contextlib
 import io
 import os
 import pickle
 import random
 import struct
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -262,3 +264,15 @@ def test_a_circle_has_an_end():
     circle["x"] = [circle]
     with pytest.raises(CheckpointError, match="nested deeper"):
         keys.check(circle, "sent.pt")
+
+
+def test_tuples_that_share_their_parts_are_read_once_each(path):
+    """Thirty levels of pairs have a billion leaves when written out; numbers of numpy are looked for in each once."""
+    value: tuple = (1,)
+    for _ in range(20):
+        value = (value, value)
+    path.write_bytes(saved(a_state() | {"extra": value}))
+    began = time.perf_counter()
+    with contextlib.suppress(CheckpointError):  # refused for what it would be if it were written out, or read
+        checkpoint.read_checkpoint(path)
+    assert time.perf_counter() - began < 2

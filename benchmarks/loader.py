@@ -1,0 +1,95 @@
+"""How the old system fed itself: a folder of JPEGs, PIL, a DataLoader with two workers and a WeightedRandomSampler, and
+three full files per epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+
+BATCH, WORKERS = 64, 2
+
+
+class Folder(Dataset):
+    """Class folders of JPEGs, decoded at every access, standardised, mirrored at random."""
+
+    def __init__(self, folder: Path, mean: float, std: float, train: bool) -> None:
+        names = sorted(p.name for p in folder.iterdir())
+        self.items = [(p, i) for i, name in enumerate(names) for p in sorted((folder / name).iterdir())]
+        self.mean, self.std, self.train = mean, std, train
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        path, label = self.items[i]
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L"), dtype=np.float32)
+        x = torch.from_numpy((pixels - self.mean) / self.std)[None]
+        if self.train and torch.rand(()) < 0.5:
+            x = x.flip(2)
+        return x, label
+
+
+def write_jpegs(data: Any, folder: Path) -> None:
+    """The images of a data set as class folders of JPEGs, ``train`` and ``val``."""
+    for split, images in (("train", data.train), ("val", data.val)):
+        for name in data.classes:
+            (folder / split / name).mkdir(parents=True)
+        for i, (pixels, label) in enumerate(zip(images.pixels, images.labels, strict=True)):
+            Image.fromarray(pixels[:, :, 0]).save(folder / split / data.classes[label] / f"{i:05}.jpg", quality=95)
+
+
+def epochs(folder: Path, model: nn.Module, count: int, moments: tuple[float, float], out: Path) -> Iterator[float]:
+    """Seconds of every epoch: training, validation, and the three files of the old system."""
+    train, val = Folder(folder / "train", *moments, True), Folder(folder / "val", *moments, False)
+    sampler = WeightedRandomSampler(torch.ones(len(train), dtype=torch.float64), len(train))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.02)
+    loader = DataLoader(train, BATCH, sampler=sampler, num_workers=WORKERS)
+    check = DataLoader(val, 256, num_workers=WORKERS)
+    for epoch in range(1, count + 1):
+        started = time.perf_counter()
+        model.train()
+        for x, y in loader:
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x), y, label_smoothing=0.1).backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            for x, _ in check:
+                model(x).argmax(1)
+        save(model, optimizer, epoch, out)
+        yield time.perf_counter() - started
+
+
+def save(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, out: Path) -> None:
+    """The old system's three files: checkpoint, model and, where it is the best, the checkpoint again."""
+    state = {
+        "epoch": epoch,
+        "model_state_dict": model.state_dict(),
+        "optimizer_state_dict": optimizer.state_dict(),
+        "history": {},
+    }
+    torch.save(state, out / f"checkpoint_epoch_{epoch}.pt")
+    torch.save(model.state_dict(), out / f"epoch_{epoch}_model.pt")
+    torch.save(state, out / "best_checkpoint.pt")
+
+
+def feed(folder: Path, moments: tuple[float, float]) -> float:
+    """Images a second of the loader alone."""
+    train = Folder(folder / "train", *moments, True)
+    sampler = WeightedRandomSampler(torch.ones(len(train), dtype=torch.float64), len(train))
+    loader = DataLoader(train, BATCH, sampler=sampler, num_workers=WORKERS)
+    for _ in loader:  # the first pass reads the files from the disk
+        pass
+    started = time.perf_counter()
+    n = sum(len(y) for _, y in loader)
+    return n / (time.perf_counter() - started)

@@ -17,6 +17,7 @@ from raysweep.store.files import open_regular, write_atomic, zip_problem
 from raysweep.store.pickles import LEGACY, PLAIN, damaged
 
 FORMAT_VERSION = 1
+_DEEP = 60  # levels of tuples in which numbers of NumPy are looked for
 # Documented keys every checkpoint has.
 REQUIRED = ("epoch", "model_state_dict", "optimizer_state_dict", "best_acc", "history", "config", "timestamp")
 
@@ -95,12 +96,13 @@ def _plain_numbers(state: Any) -> Any:
 
     made: dict[int, tuple[Any, Any]] = {}  # tuple → itself, and what it becomes: it may be in a billion places
 
-    def plain(value: Any) -> Any:
+    def plain(value: Any, level: int = 0) -> Any:
         if isinstance(value, np.generic):
             return value.item()
-        if type(value) is tuple and any(isinstance(v, (np.generic, tuple)) for v in value):
+        # What is nested deeper is no checkpoint, and refused when its keys are checked.
+        if type(value) is tuple and level < _DEEP and any(isinstance(v, (np.generic, tuple)) for v in value):
             if id(value) not in made:
-                made[id(value)] = value, tuple(plain(v) for v in value)
+                made[id(value)] = value, tuple(plain(v, level + 1) for v in value)
             return made[id(value)][1]
         return value
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.conftest import small_settings, weights_hash
 
-SECTIONS = {"training": {"epochs": 12, "batch_size": 10}, "sampling": {"samples_per_epoch": 300}}
+SECTIONS = {"training": {"epochs": 30, "batch_size": 10}, "sampling": {"samples_per_epoch": 300}}
 
 
 def announce(node_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import typer
@@ -53,9 +54,9 @@ def _as_json(found: Any) -> dict[str, Any]:
 
 def _show(found: Any, metric: str) -> None:
     """One row per branch: its differences in points, marked where they are more than noise."""
-    from raysweep.report.effects import ALL, BETTER, NOISE, WORSE
+    from raysweep.report.effects import ALL, BETTER, NOISE, UNKNOWN, WORSE
 
-    marks = {BETTER: "▲", WORSE: "▼", NOISE: " "}
+    marks = {BETTER: "▲", WORSE: "▼", NOISE: " ", UNKNOWN: "?"}
     columns = [(ALL, "accuracy"), (ALL, "macro_f1"), *((c, metric) for c in found.classes)]
     titles = {"f1": "F1", "recall": "recall", "precision": "precision"}
     rows = []
@@ -64,7 +65,7 @@ def _show(found: Any, metric: str) -> None:
         rows.append(
             [
                 plain(branch.name),
-                *(f"{100 * e.difference:+.1f}{marks[e.label]}" for e in cells),
+                *("-" if math.isnan(e.difference) else f"{100 * e.difference:+.1f}{marks[e.label]}" for e in cells),
                 f"{branch.seconds:,.0f}",
                 f"{branch.images:,}",
             ]
@@ -72,7 +73,7 @@ def _show(found: Any, metric: str) -> None:
     head = [("branch", "l"), ("accuracy", "r"), ("macro-F1", "r"), *((plain(c), "r") for c in found.classes)]
     title = f"Points against {plain(found.against)}; classes: {titles[metric]}. ▲ better, ▼ worse, else within noise"
     table(title, [*head, ("seconds", "r"), ("images", "r")], rows)
-    real = [e for e in found.effects if e.label != NOISE and (e.metric == metric or e.target == ALL)]
+    real = [e for e in found.effects if e.label in (BETTER, WORSE) and (e.metric == metric or e.target == ALL)]
     for e in real:
         what = {"accuracy": "accuracy", "macro_f1": "macro-F1"}.get(e.metric) or f"{titles[metric]} of {e.target}"
         noise = "" if e.noise is None else f"; seeds alone make {100 * e.noise:.1f}"
@@ -80,7 +81,7 @@ def _show(found: Any, metric: str) -> None:
             f"{plain(e.branch)}: {plain(what)} {e.label}, {100 * e.reference:.1f} → {100 * e.value:.1f} "
             f"({100 * e.difference:+.1f}; 95 % interval {100 * e.low:+.1f} … {100 * e.high:+.1f}{noise})"
         )
-    if not real:
+    if not real and any(e.label == NOISE for e in found.effects):
         say("Nothing here is larger than noise: no branch is better or worse than what it is compared with.")
     for note in found.notes:
         say(f"Note: {plain(note)}")

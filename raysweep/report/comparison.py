@@ -14,7 +14,7 @@ import numpy as np
 
 from raysweep.errors import InputError, NotFoundError, RaysweepError, StoreError
 from raysweep.names import shown
-from raysweep.report import effects, figures, predictions
+from raysweep.report import effects, figures, predictions, recorded
 from raysweep.report.effects import Effect, Pair
 from raysweep.report.predictions import Predictions
 from raysweep.store import catalog, files, layout
@@ -179,6 +179,8 @@ def of_sweep(sweep: Sweep) -> Comparison:
 
 def _with_first(experiments: Sequence[Experiment]) -> Comparison:
     first, *others = experiments
+    if any(map(recorded.is_old, experiments)):
+        return _by_record(first, others, first.id)
     reference = _last(first)
     groups = {e.id: [(e, _last(e), first, reference)] for e in others}
     before = first.config().get("sampling_weights") or {}
@@ -199,10 +201,37 @@ def of_child(root: Path, child: Experiment) -> Comparison:
             f"{child.id} has no parent to be compared with. Name another experiment beside it: "
             f"raysweep compare OTHER {child.id}"
         )
+    if recorded.is_old(before := catalog.by_id(root, str(told["experiment"]))):
+        return _by_record(before, [child], f"its parent {before.id}", [NO_CONTROL])
     parent, reference, words = _parent(root, str(told["experiment"]), int(told["epoch"] or 0))
     mine = _last(child)
     change = changes(parent.config().get("sampling_weights") or {}, child.config().get("sampling_weights") or {})
     return _compared(child.id, words, {child.id: [(child, mine, parent, reference)]}, {child.id: change}, [NO_CONTROL])
+
+
+OLD = (
+    "The old system kept no predictions, so what of a difference is noise, and whether the images were the same, is not known. "
+    "`raysweep import OLD data.path=IMAGES` evaluates its checkpoints; its copy can be compared image by image."
+)
+
+
+def _by_record(first: Experiment, others: Sequence[Experiment], against: str, notes: Sequence[str] = ()) -> Comparison:
+    """What the folders themselves record of their last epochs, side by side."""
+    reference = recorded.read(first)
+    known = {e.id: recorded.read(e) for e in others}
+    named = [e.config().get("classes") for e in (first, *others)]
+    classes = tuple(next((c for c in named if c), reference.counts))
+    before = first.config().get("sampling_weights") or {}
+    branches = []
+    for e in others:
+        seconds, images = cost(e)
+        change = changes(before, e.config().get("sampling_weights") or {})
+        branches.append(Compared(e.id, [e.id], [first.id], change, seconds, images, known[e.id].epoch))
+    found = [effect for e in others for effect in recorded.effects(e.id, classes, known[e.id], reference)]
+    counts = {c: reference.counts.get(c, 0) for c in classes}
+    title = others[0].id if len(others) == 1 else f"{first.id} and {len(others)} more"
+    where = f"{against}, at epoch {reference.epoch}"
+    return Comparison(title, where, classes, counts, branches, found, [], [*notes, OLD])
 
 
 def _parent(root: Path, name: str, epoch: int) -> tuple[Experiment, Predictions, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,7 +15,7 @@ from raysweep.errors import RaysweepError, StoreError
 from raysweep.report import commands, curves, figures, predictions, tree
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
-from raysweep.report.effects import ALL, BETTER, NOISE
+from raysweep.report.effects import ALL, BETTER, WORSE
 from raysweep.store import catalog
 from raysweep.store.experiment import Experiment
 from raysweep.store.sweep import Sweep
@@ -148,8 +149,10 @@ def _fill(
 
 
 def _verdicts(comparison: Comparison) -> list[tuple[str, str]]:
-    """What is more than noise, the strongest first; that nothing is, where nothing is."""
-    real = [e for e in comparison.effects if e.label != NOISE and (e.metric == "f1" or e.target == ALL)]
+    """What is more than noise, the strongest first; that nothing is, where nothing is; nothing where nobody knows."""
+    if not comparison.pairs:
+        return []
+    real = [e for e in comparison.effects if e.label in (BETTER, WORSE) and (e.metric == "f1" or e.target == ALL)]
     found = []
     for e in sorted(real, key=lambda e: -abs(e.difference)):
         what = _NAMES[e.metric] if e.target == ALL else f"F1 of {e.target}"
@@ -245,7 +248,8 @@ def _heat(comparison: Comparison, names: Sequence[str]) -> dict[str, Any]:
     for metric in ("f1", "recall", "precision"):
         targets = [*((c, metric) for c in comparison.classes), (ALL, "macro_f1"), (ALL, "accuracy")]
         found = {name: [comparison.of(name, t, m) for t, m in targets] for name in names}
-        most = max((abs(e.difference) for row in found.values() for e in row), default=0.0) or 1.0
+        sizes = [abs(e.difference) for row in found.values() for e in row if not math.isnan(e.difference)]
+        most = max(sizes, default=0.0) or 1.0
         tables[metric] = [
             {"name": name, "cells": [{"e": e, "strength": abs(e.difference) / most} for e in row]}
             for name, row in found.items()
@@ -339,7 +343,7 @@ def _curves(page: Content, groups: Mapping[str, Sequence[Experiment]], control: 
 def _confusions(comparison: Comparison, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Confusion matrices of the branches, all seeds together, beside those of what they are compared with."""
     by_name = {p.name: p for p in comparison.pairs}
-    for name in names:
+    for name in names if by_name else ():
         pair = by_name[name]
         of_branch, of_reference = (
             _matrix(pair.labels, rows, len(comparison.classes)) for rows in (pair.branch, pair.reference)

@@ -16,6 +16,7 @@ import numpy as np
 METRICS = ("recall", "precision", "f1")
 OVERALL = ("accuracy", "macro_f1")
 BETTER, WORSE, NOISE = "better", "worse", "within noise"
+UNKNOWN = "unknown"  # of what no predictions are kept
 LEVEL = 0.05  # of the false-discovery rate; intervals cover 1 - LEVEL
 RESAMPLES = 4000
 MORE_RESAMPLES = 100_000

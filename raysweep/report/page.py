@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -73,22 +74,24 @@ def html(page: Content) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
     )
     environment.filters |= {
-        "percent": lambda v: "-" if v is None else f"{v:.1%}",
+        "percent": lambda v: "-" if v is None or math.isnan(v) else f"{v:.1%}",
         "decimals": lambda v: "-" if v is None else f"{v:.3f}",
-        "points": lambda v: f"{100 * v:+.1f}",
+        "points": lambda v: "?" if math.isnan(v) else f"{100 * v:+.1f}",
         "tint": _tint,
         "svg": Markup,  # drawn by us, without any text of a user
         "lines": lambda text: Markup("\n").join(plain(line) for line in text.split("\n")),
     }
-    return environment.get_template("page.html").render(page=page, version=version("raysweep"), NOISE=effects.NOISE)
+    return environment.get_template("page.html").render(
+        page=page, version=version("raysweep"), real=(effects.BETTER, effects.WORSE)
+    )
 
 
 def _tint(cell: dict[str, Any]) -> str:
     """CSS of a cell of the heat map: purple is better, orange worse; strong only where it is more than noise."""
     effect = cell["e"]
-    if effect.difference == 0:
+    if effect.difference == 0 or math.isnan(effect.difference):
         return ""
-    real = effect.label != effects.NOISE
+    real = effect.label in (effects.BETTER, effects.WORSE)
     alpha = (0.3 + 0.65 * cell["strength"]) if real else 0.28 * cell["strength"]
     colour = _BETTER if effect.difference > 0 else _WORSE
     ink = ""

@@ -10,6 +10,16 @@ import numpy as np
 import torch
 
 CLASSES = ("eel", "cat", "dog")  # not in alphabetical order
+REPORT = """              precision    recall  f1-score   support
+
+         eel     0.5000    0.2500    0.3333         8
+         cat     0.6000    0.7500    0.6667        12
+         dog     1.0000    0.0000    0.0000         2
+
+    accuracy                         0.6000        22
+   macro avg     0.7000    0.3333    0.3333        22
+weighted avg     0.6000    0.6000    0.5000        22
+"""
 NAME = "old_base_20250108_143022"
 
 
@@ -77,6 +87,7 @@ def write(root: Path, **more: Any) -> Path:
         save(f"checkpoint_epoch_{epoch}.pt", epoch, **(more if epoch == 3 else {}))
         torch.save(model.state_dict(), folder / f"epoch_{epoch}_model.pt", _use_new_zipfile_serialization=False)
     save("best_checkpoint.pt", 3, **more)
+    (folder / "classification_report.txt").write_text(REPORT)
     rows = zip(*history.values(), strict=True)
     (folder / "training_history.csv").write_text(
         ",".join(history) + "\n" + "".join(",".join(map(str, map(float, r))) + "\n" for r in rows)

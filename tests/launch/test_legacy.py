@@ -272,3 +272,33 @@ def test_the_report_tells_how_a_child_of_an_old_one_was_made(root, folder, image
     assert code == 0, err
     (again,) = root.glob("again_*")
     assert weights_hash(Experiment(again)) == weights_hash(made)
+
+
+def test_it_is_compared_by_what_it_recorded(root, folder, image_folder, capsys, without_ray):
+    made = resumed(root, "old_base@3", image_folder, epochs=1, name="kid")
+    kid = made.entries()[-1].metrics
+    for words in (("compare", old.NAME, made.id), ("compare", made.id)):
+        code, out, err = run_cli(capsys, *words, "--json", "--root", root)
+        assert code == 0, err
+        found = json.loads(out)
+        assert found["classes"] == list(old.CLASSES)
+        effects = {(e["target"], e["metric"]): e for e in found["effects"]}
+        assert {e["label"] for e in found["effects"]} == {"unknown"}  # no winner is named
+        assert effects["(all)", "accuracy"]["reference"] == pytest.approx(0.6)
+        assert effects["(all)", "accuracy"]["value"] == pytest.approx(kid["val_acc"])
+        assert effects["cat", "recall"]["reference"] == 0.75
+        assert effects["(all)", "accuracy"]["low"] is None
+        assert any("raysweep import" in n for n in found["notes"])
+    code, out, _ = run_cli(capsys, "compare", made.id, "--root", root)
+    assert code == 0
+    assert out.splitlines()[1].count("?") == 2 + 3
+    code, out, _ = run_cli(capsys, "report", made.id, "--root", root)
+    assert code == 0
+    text = Path(out.strip()).read_text()
+    assert "kept no predictions" in text
+    assert "nan" not in text.lower()
+    (folder / "classification_report.txt").rename(root / "away")
+    code, out, _ = run_cli(capsys, "compare", made.id, "--root", root)
+    assert code == 0
+    assert out.splitlines()[1].split("\t")[3] == "-"
+    (root / "away").rename(folder / "classification_report.txt")

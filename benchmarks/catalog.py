@@ -118,8 +118,8 @@ print(n)
 
 def timed(command: list[str], **more: Any) -> tuple[float, str]:
     began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=True, **more)
-    return time.perf_counter() - began, done.stdout
+    done = subprocess.run(command, capture_output=True, check=True, **more)
+    return time.perf_counter() - began, done.stdout.decode()
 
 
 def main() -> None:

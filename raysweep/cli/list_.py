@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import age, decimals, percent, plain, put, put_json, say, table
+from raysweep.cli.terminal import age, decimals, percent, plain, put_bytes, put_json, say, table
 from raysweep.regular import user_path
 
 STATUSES = ("running", "finished", "interrupted", "failed", "dead", "legacy", "damaged")
@@ -42,7 +42,7 @@ def list_(
     folder = user_path(root)
     if as_json and not checkpoints:
         texts = index.texts(folder, status=status, sweep=sweep, sort=sort, limit=limit)
-        put("[" + ",\n ".join(texts) + "]")  # one line an experiment
+        put_bytes(b"[" + b",\n ".join(texts) + b"]\n")  # one line an experiment
         return
     rows = index.rows(folder, status=status, sweep=sweep, sort=sort, limit=limit)
     if checkpoints:

@@ -21,6 +21,13 @@ def put(text: str) -> None:
     print(text, flush=True)
 
 
+def put_bytes(data: bytes) -> None:
+    """Data that is encoded already (UTF-8), megabytes of it."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
 def put_json(value: Any) -> None:
     """Valid JSON, indented for people."""
     put(json_text(value, indent=2))

@@ -25,21 +25,21 @@ from raysweep.store.fields import FIELDS
 SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")
 
 # In the order in which the rows are told: oldest first, of one second as they were made (so that _2 comes before _10).
-_TABLE = """CREATE TABLE experiments (created TEXT, length INTEGER, name BLOB, stamp INTEGER, head TEXT, tail TEXT,
-  crc INTEGER, PRIMARY KEY (created, length, name)) WITHOUT ROWID"""
+# Bytes, not texts: what is neither decoded nor encoded takes no time.
+_TABLE = """CREATE TABLE experiments (created BLOB, length INTEGER, name BLOB, stamp INTEGER, head BLOB, tail BLOB, crc INTEGER, PRIMARY KEY (created, length, name)) WITHOUT ROWID"""
 # Another version of the program may tell other things: its index is not ours.
-_VERSION = zlib.crc32(f"1 {','.join(FIELDS)} {_TABLE}".encode()) & 0x7FFFFFFF
+_VERSION = zlib.crc32(f"2 {','.join(FIELDS)} {_TABLE}".encode()) & 0x7FFFFFFF
 _WAIT = 1.0  # seconds for another process that writes the index
 _SETTLED = 2.0  # seconds after which a change time tells two changes apart on every file system
 _UNSURE = 0  # the stamp of a row that is read anew at every look
 
-_Row = tuple[str, int, bytes, int, str, str, int]
+_Row = tuple[bytes, int, bytes, int, bytes, bytes, int]
 
 
 def texts(
     root: Path, *, status: str | None = None, sweep: str | None = None, sort: str = "created", limit: int | None = None
-) -> list[str]:
-    """The rows of ``list --json``, each as one line of JSON that no terminal is steered by.
+) -> list[bytes]:
+    """The rows of ``list --json``, each as one line of JSON (UTF-8) that no terminal is steered by.
 
     Args:
         sweep: only branches of sweeps whose id starts so.
@@ -52,7 +52,7 @@ def texts(
     stamps = _stamps(root)
     # The path is as the user names the root, so it is put in here.
     start = _inner(os.path.join(str(root), ""))
-    found = [f"{head}{start}{tail}" for *_, head, tail, _ in _true_rows(root, stamps)] if stamps else []
+    found = [head + start + tail for *_, head, tail, _ in _true_rows(root, stamps)] if stamps else []
     if (status, sweep, sort) != (None, None, "created"):
         rows = [(json.loads(text), text) for text in found]
         chosen = [
@@ -71,9 +71,9 @@ def rows(root: Path, **filters: Any) -> list[dict[str, Any]]:
     return [json.loads(text) for text in texts(root, **filters)]
 
 
-def _inner(value: str) -> str:
+def _inner(value: str) -> bytes:
     """What stands between the quotes of a JSON text."""
-    return json_text(value)[1:-1]
+    return json_text(value)[1:-1].encode()
 
 
 # --- stamps -----------------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def _stamps(root: Path) -> dict[bytes, int]:
                 if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
                     stamp = _stamp(here, entry.name, settled)
                     if stamp is not None:
-                        found[os.fsencode(entry.name)] = stamp
+                        found[entry.name.encode(errors="surrogateescape")] = stamp
     except OSError as error:
         raise _unreadable(root, error) from None
     finally:
@@ -154,7 +154,7 @@ def _true_rows(root: Path, stamps: dict[bytes, int]) -> list[_Row]:
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
                 _remove(place)
-        except (sqlite3.Error, OSError, OverflowError):
+        except (sqlite3.Error, OSError, OverflowError, TypeError):  # TypeError: damage has put NULL in a row's place
             _remove(place)
     raise RootError(f"The experiments under {root} cannot be listed: SQLite does not work, not even in memory.")
 
@@ -204,7 +204,7 @@ def _filled(database: sqlite3.Connection, root: Path, stamps: dict[bytes, int]) 
     query = "SELECT created, length, name, stamp, head, tail, crc FROM experiments ORDER BY created, length, name"
     for row in database.execute(query):
         created, _, name, stamp, head, tail, crc = row
-        if type(name) is not bytes or crc != zlib.crc32(name + f"{created}{head}{tail}".encode()):
+        if type(tail) is not bytes or crc != _crc(created, name, head, tail):
             raise sqlite3.DatabaseError("a row is not what was written")
         # A row that is unsure was true when it was read, which was before this look.
         if stamp and stamp == missing.get(name):
@@ -239,5 +239,10 @@ def _made(root: Path, missing: dict[bytes, int]) -> Iterator[_Row]:
         )  # the history, which has no stamp, may yet come
         stamp = _UNSURE if alive or late or "note" in row else read_under
         del row["path"]
-        created, head, tail = row["created"] or "", json_text(row)[:-1] + ', "path": "', _inner(folder) + '"}'
-        yield created, len(name), name, stamp, head, tail, zlib.crc32(name + f"{created}{head}{tail}".encode())
+        created, head = (row["created"] or "").encode(), json_text(row)[:-1].encode() + b', "path": "'
+        tail = _inner(folder) + b'"}'
+        yield created, len(name), name, stamp, head, tail, _crc(created, name, head, tail)
+
+
+def _crc(created: bytes, name: bytes, head: bytes, tail: bytes) -> int:
+    return zlib.crc32(tail, zlib.crc32(head, zlib.crc32(name, zlib.crc32(created))))

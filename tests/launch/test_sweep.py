@@ -212,7 +212,7 @@ def test_branches_of_two_workers_train_on_nested_ray_workers(ray_cluster, tmp_pa
     assert "not bit-exact: 2 workers instead of 1" in log
 
 
-TWO = {"weights": {"3": [4.0, 2.0]}, "epochs": 6}  # long enough for a signal to find the last branch at work
+TWO = {"weights": {"3": [4.0, 2.0]}, "epochs": 4}  # long enough for a signal to find the last branch at work
 
 
 @pytest.fixture(scope="module")

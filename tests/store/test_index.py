@@ -273,7 +273,7 @@ def test_names_that_would_steer_a_terminal_are_escaped(root):
     raw = os.fsencode(str(root)) + b"/raw\xff_20250108_143022"
     shutil.copytree(os.fsencode(str(root / odd)), raw)
     texts = index.texts(root)
-    assert all(t.isprintable() for t in texts)
+    assert all(t.decode().isprintable() for t in texts)
     rows = {r["id"]: r for r in map(json.loads, texts)}
     assert rows[odd]["path"] == str(root / odd)
     assert os.fsencode(rows[os.fsdecode(b"raw\xff_20250108_143022")]["path"]) == raw

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
-RAYSWEEP = [sys.executable, "-m", "raysweep.cli.main"]
+RAYSWEEP = [str(Path(sys.executable).with_name("raysweep"))]  # what users type
 
 
 def make(root: Path, experiments: int, checkpoints: int) -> None:

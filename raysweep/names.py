@@ -6,7 +6,7 @@ import json
 import math
 import reprlib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import PurePath
 from typing import Any
@@ -116,3 +116,12 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def dotted(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested settings; an empty mapping is a value."""
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            yield from dotted(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item

@@ -16,7 +16,7 @@ from raysweep.launch import legacy
 from raysweep.launch import run as launching
 from raysweep.launch.resources import cpus_here
 from raysweep.launch.run import Plan, Progress, ignore
-from raysweep.names import shown
+from raysweep.names import dotted, shown
 from raysweep.store import catalog, checkpoint, files, lineage
 from raysweep.store.experiment import Experiment
 
@@ -299,8 +299,8 @@ def start_fields(plan: Plan) -> dict[str, Any]:
 
 def changed_settings(parent: Parent, settings: Settings) -> dict[str, list[Any]]:
     """Dotted key → [old, new] of every setting that a child trains differently."""
-    old = dict(_flatten(Settings.model_validate(parent.settings).model_dump(mode="json")))
-    new = dict(_flatten(settings.model_dump(mode="json")))
+    old = dict(dotted(Settings.model_validate(parent.settings).model_dump(mode="json")))
+    new = dict(dotted(settings.model_dump(mode="json")))
     found = {
         k: [old.get(k), new.get(k)]
         for k in sorted({*old, *new})
@@ -309,14 +309,6 @@ def changed_settings(parent: Parent, settings: Settings) -> dict[str, list[Any]]
     if found.get("scaling.threads", [None, None])[1] == parent.threads:  # auto, resolved to what the parent had
         found.pop("scaling.threads", None)
     return found
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> Sequence[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, item in value.items():
-        dotted = f"{prefix}{key}"
-        rows += _flatten(item, f"{dotted}.") if isinstance(item, Mapping) and item else [(dotted, item)]
-    return rows
 
 
 def record_start(plan: Plan, experiment: Experiment) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raysweep.errors import WeightsError
+from raysweep.names import dotted
 from raysweep.store import catalog
 from raysweep.store.experiment import Entry, Experiment
 from raysweep.weights import shares
@@ -87,7 +88,7 @@ def _facts(side: Side) -> Iterator[tuple[tuple[str, str], Any]]:
         yield ("checkpoint", "file"), side.file
     settings = config.get("settings")
     if settings:
-        for key, value in _flat(settings):
+        for key, value in dotted(settings):
             if not key.startswith((*_IDENTITY, "sampling.weights")):
                 yield ("configuration", key), value
     else:
@@ -110,11 +111,3 @@ def _facts(side: Side) -> Iterator[tuple[tuple[str, str], Any]]:
         yield ("data", f"images of {name}"), count
     for name, version in (config.get("versions") or {}).items():
         yield ("versions", name), version
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping) and item:
-            yield from _flat(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item

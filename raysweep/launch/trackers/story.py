@@ -8,7 +8,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from raysweep.config import TrackersSection
 from raysweep.errors import RaysweepError
-from raysweep.names import cut
+from raysweep.names import cut, dotted
 from raysweep.regular import read_regular
 from raysweep.store import files, layout, lineage
 from raysweep.store.experiment import Experiment
@@ -62,7 +62,7 @@ class Story:
         address may hold a password."""
         settings = dict(self.config.get("settings") or {})
         settings.pop("trackers", None)
-        flat = dict(_flatten(settings))
+        flat = dict(dotted(settings))
         flat = {k: v for k, v in flat.items() if not k.startswith("sampling.weights")}
         weights = self.config.get("sampling_weights") or {}
         flat |= {f"sampling.weights.{name}": weights[c] for c, name in names(weights).items()}
@@ -150,14 +150,6 @@ def names(classes: Sequence[str] | Mapping[str, Any]) -> dict[str, str]:
 def text(value: Any) -> str:
     """A value as a tracker's text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping) and item:
-            yield from _flatten(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item
 
 
 def _ratio_change(folder: Path) -> str | None:

@@ -128,7 +128,8 @@ class SweepDisplay:
 
     def _epoch(self, event: dict[str, Any]) -> None:
         row, values = self._row(event), event["row"]
-        row.epoch, row.batch = event["epoch"], 1.0
+        if event["epoch"] >= row.epoch:  # it is told when it is saved: the next epoch has begun meanwhile
+            row.epoch, row.batch = event["epoch"], 1.0
         row.accuracy = values["val_acc"]
         row.by_epoch[event["epoch"]] = values["val_acc"]
         row.worst = f"{values['worst_class']} {percent(values['worst_recall'])}"

@@ -39,6 +39,7 @@ def gather(pixels: np.ndarray, index: np.ndarray, draws: np.ndarray | None, fill
     Returns:
         uint8 (b, H, W, C).
     """
+    pixels = np.asarray(pixels)  # a slice of a memory map costs three times as much as one of a plain array
     if draws is None or not draws.any():
         return pixels[index]
     _, height, width, _ = pixels.shape

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import warnings
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from raysweep.errors import CheckpointError, NotFoundError
 from raysweep.names import cut
 from raysweep.store import keys, pickles
-from raysweep.store.files import open_regular, write_atomic, zip_problem
+from raysweep.store.files import open_regular, write_stream, zip_problem
 from raysweep.store.pickles import LEGACY, PLAIN, damaged
 
 FORMAT_VERSION = 1
@@ -22,21 +21,11 @@ _DEEP = 60  # levels of tuples in which numbers of NumPy are looked for
 REQUIRED = ("epoch", "model_state_dict", "optimizer_state_dict", "best_acc", "history", "config", "timestamp")
 
 
-def to_bytes(state: Any) -> memoryview:
-    """The file's content: torch's zip format, with its CRCs."""
+def write(path: Path, state: Any) -> tuple[int, str]:
+    """Write a checkpoint, torch's zip format with its CRCs, by the write protocol; returns (bytes, sha256)."""
     import torch
 
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getbuffer()
-
-
-def write(path: Path, state: Any) -> tuple[int, str]:
-    """Write a checkpoint by the write protocol; returns (bytes, sha256)."""
-    data = to_bytes(state)
-    digest = hashlib.sha256(data).hexdigest()
-    write_atomic(path, data)
-    return len(data), digest
+    return write_stream(path, lambda sink: torch.save(state, cast(IO[bytes], sink)))
 
 
 def read(path: str | Path, allowed: frozenset[str] = PLAIN) -> Any:

@@ -19,7 +19,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,22 +71,87 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
     Raises:
         StoreError: any failed write, fsync, close or rename; nothing of the temp file stays.
     """
+    write_stream(path, lambda sink: sink.write(data), len(data))
+
+
+def write_stream(path: Path, produce: Callable[[Sink], object], size: int = 0) -> tuple[int, str]:
+    """Like :func:`write_atomic`, for a content that never is in memory as a whole: ``produce`` writes it piece by piece.
+
+    Args:
+        size: its bytes, where they are known, for the message of an error.
+
+    Returns:
+        Its bytes and its SHA-256.
+    """
     temp = temp_path(path)
+    sink = Sink()
     try:
         fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(fd, rest[:_CHUNK]) :]  # a short write goes on with what is left
+            sink.fd = fd
+            produce(sink)
+            sink.finish()
             os.fsync(fd)
         finally:
             os.close(fd)
         os.replace(temp, path)
         fsync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temp.unlink()
-        raise _failed(path, len(data), error) from error
+        if isinstance(error, OSError):
+            raise _failed(path, max(size, sink.size) or None, error) from error
+        raise
+    return sink.size, sink.digest.hexdigest()
+
+
+class Sink(io.RawIOBase):
+    """A file that is written once from its start to its end, in large pieces, and hashed on the way.
+
+    A failed write is raised by :meth:`finish`: torch's writer, which is C++, does not pass on what a callback raises.
+    """
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+        self._small = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        piece = memoryview(data).cast("B")
+        self.size += len(piece)
+        if len(self._small) + len(piece) > _CHUNK:
+            self._out()
+        if len(piece) > _CHUNK:
+            self._put(piece)
+        else:
+            self._small += piece
+        return len(piece)
+
+    def finish(self) -> None:
+        """Write what is left. Raises the OSError of the first write that failed."""
+        self._out()
+        if self.error is not None:
+            raise self.error
+
+    def _out(self) -> None:
+        if self._small:
+            self._put(memoryview(self._small))
+            self._small = bytearray()
+
+    def _put(self, rest: memoryview) -> None:
+        if self.error is not None:
+            return
+        try:
+            self.digest.update(rest)
+            while rest:
+                rest = rest[os.write(self.fd, rest[:_CHUNK]) :]  # a short write goes on with what is left
+        except OSError as error:
+            self.error = error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -24,6 +24,7 @@ from raysweep.data.order import in_order
 from raysweep.errors import CheckpointError, Interrupted, NonFiniteLossError
 from raysweep.store import checkpoint, layout, lineage
 from raysweep.training import conditions, evaluate, models, optim, state
+from raysweep.training.background import BackgroundSaver, Event, Snapshot
 from raysweep.training.checkpointing import CheckpointWriter, history_columns
 from raysweep.training.evaluate import Shown
 from raysweep.training.feed import Feed
@@ -119,6 +120,8 @@ class _Training:
             if self.world.rank == 0
             else None
         )
+        self.snapshot = Snapshot()
+        self.saver = BackgroundSaver(self._tell)
 
     # --- from a checkpoint, and to one -------------------------------------------------------------------------------
 
@@ -157,7 +160,11 @@ class _Training:
         self.meters = _Meters(float(mine[0]), float(mine[1]), int(mine[2]), float(mine[3]))
 
     def _state(self, epoch: int, batch: int) -> dict[str, Any]:
-        """The checkpoint after ``batch`` batches of ``epoch`` (0: after its end). Collective: every rank must call."""
+        """The checkpoint after ``batch`` batches of ``epoch`` (0: after its end). Collective: every rank must call.
+
+        On rank 0 it is a snapshot, valid until the next one; the save before it has ended.
+        """
+        self.saver.begin()
         meters = [self.meters.loss, self.meters.correct, self.meters.images, self.meters.seconds]
         ranks = self.world.gather((state.rng_state(), meters))
         if self.world.rank != 0:
@@ -168,8 +175,12 @@ class _Training:
             "epoch": epoch if batch == 0 else epoch - 1,
             "current_batch": batch,
             "total_batches": self.total_batches,
-            "model_state_dict": state.to_cpu(self.model.state_dict()),
-            "optimizer_state_dict": state.to_cpu(self.optimizer.state_dict()),
+            **self.snapshot.take(
+                {
+                    "model_state_dict": self.model.state_dict(),
+                    "optimizer_state_dict": self.optimizer.state_dict(),
+                }
+            ),
             "scheduler_state_dict": {
                 "kind": s.training.schedule,
                 "progress": epoch if batch == 0 else epoch - 1 + batch / self.total_batches,
@@ -205,6 +216,19 @@ class _Training:
             self.reporter(event)
 
     def run(self) -> Outcome:
+        try:
+            outcome = self._run()
+            self.saver.flush()
+            return outcome
+        except Exception:
+            # What was reached before is committed, too; trouble with that must not hide why the training ends.
+            with contextlib.suppress(Exception):
+                self.saver.flush()
+            raise
+        finally:
+            self.saver.close()
+
+    def _run(self) -> Outcome:
         job = self.job
         if self.not_as_it_was and self.world.rank == 0:
             text = f"not bit-exact: {', '.join(self.not_as_it_was)}"
@@ -282,11 +306,17 @@ class _Training:
             self.best_acc = max(self.best_acc, row["val_acc"])
         saved = self._state(epoch, 0)
         if self.world.rank == 0:
-            assert self.writer is not None
             summary = {k: row[k] for k in evaluate.SUMMARY}
             labels, probabilities, _ = validation
-            is_best = self.writer.epoch_end(saved, epoch, summary, {"labels": labels, "probabilities": probabilities})
-            self._tell({"kind": "epoch", "epoch": epoch, "row": row, "best": is_best, "best_acc": self.best_acc})
+            predictions = {"labels": labels, "probabilities": probabilities}
+            told = {"kind": "epoch", "epoch": epoch, "row": row, "best_acc": self.best_acc}
+
+            def commit() -> Event:
+                self.snapshot.wait()
+                assert self.writer is not None
+                return {**told, "best": self.writer.epoch_end(saved, epoch, summary, predictions)}
+
+            self.saver.submit(commit)
 
     def _train_epoch(self, epoch: int, order: np.ndarray, draws: np.ndarray | None) -> np.ndarray:
         """Train the batches from ``batch_done`` on; returns the positions of the epoch that this rank computed."""
@@ -330,6 +360,7 @@ class _Training:
             if due or batch % self.flags_every == 0 or done == self.total_batches:
                 self._check(epoch, bad)  # before the step, so that no weight is spoilt where it can be seen in time
             self.optimizer.step()
+            self.saver.poll()
             self.meters.seconds = base_seconds + time.perf_counter() - started
             if done < self.total_batches and (due or self.stop):
                 self.meters.loss, self.meters.correct = float(loss_sum), float(correct)
@@ -381,6 +412,7 @@ class _Training:
     def _leave_if_asked(self, epoch: int, done: int | None) -> None:
         """End here, after a commit, if a stop was asked for."""
         if self.stop is not None:
+            self.saver.flush()
             where = "at its end" if done is None else f"after batch {done} of {self.total_batches}"
             name = layout.checkpoint_name(layout.Position(epoch, done))
             raise Interrupted(
@@ -392,6 +424,11 @@ class _Training:
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             self._not_finite(f"The weights became NaN or infinite in epoch {epoch}, batch {done}")
         saved = self._state(epoch, done)
-        if self.writer is not None:
-            entry = self.writer.mid_epoch(saved, epoch, done)
-            self._tell({"kind": "saved", "file": entry.file})
+        if self.world.rank == 0:
+
+            def commit() -> Event:
+                self.snapshot.wait()
+                assert self.writer is not None
+                return {"kind": "saved", "file": self.writer.mid_epoch(saved, epoch, done).file}
+
+            self.saver.submit(commit)

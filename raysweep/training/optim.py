@@ -47,7 +47,12 @@ class SGD(_Quick, torch.optim.SGD):
 
 
 def optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Optimizer:
-    """AdamW or SGD; weight decay is not applied to vectors (biases, normalisation)."""
+    """AdamW or SGD; weight decay is not applied to vectors (biases, normalisation).
+
+    Torch's fused kernels take half the time of its loop over the parameters, and give the same bits whatever the number of
+    threads; complex parameters, and those of an outline, they do not take.
+    """
+    fused = all(p.is_floating_point() and not p.is_meta for p in model.parameters() if p.requires_grad)
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [
@@ -56,8 +61,8 @@ def optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Optimi
     ]
     groups = [g for g in groups if g["params"]]
     if training.optimizer == "sgd":
-        return SGD(groups, lr=training.learning_rate, momentum=training.momentum)
-    return AdamW(groups, lr=training.learning_rate)
+        return SGD(groups, lr=training.learning_rate, momentum=training.momentum, fused=fused)
+    return AdamW(groups, lr=training.learning_rate, fused=fused)
 
 
 def regrouped(model: nn.Module, opt: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:

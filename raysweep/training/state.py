@@ -89,17 +89,6 @@ def try_rng_states(ranks: Sequence[Mapping[str, Any]], source: str | Path) -> No
         set_rng_state(mine)
 
 
-def to_cpu(value: Any) -> Any:
-    """A copy of nested dicts and lists with every tensor on the CPU; CPU tensors are not copied."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
-    if isinstance(value, Mapping):
-        return {k: to_cpu(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_cpu(v) for v in value]
-    return value
-
-
 def versions() -> dict[str, str]:
     """The versions that can change bits or formats."""
     found = {"python": platform.python_version()}
@@ -134,15 +123,16 @@ def restore_optimizer(
                 f"The optimizer state in {source} is of another optimizer. Keep training.optimizer as it was, or start it afresh "
                 "with --weights-only."
             )
-        optimizer.load_state_dict(optim.regrouped(model, optimizer, saved))
+        fitting = optim.regrouped(model, optimizer, saved)
+        for group, own in zip(fitting["param_groups"], mine, strict=True):  # torch looks at them while it loads
+            group.update(own)
+        optimizer.load_state_dict(fitting)
         for parameter, row in optimizer.state.items():
             _check_slots(parameter, row, expected)
     except (ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"The optimizer state in {source} does not fit ({cut(error)}). Start it afresh with --weights-only."
         ) from None
-    for group, own in zip(optimizer.param_groups, mine, strict=True):
-        group.update(own)
 
 
 def _check_slots(parameter: torch.Tensor, row: Mapping[str, Any], expected: set[str]) -> None:

@@ -3,6 +3,7 @@ raise no alarm."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -238,7 +239,9 @@ def test_where_all_are_damaged_none_is_used_and_each_is_named(
 
 def small_file() -> tuple[bytes, dict[str, Any]]:
     state = {"weights": torch.arange(40.0), "text": "x" * 30, "rng": torch.get_rng_state()[:16].clone()}
-    return bytes(checkpoint.to_bytes(state)), state
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue(), state
 
 
 def short(error: Exception, path: Path) -> str:

@@ -379,3 +379,49 @@ def test_no_text_in_a_table_is_a_formula_or_two_cells():
     old = io.StringIO()
     csv.writer(old, lineterminator="\n").writerows([["a", 1, 0.1, "x y"], ['"', ",", 1e-9, "é"]])
     assert files.csv_text([["a", 1, 0.1, "x y"], ['"', ",", 1e-9, "é"]]) == old.getvalue()
+
+
+def test_a_stream_is_written_piece_by_piece_and_hashed(tmp_path):
+    path, pieces = tmp_path / "x", [b"a", b"", b"b" * (5 << 20), b"c" * 17, b"d" * (3 << 20), b"e" * (3 << 20)]
+
+    def produce(sink):
+        assert [sink.write(memoryview(p)) for p in pieces] == [len(p) for p in pieces]
+
+    size, digest = files.write_stream(path, produce)
+    assert path.read_bytes() == b"".join(pieces)
+    assert (size, digest) == (path.stat().st_size, files.sha256_file(path))
+
+
+def test_a_producer_that_fails_leaves_the_old_content_and_no_temp(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(OLD)
+
+    def produce(sink):
+        sink.write(b"half")
+        raise ValueError("no such thing can be pickled")
+
+    with pytest.raises(ValueError, match="pickled"):
+        files.write_stream(path, produce)
+    assert path.read_bytes() == OLD
+    assert temps(tmp_path) == []
+
+
+def test_a_full_disk_in_the_middle_of_torchs_writer_is_told_with_path_and_bytes(tmp_path, monkeypatch):
+    import torch
+
+    from raysweep.store import checkpoint
+
+    real, written = os.write, [0]
+
+    def full(fd, data):
+        written[0] += len(data)
+        if written[0] > 6_000_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(
+        StoreError, match=r"40,\d{3},\d{3} bytes could not be written to .*x\.pt: No space left on device"
+    ):
+        checkpoint.write(tmp_path / "x.pt", {f"w{i}": torch.zeros(1_000_000) for i in range(10)})
+    assert list(tmp_path.iterdir()) == []

@@ -128,7 +128,7 @@ def stepped(kind: str) -> tuple[nn.Module, torch.optim.Optimizer]:
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_an_optimizers_state_is_tried_on_an_outline(kind):
     model, optimizer = stepped(kind)
-    saved = {"optimizer_state_dict": state.without_data(state.to_cpu(optimizer.state_dict()))}
+    saved = {"optimizer_state_dict": state.without_data(optimizer.state_dict())}
     model.to("meta")
     state.restore_optimizer(model, optim.optimizer(model, TrainingSection(optimizer=kind)), saved, "x.pt")
 

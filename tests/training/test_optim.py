@@ -55,7 +55,9 @@ def test_our_optimizers_take_torchs_steps_to_the_bit(name):
     ours = optim.optimizer(mine, t)
     groups = [{"params": [theirs.weight], "weight_decay": 0.1}, {"params": [theirs.bias], "weight_decay": 0.0}]
     other = (
-        torch.optim.AdamW(groups, lr=0.1) if name == "adamw" else torch.optim.SGD(groups, lr=0.1, momentum=t.momentum)
+        torch.optim.AdamW(groups, lr=0.1, fused=True)
+        if name == "adamw"
+        else torch.optim.SGD(groups, lr=0.1, momentum=t.momentum, fused=True)
     )
     for _ in range(5):
         x = torch.randn(8, 5)

@@ -1,0 +1,225 @@
+"""Saving behind the training's back: the snapshot is of its moment, commits keep their order, faults are told."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from raysweep.errors import NonFiniteLossError, StoreError
+from raysweep.store.experiment import Experiment
+from raysweep.training import checkpointing
+from raysweep.training.background import BackgroundSaver, Snapshot
+from tests.conftest import Recorder, weights_hash
+
+
+def state_of(value: float) -> dict:
+    images = torch.full((2, 3, 4, 5), value).contiguous(memory_format=torch.channels_last)
+    shared = torch.full((6,), value)
+    return {
+        "model": {
+            "a": images,
+            "b": shared,
+            "tied": shared,
+            "empty": torch.empty(0),
+            "half": torch.ones(3).half() * value,
+        },
+        "optimizer": {
+            "state": {0: {"step": torch.tensor(value)}},
+            "param_groups": [{"lr": value, "betas": (0.9, 0.99)}],
+        },
+    }
+
+
+def test_a_snapshot_is_of_its_moment_and_keeps_form_and_layout():
+    snapshot, state = Snapshot(), state_of(1.0)
+    taken = snapshot.take(state)
+    for tensor in (state["model"]["a"], state["model"]["b"], state["optimizer"]["state"][0]["step"]):
+        tensor.add_(5)
+    assert torch.equal(taken["model"]["a"], torch.full((2, 3, 4, 5), 1.0))
+    assert taken["model"]["a"].is_contiguous(memory_format=torch.channels_last)
+    assert taken["model"]["half"].dtype == torch.float16
+    assert taken["model"]["tied"].data_ptr() == taken["model"]["b"].data_ptr()  # as in the network: written once
+    assert taken["optimizer"] == {
+        "state": {0: {"step": torch.tensor(1.0)}},
+        "param_groups": [{"lr": 1.0, "betas": [0.9, 0.99]}],
+    }
+
+
+def test_the_next_snapshot_uses_the_same_memory_and_another_form_gets_its_own():
+    snapshot = Snapshot()
+    first = snapshot.take(state_of(1.0))
+    second = snapshot.take(state_of(2.0))
+    assert second["model"]["a"].data_ptr() == first["model"]["a"].data_ptr()
+    assert float(second["model"]["a"].mean()) == 2.0
+    larger = snapshot.take({"model": torch.ones(100)})
+    assert torch.equal(larger["model"], torch.ones(100))
+    assert snapshot.take({}) == {}
+
+
+def test_parameters_that_need_gradients_are_copied_without_them():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    taken = Snapshot().take({"p": parameter})["p"]
+    assert not taken.requires_grad
+    assert torch.equal(taken, torch.ones(3))
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def saver(told):
+    made = BackgroundSaver(lambda event: told.append((threading.current_thread(), event)))
+    yield made
+    made.close()
+
+
+def test_events_are_told_by_the_training_thread_after_the_commit(saver, told):
+    gate, committed = threading.Event(), []
+
+    def save():
+        gate.wait()
+        committed.append(1)
+        return {"kind": "epoch"}
+
+    saver.begin()
+    saver.submit(save)
+    saver.poll()
+    assert told == []  # it is still being written, and nothing waits for it
+    gate.set()
+    saver.flush()
+    assert committed == [1]
+    (thread, event), *rest = told
+    assert rest == []
+    assert thread is threading.current_thread()
+    assert event["kind"] == "epoch"
+    assert event["save_seconds"] >= 0 <= event["blocked_seconds"]
+
+
+def test_one_save_at_a_time_in_their_order(saver, told):
+    running, most = [0], [0]
+
+    def save(number):
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        time.sleep(0.01)
+        running[0] -= 1
+        return {"number": number}
+
+    for number in range(5):
+        saver.begin()
+        saver.submit(lambda number=number: save(number))
+    saver.flush()
+    assert most == [1]
+    assert [event["number"] for _, event in told] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("call", ["begin", "poll", "flush"])
+def test_a_failed_save_is_raised_once_by_the_next_call(saver, told, call):
+    def save():
+        raise StoreError("the disk is full")
+
+    saver.submit(save)
+    while not saver._running.done():
+        time.sleep(0.001)
+    with pytest.raises(StoreError, match="full"):
+        getattr(saver, call)()
+    saver.flush()
+    assert told == []
+
+
+def test_closing_lets_the_save_end(told):
+    saver, ended = BackgroundSaver(told.append), []
+    saver.submit(lambda: time.sleep(0.05) or ended.append(1) or {})
+    saver.close()
+    assert ended == [1]
+
+
+# In a training
+
+
+@pytest.fixture
+def slow_saves(monkeypatch):
+    """A save takes longer than an epoch."""
+    real = checkpointing.CheckpointWriter.epoch_end
+
+    def slow(self, *args):
+        time.sleep(0.6)
+        return real(self, *args)
+
+    monkeypatch.setattr(checkpointing.CheckpointWriter, "epoch_end", slow)
+
+
+def test_slow_saves_change_no_bit_of_any_epoch(quick_run, monkeypatch, request):
+    sections = {"training": {"epochs": 3}, "model": {"options": {"widths": [4, 4, 8, 8], "dropout": 0.2}}}
+    quick = quick_run(**sections)
+    request.getfixturevalue("slow_saves")
+    slow = quick_run(**sections)
+    for epoch in ("1", "2", "3"):
+        assert weights_hash(slow, epoch) == weights_hash(quick, epoch)
+    assert all(e.verify(slow.folder) is None for e in slow.entries())
+
+
+def test_who_hears_of_an_epoch_finds_it_committed(quick_run, without_ray, tmp_path):
+    found = []
+
+    class Watcher(Recorder):
+        def __call__(self, event):
+            super().__call__(event)
+            if event["kind"] == "epoch":
+                (folder,) = (tmp_path / "experiments").glob("small_*")
+                found.append([e.epoch for e in Experiment(folder).entries()])
+
+    recorder = without_ray(Watcher())
+    quick_run(training={"epochs": 3})
+    assert found == [[1], [1, 2], [1, 2, 3]]
+    assert [e["epoch"] for e in recorder.events if e["kind"] == "epoch"] == [1, 2, 3]
+
+
+def test_the_training_goes_on_while_it_is_saved(quick_run, without_ray, slow_saves):
+    recorder = without_ray(Recorder())
+    quick_run(training={"epochs": 2, "batch_size": 50})
+    kinds = [(e["kind"], e.get("epoch")) for e in recorder.events if e["kind"] in ("batch", "epoch")]
+    assert kinds.index(("batch", 2)) < kinds.index(("epoch", 1))
+    assert max(e["blocked_seconds"] for e in recorder.events if e["kind"] == "epoch") < 0.6
+
+
+def test_a_fault_behind_the_back_ends_the_training_and_is_told(quick_run, tmp_path, monkeypatch):
+    real = checkpointing.CheckpointWriter.epoch_end
+
+    def failing(self, state, epoch, *rest):
+        if epoch == 2:
+            raise StoreError("9 bytes could not be written to x: No space left on device.")
+        return real(self, state, epoch, *rest)
+
+    monkeypatch.setattr(checkpointing.CheckpointWriter, "epoch_end", failing)
+    with pytest.raises(StoreError, match="No space left"):
+        quick_run(training={"epochs": 4})
+    (folder,) = (tmp_path / "experiments").glob("small_*")
+    experiment = Experiment(folder)
+    assert experiment.status() == "failed"
+    assert experiment.newest_good()[0].epoch == 1
+
+
+def test_an_error_of_the_next_epoch_loses_nothing_that_was_reached(quick_run, tmp_path, slow_saves, monkeypatch):
+    from raysweep.training.feed import Feed
+
+    real, calls = Feed.batch, [0]
+
+    def poisoned(self, images, index, draws):
+        x, y = real(self, images, index, draws)
+        if images is self.train:
+            calls[0] += 1
+            if calls[0] > 3:  # the first batch of the second epoch: the first is still being saved
+                x = x * float("nan")
+        return x, y
+
+    monkeypatch.setattr(Feed, "batch", poisoned)
+    with pytest.raises(NonFiniteLossError):
+        quick_run(training={"epochs": 2})
+    (folder,) = (tmp_path / "experiments").glob("small_*")
+    assert [e.epoch for e in Experiment(folder).entries()] == [1]

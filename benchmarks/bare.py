@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,14 @@ class Bare:
         self.mean, self.std = float(data.mean[0]), float(data.std[0])
         self.start = start
 
-    def _prepared(self, pixels: torch.Tensor) -> torch.Tensor:
+    def prepared(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Standardised float images (n, 1, H, W)."""
         return pixels.permute(0, 3, 1, 2).float().sub_(self.mean).div_(self.std)
+
+    def varied(self, x: torch.Tensor) -> torch.Tensor:
+        """A batch shifted and mirrored as a whole, which is cheaper than image by image."""
+        x = torch.roll(x, torch.randint(-4, 5, (2,)).tolist(), (2, 3))
+        return x.flip(3) if torch.rand(()) < 0.5 else x
 
     def train(self, weights: dict[int, float], epochs: int, seed: int = 0) -> float:
         """A fresh network, or one from ``start``, trained with ``torch``'s weighted sampling; returns the accuracy."""
@@ -45,26 +51,19 @@ class Bare:
             self._epoch(model, optimizer, order)
         return self.validate(model)
 
-    def timed(self, model: nn.Module, epochs: int) -> list[float]:
-        """Seconds of each epoch, training and validation."""
+    def timed(self, model: nn.Module, epochs: int, ended: Callable[[], None]) -> None:
+        """Epochs of training and validation; ``ended`` is called after each."""
         torch.manual_seed(0)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.02)
-        seconds = []
         for _ in range(epochs):
-            began = time.perf_counter()
             self._epoch(model, optimizer, torch.randperm(len(self.y)))
             self.validate(model)
-            seconds.append(time.perf_counter() - began)
-        return seconds
+            ended()
 
     def _epoch(self, model: nn.Module, optimizer: torch.optim.Optimizer, order: torch.Tensor) -> None:
         model.train()
         for batch in order.split(BATCH):
-            x = self._prepared(self.x[batch])
-            dy, dx = torch.randint(-4, 5, (2,)).tolist()
-            x = torch.roll(x, (dy, dx), (2, 3))
-            if torch.rand(()) < 0.5:
-                x = x.flip(3)
+            x = self.varied(self.prepared(self.x[batch]))
             optimizer.zero_grad()
             functional.cross_entropy(model(x), self.y[batch], label_smoothing=0.1).backward()
             optimizer.step()
@@ -72,5 +71,5 @@ class Bare:
     @torch.no_grad()
     def validate(self, model: nn.Module) -> float:
         model.eval()
-        found = [model(self._prepared(x)).argmax(1) for x in self.vx.split(256)]
+        found = [model(self.prepared(x)).argmax(1) for x in self.vx.split(256)]
         return float((torch.cat(found) == self.vy).float().mean())

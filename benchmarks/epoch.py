@@ -1,114 +1,138 @@
-"""What an epoch costs on the CPU: ours, a bare loop over images in memory, and JPEGs through a DataLoader.
+"""An epoch on the CPU: ours, a bare loop over images in memory, JPEGs through a DataLoader, Lightning, transformers' Trainer.
 
-An epoch is training and validation, and in ours and the old way everything that is saved. Each way runs in a process of its
-own, one after the other, ``--repeats`` times; the first epoch of each process is not counted.
+An epoch is training and validation and, but for the bare loop, everything that is saved. All ways are under way at once and
+take turns, an epoch each; the first epoch of each is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import measuring
+from benchmarks.measuring import CPUS, Laps, Row, in_a_process, interleave
+
 MODELS = {"cnn": "cnn", "vit": "python:benchmarks.vit:build"}
 
 
-def settings_of(root: Path, model: str, epochs: int) -> Any:
+def settings_of(root: Path, model: str, epochs: int, **sections: Any) -> Any:
     """The configuration of our run."""
     from raysweep import config
 
     values = {
         "experiment": {"name": "bench"},
         "data": {"source": "faces"},
-        "model": {"name": MODELS[model]},
+        "model": {"name": MODELS.get(model, model)},
         "training": {"epochs": epochs, "learning_rate": 0.001},
-        "scaling": {"num_workers": 0, "threads": os.cpu_count() or 1},
+        "scaling": {"num_workers": 0, "threads": CPUS},
         "root": str(root),
     }
-    return config.validate(values)
+    return config.validate(config.merge(values, sections))
 
 
-def ours(root: Path, model: str, epochs: int) -> dict[str, Any]:
-    """Seconds from one epoch's end to the next, and how much of that was not training or validating."""
+def run_ours(settings: Any, laps: Laps) -> dict[str, Any]:
+    """A run whose rounds go from the last batch of one epoch to that of the next: validation, saving, training."""
     from raysweep.launch import run
 
-    times: list[float] = []
-    inside: list[float] = []
+    events: list[dict[str, Any]] = []
 
     def progress(event: dict[str, Any]) -> None:
         if event["kind"] == "epoch":
-            times.append(time.perf_counter())
-            inside.append(event["row"]["seconds"])
+            events.append(event)
+        if event["kind"] == "batch" and event["batch"] == event["batches"]:
+            laps.end()
 
-    made = run.run(run.plan(settings_of(root, model, epochs)), progress).experiment
-    seconds = [b - a for a, b in itertools.pairwise(times)]
-    saving = [s - i for s, i in zip(seconds, inside[1:], strict=True)]
+    made = run.run(run.plan(settings), progress).experiment
     files = [p for p in made.folder.iterdir() if p.suffix == ".pt" and "best" not in p.name]
-    return {"seconds": seconds, "saving": saving, "bytes": sum(p.stat().st_size for p in files) / epochs}
+    return {
+        "saving": statistics.median(e["blocked_seconds"] for e in events[1:]),
+        "bytes": sum(p.stat().st_size for p in files) / len(events),
+        "checkpoint": (made.folder / "checkpoint_epoch_1.pt").stat().st_size,
+    }
 
 
-def bare(root: Path, model: str, epochs: int) -> dict[str, Any]:
-    """Seconds of the loop alone: images in memory, nothing saved."""
+def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
+    return run_ours(settings_of(root, o.model, o.laps), Laps(True))
+
+
+def _bare(root: Path, model: str) -> tuple[Any, Any]:
     import torch
 
     from benchmarks.bare import Bare
     from raysweep.training import models
 
-    loop = Bare(root / ".raysweep" / "cache", os.cpu_count() or 1)
-    net = models.build(MODELS[model], {}, loop.classes, 1).to(memory_format=torch.channels_last)
-    return {"seconds": loop.timed(net, epochs)[1:]}
+    loop = Bare(root / ".raysweep" / "cache", CPUS)
+    net = models.build(MODELS[model], {}, loop.classes, 1)
+    return loop, net.to(memory_format=torch.channels_last)
 
 
-def jpegs(root: Path, model: str, epochs: int) -> dict[str, Any]:
-    """Seconds of the old way, the three files it saved, and its feeding alone."""
-    import torch
+def bare(root: Path, o: argparse.Namespace) -> dict[str, Any]:
+    """The loop alone: images in memory, nothing saved."""
+    loop, net = _bare(root, o.model)
+    laps = Laps(True)
+    loop.timed(net, o.laps, laps.end)
+    return {}
 
+
+def lightning(root: Path, o: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks import trainers
+
+    trainers.lightning(*_bare(root, o.model), o.laps, Path(tempfile.mkdtemp(dir=root)), Laps(True))
+    return {}
+
+
+def transformers(root: Path, o: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks import trainers
+
+    trainers.transformers(*_bare(root, o.model), o.laps, Path(tempfile.mkdtemp(dir=root)), Laps(True))
+    return {}
+
+
+def _jpegs(root: Path) -> tuple[Any, Path, tuple[float, float]]:
     from benchmarks import loader
     from raysweep.config import DataSection
     from raysweep.data import cache
-    from raysweep.training import models
 
-    data = cache.load(DataSection(source="faces"), root / ".raysweep" / "cache")
-    folder, out = root / "jpegs", Path(tempfile.mkdtemp(dir=root))
+    data, folder = cache.load(DataSection(source="faces"), root / ".raysweep" / "cache"), root / "jpegs"
     if not folder.exists():
         loader.write_jpegs(data, folder)
-    torch.set_num_threads(os.cpu_count() or 1)
-    net = models.build(MODELS[model], {}, len(data.classes), 1)
-    moments = float(data.mean[0]), float(data.std[0])
-    seconds = list(loader.epochs(folder, net, epochs, moments, out))[1:]
-    optimizer = torch.optim.AdamW(net.parameters())
-    for p in net.parameters():
-        p.grad = torch.zeros_like(p)
-    optimizer.step()
-    saving = []
-    for epoch in range(100, 105):
-        began = time.perf_counter()
-        loader.save(net, optimizer, epoch, out)
-        saving.append(time.perf_counter() - began)
+    return data, folder, (float(data.mean[0]), float(data.std[0]))
+
+
+def jpegs(root: Path, o: argparse.Namespace) -> dict[str, Any]:
+    """The old way, and the three files it saved."""
+    import torch
+
+    from benchmarks import loader
+    from raysweep.training import models
+
+    data, folder, moments = _jpegs(root)
+    out = Path(tempfile.mkdtemp(dir=root))
+    torch.set_num_threads(CPUS)
+    net = models.build(MODELS[o.model], {}, len(data.classes), 1)
+    laps, saving = Laps(True), []
+    for seconds in loader.epochs(folder, net, o.laps, moments, out, o.model == "vit"):
+        saving.append(seconds)
+        laps.end()
     size = sum((out / n).stat().st_size for n in ("checkpoint_epoch_1.pt", "epoch_1_model.pt", "best_checkpoint.pt"))
-    return {"seconds": seconds, "saving": saving, "bytes": size}
+    return {"saving": statistics.median(saving[1:]), "bytes": size}
 
 
-def feeding(root: Path, model: str, epochs: int) -> dict[str, Any]:
+def feeding(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     """Images a second, without any network: ours and the DataLoader's."""
     import numpy as np
     import torch
 
     from benchmarks import loader
-    from raysweep.config import DataSection
-    from raysweep.data import augment, cache
+    from raysweep.data import augment
     from raysweep.training.feed import Feed
 
-    torch.set_num_threads(os.cpu_count() or 1)
-    data = cache.load(DataSection(source="faces"), root / ".raysweep" / "cache")
+    torch.set_num_threads(CPUS)
+    data, folder, moments = _jpegs(root)
     feed = Feed(data, list(data.mean), list(data.std), torch.device("cpu"), True)
     n = len(data.train.labels)
     order = np.random.default_rng(0).permutation(n)
@@ -121,88 +145,57 @@ def feeding(root: Path, model: str, epochs: int) -> dict[str, Any]:
         return n / (time.perf_counter() - began)
 
     once()
-    mine = statistics.median(once() for _ in range(5))
-    return {"ours": mine, "loader": loader.feed(root / "jpegs", (float(data.mean[0]), float(data.std[0])))}
+    return {"ours": statistics.median(once() for _ in range(5)), "loader": loader.feed(folder, moments)}
 
 
-WAYS = {"bare": bare, "ours": ours, "jpegs": jpegs, "feeding": feeding}
+WAYS = {
+    "bare": bare,
+    "ours": ours,
+    "jpegs": jpegs,
+    "lightning": lightning,
+    "transformers": transformers,
+    "feeding": feeding,
+}
+# peer → its name, and what ours / peer should be at most, by model
+PEERS: dict[str, tuple[str, dict[str, float]]] = {
+    "bare": ("bare loop, images in memory", {"cnn": 1.03, "vit": 1.03}),
+    "jpegs": ("JPEGs → PIL → DataLoader, 2 workers", {"cnn": 0.6, "vit": 0.45}),
+    "lightning": ("Lightning's Trainer, images in memory", {"cnn": 1.0, "vit": 1.0}),
+    "transformers": ("transformers' Trainer, images in memory", {"cnn": 1.0, "vit": 1.0}),
+}
 
 
-def measure(way: str, root: Path, model: str, epochs: int) -> dict[str, Any]:
-    """One measurement in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.epoch",
-        "--way",
-        way,
-        "--root",
-        str(root),
-        "--model",
-        model,
-        "--epochs",
-        str(epochs),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{way} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} … {max(values):.2f})"
+def compare(repeats: int, models: tuple[str, ...] = tuple(MODELS)) -> list[Row]:
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for model in models:
+            runs = interleave("benchmarks.epoch", ["ours", *PEERS], root, repeats, model=model)
+            mine, old = runs["ours"], runs["jpegs"]
+            for way, (peer, limits) in PEERS.items():
+                rows.append(Row(f"epoch of `{model}`", peer, mine["seconds"], runs[way]["seconds"], "s", limits[model]))
+            what = f"`{model}`: training blocked by a checkpoint"
+            rows.append(Row(what, "three `torch.save`", [1e3 * mine["saving"]], [1e3 * old["saving"]], "ms", 0.1))
+            size = [mine["bytes"] / 1e6], [old["bytes"] / 1e6]
+            rows.append(Row(f"`{model}`: bytes per epoch", "three full files", *size, "MB", 0.6))
+            most = runs["bare"]["peak_mb"] + 300 + mine["checkpoint"] / 1e6
+            peer = "the bare loop's + 300 MB + a checkpoint"
+            rows.append(Row(f"`{model}`: most memory", peer, [mine["peak_mb"]], [most], "MB", 1.0))
+        rates = [in_a_process("benchmarks.epoch", "feeding", root) for _ in range(min(3, repeats))]
+        both = [r["ours"] for r in rates], [r["loader"] for r in rates]
+        rows.append(Row("feeding alone", "JPEGs → PIL → DataLoader, 2 workers", *both, "images/s", 20, above=True))
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=4, help="of each process; the first is not counted")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = measuring.parser(__doc__, WAYS)
     parser.add_argument("--model", choices=MODELS, help="one only")
-    parser.add_argument("--json", type=Path, help="write the figures into this file")
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
-    a = parser.parse_args()
-    if a.way:
-        print(json.dumps(WAYS[a.way](a.root, a.model, a.epochs)))
+    options = parser.parse_args()
+    if options.way:
+        measuring.answer(WAYS, options)
         return
-    found: dict[str, Any] = {}
-    print("| epoch, 1 process, CPU | seconds | ratio |\n|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        for model in [a.model] if a.model else MODELS:
-            runs: dict[str, list[dict[str, Any]]] = {w: [] for w in ("bare", "ours", "jpegs")}
-            for _ in range(a.repeats):
-                for way in runs:
-                    runs[way].append(measure(way, root, model, a.epochs))
-                    print(
-                        f"  {model} {way:<6} {statistics.median(runs[way][-1]['seconds']):6.2f} s",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-            # Within a repeat the ways ran one after the other, so their ratio is of one minute of the machine.
-            middle = {w: [statistics.median(r["seconds"]) for r in rs] for w, rs in runs.items()}
-            for way, seconds in middle.items():
-                print(f"| {model}: {way} | {spread(seconds)} | |")
-            for peer in ("bare", "jpegs"):
-                print(
-                    f"| {model}: ours / {peer} | | {spread([o / p for o, p in zip(middle['ours'], middle[peer], strict=True)])} |"
-                )
-            saving = [statistics.median(r["saving"]) for r in runs["ours"]]
-            theirs = [statistics.median(r["saving"]) for r in runs["jpegs"]]
-            print(
-                f"| {model}: blocked by saving, ours / three torch.save | {spread(saving)} / {spread(theirs)} | {spread([o / p for o, p in zip(saving, theirs, strict=True)])} |"
-            )
-            print(
-                f"| {model}: bytes per epoch, ours / three files | | {runs['ours'][0]['bytes'] / runs['jpegs'][0]['bytes']:.2f} |"
-            )
-            found[model] = runs
-        rates = [measure("feeding", root, "cnn", 1) for _ in range(a.repeats)]
-        print(
-            f"| feeding alone, images a second: ours / DataLoader | {spread([r['ours'] for r in rates])} / {spread([r['loader'] for r in rates])} | {spread([r['ours'] / r['loader'] for r in rates])} |"
-        )
-        found["feeding"] = rates
-    if a.json:
-        a.json.write_text(json.dumps(found))
+    models = (options.model,) if options.model else tuple(MODELS)
+    measuring.show(compare(options.repeats, models), options.json)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -19,12 +18,18 @@ BATCH, WORKERS = 64, 2
 
 
 class Folder(Dataset):
-    """Class folders of JPEGs, decoded at every access, standardised, mirrored at random."""
+    """Class folders of JPEGs, decoded at every access; shifted and mirrored as in ``base.yaml`` by torchvision's
+    transforms, gray or, as the old system's networks want them, in three channels."""
 
-    def __init__(self, folder: Path, mean: float, std: float, train: bool) -> None:
+    def __init__(self, folder: Path, mean: float, std: float, train: bool, colour: bool) -> None:
+        from torchvision import transforms
+
         names = sorted(p.name for p in folder.iterdir())
         self.items = [(p, i) for i, name in enumerate(names) for p in sorted((folder / name).iterdir())]
-        self.mean, self.std, self.train = mean, std, train
+        varied = [transforms.RandomCrop(48, padding=4), transforms.RandomHorizontalFlip()] if train else []
+        self.mode, n = ("RGB", 3) if colour else ("L", 1)
+        last = [transforms.ToTensor(), transforms.Normalize([mean / 255] * n, [std / 255] * n)]
+        self.transform = transforms.Compose([*varied, *last])
 
     def __len__(self) -> int:
         return len(self.items)
@@ -32,11 +37,7 @@ class Folder(Dataset):
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         path, label = self.items[i]
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("L"), dtype=np.float32)
-        x = torch.from_numpy((pixels - self.mean) / self.std)[None]
-        if self.train and torch.rand(()) < 0.5:
-            x = x.flip(2)
-        return x, label
+            return self.transform(image.convert(self.mode)), label
 
 
 def write_jpegs(data: Any, folder: Path) -> None:
@@ -48,15 +49,16 @@ def write_jpegs(data: Any, folder: Path) -> None:
             Image.fromarray(pixels[:, :, 0]).save(folder / split / data.classes[label] / f"{i:05}.jpg", quality=95)
 
 
-def epochs(folder: Path, model: nn.Module, count: int, moments: tuple[float, float], out: Path) -> Iterator[float]:
-    """Seconds of every epoch: training, validation, and the three files of the old system."""
-    train, val = Folder(folder / "train", *moments, True), Folder(folder / "val", *moments, False)
+def epochs(
+    folder: Path, model: nn.Module, count: int, moments: tuple[float, float], out: Path, colour: bool
+) -> Iterator[float]:
+    """Epochs of training, validation, and the three files of the old system; the seconds that these files take."""
+    train, val = (Folder(folder / part, *moments, part == "train", colour) for part in ("train", "val"))
     sampler = WeightedRandomSampler(torch.ones(len(train), dtype=torch.float64), len(train))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.02)
     loader = DataLoader(train, BATCH, sampler=sampler, num_workers=WORKERS)
     check = DataLoader(val, 256, num_workers=WORKERS)
     for epoch in range(1, count + 1):
-        started = time.perf_counter()
         model.train()
         for x, y in loader:
             optimizer.zero_grad()
@@ -66,8 +68,9 @@ def epochs(folder: Path, model: nn.Module, count: int, moments: tuple[float, flo
         with torch.no_grad():
             for x, _ in check:
                 model(x).argmax(1)
+        saving = time.perf_counter()
         save(model, optimizer, epoch, out)
-        yield time.perf_counter() - started
+        yield time.perf_counter() - saving
 
 
 def save(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, out: Path) -> None:
@@ -85,7 +88,7 @@ def save(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, out: Pa
 
 def feed(folder: Path, moments: tuple[float, float]) -> float:
     """Images a second of the loader alone."""
-    train = Folder(folder / "train", *moments, True)
+    train = Folder(folder / "train", *moments, True, False)
     sampler = WeightedRandomSampler(torch.ones(len(train), dtype=torch.float64), len(train))
     loader = DataLoader(train, BATCH, sampler=sampler, num_workers=WORKERS)
     for _ in loader:  # the first pass reads the files from the disk

@@ -27,7 +27,7 @@ from raysweep.store import files
 from raysweep.store.experiment import Experiment
 from tests.conftest import SMALL_NET, weights_hash
 
-SHARES = ("driver",) * 17 + ("worker", "controller", "remote")
+ON_RAY = ("worker", "controller", "remote")
 SETTINGS: dict[str, Any] = {
     "data": {"source": "digits"},
     "model": SMALL_NET,
@@ -36,6 +36,12 @@ SETTINGS: dict[str, Any] = {
     "checkpoint": {"every_n_batches": 2},
 }
 LIMIT_S = 150
+
+
+def plan_of(count: int) -> list[str]:
+    """So many trainings, one in twenty of each kind on Ray, which take minutes, and at least one."""
+    of_each = max(1, count // 20)
+    return list(ON_RAY) * of_each + ["driver"] * (count - len(ON_RAY) * of_each)
 
 
 def start(arguments: list[str], log: Path) -> int:
@@ -194,11 +200,11 @@ def write_config(path: Path, scaling: dict[str, Any]) -> Path:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=len(SHARES))
+    parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plan", default="")
     chosen = parser.parse_args(arguments)
-    plan = chosen.plan.split(",") if chosen.plan else [SHARES[i % len(SHARES)] for i in range(chosen.count)]
+    plan = chosen.plan.split(",") if chosen.plan else plan_of(chosen.count)
     plan.sort()  # those on Ray share a cluster
     import ray.train.torch  # noqa: F401
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-COUNT = int(os.environ.get("RAYSWEEP_KILLS", "20"))
+COUNT = int(os.environ.get("RAYSWEEP_KILLS", "12"))
 
 
 @pytest.mark.ray

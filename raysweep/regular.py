@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
+
+from raysweep.errors import RootError
 
 
 def read_regular(path: str | Path, limit: int) -> bytes:
@@ -34,5 +37,14 @@ def read_regular(path: str | Path, limit: int) -> bytes:
 
 
 def user_path(text: str | Path) -> Path:
-    """A path as a user types it: ``~`` is his home; of a user who does not exist it stays as it is."""
+    """A path as a user types it: ``~`` is his home; of a user who does not exist it stays as it is.
+
+    Raises:
+        RootError: it is the address of an object store or a web page; a folder of that name would be made instead.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(text)):
+        raise RootError(
+            f"{str(text)[:200]} is an address; only folders and files that this machine sees can be used. Mount the store, "
+            "and name the place where it is mounted."
+        )
     return Path(os.path.expanduser(text))

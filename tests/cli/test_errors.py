@@ -120,6 +120,22 @@ def test_a_root_that_may_not_be_written(capsys, tmp_path):
     assert "cannot be written" in err
 
 
+@pytest.mark.parametrize("verb", ["run", "list", "resume", "branch"])
+def test_an_address_is_no_folder_and_none_is_made_of_its_name(capsys, tmp_path, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    needed = {
+        "run": [config_file(tmp_path)],
+        "list": [],
+        "resume": ["--from", "x@1"],
+        "branch": ["--from", "x@1", "--weights-grid", Path(__file__).parents[2] / "configs" / "grid.yaml"],
+    }
+    code, _, err = run_cli(capsys, verb, *needed[verb], "--root", "s3://bucket/prefix")
+    assert code == 2
+    assert "s3://bucket/prefix is an address" in err
+    assert "Mount the store" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
+
+
 def test_wrong_usage_ends_with_2_and_names_what_was_meant(capsys):
     code, _, err = run_cli(capsys, "lst")
     assert code == 2

@@ -33,9 +33,7 @@ class World:
         """Element by element the maximum over the ranks."""
         if self.size == 1:
             return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return tensor.tolist()
+        return _of_all_ranks(torch.tensor(values, dtype=torch.float64, device=self.device)).amax(0).tolist()
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every rank rank 0's buffers (running statistics), so that all validate the same network."""
@@ -82,6 +80,13 @@ class World:
                 buffer.copy_(before[name])
 
 
+def _of_all_ranks(mine: torch.Tensor) -> torch.Tensor:
+    """A small tensor of every rank, stacked in their order. Gloo's ``all_reduce`` takes three times as long for one."""
+    rows = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, mine)
+    return torch.stack(rows)
+
+
 def _synchronise(module: nn.Module) -> nn.Module:
     """Every batch normalisation made to use the statistics of the global batch (torch's own does so on GPUs only)."""
     if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNormCPU):
@@ -124,13 +129,10 @@ class _SyncedNorm(torch.autograd.Function):
         momentum: float,
         eps: float,
     ) -> torch.Tensor:
-        dims = [d for d in range(x.ndim) if d != 1]
         count = x.numel() // x.shape[1]
-        var, mean = torch.var_mean(x, dims, correction=0)
+        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)  # var_mean takes twenty times as long
         mine = torch.cat([mean.double(), var.double(), torch.tensor([float(count)], dtype=torch.float64)])
-        rows = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-        dist.all_gather(rows, mine)
-        table = torch.stack(rows)
+        table = _of_all_ranks(mine)
         n = table[:, -1:]
         total = n.sum()
         channels = x.shape[1]
@@ -143,7 +145,7 @@ class _SyncedNorm(torch.autograd.Function):
                 running_var.lerp_((all_var * total / (total - 1).clamp(min=1)).to(running_var.dtype), momentum)
         m, v = all_mean.to(x.dtype), all_var.to(x.dtype)
         ctx.save_for_backward(x, weight, m, v)
-        ctx.total, ctx.dims, ctx.eps = float(total), dims, eps
+        ctx.total, ctx.eps = float(total), eps
         return nn.functional.batch_norm(x, m, v, weight, bias, training=False, eps=eps)
 
     @staticmethod
@@ -151,15 +153,17 @@ class _SyncedNorm(torch.autograd.Function):
         x, weight, mean, var = ctx.saved_tensors
         dy = grads[0]
         shape = [1, -1] + [1] * (x.ndim - 2)
+        # As if mean and variance were constants: one fused pass, which gives the two sums that are needed as well.
+        dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
+            dy, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        )
+        both = _of_all_ranks(torch.stack([dbias, dweight]).double()).sum(0)
         inv = torch.rsqrt(var + ctx.eps)
-        normal = (x - mean.view(shape)) * inv.view(shape)
-        dbias, dweight = dy.sum(ctx.dims), (dy * normal).sum(ctx.dims)
-        both = torch.stack([dbias, dweight]).double()
-        dist.all_reduce(both)
         sum_dy, sum_dy_normal = (both / ctx.total).to(x.dtype)
         scale = inv if weight is None else inv * weight
-        # DDP averages gradients over the ranks, and each rank's loss is scaled up by their number: dy already is the
-        # gradient of the global loss times that number, so these means need no correction.
-        dx = (dy - sum_dy.view(shape) - normal * sum_dy_normal.view(shape)) * scale.view(shape)
+        # And what follows from their depending on x. DDP averages gradients over the ranks, and each rank's loss is scaled
+        # up by their number: dy already is the gradient of the global loss times that number, so no mean needs correction.
+        slope, shift = (sum_dy_normal * inv * scale).view(shape), (sum_dy * scale).view(shape)
+        dx = dx.sub_(torch.addcmul(shift, x - mean.view(shape), slope))
         has = weight is not None
         return dx, dweight if has else None, dbias if has else None, None, None, None, None

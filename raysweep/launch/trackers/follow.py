@@ -22,6 +22,7 @@ from typing import Any
 from raysweep.config import TrackersSection
 from raysweep.errors import Interrupted, RaysweepError
 from raysweep.launch import trackers
+from raysweep.launch.gauges import Gauges
 from raysweep.launch.trackers import story
 from raysweep.launch.trackers.memory import Memory
 from raysweep.launch.trackers.process import reason
@@ -132,6 +133,7 @@ class Follower:
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
+        self.gauges = Gauges()
         self.folders: dict[str | None, Path] = {}  # branch → folder; None: of a single run
         self.sections: dict[Path, TrackersSection] = {}
         self.board: trackers.Tracker | None = None
@@ -142,6 +144,7 @@ class Follower:
 
     def __call__(self, event: dict[str, Any]) -> None:
         self.progress(event)
+        self.gauges(event)
         kind, branch = event["kind"], event.get("branch")
         if kind == "experiment":
             self.folders[branch] = Path(event["folder"]).absolute()

@@ -1,0 +1,64 @@
+"""Gauges of runs and branches for Prometheus, which Ray's nodes serve with the prefix ``ray_``: see :data:`GAUGES`.
+
+They are set by the driver, wherever the training runs, and only while it is connected to Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+Event = dict[str, Any]
+LABELS = ("experiment", "sweep")  # the sweep is empty for a run of its own
+# name → (what it is, where it stands in the event of an epoch)
+GAUGES: dict[str, tuple[str, Callable[[Event], Any]]] = {
+    "raysweep_epoch": ("Completed epochs, the parent's included.", lambda e: e["epoch"]),
+    "raysweep_train_loss": ("Mean training loss of the last epoch.", lambda e: e["row"]["train_loss"]),
+    "raysweep_val_loss": ("Mean cross-entropy on the validation images.", lambda e: e["row"]["val_loss"]),
+    "raysweep_val_accuracy": ("Share of validation images classified rightly.", lambda e: e["row"]["val_acc"]),
+    "raysweep_val_macro_f1": ("Mean of the classes' F1 on the validation images.", lambda e: e["row"]["val_macro_f1"]),
+    "raysweep_images_per_second": ("Training images a second.", lambda e: e["row"]["images_per_second"]),
+    "raysweep_checkpoint_seconds": ("Seconds the last checkpoint took to write.", lambda e: e["save_seconds"]),
+    "raysweep_blocked_seconds": ("Seconds training stood still for it.", lambda e: e["blocked_seconds"]),
+}
+RECALL = "raysweep_recall"  # with one more label, class
+
+
+class Gauges:
+    """Takes the events of a run or a sweep. Trouble with metrics is nobody's trouble: it is passed over."""
+
+    def __init__(self) -> None:
+        self.sweep = ""
+        self.experiments: dict[str | None, str] = {}  # branch → experiment; None: of a single run
+        self.made: dict[str, Any] = {}
+
+    def __call__(self, event: Event) -> None:
+        if event["kind"] == "sweep":
+            self.sweep = str(event["id"])
+        elif event["kind"] == "experiment":
+            self.experiments[event.get("branch")] = event["id"]
+        elif event["kind"] == "epoch" and _connected():
+            with contextlib.suppress(Exception):
+                self._set(event, {"experiment": self.experiments.get(event.get("branch"), ""), "sweep": self.sweep})
+
+    def _set(self, event: Event, labels: dict[str, str]) -> None:
+        for name, (text, of) in GAUGES.items():
+            self._gauge(name, text, LABELS).set(float(of(event)), labels)
+        recall = self._gauge(RECALL, "Recall of a class on the validation images.", (*LABELS, "class"))
+        for column, value in event["row"].items():
+            if column.startswith("recall_") and value is not None:
+                recall.set(float(value), {**labels, "class": column.removeprefix("recall_")})
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...]) -> Any:
+        if name not in self.made:
+            from ray.util.metrics import Gauge
+
+            self.made[name] = Gauge(name, description=text, tag_keys=labels)
+        return self.made[name]
+
+
+def _connected() -> bool:
+    ray = sys.modules.get("ray")  # where nobody has imported it, nobody is connected
+    return ray is not None and bool(ray.is_initialized())

@@ -1,0 +1,91 @@
+"""Gauges for Prometheus: every epoch of a run or a branch, labelled, where Ray is connected; and no trouble without it."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+
+import pytest
+
+from raysweep.launch import gauges
+from raysweep.launch.gauges import GAUGES, RECALL, Gauges
+
+ROW = {
+    **{"train_loss": 1.5, "val_loss": 1.25, "val_acc": 0.75, "val_macro_f1": 0.5, "images_per_second": 700.0},
+    **{"recall_cat": 0.875, "recall_no image": None},
+}
+EPOCH = {"kind": "epoch", "epoch": 3, "row": ROW, "best": True, "save_seconds": 0.25, "blocked_seconds": 0.001}
+
+
+def tell(it, sweep=None):
+    if sweep:
+        it({"kind": "sweep", "id": sweep})
+    branch = {"branch": "b"} if sweep else {}
+    it({"kind": "experiment", "id": "base_20260101_000000", **branch})
+    it({**EPOCH, **branch})
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    found = {}
+
+    class Gauge:
+        def __init__(self, name, description, tag_keys):
+            assert description.endswith(".")
+            self.name, self.keys = name, tag_keys
+
+        def set(self, value, labels):
+            assert set(labels) == set(self.keys)
+            found[self.name, labels["experiment"], labels["sweep"], labels.get("class")] = value
+
+    monkeypatch.setattr("ray.util.metrics.Gauge", Gauge)
+    monkeypatch.setattr(gauges, "_connected", lambda: True)
+    return found
+
+
+@pytest.mark.parametrize("sweep", [None, "hunt_20260101_000001"])
+def test_every_gauge_of_an_epoch_is_set_with_its_labels(fake, sweep):
+    tell(Gauges(), sweep)
+    assert {name for name, *_ in fake} == {*GAUGES, RECALL}
+    assert {(e, s) for _, e, s, _ in fake} == {("base_20260101_000000", sweep or "")}
+    here = "base_20260101_000000", sweep or ""
+    assert fake["raysweep_epoch", *here, None] == 3
+    assert fake["raysweep_val_accuracy", *here, None] == 0.75
+    assert fake["raysweep_checkpoint_seconds", *here, None] == 0.25
+    assert {c: v for (name, _, _, c), v in fake.items() if name == RECALL} == {"cat": 0.875}
+
+
+def test_without_ray_nothing_is_made(monkeypatch):
+    monkeypatch.setattr(gauges, "_connected", lambda: False)
+    it = Gauges()
+    tell(it)
+    assert it.made == {}
+
+
+def test_trouble_with_metrics_is_nobodys_trouble(monkeypatch):
+    monkeypatch.setattr(gauges, "_connected", lambda: True)
+    monkeypatch.setattr("ray.util.metrics.Gauge", lambda *a, **k: 1 / 0)
+    tell(Gauges())
+
+
+@pytest.mark.ray
+def test_a_node_serves_them(ray_cluster):
+    import ray
+
+    tell(Gauges(), "hunt_20260101_000001")
+    (node,) = [n for n in ray.nodes() if n["Alive"]]
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    deadline = time.monotonic() + 60
+    while True:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=10) as answer:
+            text = answer.read().decode()
+        lines = [line for line in text.splitlines() if line.startswith("ray_raysweep_")]
+        if len({line.partition("{")[0] for line in lines}) == len(GAUGES) + 1 or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    assert {line.partition("{")[0] for line in lines} == {f"ray_{name}" for name in [*GAUGES, RECALL]}
+    (line,) = [line for line in lines if "val_accuracy" in line]
+    assert 'experiment="base_20260101_000000"' in line
+    assert 'sweep="hunt_20260101_000001"' in line
+    assert re.search(r" 0\.75$", line)

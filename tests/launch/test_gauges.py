@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +91,13 @@ def test_a_node_serves_them(ray_cluster):
     assert 'experiment="base_20260101_000000"' in line
     assert 'sweep="hunt_20260101_000001"' in line
     assert re.search(r" 0\.75$", line)
+
+
+def test_the_grafana_dashboard_shows_every_gauge_and_no_other():
+    board = json.loads((Path(__file__).parents[2] / "configs" / "grafana" / "raysweep.json").read_text())
+    expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    assert sorted(e.partition("{")[0] for e in expressions) == sorted(f"ray_{name}" for name in [*GAUGES, RECALL])
+    variables = {v["name"] for v in board["templating"]["list"]}
+    used = {word for e in expressions for word in re.findall(r"\$\{?(\w+)", e)}
+    assert used == {"sweep", "experiment"} <= variables
+    assert len({(p["gridPos"]["x"], p["gridPos"]["y"]) for p in board["panels"]}) == len(board["panels"])

@@ -1,18 +1,39 @@
-"""``python -m benchmarks NAME``: run one comparison; without a name, say which there are."""
+"""``python -m benchmarks [NAME …]``: run some comparisons, or all, and print one table."""
 
 from __future__ import annotations
 
-import runpy
-import sys
+import argparse
+import importlib
+from pathlib import Path
 
+from benchmarks import measuring
+
+# name → how often by default, and what it compares
 NAMES = {
-    "epoch": "an epoch: ours, a bare loop, and JPEGs through a DataLoader; saving and feeding alone",
-    "sweep": "sixteen branches: our sweep, bare loops, and Ray's documented pattern",
-    "catalog": "list 10,000 experiments: our index over folders, and MLflow's SQLite store",
+    "epoch": (6, "an epoch in one process, saving and feeding: bare loop, JPEGs, Lightning, transformers"),
+    "distributed": (2, "an epoch on two workers: torchrun with DDP"),
+    "start": (5, "the command to its first step: the import of torch"),
+    "sweep": (2, "sixteen branches: bare loops, and Ray's documented pattern"),
 }
 
-if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
-    print("python -m benchmarks NAME [--help]\n" + "\n".join(f"  {n:<10} {text}" for n, text in NAMES.items()))
-    sys.exit(0 if len(sys.argv) < 2 else 2)
-name = sys.argv.pop(1)
-runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+
+def main() -> None:
+    names = "\n".join(f"  {name:<12} {text}" for name, (_, text) in NAMES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog=f"{names}\n\nOptions of one: python -m benchmarks.NAME --help. Also python -m benchmarks.catalog, a table of its own.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*NAMES, []], help="all, if none is named")
+    parser.add_argument("--repeats", type=int, help="of each comparison")
+    parser.add_argument("--json", type=Path, help="write every figure into this file")
+    options = parser.parse_args()
+    rows: list[measuring.Row] = []
+    for name in options.names or NAMES:
+        rows += importlib.import_module(f"benchmarks.{name}").compare(options.repeats or NAMES[name][0])
+    measuring.show(rows, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,21 +1,19 @@
 """What a sweep costs beside the training itself: one-epoch branches of one checkpoint on the CPU.
 
-Each way runs in processes of its own, one way after the other, ``--repeats`` times. Ray's clusters are up before the
+Each way runs in a process of its own, one after the other, ``--repeats`` times. Ray's clusters are up before the
 clock starts. ``pattern`` is what Ray's documentation shows: a Tune function that runs a TorchTrainer, two at a time.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks import measuring
+from benchmarks.measuring import Row, in_a_process
 
 CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 
@@ -100,7 +98,13 @@ def pattern(root: Path, branches: int, threads: int) -> float:
             loop,
             train_loop_config=config,
             scaling_config=train.ScalingConfig(num_workers=1),
-            run_config=train.RunConfig(name=f"branch-{config['weight']}", storage_path=str(root / "pattern")),
+            run_config=train.RunConfig(
+                name=f"branch-{config['weight']}",
+                storage_path=str(root / "pattern"),
+                failure_config=train.FailureConfig(
+                    max_failures=2
+                ),  # Ray sometimes removes a worker it has just started
+            ),
         ).fit()
 
     # Twice the CPUs, so that the waiting Tune functions do not take them from the workers.
@@ -126,51 +130,39 @@ def pattern(root: Path, branches: int, threads: int) -> float:
 WAYS = {"bare": bare, "ours": ours, "pattern": pattern}
 
 
-def measure(way: str, root: Path, branches: int, threads: int) -> float:
-    """One measurement in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.sweep", "--way", way, "--root", str(root)]
-    command += ["--branches", str(branches), "--threads", str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{way} failed:\n{done.stderr[-3000:]}")
-    return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--branches", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=1, help="per branch; as many branches at a time as CPUs allow")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--pattern-repeats", type=int, default=1, help="it is slow")
-    parser.add_argument("--json", type=Path, help="write the figures into this file")
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
-    a = parser.parse_args()
-    if a.way:
-        print(json.dumps({"seconds": WAYS[a.way](a.root, a.branches, a.threads)}))
-        return
+def compare(repeats: int, pattern_repeats: int = 1, branches: int = 16, threads: int = 1) -> list[Row]:
+    """The pattern is slow: where it runs less often, its first figures stand beside our first ones."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        parent_of(root, a.threads)
-        for i in range(a.repeats):
-            for way in WAYS:
-                if way != "pattern" or i < a.pattern_repeats:
-                    seconds[way].append(measure(way, root, a.branches, a.threads))
-                    print(f"  {way:<8} {seconds[way][-1]:7.1f} s", file=sys.stderr, flush=True)
-    middle = {way: statistics.median(v) for way, v in seconds.items() if v}
-    print(f"{a.branches} one-epoch branches, {os.cpu_count()} CPUs, {a.threads} threads a branch\n")
-    print("| way | seconds (all runs) | ratio to bare |\n|---|---|---|")
-    for way, value in middle.items():
-        print(f"| {way} | {value:.1f} ({', '.join(f'{s:.1f}' for s in seconds[way])}) | {value / middle['bare']:.2f} |")
-    added = [(o - b) / a.branches for o, b in zip(seconds["ours"], seconds["bare"], strict=True)]
-    print(f"\nours adds {statistics.median(added):.2f} s a branch over bare ({', '.join(f'{s:.2f}' for s in added)})")
-    if seconds["pattern"]:
-        print(f"ours is {middle['pattern'] / middle['ours']:.1f} times faster than the documented pattern")
-    if a.json:
-        a.json.write_text(
-            json.dumps({"seconds": seconds, "branches": a.branches, "threads": a.threads, "cpus": os.cpu_count()})
-        )
+        parent_of(root, threads)
+        for i in range(repeats):
+            for way, found in seconds.items():
+                if way != "pattern" or i < pattern_repeats:
+                    result = in_a_process("benchmarks.sweep", way, root, branches=branches, threads=threads)
+                    found.append(result["seconds"])
+    mine, what = seconds["ours"], f"{branches} one-epoch branches"
+    rows = [
+        Row(what, f"{branches} bare loops, nothing saved", mine, seconds["bare"], "s"),
+        Row(what, f"{branches} bare loops × 1.1 + 15 s", mine, [1.1 * s + 15 for s in seconds["bare"]], "s", 1.0),
+    ]
+    if pattern := seconds["pattern"]:
+        peer = "Ray's documented pattern: a Tune function around a `TorchTrainer`"
+        rows.append(Row(what, peer, mine[: len(pattern)], pattern, "s", 0.2))
+    return rows
+
+
+def main() -> None:
+    parser = measuring.parser(__doc__, WAYS)
+    parser.add_argument("--branches", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=1, help="per branch; as many branches at a time as CPUs allow")
+    parser.add_argument("--pattern-repeats", type=int, default=1)
+    o = parser.parse_args()
+    if o.way:
+        ways = {w: lambda root, o, run=run: {"seconds": run(root, o.branches, o.threads)} for w, run in WAYS.items()}
+        measuring.answer(ways, o)
+        return
+    measuring.show(compare(o.repeats, o.pattern_repeats, o.branches, o.threads), o.json)
 
 
 if __name__ == "__main__":

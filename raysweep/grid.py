@@ -160,7 +160,7 @@ def expand(
         WeightsError: an unknown class or a bad number; the message names the branch.
     """
     notes: list[str] = []
-    chosen: dict[tuple[Fraction, ...], tuple[str, dict[str, float]]] = {}
+    chosen: dict[tuple[str, ...], tuple[str, dict[str, float]]] = {}
     control_key = _proportions(weights_module.complete(parent, classes))
     for given, changes in _wanted(grid):
         differing = {c: v for c, v in changes.items() if v != parent.get(c, 1.0)}
@@ -202,9 +202,10 @@ def _wanted(grid: Grid) -> Iterable[tuple[str, dict[str, Any]]]:
             yield "", drawn
 
 
-def _proportions(weights: Mapping[str, float]) -> tuple[Fraction, ...]:
+def _proportions(weights: Mapping[str, float]) -> tuple[str, ...]:
+    """To twelve digits: what differs less is the same number, computed in another way."""
     total = sum(Fraction(w) for w in weights.values())
-    return tuple(Fraction(w) / total for w in weights.values())
+    return tuple(f"{float(Fraction(w) / total):.12g}" for w in weights.values())
 
 
 def describe(changes: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raysweep import grid as grids
@@ -143,6 +143,7 @@ def test_a_grid_file_tells_the_line(tmp_path):
 lists = st.lists(st.floats(0.001, 1000), min_size=1, max_size=4)
 
 
+@example({"angry": [0.5], "disgust": [1000.0, 999.9999999999999]}, [])  # the shares are equal to the last bit
 @given(
     st.dictionaries(st.sampled_from(CLASSES), lists, min_size=1), st.lists(st.integers(0, 99), max_size=3, unique=True)
 )

@@ -25,10 +25,14 @@ def main() -> None:
         epilog=f"{names}\n\nOptions of one: python -m benchmarks.NAME --help. Also python -m benchmarks.catalog, a table of its own.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*NAMES, []], help="all, if none is named")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="all, if none is named")
     parser.add_argument("--repeats", type=int, help="of each comparison")
     parser.add_argument("--json", type=Path, help="write every figure into this file")
     options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in NAMES]:
+        parser.error(
+            f"there is no comparison {unknown[0]!r} here; there are {', '.join(NAMES)} (and benchmarks.catalog)"
+        )
     rows: list[measuring.Row] = []
     for name in options.names or NAMES:
         rows += importlib.import_module(f"benchmarks.{name}").compare(options.repeats or NAMES[name][0])

@@ -26,7 +26,7 @@ def settings_of(root: Path, model: str, epochs: int, **sections: Any) -> Any:
     values = {
         "experiment": {"name": "bench"},
         "data": {"source": "faces"},
-        "model": {"name": MODELS.get(model, model)},
+        "model": {"name": MODELS[model]},
         "training": {"epochs": epochs, "learning_rate": 0.001},
         "scaling": {"num_workers": 0, "threads": CPUS},
         "root": str(root),
@@ -34,11 +34,12 @@ def settings_of(root: Path, model: str, epochs: int, **sections: Any) -> Any:
     return config.validate(config.merge(values, sections))
 
 
-def run_ours(settings: Any, laps: Laps) -> dict[str, Any]:
+def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     """A run whose rounds go from the last batch of one epoch to that of the next: validation, saving, training."""
     from raysweep.launch import run
 
     events: list[dict[str, Any]] = []
+    laps = Laps()
 
     def progress(event: dict[str, Any]) -> None:
         if event["kind"] == "epoch":
@@ -46,17 +47,13 @@ def run_ours(settings: Any, laps: Laps) -> dict[str, Any]:
         if event["kind"] == "batch" and event["batch"] == event["batches"]:
             laps.end()
 
-    made = run.run(run.plan(settings), progress).experiment
+    made = run.run(run.plan(settings_of(root, o.model, o.laps)), progress).experiment
     files = [p for p in made.folder.iterdir() if p.suffix == ".pt" and "best" not in p.name]
     return {
         "saving": statistics.median(e["blocked_seconds"] for e in events[1:]),
         "bytes": sum(p.stat().st_size for p in files) / len(events),
         "checkpoint": (made.folder / "checkpoint_epoch_1.pt").stat().st_size,
     }
-
-
-def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
-    return run_ours(settings_of(root, o.model, o.laps), Laps(True))
 
 
 def _bare(root: Path, model: str) -> tuple[Any, Any]:
@@ -73,7 +70,7 @@ def _bare(root: Path, model: str) -> tuple[Any, Any]:
 def bare(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     """The loop alone: images in memory, nothing saved."""
     loop, net = _bare(root, o.model)
-    laps = Laps(True)
+    laps = Laps()
     loop.timed(net, o.laps, laps.end)
     return {}
 
@@ -81,14 +78,14 @@ def bare(root: Path, o: argparse.Namespace) -> dict[str, Any]:
 def lightning(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import trainers
 
-    trainers.lightning(*_bare(root, o.model), o.laps, Path(tempfile.mkdtemp(dir=root)), Laps(True))
+    trainers.lightning(*_bare(root, o.model), o.laps, Path(tempfile.mkdtemp(dir=root)), Laps())
     return {}
 
 
 def transformers(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import trainers
 
-    trainers.transformers(*_bare(root, o.model), o.laps, Path(tempfile.mkdtemp(dir=root)), Laps(True))
+    trainers.transformers(*_bare(root, o.model), o.laps, Path(tempfile.mkdtemp(dir=root)), Laps())
     return {}
 
 
@@ -114,7 +111,7 @@ def jpegs(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     out = Path(tempfile.mkdtemp(dir=root))
     torch.set_num_threads(CPUS)
     net = models.build(MODELS[o.model], {}, len(data.classes), 1)
-    laps, saving = Laps(True), []
+    laps, saving = Laps(), []
     for seconds in loader.epochs(folder, net, o.laps, moments, out, o.model == "vit"):
         saving.append(seconds)
         laps.end()

@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 CPUS = os.cpu_count() or 1
+# Of every process that is measured. Whoever installed with pip has compiled modules; some machines forbid Python to write
+# them, and would compile all of torch and Ray at each import.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 Way = Callable[[Path, argparse.Namespace], dict[str, Any]]
 
 
@@ -111,7 +114,7 @@ def _command(module: str, way: str, root: Path, **options: Any) -> list[str]:
 
 def in_a_process(module: str, way: str, root: Path, **options: Any) -> dict[str, Any]:
     """One measurement: ``python -m MODULE --way WAY``, whose last line is JSON."""
-    done = subprocess.run(_command(module, way, root, **options), capture_output=True, text=True)
+    done = subprocess.run(_command(module, way, root, **options), capture_output=True, text=True, env=ENVIRONMENT)
     if done.returncode:
         raise RuntimeError(f"{way} failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
     result = json.loads(done.stdout.splitlines()[-1])
@@ -120,25 +123,16 @@ def in_a_process(module: str, way: str, root: Path, **options: Any) -> dict[str,
     return result
 
 
-def lap(seconds: float) -> None:
-    """Called in a process of :func:`interleave` where one of its rounds has ended: tell it, and wait for the next turn."""
-    print("\n" + json.dumps({"lap": seconds}), flush=True)
-    sys.stdin.readline()
-
-
 class Laps:
-    """Rounds of one process: the clock stands still while others have their turn. Outside :func:`interleave` they never do."""
+    """The rounds of a process of :func:`interleave`: its clock stands still while others have their turn."""
 
-    def __init__(self, taking_turns: bool) -> None:
-        self.taking_turns = taking_turns
-        self.seconds: list[float] = []
+    def __init__(self) -> None:
         self.began = time.perf_counter()
 
     def end(self) -> None:
-        """A round has ended; returns when the next one may begin."""
-        self.seconds.append(time.perf_counter() - self.began)
-        if self.taking_turns:
-            lap(self.seconds[-1])
+        """A round has ended: tell how long it took, and return when the next one may begin."""
+        print("\n" + json.dumps({"lap": time.perf_counter() - self.began}), flush=True)
+        sys.stdin.readline()
         self.began = time.perf_counter()
 
 
@@ -153,9 +147,8 @@ def interleave(module: str, ways: Sequence[str], root: Path, laps: int, **option
         with tempfile.TemporaryFile("w+") as errors:
             for way in ways:
                 command = _command(module, way, root, **options, laps=laps + 1)
-                running[way] = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-                )
+                pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+                running[way] = subprocess.Popen(command, text=True, env=ENVIRONMENT, **pipes)
                 _answer_of(running[way], errors)
             for _ in range(laps):
                 for way, process in running.items():

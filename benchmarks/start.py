@@ -42,9 +42,7 @@ def build(num_classes: int, channels: int) -> nn.Module:
 
 def _timed(command: list[str], code: int) -> float:
     began = time.perf_counter()
-    # Whoever installed with pip has compiled modules; some machines forbid Python to write them.
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPATH": "."}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=measuring.ENVIRONMENT | {"PYTHONPATH": "."})
     if done.returncode != code:
         raise RuntimeError(f"{command} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return time.perf_counter() - began

@@ -98,12 +98,11 @@ def pattern(root: Path, branches: int, threads: int) -> float:
             loop,
             train_loop_config=config,
             scaling_config=train.ScalingConfig(num_workers=1),
+            # Ray sometimes removes a worker that it has just started.
             run_config=train.RunConfig(
                 name=f"branch-{config['weight']}",
                 storage_path=str(root / "pattern"),
-                failure_config=train.FailureConfig(
-                    max_failures=2
-                ),  # Ray sometimes removes a worker it has just started
+                failure_config=train.FailureConfig(max_failures=2),
             ),
         ).fit()
 

@@ -94,6 +94,7 @@ class BackgroundSaver:
 
     def __init__(self, tell: Callable[[Event], None]) -> None:
         self._tell = tell
+        self._snapshot = Snapshot()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="raysweep-save")
         self._running: Future[Event] | None = None
         self._began = 0.0
@@ -107,6 +108,10 @@ class BackgroundSaver:
         self._began = time.perf_counter()
         self.flush()
 
+    def take(self, value: Any) -> Any:
+        """A snapshot of ``value``, which the next save may read; see :class:`Snapshot`."""
+        return self._snapshot.take(value)
+
     def submit(self, save: Callable[[], Event]) -> None:
         """Run ``save``, which commits and returns the event to tell, while the training goes on.
 
@@ -116,6 +121,7 @@ class BackgroundSaver:
         blocked = time.perf_counter() - self._began
 
         def timed() -> Event:
+            self._snapshot.wait()
             began = time.perf_counter()
             event = save()
             return event | {"save_seconds": time.perf_counter() - began, "blocked_seconds": blocked}

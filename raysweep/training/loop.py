@@ -24,7 +24,7 @@ from raysweep.data.order import in_order
 from raysweep.errors import CheckpointError, Interrupted, NonFiniteLossError
 from raysweep.store import checkpoint, layout, lineage
 from raysweep.training import conditions, evaluate, models, optim, state
-from raysweep.training.background import BackgroundSaver, Event, Snapshot
+from raysweep.training.background import BackgroundSaver, Event
 from raysweep.training.checkpointing import CheckpointWriter, history_columns
 from raysweep.training.evaluate import Shown
 from raysweep.training.feed import Feed
@@ -120,7 +120,6 @@ class _Training:
             if self.world.rank == 0
             else None
         )
-        self.snapshot = Snapshot()
         self.saver = BackgroundSaver(self._tell)
 
     # --- from a checkpoint, and to one -------------------------------------------------------------------------------
@@ -175,7 +174,7 @@ class _Training:
             "epoch": epoch if batch == 0 else epoch - 1,
             "current_batch": batch,
             "total_batches": self.total_batches,
-            **self.snapshot.take(
+            **self.saver.take(
                 {
                     "model_state_dict": self.model.state_dict(),
                     "optimizer_state_dict": self.optimizer.state_dict(),
@@ -304,17 +303,15 @@ class _Training:
             for column in self.history:
                 self.history[column].append(row.get(column))
             self.best_acc = max(self.best_acc, row["val_acc"])
-        saved = self._state(epoch, 0)
-        if self.world.rank == 0:
+        saved, writer = self._state(epoch, 0), self.writer
+        if writer is not None:
             summary = {k: row[k] for k in evaluate.SUMMARY}
             labels, probabilities, _ = validation
             predictions = {"labels": labels, "probabilities": probabilities}
             told = {"kind": "epoch", "epoch": epoch, "row": row, "best_acc": self.best_acc}
 
             def commit() -> Event:
-                self.snapshot.wait()
-                assert self.writer is not None
-                return {**told, "best": self.writer.epoch_end(saved, epoch, summary, predictions)}
+                return {**told, "best": writer.epoch_end(saved, epoch, summary, predictions)}
 
             self.saver.submit(commit)
 
@@ -423,12 +420,6 @@ class _Training:
         # A finite loss can still have had an infinite gradient; all ranks hold the same weights, so all agree.
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             self._not_finite(f"The weights became NaN or infinite in epoch {epoch}, batch {done}")
-        saved = self._state(epoch, done)
-        if self.world.rank == 0:
-
-            def commit() -> Event:
-                self.snapshot.wait()
-                assert self.writer is not None
-                return {"kind": "saved", "file": self.writer.mid_epoch(saved, epoch, done).file}
-
-            self.saver.submit(commit)
+        saved, writer = self._state(epoch, done), self.writer
+        if writer is not None:
+            self.saver.submit(lambda: {"kind": "saved", "file": writer.mid_epoch(saved, epoch, done).file})

@@ -49,7 +49,15 @@ def _worker(config: dict[str, Any]) -> None:
         ray.get(config["mailbox"].put.remote(event))
 
     context = ray.get_runtime_context()
-    tell({"kind": "worker", "rank": rank, "pid": os.getpid(), "actor": context.current_actor})
+    tell(
+        {
+            "kind": "worker",
+            "rank": rank,
+            "pid": os.getpid(),
+            "actor": context.current_actor,
+            "node": context.get_node_id(),
+        }
+    )
     try:
         reporter = _Reporter(config["mailbox"], _gather(context.get_node_id()))
         outcome = train(job, reporter)
@@ -144,6 +152,7 @@ def run(
 
     said: list[dict[str, Any]] = []
     actors: list[Any] = []
+    nodes: list[str] = []
     heard = time.monotonic()
     hangs = False
 
@@ -155,6 +164,7 @@ def run(
                 said.append(event)
             elif event["kind"] == "worker":
                 actors.append(event["actor"])
+                nodes.append(event["node"])
             else:
                 progress(event)
         reason = should_stop()
@@ -176,7 +186,8 @@ def run(
         said.append({"kind": "end", "error": "TrainingError", "message": "timed out", "cause": recovery.PEER})
         failure.clear()
     logs = f"{cluster._session_dir()}/logs"
-    verdict = recovery.judge(said, failure[0] if failure else None, timeout, logs)
+    leaving = bool(failure) and cluster.Notices(nodes).arrived(now=True)
+    verdict = recovery.judge(said, failure[0] if failure else None, timeout, logs, leaving)
     trace = next(
         ({"text": e["traceback"], "rank": e["rank"]} for e in said if e.get("fatal") and "traceback" in e), None
     )

@@ -19,6 +19,8 @@ _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # the default of 2 s is how long every report may block
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # puts runs on the dashboard's Train page
+    # The ranks ask for notices themselves; the watcher is one more actor, whose death its controller may not survive.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would ship and reinstall the working folder
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -118,9 +120,9 @@ class Notices:
         self.asked = 0.0
         self.known = False
 
-    def arrived(self) -> bool:
-        """Whether one of the nodes will be taken away; asks Ray at most every two seconds."""
-        if not self.known and time.monotonic() - self.asked > self.EVERY_S:
+    def arrived(self, now: bool = False) -> bool:
+        """Whether one of the nodes will be taken away; asks Ray at most every two seconds, or ``now``."""
+        if not self.known and (now or time.monotonic() - self.asked > self.EVERY_S):
             self.asked = time.monotonic()
             self.known = bool(self.nodes & _draining())
         return self.known

@@ -31,7 +31,13 @@ class Verdict:
     reason: str = ""
 
 
-def judge(said: Sequence[Mapping[str, Any]], failure: BaseException | None, timeout_s: float, logs: str) -> Verdict:
+def judge(
+    said: Sequence[Mapping[str, Any]],
+    failure: BaseException | None,
+    timeout_s: float,
+    logs: str,
+    leaving: bool = False,
+) -> Verdict:
     """What an attempt's end means.
 
     Args:
@@ -39,6 +45,8 @@ def judge(said: Sequence[Mapping[str, Any]], failure: BaseException | None, time
         failure: what Ray's trainer raised.
         timeout_s: ``scaling.timeout_s``, for the message.
         logs: where Ray's own log files are.
+        leaving: whether a node of this training is being taken away: then a lost process is no failure of its own. Ray's
+            controller may die of a notice before a rank has seen it.
     """
     own = [e for e in said if "error" in e and e.get("cause") != PEER]
     # What a rank says of itself explains what the others say of it.
@@ -55,7 +63,8 @@ def judge(said: Sequence[Mapping[str, Any]], failure: BaseException | None, time
         remedy = (
             f"If it was memory: a smaller training.batch_size, or fewer branches at once (--max-concurrent). {remedy}"
         )
-    return Verdict(error=TrainingError(f"Training on workers failed: {reason}. {remedy}"), retry=True, reason=reason)
+    error = TrainingError(f"Training on workers failed: {reason}. {remedy}")
+    return Verdict(error=error, retry=True, counts=not leaving, reason=PREEMPTED if leaving else reason)
 
 
 def _why(said: Sequence[Mapping[str, Any]], failure: BaseException | None, timeout_s: float) -> str:

@@ -16,7 +16,6 @@ from typing import Any
 from tests.conftest import small_settings, weights_hash
 
 SECTIONS = {"training": {"epochs": 40, "batch_size": 10}, "sampling": {"samples_per_epoch": 900}}
-QUIET_S = 5.0
 
 
 def announce(node_id: str) -> None:
@@ -45,15 +44,10 @@ def main(folder: Path) -> None:
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     spot = nodes.add_node(num_cpus=1)
     told: list[str] = []
-    since: list[float] = []
     announced: list[int] = []
 
     def progress(event: dict[str, Any]) -> None:
-        if event["kind"] == "epoch":
-            since.append(time.monotonic())
-        # Ray goes on starting actors of its own while the first epochs run; a notice cancels them, and that its controller
-        # does not survive.
-        if event["kind"] == "epoch" and since[-1] - since[0] > QUIET_S and not announced:
+        if event["kind"] == "epoch" and not announced:
             announced.append(event["epoch"])
             announce(spot.node_id)
             nodes.add_node(num_cpus=1)

@@ -20,9 +20,17 @@ def test_a_training_leaves_a_node_that_is_taken_away(tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     (told,) = found["told"]
     assert told.startswith("A preemption notice. Going on from checkpoint_epoch_")
-    types = [e["type"] for e in found["events"]]
-    assert types == ["EXPERIMENT_START", "INTERRUPTED", "CONTINUED", "FINISHED"]  # it used up none of the retries: 0
-    assert "Stopped by a preemption notice" in found["events"][1]["reason"]
+    events = [e for e in found["events"] if e["type"] != "INTERRUPTED"]
+    assert [e["type"] for e in events] == [
+        "EXPERIMENT_START",
+        "CONTINUED",
+        "FINISHED",
+    ]  # it used up none of the retries: 0
+    assert events[1]["reason"] == recovery.PREEMPTED
+    # Where a notice kills Ray's own controller before a rank has asked, nobody stops, and the last epoch is where it goes on.
+    stopped = [e["reason"] for e in found["events"] if e["type"] == "INTERRUPTED"]
+    assert len(stopped) <= 1
+    assert all("Stopped by a preemption notice" in reason for reason in stopped)
     assert found["hashes"][0] == found["hashes"][1]
 
 

@@ -119,6 +119,10 @@ def test_a_preemption_notice_does_not_use_up_the_retries_and_a_signal_is_not_tri
     found = verdict([said | {"reason": PREEMPTED}])
     assert found.retry
     assert not found.counts
+    found = judge([], DIED, 20.0, "/logs", leaving=True)  # nobody was left to tell that a notice had come
+    assert found.retry
+    assert not found.counts
+    assert found.reason == PREEMPTED
     found = verdict([said | {"reason": "SIGINT"}])
     assert isinstance(found.error, Interrupted)
     assert not found.retry

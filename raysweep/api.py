@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from raysweep import config as configuration
 from raysweep.errors import ConfigError, did_you_mean
+from raysweep.store import mirror
 
 if TYPE_CHECKING:
     from raysweep.launch.sweep import SweepResult
@@ -107,7 +108,7 @@ def run_experiment(config: Mapping[str, Any], progress: Any = None) -> tuple[str
         root = str(nested.pop("root", None) or _root_of(str(start)))
         experiment = nested.pop("experiment", {})
         epochs = nested.get("training", {}).get("epochs")
-        parent = child.read_parent(Path(root), str(start), nested)
+        parent = child.read_parent(mirror.open_root(root), str(start), nested)
         plan = child.plan_child(
             parent,
             root,
@@ -124,7 +125,7 @@ def run_experiment(config: Mapping[str, Any], progress: Any = None) -> tuple[str
         nested = configuration.merge(nested, {"sampling": {"weights": dict(config.get("sampling_weights") or {})}})
         plan = launching.plan(configuration.validate(nested, "the configuration"), show)
     result = launching.run(plan, show)
-    return str(result.experiment.folder), result.best_acc
+    return mirror.address(result.experiment.folder), result.best_acc
 
 
 def branch(
@@ -187,15 +188,15 @@ def branch(
 
 def _root_of(reference: str) -> str:
     """A child stands beside its parent unless another root is given."""
-    path = Path(reference)
-    return str(path.parent.parent) if path.is_file() else "experiments"
+    path = mirror.place(reference)
+    return mirror.root_address(path.parent.parent) if path.is_file() else "experiments"
 
 
 def list_experiments(root: str | Path = "experiments") -> list[dict[str, Any]]:
     """The documented fields of every experiment under a root, oldest first (``raysweep list --json``)."""
     from raysweep.store import index
 
-    return index.rows(Path(root))
+    return index.rows(mirror.open_root(root))
 
 
 def load_checkpoint(reference: str | Path, root: str | Path = "experiments") -> dict[str, Any]:
@@ -206,5 +207,5 @@ def load_checkpoint(reference: str | Path, root: str | Path = "experiments") -> 
     """
     from raysweep.store import catalog, checkpoint
 
-    _, _, path = catalog.find_checkpoint(Path(root), str(reference))
+    _, _, path = catalog.find_checkpoint(mirror.open_root(root), str(reference))
     return checkpoint.read_checkpoint(path)

@@ -6,9 +6,14 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from raysweep.errors import RootError
+
+# Set where a root on an object store is open (raysweep.store.mirror): sees to it that a file is on this machine.
+before_reading: Callable[[str | Path], None] | None = None
+stands_in: Callable[[str | Path, int], bool] | None = None  # whether what was opened has lost its content meanwhile
 
 
 def read_regular(path: str | Path, limit: int) -> bytes:
@@ -18,7 +23,12 @@ def read_regular(path: str | Path, limit: int) -> bytes:
         OSError: as :func:`open` does; also for a pipe, a device or a folder (EINVAL, EISDIR) and for a file that is larger
             (EFBIG). ``strerror`` says which, for people.
     """
+    if before_reading is not None:
+        before_reading(path)
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    if stands_in is not None and stands_in(path, fd):
+        os.close(fd)
+        return read_regular(path, limit)
     try:
         found = os.fstat(fd)
         if stat.S_ISDIR(found.st_mode):
@@ -36,6 +46,11 @@ def read_regular(path: str | Path, limit: int) -> bytes:
         os.close(fd)
 
 
+def is_address(text: str | Path) -> bool:
+    """Whether a text names a place in an object store. (A ``Path`` made of it has lost one of the slashes.)"""
+    return str(text).startswith("s3:/")
+
+
 def user_path(text: str | Path) -> Path:
     """A path as a user types it: ``~`` is his home; of a user who does not exist it stays as it is.
 
@@ -44,7 +59,7 @@ def user_path(text: str | Path) -> Path:
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(text)):
         raise RootError(
-            f"{str(text)[:200]} is an address; only folders and files that this machine sees can be used. Mount the store, "
-            "and name the place where it is mounted."
+            f"{str(text)[:200]} is an address; here only a folder or file that this machine sees can be used. (The root of "
+            "experiments may be s3://bucket/prefix.)"
         )
     return Path(os.path.expanduser(text))

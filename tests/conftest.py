@@ -49,7 +49,7 @@ def image_folder(tmp_path: Path) -> Path:
 SMALL_NET = {"name": "cnn", "options": {"widths": [4, 4, 8, 8]}}
 
 
-def small_settings(root: Path, **sections: Any) -> Any:
+def small_settings(root: Path | str, **sections: Any) -> Any:
     """Settings of a run that takes a second: the built-in digits, a tiny network."""
     from raysweep import config
 

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from raysweep.cli.terminal import plain, put_json, say, table
-from raysweep.regular import user_path
+from raysweep.store.mirror import open_root
 
 CLASS_METRICS = ("f1", "recall", "precision")
 
@@ -31,7 +31,7 @@ def compare(
 
     if metric not in CLASS_METRICS:
         raise InputError(f"--metric {metric}: choose one of {', '.join(CLASS_METRICS)}.")
-    found = comparing.compare(user_path(root), references)
+    found = comparing.compare(open_root(root), references)
     if as_json:
         put_json(_as_json(found))
         return

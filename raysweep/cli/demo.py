@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from raysweep.cli.terminal import plain, put, say
-from raysweep.regular import user_path
+from raysweep.store.mirror import open_root
 
 EPOCHS, MORE = 3, 2
 IMAGES = 1500  # an epoch
@@ -25,7 +25,7 @@ def demo(
     """Train 3 epochs on built-in images, resume 2 with the same weights and 2 with others, show the logs, and check it all."""
     from raysweep.errors import TrainingError
 
-    place = user_path(root)
+    place = open_root(root)
     base, same, other = _train(place)
     faults = 0
     for what, right in _checks(base, same, other):

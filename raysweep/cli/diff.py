@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from raysweep.cli.terminal import percent, plain, put_json, say, table
-from raysweep.regular import user_path
+from raysweep.store.mirror import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +25,7 @@ def diff(
     """Show what differs in configuration, weights and shares, data, code and versions; nothing where nothing does."""
     from raysweep.report import difference
 
-    folder = user_path(root)
+    folder = open_root(root)
     one, other = difference.find(folder, a), difference.find(folder, b)
     found = difference.differences(one, other)
     if as_json:

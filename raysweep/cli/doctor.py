@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from raysweep.cli.terminal import put
-from raysweep.regular import user_path
+from raysweep.store import mirror
 
 
 def register(app: typer.Typer) -> None:
@@ -49,10 +49,17 @@ def doctor(
             False, f"torch and torchvision do not fit together ({str(error).splitlines()[0]}): reinstall both at once"
         )
     check(True, f"{resources.cpus_here()} CPUs")
-    folder = user_path(root)
+    try:
+        folder = mirror.open_root(root, pull=False)
+        mirror.check(folder)
+    except RaysweepError as error:
+        check(False, str(error))
+        raise typer.Exit(1) from None
+    if mirror.is_open():
+        check(True, f"{mirror.address(folder)} answers and can be written; its copy is under {folder.parent.parent}")
     existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
     free = shutil.disk_usage(existing).free / 1e9
-    check(free > 1, f"{free:.0f} GB free for {folder}")
+    check(free > 1, f"{free:.0f} GB free for {'its copy' if mirror.is_open() else folder}")
     try:
         import os
 

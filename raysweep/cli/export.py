@@ -6,6 +6,7 @@ import typer
 
 from raysweep.cli.terminal import plain, put, say, split_classes
 from raysweep.regular import user_path
+from raysweep.store.mirror import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +37,7 @@ def export(
     over = configuration.parse_overrides(overrides or [])
     from raysweep.launch import network as networks
 
-    found = networks.load(user_path(root), checkpoint, over, split_classes(classes))
+    found = networks.load(open_root(root), checkpoint, over, split_classes(classes))
     name = found.source.rpartition("/")[2].removesuffix(".pt").replace("@", "_epoch_")
     target = user_path(output) if output else user_path(name + endings[form].replace(".pt", ".torchscript.pt"))
     if target.is_dir() or not target.absolute().parent.is_dir():

@@ -8,6 +8,7 @@ import typer
 
 from raysweep.cli.terminal import plain, put, say, split_classes
 from raysweep.regular import user_path
+from raysweep.store.mirror import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +40,7 @@ def import_(
     problems = []
     for folder in folders:
         try:
-            made = importing.import_folder(user_path(folder), user_path(root), overrides, split_classes(classes))
+            made = importing.import_folder(user_path(folder), open_root(root), overrides, split_classes(classes))
         except InputError as error:
             problems.append(str(error))
             continue

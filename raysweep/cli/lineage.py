@@ -6,6 +6,7 @@ import typer
 
 from raysweep.cli.terminal import plain, put, put_json, say
 from raysweep.regular import user_path
+from raysweep.store.mirror import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +24,7 @@ def lineage(
     from raysweep.errors import InputError
     from raysweep.report import tree
 
-    folder = user_path(root)
+    folder = open_root(root)
     nodes = tree.build(folder, reference)
     if plot is not None:
         target = user_path(plot)

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from raysweep.cli.terminal import age, decimals, percent, plain, put_bytes, put_json, say, table
-from raysweep.regular import user_path
+from raysweep.store.mirror import open_root
 
 STATUSES = ("running", "finished", "interrupted", "failed", "dead", "legacy", "damaged")
 SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # of the index
@@ -39,7 +39,7 @@ def list_(
         raise InputError(
             f"--status {status}: there is no such status.{did_you_mean(status, STATUSES)} Use one of {', '.join(STATUSES)}."
         )
-    folder = user_path(root)
+    folder = open_root(root)
     if as_json and not checkpoints:
         texts = index.texts(folder, status=status, sweep=sweep, sort=sort, limit=limit)
         put_bytes(b"[" + b",\n ".join(texts) + b"]\n")  # one line an experiment

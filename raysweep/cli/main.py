@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from raysweep.cli.terminal import plain
 from raysweep.errors import RaysweepError, did_you_mean
+from raysweep.store.mirror import named
 
 VERBS = {  # name → module, in the order of the help
     "run": "run",
@@ -115,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
         if debug or os.environ.get("RAYSWEEP_DEBUG"):
             raise
         label = "" if error.exit_code == 130 else "error: "
-        print(f"{label}{_paragraph(error)}", file=sys.stderr)
+        print(f"{label}{named(_paragraph(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `raysweep list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

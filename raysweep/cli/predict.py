@@ -6,6 +6,7 @@ import typer
 
 from raysweep.cli.terminal import percent, plain, put_json, split_classes, table
 from raysweep.regular import user_path
+from raysweep.store.mirror import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +34,7 @@ def predict(
         raise InputError("Name at least one image file.")
     from raysweep.launch import network as networks
 
-    found = networks.load(user_path(root), checkpoint, over, split_classes(classes))
+    found = networks.load(open_root(root), checkpoint, over, split_classes(classes))
     paths = [user_path(f) for f in files]
     rows = []
     for start in range(0, len(paths), 64):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from raysweep.cli.terminal import plain, put, say
-from raysweep.regular import user_path
+from raysweep.store.mirror import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +28,7 @@ def prune(
     from raysweep.store import catalog, retention
     from raysweep.store.lock import WriterLock
 
-    folder = user_path(root)
+    folder = open_root(root)
     chosen = [catalog.find(folder, r) for r in references] if references else catalog.experiments(folder)
     used = retention.in_use(folder)
     total = 0

@@ -6,6 +6,7 @@ import typer
 
 from raysweep.cli.terminal import plain, put, say
 from raysweep.regular import user_path
+from raysweep.store.mirror import is_open, open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +29,7 @@ def report(
     target = user_path(output) if output is not None else None
     if target is not None and (target.is_dir() or not target.absolute().parent.is_dir()):
         raise InputError(f"-o {output}: give the name of a file in a folder that exists, such as report.html.")
-    written = page.write(user_path(root), reference, target)
+    written = page.write(open_root(root), reference, target)
     put(plain(written))
-    say("Open it in a browser; it needs nothing else.")
+    here = "" if target is not None or not is_open() else " -o FILE writes it into a folder of this machine."
+    say(f"Open it in a browser; it needs nothing else.{here}")

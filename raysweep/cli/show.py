@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from raysweep.cli.terminal import decimals, percent, plain, put, put_json, say, table
-from raysweep.regular import user_path
+from raysweep.store.mirror import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +25,7 @@ def show(
 
     from raysweep.store import catalog
 
-    folder = user_path(root)
+    folder = open_root(root)
     if catalog.split_reference(reference) is not None or reference.endswith(".pt"):
         experiment, entry, path = catalog.find_checkpoint(folder, reference)
         _show_checkpoint(experiment, entry, path, as_json)

@@ -6,6 +6,7 @@ import typer
 
 from raysweep.cli.terminal import plain, put, put_json, say
 from raysweep.regular import user_path
+from raysweep.store.mirror import open_root
 
 METRICS = ("macro_f1", "accuracy")
 
@@ -28,7 +29,7 @@ def suggest(
 
     if metric not in METRICS:
         raise InputError(f"--metric {metric}: choose one of {', '.join(METRICS)}.")
-    found = suggestion.suggest(sweeps.find(user_path(root), sweep), metric)
+    found = suggestion.suggest(sweeps.find(open_root(root), sweep), metric)
     if as_json:
         put_json(suggestion.as_data(found))
         return

@@ -9,22 +9,23 @@ from typing import Any
 
 from raysweep.names import json_text
 from raysweep.names import plain as plain
+from raysweep.store.mirror import is_open, named
 
 
 def say(text: str = "") -> None:
     """One line of chatter."""
-    print(text, file=sys.stderr, flush=True)
+    print(named(text), file=sys.stderr, flush=True)
 
 
 def put(text: str) -> None:
     """One line of data."""
-    print(text, flush=True)
+    print(named(text), flush=True)
 
 
 def put_bytes(data: bytes) -> None:
     """Data that is encoded already (UTF-8), megabytes of it."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.write(named(data.decode()).encode() if is_open() else data)
     sys.stdout.buffer.flush()
 
 
@@ -87,7 +88,7 @@ def table(title: str | None, columns: list[tuple[str, str]], rows: list[list[str
     for name, side in columns:
         shown.add_column(Text(name), justify="right" if side == "r" else "left", overflow="fold", no_wrap=side == "n")
     for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
+        shown.add_row(*(Text(named(cell)) for cell in row))
     Console(stderr=err).print(shown)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from raysweep.cli.terminal import plain, put, put_json, say
-from raysweep.regular import user_path
+from raysweep.store.mirror import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +30,7 @@ def verify(
     from raysweep.launch import verify as verifying
     from raysweep.store import lineage
 
-    folder = user_path(root)
+    folder = open_root(root)
     rows: list[dict[str, Any]] = []
 
     def tell(experiment: Any, file: str | None, faults: list[str], text: str = "") -> None:

@@ -15,7 +15,7 @@ from raysweep.data import cache
 from raysweep.errors import CheckpointError, InputError, NotFoundError
 from raysweep.launch import legacy
 from raysweep.launch import run as launching
-from raysweep.store import checkpoint, files, layout, lineage
+from raysweep.store import checkpoint, files, layout, lineage, mirror
 from raysweep.store import experiment as experiments
 from raysweep.store.experiment import Entry, Experiment
 
@@ -73,6 +73,7 @@ def import_folder(
         shutil.rmtree(temp, ignore_errors=True)
         raise
     files.fsync_folder(root)
+    mirror.publish(target)
     return Experiment(target)
 
 
@@ -106,7 +107,7 @@ def _evaluation(root: Path, over: Mapping[str, Any], progress: Progress) -> Call
 
     def run(state: State) -> dict[str, Any]:
         saved, settings, _ = state
-        chosen = Settings.model_validate(configuration.merge(settings, {**over, "root": str(root)}))
+        chosen = Settings.model_validate(configuration.merge(settings, {**over, "root": mirror.root_address(root)}))
         if not known:
             progress({"kind": "loading"})
             known["found"] = cache.load(chosen.data, launching.cache_dir(chosen))
@@ -252,7 +253,7 @@ def _without_overtaken(entries: list[Entry], new: Experiment) -> list[Entry]:
     kept = [e for e in entries if e.batch is None or e.epoch not in ends]
     for entry in entries:
         if entry not in kept:
-            (new.folder / entry.file).unlink()
+            files.remove(new.folder / entry.file)
     return kept
 
 

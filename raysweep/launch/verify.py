@@ -12,7 +12,7 @@ from raysweep.errors import RaysweepError
 from raysweep.launch import child, trackers
 from raysweep.launch import run as launching
 from raysweep.launch.run import Progress, ignore
-from raysweep.store import checkpoint
+from raysweep.store import checkpoint, mirror
 from raysweep.store.experiment import Entry, Experiment
 
 NEEDED = ("classes", "sampling_weights", "rng_state", "sampler_state", "current_batch", "total_batches", "world_size")
@@ -81,7 +81,9 @@ def replay(root: Path, experiment: Experiment, entry: Entry, after: Entry, progr
 def _settings(experiment: Experiment) -> Any:
     from raysweep.config import Settings
 
-    return Settings.model_validate({**experiment.config()["settings"], "root": str(experiment.folder.parent)})
+    return Settings.model_validate(
+        {**experiment.config()["settings"], "root": mirror.root_address(experiment.folder.parent)}
+    )
 
 
 def _tensors(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

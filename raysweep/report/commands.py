@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.errors import StoreError
-from raysweep.regular import user_path
-from raysweep.store import layout, lineage
+from raysweep.store import layout, lineage, mirror
 from raysweep.store.experiment import Experiment
 from raysweep.store.sweep import Sweep
 
@@ -50,8 +49,8 @@ def reference(root: Path, parent: Mapping[str, Any]) -> str:
 
 def _root(root: Path) -> list[str]:
     """The option that names the root where it is not the one that is looked into."""
-    usual = user_path(os.environ.get("RAYSWEEP_ROOT") or "experiments")
-    return [] if root.resolve() == usual.resolve() else ["--root", str(root)]
+    usual = mirror.open_root(os.environ.get("RAYSWEEP_ROOT") or "experiments", pull=False)
+    return [] if root.resolve() == usual.resolve() else ["--root", mirror.root_address(root)]
 
 
 def _changed(experiment: Experiment) -> tuple[dict[str, float], dict[str, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raysweep.errors import NotFoundError, StoreError
-from raysweep.store import layout
+from raysweep.store import files, layout
 from raysweep.store.experiment import Experiment
 
 
@@ -46,7 +46,8 @@ def read(experiment: Experiment, epoch: int | None = None) -> Predictions:
     if not path.is_file():
         raise NotFoundError(f"{path} is missing; it is written at the end of every epoch.")
     try:
-        table = pq.read_table(path)
+        with files.open_regular(path) as file:
+            table = pq.read_table(file)
         classes = _classes(table.schema.metadata[b"classes"])
     except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's own errors are ValueErrors
         told = str(error).splitlines()[0] if str(error) else type(error).__name__

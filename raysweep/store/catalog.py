@@ -14,7 +14,7 @@ from typing import Any
 from raysweep.errors import CheckpointError, NotFoundError, RaysweepError, RootError, did_you_mean
 from raysweep.names import cut, shown
 from raysweep.regular import read_regular
-from raysweep.store import files, keys, layout, lineage
+from raysweep.store import files, keys, layout, lineage, mirror
 from raysweep.store.experiment import LEGACY, Entry, Experiment
 from raysweep.store.fields import FIELDS
 from raysweep.weights import changes
@@ -52,7 +52,7 @@ def find(root: Path, reference: str) -> Experiment:
     Raises:
         NotFoundError: none or several match; the message lists them.
     """
-    as_path = Path(reference)
+    as_path = mirror.place(reference)
     if os.path.isfile(as_path / layout.CONFIG):  # unlike Path.is_file, also False for what no path can be
         return Experiment(as_path.resolve())
     everything = experiments(root)
@@ -106,7 +106,7 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | Non
             return experiment, None, old
         entry = experiment.entry(split[1])
         return experiment, entry, experiment.folder / entry.file
-    path = Path(reference)
+    path = mirror.place(reference)
     if not os.path.isfile(path):
         if path.suffix != ".pt" and "/" not in reference:
             raise NotFoundError(

@@ -16,7 +16,7 @@ from typing import Any
 from raysweep.errors import CheckpointError, NotFoundError, RootError, StoreError
 from raysweep.names import check_name, shown
 from raysweep.regular import read_regular
-from raysweep.store import files, keys, layout, lineage, lock
+from raysweep.store import files, keys, layout, lineage, lock, mirror
 from raysweep.store.layout import Position
 
 RUNNING, FINISHED, INTERRUPTED, FAILED, DEAD, LEGACY = "running", "finished", "interrupted", "failed", "dead", "legacy"
@@ -76,6 +76,9 @@ def create(root: Path, name: str, when: datetime | None = None) -> Experiment:
         folder = root / layout.make_id(name, moment, attempt)
         try:
             folder.mkdir()
+            if not mirror.claim(folder):
+                folder.rmdir()
+                continue
         except FileExistsError:
             continue
         except OSError as error:
@@ -100,6 +103,7 @@ def check_root(root: Path) -> None:
         raise RootError(
             f"Experiments cannot be written to {root.absolute()}: {reason}. Choose another folder with --root or make it writable."
         ) from None
+    mirror.check(root)
 
 
 class Experiment:

@@ -25,6 +25,7 @@ from typing import Any
 
 from raysweep.errors import StoreError
 from raysweep.regular import read_regular
+from raysweep.store import mirror
 from raysweep.store.layout import TEMP_PREFIX
 
 LIMIT = 64_000_000  # bytes of a manifest, a log or a history that are read: far more than 10,000 epochs need
@@ -94,8 +95,9 @@ def write_stream(path: Path, produce: Callable[[Sink], object], size: int = 0) -
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.replace(temp, path)
-        fsync_folder(path.parent)
+        with mirror.writing(path):
+            os.replace(temp, path)
+            fsync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temp.unlink()
@@ -169,16 +171,17 @@ def append_line(path: Path, text: str) -> None:
     """
     data = text.encode(errors=_SURROGATES)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
-        try:
-            size = os.fstat(fd).st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":
-                os.ftruncate(fd, _end_of_last_line(fd, size))  # a kill tore the last line: readers drop it too
-            if os.write(fd, data) != len(data):
-                raise OSError(errno.ENOSPC, "the line was cut short")
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        with mirror.writing(path, append=True):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+            try:
+                size = os.fstat(fd).st_size
+                if size and os.pread(fd, 1, size - 1) != b"\n":
+                    os.ftruncate(fd, _end_of_last_line(fd, size))  # a kill tore the last line: readers drop it too
+                if os.write(fd, data) != len(data):
+                    raise OSError(errno.ENOSPC, "the line was cut short")
+                os.fsync(fd)
+            finally:
+                os.close(fd)
     except OSError as error:
         raise _failed(path, len(data), error) from error
 
@@ -195,6 +198,8 @@ def _end_of_last_line(fd: int, size: int) -> int:
 
 def link_or_copy(source: Path, target: Path) -> str:
     """Make ``target`` another name of ``source`` (``"link"``), or a copy where the file system has no hard links."""
+    if mirror.copied(source, target):
+        return "copy"
     temp = temp_path(target)
     try:
         try:
@@ -217,13 +222,27 @@ def link_or_copy(source: Path, target: Path) -> str:
         raise _failed(target, None, error) from error
 
 
+def remove(path: Path) -> None:
+    """Delete a file.
+
+    Raises:
+        OSError: there is none, or it could not be deleted.
+    """
+    mirror.removed(path)
+    path.unlink()
+
+
 def open_regular(path: str | Path) -> io.BufferedReader:
     """A regular file, open for reading.
 
     Raises:
         OSError: as :func:`open` does; also for a pipe, which could wait for ever, a device and a folder (EINVAL).
     """
+    mirror.fetch(path)
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    if mirror.is_empty(path, fd):
+        os.close(fd)
+        return open_regular(path)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))

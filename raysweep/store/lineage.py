@@ -14,7 +14,7 @@ from typing import Any
 from raysweep.errors import StoreError
 from raysweep.names import cut
 from raysweep.regular import read_regular
-from raysweep.store import layout
+from raysweep.store import layout, mirror
 from raysweep.store.files import LIMIT, append_line, open_regular, reading
 
 START = "EXPERIMENT_START"
@@ -42,6 +42,7 @@ def open_log(folder: Path, name: str, description: str, when: datetime) -> None:
 
 def record(folder: Path, kind: str, **details: Any) -> dict[str, Any]:
     """Append one event to both logs; returns it as it stands in ``lineage.jsonl``."""
+    mirror.latest(folder / layout.LINEAGE)
     events = read(folder)
     event = {
         "seq": (events[-1]["seq"] + 1) if events else 1,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.errors import LockedError, StoreError
-from raysweep.store.files import read_json, write_atomic
+from raysweep.store.files import read_json, remove, write_atomic
 from raysweep.store.layout import LOCK
 
 
@@ -136,4 +136,4 @@ class WriterLock:
         with contextlib.suppress(OSError), _alone(self.folder):
             token = str((holder(self.folder) or {}).get("token"))
             if token.partition(".")[0] == self.token.partition(".")[0]:
-                (self.folder / LOCK).unlink()
+                remove(self.folder / LOCK)

@@ -9,7 +9,7 @@ from typing import Any
 
 from raysweep.errors import RaysweepError, StoreError
 from raysweep.names import shown
-from raysweep.store import files, layout, lineage
+from raysweep.store import files, layout, lineage, mirror
 from raysweep.store.catalog import experiments
 from raysweep.store.experiment import Entry, Experiment
 
@@ -22,6 +22,7 @@ def in_use(root: Path) -> set[str]:
         if isinstance(value, Mapping) and isinstance(value.get("sha256"), str):
             found.add(value["sha256"])
 
+    mirror.refresh(root, patient=False)  # a training may be days old, and its children on other machines
     for experiment in experiments(root):
         with contextlib.suppress(RaysweepError):
             note(experiment.written_config().get("parent"))  # whatever else in it may be wrong
@@ -73,7 +74,7 @@ def remove(experiment: Experiment, entries: list[Entry], why: str) -> int:
             path = experiment.folder / name
             with contextlib.suppress(OSError):
                 size = path.stat().st_size
-                path.unlink()
+                files.remove(path)
                 freed += size
     lineage.record(experiment.folder, lineage.NOTE, text=f"removed {', '.join(sorted(gone))} ({why})")
     return freed

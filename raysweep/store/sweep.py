@@ -6,6 +6,8 @@ of the branches and ``results.csv`` are derived and can be written again at any 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Mapping
 from datetime import datetime
@@ -14,12 +16,12 @@ from typing import Any
 
 from raysweep.errors import NotFoundError, RaysweepError, RootError, StoreError, did_you_mean
 from raysweep.names import check_name, shown
-from raysweep.store import catalog, files, keys, layout
-from raysweep.store.experiment import FINISHED, Experiment, check_root
+from raysweep.store import files, keys, layout, mirror
+from raysweep.store.experiment import Experiment, check_root
+from raysweep.store.results import Results
 
-MISSING = "missing"  # a branch that has not started
 MAX_NAME = 50  # the experiments are called SWEEP-BRANCH
-_NUMBERS = ("val_acc", "val_macro_f1", "balanced_accuracy", "val_loss", "worst_recall")
+_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def create(root: Path, name: str, when: datetime) -> Sweep:
@@ -39,12 +41,19 @@ def create(root: Path, name: str, when: datetime) -> Sweep:
             folder = parent / layout.make_id(name, when, attempt)
             try:
                 folder.mkdir()
-                return Sweep(folder)
             except FileExistsError:
                 continue
+            if mirror.claim(folder):
+                return Sweep(folder)
+            folder.rmdir()
     except OSError as error:
         raise RootError(f"{parent} cannot be written: {error.strerror}. Choose another --root.") from None
     raise RootError(f"{parent} already has 10,000 sweeps called {name} of this second.")
+
+
+def experiment_name(sweep_id: str, branch: str) -> str:
+    """What a branch's experiment is called; the time is appended to it."""
+    return f"{layout.split_id(sweep_id)[0]}-{branch}"
 
 
 def check_sweep_name(name: str) -> None:
@@ -89,7 +98,23 @@ class Sweep:
         return value
 
     def write_plan(self, value: Mapping[str, Any]) -> None:
-        files.write_json(self.folder / layout.SWEEP, dict(value))
+        """Write ``sweep.json``, a branch a line.
+
+        Raises:
+            StoreError: it cannot be written, or would be larger than what is read again.
+        """
+        branches = [_json(b) for b in value["branches"]]
+        rest = {k: v for k, v in value.items() if k != "branches"} | {"branches": []}  # behind all else
+        head = json.dumps(rest, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("]\n}")
+        rows = ",".join(f"\n    {row}" for row in branches)
+        data = f"{head}{rows}\n  ]\n}}\n".encode(errors="backslashreplace")  # half a character is none
+        path = self.folder / layout.SWEEP
+        if len(data) > files.LIMIT:
+            raise StoreError(
+                f"{path} would have {len(data):,} bytes for {len(branches):,} branches; at most {files.LIMIT:,} are read. "
+                "Make several sweeps of fewer branches."
+            )
+        files.write_atomic(path, data)
 
     def experiments(self) -> dict[str, Experiment]:
         """Branch → its experiment, found by what the experiments' folders say of themselves.
@@ -114,6 +139,30 @@ class Sweep:
                     found[branch] = experiment
         return found
 
+    def experiment(self, branch: str, made_as: str, recorded: str | None = None) -> Experiment | None:
+        """The experiment of one branch; no other is read, so that ten thousand branches can each ask once.
+
+        Args:
+            made_as: the sweep's :attr:`made_as`.
+            recorded: the experiment that ``sweep.json`` knows, which may be called otherwise by now.
+        """
+        name = experiment_name(made_as, branch)
+        with os.scandir(self.root) as rows:
+            names = sorted(
+                r.name
+                for r in rows
+                if (r.name == recorded or (r.name.startswith(f"{name}_") and layout.split_id(r.name)[0] == name))
+                and not r.is_symlink()
+                and r.is_dir()
+            )
+        for found in sorted(names, key=lambda n: n != recorded):
+            experiment = Experiment(self.root / found)
+            with contextlib.suppress(RaysweepError):  # made a moment ago, or damaged
+                config = experiment.config()
+                if config.get("sweep") == made_as and (config.get("branch") or {}).get("name") == branch:
+                    return experiment
+        return None
+
     @property
     def made_as(self) -> str:
         """The id that the sweep was made under, and that its branches know it by, whatever its folder is called now."""
@@ -128,63 +177,12 @@ class Sweep:
         return str(plan.get("id") or self.id), {b["name"]: b.get("experiment") for b in plan["branches"]}
 
     def refresh(self, reasons: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Write the branches' status into ``sweep.json``, and ``results.csv``; returns the plan.
+        """Write the branches' status into ``sweep.json``, and ``results.csv``; returns the plan. Every branch is read.
 
         Args:
             reasons: branch → why it failed, where its own folder cannot say it.
         """
-        plan = self.plan()
-        experiments = self.experiments()
-        planned = {b["name"] for b in plan["branches"]}
-        for name, experiment in experiments.items():  # branches that a search has chosen
-            if name not in planned:
-                config = experiment.config()
-                plan["branches"].append({**config["branch"], "weights": config["sampling_weights"], "searched": True})
-        for branch in plan["branches"]:
-            found = experiments.get(branch["name"])
-            branch["experiment"] = found.id if found else None
-            branch["status"] = found.status() if found else MISSING
-            reason = (reasons or {}).get(branch["name"])
-            if reason:
-                branch["reason"] = reason
-            elif branch["status"] == FINISHED:
-                branch.pop("reason", None)
-        self.write_plan(plan)
-        files.write_atomic(self.folder / layout.RESULTS, results_csv(plan, experiments).encode())
-        return plan
-
-
-def results_csv(plan: Mapping[str, Any], experiments: Mapping[str, Experiment]) -> str:
-    """One row per branch: what it is, what its last epoch reached, and the difference to the control of its seed."""
-    rows = []
-    for branch in plan["branches"]:
-        experiment = experiments.get(branch["name"])
-        row: dict[str, Any] = {
-            "branch": branch["name"],
-            "experiment": experiment.id if experiment else None,
-            "control": int(bool(branch.get("control"))),
-            "seed": branch.get("seed"),
-            "status": branch.get("status"),
-        }
-        ends = [e for e in experiment.entries() if e.batch is None] if experiment else []
-        if experiment and ends:
-            summary = catalog.summary(experiment)
-            row |= {"epoch": ends[-1].epoch, "best_acc": summary["best_acc"], "best_epoch": summary["best_epoch"]}
-            row |= {k: ends[-1].metrics.get(k) for k in _NUMBERS}
-            row["worst_class"] = ends[-1].metrics.get("worst_class")
-        row |= {f"weight_{c}": w for c, w in branch["weights"].items()}
-        rows.append(row)
-    controls = {r["seed"]: r for r in rows if r["control"]}
-    for row in rows:
-        control = controls.get(row["seed"], {})
-        for k in ("val_acc", "val_macro_f1"):
-            if row.get(k) is not None and control.get(k) is not None and row["epoch"] == control["epoch"]:
-                row[f"{k}_minus_control"] = row[k] - control[k]
-    columns = ["branch", "experiment", "control", "seed", "status", "epoch", "best_acc", "best_epoch", *_NUMBERS]
-    columns += ["worst_class", "val_acc_minus_control", "val_macro_f1_minus_control"]
-    columns += [c for row in rows for c in row if c.startswith("weight_")]
-    names = list(dict.fromkeys(columns))
-    return files.csv_text([names, *([row.get(c) for c in names] for row in rows)])
+        return Results(self).write(reasons or {})
 
 
 def all_sweeps(root: Path) -> list[Sweep]:
@@ -212,8 +210,9 @@ def find(root: Path, reference: str) -> Sweep:
     Raises:
         NotFoundError: none or several match, or it is a link that leads out of its root.
     """
-    if os.path.isfile(os.path.join(reference, layout.SWEEP)):
-        path = Path(os.path.abspath(reference))
+    as_path = mirror.place(reference)
+    if os.path.isfile(as_path / layout.SWEEP):
+        path = Path(os.path.abspath(as_path))
         if not files.inside(path.parent.parent, path):
             raise NotFoundError(f"{path} is a link that leads out of the root. Put the sweep's folder in its place.")
         return Sweep(path.resolve())

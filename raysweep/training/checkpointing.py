@@ -82,7 +82,7 @@ class CheckpointWriter:
         self._commit([e for e in entries if e.batch is None] + [entry], best)
         for old in stale:
             with contextlib.suppress(OSError):
-                (self.folder / old.file).unlink()
+                files.remove(self.folder / old.file)
         assert best is not None
         rebuild_best(self.experiment)
         write_history(self.folder, state["history"], self.classes)
@@ -99,6 +99,7 @@ class CheckpointWriter:
 
     def mid_epoch(self, state: dict[str, Any], epoch: int, batch: int) -> Entry:
         """Commit a state within epoch ``epoch`` after ``batch`` of its batches; the newest three are kept."""
+        self.lock.check()
         entries = [e for e in self.experiment.entries() if e.position.order < (epoch, batch)]
         entry = self._write(state, Position(epoch, batch), {})
         mids = [e for e in entries if e.batch is not None] + [entry]
@@ -106,7 +107,7 @@ class CheckpointWriter:
         self._commit([e for e in entries if e not in stale] + [entry], self.experiment.manifest().get("best"))
         for old in stale:
             with contextlib.suppress(OSError):
-                (self.folder / old.file).unlink()
+                files.remove(self.folder / old.file)
         return entry
 
     def _write(self, state: dict[str, Any], position: Position, metrics: dict[str, Any]) -> Entry:
@@ -138,7 +139,8 @@ class CheckpointWriter:
         ).replace_schema_metadata({"classes": json.dumps(self.classes)})
         path = self.folder / layout.PREDICTIONS
         if keep is not None and keep != epoch and path.exists():
-            old = pq.read_table(path)
+            with files.open_regular(path) as file:
+                old = pq.read_table(file)
             table = pa.concat_tables([old.filter(pa.array(old["epoch"].to_numpy() == keep)).cast(table.schema), table])
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
@@ -178,7 +180,7 @@ def _clean(experiment: Experiment) -> None:
         position = layout.parse_checkpoint_name(path.name)
         if position and path.name not in known and entries and position.order < entries[-1].position.order:
             with contextlib.suppress(OSError):
-                path.unlink()
+                files.remove(path)
 
 
 def rebuild_derived(experiment: Experiment) -> None:

@@ -129,10 +129,10 @@ def test_an_address_is_no_folder_and_none_is_made_of_its_name(capsys, tmp_path, 
         "resume": ["--from", "x@1"],
         "branch": ["--from", "x@1", "--weights-grid", Path(__file__).parents[2] / "configs" / "grid.yaml"],
     }
-    code, _, err = run_cli(capsys, verb, *needed[verb], "--root", "s3://bucket/prefix")
+    code, _, err = run_cli(capsys, verb, *needed[verb], "--root", "gs://bucket/prefix")
     assert code == 2
-    assert "s3://bucket/prefix is an address" in err
-    assert "Mount the store" in err
+    assert "gs://bucket/prefix is an address" in err
+    assert "may be s3://bucket/prefix" in err
     assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
 
 

@@ -26,14 +26,15 @@ from raysweep.launch.gauges import Gauges
 from raysweep.launch.trackers import story
 from raysweep.launch.trackers.memory import Memory
 from raysweep.launch.trackers.process import reason
-from raysweep.store import lineage
-from raysweep.store.experiment import Experiment
+from raysweep.store import lineage, mirror
+from raysweep.store.experiment import FAILED, FINISHED, INTERRUPTED, Experiment
 from raysweep.store.lock import WriterLock
 
 Progress = Callable[[dict[str, Any]], None]
 WAIT_S = 30.0  # at the end, for trackers that are behind
 WAIT_TERMINATED_S = 5.0  # who sends SIGTERM will not wait long
 _BOARD = "tensorboard"
+_ENDED = (FINISHED, FAILED, INTERRUPTED)
 
 
 @contextlib.contextmanager
@@ -94,7 +95,8 @@ class Process:
     def send(self) -> bool:
         """Send the requests that the pipe takes; whether it took all."""
         for folder, number in list(self.unsent.items()):
-            if not self._write({"folder": folder, "number": number}):
+            root = mirror.root_address(Path(folder).parent)
+            if not self._write({"folder": folder, "root": root, "number": number}):
                 return False
             del self.unsent[folder]
         return True
@@ -135,6 +137,8 @@ class Follower:
         self.progress = progress
         self.gauges = Gauges()
         self.folders: dict[str | None, Path] = {}  # branch → folder; None: of a single run
+        self.known: set[Path] = set()  # the same folders: a sweep may have ten thousand
+        self.ready: set[Path] = set()  # those that have ended and need nothing more
         self.sections: dict[Path, TrackersSection] = {}
         self.board: trackers.Tracker | None = None
         self.processes: dict[str, Process] = {}
@@ -147,8 +151,9 @@ class Follower:
         self.gauges(event)
         kind, branch = event["kind"], event.get("branch")
         if kind == "experiment":
-            self.folders[branch] = Path(event["folder"]).absolute()
-        if kind in ("experiment", "epoch", "finished", "branch_end") and branch in self.folders:
+            self._follow(branch, mirror.place(event["folder"]).absolute())
+        # Of a branch that has finished, its end is told at once, too.
+        if kind in ("experiment", "epoch", "branch_end" if branch else "finished") and branch in self.folders:
             # Not at the start: the first step must not wait for an import, and there is no point to write yet.
             self._sync(self.folders[branch], board=kind != "experiment")
         if self.processes:
@@ -157,17 +162,24 @@ class Follower:
     def ended(self, experiment: Experiment) -> None:
         """Bring the trackers of an experiment that has ended up to date where they are behind."""
         folder = experiment.folder.absolute()
-        if folder not in self.folders.values():
-            self.folders[str(folder)] = folder
+        if folder not in self.known:
+            self._follow(str(folder), folder)
+
+    def _follow(self, branch: str | None, folder: Path) -> None:
+        self.folders[branch] = folder
+        self.known.add(folder)
 
     def _sync(self, folder: Path, board: bool = True, only_behind: bool = False) -> None:
         try:
+            mirror.refresh(folder, patient=False)  # the branch may train on another machine
             section = self.sections.get(folder) or story.section(Experiment(folder).config())
             self.sections[folder] = section
             told = story.read(folder)
         except Exception as error:
             self._failed(folder, _BOARD, reason(error))
             return
+        others = trackers.asked_for(section)
+        self.ready.discard(folder)
         if board and section.tensorboard:
             try:
                 self.board = self.board or trackers.make(_BOARD)
@@ -175,7 +187,10 @@ class Follower:
                 self.behind.discard((folder, _BOARD))
             except Exception as error:
                 self._failed(folder, _BOARD, reason(error))
-        for name in trackers.asked_for(section):
+        if board and told.status in _ENDED and not others and (folder, _BOARD) not in self.behind:
+            self.ready.add(folder)
+            del self.sections[folder]
+        for name in others:
             try:
                 if only_behind and Memory(folder, name).current(told):
                     continue
@@ -217,7 +232,7 @@ class Follower:
         not be done."""
         begun = time.monotonic()
         try:
-            for folder in set(self.folders.values()):
+            for folder in self.known - self.ready:
                 self._sync(folder, only_behind=True)
             self._wait(wait_s)
         except KeyboardInterrupt:  # the training has ended; only the trackers are given up

@@ -15,6 +15,7 @@ from typing import Any
 from raysweep.launch.trackers.memory import Memory
 from raysweep.launch.trackers.story import Story, text
 from raysweep.names import cut
+from raysweep.store import mirror
 
 TITLE = "MLflow"
 METRICS_AT_ONCE = 1000  # MLflow's own limits
@@ -91,7 +92,7 @@ class Tracker:
     def _begin(self, client: Any, story: Story, memory: Memory) -> None:
         assert story.trackers.mlflow is not None
         tags = {f"raysweep.{key}": value for key, value in story.tags.items()}
-        tags |= {"mlflow.source.name": "raysweep", "raysweep.folder": str(story.experiment.folder)}
+        tags |= {"mlflow.source.name": "raysweep", "raysweep.folder": mirror.address(story.experiment.folder)}
         description = (story.config.get("settings") or {}).get("experiment", {}).get("description")
         if description:
             tags["mlflow.note.content"] = cut(description, 4000)

@@ -1,8 +1,8 @@
 """``python -m raysweep.launch.trackers.process mlflow``: brings experiments up to date in one tracker, as it is asked to.
 
 A process of its own, because what a tracker does in it (imports of seconds, global random numbers, threads, a call that
-never returns) cannot touch the training. It is asked by lines of JSON, ``{"folder": …, "number": 3}`` or ``{"end": true}``,
-answers each with ``{"folder": …, "number": 3, "error": null}``, and ends at once where the asking process has died.
+never returns) cannot touch the training. It is asked by lines of JSON, ``{"folder": …, "root": …, "number": 3}`` or
+``{"end": true}``, answers each with ``{"folder": …, "number": 3, "error": null}``, and ends at once where the asking process has died.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from raysweep.launch.trackers import make, story
 from raysweep.names import cut
+from raysweep.store import mirror
 
 NICE = 19  # the training goes first
 
@@ -36,6 +37,7 @@ class _Wanted:
                 if request.get("end"):
                     self.ended = True
                 else:
+                    mirror.open_root(request["root"], pull=False)  # what is written there is uploaded
                     self.requests[request["folder"]] = request["number"]
                 self.changed.notify()
         if not self.ended:  # whoever asks is gone; another process may soon go on with the same experiments

@@ -18,7 +18,7 @@ from typing import Any
 from raysweep.errors import StoreError
 from raysweep.launch.trackers.story import Point, Story, text
 from raysweep.regular import read_regular
-from raysweep.store import files, layout
+from raysweep.store import files, layout, mirror
 from raysweep.store.experiment import RUNNING
 
 TITLE = "TensorBoard"
@@ -52,13 +52,13 @@ class Tracker:
         have = _content(old[0], len(wanted)) if len(old) == 1 else None
         if have is not None and wanted.startswith(have):
             if len(have) < len(wanted):
-                with open(old[0], "ab") as file:
+                with mirror.writing(old[0]), open(old[0], "ab") as file:
                     file.write(wanted[len(have) :])
             return
         number = 1 + max((_number(p.name) for p in old), default=0)
         files.write_atomic(folder / layout.events_name(number), wanted)
         for path in old:
-            path.unlink()
+            files.remove(path)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -1,0 +1,124 @@
+"""Writing ``sweep.json`` and ``results.csv`` from the branches' folders. While a sweep runs, only branches with news are
+read again, and the files are written as often as that takes a small share of the time: of ten thousand branches they
+have megabytes. Whatever a kill keeps from being written is in the branches' folders."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raysweep.store import catalog, files, layout
+from raysweep.store.experiment import FINISHED, Experiment
+
+if TYPE_CHECKING:
+    from raysweep.store.sweep import Sweep
+
+MISSING = "missing"  # a branch that has not started
+SHARE = 0.05  # of the driver's time, for writing while the sweep runs
+_NUMBERS = ("val_acc", "val_macro_f1", "balanced_accuracy", "val_loss", "worst_recall")
+
+
+class Results:
+    """The state of every branch of a sweep, as far as its folder has been read.
+
+    Args:
+        clock: seconds, for what writing costs.
+    """
+
+    def __init__(self, sweep: Sweep, clock: Callable[[], float] = time.monotonic) -> None:
+        self.sweep, self.clock = sweep, clock
+        self.plan = sweep.plan()
+        self.found = sweep.experiments()
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.planned = {b["name"] for b in self.plan["branches"]}
+        self.news: dict[str, None] = dict.fromkeys((*self.planned, *self.found))  # a set that keeps the order
+        self.reasons = 0
+        self.next = 0.0  # when writing is due again
+
+    def told(self, event: Mapping[str, Any]) -> None:
+        """A branch has told something: it is read again before the next writing."""
+        branch = event.get("branch")
+        if branch is None or event["kind"] not in ("experiment", "epoch", "branch_end"):
+            return
+        if event["kind"] == "experiment":
+            self.found[branch] = Experiment(self.sweep.root / Path(event["folder"]).name)
+        self.news[branch] = None
+
+    def write_when_due(self, reasons: Mapping[str, str]) -> None:
+        """Write, if there is news and the last writing is as long ago as it was dear.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        began = self.clock()
+        if (self.news or len(reasons) != self.reasons) and began >= self.next:
+            self.write(reasons)
+            now = self.clock()
+            self.next = now + (now - began) * (1 / SHARE - 1)
+
+    def write(self, reasons: Mapping[str, str]) -> dict[str, Any]:
+        """Read the branches with news and write both files; returns the plan.
+
+        Args:
+            reasons: branch → why it failed, where its own folder cannot say it.
+        """
+        news, self.news, self.reasons = self.news, {}, len(reasons)
+        for name in news:
+            found = self.found.get(name)
+            if found is not None and name not in self.planned:  # a search has chosen it
+                config = found.config()
+                self.plan["branches"].append(
+                    {**config["branch"], "weights": config["sampling_weights"], "searched": True}
+                )
+                self.planned.add(name)
+        for branch in self.plan["branches"]:
+            name = branch["name"]
+            if name in news:
+                found = self.found.get(name)
+                branch["experiment"] = found.id if found else None
+                branch["status"] = found.status() if found else MISSING
+                self.rows[name] = _row(branch, found)
+            if reasons.get(name):
+                branch["reason"] = reasons[name]
+            elif branch["status"] == FINISHED:
+                branch.pop("reason", None)
+        self.sweep.write_plan(self.plan)
+        text = _csv([self.rows[b["name"]] for b in self.plan["branches"]])
+        files.write_atomic(self.sweep.folder / layout.RESULTS, text.encode())
+        return self.plan
+
+
+def _row(branch: Mapping[str, Any], experiment: Experiment | None) -> dict[str, Any]:
+    """What a branch is and what its last epoch reached."""
+    row: dict[str, Any] = {
+        "branch": branch["name"],
+        "experiment": experiment.id if experiment else None,
+        "control": int(bool(branch.get("control"))),
+        "seed": branch.get("seed"),
+        "status": branch.get("status"),
+    }
+    ends = [e for e in experiment.entries() if e.batch is None] if experiment else []
+    if experiment and ends:
+        summary = catalog.summary(experiment)
+        row |= {"epoch": ends[-1].epoch, "best_acc": summary["best_acc"], "best_epoch": summary["best_epoch"]}
+        row |= {k: ends[-1].metrics.get(k) for k in _NUMBERS}
+        row["worst_class"] = ends[-1].metrics.get("worst_class")
+    return row | {f"weight_{c}": w for c, w in branch["weights"].items()}
+
+
+def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """One row per branch, and the difference of its last epoch to the control of its seed."""
+    table = [dict(row) for row in rows]
+    controls = {r["seed"]: r for r in table if r["control"]}
+    for row in table:
+        control = controls.get(row["seed"], {})
+        for k in ("val_acc", "val_macro_f1"):
+            if row.get(k) is not None and control.get(k) is not None and row["epoch"] == control["epoch"]:
+                row[f"{k}_minus_control"] = row[k] - control[k]
+    columns = ["branch", "experiment", "control", "seed", "status", "epoch", "best_acc", "best_epoch", *_NUMBERS]
+    columns += ["worst_class", "val_acc_minus_control", "val_macro_f1_minus_control"]
+    weights = dict.fromkeys(c for row in table for c in row if c.startswith("weight_"))
+    names = [*columns, *(c for c in weights if c not in columns)]
+    return files.csv_text([names, *([row.get(c) for c in names] for row in table)])

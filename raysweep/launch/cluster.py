@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from raysweep.errors import ResourceError
+from raysweep.launch import dashboard, versions
 from raysweep.launch.resources import cpus_here
 
 # Why each: see the facts about Ray in docs and in the functions that need them.
@@ -18,7 +21,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # the default of 2 s is how long every report may block
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # puts runs on the dashboard's Train page
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard then knows the runs, see docs/monitoring.md
     # The ranks ask for notices themselves; the watcher is one more actor, whose death its controller may not survive.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would ship and reinstall the working folder
@@ -33,15 +36,18 @@ def quiet_environment() -> None:
         os.environ.setdefault(key, value)
 
 
-def connect(address: str | None, cpus: int | None = None) -> dict[str, Any]:
+def connect(address: str | None, cpus: int | None = None, name: str | None = None) -> dict[str, Any]:
     """Connect to Ray, starting a local cluster where no address is given; use what is connected already.
+
+    Args:
+        name: of the job, on the dashboard.
 
     Returns:
         ``dashboard``: its URL or None; ``logs``: the folder of Ray's log files; ``nodes``: resources of every living node;
         ``local``: whether this call started it.
 
     Raises:
-        ResourceError: nothing answers at the address.
+        ResourceError: nothing answers at the address, or its versions or its token are others.
     """
     quiet_environment()
     import ray
@@ -51,24 +57,33 @@ def connect(address: str | None, cpus: int | None = None) -> dict[str, Any]:
         if address:
             _reachable(address)
             _take_token_along()
-        old = os.umask(0o077)  # Ray writes its token file with the process's umask
+            versions.check(address)
+        else:
+            _make_token()
         try:
-            ray.init(
-                address=address or "local",
-                num_cpus=None if address else (cpus or cpus_here()),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=None if address else True,
-                **({} if address else {"dashboard_host": "127.0.0.1"}),
-            )
+            with contextlib.nullcontext() if address else _on_this_machine_only():
+                ray.init(
+                    address=address or "local",
+                    num_cpus=None if address else (cpus or cpus_here()),
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    include_dashboard=None if address else True,
+                    # Ray Client would send it as JSON, and cannot.
+                    job_config=None if str(address).startswith("ray://") else dashboard.job_config(name),
+                    **({} if address else {"dashboard_host": "127.0.0.1"}),
+                )
             started = True
+        except ray.exceptions.AuthenticationError as error:
+            if address:
+                raise versions.no_token(address) from None
+            raise ResourceError(f"Ray cannot be started here: {str(error).splitlines()[0][:300]}") from None
         except (ConnectionError, ValueError, RuntimeError) as error:
+            if address and (other := versions.in_error(address, error)) is not None:
+                raise other from None
             raise ResourceError(
                 f"No Ray cluster answers at {address or 'local'}: {str(error).splitlines()[0][:300]}. Check the address (host:6379, "
                 "ray://host:10001 or auto) and the cluster's authentication token (~/.ray/auth_token), or leave --address away."
             ) from None
-        finally:
-            os.umask(old)
     for name in ("ray.train", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.get_runtime_context()
@@ -79,11 +94,41 @@ def connect(address: str | None, cpus: int | None = None) -> dict[str, Any]:
 
 def nodes() -> list[dict[str, float]]:
     """The resources of every node that is alive and will not be taken away soon."""
+    return [_resources(n) for n in living()]
+
+
+def answering() -> tuple[list[dict[str, float]], int]:
+    """The same of the nodes that answer, and how many do not: for some seconds to a minute Ray does not know of a node
+    that is gone, and gives it work."""
+    alive = living()
+    with ThreadPoolExecutor(min(32, len(alive) or 1)) as pool:
+        found = [n for n, answers in zip(alive, pool.map(_answers, alive), strict=True) if answers]
+    return [_resources(n) for n in found], len(alive) - len(found)
+
+
+def _resources(node: Mapping[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in node["Resources"].items()}
+
+
+def living() -> list[dict[str, Any]]:
+    """What Ray tells of every node that is alive and will not be taken away soon."""
     import ray
 
     leaving = _draining()
-    alive = [n for n in ray.nodes() if n.get("Alive") and n["NodeID"] not in leaving]
-    return [{k: float(v) for k, v in n["Resources"].items()} for n in alive]
+    return [n for n in ray.nodes() if n.get("Alive") and n["NodeID"] not in leaving]
+
+
+def _answers(node: Mapping[str, Any]) -> bool:
+    """Whether something listens where a node's raylet does."""
+    from ray.util.client import ray as client
+
+    if client.is_connected():  # a machine outside the cluster need not reach its nodes
+        return True
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=3).close()
+    except OSError:
+        return False
+    return True
 
 
 def _draining() -> set[str]:
@@ -128,6 +173,27 @@ class Notices:
         return self.known
 
 
+@contextlib.contextmanager
+def _on_this_machine_only() -> Iterator[None]:
+    """A cluster that is started meanwhile listens on 127.0.0.1 only. Ray has no such option: of its ports only the
+    dashboard's has a host, and it replaces a node address of 127.0.0.1 by the machine's own, unless it takes the machine
+    for one that cannot be part of a cluster, as it does on macOS and Windows."""
+    from ray._private import ray_constants
+
+    name = getattr(ray_constants, "ENABLE_RAY_CLUSTERS_ENV_VAR", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+    if name in os.environ:  # the user knows better
+        yield
+        return
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name] = "0"  # for the processes that are started
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[name]
+
+
 def _reachable(address: str) -> None:
     """Raises ResourceError within five seconds where nothing listens: Ray itself would go on trying for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -142,6 +208,24 @@ def _reachable(address: str) -> None:
         ) from None
 
 
+def _make_token() -> None:
+    """Make the token of this user's clusters, where there is none yet, for nobody else to read: Ray itself would write it
+    with the process's umask, and a stricter one around its start would become that of every worker."""
+    try:
+        from ray._private.authentication import authentication_token_setup as setup
+    except ImportError:
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if named or path.exists() or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    old = os.umask(0o077)
+    try:
+        setup.generate_and_save_token()
+    finally:
+        os.umask(old)
+
+
 def _take_token_along() -> None:
     """Send the authentication token where the user has one: clusters ask for it by default, but a client that is given
     an address does not send it by itself."""
@@ -149,6 +233,7 @@ def _take_token_along() -> None:
         from ray._private.authentication import authentication_token_setup as setup
     except ImportError:
         return
+    logging.getLogger(setup.__name__).setLevel(logging.ERROR)  # it warns that it does what is wanted
     setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 

@@ -7,19 +7,36 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from raysweep.launch import dashboard
+
 JOIN_S = 120
 
 
 class Mailbox:
     """An actor between rank 0 and the driver: events one way, the wish to stop the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, title: str = "") -> None:
+        self.title = title
         self.events: list[dict[str, Any]] = []
         self.reason: str | None = None
+        self.begun: set[str] = set()
+        self.shown: dict[str | None, threading.Event] = {}
+        self.problems: dict[str | None, str] = {}
+
+    def __repr__(self) -> str:
+        return self.title or type(self).__name__  # the dashboard shows it among the actors
 
     def put(self, event: dict[str, Any]) -> str | None:
         self.events.append(event)
         return self.reason
+
+    def begin(self, branch: str) -> tuple[str | None, bool]:
+        """A branch asks whether it may begin: why it may not, and whether it has begun before, so that it has a folder."""
+        again = branch in self.begun
+        if self.reason is None:
+            self.begun.add(branch)
+        self.events.append({"kind": "start", "branch": branch})
+        return self.reason, again
 
     def take(self) -> list[dict[str, Any]]:
         taken, self.events = self.events, []
@@ -27,6 +44,19 @@ class Mailbox:
 
     def stop(self, reason: str) -> None:
         self.reason = reason
+
+    def show(self, key: str | None) -> None:
+        """Return when :meth:`hide` is called for ``key``; see :mod:`raysweep.launch.dashboard`."""
+        self.shown.setdefault(key, threading.Event()).wait()
+        del self.shown[key]
+        problem = self.problems.pop(key, None)
+        if problem is not None:
+            raise RuntimeError(problem)
+
+    def hide(self, key: str | None, problem: str | None) -> None:
+        if problem is not None:
+            self.problems[key] = problem
+        self.shown.setdefault(key, threading.Event()).set()
 
 
 class MailboxReporter:
@@ -49,11 +79,25 @@ class MailboxReporter:
         return self.reason
 
 
-def open_mailbox() -> Any:
-    """A new mailbox actor; Ray must be connected."""
-    import ray
+def open_mailbox(title: str = "", shown: int = 1) -> Any:
+    """A new mailbox actor; Ray must be connected.
 
-    return ray.remote(num_cpus=0)(Mailbox).remote()
+    Args:
+        title: what the dashboard calls it. shown: how many trainings it may show as running at once.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # Beside the driver: the loss of any other node must not take away what the nodes that are left have to tell. Ray puts
+    # an actor without CPUs on a random node unless it is bound to one.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(
+        num_cpus=0,
+        scheduling_strategy=here,
+        concurrency_groups={dashboard.GROUP: min(shown, dashboard.MOST)},
+        enable_task_events=False,  # on the job's page the many letters would hide what it is about
+    )(Mailbox)
+    return actor.remote(title)
 
 
 def take(mailbox: Any) -> list[dict[str, Any]]:

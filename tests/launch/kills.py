@@ -166,11 +166,11 @@ def one(kind: str, root: Path, config: Path, rng: random.Random, seconds: float,
 
 
 @contextlib.contextmanager
-def ray_head() -> Iterator[tuple[str, int]]:
-    """A Ray head of its own process group; yields (address, pid of its group)."""
+def ray_head(*more: str) -> Iterator[tuple[str, int]]:
+    """A Ray head of its own process group, with more options where given; yields (address, pid of its group)."""
     ray = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--num-cpus=2", "--port=0", "--block"]
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
-    command = [*ray, "--include-dashboard=false", "--disable-usage-stats"]
+    command = [*ray, "--include-dashboard=false", "--disable-usage-stats", *more]
     head = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
     )

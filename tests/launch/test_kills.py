@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-COUNT = int(os.environ.get("RAYSWEEP_KILLS", "12"))
+COUNT = int(os.environ.get("RAYSWEEP_KILLS", "6"))
 
 
 @pytest.mark.ray

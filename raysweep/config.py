@@ -19,7 +19,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -66,10 +68,57 @@ Float = Annotated[float, BeforeValidator(_no_bool)]
 Positive = Annotated[Int, Field(ge=1, le=10**9)]
 Seed = Annotated[Int, Field(ge=0, lt=2**63)]
 Text = Annotated[str, Field(max_length=4096), AfterValidator(_one_line)]
+MAX_WORKERS = 100_000
 MAX_DRAWS = 10**8  # an epoch's order takes 8 bytes for each image shown
 MAX_OPTIONS = 10_000  # characters of JSON
 MAX_DEPTH = 20
 MAX_FAULTS = 10  # told at once
+
+
+def check_range(value: Sequence[Any]) -> list[int]:
+    """The least and the most of a number of workers.
+
+    Raises:
+        ValueError: they are not two whole numbers in this order, the first from 1.
+    """
+    whole = [n for n in value if type(n) is int]
+    if len(value) != 2 or len(whole) != 2 or not 1 <= whole[0] <= whole[1] <= MAX_WORKERS:
+        raise ValueError(
+            f"the least and the most workers are needed, such as [2, 8]: two whole numbers from 1 to {MAX_WORKERS:,}, the "
+            f"smaller one first, not {shown(list(value))}"
+        )
+    return whole
+
+
+def _kind_of_workers(value: Any) -> str:
+    """Which of the three was meant, so that a fault is told once and not for each of them."""
+    if isinstance(value, (list, tuple)):
+        return "range"
+    return "auto" if isinstance(value, str) and not value.strip().lstrip("+-").isdigit() else "number"
+
+
+_Least = Annotated[int, Field(ge=1, le=MAX_WORKERS)]
+Workers = Annotated[
+    Annotated[Literal["auto"], Tag("auto")]
+    | Annotated[Int, Field(ge=0, le=MAX_WORKERS), Tag("number")]
+    | Annotated[list[_Least], Field(min_length=2, max_length=2), BeforeValidator(check_range), Tag("range")],
+    Discriminator(_kind_of_workers),
+]
+
+
+def parse_workers(text: str | None) -> int | list[int] | None:
+    """What ``--workers`` says: a number, or the least and the most, ``2-8``."""
+    least, dash, most = (text or "").partition("-")
+    if text is None:
+        return None
+    if not least.isdecimal() or (dash and not most.isdecimal()) or len(text) > 20:
+        raise ConfigError(
+            f"--workers {shown(text)} is neither a number from 0 nor the least and the most, such as 2-8. Give one of them."
+        )
+    try:
+        return check_range([int(least), int(most)]) if dash else int(least)
+    except ValueError as error:
+        raise ConfigError(f"--workers: {error}.") from None
 
 
 class Section(BaseModel):
@@ -183,8 +232,10 @@ class CheckpointSection(Section):
 
 
 class ScalingSection(Section):
-    num_workers: Literal["auto"] | Annotated[Int, Field(ge=0, le=100_000)] = Field(
-        "auto", description="0: in this process; n: Ray workers; auto: one per GPU, else in this process."
+    num_workers: Workers = Field(
+        "auto",
+        description="0: in this process; n: Ray workers; [2, 8]: at each attempt as many as fit, at least 2 and at most 8; auto: "
+        "one per GPU, else in this process.",
     )
     threads: Literal["auto"] | Positive = Field("auto", description="CPU threads per worker; auto: the CPUs it has.")
     use_gpu: Literal["auto"] | bool = "auto"
@@ -195,6 +246,11 @@ class ScalingSection(Section):
     timeout_s: Annotated[Float, Field(gt=0)] = Field(600.0, description="A hung worker is given up after so long.")
     max_failures: Annotated[Int, Field(ge=0, le=1_000_000)] = Field(
         3, description="How often lost processes (killed, hung, out of memory, node gone) are started again."
+    )
+    wait_for_nodes_s: Literal["auto"] | Annotated[Float, Field(ge=0)] = Field(
+        "auto",
+        description="How long to wait for nodes that are missing; auto: 900 on a cluster that grows by itself, else 60 for nodes "
+        "that were lost, and at the start not at all.",
     )
 
 

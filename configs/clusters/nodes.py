@@ -1,10 +1,11 @@
 """Asks a Ray cluster that grows by itself for nodes, runs a command on it when they have come, and gives them back.
 
-    python nodes.py 2 -- raysweep run base.yaml --workers 2 --address auto --root s3://BUCKET/PREFIX
+    python nodes.py 2 -- python program.py
     python nodes.py 0                 gives back what was asked for, where this program was killed
 
-raysweep takes the nodes that are there. Ray starts new ones for work that waits, or when it is asked; what is asked for
-stays asked for until somebody takes it back, and such nodes are never idle. So the command runs in between.
+`raysweep run` and `branch` ask by themselves. This is for any other program, and for giving back what a killed one had asked
+for. Ray starts nodes for work that waits, or when it is asked; what is asked for stays asked for until somebody takes it
+back, and such nodes are never idle. So the command runs in between.
 """
 
 from __future__ import annotations

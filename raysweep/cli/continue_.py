@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from raysweep.cli.terminal import put
-from raysweep.regular import user_path
+from raysweep.store.mirror import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -20,8 +20,11 @@ def continue_(
         False, "--steal", help="Take the writer's lock of a process on another host that is gone for certain."
     ),
     threads: int | None = typer.Option(None, "--threads", min=1, help="Other threads than before: not bit-exact."),
-    workers: int | None = typer.Option(
-        None, "--workers", min=0, help="Other Ray workers than before; 0: in this process."
+    workers: str | None = typer.Option(
+        None,
+        "--workers",
+        metavar="N|LEAST-MOST",
+        help="Other Ray workers than before; 0: in this process; 2-8: as many as fit.",
     ),
     address: str | None = typer.Option(None, "--address", help="Another Ray cluster; 'local': this machine."),
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
@@ -30,8 +33,10 @@ def continue_(
 
     from raysweep.cli.progress import Display
     from raysweep.cli.run import announce
+    from raysweep.config import parse_workers
 
-    where = user_path(root)
+    count = parse_workers(workers)
+    where = open_root(root)
     if _is_sweep(where, reference):
         from raysweep.cli.branch import summarise
         from raysweep.cli.sweep_progress import SweepDisplay
@@ -41,7 +46,7 @@ def continue_(
             from raysweep.launch.continuing import Asked
             from raysweep.launch.continuing_sweep import continue_sweep
 
-            asked = Asked(threads, workers, address)
+            asked = Asked(threads, count, address)
 
             finished = continue_sweep(where, reference, steal=steal, asked=asked, progress=table)
         put(str(finished.sweep.folder))
@@ -51,7 +56,7 @@ def continue_(
         display({"kind": "loading"})
         from raysweep.launch import continuing
 
-        asked = continuing.Asked(threads, workers, address)
+        asked = continuing.Asked(threads, count, address)
 
         result = continuing.continue_experiment(where, reference, steal=steal, asked=asked, progress=display)
     put(str(result.experiment.folder))

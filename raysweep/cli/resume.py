@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from raysweep.cli.terminal import put, split_classes
-from raysweep.regular import user_path
+from raysweep.store.mirror import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +35,9 @@ def resume(
     ),
     weights_only: bool = typer.Option(False, "--weights-only", help="Keep the network, start the optimizer afresh."),
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
-    workers: int | None = typer.Option(None, "--workers", help="Ray workers; 0: in this process."),
+    workers: str | None = typer.Option(
+        None, "--workers", metavar="N|LEAST-MOST", help="Ray workers; 0: in this process; 2-8: as many as fit."
+    ),
     address: str | None = typer.Option(None, "--address", help="An existing Ray cluster."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, show what would run, make nothing."),
 ) -> None:
@@ -48,7 +50,8 @@ def resume(
 
     changed = weights_module.parse(weights) if weights is not None else None
     over: dict[str, Any] = configuration.parse_overrides(overrides or [])
-    scaling = {k: v for k, v in (("num_workers", workers), ("address", address)) if v is not None}
+    count = configuration.parse_workers(workers)
+    scaling = {k: v for k, v in (("num_workers", count), ("address", address)) if v is not None}
     if scaling:
         over = configuration.merge(over, {"scaling": scaling})
     with Display() as display:
@@ -56,7 +59,7 @@ def resume(
         from raysweep.launch import child
         from raysweep.launch import run as launching
 
-        parent = child.read_parent(user_path(root), checkpoint, over, split_classes(classes))
+        parent = child.read_parent(open_root(root), checkpoint, over, split_classes(classes))
         plan = child.plan_child(
             parent,
             root,

@@ -20,7 +20,9 @@ def run(
     name: str | None = typer.Option(None, "--name", help="Name of the experiment."),
     description: str | None = typer.Option(None, "--description", help="Why it is made; stands in its log."),
     root: str | None = typer.Option(None, "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
-    workers: int | None = typer.Option(None, "--workers", help="Ray workers; 0: in this process."),
+    workers: str | None = typer.Option(
+        None, "--workers", metavar="N|LEAST-MOST", help="Ray workers; 0: in this process; 2-8: as many as fit."
+    ),
     address: str | None = typer.Option(None, "--address", help="An existing Ray cluster."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, show what would run, make nothing."),
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: the resolved configuration as JSON."),
@@ -29,9 +31,10 @@ def run(
     from raysweep import config as configuration
     from raysweep.cli.progress import Display
 
+    count = configuration.parse_workers(workers)
     flags = {
         "experiment": {k: v for k, v in (("name", name), ("description", description)) if v is not None},
-        "scaling": {k: v for k, v in (("num_workers", workers), ("address", address)) if v is not None},
+        "scaling": {k: v for k, v in (("num_workers", count), ("address", address)) if v is not None},
     }
     more: dict[str, Any] = {k: v for k, v in flags.items() if v} | ({"root": root} if root else {})
     settings = configuration.load(config, overrides or [], more)

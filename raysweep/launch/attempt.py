@@ -8,16 +8,18 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from raysweep.config import Settings
 from raysweep.errors import Interrupted, NonFiniteLossError, RaysweepError
-from raysweep.launch import cluster, recovery
+from raysweep.launch import cluster, places, recovery
+from raysweep.launch.dashboard import Shown
 from raysweep.launch.mailbox import MailboxReporter, open_mailbox, watch
 from raysweep.launch.recovery import Verdict
 from raysweep.launch.resources import Resources
 from raysweep.launch.stopping import StopFlag, signals
-from raysweep.store import layout
+from raysweep.store import layout, mirror
 from raysweep.training.job import Job
 from raysweep.training.loop import train
 
@@ -41,7 +43,7 @@ def _worker(config: dict[str, Any]) -> None:
     import ray
     import ray.train
 
-    job: Job = config["job"]
+    job: Job = places.arrived(config["job"])
     rank = ray.train.get_context().get_world_rank()
     end: dict[str, Any] = {"kind": "end", "rank": rank}
 
@@ -123,11 +125,15 @@ def run(
 
     timeout = settings.scaling.timeout_s
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(timeout)  # Ray hands it to its controller
-    mailbox = open_mailbox()
+    name = os.path.basename(job.folder)
+    mailbox = open_mailbox(name)
     mailboxes.append(mailbox)
+    shown = Shown(mailbox)
+    if ray.get_runtime_context().get_actor_id() is None:  # else it is a branch, which its sweep shows
+        shown.begin(None, name)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": job, "mailbox": mailbox},
+        train_loop_config={"job": places.portable(job), "mailbox": mailbox},
         scaling_config=ScalingConfig(
             num_workers=fitted.workers,
             use_gpu=fitted.use_gpu,
@@ -135,8 +141,9 @@ def run(
         ),
         torch_config=TorchConfig(timeout_s=max(1, int(timeout))),
         run_config=RunConfig(
-            name=f"{os.path.basename(job.folder)}-{int(time.time() * 1000)}",  # a used name would silently resume Ray's state
-            storage_path=os.path.join(ray_folder(settings.root), "train"),
+            name=name,
+            # A place that was used would silently resume Ray's state.
+            storage_path=os.path.join(ray_folder(settings.root), "train", str(int(time.time() * 1000))),
             # Whether another attempt is worth it is decided by what happened: Ray cannot tell an error of the program
             # from a process that was lost.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=3, max_preemption_failures=0),
@@ -181,12 +188,14 @@ def run(
         mailbox.stop.remote(flag.reason)
     # Not in the main thread: there Ray would replace our signal handler by one that aborts without saving.
     watch(threading.Thread(target=fit, name="ray-train", daemon=True), mailbox, POLL_S, handle)
+    shown.close({None: next((e.get("message") or e["error"] for e in said if e.get("fatal")), None)})
     ray.kill(mailbox)
     if hangs:
         said.append({"kind": "end", "error": "TrainingError", "message": "timed out", "cause": recovery.PEER})
         failure.clear()
     logs = f"{cluster._session_dir()}/logs"
     leaving = bool(failure) and cluster.Notices(nodes).arrived(now=True)
+    mirror.refresh(Path(job.folder))  # the ranks may have written from other machines
     verdict = recovery.judge(said, failure[0] if failure else None, timeout, logs, leaving)
     trace = next(
         ({"text": e["traceback"], "rank": e["rank"]} for e in said if e.get("fatal") and "traceback" in e), None
@@ -196,4 +205,4 @@ def run(
 
 def ray_folder(root: str) -> str:
     """Where Ray keeps its own files of runs: with the caches, since nothing in them is needed again."""
-    return os.path.abspath(os.path.join(os.path.expanduser(root), layout.CACHES, "ray"))
+    return os.path.abspath(mirror.open_root(root, pull=False) / layout.CACHES / "ray")

@@ -17,7 +17,7 @@ from raysweep.launch import run as launching
 from raysweep.launch.resources import cpus_here
 from raysweep.launch.run import Plan, Progress, ignore
 from raysweep.names import dotted, shown
-from raysweep.store import catalog, checkpoint, files, lineage
+from raysweep.store import catalog, checkpoint, files, lineage, mirror
 from raysweep.store.experiment import Experiment
 
 # Settings that say where and how a run is launched, not what is trained: changes of these are not recorded as changes.
@@ -26,6 +26,7 @@ _NOT_RECORDED = (
     "root",
     "scaling.address",
     "scaling.num_workers",
+    "scaling.wait_for_nodes_s",
     "data.cache_dir",
     "training.epochs",
     "training.schedule_epochs",
@@ -65,7 +66,7 @@ class Parent:
             "epoch": self.epoch,
             "batch": self.batch,
             "sha256": self.sha256,
-            "file": str(self.path),
+            "file": mirror.address(self.path),
         }
 
 
@@ -263,7 +264,7 @@ def _notes(parent: Parent, plan: Plan) -> tuple[str, ...]:
     exact = []
     if parent.threads not in (None, plan.resources.threads):
         exact.append(f"{plan.resources.threads} threads instead of {parent.threads}")
-    if parent.world_size != max(1, plan.resources.workers):
+    if plan.resources.span is None and parent.world_size != max(1, plan.resources.workers):
         exact.append(f"{max(1, plan.resources.workers)} workers instead of {parent.world_size}")
     if exact:
         notes.append(f"not bit-exact: {', '.join(exact)}")
@@ -317,7 +318,7 @@ def record_start(plan: Plan, experiment: Experiment) -> None:
     lineage.record(
         experiment.folder,
         lineage.RESUME,
-        checkpoint=str(parent.path),
+        checkpoint=mirror.address(parent.path),
         experiment=parent.experiment,
         epoch=parent.epoch,
         batch=parent.batch or None,

@@ -16,7 +16,7 @@ from raysweep.launch import run as launching
 from raysweep.launch.resources import Resources
 from raysweep.launch.run import Launch, Plan, Progress, Result, ignore
 from raysweep.launch.trackers.follow import following
-from raysweep.store import catalog, checkpoint, layout, lineage
+from raysweep.store import catalog, checkpoint, layout, lineage, mirror
 from raysweep.store.experiment import Entry, Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.training.job import Job, from_own_checkpoint
@@ -27,7 +27,7 @@ class Asked:
     """Other resources than a training had before; what is None stays. With others the bits differ, and the log says so."""
 
     threads: int | None = None
-    workers: int | None = None
+    workers: int | list[int] | None = None  # a list: the least and the most
     address: str | None = None  # "local" leaves the cluster for this machine
 
     def applied(self, scaling: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,6 +94,7 @@ def _continue(
     before, settings = _settings(experiment, config, asked)
     lock = WriterLock.acquire(experiment.folder, steal)
     try:
+        mirror.refresh(experiment.folder)
         good, problems = experiment.newest_good(checkpoint.misplaced)
         for problem in problems:
             progress({"kind": "warning", "text": f"{problem}."})
@@ -133,7 +134,7 @@ def _continue(
 def _settings(experiment: Experiment, config: Mapping[str, Any], asked: Asked) -> tuple[Settings, Settings]:
     """The experiment's settings as they were, threads resolved, and with the resources asked for now."""
     source = str(experiment.folder / layout.CONFIG)
-    values = {**config["settings"], "root": str(experiment.folder.parent)}
+    values = {**config["settings"], "root": mirror.root_address(experiment.folder.parent)}
     before = configuration.validate(values, source)
     if config.get("threads"):
         before = before.model_copy(update={"scaling": before.scaling.model_copy(update={"threads": config["threads"]})})
@@ -164,7 +165,8 @@ def _same_parent(experiment: Experiment, told: Mapping[str, Any]) -> child.Paren
         raise CheckpointError(
             f"{experiment.folder / layout.CONFIG} does not say of its parent: {', '.join(missing)}. Restore it from a copy."
         )
-    reference = told["file"] if Path(told["file"]).is_file() else f"{told['experiment']}@{told['epoch']}"
+    file = mirror.place(told["file"], attach=False)
+    reference = str(file) if file.is_file() else f"{told['experiment']}@{told['epoch']}"
     parent = child.read_parent(experiment.folder.parent, reference)
     if parent.sha256 != told["sha256"]:
         raise CheckpointError(
@@ -183,10 +185,13 @@ def _record_changes(
         for key, new in settings.scaling.model_dump(mode="json").items()
         if (old := getattr(before.scaling, key)) != new
     }
+    world_size = max(1, fitted.workers)
+    if config.get("world_size") not in (None, world_size):  # of an elastic experiment, or by other GPUs
+        changes["world_size"] = [config["world_size"], world_size]
     if not changes:
         return config
     config = {**config, "settings": settings.model_dump(mode="json"), "threads": fitted.threads}
-    config["world_size"] = max(1, fitted.workers)
+    config["world_size"] = world_size
     experiment.write_config(config)
     lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changes)
     return config

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from raysweep import grid as grids
-from raysweep.errors import CheckpointError, Interrupted, NotFoundError, RaysweepError, StoreError
+from raysweep.errors import CheckpointError, ConfigError, Interrupted, NotFoundError, RaysweepError, StoreError
 from raysweep.grid import Point
 from raysweep.launch import sweep as sweep_launch
-from raysweep.launch import tuning
+from raysweep.launch import tuning, waiting
 from raysweep.launch.continuing import AS_BEFORE, Asked, continue_experiment
 from raysweep.launch.run import Progress, ignore
 from raysweep.launch.sweep import SweepPlan, SweepResult
 from raysweep.launch.trackers.follow import catch_up
 from raysweep.store import experiment as experiments
-from raysweep.store import layout
+from raysweep.store import layout, mirror
 from raysweep.store import sweep as sweeps
 from raysweep.store.lock import WriterLock
 from raysweep.store.sweep import Sweep
@@ -47,10 +47,10 @@ def continue_sweep(
             catch_up(sweep.experiments().values(), progress)
             progress({"kind": "warning", "text": f"{sweep.id} has all its branches; there is nothing to do."})
             return SweepResult(sweep, sweep.experiments(), {})
-        with tuning.connected(the_plan.base.settings.scaling.address, progress) as nodes:
-            return sweep_launch.train_branches(
-                sweep, the_plan, points, sweep_launch.at_once(the_plan, nodes), progress, steal=steal
-            )
+        scaling = the_plan.base.settings.scaling
+        with tuning.connected(scaling.address, progress, the_plan.name), waiting.fleet(scaling, progress) as fleet:
+            count = sweep_launch.settle(the_plan, fleet, progress)
+            return sweep_launch.train_branches(sweep, the_plan, points, count, progress, steal=steal)
     finally:
         lock.release()
 
@@ -92,11 +92,16 @@ def _plan_again(
     sweep: Sweep, record: Mapping[str, Any], asked: Asked, progress: Progress
 ) -> tuple[SweepPlan, list[Point]]:
     """The plan that ``sweep.json`` tells, and the branches that are not finished."""
+    if isinstance(asked.workers, list):
+        raise ConfigError(
+            "--workers: all branches of a sweep train with the same number of workers, so that they can be compared. Give one."
+        )
     told = record["parent"]
-    reference = told["file"] if Path(told["file"]).is_file() else f"{told['experiment']}@{told['epoch']}"
+    file = mirror.place(told["file"], attach=False)
+    reference = str(file) if file.is_file() else f"{told['experiment']}@{told['epoch']}"
     try:
         the_plan = sweep_launch.plan(
-            str(sweep.root),
+            mirror.root_address(sweep.root),
             reference,
             grids.check(record["grid"], str(sweep.folder / layout.SWEEP)),
             name=record["name"],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from raysweep.config import ScalingSection
 from raysweep.errors import ResourceError
@@ -12,12 +12,16 @@ from raysweep.errors import ResourceError
 
 @dataclass(frozen=True)
 class Resources:
-    """``workers`` 0 means: in this process. ``cpus`` per worker; ``threads`` for torch in each."""
+    """``workers`` 0 means: in this process. ``cpus`` per worker; ``threads`` for torch in each.
+
+    ``span``: the least and the most workers, where another attempt may take another number of them.
+    """
 
     workers: int
     cpus: int
     threads: int
     use_gpu: bool
+    span: tuple[int, int] | None = None
 
 
 def cpus_here() -> int:
@@ -39,13 +43,18 @@ def decide(scaling: ScalingSection) -> Resources:
     """
     gpus, cpus = gpus_here(), cpus_here()
     wants_gpu = gpus > 0 if scaling.use_gpu == "auto" else scaling.use_gpu
+    span = None
     if scaling.num_workers == "auto":
         workers = gpus if wants_gpu and gpus > 1 else (1 if scaling.address else 0)
+    elif isinstance(scaling.num_workers, list):
+        span = least, most = (scaling.num_workers[0], scaling.num_workers[1])
+        room = gpus if wants_gpu else cpus // (1 if scaling.threads == "auto" else scaling.threads)
+        workers = most if scaling.address else max(least, min(most, room))
     else:
         workers = scaling.num_workers
     if scaling.address:
         return Resources(
-            max(1, workers), 0, 0 if scaling.threads == "auto" else scaling.threads, bool(scaling.use_gpu is True)
+            max(1, workers), 0, 0 if scaling.threads == "auto" else scaling.threads, bool(scaling.use_gpu is True), span
         )
     if wants_gpu and gpus == 0:
         raise ResourceError(
@@ -64,34 +73,47 @@ def decide(scaling: ScalingSection) -> Resources:
     threads = per_worker if scaling.threads == "auto" else scaling.threads
     if threads > cpus:
         raise ResourceError(f"scaling.threads is {threads}, but this machine has {cpus} CPUs. Ask for at most {cpus}.")
-    return Resources(workers, per_worker, threads, wants_gpu)
+    return Resources(workers, per_worker, threads, wants_gpu, span)
 
 
-def fit_cluster(wanted: Resources, nodes: Sequence[dict[str, float]], use_gpu: bool | str) -> Resources:
+def fit_cluster(wanted: Resources, nodes: Sequence[Mapping[str, float]], use_gpu: bool | str) -> Resources:
     """The CPUs each worker gets on a cluster: as many as let all workers fit at once.
 
     Args:
         nodes: the resources of every living node, such as ``{"CPU": 8.0, "GPU": 1.0}``.
-        use_gpu: ``scaling.use_gpu``; auto takes GPUs where every worker can have one.
+        use_gpu: ``scaling.use_gpu``; auto takes GPUs where every worker can have one, or the fewest asked for can.
 
     Raises:
         ResourceError: they cannot all run at once, so the request would wait for ever.
     """
     gpus = sum(int(n.get("GPU", 0)) for n in nodes)
     cpus = sum(int(n.get("CPU", 0)) for n in nodes)
-    wants_gpu = gpus >= wanted.workers if use_gpu == "auto" else bool(use_gpu)
+    least = wanted.threads or 1
+    if wanted.span is not None:  # as many as there is room for
+        fewest, most = wanted.span
+        wants_gpu = gpus >= fewest if use_gpu == "auto" else bool(use_gpu)
+        wanted = replace(wanted, workers=max(fewest, min(most, places(nodes, least, wants_gpu))))
+    else:
+        wants_gpu = gpus >= wanted.workers if use_gpu == "auto" else bool(use_gpu)
     if wants_gpu and gpus < wanted.workers:
         raise ResourceError(f"{wanted.workers} GPU workers were asked for, but the cluster has {gpus} GPUs in all.")
-    least = wanted.threads or 1
     top = max((int(n.get("CPU", 0)) for n in nodes), default=0)
     for per_worker in range(max(least, min(top, cpus // max(1, wanted.workers))), least - 1, -1):
-        places = sum(
-            min(int(n.get("CPU", 0)) // per_worker, int(n.get("GPU", 0)) if wants_gpu else 10**9) for n in nodes
-        )
-        if places >= wanted.workers:
-            return Resources(wanted.workers, per_worker, wanted.threads or per_worker, wants_gpu)
+        if places(nodes, per_worker, wants_gpu) >= wanted.workers:
+            return replace(wanted, cpus=per_worker, threads=wanted.threads or per_worker, use_gpu=wants_gpu)
     shown = ", ".join(f"{int(n.get('CPU', 0))} CPUs and {int(n.get('GPU', 0))} GPUs" for n in nodes[:6]) or "no nodes"
     raise ResourceError(
         f"{wanted.workers} workers of {least} CPU{'s' * (least > 1)}{' and one GPU' if wants_gpu else ''} each were asked for, but the "
         f"cluster has {len(nodes)} node{'s' * (len(nodes) != 1)} ({shown}). Ask for fewer with --workers."
     )
+
+
+def bundles(wanted: Resources, use_gpu: bool | str) -> list[dict[str, float]]:
+    """What to ask an autoscaler for: the CPUs, and the GPU, of every worker. auto takes GPUs that are there, and starts none."""
+    each = {"CPU": float(wanted.cpus or wanted.threads or 1)} | ({"GPU": 1.0} if use_gpu is True else {})
+    return [dict(each) for _ in range(wanted.workers)]
+
+
+def places(nodes: Sequence[Mapping[str, float]], cpus: int, gpu: bool) -> int:
+    """How many workers of so many CPUs, and a GPU each where ``gpu``, these nodes hold at once."""
+    return sum(min(int(n.get("CPU", 0)) // cpus, int(n.get("GPU", 0)) if gpu else 10**9) for n in nodes)

@@ -20,7 +20,7 @@ from raysweep.launch.resources import Resources
 from raysweep.launch.trackers.follow import following
 from raysweep.regular import user_path
 from raysweep.store import experiment as experiments
-from raysweep.store import layout, lineage
+from raysweep.store import layout, lineage, mirror
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.training.job import Job, Outcome
@@ -69,7 +69,9 @@ class Result:
 def cache_dir(settings: Settings) -> Path:
     """Where decoded images lie: the configuration's folder, RAYSWEEP_CACHE, or .raysweep/cache under the root."""
     named = settings.data.cache_dir or os.environ.get("RAYSWEEP_CACHE")
-    return user_path(named) if named else user_path(settings.root) / layout.CACHES / layout.IMAGE_CACHE
+    return (
+        user_path(named) if named else mirror.open_root(settings.root, pull=False) / layout.CACHES / layout.IMAGE_CACHE
+    )
 
 
 def plan(
@@ -88,7 +90,7 @@ def plan(
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
     """
-    root = user_path(settings.root)
+    root = mirror.open_root(settings.root, pull=False)
     if tracked:
         trackers.check(settings.trackers)
     wanted = resources.decide(settings.scaling)
@@ -211,7 +213,7 @@ def _new_job(
         world_size=max(1, the_plan.resources.workers),
         versions=versions,
         parent=the_plan.parent.record() if the_plan.parent else None,
-        resume_from_checkpoint=str(the_plan.parent.path) if the_plan.parent else None,
+        resume_from_checkpoint=mirror.address(the_plan.parent.path) if the_plan.parent else None,
         fresh_optimizer=the_plan.fresh_optimizer,
         **of_sweep,
     )
@@ -238,7 +240,8 @@ def _new_job(
 
 def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch, progress: Progress) -> Result:
     """Train ``job`` by ``launch``, and write how it ended into the log. The caller holds the lock."""
-    progress({"kind": "experiment", "id": experiment.id, "folder": str(experiment.folder), "workers": fitted.workers})
+    folder = mirror.address(experiment.folder)
+    progress({"kind": "experiment", "id": experiment.id, "folder": folder, "workers": fitted.workers})
     try:
         outcome = launch(job, fitted, progress)
     except Interrupted as error:
@@ -265,11 +268,11 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
         if recovery.is_memory(error):
             raise TrainingError(
                 f"Training {experiment.id} ran out of memory ({text.splitlines()[0][:300]}). What was committed is in "
-                f"{experiment.folder}. Choose a smaller training.batch_size, or a smaller model."
+                f"{folder}. Choose a smaller training.batch_size, or a smaller model."
             ) from error
         raise TrainingError(
             f"Training {experiment.id} failed: {type(error).__name__}: {text.splitlines()[0][:500]}. What was committed "
-            f"is in {experiment.folder}. Repeat with --debug for the traceback."
+            f"is in {folder}. Repeat with --debug for the traceback."
         ) from error
     lineage.record(experiment.folder, lineage.FINISHED, epochs=outcome.epochs, best_acc=outcome.best_acc)
     progress({"kind": "derive"})
@@ -278,7 +281,7 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
         {
             "kind": "finished",
             "id": experiment.id,
-            "folder": str(experiment.folder),
+            "folder": folder,
             "best_acc": outcome.best_acc,
         }
     )
@@ -287,8 +290,8 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
 
 def continue_command(root: Path, name: str) -> str:
     """What to type to go on with an experiment or a sweep; names the root where it is not the one that is looked into."""
-    usual = user_path(os.environ.get("RAYSWEEP_ROOT") or "experiments")
-    where = "" if root.resolve() == usual.resolve() else f" --root {shlex.quote(str(root))}"
+    usual = mirror.open_root(os.environ.get("RAYSWEEP_ROOT") or "experiments", pull=False)
+    where = "" if root.resolve() == usual.resolve() else f" --root {shlex.quote(mirror.root_address(root))}"
     return f"raysweep continue {name}{where}"
 
 

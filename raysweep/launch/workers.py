@@ -13,7 +13,7 @@ from typing import Any
 
 from raysweep.config import Settings
 from raysweep.errors import Interrupted, RaysweepError, ResourceError
-from raysweep.launch import attempt, cluster, resources
+from raysweep.launch import attempt, cluster, resources, shared_root, waiting
 from raysweep.launch.resources import Resources
 from raysweep.launch.stopping import StopFlag, signals
 from raysweep.store import checkpoint, lineage
@@ -23,7 +23,7 @@ from raysweep.training.job import Job, Outcome, from_own_checkpoint
 from raysweep.training.loop import train
 
 Progress = Callable[[dict[str, Any]], None]
-WAIT_FOR_NODES_S = 60.0  # for others to come, or lost ones to come back, before an attempt is given up
+RAY_KNOWS_S = 90.0  # Ray asks a node five times, every three seconds, for ten seconds, until it holds it for dead
 
 
 def launcher(fitted: Resources) -> Callable[[Job, Resources, Progress], Outcome]:
@@ -38,7 +38,7 @@ def session(settings: Settings, wanted: Resources, progress: Progress) -> Iterat
         yield wanted
         return
     progress({"kind": "connecting", "address": settings.scaling.address})
-    connection = cluster.connect(settings.scaling.address)
+    connection = cluster.connect(settings.scaling.address, name=settings.experiment.name)
     try:
         progress(
             {
@@ -47,12 +47,26 @@ def session(settings: Settings, wanted: Resources, progress: Progress) -> Iterat
                 "logs": str(connection["logs"]),
             }
         )
-        yield resources.fit_cluster(
-            wanted, connection["nodes"], settings.scaling.use_gpu if settings.scaling.address else wanted.use_gpu
-        )
+        use_gpu = settings.scaling.use_gpu if settings.scaling.address else wanted.use_gpu
+        with waiting.fleet(settings.scaling, progress) as fleet:
+            fleet.ask(resources.bundles(wanted, use_gpu))
+            found = fleet.until(lambda nodes: _fitting(wanted, nodes, use_gpu))
+            fleet.ask(resources.bundles(found, found.use_gpu))  # what came beyond that may go
+            if settings.scaling.address:
+                shared_root.check(settings.root, progress)
+            if wanted.span is not None and found.workers < wanted.span[1]:
+                text = f"There is room for {found.workers} of {wanted.span[1]} workers. More are taken only when it starts again."
+                progress({"kind": "warning", "text": text})
+            yield found
     finally:
         if connection["local"]:
             cluster.disconnect()
+
+
+def _fitting(wanted: Resources, nodes: list[dict[str, float]], use_gpu: bool | str) -> tuple[Resources, bool]:
+    """What the nodes hold, and whether it is all that is wanted."""
+    found = resources.fit_cluster(wanted, nodes, use_gpu)
+    return found, wanted.span is None or found.workers == wanted.span[1]
 
 
 class _Local:
@@ -121,7 +135,7 @@ def on_workers(
             if not verdict.retry or (verdict.counts and left == 0):
                 raise verdict.error
             left -= verdict.counts
-            job = _another(job, fitted, verdict.reason, verdict.error, progress)
+            job, fitted = _another(job, fitted, verdict.reason, verdict.error, progress, flag)
 
 
 def _newest(job: Job) -> str:
@@ -129,18 +143,24 @@ def _newest(job: Job) -> str:
     return f"The newest checkpoint is {good.file}." if good else "There was no checkpoint yet."
 
 
-def _another(job: Job, fitted: Resources, reason: str, error: RaysweepError, progress: Progress) -> Job:
-    """``job`` from the newest checkpoint of its own folder that verifies, once there are nodes to train it on.
+def _another(
+    job: Job, fitted: Resources, reason: str, error: RaysweepError, progress: Progress, flag: StopFlag
+) -> tuple[Job, Resources]:
+    """``job`` from the newest checkpoint of its own folder that verifies, once there are nodes to train it on, and what
+    they hold of it.
 
     Raises:
-        RaysweepError: ``error``, where the nodes that are left are too few.
+        RaysweepError: ``error``, where the nodes that are left are too few. Interrupted: ``flag`` was set meanwhile.
     """
     cluster.remove_leftovers()
-    deadline = time.monotonic() + WAIT_FOR_NODES_S
-    while not _fits(fitted):
-        if time.monotonic() > deadline:
-            raise error
-        time.sleep(1)
+    before = fitted.workers
+    settings = Settings.model_validate(job.settings)
+    try:
+        fitted = _once_it_fits(fitted, error, waiting.after_a_loss(settings.scaling), flag)
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped} {_newest(job)}", stopped.reason) from None
+    if settings.scaling.address:  # others may have joined
+        shared_root.check(settings.root, progress)
     folder = Path(job.folder)
     experiment = Experiment(folder)
     # A worker that only seemed to be dead must not write beside the new one.
@@ -151,15 +171,38 @@ def _another(job: Job, fitted: Resources, reason: str, error: RaysweepError, pro
         job = from_own_checkpoint(job, os.path.join(job.folder, good.file), good.epoch, good.batch)
     if isinstance(error, Interrupted):
         lineage.record(folder, lineage.INTERRUPTED, reason=str(error))
+    on = ""
+    if fitted.workers != before:
+        on = f" on {fitted.workers} worker{'s' * (fitted.workers > 1)} instead of {before}"
+        job = replace(job, flat_config={**job.flat_config, "world_size": fitted.workers})
+        experiment.write_config(job.flat_config)
+        lineage.record(folder, lineage.CONFIGURATION, changes={"world_size": [before, fitted.workers]})
     lineage.record(folder, lineage.CONTINUED, checkpoint=where, reason=reason, damaged=problems or None)
-    progress({"kind": "warning", "text": f"{reason[0].upper()}{reason[1:]}. Going on from {where}."})
-    return job
+    progress({"kind": "warning", "text": f"{reason[0].upper()}{reason[1:]}. Going on from {where}{on}."})
+    return job, fitted
 
 
-def _fits(fitted: Resources) -> bool:
-    """Whether the nodes that are alive and stay can hold all workers at once."""
-    try:
-        resources.fit_cluster(replace(fitted, threads=fitted.cpus), cluster.nodes(), fitted.use_gpu)
-    except ResourceError:
-        return False
-    return True
+def _once_it_fits(fitted: Resources, error: RaysweepError, seconds: float, flag: StopFlag) -> Resources:
+    """Wait for nodes that hold all workers at once, or, of an elastic training, at least the fewest; what they hold.
+
+    Raises:
+        RaysweepError: ``error``, where they do not come within ``seconds``. Interrupted: ``flag`` was set meanwhile.
+    """
+    # The threads decide the bits, the CPUs beyond them only the speed: a training that changes its size may lose them.
+    needed = fitted if fitted.span is not None else replace(fitted, threads=fitted.cpus)
+    started = time.monotonic()
+    while True:
+        nodes, silent = cluster.answering()
+        waited = time.monotonic() - started
+        try:
+            found = resources.fit_cluster(needed, nodes, fitted.use_gpu)
+        except ResourceError:
+            if waited > seconds:
+                raise error from None
+        else:
+            # While Ray takes a node that is gone for a living one, it would give a worker to it.
+            if not silent or waited > RAY_KNOWS_S:
+                return found if fitted.span is not None else fitted
+        if flag.reason is not None:
+            raise Interrupted(f"Stopped by {flag.reason} while it waited for nodes.", flag.reason)
+        time.sleep(1)

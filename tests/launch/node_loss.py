@@ -1,0 +1,128 @@
+"""Nodes that go without a word: ``python -m tests.launch.node_loss FOLDER run|elastic|sweep`` prints what happened, as JSON.
+
+Each on a cluster of its own, and beside it the same trainings, undisturbed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from raysweep.grid import check
+from raysweep.launch import child, cluster, sweep, workers
+from raysweep.launch import run as launching
+from raysweep.training.loop import train
+from tests.conftest import Recorder, small_settings, weights_hash
+from tests.training.ranks import Ranks
+
+RUN = {
+    "training": {"epochs": 4, "batch_size": 30},
+    "sampling": {"samples_per_epoch": 1500, "weights": {"3": 4.0}},
+    "checkpoint": {"every_n_batches": 10},
+}
+PARENT = {"training": {"epochs": 1, "batch_size": 10}, "sampling": {"samples_per_epoch": 900}}
+GRID: dict[str, Any] = {"weights": {"3": [4.0, 2.0]}, "epochs": 20}
+SCALING = {"threads": 1, "timeout_s": 20.0}
+
+
+def told_of(experiment: Any) -> dict[str, Any]:
+    """What a folder tells of how it came about, and what is in it."""
+    events = [json.loads(line) for line in (experiment.folder / "lineage.jsonl").read_text().splitlines()]
+    files = {p.name for p in experiment.folder.iterdir()}
+    ends = [e for e in experiment.entries() if e.batch is None]
+    return {
+        "status": experiment.status(),
+        "orders": [e.metrics["order_sha256"] for e in ends],
+        "hash": weights_hash(experiment),
+        "problems": [p for e in experiment.entries() if (p := e.verify(experiment.folder)) is not None],
+        # Checkpoints within an epoch fall where the loss did.
+        "files": sorted(f for f in files if "_batch_" not in f and not f.startswith("events.")),
+        "world_size": experiment.config()["world_size"],
+        "events": [{k: v for k, v in e.items() if k in ("type", "text", "changes", "reason")} for e in events],
+    }
+
+
+class Loss:
+    """A progress that takes a node away when the first epoch has ended, and may let another join; it keeps warnings."""
+
+    def __init__(self, nodes: Any, node: Any, joins: bool) -> None:
+        self.nodes, self.node, self.joins = nodes, node, joins
+        self.warnings: list[str] = []
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "warning":
+            self.warnings.append(event["text"])
+        if event["kind"] == "epoch" and self.node is not None:
+            node, self.node = self.node, None
+            self.nodes.remove_node(node, allow_graceful=False)
+            if self.joins:
+                self.nodes.add_node(num_cpus=1)
+
+
+@contextlib.contextmanager
+def two_nodes() -> Iterator[tuple[Any, list[Any]]]:
+    """A cluster of a head without CPUs, where the driver sits, and two nodes of one CPU each."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster.quiet_environment()
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        yield nodes, [nodes.add_node(num_cpus=1) for _ in range(2)]
+    finally:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        nodes.shutdown()
+
+
+def plan(folder: Path, sections: dict[str, Any], **scaling: Any) -> launching.Plan:
+    return launching.plan(small_settings(folder, **sections, scaling={**SCALING, **scaling}))
+
+
+def of_a_run(folder: Path, num_workers: Any, joins: bool) -> dict[str, Any]:
+    """A training on two nodes, of which one is lost after the first epoch; another joins, or none."""
+    with Ranks(2) as ranks:
+        workers.in_this_process = lambda job, *_: ranks.train(job)  # type: ignore[assignment]
+        whole = launching.run(plan(folder / "whole", RUN, num_workers=0)).experiment
+    with two_nodes() as (nodes, (first, _)):
+        loss = Loss(nodes, first, joins)
+        done = launching.run(plan(folder / "run", RUN, num_workers=num_workers, address=nodes.address), loss)
+    return {"whole": told_of(whole), "run": told_of(done.experiment), "warnings": loss.warnings}
+
+
+def of_a_sweep(folder: Path) -> dict[str, Any]:
+    """A sweep on two nodes, of which one is lost after the first epoch, and another joins."""
+    workers.in_this_process = lambda job, *_: train(job, Recorder())  # type: ignore[assignment]
+    parent = launching.run(plan(folder / "sweep", PARENT, num_workers=0)).experiment
+    known = child.read_parent(folder / "sweep", f"{parent.id}@1")
+    whole = {}
+    for name, weights in {"control": {}, "34": {"3": 4.0}, "32": {"3": 2.0}}.items():
+        one = child.plan_child(known, str(folder / "whole"), weights=weights, epochs=GRID["epochs"])
+        whole[name] = told_of(launching.run(one).experiment)
+    with two_nodes() as (nodes, (first, _)):
+        loss = Loss(nodes, first, True)
+        asked = sweep.plan(
+            str(folder / "sweep"), f"{parent.id}@1", check(GRID), name="s", address=nodes.address, progress=loss
+        )
+        result = sweep.run(asked, loss)
+    branches = {name: told_of(e) for name, e in result.experiments.items()}
+    return {"whole": whole, "branches": branches, "failed": result.failed, "warnings": loss.warnings}
+
+
+def main(folder: Path, kind: str) -> None:
+    found = {
+        "run": lambda: of_a_run(folder, 2, joins=True),
+        "elastic": lambda: of_a_run(folder, [1, 2], joins=False),
+        "sweep": lambda: of_a_sweep(folder),
+    }[kind]()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

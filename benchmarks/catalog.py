@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,19 @@ RAYSWEEP = [str(Path(sys.executable).with_name("raysweep"))]  # what users type
 
 
 def make(root: Path, experiments: int, checkpoints: int) -> None:
-    """Folders as training leaves them, nine of ten children of an earlier one; the checkpoints hold a few bytes."""
+    """Write :func:`contents` into a folder."""
+    for name, written in contents(experiments, checkpoints):
+        folder = root / name
+        folder.mkdir(parents=True)
+        for file, content in written.items():
+            (folder / file).write_bytes(content)
+
+
+def contents(experiments: int, checkpoints: int) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Folders as training leaves them, nine of ten children of an earlier one; the checkpoints hold a few bytes.
+
+    Yields each folder's name and its files, in the order in which they are to be written: the manifest is the last.
+    """
     from raysweep.store import layout
 
     chance = random.Random(0)
@@ -33,8 +46,7 @@ def make(root: Path, experiments: int, checkpoints: int) -> None:
     ids: list[str] = []
     for i in range(experiments):
         name = layout.make_id(f"run{i % 97}", start + timedelta(seconds=37 * i))
-        folder = root / name
-        folder.mkdir(parents=True)
+        files: dict[str, bytes] = {}
         weights = dict.fromkeys(CLASSES, 1.0)
         events: list[dict[str, Any]] = [{"type": "EXPERIMENT_START", "new_weights": weights}]
         parent = None
@@ -52,7 +64,7 @@ def make(root: Path, experiments: int, checkpoints: int) -> None:
         for epoch in range(1, checkpoints + 1):
             file = layout.checkpoint_name(layout.Position(epoch, None))
             content = f"{name} {epoch}".encode()
-            (folder / file).write_bytes(content)
+            files[file] = content
             metrics = {"val_acc": accuracy[epoch - 1], "val_macro_f1": accuracy[epoch - 1] - 0.05, "val_loss": 1.0}
             metrics |= {f"recall_{c}": chance.random() for c in CLASSES}
             metrics |= {"worst_class": "disgust", "worst_recall": 0.1}
@@ -74,13 +86,14 @@ def make(root: Path, experiments: int, checkpoints: int) -> None:
             "settings": {"seed": 0},
         }  # fmt: skip
         manifest = {"checkpoints": rows, "best": {"file": rows[best]["file"], "epoch": best + 1, "metric": "val_acc"}}
-        (folder / layout.CONFIG).write_text(json.dumps(config, indent=2))
-        (folder / layout.MANIFEST).write_text(json.dumps(manifest, indent=2))
+        files[layout.CONFIG] = json.dumps(config, indent=2).encode()
         lines = [json.dumps({"seq": n, "time": "2026-01-01T00:00:00", **e}) for n, e in enumerate(events, 1)]
-        (folder / layout.LINEAGE).write_text("\n".join(lines) + "\n")
+        files[layout.LINEAGE] = ("\n".join(lines) + "\n").encode()
         history = "\n".join(f"1.0,0.5,1.0,{a},{n}" for n, a in enumerate(accuracy, 1))
-        (folder / layout.HISTORY_CSV).write_text(f"train_loss,train_acc,val_loss,val_acc,epoch\n{history}\n")
+        files[layout.HISTORY_CSV] = f"train_loss,train_acc,val_loss,val_acc,epoch\n{history}\n".encode()
+        files[layout.MANIFEST] = json.dumps(manifest, indent=2).encode()
         ids.append(name)
+        yield name, files
 
 
 def fill_mlflow(uri: str, root: Path) -> float:

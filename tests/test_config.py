@@ -103,7 +103,12 @@ def test_names_that_are_no_folder_names_are_refused(name):
             {"checkpoint": {"keep": {"lsat": 1}}},
             r"checkpoint\.keep\.lsat: there is no such option. Did you mean 'last'",
         ),
-        ({"scaling": {"num_workers": -1}}, r"scaling\.num_workers: Input should be greater"),
+        ({"scaling": {"num_workers": -1}}, r"1 thing to mend: scaling\.num_workers: Input should be greater"),
+        ({"scaling": {"num_workers": "many"}}, r"1 thing to mend: scaling\.num_workers: Input should be 'auto'"),
+        ({"scaling": {"num_workers": [8, 2]}}, r"1 thing to mend: scaling\.num_workers: the least and the most"),
+        ({"scaling": {"num_workers": [0, 2]}}, r"1 thing to mend: scaling\.num_workers: the least and the most"),
+        ({"scaling": {"num_workers": [1, 2, 3]}}, r"1 thing to mend: scaling\.num_workers: the least and the most"),
+        ({"scaling": {"num_workers": [True, 2]}}, r"1 thing to mend: scaling\.num_workers: the least and the most"),
         ({"training": {"a\nerror: b\x1b": 1}}, r"training\.a·error: b·: there is no such option"),
         ({"experiment": {"name": "a\udc80"}}, r"experiment\.name: the name 'a\\udc80' contains"),
         ({"experiment": {"name": 3}}, r"experiment\.name: Input should be a valid string"),
@@ -175,3 +180,17 @@ def test_shipped_files_are_valid_and_name_their_schema(path):
     kind = "grid.schema.json" if of_grid else "schema.json"
     assert path.read_text().splitlines()[0] == f"# yaml-language-server: $schema={kind}"
     (grid.read if of_grid else config.load)(path)
+
+
+def test_a_number_of_workers_may_be_the_least_and_the_most():
+    settings = config.validate(
+        config.merge({"data": {"source": "digits"}}, config.parse_overrides(["scaling.num_workers=[2,8]"]))
+    )
+    assert settings.scaling.num_workers == [2, 8]
+    assert [config.parse_workers(t) for t in (None, "0", "3", "2-8")] == [None, 0, 3, [2, 8]]
+
+
+@pytest.mark.parametrize("text", ["", "-1", "8-2", "0-2", "2-", "2-3-4", "x", "²", "1" * 30, "1.5"])
+def test_a_wrong_number_of_workers_is_refused(text):
+    with pytest.raises(ConfigError, match=r"^--workers"):
+        config.parse_workers(text)

@@ -34,6 +34,7 @@ class SweepDisplay:
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
+        self.controls: dict[int | None, Row] = {}  # by seed
         self.live: Any = None
         self.begin: dict[str, Any] = {}
         self.started = time.monotonic()
@@ -99,7 +100,8 @@ class SweepDisplay:
         for b in event["branches"]:
             self._add(b)
         many = len(event["branches"])
-        self._line(f"Sweep {plain(event['id'])}: {many} branches, {event['at_once']} at a time")
+        queue = f" {event['queue']}" if event.get("queue") else ""
+        self._line(f"Sweep {plain(event['id'])}: {many:,} branches, {event['at_once']:,} at a time{queue}")
         for note in event["notes"]:
             self._line(f"  {plain(note)}")
 
@@ -109,7 +111,10 @@ class SweepDisplay:
         if parent is not None and branch.get("weights"):
             row.change = describe(branch["weights"], parent)
         row.status = "done" if branch.get("status") == "finished" else "waiting"
-        return self.rows.setdefault(row.name, row)
+        row = self.rows.setdefault(row.name, row)
+        if row.control:
+            self.controls.setdefault(row.seed, row)
+        return row
 
     # --- the branches --------------------------------------------------------------------------------------------
 
@@ -148,7 +153,7 @@ class SweepDisplay:
 
     def _against(self, row: Row) -> str:
         """The difference in accuracy to the control of the same seed, at the newest epoch that both have ended."""
-        control = next((r for r in self.rows.values() if r.control and r.seed == row.seed), None)
+        control = self.controls.get(row.seed)
         if control is None or control is row:
             return ""
         both = set(control.by_epoch) & set(row.by_epoch)
@@ -157,7 +162,9 @@ class SweepDisplay:
     # --- the table -----------------------------------------------------------------------------------------------
 
     def _draw(self, now: bool) -> None:
-        if self.live is not None and (now or time.monotonic() - self.drawn > 0.25):
+        # Looking through ten thousand rows takes a while: the more there are, the rarer.
+        pause = max(0.25, len(self.rows) / 4000)
+        if self.live is not None and ((now and len(self.rows) <= 10 * ROWS) or time.monotonic() - self.drawn > pause):
             self.drawn = time.monotonic()
             self.live.update(self._table(), refresh=True)
 
@@ -185,7 +192,8 @@ class SweepDisplay:
         if len(rows) <= ROWS:
             return rows
         keep = sorted(rows, key=lambda r: (r.status not in ("running", "starting"), not r.control, -r.touched))[:ROWS]
-        return [r for r in rows if r in keep]
+        shown = {r.name for r in keep}
+        return [r for r in rows if r.name in shown]
 
     def _cells(self, row: Row) -> list[str]:
         epoch = "" if not row.epoch else f"{row.epoch}/{self.begin.get('last_epoch', '?')}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,16 @@ from raysweep import grid as grids
 from raysweep import weights as weights_module
 from raysweep.errors import CheckpointError, Interrupted, RaysweepError
 from raysweep.grid import Point
-from raysweep.launch import child, cluster, continuing, recovery
+from raysweep.launch import child, cluster, continuing, places, recovery
 from raysweep.launch import run as launching
 from raysweep.launch.continuing import Asked
 from raysweep.launch.mailbox import MailboxReporter
 from raysweep.launch.resources import Resources
 from raysweep.launch.run import Plan, Progress
-from raysweep.store import lock
+from raysweep.regular import is_address
+from raysweep.store import lock, mirror
 from raysweep.store.experiment import Experiment
-from raysweep.store.sweep import Sweep
+from raysweep.store.sweep import Sweep, experiment_name
 from raysweep.training.job import Job, Outcome
 
 BATCH_EVERY_S = 1.0  # many branches tell one driver: less often than one run alone
@@ -45,13 +46,30 @@ class Shared:
     mailbox: Any
     steal: bool
     seed: int | None = None  # of searched branches; None: the parent's
+    made_as: str | None = None  # see Sweep.made_as; None: sweep.json says it
+    known: Mapping[str, str | None] = field(default_factory=dict)  # branch → its experiment, as sweep.json says
 
 
-def experiment_name(sweep_id: str, branch: str) -> str:
-    """What a branch's experiment is called; the time is appended to it."""
-    from raysweep.store import layout
+@dataclass(frozen=True)
+class Kept:
+    """Where :class:`Shared` lies in Ray's object store. With ten thousand points it takes long to unpack, so an actor does
+    that once, not for every branch."""
 
-    return f"{layout.split_id(sweep_id)[0]}-{branch}"
+    reference: Any
+
+
+_kept: dict[str, Shared] = {}  # by the reference's name
+
+
+def train_kept(config: dict[str, Any], kept: Kept) -> None:
+    """What Ray Tune runs: see :func:`train_branch`."""
+    import ray
+
+    key = kept.reference.hex()
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = ray.get(kept.reference)
+    train_branch(config, _kept[key])
 
 
 _parents: dict[str, Mapping[str, Any]] = {}  # by SHA-256; a reused actor unpacks its parent once
@@ -111,11 +129,12 @@ def train_branch(config: dict[str, Any], shared: Shared) -> None:
     first = shared.base.parent.epoch + 1 if shared.base is not None else 1
     reporter = BranchReporter(shared.mailbox, point.name, first)
     # Asked before anything is made: after a stop the branches that have not begun shall not begin.
-    if ray.get(shared.mailbox.put.remote({"kind": "start", "branch": point.name})) is not None:
+    stop, again = ray.get(shared.mailbox.begin.remote(point.name))
+    if stop is not None:
         return
     end: dict[str, Any] = {"kind": "branch_end", "branch": point.name, "status": "finished"}
     try:
-        experiment = _train(point, shared, reporter)
+        experiment = _train(point, shared, reporter, again)
         if not reporter.reported:  # it was complete already: a search still wants to know what it reached
             ends = [e for e in experiment.entries() if e.batch is None]
             if ends:
@@ -142,9 +161,26 @@ def _searched(config: Mapping[str, Any], shared: Shared) -> Point:
     return Point(grids.describe(changes), complete, seed, False)
 
 
-def _train(point: Point, shared: Shared, reporter: BranchReporter) -> Experiment:
-    sweep = Sweep(shared.sweep_folder)
-    existing = sweep.experiments().get(point.name)
+_seen: set[str] = set()  # roots on an object store that this process has looked through
+
+
+def _sweep(shared: Shared, look: bool, again: bool) -> Sweep:
+    """The sweep, where it is asked for with what other machines have made of its branches."""
+    if shared.base is not None and is_address(shared.base.settings.root):
+        root = shared.base.settings.root
+        mirror.open_root(root, pull=look and (again or root not in _seen))
+        _seen.update([root] if look else [])
+    return Sweep(mirror.place(shared.sweep_folder))
+
+
+def _train(point: Point, shared: Shared, reporter: BranchReporter, again: bool) -> Experiment:
+    # A branch that nobody knows of has no folder. To look for one all the same is to list the whole root, which ten
+    # thousand branches cannot each do.
+    known = shared.known.get(point.name)
+    look = again or known is not None or shared.made_as is None
+    sweep = _sweep(shared, look, again)
+    made_as = shared.made_as or sweep.made_as
+    existing = sweep.experiment(point.name, made_as, known) if look else None
 
     def launch(job: Job, fitted: Resources, progress: Progress) -> Outcome:
         from raysweep.launch import workers
@@ -169,8 +205,7 @@ def _train(point: Point, shared: Shared, reporter: BranchReporter) -> Experiment
         return done.experiment
     if shared.base is None:
         raise CheckpointError("This branch had not started when its parent's checkpoint was lost.")
-    made_as = sweep.made_as
-    plan = plan_branch(shared.base, made_as, point)
+    plan = plan_branch(places.arrived_plan(shared.base), made_as, point)
     branch = {"name": point.name, "control": point.control, "seed": point.seed}
     return launching.start(plan, launch, reporter, sweep=made_as, branch=branch).experiment
 

@@ -20,18 +20,18 @@ from raysweep import config as configuration
 from raysweep import grid as grids
 from raysweep.errors import CheckpointError, ConfigError, Interrupted, ResourceError
 from raysweep.grid import Grid, Point
-from raysweep.launch import child, resources, tuning
+from raysweep.launch import child, places, resources, shared_root, tuning, waiting
 from raysweep.launch.branches import Shared, plan_branch
 from raysweep.launch.resources import Resources
 from raysweep.launch.run import Plan, Progress, continue_command, derive, ignore
 from raysweep.launch.trackers.follow import following
-from raysweep.regular import user_path
 from raysweep.store import experiment as experiments
-from raysweep.store import files, layout, lineage
+from raysweep.store import files, layout, lineage, mirror
 from raysweep.store import sweep as sweeps
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
-from raysweep.store.sweep import MISSING, Sweep
+from raysweep.store.results import MISSING
+from raysweep.store.sweep import Sweep
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def plan(
     Raises:
         InputError: what is wrong and what to do.
     """
-    place = user_path(root).resolve()
+    place = mirror.open_root(root).resolve()
     parent = child.read_parent(place, reference, overrides)
     points, notes = grids.expand(grid, parent.weights, parent.classes, parent.settings["seed"])
     for wrong in [c for c in grid.search.ranges if c not in parent.classes]:
@@ -119,7 +119,7 @@ def plan(
     sweeps.check_sweep_name(title)
     base = child.plan_child(
         parent,
-        str(place),
+        mirror.root_address(place),
         name=title,
         epochs=epochs or grid.epochs,
         overrides=over,
@@ -202,6 +202,45 @@ def at_once(the_plan: SweepPlan, nodes: Sequence[Mapping[str, float]]) -> int:
     return max(1, min(count, the_plan.branches, the_plan.max_concurrent or count))
 
 
+def settle(the_plan: SweepPlan, fleet: waiting.Fleet, progress: Progress) -> int:
+    """How many branches run at the same time on the connected cluster, once it has the nodes it will get for them.
+
+    Raises:
+        ResourceError: not even one fits, or a machine does not see the root.
+    """
+    wanted = min(the_plan.branches, the_plan.max_concurrent or the_plan.branches)
+
+    def fits(nodes: list[dict[str, float]]) -> tuple[int, bool]:
+        count = at_once(the_plan, nodes)
+        return count, count >= wanted
+
+    fleet.ask(_bundles(the_plan, wanted))
+    count = fleet.until(fits)
+    fleet.ask(_bundles(the_plan, count))
+    if the_plan.base.settings.scaling.address is not None:
+        shared_root.check(the_plan.base.settings.root, progress)
+    return count
+
+
+def _bundles(the_plan: SweepPlan, count: int) -> list[dict[str, float]]:
+    """What so many branches need, for an autoscaler."""
+    each = {"CPU": float(_of_branch(the_plan.base.resources).cpus)}
+    if the_plan.gpus_per_branch:
+        each["GPU"] = the_plan.gpus_per_branch
+    return [dict(each) for _ in range(count * max(1, the_plan.base.resources.workers))]
+
+
+def _with_gpus(the_plan: SweepPlan, nodes: Sequence[Mapping[str, float]]) -> SweepPlan:
+    """``scaling.use_gpu: auto`` on a cluster: a GPU for every branch, or every worker of one, where there are so many. What
+    GPUs this machine has says nothing of a cluster, so that it is decided here."""
+    base = the_plan.base
+    gpus = sum(int(n.get("GPU", 0)) for n in nodes)
+    auto = base.settings.scaling.use_gpu == "auto" and base.settings.scaling.address is not None
+    if not auto or the_plan.gpus_per_branch or gpus < max(1, base.resources.workers):
+        return the_plan
+    return replace(the_plan, gpus_per_branch=1.0, base=replace(base, resources=replace(base.resources, use_gpu=True)))
+
+
 def this_machine() -> list[dict[str, float]]:
     """This machine as a node of a cluster."""
     return [{"CPU": float(resources.cpus_here()), "GPU": float(resources.gpus_here())}]
@@ -216,8 +255,10 @@ def run(the_plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
     """
     if the_plan.base.settings.scaling.address is None:
         at_once(the_plan, this_machine())
-    with tuning.connected(the_plan.base.settings.scaling.address, progress) as nodes:
-        count = at_once(the_plan, nodes)
+    scaling = the_plan.base.settings.scaling
+    with tuning.connected(scaling.address, progress, the_plan.name) as nodes, waiting.fleet(scaling, progress) as fleet:
+        the_plan = _with_gpus(the_plan, nodes)
+        count = settle(the_plan, fleet, progress)
         now = datetime.now()
         sweep = sweeps.create(the_plan.root, the_plan.name, now)
         lock = WriterLock.acquire(sweep.folder)
@@ -277,40 +318,44 @@ def _train_branches(
     sweep: Sweep, the_plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
 ) -> SweepResult:
     parent: child.Parent = the_plan.base.parent
-    content = parent.path.read_bytes()
+    content = files.read_all(parent.path)
     if hashlib.sha256(content).hexdigest() != parent.sha256:
         raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
-    base = replace(the_plan.base, resources=_of_branch(the_plan.base.resources))
+    base = replace(places.portable_plan(the_plan.base), resources=_of_branch(the_plan.base.resources))
     progress(
         {
             "kind": "sweep",
             "id": sweep.id,
-            "folder": str(sweep.folder),
+            "folder": mirror.address(sweep.folder),
             "branches": [b | {"parent_weights": parent.weights} for b in sweep.plan()["branches"]],
             "first_epoch": parent.epoch + 1,
             "last_epoch": parent.epoch + the_plan.base.settings.training.epochs,
             "at_once": count,
+            "queue": _queue(the_plan, len(points) + tuning.samples_left(the_plan.grid, sweep.plan()), count),
             "notes": [*the_plan.notes, *(n for n in base.notes if n.startswith("not bit-exact"))],
         }
     )
+    record = sweep.plan()
     job = tuning.Work(
         sweep=sweep,
         grid=the_plan.grid,
         points=points,
         shared=Shared(
-            sweep_folder=str(sweep.folder),
+            sweep_folder=mirror.address(sweep.folder),
             base=base,
             points={p.name: p for p in points},
             parent=np.frombuffer(content, np.uint8),
             mailbox=None,
             steal=steal,
             seed=next(iter(the_plan.grid.seeds), None),
+            made_as=sweep.made_as,
+            known={b["name"]: b.get("experiment") for b in record["branches"]},
         ),
         at_once=count,
         epochs=the_plan.base.settings.training.epochs,
         gpus=the_plan.gpus_per_branch,
         retries=the_plan.base.settings.scaling.max_failures,
-        record=sweep.plan(),
+        record=record,
     )
     ended = tuning.launch(job, progress)
     _settle(sweep, ended.failed)
@@ -331,6 +376,15 @@ def _train_branches(
     return SweepResult(sweep, sweep.experiments(), failed)
 
 
+def _queue(the_plan: SweepPlan, left: int, count: int) -> str:
+    """Why so many branches run at a time, and how many wait for their turn; empty where none does."""
+    if left <= count:
+        return ""
+    where = "cluster" if the_plan.base.settings.scaling.address else "machine"
+    why = "as --max-concurrent says" if count == the_plan.max_concurrent else f"on this {where}"
+    return f"{why}; {left - count:,} wait{'s' * (left - count == 1)}"
+
+
 def write_effects(sweep: Sweep, progress: Progress) -> None:
     """What each branch did to each class, and the report; trouble with that never fails a sweep."""
     from raysweep.report import page
@@ -348,8 +402,10 @@ def _of_branch(fitted: Resources) -> Resources:
 
 def _settle(sweep: Sweep, failed: Mapping[str, str]) -> None:
     """Say in the log of a branch that Tune's scheduler ended early that it is finished, since its process could not."""
+    if sweep.plan()["grid"]["scheduler"] == "none":
+        return
     for name, experiment in sweep.experiments().items():
-        if name in failed or experiment.status() != experiments.DEAD or sweep.plan()["grid"]["scheduler"] == "none":
+        if name in failed or experiment.status() != experiments.DEAD:
             continue
         ends = [e for e in experiment.entries() if e.batch is None]
         if ends:

@@ -14,14 +14,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raysweep.errors import ConfigError, TrainingError
+from raysweep.errors import ConfigError, RaysweepError, TrainingError
 from raysweep.grid import Grid, Point, Range
 from raysweep.launch import cluster, recovery
 from raysweep.launch.attempt import ray_folder
-from raysweep.launch.branches import METRICS, Shared, train_branch
+from raysweep.launch.branches import METRICS, Kept, Shared, train_kept
+from raysweep.launch.dashboard import Shown
 from raysweep.launch.mailbox import open_mailbox, watch
 from raysweep.launch.run import Progress, continue_command
 from raysweep.launch.stopping import StopFlag, signals
+from raysweep.store.results import Results
 from raysweep.store.sweep import Sweep
 
 POLL_S = 0.5  # the driver shares its CPUs with the branches
@@ -61,8 +63,12 @@ class Ended:
 
 
 @contextlib.contextmanager
-def connected(address: str | None, progress: Progress) -> Iterator[list[dict[str, float]]]:
-    """Ray for a sweep; yields the resources of every node. A cluster started here is stopped at the end."""
+def connected(address: str | None, progress: Progress, name: str | None = None) -> Iterator[list[dict[str, float]]]:
+    """Ray for a sweep; yields the resources of every node. A cluster started here is stopped at the end.
+
+    Args:
+        name: of the job, on the dashboard.
+    """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     progress({"kind": "connecting", "address": address})
@@ -70,7 +76,7 @@ def connected(address: str | None, progress: Progress) -> Iterator[list[dict[str
     cluster.quiet_environment()
     importing = threading.Thread(target=importlib.import_module, args=("ray.tune",), daemon=True)
     importing.start()
-    connection = cluster.connect(address)
+    connection = cluster.connect(address, name=name)
     importing.join()
     try:
         dashboard = cluster.dashboard_hint(connection["dashboard"])
@@ -85,9 +91,11 @@ def launch(work: Work, progress: Progress) -> Ended:
     """Train all branches; returns when none is left or when a signal asked to stop and all have saved."""
     import ray
 
-    mailbox = open_mailbox()
+    mailbox = open_mailbox(work.sweep.id, work.at_once)
+    shown = Shown(mailbox)
     work = replace(work, shared=replace(work.shared, mailbox=mailbox))
     ended = Ended()
+    results = Results(work.sweep)
     flag = StopFlag()
     broken: list[BaseException] = []
 
@@ -106,13 +114,19 @@ def launch(work: Work, progress: Progress) -> Ended:
             if event["kind"] == "branch_end" and event["status"] == "failed":
                 ended.failed[event["branch"]] = event["reason"]
             progress(event)
-        if any(event["kind"] in ("experiment", "branch_end") for event in events):
-            work.sweep.refresh(ended.failed)
+            results.told(event)
+            shown(event)
+        results.write_when_due(ended.failed)
 
     # Not in the main thread: that one handles signals and shows the progress.
     thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
-    with signals(flag, lambda reason: mailbox.stop.remote(reason)):
-        watch(thread, mailbox, POLL_S, handle)
+    try:
+        with signals(flag, lambda reason: mailbox.stop.remote(reason)):
+            watch(thread, mailbox, POLL_S, handle)
+    finally:  # whatever ended it, the files tell what is known
+        with contextlib.suppress(RaysweepError):
+            results.write(ended.failed)
+    shown.close(dict(ended.failed))
     ray.kill(mailbox)
     ended.stopped = flag.reason
     if broken:
@@ -133,6 +147,7 @@ def samples_left(grid: Grid, record: Mapping[str, Any]) -> int:
 
 def _tune(work: Work, grid: dict[str, list[str]] | None, ended: Ended, samples: int = 1) -> None:
     """One run of Tune: over the branches that are written out, or, without a grid, over a search's suggestions."""
+    import ray
     from ray import tune
 
     needs = work.shared.base.resources if work.shared.base is not None else None
@@ -142,11 +157,14 @@ def _tune(work: Work, grid: dict[str, list[str]] | None, ended: Ended, samples: 
         resources: dict[str, float] = {"CPU": 0, "memory": 1024**2}
     else:
         resources = {"CPU": needs.cpus} | ({"GPU": work.gpus} if work.gpus else {})
+    kept = Kept(ray.put(work.shared))
     storage = Path(ray_folder(str(work.sweep.root))) / "tune"
     name = f"{work.sweep.id}-{int(time.time() * 1000)}"
     metric = "val_macro_f1" if work.grid.metric == "macro_f1" else work.grid.metric
+    trainable = tune.with_parameters(train_kept, kept=kept)
+    trainable.__name__ = work.sweep.id  # the dashboard shows it among the actors
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(train_branch, shared=work.shared), resources),
+        tune.with_resources(trainable, resources),
         param_space={"branch": tune.grid_search(grid["branch"])} if grid else None,
         tune_config=tune.TuneConfig(
             num_samples=samples,
@@ -162,6 +180,7 @@ def _tune(work: Work, grid: dict[str, list[str]] | None, ended: Ended, samples: 
             storage_path=str(storage),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=work.retries),
+            callbacks=[_forgetful()],
         ),
     )
     try:
@@ -171,6 +190,19 @@ def _tune(work: Work, grid: dict[str, list[str]] | None, ended: Ended, samples: 
                 ended.failed.setdefault(branch, _reason(result.error))
     finally:
         shutil.rmtree(storage / name, ignore_errors=True)
+
+
+def _forgetful() -> Any:
+    """Lets Tune forget the running means of every metric when a trial has ended: two thirds of what it keeps of one."""
+    from ray import tune
+
+    class Forgetful(tune.Callback):
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            with contextlib.suppress(Exception):  # another version of Ray may have no such thing
+                trial.run_metadata.metric_n_steps.clear()
+                trial.run_metadata.metric_analysis.clear()
+
+    return Forgetful()
 
 
 def _trial_name(trial: Any) -> str:

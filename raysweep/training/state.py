@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import platform
 import random
@@ -91,6 +92,11 @@ def try_rng_states(ranks: Sequence[Mapping[str, Any]], source: str | Path) -> No
 
 def versions() -> dict[str, str]:
     """The versions that can change bits or formats."""
+    return dict(_versions())
+
+
+@functools.cache  # it reads files; an actor asks for every branch
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("raysweep", "torch", "numpy", "ray"):
         try:

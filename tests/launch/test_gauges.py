@@ -58,6 +58,19 @@ def test_every_gauge_of_an_epoch_is_set_with_its_labels(fake, sweep):
     assert {c: v for (name, _, _, c), v in fake.items() if name == RECALL} == {"cat": 0.875}
 
 
+def test_of_ten_thousand_branches_only_the_first_are_shown(fake, monkeypatch):
+    each = len(GAUGES) + 2
+    monkeypatch.setattr(gauges, "MOST_SERIES", 3 * each + 1)
+    it = Gauges()
+    it({"kind": "sweep", "id": "hunt"})
+    for _ in range(2):  # the first go on to be shown
+        fake.clear()
+        for i in range(10):
+            it({"kind": "experiment", "branch": f"b{i}", "id": f"e{i}"})
+            it({**EPOCH, "branch": f"b{i}"})
+        assert {e for _, e, _, _ in fake} == {"e0", "e1", "e2"}
+
+
 def test_without_ray_nothing_is_made(monkeypatch):
     monkeypatch.setattr(gauges, "_connected", lambda: False)
     it = Gauges()

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,6 +70,11 @@ def test_a_branch_on_a_node_that_is_taken_away_is_left_to_tune(monkeypatch):
         def __init__(self) -> None:
             self.events: list[dict] = []
             self.put = self
+            self.begin = SimpleNamespace(remote=self.begun)
+
+        def begun(self, branch):
+            self.events.append({"kind": "start", "branch": branch})
+            return None, False
 
         def remote(self, event):
             self.events.append(event)

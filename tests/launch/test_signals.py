@@ -114,7 +114,7 @@ def sleeper(num_classes: int, channels: int, **options: object):
         def forward(self, x):
             if self.training:
                 self.calls += 1
-                if self.calls > 55:  # one epoch has 50 batches; planning tries a few
+                if self.calls > 60:  # an epoch has 50 batches, planning tries a few, and an epoch is told a batch later
                     time.sleep(25)
             return self.linear(x.flatten(1))
 

@@ -78,7 +78,9 @@ def test_every_branch_has_a_complete_folder_and_the_parent_is_untouched(swept):
             "training_history.png",
         }
         assert not any(f.startswith(".") for f in files)
-        assert experiment.folder.stat().st_mode == parent.folder.stat().st_mode  # others may read it as far as the parent
+        assert (
+            experiment.folder.stat().st_mode == parent.folder.stat().st_mode
+        )  # others may read it as far as the parent
         types = [e["type"] for e in map(json.loads, (experiment.folder / "lineage.jsonl").read_text().splitlines())]
         assert types[:2] == ["EXPERIMENT_START", "RESUME_FROM_CHECKPOINT"]
         assert ("TRAINING_DATA_RATIO_CHANGE" in types) == (not name.startswith("control"))

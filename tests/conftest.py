@@ -156,6 +156,9 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray cluster for all tests that need one."""
     from raysweep.launch import cluster
 
+    before = dict(os.environ)
     cluster.connect(None)
+    os.environ.clear()  # Ray has told this process to use its token, and every program that it starts
+    os.environ.update(before)
     yield
     cluster.disconnect()

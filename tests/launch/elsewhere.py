@@ -15,6 +15,7 @@ SECTIONS: dict[str, Any] = {"training": {"epochs": 3, "batch_size": 50}, "checkp
 
 
 def main(folder: Path, root: str) -> None:
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # before Ray is imported, which reads it once
     from ray.cluster_utils import Cluster
 
     from raysweep import grid
@@ -24,7 +25,6 @@ def main(folder: Path, root: str) -> None:
     from raysweep.store import lineage
 
     connecting.quiet_environment()
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["RAYSWEEP_CACHE"] = str(folder / "driver")
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     nodes.add_node(num_cpus=2, env_vars={"RAYSWEEP_CACHE": str(folder / "node")})

@@ -67,11 +67,11 @@ class Loss:
 @contextlib.contextmanager
 def two_nodes() -> Iterator[tuple[Any, list[Any]]]:
     """A cluster of a head without CPUs, where the driver sits, and two nodes of one CPU each."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # before Ray is imported, which reads it once
     import ray
     from ray.cluster_utils import Cluster
 
     cluster.quiet_environment()
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         yield nodes, [nodes.add_node(num_cpus=1) for _ in range(2)]

@@ -31,6 +31,7 @@ def announce(node_id: str) -> None:
 
 
 def main(folder: Path) -> None:
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # before Ray is imported, which reads it once
     from ray.cluster_utils import Cluster
 
     from raysweep.launch import cluster as connecting
@@ -40,7 +41,6 @@ def main(folder: Path) -> None:
     from tests.conftest import Recorder
 
     connecting.quiet_environment()
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     spot = nodes.add_node(num_cpus=1)
     told: list[str] = []

@@ -138,7 +138,7 @@ def listening(pid):
     found = []
     for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
         try:
-            name = " ".join(process.cmdline())[:80]
+            name = " ".join(process.cmdline())
             found += [(name, c.laddr.ip) for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
         except psutil.Error:
             continue

@@ -803,8 +803,12 @@ def test_a_signal_does_not_cut_an_upload(server, monkeypatch):
         files_written.append(key)
 
     monkeypatch.setattr(Bucket, "_write", slow)
-    with pytest.raises(KeyboardInterrupt):
-        bucket._send("run/log", io.BytesIO(b"all of it"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bucket._send("run/log", io.BytesIO(b"all of it"))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert files_written == ["run/log"]
     assert bucket.read("run/log") == b"all of it"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html as html_module
 import re
 import shlex
-import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -205,20 +204,6 @@ def test_a_command_makes_the_same_bits(quick_run, quick_child, capsys, tmp_path)
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[browser]'"
-    )
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no browser is installed: apt-get install chromium")
-    with playwright.sync_playwright() as engine:
-        started = engine.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

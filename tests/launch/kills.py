@@ -165,11 +165,17 @@ def one(kind: str, root: Path, config: Path, rng: random.Random, seconds: float,
     }
 
 
+def clean_environment() -> dict[str, str]:
+    """Without what Ray and earlier tests have left in this process's own: tokens, addresses, options of another cluster."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    return kept | {"RAY_USAGE_STATS_ENABLED": "0"}
+
+
 @contextlib.contextmanager
 def ray_head(*more: str) -> Iterator[tuple[str, int]]:
     """A Ray head of its own process group, with more options where given; yields (address, pid of its group)."""
     ray = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--num-cpus=2", "--port=0", "--block"]
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    environment = clean_environment()
     command = [*ray, "--include-dashboard=false", "--disable-usage-stats", *more]
     head = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True

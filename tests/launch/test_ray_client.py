@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -11,7 +10,7 @@ import yaml
 
 from raysweep.store.experiment import Experiment
 from tests.conftest import SMALL_NET
-from tests.launch.kills import ray_head
+from tests.launch.kills import clean_environment, ray_head
 
 
 @pytest.mark.ray
@@ -35,7 +34,7 @@ def test_a_run_through_ray_client_is_complete(tmp_path):
             capture_output=True,
             text=True,
             timeout=120,
-            env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+            env=clean_environment(),
         )
     assert done.returncode == 0, done.stderr
     assert "Token authentication" not in done.stderr

@@ -29,13 +29,17 @@ def test_a_run_through_ray_client_is_complete(tmp_path):
     with ray_head(f"--ray-client-server-port={port}"):
         where = ["--root", str(tmp_path / "experiments"), "--address", f"ray://127.0.0.1:{port}"]
         config = str(tmp_path / "config.yaml")
-        done = subprocess.run(
-            [sys.executable, "-m", "raysweep.cli.main", "run", config, "--workers", "2", *where],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=clean_environment(),
-        )
+        for _ in range(3):
+            done = subprocess.run(
+                [sys.executable, "-m", "raysweep.cli.main", "run", config, "--workers", "2", *where],
+                capture_output=True,
+                text=True,
+                timeout=120,
+                env=clean_environment(),
+            )
+            # Ray's proxy gives the server that it starts for a client 30 s, which a busy machine may exceed.
+            if "Initialization failure from server" not in done.stderr:
+                break
     assert done.returncode == 0, done.stderr
     assert "Token authentication" not in done.stderr
     (folder,) = (tmp_path / "experiments").glob("far_*")

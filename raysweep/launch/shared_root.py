@@ -12,7 +12,7 @@ from typing import Any
 
 from raysweep.errors import ResourceError
 from raysweep.launch import cluster
-from raysweep.regular import user_path
+from raysweep.regular import is_address, user_path
 from raysweep.store import layout
 
 ANSWER_S = 60.0  # a process must be started on each machine
@@ -33,7 +33,7 @@ def check(root: str, progress: Progress) -> None:
         ResourceError: which machine does not see which folder, and what to do.
     """
     machines = elsewhere(cluster.living())
-    if not machines or root.startswith("s3://"):
+    if not machines or is_address(root):
         return
     folder = user_path(root).resolve()
     probe = folder / layout.CACHES / f"{layout.TEMP_PREFIX}seen_{secrets.token_hex(8)}"

@@ -24,14 +24,14 @@ from raysweep.training.job import Job
 from raysweep.training.loop import train
 
 Progress = Callable[[dict[str, Any]], None]
-POLL_S = 0.2
+POLL_S = 0.5  # the driver and its mailbox share the CPUs with the ranks
 
 
 class _Reporter(MailboxReporter):
     """Rank 0's reporter; it also asks to stop where Ray says that a node of this training will be taken away."""
 
     def __init__(self, mailbox: Any, nodes: list[str]) -> None:
-        super().__init__(mailbox)
+        super().__init__(mailbox, POLL_S)
         self.notices = cluster.Notices(nodes)
 
     def should_stop(self) -> str | None:

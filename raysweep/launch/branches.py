@@ -7,7 +7,6 @@ how an interrupted sweep, and a branch whose actor died, are continued.
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -93,17 +92,12 @@ class BranchReporter(MailboxReporter):
     def __init__(self, mailbox: Any, branch: str, first_epoch: int) -> None:
         import ray
 
-        super().__init__(mailbox)
+        super().__init__(mailbox, BATCH_EVERY_S)
         self.branch, self.first_epoch = branch, first_epoch
         self.reported = False
-        self.told = 0.0
         self.notices = cluster.Notices([ray.get_runtime_context().get_node_id()])
 
     def __call__(self, event: dict[str, Any]) -> None:
-        if event["kind"] == "batch":
-            if time.monotonic() - self.told < BATCH_EVERY_S:
-                return
-            self.told = time.monotonic()
         super().__call__({**event, "branch": self.branch})
         if event["kind"] == "epoch":
             self.report(event["epoch"], event["row"])

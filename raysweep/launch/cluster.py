@@ -20,7 +20,9 @@ from raysweep.launch.resources import cpus_here
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # the default of 2 s is how long every report may block
+    # How late the end of a training may be noticed (Ray: 2 s); each look costs the ranks some milliseconds.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_worker_niceness": "0",  # Ray's 15 lets every process of the machine go first, its own idle ones too
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard then knows the runs, see docs/monitoring.md
     # The ranks ask for notices themselves; the watcher is one more actor, whose death its controller may not survive.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -60,14 +61,23 @@ class Mailbox:
 
 
 class MailboxReporter:
-    """Rank 0's reporter on a worker: sends without waiting, and reads the answer when it has come."""
+    """Rank 0's reporter on a worker: sends without waiting, and reads the answer when it has come.
 
-    def __init__(self, mailbox: Any) -> None:
+    Args:
+        batch_every_s: of the batches, no more than one in so many seconds is told.
+    """
+
+    def __init__(self, mailbox: Any, batch_every_s: float) -> None:
         import ray
 
         self.ray, self.mailbox, self.answer, self.reason = ray, mailbox, None, None
+        self.batch_every_s, self.told = batch_every_s, -math.inf
 
     def __call__(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "batch":
+            if time.monotonic() - self.told < self.batch_every_s:
+                return
+            self.told = time.monotonic()
         answer = self.mailbox.put.remote(event)
         if self.answer is None:
             self.answer = answer
@@ -124,7 +134,7 @@ def watch(
             handle(take(mailbox))
             if not running:
                 return
-            time.sleep(poll_s)
+            thread.join(timeout=poll_s)
     except BaseException:
         mailbox.stop.remote("an error in the driver")
         thread.join(timeout=JOIN_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from raysweep.launch import branches
-from raysweep.launch.mailbox import Mailbox
+from raysweep.launch.mailbox import Mailbox, MailboxReporter
 
 
 def test_a_branch_learns_whether_it_has_begun_before_and_whether_to_stop():
@@ -17,6 +17,27 @@ def test_a_branch_learns_whether_it_has_begun_before_and_whether_to_stop():
     assert box.begin("c") == ("SIGINT", False)
     assert box.begin("c") == ("SIGINT", False)  # it has made no folder
     assert [e["branch"] for e in box.take()] == ["a", "b", "a", "c", "c"]
+
+
+def test_of_the_batches_a_reporter_tells_few_and_of_the_rest_all(monkeypatch):
+    box, now = Mailbox(), 0.0
+
+    class Remote:
+        def __init__(self, method):
+            self.remote = method
+
+    class Actor:
+        put = Remote(box.put)
+
+    monkeypatch.setattr("raysweep.launch.mailbox.time.monotonic", lambda: now)
+    reporter = MailboxReporter(Actor, batch_every_s=0.5)
+    for i in range(20):
+        now = i / 10
+        reporter({"kind": "batch", "batch": i})
+    reporter({"kind": "epoch"})
+    told = box.take()
+    assert [e["batch"] for e in told[:-1]] == [0, 5, 10, 15]
+    assert told[-1] == {"kind": "epoch"}
 
 
 def test_what_all_branches_share_is_unpacked_once(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import numpy as np
@@ -80,11 +81,17 @@ def test_more_than_the_cluster_has_is_refused_at_once(ray_cluster):
     assert time.monotonic() - started < 10
 
 
+def test_workers_of_a_cluster_of_our_own_yield_to_nobody(ray_cluster):
+    import ray
+
+    assert ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote(), timeout=60) == os.nice(0)
+
+
 def test_the_reporter_of_a_worker_never_waits(ray_cluster):
     import ray
 
     mailbox = open_mailbox()
-    reporter = MailboxReporter(mailbox)
+    reporter = MailboxReporter(mailbox, 0)
     for i in range(50):
         reporter({"kind": "batch", "n": i})
     seen: list[dict] = []

@@ -152,7 +152,6 @@ class _SyncedNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         x, weight, mean, var = ctx.saved_tensors
         dy = grads[0]
-        shape = [1, -1] + [1] * (x.ndim - 2)
         # As if mean and variance were constants: one fused pass, which gives the two sums that are needed as well.
         dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             dy, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
@@ -163,7 +162,8 @@ class _SyncedNorm(torch.autograd.Function):
         scale = inv if weight is None else inv * weight
         # And what follows from their depending on x. DDP averages gradients over the ranks, and each rank's loss is scaled
         # up by their number: dy already is the gradient of the global loss times that number, so no mean needs correction.
-        slope, shift = (sum_dy_normal * inv * scale).view(shape), (sum_dy * scale).view(shape)
-        dx = dx.sub_(torch.addcmul(shift, x - mean.view(shape), slope))
+        # It is itself a normalisation with other weights, so that the fused pass for one serves.
+        slope, shift = sum_dy_normal * scale, sum_dy * scale
+        dx = dx.sub_(nn.functional.batch_norm(x, mean, var, slope, shift, training=False, eps=ctx.eps))
         has = weight is not None
         return dx, dweight if has else None, dbias if has else None, None, None, None, None

@@ -11,9 +11,9 @@ from benchmarks import measuring
 # name → how often by default, and what it compares
 NAMES = {
     "epoch": (6, "an epoch in one process, saving and feeding: bare loop, JPEGs, Lightning, transformers"),
-    "distributed": (2, "an epoch on two workers: torchrun with DDP"),
+    "distributed": (5, "an epoch on two workers: torchrun with DDP"),
     "start": (5, "the command to its first step: the import of torch"),
-    "sweep": (2, "sixteen branches: bare loops, and Ray's documented pattern"),
+    "sweep": (3, "sixteen branches: bare loops, and Ray's documented pattern"),
 }
 
 

@@ -32,29 +32,11 @@ class Snapshot:
 
     def take(self, value: Any) -> Any:
         """A copy of ``value`` as it is now. It is valid until the next call."""
-        sources: list[torch.Tensor] = []
-        kinds: list[_Kind] = []
-        places: dict[tuple[int, _Kind], int] = {}  # tensors that share their memory stay one
-
-        def outline(part: Any) -> Any:
-            if type(part) in _PLAIN:
-                return part
-            if isinstance(part, torch.Tensor):
-                kind = part.is_cuda, part.dtype, part.shape, part.stride()
-                key = part.data_ptr(), kind
-                if key not in places or not part.numel():
-                    places[key] = len(sources)
-                    sources.append(part.detach() if part.requires_grad else part)
-                    kinds.append(kind)
-                return _Place(places[key])
-            if isinstance(part, Mapping):
-                return {k: outline(v) for k, v in part.items()}
-            return list(map(outline, part)) if isinstance(part, (list, tuple)) else part
-
-        form = outline(value)
+        form, sources, kinds = self._outline(value)
         if kinds != self._kinds:
             self._buffers = [torch.empty_like(t, device="cpu", pin_memory=t.is_cuda) for t in sources]
             self._kinds = kinds
+            form, sources, _ = self._outline(value)
         with torch.no_grad():
             if any(kind[0] for kind in kinds):
                 for buffer, tensor in zip(self._buffers, sources, strict=True):
@@ -63,26 +45,43 @@ class Snapshot:
                 self._copied.record()
             elif sources:
                 torch._foreach_copy_(self._buffers, sources)
-        return _filled(form, self._buffers)
+        return form
+
+    def _outline(self, value: Any) -> tuple[Any, list[torch.Tensor], list[_Kind]]:
+        """``value`` with the buffers in its tensors' places, these tensors, and of which kind they are.
+
+        The training stands still meanwhile, so it is one pass; where the kinds turn out to be others than the buffers were
+        made for, its form is worth nothing.
+        """
+        sources: list[torch.Tensor] = []
+        kinds: list[_Kind] = []
+        places: dict[int, int] = {}  # tensors that share their memory stay one
+        views: dict[tuple[int, _Kind], int] = {}  # of memory that another kind of tensor has, too
+        buffers, have = self._buffers, len(self._buffers)
+
+        def outline(part: Any) -> Any:
+            if type(part) in _PLAIN:
+                return part
+            if isinstance(part, torch.Tensor):
+                kind = part.is_cuda, part.dtype, part.shape, part.stride()
+                pointer = part.data_ptr()
+                place = places.setdefault(pointer, len(sources)) if pointer else len(sources)
+                if place < len(sources) and kinds[place] != kind:
+                    place = views.setdefault((pointer, kind), len(sources))
+                if place == len(sources):
+                    sources.append(part.detach() if part.requires_grad else part)
+                    kinds.append(kind)
+                return buffers[place] if place < have else None
+            if type(part) is dict or isinstance(part, Mapping):
+                return {k: outline(v) for k, v in part.items()}
+            return list(map(outline, part)) if isinstance(part, (list, tuple)) else part
+
+        return outline(value), sources, kinds
 
     def wait(self) -> None:
         """Return once the copies of the last :meth:`take` are complete."""
         if self._copied is not None:
             self._copied.synchronize()
-
-
-class _Place(int):
-    """Where a tensor of the snapshot stands among the buffers."""
-
-
-def _filled(form: Any, buffers: list[torch.Tensor]) -> Any:
-    if type(form) in _PLAIN:
-        return form
-    if isinstance(form, _Place):
-        return buffers[form]
-    if isinstance(form, dict):
-        return {k: _filled(v, buffers) for k, v in form.items()}
-    return [_filled(v, buffers) for v in form] if isinstance(form, list) else form
 
 
 class BackgroundSaver:

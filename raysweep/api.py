@@ -97,11 +97,11 @@ def run_experiment(config: Mapping[str, Any], progress: Any = None) -> tuple[str
     Raises:
         InputError: before anything is made. TrainingError: the work failed.
     """
-    from raysweep.cli.progress import Display
+    from raysweep.cli.progress import RunDisplay
     from raysweep.launch import child
     from raysweep.launch import run as launching
 
-    show = progress if progress is not None else Display()
+    show = progress if progress is not None else RunDisplay()
     nested = _nested(config)
     start = config.get("resume_from_checkpoint")
     if start:

@@ -31,7 +31,7 @@ def continue_(
 ) -> None:
     """Go on with an interrupted experiment, or with the branches of a sweep, from the newest whole checkpoints, in place."""
 
-    from raysweep.cli.progress import Display
+    from raysweep.cli.progress import RunDisplay
     from raysweep.cli.run import announce
     from raysweep.config import parse_workers
 
@@ -52,7 +52,7 @@ def continue_(
         put(str(finished.sweep.folder))
         summarise(finished, root)
         return
-    with Display() as display:
+    with RunDisplay() as display:
         display({"kind": "loading"})
         from raysweep.launch import continuing
 

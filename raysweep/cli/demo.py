@@ -53,12 +53,12 @@ def demo(
 def _train(root: Path) -> tuple[Any, Any, Any]:
     """The three experiments of the old test script."""
     from raysweep import config as configuration
-    from raysweep.cli.progress import Display
+    from raysweep.cli.progress import RunDisplay
     from raysweep.launch import child
     from raysweep.launch import run as launching
 
     def resume(name: str, description: str, weights: dict[str, float]) -> Any:
-        with Display() as display:
+        with RunDisplay() as display:
             parent = child.read_parent(root, f"{base.id}@{EPOCHS}")
             plan = child.plan_child(
                 parent, str(root), name=name, description=description, epochs=MORE, weights=weights, progress=display
@@ -73,7 +73,7 @@ def _train(root: Path) -> tuple[Any, Any, Any]:
         "training": {"epochs": EPOCHS},
         "root": str(root),
     }
-    with Display() as display:
+    with RunDisplay() as display:
         base = launching.run(launching.plan(configuration.validate(settings), display), display).experiment
     say(f"2 of 3: {MORE} epochs more with the same weights")
     same = resume("demo-same", "Resumed with the same weights", {})

@@ -5,22 +5,21 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from raysweep.cli.display import Display
 from raysweep.cli.terminal import duration, is_terminal, percent, plain, say
 
 
-class Display:
-    """Call it with training events. On a terminal a bar lives on stderr's last line; elsewhere nothing moves."""
+class RunDisplay(Display):
+    """Of one training: a bar that says what is done, batch by batch, and a line per epoch."""
 
     def __init__(self) -> None:
-        self.live: Any = None
+        super().__init__()
         self.task: Any = None
-        self.started = time.monotonic()
         self.begin: dict[str, Any] = {}
         self.epoch_started = 0.0
         self.epoch_seconds: list[float] = []
-        self.last_step = ""
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> RunDisplay:
         if is_terminal():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
@@ -35,28 +34,6 @@ class Display:
             )
             self.live.start()
         return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self.live is not None:
-            self.live.stop()
-            self.live = None
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        handler = getattr(self, f"_{event['kind']}", None)
-        if handler is not None:
-            handler(event)
-
-    def _line(self, text: str) -> None:
-        if self.live is not None:
-            from rich.text import Text
-
-            self.live.console.print(Text(text), soft_wrap=True)
-        else:
-            say(text)
 
     def _bar(self, title: str, done: float | None, total: float | None, text: str = "") -> None:
         if self.live is None:
@@ -75,11 +52,6 @@ class Display:
         where = f"the Ray cluster at {event['address']}" if event["address"] else "a local Ray cluster"
         self._line(f"Starting on {where} …" if not event["address"] else f"Connecting to {where} …")
         self._bar("starting Ray", None, None)
-
-    def _connected(self, event: dict[str, Any]) -> None:
-        if event["dashboard"]:
-            self._line(event["dashboard"])
-        self._line(f"Ray's log files: {event['logs']}")
 
     def _experiment(self, event: dict[str, Any]) -> None:
         self._line(f"Experiment {plain(event['id'])}")
@@ -125,10 +97,7 @@ class Display:
             + ("  best" if event["best"] else "")
         )
 
-    def _warning(self, event: dict[str, Any]) -> None:
-        self._line(plain(event["text"]))
-
-    _inexact = _warning
+    _inexact = Display._warning
 
     def _saved(self, event: dict[str, Any]) -> None:
         self._line(f"saved {event['file']}")

@@ -45,7 +45,7 @@ def resume(
 
     from raysweep import config as configuration
     from raysweep import weights as weights_module
-    from raysweep.cli.progress import Display
+    from raysweep.cli.progress import RunDisplay
     from raysweep.cli.run import announce, show_plan
 
     changed = weights_module.parse(weights) if weights is not None else None
@@ -54,7 +54,7 @@ def resume(
     scaling = {k: v for k, v in (("num_workers", count), ("address", address)) if v is not None}
     if scaling:
         over = configuration.merge(over, {"scaling": scaling})
-    with Display() as display:
+    with RunDisplay() as display:
         display({"kind": "loading"})
         from raysweep.launch import child
         from raysweep.launch import run as launching

@@ -29,7 +29,7 @@ def run(
 ) -> None:
     """Train an experiment; it leaves its folder's path on stdout."""
     from raysweep import config as configuration
-    from raysweep.cli.progress import Display
+    from raysweep.cli.progress import RunDisplay
 
     count = configuration.parse_workers(workers)
     flags = {
@@ -38,7 +38,7 @@ def run(
     }
     more: dict[str, Any] = {k: v for k, v in flags.items() if v} | ({"root": root} if root else {})
     settings = configuration.load(config, overrides or [], more)
-    with Display() as display:
+    with RunDisplay() as display:
         display({"kind": "loading"})
         from raysweep.launch import run as launching
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from raysweep.cli.display import Display
 from raysweep.cli.terminal import duration, is_terminal, percent, plain, say
 from raysweep.weights import describe
 
@@ -29,15 +30,14 @@ class Row:
     by_epoch: dict[int, float] = field(default_factory=dict)
 
 
-class SweepDisplay:
-    """Call it with the events of a sweep."""
+class SweepDisplay(Display):
+    """Of a sweep: a table of its branches, that of the control marked."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.rows: dict[str, Row] = {}
         self.controls: dict[int | None, Row] = {}  # by seed
-        self.live: Any = None
         self.begin: dict[str, Any] = {}
-        self.started = time.monotonic()
         self.drawn = 0.0
         self.hint = "starting Ray"
 
@@ -51,28 +51,9 @@ class SweepDisplay:
             self.live.start()
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Take the table away."""
-        if self.live is not None:
-            self.live.stop()
-            self.live = None
-
     def __call__(self, event: dict[str, Any]) -> None:
-        handler = getattr(self, f"_{event['kind']}", None)
-        if handler is not None:
-            handler(event)
+        super().__call__(event)
         self._draw(event["kind"] != "batch")
-
-    def _line(self, text: str) -> None:
-        if self.live is not None:
-            from rich.text import Text
-
-            self.live.console.print(Text(text), soft_wrap=True)
-        else:
-            say(text)
 
     # --- before the branches -------------------------------------------------------------------------------------
 
@@ -86,14 +67,9 @@ class SweepDisplay:
         self.hint = "starting Ray" if not event["address"] else f"connecting to {event['address']}"
         self._line("Starting a local Ray cluster …" if not event["address"] else f"Connecting to {event['address']} …")
 
-    def _connected(self, event: dict[str, Any]) -> None:
-        if event["dashboard"]:
-            self._line(event["dashboard"])
-        self._line(f"Ray's log files: {event['logs']}")
-
     def _warning(self, event: dict[str, Any]) -> None:
         where = f"{event['branch']}: " if event.get("branch") else ""
-        self._line(plain(where + event["text"]))
+        super()._warning({"text": where + event["text"]})
 
     def _sweep(self, event: dict[str, Any]) -> None:
         self.begin = event

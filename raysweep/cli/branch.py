@@ -75,12 +75,13 @@ def branch(
 
 def show_plan(plan: Any, as_json: bool) -> None:
     """What --dry-run prints: every branch, what it will show of each class, what it will use and write."""
-    from raysweep.launch import sweep as sweeping
+    from raysweep.grid import Point
+    from raysweep.launch import room
 
     base, parent = plan.base, plan.base.parent
     address = base.settings.scaling.address
-    count = None if address else sweeping.at_once(plan, sweeping.this_machine())
-    before = plan.shares(sweeping.Point("parent", parent.weights, 0, True))
+    count = None if address else room.at_once(plan, room.this_machine())
+    before = plan.shares(Point("parent", parent.weights, 0, True))
     if as_json:
         put_json(
             {

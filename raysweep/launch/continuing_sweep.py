@@ -9,8 +9,8 @@ from typing import Any
 from raysweep import grid as grids
 from raysweep.errors import CheckpointError, ConfigError, Interrupted, NotFoundError, RaysweepError, StoreError
 from raysweep.grid import Point
+from raysweep.launch import room, tuning, waiting
 from raysweep.launch import sweep as sweep_launch
-from raysweep.launch import tuning, waiting
 from raysweep.launch.continuing import AS_BEFORE, Asked, continue_experiment
 from raysweep.launch.run import Progress, ignore
 from raysweep.launch.sweep import SweepPlan, SweepResult
@@ -49,7 +49,7 @@ def continue_sweep(
             return SweepResult(sweep, sweep.experiments(), {})
         scaling = the_plan.base.settings.scaling
         with tuning.connected(scaling.address, progress, the_plan.name), waiting.fleet(scaling, progress) as fleet:
-            count = sweep_launch.settle(the_plan, fleet, progress)
+            count = room.settle(the_plan, fleet, progress)
             return sweep_launch.train_branches(sweep, the_plan, points, count, progress, steal=steal)
     finally:
         lock.release()

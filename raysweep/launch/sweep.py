@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from raysweep import config as configuration
 from raysweep import grid as grids
 from raysweep.errors import CheckpointError, ConfigError, Interrupted, ResourceError
 from raysweep.grid import Grid, Point
-from raysweep.launch import child, places, resources, shared_root, tuning, waiting
+from raysweep.launch import child, places, room, tuning, waiting
 from raysweep.launch.branches import Shared, plan_branch
 from raysweep.launch.resources import Resources
 from raysweep.launch.run import Plan, Progress, continue_command, derive, ignore
@@ -171,81 +171,6 @@ def _allowed(overrides: Mapping[str, Any]) -> None:
             raise ConfigError(f"{dotted} cannot be an override of a sweep, whose branches differ in it. Use {place}.")
 
 
-def at_once(the_plan: SweepPlan, nodes: Sequence[Mapping[str, float]]) -> int:
-    """How many branches run at the same time on machines with these resources.
-
-    Raises:
-        ResourceError: not even one fits, so the sweep would wait for ever.
-    """
-    fitted = the_plan.base.resources
-    per_branch = max(1, fitted.workers)
-    cpus = _of_branch(fitted).cpus
-    places = 0
-    for node in nodes:
-        fit = int(node.get("CPU", 0)) // cpus
-        if the_plan.gpus_per_branch:
-            gpus = float(node.get("GPU", 0))
-            share = the_plan.gpus_per_branch
-            # a fraction is packed into single GPUs, so only whole branches of each GPU count
-            fit = min(fit, int(gpus) * int(1 / share + 1e-9) if share < 1 else int(gpus // share))
-        places += fit
-    count = places // per_branch
-    if count == 0:
-        have = (
-            ", ".join(f"{int(n.get('CPU', 0))} CPUs and {int(n.get('GPU', 0))} GPUs" for n in nodes[:6]) or "no nodes"
-        )
-        raise ResourceError(
-            f"A branch needs {per_branch} × {cpus} CPUs"
-            f"{f' and {the_plan.gpus_per_branch:g} GPU' if the_plan.gpus_per_branch else ''}, but there are {have}. "
-            "Ask for less with --threads or --workers."
-        )
-    return max(1, min(count, the_plan.branches, the_plan.max_concurrent or count))
-
-
-def settle(the_plan: SweepPlan, fleet: waiting.Fleet, progress: Progress) -> int:
-    """How many branches run at the same time on the connected cluster, once it has the nodes it will get for them.
-
-    Raises:
-        ResourceError: not even one fits, or a machine does not see the root.
-    """
-    wanted = min(the_plan.branches, the_plan.max_concurrent or the_plan.branches)
-
-    def fits(nodes: list[dict[str, float]]) -> tuple[int, bool]:
-        count = at_once(the_plan, nodes)
-        return count, count >= wanted
-
-    fleet.ask(_bundles(the_plan, wanted))
-    count = fleet.until(fits)
-    fleet.ask(_bundles(the_plan, count))
-    if the_plan.base.settings.scaling.address is not None:
-        shared_root.check(the_plan.base.settings.root, progress)
-    return count
-
-
-def _bundles(the_plan: SweepPlan, count: int) -> list[dict[str, float]]:
-    """What so many branches need, for an autoscaler."""
-    each = {"CPU": float(_of_branch(the_plan.base.resources).cpus)}
-    if the_plan.gpus_per_branch:
-        each["GPU"] = the_plan.gpus_per_branch
-    return [dict(each) for _ in range(count * max(1, the_plan.base.resources.workers))]
-
-
-def _with_gpus(the_plan: SweepPlan, nodes: Sequence[Mapping[str, float]]) -> SweepPlan:
-    """``scaling.use_gpu: auto`` on a cluster: a GPU for every branch, or every worker of one, where there are so many. What
-    GPUs this machine has says nothing of a cluster, so that it is decided here."""
-    base = the_plan.base
-    gpus = sum(int(n.get("GPU", 0)) for n in nodes)
-    auto = base.settings.scaling.use_gpu == "auto" and base.settings.scaling.address is not None
-    if not auto or the_plan.gpus_per_branch or gpus < max(1, base.resources.workers):
-        return the_plan
-    return replace(the_plan, gpus_per_branch=1.0, base=replace(base, resources=replace(base.resources, use_gpu=True)))
-
-
-def this_machine() -> list[dict[str, float]]:
-    """This machine as a node of a cluster."""
-    return [{"CPU": float(resources.cpus_here()), "GPU": float(resources.gpus_here())}]
-
-
 def run(the_plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
     """Make the sweep's folder and train its branches.
 
@@ -254,11 +179,11 @@ def run(the_plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
         RaysweepError: the sweep could not be started.
     """
     if the_plan.base.settings.scaling.address is None:
-        at_once(the_plan, this_machine())
+        room.at_once(the_plan, room.this_machine())
     scaling = the_plan.base.settings.scaling
     with tuning.connected(scaling.address, progress, the_plan.name) as nodes, waiting.fleet(scaling, progress) as fleet:
-        the_plan = _with_gpus(the_plan, nodes)
-        count = settle(the_plan, fleet, progress)
+        the_plan = room.with_gpus(the_plan, nodes)
+        count = room.settle(the_plan, fleet, progress)
         now = datetime.now()
         sweep = sweeps.create(the_plan.root, the_plan.name, now)
         lock = WriterLock.acquire(sweep.folder)
@@ -321,7 +246,7 @@ def _train_branches(
     content = files.read_all(parent.path)
     if hashlib.sha256(content).hexdigest() != parent.sha256:
         raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
-    base = replace(places.portable_plan(the_plan.base), resources=_of_branch(the_plan.base.resources))
+    base = replace(places.portable_plan(the_plan.base), resources=room.of_branch(the_plan.base.resources))
     progress(
         {
             "kind": "sweep",
@@ -331,7 +256,7 @@ def _train_branches(
             "first_epoch": parent.epoch + 1,
             "last_epoch": parent.epoch + the_plan.base.settings.training.epochs,
             "at_once": count,
-            "queue": _queue(the_plan, len(points) + tuning.samples_left(the_plan.grid, sweep.plan()), count),
+            "queue": room.queue(the_plan, len(points) + tuning.samples_left(the_plan.grid, sweep.plan()), count),
             "notes": [*the_plan.notes, *(n for n in base.notes if n.startswith("not bit-exact"))],
         }
     )
@@ -376,15 +301,6 @@ def _train_branches(
     return SweepResult(sweep, sweep.experiments(), failed)
 
 
-def _queue(the_plan: SweepPlan, left: int, count: int) -> str:
-    """Why so many branches run at a time, and how many wait for their turn; empty where none does."""
-    if left <= count:
-        return ""
-    where = "cluster" if the_plan.base.settings.scaling.address else "machine"
-    why = "as --max-concurrent says" if count == the_plan.max_concurrent else f"on this {where}"
-    return f"{why}; {left - count:,} wait{'s' * (left - count == 1)}"
-
-
 def write_effects(sweep: Sweep, progress: Progress) -> None:
     """What each branch did to each class, and the report; trouble with that never fails a sweep."""
     from raysweep.report import page
@@ -392,12 +308,6 @@ def write_effects(sweep: Sweep, progress: Progress) -> None:
     problem = page.write_all(sweep)
     if problem is not None:
         progress({"kind": "warning", "text": problem})
-
-
-def _of_branch(fitted: Resources) -> Resources:
-    """A branch gets as many CPUs as it has threads, so that branches side by side do not take them from each other; one
-    that trains on a GPU gets a single one, so that as many as share the GPU fit."""
-    return replace(fitted, cpus=1 if fitted.use_gpu and fitted.workers == 0 else max(1, fitted.threads))
 
 
 def _settle(sweep: Sweep, failed: Mapping[str, str]) -> None:

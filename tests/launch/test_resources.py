@@ -8,7 +8,7 @@ import pytest
 
 from raysweep.config import ScalingSection
 from raysweep.errors import ResourceError
-from raysweep.launch import resources, sweep
+from raysweep.launch import resources, room
 from raysweep.launch.resources import Resources
 
 
@@ -110,4 +110,4 @@ def test_what_could_only_wait_for_ever_is_refused(wanted, use_gpu, told):
 def test_a_sweep_larger_than_its_place_says_what_waits_and_why(left, count, most, address, told):
     scaling = SimpleNamespace(address=address)
     plan = SimpleNamespace(max_concurrent=most, base=SimpleNamespace(settings=SimpleNamespace(scaling=scaling)))
-    assert sweep._queue(plan, left, count) == told
+    assert room.queue(plan, left, count) == told

@@ -15,7 +15,7 @@ import pytest
 
 from raysweep.config import ScalingSection
 from raysweep.errors import Interrupted, ResourceError
-from raysweep.launch import cluster, resources, sweep, waiting
+from raysweep.launch import cluster, resources, room, waiting
 from raysweep.launch.resources import Resources
 
 NODE = {"CPU": 2.0}
@@ -203,13 +203,13 @@ GPUS = [{"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}]
     ],
 )
 def test_a_sweep_takes_the_gpus_of_a_cluster(options, nodes, gpus, count):
-    found = sweep._with_gpus(planned(**options), nodes)
+    found = room.with_gpus(planned(**options), nodes)
     assert found.gpus_per_branch == gpus
     assert found.base.resources.use_gpu == bool(gpus)
-    assert sweep.at_once(found, nodes) == count
+    assert room.at_once(found, nodes) == count
 
 
 def test_what_a_sweep_asks_for():
-    assert sweep._bundles(planned(), 3) == [{"CPU": 2.0}] * 3
-    assert sweep._bundles(planned(gpus=0.5), 2) == [{"CPU": 1.0, "GPU": 0.5}] * 2
-    assert sweep._bundles(planned(workers=2, gpus=1.0), 1) == [{"CPU": 2.0, "GPU": 1.0}] * 2
+    assert room.bundles(planned(), 3) == [{"CPU": 2.0}] * 3
+    assert room.bundles(planned(gpus=0.5), 2) == [{"CPU": 1.0, "GPU": 0.5}] * 2
+    assert room.bundles(planned(workers=2, gpus=1.0), 1) == [{"CPU": 2.0, "GPU": 1.0}] * 2

@@ -57,7 +57,7 @@ def user_path(text: str | Path) -> Path:
     Raises:
         RootError: it is the address of an object store or a web page; a folder of that name would be made instead.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(text)):
+    if re.match(r"(s3|gs):|[A-Za-z][A-Za-z0-9+.-]+:/", str(text)):
         raise RootError(
             f"{str(text)[:200]} is an address; here only a folder or file that this machine sees can be used. (The root of "
             "experiments may be s3://bucket/prefix.)"

@@ -229,4 +229,5 @@ def find(root: Path, reference: str) -> Sweep:
             some = ", ".join(s.id for s in matches[-5:])
             raise NotFoundError(f"{shown(reference)} fits {len(matches)} sweeps: {some}. Give more of the id.")
     hint = did_you_mean(reference, [s.id for s in everything])
-    raise NotFoundError(f"No sweep under {root} is called {shown(reference)}.{hint}")
+    made = " A sweep is made by `raysweep branch --from EXPERIMENT@EPOCH --weights-grid FILE`."
+    raise NotFoundError(f"No sweep under {root} is called {shown(reference)}.{hint or made}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-_WORDS = {"threads": "threads", "world_size": "workers"}
+_WORDS = {"threads": "thread", "world_size": "worker"}
 GPU_NOTE = "some GPU kernels sum in no fixed order"
 
 
@@ -44,7 +44,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         before = old.get(key, value)
         if before != value:
             word = _WORDS.get(key)
-            found.append(f"{value} {word} instead of {before}" if word else f"{key} {value} instead of {before}")
+            found.append(
+                f"{value} {word}{'s' * (value != 1)} instead of {before}"
+                if word
+                else f"{key} {value} instead of {before}"
+            )
     if new.get("device") != "CPU" and "device" in new:
         found.append(GPU_NOTE)
     return found

@@ -48,7 +48,7 @@ def test_an_elastic_training_goes_on_with_fewer_and_shows_the_same_images(tmp_pa
     run, whole = found["run"], found["whole"]
     assert types(run) == ["EXPERIMENT_START", "CONFIGURATION_CHANGE", "CONTINUED", "NOTE", "FINISHED"]
     assert run["events"][1]["changes"] == {"world_size": [2, 1]}
-    assert run["events"][3]["text"] == "not bit-exact: 1 workers instead of 2"
+    assert run["events"][3]["text"] == "not bit-exact: 1 worker instead of 2"
     (told,) = found["warnings"]
     assert told.endswith("on 1 worker instead of 2.")
     assert run["problems"] == []

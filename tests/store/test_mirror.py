@@ -95,6 +95,7 @@ def test_addresses(text, name, prefix, options):
         ("s3://bucket/a?access_key=x&secret_key=y", "environment only"),
         ("s3://bucket/a?scheme=ftp", "must be http or https"),
         ("gs://bucket/a", "is an address"),
+        ("s3:bucket/a", "is an address"),
         ("https://example.org/a", "is an address"),
     ],
 )

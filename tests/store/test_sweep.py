@@ -118,7 +118,7 @@ def test_references(tmp_path):
     new_sweep(tmp_path, "control")
     with pytest.raises(NotFoundError, match="fits 2 sweeps"):
         sweep.find(tmp_path, "s")
-    with pytest.raises(NotFoundError, match="No sweep"):
+    with pytest.raises(NotFoundError, match=r"No sweep.*raysweep branch --from"):
         sweep.find(tmp_path, "nothing")
 
 

@@ -113,10 +113,10 @@ def test_what_makes_other_bits_is_said_once_in_the_log(tmp_path, straight, quick
     sent = tmp_path / "sent.pt"
     checkpoint.write(sent, saved)
     (note,) = notes_of(quick_child(sent, epochs=1))
-    for words in ("device CPU instead of NVIDIA H200", "precision fp32 instead of bf16", "1 threads instead of 3"):
+    for words in ("device CPU instead of NVIDIA H200", "precision fp32 instead of bf16", "1 thread instead of 3"):
         assert words in note
     assert note.startswith("not bit-exact: ")
-    assert "1 workers instead of 2" in note
+    assert "1 worker instead of 2" in note
     assert "instead of 1.0" in note
 
 

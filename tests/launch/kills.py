@@ -2,7 +2,7 @@
 
 ``python -m tests.launch.kills FOLDER --count N [--seed S] [--plan driver,driver,worker,…]`` prints a JSON line per training.
 A ``driver`` trains in its own process; a ``worker``, a ``controller`` or a ``remote`` driver is killed on two Ray workers.
-Half of the kills wait until a save is under way. Drivers are forked from this process, which has everything imported.
+Every other training's kills wait until a save is under way. Drivers are forked from this process, which has everything imported.
 """
 
 from __future__ import annotations
@@ -117,9 +117,14 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def one(kind: str, root: Path, config: Path, rng: random.Random, seconds: float, cluster: int | None) -> dict[str, Any]:
-    """One training that is killed at least once and then continued until it has ended."""
-    within = rng.random() < 0.5
+def one(
+    kind: str, root: Path, config: Path, rng: random.Random, seconds: float, cluster: int | None, within: bool
+) -> dict[str, Any]:
+    """One training that is killed at least once and then continued until it has ended.
+
+    Args:
+        within: kill while it saves.
+    """
     log = root / "output.txt"
     kills, begun = 0, time.monotonic()
     while time.monotonic() - begun < LIMIT_S * 2:
@@ -248,11 +253,12 @@ def main(arguments: list[str]) -> int:
             expected, seconds = reference(kind)
             root = chosen.folder / f"{number:03}-{kind}"
             root.mkdir(parents=True)
-            row = one(kind, root, config_of(kind), rng, seconds, cluster[1] if cluster else None)
+            how = (config_of(kind), rng, seconds, cluster[1] if cluster else None, number % 2 == 1)
+            row = one(kind, root, *how)
             while row.get("kills") == 0:  # it was over before the moment came: that is no trial
                 root = root.with_name(f"{root.name}-again")
                 root.mkdir()
-                row = one(kind, root, config_of(kind), rng, seconds, cluster[1] if cluster else None)
+                row = one(kind, root, *how)
             row["same"] = row.get("hash") == expected
             wrong += not row["same"]
             print(json.dumps({"number": number, **row}), flush=True)

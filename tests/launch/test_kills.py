@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-COUNT = int(os.environ.get("RAYSWEEP_KILLS", "6"))
+COUNT = int(os.environ.get("RAYSWEEP_KILLS", "4"))
 
 
 @pytest.mark.ray

@@ -44,10 +44,12 @@ def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     def progress(event: dict[str, Any]) -> None:
         if event["kind"] == "epoch":
             events.append(event)
-        if event["kind"] == "batch" and event["batch"] == event["batches"]:
+        # A round ends with the first batch of the next epoch: nothing of an epoch's end, its checkpoint least of all, may have
+        # grown cold while the others had their turn.
+        if event["kind"] == "batch" and event["batch"] == 1 and event["epoch"] > 1:
             laps.end()
 
-    made = run.run(run.plan(settings_of(root, o.model, o.laps)), progress).experiment
+    made = run.run(run.plan(settings_of(root, o.model, o.laps + 1)), progress).experiment
     files = [p for p in made.folder.iterdir() if p.suffix == ".pt" and "best" not in p.name]
     return {
         "saving": statistics.median(e["blocked_seconds"] for e in events[1:]),

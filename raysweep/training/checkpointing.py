@@ -113,7 +113,7 @@ class CheckpointWriter:
     def _write(self, state: dict[str, Any], position: Position, metrics: dict[str, Any]) -> Entry:
         self.lock.check()
         name = layout.checkpoint_name(position)
-        size, digest = checkpoint.write(self.folder / name, state)
+        size, digest = checkpoint.write(self.folder / name, {**state, "timestamp": datetime.now().isoformat()})
         return Entry(
             name, size, digest, position.epoch, position.batch, datetime.now().isoformat(timespec="seconds"), metrics
         )

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -121,6 +120,7 @@ class _Training:
             else None
         )
         self.saver = BackgroundSaver(self._tell)
+        self.always = self._always()
 
     # --- from a checkpoint, and to one -------------------------------------------------------------------------------
 
@@ -161,19 +161,17 @@ class _Training:
     def _state(self, epoch: int, batch: int) -> dict[str, Any]:
         """The checkpoint after ``batch`` batches of ``epoch`` (0: after its end). Collective: every rank must call.
 
-        On rank 0 it is a snapshot, valid until the next one; the save before it has ended.
+        On rank 0 it is a snapshot, valid until the next one; the save before it has ended. The writer adds the time.
         """
         self.saver.begin()
         meters = [self.meters.loss, self.meters.correct, self.meters.images, self.meters.seconds]
         ranks = self.world.gather((state.rng_state(), meters))
         if self.world.rank != 0:
             return {}
-        s = self.settings
         return {
-            "format_version": checkpoint.FORMAT_VERSION,
+            **self.always,
             "epoch": epoch if batch == 0 else epoch - 1,
             "current_batch": batch,
-            "total_batches": self.total_batches,
             **self.saver.take(
                 {
                     "model_state_dict": self.model.state_dict(),
@@ -181,23 +179,29 @@ class _Training:
                 }
             ),
             "scheduler_state_dict": {
-                "kind": s.training.schedule,
+                "kind": self.settings.training.schedule,
                 "progress": epoch if batch == 0 else epoch - 1 + batch / self.total_batches,
             },
-            "scaler_state_dict": {},  # bf16 needs no loss scaling
             "best_acc": float(self.best_acc),
             "history": {k: list(v) for k, v in self.history.items()},
-            "config": self.job.flat_config,
-            "timestamp": datetime.now().isoformat(),
-            "classes": list(self.classes),
-            "sampling_weights": dict(self.job.weights),
             "sampler_state": {
-                "strategy": s.sampling.strategy,
-                "seed": s.seed,
+                "strategy": self.settings.sampling.strategy,
+                "seed": self.settings.seed,
                 "draws": self.draws,
                 "meters": [m for _, m in ranks] if batch else [],
             },
             "rng_state": [r for r, _ in ranks],
+        }
+
+    def _always(self) -> dict[str, Any]:
+        """What every checkpoint of this training holds; it is put together once, since at each save the training stands still."""
+        return {
+            "format_version": checkpoint.FORMAT_VERSION,
+            "total_batches": self.total_batches,
+            "scaler_state_dict": {},  # bf16 needs no loss scaling
+            "config": self.job.flat_config,
+            "classes": list(self.classes),
+            "sampling_weights": dict(self.job.weights),
             "world_size": self.world.size,
             "threads": self.job.threads,
             "conditions": dict(self.conditions),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Self
 
-from raysweep.cli.terminal import plain, say
+from raysweep.cli.terminal import is_terminal, plain, say
 
 
 class Display:
@@ -16,7 +16,15 @@ class Display:
         self.started = time.monotonic()
 
     def __enter__(self) -> Self:
+        if is_terminal():
+            from rich.console import Console
+
+            self.live = self._make_live(Console(stderr=True, highlight=False))
+            self.live.start()
         return self
+
+    def _make_live(self, console: Any) -> Any:
+        raise NotImplementedError
 
     def __exit__(self, *exc: object) -> None:
         self.close()

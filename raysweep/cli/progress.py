@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from raysweep.cli.display import Display
-from raysweep.cli.terminal import duration, is_terminal, percent, plain, say
+from raysweep.cli.terminal import duration, percent, plain, say
 
 
 class RunDisplay(Display):
@@ -19,21 +19,16 @@ class RunDisplay(Display):
         self.epoch_started = 0.0
         self.epoch_seconds: list[float] = []
 
-    def __enter__(self) -> RunDisplay:
-        if is_terminal():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
+    def _make_live(self, console: Any) -> Any:
+        from rich.progress import BarColumn, Progress, TextColumn
 
-            console = Console(stderr=True, highlight=False)
-            self.live = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[text]}", markup=False),
-                console=console,
-                transient=True,
-            )
-            self.live.start()
-        return self
+        return Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=console,
+            transient=True,
+        )
 
     def _bar(self, title: str, done: float | None, total: float | None, text: str = "") -> None:
         if self.live is None:

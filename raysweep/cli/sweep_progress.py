@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raysweep.cli.display import Display
-from raysweep.cli.terminal import duration, is_terminal, percent, plain, say
+from raysweep.cli.terminal import duration, percent, plain, say
 from raysweep.weights import describe
 
 ROWS = 30  # the table shows so many branches at most: those that run, then the newest
@@ -41,15 +41,10 @@ class SweepDisplay(Display):
         self.drawn = 0.0
         self.hint = "starting Ray"
 
-    def __enter__(self) -> SweepDisplay:
-        if is_terminal():
-            from rich.console import Console
-            from rich.live import Live
+    def _make_live(self, console: Any) -> Any:
+        from rich.live import Live
 
-            console = Console(stderr=True, highlight=False)
-            self.live = Live(self._table(), console=console, auto_refresh=False, transient=True)
-            self.live.start()
-        return self
+        return Live(self._table(), console=console, auto_refresh=False, transient=True)
 
     def __call__(self, event: dict[str, Any]) -> None:
         super().__call__(event)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from raysweep.config import DataSection
+from raysweep.config.settings import DataSection
 from raysweep.data import cache
 from raysweep.training import models
 

@@ -23,7 +23,8 @@ COUNTED = 4  # the last ones: Ray's helpers go on starting while the first epoch
 def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     """Seconds of an epoch, the median of the last ones."""
     from benchmarks.epoch import settings_of
-    from raysweep.launch import run
+    from raysweep.launch import run as launching
+    from raysweep.plan import experiment as experiment_plan
 
     ends: list[float] = []
 
@@ -32,7 +33,7 @@ def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
             ends.append(time.perf_counter())
 
     scaling = {"num_workers": WORKERS, "threads": 1, "sync_batchnorm": o.way == "synced"}
-    run.run(run.plan(settings_of(root, "cnn", EPOCHS, scaling=scaling)), progress)
+    launching.run(experiment_plan.plan_experiment(settings_of(root, "cnn", EPOCHS, scaling=scaling)), progress)
     return {"seconds": _middle(ends)}
 
 

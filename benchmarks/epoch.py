@@ -22,7 +22,7 @@ MODELS = {"cnn": "cnn", "vit": "python:benchmarks.vit:build"}
 
 def settings_of(root: Path, model: str, epochs: int, **sections: Any) -> Any:
     """The configuration of our run."""
-    from raysweep import config
+    from raysweep.config import settings as configuration
 
     values = {
         "experiment": {"name": "bench"},
@@ -32,12 +32,13 @@ def settings_of(root: Path, model: str, epochs: int, **sections: Any) -> Any:
         "scaling": {"num_workers": 0, "threads": CPUS},
         "root": str(root),
     }
-    return config.validate(config.merge(values, sections))
+    return configuration.validate(configuration.merge(values, sections))
 
 
 def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     """A run whose rounds go from the last batch of one epoch to that of the next: validation, saving, training."""
-    from raysweep.launch import run
+    from raysweep.launch import run as launching
+    from raysweep.plan import experiment as experiment_plan
 
     events: list[dict[str, Any]] = []
     laps = Laps()
@@ -48,7 +49,7 @@ def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
         if event["kind"] == "batch" and event["batch"] == event["batches"]:
             laps.end()
 
-    made = run.run(run.plan(settings_of(root, o.model, o.laps)), progress).experiment
+    made = launching.run(experiment_plan.plan_experiment(settings_of(root, o.model, o.laps)), progress).experiment
     files = [p for p in made.folder.iterdir() if p.suffix == ".pt" and "best" not in p.name]
     return {
         "bytes": sum(p.stat().st_size for p in files) / len(events),
@@ -64,11 +65,15 @@ def saving(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from benchmarks import loader
-    from raysweep.launch import run
+    from raysweep.launch import run as launching
+    from raysweep.plan import experiment as experiment_plan
 
     events: list[dict[str, Any]] = []
     settings = settings_of(root, o.model, SAVES, sampling={"samples_per_epoch": SHORT})
-    run.run(run.plan(settings), lambda event: events.append(event) if event["kind"] == "epoch" else None)
+    launching.run(
+        experiment_plan.plan_experiment(settings),
+        lambda event: events.append(event) if event["kind"] == "epoch" else None,
+    )
     loop, net = _bare(root, o.model)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.001, weight_decay=0.02)
     three, out = [], Path(tempfile.mkdtemp(dir=root))
@@ -119,7 +124,7 @@ def transformers(root: Path, o: argparse.Namespace) -> dict[str, Any]:
 
 def _jpegs(root: Path) -> tuple[Any, Path, tuple[float, float]]:
     from benchmarks import loader
-    from raysweep.config import DataSection
+    from raysweep.config.settings import DataSection
     from raysweep.data import cache
 
     data, folder = cache.load(DataSection(source="faces"), root / ".raysweep" / "cache"), root / "jpegs"

@@ -103,7 +103,8 @@ class _Reporter:
 def _train(root: Path, o: argparse.Namespace, epochs: int, lap: Any) -> float:
     """One run of ours, without Ray; returns its best accuracy."""
     from benchmarks.epoch import settings_of
-    from raysweep.launch import run as launching
+    from raysweep.launch import runner
+    from raysweep.plan import experiment as experiment_plan
     from raysweep.training.loop import train
 
     sections: dict[str, Any] = {
@@ -111,8 +112,8 @@ def _train(root: Path, o: argparse.Namespace, epochs: int, lap: Any) -> float:
         "training": {"epochs": epochs, "learning_rate": 0.001, "batch_size": BATCH},
         "scaling": {"num_workers": 0, "threads": measuring.CPUS, "use_gpu": o.device != "cpu"},
     }
-    plan = launching.plan(settings_of(root, "cnn", epochs, **sections))
-    return launching.start(plan, lambda job, *_: train(job, _Reporter(lap))).best_acc
+    plan = experiment_plan.plan_experiment(settings_of(root, "cnn", epochs, **sections))
+    return runner.start(plan, lambda job, *_: train(job, _Reporter(lap))).best_acc
 
 
 def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:

@@ -119,19 +119,22 @@ def nothing(job: Any, reporter: Any, start: Any = None) -> Any:
 
 def trainable(config: dict[str, Any], kept: Any) -> None:
     """raysweep's own trainable, in an actor where training and drawing do nothing."""
-    from raysweep.launch import branches, run
+    from raysweep.launch import runner
+    from raysweep.launch.sweep import branch as branches
     from raysweep.training import loop
 
     loop.train = nothing
-    run.derive = lambda experiment: None
+    runner.derive = lambda experiment: None
     branches.train_kept(config, kept)
 
 
 def ours(root: Path, branches: int) -> dict[str, Any]:
     """A sweep from its grid to the end of the command, and how long each part took."""
-    from raysweep import grid
-    from raysweep.cli.sweep_progress import SweepDisplay
-    from raysweep.launch import sweep, tuning
+    from raysweep.config import grid as grids
+    from raysweep.display.sweep import SweepDisplay
+    from raysweep.launch.sweep import driver as sweeping
+    from raysweep.launch.sweep import tune as tuning
+    from raysweep.plan import sweep as sweep_plan
 
     parent = parent_of(root, 1)
     tuning.train_kept = trainable  # type: ignore[assignment]
@@ -140,7 +143,7 @@ def ours(root: Path, branches: int) -> dict[str, Any]:
     # The control is one of the branches.
     search = {"algorithm": "random", "num_samples": branches - 1, "ranges": drawn}
     values = {"epochs": 1, "control": True, "search": search}
-    plan = sweep.plan(str(root), f"{parent.id}@1", grid.check(values), threads=1)
+    plan = sweep_plan.plan_sweep(str(root), f"{parent.id}@1", grids.check(values), threads=1)
     at["planned"] = time.perf_counter()
     with SweepDisplay() as display:
 
@@ -152,7 +155,7 @@ def ours(root: Path, branches: int) -> dict[str, Any]:
                 marks.ended()
             display(event)
 
-        result = sweep.run(plan, progress)
+        result = sweeping.run(plan, progress)
     at["end"] = time.perf_counter()
     assert not result.failed, list(result.failed.items())[:3]
     assert len(result.experiments) == branches
@@ -171,14 +174,15 @@ def ours(root: Path, branches: int) -> dict[str, Any]:
 
 def bare(root: Path, branches: int) -> dict[str, Any]:
     """As many trials that do nothing, with the environment that raysweep gives to Tune."""
-    from raysweep.launch import cluster, tuning
+    from raysweep.cluster import connect
+    from raysweep.launch.sweep import tune as tuning
 
     for key, value in tuning._ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    cluster.quiet_environment()
+    connect.quiet_environment()
     from ray import tune
 
-    connection = cluster.connect(None)
+    connection = connect.connect(None)
     marks = Marks()
 
     class Counter(tune.Callback):
@@ -200,7 +204,7 @@ def bare(root: Path, branches: int) -> dict[str, Any]:
     assert len(results) == branches
     assert not results.errors
     if connection["local"]:
-        cluster.disconnect()
+        connect.disconnect()
     return marks.record() | {"seconds": seconds}
 
 
@@ -215,14 +219,14 @@ def make_root(address: str, experiments: int, checkpoints: int = 1, at_once: int
     from concurrent.futures import ThreadPoolExecutor
 
     from benchmarks.catalog import contents, make
-    from raysweep.regular import is_address
+    from raysweep._paths import is_address
 
     began = time.perf_counter()
     if not is_address(address):
         make(Path(address), experiments, checkpoints)
         time.sleep(2.5)  # until the change times are settled
         return time.perf_counter() - began - 2.5
-    from raysweep.store.objects import Bucket
+    from raysweep.store.remote.bucket import Bucket
 
     bucket = Bucket.parse(address)
 

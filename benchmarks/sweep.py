@@ -25,8 +25,9 @@ def weights_of(branches: int) -> list[float]:
 
 def parent_of(root: Path, threads: int) -> Any:
     """An experiment of one epoch, to branch from."""
-    from raysweep import config
-    from raysweep.launch import run
+    from raysweep.config import settings as configuration
+    from raysweep.launch import run as launching
+    from raysweep.plan import experiment as experiment_plan
     from raysweep.store import catalog
 
     found = catalog.experiments(root)
@@ -39,19 +40,20 @@ def parent_of(root: Path, threads: int) -> Any:
         "experiment": {"name": "parent"},
         "root": str(root),
     }
-    return run.run(run.plan(config.validate(values))).experiment
+    return launching.run(experiment_plan.plan_experiment(configuration.validate(values))).experiment
 
 
 def ours(root: Path, branches: int, threads: int) -> float:
     """Seconds from a cluster that is up to the end of the sweep."""
-    from raysweep import grid
-    from raysweep.launch import sweep
+    from raysweep.config import grid as grids
+    from raysweep.launch.sweep import driver as sweeping
+    from raysweep.plan import sweep as sweep_plan
 
     parent = parent_of(root, threads)
     times: dict[str, float] = {}
     values = {"epochs": 1, "control": False, "weights": {"disgust": weights_of(branches)}}
-    plan = sweep.plan(str(root), f"{parent.id}@1", grid.check(values), threads=threads)
-    result = sweep.run(plan, lambda event: times.setdefault(event["kind"], time.perf_counter()))
+    plan = sweep_plan.plan_sweep(str(root), f"{parent.id}@1", grids.check(values), threads=threads)
+    result = sweeping.run(plan, lambda event: times.setdefault(event["kind"], time.perf_counter()))
     seconds = times["sweep_end"] - times["connected"]
     assert len(result.experiments) == branches
     assert not result.failed

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raysweep import config as configuration
+from raysweep.config import settings as configuration
 from raysweep.errors import ConfigError, did_you_mean
-from raysweep.store import mirror
+from raysweep.store.remote import root as remote
 
 if TYPE_CHECKING:
-    from raysweep.launch.sweep import SweepResult
+    from raysweep.launch.sweep.driver import SweepResult
 
 # The specification's flat names → where they stand in the settings.
 _FLAT = {
@@ -97,9 +97,11 @@ def run_experiment(config: Mapping[str, Any], progress: Any = None) -> tuple[str
     Raises:
         InputError: before anything is made. TrainingError: the work failed.
     """
-    from raysweep.cli.progress import RunDisplay
-    from raysweep.launch import child
+    from raysweep.display.run import RunDisplay
     from raysweep.launch import run as launching
+    from raysweep.plan import child
+    from raysweep.plan import experiment as experiment_plan
+    from raysweep.plan import parent as parents
 
     show = progress if progress is not None else RunDisplay()
     nested = _nested(config)
@@ -108,7 +110,7 @@ def run_experiment(config: Mapping[str, Any], progress: Any = None) -> tuple[str
         root = str(nested.pop("root", None) or _root_of(str(start)))
         experiment = nested.pop("experiment", {})
         epochs = nested.get("training", {}).get("epochs")
-        parent = child.read_parent(mirror.open_root(root), str(start), nested)
+        parent = parents.read_parent(remote.open_root(root), str(start), nested)
         plan = child.plan_child(
             parent,
             root,
@@ -123,9 +125,9 @@ def run_experiment(config: Mapping[str, Any], progress: Any = None) -> tuple[str
         if "data" not in nested:
             nested["data"] = {"source": "faces"}
         nested = configuration.merge(nested, {"sampling": {"weights": dict(config.get("sampling_weights") or {})}})
-        plan = launching.plan(configuration.validate(nested, "the configuration"), show)
+        plan = experiment_plan.plan_experiment(configuration.validate(nested, "the configuration"), show)
     result = launching.run(plan, show)
-    return mirror.address(result.experiment.folder), result.best_acc
+    return remote.address(result.experiment.folder), result.best_acc
 
 
 def branch(
@@ -162,13 +164,14 @@ def branch(
     Raises:
         InputError: before anything is made. Interrupted: a signal asked to stop; ``raysweep continue`` goes on.
     """
-    from raysweep import grid as grids
-    from raysweep.cli.sweep_progress import SweepDisplay
-    from raysweep.launch import sweep
+    from raysweep.config import grid as grids
+    from raysweep.display.sweep import SweepDisplay
+    from raysweep.launch.sweep import driver as sweeping
+    from raysweep.plan import sweep as sweep_plan
 
     checked = grids.check(grid) if isinstance(grid, Mapping) else grids.read(grid)
     show = progress if progress is not None else SweepDisplay()
-    plan = sweep.plan(
+    plan = sweep_plan.plan_sweep(
         str(root if root is not None else _root_of(str(checkpoint))),
         str(checkpoint),
         checked,
@@ -183,20 +186,20 @@ def branch(
         overrides=settings,
         progress=show,
     )
-    return sweep.run(plan, show)
+    return sweeping.run(plan, show)
 
 
 def _root_of(reference: str) -> str:
     """A child stands beside its parent unless another root is given."""
-    path = mirror.place(reference)
-    return mirror.root_address(path.parent.parent) if path.is_file() else "experiments"
+    path = remote.place(reference)
+    return remote.root_address(path.parent.parent) if path.is_file() else "experiments"
 
 
 def list_experiments(root: str | Path = "experiments") -> list[dict[str, Any]]:
     """The documented fields of every experiment under a root, oldest first (``raysweep list --json``)."""
     from raysweep.store import index
 
-    return index.rows(mirror.open_root(root))
+    return index.rows(remote.open_root(root))
 
 
 def load_checkpoint(reference: str | Path, root: str | Path = "experiments") -> dict[str, Any]:
@@ -205,7 +208,7 @@ def load_checkpoint(reference: str | Path, root: str | Path = "experiments") -> 
     Raises:
         NotFoundError: there is none. CheckpointError: damaged, or with more than tensors and plain values inside.
     """
-    from raysweep.store import catalog, checkpoint
+    from raysweep.store import checkpoint, resolve
 
-    _, _, path = catalog.find_checkpoint(mirror.open_root(root), str(reference))
+    _, _, path = resolve.find_checkpoint(remote.open_root(root), str(reference))
     return checkpoint.read_checkpoint(path)

@@ -16,9 +16,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from raysweep._paths import read_regular
+from raysweep._text import join_names, short_repr, truncate
 from raysweep.errors import WeightsError, did_you_mean
-from raysweep.names import cut, listed, shown
-from raysweep.regular import read_regular
 
 MAX_BYTES = 1_000_000  # of a file of weights
 
@@ -27,7 +27,7 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise WeightsError(f"The weights name class {shown(key)} twice. Keep one of the two.")
+            raise WeightsError(f"The weights name class {short_repr(key)} twice. Keep one of the two.")
         result[key] = value
     return result
 
@@ -41,9 +41,9 @@ def parse(text: str) -> dict[str, Any]:
     """
     source = "--weights"
     if not text.lstrip().startswith("{"):
-        source = cut(text)
+        source = truncate(text)
         if Path(text).suffix.lower() in (".yaml", ".yml") and os.path.exists(text):
-            from raysweep.yamlfile import read_yaml
+            from raysweep.config.yaml import read_yaml
 
             return dict(read_yaml(text))
         text = _read_text(text)
@@ -60,7 +60,9 @@ def parse(text: str) -> dict[str, Any]:
             f'The weights in {source} cannot be read ({reason}). They must be an object like {{"disgust": 5.0}}.'
         ) from None
     if not isinstance(value, dict):
-        raise WeightsError(f'The weights in {source} must be an object like {{"disgust": 5.0}}, not {shown(value)}.')
+        raise WeightsError(
+            f'The weights in {source} must be an object like {{"disgust": 5.0}}, not {short_repr(value)}.'
+        )
     return value
 
 
@@ -68,14 +70,14 @@ def _read_text(path: str) -> str:
     try:
         return read_regular(path, MAX_BYTES).decode("utf-8")
     except UnicodeDecodeError:
-        raise WeightsError(f"The weights in {cut(path)} cannot be read: they are no text in UTF-8.") from None
+        raise WeightsError(f"The weights in {truncate(path)} cannot be read: they are no text in UTF-8.") from None
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) or error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise WeightsError(
-                f"{cut(path)!r} is neither a JSON object nor a file. Write --weights '{{\"disgust\": 5.0}}', or the path of "
+                f"{truncate(path)!r} is neither a JSON object nor a file. Write --weights '{{\"disgust\": 5.0}}', or the path of "
                 "a JSON or YAML file with one class and number per line."
             ) from None
-        raise WeightsError(f"The weights in {cut(path)} cannot be read: {error.strerror}.") from None
+        raise WeightsError(f"The weights in {truncate(path)} cannot be read: {error.strerror}.") from None
 
 
 def check_number(name: str, value: Any) -> float:
@@ -86,17 +88,19 @@ def check_number(name: str, value: Any) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise WeightsError(
-            f"The weight of class {shown(name)} is {shown(value)}, which is not a number. Give a number ≥ 0."
+            f"The weight of class {short_repr(name)} is {short_repr(value)}, which is not a number. Give a number ≥ 0."
         )
     try:
         number = float(value)
     except OverflowError:
-        raise WeightsError(f"The weight of class {shown(name)} is {shown(value)}. Give a smaller one.") from None
+        raise WeightsError(
+            f"The weight of class {short_repr(name)} is {short_repr(value)}. Give a smaller one."
+        ) from None
     if not math.isfinite(number):
-        raise WeightsError(f"The weight of class {shown(name)} is {number}. Give a finite number ≥ 0.")
+        raise WeightsError(f"The weight of class {short_repr(name)} is {number}. Give a finite number ≥ 0.")
     if number < 0:
         raise WeightsError(
-            f"The weight of class {shown(name)} is {number:g}, but a weight says how often a class is shown and cannot be "
+            f"The weight of class {short_repr(name)} is {number:g}, but a weight says how often a class is shown and cannot be "
             "negative. Use 0 to leave the class out."
         )
     return number
@@ -112,13 +116,13 @@ def complete(weights: Mapping[str, Any], classes: Sequence[str]) -> dict[str, fl
     for name in weights:
         if name not in known:
             raise WeightsError(
-                f"The sampling weights name class {shown(name)}, which the data do not have."
-                f"{did_you_mean(name, classes)} The classes are: {listed(classes)}."
+                f"The sampling weights name class {short_repr(name)}, which the data do not have."
+                f"{did_you_mean(name, classes)} The classes are: {join_names(classes)}."
             )
     result = {name: check_number(name, weights.get(name, 1.0)) for name in classes}
     if not any(result.values()):
         raise WeightsError(
-            f"All sampling weights are zero ({listed(classes)}), so no image could be drawn. "
+            f"All sampling weights are zero ({join_names(classes)}), so no image could be drawn. "
             "Give at least one class a weight above zero."
         )
     return result

@@ -52,7 +52,7 @@ SMALL_NET = {"name": "cnn", "options": {"widths": [4, 4, 8, 8]}}
 
 def small_settings(root: Path | str, **sections: Any) -> Any:
     """Settings of a run that takes a second: the built-in digits, a tiny network."""
-    from raysweep import config
+    from raysweep.config import settings as configuration
 
     base = {
         "data": {"source": "digits"},
@@ -63,7 +63,7 @@ def small_settings(root: Path | str, **sections: Any) -> Any:
         "experiment": {"name": "small"},
         "root": str(root),
     }
-    return config.validate(config.merge(base, sections))
+    return configuration.validate(configuration.merge(base, sections))
 
 
 class Recorder:
@@ -87,7 +87,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recorder], Recorde
     """Train by calling the training function itself: the same code without Ray's trainer around it."""
 
     def use(recorder: Recorder) -> Recorder:
-        from raysweep.launch import workers
+        from raysweep.launch.workers import start as workers
         from raysweep.training.loop import train
 
         monkeypatch.setattr(workers, "in_this_process", lambda job, fitted, progress: train(job, recorder))
@@ -103,8 +103,11 @@ def quick_run(tmp_path: Path, without_ray: Callable[[Recorder], Recorder]) -> Ca
 
     def go(**sections: Any) -> Any:
         from raysweep.launch import run as launching
+        from raysweep.plan import experiment as experiment_plan
 
-        return launching.run(launching.plan(small_settings(tmp_path / "experiments", **sections))).experiment
+        return launching.run(
+            experiment_plan.plan_experiment(small_settings(tmp_path / "experiments", **sections))
+        ).experiment
 
     return go
 
@@ -114,11 +117,14 @@ def quick_child(tmp_path: Path, without_ray: Callable[[Recorder], Recorder]) -> 
     """Run a child of a checkpoint (reference or path) in this process; returns its experiment."""
 
     def go(reference: object, **options: Any) -> Any:
-        from raysweep.launch import child
         from raysweep.launch import run as launching
+        from raysweep.plan import child
+        from raysweep.plan import parent as parents
 
         root = tmp_path / "experiments"
-        return launching.run(child.plan_child(child.read_parent(root, str(reference)), str(root), **options)).experiment
+        return launching.run(
+            child.plan_child(parents.read_parent(root, str(reference)), str(root), **options)
+        ).experiment
 
     return go
 
@@ -155,14 +161,14 @@ def weights_hash(experiment: Any, which: str = "latest") -> str:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray cluster for all tests that need one."""
-    from raysweep.launch import cluster
+    from raysweep.cluster import connect
 
     before = dict(os.environ)
-    cluster.connect(None)
+    connect.connect(None)
     os.environ.clear()  # Ray has told this process to use its token, and every program that it starts
     os.environ.update(before)
     yield
-    cluster.disconnect()
+    connect.disconnect()
 
 
 @pytest.fixture(scope="module")

@@ -1,1 +1,1 @@
-"""The terminal: one module per verb, and no logic."""
+"""The command line: one module per command."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import percent, plain, put, put_json, say, table
+from raysweep._text import plain
+from raysweep.display.terminal import percent, put, put_json, say, table
 
 
 def register(app: typer.Typer) -> None:
@@ -38,17 +39,18 @@ def branch(
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: as JSON."),
 ) -> None:
     """Continue one checkpoint many times, each time with another class ratio, and the control with an unchanged one."""
-    from raysweep import config as configuration
-    from raysweep import grid as grids
-    from raysweep.cli.sweep_progress import SweepDisplay
+    from raysweep.config import grid as grids
+    from raysweep.config import settings as configuration
+    from raysweep.display.sweep import SweepDisplay
 
     grid = grids.read(weights_grid)
     over = configuration.parse_overrides(overrides or [])
     with SweepDisplay() as display:
         display({"kind": "loading"})
-        from raysweep.launch import sweep as sweeping
+        from raysweep.launch.sweep import driver as sweeping
+        from raysweep.plan import sweep as sweep_plan
 
-        plan = sweeping.plan(
+        plan = sweep_plan.plan_sweep(
             root,
             checkpoint,
             grid,
@@ -75,12 +77,12 @@ def branch(
 
 def show_plan(plan: Any, as_json: bool) -> None:
     """What --dry-run prints: every branch, what it will show of each class, what it will use and write."""
-    from raysweep.grid import Point
-    from raysweep.launch import room
+    from raysweep.config.grid import Point
+    from raysweep.plan import capacity
 
     base, parent = plan.base, plan.base.parent
     address = base.settings.scaling.address
-    count = None if address else room.at_once(plan, room.this_machine())
+    count = None if address else capacity.at_once(plan, capacity.this_machine())
     before = plan.shares(Point("parent", parent.weights, 0, True))
     if as_json:
         put_json(
@@ -140,9 +142,9 @@ def summarise(result: Any, root: str) -> None:
     import shlex
 
     from raysweep.errors import TrainingError
-    from raysweep.launch import sweep as sweeping
+    from raysweep.store import sweep
 
-    rows = sweeping.results(result.sweep)
+    rows = sweep.results(result.sweep)
     say("")
     lines = []
     for r in rows:

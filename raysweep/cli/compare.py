@@ -7,8 +7,9 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import plain, put_json, say, table
-from raysweep.store.mirror import open_root
+from raysweep._text import plain
+from raysweep.display.terminal import put_json, say, table
+from raysweep.store.remote.root import open_root
 
 CLASS_METRICS = ("f1", "recall", "precision")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import put
-from raysweep.store.mirror import open_root
+from raysweep.display.terminal import put
+from raysweep.store.remote.root import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -31,22 +31,22 @@ def continue_(
 ) -> None:
     """Go on with an interrupted experiment, or with the branches of a sweep, from the newest whole checkpoints, in place."""
 
-    from raysweep.cli.progress import RunDisplay
     from raysweep.cli.run import announce
-    from raysweep.config import parse_workers
+    from raysweep.config.settings import parse_workers
+    from raysweep.display.run import RunDisplay
 
     count = parse_workers(workers)
     where = open_root(root)
     if _is_sweep(where, reference):
         from raysweep.cli.branch import summarise
-        from raysweep.cli.sweep_progress import SweepDisplay
+        from raysweep.display.sweep import SweepDisplay
 
         with SweepDisplay() as table:
             table({"kind": "loading"})
-            from raysweep.launch.continuing import Asked
-            from raysweep.launch.continuing_sweep import continue_sweep
+            from raysweep.launch.sweep.resume import continue_sweep
+            from raysweep.plan.resources import ResourceOverrides
 
-            asked = Asked(threads, count, address)
+            asked = ResourceOverrides(threads, count, address)
 
             finished = continue_sweep(where, reference, steal=steal, asked=asked, progress=table)
         put(str(finished.sweep.folder))
@@ -54,11 +54,12 @@ def continue_(
         return
     with RunDisplay() as display:
         display({"kind": "loading"})
-        from raysweep.launch import continuing
+        from raysweep.launch import resume as resuming
+        from raysweep.plan import resources
 
-        asked = continuing.Asked(threads, count, address)
+        asked = resources.ResourceOverrides(threads, count, address)
 
-        result = continuing.continue_experiment(where, reference, steal=steal, asked=asked, progress=display)
+        result = resuming.continue_experiment(where, reference, steal=steal, asked=asked, progress=display)
     put(str(result.experiment.folder))
     announce(display, result.experiment, root)
 
@@ -66,18 +67,18 @@ def continue_(
 def _is_sweep(root: Any, reference: str) -> bool:
     """Whether a reference means a sweep; an experiment of that name goes first."""
     from raysweep.errors import NotFoundError
-    from raysweep.store import catalog, layout, sweep
+    from raysweep.store import catalog, layout, resolve, sweep
 
     if any(reference in (s.id, layout.split_id(s.id)[0]) for s in sweep.all_sweeps(root)):
         # The name of a sweep is also the start of its branches' names.
         return not any(reference in (e.id, layout.split_id(e.id)[0]) for e in catalog.experiments(root))
 
     try:
-        catalog.find(root, reference)
+        resolve.find_experiment(root, reference)
         return False
     except NotFoundError:
         try:
-            sweep.find(root, reference)
+            resolve.find_sweep(root, reference)
             return True
         except NotFoundError as error:
             if "fits" in str(error):

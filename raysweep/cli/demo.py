@@ -7,8 +7,9 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import plain, put, say
-from raysweep.store.mirror import open_root
+from raysweep._text import plain
+from raysweep.display.terminal import put, say
+from raysweep.store.remote.root import open_root
 
 EPOCHS, MORE = 3, 2
 IMAGES = 1500  # an epoch
@@ -52,14 +53,16 @@ def demo(
 
 def _train(root: Path) -> tuple[Any, Any, Any]:
     """The three experiments of the old test script."""
-    from raysweep import config as configuration
-    from raysweep.cli.progress import RunDisplay
-    from raysweep.launch import child
+    from raysweep.config import settings as configuration
+    from raysweep.display.run import RunDisplay
     from raysweep.launch import run as launching
+    from raysweep.plan import child
+    from raysweep.plan import experiment as experiment_plan
+    from raysweep.plan import parent as parents
 
     def resume(name: str, description: str, weights: dict[str, float]) -> Any:
         with RunDisplay() as display:
-            parent = child.read_parent(root, f"{base.id}@{EPOCHS}")
+            parent = parents.read_parent(root, f"{base.id}@{EPOCHS}")
             plan = child.plan_child(
                 parent, str(root), name=name, description=description, epochs=MORE, weights=weights, progress=display
             )
@@ -74,7 +77,9 @@ def _train(root: Path) -> tuple[Any, Any, Any]:
         "root": str(root),
     }
     with RunDisplay() as display:
-        base = launching.run(launching.plan(configuration.validate(settings), display), display).experiment
+        base = launching.run(
+            experiment_plan.plan_experiment(configuration.validate(settings), display), display
+        ).experiment
     say(f"2 of 3: {MORE} epochs more with the same weights")
     same = resume("demo-same", "Resumed with the same weights", {})
     say(f"3 of 3: {MORE} epochs more with {', '.join(f'{c} {w:g}' for c, w in CHANGED.items())}")

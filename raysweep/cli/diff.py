@@ -6,8 +6,9 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import percent, plain, put_json, say, table
-from raysweep.store.mirror import open_root
+from raysweep._text import plain
+from raysweep.display.terminal import percent, put_json, say, table
+from raysweep.store.remote.root import open_root
 
 
 def register(app: typer.Typer) -> None:

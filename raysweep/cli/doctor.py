@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from raysweep.cli.terminal import put
-from raysweep.store import mirror
+from raysweep.display.terminal import put
+from raysweep.store.remote import root as remote
 
 
 def register(app: typer.Typer) -> None:
@@ -20,8 +20,9 @@ def doctor(
     import shutil
     from importlib import metadata
 
+    from raysweep import _machine
     from raysweep.errors import RaysweepError
-    from raysweep.launch import resources
+    from raysweep.plan import resources
 
     faults = 0
 
@@ -48,18 +49,18 @@ def doctor(
         check(
             False, f"torch and torchvision do not fit together ({str(error).splitlines()[0]}): reinstall both at once"
         )
-    check(True, f"{resources.cpus_here()} CPUs")
+    check(True, f"{_machine.cpus_here()} CPUs")
     try:
-        folder = mirror.open_root(root, pull=False)
-        mirror.check(folder)
+        folder = remote.open_root(root, pull=False)
+        remote.check(folder)
     except RaysweepError as error:
         check(False, str(error))
         raise typer.Exit(1) from None
-    if mirror.is_open():
-        check(True, f"{mirror.address(folder)} answers and can be written; its copy is under {folder.parent.parent}")
+    if remote.is_open():
+        check(True, f"{remote.address(folder)} answers and can be written; its copy is under {folder.parent.parent}")
     existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
     free = shutil.disk_usage(existing).free / 1e9
-    check(free > 1, f"{free:.0f} GB free for {'its copy' if mirror.is_open() else folder}")
+    check(free > 1, f"{free:.0f} GB free for {'its copy' if remote.is_open() else folder}")
     try:
         import os
 

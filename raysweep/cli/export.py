@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from raysweep.cli.terminal import plain, put, say, split_classes
-from raysweep.regular import user_path
-from raysweep.store.mirror import open_root
+from raysweep._paths import user_path
+from raysweep._text import plain
+from raysweep.display.terminal import put, say, split_classes
+from raysweep.store.remote.root import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +27,7 @@ def export(
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
 ) -> None:
     """Write the network as safetensors, ONNX or TorchScript, with classes and preprocessing beside it, and check it."""
-    from raysweep import config as configuration
+    from raysweep.config import settings as configuration
     from raysweep.errors import InputError, did_you_mean
 
     endings = {"safetensors": ".safetensors", "onnx": ".onnx", "torchscript": ".pt"}
@@ -35,7 +36,8 @@ def export(
             f"--to {form}: there is no such format.{did_you_mean(form, endings)} Use {', '.join(endings)}."
         )
     over = configuration.parse_overrides(overrides or [])
-    from raysweep.launch import network as networks
+    from raysweep.tools import export
+    from raysweep.tools import predict as networks
 
     found = networks.load(open_root(root), checkpoint, over, split_classes(classes))
     name = found.source.rpartition("/")[2].removesuffix(".pt").replace("@", "_epoch_")
@@ -45,7 +47,7 @@ def export(
     for there in (target, target.with_name(target.name + ".json")):
         if there.exists():
             raise InputError(f"{plain(there)} exists. Remove it, or name another file with -o.")
-    difference = networks.export(found, form, target)
+    difference = export.export(found, form, target)
     put(plain(target))
     say(
         f"Checked by running both: probabilities differ by at most {difference:.1g}. Classes and preprocessing: {plain(target)}.json"

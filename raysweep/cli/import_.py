@@ -6,9 +6,10 @@ from pathlib import Path
 
 import typer
 
-from raysweep.cli.terminal import plain, put, say, split_classes
-from raysweep.regular import user_path
-from raysweep.store.mirror import open_root
+from raysweep._paths import user_path
+from raysweep._text import plain
+from raysweep.display.terminal import put, say, split_classes
+from raysweep.store.remote.root import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -28,19 +29,19 @@ def import_(
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
 ) -> None:
     """Copy experiments of the old system, with manifest and lineage; the originals are only read."""
-    from raysweep import config as configuration
+    from raysweep.config import settings as configuration
     from raysweep.errors import InputError
 
     folders = [a for a in arguments if "=" not in a or Path(a).is_dir()]
     overrides = configuration.parse_overrides([a for a in arguments if a not in folders])
     if not folders:
         raise InputError("Name the folder of an old experiment, the one with checkpoint_epoch_N.pt in it.")
-    from raysweep.launch import importing
+    from raysweep.tools import import_legacy
 
     problems = []
     for folder in folders:
         try:
-            made = importing.import_folder(user_path(folder), open_root(root), overrides, split_classes(classes))
+            made = import_legacy.import_folder(user_path(folder), open_root(root), overrides, split_classes(classes))
         except InputError as error:
             problems.append(str(error))
             continue

@@ -6,8 +6,9 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import age, decimals, percent, plain, put_bytes, put_json, say, table
-from raysweep.store.mirror import open_root
+from raysweep._text import plain
+from raysweep.display.terminal import age, decimals, percent, put_bytes, put_json, say, table
+from raysweep.store.remote.root import open_root
 
 STATUSES = ("running", "finished", "interrupted", "failed", "dead", "legacy", "damaged")
 SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # of the index

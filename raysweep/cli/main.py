@@ -13,9 +13,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from raysweep.cli.terminal import plain
+from raysweep._text import plain
 from raysweep.errors import RaysweepError, did_you_mean
-from raysweep.store.mirror import named
+from raysweep.store.remote.root import named
 
 VERBS = {  # name → module, in the order of the help
     "run": "run",

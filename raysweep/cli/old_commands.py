@@ -7,7 +7,8 @@ import sys
 
 import typer
 
-from raysweep.cli.terminal import plain, say
+from raysweep._text import plain
+from raysweep.display.terminal import say
 
 
 def register(app: typer.Typer) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from raysweep.cli.terminal import percent, plain, put_json, split_classes, table
-from raysweep.regular import user_path
-from raysweep.store.mirror import open_root
+from raysweep._paths import user_path
+from raysweep._text import plain
+from raysweep.display.terminal import percent, put_json, split_classes, table
+from raysweep.store.remote.root import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -25,14 +26,14 @@ def predict(
     """Predict the class of image files."""
     import os
 
-    from raysweep import config as configuration
+    from raysweep.config import settings as configuration
     from raysweep.errors import InputError
 
     files = [i for i in images if "=" not in i or os.path.exists(i)]
     over = configuration.parse_overrides([i for i in images if i not in files])
     if not files:
         raise InputError("Name at least one image file.")
-    from raysweep.launch import network as networks
+    from raysweep.tools import predict as networks
 
     found = networks.load(open_root(root), checkpoint, over, split_classes(classes))
     paths = [user_path(f) for f in files]

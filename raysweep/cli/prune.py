@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from raysweep.cli.terminal import plain, put, say
-from raysweep.store.mirror import open_root
+from raysweep._text import plain
+from raysweep.display.terminal import put, say
+from raysweep.store.remote.root import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -25,11 +26,11 @@ def prune(
     starts from always stay; every removal stands in the experiment's log."""
 
     from raysweep.errors import LockedError, StoreError
-    from raysweep.store import catalog, retention
+    from raysweep.store import catalog, resolve, retention
     from raysweep.store.lock import WriterLock
 
     folder = open_root(root)
-    chosen = [catalog.find(folder, r) for r in references] if references else catalog.experiments(folder)
+    chosen = [resolve.find_experiment(folder, r) for r in references] if references else catalog.experiments(folder)
     used = retention.in_use(folder)
     total = 0
     for experiment in chosen:

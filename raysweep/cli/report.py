@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from raysweep.cli.terminal import plain, put, say
-from raysweep.regular import user_path
-from raysweep.store.mirror import is_open, open_root
+from raysweep._paths import user_path
+from raysweep._text import plain
+from raysweep.display.terminal import put, say
+from raysweep.store.remote.root import is_open, open_root
 
 
 def register(app: typer.Typer) -> None:

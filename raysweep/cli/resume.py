@@ -6,8 +6,8 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import put, split_classes
-from raysweep.store.mirror import open_root
+from raysweep.display.terminal import put, split_classes
+from raysweep.store.remote.root import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -43,10 +43,10 @@ def resume(
 ) -> None:
     """Start a child of a checkpoint: same state, and other weights or settings if you name them."""
 
-    from raysweep import config as configuration
     from raysweep import weights as weights_module
-    from raysweep.cli.progress import RunDisplay
     from raysweep.cli.run import announce, show_plan
+    from raysweep.config import settings as configuration
+    from raysweep.display.run import RunDisplay
 
     changed = weights_module.parse(weights) if weights is not None else None
     over: dict[str, Any] = configuration.parse_overrides(overrides or [])
@@ -56,10 +56,11 @@ def resume(
         over = configuration.merge(over, {"scaling": scaling})
     with RunDisplay() as display:
         display({"kind": "loading"})
-        from raysweep.launch import child
         from raysweep.launch import run as launching
+        from raysweep.plan import child
+        from raysweep.plan import parent as parents
 
-        parent = child.read_parent(open_root(root), checkpoint, over, split_classes(classes))
+        parent = parents.read_parent(open_root(root), checkpoint, over, split_classes(classes))
         plan = child.plan_child(
             parent,
             root,

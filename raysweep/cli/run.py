@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import percent, plain, put, put_json, say
+from raysweep._text import plain
+from raysweep.display.terminal import percent, put, put_json, say
 
 
 def register(app: typer.Typer) -> None:
@@ -28,8 +29,8 @@ def run(
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: the resolved configuration as JSON."),
 ) -> None:
     """Train an experiment; it leaves its folder's path on stdout."""
-    from raysweep import config as configuration
-    from raysweep.cli.progress import RunDisplay
+    from raysweep.config import settings as configuration
+    from raysweep.display.run import RunDisplay
 
     count = configuration.parse_workers(workers)
     flags = {
@@ -41,8 +42,9 @@ def run(
     with RunDisplay() as display:
         display({"kind": "loading"})
         from raysweep.launch import run as launching
+        from raysweep.plan import experiment as experiment_plan
 
-        plan = launching.plan(settings, display, writable=not dry_run)
+        plan = experiment_plan.plan_experiment(settings, display, writable=not dry_run)
         if dry_run:
             display.close()
             show_plan(plan, as_json)
@@ -76,8 +78,8 @@ def _grid_fits(classes: list[str]) -> bool:
     """Whether the shipped grid is here and names only classes there are."""
     from pathlib import Path
 
+    from raysweep.config.yaml import read_yaml
     from raysweep.errors import ConfigError
-    from raysweep.yamlfile import read_yaml
 
     try:
         return Path(GRID).is_file() and set(read_yaml(GRID).get("weights") or {}) <= set(classes)
@@ -89,7 +91,7 @@ def show_plan(plan: Any, as_json: bool) -> None:
     """What --dry-run prints."""
     import yaml
 
-    from raysweep.cli.terminal import table
+    from raysweep.display.terminal import table
 
     resolved = plan.settings.model_dump(mode="json")
     resolved["sampling"]["weights"] = dict(plan.weights)

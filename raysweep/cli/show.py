@@ -6,8 +6,9 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import decimals, percent, plain, put, put_json, say, table
-from raysweep.store.mirror import open_root
+from raysweep._text import plain
+from raysweep.display.terminal import decimals, percent, put, put_json, say, table
+from raysweep.store.remote.root import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -23,14 +24,14 @@ def show(
 ) -> None:
     """Show what an experiment is, what it reached and which checkpoints it has."""
 
-    from raysweep.store import catalog
+    from raysweep.store import catalog, resolve
 
     folder = open_root(root)
-    if catalog.split_reference(reference) is not None or reference.endswith(".pt"):
-        experiment, entry, path = catalog.find_checkpoint(folder, reference)
+    if resolve.split_reference(reference) is not None or reference.endswith(".pt"):
+        experiment, entry, path = resolve.find_checkpoint(folder, reference)
         _show_checkpoint(experiment, entry, path, as_json)
         return
-    experiment = catalog.find(folder, reference)
+    experiment = resolve.find_experiment(folder, reference)
     summary = catalog.summary(experiment)
     config = experiment.config()
     entries = experiment.entries()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from raysweep.cli.terminal import plain, put, put_json, say
-from raysweep.regular import user_path
-from raysweep.store.mirror import open_root
+from raysweep._paths import user_path
+from raysweep._text import plain
+from raysweep.display.terminal import put, put_json, say
+from raysweep.store.remote.root import open_root
 
 METRICS = ("macro_f1", "accuracy")
 
@@ -25,11 +26,11 @@ def suggest(
     """Suggest the next grid.yaml: which classes to show more or less often, by how much, and why."""
     from raysweep.errors import InputError
     from raysweep.report import suggestion
-    from raysweep.store import sweep as sweeps
+    from raysweep.store import resolve
 
     if metric not in METRICS:
         raise InputError(f"--metric {metric}: choose one of {', '.join(METRICS)}.")
-    found = suggestion.suggest(sweeps.find(open_root(root), sweep), metric)
+    found = suggestion.suggest(resolve.find_sweep(open_root(root), sweep), metric)
     if as_json:
         put_json(suggestion.as_data(found))
         return

@@ -6,8 +6,9 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.terminal import plain, put, put_json, say
-from raysweep.store.mirror import open_root
+from raysweep._text import plain
+from raysweep.display.terminal import put, put_json, say
+from raysweep.store.remote.root import open_root
 
 
 def register(app: typer.Typer) -> None:
@@ -27,8 +28,8 @@ def verify(
     """Check hashes, loadability, class order, generators and position of checkpoints; exit code 1 if anything is wrong."""
 
     from raysweep.errors import RaysweepError
-    from raysweep.launch import verify as verifying
-    from raysweep.store import lineage
+    from raysweep.store import lineage, verify
+    from raysweep.tools import replay as verifying
 
     folder = open_root(root)
     rows: list[dict[str, Any]] = []
@@ -53,7 +54,7 @@ def verify(
             tell(experiment, None, [str(error)])
         ends = {e.epoch: e for e in experiment.entries() if e.batch is None}
         for entry in entries:
-            wrong = verifying.problems(experiment, entry)
+            wrong = verify.problems(experiment, entry)
             after = ends.get(entry.epoch if entry.batch is not None else entry.epoch + 1)
             text = "whole"
             if replay and not wrong and after is not None:
@@ -89,17 +90,17 @@ def _is_old(experiment: Any) -> bool:
 
 def _chosen(root: Any, references: list[str]) -> list[tuple[Any, list[Any]]]:
     from raysweep.errors import NotFoundError
-    from raysweep.store import catalog
+    from raysweep.store import catalog, resolve
 
     if not references:
         return [(e, e.entries()) for e in catalog.experiments(root) if not _is_old(e)]
     found = []
     for reference in references:
-        if catalog.split_reference(reference) is None and not reference.endswith(".pt"):
-            experiment = catalog.find(root, reference)
+        if resolve.split_reference(reference) is None and not reference.endswith(".pt"):
+            experiment = resolve.find_experiment(root, reference)
             found.append((experiment, experiment.entries()))
             continue
-        experiment, entry, path = catalog.find_checkpoint(root, reference)
+        experiment, entry, path = resolve.find_checkpoint(root, reference)
         if entry is None:
             raise NotFoundError(f"{path} is not in a manifest, so there is nothing to compare it with. Is it a copy?")
         found.append((experiment, [entry]))

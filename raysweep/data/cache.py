@@ -23,10 +23,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from raysweep.config import DataSection
+from raysweep._paths import user_path
+from raysweep.config.settings import DataSection
 from raysweep.data.sources import Item, Listing, open_source
 from raysweep.errors import DataError
-from raysweep.regular import user_path
 
 VERSION = 3  # part of every key: raise it when decoding, the order of classes or the choice of a split changes
 META = "meta.json"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from raysweep._text import join_names
 from raysweep.data.listing import (
     TEST_NAMES,
     TRAIN_NAMES,
@@ -20,7 +21,6 @@ from raysweep.data.listing import (
 )
 from raysweep.data.tables import Table, column, open_table
 from raysweep.errors import DataError
-from raysweep.names import listed
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".pnm"}
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -68,7 +68,9 @@ def metadata_files(path: Path) -> list[tuple[Table, str | None]]:
         tables = [open_table(folder / name) for name in METADATA if (folder / name).is_file()]
         here = [table for table in tables if _names_files(table, path)]
         if len(here) > 1:
-            raise DataError(f"{folder} has {listed(t.file.name for t in here)}, each naming images. Keep one of them.")
+            raise DataError(
+                f"{folder} has {join_names(t.file.name for t in here)}, each naming images. Keep one of them."
+            )
         found += [(table, split) for table in here]
     if found and found[0][0].file.parent == path:
         if len(found) > 1:
@@ -136,7 +138,7 @@ class FolderSource:
     def _nothing(self, folder: Path) -> DataError:
         tabular = sorted(p.name for p in self.path.iterdir() if p.suffix.lower() in (".csv", ".jsonl"))
         if tabular:
-            more = f"If {listed(tabular[:3])} lists the images, give that file as data.path."
+            more = f"If {join_names(tabular[:3])} lists the images, give that file as data.path."
         else:
             more = (
                 "A folder may also hold metadata.csv or metadata.jsonl with file_name and label, Parquet files, or what "
@@ -161,8 +163,8 @@ class FolderSource:
             of_train, of_val = (ordered(name for name, _ in files[split]) for split in ("train", "val"))
             if of_train != of_val:
                 raise DataError(
-                    f"{self.train} and {self.val} do not have the same class folders: {listed(of_train)} against "
-                    f"{listed(of_val)}. Give both the same classes."
+                    f"{self.train} and {self.val} do not have the same class folders: {join_names(of_train)} against "
+                    f"{join_names(of_val)}. Give both the same classes."
                 )
         rows = {
             split: [Row(str(p.relative_to(self.path)), name, p) for name, p in found] for split, found in files.items()

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from raysweep._text import check_class, join_names, short_repr, truncate
 from raysweep.errors import DataError
-from raysweep.names import check_class, cut, listed, shown
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "dev")
@@ -93,7 +93,7 @@ def split_value(value: Any, where: object) -> str:
     found = split_of(value) if isinstance(value, str) else None
     if found is None:
         raise DataError(
-            f"{where}: the split {shown(value)} is none of train, val (valid, validation, dev) and test. Correct it, or "
+            f"{where}: the split {short_repr(value)} is none of train, val (valid, validation, dev) and test. Correct it, or "
             "remove the column so that a split is made."
         )
     return found
@@ -138,16 +138,18 @@ def label_name(value: Any, names: Sequence[str] | None, where: object) -> str:
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         raise DataError(f"{where} has no label. Give every row one.")
     if not isinstance(value, (str, int, float)):
-        raise DataError(f"{where}: the label {shown(value)} is neither text nor a number. Give every image one class.")
+        raise DataError(
+            f"{where}: the label {short_repr(value)} is neither text nor a number. Give every image one class."
+        )
     if names is not None and isinstance(value, int):
         if not 0 <= value < len(names):
             raise DataError(
-                f"{where}: label {shown(value)} is not one of 0 to {len(names) - 1} ({listed(names)}). Correct the "
+                f"{where}: label {short_repr(value)} is not one of 0 to {len(names) - 1} ({join_names(names)}). Correct the "
                 "label, or the list of names."
             )
         return class_name(names[value], where)
     if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to write out very long numbers
-        raise DataError(f"{where}: the label is {shown(value)}. Give every image one class.")
+        raise DataError(f"{where}: the label is {short_repr(value)}. Give every image one class.")
     return class_name(str(value), where)
 
 
@@ -176,4 +178,4 @@ def stamp(path: Path) -> list[Any]:
 
 def reason(error: BaseException) -> str:
     """What another library complains about, in one short line."""
-    return cut((str(error) or type(error).__name__).splitlines()[0], 200)
+    return truncate((str(error) or type(error).__name__).splitlines()[0], 200)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raysweep._text import join_names, short_repr, truncate
 from raysweep.data.listing import Listing, Row, choose, digest, label_name, listing_of, split_of, split_value, stamp
 from raysweep.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, Table, column, meanings
 from raysweep.errors import DataError
-from raysweep.names import cut, listed, shown
 
 SHOWN_MISSING = 5
 
@@ -65,7 +65,7 @@ class ManifestSource:
             if image is None or label is None:
                 wanted = PATH_COLUMNS if image is None else LABEL_COLUMNS
                 raise DataError(
-                    f"{table.file} has no column {', '.join(wanted[:-1])} or {wanted[-1]}: its columns are {listed(have)}. "
+                    f"{table.file} has no column {', '.join(wanted[:-1])} or {wanted[-1]}: its columns are {join_names(have)}. "
                     f"Rename one{self.remedy}."
                 )
             labels.append(label)
@@ -100,9 +100,9 @@ class ManifestSource:
                     label = label_name(line.label, names[line.table], where)
                     file, found = self._file(table.file.parent, line.image, where)
                     if found is None:
-                        missing.append(f"{where}: {cut(line.image, 200)}")
+                        missing.append(f"{where}: {truncate(line.image, 200)}")
                         continue
-                    parts[-1].append(Row(cut(line.image, 200), label, file))
+                    parts[-1].append(Row(truncate(line.image, 200), label, file))
                     stamps.append([part is train, str(file), label, found.st_size, found.st_mtime_ns])
             if missing:
                 some = "; ".join(missing[:SHOWN_MISSING]) + " …" * (len(missing) > SHOWN_MISSING)
@@ -120,18 +120,18 @@ class ManifestSource:
             DataError: it names none, one outside, or no regular file.
         """
         if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{where} names no image: its path is {shown(text)}. Give every row one.")
+            raise DataError(f"{where} names no image: its path is {short_repr(text)}. Give every row one.")
         # Normalised as text before it is opened, so that ".." cannot mean another folder behind a link.
         inner = os.path.normpath(text)
         if os.path.isabs(text):
             if not self.absolute:
                 raise DataError(
-                    f"{where} names {cut(text, 200)}. Within a folder of data, a path must be relative to the table's own "
+                    f"{where} names {truncate(text, 200)}. Within a folder of data, a path must be relative to the table's own "
                     "folder; or give the table itself as data.path."
                 )
         elif inner == os.pardir or inner.startswith(os.pardir + os.sep):
             raise DataError(
-                f"{where} names {cut(text, 200)}, which lies outside {folder}. Move the image or the table, or write "
+                f"{where} names {truncate(text, 200)}, which lies outside {folder}. Move the image or the table, or write "
                 "an absolute path into a table that data.path names."
             )
         file = folder / inner
@@ -140,7 +140,7 @@ class ManifestSource:
         except (OSError, ValueError):  # ValueError: of a zero byte in it
             return file, None
         if not stat.S_ISREG(found.st_mode):  # a pipe would wait for ever
-            raise DataError(f"{where} names {cut(text, 200)}, which is no regular file. Name an image.")
+            raise DataError(f"{where} names {truncate(text, 200)}, which is no regular file. Name an image.")
         return file, found
 
     def fingerprint(self) -> str:

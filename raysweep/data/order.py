@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from raysweep._text import join_names
 from raysweep.data.cache import Dataset, Images
 from raysweep.errors import DataError
-from raysweep.names import listed
 
 
 def in_order(data: Dataset, classes: Sequence[str] | None) -> Dataset:
@@ -22,7 +22,7 @@ def in_order(data: Dataset, classes: Sequence[str] | None) -> Dataset:
         return data
     if sorted(classes) != sorted(data.classes):
         raise DataError(
-            f"data.classes names {listed(classes)}; the data have {listed(data.classes)}. They must be the same, each once, in "
+            f"data.classes names {join_names(classes)}; the data have {join_names(data.classes)}. They must be the same, each once, in "
             "the order of the network's outputs."
         )
     places = {name: i for i, name in enumerate(classes)}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from raysweep._text import join_names
 from raysweep.data.listing import (
     Listing,
     Row,
@@ -22,7 +23,6 @@ from raysweep.data.listing import (
 from raysweep.data.manifest import ManifestSource
 from raysweep.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, ParquetTable, column, meanings
 from raysweep.errors import DataError
-from raysweep.names import listed
 
 IMAGE_COLUMNS = ("image", "img", "image_bytes", "bytes", "jpg", "png")
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
@@ -127,6 +127,6 @@ class ParquetSource:
         found = column(have, wanted)
         if found is None:
             raise DataError(
-                f"{table.file} has no column {' or '.join(wanted[:3])}: its columns are {listed(have)}. Rename one."
+                f"{table.file} has no column {' or '.join(wanted[:3])}: its columns are {join_names(have)}. Rename one."
             )
         return found

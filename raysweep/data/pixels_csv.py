@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from raysweep._text import join_names, truncate
 from raysweep.data.listing import Listing, Row, choose, class_name, digest, listing_of, reason, split_value, stamp
 from raysweep.data.tables import LABEL_COLUMNS, MAX_BYTES, PATH_COLUMNS
 from raysweep.errors import DataError
-from raysweep.names import cut, listed
 
 # The numbers of Kaggle's FER-2013 CSV ("Challenges in Representation Learning", 2013).
 FER_LABELS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -42,7 +42,7 @@ class CsvSource:
         if missing:
             raise DataError(
                 f"{self.path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: it has "
-                f"{listed(table.columns)}. FER-2013's columns are emotion,pixels,Usage; those of a list of files are one of "
+                f"{join_names(table.columns)}. FER-2013's columns are emotion,pixels,Usage; those of a list of files are one of "
                 f"{', '.join(PATH_COLUMNS)} and one of {', '.join(LABEL_COLUMNS)}."
             )
         names = [self._label(v.strip(), row) for row, v in enumerate(table["emotion"], start=2)]
@@ -65,7 +65,7 @@ class CsvSource:
             return class_name(value, f"{self.path}, line {row}")
         if len(value) > 9 or int(value) >= len(FER_LABELS):
             raise DataError(
-                f"{self.path}, line {row}: emotion {cut(value, 40)} is not one of 0 to 6 ({', '.join(FER_LABELS)})."
+                f"{self.path}, line {row}: emotion {truncate(value, 40)} is not one of 0 to 6 ({', '.join(FER_LABELS)})."
             )
         return FER_LABELS[int(value)]
 

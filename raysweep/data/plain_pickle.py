@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from raysweep._text import truncate
 from raysweep.errors import DataError
-from raysweep.names import cut
 
 _MOST_STEPS = 5_000_000  # CIFAR-100's training images take 250,000
 _ARRAY = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"}
@@ -71,11 +71,11 @@ def load(data: bytes, where: object) -> dict[str, Any]:
         value = _follow(data)
     except _Refused as error:
         raise DataError(
-            f"{where} holds Python objects that could run code, so it was not loaded ({cut(error, 200)}). Only numbers, "
+            f"{where} holds Python objects that could run code, so it was not loaded ({truncate(error, 200)}). Only numbers, "
             "texts, lists, dicts and numpy arrays are read. Take the file from its original source."
         ) from None
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
-        what = cut(error if str(error) else type(error).__name__, 200)
+        what = truncate(error if str(error) else type(error).__name__, 200)
         raise DataError(
             f"{where} is damaged or no pickle of plain data ({what}). Take the file from its original source."
         ) from None

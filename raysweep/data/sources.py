@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raysweep.config import DataSection
+from raysweep._text import join_names
+from raysweep.config.settings import DataSection
 from raysweep.data import folders, parquet, torchvision_files
 from raysweep.data.folders import FolderSource
 from raysweep.data.listing import Item, Listing, Source
@@ -21,7 +22,6 @@ from raysweep.data.manifest import ManifestSource
 from raysweep.data.pixels_csv import CsvSource
 from raysweep.data.tables import MAX_BYTES, PATH_COLUMNS, column, open_table
 from raysweep.errors import DataError
-from raysweep.names import listed
 
 __all__ = ["Item", "Listing", "Source", "open_source"]
 
@@ -138,7 +138,7 @@ def _folder(path: Path) -> Source:
     if len(found) > 1:
         choice = " or ".join(kind for kind, name in (("folder", "class folders"), ("parquet", SHARDS)) if name in found)
         raise DataError(
-            f"{path} holds several data sets: {listed(found)}. Give the folder or file of one of them as data.path"
+            f"{path} holds several data sets: {join_names(found)}. Give the folder or file of one of them as data.path"
             f"{', or set data.source=' + choice if choice else ''}."
         )
     return next(iter(found.values()))() if found else FolderSource(path)

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from raysweep._text import join_names, short_repr
 from raysweep.data.listing import reason
 from raysweep.errors import DataError
-from raysweep.names import listed, shown
 
 MAX_BYTES = 2_000_000_000  # of a CSV or JSON lines file; FER-2013's CSV has 300 MB
 MAX_LINE = 1_000_000
@@ -169,7 +169,7 @@ class JsonTable(Table):
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{self.place(number)} is no JSON: {reason(error)}. Write one object a line.") from None
             if not isinstance(value, dict):
-                raise DataError(f"{self.place(number)} is {shown(value)}. Write one object a line.")
+                raise DataError(f"{self.place(number)} is {short_repr(value)}. Write one object a line.")
             yield number, value
 
     def _rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
@@ -213,7 +213,9 @@ class ParquetTable(Table):
             return None
         twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
-            raise DataError(f"{self.file} has several numbers for the class {listed(twice)}. Give each its own name.")
+            raise DataError(
+                f"{self.file} has several numbers for the class {join_names(twice)}. Give each its own name."
+            )
         return names
 
     def _opened(self) -> Any:

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from raysweep._paths import read_regular
+from raysweep._text import join_names, short_repr
 from raysweep.data import plain_pickle
 from raysweep.data.listing import Listing, Row, Source, digest, label_name, listing_of, reason, stamp
 from raysweep.errors import DataError
-from raysweep.names import listed, shown
-from raysweep.regular import read_regular
 
 MAX_BATCH_BYTES = 500_000_000  # CIFAR-100's training images have 155 MB
 MAX_IDX_BYTES = 2_000_000_000  # MNIST's largest file has 47 MB
@@ -66,7 +66,9 @@ class CifarSource:
             self.test, self.meta, self.prefix = "test_batch", "batches.meta", ""
         missing = [name for name in (*self.train, self.test, self.meta) if not (folder / name).is_file()]
         if missing:
-            raise DataError(f"{folder} looks like CIFAR's Python files, but lacks {listed(missing)}. Unpack it anew.")
+            raise DataError(
+                f"{folder} looks like CIFAR's Python files, but lacks {join_names(missing)}. Unpack it anew."
+            )
 
     def fingerprint(self) -> str:
         return digest([stamp(self.folder / name) for name in (*self.train, self.test, self.meta)])
@@ -96,7 +98,7 @@ class CifarSource:
             for i, label in enumerate(labels):
                 where = f"{file} row {i}"
                 if type(label) is not int:
-                    raise DataError(f"{where}: the label {shown(label)} is no number. Unpack it anew.")
+                    raise DataError(f"{where}: the label {short_repr(label)} is no number. Unpack it anew.")
                 yield Row(f"{name} row {i}", label_name(label, names, where), images[i])
 
     @staticmethod
@@ -106,7 +108,7 @@ class CifarSource:
     @staticmethod
     def _of(batch: dict[str, Any], key: str, kind: type | tuple[type, ...], file: Path) -> Any:
         if not isinstance(batch.get(key), kind):
-            raise DataError(f"{file} holds no {key}, but {listed(batch)}. Unpack it anew.")
+            raise DataError(f"{file} holds no {key}, but {join_names(batch)}. Unpack it anew.")
         return batch[key]
 
 
@@ -139,7 +141,9 @@ class IdxSource:
         found = {(part, what): _idx_file(folder, part, what) for part in self.PARTS for what in self.FILES}
         missing = [f"{part}-{what}-ubyte" for (part, what), file in found.items() if file is None]
         if missing:
-            raise DataError(f"{folder} looks like MNIST's files, but lacks {listed(missing)}, packed or not. Add them.")
+            raise DataError(
+                f"{folder} looks like MNIST's files, but lacks {join_names(missing)}, packed or not. Add them."
+            )
         self.files = {key: file for key, file in found.items() if file is not None}
         whole = folder.resolve()
         called = "".join(filter(str.isalnum, (whole.parent if whole.name == "raw" else whole).name.lower()))

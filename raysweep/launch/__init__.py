@@ -1,1 +1,1 @@
-"""Starting the training function: in this process, on Ray workers. The only room that imports ray."""
+"""Run what was planned, on Ray or in this process."""

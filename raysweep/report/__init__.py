@@ -1,1 +1,1 @@
-"""What the numbers mean: figures and tables read from the store. No torch, no ray."""
+"""What the numbers mean."""

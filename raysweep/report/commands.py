@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.errors import StoreError
-from raysweep.store import layout, lineage, mirror
+from raysweep.store import layout, lineage
 from raysweep.store.experiment import Experiment
+from raysweep.store.remote import root as remote
 from raysweep.store.sweep import Sweep
 
 # What ``resume`` finds out by itself, or has an option of its own for.
@@ -49,8 +50,8 @@ def reference(root: Path, parent: Mapping[str, Any]) -> str:
 
 def _root(root: Path) -> list[str]:
     """The option that names the root where it is not the one that is looked into."""
-    usual = mirror.open_root(os.environ.get("RAYSWEEP_ROOT") or "experiments", pull=False)
-    return [] if root.resolve() == usual.resolve() else ["--root", mirror.root_address(root)]
+    usual = remote.open_root(os.environ.get("RAYSWEEP_ROOT") or "experiments", pull=False)
+    return [] if root.resolve() == usual.resolve() else ["--root", remote.root_address(root)]
 
 
 def _changed(experiment: Experiment) -> tuple[dict[str, float], dict[str, Any]]:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from raysweep._text import short_repr
 from raysweep.errors import InputError, NotFoundError, RaysweepError, StoreError
-from raysweep.names import shown
 from raysweep.report import effects, figures, predictions, recorded
 from raysweep.report.effects import Effect, Pair
 from raysweep.report.predictions import Predictions
-from raysweep.store import catalog, files, layout
+from raysweep.store import catalog, files, layout, resolve
 from raysweep.store import sweep as sweeps
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.sweep import Sweep
@@ -80,7 +80,7 @@ def compare(root: Path, references: Sequence[str]) -> Comparison:
     if len(references) == 1:
         found = subject(root, references[0])
         return of_sweep(found) if isinstance(found, Sweep) else of_child(root, found)
-    return _with_first([catalog.find(root, r) for r in references])
+    return _with_first([resolve.find_experiment(root, r) for r in references])
 
 
 def subject(root: Path, reference: str) -> Sweep | Experiment:
@@ -91,21 +91,21 @@ def subject(root: Path, reference: str) -> Sweep | Experiment:
         NotFoundError: there is none, or several.
     """
     if os.path.isfile(os.path.join(reference, layout.CONFIG)):
-        return catalog.find(root, reference)
+        return resolve.find_experiment(root, reference)
     if not os.path.isfile(os.path.join(reference, layout.SWEEP)):
         of_sweeps = [s for s in sweeps.all_sweeps(root) if reference in (s.id, layout.split_id(s.id)[0])]
         others = [e for e in catalog.experiments(root) if reference in (e.id, layout.split_id(e.id)[0])]
         if of_sweeps and others:
             both = ", ".join([*(s.id for s in of_sweeps[-3:]), *(e.id for e in others[-3:])])
-            raise NotFoundError(f"{shown(reference)} fits a sweep and an experiment: {both}. Give the whole id.")
+            raise NotFoundError(f"{short_repr(reference)} fits a sweep and an experiment: {both}. Give the whole id.")
         if others:
-            return catalog.find(root, reference)
+            return resolve.find_experiment(root, reference)
     try:
-        return sweeps.find(root, reference)
+        return resolve.find_sweep(root, reference)
     except NotFoundError as no_sweep:
         if "fits" in str(no_sweep):
             raise
-        return catalog.find(root, reference)
+        return resolve.find_experiment(root, reference)
 
 
 def grouped(branches: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -201,7 +201,7 @@ def of_child(root: Path, child: Experiment) -> Comparison:
             f"{child.id} has no parent to be compared with. Name another experiment beside it: "
             f"raysweep compare OTHER {child.id}"
         )
-    if recorded.is_old(before := catalog.by_id(root, str(told["experiment"]))):
+    if recorded.is_old(before := resolve.by_id(root, str(told["experiment"]))):
         return _by_record(before, [child], f"its parent {before.id}", [NO_CONTROL])
     parent, reference, words = _parent(root, str(told["experiment"]), int(told["epoch"] or 0))
     mine = _last(child)
@@ -236,7 +236,7 @@ def _by_record(first: Experiment, others: Sequence[Experiment], against: str, no
 
 def _parent(root: Path, name: str, epoch: int) -> tuple[Experiment, Predictions, str]:
     """A parent, its predictions where children began, or of its last epoch where those are not kept, and which it was."""
-    parent = catalog.by_id(root, name)
+    parent = resolve.by_id(root, name)
     try:
         return parent, predictions.read(parent, epoch), "the checkpoint it started from"
     except NotFoundError:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raysweep._text import dotted
 from raysweep.errors import WeightsError
-from raysweep.names import dotted
-from raysweep.store import catalog
+from raysweep.store import resolve
 from raysweep.store.experiment import Entry, Experiment
 from raysweep.weights import shares
 
@@ -54,10 +54,10 @@ class Side:
 
 def find(root: Path, reference: str) -> Side:
     """Raises NotFoundError if there is no such experiment or checkpoint."""
-    if catalog.split_reference(reference) is not None or reference.endswith(".pt"):
-        experiment, entry, path = catalog.find_checkpoint(root, reference)
+    if resolve.split_reference(reference) is not None or reference.endswith(".pt"):
+        experiment, entry, path = resolve.find_checkpoint(root, reference)
         return Side(experiment, entry, None if entry is not None else path.name)
-    return Side(catalog.find(root, reference), None)
+    return Side(resolve.find_experiment(root, reference), None)
 
 
 def differences(a: Side, b: Side) -> list[Difference]:

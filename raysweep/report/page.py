@@ -7,8 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from raysweep._text import plain
 from raysweep.errors import RaysweepError
-from raysweep.names import plain
 from raysweep.report import comparison, content, effects
 from raysweep.report.content import Content
 from raysweep.store import files, layout

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from raysweep import grid as grids
+from raysweep._text import json_text, plain
+from raysweep.config import grid as grids
 from raysweep.errors import InputError
-from raysweep.names import json_text, plain
 from raysweep.report import commands, effects
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison

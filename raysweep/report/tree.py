@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raysweep.store import catalog, index
+from raysweep.store import index, resolve
 from raysweep.weights import changes
 
 
@@ -54,7 +54,7 @@ def build(root: Path, of: str | None = None) -> dict[str, Node]:
             node.change = changes(_numbers(before), _numbers(node.row.get("sampling_weights") or {}))
     if of is None:
         return nodes
-    wanted = of if of in nodes else catalog.find(root, of).id
+    wanted = of if of in nodes else resolve.find_experiment(root, of).id
     keep = {wanted}
     above: str | None = nodes[wanted].parent
     while above is not None and above not in keep:

@@ -6,20 +6,17 @@ import contextlib
 import csv
 import io
 import os
-import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from raysweep.errors import CheckpointError, NotFoundError, RaysweepError, RootError, did_you_mean
-from raysweep.names import cut, shown
-from raysweep.regular import read_regular
-from raysweep.store import files, keys, layout, lineage, mirror
-from raysweep.store.experiment import LEGACY, Entry, Experiment
+from raysweep._paths import read_regular
+from raysweep.errors import RaysweepError, RootError
+from raysweep.store import files, layout, lineage
+from raysweep.store.experiment import LEGACY, Experiment
 from raysweep.store.fields import FIELDS
+from raysweep.store.untrusted import schema
 from raysweep.weights import changes
-
-_REFERENCE = re.compile(r"(?P<experiment>[^@]+)@(?P<which>[0-9]{1,9}|best|latest)")
 
 
 def experiments(root: Path) -> list[Experiment]:
@@ -44,106 +41,6 @@ def _age(experiment: Experiment) -> tuple[str, str, int, str]:
     """Sorts by time; those of one name and second by the number that was appended, so that _2 comes before _10."""
     name, time = layout.split_id(experiment.id)
     return time or "", name, len(experiment.id), experiment.id
-
-
-def find(root: Path, reference: str) -> Experiment:
-    """The experiment a path, an id, a name or an unambiguous prefix of one means.
-
-    Raises:
-        NotFoundError: none or several match; the message lists them.
-    """
-    as_path = mirror.place(reference)
-    if os.path.isfile(as_path / layout.CONFIG):  # unlike Path.is_file, also False for what no path can be
-        return Experiment(as_path.resolve())
-    everything = experiments(root)
-    exact = [e for e in everything if e.id == reference]
-    named = [e for e in everything if layout.split_id(e.id)[0] == reference]
-    prefixed = [e for e in everything if e.id.startswith(reference)]
-    for matches in (exact, named, prefixed):
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            some = ", ".join(e.id for e in matches[-5:])
-            raise NotFoundError(
-                f"{shown(reference)} fits {len(matches)} experiments under {root}: {some}. Give more of the id."
-            )
-    if not everything:
-        raise NotFoundError(
-            f"There is no experiment under {root.absolute()}. Start one with `raysweep run`, or name the root with --root."
-        )
-    hint = did_you_mean(reference, [e.id for e in everything] + [layout.split_id(e.id)[0] for e in everything])
-    raise NotFoundError(f"No experiment under {root} is called {shown(reference)}.{hint} `raysweep list` shows all.")
-
-
-def by_id(root: Path, experiment_id: str) -> Experiment:
-    """The experiment that a record names: exactly that one, never one whose name only begins so.
-
-    Raises:
-        NotFoundError: it is not under this root.
-    """
-    folder = root / experiment_id
-    if Path(experiment_id).name != experiment_id or not os.path.isfile(folder / layout.CONFIG):
-        raise NotFoundError(f"{cut(experiment_id)} is not under {root}; it was moved, renamed or deleted.")
-    return Experiment(folder)
-
-
-def split_reference(reference: str) -> tuple[str, str] | None:
-    """(experiment, which) of ``EXPERIMENT@5``, ``@best`` or ``@latest``; None for anything else."""
-    match = _REFERENCE.fullmatch(reference)
-    return (match["experiment"], match["which"]) if match else None
-
-
-def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | None, Path]:
-    """The checkpoint a reference means: its experiment, its manifest entry (None if it has none) and its path.
-
-    Raises:
-        NotFoundError: no such experiment or file. CheckpointError: a link in an experiment's folder that leads out of the root.
-    """
-    split = split_reference(reference)
-    if split is not None and not os.path.exists(reference):
-        experiment = find(root, split[0])
-        if (old := _old_file(experiment, split[1])) is not None:
-            return experiment, None, old
-        entry = experiment.entry(split[1])
-        return experiment, entry, experiment.folder / entry.file
-    path = mirror.place(reference)
-    if not os.path.isfile(path):
-        if path.suffix != ".pt" and "/" not in reference:
-            raise NotFoundError(
-                f"{shown(reference)} is no checkpoint. Give a path to a .pt file or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest; "
-                "`raysweep list` shows the experiments."
-            )
-        raise NotFoundError(
-            f"There is no file {cut(path)}. `raysweep list` shows the experiments, `raysweep show ID` their checkpoints."
-        )
-    # In an experiment's folder its manifest knows the file by this name, also where that is a link.
-    folder = path.parent.resolve()
-    if os.path.isfile(folder / layout.CONFIG):
-        if not files.inside(folder.parent, path):
-            raise CheckpointError(f"{path} is a link that leads out of the root. Name the file itself.")
-    else:
-        folder = path.resolve().parent
-    experiment, name = Experiment(folder), path.name
-    if name == layout.BEST:
-        best = experiment.manifest().get("best") or {}
-        name = str(best.get("file", name))
-    return experiment, next((e for e in experiment.entries() if e.file == name), None), path
-
-
-def _old_file(experiment: Experiment, which: str) -> Path | None:
-    """The checkpoint that ``best``, ``latest`` or an epoch's number names in a folder of the old system, or None."""
-    there = experiment.old_checkpoints()
-    if not there:
-        return None
-    if which == "best" and (experiment.folder / layout.BEST).is_file():
-        return experiment.folder / layout.BEST
-    for position in there[-1:] if which == "latest" else there:
-        if which == "latest" or (position.batch is None and str(position.epoch) == which):
-            return experiment.folder / layout.checkpoint_name(position)
-    have = ", ".join(str(p.epoch) for p in there if p.batch is None) or "none"
-    raise NotFoundError(
-        f"{experiment.id} has no checkpoint {which!r}. It has the epochs {have}; @best and @latest work too."
-    )
 
 
 def summary(experiment: Experiment) -> dict[str, Any]:
@@ -225,7 +122,7 @@ def _best_before(experiment: Experiment, fork: Any) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if keys.number(value) else None
+    return float(value) if schema.number(value) else None
 
 
 def _created(config: dict[str, Any], experiment: Experiment) -> str | None:

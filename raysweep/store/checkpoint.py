@@ -9,11 +9,11 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import IO, Any, cast
 
+from raysweep._text import truncate
 from raysweep.errors import CheckpointError, NotFoundError
-from raysweep.names import cut
-from raysweep.store import keys, pickles
 from raysweep.store.files import open_regular, write_stream, zip_problem
-from raysweep.store.pickles import LEGACY, PLAIN, damaged
+from raysweep.store.untrusted import pickle_check, schema
+from raysweep.store.untrusted.pickle_check import LEGACY, PLAIN, damaged
 
 FORMAT_VERSION = 1
 _DEEP = 60  # levels of tuples in which numbers of NumPy are looked for
@@ -46,8 +46,8 @@ def read(path: str | Path, allowed: frozenset[str] = PLAIN) -> Any:
         file = open_regular(path)
     except OSError as error:
         if isinstance(error, PermissionError):
-            raise CheckpointError(f"{cut(path)} cannot be read: {error.strerror}. Make it readable.") from None
-        raise NotFoundError(f"There is no checkpoint {cut(path)}.") from None
+            raise CheckpointError(f"{truncate(path)} cannot be read: {error.strerror}. Make it readable.") from None
+        raise NotFoundError(f"There is no checkpoint {truncate(path)}.") from None
     # Opened once: what is looked at is what is loaded.
     with file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice to people who load files of their own
@@ -57,7 +57,7 @@ def read(path: str | Path, allowed: frozenset[str] = PLAIN) -> Any:
             state = _load(file) if allowed is LEGACY else torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
             text = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise (pickles.unsafe if "weights_only" in str(error) else damaged)(path, text) from None
+            raise (pickle_check.unsafe if "weights_only" in str(error) else damaged)(path, text) from None
         _check_tensors(state, path, os.fstat(file.fileno()).st_size)
     return state
 
@@ -122,10 +122,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     missing = [k for k in REQUIRED if not isinstance(state, dict) or k not in state]
     if missing:
         raise CheckpointError(
-            f"{cut(path)} is not a complete checkpoint: it lacks {', '.join(missing)}. A bare state_dict can start a new run's "
+            f"{truncate(path)} is not a complete checkpoint: it lacks {', '.join(missing)}. A bare state_dict can start a new run's "
             "weights with model.init_from."
         )
-    keys.check(state, path)
+    schema.check(state, path)
     return state
 
 
@@ -134,17 +134,17 @@ def _check_file(file: io.BufferedReader, path: Path, allowed: frozenset[str]) ->
     size = os.fstat(file.fileno()).st_size
     start = file.read(4)
     if not start:
-        raise CheckpointError(f"{cut(path)} is empty. Take another checkpoint.")
+        raise CheckpointError(f"{truncate(path)} is empty. Take another checkpoint.")
     if start == b"PK\x03\x04":  # by which torch takes a file for its container
         # torch itself does not look at the CRCs; a flipped bit would become a weight.
         problem = zip_problem(file)
         if problem is not None:
             raise damaged(path, problem)
-        pickles.check([io.BytesIO(_program(file, path))], size, path, allowed)
+        pickle_check.check([io.BytesIO(_program(file, path))], size, path, allowed)
     elif start[:1] == b"\x80":
         file.seek(0)
         # a magic number, a version, the system, the state, the keys of its storages; then come these
-        pickles.check([_Within(file, size)] * 5, size, path, allowed)
+        pickle_check.check([_Within(file, size)] * 5, size, path, allowed)
     else:
         raise damaged(path, "neither torch's container nor a pickle")
 
@@ -198,13 +198,13 @@ def _check_tensors(state: Any, path: Path, size: int) -> None:
         elif isinstance(value, torch.Tensor):
             if value.layout != torch.strided or value.device.type != "cpu":
                 raise CheckpointError(
-                    f"{cut(path)} holds a tensor that is not dense ({value.layout}, {value.device}), which no checkpoint of a "
+                    f"{truncate(path)} holds a tensor that is not dense ({value.layout}, {value.device}), which no checkpoint of a "
                     "training has; it was not loaded."
                 )
             excess += max(0, value.numel() * value.element_size() - value.untyped_storage().nbytes())
     if excess > size:
         raise CheckpointError(
-            f"{cut(path)} holds tensors that would need {excess:,} bytes more than the file has; it was not loaded."
+            f"{truncate(path)} holds tensors that would need {excess:,} bytes more than the file has; it was not loaded."
         )
 
 

@@ -13,11 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from raysweep._paths import read_regular
+from raysweep._text import check_name, short_repr
 from raysweep.errors import CheckpointError, NotFoundError, RootError, StoreError
-from raysweep.names import check_name, shown
-from raysweep.regular import read_regular
-from raysweep.store import files, keys, layout, lineage, lock, mirror
+from raysweep.store import files, layout, lineage, lock
 from raysweep.store.layout import Position
+from raysweep.store.remote import root as remote
+from raysweep.store.untrusted import schema
 
 RUNNING, FINISHED, INTERRUPTED, FAILED, DEAD, LEGACY = "running", "finished", "interrupted", "failed", "dead", "legacy"
 
@@ -76,7 +78,7 @@ def create(root: Path, name: str, when: datetime | None = None) -> Experiment:
         folder = root / layout.make_id(name, moment, attempt)
         try:
             folder.mkdir()
-            if not mirror.claim(folder):
+            if not remote.claim(folder):
                 folder.rmdir()
                 continue
         except FileExistsError:
@@ -103,7 +105,7 @@ def check_root(root: Path) -> None:
         raise RootError(
             f"Experiments cannot be written to {root.absolute()}: {reason}. Choose another folder with --root or make it writable."
         ) from None
-    mirror.check(root)
+    remote.check(root)
 
 
 class Experiment:
@@ -133,7 +135,7 @@ class Experiment:
             StoreError: it is missing or damaged, or a name holds what it cannot.
         """
         value = self.written_config()
-        problem = keys.of_config(value)
+        problem = schema.of_config(value)
         if problem is not None:
             raise StoreError(
                 f"{self.folder / layout.CONFIG} is damaged: {problem}. Mend it, or restore it from a copy."
@@ -350,7 +352,7 @@ def _entries(manifest: dict[str, Any]) -> tuple[list[Entry], list[str]]:
                 problems.append(f"{layout.MANIFEST} contradicts the name of {entry.file}, which counts")
         except (KeyError, TypeError, ValueError):
             name = row.get("file") if isinstance(row, dict) else row
-            problems.append(f"{layout.MANIFEST} has a damaged row ({shown(name)}), which does not count")
+            problems.append(f"{layout.MANIFEST} has a damaged row ({short_repr(name)}), which does not count")
     return sorted(found, key=lambda e: e.position.order), problems
 
 
@@ -367,7 +369,7 @@ def _entry(row: dict[str, Any]) -> Entry:
     metrics = {
         key: value
         for key, value in dict(row.get("metrics") or {}).items()
-        if value is None or (isinstance(value, str) if key in _TEXTS else keys.number(value))
+        if value is None or (isinstance(value, str) if key in _TEXTS else schema.number(value))
     }
     return Entry(row["file"], row["bytes"], str(row["sha256"]), *position, str(row.get("created", "")), metrics)
 
@@ -378,7 +380,7 @@ def _best(manifest: dict[str, Any]) -> dict[str, Any] | None:
     name = best.get("file")
     if not isinstance(name, str) or layout.parse_checkpoint_name(name) != (best.get("epoch"), None):
         return None
-    if keys.number(best.get("value")):
+    if schema.number(best.get("value")):
         return best
     metric = str(best.get("metric", "val_acc"))
     known = next((e.metrics.get(metric) for e in _entries(manifest)[0] if e.file == name), None)

@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from raysweep._paths import read_regular
 from raysweep.errors import StoreError
-from raysweep.regular import read_regular
-from raysweep.store import mirror
 from raysweep.store.layout import TEMP_PREFIX
+from raysweep.store.remote import root as remote
 
 LIMIT = 64_000_000  # bytes of a manifest, a log or a history that are read: far more than 10,000 epochs need
 _CHUNK = 1 << 22
@@ -95,7 +95,7 @@ def write_stream(path: Path, produce: Callable[[Sink], object], size: int = 0) -
             os.fsync(fd)
         finally:
             os.close(fd)
-        with mirror.writing(path):
+        with remote.writing(path):
             os.replace(temp, path)
             fsync_folder(path.parent)
     except BaseException as error:
@@ -171,7 +171,7 @@ def append_line(path: Path, text: str) -> None:
     """
     data = text.encode(errors=_SURROGATES)
     try:
-        with mirror.writing(path, append=True):
+        with remote.writing(path, append=True):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
             try:
                 size = os.fstat(fd).st_size
@@ -198,7 +198,7 @@ def _end_of_last_line(fd: int, size: int) -> int:
 
 def link_or_copy(source: Path, target: Path) -> str:
     """Make ``target`` another name of ``source`` (``"link"``), or a copy where the file system has no hard links."""
-    if mirror.copied(source, target):
+    if remote.copied(source, target):
         return "copy"
     temp = temp_path(target)
     try:
@@ -228,7 +228,7 @@ def remove(path: Path) -> None:
     Raises:
         OSError: there is none, or it could not be deleted.
     """
-    mirror.removed(path)
+    remote.removed(path)
     path.unlink()
 
 
@@ -238,9 +238,9 @@ def open_regular(path: str | Path) -> io.BufferedReader:
     Raises:
         OSError: as :func:`open` does; also for a pipe, which could wait for ever, a device and a folder (EINVAL).
     """
-    mirror.fetch(path)
+    remote.fetch(path)
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    if mirror.is_empty(path, fd):
+    if remote.is_empty(path, fd):
         os.close(fd)
         return open_regular(path)
     try:

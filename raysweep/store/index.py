@@ -17,8 +17,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
+from raysweep._text import json_text
 from raysweep.errors import RootError
-from raysweep.names import json_text
 from raysweep.store import layout
 from raysweep.store.fields import FIELDS
 

@@ -11,11 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from raysweep._paths import read_regular
+from raysweep._text import truncate
 from raysweep.errors import StoreError
-from raysweep.names import cut
-from raysweep.regular import read_regular
-from raysweep.store import layout, mirror
+from raysweep.store import layout
 from raysweep.store.files import LIMIT, append_line, open_regular, reading
+from raysweep.store.remote import root as remote
 
 START = "EXPERIMENT_START"
 RESUME = "RESUME_FROM_CHECKPOINT"
@@ -42,7 +43,7 @@ def open_log(folder: Path, name: str, description: str, when: datetime) -> None:
 
 def record(folder: Path, kind: str, **details: Any) -> dict[str, Any]:
     """Append one event to both logs; returns it as it stands in ``lineage.jsonl``."""
-    mirror.latest(folder / layout.LINEAGE)
+    remote.latest(folder / layout.LINEAGE)
     events = read(folder)
     event = {
         "seq": (events[-1]["seq"] + 1) if events else 1,
@@ -77,7 +78,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
             if event["seq"] != number or not isinstance(event["type"], str):
                 raise ValueError(f"event {event['seq']} where {number} belongs")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise _damaged(path, f"line {number}: {cut(error)}") from None
+            raise _damaged(path, f"line {number}: {truncate(error)}") from None
         events.append(event)
     return events
 
@@ -109,7 +110,7 @@ def early(folder: Path) -> list[dict[str, Any]]:
             return []
         raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _damaged(path, f"a line near its start: {cut(error)}") from None
+        raise _damaged(path, f"a line near its start: {truncate(error)}") from None
     return events
 
 
@@ -143,7 +144,7 @@ def last(folder: Path) -> dict[str, Any] | None:
             return None
         raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _damaged(path, f"a line near its end: {cut(error)}") from None
+        raise _damaged(path, f"a line near its end: {truncate(error)}") from None
 
 
 def _clean(value: Any) -> str:

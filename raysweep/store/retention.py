@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raysweep._text import short_repr
 from raysweep.errors import RaysweepError, StoreError
-from raysweep.names import shown
-from raysweep.store import files, layout, lineage, mirror
+from raysweep.store import files, layout, lineage
 from raysweep.store.catalog import experiments
 from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.remote import root as remote
 
 
 def in_use(root: Path) -> set[str]:
@@ -22,7 +23,7 @@ def in_use(root: Path) -> set[str]:
         if isinstance(value, Mapping) and isinstance(value.get("sha256"), str):
             found.add(value["sha256"])
 
-    mirror.refresh(root, patient=False)  # a training may be days old, and its children on other machines
+    remote.refresh(root, patient=False)  # a training may be days old, and its children on other machines
     for experiment in experiments(root):
         with contextlib.suppress(RaysweepError):
             note(experiment.written_config().get("parent"))  # whatever else in it may be wrong
@@ -42,7 +43,7 @@ def rule(experiment: Experiment) -> tuple[int, int | None] | None:
     last, every = keep.get("last", 1), keep.get("every")
     if type(last) is not int or last < 1 or not (every is None or (type(every) is int and every > 0)):
         raise StoreError(
-            f"checkpoint.keep in {experiment.folder / layout.CONFIG} is {shown(keep)}, which says nothing. Mend it, or give "
+            f"checkpoint.keep in {experiment.folder / layout.CONFIG} is {short_repr(keep)}, which says nothing. Mend it, or give "
             "--last or --every."
         )
     return last, every

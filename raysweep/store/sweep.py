@@ -8,19 +8,48 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from raysweep.errors import NotFoundError, RaysweepError, RootError, StoreError, did_you_mean
-from raysweep.names import check_name, shown
-from raysweep.store import files, keys, layout, mirror
+from raysweep._text import check_name
+from raysweep.errors import (
+    RaysweepError,
+    RootError,
+    StoreError,
+)
+from raysweep.store import files, layout
 from raysweep.store.experiment import Experiment, check_root
+from raysweep.store.remote import root as remote
 from raysweep.store.results import Results
+from raysweep.store.untrusted import schema
+
+
+def results(sweep: Sweep) -> list[dict[str, Any]]:
+    """The rows of ``results.csv`` with numbers as numbers."""
+    import csv
+
+    path = sweep.folder / layout.RESULTS
+    with files.reading(path), open(path, newline="", encoding="utf-8") as file:
+        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> Any:
+    if text == "":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() and math.isfinite(value) and "." not in text else value
+
 
 MAX_NAME = 50  # the experiments are called SWEEP-BRANCH
+
+
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
@@ -43,7 +72,7 @@ def create(root: Path, name: str, when: datetime) -> Sweep:
                 folder.mkdir()
             except FileExistsError:
                 continue
-            if mirror.claim(folder):
+            if remote.claim(folder):
                 return Sweep(folder)
             folder.rmdir()
     except OSError as error:
@@ -92,7 +121,7 @@ class Sweep:
                 value = files.read_json(path)
         except ValueError as error:
             raise StoreError(f"{path} is not valid JSON ({error}). Restore it from a copy.") from None
-        problem = keys.of_sweep(value)
+        problem = schema.of_sweep(value)
         if problem is not None:
             raise StoreError(f"{path} does not hold a sweep: {problem}. Restore it from a copy.")
         return value
@@ -123,8 +152,8 @@ class Sweep:
         first by name.
         """
         found: dict[str, Experiment] = {}
-        made_as, recorded = self._known()
-        prefix = f"{layout.split_id(made_as)[0]}-"
+        original_id, recorded = self._known()
+        prefix = f"{layout.split_id(original_id)[0]}-"
         with os.scandir(self.root) as rows:
             names = sorted(r.name for r in rows if r.name.startswith(prefix) and not r.is_symlink() and r.is_dir())
         for name in names:
@@ -133,20 +162,20 @@ class Sweep:
                 config = experiment.config()
             except RaysweepError:
                 continue  # made a moment ago, or damaged: not a branch that can be gone on with
-            if config.get("sweep") == made_as and isinstance(config.get("branch"), dict):
+            if config.get("sweep") == original_id and isinstance(config.get("branch"), dict):
                 branch = str(config["branch"].get("name"))
                 if branch not in found or recorded.get(branch) == experiment.id:
                     found[branch] = experiment
         return found
 
-    def experiment(self, branch: str, made_as: str, recorded: str | None = None) -> Experiment | None:
+    def experiment(self, branch: str, original_id: str, recorded: str | None = None) -> Experiment | None:
         """The experiment of one branch; no other is read, so that ten thousand branches can each ask once.
 
         Args:
-            made_as: the sweep's :attr:`made_as`.
+            original_id: the sweep's :attr:`original_id`.
             recorded: the experiment that ``sweep.json`` knows, which may be called otherwise by now.
         """
-        name = experiment_name(made_as, branch)
+        name = experiment_name(original_id, branch)
         with os.scandir(self.root) as rows:
             names = sorted(
                 r.name
@@ -159,12 +188,12 @@ class Sweep:
             experiment = Experiment(self.root / found)
             with contextlib.suppress(RaysweepError):  # made a moment ago, or damaged
                 config = experiment.config()
-                if config.get("sweep") == made_as and (config.get("branch") or {}).get("name") == branch:
+                if config.get("sweep") == original_id and (config.get("branch") or {}).get("name") == branch:
                     return experiment
         return None
 
     @property
-    def made_as(self) -> str:
+    def original_id(self) -> str:
         """The id that the sweep was made under, and that its branches know it by, whatever its folder is called now."""
         return self._known()[0]
 
@@ -202,32 +231,3 @@ def all_sweeps(root: Path) -> list[Sweep]:
     except (OSError, ValueError):
         return []
     return sorted((Sweep(f) for f in folders), key=lambda s: (layout.split_id(s.id)[1] or "", s.id))
-
-
-def find(root: Path, reference: str) -> Sweep:
-    """The sweep that a path, an id, a name or an unambiguous start of one means.
-
-    Raises:
-        NotFoundError: none or several match, or it is a link that leads out of its root.
-    """
-    as_path = mirror.place(reference)
-    if os.path.isfile(as_path / layout.SWEEP):
-        path = Path(os.path.abspath(as_path))
-        if not files.inside(path.parent.parent, path):
-            raise NotFoundError(f"{path} is a link that leads out of the root. Put the sweep's folder in its place.")
-        return Sweep(path.resolve())
-    everything = all_sweeps(root)
-    for fits in (
-        lambda s: s.id == reference,
-        lambda s: layout.split_id(s.id)[0] == reference,
-        lambda s: s.id.startswith(reference),
-    ):
-        matches = [s for s in everything if fits(s)]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            some = ", ".join(s.id for s in matches[-5:])
-            raise NotFoundError(f"{shown(reference)} fits {len(matches)} sweeps: {some}. Give more of the id.")
-    hint = did_you_mean(reference, [s.id for s in everything])
-    made = " A sweep is made by `raysweep branch --from EXPERIMENT@EPOCH --weights-grid FILE`."
-    raise NotFoundError(f"No sweep under {root} is called {shown(reference)}.{hint or made}")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from raysweep.config import KeepSection
+from raysweep.config.settings import KeepSection
 from raysweep.store import checkpoint, files, layout, retention
 from raysweep.store.experiment import Entry, Experiment
 from raysweep.store.layout import Position

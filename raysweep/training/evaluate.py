@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from raysweep.config import Settings
+from raysweep.config.settings import Settings
 from raysweep.data import sampling
 from raysweep.data.cache import Images
 from raysweep.errors import NonFiniteLossError

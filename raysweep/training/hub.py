@@ -19,9 +19,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from raysweep._paths import user_path
+from raysweep._text import truncate
 from raysweep.errors import ConfigError, did_you_mean
-from raysweep.names import cut
-from raysweep.regular import user_path
 
 KINDS = ("hf", "timm")
 # Whether builders load trained numbers, or make only shapes.
@@ -142,7 +142,7 @@ def _place(target: str) -> tuple[str, dict[str, Any]]:
         return str(folder.resolve()), {"local_files_only": True}
     if target.startswith((".", "/", "~")):
         raise ConfigError(
-            f"model.name: there is no folder {cut(target)}. Name the folder of a transformers image classifier."
+            f"model.name: there is no folder {truncate(target)}. Name the folder of a transformers image classifier."
         )
     return target, {}
 
@@ -154,7 +154,7 @@ def _hf_config(target: str) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, **more)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"model.name: hf:{cut(target)} cannot be used ({_line(error)}).") from None
+        raise ConfigError(f"model.name: hf:{truncate(target)} cannot be used ({_line(error)}).") from None
 
 
 def _hf(target: str) -> Callable[..., nn.Module]:
@@ -174,7 +174,7 @@ def _hf(target: str) -> Callable[..., nn.Module]:
             else:
                 model = kind.from_config(own)
         except OSError as error:
-            raise ConfigError(f"model.name: hf:{cut(target)} cannot be loaded ({_line(error)}).") from None
+            raise ConfigError(f"model.name: hf:{truncate(target)} cannot be loaded ({_line(error)}).") from None
         bare = model.forward
         wanted = getattr(own, "num_channels", 3)
 
@@ -218,7 +218,7 @@ def _timm(name: str) -> Callable[..., nn.Module]:
     architecture = name.partition(".")[0]
     if architecture not in timm.list_models():
         raise ConfigError(
-            f"model.name: timm has no network {cut(name)!r}.{did_you_mean(architecture, timm.list_models())}"
+            f"model.name: timm has no network {truncate(name)!r}.{did_you_mean(architecture, timm.list_models())}"
         )
 
     def build(num_classes: int, channels: int, pretrained: bool = False, **options: Any) -> nn.Module:
@@ -232,7 +232,7 @@ def _timm(name: str) -> Callable[..., nn.Module]:
             )
         except OSError as error:
             raise ConfigError(
-                f"model.name: the weights of timm:{cut(name)} cannot be loaded ({_line(error)})."
+                f"model.name: the weights of timm:{truncate(name)} cannot be loaded ({_line(error)})."
             ) from None
         told = model.pretrained_cfg
         fixed = told.get("fixed_input_size") and "img_size" not in options
@@ -251,4 +251,4 @@ def _timm_preprocessing(name: str) -> Preprocessing | None:
 
 
 def _line(error: Exception) -> str:
-    return cut(str(error).strip().partition("\n")[0] or type(error).__name__, 300)
+    return truncate(str(error).strip().partition("\n")[0] or type(error).__name__, 300)

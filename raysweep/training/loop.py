@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from raysweep.config import Settings
+from raysweep.config.settings import Settings
 from raysweep.data import augment, cache, sampling
 from raysweep.data.order import in_order
 from raysweep.errors import CheckpointError, Interrupted, NonFiniteLossError

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from raysweep.config import ModelSection
+from raysweep._paths import user_path
+from raysweep._text import short_repr, truncate
+from raysweep.config.settings import ModelSection
 from raysweep.errors import CheckpointError, ConfigError, NotFoundError, did_you_mean
-from raysweep.names import cut, shown
-from raysweep.regular import user_path
 from raysweep.store import checkpoint
 from raysweep.training import hub
 
@@ -135,11 +135,13 @@ def build(name: str, options: dict[str, Any], num_classes: int, channels: int) -
         model = builder(num_classes=num_classes, channels=channels, **options)
     except TypeError as error:
         takes = ", ".join(p for p in inspect.signature(builder).parameters if p not in ("num_classes", "channels"))
-        raise ConfigError(f"model.options do not fit {name} ({cut(error)}). It takes: {takes or 'none'}.") from None
+        raise ConfigError(
+            f"model.options do not fit {name} ({truncate(error)}). It takes: {takes or 'none'}."
+        ) from None
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"model.options do not fit {name} ({cut(error)}).") from None
+        raise ConfigError(f"model.options do not fit {name} ({truncate(error)}).") from None
     except (ArithmeticError, LookupError, AttributeError, AssertionError, MemoryError) as error:
-        raise ConfigError(f"model.options do not fit {name} ({type(error).__name__}: {cut(error)}).") from None
+        raise ConfigError(f"model.options do not fit {name} ({type(error).__name__}: {truncate(error)}).") from None
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model.name: {name} returned {type(model).__name__}, not a torch.nn.Module.")
     return model
@@ -252,7 +254,7 @@ def _state_dict(state: Any, source: str | Path) -> dict[str, torch.Tensor]:
 def misfits(mine: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str:
     """Missing and unexpected keys and other shapes, in words; empty where everything fits."""
     missing = [k for k in mine if k not in state]
-    unexpected = [k if isinstance(k, str) else shown(k) for k in state if k not in mine]
+    unexpected = [k if isinstance(k, str) else short_repr(k) for k in state if k not in mine]
     shapes = [
         f"{k} is {_kind(state[k])}, the model needs {_kind(v)}"
         for k, v in mine.items()
@@ -262,7 +264,7 @@ def misfits(mine: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> st
     for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            faults.append(f"{len(names)} {title}: {', '.join(cut(n, 200) for n in names[:5])}{more}")
+            faults.append(f"{len(names)} {title}: {', '.join(truncate(n, 200) for n in names[:5])}{more}")
     return "; ".join(faults)
 
 
@@ -278,7 +280,9 @@ def _read_init(path: str) -> Any:
         try:
             return load_file(user_path(path))
         except FileNotFoundError:
-            raise NotFoundError(f"model.init_from: there is no file {cut(path)}.") from None
+            raise NotFoundError(f"model.init_from: there is no file {truncate(path)}.") from None
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{cut(path)} is damaged or no safetensors file ({cut(error, 200)}).") from None
+            raise CheckpointError(
+                f"{truncate(path)} is damaged or no safetensors file ({truncate(error, 200)})."
+            ) from None
     return checkpoint.read(user_path(path))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raysweep.config import TrainingSection
+from raysweep.config.settings import TrainingSection
 
 
 def _plain(method: Any) -> Any:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from raysweep._text import truncate
 from raysweep.errors import CheckpointError
-from raysweep.names import cut
 from raysweep.training import models, optim
 
 
@@ -71,7 +71,7 @@ def set_rng_state(state: Mapping[str, Any], source: str | Path = "the checkpoint
             torch.cuda.set_rng_state(of_gpus[0])
     except Exception as error:  # each generator has its own way to refuse a state
         raise CheckpointError(
-            f"The states of the random generators in {source} cannot be restored ({type(error).__name__}: {cut(error)}). "
+            f"The states of the random generators in {source} cannot be restored ({type(error).__name__}: {truncate(error)}). "
             "Take another checkpoint."
         ) from None
 
@@ -137,7 +137,7 @@ def restore_optimizer(
             _check_slots(parameter, row, expected)
     except (ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"The optimizer state in {source} does not fit ({cut(error)}). Start it afresh with --weights-only."
+            f"The optimizer state in {source} does not fit ({truncate(error)}). Start it afresh with --weights-only."
         ) from None
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raysweep._machine import cpus_here
 from raysweep.cli.main import main
-from raysweep.launch.resources import cpus_here
 from tests.conftest import SMALL_NET, draw_classes
 
 

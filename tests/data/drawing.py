@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from raysweep.config import DataSection
+from raysweep.config.settings import DataSection
 
 FER = {"angry": 0, "happy": 3, "sad": 4}  # the numbers of the CSV
 

@@ -167,7 +167,7 @@ def test_other_options_are_another_cache(tmp_path, option):
 
 BUILDER = """
 import json, sys, time
-from raysweep.config import DataSection
+from raysweep.config.settings import DataSection
 from raysweep.data import cache
 print("ready", flush=True)
 sys.stdin.readline()

@@ -152,7 +152,8 @@ def test_another_pixel_is_another_data_set_in_every_form(tmp_path):
 
 
 def test_the_same_images_train_to_the_same_bits(tmp_path, without_ray):
-    from raysweep.launch import run
+    from raysweep.launch import run as launching
+    from raysweep.plan import experiment as experiment_plan
     from tests.conftest import small_settings, weights_hash
 
     found = {}
@@ -162,6 +163,6 @@ def test_the_same_images_train_to_the_same_bits(tmp_path, without_ray):
         settings = small_settings(
             tmp_path / "e", data=data, training={"epochs": 2, "batch_size": 8}, sampling={"weights": {"sad": 3.0}}
         )
-        made = run.run(run.plan(settings)).experiment
+        made = launching.run(experiment_plan.plan_experiment(settings)).experiment
         found[name] = weights_hash(made), [e.metrics["order_sha256"] for e in made.entries()]
     assert len({str(v) for v in found.values()}) == 1, found

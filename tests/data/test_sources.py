@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raysweep.config import DataSection
+from raysweep.config.settings import DataSection
 from raysweep.data import faces, parquet, pixels_csv, sources, tables
 from raysweep.data.folders import FolderSource
 from raysweep.data.sources import open_source

@@ -18,28 +18,30 @@ def main(folder: Path, root: str) -> None:
     os.environ["RAY_AUTH_MODE"] = "disabled"  # before Ray is imported, which reads it once
     from ray.cluster_utils import Cluster
 
-    from raysweep import grid
-    from raysweep.launch import cluster as connecting
+    from raysweep.cluster import connect
+    from raysweep.config import grid as grids
     from raysweep.launch import run as launching
-    from raysweep.launch import sweep
+    from raysweep.launch.sweep import driver as sweeping
+    from raysweep.plan import experiment as experiment_plan
+    from raysweep.plan import sweep as sweep_plan
     from raysweep.store import lineage
 
-    connecting.quiet_environment()
+    connect.quiet_environment()
     os.environ["RAYSWEEP_CACHE"] = str(folder / "driver")
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     nodes.add_node(num_cpus=2, env_vars={"RAYSWEEP_CACHE": str(folder / "node")})
     try:
         scaling = {"num_workers": 1, "threads": 1, "address": nodes.address}
         settings = small_settings(root, **SECTIONS, scaling=scaling)
-        run = launching.run(launching.plan(settings)).experiment
-        plan = sweep.plan(
+        run = launching.run(experiment_plan.plan_experiment(settings)).experiment
+        plan = sweep_plan.plan_sweep(
             root,
             f"{run.id}@2",
-            grid.check({"epochs": 1, "weights": {"8": [1.0, 3.0]}}),
+            grids.check({"epochs": 1, "weights": {"8": [1.0, 3.0]}}),
             address=nodes.address,
             workers=0,
         )
-        branches = sweep.run(plan)
+        branches = sweeping.run(plan)
         control = next(e for n, e in branches.experiments.items() if e.config()["branch"]["control"])
         found = {
             "failed": branches.failed,

@@ -219,7 +219,7 @@ def main(arguments: list[str]) -> int:
     plan.sort()  # those on Ray share a cluster
     import ray.train.torch  # noqa: F401
 
-    import raysweep.launch.continuing
+    import raysweep.launch.resume
     import raysweep.report.figures
     import raysweep.training.loop  # noqa: F401
 

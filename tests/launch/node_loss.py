@@ -13,9 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raysweep.grid import check
-from raysweep.launch import child, cluster, sweep, workers
+from raysweep.cluster import connect
+from raysweep.config.grid import check
 from raysweep.launch import run as launching
+from raysweep.launch.sweep import driver as sweeping
+from raysweep.launch.workers import start as workers
+from raysweep.plan import child
+from raysweep.plan import experiment as experiment_plan
+from raysweep.plan import parent as parents
+from raysweep.plan import sweep as sweep_plan
+from raysweep.plan import types as plan_types
 from raysweep.training.loop import train
 from tests.conftest import Recorder, small_settings, weights_hash
 from tests.training.ranks import Ranks
@@ -71,7 +78,7 @@ def two_nodes() -> Iterator[tuple[Any, list[Any]]]:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster.quiet_environment()
+    connect.quiet_environment()
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         yield nodes, [nodes.add_node(num_cpus=1) for _ in range(2)]
@@ -81,8 +88,8 @@ def two_nodes() -> Iterator[tuple[Any, list[Any]]]:
         nodes.shutdown()
 
 
-def plan(folder: Path, sections: dict[str, Any], **scaling: Any) -> launching.Plan:
-    return launching.plan(small_settings(folder, **sections, scaling={**SCALING, **scaling}))
+def plan(folder: Path, sections: dict[str, Any], **scaling: Any) -> plan_types.Plan:
+    return experiment_plan.plan_experiment(small_settings(folder, **sections, scaling={**SCALING, **scaling}))
 
 
 def of_a_run(folder: Path, num_workers: Any, joins: bool) -> dict[str, Any]:
@@ -100,17 +107,17 @@ def of_a_sweep(folder: Path) -> dict[str, Any]:
     """A sweep on two nodes, of which one is lost after the first epoch, and another joins."""
     workers.in_this_process = lambda job, *_: train(job, Recorder())  # type: ignore[assignment]
     parent = launching.run(plan(folder / "sweep", PARENT, num_workers=0)).experiment
-    known = child.read_parent(folder / "sweep", f"{parent.id}@1")
+    known = parents.read_parent(folder / "sweep", f"{parent.id}@1")
     whole = {}
     for name, weights in {"control": {}, "34": {"3": 4.0}, "32": {"3": 2.0}}.items():
         one = child.plan_child(known, str(folder / "whole"), weights=weights, epochs=GRID["epochs"])
         whole[name] = told_of(launching.run(one).experiment)
     with two_nodes() as (nodes, (first, _)):
         loss = Loss(nodes, first, True)
-        asked = sweep.plan(
+        asked = sweep_plan.plan_sweep(
             str(folder / "sweep"), f"{parent.id}@1", check(GRID), name="s", address=nodes.address, progress=loss
         )
-        result = sweep.run(asked, loss)
+        result = sweeping.run(asked, loss)
     branches = {name: told_of(e) for name, e in result.experiments.items()}
     return {"whole": whole, "branches": branches, "failed": result.failed, "warnings": loss.warnings}
 

@@ -34,13 +34,14 @@ def main(folder: Path) -> None:
     os.environ["RAY_AUTH_MODE"] = "disabled"  # before Ray is imported, which reads it once
     from ray.cluster_utils import Cluster
 
-    from raysweep.launch import cluster as connecting
+    from raysweep.cluster import connect
     from raysweep.launch import run as launching
-    from raysweep.launch import workers
+    from raysweep.launch.workers import start as workers
+    from raysweep.plan import experiment as experiment_plan
     from raysweep.training.loop import train
     from tests.conftest import Recorder
 
-    connecting.quiet_environment()
+    connect.quiet_environment()
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     spot = nodes.add_node(num_cpus=1)
     told: list[str] = []
@@ -57,7 +58,7 @@ def main(folder: Path) -> None:
     try:
         scaling = {"num_workers": 1, "threads": 1, "address": nodes.address, "max_failures": 0}
         settings = small_settings(folder / "broken", **SECTIONS, scaling=scaling)
-        experiment = launching.run(launching.plan(settings), progress).experiment
+        experiment = launching.run(experiment_plan.plan_experiment(settings), progress).experiment
     finally:
         import ray
 
@@ -65,7 +66,7 @@ def main(folder: Path) -> None:
         nodes.shutdown()
     events = [json.loads(line) for line in (experiment.folder / "lineage.jsonl").read_text().splitlines()]
     workers.in_this_process = lambda job, *_: train(job, Recorder())  # type: ignore[assignment]
-    whole = launching.run(launching.plan(small_settings(folder / "whole", **SECTIONS))).experiment
+    whole = launching.run(experiment_plan.plan_experiment(small_settings(folder / "whole", **SECTIONS))).experiment
     hashes = [weights_hash(e) for e in (experiment, whole)]
     print(json.dumps({"told": told, "events": events, "hashes": hashes}))
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from raysweep.cluster import connect
+from raysweep.cluster.signals import StopFlag
 from raysweep.errors import Interrupted, TrainingError
-from raysweep.launch import cluster, workers
-from raysweep.launch.resources import Resources
-from raysweep.launch.stopping import StopFlag
+from raysweep.launch.workers import start as workers
+from raysweep.plan.resources import Resources
 
 
 def happened(folder: Path, kind: str) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def there(monkeypatch: pytest.MonkeyPatch, clock: Clock, *looks: tuple[float, in
         _, nodes, silent = [look for look in looks if look[0] <= clock.now][-1]
         return [ONE] * nodes, silent
 
-    monkeypatch.setattr(cluster, "answering", answering)
+    monkeypatch.setattr(connect, "answering", answering)
 
 
 def test_a_node_that_is_gone_gets_no_worker_while_ray_takes_it_for_a_living_one(monkeypatch, clock):

@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from raysweep.launch import run as launching
-from raysweep.store import catalog, layout, mirror
+from raysweep.plan import experiment as experiment_plan
+from raysweep.store import layout, resolve
+from raysweep.store.remote import root as remote
 from tests.conftest import small_settings, weights_hash
 from tests.launch import elsewhere
-from tests.store.objectstore import Server, serving
+from tests.store.remote.objectstore import Server, serving
 
 SECTIONS: dict[str, Any] = {"training": {"epochs": 8, "batch_size": 20}, "checkpoint": {"every_n_batches": 7}}
 
@@ -59,7 +61,7 @@ def configuration(folder: Path, name: str, root: str) -> Path:
 
 @pytest.mark.ray
 def test_run_kill_continue_elsewhere_branch_list_and_report(server, tmp_path):
-    whole = launching.run(launching.plan(small_settings(tmp_path / "whole", **SECTIONS))).experiment
+    whole = launching.run(experiment_plan.plan_experiment(small_settings(tmp_path / "whole", **SECTIONS))).experiment
     file = str(configuration(tmp_path, "base", server.root()))
 
     running = command(server, "first", "run", file)
@@ -79,7 +81,7 @@ def test_run_kill_continue_elsewhere_branch_list_and_report(server, tmp_path):
     assert (row["status"], row["epochs_done"]) == ("finished", 8)
     assert done(command(server, "third", "verify")).count(": whole") >= 8
     with server.machine("third"):
-        experiment = catalog.find(mirror.open_root(server.root()), "base")
+        experiment = resolve.find_experiment(remote.open_root(server.root()), "base")
         assert weights_hash(experiment) == weights_hash(whole)
         # The logs tell of one writer after the other.
         events = [json.loads(line)["type"] for line in server.content(f"{row['id']}/{layout.LINEAGE}").splitlines()]
@@ -89,7 +91,7 @@ def test_run_kill_continue_elsewhere_branch_list_and_report(server, tmp_path):
     grid.write_text(json.dumps({"epochs": 1, "weights": {"8": [1.0, 3.0]}}))
     sweep = done(command(server, "third", "branch", "--from", "base@4", "--weights-grid", str(grid))).splitlines()[0]
     assert sweep.startswith("s3://bucket/team/experiments/sweeps/base-sweep_")
-    assert mirror.address(sweep) == sweep
+    assert remote.address(sweep) == sweep
     rows = json.loads(done(command(server, "second", "list", "--json")))
     assert sorted((r["status"], r["epochs_done"], r["control"]) for r in rows[1:]) == [
         ("finished", 5, False),
@@ -98,9 +100,9 @@ def test_run_kill_continue_elsewhere_branch_list_and_report(server, tmp_path):
     assert {r["parent"]["file"] for r in rows[1:]} == {f"{row['path']}/checkpoint_epoch_4.pt"}
     control = next(r for r in rows if r["control"])
     with server.machine("fourth"):  # the control goes on as the parent did
-        root = mirror.open_root(server.root())
-        entry = catalog.find(root, control["id"]).entries()[0]
-        assert entry.metrics["val_loss"] == catalog.find(root, "base").entries()[4].metrics["val_loss"]
+        root = remote.open_root(server.root())
+        entry = resolve.find_experiment(root, control["id"]).entries()[0]
+        assert entry.metrics["val_loss"] == resolve.find_experiment(root, "base").entries()[4].metrics["val_loss"]
     page = tmp_path / "report.html"
     done(command(server, "second", "report", "base-sweep", "-o", str(page)))
     assert control["id"] in page.read_text()
@@ -129,7 +131,7 @@ def test_a_bucket_that_is_not_there_is_told_in_one_paragraph(server, tmp_path, v
 @pytest.mark.ray
 def test_workers_and_branches_on_another_machine_write_where_the_driver_reads(server, tmp_path):
     sections = elsewhere.SECTIONS | {"scaling": {"num_workers": 0, "threads": 1}}
-    whole = launching.run(launching.plan(small_settings(tmp_path / "whole", **sections))).experiment
+    whole = launching.run(experiment_plan.plan_experiment(small_settings(tmp_path / "whole", **sections))).experiment
     process = subprocess.run(
         [sys.executable, "-m", "tests.launch.elsewhere", str(tmp_path / "nodes"), server.root()],
         capture_output=True,

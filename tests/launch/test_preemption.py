@@ -10,7 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from raysweep.launch import branches, cluster, recovery
+from raysweep.cluster import connect
+from raysweep.launch.sweep import branch as branches
+from raysweep.launch.workers import retry
 
 
 @pytest.mark.ray
@@ -27,7 +29,7 @@ def test_a_training_leaves_a_node_that_is_taken_away(tmp_path):
         "CONTINUED",
         "FINISHED",
     ]  # it used up none of the retries: 0
-    assert events[1]["reason"] == recovery.PREEMPTED
+    assert events[1]["reason"] == retry.PREEMPTED
     # Where a notice kills Ray's own controller before a rank has asked, nobody stops, and the last epoch is where it goes on.
     stopped = [e["reason"] for e in found["events"] if e["type"] == "INTERRUPTED"]
     assert len(stopped) <= 1
@@ -43,8 +45,8 @@ def test_notices_are_asked_for_seldom_and_never_forgotten(monkeypatch):
         asked.append(1)
         return leaving
 
-    monkeypatch.setattr(cluster, "_draining", draining)
-    notices = cluster.Notices(["a", "b"])
+    monkeypatch.setattr(connect, "_draining", draining)
+    notices = connect.Notices(["a", "b"])
     notices.asked = float("-inf")
     assert [notices.arrived() for _ in range(100)] == [False] * 100
     assert len(asked) == 1
@@ -58,8 +60,8 @@ def test_notices_are_asked_for_seldom_and_never_forgotten(monkeypatch):
 
 def test_a_branch_on_a_node_that_is_taken_away_is_left_to_tune(monkeypatch):
     """Tune starts a branch again whose trainable raises; one that was stopped by the user ends without an error."""
+    from raysweep.config.grid import Point
     from raysweep.errors import Interrupted
-    from raysweep.grid import Point
 
     class Ray:
         @staticmethod
@@ -96,7 +98,7 @@ def test_a_branch_on_a_node_that_is_taken_away_is_left_to_tune(monkeypatch):
     monkeypatch.setattr(branches, "_train", stopped_by("SIGINT"))
     branches.train_branch({"branch": "b"}, shared)
     assert mail.events[-1]["status"] == "interrupted"
-    monkeypatch.setattr(branches, "_train", stopped_by(recovery.PREEMPTED))
+    monkeypatch.setattr(branches, "_train", stopped_by(retry.PREEMPTED))
     with pytest.raises(Interrupted):
         branches.train_branch({"branch": "b"}, shared)
     assert mail.events[-1]["kind"] == "start"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from raysweep import grid
+from raysweep.config import grid as grids
 from raysweep.errors import InputError
 from raysweep.report import suggestion
 from raysweep.report.comparison import Compared, Comparison
@@ -104,7 +104,7 @@ def test_a_real_sweep_gets_a_grid_that_can_be_run(tmp_path, capsys):
     values = yaml.safe_load(out)
     assert values["weights"] == {"rare": [6.0, 12.0]}
     assert values["seeds"] == [0, 1]
-    points, _ = grid.expand(grid.check(values), dict.fromkeys(CLASSES, 1.0), CLASSES, 0)
+    points, _ = grids.expand(grids.check(values), dict.fromkeys(CLASSES, 1.0), CLASSES, 0)
     assert len(points) == 2 * 3
     assert f"--from {sweep.plan()['parent']['experiment']}@2" in err
     data = json.loads(run_cli(capsys, "suggest", "s", "--json", "--root", root)[1])
@@ -112,7 +112,7 @@ def test_a_real_sweep_gets_a_grid_that_can_be_run(tmp_path, capsys):
     assert "rare" in data["reasons"]
     code, _, err = run_cli(capsys, "suggest", "s", "-o", tmp_path / "next.yaml", "--root", root)
     assert code == 0
-    assert grid.read(tmp_path / "next.yaml").weights == values["weights"]
+    assert grids.read(tmp_path / "next.yaml").weights == values["weights"]
     code, _, err = run_cli(capsys, "suggest", "s", "-o", tmp_path / "next.yaml", "--root", root)
     assert code == 2
     assert "exists" in err
@@ -127,7 +127,7 @@ def test_noise_is_answered_with_seeds_not_with_other_ratios(tmp_path):
     assert set(found.weights) <= {"rare", "many"}
     assert all(len(v) == 1 for v in found.weights.values())
     assert any("more than noise" in n for n in found.notes)
-    grid.check(yaml.safe_load(suggestion.as_yaml(found)))
+    grids.check(yaml.safe_load(suggestion.as_yaml(found)))
 
 
 def test_one_seed_gets_three(tmp_path):
@@ -148,7 +148,7 @@ def test_any_class_name_makes_a_grid_that_reads_back(tmp_path, name):
     sweep = sweep_of(tmp_path / "e", (name, "some", "many"), BASE, {"r": ({name: 3.0}, (0.95, 0.7, 0.8))})
     file = tmp_path / "g.yaml"
     file.write_text(suggestion.as_yaml(suggestion.suggest(sweep)))
-    assert name in grid.read(file).weights
+    assert name in grids.read(file).weights
 
 
 def test_there_are_never_too_many_points():

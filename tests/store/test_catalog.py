@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysweep.errors import CheckpointError, NotFoundError, RaysweepError, RootError
-from raysweep.store import catalog, layout, lineage, lock
+from raysweep.store import catalog, layout, lineage, lock, resolve
 from raysweep.store import experiment as store
 from tests.store.making import flip_bit, make_experiment
 from tests.store.test_experiment import any_json, manifests
@@ -80,26 +80,30 @@ def test_no_root_is_no_experiments_and_a_file_is_an_error(tmp_path):
 
 
 def test_an_experiment_is_found_by_id_name_prefix_and_path(root):
-    assert catalog.find(root, f"cats_{TIME}").id == f"cats_{TIME}"
-    assert catalog.find(root, "dogs").id == f"dogs_{TIME}"
-    assert catalog.find(root, "do").id == f"dogs_{TIME}"
-    assert catalog.find(root, "cats2").id == f"cats2_{TIME}"  # the whole name; as a prefix alone it would do too
-    assert catalog.find(root, "cats_20250109").id == "cats_20250109_000000"
-    assert catalog.find(Path("nowhere"), str(root / f"cats_{TIME}")).folder == (root / f"cats_{TIME}").resolve()
+    assert resolve.find_experiment(root, f"cats_{TIME}").id == f"cats_{TIME}"
+    assert resolve.find_experiment(root, "dogs").id == f"dogs_{TIME}"
+    assert resolve.find_experiment(root, "do").id == f"dogs_{TIME}"
+    assert (
+        resolve.find_experiment(root, "cats2").id == f"cats2_{TIME}"
+    )  # the whole name; as a prefix alone it would do too
+    assert resolve.find_experiment(root, "cats_20250109").id == "cats_20250109_000000"
+    assert (
+        resolve.find_experiment(Path("nowhere"), str(root / f"cats_{TIME}")).folder == (root / f"cats_{TIME}").resolve()
+    )
 
 
 def test_what_fits_several_names_them(root):
     with pytest.raises(NotFoundError, match=rf"'cats' fits 2 experiments .*cats_{TIME}, cats_20250109_000000\."):
-        catalog.find(root, "cats")
+        resolve.find_experiment(root, "cats")
     with pytest.raises(NotFoundError, match="'ca' fits 3 experiments"):
-        catalog.find(root, "ca")
+        resolve.find_experiment(root, "ca")
 
 
 def test_what_fits_none_gets_a_suggestion(root, tmp_path):
     with pytest.raises(NotFoundError, match=r"called 'dgos'. Did you mean 'dogs'"):
-        catalog.find(root, "dgos")
+        resolve.find_experiment(root, "dgos")
     with pytest.raises(NotFoundError, match=r"There is no experiment under .*raysweep run"):
-        catalog.find(tmp_path / "empty", "dogs")
+        resolve.find_experiment(tmp_path / "empty", "dogs")
 
 
 HOSTILE = ["x" * 5000, "a\0b", "../..", "", "/", "x" * 300 + ".pt", "\ud800", "cats@²", "cats@", "@best", "~", "*"]
@@ -108,9 +112,9 @@ HOSTILE = ["x" * 5000, "a\0b", "../..", "", "/", "x" * 300 + ".pt", "\ud800", "c
 @pytest.mark.parametrize("text", HOSTILE)
 def test_any_text_is_found_or_refused_in_words(root, text):
     with pytest.raises(NotFoundError):
-        catalog.find(root, text)
+        resolve.find_experiment(root, text)
     with pytest.raises(NotFoundError):
-        catalog.find_checkpoint(root, text)
+        resolve.find_checkpoint(root, text)
 
 
 @pytest.mark.parametrize(
@@ -128,24 +132,24 @@ def test_any_text_is_found_or_refused_in_words(root, text):
     ],
 )
 def test_references(reference, split):
-    assert catalog.split_reference(reference) == split
+    assert resolve.split_reference(reference) == split
 
 
 def test_a_checkpoint_is_found_by_reference_and_by_path(root):
     folder = root / f"dogs_{TIME}"
     for reference, epoch in (("dogs@1", 1), ("dogs@latest", 2), ("dogs@best", 1), (f"{folder}@2", 2)):
-        experiment, entry, path = catalog.find_checkpoint(root, reference)
+        experiment, entry, path = resolve.find_checkpoint(root, reference)
         assert (experiment.id, entry.epoch, path.name) == (folder.name, epoch, f"checkpoint_epoch_{epoch}.pt")
-    experiment, entry, path = catalog.find_checkpoint(root, str(folder / "checkpoint_epoch_2.pt"))
+    experiment, entry, path = resolve.find_checkpoint(root, str(folder / "checkpoint_epoch_2.pt"))
     assert (experiment.id, entry.epoch) == (folder.name, 2)
     os.link(folder / "checkpoint_epoch_1.pt", folder / layout.BEST)
-    _, entry, path = catalog.find_checkpoint(root, str(folder / layout.BEST))
+    _, entry, path = resolve.find_checkpoint(root, str(folder / layout.BEST))
     assert (entry.epoch, path.name) == (1, layout.BEST)
 
 
 def test_a_checkpoint_of_no_manifest_is_found_without_an_entry(root, tmp_path):
     (tmp_path / "alone.pt").write_bytes(b"x")
-    _, entry, path = catalog.find_checkpoint(root, str(tmp_path / "alone.pt"))
+    _, entry, path = resolve.find_checkpoint(root, str(tmp_path / "alone.pt"))
     assert entry is None
     assert path == tmp_path / "alone.pt"
 
@@ -153,16 +157,16 @@ def test_a_checkpoint_of_no_manifest_is_found_without_an_entry(root, tmp_path):
 def test_a_file_whose_name_looks_like_a_reference_is_that_file(tmp_path, monkeypatch):
     (tmp_path / "cats@5").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
-    assert catalog.find_checkpoint(tmp_path, "cats@5")[2] == Path("cats@5")
+    assert resolve.find_checkpoint(tmp_path, "cats@5")[2] == Path("cats@5")
 
 
 def test_a_missing_checkpoint_says_what_there_is(root):
     with pytest.raises(NotFoundError, match=r"no checkpoint '7'. It has the epochs 1, 2"):
-        catalog.find_checkpoint(root, "dogs@7")
+        resolve.find_checkpoint(root, "dogs@7")
     with pytest.raises(NotFoundError, match=r"no file nowhere.pt"):
-        catalog.find_checkpoint(root, "nowhere.pt")
+        resolve.find_checkpoint(root, "nowhere.pt")
     with pytest.raises(NotFoundError, match=r"'dogs' is no checkpoint. Give a path to a .pt file or EXPERIMENT@5"):
-        catalog.find_checkpoint(root, "dogs")
+        resolve.find_checkpoint(root, "dogs")
 
 
 # Summaries
@@ -296,10 +300,10 @@ def test_a_checkpoint_that_is_a_link_out_of_the_root_is_refused(root, tmp_path):
     for name in ("checkpoint_epoch_1.pt", "best_checkpoint.pt"):
         (folder / name).symlink_to(outside)
         with pytest.raises(CheckpointError, match=f"{name} is a link that leads out of the root"):
-            catalog.find_checkpoint(root, str(folder / name))
+            resolve.find_checkpoint(root, str(folder / name))
     link = tmp_path / "mine.pt"  # elsewhere a link is the user's own, and what it leads to is what counts
     link.symlink_to(folder / "checkpoint_epoch_2.pt")
-    experiment, entry, path = catalog.find_checkpoint(root, str(link))
+    experiment, entry, path = resolve.find_checkpoint(root, str(link))
     assert (experiment.id, entry, path) == (folder.name, None, link)
 
 
@@ -307,7 +311,7 @@ def test_what_no_path_can_be_is_refused_in_words(root):
     with pytest.raises(RootError, match="cannot be read: embedded null byte"):
         catalog.experiments(root / "a\0b")
     with pytest.raises(NotFoundError):
-        catalog.find_checkpoint(root, f"dogs@{'1' * 5000}")
+        resolve.find_checkpoint(root, f"dogs@{'1' * 5000}")
 
 
 @pytest.mark.parametrize("name", [layout.CONFIG, layout.MANIFEST, layout.LINEAGE, layout.HISTORY_CSV, layout.LOCK])
@@ -329,5 +333,5 @@ def test_a_file_that_nobody_would_write_costs_one_row_at_most(root, name, what):
 def test_numbers_that_json_does_not_have_are_no_accuracy(root):
     path = root / f"dogs_{TIME}" / layout.MANIFEST
     path.write_text(path.read_text().replace('"val_acc": 0.2', '"val_acc": 1e400'))
-    row = catalog.summary(catalog.find(root, "dogs"))
+    row = catalog.summary(resolve.find_experiment(root, "dogs"))
     assert (row["best_acc"], row["epochs_done"]) == (0.1, 2)

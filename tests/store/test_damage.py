@@ -104,7 +104,8 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     from raysweep.launch import run as launching
-    from raysweep.launch import workers
+    from raysweep.launch.workers import start as workers
+    from raysweep.plan import experiment as experiment_plan
     from raysweep.training.loop import train
 
     def run(name: str, stop_after: int | None, **sections: Any) -> Experiment:
@@ -113,7 +114,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(workers, "in_this_process", lambda job, fitted, progress: train(job, recorder))
             try:
-                launching.run(launching.plan(small_settings(root, training={"epochs": 3}, **DROPOUT, **sections)))
+                launching.run(
+                    experiment_plan.plan_experiment(small_settings(root, training={"epochs": 3}, **DROPOUT, **sections))
+                )
             except Interrupted:
                 assert stop_after is not None
         return Experiment(next(root.glob("small_*")))
@@ -329,10 +332,10 @@ def test_every_bit_of_the_container(tmp_path: Path) -> None:
 
 def go_on(experiment: Experiment) -> tuple[list[str], dict[str, Any]]:
     """Continue; returns the warnings and the event in the log (empty where there was nothing to do)."""
-    from raysweep.launch import continuing
+    from raysweep.launch import resume as resuming
 
     told: list[dict[str, Any]] = []
-    continuing.continue_experiment(experiment.folder.parent, experiment.id, progress=told.append)
+    resuming.continue_experiment(experiment.folder.parent, experiment.id, progress=told.append)
     events = [e for e in lineage.read(experiment.folder) if e["type"] == lineage.CONTINUED]
     return [e["text"] for e in told if e["kind"] == "warning"], events[-1] if events else {}
 

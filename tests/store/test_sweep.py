@@ -13,7 +13,7 @@ import pytest
 
 from raysweep.errors import NotFoundError, RootError, StoreError
 from raysweep.store import experiment as experiments
-from raysweep.store import lineage, sweep
+from raysweep.store import lineage, resolve, sweep
 from raysweep.store.experiment import Entry
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -114,12 +114,12 @@ def test_a_damaged_plan_is_an_error_that_names_the_file(tmp_path):
 def test_references(tmp_path):
     mine = new_sweep(tmp_path, "control")
     for reference in (mine.id, "s", "s_2026", str(mine.folder)):
-        assert sweep.find(tmp_path, reference).id == mine.id
+        assert resolve.find_sweep(tmp_path, reference).id == mine.id
     new_sweep(tmp_path, "control")
     with pytest.raises(NotFoundError, match="fits 2 sweeps"):
-        sweep.find(tmp_path, "s")
+        resolve.find_sweep(tmp_path, "s")
     with pytest.raises(NotFoundError, match=r"No sweep.*raysweep branch --from"):
-        sweep.find(tmp_path, "nothing")
+        resolve.find_sweep(tmp_path, "nothing")
 
 
 def test_a_copied_branch_does_not_take_its_place_and_a_renamed_sweep_keeps_its_branches(tmp_path):
@@ -147,7 +147,7 @@ def test_links_that_lead_out_of_the_root_are_no_sweeps(tmp_path):
     assert sweep.all_sweeps(root) == []
     for reference in (mine.id, "s", str(root / "sweeps" / mine.id)):
         with pytest.raises(NotFoundError):
-            sweep.find(root, reference)
+            resolve.find_sweep(root, reference)
     with pytest.raises(RootError, match="leads out of the root"):
         sweep.create(root, "s", NOW)
     (root / "sweeps").unlink()
@@ -157,7 +157,7 @@ def test_links_that_lead_out_of_the_root_are_no_sweeps(tmp_path):
     (root / "sweeps" / "t_20260102_030405").symlink_to(kept.folder)  # within the root a link is the user's own
     assert {s.id for s in sweep.all_sweeps(root)} == {kept.id, "t_20260102_030405"}
     with pytest.raises(NotFoundError, match="leads out of the root"):
-        sweep.find(root, str(root / "sweeps" / mine.id))
+        resolve.find_sweep(root, str(root / "sweeps" / mine.id))
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.errors import Interrupted, RaysweepError
-from raysweep.launch import continuing, workers
+from raysweep.launch import resume as resuming
 from raysweep.launch import run as launching
+from raysweep.launch import runner
+from raysweep.launch.workers import start as workers
+from raysweep.plan import experiment as experiment_plan
 from raysweep.store import lineage
 from raysweep.store.experiment import Experiment
 from raysweep.training.loop import train
@@ -103,7 +106,7 @@ def go_on(root: Path, events: Events | None = None) -> dict[str, Any]:
     if events is not None:
         events.watch()
     try:
-        experiment = continuing.continue_experiment(root, folder.name).experiment
+        experiment = resuming.continue_experiment(root, folder.name).experiment
     except RaysweepError as error:
         return {"seen": events.seen if events else [], "error": f"{type(error).__name__}: {error}"}
     return {"seen": events.seen if events else [], "hash": weights_hash(experiment), "status": experiment.status()}
@@ -130,9 +133,9 @@ def prepare(root: Path) -> None:
     """A training that was interrupted at the end of its first epoch."""
     workers.in_this_process = lambda job, *_: train(job, Recorder(stop_after=EPOCH))  # type: ignore[assignment]
     with contextlib.suppress(Interrupted):
-        launching.run(launching.plan(small_settings(root, **SECTIONS)))
+        launching.run(experiment_plan.plan_experiment(small_settings(root, **SECTIONS)))
     workers.in_this_process = lambda job, *_: train(job, Recorder())  # type: ignore[assignment]
-    launching.derive = lambda experiment: None  # pictures are not saves
+    runner.derive = lambda experiment: None  # pictures are not saves
 
 
 def main(work: Path, what: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from raysweep.config import DataSection
+from raysweep.config.settings import DataSection
 from raysweep.data import augment, cache
 from raysweep.training.feed import Feed
 

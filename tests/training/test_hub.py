@@ -9,7 +9,7 @@ import torch
 
 from raysweep.errors import ConfigError
 from raysweep.training import hub, models
-from tests.launch import old
+from tests.plan import old
 
 
 @pytest.fixture
@@ -110,6 +110,7 @@ def test_a_missing_library_names_the_command(monkeypatch, kind, module):
 def test_a_run_uses_its_labels_and_moments(vit, image_folder, tmp_path, without_ray):
     """The data's classes are cat, dog, eel; the model's outputs are eel, cat, dog."""
     from raysweep.launch import run as launching
+    from raysweep.plan import experiment as experiment_plan
     from raysweep.store import checkpoint
     from tests.conftest import small_settings
 
@@ -117,7 +118,7 @@ def test_a_run_uses_its_labels_and_moments(vit, image_folder, tmp_path, without_
         tmp_path / "e", data={"source": "folder", "path": str(image_folder)}, model={"name": f"hf:{vit}", "options": {}},
         training={"epochs": 1, "learning_rate": 1e-12, "batch_size": 16},
     )  # fmt: skip
-    made = launching.run(launching.plan(settings)).experiment
+    made = launching.run(experiment_plan.plan_experiment(settings)).experiment
     assert made.config()["classes"] == list(old.CLASSES)
     assert made.config()["class_counts"] == {"eel": 20, "cat": 30, "dog": 10}
     saved = checkpoint.read_checkpoint(made.folder / "checkpoint_epoch_1.pt")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from raysweep.config import ModelSection, TrainingSection
+from raysweep.config.settings import ModelSection, TrainingSection
 from raysweep.errors import CheckpointError, ConfigError, NotFoundError
 from raysweep.training import models, optim, state
 

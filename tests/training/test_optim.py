@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysweep.config import TrainingSection
+from raysweep.config.settings import TrainingSection
 from raysweep.training import models, optim
 
 
@@ -77,7 +77,7 @@ def test_a_step_does_not_import_the_compiler():
     import sys
 
     code = (
-        "import sys, torch\nfrom raysweep.training import optim\nfrom raysweep.config import TrainingSection\n"
+        "import sys, torch\nfrom raysweep.training import optim\nfrom raysweep.config.settings import TrainingSection\n"
         "m = torch.nn.Linear(2, 2)\no = optim.optimizer(m, TrainingSection())\no.zero_grad()\nm(torch.ones(1, 2)).sum().backward()\n"
         "o.step()\no.load_state_dict(o.state_dict())\nprint('torch._dynamo' in sys.modules)"
     )

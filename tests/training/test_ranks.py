@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from raysweep.errors import Interrupted
-from raysweep.launch import child, continuing, workers
+from raysweep.launch import resume as resuming
 from raysweep.launch import run as launching
+from raysweep.launch.workers import start as workers
+from raysweep.plan import child
+from raysweep.plan import experiment as experiment_plan
+from raysweep.plan import parent as parents
 from raysweep.store.experiment import Experiment
 from raysweep.training.job import Job, Outcome
 from raysweep.training.loop import train
@@ -49,7 +53,7 @@ def run(trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workers, "in_this_process", trainer)
 
     def go(stop_after: int | None = None, **sections: object) -> Experiment:
-        plan = launching.plan(small_settings(tmp_path, **{**SECTIONS, **sections}))
+        plan = experiment_plan.plan_experiment(small_settings(tmp_path, **{**SECTIONS, **sections}))
         trainer.stop_after = stop_after
         try:
             return launching.run(plan).experiment
@@ -68,7 +72,7 @@ def straight(run) -> Experiment:
 
 def test_two_epochs_and_two_more_in_a_child_equal_four(run, straight, tmp_path):
     half = run(training={**SECTIONS["training"], "epochs": 2, "schedule_epochs": 4})
-    parent = child.read_parent(tmp_path, f"{half.id}@2")
+    parent = parents.read_parent(tmp_path, f"{half.id}@2")
     whole = launching.run(child.plan_child(parent, str(tmp_path), epochs=2)).experiment
     assert weights_hash(whole) == weights_hash(straight)
 
@@ -78,7 +82,7 @@ def test_interrupted_and_continued_equals_undisturbed(run, straight, tmp_path, s
     broken = run(stop_after)
     assert broken.status() == "interrupted"
     assert broken.entries()[-1].epoch == 1 + (stop_after - 1) // BATCHES
-    done = continuing.continue_experiment(tmp_path, broken.id).experiment
+    done = resuming.continue_experiment(tmp_path, broken.id).experiment
     assert done.status() == "finished"
     assert weights_hash(done) == weights_hash(straight)
 

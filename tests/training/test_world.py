@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 
 from raysweep.errors import NonFiniteLossError
 from raysweep.launch import run as launching
+from raysweep.plan import experiment as experiment_plan
 from raysweep.report import predictions
 from raysweep.store import checkpoint
 from raysweep.store.experiment import Experiment
@@ -31,7 +32,7 @@ def two() -> Iterator[Ranks]:
 
 def run_with(ranks: Ranks | None, root: Path, monkeypatch: pytest.MonkeyPatch, **sections: object) -> Experiment:
     """A run of plain torch processes, or of this one: what Ray's trainer does, without Ray."""
-    from raysweep.launch import workers
+    from raysweep.launch.workers import start as workers
 
     root.mkdir(exist_ok=True)
     monkeypatch.setattr(
@@ -39,7 +40,7 @@ def run_with(ranks: Ranks | None, root: Path, monkeypatch: pytest.MonkeyPatch, *
         "in_this_process",
         lambda job, fitted, progress: train(job, Recorder()) if ranks is None else ranks.train(job),
     )
-    return launching.run(launching.plan(small_settings(root, **sections))).experiment
+    return launching.run(experiment_plan.plan_experiment(small_settings(root, **sections))).experiment
 
 
 def state_of(experiment: Experiment, epoch: int) -> dict:

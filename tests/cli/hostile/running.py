@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cli.hostile import controls, files, pickles, texts  # noqa: F401  (each adds its cases)
+from tests.cli.hostile import (
+    texts,  # noqa: F401  (each adds its cases)
+)
 from tests.cli.hostile.cases import CASES, Case, Room
 from tests.conftest import draw_classes
 
@@ -124,13 +126,6 @@ def run_all(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     import omegaconf  # noqa: F401
     import pyarrow.parquet  # noqa: F401
     import ray.train.torch  # noqa: F401
-
-    import raysweep.cli.main
-    import raysweep.launch.continuing
-    import raysweep.launch.sweep
-    import raysweep.launch.verify
-    import raysweep.report.figures
-    import raysweep.yamlfile  # noqa: F401
 
     first = Room(folder / "template", folder / "template" / "root" / "none")
     draw_classes(first.folder / "images", {"cat": 12, "dog": 8, "eel": 10})

@@ -1,0 +1,133 @@
+"""Names and texts that somebody else chose: what may be the name of an experiment or a class, and how a message shows them."""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
+from pathlib import PurePath
+from typing import Any
+
+MAX_NAME = 120
+
+
+MAX_CLASS_NAME = 255  # as of a folder
+
+
+MAX_LISTED = 20
+
+
+_RESERVED = {"con", "prn", "aux", "nul", "sweeps", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}
+
+
+def check_name(value: str) -> str:
+    """``value`` if it can be the name of a folder on every system.
+
+    Raises:
+        ValueError: empty, longer than 120 characters, a path, a reserved name, or control characters in it.
+    """
+    if not value or not value.strip(" ."):
+        raise ValueError("the name is empty; give letters and digits")
+    if len(value) > MAX_NAME or len(value.encode(errors="surrogatepass")) > 200:
+        raise ValueError(f"the name has {len(value)} characters; at most {MAX_NAME} are allowed")
+    bad = sorted({c for c in value if c in '/\\<>:"|?*@' or unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")})
+    if bad:
+        raise ValueError(
+            f"the name {value!r} contains {' '.join(map(repr, bad))}; a name is one folder's name, not a path"
+        )
+    if value.startswith((".", "-", " ", "=", "+")) or value.endswith((".", " ")):
+        raise ValueError(f"the name {value!r} starts or ends with a dot, sign or space; use letters and digits there")
+    if value.split(".")[0].lower() in _RESERVED:
+        raise ValueError(f"the name {value!r} is reserved; choose another")
+    return value
+
+
+def check_class(value: str) -> str:
+    """``value`` if it can be the name of a class: one line of any writing, emoji and marks of direction included.
+
+    Raises:
+        ValueError: empty, longer than 255 characters, or characters that no file of text could hold in one line.
+    """
+    if not value.strip():
+        raise ValueError("the name of a class is empty; give it letters or digits")
+    if len(value) > MAX_CLASS_NAME:
+        raise ValueError(
+            f"the name of class {short_repr(value)} has {len(value):,} characters; at most {MAX_CLASS_NAME} are allowed"
+        )
+    bad = sorted({c for c in value if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")})
+    if bad:
+        raise ValueError(
+            f"the name of class {short_repr(value)} contains {' '.join(map(ascii, bad[:5]))}, which is no character of a line of "
+            "text; rename the class"
+        )
+    return value
+
+
+def plain(text: object) -> str:
+    """Text without control characters and marks of direction: a name must not steer the terminal."""
+    return "".join(c if c.isprintable() else "·" for c in str(text))
+
+
+def truncate(text: object, most: int = 400) -> str:
+    """Plain text of at most so many characters, its middle left out."""
+    whole = str(text)
+    return plain(whole if len(whole) <= most else f"{whole[: most // 2]}…{whole[len(whole) - (most - 1) // 2 :]}")
+
+
+def join_names(names: Iterable[object]) -> str:
+    """The names with commas; of many, the first 20 and how many more there are."""
+    every = [str(name) for name in names]
+    more = len(every) - MAX_LISTED
+    return ", ".join(truncate(name, 80) for name in every[:MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+class _Short(reprlib.Repr):
+    """``repr`` that never does more work than its few characters need."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 4
+        self.maxstring = self.maxother = 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write out a number of more than 4,300 digits
+        return repr(x) if x.bit_length() < 200 else f"a number of {round(x.bit_length() * 0.30103):,} digits"
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        # any other type may write out all that it holds
+        return repr(x) if isinstance(x, (bool, float, date, PurePath, type(None))) else f"<{type(x).__name__}>"
+
+
+def short_repr(value: Any) -> str:
+    """``repr`` of a value in about 80 characters, whatever it is: deep, huge or a billion laughs."""
+    return truncate(_Short().repr(value), 120)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON for any terminal: no NaN, and what could steer the terminal is escaped, also half characters."""
+    text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def dotted(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested settings; an empty mapping is a value."""
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            yield from dotted(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item

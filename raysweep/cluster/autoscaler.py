@@ -1,0 +1,148 @@
+"""Waiting for nodes. A cluster that grows by itself is asked for them, and they are given back when the work has ended.
+
+Ray's autoscaler starts nodes for work that waits, or when it is asked. Our work does not wait in Ray, where what does not
+fit would wait for ever without a word; so it is asked. What is asked for stays asked for until somebody takes it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from raysweep.cluster import connect
+from raysweep.cluster.signals import StopFlag, signals
+from raysweep.config.settings import ScalingSection
+from raysweep.errors import Interrupted, ResourceError
+
+POLL_S = 2.0
+LOST_S = 60.0  # for lost nodes to come back, or others
+GROWING_S = 900.0  # for new machines of a cloud
+SETTLE_S = 60.0  # enough are there for a start: for more only while more come
+
+Progress = Callable[[dict[str, Any]], None]
+T = TypeVar("T")
+
+
+class Fleet:
+    """The nodes of the connected cluster, and those it may still get."""
+
+    def __init__(self, scaling: ScalingSection, progress: Progress) -> None:
+        self.progress = progress
+        self.grows = scaling.address is not None and grows()
+        given = None if scaling.wait_for_nodes_s == "auto" else scaling.wait_for_nodes_s
+        ours = GROWING_S if self.grows else None
+        self.at_start = given if given is not None else (ours or 0.0)
+        self.asked: list[dict[str, float]] = []
+
+    def ask(self, bundles: Sequence[Mapping[str, float]]) -> None:
+        """Ask for nodes that hold so much at once; before, what was asked for, is forgotten."""
+        wanted = [dict(b) for b in bundles]
+        if not self.grows or wanted == self.asked:
+            return
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(bundles=wanted)
+        self.asked = wanted
+
+    def until(self, fits: Callable[[list[dict[str, float]]], tuple[T, bool]]) -> T:
+        """Wait at the start for nodes that are enough; what ``fits`` makes of them.
+
+        Args:
+            fits: what the nodes with these resources hold, and whether it is all that is wanted; raises ResourceError where
+                it is too little to begin with.
+
+        Raises:
+            ResourceError: that of ``fits``, where the nodes do not come in time. Interrupted: a signal asked to stop.
+        """
+        flag = StopFlag()
+        started = grown = time.monotonic()
+        last = -1
+        with signals(flag):
+            while True:
+                nodes = connect.nodes()
+                now = time.monotonic()
+                if len(nodes) > last >= 0:
+                    grown = now
+                try:
+                    found, all_of_it = fits(nodes)
+                    if all_of_it or not self.grows or now - grown >= SETTLE_S or now - started >= self.at_start:
+                        return found
+                    text = f"{len(nodes)} nodes are there, which is enough to begin; waiting while more come."
+                except ResourceError as error:
+                    if now - started >= self.at_start:
+                        raise _too_late(error, now - started, self.grows) from None
+                    text = f"Waiting for nodes, up to {self.at_start:g} s (scaling.wait_for_nodes_s). {error}"
+                if len(nodes) != last:
+                    self.progress({"kind": "warning", "text": text})
+                    last = len(nodes)
+                if flag.reason is not None:
+                    raise Interrupted(
+                        f"Stopped by {flag.reason} while it waited for nodes; nothing was made.", flag.reason
+                    )
+                time.sleep(POLL_S)
+
+
+@contextlib.contextmanager
+def fleet(scaling: ScalingSection, progress: Progress) -> Iterator[Fleet]:
+    """The connected cluster's nodes. What was asked for is given back at the end, so that the cluster can shrink."""
+    found = Fleet(scaling, progress)
+    try:
+        yield found
+    finally:
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            found.ask([])
+
+
+def after_a_loss(scaling: ScalingSection) -> float:
+    """How long to wait for nodes in the place of lost ones."""
+    if scaling.wait_for_nodes_s != "auto":
+        return scaling.wait_for_nodes_s
+    return GROWING_S if scaling.address is not None and grows() else LOST_S
+
+
+def _too_late(error: ResourceError, seconds: float, growing: bool) -> ResourceError:
+    if seconds < POLL_S:
+        return error
+    why = " `ray status` on the head says what the autoscaler waits for." if growing else ""
+    return ResourceError(f"After {seconds:.0f} s of waiting: {error}{why}")
+
+
+def grows() -> bool:
+    """Whether an autoscaler starts and ends nodes of the connected cluster. One that was put together by hand has one, too,
+    which only looks on: it gives every node a type of its own, named after the node, or none."""
+    import ray
+
+    alive = {f"node_{n['NodeID']}" for n in ray.nodes() if n.get("Alive")}
+    first = _types_of_v1()
+    return (first is not None and not first & alive) or bool(_types_of_v2() - alive - {""})
+
+
+def _types_of_v1() -> set[str] | None:
+    """The types of the nodes that Ray's first autoscaler sees; None where none reports."""
+    try:
+        from ray.experimental.internal_kv import _internal_kv_get
+
+        report = json.loads(_internal_kv_get("__autoscaling_status") or b"{}").get("autoscaler_report")
+        return None if report is None else {str(kind) for kind in report["active_nodes"]}
+    except Exception:  # another version of Ray may have no such thing
+        return None
+
+
+def _types_of_v2() -> set[str]:
+    """The types that the second one has given the nodes; nothing where none of that kind reports."""
+    try:
+        import ray
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
+        from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+
+        reply = GetClusterStatusReply()
+        told = GcsClient(address=ray.get_runtime_context().gcs_address).get_cluster_status(timeout_s=5)
+        reply.ParseFromString(told)
+        if not reply.autoscaling_state.autoscaler_state_version:
+            return set()
+        return {str(n.ray_node_type_name) for n in reply.cluster_resource_state.node_states}
+    except Exception:
+        return set()

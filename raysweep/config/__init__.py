@@ -1,0 +1,1 @@
+"""Every option, grid files, YAML."""

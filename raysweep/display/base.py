@@ -1,0 +1,58 @@
+"""What every display of a running command shares: something live on stderr's last lines on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Self
+
+from raysweep._text import plain
+from raysweep.display.terminal import is_terminal, say
+
+
+class Display:
+    """Call it with events: each goes to the method of its kind, such as ``_warning``, where there is one."""
+
+    def __init__(self) -> None:
+        self.live: Any = None  # of rich, where stderr is a terminal
+        self.started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if is_terminal():
+            from rich.console import Console
+
+            self.live = self._make_live(Console(stderr=True, highlight=False))
+            self.live.start()
+        return self
+
+    def _make_live(self, console: Any) -> Any:
+        raise NotImplementedError
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take what is live away."""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        handler = getattr(self, f"_{event['kind']}", None)
+        if handler is not None:
+            handler(event)
+
+    def _line(self, text: str) -> None:
+        if self.live is not None:
+            from rich.text import Text
+
+            self.live.console.print(Text(text), soft_wrap=True)
+        else:
+            say(text)
+
+    def _connected(self, event: dict[str, Any]) -> None:
+        if event["dashboard"]:
+            self._line(event["dashboard"])
+        self._line(f"Ray's log files: {event['logs']}")
+
+    def _warning(self, event: dict[str, Any]) -> None:
+        self._line(plain(event["text"]))

@@ -1,0 +1,161 @@
+"""Shows training events: a live bar and a line per epoch on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from raysweep._text import plain
+from raysweep.display.base import Display
+from raysweep.display.terminal import duration, percent, say
+
+
+class RunDisplay(Display):
+    """Of one training: a bar that says what is done, batch by batch, and a line per epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.task: Any = None
+        self.begin: dict[str, Any] = {}
+        self.epoch_started = 0.0
+        self.epoch_seconds: list[float] = []
+
+    def _make_live(self, console: Any) -> Any:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        return Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=console,
+            transient=True,
+        )
+
+    def _bar(self, title: str, done: float | None, total: float | None, text: str = "") -> None:
+        if self.live is None:
+            return
+        if self.task is None:
+            self.task = self.live.add_task(title, total=total, text=text)
+        self.live.update(self.task, description=title, completed=done or 0, total=total, text=text)
+
+    def _loading(self, event: dict[str, Any]) -> None:
+        self._bar("loading torch", None, None)
+
+    def _decode(self, event: dict[str, Any]) -> None:
+        self._bar("decoding images, once", event["done"], event["total"], f"{event['done']:,} of {event['total']:,}")
+
+    def _connecting(self, event: dict[str, Any]) -> None:
+        where = f"the Ray cluster at {event['address']}" if event["address"] else "a local Ray cluster"
+        self._line(f"Starting on {where} …" if not event["address"] else f"Connecting to {where} …")
+        self._bar("starting Ray", None, None)
+
+    def _experiment(self, event: dict[str, Any]) -> None:
+        self._line(f"Experiment {plain(event['id'])}")
+        if event["workers"]:
+            self._bar("starting the workers", None, None)
+
+    def _begin(self, event: dict[str, Any]) -> None:
+        self.begin = event
+        self.epoch_started = time.monotonic()
+
+    def _batch(self, event: dict[str, Any]) -> None:
+        left = self._left(event["epoch"], event["batch"] / event["batches"])
+        self._bar(
+            f"epoch {event['epoch']}/{self.begin.get('last_epoch', '?')}",
+            event["batch"],
+            event["batches"],
+            f"batch {event['batch']}/{event['batches']}  loss {event['loss']:.3f}  {event['images_per_second']:,.0f} img/s  {left}",
+        )
+
+    def _left(self, epoch: int, part: float) -> str:
+        """Time left, from the epochs so far or else from this one."""
+        remaining = self.begin.get("last_epoch", epoch) - epoch + 1 - part
+        if self.epoch_seconds:
+            per_epoch = sum(self.epoch_seconds[-3:]) / len(self.epoch_seconds[-3:])
+        elif part > 0.1:
+            per_epoch = (time.monotonic() - self.epoch_started) / part
+        else:
+            return ""
+        return f"{duration(remaining * per_epoch)} left"
+
+    def _epoch(self, event: dict[str, Any]) -> None:
+        now = time.monotonic()
+        self.epoch_seconds.append(now - self.epoch_started)
+        self.epoch_started = now
+        row = event["row"]
+        left = self._left(event["epoch"], 1.0)
+        last = event["epoch"] == self.begin.get("last_epoch")
+        self._line(
+            f"epoch {event['epoch']:>2}/{self.begin.get('last_epoch', '?')}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
+            f"acc {percent(row['val_acc']):>6}  macro-F1 {row['val_macro_f1']:.3f}  worst {plain(row['worst_class'])} {percent(row['worst_recall'])}  "
+            f"{row['images_per_second']:,.0f} img/s"
+            + ("" if last else f"  {left}")
+            + ("  best" if event["best"] else "")
+        )
+
+    _inexact = Display._warning
+
+    def _saved(self, event: dict[str, Any]) -> None:
+        self._line(f"saved {event['file']}")
+
+    def _derive(self, event: dict[str, Any]) -> None:
+        self._bar("drawing", None, None)
+
+    def _traceback(self, event: dict[str, Any]) -> None:
+        self._line(f"Traceback of rank {event['rank']}:\n{event['text'].rstrip()}")
+
+    def summary(self, experiment: Any) -> None:
+        """The confusion matrix of the best epoch, and where everything is."""
+        from raysweep.report import predictions
+
+        found = predictions.read(experiment)
+        self.close()
+        say("")
+        print_confusion(found)
+        accuracy = float((found.labels == found.predicted).mean())
+        say(
+            f"Best: epoch {found.epoch}, accuracy {percent(accuracy)}. Done in {duration(time.monotonic() - self.started)}. Everything is in {experiment.folder}"
+        )
+
+
+def print_confusion(found: Any) -> None:
+    """True classes in rows, predicted in columns, percent of the row, darker where more."""
+    from rich import box
+    from rich.console import Console
+    from rich.style import Style
+    from rich.table import Table
+    from rich.text import Text
+
+    matrix = found.matrix
+    console = Console(stderr=True, highlight=False)
+    k = len(found.classes)
+    if k > 20:
+        say(f"The confusion matrix of {k} classes is in confusion_matrix_benchmark.png.")
+        return
+    table = Table(
+        title="Percent of each true class (rows) predicted as …",
+        box=box.SIMPLE,
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 0),
+    )
+    table.add_column("")
+    narrow = console.width < 24 + 10 * k
+    for c in found.classes:
+        table.add_column(Text(plain(c)[:4] if narrow else plain(c)), justify="right", min_width=5, no_wrap=True)
+    table.add_column("images", justify="right")
+    for i, c in enumerate(found.classes):
+        total = int(matrix[i].sum())
+        cells = [Text(plain(c) + " ")]
+        for j in range(k):
+            share = matrix[i, j] / max(1, total)
+            level = int(share * 120)
+            colour = (
+                f"rgb({20 + level // 3},{70 + level},{20 + level // 3})"
+                if i == j
+                else f"rgb({60 + level},{40 + level // 3},{20 + level // 4})"
+            )
+            style = Style(color="white", bgcolor=colour) if share >= 0.005 else Style()
+            cells.append(Text(f" {share:.0%} " if share >= 0.005 else " · ", style=style, justify="right"))
+        table.add_row(*cells, Text(f"{total:,}"))
+    console.print(table)

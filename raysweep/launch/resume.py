@@ -1,0 +1,204 @@
+"""Going on with an interrupted experiment, in its own folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from raysweep.config import settings as configuration
+from raysweep.config.settings import Settings
+from raysweep.errors import CheckpointError, NotFoundError, ResourceError
+from raysweep.events import Progress, ignore
+from raysweep.launch import runner
+from raysweep.launch.runner import Launch, Result
+from raysweep.plan import experiment as experiment_plan
+from raysweep.plan import parent as parents
+from raysweep.plan import types as plan_types
+from raysweep.plan.resources import AS_BEFORE, ResourceOverrides, Resources
+from raysweep.plan.types import Plan
+from raysweep.store import checkpoint, layout, lineage, resolve
+from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.lock import WriterLock
+from raysweep.store.remote import root as remote
+from raysweep.trackers.dispatch import following
+from raysweep.training.job import Job, from_own_checkpoint
+
+
+def continue_experiment(
+    root: Path,
+    reference: str,
+    *,
+    steal: bool = False,
+    asked: ResourceOverrides = AS_BEFORE,
+    progress: Progress = ignore,
+    launch: Launch | None = None,
+    fitted: Resources | None = None,
+) -> Result:
+    """Finish an interrupted experiment in its own folder, from its newest checkpoint that verifies.
+
+    A finished one is left as it is.
+
+    Args:
+        steal: take the lock also of a process on another host.
+        asked: other resources than before.
+        launch: how to start the training; by default as the experiment's resources ask for.
+        fitted: with ``launch``, the resources it has.
+
+    Raises:
+        NotFoundError: no such experiment. LockedError: somebody writes to it. Interrupted, or what training raises.
+    """
+    if launch is not None:  # a branch, which the sweep's process tracks
+        return _continue(root, reference, steal, asked, progress, launch, fitted)
+    with following(progress) as follower:
+        done = _continue(root, reference, steal, asked, follower, None, None)
+        follower.ended(done.experiment)  # a complete one, too: its trackers may be behind
+        return done
+
+
+def _continue(
+    root: Path,
+    reference: str,
+    steal: bool,
+    asked: ResourceOverrides,
+    progress: Progress,
+    launch: Launch | None,
+    fitted: Resources | None,
+) -> Result:
+    from raysweep.launch.workers import start as workers
+
+    experiment = resolve.find_experiment(root, reference)
+    config = experiment.config()
+    if "settings" not in config:
+        raise NotFoundError(f"{experiment.id} was not made by raysweep; start a child of it with `raysweep resume`.")
+    before, settings = _settings(experiment, config, asked)
+    lock = WriterLock.acquire(experiment.folder, steal)
+    try:
+        remote.refresh(experiment.folder)
+        good, problems = experiment.newest_good(checkpoint.misplaced)
+        for problem in problems:
+            progress({"kind": "warning", "text": f"{problem}."})
+        last = int((config.get("parent") or {}).get("epoch") or 0) + settings.training.epochs
+        if good is not None and good.batch is None and good.epoch >= last:
+            return _complete(experiment, good, last, progress)
+        try:
+            # A tracker that is not installed here must not keep anybody from finishing; it is told when it is needed.
+            plan = experiment_plan.plan_experiment(settings, progress, classes=config.get("classes"), tracked=False)
+        except ResourceError as error:
+            hint = "`raysweep continue` takes --threads, --workers and --address, too."
+            raise ResourceError(f"{error} {hint}") from None
+        if good is None and config.get("parent"):
+            parent = _same_parent(experiment, config["parent"])
+            plan = replace(plan, parent=parent, fresh_optimizer=bool(config.get("fresh_optimizer")))
+        around = (
+            workers.session(settings, plan.resources, progress)
+            if launch is None
+            else nullcontext(fitted or plan.resources)
+        )
+        with around as fitted:
+            config = _record_changes(experiment, config, before, settings, fitted)
+            job = _job(experiment, config, replace(plan, resources=fitted), lock, good)
+            if config.get("data_sha256") not in (None, plan.data.sha256):
+                job = replace(job, keep_position=False)
+                text = "the images have changed since this experiment began; its running epoch is drawn anew"
+                progress({"kind": "warning", "text": text})
+                lineage.record(experiment.folder, lineage.NOTE, text=f"not bit-exact: {text}")
+            where = "the start" if good is None else good.file
+            lineage.record(experiment.folder, lineage.CONTINUED, checkpoint=where, damaged=problems or None)
+            progress({"kind": "warning", "text": f"Continuing {experiment.id} from {where}."})
+            return runner.execute(job, experiment, fitted, launch or workers.launcher(fitted), progress)
+    finally:
+        lock.release()
+
+
+def _settings(experiment: Experiment, config: Mapping[str, Any], asked: ResourceOverrides) -> tuple[Settings, Settings]:
+    """The experiment's settings as they were, threads resolved, and with the resources asked for now."""
+    source = str(experiment.folder / layout.CONFIG)
+    values = {**config["settings"], "root": remote.root_address(experiment.folder.parent)}
+    before = configuration.validate(values, source)
+    if config.get("threads"):
+        before = before.model_copy(update={"scaling": before.scaling.model_copy(update={"threads": config["threads"]})})
+    scaling = before.scaling.model_dump(mode="json")
+    return before, configuration.validate(configuration.merge(values, {"scaling": asked.applied(scaling)}), source)
+
+
+def _complete(experiment: Experiment, good: Entry, last: int, progress: Progress) -> Result:
+    """All epochs are there; make what a kill may have left undone."""
+    from raysweep.training import checkpointing
+
+    if experiment.status() != "finished":
+        lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
+    checkpointing.rebuild_derived(experiment)
+    runner.derive(experiment)
+    progress({"kind": "warning", "text": f"{experiment.id} has all its {last} epochs; there is nothing to do."})
+    return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
+
+
+def _same_parent(experiment: Experiment, told: Mapping[str, Any]) -> plan_types.Parent:
+    """The checkpoint that the experiment started from.
+
+    Raises:
+        CheckpointError: what lies there now is another one. NotFoundError: it is gone.
+    """
+    missing = [key for key in ("file", "experiment", "epoch", "sha256") if told.get(key) is None]
+    if missing:
+        raise CheckpointError(
+            f"{experiment.folder / layout.CONFIG} does not say of its parent: {', '.join(missing)}. Restore it from a copy."
+        )
+    file = remote.place(told["file"], attach=False)
+    reference = str(file) if file.is_file() else f"{told['experiment']}@{told['epoch']}"
+    parent = parents.read_parent(experiment.folder.parent, reference)
+    if parent.sha256 != told["sha256"]:
+        raise CheckpointError(
+            f"{parent.path} is not the checkpoint that {experiment.id} started from (SHA-256 {parent.sha256[:12]}…, not "
+            f"{told['sha256'][:12]}…). Restore the file from a copy."
+        )
+    return parent
+
+
+def _record_changes(
+    experiment: Experiment, config: dict[str, Any], before: Settings, settings: Settings, fitted: Resources
+) -> dict[str, Any]:
+    """Write resources that differ from before into the log and the configuration, which is returned."""
+    changes = {
+        f"scaling.{key}": [old, new]
+        for key, new in settings.scaling.model_dump(mode="json").items()
+        if (old := getattr(before.scaling, key)) != new
+    }
+    world_size = max(1, fitted.workers)
+    if config.get("world_size") not in (None, world_size):  # of an elastic experiment, or by other GPUs
+        changes["world_size"] = [config["world_size"], world_size]
+    if not changes:
+        return config
+    config = {**config, "settings": settings.model_dump(mode="json"), "threads": fitted.threads}
+    config["world_size"] = world_size
+    experiment.write_config(config)
+    lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changes)
+    return config
+
+
+def _job(experiment: Experiment, config: dict[str, Any], plan: Plan, lock: WriterLock, good: Entry | None) -> Job:
+    """What is left to train, from the newest good checkpoint, the parent's, or nothing."""
+    from raysweep.training import state
+
+    first = int((config.get("parent") or {}).get("epoch") or 0)
+    job = Job(
+        folder=str(experiment.folder.resolve()),
+        token=lock.token,
+        settings=plan.settings.model_dump(mode="json"),
+        weights=plan.weights,
+        cache_dir=str(experiment_plan.cache_dir(plan.settings).resolve()),
+        cache_folder=str(plan.data.folder.resolve()),
+        threads=plan.resources.threads,
+        use_gpu=plan.resources.use_gpu,
+        first_epoch=first + 1,
+        last_epoch=first + plan.settings.training.epochs,
+        parent=config.get("parent"),
+        flat_config=config,
+        versions=state.versions(),
+    )
+    if good is not None:
+        return from_own_checkpoint(job, str(experiment.folder.resolve() / good.file), good.epoch, good.batch)
+    return replace(job, **runner.start_fields(plan)) if plan.parent is not None else job

@@ -1,0 +1,220 @@
+"""One branch of a sweep, as Ray Tune runs it in an actor that trains one branch after another.
+
+A branch on one device trains inside the actor: no process is started for it. Its experiment's folder is made here, by
+the one process that writes to it. If the folder exists already, the branch goes on from its newest checkpoint: that is
+how an interrupted sweep, and a branch whose actor died, are continued.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from raysweep import weights as weights_module
+from raysweep._paths import is_address
+from raysweep.cluster import connect
+from raysweep.cluster.channel import ChannelReporter
+from raysweep.config import grid as grids
+from raysweep.config.grid import Point
+from raysweep.errors import CheckpointError, Interrupted, RaysweepError
+from raysweep.events import Progress
+from raysweep.launch import resume as resuming
+from raysweep.launch import runner
+from raysweep.launch.workers import retry, transport
+from raysweep.plan.resources import ResourceOverrides, Resources
+from raysweep.plan.sweep import plan_branch
+from raysweep.plan.types import Plan
+from raysweep.store import lock
+from raysweep.store.experiment import Experiment
+from raysweep.store.remote import root as remote
+from raysweep.store.sweep import Sweep
+from raysweep.training.job import Job, Outcome
+
+BATCH_EVERY_S = 1.0  # many branches tell one driver: less often than one run alone
+
+
+METRICS = ("val_acc", "val_macro_f1", "balanced_accuracy")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all branches of a sweep have in common. It is put into Ray's object store once and read there."""
+
+    sweep_folder: str
+    base: Plan | None  # a checked child; None where every branch already has its folder
+    points: dict[str, Point]  # by name; a search's points are not here
+    parent: np.ndarray | None  # uint8: the content of the parent's checkpoint
+    mailbox: Any
+    steal: bool
+    seed: int | None = None  # of searched branches; None: the parent's
+    original_id: str | None = None  # see Sweep.original_id; None: sweep.json says it
+    known: Mapping[str, str | None] = field(default_factory=dict)  # branch → its experiment, as sweep.json says
+
+
+@dataclass(frozen=True)
+class SharedRef:
+    """Where :class:`Shared` lies in Ray's object store. With ten thousand points it takes long to unpack, so an actor does
+    that once, not for every branch."""
+
+    reference: Any
+
+
+_kept: dict[str, Shared] = {}  # by the reference's name
+
+
+def train_kept(config: dict[str, Any], kept: SharedRef) -> None:
+    """What Ray Tune runs: see :func:`train_branch`."""
+    import ray
+
+    key = kept.reference.hex()
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = ray.get(kept.reference)
+    train_branch(config, _kept[key])
+
+
+_parents: dict[str, Mapping[str, Any]] = {}  # by SHA-256; a reused actor unpacks its parent once
+
+
+def _parent_state(shared: Shared) -> Mapping[str, Any]:
+    from raysweep.store import checkpoint
+
+    assert shared.base is not None
+    assert shared.parent is not None
+    key = shared.base.parent.sha256
+    if key not in _parents:
+        _parents.clear()
+        _parents[key] = checkpoint.from_bytes(shared.parent)
+    return _parents[key]
+
+
+class BranchReporter(ChannelReporter):
+    """Tells the driver everything, and Ray Tune the metrics of every epoch."""
+
+    def __init__(self, mailbox: Any, branch: str, first_epoch: int) -> None:
+        import ray
+
+        super().__init__(mailbox, BATCH_EVERY_S)
+        self.branch, self.first_epoch = branch, first_epoch
+        self.reported = False
+        self.notices = connect.Notices([ray.get_runtime_context().get_node_id()])
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        super().__call__({**event, "branch": self.branch})
+        if event["kind"] == "epoch":
+            self.report(event["epoch"], event["row"])
+
+    def should_stop(self) -> str | None:
+        return super().should_stop() or (retry.PREEMPTED if self.notices.arrived() else None)
+
+    def report(self, epoch: int, row: Mapping[str, Any]) -> None:
+        from ray import tune
+
+        self.reported = True
+        tune.report({"epochs_done": epoch - self.first_epoch + 1, **{m: row[m] for m in METRICS}})
+
+
+def train_branch(config: dict[str, Any], shared: Shared) -> None:
+    """The trainable: train the branch that ``config`` names, or, in a search, whose weights it holds.
+
+    A failure is told to the driver and ends here, so that the actor can go on with the next branch.
+    """
+    import ray
+
+    point = shared.points[config["branch"]] if "branch" in config else _searched(config, shared)
+    first = shared.base.parent.epoch + 1 if shared.base is not None else 1
+    reporter = BranchReporter(shared.mailbox, point.name, first)
+    # Asked before anything is made: after a stop the branches that have not begun shall not begin.
+    stop, again = ray.get(shared.mailbox.begin.remote(point.name))
+    if stop is not None:
+        return
+    end: dict[str, Any] = {"kind": "branch_end", "branch": point.name, "status": "finished"}
+    try:
+        experiment = _train(point, shared, reporter, again)
+        if not reporter.reported:  # it was complete already: a search still wants to know what it reached
+            ends = [e for e in experiment.entries() if e.batch is None]
+            if ends:
+                reporter.report(ends[-1].epoch, ends[-1].metrics)
+    except Interrupted as error:
+        if error.reason == retry.PREEMPTED:
+            raise  # Tune starts the branch again in another place, where it goes on
+        end |= {"status": "interrupted", "reason": str(error)}
+    except RaysweepError as error:
+        end |= {"status": "failed", "reason": str(error), "traceback": traceback.format_exc()}
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        end |= {"status": "failed", "reason": text, "traceback": traceback.format_exc()}
+    ray.get(shared.mailbox.put.remote(end))
+
+
+def _searched(config: Mapping[str, Any], shared: Shared) -> Point:
+    """The branch that a search's suggestion means; equal suggestions are the same branch."""
+    assert shared.base is not None
+    parent = shared.base.parent
+    changes = {c: float(f"{w:.4g}") for c, w in config.items()}
+    complete = weights_module.inherit(parent.weights, changes, parent.classes)
+    seed = shared.seed if shared.seed is not None else parent.settings["seed"]
+    return Point(grids.describe(changes), complete, seed, False)
+
+
+_seen: set[str] = set()  # roots on an object store that this process has looked through
+
+
+def _sweep(shared: Shared, look: bool, again: bool) -> Sweep:
+    """The sweep, where it is asked for with what other machines have made of its branches."""
+    if shared.base is not None and is_address(shared.base.settings.root):
+        root = shared.base.settings.root
+        remote.open_root(root, pull=look and (again or root not in _seen))
+        _seen.update([root] if look else [])
+    return Sweep(remote.place(shared.sweep_folder))
+
+
+def _train(point: Point, shared: Shared, reporter: BranchReporter, again: bool) -> Experiment:
+    # A branch that nobody knows of has no folder. To look for one all the same is to list the whole root, which ten
+    # thousand branches cannot each do.
+    known = shared.known.get(point.name)
+    look = again or known is not None or shared.original_id is None
+    sweep = _sweep(shared, look, again)
+    original_id = shared.original_id or sweep.original_id
+    existing = sweep.experiment(point.name, original_id, known) if look else None
+
+    def launch(job: Job, fitted: Resources, progress: Progress) -> Outcome:
+        from raysweep.launch.workers import start as workers
+        from raysweep.training.loop import train
+
+        if fitted.workers > 0:
+            return workers.on_workers(job, fitted, reporter, reporter.should_stop)
+        from_parent = job.start is not None and not job.same_run and shared.parent is not None
+        return train(job, reporter, _parent_state(shared) if from_parent else None)
+
+    if existing is not None:
+        fitted = shared.base.resources if shared.base is not None else None
+        done = resuming.continue_experiment(
+            sweep.root,
+            str(existing.folder),
+            steal=shared.steal or _of_a_lost_node(existing),
+            asked=ResourceOverrides() if fitted is None else ResourceOverrides(threads=fitted.threads),
+            progress=reporter,
+            launch=launch,
+            fitted=fitted,
+        )
+        return done.experiment
+    if shared.base is None:
+        raise CheckpointError("This branch had not started when its parent's checkpoint was lost.")
+    plan = plan_branch(transport.arrived_plan(shared.base), original_id, point)
+    branch = {"name": point.name, "control": point.control, "seed": point.seed}
+    return runner.start(plan, launch, reporter, sweep=original_id, branch=branch).experiment
+
+
+def _of_a_lost_node(experiment: Experiment) -> bool:
+    """Whether a branch is still locked by a process of a machine that has left the cluster."""
+    import ray
+
+    who = lock.holder(experiment.folder)
+    if who is None or lock.alive(who) is not None:  # nobody, or one of this machine, whom the lock itself can judge
+        return False
+    return who.get("host") not in {n.get("NodeManagerHostname") for n in ray.nodes() if n.get("Alive")}

@@ -1,0 +1,205 @@
+"""Sweeps: from one checkpoint, many branches with other class sampling weights, launched by Ray Tune.
+
+The plan is checked whole before Ray starts. What happened is read from the branches' own folders, never from Tune's
+pickled state: a sweep is continued from ``sweep.json`` and the folders alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from raysweep.cluster import autoscaler
+from raysweep.config.grid import Point
+from raysweep.errors import CheckpointError, Interrupted
+from raysweep.events import Progress, ignore
+from raysweep.launch.runner import derive
+from raysweep.launch.sweep import tune as tuning
+from raysweep.launch.sweep.branch import Shared
+from raysweep.launch.workers import transport
+from raysweep.plan import capacity
+from raysweep.plan import types as plan_types
+from raysweep.plan.types import SweepPlan
+from raysweep.store import experiment as experiments
+from raysweep.store import files, layout, lineage
+from raysweep.store import sweep as sweeps
+from raysweep.store.commands import continue_command
+from raysweep.store.experiment import Experiment
+from raysweep.store.lock import WriterLock
+from raysweep.store.remote import root as remote
+from raysweep.store.results import MISSING
+from raysweep.store.sweep import Sweep
+from raysweep.trackers.dispatch import following
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A sweep that ended: its folder, its experiments by branch, and the branches that failed with the reason."""
+
+    sweep: Sweep
+    experiments: dict[str, Experiment]
+    failed: dict[str, str]
+
+
+def run(plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
+    """Make the sweep's folder and train its branches.
+
+    Raises:
+        Interrupted: a signal asked to stop; every branch that had begun has saved a checkpoint.
+        RaysweepError: the sweep could not be started.
+    """
+    if plan.base.settings.scaling.address is None:
+        capacity.at_once(plan, capacity.this_machine())
+    scaling = plan.base.settings.scaling
+    with (
+        tuning.connected(scaling.address, progress, plan.name) as nodes,
+        autoscaler.fleet(scaling, progress) as fleet,
+    ):
+        plan = capacity.with_gpus(plan, nodes)
+        count = capacity.settle(plan, fleet, progress)
+        now = datetime.now()
+        sweep = sweeps.create(plan.root, plan.name, now)
+        lock = WriterLock.acquire(sweep.folder)
+        try:
+            sweep.write_plan({"id": sweep.id, **_record(plan, now)})
+            return train_branches(sweep, plan, plan.points, count, progress, steal=False)
+        finally:
+            lock.release()
+
+
+def _record(plan: SweepPlan, now: datetime) -> dict[str, Any]:
+    """What ``sweep.json`` says before anything has run: enough to go on after any kill."""
+    parent: plan_types.Parent = plan.base.parent
+    return {
+        "format_version": 1,
+        "name": plan.name,
+        "description": plan.description,
+        "timestamp": now.strftime(layout.TIME_FORMAT),
+        "parent": parent.record(),
+        "parent_weights": parent.weights,
+        "epochs": plan.base.settings.training.epochs,
+        "threads": plan.base.resources.threads,
+        "workers": plan.base.resources.workers,
+        "gpus_per_branch": plan.gpus_per_branch,
+        "max_concurrent": plan.max_concurrent,
+        "settings": plan.base.settings.model_dump(mode="json"),
+        "grid": plan.grid.model_dump(mode="json"),
+        "notes": plan.notes,
+        "branches": [
+            {
+                "name": p.name,
+                "control": p.control,
+                "seed": p.seed,
+                "weights": p.weights,
+                "shares": plan.shares(p),
+                "experiment": None,
+                "status": MISSING,
+            }
+            for p in plan.points
+        ],
+    }
+
+
+def train_branches(
+    sweep: Sweep, plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
+) -> SweepResult:
+    """Hand the branches to Ray Tune, then settle what it ended without a word, and write results."""
+    with following(progress) as follower:
+        try:
+            return _train_branches(sweep, plan, points, count, follower, steal)
+        finally:  # also those that were finished before, when the process that tracked them may have been killed
+            for experiment in sweep.experiments().values():
+                follower.ended(experiment)
+
+
+def _train_branches(
+    sweep: Sweep, plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
+) -> SweepResult:
+    parent: plan_types.Parent = plan.base.parent
+    content = files.read_all(parent.path)
+    if hashlib.sha256(content).hexdigest() != parent.sha256:
+        raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
+    base = replace(transport.portable_plan(plan.base), resources=capacity.of_branch(plan.base.resources))
+    progress(
+        {
+            "kind": "sweep",
+            "id": sweep.id,
+            "folder": remote.address(sweep.folder),
+            "branches": [b | {"parent_weights": parent.weights} for b in sweep.plan()["branches"]],
+            "first_epoch": parent.epoch + 1,
+            "last_epoch": parent.epoch + plan.base.settings.training.epochs,
+            "at_once": count,
+            "queue": capacity.queue(plan, len(points) + tuning.samples_left(plan.grid, sweep.plan()), count),
+            "notes": [*plan.notes, *(n for n in base.notes if n.startswith("not bit-exact"))],
+        }
+    )
+    record = sweep.plan()
+    job = tuning.Work(
+        sweep=sweep,
+        grid=plan.grid,
+        points=points,
+        shared=Shared(
+            sweep_folder=remote.address(sweep.folder),
+            base=base,
+            points={p.name: p for p in points},
+            parent=np.frombuffer(content, np.uint8),
+            mailbox=None,
+            steal=steal,
+            seed=next(iter(plan.grid.seeds), None),
+            original_id=sweep.original_id,
+            known={b["name"]: b.get("experiment") for b in record["branches"]},
+        ),
+        at_once=count,
+        epochs=plan.base.settings.training.epochs,
+        gpus=plan.gpus_per_branch,
+        retries=plan.base.settings.scaling.max_failures,
+        record=record,
+    )
+    ended = tuning.launch(job, progress)
+    _settle(sweep, ended.failed)
+    record = sweep.refresh(ended.failed)
+    failed = {
+        b["name"]: b.get("reason", "it ended without a word")
+        for b in record["branches"]
+        if b["status"] in ("failed", "dead")
+    }
+    failed |= {k: v for k, v in ended.failed.items() if k not in failed}
+    if ended.stopped is not None:
+        raise Interrupted(
+            f"Stopped by {ended.stopped}; every branch that had begun has its checkpoint. "
+            f"Go on with: {continue_command(sweep.root, sweep.id)}"
+        )
+    progress({"kind": "sweep_end", "failed": failed})
+    write_effects(sweep, progress)
+    return SweepResult(sweep, sweep.experiments(), failed)
+
+
+def write_effects(sweep: Sweep, progress: Progress) -> None:
+    """What each branch did to each class, and the report; trouble with that never fails a sweep."""
+    from raysweep.report import page
+
+    problem = page.write_all(sweep)
+    if problem is not None:
+        progress({"kind": "warning", "text": problem})
+
+
+def _settle(sweep: Sweep, failed: Mapping[str, str]) -> None:
+    """Say in the log of a branch that Tune's scheduler ended early that it is finished, since its process could not."""
+    if sweep.plan()["grid"]["scheduler"] == "none":
+        return
+    for name, experiment in sweep.experiments().items():
+        if name in failed or experiment.status() != experiments.DEAD:
+            continue
+        ends = [e for e in experiment.entries() if e.batch is None]
+        if ends:
+            lock = WriterLock.acquire(experiment.folder)
+            try:
+                lineage.record(experiment.folder, lineage.FINISHED, epochs=ends[-1].epoch, stopped_early="asha")
+                derive(experiment)
+            finally:
+                lock.release()

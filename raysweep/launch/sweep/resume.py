@@ -1,0 +1,155 @@
+"""Finishing a sweep from ``sweep.json`` and the branches' own folders, whatever ended it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raysweep.cluster import autoscaler
+from raysweep.config import grid as grids
+from raysweep.config.grid import Point
+from raysweep.errors import CheckpointError, ConfigError, Interrupted, NotFoundError, RaysweepError, StoreError
+from raysweep.events import Progress, ignore
+from raysweep.launch.resume import continue_experiment
+from raysweep.launch.sweep import driver as sweeping
+from raysweep.launch.sweep import tune as tuning
+from raysweep.launch.sweep.driver import SweepResult
+from raysweep.plan import capacity
+from raysweep.plan import sweep as sweep_plan
+from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
+from raysweep.plan.types import SweepPlan
+from raysweep.store import experiment as experiments
+from raysweep.store import layout, resolve
+from raysweep.store.lock import WriterLock
+from raysweep.store.remote import root as remote
+from raysweep.store.sweep import Sweep
+from raysweep.trackers.dispatch import catch_up
+
+
+def continue_sweep(
+    root: Path,
+    reference: str,
+    *,
+    steal: bool = False,
+    asked: ResourceOverrides = AS_BEFORE,
+    progress: Progress = ignore,
+) -> SweepResult:
+    """Finish a sweep: finished branches stay, half-done ones go on from their newest checkpoint, missing ones start.
+
+    Args:
+        asked: other resources for the branches that are left; those that trained under others are not bit-exact with
+            them, as their logs say.
+
+    Raises:
+        NotFoundError: no such sweep. LockedError: it is running. Interrupted, or what :func:`run` raises.
+    """
+    sweep = resolve.find_sweep(root, reference)
+    lock = WriterLock.acquire(sweep.folder, steal)
+    try:
+        record = sweep.refresh()
+        try:
+            plan, points = _plan_again(sweep, record, asked, progress)
+        except NotFoundError as error:
+            return _without_parent(sweep, record, str(error), steal, asked, progress)
+        if not points and not tuning.samples_left(plan.grid, record):
+            sweeping.write_effects(sweep, progress)
+            catch_up(sweep.experiments().values(), progress)
+            progress({"kind": "warning", "text": f"{sweep.id} has all its branches; there is nothing to do."})
+            return SweepResult(sweep, sweep.experiments(), {})
+        scaling = plan.base.settings.scaling
+        with tuning.connected(scaling.address, progress, plan.name), autoscaler.fleet(scaling, progress) as fleet:
+            count = capacity.settle(plan, fleet, progress)
+            return sweeping.train_branches(sweep, plan, points, count, progress, steal=steal)
+    finally:
+        lock.release()
+
+
+def _without_parent(
+    sweep: Sweep, record: Mapping[str, Any], why: str, steal: bool, asked: ResourceOverrides, progress: Progress
+) -> SweepResult:
+    """The parent's checkpoint is gone: branches with a checkpoint of their own go on all the same, one after another.
+
+    Raises:
+        NotFoundError: no branch has one.
+    """
+    found = sweep.experiments()
+    left = [b["name"] for b in record["branches"] if b["status"] != experiments.FINISHED]
+    able = {name: e for name in left if (e := found.get(name)) is not None and e.newest_good()[0] is not None}
+    if not able:
+        raise NotFoundError(why)
+    progress({"kind": "warning", "text": f"{why} Branches that have a checkpoint of their own go on without it."})
+    failed = {name: why for name in left if name not in able}
+    for name, experiment in able.items():
+        try:
+            continue_experiment(
+                sweep.root,
+                str(experiment.folder),
+                steal=steal,
+                asked=asked,
+                progress=lambda event, name=name: progress({**event, "branch": name}),  # type: ignore[misc]
+            )
+        except Interrupted:
+            sweep.refresh(failed)
+            raise
+        except RaysweepError as error:
+            failed[name] = str(error)
+    sweep.refresh(failed)
+    return SweepResult(sweep, sweep.experiments(), failed)
+
+
+def _plan_again(
+    sweep: Sweep, record: Mapping[str, Any], asked: ResourceOverrides, progress: Progress
+) -> tuple[SweepPlan, list[Point]]:
+    """The plan that ``sweep.json`` tells, and the branches that are not finished."""
+    if isinstance(asked.workers, list):
+        raise ConfigError(
+            "--workers: all branches of a sweep train with the same number of workers, so that they can be compared. Give one."
+        )
+    told = record["parent"]
+    file = remote.place(told["file"], attach=False)
+    reference = str(file) if file.is_file() else f"{told['experiment']}@{told['epoch']}"
+    try:
+        plan = sweep_plan.plan_sweep(
+            remote.root_address(sweep.root),
+            reference,
+            grids.check(record["grid"], str(sweep.folder / layout.SWEEP)),
+            name=record["name"],
+            description=record["description"],
+            epochs=record["epochs"],
+            threads=asked.threads or record["threads"],
+            workers=record["workers"] if asked.workers is None else asked.workers,
+            address=asked.applied(record["settings"]["scaling"])["address"],
+            max_concurrent=record["max_concurrent"],
+            gpus_per_branch=record["gpus_per_branch"] or None,
+            overrides=_overrides(record["settings"]),
+            progress=progress,
+        )
+    except RaysweepError as error:
+        raise type(error)(f"{sweep.id} cannot go on: {error}") from None
+    except KeyError as error:
+        raise StoreError(f"{sweep.folder / layout.SWEEP} lacks {error}. Restore it from a copy.") from None
+    if plan.base.parent.sha256 != told["sha256"]:
+        raise CheckpointError(
+            f"{sweep.id} cannot go on: {plan.base.parent.path} is not the checkpoint it started from (its SHA-256 is "
+            f"{plan.base.parent.sha256[:12]}…, not {told['sha256'][:12]}…). Restore the file from a copy."
+        )
+    points = [
+        Point(b["name"], dict(b["weights"]), int(b["seed"]), bool(b["control"]))
+        for b in record["branches"]
+        if b["status"] != experiments.FINISHED
+    ]
+    return plan, points
+
+
+def _overrides(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A sweep's settings as overrides of its parent's; what each branch sets for itself is left out."""
+    kept = {
+        k: dict(v) if isinstance(v, Mapping) else v
+        for k, v in settings.items()
+        if k not in ("root", "seed", "experiment")
+    }
+    kept["sampling"].pop("weights")
+    kept["training"].pop("epochs")
+    kept["scaling"] = {k: v for k, v in kept["scaling"].items() if k not in ("address", "num_workers", "threads")}
+    return kept

@@ -1,0 +1,286 @@
+"""Handing the branches of a sweep to Ray Tune. Of Tune we use the queue, reused actors, search and early stopping; what
+it writes itself lies with the caches and is never read again."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from raysweep.cluster import connect
+from raysweep.cluster.channel import open_channel, watch
+from raysweep.cluster.dashboard import Shown
+from raysweep.cluster.signals import StopFlag, signals
+from raysweep.config.grid import Grid, Point, Range
+from raysweep.errors import ConfigError, RaysweepError, TrainingError
+from raysweep.events import Progress
+from raysweep.launch.sweep.branch import METRICS, Shared, SharedRef, train_kept
+from raysweep.launch.workers import retry
+from raysweep.launch.workers.attempt import ray_folder
+from raysweep.store.commands import continue_command
+from raysweep.store.results import Results
+from raysweep.store.sweep import Sweep
+
+POLL_S = 0.5  # the driver shares its CPUs with the branches
+
+
+_ENVIRONMENT = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours lets every branch save first
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the branches' folders hold all there is to log
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a branch that fails or is stopped in its first epoch reports none
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # its own state is never restored from
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # an actor is used again also when a branch takes long to end
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a data path relative to the user's folder stays valid
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be trained, and how much of it at once."""
+
+    sweep: Sweep
+    grid: Grid
+    points: list[Point]
+    shared: Shared
+    at_once: int
+    epochs: int
+    gpus: float
+    retries: int
+    record: dict[str, Any]
+
+
+@dataclass
+class TuneOutcome:
+    """How it went: why it was stopped, if it was, and the branches that failed with the reason."""
+
+    stopped: str | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def connected(address: str | None, progress: Progress, name: str | None = None) -> Iterator[list[dict[str, float]]]:
+    """Ray for a sweep; yields the resources of every node. A cluster started here is stopped at the end.
+
+    Args:
+        name: of the job, on the dashboard.
+    """
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    progress({"kind": "connecting", "address": address})
+    # Importing Tune takes two seconds, in which a starting cluster only makes the driver wait.
+    connect.quiet_environment()
+    importing = threading.Thread(target=importlib.import_module, args=("ray.tune",), daemon=True)
+    importing.start()
+    connection = connect.connect(address, name=name)
+    importing.join()
+    try:
+        dashboard = connect.dashboard_hint(connection["dashboard"])
+        progress({"kind": "connected", "dashboard": dashboard, "logs": str(connection["logs"])})
+        yield connection["nodes"]
+    finally:
+        if connection["local"]:
+            connect.disconnect()
+
+
+def launch(work: Work, progress: Progress) -> TuneOutcome:
+    """Train all branches; returns when none is left or when a signal asked to stop and all have saved."""
+    import ray
+
+    mailbox = open_channel(work.sweep.id, work.at_once)
+    shown = Shown(mailbox)
+    work = replace(work, shared=replace(work.shared, mailbox=mailbox))
+    ended = TuneOutcome()
+    results = Results(work.sweep)
+    flag = StopFlag()
+    broken: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            if work.points:
+                _tune(work, {"branch": [p.name for p in work.points]}, ended)
+            left = samples_left(work.grid, work.record)
+            if left and flag.reason is None:
+                _tune(work, None, ended, left)
+        except BaseException as error:
+            broken.append(error)
+
+    def handle(events: list[dict[str, Any]]) -> None:
+        for event in events:
+            if event["kind"] == "branch_end" and event["status"] == "failed":
+                ended.failed[event["branch"]] = event["reason"]
+            progress(event)
+            results.told(event)
+            shown(event)
+        results.write_when_due(ended.failed)
+
+    # Not in the main thread: that one handles signals and shows the progress.
+    thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
+    try:
+        with signals(flag, lambda reason: mailbox.stop.remote(reason)):
+            watch(thread, mailbox, POLL_S, handle)
+    finally:  # whatever ended it, the files tell what is known
+        with contextlib.suppress(RaysweepError):
+            results.write(ended.failed)
+    shown.close(dict(ended.failed))
+    ray.kill(mailbox)
+    ended.stopped = flag.reason
+    if broken:
+        text = str(broken[0]).strip().splitlines()
+        raise TrainingError(
+            f"Ray Tune failed: {text[-1][:300] if text else type(broken[0]).__name__}. The branches that ran are in their folders; "
+            f"go on with: {continue_command(work.sweep.root, work.sweep.id)}"
+        ) from broken[0]
+    return ended
+
+
+def samples_left(grid: Grid, record: Mapping[str, Any]) -> int:
+    """How many branches an Optuna search has still to choose, after those that ``sweep.json`` knows."""
+    if grid.search.algorithm != "optuna":
+        return 0
+    return max(0, (grid.search.num_samples or 0) - sum(bool(b.get("searched")) for b in record["branches"]))
+
+
+def _tune(work: Work, grid: dict[str, list[str]] | None, ended: TuneOutcome, samples: int = 1) -> None:
+    """One run of Tune: over the branches that are written out, or, without a grid, over a search's suggestions."""
+    import ray
+    from ray import tune
+
+    needs = work.shared.base.resources if work.shared.base is not None else None
+    assert needs is not None
+    if needs.workers > 0:
+        # The branch itself only waits: its workers bring their own CPUs. A trial must ask for something.
+        resources: dict[str, float] = {"CPU": 0, "memory": 1024**2}
+    else:
+        resources = {"CPU": needs.cpus} | ({"GPU": work.gpus} if work.gpus else {})
+    kept = SharedRef(ray.put(work.shared))
+    storage = Path(ray_folder(str(work.sweep.root))) / "tune"
+    name = f"{work.sweep.id}-{int(time.time() * 1000)}"
+    metric = "val_macro_f1" if work.grid.metric == "macro_f1" else work.grid.metric
+    trainable = tune.with_parameters(train_kept, kept=kept)
+    trainable.__name__ = work.sweep.id  # the dashboard shows it among the actors
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources),
+        param_space={"branch": tune.grid_search(grid["branch"])} if grid else None,
+        tune_config=tune.TuneConfig(
+            num_samples=samples,
+            max_concurrent_trials=work.at_once if grid else None,  # a searcher limits itself
+            reuse_actors=True,
+            search_alg=None if grid else _optuna(work, metric),
+            scheduler=_asha(work, metric) if work.grid.scheduler == "asha" else None,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(storage),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=work.retries),
+            callbacks=[_forgetful()],
+        ),
+    )
+    try:
+        for result in tuner.fit():
+            if result.error is not None and grid is not None:
+                branch = (result.config or {}).get("branch", "?")
+                ended.failed.setdefault(branch, _reason(result.error))
+    finally:
+        shutil.rmtree(storage / name, ignore_errors=True)
+
+
+def _forgetful() -> Any:
+    """Lets Tune forget the running means of every metric when a trial has ended: two thirds of what it keeps of one."""
+    from ray import tune
+
+    class Forgetful(tune.Callback):
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            with contextlib.suppress(Exception):  # another version of Ray may have no such thing
+                trial.run_metadata.metric_n_steps.clear()
+                trial.run_metadata.metric_analysis.clear()
+
+    return Forgetful()
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.config.get("branch") or trial.trial_id)
+
+
+def _reason(error: BaseException) -> str:
+    """Why Tune gave a branch up; what the branch itself could tell has come by mail."""
+    text = str(error)
+    if retry.is_memory(error):
+        return "its process was killed for want of memory; run fewer at once with --max-concurrent"
+    if "ActorDied" in type(error).__name__ or "died" in text:
+        return "its process died (killed, or out of memory); go on with `raysweep continue`"
+    lines = [line for line in text.splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]
+
+
+def _asha(work: Work, metric: str) -> Any:
+    """Asynchronous successive halving (Li et al. 2020, https://arxiv.org/abs/1810.05934); controls are never stopped."""
+    from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+    controls = {p.name for p in work.points if p.control}
+
+    class Scheduler(ASHAScheduler):
+        def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            decision = super().on_trial_result(controller, trial, result)
+            return TrialScheduler.CONTINUE if trial.config.get("branch") in controls else decision
+
+    return Scheduler(
+        time_attr="epochs_done", metric=metric, mode="max", max_t=work.epochs + 1, grace_period=1, reduction_factor=2
+    )
+
+
+def _inside(r: Range, weight: float) -> bool:
+    """Whether a weight could have been drawn from a range."""
+    if r.choice is not None:
+        return weight in r.choice
+    low, high = r.log_uniform or r.uniform or (0.0, 1.0)
+    return low <= weight <= high
+
+
+def _optuna(work: Work, metric: str) -> Any:
+    """Optuna's sampler over the ranges; what earlier runs of this sweep have measured is told to it."""
+    try:
+        import optuna
+        from ray.tune.search import ConcurrencyLimiter
+        from ray.tune.search.optuna import OptunaSearch
+    except ImportError:
+        raise ConfigError("search.algorithm: optuna needs Optuna: pip install 'raysweep[optuna]'.") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space: dict[str, Any] = {}
+    for name, r in work.grid.search.ranges.items():
+        if r.choice is not None:
+            space[name] = optuna.distributions.CategoricalDistribution(r.choice)
+        else:
+            low, high = r.log_uniform or r.uniform or (0.0, 1.0)
+            space[name] = optuna.distributions.FloatDistribution(low, high, log=r.log_uniform is not None)
+    known, reached = [], []
+    experiments = work.sweep.experiments()
+    for branch in work.record["branches"]:
+        experiment = experiments.get(branch["name"])
+        ends = [e for e in experiment.entries() if e.batch is None] if experiment else []
+        weights = {c: branch["weights"][c] for c in space}
+        inside = all(_inside(work.grid.search.ranges[c], weights[c]) for c in space)
+        if ends and inside and metric in METRICS and metric in ends[-1].metrics:
+            known.append(weights)
+            reached.append(float(ends[-1].metrics[metric]))
+    search = OptunaSearch(
+        space=space,
+        metric=metric,
+        mode="max",
+        # Another stream than before a break: the same one would suggest again what was tried.
+        seed=work.grid.search.seed + sum(bool(b.get("searched")) for b in work.record["branches"]),
+        points_to_evaluate=known or None,
+        evaluated_rewards=reached or None,
+    )
+    return ConcurrencyLimiter(search, max_concurrent=work.at_once)

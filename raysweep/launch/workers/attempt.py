@@ -1,0 +1,210 @@
+"""One attempt to train on Ray workers: a ``TorchTrainer``, what its ranks tell meanwhile, and what its end means."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from raysweep.cluster import connect
+from raysweep.cluster.channel import ChannelReporter, open_channel, watch
+from raysweep.cluster.dashboard import Shown
+from raysweep.cluster.signals import StopFlag, signals
+from raysweep.config.settings import Settings
+from raysweep.errors import Interrupted, NonFiniteLossError, RaysweepError
+from raysweep.launch.workers import retry, transport
+from raysweep.launch.workers.retry import Verdict
+from raysweep.plan.resources import Resources
+from raysweep.store import layout
+from raysweep.store.remote import root as remote
+from raysweep.training.job import Job
+from raysweep.training.loop import train
+
+Progress = Callable[[dict[str, Any]], None]
+POLL_S = 0.5  # the driver and its mailbox share the CPUs with the ranks
+
+
+class _Reporter(ChannelReporter):
+    """Rank 0's reporter; it also asks to stop where Ray says that a node of this training will be taken away."""
+
+    def __init__(self, mailbox: Any, nodes: list[str]) -> None:
+        super().__init__(mailbox, POLL_S)
+        self.notices = connect.Notices(nodes)
+
+    def should_stop(self) -> str | None:
+        return super().should_stop() or (retry.PREEMPTED if self.notices.arrived() else None)
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """Runs on every Ray worker. How it ended travels as a message: Ray itself keeps only the text of an error."""
+    import ray
+    import ray.train
+
+    job: Job = transport.arrived(config["job"])
+    rank = ray.train.get_context().get_world_rank()
+    end: dict[str, Any] = {"kind": "end", "rank": rank}
+
+    def tell(event: dict[str, Any]) -> None:
+        ray.get(config["mailbox"].put.remote(event))
+
+    context = ray.get_runtime_context()
+    tell(
+        {
+            "kind": "worker",
+            "rank": rank,
+            "pid": os.getpid(),
+            "actor": context.current_actor,
+            "node": context.get_node_id(),
+        }
+    )
+    try:
+        reporter = _Reporter(config["mailbox"], _gather(context.get_node_id()))
+        outcome = train(job, reporter)
+        end |= {"epochs": outcome.epochs, "best_acc": outcome.best_acc}
+    except (Interrupted, NonFiniteLossError) as error:  # all ranks raise these together
+        end |= {"error": type(error).__name__, "message": str(error), "reason": getattr(error, "reason", None)}
+    except RaysweepError as error:
+        tell({**end, "error": type(error).__name__, "message": str(error), "fatal": True})
+        raise
+    except Exception as error:
+        lost = _lost_peer(error)
+        told = {"error": "TrainingError", "message": f"{type(error).__name__}: {error}", "fatal": not lost}
+        tell({**end, **told, "cause": retry.PEER if lost else None, "traceback": traceback.format_exc()})
+        raise
+    if rank == 0:
+        tell(end)
+
+
+def _gather(node: str) -> list[str]:
+    """The nodes of all ranks."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return [node]
+    nodes: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(nodes, node)
+    return nodes
+
+
+def _lost_peer(error: BaseException) -> bool:
+    """Whether an error only says that another rank did not answer."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or any(w in str(error) for w in ("gloo/transport", "[gloo", "NCCL"))
+
+
+@contextlib.contextmanager
+def forwarding(flag: StopFlag) -> Iterator[list[Any]]:
+    """Signals set ``flag`` and reach the workers by the mailbox of the running attempt, the last of the list yielded."""
+    mailboxes: list[Any] = []
+
+    def forward(reason: str) -> None:
+        for mailbox in mailboxes[-1:]:
+            mailbox.stop.remote(reason)
+
+    with signals(flag, forward):
+        yield mailboxes
+
+
+def run(
+    job: Job,
+    fitted: Resources,
+    settings: Settings,
+    progress: Progress,
+    should_stop: Callable[[], str | None],
+    flag: StopFlag,
+    mailboxes: list[Any],
+) -> tuple[Verdict, dict[str, Any] | None]:
+    """One ``TorchTrainer`` until it ends; returns what that means, and the traceback of the rank that failed."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    timeout = settings.scaling.timeout_s
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(timeout)  # Ray hands it to its controller
+    name = os.path.basename(job.folder)
+    mailbox = open_channel(name)
+    mailboxes.append(mailbox)
+    shown = Shown(mailbox)
+    if ray.get_runtime_context().get_actor_id() is None:  # else it is a branch, which its sweep shows
+        shown.begin(None, name)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": transport.portable(job), "mailbox": mailbox},
+        scaling_config=ScalingConfig(
+            num_workers=fitted.workers,
+            use_gpu=fitted.use_gpu,
+            resources_per_worker={"CPU": fitted.cpus} | ({"GPU": 1} if fitted.use_gpu else {}),
+        ),
+        torch_config=TorchConfig(timeout_s=max(1, int(timeout))),
+        run_config=RunConfig(
+            name=name,
+            # A place that was used would silently resume Ray's state.
+            storage_path=os.path.join(ray_folder(settings.root), "train", str(int(time.time() * 1000))),
+            # Whether another attempt is worth it is decided by what happened: Ray cannot tell an error of the program
+            # from a process that was lost.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=3, max_preemption_failures=0),
+        ),
+    )
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failure.append(error)
+
+    said: list[dict[str, Any]] = []
+    actors: list[Any] = []
+    nodes: list[str] = []
+    heard = time.monotonic()
+    hangs = False
+
+    def handle(events: list[dict[str, Any]]) -> None:
+        nonlocal heard, hangs
+        for event in events:
+            heard = time.monotonic()
+            if event["kind"] == "end":
+                said.append(event)
+            elif event["kind"] == "worker":
+                actors.append(event["actor"])
+                nodes.append(event["node"])
+            else:
+                progress(event)
+        reason = should_stop()
+        if reason is not None and flag.reason is None:
+            flag.reason = reason
+            mailbox.stop.remote(reason)
+        # Ranks that wait for each other time out by themselves; here is seen when all are silent.
+        if actors and not said and not hangs and time.monotonic() - heard > 1.5 * timeout:
+            hangs = True
+            for actor in actors:
+                ray.kill(actor)
+
+    if flag.reason is not None:  # asked to stop between two attempts
+        mailbox.stop.remote(flag.reason)
+    # Not in the main thread: there Ray would replace our signal handler by one that aborts without saving.
+    watch(threading.Thread(target=fit, name="ray-train", daemon=True), mailbox, POLL_S, handle)
+    shown.close({None: next((e.get("message") or e["error"] for e in said if e.get("fatal")), None)})
+    ray.kill(mailbox)
+    if hangs:
+        said.append({"kind": "end", "error": "TrainingError", "message": "timed out", "cause": retry.PEER})
+        failure.clear()
+    logs = f"{connect._session_dir()}/logs"
+    leaving = bool(failure) and connect.Notices(nodes).arrived(now=True)
+    remote.refresh(Path(job.folder))  # the ranks may have written from other machines
+    verdict = retry.judge(said, failure[0] if failure else None, timeout, logs, leaving)
+    trace = next(
+        ({"text": e["traceback"], "rank": e["rank"]} for e in said if e.get("fatal") and "traceback" in e), None
+    )
+    return verdict, trace
+
+
+def ray_folder(root: str) -> str:
+    """Where Ray keeps its own files of runs: with the caches, since nothing in them is needed again."""
+    return os.path.abspath(remote.open_root(root, pull=False) / layout.CACHES / "ray")

@@ -1,0 +1,210 @@
+"""The two ways to start one training: in this process, or on Ray workers. Same function, same folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from raysweep.cluster import autoscaler, connect, shared_root
+from raysweep.cluster.signals import StopFlag, signals
+from raysweep.config.settings import Settings
+from raysweep.errors import Interrupted, RaysweepError, ResourceError
+from raysweep.launch.workers import attempt
+from raysweep.plan import resources
+from raysweep.plan.resources import Resources
+from raysweep.store import checkpoint, lineage
+from raysweep.store.experiment import Experiment
+from raysweep.store.lock import WriterLock
+from raysweep.training.job import Job, Outcome, from_own_checkpoint
+from raysweep.training.loop import train
+
+Progress = Callable[[dict[str, Any]], None]
+RAY_KNOWS_S = 90.0  # Ray asks a node five times, every three seconds, for ten seconds, until it holds it for dead
+
+
+def launcher(fitted: Resources) -> Callable[[Job, Resources, Progress], Outcome]:
+    """The way to start a training with these resources."""
+    return in_this_process if fitted.workers == 0 else on_workers
+
+
+@contextlib.contextmanager
+def session(settings: Settings, wanted: Resources, progress: Progress) -> Iterator[Resources]:
+    """Ray, if this run needs it; yields the resources that really fit. A cluster started here is stopped at the end."""
+    if wanted.workers == 0:
+        yield wanted
+        return
+    progress({"kind": "connecting", "address": settings.scaling.address})
+    connection = connect.connect(settings.scaling.address, name=settings.experiment.name)
+    try:
+        progress(
+            {
+                "kind": "connected",
+                "dashboard": connect.dashboard_hint(connection["dashboard"]),
+                "logs": str(connection["logs"]),
+            }
+        )
+        use_gpu = settings.scaling.use_gpu if settings.scaling.address else wanted.use_gpu
+        with autoscaler.fleet(settings.scaling, progress) as fleet:
+            fleet.ask(resources.bundles(wanted, use_gpu))
+            found = fleet.until(lambda nodes: _fitting(wanted, nodes, use_gpu))
+            fleet.ask(resources.bundles(found, found.use_gpu))  # what came beyond that may go
+            if settings.scaling.address:
+                shared_root.check(settings.root, progress)
+            if wanted.worker_range is not None and found.workers < wanted.worker_range[1]:
+                text = f"There is room for {found.workers} of {wanted.worker_range[1]} workers. More are taken only when it starts again."
+                progress({"kind": "warning", "text": text})
+            yield found
+    finally:
+        if connection["local"]:
+            connect.disconnect()
+
+
+def _fitting(wanted: Resources, nodes: list[dict[str, float]], use_gpu: bool | str) -> tuple[Resources, bool]:
+    """What the nodes hold, and whether it is all that is wanted."""
+    found = resources.fit_cluster(wanted, nodes, use_gpu)
+    return found, wanted.worker_range is None or found.workers == wanted.worker_range[1]
+
+
+class _Local:
+    """A reporter for the process that also shows the progress."""
+
+    def __init__(self, progress: Progress, flag: StopFlag) -> None:
+        self.progress, self.flag = progress, flag
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self.progress(event)
+
+    def should_stop(self) -> str | None:
+        return self.flag.reason
+
+
+def in_this_process(job: Job, fitted: Resources, progress: Progress) -> Outcome:
+    """Ray Train's local mode (``num_workers=0``): no Ray processes, the first step at once."""
+    connect.quiet_environment()
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)  # it announces its local mode as if it were a fault
+    flag = StopFlag()
+    found: list[Outcome] = []
+
+    def function() -> None:
+        found.append(train(job, _Local(progress, flag)))
+
+    with signals(flag):
+        TorchTrainer(
+            function,
+            scaling_config=ScalingConfig(num_workers=0),
+            run_config=RunConfig(name=os.path.basename(job.folder)),
+        ).fit()
+    return found[0]
+
+
+def on_workers(
+    job: Job, fitted: Resources, progress: Progress, should_stop: Callable[[], str | None] = lambda: None
+) -> Outcome:
+    """``TorchTrainer`` with DDP, one worker per GPU (or so many CPUs). Ray must be connected.
+
+    Where processes or nodes are lost, another attempt goes on from the newest checkpoint that verifies, at most
+    ``scaling.max_failures`` times; after a preemption notice as often as there is another place to train.
+
+    Args:
+        should_stop: is asked besides the signals: a branch of a sweep is stopped by its driver.
+
+    Raises:
+        Interrupted: a signal asked to stop; a checkpoint was committed. TrainingError: the training failed, or its
+        processes were lost more often than allowed.
+    """
+    settings = Settings.model_validate(job.settings)
+    left = settings.scaling.max_failures
+    flag = StopFlag()
+    with attempt.forwarding(flag) as current:
+        while True:
+            verdict, trace = attempt.run(job, fitted, settings, progress, should_stop, flag, current)
+            if verdict.ended is not None:
+                return Outcome(int(verdict.ended["epochs"]), float(verdict.ended["best_acc"]))
+            assert verdict.error is not None
+            if trace is not None:
+                progress({"kind": "traceback", **trace})
+            if flag.reason is not None and verdict.retry:
+                raise Interrupted(f"Stopped by {flag.reason} while the workers failed. {_newest(job)}") from None
+            if not verdict.retry or (verdict.counts and left == 0):
+                raise verdict.error
+            left -= verdict.counts
+            job, fitted = _another(job, fitted, verdict.reason, verdict.error, progress, flag)
+
+
+def _newest(job: Job) -> str:
+    good, _ = Experiment(job.folder).newest_good()
+    return f"The newest checkpoint is {good.file}." if good else "There was no checkpoint yet."
+
+
+def _another(
+    job: Job, fitted: Resources, reason: str, error: RaysweepError, progress: Progress, flag: StopFlag
+) -> tuple[Job, Resources]:
+    """``job`` from the newest checkpoint of its own folder that verifies, once there are nodes to train it on, and what
+    they hold of it.
+
+    Raises:
+        RaysweepError: ``error``, where the nodes that are left are too few. Interrupted: ``flag`` was set meanwhile.
+    """
+    connect.remove_leftovers()
+    before = fitted.workers
+    settings = Settings.model_validate(job.settings)
+    try:
+        fitted = _once_it_fits(fitted, error, autoscaler.after_a_loss(settings.scaling), flag)
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped} {_newest(job)}", stopped.reason) from None
+    if settings.scaling.address:  # others may have joined
+        shared_root.check(settings.root, progress)
+    folder = Path(job.folder)
+    experiment = Experiment(folder)
+    # A worker that only seemed to be dead must not write beside the new one.
+    job = replace(job, token=WriterLock(folder, job.token).renew().token)
+    good, problems = experiment.newest_good(checkpoint.misplaced)
+    where = "the start" if good is None else good.file
+    if good is not None:
+        job = from_own_checkpoint(job, os.path.join(job.folder, good.file), good.epoch, good.batch)
+    if isinstance(error, Interrupted):
+        lineage.record(folder, lineage.INTERRUPTED, reason=str(error))
+    on = ""
+    if fitted.workers != before:
+        on = f" on {fitted.workers} worker{'s' * (fitted.workers > 1)} instead of {before}"
+        job = replace(job, flat_config={**job.flat_config, "world_size": fitted.workers})
+        experiment.write_config(job.flat_config)
+        lineage.record(folder, lineage.CONFIGURATION, changes={"world_size": [before, fitted.workers]})
+    lineage.record(folder, lineage.CONTINUED, checkpoint=where, reason=reason, damaged=problems or None)
+    progress({"kind": "warning", "text": f"{reason[0].upper()}{reason[1:]}. Going on from {where}{on}."})
+    return job, fitted
+
+
+def _once_it_fits(fitted: Resources, error: RaysweepError, seconds: float, flag: StopFlag) -> Resources:
+    """Wait for nodes that hold all workers at once, or, of an elastic training, at least the fewest; what they hold.
+
+    Raises:
+        RaysweepError: ``error``, where they do not come within ``seconds``. Interrupted: ``flag`` was set meanwhile.
+    """
+    # The threads decide the bits, the CPUs beyond them only the speed: a training that changes its size may lose them.
+    needed = fitted if fitted.worker_range is not None else replace(fitted, threads=fitted.cpus)
+    started = time.monotonic()
+    while True:
+        nodes, silent = connect.answering()
+        waited = time.monotonic() - started
+        try:
+            found = resources.fit_cluster(needed, nodes, fitted.use_gpu)
+        except ResourceError:
+            if waited > seconds:
+                raise error from None
+        else:
+            # While Ray takes a node that is gone for a living one, it would give a worker to it.
+            if not silent or waited > RAY_KNOWS_S:
+                return found if fitted.worker_range is not None else fitted
+        if flag.reason is not None:
+            raise Interrupted(f"Stopped by {flag.reason} while it waited for nodes.", flag.reason)
+        time.sleep(1)

@@ -1,0 +1,51 @@
+"""Jobs and plans on their way to other machines: a root on an object store has its copy in another folder there.
+
+What travels names places by their addresses; who receives it opens the root, and sees what others have written into the
+folders that it will read. Where the root is a folder, nothing changes: all machines see it under the same path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from raysweep._paths import is_address
+from raysweep.plan.types import Plan
+from raysweep.store.remote import root as remote
+from raysweep.training.job import Job
+
+_OF_A_JOB = ("folder", "cache_dir", "cache_folder", "start")
+
+
+def portable(job: Job) -> Job:
+    """``job`` as it can be sent."""
+    return _with(job, remote.address)
+
+
+def arrived(job: Job) -> Job:
+    """``job`` with the paths of this machine."""
+    if not is_address(job.folder):
+        return job
+    remote.open_root(job.settings["root"], pull=False)
+    job = _with(job, lambda text: str(remote.place(text)))
+    for folder in {Path(job.folder), *([Path(job.start).parent] if job.start else [])}:
+        remote.refresh(folder)
+    return job
+
+
+def _with(job: Job, named: Callable[[str], str]) -> Job:
+    paths: dict[str, Any] = {k: named(v) for k in _OF_A_JOB if (v := getattr(job, k)) is not None}
+    return replace(job, **paths)
+
+
+def portable_plan(plan: Plan) -> Plan:
+    """The plan of a sweep's branches as it can be sent."""
+    return replace(plan, parent=replace(plan.parent, path=Path(remote.address(plan.parent.path))))
+
+
+def arrived_plan(plan: Plan) -> Plan:
+    """The same with the paths of this machine."""
+    root = remote.open_root(plan.settings.root, pull=False)
+    return replace(plan, root=root, parent=replace(plan.parent, path=remote.place(plan.parent.path)))

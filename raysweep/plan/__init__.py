@@ -1,0 +1,1 @@
+"""Everything is decided here before anything is made. Knows no Ray."""

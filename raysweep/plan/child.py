@@ -1,0 +1,183 @@
+"""Plan a child: start again from a checkpoint with other weights or settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from raysweep import _machine
+from raysweep import weights as weights_module
+from raysweep._text import dotted
+from raysweep.config import settings as configuration
+from raysweep.config.settings import Settings
+from raysweep.data import sampling
+from raysweep.errors import CheckpointError, ConfigError
+from raysweep.events import Progress, ignore
+from raysweep.plan import experiment as experiment_plan
+from raysweep.plan.parent import same_function
+from raysweep.plan.types import Parent, Plan
+from raysweep.store import checkpoint
+
+# Settings that say where and how a run is launched, not what is trained: changes of these are not recorded as changes.
+_NOT_RECORDED = (
+    "experiment.",
+    "root",
+    "scaling.address",
+    "scaling.num_workers",
+    "scaling.wait_for_nodes_s",
+    "data.cache_dir",
+    "training.epochs",
+    "training.schedule_epochs",
+    "sampling.weights",
+    "checkpoint.",
+    "trackers.",
+)
+
+
+def plan_child(
+    parent: Parent,
+    root: str,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    epochs: int | None = None,
+    weights: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    fresh_optimizer: bool = False,
+    progress: Progress = ignore,
+    writable: bool = True,
+) -> Plan:
+    """Check a child of ``parent`` without making anything.
+
+    Args:
+        epochs: additional epochs; default: those the parent still had to go, or as many as it had.
+        weights: the classes to change; the others keep the parent's weights.
+        overrides: nested settings that differ from the parent's.
+
+    Raises:
+        InputError: what is wrong and what to do.
+    """
+    over = dict(overrides or {})
+    given = dict((over.get("sampling") or {}).get("weights") or {}) | dict(weights or {})
+    complete = weights_module.inherit(parent.weights, given, parent.classes)
+    same_function(parent.path, parent.own, parent.settings["model"], over)
+    base = configuration.merge(parent.settings, {"sampling": {"weights": {}}})
+    if not parent.own:  # folders are made only where this user says
+        base["data"] = {**base["data"], "cache_dir": None}
+        base["trackers"] = {}  # nor are results sent where a stranger says
+    total = parent.settings["training"]["schedule_epochs"] or parent.last_epoch
+    # The parent's cluster may be gone: where a child runs is said anew.
+    fixed: dict[str, Any] = {"root": root, "training": {"schedule_epochs": total}, "scaling": {"address": None}}
+    default_epochs = (
+        parent.last_epoch - parent.epoch if parent.last_epoch > parent.epoch else parent.settings["training"]["epochs"]
+    )
+    fixed["training"]["epochs"] = epochs if epochs is not None else default_epochs
+    if (
+        parent.threads is not None
+        and parent.settings["scaling"]["threads"] == "auto"
+        and parent.threads <= _machine.cpus_here()
+    ):
+        fixed["scaling"]["threads"] = parent.threads
+    merged = configuration.merge(configuration.merge(base, fixed), over)
+    merged = configuration.merge(
+        merged,
+        {"experiment": {"name": name or parent.settings["experiment"]["name"], "description": description or ""}},
+    )
+    merged["sampling"] = {**merged["sampling"], "weights": complete}
+    settings = configuration.validate(merged, "the child's configuration")
+    if settings.data != Settings.model_validate(parent.settings).data:
+        _same_kind_of_data(parent, settings)
+    _check_state(parent, settings, fresh_optimizer)  # first: to build what does not fit could take all memory
+    plan = experiment_plan.plan_experiment(settings, progress, writable, parent.classes)
+    if plan.data.shape[2] != parent.channels:
+        raise CheckpointError(
+            f"{parent.path} was trained on images of {parent.channels} channels, the data have {plan.data.shape[2]}. Set "
+            f"data.channels={parent.channels}."
+        )
+    return replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, notes=_notes(parent, plan))
+
+
+def vary(plan: Plan, *, name: str, description: str, weights: Mapping[str, float], seed: int) -> Plan:
+    """Another child of the same parent: ``plan`` with other (complete, checked) weights and another seed. Cheap."""
+    values = configuration.merge(
+        plan.settings.model_dump(mode="json"),
+        {"experiment": {"name": name, "description": description}, "seed": seed},
+    )
+    values["sampling"]["weights"] = dict(weights)
+    varied = replace(plan, settings=configuration.validate(values, f"branch {name}"), weights=dict(weights))
+    return replace(varied, notes=_notes(plan.parent, varied))
+
+
+def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
+    old = parent.settings["data"]
+    for key in ("image_size", "channels"):
+        if old[key] is not None and getattr(settings.data, key) not in (None, old[key]):
+            raise ConfigError(
+                f"data.{key} is {getattr(settings.data, key)}, but the checkpoint was trained with {old[key]}. Leave it as it was."
+            )
+
+
+def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> None:
+    """Try what the training will load: weights, optimizer, generators.
+
+    Raises:
+        CheckpointError: something does not fit. ConfigError: there is no such model.
+    """
+    from raysweep.training import models, optim, state
+
+    saved = checkpoint.read_checkpoint(parent.path)
+    model = models.outline(settings.model.name, settings.model.options, len(parent.classes), parent.channels)
+    models.fitting_weights(model, saved, parent.path)
+    if not fresh_optimizer:
+        slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"])}
+        model.to("meta")
+        state.restore_optimizer(model, optim.optimizer(model, settings.training), slots, str(parent.path))
+    state.try_rng_states(saved.get("rng_state") or [], parent.path)
+
+
+def _notes(parent: Parent, plan: Plan) -> tuple[str, ...]:
+    """What is not exactly as it was, for the log."""
+    notes = []
+    if parent.data_sha256 and parent.data_sha256 != plan.data.sha256:
+        before, now = sum(parent.counts.values()), sum(plan.counts.values())
+        notes.append(f"the images have changed since the checkpoint ({before:,} then, {now:,} now)")
+    if parent.batch and not _keeps_position(parent, plan):
+        notes.append(f"epoch {parent.epoch + 1} was at batch {parent.batch}; its order is drawn anew from its start")
+    if parent.old:
+        notes.append("a checkpoint of the old system: weight decay no longer applies to biases and normalisation")
+    exact = []
+    if parent.threads not in (None, plan.resources.threads):
+        exact.append(f"{plan.resources.threads} threads instead of {parent.threads}")
+    if plan.resources.worker_range is None and parent.world_size != max(1, plan.resources.workers):
+        exact.append(f"{max(1, plan.resources.workers)} workers instead of {parent.world_size}")
+    if exact:
+        notes.append(f"not bit-exact: {', '.join(exact)}")
+    return tuple(notes)
+
+
+def _keeps_position(parent: Parent, plan: Plan) -> bool:
+    """Whether the running epoch of a mid-epoch checkpoint can go on at its batch."""
+    old, new = Settings.model_validate(parent.settings), plan.settings
+    return (
+        parent.weights == plan.weights
+        and parent.batch <= sampling.batches(plan.draws, new.training.batch_size)
+        and old.seed == new.seed
+        and old.training.batch_size == new.training.batch_size
+        and old.sampling.model_dump(exclude={"weights"}) == new.sampling.model_dump(exclude={"weights"})
+        and parent.data_sha256 == plan.data.sha256
+    )
+
+
+def changed_settings(parent: Parent, settings: Settings) -> dict[str, list[Any]]:
+    """Dotted key → [old, new] of every setting that a child trains differently."""
+    old = dict(dotted(Settings.model_validate(parent.settings).model_dump(mode="json")))
+    new = dict(dotted(settings.model_dump(mode="json")))
+    found = {
+        k: [old.get(k), new.get(k)]
+        for k in sorted({*old, *new})
+        if old.get(k) != new.get(k) and not k.startswith(_NOT_RECORDED)
+    }
+    if found.get("scaling.threads", [None, None])[1] == parent.threads:  # auto, resolved to what the parent had
+        found.pop("scaling.threads", None)
+    return found

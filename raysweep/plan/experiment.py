@@ -1,0 +1,98 @@
+"""Plan one experiment: check everything it needs before anything is made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from raysweep import weights as weights_module
+from raysweep._paths import user_path
+from raysweep.config.settings import Settings
+from raysweep.data import cache, sampling
+from raysweep.errors import CheckpointError, ConfigError
+from raysweep.events import Progress, ignore
+from raysweep.plan import resources
+from raysweep.plan.types import Plan
+from raysweep.store import experiment as experiments
+from raysweep.store import layout
+from raysweep.store.remote import root as remote
+from raysweep.trackers import base as trackers
+
+
+def cache_dir(settings: Settings) -> Path:
+    """Where decoded images lie: the configuration's folder, RAYSWEEP_CACHE, or .raysweep/cache under the root."""
+    named = settings.data.cache_dir or os.environ.get("RAYSWEEP_CACHE")
+    return (
+        user_path(named) if named else remote.open_root(settings.root, pull=False) / layout.CACHES / layout.IMAGE_CACHE
+    )
+
+
+def plan_experiment(
+    settings: Settings,
+    progress: Progress = ignore,
+    writable: bool = True,
+    classes: Sequence[str] | None = None,
+    tracked: bool = True,
+) -> Plan:
+    """Check everything a run needs; makes nothing but the image cache (and the root, where ``writable``).
+
+    Args:
+        classes: those of the checkpoint that will be loaded; the data must have the same, in the same order.
+        tracked: the trackers asked for must be installed.
+
+    Raises:
+        InputError: in one paragraph, what is wrong and what to do.
+    """
+    root = remote.open_root(settings.root, pull=False)
+    if tracked:
+        trackers.check(settings.trackers)
+    wanted = resources.decide(settings.scaling)
+    if writable:
+        experiments.check_root(root)
+    data = cache.load(
+        settings.data,
+        cache_dir(settings),
+        lambda done, total: progress({"kind": "decode", "done": done, "total": total}),
+    )
+    settings, data = _ordered(settings, data, classes)
+    if classes is not None and tuple(classes) != data.classes:
+        raise CheckpointError(
+            f"The checkpoint's classes are {', '.join(classes)}; the data's are {', '.join(data.classes)}. Classes and "
+            "their order must be the same, or every label would be read wrongly."
+        )
+    complete = weights_module.complete(settings.sampling.weights, data.classes)
+    members = sampling.pool(
+        data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
+    )
+    counts = cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
+    weights_module.shares(counts, complete)
+    from raysweep.training import models
+
+    model = models.build(settings.model.name, settings.model.options, len(data.classes), data.shape[2])
+    told = models.initialise(model, settings.model)
+    models.try_out(model, data.shape, len(data.classes))
+    parameters = sum(p.numel() for p in model.parameters())
+    draws = settings.sampling.samples_per_epoch or len(members)
+    pad = settings.training.augment.crop_padding
+    if pad >= min(data.shape[:2]):
+        raise ConfigError(
+            f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
+        )
+    return Plan(settings, root, data.facts, counts, complete, draws, wanted, parameters, notes=(told,) if told else ())
+
+
+def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:
+    """Classes in the order of the checkpoint, or of a trained network that knows them, where these are the data's classes."""
+    from raysweep.data.order import in_order
+    from raysweep.training import hub
+
+    wanted = settings.data.classes
+    for known in (classes, hub.labels(settings.model.name)):
+        if wanted is None and known is not None and known != data.classes and sorted(known) == sorted(data.classes):
+            wanted = list(known)
+    if wanted is None:
+        return settings, data
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"classes": wanted})}), in_order(
+        data, wanted
+    )

@@ -1,0 +1,338 @@
+"""The copy of one root on an object store: what is here, what is there, and how the one becomes the other.
+
+A copy that is as the object is has the object's time, with ``SAME``, ``YOUNG`` or ``ABSENT`` (it stands for one that was
+not read) behind the second. A file without any was written here and did not arrive: unless its writer is at it, it is
+replaced.
+
+The store tells times in whole seconds, so an object may be followed by another one of the same size and time. What was
+read within the first seconds of an object is ``YOUNG``, and read again at the next look; a lock is read at every look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from stat import S_ISREG
+from typing import TYPE_CHECKING
+
+from raysweep.store import layout
+
+if TYPE_CHECKING:  # every command imports this module; few need the other
+    from raysweep.store.remote.bucket import Bucket, Found
+
+SAME, YOUNG, ABSENT = 123_456_789, 555_555_555, 987_654_321
+NS = 1_000_000_000
+_YOUNG_S = 10.0  # so far may the clocks of this machine and the store differ
+_AT_ONCE = 32
+_LOOKS = 5  # at a folder that is written meanwhile
+_PAUSE_S = 0.02
+# What lists and trees read of every experiment.
+_SMALL = {layout.CONFIG, layout.MANIFEST, layout.LINEAGE, layout.LOCK, layout.SWEEP, layout.HISTORY_CSV}
+_OURS = _SMALL | {layout.CHANGES, layout.BEST, layout.PREDICTIONS, layout.RESULTS}
+
+
+class Mirror:
+    """One root on an object store, and its copy."""
+
+    def __init__(self, root: Path, bucket: Bucket) -> None:
+        self.root, self.bucket = root, bucket
+        self.claims: dict[str, str] = {}  # folder → the object that keeps its name until something is in it
+
+    def key(self, path: str | Path) -> str:
+        """Of the object that belongs to a path."""
+        relative = os.path.relpath(os.path.abspath(path), self.root)
+        return "" if relative == "." else relative.replace(os.sep, "/")
+
+    def home(self, path: str | Path) -> str:
+        """The experiment's or sweep's folder that a path is in."""
+        return _home(self.key(path).split("/"))
+
+    def told(self, path: Path) -> bool:
+        """Whether the object store has a copy of it: not of caches, and not of what is under way."""
+        return not any(p == layout.CACHES or p.startswith(layout.TEMP_PREFIX) for p in self.key(path).split("/"))
+
+    @contextlib.contextmanager
+    def alone(self, path: str | Path, writes: bool = False) -> Iterator[None]:
+        """Only one thread of this machine changes the copy of a folder at a time.
+
+        Args:
+            writes: its content changes, which may take as long as an upload.
+        """
+        fd = self._claimed(path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            os.ftruncate(fd, 0)
+            if writes:
+                os.pwrite(fd, b"w", 0)
+            yield
+            os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def undisturbed(self, path: str | Path) -> Iterator[bool]:
+        """The same for one who only looks. Yields False, and nothing is waited for, while the folder is written."""
+        fd = self._claimed(path)
+        try:
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    mine = True
+                    os.ftruncate(fd, 0)
+                    break
+                except BlockingIOError:
+                    mine = False
+                if os.pread(fd, 1, 0) == b"w":
+                    break
+                time.sleep(_PAUSE_S)  # somebody else looks: what is here may be old
+            yield mine
+        finally:
+            os.close(fd)
+
+    def _claimed(self, path: str | Path) -> int:
+        locks = self.root / layout.CACHES / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(os.fsencode(self.home(path))).hexdigest()[:32]
+        return os.open(locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def claim(self, folder: Path) -> bool:
+        """Whether a name that was free on this machine is free in the store as well, where two may ask at once.
+
+        Each leaves an object and then looks: who sees another one gives way. At most one sees none.
+        """
+        key = f"{self.key(folder)}/{layout.TEMP_PREFIX}{secrets.token_hex(8)}"
+        self.bucket.put_empty(key)
+        if {*self.bucket.list(self.key(folder))} - {key}:
+            self.bucket.delete(key)
+            return False
+        self.claims[self.home(folder)] = key
+        return True
+
+    def push(self, path: Path) -> None:
+        """Upload a file. The caller is alone."""
+        _mark(path, self.bucket.put(self.key(path), path), SAME)
+        claim = self.claims.pop(self.home(path), None)
+        if claim is not None:
+            self.bucket.delete(claim)
+        if path.suffix == ".pt":  # the copy would grow to the size of the whole root
+            for old in path.parent.glob("*.pt"):
+                if old != path and state(old) in (SAME, YOUNG):
+                    here = old.stat()
+                    self.stand_in(old, here.st_size, here.st_mtime_ns // NS)
+
+    def fetch(self, path: Path) -> None:
+        """See to it that a file's content is here; that a lock is the one that is there."""
+        if path.name == layout.LOCK:
+            self._look_at_lock(path)
+        while state(path) == ABSENT:
+            temp = self._temp(path)
+            try:
+                there = self.bucket.get(self.key(path), temp)  # not alone: who looks meanwhile shall see what is new
+                with self.alone(path):
+                    if state(path) == ABSENT:
+                        _put(temp, path, there)
+            finally:
+                temp.unlink(missing_ok=True)
+
+    def _look_at_lock(self, path: Path) -> None:
+        if self.bucket.read(self.key(path)) == _content(path):
+            return
+        with self.alone(path):
+            changed = self.renew(path)
+        if changed:  # another writer began or ended, or this copy was deleted: neither is the rest what it was
+            self.pull(self.home(path))
+
+    def bring(self, path: Path) -> None:
+        """Copy a large file where only its size is here. The caller is alone."""
+        if state(path) == ABSENT:
+            self._download(path)
+
+    def renew(self, path: Path) -> bool:
+        """Make a file what its object is now; whether it was another one. The caller is alone."""
+        there = self.bucket.info(self.key(path))
+        before = _content(path) if path.name == layout.LOCK else None
+        if there is None:
+            found = path.exists()
+            path.unlink(missing_ok=True)
+            return found
+        if before is None and _same(path, there) and state(path) != ABSENT:
+            return False
+        self._download(path)
+        return before is None or before != _content(path)
+
+    def stand_in(self, path: Path, size: int, when: int) -> None:
+        """Put an empty file of an object's size in its place. The caller is alone."""
+        temp = self._temp(path)
+        with open(temp, "xb") as file:
+            file.truncate(size)
+        os.utime(temp, ns=(when * NS + ABSENT, when * NS + ABSENT))
+        os.replace(temp, path)
+
+    def _download(self, path: Path) -> Found:
+        temp = self._temp(path)
+        try:
+            there = self.bucket.get(self.key(path), temp)
+            _put(temp, path, there)
+        finally:
+            temp.unlink(missing_ok=True)
+        return there
+
+    def _temp(self, path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.with_name(f"{layout.TEMP_PREFIX}{secrets.token_hex(8)}")
+
+    def pull(self, below: str = "", patient: bool = False) -> None:
+        """Bring the copy up to date, or only one folder of it.
+
+        Args:
+            patient: wait for who writes to a folder on this machine; else it is left as it is: nothing is newer.
+
+        Raises:
+            StoreError: the object store cannot be listed or read.
+        """
+        homes: dict[str, dict[str, Found]] = {home: {} for home in self._homes_here(below)}
+        for key, there in self.bucket.list(below).items():
+            home = self._home_of_object(key)
+            if home is not None:
+                homes.setdefault(home, {})[key] = there
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for _ in pool.map(lambda home: self._settle(home, homes[home], patient), homes):
+                pass
+
+    def _homes_here(self, below: str) -> list[str]:
+        if below:
+            return [below]
+        found = []
+        for above in ("", f"{layout.SWEEPS}/"):
+            with contextlib.suppress(FileNotFoundError), os.scandir(self.root / above) as rows:
+                found += [above + r.name for r in rows if r.is_dir(follow_symlinks=False) and r.name[0] != "."]
+        return [home for home in found if home != layout.SWEEPS]
+
+    def _home_of_object(self, key: str) -> str | None:
+        """The folder that an object belongs to; None for one that is none of ours or cannot be a path of this machine."""
+        parts = key.split("/")
+        if any(p in ("", ".", "..") or "\0" in p or len(os.fsencode(p)) > 255 for p in parts) or parts[0][0] == ".":
+            return None
+        home = _home(parts)
+        inner = parts[home.count("/") + 1 :]
+        if len(inner) == 2 and inner[0] == layout.TENSORBOARD:
+            return home
+        return home if len(inner) == 1 and not inner[0].startswith(layout.TEMP_PREFIX) else None
+
+    def _settle(self, home: str, wanted: dict[str, Found], patient: bool) -> None:
+        """Make one folder what its objects are."""
+        folder = self.root / home
+        if os.path.islink(folder) or os.path.islink(folder.parent):
+            return  # what is behind a link is not ours
+        if not folder.exists() and not any(k.endswith(".pt") or k.rpartition("/")[2] in _SMALL for k in wanted):
+            return  # somebody else's: a million pictures, perhaps
+        for _ in range(_LOOKS):
+            if not self._differences(home, wanted):
+                return
+            with self._settling(folder, patient) as mine:
+                if not mine:  # it is written from here at this moment: nothing is newer
+                    return
+                if all([self._adopt(key, there) for key, there in self._differences(home, wanted)]):
+                    with contextlib.suppress(OSError):
+                        if not wanted:
+                            folder.rmdir()  # only where it is empty
+                    return
+            wanted = self.bucket.list(home)  # it was written meanwhile: what belongs together was listed apart
+            wanted = {key: there for key, there in wanted.items() if self._home_of_object(key) == home}
+
+    @contextlib.contextmanager
+    def _settling(self, folder: Path, patient: bool) -> Iterator[bool]:
+        if patient:
+            with self.alone(folder):
+                yield True
+        else:
+            with self.undisturbed(folder) as mine:
+                yield mine
+
+    def _adopt(self, key: str, there: Found | None) -> bool:
+        """Take over one object, or its absence; False where it is another one by now."""
+        path = self.root / key
+        if there is None:
+            if self.bucket.info(key) is not None:
+                return False
+            path.unlink(missing_ok=True)
+            return True
+        try:
+            if path.name in _SMALL:
+                return self._download(path) == there
+            self.stand_in(path, there.size, there.time)
+            return True
+        except FileNotFoundError:
+            return False
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            return True  # a folder and a file of one name: only in an object store, and none of ours
+
+    def _differences(self, home: str, wanted: dict[str, Found]) -> list[tuple[str, Found | None]]:
+        """Objects that are not here as they are there, and files whose objects are gone."""
+        found: list[tuple[str, Found | None]] = []
+        inner = f"{home}/{layout.TENSORBOARD}"
+        root = f"{self.root}/"  # texts, not paths, which take ten times as long: a root may have a million objects
+        linked = os.path.islink(root + inner)
+        for key, there in wanted.items():
+            if not _same(root + key, there) and not (linked and key.startswith(f"{inner}/")):
+                found.append((key, there))
+        for place in (home, *([] if linked else [inner])):
+            try:
+                with os.scandir(root + place) as rows:
+                    names = [e.name for e in rows if not e.is_dir(follow_symlinks=False)]
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for name in names:
+                key = f"{place}/{name}"
+                if key in wanted:
+                    continue
+                known = name in _OURS or layout.parse_checkpoint_name(name) is not None
+                if known or state(root + key) in (SAME, YOUNG, ABSENT):
+                    found.append((key, None))
+        return sorted(found, key=lambda pair: pair[0].endswith("/" + layout.MANIFEST))
+
+
+def _home(parts: list[str]) -> str:
+    return "/".join(parts[: 2 if parts[0] == layout.SWEEPS else 1])
+
+
+def _put(temp: Path, path: Path, there: Found) -> None:
+    _mark(temp, there, SAME if time.time() - there.time > _YOUNG_S else YOUNG)
+    os.replace(temp, path)
+
+
+def _mark(path: Path, there: Found, how: int) -> None:
+    when = there.time * NS + how
+    os.utime(path, ns=(when, when))
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def state(path: str | Path) -> int | None:
+    """``SAME``, ``YOUNG``, ``ABSENT``, or what is behind the second of any other file; None where there is none."""
+    try:
+        return os.stat(path, follow_symlinks=False).st_mtime_ns % NS
+    except OSError:
+        return None
+
+
+def _same(path: str | Path, there: Found) -> bool:
+    try:
+        here = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return False
+    marks = (there.time * NS + SAME, there.time * NS + ABSENT)
+    return S_ISREG(here.st_mode) and here.st_size == there.size and here.st_mtime_ns in marks

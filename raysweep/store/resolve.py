@@ -1,0 +1,148 @@
+"""What a reference means: an experiment, a sweep, a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from raysweep._text import short_repr, truncate
+from raysweep.errors import CheckpointError, NotFoundError, did_you_mean
+from raysweep.store import files, layout
+from raysweep.store.catalog import experiments
+from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.remote import root as remote
+from raysweep.store.sweep import Sweep, all_sweeps
+
+_REFERENCE = re.compile(r"(?P<experiment>[^@]+)@(?P<which>[0-9]{1,9}|best|latest)")
+
+
+def find_experiment(root: Path, reference: str) -> Experiment:
+    """The experiment a path, an id, a name or an unambiguous prefix of one means.
+
+    Raises:
+        NotFoundError: none or several match; the message lists them.
+    """
+    as_path = remote.place(reference)
+    if os.path.isfile(as_path / layout.CONFIG):  # unlike Path.is_file, also False for what no path can be
+        return Experiment(as_path.resolve())
+    everything = experiments(root)
+    exact = [e for e in everything if e.id == reference]
+    named = [e for e in everything if layout.split_id(e.id)[0] == reference]
+    prefixed = [e for e in everything if e.id.startswith(reference)]
+    for matches in (exact, named, prefixed):
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            some = ", ".join(e.id for e in matches[-5:])
+            raise NotFoundError(
+                f"{short_repr(reference)} fits {len(matches)} experiments under {root}: {some}. Give more of the id."
+            )
+    if not everything:
+        raise NotFoundError(
+            f"There is no experiment under {root.absolute()}. Start one with `raysweep run`, or name the root with --root."
+        )
+    hint = did_you_mean(reference, [e.id for e in everything] + [layout.split_id(e.id)[0] for e in everything])
+    raise NotFoundError(
+        f"No experiment under {root} is called {short_repr(reference)}.{hint} `raysweep list` shows all."
+    )
+
+
+def by_id(root: Path, experiment_id: str) -> Experiment:
+    """The experiment that a record names: exactly that one, never one whose name only begins so.
+
+    Raises:
+        NotFoundError: it is not under this root.
+    """
+    folder = root / experiment_id
+    if Path(experiment_id).name != experiment_id or not os.path.isfile(folder / layout.CONFIG):
+        raise NotFoundError(f"{truncate(experiment_id)} is not under {root}; it was moved, renamed or deleted.")
+    return Experiment(folder)
+
+
+def split_reference(reference: str) -> tuple[str, str] | None:
+    """(experiment, which) of ``EXPERIMENT@5``, ``@best`` or ``@latest``; None for anything else."""
+    match = _REFERENCE.fullmatch(reference)
+    return (match["experiment"], match["which"]) if match else None
+
+
+def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | None, Path]:
+    """The checkpoint a reference means: its experiment, its manifest entry (None if it has none) and its path.
+
+    Raises:
+        NotFoundError: no such experiment or file. CheckpointError: a link in an experiment's folder that leads out of the root.
+    """
+    split = split_reference(reference)
+    if split is not None and not os.path.exists(reference):
+        experiment = find_experiment(root, split[0])
+        if (old := _old_file(experiment, split[1])) is not None:
+            return experiment, None, old
+        entry = experiment.entry(split[1])
+        return experiment, entry, experiment.folder / entry.file
+    path = remote.place(reference)
+    if not os.path.isfile(path):
+        if path.suffix != ".pt" and "/" not in reference:
+            raise NotFoundError(
+                f"{short_repr(reference)} is no checkpoint. Give a path to a .pt file or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest; "
+                "`raysweep list` shows the experiments."
+            )
+        raise NotFoundError(
+            f"There is no file {truncate(path)}. `raysweep list` shows the experiments, `raysweep show ID` their checkpoints."
+        )
+    # In an experiment's folder its manifest knows the file by this name, also where that is a link.
+    folder = path.parent.resolve()
+    if os.path.isfile(folder / layout.CONFIG):
+        if not files.inside(folder.parent, path):
+            raise CheckpointError(f"{path} is a link that leads out of the root. Name the file itself.")
+    else:
+        folder = path.resolve().parent
+    experiment, name = Experiment(folder), path.name
+    if name == layout.BEST:
+        best = experiment.manifest().get("best") or {}
+        name = str(best.get("file", name))
+    return experiment, next((e for e in experiment.entries() if e.file == name), None), path
+
+
+def _old_file(experiment: Experiment, which: str) -> Path | None:
+    """The checkpoint that ``best``, ``latest`` or an epoch's number names in a folder of the old system, or None."""
+    there = experiment.old_checkpoints()
+    if not there:
+        return None
+    if which == "best" and (experiment.folder / layout.BEST).is_file():
+        return experiment.folder / layout.BEST
+    for position in there[-1:] if which == "latest" else there:
+        if which == "latest" or (position.batch is None and str(position.epoch) == which):
+            return experiment.folder / layout.checkpoint_name(position)
+    have = ", ".join(str(p.epoch) for p in there if p.batch is None) or "none"
+    raise NotFoundError(
+        f"{experiment.id} has no checkpoint {which!r}. It has the epochs {have}; @best and @latest work too."
+    )
+
+
+def find_sweep(root: Path, reference: str) -> Sweep:
+    """The sweep that a path, an id, a name or an unambiguous start of one means.
+
+    Raises:
+        NotFoundError: none or several match, or it is a link that leads out of its root.
+    """
+    as_path = remote.place(reference)
+    if os.path.isfile(as_path / layout.SWEEP):
+        path = Path(os.path.abspath(as_path))
+        if not files.inside(path.parent.parent, path):
+            raise NotFoundError(f"{path} is a link that leads out of the root. Put the sweep's folder in its place.")
+        return Sweep(path.resolve())
+    everything = all_sweeps(root)
+    for fits in (
+        lambda s: s.id == reference,
+        lambda s: layout.split_id(s.id)[0] == reference,
+        lambda s: s.id.startswith(reference),
+    ):
+        matches = [s for s in everything if fits(s)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            some = ", ".join(s.id for s in matches[-5:])
+            raise NotFoundError(f"{short_repr(reference)} fits {len(matches)} sweeps: {some}. Give more of the id.")
+    hint = did_you_mean(reference, [s.id for s in everything])
+    made = " A sweep is made by `raysweep branch --from EXPERIMENT@EPOCH --weights-grid FILE`."
+    raise NotFoundError(f"No sweep under {root} is called {short_repr(reference)}.{hint or made}")

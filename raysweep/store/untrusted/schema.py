@@ -1,0 +1,230 @@
+"""What the parts of a checkpoint, of an experiment's configuration and of a sweep must hold: each is checked here, once.
+
+A file may come from anybody, and a whole file may hold anything in any place. Who reads it afterwards can rely on this.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from raysweep._text import check_class, short_repr, truncate
+from raysweep.errors import CheckpointError
+
+MOST_CLASSES = 10_000
+_MOST = 10**9  # epochs, batches, images
+_DEEP = 50
+_VALUES = 20_000_000  # written out, so that nothing is a billion laughs
+
+# A rule says what is wrong with a value, in words to put behind its name, or None.
+Rule = Callable[[Any], str | None]
+
+
+def check(state: Mapping[str, Any], path: str | Path) -> None:
+    """Look at every key of a checkpoint that this program uses.
+
+    Raises:
+        CheckpointError: the first key that does not hold what it must.
+    """
+    problem = _fields(_CHECKPOINT)(state)
+    if problem is None and "classes" in state:  # the old system had none, and wrote None for what was no batch
+        problem = _fields(_OURS)(state)
+    classes, weights = state.get("classes"), state.get("sampling_weights")
+    if problem is None and classes is not None and weights is not None and {*classes} != {*weights}:
+        problem = ".sampling_weights does not name the same classes as classes"
+    if problem is None:
+        try:
+            _measure(state, "", 0, {})
+        except _TooMuchError as error:
+            problem = str(error)
+    if problem is not None:
+        raise CheckpointError(
+            f"{truncate(path)} does not hold what a checkpoint must: {problem[1:]}. Take another checkpoint."
+        )
+
+
+def of_config(value: Any) -> str | None:
+    """What is wrong with the flat names of ``experiment_config.json``, or None."""
+    problem = _fields(_CONFIG)(value)
+    return problem and problem[1:]
+
+
+def of_sweep(value: Any) -> str | None:
+    """What is wrong with the content of ``sweep.json``, or None."""
+    if not isinstance(value, dict) or not isinstance(value.get("branches"), list):
+        return "there is no list of branches"
+    problem = _fields(_SWEEP)(value) or next((f" branches{p}" for p in map(_BRANCH, value["branches"]) if p), None)
+    return problem and problem[1:]
+
+
+class _TooMuchError(Exception):
+    pass
+
+
+def _measure(value: Any, place: str, level: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """(values, levels) of what a container would be if all it holds were written out; each is looked at once.
+
+    Raises:
+        _TooMuchError: with the place, where it is more than any checkpoint has.
+    """
+    if level <= _DEEP and id(value) not in known:
+        size = height = 0
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(item, (dict, list, tuple)):
+                inner = _measure(item, f"{place}.{key}" if isinstance(key, str) else place, level + 1, known)
+                size, height = size + inner[0], max(height, inner[1] + 1)
+            size += 1
+        known[id(value)] = size, height
+    size, height = known.get(id(value), (0, 1))
+    if level + height > _DEEP or size > _VALUES:
+        raise _TooMuchError(
+            f"{truncate(place, 200)} is nested deeper than {_DEEP} levels, or holds more than {_VALUES:,} values"
+        )
+    return size, height
+
+
+# --- rules ------------------------------------------------------------------------------------------------------------
+
+
+def number(value: Any) -> bool:
+    """Whether it is a finite number, and not true or false."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _must(test: Callable[[Any], bool], what: str) -> Rule:
+    return lambda value: None if test(value) else f" must be {what}, not {short_repr(value)}"
+
+
+def _or_none(rule: Rule) -> Rule:
+    return lambda value: None if value is None else rule(value)
+
+
+def _fields(rules: Mapping[str, Rule], *needed: str) -> Rule:
+    """A mapping whose keys, where they are there, obey these rules."""
+
+    def rule(value: Any) -> str | None:
+        if not isinstance(value, dict):
+            return _mapping(value)
+        for key, inner in rules.items():
+            problem = inner(value[key]) if key in value else " is missing" if key in needed else None
+            if problem is not None:
+                return f".{key}{problem}"
+        return None
+
+    return rule
+
+
+def _each(name: str, inner: Rule) -> Rule:
+    """A mapping from texts to what obeys a rule; ``name`` is what one of its values is called."""
+
+    def rule(value: Any) -> str | None:
+        if not isinstance(value, dict):
+            return _mapping(value)
+        for key, item in value.items():
+            problem = inner(item) if isinstance(key, str) else " must be named by a text"
+            if problem is not None:
+                return f" is wrong: the {name} {short_repr(key)}{problem}"
+        return None
+
+    return rule
+
+
+def _classes(value: Any) -> str | None:
+    if not isinstance(value, list) or not all(isinstance(c, str) for c in value):
+        return f" must be a list of texts, not {short_repr(value)}"
+    if not 1 <= len({*value}) == len(value) <= MOST_CLASSES:
+        return f" must be 1 to {MOST_CLASSES:,} different names, not {len(value):,} of which {len({*value}):,} differ"
+    try:
+        for name in value:
+            check_class(name)
+    except ValueError as error:
+        return f" is wrong: {error}"
+    return None
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _are_numbers(value: Any, *counts: int) -> bool:
+    return isinstance(value, list) and len(value) in counts and all(map(number, value))
+
+
+_number = _must(number, "a number")
+_count = _must(lambda v: type(v) is int and 0 <= v <= _MOST, f"a whole number from 0 to {_MOST:,}")
+_text = _must(lambda v: isinstance(v, str), "a text")
+_mapping = _must(lambda v: isinstance(v, dict), "a mapping")
+_list = _must(lambda v: isinstance(v, list), "a list")
+_weight = _must(lambda v: number(v) and v >= 0, "a number ≥ 0")
+_column = _must(
+    lambda v: (
+        isinstance(v, list) and all(x is None or (isinstance(x, (int, float)) and type(x) is not bool) for x in v)
+    ),
+    "a list of numbers",
+)
+_mean = _must(lambda v: _are_numbers(v, 1, 3) and max(map(abs, v)) <= 255, "one number per channel, at most 255")
+_std = _must(lambda v: _are_numbers(v, 1, 3) and 0 < min(v) <= max(v) <= 255, "one number above zero per channel")
+_shape = _must(
+    lambda v: _are_numbers(v, 3) and not any(map(_count, v)) and v[2] in (1, 3), "height, width and 1 or 3 channels"
+)
+_meters = _must(lambda v: isinstance(v, list) and all(_are_numbers(r, 4) for r in v), "four numbers for each rank")
+_rows = _must(lambda v: isinstance(v, dict) and all(isinstance(r, dict) for r in v.values()), "a mapping of mappings")
+_groups = _must(
+    lambda v: isinstance(v, list) and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in v),
+    "a list of mappings with params",
+)
+
+_PARENT = _fields(
+    {"experiment": _text, "epoch": _or_none(_count), "batch": _or_none(_count), "sha256": _text, "file": _text},
+    *("experiment", "epoch"),
+)
+_CONFIG: dict[str, Rule] = {
+    "sampling_weights": _or_none(_each("weight of class", _weight)),
+    "num_epochs": _or_none(_count),
+    "settings": _mapping,
+    "classes": _or_none(_classes),
+    "class_counts": _or_none(_each("number of class", _count)),
+    "threads": _or_none(_count),
+    "world_size": _or_none(_count),
+    "data_sha256": _or_none(_text),
+    "parent": _or_none(_PARENT),
+    "sweep": _or_none(_text),
+    "branch": _or_none(_fields({"name": _text}, "name")),
+}
+_BRANCH = _fields(
+    {"name": _text, "weights": _each("weight of class", _weight), "seed": _or_none(_count)}, "name", "weights"
+)
+_SWEEP: dict[str, Rule] = {
+    "name": _text,
+    "parent": _PARENT,
+    "settings": _mapping,
+    "grid": _mapping,
+    "epochs": _or_none(_count),
+    "threads": _or_none(_count),
+    "workers": _or_none(_count),
+}
+_CHECKPOINT: dict[str, Rule] = {
+    "epoch": _count,
+    "current_batch": _or_none(_count),
+    "total_batches": _or_none(_count),
+    "world_size": _count,
+    "threads": _or_none(_count),
+    "best_acc": _number,
+    "classes": _or_none(_classes),
+    "sampling_weights": _or_none(_each("weight of class", _weight)),
+    "history": _each("column", _column),
+    "config": _fields(_CONFIG),
+    "experiment": _or_none(_text),
+    "data_sha256": _or_none(_text),
+    "conditions": _or_none(_each("condition", _must(lambda v: isinstance(v, (int, float, str)), "a number or a text"))),
+    "model_state_dict": _each("value of", _must(_is_tensor, "a tensor")),
+    "optimizer_state_dict": _fields({"state": _rows, "param_groups": _groups}, "state", "param_groups"),
+    "rng_state": _or_none(_list),
+    "preprocessing": _or_none(_fields({"mean": _mean, "std": _std, "shape": _shape}, "mean", "std")),
+    "sampler_state": _or_none(_fields({"meters": _meters})),
+}
+_OURS: dict[str, Rule] = {"classes": _classes, "current_batch": _count, "total_batches": _count}

@@ -1,0 +1,36 @@
+"""Is a checkpoint what it claims to be: whole, loadable, complete?"""
+
+from __future__ import annotations
+
+from raysweep.errors import RaysweepError
+from raysweep.store import checkpoint
+from raysweep.store.experiment import Entry, Experiment
+
+NEEDED = ("classes", "sampling_weights", "rng_state", "sampler_state", "current_batch", "total_batches", "world_size")
+
+
+def problems(experiment: Experiment, entry: Entry) -> list[str]:
+    """What is wrong with one committed checkpoint; empty where nothing is."""
+    wrong = entry.verify(experiment.folder)
+    if wrong is not None:
+        return [wrong]
+    try:
+        saved = checkpoint.read_checkpoint(experiment.folder / entry.file)
+    except RaysweepError as error:
+        return [str(error)]
+    found = [f"{entry.file} lacks {key}" for key in NEEDED if key not in saved]
+    if found:
+        return found
+    classes = experiment.config().get("classes")
+    if classes is not None and list(saved["classes"]) != list(classes):
+        found.append(f"{entry.file} has the classes {', '.join(saved['classes'])}, the experiment {', '.join(classes)}")
+    if len(saved["rng_state"]) != int(saved["world_size"]):
+        found.append(
+            f"{entry.file} has the generators of {len(saved['rng_state'])} ranks, not of {saved['world_size']}"
+        )
+    place = (int(saved["epoch"]) + (entry.batch is not None), int(saved["current_batch"]) or None)
+    if place != (entry.epoch, entry.batch):
+        found.append(
+            f"{entry.file} stands at epoch {place[0]}, batch {place[1]}, the manifest says {entry.epoch}, {entry.batch}"
+        )
+    return found

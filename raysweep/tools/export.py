@@ -1,0 +1,134 @@
+"""Write a trained network in another tool's format, checked by loading it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from raysweep.errors import ConfigError, StoreError
+from raysweep.store import files
+from raysweep.tools.predict import Network
+
+TOLERANCE = 1e-5  # between the probabilities of the network here and of what was exported
+
+
+_TRIED = 8  # images
+
+
+def export(network: Network, form: str, target: Path) -> float:
+    """Write the network into a file of another tool, with its facts as JSON beside it; both only once the file was loaded
+    again and gave the same probabilities.
+
+    Returns:
+        The largest difference of a probability.
+
+    Raises:
+        ConfigError: the tool's library is not installed. StoreError: what was written gives other probabilities, or cannot be
+        written.
+    """
+    height, width, channels = network.shape
+    rng = np.random.default_rng(0)
+    x = network.standardised(rng.integers(0, 256, (_TRIED, height, width, channels), dtype=np.uint8))
+    with torch.no_grad():
+        expected = torch.softmax(network.model(x), dim=1).numpy()
+    temp = files.temp_path(target)
+    try:
+        found = {"safetensors": _safetensors, "onnx": _onnx, "torchscript": _torchscript}[form](network, x, temp)
+        difference = float(np.abs(found - expected).max())
+        if not difference <= TOLERANCE:
+            raise StoreError(
+                f"The exported network differs from the checkpoint's by {difference:.2g} in a probability, more than {TOLERANCE:g}; "
+                "nothing was written. Please report it with the model's name."
+            )
+        files.write_atomic(target, files.read_all(temp))
+        files.write_json(target.with_name(target.name + ".json"), {**network.facts(), "format": form})
+    finally:
+        temp.unlink(missing_ok=True)
+    return difference
+
+
+def _softmax(logits: Any) -> np.ndarray:
+    return torch.softmax(torch.as_tensor(logits), dim=1).numpy()
+
+
+def _safetensors(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
+    from safetensors.torch import load_file, save_file
+
+    told = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in network.facts().items()}
+    tensors = {k: v.detach().clone().contiguous() for k, v in network.model.state_dict().items()}
+    save_file(tensors, target, metadata=told)
+    network.model.load_state_dict({k: torch.zeros_like(v) for k, v in tensors.items()})  # nothing of it may be left
+    try:
+        network.model.load_state_dict(load_file(target))
+        with torch.no_grad():
+            return _softmax(network.model(x))
+    finally:
+        network.model.load_state_dict(tensors)
+
+
+class _Logits(nn.Module):
+    """The network as one module with one input, whatever library it is of."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.body(pixels)
+
+
+def _torchscript(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
+    import warnings
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is old, and that the size of the image is fixed
+        traced = torch.jit.trace(_Logits(network.model), x[:2], check_trace=False)
+        torch.jit.save(traced, str(target), _extra_files={"raysweep.json": json.dumps(network.facts())})
+        again = torch.jit.load(str(target), map_location="cpu")
+        return _softmax(again(x))
+
+
+def _onnx(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
+    import contextlib
+    import io
+    import logging
+    import warnings
+
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 - the exporter needs it
+    except ImportError as error:
+        raise ConfigError(
+            f"--to onnx needs {error.name}, which is not installed. Install it with: pip install 'raysweep[onnx]'"
+        ) from None
+    noise = logging.getLogger("torch.onnx")
+    level = noise.level
+    noise.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                _Logits(network.model).eval(), (x[:2],), str(target), input_names=["pixels"], output_names=["logits"],
+                dynamo=True, dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}}, external_data=False, verbose=False,
+            )  # fmt: skip
+    finally:
+        noise.setLevel(level)
+    model = onnx.load(str(target))
+    for key, value in network.facts().items():
+        model.metadata_props.add(
+            key=key, value=value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        )
+    onnx.save(model, str(target))
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return _softmax(logits)

@@ -1,0 +1,136 @@
+"""Load a trained network from its checkpoint, and predict the classes of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from raysweep._text import truncate
+from raysweep.errors import ConfigError, DataError, StoreError
+from raysweep.plan import legacy
+from raysweep.plan import parent as parents
+from raysweep.store import checkpoint, files, resolve
+from raysweep.training import models
+
+
+@dataclass(frozen=True)
+class Network:
+    """``model`` maps float32 (n, channels, height, width), standardised as ``(pixel - mean) / std`` with pixels in [0, 255], to
+    logits (n, classes)."""
+
+    model: nn.Module
+    name: str
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    shape: tuple[int, int, int]  # (height, width, channels) of the images it was trained on
+    source: str  # checkpoint reference
+    sha256: str
+
+    def facts(self) -> dict[str, Any]:
+        """All that another program needs to use it."""
+        height, width, channels = self.shape
+        return {
+            "model": self.name,
+            "classes": list(self.classes),
+            "input": {
+                "shape": ["batch", channels, height, width],
+                "type": "float32",
+                "pixels": "0 to 255, resized to height and width; gray where there is one channel",
+                "mean": list(self.mean),
+                "std": list(self.std),
+                "formula": "(pixel - mean) / std",
+            },
+            "output": {"shape": ["batch", len(self.classes)], "meaning": "logits; softmax gives probabilities"},
+            "checkpoint": self.source,
+            "checkpoint_sha256": self.sha256,
+            "raysweep": metadata.version("raysweep"),
+        }
+
+    @torch.no_grad()
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 (n, classes) for uint8 images (n, height, width, channels)."""
+        return torch.softmax(self.model(self.standardised(pixels)), dim=1).numpy()
+
+    def standardised(self, pixels: np.ndarray) -> torch.Tensor:
+        """The network's input for uint8 images (n, height, width, channels)."""
+        x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (x - mean) / std
+
+
+def load(
+    root: Path, reference: str, overrides: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
+) -> Network:
+    """The network of a checkpoint, on the CPU, ready to predict.
+
+    Args:
+        overrides, classes: what a checkpoint of the old system does not say, see :func:`child.read_parent`.
+
+    Raises:
+        NotFoundError, CheckpointError: there is no such checkpoint, or it is damaged. ConfigError: its model cannot be built.
+    """
+    experiment, entry, path = resolve.find_checkpoint(root, reference)
+    if entry is not None and (problem := entry.verify(experiment.folder)) is not None:
+        raise StoreError(f"{experiment.folder}: {problem}. Take another checkpoint.")
+    saved = checkpoint.read_checkpoint(path)
+    over = dict(overrides or {})
+    if legacy.is_old(saved):
+        saved, settings = legacy.completed(saved, experiment, path, over, classes)
+    else:
+        settings = dict(saved["config"].get("settings") or {})
+    section = {**(settings.get("model") or {}), **(over.get("model") or {})}
+    lacking = [k for k in ("classes", "preprocessing") if not saved.get(k)] + (
+        [] if section.get("name") else ["its model"]
+    )
+    if lacking:
+        raise ConfigError(f"{truncate(path)} does not say {' and '.join(lacking)}, so its network cannot be built.")
+    own = entry is not None and files.inside(root, experiment.folder)
+    parents.same_function(path, own, section, over)
+    means = saved["preprocessing"]
+    shape = tuple(means.get("shape") or (0, 0, len(means["mean"])))
+    if not all(shape):
+        side = int((over.get("data") or {}).get("image_size") or 0) or _side(section["name"])
+        shape = (side, side, len(means["mean"]))
+    model = models.build(section["name"], dict(section.get("options") or {}), len(saved["classes"]), shape[2])
+    models.load_weights(model, saved, path)
+    model.eval()
+    where = f"{experiment.id}@{entry.epoch}" if entry is not None and entry.batch is None else str(path)
+    digest = entry.sha256 if entry is not None else files.sha256_file(path)
+    return Network(
+        model, section["name"], tuple(saved["classes"]), tuple(means["mean"]), tuple(means["std"]), shape, where, digest
+    )
+
+
+def _side(name: str) -> int:
+    from raysweep.training import hub
+
+    found = hub.input_size(name)
+    if found is None:
+        raise ConfigError("The checkpoint does not say how large its images were. Add data.image_size=PIXELS.")
+    return found
+
+
+def read_images(network: Network, paths: Sequence[Path]) -> np.ndarray:
+    """uint8 (n, height, width, channels): image files, decoded as for the training.
+
+    Raises:
+        DataError: a file is missing or no image; the message names it.
+    """
+    from raysweep.data import cache
+
+    height, _, channels = network.shape
+    found = []
+    for path in paths:
+        pixels = cache.decode_file(path, height, channels)
+        if isinstance(pixels, str):
+            raise DataError(f"{truncate(path)} cannot be used: {pixels}. Give image files such as .jpg or .png.")
+        found.append(pixels)
+    return np.stack(found)

@@ -1,0 +1,73 @@
+"""Train an epoch again from its checkpoint and compare the bits with what was recorded."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raysweep.events import Progress, ignore
+from raysweep.launch import run as launching
+from raysweep.plan import child
+from raysweep.plan import experiment as experiment_plan
+from raysweep.plan import parent as parents
+from raysweep.store import checkpoint
+from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.remote import root as remote
+from raysweep.trackers import base as trackers
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What training an epoch again gave."""
+
+    differences: list[str]  # which tensors differ and by how much at most; empty where all bits are equal
+    conditions: list[str]  # what was not as it had been: with these, other bits are no fault
+
+
+def replay(root: Path, experiment: Experiment, entry: Entry, after: Entry, progress: Progress = ignore) -> Replay:
+    """Train the epoch after ``entry`` again and compare with the recorded ``after``, bit for bit."""
+    import torch
+
+    from raysweep.training import conditions
+
+    parent = parents.read_parent(root, str(experiment.folder / entry.file))
+    with tempfile.TemporaryDirectory(prefix="raysweep-replay-") as folder:
+        cache = str(experiment_plan.cache_dir(_settings(experiment)).resolve())
+        over = {"data": {"cache_dir": cache}, "trackers": trackers.OFF}
+        plan = child.plan_child(parent, folder, epochs=1, name="replay", overrides=over)
+        again = launching.run(plan, progress).experiment
+        mine = checkpoint.read_checkpoint(again.folder / again.entry("latest").file)
+    recorded = checkpoint.read_checkpoint(experiment.folder / after.file)
+    found = []
+    for part in ("model_state_dict", "optimizer_state_dict"):
+        old, new = dict(_tensors(recorded[part])), dict(_tensors(mine[part]))
+        for name in old:
+            if name not in new or not torch.equal(old[name], new[name]):
+                far = float((old[name].double() - new[name].double()).abs().max()) if name in new else float("nan")
+                found.append(f"{part} {name} differs by up to {far:.3g}")
+    now, then = conditions.of_checkpoint(mine), conditions.of_checkpoint(recorded)
+    return Replay(found, conditions.differences(then, now))
+
+
+def _settings(experiment: Experiment) -> Any:
+    from raysweep.config.settings import Settings
+
+    return Settings.model_validate(
+        {**experiment.config()["settings"], "root": remote.root_address(experiment.folder.parent)}
+    )
+
+
+def _tensors(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return [(prefix, value)]
+    items: list[tuple[Any, Any]] = []
+    if isinstance(value, Mapping):
+        items = list(value.items())
+    elif isinstance(value, (list, tuple)):
+        items = list(enumerate(value))
+    return [row for key, item in items for row in _tensors(item, f"{prefix}.{key}" if prefix else str(key))]

@@ -1,0 +1,1 @@
+"""Mirror experiments into TensorBoard, MLflow, Weights & Biases and trackio."""

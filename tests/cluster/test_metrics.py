@@ -1,0 +1,117 @@
+"""Gauges for Prometheus: every epoch of a run or a branch, labelled, where Ray is connected; and no trouble without it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from raysweep.cluster import metrics
+from raysweep.cluster.metrics import GAUGES, RECALL, Gauges
+
+ROW = {
+    **{"train_loss": 1.5, "val_loss": 1.25, "val_acc": 0.75, "val_macro_f1": 0.5, "images_per_second": 700.0},
+    **{"recall_cat": 0.875, "recall_no image": None},
+}
+EPOCH = {"kind": "epoch", "epoch": 3, "row": ROW, "best": True, "save_seconds": 0.25, "blocked_seconds": 0.001}
+
+
+def tell(it, sweep=None):
+    if sweep:
+        it({"kind": "sweep", "id": sweep})
+    branch = {"branch": "b"} if sweep else {}
+    it({"kind": "experiment", "id": "base_20260101_000000", **branch})
+    it({**EPOCH, **branch})
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    found = {}
+
+    class Gauge:
+        def __init__(self, name, description, tag_keys):
+            assert description.endswith(".")
+            self.name, self.keys = name, tag_keys
+
+        def set(self, value, labels):
+            assert set(labels) == set(self.keys)
+            found[self.name, labels["experiment"], labels["sweep"], labels.get("class")] = value
+
+    monkeypatch.setattr("ray.util.metrics.Gauge", Gauge)
+    monkeypatch.setattr(metrics, "_connected", lambda: True)
+    return found
+
+
+@pytest.mark.parametrize("sweep", [None, "hunt_20260101_000001"])
+def test_every_gauge_of_an_epoch_is_set_with_its_labels(fake, sweep):
+    tell(Gauges(), sweep)
+    assert {name for name, *_ in fake} == {*GAUGES, RECALL}
+    assert {(e, s) for _, e, s, _ in fake} == {("base_20260101_000000", sweep or "")}
+    here = "base_20260101_000000", sweep or ""
+    assert fake["raysweep_epoch", *here, None] == 3
+    assert fake["raysweep_val_accuracy", *here, None] == 0.75
+    assert fake["raysweep_checkpoint_seconds", *here, None] == 0.25
+    assert {c: v for (name, _, _, c), v in fake.items() if name == RECALL} == {"cat": 0.875}
+
+
+def test_of_ten_thousand_branches_only_the_first_are_shown(fake, monkeypatch):
+    each = len(GAUGES) + 2
+    monkeypatch.setattr(metrics, "MOST_SERIES", 3 * each + 1)
+    it = Gauges()
+    it({"kind": "sweep", "id": "hunt"})
+    for _ in range(2):  # the first go on to be shown
+        fake.clear()
+        for i in range(10):
+            it({"kind": "experiment", "branch": f"b{i}", "id": f"e{i}"})
+            it({**EPOCH, "branch": f"b{i}"})
+        assert {e for _, e, _, _ in fake} == {"e0", "e1", "e2"}
+
+
+def test_without_ray_nothing_is_made(monkeypatch):
+    monkeypatch.setattr(metrics, "_connected", lambda: False)
+    it = Gauges()
+    tell(it)
+    assert it.made == {}
+
+
+def test_trouble_with_metrics_is_nobodys_trouble(monkeypatch):
+    monkeypatch.setattr(metrics, "_connected", lambda: True)
+    monkeypatch.setattr("ray.util.metrics.Gauge", lambda *a, **k: 1 / 0)
+    tell(Gauges())
+
+
+@pytest.mark.ray
+def test_a_node_serves_them(ray_cluster):
+    import ray
+
+    tell(Gauges(), "hunt_20260101_000001")
+    (node,) = [n for n in ray.nodes() if n["Alive"]]
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    deadline = time.monotonic() + 60
+    while True:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=10) as answer:
+            text = answer.read().decode()
+        # The cluster also serves what other tests have trained on it.
+        mine = 'experiment="base_20260101_000000"'
+        lines = [line for line in text.splitlines() if line.startswith("ray_raysweep_") and mine in line]
+        if len({line.partition("{")[0] for line in lines}) == len(GAUGES) + 1 or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    assert {line.partition("{")[0] for line in lines} == {f"ray_{name}" for name in [*GAUGES, RECALL]}
+    (line,) = [line for line in lines if "val_accuracy" in line]
+    assert 'sweep="hunt_20260101_000001"' in line
+    assert re.search(r" 0\.75$", line)
+
+
+def test_the_grafana_dashboard_shows_every_gauge_and_no_other():
+    board = json.loads((Path(__file__).parents[2] / "configs" / "grafana" / "raysweep.json").read_text())
+    expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    assert sorted(e.partition("{")[0] for e in expressions) == sorted(f"ray_{name}" for name in [*GAUGES, RECALL])
+    variables = {v["name"] for v in board["templating"]["list"]}
+    used = {word for e in expressions for word in re.findall(r"\$\{?(\w+)", e)}
+    assert used == {"sweep", "experiment"} <= variables
+    assert len({(p["gridPos"]["x"], p["gridPos"]["y"]) for p in board["panels"]}) == len(board["panels"])

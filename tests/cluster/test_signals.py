@@ -1,0 +1,124 @@
+"""SIGTERM and SIGINT to a driver whose training runs on Ray workers: saved, 130, continued to the same bits, nobody left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from raysweep.launch import run as launching
+from raysweep.launch.workers import start as workers
+from raysweep.plan import experiment as experiment_plan
+from raysweep.store.experiment import Experiment
+from tests.cli.test_errors import config_file
+from tests.conftest import small_settings, weights_hash
+from tests.training.ranks import Ranks
+
+pytestmark = pytest.mark.ray
+
+TRAINING = {"epochs": 3, "batch_size": 10, "augment": {"crop_padding": 1, "flip": False}}
+SECTIONS = {"training": TRAINING, "sampling": {"samples_per_epoch": 500}}
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "raysweep.cli.main", *arguments, "--root", str(folder / "experiments")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}  # for the network below
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment
+    )
+
+
+def after_epoch(process: subprocess.Popen[str], epoch: int) -> None:
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if line.startswith(f"epoch  {epoch}/"):
+            return
+    raise AssertionError("".join(seen))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> str:
+    with Ranks(2) as ranks, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "in_this_process", lambda job, *_: ranks.train(job))
+        return weights_hash(
+            launching.run(
+                experiment_plan.plan_experiment(small_settings(tmp_path_factory.mktemp("whole"), **SECTIONS))
+            ).experiment
+        )
+
+
+def test_sigterm_on_workers_saves_and_continue_gives_the_same_bits(tmp_path, undisturbed):
+    config = config_file(tmp_path, **SECTIONS, scaling={"num_workers": 2, "threads": 1})
+    process = start(tmp_path, "run", str(config), "--name", "broken")
+    after_epoch(process, 1)
+    everybody = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    told = process.stderr.read() if process.stderr else ""
+    assert process.wait(60) == 130, told
+    (folder,) = (tmp_path / "experiments").glob("broken_*")
+    assert f"raysweep continue {folder.name}" in told.strip().splitlines()[-1]
+    broken = Experiment(folder)
+    assert broken.status() == "interrupted"
+    assert broken.entries()[-1].epoch >= 2  # nothing of what was trained is lost
+    _, alive = psutil.wait_procs(everybody, timeout=30)
+    assert [p.name() for p in alive] == []
+    done = start(tmp_path, "continue", "broken", "--root", str(tmp_path / "experiments"))
+    assert done.stderr is not None
+    text = done.stderr.read()
+    assert done.wait(100) == 0, text
+    assert weights_hash(broken) == undisturbed
+
+
+def test_a_second_sigint_leaves_at_once_and_harms_nothing(tmp_path):
+    # One batch of many seconds: after the first signal the program waits for its end.
+    slow = {"model": {"name": f"python:{__name__}:sleeper", "options": {}}, "training": {**TRAINING, "epochs": 2}}
+    config = config_file(tmp_path, **{**SECTIONS, **slow}, scaling={"num_workers": 0, "threads": 1})
+    process = start(tmp_path, "run", str(config), "--name", "broken")
+    after_epoch(process, 1)
+    time.sleep(0.5)
+    (folder,) = (tmp_path / "experiments").glob("broken_*")
+    committed = (folder / "manifest.json").read_bytes()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    assert process.returncode == 130
+    assert time.monotonic() - begun < 10  # far less than the batch takes
+    assert "Leaving at once" in (process.stderr.read() if process.stderr else "")
+    assert (folder / "manifest.json").read_bytes() == committed
+    good, problems = Experiment(folder).newest_good()
+    assert good is not None
+    assert good.epoch == 1
+    assert not problems
+
+
+def sleeper(num_classes: int, channels: int, **options: object):
+    """A network whose batches take very long from its second epoch on."""
+    from torch import nn
+
+    class Sleeper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(64 * channels, num_classes)
+            self.calls = 0
+
+        def forward(self, x):
+            if self.training:
+                self.calls += 1
+                if self.calls > 60:  # an epoch has 50 batches, planning tries a few, and an epoch is told a batch later
+                    time.sleep(25)
+            return self.linear(x.flatten(1))
+
+    return Sleeper()

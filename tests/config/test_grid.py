@@ -1,0 +1,163 @@
+"""Grids: what is refused, and which branches a grid means."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from raysweep import weights as weights_module
+from raysweep.config import grid as grids
+from raysweep.errors import ConfigError, WeightsError
+from tests.ground.test_text import laughs
+
+CLASSES = ("angry", "disgust", "fear")
+PARENT = dict.fromkeys(CLASSES, 1.0)
+
+
+def points_of(values, parent=PARENT, seed=0):
+    return grids.expand(grids.check(values), parent, CLASSES, seed)
+
+
+def test_the_product_of_the_lists_with_control_and_seeds():
+    points, notes = points_of({"weights": {"disgust": [3, 5], "fear": [2, 3, 4]}, "seeds": [0, 1]})
+    assert len(points) == 14
+    assert not notes
+    assert [p.name for p in points[:3]] == ["control-seed0", "control-seed1", "disgust3_fear2-seed0"]
+    assert [p.control for p in points] == [True] * 2 + [False] * 12
+    assert points[2].weights == {"angry": 1.0, "disgust": 3.0, "fear": 2.0}
+    assert {p.seed for p in points} == {0, 1}
+
+
+def test_classes_not_named_keep_the_parents_weight_and_the_parents_seed_is_kept():
+    points, _ = points_of({"weights": {"disgust": [3]}}, parent={"angry": 2.0, "disgust": 1.0, "fear": 0.5}, seed=7)
+    assert points[1].weights == {"angry": 2.0, "disgust": 3.0, "fear": 0.5}
+    assert [p.seed for p in points] == [7, 7]
+
+
+def test_a_point_that_changes_nothing_is_the_control_and_runs_once():
+    points, notes = points_of({"weights": {"disgust": [1.0, 3.0]}})
+    assert [p.name for p in points] == ["control", "disgust3"]
+    assert notes == ["disgust1 shows the classes as control does; it runs once."]
+    points, notes = points_of({"weights": {"disgust": [1.0, 3.0]}, "control": False})
+    assert [(p.name, p.control) for p in points] == [("control", True), ("disgust3", False)]
+    assert notes == ["disgust1 changes nothing: it is the control."]
+
+
+def test_points_that_show_the_classes_alike_run_once():
+    doubled = {"angry": 2, "disgust": 6, "fear": 2}
+    points, notes = points_of({"weights": {"disgust": [3]}, "branches": [{"name": "twice", "weights": doubled}]})
+    assert [p.name for p in points] == ["control", "twice"]
+    assert notes == ["disgust3 shows the classes as twice does; it runs once."]
+
+
+def test_without_a_control():
+    points, _ = points_of({"weights": {"disgust": [3]}, "control": False})
+    assert [p.name for p in points] == ["disgust3"]
+
+
+def test_a_random_search_is_a_function_of_its_seed():
+    search = {
+        "algorithm": "random",
+        "num_samples": 5,
+        "ranges": {"disgust": {"log_uniform": [1, 8]}, "fear": {"choice": [1, 2]}},
+    }
+    one, two = (points_of({"search": search})[0] for _ in range(2))
+    assert one == two
+    other = points_of({"search": {**search, "seed": 1}})[0]
+    assert other != one
+    assert all(1 <= p.weights["disgust"] <= 8 and p.weights["fear"] in (1, 2) for p in one)
+    assert len(one) == 6
+
+
+def test_an_optuna_search_adds_no_points_in_advance():
+    search = {"algorithm": "optuna", "num_samples": 5, "ranges": {"disgust": {"uniform": [1, 8]}}}
+    assert [p.name for p in points_of({"search": search})[0]] == ["control"]
+
+
+RANGES = {"disgust": {"uniform": [1, 2]}}
+TWO = [{"name": n, "weights": {"disgust": 2}} for n in ("one", "two")]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, "the grid is empty"),
+        ({"weights": {}}, "the grid is empty"),
+        ({"weights": {"disgust": []}}, "empty list"),
+        ({"wieghts": {"disgust": [2]}}, "Did you mean 'weights'"),
+        ({"weights": {"disgust": [2]}, "epochs": 0}, "epochs"),
+        ({"weights": {"disgust": [2]}, "seeds": [1, 1]}, "twice"),
+        ({"weights": {"disgust": [2]}, "scheduler": "ahsa"}, "scheduler"),
+        ({"branches": [{"name": "../x", "weights": {"disgust": 2}}]}, "not a path"),
+        ({"branches": [{"name": "=cmd()", "weights": {"disgust": 2}}]}, "starts"),
+        ({"search": {"algorithm": "random", "num_samples": 3}}, "ranges"),
+        ({"search": {"algorithm": "grid", "ranges": {"a": {"choice": [1]}}}}, "belong to"),
+        ({"search": {"algorithm": "random", "num_samples": 3, "ranges": {"a": {}}}}, "exactly one"),
+        ({"search": {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"log_uniform": [0, 1]}}}}, "range"),
+        ({"search": {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"uniform": [3, 1]}}}}, "range"),
+        ({"weights": {c: list(range(1, 101)) for c in "abc"}}, "1,000,000 points"),
+        ({"weights": {str(c): [1, 2] for c in range(20_000)}}, "more than a trillion points"),
+        ({"search": {"algorithm": "random", "num_samples": 10**9, "ranges": RANGES}}, "at most 10,000 is allowed"),
+        ({"branches": TWO, "seeds": list(range(5001))}, "10,002 points"),
+        (
+            {"search": {"algorithm": "random", "num_samples": 5, "ranges": RANGES}, "branches": TWO, "seeds": [7, 8]},
+            "seed",
+        ),
+    ],
+)
+def test_wrong_grids_are_refused_in_words(values, told):
+    with pytest.raises(ConfigError, match=told):
+        grids.check(values)
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ({"disgsut": [2]}, "Did you mean 'disgust'"),
+        ({"disgust": ["much"]}, "Branch 'disgustmuch'.*not a number"),
+        ({"disgust": [-1]}, "negative"),
+        (
+            {"disgust": [10**400]},
+            "Branch 'disgustanumberof400': The weight of class 'disgust' is a number of 400 digits",
+        ),
+        ({"disgust": [laughs()]}, "Branch 'disgust.*not a number"),
+        ({"disgust": [float("nan")]}, "nan"),
+        ({c: [0] for c in CLASSES}, "All sampling weights are zero"),
+    ],
+)
+def test_wrong_weights_name_the_branch(weights, told):
+    with pytest.raises(WeightsError, match=told):
+        points_of({"weights": weights})
+
+
+def test_a_grid_file_tells_the_line(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text("weights:\n  disgust: [3]\nepohcs: 2\n")
+    with pytest.raises(ConfigError, match=re.escape("epohcs (line 3)")):
+        grids.read(path)
+
+
+lists = st.lists(st.floats(0.001, 1000), min_size=1, max_size=4)
+
+
+@example({"angry": [0.5], "disgust": [1000.0, 999.9999999999999]}, [])  # the shares are equal to the last bit
+@given(
+    st.dictionaries(st.sampled_from(CLASSES), lists, min_size=1), st.lists(st.integers(0, 99), max_size=3, unique=True)
+)
+def test_branches_of_any_grid_differ_in_what_they_show_and_in_name(weights, seeds):
+    points, _ = points_of({"weights": weights, "seeds": seeds})
+    assert len({p.name.casefold() for p in points}) == len(points)
+    shown = {(p.seed, tuple(weights_module.shares(dict.fromkeys(CLASSES, 1), p.weights).values())) for p in points}
+    assert len(shown) == len(points)
+    assert sum(p.control for p in points) == max(1, len(seeds))
+    assert all(set(p.weights) == set(CLASSES) for p in points)
+
+
+@given(st.text(min_size=1, max_size=40), st.floats(0, 1e9))
+def test_names_of_branches_can_be_folders_whatever_the_class_is_called(name, weight):
+    found = grids.describe({name: weight, "x": 1.0})
+    assert re.fullmatch(r"[\w.]*", found)
+    assert len(found) <= 60

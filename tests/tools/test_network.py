@@ -1,0 +1,184 @@
+"""Networks taken out of their checkpoints: the same probabilities in ONNX Runtime, TorchScript and safetensors, and here."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from raysweep.errors import CheckpointError, DataError, StoreError
+from raysweep.launch import run as launching
+from raysweep.plan import experiment as experiment_plan
+from raysweep.report import predictions
+from raysweep.store import checkpoint
+from raysweep.tools import export, predict
+from tests.cli.test_errors import run_cli
+from tests.conftest import SMALL_NET, small_settings
+
+
+@pytest.fixture
+def trained(image_folder, tmp_path, without_ray):
+    """An experiment on gray PNGs, and its root."""
+    root = tmp_path / "experiments"
+    data = {"source": "folder", "path": str(image_folder)}
+    settings = small_settings(
+        root, data=data, training={"epochs": 2, "batch_size": 16, "augment": {"crop_padding": 0, "flip": False}}
+    )
+    return launching.run(experiment_plan.plan_experiment(settings)).experiment, root
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    return torch.softmax(torch.as_tensor(x), 1).numpy()
+
+
+def test_it_predicts_what_the_training_said(trained, image_folder):
+    experiment, root = trained
+    found = predict.load(root, f"{experiment.id}@2")
+    paths = sorted((image_folder / "val").rglob("*.png"))
+    mine = found.probabilities(predict.read_images(found, paths))
+    theirs = predictions.read(experiment, 2)
+    truth = np.array([found.classes.index(p.parent.name) for p in paths])
+    for c in range(3):  # the cache has an order of its own within a class
+        a, b = (rows[np.lexsort(rows.T)] for rows in (mine[truth == c], theirs.probabilities[theirs.labels == c]))
+        assert a == pytest.approx(b, abs=1e-5)
+
+
+def test_predict_on_the_command_line(trained, image_folder, capsys):
+    experiment, root = trained
+    paths = sorted((image_folder / "val" / "cat").glob("*.png"))[:3]
+    code, out, err = run_cli(capsys, "predict", f"{experiment.id}@best", *paths, "--json", "--root", root)
+    assert code == 0, err
+    rows = json.loads(out)
+    assert [r["image"] for r in rows] == [str(p) for p in paths]
+    assert all(sum(r["probabilities"].values()) == pytest.approx(1) for r in rows)
+    assert all(r["probabilities"][r["class"]] == max(r["probabilities"].values()) for r in rows)
+    code, out, _ = run_cli(capsys, "predict", f"{experiment.id}@2", paths[0], "--root", root)
+    assert code == 0
+    assert out.splitlines()[1].split("\t")[:2] == [str(paths[0]), rows[0]["class"]]
+    broken = image_folder / "broken.png"
+    broken.write_bytes(b"no image")
+    for bad in (broken, image_folder / "missing.png"):
+        code, _, err = run_cli(capsys, "predict", f"{experiment.id}@2", bad, "--root", root)
+        assert code == 2
+        assert bad.name in err
+
+
+def test_images_of_another_size_and_colour_are_brought_to_the_networks(trained, tmp_path):
+    experiment, root = trained
+    found = predict.load(root, f"{experiment.id}@2")
+    Image.new("RGB", (50, 80), (200, 10, 10)).save(tmp_path / "red.jpg")
+    assert predict.read_images(found, [tmp_path / "red.jpg"]).shape == (1, 12, 12, 1)
+    with pytest.raises(DataError, match=r"missing\.jpg"):
+        predict.read_images(found, [tmp_path / "missing.jpg"])
+
+
+@pytest.mark.parametrize("form", ["safetensors", "onnx", "torchscript"])
+def test_what_is_exported_gives_the_same_probabilities(trained, tmp_path, capsys, form):
+    if form == "onnx":
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -e '.[onnx]'")
+        pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install -e '.[onnx]'")
+    experiment, root = trained
+    target = tmp_path / "out.model"
+    code, out, err = run_cli(capsys, "export", f"{experiment.id}@2", "--to", form, "-o", target, "--root", root)
+    assert code == 0, err
+    assert out.strip() == str(target)
+    told = json.loads((tmp_path / "out.model.json").read_text())
+    assert told["classes"] == ["cat", "dog", "eel"]
+    assert told["checkpoint_sha256"] == experiment.entry("2").sha256
+    # With nothing but the file and the JSON beside it:
+    rng = np.random.default_rng(3)
+    _, channels, height, width = told["input"]["shape"]
+    pixels = rng.integers(0, 256, (5, channels, height, width)).astype(np.float32)
+    mean, std = (np.float32(told["input"][k]).reshape(1, -1, 1, 1) for k in ("mean", "std"))
+    x = (pixels - mean) / std
+    expected = predict.load(root, f"{experiment.id}@2").probabilities(pixels.transpose(0, 2, 3, 1).astype(np.uint8))
+    if form == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+        logits = session.run(None, {"pixels": x})[0]
+        assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == told["classes"]
+    elif form == "torchscript":
+        logits = torch.jit.load(str(target))(torch.from_numpy(x)).detach()
+    else:
+        from safetensors.torch import load_file
+
+        from raysweep.training import models
+
+        model = models.build(SMALL_NET["name"], SMALL_NET["options"], 3, 1)
+        model.load_state_dict(load_file(target))
+        logits = model.eval()(torch.from_numpy(x)).detach()
+    assert softmax(logits) == pytest.approx(expected, abs=1e-5)
+    code, _, err = run_cli(capsys, "export", f"{experiment.id}@2", "--to", form, "-o", target, "--root", root)
+    assert code == 2
+    assert "exists" in err
+    target.unlink()  # the facts beside it are still there
+    code, _, err = run_cli(capsys, "export", f"{experiment.id}@2", "--to", form, "-o", target, "--root", root)
+    assert code == 2
+    assert "out.model.json exists" in err
+
+
+def test_an_export_that_differs_is_not_left_behind(trained, tmp_path, monkeypatch):
+    experiment, root = trained
+    found = predict.load(root, f"{experiment.id}@2")
+    monkeypatch.setattr(export, "_safetensors", lambda net, x, target: (target.touch(), np.zeros((8, 3)))[1])
+    with pytest.raises(StoreError, match="differs from the checkpoint's"):
+        export.export(found, "safetensors", tmp_path / "x.safetensors")
+    assert not list(tmp_path.glob("*safetensors*"))
+
+
+def test_an_export_leaves_the_network_as_it_was(trained, tmp_path):
+    experiment, root = trained
+    found = predict.load(root, f"{experiment.id}@2")
+    before = {k: v.clone() for k, v in found.model.state_dict().items()}
+    assert export.export(found, "safetensors", tmp_path / "x.safetensors") == 0
+    assert all(torch.equal(v, before[k]) for k, v in found.model.state_dict().items())
+
+
+def test_bad_requests(trained, tmp_path, capsys, monkeypatch):
+    experiment, root = trained
+    monkeypatch.chdir(tmp_path)
+    for words, told in (
+        (("--to", "onix"), "Did you mean 'onnx'"),
+        (("--to", "onnx", "-o", tmp_path), "name of a file"),
+        (("--to", "onnx", "-o", tmp_path / "no" / "x"), "name of a file"),
+    ):
+        code, _, err = run_cli(capsys, "export", f"{experiment.id}@2", *words, "--root", root)
+        assert code == 2
+        assert told in err
+    assert run_cli(capsys, "export", "nothing@2", "--to", "onnx", "--root", root)[0] == 2
+    bare = experiment.folder / "epoch_2_model.pt"
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
+        predict.load(root, str(bare))
+
+
+def test_a_strangers_checkpoint_runs_no_function(trained, tmp_path):
+    experiment, root = trained
+    saved = checkpoint.read_checkpoint(experiment.folder / "checkpoint_epoch_2.pt")
+    saved["config"]["settings"]["model"] = {"name": "python:os:mkdir", "options": {}}
+    checkpoint.write(tmp_path / "x.pt", saved)
+    with pytest.raises(CheckpointError, match="wants to run the Python function"):
+        predict.load(root, str(tmp_path / "x.pt"))
+
+
+def test_a_network_of_transformers_is_exported(tmp_path, image_folder, without_ray):
+    pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[hf]'")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install -e '.[onnx]'")
+    from tests.plan import old
+
+    vit = old.tiny_vit(tmp_path / "vit")
+    data = {"source": "folder", "path": str(image_folder)}
+    settings = small_settings(
+        tmp_path / "e", data=data, model={"name": f"hf:{vit}", "options": {}}, training={"epochs": 1, "batch_size": 16}
+    )
+    made = launching.run(experiment_plan.plan_experiment(settings)).experiment
+    found = predict.load(tmp_path / "e", f"{made.id}@1")
+    assert found.classes == old.CLASSES
+    assert export.export(found, "onnx", tmp_path / "vit.onnx") <= export.TOLERANCE
+    paths = sorted((image_folder / "val").rglob("*.png"))
+    theirs = predictions.read(made, 1)
+    mine = found.probabilities(predict.read_images(found, paths))
+    assert sorted(mine.max(1).tolist()) == pytest.approx(sorted(theirs.probabilities.max(1).tolist()), abs=1e-5)

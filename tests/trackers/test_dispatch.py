@@ -1,0 +1,62 @@
+"""Following a sweep: each branch is brought up to date while it runs, and not once more at the end of them all."""
+
+from __future__ import annotations
+
+from raysweep.store import layout, lineage
+from raysweep.store.experiment import Experiment
+from raysweep.trackers import base as trackers
+from raysweep.trackers import snapshot
+from raysweep.trackers.dispatch import following
+from raysweep.trackers.tensorboard import Tracker
+from tests.store.test_sweep import branch_folder
+
+
+def ended(root, name, *, kill=False) -> Experiment:
+    made = branch_folder(root, "s_20260102_030405", name, 0.5)
+    (made.folder / layout.HISTORY_CSV).write_text("train_loss,val_acc,epoch\n1.0,0.5,1\n")
+    if kill:
+        (made.folder / layout.LINEAGE).write_text("")
+        lineage.record(made.folder, lineage.START)
+    return made
+
+
+def tell(follower, made, *kinds):
+    for kind in kinds:
+        follower({"kind": kind, "branch": made.id, "id": made.id, "folder": str(made.folder), "row": {}, "epoch": 1})
+
+
+def test_a_branch_that_has_ended_is_not_read_again_at_the_end(tmp_path, monkeypatch):
+    read = []
+    original = snapshot.read
+    monkeypatch.setattr(snapshot, "read", lambda folder: read.append(folder.name) or original(folder))
+    whole, killed, before = ended(tmp_path, "a"), ended(tmp_path, "b", kill=True), ended(tmp_path, "c")
+    with following(lambda event: None) as follower:
+        tell(follower, whole, "experiment", "epoch", "finished", "branch_end")
+        assert follower.sections == {}
+        tell(follower, killed, "experiment", "epoch")
+        for made in (whole, killed, before):
+            follower.ended(made)
+            follower.ended(made)
+        read.clear()
+    assert sorted(read) == [killed.id, before.id]
+    for made in (whole, killed, before):
+        assert len(list((made.folder / layout.TENSORBOARD).iterdir())) == 1
+
+
+def test_a_branch_whose_board_failed_is_tried_once_more(tmp_path, monkeypatch):
+    made = ended(tmp_path, "a")
+    tries = []
+    original = Tracker.sync
+
+    def sync(self, told):
+        tries.append(told.status)
+        if len(tries) == 1:
+            raise OSError(28, "No space left on device")
+        original(self, told)
+
+    monkeypatch.setattr(Tracker, "sync", sync)
+    assert not trackers.asked_for(snapshot.section(made.config()))
+    with following(lambda event: None) as follower:
+        tell(follower, made, "experiment", "branch_end")
+    assert tries == ["finished", "finished"]
+    assert lineage.read(made.folder)[-1]["text"].endswith("it is up to date again")

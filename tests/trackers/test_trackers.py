@@ -1,0 +1,544 @@
+"""Trackers show what the history says, once, whatever interrupts a run; and no trouble of theirs touches the training."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysweep.config import settings as configuration
+from raysweep.errors import ConfigError, Interrupted
+from raysweep.launch import run as launching
+from raysweep.launch.resume import continue_experiment
+from raysweep.launch.workers import start as workers
+from raysweep.plan import child
+from raysweep.plan import experiment as experiment_plan
+from raysweep.plan import parent as parents
+from raysweep.store import lineage
+from raysweep.store.experiment import Experiment
+from raysweep.tools import replay
+from raysweep.trackers import base as trackers
+from raysweep.trackers import dispatch, snapshot
+from raysweep.training.loop import train
+from tests.conftest import small_settings, weights_hash
+from tests.trackers import tracking
+from tests.trackers.tracking import board, event_files, history, mlflow_curves, mlflow_run
+
+EPOCHS = {"training": {"epochs": 3}}
+
+
+class Runs:
+    """Runs in this process whose events reach the trackers as they do from the launcher's own reporters."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.stop_after: int | None = None
+        self.events: list[dict[str, Any]] = []
+
+    def launch(self, job: Any, fitted: Any, progress: Any) -> Any:
+        return train(job, tracking.Telling(progress, self.stop_after))
+
+    def run(self, **sections: Any) -> Experiment:
+        plan = experiment_plan.plan_experiment(small_settings(self.root, **configuration.merge(EPOCHS, sections)))
+        return launching.run(plan, self.events.append).experiment
+
+    def interrupted(self, after: int, **sections: Any) -> Experiment:
+        """A run that was stopped after so many batches; an epoch has three."""
+        self.stop_after = after
+        with pytest.raises(Interrupted):
+            self.run(**sections)
+        self.stop_after = None
+        return Experiment(max(self.root.glob("small_*"), key=lambda p: p.stat().st_mtime))
+
+    def go_on(self, experiment: Experiment) -> Experiment:
+        return continue_experiment(self.root, experiment.id, progress=self.events.append).experiment
+
+    def child(self, reference: str, **options: Any) -> Experiment:
+        plan = child.plan_child(parents.read_parent(self.root, reference), str(self.root), **options)
+        return launching.run(plan, self.events.append).experiment
+
+    @property
+    def warnings(self) -> list[str]:
+        return [e["text"] for e in self.events if e["kind"] == "warning" and "cannot be written" in e["text"]]
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    made = Runs(tmp_path / "experiments")
+    monkeypatch.setattr(workers, "in_this_process", made.launch)
+    return made
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trackers in this process: quick, and an error of theirs fails the test."""
+    monkeypatch.setattr(dispatch, "Process", tracking.Here)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One MLflow database for all tests: to make its tables takes seconds."""
+    pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'raysweep[mlflow]'")
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'runs.db'}"
+
+
+def notes(experiment: Experiment) -> list[str]:
+    return [e["text"] for e in lineage.read(experiment.folder) if e["type"] == lineage.NOTE]
+
+
+@pytest.fixture(scope="module")
+def untracked(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The bits of an untracked run."""
+    runs = Runs(tmp_path_factory.mktemp("untracked"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "in_this_process", runs.launch)
+        experiment = runs.run(trackers={"tensorboard": False})
+    assert not (experiment.folder / "tensorboard").exists()
+    return weights_hash(experiment)
+
+
+# --- TensorBoard ------------------------------------------------------------------------------------------------------
+
+
+def test_tensorboard_shows_the_history_without_being_asked_and_changes_no_bit(runs, untracked):
+    run = runs.run()
+    assert board(run.folder) == history(run.folder, single=True)
+    assert len(board(run.folder)) == 9 - 1 + 60 + 1
+    assert notes(run) == []
+    assert weights_hash(run) == untracked
+    values = [v for e in tracking.events(run.folder) for v in e.summary.value]
+    pages = {v.tag: v.tensor.string_val[0].decode() for v in values if v.HasField("tensor")}
+    assert "| training.batch_size | 200 |" in pages["settings/text_summary"]
+
+
+def test_tensorboard_itself_reads_the_file(runs):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
+    )
+    run = runs.run(sampling={"weights": {"3": 5}})
+    seen = accumulator.EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    assert {t: [(e.step, e.value) for e in seen.Scalars(t)] for t in seen.Tags()["scalars"]} == history(
+        run.folder, True
+    )
+    assert set(seen.Tags()["tensors"]) == {"experiment/text_summary", "settings/text_summary"}
+
+
+def test_every_epoch_is_there_as_soon_as_it_is_told(runs):
+    told: list[int] = []
+    seen: list[int] = []
+
+    def look(event: dict[str, Any]) -> None:
+        if event["kind"] == "epoch":
+            told.append(event["epoch"])
+        if event["kind"] == "batch" and told:
+            (folder,) = runs.root.glob("small_*")
+            # The next epoch may be committed already, and not yet told.
+            written = {name: points[: len(told)] for name, points in history(folder, single=True).items()}
+            assert board(folder) == written
+            seen.append(len(told))
+
+    launching.run(experiment_plan.plan_experiment(small_settings(runs.root, **EPOCHS)), look)
+    assert told == [1, 2, 3]
+    assert seen
+
+
+@pytest.mark.parametrize("after", [1, 3, 5, 8])
+def test_a_continued_run_has_every_point_once_in_the_same_file(runs, after, untracked):
+    run = runs.interrupted(after)
+    before = event_files(run.folder) if after >= 3 else None
+    run = runs.go_on(run)
+    assert board(run.folder) == history(run.folder, single=True)
+    assert [e for e, _ in board(run.folder)["val_loss"]] == [1, 2, 3]
+    assert before in (None, event_files(run.folder))
+    assert weights_hash(run) == untracked
+
+
+def test_a_torn_file_is_mended_and_a_foreign_one_replaced(runs):
+    run = runs.run()
+    (path,) = event_files(run.folder)
+    whole, tracker = path.read_bytes(), trackers.make("tensorboard")
+    for cut in (len(whole) - 1, len(whole) // 2, 1, 0):
+        path.write_bytes(whole[:cut])
+        tracker.sync(snapshot.read(run.folder))
+        assert event_files(run.folder) == [path]
+        assert path.read_bytes() == whole
+    for other in (whole + b"more", b"other" + whole, whole[:-1] + b"x"):
+        (path,) = event_files(run.folder)
+        path.write_bytes(other)
+        tracker.sync(snapshot.read(run.folder))
+        (new,) = event_files(run.folder)
+        assert new.name > path.name  # TensorBoard reads on in what comes later
+        assert new.read_bytes() == whole
+
+
+def test_a_link_in_the_place_of_the_events_is_not_followed(runs, tmp_path):
+    run = runs.run()
+    (path,) = event_files(run.folder)
+    other = tmp_path / "other"
+    other.write_bytes(b"")
+    path.unlink()
+    path.symlink_to(other)
+    trackers.make("tensorboard").sync(snapshot.read(run.folder))
+    assert other.read_bytes() == b""
+    assert board(run.folder) == history(run.folder, single=True)
+
+
+def test_epochs_that_are_trained_anew_take_the_place_of_the_old_ones(runs, database, here):
+    run = runs.run(trackers={"mlflow": {"uri": database}})
+    first = mlflow_run(run.folder).info.run_id
+    measured = [history(run.folder)[c] for c in ("seconds", "images_per_second")]
+    newest = run.folder / run.entry("latest").file
+    newest.write_bytes(newest.read_bytes()[:-100])
+    run = runs.go_on(run)
+    # Measured again; one of the two alone may come out the same.
+    assert [history(run.folder)[c] for c in ("seconds", "images_per_second")] != measured
+    assert board(run.folder) == history(run.folder, single=True)
+    assert mlflow_curves(run.folder) == history(run.folder)
+    assert mlflow_run(run.folder).info.run_id != first  # MLflow takes no point back
+
+
+def test_verify_replays_an_epoch_without_tracking_it(runs, here, database, monkeypatch):
+    run = runs.run(trackers={"mlflow": {"uri": database}})
+    asked: list[configuration.TrackersSection] = []
+    section = configuration.TrackersSection.model_validate
+    monkeypatch.setattr(
+        snapshot, "section", lambda told: asked.append(section(told["settings"]["trackers"])) or asked[-1]
+    )
+    replay.replay(runs.root, run, run.entry("1"), run.entry("2"))
+    assert asked
+    assert all(not told.tensorboard and not trackers.asked_for(told) for told in asked)
+
+
+# --- MLflow -----------------------------------------------------------------------------------------------------------
+
+
+def test_mlflow_has_the_history_the_settings_and_the_ratio(runs, database, here, untracked):
+    run = runs.run(trackers={"mlflow": {"uri": database}})
+    assert mlflow_curves(run.folder) == history(run.folder)
+    seen = mlflow_run(run.folder)
+    assert seen.info.status == "FINISHED"
+    assert seen.info.run_name == run.id
+    assert seen.data.params["training.batch_size"] == "200"
+    assert seen.data.params["model.options.widths"] == "[4, 4, 8, 8]"
+    assert seen.data.params["sampling.weights.3"] == "1.0"
+    assert not any(k.startswith("trackers") for k in seen.data.params)
+    assert json.loads(seen.data.tags["raysweep.weights"]) == run.config()["sampling_weights"]
+    assert "mlflow.parentRunId" not in seen.data.tags
+    assert weights_hash(run) == untracked
+
+
+def test_mlflow_goes_on_with_the_same_run_after_an_interruption(runs, database, here):
+    run = runs.interrupted(5, trackers={"mlflow": {"uri": database}})
+    before = mlflow_run(run.folder)
+    assert before.info.status == "KILLED"
+    assert mlflow_curves(run.folder) == history(run.folder)
+    run = runs.go_on(run)
+    assert mlflow_run(run.folder).info.run_id == before.info.run_id
+    assert mlflow_run(run.folder).info.status == "FINISHED"
+    assert mlflow_curves(run.folder) == history(run.folder)
+
+
+def test_what_a_kill_kept_back_comes_later_and_what_was_sent_twice_stands_once(runs, database, here):
+    run = runs.run(trackers={"mlflow": {"uri": database}})
+    memory = run.folder / "tracker_mlflow.json"
+    told = json.loads(memory.read_text())
+    memory.write_text(
+        json.dumps(told | {"rows": 1, "digest": snapshot.read(run.folder).digest(1), "status": "running"})
+    )
+    runs.go_on(run)  # it has all its epochs: only the trackers are brought up to date
+    assert mlflow_curves(run.folder) == history(run.folder)
+    assert json.loads(memory.read_text()) == told
+
+
+def test_a_run_that_somebody_deleted_in_mlflow_is_made_again(runs, database, here):
+    from mlflow import MlflowClient
+
+    run = runs.interrupted(5, trackers={"mlflow": {"uri": database}})
+    old = mlflow_run(run.folder).info.run_id
+    MlflowClient(database).delete_run(old)
+    run = runs.go_on(run)
+    assert mlflow_run(run.folder).info.run_id != old
+    assert mlflow_curves(run.folder) == history(run.folder)
+
+
+def test_a_child_is_a_run_of_its_own_that_names_its_parent(runs, database, here):
+    parent = runs.run(trackers={"mlflow": {"uri": database}})
+    kid = runs.child(f"{parent.id}@2", weights={"3": 4.0}, epochs=2, name="kid")
+    assert mlflow_curves(kid.folder) == history(kid.folder)
+    assert board(kid.folder) == history(kid.folder, single=True)
+    assert [e for e, _ in board(kid.folder)["val_acc"]] == [1, 2, 3, 4]  # the parent's rows first, as in the history
+    tags = mlflow_run(kid.folder).data.tags
+    assert tags["mlflow.parentRunId"] == mlflow_run(parent.folder).info.run_id
+    assert tags["raysweep.parent"] == parent.id
+    assert tags["raysweep.parent_checkpoint"] == f"{parent.id}@2"
+    assert tags["raysweep.parent_sha256"] == parent.entry("2").sha256
+    assert re.fullmatch(r"3 1 → 4 \(\d+\.\d% → \d+\.\d%\)", tags["raysweep.ratio_change"])
+    times = [e.wall_time for e in tracking.events(kid.folder) if e.step]
+    assert times == sorted(times)
+    started = snapshot.read(kid.folder).started
+    assert times[1] <= started < times[2]  # the parent's epochs came before
+
+
+def test_a_relative_database_is_found_again_from_another_folder(runs, database, here, tmp_path, monkeypatch):
+    place = Path(database.removeprefix("sqlite:///"))
+    monkeypatch.chdir(place.parent)
+    run = runs.interrupted(5, trackers={"mlflow": {"uri": f"sqlite:///{place.name}"}})
+    monkeypatch.chdir(tmp_path)
+    run = runs.go_on(run)
+    assert mlflow_curves(run.folder) == history(run.folder)
+    assert not (tmp_path / place.name).exists()
+
+
+# --- processes of their own ---------------------------------------------------------------------------------------------
+
+
+def test_mlflow_in_its_process_has_everything_when_the_run_returns(runs, database, untracked):
+    started: list[dispatch.Process] = []
+    original = dispatch.Process.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatch.Process, "__init__", lambda self, name: (original(self, name), started.append(self))[0])
+        run = runs.run(trackers={"mlflow": {"uri": database}})
+    assert mlflow_curves(run.folder) == history(run.folder)
+    assert mlflow_run(run.folder).info.status == "FINISHED"
+    assert [p.process.returncode for p in started] == [0]
+    assert weights_hash(run) == untracked
+    assert notes(run) == []
+    assert runs.warnings == []
+
+
+def test_wandb_offline_has_the_history_once_after_an_interruption(runs, monkeypatch):
+    pytest.importorskip("wandb", reason="W&B is not installed: pip install 'raysweep[wandb]'")
+    monkeypatch.setenv("WANDB_MODE", "offline")  # it goes before the option
+    run = runs.interrupted(5, trackers={"wandb": {"mode": "online"}})
+    told = json.loads((run.folder / "tracker_wandb.json").read_text())["ids"]
+    assert tracking.wandb_curves(run.folder) == history(run.folder)
+    run = runs.go_on(run)
+    assert json.loads((run.folder / "tracker_wandb.json").read_text())["ids"] == told
+    assert tracking.wandb_curves(run.folder) == history(run.folder)  # one folder, for one `wandb sync`
+    assert runs.warnings == []
+
+
+def test_trackio_has_the_history_once_after_an_interruption(runs, tmp_path, monkeypatch):
+    pytest.importorskip("trackio", reason="trackio is not installed: pip install 'raysweep[trackio]'")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    run = runs.interrupted(5, trackers={"trackio": {}})
+    memory = run.folder / "tracker_trackio.json"
+    told = json.loads(memory.read_text())
+    assert tracking.trackio_curves(run.folder, tmp_path / "trackio") == history(run.folder)
+    memory.write_text(
+        json.dumps(told | {"rows": 0, "digest": snapshot.read(run.folder).digest(0)})
+    )  # a kill kept it from noting
+    run = runs.go_on(run)
+    assert json.loads(memory.read_text())["ids"] == told["ids"]
+    assert tracking.trackio_curves(run.folder, tmp_path / "trackio") == history(run.folder)
+    assert runs.warnings == []
+
+
+def test_a_trackers_process_ends_with_the_one_that_asks_it():
+    process = dispatch.Process("mlflow")
+    os.set_blocking(process.pipe, True)
+    assert process.process.stdin is not None
+    process.process.stdin.close()  # as the kernel does it for a process that was killed
+    assert process.process.wait(timeout=30) == 1
+
+
+# --- trouble ------------------------------------------------------------------------------------------------------------
+
+
+def test_trouble_with_tensorboard_is_said_once_and_changes_no_bit(runs, untracked, monkeypatch):
+    monkeypatch.setattr(
+        lineage, "open_log", _then(lineage.open_log, lambda folder: (folder / "tensorboard").write_text("x"))
+    )
+    run = runs.run()
+    assert weights_hash(run) == untracked
+    assert run.status() == "finished"
+    assert len(runs.warnings) == 1
+    assert runs.warnings[0].startswith("TensorBoard cannot be written: ")
+    (note,) = notes(run)
+    assert note.startswith("TensorBoard could not be written: ")
+    assert f"`raysweep continue {run.id}` brings it up to date" in note
+    (run.folder / "tensorboard").unlink()
+    runs.go_on(run)
+    assert board(run.folder) == history(run.folder, single=True)
+    assert len(notes(run)) == 1
+
+
+def test_one_trackers_trouble_is_not_the_others(runs, database, here, monkeypatch):
+    monkeypatch.setattr(
+        lineage, "open_log", _then(lineage.open_log, lambda folder: (folder / "tensorboard").write_text("x"))
+    )
+    run = runs.run(trackers={"mlflow": {"uri": database}})
+    assert [w.split(" cannot")[0] for w in runs.warnings] == ["TensorBoard"]
+    assert mlflow_curves(run.folder) == history(run.folder)
+
+
+def _then(function: Callable[..., Any], more: Callable[[Path], Any]) -> Callable[..., Any]:
+    def both(folder: Path, *rest: Any) -> None:
+        function(folder, *rest)
+        more(folder)
+
+    return both
+
+
+@pytest.mark.parametrize("script", ["while true; do read line; done", "exit 3", "sleep 600"])
+def test_a_tracker_that_hangs_or_dies_is_given_up_at_the_end(runs, untracked, monkeypatch, tmp_path, script):
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(dispatch.sys, "executable", str(program))
+    monkeypatch.setattr(dispatch, "WAIT_S", 1.0)
+    monkeypatch.setattr(trackers, "check", lambda section: None)
+    run = runs.run(trackers={"mlflow": {}})
+    assert weights_hash(run) == untracked
+    assert run.status() == "finished"
+    why = "its process ended with code 3" if script == "exit 3" else "no answer in 1 s"
+    assert [w for w in runs.warnings if why in w] == runs.warnings
+    assert len(runs.warnings) == 1
+    (note,) = notes(run)
+    assert note.startswith(f"MLflow could not be written: {why}; it is behind")
+    assert board(run.folder) == history(run.folder, single=True)
+
+
+def test_a_server_that_is_down_costs_nothing_and_gets_everything_later(runs, database, untracked, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run = runs.run(trackers={"mlflow": {"uri": "http://127.0.0.1:9"}})
+    assert weights_hash(run) == untracked
+    (note,) = notes(run)
+    assert note.startswith("MLflow could not be written: MlflowException: ")
+    assert len(runs.warnings) == 1
+    value = run.config()
+    value["settings"]["trackers"]["mlflow"]["uri"] = database  # it is there again
+    run.write_config(value)
+    runs.go_on(run)
+    assert mlflow_curves(run.folder) == history(run.folder)
+
+
+def test_trouble_of_one_moment_is_made_good_by_the_next_epoch(runs, monkeypatch):
+    calls: list[Path] = []
+    original = trackers.make("tensorboard").sync.__func__  # type: ignore[attr-defined]
+    from raysweep.trackers import tensorboard
+
+    def sometimes(self: Any, told: Any) -> None:
+        calls.append(told)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        original(self, told)
+
+    monkeypatch.setattr(tensorboard.Tracker, "sync", sometimes)
+    run = runs.run()
+    assert board(run.folder) == history(run.folder, single=True)
+    (note,) = notes(run)
+    assert note.endswith("No space left on device; it is up to date again")
+
+
+@pytest.mark.parametrize("name", trackers.EXTRAS)
+def test_a_package_that_is_missing_is_told_before_anything_is_made(runs, name, monkeypatch):
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda wanted: None)
+    with pytest.raises(ConfigError, match=rf"pip install 'raysweep\[{name}\]'.*trackers\.{name}=null"):
+        runs.run(trackers={name: {}})
+    assert not runs.root.exists()
+
+
+def test_a_run_can_be_finished_where_its_tracker_is_not_installed(runs, here, database, monkeypatch):
+    run = runs.interrupted(5, trackers={"mlflow": {"uri": database}})
+    with monkeypatch.context() as patch:
+        patch.setattr(trackers.importlib.util, "find_spec", lambda wanted: None)
+        run = runs.go_on(run)
+    assert run.status() == "finished"
+    (note,) = notes(run)
+    assert "pip install 'raysweep[mlflow]'" in note
+    runs.go_on(run)
+    assert mlflow_curves(run.folder) == history(run.folder)
+
+
+# --- names and options ---------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(min_size=1, max_size=300), unique=True, max_size=8))
+def test_every_class_has_a_name_that_mlflow_takes(classes):
+    found = snapshot.names(classes)
+    assert list(found) == classes
+    assert len({n.casefold() for n in found.values()}) == len(classes)
+    for name in found.values():
+        key = f"recall/{name}"
+        assert re.fullmatch(r"[/\w.\- :]*", key)
+        assert len(key) <= 250
+        assert os.path.normpath(key) == key
+
+
+def test_options_of_trackers_are_read_from_overrides():
+    values = configuration.merge(
+        {"data": {"source": "faces"}}, configuration.parse_overrides(["trackers.mlflow.uri=sqlite:///m.db"])
+    )
+    section = configuration.validate(values).trackers
+    assert section.mlflow == configuration.MlflowSection(uri="sqlite:///m.db")
+    assert (section.tensorboard, section.wandb, section.trackio) == (True, None, None)
+    values = configuration.merge(
+        {"data": {"source": "faces"}}, configuration.parse_overrides(["trackers.wandb={}", "trackers.mlflow=null"])
+    )
+    assert trackers.asked_for(configuration.validate(values).trackers) == ["wandb"]
+    with pytest.raises(ConfigError, match=r"trackers\.mlflow\.url: there is no such option. Did you mean 'uri'"):
+        configuration.validate({"data": {"source": "faces"}, "trackers": {"mlflow": {"url": "x"}}})
+
+
+def test_the_first_step_waits_for_no_tracker(tmp_path):
+    code = (
+        "import sys; import raysweep.launch.run, raysweep.launch.resume, raysweep.trackers.dispatch\n"
+        f"print([m for m in {['tensorboardX', *trackers.EXTRAS]!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == "[]"
+
+
+# --- a sweep -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_the_branches_of_a_sweep_are_runs_that_name_it(ray_cluster, tmp_path, database):
+    from raysweep.config import grid as grids
+    from raysweep.launch.sweep import driver as sweeping
+    from raysweep.plan import sweep as sweep_plan
+
+    root = tmp_path / "experiments"
+    settings = small_settings(root, trackers={"mlflow": {"uri": database}})
+    parent = launching.run(experiment_plan.plan_experiment(settings)).experiment
+    plan = sweep_plan.plan_sweep(
+        str(root), f"{parent.id}@1", grids.check({"weights": {"3": [4.0]}, "epochs": 1}), name="s"
+    )
+    begun = time.monotonic()
+    result = sweeping.run(plan)
+    assert not result.failed, f"after {time.monotonic() - begun:.0f} s"
+    assert set(result.experiments) == {"control", "34"}
+    for name, experiment in result.experiments.items():
+        assert mlflow_curves(experiment.folder) == history(experiment.folder)
+        assert board(experiment.folder) == history(experiment.folder, single=True)
+        seen = mlflow_run(experiment.folder)
+        assert seen.info.status == "FINISHED"
+        assert seen.data.tags["raysweep.sweep"] == result.sweep.id
+        assert seen.data.tags["raysweep.branch"] == name
+        assert seen.data.tags["raysweep.control"] == json.dumps(name == "control")
+        assert seen.data.tags["mlflow.parentRunId"] == mlflow_run(parent.folder).info.run_id
+        assert notes(experiment) == []
+
+
+def test_a_strangers_checkpoint_does_not_say_where_results_are_sent(quick_run, tmp_path):
+    from raysweep.plan import child
+    from raysweep.plan import parent as parents
+    from raysweep.store import checkpoint
+
+    made = quick_run(training={"epochs": 1})
+    saved = checkpoint.read_checkpoint(made.folder / "checkpoint_epoch_1.pt")
+    saved["config"]["settings"]["trackers"] = {"mlflow": {"uri": "http://stranger.example"}}
+    checkpoint.write(tmp_path / "x.pt", saved)
+    plan = child.plan_child(parents.read_parent(tmp_path, str(tmp_path / "x.pt")), str(tmp_path / "e"))
+    assert plan.settings.trackers.mlflow is None

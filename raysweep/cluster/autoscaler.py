@@ -7,12 +7,12 @@ fit would wait for ever without a word; so it is asked. What is asked for stays 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from raysweep.cluster import connect
+from raysweep.cluster import _ray_internals
+from raysweep.cluster.nodes import node_resources
 from raysweep.cluster.signals import StopFlag, signals
 from raysweep.config.settings import ScalingSection
 from raysweep.errors import Interrupted, ResourceError
@@ -62,7 +62,7 @@ class Fleet:
         last = -1
         with signals(flag):
             while True:
-                nodes = connect.nodes()
+                nodes = node_resources()
                 now = time.monotonic()
                 if len(nodes) > last >= 0:
                     grown = now
@@ -116,33 +116,7 @@ def grows() -> bool:
     import ray
 
     alive = {f"node_{n['NodeID']}" for n in ray.nodes() if n.get("Alive")}
-    first = _types_of_v1()
-    return (first is not None and not first & alive) or bool(_types_of_v2() - alive - {""})
-
-
-def _types_of_v1() -> set[str] | None:
-    """The types of the nodes that Ray's first autoscaler sees; None where none reports."""
-    try:
-        from ray.experimental.internal_kv import _internal_kv_get
-
-        report = json.loads(_internal_kv_get("__autoscaling_status") or b"{}").get("autoscaler_report")
-        return None if report is None else {str(kind) for kind in report["active_nodes"]}
-    except Exception:  # another version of Ray may have no such thing
-        return None
-
-
-def _types_of_v2() -> set[str]:
-    """The types that the second one has given the nodes; nothing where none of that kind reports."""
-    try:
-        import ray
-        from ray._raylet import GcsClient  # type: ignore[attr-defined]
-        from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
-
-        reply = GetClusterStatusReply()
-        told = GcsClient(address=ray.get_runtime_context().gcs_address).get_cluster_status(timeout_s=5)
-        reply.ParseFromString(told)
-        if not reply.autoscaling_state.autoscaler_state_version:
-            return set()
-        return {str(n.ray_node_type_name) for n in reply.cluster_resource_state.node_states}
-    except Exception:
-        return set()
+    first = _ray_internals.node_types_of_autoscaler_v1()
+    return (first is not None and not first & alive) or bool(
+        _ray_internals.node_types_of_autoscaler_v2() - alive - {""}
+    )

@@ -6,14 +6,13 @@ import contextlib
 import logging
 import os
 import socket
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raysweep import _machine
-from raysweep.cluster import dashboard, versions
+from raysweep.cluster import _ray_internals, dashboard, versions
+from raysweep.cluster.nodes import node_resources
 from raysweep.errors import ResourceError
 
 # Why each: see the facts about Ray in docs and in the functions that need them.
@@ -38,162 +37,78 @@ def quiet_environment() -> None:
         os.environ.setdefault(key, value)
 
 
-def connect(address: str | None, cpus: int | None = None, name: str | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Connection:
+    """The Ray cluster that this process is connected to."""
+
+    dashboard: str | None  # its URL
+    logs: Path  # the folder of Ray's log files
+    nodes: list[dict[str, float]]  # the resources of every living node
+    local: bool  # whether this call started it
+
+
+def connect(address: str | None, cpus: int | None = None, name: str | None = None) -> Connection:
     """Connect to Ray, starting a local cluster where no address is given; use what is connected already.
 
     Args:
         name: of the job, on the dashboard.
 
-    Returns:
-        ``dashboard``: its URL or None; ``logs``: the folder of Ray's log files; ``nodes``: resources of every living node;
-        ``local``: whether this call started it.
-
     Raises:
-        ResourceError: nothing answers at the address, or its versions or its token are others.
+        ResourceError: nothing answers at the address, or its Ray version, Python version or token differs.
     """
     quiet_environment()
     import ray
 
-    started = False
-    if not ray.is_initialized():
+    started = not ray.is_initialized()
+    if started:
         if address:
             _reachable(address)
-            _take_token_along()
+            _ray_internals.send_token_if_there_is_one()
             versions.check(address)
         else:
             _make_token()
-        try:
-            with contextlib.nullcontext() if address else _on_this_machine_only():
-                ray.init(
-                    address=address or "local",
-                    num_cpus=None if address else (cpus or _machine.cpus_here()),
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    include_dashboard=None if address else True,
-                    # Ray Client would send it as JSON, and cannot.
-                    job_config=None if str(address).startswith("ray://") else dashboard.job_config(name),
-                    **({} if address else {"dashboard_host": "127.0.0.1"}),
-                )
-            started = True
-        except ray.exceptions.AuthenticationError as error:
-            if address:
-                raise versions.no_token(address) from None
-            raise ResourceError(f"Ray cannot be started here: {str(error).splitlines()[0][:300]}") from None
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            if address and (other := versions.in_error(address, error)) is not None:
-                raise other from None
-            raise ResourceError(
-                f"No Ray cluster answers at {address or 'local'}: {str(error).splitlines()[0][:300]}. Check the address (host:6379, "
-                "ray://host:10001 or auto) and the cluster's authentication token (~/.ray/auth_token), or leave --address away."
-            ) from None
-    for name in ("ray.train", "ray.tune", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    context = ray.get_runtime_context()
-    url = getattr(ray._private.worker.global_worker.node, "webui_url", None) if hasattr(ray, "_private") else None
-    session = Path(getattr(context, "session_dir", "") or _session_dir())
-    return {"dashboard": f"http://{url}" if url else None, "logs": session / "logs", "nodes": nodes(), "local": started}
+        _start(address, cpus or _machine.cpus_here(), name)
+    for logger in ("ray.train", "ray.tune", "ray.data"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    url = _ray_internals.dashboard_address()
+    return Connection(f"http://{url}" if url else None, session_logs(), node_resources(), started)
 
 
-def nodes() -> list[dict[str, float]]:
-    """The resources of every node that is alive and will not be taken away soon."""
-    return [_resources(n) for n in living()]
-
-
-def answering() -> tuple[list[dict[str, float]], int]:
-    """The same of the nodes that answer, and how many do not: for some seconds to a minute Ray does not know of a node
-    that is gone, and gives it work."""
-    alive = living()
-    with ThreadPoolExecutor(min(32, len(alive) or 1)) as pool:
-        found = [n for n, answers in zip(alive, pool.map(_answers, alive), strict=True) if answers]
-    return [_resources(n) for n in found], len(alive) - len(found)
-
-
-def _resources(node: Mapping[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in node["Resources"].items()}
-
-
-def living() -> list[dict[str, Any]]:
-    """What Ray tells of every node that is alive and will not be taken away soon."""
+def _start(address: str | None, cpus: int, name: str | None) -> None:
+    """``ray.init`` with our defaults; its errors as ours."""
     import ray
 
-    leaving = _draining()
-    return [n for n in ray.nodes() if n.get("Alive") and n["NodeID"] not in leaving]
-
-
-def _answers(node: Mapping[str, Any]) -> bool:
-    """Whether something listens where a node's raylet does."""
-    from ray.util.client import ray as client
-
-    if client.is_connected():  # a machine outside the cluster need not reach its nodes
-        return True
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if not str(address).startswith("ray://"):  # Ray Client would send it as JSON, and cannot
+        options["job_config"] = dashboard.job_config(name)
+    if address is None:
+        options |= {"num_cpus": cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=3).close()
-    except OSError:
-        return False
-    return True
+        with contextlib.nullcontext() if address else _ray_internals.listening_on_this_machine_only():
+            ray.init(address=address or "local", **options)
+    except ray.exceptions.AuthenticationError as error:
+        if address:
+            raise versions.no_token(address) from None
+        raise ResourceError(f"Ray cannot be started here: {_first_line(error)}") from None
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address and (other := versions.in_error(address, error)) is not None:
+            raise other from None
+        raise ResourceError(
+            f"No Ray cluster answers at {address or 'local'}: {_first_line(error)}. Check the address (host:6379, "
+            "ray://host:10001 or auto) and the cluster's authentication token (~/.ray/auth_token), or leave --address out."
+        ) from None
 
 
-def _draining() -> set[str]:
-    """The nodes that Ray was told will be taken away (a spot machine called back, a node drained)."""
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def session_logs() -> Path:
+    """The folder of Ray's log files on this machine."""
     import ray
 
-    try:
-        return set(ray._private.state.state.get_draining_nodes())
-    except Exception:  # an older cluster does not know
-        return set()
-
-
-def remove_leftovers() -> None:
-    """Give back what a killed train controller had reserved: Ray's own cleaner learns of it only after the workers have
-    started. Nothing is done inside an actor, whose neighbours' reservations belong to the same job."""
-    import ray
-    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
-
-    context = ray.get_runtime_context()
-    if context.get_actor_id() is not None:
-        return
-    for name, row in placement_group_table().items():
-        if name.endswith(context.get_job_id()) and row["state"] != "REMOVED":
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(name)))
-
-
-class Notices:
-    """Preemption notices for some nodes. Ray's own ``get_preemption_info`` is a barrier of all ranks at every call."""
-
-    EVERY_S = 2.0
-
-    def __init__(self, nodes: Sequence[str]) -> None:
-        self.nodes = set(nodes)
-        self.asked = 0.0
-        self.known = False
-
-    def arrived(self, now: bool = False) -> bool:
-        """Whether one of the nodes will be taken away; asks Ray at most every two seconds, or ``now``."""
-        if not self.known and (now or time.monotonic() - self.asked > self.EVERY_S):
-            self.asked = time.monotonic()
-            self.known = bool(self.nodes & _draining())
-        return self.known
-
-
-@contextlib.contextmanager
-def _on_this_machine_only() -> Iterator[None]:
-    """A cluster that is started meanwhile listens on 127.0.0.1 only. Ray has no such option: of its ports only the
-    dashboard's has a host, and it replaces a node address of 127.0.0.1 by the machine's own, unless it takes the machine
-    for one that cannot be part of a cluster, as it does on macOS and Windows."""
-    from ray._private import ray_constants
-
-    name = getattr(ray_constants, "ENABLE_RAY_CLUSTERS_ENV_VAR", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
-    if name in os.environ:  # the user knows better
-        yield
-        return
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[name] = "0"  # for the processes that are started
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-        del os.environ[name]
+    told = getattr(ray.get_runtime_context(), "session_dir", "")
+    return (Path(told) if told else _ray_internals.session_folder()) / "logs"
 
 
 def _reachable(address: str) -> None:
@@ -211,39 +126,10 @@ def _reachable(address: str) -> None:
 
 
 def _make_token() -> None:
-    """Make the token of this user's clusters, where there is none yet, for nobody else to read: Ray itself would write it
-    with the process's umask, and a stricter one around its start would become that of every worker."""
-    try:
-        from ray._private.authentication import authentication_token_setup as setup
-    except ImportError:
-        return
-    path = Path.home() / ".ray" / "auth_token"
+    """Make the token of this user's clusters, where there is none yet and the user has not named another."""
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if named or path.exists() or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        return
-    old = os.umask(0o077)
-    try:
-        setup.generate_and_save_token()
-    finally:
-        os.umask(old)
-
-
-def _take_token_along() -> None:
-    """Send the authentication token where the user has one: clusters ask for it by default, but a client that is given
-    an address does not send it by itself."""
-    try:
-        from ray._private.authentication import authentication_token_setup as setup
-    except ImportError:
-        return
-    logging.getLogger(setup.__name__).setLevel(logging.ERROR)  # it warns that it does what is wanted
-    setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-
-
-def _session_dir() -> str:
-    import ray
-
-    node = ray._private.worker.global_worker.node
-    return node.get_session_dir_path() if node is not None else "/tmp/ray/session_latest"
+    if not named and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token":
+        _ray_internals.make_token(Path.home() / ".ray" / "auth_token")
 
 
 def disconnect() -> None:

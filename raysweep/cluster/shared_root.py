@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from raysweep._paths import is_address, user_path
-from raysweep.cluster import connect
+from raysweep.cluster import _ray_internals
+from raysweep.cluster.nodes import living_nodes
 from raysweep.errors import ResourceError
 from raysweep.store import layout
 
@@ -32,7 +33,7 @@ def check(root: str, progress: Progress) -> None:
     Raises:
         ResourceError: which machine does not see which folder, and what to do.
     """
-    machines = elsewhere(connect.living())
+    machines = elsewhere(living_nodes())
     if not machines or is_address(root):
         return
     folder = user_path(root).resolve()
@@ -77,9 +78,8 @@ def machine(node: Mapping[str, Any]) -> tuple[str, str]:
 def own_machine(nodes: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     """The machine of this process; None where it is not part of the cluster."""
     import ray
-    from ray.util.client import ray as client
 
-    if client.is_connected():
+    if _ray_internals.is_ray_client():
         return None
     own = ray.get_runtime_context().get_node_id()
     return next((machine(n) for n in nodes if n["NodeID"] == own), None)

@@ -3,14 +3,12 @@ names neither the remedy nor, in its first line, the versions."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
 
+from raysweep.cluster import _ray_internals
 from raysweep.errors import ResourceError
-
-ASK_S = 5.0
 
 
 def check(address: str) -> None:
@@ -36,23 +34,13 @@ def ours() -> tuple[str, str]:
 
 
 def _of_cluster(address: str) -> tuple[str, str] | None:
-    """Ray and Python of a cluster, as its control store has them; None where it does not tell, which Ray will explain."""
+    """Ray and Python of a cluster; None where it does not tell, which Ray will explain."""
     import ray
 
     try:
-        from ray._private.services import canonicalize_bootstrap_address
-        from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
-        found = canonicalize_bootstrap_address(address)
-        if found is None:
-            return None
-        told = GcsClient(address=found).internal_kv_get(b"CLUSTER_METADATA", namespace=b"cluster", timeout=ASK_S)
-        facts = json.loads(told)
-        return str(facts["ray_version"]), str(facts["python_version"])
+        return _ray_internals.cluster_versions(address)
     except ray.exceptions.AuthenticationError:
         raise no_token(address) from None
-    except Exception:
-        return None
 
 
 def in_error(address: str, error: Exception) -> ResourceError | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from raysweep.cluster import autoscaler, connect
+from raysweep.cluster import _ray_internals, autoscaler
 from raysweep.config.settings import ScalingSection
 from raysweep.errors import Interrupted, ResourceError
 from raysweep.plan import capacity, resources
@@ -53,7 +53,7 @@ def pretended(monkeypatch) -> Pretended:
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(autoscaler, "time", found)
     monkeypatch.setattr(autoscaler, "grows", lambda: True)
-    monkeypatch.setattr(connect, "nodes", found.nodes)
+    monkeypatch.setattr(autoscaler, "node_resources", found.nodes)
     return found
 
 
@@ -150,8 +150,8 @@ def test_an_autoscaler_is_known_by_the_types_of_its_nodes(monkeypatch, v1, v2, g
     ray = types.ModuleType("ray")
     ray.nodes = lambda: [{"NodeID": "aa", "Alive": True}]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setattr(autoscaler, "_types_of_v1", lambda: v1)
-    monkeypatch.setattr(autoscaler, "_types_of_v2", lambda: v2)
+    monkeypatch.setattr(_ray_internals, "node_types_of_autoscaler_v1", lambda: v1)
+    monkeypatch.setattr(_ray_internals, "node_types_of_autoscaler_v2", lambda: v2)
     assert autoscaler.grows() is growing
 
 
@@ -160,9 +160,9 @@ def test_the_first_autoscaler_reports_types(monkeypatch):
     kv = types.ModuleType("ray.experimental.internal_kv")
     kv._internal_kv_get = lambda key: json.dumps(report).encode()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray.experimental.internal_kv", kv)
-    assert autoscaler._types_of_v1() == {"head", "gpu"}
+    assert _ray_internals.node_types_of_autoscaler_v1() == {"head", "gpu"}
     kv._internal_kv_get = lambda key: None  # type: ignore[attr-defined]
-    assert autoscaler._types_of_v1() is None
+    assert _ray_internals.node_types_of_autoscaler_v1() is None
 
 
 @dataclass(frozen=True)

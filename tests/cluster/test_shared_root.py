@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raysweep.cluster import connect, shared_root
+from raysweep.cluster import shared_root
 from raysweep.errors import ResourceError
 from raysweep.launch import run as launching
 from raysweep.plan import experiment as experiment_plan
@@ -34,7 +34,7 @@ NODES = [
 def pretend(monkeypatch):
     """A driver on the head of NODES; returns what is asked of the others, who answer as told."""
     asked: list[tuple[list[str], str]] = []
-    monkeypatch.setattr(connect, "living", lambda: NODES)
+    monkeypatch.setattr(shared_root, "living_nodes", lambda: NODES)
     monkeypatch.setattr(shared_root, "own_machine", lambda nodes: ("head", "10.0.0.1"))
 
     def answer(answers: dict[str, str | None]) -> list[tuple[list[str], str]]:

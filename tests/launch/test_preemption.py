@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from raysweep.cluster import connect
+from raysweep.cluster import _ray_internals, nodes
 from raysweep.launch.sweep import branch as branches
 from raysweep.launch.workers import retry
 
@@ -45,8 +45,8 @@ def test_notices_are_asked_for_seldom_and_never_forgotten(monkeypatch):
         asked.append(1)
         return leaving
 
-    monkeypatch.setattr(connect, "_draining", draining)
-    notices = connect.Notices(["a", "b"])
+    monkeypatch.setattr(_ray_internals, "draining_nodes", draining)
+    notices = nodes.Notices(["a", "b"])
     notices.asked = float("-inf")
     assert [notices.arrived() for _ in range(100)] == [False] * 100
     assert len(asked) == 1

@@ -16,8 +16,8 @@ import numpy as np
 
 from raysweep import weights as weights_module
 from raysweep._paths import is_address
-from raysweep.cluster import connect
 from raysweep.cluster.channel import ChannelReporter
+from raysweep.cluster.nodes import Notices
 from raysweep.config import grid as grids
 from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, Interrupted, RaysweepError
@@ -101,7 +101,7 @@ class BranchReporter(ChannelReporter):
         super().__init__(mailbox, BATCH_EVERY_S)
         self.branch, self.first_epoch = branch, first_epoch
         self.reported = False
-        self.notices = connect.Notices([ray.get_runtime_context().get_node_id()])
+        self.notices = Notices([ray.get_runtime_context().get_node_id()])
 
     def __call__(self, event: dict[str, Any]) -> None:
         super().__call__({**event, "branch": self.branch})

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raysweep.cluster import connect
+from raysweep.cluster import _ray_internals, connect
 from raysweep.cluster.channel import open_channel, watch
 from raysweep.cluster.dashboard import Shown
 from raysweep.cluster.signals import StopFlag, signals
@@ -83,11 +83,11 @@ def connected(address: str | None, progress: Progress, name: str | None = None) 
     connection = connect.connect(address, name=name)
     importing.join()
     try:
-        dashboard = connect.dashboard_hint(connection["dashboard"])
-        progress({"kind": "connected", "dashboard": dashboard, "logs": str(connection["logs"])})
-        yield connection["nodes"]
+        dashboard = connect.dashboard_hint(connection.dashboard)
+        progress({"kind": "connected", "dashboard": dashboard, "logs": str(connection.logs)})
+        yield connection.nodes
     finally:
-        if connection["local"]:
+        if connection.local:
             connect.disconnect()
 
 
@@ -202,9 +202,7 @@ def _forgetful() -> Any:
 
     class Forgetful(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            with contextlib.suppress(Exception):  # another version of Ray may have no such thing
-                trial.run_metadata.metric_n_steps.clear()
-                trial.run_metadata.metric_analysis.clear()
+            _ray_internals.forget_running_means(trial)
 
     return Forgetful()
 

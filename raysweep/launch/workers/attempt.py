@@ -14,6 +14,7 @@ from typing import Any
 from raysweep.cluster import connect
 from raysweep.cluster.channel import ChannelReporter, open_channel, watch
 from raysweep.cluster.dashboard import Shown
+from raysweep.cluster.nodes import Notices
 from raysweep.cluster.signals import StopFlag, signals
 from raysweep.config.settings import Settings
 from raysweep.errors import Interrupted, NonFiniteLossError, RaysweepError
@@ -34,7 +35,7 @@ class _Reporter(ChannelReporter):
 
     def __init__(self, mailbox: Any, nodes: list[str]) -> None:
         super().__init__(mailbox, POLL_S)
-        self.notices = connect.Notices(nodes)
+        self.notices = Notices(nodes)
 
     def should_stop(self) -> str | None:
         return super().should_stop() or (retry.PREEMPTED if self.notices.arrived() else None)
@@ -195,8 +196,8 @@ def run(
     if hangs:
         said.append({"kind": "end", "error": "TrainingError", "message": "timed out", "cause": retry.PEER})
         failure.clear()
-    logs = f"{connect._session_dir()}/logs"
-    leaving = bool(failure) and connect.Notices(nodes).arrived(now=True)
+    logs = str(connect.session_logs())
+    leaving = bool(failure) and Notices(nodes).arrived(now=True)
     remote.refresh(Path(job.folder))  # the ranks may have written from other machines
     verdict = retry.judge(said, failure[0] if failure else None, timeout, logs, leaving)
     trace = next(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.cluster import autoscaler, connect, shared_root
+from raysweep.cluster.nodes import answering_nodes, remove_leftovers
 from raysweep.cluster.signals import StopFlag, signals
 from raysweep.config.settings import Settings
 from raysweep.errors import Interrupted, RaysweepError, ResourceError
@@ -45,8 +46,8 @@ def session(settings: Settings, wanted: Resources, progress: Progress) -> Iterat
         progress(
             {
                 "kind": "connected",
-                "dashboard": connect.dashboard_hint(connection["dashboard"]),
-                "logs": str(connection["logs"]),
+                "dashboard": connect.dashboard_hint(connection.dashboard),
+                "logs": str(connection.logs),
             }
         )
         use_gpu = settings.scaling.use_gpu if settings.scaling.address else wanted.use_gpu
@@ -61,7 +62,7 @@ def session(settings: Settings, wanted: Resources, progress: Progress) -> Iterat
                 progress({"kind": "warning", "text": text})
             yield found
     finally:
-        if connection["local"]:
+        if connection.local:
             connect.disconnect()
 
 
@@ -154,7 +155,7 @@ def _another(
     Raises:
         RaysweepError: ``error``, where the nodes that are left are too few. Interrupted: ``flag`` was set meanwhile.
     """
-    connect.remove_leftovers()
+    remove_leftovers()
     before = fitted.workers
     settings = Settings.model_validate(job.settings)
     try:
@@ -194,7 +195,7 @@ def _once_it_fits(fitted: Resources, error: RaysweepError, seconds: float, flag:
     needed = fitted if fitted.worker_range is not None else replace(fitted, threads=fitted.cpus)
     started = time.monotonic()
     while True:
-        nodes, silent = connect.answering()
+        nodes, silent = answering_nodes()
         waited = time.monotonic() - started
         try:
             found = resources.fit_cluster(needed, nodes, fitted.use_gpu)

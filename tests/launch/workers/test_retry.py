@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from raysweep.cluster import connect
+from raysweep.cluster import nodes
 from raysweep.errors import ConfigError, Interrupted, NonFiniteLossError, TrainingError
 from raysweep.launch import run as launching
 from raysweep.launch.workers import retry
@@ -227,5 +227,5 @@ def test_a_kill_for_want_of_memory_is_called_so(tmp_path):
 
 
 def test_the_driver_knows_when_ray_takes_a_node_away(ray_cluster):
-    assert connect.Notices(["of another cluster"]).arrived() is False
-    assert len(connect.nodes()) == 1
+    assert nodes.Notices(["of another cluster"]).arrived() is False
+    assert len(nodes.node_resources()) == 1

@@ -76,7 +76,7 @@ def test_an_error_on_one_rank_is_told_with_its_words_and_does_not_hang(ray_clust
 
 def test_more_than_the_cluster_has_is_refused_at_once(ray_cluster):
     started = time.monotonic()
-    nodes = connect.connect(None)["nodes"]
+    nodes = connect.connect(None).nodes
     have = int(sum(n.get("CPU", 0) for n in nodes))
     with pytest.raises(ResourceError, match=f"{have + 1} workers .*asked for.*the cluster has 1 node"):
         resources.fit_cluster(resources.Resources(have + 1, 0, 0, False), nodes, False)

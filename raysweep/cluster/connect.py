@@ -38,7 +38,7 @@ def quiet_environment() -> None:
         os.environ.setdefault(key, value)
 
 
-def connect(address: str | None, cpus: int | None = None, name: str | None = None) -> dict[str, Any]:
+def connect(address: str | None, name: str | None = None) -> dict[str, Any]:
     """Connect to Ray, starting a local cluster where no address is given; use what is connected already.
 
     Args:
@@ -66,7 +66,7 @@ def connect(address: str | None, cpus: int | None = None, name: str | None = Non
             with contextlib.nullcontext() if address else _on_this_machine_only():
                 ray.init(
                     address=address or "local",
-                    num_cpus=None if address else (cpus or _machine.cpus_here()),
+                    num_cpus=None if address else _machine.cpus_here(),
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     include_dashboard=None if address else True,

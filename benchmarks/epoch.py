@@ -22,7 +22,7 @@ MODELS = {"cnn": "cnn", "vit": "python:benchmarks.vit:build"}
 
 def settings_of(root: Path, model: str, epochs: int, **sections: Any) -> Any:
     """The configuration of our run."""
-    from raysweep.config import settings as configuration
+    from raysweep.config import load as load_config
 
     values = {
         "experiment": {"name": "bench"},
@@ -32,7 +32,7 @@ def settings_of(root: Path, model: str, epochs: int, **sections: Any) -> Any:
         "scaling": {"num_workers": 0, "threads": CPUS},
         "root": str(root),
     }
-    return configuration.validate(configuration.merge(values, sections))
+    return load_config.validate(load_config.merge(values, sections))
 
 
 def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def weights_of(branches: int) -> list[float]:
 
 def parent_of(root: Path, threads: int) -> Any:
     """An experiment of one epoch, to branch from."""
-    from raysweep.config import settings as configuration
+    from raysweep.config import load as load_config
     from raysweep.launch import run as launching
     from raysweep.plan import experiment as experiment_plan
     from raysweep.store import catalog
@@ -40,7 +40,7 @@ def parent_of(root: Path, threads: int) -> Any:
         "experiment": {"name": "parent"},
         "root": str(root),
     }
-    return launching.run(experiment_plan.plan_experiment(configuration.validate(values))).experiment
+    return launching.run(experiment_plan.plan_experiment(load_config.validate(values))).experiment
 
 
 def ours(root: Path, branches: int, threads: int) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raysweep.config import settings as configuration
+from raysweep.config import load as load_config
 from raysweep.errors import ConfigError, did_you_mean
 from raysweep.store.remote import root as remote
 
@@ -75,12 +75,12 @@ def _nested(config: Mapping[str, Any]) -> dict[str, Any]:
             value: Any = config[flat]
             for part in reversed(dotted.split(".")):
                 value = {part: value}
-            result = configuration.merge(result, value)
+            result = load_config.merge(result, value)
     if config.get("use_full_dataset"):
-        result = configuration.merge(result, {"sampling": {"sample_per_class": None}})
+        result = load_config.merge(result, {"sampling": {"sample_per_class": None}})
     data = config.get("data")
     if data is not None:
-        result = configuration.merge(result, {"data": dict(data) if isinstance(data, Mapping) else {"path": str(data)}})
+        result = load_config.merge(result, {"data": dict(data) if isinstance(data, Mapping) else {"path": str(data)}})
     return result
 
 
@@ -124,8 +124,8 @@ def run_experiment(config: Mapping[str, Any], progress: Any = None) -> tuple[str
     else:
         if "data" not in nested:
             nested["data"] = {"source": "faces"}
-        nested = configuration.merge(nested, {"sampling": {"weights": dict(config.get("sampling_weights") or {})}})
-        plan = experiment_plan.plan_experiment(configuration.validate(nested, "the configuration"), show)
+        nested = load_config.merge(nested, {"sampling": {"weights": dict(config.get("sampling_weights") or {})}})
+        plan = experiment_plan.plan_experiment(load_config.validate(nested, "the configuration"), show)
     result = launching.run(plan, show)
     return remote.address(result.experiment.folder), result.best_acc
 

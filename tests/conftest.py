@@ -52,7 +52,7 @@ SMALL_NET = {"name": "cnn", "options": {"widths": [4, 4, 8, 8]}}
 
 def small_settings(root: Path | str, **sections: Any) -> Any:
     """Settings of a run that takes a second: the built-in digits, a tiny network."""
-    from raysweep.config import settings as configuration
+    from raysweep.config import load as load_config
 
     base = {
         "data": {"source": "digits"},
@@ -63,7 +63,7 @@ def small_settings(root: Path | str, **sections: Any) -> Any:
         "experiment": {"name": "small"},
         "root": str(root),
     }
-    return configuration.validate(configuration.merge(base, sections))
+    return load_config.validate(load_config.merge(base, sections))
 
 
 class Recorder:

@@ -40,11 +40,11 @@ def branch(
 ) -> None:
     """Continue one checkpoint many times, each time with another class ratio, and the control with an unchanged one."""
     from raysweep.config import grid as grids
-    from raysweep.config import settings as configuration
+    from raysweep.config import load as load_config
     from raysweep.display.sweep import SweepDisplay
 
     grid = grids.read(weights_grid)
-    over = configuration.parse_overrides(overrides or [])
+    over = load_config.parse_overrides(overrides or [])
     with SweepDisplay() as display:
         display({"kind": "loading"})
         from raysweep.launch.sweep import driver as sweeping

@@ -32,7 +32,7 @@ def continue_(
     """Go on with an interrupted experiment, or with the branches of a sweep, from the newest whole checkpoints, in place."""
 
     from raysweep.cli.run import announce
-    from raysweep.config.settings import parse_workers
+    from raysweep.config.load import parse_workers
     from raysweep.display.run import RunDisplay
 
     count = parse_workers(workers)

@@ -53,7 +53,7 @@ def demo(
 
 def _train(root: Path) -> tuple[Any, Any, Any]:
     """The three experiments of the old test script."""
-    from raysweep.config import settings as configuration
+    from raysweep.config import load as load_config
     from raysweep.display.run import RunDisplay
     from raysweep.launch import run as launching
     from raysweep.plan import child
@@ -78,7 +78,7 @@ def _train(root: Path) -> tuple[Any, Any, Any]:
     }
     with RunDisplay() as display:
         base = launching.run(
-            experiment_plan.plan_experiment(configuration.validate(settings), display), display
+            experiment_plan.plan_experiment(load_config.validate(settings), display), display
         ).experiment
     say(f"2 of 3: {MORE} epochs more with the same weights")
     same = resume("demo-same", "Resumed with the same weights", {})

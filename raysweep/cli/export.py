@@ -27,7 +27,7 @@ def export(
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
 ) -> None:
     """Write the network as safetensors, ONNX or TorchScript, with classes and preprocessing beside it, and check it."""
-    from raysweep.config import settings as configuration
+    from raysweep.config import load as load_config
     from raysweep.errors import InputError, did_you_mean
 
     endings = {"safetensors": ".safetensors", "onnx": ".onnx", "torchscript": ".pt"}
@@ -35,7 +35,7 @@ def export(
         raise InputError(
             f"--to {form}: there is no such format.{did_you_mean(form, endings)} Use {', '.join(endings)}."
         )
-    over = configuration.parse_overrides(overrides or [])
+    over = load_config.parse_overrides(overrides or [])
     from raysweep.tools import export
     from raysweep.tools import predict as networks
 

@@ -29,11 +29,11 @@ def import_(
     root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
 ) -> None:
     """Copy experiments of the old system, with manifest and lineage; the originals are only read."""
-    from raysweep.config import settings as configuration
+    from raysweep.config import load as load_config
     from raysweep.errors import InputError
 
     folders = [a for a in arguments if "=" not in a or Path(a).is_dir()]
-    overrides = configuration.parse_overrides([a for a in arguments if a not in folders])
+    overrides = load_config.parse_overrides([a for a in arguments if a not in folders])
     if not folders:
         raise InputError("Name the folder of an old experiment, the one with checkpoint_epoch_N.pt in it.")
     from raysweep.tools import import_legacy

@@ -26,11 +26,11 @@ def predict(
     """Predict the class of image files."""
     import os
 
-    from raysweep.config import settings as configuration
+    from raysweep.config import load as load_config
     from raysweep.errors import InputError
 
     files = [i for i in images if "=" not in i or os.path.exists(i)]
-    over = configuration.parse_overrides([i for i in images if i not in files])
+    over = load_config.parse_overrides([i for i in images if i not in files])
     if not files:
         raise InputError("Name at least one image file.")
     from raysweep.tools import predict as networks

@@ -45,15 +45,15 @@ def resume(
 
     from raysweep import weights as weights_module
     from raysweep.cli.run import announce, show_plan
-    from raysweep.config import settings as configuration
+    from raysweep.config import load as load_config
     from raysweep.display.run import RunDisplay
 
     changed = weights_module.parse(weights) if weights is not None else None
-    over: dict[str, Any] = configuration.parse_overrides(overrides or [])
-    count = configuration.parse_workers(workers)
+    over: dict[str, Any] = load_config.parse_overrides(overrides or [])
+    count = load_config.parse_workers(workers)
     scaling = {k: v for k, v in (("num_workers", count), ("address", address)) if v is not None}
     if scaling:
-        over = configuration.merge(over, {"scaling": scaling})
+        over = load_config.merge(over, {"scaling": scaling})
     with RunDisplay() as display:
         display({"kind": "loading"})
         from raysweep.launch import run as launching

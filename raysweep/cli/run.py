@@ -29,16 +29,16 @@ def run(
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: the resolved configuration as JSON."),
 ) -> None:
     """Train an experiment; it leaves its folder's path on stdout."""
-    from raysweep.config import settings as configuration
+    from raysweep.config import load as load_config
     from raysweep.display.run import RunDisplay
 
-    count = configuration.parse_workers(workers)
+    count = load_config.parse_workers(workers)
     flags = {
         "experiment": {k: v for k, v in (("name", name), ("description", description)) if v is not None},
         "scaling": {k: v for k, v in (("num_workers", count), ("address", address)) if v is not None},
     }
     more: dict[str, Any] = {k: v for k, v in flags.items() if v} | ({"root": root} if root else {})
-    settings = configuration.load(config, overrides or [], more)
+    settings = load_config.load(config, overrides or [], more)
     with RunDisplay() as display:
         display({"kind": "loading"})
         from raysweep.launch import run as launching
@@ -89,8 +89,7 @@ def _grid_fits(classes: list[str]) -> bool:
 
 def show_plan(plan: Any, as_json: bool) -> None:
     """What --dry-run prints."""
-    import yaml
-
+    from raysweep.config import yaml as yaml_file
     from raysweep.display.terminal import table
 
     resolved = plan.settings.model_dump(mode="json")
@@ -110,7 +109,7 @@ def show_plan(plan: Any, as_json: bool) -> None:
             }
         )
         return
-    put(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True).rstrip())
+    put(yaml_file.dump(resolved).rstrip())
     put("")
     total = sum(plan.counts.values())
     quotas = plan.quotas

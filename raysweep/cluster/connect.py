@@ -47,7 +47,7 @@ class Connection:
     local: bool  # whether this call started it
 
 
-def connect(address: str | None, cpus: int | None = None, name: str | None = None) -> Connection:
+def connect(address: str | None, name: str | None = None) -> Connection:
     """Connect to Ray, starting a local cluster where no address is given; use what is connected already.
 
     Args:
@@ -67,14 +67,14 @@ def connect(address: str | None, cpus: int | None = None, name: str | None = Non
             versions.check(address)
         else:
             _make_token()
-        _start(address, cpus or _machine.cpus_here(), name)
+        _start(address, name)
     for logger in ("ray.train", "ray.tune", "ray.data"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     url = _ray_internals.dashboard_address()
     return Connection(f"http://{url}" if url else None, session_logs(), node_resources(), started)
 
 
-def _start(address: str | None, cpus: int, name: str | None) -> None:
+def _start(address: str | None, name: str | None) -> None:
     """``ray.init`` with our defaults; its errors as ours."""
     import ray
 
@@ -82,7 +82,7 @@ def _start(address: str | None, cpus: int, name: str | None) -> None:
     if not str(address).startswith("ray://"):  # Ray Client would send it as JSON, and cannot
         options["job_config"] = dashboard.job_config(name)
     if address is None:
-        options |= {"num_cpus": cpus, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        options |= {"num_cpus": _machine.cpus_here(), "include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
         with contextlib.nullcontext() if address else _ray_internals.listening_on_this_machine_only():
             ray.init(address=address or "local", **options)

@@ -12,11 +12,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from raysweep import weights as weights_module
-from raysweep._text import check_name, short_repr, truncate
-from raysweep.config.settings import Float, Int, Positive, Section, Seed, explain
+from raysweep._text import check_name, short_repr
+from raysweep.config.load import explain
+from raysweep.config.types import Float, Int, Positive, Section, Seed
 from raysweep.errors import ConfigError, WeightsError
 
 MAX_BRANCHES = 10_000
@@ -26,8 +27,10 @@ CONTROL = "control"
 class BranchSpec(Section):
     """One named branch."""
 
-    name: str
-    weights: dict[str, Any] = Field(description="The classes to change; the others keep the parent's weight.")
+    name: str = Field(description="Name of the branch; part of its experiment's name.")
+    weights: dict[str, Any] = Field(
+        description="Class: weight, of the classes to change. The others keep the parent's weight."
+    )
 
     @field_validator("name")
     @classmethod
@@ -38,42 +41,58 @@ class BranchSpec(Section):
 
 
 class Range(Section):
-    """What a search draws one class's weight from."""
+    """What a search draws one class's weight from: exactly one of three."""
 
-    uniform: tuple[Float, Float] | None = None
-    log_uniform: tuple[Float, Float] | None = None
-    choice: list[Float] | None = None
+    uniform: tuple[Float, Float] | None = Field(None, description="[low, high]: draw uniformly.")
+    log_uniform: tuple[Float, Float] | None = Field(
+        None, description="[low, high]: draw uniformly on a logarithmic scale; low must be above 0."
+    )
+    choice: list[Float] | None = Field(None, description="[a, b, …]: draw one of these numbers.")
+
+    @field_validator("uniform", "log_uniform")
+    @classmethod
+    def _ascending(cls, value: tuple[float, float] | None, info: ValidationInfo) -> tuple[float, float] | None:
+        if value is None:
+            return value
+        low, high = value
+        if not 0 <= low < high or (low == 0 and info.field_name == "log_uniform"):
+            above = "> 0" if info.field_name == "log_uniform" else "≥ 0"
+            raise ValueError(f"the range must be two numbers {above}, the smaller one first, not {low:g} to {high:g}")
+        return value
+
+    @field_validator("choice")
+    @classmethod
+    def _not_negative(cls, value: list[float] | None) -> list[float] | None:
+        if value is not None and (not value or min(value) < 0):
+            raise ValueError("give at least one number, and none below 0")
+        return value
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> Range:
-        given = [v for v in (self.uniform, self.log_uniform, self.choice) if v is not None]
-        if len(given) != 1:
+    def _exactly_one(self) -> Range:
+        if [self.uniform, self.log_uniform, self.choice].count(None) != 2:
             raise ValueError("give exactly one of uniform: [low, high], log_uniform: [low, high], choice: [a, b, …]")
-        if self.choice is not None and (not self.choice or min(self.choice) < 0):
-            raise ValueError("choice needs at least one number, none below zero")
-        low, high = self.uniform or self.log_uniform or (0.0, 1.0)
-        if not low < high or low < 0 or (self.log_uniform is not None and low == 0):
-            raise ValueError(
-                f"the range must go from a smaller to a larger number ≥ 0 (> 0 for log_uniform), not {low:g} to {high:g}"
-            )
         return self
 
 
 class SearchSection(Section):
-    """grid takes the points as they are written; random and optuna draw them from ranges."""
+    """How the points of a sweep are found."""
 
-    algorithm: Literal["grid", "random", "optuna"] = "grid"
-    num_samples: Annotated[Int, Field(ge=1, le=MAX_BRANCHES)] | None = None
-    ranges: dict[str, Range] = Field(default_factory=dict)
-    seed: Seed = 0
+    algorithm: Literal["grid", "random", "optuna"] = Field(
+        "grid", description="grid: the points written in the file; random and optuna: points drawn from ranges."
+    )
+    num_samples: Annotated[Int, Field(ge=1, le=MAX_BRANCHES)] | None = Field(
+        None, description="How many points random or optuna draws."
+    )
+    ranges: dict[str, Range] = Field(default_factory=dict, description="Class: the range to draw its weight from.")
+    seed: Seed = Field(0, description="Seed of the search.")
 
     @model_validator(mode="after")
     def _complete(self) -> SearchSection:
         if self.algorithm == "grid" and (self.ranges or self.num_samples):
-            raise ValueError("ranges and num_samples belong to algorithm: random or optuna")
+            raise ValueError("ranges and num_samples need algorithm: random or algorithm: optuna")
         if self.algorithm != "grid" and (not self.ranges or self.num_samples is None):
             raise ValueError(
-                f"algorithm: {self.algorithm} needs num_samples and ranges, e.g. ranges: {{disgust: {{log_uniform: [1, 8]}}}}"
+                f"algorithm: {self.algorithm} needs num_samples and ranges, such as ranges: {{disgust: {{log_uniform: [1, 8]}}}}"
             )
         return self
 
@@ -82,29 +101,55 @@ class Grid(Section):
     """The content of a grid file."""
 
     epochs: Positive | None = Field(None, description="Additional epochs of every branch.")
-    control: bool = Field(True, description="Add the branch with unchanged weights, trained as long.")
-    seeds: list[Seed] = Field(
-        default_factory=list, description="Each branch once per seed; default: the parent's seed."
+    control: bool = Field(
+        True, description="Add a branch with the parent's weights, trained for as many epochs, to compare with."
     )
-    weights: dict[str, list[Any]] = Field(default_factory=dict, description="Class → weights to try: their product.")
-    branches: list[BranchSpec] = Field(default_factory=list, description="Named branches, besides the product.")
-    search: SearchSection = Field(default_factory=SearchSection)
+    seeds: list[Seed] = Field(
+        default_factory=list, description="Train each branch once per seed. Default: the parent's seed."
+    )
+    weights: dict[str, list[Any]] = Field(
+        default_factory=dict, description="Class: list of weights. Every combination becomes a branch."
+    )
+    branches: list[BranchSpec] = Field(
+        default_factory=list, description="Named branches, in addition to the combinations of weights."
+    )
+    search: SearchSection = Field(
+        default_factory=SearchSection,  # type: ignore[arg-type]
+        description="Draw points instead of listing them.",
+    )
     scheduler: Literal["none", "asha"] = Field("none", description="asha: Ray Tune stops the worse branches early.")
     metric: Literal["val_acc", "macro_f1", "balanced_accuracy"] = Field(
-        "macro_f1", description="Of search and scheduler."
+        "macro_f1", description="Validation metric that search and scheduler maximize."
     )
+
+    @field_validator("weights")
+    @classmethod
+    def _lists_are_not_empty(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for name, numbers in value.items():
+            if not numbers:
+                raise ValueError(f"class {short_repr(name)} has an empty list; give at least one number")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError("a seed is listed twice; remove one of the two")
+        return value
 
     @model_validator(mode="after")
     def _not_empty(self) -> Grid:
         if not (self.weights or self.branches or self.search.ranges):
             raise ValueError("the grid is empty: give weights (lists per class), branches, or a search with ranges")
-        for name, values in self.weights.items():
-            if not values:
-                raise ValueError(f"weights.{truncate(name, 80)} is an empty list; give at least one number")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds names a seed twice")
         if self.search.algorithm != "grid" and len(self.seeds) > 1:
-            raise ValueError("a search has one seed at the most; several seeds belong to a written grid")
+            raise ValueError(
+                f"search.algorithm: {self.search.algorithm} allows one seed at most, not {len(self.seeds):,}. Use algorithm: grid "
+                "for several seeds"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _not_too_large(self) -> Grid:
         product = math.prod(len(v) for v in self.weights.values()) if self.weights else 0
         total = (product + len(self.branches) + (self.search.num_samples or 0)) * max(1, len(self.seeds))
         if total > MAX_BRANCHES:
@@ -159,12 +204,31 @@ def expand(
     Raises:
         WeightsError: an unknown class or a bad number; the message names the branch.
     """
+    chosen, control, notes = _distinct(grid, parent, classes)
+    seeds = grid.seeds or [parent_seed]
+    points: list[Point] = []
+    taken: set[str] = set()
+    if control is not None:
+        points += _with_seeds(*control, True, seeds, taken)
+    for label, complete in chosen:
+        points += _with_seeds(label, complete, False, seeds, taken)
+    if len(points) > MAX_BRANCHES:
+        raise ConfigError(f"The grid has {len(points):,} branches; at most {MAX_BRANCHES:,} are allowed.")
+    return points, notes
+
+
+_Labelled = tuple[str, dict[str, float]]  # a branch's name before its seed is added, and its weights
+
+
+def _distinct(
+    grid: Grid, parent: Mapping[str, float], classes: Sequence[str]
+) -> tuple[list[_Labelled], _Labelled | None, list[str]]:
+    """(the points that differ from each other and from the control, the control if wanted, notes)."""
     notes: list[str] = []
-    chosen: dict[tuple[str, ...], tuple[str, dict[str, float]]] = {}
+    chosen: dict[tuple[str, ...], _Labelled] = {}
     control_key = _proportions(weights_module.complete(parent, classes))
     for given, changes in _wanted(grid):
-        differing = {c: v for c, v in changes.items() if v != parent.get(c, 1.0)}
-        label = given or describe(differing) or describe(changes) or CONTROL
+        label = given or _label(changes, parent)
         try:
             complete = weights_module.inherit(parent, changes, classes)
         except WeightsError as error:
@@ -177,19 +241,28 @@ def expand(
         if key == control_key and changes:
             notes.append(f"{label} changes nothing: it is the control.")
         chosen[key] = (CONTROL if key == control_key else label, complete)
-    points = []
-    taken: set[str] = set()
-    for key, (label, complete) in sorted(chosen.items(), key=lambda item: item[0] != control_key):
-        for seed in grid.seeds or [parent_seed]:
-            name = unique(label + (f"-seed{seed}" if len(grid.seeds) > 1 else ""), taken)
-            points.append(Point(name, complete, seed, key == control_key))
-    if len(points) > MAX_BRANCHES:
-        raise ConfigError(f"The grid has {len(points):,} branches; at most {MAX_BRANCHES:,} are allowed.")
-    return points, notes
+    control = chosen.pop(control_key, None)
+    return list(chosen.values()), control, notes
+
+
+def _label(changes: Mapping[str, Any], parent: Mapping[str, float]) -> str:
+    """A name for changed weights: from those that differ from the parent's, or from all if none does."""
+    differing = {c: v for c, v in changes.items() if v != parent.get(c, 1.0)}
+    return describe(differing) or describe(changes) or CONTROL
+
+
+def _with_seeds(
+    label: str, weights: dict[str, float], control: bool, seeds: Sequence[int], taken: set[str]
+) -> list[Point]:
+    """A point for each seed; with several seeds each name ends in its seed."""
+    return [
+        Point(unique(f"{label}-seed{seed}" if len(seeds) > 1 else label, taken), weights, seed, control)
+        for seed in seeds
+    ]
 
 
 def _wanted(grid: Grid) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Name (empty where it follows from the weights) and changes of each point, one at a time: a fault ends it early."""
+    """Name (empty: made from the weights) and changes of each point, one at a time, so that an error ends the loop early."""
     if grid.control:
         yield "", {}
     for b in grid.branches:
@@ -203,7 +276,7 @@ def _wanted(grid: Grid) -> Iterable[tuple[str, dict[str, Any]]]:
 
 
 def _proportions(weights: Mapping[str, float]) -> tuple[str, ...]:
-    """To twelve digits: what differs less is the same number, computed in another way."""
+    """The weights' shares to twelve digits: smaller differences are rounding errors."""
     total = sum(Fraction(w) for w in weights.values())
     return tuple(f"{float(Fraction(w) / total):.12g}" for w in weights.values())
 

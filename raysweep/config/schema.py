@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -18,7 +19,7 @@ FILES: dict[str, tuple[type[BaseModel], str]] = {
 def text(name: str) -> str:
     """The content of ``configs/<name>``."""
     model, title = FILES[name]
-    return configuration.json_schema(model, title)
+    return json.dumps(model.model_json_schema() | {"title": title}, indent=2) + "\n"
 
 
 if __name__ == "__main__":

@@ -55,7 +55,6 @@ class Facts:
 
     classes: tuple[str, ...]
     shape: tuple[int, int, int]  # (height, width, channels) of every image
-    train_images: int
     val_images: int
     sha256: str
     skipped: tuple[dict[str, str], ...]
@@ -84,8 +83,7 @@ class Dataset:
 
     @property
     def facts(self) -> Facts:
-        train, val = len(self.train.labels), len(self.val.labels)
-        return Facts(self.classes, self.shape, train, val, self.sha256, self.skipped, self.folder)
+        return Facts(self.classes, self.shape, len(self.val.labels), self.sha256, self.skipped, self.folder)
 
 
 def load(data: DataSection, cache_dir: str | Path, progress: Progress | None = None) -> Dataset:

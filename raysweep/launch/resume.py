@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raysweep.config import settings as configuration
+from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
 from raysweep.errors import CheckpointError, NotFoundError, ResourceError
 from raysweep.events import Progress, ignore
@@ -117,11 +117,11 @@ def _settings(experiment: Experiment, config: Mapping[str, Any], asked: Resource
     """The experiment's settings as they were, threads resolved, and with the resources asked for now."""
     source = str(experiment.folder / layout.CONFIG)
     values = {**config["settings"], "root": remote.root_address(experiment.folder.parent)}
-    before = configuration.validate(values, source)
+    before = load_config.validate(values, source)
     if config.get("threads"):
         before = before.model_copy(update={"scaling": before.scaling.model_copy(update={"threads": config["threads"]})})
     scaling = before.scaling.model_dump(mode="json")
-    return before, configuration.validate(configuration.merge(values, {"scaling": asked.applied(scaling)}), source)
+    return before, load_config.validate(load_config.merge(values, {"scaling": asked.applied(scaling)}), source)
 
 
 def _complete(experiment: Experiment, good: Entry, last: int, progress: Progress) -> Result:

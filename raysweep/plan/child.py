@@ -9,7 +9,7 @@ from typing import Any
 from raysweep import _machine
 from raysweep import weights as weights_module
 from raysweep._text import dotted
-from raysweep.config import settings as configuration
+from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
 from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
@@ -62,7 +62,7 @@ def plan_child(
     given = dict((over.get("sampling") or {}).get("weights") or {}) | dict(weights or {})
     complete = weights_module.inherit(parent.weights, given, parent.classes)
     same_function(parent.path, parent.own, parent.settings["model"], over)
-    base = configuration.merge(parent.settings, {"sampling": {"weights": {}}})
+    base = load_config.merge(parent.settings, {"sampling": {"weights": {}}})
     if not parent.own:  # folders are made only where this user says
         base["data"] = {**base["data"], "cache_dir": None}
         base["trackers"] = {}  # nor are results sent where a stranger says
@@ -79,13 +79,13 @@ def plan_child(
         and parent.threads <= _machine.cpus_here()
     ):
         fixed["scaling"]["threads"] = parent.threads
-    merged = configuration.merge(configuration.merge(base, fixed), over)
-    merged = configuration.merge(
+    merged = load_config.merge(load_config.merge(base, fixed), over)
+    merged = load_config.merge(
         merged,
         {"experiment": {"name": name or parent.settings["experiment"]["name"], "description": description or ""}},
     )
     merged["sampling"] = {**merged["sampling"], "weights": complete}
-    settings = configuration.validate(merged, "the child's configuration")
+    settings = load_config.validate(merged, "the child's configuration")
     if settings.data != Settings.model_validate(parent.settings).data:
         _same_kind_of_data(parent, settings)
     _check_state(parent, settings, fresh_optimizer)  # first: to build what does not fit could take all memory
@@ -100,12 +100,12 @@ def plan_child(
 
 def vary(plan: Plan, *, name: str, description: str, weights: Mapping[str, float], seed: int) -> Plan:
     """Another child of the same parent: ``plan`` with other (complete, checked) weights and another seed. Cheap."""
-    values = configuration.merge(
+    values = load_config.merge(
         plan.settings.model_dump(mode="json"),
         {"experiment": {"name": name, "description": description}, "seed": seed},
     )
     values["sampling"]["weights"] = dict(weights)
-    varied = replace(plan, settings=configuration.validate(values, f"branch {name}"), weights=dict(weights))
+    varied = replace(plan, settings=load_config.validate(values, f"branch {name}"), weights=dict(weights))
     return replace(varied, notes=_notes(plan.parent, varied))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from raysweep import weights as weights_module
 from raysweep._text import check_name, join_names, truncate
-from raysweep.config import settings as configuration
+from raysweep.config import load as load_config
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.store import layout
 from raysweep.store.experiment import Experiment
@@ -82,13 +82,13 @@ def completed(
         },
     }
     try:
-        settings = configuration.validate(values, f"what {truncate(path)} says").model_dump(mode="json")
+        settings = load_config.validate(values, f"what {truncate(path)} says").model_dump(mode="json")
     except ConfigError as error:
         raise CheckpointError(
             f"{error} The checkpoint was written by the old system; name what differs as key=value."
         ) from None
     settings["data"] |= {"source": data.get("source") or "auto", "path": data.get("path")}
-    means = hub.preprocessing(model, {})
+    means = hub.preprocessing(model)
     mean, std = means.of(3) if means else ([127.5] * 3, [127.5] * 3)
     more = {"classes": list(order), "sampling_weights": weights, "preprocessing": {"mean": mean, "std": std}}
     # The file's batches are of an order that nobody can draw again: the running epoch begins anew.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep._text import short_repr
-from raysweep.config import settings as configuration
+from raysweep.config import load as load_config
 from raysweep.errors import CheckpointError
 from raysweep.plan import legacy
 from raysweep.plan.types import Parent
@@ -55,7 +55,7 @@ def read_parent(
     if old or config.get("imported_from"):
         written = legacy.with_data(written, path, overrides or {})
         given = legacy.given(overrides or {}, classes)
-    settings = configuration.validate(written, f"the settings in {path}")
+    settings = load_config.validate(written, f"the settings in {path}")
     return Parent(
         path=path.resolve(),
         experiment=str(saved.get("experiment") or experiment.id),

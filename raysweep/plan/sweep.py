@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from raysweep.config import grid as grids
-from raysweep.config import settings as configuration
+from raysweep.config import load as load_config
 from raysweep.config.grid import Grid, Point
 from raysweep.errors import ConfigError, ResourceError
 from raysweep.events import Progress, ignore
@@ -73,7 +73,7 @@ def plan_sweep(
     if threads is not None:
         scaling["threads"] = threads
     _allowed(overrides or {})
-    over = configuration.merge(dict(overrides or {}), {"scaling": scaling})
+    over = load_config.merge(dict(overrides or {}), {"scaling": scaling})
     title = (
         name
         or f"{parent.experiment.rpartition('_')[0].rpartition('_')[0] or parent.experiment}-sweep"[: sweeps.MAX_NAME]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def classification_report(matrix: np.ndarray, classes: Sequence[str], digits: int = 4) -> str:
+def classification_report(matrix: np.ndarray, classes: Sequence[str]) -> str:
     """What ``sklearn.metrics.classification_report(…, digits=4, zero_division=0)`` returns.
 
     Args:
@@ -26,10 +26,10 @@ def classification_report(matrix: np.ndarray, classes: Sequence[str], digits: in
 
     scores = np.stack([ratio(hits, guessed), ratio(hits, support), ratio(2 * hits, support + guessed)], axis=1)
     total = int(support.sum())
-    width = max(len("weighted avg"), digits, *(len(c) for c in classes))
+    width = max(len("weighted avg"), *(len(c) for c in classes))
 
     def row(name: str, values: Sequence[float | str], count: int) -> str:
-        cells = "".join(f" {v:>9}" if isinstance(v, str) else f" {v:>9.{digits}f}" for v in values)
+        cells = "".join(f" {v:>9}" if isinstance(v, str) else f" {v:>9.4f}" for v in values)
         return f"{name:>{width}} {cells} {count:>9}\n"
 
     text = f"{'':>{width}} " + "".join(f" {h:>9}" for h in ("precision", "recall", "f1-score", "support")) + "\n\n"

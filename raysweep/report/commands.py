@@ -81,7 +81,7 @@ def of_sweep(sweep: Sweep) -> tuple[str, str]:
     Raises:
         StoreError: ``sweep.json`` cannot be read.
     """
-    import yaml
+    from raysweep.config import yaml as yaml_file
 
     plan = sweep.plan()
     parent = plan.get("parent")
@@ -96,13 +96,13 @@ def of_sweep(sweep: Sweep) -> tuple[str, str]:
         _, overrides = _changed(experiment)
         words += _assignments({k: v for k, v in overrides.items() if k not in ("seed", "scaling.threads")})
     grid = {k: v for k, v in (plan.get("grid") or {}).items() if v not in (None, [], {})}
-    return shlex.join([*words, *_root(sweep.root)]), yaml.safe_dump(grid, sort_keys=False, allow_unicode=True)
+    return shlex.join([*words, *_root(sweep.root)]), yaml_file.dump(grid)
 
 
 def settings_of(experiment: Experiment) -> str | None:
     """The whole configuration as a file for ``raysweep run``; None of one that the old system made."""
-    import yaml
+    from raysweep.config import yaml as yaml_file
 
     config = experiment.config()
     settings = None if config.get("imported_from") else config.get("settings")  # another program made that one
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True) if settings else None
+    return yaml_file.dump(settings) if settings else None

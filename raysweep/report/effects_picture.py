@@ -8,17 +8,17 @@ from raysweep.report import effects
 from raysweep.report.comparison import Comparison
 from raysweep.report.figures import new_figure, png, safe_label
 
-TITLES = {"recall": "recall", "precision": "precision", "f1": "F1", "accuracy": "accuracy", "macro_f1": "macro-F1"}
+TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
-def heat_map(comparison: Comparison, metric: str = "f1") -> bytes:
-    """A PNG. Purple is better and orange worse than the reference, a distinction that holds with every colour vision; the sign
+def heat_map(comparison: Comparison) -> bytes:
+    """The F1 of every class as a PNG. Purple is better and orange worse than the reference, a distinction that holds with every colour vision; the sign
     stands in each cell, bold where the difference is more than noise."""
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    columns = [*((c, metric) for c in comparison.classes), (effects.ALL, "macro_f1"), (effects.ALL, "accuracy")]
+    columns = [*((c, "f1") for c in comparison.classes), (effects.ALL, "macro_f1"), (effects.ALL, "accuracy")]
     names = [b.name for b in comparison.branches]
     table = [[comparison.of(name, target, m) for target, m in columns] for name in names]
     most = max((abs(e.difference) for row in table for e in row), default=0.0) or 0.01
@@ -42,7 +42,7 @@ def heat_map(comparison: Comparison, metric: str = "f1") -> bytes:
     for side in axes.spines.values():
         side.set_visible(False)
     axes.set_title(
-        f"{TITLES[metric]} in points against {comparison.against}\nbold: more than noise (false-discovery rate "
+        f"F1 in points against {comparison.against}\nbold: more than noise (false-discovery rate "
         f"{effects.LEVEL:.0%}); below: 95 % interval",
         fontsize=10,
         loc="left",

@@ -248,9 +248,9 @@ def as_yaml(found: Suggestion) -> str:
         if choice.weights:
             lines.append(f"  {key}: {json.dumps(choice.weights)}")
     text = "\n".join(lines) + "\n"
-    import yaml
+    from raysweep.config import yaml as yaml_file
 
-    read = yaml.safe_load(text)
+    read, _ = yaml_file.parse_lines(text, "the suggested grid")
     grids.check(read, "the suggested grid")
     assert set(read["weights"] or {}) == set(found.weights)
     return text

@@ -11,9 +11,10 @@ from typing import IO, Any, cast
 
 from raysweep._text import truncate
 from raysweep.errors import CheckpointError, NotFoundError
-from raysweep.store.files import open_regular, write_stream, zip_problem
+from raysweep.store.files import open_regular, write_stream
 from raysweep.store.untrusted import pickle_check, schema
 from raysweep.store.untrusted.pickle_check import LEGACY, PLAIN, damaged
+from raysweep.store.untrusted.zip_check import zip_problem
 
 FORMAT_VERSION = 1
 _DEEP = 60  # levels of tuples in which numbers of NumPy are looked for

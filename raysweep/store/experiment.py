@@ -15,11 +15,11 @@ from typing import Any
 
 from raysweep._paths import read_regular
 from raysweep._text import check_name, short_repr
-from raysweep.errors import CheckpointError, NotFoundError, RootError, StoreError
+from raysweep.errors import NotFoundError, RootError, StoreError
 from raysweep.store import files, layout, lineage, lock
 from raysweep.store.layout import Position
 from raysweep.store.remote import root as remote
-from raysweep.store.untrusted import schema
+from raysweep.store.untrusted import schema, zip_check
 
 RUNNING, FINISHED, INTERRUPTED, FAILED, DEAD, LEGACY = "running", "finished", "interrupted", "failed", "dead", "legacy"
 
@@ -274,7 +274,7 @@ class Experiment:
             if not files.inside(self.folder.resolve().parent, path):
                 damaged.append(f"{path.name} is a link that leads out of the root")
                 continue
-            if (problem := files.zip_problem(path)) is not None:
+            if (problem := zip_check.zip_problem(path)) is not None:
                 damaged.append(f"{path.name} is damaged ({problem})")
                 continue
             with contextlib.suppress(FileNotFoundError):  # its writer has just replaced it
@@ -389,20 +389,3 @@ def _best(manifest: dict[str, Any]) -> dict[str, Any] | None:
         "metric": metric,
         "value": -1.0 if known is None else known,
     }  # less than any: the next one is better
-
-
-def resolve_entry(experiment: Experiment, which: str) -> Entry:
-    """Like :meth:`Experiment.entry`, and the file must verify.
-
-    Raises:
-        CheckpointError: the file is damaged; the message names the newest one that is whole.
-    """
-    entry = experiment.entry(which)
-    problem = entry.verify(experiment.folder)
-    if problem is None:
-        return entry
-    good, _ = experiment.newest_good()
-    advice = (
-        f"The newest whole checkpoint is {experiment.id}@{good.epoch}." if good else "No checkpoint of it is whole."
-    )
-    raise CheckpointError(f"{experiment.folder}: {problem}. {advice}")

@@ -16,9 +16,6 @@ import os
 import secrets
 import shutil
 import stat
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +28,6 @@ from raysweep.store.remote import root as remote
 LIMIT = 64_000_000  # bytes of a manifest, a log or a history that are read: far more than 10,000 epochs need
 _CHUNK = 1 << 22
 _DEEP = 100  # levels of a JSON file
-_ZIP_ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
 # An argument or path that is no UTF-8 has lone surrogates: written as \udc80, which JSON reads back as the same text.
 _SURROGATES = "backslashreplace"
 
@@ -176,7 +172,8 @@ def append_line(path: Path, text: str) -> None:
             try:
                 size = os.fstat(fd).st_size
                 if size and os.pread(fd, 1, size - 1) != b"\n":
-                    os.ftruncate(fd, _end_of_last_line(fd, size))  # a kill tore the last line: readers drop it too
+                    whole = os.pread(fd, size, 0)  # a kill tore the last line: readers drop it too
+                    os.ftruncate(fd, whole.rfind(b"\n") + 1)
                 if os.write(fd, data) != len(data):
                     raise OSError(errno.ENOSPC, "the line was cut short")
                 os.fsync(fd)
@@ -184,16 +181,6 @@ def append_line(path: Path, text: str) -> None:
                 os.close(fd)
     except OSError as error:
         raise _failed(path, len(data), error) from error
-
-
-def _end_of_last_line(fd: int, size: int) -> int:
-    while size > 0:
-        start = max(0, size - 4096)
-        at = os.pread(fd, size - start, start).rfind(b"\n")
-        if at >= 0:
-            return start + at + 1
-        size = start
-    return 0
 
 
 def link_or_copy(source: Path, target: Path) -> str:
@@ -305,69 +292,6 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a regular file, read in pieces."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def zip_problem(source: Path | io.BufferedReader) -> str | None:
-    """What is wrong with a zip file by the CRCs inside it (torch's checkpoints are such files), or None.
-
-    Its parts must be stored as they are, under names that no reader confuses: it cannot unpack to more than it weighs.
-    Where all CRCs are zero, torch was told not to compute them (``set_crc32_options``): nothing is known then.
-    """
-    try:
-        with open_regular(source) if isinstance(source, Path) else contextlib.nullcontext(source) as file:
-            size = file.seek(0, os.SEEK_END)
-            with zipfile.ZipFile(file) as archive:
-                infos = archive.infolist()
-                if any(i.compress_type != zipfile.ZIP_STORED for i in infos) or sum(i.file_size for i in infos) > size:
-                    return f"it would unpack to more than its {size:,} bytes"
-                if len({i.filename.lower() for i in infos}) < len(infos):  # torch's reader does not mind the case
-                    return "two parts of it have the same name"
-                file.seek(archive.start_dir)
-                if any(_is_odd(i) for i in infos) or not _ends_well(file.read(LIMIT), archive.start_dir, len(infos)):
-                    return "its directory is inconsistent"
-                bad = archive.testzip() if any(i.CRC for i in infos) else None
-    except _ZIP_ERRORS as error:
-        return str(error) or type(error).__name__
-    return None if bad is None else f"the checksum of {bad} does not agree"
-
-
-def _is_odd(info: zipfile.ZipInfo) -> bool:
-    """Whether torch's reader takes a part of a zip file otherwise than Python's: it would leave the memory of a "folder"
-    as it was, and refuses what is encrypted or has a comment over its neighbours."""
-    return (
-        info.compress_size != info.file_size
-        or bool(info.external_attr & 0x10)
-        or bool(info.flag_bits & ~0x0808)
-        or bool(info.comment)
-    )
-
-
-def _ends_well(tail: bytes, start: int, count: int) -> bool:
-    """Whether the directory of a zip file, which begins at ``start``, and what follows it agree in every number.
-
-    Python's reader looks at few of them, torch's at all (APPNOTE.TXT 4.3.12 to 4.3.16).
-    """
-    at = 0
-    for _ in range(count):
-        if tail[at : at + 4] != b"PK\1\2" or tail[at + 34 : at + 36] != b"\0\0":
-            return False
-        at += 46 + sum(struct.unpack_from("<3H", tail, at + 28))
-    numbers, end = (count, count, at, start), start + at
-    if tail[at : at + 4] == b"PK\6\6":
-        size, _, _, *rest = struct.unpack_from("<Q2H2L4Q", tail, at + 4)
-        if size != 44 or tuple(rest) != (0, 0, *numbers) or tail[at + 56 : at + 60] != b"PK\6\7":
-            return False
-        if struct.unpack_from("<LQL", tail, at + 60) != (0, end, 1):
-            return False
-        at += 76
-    last = struct.unpack_from("<4H2LH", tail, at + 4)
-    large = (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)  # told in the record before
-    return (
-        tail[at : at + 4] == b"PK\5\6"
-        and last[:2] in ((0, 0), (0xFFFF, 0xFFFF))
-        and all(a in pair for a, *pair in zip(last[2:6], numbers, large, strict=True))
-        and last[6] == 0 == len(tail) - at - 22
-    )
 
 
 def clean_temps(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -112,25 +112,25 @@ _CONFIG, _MANIFEST, _LINEAGE = (f"/{name}" for name in (layout.CONFIG, layout.MA
 _FURTHER = ("", f"/{layout.HISTORY_CSV}")
 
 
-def _stamp(here: int, name: str, settled: int, stat: Callable[..., os.stat_result] = os.stat) -> int | None:
+def _stamp(here: int, name: str, settled: int) -> int | None:
     """One number for the state of a folder, or None where there is no experiment in it.
 
     Of a file that is replaced, inode and change time are others; of one that is appended to or changed in place, the
     change time, which unlike the time of modification cannot be set back.
     """
     try:
-        config = stat(name + _CONFIG, dir_fd=here)
+        config = os.stat(name + _CONFIG, dir_fd=here)
     except OSError:
         return None
     if not S_ISREG(config.st_mode):
         return None
     try:
-        manifest, log = stat(name + _MANIFEST, dir_fd=here), stat(name + _LINEAGE, dir_fd=here)
+        manifest, log = os.stat(name + _MANIFEST, dir_fd=here), os.stat(name + _LINEAGE, dir_fd=here)
     except OSError:  # then the names in the folder and its history are read, too
         seen = [config]
         for further in (_MANIFEST, _LINEAGE, *_FURTHER):
             with contextlib.suppress(OSError):
-                seen.append(stat(name + further, dir_fd=here))
+                seen.append(os.stat(name + further, dir_fd=here))
         times = tuple(s.st_ctime_ns for s in seen)
         inodes = tuple(s.st_ino for s in seen)
     else:  # the same, written out: it is what takes the time

@@ -16,7 +16,7 @@ CONFUSION = "confusion_matrix_benchmark.png"
 HISTORY_CSV = "training_history.csv"
 HISTORY_PNG = "training_history.png"
 PREDICTIONS = "val_predictions.parquet"
-TENSORBOARD = "tensorboard"  # a folder of one event file
+TENSORBOARD = "tensorboard"  # a folder of event files
 WANDB = "wandb"  # W&B's folder; what is in it is named by W&B
 LOCK = ".writer.lock"
 TEMP_PREFIX = ".tmp-"
@@ -30,7 +30,6 @@ PAGE = "report.html"
 CACHES = ".raysweep"
 IMAGE_CACHE = "cache"
 INDEX = "index.sqlite"
-LOGS = "logs"
 
 TIME_FORMAT = "%Y%m%d_%H%M%S"
 _EPOCH = re.compile(r"checkpoint_epoch_([0-9]{1,9})(?:_batch_([0-9]{1,9}))?\.pt")
@@ -64,14 +63,6 @@ def model_name(epoch: int) -> str:
 def tracker_name(tracker: str) -> str:
     """``tracker_mlflow.json``: what a tracker knows the experiment by, and how much of the history it has."""
     return f"tracker_{tracker}.json"
-
-
-EVENTS = "events.out.tfevents."  # what TensorBoard looks for in a name
-
-
-def events_name(number: int) -> str:
-    """The event file in the folder of TensorBoard; TensorBoard reads files in the order of their names."""
-    return f"{EVENTS}{number:010}.raysweep"
 
 
 def parse_checkpoint_name(name: str) -> Position | None:

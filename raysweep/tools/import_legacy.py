@@ -99,7 +99,7 @@ def _evaluation(root: Path, over: Mapping[str, Any], progress: Progress) -> Call
         return lambda state: None
     import torch
 
-    from raysweep.config import settings as configuration
+    from raysweep.config import load as load_config
     from raysweep.data.order import in_order
     from raysweep.training import evaluate, metrics, models
     from raysweep.training.feed import Feed
@@ -110,7 +110,7 @@ def _evaluation(root: Path, over: Mapping[str, Any], progress: Progress) -> Call
 
     def run(state: State) -> dict[str, Any]:
         saved, settings, _ = state
-        chosen = Settings.model_validate(configuration.merge(settings, {**over, "root": remote.root_address(root)}))
+        chosen = Settings.model_validate(load_config.merge(settings, {**over, "root": remote.root_address(root)}))
         if not known:
             progress({"kind": "loading"})
             known["found"] = cache.load(chosen.data, experiment_plan.cache_dir(chosen))

@@ -1,26 +1,28 @@
-"""TensorBoard: one event file in the experiment's folder, which is what the history makes it, byte for byte.
+"""TensorBoard: event files in the experiment's folder, which show what the history says.
 
-The file's wanted content is computed from the folder. What is there already is the start of that, also where a kill tore
-its last record: then the rest is appended. If it is not (epochs were trained anew), a new file takes its place, since
-TensorBoard would go on to read the old one from where it was.
+While an experiment trains, each new epoch is appended to one file. Where epochs were trained anew, and where another
+process goes on with an experiment, a new file with the whole history is put beside the old ones. It begins with
+TensorBoard's mark of a restart, as SummaryWriter's ``purge_step=0`` writes it, so that TensorBoard drops what the older
+files showed. They stay: a TensorBoard that is open does not get over the removal of the file that it reads.
 
-tensorboardX is used for the format. It is in every installation (Ray Tune needs it) and is imported in 0.1 s;
-torch.utils.tensorboard needs the tensorboard package, gRPC with it.
+tensorboardX writes the files. It is in every installation (Ray Tune needs it) and is imported in 0.1 s;
+torch.utils.tensorboard needs the tensorboard package, gRPC with it. Its EventsWriter is used and not its SummaryWriter:
+that one hands events to a thread, so that ``flush`` returns before they are on disk and nobody hears of a full disk.
 """
 
 from __future__ import annotations
 
 import importlib
-import struct
+import time
 from pathlib import Path
 from typing import Any
 
-from raysweep._paths import read_regular
 from raysweep.errors import StoreError
-from raysweep.store import files, layout
+from raysweep.store import layout
 from raysweep.store.experiment import RUNNING
 from raysweep.store.remote import root as remote
 from raysweep.trackers.snapshot import Point, Snapshot, text
+from raysweep.trackers.state import TrackerState
 
 TITLE = "TensorBoard"
 
@@ -31,11 +33,11 @@ class Tracker:
     def __init__(self) -> None:
         self.proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
         self.summary: Any = importlib.import_module("tensorboardX.summary")
-        self.checksum: Any = importlib.import_module("tensorboardX.record_writer").masked_crc32c
-        self.known: dict[Path, dict[int, tuple[Point, bytes]]] = {}  # what was computed before
+        self.writer: Any = importlib.import_module("tensorboardX.event_file_writer").EventsWriter
+        self.open: dict[Path, tuple[Path, Any, list[Point]]] = {}  # folder → (event file, its writer, what is in it)
 
     def sync(self, story: Snapshot) -> None:
-        """Make the event file hold every epoch of the history once.
+        """Make TensorBoard show every epoch of the history once.
 
         Raises:
             OSError, StoreError: it cannot be written.
@@ -46,69 +48,53 @@ class Tracker:
         if folder.is_symlink():
             raise StoreError(f"{folder} is a link, which is not followed; put a folder in its place.")
         folder.mkdir(exist_ok=True)
-        wanted = self._head(story) + b"".join(self._record_of(story, point) for point in story.points)
-        if story.status != RUNNING:
-            self.known.pop(story.experiment.folder, None)
-        old = sorted(p for p in folder.iterdir() if p.name.startswith(layout.EVENTS))
-        have = _content(old[0], len(wanted)) if len(old) == 1 else None
-        if have is not None and wanted.startswith(have):
-            if len(have) < len(wanted):
-                with remote.writing(old[0]), open(old[0], "ab") as file:
-                    file.write(wanted[len(have) :])
+        memory = TrackerState(folder, "tensorboard")  # written once an experiment has ended
+        if memory.current(story):
             return
-        number = 1 + max((_number(p.name) for p in old), default=0)
-        files.write_atomic(folder / layout.events_name(number), wanted)
-        for path in old:
-            files.remove(path)
+        # Taken out until all is well: after an error the file may end in half a record, and the next call begins anew.
+        last = self.open.pop(folder, None)
+        if last is not None and (not last[0].exists() or story.points[: len(last[2])] != last[2]):
+            last[1].close()
+            last = None
+        file, writer, shown = last or (*self._begin(story, folder), [])
+        with remote.writing(file):
+            for point in story.points[len(shown) :]:
+                writer.write_event(self._event(story, point))
+            writer.flush()
+        if story.status == RUNNING:
+            self.open[folder] = file, writer, story.points
+        else:
+            writer.close()
+            memory.ids = {"file": file.name}
+            memory.given(story)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Close the files of experiments that have not ended."""
+        while self.open:
+            _, (_, writer, _) = self.open.popitem()
+            writer.close()
 
-    def _head(self, story: Snapshot) -> bytes:
-        begin = self.proto.SessionLog(status=self.proto.SessionLog.START)  # what a reader had of an older file is void
+    def _begin(self, story: Snapshot, folder: Path) -> tuple[Path, Any]:
+        # TensorBoard reads files in the order of their names, which begin with the time in seconds.
+        end = f".{time.time_ns()}"
+        writer = self.writer(str(folder / "events"), filename_suffix=end)
+        (file,) = folder.glob(f"*{end}")
+        restart = self.proto.SessionLog(status=self.proto.SessionLog.START)  # with step 0: of all epochs
         pages = self.summary.Summary()
         for title, rows in (("experiment", story.tags), ("settings", story.parameters)):
             lines = [f"| {_cell(k)} | {_cell(text(v))} |" for k, v in rows.items()]
             pages.MergeFrom(self.summary.text(title, "\n".join(["| | |", "|---|---|", *lines])))
-        at = story.started
-        return b"".join(
-            self._record(self.proto.Event(wall_time=at, **what))
-            for what in ({"file_version": "brain.Event:2"}, {"session_log": begin}, {"summary": pages})
-        )
+        for what in ({"session_log": restart}, {"summary": pages}):
+            writer.write_event(self.proto.Event(wall_time=story.started, **what))
+        return file, writer
 
-    def _record_of(self, story: Snapshot, point: Point) -> bytes:
-        known = self.known.setdefault(story.experiment.folder, {})
-        before = known.get(point.epoch)
-        if before is not None and before[0] == point:
-            return before[1]
+    def _event(self, story: Snapshot, point: Point) -> Any:
         summary = self.summary.Summary()
         for name, value in point.values.items():
             summary.value.add(tag=name, simple_value=value)
-        event = self.proto.Event(wall_time=story.started + point.offset, step=point.epoch, summary=summary)
-        record = self._record(event)
-        known[point.epoch] = (point, record)
-        return record
-
-    def _record(self, event: Any) -> bytes:
-        """TFRecord: length, its masked CRC-32C, data, its masked CRC-32C (tensorflow/core/lib/io/record_writer.h)."""
-        data = event.SerializeToString()
-        head = struct.pack("<Q", len(data))
-        return b"".join((head, struct.pack("<I", self.checksum(head)), data, struct.pack("<I", self.checksum(data))))
+        return self.proto.Event(wall_time=story.started + point.offset, step=point.epoch, summary=summary)
 
 
 def _cell(value: str) -> str:
     """Text in a cell of a Markdown table; TensorBoard itself removes dangerous HTML."""
     return value.replace("|", "\\|").replace("\n", " ").encode(errors="backslashreplace").decode()
-
-
-def _content(path: Path, most: int) -> bytes | None:
-    """What is in a file of at most so many bytes; None where it is more, or no file of ours: a link, a pipe."""
-    try:
-        return None if path.is_symlink() else read_regular(path, most)
-    except OSError:
-        return None
-
-
-def _number(name: str) -> int:
-    digits = name.removeprefix(layout.EVENTS).split(".")[0]
-    return int(digits) if digits.isdecimal() else 0

@@ -81,7 +81,7 @@ def labels(name: str) -> tuple[str, ...] | None:
     return None if not ordered or all(n == f"LABEL_{i}" for i, n in enumerate(ordered)) else ordered
 
 
-def preprocessing(name: str, options: dict[str, Any]) -> Preprocessing | None:
+def preprocessing(name: str) -> Preprocessing | None:
     """What the network expects, where it says so.
 
     Raises:

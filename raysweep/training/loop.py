@@ -75,7 +75,7 @@ class _Training:
         )
         self.draws = self.settings.sampling.samples_per_epoch or len(self.members)
         self.total_batches = sampling.batches(self.draws, t.batch_size)
-        self.mean, self.std = models.moments(self.settings.model.name, self.settings.model.options, self.data)
+        self.mean, self.std = models.moments(self.settings.model.name, self.data)
         self.history: dict[str, list[Any]] = {c: [] for c in history_columns(self.classes)}
         self.best_acc = 0.0
         self.batch_done = 0

@@ -147,9 +147,9 @@ def build(name: str, options: dict[str, Any], num_classes: int, channels: int) -
     return model
 
 
-def moments(name: str, options: dict[str, Any], data: Any) -> tuple[list[float], list[float]]:
+def moments(name: str, data: Any) -> tuple[list[float], list[float]]:
     """(mean, std) per channel by which pixels are standardised: what a trained network expects, else those of the data."""
-    own = hub.preprocessing(name, options)
+    own = hub.preprocessing(name)
     return (list(data.mean), list(data.std)) if own is None else own.of(data.shape[2])
 
 

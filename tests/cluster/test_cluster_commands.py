@@ -37,7 +37,7 @@ def parse_raysweep(arguments: list[str]) -> None:
     import typer
 
     from raysweep.cli.main import _register, app
-    from raysweep.config import settings as configuration
+    from raysweep.config import load as load_config
 
     _register([])
     group = typer.main.get_command(app)
@@ -46,7 +46,7 @@ def parse_raysweep(arguments: list[str]) -> None:
     context.resilient_parsing = False
     given, left, _ = command.make_parser(context).parse_args(list(rest))
     assert not left
-    configuration.load(str(PROJECT / "configs" / "base.yaml"), list(given.get("overrides") or []), {})
+    load_config.load(str(PROJECT / "configs" / "base.yaml"), list(given.get("overrides") or []), {})
     for file in (given.get("config"), given.get("weights_grid")):
         assert not file or (PROJECT / "configs" / Path(file).name).is_file(), f"configs/ has no {file}"
 

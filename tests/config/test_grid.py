@@ -94,17 +94,36 @@ TWO = [{"name": n, "weights": {"disgust": 2}} for n in ("one", "two")]
         ({"branches": [{"name": "../x", "weights": {"disgust": 2}}]}, "not a path"),
         ({"branches": [{"name": "=cmd()", "weights": {"disgust": 2}}]}, "starts"),
         ({"search": {"algorithm": "random", "num_samples": 3}}, "ranges"),
-        ({"search": {"algorithm": "grid", "ranges": {"a": {"choice": [1]}}}}, "belong to"),
+        (
+            {"search": {"algorithm": "grid", "ranges": {"a": {"choice": [1]}}}},
+            "ranges and num_samples need algorithm: random",
+        ),
         ({"search": {"algorithm": "random", "num_samples": 3, "ranges": {"a": {}}}}, "exactly one"),
-        ({"search": {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"log_uniform": [0, 1]}}}}, "range"),
-        ({"search": {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"uniform": [3, 1]}}}}, "range"),
+        (
+            {"search": {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"log_uniform": [0, 1]}}}},
+            "two numbers > 0",
+        ),
+        (
+            {"search": {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"uniform": [3, 1]}}}},
+            "smaller one first, not 3 to 1",
+        ),
+        (
+            {"search": {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"uniform": [-1, 1]}}}},
+            "two numbers ≥ 0",
+        ),
+        ({"search": {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"choice": []}}}}, "at least one number"),
+        ({"search": {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"choice": [1, -1]}}}}, "none below 0"),
+        (
+            {"search": {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"choice": [1], "uniform": [0, 1]}}}},
+            "exactly one",
+        ),
         ({"weights": {c: list(range(1, 101)) for c in "abc"}}, "1,000,000 points"),
         ({"weights": {str(c): [1, 2] for c in range(20_000)}}, "more than a trillion points"),
         ({"search": {"algorithm": "random", "num_samples": 10**9, "ranges": RANGES}}, "at most 10,000 is allowed"),
         ({"branches": TWO, "seeds": list(range(5001))}, "10,002 points"),
         (
             {"search": {"algorithm": "random", "num_samples": 5, "ranges": RANGES}, "branches": TWO, "seeds": [7, 8]},
-            "seed",
+            "allows one seed at most, not 2",
         ),
     ],
 )

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysweep.config import grid as grids
+from raysweep.config import load as load_config
 from raysweep.config import schema
 from raysweep.config import settings as configuration
 from raysweep.errors import ConfigError
@@ -30,7 +31,7 @@ def test_all_faults_are_told_at_once_with_key_and_line(tmp_path):
         "data: {source: faces}\ntraining:\n  epohcs: 3\n  batch_size: 0\nsampling:\n  weights:\n    happy: -1\n",
     )
     with pytest.raises(ConfigError) as error:
-        configuration.load(path)
+        load_config.load(path)
     text = str(error.value)
     assert "training.epohcs (line 3): there is no such option. Did you mean 'epochs'?" in text
     assert "training.batch_size (line 4)" in text
@@ -40,7 +41,7 @@ def test_all_faults_are_told_at_once_with_key_and_line(tmp_path):
 
 def test_overrides_win_over_the_file_and_read_scientific_notation(tmp_path):
     path = write(tmp_path, "data: {source: faces}\ntraining: {learning_rate: 0.1}\n")
-    settings = configuration.load(
+    settings = load_config.load(
         path, ["training.learning_rate=1e-4", "sampling.weights.disgust=5"], {"root": "elsewhere"}
     )
     assert settings.training.learning_rate == 1e-4
@@ -51,17 +52,17 @@ def test_overrides_win_over_the_file_and_read_scientific_notation(tmp_path):
 @pytest.mark.parametrize("override", ["epochs", "=3", "training.epochs"])
 def test_an_override_without_a_value_is_explained(tmp_path, override):
     with pytest.raises(ConfigError, match="key=value"):
-        configuration.load(write(tmp_path, "data: {source: faces}\n"), [override])
+        load_config.load(write(tmp_path, "data: {source: faces}\n"), [override])
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("sampling:\n  weights:\n    no: 2\n", "line 3.*Quote it: 'no'"),
-        ("sampling:\n  weights:\n    a: 2\n    a: 3\n", "line 4: 'a' stands here a second time"),
+        ("sampling:\n  weights:\n    a: 2\n    a: 3\n", "line 4: the key 'a' is a duplicate of the one in line 3"),
         ("data: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
         ("a: [\n", "not valid YAML"),
-        ("- a\n", "must hold a mapping"),
+        ("- a\n", "must contain a mapping"),
         ("seed: [" + "*x," * 30 + "]\n", "valid YAML"),
         ("seed: true\ndata: {source: faces}\n", "seed"),
         ("experiment: {name: ../x}\ndata: {source: faces}\n", "contains '/'"),
@@ -71,13 +72,13 @@ def test_an_override_without_a_value_is_explained(tmp_path, override):
 )
 def test_hostile_or_mistaken_files_are_refused(tmp_path, text, told):
     with pytest.raises(ConfigError, match=told):
-        configuration.load(write(tmp_path, text))
+        load_config.load(write(tmp_path, text))
 
 
 def test_an_alias_bomb_is_refused_before_it_grows(tmp_path):
     lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
     with pytest.raises(ConfigError, match="aliases"):
-        configuration.load(write(tmp_path, "\n".join(lines)))
+        load_config.load(write(tmp_path, "\n".join(lines)))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_an_alias_bomb_is_refused_before_it_grows(tmp_path):
 )
 def test_names_that_are_no_folder_names_are_refused(name):
     with pytest.raises(ConfigError, match=r"experiment\.name"):
-        configuration.validate({"experiment": {"name": name}, "data": {"source": "faces"}})
+        load_config.validate({"experiment": {"name": name}, "data": {"source": "faces"}})
 
 
 @pytest.mark.parametrize(
@@ -107,23 +108,45 @@ def test_names_that_are_no_folder_names_are_refused(name):
             {"checkpoint": {"keep": {"lsat": 1}}},
             r"checkpoint\.keep\.lsat: there is no such option. Did you mean 'last'",
         ),
-        ({"scaling": {"num_workers": -1}}, r"1 thing to mend: scaling\.num_workers: Input should be greater"),
-        ({"scaling": {"num_workers": "many"}}, r"1 thing to mend: scaling\.num_workers: Input should be 'auto'"),
-        ({"scaling": {"num_workers": [8, 2]}}, r"1 thing to mend: scaling\.num_workers: the least and the most"),
-        ({"scaling": {"num_workers": [0, 2]}}, r"1 thing to mend: scaling\.num_workers: the least and the most"),
-        ({"scaling": {"num_workers": [1, 2, 3]}}, r"1 thing to mend: scaling\.num_workers: the least and the most"),
-        ({"scaling": {"num_workers": [True, 2]}}, r"1 thing to mend: scaling\.num_workers: the least and the most"),
+        (
+            {"scaling": {"num_workers": -1}},
+            r"1 error in the configuration: scaling\.num_workers: Input should be greater",
+        ),
+        (
+            {"scaling": {"num_workers": "many"}},
+            r"1 error in the configuration: scaling\.num_workers: Input should be 'auto'",
+        ),
+        (
+            {"scaling": {"num_workers": [8, 2]}},
+            r"1 error in the configuration: scaling\.num_workers: a range of workers is two integers",
+        ),
+        (
+            {"scaling": {"num_workers": [0, 2]}},
+            r"1 error in the configuration: scaling\.num_workers: a range of workers is two integers",
+        ),
+        (
+            {"scaling": {"num_workers": [1, 2, 3]}},
+            r"1 error in the configuration: scaling\.num_workers: a range of workers is two integers",
+        ),
+        (
+            {"scaling": {"num_workers": [True, 2]}},
+            r"1 error in the configuration: scaling\.num_workers: a range of workers is two integers",
+        ),
         ({"training": {"a\nerror: b\x1b": 1}}, r"training\.a·error: b·: there is no such option"),
         ({"experiment": {"name": "a\udc80"}}, r"experiment\.name: the name 'a\\udc80' contains"),
-        ({"experiment": {"name": 3}}, r"experiment\.name: Input should be a valid string"),
+        (
+            {"experiment": {"name": 3, "description": False}},
+            r"experiment\.name: Input should be a valid string, not 3; put it in quotes; experiment\.description: .*not False; put",
+        ),
+        ({"root": None}, r"root: Input should be a valid string, not None\.$"),
         ({"root": "a\0b"}, "root: .* contains control characters"),
         ({"root": "x" * 5000}, "root: .*at most 4096 characters"),
-        ({str(i): 1 for i in range(20_000)}, "20,000 things to mend: 0: .*; 9: .*; and 19,990 more"),
+        ({str(i): 1 for i in range(20_000)}, "20,000 errors in the configuration: 0: .*; 9: .*; and 19,990 more"),
     ],
 )
 def test_every_fault_is_told_shortly_in_one_paragraph(values, told):
     with pytest.raises(ConfigError, match=told) as error:
-        configuration.validate({"data": {"source": "faces"}} | values)
+        load_config.validate({"data": {"source": "faces"}} | values)
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 1000
 
@@ -134,9 +157,26 @@ def test_every_fault_is_told_shortly_in_one_paragraph(values, told):
 )
 def test_overrides_that_cannot_be_read_are_refused_in_words(override):
     with pytest.raises(ConfigError, match=r"The overrides 'a.* cannot be read: ") as error:
-        configuration.parse_overrides([override])
+        load_config.parse_overrides([override])
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 700
+
+
+@pytest.mark.parametrize("override", ["seed=010", "seed= -0_7", "training.epochs=1:30"])
+def test_an_override_that_two_versions_of_yaml_read_differently_is_refused(override):
+    with pytest.raises(ConfigError, match="is one number in YAML 1"):
+        load_config.parse_overrides([override])
+
+
+def test_an_address_with_a_port_is_no_number():
+    assert load_config.parse_overrides(["scaling.address=10.0.0.1:6379"]) == {"scaling": {"address": "10.0.0.1:6379"}}
+
+
+def test_numbers_in_scientific_notation_are_numbers_wherever_they_stand_in_a_file(tmp_path):
+    path = write(tmp_path, "data: {source: faces}\nsampling: {weights: {a: 1e-1}}\nmodel: {options: {dropout: 1e-1}}\n")
+    settings = load_config.load(path)
+    assert settings.sampling.weights == {"a": 0.1}
+    assert settings.model.options == {"dropout": 0.1}
 
 
 @given(
@@ -145,7 +185,7 @@ def test_overrides_that_cannot_be_read_are_refused_in_words(override):
     st.dictionaries(st.text(min_size=1, max_size=9), st.floats(0, 1e9), max_size=5),
 )
 def test_settings_survive_the_way_through_json(rate, batch, ws):
-    one = configuration.validate(
+    one = load_config.validate(
         {
             "data": {"source": "faces"},
             "training": {"learning_rate": rate, "batch_size": batch},
@@ -156,7 +196,7 @@ def test_settings_survive_the_way_through_json(rate, batch, ws):
 
 
 def test_flat_configuration_has_the_specifications_names_first():
-    flat = configuration.validate({"data": {"source": "faces"}}).flat(timestamp="20250108_143022")
+    flat = load_config.validate({"data": {"source": "faces"}}).flat(timestamp="20250108_143022")
     assert list(flat)[:11] == [
         "experiment_name",
         "timestamp",
@@ -183,20 +223,18 @@ def test_shipped_files_are_valid_and_name_their_schema(path):
     of_grid = path.name.startswith("grid")
     kind = "grid.schema.json" if of_grid else "schema.json"
     assert path.read_text().splitlines()[0] == f"# yaml-language-server: $schema={kind}"
-    (grids.read if of_grid else configuration.load)(path)
+    (grids.read if of_grid else load_config.load)(path)
 
 
 def test_a_number_of_workers_may_be_the_least_and_the_most():
-    settings = configuration.validate(
-        configuration.merge(
-            {"data": {"source": "digits"}}, configuration.parse_overrides(["scaling.num_workers=[2,8]"])
-        )
+    settings = load_config.validate(
+        load_config.merge({"data": {"source": "digits"}}, load_config.parse_overrides(["scaling.num_workers=[2,8]"]))
     )
     assert settings.scaling.num_workers == [2, 8]
-    assert [configuration.parse_workers(t) for t in (None, "0", "3", "2-8")] == [None, 0, 3, [2, 8]]
+    assert [load_config.parse_workers(t) for t in (None, "0", "3", "2-8")] == [None, 0, 3, [2, 8]]
 
 
 @pytest.mark.parametrize("text", ["", "-1", "8-2", "0-2", "2-", "2-3-4", "x", "²", "1" * 30, "1.5"])
 def test_a_wrong_number_of_workers_is_refused(text):
     with pytest.raises(ConfigError, match=r"^--workers"):
-        configuration.parse_workers(text)
+        load_config.parse_workers(text)

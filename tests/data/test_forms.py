@@ -22,6 +22,7 @@ from tests.data.drawing import (
     as_parquet,
     csv_row,
     pictures,
+    publish,
     section,
 )
 
@@ -115,10 +116,10 @@ def test_numbers_are_classes_in_the_order_of_their_values_in_every_form(tmp_path
 
 
 @pytest.mark.parametrize("name", ["cifar-10-batches-py", "cifar-100-python"])
-def test_cifar_is_the_same_as_its_images_in_folders(tmp_path, name):
+def test_cifar_is_the_same_as_its_images_in_folders(tmp_path, monkeypatch, name):
     classes = ["truck", "cat", "airplane"]
     some = pictures(dict.fromkeys(classes, 6), dict.fromkeys(classes, 2), size=32, channels=3)
-    found = of(as_cifar(tmp_path / "root" / name, some, classes).parent)
+    found = of(publish(monkeypatch, as_cifar(tmp_path / "root" / name, some, classes)).parent)
     assert facts(found) == facts(of(as_folder(tmp_path / "folder", some)))
     assert found.shape == (32, 32, 3)
     assert found.classes == ("airplane", "cat", "truck")

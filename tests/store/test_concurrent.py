@@ -112,7 +112,7 @@ def write_child(number: int, root: Path) -> str:
     held = WriterLock.acquire(child.folder)
     try:
         parent = Experiment(root / PARENT)
-        start = experiments.resolve_entry(parent, "1")
+        start = parent.entry("1")
         child.write_config(
             {
                 "experiment_name": NAME,

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from raysweep.errors import CheckpointError, Interrupted, RaysweepError
-from raysweep.store import catalog, checkpoint, files, layout, lineage, retention
+from raysweep.store import catalog, checkpoint, layout, lineage, retention
 from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.untrusted import zip_check
 from tests.conftest import Recorder, small_settings, weights_hash
 from tests.store.making import make_experiment
 from tests.store.test_checkpoint import same
@@ -255,7 +256,7 @@ def judged(path: Path, data: bytes, state: dict[str, Any]) -> str | None:
     """What is wrong with how the file is judged: an exception, or another answer than the loader's."""
     path.write_bytes(data)
     try:
-        problem = files.zip_problem(path)
+        problem = zip_check.zip_problem(path)
     except Exception as error:
         return f"the check raises {short(error, path)}"
     if problem is not None:

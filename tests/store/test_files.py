@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from raysweep.errors import StoreError
 from raysweep.store import files
+from raysweep.store.untrusted import zip_check
 from tests.store.making import Killed, failing, flip_bit, temps, torch_like
 
 OLD, NEW = b"old content", b"new content " * 100
@@ -201,7 +202,6 @@ def test_a_line_is_one_write_and_one_fsync(tmp_path, monkeypatch):
 
 @given(
     st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"")), max_size=4),
-    # longer than the piece (4,096 bytes) that is searched for the last line break at a time
     st.one_of(st.binary(min_size=1, max_size=50), st.integers(4000, 9000).map(lambda n: b"x" * n)).map(
         lambda b: b.replace(b"\n", b"") or b"x"
     ),
@@ -321,13 +321,13 @@ def test_sha256_of_a_file(tmp_path):
 def test_a_zip_is_judged_by_the_checksums_inside_it(tmp_path):
     path = tmp_path / "x.pt"
     torch_like(path, b"content " * 100)
-    assert files.zip_problem(path) is None
+    assert zip_check.zip_problem(path) is None
     flip_bit(path, 300)  # within the content
-    assert "checksum of archive/data.pkl" in files.zip_problem(path)
+    assert "checksum of archive/data.pkl" in zip_check.zip_problem(path)
     for harm in (b"", b"no zip", path.read_bytes()[:-10], path.read_bytes()[:200]):
         path.write_bytes(harm)
-        assert files.zip_problem(path)
-    assert files.zip_problem(tmp_path / "gone")
+        assert zip_check.zip_problem(path)
+    assert zip_check.zip_problem(tmp_path / "gone")
 
 
 def test_inside_follows_links(tmp_path):
@@ -354,7 +354,7 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path):
         for read in (files.open_regular, files.read_json, files.sha256_file):
             with pytest.raises(OSError, match=r"not a regular file|folder"):
                 read(path)
-        assert files.zip_problem(path)
+        assert zip_check.zip_problem(path)
 
 
 def test_json_that_is_deep_or_huge_is_damaged(tmp_path):

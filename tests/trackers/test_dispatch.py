@@ -9,6 +9,7 @@ from raysweep.trackers import snapshot
 from raysweep.trackers.dispatch import following
 from raysweep.trackers.tensorboard import Tracker
 from tests.store.test_sweep import branch_folder
+from tests.trackers.tracking import event_files
 
 
 def ended(root, name, *, kill=False) -> Experiment:
@@ -40,7 +41,7 @@ def test_a_branch_that_has_ended_is_not_read_again_at_the_end(tmp_path, monkeypa
         read.clear()
     assert sorted(read) == [killed.id, before.id]
     for made in (whole, killed, before):
-        assert len(list((made.folder / layout.TENSORBOARD).iterdir())) == 1
+        assert len(event_files(made.folder)) == 1
 
 
 def test_a_branch_whose_board_failed_is_tried_once_more(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raysweep.config import load as load_config
 from raysweep.config import settings as configuration
 from raysweep.errors import ConfigError, Interrupted
 from raysweep.launch import run as launching
@@ -24,7 +25,7 @@ from raysweep.launch.workers import start as workers
 from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
-from raysweep.store import lineage
+from raysweep.store import files, lineage
 from raysweep.store.experiment import Experiment
 from raysweep.tools import replay
 from raysweep.trackers import base as trackers
@@ -49,7 +50,7 @@ class Runs:
         return train(job, tracking.Telling(progress, self.stop_after))
 
     def run(self, **sections: Any) -> Experiment:
-        plan = experiment_plan.plan_experiment(small_settings(self.root, **configuration.merge(EPOCHS, sections)))
+        plan = experiment_plan.plan_experiment(small_settings(self.root, **load_config.merge(EPOCHS, sections)))
         return launching.run(plan, self.events.append).experiment
 
     def interrupted(self, after: int, **sections: Any) -> Experiment:
@@ -152,33 +153,94 @@ def test_every_epoch_is_there_as_soon_as_it_is_told(runs):
     assert seen
 
 
+def in_tensorboard(seen: Any) -> tracking.Curves:
+    return {tag: [(e.step, e.value) for e in seen.Scalars(tag)] for tag in seen.Tags()["scalars"]}
+
+
+@pytest.fixture
+def open_board() -> Callable[[Experiment], Any]:
+    """TensorBoard's own reader of an experiment."""
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
+    )
+    return lambda run: accumulator.EventAccumulator(str(run.folder / "tensorboard")).Reload()
+
+
 @pytest.mark.parametrize("after", [1, 3, 5, 8])
-def test_a_continued_run_has_every_point_once_in_the_same_file(runs, after, untracked):
+def test_a_continued_run_has_every_point_once(runs, after, untracked, open_board):
     run = runs.interrupted(after)
-    before = event_files(run.folder) if after >= 3 else None
+    before = event_files(run.folder) if after >= 3 else []
     run = runs.go_on(run)
-    assert board(run.folder) == history(run.folder, single=True)
+    assert board(run.folder) == history(run.folder, single=True) == in_tensorboard(open_board(run))
     assert [e for e, _ in board(run.folder)["val_loss"]] == [1, 2, 3]
-    assert before in (None, event_files(run.folder))
+    assert event_files(run.folder)[:-1] == before  # TensorBoard reads on in what comes later
     assert weights_hash(run) == untracked
 
 
-def test_a_torn_file_is_mended_and_a_foreign_one_replaced(runs):
+def test_a_sync_without_news_writes_nothing(runs):
     run = runs.run()
     (path,) = event_files(run.folder)
-    whole, tracker = path.read_bytes(), trackers.make("tensorboard")
-    for cut in (len(whole) - 1, len(whole) // 2, 1, 0):
-        path.write_bytes(whole[:cut])
+    whole = path.read_bytes()
+    for tracker in (trackers.make("tensorboard"), trackers.make("tensorboard")):
         tracker.sync(snapshot.read(run.folder))
-        assert event_files(run.folder) == [path]
-        assert path.read_bytes() == whole
-    for other in (whole + b"more", b"other" + whole, whole[:-1] + b"x"):
-        (path,) = event_files(run.folder)
-        path.write_bytes(other)
         tracker.sync(snapshot.read(run.folder))
-        (new,) = event_files(run.folder)
-        assert new.name > path.name  # TensorBoard reads on in what comes later
-        assert new.read_bytes() == whole
+    runs.go_on(run)
+    assert event_files(run.folder) == [path]
+    assert path.read_bytes() == whole
+    (run.folder / "tensorboard" / "tracker_tensorboard.json").unlink()
+    path.unlink()
+    (run.folder / "tensorboard").rmdir()
+    runs.go_on(run)
+    assert board(run.folder) == history(run.folder, single=True)
+
+
+def test_a_file_that_a_kill_tore_is_read_as_far_as_it_is_whole_and_then_all_is_shown_once(runs, open_board):
+    run = runs.run()
+    wanted = history(run.folder, single=True)
+    (first,) = event_files(run.folder)
+    whole = first.read_bytes()
+    for kept in (len(whole) - 1, len(whole) // 2, 1, 0):
+        first.write_bytes(whole[:kept])
+        for path in (run.folder / "tensorboard").iterdir():  # a kill: nothing was noted, and nothing came behind
+            if path != first:
+                path.unlink()
+        seen = open_board(run)
+        for tag, points in in_tensorboard(seen).items():
+            assert points == wanted[tag][: len(points)]
+        trackers.make("tensorboard").sync(snapshot.read(run.folder))
+        assert len(event_files(run.folder)) == 2
+        assert board(run.folder) == wanted == in_tensorboard(open_board(run)) == in_tensorboard(seen.Reload())
+
+
+def test_a_tensorboard_that_is_open_shows_epochs_that_were_trained_anew_once(runs, open_board):
+    run = runs.run()
+    seen = open_board(run)
+    newest = run.folder / run.entry("latest").file
+    newest.write_bytes(newest.read_bytes()[:-100])
+    run = runs.go_on(run)
+    assert in_tensorboard(seen.Reload()) == history(run.folder, single=True)
+
+
+def test_a_write_that_fails_is_made_good_by_the_next_sync(runs, monkeypatch, open_board):
+    from tensorboardX.event_file_writer import EventsWriter
+
+    run = runs.interrupted(5)
+    for path in (run.folder / "tensorboard").iterdir():
+        path.unlink()
+    tracker, told = trackers.make("tensorboard"), snapshot.read(run.folder)
+    original = EventsWriter.write_event
+
+    def full(self: Any, event: Any) -> None:
+        original(self, event)
+        if event.step:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EventsWriter, "write_event", full)
+        with pytest.raises(OSError, match="No space left"):
+            tracker.sync(told)
+    tracker.sync(told)
+    assert board(run.folder) == history(run.folder, single=True) == in_tensorboard(open_board(run))
 
 
 def test_a_link_in_the_place_of_the_events_is_not_followed(runs, tmp_path):
@@ -188,6 +250,7 @@ def test_a_link_in_the_place_of_the_events_is_not_followed(runs, tmp_path):
     other.write_bytes(b"")
     path.unlink()
     path.symlink_to(other)
+    (run.folder / "tensorboard" / "tracker_tensorboard.json").unlink()
     trackers.make("tensorboard").sync(snapshot.read(run.folder))
     assert other.read_bytes() == b""
     assert board(run.folder) == history(run.folder, single=True)
@@ -217,6 +280,36 @@ def test_verify_replays_an_epoch_without_tracking_it(runs, here, database, monke
     replay.replay(runs.root, run, run.entry("1"), run.entry("2"))
     assert asked
     assert all(not told.tensorboard and not trackers.asked_for(told) for told in asked)
+
+
+def test_on_an_object_store_another_machine_goes_on_with_the_same_curve(tmp_path):
+    from raysweep.store.remote import root as remote
+    from tests.store.remote.objectstore import serving
+    from tests.store.remote.test_mirror import make
+
+    def sync(tracker: Any, folder: Path, epochs: int) -> None:
+        files.write_atomic(
+            folder / "training_history.csv",
+            "\n".join(["epoch,val_loss", *(f"{n},{1 / n}" for n in range(1, epochs + 1)), ""]).encode(),
+        )
+        told = snapshot.read(folder)
+        tracker.sync(snapshot.Snapshot(told.experiment, told.config, told.points, "running"))
+
+    with serving(tmp_path / "machines") as server:
+        with server.machine("a"):
+            folder = make(remote.open_root(server.root())).folder
+            tracker = trackers.make("tensorboard")
+            for epochs in (1, 2):
+                sync(tracker, folder, epochs)
+                (path,) = event_files(folder)
+                assert server.content(f"{folder.name}/tensorboard/{path.name}") == path.read_bytes()
+        with server.machine("b"):
+            folder = remote.open_root(server.root()) / folder.name
+            sync(trackers.make("tensorboard"), folder, 3)
+            for path in event_files(folder):
+                remote.fetch(path)
+            assert [e for e, _ in tracking.board(folder)["val_loss"]] == [1, 2, 3]
+            assert len(event_files(folder)) == 2
 
 
 # --- MLflow -----------------------------------------------------------------------------------------------------------
@@ -477,18 +570,18 @@ def test_every_class_has_a_name_that_mlflow_takes(classes):
 
 
 def test_options_of_trackers_are_read_from_overrides():
-    values = configuration.merge(
-        {"data": {"source": "faces"}}, configuration.parse_overrides(["trackers.mlflow.uri=sqlite:///m.db"])
+    values = load_config.merge(
+        {"data": {"source": "faces"}}, load_config.parse_overrides(["trackers.mlflow.uri=sqlite:///m.db"])
     )
-    section = configuration.validate(values).trackers
+    section = load_config.validate(values).trackers
     assert section.mlflow == configuration.MlflowSection(uri="sqlite:///m.db")
     assert (section.tensorboard, section.wandb, section.trackio) == (True, None, None)
-    values = configuration.merge(
-        {"data": {"source": "faces"}}, configuration.parse_overrides(["trackers.wandb={}", "trackers.mlflow=null"])
+    values = load_config.merge(
+        {"data": {"source": "faces"}}, load_config.parse_overrides(["trackers.wandb={}", "trackers.mlflow=null"])
     )
-    assert trackers.asked_for(configuration.validate(values).trackers) == ["wandb"]
+    assert trackers.asked_for(load_config.validate(values).trackers) == ["wandb"]
     with pytest.raises(ConfigError, match=r"trackers\.mlflow\.url: there is no such option. Did you mean 'uri'"):
-        configuration.validate({"data": {"source": "faces"}, "trackers": {"mlflow": {"url": "x"}}})
+        load_config.validate({"data": {"source": "faces"}, "trackers": {"mlflow": {"url": "x"}}})
 
 
 def test_the_first_step_waits_for_no_tracker(tmp_path):

@@ -45,23 +45,31 @@ def history(folder: Path, single: bool = False) -> Curves:
 
 
 def event_files(folder: Path) -> list[Path]:
-    return sorted((folder / "tensorboard").iterdir())
+    """In the order in which TensorBoard reads them."""
+    return sorted((folder / "tensorboard").glob("events.out.tfevents.*"))
 
 
 def events(folder: Path) -> list[Any]:
-    """All events of an experiment's only event file, every checksum looked at."""
-    from tensorboardX.proto.event_pb2 import Event
+    """The events that TensorBoard shows of an experiment, every checksum looked at: a restart takes back what came before
+    from its step on. Only in a file with another one behind it may the last record be torn."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.record_writer import masked_crc32c
 
-    (path,) = event_files(folder)
-    data, found = path.read_bytes(), []
-    while data:
-        (size,) = struct.unpack("<Q", data[:8])
-        assert struct.unpack("<I", data[8:12])[0] == masked_crc32c(data[:8])
-        body = data[12 : 12 + size]
-        assert struct.unpack("<I", data[12 + size : 16 + size])[0] == masked_crc32c(body)
-        found.append(Event.FromString(body))
-        data = data[16 + size :]
+    paths, found = event_files(folder), []
+    for path in paths:
+        data = path.read_bytes()
+        while data:
+            (size,) = struct.unpack("<Q", data[:8].ljust(8, b"\0"))
+            if len(data) < 16 + size and path != paths[-1]:
+                break
+            assert struct.unpack("<I", data[8:12])[0] == masked_crc32c(data[:8])
+            body = data[12 : 12 + size]
+            assert struct.unpack("<I", data[12 + size : 16 + size])[0] == masked_crc32c(body)
+            event = Event.FromString(body)
+            if event.session_log.status == SessionLog.START:
+                found = [e for e in found if e.step < event.step]
+            found.append(event)
+            data = data[16 + size :]
     return found
 
 

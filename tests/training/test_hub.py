@@ -36,7 +36,7 @@ def test_a_folder_of_transformers(vit, no_network):
     x = torch.randn(2, 3, 12, 12)
     assert torch.allclose(model.eval()(x), theirs.eval()(pixel_values=x).logits, atol=1e-6)
     assert hub.labels(f"hf:{vit}") == old.CLASSES
-    assert hub.preprocessing(f"hf:{vit}", {}) == hub.Preprocessing((127.5,) * 3, (127.5,) * 3)
+    assert hub.preprocessing(f"hf:{vit}") == hub.Preprocessing((127.5,) * 3, (127.5,) * 3)
     assert hub.input_size(f"hf:{vit}") == 12
 
 
@@ -74,7 +74,7 @@ def test_timm(no_network):
     assert list(model.state_dict()) == list(timm.create_model("resnet10t", num_classes=3, in_chans=1).state_dict())
     models.try_out(model, (20, 20, 1), 3)
     models.try_out(models.build("timm:vit_tiny_patch16_224", {}, 3, 3), (48, 48, 3), 3)  # of a fixed size
-    told = hub.preprocessing("timm:resnet10t", {})
+    told = hub.preprocessing("timm:resnet10t")
     assert told is not None
     mean, std = told.of(1)
     assert mean == [pytest.approx(sum(told.mean) / 3)]

@@ -1,0 +1,181 @@
+"""From files, overrides and flags to checked :class:`~raysweep.config.settings.Settings`, or to one error that lists every mistake."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from raysweep._text import short_repr, truncate
+from raysweep.config.settings import Settings
+from raysweep.config.types import check_range
+from raysweep.errors import ConfigError, did_you_mean
+
+MAX_ERRORS = 10  # listed at once
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), more: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from a YAML file; ``key=value`` overrides win over the file, and ``more`` (from flags) over both.
+
+    Raises:
+        ConfigError: the file or an override cannot be read, or the settings are wrong; see :func:`validate`.
+    """
+    from raysweep.config.yaml import read_yaml_lines
+
+    values, lines = read_yaml_lines(path)
+    changed = merge(parse_overrides(overrides), more or {})
+    source = str(path) if not changed else f"{path} with the overrides given"
+    return validate(merge(values, changed), source, lines)
+
+
+def validate(
+    values: Mapping[str, Any], source: str = "the configuration", lines: Mapping[str, int] | None = None
+) -> Settings:
+    """Checked settings.
+
+    Raises:
+        ConfigError: lists every mistake with its dotted key, and with its line where ``lines`` has it.
+    """
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(explain(error, Settings, source, lines)) from None
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` updated with ``over``; nested mappings are merged key by key."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """``["training.learning_rate=1e-4"]`` as a nested mapping (OmegaConf's dotlist).
+
+    Raises:
+        ConfigError: an item is not of the form key=value, or its value cannot be read.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from raysweep.config.yaml import AMBIGUOUS
+
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(
+                f"The override {short_repr(item)} is not of the form key=value, such as training.epochs=10."
+            )
+        if AMBIGUOUS.match(value.strip()):
+            raise ConfigError(
+                f"The override {short_repr(item)} is one number in YAML 1.1 and something else in YAML 1.2. Write a plain decimal "
+                "number, or quote it as text."
+            )
+    try:
+        nested = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
+    except (OmegaConfBaseException, YAMLError, ValueError, AttributeError, RecursionError) as error:
+        reason = truncate(" ".join(str(error).split()), 200)
+        raise ConfigError(f"The overrides {truncate(' '.join(overrides), 200)!r} cannot be read: {reason}.") from None
+    assert isinstance(nested, dict)
+    return {str(k): v for k, v in nested.items()}
+
+
+def parse_workers(text: str | None) -> int | list[int] | None:
+    """The value of ``--workers``: a number, or the smallest and largest number, ``2-8``.
+
+    Raises:
+        ConfigError: neither of them.
+    """
+    if text is None:
+        return None
+    least, dash, most = text.partition("-")
+    if not least.isdecimal() or (dash and not most.isdecimal()) or len(text) > 20:
+        raise ConfigError(
+            f"--workers {short_repr(text)} is not valid. Give a number, such as 4, or a range, such as 2-8."
+        )
+    try:
+        return check_range([int(least), int(most)]) if dash else int(least)
+    except ValueError as error:
+        raise ConfigError(f"--workers: {error}.") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel], source: str, lines: Mapping[str, int] | None = None) -> str:
+    """All mistakes that a validation found, as one paragraph: dotted key, line, and what is wrong; the first ten in full."""
+    found: dict[tuple[str, str, str], tuple[Mapping[str, Any], list[str]]] = {}
+    for detail in error.errors(include_url=False):
+        keys, known = _locate(model, detail["loc"])
+        found.setdefault((".".join(keys), detail["type"], detail["msg"]), (dict(detail), known))
+    messages = []
+    for (key, _, _), (first, known) in itertools.islice(found.items(), MAX_ERRORS):
+        line = (lines or {}).get(key)
+        where = truncate(key, 200) + (f" (line {line})" if line else "")
+        message = _describe(first, key.rpartition(".")[2], known).rstrip(".")
+        messages.append(f"{where}: {message}" if where else message)
+    more = f"; and {len(found) - len(messages):,} more" if len(found) > len(messages) else ""
+    return f"{len(found):,} error{'s' * (len(found) > 1)} in {truncate(source)}: {'; '.join(messages)}{more}."
+
+
+def _describe(detail: Mapping[str, Any], last: str, known: list[str]) -> str:
+    """What is wrong with the option whose key ends in ``last``."""
+    kind, value, text = detail["type"], detail["input"], str(detail["msg"])
+    if kind == "extra_forbidden":
+        return f"there is no such option.{did_you_mean(truncate(last, 80), known)}"
+    if kind in ("value_error", "missing"):
+        return text.removeprefix("Value error, ")
+    if kind == "less_than_equal":
+        text = f"at most {detail['ctx']['le']:,} is allowed"
+    remedy = "; put it in quotes" if kind == "string_type" and isinstance(value, (bool, int, float, date)) else ""
+    return f"{text}, not {short_repr(value)}{remedy}"
+
+
+def _locate(annotation: Any, loc: tuple[Any, ...]) -> tuple[list[str], list[str]]:
+    """An error's keys as the user wrote them, and the options that exist at the place of the last one.
+
+    Pydantic also names the member of a union that it tried; these parts are left out.
+    """
+    keys: list[str] = []
+    known: list[str] = []
+    for part in loc:
+        annotation = _unwrap(annotation)
+        members = _members(annotation)
+        if members:
+            annotation = next((m for m in members if getattr(m, "__name__", None) == part), None)
+            continue
+        keys.append(str(part))
+        known = list(getattr(annotation, "model_fields", {}))
+        annotation = _inside(annotation, part)
+    return keys, known
+
+
+def _inside(annotation: Any, key: Any) -> Any:
+    """The type of a section's option, or of the values of a list or mapping; None if there is none."""
+    fields = getattr(annotation, "model_fields", None)
+    if fields is None:
+        return (get_args(annotation) or (None,))[-1]
+    return fields[key].annotation if key in fields else None
+
+
+def _unwrap(annotation: Any) -> Any:
+    """A type without ``Annotated`` and without ``| None``."""
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation = get_args(annotation)[0]
+        elif len(members := _members(annotation)) == 1:
+            annotation = members[0]
+        else:
+            return annotation
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The members of a union without None; empty if it is no union."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return []
+    return [m for m in get_args(annotation) if m is not type(None)]

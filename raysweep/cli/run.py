@@ -9,6 +9,7 @@ import typer
 
 from raysweep._text import plain
 from raysweep.display.terminal import percent, put, put_json, say
+from raysweep.events import Loading
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +41,7 @@ def run(
     more: dict[str, Any] = {k: v for k, v in flags.items() if v} | ({"root": root} if root else {})
     settings = load_config.load(config, overrides or [], more)
     with RunDisplay() as display:
-        display({"kind": "loading"})
+        display(Loading())
         from raysweep.launch import run as launching
         from raysweep.plan import experiment as experiment_plan
 

@@ -11,7 +11,7 @@ from typing import Any
 from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
 from raysweep.errors import CheckpointError, NotFoundError, ResourceError
-from raysweep.events import Progress, ignore
+from raysweep.events import Note, Progress, ignore
 from raysweep.launch import runner
 from raysweep.launch.runner import Launch, Result
 from raysweep.plan import experiment as experiment_plan
@@ -79,7 +79,7 @@ def _continue(
         remote.refresh(experiment.folder)
         good, problems = experiment.newest_good(checkpoint.misplaced)
         for problem in problems:
-            progress({"kind": "warning", "text": f"{problem}."})
+            progress(Note(f"{problem}."))
         last = int((config.get("parent") or {}).get("epoch") or 0) + settings.training.epochs
         if good is not None and good.batch is None and good.epoch >= last:
             return _complete(experiment, good, last, progress)
@@ -103,11 +103,11 @@ def _continue(
             if config.get("data_sha256") not in (None, plan.data.sha256):
                 job = replace(job, keep_position=False)
                 text = "the images have changed since this experiment began; its running epoch is drawn anew"
-                progress({"kind": "warning", "text": text})
+                progress(Note(text))
                 lineage.record(experiment.folder, lineage.NOTE, text=f"not bit-exact: {text}")
             where = "the start" if good is None else good.file
             lineage.record(experiment.folder, lineage.CONTINUED, checkpoint=where, damaged=problems or None)
-            progress({"kind": "warning", "text": f"Continuing {experiment.id} from {where}."})
+            progress(Note(f"Continuing {experiment.id} from {where}."))
             return runner.execute(job, experiment, fitted, launch or workers.launcher(fitted), progress)
     finally:
         lock.release()
@@ -132,7 +132,7 @@ def _complete(experiment: Experiment, good: Entry, last: int, progress: Progress
         lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
     checkpointing.rebuild_derived(experiment)
     runner.derive(experiment)
-    progress({"kind": "warning", "text": f"{experiment.id} has all its {last} epochs; there is nothing to do."})
+    progress(Note(f"{experiment.id} has all its {last} epochs; there is nothing to do."))
     return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
 
 

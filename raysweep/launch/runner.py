@@ -10,7 +10,7 @@ from typing import Any
 
 from raysweep import weights as weights_module
 from raysweep.errors import Interrupted, RaysweepError, TrainingError
-from raysweep.events import Progress, ignore
+from raysweep.events import Drawing, ExperimentFinished, ExperimentStarted, Progress, ignore
 from raysweep.launch.workers import retry
 from raysweep.plan.child import _keeps_position, changed_settings
 from raysweep.plan.experiment import cache_dir
@@ -66,8 +66,8 @@ def record_start(plan: Plan, experiment: Experiment) -> None:
     if changed:
         lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changed)
     for note in plan.notes:
-        if not note.startswith("not bit-exact"):  # the training itself says that, and all of it
-            lineage.record(experiment.folder, lineage.NOTE, text=note)
+        if not note.inexact:  # the training itself says that, and all of it
+            lineage.record(experiment.folder, lineage.NOTE, text=note.text)
 
 
 Launch = Callable[[Job, Resources, Progress], Outcome]  # a way to start the training function
@@ -113,7 +113,7 @@ def start(plan: Plan, launch: Launch, progress: Progress = ignore, **of_sweep: A
             record_start(plan, experiment)
         else:
             for note in plan.notes:
-                lineage.record(experiment.folder, lineage.NOTE, text=note)
+                lineage.record(experiment.folder, lineage.NOTE, text=note.text)
         return execute(job, experiment, plan.resources, launch, progress)
     finally:
         lock.release()
@@ -159,7 +159,7 @@ def _new_job(plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime
 def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch, progress: Progress) -> Result:
     """Train ``job`` by ``launch``, and write how it ended into the log. The caller holds the lock."""
     folder = remote.address(experiment.folder)
-    progress({"kind": "experiment", "id": experiment.id, "folder": folder, "workers": fitted.workers})
+    progress(ExperimentStarted(experiment.id, folder, fitted.workers))
     try:
         outcome = launch(job, fitted, progress)
     except Interrupted as error:
@@ -193,16 +193,9 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
             f"is in {folder}. Repeat with --debug for the traceback."
         ) from error
     lineage.record(experiment.folder, lineage.FINISHED, epochs=outcome.epochs, best_acc=outcome.best_acc)
-    progress({"kind": "derive"})
+    progress(Drawing())
     derive(experiment)
-    progress(
-        {
-            "kind": "finished",
-            "id": experiment.id,
-            "folder": folder,
-            "best_acc": outcome.best_acc,
-        }
-    )
+    progress(ExperimentFinished())
     return Result(experiment, outcome.best_acc)
 
 

@@ -10,6 +10,9 @@ from raysweep import weights as weights_module
 from raysweep.config.grid import Grid, Point
 from raysweep.config.settings import Settings
 from raysweep.data import cache
+from raysweep.events import (
+    Note,
+)
 from raysweep.plan.resources import Resources
 from raysweep.store.remote import root as remote
 
@@ -62,7 +65,7 @@ class Plan:
     parameters: int
     parent: Any = None  # launch.child.Parent of a child
     fresh_optimizer: bool = False
-    notes: tuple[str, ...] = ()  # what is not as it was at the parent, or of init_from not taken, for the log
+    notes: tuple[Note, ...] = ()  # what is not as it was at the parent, or of init_from not taken, for the log
 
     @property
     def shares(self) -> dict[str, float]:

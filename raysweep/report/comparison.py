@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from raysweep._text import short_repr
-from raysweep.errors import InputError, NotFoundError, RaysweepError, StoreError
+from raysweep.errors import AmbiguousReferenceError, InputError, NotFoundError, RaysweepError, StoreError
 from raysweep.report import effects, figures, predictions, recorded
 from raysweep.report.effects import Effect, Pair
 from raysweep.report.predictions import Predictions
@@ -97,14 +97,16 @@ def subject(root: Path, reference: str) -> Sweep | Experiment:
         others = [e for e in catalog.experiments(root) if reference in (e.id, layout.split_id(e.id)[0])]
         if of_sweeps and others:
             both = ", ".join([*(s.id for s in of_sweeps[-3:]), *(e.id for e in others[-3:])])
-            raise NotFoundError(f"{short_repr(reference)} fits a sweep and an experiment: {both}. Give the whole id.")
+            raise AmbiguousReferenceError(
+                f"{short_repr(reference)} fits a sweep and an experiment: {both}. Give the whole id."
+            )
         if others:
             return resolve.find_experiment(root, reference)
     try:
         return resolve.find_sweep(root, reference)
-    except NotFoundError as no_sweep:
-        if "fits" in str(no_sweep):
-            raise
+    except AmbiguousReferenceError:
+        raise
+    except NotFoundError:
         return resolve.find_experiment(root, reference)
 
 

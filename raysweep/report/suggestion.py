@@ -214,12 +214,13 @@ def _again(
 
 def _few(choices: list[Choice], notes: list[str]) -> list[Choice]:
     """At most MAX_BRANCHES points: the longest lists lose their last values first."""
-    few = list(choices)
+    few, shortened = list(choices), False
     while math.prod(max(1, len(c.weights)) for c in few) > MAX_BRANCHES:
         at = max(range(len(few)), key=lambda i: len(few[i].weights))
         few[at] = replace(few[at], weights=few[at].weights[:-1])
-        if len(few) == len(choices) and f"at most {MAX_BRANCHES}" not in " ".join(notes):
-            notes.append(f"Values were left out, so that there are at most {MAX_BRANCHES} branches of each seed.")
+        shortened = True
+    if shortened:
+        notes.append(f"Values were left out, so that there are at most {MAX_BRANCHES} branches of each seed.")
     return few
 
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from raysweep._paths import read_regular
-from raysweep.errors import RaysweepError, RootError
+from raysweep.errors import (
+    RaysweepError,
+    RootError,
+)
 from raysweep.store import files, layout, lineage
 from raysweep.store.experiment import LEGACY, Experiment
 from raysweep.store.fields import FIELDS

@@ -152,7 +152,7 @@ def _true_rows(root: Path, stamps: dict[bytes, int]) -> list[_Row]:
             with contextlib.closing(_opened(place)) as database:
                 return _filled(database, root, stamps)
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 _remove(place)
         except (sqlite3.Error, OSError, OverflowError, TypeError):  # TypeError: damage has put NULL in a row's place
             _remove(place)

@@ -7,7 +7,12 @@ import re
 from pathlib import Path
 
 from raysweep._text import short_repr, truncate
-from raysweep.errors import CheckpointError, NotFoundError, did_you_mean
+from raysweep.errors import (
+    AmbiguousReferenceError,
+    CheckpointError,
+    NotFoundError,
+    did_you_mean,
+)
 from raysweep.store import files, layout
 from raysweep.store.catalog import experiments
 from raysweep.store.experiment import Entry, Experiment
@@ -35,7 +40,7 @@ def find_experiment(root: Path, reference: str) -> Experiment:
             return matches[0]
         if matches:
             some = ", ".join(e.id for e in matches[-5:])
-            raise NotFoundError(
+            raise AmbiguousReferenceError(
                 f"{short_repr(reference)} fits {len(matches)} experiments under {root}: {some}. Give more of the id."
             )
     if not everything:
@@ -142,7 +147,9 @@ def find_sweep(root: Path, reference: str) -> Sweep:
             return matches[0]
         if matches:
             some = ", ".join(s.id for s in matches[-5:])
-            raise NotFoundError(f"{short_repr(reference)} fits {len(matches)} sweeps: {some}. Give more of the id.")
+            raise AmbiguousReferenceError(
+                f"{short_repr(reference)} fits {len(matches)} sweeps: {some}. Give more of the id."
+            )
     hint = did_you_mean(reference, [s.id for s in everything])
     made = " A sweep is made by `raysweep branch --from EXPERIMENT@EPOCH --weights-grid FILE`."
     raise NotFoundError(f"No sweep under {root} is called {short_repr(reference)}.{hint or made}")

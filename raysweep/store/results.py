@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raysweep.events import BranchEnded, BranchEvent, EpochDone, Event, ExperimentStarted
 from raysweep.store import catalog, files, layout
 from raysweep.store.experiment import FINISHED, Experiment
 
@@ -37,14 +38,14 @@ class Results:
         self.reasons = 0
         self.next = 0.0  # when writing is due again
 
-    def told(self, event: Mapping[str, Any]) -> None:
+    def told(self, event: Event) -> None:
         """A branch has told something: it is read again before the next writing."""
-        branch = event.get("branch")
-        if branch is None or event["kind"] not in ("experiment", "epoch", "branch_end"):
-            return
-        if event["kind"] == "experiment":
-            self.found[branch] = Experiment(self.sweep.root / Path(event["folder"]).name)
-        self.news[branch] = None
+        match event:
+            case BranchEvent(branch, ExperimentStarted(folder=folder)):
+                self.found[branch] = Experiment(self.sweep.root / Path(folder).name)
+                self.news[branch] = None
+            case BranchEvent(branch, EpochDone() | BranchEnded()):
+                self.news[branch] = None
 
     def write_when_due(self, reasons: Mapping[str, str]) -> None:
         """Write, if there is news and the last writing is as long ago as it was dear.

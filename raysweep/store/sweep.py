@@ -205,6 +205,23 @@ class Sweep:
             return self.id, {}
         return str(plan.get("id") or self.id), {b["name"]: b.get("experiment") for b in plan["branches"]}
 
+    def traceback(self, branch: str) -> Path:
+        """Where the traceback of a branch that failed is."""
+        return self.folder / layout.TRACEBACKS / f"{branch}.txt"
+
+    def keep_traceback(self, branch: str, text: str) -> str:
+        """Write the traceback of a branch that failed, in the place of one of an earlier try; its path or address for
+        people, or nothing where it could not be written: that must not stop the other branches."""
+        path = self.traceback(branch)
+        try:
+            if not text or path.parent.name != layout.TRACEBACKS or not files.inside(self.folder, path):
+                return ""
+            path.parent.mkdir(exist_ok=True)
+            files.write_atomic(path, f"{text.rstrip()}\n".encode(errors="backslashreplace"))
+        except (RaysweepError, OSError, ValueError):  # ValueError: a name that no file can have
+            return ""
+        return remote.address(path)
+
     def refresh(self, reasons: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Write the branches' status into ``sweep.json``, and ``results.csv``; returns the plan. Every branch is read.
 

@@ -10,10 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from raysweep import events
 from raysweep.config.settings import Settings
 from raysweep.data import cache
 from raysweep.errors import CheckpointError, InputError, NotFoundError
+from raysweep.events import Loading, Progress, ignore
 from raysweep.launch import runner
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import legacy
@@ -22,15 +22,13 @@ from raysweep.store import experiment as experiments
 from raysweep.store.experiment import Entry, Experiment
 from raysweep.store.remote import root as remote
 
-Progress = events.Progress
-
 
 def import_folder(
     source: Path,
     root: Path,
     overrides: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
-    progress: Progress = events.ignore,
+    progress: Progress = ignore,
 ) -> Experiment:
     """Copy one old experiment into ``root`` under its own name; nothing is there before all of it is.
 
@@ -112,7 +110,7 @@ def _evaluation(root: Path, over: Mapping[str, Any], progress: Progress) -> Call
         saved, settings, _ = state
         chosen = Settings.model_validate(load_config.merge(settings, {**over, "root": remote.root_address(root)}))
         if not known:
-            progress({"kind": "loading"})
+            progress(Loading())
             known["found"] = cache.load(chosen.data, experiment_plan.cache_dir(chosen))
         images = in_order(known["found"], chosen.data.classes)
         moments = saved["preprocessing"]

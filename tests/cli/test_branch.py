@@ -124,3 +124,19 @@ def test_continue_of_nothing(capsys, tmp_path, parent):
     code, _, err = run_cli(capsys, "continue", "nothing", "--root", tmp_path / "experiments")
     assert code == 2
     assert "No experiment" in err
+
+
+def test_the_summary_names_the_file_with_the_traceback_of_a_failure(tmp_path, capsys):
+    from raysweep.cli.branch import summarise
+    from raysweep.errors import TrainingError
+    from raysweep.launch.sweep.driver import SweepResult
+    from tests.store.test_sweep import new_sweep
+
+    mine, failed = new_sweep(tmp_path, "a", "b"), {"a": "ArithmeticError: unwell", "b": "its process died"}
+    mine.refresh(failed)
+    path = mine.keep_traceback("a", "Traceback …")
+    with pytest.raises(TrainingError, match="2 of 2 branches failed"):
+        summarise(SweepResult(mine, {}, failed), "experiments")
+    err = capsys.readouterr().err
+    assert f"a failed: ArithmeticError: unwell (traceback: {path})\n" in err
+    assert "b failed: its process died\n" in err

@@ -10,7 +10,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from raysweep.errors import InputError, NotFoundError, StoreError
+from raysweep.errors import AmbiguousReferenceError, InputError, NotFoundError, StoreError
 from raysweep.report import comparison, page, predictions
 from raysweep.report.effects import ALL, NOISE
 from raysweep.store import sweep as sweeps
@@ -177,7 +177,7 @@ def test_an_exact_name_goes_before_the_start_of_another(tmp_path):
     assert comparison.subject(root, "parent-").id == "parent-sweep_20260102_030405"
     assert comparison.subject(root, str(root / parent)).id == parent
     (root / "sweeps" / "parent-sweep_20260102_030405").rename(root / "sweeps" / "parent_20260102_030405")
-    with pytest.raises(NotFoundError, match="fits a sweep and an experiment"):
+    with pytest.raises(AmbiguousReferenceError, match="fits a sweep and an experiment"):
         comparison.subject(root, "parent")
     with pytest.raises(NotFoundError):
         comparison.subject(root, "nothing")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysweep.errors import CheckpointError, NotFoundError, RaysweepError, RootError
+from raysweep.errors import AmbiguousReferenceError, CheckpointError, NotFoundError, RaysweepError, RootError
 from raysweep.store import catalog, layout, lineage, lock, resolve
 from raysweep.store import experiment as store
 from tests.store.making import flip_bit, make_experiment
@@ -93,9 +93,11 @@ def test_an_experiment_is_found_by_id_name_prefix_and_path(root):
 
 
 def test_what_fits_several_names_them(root):
-    with pytest.raises(NotFoundError, match=rf"'cats' fits 2 experiments .*cats_{TIME}, cats_20250109_000000\."):
+    with pytest.raises(
+        AmbiguousReferenceError, match=rf"'cats' fits 2 experiments .*cats_{TIME}, cats_20250109_000000\."
+    ):
         resolve.find_experiment(root, "cats")
-    with pytest.raises(NotFoundError, match="'ca' fits 3 experiments"):
+    with pytest.raises(AmbiguousReferenceError, match="'ca' fits 3 experiments"):
         resolve.find_experiment(root, "ca")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from raysweep.errors import CheckpointError, Interrupted, RaysweepError
+from raysweep.events import Event, Note
 from raysweep.store import catalog, checkpoint, layout, lineage, retention
 from raysweep.store.experiment import Entry, Experiment
 from raysweep.store.untrusted import zip_check
@@ -335,10 +336,10 @@ def go_on(experiment: Experiment) -> tuple[list[str], dict[str, Any]]:
     """Continue; returns the warnings and the event in the log (empty where there was nothing to do)."""
     from raysweep.launch import resume as resuming
 
-    told: list[dict[str, Any]] = []
+    told: list[Event] = []
     resuming.continue_experiment(experiment.folder.parent, experiment.id, progress=told.append)
     events = [e for e in lineage.read(experiment.folder) if e["type"] == lineage.CONTINUED]
-    return [e["text"] for e in told if e["kind"] == "warning"], events[-1] if events else {}
+    return [e.text for e in told if isinstance(e, Note) and not e.inexact], events[-1] if events else {}
 
 
 @pytest.mark.usefixtures("without_ray")

@@ -7,16 +7,19 @@ import json
 import pytest
 
 from raysweep.errors import StoreError
+from raysweep.events import BatchDone, BranchEnded, BranchEvent, EpochDone, ExperimentStarted
 from raysweep.store import experiment as experiments
 from raysweep.store import files, lineage, sweep
 from raysweep.store.experiment import Experiment
 from raysweep.store.results import SHARE, Results
 from tests.store.test_sweep import branch_folder, new_sweep
 
+BATCH, EPOCH, END = BatchDone(1, 1, 2, 1.0, 1.0), EpochDone(1, {}, True, 0.0, 0.0), BranchEnded("finished")
 
-def tell(results: Results, name: str, made: Experiment, *kinds: str) -> None:
-    for kind in kinds or ("experiment", "epoch", "branch_end"):
-        results.told({"kind": kind, "branch": name, "folder": str(made.folder)})
+
+def tell(results: Results, name: str, made: Experiment, *events: BatchDone | EpochDone | BranchEnded) -> None:
+    for event in events or (ExperimentStarted(made.id, str(made.folder), 0), EPOCH, END):
+        results.told(BranchEvent(name, event))
 
 
 def written(of: sweep.Sweep) -> tuple[dict, str]:
@@ -43,7 +46,7 @@ def test_only_branches_with_news_are_read_again(tmp_path, monkeypatch):
     results.write({})
     read = []
     monkeypatch.setattr(Experiment, "entries", lambda self: read.append(self.id) or [])
-    tell(results, "b7", results.found["b7"], "batch", "epoch")
+    tell(results, "b7", results.found["b7"], BATCH, EPOCH)
     results.write({})
     assert set(read) == {results.found["b7"].id}
 
@@ -62,11 +65,11 @@ def test_writing_takes_a_small_share_of_the_time_and_nothing_stays_unwritten(tmp
     monkeypatch.setattr(Results, "write", write)
     made = branch_folder(tmp_path, mine.id, "a", 0.5)
     for _ in range(10_000):
-        tell(results, "a", made, "epoch")
+        tell(results, "a", made, EPOCH)
         results.write_when_due({})
         now[0] += 0.5
     assert 2.0 * len(count) / now[0] == pytest.approx(SHARE, rel=0.05)
-    tell(results, "a", made, "branch_end")
+    tell(results, "a", made, END)
     for _ in range(200):  # no more news: it is written all the same, once
         results.write_when_due({})
         now[0] += 0.5

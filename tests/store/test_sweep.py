@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raysweep.errors import NotFoundError, RootError, StoreError
+from raysweep.errors import AmbiguousReferenceError, NotFoundError, RootError, StoreError
 from raysweep.store import experiment as experiments
 from raysweep.store import lineage, resolve, sweep
 from raysweep.store.experiment import Entry
@@ -116,7 +116,7 @@ def test_references(tmp_path):
     for reference in (mine.id, "s", "s_2026", str(mine.folder)):
         assert resolve.find_sweep(tmp_path, reference).id == mine.id
     new_sweep(tmp_path, "control")
-    with pytest.raises(NotFoundError, match="fits 2 sweeps"):
+    with pytest.raises(AmbiguousReferenceError, match="fits 2 sweeps"):
         resolve.find_sweep(tmp_path, "s")
     with pytest.raises(NotFoundError, match=r"No sweep.*raysweep branch --from"):
         resolve.find_sweep(tmp_path, "nothing")

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from raysweep.config import load as load_config
 from raysweep.config import settings as configuration
 from raysweep.errors import ConfigError, Interrupted
+from raysweep.events import BatchDone, EpochDone, Event, Note
 from raysweep.launch import run as launching
 from raysweep.launch.resume import continue_experiment
 from raysweep.launch.workers import start as workers
@@ -44,7 +45,7 @@ class Runs:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.stop_after: int | None = None
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
 
     def launch(self, job: Any, fitted: Any, progress: Any) -> Any:
         return train(job, tracking.Telling(progress, self.stop_after))
@@ -70,7 +71,7 @@ class Runs:
 
     @property
     def warnings(self) -> list[str]:
-        return [e["text"] for e in self.events if e["kind"] == "warning" and "cannot be written" in e["text"]]
+        return [e.text for e in self.events if isinstance(e, Note) and "cannot be written" in e.text]
 
 
 @pytest.fixture
@@ -138,10 +139,10 @@ def test_every_epoch_is_there_as_soon_as_it_is_told(runs):
     told: list[int] = []
     seen: list[int] = []
 
-    def look(event: dict[str, Any]) -> None:
-        if event["kind"] == "epoch":
-            told.append(event["epoch"])
-        if event["kind"] == "batch" and told:
+    def look(event: Event) -> None:
+        if isinstance(event, EpochDone):
+            told.append(event.epoch)
+        if isinstance(event, BatchDone) and told:
             (folder,) = runs.root.glob("small_*")
             # The next epoch may be committed already, and not yet told.
             written = {name: points[: len(told)] for name, points in history(folder, single=True).items()}

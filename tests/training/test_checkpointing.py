@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from raysweep.events import CheckpointSaved
 from raysweep.store.experiment import Experiment
 from tests.conftest import Recorder
 
@@ -119,7 +120,7 @@ def test_the_newest_three_within_an_epoch_are_kept_and_its_end_supersedes_them(q
 
     class Watcher(Recorder):
         def __call__(self, event):
-            if event["kind"] == "saved":
+            if isinstance(event, CheckpointSaved):
                 kept.append(sorted(p.name for p in (tmp_path / "experiments").glob("small_*/*_batch_*.pt")))
 
     without_ray(Watcher())

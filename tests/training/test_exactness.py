@@ -7,6 +7,7 @@ import json
 import pytest
 
 from raysweep.errors import CheckpointError, Interrupted, ResourceError
+from raysweep.events import Note
 from raysweep.launch import resume as resuming
 from raysweep.launch import run as launching
 from raysweep.plan import experiment as experiment_plan
@@ -85,14 +86,14 @@ def test_a_damaged_newest_checkpoint_falls_back_says_so_and_ends_with_the_same_b
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
     told = []
     result = resuming.continue_experiment(tmp_path / "experiments", broken.id, progress=told.append)
-    assert any(newest.name in e.get("text", "") for e in told)
+    assert any(newest.name in e.text for e in told if isinstance(e, Note))
     assert weights_hash(result.experiment) == weights_hash(straight)
 
 
 def test_a_finished_experiment_has_nothing_to_continue(tmp_path, straight):
     told = []
     resuming.continue_experiment(tmp_path / "experiments", straight.id, progress=told.append)
-    assert any("nothing to do" in e.get("text", "") for e in told)
+    assert any("nothing to do" in e.text for e in told if isinstance(e, Note))
 
 
 def test_another_seed_changes_the_order_only_after_the_fork(straight, quick_child):

@@ -17,7 +17,7 @@ import numpy as np
 from raysweep.cluster import autoscaler
 from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, Interrupted
-from raysweep.events import Progress, ignore
+from raysweep.events import Note, PlannedBranch, Progress, SweepEnded, SweepStarted, ignore
 from raysweep.launch.runner import derive
 from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.branch import Shared
@@ -125,20 +125,21 @@ def _train_branches(
     if hashlib.sha256(content).hexdigest() != parent.sha256:
         raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
     base = replace(transport.portable_plan(plan.base), resources=capacity.of_branch(plan.base.resources))
-    progress(
-        {
-            "kind": "sweep",
-            "id": sweep.id,
-            "folder": remote.address(sweep.folder),
-            "branches": [b | {"parent_weights": parent.weights} for b in sweep.plan()["branches"]],
-            "first_epoch": parent.epoch + 1,
-            "last_epoch": parent.epoch + plan.base.settings.training.epochs,
-            "at_once": count,
-            "queue": capacity.queue(plan, len(points) + tuning.samples_left(plan.grid, sweep.plan()), count),
-            "notes": [*plan.notes, *(n for n in base.notes if n.startswith("not bit-exact"))],
-        }
-    )
     record = sweep.plan()
+    progress(
+        SweepStarted(
+            id=sweep.id,
+            branches=tuple(
+                PlannedBranch(b["name"], bool(b.get("control")), b.get("seed"), b.get("status") == experiments.FINISHED)
+                for b in record["branches"]
+            ),
+            first_epoch=parent.epoch + 1,
+            last_epoch=parent.epoch + plan.base.settings.training.epochs,
+            at_once=count,
+            queue=capacity.queue(plan, len(points) + tuning.samples_left(plan.grid, record), count),
+            notes=(*plan.notes, *(n.text for n in base.notes if n.inexact)),
+        )
+    )
     job = tuning.Work(
         sweep=sweep,
         grid=plan.grid,
@@ -174,7 +175,7 @@ def _train_branches(
             f"Stopped by {ended.stopped}; every branch that had begun has its checkpoint. "
             f"Go on with: {continue_command(sweep.root, sweep.id)}"
         )
-    progress({"kind": "sweep_end", "failed": failed})
+    progress(SweepEnded())
     write_effects(sweep, progress)
     return SweepResult(sweep, sweep.experiments(), failed)
 
@@ -185,7 +186,7 @@ def write_effects(sweep: Sweep, progress: Progress) -> None:
 
     problem = page.write_all(sweep)
     if problem is not None:
-        progress({"kind": "warning", "text": problem})
+        progress(Note(problem))
 
 
 def _settle(sweep: Sweep, failed: Mapping[str, str]) -> None:

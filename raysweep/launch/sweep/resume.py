@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from raysweep.cluster import autoscaler
 from raysweep.config import grid as grids
 from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, ConfigError, Interrupted, NotFoundError, RaysweepError, StoreError
-from raysweep.events import Progress, ignore
+from raysweep.events import BranchEnded, BranchEvent, Note, Progress, ignore
 from raysweep.launch.resume import continue_experiment
 from raysweep.launch.sweep import driver as sweeping
 from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.driver import SweepResult
+from raysweep.launch.sweep.tracebacks import Tracebacks
 from raysweep.plan import capacity
 from raysweep.plan import sweep as sweep_plan
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
@@ -55,7 +57,7 @@ def continue_sweep(
         if not points and not tuning.samples_left(plan.grid, record):
             sweeping.write_effects(sweep, progress)
             catch_up(sweep.experiments().values(), progress)
-            progress({"kind": "warning", "text": f"{sweep.id} has all its branches; there is nothing to do."})
+            progress(Note(f"{sweep.id} has all its branches; there is nothing to do."))
             return SweepResult(sweep, sweep.experiments(), {})
         scaling = plan.base.settings.scaling
         with tuning.connected(scaling.address, progress, plan.name), autoscaler.fleet(scaling, progress) as fleet:
@@ -78,8 +80,9 @@ def _without_parent(
     able = {name: e for name in left if (e := found.get(name)) is not None and e.newest_good()[0] is not None}
     if not able:
         raise NotFoundError(why)
-    progress({"kind": "warning", "text": f"{why} Branches that have a checkpoint of their own go on without it."})
+    progress(Note(f"{why} Branches that have a checkpoint of their own go on without it."))
     failed = {name: why for name in left if name not in able}
+    tell = Tracebacks(sweep, progress)
     for name, experiment in able.items():
         try:
             continue_experiment(
@@ -87,13 +90,14 @@ def _without_parent(
                 str(experiment.folder),
                 steal=steal,
                 asked=asked,
-                progress=lambda event, name=name: progress({**event, "branch": name}),  # type: ignore[misc]
+                progress=lambda event, name=name: tell(BranchEvent(name, event)),  # type: ignore[misc]
             )
         except Interrupted:
             sweep.refresh(failed)
             raise
         except RaysweepError as error:
             failed[name] = str(error)
+            tell(BranchEvent(name, BranchEnded("failed", str(error), traceback.format_exc())))
     sweep.refresh(failed)
     return SweepResult(sweep, sweep.experiments(), failed)
 

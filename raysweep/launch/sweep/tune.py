@@ -20,8 +20,9 @@ from raysweep.cluster.dashboard import Shown
 from raysweep.cluster.signals import StopFlag, signals
 from raysweep.config.grid import Grid, Point, Range
 from raysweep.errors import ConfigError, RaysweepError, TrainingError
-from raysweep.events import Progress
+from raysweep.events import BranchEnded, BranchEvent, Connected, Connecting, Event, Progress, RankEvent
 from raysweep.launch.sweep.branch import METRICS, Shared, SharedRef, train_kept
+from raysweep.launch.sweep.tracebacks import Tracebacks
 from raysweep.launch.workers import retry
 from raysweep.launch.workers.attempt import ray_folder
 from raysweep.store.commands import continue_command
@@ -75,7 +76,7 @@ def connected(address: str | None, progress: Progress, name: str | None = None) 
     """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    progress({"kind": "connecting", "address": address})
+    progress(Connecting(address))
     # Importing Tune takes two seconds, in which a starting cluster only makes the driver wait.
     connect.quiet_environment()
     importing = threading.Thread(target=importlib.import_module, args=("ray.tune",), daemon=True)
@@ -83,8 +84,7 @@ def connected(address: str | None, progress: Progress, name: str | None = None) 
     connection = connect.connect(address, name=name)
     importing.join()
     try:
-        dashboard = connect.dashboard_hint(connection.dashboard)
-        progress({"kind": "connected", "dashboard": dashboard, "logs": str(connection.logs)})
+        progress(Connected(connect.dashboard_hint(connection.dashboard), str(connection.logs)))
         yield connection.nodes
     finally:
         if connection.local:
@@ -102,6 +102,7 @@ def launch(work: Work, progress: Progress) -> TuneOutcome:
     results = Results(work.sweep)
     flag = StopFlag()
     broken: list[BaseException] = []
+    tell = Tracebacks(work.sweep, progress)
 
     def fit() -> None:
         try:
@@ -113,11 +114,13 @@ def launch(work: Work, progress: Progress) -> TuneOutcome:
         except BaseException as error:
             broken.append(error)
 
-    def handle(events: list[dict[str, Any]]) -> None:
+    def handle(events: list[Event | RankEvent]) -> None:
         for event in events:
-            if event["kind"] == "branch_end" and event["status"] == "failed":
-                ended.failed[event["branch"]] = event["reason"]
-            progress(event)
+            assert not isinstance(event, RankEvent)  # they go to the mailbox of their attempt
+            match event:
+                case BranchEvent(branch, BranchEnded(status="failed", reason=reason)):
+                    ended.failed[branch] = reason
+            tell(event)
             results.told(event)
             shown(event)
         results.write_when_due(ended.failed)
@@ -191,7 +194,9 @@ def _tune(work: Work, grid: dict[str, list[str]] | None, ended: TuneOutcome, sam
         for result in tuner.fit():
             if result.error is not None and grid is not None:
                 branch = (result.config or {}).get("branch", "?")
-                ended.failed.setdefault(branch, _reason(result.error))
+                if branch not in ended.failed:  # what the branch itself could not tell, since its process died
+                    ended.failed[branch] = _reason(result.error)
+                    work.sweep.keep_traceback(branch, str(result.error))
     finally:
         shutil.rmtree(storage / name, ignore_errors=True)
 

@@ -87,7 +87,7 @@ def test_a_branch_that_goes_on_without_its_parent_and_fails_is_told_with_its_tra
         raise TrainingError("this branch is unwell")
 
     monkeypatch.setattr(resume_sweep, "continue_experiment", fails)
-    monkeypatch.setattr(resume_sweep.sweep_launch, "write_effects", lambda *_: None)
+    monkeypatch.setattr(resume_sweep.sweeping, "write_effects", lambda *_: None)
     gone = NotFoundError("the parent is gone")
     result = resume_sweep._without_parent(sweep, sweep.refresh(), str(gone), False, AS_BEFORE, told.append)
     assert result.failed == {"a": "this branch is unwell"}

@@ -35,6 +35,7 @@ from raysweep.events import (
     SweepEnded,
     TrainingStarted,
 )
+from raysweep.store.records_manifest import Manifest, ManifestEntry
 
 MARKS = (1_000, 5_000, 10_000)  # branches after which the driver's memory is noted
 LIMIT_MS = 50.0
@@ -102,7 +103,7 @@ class Marks:
 
 def nothing(job: Any, reporter: Any, start: Any = None) -> Any:
     """In the place of the training function: what an epoch leaves behind and tells, without the epoch."""
-    from raysweep.store.experiment import Entry, Experiment
+    from raysweep.store.experiment import Experiment
     from raysweep.training.checkpointing import write_history
     from raysweep.training.job import Outcome
 
@@ -116,7 +117,7 @@ def nothing(job: Any, reporter: Any, start: Any = None) -> Any:
     history["epoch"] = [job.last_epoch - 1, job.last_epoch]
     experiment = Experiment(job.folder)
     name = f"checkpoint_epoch_{job.last_epoch}.pt"
-    experiment.write_manifest([Entry(name, 1, "0" * 64, job.last_epoch, None, "", row)], None)
+    experiment.write_manifest(Manifest([ManifestEntry(name, 1, "0" * 64, job.last_epoch, None, "", row)]))
     write_history(experiment.folder, history, classes)
     reporter(EpochDone(job.last_epoch, row, best=True, save_seconds=0.0, blocked_seconds=0.0))
     reporter.should_stop()

@@ -200,7 +200,7 @@ def list_experiments(root: str | Path = "experiments") -> list[dict[str, Any]]:
     """The documented fields of every experiment under a root, oldest first (``raysweep list --json``)."""
     from raysweep.store import index
 
-    return index.rows(remote.open_root(root))
+    return [row.to_json() for row in index.rows(remote.open_root(root))]
 
 
 def load_checkpoint(reference: str | Path, root: str | Path = "experiments") -> dict[str, Any]:

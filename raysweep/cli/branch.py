@@ -89,7 +89,7 @@ def show_plan(plan: Any, as_json: bool) -> None:
         put_json(
             {
                 "name": plan.name,
-                "parent": parent.record(),
+                "parent": parent.record().to_json(),
                 "parent_shares": before,
                 "epochs": base.settings.training.epochs,
                 "threads": base.resources.threads,

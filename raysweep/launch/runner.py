@@ -21,6 +21,7 @@ from raysweep.store import layout, lineage
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
+from raysweep.store.records import ExperimentConfig
 from raysweep.store.remote import root as remote
 from raysweep.training.job import Job, Outcome
 
@@ -35,7 +36,7 @@ def start_fields(plan: Plan) -> dict[str, Any]:
         "fresh_optimizer": plan.fresh_optimizer,
         "keep_rng": plan.settings.seed == parent.settings["seed"],
         "keep_position": parent.batch > 0 and _keeps_position(parent, plan),
-        "parent": parent.record(),
+        "parent": parent.record().to_json(),
     }
 
 
@@ -132,13 +133,13 @@ def _new_job(plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime
         threads=plan.resources.threads,
         world_size=max(1, plan.resources.workers),
         versions=versions,
-        parent=plan.parent.record() if plan.parent else None,
+        parent=plan.parent.record().to_json() if plan.parent else None,
         resume_from_checkpoint=remote.address(plan.parent.path) if plan.parent else None,
         fresh_optimizer=plan.fresh_optimizer,
         **of_sweep,
     )
     flat["sampling_weights"] = plan.weights
-    experiment.write_config(flat)
+    experiment.write_config(ExperimentConfig.from_json(flat))
     lineage.open_log(experiment.folder, settings.experiment.name, settings.experiment.description, now)
     first = start_fields(plan) if plan.parent else {"first_epoch": 1, "last_epoch": settings.training.epochs}
     return Job(
@@ -203,7 +204,7 @@ def derive(experiment: Experiment) -> None:
     """Write report and pictures; they are derived, so trouble with them never fails a run."""
     from raysweep.report import figures
 
-    if all(e.batch is not None for e in experiment.entries()):  # no epoch has ended: there is nothing to draw
+    if not experiment.manifest().ends:  # no epoch has ended: there is nothing to draw
         return
     try:
         figures.write_all(experiment)

@@ -14,6 +14,7 @@ from raysweep.events import (
     Note,
 )
 from raysweep.plan.resources import Resources
+from raysweep.store.records import ParentRef
 from raysweep.store.remote import root as remote
 
 
@@ -40,15 +41,9 @@ class Parent:
     given: dict[str, Any]  # dotted key → what the user had to say, because an old or imported checkpoint does not
     own: bool  # a committed checkpoint of an experiment under the root; any other may come from anybody
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> ParentRef:
         """What a child's configuration says of its parent."""
-        return {
-            "experiment": self.experiment,
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "sha256": self.sha256,
-            "file": remote.address(self.path),
-        }
+        return ParentRef(self.experiment, self.epoch, self.batch, self.sha256, remote.address(self.path))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from raysweep.errors import (
 )
 from raysweep.store import files, layout
 from raysweep.store.catalog import experiments
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.experiment import Experiment
+from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.remote import root as remote
 from raysweep.store.sweep import Sweep, all_sweeps
 
@@ -71,7 +72,7 @@ def split_reference(reference: str) -> tuple[str, str] | None:
     return (match["experiment"], match["which"]) if match else None
 
 
-def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | None, Path]:
+def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, ManifestEntry | None, Path]:
     """The checkpoint a reference means: its experiment, its manifest entry (None if it has none) and its path.
 
     Raises:
@@ -102,10 +103,10 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | Non
     else:
         folder = path.resolve().parent
     experiment, name = Experiment(folder), path.name
+    manifest = experiment.manifest()
     if name == layout.BEST:
-        best = experiment.manifest().get("best") or {}
-        name = str(best.get("file", name))
-    return experiment, next((e for e in experiment.entries() if e.file == name), None), path
+        name = manifest.best_file or name
+    return experiment, next((e for e in manifest.entries if e.file == name), None), path
 
 
 def _old_file(experiment: Experiment, which: str) -> Path | None:

@@ -19,7 +19,9 @@ from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import legacy
 from raysweep.store import checkpoint, files, layout, lineage
 from raysweep.store import experiment as experiments
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.experiment import Experiment
+from raysweep.store.records import ExperimentConfig
+from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
 from raysweep.store.remote import root as remote
 
 
@@ -201,7 +203,7 @@ def _write(
             if result:
                 writer.save_predictions(position.epoch, result["predictions"], keep=_best_epoch(history, rows - 1))
         entries.append(
-            Entry(
+            ManifestEntry(
                 layout.checkpoint_name(position),
                 size,
                 digest,
@@ -211,16 +213,14 @@ def _write(
             )
         )
         flat["imported_from"]["sha256"][layout.checkpoint_name(position)] = original
-    new.write_config(flat)
+    new.write_config(ExperimentConfig.from_json(flat))
     entries = _without_overtaken(entries, new)
     best = _best_epoch(history, int(last["epoch"]))
     kept = next((e for e in entries if e.batch is None and e.epoch == best), None) or next(
         (e for e in reversed(entries) if e.batch is None), None
     )
-    told: dict[str, Any] | None = None
-    if kept is not None:
-        told = {"epoch": kept.epoch, "file": kept.file, "metric": "val_acc", "value": kept.metrics.get("val_acc", -1.0)}
-    new.write_manifest(entries, told)
+    told = BestEpoch(kept.epoch, kept.file, value=kept.metrics.get("val_acc", -1.0)) if kept is not None else None
+    new.write_manifest(Manifest(entries, told))
     rebuild_best(new)
     write_history(new.folder, history, last["classes"])
     done = max((e.epoch for e in entries if e.batch is None), default=0)
@@ -248,7 +248,7 @@ def _own_file(old: Experiment, name: str) -> bytes | None:
     return files.read_all(path) if path.is_file() and files.inside(old.folder, path) else None
 
 
-def _without_overtaken(entries: list[Entry], new: Experiment) -> list[Entry]:
+def _without_overtaken(entries: list[ManifestEntry], new: Experiment) -> list[ManifestEntry]:
     """What was saved within an epoch counts only where that epoch's end is not there, as in every folder of ours."""
     ends = {e.epoch for e in entries if e.batch is None}
     kept = [e for e in entries if e.batch is None or e.epoch not in ends]

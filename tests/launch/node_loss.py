@@ -50,7 +50,7 @@ def told_of(experiment: Any) -> dict[str, Any]:
         "problems": [p for e in experiment.entries() if (p := e.verify(experiment.folder)) is not None],
         # Checkpoints within an epoch fall where the loss did.
         "files": sorted(f for f in files if "_batch_" not in f and not f.startswith("events.")),
-        "world_size": experiment.config()["world_size"],
+        "world_size": experiment.config().world_size,
         "events": [{k: v for k, v in e.items() if k in ("type", "text", "changes", "reason")} for e in events],
     }
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import pytest
 from raysweep.errors import AmbiguousReferenceError, NotFoundError, RootError, StoreError
 from raysweep.store import experiment as experiments
 from raysweep.store import lineage, resolve, sweep
-from raysweep.store.experiment import Entry
+from raysweep.store.records import ExperimentConfig
+from raysweep.store.records_manifest import Manifest, ManifestEntry
+from raysweep.store.records_sweep import SweepRecord
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 METRICS = {
@@ -31,15 +34,17 @@ def branch_folder(root: Path, of: str, name: str, accuracy: float, control: bool
     """A finished branch of one epoch, as its own process would have left it."""
     made = experiments.create(root, f"s-{name}", NOW)
     made.write_config(
-        {
-            "sampling_weights": {"a": 1.0},
-            "sweep": of,
-            "branch": {"name": name, "control": control, "seed": 0},
-            "num_epochs": 1,
-        }
+        ExperimentConfig.from_json(
+            {
+                "sampling_weights": {"a": 1.0},
+                "sweep": of,
+                "branch": {"name": name, "control": control, "seed": 0},
+                "num_epochs": 1,
+            }
+        )
     )
     metrics = {**METRICS, "val_acc": accuracy}
-    made.write_manifest([Entry("checkpoint_epoch_1.pt", 1, "0", 1, None, "now", metrics)], None)
+    made.write_manifest(Manifest([ManifestEntry("checkpoint_epoch_1.pt", 1, "0", 1, None, "now", metrics)]))
     lineage.record(made.folder, lineage.FINISHED, epochs=1)
     return made
 
@@ -47,7 +52,7 @@ def branch_folder(root: Path, of: str, name: str, accuracy: float, control: bool
 def new_sweep(root: Path, *names: str) -> sweep.Sweep:
     made = sweep.create(root, "s", NOW)
     branches = [{"name": n, "control": n == "control", "seed": 0, "weights": {"a": 1.0}} for n in names]
-    made.write_plan({"branches": branches, "name": "s"})
+    made.write_record(SweepRecord.from_json({"branches": branches, "name": "s"}))
     return made
 
 
@@ -73,20 +78,20 @@ def test_branches_are_found_by_what_their_folders_say(tmp_path):
     (tmp_path / "s-half_20260102_030405").mkdir()  # a branch killed before it wrote anything
     (tmp_path / "s-link_20260102_030405").symlink_to(tmp_path / "s-x_20260102_030405")
     assert set(mine.experiments()) == {"control", "x"}
-    plan = mine.refresh({"y": "its process died"})
-    assert [(b["name"], b["status"]) for b in plan["branches"]] == [
+    record = mine.refresh({"y": "its process died"})
+    assert [(b.name, b.status) for b in record.branches] == [
         *(("control", "finished"), ("x", "finished"), ("y", "missing")),
     ]
-    assert plan["branches"][2]["reason"] == "its process died"
-    assert mine.plan() == plan
+    assert record.branches[2].reason == "its process died"
+    assert mine.record() == record
 
 
 def test_branches_that_a_search_chose_are_added_once(tmp_path):
     mine = new_sweep(tmp_path, "control")
     branch_folder(tmp_path, mine.id, "drawn", 0.6)
     for _ in range(2):
-        plan = mine.refresh()
-    assert [(b["name"], bool(b.get("searched"))) for b in plan["branches"]] == [("control", False), ("drawn", True)]
+        record = mine.refresh()
+    assert [(b.name, b.searched) for b in record.branches] == [("control", False), ("drawn", True)]
 
 
 def test_results_compare_with_the_control_and_are_safe_in_a_spreadsheet(tmp_path):
@@ -105,10 +110,10 @@ def test_a_damaged_plan_is_an_error_that_names_the_file(tmp_path):
     mine = new_sweep(tmp_path, "control")
     (mine.folder / "sweep.json").write_text("{")
     with pytest.raises(StoreError, match=r"sweep\.json is not valid JSON"):
-        mine.plan()
+        mine.record()
     (mine.folder / "sweep.json").write_text(json.dumps({"branches": 3}))
     with pytest.raises(StoreError, match="does not hold a sweep"):
-        mine.plan()
+        mine.record()
 
 
 def test_references(tmp_path):
@@ -126,7 +131,7 @@ def test_a_copied_branch_does_not_take_its_place_and_a_renamed_sweep_keeps_its_b
     import shutil
 
     made = new_sweep(tmp_path, "control", "b")
-    made.write_plan({"id": made.id, **made.plan()})
+    made.write_record(replace(made.record(), id=made.id))
     for name in ("control", "b"):
         branch_folder(tmp_path, made.id, name, 0.5, name == "control")
     made.refresh()
@@ -174,4 +179,4 @@ def test_a_plan_of_wrong_types_is_named(tmp_path, plan, told):
     mine = new_sweep(tmp_path, "control")
     (mine.folder / "sweep.json").write_text(plan)
     with pytest.raises(StoreError, match=rf"sweep\.json.*{told}"):
-        mine.plan()
+        mine.record()

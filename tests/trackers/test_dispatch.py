@@ -64,4 +64,4 @@ def test_a_branch_whose_board_failed_is_tried_once_more(tmp_path, monkeypatch):
     with following(lambda event: None) as follower:
         tell(follower, made, END)
     assert tries == ["finished", "finished"]
-    assert lineage.read(made.folder)[-1]["text"].endswith("it is up to date again")
+    assert lineage.read(made.folder)[-1].fields["text"].endswith("it is up to date again")

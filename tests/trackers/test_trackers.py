@@ -28,6 +28,7 @@ from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.store import files, lineage
 from raysweep.store.experiment import Experiment
+from raysweep.store.records import ExperimentConfig
 from raysweep.tools import replay
 from raysweep.trackers import base as trackers
 from raysweep.trackers import dispatch, snapshot
@@ -95,7 +96,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def notes(experiment: Experiment) -> list[str]:
-    return [e["text"] for e in lineage.read(experiment.folder) if e["type"] == lineage.NOTE]
+    return [e.fields["text"] for e in lineage.read(experiment.folder) if e.type == lineage.NOTE]
 
 
 @pytest.fixture(scope="module")
@@ -326,7 +327,7 @@ def test_mlflow_has_the_history_the_settings_and_the_ratio(runs, database, here,
     assert seen.data.params["model.options.widths"] == "[4, 4, 8, 8]"
     assert seen.data.params["sampling.weights.3"] == "1.0"
     assert not any(k.startswith("trackers") for k in seen.data.params)
-    assert json.loads(seen.data.tags["raysweep.weights"]) == run.config()["sampling_weights"]
+    assert json.loads(seen.data.tags["raysweep.weights"]) == run.config().sampling_weights
     assert "mlflow.parentRunId" not in seen.data.tags
     assert weights_hash(run) == untracked
 
@@ -510,9 +511,9 @@ def test_a_server_that_is_down_costs_nothing_and_gets_everything_later(runs, dat
     (note,) = notes(run)
     assert note.startswith("MLflow could not be written: MlflowException: ")
     assert len(runs.warnings) == 1
-    value = run.config()
+    value = run.config().to_json()
     value["settings"]["trackers"]["mlflow"]["uri"] = database  # it is there again
-    run.write_config(value)
+    run.write_config(ExperimentConfig.from_json(value))
     runs.go_on(run)
     assert mlflow_curves(run.folder) == history(run.folder)
 

@@ -136,7 +136,7 @@ def train_branch(config: dict[str, Any], shared: Shared) -> None:
     try:
         experiment = _train(point, shared, reporter, again)
         if not reporter.reported:  # it was complete already: a search still wants to know what it reached
-            ends = [e for e in experiment.entries() if e.batch is None]
+            ends = experiment.manifest().ends
             if ends:
                 reporter.report(ends[-1].epoch, ends[-1].metrics)
     except Interrupted as error:

@@ -24,9 +24,16 @@ from raysweep.plan.types import SweepPlan
 from raysweep.store import experiment as experiments
 from raysweep.store import layout, resolve
 from raysweep.store.lock import WriterLock
+from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.remote import root as remote
 from raysweep.store.sweep import Sweep
 from raysweep.trackers.dispatch import catch_up
+
+# What sweep.json must say for a sweep to go on.
+_NEEDED = (
+    *("name", "description", "parent", "epochs", "threads", "workers"),
+    *("gpus_per_branch", "max_concurrent", "settings", "grid"),
+)
 
 
 def continue_sweep(
@@ -68,7 +75,7 @@ def continue_sweep(
 
 
 def _without_parent(
-    sweep: Sweep, record: Mapping[str, Any], why: str, steal: bool, asked: ResourceOverrides, progress: Progress
+    sweep: Sweep, record: SweepRecord, why: str, steal: bool, asked: ResourceOverrides, progress: Progress
 ) -> SweepResult:
     """The parent's checkpoint is gone: branches with a checkpoint of their own go on all the same, one after another.
 
@@ -76,7 +83,7 @@ def _without_parent(
         NotFoundError: no branch has one.
     """
     found = sweep.experiments()
-    left = [b["name"] for b in record["branches"] if b["status"] != experiments.FINISHED]
+    left = [b.name for b in record.branches if b.status != experiments.FINISHED]
     able = {name: e for name in left if (e := found.get(name)) is not None and e.newest_good()[0] is not None}
     if not able:
         raise NotFoundError(why)
@@ -103,46 +110,50 @@ def _without_parent(
 
 
 def _plan_again(
-    sweep: Sweep, record: Mapping[str, Any], asked: ResourceOverrides, progress: Progress
+    sweep: Sweep, record: SweepRecord, asked: ResourceOverrides, progress: Progress
 ) -> tuple[SweepPlan, list[Point]]:
     """The plan that ``sweep.json`` tells, and the branches that are not finished."""
     if isinstance(asked.workers, list):
         raise ConfigError(
             "--workers: all branches of a sweep train with the same number of workers, so that they can be compared. Give one."
         )
-    told = record["parent"]
-    file = remote.place(told["file"], attach=False)
-    reference = str(file) if file.is_file() else f"{told['experiment']}@{told['epoch']}"
+    told = record.parent
+    lacking = record.lacks(*_NEEDED)
+    lacking += [f"parent.{key}" for key in ("file", "sha256") if told and getattr(told, key) is None]
+    left = [b for b in record.branches if b.status != experiments.FINISHED]
+    points = [Point(b.name, dict(b.weights), b.seed, b.control) for b in left if b.seed is not None]
+    lacking += ["branches.seed"] * (len(points) < len(left))
+    if lacking or told is None or told.file is None:
+        raise StoreError(
+            f"{sweep.folder / layout.SWEEP} lacks {', '.join(lacking) or 'parent.file'}. Restore it from a copy."
+        )
+    file = remote.place(told.file, attach=False)
+    reference = str(file) if file.is_file() else told.reference
     try:
         plan = sweep_plan.plan_sweep(
             remote.root_address(sweep.root),
             reference,
-            grids.check(record["grid"], str(sweep.folder / layout.SWEEP)),
-            name=record["name"],
-            description=record["description"],
-            epochs=record["epochs"],
-            threads=asked.threads or record["threads"],
-            workers=record["workers"] if asked.workers is None else asked.workers,
-            address=asked.applied(record["settings"]["scaling"])["address"],
-            max_concurrent=record["max_concurrent"],
-            gpus_per_branch=record["gpus_per_branch"] or None,
-            overrides=_overrides(record["settings"]),
+            grids.check(dict(record.grid), str(sweep.folder / layout.SWEEP)),
+            name=record.name,
+            description=record.description or "",
+            epochs=record.epochs,
+            threads=asked.threads or record.threads,
+            workers=record.workers if asked.workers is None else asked.workers,
+            address=asked.applied(record.settings["scaling"])["address"],
+            max_concurrent=record.max_concurrent,
+            gpus_per_branch=record.gpus_per_branch or None,
+            overrides=_overrides(record.settings),
             progress=progress,
         )
     except RaysweepError as error:
         raise type(error)(f"{sweep.id} cannot go on: {error}") from None
     except KeyError as error:
         raise StoreError(f"{sweep.folder / layout.SWEEP} lacks {error}. Restore it from a copy.") from None
-    if plan.base.parent.sha256 != told["sha256"]:
+    if plan.base.parent.sha256 != told.sha256:
         raise CheckpointError(
             f"{sweep.id} cannot go on: {plan.base.parent.path} is not the checkpoint it started from (its SHA-256 is "
-            f"{plan.base.parent.sha256[:12]}…, not {told['sha256'][:12]}…). Restore the file from a copy."
+            f"{plan.base.parent.sha256[:12]}…, not {str(told.sha256)[:12]}…). Restore the file from a copy."
         )
-    points = [
-        Point(b["name"], dict(b["weights"]), int(b["seed"]), bool(b["control"]))
-        for b in record["branches"]
-        if b["status"] != experiments.FINISHED
-    ]
     return plan, points
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from raysweep.launch.sweep.tracebacks import Tracebacks
 from raysweep.launch.workers import retry
 from raysweep.launch.workers.attempt import ray_folder
 from raysweep.store.commands import continue_command
+from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.results import Results
 from raysweep.store.sweep import Sweep
 
@@ -56,7 +57,7 @@ class Work:
     epochs: int
     gpus: float
     retries: int
-    record: dict[str, Any]
+    record: SweepRecord
 
 
 @dataclass
@@ -145,11 +146,11 @@ def launch(work: Work, progress: Progress) -> TuneOutcome:
     return ended
 
 
-def samples_left(grid: Grid, record: Mapping[str, Any]) -> int:
+def samples_left(grid: Grid, record: SweepRecord) -> int:
     """How many branches an Optuna search has still to choose, after those that ``sweep.json`` knows."""
     if grid.search.algorithm != "optuna":
         return 0
-    return max(0, (grid.search.num_samples or 0) - sum(bool(b.get("searched")) for b in record["branches"]))
+    return max(0, (grid.search.num_samples or 0) - sum(b.searched for b in record.branches))
 
 
 def _tune(work: Work, grid: dict[str, list[str]] | None, ended: TuneOutcome, samples: int = 1) -> None:
@@ -269,10 +270,10 @@ def _optuna(work: Work, metric: str) -> Any:
             space[name] = optuna.distributions.FloatDistribution(low, high, log=r.log_uniform is not None)
     known, reached = [], []
     experiments = work.sweep.experiments()
-    for branch in work.record["branches"]:
-        experiment = experiments.get(branch["name"])
-        ends = [e for e in experiment.entries() if e.batch is None] if experiment else []
-        weights = {c: branch["weights"][c] for c in space}
+    for branch in work.record.branches:
+        experiment = experiments.get(branch.name)
+        ends = experiment.manifest().ends if experiment else []
+        weights = {c: branch.weights[c] for c in space}
         inside = all(_inside(work.grid.search.ranges[c], weights[c]) for c in space)
         if ends and inside and metric in METRICS and metric in ends[-1].metrics:
             known.append(weights)
@@ -282,7 +283,7 @@ def _optuna(work: Work, metric: str) -> Any:
         metric=metric,
         mode="max",
         # Another stream than before a break: the same one would suggest again what was tried.
-        seed=work.grid.search.seed + sum(bool(b.get("searched")) for b in work.record["branches"]),
+        seed=work.grid.search.seed + sum(b.searched for b in work.record.branches),
         points_to_evaluate=known or None,
         evaluated_rewards=reached or None,
     )

@@ -89,8 +89,8 @@ def test_every_branch_has_a_complete_folder_and_the_parent_is_untouched(swept):
         types = [e["type"] for e in map(json.loads, (experiment.folder / "lineage.jsonl").read_text().splitlines())]
         assert types[:2] == ["EXPERIMENT_START", "RESUME_FROM_CHECKPOINT"]
         assert ("TRAINING_DATA_RATIO_CHANGE" in types) == (not name.startswith("control"))
-        assert experiment.config()["sweep"] == result.sweep.id
-        assert experiment.config()["parent"]["sha256"] == parent.entry("1").sha256
+        assert experiment.config().sweep == result.sweep.id
+        assert experiment.config().parent.sha256 == parent.entry("1").sha256
     assert [type(e) for e in events if isinstance(e, SweepStarted | SweepEnded)] == [SweepStarted, SweepEnded]
     assert not (root / ".raysweep" / "ray" / "tune").exists() or not list(
         (root / ".raysweep" / "ray" / "tune").iterdir()
@@ -128,8 +128,7 @@ def test_results_hold_every_branch_and_its_difference_to_the_control_of_its_seed
         assert float(row["val_acc_minus_control"]) == pytest.approx(float(row["val_acc"]) - float(control["val_acc"]))
         assert float(row["val_acc"]) == result.experiments[name].entry("latest").metrics["val_acc"]
         assert row["status"] == "finished"
-    plan = result.sweep.plan()
-    assert all(abs(sum(b["shares"].values()) - 1) < 1e-9 for b in plan["branches"])
+    assert all(abs(sum(b.shares.values()) - 1) < 1e-9 for b in result.sweep.record().branches)
     assert sweep.results(result.sweep)[0]["control"] == 1
 
 
@@ -181,7 +180,7 @@ def test_one_branch_that_fails_does_not_stop_the_others(ray_cluster, tmp_path):
     assert "in fails_with_seed_1\n" in text
     assert "ArithmeticError: this branch is unwell" in text
     assert all("this branch is unwell" in reason for reason in result.failed.values())
-    statuses = {b["name"]: b["status"] for b in result.sweep.plan()["branches"]}
+    statuses = {b.name: b.status for b in result.sweep.record().branches}
     assert statuses == {
         "control-seed0": "finished",
         "34-seed0": "finished",
@@ -199,16 +198,16 @@ def test_a_search_with_early_stopping_and_its_continuation(ray_cluster, tmp_path
     grid = {"search": search, "scheduler": "asha", "epochs": 2, "metric": "val_acc"}
     result, _ = run_sweep(tmp_path, f"{parent.id}@1", grid, name="s")
     assert not result.failed
-    branches = result.sweep.plan()["branches"]
-    assert sum(bool(b.get("searched")) for b in branches) == 4
-    assert all(b["status"] == "finished" for b in branches)
+    branches = result.sweep.record().branches
+    assert sum(b.searched for b in branches) == 4
+    assert all(b.status == "finished" for b in branches)
     assert result.experiments["control"].entries()[-1].epoch == 3  # never stopped early
     for name, experiment in result.experiments.items():
         last = json.loads((experiment.folder / "lineage.jsonl").read_text().splitlines()[-1])
         epochs = [e.epoch for e in experiment.entries()]
         assert last["type"] == "FINISHED"
         assert (epochs == [2, 3]) == ("stopped_early" not in last), name
-        assert 1 <= experiment.config()["sampling_weights"]["3"] <= 8
+        assert 1 <= experiment.config().sampling_weights["3"] <= 8
     told: list[Event] = []
     continue_sweep(tmp_path, "s", progress=told.append)
     assert any("nothing to do" in e.text for e in told if isinstance(e, Note))
@@ -220,7 +219,7 @@ def test_branches_of_two_workers_train_on_nested_ray_workers(ray_cluster, tmp_pa
     result, _ = run_sweep(tmp_path, f"{parent.id}@1", grid, name="s", workers=2, threads=1)
     assert not result.failed
     (experiment,) = result.experiments.values()
-    assert experiment.config()["world_size"] == 2
+    assert experiment.config().world_size == 2
     assert experiment.status() == "finished"
     log = (experiment.folder / "experiment_changes.log").read_text()
     assert "not bit-exact: 2 workers instead of 1" in log

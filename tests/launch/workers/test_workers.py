@@ -57,8 +57,8 @@ def test_two_workers_give_the_folder_and_the_sample_sequence_of_this_process(ray
         one, two = (dict(zip(columns, r.split(","), strict=True)) for r in (a, b))
         for c in "0123456789":
             assert one[f"requested_{c}"] == two[f"requested_{c}"] == two[f"realised_{c}"]
-    assert there.config()["world_size"] == 2
-    assert there.config()["threads"] == 1
+    assert there.config().world_size == 2
+    assert there.config().threads == 1
     assert [e.epoch for e in events if isinstance(e, EpochDone)] == [1, 2]
 
 

@@ -9,6 +9,7 @@ import typer
 from raysweep._text import plain
 from raysweep.display.terminal import percent, put, put_json, say, table
 from raysweep.events import Loading
+from raysweep.store.results import read_results
 
 
 def register(app: typer.Typer) -> None:
@@ -143,9 +144,8 @@ def summarise(result: Any, root: str) -> None:
     import shlex
 
     from raysweep.errors import TrainingError
-    from raysweep.store import sweep
 
-    rows = sweep.results(result.sweep)
+    rows = read_results(result.sweep)
     say("")
     lines = []
     for r in rows:

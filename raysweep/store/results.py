@@ -4,20 +4,20 @@ have megabytes. Whatever a kill keeps from being written is in the branches' fol
 
 from __future__ import annotations
 
+import csv
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raysweep.events import BranchEnded, BranchEvent, EpochDone, Event, ExperimentStarted
 from raysweep.store import catalog, files, layout
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
-
-if TYPE_CHECKING:
-    from raysweep.store.sweep import Sweep
+from raysweep.store.sweep import Sweep
 
 MISSING = "missing"  # a branch that has not started
 SHARE = 0.05  # of the driver's time, for writing while the sweep runs
@@ -51,7 +51,7 @@ class Results:
                 self.news[branch] = None
 
     def write_when_due(self, reasons: Mapping[str, str]) -> None:
-        """Write, if there is news and the last writing is as long ago as it was dear.
+        """Write, if there is news and enough time has passed that writing takes at most ``SHARE`` of the driver's time.
 
         Raises:
             StoreError: it cannot be written.
@@ -127,3 +127,33 @@ def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
     weights = dict.fromkeys(c for row in table for c in row if c.startswith("weight_"))
     names = [*columns, *(c for c in weights if c not in columns)]
     return files.csv_text([names, *([row.get(c) for c in names] for row in table)])
+
+
+def refresh(sweep: Sweep, reasons: Mapping[str, str] | None = None) -> SweepRecord:
+    """Read every branch and write ``sweep.json`` and ``results.csv``; returns what ``sweep.json`` holds.
+
+    Args:
+        reasons: branch → why it failed, where its own folder cannot say it.
+    """
+    return Results(sweep).write(reasons or {})
+
+
+def read_results(sweep: Sweep) -> list[dict[str, Any]]:
+    """The rows of ``results.csv`` with numbers as numbers.
+
+    Raises:
+        StoreError: there is none, or it cannot be read.
+    """
+    path = sweep.folder / layout.RESULTS
+    with files.reading(path), open(path, newline="", encoding="utf-8") as file:
+        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> Any:
+    if text == "":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() and math.isfinite(value) and "." not in text else value

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from raysweep._text import check_name
 from raysweep.errors import (
@@ -26,27 +23,6 @@ from raysweep.store import files, layout
 from raysweep.store.experiment import Experiment, check_root
 from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.remote import root as remote
-from raysweep.store.results import Results
-
-
-def results(sweep: Sweep) -> list[dict[str, Any]]:
-    """The rows of ``results.csv`` with numbers as numbers."""
-    import csv
-
-    path = sweep.folder / layout.RESULTS
-    with files.reading(path), open(path, newline="", encoding="utf-8") as file:
-        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def _number(text: str) -> Any:
-    if text == "":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        return text
-    return int(value) if value.is_integer() and math.isfinite(value) and "." not in text else value
-
 
 MAX_NAME = 50  # the experiments are called SWEEP-BRANCH
 
@@ -223,14 +199,6 @@ class Sweep:
         except (RaysweepError, OSError, ValueError):  # ValueError: a name that no file can have
             return ""
         return remote.address(path)
-
-    def refresh(self, reasons: Mapping[str, str] | None = None) -> SweepRecord:
-        """Write the branches' status into ``sweep.json``, and ``results.csv``; returns it. Every branch is read.
-
-        Args:
-            reasons: branch → why it failed, where its own folder cannot say it.
-        """
-        return Results(self).write(reasons or {})
 
 
 def all_sweeps(root: Path) -> list[Sweep]:

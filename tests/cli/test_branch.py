@@ -12,6 +12,7 @@ import yaml
 
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_sweep import SweepRecord
+from raysweep.store.results import refresh
 from tests.cli.test_errors import run_cli
 
 GRID = {"weights": {"3": [4.0, 1.0]}, "epochs": 2, "seeds": [0, 1]}
@@ -135,7 +136,7 @@ def test_the_summary_names_the_file_with_the_traceback_of_a_failure(tmp_path, ca
     from tests.store.test_sweep import new_sweep
 
     mine, failed = new_sweep(tmp_path, "a", "b"), {"a": "ArithmeticError: unwell", "b": "its process died"}
-    mine.refresh(failed)
+    refresh(mine, failed)
     path = mine.keep_traceback("a", "Traceback …")
     with pytest.raises(TrainingError, match="2 of 2 branches failed"):
         summarise(SweepResult(mine, {}, failed), "experiments")

@@ -19,6 +19,7 @@ from raysweep.store.experiment import Experiment
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
 from raysweep.store.records_sweep import SweepRecord
+from raysweep.store.results import refresh
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 COUNTS = (60, 150, 240)  # validation images of the three classes
@@ -170,5 +171,5 @@ def sweep_of(
             "branches": plan, "grid": {"epochs": 2, "seeds": list(seeds)},
         }
     ))  # fmt: skip
-    sweep.refresh()
+    refresh(sweep)
     return sweep

@@ -17,6 +17,7 @@ from raysweep.report.effects import ALL, NOISE
 from raysweep.store import sweep as sweeps
 from raysweep.store.records import BranchRef, ParentRef
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
+from raysweep.store.results import refresh
 from tests.cli.test_errors import run_cli
 from tests.report.making import made as makes
 from tests.report.making import sweep_of
@@ -51,7 +52,7 @@ def sweep(root, parent, quick_child):
             {"id": made.id, "name": "s", "parent_weights": parent.config().sampling_weights, "branches": branches}
         )
     )
-    made.refresh()
+    refresh(made)
     return made
 
 

@@ -13,7 +13,7 @@ from raysweep.store import files, lineage, sweep
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import Manifest
 from raysweep.store.records_sweep import SweepRecord
-from raysweep.store.results import SHARE, Results
+from raysweep.store.results import SHARE, Results, refresh
 from tests.store.test_sweep import branch_folder, new_sweep
 
 BATCH, EPOCH, END = BatchDone(1, 1, 2, 1.0, 1.0), EpochDone(1, {}, True, 0.0, 0.0), BranchEnded("finished")
@@ -35,7 +35,7 @@ def test_what_is_written_bit_by_bit_is_what_is_read_at_once(tmp_path):
         tell(results, name, branch_folder(tmp_path, mine.id, name, accuracy, name == "control"))
         results.write({"x": "its process died"})
     bit_by_bit = written(mine)
-    mine.refresh({"x": "its process died"})
+    refresh(mine, {"x": "its process died"})
     assert written(mine) == bit_by_bit
     assert [b.status for b in mine.record().branches] == ["finished", "missing", "finished", "finished"]
 
@@ -90,7 +90,7 @@ def test_a_kill_between_two_writings_loses_nothing(tmp_path):
     tell(results, "x", branch_folder(tmp_path, mine.id, "x", 0.75))
     del results  # before it has written
     assert [b.status for b in mine.record().branches] == ["missing", "missing"]
-    record = sweep.Sweep(mine.folder).refresh()
+    record = refresh(sweep.Sweep(mine.folder))
     assert [b.status for b in record.branches] == ["missing", "finished"]
 
 

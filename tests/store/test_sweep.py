@@ -18,6 +18,7 @@ from raysweep.store import lineage, resolve, sweep
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_manifest import Manifest, ManifestEntry
 from raysweep.store.records_sweep import SweepRecord
+from raysweep.store.results import refresh
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 METRICS = {
@@ -78,7 +79,7 @@ def test_branches_are_found_by_what_their_folders_say(tmp_path):
     (tmp_path / "s-half_20260102_030405").mkdir()  # a branch killed before it wrote anything
     (tmp_path / "s-link_20260102_030405").symlink_to(tmp_path / "s-x_20260102_030405")
     assert set(mine.experiments()) == {"control", "x"}
-    record = mine.refresh({"y": "its process died"})
+    record = refresh(mine, {"y": "its process died"})
     assert [(b.name, b.status) for b in record.branches] == [
         *(("control", "finished"), ("x", "finished"), ("y", "missing")),
     ]
@@ -90,7 +91,7 @@ def test_branches_that_a_search_chose_are_added_once(tmp_path):
     mine = new_sweep(tmp_path, "control")
     branch_folder(tmp_path, mine.id, "drawn", 0.6)
     for _ in range(2):
-        record = mine.refresh()
+        record = refresh(mine)
     assert [(b.name, b.searched) for b in record.branches] == [("control", False), ("drawn", True)]
 
 
@@ -98,7 +99,7 @@ def test_results_compare_with_the_control_and_are_safe_in_a_spreadsheet(tmp_path
     mine = new_sweep(tmp_path, "control", "x", "y")
     branch_folder(tmp_path, mine.id, "control", 0.5, control=True)
     branch_folder(tmp_path, mine.id, "x", 0.75)
-    mine.refresh()
+    refresh(mine)
     text = (mine.folder / "results.csv").read_text()
     rows = {r["branch"]: r for r in csv.DictReader(io.StringIO(text))}
     assert float(rows["x"]["val_acc_minus_control"]) == 0.25
@@ -134,7 +135,7 @@ def test_a_copied_branch_does_not_take_its_place_and_a_renamed_sweep_keeps_its_b
     made.write_record(replace(made.record(), id=made.id))
     for name in ("control", "b"):
         branch_folder(tmp_path, made.id, name, 0.5, name == "control")
-    made.refresh()
+    refresh(made)
     own = made.experiments()["b"]
     shutil.copytree(own.folder, own.folder.with_name("s-b_19990101_000000"))  # before it by name
     shutil.copytree(own.folder, own.folder.with_name(f"{own.id} copy"))

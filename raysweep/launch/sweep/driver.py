@@ -32,7 +32,7 @@ from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.remote import root as remote
-from raysweep.store.results import MISSING
+from raysweep.store.results import MISSING, refresh
 from raysweep.store.sweep import Sweep
 from raysweep.trackers.dispatch import following
 
@@ -153,7 +153,7 @@ def _train_branches(
     )
     ended = tuning.launch(job, progress)
     _settle(sweep, ended.failed)
-    record = sweep.refresh(ended.failed)
+    record = refresh(sweep, ended.failed)
     failed = {b.name: b.reason or "it ended without a word" for b in record.branches if b.status in ("failed", "dead")}
     failed |= {k: v for k, v in ended.failed.items() if k not in failed}
     if ended.stopped is not None:

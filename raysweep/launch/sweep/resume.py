@@ -26,6 +26,7 @@ from raysweep.store import layout, resolve
 from raysweep.store.lock import WriterLock
 from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.remote import root as remote
+from raysweep.store.results import refresh
 from raysweep.store.sweep import Sweep
 from raysweep.trackers.dispatch import catch_up
 
@@ -56,7 +57,7 @@ def continue_sweep(
     sweep = resolve.find_sweep(root, reference)
     lock = WriterLock.acquire(sweep.folder, steal)
     try:
-        record = sweep.refresh()
+        record = refresh(sweep)
         try:
             plan, points = _plan_again(sweep, record, asked, progress)
         except NotFoundError as error:
@@ -100,12 +101,12 @@ def _without_parent(
                 progress=lambda event, name=name: tell(BranchEvent(name, event)),  # type: ignore[misc]
             )
         except Interrupted:
-            sweep.refresh(failed)
+            refresh(sweep, failed)
             raise
         except RaysweepError as error:
             failed[name] = str(error)
             tell(BranchEvent(name, BranchEnded("failed", str(error), traceback.format_exc())))
-    sweep.refresh(failed)
+    refresh(sweep, failed)
     return SweepResult(sweep, sweep.experiments(), failed)
 
 

@@ -27,8 +27,9 @@ from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.plan import sweep as sweep_plan
-from raysweep.store import resolve, sweep
+from raysweep.store import resolve
 from raysweep.store.experiment import Experiment
+from raysweep.store.results import read_results
 from raysweep.training import models
 from tests.conftest import small_settings, weights_hash
 
@@ -129,7 +130,7 @@ def test_results_hold_every_branch_and_its_difference_to_the_control_of_its_seed
         assert float(row["val_acc"]) == result.experiments[name].entry("latest").metrics["val_acc"]
         assert row["status"] == "finished"
     assert all(abs(sum(b.shares.values()) - 1) < 1e-9 for b in result.sweep.record().branches)
-    assert sweep.results(result.sweep)[0]["control"] == 1
+    assert read_results(result.sweep)[0]["control"] == 1
 
 
 def test_what_each_branch_did_to_each_class_is_written_at_the_end(swept):

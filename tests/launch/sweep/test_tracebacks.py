@@ -7,6 +7,7 @@ import pytest
 from raysweep.errors import NotFoundError, TrainingError
 from raysweep.events import BranchEnded, BranchEvent, Note, RankTraceback
 from raysweep.launch.sweep.tracebacks import Tracebacks
+from raysweep.store.results import refresh
 from tests.store.test_sweep import branch_folder, new_sweep
 
 FAILED = BranchEnded("failed", "ArithmeticError: unwell", "Traceback …\nArithmeticError: unwell\n")
@@ -89,7 +90,7 @@ def test_a_branch_that_goes_on_without_its_parent_and_fails_is_told_with_its_tra
     monkeypatch.setattr(resume_sweep, "continue_experiment", fails)
     monkeypatch.setattr(resume_sweep.sweeping, "write_effects", lambda *_: None)
     gone = NotFoundError("the parent is gone")
-    result = resume_sweep._without_parent(sweep, sweep.refresh(), str(gone), False, AS_BEFORE, told.append)
+    result = resume_sweep._without_parent(sweep, refresh(sweep), str(gone), False, AS_BEFORE, told.append)
     assert result.failed == {"a": "this branch is unwell"}
     _, note, ended = told
     assert note == BranchEvent("a", Note("going on"))

@@ -10,8 +10,7 @@ import numpy as np
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """The confusion matrix, int64 (classes, classes): row = true class, column = predicted class."""
-    cells: np.ndarray = np.bincount(labels * classes + predicted, minlength=classes * classes)
-    return cells.reshape(classes, classes)
+    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
 class Summary(TypedDict):
@@ -25,8 +24,10 @@ class Summary(TypedDict):
     f1: dict[str, float]
 
 
-def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-    return np.divide(over, under, out=np.zeros(len(over), dtype=np.float64), where=under > 0)
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    ratio = np.zeros(len(numerator), dtype=np.float64)
+    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
+    return ratio
 
 
 def summarise(matrix: np.ndarray, classes: Sequence[str]) -> Summary:

@@ -7,7 +7,7 @@ import functools
 import math
 import platform
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
@@ -27,6 +27,9 @@ def seed_everything(seed: int, rank: int, epoch: int = 0) -> None:
     random.seed(mixed)
     np.random.seed(mixed % 2**32)
     torch.manual_seed(mixed % 2**63)
+
+
+_cuda_started: Callable[[], bool] = torch.cuda.is_initialized
 
 
 class RngState(TypedDict):
@@ -54,10 +57,6 @@ def rng_state() -> RngState:
         "torch": torch.get_rng_state(),
         "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() and _cuda_started() else [],
     }
-
-
-def _cuda_started() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def set_rng_state(state: Mapping[str, Any], source: str | Path = "the checkpoint", gpu: bool = True) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -57,8 +57,8 @@ class World:
             return model, model
         gpu = self.device.type == "cuda"
         if sync_batchnorm:
-            torchs_own = nn.SyncBatchNorm.convert_sync_batchnorm
-            model = torchs_own(model) if gpu else _synchronise(model)  # type: ignore[no-untyped-call]
+            convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm if gpu else _synchronise
+            model = convert(model)
         ids = [self.device.index] if gpu else None
         with warnings.catch_warnings():
             # newer torch wants another name for broadcast_buffers, which older torch does not know

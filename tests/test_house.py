@@ -12,7 +12,19 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "raysweep"
 ROOMS = ["cli", "launch", "report", "training", "store", "data"]  # from the roof down
-GROUND = {"config", "config_load", "config_types", "grid", "weights", "errors", "names", "regular", "yamlfile"}
+GROUND = {
+    "config",
+    "config_load",
+    "config_types",
+    "grid",
+    "weights",
+    "weights_file",
+    "errors",
+    "events",
+    "names",
+    "regular",
+    "yamlfile",
+}
 TOP = {"api", "__init__", "schema"}  # front doors: may call any room
 HEAVY = ["torch", "ray", "numpy", "pandas", "matplotlib", "pyarrow", "sklearn", "pydantic"]
 HEAVY += ["tensorboardX", "mlflow", "wandb", "trackio"]

@@ -1,4 +1,4 @@
-"""Networks of transformers and timm: from a folder without any network, as they were trained, under their own names."""
+"""Networks of transformers and timm: loaded from a folder without network access, with their weights and parameter names."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def test_gray_images_are_repeated(vit):
     assert torch.equal(model(x), model(x.expand(-1, 3, -1, -1)))
 
 
-def test_another_number_of_classes_gets_another_head(vit):
+def test_another_number_of_classes_replaces_only_the_head(vit):
     one, other = (models.build(f"hf:{vit}", {}, n, 3).state_dict() for n in (3, 5))
     changed = [k for k in one if one[k].shape != other[k].shape]
     assert changed == ["classifier.weight", "classifier.bias"]
     assert all(torch.equal(one[k], other[k]) for k in one if k not in changed)
 
 
-def test_options_go_to_its_configuration(vit):
+def test_options_are_passed_to_the_models_configuration(vit):
     assert models.build(f"hf:{vit}", {"hidden_dropout_prob": 0.3}, 3, 3).config.hidden_dropout_prob == 0.3
 
 
-def test_an_outline_has_no_numbers(vit):
+def test_an_outline_is_on_the_meta_device(vit):
     outline = models.outline(f"hf:{vit}", {}, 3, 3)
     assert {p.device.type for p in outline.parameters()} == {"meta"}
     assert list(outline.state_dict()) == list(models.build(f"hf:{vit}", {}, 3, 3).state_dict())
@@ -90,13 +90,13 @@ def test_timm(no_network):
         ("hf:", "is not known"),
     ],
 )
-def test_what_is_not_there_is_said(name, told):
+def test_a_model_that_does_not_exist_is_named(name, told):
     with pytest.raises(ConfigError, match=told):
         models.build(name, {}, 3, 3)
 
 
 @pytest.mark.parametrize(("kind", "module"), [("hf", "transformers"), ("timm", "timm")])
-def test_a_missing_library_names_the_command(monkeypatch, kind, module):
+def test_a_missing_library_is_reported_with_the_command_that_installs_it(monkeypatch, kind, module):
     def without(name):
         raise ImportError(name)
 
@@ -107,7 +107,7 @@ def test_a_missing_library_names_the_command(monkeypatch, kind, module):
     hub._hf_config.cache_clear()
 
 
-def test_a_run_uses_its_labels_and_moments(vit, image_folder, tmp_path, without_ray):
+def test_a_run_uses_the_models_labels_and_preprocessing(vit, image_folder, tmp_path, without_ray):
     """The data's classes are cat, dog, eel; the model's outputs are eel, cat, dog."""
     from raysweep.launch import run as launching
     from raysweep.plan import experiment as experiment_plan

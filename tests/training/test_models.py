@@ -34,7 +34,7 @@ def test_cnn_takes_images_of_any_size(size, channels):
     models.try_out(models.build("cnn", {}, 7, channels), (size, size, channels), 7)
 
 
-def test_a_function_of_the_users_and_its_options():
+def test_a_function_of_the_user_gets_its_options():
     model = models.build(f"python:{HERE}:tiny", {"width": 5}, 7, 1)
     models.try_out(model, (16, 16, 1), 7)
     assert model[0].out_channels == 5
@@ -57,7 +57,7 @@ def test_torchvision_models_take_gray_images():
         ("cnn", {"widht": 3}, "widht"),
     ],
 )
-def test_models_that_cannot_be_built_say_why(name, options, told):
+def test_a_model_that_cannot_be_built_is_reported_with_the_reason(name, options, told):
     with pytest.raises(ConfigError, match=told):
         models.build(name, options, 7, 1)
 
@@ -92,14 +92,14 @@ def test_a_bare_state_dict_starts_the_weights(tmp_path, quick_run):
 
 
 @pytest.mark.parametrize("name", ["cnn", "torchvision:resnet18", "torchvision:regnet_y_128gf", "torchvision:swin_t"])
-def test_an_outline_has_the_networks_shapes_and_takes_no_memory(name):
+def test_an_outline_has_shapes_but_no_memory(name):
     outline = models.outline(name, {}, 7, 3)
     assert all(p.is_meta for p in outline.parameters())
     if name in ("cnn", "torchvision:resnet18"):
         model = models.build(name, {}, 7, 3)
         state = models.fitting_weights(outline, model.state_dict(), "x.pt")
         models.load_weights(model, state, "x.pt")
-        assert torch.ones(1).device.type == "cpu"  # nothing of it stays
+        assert torch.ones(1).device.type == "cpu"  # the mode has ended
 
 
 def test_a_network_of_gigabytes_is_compared_before_it_is_built():
@@ -144,7 +144,7 @@ def test_an_optimizers_state_is_tried_on_an_outline(kind):
         ("exp_avg_sq", None),
     ],
 )
-def test_an_optimizers_state_that_would_fail_at_the_first_step_is_refused(slot, value):
+def test_an_optimizer_state_that_would_fail_at_the_first_step_is_refused(slot, value):
     model, optimizer = stepped("adamw")
     saved = optimizer.state_dict()
     if slot == "exp_avg_sq":
@@ -167,7 +167,7 @@ def test_an_optimizers_state_that_would_fail_at_the_first_step_is_refused(slot, 
         {"cuda": 4},
     ],
 )
-def test_generators_are_tried_and_the_own_ones_kept(change):
+def test_trying_the_generators_of_a_checkpoint_keeps_those_of_this_process(change):
     before = state.rng_state()
     state.try_rng_states([before, before], "x.pt")
     with pytest.raises(CheckpointError, match=r"random generators in x\.pt cannot be restored"):
@@ -188,7 +188,7 @@ def section(path, **more) -> ModelSection:
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
-def test_weights_of_a_file_start_a_network(tmp_path, ending):
+def test_a_network_starts_from_the_weights_in_a_file(tmp_path, ending):
     from safetensors.torch import save_file
 
     source, path = tiny(3, 1), tmp_path / f"x{ending}"
@@ -199,7 +199,7 @@ def test_weights_of_a_file_start_a_network(tmp_path, ending):
     assert models.initialise(model, ModelSection()) is None
 
 
-def test_what_does_not_fit_is_named_or_left_out(tmp_path):
+def test_tensors_that_do_not_fit_are_named_or_omitted(tmp_path):
     source, path = tiny(3, 1).state_dict(), tmp_path / "x.pt"
     source["extra"] = torch.zeros(1)
     del source["0.bias"]
@@ -232,7 +232,7 @@ def test_a_damaged_safetensors_file_is_refused(tmp_path, content):
         models.initialise(tiny(3, 1), section(tmp_path / "nowhere.safetensors"))
 
 
-def test_what_was_left_out_stands_in_the_log(quick_run, tmp_path):
+def test_the_log_names_the_tensors_that_were_omitted(quick_run, tmp_path):
     from raysweep.store import lineage
 
     first = quick_run(training={"epochs": 1})

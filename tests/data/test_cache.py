@@ -426,7 +426,7 @@ def test_a_csv_without_rows_or_validation_images_is_refused(tmp_path):
 
 def test_class_folders_of_the_two_splits_must_agree(tmp_path):
     path = as_folder(tmp_path / "d", [p for p in SOME if p.split == "train" or p.label != "sad"])
-    with pytest.raises(DataError, match="angry, happy, sad against angry, happy"):
+    with pytest.raises(DataError, match="angry, happy, sad versus angry, happy"):
         of(path)
 
 

@@ -146,7 +146,7 @@ def test_a_test_folder_without_training_images_is_refused(tmp_path):
 def test_training_and_validation_must_have_the_same_classes(tmp_path):
     as_folder(tmp_path, SOME)
     touch(tmp_path / "test" / "sad" / "1.png")
-    with pytest.raises(DataError, match="not have the same class folders: angry, happy against angry, happy, sad"):
+    with pytest.raises(DataError, match="not have the same class folders: angry, happy versus angry, happy, sad"):
         listing(tmp_path)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from raysweep.data.listing import Item
 from raysweep.errors import DataError
 
-_DEFAULT_SIDE = 48  # where no image has a readable header; decoding then reports every one of them
+_DEFAULT_SIDE = 48  # if no image has a readable header; decoding then reports an error for each of them
 
 
 class Header(NamedTuple):

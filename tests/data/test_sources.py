@@ -311,7 +311,7 @@ def test_auto_takes_what_the_path_is(tmp_path):
     ("name", "source", "told"),
     [
         ("gone", "auto", r"data\.path: there is no .*gone \(looked in "),
-        ("x.txt", "auto", r"neither a folder nor a \.csv or \.parquet file"),
+        ("x.txt", "auto", r"neither a folder nor a \.csv, \.jsonl or \.parquet file"),
         ("x.txt", "folder", "is a file, but data.source is folder"),
         ("d", "csv", "is a folder, but data.source is csv"),
         ("x" * 300, "auto", r"data\.path: there is no"),

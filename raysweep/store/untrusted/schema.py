@@ -141,7 +141,8 @@ def _classes(value: Any) -> str | None:
     if not isinstance(value, list) or not all(isinstance(c, str) for c in value):
         return f" must be a list of texts, not {short_repr(value)}"
     if not 1 <= len({*value}) == len(value) <= MOST_CLASSES:
-        return f" must be 1 to {MOST_CLASSES:,} different names, not {len(value):,} names with {len({*value}):,} different ones"
+        different = f" of which {len({*value}):,} are different" if len({*value}) < len(value) else ""
+        return f" must be 1 to {MOST_CLASSES:,} different names, not {len(value):,} names{different}"
     try:
         for name in value:
             check_class(name)

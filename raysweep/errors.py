@@ -4,19 +4,20 @@ A message is one paragraph: what is wrong, where, and the remedy. The number beh
 which the command line ends::
 
     RaysweepError (1)
-    ├── InputError (2)            the user can correct something that was given
-    │   ├── ConfigError           a configuration file, or an override on the command line
-    │   ├── WeightsError          sampling weights, or a grid of them
-    │   ├── DataError             images, labels or classes
-    │   ├── NotFoundError         no such experiment, sweep, checkpoint or epoch
-    │   ├── CheckpointError       a checkpoint that is damaged, unsafe or does not fit
-    │   ├── ResourceError         more CPUs, GPUs, workers or nodes than exist
-    │   ├── RootError             the root folder or address of the experiments
-    │   └── LockedError           another process writes to the experiment
-    ├── TrainingError (1)         the training itself failed
-    │   └── NonFiniteLossError    the loss became NaN or infinite
-    ├── StoreError (1)            the files of an experiment cannot be read or written
-    └── Interrupted (130)         asked to stop; what was done is saved
+    ├── InputError (2)                      the user can correct something that was given
+    │   ├── ConfigError                     a configuration file, or an override on the command line
+    │   ├── WeightsError                    sampling weights, or a grid of them
+    │   ├── DataError                       images, labels or classes
+    │   ├── NotFoundError                   no such experiment, sweep, checkpoint or epoch
+    │   │   └── AmbiguousReferenceError     several fit
+    │   ├── CheckpointError                 a checkpoint that is damaged, unsafe or does not fit
+    │   ├── ResourceError                   more CPUs, GPUs, workers or nodes than exist
+    │   ├── RootError                       the root folder or address of the experiments
+    │   └── LockedError                     another process writes to the experiment
+    ├── TrainingError (1)                   the training itself failed
+    │   └── NonFiniteLossError              the loss became NaN or infinite
+    ├── StoreError (1)                      the files of an experiment cannot be read or written
+    └── Interrupted (130)                   asked to stop; what was done is saved
 
 A subclass without a number has its parent's.
 """
@@ -56,7 +57,11 @@ class DataError(InputError):
 
 
 class NotFoundError(InputError):
-    """Raised when a reference names no experiment, sweep, checkpoint or epoch, or more than one. Exit code 2."""
+    """Raised when a reference names no experiment, sweep, checkpoint or epoch. Exit code 2."""
+
+
+class AmbiguousReferenceError(NotFoundError):
+    """Raised when a reference fits several experiments or sweeps. Exit code 2."""
 
 
 class CheckpointError(InputError):

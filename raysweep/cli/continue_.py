@@ -1,4 +1,4 @@
-"""``raysweep continue``: finish what was interrupted, in place."""
+"""``raysweep continue``: finish an interrupted experiment or sweep in place."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from raysweep.display.terminal import put
+from raysweep.events import Loading
 from raysweep.store.remote.root import open_root
 
 
@@ -17,19 +18,21 @@ def register(app: typer.Typer) -> None:
 def continue_(
     reference: str = typer.Argument(..., help="An experiment or a sweep: id, name, prefix or path."),
     steal: bool = typer.Option(
-        False, "--steal", help="Take the writer's lock of a process on another host that is gone for certain."
+        False, "--steal", help="Take over the lock of a process on another host that is certainly gone."
     ),
-    threads: int | None = typer.Option(None, "--threads", min=1, help="Other threads than before: not bit-exact."),
+    threads: int | None = typer.Option(None, "--threads", min=1, help="A different number of threads; not bit-exact."),
     workers: str | None = typer.Option(
         None,
         "--workers",
-        metavar="N|LEAST-MOST",
-        help="Other Ray workers than before; 0: in this process; 2-8: as many as fit.",
+        metavar="N|MIN-MAX",
+        help="A different number of Ray workers. 0: train in this process. 2-8: as many as fit.",
     ),
-    address: str | None = typer.Option(None, "--address", help="Another Ray cluster; 'local': this machine."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    address: str | None = typer.Option(None, "--address", help="Another Ray cluster. local: this machine."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Go on with an interrupted experiment, or with the branches of a sweep, from the newest whole checkpoints, in place."""
+    """Finish an interrupted experiment or sweep in place. Starts from the newest intact checkpoints."""
 
     from raysweep.cli.run import announce
     from raysweep.config.load import parse_workers
@@ -42,7 +45,7 @@ def continue_(
         from raysweep.display.sweep import SweepDisplay
 
         with SweepDisplay() as table:
-            table({"kind": "loading"})
+            table(Loading())
             from raysweep.launch.sweep.resume import continue_sweep
             from raysweep.plan.resources import ResourceOverrides
 
@@ -53,7 +56,7 @@ def continue_(
         summarise(finished, root)
         return
     with RunDisplay() as display:
-        display({"kind": "loading"})
+        display(Loading())
         from raysweep.launch import resume as resuming
         from raysweep.plan import resources
 
@@ -65,8 +68,8 @@ def continue_(
 
 
 def _is_sweep(root: Any, reference: str) -> bool:
-    """Whether a reference means a sweep; an experiment of that name goes first."""
-    from raysweep.errors import NotFoundError
+    """Whether a reference means a sweep; an experiment of that name takes precedence."""
+    from raysweep.errors import AmbiguousReferenceError, NotFoundError
     from raysweep.store import catalog, layout, resolve, sweep
 
     if any(reference in (s.id, layout.split_id(s.id)[0]) for s in sweep.all_sweeps(root)):
@@ -80,7 +83,7 @@ def _is_sweep(root: Any, reference: str) -> bool:
         try:
             resolve.find_sweep(root, reference)
             return True
-        except NotFoundError as error:
-            if "fits" in str(error):
-                raise
+        except AmbiguousReferenceError:
+            raise
+        except NotFoundError:
             return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -10,8 +10,11 @@ from raysweep._text import plain
 from raysweep.display.terminal import age, decimals, percent, put_bytes, put_json, say, table
 from raysweep.store.remote.root import open_root
 
+if TYPE_CHECKING:
+    from raysweep.store.fields import Row
+
 STATUSES = ("running", "finished", "interrupted", "failed", "dead", "legacy", "damaged")
-SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # of the index
+SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # columns of the index
 
 
 def register(app: typer.Typer) -> None:
@@ -19,15 +22,21 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(
-    checkpoints: bool = typer.Option(False, "--checkpoints", help="Every checkpoint, with the reference to pass on."),
-    sweep: str | None = typer.Option(None, "--sweep", help="Only the branches of this sweep."),
-    status: str | None = typer.Option(None, "--status", help=f"One of {', '.join(STATUSES)}."),
-    sort: str = typer.Option("created", "--sort", help=f"One of {', '.join(SORT_KEYS)}."),
-    limit: int | None = typer.Option(None, "--limit", min=1, help="At most so many, the last in order."),
-    as_json: bool = typer.Option(False, "--json", help="One JSON array, with documented fields."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    checkpoints: bool = typer.Option(
+        False, "--checkpoints", help="List every checkpoint with the reference for --from."
+    ),
+    sweep: str | None = typer.Option(None, "--sweep", help="List only the branches of this sweep."),
+    status: str | None = typer.Option(None, "--status", help=f"List only this status: {', '.join(STATUSES)}."),
+    sort: str = typer.Option("created", "--sort", help=f"Sort by: {', '.join(SORT_KEYS)}."),
+    limit: int | None = typer.Option(
+        None, "--limit", min=1, help="List at most this many: the last ones in sort order."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON array with the documented fields."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Show the experiments under the root, oldest first."""
+    """List the experiments under the root, oldest first."""
 
     from raysweep.errors import InputError, did_you_mean
     from raysweep.store import index
@@ -43,7 +52,7 @@ def list_(
     folder = open_root(root)
     if as_json and not checkpoints:
         texts = index.texts(folder, status=status, sweep=sweep, sort=sort, limit=limit)
-        put_bytes(b"[" + b",\n ".join(texts) + b"]\n")  # one line an experiment
+        put_bytes(b"[" + b",\n ".join(texts) + b"]\n")  # one line per experiment
         return
     rows = index.rows(folder, status=status, sweep=sweep, sort=sort, limit=limit)
     if checkpoints:
@@ -68,50 +77,51 @@ def list_(
         [_cells(r) for r in rows],
     )
     for r in rows:
-        if r.get("note"):
-            say(plain(r["note"]))
+        if r.note:
+            say(plain(r.note))
 
 
-def _cells(r: dict[str, Any]) -> list[str]:
-    best, before = r["best_acc"], r["parent_best_acc"]
+def _cells(r: Row) -> list[str]:
+    best, before = r.best_acc, r.parent_best_acc
     better_before = best is not None and before is not None and before > best
-    parent = r["parent"] or {}
     return [
-        plain(r["id"]),
-        r["status"],
-        f"{r['epochs_done']}/{r['epochs_target'] or '?'}",
+        plain(r.id),
+        r.status,
+        f"{r.epochs_done}/{r.epochs_target or '?'}",
         percent(best) + (f" (parent {percent(before)})" if better_before else ""),
-        decimals(r["best_macro_f1"]),
-        plain(f"{r['worst_class']} {percent(r['worst_recall'])}") if r["worst_class"] else "-",
-        plain(f"{parent['experiment']}@{parent['epoch']}") if parent else "-",
+        decimals(r.best_macro_f1),
+        plain(f"{r.worst_class} {percent(r.worst_recall)}") if r.worst_class else "-",
+        plain(r.parent.reference) if r.parent else "-",
         plain(_change(r)),
-        age(r["created"]),
+        age(r.created),
     ]
 
 
-def _change(r: dict[str, Any]) -> str:
-    """What the fork changed, or, of an experiment without a parent, the weights it began with."""
-    from raysweep.weights import describe
+def _change(r: Row) -> str:
+    """What the fork changed; for an experiment without a parent, its initial weights."""
+    from raysweep.errors import WeightsError
+    from raysweep.weights import SamplingWeights, describe_changed
 
     try:
-        if r["parent"] is None:
-            return describe({c: float(w) for c, w in r["sampling_weights"].items()})
-        told = ", ".join(f"{c} {a:g}→{b:g}" for c, (a, b) in r["change"].items()) or "unchanged"
-    except (TypeError, ValueError, AttributeError):  # of a folder that somebody else wrote
+        if r.parent is None:
+            weights = r.sampling_weights
+            return SamplingWeights.complete(weights, list(weights)).describe() if weights else "all 1"
+        told = describe_changed(r.change)
+    except WeightsError:  # of a folder that somebody else wrote
         return "?"
-    return f"{told} (control)" if r["control"] else told
+    return f"{told} (control)" if r.control else told
 
 
-def _checkpoints(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _checkpoints(rows: list[Row], as_json: bool) -> None:
     from raysweep.store import layout
     from raysweep.store.experiment import Experiment
 
     found: list[dict[str, Any]] = []
     for r in rows:
-        experiment = Experiment(r["path"])
-        best = (experiment.manifest().get("best") or {}).get("file")
-        for e in experiment.entries():
-            reference = f"{r['id']}@{e.epoch}" if e.batch is None else str(experiment.folder / e.file)
+        experiment = Experiment(r.path)
+        manifest = experiment.manifest()
+        for e in manifest.entries:
+            reference = f"{r.id}@{e.epoch}" if e.batch is None else str(experiment.folder / e.file)
             found.append(
                 {
                     "reference": reference,
@@ -120,14 +130,14 @@ def _checkpoints(rows: list[dict[str, Any]], as_json: bool) -> None:
                     "batch": e.batch,
                     "bytes": e.bytes,
                     "val_acc": e.metrics.get("val_acc"),
-                    "best": e.file == best,
+                    "best": e.file == manifest.best_file,
                 }
             )
         for position in experiment.old_checkpoints():
             path = experiment.folder / layout.checkpoint_name(position)
             found.append(
                 {
-                    "reference": f"{r['id']}@{position.epoch}" if position.batch is None else str(path),
+                    "reference": f"{r.id}@{position.epoch}" if position.batch is None else str(path),
                     "file": str(path),
                     "epoch": position.epoch,
                     "batch": position.batch,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from raysweep._text import plain
 from raysweep.display.terminal import decimals, percent, put, put_json, say, table
 from raysweep.store.remote.root import open_root
+
+if TYPE_CHECKING:
+    from raysweep.store.records import ExperimentConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -19,10 +22,12 @@ def show(
     reference: str = typer.Argument(
         ..., help="An experiment (id, name, prefix, path) or a checkpoint (path, EXPERIMENT@5, @best, @latest)."
     ),
-    as_json: bool = typer.Option(False, "--json", help="As JSON."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Show what an experiment is, what it reached and which checkpoints it has."""
+    """Show one experiment or checkpoint. For an experiment: its parent, class shares, results and checkpoints."""
 
     from raysweep.store import catalog, resolve
 
@@ -34,8 +39,7 @@ def show(
     experiment = resolve.find_experiment(folder, reference)
     summary = catalog.summary(experiment)
     config = experiment.config()
-    entries = experiment.entries()
-    best = (experiment.manifest().get("best") or {}).get("file")
+    manifest = experiment.manifest()
     if as_json:
         rows = [
             {
@@ -46,24 +50,24 @@ def show(
                 "sha256": e.sha256,
                 "metrics": e.metrics,
             }
-            for e in entries
+            for e in manifest.entries
         ]
-        put_json({**summary, "config": config, "checkpoints": rows})
+        put_json({**summary.to_json(), "config": config.to_json(), "checkpoints": rows})
         return
-    put(plain(summary["id"]))
-    if config.get("experiment_description"):
-        put(f"  {plain(config['experiment_description'])}")
-    target = summary["epochs_target"] or "?"
+    put(plain(summary.id))
+    if config.experiment_description:
+        put(f"  {plain(config.experiment_description)}")
+    target = summary.epochs_target or "?"
     put(
-        f"  {summary['status']}, {summary['epochs_done']} of {target} epochs, model {plain(config.get('model_name'))}, in {plain(experiment.folder)}"
+        f"  {summary.status}, {summary.epochs_done} of {target} epochs, model {plain(config.model_name)}, in {plain(experiment.folder)}"
     )
-    if summary["parent"]:
-        put(f"  child of {plain(summary['parent']['experiment'])}@{summary['parent']['epoch']}")
-    if summary.get("note"):
-        say(plain(summary["note"]))
+    if summary.parent:
+        put(f"  child of {plain(summary.parent.reference)}")
+    if summary.note:
+        say(plain(summary.note))
     put("")
     _shares(config)
-    if entries:
+    if manifest.entries:
         put("")
         table(
             None,
@@ -76,14 +80,14 @@ def show(
                 ("worst class", "l"),
                 ("", "l"),
             ],
-            [_row(e, best) for e in entries],
+            [_row(e, manifest.best_file) for e in manifest.entries],
         )
     old = [p.epoch for p in experiment.old_checkpoints() if p.batch is None]
     if old:
-        say(f"Written by the old system; its checkpoints are the epochs {', '.join(map(str, old))}.")
-        say(f"Next: raysweep resume --from {plain(summary['id'])}@{old[-1]} data.path=FOLDER")
-    if summary["status"] in ("interrupted", "dead"):
-        say(f"Next: raysweep continue {plain(summary['id'])}")
+        say(f"Written by the old system, with checkpoints of epochs {', '.join(map(str, old))}.")
+        say(f"Next: raysweep resume --from {plain(summary.id)}@{old[-1]} data.path=FOLDER")
+    if summary.status in ("interrupted", "dead"):
+        say(f"Next: raysweep continue {plain(summary.id)}")
 
 
 def _row(e: Any, best: str | None) -> list[str]:
@@ -101,24 +105,24 @@ def _row(e: Any, best: str | None) -> list[str]:
     ]
 
 
-def _shares(config: dict[str, Any]) -> None:
-    """Weights and the share of each class that they cause."""
+def _shares(config: ExperimentConfig) -> None:
+    """Print the weights and the resulting share of each class."""
     from raysweep.errors import RaysweepError
-    from raysweep.weights import complete, shares
+    from raysweep.weights import SamplingWeights
 
-    counts, given = config.get("class_counts"), config.get("sampling_weights") or {}
+    counts, given = config.class_counts, config.sampling_weights
     try:
         if not counts:
             put("  weights: " + ", ".join(f"{plain(c)} {plain(w)}" for c, w in given.items()))
             return
-        weights = complete(given, list(counts))
-        shown = shares(counts, weights)
+        sampled = SamplingWeights.complete(given, list(counts))
+        weights, shown = sampled.as_dict(), sampled.shares(counts)
         total = sum(counts.values())
         rows = [
             [plain(c), f"{n:,}", percent(n / total), f"{weights[c]:g}", percent(shown[c])] for c, n in counts.items()
         ]
-    except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # somebody changed the file
-        put("  class_counts or sampling_weights in experiment_config.json are not what they should be")
+    except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # the file was edited by hand
+        put("  class_counts or sampling_weights in experiment_config.json are not valid")
         return
     table(
         None,
@@ -148,7 +152,7 @@ def _show_checkpoint(experiment: Any, entry: Any, path: Any, as_json: bool) -> N
         put(f"  not in a manifest of {plain(experiment.id)}; {row['bytes']:,} bytes")
         return
     where = f"epoch {entry.epoch}" + ("" if entry.batch is None else f", batch {entry.batch}")
-    put(f"  {plain(experiment.id)}, {where}, {entry.bytes:,} bytes, {'whole' if problem is None else plain(problem)}")
+    put(f"  {plain(experiment.id)}, {where}, {entry.bytes:,} bytes, {'intact' if problem is None else plain(problem)}")
     put(f"  sha256 {plain(entry.sha256)}")
     for key, value in entry.metrics.items():
         put(f"  {plain(key)}: {f'{value:.4f}' if isinstance(value, float) else plain(value)}")

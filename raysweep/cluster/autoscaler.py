@@ -9,20 +9,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from raysweep.cluster import _ray_internals
 from raysweep.cluster.nodes import node_resources
 from raysweep.cluster.signals import StopFlag, signals
 from raysweep.config.settings import ScalingSection
 from raysweep.errors import Interrupted, ResourceError
+from raysweep.events import Note, Progress
 
 POLL_S = 2.0
 LOST_S = 60.0  # for lost nodes to come back, or others
 GROWING_S = 900.0  # for new machines of a cloud
 SETTLE_S = 60.0  # enough are there for a start: for more only while more come
 
-Progress = Callable[[dict[str, Any]], None]
 T = TypeVar("T")
 
 
@@ -76,7 +76,7 @@ class Fleet:
                         raise _too_late(error, now - started, self.grows) from None
                     text = f"Waiting for nodes, up to {self.at_start:g} s (scaling.wait_for_nodes_s). {error}"
                 if len(nodes) != last:
-                    self.progress({"kind": "warning", "text": text})
+                    self.progress(Note(text))
                     last = len(nodes)
                 if flag.reason is not None:
                     raise Interrupted(

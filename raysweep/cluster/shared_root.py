@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ from raysweep._paths import is_address, user_path
 from raysweep.cluster import _ray_internals
 from raysweep.cluster.nodes import living_nodes
 from raysweep.errors import ResourceError
+from raysweep.events import Note, Progress
 from raysweep.store import layout
 
 ANSWER_S = 60.0  # a process must be started on each machine
 SEEN_S = 5.0  # a network file system may show a new file late
 MOST_NAMED = 5
-
-Progress = Callable[[dict[str, Any]], None]
 
 
 def check(root: str, progress: Progress) -> None:
@@ -48,7 +47,7 @@ def check(root: str, progress: Progress) -> None:
     silent = [m["NodeManagerHostname"] for m in machines if m["NodeID"] not in answers]
     if silent:
         told = f"{_few(silent)} did not answer within {ANSWER_S:g} s; whether {folder} is seen there is not known."
-        progress({"kind": "warning", "text": told})
+        progress(Note(told))
     blind = [(m["NodeManagerHostname"], why) for m in machines if (why := answers.get(m["NodeID"]))]
     if blind:
         many = len(blind) > 1

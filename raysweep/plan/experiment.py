@@ -6,18 +6,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from raysweep import weights as weights_module
 from raysweep._paths import user_path
 from raysweep.config.settings import Settings
 from raysweep.data import cache, sampling
 from raysweep.errors import CheckpointError, ConfigError
-from raysweep.events import Progress, ignore
+from raysweep.events import Decoding, Note, Progress, ignore
 from raysweep.plan import resources
 from raysweep.plan.types import Plan
 from raysweep.store import experiment as experiments
 from raysweep.store import layout
 from raysweep.store.remote import root as remote
 from raysweep.trackers import base as trackers
+from raysweep.weights import SamplingWeights
 
 
 def cache_dir(settings: Settings) -> Path:
@@ -34,12 +34,14 @@ def plan_experiment(
     writable: bool = True,
     classes: Sequence[str] | None = None,
     tracked: bool = True,
+    weights: SamplingWeights | None = None,
 ) -> Plan:
     """Check everything a run needs; makes nothing but the image cache (and the root, where ``writable``).
 
     Args:
         classes: those of the checkpoint that will be loaded; the data must have the same, in the same order.
         tracked: the trackers asked for must be installed.
+        weights: of ``classes``; default: what the settings say.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
@@ -53,7 +55,7 @@ def plan_experiment(
     data = cache.load(
         settings.data,
         cache_dir(settings),
-        lambda done, total: progress({"kind": "decode", "done": done, "total": total}),
+        lambda done, total: progress(Decoding(done, total)),
     )
     settings, data = _ordered(settings, data, classes)
     if classes is not None and tuple(classes) != data.classes:
@@ -61,12 +63,12 @@ def plan_experiment(
             f"The checkpoint's classes are {', '.join(classes)}; the data's are {', '.join(data.classes)}. Classes and "
             "their order must be the same, or every label would be read wrongly."
         )
-    complete = weights_module.complete(settings.sampling.weights, data.classes)
+    weights = weights or SamplingWeights.complete(settings.sampling.weights, data.classes)
     members = sampling.pool(
         data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
     )
     counts = cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
-    weights_module.shares(counts, complete)
+    weights.shares(counts)  # raises if no image could be drawn
     from raysweep.training import models
 
     model = models.build(settings.model.name, settings.model.options, len(data.classes), data.shape[2])
@@ -79,7 +81,9 @@ def plan_experiment(
         raise ConfigError(
             f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
         )
-    return Plan(settings, root, data.facts, counts, complete, draws, wanted, parameters, notes=(told,) if told else ())
+    return Plan(
+        settings, root, data.facts, counts, weights, draws, wanted, parameters, notes=(Note(told),) if told else ()
+    )
 
 
 def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:

@@ -1,19 +1,22 @@
-"""What a process is told to train, what it tells meanwhile, and what it returns. Plain values: they travel to Ray workers."""
+"""What a process is told to train, and what it returns. It travels to Ray workers by pickle."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
+
+from raysweep.config.settings import Settings
+from raysweep.weights import SamplingWeights
 
 
 @dataclass(frozen=True)
 class Job:
-    """All a process needs to know to train. Plain values: it travels to Ray workers."""
+    """All a process needs to know to train; it was checked in planning, and is not checked again where it arrives."""
 
     folder: str
     token: str  # of the writer's lock
-    settings: dict[str, Any]
-    weights: dict[str, float]  # complete, in the order of the classes
+    settings: Settings
+    weights: SamplingWeights  # in the order of the classes
     cache_dir: str
     cache_folder: str  # the decoded images of this run, where this machine has them already
     threads: int
@@ -42,16 +45,6 @@ def from_own_checkpoint(job: Job, file: str, epoch: int, batch: int | None) -> J
         keep_rng=True,
         keep_position=True,
     )
-
-
-class Reporter(Protocol):
-    """Where training events go; on rank 0 only."""
-
-    def __call__(self, event: dict[str, Any]) -> None: ...
-
-    def should_stop(self) -> str | None:
-        """Why to stop after this batch, or None."""
-        ...
 
 
 @dataclass

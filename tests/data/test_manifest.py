@@ -203,7 +203,9 @@ def test_a_missing_file_is_named_with_its_row(tmp_path, kind):
     path = as_manifest(tmp_path / f"x.{kind}", SOME)
     (tmp_path / "x_files" / "0002.png").unlink()
     where = {"csv": ", line 4", "jsonl": ", line 3", "parquet": " row 2"}[kind]
-    with pytest.raises(DataError, match=rf"1 of 7 images that .* are missing: .*x\.{kind}{where}: x_files/0002\.png\. "):
+    with pytest.raises(
+        DataError, match=rf"1 of 7 images that .* are missing: .*x\.{kind}{where}: x_files/0002\.png\. "
+    ):
         read(path)
     for image in (tmp_path / "x_files").iterdir():
         image.unlink()
@@ -358,7 +360,9 @@ def test_metadata_go_before_the_names_of_folders(tmp_path):
 def test_metadata_without_classes_are_explained(tmp_path):
     as_folder(tmp_path, SOME, {})
     write_table(tmp_path / "metadata.csv", [{"file_name": "cat/0000.png", "text": "a cat"}])
-    with pytest.raises(DataError, match=r"no column label, .*file_name, text\. Rename a column, or set data\.source=folder"):
+    with pytest.raises(
+        DataError, match=r"no column label, .*file_name, text\. Rename a column, or set data\.source=folder"
+    ):
         read(tmp_path)
     assert read(tmp_path, source="folder").classes == ("cat", "dog")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from raysweep.cluster import connect
 from raysweep.config.grid import check
+from raysweep.events import EpochDone, Event, Note, opened
 from raysweep.launch import run as launching
 from raysweep.launch.sweep import driver as sweeping
 from raysweep.launch.workers import start as workers
@@ -22,7 +23,7 @@ from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.plan import sweep as sweep_plan
-from raysweep.plan import types as plan_types
+from raysweep.plan.types import Plan, SweepRequest
 from raysweep.training.loop import train
 from tests.conftest import Recorder, small_settings, weights_hash
 from tests.training.ranks import Ranks
@@ -49,7 +50,7 @@ def told_of(experiment: Any) -> dict[str, Any]:
         "problems": [p for e in experiment.entries() if (p := e.verify(experiment.folder)) is not None],
         # Checkpoints within an epoch fall where the loss did.
         "files": sorted(f for f in files if "_batch_" not in f and not f.startswith("events.")),
-        "world_size": experiment.config()["world_size"],
+        "world_size": experiment.config().world_size,
         "events": [{k: v for k, v in e.items() if k in ("type", "text", "changes", "reason")} for e in events],
     }
 
@@ -61,10 +62,11 @@ class Loss:
         self.nodes, self.node, self.joins = nodes, node, joins
         self.warnings: list[str] = []
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        if event["kind"] == "warning":
-            self.warnings.append(event["text"])
-        if event["kind"] == "epoch" and self.node is not None:
+    def __call__(self, event: Event) -> None:
+        _, event = opened(event)
+        if isinstance(event, Note) and not event.inexact:
+            self.warnings.append(event.text)
+        if isinstance(event, EpochDone) and self.node is not None:
             node, self.node = self.node, None
             self.nodes.remove_node(node, allow_graceful=False)
             if self.joins:
@@ -88,7 +90,7 @@ def two_nodes() -> Iterator[tuple[Any, list[Any]]]:
         nodes.shutdown()
 
 
-def plan(folder: Path, sections: dict[str, Any], **scaling: Any) -> plan_types.Plan:
+def plan(folder: Path, sections: dict[str, Any], **scaling: Any) -> Plan:
     return experiment_plan.plan_experiment(small_settings(folder, **sections, scaling={**SCALING, **scaling}))
 
 
@@ -114,10 +116,8 @@ def of_a_sweep(folder: Path) -> dict[str, Any]:
         whole[name] = told_of(launching.run(one).experiment)
     with two_nodes() as (nodes, (first, _)):
         loss = Loss(nodes, first, True)
-        asked = sweep_plan.plan_sweep(
-            str(folder / "sweep"), f"{parent.id}@1", check(GRID), name="s", address=nodes.address, progress=loss
-        )
-        result = sweeping.run(asked, loss)
+        asked = SweepRequest(str(folder / "sweep"), f"{parent.id}@1", check(GRID), name="s", address=nodes.address)
+        result = sweeping.run(sweep_plan.plan_sweep(asked, loss), loss)
     branches = {name: told_of(e) for name, e in result.experiments.items()}
     return {"whole": whole, "branches": branches, "failed": result.failed, "warnings": loss.warnings}
 

@@ -14,20 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from raysweep import weights as weights_module
 from raysweep._paths import is_address
 from raysweep.cluster.channel import ChannelReporter
 from raysweep.cluster.nodes import Notices
 from raysweep.config import grid as grids
 from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, Interrupted, RaysweepError
-from raysweep.events import Progress
+from raysweep.events import BranchEnded, BranchEvent, EpochDone, Event, Progress
 from raysweep.launch import resume as resuming
 from raysweep.launch import runner
 from raysweep.launch.workers import retry, transport
 from raysweep.plan.resources import ResourceOverrides, Resources
 from raysweep.plan.sweep import plan_branch
-from raysweep.plan.types import Plan
+from raysweep.plan.types import Parent, Plan
 from raysweep.store import lock
 from raysweep.store.experiment import Experiment
 from raysweep.store.remote import root as remote
@@ -77,15 +76,20 @@ def train_kept(config: dict[str, Any], kept: SharedRef) -> None:
     train_branch(config, _kept[key])
 
 
+def _parent(shared: Shared) -> Parent:
+    assert shared.base is not None
+    assert shared.base.parent is not None  # the plan of a sweep is that of a child
+    return shared.base.parent
+
+
 _parents: dict[str, Mapping[str, Any]] = {}  # by SHA-256; a reused actor unpacks its parent once
 
 
 def _parent_state(shared: Shared) -> Mapping[str, Any]:
     from raysweep.store import checkpoint
 
-    assert shared.base is not None
     assert shared.parent is not None
-    key = shared.base.parent.sha256
+    key = _parent(shared).sha256
     if key not in _parents:
         _parents.clear()
         _parents[key] = checkpoint.from_bytes(shared.parent)
@@ -98,15 +102,15 @@ class BranchReporter(ChannelReporter):
     def __init__(self, mailbox: Any, branch: str, first_epoch: int) -> None:
         import ray
 
-        super().__init__(mailbox, BATCH_EVERY_S)
-        self.branch, self.first_epoch = branch, first_epoch
+        super().__init__(mailbox, BATCH_EVERY_S, branch)
+        self.first_epoch = first_epoch
         self.reported = False
         self.notices = Notices([ray.get_runtime_context().get_node_id()])
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        super().__call__({**event, "branch": self.branch})
-        if event["kind"] == "epoch":
-            self.report(event["epoch"], event["row"])
+    def __call__(self, event: Event) -> None:
+        super().__call__(event)
+        if isinstance(event, EpochDone):
+            self.report(event.epoch, event.row)
 
     def should_stop(self) -> str | None:
         return super().should_stop() or (retry.PREEMPTED if self.notices.arrived() else None)
@@ -126,39 +130,36 @@ def train_branch(config: dict[str, Any], shared: Shared) -> None:
     import ray
 
     point = shared.points[config["branch"]] if "branch" in config else _searched(config, shared)
-    first = shared.base.parent.epoch + 1 if shared.base is not None else 1
+    first = _parent(shared).epoch + 1 if shared.base is not None else 1
     reporter = BranchReporter(shared.mailbox, point.name, first)
     # Asked before anything is made: after a stop the branches that have not begun shall not begin.
     stop, again = ray.get(shared.mailbox.begin.remote(point.name))
     if stop is not None:
         return
-    end: dict[str, Any] = {"kind": "branch_end", "branch": point.name, "status": "finished"}
+    end = BranchEnded("finished")
     try:
         experiment = _train(point, shared, reporter, again)
         if not reporter.reported:  # it was complete already: a search still wants to know what it reached
-            ends = [e for e in experiment.entries() if e.batch is None]
+            ends = experiment.manifest().ends
             if ends:
                 reporter.report(ends[-1].epoch, ends[-1].metrics)
     except Interrupted as error:
         if error.reason == retry.PREEMPTED:
             raise  # Tune starts the branch again in another place, where it goes on
-        end |= {"status": "interrupted", "reason": str(error)}
+        end = BranchEnded("interrupted", str(error))
     except RaysweepError as error:
-        end |= {"status": "failed", "reason": str(error), "traceback": traceback.format_exc()}
+        end = BranchEnded("failed", str(error), traceback.format_exc())
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        end |= {"status": "failed", "reason": text, "traceback": traceback.format_exc()}
-    ray.get(shared.mailbox.put.remote(end))
+        end = BranchEnded("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+    ray.get(shared.mailbox.put.remote(BranchEvent(point.name, end)))
 
 
 def _searched(config: Mapping[str, Any], shared: Shared) -> Point:
     """The branch that a search's suggestion means; equal suggestions are the same branch."""
-    assert shared.base is not None
-    parent = shared.base.parent
+    parent = _parent(shared)
     changes = {c: float(f"{w:.4g}") for c, w in config.items()}
-    complete = weights_module.inherit(parent.weights, changes, parent.classes)
-    seed = shared.seed if shared.seed is not None else parent.settings["seed"]
-    return Point(grids.describe(changes), complete, seed, False)
+    seed = shared.seed if shared.seed is not None else parent.settings.seed
+    return Point(grids.describe(changes), parent.weights.inherit(changes), seed, False)
 
 
 _seen: set[str] = set()  # roots on an object store that this process has looked through

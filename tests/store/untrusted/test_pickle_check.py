@@ -255,7 +255,9 @@ def test_a_key_that_holds_something_else_is_named_with_the_file(path, key, value
     path.write_bytes(saved(a_state() | ours))
     checkpoint.read_checkpoint(path)
     path.write_bytes(saved(a_state() | ours | {key: value}))
-    with pytest.raises(CheckpointError, match=rf"sent\.pt does not have the content of a checkpoint: .*{told}") as error:
+    with pytest.raises(
+        CheckpointError, match=rf"sent\.pt does not have the content of a checkpoint: .*{told}"
+    ) as error:
         checkpoint.read_checkpoint(path)
     assert len(str(error.value)) < 600
 

@@ -129,8 +129,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{truncate(path)} is not a complete checkpoint: it lacks {', '.join(missing)}. To start a new run from a bare state_dict, "
             "set model.init_from."
         )
-    schema.check(state, path)
-    return state
+    content: dict[str, Any] = state
+    schema.check(content, path)
+    return content
 
 
 def _check_file(file: io.BufferedReader, path: Path, allowed: frozenset[str]) -> None:

@@ -218,4 +218,4 @@ def _of_a_lost_node(experiment: Experiment) -> bool:
     who = lock.holder(experiment.folder)
     if who is None or lock.alive(who) is not None:  # nobody, or one of this machine, whom the lock itself can judge
         return False
-    return who.get("host") not in {n.get("NodeManagerHostname") for n in ray.nodes() if n.get("Alive")}
+    return who.host not in {n.get("NodeManagerHostname") for n in ray.nodes() if n.get("Alive")}

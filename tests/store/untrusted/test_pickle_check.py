@@ -106,7 +106,7 @@ def test_what_no_checkpoint_calls_is_refused_before_it_is_loaded(path, call, leg
         (pickle.dumps({"epoch": 1}, protocol=4), "FRAME is not one of a checkpoint"),
     ],
 )
-def test_pickles_that_only_their_unpickler_would_regret(path, program, told):
+def test_pickles_that_would_take_for_ever_to_unpickle(path, program, told):
     path.write_bytes(in_zip(program))
     with pytest.raises(CheckpointError, match=told):
         checkpoint.read(path)

@@ -1,5 +1,8 @@
-"""Whether every machine of a cluster sees the root. The workers write the checkpoints: where one of them had another folder
-of that name, a training would seem to go well and leave half of its files elsewhere."""
+"""Whether every machine of a cluster sees the same root folder.
+
+The workers write the checkpoints. If one of them had another folder of the same name, a training would seem to succeed and
+leave a part of its files elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,23 @@ from raysweep.cluster.nodes import living_nodes
 from raysweep.errors import ResourceError
 from raysweep.store import layout
 
-ANSWER_S = 60.0  # a process must be started on each machine
+ANSWER_S = 60.0  # includes the start of a process on each machine
 SEEN_S = 5.0  # a network file system may show a new file late
-MOST_NAMED = 5
+MOST_NAMED = 5  # machines in one message
 
 Progress = Callable[[dict[str, Any]], None]
 
 
 def check(root: str, progress: Progress) -> None:
-    """Look from every other machine of the connected cluster for a file that is made in the root. An object store is seen
-    from everywhere, and this machine sees its own folders.
+    """Write a probe file into the root and have every other machine of the connected cluster look for it.
+
+    Nothing is checked for an object store, which every machine sees, or on this machine.
 
     Args:
-        progress: is told of machines that do not answer.
+        progress: takes a note about machines that do not answer.
 
     Raises:
-        ResourceError: which machine does not see which folder, and what to do.
+        ResourceError: a machine does not see the folder. Says which machine, which folder and what to do.
     """
     machines = elsewhere(living_nodes())
     if not machines or is_address(root):
@@ -47,21 +51,27 @@ def check(root: str, progress: Progress) -> None:
         probe.unlink(missing_ok=True)
     silent = [m["NodeManagerHostname"] for m in machines if m["NodeID"] not in answers]
     if silent:
-        told = f"{_few(silent)} did not answer within {ANSWER_S:g} s; whether {folder} is seen there is not known."
-        progress({"kind": "warning", "text": told})
+        text = (
+            f"{_few(silent)} did not answer within {ANSWER_S:g} s, so it is not known whether {folder} is seen there."
+        )
+        progress({"kind": "warning", "text": text})
     blind = [(m["NodeManagerHostname"], why) for m in machines if (why := answers.get(m["NodeID"]))]
     if blind:
-        many = len(blind) > 1
-        raise ResourceError(
-            f"The root {folder} is not a folder that all machines of the cluster share: {_few([name for name, _ in blind])} "
-            f"{'do' if many else 'does'} not see what this machine writes there ({blind[0][1]}). Workers on them would write "
-            "their checkpoints elsewhere. Choose a folder that all machines mount at the same place, or --root "
-            "s3://bucket/prefix."
-        )
+        raise _not_shared(folder, blind)
+
+
+def _not_shared(folder: Path, blind: Sequence[tuple[str, str]]) -> ResourceError:
+    """The error about machines that do not see ``folder``, from (machine, what is wrong there)."""
+    names = _few([name for name, _ in blind])
+    return ResourceError(
+        f"The root {folder} is not a folder that all machines of the cluster share: {names} {'do' if len(blind) > 1 else 'does'} "
+        f"not see what this machine writes there ({blind[0][1]}). Workers on them would write their checkpoints elsewhere. "
+        "Choose a folder that all machines mount at the same path, or --root s3://bucket/prefix."
+    )
 
 
 def elsewhere(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """One node of every machine but this one that can train. Several nodes on one machine see the same folders."""
+    """One node of every other machine that has CPUs or GPUs. Several nodes on one machine see the same folders."""
     here = own_machine(nodes)
     found: dict[Any, Mapping[str, Any]] = {}
     for node in nodes:
@@ -71,12 +81,12 @@ def elsewhere(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def machine(node: Mapping[str, Any]) -> tuple[str, str]:
-    """What tells machines apart: containers may share a name, and machines behind a tunnel an address."""
+    """(Host name, address), which together identify a machine: containers may share a name, machines behind a tunnel an address."""
     return str(node.get("NodeManagerHostname")), str(node.get("NodeManagerAddress"))
 
 
 def own_machine(nodes: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """The machine of this process; None where it is not part of the cluster."""
+    """The machine of this process; None if it is not part of the cluster."""
     import ray
 
     if _ray_internals.is_ray_client():
@@ -86,7 +96,7 @@ def own_machine(nodes: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
 
 
 def _ask(machines: Sequence[Mapping[str, Any]], probe: str, token: str) -> dict[str, str | None]:
-    """What each machine finds, by node id: None where all is well, else what is wrong. Who does not answer is left out."""
+    """Each machine's result of :func:`look`, by node id. Machines that do not answer are omitted."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -102,7 +112,7 @@ def _ask(machines: Sequence[Mapping[str, Any]], probe: str, token: str) -> dict[
     for answer in ready:
         try:
             answers[asked[answer]["NodeID"]] = ray.get(answer)
-        except ray.exceptions.RayError:  # its node has just gone
+        except ray.exceptions.RayError:  # its node has just been lost
             continue
     for answer in late:
         ray.cancel(answer, force=True)
@@ -110,7 +120,15 @@ def _ask(machines: Sequence[Mapping[str, Any]], probe: str, token: str) -> dict[
 
 
 def look(probe: str, token: str, seconds: float = SEEN_S) -> str | None:
-    """Runs on another machine: what keeps it from seeing, or from writing beside, a file that the driver has made."""
+    """Look for the driver's probe file; runs on another machine.
+
+    Args:
+        token: what the driver has written into the file.
+        seconds: how long to wait for the file.
+
+    Returns:
+        What is wrong; None if this machine sees the file and may write to the root.
+    """
     path = Path(probe)
     deadline = time.monotonic() + seconds
     while True:
@@ -120,13 +138,13 @@ def look(probe: str, token: str, seconds: float = SEEN_S) -> str | None:
         except FileNotFoundError:
             if time.monotonic() > deadline:
                 root = path.parent.parent
-                return "there is a folder of that name, but another one" if root.is_dir() else "there is no such folder"
+                return "a different folder has that path there" if root.is_dir() else "that folder does not exist there"
             time.sleep(0.2)
         except OSError as error:
             return str(error.strerror)
     if found != token:
-        return "there is a folder of that name, but another one"
-    return None if os.access(path.parent.parent, os.W_OK) else "it is not writable there"
+        return "a different folder has that path there"
+    return None if os.access(path.parent.parent, os.W_OK) else "that folder is not writable there"
 
 
 def _few(names: Sequence[str]) -> str:

@@ -122,7 +122,7 @@ def session_logs() -> Path:
     if not ray.is_initialized() or _ray_internals.is_ray_client():
         return _LOGS_BY_DEFAULT
     context = ray.get_runtime_context()
-    return Path(context.get_temp_dir()) / context.get_session_name() / "logs"
+    return Path(str(context.get_temp_dir())) / str(context.get_session_name()) / "logs"
 
 
 def _reachable(address: str) -> None:

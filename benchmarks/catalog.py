@@ -107,10 +107,10 @@ def fill_mlflow(uri: str, root: Path) -> float:
     client = MlflowClient(uri)
     experiment = client.create_experiment("all")
     for row in index.rows(root):
-        run = client.create_run(experiment, run_name=row["id"])
-        metrics = [Metric(k, float(row[k]), 0, 0) for k in ("best_acc", "best_epoch", "best_macro_f1")]
-        params = [Param(f"weight_{c}", str(w)) for c, w in row["sampling_weights"].items()]
-        tags = [RunTag("parent", (row["parent"] or {}).get("experiment", "-")), RunTag("status", row["status"])]
+        run = client.create_run(experiment, run_name=row.id)
+        metrics = [Metric(k, float(getattr(row, k)), 0, 0) for k in ("best_acc", "best_epoch", "best_macro_f1")]
+        params = [Param(f"weight_{c}", str(w)) for c, w in row.sampling_weights.items()]
+        tags = [RunTag("parent", row.parent.experiment if row.parent else "-"), RunTag("status", row.status)]
         client.log_batch(run.info.run_id, metrics, params, tags)
         client.set_terminated(run.info.run_id)
     return time.perf_counter() - began

@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import measuring
 from benchmarks.measuring import Row, in_a_process
+from raysweep.events import EpochDone, Event
 
 WORKERS, EPOCHS = 2, 8
 COUNTED = 4  # the last ones: Ray's helpers go on starting while the first epochs run
@@ -28,8 +29,8 @@ def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
 
     ends: list[float] = []
 
-    def progress(event: dict[str, Any]) -> None:
-        if event["kind"] == "epoch":
+    def progress(event: Event) -> None:
+        if isinstance(event, EpochDone):
             ends.append(time.perf_counter())
 
     scaling = {"num_workers": WORKERS, "threads": 1, "sync_batchnorm": o.way == "synced"}

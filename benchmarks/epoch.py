@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import measuring
 from benchmarks.measuring import CPUS, Laps, Row, in_a_process, interleave
+from raysweep.events import BatchDone, EpochDone, Event
 
 SAVES, SHORT = 8, 4096  # checkpoints whose pause is measured, and images between two of them
 MODELS = {"cnn": "cnn", "vit": "python:benchmarks.vit:build"}
@@ -40,13 +41,13 @@ def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     from raysweep.launch import run as launching
     from raysweep.plan import experiment as experiment_plan
 
-    events: list[dict[str, Any]] = []
+    events: list[EpochDone] = []
     laps = Laps()
 
-    def progress(event: dict[str, Any]) -> None:
-        if event["kind"] == "epoch":
+    def progress(event: Event) -> None:
+        if isinstance(event, EpochDone):
             events.append(event)
-        if event["kind"] == "batch" and event["batch"] == event["batches"]:
+        if isinstance(event, BatchDone) and event.batch == event.batches:
             laps.end()
 
     made = launching.run(experiment_plan.plan_experiment(settings_of(root, o.model, o.laps)), progress).experiment
@@ -68,11 +69,11 @@ def saving(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     from raysweep.launch import run as launching
     from raysweep.plan import experiment as experiment_plan
 
-    events: list[dict[str, Any]] = []
+    events: list[EpochDone] = []
     settings = settings_of(root, o.model, SAVES, sampling={"samples_per_epoch": SHORT})
     launching.run(
         experiment_plan.plan_experiment(settings),
-        lambda event: events.append(event) if event["kind"] == "epoch" else None,
+        lambda event: events.append(event) if isinstance(event, EpochDone) else None,
     )
     loop, net = _bare(root, o.model)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.001, weight_decay=0.02)
@@ -84,7 +85,7 @@ def saving(root: Path, o: argparse.Namespace) -> dict[str, Any]:
         three.append(time.perf_counter() - began)
     # The first ones make buffers and files.
     return {
-        "ours": statistics.median(e["blocked_seconds"] for e in events[1:]),
+        "ours": statistics.median(e.blocked_seconds for e in events[1:]),
         "three": statistics.median(three[1:]),
     }
 

@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks import measuring
 from benchmarks.bare import Bare
 from benchmarks.measuring import ENVIRONMENT, Laps, Row, in_a_process, interleave
+from raysweep.events import BatchDone, Event
 
 TRAININGS, PLACES = 8, 4
 BATCH = 256
@@ -92,8 +93,8 @@ class _Reporter:
     def __init__(self, lap: Any) -> None:
         self.lap = lap
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        if event["kind"] == "batch" and event["batch"] == event["batches"]:
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, BatchDone) and event.batch == event.batches:
             self.lap()
 
     def should_stop(self) -> None:

@@ -25,6 +25,17 @@ from typing import Any
 
 from benchmarks import measuring
 from benchmarks.sweep import parent_of
+from raysweep.events import (
+    BatchDone,
+    BranchEnded,
+    BranchEvent,
+    Connected,
+    EpochDone,
+    Event,
+    SweepEnded,
+    TrainingStarted,
+)
+from raysweep.store.records_manifest import Manifest, ManifestEntry
 
 MARKS = (1_000, 5_000, 10_000)  # branches after which the driver's memory is noted
 LIMIT_MS = 50.0
@@ -92,16 +103,13 @@ class Marks:
 
 def nothing(job: Any, reporter: Any, start: Any = None) -> Any:
     """In the place of the training function: what an epoch leaves behind and tells, without the epoch."""
-    from raysweep.store.experiment import Entry, Experiment
+    from raysweep.store.experiment import Experiment
     from raysweep.training.checkpointing import write_history
     from raysweep.training.job import Outcome
 
     classes = list(job.weights)
-    told = {"epoch": job.last_epoch, "draws": 1, "batches": 1}
-    reporter({"kind": "begin", "first_epoch": job.first_epoch, "classes": classes, "counts": {}, **told})
-    reporter(
-        {"kind": "batch", "epoch": job.last_epoch, "batch": 1, "batches": 1, "loss": 1.0, "images_per_second": 1.0}
-    )
+    reporter(TrainingStarted(job.last_epoch))
+    reporter(BatchDone(job.last_epoch, 1, 1, 1.0, 1.0))
     row: dict[str, Any] = {"epoch": job.last_epoch, "train_loss": 1.0, "train_acc": 0.5, "val_loss": 1.0}
     row |= {"val_acc": 0.5, "val_macro_f1": 0.5, "balanced_accuracy": 0.5, "images_per_second": 1.0, "seconds": 1.0}
     row |= {"worst_class": classes[0], "worst_recall": 0.5} | {f"recall_{c}": 0.5 for c in classes}
@@ -109,10 +117,9 @@ def nothing(job: Any, reporter: Any, start: Any = None) -> Any:
     history["epoch"] = [job.last_epoch - 1, job.last_epoch]
     experiment = Experiment(job.folder)
     name = f"checkpoint_epoch_{job.last_epoch}.pt"
-    experiment.write_manifest([Entry(name, 1, "0" * 64, job.last_epoch, None, "", row)], None)
+    experiment.write_manifest(Manifest([ManifestEntry(name, 1, "0" * 64, job.last_epoch, None, "", row)]))
     write_history(experiment.folder, history, classes)
-    told = {"kind": "epoch", "epoch": job.last_epoch, "row": row, "best_acc": 0.5, "best": True}
-    reporter({**told, "save_seconds": 0.0, "blocked_seconds": 0.0})
+    reporter(EpochDone(job.last_epoch, row, best=True, save_seconds=0.0, blocked_seconds=0.0))
     reporter.should_stop()
     return Outcome(job.last_epoch, 0.5)
 
@@ -147,12 +154,15 @@ def ours(root: Path, branches: int) -> dict[str, Any]:
     at["planned"] = time.perf_counter()
     with SweepDisplay() as display:
 
-        def progress(event: dict[str, Any]) -> None:
-            at.setdefault(event["kind"], time.perf_counter())
-            if event["kind"] == "connected":
-                marks.start()
-            elif event["kind"] == "branch_end":
-                marks.ended()
+        def progress(event: Event) -> None:
+            match event:
+                case Connected():
+                    at["connected"] = time.perf_counter()
+                    marks.start()
+                case SweepEnded():
+                    at["sweep_end"] = time.perf_counter()
+                case BranchEvent(_, BranchEnded()):
+                    marks.ended()
             display(event)
 
         result = sweeping.run(plan, progress)

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks import measuring
 from benchmarks.measuring import Row, in_a_process
+from raysweep.events import Connected, SweepEnded
 
 CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 
@@ -50,11 +51,11 @@ def ours(root: Path, branches: int, threads: int) -> float:
     from raysweep.plan import sweep as sweep_plan
 
     parent = parent_of(root, threads)
-    times: dict[str, float] = {}
+    times: dict[type, float] = {}
     values = {"epochs": 1, "control": False, "weights": {"disgust": weights_of(branches)}}
     plan = sweep_plan.plan_sweep(str(root), f"{parent.id}@1", grids.check(values), threads=threads)
-    result = sweeping.run(plan, lambda event: times.setdefault(event["kind"], time.perf_counter()))
-    seconds = times["sweep_end"] - times["connected"]
+    result = sweeping.run(plan, lambda event: times.setdefault(type(event), time.perf_counter()))
+    seconds = times[SweepEnded] - times[Connected]
     assert len(result.experiments) == branches
     assert not result.failed
     return seconds

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from raysweep.config import load as load_config
 from raysweep.errors import ConfigError, did_you_mean
+from raysweep.events import Progress
 from raysweep.store.remote import root as remote
 
 if TYPE_CHECKING:
@@ -84,12 +85,12 @@ def _nested(config: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def run_experiment(config: Mapping[str, Any], progress: Any = None) -> tuple[str, float]:
+def run_experiment(config: Mapping[str, Any], progress: Progress | None = None) -> tuple[str, float]:
     """Train an experiment, or with ``resume_from_checkpoint`` a child of that checkpoint.
 
     Args:
         config: of :func:`create_experiment_config`.
-        progress: called with training events (dicts with a ``kind``); None shows a line per epoch on stderr.
+        progress: called with the events of :mod:`raysweep.events`; None shows a line per epoch on stderr.
 
     Returns:
         (the experiment's folder, the best validation accuracy in [0, 1] over the whole history).
@@ -144,7 +145,7 @@ def branch(
     address: str | None = None,
     settings: Mapping[str, Any] | None = None,
     root: str | Path | None = None,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> SweepResult:
     """Train many children of one checkpoint, each with other class sampling weights, and the control (``raysweep branch``).
 
@@ -155,7 +156,7 @@ def branch(
         threads, workers, gpus_per_branch: of each branch. Fewer threads than the parent's: not bit-exact.
         settings: a nested mapping of settings in which all branches differ from the parent.
         root: where the experiments are; default: beside the parent.
-        progress: called with events; None shows a line per branch and epoch on stderr.
+        progress: called with the events of :mod:`raysweep.events`; None shows a line per branch and epoch on stderr.
 
     Returns:
         The sweep's folder (``.sweep``), its experiments by branch (``.experiments``), and the branches that failed with
@@ -199,7 +200,7 @@ def list_experiments(root: str | Path = "experiments") -> list[dict[str, Any]]:
     """The documented fields of every experiment under a root, oldest first (``raysweep list --json``)."""
     from raysweep.store import index
 
-    return index.rows(remote.open_root(root))
+    return [row.to_json() for row in index.rows(remote.open_root(root))]
 
 
 def load_checkpoint(reference: str | Path, root: str | Path = "experiments") -> dict[str, Any]:

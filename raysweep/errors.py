@@ -8,6 +8,7 @@ A message is one paragraph: what was wrong, where, and the remedy. ``exit_code``
         - WeightsError: sampling weights or a grid of them
         - DataError: images, labels, classes
         - NotFoundError: no such experiment, sweep or checkpoint
+            . AmbiguousReferenceError: there are several
         - CheckpointError: a checkpoint that is damaged, foreign or does not fit
         - ResourceError: more CPUs, GPUs or workers than there are
         - RootError: the place for experiments cannot be used
@@ -50,6 +51,10 @@ class DataError(InputError):
 
 class NotFoundError(InputError):
     """There is no such experiment, sweep or checkpoint."""
+
+
+class AmbiguousReferenceError(NotFoundError):
+    """Several experiments or sweeps are meant by the same words."""
 
 
 class CheckpointError(InputError):

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from raysweep.events import Event
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 hypothesis.settings.register_profile("raysweep", deadline=None)  # a busy machine is no fault of the code
 hypothesis.settings.load_profile("raysweep")
@@ -70,11 +72,11 @@ class Recorder:
     """A reporter that keeps every event and asks to stop after ``stop_after`` batches."""
 
     def __init__(self, stop_after: int | None = None) -> None:
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self.stop_after = stop_after
         self.asked = 0
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         self.events.append(event)
 
     def should_stop(self) -> str | None:

@@ -8,6 +8,8 @@ import typer
 
 from raysweep._text import plain
 from raysweep.display.terminal import percent, put, put_json, say, table
+from raysweep.events import Loading
+from raysweep.store.results import read_results
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +48,7 @@ def branch(
     grid = grids.read(weights_grid)
     over = load_config.parse_overrides(overrides or [])
     with SweepDisplay() as display:
-        display({"kind": "loading"})
+        display(Loading())
         from raysweep.launch.sweep import driver as sweeping
         from raysweep.plan import sweep as sweep_plan
 
@@ -88,7 +90,7 @@ def show_plan(plan: Any, as_json: bool) -> None:
         put_json(
             {
                 "name": plan.name,
-                "parent": parent.record(),
+                "parent": parent.record().to_json(),
                 "parent_shares": before,
                 "epochs": base.settings.training.epochs,
                 "threads": base.resources.threads,
@@ -122,7 +124,7 @@ def show_plan(plan: Any, as_json: bool) -> None:
         [("branch", "l"), ("seed", "r"), *((plain(c), "r") for c in classes)],
         rows,
     )
-    for note in (*plan.notes, *base.notes):
+    for note in (*plan.notes, *(n.text for n in base.notes)):
         say(plain(note))
     searched = plan.branches - len(plan.points)
     if searched:
@@ -142,9 +144,8 @@ def summarise(result: Any, root: str) -> None:
     import shlex
 
     from raysweep.errors import TrainingError
-    from raysweep.store import sweep
 
-    rows = sweep.results(result.sweep)
+    rows = read_results(result.sweep)
     say("")
     lines = []
     for r in rows:
@@ -171,7 +172,9 @@ def summarise(result: Any, root: str) -> None:
     ]
     table("Last epoch of every branch (* control)", [*columns, ("worst class", "l")], lines, err=True)
     for name, reason in result.failed.items():
-        say(f"{plain(name)} failed: {plain(reason)}")
+        file = result.sweep.traceback(name)
+        where = f" (traceback: {file})" if file.is_file() else ""
+        say(f"{plain(name)} failed: {plain(reason)}{plain(where)}")
     where = "" if root == "experiments" else f" --root {shlex.quote(root)}"
     say(f"Everything is in {result.sweep.folder}")
     if result.failed:

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from raysweep.display.terminal import put
+from raysweep.events import Loading
 from raysweep.store.remote.root import open_root
 
 
@@ -42,7 +43,7 @@ def continue_(
         from raysweep.display.sweep import SweepDisplay
 
         with SweepDisplay() as table:
-            table({"kind": "loading"})
+            table(Loading())
             from raysweep.launch.sweep.resume import continue_sweep
             from raysweep.plan.resources import ResourceOverrides
 
@@ -53,7 +54,7 @@ def continue_(
         summarise(finished, root)
         return
     with RunDisplay() as display:
-        display({"kind": "loading"})
+        display(Loading())
         from raysweep.launch import resume as resuming
         from raysweep.plan import resources
 
@@ -66,7 +67,7 @@ def continue_(
 
 def _is_sweep(root: Any, reference: str) -> bool:
     """Whether a reference means a sweep; an experiment of that name goes first."""
-    from raysweep.errors import NotFoundError
+    from raysweep.errors import AmbiguousReferenceError, NotFoundError
     from raysweep.store import catalog, layout, resolve, sweep
 
     if any(reference in (s.id, layout.split_id(s.id)[0]) for s in sweep.all_sweeps(root)):
@@ -80,7 +81,7 @@ def _is_sweep(root: Any, reference: str) -> bool:
         try:
             resolve.find_sweep(root, reference)
             return True
-        except NotFoundError as error:
-            if "fits" in str(error):
-                raise
+        except AmbiguousReferenceError:
+            raise
+        except NotFoundError:
             return False

@@ -112,7 +112,7 @@ def _checks(base: Any, same: Any, other: Any) -> list[tuple[str, bool]]:
                 not missing,
             )
         )
-        ends = [e for e in experiment.entries() if e.batch is None]
+        ends = experiment.manifest().ends
         first = 1 if experiment is base else EPOCHS + 1
         found.append(
             (
@@ -145,10 +145,10 @@ def _checks(base: Any, same: Any, other: Any) -> list[tuple[str, bool]]:
     steps = [{float(r["step"]) for r in s["optimizer_state_dict"]["state"].values()} for s in states]
     wanted = [{float(EPOCHS * batches)}, {float((EPOCHS + MORE) * batches)}, {float((EPOCHS + MORE) * batches)}]
     found.append(("the optimizer goes on where it was: as many steps as all epochs have", steps == wanted))
-    kinds = [[e["type"] for e in lineage.read(e.folder)] for e in (same, other)]
+    kinds = [[event.type for event in lineage.read(e.folder)] for e in (same, other)]
     found.append(("both logs tell of the checkpoint they began from", all(lineage.RESUME in k for k in kinds)))
     found.append(("the same weights are no change of the ratio", lineage.RATIO not in kinds[0]))
-    ratio = next((e for e in lineage.read(other.folder) if e["type"] == lineage.RATIO), {})
+    ratio = next((e.fields for e in lineage.read(other.folder) if e.type == lineage.RATIO), {})
     new, old = ratio.get("new_weights") or {}, ratio.get("old_weights") or {}
     found.append(
         (
@@ -157,7 +157,7 @@ def _checks(base: Any, same: Any, other: Any) -> list[tuple[str, bool]]:
         )
     )
     shown = read_history(other)
-    asked = quotas(other.config()["class_counts"], other.config()["sampling_weights"], IMAGES)
+    asked = quotas(other.config().class_counts, other.config().sampling_weights, IMAGES)
     real = {c: shown[f"realised_{c}"][-1] for c in asked}
     found.append(("every class was really shown as often as its weight asks", real == asked))
     return found

@@ -46,7 +46,7 @@ def import_(
             problems.append(str(error))
             continue
         put(plain(made.folder))
-        ends = [e.epoch for e in made.entries() if e.batch is None]
+        ends = [e.epoch for e in made.manifest().ends]
         where = "" if overrides.get("data") else " data.path=FOLDER"
         if ends:
             say(f"Next: raysweep resume --from {plain(made.id)}@{ends[-1]}{where}")

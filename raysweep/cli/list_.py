@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from raysweep._text import plain
 from raysweep.display.terminal import age, decimals, percent, put_bytes, put_json, say, table
 from raysweep.store.remote.root import open_root
+
+if TYPE_CHECKING:
+    from raysweep.store.fields import Row
 
 STATUSES = ("running", "finished", "interrupted", "failed", "dead", "legacy", "damaged")
 SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # of the index
@@ -68,50 +71,46 @@ def list_(
         [_cells(r) for r in rows],
     )
     for r in rows:
-        if r.get("note"):
-            say(plain(r["note"]))
+        if r.note:
+            say(plain(r.note))
 
 
-def _cells(r: dict[str, Any]) -> list[str]:
-    best, before = r["best_acc"], r["parent_best_acc"]
+def _cells(r: Row) -> list[str]:
+    best, before = r.best_acc, r.parent_best_acc
     better_before = best is not None and before is not None and before > best
-    parent = r["parent"] or {}
     return [
-        plain(r["id"]),
-        r["status"],
-        f"{r['epochs_done']}/{r['epochs_target'] or '?'}",
+        plain(r.id),
+        r.status,
+        f"{r.epochs_done}/{r.epochs_target or '?'}",
         percent(best) + (f" (parent {percent(before)})" if better_before else ""),
-        decimals(r["best_macro_f1"]),
-        plain(f"{r['worst_class']} {percent(r['worst_recall'])}") if r["worst_class"] else "-",
-        plain(f"{parent['experiment']}@{parent['epoch']}") if parent else "-",
+        decimals(r.best_macro_f1),
+        plain(f"{r.worst_class} {percent(r.worst_recall)}") if r.worst_class else "-",
+        plain(r.parent.reference) if r.parent else "-",
         plain(_change(r)),
-        age(r["created"]),
+        age(r.created),
     ]
 
 
-def _change(r: dict[str, Any]) -> str:
+def _change(r: Row) -> str:
     """What the fork changed, or, of an experiment without a parent, the weights it began with."""
     from raysweep.weights import describe
 
-    try:
-        if r["parent"] is None:
-            return describe({c: float(w) for c, w in r["sampling_weights"].items()})
-        told = ", ".join(f"{c} {a:g}→{b:g}" for c, (a, b) in r["change"].items()) or "unchanged"
-    except (TypeError, ValueError, AttributeError):  # of a folder that somebody else wrote
-        return "?"
-    return f"{told} (control)" if r["control"] else told
+    if r.parent is None:
+        return describe(r.sampling_weights)
+    told = ", ".join(f"{c} {a:g}→{b:g}" for c, (a, b) in r.change.items()) or "unchanged"
+    return f"{told} (control)" if r.control else told
 
 
-def _checkpoints(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _checkpoints(rows: list[Row], as_json: bool) -> None:
     from raysweep.store import layout
     from raysweep.store.experiment import Experiment
 
     found: list[dict[str, Any]] = []
     for r in rows:
-        experiment = Experiment(r["path"])
-        best = (experiment.manifest().get("best") or {}).get("file")
-        for e in experiment.entries():
-            reference = f"{r['id']}@{e.epoch}" if e.batch is None else str(experiment.folder / e.file)
+        experiment = Experiment(r.path)
+        manifest = experiment.manifest()
+        for e in manifest.entries:
+            reference = f"{r.id}@{e.epoch}" if e.batch is None else str(experiment.folder / e.file)
             found.append(
                 {
                     "reference": reference,
@@ -120,14 +119,14 @@ def _checkpoints(rows: list[dict[str, Any]], as_json: bool) -> None:
                     "batch": e.batch,
                     "bytes": e.bytes,
                     "val_acc": e.metrics.get("val_acc"),
-                    "best": e.file == best,
+                    "best": e.file == manifest.best_file,
                 }
             )
         for position in experiment.old_checkpoints():
             path = experiment.folder / layout.checkpoint_name(position)
             found.append(
                 {
-                    "reference": f"{r['id']}@{position.epoch}" if position.batch is None else str(path),
+                    "reference": f"{r.id}@{position.epoch}" if position.batch is None else str(path),
                     "file": str(path),
                     "epoch": position.epoch,
                     "batch": position.batch,

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from raysweep._text import plain
+from raysweep.display.terminal import debugging
 from raysweep.errors import RaysweepError, did_you_mean
 from raysweep.store.remote.root import named
 
@@ -113,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="raysweep")
     except RaysweepError as error:
-        if debug or os.environ.get("RAYSWEEP_DEBUG"):
+        if debug or debugging():
             raise
         label = "" if error.exit_code == 130 else "error: "
         print(f"{label}{named(_paragraph(error))}", file=sys.stderr)

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from raysweep.display.terminal import put, split_classes
+from raysweep.events import Loading
 from raysweep.store.remote.root import open_root
 
 
@@ -55,7 +56,7 @@ def resume(
     if scaling:
         over = load_config.merge(over, {"scaling": scaling})
     with RunDisplay() as display:
-        display({"kind": "loading"})
+        display(Loading())
         from raysweep.launch import run as launching
         from raysweep.plan import child
         from raysweep.plan import parent as parents
@@ -78,8 +79,8 @@ def resume(
             show_plan(plan, False)
             return
         for note in plan.notes:
-            if not note.startswith("not bit-exact"):  # the training itself says that
-                display({"kind": "warning", "text": note})
+            if not note.inexact:  # the training itself says that
+                display(note)
         result = launching.run(plan, display)
     put(str(result.experiment.folder))
     announce(display, result.experiment, root)

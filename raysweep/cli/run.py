@@ -9,6 +9,7 @@ import typer
 
 from raysweep._text import plain
 from raysweep.display.terminal import percent, put, put_json, say
+from raysweep.events import Loading
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +41,7 @@ def run(
     more: dict[str, Any] = {k: v for k, v in flags.items() if v} | ({"root": root} if root else {})
     settings = load_config.load(config, overrides or [], more)
     with RunDisplay() as display:
-        display({"kind": "loading"})
+        display(Loading())
         from raysweep.launch import run as launching
         from raysweep.plan import experiment as experiment_plan
 
@@ -63,13 +64,13 @@ def announce(display: Any, experiment: Any, root: str) -> None:
 
     display.summary(experiment)
     where = "" if root == "experiments" else f" --root {shlex.quote(root)}"
-    ends = [e for e in experiment.entries() if e.batch is None]
+    ends = experiment.manifest().ends
     # Not the last epoch: there the learning rate has fallen, and other weights would change little.
     start = f"{plain(experiment.id)}@{ends[int(0.6 * (len(ends) - 1))].epoch}"
-    if _grid_fits(experiment.config().get("classes") or []):
+    if _grid_fits(experiment.config().classes or []):
         say(f"Next: raysweep branch --from {start} --weights-grid {GRID}{where}")
         return
-    worst = ends[-1].metrics.get("worst_class") or (experiment.config().get("classes") or ["CLASS"])[0]
+    worst = ends[-1].metrics.get("worst_class") or (experiment.config().classes or ["CLASS"])[0]
     change = shlex.quote(json.dumps({str(worst): 5.0}, ensure_ascii=False))
     say(f"Next: raysweep resume --from {start} --weights {plain(change)}{where}")
 

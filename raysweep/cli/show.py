@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from raysweep._text import plain
 from raysweep.display.terminal import decimals, percent, put, put_json, say, table
 from raysweep.store.remote.root import open_root
+
+if TYPE_CHECKING:
+    from raysweep.store.records import ExperimentConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -34,8 +37,7 @@ def show(
     experiment = resolve.find_experiment(folder, reference)
     summary = catalog.summary(experiment)
     config = experiment.config()
-    entries = experiment.entries()
-    best = (experiment.manifest().get("best") or {}).get("file")
+    manifest = experiment.manifest()
     if as_json:
         rows = [
             {
@@ -46,24 +48,24 @@ def show(
                 "sha256": e.sha256,
                 "metrics": e.metrics,
             }
-            for e in entries
+            for e in manifest.entries
         ]
-        put_json({**summary, "config": config, "checkpoints": rows})
+        put_json({**summary.to_json(), "config": config.to_json(), "checkpoints": rows})
         return
-    put(plain(summary["id"]))
-    if config.get("experiment_description"):
-        put(f"  {plain(config['experiment_description'])}")
-    target = summary["epochs_target"] or "?"
+    put(plain(summary.id))
+    if config.experiment_description:
+        put(f"  {plain(config.experiment_description)}")
+    target = summary.epochs_target or "?"
     put(
-        f"  {summary['status']}, {summary['epochs_done']} of {target} epochs, model {plain(config.get('model_name'))}, in {plain(experiment.folder)}"
+        f"  {summary.status}, {summary.epochs_done} of {target} epochs, model {plain(config.model_name)}, in {plain(experiment.folder)}"
     )
-    if summary["parent"]:
-        put(f"  child of {plain(summary['parent']['experiment'])}@{summary['parent']['epoch']}")
-    if summary.get("note"):
-        say(plain(summary["note"]))
+    if summary.parent:
+        put(f"  child of {plain(summary.parent.reference)}")
+    if summary.note:
+        say(plain(summary.note))
     put("")
     _shares(config)
-    if entries:
+    if manifest.entries:
         put("")
         table(
             None,
@@ -76,14 +78,14 @@ def show(
                 ("worst class", "l"),
                 ("", "l"),
             ],
-            [_row(e, best) for e in entries],
+            [_row(e, manifest.best_file) for e in manifest.entries],
         )
     old = [p.epoch for p in experiment.old_checkpoints() if p.batch is None]
     if old:
         say(f"Written by the old system; its checkpoints are the epochs {', '.join(map(str, old))}.")
-        say(f"Next: raysweep resume --from {plain(summary['id'])}@{old[-1]} data.path=FOLDER")
-    if summary["status"] in ("interrupted", "dead"):
-        say(f"Next: raysweep continue {plain(summary['id'])}")
+        say(f"Next: raysweep resume --from {plain(summary.id)}@{old[-1]} data.path=FOLDER")
+    if summary.status in ("interrupted", "dead"):
+        say(f"Next: raysweep continue {plain(summary.id)}")
 
 
 def _row(e: Any, best: str | None) -> list[str]:
@@ -101,12 +103,12 @@ def _row(e: Any, best: str | None) -> list[str]:
     ]
 
 
-def _shares(config: dict[str, Any]) -> None:
+def _shares(config: ExperimentConfig) -> None:
     """Weights and the share of each class that they cause."""
     from raysweep.errors import RaysweepError
     from raysweep.weights import complete, shares
 
-    counts, given = config.get("class_counts"), config.get("sampling_weights") or {}
+    counts, given = config.class_counts, config.sampling_weights
     try:
         if not counts:
             put("  weights: " + ", ".join(f"{plain(c)} {plain(w)}" for c, w in given.items()))

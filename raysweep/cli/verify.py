@@ -45,14 +45,14 @@ def verify(
             put(f"ok     {where}: {plain(text)}")
 
     for experiment, entries in _chosen(folder, references or []):
-        lost = experiment.lost_manifest()
-        if lost:
-            tell(experiment, None, lost)
+        manifest = experiment.manifest()
+        if manifest.problems:
+            tell(experiment, None, list(manifest.problems))
         try:
             lineage.read(experiment.folder)
         except RaysweepError as error:
             tell(experiment, None, [str(error)])
-        ends = {e.epoch: e for e in experiment.entries() if e.batch is None}
+        ends = {e.epoch: e for e in manifest.ends}
         for entry in entries:
             wrong = verify.problems(experiment, entry)
             after = ends.get(entry.epoch if entry.batch is not None else entry.epoch + 1)

@@ -9,20 +9,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from raysweep.cluster import _ray_internals
 from raysweep.cluster.nodes import node_resources
 from raysweep.cluster.signals import StopFlag, signals
 from raysweep.config.settings import ScalingSection
 from raysweep.errors import Interrupted, ResourceError
+from raysweep.events import Note, Progress
 
 POLL_S = 2.0
 LOST_S = 60.0  # how long to wait for lost nodes to come back, or for others
 GROWING_S = 900.0  # how long to wait for new machines of a cloud
 SETTLE_S = 60.0  # once there are enough nodes to begin: how long after the last new node to wait for more
 
-Progress = Callable[[dict[str, Any]], None]
 T = TypeVar("T")
 
 
@@ -85,7 +85,7 @@ class Fleet:
                         return found
                     text = f"{len(nodes)} nodes are there, which is enough to begin; waiting while more come."
                 if len(nodes) != last:
-                    self.progress({"kind": "warning", "text": text})
+                    self.progress(Note(text))
                     last = len(nodes)
                 _raise_if_stopped(flag)
                 time.sleep(POLL_S)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raysweep.cluster import dashboard
+from raysweep.events import BatchDone, BranchEvent, BranchStarted, Event, RankEvent
 
 JOIN_S = 120
 
@@ -18,7 +19,7 @@ class Channel:
 
     def __init__(self, title: str = "") -> None:
         self.title = title
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event | RankEvent] = []
         self.reason: str | None = None
         self.begun: set[str] = set()
         self.shown: dict[str | None, threading.Event] = {}
@@ -27,7 +28,7 @@ class Channel:
     def __repr__(self) -> str:
         return self.title or type(self).__name__  # the dashboard shows it among the actors
 
-    def put(self, event: dict[str, Any]) -> str | None:
+    def put(self, event: Event | RankEvent) -> str | None:
         self.events.append(event)
         return self.reason
 
@@ -36,10 +37,10 @@ class Channel:
         again = branch in self.begun
         if self.reason is None:
             self.begun.add(branch)
-        self.events.append({"kind": "start", "branch": branch})
+        self.events.append(BranchEvent(branch, BranchStarted()))
         return self.reason, again
 
-    def take(self) -> list[dict[str, Any]]:
+    def take(self) -> list[Event | RankEvent]:
         taken, self.events = self.events, []
         return taken
 
@@ -65,20 +66,21 @@ class ChannelReporter:
 
     Args:
         batch_every_s: of the batches, no more than one in so many seconds is told.
+        branch: whose events these are; None: of a run of its own.
     """
 
-    def __init__(self, mailbox: Any, batch_every_s: float) -> None:
+    def __init__(self, mailbox: Any, batch_every_s: float, branch: str | None = None) -> None:
         import ray
 
         self.ray, self.mailbox, self.answer, self.reason = ray, mailbox, None, None
-        self.batch_every_s, self.told = batch_every_s, -math.inf
+        self.batch_every_s, self.told, self.branch = batch_every_s, -math.inf, branch
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        if event["kind"] == "batch":
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, BatchDone):
             if time.monotonic() - self.told < self.batch_every_s:
                 return
             self.told = time.monotonic()
-        answer = self.mailbox.put.remote(event)
+        answer = self.mailbox.put.remote(event if self.branch is None else BranchEvent(self.branch, event))
         if self.answer is None:
             self.answer = answer
 
@@ -110,7 +112,7 @@ def open_channel(title: str = "", shown: int = 1) -> Any:
     return actor.remote(title)
 
 
-def take(mailbox: Any) -> list[dict[str, Any]]:
+def take(mailbox: Any) -> list[Event | RankEvent]:
     """What has come in since the last call; nothing where the mailbox does not answer."""
     import ray
 
@@ -121,7 +123,7 @@ def take(mailbox: Any) -> list[dict[str, Any]]:
 
 
 def watch(
-    thread: threading.Thread, mailbox: Any, poll_s: float, handle: Callable[[list[dict[str, Any]]], None]
+    thread: threading.Thread, mailbox: Any, poll_s: float, handle: Callable[[list[Event | RankEvent]], None]
 ) -> None:
     """Start ``thread`` and give what comes by mail to ``handle`` until it has ended and the last mail is read.
 

@@ -10,7 +10,8 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-Event = dict[str, Any]
+from raysweep.events import BranchEnded, BranchEvent, Event, ExperimentStarted
+
 GROUP = "shown"  # the mailbox's threads in which these tasks wait
 MOST = 64  # at once; more wait for their turn
 
@@ -32,10 +33,11 @@ class Shown:
 
     def __call__(self, event: Event) -> None:
         """Takes the events of a sweep."""
-        if event["kind"] == "experiment":
-            self.begin(event.get("branch"), event["id"])
-        elif event["kind"] == "branch_end":
-            self.end(event["branch"], event["reason"] if event["status"] == "failed" else None)
+        match event:
+            case BranchEvent(branch, ExperimentStarted(id=name)):
+                self.begin(branch, name)
+            case BranchEvent(branch, BranchEnded(status=status, reason=reason)):
+                self.end(branch, reason if status == "failed" else None)
 
     def begin(self, branch: str | None, name: str) -> None:
         """Show ``name`` as running, unless it is already: a branch begins again where its process was lost."""

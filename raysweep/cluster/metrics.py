@@ -10,18 +10,19 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-Event = dict[str, Any]
+from raysweep.events import EpochDone, Event, ExperimentStarted, SweepStarted, opened
+
 LABELS = ("experiment", "sweep")  # the sweep is empty for a run of its own
 # name → (what it is, where it stands in the event of an epoch)
-GAUGES: dict[str, tuple[str, Callable[[Event], Any]]] = {
-    "raysweep_epoch": ("Completed epochs, the parent's included.", lambda e: e["epoch"]),
-    "raysweep_train_loss": ("Mean training loss of the last epoch.", lambda e: e["row"]["train_loss"]),
-    "raysweep_val_loss": ("Mean cross-entropy on the validation images.", lambda e: e["row"]["val_loss"]),
-    "raysweep_val_accuracy": ("Share of validation images classified rightly.", lambda e: e["row"]["val_acc"]),
-    "raysweep_val_macro_f1": ("Mean of the classes' F1 on the validation images.", lambda e: e["row"]["val_macro_f1"]),
-    "raysweep_images_per_second": ("Training images a second.", lambda e: e["row"]["images_per_second"]),
-    "raysweep_checkpoint_seconds": ("Seconds the last checkpoint took to write.", lambda e: e["save_seconds"]),
-    "raysweep_blocked_seconds": ("Seconds training stood still for it.", lambda e: e["blocked_seconds"]),
+GAUGES: dict[str, tuple[str, Callable[[EpochDone], Any]]] = {
+    "raysweep_epoch": ("Completed epochs, the parent's included.", lambda e: e.epoch),
+    "raysweep_train_loss": ("Mean training loss of the last epoch.", lambda e: e.row["train_loss"]),
+    "raysweep_val_loss": ("Mean cross-entropy on the validation images.", lambda e: e.row["val_loss"]),
+    "raysweep_val_accuracy": ("Share of validation images classified rightly.", lambda e: e.row["val_acc"]),
+    "raysweep_val_macro_f1": ("Mean of the classes' F1 on the validation images.", lambda e: e.row["val_macro_f1"]),
+    "raysweep_images_per_second": ("Training images a second.", lambda e: e.row["images_per_second"]),
+    "raysweep_checkpoint_seconds": ("Seconds the last checkpoint took to write.", lambda e: e.save_seconds),
+    "raysweep_blocked_seconds": ("Seconds training stood still for it.", lambda e: e.blocked_seconds),
 }
 RECALL = "raysweep_recall"  # with one more label, class
 # Of one sweep. Ray forgets no label: with the 15 series of each of 5,000 branches its agent takes a whole CPU for ever.
@@ -39,24 +40,26 @@ class Gauges:
         self.series = 0
 
     def __call__(self, event: Event) -> None:
-        if event["kind"] == "sweep":
-            self.sweep = str(event["id"])
-        elif event["kind"] == "experiment":
-            self.experiments[event.get("branch")] = event["id"]
-        elif event["kind"] == "epoch" and _connected():
-            with contextlib.suppress(Exception):
-                self._set(event, {"experiment": self.experiments.get(event.get("branch"), ""), "sweep": self.sweep})
+        branch, told = opened(event)
+        match told:
+            case SweepStarted(id=sweep):
+                self.sweep = sweep
+            case ExperimentStarted(id=experiment):
+                self.experiments[branch] = experiment
+            case EpochDone() if _connected():
+                with contextlib.suppress(Exception):
+                    self._set(told, {"experiment": self.experiments.get(branch, ""), "sweep": self.sweep})
 
-    def _set(self, event: Event, labels: dict[str, str]) -> None:
+    def _set(self, event: EpochDone, labels: dict[str, str]) -> None:
         if labels["experiment"] not in self.shown:
-            self.series += len(GAUGES) + sum(column.startswith("recall_") for column in event["row"])
+            self.series += len(GAUGES) + sum(column.startswith("recall_") for column in event.row)
             if self.series > MOST_SERIES:  # then those that began first are shown
                 return
             self.shown.add(labels["experiment"])
         for name, (text, of) in GAUGES.items():
             self._gauge(name, text, LABELS).set(float(of(event)), labels)
         recall = self._gauge(RECALL, "Recall of a class on the validation images.", (*LABELS, "class"))
-        for column, value in event["row"].items():
+        for column, value in event.row.items():
             if column.startswith("recall_") and value is not None:
                 recall.set(float(value), {**labels, "class": column.removeprefix("recall_")})
 

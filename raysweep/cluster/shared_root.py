@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,12 @@ from raysweep._paths import is_address, user_path
 from raysweep.cluster import _ray_internals
 from raysweep.cluster.nodes import living_nodes
 from raysweep.errors import ResourceError
+from raysweep.events import Note, Progress
 from raysweep.store import layout
 
 ANSWER_S = 60.0  # includes the start of a process on each machine
 SEEN_S = 5.0  # a network file system may show a new file late
 MOST_NAMED = 5  # machines in one message
-
-Progress = Callable[[dict[str, Any]], None]
 
 
 def check(root: str, progress: Progress) -> None:
@@ -54,7 +53,7 @@ def check(root: str, progress: Progress) -> None:
         text = (
             f"{_few(silent)} did not answer within {ANSWER_S:g} s, so it is not known whether {folder} is seen there."
         )
-        progress({"kind": "warning", "text": text})
+        progress(Note(text))
     blind = [(m["NodeManagerHostname"], why) for m in machines if (why := answers.get(m["NodeID"]))]
     if blind:
         raise _not_shared(folder, blind)

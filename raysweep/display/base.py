@@ -7,10 +7,11 @@ from typing import Any, Self
 
 from raysweep._text import plain
 from raysweep.display.terminal import is_terminal, say
+from raysweep.events import Connected, Event, Note
 
 
 class Display:
-    """Call it with events: each goes to the method of its kind, such as ``_warning``, where there is one."""
+    """Call it with events; a kind that it does not know is passed over."""
 
     def __init__(self) -> None:
         self.live: Any = None  # of rich, where stderr is a terminal
@@ -36,10 +37,14 @@ class Display:
             self.live.stop()
             self.live = None
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        handler = getattr(self, f"_{event['kind']}", None)
-        if handler is not None:
-            handler(event)
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Connected():
+                if event.dashboard:
+                    self._line(event.dashboard)
+                self._line(f"Ray's log files: {event.logs}")
+            case Note():
+                self._line(plain(event.text))
 
     def _line(self, text: str) -> None:
         if self.live is not None:
@@ -48,11 +53,3 @@ class Display:
             self.live.console.print(Text(text), soft_wrap=True)
         else:
             say(text)
-
-    def _connected(self, event: dict[str, Any]) -> None:
-        if event["dashboard"]:
-            self._line(event["dashboard"])
-        self._line(f"Ray's log files: {event['logs']}")
-
-    def _warning(self, event: dict[str, Any]) -> None:
-        self._line(plain(event["text"]))

@@ -8,6 +8,19 @@ from typing import Any
 from raysweep._text import plain
 from raysweep.display.base import Display
 from raysweep.display.terminal import duration, percent, say
+from raysweep.events import (
+    BatchDone,
+    CheckpointSaved,
+    Connecting,
+    Decoding,
+    Drawing,
+    EpochDone,
+    Event,
+    ExperimentStarted,
+    Loading,
+    RankTraceback,
+    TrainingStarted,
+)
 
 
 class RunDisplay(Display):
@@ -16,7 +29,7 @@ class RunDisplay(Display):
     def __init__(self) -> None:
         super().__init__()
         self.task: Any = None
-        self.begin: dict[str, Any] = {}
+        self.last_epoch: int | None = None
         self.epoch_started = 0.0
         self.epoch_seconds: list[float] = []
 
@@ -38,38 +51,48 @@ class RunDisplay(Display):
             self.task = self.live.add_task(title, total=total, text=text)
         self.live.update(self.task, description=title, completed=done or 0, total=total, text=text)
 
-    def _loading(self, event: dict[str, Any]) -> None:
-        self._bar("loading torch", None, None)
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Loading():
+                self._bar("loading torch", None, None)
+            case Decoding(done, total):
+                self._bar("decoding images, once", done, total, f"{done:,} of {total:,}")
+            case Connecting(address):
+                self._line(
+                    f"Connecting to the Ray cluster at {address} …" if address else "Starting on a local Ray cluster …"
+                )
+                self._bar("starting Ray", None, None)
+            case ExperimentStarted():
+                self._line(f"Experiment {plain(event.id)}")
+                if event.workers:
+                    self._bar("starting the workers", None, None)
+            case TrainingStarted(last_epoch):
+                self.last_epoch, self.epoch_started = last_epoch, time.monotonic()
+            case BatchDone():
+                self._batch(event)
+            case EpochDone():
+                self._epoch(event)
+            case CheckpointSaved(file):
+                self._line(f"saved {file}")
+            case Drawing():
+                self._bar("drawing", None, None)
+            case RankTraceback(rank, text):
+                self._line(f"Traceback of rank {rank}:\n{text.rstrip()}")
+            case _:
+                super().__call__(event)
 
-    def _decode(self, event: dict[str, Any]) -> None:
-        self._bar("decoding images, once", event["done"], event["total"], f"{event['done']:,} of {event['total']:,}")
-
-    def _connecting(self, event: dict[str, Any]) -> None:
-        where = f"the Ray cluster at {event['address']}" if event["address"] else "a local Ray cluster"
-        self._line(f"Starting on {where} …" if not event["address"] else f"Connecting to {where} …")
-        self._bar("starting Ray", None, None)
-
-    def _experiment(self, event: dict[str, Any]) -> None:
-        self._line(f"Experiment {plain(event['id'])}")
-        if event["workers"]:
-            self._bar("starting the workers", None, None)
-
-    def _begin(self, event: dict[str, Any]) -> None:
-        self.begin = event
-        self.epoch_started = time.monotonic()
-
-    def _batch(self, event: dict[str, Any]) -> None:
-        left = self._left(event["epoch"], event["batch"] / event["batches"])
+    def _batch(self, event: BatchDone) -> None:
+        left = self._left(event.epoch, event.batch / event.batches)
         self._bar(
-            f"epoch {event['epoch']}/{self.begin.get('last_epoch', '?')}",
-            event["batch"],
-            event["batches"],
-            f"batch {event['batch']}/{event['batches']}  loss {event['loss']:.3f}  {event['images_per_second']:,.0f} img/s  {left}",
+            f"epoch {event.epoch}/{self.last_epoch or '?'}",
+            event.batch,
+            event.batches,
+            f"batch {event.batch}/{event.batches}  loss {event.loss:.3f}  {event.images_per_second:,.0f} img/s  {left}",
         )
 
     def _left(self, epoch: int, part: float) -> str:
         """Time left, from the epochs so far or else from this one."""
-        remaining = self.begin.get("last_epoch", epoch) - epoch + 1 - part
+        remaining = (self.last_epoch or epoch) - epoch + 1 - part
         if self.epoch_seconds:
             per_epoch = sum(self.epoch_seconds[-3:]) / len(self.epoch_seconds[-3:])
         elif part > 0.1:
@@ -78,31 +101,18 @@ class RunDisplay(Display):
             return ""
         return f"{duration(remaining * per_epoch)} left"
 
-    def _epoch(self, event: dict[str, Any]) -> None:
+    def _epoch(self, event: EpochDone) -> None:
         now = time.monotonic()
         self.epoch_seconds.append(now - self.epoch_started)
         self.epoch_started = now
-        row = event["row"]
-        left = self._left(event["epoch"], 1.0)
-        last = event["epoch"] == self.begin.get("last_epoch")
+        row = event.row
+        left = self._left(event.epoch, 1.0)
+        last = event.epoch == self.last_epoch
         self._line(
-            f"epoch {event['epoch']:>2}/{self.begin.get('last_epoch', '?')}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
+            f"epoch {event.epoch:>2}/{self.last_epoch or '?'}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
             f"acc {percent(row['val_acc']):>6}  macro-F1 {row['val_macro_f1']:.3f}  worst {plain(row['worst_class'])} {percent(row['worst_recall'])}  "
-            f"{row['images_per_second']:,.0f} img/s"
-            + ("" if last else f"  {left}")
-            + ("  best" if event["best"] else "")
+            f"{row['images_per_second']:,.0f} img/s" + ("" if last else f"  {left}") + ("  best" if event.best else "")
         )
-
-    _inexact = Display._warning
-
-    def _saved(self, event: dict[str, Any]) -> None:
-        self._line(f"saved {event['file']}")
-
-    def _derive(self, event: dict[str, Any]) -> None:
-        self._bar("drawing", None, None)
-
-    def _traceback(self, event: dict[str, Any]) -> None:
-        self._line(f"Traceback of rank {event['rank']}:\n{event['text'].rstrip()}")
 
     def summary(self, experiment: Any) -> None:
         """The confusion matrix of the best epoch, and where everything is."""

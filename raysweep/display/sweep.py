@@ -8,8 +8,20 @@ from typing import Any
 
 from raysweep._text import plain
 from raysweep.display.base import Display
-from raysweep.display.terminal import duration, percent, say
-from raysweep.weights import describe
+from raysweep.display.terminal import debugging, duration, percent, say
+from raysweep.events import (
+    BatchDone,
+    BranchEnded,
+    BranchEvent,
+    BranchStarted,
+    Connecting,
+    Decoding,
+    EpochDone,
+    Event,
+    Loading,
+    Note,
+    SweepStarted,
+)
 
 ROWS = 30  # the table shows so many branches at most: those that run, then the newest
 
@@ -21,7 +33,6 @@ class Row:
     name: str
     control: bool = False
     seed: int | None = None
-    change: str = ""
     status: str = "waiting"
     epoch: int = 0
     batch: float = 0.0  # part of the running epoch that is done
@@ -38,7 +49,9 @@ class SweepDisplay(Display):
         super().__init__()
         self.rows: dict[str, Row] = {}
         self.controls: dict[int | None, Row] = {}  # by seed
-        self.begin: dict[str, Any] = {}
+        self.first_epoch: int | None = None
+        self.last_epoch: int | None = None
+        self.inexact: set[str] = set()  # why branches are not bit-exact, as far as it was said
         self.drawn = 0.0
         self.hint = "starting Ray"
 
@@ -47,81 +60,91 @@ class SweepDisplay(Display):
 
         return Live(self._table(), console=console, auto_refresh=False, transient=True)
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        super().__call__(event)
-        self._draw(event["kind"] != "batch")
+    def __call__(self, event: Event) -> None:
+        match event:
+            case BranchEvent(branch, told):
+                self._branch(branch, told)
+                self._draw(not isinstance(told, BatchDone))
+            case _:
+                self._outside(event)
+                self._draw(True)
 
     # --- before the branches -------------------------------------------------------------------------------------
 
-    def _loading(self, event: dict[str, Any]) -> None:
-        self.hint = "reading the checkpoint"
+    def _outside(self, event: Event) -> None:
+        match event:
+            case Loading():
+                self.hint = "reading the checkpoint"
+            case Decoding(done, total):
+                self.hint = f"decoding images, once: {done:,} of {total:,}"
+            case Connecting(address):
+                self.hint = f"connecting to {address}" if address else "starting Ray"
+                self._line(f"Connecting to {address} …" if address else "Starting a local Ray cluster …")
+            case SweepStarted():
+                self._sweep(event)
+            case _:
+                super().__call__(event)
 
-    def _decode(self, event: dict[str, Any]) -> None:
-        self.hint = f"decoding images, once: {event['done']:,} of {event['total']:,}"
-
-    def _connecting(self, event: dict[str, Any]) -> None:
-        self.hint = "starting Ray" if not event["address"] else f"connecting to {event['address']}"
-        self._line("Starting a local Ray cluster …" if not event["address"] else f"Connecting to {event['address']} …")
-
-    def _warning(self, event: dict[str, Any]) -> None:
-        where = f"{event['branch']}: " if event.get("branch") else ""
-        super()._warning({"text": where + event["text"]})
-
-    def _sweep(self, event: dict[str, Any]) -> None:
-        self.begin = event
-        for b in event["branches"]:
-            self._add(b)
-        many = len(event["branches"])
-        queue = f" {event['queue']}" if event.get("queue") else ""
-        self._line(f"Sweep {plain(event['id'])}: {many:,} branches, {event['at_once']:,} at a time{queue}")
-        for note in event["notes"]:
+    def _sweep(self, event: SweepStarted) -> None:
+        self.first_epoch, self.last_epoch = event.first_epoch, event.last_epoch
+        for b in event.branches:
+            row = self.rows.setdefault(b.name, Row(b.name, b.control, b.seed, "done" if b.finished else "waiting"))
+            if row.control:
+                self.controls.setdefault(row.seed, row)
+        queue = f" {event.queue}" if event.queue else ""
+        self._line(f"Sweep {plain(event.id)}: {len(event.branches):,} branches, {event.at_once:,} at a time{queue}")
+        for note in event.notes:
             self._line(f"  {plain(note)}")
-
-    def _add(self, branch: dict[str, Any]) -> Row:
-        row = Row(branch["name"], bool(branch.get("control")), branch.get("seed"))
-        parent = branch.get("parent_weights")
-        if parent is not None and branch.get("weights"):
-            row.change = describe(branch["weights"], parent)
-        row.status = "done" if branch.get("status") == "finished" else "waiting"
-        row = self.rows.setdefault(row.name, row)
-        if row.control:
-            self.controls.setdefault(row.seed, row)
-        return row
+        self.inexact.update(event.notes)
 
     # --- the branches --------------------------------------------------------------------------------------------
 
-    def _row(self, event: dict[str, Any]) -> Row:
-        row = self.rows.get(event["branch"]) or self._add({"name": event["branch"]})
+    def _branch(self, branch: str, event: Event) -> None:
+        match event:
+            case BranchStarted():
+                self._row(branch).status = "starting"
+            case BatchDone():
+                row = self._row(branch)
+                row.status, row.epoch, row.batch = "running", event.epoch, event.batch / event.batches
+            case EpochDone():
+                self._epoch(self._row(branch), event)
+            case BranchEnded():
+                self._ended(self._row(branch), event)
+            case Note(text, inexact=True):
+                if text not in self.inexact:  # ten thousand branches may say the same
+                    self.inexact.add(text)
+                    self._line(f"{plain(branch)}: {plain(text)} (said of the first such branch; every log has its own)")
+            case Note(text):
+                self._line(f"{plain(branch)}: {plain(text)}")
+            case _:
+                self._outside(event)
+
+    def _row(self, branch: str) -> Row:
+        row = self.rows.setdefault(branch, Row(branch))
         row.touched = time.monotonic()
         return row
 
-    def _start(self, event: dict[str, Any]) -> None:
-        self._row(event).status = "starting"
-
-    def _batch(self, event: dict[str, Any]) -> None:
-        row = self._row(event)
-        row.status = "running"
-        row.epoch, row.batch = event["epoch"], event["batch"] / event["batches"]
-
-    def _epoch(self, event: dict[str, Any]) -> None:
-        row, values = self._row(event), event["row"]
-        if event["epoch"] >= row.epoch:  # it is told when it is saved: the next epoch has begun meanwhile
-            row.epoch, row.batch = event["epoch"], 1.0
+    def _epoch(self, row: Row, event: EpochDone) -> None:
+        values = event.row
+        if event.epoch >= row.epoch:  # it is told when it is saved: the next epoch has begun meanwhile
+            row.epoch, row.batch = event.epoch, 1.0
         row.accuracy = values["val_acc"]
-        row.by_epoch[event["epoch"]] = values["val_acc"]
+        row.by_epoch[event.epoch] = values["val_acc"]
         row.worst = f"{values['worst_class']} {percent(values['worst_recall'])}"
         if self.live is None:
             against = self._against(row)
             say(
-                f"{plain(row.name)}  epoch {event['epoch']}/{self.begin.get('last_epoch', '?')}  acc {percent(row.accuracy)}"
+                f"{plain(row.name)}  epoch {event.epoch}/{self.last_epoch or '?'}  acc {percent(row.accuracy)}"
                 f"{f' ({against} against the control)' if against else ''}  worst {plain(row.worst)}"
             )
 
-    def _branch_end(self, event: dict[str, Any]) -> None:
-        row = self._row(event)
-        row.status = {"finished": "done"}.get(event["status"], event["status"])
-        if event["status"] == "failed":
-            self._line(f"{plain(row.name)} failed: {plain(event['reason'])}")
+    def _ended(self, row: Row, event: BranchEnded) -> None:
+        row.status = "done" if event.status == "finished" else event.status
+        if event.status == "failed":
+            where = f" (traceback: {event.traceback_file})" if event.traceback_file else ""
+            self._line(f"{plain(row.name)} failed: {plain(event.reason)}{plain(where)}")
+            if event.traceback and (debugging() or not where):  # it must not be lost where it could not be written
+                self._line("\n".join(map(plain, event.traceback.rstrip().split("\n"))))
 
     def _against(self, row: Row) -> str:
         """The difference in accuracy to the control of the same seed, at the newest epoch that both have ended."""
@@ -168,7 +191,7 @@ class SweepDisplay(Display):
         return [r for r in rows if r.name in shown]
 
     def _cells(self, row: Row) -> list[str]:
-        epoch = "" if not row.epoch else f"{row.epoch}/{self.begin.get('last_epoch', '?')}"
+        epoch = "" if not row.epoch else f"{row.epoch}/{self.last_epoch or '?'}"
         if row.status == "running" and row.batch < 1:
             epoch += f" {row.batch:>4.0%}"
         name = plain(row.name) if not row.control else f"{plain(row.name)} *"
@@ -176,7 +199,7 @@ class SweepDisplay(Display):
 
     def _left(self) -> str:
         """Time left, from the share of all epochs that is done."""
-        first, last = self.begin.get("first_epoch"), self.begin.get("last_epoch")
+        first, last = self.first_epoch, self.last_epoch
         if first is None or last is None:
             return ""
         each = last - first + 1

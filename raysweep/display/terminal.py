@@ -37,6 +37,11 @@ def is_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def debugging() -> bool:
+    """Whether ``--debug`` was given: tracebacks are shown."""
+    return bool(os.environ.get("RAYSWEEP_DEBUG"))
+
+
 def percent(value: object) -> str:
     """``81.3%``; ``-`` for what is no number."""
     return f"{value:.1%}" if isinstance(value, (int, float)) else "-"

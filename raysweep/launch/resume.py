@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
 from raysweep.errors import CheckpointError, NotFoundError, ResourceError
-from raysweep.events import Progress, ignore
+from raysweep.events import Note, Progress, ignore
 from raysweep.launch import runner
 from raysweep.launch.runner import Launch, Result
 from raysweep.plan import experiment as experiment_plan
@@ -20,8 +18,10 @@ from raysweep.plan import types as plan_types
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides, Resources
 from raysweep.plan.types import Plan
 from raysweep.store import checkpoint, layout, lineage, resolve
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
+from raysweep.store.records import ExperimentConfig, ParentRef
+from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.remote import root as remote
 from raysweep.trackers.dispatch import following
 from raysweep.training.job import Job, from_own_checkpoint
@@ -71,7 +71,7 @@ def _continue(
 
     experiment = resolve.find_experiment(root, reference)
     config = experiment.config()
-    if "settings" not in config:
+    if config.settings is None:
         raise NotFoundError(f"{experiment.id} was not made by raysweep; start a child of it with `raysweep resume`.")
     before, settings = _settings(experiment, config, asked)
     lock = WriterLock.acquire(experiment.folder, steal)
@@ -79,19 +79,19 @@ def _continue(
         remote.refresh(experiment.folder)
         good, problems = experiment.newest_good(checkpoint.misplaced)
         for problem in problems:
-            progress({"kind": "warning", "text": f"{problem}."})
-        last = int((config.get("parent") or {}).get("epoch") or 0) + settings.training.epochs
+            progress(Note(f"{problem}."))
+        last = config.fork + settings.training.epochs
         if good is not None and good.batch is None and good.epoch >= last:
             return _complete(experiment, good, last, progress)
         try:
             # A tracker that is not installed here must not keep anybody from finishing; it is told when it is needed.
-            plan = experiment_plan.plan_experiment(settings, progress, classes=config.get("classes"), tracked=False)
+            plan = experiment_plan.plan_experiment(settings, progress, classes=config.classes, tracked=False)
         except ResourceError as error:
             hint = "`raysweep continue` takes --threads, --workers and --address, too."
             raise ResourceError(f"{error} {hint}") from None
-        if good is None and config.get("parent"):
-            parent = _same_parent(experiment, config["parent"])
-            plan = replace(plan, parent=parent, fresh_optimizer=bool(config.get("fresh_optimizer")))
+        if good is None and config.parent is not None:
+            parent = _same_parent(experiment, config.parent)
+            plan = replace(plan, parent=parent, fresh_optimizer=config.fresh_optimizer)
         around = (
             workers.session(settings, plan.resources, progress)
             if launch is None
@@ -100,31 +100,31 @@ def _continue(
         with around as fitted:
             config = _record_changes(experiment, config, before, settings, fitted)
             job = _job(experiment, config, replace(plan, resources=fitted), lock, good)
-            if config.get("data_sha256") not in (None, plan.data.sha256):
+            if config.data_sha256 not in (None, plan.data.sha256):
                 job = replace(job, keep_position=False)
                 text = "the images have changed since this experiment began; its running epoch is drawn anew"
-                progress({"kind": "warning", "text": text})
+                progress(Note(text))
                 lineage.record(experiment.folder, lineage.NOTE, text=f"not bit-exact: {text}")
             where = "the start" if good is None else good.file
             lineage.record(experiment.folder, lineage.CONTINUED, checkpoint=where, damaged=problems or None)
-            progress({"kind": "warning", "text": f"Continuing {experiment.id} from {where}."})
+            progress(Note(f"Continuing {experiment.id} from {where}."))
             return runner.execute(job, experiment, fitted, launch or workers.launcher(fitted), progress)
     finally:
         lock.release()
 
 
-def _settings(experiment: Experiment, config: Mapping[str, Any], asked: ResourceOverrides) -> tuple[Settings, Settings]:
+def _settings(experiment: Experiment, config: ExperimentConfig, asked: ResourceOverrides) -> tuple[Settings, Settings]:
     """The experiment's settings as they were, threads resolved, and with the resources asked for now."""
     source = str(experiment.folder / layout.CONFIG)
-    values = {**config["settings"], "root": remote.root_address(experiment.folder.parent)}
+    values = {**(config.settings or {}), "root": remote.root_address(experiment.folder.parent)}
     before = load_config.validate(values, source)
-    if config.get("threads"):
-        before = before.model_copy(update={"scaling": before.scaling.model_copy(update={"threads": config["threads"]})})
+    if config.threads:
+        before = before.model_copy(update={"scaling": before.scaling.model_copy(update={"threads": config.threads})})
     scaling = before.scaling.model_dump(mode="json")
     return before, load_config.validate(load_config.merge(values, {"scaling": asked.applied(scaling)}), source)
 
 
-def _complete(experiment: Experiment, good: Entry, last: int, progress: Progress) -> Result:
+def _complete(experiment: Experiment, good: ManifestEntry, last: int, progress: Progress) -> Result:
     """All epochs are there; make what a kill may have left undone."""
     from raysweep.training import checkpointing
 
@@ -132,35 +132,35 @@ def _complete(experiment: Experiment, good: Entry, last: int, progress: Progress
         lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
     checkpointing.rebuild_derived(experiment)
     runner.derive(experiment)
-    progress({"kind": "warning", "text": f"{experiment.id} has all its {last} epochs; there is nothing to do."})
+    progress(Note(f"{experiment.id} has all its {last} epochs; there is nothing to do."))
     return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
 
 
-def _same_parent(experiment: Experiment, told: Mapping[str, Any]) -> plan_types.Parent:
+def _same_parent(experiment: Experiment, told: ParentRef) -> plan_types.Parent:
     """The checkpoint that the experiment started from.
 
     Raises:
         CheckpointError: what lies there now is another one. NotFoundError: it is gone.
     """
-    missing = [key for key in ("file", "experiment", "epoch", "sha256") if told.get(key) is None]
-    if missing:
+    if told.file is None or told.epoch is None or told.sha256 is None:
+        missing = [key for key in ("file", "epoch", "sha256") if getattr(told, key) is None]
         raise CheckpointError(
             f"{experiment.folder / layout.CONFIG} does not say of its parent: {', '.join(missing)}. Restore it from a copy."
         )
-    file = remote.place(told["file"], attach=False)
-    reference = str(file) if file.is_file() else f"{told['experiment']}@{told['epoch']}"
+    file = remote.place(told.file, attach=False)
+    reference = str(file) if file.is_file() else told.reference
     parent = parents.read_parent(experiment.folder.parent, reference)
-    if parent.sha256 != told["sha256"]:
+    if parent.sha256 != told.sha256:
         raise CheckpointError(
             f"{parent.path} is not the checkpoint that {experiment.id} started from (SHA-256 {parent.sha256[:12]}…, not "
-            f"{told['sha256'][:12]}…). Restore the file from a copy."
+            f"{told.sha256[:12]}…). Restore the file from a copy."
         )
     return parent
 
 
 def _record_changes(
-    experiment: Experiment, config: dict[str, Any], before: Settings, settings: Settings, fitted: Resources
-) -> dict[str, Any]:
+    experiment: Experiment, config: ExperimentConfig, before: Settings, settings: Settings, fitted: Resources
+) -> ExperimentConfig:
     """Write resources that differ from before into the log and the configuration, which is returned."""
     changes = {
         f"scaling.{key}": [old, new]
@@ -168,22 +168,24 @@ def _record_changes(
         if (old := getattr(before.scaling, key)) != new
     }
     world_size = max(1, fitted.workers)
-    if config.get("world_size") not in (None, world_size):  # of an elastic experiment, or by other GPUs
-        changes["world_size"] = [config["world_size"], world_size]
+    if config.world_size not in (None, world_size):  # of an elastic experiment, or by other GPUs
+        changes["world_size"] = [config.world_size, world_size]
     if not changes:
         return config
-    config = {**config, "settings": settings.model_dump(mode="json"), "threads": fitted.threads}
-    config["world_size"] = world_size
+    dumped = settings.model_dump(mode="json")
+    config = replace(config, settings=dumped, threads=fitted.threads, world_size=world_size)
     experiment.write_config(config)
     lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changes)
     return config
 
 
-def _job(experiment: Experiment, config: dict[str, Any], plan: Plan, lock: WriterLock, good: Entry | None) -> Job:
+def _job(
+    experiment: Experiment, config: ExperimentConfig, plan: Plan, lock: WriterLock, good: ManifestEntry | None
+) -> Job:
     """What is left to train, from the newest good checkpoint, the parent's, or nothing."""
     from raysweep.training import state
 
-    first = int((config.get("parent") or {}).get("epoch") or 0)
+    first = config.fork
     job = Job(
         folder=str(experiment.folder.resolve()),
         token=lock.token,
@@ -195,8 +197,8 @@ def _job(experiment: Experiment, config: dict[str, Any], plan: Plan, lock: Write
         use_gpu=plan.resources.use_gpu,
         first_epoch=first + 1,
         last_epoch=first + plan.settings.training.epochs,
-        parent=config.get("parent"),
-        flat_config=config,
+        parent=config.parent.to_json() if config.parent else None,
+        flat_config=config.to_json(),
         versions=state.versions(),
     )
     if good is not None:

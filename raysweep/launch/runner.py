@@ -10,7 +10,7 @@ from typing import Any
 
 from raysweep import weights as weights_module
 from raysweep.errors import Interrupted, RaysweepError, TrainingError
-from raysweep.events import Progress, ignore
+from raysweep.events import Drawing, ExperimentFinished, ExperimentStarted, Progress, ignore
 from raysweep.launch.workers import retry
 from raysweep.plan.child import _keeps_position, changed_settings
 from raysweep.plan.experiment import cache_dir
@@ -21,6 +21,7 @@ from raysweep.store import layout, lineage
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
+from raysweep.store.records import ExperimentConfig
 from raysweep.store.remote import root as remote
 from raysweep.training.job import Job, Outcome
 
@@ -35,7 +36,7 @@ def start_fields(plan: Plan) -> dict[str, Any]:
         "fresh_optimizer": plan.fresh_optimizer,
         "keep_rng": plan.settings.seed == parent.settings["seed"],
         "keep_position": parent.batch > 0 and _keeps_position(parent, plan),
-        "parent": parent.record(),
+        "parent": parent.record().to_json(),
     }
 
 
@@ -66,8 +67,8 @@ def record_start(plan: Plan, experiment: Experiment) -> None:
     if changed:
         lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changed)
     for note in plan.notes:
-        if not note.startswith("not bit-exact"):  # the training itself says that, and all of it
-            lineage.record(experiment.folder, lineage.NOTE, text=note)
+        if not note.inexact:  # the training itself says that, and all of it
+            lineage.record(experiment.folder, lineage.NOTE, text=note.text)
 
 
 Launch = Callable[[Job, Resources, Progress], Outcome]  # a way to start the training function
@@ -113,7 +114,7 @@ def start(plan: Plan, launch: Launch, progress: Progress = ignore, **of_sweep: A
             record_start(plan, experiment)
         else:
             for note in plan.notes:
-                lineage.record(experiment.folder, lineage.NOTE, text=note)
+                lineage.record(experiment.folder, lineage.NOTE, text=note.text)
         return execute(job, experiment, plan.resources, launch, progress)
     finally:
         lock.release()
@@ -132,13 +133,13 @@ def _new_job(plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime
         threads=plan.resources.threads,
         world_size=max(1, plan.resources.workers),
         versions=versions,
-        parent=plan.parent.record() if plan.parent else None,
+        parent=plan.parent.record().to_json() if plan.parent else None,
         resume_from_checkpoint=remote.address(plan.parent.path) if plan.parent else None,
         fresh_optimizer=plan.fresh_optimizer,
         **of_sweep,
     )
     flat["sampling_weights"] = plan.weights
-    experiment.write_config(flat)
+    experiment.write_config(ExperimentConfig.from_json(flat))
     lineage.open_log(experiment.folder, settings.experiment.name, settings.experiment.description, now)
     first = start_fields(plan) if plan.parent else {"first_epoch": 1, "last_epoch": settings.training.epochs}
     return Job(
@@ -159,7 +160,7 @@ def _new_job(plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime
 def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch, progress: Progress) -> Result:
     """Train ``job`` by ``launch``, and write how it ended into the log. The caller holds the lock."""
     folder = remote.address(experiment.folder)
-    progress({"kind": "experiment", "id": experiment.id, "folder": folder, "workers": fitted.workers})
+    progress(ExperimentStarted(experiment.id, folder, fitted.workers))
     try:
         outcome = launch(job, fitted, progress)
     except Interrupted as error:
@@ -193,16 +194,9 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
             f"is in {folder}. Repeat with --debug for the traceback."
         ) from error
     lineage.record(experiment.folder, lineage.FINISHED, epochs=outcome.epochs, best_acc=outcome.best_acc)
-    progress({"kind": "derive"})
+    progress(Drawing())
     derive(experiment)
-    progress(
-        {
-            "kind": "finished",
-            "id": experiment.id,
-            "folder": folder,
-            "best_acc": outcome.best_acc,
-        }
-    )
+    progress(ExperimentFinished())
     return Result(experiment, outcome.best_acc)
 
 
@@ -210,7 +204,7 @@ def derive(experiment: Experiment) -> None:
     """Write report and pictures; they are derived, so trouble with them never fails a run."""
     from raysweep.report import figures
 
-    if all(e.batch is not None for e in experiment.entries()):  # no epoch has ended: there is nothing to draw
+    if not experiment.manifest().ends:  # no epoch has ended: there is nothing to draw
         return
     try:
         figures.write_all(experiment)

@@ -13,7 +13,7 @@ from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
 from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
-from raysweep.events import Progress, ignore
+from raysweep.events import Note, Progress, ignore
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan.parent import same_function
 from raysweep.plan.types import Parent, Plan
@@ -136,23 +136,24 @@ def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> N
     state.try_rng_states(saved.get("rng_state") or [], parent.path)
 
 
-def _notes(parent: Parent, plan: Plan) -> tuple[str, ...]:
+def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
     """What is not exactly as it was, for the log."""
     notes = []
     if parent.data_sha256 and parent.data_sha256 != plan.data.sha256:
         before, now = sum(parent.counts.values()), sum(plan.counts.values())
-        notes.append(f"the images have changed since the checkpoint ({before:,} then, {now:,} now)")
+        notes.append(Note(f"the images have changed since the checkpoint ({before:,} then, {now:,} now)"))
     if parent.batch and not _keeps_position(parent, plan):
-        notes.append(f"epoch {parent.epoch + 1} was at batch {parent.batch}; its order is drawn anew from its start")
+        text = f"epoch {parent.epoch + 1} was at batch {parent.batch}; its order is drawn anew from its start"
+        notes.append(Note(text))
     if parent.old:
-        notes.append("a checkpoint of the old system: weight decay no longer applies to biases and normalisation")
+        notes.append(Note("a checkpoint of the old system: weight decay no longer applies to biases and normalisation"))
     exact = []
     if parent.threads not in (None, plan.resources.threads):
         exact.append(f"{plan.resources.threads} threads instead of {parent.threads}")
     if plan.resources.worker_range is None and parent.world_size != max(1, plan.resources.workers):
         exact.append(f"{max(1, plan.resources.workers)} workers instead of {parent.world_size}")
     if exact:
-        notes.append(f"not bit-exact: {', '.join(exact)}")
+        notes.append(Note(f"not bit-exact: {', '.join(exact)}", inexact=True))
     return tuple(notes)
 
 

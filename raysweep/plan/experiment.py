@@ -11,7 +11,7 @@ from raysweep._paths import user_path
 from raysweep.config.settings import Settings
 from raysweep.data import cache, sampling
 from raysweep.errors import CheckpointError, ConfigError
-from raysweep.events import Progress, ignore
+from raysweep.events import Decoding, Note, Progress, ignore
 from raysweep.plan import resources
 from raysweep.plan.types import Plan
 from raysweep.store import experiment as experiments
@@ -53,7 +53,7 @@ def plan_experiment(
     data = cache.load(
         settings.data,
         cache_dir(settings),
-        lambda done, total: progress({"kind": "decode", "done": done, "total": total}),
+        lambda done, total: progress(Decoding(done, total)),
     )
     settings, data = _ordered(settings, data, classes)
     if classes is not None and tuple(classes) != data.classes:
@@ -79,7 +79,9 @@ def plan_experiment(
         raise ConfigError(
             f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
         )
-    return Plan(settings, root, data.facts, counts, complete, draws, wanted, parameters, notes=(told,) if told else ())
+    return Plan(
+        settings, root, data.facts, counts, complete, draws, wanted, parameters, notes=(Note(told),) if told else ()
+    )
 
 
 def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:

@@ -11,7 +11,10 @@ from raysweep.config import grid as grids
 from raysweep.config import load as load_config
 from raysweep.config.grid import Grid, Point
 from raysweep.errors import ConfigError, ResourceError
-from raysweep.events import Progress, ignore
+from raysweep.events import (
+    Progress,
+    ignore,
+)
 from raysweep.plan import child
 from raysweep.plan import parent as parents
 from raysweep.plan import types as plan_types

@@ -10,7 +10,11 @@ from raysweep import weights as weights_module
 from raysweep.config.grid import Grid, Point
 from raysweep.config.settings import Settings
 from raysweep.data import cache
+from raysweep.events import (
+    Note,
+)
 from raysweep.plan.resources import Resources
+from raysweep.store.records import ParentRef
 from raysweep.store.remote import root as remote
 
 
@@ -37,15 +41,9 @@ class Parent:
     given: dict[str, Any]  # dotted key → what the user had to say, because an old or imported checkpoint does not
     own: bool  # a committed checkpoint of an experiment under the root; any other may come from anybody
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> ParentRef:
         """What a child's configuration says of its parent."""
-        return {
-            "experiment": self.experiment,
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "sha256": self.sha256,
-            "file": remote.address(self.path),
-        }
+        return ParentRef(self.experiment, self.epoch, self.batch, self.sha256, remote.address(self.path))
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Plan:
     parameters: int
     parent: Any = None  # launch.child.Parent of a child
     fresh_optimizer: bool = False
-    notes: tuple[str, ...] = ()  # what is not as it was at the parent, or of init_from not taken, for the log
+    notes: tuple[Note, ...] = ()  # what is not as it was at the parent, or of init_from not taken, for the log
 
     @property
     def shares(self) -> dict[str, float]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from raysweep.errors import StoreError
 from raysweep.store import layout, lineage
 from raysweep.store.experiment import Experiment
+from raysweep.store.records import ParentRef
 from raysweep.store.remote import root as remote
 from raysweep.store.sweep import Sweep
 
@@ -26,26 +26,24 @@ def of_child(experiment: Experiment) -> str | None:
         StoreError: its configuration or its log cannot be read.
     """
     config = experiment.config()
-    parent = config.get("parent")
-    if not parent:
+    if config.parent is None:
         return None
     root = experiment.folder.parent
-    words = ["raysweep", "resume", "--from", reference(root, parent), "--epochs", str(config.get("num_epochs") or 1)]
+    words = ["raysweep", "resume", "--from", reference(root, config.parent), "--epochs", str(config.num_epochs or 1)]
     weights, overrides = _changed(experiment)
     if weights:
         words += ["--weights", json.dumps(weights, ensure_ascii=False)]
-    if config.get("fresh_optimizer"):
+    if config.fresh_optimizer:
         words.append("--weights-only")
     return shlex.join([*words, *_assignments(overrides), *_root(root)])
 
 
-def reference(root: Path, parent: Mapping[str, Any]) -> str:
+def reference(root: Path, parent: ParentRef) -> str:
     """What ``--from`` takes for a recorded parent: ``EXPERIMENT@5``, or the file where it is none of an epoch's end under
     this root."""
-    name = str(parent.get("experiment", "PARENT"))
+    name = parent.experiment
     here = Path(name).name == name and (root / name / layout.MANIFEST).is_file()
-    file = parent.get("file")
-    return str(file) if file and (parent.get("batch") or not here) else f"{name}@{parent.get('epoch', 'latest')}"
+    return parent.file if parent.file and (parent.batch or not here) else parent.reference
 
 
 def _root(root: Path) -> list[str]:
@@ -59,15 +57,13 @@ def _changed(experiment: Experiment) -> tuple[dict[str, float], dict[str, Any]]:
     weights: dict[str, float] = {}
     overrides: dict[str, Any] = {}
     for event in lineage.early(experiment.folder):
-        if event["type"] == lineage.RATIO and isinstance(event.get("old_weights"), dict):
-            old, new = event["old_weights"], event.get("new_weights") or {}
+        if event.type == lineage.RATIO and isinstance(event.fields.get("old_weights"), dict):
+            old, new = event.fields["old_weights"], event.fields.get("new_weights") or {}
             weights = {str(c): w for c, w in new.items() if old.get(c) != w}
-        elif event["type"] == lineage.RESUME and isinstance(event.get("given"), dict):
-            overrides |= event["given"]
-        elif event["type"] == lineage.CONFIGURATION and isinstance(event.get("changes"), dict):
-            for key, pair in event["changes"].items():
-                if not str(key).startswith(_OWN) and isinstance(pair, list) and len(pair) == 2:
-                    overrides[str(key)] = pair[1]
+        elif event.type == lineage.RESUME:
+            overrides |= event.given
+        elif event.type == lineage.CONFIGURATION:
+            overrides |= {key: new for key, (_, new) in event.changes.items() if not key.startswith(_OWN)}
     return weights, overrides
 
 
@@ -83,19 +79,18 @@ def of_sweep(sweep: Sweep) -> tuple[str, str]:
     """
     from raysweep.config import yaml as yaml_file
 
-    plan = sweep.plan()
-    parent = plan.get("parent")
-    if not parent:
+    record = sweep.record()
+    if record.parent is None:
         raise StoreError(f"{sweep.folder} does not say which checkpoint it started from.")
-    words = ["raysweep", "branch", "--from", reference(sweep.root, parent), "--weights-grid", "grid.yaml"]
-    if plan.get("epochs"):
-        words += ["--epochs", str(plan["epochs"])]
-    if plan.get("threads"):
-        words += ["--threads", str(plan["threads"])]
+    words = ["raysweep", "branch", "--from", reference(sweep.root, record.parent), "--weights-grid", "grid.yaml"]
+    if record.epochs:
+        words += ["--epochs", str(record.epochs)]
+    if record.threads:
+        words += ["--threads", str(record.threads)]
     for experiment in list(sweep.experiments().values())[:1]:  # in what all branches differ from the parent
         _, overrides = _changed(experiment)
         words += _assignments({k: v for k, v in overrides.items() if k not in ("seed", "scaling.threads")})
-    grid = {k: v for k, v in (plan.get("grid") or {}).items() if v not in (None, [], {})}
+    grid = {k: v for k, v in record.grid.items() if v not in (None, [], {})}
     return shlex.join([*words, *_root(sweep.root)]), yaml_file.dump(grid)
 
 
@@ -104,5 +99,5 @@ def settings_of(experiment: Experiment) -> str | None:
     from raysweep.config import yaml as yaml_file
 
     config = experiment.config()
-    settings = None if config.get("imported_from") else config.get("settings")  # another program made that one
-    return yaml_file.dump(settings) if settings else None
+    settings = None if config.imported_from else config.settings  # another program made that one
+    return yaml_file.dump(dict(settings)) if settings else None

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from raysweep._text import short_repr
-from raysweep.errors import InputError, NotFoundError, RaysweepError, StoreError
+from raysweep.errors import AmbiguousReferenceError, InputError, NotFoundError, RaysweepError, StoreError
 from raysweep.report import effects, figures, predictions, recorded
 from raysweep.report.effects import Effect, Pair
 from raysweep.report.predictions import Predictions
 from raysweep.store import catalog, files, layout, resolve
 from raysweep.store import sweep as sweeps
 from raysweep.store.experiment import FINISHED, Experiment
+from raysweep.store.records import ParentRef
+from raysweep.store.records_sweep import BranchRecord
 from raysweep.store.sweep import Sweep
 from raysweep.weights import changes
 
@@ -97,31 +99,33 @@ def subject(root: Path, reference: str) -> Sweep | Experiment:
         others = [e for e in catalog.experiments(root) if reference in (e.id, layout.split_id(e.id)[0])]
         if of_sweeps and others:
             both = ", ".join([*(s.id for s in of_sweeps[-3:]), *(e.id for e in others[-3:])])
-            raise NotFoundError(f"{short_repr(reference)} fits a sweep and an experiment: {both}. Give the whole id.")
+            raise AmbiguousReferenceError(
+                f"{short_repr(reference)} fits a sweep and an experiment: {both}. Give the whole id."
+            )
         if others:
             return resolve.find_experiment(root, reference)
     try:
         return resolve.find_sweep(root, reference)
-    except NotFoundError as no_sweep:
-        if "fits" in str(no_sweep):
-            raise
+    except AmbiguousReferenceError:
+        raise
+    except NotFoundError:
         return resolve.find_experiment(root, reference)
 
 
-def grouped(branches: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def grouped(branches: Sequence[BranchRecord]) -> dict[str, list[BranchRecord]]:
     """The branches of a sweep by name, without their seeds: those of equal weights are one branch. Names alone would not
     tell, since different classes may be written alike in them."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[Any, ...], list[BranchRecord]] = {}
     for branch in branches:
-        key: tuple[Any, ...] = (bool(branch.get("control")), *sorted(branch["weights"].items()))
-        while any(b.get("seed") == branch.get("seed") for b in groups.get(key, [])):
+        key: tuple[Any, ...] = (branch.control, *sorted(branch.weights.items()))
+        while any(b.seed == branch.seed for b in groups.get(key, [])):
             key = (*key, "again")  # a search that drew the same weights twice
         groups.setdefault(key, []).append(branch)
-    named: dict[str, list[Mapping[str, Any]]] = {}
+    named: dict[str, list[BranchRecord]] = {}
     for members in groups.values():
         first = members[0]
-        name = str(first["name"])
-        short = name.replace(f"-seed{first.get('seed')}", "", 1) if len(members) > 1 or "-seed" in name else name
+        name = first.name
+        short = name.replace(f"-seed{first.seed}", "", 1) if len(members) > 1 or "-seed" in name else name
         named[short if short not in named else name] = members
     return named
 
@@ -133,47 +137,45 @@ def of_sweep(sweep: Sweep) -> Comparison:
     Raises:
         NotFoundError: there is neither a finished control nor a parent with predictions. InputError: no finished branch.
     """
-    plan = sweep.plan()
+    record = sweep.record()
     found = sweep.experiments()
     notes: list[str] = []
     done: dict[str, tuple[Experiment, Predictions]] = {}
-    for branch in plan["branches"]:
-        experiment = found.get(branch["name"])
+    for branch in record.branches:
+        experiment = found.get(branch.name)
         if experiment is None or experiment.status() != FINISHED:
-            notes.append(f"{branch['name']} is not finished and was left out.")
+            notes.append(f"{branch.name} is not finished and was left out.")
             continue
         try:
-            done[branch["name"]] = experiment, _last(experiment)
+            done[branch.name] = experiment, _last(experiment)
         except RaysweepError as error:
-            notes.append(f"{branch['name']} was left out: {error}")
-    controls = {b["seed"]: done[b["name"]] for b in plan["branches"] if b.get("control") and b["name"] in done}
+            notes.append(f"{branch.name} was left out: {error}")
+    controls = {b.seed: done[b.name] for b in record.branches if b.control and b.name in done}
     against = "the control, trained exactly as long" + (f", {len(controls)} seeds each" if len(controls) > 1 else "")
     without = not controls
     if without:
-        told = plan.get("parent") or {}
-        parent, reference, against = _parent(sweep.root, str(told.get("experiment")), int(told.get("epoch") or 0))
-        controls = {b["seed"]: (parent, reference) for b in plan["branches"]}
+        if record.parent is None:
+            raise NotFoundError(f"{sweep.folder} does not say which checkpoint it started from.")
+        parent, reference, against = _parent(sweep.root, record.parent)
+        controls = {b.seed: (parent, reference) for b in record.branches}
         notes.append(NO_CONTROL)
     groups: dict[str, list[tuple[Experiment, Predictions, Experiment, Predictions]]] = {}
     weights: dict[str, Mapping[str, float]] = {}
-    of_group = {b["name"]: name for name, members in grouped(plan["branches"]).items() for b in members}
-    for branch in plan["branches"]:
-        if branch.get("control") or branch["name"] not in done:
+    of_group = {b.name: name for name, members in grouped(record.branches).items() for b in members}
+    for branch in record.branches:
+        if branch.control or branch.name not in done:
             continue
-        if branch["seed"] not in controls:
-            notes.append(f"{branch['name']} has no finished control of its seed and was left out.")
+        if branch.seed not in controls:
+            notes.append(f"{branch.name} has no finished control of its seed and was left out.")
             continue
-        mine, theirs = done[branch["name"]], controls[branch["seed"]]
+        mine, theirs = done[branch.name], controls[branch.seed]
         if mine[1].epoch != theirs[1].epoch and not without:
-            notes.append(
-                f"{branch['name']} ended at epoch {mine[1].epoch}, its control at {theirs[1].epoch}: left out."
-            )
+            notes.append(f"{branch.name} ended at epoch {mine[1].epoch}, its control at {theirs[1].epoch}: left out.")
             continue
-        name = of_group[branch["name"]]
+        name = of_group[branch.name]
         groups.setdefault(name, []).append((*mine, *theirs))
-        weights[name] = branch["weights"]
-    before = plan.get("parent_weights") or {}
-    changed = {name: changes(before, weights[name]) for name in groups}
+        weights[name] = branch.weights
+    changed = {name: changes(record.parent_weights, weights[name]) for name in groups}
     return _compared(sweep.id, against, groups, changed, notes)
 
 
@@ -183,8 +185,8 @@ def _with_first(experiments: Sequence[Experiment]) -> Comparison:
         return _by_record(first, others, first.id)
     reference = _last(first)
     groups = {e.id: [(e, _last(e), first, reference)] for e in others}
-    before = first.config().get("sampling_weights") or {}
-    changed = {e.id: changes(before, e.config().get("sampling_weights") or {}) for e in others}
+    before = first.config().sampling_weights
+    changed = {e.id: changes(before, e.config().sampling_weights) for e in others}
     notes = [
         f"{e.id} ended at epoch {groups[e.id][0][1].epoch}, {first.id} at {reference.epoch}."
         for e in others
@@ -195,17 +197,17 @@ def _with_first(experiments: Sequence[Experiment]) -> Comparison:
 
 def of_child(root: Path, child: Experiment) -> Comparison:
     """A child against the checkpoint that it started from, or what the parent has predictions of."""
-    told = child.config().get("parent")
-    if not told:
+    config = child.config()
+    if config.parent is None:
         raise InputError(
             f"{child.id} has no parent to be compared with. Name another experiment beside it: "
             f"raysweep compare OTHER {child.id}"
         )
-    if recorded.is_old(before := resolve.by_id(root, str(told["experiment"]))):
+    if recorded.is_old(before := resolve.by_id(root, config.parent.experiment)):
         return _by_record(before, [child], f"its parent {before.id}", [NO_CONTROL])
-    parent, reference, words = _parent(root, str(told["experiment"]), int(told["epoch"] or 0))
+    parent, reference, words = _parent(root, config.parent)
     mine = _last(child)
-    change = changes(parent.config().get("sampling_weights") or {}, child.config().get("sampling_weights") or {})
+    change = changes(parent.config().sampling_weights, config.sampling_weights)
     return _compared(child.id, words, {child.id: [(child, mine, parent, reference)]}, {child.id: change}, [NO_CONTROL])
 
 
@@ -219,13 +221,13 @@ def _by_record(first: Experiment, others: Sequence[Experiment], against: str, no
     """What the folders themselves record of their last epochs, side by side."""
     reference = recorded.read(first)
     known = {e.id: recorded.read(e) for e in others}
-    named = [e.config().get("classes") for e in (first, *others)]
+    named = [e.config().classes for e in (first, *others)]
     classes = tuple(next((c for c in named if c), reference.counts))
-    before = first.config().get("sampling_weights") or {}
+    before = first.config().sampling_weights
     branches = []
     for e in others:
         seconds, images = cost(e)
-        change = changes(before, e.config().get("sampling_weights") or {})
+        change = changes(before, e.config().sampling_weights)
         branches.append(Compared(e.id, [e.id], [first.id], change, seconds, images, known[e.id].epoch))
     found = [effect for e in others for effect in recorded.effects(e.id, classes, known[e.id], reference)]
     counts = {c: reference.counts.get(c, 0) for c in classes}
@@ -234,9 +236,9 @@ def _by_record(first: Experiment, others: Sequence[Experiment], against: str, no
     return Comparison(title, where, classes, counts, branches, found, [], [*notes, OLD])
 
 
-def _parent(root: Path, name: str, epoch: int) -> tuple[Experiment, Predictions, str]:
+def _parent(root: Path, told: ParentRef) -> tuple[Experiment, Predictions, str]:
     """A parent, its predictions where children began, or of its last epoch where those are not kept, and which it was."""
-    parent = resolve.by_id(root, name)
+    parent, epoch = resolve.by_id(root, told.experiment), told.epoch or 0
     try:
         return parent, predictions.read(parent, epoch), "the checkpoint it started from"
     except NotFoundError:
@@ -246,7 +248,7 @@ def _parent(root: Path, name: str, epoch: int) -> tuple[Experiment, Predictions,
 
 
 def _last(experiment: Experiment) -> Predictions:
-    ends = [e for e in experiment.entries() if e.batch is None]
+    ends = experiment.manifest().ends
     if not ends:
         raise NotFoundError(f"{experiment.id} has no finished epoch yet, so there is nothing to compare.")
     return predictions.read(experiment, ends[-1].epoch)
@@ -262,12 +264,12 @@ def _compared(
     if not groups:
         raise InputError(f"{title}: no branch can be compared. {_few(notes)}".strip())
     _, _, first, one = next(iter(groups.values()))[0]
-    data = first.config().get("data_sha256")
+    data = first.config().data_sha256
     for rows in groups.values():
         for mine, predicted, other, reference in rows:
             for experiment, found in ((mine, predicted), (other, reference)):
                 # Another split can have the same labels in the same order; the hash of the images tells.
-                same = experiment.config().get("data_sha256") == data and found.classes == one.classes
+                same = experiment.config().data_sha256 == data and found.classes == one.classes
                 if not same or not np.array_equal(found.labels, one.labels):
                     raise InputError(
                         f"{experiment.id} was not validated on the same images as the others, so a difference would mean "
@@ -314,7 +316,7 @@ def cost(experiment: Experiment) -> tuple[float, int]:
         history = figures.read_history(experiment)
     except StoreError:
         return 0.0, 0
-    first = int((experiment.config().get("parent") or {}).get("epoch") or 0)
+    first = experiment.config().fork
     own = [i for i, epoch in enumerate(history.get("epoch", [])) if epoch is not None and epoch > first]
     seconds = sum(history["seconds"][i] or 0.0 for i in own if "seconds" in history)
     shown = sum(values[i] or 0 for name, values in history.items() if name.startswith("realised_") for i in own)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,22 @@ from raysweep.report import commands, curves, figures, predictions, tree
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, BETTER, WORSE
+from raysweep.report.parts import (
+    BranchLine,
+    Command,
+    Confused,
+    Confusion,
+    ConfusionLine,
+    Heat,
+    HeatCell,
+    HeatLine,
+    LegendEntry,
+    Panel,
+    Share,
+    ShareLine,
+    Shares,
+    TreeLine,
+)
 from raysweep.store import catalog
 from raysweep.store.experiment import Experiment
 from raysweep.store.sweep import Sweep
@@ -36,14 +51,14 @@ class Content:
     verdicts: list[tuple[str, str]] = field(default_factory=list)  # (better | worse | nothing, sentence)
     against: str = ""
     notes: list[str] = field(default_factory=list)
-    tree: list[dict[str, Any]] = field(default_factory=list)
-    branches: list[dict[str, Any]] = field(default_factory=list)
-    heat: dict[str, Any] | None = None
-    shares: dict[str, Any] | None = None
-    legend: list[dict[str, Any]] = field(default_factory=list)
-    panels: list[dict[str, str]] = field(default_factory=list)
-    confusions: list[dict[str, Any]] = field(default_factory=list)
-    commands: list[dict[str, str]] = field(default_factory=list)
+    tree: list[TreeLine] = field(default_factory=list)
+    branches: list[BranchLine] = field(default_factory=list)
+    heat: Heat | None = None
+    shares: Shares | None = None
+    legend: list[LegendEntry] = field(default_factory=list)
+    panels: list[Panel] = field(default_factory=list)
+    confusions: list[Confusion] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
     files: list[tuple[str, str]] = field(default_factory=list)  # (what to call it, its content)
 
 
@@ -56,19 +71,18 @@ def of_sweep(sweep: Sweep, comparison: Comparison | None = None) -> Content:
     Raises:
         StoreError: ``sweep.json`` is damaged.
     """
-    plan = sweep.plan()
+    record = sweep.record()
     found = sweep.experiments()
-    parent = plan.get("parent") or {}
-    seeds = len({b.get("seed") for b in plan["branches"]})
+    seeds = len({b.seed for b in record.branches})
     told = [
-        f"{len(plan['branches'])} branches of {parent.get('experiment')}@{parent.get('epoch')}",
-        f"{plan.get('epochs') or '?'} epochs each, {seeds} seed{'s' * (seeds > 1)}",
+        f"{len(record.branches)} branches of {record.parent.reference if record.parent else '?'}",
+        f"{record.epochs or '?'} epochs each, {seeds} seed{'s' * (seeds > 1)}",
     ]
     page = Content(sweep.id, told, datetime.now().isoformat(sep=" ", timespec="minutes"))
-    page.tree = _tree(sweep.root, parent.get("experiment"), {e.id for e in found.values()})
-    named = comparing.grouped([b for b in plan["branches"] if b["name"] in found])
-    groups = {name: [found[b["name"]] for b in members] for name, members in named.items()}
-    control = [found[b["name"]] for members in named.values() for b in members if b.get("control")]
+    page.tree = _tree(sweep.root, record.parent.experiment if record.parent else None, {e.id for e in found.values()})
+    named = comparing.grouped([b for b in record.branches if b.name in found])
+    groups = {name: [found[b.name] for b in members] for name, members in named.items()}
+    control = [found[b.name] for members in named.values() for b in members if b.control]
     try:
         comparison = comparison or comparing.of_sweep(sweep)
     except RaysweepError as error:
@@ -77,7 +91,7 @@ def of_sweep(sweep: Sweep, comparison: Comparison | None = None) -> Content:
     _reproduce(page, groups)
     try:
         command, grid = commands.of_sweep(sweep)
-        page.commands.insert(0, {"name": "the whole sweep", "command": command})
+        page.commands.insert(0, Command("the whole sweep", command))
         page.files.append(("grid.yaml", grid))
     except RaysweepError as error:
         page.notes.append(str(error))
@@ -93,17 +107,17 @@ def of_experiment(root: Path, experiment: Experiment) -> Content:
     row = catalog.summary(experiment)
     config = experiment.config()
     told = [
-        f"{row['status']}, {row['epochs_done']} of {row['epochs_target'] or '?'} epochs",
-        f"model {config.get('model_name')}",
+        f"{row.status}, {row.epochs_done} of {row.epochs_target or '?'} epochs",
+        f"model {config.model_name}",
     ]
-    if row["parent"]:
-        told.append(f"child of {row['parent']['experiment']}@{row['parent']['epoch']}")
-    if config.get("experiment_description"):
-        told.append(str(config["experiment_description"]))
+    if row.parent:
+        told.append(f"child of {row.parent.reference}")
+    if config.experiment_description:
+        told.append(str(config.experiment_description))
     page = Content(experiment.id, told, datetime.now().isoformat(sep=" ", timespec="minutes"))
     page.tree = _tree(root, experiment.id, None)
     comparison = None
-    if row["parent"]:
+    if row.parent:
         try:
             comparison = comparing.of_child(root, experiment)
         except RaysweepError as error:
@@ -111,7 +125,7 @@ def of_experiment(root: Path, experiment: Experiment) -> Content:
     _fill(page, comparison, {experiment.id: [experiment]}, [])
     _reproduce(page, {experiment.id: [experiment]})
     if not page.commands and (settings := commands.settings_of(experiment)):
-        page.commands.append({"name": experiment.id, "command": "raysweep run settings.yaml"})
+        page.commands.append(Command(experiment.id, "raysweep run settings.yaml"))
         page.files.append(("settings.yaml", settings))
     return page
 
@@ -180,7 +194,7 @@ def _points(value: float) -> str:
 # --- the tree and the branches ----------------------------------------------------------------------------------------
 
 
-def _tree(root: Path, of: object, branches: set[str] | None) -> list[dict[str, Any]]:
+def _tree(root: Path, of: str | None, branches: set[str] | None) -> list[TreeLine]:
     """The ancestors of an experiment, itself, and of its descendants those of a sweep (or all)."""
     try:
         nodes = tree.build(root, str(of))
@@ -196,53 +210,52 @@ def _tree(root: Path, of: object, branches: set[str] | None) -> list[dict[str, A
         for node in nodes.values():
             node.children = [c for c in node.children if c in nodes]
     inner = {i for i, n in nodes.items() if n.parent in nodes}  # an edge leads to them
-    end = max([n.row.get("epochs_done") or n.epoch for n in nodes.values()] + [1])
+    end = max([n.end for n in nodes.values()] + [1])
     return [
-        {
-            "guides": guides.split("@")[0],
-            "edge": f"@{nodes[i].epoch} {tree.edge(nodes[i])}" if i in inner else "",
-            "name": i,
-            "about": about,
-            "start": 100 * nodes[i].epoch / end,
-            "length": 100 * max(0, (nodes[i].row.get("epochs_done") or nodes[i].epoch) - nodes[i].epoch) / end,
-            "control": nodes[i].control,
-        }
+        TreeLine(
+            guides=guides.split("@")[0],
+            edge=f"@{nodes[i].epoch} {tree.edge(nodes[i])}" if i in inner else "",
+            name=i,
+            about=about,
+            start=100 * nodes[i].epoch / end,
+            length=100 * max(0, nodes[i].end - nodes[i].epoch) / end,
+            control=nodes[i].control,
+        )
         for guides, i, about in list(tree.lines(nodes))[: 4 * MOST_BRANCHES]
     ]
 
 
 def _branch(
     name: str, members: Sequence[Experiment], comparison: Comparison | None, control: Sequence[Experiment]
-) -> dict[str, Any]:
+) -> BranchLine:
     rows = [catalog.summary(e) for e in members]
-    entries = [[e for e in m.entries() if e.batch is None] for m in members]
-    last = [e[-1].metrics for e in entries if e]
+    last = [ends[-1].metrics for m in members if (ends := m.manifest().ends)]
 
     def mean(key: str) -> float | None:
         values = [float(m[key]) for m in last if isinstance(m.get(key), (int, float))]
         return float(np.mean(values)) if values else None
 
     of = next((b for b in comparison.branches if b.name == name), None) if comparison else None
-    change = rows[0]["change"]
+    change = rows[0].change
     costs = [comparing.cost(m) for m in members]
-    return {
-        "name": name,
-        "control": any(m.id in {c.id for c in control} for m in members),
-        "change": ", ".join(f"{c} {a:g}→{b:g}" for c, (a, b) in change.items()) or "unchanged",
-        "status": ", ".join(sorted({r["status"] for r in rows})),
-        "seeds": len(members),
-        "accuracy": mean("val_acc"),
-        "macro_f1": mean("val_macro_f1"),
-        "worst": str(last[0].get("worst_class") or "-") if last else "-",
-        "worst_recall": mean("worst_recall"),
-        "d_accuracy": comparison.of(name, ALL, "accuracy") if comparison and of else None,
-        "d_macro_f1": comparison.of(name, ALL, "macro_f1") if comparison and of else None,
-        "seconds": sum(c[0] for c in costs),
-        "images": sum(c[1] for c in costs),
-    }
+    return BranchLine(
+        name=name,
+        control=any(m.id in {c.id for c in control} for m in members),
+        change=", ".join(f"{c} {a:g}→{b:g}" for c, (a, b) in change.items()) or "unchanged",
+        status=", ".join(sorted({r.status for r in rows})),
+        seeds=len(members),
+        accuracy=mean("val_acc"),
+        macro_f1=mean("val_macro_f1"),
+        worst=str(last[0].get("worst_class") or "-") if last else "-",
+        worst_recall=mean("worst_recall"),
+        d_accuracy=comparison.of(name, ALL, "accuracy") if comparison and of else None,
+        d_macro_f1=comparison.of(name, ALL, "macro_f1") if comparison and of else None,
+        seconds=sum(c[0] for c in costs),
+        images=sum(c[1] for c in costs),
+    )
 
 
-def _heat(comparison: Comparison, names: Sequence[str]) -> dict[str, Any]:
+def _heat(comparison: Comparison, names: Sequence[str]) -> Heat:
     """Cells (branch × class) of every metric, with the strength of their colour from 0 to 1."""
     tables = {}
     for metric in ("f1", "recall", "precision"):
@@ -251,19 +264,18 @@ def _heat(comparison: Comparison, names: Sequence[str]) -> dict[str, Any]:
         sizes = [abs(e.difference) for row in found.values() for e in row if not math.isnan(e.difference)]
         most = max(sizes, default=0.0) or 1.0
         tables[metric] = [
-            {"name": name, "cells": [{"e": e, "strength": abs(e.difference) / most} for e in row]}
-            for name, row in found.items()
+            HeatLine(name, [HeatCell(e, abs(e.difference) / most) for e in row]) for name, row in found.items()
         ]
     heads = [(c, f"{comparison.counts[c]:,} images") for c in comparison.classes] + [
         ("macro-F1", "all"),
         ("accuracy", "all"),
     ]
-    return {"heads": heads, "tables": tables, "names": _NAMES}
+    return Heat(heads, tables, _NAMES)
 
 
-def _shares(groups: Mapping[str, Sequence[Experiment]]) -> dict[str, Any] | None:
+def _shares(groups: Mapping[str, Sequence[Experiment]]) -> Shares | None:
     """Of every branch the share of each class that its weights asked for, and that of the images really shown."""
-    rows: list[dict[str, Any]] = []
+    rows: list[ShareLine] = []
     classes: list[str] = []
     for name, members in groups.items():
         asked: dict[str, float] = {}
@@ -276,18 +288,18 @@ def _shares(groups: Mapping[str, Sequence[Experiment]]) -> dict[str, Any] | None
             continue
         classes = classes or list(shown)
         total, wanted = sum(shown.values()) or 1, sum(asked.values()) or 1
-        weights = members[0].config().get("sampling_weights") or {}
+        weights = members[0].config().sampling_weights
         cells = [
-            {
-                "weight": weights.get(c, 1.0),
-                "requested": asked.get(c, 0) / wanted,
-                "realised": shown.get(c, 0) / total,
-                "off": int(shown.get(c, 0) - asked.get(c, 0)),
-            }
+            Share(
+                weight=weights.get(c, 1.0),
+                requested=asked.get(c, 0) / wanted,
+                realised=shown.get(c, 0) / total,
+                off=int(shown.get(c, 0) - asked.get(c, 0)),
+            )
             for c in classes
         ]
-        rows.append({"name": name, "cells": cells})
-    return {"classes": classes, "rows": rows} if rows else None
+        rows.append(ShareLine(name, cells))
+    return Shares(classes, rows) if rows else None
 
 
 def _own_sums(experiment: Experiment, kind: str) -> dict[str, float]:
@@ -295,7 +307,7 @@ def _own_sums(experiment: Experiment, kind: str) -> dict[str, float]:
         history = figures.read_history(experiment)
     except StoreError:
         return {}
-    fork = int((experiment.config().get("parent") or {}).get("epoch") or 0)
+    fork = experiment.config().fork
     own = [i for i, epoch in enumerate(history.get("epoch", [])) if epoch is not None and epoch > fork]
     return {c.removeprefix(kind): sum(v[i] or 0 for i in own) for c, v in history.items() if c.startswith(kind)}
 
@@ -316,7 +328,7 @@ def _curves(page: Content, groups: Mapping[str, Sequence[Experiment]], control: 
                 history = figures.read_history(member)
             except StoreError:
                 continue
-            fork = int((member.config().get("parent") or {}).get("epoch") or 0) or None
+            fork = member.config().fork or None
             epochs = [int(e) if e is not None else i + 1 for i, e in enumerate(history.get("epoch", []))]
             histories.append((styles[name], history, epochs, fork))
     if not histories:
@@ -329,18 +341,14 @@ def _curves(page: Content, groups: Mapping[str, Sequence[Experiment]], control: 
     for number, (title, column) in enumerate(columns):
         lines = [curves.Line(e, h.get(column, []), s, f) for s, h, e, f in histories]
         if any(v is not None for line in lines for v in line.values):
-            page.panels.append({"title": title, "svg": curves.svg(lines, f"{page.title}-{number}")})
+            page.panels.append(Panel(title, curves.svg(lines, f"{page.title}-{number}")))
     page.legend = [
-        {
-            "name": name,
-            "colour": curves.colour(s),
-            "dash": {"-": "solid", "--": "dashed", ":": "dotted"}[curves.dash(s)],
-        }
+        LegendEntry(name, curves.colour(s), {"-": "solid", "--": "dashed", ":": "dotted"}[curves.dash(s)])
         for name, s in styles.items()
     ]
 
 
-def _confusions(comparison: Comparison, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _confusions(comparison: Comparison, names: Sequence[str]) -> Iterator[Confusion]:
     """Confusion matrices of the branches, all seeds together, beside those of what they are compared with."""
     by_name = {p.name: p for p in comparison.pairs}
     for name in names if by_name else ():
@@ -351,7 +359,7 @@ def _confusions(comparison: Comparison, names: Sequence[str]) -> Iterator[dict[s
         yield _confusion(name, comparison.classes, of_branch, of_reference, len(pair.branch))
 
 
-def _own_confusion(experiment: Experiment) -> Iterator[dict[str, Any]]:
+def _own_confusion(experiment: Experiment) -> Iterator[Confusion]:
     try:
         found = predictions.read(experiment)
     except RaysweepError:
@@ -365,27 +373,23 @@ def _matrix(labels: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
 
 def _confusion(
     name: str, classes: Sequence[str], matrix: np.ndarray, reference: np.ndarray | None, seeds: int
-) -> dict[str, Any]:
+) -> Confusion:
     total = np.maximum(1, matrix.sum(1))
     share = matrix / total[:, None]
     change = share - reference / total[:, None] if reference is not None else np.zeros_like(share)
-    found: dict[str, Any] = {"name": name, "seeds": seeds, "compared": reference is not None, "classes": list(classes)}
+
+    def cell(i: int, j: int) -> Confused:
+        return Confused(classes[i], classes[j], float(share[i, j]), int(matrix[i, j]), float(change[i, j]))
+
+    found = Confusion(name, seeds, reference is not None, list(classes))
+    k = range(len(classes))
     if len(classes) <= MOST_CELLS:
-        found["rows"] = [
-            {"name": c, "images": int(total[i]) // seeds, "cells": [
-                {"share": float(share[i, j]), "count": int(matrix[i, j]), "change": float(change[i, j]), "hit": i == j}
-                for j in range(len(classes))
-            ]}
-            for i, c in enumerate(classes)
-        ]  # fmt: skip
-    else:  # what changed most, or what is confused most
-        size = np.abs(change) if reference is not None else share * (1 - np.eye(len(classes)))
-        order = np.argsort(-size, axis=None, kind="stable")[:30]
-        found["most"] = [
-            {"true": classes[i], "said": classes[j], "share": float(share[i, j]), "count": int(matrix[i, j]), "change": float(change[i, j])}
-            for i, j in zip(*np.unravel_index(order, matrix.shape), strict=True)
-        ]  # fmt: skip
-    return found
+        rows = [ConfusionLine(classes[i], int(total[i]) // seeds, [cell(i, j) for j in k]) for i in k]
+        return replace(found, rows=rows)
+    # What changed most, or what is confused most.
+    size = np.abs(change) if reference is not None else share * (1 - np.eye(len(classes)))
+    order = np.argsort(-size, axis=None, kind="stable")[:30]
+    return replace(found, most=[cell(*divmod(int(at), len(classes))) for at in order])
 
 
 def _reproduce(page: Content, groups: Mapping[str, Sequence[Experiment]]) -> None:
@@ -397,5 +401,5 @@ def _reproduce(page: Content, groups: Mapping[str, Sequence[Experiment]]) -> Non
                 page.notes.append(str(error))
                 continue
             if command:
-                page.commands.append({"name": member.id, "command": command})
+                page.commands.append(Command(member.id, command))
     del page.commands[4 * MOST_BRANCHES :]

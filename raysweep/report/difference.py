@@ -10,7 +10,8 @@ from typing import Any
 from raysweep._text import dotted
 from raysweep.errors import WeightsError
 from raysweep.store import resolve
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.experiment import Experiment
+from raysweep.store.records_manifest import ManifestEntry
 from raysweep.weights import shares
 
 SECTIONS = ("parent", "checkpoint", "configuration", "weights", "shares", "data", "versions")
@@ -39,7 +40,7 @@ class Side:
     """What is compared: an experiment, or one of its checkpoints."""
 
     experiment: Experiment
-    entry: Entry | None
+    entry: ManifestEntry | None
     file: str | None = None  # of a checkpoint that no manifest knows
 
     @property
@@ -78,26 +79,24 @@ def differences(a: Side, b: Side) -> list[Difference]:
 def _facts(side: Side) -> Iterator[tuple[tuple[str, str], Any]]:
     """((section, key), value) of everything that can differ."""
     config = side.experiment.config()
-    parent = config.get("parent") or {}
-    yield ("parent", "checkpoint"), f"{parent['experiment']}@{parent['epoch']}" if parent else None
-    yield ("parent", "SHA-256"), parent.get("sha256")
+    yield ("parent", "checkpoint"), config.parent.reference if config.parent else None
+    yield ("parent", "SHA-256"), config.parent.sha256 if config.parent else None
     if side.entry is not None:
         yield ("checkpoint", "epoch"), side.entry.epoch
         yield ("checkpoint", "batch"), side.entry.batch
     if side.file is not None:
         yield ("checkpoint", "file"), side.file
-    settings = config.get("settings")
-    if settings:
-        for key, value in dotted(settings):
+    if config.settings:
+        for key, value in dotted(config.settings):
             if not key.startswith((*_IDENTITY, "sampling.weights")):
                 yield ("configuration", key), value
     else:
         for old, key in _OLD_NAMES.items():
-            yield ("configuration", key), config.get(old)
-    for key in ("threads", "world_size"):  # what was chosen where the setting says auto
-        yield ("configuration", key), config.get(key)
-    counts = config.get("class_counts") or {}
-    weights = {**dict.fromkeys(counts, 1.0), **(config.get("sampling_weights") or {})}
+            yield ("configuration", key), getattr(config, old)
+    yield ("configuration", "threads"), config.threads  # what was chosen where the setting says auto
+    yield ("configuration", "world_size"), config.world_size
+    counts = config.class_counts or {}
+    weights = {**dict.fromkeys(counts, 1.0), **config.sampling_weights}
     for name, weight in weights.items():
         yield ("weights", name), float(weight)
     try:
@@ -105,9 +104,9 @@ def _facts(side: Side) -> Iterator[tuple[tuple[str, str], Any]]:
             yield ("shares", name), round(share, 6)
     except WeightsError:
         pass  # no class can be drawn: there are no shares
-    yield ("data", "SHA-256"), config.get("data_sha256")
-    yield ("data", "classes"), config.get("classes")
+    yield ("data", "SHA-256"), config.data_sha256
+    yield ("data", "classes"), config.classes
     for name, count in counts.items():
         yield ("data", f"images of {name}"), count
-    for name, version in (config.get("versions") or {}).items():
+    for name, version in config.versions.items():
         yield ("versions", name), version

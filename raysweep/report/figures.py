@@ -149,7 +149,7 @@ def history_png(experiment: Experiment) -> bytes:
     history = read_history(experiment)
     n = len(next(iter(history.values()), []))
     epochs = [int(e) if e is not None else i + 1 for i, e in enumerate(history.get("epoch", [None] * n))]
-    fork = ((experiment.config().get("parent") or {}).get("epoch")) or None
+    fork = experiment.config().fork or None
     classes = [c.removeprefix("recall_") for c in history if c.startswith("recall_")]
     figure = new_figure(13, 4.2)
     loss, accuracy, recall = figure.subplots(1, 3)

@@ -11,6 +11,7 @@ from raysweep._text import plain
 from raysweep.errors import RaysweepError
 from raysweep.report import comparison, content, effects
 from raysweep.report.content import Content
+from raysweep.report.parts import HeatCell
 from raysweep.store import files, layout
 from raysweep.store.sweep import Sweep
 
@@ -86,13 +87,13 @@ def html(page: Content) -> str:
     )
 
 
-def _tint(cell: dict[str, Any]) -> str:
+def _tint(cell: HeatCell) -> str:
     """CSS of a cell of the heat map: purple is better, orange worse; strong only where it is more than noise."""
-    effect = cell["e"]
+    effect = cell.e
     if effect.difference == 0 or math.isnan(effect.difference):
         return ""
     real = effect.label in (effects.BETTER, effects.WORSE)
-    alpha = (0.3 + 0.65 * cell["strength"]) if real else 0.28 * cell["strength"]
+    alpha = (0.3 + 0.65 * cell.strength) if real else 0.28 * cell.strength
     colour = _BETTER if effect.difference > 0 else _WORSE
     ink = ""
     if real and alpha > 0.55:

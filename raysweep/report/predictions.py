@@ -53,10 +53,10 @@ def read(experiment: Experiment, epoch: int | None = None) -> Predictions:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StoreError(f"{path} is damaged ({told}). It is written anew at the end of the next epoch.") from None
     epochs: np.ndarray = table["epoch"].to_numpy()
-    best = (experiment.manifest().get("best") or {}).get("epoch")
+    best = experiment.manifest().best
     wanted = epoch
     if wanted is None:
-        wanted = int(best) if best is not None and best in epochs else int(epochs.max())
+        wanted = best.epoch if best is not None and best.epoch in epochs else int(epochs.max())
     mask = epochs == wanted
     if not mask.any():
         have = ", ".join(map(str, sorted(set(epochs.tolist()))))

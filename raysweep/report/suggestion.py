@@ -83,8 +83,8 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
             f"{sweep.id} has no finished control, so what its weights did cannot be told from what training on did. Run a sweep "
             "with `control: true`, or finish this one with `raysweep continue`."
         )
-    plan = sweep.plan()
-    before = {str(c): float(w) for c, w in (plan.get("parent_weights") or {}).items()}
+    record = sweep.record()
+    before = record.parent_weights
     levels, mixed = responses(found, metric)
     if not levels:
         raise InputError(f"{sweep.id} varied no class's weight, so there is nothing to learn a next grid from.")
@@ -99,7 +99,7 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
         choices = [_with_now(c, before.get(c.target, 1.0)) if c.target in mixed else c for c in choices]
     best = max(found.branches, key=lambda b: found.of(b.name, effects.ALL, metric).difference)
     choices += _given_back(found, best.name, before, set(levels))
-    seeds = sorted({int(b["seed"]) for b in plan["branches"] if b.get("seed") is not None})
+    seeds = sorted({b.seed for b in record.branches if b.seed is not None})
     if not any(c.weights and c.sure for c in choices):
         choices, seeds = _again(choices, levels, seeds, name)
         notes.append(
@@ -109,8 +109,8 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
         start = seeds[0] if seeds else 0
         seeds = [start, start + 1, start + 2]
         notes.append("The sweep had one seed; three tell how much of a difference another seed would undo.")
-    reference = commands.reference(sweep.root, plan.get("parent") or {})
-    return Suggestion(sweep.id, reference, metric, plan.get("epochs"), seeds, _few(choices, notes), notes)
+    reference = commands.reference(sweep.root, record.parent) if record.parent else "PARENT@latest"
+    return Suggestion(sweep.id, reference, metric, record.epochs, seeds, _few(choices, notes), notes)
 
 
 def responses(found: Comparison, metric: str) -> tuple[dict[str, list[Level]], list[str]]:
@@ -214,12 +214,13 @@ def _again(
 
 def _few(choices: list[Choice], notes: list[str]) -> list[Choice]:
     """At most MAX_BRANCHES points: the longest lists lose their last values first."""
-    few = list(choices)
+    few, shortened = list(choices), False
     while math.prod(max(1, len(c.weights)) for c in few) > MAX_BRANCHES:
         at = max(range(len(few)), key=lambda i: len(few[i].weights))
         few[at] = replace(few[at], weights=few[at].weights[:-1])
-        if len(few) == len(choices) and f"at most {MAX_BRANCHES}" not in " ".join(notes):
-            notes.append(f"Values were left out, so that there are at most {MAX_BRANCHES} branches of each seed.")
+        shortened = True
+    if shortened:
+        notes.append(f"Values were left out, so that there are at most {MAX_BRANCHES} branches of each seed.")
     return few
 
 

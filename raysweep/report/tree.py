@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.store import index, resolve
+from raysweep.store.fields import Row
 from raysweep.weights import changes
 
 
@@ -16,7 +17,7 @@ class Node:
     """One experiment. ``change`` is class → (weight before, weight after) on the edge to its parent."""
 
     id: str
-    row: dict[str, Any]
+    row: Row | None = None  # None where only children know of it: its folder is not under this root
     parent: str | None = None
     epoch: int = 0  # of the parent, where this one began
     change: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -24,13 +25,17 @@ class Node:
     children: list[str] = field(default_factory=list)
 
     @property
-    def here(self) -> bool:
-        """False where only children know of it: its folder is not under this root."""
-        return bool(self.row)
+    def control(self) -> bool:
+        return self.row is not None and self.row.control
 
     @property
-    def control(self) -> bool:
-        return bool(self.row.get("control"))
+    def end(self) -> int:
+        """The last epoch that it has, or that children began at."""
+        return (self.row.epochs_done if self.row else 0) or self.epoch
+
+    @property
+    def best_acc(self) -> float | None:
+        return self.row.best_acc if self.row else None
 
 
 def build(root: Path, of: str | None = None) -> dict[str, Node]:
@@ -41,17 +46,17 @@ def build(root: Path, of: str | None = None) -> dict[str, Node]:
     """
     nodes: dict[str, Node] = {}
     for row in index.rows(root):
-        nodes[row["id"]] = _node(row)
+        nodes[row.id] = _node(row)
     for node in list(nodes.values()):
         if node.parent is None:
             continue
         if node.parent not in nodes:
-            nodes[node.parent] = Node(node.parent, {})
+            nodes[node.parent] = Node(node.parent)
         nodes[node.parent].children.append(node.id)
     for node in nodes.values():
-        before = nodes[node.parent].row.get("sampling_weights") if node.parent else None
-        if before:
-            node.change = changes(_numbers(before), _numbers(node.row.get("sampling_weights") or {}))
+        before = nodes[node.parent].row if node.parent else None
+        if before and before.sampling_weights and node.row:
+            node.change = changes(before.sampling_weights, node.row.sampling_weights)
     if of is None:
         return nodes
     wanted = of if of in nodes else resolve.find_experiment(root, of).id
@@ -72,18 +77,13 @@ def build(root: Path, of: str | None = None) -> dict[str, Node]:
     return kept
 
 
-def _numbers(weights: dict[str, Any]) -> dict[str, float]:
-    return {str(c): float(w) for c, w in weights.items() if isinstance(w, (int, float))}
-
-
-def _node(row: dict[str, Any]) -> Node:
-    node = Node(row["id"], row)
-    parent = row["parent"]
-    if parent and parent["experiment"] != node.id:
-        node.parent, node.epoch = str(parent["experiment"]), int(parent["epoch"] or 0)
-        node.change = {c: (before, after) for c, (before, after) in row["change"].items()}
-        if None not in (row["seed"], row["parent_seed"]) and row["seed"] != row["parent_seed"]:
-            node.seed = (row["parent_seed"], row["seed"])
+def _node(row: Row) -> Node:
+    node = Node(row.id, row)
+    if row.parent and row.parent.experiment != node.id:
+        node.parent, node.epoch = row.parent.experiment, row.parent.epoch or 0
+        node.change = {c: (before, after) for c, (before, after) in row.change.items()}
+        if row.seed is not None and row.parent_seed is not None and row.seed != row.parent_seed:
+            node.seed = (row.parent_seed, row.seed)
     return node
 
 
@@ -126,13 +126,13 @@ def edge(node: Node) -> str:
 
 def about(node: Node) -> str:
     """Status, epochs and best accuracy of an experiment, in a few words."""
-    if not node.here:
-        return "not under this root"
     row = node.row
-    done, first = row["epochs_done"], node.epoch + 1
+    if row is None:
+        return "not under this root"
+    done, first = row.epochs_done, node.epoch + 1
     epochs = f"epochs {first}–{done}" if done > first else (f"epoch {done}" if done >= first else "no epoch yet")
-    best = f", best {row['best_acc']:.1%} (epoch {row['best_epoch']})" if row.get("best_acc") is not None else ""
-    status = "" if row["status"] == "finished" else f", {row['status']}"
+    best = f", best {row.best_acc:.1%} (epoch {row.best_epoch})" if row.best_acc is not None else ""
+    status = "" if row.status == "finished" else f", {row.status}"
     return f"{epochs}{best}{status}"
 
 
@@ -148,21 +148,19 @@ def lines(nodes: dict[str, Node]) -> Iterator[tuple[str, str, str]]:
 
 def rows(nodes: dict[str, Node]) -> list[dict[str, Any]]:
     """The tree as a flat list, parents before children: what ``raysweep lineage --json`` prints."""
-    return [
-        {
-            "id": i,
-            "parent": nodes[i].row.get("parent"),
-            "children": nodes[i].children,
-            "change": {c: list(pair) for c, pair in nodes[i].change.items()},
-            "control": nodes[i].control,
-            "sweep": nodes[i].row.get("sweep"),
-            "status": nodes[i].row.get("status"),
-            "epochs_done": nodes[i].row.get("epochs_done"),
-            "best_acc": nodes[i].row.get("best_acc"),
-            "path": nodes[i].row.get("path"),
-        }
-        for i, _, _ in _walk(nodes, roots(nodes))
-    ]
+    return [_told(nodes[i]) for i, _, _ in _walk(nodes, roots(nodes))]
+
+
+def _told(node: Node) -> dict[str, Any]:
+    row = node.row.to_json() if node.row else {}
+    return {
+        "id": node.id,
+        "parent": row.get("parent"),
+        "children": node.children,
+        "change": {c: list(pair) for c, pair in node.change.items()},
+        "control": node.control,
+        **{name: row.get(name) for name in ("sweep", "status", "epochs_done", "best_acc", "path")},
+    }
 
 
 def picture(nodes: dict[str, Node]) -> bytes:
@@ -173,18 +171,18 @@ def picture(nodes: dict[str, Node]) -> bytes:
     level = {i: k for k, i in enumerate(order)}
     figure = figures.new_figure(13, max(2.2, 0.9 + 0.34 * len(order)))
     axes = figure.subplots()
-    scores = [n.row["best_acc"] for n in nodes.values() if n.row.get("best_acc") is not None]
+    scores = [n.best_acc for n in nodes.values() if n.best_acc is not None]
     low, high = (min(scores), max(scores)) if scores else (0.0, 1.0)
     colours = figures.accuracy_colours(low, high)
-    end = max([n.row.get("epochs_done") or n.epoch for n in nodes.values()] + [1])
+    end = max([n.end for n in nodes.values()] + [1])
     for i in order:
         node, y = nodes[i], -level[i]
-        done = max(node.row.get("epochs_done") or 0, node.epoch)
-        colour = colours(node.row["best_acc"]) if node.row.get("best_acc") is not None else "0.6"
+        done = max(node.end, node.epoch)
+        colour = colours(node.best_acc) if node.best_acc is not None else "0.6"
         if node.parent in level:
             axes.plot([node.epoch, node.epoch], [-level[str(node.parent)], y], color="0.7", linewidth=1, zorder=1)
         axes.plot([node.epoch, done], [y, y], color=colour, linewidth=4, solid_capstyle="round", zorder=2)
-        best = f"  {node.row['best_acc']:.1%}" if node.row.get("best_acc") is not None else ""
+        best = f"  {node.best_acc:.1%}" if node.best_acc is not None else ""
         title = f"{edge(node)}{best}" if node.parent else f"{i}{best}"
         axes.annotate(figures.one_line(title), (done, y), (8, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_xlim(-0.02 * end, end * 1.02)

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from raysweep._paths import read_regular
-from raysweep.errors import RaysweepError, RootError
+from raysweep.errors import (
+    RaysweepError,
+    RootError,
+)
 from raysweep.store import files, layout, lineage
 from raysweep.store.experiment import LEGACY, Experiment
-from raysweep.store.fields import FIELDS
+from raysweep.store.fields import Row
+from raysweep.store.records import ExperimentConfig
 from raysweep.store.untrusted import schema
 from raysweep.weights import changes
 
@@ -43,81 +47,70 @@ def _age(experiment: Experiment) -> tuple[str, str, int, str]:
     return time or "", name, len(experiment.id), experiment.id
 
 
-def summary(experiment: Experiment) -> dict[str, Any]:
+def summary(experiment: Experiment) -> Row:
     """The documented fields of ``list --json`` for one experiment, and ``note`` where a file of it is damaged."""
-    row = FIELDS | {
-        "id": experiment.id,
-        "name": layout.split_id(experiment.id)[0],
-        "path": str(experiment.folder),
-        "sampling_weights": {},
-        "change": {},
-    }
     try:
-        return row | _read(experiment)
+        return _read(experiment)
     except RaysweepError as error:
-        return row | {"note": str(error)}
+        note = str(error)
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        return row | {
-            "note": f"A file in {experiment.folder} holds what it should not ({type(error).__name__}: {error})."
-        }
+        note = f"A file in {experiment.folder} holds what it should not ({type(error).__name__}: {error})."
+    return _blank(experiment, note=note)
 
 
-def _read(experiment: Experiment) -> dict[str, Any]:
+def _blank(experiment: Experiment, **told: Any) -> Row:
+    return Row(experiment.id, layout.split_id(experiment.id)[0], path=str(experiment.folder), **told)
+
+
+def _read(experiment: Experiment) -> Row:
     """The fields that come out of the folder's files; raises many kinds of errors if they hold the wrong things."""
     config = experiment.config()
-    row: dict[str, Any] = {"status": experiment.status()}
-    row["created"] = _created(config, experiment)
-    row["sampling_weights"] = dict(config.get("sampling_weights") or {})
-    parent = config.get("parent") or None
-    row["parent"] = (
-        parent if parent is None else {"experiment": parent["experiment"], "epoch": parent["epoch"]} | parent
-    )
-    row["sweep"] = config.get("sweep")
-    branch = config.get("branch") or {}
-    row["branch"], row["control"] = branch.get("name"), bool(branch.get("control"))
-    seed = (config.get("settings") or {}).get("seed")
-    row["seed"] = seed if type(seed) is int else None
-    if parent:
-        row["change"], row["parent_seed"] = _fork(experiment, row["seed"])
-        row["parent_best_acc"] = _best_before(experiment, parent["epoch"])
-    first = int(parent["epoch"] or 0) if parent else 0
-    row["epochs_target"] = first + int(config["num_epochs"]) if config.get("num_epochs") else None
-    entries, problems = experiment.listed()
-    if problems:
-        row["note"] = f"{experiment.id}: {'; '.join(problems)}."
-    ends = [e for e in entries if e.batch is None]
-    if ends:
-        row["epochs_done"] = ends[-1].epoch
-        best_file = (experiment.manifest().get("best") or {}).get("file")
+    row = _blank(experiment, status=experiment.status())
+    row.created = _created(config, experiment)
+    row.sampling_weights = config.sampling_weights
+    row.parent, row.sweep = config.parent, config.sweep
+    if config.branch is not None:
+        row.branch, row.control = config.branch.name, bool(config.branch.control)
+    seed = config.setting("seed")
+    row.seed = seed if type(seed) is int else None
+    if config.parent is not None:
+        row.change, row.parent_seed = _fork(experiment, row.seed)
+        row.parent_best_acc = _best_before(experiment, config.fork)
+    row.epochs_target = config.fork + config.num_epochs if config.num_epochs else None
+    manifest = experiment.manifest()
+    if manifest.problems:
+        row.note = f"{experiment.id}: {'; '.join(manifest.problems)}."
+    if ends := manifest.ends:
+        row.epochs_done = ends[-1].epoch
         # Without a manifest to say it, the best is the one a user would take.
         most = max(ends, key=lambda e: (float(e.metrics.get("val_acc") or 0), -e.epoch))
-        best = next((e for e in ends if e.file == best_file), most)
-        row["best_acc"] = _number(best.metrics.get("val_acc"))
-        row["best_epoch"] = best.epoch
-        row["best_macro_f1"] = _number(best.metrics.get("val_macro_f1"))
-        row["worst_class"] = best.metrics.get("worst_class")
-        row["worst_recall"] = _number(best.metrics.get("worst_recall"))
-    elif row["status"] == LEGACY:
+        best = next((e for e in ends if e.file == manifest.best_file), most)
+        row.best_acc = _number(best.metrics.get("val_acc"))
+        row.best_epoch = best.epoch
+        row.best_macro_f1 = _number(best.metrics.get("val_macro_f1"))
+        row.worst_class = best.metrics.get("worst_class")
+        row.worst_recall = _number(best.metrics.get("worst_recall"))
+    elif row.status == LEGACY:
         _legacy(row, experiment)
     return row
 
 
-def _fork(experiment: Experiment, seed: int | None) -> tuple[dict[str, list[float]], int | None]:
-    """Class → [weight before, after], and the seed before, as the experiment's own log tells of the fork."""
-    change: dict[str, list[float]] = {}
+def _fork(experiment: Experiment, seed: int | None) -> tuple[dict[str, tuple[float, float]], int | None]:
+    """Class → weight before, after, and the seed before, as the experiment's own log tells of the fork."""
+    change: dict[str, tuple[float, float]] = {}
     for event in lineage.early(experiment.folder):
         with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # somebody else's
-            if event["type"] == lineage.RATIO:
-                pairs = changes(event["old_weights"], event["new_weights"]).items()
-                change = {c: [float(before), float(after)] for c, (before, after) in pairs}
-            elif event["type"] == lineage.CONFIGURATION:
-                seed = int(event["changes"]["seed"][0])
+            if event.type == lineage.RATIO:
+                pairs = changes(event.fields["old_weights"], event.fields["new_weights"]).items()
+                change = {c: (float(before), float(after)) for c, (before, after) in pairs}
+            elif event.type == lineage.CONFIGURATION and "seed" in event.changes:
+                seed = int(event.changes["seed"][0])
     return change, seed
 
 
-def _best_before(experiment: Experiment, fork: Any) -> float | None:
+def _best_before(experiment: Experiment, fork: int) -> float | None:
     """The best accuracy of the parent's epochs, which the child's history begins with."""
-    known = [m.get("val_acc") for epoch, m in experiment.history_metrics().items() if epoch <= int(fork or 0)]
+    known = [m.get("val_acc") for epoch, m in experiment.history_metrics().items() if epoch <= fork]
     return max((v for v in map(_number, known) if v is not None), default=None)
 
 
@@ -125,21 +118,21 @@ def _number(value: Any) -> float | None:
     return float(value) if schema.number(value) else None
 
 
-def _created(config: dict[str, Any], experiment: Experiment) -> str | None:
-    stamp = config.get("timestamp") or layout.split_id(experiment.id)[1]
+def _created(config: ExperimentConfig, experiment: Experiment) -> str | None:
+    stamp = config.timestamp or layout.split_id(experiment.id)[1]
     try:
         return datetime.strptime(str(stamp), layout.TIME_FORMAT).isoformat()
     except ValueError:
         event = lineage.last(experiment.folder)
-        return datetime.fromisoformat(event["time"]).isoformat() if event else None
+        return datetime.fromisoformat(event.time).isoformat() if event else None
 
 
-def _legacy(row: dict[str, Any], experiment: Experiment) -> None:
+def _legacy(row: Row, experiment: Experiment) -> None:
     """Fields of an old system's folder, which has no manifest: from its file names and CSV."""
-    row["epochs_done"] = max((p.epoch for p in experiment.old_checkpoints() if p.batch is None), default=0)
+    row.epochs_done = max((p.epoch for p in experiment.old_checkpoints() if p.batch is None), default=0)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, csv.Error):
         text = read_regular(experiment.folder / layout.HISTORY_CSV, files.LIMIT).decode()
         values = [float(line["val_acc"]) for line in csv.DictReader(io.StringIO(text, newline=""))]
         if values:
-            row["best_acc"] = _number(max(values))
-            row["best_epoch"] = values.index(max(values)) + 1
+            row.best_acc = _number(max(values))
+            row.best_epoch = values.index(max(values)) + 1

@@ -8,58 +8,24 @@ import io
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from raysweep._paths import read_regular
-from raysweep._text import check_name, short_repr
+from raysweep._text import check_name
 from raysweep.errors import NotFoundError, RootError, StoreError
 from raysweep.store import files, layout, lineage, lock
 from raysweep.store.layout import Position
+from raysweep.store.records import ExperimentConfig
+from raysweep.store.records_manifest import Manifest, ManifestEntry
 from raysweep.store.remote import root as remote
-from raysweep.store.untrusted import schema, zip_check
+from raysweep.store.untrusted import zip_check
 
 RUNNING, FINISHED, INTERRUPTED, FAILED, DEAD, LEGACY = "running", "finished", "interrupted", "failed", "dead", "legacy"
 
 # Columns of the history that are put back when the manifest is lost.
 _METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "val_macro_f1", "balanced_accuracy")
-_TEXTS = ("worst_class", "order_sha256")  # metrics that are no numbers
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One committed checkpoint, as the manifest records it."""
-
-    file: str
-    bytes: int
-    sha256: str
-    epoch: int  # the epoch that ended, or the running one of a mid-epoch checkpoint
-    batch: int | None  # batches done of the running epoch; None at an epoch's end
-    created: str
-    metrics: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def position(self) -> Position:
-        return Position(self.epoch, self.batch)
-
-    def verify(self, folder: Path) -> str | None:
-        """What is wrong with the file, or None if size and hash agree."""
-        path = folder / self.file
-        try:
-            if not files.inside(folder.resolve().parent, path):
-                return f"{self.file} is a link that leads out of the root"
-            size = path.stat().st_size
-            if size != self.bytes:
-                return f"{self.file} has {size:,} bytes instead of {self.bytes:,}"
-            if files.sha256_file(path) != self.sha256:
-                return f"{self.file} does not have the recorded SHA-256"
-        except FileNotFoundError:
-            return f"{self.file} is missing"
-        except OSError as error:
-            return f"{self.file} cannot be read ({error.strerror})"
-        return None
 
 
 def create(root: Path, name: str, when: datetime | None = None) -> Experiment:
@@ -128,19 +94,18 @@ class Experiment:
     def id(self) -> str:
         return self.folder.name
 
-    def config(self) -> dict[str, Any]:
-        """``experiment_config.json``: flat names first, everything under ``settings``.
+    def config(self) -> ExperimentConfig:
+        """``experiment_config.json``.
 
         Raises:
             StoreError: it is missing or damaged, or a name holds what it cannot.
         """
-        value = self.written_config()
-        problem = schema.of_config(value)
-        if problem is not None:
+        try:
+            return ExperimentConfig.from_json(self.written_config())
+        except ValueError as error:
             raise StoreError(
-                f"{self.folder / layout.CONFIG} is damaged: {problem}. Mend it, or restore it from a copy."
-            )
-        return value
+                f"{self.folder / layout.CONFIG} is damaged: {error}. Mend it, or restore it from a copy."
+            ) from None
 
     def written_config(self) -> dict[str, Any]:
         """The same, whatever the names hold.
@@ -158,41 +123,31 @@ class Experiment:
             raise StoreError(f"{path} does not hold an object. Restore it from a copy.")
         return value
 
-    def write_config(self, value: dict[str, Any]) -> None:
-        files.write_json(self.folder / layout.CONFIG, value)
+    def write_config(self, config: ExperimentConfig) -> None:
+        files.write_json(self.folder / layout.CONFIG, config.to_json())
 
-    def manifest(self) -> dict[str, Any]:
-        """The manifest, or an empty one where it is missing or torn (see :meth:`entries`); ``best`` is None where what it
-        says cannot be."""
-        value = self._written_manifest()
-        if value is None:
-            return {"format_version": 1, "experiment": self.id, "checkpoints": [], "best": None}
-        return {**value, "best": _best(value)}
-
-    def _written_manifest(self) -> dict[str, Any] | None:
-        try:
-            value = files.read_json(self.folder / layout.MANIFEST, any_depth=True)
-        except (OSError, ValueError):
-            return None
-        return value if isinstance(value, dict) and isinstance(value.get("checkpoints"), list) else None
-
-    def entries(self) -> list[Entry]:
-        """Committed checkpoints, oldest first; where the manifest is missing or torn, the files that verify by the
-        checksums inside them (slow: each is read)."""
-        return self.listed()[0]
-
-    def listed(self) -> tuple[list[Entry], list[str]]:
-        """The same, and why checkpoints are judged without a manifest and which of them are damaged, or which of its rows
-        are; nothing where it is whole."""
+    def manifest(self) -> Manifest:
+        """The committed checkpoints. Where the manifest is missing or torn: the files that verify by the checksums inside
+        them (slow: each is read), and in ``problems`` why they are judged so and which of them are damaged."""
         manifest = self._written_manifest()
         if manifest is not None:
-            return _entries(manifest)
+            return manifest
         found, told = self._recovered()
         who = lock.holder(self.folder)
         if who is not None and lock.alive(who) is not False:
-            return found, []  # its writer is about to commit the first
-        again = self._written_manifest()  # it may have committed and left meanwhile
-        return (found, told) if again is None else _entries(again)
+            return Manifest(tuple(found))  # its writer is about to commit the first
+        # It may have committed and left meanwhile.
+        return self._written_manifest() or Manifest(tuple(found), problems=tuple(told))
+
+    def _written_manifest(self) -> Manifest | None:
+        try:
+            return Manifest.from_json(files.read_json(self.folder / layout.MANIFEST, any_depth=True))
+        except (OSError, ValueError):
+            return None
+
+    def entries(self) -> list[ManifestEntry]:
+        """Committed checkpoints, oldest first; see :meth:`manifest`."""
+        return list(self.manifest().entries)
 
     def old_checkpoints(self) -> list[Position]:
         """Positions of the checkpoint files in a folder of the old system, oldest first; nothing in any other. Its manifest
@@ -202,28 +157,13 @@ class Experiment:
         names = map(layout.parse_checkpoint_name, os.listdir(self.folder))
         return sorted((p for p in names if p is not None), key=_old_order)
 
-    def write_manifest(self, entries: list[Entry], best: dict[str, Any] | None) -> None:
+    def write_manifest(self, manifest: Manifest) -> None:
         """The commit point: a checkpoint that is not listed here does not exist."""
-        rows = [
-            {
-                "file": e.file,
-                "bytes": e.bytes,
-                "sha256": e.sha256,
-                "epoch": e.epoch,
-                "batch": e.batch,
-                "created": e.created,
-                "metrics": e.metrics,
-            }
-            for e in sorted(entries, key=lambda e: e.position.order)
-        ]
-        files.write_json(
-            self.folder / layout.MANIFEST,
-            {"format_version": 1, "experiment": self.id, "checkpoints": rows, "best": best},
-        )
+        files.write_json(self.folder / layout.MANIFEST, manifest.to_json(self.id))
 
     def newest_good(
-        self, misplaced: Callable[[Path, Entry], str | None] | None = None
-    ) -> tuple[Entry | None, list[str]]:
+        self, misplaced: Callable[[Path, ManifestEntry], str | None] | None = None
+    ) -> tuple[ManifestEntry | None, list[str]]:
         """The newest checkpoint whose size and hash verify, and what was wrong with newer ones or the manifest.
 
         Args:
@@ -237,24 +177,20 @@ class Experiment:
                 problems.append(problem)
                 found.pop()
             return (found[-1] if found else None), problems
-        entries, problems = _entries(manifest)
-        for entry in reversed(entries):
+        problems = list(manifest.problems)
+        for entry in reversed(manifest.entries):
             problem = entry.verify(self.folder)
             if problem is None:
                 return entry, problems
             problems.append(problem)
         return None, problems
 
-    def lost_manifest(self) -> list[str]:
-        """What is wrong with the manifest, see :meth:`listed`."""
-        return self.listed()[1]
-
     @property
     def has_manifest(self) -> bool:
         """Whether there is a manifest that can be read."""
         return self._written_manifest() is not None
 
-    def _recovered(self) -> tuple[list[Entry], list[str]]:
+    def _recovered(self) -> tuple[list[ManifestEntry], list[str]]:
         """What can be used where the manifest is missing or torn: entries, oldest first, and what is wrong.
 
         The last epoch's file may be one whose commit a kill prevented. It counts only if something written after that
@@ -264,7 +200,7 @@ class Experiment:
             return [], []  # a folder of the old system, which has no manifest
         names = {p: n for n in os.listdir(self.folder) if (p := layout.parse_checkpoint_name(n)) is not None}
         history = self.history_metrics()
-        found: list[Entry] = []
+        found: list[ManifestEntry] = []
         damaged: list[str] = []
         latest = max(names, key=lambda p: p.order, default=None)
         for position in sorted(names, key=lambda p: p.order):
@@ -281,7 +217,9 @@ class Experiment:
                 stat = path.stat()
                 created = datetime.fromtimestamp(stat.st_mtime).isoformat(timespec="seconds")
                 metrics = history.get(position.epoch, {}) if position.batch is None else {}
-                found.append(Entry(path.name, stat.st_size, files.sha256_file(path), *position, created, metrics))
+                found.append(
+                    ManifestEntry(path.name, stat.st_size, files.sha256_file(path), *position, created, metrics)
+                )
         if not found and not damaged:
             return [], []
         state = "torn" if (self.folder / layout.MANIFEST).exists() else "missing"
@@ -297,26 +235,24 @@ class Experiment:
                 rows[int(line["epoch"])] = {k: float(line[k]) for k in _METRICS if line.get(k)}
         return rows
 
-    def entry(self, which: str) -> Entry:
+    def entry(self, which: str) -> ManifestEntry:
         """The entry that ``best``, ``latest`` or an epoch's number names.
 
         Raises:
             NotFoundError: there is no such checkpoint; the message lists those there are.
         """
-        entries = self.entries()
-        ends = [e for e in entries if e.batch is None]
-        if which == "latest" and entries:
-            return entries[-1]
+        manifest = self.manifest()
+        if which == "latest" and manifest.entries:
+            return manifest.entries[-1]
         if which == "best":
-            best = (self.manifest().get("best") or {}).get("file")
-            for e in entries:
-                if e.file == best:
+            for e in manifest.entries:
+                if e.file == manifest.best_file:
                     return e
         if which.isdecimal():
-            for e in ends:
+            for e in manifest.ends:
                 if e.epoch == int(which):
                     return e
-        have = ", ".join(str(e.epoch) for e in ends) or "none yet"
+        have = ", ".join(str(e.epoch) for e in manifest.ends) or "none yet"
         raise NotFoundError(
             f"{self.id} has no checkpoint {which!r}. It has the epochs {have}; @best and @latest work too."
         )
@@ -326,8 +262,8 @@ class Experiment:
         ended = {lineage.FINISHED: FINISHED, lineage.INTERRUPTED: INTERRUPTED, lineage.FAILED: FAILED}
         event = lineage.last(self.folder)
         while True:
-            if event is not None and event.get("type") in ended:
-                return ended[event["type"]]
+            if event is not None and event.type in ended:
+                return ended[event.type]
             who = lock.holder(self.folder)
             if who is not None and (event is None or lock.alive(who) is not False):
                 return RUNNING
@@ -340,52 +276,3 @@ def _old_order(position: Position) -> tuple[int, int]:
     """The old system counted epochs from 0 in the names of what it saved within one: batch 19 of epoch 2 comes after the
     end of epoch 2."""
     return position.epoch, -1 if position.batch is None else position.batch
-
-
-def _entries(manifest: dict[str, Any]) -> tuple[list[Entry], list[str]]:
-    """The checkpoints that a manifest lists, oldest first, and which of its rows are no such thing."""
-    found, problems = [], []
-    for row in manifest["checkpoints"]:
-        try:
-            found.append(entry := _entry(row))
-            if (row["epoch"], row.get("batch")) != entry.position:
-                problems.append(f"{layout.MANIFEST} contradicts the name of {entry.file}, which counts")
-        except (KeyError, TypeError, ValueError):
-            name = row.get("file") if isinstance(row, dict) else row
-            problems.append(f"{layout.MANIFEST} has a damaged row ({short_repr(name)}), which does not count")
-    return sorted(found, key=lambda e: e.position.order), problems
-
-
-def _entry(row: dict[str, Any]) -> Entry:
-    """A row of a manifest. Where it stands is told by its file's name, which the hash vouches for, and which cannot point
-    out of the folder.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is none.
-    """
-    position = layout.parse_checkpoint_name(row["file"])
-    if position is None or type(row["epoch"]) is not int or type(row["bytes"]) is not int:
-        raise ValueError
-    metrics = {
-        key: value
-        for key, value in dict(row.get("metrics") or {}).items()
-        if value is None or (isinstance(value, str) if key in _TEXTS else schema.number(value))
-    }
-    return Entry(row["file"], row["bytes"], str(row["sha256"]), *position, str(row.get("created", "")), metrics)
-
-
-def _best(manifest: dict[str, Any]) -> dict[str, Any] | None:
-    """What a manifest says of the best epoch, if that is the end of one; its value comes from its row where it is lost."""
-    best = manifest["best"] if isinstance(manifest.get("best"), dict) else {}
-    name = best.get("file")
-    if not isinstance(name, str) or layout.parse_checkpoint_name(name) != (best.get("epoch"), None):
-        return None
-    if schema.number(best.get("value")):
-        return best
-    metric = str(best.get("metric", "val_acc"))
-    known = next((e.metrics.get(metric) for e in _entries(manifest)[0] if e.file == name), None)
-    return {
-        **best,
-        "metric": metric,
-        "value": -1.0 if known is None else known,
-    }  # less than any: the next one is better

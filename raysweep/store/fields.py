@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-FIELDS: dict[str, Any] = {  # with what is told of an experiment that cannot be read
-    "id": None,
-    "name": None,
-    "created": None,
-    "status": "damaged",
-    "epochs_done": 0,
-    "epochs_target": None,
-    "best_acc": None,
-    "best_epoch": None,
-    "best_macro_f1": None,
-    "worst_class": None,  # of the best epoch, with its recall
-    "worst_recall": None,
-    "sampling_weights": {},
-    "seed": None,
-    "parent": None,
-    "parent_best_acc": None,  # the best of the epochs before the fork
-    "parent_seed": None,
-    "change": {},  # class → [weight before the fork, after it]
-    "sweep": None,
-    "branch": None,
-    "control": False,
-    "path": None,
-}
+from raysweep.store.records import ParentRef
+
+
+@dataclass(slots=True)
+class Row:
+    """One experiment, by default as one that cannot be read."""
+
+    id: str
+    name: str
+    created: str | None = None
+    status: str = "damaged"
+    epochs_done: int = 0
+    epochs_target: int | None = None
+    best_acc: float | None = None
+    best_epoch: int | None = None
+    best_macro_f1: float | None = None
+    worst_class: str | None = None  # of the best epoch, with its recall
+    worst_recall: float | None = None
+    sampling_weights: Mapping[str, float] = field(default_factory=dict)
+    seed: int | None = None
+    parent: ParentRef | None = None
+    parent_best_acc: float | None = None  # the best of the epochs before the fork
+    parent_seed: int | None = None
+    change: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # class → weight before the fork, after it
+    sweep: str | None = None
+    branch: str | None = None
+    control: bool = False
+    path: str = ""
+    note: str | None = None  # where a file of it is damaged
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Row:
+        """A row as :meth:`to_json` gives it."""
+        row = cls(**value)  # ten thousand times in a list
+        if row.parent is not None:
+            row.parent = ParentRef.from_json(value["parent"])
+            row.change = {c: (before, after) for c, (before, after) in row.change.items()}
+        return row
+
+    def to_json(self) -> dict[str, Any]:
+        value = {name: getattr(self, name) for name in FIELDS}
+        value["change"] = {c: list(pair) for c, pair in self.change.items()}
+        if self.parent is not None:
+            parent = self.parent.to_json()
+            value["parent"] = {"experiment": parent["experiment"], "epoch": parent["epoch"]} | parent
+        return value if self.note is None else value | {"note": self.note}
+
+
+FIELDS = tuple(f.name for f in fields(Row) if f.name != "note")

@@ -20,7 +20,7 @@ from typing import Any
 from raysweep._text import json_text
 from raysweep.errors import RootError
 from raysweep.store import layout
-from raysweep.store.fields import FIELDS
+from raysweep.store.fields import FIELDS, Row
 
 SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")
 
@@ -66,9 +66,9 @@ def texts(
     return found if limit is None else found[-limit:]
 
 
-def rows(root: Path, **filters: Any) -> list[dict[str, Any]]:
-    """The same as mappings: :func:`catalog.summary` of every experiment, oldest first."""
-    return [json.loads(text) for text in texts(root, **filters)]
+def rows(root: Path, **filters: Any) -> list[Row]:
+    """The same as records: :func:`catalog.summary` of every experiment, oldest first."""
+    return [Row.from_json(json.loads(text)) for text in texts(root, **filters)]
 
 
 def _inner(value: str) -> bytes:
@@ -152,7 +152,7 @@ def _true_rows(root: Path, stamps: dict[bytes, int]) -> list[_Row]:
             with contextlib.closing(_opened(place)) as database:
                 return _filled(database, root, stamps)
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 _remove(place)
         except (sqlite3.Error, OSError, OverflowError, TypeError):  # TypeError: damage has put NULL in a row's place
             _remove(place)
@@ -231,15 +231,15 @@ def _made(root: Path, missing: dict[bytes, int]) -> Iterator[_Row]:
     for name, read_under in missing.items():
         folder = os.fsdecode(name)
         experiment = Experiment(root / folder)
-        row = catalog.summary(experiment)
+        found = catalog.summary(experiment)
         # What depends on more than the stamped files is not kept: whether a writer lives, what is in damaged checkpoints.
-        alive = row["status"] in ("running", "dead") or os.path.lexists(experiment.folder / layout.LOCK)
-        late = (
-            row["parent"] is not None and row["parent_best_acc"] is None
-        )  # the history, which has no stamp, may yet come
-        stamp = _UNSURE if alive or late or "note" in row else read_under
+        alive = found.status in ("running", "dead") or os.path.lexists(experiment.folder / layout.LOCK)
+        # The history, which has no stamp, may yet come.
+        late = found.parent is not None and found.parent_best_acc is None
+        stamp = _UNSURE if alive or late or found.note is not None else read_under
+        row = found.to_json()
         del row["path"]
-        created, head = (row["created"] or "").encode(), json_text(row)[:-1].encode() + b', "path": "'
+        created, head = (found.created or "").encode(), json_text(row)[:-1].encode() + b', "path": "'
         tail = _inner(folder) + b'"}'
         yield created, len(name), name, stamp, head, tail, _crc(created, name, head, tail)
 

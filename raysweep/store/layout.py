@@ -27,6 +27,7 @@ RESULTS = "results.csv"
 EFFECTS_CSV = "effects.csv"
 EFFECTS_PNG = "effects.png"
 PAGE = "report.html"
+TRACEBACKS = "tracebacks"  # a folder of one text file per branch that failed
 CACHES = ".raysweep"
 IMAGE_CACHE = "cache"
 INDEX = "index.sqlite"

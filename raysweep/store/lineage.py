@@ -16,6 +16,7 @@ from raysweep._text import truncate
 from raysweep.errors import StoreError
 from raysweep.store import layout
 from raysweep.store.files import LIMIT, append_line, open_regular, reading
+from raysweep.store.records import LineageEvent
 from raysweep.store.remote import root as remote
 
 START = "EXPERIMENT_START"
@@ -41,22 +42,18 @@ def open_log(folder: Path, name: str, description: str, when: datetime) -> None:
     )
 
 
-def record(folder: Path, kind: str, **details: Any) -> dict[str, Any]:
+def record(folder: Path, kind: str, **details: Any) -> LineageEvent:
     """Append one event to both logs; returns it as it stands in ``lineage.jsonl``."""
     remote.latest(folder / layout.LINEAGE)
     events = read(folder)
-    event = {
-        "seq": (events[-1]["seq"] + 1) if events else 1,
-        "time": datetime.now().isoformat(timespec="milliseconds"),
-        "type": kind,
-        **details,
-    }
-    append_line(folder / layout.LINEAGE, json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n")
+    seq = events[-1].seq + 1 if events else 1
+    event = LineageEvent(seq, datetime.now().isoformat(timespec="milliseconds"), kind, details)
+    append_line(folder / layout.LINEAGE, json.dumps(event.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
     append_line(folder / layout.CHANGES, _for_people(event))
     return event
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read(folder: Path) -> list[LineageEvent]:
     """All events in order. A torn last line is dropped; any other bad line is an error.
 
     Raises:
@@ -74,12 +71,12 @@ def read(folder: Path) -> list[dict[str, Any]]:
     events = []
     for number, line in enumerate(lines, start=1):
         try:
-            event = json.loads(line)
-            if event["seq"] != number or not isinstance(event["type"], str):
-                raise ValueError(f"event {event['seq']} where {number} belongs")
+            value = json.loads(line)
+            if value["seq"] != number:
+                raise ValueError(f"event {value['seq']} where {number} belongs")
+            events.append(LineageEvent.from_json(value))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise _damaged(path, f"line {number}: {truncate(error)}") from None
-        events.append(event)
     return events
 
 
@@ -87,24 +84,21 @@ def _damaged(path: Path, what: str) -> StoreError:
     return StoreError(f"{path} is damaged ({what}). Restore it from a copy; the checkpoints are not affected.")
 
 
-def early(folder: Path) -> list[dict[str, Any]]:
+def early(folder: Path) -> list[LineageEvent]:
     """The events that tell of an experiment's start, and perhaps a few more; nothing further is read.
 
     Raises:
         StoreError: as :func:`last`.
     """
     path = folder / layout.LINEAGE
-    events: list[dict[str, Any]] = []
+    events: list[LineageEvent] = []
     try:
         with reading(path), open_regular(path) as file:
             while len(events) < _OF_THE_START:
                 line = file.readline(LIMIT)
                 if not line.endswith(b"\n"):  # the end, or a torn line
                     break
-                value = json.loads(line)
-                if not isinstance(value["type"], str):
-                    raise TypeError("an event without a type")
-                events.append(value)
+                events.append(LineageEvent.from_json(json.loads(line)))
     except StoreError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return []
@@ -114,7 +108,7 @@ def early(folder: Path) -> list[dict[str, Any]]:
     return events
 
 
-def last(folder: Path) -> dict[str, Any] | None:
+def last(folder: Path) -> LineageEvent | None:
     """The newest event that is no note, read from the end of the file only: cheap enough for ten thousand folders.
 
     Raises:
@@ -130,11 +124,9 @@ def last(folder: Path) -> dict[str, Any] | None:
                 start = file.seek(max(0, size - step))
                 lines = file.read(step).split(b"\n")[:-1]  # what follows the last newline is torn
                 for line in reversed(lines[1:] if start else lines):  # the first may be cut by the window
-                    value = json.loads(line)
-                    if not isinstance(value["type"], str):
-                        raise TypeError("an event without a type")
-                    if value["type"] != NOTE:
-                        return value
+                    event = LineageEvent.from_json(json.loads(line))
+                    if event.type != NOTE:
+                        return event
                 if start == 0:
                     return None
                 step *= 4
@@ -163,10 +155,11 @@ def _table(old: Mapping[str, float], new: Mapping[str, float], form: str) -> lis
     return rows
 
 
-def _for_people(event: Mapping[str, Any]) -> str:
-    rows = [f"\n[{event['time'].replace('T', ' ')}] #{event['seq']}", f"Change Type: {event['type']}"]
-    for key, value in event.items():
-        if key in ("seq", "time", "type", "old_weights", "new_weights", "old_shares", "new_shares"):
+def _for_people(event: LineageEvent) -> str:
+    rows = [f"\n[{event.time.replace('T', ' ')}] #{event.seq}", f"Change Type: {event.type}"]
+    told = event.fields
+    for key, value in told.items():
+        if key in ("old_weights", "new_weights", "old_shares", "new_shares"):
             continue
         if key == "changes" and isinstance(value, Mapping):
             rows += [f"  {_clean(k)}: {_clean(a)} -> {_clean(b)}" for k, (a, b) in value.items()]
@@ -176,10 +169,10 @@ def _for_people(event: Mapping[str, Any]) -> str:
             rows += [f"  {key}: {_clean(v)}" for v in value]
         elif value is not None and value != "":
             rows.append(f"  {key}: {_clean(value)}")
-    if "new_weights" in event:
+    if "new_weights" in told:
         rows.append("  weights:")
-        rows += _table(event.get("old_weights", {}), event["new_weights"], "g")
-    if "new_shares" in event:
+        rows += _table(told.get("old_weights", {}), told["new_weights"], "g")
+    if "new_shares" in told:
         rows.append("  share of the images shown:")
-        rows += _table(event.get("old_shares", {}), event["new_shares"], ".1%")
+        rows += _table(told.get("old_shares", {}), told["new_shares"], ".1%")
     return "\n".join(rows) + "\n"

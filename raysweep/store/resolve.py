@@ -7,10 +7,16 @@ import re
 from pathlib import Path
 
 from raysweep._text import short_repr, truncate
-from raysweep.errors import CheckpointError, NotFoundError, did_you_mean
+from raysweep.errors import (
+    AmbiguousReferenceError,
+    CheckpointError,
+    NotFoundError,
+    did_you_mean,
+)
 from raysweep.store import files, layout
 from raysweep.store.catalog import experiments
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.experiment import Experiment
+from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.remote import root as remote
 from raysweep.store.sweep import Sweep, all_sweeps
 
@@ -35,7 +41,7 @@ def find_experiment(root: Path, reference: str) -> Experiment:
             return matches[0]
         if matches:
             some = ", ".join(e.id for e in matches[-5:])
-            raise NotFoundError(
+            raise AmbiguousReferenceError(
                 f"{short_repr(reference)} fits {len(matches)} experiments under {root}: {some}. Give more of the id."
             )
     if not everything:
@@ -66,7 +72,7 @@ def split_reference(reference: str) -> tuple[str, str] | None:
     return (match["experiment"], match["which"]) if match else None
 
 
-def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | None, Path]:
+def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, ManifestEntry | None, Path]:
     """The checkpoint a reference means: its experiment, its manifest entry (None if it has none) and its path.
 
     Raises:
@@ -97,10 +103,10 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, Entry | Non
     else:
         folder = path.resolve().parent
     experiment, name = Experiment(folder), path.name
+    manifest = experiment.manifest()
     if name == layout.BEST:
-        best = experiment.manifest().get("best") or {}
-        name = str(best.get("file", name))
-    return experiment, next((e for e in experiment.entries() if e.file == name), None), path
+        name = manifest.best_file or name
+    return experiment, next((e for e in manifest.entries if e.file == name), None), path
 
 
 def _old_file(experiment: Experiment, which: str) -> Path | None:
@@ -142,7 +148,9 @@ def find_sweep(root: Path, reference: str) -> Sweep:
             return matches[0]
         if matches:
             some = ", ".join(s.id for s in matches[-5:])
-            raise NotFoundError(f"{short_repr(reference)} fits {len(matches)} sweeps: {some}. Give more of the id.")
+            raise AmbiguousReferenceError(
+                f"{short_repr(reference)} fits {len(matches)} sweeps: {some}. Give more of the id."
+            )
     hint = did_you_mean(reference, [s.id for s in everything])
     made = " A sweep is made by `raysweep branch --from EXPERIMENT@EPOCH --weights-grid FILE`."
     raise NotFoundError(f"No sweep under {root} is called {short_repr(reference)}.{hint or made}")

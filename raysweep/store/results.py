@@ -4,16 +4,20 @@ have megabytes. Whatever a kill keeps from being written is in the branches' fol
 
 from __future__ import annotations
 
+import csv
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from raysweep.events import BranchEnded, BranchEvent, EpochDone, Event, ExperimentStarted
 from raysweep.store import catalog, files, layout
 from raysweep.store.experiment import FINISHED, Experiment
-
-if TYPE_CHECKING:
-    from raysweep.store.sweep import Sweep
+from raysweep.store.records import ExperimentConfig
+from raysweep.store.records_sweep import BranchRecord, SweepRecord
+from raysweep.store.sweep import Sweep
 
 MISSING = "missing"  # a branch that has not started
 SHARE = 0.05  # of the driver's time, for writing while the sweep runs
@@ -29,25 +33,25 @@ class Results:
 
     def __init__(self, sweep: Sweep, clock: Callable[[], float] = time.monotonic) -> None:
         self.sweep, self.clock = sweep, clock
-        self.plan = sweep.plan()
+        self.record = sweep.record()
+        self.branches = {b.name: b for b in self.record.branches}
         self.found = sweep.experiments()
         self.rows: dict[str, dict[str, Any]] = {}
-        self.planned = {b["name"] for b in self.plan["branches"]}
-        self.news: dict[str, None] = dict.fromkeys((*self.planned, *self.found))  # a set that keeps the order
+        self.news: dict[str, None] = dict.fromkeys((*self.branches, *self.found))  # a set that keeps the order
         self.reasons = 0
         self.next = 0.0  # when writing is due again
 
-    def told(self, event: Mapping[str, Any]) -> None:
+    def told(self, event: Event) -> None:
         """A branch has told something: it is read again before the next writing."""
-        branch = event.get("branch")
-        if branch is None or event["kind"] not in ("experiment", "epoch", "branch_end"):
-            return
-        if event["kind"] == "experiment":
-            self.found[branch] = Experiment(self.sweep.root / Path(event["folder"]).name)
-        self.news[branch] = None
+        match event:
+            case BranchEvent(branch, ExperimentStarted(folder=folder)):
+                self.found[branch] = Experiment(self.sweep.root / Path(folder).name)
+                self.news[branch] = None
+            case BranchEvent(branch, EpochDone() | BranchEnded()):
+                self.news[branch] = None
 
     def write_when_due(self, reasons: Mapping[str, str]) -> None:
-        """Write, if there is news and the last writing is as long ago as it was dear.
+        """Write, if there is news and enough time has passed that writing takes at most ``SHARE`` of the driver's time.
 
         Raises:
             StoreError: it cannot be written.
@@ -58,8 +62,8 @@ class Results:
             now = self.clock()
             self.next = now + (now - began) * (1 / SHARE - 1)
 
-    def write(self, reasons: Mapping[str, str]) -> dict[str, Any]:
-        """Read the branches with news and write both files; returns the plan.
+    def write(self, reasons: Mapping[str, str]) -> SweepRecord:
+        """Read the branches with news and write both files; returns what ``sweep.json`` holds.
 
         Args:
             reasons: branch → why it failed, where its own folder cannot say it.
@@ -67,45 +71,46 @@ class Results:
         news, self.news, self.reasons = self.news, {}, len(reasons)
         for name in news:
             found = self.found.get(name)
-            if found is not None and name not in self.planned:  # a search has chosen it
-                config = found.config()
-                self.plan["branches"].append(
-                    {**config["branch"], "weights": config["sampling_weights"], "searched": True}
-                )
-                self.planned.add(name)
-        for branch in self.plan["branches"]:
-            name = branch["name"]
-            if name in news:
-                found = self.found.get(name)
-                branch["experiment"] = found.id if found else None
-                branch["status"] = found.status() if found else MISSING
-                self.rows[name] = _row(branch, found)
-            if reasons.get(name):
-                branch["reason"] = reasons[name]
-            elif branch["status"] == FINISHED:
-                branch.pop("reason", None)
-        self.sweep.write_plan(self.plan)
-        text = _csv([self.rows[b["name"]] for b in self.plan["branches"]])
+            branch = self.branches.get(name)
+            if found is not None and branch is None:  # a search has chosen it
+                branch = _searched(found.config())
+            if branch is not None:
+                status = found.status() if found else MISSING
+                branch = replace(branch, experiment=found.id if found else None, status=status)
+                self.branches[name], self.rows[name] = branch, _row(branch, found)
+        for name, branch in self.branches.items():
+            reason = reasons.get(name) or (None if branch.status == FINISHED else branch.reason)
+            if reason != branch.reason:
+                self.branches[name] = replace(branch, reason=reason)
+        self.record = replace(self.record, branches=tuple(self.branches.values()))
+        self.sweep.write_record(self.record)
+        text = _csv([self.rows[name] for name in self.branches])
         files.write_atomic(self.sweep.folder / layout.RESULTS, text.encode())
-        return self.plan
+        return self.record
 
 
-def _row(branch: Mapping[str, Any], experiment: Experiment | None) -> dict[str, Any]:
+def _searched(config: ExperimentConfig) -> BranchRecord:
+    """The branch that an experiment says it is."""
+    assert config.branch is not None  # so it was found
+    told = {**config.branch.to_json(), "weights": config.sampling_weights, "searched": True}
+    return BranchRecord.from_json(told)
+
+
+def _row(branch: BranchRecord, experiment: Experiment | None) -> dict[str, Any]:
     """What a branch is and what its last epoch reached."""
     row: dict[str, Any] = {
-        "branch": branch["name"],
-        "experiment": experiment.id if experiment else None,
-        "control": int(bool(branch.get("control"))),
-        "seed": branch.get("seed"),
-        "status": branch.get("status"),
+        "branch": branch.name,
+        "experiment": branch.experiment,
+        "control": int(branch.control),
+        "seed": branch.seed,
+        "status": branch.status,
     }
-    ends = [e for e in experiment.entries() if e.batch is None] if experiment else []
-    if experiment and ends:
+    if experiment and (ends := experiment.manifest().ends):
         summary = catalog.summary(experiment)
-        row |= {"epoch": ends[-1].epoch, "best_acc": summary["best_acc"], "best_epoch": summary["best_epoch"]}
+        row |= {"epoch": ends[-1].epoch, "best_acc": summary.best_acc, "best_epoch": summary.best_epoch}
         row |= {k: ends[-1].metrics.get(k) for k in _NUMBERS}
         row["worst_class"] = ends[-1].metrics.get("worst_class")
-    return row | {f"weight_{c}": w for c, w in branch["weights"].items()}
+    return row | {f"weight_{c}": w for c, w in branch.weights.items()}
 
 
 def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -122,3 +127,33 @@ def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
     weights = dict.fromkeys(c for row in table for c in row if c.startswith("weight_"))
     names = [*columns, *(c for c in weights if c not in columns)]
     return files.csv_text([names, *([row.get(c) for c in names] for row in table)])
+
+
+def refresh(sweep: Sweep, reasons: Mapping[str, str] | None = None) -> SweepRecord:
+    """Read every branch and write ``sweep.json`` and ``results.csv``; returns what ``sweep.json`` holds.
+
+    Args:
+        reasons: branch → why it failed, where its own folder cannot say it.
+    """
+    return Results(sweep).write(reasons or {})
+
+
+def read_results(sweep: Sweep) -> list[dict[str, Any]]:
+    """The rows of ``results.csv`` with numbers as numbers.
+
+    Raises:
+        StoreError: there is none, or it cannot be read.
+    """
+    path = sweep.folder / layout.RESULTS
+    with files.reading(path), open(path, newline="", encoding="utf-8") as file:
+        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> Any:
+    if text == "":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() and math.isfinite(value) and "." not in text else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from raysweep._text import short_repr
 from raysweep.errors import RaysweepError, StoreError
 from raysweep.store import files, layout, lineage
 from raysweep.store.catalog import experiments
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.experiment import Experiment
+from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.remote import root as remote
 
 
@@ -35,9 +37,7 @@ def in_use(root: Path) -> set[str]:
 
 def rule(experiment: Experiment) -> tuple[int, int | None] | None:
     """(last, every) of the experiment's own ``checkpoint.keep``; None where it keeps all."""
-    settings = experiment.config().get("settings")
-    section = settings.get("checkpoint") if isinstance(settings, dict) else None
-    keep = section.get("keep") if isinstance(section, dict) else None
+    keep = experiment.config().setting("checkpoint", "keep")
     if not isinstance(keep, dict):
         return None
     last, every = keep.get("last", 1), keep.get("every")
@@ -49,16 +49,16 @@ def rule(experiment: Experiment) -> tuple[int, int | None] | None:
     return last, every
 
 
-def removable(experiment: Experiment, last: int, every: int | None, used: set[str]) -> list[Entry]:
+def removable(experiment: Experiment, last: int, every: int | None, used: set[str]) -> list[ManifestEntry]:
     """The epochs' checkpoints that are neither among the ``last`` newest, nor at a multiple of ``every``, nor the best,
     nor in ``used``."""
-    ends = [e for e in experiment.entries() if e.batch is None]
-    best = (experiment.manifest().get("best") or {}).get("file")
-    keep = {e.file for e in ends[-max(1, last) :]} | {best}
+    manifest = experiment.manifest()
+    ends = manifest.ends
+    keep = {e.file for e in ends[-max(1, last) :]} | {manifest.best_file}
     return [e for e in ends if e.file not in keep and e.sha256 not in used and not (every and e.epoch % every == 0)]
 
 
-def remove(experiment: Experiment, entries: list[Entry], why: str) -> int:
+def remove(experiment: Experiment, entries: list[ManifestEntry], why: str) -> int:
     """Take checkpoints out of the manifest, then delete their files and their bare state_dicts; returns the bytes freed.
 
     The caller holds the writer's lock. The manifest goes first: a kill in between leaves a file that nobody counts on,
@@ -68,7 +68,7 @@ def remove(experiment: Experiment, entries: list[Entry], why: str) -> int:
         return 0
     gone = {e.file for e in entries}
     manifest = experiment.manifest()
-    experiment.write_manifest([e for e in experiment.entries() if e.file not in gone], manifest.get("best"))
+    experiment.write_manifest(replace(manifest, entries=[e for e in manifest.entries if e.file not in gone]))
     freed = 0
     for entry in entries:
         for name in (entry.file, layout.model_name(entry.epoch)):

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
-from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from raysweep._text import check_name
 from raysweep.errors import (
@@ -23,29 +21,8 @@ from raysweep.errors import (
 )
 from raysweep.store import files, layout
 from raysweep.store.experiment import Experiment, check_root
+from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.remote import root as remote
-from raysweep.store.results import Results
-from raysweep.store.untrusted import schema
-
-
-def results(sweep: Sweep) -> list[dict[str, Any]]:
-    """The rows of ``results.csv`` with numbers as numbers."""
-    import csv
-
-    path = sweep.folder / layout.RESULTS
-    with files.reading(path), open(path, newline="", encoding="utf-8") as file:
-        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def _number(text: str) -> Any:
-    if text == "":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        return text
-    return int(value) if value.is_integer() and math.isfinite(value) and "." not in text else value
-
 
 MAX_NAME = 50  # the experiments are called SWEEP-BRANCH
 
@@ -109,7 +86,7 @@ class Sweep:
     def root(self) -> Path:
         return self.folder.parent.parent
 
-    def plan(self) -> dict[str, Any]:
+    def record(self) -> SweepRecord:
         """``sweep.json``.
 
         Raises:
@@ -121,19 +98,20 @@ class Sweep:
                 value = files.read_json(path)
         except ValueError as error:
             raise StoreError(f"{path} is not valid JSON ({error}). Restore it from a copy.") from None
-        problem = schema.of_sweep(value)
-        if problem is not None:
-            raise StoreError(f"{path} does not hold a sweep: {problem}. Restore it from a copy.")
-        return value
+        try:
+            return SweepRecord.from_json(value)
+        except ValueError as error:
+            raise StoreError(f"{path} does not hold a sweep: {error}. Restore it from a copy.") from None
 
-    def write_plan(self, value: Mapping[str, Any]) -> None:
+    def write_record(self, record: SweepRecord) -> None:
         """Write ``sweep.json``, a branch a line.
 
         Raises:
             StoreError: it cannot be written, or would be larger than what is read again.
         """
-        branches = [_json(b) for b in value["branches"]]
-        rest = {k: v for k, v in value.items() if k != "branches"} | {"branches": []}  # behind all else
+        branches = [_json(b.to_json()) for b in record.branches]
+        rest = replace(record, branches=()).to_json()
+        rest["branches"] = rest.pop("branches")  # behind all else
         head = json.dumps(rest, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("]\n}")
         rows = ",".join(f"\n    {row}" for row in branches)
         data = f"{head}{rows}\n  ]\n}}\n".encode(errors="backslashreplace")  # half a character is none
@@ -162,8 +140,8 @@ class Sweep:
                 config = experiment.config()
             except RaysweepError:
                 continue  # made a moment ago, or damaged: not a branch that can be gone on with
-            if config.get("sweep") == original_id and isinstance(config.get("branch"), dict):
-                branch = str(config["branch"].get("name"))
+            if config.sweep == original_id and config.branch is not None:
+                branch = config.branch.name
                 if branch not in found or recorded.get(branch) == experiment.id:
                     found[branch] = experiment
         return found
@@ -188,7 +166,7 @@ class Sweep:
             experiment = Experiment(self.root / found)
             with contextlib.suppress(RaysweepError):  # made a moment ago, or damaged
                 config = experiment.config()
-                if config.get("sweep") == original_id and (config.get("branch") or {}).get("name") == branch:
+                if config.sweep == original_id and config.branch is not None and config.branch.name == branch:
                     return experiment
         return None
 
@@ -197,21 +175,30 @@ class Sweep:
         """The id that the sweep was made under, and that its branches know it by, whatever its folder is called now."""
         return self._known()[0]
 
-    def _known(self) -> tuple[str, dict[str, Any]]:
+    def _known(self) -> tuple[str, dict[str, str | None]]:
         """The id that the sweep was made under, and branch → experiment, as ``sweep.json`` says."""
         try:
-            plan = self.plan()
+            record = self.record()
         except StoreError:
             return self.id, {}
-        return str(plan.get("id") or self.id), {b["name"]: b.get("experiment") for b in plan["branches"]}
+        return str(record.id or self.id), {b.name: b.experiment for b in record.branches}
 
-    def refresh(self, reasons: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Write the branches' status into ``sweep.json``, and ``results.csv``; returns the plan. Every branch is read.
+    def traceback(self, branch: str) -> Path:
+        """Where the traceback of a branch that failed is."""
+        return self.folder / layout.TRACEBACKS / f"{branch}.txt"
 
-        Args:
-            reasons: branch → why it failed, where its own folder cannot say it.
-        """
-        return Results(self).write(reasons or {})
+    def keep_traceback(self, branch: str, text: str) -> str:
+        """Write the traceback of a branch that failed, in the place of one of an earlier try; its path or address for
+        people, or nothing where it could not be written: that must not stop the other branches."""
+        path = self.traceback(branch)
+        try:
+            if not text or path.parent.name != layout.TRACEBACKS or not files.inside(self.folder, path):
+                return ""
+            path.parent.mkdir(exist_ok=True)
+            files.write_atomic(path, f"{text.rstrip()}\n".encode(errors="backslashreplace"))
+        except (RaysweepError, OSError, ValueError):  # ValueError: a name that no file can have
+            return ""
+        return remote.address(path)
 
 
 def all_sweeps(root: Path) -> list[Sweep]:

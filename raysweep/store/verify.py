@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from raysweep.errors import RaysweepError
 from raysweep.store import checkpoint
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.experiment import Experiment
+from raysweep.store.records_manifest import ManifestEntry
 
 NEEDED = ("classes", "sampling_weights", "rng_state", "sampler_state", "current_batch", "total_batches", "world_size")
 
 
-def problems(experiment: Experiment, entry: Entry) -> list[str]:
+def problems(experiment: Experiment, entry: ManifestEntry) -> list[str]:
     """What is wrong with one committed checkpoint; empty where nothing is."""
     wrong = entry.verify(experiment.folder)
     if wrong is not None:
@@ -21,7 +22,7 @@ def problems(experiment: Experiment, entry: Entry) -> list[str]:
     found = [f"{entry.file} lacks {key}" for key in NEEDED if key not in saved]
     if found:
         return found
-    classes = experiment.config().get("classes")
+    classes = experiment.config().classes
     if classes is not None and list(saved["classes"]) != list(classes):
         found.append(f"{entry.file} has the classes {', '.join(saved['classes'])}, the experiment {', '.join(classes)}")
     if len(saved["rng_state"]) != int(saved["world_size"]):

@@ -10,19 +10,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from raysweep import events
 from raysweep.config.settings import Settings
 from raysweep.data import cache
 from raysweep.errors import CheckpointError, InputError, NotFoundError
+from raysweep.events import Loading, Progress, ignore
 from raysweep.launch import runner
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import legacy
 from raysweep.store import checkpoint, files, layout, lineage
 from raysweep.store import experiment as experiments
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.experiment import Experiment
+from raysweep.store.records import ExperimentConfig
+from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
 from raysweep.store.remote import root as remote
-
-Progress = events.Progress
 
 
 def import_folder(
@@ -30,7 +30,7 @@ def import_folder(
     root: Path,
     overrides: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
-    progress: Progress = events.ignore,
+    progress: Progress = ignore,
 ) -> Experiment:
     """Copy one old experiment into ``root`` under its own name; nothing is there before all of it is.
 
@@ -112,7 +112,7 @@ def _evaluation(root: Path, over: Mapping[str, Any], progress: Progress) -> Call
         saved, settings, _ = state
         chosen = Settings.model_validate(load_config.merge(settings, {**over, "root": remote.root_address(root)}))
         if not known:
-            progress({"kind": "loading"})
+            progress(Loading())
             known["found"] = cache.load(chosen.data, experiment_plan.cache_dir(chosen))
         images = in_order(known["found"], chosen.data.classes)
         moments = saved["preprocessing"]
@@ -203,7 +203,7 @@ def _write(
             if result:
                 writer.save_predictions(position.epoch, result["predictions"], keep=_best_epoch(history, rows - 1))
         entries.append(
-            Entry(
+            ManifestEntry(
                 layout.checkpoint_name(position),
                 size,
                 digest,
@@ -213,16 +213,14 @@ def _write(
             )
         )
         flat["imported_from"]["sha256"][layout.checkpoint_name(position)] = original
-    new.write_config(flat)
+    new.write_config(ExperimentConfig.from_json(flat))
     entries = _without_overtaken(entries, new)
     best = _best_epoch(history, int(last["epoch"]))
     kept = next((e for e in entries if e.batch is None and e.epoch == best), None) or next(
         (e for e in reversed(entries) if e.batch is None), None
     )
-    told: dict[str, Any] | None = None
-    if kept is not None:
-        told = {"epoch": kept.epoch, "file": kept.file, "metric": "val_acc", "value": kept.metrics.get("val_acc", -1.0)}
-    new.write_manifest(entries, told)
+    told = BestEpoch(kept.epoch, kept.file, value=kept.metrics.get("val_acc", -1.0)) if kept is not None else None
+    new.write_manifest(Manifest(entries, told))
     rebuild_best(new)
     write_history(new.folder, history, last["classes"])
     done = max((e.epoch for e in entries if e.batch is None), default=0)
@@ -250,7 +248,7 @@ def _own_file(old: Experiment, name: str) -> bytes | None:
     return files.read_all(path) if path.is_file() and files.inside(old.folder, path) else None
 
 
-def _without_overtaken(entries: list[Entry], new: Experiment) -> list[Entry]:
+def _without_overtaken(entries: list[ManifestEntry], new: Experiment) -> list[ManifestEntry]:
     """What was saved within an epoch counts only where that epoch's end is not there, as in every folder of ours."""
     ends = {e.epoch for e in entries if e.batch is None}
     kept = [e for e in entries if e.batch is None or e.epoch not in ends]

@@ -14,7 +14,8 @@ from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.store import checkpoint
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.experiment import Experiment
+from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.remote import root as remote
 from raysweep.trackers import base as trackers
 
@@ -27,7 +28,9 @@ class Replay:
     conditions: list[str]  # what was not as it had been: with these, other bits are no fault
 
 
-def replay(root: Path, experiment: Experiment, entry: Entry, after: Entry, progress: Progress = ignore) -> Replay:
+def replay(
+    root: Path, experiment: Experiment, entry: ManifestEntry, after: ManifestEntry, progress: Progress = ignore
+) -> Replay:
     """Train the epoch after ``entry`` again and compare with the recorded ``after``, bit for bit."""
     import torch
 
@@ -56,7 +59,7 @@ def _settings(experiment: Experiment) -> Any:
     from raysweep.config.settings import Settings
 
     return Settings.model_validate(
-        {**experiment.config()["settings"], "root": remote.root_address(experiment.folder.parent)}
+        {**(experiment.config().settings or {}), "root": remote.root_address(experiment.folder.parent)}
     )
 
 

@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from raysweep.cluster.metrics import Gauges
 from raysweep.config.settings import TrackersSection
 from raysweep.errors import Interrupted, RaysweepError
+from raysweep.events import BranchEnded, EpochDone, Event, ExperimentFinished, ExperimentStarted, Note, Progress, opened
 from raysweep.store import lineage
 from raysweep.store.experiment import FAILED, FINISHED, INTERRUPTED, Experiment
 from raysweep.store.lock import WriterLock
@@ -31,7 +32,6 @@ from raysweep.trackers import snapshot
 from raysweep.trackers.state import TrackerState
 from raysweep.trackers.worker import reason
 
-Progress = Callable[[dict[str, Any]], None]
 WAIT_S = 30.0  # at the end, for trackers that are behind
 WAIT_TERMINATED_S = 5.0  # who sends SIGTERM will not wait long
 _BOARD = "tensorboard"
@@ -147,16 +147,19 @@ class Follower:
         self.trouble: dict[tuple[Path, str], str] = {}  # (folder, tracker) → the first trouble
         self.behind: set[tuple[Path, str]] = set()
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         self.progress(event)
         self.gauges(event)
-        kind, branch = event["kind"], event.get("branch")
-        if kind == "experiment":
-            self._follow(branch, remote.place(event["folder"]).absolute())
-        # Of a branch that has finished, its end is told at once, too.
-        if kind in ("experiment", "epoch", "branch_end" if branch else "finished") and branch in self.folders:
-            # Not at the start: the first step must not wait for an import, and there is no point to write yet.
-            self._sync(self.folders[branch], board=kind != "experiment")
+        branch, told = opened(event)
+        match told:
+            case ExperimentStarted(folder=folder):
+                self._follow(branch, remote.place(folder).absolute())
+                # No board yet: the first step must not wait for an import, and there is no point to write.
+                self._sync(self.folders[branch], board=False)
+            case ExperimentFinished() if branch is not None:
+                pass  # its BranchEnded comes at once, too
+            case EpochDone() | ExperimentFinished() | BranchEnded() if branch in self.folders:
+                self._sync(self.folders[branch])
         if self.processes:
             self._listen()
 
@@ -207,12 +210,7 @@ class Follower:
         self.trouble.setdefault((folder, name), why)
         if name not in self.told:
             self.told.add(name)
-            self.progress(
-                {
-                    "kind": "warning",
-                    "text": f"{trackers.title(name)} cannot be written: {why}. Training is not affected.",
-                }
-            )
+            self.progress(Note(f"{trackers.title(name)} cannot be written: {why}. Training is not affected."))
 
     def _listen(self) -> None:
         for name, process in self.processes.items():

@@ -93,7 +93,7 @@ class Tracker:
         assert story.trackers.mlflow is not None
         tags = {f"raysweep.{key}": value for key, value in story.tags.items()}
         tags |= {"mlflow.source.name": "raysweep", "raysweep.folder": remote.address(story.experiment.folder)}
-        description = (story.config.get("settings") or {}).get("experiment", {}).get("description")
+        description = story.config.setting("experiment", "description")
         if description:
             tags["mlflow.note.content"] = truncate(description, 4000)
         parent = _parents_run(story, client.tracking_uri)
@@ -124,13 +124,12 @@ class Tracker:
 
 def _parents_run(story: Snapshot, uri: str) -> str | None:
     """The run of the experiment that this one started from, where it is tracked in the same place."""
-    parent = story.config.get("parent") or {}
-    for folder in (
-        Path(str(parent.get("file", ""))).parent,
-        story.experiment.folder.parent / str(parent.get("experiment")),
-    ):
+    parent = story.config.parent
+    if parent is None:
+        return None
+    for folder in (Path(parent.file or "").parent, story.experiment.folder.parent / parent.experiment):
         ids = TrackerState(folder, "mlflow").ids
-        if ids.get("uri") == uri and folder.name == parent.get("experiment"):
+        if ids.get("uri") == uri and folder.name == parent.experiment:
             return ids.get("run_id")
     return None
 

@@ -20,6 +20,7 @@ from raysweep.config.settings import TrackersSection
 from raysweep.errors import RaysweepError
 from raysweep.store import files, layout, lineage
 from raysweep.store.experiment import Experiment
+from raysweep.store.records import ExperimentConfig
 
 PER_CLASS = ("recall", "f1", "precision", "requested", "realised", "distinct")
 
@@ -44,7 +45,7 @@ class Snapshot:
     """One experiment as it stands in its folder at one moment."""
 
     experiment: Experiment
-    config: dict[str, Any]
+    config: ExperimentConfig
     points: list[Point]
     status: str
 
@@ -52,7 +53,7 @@ class Snapshot:
     def started(self) -> float:
         """When the experiment was made, in seconds since 1970; the configuration tells it in local time."""
         try:
-            return time.mktime(time.strptime(str(self.config.get("timestamp")), layout.TIME_FORMAT))
+            return time.mktime(time.strptime(str(self.config.timestamp), layout.TIME_FORMAT))
         except (ValueError, OverflowError):
             return 0.0
 
@@ -64,29 +65,30 @@ class Snapshot:
     def parameters(self) -> dict[str, Any]:
         """Dotted key → value of every setting, with the weights of all classes. Where it is tracked is left out: an
         address may hold a password."""
-        settings = dict(self.config.get("settings") or {})
+        settings = dict(self.config.settings or {})
         settings.pop("trackers", None)
         flat = dict(dotted(settings))
         flat = {k: v for k, v in flat.items() if not k.startswith("sampling.weights")}
-        weights = self.config.get("sampling_weights") or {}
+        weights = self.config.sampling_weights
         flat |= {f"sampling.weights.{name}": weights[c] for c, name in names(weights).items()}
-        flat |= {key: self.config.get(key) for key in ("threads", "world_size", "data_sha256")}
+        flat |= {key: getattr(self.config, key) for key in ("threads", "world_size", "data_sha256")}
         return {k: v for k, v in flat.items() if v is not None and v != ""}
 
     @cached_property
     def tags(self) -> dict[str, str]:
         """What ties the experiment to others, and the ratio it was trained with."""
-        parent, branch = self.config.get("parent") or {}, self.config.get("branch") or {}
+        parent, branch = self.config.parent, self.config.branch
         found: dict[str, Any] = {"experiment": self.experiment.id}
         if parent:
-            where = f" batch {parent['batch']}" if parent.get("batch") else ""
-            found["parent"] = parent.get("experiment")
-            found["parent_checkpoint"] = f"{parent.get('experiment')}@{parent.get('epoch')}{where}"
-            found["parent_sha256"] = parent.get("sha256")
-        found["sweep"] = self.config.get("sweep")
-        found["branch"], found["control"] = branch.get("name"), branch.get("control")
-        found["seed"] = (self.config.get("settings") or {}).get("seed")
-        found["weights"] = json.dumps(self.config.get("sampling_weights") or {}, ensure_ascii=False)
+            where = f" batch {parent.batch}" if parent.batch else ""
+            found["parent"] = parent.experiment
+            found["parent_checkpoint"] = f"{parent.reference}{where}"
+            found["parent_sha256"] = parent.sha256
+        found["sweep"] = self.config.sweep
+        if branch:
+            found["branch"], found["control"] = branch.name, branch.control
+        found["seed"] = self.config.setting("seed")
+        found["weights"] = json.dumps(self.config.sampling_weights, ensure_ascii=False)
         found["ratio_change"] = _ratio_change(self.experiment.folder)
         return {k: truncate(text(v), 4000) for k, v in found.items() if v is not None}
 
@@ -96,9 +98,9 @@ class Snapshot:
         return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
-def section(config: Mapping[str, Any]) -> TrackersSection:
+def section(config: ExperimentConfig) -> TrackersSection:
     """Where an experiment is tracked; one that was made before there were trackers has the defaults."""
-    return TrackersSection.model_validate((config.get("settings") or {}).get("trackers") or {})
+    return TrackersSection.model_validate(config.setting("trackers") or {})
 
 
 def read(folder: Path) -> Snapshot:
@@ -112,18 +114,17 @@ def read(folder: Path) -> Snapshot:
     return Snapshot(experiment, config, _points(folder, config), experiment.status())
 
 
-def _points(folder: Path, config: Mapping[str, Any]) -> list[Point]:
+def _points(folder: Path, config: ExperimentConfig) -> list[Point]:
     path = folder / layout.HISTORY_CSV
     if not path.exists():
         return []
     with files.reading(path):
         told = read_regular(path, files.LIMIT).decode()
     rows = list(csv.DictReader(io.StringIO(told, newline="")))
-    shown = _columns(config.get("classes") or [])
-    last_of_parent = int((config.get("parent") or {}).get("epoch") or 0)
+    shown = _columns(config.classes or [])
     epochs = [int(row.get("epoch") or number) for number, row in enumerate(rows, start=1)]
     seconds = [float(row.get("seconds") or 0) for row in rows]
-    before = sum(s for s, epoch in zip(seconds, epochs, strict=True) if epoch <= last_of_parent)
+    before = sum(s for s, epoch in zip(seconds, epochs, strict=True) if epoch <= config.fork)
     points, passed = [], -before
     for row, epoch, took in zip(rows, epochs, seconds, strict=True):
         passed += took
@@ -159,13 +160,13 @@ def text(value: Any) -> str:
 def _ratio_change(folder: Path) -> str | None:
     """``disgust 1 → 5 (1.5% → 7.1%)`` and so on, for the classes whose weight a child changed."""
     try:
-        event = next((e for e in lineage.early(folder) if e["type"] == lineage.RATIO), None)
+        event = next((e for e in lineage.early(folder) if e.type == lineage.RATIO), None)
     except RaysweepError:
         return None
     if event is None:
         return None
-    old, new = event["old_weights"], event["new_weights"]
-    before, after = event.get("old_shares") or {}, event.get("new_shares") or {}
+    old, new = event.fields["old_weights"], event.fields["new_weights"]
+    before, after = event.fields.get("old_shares") or {}, event.fields.get("new_shares") or {}
     return ", ".join(
         f"{c} {old.get(c, 1.0):g} → {new[c]:g} ({before.get(c, 0):.1%} → {after.get(c, 0):.1%})"
         for c in new

@@ -74,7 +74,7 @@ class Tracker:
     def _open(self, story: Snapshot, memory: TrackerState) -> Any:
         section = story.trackers.wandb
         assert section is not None
-        tags, experiment = story.tags, (story.config.get("settings") or {}).get("experiment") or {}
+        tags = story.tags
         kind = "run" if "parent" not in tags else "child" if "branch" not in tags else "branch"
         return self.wandb.init(
             project=memory.ids["project"],
@@ -84,7 +84,7 @@ class Tracker:
             group=tags.get("sweep"),
             job_type="control" if tags.get("control") == "true" else kind,
             tags=[truncate(f"{k}: {tags[k]}", _TAG) for k in ("parent", "sweep", "branch") if k in tags],
-            notes=truncate(experiment.get("description") or "", 4000),
+            notes=truncate(story.config.setting("experiment", "description") or "", 4000),
             config={"raysweep": tags, **story.parameters},
             dir=os.environ.get("WANDB_DIR") or str(story.experiment.folder),
             mode=os.environ.get("WANDB_MODE") or section.mode,

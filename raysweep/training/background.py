@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-Event = dict[str, Any]
+from raysweep.events import Event, Progress
+
+T = TypeVar("T")
 _Kind = tuple[bool, torch.dtype, torch.Size, tuple[int, ...]]  # on a GPU, and how it lies in memory
 _PLAIN = {int, float, bool, str, type(None)}  # most of an optimizer's state, number by number
 
@@ -91,7 +93,7 @@ class BackgroundSaver:
         tell: where the event of a committed save goes; it is called by the thread that calls this object's methods.
     """
 
-    def __init__(self, tell: Callable[[Event], None]) -> None:
+    def __init__(self, tell: Progress) -> None:
         self._tell = tell
         self._snapshot = Snapshot()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="raysweep-save")
@@ -111,19 +113,20 @@ class BackgroundSaver:
         """A snapshot of ``value``, which the next save may read; see :class:`Snapshot`."""
         return self._snapshot.take(value)
 
-    def submit(self, save: Callable[[], Event]) -> None:
-        """Run ``save``, which commits and returns the event to tell, while the training goes on.
+    def submit(self, save: Callable[[], T], event: Callable[[T, float, float], Event]) -> None:
+        """Run ``save``, which commits, while the training goes on.
 
-        The event also gets ``blocked_seconds``, for which the training stood still since :meth:`begin`, and
-        ``save_seconds``, which the save took.
+        Args:
+            event: makes the event to tell of what ``save`` returned, of the seconds that the save took, and of the seconds
+                for which the training stood still since :meth:`begin`.
         """
         blocked = time.perf_counter() - self._began
 
         def timed() -> Event:
             self._snapshot.wait()
             began = time.perf_counter()
-            event = save()
-            return event | {"save_seconds": time.perf_counter() - began, "blocked_seconds": blocked}
+            done = save()
+            return event(done, time.perf_counter() - began, blocked)
 
         self._running = self._pool.submit(timed)
 

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import numpy as np
 
 from raysweep.config.settings import KeepSection
 from raysweep.store import checkpoint, files, layout, retention
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.experiment import Experiment
 from raysweep.store.layout import Position
 from raysweep.store.lock import WriterLock
+from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
 
 MID_EPOCH_KEPT = 3
 FIRST_COLUMNS = (
@@ -65,21 +67,22 @@ class CheckpointWriter:
             Whether it is the best epoch of this experiment so far.
         """
         self.lock.check()  # before the first file of this save
-        entries = [e for e in self.experiment.entries() if e.position.order < (epoch, float("inf"))]
-        best = self.experiment.manifest().get("best")
-        if best is not None and best["epoch"] >= epoch:
+        manifest = self.experiment.manifest()
+        entries = [e for e in manifest.entries if e.position.order < (epoch, float("inf"))]
+        best = manifest.best
+        if best is not None and best.epoch >= epoch:
             best = None  # this epoch is trained anew; what came after the point of return does not count
         best = best or _best_of(entries, self.best_metric)
         value = float(metrics[self.best_metric])
-        is_best = best is None or value > best["value"]
-        self.save_predictions(epoch, predictions, keep=None if best is None else best["epoch"])
+        is_best = best is None or value > best.value
+        self.save_predictions(epoch, predictions, keep=None if best is None else best.epoch)
         entry = self._write(state, Position(epoch, None), metrics)
         if is_best:
-            best = {"epoch": epoch, "file": entry.file, "metric": self.best_metric, "value": value}
+            best = BestEpoch(epoch, entry.file, self.best_metric, value)
         checkpoint.write(self.folder / layout.model_name(epoch), state["model_state_dict"])
         # A finished epoch supersedes the checkpoints within it.
         stale = [e for e in entries if e.batch is not None]
-        self._commit([e for e in entries if e.batch is None] + [entry], best)
+        self._commit(replace(manifest, entries=[*(e for e in entries if e.batch is None), entry], best=best))
         for old in stale:
             with contextlib.suppress(OSError):
                 files.remove(self.folder / old.file)
@@ -97,30 +100,31 @@ class CheckpointWriter:
             entries = retention.removable(self.experiment, keep.last, keep.every, used)
             retention.remove(self.experiment, entries, "checkpoint.keep")
 
-    def mid_epoch(self, state: dict[str, Any], epoch: int, batch: int) -> Entry:
+    def mid_epoch(self, state: dict[str, Any], epoch: int, batch: int) -> ManifestEntry:
         """Commit a state within epoch ``epoch`` after ``batch`` of its batches; the newest three are kept."""
         self.lock.check()
-        entries = [e for e in self.experiment.entries() if e.position.order < (epoch, batch)]
+        manifest = self.experiment.manifest()
+        entries = [e for e in manifest.entries if e.position.order < (epoch, batch)]
         entry = self._write(state, Position(epoch, batch), {})
         mids = [e for e in entries if e.batch is not None] + [entry]
         stale = mids[:-MID_EPOCH_KEPT]
-        self._commit([e for e in entries if e not in stale] + [entry], self.experiment.manifest().get("best"))
+        self._commit(replace(manifest, entries=[*(e for e in entries if e not in stale), entry]))
         for old in stale:
             with contextlib.suppress(OSError):
                 files.remove(self.folder / old.file)
         return entry
 
-    def _write(self, state: dict[str, Any], position: Position, metrics: dict[str, Any]) -> Entry:
+    def _write(self, state: dict[str, Any], position: Position, metrics: dict[str, Any]) -> ManifestEntry:
         self.lock.check()
         name = layout.checkpoint_name(position)
         size, digest = checkpoint.write(self.folder / name, {**state, "timestamp": datetime.now().isoformat()})
-        return Entry(
+        return ManifestEntry(
             name, size, digest, position.epoch, position.batch, datetime.now().isoformat(timespec="seconds"), metrics
         )
 
-    def _commit(self, entries: list[Entry], best: dict[str, Any] | None) -> None:
+    def _commit(self, manifest: Manifest) -> None:
         self.lock.check()
-        self.experiment.write_manifest(entries, best)
+        self.experiment.write_manifest(manifest)
 
     def save_predictions(self, epoch: int, new: dict[str, np.ndarray], keep: int | None) -> None:
         """Validation predictions of this epoch, and of the best one before it (in case this save is never committed)."""
@@ -147,21 +151,21 @@ class CheckpointWriter:
         files.write_atomic(path, sink.getbuffer())
 
 
-def _best_of(entries: Sequence[Entry], metric: str) -> dict[str, Any] | None:
+def _best_of(entries: Sequence[ManifestEntry], metric: str) -> BestEpoch | None:
     """The best among committed epochs, the earlier one in a tie."""
     ends = [e for e in entries if e.batch is None and metric in e.metrics]
     if not ends:
         return None
     top = max(ends, key=lambda e: (e.metrics[metric], -e.epoch))
-    return {"epoch": top.epoch, "file": top.file, "metric": metric, "value": float(top.metrics[metric])}
+    return BestEpoch(top.epoch, top.file, metric, float(top.metrics[metric]))
 
 
 def rebuild_best(experiment: Experiment) -> None:
     """Make ``best_checkpoint.pt`` the file that the manifest calls best, if it is not already."""
-    best = experiment.manifest().get("best")
-    if not best or layout.parse_checkpoint_name(str(best.get("file"))) is None:  # it cannot point out of the folder
+    best = experiment.manifest().best_file  # the name of a checkpoint: it cannot point out of the folder
+    if best is None:
         return
-    source, target = experiment.folder / str(best["file"]), experiment.folder / layout.BEST
+    source, target = experiment.folder / best, experiment.folder / layout.BEST
     if not source.is_file() or not files.inside(experiment.folder.resolve().parent, source):
         return
     if target.exists() and target.samefile(source):
@@ -188,7 +192,7 @@ def rebuild_derived(experiment: Experiment) -> None:
     experiment's one writer may call this."""
     _clean(experiment)
     rebuild_best(experiment)
-    ends = [e for e in experiment.entries() if e.batch is None]
+    ends = experiment.manifest().ends
     if ends:
         saved = checkpoint.read_checkpoint(experiment.folder / ends[-1].file)
         write_history(experiment.folder, saved["history"], saved["classes"])

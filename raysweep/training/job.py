@@ -1,9 +1,9 @@
-"""What a process is told to train, what it tells meanwhile, and what it returns. Plain values: they travel to Ray workers."""
+"""What a process is told to train, and what it returns. Plain values: they travel to Ray workers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,6 @@ def from_own_checkpoint(job: Job, file: str, epoch: int, batch: int | None) -> J
         keep_rng=True,
         keep_position=True,
     )
-
-
-class Reporter(Protocol):
-    """Where training events go; on rank 0 only."""
-
-    def __call__(self, event: dict[str, Any]) -> None: ...
-
-    def should_stop(self) -> str | None:
-        """Why to stop after this batch, or None."""
-        ...
 
 
 @dataclass

@@ -21,13 +21,14 @@ from raysweep.config.settings import Settings
 from raysweep.data import augment, cache, sampling
 from raysweep.data.order import in_order
 from raysweep.errors import CheckpointError, Interrupted, NonFiniteLossError
+from raysweep.events import BatchDone, CheckpointSaved, EpochDone, Event, Note, Reporter, TrainingStarted
 from raysweep.store import checkpoint, layout, lineage
 from raysweep.training import conditions, evaluate, models, optim, state
-from raysweep.training.background import BackgroundSaver, Event
+from raysweep.training.background import BackgroundSaver
 from raysweep.training.checkpointing import CheckpointWriter, history_columns
 from raysweep.training.evaluate import Shown
 from raysweep.training.feed import Feed
-from raysweep.training.job import Job, Outcome, Reporter
+from raysweep.training.job import Job, Outcome
 from raysweep.training.world import World
 
 REPORT_EVERY_S = 0.2
@@ -214,7 +215,7 @@ class _Training:
 
     # --- the epochs --------------------------------------------------------------------------------------------------
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _tell(self, event: Event) -> None:
         if self.world.rank == 0:
             self.reporter(event)
 
@@ -236,7 +237,7 @@ class _Training:
         if self.not_as_it_was and self.world.rank == 0:
             text = f"not bit-exact: {', '.join(self.not_as_it_was)}"
             lineage.record(Path(job.folder), lineage.NOTE, text=text)
-            self._tell({"kind": "inexact", "text": text})
+            self._tell(Note(text, inexact=True))
         counts = {
             c: int(n)
             for c, n in zip(
@@ -245,17 +246,7 @@ class _Training:
                 strict=True,
             )
         }
-        self._tell(
-            {
-                "kind": "begin",
-                "first_epoch": job.first_epoch,
-                "last_epoch": job.last_epoch,
-                "batches": self.total_batches,
-                "draws": self.draws,
-                "classes": list(self.classes),
-                "counts": counts,
-            }
-        )
+        self._tell(TrainingStarted(job.last_epoch))
         for epoch in range(job.first_epoch, job.last_epoch + 1):
             self._epoch(epoch, counts)
             self.batch_done, self.meters = 0, _Meters()
@@ -312,12 +303,10 @@ class _Training:
             summary = {k: row[k] for k in evaluate.SUMMARY}
             labels, probabilities, _ = validation
             predictions = {"labels": labels, "probabilities": probabilities}
-            told = {"kind": "epoch", "epoch": epoch, "row": row, "best_acc": self.best_acc}
-
-            def commit() -> Event:
-                return {**told, "best": writer.epoch_end(saved, epoch, summary, predictions)}
-
-            self.saver.submit(commit)
+            self.saver.submit(
+                lambda: writer.epoch_end(saved, epoch, summary, predictions),
+                lambda best, save_seconds, blocked_seconds: EpochDone(epoch, row, best, save_seconds, blocked_seconds),
+            )
 
     def _train_epoch(self, epoch: int, order: np.ndarray, draws: np.ndarray | None) -> np.ndarray:
         """Train the batches from ``batch_done`` on; returns the positions of the epoch that this rank computed."""
@@ -371,16 +360,9 @@ class _Training:
             if world.rank == 0 and (now - last_report > REPORT_EVERY_S or done == self.total_batches):
                 last_report = now
                 images = max(1, self.meters.images) * world.size
-                self._tell(
-                    {
-                        "kind": "batch",
-                        "epoch": epoch,
-                        "batch": done,
-                        "batches": self.total_batches,
-                        "loss": float(loss.detach()) / max(1, len(y)),
-                        "images_per_second": images / max(1e-9, self.meters.seconds),
-                    }
-                )
+                mean_loss = float(loss.detach()) / max(1, len(y))
+                speed = images / max(1e-9, self.meters.seconds)
+                self._tell(BatchDone(epoch, done, self.total_batches, mean_loss, speed))
         self.meters.loss, self.meters.correct = float(loss_sum), float(correct)
         return np.concatenate(shown) if shown else np.empty(0, dtype=np.int64)
 
@@ -426,4 +408,4 @@ class _Training:
             self._not_finite(f"The weights became NaN or infinite in epoch {epoch}, batch {done}")
         saved, writer = self._state(epoch, done), self.writer
         if writer is not None:
-            self.saver.submit(lambda: {"kind": "saved", "file": writer.mid_epoch(saved, epoch, done).file})
+            self.saver.submit(lambda: writer.mid_epoch(saved, epoch, done).file, lambda file, *_: CheckpointSaved(file))

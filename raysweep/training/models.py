@@ -137,11 +137,11 @@ def build(name: str, options: dict[str, Any], num_classes: int, channels: int) -
         takes = ", ".join(p for p in inspect.signature(builder).parameters if p not in ("num_classes", "channels"))
         raise ConfigError(
             f"model.options do not fit {name} ({truncate(error)}). It takes: {takes or 'none'}."
-        ) from None
+        ) from error
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"model.options do not fit {name} ({truncate(error)}).") from None
+        raise ConfigError(f"model.options do not fit {name} ({truncate(error)}).") from error
     except (ArithmeticError, LookupError, AttributeError, AssertionError, MemoryError) as error:
-        raise ConfigError(f"model.options do not fit {name} ({type(error).__name__}: {truncate(error)}).") from None
+        raise ConfigError(f"model.options do not fit {name} ({type(error).__name__}: {truncate(error)}).") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model.name: {name} returned {type(model).__name__}, not a torch.nn.Module.")
     return model

@@ -10,6 +10,9 @@ import pytest
 import torch
 import yaml
 
+from raysweep.store.records import ExperimentConfig
+from raysweep.store.records_sweep import SweepRecord
+from raysweep.store.results import refresh
 from tests.cli.test_errors import run_cli
 
 GRID = {"weights": {"3": [4.0, 1.0]}, "epochs": 2, "seeds": [0, 1]}
@@ -94,7 +97,7 @@ def test_dry_run_tells_branches_shares_and_bytes(capsys, tmp_path, parent):
     assert "Nothing was made" in err
     code, out, _ = branch(capsys, tmp_path, GRID, "--from", f"{parent.id}@1", "--dry-run", "--json")
     plan = json.loads(out)
-    counts = parent.config()["class_counts"]
+    counts = parent.config().class_counts
     mass = {c: n * (4 if c == "3" else 1) for c, n in counts.items()}
     assert plan["branches"][2]["shares"]["3"] == pytest.approx(mass["3"] / sum(mass.values()))
     assert plan["parent_shares"]["3"] == pytest.approx(counts["3"] / sum(counts.values()))
@@ -111,9 +114,9 @@ def test_the_name_of_a_sweep_means_the_sweep_though_its_branches_begin_with_it(t
 
     now = datetime(2026, 1, 2)
     made = sweep.create(tmp_path, "s", now)
-    made.write_plan({"branches": []})
+    made.write_record(SweepRecord.from_json({"branches": []}))
     branch_of_it = experiment.create(tmp_path, "s-control", now)
-    branch_of_it.write_config({})
+    branch_of_it.write_config(ExperimentConfig.from_json({}))
     assert _is_sweep(tmp_path, "s")
     assert _is_sweep(tmp_path, made.id)
     assert not _is_sweep(tmp_path, branch_of_it.id)
@@ -124,3 +127,19 @@ def test_continue_of_nothing(capsys, tmp_path, parent):
     code, _, err = run_cli(capsys, "continue", "nothing", "--root", tmp_path / "experiments")
     assert code == 2
     assert "No experiment" in err
+
+
+def test_the_summary_names_the_file_with_the_traceback_of_a_failure(tmp_path, capsys):
+    from raysweep.cli.branch import summarise
+    from raysweep.errors import TrainingError
+    from raysweep.launch.sweep.driver import SweepResult
+    from tests.store.test_sweep import new_sweep
+
+    mine, failed = new_sweep(tmp_path, "a", "b"), {"a": "ArithmeticError: unwell", "b": "its process died"}
+    refresh(mine, failed)
+    path = mine.keep_traceback("a", "Traceback …")
+    with pytest.raises(TrainingError, match="2 of 2 branches failed"):
+        summarise(SweepResult(mine, {}, failed), "experiments")
+    err = capsys.readouterr().err
+    assert f"a failed: ArithmeticError: unwell (traceback: {path})\n" in err
+    assert "b failed: its process died\n" in err

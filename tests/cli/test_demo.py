@@ -80,7 +80,7 @@ def test_the_old_flags(shown, capsys):
     (made,) = root.glob("again_*")
     assert out.strip() == str(made)
     config = Experiment(made).config()
-    assert (config["experiment_description"], config["num_epochs"], config["sampling_weights"]["disgust"]) == (
+    assert (config.experiment_description, config.num_epochs, config.sampling_weights["disgust"]) == (
         "as ever",
         1,
         5.0,

@@ -7,7 +7,7 @@ import json
 import torch
 
 from raysweep.store import files
-from raysweep.store.experiment import Entry
+from raysweep.store.records_manifest import Manifest, ManifestEntry
 from tests.cli.test_errors import run_cli
 
 DROPOUT = {"model": {"options": {"widths": [4, 4, 8, 8], "dropout": 0.3}}}
@@ -33,12 +33,12 @@ def rewrite(run, epoch: int, change) -> None:
     path.unlink()
     torch.save(saved, path)
     entries = [
-        Entry(e.file, path.stat().st_size, files.sha256_file(path), e.epoch, e.batch, e.created, e.metrics)
+        ManifestEntry(e.file, path.stat().st_size, files.sha256_file(path), e.epoch, e.batch, e.created, e.metrics)
         if e.file == path.name
         else e
         for e in run.entries()
     ]
-    run.write_manifest(entries, run.manifest()["best"])
+    run.write_manifest(Manifest(entries, run.manifest().best))
 
 
 def test_damage_is_found(capsys, tmp_path, quick_run):

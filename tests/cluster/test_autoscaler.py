@@ -16,6 +16,7 @@ import pytest
 from raysweep.cluster import _ray_internals, autoscaler
 from raysweep.config.settings import ScalingSection
 from raysweep.errors import Interrupted, ResourceError
+from raysweep.events import Note
 from raysweep.plan import capacity, resources
 from raysweep.plan.resources import Resources
 
@@ -40,8 +41,8 @@ class Pretended:
     def nodes(self) -> list[dict[str, float]]:
         return [NODE for t in self.come if t <= self.now]
 
-    def progress(self, event: dict[str, Any]) -> None:
-        self.told.append(event["text"])
+    def progress(self, event: Note) -> None:
+        self.told.append(event.text)
 
 
 @pytest.fixture

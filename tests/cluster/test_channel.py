@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from raysweep.cluster.channel import Channel, ChannelReporter
+from raysweep.events import BatchDone, BranchEvent, Drawing
 from raysweep.launch.sweep import branch as branches
 
 
@@ -16,7 +17,7 @@ def test_a_branch_learns_whether_it_has_begun_before_and_whether_to_stop():
     box.stop("SIGINT")
     assert box.begin("c") == ("SIGINT", False)
     assert box.begin("c") == ("SIGINT", False)  # it has made no folder
-    assert [e["branch"] for e in box.take()] == ["a", "b", "a", "c", "c"]
+    assert [e.branch for e in box.take()] == ["a", "b", "a", "c", "c"]
 
 
 def test_of_the_batches_a_reporter_tells_few_and_of_the_rest_all(monkeypatch):
@@ -33,11 +34,13 @@ def test_of_the_batches_a_reporter_tells_few_and_of_the_rest_all(monkeypatch):
     reporter = ChannelReporter(Actor, batch_every_s=0.5)
     for i in range(20):
         now = i / 10
-        reporter({"kind": "batch", "batch": i})
-    reporter({"kind": "epoch"})
+        reporter(BatchDone(1, i, 20, 1.0, 1.0))
+    reporter(Drawing())
     told = box.take()
-    assert [e["batch"] for e in told[:-1]] == [0, 5, 10, 15]
-    assert told[-1] == {"kind": "epoch"}
+    assert [e.batch for e in told[:-1]] == [0, 5, 10, 15]
+    assert told[-1] == Drawing()
+    ChannelReporter(Actor, 0.5, "b")(Drawing())
+    assert box.take() == [BranchEvent("b", Drawing())]
 
 
 def test_what_all_branches_share_is_unpacked_once(monkeypatch):

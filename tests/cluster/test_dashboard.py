@@ -22,6 +22,7 @@ import yaml
 
 from raysweep.cluster.channel import open_channel
 from raysweep.cluster.dashboard import Shown
+from raysweep.events import BranchEnded, BranchEvent, Drawing, ExperimentStarted
 from tests.conftest import SMALL_NET
 
 pytestmark = pytest.mark.ray
@@ -153,8 +154,8 @@ def test_branches_are_tasks_of_the_job(ray_cluster):
     mailbox = open_channel("hunt_20260101_000000", 2)
     shown = Shown(mailbox)
     for branch in ("rare5", "odd2", "rare9"):  # the third has to wait for a place
-        shown({"kind": "experiment", "branch": branch, "id": f"hunt-{branch}_20260101_000001"})
-    shown({"kind": "experiment", "branch": "odd2", "id": "hunt-odd2_20260101_000001"})  # again, after a lost process
+        shown(BranchEvent(branch, ExperimentStarted(f"hunt-{branch}_20260101_000001", "", 0)))
+    shown(BranchEvent("odd2", ExperimentStarted("hunt-odd2_20260101_000001", "", 0)))  # again, after a lost process
 
     def states(wanted):
         deadline = time.monotonic() + 30
@@ -169,8 +170,8 @@ def test_branches_are_tasks_of_the_job(ray_cluster):
     waiting = "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY"
     wanted = {"rare5": "RUNNING", "odd2": "RUNNING", "rare9": waiting}
     assert states(wanted) == wanted
-    shown({"kind": "branch_end", "branch": "rare5", "status": "finished"})
-    shown({"kind": "branch_end", "branch": "odd2", "status": "failed", "reason": "no more room on the disk"})
+    shown(BranchEvent("rare5", BranchEnded("finished")))
+    shown(BranchEvent("odd2", BranchEnded("failed", "no more room on the disk")))
     wanted = {"rare5": "FINISHED", "odd2": "FAILED", "rare9": "RUNNING"}
     assert states(wanted) == wanted
     shown.close({})
@@ -180,7 +181,7 @@ def test_branches_are_tasks_of_the_job(ray_cluster):
 
 def test_trouble_with_names_is_nobodys_trouble():
     shown = Shown(mailbox=None)
-    shown({"kind": "experiment", "branch": "b", "id": "x"})
-    shown({"kind": "branch_end", "branch": "b", "status": "failed", "reason": "y"})
-    shown({"kind": "epoch"})
+    shown(BranchEvent("b", ExperimentStarted("x", "", 0)))
+    shown(BranchEvent("b", BranchEnded("failed", "y")))
+    shown(Drawing())
     shown.close({})

@@ -12,20 +12,24 @@ import pytest
 
 from raysweep.cluster import metrics
 from raysweep.cluster.metrics import GAUGES, RECALL, Gauges
+from raysweep.events import BranchEvent, EpochDone, ExperimentStarted, SweepStarted
 
 ROW = {
     **{"train_loss": 1.5, "val_loss": 1.25, "val_acc": 0.75, "val_macro_f1": 0.5, "images_per_second": 700.0},
     **{"recall_cat": 0.875, "recall_no image": None},
 }
-EPOCH = {"kind": "epoch", "epoch": 3, "row": ROW, "best": True, "save_seconds": 0.25, "blocked_seconds": 0.001}
+EPOCH = EpochDone(3, ROW, best=True, save_seconds=0.25, blocked_seconds=0.001)
+
+
+def sweep_of(name):
+    return SweepStarted(name, (), 1, 3, 1, "", ())
 
 
 def tell(it, sweep=None):
     if sweep:
-        it({"kind": "sweep", "id": sweep})
-    branch = {"branch": "b"} if sweep else {}
-    it({"kind": "experiment", "id": "base_20260101_000000", **branch})
-    it({**EPOCH, **branch})
+        it(sweep_of(sweep))
+    for event in (ExperimentStarted("base_20260101_000000", "", 0), EPOCH):
+        it(BranchEvent("b", event) if sweep else event)
 
 
 @pytest.fixture
@@ -62,12 +66,12 @@ def test_of_ten_thousand_branches_only_the_first_are_shown(fake, monkeypatch):
     each = len(GAUGES) + 2
     monkeypatch.setattr(metrics, "MOST_SERIES", 3 * each + 1)
     it = Gauges()
-    it({"kind": "sweep", "id": "hunt"})
+    it(sweep_of("hunt"))
     for _ in range(2):  # the first go on to be shown
         fake.clear()
         for i in range(10):
-            it({"kind": "experiment", "branch": f"b{i}", "id": f"e{i}"})
-            it({**EPOCH, "branch": f"b{i}"})
+            it(BranchEvent(f"b{i}", ExperimentStarted(f"e{i}", "", 0)))
+            it(BranchEvent(f"b{i}", EPOCH))
         assert {e for _, e, _, _ in fake} == {"e0", "e1", "e2"}
 
 

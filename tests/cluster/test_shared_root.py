@@ -10,6 +10,7 @@ import pytest
 
 from raysweep.cluster import shared_root
 from raysweep.errors import ResourceError
+from raysweep.events import Event
 from raysweep.launch import run as launching
 from raysweep.plan import experiment as experiment_plan
 from tests.conftest import small_settings
@@ -50,7 +51,7 @@ def pretend(monkeypatch):
 
 
 def test_every_other_machine_with_cpus_or_gpus_is_asked_once_and_no_probe_is_left(pretend, tmp_path):
-    told: list[dict[str, Any]] = []
+    told: list[Event] = []
     asked = pretend({"a": None, "c": None})
     shared_root.check(str(tmp_path / "root"), told.append)
     assert [names for names, _ in asked] == [["a", "c"]]
@@ -71,10 +72,10 @@ def test_a_machine_that_does_not_see_the_root_is_named_with_the_remedy(pretend, 
 
 
 def test_a_machine_that_does_not_answer_is_reported_and_not_refused(pretend, tmp_path):
-    told: list[dict[str, Any]] = []
+    told: list[Event] = []
     pretend({"a": None})
     shared_root.check(str(tmp_path), told.append)
-    assert "w1 did not answer within 60 s" in told[0]["text"]
+    assert "w1 did not answer within 60 s" in told[0].text
 
 
 def test_an_object_store_is_not_checked(pretend):

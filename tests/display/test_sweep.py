@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from raysweep.display import sweep
 from raysweep.display.sweep import ROWS, SweepDisplay
+from raysweep.events import (
+    BatchDone,
+    BranchEnded,
+    BranchEvent,
+    BranchStarted,
+    EpochDone,
+    Note,
+    PlannedBranch,
+    SweepStarted,
+)
 
 WORST = {"worst_class": "a", "worst_recall": 0.25}
 
@@ -19,19 +31,23 @@ class Live:
         self.drawn += 1
 
 
+def started(rows: list[PlannedBranch], epoch: int, *notes: str) -> SweepStarted:
+    return SweepStarted("s", tuple(rows), epoch, epoch, at_once=2, queue="", notes=notes)
+
+
 def sweep_of(branches: int) -> SweepDisplay:
     display = SweepDisplay()
-    rows = [{"name": f"b{i}", "control": i % 100 == 0, "seed": i % 100 // 50, "weights": {}} for i in range(branches)]
-    display._sweep({"id": "s", "branches": rows, "at_once": 2, "first_epoch": 2, "last_epoch": 2, "notes": []})
+    rows = [PlannedBranch(f"b{i}", i % 100 == 0, i % 100 // 50, False) for i in range(branches)]
+    display(started(rows, epoch=2))
     return display
 
 
 def test_branches_are_compared_with_the_control_of_their_seed(capsys):
     display = SweepDisplay()
-    rows = [{"name": n, "control": n[0] == "c", "seed": int(n[1])} for n in ("c0", "c1", "x0", "x1", "x2")]
-    display({"kind": "sweep", "id": "s", "branches": rows, "at_once": 2, "last_epoch": 1, "notes": []})
+    rows = [PlannedBranch(n, n[0] == "c", int(n[1]), False) for n in ("c0", "c1", "x0", "x1", "x2")]
+    display(started(rows, epoch=1))
     for name, accuracy in (("c0", 0.5), ("c1", 0.25), ("x0", 0.75), ("x1", 0.75), ("x2", 0.75)):
-        display({"kind": "epoch", "branch": name, "epoch": 1, "row": {**WORST, "val_acc": accuracy}})
+        display(BranchEvent(name, EpochDone(1, {**WORST, "val_acc": accuracy}, True, 0.0, 0.0)))
     told = capsys.readouterr().err
     assert "x0  epoch 1/1  acc 75.0% (+25.0 against the control)" in told
     assert "x1  epoch 1/1  acc 75.0% (+50.0 against the control)" in told
@@ -46,17 +62,55 @@ def test_ten_thousand_branches_are_not_drawn_at_every_event(monkeypatch):
         display.live = live = Live()
         for i in range(1000):
             now[0] += 0.01
-            display({"kind": "start", "branch": f"b{i % 10}"})
+            display(BranchEvent(f"b{i % 10}", BranchStarted()))
         assert live.drawn <= (1000 if display is few else 4)
 
 
 def test_the_table_of_ten_thousand_shows_those_that_run():
     display = sweep_of(10_000)
     for i in (17, 4321):
-        display._batch({"branch": f"b{i}", "epoch": 2, "batch": 1, "batches": 2})
+        display(BranchEvent(f"b{i}", BatchDone(2, 1, 2, 1.0, 1.0)))
     began = time.perf_counter()
     shown = display._shown()
     assert len(shown) == ROWS
     assert {"b17", "b4321"} <= {r.name for r in shown}
     display._table()
     assert time.perf_counter() - began < 2  # 0.1 s on a machine that is not busy
+
+
+INEXACT = Note("not bit-exact: 2 threads instead of 1", inexact=True)
+
+
+def test_why_branches_are_not_bit_exact_is_said_once_and_other_notes_every_time(capsys):
+    display = sweep_of(3)
+    for name in ("b0", "b1", "b2"):
+        display(BranchEvent(name, INEXACT))
+        display(BranchEvent(name, Note("a worker died")))
+    display(BranchEvent("b2", Note("not bit-exact: CPU instead of GPU", inexact=True)))
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert [line for line in lines if "worker" in line] == [f"b{i}: a worker died" for i in range(3)]
+    first, second = (line for line in lines if "worker" not in line)
+    assert first.startswith("b0: not bit-exact: 2 threads instead of 1")
+    assert second.startswith("b2: not bit-exact: CPU instead of GPU")
+
+
+def test_what_the_sweep_has_said_of_all_branches_is_not_said_again(capsys):
+    display = SweepDisplay()
+    display(started([PlannedBranch("b", False, 0, False)], 2, INEXACT.text))
+    display(BranchEvent("b", INEXACT))
+    assert capsys.readouterr().err.count("not bit-exact") == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "debug", "shown"), [("/s/b.txt", False, False), ("/s/b.txt", True, True), ("", False, True)]
+)
+def test_a_failure_names_the_file_with_its_traceback(capsys, monkeypatch, file, debug, shown):
+    monkeypatch.setenv("RAYSWEEP_DEBUG", "1" if debug else "")
+    display = sweep_of(1)
+    trace = "Traceback (most recent call last):\n  in forward\nArithmeticError: unwell \x1b[31m\n"
+    display(BranchEvent("b0", BranchEnded("failed", "ArithmeticError: unwell", trace, file)))
+    err = capsys.readouterr().err
+    assert "b0 failed: ArithmeticError: unwell" in err
+    assert ("unwell (traceback: /s/b.txt)\n" in err) == bool(file)
+    assert ("  in forward\nArithmeticError: unwell ·[31m\n" in err) == shown
+    assert display.rows["b0"].status == "failed"

@@ -42,10 +42,10 @@ def main(folder: Path, root: str) -> None:
             workers=0,
         )
         branches = sweeping.run(plan)
-        control = next(e for n, e in branches.experiments.items() if e.config()["branch"]["control"])
+        control = next(e for n, e in branches.experiments.items() if e.config().branch.control)
         found = {
             "failed": branches.failed,
-            "events": [e["type"] for e in lineage.read(run.folder)],
+            "events": [e.type for e in lineage.read(run.folder)],
             "files": sorted(p.name for p in run.folder.iterdir()),
             "control": control.entries()[-1].metrics["val_loss"],
             "parent": run.entries()[-1].metrics["val_loss"],

@@ -15,6 +15,7 @@ from typing import Any
 
 from raysweep.cluster import connect
 from raysweep.config.grid import check
+from raysweep.events import EpochDone, Event, Note, opened
 from raysweep.launch import run as launching
 from raysweep.launch.sweep import driver as sweeping
 from raysweep.launch.workers import start as workers
@@ -49,7 +50,7 @@ def told_of(experiment: Any) -> dict[str, Any]:
         "problems": [p for e in experiment.entries() if (p := e.verify(experiment.folder)) is not None],
         # Checkpoints within an epoch fall where the loss did.
         "files": sorted(f for f in files if "_batch_" not in f and not f.startswith("events.")),
-        "world_size": experiment.config()["world_size"],
+        "world_size": experiment.config().world_size,
         "events": [{k: v for k, v in e.items() if k in ("type", "text", "changes", "reason")} for e in events],
     }
 
@@ -61,10 +62,11 @@ class Loss:
         self.nodes, self.node, self.joins = nodes, node, joins
         self.warnings: list[str] = []
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        if event["kind"] == "warning":
-            self.warnings.append(event["text"])
-        if event["kind"] == "epoch" and self.node is not None:
+    def __call__(self, event: Event) -> None:
+        _, event = opened(event)
+        if isinstance(event, Note) and not event.inexact:
+            self.warnings.append(event.text)
+        if isinstance(event, EpochDone) and self.node is not None:
             node, self.node = self.node, None
             self.nodes.remove_node(node, allow_graceful=False)
             if self.joins:

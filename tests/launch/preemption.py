@@ -11,8 +11,8 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
+from raysweep.events import EpochDone, Event, Note
 from tests.conftest import small_settings, weights_hash
 
 SECTIONS = {"training": {"epochs": 40, "batch_size": 10}, "sampling": {"samples_per_epoch": 900}}
@@ -47,13 +47,13 @@ def main(folder: Path) -> None:
     told: list[str] = []
     announced: list[int] = []
 
-    def progress(event: dict[str, Any]) -> None:
-        if event["kind"] == "epoch" and not announced:
-            announced.append(event["epoch"])
+    def progress(event: Event) -> None:
+        if isinstance(event, EpochDone) and not announced:
+            announced.append(event.epoch)
             announce(spot.node_id)
             nodes.add_node(num_cpus=1)
-        if event["kind"] == "warning":
-            told.append(event["text"])
+        if isinstance(event, Note) and not event.inexact:
+            told.append(event.text)
 
     try:
         scaling = {"num_workers": 1, "threads": 1, "address": nodes.address, "max_failures": 0}

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from raysweep.cluster import _ray_internals, nodes
+from raysweep.events import BranchEvent, BranchStarted
 from raysweep.launch.sweep import branch as branches
 from raysweep.launch.workers import retry
 
@@ -75,7 +76,7 @@ def test_a_branch_on_a_node_that_is_taken_away_is_left_to_tune(monkeypatch):
             self.begin = SimpleNamespace(remote=self.begun)
 
         def begun(self, branch):
-            self.events.append({"kind": "start", "branch": branch})
+            self.events.append(BranchEvent(branch, BranchStarted()))
             return None, False
 
         def remote(self, event):
@@ -97,8 +98,8 @@ def test_a_branch_on_a_node_that_is_taken_away_is_left_to_tune(monkeypatch):
 
     monkeypatch.setattr(branches, "_train", stopped_by("SIGINT"))
     branches.train_branch({"branch": "b"}, shared)
-    assert mail.events[-1]["status"] == "interrupted"
+    assert mail.events[-1].event.status == "interrupted"
     monkeypatch.setattr(branches, "_train", stopped_by(retry.PREEMPTED))
     with pytest.raises(Interrupted):
         branches.train_branch({"branch": "b"}, shared)
-    assert mail.events[-1]["kind"] == "start"
+    assert mail.events[-1].event == BranchStarted()

@@ -82,7 +82,7 @@ def test_it_is_resumed_where_it_lies(root, folder, image_folder, without_ray):
     made = resumed(
         root, str(folder / "checkpoint_epoch_3.pt"), image_folder, epochs=2, weights={"dog": 5.0}, name="new"
     )
-    config = made.config()
+    config = made.config().to_json()
     assert config["classes"] == list(old.CLASSES)
     assert config["sampling_weights"] == {"eel": 2.0, "cat": 1.0, "dog": 5.0}
     assert config["class_counts"] == {"eel": 10, "cat": 10, "dog": 10}  # sample_per_class
@@ -95,7 +95,7 @@ def test_it_is_resumed_where_it_lies(root, folder, image_folder, without_ray):
     assert [float(r["val_acc"]) for r in rows[:3]] == pytest.approx([0.2, 0.4, 0.6])
     saved = checkpoint.read_checkpoint(made.folder / "checkpoint_epoch_5.pt")
     assert saved["best_acc"] >= 0.6 - 1e-9  # carried over
-    assert catalog.summary(made)["parent_best_acc"] == pytest.approx(0.6)
+    assert catalog.summary(made).parent_best_acc == pytest.approx(0.6)
     steps = {float(row["step"]) for row in saved["optimizer_state_dict"]["state"].values()}
     assert steps == {3 * 4 + 2 * 4}  # AdamW goes on; 30 draws in batches of 8, the rest of 6
     log = (made.folder / layout.CHANGES).read_text()
@@ -186,9 +186,9 @@ def test_an_imported_copy_is_one_of_ours(root, folder, image_folder, tmp_path, c
     assert made.folder == new / old.NAME
     assert [(e.epoch, e.batch) for e in made.entries()] == [(1, None), (2, None), (3, None)]
     row = catalog.summary(made)
-    assert (row["status"], row["epochs_done"], row["best_epoch"]) == ("finished", 3, 3)
-    assert row["best_acc"] == pytest.approx(0.6)  # as the old system measured it
-    assert row["best_macro_f1"] is not None  # evaluated now
+    assert (row.status, row.epochs_done, row.best_epoch) == ("finished", 3, 3)
+    assert row.best_acc == pytest.approx(0.6)  # as the old system measured it
+    assert row.best_macro_f1 is not None  # evaluated now
     assert run_cli(capsys, "verify", "--root", new)[0] == 0
     mine = checkpoint.read_checkpoint(made.folder / "checkpoint_epoch_3.pt")
     theirs = checkpoint.read_checkpoint(folder / "checkpoint_epoch_3.pt")
@@ -215,7 +215,7 @@ def test_an_import_without_images_can_be_resumed_with_them(folder, image_folder,
     assert "data.path=FOLDER" in err
     with pytest.raises(CheckpointError, match=r"Add data\.path=FOLDER"):
         parents.read_parent(new, "old_base@3")
-    assert resumed(new, "old_base@3", image_folder, epochs=1).config()["classes"] == list(old.CLASSES)
+    assert resumed(new, "old_base@3", image_folder, epochs=1).config().classes == list(old.CLASSES)
 
 
 def test_an_interrupted_one_is_continued_after_its_import(folder, image_folder, tmp_path, capsys, without_ray):
@@ -225,11 +225,11 @@ def test_an_interrupted_one_is_continued_after_its_import(folder, image_folder, 
         folder, new, {"data": {"path": str(image_folder)}, "scaling": {"num_workers": 0, "threads": 1}}
     )
     assert [(e.epoch, e.batch) for e in made.entries()] == [(1, None), (2, None), (3, 1)]
-    assert catalog.summary(made)["status"] == "interrupted"
+    assert catalog.summary(made).status == "interrupted"
     code, _, err = run_cli(capsys, "continue", "old_base", "--root", new)
     assert code == 0, err
     assert [e.epoch for e in Experiment(made.folder).entries()] == [1, 2, 3]
-    assert catalog.summary(made)["status"] == "finished"
+    assert catalog.summary(made).status == "finished"
     (tmp_path / "3.pt").rename(folder / "checkpoint_epoch_3.pt")
 
 

@@ -15,7 +15,11 @@ import pyarrow.parquet as pq
 from raysweep.store import experiment as experiments
 from raysweep.store import files, layout, lineage
 from raysweep.store import sweep as sweeps
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.experiment import Experiment
+from raysweep.store.records import ExperimentConfig
+from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
+from raysweep.store.records_sweep import SweepRecord
+from raysweep.store.results import refresh
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 COUNTS = (60, 150, 240)  # validation images of the three classes
@@ -56,18 +60,20 @@ def made(
         if seed:
             lineage.record(experiment.folder, lineage.CONFIGURATION, changes={"seed": [0, seed]})
     experiment.write_config(
-        {
-            "experiment_name": name,
-            "timestamp": NOW.strftime(layout.TIME_FORMAT),
-            "sampling_weights": weights,
-            "num_epochs": epochs,
-            "model_name": "cnn",
-            "classes": list(classes),
-            "class_counts": counts,
-            "data_sha256": "d" * 64,
-            "settings": {"seed": seed, "training": {"epochs": epochs}},
-            **config,
-        }
+        ExperimentConfig.from_json(
+            {
+                "experiment_name": name,
+                "timestamp": NOW.strftime(layout.TIME_FORMAT),
+                "sampling_weights": weights,
+                "num_epochs": epochs,
+                "model_name": "cnn",
+                "classes": list(classes),
+                "class_counts": counts,
+                "data_sha256": "d" * 64,
+                "settings": {"seed": seed, "training": {"epochs": epochs}},
+                **config,
+            }
+        )
     )
     labels = np.repeat(np.arange(3), COUNTS)
     said = predicted(np.random.default_rng([seed, *map(ord, name[:8])]), labels, recalls)
@@ -80,10 +86,10 @@ def made(
     }  # fmt: skip
     _write_history(experiment, classes, metrics, recall, weights, counts, last)
     entries = [
-        Entry(layout.checkpoint_name(layout.Position(e, None)), 1, "0" * 64, e, None, "", metrics)
+        ManifestEntry(layout.checkpoint_name(layout.Position(e, None)), 1, "0" * 64, e, None, "", metrics)
         for e in range(first + 1, last + 1)
     ]
-    experiment.write_manifest(entries, {"file": entries[-1].file, "epoch": last, "metric": "val_acc", "value": 0.5})
+    experiment.write_manifest(Manifest(entries, BestEpoch(last, entries[-1].file, "val_acc", 0.5)))
     lineage.record(experiment.folder, lineage.FINISHED)
     return experiment
 
@@ -157,13 +163,13 @@ def sweep_of(
                 sweep=sweep.id,
                 branch=branch,
             )
-            plan.append({**branch, "weights": child.config()["sampling_weights"]})
+            plan.append({**branch, "weights": child.config().sampling_weights})
     told = {"experiment": parent.id, "epoch": 2, "batch": 0, "sha256": "0" * 64}
-    sweep.write_plan(
+    sweep.write_record(SweepRecord.from_json(
         {
             "id": sweep.id, "name": "s", "parent": told, "parent_weights": dict.fromkeys(classes, 1.0), "epochs": 2,
             "branches": plan, "grid": {"epochs": 2, "seeds": list(seeds)},
         }
-    )  # fmt: skip
-    sweep.refresh()
+    ))  # fmt: skip
+    refresh(sweep)
     return sweep

@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
 import pytest
 
-from raysweep.errors import InputError, NotFoundError, StoreError
+from raysweep.errors import AmbiguousReferenceError, InputError, NotFoundError, StoreError
 from raysweep.report import comparison, page, predictions
 from raysweep.report.effects import ALL, NOISE
 from raysweep.store import sweep as sweeps
+from raysweep.store.records import BranchRef, ParentRef
+from raysweep.store.records_sweep import BranchRecord, SweepRecord
+from raysweep.store.results import refresh
 from tests.cli.test_errors import run_cli
 from tests.report.making import made as makes
 from tests.report.making import sweep_of
@@ -32,8 +36,8 @@ def parent(quick_run):
 def branch_of(quick_child, parent, sweep: str, name: str, seed: int, control: bool, **weights: float):
     made = quick_child(f"{parent.id}@1", epochs=1, name=f"s-{name}", weights=weights, overrides={"seed": seed})
     branch = {"name": name, "control": control, "seed": seed}
-    made.write_config({**made.config(), "sweep": sweep, "branch": branch})
-    return {**branch, "weights": made.config()["sampling_weights"]}
+    made.write_config(replace(made.config(), sweep=sweep, branch=BranchRef(**branch)))
+    return {**branch, "weights": made.config().sampling_weights}
 
 
 @pytest.fixture
@@ -43,10 +47,12 @@ def sweep(root, parent, quick_child):
     branches = [branch_of(quick_child, parent, made.id, f"control-seed{s}", s, True) for s in (0, 1)] + [
         branch_of(quick_child, parent, made.id, f"34-seed{s}", s, False, **{"3": 4.0}) for s in (0, 1)
     ]
-    made.write_plan(
-        {"id": made.id, "name": "s", "parent_weights": parent.config()["sampling_weights"], "branches": branches}
+    made.write_record(
+        SweepRecord.from_json(
+            {"id": made.id, "name": "s", "parent_weights": parent.config().sampling_weights, "branches": branches}
+        )
     )
-    made.refresh()
+    refresh(made)
     return made
 
 
@@ -93,9 +99,9 @@ def test_a_branch_that_is_not_finished_is_left_out_and_named(root, sweep):
 
 
 def test_without_a_control_a_sweep_is_compared_with_the_parent_and_that_is_said(root, sweep, parent, capsys):
-    plan = sweep.plan()
-    told = {"experiment": parent.id, "epoch": 1}
-    sweep.write_plan({**plan, "parent": told, "branches": [{**b, "control": False} for b in plan["branches"]]})
+    record = sweep.record()
+    without = tuple(replace(b, control=False) for b in record.branches)
+    sweep.write_record(replace(record, parent=ParentRef(parent.id, 1), branches=without))
     found = comparison.of_sweep(sweep)
     assert [b.name for b in found.branches] == ["control", "34"]
     assert found.against == "the checkpoint it started from"
@@ -105,7 +111,7 @@ def test_without_a_control_a_sweep_is_compared_with_the_parent_and_that_is_said(
     assert all(p.one_reference for p in found.pairs)
     assert page.write_all(sweep) is None
     assert "There is no control" in run_cli(capsys, "compare", "s", "--root", root)[2]
-    sweep.write_plan({**sweep.plan(), "parent": {**told, "experiment": "gone"}})
+    sweep.write_record(replace(sweep.record(), parent=ParentRef("gone", 1)))
     with pytest.raises(NotFoundError, match="gone"):
         comparison.of_sweep(sweep)
     assert "gone" in (page.write_all(sweep) or "")
@@ -160,7 +166,7 @@ def test_a_parent_that_is_gone_is_not_taken_for_another(tmp_path):
     root = tmp_path / "e"
     made = sweep_of(root, CLASSES, BASE, {"x": ({"a": 2.0}, BASE)}, control=False)
     twin = makes(root, "parent", CLASSES, (0.1, 0.1, 0.1))
-    parent = made.plan()["parent"]["experiment"]
+    parent = made.record().parent.experiment
     assert twin.id == f"{parent}_2"
     assert comparison.of_sweep(made).branches[0].references == [parent] * 2
     shutil.rmtree(root / parent)
@@ -171,13 +177,13 @@ def test_a_parent_that_is_gone_is_not_taken_for_another(tmp_path):
 def test_an_exact_name_goes_before_the_start_of_another(tmp_path):
     root = tmp_path / "e"
     made = sweep_of(root, CLASSES, BASE, {"x": ({"a": 2.0}, BASE)})
-    parent = made.plan()["parent"]["experiment"]
+    parent = made.record().parent.experiment
     made.folder.rename(made.folder.with_name("parent-sweep_20260102_030405"))
     assert comparison.subject(root, "parent").id == parent
     assert comparison.subject(root, "parent-").id == "parent-sweep_20260102_030405"
     assert comparison.subject(root, str(root / parent)).id == parent
     (root / "sweeps" / "parent-sweep_20260102_030405").rename(root / "sweeps" / "parent_20260102_030405")
-    with pytest.raises(NotFoundError, match="fits a sweep and an experiment"):
+    with pytest.raises(AmbiguousReferenceError, match="fits a sweep and an experiment"):
         comparison.subject(root, "parent")
     with pytest.raises(NotFoundError):
         comparison.subject(root, "nothing")
@@ -185,15 +191,15 @@ def test_an_exact_name_goes_before_the_start_of_another(tmp_path):
 
 def test_branches_whose_names_are_written_alike_stay_two():
     plan = [
-        {"name": name, "seed": seed, "control": False, "weights": weights}
+        BranchRecord(name, seed=seed, weights=weights)
         for name, seed, weights in (
             ("C4-seed0", 0, {"C+": 4.0, "C#": 1.0}), ("C4-seed1", 1, {"C+": 4.0, "C#": 1.0}),
             ("C4-seed0-2", 0, {"C+": 1.0, "C#": 4.0}), ("C4-seed1-2", 1, {"C+": 1.0, "C#": 4.0}),
         )
     ]  # fmt: skip
     groups = comparison.grouped(plan)
-    assert {n: [b["seed"] for b in members] for n, members in groups.items()} == {"C4": [0, 1], "C4-2": [0, 1]}
-    twice = [{"name": n, "seed": 0, "control": False, "weights": {"a": 2.0}} for n in ("t1", "t2")]
+    assert {n: [b.seed for b in members] for n, members in groups.items()} == {"C4": [0, 1], "C4-2": [0, 1]}
+    twice = [BranchRecord(n, seed=0, weights={"a": 2.0}) for n in ("t1", "t2")]
     assert list(comparison.grouped(twice)) == ["t1", "t2"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html as html_module
 import re
 import shlex
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -81,11 +82,11 @@ def test_it_has_every_part(text, sweep):
 
 def test_the_shares_are_those_of_the_rule(sweep):
     found = content.of_sweep(sweep).shares
-    cells = {row["name"]: dict(zip(found["classes"], row["cells"], strict=True)) for row in found["rows"]}
-    assert cells["rare5"]["rare"]["realised"] == pytest.approx(5 * 100 / 1400, abs=1e-3)
-    assert cells["rare5"]["rare"]["requested"] == pytest.approx(5 * 100 / 1400, abs=1e-3)
-    assert (cells["rare5"]["rare"]["weight"], cells["rare5"]["rare"]["off"]) == (5.0, 0)
-    assert cells["control"]["rare"]["realised"] == pytest.approx(0.1)
+    cells = {row.name: dict(zip(found.classes, row.cells, strict=True)) for row in found.rows}
+    assert cells["rare5"]["rare"].realised == pytest.approx(5 * 100 / 1400, abs=1e-3)
+    assert cells["rare5"]["rare"].requested == pytest.approx(5 * 100 / 1400, abs=1e-3)
+    assert (cells["rare5"]["rare"].weight, cells["rare5"]["rare"].off) == (5.0, 0)
+    assert cells["control"]["rare"].realised == pytest.approx(0.1)
 
 
 def test_nothing_is_fetched_and_nothing_runs(text):
@@ -148,11 +149,11 @@ def test_many_classes_and_branches_stay_readable(tmp_path, monkeypatch):
         tmp_path / "e", ("a", "b", "c"), BASE, {f"x{i}": ({"a": 1.0 + i}, BASE) for i in range(1, 5)}, seeds=(0,)
     )
     found = content.of_sweep(sweep)
-    assert found.branches[0]["name"] == "control"
+    assert found.branches[0].name == "control"
     assert len(found.branches) == 2
     assert any("2 best of 5" in n for n in found.notes)
     assert len(found.panels) == 3
-    assert "most" in found.confusions[0]
+    assert found.confusions[0].most
     Parsed(page.html(found))
 
 
@@ -182,11 +183,9 @@ def test_the_command(root, sweep, capsys, tmp_path):
 
 
 def test_commands_name_what_differs(sweep):
-    found = {c["name"].split("_2026")[0]: c["command"] for c in content.of_sweep(sweep).commands}
+    found = {c.name.split("_2026")[0]: c.command for c in content.of_sweep(sweep).commands}
     where = f" --root {sweep.root}"
-    assert (
-        found["s-control-seed0"] == f"raysweep resume --from {sweep.plan()['parent']['experiment']}@2 --epochs 2{where}"
-    )
+    assert found["s-control-seed0"] == f"raysweep resume --from {sweep.record().parent.experiment}@2 --epochs 2{where}"
     assert found["s-rare5-seed1"].endswith(f"""--weights '{{"rare": 5.0}}' seed=1{where}""")
     assert found["the whole sweep"].startswith("raysweep branch --from parent_")
 
@@ -196,7 +195,7 @@ def test_a_command_makes_the_same_bits(quick_run, quick_child, capsys, tmp_path)
     overrides = {"seed": 3, "training": {"learning_rate": 0.002}}
     child = quick_child(f"{parent.id}@1", epochs=1, name="child", weights={"3": 4.0}, overrides=overrides)
     (told,) = content.of_experiment(parent.folder.parent, child).commands
-    words = shlex.split(told["command"])
+    words = shlex.split(told.command)
     code, _, err = run_cli(capsys, *words[1:], "--name", "again")
     assert code == 0, err
     (again,) = parent.folder.parent.glob("again_*")
@@ -223,7 +222,7 @@ def test_in_a_browser(browser, sweep, tmp_path, text, scheme, width):
     assert told == []
     assert [r for r in requests if not r.startswith("data:")] == [file.as_uri()]
     assert tab.evaluate("document.documentElement.scrollWidth") <= width  # wide tables scroll by themselves
-    assert tab.locator("#tree .row").count() == 1 + len(sweep.plan()["branches"])
+    assert tab.locator("#tree .row").count() == 1 + len(sweep.record().branches)
     assert tab.locator("#tree .row").first.is_visible()
     cells = tab.locator("#heat .p-f1 td:not(.name)")
     assert cells.count() == 2 * 5
@@ -262,7 +261,7 @@ def test_what_cannot_be_compared_is_limited_too(tmp_path, monkeypatch):
     for experiment in sweep.experiments().values():
         (experiment.folder / layout.PREDICTIONS).unlink()
     found = content.of_sweep(sweep)
-    assert len(found.branches) == len(found.shares["rows"]) == len(found.legend) == 3
+    assert len(found.branches) == len(found.shares.rows) == len(found.legend) == 3
     assert any("3 first of 7" in n for n in found.notes)
 
 
@@ -274,8 +273,8 @@ def test_an_old_folder_has_curves(tmp_path):
     (experiment.folder / layout.LINEAGE).unlink()
     (experiment.folder / layout.MANIFEST).unlink()
     (panel,) = content.of_experiment(root, experiment).panels
-    assert panel["title"] == "accuracy"
-    assert len(re.findall(r"<use ", panel["svg"])) > 6  # ticks, and a marker for each epoch
+    assert panel.title == "accuracy"
+    assert len(re.findall(r"<use ", panel.svg)) > 6  # ticks, and a marker for each epoch
 
 
 def test_commands_of_children_that_began_in_special_ways(tmp_path):
@@ -285,20 +284,20 @@ def test_commands_of_children_that_began_in_special_ways(tmp_path):
     config = child.config()
 
     def told(**changes) -> str:
-        child.write_config({**config, **changes})
+        child.write_config(replace(config, **changes))
         return commands.of_child(child)
 
     ending = f" --root {root}"
     assert told() == f"raysweep resume --from {parent.id}@2 --epochs 2{ending}"
     assert told(fresh_optimizer=True) == f"raysweep resume --from {parent.id}@2 --epochs 2 --weights-only{ending}"
-    within = {**config["parent"], "batch": 7, "file": "/x y/checkpoint_epoch_3_batch_7.pt"}
+    within = replace(config.parent, batch=7, file="/x y/checkpoint_epoch_3_batch_7.pt")
     assert "--from '/x y/checkpoint_epoch_3_batch_7.pt'" in told(parent=within)
-    stray = {**config["parent"], "experiment": "elsewhere", "file": "/tmp/a.pt"}
+    stray = replace(config.parent, experiment="elsewhere", file="/tmp/a.pt")
     assert "--from /tmp/a.pt" in told(parent=stray)
     text = (child.folder / layout.LINEAGE).read_text()
     given = '"RESUME_FROM_CHECKPOINT", "given": {"data.path": "my images", "data.classes": ["b", "a", "c"]}'
     (child.folder / layout.LINEAGE).write_text(text.replace('"RESUME_FROM_CHECKPOINT"', given))
     assert """'data.path="my images"' 'data.classes=["b", "a", "c"]'""" in told()
     assert commands.settings_of(parent) is not None
-    parent.write_config({**parent.config(), "imported_from": {"folder": "x"}})
+    parent.write_config(replace(parent.config(), imported_from={"folder": "x"}))
     assert commands.settings_of(parent) is None

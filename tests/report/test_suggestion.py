@@ -106,7 +106,7 @@ def test_a_real_sweep_gets_a_grid_that_can_be_run(tmp_path, capsys):
     assert values["seeds"] == [0, 1]
     points, _ = grids.expand(grids.check(values), dict.fromkeys(CLASSES, 1.0), CLASSES, 0)
     assert len(points) == 2 * 3
-    assert f"--from {sweep.plan()['parent']['experiment']}@2" in err
+    assert f"--from {sweep.record().parent.experiment}@2" in err
     data = json.loads(run_cli(capsys, "suggest", "s", "--json", "--root", root)[1])
     assert data["grid"]["weights"] == values["weights"]
     assert "rare" in data["reasons"]

@@ -11,6 +11,7 @@ from raysweep.errors import NotFoundError
 from raysweep.report import tree
 from raysweep.store import experiment as experiments
 from raysweep.store import lineage
+from raysweep.store.records import ExperimentConfig
 from tests.report.test_figures import edges_are_blank
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -22,7 +23,7 @@ def made(root: Path, name: str, parent: str | None = None, epoch: int = 0, weigh
     config = {"sampling_weights": weights, "num_epochs": 2, "timestamp": "20260102_030405"}
     if parent:
         config |= {"parent": {"experiment": parent, "epoch": epoch, "sha256": "0"}, "branch": branch}
-    experiment.write_config(config)
+    experiment.write_config(ExperimentConfig.from_json(config))
     lineage.record(experiment.folder, lineage.START)
     if parent:
         lineage.record(experiment.folder, lineage.RATIO, old_weights={"a": 1.0, "b": 1.0}, new_weights=weights)
@@ -80,9 +81,9 @@ def test_circles_and_long_chains_end(tmp_path):
     made(tmp_path, "one", "two_20260102_030405", 1)
     made(tmp_path, "two", "one_20260102_030405", 1)
     assert len(list(tree.lines(tree.build(tmp_path)))) == 2
-    nodes = {"0": tree.Node("0", {})}
+    nodes = {"0": tree.Node("0")}
     for k in range(1, 3000):
-        nodes[str(k)] = tree.Node(str(k), {}, parent=str(k - 1))
+        nodes[str(k)] = tree.Node(str(k), parent=str(k - 1))
         nodes[str(k - 1)].children.append(str(k))
     assert len(list(tree.lines(nodes))) == 3000
 

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from raysweep.store import layout, lineage
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store import files, layout, lineage
+from raysweep.store.experiment import Experiment
 from raysweep.store.layout import Position
+from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
 
 
 class Killed(BaseException):
@@ -40,12 +41,12 @@ def torch_like(path: Path, content: bytes) -> None:
         archive.writestr("archive/data.pkl", content)
 
 
-def checkpoint_file(folder: Path, position: Position, metrics: dict[str, Any] | None = None) -> Entry:
+def checkpoint_file(folder: Path, position: Position, metrics: dict[str, Any] | None = None) -> ManifestEntry:
     """Write a checkpoint's file and return the entry that a manifest would hold."""
     name = layout.checkpoint_name(position)
     torch_like(folder / name, f"state at {position}".encode() * 50)
     data = (folder / name).read_bytes()
-    return Entry(
+    return ManifestEntry(
         name, len(data), hashlib.sha256(data).hexdigest(), *position, "2025-01-08T14:30:22", dict(metrics or {})
     )
 
@@ -56,15 +57,16 @@ def make_experiment(
     """A whole folder as training leaves it, with these committed checkpoints; accuracy is a tenth of the epoch."""
     folder.mkdir(parents=True)
     experiment = Experiment(folder)
-    experiment.write_config({"experiment_name": layout.split_id(folder.name)[0], "num_epochs": 9, **config})
+    value = {"experiment_name": layout.split_id(folder.name)[0], "num_epochs": 9, **config}
+    files.write_json(folder / layout.CONFIG, value)  # also what no program of ours writes
     lineage.record(folder, lineage.START)
     entries = [
         checkpoint_file(folder, Position(*p), {"val_acc": p[0] / 10, "val_macro_f1": p[0] / 20} if p[1] is None else {})
         for p in positions
     ]
     if entries:
-        of_best = None if best is None else {"epoch": best, "file": layout.checkpoint_name(Position(best, None))}
-        experiment.write_manifest(entries, of_best)
+        of_best = None if best is None else BestEpoch(best, layout.checkpoint_name(Position(best, None)))
+        experiment.write_manifest(Manifest(entries, of_best))
     return experiment
 
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysweep.errors import CheckpointError, NotFoundError, RaysweepError, RootError
+from raysweep.errors import AmbiguousReferenceError, CheckpointError, NotFoundError, RaysweepError, RootError
 from raysweep.store import catalog, layout, lineage, lock, resolve
 from raysweep.store import experiment as store
+from raysweep.store.records import ExperimentConfig
 from tests.store.making import flip_bit, make_experiment
 from tests.store.test_experiment import any_json, manifests
 
@@ -51,7 +52,7 @@ def test_experiments_of_the_same_second_are_listed_in_the_order_they_were_made(t
     made = []
     for _ in range(12):
         experiment = store.create(tmp_path, "exp", datetime(2025, 1, 8))
-        experiment.write_config({})
+        experiment.write_config(ExperimentConfig.from_json({}))
         made.append(experiment.id)
     assert made[-1].endswith("_12")
     assert ids(catalog.experiments(tmp_path)) == made
@@ -93,9 +94,11 @@ def test_an_experiment_is_found_by_id_name_prefix_and_path(root):
 
 
 def test_what_fits_several_names_them(root):
-    with pytest.raises(NotFoundError, match=rf"'cats' fits 2 experiments .*cats_{TIME}, cats_20250109_000000\."):
+    with pytest.raises(
+        AmbiguousReferenceError, match=rf"'cats' fits 2 experiments .*cats_{TIME}, cats_20250109_000000\."
+    ):
         resolve.find_experiment(root, "cats")
-    with pytest.raises(NotFoundError, match="'ca' fits 3 experiments"):
+    with pytest.raises(AmbiguousReferenceError, match="'ca' fits 3 experiments"):
         resolve.find_experiment(root, "ca")
 
 
@@ -187,8 +190,8 @@ def test_the_documented_fields(root):
     (experiment.folder / layout.HISTORY_CSV).write_text("val_acc,epoch\n0.8,2\n0.7,3\n0.9,4\n")
     lineage.record(experiment.folder, lineage.RATIO, old_weights={"a": 1, "b": 1}, new_weights={"a": 2.0, "b": 1})
     lineage.record(experiment.folder, lineage.CONFIGURATION, changes={"seed": [3, 7]})
-    row = catalog.summary(experiment)
-    assert [k for k in row if k != "note"] == FIELDS
+    row = catalog.summary(experiment).to_json()
+    assert [k for k in row if k != "note"] == list(FIELDS)
     assert row == {
         "id": "child_20250110_010203",
         "name": "child",
@@ -222,18 +225,18 @@ def test_a_folder_of_the_old_system_is_summed_up_from_its_names_and_history(tmp_
         (folder / name).touch()
     history = folder / layout.HISTORY_CSV
     history.write_text("train_loss,train_acc,val_loss,val_acc\n1,0.1,1,0.2\n1,0.1,1,0.6\n1,0.1,1,0.5\n")
-    row = catalog.summary(store.Experiment(folder))
+    row = catalog.summary(store.Experiment(folder)).to_json()
     assert (row["status"], row["epochs_done"], row["best_acc"], row["best_epoch"]) == (store.LEGACY, 3, 0.6, 2)
     assert row["created"] == "2025-01-08T14:30:22"
     for damage in (b"val_acc\n0.5,\n\n,\n", b"train_loss\n1\n", b"a,val_acc\n1\n", b"val_acc\n\0\n", b"\xff\xfe", b""):
         history.write_bytes(damage)
-        assert catalog.summary(store.Experiment(folder))["epochs_done"] == 3
+        assert catalog.summary(store.Experiment(folder)).epochs_done == 3
 
 
 def test_one_damaged_folder_does_not_hide_the_others(root):
     (root / f"dogs_{TIME}" / layout.CONFIG).write_text("{")
     (root / f"cats_{TIME}" / layout.LINEAGE).write_text("damaged\n")
-    rows = {r["id"]: r for r in map(catalog.summary, catalog.experiments(root))}
+    rows = {e.id: catalog.summary(e).to_json() for e in catalog.experiments(root)}
     assert len(rows) == 4
     assert [k for k, r in rows.items() if r["status"] == "damaged"] == [f"cats_{TIME}", f"dogs_{TIME}"]
     assert "is not valid JSON" in rows[f"dogs_{TIME}"]["note"]
@@ -245,11 +248,11 @@ def test_a_lost_manifest_is_noted_and_the_checkpoints_still_counted(root):
     experiment = store.Experiment(root / f"dogs_{TIME}")
     (experiment.folder / layout.MANIFEST).unlink()
     (experiment.folder / layout.HISTORY_CSV).write_text("val_acc,epoch\n0.7,1\n0.6,2\n")
-    row = catalog.summary(experiment)
+    row = catalog.summary(experiment).to_json()
     assert (row["epochs_done"], row["best_epoch"], row["best_acc"]) == (2, 1, 0.7)
     assert "manifest.json is missing" in row["note"]
     flip_bit(experiment.folder / "checkpoint_epoch_2.pt")
-    row = catalog.summary(experiment)
+    row = catalog.summary(experiment).to_json()
     assert row["epochs_done"] == 1
     assert "checkpoint_epoch_2.pt is damaged" in row["note"]
 
@@ -280,8 +283,8 @@ def test_no_content_of_the_files_stops_the_list(config, manifest, event, held):
         ):
             if value is not None or file == layout.CONFIG:
                 (folder / file).write_text(json.dumps(value) + "\n")
-        (row,) = map(catalog.summary, catalog.experiments(Path(name)))
-        assert [k for k in row if k != "note"] == FIELDS
+        (row,) = [catalog.summary(e).to_json() for e in catalog.experiments(Path(name))]
+        assert [k for k in row if k != "note"] == list(FIELDS)
         assert isinstance(row["sampling_weights"], dict)
         assert row["parent"] is None or {"experiment", "epoch"} <= set(row["parent"])
         json.dumps(row)
@@ -325,7 +328,7 @@ def test_a_file_that_nobody_would_write_costs_one_row_at_most(root, name, what):
         path.symlink_to("/dev/zero")
     else:
         path.write_text("[" * 200_000 + "\n")
-    rows = [catalog.summary(e) for e in catalog.experiments(root)]
+    rows = [catalog.summary(e).to_json() for e in catalog.experiments(root)]
     assert len(rows) + (name == layout.CONFIG and what != "deep") == 4  # without a configuration it is no experiment
     json.dumps(rows, allow_nan=False)
 
@@ -333,5 +336,5 @@ def test_a_file_that_nobody_would_write_costs_one_row_at_most(root, name, what):
 def test_numbers_that_json_does_not_have_are_no_accuracy(root):
     path = root / f"dogs_{TIME}" / layout.MANIFEST
     path.write_text(path.read_text().replace('"val_acc": 0.2', '"val_acc": 1e400'))
-    row = catalog.summary(resolve.find_experiment(root, "dogs"))
+    row = catalog.summary(resolve.find_experiment(root, "dogs")).to_json()
     assert (row["best_acc"], row["epochs_done"]) == (0.1, 2)

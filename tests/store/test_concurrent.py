@@ -28,9 +28,12 @@ from raysweep.errors import LockedError, RaysweepError
 from raysweep.report import tree
 from raysweep.store import catalog, files, layout, lineage, lock, sweep
 from raysweep.store import experiment as experiments
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.experiment import Experiment
 from raysweep.store.layout import Position
 from raysweep.store.lock import WriterLock
+from raysweep.store.records import ExperimentConfig
+from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
+from raysweep.store.records_sweep import SweepRecord
 from tests.store.making import make_experiment, start_python, temps
 
 PROCESSES = 32
@@ -114,12 +117,20 @@ def write_child(number: int, root: Path) -> str:
         parent = Experiment(root / PARENT)
         start = parent.entry("1")
         child.write_config(
-            {
-                "experiment_name": NAME,
-                "num_epochs": 1,
-                "sampling_weights": {"a": 2.0 + number},
-                "parent": {"experiment": PARENT, "epoch": 1, "batch": 0, "sha256": start.sha256, "file": start.file},
-            }
+            ExperimentConfig.from_json(
+                {
+                    "experiment_name": NAME,
+                    "num_epochs": 1,
+                    "sampling_weights": {"a": 2.0 + number},
+                    "parent": {
+                        "experiment": PARENT,
+                        "epoch": 1,
+                        "batch": 0,
+                        "sha256": start.sha256,
+                        "file": start.file,
+                    },
+                }
+            )
         )
         lineage.open_log(child.folder, NAME, f"child {number}", WHEN)
         *beginning, end = told(number)
@@ -131,8 +142,10 @@ def write_child(number: int, root: Path) -> str:
             name = layout.checkpoint_name(position)
             data = container(f"{number} at {position}".encode() * 500)
             files.write_atomic(child.folder / name, data)
-            entry = Entry(name, len(data), sha256(data).hexdigest(), *position, WHEN.isoformat(), {"val_acc": 0.5})
-            child.write_manifest([entry], {"epoch": 2, "file": name} if position.batch is None else None)
+            entry = ManifestEntry(
+                name, len(data), sha256(data).hexdigest(), *position, WHEN.isoformat(), {"val_acc": 0.5}
+            )
+            child.write_manifest(Manifest([entry], BestEpoch(2, name) if position.batch is None else None))
         lineage.record(child.folder, end[0], **end[1])
     finally:
         held.release()
@@ -143,13 +156,13 @@ def complaints(root: Path) -> Iterator[tuple[str, str]]:
     """(kind, text) of what a reader sees in the root that never is so."""
     for experiment in catalog.experiments(root):
         row = catalog.summary(experiment)
-        if row["status"] not in (experiments.RUNNING, experiments.FINISHED) or "note" in row:
-            yield "alarm", f"{experiment.id} is {row['status']}: {row.get('note')}"
+        if row.status not in (experiments.RUNNING, experiments.FINISHED) or row.note is not None:
+            yield "alarm", f"{experiment.id} is {row.status}: {row.note}"
         events = lineage.read(experiment.folder)
         if experiment.id == PARENT or not events:
             continue
-        expected = told(events[0]["number"])[: len(events)]
-        if [(e["type"], {k: v for k, v in e.items() if k not in ("seq", "time", "type")}) for e in events] != expected:
+        expected = told(events[0].fields["number"])[: len(events)]
+        if [(e.type, e.fields) for e in events] != expected:
             yield "torn", f"{experiment.id} tells {str(events)[:300]}"
     nodes = tree.build(root)
     for i, node in nodes.items():
@@ -241,9 +254,9 @@ def test_the_parent_is_unchanged_and_has_all_children(raced: Raced) -> None:
         assert sorted(nodes[PARENT].children) == sorted(made)
         assert [nodes[name].change for name in made] == [{"a": (1.0, 2.0 + n)} for n in range(PROCESSES)]
         rows = [catalog.summary(e) for e in catalog.experiments(root)]
-        assert [r["id"] for r in rows] == [layout.make_id(NAME, WHEN, n) for n in range(1, PROCESSES + 2)]
-        assert {r["status"] for r in rows} == {experiments.FINISHED}
-        assert {(r["parent"] or {}).get("experiment") for r in rows[1:]} == {PARENT}
+        assert [r.id for r in rows] == [layout.make_id(NAME, WHEN, n) for n in range(1, PROCESSES + 2)]
+        assert {r.status for r in rows} == {experiments.FINISHED}
+        assert {r.parent and r.parent.experiment for r in rows[1:]} == {PARENT}
 
 
 def test_who_reads_meanwhile_sees_no_torn_event_and_no_error(raced: Raced) -> None:
@@ -271,7 +284,7 @@ def check_child(folder: Path, number: int) -> None:
     for name in ("start", "file"):
         assert text.count(filler(name, number)) == 1
     experiment = Experiment(folder)
-    assert experiment.config()["sampling_weights"] == {"a": 2.0 + number}
+    assert experiment.config().sampling_weights == {"a": 2.0 + number}
     assert [(e.file, e.verify(folder)) for e in experiment.entries()] == [("checkpoint_epoch_2.pt", None)]
     assert experiment.newest_good()[1] == []
     within = {"checkpoint_epoch_2_batch_5.pt"} if number % 2 else set()
@@ -284,7 +297,7 @@ def check_child(folder: Path, number: int) -> None:
 
 def make_both(number: int, root: Path) -> tuple[str, str]:
     made = sweep.create(root, NAME, WHEN)
-    made.write_plan({"name": NAME, "number": number, "branches": []})
+    made.write_record(SweepRecord.from_json({"name": NAME, "number": number, "branches": []}))
     return made.id, experiments.create(root, NAME, WHEN).id
 
 
@@ -299,7 +312,7 @@ def test_sweeps_of_one_name_and_second_are_as_many_as_were_made_also_in_a_root_t
         root = tmp_path / f"{number}" / "new" / "root"
         found = sweep.all_sweeps(root)
         assert len(found) == PROCESSES
-        assert {s.id: s.plan()["number"] for s in found} == {ids[0]: n for n, ids in enumerate(made)}
+        assert {s.id: s.record().more["number"] for s in found} == {ids[0]: n for n, ids in enumerate(made)}
         assert len({ids[1] for ids in made}) == PROCESSES
         assert {p.name for p in root.iterdir()} == {layout.SWEEPS, *(ids[1] for ids in made)}
 
@@ -394,7 +407,7 @@ def test_all_write_in_turn_and_never_two_at_once_also_when_some_die_with_the_loc
     assert [w for of_one in wrong for w in of_one] == []
     events = lineage.read(tmp_path)  # raises where a number is missing or twice
     expected = sorted((n, t) for n in range(PROCESSES) for t in range(1, turns + 1))
-    assert sorted((e["number"], e["turn"]) for e in events) == expected
+    assert sorted((e.fields["number"], e.fields["turn"]) for e in events) == expected
     assert (tmp_path / layout.CHANGES).read_text().count("Change Type: NOTE") == len(expected)
     assert temps(tmp_path) == []
 
@@ -440,7 +453,7 @@ def test_between_the_first_checkpoint_and_the_first_manifest_no_reader_is_alarme
     data = container(b"state")
     files.write_atomic(experiment.folder / layout.checkpoint_name(Position(1, 5)), data)
     row = catalog.summary(experiment)
-    assert (row["status"], row.get("note")) == (experiments.RUNNING, None)
+    assert (row.status, row.note) == (experiments.RUNNING, None)
     held.release()
 
 

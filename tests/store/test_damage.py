@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 from raysweep.errors import CheckpointError, Interrupted, RaysweepError
+from raysweep.events import Event, Note
 from raysweep.store import catalog, checkpoint, layout, lineage, retention
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.experiment import Experiment
+from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.untrusted import zip_check
 from tests.conftest import Recorder, small_settings, weights_hash
 from tests.store.making import make_experiment
@@ -194,7 +196,7 @@ def difference(whole: bytes, data: bytes) -> str:
     return f"{len(data):,} of {len(whole):,} bytes, other from byte {first:,} on"
 
 
-def place(entry: Entry) -> tuple[object, ...]:
+def place(entry: ManifestEntry) -> tuple[object, ...]:
     """What identifies a checkpoint; without the manifest its time is the file's, and its metrics are the history's."""
     return entry.file, entry.bytes, entry.sha256, entry.epoch, entry.batch
 
@@ -335,10 +337,10 @@ def go_on(experiment: Experiment) -> tuple[list[str], dict[str, Any]]:
     """Continue; returns the warnings and the event in the log (empty where there was nothing to do)."""
     from raysweep.launch import resume as resuming
 
-    told: list[dict[str, Any]] = []
+    told: list[Event] = []
     resuming.continue_experiment(experiment.folder.parent, experiment.id, progress=told.append)
-    events = [e for e in lineage.read(experiment.folder) if e["type"] == lineage.CONTINUED]
-    return [e["text"] for e in told if e["kind"] == "warning"], events[-1] if events else {}
+    events = [e for e in lineage.read(experiment.folder) if e.type == lineage.CONTINUED]
+    return [e.text for e in told if isinstance(e, Note) and not e.inexact], events[-1].fields if events else {}
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -450,7 +452,7 @@ def is_json(path: Path) -> bool:
     return True
 
 
-def wrong_with_manifest(experiment: Experiment, before: list[Entry]) -> Iterator[tuple[str, str]]:
+def wrong_with_manifest(experiment: Experiment, before: list[ManifestEntry]) -> Iterator[tuple[str, str]]:
     """(class, text) of what the program does wrong with the manifest that is there."""
     readers: list[Callable[[], object]] = [
         experiment.manifest,
@@ -468,7 +470,7 @@ def wrong_with_manifest(experiment: Experiment, before: list[Entry]) -> Iterator
     try:
         good, problems = experiment.newest_good()
         entries = experiment.entries()
-        lost = experiment.lost_manifest()
+        lost = experiment.manifest().problems
     except RaysweepError:
         return
     except Exception as error:

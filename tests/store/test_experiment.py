@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from raysweep.errors import NotFoundError, RaysweepError, RootError, StoreError
 from raysweep.store import experiment as store
-from raysweep.store import layout, lineage, lock
+from raysweep.store import files, layout, lineage, lock
 from raysweep.store.experiment import Experiment
 from raysweep.store.layout import Position
+from raysweep.store.records_manifest import BestEpoch, Manifest
 from tests.store.making import checkpoint_file, failing, flip_bit, make_experiment, temps, torch_like
 
 WHEN = datetime(2025, 1, 8, 14, 30, 22)
@@ -145,7 +146,7 @@ def test_a_root_that_is_a_file_is_named(tmp_path):
 
 def test_the_configuration_comes_back_and_damage_names_the_file(tmp_path):
     experiment = make_experiment(tmp_path / ID, note="Gefühl")
-    assert Experiment.open(experiment.folder).config()["note"] == "Gefühl"
+    assert Experiment.open(experiment.folder).config().more == {"note": "Gefühl"}
     path = experiment.folder / layout.CONFIG
     for content, told in (
         (b"{", "is not valid JSON"),
@@ -169,9 +170,9 @@ def test_the_manifest_keeps_every_field_and_the_order_of_time(tmp_path):
     experiment = make_experiment(tmp_path / ID)
     positions = [Position(2, None), Position(10, 4), Position(10, 30), Position(1, None), Position(10, None)]
     entries = [checkpoint_file(experiment.folder, p, {"val_acc": 0.5}) for p in positions]
-    best = {"epoch": 2, "file": "checkpoint_epoch_2.pt", "metric": "val_acc", "value": 0.5}
-    experiment.write_manifest(entries, best)
-    assert experiment.manifest()["best"] == best
+    best = BestEpoch(2, "checkpoint_epoch_2.pt", "val_acc", 0.5)
+    experiment.write_manifest(Manifest(entries, best))
+    assert experiment.manifest().best == best
     assert experiment.entries() == [entries[3], entries[0], entries[1], entries[2], entries[4]]
 
 
@@ -316,7 +317,7 @@ def test_without_the_manifest_what_verifies_by_itself_is_used_and_it_is_said(tmp
         "val_acc": 0.3,
         "val_macro_f1": 0.15,
     }
-    experiment.write_manifest(experiment.entries(), None)  # the next commit makes it whole again
+    experiment.write_manifest(Manifest(experiment.entries(), None))  # the next commit makes it whole again
     assert experiment.newest_good() == (good, [])
 
 
@@ -434,15 +435,16 @@ def test_a_row_stands_where_its_files_name_says(tmp_path):
 )
 def test_the_best_is_what_a_writer_can_rely_on_or_none(tmp_path, best, value):
     experiment = make_experiment(tmp_path / ID, [(1, None), (2, None)])
-    experiment.write_manifest(experiment.entries(), best)
-    found = experiment.manifest()["best"]
-    assert (found and found["value"]) == value
+    path = experiment.folder / layout.MANIFEST
+    files.write_json(path, {**files.read_json(path), "best": best})
+    found = experiment.manifest().best
+    assert (found and found.value) == value
 
 
 def test_metrics_are_numbers_and_the_texts_they_should_be(tmp_path):
     experiment = make_experiment(tmp_path / ID)
     metrics = {"val_acc": "\x1b[2J", "val_loss": 0.5, "worst_class": "a", "worst_recall": [1], "order_sha256": None}
-    experiment.write_manifest([checkpoint_file(experiment.folder, Position(1, None), metrics)], None)
+    experiment.write_manifest(Manifest([checkpoint_file(experiment.folder, Position(1, None), metrics)]))
     assert experiment.entry("1").metrics == {"val_loss": 0.5, "worst_class": "a", "order_sha256": None}
 
 

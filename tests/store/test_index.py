@@ -20,6 +20,8 @@ from raysweep.errors import RootError, StoreError
 from raysweep.store import catalog, index, layout, lineage
 from raysweep.store import experiment as store
 from raysweep.store.lock import WriterLock
+from raysweep.store.records import ExperimentConfig
+from raysweep.store.records_manifest import Manifest, ManifestEntry
 from tests.store.making import make_experiment
 
 TIME = "20250108_143022"
@@ -27,12 +29,12 @@ SETTLED = 0.015  # seconds; some ticks of the clock of change times
 
 
 def truth(root: Path) -> dict[str, dict]:
-    return {e.id: json.loads(json.dumps(catalog.summary(e))) for e in catalog.experiments(root)}
+    return {e.id: json.loads(json.dumps(catalog.summary(e).to_json())) for e in catalog.experiments(root)}
 
 
 def told(root: Path) -> dict[str, dict]:
     time.sleep(SETTLED)  # so that rows are kept, and the next look uses them
-    return {r["id"]: r for r in index.rows(root)}
+    return {r.id: r.to_json() for r in index.rows(root)}
 
 
 def file_of(root: Path) -> Path:
@@ -65,7 +67,7 @@ def test_it_says_what_the_folders_say(root):
     assert told(root) == truth(root)
     assert file_of(root).is_file()
     rows = index.rows(root)
-    assert [r["id"] for r in rows] == sorted((r["id"] for r in rows), key=lambda i: (len(i), i))  # one age: by name
+    assert [r.id for r in rows] == sorted((r.id for r in rows), key=lambda i: (len(i), i))  # one age: by name
 
 
 def test_what_did_not_change_is_not_read_again(root, read):
@@ -95,9 +97,9 @@ CHANGES = {
     "manifest in place": lambda f: in_place(f / layout.MANIFEST, '"val_acc": 0.1', '"val_acc": 0.3'),
     "log in place": lambda f: in_place(f / layout.LINEAGE, "FAILED", "FAI_ED"),
     "one more event": lambda f: lineage.record(f, lineage.CONTINUED),
-    "one more checkpoint": lambda f: store.Experiment(f).write_manifest(
-        [*(e := store.Experiment(f).entries()), store.Entry("checkpoint_epoch_9.pt", 1, "0", 9, None, "")], {"file": e[0].file}
-    ),
+    "one more checkpoint": lambda f: store.Experiment(f).write_manifest(Manifest(
+        [*store.Experiment(f).entries(), ManifestEntry("checkpoint_epoch_9.pt", 1, "0", 9, None, "")]
+    )),
     "no manifest": lambda f: (f / layout.MANIFEST).unlink(),
     "no log": lambda f: (f / layout.LINEAGE).unlink(),
     "no folder": shutil.rmtree,
@@ -169,7 +171,7 @@ def test_after_any_operations_it_says_what_the_folders_say(steps):
                     with contextlib.suppress(StoreError):  # it is broken
                         lineage.record(folder, lineage.FINISHED if what == "finish" else lineage.CONTINUED)
                 elif what == "commit":
-                    store.Experiment(folder).write_manifest([], None)
+                    store.Experiment(folder).write_manifest(Manifest([]))
                 elif what == "break":
                     (folder / layout.LINEAGE).write_text('{"type": "NOTE"}\n')
         assert told(root) == truth(root)
@@ -184,7 +186,7 @@ def test_after_any_operations_it_says_what_the_folders_say(steps):
 @pytest.mark.parametrize("limit", [None, 1, 3])
 def test_filters_and_order(root, sort, status, sweep, limit):
     make_experiment(root / f"none_{TIME}", sampling_weights={}, timestamp="20240101_000000")
-    found = index.rows(root, sort=sort, status=status, sweep=sweep, limit=limit)
+    found = [r.to_json() for r in index.rows(root, sort=sort, status=status, sweep=sweep, limit=limit)]
     wanted = [
         r
         for r in truth(root).values()
@@ -197,17 +199,17 @@ def test_filters_and_order(root, sort, status, sweep, limit):
 def test_the_path_is_as_the_root_was_named(root, monkeypatch):
     index.rows(root)
     monkeypatch.chdir(root.parent)
-    assert {r["path"] for r in index.rows(Path("root"))} == {f"root/{i}" for i in told(root)}
-    assert all(Path(r["path"]) == root / r["id"] for r in index.rows(root))
+    assert {r.path for r in index.rows(Path("root"))} == {f"root/{i}" for i in told(root)}
+    assert all(Path(r.path) == root / r.id for r in index.rows(root))
 
 
 def test_experiments_of_one_second_are_listed_as_they_were_made(tmp_path):
     made = []
     for _ in range(12):
         experiment = store.create(tmp_path, "exp", datetime(2025, 1, 8))
-        experiment.write_config({"timestamp": "20250108_000000"})
+        experiment.write_config(ExperimentConfig.from_json({"timestamp": "20250108_000000"}))
         made.append(experiment.id)
-    assert [r["id"] for r in index.rows(tmp_path)] == made
+    assert [r.id for r in index.rows(tmp_path)] == made
 
 
 # The file

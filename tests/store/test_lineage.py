@@ -66,10 +66,10 @@ def test_events_are_numbered_from_one_and_read_back_as_written(tmp_path):
         lineage.record(tmp_path, lineage.RATIO, old_weights={"a": 1.0}, new_weights={"a": 2.0, "ü": 0.5}),
         lineage.record(tmp_path, lineage.FINISHED, best_acc=0.5),
     ]
-    assert [e["seq"] for e in written] == [1, 2, 3]
+    assert [e.seq for e in written] == [1, 2, 3]
     assert lineage.read(tmp_path) == written
     assert lineage.last(tmp_path) == written[-1]
-    assert written[1]["new_weights"] == {"a": 2.0, "ü": 0.5}
+    assert written[1].fields["new_weights"] == {"a": 2.0, "ü": 0.5}
     assert events_for_people(tmp_path) == [lineage.START, lineage.RATIO, lineage.FINISHED]
 
 
@@ -90,8 +90,8 @@ def test_order_is_by_number_also_when_the_clock_went_back(tmp_path, monkeypatch)
     lineage.record(tmp_path, lineage.START)
     lineage.record(tmp_path, lineage.FINISHED)
     events = lineage.read(tmp_path)
-    assert [e["type"] for e in events] == [lineage.START, lineage.FINISHED]
-    assert events[0]["time"] > events[1]["time"]
+    assert [e.type for e in events] == [lineage.START, lineage.FINISHED]
+    assert events[0].time > events[1].time
 
 
 @given(st.integers(1, 400))
@@ -105,7 +105,7 @@ def test_a_torn_last_line_is_dropped_and_its_number_used_again(cut):
         assert lineage.read(folder) == kept
         assert lineage.last(folder) == kept[-1]
         lineage.record(folder, lineage.INTERRUPTED)
-        assert [(e["seq"], e["type"]) for e in lineage.read(folder)] == [
+        assert [(e.seq, e.type) for e in lineage.read(folder)] == [
             (1, lineage.START),
             (2, lineage.CONTINUED),
             (3, lineage.INTERRUPTED),
@@ -137,9 +137,9 @@ def test_any_other_bad_line_is_an_error_that_names_it(tmp_path, change, line):
 def test_the_last_event_is_found_without_reading_all_and_damage_is_not_called_no_event(tmp_path):
     for i in range(5):
         lineage.record(tmp_path, lineage.FAILED, reason=f"{i}" * 3000)  # each longer than the piece read first
-        assert lineage.last(tmp_path)["seq"] == i + 1
+        assert lineage.last(tmp_path).seq == i + 1
     damage(tmp_path, lambda d: d + b'{"seq": 6, "torn": "' + b"x" * 20_000)
-    assert lineage.last(tmp_path)["seq"] == 5
+    assert lineage.last(tmp_path).seq == 5
     damage(tmp_path, lambda d: d + b"\n")  # a whole line now, and no event
     with pytest.raises(StoreError, match="damaged"):
         lineage.last(tmp_path)
@@ -149,7 +149,7 @@ def test_a_note_does_not_hide_how_the_run_ended(tmp_path):
     lineage.record(tmp_path, lineage.FINISHED)
     for _ in range(30):
         lineage.record(tmp_path, lineage.NOTE, text="x" * 300)
-    assert lineage.last(tmp_path)["type"] == lineage.FINISHED
+    assert lineage.last(tmp_path).type == lineage.FINISHED
 
 
 @given(st.lists(st.tuples(hostile, hostile), min_size=1, max_size=3))
@@ -174,8 +174,8 @@ def test_no_name_or_description_forges_an_event(texts):
             )
         assert events_for_people(folder) == [lineage.RATIO] * len(texts)
         read = lineage.read(folder)
-        assert [e["type"] for e in read] == [lineage.RATIO] * len(texts)
-        assert [(e["description"], e["path"]) for e in read] == texts  # and nothing is lost for machines
+        assert [e.type for e in read] == [lineage.RATIO] * len(texts)
+        assert [(e.fields["description"], e.fields["path"]) for e in read] == texts  # and nothing is lost for machines
         # No control characters either: the log is read in terminals.
         assert not re.search(
             r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", (folder / layout.CHANGES).read_text(encoding="utf-8")

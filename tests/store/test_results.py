@@ -7,20 +7,25 @@ import json
 import pytest
 
 from raysweep.errors import StoreError
+from raysweep.events import BatchDone, BranchEnded, BranchEvent, EpochDone, ExperimentStarted
 from raysweep.store import experiment as experiments
 from raysweep.store import files, lineage, sweep
 from raysweep.store.experiment import Experiment
-from raysweep.store.results import SHARE, Results
+from raysweep.store.records_manifest import Manifest
+from raysweep.store.records_sweep import SweepRecord
+from raysweep.store.results import SHARE, Results, refresh
 from tests.store.test_sweep import branch_folder, new_sweep
 
+BATCH, EPOCH, END = BatchDone(1, 1, 2, 1.0, 1.0), EpochDone(1, {}, True, 0.0, 0.0), BranchEnded("finished")
 
-def tell(results: Results, name: str, made: Experiment, *kinds: str) -> None:
-    for kind in kinds or ("experiment", "epoch", "branch_end"):
-        results.told({"kind": kind, "branch": name, "folder": str(made.folder)})
+
+def tell(results: Results, name: str, made: Experiment, *events: BatchDone | EpochDone | BranchEnded) -> None:
+    for event in events or (ExperimentStarted(made.id, str(made.folder), 0), EPOCH, END):
+        results.told(BranchEvent(name, event))
 
 
 def written(of: sweep.Sweep) -> tuple[dict, str]:
-    return of.plan(), (of.folder / "results.csv").read_text()
+    return of.record().to_json(), (of.folder / "results.csv").read_text()
 
 
 def test_what_is_written_bit_by_bit_is_what_is_read_at_once(tmp_path):
@@ -30,9 +35,9 @@ def test_what_is_written_bit_by_bit_is_what_is_read_at_once(tmp_path):
         tell(results, name, branch_folder(tmp_path, mine.id, name, accuracy, name == "control"))
         results.write({"x": "its process died"})
     bit_by_bit = written(mine)
-    mine.refresh({"x": "its process died"})
+    refresh(mine, {"x": "its process died"})
     assert written(mine) == bit_by_bit
-    assert [b["status"] for b in mine.plan()["branches"]] == ["finished", "missing", "finished", "finished"]
+    assert [b.status for b in mine.record().branches] == ["finished", "missing", "finished", "finished"]
 
 
 def test_only_branches_with_news_are_read_again(tmp_path, monkeypatch):
@@ -42,8 +47,8 @@ def test_only_branches_with_news_are_read_again(tmp_path, monkeypatch):
     results = Results(mine)
     results.write({})
     read = []
-    monkeypatch.setattr(Experiment, "entries", lambda self: read.append(self.id) or [])
-    tell(results, "b7", results.found["b7"], "batch", "epoch")
+    monkeypatch.setattr(Experiment, "manifest", lambda self: read.append(self.id) or Manifest())
+    tell(results, "b7", results.found["b7"], BATCH, EPOCH)
     results.write({})
     assert set(read) == {results.found["b7"].id}
 
@@ -62,11 +67,11 @@ def test_writing_takes_a_small_share_of_the_time_and_nothing_stays_unwritten(tmp
     monkeypatch.setattr(Results, "write", write)
     made = branch_folder(tmp_path, mine.id, "a", 0.5)
     for _ in range(10_000):
-        tell(results, "a", made, "epoch")
+        tell(results, "a", made, EPOCH)
         results.write_when_due({})
         now[0] += 0.5
     assert 2.0 * len(count) / now[0] == pytest.approx(SHARE, rel=0.05)
-    tell(results, "a", made, "branch_end")
+    tell(results, "a", made, END)
     for _ in range(200):  # no more news: it is written all the same, once
         results.write_when_due({})
         now[0] += 0.5
@@ -84,9 +89,9 @@ def test_a_kill_between_two_writings_loses_nothing(tmp_path):
     results.write({})
     tell(results, "x", branch_folder(tmp_path, mine.id, "x", 0.75))
     del results  # before it has written
-    assert [b["status"] for b in mine.plan()["branches"]] == ["missing", "missing"]
-    plan = sweep.Sweep(mine.folder).refresh()
-    assert [b["status"] for b in plan["branches"]] == ["missing", "finished"]
+    assert [b.status for b in mine.record().branches] == ["missing", "missing"]
+    record = refresh(sweep.Sweep(mine.folder))
+    assert [b.status for b in record.branches] == ["missing", "finished"]
 
 
 def test_one_branch_is_found_without_reading_the_others(tmp_path, monkeypatch):
@@ -124,8 +129,8 @@ def test_the_plan_has_a_branch_a_line_and_is_read_as_it_was_written(tmp_path):
     mine = new_sweep(tmp_path)
     for branches in ([], [{"name": f"b{i}", "weights": {"a": 1.0, "é": 2.5}} for i in range(3)]):
         plan = {"id": mine.id, "grid": {"branches": []}, "branches": branches, "description": '"branches": []\n]'}
-        mine.write_plan(plan)
-        assert mine.plan() == plan
+        mine.write_record(SweepRecord.from_json(plan))
+        assert mine.record().to_json() == plan
         text = (mine.folder / "sweep.json").read_text()
         assert json.loads(text) == plan
         assert sum(line.startswith('    {"name"') for line in text.splitlines()) == len(branches)
@@ -133,20 +138,20 @@ def test_the_plan_has_a_branch_a_line_and_is_read_as_it_was_written(tmp_path):
 
 def test_a_plan_that_could_not_be_read_again_is_not_written(tmp_path, monkeypatch):
     mine = new_sweep(tmp_path, "a")
-    before = mine.plan()
+    before = mine.record()
     monkeypatch.setattr(files, "LIMIT", 1000)
     with pytest.raises(StoreError, match=r"sweep\.json would have 1,\d+ bytes for 50 branches.*Make several sweeps"):
-        mine.write_plan({"branches": [{"name": f"b{i}", "weights": {}} for i in range(50)]})
-    assert mine.plan() == before
+        mine.write_record(SweepRecord.from_json({"branches": [{"name": f"b{i}", "weights": {}} for i in range(50)]}))
+    assert mine.record() == before
 
 
 def test_a_failed_branch_without_a_folder_keeps_its_reason(tmp_path):
     mine = new_sweep(tmp_path, "a")
     results = Results(mine)
     results.write_when_due({"a": "no room"})
-    assert mine.plan()["branches"][0]["reason"] == "no room"
+    assert mine.record().branches[0].reason == "no room"
     made = branch_folder(tmp_path, mine.id, "a", 0.5)
     lineage.record(made.folder, lineage.FINISHED, epochs=1)
     tell(results, "a", made)
     results.write({})
-    assert "reason" not in mine.plan()["branches"][0]
+    assert "reason" not in mine.record().to_json()["branches"][0]

@@ -12,21 +12,23 @@ from hypothesis import strategies as st
 
 from raysweep.errors import StoreError
 from raysweep.store import experiment as experiments
-from raysweep.store import lineage, retention, sweep
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store import files, layout, lineage, retention, sweep
+from raysweep.store.experiment import Experiment
+from raysweep.store.records import ExperimentConfig
+from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 
 
 def with_epochs(root: Path, epochs: int, best: int) -> Experiment:
     made = experiments.create(root, "run", NOW)
-    made.write_config({"sampling_weights": {}})
+    made.write_config(ExperimentConfig.from_json({"sampling_weights": {}}))
     entries = []
     for e in range(1, epochs + 1):
         for name in (f"checkpoint_epoch_{e}.pt", f"epoch_{e}_model.pt"):
             (made.folder / name).write_bytes(b"x" * 10)
-        entries.append(Entry(f"checkpoint_epoch_{e}.pt", 10, f"sha{e}", e, None, "now", {}))
-    made.write_manifest(entries, {"epoch": best, "file": f"checkpoint_epoch_{best}.pt"})
+        entries.append(ManifestEntry(f"checkpoint_epoch_{e}.pt", 10, f"sha{e}", e, None, "now", {}))
+    made.write_manifest(Manifest(entries, BestEpoch(best, f"checkpoint_epoch_{best}.pt")))
     lineage.record(made.folder, lineage.FINISHED)
     return made
 
@@ -49,9 +51,9 @@ def test_the_best_the_newest_and_parents_always_stay(tmp_path_factory, epochs, d
 def test_parents_of_experiments_and_of_sweeps_are_in_use(tmp_path):
     made = with_epochs(tmp_path, 3, 3)
     child = experiments.create(tmp_path, "child", NOW)
-    child.write_config({"parent": {"experiment": made.id, "epoch": 1, "sha256": "sha1"}})
+    child.write_config(ExperimentConfig.from_json({"parent": {"experiment": made.id, "epoch": 1, "sha256": "sha1"}}))
     planned = sweep.create(tmp_path, "s", NOW)
-    planned.write_plan({"parent": {"sha256": "sha2"}, "branches": []})
+    files.write_json(planned.folder / layout.SWEEP, {"parent": {"sha256": "sha2"}, "branches": []})
     broken = experiments.create(tmp_path, "broken", NOW)
     (broken.folder / "experiment_config.json").write_text("{")
     assert retention.in_use(tmp_path) == {"sha1", "sha2"}
@@ -72,7 +74,7 @@ def test_removal_is_logged_and_leaves_a_manifest_that_is_true(tmp_path):
 
 def test_a_run_keeps_what_it_is_asked_to(quick_run, quick_child):
     run = quick_run(training={"epochs": 5}, checkpoint={"keep": {"last": 1, "every": 2}})
-    best = run.manifest()["best"]["epoch"]
+    best = run.manifest().best.epoch
     assert {e.epoch for e in run.entries()} == {2, 4, 5, best}
     assert all(e.verify(run.folder) is None for e in run.entries())
     child = quick_child(f"{run.id}@2", epochs=1)  # what is left can be branched from
@@ -85,7 +87,7 @@ def test_the_verb(quick_run, quick_child, tmp_path, capsys, dry):
 
     run = quick_run(training={"epochs": 4})
     quick_child(f"{run.id}@1", epochs=1, name="young")
-    best = run.manifest()["best"]["epoch"]
+    best = run.manifest().best.epoch
     code, out, err = run_cli(
         capsys, "prune", run.id, "--last", 1, *(["--dry-run"] if dry else []), "--root", tmp_path / "experiments"
     )
@@ -113,7 +115,7 @@ def test_the_verb(quick_run, quick_child, tmp_path, capsys, dry):
 )
 def test_the_rule_of_an_experiment_or_what_is_wrong_with_it(tmp_path, settings, rule):
     made = with_epochs(tmp_path, 2, 2)
-    made.write_config({} if settings is None else {"settings": settings})
+    files.write_json(made.folder / layout.CONFIG, {} if settings is None else {"settings": settings})
     if isinstance(rule, str):
         with pytest.raises(StoreError, match=rf"checkpoint\.keep in .*{rule}"):
             retention.rule(made)
@@ -123,7 +125,8 @@ def test_the_rule_of_an_experiment_or_what_is_wrong_with_it(tmp_path, settings, 
 
 def test_a_parent_stays_also_where_its_child_is_damaged_elsewhere(tmp_path):
     child = experiments.create(tmp_path, "child", NOW)
-    child.write_config({"parent": {"experiment": "x", "epoch": 1, "sha256": "sha1"}, "class_counts": 7})
+    wrong = {"parent": {"experiment": "x", "epoch": 1, "sha256": "sha1"}, "class_counts": 7}
+    files.write_json(child.folder / layout.CONFIG, wrong)
     with pytest.raises(StoreError, match="class_counts must be a mapping, not 7"):
         child.config()
     assert retention.in_use(tmp_path) == {"sha1"}
@@ -133,9 +136,9 @@ def test_one_damaged_experiment_does_not_keep_the_others_from_being_pruned(tmp_p
     from tests.cli.test_errors import run_cli
 
     made = with_epochs(tmp_path, 3, 3)
-    made.write_config({"settings": {"checkpoint": {"keep": {"last": 1}}}})
+    made.write_config(ExperimentConfig.from_json({"settings": {"checkpoint": {"keep": {"last": 1}}}}))
     broken = experiments.create(tmp_path, "broken", NOW)
-    broken.write_config({"settings": "x"})
+    files.write_json(broken.folder / layout.CONFIG, {"settings": "x"})
     code, out, err = run_cli(capsys, "prune", "--root", tmp_path)
     assert (code, out.split("\t")[:2]) == (0, [made.id, "@1, @2"])
     assert "broken_20260102_030405 is left as it is" in err

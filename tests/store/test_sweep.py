@@ -6,15 +6,19 @@ import csv
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from raysweep.errors import NotFoundError, RootError, StoreError
+from raysweep.errors import AmbiguousReferenceError, NotFoundError, RootError, StoreError
 from raysweep.store import experiment as experiments
 from raysweep.store import lineage, resolve, sweep
-from raysweep.store.experiment import Entry
+from raysweep.store.records import ExperimentConfig
+from raysweep.store.records_manifest import Manifest, ManifestEntry
+from raysweep.store.records_sweep import SweepRecord
+from raysweep.store.results import refresh
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 METRICS = {
@@ -31,15 +35,17 @@ def branch_folder(root: Path, of: str, name: str, accuracy: float, control: bool
     """A finished branch of one epoch, as its own process would have left it."""
     made = experiments.create(root, f"s-{name}", NOW)
     made.write_config(
-        {
-            "sampling_weights": {"a": 1.0},
-            "sweep": of,
-            "branch": {"name": name, "control": control, "seed": 0},
-            "num_epochs": 1,
-        }
+        ExperimentConfig.from_json(
+            {
+                "sampling_weights": {"a": 1.0},
+                "sweep": of,
+                "branch": {"name": name, "control": control, "seed": 0},
+                "num_epochs": 1,
+            }
+        )
     )
     metrics = {**METRICS, "val_acc": accuracy}
-    made.write_manifest([Entry("checkpoint_epoch_1.pt", 1, "0", 1, None, "now", metrics)], None)
+    made.write_manifest(Manifest([ManifestEntry("checkpoint_epoch_1.pt", 1, "0", 1, None, "now", metrics)]))
     lineage.record(made.folder, lineage.FINISHED, epochs=1)
     return made
 
@@ -47,7 +53,7 @@ def branch_folder(root: Path, of: str, name: str, accuracy: float, control: bool
 def new_sweep(root: Path, *names: str) -> sweep.Sweep:
     made = sweep.create(root, "s", NOW)
     branches = [{"name": n, "control": n == "control", "seed": 0, "weights": {"a": 1.0}} for n in names]
-    made.write_plan({"branches": branches, "name": "s"})
+    made.write_record(SweepRecord.from_json({"branches": branches, "name": "s"}))
     return made
 
 
@@ -73,27 +79,27 @@ def test_branches_are_found_by_what_their_folders_say(tmp_path):
     (tmp_path / "s-half_20260102_030405").mkdir()  # a branch killed before it wrote anything
     (tmp_path / "s-link_20260102_030405").symlink_to(tmp_path / "s-x_20260102_030405")
     assert set(mine.experiments()) == {"control", "x"}
-    plan = mine.refresh({"y": "its process died"})
-    assert [(b["name"], b["status"]) for b in plan["branches"]] == [
+    record = refresh(mine, {"y": "its process died"})
+    assert [(b.name, b.status) for b in record.branches] == [
         *(("control", "finished"), ("x", "finished"), ("y", "missing")),
     ]
-    assert plan["branches"][2]["reason"] == "its process died"
-    assert mine.plan() == plan
+    assert record.branches[2].reason == "its process died"
+    assert mine.record() == record
 
 
 def test_branches_that_a_search_chose_are_added_once(tmp_path):
     mine = new_sweep(tmp_path, "control")
     branch_folder(tmp_path, mine.id, "drawn", 0.6)
     for _ in range(2):
-        plan = mine.refresh()
-    assert [(b["name"], bool(b.get("searched"))) for b in plan["branches"]] == [("control", False), ("drawn", True)]
+        record = refresh(mine)
+    assert [(b.name, b.searched) for b in record.branches] == [("control", False), ("drawn", True)]
 
 
 def test_results_compare_with_the_control_and_are_safe_in_a_spreadsheet(tmp_path):
     mine = new_sweep(tmp_path, "control", "x", "y")
     branch_folder(tmp_path, mine.id, "control", 0.5, control=True)
     branch_folder(tmp_path, mine.id, "x", 0.75)
-    mine.refresh()
+    refresh(mine)
     text = (mine.folder / "results.csv").read_text()
     rows = {r["branch"]: r for r in csv.DictReader(io.StringIO(text))}
     assert float(rows["x"]["val_acc_minus_control"]) == 0.25
@@ -105,10 +111,10 @@ def test_a_damaged_plan_is_an_error_that_names_the_file(tmp_path):
     mine = new_sweep(tmp_path, "control")
     (mine.folder / "sweep.json").write_text("{")
     with pytest.raises(StoreError, match=r"sweep\.json is not valid JSON"):
-        mine.plan()
+        mine.record()
     (mine.folder / "sweep.json").write_text(json.dumps({"branches": 3}))
     with pytest.raises(StoreError, match="does not hold a sweep"):
-        mine.plan()
+        mine.record()
 
 
 def test_references(tmp_path):
@@ -116,7 +122,7 @@ def test_references(tmp_path):
     for reference in (mine.id, "s", "s_2026", str(mine.folder)):
         assert resolve.find_sweep(tmp_path, reference).id == mine.id
     new_sweep(tmp_path, "control")
-    with pytest.raises(NotFoundError, match="fits 2 sweeps"):
+    with pytest.raises(AmbiguousReferenceError, match="fits 2 sweeps"):
         resolve.find_sweep(tmp_path, "s")
     with pytest.raises(NotFoundError, match=r"No sweep.*raysweep branch --from"):
         resolve.find_sweep(tmp_path, "nothing")
@@ -126,10 +132,10 @@ def test_a_copied_branch_does_not_take_its_place_and_a_renamed_sweep_keeps_its_b
     import shutil
 
     made = new_sweep(tmp_path, "control", "b")
-    made.write_plan({"id": made.id, **made.plan()})
+    made.write_record(replace(made.record(), id=made.id))
     for name in ("control", "b"):
         branch_folder(tmp_path, made.id, name, 0.5, name == "control")
-    made.refresh()
+    refresh(made)
     own = made.experiments()["b"]
     shutil.copytree(own.folder, own.folder.with_name("s-b_19990101_000000"))  # before it by name
     shutil.copytree(own.folder, own.folder.with_name(f"{own.id} copy"))
@@ -174,4 +180,4 @@ def test_a_plan_of_wrong_types_is_named(tmp_path, plan, told):
     mine = new_sweep(tmp_path, "control")
     (mine.folder / "sweep.json").write_text(plan)
     with pytest.raises(StoreError, match=rf"sweep\.json.*{told}"):
-        mine.plan()
+        mine.record()

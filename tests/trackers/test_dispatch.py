@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raysweep.events import BranchEnded, BranchEvent, EpochDone, ExperimentFinished, ExperimentStarted
 from raysweep.store import layout, lineage
 from raysweep.store.experiment import Experiment
 from raysweep.trackers import base as trackers
@@ -21,9 +22,12 @@ def ended(root, name, *, kill=False) -> Experiment:
     return made
 
 
-def tell(follower, made, *kinds):
-    for kind in kinds:
-        follower({"kind": kind, "branch": made.id, "id": made.id, "folder": str(made.folder), "row": {}, "epoch": 1})
+EPOCH, END = EpochDone(1, {}, True, 0.0, 0.0), BranchEnded("finished")
+
+
+def tell(follower, made, *events):
+    for event in (ExperimentStarted(made.id, str(made.folder), 0), *events):
+        follower(BranchEvent(made.id, event))
 
 
 def test_a_branch_that_has_ended_is_not_read_again_at_the_end(tmp_path, monkeypatch):
@@ -32,9 +36,9 @@ def test_a_branch_that_has_ended_is_not_read_again_at_the_end(tmp_path, monkeypa
     monkeypatch.setattr(snapshot, "read", lambda folder: read.append(folder.name) or original(folder))
     whole, killed, before = ended(tmp_path, "a"), ended(tmp_path, "b", kill=True), ended(tmp_path, "c")
     with following(lambda event: None) as follower:
-        tell(follower, whole, "experiment", "epoch", "finished", "branch_end")
+        tell(follower, whole, EPOCH, ExperimentFinished(), END)
         assert follower.sections == {}
-        tell(follower, killed, "experiment", "epoch")
+        tell(follower, killed, EPOCH)
         for made in (whole, killed, before):
             follower.ended(made)
             follower.ended(made)
@@ -58,6 +62,6 @@ def test_a_branch_whose_board_failed_is_tried_once_more(tmp_path, monkeypatch):
     monkeypatch.setattr(Tracker, "sync", sync)
     assert not trackers.asked_for(snapshot.section(made.config()))
     with following(lambda event: None) as follower:
-        tell(follower, made, "experiment", "branch_end")
+        tell(follower, made, END)
     assert tries == ["finished", "finished"]
-    assert lineage.read(made.folder)[-1]["text"].endswith("it is up to date again")
+    assert lineage.read(made.folder)[-1].fields["text"].endswith("it is up to date again")

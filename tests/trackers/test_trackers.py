@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from raysweep.config import load as load_config
 from raysweep.config import settings as configuration
 from raysweep.errors import ConfigError, Interrupted
+from raysweep.events import BatchDone, EpochDone, Event, Note
 from raysweep.launch import run as launching
 from raysweep.launch.resume import continue_experiment
 from raysweep.launch.workers import start as workers
@@ -27,6 +28,7 @@ from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.store import files, lineage
 from raysweep.store.experiment import Experiment
+from raysweep.store.records import ExperimentConfig
 from raysweep.tools import replay
 from raysweep.trackers import base as trackers
 from raysweep.trackers import dispatch, snapshot
@@ -44,7 +46,7 @@ class Runs:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.stop_after: int | None = None
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
 
     def launch(self, job: Any, fitted: Any, progress: Any) -> Any:
         return train(job, tracking.Telling(progress, self.stop_after))
@@ -70,7 +72,7 @@ class Runs:
 
     @property
     def warnings(self) -> list[str]:
-        return [e["text"] for e in self.events if e["kind"] == "warning" and "cannot be written" in e["text"]]
+        return [e.text for e in self.events if isinstance(e, Note) and "cannot be written" in e.text]
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def notes(experiment: Experiment) -> list[str]:
-    return [e["text"] for e in lineage.read(experiment.folder) if e["type"] == lineage.NOTE]
+    return [e.fields["text"] for e in lineage.read(experiment.folder) if e.type == lineage.NOTE]
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +140,10 @@ def test_every_epoch_is_there_as_soon_as_it_is_told(runs):
     told: list[int] = []
     seen: list[int] = []
 
-    def look(event: dict[str, Any]) -> None:
-        if event["kind"] == "epoch":
-            told.append(event["epoch"])
-        if event["kind"] == "batch" and told:
+    def look(event: Event) -> None:
+        if isinstance(event, EpochDone):
+            told.append(event.epoch)
+        if isinstance(event, BatchDone) and told:
             (folder,) = runs.root.glob("small_*")
             # The next epoch may be committed already, and not yet told.
             written = {name: points[: len(told)] for name, points in history(folder, single=True).items()}
@@ -325,7 +327,7 @@ def test_mlflow_has_the_history_the_settings_and_the_ratio(runs, database, here,
     assert seen.data.params["model.options.widths"] == "[4, 4, 8, 8]"
     assert seen.data.params["sampling.weights.3"] == "1.0"
     assert not any(k.startswith("trackers") for k in seen.data.params)
-    assert json.loads(seen.data.tags["raysweep.weights"]) == run.config()["sampling_weights"]
+    assert json.loads(seen.data.tags["raysweep.weights"]) == run.config().sampling_weights
     assert "mlflow.parentRunId" not in seen.data.tags
     assert weights_hash(run) == untracked
 
@@ -509,9 +511,9 @@ def test_a_server_that_is_down_costs_nothing_and_gets_everything_later(runs, dat
     (note,) = notes(run)
     assert note.startswith("MLflow could not be written: MlflowException: ")
     assert len(runs.warnings) == 1
-    value = run.config()
+    value = run.config().to_json()
     value["settings"]["trackers"]["mlflow"]["uri"] = database  # it is there again
-    run.write_config(value)
+    run.write_config(ExperimentConfig.from_json(value))
     runs.go_on(run)
     assert mlflow_curves(run.folder) == history(run.folder)
 

@@ -6,12 +6,12 @@ import csv
 import json
 import sqlite3
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from raysweep.events import Event, Progress
 from raysweep.trackers import snapshot
 from tests.conftest import Recorder
 
@@ -21,11 +21,11 @@ Curves = dict[str, list[tuple[int, float]]]  # name → (epoch, value) in the or
 class Telling(Recorder):
     """A reporter that passes every event on to a run's progress, as the launcher's own do."""
 
-    def __init__(self, progress: Callable[[dict[str, Any]], None], stop_after: int | None = None) -> None:
+    def __init__(self, progress: Progress, stop_after: int | None = None) -> None:
         super().__init__(stop_after)
         self.progress = progress
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         self.progress(event)
 
 

@@ -116,15 +116,15 @@ def what_is_left(folder: Path) -> dict[str, Any]:
     """The state of a folder at rest: every committed checkpoint verifies, or that is said."""
     experiment = Experiment(folder)
     good, problems = experiment.newest_good()
-    log = [e["type"] for e in lineage.read(folder)]
-    best = experiment.manifest()["best"]
+    log = [e.type for e in lineage.read(folder)]
+    best = experiment.manifest().best
     link = folder / "best_checkpoint.pt"
     return {
         "newest": good.file if good else None,
         "problems": problems,
         "log": log,
         "files": sorted(p.name for p in folder.iterdir()),  # a temporary file that stayed would be among them
-        "best": bool(best) and link.exists() and link.samefile(folder / best["file"]),
+        "best": bool(best) and link.exists() and link.samefile(folder / best.file),
         "history": [line.split(",")[:5] for line in (folder / "training_history.csv").read_text().splitlines()],
     }
 

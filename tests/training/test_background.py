@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from raysweep.errors import NonFiniteLossError, StoreError
+from raysweep.events import BatchDone, EpochDone
 from raysweep.store.experiment import Experiment
 from raysweep.training import checkpointing
 from raysweep.training.background import BackgroundSaver, Snapshot
@@ -84,10 +85,10 @@ def test_events_are_told_by_the_training_thread_after_the_commit(saver, told):
     def save():
         gate.wait()
         committed.append(1)
-        return {"kind": "epoch"}
+        return True
 
     saver.begin()
-    saver.submit(save)
+    saver.submit(save, lambda best, *seconds: EpochDone(1, {}, best, *seconds))
     saver.poll()
     assert told == []  # it is still being written, and nothing waits for it
     gate.set()
@@ -96,8 +97,9 @@ def test_events_are_told_by_the_training_thread_after_the_commit(saver, told):
     (thread, event), *rest = told
     assert rest == []
     assert thread is threading.current_thread()
-    assert event["kind"] == "epoch"
-    assert event["save_seconds"] >= 0 <= event["blocked_seconds"]
+    assert isinstance(event, EpochDone)
+    assert event.best
+    assert event.save_seconds >= 0 <= event.blocked_seconds
 
 
 def test_one_save_at_a_time_in_their_order(saver, told):
@@ -108,14 +110,14 @@ def test_one_save_at_a_time_in_their_order(saver, told):
         most[0] = max(most[0], running[0])
         time.sleep(0.01)
         running[0] -= 1
-        return {"number": number}
+        return number
 
     for number in range(5):
         saver.begin()
-        saver.submit(lambda number=number: save(number))
+        saver.submit(lambda number=number: save(number), lambda number, *_: number)
     saver.flush()
     assert most == [1]
-    assert [event["number"] for _, event in told] == [0, 1, 2, 3, 4]
+    assert [event for _, event in told] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("call", ["begin", "poll", "flush"])
@@ -123,7 +125,7 @@ def test_a_failed_save_is_raised_once_by_the_next_call(saver, told, call):
     def save():
         raise StoreError("the disk is full")
 
-    saver.submit(save)
+    saver.submit(save, lambda *_: None)
     while not saver._running.done():
         time.sleep(0.001)
     with pytest.raises(StoreError, match="full"):
@@ -134,7 +136,7 @@ def test_a_failed_save_is_raised_once_by_the_next_call(saver, told, call):
 
 def test_closing_lets_the_save_end(told):
     saver, ended = BackgroundSaver(told.append), []
-    saver.submit(lambda: time.sleep(0.05) or ended.append(1) or {})
+    saver.submit(lambda: time.sleep(0.05) or ended.append(1), lambda *_: None)
     saver.close()
     assert ended == [1]
 
@@ -170,24 +172,24 @@ def test_who_hears_of_an_epoch_finds_it_committed(quick_run, without_ray, tmp_pa
     class Watcher(Recorder):
         def __call__(self, event):
             super().__call__(event)
-            if event["kind"] == "epoch":
+            if isinstance(event, EpochDone):
                 (folder,) = (tmp_path / "experiments").glob("small_*")
                 found.append([e.epoch for e in Experiment(folder).entries()])
 
     recorder = without_ray(Watcher())
     quick_run(training={"epochs": 3})
     assert found == [[1], [1, 2], [1, 2, 3]]
-    assert [e["epoch"] for e in recorder.events if e["kind"] == "epoch"] == [1, 2, 3]
+    assert [e.epoch for e in recorder.events if isinstance(e, EpochDone)] == [1, 2, 3]
 
 
 def test_the_training_goes_on_while_it_is_saved(quick_run, without_ray, slow_saves):
     recorder = without_ray(Recorder())
     quick_run(training={"epochs": 2, "batch_size": 50})
-    kinds = [(e["kind"], e.get("epoch")) for e in recorder.events if e["kind"] in ("batch", "epoch")]
-    assert kinds.index(("batch", 2)) < kinds.index(("epoch", 1))
-    first, second = (e for e in recorder.events if e["kind"] == "epoch")
-    assert first["blocked_seconds"] < first["save_seconds"]
-    assert second["blocked_seconds"] < first["save_seconds"]  # it waits for what is left of the first
+    kinds = [(type(e), e.epoch) for e in recorder.events if isinstance(e, BatchDone | EpochDone)]
+    assert kinds.index((BatchDone, 2)) < kinds.index((EpochDone, 1))
+    first, second = (e for e in recorder.events if isinstance(e, EpochDone))
+    assert first.blocked_seconds < first.save_seconds
+    assert second.blocked_seconds < first.save_seconds  # it waits for what is left of the first
 
 
 def test_a_fault_behind_the_back_ends_the_training_and_is_told(quick_run, tmp_path, monkeypatch):

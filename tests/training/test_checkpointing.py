@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from raysweep.events import CheckpointSaved
 from raysweep.store.experiment import Experiment
 from tests.conftest import Recorder
 
@@ -50,9 +51,9 @@ def test_checkpoints_hold_the_documented_keys_and_load_without_pickles(run):
 
 
 def test_best_is_a_link_to_the_best_epoch_and_the_manifest_says_which(run):
-    best = run.manifest()["best"]
+    best = run.manifest().best
     top = max(run.entries(), key=lambda e: (e.metrics["val_acc"], -e.epoch))
-    assert best["epoch"] == top.epoch
+    assert best.epoch == top.epoch
     assert os.path.samefile(run.folder / "best_checkpoint.pt", run.folder / top.file)
     assert all(e.verify(run.folder) is None for e in run.entries())
 
@@ -67,7 +68,7 @@ def test_the_history_has_the_old_columns_first_and_counts_what_was_shown(run):
     groups = [[f"{what}_{c}" for c in "0123456789"] for what in ("recall", "f1", "requested", "realised")]
     assert columns[9:49] == [c for group in groups for c in group]
     assert len(lines) == 3
-    counts = run.config()["class_counts"]
+    counts = run.config().class_counts
     mass = {c: n * {"3": 5, "8": 0.5}.get(c, 1) for c, n in counts.items()}
     for line in lines:
         row = dict(zip(columns, line.split(","), strict=True))
@@ -79,7 +80,7 @@ def test_the_history_has_the_old_columns_first_and_counts_what_was_shown(run):
 
 
 def test_the_old_flat_names_stand_first_in_the_configuration(run):
-    config = run.config()
+    config = json.loads((run.folder / "experiment_config.json").read_text())
     assert next(iter(config)) == "experiment_name"
     for name in (
         "sampling_weights",
@@ -96,7 +97,7 @@ def test_the_old_flat_names_stand_first_in_the_configuration(run):
 def test_predictions_hold_the_best_and_the_last_epoch(run):
     table = pq.read_table(run.folder / "val_predictions.parquet").to_pandas()
     # The best epoch before the last is there, too: had the last save been cut off, it would still be the best.
-    assert {run.manifest()["best"]["epoch"], 3} <= set(table["epoch"]) <= {1, 2, 3}
+    assert {run.manifest().best.epoch, 3} <= set(table["epoch"]) <= {1, 2, 3}
     for epoch, part in table.groupby("epoch"):
         assert list(part["index"]) == list(range(len(part)))
         accuracy = (part["label"] == part["prediction"]).mean()
@@ -119,7 +120,7 @@ def test_the_newest_three_within_an_epoch_are_kept_and_its_end_supersedes_them(q
 
     class Watcher(Recorder):
         def __call__(self, event):
-            if event["kind"] == "saved":
+            if isinstance(event, CheckpointSaved):
                 kept.append(sorted(p.name for p in (tmp_path / "experiments").glob("small_*/*_batch_*.pt")))
 
     without_ray(Watcher())
@@ -136,9 +137,9 @@ def test_the_newest_three_within_an_epoch_are_kept_and_its_end_supersedes_them(q
 )
 def test_the_best_epoch_is_chosen_by_the_metric_asked_for(quick_run, metric, column):
     run = quick_run(training={"epochs": 3, "best_metric": metric})
-    best = run.manifest()["best"]
-    assert best["metric"] == column
-    assert best["value"] == max(e.metrics[column] for e in run.entries())
+    best = run.manifest().best
+    assert best.metric == column
+    assert best.value == max(e.metrics[column] for e in run.entries())
     header, *lines = (run.folder / "training_history.csv").read_text().splitlines()
     values = [float(line.split(",")[header.split(",").index(column)]) for line in lines]
     assert values == pytest.approx([e.metrics[column] for e in run.entries()])
@@ -149,4 +150,4 @@ def test_a_missing_best_link_is_made_again(run):
 
     (run.folder / "best_checkpoint.pt").unlink()
     rebuild_best(Experiment(run.folder))
-    assert os.path.samefile(run.folder / "best_checkpoint.pt", run.folder / run.manifest()["best"]["file"])
+    assert os.path.samefile(run.folder / "best_checkpoint.pt", run.folder / run.manifest().best.file)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from raysweep.errors import CheckpointError, Interrupted, ResourceError
+from raysweep.events import Note
 from raysweep.launch import resume as resuming
 from raysweep.launch import run as launching
 from raysweep.plan import experiment as experiment_plan
@@ -51,7 +53,7 @@ def test_a_child_with_nothing_changed_equals_training_on(straight, quick_run, qu
     half = quick_run(training={"epochs": 1, "schedule_epochs": 3}, **DROPOUT)
     whole = quick_child(f"{half.id}@1", epochs=2)
     assert weights_hash(whole) == weights_hash(straight)
-    assert whole.config()["parent"]["experiment"] == half.id
+    assert whole.config().parent.experiment == half.id
     history = checkpoint.read_checkpoint(whole.folder / "checkpoint_epoch_3.pt")["history"]
     assert history["epoch"] == [1, 2, 3]
 
@@ -85,14 +87,14 @@ def test_a_damaged_newest_checkpoint_falls_back_says_so_and_ends_with_the_same_b
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
     told = []
     result = resuming.continue_experiment(tmp_path / "experiments", broken.id, progress=told.append)
-    assert any(newest.name in e.get("text", "") for e in told)
+    assert any(newest.name in e.text for e in told if isinstance(e, Note))
     assert weights_hash(result.experiment) == weights_hash(straight)
 
 
 def test_a_finished_experiment_has_nothing_to_continue(tmp_path, straight):
     told = []
     resuming.continue_experiment(tmp_path / "experiments", straight.id, progress=told.append)
-    assert any("nothing to do" in e.get("text", "") for e in told)
+    assert any("nothing to do" in e.text for e in told if isinstance(e, Note))
 
 
 def test_another_seed_changes_the_order_only_after_the_fork(straight, quick_child):
@@ -127,8 +129,8 @@ def test_an_interrupted_run_goes_on_with_other_resources_where_they_are_asked_fo
     asked = resources.ResourceOverrides(threads=2)
     result = resuming.continue_experiment(tmp_path / "experiments", broken.id, asked=asked)
     assert result.experiment.status() == "finished"
-    assert result.experiment.config()["threads"] == 2
-    assert result.experiment.config()["settings"]["scaling"]["threads"] == 2
+    assert result.experiment.config().threads == 2
+    assert result.experiment.config().settings["scaling"]["threads"] == 2
     assert notes_of(broken) == ["not bit-exact: 2 threads instead of 1"]
     events = [json.loads(line) for line in (broken.folder / "lineage.jsonl").read_text().splitlines()]
     assert {"scaling.threads": [1, 2]} in [e.get("changes") for e in events]
@@ -137,7 +139,7 @@ def test_an_interrupted_run_goes_on_with_other_resources_where_they_are_asked_fo
 def test_more_threads_than_the_machine_has_name_the_way_out(tmp_path, without_ray):
     broken = interrupted(tmp_path, without_ray, 4, training={"epochs": 3}, **DROPOUT)
     config = broken.config()
-    broken.write_config({**config, "threads": 500})
+    broken.write_config(replace(config, threads=500))
     with pytest.raises(ResourceError, match=r"500.*`raysweep continue` takes --threads"):
         resuming.continue_experiment(tmp_path / "experiments", broken.id)
     assert broken.status() == "interrupted"
@@ -146,7 +148,7 @@ def test_more_threads_than_the_machine_has_name_the_way_out(tmp_path, without_ra
 def test_a_configuration_that_forgot_its_parent_is_told_so(tmp_path, straight, quick_child):
     made = quick_child(f"{straight.id}@2", epochs=1)
     config = made.config()
-    made.write_config({**config, "parent": {k: v for k, v in config["parent"].items() if k != "sha256"}})
+    made.write_config(replace(config, parent=replace(config.parent, sha256=None)))
     for file in made.folder.glob("checkpoint_*.pt"):
         file.unlink()
     with pytest.raises(CheckpointError, match="does not say of its parent: sha256"):

@@ -119,8 +119,8 @@ def test_a_run_uses_its_labels_and_moments(vit, image_folder, tmp_path, without_
         training={"epochs": 1, "learning_rate": 1e-12, "batch_size": 16},
     )  # fmt: skip
     made = launching.run(experiment_plan.plan_experiment(settings)).experiment
-    assert made.config()["classes"] == list(old.CLASSES)
-    assert made.config()["class_counts"] == {"eel": 20, "cat": 30, "dog": 10}
+    assert made.config().classes == list(old.CLASSES)
+    assert made.config().class_counts == {"eel": 20, "cat": 30, "dog": 10}
     saved = checkpoint.read_checkpoint(made.folder / "checkpoint_epoch_1.pt")
     assert saved["preprocessing"]["mean"] == [127.5]
     assert saved["preprocessing"]["std"] == [127.5]

@@ -240,5 +240,5 @@ def test_what_was_left_out_stands_in_the_log(quick_run, tmp_path):
     del state[list(state)[-1]]
     torch.save(state, tmp_path / "x.pt")
     again = quick_run(training={"epochs": 1}, model={"init_from": str(tmp_path / "x.pt"), "init_strict": False})
-    notes = [e["text"] for e in lineage.read(again.folder) if e["type"] == lineage.NOTE]
+    notes = [e.fields["text"] for e in lineage.read(again.folder) if e.type == lineage.NOTE]
     assert any("tensors were taken from" in n and "1 missing" in n for n in notes)

@@ -21,7 +21,7 @@ from raysweep.cluster.nodes import Notices
 from raysweep.config import grid as grids
 from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, Interrupted, RaysweepError
-from raysweep.events import Progress
+from raysweep.events import BranchEnded, BranchEvent, EpochDone, Event, Progress
 from raysweep.launch import resume as resuming
 from raysweep.launch import runner
 from raysweep.launch.workers import retry, transport
@@ -98,15 +98,15 @@ class BranchReporter(ChannelReporter):
     def __init__(self, mailbox: Any, branch: str, first_epoch: int) -> None:
         import ray
 
-        super().__init__(mailbox, BATCH_EVERY_S)
-        self.branch, self.first_epoch = branch, first_epoch
+        super().__init__(mailbox, BATCH_EVERY_S, branch)
+        self.first_epoch = first_epoch
         self.reported = False
         self.notices = Notices([ray.get_runtime_context().get_node_id()])
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        super().__call__({**event, "branch": self.branch})
-        if event["kind"] == "epoch":
-            self.report(event["epoch"], event["row"])
+    def __call__(self, event: Event) -> None:
+        super().__call__(event)
+        if isinstance(event, EpochDone):
+            self.report(event.epoch, event.row)
 
     def should_stop(self) -> str | None:
         return super().should_stop() or (retry.PREEMPTED if self.notices.arrived() else None)
@@ -132,23 +132,22 @@ def train_branch(config: dict[str, Any], shared: Shared) -> None:
     stop, again = ray.get(shared.mailbox.begin.remote(point.name))
     if stop is not None:
         return
-    end: dict[str, Any] = {"kind": "branch_end", "branch": point.name, "status": "finished"}
+    end = BranchEnded("finished")
     try:
         experiment = _train(point, shared, reporter, again)
         if not reporter.reported:  # it was complete already: a search still wants to know what it reached
-            ends = [e for e in experiment.entries() if e.batch is None]
+            ends = experiment.manifest().ends
             if ends:
                 reporter.report(ends[-1].epoch, ends[-1].metrics)
     except Interrupted as error:
         if error.reason == retry.PREEMPTED:
             raise  # Tune starts the branch again in another place, where it goes on
-        end |= {"status": "interrupted", "reason": str(error)}
+        end = BranchEnded("interrupted", str(error))
     except RaysweepError as error:
-        end |= {"status": "failed", "reason": str(error), "traceback": traceback.format_exc()}
+        end = BranchEnded("failed", str(error), traceback.format_exc())
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        end |= {"status": "failed", "reason": text, "traceback": traceback.format_exc()}
-    ray.get(shared.mailbox.put.remote(end))
+        end = BranchEnded("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+    ray.get(shared.mailbox.put.remote(BranchEvent(point.name, end)))
 
 
 def _searched(config: Mapping[str, Any], shared: Shared) -> Point:

@@ -10,14 +10,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 
 from raysweep.cluster import autoscaler
 from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, Interrupted
-from raysweep.events import Progress, ignore
+from raysweep.events import Note, PlannedBranch, Progress, SweepEnded, SweepStarted, ignore
 from raysweep.launch.runner import derive
 from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.branch import Shared
@@ -31,8 +30,9 @@ from raysweep.store import sweep as sweeps
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
+from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.remote import root as remote
-from raysweep.store.results import MISSING
+from raysweep.store.results import MISSING, refresh
 from raysweep.store.sweep import Sweep
 from raysweep.trackers.dispatch import following
 
@@ -66,43 +66,34 @@ def run(plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
         sweep = sweeps.create(plan.root, plan.name, now)
         lock = WriterLock.acquire(sweep.folder)
         try:
-            sweep.write_plan({"id": sweep.id, **_record(plan, now)})
+            sweep.write_record(_record(plan, sweep.id, now))
             return train_branches(sweep, plan, plan.points, count, progress, steal=False)
         finally:
             lock.release()
 
 
-def _record(plan: SweepPlan, now: datetime) -> dict[str, Any]:
+def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
     """What ``sweep.json`` says before anything has run: enough to go on after any kill."""
     parent: plan_types.Parent = plan.base.parent
-    return {
-        "format_version": 1,
-        "name": plan.name,
-        "description": plan.description,
-        "timestamp": now.strftime(layout.TIME_FORMAT),
-        "parent": parent.record(),
-        "parent_weights": parent.weights,
-        "epochs": plan.base.settings.training.epochs,
-        "threads": plan.base.resources.threads,
-        "workers": plan.base.resources.workers,
-        "gpus_per_branch": plan.gpus_per_branch,
-        "max_concurrent": plan.max_concurrent,
-        "settings": plan.base.settings.model_dump(mode="json"),
-        "grid": plan.grid.model_dump(mode="json"),
-        "notes": plan.notes,
-        "branches": [
-            {
-                "name": p.name,
-                "control": p.control,
-                "seed": p.seed,
-                "weights": p.weights,
-                "shares": plan.shares(p),
-                "experiment": None,
-                "status": MISSING,
-            }
-            for p in plan.points
-        ],
-    }
+    return SweepRecord(
+        id=sweep_id,
+        name=plan.name,
+        description=plan.description,
+        timestamp=now.strftime(layout.TIME_FORMAT),
+        parent=parent.record(),
+        parent_weights=parent.weights,
+        epochs=plan.base.settings.training.epochs,
+        threads=plan.base.resources.threads,
+        workers=plan.base.resources.workers,
+        gpus_per_branch=plan.gpus_per_branch,
+        max_concurrent=plan.max_concurrent,
+        settings=plan.base.settings.model_dump(mode="json"),
+        grid=plan.grid.model_dump(mode="json"),
+        notes=tuple(plan.notes),
+        branches=tuple(
+            BranchRecord(p.name, p.control, p.seed, p.weights, plan.shares(p), None, MISSING) for p in plan.points
+        ),
+    )
 
 
 def train_branches(
@@ -125,20 +116,20 @@ def _train_branches(
     if hashlib.sha256(content).hexdigest() != parent.sha256:
         raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
     base = replace(transport.portable_plan(plan.base), resources=capacity.of_branch(plan.base.resources))
+    record = sweep.record()
     progress(
-        {
-            "kind": "sweep",
-            "id": sweep.id,
-            "folder": remote.address(sweep.folder),
-            "branches": [b | {"parent_weights": parent.weights} for b in sweep.plan()["branches"]],
-            "first_epoch": parent.epoch + 1,
-            "last_epoch": parent.epoch + plan.base.settings.training.epochs,
-            "at_once": count,
-            "queue": capacity.queue(plan, len(points) + tuning.samples_left(plan.grid, sweep.plan()), count),
-            "notes": [*plan.notes, *(n for n in base.notes if n.startswith("not bit-exact"))],
-        }
+        SweepStarted(
+            id=sweep.id,
+            branches=tuple(
+                PlannedBranch(b.name, b.control, b.seed, b.status == experiments.FINISHED) for b in record.branches
+            ),
+            first_epoch=parent.epoch + 1,
+            last_epoch=parent.epoch + plan.base.settings.training.epochs,
+            at_once=count,
+            queue=capacity.queue(plan, len(points) + tuning.samples_left(plan.grid, record), count),
+            notes=(*plan.notes, *(n.text for n in base.notes if n.inexact)),
+        )
     )
-    record = sweep.plan()
     job = tuning.Work(
         sweep=sweep,
         grid=plan.grid,
@@ -152,7 +143,7 @@ def _train_branches(
             steal=steal,
             seed=next(iter(plan.grid.seeds), None),
             original_id=sweep.original_id,
-            known={b["name"]: b.get("experiment") for b in record["branches"]},
+            known={b.name: b.experiment for b in record.branches},
         ),
         at_once=count,
         epochs=plan.base.settings.training.epochs,
@@ -162,19 +153,15 @@ def _train_branches(
     )
     ended = tuning.launch(job, progress)
     _settle(sweep, ended.failed)
-    record = sweep.refresh(ended.failed)
-    failed = {
-        b["name"]: b.get("reason", "it ended without a word")
-        for b in record["branches"]
-        if b["status"] in ("failed", "dead")
-    }
+    record = refresh(sweep, ended.failed)
+    failed = {b.name: b.reason or "it ended without a word" for b in record.branches if b.status in ("failed", "dead")}
     failed |= {k: v for k, v in ended.failed.items() if k not in failed}
     if ended.stopped is not None:
         raise Interrupted(
             f"Stopped by {ended.stopped}; every branch that had begun has its checkpoint. "
             f"Go on with: {continue_command(sweep.root, sweep.id)}"
         )
-    progress({"kind": "sweep_end", "failed": failed})
+    progress(SweepEnded())
     write_effects(sweep, progress)
     return SweepResult(sweep, sweep.experiments(), failed)
 
@@ -185,17 +172,17 @@ def write_effects(sweep: Sweep, progress: Progress) -> None:
 
     problem = page.write_all(sweep)
     if problem is not None:
-        progress({"kind": "warning", "text": problem})
+        progress(Note(problem))
 
 
 def _settle(sweep: Sweep, failed: Mapping[str, str]) -> None:
     """Say in the log of a branch that Tune's scheduler ended early that it is finished, since its process could not."""
-    if sweep.plan()["grid"]["scheduler"] == "none":
+    if sweep.record().grid["scheduler"] == "none":
         return
     for name, experiment in sweep.experiments().items():
         if name in failed or experiment.status() != experiments.DEAD:
             continue
-        ends = [e for e in experiment.entries() if e.batch is None]
+        ends = experiment.manifest().ends
         if ends:
             lock = WriterLock.acquire(experiment.folder)
             try:

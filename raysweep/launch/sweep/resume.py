@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from raysweep.cluster import autoscaler
 from raysweep.config import grid as grids
 from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, ConfigError, Interrupted, NotFoundError, RaysweepError, StoreError
-from raysweep.events import Progress, ignore
+from raysweep.events import BranchEnded, BranchEvent, Note, Progress, ignore
 from raysweep.launch.resume import continue_experiment
 from raysweep.launch.sweep import driver as sweeping
 from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.driver import SweepResult
+from raysweep.launch.sweep.tracebacks import Tracebacks
 from raysweep.plan import capacity
 from raysweep.plan import sweep as sweep_plan
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
@@ -22,9 +24,17 @@ from raysweep.plan.types import SweepPlan
 from raysweep.store import experiment as experiments
 from raysweep.store import layout, resolve
 from raysweep.store.lock import WriterLock
+from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.remote import root as remote
+from raysweep.store.results import refresh
 from raysweep.store.sweep import Sweep
 from raysweep.trackers.dispatch import catch_up
+
+# What sweep.json must say for a sweep to go on.
+_NEEDED = (
+    *("name", "description", "parent", "epochs", "threads", "workers"),
+    *("gpus_per_branch", "max_concurrent", "settings", "grid"),
+)
 
 
 def continue_sweep(
@@ -47,7 +57,7 @@ def continue_sweep(
     sweep = resolve.find_sweep(root, reference)
     lock = WriterLock.acquire(sweep.folder, steal)
     try:
-        record = sweep.refresh()
+        record = refresh(sweep)
         try:
             plan, points = _plan_again(sweep, record, asked, progress)
         except NotFoundError as error:
@@ -55,7 +65,7 @@ def continue_sweep(
         if not points and not tuning.samples_left(plan.grid, record):
             sweeping.write_effects(sweep, progress)
             catch_up(sweep.experiments().values(), progress)
-            progress({"kind": "warning", "text": f"{sweep.id} has all its branches; there is nothing to do."})
+            progress(Note(f"{sweep.id} has all its branches; there is nothing to do."))
             return SweepResult(sweep, sweep.experiments(), {})
         scaling = plan.base.settings.scaling
         with tuning.connected(scaling.address, progress, plan.name), autoscaler.fleet(scaling, progress) as fleet:
@@ -66,7 +76,7 @@ def continue_sweep(
 
 
 def _without_parent(
-    sweep: Sweep, record: Mapping[str, Any], why: str, steal: bool, asked: ResourceOverrides, progress: Progress
+    sweep: Sweep, record: SweepRecord, why: str, steal: bool, asked: ResourceOverrides, progress: Progress
 ) -> SweepResult:
     """The parent's checkpoint is gone: branches with a checkpoint of their own go on all the same, one after another.
 
@@ -74,12 +84,13 @@ def _without_parent(
         NotFoundError: no branch has one.
     """
     found = sweep.experiments()
-    left = [b["name"] for b in record["branches"] if b["status"] != experiments.FINISHED]
+    left = [b.name for b in record.branches if b.status != experiments.FINISHED]
     able = {name: e for name in left if (e := found.get(name)) is not None and e.newest_good()[0] is not None}
     if not able:
         raise NotFoundError(why)
-    progress({"kind": "warning", "text": f"{why} Branches that have a checkpoint of their own go on without it."})
+    progress(Note(f"{why} Branches that have a checkpoint of their own go on without it."))
     failed = {name: why for name in left if name not in able}
+    tell = Tracebacks(sweep, progress)
     for name, experiment in able.items():
         try:
             continue_experiment(
@@ -87,58 +98,63 @@ def _without_parent(
                 str(experiment.folder),
                 steal=steal,
                 asked=asked,
-                progress=lambda event, name=name: progress({**event, "branch": name}),  # type: ignore[misc]
+                progress=lambda event, name=name: tell(BranchEvent(name, event)),  # type: ignore[misc]
             )
         except Interrupted:
-            sweep.refresh(failed)
+            refresh(sweep, failed)
             raise
         except RaysweepError as error:
             failed[name] = str(error)
-    sweep.refresh(failed)
+            tell(BranchEvent(name, BranchEnded("failed", str(error), traceback.format_exc())))
+    refresh(sweep, failed)
     return SweepResult(sweep, sweep.experiments(), failed)
 
 
 def _plan_again(
-    sweep: Sweep, record: Mapping[str, Any], asked: ResourceOverrides, progress: Progress
+    sweep: Sweep, record: SweepRecord, asked: ResourceOverrides, progress: Progress
 ) -> tuple[SweepPlan, list[Point]]:
     """The plan that ``sweep.json`` tells, and the branches that are not finished."""
     if isinstance(asked.workers, list):
         raise ConfigError(
             "--workers: all branches of a sweep train with the same number of workers, so that they can be compared. Give one."
         )
-    told = record["parent"]
-    file = remote.place(told["file"], attach=False)
-    reference = str(file) if file.is_file() else f"{told['experiment']}@{told['epoch']}"
+    told = record.parent
+    lacking = record.lacks(*_NEEDED)
+    lacking += [f"parent.{key}" for key in ("file", "sha256") if told and getattr(told, key) is None]
+    left = [b for b in record.branches if b.status != experiments.FINISHED]
+    points = [Point(b.name, dict(b.weights), b.seed, b.control) for b in left if b.seed is not None]
+    lacking += ["branches.seed"] * (len(points) < len(left))
+    if lacking or told is None or told.file is None:
+        raise StoreError(
+            f"{sweep.folder / layout.SWEEP} lacks {', '.join(lacking) or 'parent.file'}. Restore it from a copy."
+        )
+    file = remote.place(told.file, attach=False)
+    reference = str(file) if file.is_file() else told.reference
     try:
         plan = sweep_plan.plan_sweep(
             remote.root_address(sweep.root),
             reference,
-            grids.check(record["grid"], str(sweep.folder / layout.SWEEP)),
-            name=record["name"],
-            description=record["description"],
-            epochs=record["epochs"],
-            threads=asked.threads or record["threads"],
-            workers=record["workers"] if asked.workers is None else asked.workers,
-            address=asked.applied(record["settings"]["scaling"])["address"],
-            max_concurrent=record["max_concurrent"],
-            gpus_per_branch=record["gpus_per_branch"] or None,
-            overrides=_overrides(record["settings"]),
+            grids.check(dict(record.grid), str(sweep.folder / layout.SWEEP)),
+            name=record.name,
+            description=record.description or "",
+            epochs=record.epochs,
+            threads=asked.threads or record.threads,
+            workers=record.workers if asked.workers is None else asked.workers,
+            address=asked.applied(record.settings["scaling"])["address"],
+            max_concurrent=record.max_concurrent,
+            gpus_per_branch=record.gpus_per_branch or None,
+            overrides=_overrides(record.settings),
             progress=progress,
         )
     except RaysweepError as error:
         raise type(error)(f"{sweep.id} cannot go on: {error}") from None
     except KeyError as error:
         raise StoreError(f"{sweep.folder / layout.SWEEP} lacks {error}. Restore it from a copy.") from None
-    if plan.base.parent.sha256 != told["sha256"]:
+    if plan.base.parent.sha256 != told.sha256:
         raise CheckpointError(
             f"{sweep.id} cannot go on: {plan.base.parent.path} is not the checkpoint it started from (its SHA-256 is "
-            f"{plan.base.parent.sha256[:12]}…, not {told['sha256'][:12]}…). Restore the file from a copy."
+            f"{plan.base.parent.sha256[:12]}…, not {str(told.sha256)[:12]}…). Restore the file from a copy."
         )
-    points = [
-        Point(b["name"], dict(b["weights"]), int(b["seed"]), bool(b["control"]))
-        for b in record["branches"]
-        if b["status"] != experiments.FINISHED
-    ]
     return plan, points
 
 

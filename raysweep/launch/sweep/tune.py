@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from raysweep.cluster.dashboard import Shown
 from raysweep.cluster.signals import StopFlag, signals
 from raysweep.config.grid import Grid, Point, Range
 from raysweep.errors import ConfigError, RaysweepError, TrainingError
-from raysweep.events import Progress
+from raysweep.events import BranchEnded, BranchEvent, Connected, Connecting, Event, Progress, RankEvent
 from raysweep.launch.sweep.branch import METRICS, Shared, SharedRef, train_kept
+from raysweep.launch.sweep.tracebacks import Tracebacks
 from raysweep.launch.workers import retry
 from raysweep.launch.workers.attempt import ray_folder
 from raysweep.store.commands import continue_command
+from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.results import Results
 from raysweep.store.sweep import Sweep
 
@@ -55,7 +57,7 @@ class Work:
     epochs: int
     gpus: float
     retries: int
-    record: dict[str, Any]
+    record: SweepRecord
 
 
 @dataclass
@@ -75,7 +77,7 @@ def connected(address: str | None, progress: Progress, name: str | None = None) 
     """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    progress({"kind": "connecting", "address": address})
+    progress(Connecting(address))
     # Importing Tune takes two seconds, in which a starting cluster only makes the driver wait.
     connect.quiet_environment()
     importing = threading.Thread(target=importlib.import_module, args=("ray.tune",), daemon=True)
@@ -83,8 +85,7 @@ def connected(address: str | None, progress: Progress, name: str | None = None) 
     connection = connect.connect(address, name=name)
     importing.join()
     try:
-        dashboard = connect.dashboard_hint(connection.dashboard)
-        progress({"kind": "connected", "dashboard": dashboard, "logs": str(connection.logs)})
+        progress(Connected(connect.dashboard_hint(connection.dashboard), str(connection.logs)))
         yield connection.nodes
     finally:
         if connection.local:
@@ -102,6 +103,7 @@ def launch(work: Work, progress: Progress) -> TuneOutcome:
     results = Results(work.sweep)
     flag = StopFlag()
     broken: list[BaseException] = []
+    tell = Tracebacks(work.sweep, progress)
 
     def fit() -> None:
         try:
@@ -113,11 +115,13 @@ def launch(work: Work, progress: Progress) -> TuneOutcome:
         except BaseException as error:
             broken.append(error)
 
-    def handle(events: list[dict[str, Any]]) -> None:
+    def handle(events: list[Event | RankEvent]) -> None:
         for event in events:
-            if event["kind"] == "branch_end" and event["status"] == "failed":
-                ended.failed[event["branch"]] = event["reason"]
-            progress(event)
+            assert not isinstance(event, RankEvent)  # they go to the mailbox of their attempt
+            match event:
+                case BranchEvent(branch, BranchEnded(status="failed", reason=reason)):
+                    ended.failed[branch] = reason
+            tell(event)
             results.told(event)
             shown(event)
         results.write_when_due(ended.failed)
@@ -142,11 +146,11 @@ def launch(work: Work, progress: Progress) -> TuneOutcome:
     return ended
 
 
-def samples_left(grid: Grid, record: Mapping[str, Any]) -> int:
+def samples_left(grid: Grid, record: SweepRecord) -> int:
     """How many branches an Optuna search has still to choose, after those that ``sweep.json`` knows."""
     if grid.search.algorithm != "optuna":
         return 0
-    return max(0, (grid.search.num_samples or 0) - sum(bool(b.get("searched")) for b in record["branches"]))
+    return max(0, (grid.search.num_samples or 0) - sum(b.searched for b in record.branches))
 
 
 def _tune(work: Work, grid: dict[str, list[str]] | None, ended: TuneOutcome, samples: int = 1) -> None:
@@ -191,7 +195,9 @@ def _tune(work: Work, grid: dict[str, list[str]] | None, ended: TuneOutcome, sam
         for result in tuner.fit():
             if result.error is not None and grid is not None:
                 branch = (result.config or {}).get("branch", "?")
-                ended.failed.setdefault(branch, _reason(result.error))
+                if branch not in ended.failed:  # what the branch itself could not tell, since its process died
+                    ended.failed[branch] = _reason(result.error)
+                    work.sweep.keep_traceback(branch, str(result.error))
     finally:
         shutil.rmtree(storage / name, ignore_errors=True)
 
@@ -264,10 +270,10 @@ def _optuna(work: Work, metric: str) -> Any:
             space[name] = optuna.distributions.FloatDistribution(low, high, log=r.log_uniform is not None)
     known, reached = [], []
     experiments = work.sweep.experiments()
-    for branch in work.record["branches"]:
-        experiment = experiments.get(branch["name"])
-        ends = [e for e in experiment.entries() if e.batch is None] if experiment else []
-        weights = {c: branch["weights"][c] for c in space}
+    for branch in work.record.branches:
+        experiment = experiments.get(branch.name)
+        ends = experiment.manifest().ends if experiment else []
+        weights = {c: branch.weights[c] for c in space}
         inside = all(_inside(work.grid.search.ranges[c], weights[c]) for c in space)
         if ends and inside and metric in METRICS and metric in ends[-1].metrics:
             known.append(weights)
@@ -277,7 +283,7 @@ def _optuna(work: Work, metric: str) -> Any:
         metric=metric,
         mode="max",
         # Another stream than before a break: the same one would suggest again what was tried.
-        seed=work.grid.search.seed + sum(bool(b.get("searched")) for b in work.record["branches"]),
+        seed=work.grid.search.seed + sum(b.searched for b in work.record.branches),
         points_to_evaluate=known or None,
         evaluated_rewards=reached or None,
     )

@@ -17,7 +17,8 @@ from raysweep.cluster.dashboard import Shown
 from raysweep.cluster.nodes import Notices
 from raysweep.cluster.signals import StopFlag, signals
 from raysweep.config.settings import Settings
-from raysweep.errors import Interrupted, NonFiniteLossError, RaysweepError
+from raysweep.errors import Interrupted, NonFiniteLossError, RaysweepError, TrainingError
+from raysweep.events import Event, Progress, RankDone, RankEvent, RankFailed, RankStarted, RankTraceback
 from raysweep.launch.workers import retry, transport
 from raysweep.launch.workers.retry import Verdict
 from raysweep.plan.resources import Resources
@@ -26,7 +27,6 @@ from raysweep.store.remote import root as remote
 from raysweep.training.job import Job
 from raysweep.training.loop import train
 
-Progress = Callable[[dict[str, Any]], None]
 POLL_S = 0.5  # the driver and its mailbox share the CPUs with the ranks
 
 
@@ -48,34 +48,25 @@ def _worker(config: dict[str, Any]) -> None:
 
     job: Job = transport.arrived(config["job"])
     rank = ray.train.get_context().get_world_rank()
-    end: dict[str, Any] = {"kind": "end", "rank": rank}
 
-    def tell(event: dict[str, Any]) -> None:
+    def tell(event: RankEvent) -> None:
         ray.get(config["mailbox"].put.remote(event))
 
     context = ray.get_runtime_context()
-    tell(
-        {
-            "kind": "worker",
-            "rank": rank,
-            "pid": os.getpid(),
-            "actor": context.current_actor,
-            "node": context.get_node_id(),
-        }
-    )
+    tell(RankStarted(context.current_actor, context.get_node_id()))
+    end: RankEvent
     try:
         reporter = _Reporter(config["mailbox"], _gather(context.get_node_id()))
         outcome = train(job, reporter)
-        end |= {"epochs": outcome.epochs, "best_acc": outcome.best_acc}
+        end = RankDone(outcome.epochs, outcome.best_acc)
     except (Interrupted, NonFiniteLossError) as error:  # all ranks raise these together
-        end |= {"error": type(error).__name__, "message": str(error), "reason": getattr(error, "reason", None)}
+        end = RankFailed(rank, error)
     except RaysweepError as error:
-        tell({**end, "error": type(error).__name__, "message": str(error), "fatal": True})
+        tell(RankFailed(rank, error, fatal=True))
         raise
     except Exception as error:
-        lost = _lost_peer(error)
-        told = {"error": "TrainingError", "message": f"{type(error).__name__}: {error}", "fatal": not lost}
-        tell({**end, **told, "cause": retry.PEER if lost else None, "traceback": traceback.format_exc()})
+        lost, told = _lost_peer(error), TrainingError(f"{type(error).__name__}: {error}")
+        tell(RankFailed(rank, told, fatal=not lost, lost_peer=lost, traceback=traceback.format_exc()))
         raise
     if rank == 0:
         tell(end)
@@ -120,7 +111,7 @@ def run(
     should_stop: Callable[[], str | None],
     flag: StopFlag,
     mailboxes: list[Any],
-) -> tuple[Verdict, dict[str, Any] | None]:
+) -> tuple[Verdict, RankTraceback | None]:
     """One ``TorchTrainer`` until it ends; returns what that means, and the traceback of the rank that failed."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -160,23 +151,24 @@ def run(
         except BaseException as error:
             failure.append(error)
 
-    said: list[dict[str, Any]] = []
+    said: list[RankDone | RankFailed] = []
     actors: list[Any] = []
     nodes: list[str] = []
     heard = time.monotonic()
     hangs = False
 
-    def handle(events: list[dict[str, Any]]) -> None:
+    def handle(events: list[Event | RankEvent]) -> None:
         nonlocal heard, hangs
         for event in events:
             heard = time.monotonic()
-            if event["kind"] == "end":
-                said.append(event)
-            elif event["kind"] == "worker":
-                actors.append(event["actor"])
-                nodes.append(event["node"])
-            else:
-                progress(event)
+            match event:
+                case RankDone() | RankFailed():
+                    said.append(event)
+                case RankStarted(actor, node):
+                    actors.append(actor)
+                    nodes.append(node)
+                case _:
+                    progress(event)
         reason = should_stop()
         if reason is not None and flag.reason is None:
             flag.reason = reason
@@ -191,19 +183,17 @@ def run(
         mailbox.stop.remote(flag.reason)
     # Not in the main thread: there Ray would replace our signal handler by one that aborts without saving.
     watch(threading.Thread(target=fit, name="ray-train", daemon=True), mailbox, POLL_S, handle)
-    shown.close({None: next((e.get("message") or e["error"] for e in said if e.get("fatal")), None)})
+    failed = [e for e in said if isinstance(e, RankFailed) and e.fatal]
+    shown.close({None: next((str(e.error) for e in failed), None)})
     ray.kill(mailbox)
     if hangs:
-        said.append({"kind": "end", "error": "TrainingError", "message": "timed out", "cause": retry.PEER})
+        said.append(RankFailed(0, TrainingError("timed out"), lost_peer=True))
         failure.clear()
     logs = str(connect.session_logs())
     leaving = bool(failure) and Notices(nodes).arrived(now=True)
     remote.refresh(Path(job.folder))  # the ranks may have written from other machines
     verdict = retry.judge(said, failure[0] if failure else None, timeout, logs, leaving)
-    trace = next(
-        ({"text": e["traceback"], "rank": e["rank"]} for e in said if e.get("fatal") and "traceback" in e), None
-    )
-    return verdict, trace
+    return verdict, next((RankTraceback(e.rank, e.traceback) for e in failed if e.traceback), None)
 
 
 def ray_folder(root: str) -> str:

@@ -7,17 +7,13 @@ program would come again, so it is raised at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from raysweep import errors
-from raysweep.errors import RaysweepError, TrainingError
+from raysweep.errors import Interrupted, RaysweepError, TrainingError
+from raysweep.events import RankDone, RankFailed
 
 PREEMPTED = "a preemption notice"  # the reason to stop where Ray says that a node will be taken away
-
-# What a rank reports of itself when it could not reach another one; the fault lies there.
-PEER = "peer"
 
 
 @dataclass(frozen=True)
@@ -25,14 +21,14 @@ class Verdict:
     """``epochs`` is set where the training is complete, else ``error`` says what to raise if nothing is tried again."""
 
     error: RaysweepError | None = None
-    ended: Mapping[str, Any] | None = None
+    ended: RankDone | None = None
     retry: bool = False
     counts: bool = True  # whether another attempt uses up one of scaling.max_failures
     reason: str = ""
 
 
 def judge(
-    said: Sequence[Mapping[str, Any]],
+    said: Sequence[RankDone | RankFailed],
     failure: BaseException | None,
     timeout_s: float,
     logs: str,
@@ -41,23 +37,23 @@ def judge(
     """What an attempt's end means.
 
     Args:
-        said: the ``end`` events of the ranks; a rank that died has sent none.
+        said: how the ranks ended; a rank that died has sent nothing.
         failure: what Ray's trainer raised.
         timeout_s: ``scaling.timeout_s``, for the message.
         logs: where Ray's own log files are.
         leaving: whether a node of this training is being taken away: then a lost process is no failure of its own. Ray's
             controller may die of a notice before a rank has seen it.
     """
-    own = [e for e in said if "error" in e and e.get("cause") != PEER]
+    own = [e.error for e in said if isinstance(e, RankFailed) and e.fatal]
     # What a rank says of itself explains what the others say of it.
-    for event in sorted(own, key=lambda e: not e.get("fatal")):
-        error = getattr(errors, event["error"], TrainingError)(event["message"])
-        preempted = event["error"] == "Interrupted" and event.get("reason") == PREEMPTED
-        return Verdict(error=error, retry=preempted, counts=not preempted, reason=PREEMPTED if preempted else "")
+    own += [e.error for e in said if isinstance(e, RankFailed) and not e.fatal and not e.lost_peer]
+    if own:
+        preempted = isinstance(own[0], Interrupted) and own[0].reason == PREEMPTED
+        return Verdict(error=own[0], retry=preempted, counts=not preempted, reason=PREEMPTED if preempted else "")
     for event in said:
-        if "error" not in event:
+        if isinstance(event, RankDone):
             return Verdict(ended=event)  # the last epoch is committed; how the workers went down no longer matters
-    reason = _why(said, failure, timeout_s)
+    reason = _why([e for e in said if isinstance(e, RankFailed)], failure, timeout_s)
     remedy = f"Ray's own log files are under {logs}."
     if "memory" in reason:
         remedy = (
@@ -67,7 +63,7 @@ def judge(
     return Verdict(error=error, retry=True, counts=not leaving, reason=PREEMPTED if leaving else reason)
 
 
-def _why(said: Sequence[Mapping[str, Any]], failure: BaseException | None, timeout_s: float) -> str:
+def _why(said: Sequence[RankFailed], failure: BaseException | None, timeout_s: float) -> str:
     parts: list[tuple[str, BaseException | str]] = []
     ranks = getattr(failure, "worker_failures", None) or {}
     for rank, error in sorted(ranks.items()):
@@ -78,9 +74,10 @@ def _why(said: Sequence[Mapping[str, Any]], failure: BaseException | None, timeo
     if told:
         return " and ".join(dict.fromkeys(told))
     for event in said:
-        if "timed out" in event["message"].lower() or "timeout" in event["message"].lower():
-            return f"a rank did not answer worker {event.get('rank', 0)} within {timeout_s:g} s (scaling.timeout_s)"
-        return f"worker {event.get('rank', 0)} lost the others ({event['message'].splitlines()[0][:200]})"
+        text = str(event.error)
+        if "timed out" in text.lower() or "timeout" in text.lower():  # gloo and NCCL say it in words only
+            return f"a rank did not answer worker {event.rank} within {timeout_s:g} s (scaling.timeout_s)"
+        return f"worker {event.rank} lost the others ({text.splitlines()[0][:200]})"
     if failure is None:
         return "the workers ended without a word"
     lines = [line for line in str(failure).splitlines() if line.strip()]

@@ -9,23 +9,23 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from raysweep.cluster import autoscaler, connect, shared_root
 from raysweep.cluster.nodes import answering_nodes, remove_leftovers
 from raysweep.cluster.signals import StopFlag, signals
 from raysweep.config.settings import Settings
 from raysweep.errors import Interrupted, RaysweepError, ResourceError
+from raysweep.events import Connected, Connecting, Event, Note, Progress
 from raysweep.launch.workers import attempt
 from raysweep.plan import resources
 from raysweep.plan.resources import Resources
 from raysweep.store import checkpoint, lineage
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
+from raysweep.store.records import ExperimentConfig
 from raysweep.training.job import Job, Outcome, from_own_checkpoint
 from raysweep.training.loop import train
 
-Progress = Callable[[dict[str, Any]], None]
 RAY_KNOWS_S = 90.0  # Ray asks a node five times, every three seconds, for ten seconds, until it holds it for dead
 
 
@@ -40,16 +40,10 @@ def session(settings: Settings, wanted: Resources, progress: Progress) -> Iterat
     if wanted.workers == 0:
         yield wanted
         return
-    progress({"kind": "connecting", "address": settings.scaling.address})
+    progress(Connecting(settings.scaling.address))
     connection = connect.connect(settings.scaling.address, name=settings.experiment.name)
     try:
-        progress(
-            {
-                "kind": "connected",
-                "dashboard": connect.dashboard_hint(connection.dashboard),
-                "logs": str(connection.logs),
-            }
-        )
+        progress(Connected(connect.dashboard_hint(connection.dashboard), str(connection.logs)))
         use_gpu = settings.scaling.use_gpu if settings.scaling.address else wanted.use_gpu
         with autoscaler.fleet(settings.scaling, progress) as fleet:
             fleet.ask(resources.bundles(wanted, use_gpu))
@@ -59,7 +53,7 @@ def session(settings: Settings, wanted: Resources, progress: Progress) -> Iterat
                 shared_root.check(settings.root, progress)
             if wanted.worker_range is not None and found.workers < wanted.worker_range[1]:
                 text = f"There is room for {found.workers} of {wanted.worker_range[1]} workers. More are taken only when it starts again."
-                progress({"kind": "warning", "text": text})
+                progress(Note(text))
             yield found
     finally:
         if connection.local:
@@ -78,7 +72,7 @@ class _Local:
     def __init__(self, progress: Progress, flag: StopFlag) -> None:
         self.progress, self.flag = progress, flag
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         self.progress(event)
 
     def should_stop(self) -> str | None:
@@ -129,10 +123,10 @@ def on_workers(
         while True:
             verdict, trace = attempt.run(job, fitted, settings, progress, should_stop, flag, current)
             if verdict.ended is not None:
-                return Outcome(int(verdict.ended["epochs"]), float(verdict.ended["best_acc"]))
+                return Outcome(verdict.ended.epochs, verdict.ended.best_acc)
             assert verdict.error is not None
             if trace is not None:
-                progress({"kind": "traceback", **trace})
+                progress(trace)
             if flag.reason is not None and verdict.retry:
                 raise Interrupted(f"Stopped by {flag.reason} while the workers failed. {_newest(job)}") from None
             if not verdict.retry or (verdict.counts and left == 0):
@@ -178,10 +172,10 @@ def _another(
     if fitted.workers != before:
         on = f" on {fitted.workers} worker{'s' * (fitted.workers > 1)} instead of {before}"
         job = replace(job, flat_config={**job.flat_config, "world_size": fitted.workers})
-        experiment.write_config(job.flat_config)
+        experiment.write_config(ExperimentConfig.from_json(job.flat_config))
         lineage.record(folder, lineage.CONFIGURATION, changes={"world_size": [before, fitted.workers]})
     lineage.record(folder, lineage.CONTINUED, checkpoint=where, reason=reason, damaged=problems or None)
-    progress({"kind": "warning", "text": f"{reason[0].upper()}{reason[1:]}. Going on from {where}{on}."})
+    progress(Note(f"{reason[0].upper()}{reason[1:]}. Going on from {where}{on}."))
     return job, fitted
 
 

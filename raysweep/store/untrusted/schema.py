@@ -201,6 +201,7 @@ _BRANCH = _fields(
 _SWEEP: dict[str, Rule] = {
     "name": _text,
     "parent": _PARENT,
+    "parent_weights": _or_none(_each("weight of class", _weight)),
     "settings": _mapping,
     "grid": _mapping,
     "epochs": _or_none(_count),

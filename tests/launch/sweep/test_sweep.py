@@ -19,6 +19,7 @@ import yaml
 from torch import nn
 
 from raysweep.config import grid as grids
+from raysweep.events import BranchEnded, BranchEvent, Event, Note, SweepEnded, SweepStarted
 from raysweep.launch import run as launching
 from raysweep.launch.sweep import driver as sweeping
 from raysweep.launch.sweep.resume import continue_sweep
@@ -26,8 +27,9 @@ from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.plan import sweep as sweep_plan
-from raysweep.store import resolve, sweep
+from raysweep.store import resolve
 from raysweep.store.experiment import Experiment
+from raysweep.store.results import read_results
 from raysweep.training import models
 from tests.conftest import small_settings, weights_hash
 
@@ -50,7 +52,7 @@ def parent_in(root: Path, **sections) -> Experiment:
 
 
 def run_sweep(root: Path, reference: str, grid: dict, **options):
-    events: list[dict] = []
+    events: list[Event] = []
     plan = sweep_plan.plan_sweep(str(root), reference, grids.check(grid), **options)
     return sweeping.run(plan, events.append), events
 
@@ -88,9 +90,9 @@ def test_every_branch_has_a_complete_folder_and_the_parent_is_untouched(swept):
         types = [e["type"] for e in map(json.loads, (experiment.folder / "lineage.jsonl").read_text().splitlines())]
         assert types[:2] == ["EXPERIMENT_START", "RESUME_FROM_CHECKPOINT"]
         assert ("TRAINING_DATA_RATIO_CHANGE" in types) == (not name.startswith("control"))
-        assert experiment.config()["sweep"] == result.sweep.id
-        assert experiment.config()["parent"]["sha256"] == parent.entry("1").sha256
-    assert [e["kind"] for e in events if e["kind"] in ("sweep", "sweep_end")] == ["sweep", "sweep_end"]
+        assert experiment.config().sweep == result.sweep.id
+        assert experiment.config().parent.sha256 == parent.entry("1").sha256
+    assert [type(e) for e in events if isinstance(e, SweepStarted | SweepEnded)] == [SweepStarted, SweepEnded]
     assert not (root / ".raysweep" / "ray" / "tune").exists() or not list(
         (root / ".raysweep" / "ray" / "tune").iterdir()
     )
@@ -127,9 +129,8 @@ def test_results_hold_every_branch_and_its_difference_to_the_control_of_its_seed
         assert float(row["val_acc_minus_control"]) == pytest.approx(float(row["val_acc"]) - float(control["val_acc"]))
         assert float(row["val_acc"]) == result.experiments[name].entry("latest").metrics["val_acc"]
         assert row["status"] == "finished"
-    plan = result.sweep.plan()
-    assert all(abs(sum(b["shares"].values()) - 1) < 1e-9 for b in plan["branches"])
-    assert sweep.results(result.sweep)[0]["control"] == 1
+    assert all(abs(sum(b.shares.values()) - 1) < 1e-9 for b in result.sweep.record().branches)
+    assert read_results(result.sweep)[0]["control"] == 1
 
 
 def test_what_each_branch_did_to_each_class_is_written_at_the_end(swept):
@@ -144,9 +145,9 @@ def test_what_each_branch_did_to_each_class_is_written_at_the_end(swept):
 def test_a_finished_sweep_has_nothing_to_continue(swept):
     root, _, _, result, _ = swept
     before = {n: fingerprint(e.folder) for n, e in result.experiments.items()}
-    told: list[dict] = []
+    told: list[Event] = []
     continue_sweep(root, result.sweep.id, progress=told.append)
-    assert any("nothing to do" in e.get("text", "") for e in told)
+    assert any("nothing to do" in e.text for e in told if isinstance(e, Note))
     assert {n: fingerprint(e.folder) for n, e in result.experiments.items()} == before
 
 
@@ -155,7 +156,7 @@ def test_fewer_threads_than_the_parent_are_told(swept):
     if os.cpu_count() == 1:
         pytest.skip("one CPU: there is only one number of threads")
     plan = sweep_plan.plan_sweep(str(root), f"{parent.id}@1", grids.check(GRID), threads=2)
-    assert plan.base.notes == ("not bit-exact: 2 threads instead of 1",)
+    assert plan.base.notes == (Note("not bit-exact: 2 threads instead of 1", inexact=True),)
 
 
 FAILING_SEED = int(np.random.SeedSequence([1, 99, 0, 0]).generate_state(1, np.uint64)[0]) % 2**63
@@ -171,10 +172,16 @@ def fails_with_seed_1(num_classes: int, channels: int, widths: object, dropout: 
 def test_one_branch_that_fails_does_not_stop_the_others(ray_cluster, tmp_path):
     parent = parent_in(tmp_path, model={"name": f"python:{__name__}:fails_with_seed_1", "options": DROPOUT})
     grid = {"weights": {"3": [4.0]}, "seeds": [0, 1], "epochs": 1}
-    result, _ = run_sweep(tmp_path, f"{parent.id}@1", grid, name="s")
+    result, events = run_sweep(tmp_path, f"{parent.id}@1", grid, name="s")
     assert set(result.failed) == {"control-seed1", "34-seed1"}
+    ends = {e.branch: e.event for e in events if isinstance(e, BranchEvent) and isinstance(e.event, BranchEnded)}
+    for name, end in ends.items():
+        assert end.traceback_file == (str(result.sweep.traceback(name)) if name in result.failed else "")
+    text = (result.sweep.folder / "tracebacks" / "34-seed1.txt").read_text()
+    assert "in fails_with_seed_1\n" in text
+    assert "ArithmeticError: this branch is unwell" in text
     assert all("this branch is unwell" in reason for reason in result.failed.values())
-    statuses = {b["name"]: b["status"] for b in result.sweep.plan()["branches"]}
+    statuses = {b.name: b.status for b in result.sweep.record().branches}
     assert statuses == {
         "control-seed0": "finished",
         "34-seed0": "finished",
@@ -192,19 +199,19 @@ def test_a_search_with_early_stopping_and_its_continuation(ray_cluster, tmp_path
     grid = {"search": search, "scheduler": "asha", "epochs": 2, "metric": "val_acc"}
     result, _ = run_sweep(tmp_path, f"{parent.id}@1", grid, name="s")
     assert not result.failed
-    branches = result.sweep.plan()["branches"]
-    assert sum(bool(b.get("searched")) for b in branches) == 4
-    assert all(b["status"] == "finished" for b in branches)
+    branches = result.sweep.record().branches
+    assert sum(b.searched for b in branches) == 4
+    assert all(b.status == "finished" for b in branches)
     assert result.experiments["control"].entries()[-1].epoch == 3  # never stopped early
     for name, experiment in result.experiments.items():
         last = json.loads((experiment.folder / "lineage.jsonl").read_text().splitlines()[-1])
         epochs = [e.epoch for e in experiment.entries()]
         assert last["type"] == "FINISHED"
         assert (epochs == [2, 3]) == ("stopped_early" not in last), name
-        assert 1 <= experiment.config()["sampling_weights"]["3"] <= 8
-    told: list[dict] = []
+        assert 1 <= experiment.config().sampling_weights["3"] <= 8
+    told: list[Event] = []
     continue_sweep(tmp_path, "s", progress=told.append)
-    assert any("nothing to do" in e.get("text", "") for e in told)
+    assert any("nothing to do" in e.text for e in told if isinstance(e, Note))
 
 
 def test_branches_of_two_workers_train_on_nested_ray_workers(ray_cluster, tmp_path):
@@ -213,7 +220,7 @@ def test_branches_of_two_workers_train_on_nested_ray_workers(ray_cluster, tmp_pa
     result, _ = run_sweep(tmp_path, f"{parent.id}@1", grid, name="s", workers=2, threads=1)
     assert not result.failed
     (experiment,) = result.experiments.values()
-    assert experiment.config()["world_size"] == 2
+    assert experiment.config().world_size == 2
     assert experiment.status() == "finished"
     log = (experiment.folder / "experiment_changes.log").read_text()
     assert "not bit-exact: 2 workers instead of 1" in log

@@ -8,31 +8,27 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from raysweep.cluster import nodes
 from raysweep.errors import ConfigError, Interrupted, NonFiniteLossError, TrainingError
+from raysweep.events import CheckpointSaved, Event, Note, RankDone, RankFailed
 from raysweep.launch import run as launching
 from raysweep.launch.workers import retry
-from raysweep.launch.workers.retry import PEER, PREEMPTED, judge
+from raysweep.launch.workers.retry import PREEMPTED, judge
 from raysweep.plan import experiment as experiment_plan
 from raysweep.store.experiment import Experiment
 from tests.cli.test_errors import config_file
 from tests.conftest import small_settings, weights_hash
 from tests.training.ranks import Ranks
 
-DONE = {"kind": "end", "rank": 0, "epochs": 3, "best_acc": 0.5}
-LOST = {
-    "rank": 0,
-    "error": "TrainingError",
-    "message": "RuntimeError: [gloo/transport/tcp/pair.cc] Connection closed by peer",
-    "cause": PEER,
-    "fatal": False,
-}
-OWN = {"rank": 1, "error": "TrainingError", "message": "ArithmeticError: unwell", "fatal": True}
+DONE = RankDone(epochs=3, best_acc=0.5)
+CLOSED = TrainingError("RuntimeError: [gloo/transport/tcp/pair.cc] Connection closed by peer")
+LOST = RankFailed(0, CLOSED, lost_peer=True)
+LATE = RankFailed(0, TrainingError("RuntimeError: [gloo] Timed out waiting 20000ms"), lost_peer=True)
+OWN = RankFailed(1, TrainingError("ArithmeticError: unwell"), fatal=True)
 
 
 class ActorDiedError(Exception):
@@ -59,7 +55,7 @@ DIED = ActorDiedError(
 )
 
 
-def verdict(said: list[dict[str, Any]], failure: Exception | None = None) -> retry.Verdict:
+def verdict(said: list[RankDone | RankFailed], failure: Exception | None = None) -> retry.Verdict:
     return judge(said, failure, 20.0, "/logs")
 
 
@@ -78,7 +74,7 @@ def test_an_error_of_the_program_is_raised_at_once_and_not_hidden_by_its_consequ
 
 @pytest.mark.parametrize("kind", [ConfigError, NonFiniteLossError])
 def test_errors_keep_their_kind(kind):
-    found = verdict([{"rank": 0, "error": kind.__name__, "message": "words", "fatal": True}])
+    found = verdict([RankFailed(0, kind("words"), fatal=True)])
     assert type(found.error) is kind
     assert not found.retry
 
@@ -91,11 +87,7 @@ def test_errors_keep_their_kind(kind):
         ([LOST], GroupError(r1=OutOfMemoryError("x")), "worker 1 was killed because its machine ran out of memory"),
         ([], GroupError(r0=WorkerHealthCheckTimeoutError()), "worker 0 did not answer"),
         ([], DIED, "Ray's train controller died"),
-        (
-            [LOST | {"message": "RuntimeError: [gloo] Timed out waiting 20000ms"}],
-            None,
-            "within 20 s .scaling.timeout_s",
-        ),
+        ([LATE], None, "within 20 s .scaling.timeout_s"),
         ([LOST], GroupError(r0=RuntimeError("closed")), "worker 0 lost the others"),
         ([], GroupError(r1=ActorDiedError("its node has died")), "worker 1's node went away"),
         ([], None, "ended without a word"),
@@ -117,15 +109,14 @@ def test_only_an_out_of_memory_kill_is_called_so():
 
 
 def test_a_preemption_notice_does_not_use_up_the_retries_and_a_signal_is_not_tried_again():
-    said = {"rank": 0, "error": "Interrupted", "message": "stopped"}
-    found = verdict([said | {"reason": PREEMPTED}])
+    found = verdict([RankFailed(0, Interrupted("stopped", PREEMPTED))])
     assert found.retry
     assert not found.counts
     found = judge([], DIED, 20.0, "/logs", leaving=True)  # nobody was left to tell that a notice had come
     assert found.retry
     assert not found.counts
     assert found.reason == PREEMPTED
-    found = verdict([said | {"reason": "SIGINT"}])
+    found = verdict([RankFailed(0, Interrupted("stopped", "SIGINT"))])
     assert isinstance(found.error, Interrupted)
     assert not found.retry
 
@@ -177,12 +168,12 @@ def test_a_rank_that_hangs_is_given_up_and_changes_no_bit(ray_cluster, tmp_path,
     stopped: list[int] = []
     told: list[str] = []
 
-    def progress(event: dict[str, Any]) -> None:
-        if event["kind"] == "saved" and not stopped:
+    def progress(event: Event) -> None:
+        if isinstance(event, CheckpointSaved) and not stopped:
             stopped.append(1)
             signal_process("RayTrainWorker", signal.SIGSTOP)
-        if event["kind"] == "warning":
-            told.append(event["text"])
+        if isinstance(event, Note) and not event.inexact:
+            told.append(event.text)
 
     experiment = launching.run(plan, progress).experiment
     assert experiment.status() == "finished"
@@ -199,8 +190,8 @@ def test_as_many_failures_as_allowed_and_no_more(ray_cluster, tmp_path):
     plan = experiment_plan.plan_experiment(small_settings(tmp_path, **sections))
     killed: list[int] = []
 
-    def progress(event: dict[str, Any]) -> None:
-        if event["kind"] == "saved" and not killed:
+    def progress(event: Event) -> None:
+        if isinstance(event, CheckpointSaved) and not killed:
             killed.append(1)
             signal_process("RayTrainWorker", signal.SIGKILL)
 

@@ -12,6 +12,7 @@ from torch import nn
 from raysweep.cluster import connect
 from raysweep.cluster.channel import ChannelReporter, open_channel
 from raysweep.errors import ResourceError, TrainingError
+from raysweep.events import BatchDone, EpochDone, RankTraceback
 from raysweep.launch import run as launching
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import resources
@@ -56,9 +57,9 @@ def test_two_workers_give_the_folder_and_the_sample_sequence_of_this_process(ray
         one, two = (dict(zip(columns, r.split(","), strict=True)) for r in (a, b))
         for c in "0123456789":
             assert one[f"requested_{c}"] == two[f"requested_{c}"] == two[f"realised_{c}"]
-    assert there.config()["world_size"] == 2
-    assert there.config()["threads"] == 1
-    assert [e["epoch"] for e in events if e["kind"] == "epoch"] == [1, 2]
+    assert there.config().world_size == 2
+    assert there.config().threads == 1
+    assert [e.epoch for e in events if isinstance(e, EpochDone)] == [1, 2]
 
 
 def test_an_error_on_one_rank_is_told_with_its_words_and_does_not_hang(ray_cluster, tmp_path):
@@ -67,9 +68,9 @@ def test_an_error_on_one_rank_is_told_with_its_words_and_does_not_hang(ray_clust
     told: list[dict] = []
     with pytest.raises(TrainingError, match="the second rank is unwell"):
         launching.run(plan, told.append)
-    (trace,) = [e for e in told if e["kind"] == "traceback"]
-    assert trace["rank"] == 1
-    assert "breaks_on_rank_1" in trace["text"] or "forward" in trace["text"]
+    (trace,) = [e for e in told if isinstance(e, RankTraceback)]
+    assert trace.rank == 1
+    assert "breaks_on_rank_1" in trace.text or "forward" in trace.text
     (folder,) = tmp_path.glob("small_*")
     assert "the second rank is unwell" in (folder / "experiment_changes.log").read_text()
 
@@ -95,14 +96,14 @@ def test_the_reporter_of_a_worker_never_waits(ray_cluster):
     mailbox = open_channel()
     reporter = ChannelReporter(mailbox, 0)
     for i in range(50):
-        reporter({"kind": "batch", "n": i})
+        reporter(BatchDone(1, i, 50, 1.0, 1.0))
     seen: list[dict] = []
     deadline = time.monotonic() + 20
     while len(seen) < 50 and time.monotonic() < deadline:
         seen += ray.get(mailbox.take.remote())
-    assert [e["n"] for e in seen] == list(range(50))
+    assert [e.batch for e in seen] == list(range(50))
     ray.get(mailbox.stop.remote("TEST"))
     while reporter.should_stop() is None and time.monotonic() < deadline:
-        reporter({"kind": "batch"})
+        reporter(BatchDone(2, 1, 50, 1.0, 1.0))
         time.sleep(0.02)
     assert reporter.should_stop() == "TEST"

@@ -23,9 +23,12 @@ from raysweep.errors import LockedError, NotFoundError, RootError, StoreError
 from raysweep.store import catalog, files, index, layout, lineage, resolve, retention
 from raysweep.store import experiment as experiments
 from raysweep.store import sweep as sweeps
-from raysweep.store.experiment import Entry, Experiment
+from raysweep.store.experiment import Experiment
 from raysweep.store.layout import Position
 from raysweep.store.lock import WriterLock
+from raysweep.store.records import ExperimentConfig
+from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
+from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.remote import bucket
 from raysweep.store.remote import root as remote
 from raysweep.store.remote.bucket import Bucket, Found
@@ -42,7 +45,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def make(root: Path, name: str = "base", epochs: int = 1) -> Experiment:
     """A committed experiment without a training."""
     experiment = experiments.create(root, name)
-    experiment.write_config({"experiment_name": name, "num_epochs": epochs, "settings": {}})
+    experiment.write_config(ExperimentConfig.from_json({"experiment_name": name, "num_epochs": epochs, "settings": {}}))
     lineage.record(experiment.folder, lineage.START)
     for epoch in range(1, epochs + 1):
         commit(experiment, epoch)
@@ -54,9 +57,9 @@ def commit(experiment: Experiment, epoch: int, content: bytes | None = None) -> 
     content = content if content is not None else f"state {epoch} ".encode() * 5000
     name = layout.checkpoint_name(Position(epoch, None))
     size, digest = files.write_stream(experiment.folder / name, lambda sink: sink.write(content))
-    entry = Entry(name, size, digest, epoch, None, "2026-01-01T00:00:00", {"val_acc": epoch / 100})
-    best = {"epoch": epoch, "file": name, "metric": "val_acc", "value": epoch / 100}
-    experiment.write_manifest([*experiment.entries(), entry], best)
+    entry = ManifestEntry(name, size, digest, epoch, None, "2026-01-01T00:00:00", {"val_acc": epoch / 100})
+    best = BestEpoch(epoch, name, "val_acc", epoch / 100)
+    experiment.write_manifest(Manifest([*experiment.entries(), entry], best))
     files.link_or_copy(experiment.folder / name, experiment.folder / layout.BEST)
     files.write_atomic(experiment.folder / layout.HISTORY_CSV, f"epoch,val_acc\n{epoch},{epoch / 100}\n".encode())
 
@@ -117,7 +120,7 @@ def test_another_machine_sees_what_is_committed_and_reads_only_what_it_needs(ser
     with server.machine("b"):
         root = remote.open_root(server.root())
         (row,) = index.rows(root)
-        assert (row["id"], row["epochs_done"]) == (made.id, 3)
+        assert (row.id, row.epochs_done) == (made.id, 3)
         found = resolve.find_experiment(root, "base")
         path = found.folder / "checkpoint_epoch_2.pt"
         assert path.stat().st_blocks == 0  # only its size is here
@@ -210,7 +213,7 @@ def test_sweeps_are_found(server):
     with server.machine("b"):
         root = remote.open_root(server.root())
         assert [s.id for s in sweeps.all_sweeps(root)] == [made.id]
-        assert resolve.find_sweep(root, "many").plan()["id"] == made.id
+        assert resolve.find_sweep(root, "many").record().id == made.id
 
 
 def test_names_that_no_path_may_have_are_left_alone(server):
@@ -320,7 +323,7 @@ def test_an_upload_that_is_cut_off_halfway_is_never_seen_as_a_checkpoint(server)
         good, problems = found.newest_good()
         assert good is not None
         assert (good.epoch, problems) == (1, [])
-        assert index.rows(found.folder.parent)[0]["epochs_done"] == 1
+        assert index.rows(found.folder.parent)[0].epochs_done == 1
     scissors.sharp = False
     with server.machine("writer"):
         commit(resolve.find_experiment(remote.open_root(server.root(port=scissors.port)), "base"), 2, large)
@@ -366,8 +369,8 @@ def test_two_machines_in_turn_add_to_one_log(server):
     with server.machine("c"):
         folder = remote.open_root(server.root()) / made.id
         events = lineage.read(folder)
-        assert [e["seq"] for e in events] == list(range(1, 8))
-        assert [e.get("text") for e in events[1:]] == ["b 0", "a 0", "b 1", "a 1", "b 2", "a 2"]
+        assert [e.seq for e in events] == list(range(1, 8))
+        assert [e.fields.get("text") for e in events[1:]] == ["b 0", "a 0", "b 1", "a 1", "b 2", "a 2"]
 
 
 def test_one_writer_at_a_time_wherever_it_is(server, monkeypatch):
@@ -414,7 +417,7 @@ def test_who_looks_while_another_process_writes_disturbs_nothing(server):
         looker.join()
         assert len(seen) > 5
         assert seen == sorted(seen)
-        assert json.loads(server.content(f"{made.id}/{layout.MANIFEST}")) == made.manifest()
+        assert json.loads(server.content(f"{made.id}/{layout.MANIFEST}")) == made.manifest().to_json(made.id)
 
 
 def test_two_machines_never_make_the_same_experiment(server):
@@ -425,7 +428,7 @@ def test_two_machines_never_make_the_same_experiment(server):
     for machine in ("a", "b", "c"):
         with server.machine(machine):
             experiment = experiments.create(remote.open_root(server.root(), pull=False), "same", now)
-            experiment.write_config({})
+            experiment.write_config(ExperimentConfig.from_json({}))
             ids.append(experiment.id)
     assert ids == ["same_20260102_030405", "same_20260102_030405_2", "same_20260102_030405_3"]
 
@@ -490,7 +493,7 @@ def test_two_machines_that_make_an_experiment_at_the_same_moment_make_two(server
         experiment = experiments.create(root, "same", now)
         together.wait()
         WriterLock.acquire(experiment.folder)
-        experiment.write_config({"of": str(root)})
+        experiment.write_config(ExperimentConfig.from_json({"of": str(root)}))
         made.append(experiment)
 
     threads = [threading.Thread(target=run, args=(root,)) for root, _ in roots]
@@ -577,7 +580,11 @@ def test_a_checkpoint_that_a_child_elsewhere_starts_from_stays(server):
         opened = dict(remote._open)
     with server.machine("b"):
         child = experiments.create(remote.open_root(server.root()), "child")
-        child.write_config({"parent": {"experiment": made.id, "epoch": 1, "sha256": made.entries()[0].sha256}})
+        child.write_config(
+            ExperimentConfig.from_json(
+                {"parent": {"experiment": made.id, "epoch": 1, "sha256": made.entries()[0].sha256}}
+            )
+        )
     with server.machine("a"):
         remote._open.update(opened)
         assert [e.epoch for e in retention.removable(made, 1, None, retention.in_use(root))] == [2]
@@ -646,7 +653,7 @@ def test_what_others_keep_beside_the_experiments_harms_nothing(server):
     with server.machine("a"):
         root = remote.open_root(server.root())
         made = make(root)
-        assert made.id in {r["id"] for r in index.rows(remote.open_root(server.root()))}
+        assert made.id in {r.id for r in index.rows(remote.open_root(server.root()))}
         assert not (root / "pictures").exists()
         assert (root / "a b+%20&=#" / layout.LINEAGE).read_text() == "{}"
 
@@ -668,7 +675,7 @@ def test_a_sweep_is_found_by_its_address_alone_with_its_root(server):
 
     with server.machine("a"):
         made = sweeps.create(remote.open_root(server.root()), "many", datetime.now())
-        made.write_plan({"id": made.id, "branches": []})
+        made.write_record(SweepRecord.from_json({"id": made.id, "branches": []}))
         where = remote.address(made.folder)
     with server.machine("b"):
         found = resolve.find_sweep(Path("elsewhere"), f"{where}?{server.root().partition('?')[2]}")

@@ -1,0 +1,144 @@
+"""``manifest.json`` as typed records: the committed checkpoints and the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from raysweep._text import short_repr
+from raysweep.store import files, layout
+from raysweep.store.layout import Position
+from raysweep.store.records import Json, Record
+from raysweep.store.untrusted import schema
+
+_KEYS = ("format_version", "experiment", "checkpoints", "best")
+_TEXTS = ("worst_class", "order_sha256")  # metrics that are no numbers
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestEntry(Record):
+    """One committed checkpoint, as the manifest records it."""
+
+    file: str
+    bytes: int
+    sha256: str
+    epoch: int  # the epoch that ended, or the running one of a mid-epoch checkpoint
+    batch: int | None  # batches done of the running epoch; None at an epoch's end
+    created: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Where a checkpoint stands is told by its file's name, which the hash vouches for, and which cannot point out of
+        the folder.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no row of a manifest.
+        """
+        position = layout.parse_checkpoint_name(value["file"])
+        if position is None or type(value["epoch"]) is not int or type(value["bytes"]) is not int:
+            raise ValueError("it is no row of a manifest")
+        metrics = {
+            key: v
+            for key, v in dict(value.get("metrics") or {}).items()
+            if v is None or (isinstance(v, str) if key in _TEXTS else schema.number(v))
+        }
+        return cls._of(
+            value,
+            sha256=str(value["sha256"]),
+            epoch=position.epoch,
+            batch=position.batch,
+            created=str(value.get("created", "")),
+            metrics=metrics,
+        )
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.batch)
+
+    def verify(self, folder: Path) -> str | None:
+        """What is wrong with the file, or None if size and hash agree."""
+        path = folder / self.file
+        try:
+            if not files.inside(folder.resolve().parent, path):
+                return f"{self.file} is a link that leads out of the root"
+            size = path.stat().st_size
+            if size != self.bytes:
+                return f"{self.file} has {size:,} bytes instead of {self.bytes:,}"
+            if files.sha256_file(path) != self.sha256:
+                return f"{self.file} does not have the recorded SHA-256"
+        except FileNotFoundError:
+            return f"{self.file} is missing"
+        except OSError as error:
+            return f"{self.file} cannot be read ({error.strerror})"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class BestEpoch(Record):
+    """The best of an experiment's own epochs."""
+
+    epoch: int
+    file: str
+    metric: str = "val_acc"  # that it was chosen by
+    value: float = -1.0  # less than any: the next one is better
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The committed checkpoints, oldest first, the best of them, and what was wrong with the file or its rows."""
+
+    entries: Sequence[ManifestEntry] = ()
+    best: BestEpoch | None = None
+    problems: Sequence[str] = ()
+    more: Json = field(default_factory=dict)
+
+    @property
+    def ends(self) -> list[ManifestEntry]:
+        """Those of an epoch's end."""
+        return [e for e in self.entries if e.batch is None]
+
+    @property
+    def best_file(self) -> str | None:
+        return self.best.file if self.best else None
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """A row that is none does not count, and ``best`` is None where what the file says of it cannot be.
+
+        Raises:
+            ValueError: it is no manifest.
+        """
+        if not isinstance(value, dict) or not isinstance(value.get("checkpoints"), list):
+            raise ValueError("it has no list of checkpoints")
+        entries, problems = [], []
+        for row in value["checkpoints"]:
+            try:
+                entries.append(entry := ManifestEntry.from_json(row))
+                if (row["epoch"], row.get("batch")) != entry.position:
+                    problems.append(f"{layout.MANIFEST} contradicts the name of {entry.file}, which counts")
+            except (KeyError, TypeError, ValueError):
+                name = row.get("file") if isinstance(row, dict) else row
+                problems.append(f"{layout.MANIFEST} has a damaged row ({short_repr(name)}), which does not count")
+        entries.sort(key=lambda e: e.position.order)
+        more = {k: v for k, v in value.items() if k not in _KEYS}
+        return cls(tuple(entries), _best(value.get("best"), entries), tuple(problems), more)
+
+    def to_json(self, experiment_id: str) -> dict[str, Any]:
+        rows = [e.to_json() for e in sorted(self.entries, key=lambda e: e.position.order)]
+        best = self.best.to_json() if self.best else None
+        return {"format_version": 1, "experiment": experiment_id, "checkpoints": rows, "best": best, **self.more}
+
+
+def _best(told: Any, entries: Sequence[ManifestEntry]) -> BestEpoch | None:
+    """What a manifest says of the best epoch, if that is the end of one; its value comes from its row where it is lost."""
+    name = told.get("file") if isinstance(told, dict) else None
+    if not isinstance(name, str) or layout.parse_checkpoint_name(name) != (told.get("epoch"), None):
+        return None
+    best = BestEpoch.from_json({**told, "metric": str(told.get("metric", "val_acc"))})
+    if schema.number(told.get("value")):
+        return best
+    known = next((e.metrics.get(best.metric) for e in entries if e.file == name), None)
+    return replace(best, value=-1.0 if known is None else known)

@@ -1,0 +1,68 @@
+"""``sweep.json`` as typed records: what was planned, and which branch became which experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from raysweep.store.records import Json, ParentRef, Record
+from raysweep.store.untrusted import schema
+
+
+@dataclass(frozen=True, slots=True)
+class BranchRecord(Record):
+    """One branch. Its experiment and status are derived from the branch's own folder."""
+
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"searched", "reason"})
+
+    name: str
+    control: bool = False
+    seed: int | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
+    experiment: str | None = None
+    status: str | None = None
+    searched: bool = False  # a search has chosen it
+    reason: str | None = None  # why it failed, where its own folder cannot say it
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRecord(Record):
+    """``sweep.json``: enough to go on with a sweep after any kill."""
+
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"id"})
+
+    id: str | None = None  # that it was made under
+    format_version: int = 1
+    name: str | None = None
+    description: str | None = None
+    timestamp: str | None = None
+    parent: ParentRef | None = None
+    parent_weights: Mapping[str, float] = field(default_factory=dict)
+    epochs: int | None = None
+    threads: int | None = None
+    workers: int | None = None
+    gpus_per_branch: float | None = None
+    max_concurrent: int | None = None
+    settings: Json = field(default_factory=dict)
+    grid: Json = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    branches: tuple[BranchRecord, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Raises ValueError with what is wrong."""
+        problem = schema.of_sweep(value)
+        if problem is not None:
+            raise ValueError(problem)
+        return cls._of(
+            value,
+            parent=ParentRef.from_json(value["parent"]) if "parent" in value else None,
+            parent_weights=value.get("parent_weights") or {},
+            branches=tuple(map(BranchRecord.from_json, value["branches"])),
+        )
+
+    def lacks(self, *names: str) -> list[str]:
+        """Those of these keys that the file, as it was read, does not have."""
+        return [name for name in names if self.names is not None and name not in self.names]

@@ -1,6 +1,6 @@
 """What ten thousand branches cost beside their training: time for each, and memory of the driver.
 
-``ours`` is ``raysweep branch`` whole: the plan, Ray Tune with actors used again, the mailbox, the display off a terminal,
+``ours`` is ``raysweep branch`` whole: the plan, Ray Tune with actors used again, the event channel, the display off a terminal,
 gauges, TensorBoard, ``sweep.json`` and ``results.csv``, the report at the end. Only the training is nothing. A branch makes
 its folder as every branch does (lock, configuration, both logs), and instead of training writes a manifest of one
 checkpoint that does not exist and a history of two rows; it tells begin, one batch, one epoch, and its end. Its pictures,

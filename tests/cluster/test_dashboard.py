@@ -1,4 +1,4 @@
-"""Ray's dashboard in a browser: who trains what, with the token and not without it, on 127.0.0.1 and nowhere else."""
+"""Ray's dashboard in a browser: it names what trains, requires the token, and is reachable on 127.0.0.1 only."""
 
 from __future__ import annotations
 
@@ -151,8 +151,8 @@ def test_branches_are_tasks_of_the_job(ray_cluster):
     from ray.util.state import list_tasks
 
     address = ray.get_runtime_context().gcs_address  # there may be other clusters on this machine
-    mailbox = open_channel("hunt_20260101_000000", 2)
-    shown = Shown(mailbox)
+    channel = open_channel("hunt_20260101_000000", 2)
+    shown = Shown(channel)
     for branch in ("rare5", "odd2", "rare9"):  # the third has to wait for a place
         shown(BranchEvent(branch, ExperimentStarted(f"hunt-{branch}_20260101_000001", "", 0)))
     shown(BranchEvent("odd2", ExperimentStarted("hunt-odd2_20260101_000001", "", 0)))  # again, after a lost process
@@ -175,12 +175,12 @@ def test_branches_are_tasks_of_the_job(ray_cluster):
     wanted = {"rare5": "FINISHED", "odd2": "FAILED", "rare9": "RUNNING"}
     assert states(wanted) == wanted
     shown.close({})
-    ray.kill(mailbox)
+    ray.kill(channel)
     assert states(wanted | {"rare9": "FINISHED"}) == wanted | {"rare9": "FINISHED"}
 
 
-def test_trouble_with_names_is_nobodys_trouble():
-    shown = Shown(mailbox=None)
+def test_errors_of_the_names_are_ignored():
+    shown = Shown(channel=None)
     shown(BranchEvent("b", ExperimentStarted("x", "", 0)))
     shown(BranchEvent("b", BranchEnded("failed", "y")))
     shown(Drawing())

@@ -23,14 +23,14 @@ from raysweep.plan.resources import Resources
 NODE = {"CPU": 2.0}
 
 
-class Pretended:
+class FakeCluster:
     """A fake cluster whose nodes come at the times in ``come`` (seconds), with an autoscaler and a clock."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.come: list[float] = []
         self.asked: list[list[dict[str, float]]] = []
-        self.told: list[str] = []
+        self.notes: list[str] = []
 
     def monotonic(self) -> float:
         return self.now
@@ -42,12 +42,12 @@ class Pretended:
         return [NODE for t in self.come if t <= self.now]
 
     def progress(self, event: Note) -> None:
-        self.told.append(event.text)
+        self.notes.append(event.text)
 
 
 @pytest.fixture
-def pretended(monkeypatch) -> Pretended:
-    found = Pretended()
+def cluster(monkeypatch) -> FakeCluster:
+    found = FakeCluster()
     sdk = types.ModuleType("ray.autoscaler.sdk")
     sdk.request_resources = lambda bundles: found.asked.append(bundles)  # type: ignore[attr-defined]
     for name, module in {"ray.autoscaler": types.ModuleType("a"), "ray.autoscaler.sdk": sdk}.items():
@@ -71,37 +71,37 @@ def wants(least: int, most: int) -> Any:
     return fits
 
 
-def wait_for_one(pretended: Pretended, **values: Any) -> None:
-    with autoscaler.fleet(scaling(**values), pretended.progress) as fleet:
+def wait_for_one(cluster: FakeCluster, **values: Any) -> None:
+    with autoscaler.fleet(scaling(**values), cluster.progress) as fleet:
         fleet.ask([{"CPU": 1.0}])
         fleet.until(wants(1, 1))
 
 
-def test_nodes_are_requested_waited_for_and_given_back(pretended):
-    pretended.come = [0, 100, 300]
-    with autoscaler.fleet(scaling(), pretended.progress) as fleet:
+def test_nodes_are_requested_waited_for_and_given_back(cluster):
+    cluster.come = [0, 100, 300]
+    with autoscaler.fleet(scaling(), cluster.progress) as fleet:
         fleet.ask([{"CPU": 1.0}] * 3)
         fleet.ask([{"CPU": 1.0}] * 3)
         assert fleet.until(wants(3, 3)) == 3
-    assert 300 <= pretended.now < 303
-    assert pretended.asked == [[{"CPU": 1.0}] * 3, []]
-    assert len(pretended.told) == 2
+    assert 300 <= cluster.now < 303
+    assert cluster.asked == [[{"CPU": 1.0}] * 3, []]
+    assert len(cluster.notes) == 2
     assert (
-        "Waiting for nodes, up to 900 s (scaling.wait_for_nodes_s). 3 were asked for, 1 are there." in pretended.told[0]
+        "Waiting for nodes, up to 900 s (scaling.wait_for_nodes_s). 3 were asked for, 1 are there." in cluster.notes[0]
     )
 
 
-def test_a_request_that_is_not_met_in_time_is_withdrawn(pretended):
+def test_a_request_that_is_not_met_in_time_is_withdrawn(cluster):
     with pytest.raises(ResourceError, match=r"After 900 s .*1 were asked for.* `ray status`"):
-        wait_for_one(pretended)
-    assert pretended.asked == [[{"CPU": 1.0}], []]
+        wait_for_one(cluster)
+    assert cluster.asked == [[{"CPU": 1.0}], []]
 
 
-def test_with_enough_nodes_to_begin_it_waits_only_while_more_come(pretended):
-    pretended.come = [0, 30, 80, 500]
-    with autoscaler.fleet(scaling(), pretended.progress) as fleet:
+def test_with_enough_nodes_to_begin_it_waits_only_while_more_come(cluster):
+    cluster.come = [0, 30, 80, 500]
+    with autoscaler.fleet(scaling(), cluster.progress) as fleet:
         assert fleet.until(wants(2, 9)) == 3
-    assert 80 + autoscaler.SETTLE_S <= pretended.now < 500
+    assert 80 + autoscaler.SETTLE_S <= cluster.now < 500
 
 
 @pytest.mark.parametrize(
@@ -113,20 +113,20 @@ def test_with_enough_nodes_to_begin_it_waits_only_while_more_come(pretended):
         (True, {"wait_for_nodes_s": 0}, 0, 0),
     ],
 )
-def test_how_long_it_waits(pretended, monkeypatch, growing, values, seconds, lost):
+def test_how_long_it_waits(cluster, monkeypatch, growing, values, seconds, lost):
     monkeypatch.setattr(autoscaler, "grows", lambda: growing)
     with pytest.raises(ResourceError, match="1 were"):
-        wait_for_one(pretended, **values)
-    assert seconds <= pretended.now < seconds + 3
+        wait_for_one(cluster, **values)
+    assert seconds <= cluster.now < seconds + 3
     assert autoscaler.after_a_loss(scaling(**values)) == lost
-    assert len(pretended.asked) == (2 if growing else 0)
+    assert len(cluster.asked) == (2 if growing else 0)
 
 
-def test_a_signal_ends_the_waiting(pretended):
-    pretended.sleep = lambda seconds: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore[method-assign]
+def test_a_signal_ends_the_waiting(cluster):
+    cluster.sleep = lambda seconds: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore[method-assign]
     with pytest.raises(Interrupted, match="SIGTERM"):
-        wait_for_one(pretended)
-    assert pretended.asked[-1] == []
+        wait_for_one(cluster)
+    assert cluster.asked[-1] == []
 
 
 def test_the_bundles_of_a_run():

@@ -6,14 +6,38 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from raysweep.cluster import _ray_internals
 
 
+@dataclass(frozen=True)
+class Node:
+    """A node of the connected cluster."""
+
+    id: str
+    host: str
+    address: str
+    port: int  # of its raylet
+    resources: dict[str, float]  # such as {"CPU": 8.0, "GPU": 1.0}
+
+    @property
+    def machine(self) -> tuple[str, str]:
+        """(Host name, address). Both are needed: containers may share a name, machines behind a tunnel an address."""
+        return self.host, self.address
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Node:
+        """A node from its record in ``ray.nodes()``."""
+        resources = {k: float(v) for k, v in record["Resources"].items()}
+        host, address = record["NodeManagerHostname"], record["NodeManagerAddress"]
+        return cls(record["NodeID"], host, address, record["NodeManagerPort"], resources)
+
+
 def node_resources() -> list[dict[str, float]]:
-    """The resources of every node that is alive and will not go away soon, such as ``{"CPU": 8.0, "GPU": 1.0}``."""
-    return [_resources(n) for n in living_nodes()]
+    """The resources of every node that is alive and will not go away soon."""
+    return [n.resources for n in living_nodes()]
 
 
 def answering_nodes() -> tuple[list[dict[str, float]], int]:
@@ -24,27 +48,23 @@ def answering_nodes() -> tuple[list[dict[str, float]], int]:
     alive = living_nodes()
     with ThreadPoolExecutor(min(32, len(alive) or 1)) as pool:
         found = [n for n, answers in zip(alive, pool.map(_answers, alive), strict=True) if answers]
-    return [_resources(n) for n in found], len(alive) - len(found)
+    return [n.resources for n in found], len(alive) - len(found)
 
 
-def _resources(node: Mapping[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in node["Resources"].items()}
-
-
-def living_nodes() -> list[dict[str, Any]]:
-    """Ray's record of every node that is alive and will not go away soon. The keys are those of ``ray.nodes()``."""
+def living_nodes() -> list[Node]:
+    """Every node that is alive and will not go away soon."""
     import ray
 
     leaving = _ray_internals.draining_nodes()
-    return [n for n in ray.nodes() if n.get("Alive") and n["NodeID"] not in leaving]
+    return [Node.of(n) for n in ray.nodes() if n.get("Alive") and n["NodeID"] not in leaving]
 
 
-def _answers(node: Mapping[str, Any]) -> bool:
+def _answers(node: Node) -> bool:
     """Whether something listens at the address of a node's raylet."""
     if _ray_internals.is_ray_client():  # a machine outside the cluster may be unable to reach its nodes
         return True
     try:
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=3).close()
+        socket.create_connection((node.address, node.port), timeout=3).close()
     except OSError:
         return False
     return True

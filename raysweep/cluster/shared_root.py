@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from raysweep._paths import is_address, user_path
 from raysweep.cluster import _ray_internals
-from raysweep.cluster.nodes import living_nodes
+from raysweep.cluster.nodes import Node, living_nodes
 from raysweep.errors import ResourceError
 from raysweep.events import Note, Progress
 from raysweep.store import layout
@@ -36,8 +35,8 @@ def check(root: str, progress: Progress) -> None:
     Raises:
         ResourceError: a machine does not see the folder. Says which machine, which folder and what to do.
     """
-    machines = elsewhere(living_nodes())
-    if not machines or is_address(root):
+    nodes = elsewhere(living_nodes())
+    if not nodes or is_address(root):
         return
     folder = user_path(root).resolve()
     probe = folder / layout.CACHES / f"{layout.TEMP_PREFIX}seen_{secrets.token_hex(8)}"
@@ -45,16 +44,16 @@ def check(root: str, progress: Progress) -> None:
     probe.parent.mkdir(parents=True, exist_ok=True)
     try:
         probe.write_text(token)
-        answers = _ask(machines, str(probe), token)
+        answers = _ask(nodes, str(probe), token)
     finally:
         probe.unlink(missing_ok=True)
-    silent = [m["NodeManagerHostname"] for m in machines if m["NodeID"] not in answers]
+    silent = [n.host for n in nodes if n.id not in answers]
     if silent:
         text = (
             f"{_few(silent)} did not answer within {ANSWER_S:g} s, so it is not known whether {folder} is seen there."
         )
         progress(Note(text))
-    blind = [(m["NodeManagerHostname"], why) for m in machines if (why := answers.get(m["NodeID"]))]
+    blind = [(n.host, why) for n in nodes if (why := answers.get(n.id))]
     if blind:
         raise _not_shared(folder, blind)
 
@@ -69,48 +68,41 @@ def _not_shared(folder: Path, blind: Sequence[tuple[str, str]]) -> ResourceError
     )
 
 
-def elsewhere(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def elsewhere(nodes: Sequence[Node]) -> list[Node]:
     """One node of every other machine that has CPUs or GPUs. Several nodes on one machine see the same folders."""
     here = own_machine(nodes)
-    found: dict[Any, Mapping[str, Any]] = {}
+    found: dict[tuple[str, str], Node] = {}
     for node in nodes:
-        if machine(node) != here and (node["Resources"].get("CPU", 0) or node["Resources"].get("GPU", 0)):
-            found.setdefault(machine(node), node)
+        if node.machine != here and (node.resources.get("CPU") or node.resources.get("GPU")):
+            found.setdefault(node.machine, node)
     return list(found.values())
 
 
-def machine(node: Mapping[str, Any]) -> tuple[str, str]:
-    """(Host name, address), which together identify a machine: containers may share a name, machines behind a tunnel an address."""
-    return str(node.get("NodeManagerHostname")), str(node.get("NodeManagerAddress"))
-
-
-def own_machine(nodes: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+def own_machine(nodes: Sequence[Node]) -> tuple[str, str] | None:
     """The machine of this process; None if it is not part of the cluster."""
     import ray
 
     if _ray_internals.is_ray_client():
         return None
     own = ray.get_runtime_context().get_node_id()
-    return next((machine(n) for n in nodes if n["NodeID"] == own), None)
+    return next((n.machine for n in nodes if n.id == own), None)
 
 
-def _ask(machines: Sequence[Mapping[str, Any]], probe: str, token: str) -> dict[str, str | None]:
-    """Each machine's result of :func:`look`, by node id. Machines that do not answer are omitted."""
+def _ask(nodes: Sequence[Node], probe: str, token: str) -> dict[str, str | None]:
+    """The result of :func:`look` on each node, by node id. Nodes that do not answer are omitted."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = {
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(m["NodeID"], soft=False)).remote(
-            probe, token
-        ): m
-        for m in machines
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n.id, soft=False)).remote(probe, token): n
+        for n in nodes
     }
     ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
     answers: dict[str, str | None] = {}
     for answer in ready:
         try:
-            answers[asked[answer]["NodeID"]] = ray.get(answer)
+            answers[asked[answer].id] = ray.get(answer)
         except ray.exceptions.RayError:  # its node has just been lost
             continue
     for answer in late:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from raysweep.cluster import shared_root
+from raysweep.cluster.nodes import Node
 from raysweep.errors import ResourceError
 from raysweep.events import Event
 from raysweep.launch import run as launching
@@ -16,8 +16,8 @@ from raysweep.plan import experiment as experiment_plan
 from tests.conftest import small_settings
 
 
-def node(name: str, host: str, address: str, **resources: float) -> dict[str, Any]:
-    return {"NodeID": name, "NodeManagerHostname": host, "NodeManagerAddress": address, "Resources": resources}
+def node(name: str, host: str, address: str, **resources: float) -> Node:
+    return Node(name, host, address, 0, resources)
 
 
 HEAD = node("h", "head", "10.0.0.1")
@@ -39,8 +39,8 @@ def pretend(monkeypatch):
     monkeypatch.setattr(shared_root, "own_machine", lambda nodes: ("head", "10.0.0.1"))
 
     def answer(answers: dict[str, str | None]) -> list[tuple[list[str], str]]:
-        def ask(machines: Any, probe: str, token: str) -> dict[str, str | None]:
-            asked.append(([m["NodeID"] for m in machines], probe))
+        def ask(nodes: list[Node], probe: str, token: str) -> dict[str, str | None]:
+            asked.append(([n.id for n in nodes], probe))
             assert Path(probe).read_text() == token
             return answers
 

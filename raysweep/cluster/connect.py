@@ -29,8 +29,8 @@ _ENVIRONMENT = {
     # The ranks look for preemption notices themselves. Ray's watcher is an actor, and its death may end the controller.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would send the working folder to its workers and reinstall it
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a process without GPUs keeps its CUDA_VISIBLE_DEVICES; Ray warns otherwise
-    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's tables would be printed over our progress
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a process without GPUs keeps its CUDA_VISIBLE_DEVICES
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune would write its own display over ours
 }
 _LOGS_BY_DEFAULT = Path("/tmp/ray/session_latest/logs")  # documented by Ray
 

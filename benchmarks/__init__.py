@@ -1,1 +1,1 @@
-"""Measurements of raysweep beside its peers, in the same run, as ratios: ``python -m benchmarks``."""
+"""Benchmarks that measure raysweep and its peers in the same run and report ratios: ``python -m benchmarks``."""

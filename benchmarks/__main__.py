@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME …]``: run some comparisons, or all, and print one table."""
+"""``python -m benchmarks [NAME …]``: run the named comparisons, or all of them, and print one table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from benchmarks import measuring
 
-# name → how often by default, and what it compares
+# name → default number of repeats, and what it compares
 NAMES = {
-    "epoch": (6, "an epoch in one process, saving and feeding: bare loop, JPEGs, Lightning, transformers"),
+    "epoch": (6, "an epoch in one process, saving, data loading: bare loop, JPEGs, Lightning, transformers"),
     "distributed": (5, "an epoch on two workers: torchrun with DDP"),
-    "start": (5, "the command to its first step: the import of torch"),
+    "start": (5, "from the command to the first training step: the import of torch"),
     "sweep": (3, "sixteen branches: bare loops, and Ray's documented pattern"),
 }
 
@@ -22,16 +22,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
-        epilog=f"{names}\n\nOptions of one: python -m benchmarks.NAME --help. Also python -m benchmarks.catalog, a table of its own.",
+        epilog=f"{names}\n\nOptions of one comparison: python -m benchmarks.NAME --help. python -m benchmarks.catalog prints its own table.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="all, if none is named")
-    parser.add_argument("--repeats", type=int, help="of each comparison")
-    parser.add_argument("--json", type=Path, help="write every figure into this file")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="the comparisons to run (default: all)")
+    parser.add_argument("--repeats", type=int, help="repeats of each comparison")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in NAMES]:
         parser.error(
-            f"there is no comparison {unknown[0]!r} here; there are {', '.join(NAMES)} (and benchmarks.catalog)"
+            f"there is no comparison {unknown[0]!r}; choose from {', '.join(NAMES)}, or run benchmarks.catalog"
         )
     rows: list[measuring.Row] = []
     for name in options.names or NAMES:

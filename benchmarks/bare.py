@@ -1,4 +1,4 @@
-"""The bare loop that everything is compared with: uint8 images in memory, plain PyTorch, no files, no framework."""
+"""The baseline of all comparisons: a bare training loop in plain PyTorch, with uint8 images in memory, no files and no framework."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BATCH = 64
 
 
 class Bare:
-    """Data in memory, and epochs over them with the same network, batch, optimizer and augmentation as ``base.yaml``."""
+    """Data in memory, trained with the network, batch size, optimizer and augmentation of ``base.yaml``."""
 
     def __init__(self, cache_dir: Path, threads: int, start: dict[str, Any] | None = None) -> None:
         torch.set_num_threads(threads)
@@ -34,12 +34,12 @@ class Bare:
         return pixels.permute(0, 3, 1, 2).float().sub_(self.mean).div_(self.std)
 
     def varied(self, x: torch.Tensor) -> torch.Tensor:
-        """A batch shifted and mirrored as a whole, which is cheaper than image by image."""
+        """A batch shifted and mirrored as a whole, which is cheaper than augmenting each image."""
         x = torch.roll(x, torch.randint(-4, 5, (2,)).tolist(), (2, 3))
         return x.flip(3) if torch.rand(()) < 0.5 else x
 
     def train(self, weights: dict[int, float], epochs: int, seed: int = 0) -> float:
-        """A fresh network, or one from ``start``, trained with ``torch``'s weighted sampling; returns the accuracy."""
+        """Train a new network, or one from ``start``, with torch's weighted sampling; return the accuracy."""
         torch.manual_seed(seed)
         model = models.cnn(self.classes, 1).to(memory_format=torch.channels_last)
         if self.start is not None:
@@ -52,7 +52,7 @@ class Bare:
         return self.validate(model)
 
     def timed(self, model: nn.Module, epochs: int, ended: Callable[[], None]) -> None:
-        """Epochs of training and validation; ``ended`` is called after each."""
+        """Train and validate ``epochs`` times; call ``ended`` after each epoch."""
         torch.manual_seed(0)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.02)
         for _ in range(epochs):

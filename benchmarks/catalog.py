@@ -1,6 +1,6 @@
-"""What it takes to list many experiments: our index over plain folders, and MLflow's SQLite store, the same runs in both.
+"""The time to list many experiments: raysweep's index over plain folders against MLflow's SQLite store with the same runs.
 
-Every figure is the wall time of a whole process, from the command to its last byte, the median of ``--repeats``.
+Every figure is the wall time of a whole process, from the command to its last byte of output: the median of ``--repeats``.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def make(root: Path, experiments: int, checkpoints: int) -> None:
 
 
 def contents(experiments: int, checkpoints: int) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Folders as training leaves them, nine of ten children of an earlier one; the checkpoints hold a few bytes.
+    """Experiment folders as training writes them. Nine of ten are children of an earlier one; checkpoints are a few bytes.
 
-    Yields each folder's name and its files, in the order in which they are to be written: the manifest is the last.
+    Yields each folder's name and its files in the order in which to write them; the manifest comes last.
     """
     from raysweep.store import layout
 
@@ -97,7 +97,7 @@ def contents(experiments: int, checkpoints: int) -> Iterator[tuple[str, dict[str
 
 
 def fill_mlflow(uri: str, root: Path) -> float:
-    """The same runs in MLflow: configuration as parameters, the best epoch as metrics; returns the seconds it took."""
+    """Write the same runs into MLflow: configuration as parameters, the best epoch as metrics. Returns the seconds it took."""
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 
@@ -140,14 +140,16 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=10_000)
     parser.add_argument("--checkpoints", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--root", type=Path, help="where the folders are made; they are kept")
-    parser.add_argument("--without-mlflow", action="store_true", help="filling its database takes minutes")
+    parser.add_argument("--root", type=Path, help="where to make the folders; they are kept")
+    parser.add_argument(
+        "--without-mlflow", action="store_true", help="skip MLflow, whose database takes minutes to fill"
+    )
     arguments = parser.parse_args()
     base = arguments.root or Path(tempfile.mkdtemp())
     root = base / "experiments"
     if not root.exists():
         make(root, arguments.experiments, arguments.checkpoints)
-        time.sleep(2.5)  # until the change times are settled
+        time.sleep(2.5)  # until the index trusts the modification times
     index, listing = root / ".raysweep" / "index.sqlite", [*RAYSWEEP, "list", "--json", "--root", str(root)]
     ways: dict[str, list[float]] = {}
 
@@ -162,7 +164,7 @@ def main() -> None:
             print(f"filling MLflow took {fill_mlflow(uri, root):.1f} s", file=sys.stderr)
     some = [p for p in sorted(root.glob("run*")) if "FAILED" not in (p / "lineage.jsonl").read_text()]
     failed = arguments.experiments - len(some)
-    for i in range(arguments.repeats):  # one after the other, so that a slow minute slows them all
+    for i in range(arguments.repeats):  # in turn, so that a slow minute of the machine affects all of them
         measure("python -c 'import typer, sqlite3'", [sys.executable, "-c", "import typer, sqlite3"])
         measure("raysweep --help", [*RAYSWEEP, "--help"])
         if i < 3:

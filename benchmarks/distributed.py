@@ -1,4 +1,4 @@
-"""An epoch on two workers of the CPU: ours on Ray, and the same loop under ``torchrun`` with DDP, a thread each."""
+"""An epoch on two CPU workers with one thread each: raysweep on Ray against the same loop under ``torchrun`` with DDP."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from benchmarks.measuring import Row, in_a_process
 from raysweep.events import EpochDone, Event
 
 WORKERS, EPOCHS = 2, 8
-COUNTED = 4  # the last ones: Ray's helpers go on starting while the first epochs run
+COUNTED = 4  # the last epochs: Ray's helper processes are still starting during the first ones
 
 
 def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of an epoch, the median of the last ones."""
+    """Seconds per epoch: the median of the last epochs."""
     from benchmarks.epoch import settings_of
     from raysweep.launch import run as launching
     from raysweep.plan import experiment as experiment_plan
@@ -52,7 +52,7 @@ def torchrun(root: Path, o: argparse.Namespace) -> dict[str, Any]:
 
 
 def rank(root: Path, o: argparse.Namespace) -> dict[str, Any]:
-    """One process under torchrun: its half of every batch, and of the validation."""
+    """One process under torchrun: it trains on its half of every batch and validates on its half of the images."""
     import torch
     import torch.distributed as dist
     from torch.nn import functional
@@ -99,7 +99,7 @@ def compare(repeats: int) -> list[Row]:
     return [
         Row("epoch of `cnn`, 2 workers, `sync_batchnorm: false`", peer, runs["ours"], runs["torchrun"], "s", 1.05),
         Row(
-            "the same with statistics of the whole batch, as one process has them",
+            "the same, `sync_batchnorm: true` (statistics of the whole batch)",
             peer,
             runs["synced"],
             runs["torchrun"],

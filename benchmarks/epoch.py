@@ -1,7 +1,7 @@
-"""An epoch on the CPU: ours, a bare loop over images in memory, JPEGs through a DataLoader, Lightning, transformers' Trainer.
+"""An epoch on the CPU: raysweep, a bare loop over images in memory, JPEGs through a DataLoader, Lightning, transformers.
 
-An epoch is training and validation and, but for the bare loop, everything that is saved. All ways are under way at once and
-take turns, an epoch each; the first epoch of each is not counted.
+An epoch is training, validation and, except in the bare loop, saving. All variants are started together and take turns, one
+epoch each; the first epoch of each is not counted.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from benchmarks import measuring
 from benchmarks.measuring import CPUS, Laps, Row, in_a_process, interleave
 from raysweep.events import BatchDone, EpochDone, Event
 
-SAVES, SHORT = 8, 4096  # checkpoints whose pause is measured, and images between two of them
+SAVES, SHORT = 8, 4096  # checkpoints whose pause is measured, and the images trained between two of them
 MODELS = {"cnn": "cnn", "vit": "python:benchmarks.vit:build"}
 
 
 def settings_of(root: Path, model: str, epochs: int, **sections: Any) -> Any:
-    """The configuration of our run."""
+    """The configuration of the raysweep run."""
     from raysweep.config import load as load_config
 
     values = {
@@ -37,7 +37,7 @@ def settings_of(root: Path, model: str, epochs: int, **sections: Any) -> Any:
 
 
 def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
-    """A run whose rounds go from the last batch of one epoch to that of the next: validation, saving, training."""
+    """A raysweep run. A round lasts from the last batch of one epoch to the last batch of the next: validation, saving, training."""
     from raysweep.launch import run as launching
     from raysweep.plan import experiment as experiment_plan
 
@@ -59,9 +59,9 @@ def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
 
 
 def saving(root: Path, o: argparse.Namespace) -> dict[str, Any]:
-    """Seconds for which a checkpoint stops the training: ours, and three ``torch.save`` of the same network.
+    """Seconds for which a checkpoint blocks training: raysweep against three ``torch.save`` of the same network.
 
-    Epochs are short, and nothing pauses: after twenty seconds in which others have their turn, memory is slow to come back.
+    Epochs are short and the variants do not take turns: after a pause of twenty seconds, memory is slower at first.
     """
     import torch
 
@@ -83,7 +83,7 @@ def saving(root: Path, o: argparse.Namespace) -> dict[str, Any]:
         began = time.perf_counter()
         loader.save(net, optimizer, epoch, out)
         three.append(time.perf_counter() - began)
-    # The first ones make buffers and files.
+    # Not the first ones, which allocate buffers and create files.
     return {
         "ours": statistics.median(e.blocked_seconds for e in events[1:]),
         "three": statistics.median(three[1:]),
@@ -135,7 +135,7 @@ def _jpegs(root: Path) -> tuple[Any, Path, tuple[float, float]]:
 
 
 def jpegs(root: Path, o: argparse.Namespace) -> dict[str, Any]:
-    """The old way, and the three files it saved."""
+    """The old system: JPEGs through a DataLoader, and three files per epoch."""
     import torch
 
     from benchmarks import loader
@@ -153,7 +153,7 @@ def jpegs(root: Path, o: argparse.Namespace) -> dict[str, Any]:
 
 
 def feeding(root: Path, o: argparse.Namespace) -> dict[str, Any]:
-    """Images a second, without any network: ours and the DataLoader's."""
+    """Images per second of data loading alone: raysweep and the DataLoader."""
     import numpy as np
     import torch
 
@@ -187,7 +187,7 @@ WAYS = {
     "saving": saving,
     "feeding": feeding,
 }
-# peer → its name, and what ours / peer should be at most, by model
+# peer → its name, and by model the target: the largest ratio raysweep / peer
 PEERS: dict[str, tuple[str, dict[str, float]]] = {
     "bare": ("bare loop, images in memory", {"cnn": 1.03, "vit": 1.03}),
     "jpegs": ("JPEGs → PIL → DataLoader, 2 workers", {"cnn": 0.6, "vit": 0.45}),
@@ -213,16 +213,16 @@ def compare(repeats: int, models: tuple[str, ...] = tuple(MODELS)) -> list[Row]:
             rows.append(Row(f"`{model}`: bytes per epoch", "three full files", *size, "MB", 0.6))
             most = runs["bare"]["peak_mb"] + 300 + mine["checkpoint"] / 1e6
             peer = "the bare loop's + 300 MB + a checkpoint"
-            rows.append(Row(f"`{model}`: most memory", peer, [mine["peak_mb"]], [most], "MB", 1.0))
+            rows.append(Row(f"`{model}`: peak memory", peer, [mine["peak_mb"]], [most], "MB", 1.0))
         rates = [in_a_process("benchmarks.epoch", "feeding", root) for _ in range(min(3, repeats))]
         both = [r["ours"] for r in rates], [r["loader"] for r in rates]
-        rows.append(Row("feeding alone", "JPEGs → PIL → DataLoader, 2 workers", *both, "images/s", 20, above=True))
+        rows.append(Row("data loading alone", "JPEGs → PIL → DataLoader, 2 workers", *both, "images/s", 20, above=True))
     return rows
 
 
 def main() -> None:
     parser = measuring.parser(__doc__, WAYS)
-    parser.add_argument("--model", choices=MODELS, help="one only")
+    parser.add_argument("--model", choices=MODELS, help="only this model")
     options = parser.parse_args()
     if options.way:
         measuring.answer(WAYS, options)

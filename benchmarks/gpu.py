@@ -1,8 +1,9 @@
-"""On a GPU: an epoch of ours, of a bare loop with its data there, and of eager fp32; eight trainings in turn and side by side.
+"""On a GPU: an epoch of raysweep, of a bare loop with its data on the GPU, and of eager fp32; and eight trainings, one after
+another and in parallel.
 
-Needs no Ray: ``PYTHONPATH=. python -m benchmarks.gpu --json FILE``. A sweep's branches share a GPU as processes that train one
-branch after another (``--gpus-per-branch 0.25``: four), so that is what is measured: the processes, without what Ray adds
-to them. ``--device cpu`` tries the script itself where there is no GPU.
+Does not need Ray: ``PYTHONPATH=. python -m benchmarks.gpu --json FILE``. The branches of a sweep share a GPU as processes that
+each train one branch after another (``--gpus-per-branch 0.25``: four processes). This measures those processes without the
+overhead of Ray. ``--device cpu`` runs the script without a GPU, to test the script itself.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ BATCH = 256
 
 
 class OnDevice(Bare):
-    """The bare loop with images and network on the device; ``fast``: bf16 and channels_last, else eager fp32."""
+    """The bare loop with images and network on the device. ``fast`` means bf16 and channels_last; otherwise eager fp32."""
 
     def __init__(self, root: Path, device: str, images: int, fast: bool) -> None:
         super().__init__(root / ".raysweep" / "cache", measuring.CPUS)
@@ -60,7 +61,7 @@ class OnDevice(Bare):
 
 
 def _wait(device: str) -> None:
-    """For the GPU to have done what it was given."""
+    """Wait until the GPU has finished its work."""
     if device != "cpu":
         import torch
 
@@ -102,7 +103,7 @@ class _Reporter:
 
 
 def _train(root: Path, o: argparse.Namespace, epochs: int, lap: Any) -> float:
-    """One run of ours, without Ray; returns its best accuracy."""
+    """One raysweep run without Ray; returns its best accuracy."""
     from benchmarks.epoch import settings_of
     from raysweep.launch import runner
     from raysweep.plan import experiment as experiment_plan
@@ -136,14 +137,14 @@ def eager(root: Path, o: argparse.Namespace) -> dict[str, Any]:
 
 
 def trainings(root: Path, o: argparse.Namespace) -> dict[str, Any]:
-    """Some trainings one after another in this process."""
+    """Run ``--count`` trainings in this process, one after another."""
     for _ in range(o.count):
         _train(root, o, o.epochs, lambda: None)
     return {}
 
 
 def _side_by_side(root: Path, processes: int, **options: Any) -> float:
-    """Seconds until so many processes, started together, have trained all branches between them."""
+    """Seconds until this number of processes, started together, have trained all branches."""
     each = TRAININGS // processes
     command = measuring._command("benchmarks.gpu", "trainings", root, count=each, **options)
     began = time.perf_counter()
@@ -167,7 +168,7 @@ def compare(repeats: int, device: str, images: int, epochs: int) -> list[Row]:
         options: dict[str, Any] = {"device": device, "images": images, "epochs": epochs}
         in_a_process(
             "benchmarks.gpu", "trainings", root, count=1, **options
-        )  # decodes the images, warms what is shared
+        )  # decodes the images and warms the shared caches
         runs = interleave("benchmarks.gpu", ["ours", "bare", "eager"], root, repeats, **options)
         mine = runs["ours"]["seconds"]
         print({way: r["accuracy"] for way, r in runs.items()}, file=sys.stderr)
@@ -188,9 +189,9 @@ def compare(repeats: int, device: str, images: int, epochs: int) -> list[Row]:
 
 def main() -> None:
     parser = measuring.parser(__doc__, WAYS)
-    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the script")
-    parser.add_argument("--images", type=int, default=30_000, help="of an epoch")
-    parser.add_argument("--epochs", type=int, default=5, help="of each of the eight trainings")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu to test the script")
+    parser.add_argument("--images", type=int, default=30_000, help="images per epoch")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of each of the eight trainings")
     parser.add_argument("--count", type=int, default=1, help=argparse.SUPPRESS)
     o = parser.parse_args()
     if o.way:

@@ -1,5 +1,5 @@
-"""How the old system fed itself: a folder of JPEGs, PIL, a DataLoader with two workers and a WeightedRandomSampler, and
-three full files per epoch."""
+"""Data loading and saving of the old system: a folder of JPEGs, PIL, a DataLoader with two workers and a
+WeightedRandomSampler, and three full files per epoch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ BATCH, WORKERS = 64, 2
 
 
 class Folder(Dataset):
-    """Class folders of JPEGs, decoded at every access; shifted and mirrored as in ``base.yaml`` by torchvision's
-    transforms, gray or, as the old system's networks want them, in three channels."""
+    """Class folders of JPEGs, decoded at every access. torchvision's transforms shift and mirror them as in
+    ``base.yaml``. Images are gray, or have three channels for the old system's networks."""
 
     def __init__(self, folder: Path, mean: float, std: float, train: bool, colour: bool) -> None:
         from torchvision import transforms
@@ -41,7 +41,7 @@ class Folder(Dataset):
 
 
 def write_jpegs(data: Any, folder: Path) -> None:
-    """The images of a data set as class folders of JPEGs, ``train`` and ``val``."""
+    """Write the images of a data set as class folders of JPEGs, ``train`` and ``val``."""
     for split, images in (("train", data.train), ("val", data.val)):
         for name in data.classes:
             (folder / split / name).mkdir(parents=True)
@@ -52,7 +52,7 @@ def write_jpegs(data: Any, folder: Path) -> None:
 def epochs(
     folder: Path, model: nn.Module, count: int, moments: tuple[float, float], out: Path, colour: bool
 ) -> Iterator[int]:
-    """Epochs of training, validation, and the three files of the old system; yields the number of each that has ended."""
+    """Train, validate and save the three files of the old system; yield the number of each finished epoch."""
     train, val = (Folder(folder / part, *moments, part == "train", colour) for part in ("train", "val"))
     sampler = WeightedRandomSampler(torch.ones(len(train), dtype=torch.float64), len(train))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.02)
@@ -73,7 +73,7 @@ def epochs(
 
 
 def save(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, out: Path) -> None:
-    """The old system's three files: checkpoint, model and, where it is the best, the checkpoint again."""
+    """Write the old system's three files: checkpoint, model, and the checkpoint again as the best one."""
     state = {
         "epoch": epoch,
         "model_state_dict": model.state_dict(),
@@ -86,7 +86,7 @@ def save(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, out: Pa
 
 
 def feed(folder: Path, moments: tuple[float, float]) -> float:
-    """Images a second of the loader alone."""
+    """Images per second of the loader alone."""
     train = Folder(folder / "train", *moments, True, False)
     sampler = WeightedRandomSampler(torch.ones(len(train), dtype=torch.float64), len(train))
     loader = DataLoader(train, BATCH, sampler=sampler, num_workers=WORKERS)

@@ -1,4 +1,4 @@
-"""What every comparison shares: a measurement is a process of its own, a result is a ratio with its spread and a limit."""
+"""Shared by all comparisons. Each measurement runs in its own process; each result is a ratio with its spread and a limit."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 CPUS = os.cpu_count() or 1
-# Of every process that is measured. Whoever installed with pip has compiled modules; some machines forbid Python to write
-# them, and would compile all of torch and Ray at each import.
+# The environment of every measured process. pip compiles modules when it installs them. With PYTHONDONTWRITEBYTECODE,
+# Python would write none and compile all of torch and Ray at every import.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 Way = Callable[[Path, argparse.Namespace], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: ours against a peer, once per repeat.
+    """One line of the table: raysweep against a peer, one value per repeat.
 
-    ``limit`` is what ``ratios`` should keep below (or, where ``above``, reach); None where nothing was promised.
+    ``limit`` is the largest ratio that meets the target (with ``above``, the smallest); None if there is no target.
     """
 
     what: str
@@ -43,7 +43,7 @@ class Row:
 
     @property
     def ratios(self) -> list[float]:
-        """Within a repeat the ways ran one after the other: each ratio is of one minute of the machine."""
+        """One ratio per repeat. Within a repeat the variants run close together, so the machine is in the same state."""
         return [o / t for o, t in zip(self.ours, self.theirs, strict=True)]
 
     @property
@@ -66,11 +66,11 @@ class Row:
         return {**vars(self), "ratios": self.ratios, "holds": self.holds}
 
 
-HEADER = "| what | peer | ours | peer's | ratio (least … most) | to reach |\n|---|---|---|---|---|---|"
+HEADER = "| what | peer | ours | peer's | ratio (least … most) | target |\n|---|---|---|---|---|---|"
 
 
 def number(values: Sequence[float]) -> str:
-    """The median, to three digits."""
+    """The median, with three significant digits."""
     middle = statistics.median(values)
     return f"{middle:,.0f}" if abs(middle) >= 100 else f"{middle:.3g}"
 
@@ -103,7 +103,7 @@ def _processor() -> str:
 
 
 def peak_mb() -> float:
-    """The most memory this process has had, in MB (Linux counts in KiB)."""
+    """Peak memory of this process in MB (Linux reports KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -113,7 +113,7 @@ def _command(module: str, way: str, root: Path, **options: Any) -> list[str]:
 
 
 def in_a_process(module: str, way: str, root: Path, **options: Any) -> dict[str, Any]:
-    """One measurement: ``python -m MODULE --way WAY``, whose last line is JSON."""
+    """Run one measurement as ``python -m MODULE --way WAY``; its last line of output is JSON."""
     done = subprocess.run(_command(module, way, root, **options), capture_output=True, text=True, env=ENVIRONMENT)
     if done.returncode:
         raise RuntimeError(f"{way} failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
@@ -124,22 +124,22 @@ def in_a_process(module: str, way: str, root: Path, **options: Any) -> dict[str,
 
 
 class Laps:
-    """The rounds of a process of :func:`interleave`: its clock stands still while others have their turn."""
+    """The rounds of one process of :func:`interleave`. Its clock is stopped while the other processes run."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
 
     def end(self) -> None:
-        """A round has ended: tell how long it took, and return when the next one may begin."""
+        """End a round: report how long it took, and return when the next round may begin."""
         print("\n" + json.dumps({"lap": time.perf_counter() - self.began}), flush=True)
         sys.stdin.readline()
         self.began = time.perf_counter()
 
 
 def interleave(module: str, ways: Sequence[str], root: Path, laps: int, **options: Any) -> dict[str, dict[str, Any]]:
-    """The results of some ways whose processes take turns, one round each: a slow minute of the machine slows all.
+    """Run variants as processes that take turns, one round each, so that a slow minute of the machine affects all of them.
 
-    A result's ``seconds`` are those of ``laps`` rounds; the first of each process is not among them.
+    A result's ``seconds`` lists ``laps`` rounds; the first round of each process is not counted.
     """
     running: dict[str, subprocess.Popen[str]] = {}
     rounds: dict[str, list[float]] = {way: [] for way in ways}
@@ -174,7 +174,7 @@ def _go(process: subprocess.Popen[str]) -> None:
 
 
 def _answer_of(process: subprocess.Popen[str], errors: TextIO) -> dict[str, Any]:
-    """The next line of JSON that a process prints, whatever its libraries print between."""
+    """The next line of JSON that a process prints; other output of its libraries is skipped."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("{") and line.rstrip().endswith("}"):
@@ -185,24 +185,24 @@ def _answer_of(process: subprocess.Popen[str], errors: TextIO) -> dict[str, Any]
 
 
 def answer(ways: Mapping[str, Way], options: argparse.Namespace) -> None:
-    """The other side of :func:`in_a_process` and :func:`interleave`."""
+    """Run in the measured process by :func:`in_a_process` and :func:`interleave`: print the result as JSON."""
     result = ways[options.way](options.root, options)
     print("\n" + json.dumps(result | {"peak_mb": peak_mb()}))
 
 
 def parser(text: str | None, ways: Mapping[str, Way]) -> argparse.ArgumentParser:
-    """The options that every comparison has."""
+    """The options of every comparison."""
     made = argparse.ArgumentParser(description=text)
     made.add_argument("--repeats", type=int, default=3)
-    made.add_argument("--json", type=Path, help="write every figure into this file")
-    made.add_argument("--laps", type=int, default=0, help=argparse.SUPPRESS)  # of a process that takes turns
+    made.add_argument("--json", type=Path, help="write all figures to this file")
+    made.add_argument("--laps", type=int, default=0, help=argparse.SUPPRESS)  # for processes that take turns
     made.add_argument("--way", choices=list(ways), help=argparse.SUPPRESS)
     made.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     return made
 
 
 def show(rows: Sequence[Row], file: Path | None) -> None:
-    """The table for people, and the figures for programs."""
+    """Print the table, and write the figures to a JSON file if one is given."""
     print(machine() + "\n\n" + HEADER)
     for row in rows:
         print(row.line())

@@ -1,15 +1,15 @@
-"""What ten thousand branches cost beside their training: time for each, and memory of the driver.
+"""The overhead of ten thousand branches beyond their training: time per branch, and memory of the driver.
 
-``ours`` is ``raysweep branch`` whole: the plan, Ray Tune with actors used again, the event channel, the display off a terminal,
-gauges, TensorBoard, ``sweep.json`` and ``results.csv``, the report at the end. Only the training is nothing. A branch makes
-its folder as every branch does (lock, configuration, both logs), and instead of training writes a manifest of one
-checkpoint that does not exist and a history of two rows; it tells begin, one batch, one epoch, and its end. Its pictures,
-its checkpoint and its predictions belong to the training, so there are none, and the report has nothing to compare.
+``ours`` is the whole of ``raysweep branch`` without the training: the plan, Ray Tune with reused actors, the event channel,
+the display (not on a terminal), gauges, TensorBoard, ``sweep.json``, ``results.csv`` and the final report. Each branch creates
+its folder as usual (lock, configuration, both logs). Instead of training, it writes a manifest with one checkpoint that does
+not exist and a history of two rows, and sends the events of one batch and one epoch. Pictures, checkpoint and predictions
+belong to the training, so they are missing, and the report has nothing to compare.
 
-``bare`` is Ray Tune alone: as many functions that report one result, in actors used again, with the settings that
-raysweep gives to Tune and without a file.
+``bare`` is Ray Tune alone: the same number of functions, each reporting one result, in reused actors, with the settings that
+raysweep gives to Tune and without any files.
 
-``--listing N`` makes a root of N small experiments instead, where ``--root`` says, and times ``raysweep list`` there.
+``--listing N`` creates N small experiments under ``--root`` instead, and times ``raysweep list`` there.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from raysweep.events import (
 )
 from raysweep.store.records_manifest import Manifest, ManifestEntry
 
-MARKS = (1_000, 5_000, 10_000)  # branches after which the driver's memory is noted
+MARKS = (1_000, 5_000, 10_000)  # the driver's memory is recorded after these numbers of branches
 LIMIT_MS = 50.0
 
 
 def memory_mb() -> float:
-    """What this process holds at this moment."""
+    """Current memory of this process in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-_KINDS = {  # what stands in a command line → what it is
+_KINDS = {  # part of the command line → kind of process
     "gcs_server": "GCS", "raylet/raylet": "raylet", "dashboard/agent": "agent", "runtime_env/agent": "agent",
     "dashboard/dashboard": "dashboard", "ray::": "actors", "ray-dashboard": "dashboard",
 }  # fmt: skip
 
 
 def processor_s() -> dict[tuple[int, str], float]:
-    """(process, what it is) → seconds of CPU, of this process and of all that it has started, Ray's among them."""
+    """(process id, kind) → CPU seconds of this process and of all its descendants, including Ray's processes."""
     import psutil
 
     me = psutil.Process()
@@ -67,7 +67,7 @@ def processor_s() -> dict[tuple[int, str], float]:
 
 
 class Marks:
-    """Time and memory of the driver after so many branches."""
+    """Time and memory of the driver after each number of finished branches."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -83,7 +83,7 @@ class Marks:
 
     def ended(self) -> None:
         self.count += 1
-        if self.count % 20 == 0:  # an actor is gone when the last branch has ended
+        if self.count % 20 == 0:  # sampled, because actors are gone when the last branch has ended
             self.used = self.used | processor_s()
         if self.count % 500 == 0 or self.count == 100:
             self.seen[self.count] = time.perf_counter() - self.began, memory_mb()
@@ -102,12 +102,12 @@ class Marks:
 
 
 def nothing(job: Any, reporter: Any, start: Any = None) -> Any:
-    """In the place of the training function: what an epoch leaves behind and tells, without the epoch."""
+    """Replaces the training function: writes the files and sends the events of an epoch without training."""
     from raysweep.store.experiment import Experiment
     from raysweep.training.checkpointing import write_history
     from raysweep.training.job import Outcome
 
-    classes = list(job.weights)
+    classes = list(job.weights.classes)
     reporter(TrainingStarted(job.last_epoch))
     reporter(BatchDone(job.last_epoch, 1, 1, 1.0, 1.0))
     row: dict[str, Any] = {"epoch": job.last_epoch, "train_loss": 1.0, "train_acc": 0.5, "val_loss": 1.0}
@@ -125,7 +125,7 @@ def nothing(job: Any, reporter: Any, start: Any = None) -> Any:
 
 
 def trainable(config: dict[str, Any], kept: Any) -> None:
-    """raysweep's own trainable, in an actor where training and drawing do nothing."""
+    """raysweep's own trainable, in an actor in which training and drawing figures do nothing."""
     from raysweep.launch import runner
     from raysweep.launch.sweep import branch as branches
     from raysweep.training import loop
@@ -136,12 +136,13 @@ def trainable(config: dict[str, Any], kept: Any) -> None:
 
 
 def ours(root: Path, branches: int) -> dict[str, Any]:
-    """A sweep from its grid to the end of the command, and how long each part took."""
+    """Run a sweep from the grid to the end of the command; measure each part."""
     from raysweep.config import grid as grids
     from raysweep.display.sweep import SweepDisplay
     from raysweep.launch.sweep import driver as sweeping
     from raysweep.launch.sweep import tune as tuning
     from raysweep.plan import sweep as sweep_plan
+    from raysweep.plan.types import SweepRequest
 
     parent = parent_of(root, 1)
     tuning.train_kept = trainable  # type: ignore[assignment]
@@ -150,7 +151,7 @@ def ours(root: Path, branches: int) -> dict[str, Any]:
     # The control is one of the branches.
     search = {"algorithm": "random", "num_samples": branches - 1, "ranges": drawn}
     values = {"epochs": 1, "control": True, "search": search}
-    plan = sweep_plan.plan_sweep(str(root), f"{parent.id}@1", grids.check(values), threads=1)
+    plan = sweep_plan.plan_sweep(SweepRequest(str(root), f"{parent.id}@1", grids.check(values), threads=1))
     at["planned"] = time.perf_counter()
     with SweepDisplay() as display:
 
@@ -183,7 +184,7 @@ def ours(root: Path, branches: int) -> dict[str, Any]:
 
 
 def bare(root: Path, branches: int) -> dict[str, Any]:
-    """As many trials that do nothing, with the environment that raysweep gives to Tune."""
+    """The same number of trials that do nothing, with the environment that raysweep gives to Tune."""
     from raysweep.cluster import connect
     from raysweep.launch.sweep import tune as tuning
 
@@ -222,9 +223,9 @@ def bare(root: Path, branches: int) -> dict[str, Any]:
 
 
 def make_root(address: str, experiments: int, checkpoints: int = 1, at_once: int = 32) -> float:
-    """Fill an empty root, a folder or the address of an object store, with small experiments; returns the seconds.
+    """Fill an empty root (a folder or the address of an object store) with small experiments; return the seconds.
 
-    They are written past raysweep, many at a time: what is measured afterwards is how they are read.
+    They are written without raysweep, many in parallel, because only reading them is measured.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -234,7 +235,7 @@ def make_root(address: str, experiments: int, checkpoints: int = 1, at_once: int
     began = time.perf_counter()
     if not is_address(address):
         make(Path(address), experiments, checkpoints)
-        time.sleep(2.5)  # until the change times are settled
+        time.sleep(2.5)  # until the index trusts the modification times
         return time.perf_counter() - began - 2.5
     from raysweep.store.remote.bucket import Bucket
 
@@ -252,17 +253,17 @@ def make_root(address: str, experiments: int, checkpoints: int = 1, at_once: int
 
 
 def listing(address: str, experiments: int, repeats: int) -> None:
-    """Make the root where it is empty, and time ``raysweep list`` there as whole processes."""
+    """Fill the root if it is empty, and time ``raysweep list`` there as whole processes."""
     import json
 
     from benchmarks.catalog import RAYSWEEP, timed
 
     command = [*RAYSWEEP, "list", "--json", "--root", address]
     if not json.loads(timed(command)[1]):
-        print(f"making {experiments:,} experiments took {make_root(address, experiments):.1f} s")
+        print(f"creating {experiments:,} experiments took {make_root(address, experiments):.1f} s")
     for i in range(repeats + 1):
         seconds, out = timed(command)
-        assert len(json.loads(out)) == experiments, "the root holds something else"
+        assert len(json.loads(out)) == experiments, "the root contains other experiments"
         print(f"list --json, {'first' if i == 0 else 'again'}: {seconds:.2f} s, {len(out) / 1e6:.1f} MB")
 
 
@@ -272,11 +273,11 @@ WAYS: dict[str, Callable[[Path, int], dict[str, Any]]] = {"bare": bare, "ours": 
 
 
 def compare(branches: int, root: Path) -> None:
-    """Each way once, in a process of its own, and the table."""
+    """Run each variant once in its own process, and print the table."""
     found = {way: measuring.in_a_process("benchmarks.scale", way, root / way, branches=branches) for way in WAYS}
     print(measuring.machine() + "\n")
     print(
-        f"| {branches:,} branches that do nothing | ms each | driver's peak, MB | at its start | KB more per branch |"
+        f"| {branches:,} branches that do nothing | ms each | driver's peak, MB | at the start | KB growth per branch |"
     )
     print("|---|---|---|---|---|")
     for way, name in (("ours", "raysweep branch"), ("bare", "Ray Tune alone")):
@@ -300,7 +301,7 @@ def compare(branches: int, root: Path) -> None:
         print(f"  {way}: " + ", ".join(f"{k} {v:g}" for k, v in found[way]["cpu_s"].items()))
     r = found["ours"]
     print(
-        f"\nours: plan {r['plan_s']:.1f} s, Ray's start {r['ray_s']:.1f} s, report {r['report_s']:.1f} s; sweep.json "
+        f"\nours: plan {r['plan_s']:.1f} s, Ray's startup {r['ray_s']:.1f} s, report {r['report_s']:.1f} s; sweep.json "
         f"{r['sweep.json_mb']:.1f} MB, results.csv {r['results.csv_mb']:.1f} MB"
     )
 
@@ -309,10 +310,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--branches", type=int, default=1_000)
     parser.add_argument(
-        "--root", help="where folders are made, and kept; with --listing also an object store's address"
+        "--root",
+        help="where to make the folders; they are kept. With --listing it may be the address of an object store",
     )
-    parser.add_argument("--listing", type=int, metavar="N", help="list a root of N experiments instead")
-    parser.add_argument("--repeats", type=int, default=3, help="of the listing")
+    parser.add_argument("--listing", type=int, metavar="N", help="measure `raysweep list` on N experiments instead")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of the listing")
     parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
     o = parser.parse_args()
     if o.way:

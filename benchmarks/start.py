@@ -1,4 +1,4 @@
-"""From the command to the first step of a training in this process, beside the import of torch alone."""
+"""Time from the command to the first training step, against the import of torch alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "base.yaml"
 
 
 class _FirstStep(nn.Module):
-    """Ends the process at its second training batch: the first step is done."""
+    """Ends the process at its second training batch, when the first step is done."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def compare(repeats: int) -> list[Row]:
         ours = [script, "run", str(CONFIG), "--root", folder, "model.name=python:benchmarks.start:build"]
         torch = [sys.executable, "-c", "import torch"]
         _timed(torch, 0)
-        _timed(ours, 42)  # draws the images and fills the disk cache
+        _timed(ours, 42)  # draws the images and fills the cache on disk
         found: list[tuple[float, float]] = []
         for _ in range(repeats):
             found.append((_timed(ours, 42), _timed(torch, 0)))

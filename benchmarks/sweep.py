@@ -1,7 +1,7 @@
-"""What a sweep costs beside the training itself: one-epoch branches of one checkpoint on the CPU.
+"""The overhead of a sweep beyond the training itself: one-epoch branches of one checkpoint on the CPU.
 
-Each way runs in a process of its own, one after the other, ``--repeats`` times. Ray's clusters are up before the
-clock starts. ``pattern`` is what Ray's documentation shows: a Tune function that runs a TorchTrainer, two at a time.
+Each variant runs in its own process, one after another, ``--repeats`` times. The clock starts when the Ray cluster is
+up. ``pattern`` is what Ray's documentation shows: a Tune function that runs a TorchTrainer, two at a time.
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ def parent_of(root: Path, threads: int) -> Any:
 
 
 def ours(root: Path, branches: int, threads: int) -> float:
-    """Seconds from a cluster that is up to the end of the sweep."""
+    """Seconds from a running cluster to the end of the sweep."""
     from raysweep.config import grid as grids
     from raysweep.launch.sweep import driver as sweeping
     from raysweep.plan import sweep as sweep_plan
+    from raysweep.plan.types import SweepRequest
 
     parent = parent_of(root, threads)
     times: dict[type, float] = {}
     values = {"epochs": 1, "control": False, "weights": {"disgust": weights_of(branches)}}
-    plan = sweep_plan.plan_sweep(str(root), f"{parent.id}@1", grids.check(values), threads=threads)
+    plan = sweep_plan.plan_sweep(SweepRequest(str(root), f"{parent.id}@1", grids.check(values), threads=threads))
     result = sweeping.run(plan, lambda event: times.setdefault(type(event), time.perf_counter()))
     seconds = times[SweepEnded] - times[Connected]
     assert len(result.experiments) == branches
@@ -62,14 +63,14 @@ def ours(root: Path, branches: int, threads: int) -> float:
 
 
 def bare(root: Path, branches: int, threads: int) -> float:
-    """Seconds of the loops alone: no files, no processes, the images already in memory."""
+    """Seconds of the bare loops: no files, no other processes, images already in memory."""
     from benchmarks.bare import Bare
     from raysweep.store import checkpoint
 
     parent = parent_of(root, threads)
     state = checkpoint.read(parent.folder / "checkpoint_epoch_1.pt")["model_state_dict"]
     loop = Bare(root / ".raysweep" / "cache", os.cpu_count() or 1, state)
-    loop.train({}, 1)  # the first epoch of a process is slower: it is not counted
+    loop.train({}, 1)  # the first epoch of a process is slower and is not counted
     started = time.perf_counter()
     for weight in weights_of(branches):
         loop.train({1: weight}, 1)
@@ -77,7 +78,7 @@ def bare(root: Path, branches: int, threads: int) -> float:
 
 
 def pattern(root: Path, branches: int, threads: int) -> float:
-    """Seconds of Ray's documented pattern, once its cluster is up."""
+    """Seconds of Ray's documented pattern, measured from a running cluster."""
     import logging
 
     import ray
@@ -133,7 +134,7 @@ WAYS = {"bare": bare, "ours": ours, "pattern": pattern}
 
 
 def compare(repeats: int, pattern_repeats: int | None = None, branches: int = 16, threads: int = 1) -> list[Row]:
-    """The pattern is slow: where it runs less often, its first figures stand beside our first ones."""
+    """Measure all variants. The slow pattern may run less often; its figures are then compared with the first of ours."""
     pattern_repeats = repeats if pattern_repeats is None else pattern_repeats
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
@@ -158,8 +159,13 @@ def compare(repeats: int, pattern_repeats: int | None = None, branches: int = 16
 def main() -> None:
     parser = measuring.parser(__doc__, WAYS)
     parser.add_argument("--branches", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=1, help="per branch; as many branches at a time as CPUs allow")
-    parser.add_argument("--pattern-repeats", type=int, help="of the slow one, where they shall be fewer")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="threads per branch; as many branches run at the same time as the CPUs allow",
+    )
+    parser.add_argument("--pattern-repeats", type=int, help="repeats of the slow pattern (default: --repeats)")
     o = parser.parse_args()
     if o.way:
         ways = {w: lambda root, o, run=run: {"seconds": run(root, o.branches, o.threads)} for w, run in WAYS.items()}

@@ -1,6 +1,6 @@
-"""Two frameworks with the images in memory and whole batches gathered at once: the best that either can do here.
+"""Lightning and transformers with images in memory and whole batches gathered at once: the fastest setup for each.
 
-Each validates and writes a checkpoint per epoch, as we do; logging and progress bars are off.
+Each validates and writes a checkpoint per epoch, like raysweep; logging and progress bars are off.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.measuring import Laps
 
 
 class _Batches(Dataset):
-    """Hands out whole batches: a DataLoader asks ``__getitems__`` once for all indices of one."""
+    """Returns whole batches: a DataLoader calls ``__getitems__`` once with all indices of a batch."""
 
     def __init__(self, loop: Bare, train: bool) -> None:
         self.loop, self.train = loop, train
@@ -38,7 +38,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def lightning(loop: Bare, net: nn.Module, epochs: int, out: Path, laps: Laps) -> None:
-    """Lightning's Trainer; an epoch ends where the next one begins."""
+    """Lightning's Trainer; an epoch ends when the next one begins."""
     import logging
     import warnings
 
@@ -88,7 +88,7 @@ def lightning(loop: Bare, net: nn.Module, epochs: int, out: Path, laps: Laps) ->
 
 
 def transformers(loop: Bare, net: nn.Module, epochs: int, out: Path, laps: Laps) -> None:
-    """Hugging Face's Trainer. Its checkpoints, safetensors, take no channels_last weights."""
+    """Hugging Face's Trainer. It saves safetensors, which cannot store channels_last weights."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.utils import logging
 

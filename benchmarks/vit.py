@@ -1,4 +1,4 @@
-"""A small vision transformer (about 116,000 parameters) for colour images, as the old system trained one: plain PyTorch."""
+"""A small vision transformer (about 116,000 parameters) for colour images in plain PyTorch, like that of the old system."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import nn
 
 
 class ViT(nn.Module):
-    """48-pixel images in patches of 8: 36 tokens and a class token of width 64, three layers of four heads. Gray ones are
-    repeated in three channels."""
+    """48-pixel images in patches of 8: 36 tokens and a class token of width 64, three layers of four heads. Gray images
+    are repeated in three channels."""
 
     def __init__(self, num_classes: int, width: int = 64, layers: int = 3, heads: int = 4) -> None:
         super().__init__()

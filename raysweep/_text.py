@@ -26,6 +26,13 @@ _RESERVED = {"con", "prn", "aux", "nul", "sweeps", *(f"{p}{i}" for p in ("com", 
 def check_name(value: str) -> str:
     """``value`` if it can be the name of a folder on every system.
 
+    >>> check_name("fer2013-disgust5")
+    'fer2013-disgust5'
+    >>> check_name("runs/first")
+    Traceback (most recent call last):
+        ...
+    ValueError: the name 'runs/first' contains '/'; a name is one folder's name, not a path
+
     Raises:
         ValueError: empty, longer than 120 characters, a path, a reserved name, or control characters in it.
     """
@@ -67,18 +74,32 @@ def check_class(value: str) -> str:
 
 
 def plain(text: object) -> str:
-    """Text without control characters and marks of direction: a name must not steer the terminal."""
+    r"""Text without control characters and marks of direction: a name must not control the terminal.
+
+    >>> plain("a\x1b[2Jb")
+    'a·[2Jb'
+    """
     return "".join(c if c.isprintable() else "·" for c in str(text))
 
 
 def truncate(text: object, most: int = 400) -> str:
-    """Plain text of at most so many characters, its middle left out."""
+    """Plain text of at most ``most`` characters; the middle of a longer text is left out.
+
+    >>> truncate("abcdefghij", 5)
+    'ab…ij'
+    """
     whole = str(text)
     return plain(whole if len(whole) <= most else f"{whole[: most // 2]}…{whole[len(whole) - (most - 1) // 2 :]}")
 
 
 def join_names(names: Iterable[object]) -> str:
-    """The names with commas; of many, the first 20 and how many more there are."""
+    """The names, separated by commas; at most 20 of them, and how many more there are.
+
+    >>> join_names(["happy", "sad"])
+    'happy, sad'
+    >>> join_names(range(22))[-13:]
+    '19 and 2 more'
+    """
     every = [str(name) for name in names]
     more = len(every) - MAX_LISTED
     return ", ".join(truncate(name, 80) for name in every[:MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
@@ -103,12 +124,20 @@ class _Short(reprlib.Repr):
 
 
 def short_repr(value: Any) -> str:
-    """``repr`` of a value in about 80 characters, whatever it is: deep, huge or a billion laughs."""
+    """``repr`` of any value in at most 120 characters, even if it is deeply nested or huge.
+
+    >>> short_repr([1, 2, 3, 4, 5, 6])
+    '[1, 2, 3, 4, ...]'
+    """
     return truncate(_Short().repr(value), 120)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """JSON for any terminal: no NaN, and what could steer the terminal is escaped, also half characters."""
+    """JSON for any terminal: null instead of NaN, and escapes for characters that could control the terminal.
+
+    >>> json_text({"val_loss": float("nan"), "class": "disgust"})
+    '{"val_loss": null, "class": "disgust"}'
+    """
     text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
     if text.isprintable():
         return text
@@ -125,7 +154,11 @@ def _finite(value: Any) -> Any:
 
 
 def dotted(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of nested settings; an empty mapping is a value."""
+    """(dotted key, value) of nested settings; an empty mapping is a value.
+
+    >>> dict(dotted({"data": {"path": "images"}, "seed": 0}))
+    {'data.path': 'images', 'seed': 0}
+    """
     for key, item in value.items():
         if isinstance(item, Mapping) and item:
             yield from dotted(item, f"{prefix}{key}.")

@@ -169,10 +169,11 @@ def branch(
     from raysweep.display.sweep import SweepDisplay
     from raysweep.launch.sweep import driver as sweeping
     from raysweep.plan import sweep as sweep_plan
+    from raysweep.plan.types import SweepRequest
 
     checked = grids.check(grid) if isinstance(grid, Mapping) else grids.read(grid)
     show = progress if progress is not None else SweepDisplay()
-    plan = sweep_plan.plan_sweep(
+    request = SweepRequest(
         str(root if root is not None else _root_of(str(checkpoint))),
         str(checkpoint),
         checked,
@@ -185,9 +186,8 @@ def branch(
         max_concurrent=max_concurrent,
         gpus_per_branch=gpus_per_branch,
         overrides=settings,
-        progress=show,
     )
-    return sweeping.run(plan, show)
+    return sweeping.run(sweep_plan.plan_sweep(request, show), show)
 
 
 def _root_of(reference: str) -> str:

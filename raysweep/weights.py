@@ -1,4 +1,4 @@
-"""Sampling weights: parse, complete, inherit, compare, and the shares they cause.
+"""Sampling weights, the shares of the classes they cause, and what changed between two sets of them.
 
 A weight multiplies how often an image of a class is drawn: the chance of class c per draw is
 ``n_c * w_c / sum_k(n_k * w_k)``, n_c being the number of images of c in the pool. A class that is not named has 1.0.
@@ -7,77 +7,199 @@ Only the standard library is used here, so that reading verbs stay light.
 
 from __future__ import annotations
 
-import errno
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
-from raysweep._paths import read_regular
-from raysweep._text import join_names, short_repr, truncate
+from raysweep._text import join_names, short_repr
 from raysweep.errors import WeightsError, did_you_mean
 
-MAX_BYTES = 1_000_000  # of a file of weights
+Changed = dict[str, tuple[float, float]]  # class → (weight before, weight after), of the classes that differ
 
 
-def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise WeightsError(f"The weights name class {short_repr(key)} twice. Keep one of the two.")
-        result[key] = value
-    return result
-
-
-def parse(text: str) -> dict[str, Any]:
-    """Weights from a JSON object or from the path of a JSON or YAML file.
+@dataclass(frozen=True, slots=True)
+class SamplingWeights:
+    """The weight of every class, in the order of the classes. Checked when it is made, and nowhere else.
 
     Raises:
-        WeightsError: neither JSON nor a readable file, a class named twice, or not a mapping.
-        ConfigError: the same of a YAML file.
+        WeightsError: a class is named twice, a bad number, or no class has a weight above zero.
     """
-    source = "--weights"
-    if not text.lstrip().startswith("{"):
-        source = truncate(text)
-        if Path(text).suffix.lower() in (".yaml", ".yml") and os.path.exists(text):
-            from raysweep.config.yaml import read_yaml
 
-            return dict(read_yaml(text))
-        text = _read_text(text)
-    try:
-        value = json.loads(text, object_pairs_hook=_no_doubles)
-    except json.JSONDecodeError as error:
-        raise WeightsError(
-            f"The weights in {source} are not valid JSON ({error.msg} at character {error.pos}). "
-            'Names need double quotes: {"disgust": 5.0, "happy": 0.5}.'
-        ) from None
-    except (RecursionError, ValueError) as error:  # nested too deep, or a number of more than 4,300 digits
-        reason = "nested too deep" if isinstance(error, RecursionError) else "a number of thousands of digits"
-        raise WeightsError(
-            f'The weights in {source} cannot be read ({reason}). They must be an object like {{"disgust": 5.0}}.'
-        ) from None
-    if not isinstance(value, dict):
-        raise WeightsError(
-            f'The weights in {source} must be an object like {{"disgust": 5.0}}, not {short_repr(value)}.'
-        )
-    return value
+    classes: tuple[str, ...]
+    values: tuple[float, ...]
 
-
-def _read_text(path: str) -> str:
-    try:
-        return read_regular(path, MAX_BYTES).decode("utf-8")
-    except UnicodeDecodeError:
-        raise WeightsError(f"The weights in {truncate(path)} cannot be read: they are no text in UTF-8.") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, ValueError) or error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+    def __post_init__(self) -> None:
+        if len(self.classes) != len(self.values) or len(set(self.classes)) != len(self.classes):
             raise WeightsError(
-                f"{truncate(path)!r} is neither a JSON object nor a file. Write --weights '{{\"disgust\": 5.0}}', or the path of "
-                "a JSON or YAML file with one class and number per line."
-            ) from None
-        raise WeightsError(f"The weights in {truncate(path)} cannot be read: {error.strerror}.") from None
+                f"Sampling weights need one number for each class, and each class once: {len(self.values)} numbers were "
+                f"given for the classes {join_names(self.classes)}."
+            )
+        values = tuple(check_number(name, value) for name, value in zip(self.classes, self.values, strict=True))
+        if not any(values):
+            raise WeightsError(
+                f"All sampling weights are zero ({join_names(self.classes)}), so no image could be drawn. "
+                "Give at least one class a weight above zero."
+            )
+        object.__setattr__(self, "values", values)
+
+    @classmethod
+    def complete(cls, given: Mapping[str, Any], classes: Sequence[str]) -> SamplingWeights:
+        """Weights of every one of ``classes``; those that ``given`` does not name get 1.0.
+
+        Raises:
+            WeightsError: an unknown class, or as the class says.
+        """
+        check_classes(given, classes, "The sampling weights name")
+        return cls(tuple(classes), tuple(given.get(name, 1.0) for name in classes))
+
+    def inherit(self, changes: Mapping[str, Any]) -> SamplingWeights:
+        """These weights with the classes that ``changes`` names changed.
+
+        Raises:
+            WeightsError: as :meth:`complete`.
+        """
+        return self.complete({**self.as_dict(), **changes}, self.classes) if changes else self
+
+    def shares(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """The share of each class among the images shown, in [0, 1]: ``n_c w_c / sum(n w)``.
+
+        Args:
+            counts: class → images in the pool.
+
+        Raises:
+            WeightsError: every class with a weight above zero is empty.
+        """
+        return {c: float(share) for c, share in self._exact(counts).items()}
+
+    def quotas(self, counts: Mapping[str, int], draws: int) -> dict[str, int]:
+        """How many of ``draws`` images each class gets: ``draws * n_c w_c / sum(n w)``, rounded by largest remainder.
+
+        The sum is exactly ``draws``. Exact rational arithmetic, so no platform rounds differently; ties go to the class
+        that comes first. (Hamilton's method: https://en.wikipedia.org/wiki/Largest_remainders_method)
+
+        Raises:
+            WeightsError: every class with a weight above zero is empty.
+        """
+        exact = {c: draws * share for c, share in self._exact(counts).items()}
+        result = {c: int(q) for c, q in exact.items()}
+        by_remainder = sorted(exact, key=lambda c: result[c] - exact[c])  # stable: ties keep the class order
+        for c in by_remainder[: draws - sum(result.values())]:
+            result[c] += 1
+        return result
+
+    def _exact(self, counts: Mapping[str, int]) -> dict[str, Fraction]:
+        weights = self.as_dict()
+        mass = {c: Fraction(n) * Fraction(weights[c]) for c, n in counts.items()}
+        total = sum(mass.values())
+        if total == 0:
+            raise WeightsError("No class with a weight above zero has any image, so no image could be drawn.")
+        return {c: m / total for c, m in mass.items()}
+
+    def describe(self) -> str:
+        """A short text such as ``disgust 5, happy 0.5`` of what is not 1.0."""
+        parts = [f"{c} {w:g}" for c, w in zip(self.classes, self.values, strict=True) if w != 1.0]
+        return ", ".join(parts) or "all 1"
+
+    def as_dict(self) -> dict[str, float]:
+        """Class → weight, as it stands in checkpoints and configurations."""
+        return dict(zip(self.classes, self.values, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class RatioChange:
+    """What a fork changed. It is written into the child's log, and what is said of the change later is read from there.
+
+    The shares are in the order of the classes of the weights beside them, and empty where they are not known.
+    """
+
+    old: SamplingWeights
+    new: SamplingWeights
+    old_shares: tuple[float, ...] = ()
+    new_shares: tuple[float, ...] = ()
+
+    @classmethod
+    def between(cls, old: SamplingWeights, new: SamplingWeights, counts: Mapping[str, int]) -> RatioChange:
+        """The change from ``old`` to ``new`` among the images of ``counts`` (class → images in the pool).
+
+        Raises:
+            WeightsError: with one of the two no image could be drawn.
+        """
+        before, after = old.shares(counts), new.shares(counts)
+        return cls(old, new, tuple(before[c] for c in old.classes), tuple(after[c] for c in new.classes))
+
+    @classmethod
+    def from_event(cls, event: Mapping[str, Any]) -> RatioChange:
+        """The change that an event of a log tells of.
+
+        Raises:
+            WeightsError: it holds something else.
+        """
+        weights = [event.get("old_weights"), event.get("new_weights")]
+        shares = [event.get("old_shares") or {}, event.get("new_shares") or {}]
+        if not all(isinstance(part, Mapping) for part in (*weights, *shares)):
+            raise WeightsError("The log's event about the ratio does not hold weights and shares of classes.")
+        old, new = (SamplingWeights.complete(w or {}, list(w or {})) for w in weights)
+        return cls(old, new, *(_in_order(s, w) for s, w in zip(shares, (old, new), strict=True)))
+
+    def to_event(self) -> dict[str, dict[str, float]]:
+        """The details of the log's event."""
+        return {
+            "old_weights": self.old.as_dict(),
+            "new_weights": self.new.as_dict(),
+            "old_shares": dict(zip(self.old.classes, self.old_shares, strict=False)),
+            "new_shares": dict(zip(self.new.classes, self.new_shares, strict=False)),
+        }
+
+    @property
+    def changed(self) -> Changed:
+        """The classes whose weight differs."""
+        return changes(self.old.as_dict(), self.new.as_dict())
+
+    def describe(self, with_shares: bool = False) -> str:
+        """``disgust 1→5, fear 1→2``, or ``unchanged``; with shares ``disgust 1 → 5 (1.5% → 7.1%)``."""
+        before = dict(zip(self.old.classes, self.old_shares, strict=False))
+        after = dict(zip(self.new.classes, self.new_shares, strict=False))
+        if not (with_shares and before and after and self.changed):
+            return describe_changed(self.changed)
+        return ", ".join(
+            f"{c} {old:g} → {new:g} ({before.get(c, 0):.1%} → {after.get(c, 0):.1%})"
+            for c, (old, new) in self.changed.items()
+        )
+
+
+def _in_order(shares: Mapping[str, Any], weights: SamplingWeights) -> tuple[float, ...]:
+    return tuple(check_number(c, shares.get(c, 0.0)) for c in weights.classes) if shares else ()
+
+
+def changes(old: Mapping[str, float], new: Mapping[str, float]) -> Changed:
+    """The classes whose weight differs; one that is not named has 1.0."""
+    names = list(old) + [c for c in new if c not in old]
+    return {c: (old.get(c, 1.0), new.get(c, 1.0)) for c in names if old.get(c, 1.0) != new.get(c, 1.0)}
+
+
+def describe_changed(changed: Mapping[str, Sequence[float]]) -> str:
+    """What changed, as ``disgust 1→5, fear 1→2``, or ``unchanged``."""
+    return ", ".join(f"{c} {old:g}→{new:g}" for c, (old, new) in changed.items()) or "unchanged"
+
+
+def check_classes(names: Mapping[str, Any], classes: Sequence[str], what: str) -> None:
+    """Every one of ``names`` is a class.
+
+    Args:
+        what: the start of the message, such as "The sampling weights name".
+
+    Raises:
+        WeightsError: one is not; the message suggests the nearest class.
+    """
+    known = set(classes)
+    for name in names:
+        if name not in known:
+            raise WeightsError(
+                f"{what} class {short_repr(name)}, which the data do not have."
+                f"{did_you_mean(name, classes)} The classes are: {join_names(classes)}."
+            )
 
 
 def check_number(name: str, value: Any) -> float:
@@ -104,77 +226,3 @@ def check_number(name: str, value: Any) -> float:
             "negative. Use 0 to leave the class out."
         )
     return number
-
-
-def complete(weights: Mapping[str, Any], classes: Sequence[str]) -> dict[str, float]:
-    """Checked weights of every class, in the order of ``classes``; classes not named get 1.0.
-
-    Raises:
-        WeightsError: an unknown class, a bad number, or no class with a weight above zero.
-    """
-    known = set(classes)
-    for name in weights:
-        if name not in known:
-            raise WeightsError(
-                f"The sampling weights name class {short_repr(name)}, which the data do not have."
-                f"{did_you_mean(name, classes)} The classes are: {join_names(classes)}."
-            )
-    result = {name: check_number(name, weights.get(name, 1.0)) for name in classes}
-    if not any(result.values()):
-        raise WeightsError(
-            f"All sampling weights are zero ({join_names(classes)}), so no image could be drawn. "
-            "Give at least one class a weight above zero."
-        )
-    return result
-
-
-def inherit(parent: Mapping[str, float], changes: Mapping[str, Any], classes: Sequence[str]) -> dict[str, float]:
-    """The parent's weights with the named classes changed, checked like :func:`complete`."""
-    return complete({**{c: parent.get(c, 1.0) for c in classes}, **changes}, classes)
-
-
-def shares(counts: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, float]:
-    """The share of each class among the images shown, in [0, 1]: ``n_c w_c / sum(n w)``.
-
-    Raises:
-        WeightsError: every class with a weight above zero is empty.
-    """
-    mass = {c: Fraction(counts[c]) * Fraction(weights.get(c, 1.0)) for c in counts}
-    total = sum(mass.values())
-    if total == 0:
-        raise WeightsError("No class with a weight above zero has any image, so no image could be drawn.")
-    return {c: float(m / total) for c, m in mass.items()}
-
-
-def quotas(counts: Mapping[str, int], weights: Mapping[str, float], draws: int) -> dict[str, int]:
-    """How many of ``draws`` images each class gets: ``draws * n_c w_c / sum(n w)``, rounded by largest remainder.
-
-    The sum is exactly ``draws``. Exact rational arithmetic, so no platform rounds differently; ties go to the class
-    that comes first. (Hamilton's method: https://en.wikipedia.org/wiki/Largest_remainders_method)
-    """
-    mass = {c: Fraction(counts[c]) * Fraction(weights.get(c, 1.0)) for c in counts}
-    total = sum(mass.values())
-    if total == 0:
-        raise WeightsError("No class with a weight above zero has any image, so no image could be drawn.")
-    exact = {c: draws * m / total for c, m in mass.items()}
-    result = {c: int(q) for c, q in exact.items()}
-    by_remainder = sorted(exact, key=lambda c: result[c] - exact[c])  # stable: ties keep the class order
-    for c in by_remainder[: draws - sum(result.values())]:
-        result[c] += 1
-    return result
-
-
-def changes(old: Mapping[str, float], new: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-    """The classes whose weight differs: name → (old, new)."""
-    names = list(old) + [c for c in new if c not in old]
-    return {c: (old.get(c, 1.0), new.get(c, 1.0)) for c in names if old.get(c, 1.0) != new.get(c, 1.0)}
-
-
-def describe(weights: Mapping[str, float], base: Mapping[str, float] | None = None) -> str:
-    """A short text such as ``disgust 5, happy 0.5`` of what differs from ``base`` (default: all 1.0)."""
-    parts = [
-        f"{c} {w:g}" if base is None else f"{c} {base.get(c, 1.0):g}→{w:g}"
-        for c, w in weights.items()
-        if w != (1.0 if base is None else base.get(c, 1.0))
-    ]
-    return ", ".join(parts) if parts else ("all 1" if base is None else "unchanged")

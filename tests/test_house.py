@@ -199,13 +199,12 @@ def test_public_parts_of_ray_are_allowed(code):
 
 
 def test_no_room_is_crowded():
-    sizes = {room: 0 for room in ROOMS}
+    sizes: dict[str, int] = {}  # a folder within a room is one of its own
     for module, path in FILES.items():
-        room = module.split(".")[1] if "." in module else ""
-        if room in sizes:
-            sizes[room] += len(path.read_text().splitlines())
+        folder = module.rpartition(".")[0]
+        sizes[folder] = sizes.get(folder, 0) + len(path.read_text().splitlines())
     total = sum(sizes.values())
-    assert {r for r, n in sizes.items() if n > 0.2 * total} == set()
+    assert {room: n for room, n in sizes.items() if n > 0.17 * total} == {}
 
 
 def test_tests_mirror_the_rooms():

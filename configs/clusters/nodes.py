@@ -1,11 +1,11 @@
-"""Asks a Ray cluster that grows by itself for nodes, runs a command on it when they have come, and gives them back.
+"""Request nodes of an autoscaling Ray cluster, run a command when they have joined, and release them.
 
     python nodes.py 2 -- python program.py
-    python nodes.py 0                 gives back what was asked for, where this program was killed
+    python nodes.py 0                 release the nodes if this program was killed
 
-`raysweep run` and `branch` ask by themselves. This is for any other program, and for giving back what a killed one had asked
-for. Ray starts nodes for work that waits, or when it is asked; what is asked for stays asked for until somebody takes it
-back, and such nodes are never idle. So the command runs in between.
+`raysweep run` and `branch` request nodes automatically. This script is for other programs, and to release the nodes of a killed
+one. Ray starts nodes for waiting work or on request. A request stays active until it is withdrawn, and requested nodes never
+become idle. So this script requests, runs the command, and withdraws.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POLL_S = 5.0
 
 
 def places(nodes: Sequence[dict[str, Any]], cpus: int, gpus: int) -> int:
-    """How many times so many CPUs and GPUs, each on one node, there are on the nodes that live."""
+    """The number of slots with ``cpus`` CPUs and ``gpus`` GPUs, each on one node, on the nodes that are alive."""
     found = 0
     for node in nodes:
         if node["Alive"]:
@@ -32,14 +32,14 @@ def places(nodes: Sequence[dict[str, Any]], cpus: int, gpus: int) -> int:
 
 
 def wait(count: int, cpus: int, gpus: int, seconds: float) -> bool:
-    """Whether the nodes came in time."""
+    """Wait for ``count`` slots; return whether they were available in time."""
     import ray
 
     deadline = time.monotonic() + seconds
     said = -1
     while (there := places(ray.nodes(), cpus, gpus)) < count:
         if there != said:
-            print(f"{there} of {count} places are there; waiting", file=sys.stderr, flush=True)
+            print(f"{there} of {count} slots are available; waiting", file=sys.stderr, flush=True)
             said = there
         if time.monotonic() > deadline:
             return False
@@ -48,7 +48,7 @@ def wait(count: int, cpus: int, gpus: int, seconds: float) -> bool:
 
 
 def run(command: Sequence[str]) -> int:
-    """The command's exit code. A SIGTERM, as ``ray job stop`` sends it, is the command's affair: it saves and ends."""
+    """Run the command; return its exit code. SIGTERM (``ray job stop``) is passed to the command, which saves and ends."""
     child = subprocess.Popen(command)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     return child.wait()
@@ -67,18 +67,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("count", type=int, help="how many places for one worker each; 0 gives all back")
-    parser.add_argument("--cpus", type=int, default=1, help="of each place (1)")
-    parser.add_argument("--gpus", type=int, default=1, help="of each place (1)")
-    parser.add_argument("--wait", type=float, default=1800, help="seconds until it is given up (1800)")
+    parser.add_argument("count", type=int, help="number of slots, one worker each; 0 releases all nodes")
+    parser.add_argument("--cpus", type=int, default=1, help="CPUs of each slot (1)")
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs of each slot (1)")
+    parser.add_argument("--wait", type=float, default=1800, help="seconds to wait for the nodes (1800)")
     asked = parser.parse_args(given[:end])
     if bool(command) != (asked.count > 0) or asked.cpus < 1 or asked.gpus < 0:
-        parser.error("a count above 0 and a command after -- belong together; --cpus is at least 1, --gpus at least 0")
+        parser.error(
+            "give a command after -- exactly if the count is above 0; --cpus must be at least 1, --gpus at least 0"
+        )
 
     import ray
     from ray.autoscaler.sdk import request_resources
 
-    signal.signal(signal.SIGTERM, interrupt)  # also while it waits, the request is taken back
+    signal.signal(signal.SIGTERM, interrupt)  # withdraws the request, also during the wait
     ray.init(address="auto", log_to_driver=False)
     try:
         bundle = {"CPU": asked.cpus} | ({"GPU": asked.gpus} if asked.gpus else {})

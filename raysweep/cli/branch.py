@@ -1,4 +1,4 @@
-"""``raysweep branch``: a sweep of children of one checkpoint, each with other class sampling weights."""
+"""``raysweep branch``: a sweep of children of one checkpoint, each with different class sampling weights."""
 
 from __future__ import annotations
 
@@ -18,29 +18,38 @@ def register(app: typer.Typer) -> None:
 
 def branch(
     overrides: list[str] | None = typer.Argument(
-        None, metavar="[key=value]...", help="Settings of all branches that differ from the parent's."
+        None, metavar="[key=value]...", help="Settings of all branches that override the parent's."
     ),
     checkpoint: str = typer.Option(
         ..., "--from", help="A .pt file, or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest."
     ),
-    weights_grid: str = typer.Option(..., "--weights-grid", help="The grid file, such as configs/grid.yaml."),
-    name: str | None = typer.Option(None, "--name", help="Name of the sweep; its branches are called NAME-BRANCH."),
-    description: str = typer.Option("", "--description", help="Why it is made."),
-    epochs: int | None = typer.Option(None, "--epochs", min=1, help="Additional epochs; goes before the grid's."),
+    weights_grid: str = typer.Option(..., "--weights-grid", help="A grid file, such as configs/grid.yaml."),
+    name: str | None = typer.Option(None, "--name", help="Name of the sweep; its branches are named NAME-BRANCH."),
+    description: str = typer.Option("", "--description", help="The purpose of the sweep, for the logs."),
+    epochs: int | None = typer.Option(None, "--epochs", min=1, help="Additional epochs; overrides the grid's."),
     threads: int | None = typer.Option(
-        None, "--threads", min=1, help="CPU threads per branch; fewer than the parent's: more at once, not bit-exact."
+        None,
+        "--threads",
+        min=1,
+        help="CPU threads per branch. Fewer than the parent's: more branches run at the same time, not bit-exact.",
     ),
-    workers: int | None = typer.Option(None, "--workers", min=0, help="Ray workers per branch; 0: one device each."),
-    max_concurrent: int | None = typer.Option(None, "--max-concurrent", min=1, help="At most so many at a time."),
+    workers: int | None = typer.Option(
+        None, "--workers", min=0, help="Ray workers per branch. 0: one device per branch."
+    ),
+    max_concurrent: int | None = typer.Option(
+        None, "--max-concurrent", min=1, help="Largest number of branches that run at the same time."
+    ),
     gpus_per_branch: float | None = typer.Option(
         None, "--gpus-per-branch", min=0.01, help="0.25 lets four branches share a GPU."
     ),
-    address: str | None = typer.Option(None, "--address", help="An existing Ray cluster."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, show every branch, make nothing."),
-    as_json: bool = typer.Option(False, "--json", help="With --dry-run: as JSON."),
+    address: str | None = typer.Option(None, "--address", help="Address of a running Ray cluster."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and show every branch, but start nothing."),
+    as_json: bool = typer.Option(False, "--json", help="With --dry-run: print JSON."),
 ) -> None:
-    """Continue one checkpoint many times, each time with another class ratio, and the control with an unchanged one."""
+    """Train many children of a checkpoint (a sweep). Each has a different class ratio; the control has the unchanged one."""
     from raysweep.config import grid as grids
     from raysweep.config import load as load_config
     from raysweep.display.sweep import SweepDisplay
@@ -51,8 +60,9 @@ def branch(
         display(Loading())
         from raysweep.launch.sweep import driver as sweeping
         from raysweep.plan import sweep as sweep_plan
+        from raysweep.plan.types import SweepRequest
 
-        plan = sweep_plan.plan_sweep(
+        request = SweepRequest(
             root,
             checkpoint,
             grid,
@@ -65,9 +75,8 @@ def branch(
             max_concurrent=max_concurrent,
             gpus_per_branch=gpus_per_branch,
             overrides=over,
-            progress=display,
-            writable=not dry_run,
         )
+        plan = sweep_plan.plan_sweep(request, display, writable=not dry_run)
         if dry_run:
             display.close()
             show_plan(plan, as_json)
@@ -78,14 +87,13 @@ def branch(
 
 
 def show_plan(plan: Any, as_json: bool) -> None:
-    """What --dry-run prints: every branch, what it will show of each class, what it will use and write."""
-    from raysweep.config.grid import Point
+    """Print what --dry-run shows: every branch with its class shares, and what the sweep will use and write."""
     from raysweep.plan import capacity
 
-    base, parent = plan.base, plan.base.parent
+    base, parent = plan.base, plan.parent
     address = base.settings.scaling.address
     count = None if address else capacity.at_once(plan, capacity.this_machine())
-    before = plan.shares(Point("parent", parent.weights, 0, True))
+    before = plan.shares(parent.weights)
     if as_json:
         put_json(
             {
@@ -102,22 +110,19 @@ def show_plan(plan: Any, as_json: bool) -> None:
                         "name": p.name,
                         "control": p.control,
                         "seed": p.seed,
-                        "weights": p.weights,
-                        "shares": plan.shares(p),
+                        "weights": p.weights.as_dict(),
+                        "shares": plan.shares(p.weights),
                     }
                     for p in plan.points
                 ],
             }
         )
         return
-    classes = list(parent.classes)
+    classes, old = list(parent.classes), parent.weights.as_dict()
     rows = [["(parent)", "", *(percent(before[c]) for c in classes)]]
     for p in plan.points:
-        shares = plan.shares(p)
-        cells = [
-            percent(shares[c]) + (f" (w {p.weights[c]:g})" if p.weights[c] != parent.weights[c] else "")
-            for c in classes
-        ]
+        shares, new = plan.shares(p.weights), p.weights.as_dict()
+        cells = [percent(shares[c]) + (f" (w {new[c]:g})" if new[c] != old[c] else "") for c in classes]
         rows.append([p.name + (" *" if p.control else ""), str(p.seed), *cells])
     table(
         "Share of each class among the images shown",
@@ -128,19 +133,19 @@ def show_plan(plan: Any, as_json: bool) -> None:
         say(plain(note))
     searched = plan.branches - len(plan.points)
     if searched:
-        say(f"And {searched} branches whose weights the search will choose.")
+        say(f"{searched} more branches will get their weights from the search.")
     device = f"{base.resources.workers} workers of " if base.resources.workers else ""
     device += f"{base.resources.threads} thread{'s' * (base.resources.threads != 1)}"
     device += f" and {plan.gpus_per_branch:g} GPU" if plan.gpus_per_branch else ""
-    where = f"as many at a time as {address} has room for" if count is None else f"{count} at a time"
+    where = f"as many at a time as fit on {address}" if count is None else f"{count} at a time"
     say(
         f"{plan.branches} branches (* control) of {base.settings.training.epochs} epochs from {plain(parent.experiment)}@{parent.epoch}, "
-        f"each with {device}, {where}; about {plan.branches * plan.branch_bytes / 1e6:,.0f} MB. Nothing was made."
+        f"each with {device}, {where}; about {plan.branches * plan.branch_bytes / 1e6:,.0f} MB. Nothing was started."
     )
 
 
 def summarise(result: Any, root: str) -> None:
-    """The results of a sweep, which branches failed and why, and the next command."""
+    """Print the results of a sweep, which branches failed and why, and the next command."""
     import shlex
 
     from raysweep.errors import TrainingError
@@ -176,10 +181,10 @@ def summarise(result: Any, root: str) -> None:
         where = f" (traceback: {file})" if file.is_file() else ""
         say(f"{plain(name)} failed: {plain(reason)}{plain(where)}")
     where = "" if root == "experiments" else f" --root {shlex.quote(root)}"
-    say(f"Everything is in {result.sweep.folder}")
+    say(f"All results are in {result.sweep.folder}")
     if result.failed:
         raise TrainingError(
-            f"{len(result.failed)} of {len(rows)} branches failed; the others are complete. Try them again with: "
+            f"{len(result.failed)} of {len(rows)} branches failed; the others are complete. Run the failed ones again with: "
             f"raysweep continue {result.sweep.id}{where}"
         )
     say(f"Next: raysweep compare {result.sweep.id}{where}")

@@ -20,13 +20,18 @@ def register(app: typer.Typer) -> None:
 
 def compare(
     references: list[str] = typer.Argument(
-        ..., metavar="SWEEP|EXPERIMENT...", help="A sweep, an experiment with its parent, or several with the first."
+        ...,
+        metavar="SWEEP|EXPERIMENT...",
+        help="A sweep, an experiment (compared with its parent), or several (compared with the first).",
     ),
-    metric: str = typer.Option("f1", "--metric", help="Shown per class: f1, recall or precision."),
-    as_json: bool = typer.Option(False, "--json", help="Everything, as one object."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    metric: str = typer.Option("f1", "--metric", help="The metric shown per class: f1, recall or precision."),
+    as_json: bool = typer.Option(False, "--json", help="Print everything as one JSON object."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Compare on the same validation images: difference, 95 % interval, and whether it is better, worse or within noise."""
+    """Show which branch helped which class. On the same validation images: the difference, its 95 % interval, and whether it
+    is better, worse or within noise."""
     from raysweep.errors import InputError
     from raysweep.report import comparison as comparing
 
@@ -54,7 +59,7 @@ def _as_json(found: Any) -> dict[str, Any]:
 
 
 def _show(found: Any, metric: str) -> None:
-    """One row per branch: its differences in points, marked where they are more than noise."""
+    """Print one row per branch: its differences in points, marked where they are larger than noise."""
     from raysweep.report.effects import ALL, BETTER, NOISE, UNKNOWN, WORSE
 
     marks = {BETTER: "▲", WORSE: "▼", NOISE: " ", UNKNOWN: "?"}
@@ -72,17 +77,19 @@ def _show(found: Any, metric: str) -> None:
             ]
         )
     head = [("branch", "l"), ("accuracy", "r"), ("macro-F1", "r"), *((plain(c), "r") for c in found.classes)]
-    title = f"Points against {plain(found.against)}; classes: {titles[metric]}. ▲ better, ▼ worse, else within noise"
+    title = (
+        f"Points against {plain(found.against)}; classes: {titles[metric]}. ▲ better, ▼ worse, unmarked: within noise"
+    )
     table(title, [*head, ("seconds", "r"), ("images", "r")], rows)
     real = [e for e in found.effects if e.label in (BETTER, WORSE) and (e.metric == metric or e.target == ALL)]
     for e in real:
         what = {"accuracy": "accuracy", "macro_f1": "macro-F1"}.get(e.metric) or f"{titles[metric]} of {e.target}"
-        noise = "" if e.noise is None else f"; seeds alone make {100 * e.noise:.1f}"
+        noise = "" if e.noise is None else f"; variation between seeds {100 * e.noise:.1f}"
         say(
             f"{plain(e.branch)}: {plain(what)} {e.label}, {100 * e.reference:.1f} → {100 * e.value:.1f} "
             f"({100 * e.difference:+.1f}; 95 % interval {100 * e.low:+.1f} … {100 * e.high:+.1f}{noise})"
         )
     if not real and any(e.label == NOISE for e in found.effects):
-        say("Nothing here is larger than noise: no branch is better or worse than what it is compared with.")
+        say("All differences are within noise: no branch is better or worse than what it is compared with.")
     for note in found.notes:
         say(f"Note: {plain(note)}")

@@ -1,4 +1,4 @@
-"""``raysweep continue``: finish what was interrupted, in place."""
+"""``raysweep continue``: finish an interrupted experiment or sweep in place."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ def register(app: typer.Typer) -> None:
 def continue_(
     reference: str = typer.Argument(..., help="An experiment or a sweep: id, name, prefix or path."),
     steal: bool = typer.Option(
-        False, "--steal", help="Take the writer's lock of a process on another host that is gone for certain."
+        False, "--steal", help="Take over the lock of a process on another host that is certainly gone."
     ),
-    threads: int | None = typer.Option(None, "--threads", min=1, help="Other threads than before: not bit-exact."),
+    threads: int | None = typer.Option(None, "--threads", min=1, help="A different number of threads; not bit-exact."),
     workers: str | None = typer.Option(
         None,
         "--workers",
-        metavar="N|LEAST-MOST",
-        help="Other Ray workers than before; 0: in this process; 2-8: as many as fit.",
+        metavar="N|MIN-MAX",
+        help="A different number of Ray workers. 0: train in this process. 2-8: as many as fit.",
     ),
-    address: str | None = typer.Option(None, "--address", help="Another Ray cluster; 'local': this machine."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    address: str | None = typer.Option(None, "--address", help="Another Ray cluster. local: this machine."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Go on with an interrupted experiment, or with the branches of a sweep, from the newest whole checkpoints, in place."""
+    """Finish an interrupted experiment or sweep in place. Starts from the newest intact checkpoints."""
 
     from raysweep.cli.run import announce
     from raysweep.config.load import parse_workers
@@ -66,7 +68,7 @@ def continue_(
 
 
 def _is_sweep(root: Any, reference: str) -> bool:
-    """Whether a reference means a sweep; an experiment of that name goes first."""
+    """Whether a reference means a sweep; an experiment of that name takes precedence."""
     from raysweep.errors import AmbiguousReferenceError, NotFoundError
     from raysweep.store import catalog, layout, resolve, sweep
 

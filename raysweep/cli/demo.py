@@ -1,4 +1,4 @@
-"""``raysweep demo``: train, resume with the same weights, resume with others, and check that everything is as promised."""
+"""``raysweep demo``: train, resume with the same weights, resume with other weights, and check the results."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Train 3 epochs on built-in images, resume 2 with the same weights and 2 with others, show the logs, and check it all."""
+    """Run a demonstration and check its results. Trains 3 epochs on built-in images, resumes for 2 epochs with the same and
+    with other weights, and shows the logs."""
     from raysweep.errors import TrainingError
 
     place = open_root(root)
@@ -44,15 +47,15 @@ def demo(
         put(f"{plain(guides)}{plain(name)}  {plain(about)}")
     if faults:
         raise TrainingError(
-            f"{faults} of the demonstration's checks failed; see above. Please report it with `raysweep doctor`."
+            f"{faults} of the demonstration's checks failed; see above. Please report this with the output of `raysweep doctor`."
         )
-    say("Everything is as promised.")
+    say("All checks passed.")
     where = "" if root == "experiments" else f" --root {root}"
     say(f"Next: raysweep branch --from {base.id}@2 --weights-grid configs/grid.yaml{where}")
 
 
 def _train(root: Path) -> tuple[Any, Any, Any]:
-    """The three experiments of the old test script."""
+    """Train the three experiments of the old test script."""
     from raysweep.config import load as load_config
     from raysweep.display.run import RunDisplay
     from raysweep.launch import run as launching
@@ -68,7 +71,7 @@ def _train(root: Path) -> tuple[Any, Any, Any]:
             )
             return launching.run(plan, display).experiment
 
-    say(f"1 of 3: {EPOCHS} epochs with every class as often as it is")
+    say(f"1 of 3: {EPOCHS} epochs with unchanged class frequencies")
     settings = {
         "experiment": {"name": "demo", "description": "The demonstration's first experiment"},
         "data": {"source": "faces"},
@@ -80,18 +83,18 @@ def _train(root: Path) -> tuple[Any, Any, Any]:
         base = launching.run(
             experiment_plan.plan_experiment(load_config.validate(settings), display), display
         ).experiment
-    say(f"2 of 3: {MORE} epochs more with the same weights")
+    say(f"2 of 3: {MORE} more epochs with the same weights")
     same = resume("demo-same", "Resumed with the same weights", {})
-    say(f"3 of 3: {MORE} epochs more with {', '.join(f'{c} {w:g}' for c, w in CHANGED.items())}")
+    say(f"3 of 3: {MORE} more epochs with {', '.join(f'{c} {w:g}' for c, w in CHANGED.items())}")
     return base, same, resume("demo-other", "Resumed with different sampling weights", CHANGED)
 
 
 def _checks(base: Any, same: Any, other: Any) -> list[tuple[str, bool]]:
-    """(what was promised, whether it holds) for everything that can be seen from outside."""
+    """(expected property, whether it holds) for every file and result that a user can see."""
     from raysweep.errors import RaysweepError
     from raysweep.report.figures import read_history
-    from raysweep.store import checkpoint, layout, lineage
-    from raysweep.weights import quotas
+    from raysweep.store import checkpoint, layout, lineage, ratio
+    from raysweep.weights import SamplingWeights
 
     found = []
     names = [
@@ -108,7 +111,7 @@ def _checks(base: Any, same: Any, other: Any) -> list[tuple[str, bool]]:
         missing = [n for n in names if not (experiment.folder / n).is_file()]
         found.append(
             (
-                f"{experiment.id}: every documented file is there{': not ' + ', '.join(missing) if missing else ''}",
+                f"{experiment.id}: every documented file exists{'; missing: ' + ', '.join(missing) if missing else ''}",
                 not missing,
             )
         )
@@ -116,7 +119,7 @@ def _checks(base: Any, same: Any, other: Any) -> list[tuple[str, bool]]:
         first = 1 if experiment is base else EPOCHS + 1
         found.append(
             (
-                f"{experiment.id}: its checkpoints are the epochs {first} to {last}",
+                f"{experiment.id}: it has checkpoints of epochs {first} to {last}",
                 [e.epoch for e in ends] == list(range(first, last + 1)),
             )
         )
@@ -144,20 +147,21 @@ def _checks(base: Any, same: Any, other: Any) -> list[tuple[str, bool]]:
     batches = states[0]["total_batches"]
     steps = [{float(r["step"]) for r in s["optimizer_state_dict"]["state"].values()} for s in states]
     wanted = [{float(EPOCHS * batches)}, {float((EPOCHS + MORE) * batches)}, {float((EPOCHS + MORE) * batches)}]
-    found.append(("the optimizer goes on where it was: as many steps as all epochs have", steps == wanted))
+    found.append(("the optimizer continues: it has counted the steps of all epochs", steps == wanted))
     kinds = [[event.type for event in lineage.read(e.folder)] for e in (same, other)]
-    found.append(("both logs tell of the checkpoint they began from", all(lineage.RESUME in k for k in kinds)))
-    found.append(("the same weights are no change of the ratio", lineage.RATIO not in kinds[0]))
-    ratio = next((e.fields for e in lineage.read(other.folder) if e.type == lineage.RATIO), {})
-    new, old = ratio.get("new_weights") or {}, ratio.get("old_weights") or {}
+    found.append(("both logs name the checkpoint that they started from", all(lineage.RESUME in k for k in kinds)))
+    found.append(("the same weights are not logged as a change of the ratio", lineage.RATIO not in kinds[0]))
+    change = ratio.of_fork(other.folder)
     found.append(
         (
             "the change of the ratio is logged with old and new weights",
-            {c: w for c, w in new.items() if old.get(c) != w} == CHANGED,
+            change is not None and {c: new for c, (_, new) in change.changed.items()} == CHANGED,
         )
     )
     shown = read_history(other)
-    asked = quotas(other.config().class_counts, other.config().sampling_weights, IMAGES)
+    config = other.config()
+    weights = SamplingWeights.complete(config.sampling_weights, config.classes or ())
+    asked = weights.quotas(config.class_counts or {}, IMAGES)
     real = {c: shown[f"realised_{c}"][-1] for c in asked}
-    found.append(("every class was really shown as often as its weight asks", real == asked))
+    found.append(("every class was shown exactly as often as its weight requests", real == asked))
     return found

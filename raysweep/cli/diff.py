@@ -1,4 +1,4 @@
-"""``raysweep diff``: what differs between two experiments or checkpoints, and nothing else."""
+"""``raysweep diff``: the differences between two experiments or checkpoints."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ def diff(
     a: str = typer.Argument(
         ..., metavar="A", help="An experiment or a checkpoint (path, EXPERIMENT@5, @best, @latest)."
     ),
-    b: str = typer.Argument(..., metavar="B", help="Another one."),
-    as_json: bool = typer.Option(False, "--json", help="One object with a list of differences."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    b: str = typer.Argument(..., metavar="B", help="Another experiment or checkpoint."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object with a list of differences."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Show what differs in configuration, weights and shares, data, code and versions; nothing where nothing does."""
+    """Show the differences between two experiments. Compares configuration, weights and class shares, data, code, versions."""
     from raysweep.report import difference
 
     folder = open_root(root)

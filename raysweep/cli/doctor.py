@@ -1,4 +1,4 @@
-"""``raysweep doctor``: versions, devices, and whether this machine can do the work."""
+"""``raysweep doctor``: versions, devices, and whether raysweep can run on this machine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Print versions and check the machine; paste its output into a bug report."""
+    """Print versions and check this machine. Add the output to bug reports."""
     import platform
     import shutil
     from importlib import metadata
@@ -41,13 +43,13 @@ def doctor(
         import torch
         import torchvision  # noqa: F401
 
-        check(True, f"torch and torchvision fit together; CPU capability {torch.backends.cpu.get_cpu_capability()}")
+        check(True, f"torch and torchvision are compatible; CPU capability {torch.backends.cpu.get_cpu_capability()}")
         gpus = resources.gpus_here()
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(gpus))
         check(True, f"{gpus} GPUs: {names}" if gpus else "no GPU: training runs on the CPU")
     except Exception as error:
         check(
-            False, f"torch and torchvision do not fit together ({str(error).splitlines()[0]}): reinstall both at once"
+            False, f"torch and torchvision are not compatible ({str(error).splitlines()[0]}): reinstall both together"
         )
     check(True, f"{_machine.cpus_here()} CPUs")
     try:
@@ -57,14 +59,16 @@ def doctor(
         check(False, str(error))
         raise typer.Exit(1) from None
     if remote.is_open():
-        check(True, f"{remote.address(folder)} answers and can be written; its copy is under {folder.parent.parent}")
+        check(
+            True, f"{remote.address(folder)} is reachable and writable; its local copy is under {folder.parent.parent}"
+        )
     existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
     free = shutil.disk_usage(existing).free / 1e9
-    check(free > 1, f"{free:.0f} GB free for {'its copy' if remote.is_open() else folder}")
+    check(free > 1, f"{free:.0f} GB free for {'the local copy' if remote.is_open() else folder}")
     try:
         import os
 
-        check(os.access(existing, os.W_OK), f"{existing} can be written")
+        check(os.access(existing, os.W_OK), f"{existing} is writable")
     except RaysweepError as error:
         check(False, str(error))
     raise typer.Exit(1 if faults else 0)

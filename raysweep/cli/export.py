@@ -1,4 +1,4 @@
-"""``raysweep export``: the network of a checkpoint for other tools."""
+"""``raysweep export``: the model of a checkpoint for other tools."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ def register(app: typer.Typer) -> None:
 def export(
     checkpoint: str = typer.Argument(..., metavar="CKPT", help="A .pt file, or EXPERIMENT@5, @best, @latest."),
     overrides: list[str] | None = typer.Argument(
-        None, metavar="[key=value]...", help="What an old checkpoint does not say."
+        None, metavar="[key=value]...", help="Settings that an old checkpoint does not contain."
     ),
-    form: str = typer.Option(..., "--to", help="safetensors, onnx or torchscript."),
+    form: str = typer.Option(..., "--to", help="Format: safetensors, onnx or torchscript."),
     output: str | None = typer.Option(
-        None, "--output", "-o", metavar="FILE", help="Default: the checkpoint's name, here."
+        None, "--output", "-o", metavar="FILE", help="Default: the checkpoint's name, in the current folder."
     ),
-    classes: str | None = typer.Option(None, "--classes", metavar="A,B,C", help="Of an old checkpoint."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    classes: str | None = typer.Option(
+        None, "--classes", metavar="A,B,C", help="The classes of an old checkpoint, in the order of the outputs."
+    ),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Write the network as safetensors, ONNX or TorchScript, with classes and preprocessing beside it, and check it."""
+    """Export the model as safetensors, ONNX or TorchScript. Also writes classes and preprocessing, and checks the result."""
     from raysweep.config import load as load_config
     from raysweep.errors import InputError, did_you_mean
 
@@ -46,9 +50,9 @@ def export(
         raise InputError(f"-o {plain(target)}: give the name of a file in a folder that exists.")
     for there in (target, target.with_name(target.name + ".json")):
         if there.exists():
-            raise InputError(f"{plain(there)} exists. Remove it, or name another file with -o.")
+            raise InputError(f"{plain(there)} exists. Delete it, or name another file with -o.")
     difference = export.export(found, form, target)
     put(plain(target))
     say(
-        f"Checked by running both: probabilities differ by at most {difference:.1g}. Classes and preprocessing: {plain(target)}.json"
+        f"Checked against the checkpoint: probabilities differ by at most {difference:.1g}. Classes and preprocessing: {plain(target)}.json"
     )

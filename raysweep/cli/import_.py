@@ -18,17 +18,21 @@ def register(app: typer.Typer) -> None:
 
 def import_(
     arguments: list[str] = typer.Argument(
-        ..., metavar="OLD_FOLDER... [key=value]...", help="Old experiments; data.path=FOLDER to evaluate them, too."
+        ...,
+        metavar="OLD_FOLDER... [key=value]...",
+        help="Folders of old experiments; data.path=FOLDER also evaluates them.",
     ),
     classes: str | None = typer.Option(
         None,
         "--classes",
         metavar="A,B,C",
-        help="In the order of the network's outputs, where its model does not say it.",
+        help="The classes in the order of the model's outputs, if the model does not name them.",
     ),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Copy experiments of the old system, with manifest and lineage; the originals are only read."""
+    """Copy experiments of the old system. The copies have manifest and lineage; the originals stay unchanged."""
     from raysweep.config import load as load_config
     from raysweep.errors import InputError
 
@@ -50,5 +54,5 @@ def import_(
         where = "" if overrides.get("data") else " data.path=FOLDER"
         if ends:
             say(f"Next: raysweep resume --from {plain(made.id)}@{ends[-1]}{where}")
-    if problems:  # the others are there
+    if problems:  # the other experiments are imported
         raise InputError(" ".join(problems))

@@ -15,12 +15,16 @@ def register(app: typer.Typer) -> None:
 
 
 def lineage(
-    reference: str | None = typer.Argument(None, metavar="[EXPERIMENT]", help="Only its ancestors and descendants."),
-    as_json: bool = typer.Option(False, "--json", help="A flat JSON array, parents before children."),
-    plot: str | None = typer.Option(None, "--plot", metavar="FILE", help="Draw the tree into a PNG file."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    reference: str | None = typer.Argument(
+        None, metavar="[EXPERIMENT]", help="Show only its ancestors and descendants."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print a flat JSON array, parents before children."),
+    plot: str | None = typer.Option(None, "--plot", metavar="FILE", help="Draw the tree as a PNG file."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Show which experiment grew from which checkpoint, and what ratio change lies between."""
+    """Show the tree of experiments, with every ratio change. Each experiment is shown below its parent."""
 
     from raysweep.errors import InputError
     from raysweep.report import tree
@@ -35,7 +39,7 @@ def lineage(
             target.write_bytes(tree.picture(nodes))
         except OSError as error:
             raise InputError(f"--plot {plot}: the file cannot be written ({error.strerror}).") from None
-        say(f"Drawn into {target}")
+        say(f"Written to {target}")
         return
     if as_json:
         put_json(tree.rows(nodes))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from raysweep.store.fields import Row
 
 STATUSES = ("running", "finished", "interrupted", "failed", "dead", "legacy", "damaged")
-SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # of the index
+SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # columns of the index
 
 
 def register(app: typer.Typer) -> None:
@@ -22,15 +22,21 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(
-    checkpoints: bool = typer.Option(False, "--checkpoints", help="Every checkpoint, with the reference to pass on."),
-    sweep: str | None = typer.Option(None, "--sweep", help="Only the branches of this sweep."),
-    status: str | None = typer.Option(None, "--status", help=f"One of {', '.join(STATUSES)}."),
-    sort: str = typer.Option("created", "--sort", help=f"One of {', '.join(SORT_KEYS)}."),
-    limit: int | None = typer.Option(None, "--limit", min=1, help="At most so many, the last in order."),
-    as_json: bool = typer.Option(False, "--json", help="One JSON array, with documented fields."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    checkpoints: bool = typer.Option(
+        False, "--checkpoints", help="List every checkpoint with the reference for --from."
+    ),
+    sweep: str | None = typer.Option(None, "--sweep", help="List only the branches of this sweep."),
+    status: str | None = typer.Option(None, "--status", help=f"List only this status: {', '.join(STATUSES)}."),
+    sort: str = typer.Option("created", "--sort", help=f"Sort by: {', '.join(SORT_KEYS)}."),
+    limit: int | None = typer.Option(
+        None, "--limit", min=1, help="List at most this many: the last ones in sort order."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON array with the documented fields."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Show the experiments under the root, oldest first."""
+    """List the experiments under the root, oldest first."""
 
     from raysweep.errors import InputError, did_you_mean
     from raysweep.store import index
@@ -46,7 +52,7 @@ def list_(
     folder = open_root(root)
     if as_json and not checkpoints:
         texts = index.texts(folder, status=status, sweep=sweep, sort=sort, limit=limit)
-        put_bytes(b"[" + b",\n ".join(texts) + b"]\n")  # one line an experiment
+        put_bytes(b"[" + b",\n ".join(texts) + b"]\n")  # one line per experiment
         return
     rows = index.rows(folder, status=status, sweep=sweep, sort=sort, limit=limit)
     if checkpoints:
@@ -92,12 +98,17 @@ def _cells(r: Row) -> list[str]:
 
 
 def _change(r: Row) -> str:
-    """What the fork changed, or, of an experiment without a parent, the weights it began with."""
-    from raysweep.weights import describe
+    """What the fork changed; for an experiment without a parent, its initial weights."""
+    from raysweep.errors import WeightsError
+    from raysweep.weights import SamplingWeights, describe_changed
 
-    if r.parent is None:
-        return describe(r.sampling_weights)
-    told = ", ".join(f"{c} {a:g}→{b:g}" for c, (a, b) in r.change.items()) or "unchanged"
+    try:
+        if r.parent is None:
+            weights = r.sampling_weights
+            return SamplingWeights.complete(weights, list(weights)).describe() if weights else "all 1"
+        told = describe_changed(r.change)
+    except WeightsError:  # of a folder that somebody else wrote
+        return "?"
     return f"{told} (control)" if r.control else told
 
 

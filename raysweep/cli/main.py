@@ -1,4 +1,4 @@
-"""The command line: which verbs there are, and how an error ends the program."""
+"""The command line: its commands, and how errors end the program."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raysweep.display.terminal import debugging
 from raysweep.errors import RaysweepError, did_you_mean
 from raysweep.store.remote.root import named
 
-VERBS = {  # name → module, in the order of the help
+VERBS = {  # command → module, in the order of the help
     "run": "run",
     "resume": "resume",
     "branch": "branch",
@@ -40,7 +40,9 @@ VERBS = {  # name → module, in the order of the help
     "resume-experiment": "old_commands",
 }
 
-_UsageError: Any = typer.BadParameter.__base__  # click's, or that of the click which newer versions of Typer contain
+_UsageError: Any = (
+    typer.BadParameter.__base__
+)  # click's class, or that of the copy of click inside newer versions of Typer
 
 
 class _Group(TyperGroup):
@@ -55,7 +57,7 @@ class _Group(TyperGroup):
 
 
 def _paragraph(text: object) -> str:
-    """One line: what an argument or a file holds cannot forge another, nor steer the terminal."""
+    """The text in one line, so that quoted input cannot fake another line or send control codes to the terminal."""
     return plain(re.sub(r"\s*\n\s*", " ", str(text).strip()))
 
 
@@ -65,7 +67,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Branch your training from any checkpoint, change the data ratio, and know which class it helped.",
-    epilog="Exit codes: 0 done, 1 the work failed, 2 bad input, 130 interrupted (checkpoint saved).",
+    epilog="Exit codes: 0 success, 1 the work failed, 2 bad input, 130 interrupted (a checkpoint was saved).",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -73,7 +75,7 @@ app = typer.Typer(
 @app.callback()
 def _options(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.", envvar="RAYSWEEP_DEBUG"),
-    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
     if debug:
         os.environ["RAYSWEEP_DEBUG"] = "1"
@@ -85,7 +87,7 @@ def _options(
 
 
 def _register(arguments: list[str]) -> None:
-    """Only the verb that is asked for: to import and describe all of them takes as long as to list 5,000 experiments."""
+    """Register only the requested command: importing all of them takes as long as listing 5,000 experiments."""
     first = next((a for a in arguments if not a.startswith("-")), None)
     app.registered_commands.clear()
     for name in [first] if first in VERBS else VERBS:
@@ -100,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of the ``raysweep`` command."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
-    if debug:  # accepted anywhere on the line
+    if debug:  # accepted at any position
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
     if arguments == ["--version"]:
         from importlib.metadata import version as of
@@ -108,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(of("raysweep"))
         return
     _register(arguments)
-    # Before and after the training itself, which saves first, SIGTERM ends the program as SIGINT does: locks are released.
+    # Outside the training, which saves first, SIGTERM ends the program like SIGINT, so that locks are released.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -1,4 +1,4 @@
-"""The old system's ``resume_experiment.py``: its flags, and what they mean today. Hidden from the help; see docs/migration.md."""
+"""The flags of the old system's ``resume_experiment.py``. Hidden from the help; see docs/migration.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def resume_experiment(
     description: str | None = typer.Option(None, "--description"),
     root: str | None = typer.Option(None, "--root"),
 ) -> None:
-    """Do what resume_experiment.py did, and say the command of today."""
+    """Do what resume_experiment.py did, and print the equivalent raysweep command."""
     from raysweep.errors import InputError
 
     if not list_ and checkpoint is None:

@@ -1,4 +1,4 @@
-"""``raysweep predict``: what a checkpoint says of images."""
+"""``raysweep predict``: the classes that a checkpoint predicts for images."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ def register(app: typer.Typer) -> None:
 def predict(
     checkpoint: str = typer.Argument(..., metavar="CKPT", help="A .pt file, or EXPERIMENT@5, @best, @latest."),
     images: list[str] = typer.Argument(
-        ..., metavar="IMAGE...", help="Image files; key=value for what an old checkpoint does not say."
+        ..., metavar="IMAGE...", help="Image files, and key=value for settings that an old checkpoint does not contain."
     ),
-    classes: str | None = typer.Option(None, "--classes", metavar="A,B,C", help="Of an old checkpoint."),
-    as_json: bool = typer.Option(False, "--json", help="Every class's probability."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    classes: str | None = typer.Option(
+        None, "--classes", metavar="A,B,C", help="The classes of an old checkpoint, in the order of the outputs."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON with the probability of every class."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Predict the class of image files."""
+    """Predict the classes of image files."""
     import os
 
     from raysweep.config import load as load_config

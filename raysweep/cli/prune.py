@@ -14,16 +14,22 @@ def register(app: typer.Typer) -> None:
 
 
 def prune(
-    references: list[str] | None = typer.Argument(None, metavar="[EXPERIMENT]...", help="Default: all under the root."),
-    last: int | None = typer.Option(
-        None, "--last", min=1, help="Keep so many newest epochs; default: checkpoint.keep."
+    references: list[str] | None = typer.Argument(
+        None, metavar="[EXPERIMENT]...", help="Default: all experiments under the root."
     ),
-    every: int | None = typer.Option(None, "--every", min=1, help="Keep every so-manieth epoch, too."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would go, delete nothing."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    last: int | None = typer.Option(
+        None, "--last", min=1, help="Keep this many newest epochs; default: checkpoint.keep."
+    ),
+    every: int | None = typer.Option(
+        None, "--every", min=1, help="Also keep each epoch that is a multiple of this number."
+    ),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be deleted, but delete nothing."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Delete checkpoints by checkpoint.keep or --last and --every. The best, the newest, and those that a child or a sweep
-    starts from always stay; every removal stands in the experiment's log."""
+    """Delete old checkpoints. The rule is checkpoint.keep, or --last and --every. The best checkpoint, the newest, and those
+    that a child or a sweep starts from are never deleted. Every deletion is logged in the experiment."""
 
     from raysweep.errors import LockedError, StoreError
     from raysweep.store import catalog, resolve, retention
@@ -41,7 +47,7 @@ def prune(
             except StoreError as error:
                 if references:
                     raise
-                say(f"{plain(experiment.id)} is left as it is: {plain(error)}")
+                say(f"{plain(experiment.id)} is skipped: {plain(error)}")
                 continue
         if last is None and every is None and rule is None:
             continue
@@ -55,7 +61,7 @@ def prune(
             try:
                 lock = WriterLock.acquire(experiment.folder)
             except LockedError as error:
-                say(f"{plain(experiment.id)} is left as it is: {plain(error)}")
+                say(f"{plain(experiment.id)} is skipped: {plain(error)}")
                 continue
             try:
                 size = retention.remove(experiment, entries, "raysweep prune")

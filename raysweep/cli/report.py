@@ -1,4 +1,4 @@
-"""``raysweep report``: one HTML file that tells it all."""
+"""``raysweep report``: one HTML file with all results."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    reference: str = typer.Argument(
-        ..., metavar="SWEEP|EXPERIMENT", help="Id, name, path, or an unambiguous start of one."
-    ),
+    reference: str = typer.Argument(..., metavar="SWEEP|EXPERIMENT", help="Id, name, path, or an unambiguous prefix."),
     output: str | None = typer.Option(
-        None, "--output", "-o", metavar="FILE", help="Default: report.html in its folder."
+        None, "--output", "-o", metavar="FILE", help="Default: report.html in the folder of the sweep or experiment."
     ),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Write one self-contained HTML file: lineage, effects on every class, curves, confusion, commands."""
+    """Write a self-contained HTML report. Contains lineage, effects on every class, curves, confusion matrices, commands."""
     from raysweep.errors import InputError
     from raysweep.report import page
 
@@ -32,5 +32,5 @@ def report(
         raise InputError(f"-o {output}: give the name of a file in a folder that exists, such as report.html.")
     written = page.write(open_root(root), reference, target)
     put(plain(written))
-    here = "" if target is not None or not is_open() else " -o FILE writes it into a folder of this machine."
-    say(f"Open it in a browser; it needs nothing else.{here}")
+    here = "" if target is not None or not is_open() else " Use -o FILE to write it to this machine."
+    say(f"Open the file in a browser; it works offline.{here}")

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def resume(
     overrides: list[str] | None = typer.Argument(
-        None, metavar="[key=value]...", help="Settings that differ from the parent's."
+        None, metavar="[key=value]...", help="Settings that override the parent's."
     ),
     checkpoint: str = typer.Option(
         ..., "--from", help="A .pt file, or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest."
@@ -25,31 +25,35 @@ def resume(
     name: str | None = typer.Option(None, "--name", help="Name of the child; default: the parent's."),
     epochs: int | None = typer.Option(None, "--epochs", min=1, help="Additional epochs."),
     weights: str | None = typer.Option(
-        None, "--weights", help="JSON or a file: the classes to change; others keep the parent's."
+        None, "--weights", help="JSON, or a JSON or YAML file: new weights by class. Other classes keep the parent's."
     ),
-    description: str | None = typer.Option(None, "--description", help="Why it is made; stands in its log."),
+    description: str | None = typer.Option(None, "--description", help="The purpose of the experiment, for its log."),
     classes: str | None = typer.Option(
         None,
         "--classes",
         metavar="A,B,C",
-        help="Of an old checkpoint: the classes in the order of the network's outputs.",
+        help="The classes of an old checkpoint, in the order of the outputs.",
     ),
-    weights_only: bool = typer.Option(False, "--weights-only", help="Keep the network, start the optimizer afresh."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    weights_only: bool = typer.Option(False, "--weights-only", help="Keep the model, reset the optimizer."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
     workers: str | None = typer.Option(
-        None, "--workers", metavar="N|LEAST-MOST", help="Ray workers; 0: in this process; 2-8: as many as fit."
+        None, "--workers", metavar="N|MIN-MAX", help="Ray workers. 0: train in this process. 2-8: as many as fit."
     ),
-    address: str | None = typer.Option(None, "--address", help="An existing Ray cluster."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, show what would run, make nothing."),
+    address: str | None = typer.Option(None, "--address", help="Address of a running Ray cluster."),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Check everything and show what would run, but start nothing."
+    ),
 ) -> None:
-    """Start a child of a checkpoint: same state, and other weights or settings if you name them."""
+    """Train a child of a checkpoint. It starts from the same state, with new class weights or settings if you give them."""
 
-    from raysweep import weights as weights_module
     from raysweep.cli.run import announce, show_plan
     from raysweep.config import load as load_config
+    from raysweep.config import weights_file
     from raysweep.display.run import RunDisplay
 
-    changed = weights_module.parse(weights) if weights is not None else None
+    changed = weights_file.parse(weights) if weights is not None else None
     over: dict[str, Any] = load_config.parse_overrides(overrides or [])
     count = load_config.parse_workers(workers)
     scaling = {k: v for k, v in (("num_workers", count), ("address", address)) if v is not None}

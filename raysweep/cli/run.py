@@ -18,18 +18,24 @@ def register(app: typer.Typer) -> None:
 
 def run(
     config: str = typer.Argument(..., help="A YAML file, such as configs/base.yaml."),
-    overrides: list[str] | None = typer.Argument(None, metavar="[key=value]...", help="Such as training.epochs=10."),
-    name: str | None = typer.Option(None, "--name", help="Name of the experiment."),
-    description: str | None = typer.Option(None, "--description", help="Why it is made; stands in its log."),
-    root: str | None = typer.Option(None, "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
-    workers: str | None = typer.Option(
-        None, "--workers", metavar="N|LEAST-MOST", help="Ray workers; 0: in this process; 2-8: as many as fit."
+    overrides: list[str] | None = typer.Argument(
+        None, metavar="[key=value]...", help="Settings that override the file, such as training.epochs=10."
     ),
-    address: str | None = typer.Option(None, "--address", help="An existing Ray cluster."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, show what would run, make nothing."),
-    as_json: bool = typer.Option(False, "--json", help="With --dry-run: the resolved configuration as JSON."),
+    name: str | None = typer.Option(None, "--name", help="Name of the experiment."),
+    description: str | None = typer.Option(None, "--description", help="The purpose of the experiment, for its log."),
+    root: str | None = typer.Option(
+        None, "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
+    workers: str | None = typer.Option(
+        None, "--workers", metavar="N|MIN-MAX", help="Ray workers. 0: train in this process. 2-8: as many as fit."
+    ),
+    address: str | None = typer.Option(None, "--address", help="Address of a running Ray cluster."),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Check everything and show what would run, but start nothing."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="With --dry-run: print the resolved configuration as JSON."),
 ) -> None:
-    """Train an experiment; it leaves its folder's path on stdout."""
+    """Train an experiment from a configuration file. Prints the path of its folder."""
     from raysweep.config import load as load_config
     from raysweep.display.run import RunDisplay
 
@@ -55,17 +61,17 @@ def run(
     announce(display, result.experiment, settings.root)
 
 
-GRID = "configs/grid.yaml"  # the shipped grid, for the demonstration's classes
+GRID = "configs/grid.yaml"  # the grid file for the classes of configs/base.yaml
 
 
 def announce(display: Any, experiment: Any, root: str) -> None:
-    """What a finished run ends with: the confusion matrix and, last, the next command to type."""
+    """Print the summary of a finished run: the confusion matrix, then the next command to type."""
     import shlex
 
     display.summary(experiment)
     where = "" if root == "experiments" else f" --root {shlex.quote(root)}"
     ends = experiment.manifest().ends
-    # Not the last epoch: there the learning rate has fallen, and other weights would change little.
+    # Not the last epoch: its learning rate is low, so that other weights would change little.
     start = f"{plain(experiment.id)}@{ends[int(0.6 * (len(ends) - 1))].epoch}"
     if _grid_fits(experiment.config().classes or []):
         say(f"Next: raysweep branch --from {start} --weights-grid {GRID}{where}")
@@ -76,7 +82,7 @@ def announce(display: Any, experiment: Any, root: str) -> None:
 
 
 def _grid_fits(classes: list[str]) -> bool:
-    """Whether the shipped grid is here and names only classes there are."""
+    """Whether the grid file exists and names only classes of this experiment."""
     from pathlib import Path
 
     from raysweep.config.yaml import read_yaml
@@ -89,12 +95,12 @@ def _grid_fits(classes: list[str]) -> bool:
 
 
 def show_plan(plan: Any, as_json: bool) -> None:
-    """What --dry-run prints."""
+    """Print what --dry-run shows: the configuration, the share of each class, and where it would run."""
     from raysweep.config import yaml as yaml_file
     from raysweep.display.terminal import table
 
     resolved = plan.settings.model_dump(mode="json")
-    resolved["sampling"]["weights"] = dict(plan.weights)
+    resolved["sampling"]["weights"] = plan.weights.as_dict()
     if as_json:
         put_json(
             {
@@ -113,14 +119,14 @@ def show_plan(plan: Any, as_json: bool) -> None:
     put(yaml_file.dump(resolved).rstrip())
     put("")
     total = sum(plan.counts.values())
-    quotas = plan.quotas
+    weights, shares, quotas = plan.weights.as_dict(), plan.shares, plan.quotas
     rows = [
         [
             plain(c),
             f"{plan.counts[c]:,}",
             percent(plan.counts[c] / total),
-            f"{plan.weights[c]:g}",
-            percent(plan.shares[c]),
+            f"{weights[c]:g}",
+            percent(shares[c]),
             f"{quotas[c]:,}",
         ]
         for c in plan.data.classes
@@ -136,6 +142,6 @@ def show_plan(plan: Any, as_json: bool) -> None:
     table(None, columns, rows)
     where = "in this process" if plan.resources.workers == 0 else f"{plan.resources.workers} Ray workers"
     say(
-        f"{plan.draws:,} images an epoch, {plan.data.val_images:,} to validate; model of {plan.parameters:,} parameters; {where}, "
-        f"{plan.resources.threads} thread{'s' * (plan.resources.threads != 1)}. Nothing was made."
+        f"{plan.draws:,} images per epoch, {plan.data.val_images:,} validation images; model with {plan.parameters:,} parameters; {where}, "
+        f"{plan.resources.threads} thread{'s' * (plan.resources.threads != 1)}. Nothing was started."
     )

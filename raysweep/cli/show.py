@@ -22,10 +22,12 @@ def show(
     reference: str = typer.Argument(
         ..., help="An experiment (id, name, prefix, path) or a checkpoint (path, EXPERIMENT@5, @best, @latest)."
     ),
-    as_json: bool = typer.Option(False, "--json", help="As JSON."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Show what an experiment is, what it reached and which checkpoints it has."""
+    """Show one experiment or checkpoint. For an experiment: its parent, class shares, results and checkpoints."""
 
     from raysweep.store import catalog, resolve
 
@@ -82,7 +84,7 @@ def show(
         )
     old = [p.epoch for p in experiment.old_checkpoints() if p.batch is None]
     if old:
-        say(f"Written by the old system; its checkpoints are the epochs {', '.join(map(str, old))}.")
+        say(f"Written by the old system, with checkpoints of epochs {', '.join(map(str, old))}.")
         say(f"Next: raysweep resume --from {plain(summary.id)}@{old[-1]} data.path=FOLDER")
     if summary.status in ("interrupted", "dead"):
         say(f"Next: raysweep continue {plain(summary.id)}")
@@ -104,23 +106,23 @@ def _row(e: Any, best: str | None) -> list[str]:
 
 
 def _shares(config: ExperimentConfig) -> None:
-    """Weights and the share of each class that they cause."""
+    """Print the weights and the resulting share of each class."""
     from raysweep.errors import RaysweepError
-    from raysweep.weights import complete, shares
+    from raysweep.weights import SamplingWeights
 
     counts, given = config.class_counts, config.sampling_weights
     try:
         if not counts:
             put("  weights: " + ", ".join(f"{plain(c)} {plain(w)}" for c, w in given.items()))
             return
-        weights = complete(given, list(counts))
-        shown = shares(counts, weights)
+        sampled = SamplingWeights.complete(given, list(counts))
+        weights, shown = sampled.as_dict(), sampled.shares(counts)
         total = sum(counts.values())
         rows = [
             [plain(c), f"{n:,}", percent(n / total), f"{weights[c]:g}", percent(shown[c])] for c, n in counts.items()
         ]
-    except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # somebody changed the file
-        put("  class_counts or sampling_weights in experiment_config.json are not what they should be")
+    except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # the file was edited by hand
+        put("  class_counts or sampling_weights in experiment_config.json are not valid")
         return
     table(
         None,
@@ -150,7 +152,7 @@ def _show_checkpoint(experiment: Any, entry: Any, path: Any, as_json: bool) -> N
         put(f"  not in a manifest of {plain(experiment.id)}; {row['bytes']:,} bytes")
         return
     where = f"epoch {entry.epoch}" + ("" if entry.batch is None else f", batch {entry.batch}")
-    put(f"  {plain(experiment.id)}, {where}, {entry.bytes:,} bytes, {'whole' if problem is None else plain(problem)}")
+    put(f"  {plain(experiment.id)}, {where}, {entry.bytes:,} bytes, {'intact' if problem is None else plain(problem)}")
     put(f"  sha256 {plain(entry.sha256)}")
     for key, value in entry.metrics.items():
         put(f"  {plain(key)}: {f'{value:.4f}' if isinstance(value, float) else plain(value)}")

@@ -1,4 +1,4 @@
-"""``raysweep suggest``: the grid to try next, from what a sweep has shown."""
+"""``raysweep suggest``: the grid to try next, from the results of a sweep."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ def register(app: typer.Typer) -> None:
 
 
 def suggest(
-    sweep: str = typer.Argument(..., metavar="SWEEP", help="Id, name, path, or an unambiguous start of one."),
-    metric: str = typer.Option("macro_f1", "--metric", help=f"What is to grow: {' or '.join(METRICS)}."),
-    output: str | None = typer.Option(None, "--output", "-o", metavar="FILE", help="Write the grid into a new file."),
-    as_json: bool = typer.Option(False, "--json", help="The grid and the reasons as one object."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    sweep: str = typer.Argument(..., metavar="SWEEP", help="Id, name, path, or an unambiguous prefix."),
+    metric: str = typer.Option("macro_f1", "--metric", help=f"The metric to improve: {' or '.join(METRICS)}."),
+    output: str | None = typer.Option(None, "--output", "-o", metavar="FILE", help="Write the grid to a new file."),
+    as_json: bool = typer.Option(False, "--json", help="Print the grid and the reasons as one JSON object."),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Suggest the next grid.yaml: which classes to show more or less often, by how much, and why."""
+    """Suggest the next grid file. Says which classes to show more or less often, by how much, and why."""
     from raysweep.errors import InputError
     from raysweep.report import suggestion
     from raysweep.store import resolve

@@ -1,4 +1,4 @@
-"""``raysweep verify``: are the checkpoints whole, and does training from them give the recorded bits?"""
+"""``raysweep verify``: are the checkpoints intact, and does training from them give the recorded bits?"""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ def verify(
         None, metavar="[EXPERIMENT|CKPT]...", help="Default: all experiments under the root."
     ),
     replay: bool = typer.Option(
-        False, "--replay", help="Train each epoch after a checkpoint again and compare the bits."
+        False, "--replay", help="Train the epoch after each checkpoint again and compare the bits."
     ),
-    as_json: bool = typer.Option(False, "--json", help="One array with a row per checkpoint, its faults and a text."),
-    root: str = typer.Option("experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments."),
+    as_json: bool = typer.Option(
+        False, "--json", help="Print one JSON array: one row per checkpoint with its faults and a text."
+    ),
+    root: str = typer.Option(
+        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
+    ),
 ) -> None:
-    """Check hashes, loadability, class order, generators and position of checkpoints; exit code 1 if anything is wrong."""
+    """Check that checkpoints are intact. Checks hash, content, class order, random generators and position; exits with code 1
+    if any check fails."""
 
     from raysweep.errors import RaysweepError
     from raysweep.store import lineage, verify
@@ -56,7 +61,7 @@ def verify(
         for entry in entries:
             wrong = verify.problems(experiment, entry)
             after = ends.get(entry.epoch if entry.batch is not None else entry.epoch + 1)
-            text = "whole"
+            text = "intact"
             if replay and not wrong and after is not None:
                 wrong, text = _replayed(verifying.replay(folder, experiment, entry, after), after.epoch)
             tell(experiment, entry.file, wrong, text)
@@ -69,17 +74,17 @@ def verify(
 
 
 def _replayed(found: Any, epoch: int) -> tuple[list[str], str]:
-    """Faults, and what to say where there are none: other bits under other conditions are no fault."""
+    """Faults, and the text if there are none. Different bits under different conditions are not a fault."""
     if not found.differences:
-        return [], f"whole; epoch {epoch} trained again: the same bits"
+        return [], f"intact; epoch {epoch} trained again: the same bits"
     if found.conditions:
         other = ", ".join(found.conditions)
-        return [], f"whole; epoch {epoch} trained again: not to be compared, for it ran with {other}"
+        return [], f"intact; epoch {epoch} trained again: not comparable, because it ran with {other}"
     return found.differences, ""
 
 
 def _is_old(experiment: Any) -> bool:
-    """Whether a folder is of the old system; one whose log is damaged is not, and that will be told."""
+    """Whether the old system wrote the folder. A damaged log does not count; it is reported as a fault."""
     from raysweep.errors import RaysweepError
 
     try:
@@ -102,6 +107,8 @@ def _chosen(root: Any, references: list[str]) -> list[tuple[Any, list[Any]]]:
             continue
         experiment, entry, path = resolve.find_checkpoint(root, reference)
         if entry is None:
-            raise NotFoundError(f"{path} is not in a manifest, so there is nothing to compare it with. Is it a copy?")
+            raise NotFoundError(
+                f"{path} is not in a manifest, so there is no recorded hash to compare with. Is it a copy?"
+            )
         found.append((experiment, [entry]))
     return found

@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from raysweep import weights as weights_module
 from raysweep._text import check_name, short_repr
 from raysweep.config.load import explain
 from raysweep.config.types import Float, Int, Positive, Section, Seed
 from raysweep.errors import ConfigError, WeightsError
+from raysweep.weights import SamplingWeights, check_classes
 
 MAX_BRANCHES = 10_000
 CONTROL = "control"
@@ -160,10 +160,10 @@ class Grid(Section):
 
 @dataclass(frozen=True)
 class Point:
-    """One branch to be: complete weights and the seed of what follows the fork."""
+    """One branch to be: its weights and the seed of what follows the fork."""
 
     name: str
-    weights: dict[str, float]
+    weights: SamplingWeights
     seed: int
     control: bool
 
@@ -192,9 +192,7 @@ def check(values: Mapping[str, Any], source: str = "the grid", lines: Mapping[st
         raise ConfigError(explain(error, Grid, source, lines)) from None
 
 
-def expand(
-    grid: Grid, parent: Mapping[str, float], classes: Sequence[str], parent_seed: int
-) -> tuple[list[Point], list[str]]:
+def expand(grid: Grid, parent: SamplingWeights, parent_seed: int) -> tuple[list[Point], list[str]]:
     """The branches of a grid in order, controls first, and notes about points that coincide.
 
     Points with proportional weights show every class equally often, so they are one branch. A point that shows the
@@ -202,9 +200,10 @@ def expand(
     only the control and what is written out are returned.
 
     Raises:
-        WeightsError: an unknown class or a bad number; the message names the branch.
+        WeightsError: an unknown class or a bad number; the message names the branch or the ranges.
     """
-    chosen, control, notes = _distinct(grid, parent, classes)
+    check_classes(grid.search.ranges, parent.classes, "search.ranges names")
+    chosen, control, notes = _distinct(grid, parent)
     seeds = grid.seeds or [parent_seed]
     points: list[Point] = []
     taken: set[str] = set()
@@ -217,20 +216,19 @@ def expand(
     return points, notes
 
 
-_Labelled = tuple[str, dict[str, float]]  # a branch's name before its seed is added, and its weights
+_Labelled = tuple[str, SamplingWeights]  # a branch's name before its seed is added, and its weights
 
 
-def _distinct(
-    grid: Grid, parent: Mapping[str, float], classes: Sequence[str]
-) -> tuple[list[_Labelled], _Labelled | None, list[str]]:
+def _distinct(grid: Grid, parent: SamplingWeights) -> tuple[list[_Labelled], _Labelled | None, list[str]]:
     """(the points that differ from each other and from the control, the control if wanted, notes)."""
     notes: list[str] = []
     chosen: dict[tuple[str, ...], _Labelled] = {}
-    control_key = _proportions(weights_module.complete(parent, classes))
+    control_key = _proportions(parent)
+    before = parent.as_dict()
     for given, changes in _wanted(grid):
-        label = given or _label(changes, parent)
+        label = given or _label(changes, before)
         try:
-            complete = weights_module.inherit(parent, changes, classes)
+            complete = parent.inherit(changes)
         except WeightsError as error:
             raise WeightsError(f"Branch {label!r}: {error}") from None
         key = _proportions(complete)
@@ -252,7 +250,7 @@ def _label(changes: Mapping[str, Any], parent: Mapping[str, float]) -> str:
 
 
 def _with_seeds(
-    label: str, weights: dict[str, float], control: bool, seeds: Sequence[int], taken: set[str]
+    label: str, weights: SamplingWeights, control: bool, seeds: Sequence[int], taken: set[str]
 ) -> list[Point]:
     """A point for each seed; with several seeds each name ends in its seed."""
     return [
@@ -275,10 +273,10 @@ def _wanted(grid: Grid) -> Iterable[tuple[str, dict[str, Any]]]:
             yield "", drawn
 
 
-def _proportions(weights: Mapping[str, float]) -> tuple[str, ...]:
+def _proportions(weights: SamplingWeights) -> tuple[str, ...]:
     """The weights' shares to twelve digits: smaller differences are rounding errors."""
-    total = sum(Fraction(w) for w in weights.values())
-    return tuple(f"{float(Fraction(w) / total):.12g}" for w in weights.values())
+    total = sum(Fraction(w) for w in weights.values)
+    return tuple(f"{float(Fraction(w) / total):.12g}" for w in weights.values)
 
 
 def describe(changes: Mapping[str, Any]) -> str:

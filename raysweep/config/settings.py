@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from raysweep import weights as weights_module
 from raysweep._text import check_name
 from raysweep.config.types import Float, Int, Positive, Section, Seed, Text, Workers, short_json
 from raysweep.errors import WeightsError
+from raysweep.weights import check_number
 
 MAX_DRAWS = 10**8  # an epoch's order needs 8 bytes for each image shown
 
@@ -85,7 +85,7 @@ class SamplingSection(Section):
     @classmethod
     def _weights(cls, value: dict[str, Any]) -> dict[str, float]:
         try:
-            return {name: weights_module.check_number(name, number) for name, number in value.items()}
+            return {name: check_number(name, number) for name, number in value.items()}
         except WeightsError as error:
             raise ValueError(str(error)) from None
 

@@ -50,9 +50,10 @@ _SCALE = 4  # drawn larger, then reduced, which antialiases
 
 def class_counts(total: int) -> dict[str, int]:
     """``total`` images split among the classes in FER-2013's proportions (largest remainder)."""
-    from raysweep.weights import quotas
+    from raysweep.weights import SamplingWeights
 
-    return quotas(dict(zip(CLASSES, FER_COUNTS, strict=True)), {}, total)
+    even = SamplingWeights.complete({}, CLASSES)
+    return even.quotas(dict(zip(CLASSES, FER_COUNTS, strict=True)), total)
 
 
 def draw_face(emotion: str, rng: np.random.Generator) -> np.ndarray:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from raysweep.weights import quotas
+from raysweep.weights import SamplingWeights
 
 # One number per use of randomness, so that no two uses share a stream.
 _SHUFFLE, _WALK, _MULTINOMIAL, _POOL, AUGMENT = range(5)
@@ -43,7 +43,7 @@ def epoch_order(
     labels: np.ndarray,
     members: np.ndarray,
     classes: Sequence[str],
-    weights: Mapping[str, float],
+    weights: SamplingWeights,
     draws: int,
     *,
     seed: int,
@@ -56,7 +56,6 @@ def epoch_order(
         labels: int64 (n,), the class of every training image.
         members: int64, the pool: indices that may be shown.
         classes: names; ``labels`` indexes into them.
-        weights: of every class.
         draws: N, the length of the epoch.
         seed, epoch: what the order is a function of, with the weights.
         strategy: ``quota``: class c gets exactly ``round(N n_c w_c / sum(n w))`` draws (largest remainder), its images
@@ -70,7 +69,7 @@ def epoch_order(
     if strategy == "multinomial":
         return _multinomial(of_class, counts, classes, weights, draws, (seed, _MULTINOMIAL, epoch))
     taken = []
-    for c, quota in enumerate(quotas(counts, weights, draws).values()):
+    for c, quota in enumerate(weights.quotas(counts, draws).values()):
         rounds = -(-quota // len(of_class[c])) if quota else 0
         walk = [of_class[c][permutation(len(of_class[c]), (seed, _WALK, epoch, c, k))] for k in range(rounds)]
         taken.append(np.concatenate(walk)[:quota] if walk else np.empty(0, dtype=np.int64))
@@ -88,12 +87,13 @@ def _multinomial(
     of_class: list[np.ndarray],
     counts: Mapping[str, int],
     classes: Sequence[str],
-    weights: Mapping[str, float],
+    weights: SamplingWeights,
     draws: int,
     entropy: Sequence[int],
 ) -> np.ndarray:
     """Independent draws: the old system's ``WeightedRandomSampler``, without its limit of 2**24 images."""
-    mass = np.array([counts[c] * weights.get(c, 1.0) for c in classes], dtype=np.float64)
+    of = weights.as_dict()
+    mass = np.array([counts[c] * of[c] for c in classes], dtype=np.float64)
     edges = np.cumsum(mass) / mass.sum()
     raw = raw_stream(entropy, 2 * draws)
     uniform = (raw >> np.uint64(11)) * 2.0**-53  # 53 random bits, in [0, 1)

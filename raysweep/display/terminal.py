@@ -1,4 +1,4 @@
-"""What all verbs share: chatter on stderr, data on stdout, numbers and times for people."""
+"""Shared by all commands: messages on stderr, data on stdout, numbers and times for people."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from raysweep.store.remote.root import is_open, named
 
 
 def say(text: str = "") -> None:
-    """One line of chatter."""
+    """Print one message line on stderr."""
     print(named(text), file=sys.stderr, flush=True)
 
 
 def put(text: str) -> None:
-    """One line of data."""
+    """Print one line of data on stdout."""
     print(named(text), flush=True)
 
 
 def put_bytes(data: bytes) -> None:
-    """Data that is encoded already (UTF-8), megabytes of it."""
+    """Write UTF-8 data to stdout; it may have megabytes."""
     sys.stdout.flush()
     sys.stdout.buffer.write(named(data.decode()).encode() if is_open() else data)
     sys.stdout.buffer.flush()
 
 
 def put_json(value: Any) -> None:
-    """Valid JSON, indented for people."""
+    """Print valid JSON, indented."""
     put(json_text(value, indent=2))
 
 
@@ -43,12 +43,12 @@ def debugging() -> bool:
 
 
 def percent(value: object) -> str:
-    """``81.3%``; ``-`` for what is no number."""
+    """``81.3%``; ``-`` if the value is not a number."""
     return f"{value:.1%}" if isinstance(value, (int, float)) else "-"
 
 
 def decimals(value: object) -> str:
-    """``0.813``; ``-`` for what is no number."""
+    """``0.813``; ``-`` if the value is not a number."""
     return f"{value:.3f}" if isinstance(value, (int, float)) else "-"
 
 
@@ -62,7 +62,7 @@ def duration(seconds: float) -> str:
 
 
 def age(created: str | None) -> str:
-    """How long ago, in one unit."""
+    """The time since ``created``, in one unit."""
     if not created:
         return "-"
     try:
@@ -76,7 +76,7 @@ def age(created: str | None) -> str:
 
 
 def table(title: str | None, columns: list[tuple[str, str]], rows: list[list[str]], err: bool = False) -> None:
-    """A table on stdout (or, with ``err``, stderr): rich on a terminal, tab-separated where it is read by a program."""
+    """Print a table on stdout (with ``err``: stderr): formatted on a terminal, tab-separated for programs."""
     if not (sys.stderr if err else sys.stdout).isatty():
         write = say if err else put
         write("\t".join(name for name, _ in columns))

@@ -14,9 +14,8 @@ from raysweep.launch import runner
 from raysweep.launch.runner import Launch, Result
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
-from raysweep.plan import types as plan_types
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides, Resources
-from raysweep.plan.types import Plan
+from raysweep.plan.types import Parent, Plan
 from raysweep.store import checkpoint, layout, lineage, resolve
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
@@ -83,15 +82,7 @@ def _continue(
         last = config.fork + settings.training.epochs
         if good is not None and good.batch is None and good.epoch >= last:
             return _complete(experiment, good, last, progress)
-        try:
-            # A tracker that is not installed here must not keep anybody from finishing; it is told when it is needed.
-            plan = experiment_plan.plan_experiment(settings, progress, classes=config.classes, tracked=False)
-        except ResourceError as error:
-            hint = "`raysweep continue` takes --threads, --workers and --address, too."
-            raise ResourceError(f"{error} {hint}") from None
-        if good is None and config.parent is not None:
-            parent = _same_parent(experiment, config.parent)
-            plan = replace(plan, parent=parent, fresh_optimizer=config.fresh_optimizer)
+        plan = _plan(experiment, config, settings, good, progress)
         around = (
             workers.session(settings, plan.resources, progress)
             if launch is None
@@ -111,6 +102,26 @@ def _continue(
             return runner.execute(job, experiment, fitted, launch or workers.launcher(fitted), progress)
     finally:
         lock.release()
+
+
+def _plan(
+    experiment: Experiment, config: ExperimentConfig, settings: Settings, good: ManifestEntry | None, progress: Progress
+) -> Plan:
+    """The plan of what is left; where there is no checkpoint yet, a child's begins again at its parent.
+
+    Raises:
+        InputError: it cannot go on here; the message says why.
+    """
+    try:
+        # A tracker that is not installed here must not keep anybody from finishing; it is told when it is needed.
+        plan = experiment_plan.plan_experiment(settings, progress, classes=config.classes, tracked=False)
+    except ResourceError as error:
+        hint = "`raysweep continue` takes --threads, --workers and --address, too."
+        raise ResourceError(f"{error} {hint}") from None
+    if good is None and config.parent is not None:
+        parent = _same_parent(experiment, config.parent)
+        plan = replace(plan, parent=parent, fresh_optimizer=config.fresh_optimizer)
+    return plan
 
 
 def _settings(experiment: Experiment, config: ExperimentConfig, asked: ResourceOverrides) -> tuple[Settings, Settings]:
@@ -136,7 +147,7 @@ def _complete(experiment: Experiment, good: ManifestEntry, last: int, progress: 
     return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
 
 
-def _same_parent(experiment: Experiment, told: ParentRef) -> plan_types.Parent:
+def _same_parent(experiment: Experiment, told: ParentRef) -> Parent:
     """The checkpoint that the experiment started from.
 
     Raises:
@@ -189,7 +200,7 @@ def _job(
     job = Job(
         folder=str(experiment.folder.resolve()),
         token=lock.token,
-        settings=plan.settings.model_dump(mode="json"),
+        settings=plan.settings,
         weights=plan.weights,
         cache_dir=str(experiment_plan.cache_dir(plan.settings).resolve()),
         cache_folder=str(plan.data.folder.resolve()),
@@ -203,4 +214,4 @@ def _job(
     )
     if good is not None:
         return from_own_checkpoint(job, str(experiment.folder.resolve() / good.file), good.epoch, good.batch)
-    return replace(job, **runner.start_fields(plan)) if plan.parent is not None else job
+    return replace(job, **runner.start_fields(plan, plan.parent)) if plan.parent is not None else job

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from raysweep import weights as weights_module
 from raysweep.errors import Interrupted, RaysweepError, TrainingError
 from raysweep.events import Drawing, ExperimentFinished, ExperimentStarted, Progress, ignore
 from raysweep.launch.workers import retry
@@ -26,23 +25,21 @@ from raysweep.store.remote import root as remote
 from raysweep.training.job import Job, Outcome
 
 
-def start_fields(plan: Plan) -> dict[str, Any]:
-    """The parts of a child's :class:`~raysweep.training.loop.Job` that say how it starts."""
-    parent: Parent = plan.parent
+def start_fields(plan: Plan, parent: Parent) -> dict[str, Any]:
+    """The parts of a child's :class:`~raysweep.training.job.Job` that say how it starts."""
     return {
         "start": str(parent.path),
         "first_epoch": parent.epoch + 1,
         "last_epoch": parent.epoch + plan.settings.training.epochs,
         "fresh_optimizer": plan.fresh_optimizer,
-        "keep_rng": plan.settings.seed == parent.settings["seed"],
+        "keep_rng": plan.settings.seed == parent.settings.seed,
         "keep_position": parent.batch > 0 and _keeps_position(parent, plan),
         "parent": parent.record().to_json(),
     }
 
 
-def record_start(plan: Plan, experiment: Experiment) -> None:
+def record_start(plan: Plan, parent: Parent, experiment: Experiment) -> None:
     """The events that tie a child to its parent."""
-    parent: Parent = plan.parent
     lineage.record(
         experiment.folder,
         lineage.RESUME,
@@ -54,15 +51,9 @@ def record_start(plan: Plan, experiment: Experiment) -> None:
         optimizer="fresh" if plan.fresh_optimizer else None,
         given=parent.given or None,
     )
-    if parent.weights != plan.weights:
-        lineage.record(
-            experiment.folder,
-            lineage.RATIO,
-            old_weights=parent.weights,
-            new_weights=plan.weights,
-            old_shares=weights_module.shares(plan.counts, parent.weights),
-            new_shares=plan.shares,
-        )
+    change = plan.ratio_change
+    if change is not None:
+        lineage.record(experiment.folder, lineage.RATIO, **change.to_event())
     changed = changed_settings(parent, plan.settings)
     if changed:
         lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changed)
@@ -101,7 +92,7 @@ def start(plan: Plan, launch: Launch, progress: Progress = ignore, **of_sweep: A
             model=plan.settings.model.name,
             epochs=plan.settings.training.epochs,
             classes=dict(plan.counts),
-            new_weights=plan.weights,
+            new_weights=plan.weights.as_dict(),
             new_shares=plan.shares,
             data_sha256=plan.data.sha256,
             workers=plan.resources.workers,
@@ -111,7 +102,7 @@ def start(plan: Plan, launch: Launch, progress: Progress = ignore, **of_sweep: A
             sweep=of_sweep.get("sweep"),
         )
         if plan.parent is not None:
-            record_start(plan, experiment)
+            record_start(plan, plan.parent, experiment)
         else:
             for note in plan.notes:
                 lineage.record(experiment.folder, lineage.NOTE, text=note.text)
@@ -138,14 +129,16 @@ def _new_job(plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime
         fresh_optimizer=plan.fresh_optimizer,
         **of_sweep,
     )
-    flat["sampling_weights"] = plan.weights
+    flat["sampling_weights"] = plan.weights.as_dict()
     experiment.write_config(ExperimentConfig.from_json(flat))
     lineage.open_log(experiment.folder, settings.experiment.name, settings.experiment.description, now)
-    first = start_fields(plan) if plan.parent else {"first_epoch": 1, "last_epoch": settings.training.epochs}
+    first: dict[str, Any] = {"first_epoch": 1, "last_epoch": settings.training.epochs}
+    if plan.parent:
+        first = start_fields(plan, plan.parent)
     return Job(
         folder=str(experiment.folder.resolve()),
         token=lock.token,
-        settings=settings.model_dump(mode="json"),
+        settings=settings,
         weights=plan.weights,
         cache_dir=str(cache_dir(settings).resolve()),
         cache_folder=str(plan.data.folder.resolve()),

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pydantic import ValidationError
+
 from raysweep import _machine
-from raysweep import weights as weights_module
 from raysweep._text import dotted
 from raysweep.config import load as load_config
-from raysweep.config.settings import Settings
+from raysweep.config.settings import ExperimentSection, Settings
 from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note, Progress, ignore
@@ -18,6 +19,7 @@ from raysweep.plan import experiment as experiment_plan
 from raysweep.plan.parent import same_function
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import checkpoint
+from raysweep.weights import SamplingWeights
 
 # Settings that say where and how a run is launched, not what is trained: changes of these are not recorded as changes.
 _NOT_RECORDED = (
@@ -60,36 +62,13 @@ def plan_child(
     """
     over = dict(overrides or {})
     given = dict((over.get("sampling") or {}).get("weights") or {}) | dict(weights or {})
-    complete = weights_module.inherit(parent.weights, given, parent.classes)
-    same_function(parent.path, parent.own, parent.settings["model"], over)
-    base = load_config.merge(parent.settings, {"sampling": {"weights": {}}})
-    if not parent.own:  # folders are made only where this user says
-        base["data"] = {**base["data"], "cache_dir": None}
-        base["trackers"] = {}  # nor are results sent where a stranger says
-    total = parent.settings["training"]["schedule_epochs"] or parent.last_epoch
-    # The parent's cluster may be gone: where a child runs is said anew.
-    fixed: dict[str, Any] = {"root": root, "training": {"schedule_epochs": total}, "scaling": {"address": None}}
-    default_epochs = (
-        parent.last_epoch - parent.epoch if parent.last_epoch > parent.epoch else parent.settings["training"]["epochs"]
-    )
-    fixed["training"]["epochs"] = epochs if epochs is not None else default_epochs
-    if (
-        parent.threads is not None
-        and parent.settings["scaling"]["threads"] == "auto"
-        and parent.threads <= _machine.cpus_here()
-    ):
-        fixed["scaling"]["threads"] = parent.threads
-    merged = load_config.merge(load_config.merge(base, fixed), over)
-    merged = load_config.merge(
-        merged,
-        {"experiment": {"name": name or parent.settings["experiment"]["name"], "description": description or ""}},
-    )
-    merged["sampling"] = {**merged["sampling"], "weights": complete}
-    settings = load_config.validate(merged, "the child's configuration")
-    if settings.data != Settings.model_validate(parent.settings).data:
+    complete = parent.weights.inherit(given)
+    same_function(parent.path, parent.own, parent.settings.model.model_dump(), over)
+    settings = _childs_settings(parent, root, name, description, epochs, complete, over)
+    if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
     _check_state(parent, settings, fresh_optimizer)  # first: to build what does not fit could take all memory
-    plan = experiment_plan.plan_experiment(settings, progress, writable, parent.classes)
+    plan = experiment_plan.plan_experiment(settings, progress, writable, parent.classes, weights=complete)
     if plan.data.shape[2] != parent.channels:
         raise CheckpointError(
             f"{parent.path} was trained on images of {parent.channels} channels, the data have {plan.data.shape[2]}. Set "
@@ -98,24 +77,63 @@ def plan_child(
     return replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, notes=_notes(parent, plan))
 
 
-def vary(plan: Plan, *, name: str, description: str, weights: Mapping[str, float], seed: int) -> Plan:
-    """Another child of the same parent: ``plan`` with other (complete, checked) weights and another seed. Cheap."""
-    values = load_config.merge(
-        plan.settings.model_dump(mode="json"),
-        {"experiment": {"name": name, "description": description}, "seed": seed},
+def _childs_settings(
+    parent: Parent,
+    root: str,
+    name: str | None,
+    description: str | None,
+    epochs: int | None,
+    weights: SamplingWeights,
+    overrides: Mapping[str, Any],
+) -> Settings:
+    """The parent's settings with what a child has of its own, checked.
+
+    Raises:
+        ConfigError: an override is wrong.
+    """
+    before = parent.settings
+    base = load_config.merge(before.model_dump(mode="json"), {"sampling": {"weights": {}}})
+    if not parent.own:  # folders are made only where this user says
+        base["data"] = {**base["data"], "cache_dir": None}
+        base["trackers"] = {}  # nor are results sent where a stranger says
+    total = before.training.schedule_epochs or parent.last_epoch
+    # The parent's cluster may be gone: where a child runs is said anew.
+    fixed: dict[str, Any] = {"root": root, "training": {"schedule_epochs": total}, "scaling": {"address": None}}
+    left = parent.last_epoch - parent.epoch
+    default_epochs = left if left > 0 else before.training.epochs
+    fixed["training"]["epochs"] = epochs if epochs is not None else default_epochs
+    if parent.threads is not None and before.scaling.threads == "auto" and parent.threads <= _machine.cpus_here():
+        fixed["scaling"]["threads"] = parent.threads
+    merged = load_config.merge(load_config.merge(base, fixed), overrides)
+    merged = load_config.merge(
+        merged, {"experiment": {"name": name or before.experiment.name, "description": description or ""}}
     )
-    values["sampling"]["weights"] = dict(weights)
-    varied = replace(plan, settings=load_config.validate(values, f"branch {name}"), weights=dict(weights))
-    return replace(varied, notes=_notes(plan.parent, varied))
+    merged["sampling"] = {**merged["sampling"], "weights": weights.as_dict()}
+    return load_config.validate(merged, "the child's configuration")
+
+
+def vary(plan: Plan, *, name: str, description: str, weights: SamplingWeights, seed: int) -> Plan:
+    """Another child of the same parent: ``plan`` with other weights and another (checked) seed. Cheap.
+
+    Raises:
+        ConfigError: the name cannot be a folder's.
+    """
+    before = plan.settings
+    try:
+        experiment = ExperimentSection(name=name, description=description)
+    except ValidationError as error:
+        raise ConfigError(load_config.explain(error, ExperimentSection, f"branch {name}")) from None
+    sampled = before.sampling.model_copy(update={"weights": weights.as_dict()})
+    settings = before.model_copy(update={"experiment": experiment, "seed": seed, "sampling": sampled})
+    varied = replace(plan, settings=settings, weights=weights)
+    return varied if plan.parent is None else replace(varied, notes=_notes(plan.parent, varied))
 
 
 def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
-    old = parent.settings["data"]
     for key in ("image_size", "channels"):
-        if old[key] is not None and getattr(settings.data, key) not in (None, old[key]):
-            raise ConfigError(
-                f"data.{key} is {getattr(settings.data, key)}, but the checkpoint was trained with {old[key]}. Leave it as it was."
-            )
+        old, new = getattr(parent.settings.data, key), getattr(settings.data, key)
+        if old is not None and new not in (None, old):
+            raise ConfigError(f"data.{key} is {new}, but the checkpoint was trained with {old}. Leave it as it was.")
 
 
 def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> None:
@@ -159,7 +177,7 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
 
 def _keeps_position(parent: Parent, plan: Plan) -> bool:
     """Whether the running epoch of a mid-epoch checkpoint can go on at its batch."""
-    old, new = Settings.model_validate(parent.settings), plan.settings
+    old, new = parent.settings, plan.settings
     return (
         parent.weights == plan.weights
         and parent.batch <= sampling.batches(plan.draws, new.training.batch_size)
@@ -172,7 +190,7 @@ def _keeps_position(parent: Parent, plan: Plan) -> bool:
 
 def changed_settings(parent: Parent, settings: Settings) -> dict[str, list[Any]]:
     """Dotted key → [old, new] of every setting that a child trains differently."""
-    old = dict(dotted(Settings.model_validate(parent.settings).model_dump(mode="json")))
+    old = dict(dotted(parent.settings.model_dump(mode="json")))
     new = dict(dotted(settings.model_dump(mode="json")))
     found = {
         k: [old.get(k), new.get(k)]

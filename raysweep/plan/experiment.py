@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from raysweep import weights as weights_module
 from raysweep._paths import user_path
 from raysweep.config.settings import Settings
 from raysweep.data import cache, sampling
@@ -18,6 +17,7 @@ from raysweep.store import experiment as experiments
 from raysweep.store import layout
 from raysweep.store.remote import root as remote
 from raysweep.trackers import base as trackers
+from raysweep.weights import SamplingWeights
 
 
 def cache_dir(settings: Settings) -> Path:
@@ -34,12 +34,14 @@ def plan_experiment(
     writable: bool = True,
     classes: Sequence[str] | None = None,
     tracked: bool = True,
+    weights: SamplingWeights | None = None,
 ) -> Plan:
     """Check everything a run needs; makes nothing but the image cache (and the root, where ``writable``).
 
     Args:
         classes: those of the checkpoint that will be loaded; the data must have the same, in the same order.
         tracked: the trackers asked for must be installed.
+        weights: of ``classes``; default: what the settings say.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
@@ -61,12 +63,12 @@ def plan_experiment(
             f"The checkpoint's classes are {', '.join(classes)}; the data's are {', '.join(data.classes)}. Classes and "
             "their order must be the same, or every label would be read wrongly."
         )
-    complete = weights_module.complete(settings.sampling.weights, data.classes)
+    weights = weights or SamplingWeights.complete(settings.sampling.weights, data.classes)
     members = sampling.pool(
         data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
     )
     counts = cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
-    weights_module.shares(counts, complete)
+    weights.shares(counts)  # raises if no image could be drawn
     from raysweep.training import models
 
     model = models.build(settings.model.name, settings.model.options, len(data.classes), data.shape[2])
@@ -80,7 +82,7 @@ def plan_experiment(
             f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
         )
     return Plan(
-        settings, root, data.facts, counts, complete, draws, wanted, parameters, notes=(Note(told),) if told else ()
+        settings, root, data.facts, counts, weights, draws, wanted, parameters, notes=(Note(told),) if told else ()
     )
 
 

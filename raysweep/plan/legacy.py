@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raysweep import weights as weights_module
 from raysweep._text import check_name, join_names, truncate
 from raysweep.config import load as load_config
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.store import layout
 from raysweep.store.experiment import Experiment
+from raysweep.weights import SamplingWeights
 
 _NO_NAME = "old"
 
@@ -62,7 +62,7 @@ def completed(
             f"{truncate(path)} has a network of {outputs} outputs, but {len(order)} classes are named: {join_names(order)}. Give all of "
             "them, in the order of the outputs: --classes sad,disgust,angry"
         )
-    weights = weights_module.complete(config.get("sampling_weights") or {}, order)
+    weights = SamplingWeights.complete(config.get("sampling_weights") or {}, order).as_dict()
     group: Mapping[str, Any] = next(iter(saved["optimizer_state_dict"].get("param_groups") or []), {})
     values: dict[str, Any] = {
         "experiment": {"name": _name(config), "description": str(config.get("experiment_description") or "")},

@@ -1,21 +1,20 @@
-"""What planning produces: a checked experiment, a checked sweep, and the checkpoint they start from."""
+"""What planning makes and launching takes: the plan of one experiment, its parent, and the request and plan of a sweep."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raysweep import weights as weights_module
 from raysweep.config.grid import Grid, Point
 from raysweep.config.settings import Settings
 from raysweep.data import cache
-from raysweep.events import (
-    Note,
-)
+from raysweep.events import Note
 from raysweep.plan.resources import Resources
 from raysweep.store.records import ParentRef
 from raysweep.store.remote import root as remote
+from raysweep.weights import RatioChange, SamplingWeights
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,8 @@ class Parent:
     epoch: int  # completed epochs
     batch: int  # batches done of the running epoch; 0 at an epoch's end
     sha256: str
-    classes: tuple[str, ...]
-    weights: dict[str, float]
-    settings: dict[str, Any]
+    weights: SamplingWeights
+    settings: Settings
     counts: dict[str, int]
     threads: int | None
     world_size: int
@@ -40,6 +38,11 @@ class Parent:
     old: bool  # written by the old system
     given: dict[str, Any]  # dotted key → what the user had to say, because an old or imported checkpoint does not
     own: bool  # a committed checkpoint of an experiment under the root; any other may come from anybody
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """In the order of the network's outputs."""
+        return self.weights.classes
 
     def record(self) -> ParentRef:
         """What a child's configuration says of its parent."""
@@ -54,21 +57,53 @@ class Plan:
     root: Path
     data: cache.Facts
     counts: dict[str, int]  # images of the pool per class
-    weights: dict[str, float]
+    weights: SamplingWeights
     draws: int
     resources: Resources
     parameters: int
-    parent: Any = None  # launch.child.Parent of a child
+    parent: Parent | None = None
     fresh_optimizer: bool = False
     notes: tuple[Note, ...] = ()  # what is not as it was at the parent, or of init_from not taken, for the log
 
     @property
     def shares(self) -> dict[str, float]:
-        return weights_module.shares(self.counts, self.weights)
+        return self.weights.shares(self.counts)
 
     @property
     def quotas(self) -> dict[str, int]:
-        return weights_module.quotas(self.counts, self.weights, self.draws)
+        return self.weights.quotas(self.counts, self.draws)
+
+    @property
+    def ratio_change(self) -> RatioChange | None:
+        """What the fork changes; None where there is no parent, or the weights stay as they are.
+
+        Raises:
+            WeightsError: the parent's weights could draw no image of these data.
+        """
+        if self.parent is None or self.parent.weights == self.weights:
+            return None
+        return RatioChange.between(self.parent.weights, self.weights, self.counts)
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """What a user asks of a sweep.
+
+    Threads, workers and GPUs are of each branch; what is None is decided in planning.
+    """
+
+    root: str
+    checkpoint: str  # a reference: what all branches start from
+    grid: Grid
+    name: str | None = None
+    description: str = ""
+    epochs: int | None = None  # additional ones; goes before the grid's
+    threads: int | None = None  # None: the parent's, so that the control equals the parent to the bit
+    workers: int | None = None  # None: as many as the parent had, 0 for one
+    address: str | None = None
+    max_concurrent: int | None = None
+    gpus_per_branch: float | None = None  # a fraction lets several branches share a GPU
+    overrides: Mapping[str, Any] | None = None  # nested settings in which all branches differ from the parent
 
 
 @dataclass(frozen=True)
@@ -87,12 +122,16 @@ class SweepPlan:
     branch_bytes: int  # that one branch will write
 
     @property
+    def parent(self) -> Parent:
+        assert self.base.parent is not None  # the base is a child
+        return self.base.parent
+
+    @property
     def branches(self) -> int:
         """How many branches there will be, those of a search included."""
         searched = self.grid.search.num_samples or 0 if self.grid.search.algorithm == "optuna" else 0
         return len(self.points) + searched
 
-    def shares(self, point: Point) -> dict[str, float]:
-        from raysweep.weights import shares
-
-        return shares(self.base.counts, point.weights)
+    def shares(self, weights: SamplingWeights) -> dict[str, float]:
+        """The share of each class among the images that a branch with these weights shows, in [0, 1]."""
+        return weights.shares(self.base.counts)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.errors import StoreError
-from raysweep.store import layout, lineage
+from raysweep.store import layout, lineage, ratio
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import ParentRef
 from raysweep.store.remote import root as remote
@@ -54,13 +54,12 @@ def _root(root: Path) -> list[str]:
 
 def _changed(experiment: Experiment) -> tuple[dict[str, float], dict[str, Any]]:
     """(weights, settings) in which a child differs from its parent, and what had to be said of the parent, as its log tells."""
-    weights: dict[str, float] = {}
+    events = lineage.early(experiment.folder)
+    change = ratio.of_events(events)
+    weights = {} if change is None else {c: new for c, (_, new) in change.changed.items()}
     overrides: dict[str, Any] = {}
-    for event in lineage.early(experiment.folder):
-        if event.type == lineage.RATIO and isinstance(event.fields.get("old_weights"), dict):
-            old, new = event.fields["old_weights"], event.fields.get("new_weights") or {}
-            weights = {str(c): w for c, w in new.items() if old.get(c) != w}
-        elif event.type == lineage.RESUME:
+    for event in events:
+        if event.type == lineage.RESUME:
             overrides |= event.given
         elif event.type == lineage.CONFIGURATION:
             overrides |= {key: new for key, (_, new) in event.changes.items() if not key.startswith(_OWN)}

@@ -17,13 +17,13 @@ from raysweep.errors import AmbiguousReferenceError, InputError, NotFoundError, 
 from raysweep.report import effects, figures, predictions, recorded
 from raysweep.report.effects import Effect, Pair
 from raysweep.report.predictions import Predictions
-from raysweep.store import catalog, files, layout, resolve
+from raysweep.store import catalog, files, layout, ratio, resolve
 from raysweep.store import sweep as sweeps
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.records import ParentRef
-from raysweep.store.records_sweep import BranchRecord
+from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.sweep import Sweep
-from raysweep.weights import changes
+from raysweep.weights import Changed, changes
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Compared:
     name: str
     experiments: list[str]
     references: list[str]
-    change: dict[str, tuple[float, float]]  # class → (weight of the reference, of the branch)
+    change: Changed  # from the reference to the branch
     seconds: float  # training, all seeds, the parent's epochs not counted
     images: int  # shown, likewise
     epoch: int
@@ -175,8 +175,14 @@ def of_sweep(sweep: Sweep) -> Comparison:
         name = of_group[branch.name]
         groups.setdefault(name, []).append((*mine, *theirs))
         weights[name] = branch.weights
-    changed = {name: changes(record.parent_weights, weights[name]) for name in groups}
+    changed = {name: _fork(members[0][0], record, weights[name]) for name, members in groups.items()}
     return _compared(sweep.id, against, groups, changed, notes)
+
+
+def _fork(branch: Experiment, record: SweepRecord, weights: Mapping[str, float]) -> Changed:
+    """What a branch of a sweep changed, as its log says; without one there, as the sweep's plan does."""
+    change = ratio.of_fork(branch.folder)
+    return changes(record.parent_weights, weights) if change is None else change.changed
 
 
 def _with_first(experiments: Sequence[Experiment]) -> Comparison:
@@ -185,8 +191,7 @@ def _with_first(experiments: Sequence[Experiment]) -> Comparison:
         return _by_record(first, others, first.id)
     reference = _last(first)
     groups = {e.id: [(e, _last(e), first, reference)] for e in others}
-    before = first.config().sampling_weights
-    changed = {e.id: changes(before, e.config().sampling_weights) for e in others}
+    changed = {e.id: ratio.between(first, e) for e in others}
     notes = [
         f"{e.id} ended at epoch {groups[e.id][0][1].epoch}, {first.id} at {reference.epoch}."
         for e in others
@@ -207,7 +212,7 @@ def of_child(root: Path, child: Experiment) -> Comparison:
         return _by_record(before, [child], f"its parent {before.id}", [NO_CONTROL])
     parent, reference, words = _parent(root, config.parent)
     mine = _last(child)
-    change = changes(parent.config().sampling_weights, config.sampling_weights)
+    change = ratio.from_parent(child, parent)
     return _compared(child.id, words, {child.id: [(child, mine, parent, reference)]}, {child.id: change}, [NO_CONTROL])
 
 
@@ -223,11 +228,10 @@ def _by_record(first: Experiment, others: Sequence[Experiment], against: str, no
     known = {e.id: recorded.read(e) for e in others}
     named = [e.config().classes for e in (first, *others)]
     classes = tuple(next((c for c in named if c), reference.counts))
-    before = first.config().sampling_weights
     branches = []
     for e in others:
         seconds, images = cost(e)
-        change = changes(before, e.config().sampling_weights)
+        change = ratio.between(first, e)
         branches.append(Compared(e.id, [e.id], [first.id], change, seconds, images, known[e.id].epoch))
     found = [effect for e in others for effect in recorded.effects(e.id, classes, known[e.id], reference)]
     counts = {c: reference.counts.get(c, 0) for c in classes}

@@ -34,6 +34,7 @@ from raysweep.report.parts import (
 from raysweep.store import catalog
 from raysweep.store.experiment import Experiment
 from raysweep.store.sweep import Sweep
+from raysweep.weights import describe_changed
 
 MOST_BRANCHES = 60  # that are shown; effects.csv has all
 MOST_CELLS = 25  # classes of a confusion matrix that is shown whole
@@ -236,12 +237,11 @@ def _branch(
         return float(np.mean(values)) if values else None
 
     of = next((b for b in comparison.branches if b.name == name), None) if comparison else None
-    change = rows[0].change
     costs = [comparing.cost(m) for m in members]
     return BranchLine(
         name=name,
         control=any(m.id in {c.id for c in control} for m in members),
-        change=", ".join(f"{c} {a:g}→{b:g}" for c, (a, b) in change.items()) or "unchanged",
+        change=describe_changed(rows[0].change),
         status=", ".join(sorted({r.status for r in rows})),
         seeds=len(members),
         accuracy=mean("val_acc"),

@@ -12,7 +12,7 @@ from raysweep.errors import WeightsError
 from raysweep.store import resolve
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
-from raysweep.weights import shares
+from raysweep.weights import SamplingWeights
 
 SECTIONS = ("parent", "checkpoint", "configuration", "weights", "shares", "data", "versions")
 _IDENTITY = ("experiment.", "root")  # always another one: no difference that anybody asks for
@@ -100,10 +100,11 @@ def _facts(side: Side) -> Iterator[tuple[tuple[str, str], Any]]:
     for name, weight in weights.items():
         yield ("weights", name), float(weight)
     try:
-        for name, share in shares(counts, weights).items() if counts else ():
+        known = SamplingWeights.complete({c: weights[c] for c in counts}, list(counts))
+        for name, share in known.shares(counts).items():
             yield ("shares", name), round(share, 6)
     except WeightsError:
-        pass  # no class can be drawn: there are no shares
+        pass  # no class, or none that can be drawn: there are no shares
     yield ("data", "SHA-256"), config.data_sha256
     yield ("data", "classes"), config.classes
     for name, count in counts.items():

@@ -9,18 +9,18 @@ from typing import Any
 
 from raysweep.store import index, resolve
 from raysweep.store.fields import Row
-from raysweep.weights import changes
+from raysweep.weights import Changed, changes, describe_changed
 
 
 @dataclass
 class Node:
-    """One experiment. ``change`` is class → (weight before, weight after) on the edge to its parent."""
+    """One experiment. ``change`` is what changed on the edge to its parent."""
 
     id: str
     row: Row | None = None  # None where only children know of it: its folder is not under this root
     parent: str | None = None
     epoch: int = 0  # of the parent, where this one began
-    change: dict[str, tuple[float, float]] = field(default_factory=dict)
+    change: Changed = field(default_factory=dict)
     seed: tuple[int, int] | None = None  # (before, after) where it changed
     children: list[str] = field(default_factory=list)
 
@@ -55,7 +55,9 @@ def build(root: Path, of: str | None = None) -> dict[str, Node]:
         nodes[node.parent].children.append(node.id)
     for node in nodes.values():
         before = nodes[node.parent].row if node.parent else None
-        if before and before.sampling_weights and node.row:
+        if (
+            before and before.sampling_weights and node.row and not node.change
+        ):  # the log of an old folder does not say it
             node.change = changes(before.sampling_weights, node.row.sampling_weights)
     if of is None:
         return nodes
@@ -116,7 +118,7 @@ def _walk(nodes: dict[str, Node], start: Sequence[str]) -> Iterator[tuple[str, i
 
 def edge(node: Node) -> str:
     """What changed on the way from the parent: ``disgust 1→5, fear 1→2``, ``unchanged``, ``control``."""
-    parts = [f"{c} {a:g}→{b:g}" for c, (a, b) in node.change.items()]
+    parts = [describe_changed(node.change)] if node.change else []
     if node.seed is not None:
         parts.append(f"seed {node.seed[0]}→{node.seed[1]}")
     if node.control:

@@ -15,12 +15,12 @@ from raysweep.errors import (
     RaysweepError,
     RootError,
 )
-from raysweep.store import files, layout, lineage
+from raysweep.store import files, layout, lineage, ratio
 from raysweep.store.experiment import LEGACY, Experiment
 from raysweep.store.fields import Row
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.untrusted import schema
-from raysweep.weights import changes
+from raysweep.weights import Changed
 
 
 def experiments(root: Path) -> list[Experiment]:
@@ -95,17 +95,15 @@ def _read(experiment: Experiment) -> Row:
     return row
 
 
-def _fork(experiment: Experiment, seed: int | None) -> tuple[dict[str, tuple[float, float]], int | None]:
+def _fork(experiment: Experiment, seed: int | None) -> tuple[Changed, int | None]:
     """Class → weight before, after, and the seed before, as the experiment's own log tells of the fork."""
-    change: dict[str, tuple[float, float]] = {}
-    for event in lineage.early(experiment.folder):
-        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # somebody else's
-            if event.type == lineage.RATIO:
-                pairs = changes(event.fields["old_weights"], event.fields["new_weights"]).items()
-                change = {c: (float(before), float(after)) for c, (before, after) in pairs}
-            elif event.type == lineage.CONFIGURATION and "seed" in event.changes:
+    events = lineage.early(experiment.folder)
+    change = ratio.of_events(events)
+    for event in events:
+        with contextlib.suppress(TypeError, ValueError):  # somebody else's
+            if event.type == lineage.CONFIGURATION and "seed" in event.changes:
                 seed = int(event.changes["seed"][0])
-    return change, seed
+    return {} if change is None else change.changed, seed
 
 
 def _best_before(experiment: Experiment, fork: int) -> float | None:

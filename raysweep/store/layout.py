@@ -51,7 +51,11 @@ class Position(NamedTuple):
 
 
 def checkpoint_name(position: Position) -> str:
-    """``checkpoint_epoch_3.pt`` or ``checkpoint_epoch_3_batch_200.pt``."""
+    """The file name of a checkpoint.
+
+    >>> checkpoint_name(Position(3, None)), checkpoint_name(Position(3, 200))
+    ('checkpoint_epoch_3.pt', 'checkpoint_epoch_3_batch_200.pt')
+    """
     batch = "" if position.batch is None else f"_batch_{position.batch}"
     return f"checkpoint_epoch_{position.epoch}{batch}.pt"
 
@@ -67,18 +71,31 @@ def tracker_name(tracker: str) -> str:
 
 
 def parse_checkpoint_name(name: str) -> Position | None:
-    """The position a checkpoint's file name states, or None if it is not such a name."""
+    """The position that a checkpoint's file name states, or None for any other name.
+
+    >>> parse_checkpoint_name("checkpoint_epoch_3_batch_200.pt")
+    Position(epoch=3, batch=200)
+    >>> parse_checkpoint_name("best_checkpoint.pt")
+    """
     match = _EPOCH.fullmatch(name)
     return Position(int(match[1]), int(match[2]) if match[2] else None) if match else None
 
 
 def split_id(experiment_id: str) -> tuple[str, str | None]:
-    """(name, time as YYYYMMDD_HHMMSS) of an id; the time is None where the id has none."""
+    """(name, time as YYYYMMDD_HHMMSS) of an id; the time is None if the id has none.
+
+    >>> split_id("base_20261124_233215_2"), split_id("base")
+    (('base', '20261124_233215'), ('base', None))
+    """
     match = _ID.fullmatch(experiment_id)
     return (match["name"], match["time"]) if match else (experiment_id, None)
 
 
 def make_id(name: str, when: datetime, attempt: int = 1) -> str:
-    """``<name>_<YYYYMMDD_HHMMSS>``, with ``_2``, ``_3`` … for later attempts in the same second."""
+    """``<name>_<YYYYMMDD_HHMMSS>``, with ``_2``, ``_3`` … for later attempts in the same second.
+
+    >>> make_id("base", datetime(2026, 11, 24, 23, 32, 15), attempt=2)
+    'base_20261124_233215_2'
+    """
     base = f"{name}_{when.strftime(TIME_FORMAT)}"
     return base if attempt == 1 else f"{base}_{attempt}"

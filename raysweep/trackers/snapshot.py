@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -18,7 +19,7 @@ from raysweep._paths import read_regular
 from raysweep._text import dotted, truncate
 from raysweep.config.settings import TrackersSection
 from raysweep.errors import RaysweepError
-from raysweep.store import files, layout, lineage
+from raysweep.store import files, layout, ratio
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import ExperimentConfig
 
@@ -89,7 +90,9 @@ class Snapshot:
             found["branch"], found["control"] = branch.name, branch.control
         found["seed"] = self.config.setting("seed")
         found["weights"] = json.dumps(self.config.sampling_weights, ensure_ascii=False)
-        found["ratio_change"] = _ratio_change(self.experiment.folder)
+        with contextlib.suppress(RaysweepError):  # a damaged log
+            change = ratio.of_fork(self.experiment.folder)
+            found["ratio_change"] = None if change is None else change.describe(with_shares=True)
         return {k: truncate(text(v), 4000) for k, v in found.items() if v is not None}
 
     def digest(self, count: int) -> str:
@@ -155,20 +158,3 @@ def names(classes: Sequence[str] | Mapping[str, Any]) -> dict[str, str]:
 def text(value: Any) -> str:
     """A value as a tracker's text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _ratio_change(folder: Path) -> str | None:
-    """``disgust 1 → 5 (1.5% → 7.1%)`` and so on, for the classes whose weight a child changed."""
-    try:
-        event = next((e for e in lineage.early(folder) if e.type == lineage.RATIO), None)
-    except RaysweepError:
-        return None
-    if event is None:
-        return None
-    old, new = event.fields["old_weights"], event.fields["new_weights"]
-    before, after = event.fields.get("old_shares") or {}, event.fields.get("new_shares") or {}
-    return ", ".join(
-        f"{c} {old.get(c, 1.0):g} → {new[c]:g} ({before.get(c, 0):.1%} → {after.get(c, 0):.1%})"
-        for c in new
-        if old.get(c) != new[c]
-    )

@@ -20,7 +20,7 @@ from raysweep.errors import NonFiniteLossError
 from raysweep.training import metrics, optim
 from raysweep.training.feed import Feed
 from raysweep.training.world import World
-from raysweep.weights import quotas, shares
+from raysweep.weights import SamplingWeights
 
 BATCH = 256
 # What of a row the manifest repeats for each committed epoch, so that listing needs no CSV and no checkpoint.
@@ -81,7 +81,7 @@ class Shown:
 def history_row(
     settings: Settings,
     classes: Sequence[str],
-    weights: Mapping[str, float],
+    weights: SamplingWeights,
     counts: Mapping[str, int],
     *,
     epoch: int,
@@ -103,9 +103,9 @@ def history_row(
     distinct = np.bincount(train_labels[np.unique(sequence)], minlength=k)
     requested: Mapping[str, float]
     if settings.sampling.strategy == "quota":
-        requested = quotas(counts, weights, len(order))
+        requested = weights.quotas(counts, len(order))
     else:
-        requested = {c: round(len(order) * share, 2) for c, share in shares(counts, weights).items()}
+        requested = {c: round(len(order) * share, 2) for c, share in weights.shares(counts).items()}
     result = metrics.summarise(metrics.confusion(labels, probabilities.argmax(1), k), classes)
     present = [c for i, c in enumerate(classes) if (labels == i).any()]
     worst = min(present, key=lambda c: result["recall"][c])

@@ -1,19 +1,22 @@
-"""What a process is told to train, and what it returns. Plain values: they travel to Ray workers."""
+"""What a process is told to train, and what it returns. It travels to Ray workers by pickle."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from raysweep.config.settings import Settings
+from raysweep.weights import SamplingWeights
+
 
 @dataclass(frozen=True)
 class Job:
-    """All a process needs to know to train. Plain values: it travels to Ray workers."""
+    """All a process needs to know to train; it was checked in planning, and is not checked again where it arrives."""
 
     folder: str
     token: str  # of the writer's lock
-    settings: dict[str, Any]
-    weights: dict[str, float]  # complete, in the order of the classes
+    settings: Settings
+    weights: SamplingWeights  # in the order of the classes
     cache_dir: str
     cache_folder: str  # the decoded images of this run, where this machine has them already
     threads: int

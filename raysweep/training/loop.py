@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from raysweep.config.settings import Settings
 from raysweep.data import augment, cache, sampling
 from raysweep.data.order import in_order
 from raysweep.errors import CheckpointError, Interrupted, NonFiniteLossError
@@ -63,7 +62,7 @@ def train(job: Job, reporter: Reporter, start: Mapping[str, Any] | None = None) 
 class _Training:
     def __init__(self, job: Job, reporter: Reporter, start: Mapping[str, Any] | None) -> None:
         self.job, self.reporter = job, reporter
-        self.settings = Settings.model_validate(job.settings)
+        self.settings = job.settings
         torch.set_num_threads(job.threads)
         self.device = torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu")
         self.world = World(self.device)
@@ -202,7 +201,7 @@ class _Training:
             "scaler_state_dict": {},  # bf16 needs no loss scaling
             "config": self.job.flat_config,
             "classes": list(self.classes),
-            "sampling_weights": dict(self.job.weights),
+            "sampling_weights": self.job.weights.as_dict(),
             "world_size": self.world.size,
             "threads": self.job.threads,
             "conditions": dict(self.conditions),

@@ -42,6 +42,7 @@ def branch(capsys, tmp_path: Path, grid: dict, *options: object, root: Path | No
         ({"weights": {"3": ["much"]}}, "not a number"),
         ({"weights": {"3": [-1.0]}}, "negative"),
         ({"search": {"algorithm": "random", "num_samples": 2, "ranges": {"33": {"choice": [1]}}}}, "'33'"),
+        ({"search": {"algorithm": "optuna", "num_samples": 2, "ranges": {"33": {"choice": [1]}}}}, "Did you mean '3'?"),
         ({"weights": {"3": [4.0]}, "scheduler": "soon"}, "scheduler"),
     ],
 )
@@ -94,7 +95,7 @@ def test_dry_run_tells_branches_shares_and_bytes(capsys, tmp_path, parent):
     names = [line.split("\t")[0] for line in out.splitlines()]
     assert names == ["branch", "(parent)", "control-seed0 *", "control-seed1 *", "34-seed0", "34-seed1"]
     assert "31 shows the classes as control does; it runs once." in err
-    assert "Nothing was made" in err
+    assert "Nothing was started" in err
     code, out, _ = branch(capsys, tmp_path, GRID, "--from", f"{parent.id}@1", "--dry-run", "--json")
     plan = json.loads(out)
     counts = parent.config().class_counts

@@ -32,18 +32,18 @@ def test_everything_is_checked_and_shown(shown, monkeypatch, capsys):
     assert out.count("ok   ") == 3 * 4 + 6
     assert "Change Type: TRAINING_DATA_RATIO_CHANGE" in out
     assert "@3 disgust 1→5, fear 1→3, happy 1→0.5" in out
-    assert "Everything is as promised" in err
+    assert "All checks passed" in err
     assert "raysweep branch" in err
 
 
 BREAKS = {
     "every documented file": lambda f: (f / "classification_report.txt").unlink(),
-    "its checkpoints are": lambda f: (f / "manifest.json").write_text((f / "manifest.json").read_text().replace('"epoch": 5', '"epoch": 6').replace("epoch_5.pt", "epoch_6.pt")),
+    "it has checkpoints of epochs": lambda f: (f / "manifest.json").write_text((f / "manifest.json").read_text().replace('"epoch": 5', '"epoch": 6').replace("epoch_5.pt", "epoch_6.pt")),
     "size and hash": lambda f: (f / "checkpoint_epoch_4.pt").write_bytes(b"x"),
     "one row for each": lambda f: (f / "training_history.csv").write_text("".join((f / "training_history.csv").read_text().splitlines(keepends=True)[:-1])),
-    "was really shown as often": lambda f: in_history(f, "realised_fear", "1"),
+    "was shown exactly as often": lambda f: in_history(f, "realised_fear", "1"),
     "logged with old and new": lambda f: (f / "lineage.jsonl").write_text((f / "lineage.jsonl").read_text().replace('"disgust": 5.0', '"disgust": 4.0')),
-    "tell of the checkpoint": lambda f: (f / "lineage.jsonl").write_text((f / "lineage.jsonl").read_text().replace("RESUME_FROM", "RESUMED_FROM")),
+    "name the checkpoint": lambda f: (f / "lineage.jsonl").write_text((f / "lineage.jsonl").read_text().replace("RESUME_FROM", "RESUMED_FROM")),
 }  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def test_dry_run_shows_counts_and_shares_and_makes_nothing(capsys, tmp_path):
     path = config_file(tmp_path, sampling={"weights": {"3": 5}})
     code, out, err = run_cli(capsys, "run", path, "--dry-run", "--root", tmp_path / "root")
     assert code == 0, err
-    assert "Nothing was made" in err
+    assert "Nothing was started" in err
     row = next(line.split("\t") for line in out.splitlines() if line.startswith("3\t"))
     assert row[3] == "5"
     code, out, _ = run_cli(capsys, "run", path, "--dry-run", "--json", "--root", tmp_path / "root")

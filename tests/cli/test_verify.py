@@ -105,5 +105,5 @@ def test_other_bits_under_other_conditions_are_no_fault(capsys, tmp_path, quick_
     rewrite(run, 2, elsewhere)
     code, out, _ = run_cli(capsys, "verify", f"{run.id}@1", "--replay", "--root", tmp_path / "experiments")
     assert code == 0, out
-    assert "not to be compared, for it ran with" in out
+    assert "not comparable, because it ran with" in out
     assert "instead of 1.0" in out

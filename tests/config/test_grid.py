@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from raysweep import weights as weights_module
 from raysweep.config import grid as grids
 from raysweep.errors import ConfigError, WeightsError
+from raysweep.weights import SamplingWeights
 from tests.ground.test_text import laughs
 
 CLASSES = ("angry", "disgust", "fear")
@@ -18,7 +18,7 @@ PARENT = dict.fromkeys(CLASSES, 1.0)
 
 
 def points_of(values, parent=PARENT, seed=0):
-    return grids.expand(grids.check(values), parent, CLASSES, seed)
+    return grids.expand(grids.check(values), SamplingWeights.complete(parent, CLASSES), seed)
 
 
 def test_the_product_of_the_lists_with_control_and_seeds():
@@ -27,13 +27,13 @@ def test_the_product_of_the_lists_with_control_and_seeds():
     assert not notes
     assert [p.name for p in points[:3]] == ["control-seed0", "control-seed1", "disgust3_fear2-seed0"]
     assert [p.control for p in points] == [True] * 2 + [False] * 12
-    assert points[2].weights == {"angry": 1.0, "disgust": 3.0, "fear": 2.0}
+    assert points[2].weights.as_dict() == {"angry": 1.0, "disgust": 3.0, "fear": 2.0}
     assert {p.seed for p in points} == {0, 1}
 
 
 def test_classes_not_named_keep_the_parents_weight_and_the_parents_seed_is_kept():
     points, _ = points_of({"weights": {"disgust": [3]}}, parent={"angry": 2.0, "disgust": 1.0, "fear": 0.5}, seed=7)
-    assert points[1].weights == {"angry": 2.0, "disgust": 3.0, "fear": 0.5}
+    assert points[1].weights.as_dict() == {"angry": 2.0, "disgust": 3.0, "fear": 0.5}
     assert [p.seed for p in points] == [7, 7]
 
 
@@ -68,8 +68,16 @@ def test_a_random_search_is_a_function_of_its_seed():
     assert one == two
     other = points_of({"search": {**search, "seed": 1}})[0]
     assert other != one
-    assert all(1 <= p.weights["disgust"] <= 8 and p.weights["fear"] in (1, 2) for p in one)
+    drawn = [p.weights.as_dict() for p in one]
+    assert all(1 <= w["disgust"] <= 8 and w["fear"] in (1, 2) for w in drawn)
     assert len(one) == 6
+
+
+@pytest.mark.parametrize("algorithm", ["random", "optuna"])
+def test_ranges_of_a_class_that_is_not_there_are_refused_with_a_suggestion(algorithm):
+    search = {"algorithm": algorithm, "num_samples": 5, "ranges": {"disgsut": {"uniform": [1, 8]}}}
+    with pytest.raises(WeightsError, match=r"search\.ranges names class 'disgsut'.* Did you mean 'disgust'"):
+        points_of({"search": search})
 
 
 def test_an_optuna_search_adds_no_points_in_advance():
@@ -169,10 +177,10 @@ lists = st.lists(st.floats(0.001, 1000), min_size=1, max_size=4)
 def test_branches_of_any_grid_differ_in_what_they_show_and_in_name(weights, seeds):
     points, _ = points_of({"weights": weights, "seeds": seeds})
     assert len({p.name.casefold() for p in points}) == len(points)
-    shown = {(p.seed, tuple(weights_module.shares(dict.fromkeys(CLASSES, 1), p.weights).values())) for p in points}
+    shown = {(p.seed, tuple(p.weights.shares(dict.fromkeys(CLASSES, 1)).values())) for p in points}
     assert len(shown) == len(points)
     assert sum(p.control for p in points) == max(1, len(seeds))
-    assert all(set(p.weights) == set(CLASSES) for p in points)
+    assert all(p.weights.classes == CLASSES for p in points)
 
 
 @given(st.text(min_size=1, max_size=40), st.floats(0, 1e9))

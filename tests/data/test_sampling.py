@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from raysweep.data import sampling
 from raysweep.errors import WeightsError
-from raysweep.weights import quotas, shares
+from raysweep.weights import SamplingWeights
 
 NAMES = "abcde"
 
@@ -26,7 +26,8 @@ def cases(draw, most_draws: int = 120):
     weights = dict(zip(NAMES, draw(st.lists(weight, min_size=k, max_size=k)), strict=False))
     if not any(weights[NAMES[c]] for c in labels[members]):
         weights[NAMES[labels[members[0]]]] = 1.0
-    return labels, members, tuple(NAMES[:k]), weights, draw(st.integers(1, most_draws))
+    classes = tuple(NAMES[:k])
+    return labels, members, classes, SamplingWeights.complete(weights, classes), draw(st.integers(1, most_draws))
 
 
 def counts_of(labels, classes) -> dict[str, int]:
@@ -40,7 +41,7 @@ def order_of(case, seed=0, epoch=1, strategy="quota"):
 def big_case(draws=2000):
     """A pool as imbalanced as FER-2013's ends: 300, 90 and 10 images, mixed up."""
     labels = np.repeat(np.arange(3), (300, 90, 10))[sampling.permutation(400, (7,))]
-    return labels, np.arange(400), ("a", "b", "c"), {"a": 1.0, "b": 2.0, "c": 5.0}, draws
+    return labels, np.arange(400), ("a", "b", "c"), SamplingWeights(("a", "b", "c"), (1.0, 2.0, 5.0)), draws
 
 
 # Quotas
@@ -54,7 +55,7 @@ def test_each_class_gets_exactly_its_quota_from_the_pool(case, seed, epoch):
     assert order.dtype == np.int64
     assert len(order) == draws
     assert set(order.tolist()) <= set(members.tolist())
-    assert counts_of(labels[order], classes) == quotas(counts_of(labels[members], classes), weights, draws)
+    assert counts_of(labels[order], classes) == weights.quotas(counts_of(labels[members], classes), draws)
 
 
 @given(cases(), st.integers(0, 100))
@@ -90,8 +91,9 @@ def test_classes_are_mixed_over_the_whole_epoch():
 
 def test_a_pool_with_nothing_to_draw_is_refused():
     labels = np.array([0, 0, 1])
+    weights = SamplingWeights(("a", "b"), (0.0, 1.0))
     with pytest.raises(WeightsError, match="no image could be drawn"):
-        sampling.epoch_order(labels, np.array([0, 1]), ("a", "b"), {"a": 0.0, "b": 1.0}, 5, seed=0, epoch=1)
+        sampling.epoch_order(labels, np.array([0, 1]), ("a", "b"), weights, 5, seed=0, epoch=1)
 
 
 # Independent draws
@@ -101,7 +103,7 @@ def test_a_pool_with_nothing_to_draw_is_refused():
 def test_independent_draws_come_close_to_the_shares(seed):
     labels, members, classes, weights, draws = case = big_case(20_000)
     order = order_of(case, seed, strategy="multinomial")
-    expected = shares(counts_of(labels[members], classes), weights)
+    expected = weights.shares(counts_of(labels[members], classes))
     for name, n in counts_of(labels[order], classes).items():
         spread = math.sqrt(draws * expected[name] * (1 - expected[name]))
         assert abs(n - draws * expected[name]) < 4 * spread
@@ -121,17 +123,18 @@ def test_independent_draws_are_no_quotas():
 @given(cases(), st.integers(0, 2**40), st.integers(0, 1000))
 @settings(deadline=None)
 def test_independent_draws_stay_in_the_pool_and_never_show_a_class_of_weight_zero(case, seed, epoch):
-    labels, members, classes, weights, draws = case
+    labels, members, _, weights, draws = case
     order = order_of(case, seed, epoch, "multinomial")
     assert len(order) == draws
     assert set(order.tolist()) <= set(members.tolist())
-    assert all(weights[classes[c]] > 0 for c in labels[order])
+    assert all(weights.values[c] > 0 for c in labels[order])
 
 
 @pytest.mark.parametrize("bits", [0, 2**64 - 1])
 def test_at_the_very_ends_of_the_random_numbers_no_class_of_weight_zero_is_drawn(monkeypatch, bits):
     monkeypatch.setattr(sampling, "raw_stream", lambda entropy, n: np.full(n, bits, dtype=np.uint64))
-    case = np.array([0, 1, 1, 2]), np.arange(4), ("a", "b", "c"), {"a": 0.0, "b": 1.0, "c": 0.0}, 6
+    only_b = SamplingWeights(("a", "b", "c"), (0.0, 1.0, 0.0))
+    case = np.array([0, 1, 1, 2]), np.arange(4), ("a", "b", "c"), only_b, 6
     assert set(order_of(case, strategy="multinomial").tolist()) == {1 if bits == 0 else 2}
 
 

@@ -24,6 +24,7 @@ def main(folder: Path, root: str) -> None:
     from raysweep.launch.sweep import driver as sweeping
     from raysweep.plan import experiment as experiment_plan
     from raysweep.plan import sweep as sweep_plan
+    from raysweep.plan.types import SweepRequest
     from raysweep.store import lineage
 
     connect.quiet_environment()
@@ -34,14 +35,14 @@ def main(folder: Path, root: str) -> None:
         scaling = {"num_workers": 1, "threads": 1, "address": nodes.address}
         settings = small_settings(root, **SECTIONS, scaling=scaling)
         run = launching.run(experiment_plan.plan_experiment(settings)).experiment
-        plan = sweep_plan.plan_sweep(
+        request = SweepRequest(
             root,
             f"{run.id}@2",
             grids.check({"epochs": 1, "weights": {"8": [1.0, 3.0]}}),
             address=nodes.address,
             workers=0,
         )
-        branches = sweeping.run(plan)
+        branches = sweeping.run(sweep_plan.plan_sweep(request))
         control = next(e for n, e in branches.experiments.items() if e.config().branch.control)
         found = {
             "failed": branches.failed,

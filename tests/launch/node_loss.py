@@ -23,7 +23,7 @@ from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.plan import sweep as sweep_plan
-from raysweep.plan import types as plan_types
+from raysweep.plan.types import Plan, SweepRequest
 from raysweep.training.loop import train
 from tests.conftest import Recorder, small_settings, weights_hash
 from tests.training.ranks import Ranks
@@ -90,7 +90,7 @@ def two_nodes() -> Iterator[tuple[Any, list[Any]]]:
         nodes.shutdown()
 
 
-def plan(folder: Path, sections: dict[str, Any], **scaling: Any) -> plan_types.Plan:
+def plan(folder: Path, sections: dict[str, Any], **scaling: Any) -> Plan:
     return experiment_plan.plan_experiment(small_settings(folder, **sections, scaling={**SCALING, **scaling}))
 
 
@@ -116,10 +116,8 @@ def of_a_sweep(folder: Path) -> dict[str, Any]:
         whole[name] = told_of(launching.run(one).experiment)
     with two_nodes() as (nodes, (first, _)):
         loss = Loss(nodes, first, True)
-        asked = sweep_plan.plan_sweep(
-            str(folder / "sweep"), f"{parent.id}@1", check(GRID), name="s", address=nodes.address, progress=loss
-        )
-        result = sweeping.run(asked, loss)
+        asked = SweepRequest(str(folder / "sweep"), f"{parent.id}@1", check(GRID), name="s", address=nodes.address)
+        result = sweeping.run(sweep_plan.plan_sweep(asked, loss), loss)
     branches = {name: told_of(e) for name, e in result.experiments.items()}
     return {"whole": whole, "branches": branches, "failed": result.failed, "warnings": loss.warnings}
 

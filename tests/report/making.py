@@ -56,7 +56,8 @@ def made(
         told = {"experiment": parent.id, "epoch": fork, "batch": 0, "sha256": "0" * 64}
         config |= {"parent": told}
         lineage.record(experiment.folder, lineage.RESUME, experiment=parent.id, epoch=fork)
-        lineage.record(experiment.folder, lineage.RATIO, old_weights=before, new_weights=weights)
+        old = parent.config().sampling_weights
+        lineage.record(experiment.folder, lineage.RATIO, old_weights=old, new_weights=weights)
         if seed:
             lineage.record(experiment.folder, lineage.CONFIGURATION, changes={"seed": [0, seed]})
     experiment.write_config(

@@ -14,6 +14,7 @@ from raysweep.errors import InputError
 from raysweep.report import suggestion
 from raysweep.report.comparison import Compared, Comparison
 from raysweep.report.effects import ALL, WORSE, Effect
+from raysweep.weights import SamplingWeights
 from tests.cli.test_errors import run_cli
 from tests.report.making import sweep_of
 
@@ -104,7 +105,7 @@ def test_a_real_sweep_gets_a_grid_that_can_be_run(tmp_path, capsys):
     values = yaml.safe_load(out)
     assert values["weights"] == {"rare": [6.0, 12.0]}
     assert values["seeds"] == [0, 1]
-    points, _ = grids.expand(grids.check(values), dict.fromkeys(CLASSES, 1.0), CLASSES, 0)
+    points, _ = grids.expand(grids.check(values), SamplingWeights.complete({}, CLASSES), 0)
     assert len(points) == 2 * 3
     assert f"--from {sweep.record().parent.experiment}@2" in err
     data = json.loads(run_cli(capsys, "suggest", "s", "--json", "--root", root)[1])

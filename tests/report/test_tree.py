@@ -17,7 +17,7 @@ from tests.report.test_figures import edges_are_blank
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 
 
-def made(root: Path, name: str, parent: str | None = None, epoch: int = 0, weights=None, branch=None) -> str:
+def made(root: Path, name: str, parent: str | None = None, epoch: int = 0, weights=None, branch=None, log=True) -> str:
     experiment = experiments.create(root, name, NOW)
     weights = weights or {"a": 1.0, "b": 1.0}
     config = {"sampling_weights": weights, "num_epochs": 2, "timestamp": "20260102_030405"}
@@ -25,8 +25,10 @@ def made(root: Path, name: str, parent: str | None = None, epoch: int = 0, weigh
         config |= {"parent": {"experiment": parent, "epoch": epoch, "sha256": "0"}, "branch": branch}
     experiment.write_config(ExperimentConfig.from_json(config))
     lineage.record(experiment.folder, lineage.START)
-    if parent:
-        lineage.record(experiment.folder, lineage.RATIO, old_weights={"a": 1.0, "b": 1.0}, new_weights=weights)
+    if parent and log:
+        there = (root / parent).is_dir()
+        before = experiments.Experiment(root / parent).config().sampling_weights if there else {"a": 1.0, "b": 1.0}
+        lineage.record(experiment.folder, lineage.RATIO, old_weights=before, new_weights=weights)
     lineage.record(experiment.folder, lineage.FINISHED)
     return experiment.id
 
@@ -38,6 +40,12 @@ def family(tmp_path):
     heavy = made(tmp_path, "heavy", top, 3, {"a": 5.0, "b": 1.0})
     grand = made(tmp_path, "grand", heavy, 5, {"a": 5.0, "b": 0.5})
     return tmp_path, top, control, heavy, grand
+
+
+def test_where_the_log_does_not_tell_the_change_the_two_configurations_do(tmp_path):
+    top = made(tmp_path, "top", weights={"a": 2.0, "b": 1.0})
+    child = made(tmp_path, "child", top, 3, {"a": 2.0, "b": 0.5}, log=False)
+    assert tree.build(tmp_path)[child].change == {"b": (1.0, 0.5)}
 
 
 def test_lines_tell_the_change_on_every_edge(family):

@@ -141,4 +141,4 @@ def test_one_damaged_experiment_does_not_keep_the_others_from_being_pruned(tmp_p
     files.write_json(broken.folder / layout.CONFIG, {"settings": "x"})
     code, out, err = run_cli(capsys, "prune", "--root", tmp_path)
     assert (code, out.split("\t")[:2]) == (0, [made.id, "@1, @2"])
-    assert "broken_20260102_030405 is left as it is" in err
+    assert "broken_20260102_030405 is skipped" in err

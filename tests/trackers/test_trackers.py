@@ -603,13 +603,13 @@ def test_the_branches_of_a_sweep_are_runs_that_name_it(ray_cluster, tmp_path, da
     from raysweep.config import grid as grids
     from raysweep.launch.sweep import driver as sweeping
     from raysweep.plan import sweep as sweep_plan
+    from raysweep.plan.types import SweepRequest
 
     root = tmp_path / "experiments"
     settings = small_settings(root, trackers={"mlflow": {"uri": database}})
     parent = launching.run(experiment_plan.plan_experiment(settings)).experiment
-    plan = sweep_plan.plan_sweep(
-        str(root), f"{parent.id}@1", grids.check({"weights": {"3": [4.0]}, "epochs": 1}), name="s"
-    )
+    grid = grids.check({"weights": {"3": [4.0]}, "epochs": 1})
+    plan = sweep_plan.plan_sweep(SweepRequest(str(root), f"{parent.id}@1", grid, name="s"))
     begun = time.monotonic()
     result = sweeping.run(plan)
     assert not result.failed, f"after {time.monotonic() - begun:.0f} s"

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from raysweep import weights as weights_module
 from raysweep._paths import is_address
 from raysweep.cluster.channel import ChannelReporter
 from raysweep.cluster.nodes import Notices
@@ -27,7 +26,7 @@ from raysweep.launch import runner
 from raysweep.launch.workers import retry, transport
 from raysweep.plan.resources import ResourceOverrides, Resources
 from raysweep.plan.sweep import plan_branch
-from raysweep.plan.types import Plan
+from raysweep.plan.types import Parent, Plan
 from raysweep.store import lock
 from raysweep.store.experiment import Experiment
 from raysweep.store.remote import root as remote
@@ -77,15 +76,20 @@ def train_kept(config: dict[str, Any], kept: SharedRef) -> None:
     train_branch(config, _kept[key])
 
 
+def _parent(shared: Shared) -> Parent:
+    assert shared.base is not None
+    assert shared.base.parent is not None  # the plan of a sweep is that of a child
+    return shared.base.parent
+
+
 _parents: dict[str, Mapping[str, Any]] = {}  # by SHA-256; a reused actor unpacks its parent once
 
 
 def _parent_state(shared: Shared) -> Mapping[str, Any]:
     from raysweep.store import checkpoint
 
-    assert shared.base is not None
     assert shared.parent is not None
-    key = shared.base.parent.sha256
+    key = _parent(shared).sha256
     if key not in _parents:
         _parents.clear()
         _parents[key] = checkpoint.from_bytes(shared.parent)
@@ -126,7 +130,7 @@ def train_branch(config: dict[str, Any], shared: Shared) -> None:
     import ray
 
     point = shared.points[config["branch"]] if "branch" in config else _searched(config, shared)
-    first = shared.base.parent.epoch + 1 if shared.base is not None else 1
+    first = _parent(shared).epoch + 1 if shared.base is not None else 1
     reporter = BranchReporter(shared.channel, point.name, first)
     # Asked before anything is made: after a stop the branches that have not begun shall not begin.
     stop, again = ray.get(shared.channel.begin.remote(point.name))
@@ -152,12 +156,10 @@ def train_branch(config: dict[str, Any], shared: Shared) -> None:
 
 def _searched(config: Mapping[str, Any], shared: Shared) -> Point:
     """The branch that a search's suggestion means; equal suggestions are the same branch."""
-    assert shared.base is not None
-    parent = shared.base.parent
+    parent = _parent(shared)
     changes = {c: float(f"{w:.4g}") for c, w in config.items()}
-    complete = weights_module.inherit(parent.weights, changes, parent.classes)
-    seed = shared.seed if shared.seed is not None else parent.settings["seed"]
-    return Point(grids.describe(changes), complete, seed, False)
+    seed = shared.seed if shared.seed is not None else parent.settings.seed
+    return Point(grids.describe(changes), parent.weights.inherit(changes), seed, False)
 
 
 _seen: set[str] = set()  # roots on an object store that this process has looked through

@@ -22,7 +22,6 @@ from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.branch import Shared
 from raysweep.launch.workers import transport
 from raysweep.plan import capacity
-from raysweep.plan import types as plan_types
 from raysweep.plan.types import SweepPlan
 from raysweep.store import experiment as experiments
 from raysweep.store import files, layout, lineage
@@ -74,14 +73,14 @@ def run(plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
 
 def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
     """What ``sweep.json`` says before anything has run: enough to go on after any kill."""
-    parent: plan_types.Parent = plan.base.parent
+    parent = plan.parent
     return SweepRecord(
         id=sweep_id,
         name=plan.name,
         description=plan.description,
         timestamp=now.strftime(layout.TIME_FORMAT),
         parent=parent.record(),
-        parent_weights=parent.weights,
+        parent_weights=parent.weights.as_dict(),
         epochs=plan.base.settings.training.epochs,
         threads=plan.base.resources.threads,
         workers=plan.base.resources.workers,
@@ -91,7 +90,8 @@ def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
         grid=plan.grid.model_dump(mode="json"),
         notes=tuple(plan.notes),
         branches=tuple(
-            BranchRecord(p.name, p.control, p.seed, p.weights, plan.shares(p), None, MISSING) for p in plan.points
+            BranchRecord(p.name, p.control, p.seed, p.weights.as_dict(), plan.shares(p.weights), None, MISSING)
+            for p in plan.points
         ),
     )
 
@@ -111,7 +111,7 @@ def train_branches(
 def _train_branches(
     sweep: Sweep, plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
 ) -> SweepResult:
-    parent: plan_types.Parent = plan.base.parent
+    parent = plan.parent
     content = files.read_all(parent.path)
     if hashlib.sha256(content).hexdigest() != parent.sha256:
         raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")

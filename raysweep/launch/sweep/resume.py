@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raysweep.cluster import autoscaler
 from raysweep.config import grid as grids
 from raysweep.config.grid import Point
-from raysweep.errors import CheckpointError, ConfigError, Interrupted, NotFoundError, RaysweepError, StoreError
+from raysweep.errors import (
+    CheckpointError,
+    ConfigError,
+    Interrupted,
+    NotFoundError,
+    RaysweepError,
+    StoreError,
+    WeightsError,
+)
 from raysweep.events import BranchEnded, BranchEvent, Note, Progress, ignore
 from raysweep.launch.resume import continue_experiment
 from raysweep.launch.sweep import driver as sweeping
@@ -20,15 +28,16 @@ from raysweep.launch.sweep.tracebacks import Tracebacks
 from raysweep.plan import capacity
 from raysweep.plan import sweep as sweep_plan
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
-from raysweep.plan.types import SweepPlan
+from raysweep.plan.types import SweepPlan, SweepRequest
 from raysweep.store import experiment as experiments
 from raysweep.store import layout, resolve
 from raysweep.store.lock import WriterLock
-from raysweep.store.records_sweep import SweepRecord
+from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.remote import root as remote
 from raysweep.store.results import refresh
 from raysweep.store.sweep import Sweep
 from raysweep.trackers.dispatch import catch_up
+from raysweep.weights import SamplingWeights
 
 # What sweep.json must say for a sweep to go on.
 _NEEDED = (
@@ -122,8 +131,7 @@ def _plan_again(
     lacking = record.lacks(*_NEEDED)
     lacking += [f"parent.{key}" for key in ("file", "sha256") if told and getattr(told, key) is None]
     left = [b for b in record.branches if b.status != experiments.FINISHED]
-    points = [Point(b.name, dict(b.weights), b.seed, b.control) for b in left if b.seed is not None]
-    lacking += ["branches.seed"] * (len(points) < len(left))
+    lacking += ["branches.seed"] * any(b.seed is None for b in left)
     if lacking or told is None or told.file is None:
         raise StoreError(
             f"{sweep.folder / layout.SWEEP} lacks {', '.join(lacking) or 'parent.file'}. Restore it from a copy."
@@ -131,7 +139,7 @@ def _plan_again(
     file = remote.place(told.file, attach=False)
     reference = str(file) if file.is_file() else told.reference
     try:
-        plan = sweep_plan.plan_sweep(
+        request = SweepRequest(
             remote.root_address(sweep.root),
             reference,
             grids.check(dict(record.grid), str(sweep.folder / layout.SWEEP)),
@@ -144,18 +152,34 @@ def _plan_again(
             max_concurrent=record.max_concurrent,
             gpus_per_branch=record.gpus_per_branch or None,
             overrides=_overrides(record.settings),
-            progress=progress,
         )
+        plan = sweep_plan.plan_sweep(request, progress)
     except RaysweepError as error:
         raise type(error)(f"{sweep.id} cannot go on: {error}") from None
     except KeyError as error:
         raise StoreError(f"{sweep.folder / layout.SWEEP} lacks {error}. Restore it from a copy.") from None
-    if plan.base.parent.sha256 != told.sha256:
+    if plan.parent.sha256 != told.sha256:
         raise CheckpointError(
-            f"{sweep.id} cannot go on: {plan.base.parent.path} is not the checkpoint it started from (its SHA-256 is "
-            f"{plan.base.parent.sha256[:12]}…, not {str(told.sha256)[:12]}…). Restore the file from a copy."
+            f"{sweep.id} cannot go on: {plan.parent.path} is not the checkpoint it started from (its SHA-256 is "
+            f"{plan.parent.sha256[:12]}…, not {str(told.sha256)[:12]}…). Restore the file from a copy."
         )
-    return plan, points
+    return plan, _points(sweep, left, plan.parent.classes)
+
+
+def _points(sweep: Sweep, left: Sequence[BranchRecord], classes: Sequence[str]) -> list[Point]:
+    """The branches that are not finished.
+
+    Raises:
+        StoreError: the weights of one do not fit the classes.
+    """
+    try:
+        return [
+            Point(b.name, SamplingWeights.complete(b.weights, classes), b.seed, b.control)
+            for b in left
+            if b.seed is not None
+        ]
+    except WeightsError as error:
+        raise StoreError(f"{sweep.folder / layout.SWEEP}: {error} Restore it from a copy.") from None
 
 
 def _overrides(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def on_workers(
         Interrupted: a signal asked to stop; a checkpoint was committed. TrainingError: the training failed, or its
         processes were lost more often than allowed.
     """
-    settings = Settings.model_validate(job.settings)
+    settings = job.settings
     left = settings.scaling.max_failures
     flag = StopFlag()
     with attempt.forwarding(flag) as current:
@@ -151,7 +151,7 @@ def _another(
     """
     remove_leftovers()
     before = fitted.workers
-    settings = Settings.model_validate(job.settings)
+    settings = job.settings
     try:
         fitted = _once_it_fits(fitted, error, autoscaler.after_a_loss(settings.scaling), flag)
     except Interrupted as stopped:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep._paths import is_address
-from raysweep.plan.types import Plan
+from raysweep.plan.types import Parent, Plan
 from raysweep.store.remote import root as remote
 from raysweep.training.job import Job
 
@@ -28,7 +28,7 @@ def arrived(job: Job) -> Job:
     """``job`` with the paths of this machine."""
     if not is_address(job.folder):
         return job
-    remote.open_root(job.settings["root"], pull=False)
+    remote.open_root(job.settings.root, pull=False)
     job = _with(job, lambda text: str(remote.place(text)))
     for folder in {Path(job.folder), *([Path(job.start).parent] if job.start else [])}:
         remote.refresh(folder)
@@ -42,10 +42,14 @@ def _with(job: Job, named: Callable[[str], str]) -> Job:
 
 def portable_plan(plan: Plan) -> Plan:
     """The plan of a sweep's branches as it can be sent."""
-    return replace(plan, parent=replace(plan.parent, path=Path(remote.address(plan.parent.path))))
+    return replace(plan, parent=_at(plan.parent, lambda path: Path(remote.address(path))))
 
 
 def arrived_plan(plan: Plan) -> Plan:
     """The same with the paths of this machine."""
     root = remote.open_root(plan.settings.root, pull=False)
-    return replace(plan, root=root, parent=replace(plan.parent, path=remote.place(plan.parent.path)))
+    return replace(plan, root=root, parent=_at(plan.parent, remote.place))
+
+
+def _at(parent: Parent | None, named: Callable[[Path], Path]) -> Parent | None:
+    return None if parent is None else replace(parent, path=named(parent.path))

@@ -52,8 +52,10 @@ def parent_in(root: Path, **sections) -> Experiment:
 
 
 def run_sweep(root: Path, reference: str, grid: dict, **options):
+    from raysweep.plan.types import SweepRequest
+
     events: list[Event] = []
-    plan = sweep_plan.plan_sweep(str(root), reference, grids.check(grid), **options)
+    plan = sweep_plan.plan_sweep(SweepRequest(str(root), reference, grids.check(grid), **options))
     return sweeping.run(plan, events.append), events
 
 
@@ -155,7 +157,9 @@ def test_fewer_threads_than_the_parent_are_told(swept):
     root, parent, _, _, _ = swept
     if os.cpu_count() == 1:
         pytest.skip("one CPU: there is only one number of threads")
-    plan = sweep_plan.plan_sweep(str(root), f"{parent.id}@1", grids.check(GRID), threads=2)
+    from raysweep.plan.types import SweepRequest
+
+    plan = sweep_plan.plan_sweep(SweepRequest(str(root), f"{parent.id}@1", grids.check(GRID), threads=2))
     assert plan.base.notes == (Note("not bit-exact: 2 threads instead of 1", inexact=True),)
 
 

@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cli.hostile import (
-    texts,  # noqa: F401  (each adds its cases)
-)
+from tests.cli.hostile import controls, files, pickles, texts  # noqa: F401  (each adds its cases)
 from tests.cli.hostile.cases import CASES, Case, Room
 from tests.conftest import draw_classes
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from raysweep.errors import RootError
 
-# Set where a root on an object store is open (raysweep.store.remote.root): sees to it that a file is on this machine.
+# Set where a root on an object store is open (raysweep.store.remote.copies): sees to it that a file is on this machine.
 before_reading: Callable[[str | Path], None] | None = None
 stands_in: Callable[[str | Path, int], bool] | None = None  # whether what was opened has lost its content meanwhile
 

@@ -7,7 +7,6 @@ import csv
 import io
 import os
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from raysweep._paths import read_regular
@@ -19,20 +18,21 @@ from raysweep.store import files, layout, lineage, ratio
 from raysweep.store.experiment import LEGACY, Experiment
 from raysweep.store.fields import Row
 from raysweep.store.records import ExperimentConfig
+from raysweep.store.root import Root
 from raysweep.store.untrusted import schema
 from raysweep.weights import Changed
 
 
-def experiments(root: Path) -> list[Experiment]:
+def experiments(root: Root) -> list[Experiment]:
     """All experiments under a root, oldest first. Links that lead out of the root are left out."""
     found = []
     try:
-        with os.scandir(root) as rows:
+        with os.scandir(root.path) as rows:
             for row in rows:
                 if row.name.startswith(".") or row.is_symlink() or not row.is_dir():
                     continue
                 if os.path.isfile(os.path.join(row.path, layout.CONFIG)):
-                    found.append(Experiment(row.path))
+                    found.append(Experiment(row.path, root))
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:  # ValueError: NUL in the path

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import os
-import secrets
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from raysweep.store import files, layout, lineage, lock
 from raysweep.store.layout import Position
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_manifest import Manifest, ManifestEntry
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.store.untrusted import zip_check
 
 RUNNING, FINISHED, INTERRUPTED, FAILED, DEAD, LEGACY = "running", "finished", "interrupted", "failed", "dead", "legacy"
@@ -28,7 +27,7 @@ RUNNING, FINISHED, INTERRUPTED, FAILED, DEAD, LEGACY = "running", "finished", "i
 _METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "val_macro_f1", "balanced_accuracy")
 
 
-def create(root: Path, name: str, when: datetime | None = None) -> Experiment:
+def create(root: Root, name: str, when: datetime | None = None) -> Experiment:
     """Make a new, empty experiment folder: ``<name>_<YYYYMMDD_HHMMSS>``, or with ``_2``, ``_3`` … appended.
 
     Raises:
@@ -38,47 +37,29 @@ def create(root: Path, name: str, when: datetime | None = None) -> Experiment:
         check_name(name)
     except ValueError as error:
         raise RootError(f"The experiment cannot be made: {error}.") from None
-    check_root(root)
+    root.check_writable()
     moment = when or datetime.now()
     for attempt in range(1, 10_000):
-        folder = root / layout.make_id(name, moment, attempt)
+        folder = root.path / layout.make_id(name, moment, attempt)
         try:
             folder.mkdir()
-            if not remote.claim(folder):
+            if not root.claim(folder):
                 folder.rmdir()
                 continue
         except FileExistsError:
             continue
         except OSError as error:
             raise RootError(f"{folder} cannot be made: {error.strerror}. Choose another --root.") from None
-        return Experiment(folder)
+        return Experiment(folder, root)
     raise RootError(f"{root} already has 10,000 experiments called {name} of this second.")
-
-
-def check_root(root: Path) -> None:
-    """Make the root if it is missing, and try whether it can be written.
-
-    Raises:
-        RootError: it cannot.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        probe = root / f"{layout.TEMP_PREFIX}{secrets.token_hex(8)}"  # never the name of one that a kill left
-        probe.mkdir()
-        probe.rmdir()
-    except (OSError, ValueError) as error:  # ValueError: NUL in the path
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise RootError(
-            f"Experiments cannot be written to {root.absolute()}: {reason}. Choose another folder with --root or make it writable."
-        ) from None
-    remote.check(root)
 
 
 class Experiment:
     """A view of one folder; reads anew at every call, so that it never shows an old state."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, root: Root | None = None) -> None:
         self.folder = Path(folder)
+        self._root = root
 
     @classmethod
     def open(cls, folder: str | Path) -> Experiment:
@@ -93,6 +74,16 @@ class Experiment:
     @property
     def id(self) -> str:
         return self.folder.name
+
+    @property
+    def root(self) -> Root:
+        """The root that it is in."""
+        return self._root or Root.at(self.folder.parent)
+
+    @property
+    def address(self) -> str:
+        """What another machine finds its folder by."""
+        return Root.address_of(self.folder)
 
     def config(self) -> ExperimentConfig:
         """``experiment_config.json``.

@@ -21,6 +21,7 @@ from raysweep._text import json_text
 from raysweep.errors import RootError
 from raysweep.store import layout
 from raysweep.store.fields import FIELDS, Row
+from raysweep.store.root import Root
 
 SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")
 
@@ -37,7 +38,7 @@ _Row = tuple[bytes, int, bytes, int, bytes, bytes, int]
 
 
 def texts(
-    root: Path, *, status: str | None = None, sweep: str | None = None, sort: str = "created", limit: int | None = None
+    root: Root, *, status: str | None = None, sweep: str | None = None, sort: str = "created", limit: int | None = None
 ) -> list[bytes]:
     """The rows of ``list --json``, each as one line of JSON (UTF-8) that no terminal is steered by.
 
@@ -51,7 +52,7 @@ def texts(
     """
     stamps = _stamps(root)
     # The path is as the user names the root, so it is put in here.
-    start = _inner(os.path.join(str(root), ""))
+    start = _inner(os.path.join(str(root.path), ""))
     found = [head + start + tail for *_, head, tail, _ in _true_rows(root, stamps)] if stamps else []
     if (status, sweep, sort) != (None, None, "created"):
         rows = [(json.loads(text), text) for text in found]
@@ -66,7 +67,7 @@ def texts(
     return found if limit is None else found[-limit:]
 
 
-def rows(root: Path, **filters: Any) -> list[Row]:
+def rows(root: Root, **filters: Any) -> list[Row]:
     """The same as records: :func:`catalog.summary` of every experiment, oldest first."""
     return [Row.from_json(json.loads(text)) for text in texts(root, **filters)]
 
@@ -79,12 +80,12 @@ def _inner(value: str) -> bytes:
 # --- stamps -----------------------------------------------------------------------------------------------------------
 
 
-def _stamps(root: Path) -> dict[bytes, int]:
+def _stamps(root: Root) -> dict[bytes, int]:
     """Folder's name → its stamp, for every experiment under a root. Links are left out: they may lead out of it."""
     found = {}
     settled = time.time_ns() - int(_SETTLED * 1e9)
     try:
-        here = os.open(root, os.O_RDONLY)  # paths from here on are short, which counts ten thousand times
+        here = os.open(root.path, os.O_RDONLY)  # paths from here on are short, which counts ten thousand times
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
@@ -103,7 +104,7 @@ def _stamps(root: Path) -> dict[bytes, int]:
     return found
 
 
-def _unreadable(root: Path, error: OSError | ValueError) -> RootError:
+def _unreadable(root: Root, error: OSError | ValueError) -> RootError:
     reason = error.strerror if isinstance(error, OSError) else error
     return RootError(f"{root} cannot be read: {reason}. Name the folder of the experiments.")
 
@@ -144,9 +145,9 @@ def _stamp(here: int, name: str, settled: int) -> int | None:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def _true_rows(root: Path, stamps: dict[bytes, int]) -> list[_Row]:
+def _true_rows(root: Root, stamps: dict[bytes, int]) -> list[_Row]:
     """A true row for every experiment, in the table's order."""
-    path = root / layout.CACHES / layout.INDEX
+    path = root.path / layout.CACHES / layout.INDEX
     for place in (path, path, None):  # as it is; made anew; in memory
         try:
             with contextlib.closing(_opened(place)) as database:
@@ -192,7 +193,7 @@ def _opened(path: Path | None) -> sqlite3.Connection:
     return database
 
 
-def _filled(database: sqlite3.Connection, root: Path, stamps: dict[bytes, int]) -> list[_Row]:
+def _filled(database: sqlite3.Connection, root: Root, stamps: dict[bytes, int]) -> list[_Row]:
     """Bring every row up to date, in one transaction, or in none where nothing has changed.
 
     Raises:
@@ -224,13 +225,13 @@ def _filled(database: sqlite3.Connection, root: Path, stamps: dict[bytes, int]) 
     return sorted([*kept, *made], key=lambda row: row[:3])
 
 
-def _made(root: Path, missing: dict[bytes, int]) -> Iterator[_Row]:
+def _made(root: Root, missing: dict[bytes, int]) -> Iterator[_Row]:
     from raysweep.store import catalog  # only here: most looks read no folder
     from raysweep.store.experiment import Experiment
 
     for name, read_under in missing.items():
         folder = os.fsdecode(name)
-        experiment = Experiment(root / folder)
+        experiment = Experiment(root.path / folder, root)
         found = catalog.summary(experiment)
         # What depends on more than the stamped files is not kept: whether a writer lives, what is in damaged checkpoints.
         alive = found.status in ("running", "dead") or os.path.lexists(experiment.folder / layout.LOCK)

@@ -17,7 +17,7 @@ from raysweep.errors import StoreError
 from raysweep.store import layout
 from raysweep.store.files import LIMIT, append_line, open_regular, reading
 from raysweep.store.records import LineageEvent
-from raysweep.store.remote import root as remote
+from raysweep.store.remote import copies
 
 START = "EXPERIMENT_START"
 RESUME = "RESUME_FROM_CHECKPOINT"
@@ -44,7 +44,7 @@ def open_log(folder: Path, name: str, description: str, when: datetime) -> None:
 
 def record(folder: Path, kind: str, **details: Any) -> LineageEvent:
     """Append one event to both logs; returns it as it stands in ``lineage.jsonl``."""
-    remote.latest(folder / layout.LINEAGE)
+    copies.latest(folder / layout.LINEAGE)
     events = read(folder)
     seq = events[-1].seq + 1 if events else 1
     event = LineageEvent(seq, datetime.now().isoformat(timespec="milliseconds"), kind, details)

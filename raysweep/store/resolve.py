@@ -17,19 +17,19 @@ from raysweep.store import files, layout
 from raysweep.store.catalog import experiments
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep, all_sweeps
 
 _REFERENCE = re.compile(r"(?P<experiment>[^@]+)@(?P<which>[0-9]{1,9}|best|latest)")
 
 
-def find_experiment(root: Path, reference: str) -> Experiment:
+def find_experiment(root: Root, reference: str) -> Experiment:
     """The experiment a path, an id, a name or an unambiguous prefix of one means.
 
     Raises:
         NotFoundError: none or several match; the message lists them.
     """
-    as_path = remote.place(reference)
+    as_path = Root.locate(reference)
     if os.path.isfile(as_path / layout.CONFIG):  # unlike Path.is_file, also False for what no path can be
         return Experiment(as_path.resolve())
     everything = experiments(root)
@@ -46,7 +46,7 @@ def find_experiment(root: Path, reference: str) -> Experiment:
             )
     if not everything:
         raise NotFoundError(
-            f"There is no experiment under {root.absolute()}. Start one with `raysweep run`, or name the root with --root."
+            f"There is no experiment under {root.path.absolute()}. Start one with `raysweep run`, or name the root with --root."
         )
     hint = did_you_mean(reference, [e.id for e in everything] + [layout.split_id(e.id)[0] for e in everything])
     raise NotFoundError(
@@ -54,16 +54,16 @@ def find_experiment(root: Path, reference: str) -> Experiment:
     )
 
 
-def by_id(root: Path, experiment_id: str) -> Experiment:
+def by_id(root: Root, experiment_id: str) -> Experiment:
     """The experiment that a record names: exactly that one, never one whose name only begins so.
 
     Raises:
         NotFoundError: it is not under this root.
     """
-    folder = root / experiment_id
+    folder = root.path / experiment_id
     if Path(experiment_id).name != experiment_id or not os.path.isfile(folder / layout.CONFIG):
         raise NotFoundError(f"{truncate(experiment_id)} is not under {root}; it was moved, renamed or deleted.")
-    return Experiment(folder)
+    return Experiment(folder, root)
 
 
 def split_reference(reference: str) -> tuple[str, str] | None:
@@ -72,7 +72,7 @@ def split_reference(reference: str) -> tuple[str, str] | None:
     return (match["experiment"], match["which"]) if match else None
 
 
-def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, ManifestEntry | None, Path]:
+def find_checkpoint(root: Root, reference: str) -> tuple[Experiment, ManifestEntry | None, Path]:
     """The checkpoint a reference means: its experiment, its manifest entry (None if it has none) and its path.
 
     Raises:
@@ -85,7 +85,7 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, ManifestEnt
             return experiment, None, old
         entry = experiment.entry(split[1])
         return experiment, entry, experiment.folder / entry.file
-    path = remote.place(reference)
+    path = Root.locate(reference)
     if not os.path.isfile(path):
         if path.suffix != ".pt" and "/" not in reference:
             raise NotFoundError(
@@ -125,13 +125,13 @@ def _old_file(experiment: Experiment, which: str) -> Path | None:
     )
 
 
-def find_sweep(root: Path, reference: str) -> Sweep:
+def find_sweep(root: Root, reference: str) -> Sweep:
     """The sweep that a path, an id, a name or an unambiguous start of one means.
 
     Raises:
         NotFoundError: none or several match, or it is a link that leads out of its root.
     """
-    as_path = remote.place(reference)
+    as_path = Root.locate(reference)
     if os.path.isfile(as_path / layout.SWEEP):
         path = Path(os.path.abspath(as_path))
         if not files.inside(path.parent.parent, path):

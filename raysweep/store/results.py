@@ -45,7 +45,7 @@ class Results:
         """A branch has told something: it is read again before the next writing."""
         match event:
             case BranchEvent(branch, ExperimentStarted(folder=folder)):
-                self.found[branch] = Experiment(self.sweep.root / Path(folder).name)
+                self.found[branch] = Experiment(self.sweep.root.path / Path(folder).name, self.sweep.root)
                 self.news[branch] = None
             case BranchEvent(branch, EpochDone() | BranchEnded()):
                 self.news[branch] = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from raysweep._text import short_repr
@@ -14,10 +13,10 @@ from raysweep.store import files, layout, lineage
 from raysweep.store.catalog import experiments
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 
 
-def in_use(root: Path) -> set[str]:
+def in_use(root: Root) -> set[str]:
     """SHA-256 of every checkpoint that an experiment or a sweep under a root starts from."""
     found: set[str] = set()
 
@@ -25,11 +24,11 @@ def in_use(root: Path) -> set[str]:
         if isinstance(value, Mapping) and isinstance(value.get("sha256"), str):
             found.add(value["sha256"])
 
-    remote.refresh(root, patient=False)  # a training may be days old, and its children on other machines
+    root.refresh()  # a training may be days old, and its children on other machines
     for experiment in experiments(root):
         with contextlib.suppress(RaysweepError):
             note(experiment.written_config().get("parent"))  # whatever else in it may be wrong
-    for path in (root / layout.SWEEPS).glob(f"*/{layout.SWEEP}"):
+    for path in (root.path / layout.SWEEPS).glob(f"*/{layout.SWEEP}"):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             note(files.read_json(path).get("parent"))
     return found

@@ -20,9 +20,9 @@ from raysweep.errors import (
     StoreError,
 )
 from raysweep.store import files, layout
-from raysweep.store.experiment import Experiment, check_root
+from raysweep.store.experiment import Experiment
 from raysweep.store.records_sweep import SweepRecord
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 
 MAX_NAME = 50  # the experiments are called SWEEP-BRANCH
 
@@ -30,16 +30,16 @@ MAX_NAME = 50  # the experiments are called SWEEP-BRANCH
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
-def create(root: Path, name: str, when: datetime) -> Sweep:
+def create(root: Root, name: str, when: datetime) -> Sweep:
     """Make the folder of a new sweep; a name used in the same second gets ``_2``, ``_3`` … appended.
 
     Raises:
         RootError: the name or the root cannot be used.
     """
     check_sweep_name(name)
-    check_root(root)
-    parent = root / layout.SWEEPS
-    if not files.inside(root, parent):
+    root.check_writable()
+    parent = root.path / layout.SWEEPS
+    if not files.inside(root.path, parent):
         raise RootError(f"{parent} is a link that leads out of the root. Put a folder in its place.")
     try:
         parent.mkdir(exist_ok=True)
@@ -49,8 +49,8 @@ def create(root: Path, name: str, when: datetime) -> Sweep:
                 folder.mkdir()
             except FileExistsError:
                 continue
-            if remote.claim(folder):
-                return Sweep(folder)
+            if root.claim(folder):
+                return Sweep(folder, root)
             folder.rmdir()
     except OSError as error:
         raise RootError(f"{parent} cannot be written: {error.strerror}. Choose another --root.") from None
@@ -75,16 +75,23 @@ def check_sweep_name(name: str) -> None:
 class Sweep:
     """A view of one sweep's folder; reads anew at every call."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, root: Root | None = None) -> None:
         self.folder = Path(folder)
+        self._root = root
 
     @property
     def id(self) -> str:
         return self.folder.name
 
     @property
-    def root(self) -> Path:
-        return self.folder.parent.parent
+    def root(self) -> Root:
+        """The root that it is in."""
+        return self._root or Root.at(self.folder.parent.parent)
+
+    @property
+    def address(self) -> str:
+        """What another machine finds its folder by."""
+        return Root.address_of(self.folder)
 
     def record(self) -> SweepRecord:
         """``sweep.json``.
@@ -132,10 +139,10 @@ class Sweep:
         found: dict[str, Experiment] = {}
         original_id, recorded = self._known()
         prefix = f"{layout.split_id(original_id)[0]}-"
-        with os.scandir(self.root) as rows:
+        with os.scandir(self.root.path) as rows:
             names = sorted(r.name for r in rows if r.name.startswith(prefix) and not r.is_symlink() and r.is_dir())
         for name in names:
-            experiment = Experiment(self.root / name)
+            experiment = Experiment(self.root.path / name, self.root)
             try:
                 config = experiment.config()
             except RaysweepError:
@@ -154,7 +161,7 @@ class Sweep:
             recorded: the experiment that ``sweep.json`` knows, which may be called otherwise by now.
         """
         name = experiment_name(original_id, branch)
-        with os.scandir(self.root) as rows:
+        with os.scandir(self.root.path) as rows:
             names = sorted(
                 r.name
                 for r in rows
@@ -163,7 +170,7 @@ class Sweep:
                 and r.is_dir()
             )
         for found in sorted(names, key=lambda n: n != recorded):
-            experiment = Experiment(self.root / found)
+            experiment = Experiment(self.root.path / found, self.root)
             with contextlib.suppress(RaysweepError):  # made a moment ago, or damaged
                 config = experiment.config()
                 if config.sweep == original_id and config.branch is not None and config.branch.name == branch:
@@ -198,13 +205,13 @@ class Sweep:
             files.write_atomic(path, f"{text.rstrip()}\n".encode(errors="backslashreplace"))
         except (RaysweepError, OSError, ValueError):  # ValueError: a name that no file can have
             return ""
-        return remote.address(path)
+        return Root.address_of(path)
 
 
-def all_sweeps(root: Path) -> list[Sweep]:
+def all_sweeps(root: Root) -> list[Sweep]:
     """The sweeps under a root, oldest first. Links that lead out of the root are left out."""
-    parent = root / layout.SWEEPS
-    if not files.inside(root, parent):
+    parent = root.path / layout.SWEEPS
+    if not files.inside(root.path, parent):
         return []
     try:
         with os.scandir(parent) as rows:
@@ -213,8 +220,8 @@ def all_sweeps(root: Path) -> list[Sweep]:
                 for r in rows
                 if r.is_dir()
                 and os.path.isfile(os.path.join(r.path, layout.SWEEP))
-                and (not r.is_symlink() or files.inside(root, Path(r.path)))
+                and (not r.is_symlink() or files.inside(root.path, Path(r.path)))
             ]
     except (OSError, ValueError):
         return []
-    return sorted((Sweep(f) for f in folders), key=lambda s: (layout.split_id(s.id)[1] or "", s.id))
+    return sorted((Sweep(f, root) for f in folders), key=lambda s: (layout.split_id(s.id)[1] or "", s.id))

@@ -96,7 +96,7 @@ class CheckpointWriter:
     def _forget(self, keep: KeepSection) -> None:
         """Remove what ``checkpoint.keep`` does not keep; who uses it as a parent is looked up only if any could go."""
         if retention.removable(self.experiment, keep.last, keep.every, set()):
-            used = retention.in_use(self.folder.parent)
+            used = retention.in_use(self.experiment.root)
             entries = retention.removable(self.experiment, keep.last, keep.every, used)
             retention.remove(self.experiment, entries, "checkpoint.keep")
 

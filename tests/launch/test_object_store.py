@@ -18,7 +18,7 @@ import pytest
 from raysweep.launch import run as launching
 from raysweep.plan import experiment as experiment_plan
 from raysweep.store import layout, resolve
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from tests.conftest import small_settings, weights_hash
 from tests.launch import elsewhere
 from tests.store.remote.objectstore import Server, serving
@@ -81,7 +81,7 @@ def test_run_kill_continue_elsewhere_branch_list_and_report(server, tmp_path):
     assert (row["status"], row["epochs_done"]) == ("finished", 8)
     assert done(command(server, "third", "verify")).count(": intact") >= 8
     with server.machine("third"):
-        experiment = resolve.find_experiment(remote.open_root(server.root()), "base")
+        experiment = resolve.find_experiment(Root.open(server.root()), "base")
         assert weights_hash(experiment) == weights_hash(whole)
         # The logs tell of one writer after the other.
         events = [json.loads(line)["type"] for line in server.content(f"{row['id']}/{layout.LINEAGE}").splitlines()]
@@ -91,7 +91,7 @@ def test_run_kill_continue_elsewhere_branch_list_and_report(server, tmp_path):
     grid.write_text(json.dumps({"epochs": 1, "weights": {"8": [1.0, 3.0]}}))
     sweep = done(command(server, "third", "branch", "--from", "base@4", "--weights-grid", str(grid))).splitlines()[0]
     assert sweep.startswith("s3://bucket/team/experiments/sweeps/base-sweep_")
-    assert remote.address(sweep) == sweep
+    assert Root.address_of(sweep) == sweep
     rows = json.loads(done(command(server, "second", "list", "--json")))
     assert sorted((r["status"], r["epochs_done"], r["control"]) for r in rows[1:]) == [
         ("finished", 5, False),
@@ -100,7 +100,7 @@ def test_run_kill_continue_elsewhere_branch_list_and_report(server, tmp_path):
     assert {r["parent"]["file"] for r in rows[1:]} == {f"{row['path']}/checkpoint_epoch_4.pt"}
     control = next(r for r in rows if r["control"])
     with server.machine("fourth"):  # the control goes on as the parent did
-        root = remote.open_root(server.root())
+        root = Root.open(server.root())
         entry = resolve.find_experiment(root, control["id"]).entries()[0]
         assert entry.metrics["val_loss"] == resolve.find_experiment(root, "base").entries()[4].metrics["val_loss"]
     page = tmp_path / "report.html"

@@ -27,6 +27,7 @@ from raysweep.launch.workers import start as workers
 from raysweep.plan import experiment as experiment_plan
 from raysweep.store import lineage
 from raysweep.store.experiment import Experiment
+from raysweep.store.root import Root
 from raysweep.training.loop import train
 from tests.conftest import Recorder, small_settings, weights_hash
 
@@ -106,7 +107,7 @@ def go_on(root: Path, events: Events | None = None) -> dict[str, Any]:
     if events is not None:
         events.watch()
     try:
-        experiment = resuming.continue_experiment(root, folder.name).experiment
+        experiment = resuming.continue_experiment(Root.open(root), folder.name).experiment
     except RaysweepError as error:
         return {"seen": events.seen if events else [], "error": f"{type(error).__name__}: {error}"}
     return {"seen": events.seen if events else [], "hash": weights_hash(experiment), "status": experiment.status()}

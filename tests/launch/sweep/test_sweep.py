@@ -30,6 +30,7 @@ from raysweep.plan import sweep as sweep_plan
 from raysweep.store import resolve
 from raysweep.store.experiment import Experiment
 from raysweep.store.results import read_results
+from raysweep.store.root import Root
 from raysweep.training import models
 from tests.conftest import small_settings, weights_hash
 
@@ -55,7 +56,7 @@ def run_sweep(root: Path, reference: str, grid: dict, **options):
     from raysweep.plan.types import SweepRequest
 
     events: list[Event] = []
-    plan = sweep_plan.plan_sweep(SweepRequest(str(root), reference, grids.check(grid), **options))
+    plan = sweep_plan.plan_sweep(SweepRequest(Root.open(root), reference, grids.check(grid), **options))
     return sweeping.run(plan, events.append), events
 
 
@@ -109,8 +110,8 @@ def test_the_control_equals_the_parent_trained_on_to_the_bit(swept):
 def test_a_branch_alone_gives_the_bits_of_the_branch_in_the_sweep(swept):
     root, parent, _, result, _ = swept
     plan = child.plan_child(
-        parents.read_parent(root, f"{parent.id}@1"),
-        str(root),
+        parents.read_parent(Root.open(root), f"{parent.id}@1"),
+        Root.open(root),
         epochs=2,
         weights={"3": 4.0, "8": 0.5},
         overrides={"seed": 1},
@@ -148,7 +149,7 @@ def test_a_finished_sweep_has_nothing_to_continue(swept):
     root, _, _, result, _ = swept
     before = {n: fingerprint(e.folder) for n, e in result.experiments.items()}
     told: list[Event] = []
-    continue_sweep(root, result.sweep.id, progress=told.append)
+    continue_sweep(Root.open(root), result.sweep.id, progress=told.append)
     assert any("nothing to do" in e.text for e in told if isinstance(e, Note))
     assert {n: fingerprint(e.folder) for n, e in result.experiments.items()} == before
 
@@ -159,7 +160,7 @@ def test_fewer_threads_than_the_parent_are_told(swept):
         pytest.skip("one CPU: there is only one number of threads")
     from raysweep.plan.types import SweepRequest
 
-    plan = sweep_plan.plan_sweep(SweepRequest(str(root), f"{parent.id}@1", grids.check(GRID), threads=2))
+    plan = sweep_plan.plan_sweep(SweepRequest(Root.open(root), f"{parent.id}@1", grids.check(GRID), threads=2))
     assert plan.base.notes == (Note("not bit-exact: 2 threads instead of 1", inexact=True),)
 
 
@@ -214,7 +215,7 @@ def test_a_search_with_early_stopping_and_its_continuation(ray_cluster, tmp_path
         assert (epochs == [2, 3]) == ("stopped_early" not in last), name
         assert 1 <= experiment.config().sampling_weights["3"] <= 8
     told: list[Event] = []
-    continue_sweep(tmp_path, "s", progress=told.append)
+    continue_sweep(Root.open(tmp_path), "s", progress=told.append)
     assert any("nothing to do" in e.text for e in told if isinstance(e, Note))
 
 
@@ -263,7 +264,7 @@ def test_a_sweep_that_is_killed_or_interrupted_loses_nothing(undisturbed, tmp_pa
             break
     told = process.stderr.read()
     code = process.wait()
-    broken = resolve.find_sweep(root, name)
+    broken = resolve.find_sweep(Root.open(root), name)
     if number == signal.SIGINT:
         assert code == 130
         assert f"raysweep continue {broken.id}" in told.strip().splitlines()[-1]
@@ -274,7 +275,7 @@ def test_a_sweep_that_is_killed_or_interrupted_loses_nothing(undisturbed, tmp_pa
     assert "control" in done
     assert len(done) < 3
     kept = fingerprint(broken.experiments()["control"].folder)
-    continued = continue_sweep(root, name)
+    continued = continue_sweep(Root.open(root), name)
     assert fingerprint(continued.experiments["control"].folder) == kept
     assert {n: weights_hash(e) for n, e in continued.experiments.items()} == hashes
 
@@ -286,6 +287,6 @@ def test_the_python_call(ray_cluster, tmp_path):
     result = raysweep.branch(
         parent.folder / "checkpoint_epoch_1.pt", {"weights": {"3": [4.0]}, "epochs": 1}, progress=lambda event: None
     )
-    assert result.sweep.root == (tmp_path / "root").resolve()
+    assert result.sweep.root.path == (tmp_path / "root").resolve()
     assert set(result.experiments) == {"control", "34"}
     assert result.sweep.id.startswith("parent-sweep_")

@@ -28,10 +28,11 @@ class Root(ABC):
         """The root that a user names.
 
         Args:
-            look: bring the copy of an object store up to date. False leaves it as it is: for what only adds to the root.
+            look: bring the local copy of an object store up to date. False leaves it as it is; for a command that only adds
+                to the root.
 
         Raises:
-            RootError: no such bucket, no access, no answer, or an address of another kind.
+            RootError: there is no such bucket, no access or no answer, or the address is not supported.
         """
         if not _paths.is_address(text):
             path = _paths.user_path(text)
@@ -47,7 +48,7 @@ class Root(ABC):
 
     @staticmethod
     def at(folder: Path) -> Root:
-        """The root that a folder of this machine is. One on an object store must be open in this process."""
+        """The root whose local folder this is. A root on an object store must already be open in this process."""
         found = copies.holding(folder)
         return LocalRoot(folder) if found is None else RemoteRoot(_address(found, folder), found, folder)
 
@@ -59,7 +60,7 @@ class Root(ABC):
     @property
     @abstractmethod
     def address(self) -> str:
-        """What to type as ``--root``."""
+        """What to type as ``--root``: the path, or the address with its options."""
 
     @property
     @abstractmethod
@@ -68,10 +69,11 @@ class Root(ABC):
 
     @abstractmethod
     def refresh(self, folder: Path | None = None, patient: bool = True) -> None:
-        """See what other machines have written into an experiment's or a sweep's folder; by default, into the whole root.
+        """Bring the folder of an experiment or a sweep up to date with what other machines have written; by default, the
+        whole root.
 
         Args:
-            patient: wait for processes of this machine that write there. False leaves what they write as it is.
+            patient: wait while a process of this machine writes to the folder; never done for the whole root.
 
         Raises:
             StoreError: the object store cannot be listed or read.
@@ -79,14 +81,14 @@ class Root(ABC):
 
     @abstractmethod
     def claim(self, folder: Path) -> bool:
-        """Whether a folder that was just made here is new in the object store, too, and no one else makes it now."""
+        """Reserve the name of a new folder; False if another machine already uses it."""
 
     @abstractmethod
     def publish(self, folder: Path) -> None:
-        """Upload a folder that was filled under another name. The manifest goes last, so that nothing counts before."""
+        """Upload a folder that was filled under another name. The manifest comes last, so that nothing counts before it."""
 
     def check_writable(self) -> None:
-        """Make the root if it is missing, and try whether it can be written.
+        """Make the root if it is missing, and make sure that it can be written to.
 
         Raises:
             RootError: it cannot.
@@ -106,7 +108,11 @@ class Root(ABC):
 
     @abstractmethod
     def check_reachable(self) -> None:
-        """Raises RootError where the root is on an object store and nothing can be written there."""
+        """Make sure that a root on an object store can be written to; does nothing for an ordinary folder.
+
+        Raises:
+            RootError: it cannot.
+        """
 
     @abstractmethod
     def resolved(self) -> Root:
@@ -114,22 +120,21 @@ class Root(ABC):
 
     @staticmethod
     def address_of(path: str | Path) -> str:
-        """What to call a path where another machine shall find it: its address, if it is in a root on an object store that
-        is open, else the path itself."""
+        """The name of a path that also works on other machines: its address, if it is under an open root on an object
+        store."""
         found = copies.holding(path)
         return str(path) if found is None else found.bucket.url(found.key(path))
 
     @staticmethod
     def locate(text: str | Path, opens: bool = True) -> Path:
-        """The path of a file or folder that a user, a record or another machine names, by a path or an address, in
-        whatever root it is.
+        """The local path of a file or folder that is named by its path or address, whichever root it is in.
 
         Args:
-            opens: open the root of an address that is in none yet. False for what a stranger may have written: such an
-                address is returned as it is, and no file has that path.
+            opens: open the root of the address if it is not open yet. False for a text that a stranger may have written;
+                such an address is returned unchanged, and no file has that path.
 
         Raises:
-            RootError: the path is in the copy of a root that is not open, or the other root cannot be opened.
+            RootError: the path is in the local copy of a root that is not open, or the root cannot be opened.
         """
         if _paths.is_address(text):
             return _located(str(text), opens)

@@ -1,4 +1,4 @@
-"""Ray's dashboard in a browser: who trains what, with the token and not without it, on 127.0.0.1 and nowhere else."""
+"""Ray's dashboard in a browser: it names what trains, requires the token, and is reachable on 127.0.0.1 only."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_with_the_token_the_pages_name_what_trains(browser, running):
     dialog = tab.locator("[role=dialog]")
     dialog.wait_for()
     assert "Authentication Token Required" in dialog.inner_text()
-    assert "seen" not in tab.locator("body").inner_text()  # nothing is shown before
+    assert "seen" not in tab.locator("body").inner_text()  # nothing is shown without the token
 
     dialog.locator("input").fill(running.token)
     dialog.locator("button", has_text="Submit").click()
@@ -97,7 +97,7 @@ def test_with_the_token_the_pages_name_what_trains(browser, running):
 
     row.locator("a").first.click()
     tab.get_by_text("Task Table").first.click()
-    tab.get_by_label("Name", exact=True).first.fill(running.id)  # the table of tasks; else page 1 of many
+    tab.get_by_label("Name", exact=True).first.fill(running.id)  # filters the table of tasks, which has many pages
     task = tab.locator("tr", has_text=running.id).first
     task.wait_for()
     assert "RUNNING" in task.inner_text()
@@ -141,7 +141,7 @@ def test_nothing_listens_beyond_this_machine(running):
     for part in ("gcs_server", "raylet", "dashboard", "RuntimeEnvAgent", "RayTrainWorker"):
         assert any(part in name for name, _ in found), found
     beyond = [(name, ip) for name, ip in found if not loopback(ip)]
-    # Not Ray's: the store by which the ranks find each other. PyTorch has no option for where rank 0 opens it.
+    # Not Ray's: PyTorch's store, by which the ranks find each other. PyTorch has no option for its address.
     assert [name for name, _ in beyond if "RayTrainWorker" not in name] == []
     assert len(beyond) <= 1
 
@@ -151,9 +151,9 @@ def test_branches_are_tasks_of_the_job(ray_cluster):
     from ray.util.state import list_tasks
 
     address = ray.get_runtime_context().gcs_address  # there may be other clusters on this machine
-    mailbox = open_channel("hunt_20260101_000000", 2)
-    shown = Shown(mailbox)
-    for branch in ("rare5", "odd2", "rare9"):  # the third has to wait for a place
+    channel = open_channel("hunt_20260101_000000", 2)
+    shown = Shown(channel)
+    for branch in ("rare5", "odd2", "rare9"):  # the third has to wait
         shown(BranchEvent(branch, ExperimentStarted(f"hunt-{branch}_20260101_000001", "", 0)))
     shown(BranchEvent("odd2", ExperimentStarted("hunt-odd2_20260101_000001", "", 0)))  # again, after a lost process
 
@@ -175,12 +175,12 @@ def test_branches_are_tasks_of_the_job(ray_cluster):
     wanted = {"rare5": "FINISHED", "odd2": "FAILED", "rare9": "RUNNING"}
     assert states(wanted) == wanted
     shown.close({})
-    ray.kill(mailbox)
+    ray.kill(channel)
     assert states(wanted | {"rare9": "FINISHED"}) == wanted | {"rare9": "FINISHED"}
 
 
-def test_trouble_with_names_is_nobodys_trouble():
-    shown = Shown(mailbox=None)
+def test_errors_of_the_names_are_ignored():
+    shown = Shown(channel=None)
     shown(BranchEvent("b", ExperimentStarted("x", "", 0)))
     shown(BranchEvent("b", BranchEnded("failed", "y")))
     shown(Drawing())

@@ -1,4 +1,4 @@
-"""A run by Ray Client: from a process outside the cluster, with all that is asked of a run inside it."""
+"""A run by Ray Client, from a process outside the cluster, gives the same results as one from inside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT to a driver whose training runs on Ray workers: saved, 130, continued to the same bits, nobody left."""
+"""SIGTERM and SIGINT to a driver: it saves, exits with 130 and leaves no process, and `continue` gives the same bits."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_sigterm_on_workers_saves_and_continue_gives_the_same_bits(tmp_path, und
     assert weights_hash(broken) == undisturbed
 
 
-def test_a_second_sigint_leaves_at_once_and_harms_nothing(tmp_path):
+def test_a_second_sigint_stops_at_once_and_damages_nothing(tmp_path):
     # One batch of many seconds: after the first signal the program waits for its end.
     slow = {"model": {"name": f"python:{__name__}:sleeper", "options": {}}, "training": {**TRAINING, "epochs": 2}}
     config = config_file(tmp_path, **{**SECTIONS, **slow}, scaling={"num_workers": 0, "threads": 1})
@@ -96,7 +96,7 @@ def test_a_second_sigint_leaves_at_once_and_harms_nothing(tmp_path):
         process.wait(20)
     assert process.returncode == 130
     assert time.monotonic() - begun < 10  # far less than the batch takes
-    assert "Leaving at once" in (process.stderr.read() if process.stderr else "")
+    assert "Stopped at once" in (process.stderr.read() if process.stderr else "")
     assert (folder / "manifest.json").read_bytes() == committed
     good, problems = Experiment(folder).newest_good()
     assert good is not None
@@ -105,7 +105,7 @@ def test_a_second_sigint_leaves_at_once_and_harms_nothing(tmp_path):
 
 
 def sleeper(num_classes: int, channels: int, **options: object):
-    """A network whose batches take very long from its second epoch on."""
+    """A network whose batches take 25 s from its second epoch on."""
     from torch import nn
 
     class Sleeper(nn.Module):
@@ -117,7 +117,9 @@ def sleeper(num_classes: int, channels: int, **options: object):
         def forward(self, x):
             if self.training:
                 self.calls += 1
-                if self.calls > 60:  # an epoch has 50 batches, planning tries a few, and an epoch is told a batch later
+                if (
+                    self.calls > 60
+                ):  # an epoch has 50 batches, planning tries a few, and an epoch is reported a batch later
                     time.sleep(25)
             return self.linear(x.flatten(1))
 

@@ -347,7 +347,7 @@ def run_tries(folder: str, rounds: str, before: str) -> list[list[tuple[str, int
         if before == "a dead holder":
             dead = FORK.SimpleQueue()
             together(1, die_holding, experiment, dead)
-            assert (lock.holder(experiment) or {})["pid"] == dead.get()
+            assert lock.holder(experiment).pid == dead.get()
         found.append(together(PROCESSES, try_once, experiment, FORK.Barrier(PROCESSES)))
     return found
 

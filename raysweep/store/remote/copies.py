@@ -1,14 +1,14 @@
-"""The copies of object stores that this process has open, and what reading and writing a file means under one of them.
+"""The local copies of the roots on object stores that this process has open.
 
-The objects are the truth. The folder on this machine is a copy, and may be deleted while nothing runs. Small files are
-copied when a root is opened. Large ones are copied when they are read: until then an empty file of the same size stands
-in their place. Each durable write is followed by its upload, in the same order. So here, too, data come first and the
-manifest last, and what was cut off is never seen as a checkpoint.
+The objects are the original; the folder is a copy, which may be deleted while nothing runs. Small files are downloaded when
+a root is opened, large ones when they are read; until then, a placeholder of the same size takes their place. Each durable
+write is followed by its upload, in the same order. So in the store, too, data come first and the manifest last, and an
+incomplete upload is never taken for a checkpoint.
 
-Reading and writing know a file by its path only, so the copies are found by their folders: this is the package's one
-registry of open roots, and these functions are called by :mod:`raysweep.store.files` and :mod:`raysweep._paths` alone, and
-where another library writes the file. Everything else is handed a :class:`raysweep.store.root.Root`. Once writing goes
-through one gate that knows its root, and uploads are conditional, the registry can go.
+What reads and writes files knows only their paths, so a copy is found by its folder: this module has the only registry of
+open roots. Its functions are the hooks of :mod:`raysweep.store.files`, :mod:`raysweep._paths` and of a library that writes
+files itself. Everything else is handed a :class:`raysweep.store.root.Root`. Conditional writes and one gate that knows its
+root can replace the hooks.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from raysweep.store import layout
 from raysweep.store.remote import mirror
 from raysweep.store.remote.mirror import Mirror
 
-if TYPE_CHECKING:  # every command imports this module; few need the other
+if TYPE_CHECKING:  # every command imports this module, but few need an object store
     from raysweep.store.remote.bucket import Bucket
 
-_COPY_OF = "copy_of"  # a file that names the address
-_open: dict[str, Mirror] = {}  # by the folder's path
+_COPY_OF = "copy_of"  # a file in each copy that has the address of its root
+_open: dict[str, Mirror] = {}  # path of the copy → its root
 
 
 def holding(path: str | Path) -> Mirror | None:
-    """The mirror of the root that a path is in; None where that is a folder of this machine."""
+    """The mirror of the open root that a path is in; None if the path is in an ordinary folder."""
     if not _open:
         return None
     text = os.path.abspath(path)
@@ -51,14 +51,14 @@ def opened() -> list[Mirror]:
 
 
 def named(text: str) -> str:
-    """A text for people, in which the path of a copy is replaced by the address that it is the copy of."""
+    """A text for people, in which the path of each open copy is replaced by its address."""
     for root, found in _open.items():
         text = text.replace(root, found.bucket.address)
     return text
 
 
 def latest(path: Path) -> None:
-    """See to it that a log that several machines in turn add to is here as it is there."""
+    """Bring a log up to date to which several machines append in turn."""
     found = holding(path)
     if found is not None:
         with found.alone(path):
@@ -66,20 +66,20 @@ def latest(path: Path) -> None:
 
 
 def fetch(path: str | Path) -> None:
-    """Called before a file is read: see to it that it is here.
+    """Download a file if only its placeholder is on this machine. Called before a file is read.
 
     Raises:
         StoreError: the object store cannot be read.
     """
     if _open:
-        real = os.path.realpath(path)  # also of a link to it
+        real = os.path.realpath(path)  # the path may be a link to the file
         found = holding(real)
         if found is not None:
             found.fetch(Path(real))
 
 
 def is_empty(path: str | Path, fd: int) -> bool:
-    """Whether an open file only stands for one that is not here: it took its place after :func:`fetch`."""
+    """Whether an open file is a placeholder, because it was replaced by one after :func:`fetch`."""
     return (
         bool(_open)
         and os.fstat(fd).st_mtime_ns % mirror.NS == mirror.ABSENT
@@ -89,13 +89,13 @@ def is_empty(path: str | Path, fd: int) -> bool:
 
 @contextlib.contextmanager
 def writing(path: Path, append: bool = False) -> Iterator[None]:
-    """Around the moment in which a file changes: it is uploaded afterwards.
+    """Wraps the change of a file, and uploads the file afterwards.
 
     Args:
-        append: it is brought up to date first: on a cluster, several machines in turn add to the same log.
+        append: bring the file up to date first; on a cluster, several machines append to the same log in turn.
 
     Raises:
-        StoreError: it did not arrive.
+        StoreError: the upload failed.
     """
     found = holding(path)
     if found is None or not found.told(path):
@@ -109,7 +109,7 @@ def writing(path: Path, append: bool = False) -> Iterator[None]:
 
 
 def copied(source: Path, target: Path) -> bool:
-    """Make ``target`` a copy of ``source`` within the object store; False where the root is a folder."""
+    """Make ``target`` a copy of ``source`` inside the object store; False if the root is an ordinary folder."""
     found = holding(target)
     if found is None or not found.told(target):
         return False
@@ -126,7 +126,7 @@ def removed(path: Path) -> None:
     """Delete the object of a file that is about to be deleted.
 
     Raises:
-        OSError: it could not be.
+        OSError: the object could not be deleted.
     """
     found = holding(path)
     if found is None or not found.told(path):
@@ -138,11 +138,10 @@ def removed(path: Path) -> None:
 
 
 def attach(bucket: Bucket) -> Mirror:
-    """Open a root on an object store: make its copy's folder where there is none, and see to it that files in it are
-    fetched and uploaded from now on.
+    """Open a root on an object store: make the folder of its copy, and install the hooks that download and upload files.
 
     Raises:
-        RootError: the copy's folder cannot be made or used.
+        RootError: the folder of the copy cannot be made or used.
     """
     where = f"{bucket.address}?{sorted(bucket.place.items())}"
     key = hashlib.sha256(where.encode()).hexdigest()[:12]
@@ -159,7 +158,7 @@ def attach(bucket: Bucket) -> Mirror:
         fine, why = False, error.strerror or str(error)
     if not fine:
         raise RootError(
-            f"The copy of {bucket.address} cannot be made in {root.parent}: {why}. Name another folder with RAYSWEEP_CACHE."
+            f"The local copy of {bucket.address} cannot be made in {root.parent}: {why}. Set RAYSWEEP_CACHE to another folder."
         )
     root = root.resolve()
     _paths.before_reading, _paths.stands_in = fetch, is_empty
@@ -167,14 +166,19 @@ def attach(bucket: Bucket) -> Mirror:
 
 
 def check_outside(path: Path, levels: int) -> None:
-    """Raises RootError where a path is in a copy that is not open: what is written there would never arrive.
+    """Refuse a path in the copy of a root that is not open: files written there would never be uploaded.
 
     Args:
         levels: how many folders to look at, from the path upwards.
+
+    Raises:
+        RootError: the path is in such a copy.
     """
     text = os.path.abspath(path)
     for above in [text, *map(str, Path(text).parents)][:levels]:
         with contextlib.suppress(OSError, ValueError):  # ValueError: NUL in the path
             address = _paths.read_regular(os.path.join(above, layout.CACHES, _COPY_OF), 1000).decode()
             if holding(text) is None:
-                raise RootError(f"{text} is in the local copy of {address}. Name it by its address.")
+                raise RootError(
+                    f"{text} is in the local copy of {address}, which must not be used directly. Use the address."
+                )

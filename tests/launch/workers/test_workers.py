@@ -93,16 +93,16 @@ def test_workers_of_a_cluster_of_our_own_yield_to_nobody(ray_cluster):
 def test_the_reporter_of_a_worker_never_waits(ray_cluster):
     import ray
 
-    mailbox = open_channel()
-    reporter = ChannelReporter(mailbox, 0)
+    channel = open_channel()
+    reporter = ChannelReporter(channel, 0)
     for i in range(50):
         reporter(BatchDone(1, i, 50, 1.0, 1.0))
     seen: list[dict] = []
     deadline = time.monotonic() + 20
     while len(seen) < 50 and time.monotonic() < deadline:
-        seen += ray.get(mailbox.take.remote())
+        seen += ray.get(channel.take.remote())
     assert [e.batch for e in seen] == list(range(50))
-    ray.get(mailbox.stop.remote("TEST"))
+    ray.get(channel.stop.remote("TEST"))
     while reporter.should_stop() is None and time.monotonic() < deadline:
         reporter(BatchDone(2, 1, 50, 1.0, 1.0))
         time.sleep(0.02)

@@ -1,7 +1,7 @@
 """A sweep's folder: what was planned, which branch became which experiment, and the results. No torch, no ray.
 
-The branches' own folders are the truth: each names its sweep and its branch. ``sweep.json`` holds the plan; its status
-of the branches and ``results.csv`` are derived and can be written again at any time.
+The branches' own folders are the original record: each names its sweep and its branch. ``sweep.json`` has the plan; the
+status of the branches in it and ``results.csv`` are derived from the folders and can be written again at any time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def create(root: Root, name: str, when: datetime) -> Sweep:
-    """Make the folder of a new sweep; a name used in the same second gets ``_2``, ``_3`` … appended.
+    """Make the folder of a new sweep; if the name was already used in this second, ``_2``, ``_3`` … is appended.
 
     Raises:
         RootError: the name or the root cannot be used.
@@ -73,7 +73,7 @@ def check_sweep_name(name: str) -> None:
 
 
 class Sweep:
-    """A view of one sweep's folder; reads anew at every call."""
+    """A view of one sweep's folder. Every call reads the files again."""
 
     def __init__(self, folder: str | Path, root: Root | None = None) -> None:
         self.folder = Path(folder)
@@ -118,10 +118,10 @@ class Sweep:
         """
         branches = [_json(b.to_json()) for b in record.branches]
         rest = replace(record, branches=()).to_json()
-        rest["branches"] = rest.pop("branches")  # behind all else
+        rest["branches"] = rest.pop("branches")  # after all other keys
         head = json.dumps(rest, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("]\n}")
         rows = ",".join(f"\n    {row}" for row in branches)
-        data = f"{head}{rows}\n  ]\n}}\n".encode(errors="backslashreplace")  # half a character is none
+        data = f"{head}{rows}\n  ]\n}}\n".encode(errors="backslashreplace")  # a lone surrogate cannot be encoded
         path = self.folder / layout.SWEEP
         if len(data) > files.LIMIT:
             raise StoreError(
@@ -131,10 +131,9 @@ class Sweep:
         files.write_atomic(path, data)
 
     def experiments(self) -> dict[str, Experiment]:
-        """Branch → its experiment, found by what the experiments' folders say of themselves.
+        """Branch → its experiment, found by the sweep and branch that the experiments' folders name.
 
-        Where several say that they are the same branch (one was copied), the one that ``sweep.json`` knows is it, else the
-        first by name.
+        If several folders name the same branch (one was copied), the one in ``sweep.json`` counts, else the first by name.
         """
         found: dict[str, Experiment] = {}
         original_id, recorded = self._known()
@@ -146,7 +145,7 @@ class Sweep:
             try:
                 config = experiment.config()
             except RaysweepError:
-                continue  # made a moment ago, or damaged: not a branch that can be gone on with
+                continue  # made a moment ago, or damaged: it cannot be continued
             if config.sweep == original_id and config.branch is not None:
                 branch = config.branch.name
                 if branch not in found or recorded.get(branch) == experiment.id:
@@ -154,11 +153,11 @@ class Sweep:
         return found
 
     def experiment(self, branch: str, original_id: str, recorded: str | None = None) -> Experiment | None:
-        """The experiment of one branch; no other is read, so that ten thousand branches can each ask once.
+        """The experiment of one branch. No other experiment is read, so ten thousand branches can each call this once.
 
         Args:
             original_id: the sweep's :attr:`original_id`.
-            recorded: the experiment that ``sweep.json`` knows, which may be called otherwise by now.
+            recorded: the experiment's name in ``sweep.json``; the folder may have been renamed since.
         """
         name = experiment_name(original_id, branch)
         with os.scandir(self.root.path) as rows:
@@ -179,7 +178,7 @@ class Sweep:
 
     @property
     def original_id(self) -> str:
-        """The id that the sweep was made under, and that its branches know it by, whatever its folder is called now."""
+        """The id that the sweep was made under. Its branches use it even if the folder has been renamed since."""
         return self._known()[0]
 
     def _known(self) -> tuple[str, dict[str, str | None]]:
@@ -195,8 +194,11 @@ class Sweep:
         return self.folder / layout.TRACEBACKS / f"{branch}.txt"
 
     def keep_traceback(self, branch: str, text: str) -> str:
-        """Write the traceback of a branch that failed, in the place of one of an earlier try; its path or address for
-        people, or nothing where it could not be written: that must not stop the other branches."""
+        """Write the traceback of a branch that failed; it replaces that of an earlier try.
+
+        Returns:
+            Its path or address, or an empty text if it could not be written, which must not stop the other branches.
+        """
         path = self.traceback(branch)
         try:
             if not text or path.parent.name != layout.TRACEBACKS or not files.inside(self.folder, path):

@@ -192,7 +192,7 @@ def test_of_two_processes_one_builds_and_both_get_the_same(tmp_path):
         for b in builders:
             b.stdin.write("go\n")
             b.stdin.flush()
-        said = [json.loads(b.communicate(timeout=60)[0]) for b in builders]
+        said = [json.loads(b.communicate(timeout=200)[0]) for b in builders]
     finally:
         for b in builders:
             b.kill()

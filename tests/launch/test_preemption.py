@@ -17,6 +17,7 @@ from raysweep.launch.workers import retry
 from raysweep.store.root import Root
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_training_leaves_a_node_that_is_taken_away(tmp_path):
     command = [sys.executable, "-m", "tests.launch.preemption", str(tmp_path)]

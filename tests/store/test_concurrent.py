@@ -57,7 +57,7 @@ def together(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
 
     def main(number: int) -> None:
         try:
-            barrier.wait(60)
+            barrier.wait(200)
             results.put((number, "returned", work(number, *arguments)))
         except BaseException:
             results.put((number, "raised", traceback.format_exc()))
@@ -326,9 +326,9 @@ def try_once(number: int, folder: Path, all_tried: Any) -> tuple[str, int, str]:
     try:
         held = WriterLock.acquire(folder)
     except LockedError as error:
-        all_tried.wait(60)
+        all_tried.wait(200)
         return "lost", os.getpid(), str(error)
-    all_tried.wait(60)
+    all_tried.wait(200)
     held.check()
     held.release()
     return "won", os.getpid(), ""

@@ -58,13 +58,13 @@ def write_lock(folder: Path, **fields) -> None:
 
 def leave_by_dying(folder: Path) -> None:
     process = start_python(DIES_HOLDING, folder)
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     assert process.returncode == 9
     assert lock.holder(folder) is not None
 
 
 def wait_for(condition) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 200
     while not condition():
         assert time.monotonic() < end, "the processes did not get ready"
         time.sleep(0.005)
@@ -192,7 +192,7 @@ def test_of_many_processes_exactly_one_gets_the_lock(tmp_path, before):
         (gate / "go").touch()
         said = [r.stdout.readline().strip() for r in racers]
         (gate / "done").touch()
-        ends = [(r.wait(timeout=60), r.stderr.read()) for r in racers]
+        ends = [(r.wait(timeout=200), r.stderr.read()) for r in racers]
     finally:
         for r in racers:
             r.kill()

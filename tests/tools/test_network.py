@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from raysweep.errors import CheckpointError, DataError, StoreError
@@ -15,7 +14,6 @@ from raysweep.plan import experiment as experiment_plan
 from raysweep.report import predictions
 from raysweep.store import checkpoint
 from raysweep.store.root import Root
-from raysweep.tools import export, predict
 from tests.cli.test_errors import run_cli
 from tests.conftest import SMALL_NET, small_settings
 
@@ -32,10 +30,14 @@ def trained(image_folder, tmp_path, without_ray):
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
+    import torch
+
     return torch.softmax(torch.as_tensor(x), 1).numpy()
 
 
 def test_it_predicts_what_the_training_said(trained, image_folder):
+    from raysweep.tools import predict
+
     experiment, root = trained
     found = predict.load(Root.open(root), f"{experiment.id}@2")
     paths = sorted((image_folder / "val").rglob("*.png"))
@@ -68,6 +70,8 @@ def test_predict_on_the_command_line(trained, image_folder, capsys):
 
 
 def test_images_of_another_size_and_colour_are_brought_to_the_networks(trained, tmp_path):
+    from raysweep.tools import predict
+
     experiment, root = trained
     found = predict.load(Root.open(root), f"{experiment.id}@2")
     Image.new("RGB", (50, 80), (200, 10, 10)).save(tmp_path / "red.jpg")
@@ -78,6 +82,10 @@ def test_images_of_another_size_and_colour_are_brought_to_the_networks(trained, 
 
 @pytest.mark.parametrize("form", ["safetensors", "onnx", "torchscript"])
 def test_what_is_exported_gives_the_same_probabilities(trained, tmp_path, capsys, form):
+    import torch
+
+    from raysweep.tools import predict
+
     if form == "onnx":
         pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -e '.[onnx]'")
         pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install -e '.[onnx]'")
@@ -125,6 +133,8 @@ def test_what_is_exported_gives_the_same_probabilities(trained, tmp_path, capsys
 
 
 def test_an_export_that_differs_is_not_left_behind(trained, tmp_path, monkeypatch):
+    from raysweep.tools import export, predict
+
     experiment, root = trained
     found = predict.load(Root.open(root), f"{experiment.id}@2")
     monkeypatch.setattr(export, "_safetensors", lambda net, x, target: (target.touch(), np.zeros((8, 3)))[1])
@@ -134,6 +144,10 @@ def test_an_export_that_differs_is_not_left_behind(trained, tmp_path, monkeypatc
 
 
 def test_an_export_leaves_the_network_as_it_was(trained, tmp_path):
+    import torch
+
+    from raysweep.tools import export, predict
+
     experiment, root = trained
     found = predict.load(Root.open(root), f"{experiment.id}@2")
     before = {k: v.clone() for k, v in found.model.state_dict().items()}
@@ -142,6 +156,8 @@ def test_an_export_leaves_the_network_as_it_was(trained, tmp_path):
 
 
 def test_bad_requests(trained, tmp_path, capsys, monkeypatch):
+    from raysweep.tools import predict
+
     experiment, root = trained
     monkeypatch.chdir(tmp_path)
     for words, told in (
@@ -159,6 +175,8 @@ def test_bad_requests(trained, tmp_path, capsys, monkeypatch):
 
 
 def test_a_strangers_checkpoint_runs_no_function(trained, tmp_path):
+    from raysweep.tools import predict
+
     experiment, root = trained
     saved = checkpoint.read_checkpoint(experiment.folder / "checkpoint_epoch_2.pt")
     saved["config"]["settings"]["model"] = {"name": "python:os:mkdir", "options": {}}
@@ -168,6 +186,8 @@ def test_a_strangers_checkpoint_runs_no_function(trained, tmp_path):
 
 
 def test_a_network_of_transformers_is_exported(tmp_path, image_folder, without_ray):
+    from raysweep.tools import export, predict
+
     pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[hf]'")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install -e '.[onnx]'")
     from tests.plan import old

@@ -33,13 +33,13 @@ from raysweep.store.remote import bucket, copies
 from raysweep.store.remote.bucket import Bucket, Found
 from raysweep.store.remote.mirror import Mirror
 from raysweep.store.root import Root
-from tests.store.remote.objectstore import BUCKET, Server, serving
+from tests.store.remote.objectstore import BUCKET, Server, emptied
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(bucket, "_ATTEMPTS", 2)  # what fails here fails for ever
-    with serving(tmp_path / "machines") as found:
+    with emptied(s3_port, tmp_path / "machines") as found:
         yield found
 
 
@@ -314,11 +314,9 @@ def test_an_upload_that_is_cut_off_halfway_is_never_seen_as_a_checkpoint(server)
     with server.machine("writer"):
         made = make(Root.open(server.root(port=scissors.port)))
         scissors.sharp = True
-        began = time.monotonic()
         with pytest.raises(StoreError, match=r"checkpoint_epoch_2.pt could not be written \(1,000,000 bytes\)"):
             commit(made, 2, large)
-        assert time.monotonic() - began < 60  # the attempts are bounded
-    assert scissors.cuts > 0
+    assert 0 < scissors.cuts < 50, scissors.cuts  # the attempts are bounded
     with server.machine("reader"):
         found = resolve.find_experiment(Root.open(server.root()), "base")
         good, problems = found.newest_good()
@@ -558,14 +556,14 @@ def test_a_long_download_does_not_keep_others_from_seeing_what_is_new(server, mo
             there = get(self, key, target)
             if key.endswith("checkpoint_epoch_1.pt"):
                 halfway.set()
-                on.wait(30)
+                on.wait(240)
             return there
 
         monkeypatch.setattr(Bucket, "get", slow)
         there = Experiment(root.path / made.id)
         verifying = threading.Thread(target=there.entries()[0].verify, args=(there.folder,))
         verifying.start()
-        assert halfway.wait(30)
+        assert halfway.wait(240)
         there.root.refresh(there.folder)
         assert [e.epoch for e in there.entries()] == [1, 2]
         assert verifying.is_alive()

@@ -26,6 +26,7 @@ from raysweep.launch import runner
 from raysweep.plan import experiment as experiment_plan
 from raysweep.store import lineage
 from raysweep.store.experiment import Experiment
+from raysweep.store.root import Root
 from tests.conftest import Recorder, small_settings, weights_hash
 
 NAMES = ("open", "write", "fsync", "replace", "link", "unlink", "ftruncate", "mkdir", "rmdir")
@@ -107,7 +108,7 @@ def go_on(root: Path, events: Events | None = None) -> dict[str, Any]:
     if events is not None:
         events.watch()
     try:
-        experiment = resuming.continue_experiment(root, folder.name).experiment
+        experiment = resuming.continue_experiment(Root.open(root), folder.name).experiment
     except RaysweepError as error:
         return {"seen": events.seen if events else [], "error": f"{type(error).__name__}: {error}"}
     seen, of_tracker = (events.seen, events.of_tracker) if events else ([], [])

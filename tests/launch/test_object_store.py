@@ -130,7 +130,7 @@ def test_a_bucket_that_is_not_there_is_told_in_one_paragraph(server, tmp_path, c
     assert code == 2
     assert out == ""
     assert "error: s3://missing-one/team/experiments" in err
-    assert "there is no bucket missing-one. Make it" in err
+    assert "there is no bucket missing-one. Create it" in err
     assert "Traceback" not in err
 
 

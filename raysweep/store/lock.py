@@ -1,4 +1,4 @@
-"""One writer per experiment: a lock file that says who holds it, survives nothing it should not, and can be checked."""
+"""One writer per experiment: a lock file that names its holder, and that a new writer takes over if the holder is dead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from raysweep.store.layout import LOCK
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine started (so that a reused pid is not mistaken for it), or None if it is gone."""
+    """When a process of this machine started, or None if it has ended. Distinguishes it from a later one with its pid."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         fields = stat.rpartition(")")[2].split()
@@ -38,7 +38,7 @@ def _started(pid: int) -> str | None:
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
-    """Who holds the lock, as written in it, or None if there is none (or it is torn)."""
+    """The holder of the lock, as the lock file names it; None if there is no lock or its file is damaged."""
     try:
         value = read_json(folder / LOCK)
         return value if isinstance(value, dict) and type(value.get("pid")) is int else None
@@ -47,7 +47,7 @@ def holder(folder: Path) -> dict[str, Any] | None:
 
 
 def alive(who: dict[str, Any]) -> bool | None:
-    """Whether the holder still runs; None if it is on another host and cannot be asked."""
+    """Whether the holder still runs; None if it is on another host, where that cannot be checked."""
     if who.get("host") != socket.gethostname():
         return None
     found = _started(who["pid"])
@@ -56,10 +56,10 @@ def alive(who: dict[str, Any]) -> bool | None:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Only one process of this host at a time looks at the lock and replaces it; the kernel frees this at death."""
+    """Let only one process of this host at a time read and replace the lock. If it dies, the kernel lets the next one in."""
     fd = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # network file systems without flock: the token check still guards
+        with contextlib.suppress(OSError):  # a network file system without flock; the token is still checked
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
@@ -67,7 +67,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 class WriterLock:
-    """Held while writing. ``token`` proves to :meth:`check`, in any process, that nobody took the lock over."""
+    """The lock of one writer. With ``token``, :meth:`check` finds out in any process whether another writer has taken it."""
 
     def __init__(self, folder: Path, token: str) -> None:
         self.folder = folder
@@ -75,10 +75,11 @@ class WriterLock:
 
     @classmethod
     def acquire(cls, folder: Path, steal: bool = False) -> WriterLock:
-        """Take the lock, also from a dead process of this host; from a process elsewhere only with ``steal``.
+        """Take the lock. A dead process of this host loses it; a process of another host loses it only with ``steal``.
 
         Raises:
-            LockedError: somebody else writes; the message says who, where and since when.
+            LockedError: another process writes; the message says which, where and since when.
+            StoreError: the lock file could not be written.
         """
         token = secrets.token_hex(8)
         me = {
@@ -93,12 +94,14 @@ class WriterLock:
                 who = holder(folder)
                 state = alive(who) if who else False
                 if who and (state is True or (state is None and not steal)):
-                    remedy = "Wait for it or stop it" if state else "If it is gone for certain, repeat with --steal"
+                    remedy = (
+                        "Wait for it or stop it" if state else "If you are sure that it has ended, repeat with --steal"
+                    )
                     raise LockedError(
                         f"{folder} is being written by process {who['pid']} on {who.get('host')} since {who.get('since')}. "
                         f"{remedy}."
                     )
-                # Not before: the holder may clean up temporary files at any time.
+                # Written only now: a holder that still runs may remove temporary files at any time.
                 write_atomic(folder / LOCK, json.dumps(me).encode())
         except OSError as error:
             raise StoreError(
@@ -109,17 +112,23 @@ class WriterLock:
         return lock
 
     def check(self) -> None:
-        """Raises LockedError if the lock is no longer ours: two writers must never share a folder."""
+        """Make sure that the lock is still ours, because two writers must never share a folder.
+
+        Raises:
+            LockedError: another process has taken it, or its file is gone.
+        """
         who = holder(self.folder)
         if who is None or who.get("token") != self.token:
-            taken = f"by process {who['pid']} on {who.get('host')}" if who else "away"
-            raise LockedError(f"{self.folder}: the writer's lock was taken {taken}. This process stops writing.")
+            what = f"taken by process {who['pid']} on {who.get('host')}" if who else "removed"
+            raise LockedError(
+                f"{self.folder}: the lock of this writer was {what}. This process stops writing; let only one process write."
+            )
 
     def renew(self) -> WriterLock:
-        """The same lock under a new token: a process that still writes with the old one stops at its next save.
+        """The same lock with a new token: a process that still writes with the old token stops at its next save.
 
-        For another attempt after a failure, when a process of the first may yet come back to life. Whoever holds the
-        lock from before can still release it.
+        Used before another attempt, because a process of the failed attempt may still run. An object with the old token can
+        still release the lock.
 
         Raises:
             LockedError: the lock is no longer ours.
@@ -132,7 +141,7 @@ class WriterLock:
         return fresh
 
     def release(self) -> None:
-        """Give the lock back if it still is ours, renewed or not."""
+        """Remove the lock if it is still ours, renewed or not."""
         with contextlib.suppress(OSError), _alone(self.folder):
             token = str((holder(self.folder) or {}).get("token"))
             if token.partition(".")[0] == self.token.partition(".")[0]:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from raysweep.data import cache
+from raysweep.data import build, cache
 from raysweep.errors import DataError
 from tests.conftest import draw_classes
 from tests.data.drawing import as_csv, as_folder, as_parquet, csv_row, encoded, pictures, section
@@ -168,15 +168,15 @@ def test_other_options_are_another_cache(tmp_path, option):
 BUILDER = """
 import json, sys, time
 from raysweep.config.settings import DataSection
-from raysweep.data import cache
+from raysweep.data import build, cache
 print("ready", flush=True)
 sys.stdin.readline()
-built, build = [], cache._build
-def slow(*args):  # long enough for the other process to come to the same door
+built, original = [], build.build
+def slow(*args):  # long enough for the other process to reach the same lock
     built.append(1)
     time.sleep(0.3)
-    build(*args)
-cache._build = slow
+    original(*args)
+build.build = slow
 data = cache.load(DataSection(path=sys.argv[1]), sys.argv[2])
 print(json.dumps([len(built), data.sha256, int(data.train.pixels.sum())]))
 """
@@ -242,8 +242,8 @@ def test_what_a_killed_builder_left_is_cleaned_by_the_next(tmp_path, monkeypatch
 
     path = as_folder(tmp_path / "d", SOME)
     with monkeypatch.context() as m:
-        m.setattr(cache, "_moments", kill)
-        m.setattr(cache.shutil, "rmtree", lambda *args, **kwargs: None)  # the dead clean nothing
+        m.setattr(build, "moments", kill)
+        m.setattr(cache.shutil, "rmtree", lambda *args, **kwargs: None)  # a killed process cleans nothing up
         with pytest.raises(Killed):
             of(path)
     assert len(caches(path)) == 1
@@ -307,7 +307,7 @@ def test_many_corrupt_images_are_counted_and_the_first_named(tmp_path):
         path.write_bytes(b"x")
     with pytest.raises(DataError, match=r"14 of 17 images .*cat/0000\.png.*cat/0009\.png \([^;]*\) and 4 more"):
         of(tmp_path / "d")
-    with pytest.raises(DataError, match="The readable images have none of class cat"):
+    with pytest.raises(DataError, match="There are no readable images of class cat"):
         of(tmp_path / "d", on_bad_image="skip")
 
 
@@ -420,13 +420,13 @@ def test_a_csv_without_rows_or_validation_images_is_refused(tmp_path):
         of(as_csv(tmp_path / "x.csv", []))
     with pytest.raises(DataError, match="has no validation images"):
         of(as_csv(tmp_path / "y.csv", [p for p in SOME if p.split == "train"]))
-    with pytest.raises(DataError, match="The training images have none of class sad"):
+    with pytest.raises(DataError, match="There are no training images of class sad"):
         of(as_csv(tmp_path / "z.csv", [p for p in SOME if p.split == "val" or p.label != "sad"]))
 
 
 def test_class_folders_of_the_two_splits_must_agree(tmp_path):
     path = as_folder(tmp_path / "d", [p for p in SOME if p.split == "train" or p.label != "sad"])
-    with pytest.raises(DataError, match="angry, happy, sad against angry, happy"):
+    with pytest.raises(DataError, match="angry, happy, sad versus angry, happy"):
         of(path)
 
 
@@ -459,7 +459,7 @@ def test_the_split_takes_its_share_of_each_class_and_every_image_once(counts, fr
     labels = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((np.arange(len(labels))[::-1], labels))  # any order by label
     names = tuple("abcde"[: len(counts)])
-    parts = cache._stratified_split(order, labels, fraction, seed, names)
+    parts = build.stratified_split(order, labels, fraction, seed, names)
     assert sorted([*parts["train"], *parts["val"]]) == list(range(len(labels)))
     for c, n in enumerate(counts):
         of_val = int((labels[parts["val"]] == c).sum())
@@ -467,7 +467,7 @@ def test_the_split_takes_its_share_of_each_class_and_every_image_once(counts, fr
         assert abs(of_val - n * fraction) <= 1 or of_val in (1, n - 1)
     for part in parts.values():  # each part keeps the order
         assert [i for i in order if i in set(part.tolist())] == part.tolist()
-    again = cache._stratified_split(order, labels, fraction, seed, names)
+    again = build.stratified_split(order, labels, fraction, seed, names)
     assert all(np.array_equal(parts[k], again[k]) for k in parts)
 
 
@@ -491,8 +491,8 @@ def test_a_class_with_one_image_cannot_be_split(tmp_path):
 def test_moments_do_not_depend_on_the_order(seed, channels):
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (7, 3, 4, channels), dtype=np.uint8)
-    assert cache._moments(pixels) == cache._moments(pixels[rng.permutation(7)])
-    mean, std = cache._moments(pixels)
+    assert build.moments(pixels) == build.moments(pixels[rng.permutation(7)])
+    mean, std = build.moments(pixels)
     assert mean == pytest.approx(pixels.reshape(-1, channels).mean(0).tolist())
     assert std == pytest.approx(pixels.reshape(-1, channels).std(0).tolist())
 

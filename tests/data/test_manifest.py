@@ -141,8 +141,8 @@ def test_an_unlabelled_test_set_does_not_matter_where_it_is_not_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("path,label\n0.png,a,b\n", "line 2 has 3 fields, and the first line 2 names"),
-        ("path,label\n0.png\n", "line 2 has 1 field, and"),
+        ("path,label\n0.png,a,b\n", "line 2 has 3 fields, but the first line names 2 columns"),
+        ("path,label\n0.png\n", "line 2 has 1 field, but"),
         ("path,label\n0.png,a\n\n\n'x',\"a\n", "cannot be read as CSV"),
         ("path,label,label\n0.png,a,b\n", "the column label more than once"),
         ("path,label\n0.png,caf\udce9\n", "cannot be read as CSV: .*utf-8"),
@@ -203,7 +203,9 @@ def test_a_missing_file_is_named_with_its_row(tmp_path, kind):
     path = as_manifest(tmp_path / f"x.{kind}", SOME)
     (tmp_path / "x_files" / "0002.png").unlink()
     where = {"csv": ", line 4", "jsonl": ", line 3", "parquet": " row 2"}[kind]
-    with pytest.raises(DataError, match=rf"1 of 7 images that .* not there: .*x\.{kind}{where}: x_files/0002\.png\. "):
+    with pytest.raises(
+        DataError, match=rf"1 of 7 images that .* are missing: .*x\.{kind}{where}: x_files/0002\.png\. "
+    ):
         read(path)
     for image in (tmp_path / "x_files").iterdir():
         image.unlink()
@@ -358,7 +360,9 @@ def test_metadata_go_before_the_names_of_folders(tmp_path):
 def test_metadata_without_classes_are_explained(tmp_path):
     as_folder(tmp_path, SOME, {})
     write_table(tmp_path / "metadata.csv", [{"file_name": "cat/0000.png", "text": "a cat"}])
-    with pytest.raises(DataError, match=r"no column label, .*file_name, text\. Rename one, or set data\.source=folder"):
+    with pytest.raises(
+        DataError, match=r"no column label, .*file_name, text\. Rename a column, or set data\.source=folder"
+    ):
         read(tmp_path)
     assert read(tmp_path, source="folder").classes == ("cat", "dog")
 
@@ -381,10 +385,10 @@ def test_an_unreadable_metadata_file_is_told_where_there_is_nothing_else(tmp_pat
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        (["metadata.csv", "metadata.jsonl"], r"has metadata\.csv, metadata\.jsonl, each naming images"),
+        (["metadata.csv", "metadata.jsonl"], r"has metadata\.csv, metadata\.jsonl, and each names images"),
         (["metadata.csv", "train/metadata.csv"], r"Both .*/metadata\.csv and .*/train/metadata\.csv name images"),
-        (["train/metadata.csv"], r"train/metadata\.csv names the classes .*, but .*/test has no metadata\.csv"),
-        (["test/metadata.csv"], r"test/metadata\.csv names the classes .*, but .*/train has no metadata\.csv"),
+        (["train/metadata.csv"], r"train/metadata\.csv gives the classes .*, but .*/test has no metadata\.csv"),
+        (["test/metadata.csv"], r"test/metadata\.csv gives the classes .*, but .*/train has no metadata\.csv"),
     ],
 )
 def test_several_metadata_files_that_contradict_one_another(tmp_path, files, told):

@@ -88,7 +88,7 @@ def test_each_file_says_itself_what_its_numbers_mean(tmp_path):
     found = read(tmp_path)
     assert [found.classes[i.label] for i in found.train + found.val] == ["cat", "dog", "dog", "cat"]
     write(tmp_path / "train-2.parquet", image=[IMAGE], label=[0])
-    with pytest.raises(DataError, match=r"train-2\.parquet does not say what its labels mean"):
+    with pytest.raises(DataError, match=r"train-2\.parquet does not say which classes its labels stand for"):
         read(tmp_path)
     write(tmp_path / "test.parquet", ["cat", "dog"], image=[IMAGE] * 2, label=[0, 1])
     found = read(tmp_path)  # the others agree
@@ -167,7 +167,7 @@ def test_a_megabyte_that_stands_in_every_row_is_refused_before_it_fills_the_memo
     many = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int32()), one)  # 100 GB if it were written out
     path = write(tmp_path / "x.parquet", image=many, label=[0] * 100_000)
     assert path.stat().st_size < 2_000_000
-    with pytest.raises(DataError, match=r"declares 100,000 rows of .* bytes or more in all"):
+    with pytest.raises(DataError, match=r"declares 100,000 rows of .* bytes or more in total"):
         read(path)
 
 

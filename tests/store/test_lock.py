@@ -134,7 +134,7 @@ def test_whoever_lost_the_lock_stops_writing_and_does_not_give_it_back_for_the_t
     mine.release()
     assert lock.holder(tmp_path)["pid"] == 77
     (tmp_path / layout.LOCK).unlink()
-    with pytest.raises(LockedError, match="taken away"):
+    with pytest.raises(LockedError, match="lock of this writer was removed"):
         mine.check()
 
 

@@ -93,10 +93,10 @@ def test_addresses(text, name, prefix, options):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("s3://", "is not the address"),
-        ("s3://Bucket/a", "is not the address"),
+        ("s3://", "is not an address"),
+        ("s3://Bucket/a", "is not an address"),
         ("s3://key:secret@bucket/a", "s3://…@bucket/a is not .* without a user or password"),
-        ("s3://bucket/a/../b", "names no place"),
+        ("s3://bucket/a/../b", "have no meaning in an object store"),
         ("s3://bucket/a?access_key=x&secret_key=y", "environment only"),
         ("s3://bucket/a?scheme=ftp", "must be http or https"),
         ("gs://bucket/a", "is an address"),
@@ -626,9 +626,11 @@ def test_a_copy_is_not_taken_for_a_root_of_its_own(server):
         made = make(remote.open_root(server.root()))
     remote._open.clear()
     for path in (made.folder, made.folder / "checkpoint_epoch_1.pt"):
-        with pytest.raises(RootError, match=r"is in the copy of s3://bucket/team/experiments, .* by its address"):
+        with pytest.raises(
+            RootError, match=r"is in the local copy of s3://bucket/team/experiments, .* Use the address"
+        ):
             resolve.find_checkpoint(Path("elsewhere"), f"{path}")
-    with pytest.raises(RootError, match="is in the copy of"):
+    with pytest.raises(RootError, match="is in the local copy of"):
         remote.open_root(made.folder.parent)
 
 
@@ -825,7 +827,7 @@ def test_a_signal_does_not_cut_an_upload(server, monkeypatch):
 
 def test_a_large_object_that_is_replaced_while_it_is_read_is_read_again(server, tmp_path, monkeypatch):
     bucket = Bucket.parse(server.root())
-    monkeypatch.setattr(bucket, "_CHUNK", 1 << 20)
+    monkeypatch.setattr("raysweep.store.remote.bucket._CHUNK", 1 << 20)
     old, new = b"old " * (1 << 19), b"new " * (1 << 19)
     bucket._send("run/best", io.BytesIO(old))
     receive = bucket.fs

@@ -163,8 +163,7 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
     if parent.batch and not _keeps_position(parent, plan):
         text = f"epoch {parent.epoch + 1} was at batch {parent.batch}; its order is drawn anew from its start"
         notes.append(Note(text))
-    if parent.old:
-        notes.append(Note("a checkpoint of the old system: weight decay no longer applies to biases and normalisation"))
+    notes += parent.notes
     exact = []
     if parent.threads not in (None, plan.resources.threads):
         exact.append(f"{plan.resources.threads} threads instead of {parent.threads}")

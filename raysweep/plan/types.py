@@ -12,6 +12,7 @@ from raysweep.config.settings import Settings
 from raysweep.data import cache
 from raysweep.events import Note
 from raysweep.plan.resources import Resources
+from raysweep.plan.upgrade import FilledIn, Source
 from raysweep.store.records import ParentRef
 from raysweep.store.remote import root as remote
 from raysweep.weights import RatioChange, SamplingWeights
@@ -19,7 +20,7 @@ from raysweep.weights import RatioChange, SamplingWeights
 
 @dataclass(frozen=True)
 class Parent:
-    """A checkpoint to start from, read and verified once."""
+    """A checkpoint to start from. It is read and verified once."""
 
     path: Path
     experiment: str
@@ -35,14 +36,19 @@ class Parent:
     last_epoch: int  # the epoch at which the parent's own run ends
     rows: int  # epochs in its history
     channels: int  # of its images
-    old: bool  # written by the old system
-    given: dict[str, Any]  # dotted key → what the user had to say, because an old or imported checkpoint does not
+    filled_in: tuple[FilledIn, ...]  # settings that the checkpoint does not have
+    notes: tuple[Note, ...]  # what a child does differently because of where the checkpoint comes from
     own: bool  # a committed checkpoint of an experiment under the root; any other may come from anybody
 
     @property
     def classes(self) -> tuple[str, ...]:
         """In the order of the network's outputs."""
         return self.weights.classes
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Dotted key → what the user had to say, because the checkpoint does not."""
+        return {row.key: row.value for row in self.filled_in if row.source is Source.USER}
 
     def record(self) -> ParentRef:
         """What a child's configuration says of its parent."""
@@ -97,7 +103,7 @@ class SweepRequest:
     grid: Grid
     name: str | None = None
     description: str = ""
-    epochs: int | None = None  # additional ones; goes before the grid's
+    epochs: int | None = None  # additional ones; overrides the grid's
     threads: int | None = None  # None: the parent's, so that the control equals the parent to the bit
     workers: int | None = None  # None: as many as the parent had, 0 for one
     address: str | None = None

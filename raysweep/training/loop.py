@@ -21,7 +21,7 @@ from raysweep.data import augment, cache, sampling
 from raysweep.data.order import in_order
 from raysweep.errors import CheckpointError, Interrupted, NonFiniteLossError
 from raysweep.events import BatchDone, CheckpointSaved, EpochDone, Event, Note, Reporter, TrainingStarted
-from raysweep.store import checkpoint, layout, lineage
+from raysweep.store import checkpoint, checkpoint_format, layout, lineage
 from raysweep.training import conditions, evaluate, models, optim, state
 from raysweep.training.background import BackgroundSaver
 from raysweep.training.checkpointing import CheckpointWriter, history_columns
@@ -196,7 +196,7 @@ class _Training:
     def _always(self) -> dict[str, Any]:
         """What every checkpoint of this training holds; it is put together once, since at each save the training stands still."""
         return {
-            "format_version": checkpoint.FORMAT_VERSION,
+            "format_version": checkpoint_format.FORMAT_VERSION,
             "total_batches": self.total_batches,
             "scaler_state_dict": {},  # bf16 needs no loss scaling
             "config": self.job.flat_config,

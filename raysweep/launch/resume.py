@@ -193,25 +193,8 @@ def _record_changes(
 def _job(
     experiment: Experiment, config: ExperimentConfig, plan: Plan, lock: WriterLock, good: ManifestEntry | None
 ) -> Job:
-    """What is left to train, from the newest good checkpoint, the parent's, or nothing."""
-    from raysweep.training import state
-
-    first = config.fork
-    job = Job(
-        folder=str(experiment.folder.resolve()),
-        token=lock.token,
-        settings=plan.settings,
-        weights=plan.weights,
-        cache_dir=str(experiment_plan.cache_dir(plan.settings).resolve()),
-        cache_folder=str(plan.data.folder.resolve()),
-        threads=plan.resources.threads,
-        use_gpu=plan.resources.use_gpu,
-        first_epoch=first + 1,
-        last_epoch=first + plan.settings.training.epochs,
-        parent=config.parent.to_json() if config.parent else None,
-        flat_config=config.to_json(),
-        versions=state.versions(),
-    )
+    """What is left to train, from the newest good checkpoint, the parent's, or new weights."""
+    job = runner.new_job(plan, experiment, lock.token, config)
     if good is not None:
         return from_own_checkpoint(job, str(experiment.folder.resolve() / good.file), good.epoch, good.batch)
-    return replace(job, **runner.start_fields(plan, plan.parent)) if plan.parent is not None else job
+    return runner.as_child(job, plan, plan.parent) if plan.parent is not None else job

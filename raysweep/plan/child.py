@@ -160,7 +160,7 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
     if parent.data_sha256 and parent.data_sha256 != plan.data.sha256:
         before, now = sum(parent.counts.values()), sum(plan.counts.values())
         notes.append(Note(f"the images have changed since the checkpoint ({before:,} then, {now:,} now)"))
-    if parent.batch and not _keeps_position(parent, plan):
+    if parent.batch and not keeps_position(parent, plan):
         text = f"epoch {parent.epoch + 1} was at batch {parent.batch}; its order is drawn anew from its start"
         notes.append(Note(text))
     notes += parent.notes
@@ -174,7 +174,7 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
     return tuple(notes)
 
 
-def _keeps_position(parent: Parent, plan: Plan) -> bool:
+def keeps_position(parent: Parent, plan: Plan) -> bool:
     """Whether the running epoch of a mid-epoch checkpoint can go on at its batch."""
     old, new = parent.settings, plan.settings
     return (

@@ -199,7 +199,7 @@ class _Training:
             "format_version": checkpoint_format.FORMAT_VERSION,
             "total_batches": self.total_batches,
             "scaler_state_dict": {},  # bf16 needs no loss scaling
-            "config": self.job.flat_config,
+            "config": self.job.config.to_json(),
             "classes": list(self.classes),
             "sampling_weights": self.job.weights.as_dict(),
             "world_size": self.world.size,
@@ -208,7 +208,7 @@ class _Training:
             "preprocessing": {"mean": self.mean, "std": self.std, "shape": list(self.data.shape)},
             "data_sha256": self.data.sha256,
             "experiment": Path(self.job.folder).name,
-            "parent": self.job.parent,
+            "parent": self.job.parent.to_json() if self.job.parent else None,
             "versions": self.job.versions,
         }
 

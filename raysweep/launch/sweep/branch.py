@@ -29,6 +29,7 @@ from raysweep.plan.sweep import plan_branch
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import lock
 from raysweep.store.experiment import Experiment
+from raysweep.store.records import BranchRef
 from raysweep.store.remote import root as remote
 from raysweep.store.sweep import Sweep
 from raysweep.training.job import Job, Outcome
@@ -207,7 +208,7 @@ def _train(point: Point, shared: Shared, reporter: BranchReporter, again: bool) 
     if shared.base is None:
         raise CheckpointError("This branch had not started when its parent's checkpoint was lost.")
     plan = plan_branch(transport.arrived_plan(shared.base), original_id, point)
-    branch = {"name": point.name, "control": point.control, "seed": point.seed}
+    branch = BranchRef(point.name, point.control, point.seed)
     return runner.start(plan, launch, reporter, sweep=original_id, branch=branch).experiment
 
 

@@ -22,7 +22,6 @@ from raysweep.plan.resources import Resources
 from raysweep.store import checkpoint, lineage
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
-from raysweep.store.records import ExperimentConfig
 from raysweep.training.job import Job, Outcome, from_own_checkpoint
 from raysweep.training.loop import train
 
@@ -171,8 +170,8 @@ def _another(
     on = ""
     if fitted.workers != before:
         on = f" on {fitted.workers} worker{'s' * (fitted.workers > 1)} instead of {before}"
-        job = replace(job, flat_config={**job.flat_config, "world_size": fitted.workers})
-        experiment.write_config(ExperimentConfig.from_json(job.flat_config))
+        job = replace(job, config=replace(job.config, world_size=fitted.workers))
+        experiment.write_config(job.config)
         lineage.record(folder, lineage.CONFIGURATION, changes={"world_size": [before, fitted.workers]})
     lineage.record(folder, lineage.CONTINUED, checkpoint=where, reason=reason, damaged=problems or None)
     progress(Note(f"{reason[0].upper()}{reason[1:]}. Going on from {where}{on}."))

@@ -28,7 +28,7 @@ SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "statu
 # Bytes, not texts: what is neither decoded nor encoded takes no time.
 _TABLE = """CREATE TABLE experiments (created BLOB, length INTEGER, name BLOB, stamp INTEGER, head BLOB, tail BLOB, crc INTEGER, PRIMARY KEY (created, length, name)) WITHOUT ROWID"""
 # Another version of the program may tell other things: its index is not ours.
-_VERSION = zlib.crc32(f"2 {','.join(FIELDS)} {_TABLE}".encode()) & 0x7FFFFFFF
+_VERSION = zlib.crc32(f"3 {','.join(FIELDS)} {_TABLE}".encode()) & 0x7FFFFFFF
 _WAIT = 1.0  # seconds for another process that writes the index
 _SETTLED = 2.0  # seconds after which a change time tells two changes apart on every file system
 _UNSURE = 0  # the stamp of a row that is read anew at every look
@@ -233,7 +233,7 @@ def _made(root: Path, missing: dict[bytes, int]) -> Iterator[_Row]:
         experiment = Experiment(root / folder)
         found = catalog.summary(experiment)
         # What depends on more than the stamped files is not kept: whether a writer lives, what is in damaged checkpoints.
-        alive = found.status in ("running", "dead") or os.path.lexists(experiment.folder / layout.LOCK)
+        alive = found.status in ("running", "crashed") or os.path.lexists(experiment.folder / layout.LOCK)
         # The history, which has no stamp, may yet come.
         late = found.parent is not None and found.parent_best_acc is None
         stamp = _UNSURE if alive or late or found.note is not None else read_under

@@ -73,7 +73,7 @@ def test_run_kill_continue_elsewhere_branch_list_and_report(server, tmp_path):
     running.send_signal(signal.SIGKILL)
     running.communicate()
     (row,) = json.loads(done(command(server, "second", "list", "--json")))
-    assert row["status"] == "dead"
+    assert row["status"] == "crashed"
     assert 1 <= row["epochs_done"] < 8
 
     assert done(command(server, "second", "continue", "base")).strip() == row["path"]

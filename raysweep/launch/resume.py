@@ -167,24 +167,24 @@ def _complete(experiment: Experiment, good: ManifestEntry, last: int, progress: 
     return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
 
 
-def _same_parent(experiment: Experiment, told: ParentRef) -> Parent:
+def _same_parent(experiment: Experiment, ref: ParentRef) -> Parent:
     """The checkpoint that the experiment started from.
 
     Raises:
         CheckpointError: the file is another one now. NotFoundError: it is gone.
     """
-    if told.file is None or told.epoch is None or told.sha256 is None:
-        missing = [key for key in ("file", "epoch", "sha256") if getattr(told, key) is None]
+    if ref.file is None or ref.epoch is None or ref.sha256 is None:
+        missing = [key for key in ("file", "epoch", "sha256") if getattr(ref, key) is None]
         raise CheckpointError(
             f"{experiment.folder / layout.CONFIG} does not say of its parent: {', '.join(missing)}. Restore it from a copy."
         )
-    file = remote.place(told.file, attach=False)
-    reference = str(file) if file.is_file() else told.reference
+    file = remote.place(ref.file, attach=False)
+    reference = str(file) if file.is_file() else ref.reference
     parent = parents.read_parent(experiment.folder.parent, reference)
-    if parent.sha256 != told.sha256:
+    if parent.sha256 != ref.sha256:
         raise CheckpointError(
             f"{parent.path} is not the checkpoint that {experiment.id} started from (SHA-256 {parent.sha256[:12]}…, not "
-            f"{told.sha256[:12]}…). Restore the file from a copy."
+            f"{ref.sha256[:12]}…). Restore the file from a copy."
         )
     return parent
 

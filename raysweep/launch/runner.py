@@ -184,8 +184,8 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
     except SystemExit:  # Ray Tune's scheduler ends a branch early
         raise
     except KeyboardInterrupt:  # before the training handled signals
-        told = "Stopped before training began; nothing was lost."
-        raise _interrupted(experiment, told, None, draw=False) from None
+        text = "Stopped before training began; nothing was lost."
+        raise _interrupted(experiment, text, None, draw=False) from None
     except BaseException as error:
         failed = _failed(experiment, error)
         if failed is error:

@@ -21,7 +21,7 @@ from raysweep.weights import SamplingWeights
 
 
 def cache_dir(settings: Settings) -> Path:
-    """Where decoded images lie: the configuration's folder, RAYSWEEP_CACHE, or .raysweep/cache under the root."""
+    """Where decoded images are kept: the configuration's folder, RAYSWEEP_CACHE, or .raysweep/cache under the root."""
     named = settings.data.cache_dir or os.environ.get("RAYSWEEP_CACHE")
     return (
         user_path(named) if named else remote.open_root(settings.root, pull=False) / layout.CACHES / layout.IMAGE_CACHE
@@ -36,12 +36,12 @@ def plan_experiment(
     tracked: bool = True,
     weights: SamplingWeights | None = None,
 ) -> Plan:
-    """Check everything a run needs; makes nothing but the image cache (and the root, where ``writable``).
+    """Check everything a run needs. Only the image cache is written, and with ``writable`` the root.
 
     Args:
-        classes: those of the checkpoint that will be loaded; the data must have the same, in the same order.
-        tracked: the trackers asked for must be installed.
-        weights: of ``classes``; default: what the settings say.
+        classes: of the checkpoint that will be loaded; the data must have the same, in the same order.
+        tracked: whether the trackers asked for must be installed.
+        weights: default: those of the settings.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
@@ -72,7 +72,7 @@ def plan_experiment(
     from raysweep.training import models
 
     model = models.build(settings.model.name, settings.model.options, len(data.classes), data.shape[2])
-    told = models.initialise(model, settings.model)
+    note = models.initialise(model, settings.model)
     models.try_out(model, data.shape, len(data.classes))
     parameters = sum(p.numel() for p in model.parameters())
     draws = settings.sampling.samples_per_epoch or len(members)
@@ -82,12 +82,12 @@ def plan_experiment(
             f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
         )
     return Plan(
-        settings, root, data.facts, counts, weights, draws, wanted, parameters, notes=(Note(told),) if told else ()
+        settings, root, data.facts, counts, weights, draws, wanted, parameters, notes=(Note(note),) if note else ()
     )
 
 
 def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:
-    """Classes in the order of the checkpoint, or of a trained network that knows them, where these are the data's classes."""
+    """Settings and data with the classes in the order of the checkpoint, or else of the trained network, if it has the same classes."""
     from raysweep.data.order import in_order
     from raysweep.training import hub
 

@@ -1,4 +1,4 @@
-"""What planning makes and launching takes: the plan of one experiment, its parent, and the request and plan of a sweep."""
+"""What planning returns and launching gets: the plan of one experiment, its parent, and the request and plan of a sweep."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that was checked before the folder is made."""
+    """An experiment of which everything was checked; its folder does not exist yet."""
 
     settings: Settings
     root: Path
@@ -69,7 +69,7 @@ class Plan:
     parameters: int
     parent: Parent | None = None
     fresh_optimizer: bool = False
-    notes: tuple[Note, ...] = ()  # what is not as it was at the parent, or of init_from not taken, for the log
+    notes: tuple[Note, ...] = ()  # what differs from the parent, or was not loaded from init_from; for the log
 
     @property
     def shares(self) -> dict[str, float]:
@@ -84,7 +84,7 @@ class Plan:
         """What the fork changes; None where there is no parent, or the weights stay as they are.
 
         Raises:
-            WeightsError: the parent's weights could draw no image of these data.
+            WeightsError: with the parent's weights no image of these data could be drawn.
         """
         if self.parent is None or self.parent.weights == self.weights:
             return None
@@ -95,7 +95,7 @@ class Plan:
 class SweepRequest:
     """What a user asks of a sweep.
 
-    Threads, workers and GPUs are of each branch; what is None is decided in planning.
+    Threads, workers and GPUs are those of each branch. What is None is decided in planning.
     """
 
     root: str
@@ -139,5 +139,5 @@ class SweepPlan:
         return len(self.points) + searched
 
     def shares(self, weights: SamplingWeights) -> dict[str, float]:
-        """The share of each class among the images that a branch with these weights shows, in [0, 1]."""
+        """The share of each class among the images that a branch with these weights draws, in [0, 1]."""
         return weights.shares(self.base.counts)

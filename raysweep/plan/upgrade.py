@@ -94,7 +94,7 @@ def upgrade(
 
     Raises:
         CheckpointError: the order of the classes is not known, or what the user says contradicts the checkpoint; with
-            ``needs_images``, nobody says where the images are. ConfigError: there is no such model.
+            ``needs_images``, neither it nor the user says where the images are. ConfigError: there is no such model.
     """
     config, given = saved["config"], _given(overrides or {}, classes)
     if _is_old(saved):
@@ -203,7 +203,7 @@ def _classes(saved: Json, path: Path, model: str, given: Mapping[str, Any]) -> F
     """The classes in the order of the network's outputs, a list.
 
     Raises:
-        CheckpointError: nobody names them, or not as many as the network has outputs.
+        CheckpointError: they are not known, or their number is not that of the network's outputs.
     """
     from raysweep.training import hub
 

@@ -60,9 +60,9 @@ def _softmax(logits: Any) -> np.ndarray:
 def _safetensors(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
     from safetensors.torch import load_file, save_file
 
-    told = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in network.facts().items()}
+    facts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in network.facts().items()}
     tensors = {k: v.detach().clone().contiguous() for k, v in network.model.state_dict().items()}
-    save_file(tensors, target, metadata=told)
+    save_file(tensors, target, metadata=facts)
     network.model.load_state_dict(
         {k: torch.zeros_like(v) for k, v in tensors.items()}
     )  # so that only the file can restore them

@@ -1,4 +1,4 @@
-"""Finishing a sweep from ``sweep.json`` and the branches' own folders, whatever ended it."""
+"""Finish a sweep from ``sweep.json`` and the branches' own folders, however it ended."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from raysweep.store.sweep import Sweep
 from raysweep.trackers.dispatch import catch_up
 from raysweep.weights import SamplingWeights
 
-# What sweep.json must say for a sweep to go on.
+# The keys that sweep.json needs for a sweep to be continued.
 _NEEDED = (
     *("name", "description", "parent", "epochs", "threads", "workers"),
     *("gpus_per_branch", "max_concurrent", "settings", "grid"),
@@ -55,7 +55,7 @@ def continue_sweep(
     asked: ResourceOverrides = AS_BEFORE,
     progress: Progress = ignore,
 ) -> SweepResult:
-    """Finish a sweep: finished branches stay, half-done ones go on from their newest checkpoint, missing ones start.
+    """Finish a sweep: finished branches stay, unfinished ones continue from their newest checkpoint, missing ones start.
 
     Args:
         asked: other resources for the branches that are left; branches that trained with others are not bit-exact
@@ -149,7 +149,7 @@ def _parent_record(sweep: Sweep, record: SweepRecord, left: Sequence[BranchRecor
     """What ``sweep.json`` says of the parent.
 
     Raises:
-        StoreError: it lacks something without which the sweep cannot go on; the message names all of it.
+        StoreError: it lacks something without which the sweep cannot be continued; the message names all of it.
     """
     parent = record.parent
     lacking = record.lacks(*_NEEDED)

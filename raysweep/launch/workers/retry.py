@@ -1,7 +1,7 @@
 """What the end of an attempt on Ray workers means, and whether to try again. This module only decides; it has no effects.
 
 A process that died, a rank that hangs, a controller that was killed or a node that went away is no fault of the training: it
-goes on from the newest checkpoint that verifies, at most ``scaling.max_failures`` times. An error of the program would happen
+continues from the newest checkpoint that verifies, at most ``scaling.max_failures`` times. An error of the program would happen
 again, so it is raised at once.
 """
 

@@ -105,7 +105,7 @@ def on_workers(
 ) -> Outcome:
     """``TorchTrainer`` with DDP, one worker per GPU (or per group of CPUs). Ray must be connected.
 
-    If processes or nodes are lost, another attempt goes on from the newest checkpoint that verifies, at most
+    If processes or nodes are lost, another attempt starts from the newest checkpoint that verifies, at most
     ``scaling.max_failures`` times; after a preemption notice as often as there is another node to train on.
 
     Args:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import HEAVY_AT_COLLECTION
 
 PACKAGE = Path(__file__).parents[1] / "raysweep"
 TESTS = Path(__file__).parent
@@ -225,6 +228,23 @@ def test_reading_is_light(tmp_path):
     for command in ("list", "lineage", "--help"):
         running = f"from raysweep.cli.main import main\ntry: main([{command!r}])\nexcept SystemExit: pass"
         assert heavy_after(running, tmp_path) == []
+
+
+def test_collecting_the_tests_imports_neither_torch_nor_ray(request):
+    """Tests import them, and what imports them, inside: else `pytest` takes seconds more before its first test."""
+    assert request.config.stash[HEAVY_AT_COLLECTION] == []
+
+
+def test_a_test_file_that_imports_torch_is_found_out(tmp_path):
+    (tmp_path / "torch.py").touch()
+    (tmp_path / "test_wrong.py").write_text(
+        f"import torch\nfrom {__name__} import test_collecting_the_tests_imports_neither_torch_nor_ray\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "tests.conftest", str(tmp_path)]
+    search = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(PACKAGE.parent)])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent, env=search)
+    assert done.returncode == 1, done.stderr
+    assert "assert ['torch'] == []" in done.stdout
 
 
 def test_public_names():

@@ -29,7 +29,8 @@ def header(item: Item) -> Header | None:
         if isinstance(item.payload, np.ndarray):
             return Header(item.payload.shape[1], item.payload.shape[0], item.payload.ndim == 2)
         with _opened(item) as image:
-            return Header(*image.size, image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"))
+            width, height = image.size
+            return Header(width, height, image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"))
     except Exception:
         return None
 

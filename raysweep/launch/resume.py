@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
@@ -22,13 +21,13 @@ from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import ExperimentConfig, ParentRef
 from raysweep.store.records_manifest import ManifestEntry
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.trackers.dispatch import following
 from raysweep.training.job import Job, from_own_checkpoint
 
 
 def continue_experiment(
-    root: Path,
+    root: Root,
     reference: str,
     *,
     steal: bool = False,
@@ -59,7 +58,7 @@ def continue_experiment(
 
 
 def _continue(
-    root: Path,
+    root: Root,
     reference: str,
     steal: bool,
     asked: ResourceOverrides,
@@ -74,7 +73,7 @@ def _continue(
     before, settings = _settings(experiment, config, asked)
     lock = WriterLock.acquire(experiment.folder, steal)
     try:
-        remote.refresh(experiment.folder)
+        experiment.root.refresh(experiment.folder)
         good, problems = experiment.newest_good(checkpoint.misplaced)
         for problem in problems:
             progress(Note(f"{problem}."))
@@ -134,7 +133,9 @@ def _plan(
     """
     try:
         # A tracker that is not installed here must not prevent the end of the training; a note says so when it is needed.
-        plan = experiment_plan.plan_experiment(settings, progress, classes=config.classes, tracked=False)
+        plan = experiment_plan.plan_experiment(
+            settings, progress, classes=config.classes, tracked=False, root=experiment.root
+        )
     except ResourceError as error:
         hint = "`raysweep continue` also takes --threads, --workers and --address."
         raise ResourceError(f"{error} {hint}") from None
@@ -147,7 +148,7 @@ def _plan(
 def _settings(experiment: Experiment, config: ExperimentConfig, asked: ResourceOverrides) -> tuple[Settings, Settings]:
     """The experiment's settings as they were, threads resolved, and with the resources asked for now."""
     source = str(experiment.folder / layout.CONFIG)
-    values = {**(config.settings or {}), "root": remote.root_address(experiment.folder.parent)}
+    values = {**(config.settings or {}), "root": experiment.root.address}
     before = load_config.validate(values, source)
     if config.threads:
         before = before.model_copy(update={"scaling": before.scaling.model_copy(update={"threads": config.threads})})
@@ -178,9 +179,9 @@ def _same_parent(experiment: Experiment, ref: ParentRef) -> Parent:
         raise CheckpointError(
             f"{experiment.folder / layout.CONFIG} does not say of its parent: {', '.join(missing)}. Restore it from a copy."
         )
-    file = remote.place(ref.file, attach=False)
+    file = Root.locate(ref.file, opens=False)
     reference = str(file) if file.is_file() else ref.reference
-    parent = parents.read_parent(experiment.folder.parent, reference)
+    parent = parents.read_parent(experiment.root, reference)
     if parent.sha256 != ref.sha256:
         raise CheckpointError(
             f"{parent.path} is not the checkpoint that {experiment.id} started from (SHA-256 {parent.sha256[:12]}…, not "

@@ -20,7 +20,7 @@ from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import BranchRef, ExperimentConfig
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.training.job import Job, Outcome
 
 
@@ -40,7 +40,7 @@ def new_job(
         token=token,
         settings=plan.settings,
         weights=plan.weights,
-        cache_dir=str(cache_dir(plan.settings).resolve()),
+        cache_dir=str(cache_dir(plan.settings, plan.root).resolve()),
         cache_folder=str(plan.data.folder.resolve()),
         threads=plan.resources.threads,
         use_gpu=plan.resources.use_gpu,
@@ -71,7 +71,7 @@ def record_start(plan: Plan, parent: Parent, experiment: Experiment) -> None:
     lineage.record(
         experiment.folder,
         lineage.RESUME,
-        checkpoint=remote.address(parent.path),
+        checkpoint=Root.address_of(parent.path),
         experiment=parent.experiment,
         epoch=parent.epoch,
         batch=parent.batch or None,
@@ -163,7 +163,7 @@ def _first_job(
         world_size=max(1, plan.resources.workers),
         versions=versions,
         parent=parent.record().to_json() if parent else None,
-        resume_from_checkpoint=remote.address(parent.path) if parent else None,
+        resume_from_checkpoint=Root.address_of(parent.path) if parent else None,
         fresh_optimizer=plan.fresh_optimizer,
         **of_sweep,
     )
@@ -176,7 +176,7 @@ def _first_job(
 
 def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch, progress: Progress) -> Result:
     """Train ``job`` by ``launch``, and write how it ended into the log. The caller holds the lock."""
-    progress(ExperimentStarted(experiment.id, remote.address(experiment.folder), fitted.workers))
+    progress(ExperimentStarted(experiment.id, Root.address_of(experiment.folder), fitted.workers))
     try:
         outcome = launch(job, fitted, progress)
     except Interrupted as error:
@@ -204,7 +204,7 @@ def _interrupted(experiment: Experiment, text: str, reason: str | None, draw: bo
     if draw and reason != "SIGTERM":  # who sends that does not wait long; the pictures are drawn at the end
         with contextlib.suppress(KeyboardInterrupt):
             derive(experiment)
-    hint = continue_command(experiment.folder.parent, experiment.id)
+    hint = continue_command(experiment.root, experiment.id)
     return Interrupted(f"{text} Go on with: {hint}", reason)
 
 
@@ -216,7 +216,7 @@ def _failed(experiment: Experiment, error: BaseException) -> BaseException:
         lineage.record(experiment.folder, lineage.FAILED, reason=reason)
     if isinstance(error, RaysweepError):
         return error
-    folder = remote.address(experiment.folder)
+    folder = Root.address_of(experiment.folder)
     if retry.is_memory(error):
         return TrainingError(
             f"Training {experiment.id} ran out of memory ({first_line[:300]}). What was committed is in {folder}. "

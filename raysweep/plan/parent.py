@@ -14,11 +14,12 @@ from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, resolve
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
+from raysweep.store.root import Root
 from raysweep.weights import SamplingWeights
 
 
 def read_parent(
-    root: Path, reference: str, overrides: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
+    root: Root, reference: str, overrides: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
 ) -> Parent:
     """The checkpoint that a reference means.
 
@@ -50,11 +51,11 @@ def read_parent(
         channels=len(saved["preprocessing"]["mean"]),
         filled_in=found.filled_in,
         notes=found.notes,
-        own=entry is not None and files.inside(root, experiment.folder),
+        own=entry is not None and files.inside(root.path, experiment.folder),
     )
 
 
-def _verified(root: Path, reference: str) -> tuple[Experiment, ManifestEntry | None, Path]:
+def _verified(root: Root, reference: str) -> tuple[Experiment, ManifestEntry | None, Path]:
     """The checkpoint that a reference means, as :func:`resolve.find_checkpoint`; its size and hash are those of its manifest.
 
     Raises:

@@ -18,7 +18,6 @@ from raysweep.plan.resources import Resources
 from raysweep.plan.types import Parent, Plan, SweepPlan, SweepRequest
 from raysweep.store import layout
 from raysweep.store import sweep as sweeps
-from raysweep.store.remote import root as remote
 from raysweep.store.sweep import experiment_name
 
 
@@ -40,7 +39,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     Raises:
         InputError: what is wrong and what to do.
     """
-    root = remote.open_root(request.root).resolve()
+    root = request.root.resolved()
     parent = parents.read_parent(root, request.checkpoint, request.overrides)
     points, notes = grids.expand(request.grid, parent.weights, parent.settings.seed)
     title = request.name or _title(parent)
@@ -48,7 +47,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     count = _workers(request, parent)
     base = child.plan_child(
         parent,
-        remote.root_address(root),
+        root,
         name=title,
         epochs=request.epochs or request.grid.epochs,
         overrides=_overrides(request, count),

@@ -14,7 +14,7 @@ from raysweep.events import Note
 from raysweep.plan.resources import Resources
 from raysweep.plan.upgrade import FilledIn, Source
 from raysweep.store.records import ParentRef
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.weights import RatioChange, SamplingWeights
 
 
@@ -52,7 +52,7 @@ class Parent:
 
     def record(self) -> ParentRef:
         """What a child's configuration says of its parent."""
-        return ParentRef(self.experiment, self.epoch, self.batch, self.sha256, remote.address(self.path))
+        return ParentRef(self.experiment, self.epoch, self.batch, self.sha256, Root.address_of(self.path))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Plan:
     """An experiment of which everything was checked; its folder does not exist yet."""
 
     settings: Settings
-    root: Path
+    root: Root
     data: cache.Facts
     counts: dict[str, int]  # images of the pool per class
     weights: SamplingWeights
@@ -98,7 +98,7 @@ class SweepRequest:
     Threads, workers and GPUs are those of each branch. What is None is decided in planning.
     """
 
-    root: str
+    root: Root
     checkpoint: str  # a reference: what all branches start from
     grid: Grid
     name: str | None = None
@@ -118,7 +118,7 @@ class SweepPlan:
 
     name: str
     description: str
-    root: Path
+    root: Root
     grid: Grid
     points: list[Point]
     notes: list[str]

@@ -22,6 +22,7 @@ from raysweep.store import sweep as sweeps
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.records import ParentRef
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 from raysweep.weights import Changed, changes
 
@@ -73,7 +74,7 @@ NO_CONTROL = (
 )
 
 
-def compare(root: Path, references: Sequence[str]) -> Comparison:
+def compare(root: Root, references: Sequence[str]) -> Comparison:
     """Compare a sweep, one experiment with its parent, or several experiments with the first.
 
     Raises:
@@ -85,7 +86,7 @@ def compare(root: Path, references: Sequence[str]) -> Comparison:
     return _with_first([resolve.find_experiment(root, r) for r in references])
 
 
-def subject(root: Path, reference: str) -> Sweep | Experiment:
+def subject(root: Root, reference: str) -> Sweep | Experiment:
     """The sweep or the experiment that a reference means: a path, an id or a name of either, else the start of one, of a
     sweep first.
 
@@ -200,7 +201,7 @@ def _with_first(experiments: Sequence[Experiment]) -> Comparison:
     return _compared(f"{first.id} and {len(others)} more", f"{first.id}", groups, changed, notes)
 
 
-def of_child(root: Path, child: Experiment) -> Comparison:
+def of_child(root: Root, child: Experiment) -> Comparison:
     """A child against the checkpoint that it started from, or what the parent has predictions of."""
     config = child.config()
     if config.parent is None:
@@ -240,7 +241,7 @@ def _by_record(first: Experiment, others: Sequence[Experiment], against: str, no
     return Comparison(title, where, classes, counts, branches, found, [], [*notes, OLD])
 
 
-def _parent(root: Path, told: ParentRef) -> tuple[Experiment, Predictions, str]:
+def _parent(root: Root, told: ParentRef) -> tuple[Experiment, Predictions, str]:
     """A parent, its predictions where children began, or of its last epoch where those are not kept, and which it was."""
     parent, epoch = resolve.by_id(root, told.experiment), told.epoch or 0
     try:

@@ -9,9 +9,9 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from raysweep.errors import LockedError, StoreError
 from raysweep.store.files import read_json, remove, write_atomic
@@ -37,21 +37,36 @@ def _started(pid: int) -> str | None:
     return "unknown"
 
 
-def holder(folder: Path) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Holder:
+    """The writer that holds a lock, as the lock file names it."""
+
+    host: str
+    pid: int
+    started: str | None  # when the process started, as its system counts; None if unknown
+    since: str  # when it took the lock
+    token: str
+
+
+def holder(folder: Path) -> Holder | None:
     """The holder of the lock, as the lock file names it; None if there is no lock or its file is damaged."""
     try:
         value = read_json(folder / LOCK)
-        return value if isinstance(value, dict) and type(value.get("pid")) is int else None
     except (OSError, ValueError):
         return None
-
-
-def alive(who: dict[str, Any]) -> bool | None:
-    """Whether the holder still runs; None if it is on another host, where that cannot be checked."""
-    if who.get("host") != socket.gethostname():
+    if not isinstance(value, dict) or type(value.get("pid")) is not int:
         return None
-    found = _started(who["pid"])
-    return found is not None and who.get("started") in (found, None)
+    host, since, token = (str(value.get(key)) for key in ("host", "since", "token"))
+    started = value.get("started")
+    return Holder(host, value["pid"], None if started is None else str(started), since, token)
+
+
+def alive(who: Holder) -> bool | None:
+    """Whether the holder still runs; None if it is on another host, where that cannot be checked."""
+    if who.host != socket.gethostname():
+        return None
+    found = _started(who.pid)
+    return found is not None and who.started in (found, None)
 
 
 @contextlib.contextmanager
@@ -64,6 +79,10 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _write(folder: Path, who: Holder) -> None:
+    write_atomic(folder / LOCK, json.dumps(asdict(who)).encode())
 
 
 class WriterLock:
@@ -82,13 +101,8 @@ class WriterLock:
             StoreError: the lock file could not be written.
         """
         token = secrets.token_hex(8)
-        me = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": _started(os.getpid()),
-            "since": datetime.now().isoformat(timespec="seconds"),
-            "token": token,
-        }
+        since = datetime.now().isoformat(timespec="seconds")
+        me = Holder(socket.gethostname(), os.getpid(), _started(os.getpid()), since, token)
         try:
             with _alone(folder):
                 who = holder(folder)
@@ -98,11 +112,10 @@ class WriterLock:
                         "Wait for it or stop it" if state else "If you are sure that it has ended, repeat with --steal"
                     )
                     raise LockedError(
-                        f"{folder} is being written by process {who['pid']} on {who.get('host')} since {who.get('since')}. "
-                        f"{remedy}."
+                        f"{folder} is being written by process {who.pid} on {who.host} since {who.since}. {remedy}."
                     )
                 # Written only now: a holder that still runs may remove temporary files at any time.
-                write_atomic(folder / LOCK, json.dumps(me).encode())
+                _write(folder, me)
         except OSError as error:
             raise StoreError(
                 f"{folder / LOCK} could not be written: {error.strerror}. Make the folder writable."
@@ -111,18 +124,19 @@ class WriterLock:
         lock.check()
         return lock
 
-    def check(self) -> None:
-        """Make sure that the lock is still ours, because two writers must never share a folder.
+    def check(self) -> Holder:
+        """Make sure that the lock is still ours, because two writers must never share a folder. Returns its holder.
 
         Raises:
             LockedError: another process has taken it, or its file is gone.
         """
         who = holder(self.folder)
-        if who is None or who.get("token") != self.token:
-            what = f"taken by process {who['pid']} on {who.get('host')}" if who else "removed"
+        if who is None or who.token != self.token:
+            what = f"taken by process {who.pid} on {who.host}" if who else "removed"
             raise LockedError(
                 f"{self.folder}: the lock of this writer was {what}. This process stops writing; let only one process write."
             )
+        return who
 
     def renew(self) -> WriterLock:
         """The same lock with a new token: a process that still writes with the old token stops at its next save.
@@ -135,14 +149,14 @@ class WriterLock:
         """
         base, _, number = self.token.partition(".")
         with _alone(self.folder):
-            self.check()
+            who = self.check()
             fresh = WriterLock(self.folder, f"{base}.{int(number or 0) + 1}")
-            write_atomic(self.folder / LOCK, json.dumps({**(holder(self.folder) or {}), "token": fresh.token}).encode())
+            _write(self.folder, replace(who, token=fresh.token))
         return fresh
 
     def release(self) -> None:
         """Remove the lock if it is still ours, renewed or not."""
         with contextlib.suppress(OSError), _alone(self.folder):
-            token = str((holder(self.folder) or {}).get("token"))
-            if token.partition(".")[0] == self.token.partition(".")[0]:
+            who = holder(self.folder)
+            if who is not None and who.token.partition(".")[0] == self.token.partition(".")[0]:
                 remove(self.folder / LOCK)

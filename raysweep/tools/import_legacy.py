@@ -22,11 +22,10 @@ from raysweep.launch import runner
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, layout, lineage
-from raysweep.store import experiment as experiments
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import ExperimentConfig, Json
 from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.training.metrics import Summary
 
 History = dict[str, list[Any]]  # column → one value per epoch
@@ -34,7 +33,7 @@ History = dict[str, list[Any]]  # column → one value per epoch
 
 def import_folder(
     source: Path,
-    root: Path,
+    root: Root,
     overrides: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
     progress: Progress = ignore,
@@ -52,8 +51,8 @@ def import_folder(
     """
     original = _Original(Experiment(source), overrides or {}, classes)
     positions = _positions(original.experiment)
-    experiments.check_root(root)
-    target = _target(source, root)
+    root.check_writable()
+    target = _target(source, root.path)
     # Everything is read before anything is written; one checkpoint at a time, since each may take a gigabyte.
     evaluator = _Evaluator(root, original.overrides, progress) if _names_images(original.overrides) else None
     results = []
@@ -68,8 +67,8 @@ def import_folder(
     except BaseException:
         shutil.rmtree(temp, ignore_errors=True)
         raise
-    files.fsync_folder(root)
-    remote.publish(target)
+    files.fsync_folder(root.path)
+    root.publish(target)
     return Experiment(target)
 
 
@@ -173,9 +172,10 @@ def _names_images(overrides: Mapping[str, Any]) -> bool:
 class _Evaluator:
     """Evaluates checkpoints on the CPU, on the images that the user names. The images are read once, for the first checkpoint."""
 
-    def __init__(self, root: Path, overrides: Mapping[str, Any], progress: Progress) -> None:
+    def __init__(self, root: Root, overrides: Mapping[str, Any], progress: Progress) -> None:
         self.progress = progress
-        self.overrides = {**overrides, "root": remote.root_address(root)}
+        self.overrides = {**overrides, "root": root.address}
+        self.root = root
         self.found: cache.Dataset | None = None
 
     def evaluate(self, saved: Upgraded) -> _Evaluation:
@@ -208,7 +208,7 @@ class _Evaluator:
     def _images(self, settings: Settings) -> cache.Dataset:
         if self.found is None:
             self.progress(Loading())
-            self.found = cache.load(settings.data, experiment_plan.cache_dir(settings))
+            self.found = cache.load(settings.data, experiment_plan.cache_dir(settings, self.root))
         return self.found
 
 

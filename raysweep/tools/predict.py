@@ -18,6 +18,7 @@ from raysweep.plan import parent as parents
 from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, resolve
 from raysweep.store.records import Json
+from raysweep.store.root import Root
 from raysweep.training import models
 
 
@@ -71,7 +72,7 @@ class Network:
 
 
 def load(
-    root: Path, reference: str, overrides: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
+    root: Root, reference: str, overrides: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
 ) -> Network:
     """The network of a checkpoint, on the CPU, ready to predict.
 
@@ -88,7 +89,7 @@ def load(
     found = upgrade(checkpoint.read_checkpoint(path), experiment, path, over, classes)
     saved = found.checkpoint
     section = _model_section(found, over, path)
-    own = entry is not None and files.inside(root, experiment.folder)
+    own = entry is not None and files.inside(root.path, experiment.folder)
     parents.same_function(path, own, section, over)
     shape = _shape(saved["preprocessing"], section["name"], over)
     model = models.build(section["name"], dict(section.get("options") or {}), len(saved["classes"]), shape[2])

@@ -26,7 +26,7 @@ from raysweep.events import BranchEnded, EpochDone, Event, ExperimentFinished, E
 from raysweep.store import lineage
 from raysweep.store.experiment import FAILED, FINISHED, INTERRUPTED, Experiment
 from raysweep.store.lock import WriterLock
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
 from raysweep.trackers import snapshot
 from raysweep.trackers.state import TrackerState
@@ -96,7 +96,7 @@ class Process:
     def send(self) -> bool:
         """Send the requests that the pipe takes; whether it took all."""
         for folder, number in list(self.unsent.items()):
-            root = remote.root_address(Path(folder).parent)
+            root = Root.at(Path(folder).parent).address
             if not self._write({"folder": folder, "root": root, "number": number}):
                 return False
             del self.unsent[folder]
@@ -153,7 +153,7 @@ class Follower:
         branch, told = opened(event)
         match told:
             case ExperimentStarted(folder=folder):
-                self._follow(branch, remote.place(folder).absolute())
+                self._follow(branch, Root.locate(folder).absolute())
                 # No board yet: the first step must not wait for an import, and there is no point to write.
                 self._sync(self.folders[branch], board=False)
             case ExperimentFinished() if branch is not None:
@@ -175,7 +175,7 @@ class Follower:
 
     def _sync(self, folder: Path, board: bool = True, only_behind: bool = False) -> None:
         try:
-            remote.refresh(folder, patient=False)  # the branch may train on another machine
+            Root.at(folder.parent).refresh(folder, patient=False)  # the branch may train on another machine
             section = self.sections.get(folder) or snapshot.section(Experiment(folder).config())
             self.sections[folder] = section
             told = snapshot.read(folder)

@@ -12,6 +12,8 @@ import pytest
 
 from tests.cluster.clusterfiles import RAY_FILES, read
 
+pytestmark = pytest.mark.cloud
+
 
 @pytest.fixture(autouse=True)
 def empty_home(tmp_path, monkeypatch):

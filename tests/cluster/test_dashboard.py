@@ -14,24 +14,24 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import yaml
 
+from raysweep.cluster import connect
 from raysweep.cluster.channel import open_channel
 from raysweep.cluster.dashboard import Shown
 from raysweep.events import BranchEnded, BranchEvent, Drawing, ExperimentStarted
 from tests.conftest import SMALL_NET
 
-pytestmark = pytest.mark.ray
-
 
 def get(url, token=None):
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(urllib.request.Request(url, headers=headers), timeout=20) as answer:
+    with opener.open(urllib.request.Request(url, headers=headers), timeout=60) as answer:
         return json.load(answer)
 
 
@@ -80,6 +80,8 @@ def running(tmp_path_factory):
             left.kill()
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_with_the_token_the_pages_name_what_trains(browser, running):
     tab = browser.new_page(viewport={"width": 1400, "height": 900})
     tab.goto(f"{running.url}/#/jobs")
@@ -106,17 +108,35 @@ def test_with_the_token_the_pages_name_what_trains(browser, running):
     tab.close()
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_ray_train_knows_the_run_by_its_name(running):
     (run,) = get(f"{running.url}/api/train/v2/runs/v1", running.token)["train_runs"]
     assert (run["name"], run["status"]) == (running.id, "RUNNING")
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.parametrize("token", [None, "0" * 64])
 def test_without_the_token_it_refuses(running, token):
+    refuses(running.url, token)
+
+
+def refuses(url, token):
     for path in ("/api/jobs/", "/api/train/v2/runs/v1", "/logical/actors", "/api/v0/tasks"):
         with pytest.raises(urllib.error.HTTPError) as error:
-            get(running.url + path, token)
+            get(url + path, token)
         assert error.value.code in (401, 403)
+
+
+def test_a_cluster_of_our_own_answers_to_the_users_token_only(ray_cluster):
+    """Of the session's cluster: the quick twin of the run that is started as a user does."""
+    url = connect.connect(None).dashboard
+    kept = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    token = os.environ.get("RAY_AUTH_TOKEN") or Path(kept).read_text().strip()
+    assert get(f"{url}/api/v0/actors", token)["result"]
+    for other in (None, "0" * 64):
+        refuses(url, other)
 
 
 def listening(pid):
@@ -136,6 +156,16 @@ def loopback(address):
     return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
 
 
+def test_nothing_of_a_cluster_of_our_own_listens_beyond_this_machine(ray_cluster):
+    mine = ("moto.server", "multiprocessing")  # other processes of the tests
+    found = [(name, ip) for name, ip in listening(os.getpid()) if not any(m in name for m in mine)]
+    for part in ("gcs_server", "raylet", "dashboard", "RuntimeEnvAgent"):
+        assert any(part in name for name, _ in found), found
+    assert [name for name, ip in found if not loopback(ip) and "RayTrainWorker" not in name] == []
+
+
+@pytest.mark.slow
+@pytest.mark.ray
 def test_nothing_listens_beyond_this_machine(running):
     found = listening(running.pid)
     for part in ("gcs_server", "raylet", "dashboard", "RuntimeEnvAgent", "RayTrainWorker"):
@@ -158,7 +188,7 @@ def test_branches_are_tasks_of_the_job(ray_cluster):
     shown(BranchEvent("odd2", ExperimentStarted("hunt-odd2_20260101_000001", "", 0)))  # again, after a lost process
 
     def states(wanted):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             found = [(t.name, t.state) for t in list_tasks(address, limit=10_000) if t.name.startswith("hunt-")]
             short = {name.split("_")[0].removeprefix("hunt-"): state for name, state in found}

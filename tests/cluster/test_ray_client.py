@@ -13,6 +13,7 @@ from tests.conftest import SMALL_NET
 from tests.launch.kills import clean_environment, ray_head
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_run_through_ray_client_is_complete(tmp_path):
     from ray._common.network_utils import find_free_port

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib.util
 import json
 import os
 import shlex
 from pathlib import Path
 
 import pytest
-import torch
 
 from raysweep.errors import CheckpointError, InputError, NotFoundError
 from raysweep.launch import run as launching
@@ -19,13 +19,17 @@ from raysweep.plan import parent as parents
 from raysweep.plan.upgrade import Source, upgrade
 from raysweep.store import catalog, checkpoint, layout, resolve
 from raysweep.store.experiment import Experiment
+from raysweep.store.root import Root
 from raysweep.store.untrusted import schema
 from raysweep.tools import import_legacy
 from tests.cli.test_errors import run_cli
 from tests.conftest import weights_hash
 from tests.plan import old
 
-pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[hf]'")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None,
+    reason="transformers is not installed: pip install -e '.[hf]'",
+)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -49,8 +53,8 @@ def folder(root):
 def resumed(root: Path, reference: str, images: Path, **options):
     over = {"data": {"path": str(images)}, "scaling": {"num_workers": 0, "threads": 1}} | options.pop("overrides", {})
     classes = options.pop("classes", None)
-    parent = parents.read_parent(root, reference, over, classes)
-    return launching.run(child.plan_child(parent, str(root), overrides=over, **options)).experiment
+    parent = parents.read_parent(Root.open(root), reference, over, classes)
+    return launching.run(child.plan_child(parent, Root.open(root), overrides=over, **options)).experiment
 
 
 def test_it_is_listed_and_shown(root, folder, capsys):
@@ -75,9 +79,9 @@ def test_it_is_listed_and_shown(root, folder, capsys):
         ("latest", "checkpoint_epoch_3.pt"),
         ("best", "best_checkpoint.pt"),
     ):
-        assert resolve.find_checkpoint(root, f"old_base@{which}")[1:] == (None, folder / file)
+        assert resolve.find_checkpoint(Root.open(root), f"old_base@{which}")[1:] == (None, folder / file)
     with pytest.raises(NotFoundError, match="epochs 1, 2, 3"):
-        resolve.find_checkpoint(root, "old_base@7")
+        resolve.find_checkpoint(Root.open(root), "old_base@7")
 
 
 def test_it_is_resumed_where_it_lies(root, folder, image_folder, without_ray):
@@ -107,6 +111,8 @@ def test_it_is_resumed_where_it_lies(root, folder, image_folder, without_ray):
 
 
 def test_adamw_goes_on_with_the_moments_of_each_parameter(root, folder, image_folder, without_ray):
+    import torch
+
     made = resumed(root, "old_base@3", image_folder, epochs=1, overrides={
         "data": {"path": str(image_folder)}, "training": {"learning_rate": 1e-12, "weight_decay": 0.0},
         "scaling": {"num_workers": 0, "threads": 1},
@@ -136,26 +142,30 @@ def test_the_order_of_the_classes_is_never_guessed(root, folder, image_folder):
     old.tiny_vit(root / "nameless", labelled=False)
     over = {"data": {"path": str(image_folder)}, "model": {"name": f"hf:{root / 'nameless'}"}}
     with pytest.raises(CheckpointError, match=r"did not record the order of its classes.*--classes"):
-        parents.read_parent(root, "old_base@3", over)
-    assert parents.read_parent(root, "old_base@3", over, ["dog", "eel", "cat"]).classes == ("dog", "eel", "cat")
+        parents.read_parent(Root.open(root), "old_base@3", over)
+    assert parents.read_parent(Root.open(root), "old_base@3", over, ["dog", "eel", "cat"]).classes == (
+        "dog",
+        "eel",
+        "cat",
+    )
     with pytest.raises(CheckpointError, match="3 outputs, but 2 classes"):
-        parents.read_parent(root, "old_base@3", over, ["dog", "eel"])
+        parents.read_parent(Root.open(root), "old_base@3", over, ["dog", "eel"])
 
 
 def test_what_it_does_not_know_is_asked_for(root, folder, image_folder, monkeypatch):
     with pytest.raises(CheckpointError, match=r"did not record where its images were. Add data.path=FOLDER"):
-        parents.read_parent(root, "old_base@3")
+        parents.read_parent(Root.open(root), "old_base@3")
     os.rename(root / "tiny_vit", root / "elsewhere")
     over = {"data": {"path": str(image_folder)}}
     with pytest.raises(CheckpointError, match=r"which is not there. Say where it is: model.name=hf:FOLDER"):
-        parents.read_parent(root, "old_base@3", over)
+        parents.read_parent(Root.open(root), "old_base@3", over)
     over["model"] = {"name": f"hf:{root / 'elsewhere'}"}
-    assert parents.read_parent(root, "old_base@3", over).classes == old.CLASSES
+    assert parents.read_parent(Root.open(root), "old_base@3", over).classes == old.CLASSES
     os.rename(root / "elsewhere", root / "tiny_vit")
 
 
 def test_what_is_filled_in_is_recorded_with_its_source(root, folder, image_folder):
-    parent = parents.read_parent(root, "old_base@3", {"data": {"path": str(image_folder)}})
+    parent = parents.read_parent(Root.open(root), "old_base@3", {"data": {"path": str(image_folder)}})
     found = {row.key: (row.value, row.source) for row in parent.filled_in}
     assert found["data.path"] == (str(image_folder), Source.USER)
     assert found["data.classes"] == (list(old.CLASSES), Source.MODEL)
@@ -200,6 +210,8 @@ class Harm:
 
 @pytest.mark.parametrize("verb", ["resume", "import"])
 def test_a_harmful_copy_is_refused_and_not_run(tmp_path, image_folder, capsys, verb):
+    import torch
+
     root = tmp_path / "harm"
     root.mkdir()
     folder = old.write(root, timestamp=Harm(tmp_path / "was_here"))
@@ -219,8 +231,10 @@ def test_a_harmful_copy_is_refused_and_not_run(tmp_path, image_folder, capsys, v
 
 
 def test_an_imported_copy_is_one_of_ours(root, folder, image_folder, tmp_path, capsys, without_ray):
+    import torch
+
     new = tmp_path / "new"
-    made = import_legacy.import_folder(folder, new, {"data": {"path": str(image_folder)}})
+    made = import_legacy.import_folder(folder, Root.open(new), {"data": {"path": str(image_folder)}})
     assert made.folder == new / old.NAME
     assert json.loads((made.folder / layout.MANIFEST).read_text())["experiment"] == old.NAME
     assert [(e.epoch, e.batch) for e in made.entries()] == [(1, None), (2, None), (3, None)]
@@ -239,11 +253,11 @@ def test_an_imported_copy_is_one_of_ours(root, folder, image_folder, tmp_path, c
     kid = resumed(new, "old_base@3", image_folder, epochs=1, weights={"dog": 5.0}, name="kid")
     assert run_cli(capsys, "compare", kid.id, "--root", new)[0] == 0
     with pytest.raises(InputError, match="exists already"):
-        import_legacy.import_folder(folder, new)
+        import_legacy.import_folder(folder, Root.open(new))
     with pytest.raises(InputError, match="written by raysweep itself"):
-        import_legacy.import_folder(made.folder, tmp_path / "other")
+        import_legacy.import_folder(made.folder, Root.open(tmp_path / "other"))
     with pytest.raises(NotFoundError):
-        import_legacy.import_folder(tmp_path, tmp_path / "other")
+        import_legacy.import_folder(tmp_path, Root.open(tmp_path / "other"))
 
 
 def test_an_import_without_images_can_be_resumed_with_them(folder, image_folder, tmp_path, capsys, without_ray):
@@ -253,7 +267,7 @@ def test_an_import_without_images_can_be_resumed_with_them(folder, image_folder,
     assert out.strip() == str(new / old.NAME)
     assert "data.path=FOLDER" in err
     with pytest.raises(CheckpointError, match=r"Add data\.path=FOLDER"):
-        parents.read_parent(new, "old_base@3")
+        parents.read_parent(Root.open(new), "old_base@3")
     assert resumed(new, "old_base@3", image_folder, epochs=1).config().classes == list(old.CLASSES)
 
 
@@ -261,7 +275,7 @@ def test_an_interrupted_one_is_continued_after_its_import(folder, image_folder, 
     (folder / "checkpoint_epoch_3.pt").rename(tmp_path / "3.pt")
     new = tmp_path / "new"
     made = import_legacy.import_folder(
-        folder, new, {"data": {"path": str(image_folder)}, "scaling": {"num_workers": 0, "threads": 1}}
+        folder, Root.open(new), {"data": {"path": str(image_folder)}, "scaling": {"num_workers": 0, "threads": 1}}
     )
     assert [(e.epoch, e.batch) for e in made.entries()] == [(1, None), (2, None), (3, 1)]
     assert catalog.summary(made).status == "interrupted"
@@ -297,7 +311,7 @@ def test_links_are_not_followed_and_no_line_of_the_log_is_lost(root, tmp_path):
     (made / "epoch_1_model.pt").unlink()
     (made / "epoch_1_model.pt").symlink_to(tmp_path / "secret")
     (made / "experiment_changes.log").write_text("EXPERIMENT LOG - old_base\nthe last line without an end")
-    copy = import_legacy.import_folder(made, tmp_path / "new")
+    copy = import_legacy.import_folder(made, Root.open(tmp_path / "new"))
     assert not (copy.folder / "epoch_1_model.pt").exists()
     assert (copy.folder / "epoch_2_model.pt").exists()
     assert "the last line without an end\n" in (copy.folder / layout.CHANGES).read_text()

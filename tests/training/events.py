@@ -1,6 +1,6 @@
 """Every file event of a training's saves, one by one: a kill or a fault there, and what becomes of the training.
 
-Run as a program of its own, because it forks: ``python -m tests.training.events FOLDER kill|fault`` prints one JSON line
+Run as a program of its own, because it forks: ``python -m tests.training.events FOLDER STEP`` prints one JSON line
 per event. The folder gets a training that was interrupted after its first epoch. For every event (a file opened for
 writing, a write, fsync, rename, link, removal) of what is still to do, a forked process goes on with a copy of it and
 meets its fate there; another one then continues.
@@ -23,11 +23,10 @@ from raysweep.errors import Interrupted, RaysweepError
 from raysweep.launch import resume as resuming
 from raysweep.launch import run as launching
 from raysweep.launch import runner
-from raysweep.launch.workers import start as workers
 from raysweep.plan import experiment as experiment_plan
 from raysweep.store import lineage
 from raysweep.store.experiment import Experiment
-from raysweep.training.loop import train
+from raysweep.store.root import Root
 from tests.conftest import Recorder, small_settings, weights_hash
 
 NAMES = ("open", "write", "fsync", "replace", "link", "unlink", "ftruncate", "mkdir", "rmdir")
@@ -46,6 +45,7 @@ class Events:
 
     def __init__(self, chosen: int | None, fate: Callable[[str, Callable[..., Any], tuple[Any, ...]], None]) -> None:
         self.seen: list[str] = []
+        self.of_tracker: list[bool] = []  # of each event: whether it was TensorBoard's and not the training's
         self.chosen, self.fate = chosen, fate
 
     def watch(self) -> None:
@@ -57,6 +57,8 @@ class Events:
             if name == "open" and not (len(args) > 1 and args[1] & os.O_CREAT):
                 return real(*args, **kwargs)
             self.seen.append(name)
+            path = f"/proc/self/fd/{args[0]}" if isinstance(args[0], int) else args[0]
+            self.of_tracker.append("tensorboard" in os.path.realpath(path))
             if len(self.seen) - 1 == self.chosen:
                 self.fate(name, real, args)
             return real(*args, **kwargs)
@@ -106,10 +108,11 @@ def go_on(root: Path, events: Events | None = None) -> dict[str, Any]:
     if events is not None:
         events.watch()
     try:
-        experiment = resuming.continue_experiment(root, folder.name).experiment
+        experiment = resuming.continue_experiment(Root.open(root), folder.name).experiment
     except RaysweepError as error:
         return {"seen": events.seen if events else [], "error": f"{type(error).__name__}: {error}"}
-    return {"seen": events.seen if events else [], "hash": weights_hash(experiment), "status": experiment.status()}
+    seen, of_tracker = (events.seen, events.of_tracker) if events else ([], [])
+    return {"seen": seen, "of_tracker": of_tracker, "hash": weights_hash(experiment), "status": experiment.status()}
 
 
 def what_is_left(folder: Path) -> dict[str, Any]:
@@ -131,6 +134,9 @@ def what_is_left(folder: Path) -> dict[str, Any]:
 
 def prepare(root: Path) -> None:
     """A training that was interrupted at the end of its first epoch."""
+    from raysweep.launch.workers import start as workers
+    from raysweep.training.loop import train
+
     workers.in_this_process = lambda job, *_: train(job, Recorder(stop_after=EPOCH))  # type: ignore[assignment]
     with contextlib.suppress(Interrupted):
         launching.run(experiment_plan.plan_experiment(small_settings(root, **SECTIONS)))
@@ -138,7 +144,7 @@ def prepare(root: Path) -> None:
     runner.derive = lambda experiment: None  # pictures are not saves
 
 
-def main(work: Path, what: str) -> None:
+def main(work: Path, step: int) -> None:
     base = work / "base"
     prepare(base)
 
@@ -152,17 +158,27 @@ def main(work: Path, what: str) -> None:
     _, undisturbed = in_a_fork(lambda: go_on(root, Events(None, failed)))
     print(json.dumps({"event": None, **undisturbed, "after": what_is_left(folder)}), flush=True)
     for number, name in enumerate(undisturbed["seen"]):
-        fates = {"before": killed_before, "within": killed_within} if what == "kill" else {"fault": failed}
-        for how, fate in fates.items():
+        if number % step:
+            continue
+        for how, fate in {"before": killed_before, "within": killed_within, "fault": failed}.items():
             if (how == "within" and name != "write") or (how == "fault" and name not in CAN_FAIL):
                 continue
-            root, folder = copy(f"{what}")
+            root, folder = copy("broken")
             code, told = in_a_fork(lambda r=root, n=number, f=fate: go_on(r, Events(n, f)))  # type: ignore[misc]
             left = what_is_left(folder)
             again, end = in_a_fork(lambda r=root: go_on(r))  # type: ignore[misc]
-            row = {"event": number, "name": name, "how": how, "code": code, "told": told, "left": left}
+            tracker = undisturbed["of_tracker"][number]
+            row = {
+                "event": number,
+                "name": name,
+                "tracker": tracker,
+                "how": how,
+                "code": code,
+                "told": told,
+                "left": left,
+            }
             print(json.dumps({**row, "again": again, "end": end, "after": what_is_left(folder)}), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""Stopping and going on changes no bit; other weights change the order and nothing else silently."""
+"""Stopping and continuing changes no bit; other weights change the order, and nothing else without a note."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import resources
 from raysweep.store import checkpoint
 from raysweep.store.experiment import Experiment
+from raysweep.store.root import Root
 from tests.conftest import Recorder, small_settings, weights_hash
 
 DROPOUT = {"model": {"options": {"widths": [4, 4, 8, 8], "dropout": 0.3}}}  # so that the generators' states count
@@ -26,7 +27,7 @@ def straight(quick_run):
 
 
 def interrupted(tmp_path, without_ray, stop_after, **sections):
-    """A run that was asked to stop after so many batches; returns its experiment."""
+    """The experiment of a run that was asked to stop after ``stop_after`` batches."""
     without_ray(Recorder(stop_after))
     with pytest.raises(Interrupted, match="raysweep continue"):
         launching.run(experiment_plan.plan_experiment(small_settings(tmp_path / "experiments", **sections)))
@@ -39,7 +40,7 @@ def interrupted(tmp_path, without_ray, stop_after, **sections):
 def test_interrupted_and_continued_equals_undisturbed(tmp_path, straight, without_ray, stop_after):
     broken = interrupted(tmp_path, without_ray, stop_after, training={"epochs": 3}, **DROPOUT)
     assert broken.status() == "interrupted"
-    result = resuming.continue_experiment(tmp_path / "experiments", broken.id)
+    result = resuming.continue_experiment(Root.open(tmp_path / "experiments"), broken.id)
     assert weights_hash(result.experiment) == weights_hash(straight)
     # The history, too: sums over the epoch were carried across the break.
     rows = [(e.folder / "training_history.csv").read_text().splitlines() for e in (result.experiment, straight)]
@@ -81,19 +82,21 @@ def test_mid_epoch_start_of_children(tmp_path, without_ray, straight, quick_chil
     assert sum(int(row[f"realised_{c}"]) for c in "0123456789") == 500
 
 
-def test_a_damaged_newest_checkpoint_falls_back_says_so_and_ends_with_the_same_bits(tmp_path, straight, without_ray):
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_gives_the_same_bits(
+    tmp_path, straight, without_ray
+):
     broken = interrupted(tmp_path, without_ray, 8, training={"epochs": 3}, checkpoint={"every_n_batches": 1}, **DROPOUT)
     newest = broken.folder / broken.entries()[-1].file
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
     told = []
-    result = resuming.continue_experiment(tmp_path / "experiments", broken.id, progress=told.append)
+    result = resuming.continue_experiment(Root.open(tmp_path / "experiments"), broken.id, progress=told.append)
     assert any(newest.name in e.text for e in told if isinstance(e, Note))
     assert weights_hash(result.experiment) == weights_hash(straight)
 
 
 def test_a_finished_experiment_has_nothing_to_continue(tmp_path, straight):
     told = []
-    resuming.continue_experiment(tmp_path / "experiments", straight.id, progress=told.append)
+    resuming.continue_experiment(Root.open(tmp_path / "experiments"), straight.id, progress=told.append)
     assert any("nothing to do" in e.text for e in told if isinstance(e, Note))
 
 
@@ -109,7 +112,7 @@ def notes_of(experiment) -> list[str]:
     return [e["text"] for e in events if e["type"] == "NOTE"]
 
 
-def test_what_makes_other_bits_is_said_once_in_the_log(tmp_path, straight, quick_child, without_ray):
+def test_the_log_says_once_why_the_bits_may_differ(tmp_path, straight, quick_child, without_ray):
     assert notes_of(quick_child(f"{straight.id}@2", epochs=1)) == []
     file = straight.folder / "checkpoint_epoch_2.pt"
     saved = checkpoint.read_checkpoint(file)
@@ -124,10 +127,10 @@ def test_what_makes_other_bits_is_said_once_in_the_log(tmp_path, straight, quick
     assert "instead of 1.0" in note
 
 
-def test_an_interrupted_run_goes_on_with_other_resources_where_they_are_asked_for(tmp_path, straight, without_ray):
+def test_an_interrupted_run_continues_with_other_resources_on_request(tmp_path, straight, without_ray):
     broken = interrupted(tmp_path, without_ray, 4, training={"epochs": 3}, **DROPOUT)
     asked = resources.ResourceOverrides(threads=2)
-    result = resuming.continue_experiment(tmp_path / "experiments", broken.id, asked=asked)
+    result = resuming.continue_experiment(Root.open(tmp_path / "experiments"), broken.id, asked=asked)
     assert result.experiment.status() == "finished"
     assert result.experiment.config().threads == 2
     assert result.experiment.config().settings["scaling"]["threads"] == 2
@@ -136,20 +139,20 @@ def test_an_interrupted_run_goes_on_with_other_resources_where_they_are_asked_fo
     assert {"scaling.threads": [1, 2]} in [e.get("changes") for e in events]
 
 
-def test_more_threads_than_the_machine_has_name_the_way_out(tmp_path, without_ray):
+def test_more_threads_than_the_machine_has_are_refused_with_a_remedy(tmp_path, without_ray):
     broken = interrupted(tmp_path, without_ray, 4, training={"epochs": 3}, **DROPOUT)
     config = broken.config()
     broken.write_config(replace(config, threads=500))
     with pytest.raises(ResourceError, match=r"500.*`raysweep continue` takes --threads"):
-        resuming.continue_experiment(tmp_path / "experiments", broken.id)
+        resuming.continue_experiment(Root.open(tmp_path / "experiments"), broken.id)
     assert broken.status() == "interrupted"
 
 
-def test_a_configuration_that_forgot_its_parent_is_told_so(tmp_path, straight, quick_child):
+def test_a_configuration_without_its_parents_hash_is_refused(tmp_path, straight, quick_child):
     made = quick_child(f"{straight.id}@2", epochs=1)
     config = made.config()
     made.write_config(replace(config, parent=replace(config.parent, sha256=None)))
     for file in made.folder.glob("checkpoint_*.pt"):
         file.unlink()
     with pytest.raises(CheckpointError, match="does not say of its parent: sha256"):
-        resuming.continue_experiment(tmp_path / "experiments", made.id)
+        resuming.continue_experiment(Root.open(tmp_path / "experiments"), made.id)

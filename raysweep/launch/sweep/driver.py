@@ -30,7 +30,6 @@ from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
-from raysweep.store.remote import root as remote
 from raysweep.store.results import MISSING, refresh
 from raysweep.store.sweep import Sweep
 from raysweep.trackers.dispatch import following
@@ -156,7 +155,8 @@ def _work(
     if hashlib.sha256(content).hexdigest() != parent.sha256:
         raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
     shared = Shared(
-        sweep_folder=remote.address(sweep.folder),
+        root=sweep.root,
+        sweep_folder=sweep.address,
         base=replace(transport.portable_plan(plan.base), resources=capacity.of_branch(plan.base.resources)),
         points={p.name: p for p in points},
         parent=np.frombuffer(content, np.uint8),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from raysweep.cluster import autoscaler
@@ -34,8 +33,8 @@ from raysweep.store import layout, resolve
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import ParentRef
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
-from raysweep.store.remote import root as remote
 from raysweep.store.results import refresh
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 from raysweep.trackers.dispatch import catch_up
 from raysweep.weights import SamplingWeights
@@ -48,7 +47,7 @@ _NEEDED = (
 
 
 def continue_sweep(
-    root: Path,
+    root: Root,
     reference: str,
     *,
     steal: bool = False,
@@ -184,9 +183,9 @@ def _request(
         RaysweepError: the grid is wrong. KeyError: a setting is missing.
     """
     assert parent.file is not None  # _parent_record has checked it
-    file = remote.place(parent.file, attach=False)
+    file = Root.locate(parent.file, opens=False)
     return SweepRequest(
-        remote.root_address(sweep.root),
+        sweep.root,
         str(file) if file.is_file() else parent.reference,
         grids.check(dict(record.grid), str(sweep.folder / layout.SWEEP)),
         name=record.name,

@@ -161,7 +161,7 @@ def _tune(work: Work, grid: dict[str, list[str]] | None, ended: TuneOutcome, sam
     """One run of Tune: over the branches of a grid, or, without one, over a search's suggestions."""
     import ray
 
-    storage = Path(ray_folder(str(work.sweep.root))) / "tune"
+    storage = Path(ray_folder(work.sweep.root)) / "tune"
     name = f"{work.sweep.id}-{int(time.time() * 1000)}"
     tuner = _tuner(work, grid, samples, SharedRef(ray.put(work.shared)), storage, name)
     try:

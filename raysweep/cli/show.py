@@ -86,7 +86,7 @@ def show(
     if old:
         say(f"Written by the old system, with checkpoints of epochs {', '.join(map(str, old))}.")
         say(f"Next: raysweep resume --from {plain(summary.id)}@{old[-1]} data.path=FOLDER")
-    if summary.status in ("interrupted", "dead"):
+    if summary.status in ("interrupted", "crashed"):
         say(f"Next: raysweep continue {plain(summary.id)}")
 
 

@@ -1,4 +1,4 @@
-"""Commands as a user would type them, with --root where it is needed."""
+"""Commands as a user would type them: quoted for a shell, with --root where it is needed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,37 @@ import os
 import shlex
 from pathlib import Path
 
+from raysweep._paths import is_address, user_path
+from raysweep.errors import RootError
 from raysweep.store.remote import root as remote
 
 
+def command(root: Path, *words: str) -> str:
+    """``raysweep WORD…``, ready to be pasted into a shell. It names the root unless the command uses that root anyway.
+
+    >>> command(Path("experiments"), "show", "base")
+    'raysweep show base'
+    >>> command(Path("my runs"), "resume", "--from", "base@2", "--weights", '{"disgust": 5.0}')
+    'raysweep resume --from base@2 --weights \\'{"disgust": 5.0}\\' --root \\'my runs\\''
+    """
+    option = [] if _is_usual(root) else ["--root", remote.root_address(root)]
+    return shlex.join(["raysweep", *words, *option])
+
+
 def continue_command(root: Path, name: str) -> str:
-    """What to type to go on with an experiment or a sweep; names the root where it is not the one that is looked into."""
-    usual = remote.open_root(os.environ.get("RAYSWEEP_ROOT") or "experiments", pull=False)
-    where = "" if root.resolve() == usual.resolve() else f" --root {shlex.quote(remote.root_address(root))}"
-    return f"raysweep continue {name}{where}"
+    """What to type to go on with an experiment or a sweep."""
+    return command(root, "continue", name)
+
+
+def _is_usual(root: Path) -> bool:
+    """Whether commands without --root use this root. Opens no other root: the text of a command needs no network."""
+    usual, mine = os.environ.get("RAYSWEEP_ROOT") or "experiments", remote.root_address(root)
+    try:
+        if is_address(usual) and is_address(mine):
+            from raysweep.store.remote.bucket import Bucket
+
+            one, other = Bucket.parse(usual), Bucket.parse(mine)
+            return (one.address, one.place) == (other.address, other.place)
+        return not is_address(mine) and user_path(usual).resolve() == Path(mine).resolve()
+    except RootError:  # RAYSWEEP_ROOT cannot be used
+        return False

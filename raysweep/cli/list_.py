@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from raysweep._text import plain
-from raysweep.display.terminal import age, decimals, percent, put_bytes, put_json, say, table
+from raysweep.cli.options import Root
+from raysweep.display.terminal import age, decimals, percent, put_bytes, put_json, say, say_next, table
 from raysweep.store.remote.root import open_root
 
 if TYPE_CHECKING:
@@ -32,9 +33,7 @@ def list_(
         None, "--limit", min=1, help="List at most this many: the last ones in sort order."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON array with the documented fields."),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    root: Root = "experiments",
 ) -> None:
     """List the experiments under the root, oldest first."""
 
@@ -59,7 +58,8 @@ def list_(
         _checkpoints(rows, as_json)
         return
     if not rows:
-        say(f"No experiments under {folder.absolute()}. Next: raysweep run configs/base.yaml")
+        say(f"No experiments under {folder.absolute()}.")
+        say_next(folder, "run", "configs/base.yaml")
         return
     table(
         None,

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from raysweep._text import plain
+from raysweep.cli.options import Root
 from raysweep.display.terminal import put, put_json, say
 from raysweep.store.remote.root import open_root
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from raysweep.store.experiment import Experiment
+    from raysweep.store.records_manifest import ManifestEntry
+    from raysweep.tools.replay import Replay
 
 
 def register(app: typer.Typer) -> None:
@@ -25,9 +33,7 @@ def verify(
     as_json: bool = typer.Option(
         False, "--json", help="Print one JSON array: one row per checkpoint with its faults and a text."
     ),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    root: Root = "experiments",
 ) -> None:
     """Check that checkpoints are intact. Checks hash, content, class order, random generators and position; exits with code 1
     if any check fails."""
@@ -39,7 +45,7 @@ def verify(
     folder = open_root(root)
     rows: list[dict[str, Any]] = []
 
-    def tell(experiment: Any, file: str | None, faults: list[str], text: str = "") -> None:
+    def tell(experiment: Experiment, file: str | None, faults: list[str], text: str = "") -> None:
         rows.append({"experiment": experiment.id, "file": file, "faults": faults, "text": text})
         if as_json:
             return
@@ -73,7 +79,7 @@ def verify(
     raise typer.Exit(1 if faults else 0)
 
 
-def _replayed(found: Any, epoch: int) -> tuple[list[str], str]:
+def _replayed(found: Replay, epoch: int) -> tuple[list[str], str]:
     """Faults, and the text if there are none. Different bits under different conditions are not a fault."""
     if not found.differences:
         return [], f"intact; epoch {epoch} trained again: the same bits"
@@ -83,7 +89,7 @@ def _replayed(found: Any, epoch: int) -> tuple[list[str], str]:
     return found.differences, ""
 
 
-def _is_old(experiment: Any) -> bool:
+def _is_old(experiment: Experiment) -> bool:
     """Whether the old system wrote the folder. A damaged log does not count; it is reported as a fault."""
     from raysweep.errors import RaysweepError
 
@@ -93,7 +99,12 @@ def _is_old(experiment: Any) -> bool:
         return False
 
 
-def _chosen(root: Any, references: list[str]) -> list[tuple[Any, list[Any]]]:
+def _chosen(root: Path, references: list[str]) -> list[tuple[Experiment, list[ManifestEntry]]]:
+    """The experiments to check, each with its checkpoints.
+
+    Raises:
+        NotFoundError: a reference means nothing, or a checkpoint whose hash is not recorded.
+    """
     from raysweep.errors import NotFoundError
     from raysweep.store import catalog, resolve
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from raysweep._text import json_text
+from raysweep._text import json_text, plain
+from raysweep.store.commands import command
 from raysweep.store.remote.root import is_open, named
 
 
 def say(text: str = "") -> None:
     """Print one message line on stderr."""
     print(named(text), file=sys.stderr, flush=True)
+
+
+def say_next(root: Path, *words: str) -> None:
+    """Print the command to type next."""
+    say(f"Next: {plain(command(root, *words))}")
 
 
 def put(text: str) -> None:

@@ -28,7 +28,7 @@ from raysweep.training.job import Job, from_own_checkpoint
 
 def continue_experiment(
     root: Path,
-    reference: str,
+    reference: str | Experiment,
     *,
     steal: bool = False,
     asked: ResourceOverrides = AS_BEFORE,
@@ -59,7 +59,7 @@ def continue_experiment(
 
 def _continue(
     root: Path,
-    reference: str,
+    reference: str | Experiment,
     steal: bool,
     asked: ResourceOverrides,
     progress: Progress,
@@ -68,7 +68,7 @@ def _continue(
 ) -> Result:
     from raysweep.launch.workers import start as workers
 
-    experiment = resolve.find_experiment(root, reference)
+    experiment = reference if isinstance(reference, Experiment) else resolve.find_experiment(root, reference)
     config = experiment.config()
     if config.settings is None:
         raise NotFoundError(f"{experiment.id} was not made by raysweep; start a child of it with `raysweep resume`.")

@@ -184,7 +184,7 @@ def find_any(root: Path, reference: str) -> Sweep | Experiment:
             return found[0]
         if found:
             raise _ambiguous(root, reference, found)
-    known = [f.id for f in (*sweeps, *others)]
+    known = [s.id for s in sweeps] + [e.id for e in others]
     hint = did_you_mean(reference, [*known, *(layout.split_id(i)[0] for i in known)])
     raise NotFoundError(
         f"No experiment or sweep under {root} is called {short_repr(reference)}.{hint} `{commands.command(root, 'list')}` "

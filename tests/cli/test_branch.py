@@ -10,8 +10,6 @@ import pytest
 import torch
 import yaml
 
-from raysweep.store.records import ExperimentConfig
-from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.results import refresh
 from tests.cli.test_errors import run_cli
 
@@ -107,23 +105,6 @@ def test_dry_run_tells_branches_shares_and_bytes(capsys, tmp_path, parent):
     assert plan["bytes"] == pytest.approx(4 * 2 * written, rel=0.25)
 
 
-def test_the_name_of_a_sweep_means_the_sweep_though_its_branches_begin_with_it(tmp_path):
-    from datetime import datetime
-
-    from raysweep.cli.continue_ import _is_sweep
-    from raysweep.store import experiment, sweep
-
-    now = datetime(2026, 1, 2)
-    made = sweep.create(tmp_path, "s", now)
-    made.write_record(SweepRecord.from_json({"branches": []}))
-    branch_of_it = experiment.create(tmp_path, "s-control", now)
-    branch_of_it.write_config(ExperimentConfig.from_json({}))
-    assert _is_sweep(tmp_path, "s")
-    assert _is_sweep(tmp_path, made.id)
-    assert not _is_sweep(tmp_path, branch_of_it.id)
-    assert not _is_sweep(tmp_path, "s-c")
-
-
 def test_continue_of_nothing(capsys, tmp_path, parent):
     code, _, err = run_cli(capsys, "continue", "nothing", "--root", tmp_path / "experiments")
     assert code == 2
@@ -140,7 +121,7 @@ def test_the_summary_names_the_file_with_the_traceback_of_a_failure(tmp_path, ca
     refresh(mine, failed)
     path = mine.keep_traceback("a", "Traceback …")
     with pytest.raises(TrainingError, match="2 of 2 branches failed"):
-        summarise(SweepResult(mine, {}, failed), "experiments")
+        summarise(SweepResult(mine, {}, failed))
     err = capsys.readouterr().err
     assert f"a failed: ArithmeticError: unwell (traceback: {path})\n" in err
     assert "b failed: its process died\n" in err

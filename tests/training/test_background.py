@@ -6,17 +6,17 @@ import threading
 import time
 
 import pytest
-import torch
 
 from raysweep.errors import NonFiniteLossError, StoreError
 from raysweep.events import BatchDone, EpochDone
 from raysweep.store.experiment import Experiment
 from raysweep.training import checkpointing
-from raysweep.training.background import BackgroundSaver, Snapshot
 from tests.conftest import Recorder, weights_hash
 
 
 def state_of(value: float) -> dict:
+    import torch
+
     images = torch.full((2, 3, 4, 5), value).contiguous(memory_format=torch.channels_last)
     shared = torch.full((6,), value)
     return {
@@ -35,6 +35,10 @@ def state_of(value: float) -> dict:
 
 
 def test_a_snapshot_is_of_its_moment_and_keeps_form_and_layout():
+    import torch
+
+    from raysweep.training.background import Snapshot
+
     snapshot, state = Snapshot(), state_of(1.0)
     taken = snapshot.take(state)
     for tensor in (state["model"]["a"], state["model"]["b"], state["optimizer"]["state"][0]["step"]):
@@ -50,6 +54,10 @@ def test_a_snapshot_is_of_its_moment_and_keeps_form_and_layout():
 
 
 def test_the_next_snapshot_uses_the_same_memory_and_another_form_gets_its_own():
+    import torch
+
+    from raysweep.training.background import Snapshot
+
     snapshot = Snapshot()
     first = snapshot.take(state_of(1.0))
     second = snapshot.take(state_of(2.0))
@@ -61,6 +69,10 @@ def test_the_next_snapshot_uses_the_same_memory_and_another_form_gets_its_own():
 
 
 def test_parameters_that_need_gradients_are_copied_without_them():
+    import torch
+
+    from raysweep.training.background import Snapshot
+
     parameter = torch.nn.Parameter(torch.ones(3))
     taken = Snapshot().take({"p": parameter})["p"]
     assert not taken.requires_grad
@@ -74,6 +86,8 @@ def told():
 
 @pytest.fixture
 def saver(told):
+    from raysweep.training.background import BackgroundSaver
+
     made = BackgroundSaver(lambda event: told.append((threading.current_thread(), event)))
     yield made
     made.close()
@@ -135,6 +149,8 @@ def test_a_failed_save_is_raised_once_by_the_next_call(saver, told, call):
 
 
 def test_closing_lets_the_save_end(told):
+    from raysweep.training.background import BackgroundSaver
+
     saver, ended = BackgroundSaver(told.append), []
     saver.submit(lambda: time.sleep(0.05) or ended.append(1), lambda *_: None)
     saver.close()
@@ -182,8 +198,22 @@ def test_who_hears_of_an_epoch_finds_it_committed(quick_run, without_ray, tmp_pa
     assert [e.epoch for e in recorder.events if isinstance(e, EpochDone)] == [1, 2, 3]
 
 
-def test_the_training_goes_on_while_it_is_saved(quick_run, without_ray, slow_saves):
-    recorder = without_ray(Recorder())
+def test_the_training_goes_on_while_it_is_saved(quick_run, without_ray, slow_saves, monkeypatch):
+    gone_on = threading.Event()
+    slow = checkpointing.CheckpointWriter.epoch_end
+
+    def epoch_end(self, *args):
+        gone_on.wait(240)
+        return slow(self, *args)
+
+    class Watcher(Recorder):
+        def __call__(self, event):
+            super().__call__(event)
+            if isinstance(event, BatchDone) and event.epoch == 2:
+                gone_on.set()
+
+    monkeypatch.setattr(checkpointing.CheckpointWriter, "epoch_end", epoch_end)
+    recorder = without_ray(Watcher())
     quick_run(training={"epochs": 2, "batch_size": 50})
     kinds = [(type(e), e.epoch) for e in recorder.events if isinstance(e, BatchDone | EpochDone)]
     assert kinds.index((BatchDone, 2)) < kinds.index((EpochDone, 1))

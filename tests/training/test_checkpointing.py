@@ -7,7 +7,6 @@ import os
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from raysweep.events import CheckpointSaved
 from raysweep.store.experiment import Experiment
@@ -40,6 +39,8 @@ def test_every_documented_file_is_there_and_nothing_else(run):
 
 
 def test_checkpoints_hold_the_documented_keys_and_load_without_pickles(run):
+    import torch
+
     for name in ("checkpoint_epoch_1.pt", "checkpoint_epoch_3.pt", "best_checkpoint.pt"):
         saved = torch.load(run.folder / name, weights_only=True)
         assert set(saved) >= DOCUMENTED_KEYS

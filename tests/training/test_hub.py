@@ -5,10 +5,8 @@ from __future__ import annotations
 import socket
 
 import pytest
-import torch
 
 from raysweep.errors import ConfigError
-from raysweep.training import hub, models
 from tests.plan import old
 
 
@@ -28,7 +26,10 @@ def vit(tmp_path_factory):
 
 
 def test_a_folder_of_transformers(vit, no_network):
+    import torch
     import transformers
+
+    from raysweep.training import hub, models
 
     model = models.build(f"hf:{vit}", {}, 3, 3)
     theirs = transformers.ViTForImageClassification.from_pretrained(vit)
@@ -42,16 +43,26 @@ def test_a_folder_of_transformers(vit, no_network):
 
 @pytest.mark.parametrize(("size", "channels"), [(12, 1), (48, 3), (9, 1)])
 def test_images_of_any_size_gray_or_not(vit, size, channels):
+    from raysweep.training import models
+
     models.try_out(models.build(f"hf:{vit}", {}, 3, channels), (size, size, channels), 3)
 
 
 def test_gray_images_are_repeated(vit):
+    import torch
+
+    from raysweep.training import models
+
     model = models.build(f"hf:{vit}", {}, 3, 1).eval()
     x = torch.randn(2, 1, 12, 12)
     assert torch.equal(model(x), model(x.expand(-1, 3, -1, -1)))
 
 
 def test_another_number_of_classes_gets_another_head(vit):
+    import torch
+
+    from raysweep.training import models
+
     one, other = (models.build(f"hf:{vit}", {}, n, 3).state_dict() for n in (3, 5))
     changed = [k for k in one if one[k].shape != other[k].shape]
     assert changed == ["classifier.weight", "classifier.bias"]
@@ -59,16 +70,22 @@ def test_another_number_of_classes_gets_another_head(vit):
 
 
 def test_options_go_to_its_configuration(vit):
+    from raysweep.training import models
+
     assert models.build(f"hf:{vit}", {"hidden_dropout_prob": 0.3}, 3, 3).config.hidden_dropout_prob == 0.3
 
 
 def test_an_outline_has_no_numbers(vit):
+    from raysweep.training import models
+
     outline = models.outline(f"hf:{vit}", {}, 3, 3)
     assert {p.device.type for p in outline.parameters()} == {"meta"}
     assert list(outline.state_dict()) == list(models.build(f"hf:{vit}", {}, 3, 3).state_dict())
 
 
 def test_timm(no_network):
+    from raysweep.training import hub, models
+
     timm = pytest.importorskip("timm", reason="timm is not installed: pip install -e '.[timm]'")
     model = models.build("timm:resnet10t", {}, 3, 1)
     assert list(model.state_dict()) == list(timm.create_model("resnet10t", num_classes=3, in_chans=1).state_dict())
@@ -91,12 +108,16 @@ def test_timm(no_network):
     ],
 )
 def test_what_is_not_there_is_said(name, told):
+    from raysweep.training import models
+
     with pytest.raises(ConfigError, match=told):
         models.build(name, {}, 3, 3)
 
 
 @pytest.mark.parametrize(("kind", "module"), [("hf", "transformers"), ("timm", "timm")])
 def test_a_missing_library_names_the_command(monkeypatch, kind, module):
+    from raysweep.training import hub, models
+
     def without(name):
         raise ImportError(name)
 

@@ -56,7 +56,7 @@ def test_an_experiment_and_its_child_as_the_specification_writes_them(first):
     assert child_best >= saved["history"]["val_acc"][0]
     config = json.loads((Path(child_dir) / "experiment_config.json").read_text())
     assert config["sampling_weights"]["3"] == 5.0
-    assert config["sampling_weights"]["8"] == 0.8  # not named: the parent's
+    assert config["sampling_weights"]["8"] == 0.8  # not named, so the parent's
     assert config["resume_from_checkpoint"].endswith("checkpoint_epoch_1.pt")
     assert config["num_epochs"] == 2
     log = (Path(child_dir) / "experiment_changes.log").read_text()
@@ -72,7 +72,7 @@ def test_an_unknown_keyword_is_suggested():
         create_experiment_config("x", num_epoch=3)
 
 
-def test_checkpoints_that_are_not_there_or_not_whole(tmp_path, first):
+def test_missing_and_incomplete_checkpoints(tmp_path, first):
     with pytest.raises(NotFoundError):
         load_checkpoint(tmp_path / "none.pt")
     bare = f"{first[0]}/epoch_1_model.pt"
@@ -89,7 +89,7 @@ def no_terminal(monkeypatch):
         monkeypatch.setitem(sys.modules, f"raysweep.display.{name}", None)
 
 
-def test_who_passes_progress_gets_no_terminal(tmp_path, no_terminal, without_ray):
+def test_a_caller_that_passes_progress_gets_no_terminal(tmp_path, no_terminal, without_ray):
     options = {"num_epochs": 1, "batch_size": 200, "sample_per_class": 20, "data": {"source": "digits"}}
     config = create_experiment_config("quiet", root=str(tmp_path / "e"), settings=SMALL, **options)
     events = []

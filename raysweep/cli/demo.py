@@ -13,7 +13,7 @@ from raysweep.display.terminal import put, say, say_next
 from raysweep.store.remote.root import open_root
 
 EPOCHS, MORE = 3, 2
-IMAGES = 1500  # an epoch
+IMAGES = 1500  # per epoch
 CHANGED = {"disgust": 5.0, "fear": 3.0, "happy": 0.5}
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def demo(
 
 
 def _train(root: Path) -> tuple[Experiment, Experiment, Experiment]:
-    """Train the three experiments of the old test script."""
+    """Train three experiments: one from scratch, and two children of it, with the same and with other weights."""
     from raysweep.config import load as load_config
     from raysweep.display.run import RunDisplay
     from raysweep.launch import run as launching
@@ -130,7 +130,7 @@ def _folder(experiment: Experiment, first: int, last: int) -> list[Check]:
 
 
 def _continuity(base: Experiment, same: Experiment, other: Experiment) -> list[Check]:
-    """The children go on where the parent was.
+    """Model and optimizer of the children start from the parent's state.
 
     Raises:
         CheckpointError: a newest checkpoint cannot be read.

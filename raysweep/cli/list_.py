@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from raysweep.store.fields import Row
 
 STATUSES = ("running", "finished", "interrupted", "failed", "dead", "legacy", "damaged")
-SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # columns of the index
+SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # columns of the catalog's index
 
 
 def register(app: typer.Typer) -> None:
@@ -106,10 +106,10 @@ def _change(r: Row) -> str:
         if r.parent is None:
             weights = r.sampling_weights
             return SamplingWeights.complete(weights, list(weights)).describe() if weights else "all 1"
-        told = describe_changed(r.change)
-    except WeightsError:  # of a folder that somebody else wrote
+        text = describe_changed(r.change)
+    except WeightsError:  # another program wrote the folder
         return "?"
-    return f"{told} (control)" if r.control else told
+    return f"{text} (control)" if r.control else text
 
 
 def _checkpoints(rows: list[Row], as_json: bool) -> None:

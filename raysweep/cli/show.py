@@ -44,7 +44,7 @@ def show(
     found = resolve.find_any(folder, reference)
     if isinstance(found, Sweep):
         raise InputError(
-            f"{found.id} is a sweep; show takes one experiment. `{command(found.root, 'list', '--sweep', found.id)}` lists its "
+            f"{found.id} is a sweep; show takes one experiment. `{command(found.root, 'list', '--sweep', found.original_id)}` lists its "
             f"branches, `{command(found.root, 'compare', found.id)}` compares them."
         )
     if as_json:
@@ -133,7 +133,7 @@ def _shares(config: ExperimentConfig) -> None:
         rows = [
             [plain(c), f"{n:,}", percent(n / total), f"{weights[c]:g}", percent(shown[c])] for c, n in counts.items()
         ]
-    except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # the file was edited by hand
+    except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # somebody edited the file
         put("  class_counts or sampling_weights in experiment_config.json are not valid")
         return
     table(

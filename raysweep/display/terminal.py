@@ -1,4 +1,4 @@
-"""Shared by all commands: messages on stderr, data on stdout, numbers and times for people."""
+"""Output of all commands: messages on stderr, data on stdout, numbers and times in a readable form."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def put(text: str) -> None:
 
 
 def put_bytes(data: bytes) -> None:
-    """Write UTF-8 data to stdout; it may have megabytes."""
+    """Write UTF-8 data, which may be megabytes long, to stdout."""
     sys.stdout.flush()
     sys.stdout.buffer.write(named(data.decode()).encode() if is_open() else data)
     sys.stdout.buffer.flush()
@@ -45,7 +45,7 @@ def is_terminal() -> bool:
 
 
 def debugging() -> bool:
-    """Whether ``--debug`` was given: tracebacks are shown."""
+    """Whether ``--debug`` was given, which shows tracebacks."""
     return bool(os.environ.get("RAYSWEEP_DEBUG"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -98,7 +99,7 @@ def _at_once(plan: SweepPlan) -> int | None:
     return None if plan.base.settings.scaling.address else capacity.at_once(plan, capacity.this_machine())
 
 
-def _plan_json(plan: SweepPlan) -> dict[str, Any]:
+def _plan_json(plan: SweepPlan) -> dict[str, object]:
     """What --dry-run --json prints."""
     base, parent = plan.base, plan.parent
     return {
@@ -189,7 +190,7 @@ def summarise(result: SweepResult) -> None:
     say_next(sweep.root, "compare", sweep.id)
 
 
-def _result_cells(row: dict[str, Any]) -> list[str]:
+def _result_cells(row: Mapping[str, Any]) -> list[str]:
     """A row of results.csv as the cells of the table."""
     against, f1 = row["val_acc_minus_control"], row["val_macro_f1_minus_control"]
     return [

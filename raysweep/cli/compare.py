@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -48,7 +48,7 @@ def compare(
     _show(found, metric)
 
 
-def _as_json(found: Comparison) -> dict[str, Any]:
+def _as_json(found: Comparison) -> dict[str, object]:
     from raysweep.report.effects import as_row
 
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -53,7 +53,7 @@ def show(
         _show_experiment(found)
 
 
-def _experiment_json(experiment: Experiment) -> dict[str, Any]:
+def _experiment_json(experiment: Experiment) -> dict[str, object]:
     """What --json prints: the fields of ``list --json``, the configuration, and the committed checkpoints."""
     from raysweep.store import catalog
 
@@ -144,41 +144,32 @@ def _shares(config: ExperimentConfig) -> None:
 
 
 def _show_checkpoint(experiment: Experiment, entry: ManifestEntry | None, path: Path, as_json: bool) -> None:
-    size = path.stat().st_size
-    if entry is None:
-        if as_json:
-            nothing: dict[str, Any] = {
-                "epoch": None,
-                "batch": None,
-                "bytes": size,
-                "sha256": None,
-                "metrics": {},
-                "problem": None,
-            }
-            put_json({"path": str(path), "experiment": experiment.id, "committed": False, **nothing})
-            return
-        put(plain(path))
-        put(f"  not in a manifest of {plain(experiment.id)}; {size:,} bytes")
-        return
-    problem = entry.verify(experiment.folder)
+    problem = None if entry is None else entry.verify(experiment.folder)
     if as_json:
-        put_json(
-            {
-                "path": str(path),
-                "experiment": experiment.id,
-                "committed": True,
-                "epoch": entry.epoch,
-                "batch": entry.batch,
-                "bytes": size,
-                "sha256": entry.sha256,
-                "metrics": entry.metrics,
-                "problem": problem,
-            }
-        )
+        put_json(_checkpoint_json(experiment, entry, path, problem))
         return
     put(plain(path))
+    if entry is None:
+        put(f"  not in a manifest of {plain(experiment.id)}; {path.stat().st_size:,} bytes")
+        return
     where = f"epoch {entry.epoch}" + ("" if entry.batch is None else f", batch {entry.batch}")
     put(f"  {plain(experiment.id)}, {where}, {entry.bytes:,} bytes, {'intact' if problem is None else plain(problem)}")
     put(f"  sha256 {plain(entry.sha256)}")
     for key, value in entry.metrics.items():
         put(f"  {plain(key)}: {f'{value:.4f}' if isinstance(value, float) else plain(value)}")
+
+
+def _checkpoint_json(
+    experiment: Experiment, entry: ManifestEntry | None, path: Path, problem: str | None
+) -> dict[str, object]:
+    return {
+        "path": str(path),
+        "experiment": experiment.id,
+        "committed": entry is not None,
+        "epoch": entry and entry.epoch,
+        "batch": entry and entry.batch,
+        "bytes": path.stat().st_size,
+        "sha256": entry and entry.sha256,
+        "metrics": entry.metrics if entry else {},
+        "problem": problem,
+    }

@@ -114,6 +114,32 @@ def test_a_finished_run_and_a_finished_sweep(capsys, root):
     assert named(str(failed.value), root) == [["continue", made.id]]
 
 
+def test_continue_takes_a_sweep_or_an_experiment_by_any_reference(capsys, root, monkeypatch):
+    from raysweep.display.run import RunDisplay
+    from raysweep.launch import resume
+    from raysweep.launch.runner import Result
+    from raysweep.launch.sweep import resume as sweep_resume
+    from raysweep.launch.sweep.driver import SweepResult
+    from tests.report.making import sweep_of
+
+    monkeypatch.setattr(sweep_resume, "continue_sweep", lambda root, s, **_: SweepResult(s, s.experiments(), {}))
+    monkeypatch.setattr(resume, "continue_experiment", lambda root, e, **_: Result(e, 0.5))
+    monkeypatch.setattr(RunDisplay, "summary", lambda self, experiment: None)
+    made = sweep_of(root, ("a", "b", "c"), (0.4, 0.7, 0.8), {"a5": ({"a": 5.0}, (0.7, 0.7, 0.8))})
+    for reference, options in ((made.id, ("--root", root)), ("s", ("--root", root)), (made.folder, ())):
+        code, out, err = run_cli(capsys, "continue", reference, *options)
+        assert code == 0, err
+        assert out.strip() == str(made.folder)
+        assert named(err, root) == [["compare", made.id]]
+    branch = made.experiments()["a5-seed1"]
+    for reference, options in ((branch.id, ("--root", root)), ("s-a5-seed1", ("--root", root)), (branch.folder, ())):
+        code, out, err = run_cli(capsys, "continue", reference, *options)
+        assert code == 0, err
+        assert out.strip() == str(branch.folder)
+        ((verb, *_),) = named(err, root)
+        assert verb == "resume"
+
+
 def test_what_cannot_be_compared_or_suggested(capsys, root):
     from raysweep.report import suggestion
     from tests.report.making import sweep_of

@@ -145,7 +145,7 @@ class _Loop:
         setup.model.train()
         setup.parallel.train()
         counted = _Counted(meters, setup.world.device)
-        counted.shown += [setup.part(batch).positions for batch in range(first)]
+        counted.shown += [part.positions for part in map(setup.part, range(first)) if part.counted]
         began, last_report = time.perf_counter() - meters.seconds, 0.0
         for batch in range(first, total):
             part = setup.part(batch)

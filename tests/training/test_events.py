@@ -1,4 +1,4 @@
-"""A kill or a fault at every single file event of the saves that a training makes: nothing committed is lost, no bit changes."""
+"""A kill or an I/O error at every file operation of a training's saves loses nothing committed and changes no bit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def faults(told):
     return told[0], [row for row in told[1] if row["how"] == "fault"]
 
 
-def test_every_event_was_met(step, kills, faults):
+def test_every_file_operation_was_tried(step, kills, faults):
     undisturbed, rows = kills
     seen = undisturbed["seen"]
     assert {"open", "write", "fsync", "replace", "link", "unlink"} <= set(seen)
@@ -69,7 +69,7 @@ def test_after_a_kill_the_newest_committed_checkpoint_is_whole(kills):
     assert order == sorted(order)  # what was committed once is never gone again
 
 
-def test_every_fault_of_a_write_fsync_or_rename_is_told_with_its_path(faults):
+def test_every_error_of_a_write_fsync_or_rename_is_reported_with_its_path(faults):
     for row in faults[1]:
         assert row["code"] == 0, row
         assert row["told"].get("error", "").startswith("StoreError"), row
@@ -78,7 +78,7 @@ def test_every_fault_of_a_write_fsync_or_rename_is_told_with_its_path(faults):
         assert reason in row["told"]["error"], row
 
 
-def test_after_a_fault_the_checkpoint_before_is_loadable_and_continuing_gives_the_same_bits(faults):
+def test_after_an_error_the_last_checkpoint_loads_and_continuing_gives_the_same_bits(faults):
     undisturbed, rows = faults
     for row in rows:
         assert row["left"]["newest"] in (BEFORE, MID, LAST), row

@@ -1,4 +1,4 @@
-"""Networks of transformers and timm: from a folder without any network, as they were trained, under their own names."""
+"""Networks of transformers and timm: loaded from a folder without network access, with their weights and parameter names."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_gray_images_are_repeated(vit):
     assert torch.equal(model(x), model(x.expand(-1, 3, -1, -1)))
 
 
-def test_another_number_of_classes_gets_another_head(vit):
+def test_another_number_of_classes_replaces_only_the_head(vit):
     import torch
 
     from raysweep.training import models
@@ -69,13 +69,13 @@ def test_another_number_of_classes_gets_another_head(vit):
     assert all(torch.equal(one[k], other[k]) for k in one if k not in changed)
 
 
-def test_options_go_to_its_configuration(vit):
+def test_options_are_passed_to_the_models_configuration(vit):
     from raysweep.training import models
 
     assert models.build(f"hf:{vit}", {"hidden_dropout_prob": 0.3}, 3, 3).config.hidden_dropout_prob == 0.3
 
 
-def test_an_outline_has_no_numbers(vit):
+def test_an_outline_is_on_the_meta_device(vit):
     from raysweep.training import models
 
     outline = models.outline(f"hf:{vit}", {}, 3, 3)
@@ -107,7 +107,7 @@ def test_timm(no_network):
         ("hf:", "is not known"),
     ],
 )
-def test_what_is_not_there_is_said(name, told):
+def test_a_model_that_does_not_exist_is_named(name, told):
     from raysweep.training import models
 
     with pytest.raises(ConfigError, match=told):
@@ -115,7 +115,7 @@ def test_what_is_not_there_is_said(name, told):
 
 
 @pytest.mark.parametrize(("kind", "module"), [("hf", "transformers"), ("timm", "timm")])
-def test_a_missing_library_names_the_command(monkeypatch, kind, module):
+def test_a_missing_library_is_reported_with_the_command_that_installs_it(monkeypatch, kind, module):
     from raysweep.training import hub, models
 
     def without(name):
@@ -128,7 +128,7 @@ def test_a_missing_library_names_the_command(monkeypatch, kind, module):
     hub._hf_config.cache_clear()
 
 
-def test_a_run_uses_its_labels_and_moments(vit, image_folder, tmp_path, without_ray):
+def test_a_run_uses_the_models_labels_and_preprocessing(vit, image_folder, tmp_path, without_ray):
     """The data's classes are cat, dog, eel; the model's outputs are eel, cat, dog."""
     from raysweep.launch import run as launching
     from raysweep.plan import experiment as experiment_plan

@@ -41,7 +41,7 @@ def test_cnn_takes_images_of_any_size(size, channels):
     models.try_out(models.build("cnn", {}, 7, channels), (size, size, channels), 7)
 
 
-def test_a_function_of_the_users_and_its_options():
+def test_a_function_of_the_user_gets_its_options():
     from raysweep.training import models
 
     model = models.build(f"python:{HERE}:tiny", {"width": 5}, 7, 1)
@@ -68,7 +68,7 @@ def test_torchvision_models_take_gray_images():
         ("cnn", {"widht": 3}, "widht"),
     ],
 )
-def test_models_that_cannot_be_built_say_why(name, options, told):
+def test_a_model_that_cannot_be_built_is_reported_with_the_reason(name, options, told):
     from raysweep.training import models
 
     with pytest.raises(ConfigError, match=told):
@@ -113,7 +113,7 @@ def test_a_bare_state_dict_starts_the_weights(tmp_path, quick_run):
 
 
 @pytest.mark.parametrize("name", ["cnn", "torchvision:resnet18", "torchvision:regnet_y_128gf", "torchvision:swin_t"])
-def test_an_outline_has_the_networks_shapes_and_takes_no_memory(name):
+def test_an_outline_has_shapes_but_no_memory(name):
     import torch
 
     from raysweep.training import models, state
@@ -179,7 +179,7 @@ def test_an_optimizers_state_is_tried_on_an_outline(kind):
         ("exp_avg_sq", lambda torch: None),
     ],
 )
-def test_an_optimizers_state_that_would_fail_at_the_first_step_is_refused(slot, make):
+def test_an_optimizer_state_that_would_fail_at_the_first_step_is_refused(slot, make):
     import torch
 
     from raysweep.training import optim, state
@@ -206,7 +206,7 @@ def test_an_optimizers_state_that_would_fail_at_the_first_step_is_refused(slot, 
         lambda torch: {"cuda": 4},
     ],
 )
-def test_generators_are_tried_and_the_own_ones_kept(make):
+def test_trying_the_generators_of_a_checkpoint_keeps_those_of_this_process(make):
     import torch
 
     from raysweep.training import state
@@ -231,7 +231,7 @@ def section(path, **more) -> ModelSection:
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
-def test_weights_of_a_file_start_a_network(tmp_path, ending):
+def test_a_network_starts_from_the_weights_in_a_file(tmp_path, ending):
     import torch
     from safetensors.torch import save_file
 
@@ -245,7 +245,7 @@ def test_weights_of_a_file_start_a_network(tmp_path, ending):
     assert models.initialise(model, ModelSection()) is None
 
 
-def test_what_does_not_fit_is_named_or_left_out(tmp_path):
+def test_tensors_that_do_not_fit_are_named_or_omitted(tmp_path):
     import torch
 
     from raysweep.training import models
@@ -284,7 +284,7 @@ def test_a_damaged_safetensors_file_is_refused(tmp_path, content):
         models.initialise(tiny(3, 1), section(tmp_path / "nowhere.safetensors"))
 
 
-def test_what_was_left_out_stands_in_the_log(quick_run, tmp_path):
+def test_the_log_names_the_tensors_that_were_omitted(quick_run, tmp_path):
     import torch
 
     from raysweep.store import lineage

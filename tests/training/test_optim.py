@@ -32,7 +32,7 @@ def test_step_and_constant():
 
 
 @given(st.floats(0, 100), st.sampled_from(["constant", "cosine", "step"]), st.floats(0, 20))
-def test_the_rate_is_never_zero_and_never_above_what_was_asked_for(progress, schedule, warm):
+def test_the_rate_is_above_zero_and_never_above_the_configured_one(progress, schedule, warm):
     from raysweep.training import optim
 
     assert 0 < optim.learning_rate(section(schedule=schedule, warmup_epochs=warm), progress) <= 0.1
@@ -54,7 +54,7 @@ def test_biases_and_norms_are_not_decayed():
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_our_optimizers_take_torchs_steps_to_the_bit(name):
+def test_our_optimizers_give_the_same_bits_as_torchs(name):
     import torch
 
     from raysweep.training import optim

@@ -1,4 +1,4 @@
-"""The promise of exactness, whole, on one, two and three ranks: straight = resumed = interrupted and continued."""
+"""Exactness on one, two and three ranks: an undisturbed training = a resumed one = an interrupted and continued one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECTIONS = {
 
 
 class Trainer:
-    """Stands for Ray's trainer; asks to stop after ``stop_after`` batches."""
+    """Replaces Ray's trainer; requests a stop after ``stop_after`` batches."""
 
     def __init__(self, ranks: Ranks | None) -> None:
         self.ranks = ranks
@@ -102,3 +102,13 @@ def test_every_rank_has_its_own_generators(straight, trainer):
     saved = checkpoint.read_checkpoint(straight.folder / straight.entry("latest").file)
     assert saved["world_size"] == len(saved["rng_state"]) == size
     assert len({bytes(r["torch"].numpy().tobytes()) for r in saved["rng_state"]}) == size
+
+
+def test_a_continued_epoch_counts_each_image_once_where_a_batch_has_fewer_images_than_ranks(run, tmp_path):
+    tiny = {"training": {"epochs": 1, "batch_size": 2}, "sampling": {"samples_per_epoch": 12}}
+    broken = run(4, **tiny)
+    assert broken.entries()[-1].batch == 4
+    done = resuming.continue_experiment(tmp_path, broken.id).experiment
+    header, line = (done.folder / "training_history.csv").read_text().splitlines()
+    row = dict(zip(header.split(","), line.split(","), strict=True))
+    assert sum(int(row[f"realised_{c}"]) for c in "0123456789") == 12

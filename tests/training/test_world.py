@@ -147,7 +147,7 @@ def test_synchronised_batch_normalisation_equals_that_of_the_whole_batch(tmp_pat
         torch.testing.assert_close(p[4], layer.running_var, rtol=1e-4, atol=1e-4)
 
 
-def test_a_loss_that_is_not_finite_names_epoch_and_batch_and_keeps_what_was_committed(quick_run, tmp_path):
+def test_a_loss_that_is_not_finite_is_reported_with_epoch_and_batch_and_keeps_the_checkpoints(quick_run, tmp_path):
     import torch
 
     root = tmp_path / "experiments"

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from raysweep._text import plain
-from raysweep.cli.options import Address, From, Root
+from raysweep.cli.options import Address, From, RootOption
 from raysweep.display.terminal import percent, put, put_json, say, say_next, table
 from raysweep.events import Loading
 from raysweep.store.commands import continue_command
 from raysweep.store.results import read_results
+from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.launch.sweep.driver import SweepResult
@@ -48,7 +49,7 @@ def branch(
         None, "--gpus-per-branch", min=0.01, help="0.25 lets four branches share a GPU."
     ),
     address: Address = None,
-    root: Root = "experiments",
+    root: RootOption = "experiments",
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and show every branch, but start nothing."),
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: print JSON."),
 ) -> None:
@@ -58,7 +59,7 @@ def branch(
     from raysweep.plan.types import SweepRequest
 
     request = SweepRequest(
-        root,
+        Root.open(root),
         checkpoint,
         grids.read(weights_grid),
         name=name,

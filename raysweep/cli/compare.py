@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from raysweep._text import plain
-from raysweep.cli.options import Root
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put_json, say, table
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.report.comparison import Compared, Comparison
@@ -32,7 +32,7 @@ def compare(
     ),
     metric: str = typer.Option("f1", "--metric", help="The metric shown per class: f1, recall or precision."),
     as_json: bool = typer.Option(False, "--json", help="Print everything as one JSON object."),
-    root: Root = "experiments",
+    root: RootOption = "experiments",
 ) -> None:
     """Show which branch helped which class. On the same validation images: the difference, its 95 % interval, and whether it
     is better, worse or within noise."""
@@ -41,7 +41,7 @@ def compare(
 
     if metric not in TITLES:
         raise InputError(f"--metric {metric}: choose one of {', '.join(TITLES)}.")
-    found = comparing.compare(open_root(root), references)
+    found = comparing.compare(Root.open(root), references)
     if as_json:
         put_json(_as_json(found))
         return

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from raysweep.cli.options import Root
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put
 from raysweep.events import Loading
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.store.experiment import Experiment
@@ -35,7 +35,7 @@ def continue_(
         help="A different number of Ray workers. 0: train in this process. 2-8: as many as fit.",
     ),
     address: str | None = typer.Option(None, "--address", help="Another Ray cluster. local: this machine."),
-    root: Root = "experiments",
+    root: RootOption = "experiments",
 ) -> None:
     """Finish an interrupted experiment or sweep in place. Starts from the newest intact checkpoints."""
     from raysweep.config.load import parse_workers
@@ -43,7 +43,7 @@ def continue_(
     from raysweep.store.sweep import Sweep
 
     count = parse_workers(workers)
-    found = resolve.find_any(open_root(root), reference)
+    found = resolve.find_any(Root.open(root), reference)
     if isinstance(found, Sweep):
         _sweep(found, steal, (threads, count, address))
     else:
@@ -73,7 +73,7 @@ def _experiment(experiment: Experiment, steal: bool, asked: Asked) -> None:
         from raysweep.launch.resume import continue_experiment
         from raysweep.plan.resources import ResourceOverrides
 
-        root = experiment.folder.parent
+        root = experiment.root
         result = continue_experiment(root, experiment, steal=steal, asked=ResourceOverrides(*asked), progress=display)
     put(str(result.experiment.folder))
     announce(display, result.experiment)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from raysweep._text import plain
-from raysweep.cli.options import Root
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put, say, say_next
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 EPOCHS, MORE = 3, 2
 IMAGES = 1500  # per epoch
@@ -25,13 +24,13 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    root: Root = "experiments",
+    root: RootOption = "experiments",
 ) -> None:
     """Run a demonstration and check its results. Trains 3 epochs on built-in images, resumes for 2 epochs with the same and
     with other weights, and shows the logs."""
     from raysweep.errors import TrainingError
 
-    place = open_root(root)
+    place = Root.open(root)
     base, same, other = _train(place)
     faults = 0
     for what, right in _checks(base, same, other):
@@ -52,10 +51,10 @@ def demo(
             f"{faults} of the demonstration's checks failed; see above. Please report this with the output of `raysweep doctor`."
         )
     say("All checks passed.")
-    say_next(base.folder.parent, "branch", "--from", f"{base.id}@2", "--weights-grid", "configs/grid.yaml")
+    say_next(base.root, "branch", "--from", f"{base.id}@2", "--weights-grid", "configs/grid.yaml")
 
 
-def _train(root: Path) -> tuple[Experiment, Experiment, Experiment]:
+def _train(root: Root) -> tuple[Experiment, Experiment, Experiment]:
     """Train three experiments: one from scratch, and two children of it, with the same and with other weights."""
     from raysweep.config import load as load_config
     from raysweep.display.run import RunDisplay
@@ -68,7 +67,7 @@ def _train(root: Path) -> tuple[Experiment, Experiment, Experiment]:
         with RunDisplay() as display:
             parent = parents.read_parent(root, f"{base.id}@{EPOCHS}")
             plan = child.plan_child(
-                parent, str(root), name=name, description=description, epochs=MORE, weights=weights, progress=display
+                parent, root, name=name, description=description, epochs=MORE, weights=weights, progress=display
             )
             return launching.run(plan, display).experiment
 
@@ -78,7 +77,7 @@ def _train(root: Path) -> tuple[Experiment, Experiment, Experiment]:
         "data": {"source": "faces"},
         "sampling": {"samples_per_epoch": IMAGES},
         "training": {"epochs": EPOCHS},
-        "root": str(root),
+        "root": root.address,
     }
     with RunDisplay() as display:
         base = launching.run(

@@ -7,9 +7,9 @@ from typing import Any
 import typer
 
 from raysweep._text import plain
-from raysweep.cli.options import Root
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import percent, put_json, say, table
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -22,12 +22,12 @@ def diff(
     ),
     b: str = typer.Argument(..., metavar="B", help="Another experiment or checkpoint."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object with a list of differences."),
-    root: Root = "experiments",
+    root: RootOption = "experiments",
 ) -> None:
     """Show the differences between two experiments. Compares configuration, weights and class shares, data, code, versions."""
     from raysweep.report import difference
 
-    folder = open_root(root)
+    folder = Root.open(root)
     one, other = difference.find(folder, a), difference.find(folder, b)
     found = difference.differences(one, other)
     if as_json:

@@ -6,9 +6,9 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
-from raysweep.cli.options import Checkpoint, Classes, Root
+from raysweep.cli.options import Checkpoint, Classes, RootOption
 from raysweep.display.terminal import put, say, split_classes
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +25,7 @@ def export(
         None, "--output", "-o", metavar="FILE", help="Default: the checkpoint's name, in the current folder."
     ),
     classes: Classes = None,
-    root: Root = "experiments",
+    root: RootOption = "experiments",
 ) -> None:
     """Export the model as safetensors, ONNX or TorchScript. Also writes classes and preprocessing, and checks the result."""
     from raysweep.config import load as load_config
@@ -40,7 +40,7 @@ def export(
     from raysweep.tools import export
     from raysweep.tools import predict as networks
 
-    found = networks.load(open_root(root), checkpoint, over, split_classes(classes))
+    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes))
     name = found.source.rpartition("/")[2].removesuffix(".pt").replace("@", "_epoch_")
     target = user_path(output) if output else user_path(name + endings[form].replace(".pt", ".torchscript.pt"))
     if target.is_dir() or not target.absolute().parent.is_dir():

@@ -8,9 +8,9 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
-from raysweep.cli.options import Root
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put, say_next, split_classes
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def import_(
         metavar="A,B,C",
         help="The classes in the order of the model's outputs, if the model does not name them.",
     ),
-    root: Root = "experiments",
+    root: RootOption = "experiments",
 ) -> None:
     """Copy experiments of the old system. The copies have manifest and lineage; the originals stay unchanged."""
     from raysweep.config import load as load_config
@@ -44,7 +44,7 @@ def import_(
     problems = []
     for folder in folders:
         try:
-            made = import_legacy.import_folder(user_path(folder), open_root(root), overrides, split_classes(classes))
+            made = import_legacy.import_folder(user_path(folder), Root.open(root), overrides, split_classes(classes))
         except InputError as error:
             problems.append(str(error))
             continue
@@ -52,6 +52,6 @@ def import_(
         ends = [e.epoch for e in made.manifest().ends]
         data = [] if overrides.get("data") else ["data.path=FOLDER"]
         if ends:
-            say_next(made.folder.parent, "resume", "--from", f"{made.id}@{ends[-1]}", *data)
+            say_next(made.root, "resume", "--from", f"{made.id}@{ends[-1]}", *data)
     if problems:  # the other experiments are imported
         raise InputError(" ".join(problems))

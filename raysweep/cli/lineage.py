@@ -6,9 +6,9 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
-from raysweep.cli.options import Root
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put, put_json, say, say_next
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -21,14 +21,14 @@ def lineage(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print a flat JSON array, parents before children."),
     plot: str | None = typer.Option(None, "--plot", metavar="FILE", help="Draw the tree as a PNG file."),
-    root: Root = "experiments",
+    root: RootOption = "experiments",
 ) -> None:
     """Show the tree of experiments, with every ratio change. Each experiment is shown below its parent."""
 
     from raysweep.errors import InputError
     from raysweep.report import tree
 
-    folder = open_root(root)
+    folder = Root.open(root)
     nodes = tree.build(folder, reference)
     if plot is not None:
         target = user_path(plot)
@@ -44,7 +44,7 @@ def lineage(
         put_json(tree.rows(nodes))
         return
     if not nodes:
-        say(f"No experiments under {folder.absolute()}.")
+        say(f"No experiments under {folder.path.absolute()}.")
         say_next(folder, "run", "configs/base.yaml")
         return
     for guides, name, about in tree.lines(nodes):

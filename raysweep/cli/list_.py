@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from raysweep._text import plain
-from raysweep.cli.options import Root
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import age, decimals, percent, put_bytes, put_json, say, say_next, table
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.store.fields import Row
@@ -35,7 +35,7 @@ def list_(
         None, "--limit", min=1, help="List at most this many: the last ones in sort order."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON array with the documented fields."),
-    root: Root = "experiments",
+    root: RootOption = "experiments",
 ) -> None:
     """List the experiments under the root, oldest first."""
 
@@ -50,7 +50,7 @@ def list_(
         raise InputError(
             f"--status {status}: there is no such status.{did_you_mean(status, STATUSES)} Use one of {', '.join(STATUSES)}."
         )
-    folder = open_root(root)
+    folder = Root.open(root)
     if as_json and not checkpoints:
         texts = index.texts(folder, status=status, sweep=sweep, sort=sort, limit=limit)
         put_bytes(b"[" + b",\n ".join(texts) + b"]\n")  # one line per experiment
@@ -60,7 +60,7 @@ def list_(
         _checkpoints(rows, as_json)
         return
     if not rows:
-        say(f"No experiments under {folder.absolute()}.")
+        say(f"No experiments under {folder.path.absolute()}.")
         say_next(folder, "run", "configs/base.yaml")
         return
     table(

@@ -8,7 +8,7 @@ import typer
 
 ROOT = typer.Option("--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX.")
 
-Root = Annotated[str, ROOT]
+RootOption = Annotated[str, ROOT]
 From = Annotated[str, typer.Option("--from", help="A .pt file, or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest.")]
 Checkpoint = Annotated[str, typer.Argument(metavar="CKPT", help="A .pt file, or EXPERIMENT@5, @best, @latest.")]
 Purpose = Annotated[str | None, typer.Option("--description", help="The purpose of the experiment, for its log.")]

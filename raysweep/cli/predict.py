@@ -6,9 +6,9 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
-from raysweep.cli.options import Checkpoint, Classes, Root
+from raysweep.cli.options import Checkpoint, Classes, RootOption
 from raysweep.display.terminal import percent, put_json, split_classes, table
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +22,7 @@ def predict(
     ),
     classes: Classes = None,
     as_json: bool = typer.Option(False, "--json", help="Print JSON with the probability of every class."),
-    root: Root = "experiments",
+    root: RootOption = "experiments",
 ) -> None:
     """Predict the classes of image files."""
     import os
@@ -36,7 +36,7 @@ def predict(
         raise InputError("Name at least one image file.")
     from raysweep.tools import predict as networks
 
-    found = networks.load(open_root(root), checkpoint, over, split_classes(classes))
+    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes))
     paths = [user_path(f) for f in files]
     rows = []
     for start in range(0, len(paths), 64):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from raysweep._text import plain
-from raysweep.cli.options import Root
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put, say
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.store.experiment import Experiment
@@ -32,7 +32,7 @@ def prune(
         None, "--every", min=1, help="Also keep each epoch that is a multiple of this number."
     ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be deleted, but delete nothing."),
-    root: Root = "experiments",
+    root: RootOption = "experiments",
 ) -> None:
     """Delete old checkpoints. The rule is checkpoint.keep, or --last and --every. The best checkpoint, the newest, and those
     that a child or a sweep starts from are never deleted. Every deletion is logged in the experiment."""
@@ -40,7 +40,7 @@ def prune(
     from raysweep.errors import LockedError, StoreError
     from raysweep.store import catalog, resolve, retention
 
-    folder = open_root(root)
+    folder = Root.open(root)
     chosen = [resolve.find_experiment(folder, r) for r in references] if references else catalog.experiments(folder)
     used = retention.in_use(folder)
     total = 0

@@ -7,10 +7,10 @@ from typing import Any
 
 import typer
 
-from raysweep.cli.options import Address, Classes, DryRun, From, Purpose, Root, Workers
+from raysweep.cli.options import Address, Classes, DryRun, From, Purpose, RootOption, Workers
 from raysweep.display.terminal import put, split_classes
 from raysweep.events import Loading
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +30,7 @@ def resume(
     description: Purpose = None,
     classes: Classes = None,
     weights_only: bool = typer.Option(False, "--weights-only", help="Keep the model, reset the optimizer."),
-    root: Root = "experiments",
+    root: RootOption = "experiments",
     workers: Workers = None,
     address: Address = None,
     dry_run: DryRun = False,
@@ -49,10 +49,11 @@ def resume(
         from raysweep.plan import child
         from raysweep.plan import parent as parents
 
-        parent = parents.read_parent(open_root(root), checkpoint, over, split_classes(classes))
+        place = Root.open(root)
+        parent = parents.read_parent(place, checkpoint, over, split_classes(classes))
         plan = child.plan_child(
             parent,
-            root,
+            place,
             name=name,
             description=description,
             epochs=epochs,

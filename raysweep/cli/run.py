@@ -67,7 +67,7 @@ def run(
 def announce(display: RunDisplay, experiment: Experiment) -> None:
     """Print the summary of a finished run: the confusion matrix, then the next command to type."""
     display.summary(experiment)
-    root, ends = experiment.folder.parent, experiment.manifest().ends
+    root, ends = experiment.root, experiment.manifest().ends
     classes = experiment.config().classes or ()
     # Not the last epoch: its learning rate is low, so that other weights would change little.
     start = f"{experiment.id}@{ends[int(0.6 * (len(ends) - 1))].epoch}"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from raysweep._text import plain
-from raysweep.cli.options import Root
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import decimals, percent, put, put_json, say, say_next, table
 from raysweep.store.commands import command
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ def show(
         ..., help="An experiment (id, name, prefix, path) or a checkpoint (path, EXPERIMENT@5, @best, @latest)."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
-    root: Root = "experiments",
+    root: RootOption = "experiments",
 ) -> None:
     """Show one experiment or checkpoint. For an experiment: its parent, class shares, results and checkpoints."""
 
@@ -37,7 +37,7 @@ def show(
     from raysweep.store import resolve
     from raysweep.store.sweep import Sweep
 
-    folder = open_root(root)
+    folder = Root.open(root)
     if resolve.split_reference(reference) is not None or reference.endswith(".pt"):
         _show_checkpoint(*resolve.find_checkpoint(folder, reference), as_json)
         return
@@ -93,7 +93,7 @@ def _show_experiment(experiment: Experiment) -> None:
             ("", "l"),
         ]
         table(None, columns, [_row(e, manifest.best_file) for e in manifest.entries])
-    root = experiment.folder.parent
+    root = experiment.root
     old = [p.epoch for p in experiment.old_checkpoints() if p.batch is None]
     if old:
         say(f"Written by the old system, with checkpoints of epochs {', '.join(map(str, old))}.")

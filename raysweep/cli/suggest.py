@@ -6,9 +6,9 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
-from raysweep.cli.options import Root
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put, put_json, say, say_next
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 METRICS = ("macro_f1", "accuracy")
 
@@ -22,7 +22,7 @@ def suggest(
     metric: str = typer.Option("macro_f1", "--metric", help=f"The metric to improve: {' or '.join(METRICS)}."),
     output: str | None = typer.Option(None, "--output", "-o", metavar="FILE", help="Write the grid to a new file."),
     as_json: bool = typer.Option(False, "--json", help="Print the grid and the reasons as one JSON object."),
-    root: Root = "experiments",
+    root: RootOption = "experiments",
 ) -> None:
     """Suggest the next grid file. Says which classes to show more or less often, by how much, and why."""
     from raysweep.errors import InputError
@@ -33,7 +33,7 @@ def suggest(
 
     if metric not in METRICS:
         raise InputError(f"--metric {metric}: choose one of {', '.join(METRICS)}.")
-    of = resolve.find_any(open_root(root), sweep)
+    of = resolve.find_any(Root.open(root), sweep)
     if not isinstance(of, Sweep):
         raise InputError(f"{of.id} is an experiment; suggest takes a sweep. `raysweep branch` makes one.")
     found = suggestion.suggest(of, metric)

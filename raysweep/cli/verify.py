@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from raysweep._text import plain
-from raysweep.cli.options import Root
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put, put_json, say
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from raysweep.store.experiment import Experiment
     from raysweep.store.records_manifest import ManifestEntry
     from raysweep.tools.replay import Replay
@@ -45,12 +43,12 @@ def verify(
     as_json: bool = typer.Option(
         False, "--json", help="Print one JSON array: one row per checkpoint with its faults and a text."
     ),
-    root: Root = "experiments",
+    root: RootOption = "experiments",
 ) -> None:
     """Check that checkpoints are intact. Checks hash, content, class order, random generators and position; exits with code 1
     if any check fails."""
 
-    folder = open_root(root)
+    folder = Root.open(root)
     rows: list[Row] = []
     for experiment, entries in _chosen(folder, references or []):
         for row in _checked(folder, experiment, entries, replay):
@@ -73,7 +71,7 @@ def _print(row: Row) -> None:
         put(f"ok     {where}: {plain(row.text)}")
 
 
-def _checked(root: Path, experiment: Experiment, entries: Sequence[ManifestEntry], replay: bool) -> Iterator[Row]:
+def _checked(root: Root, experiment: Experiment, entries: Sequence[ManifestEntry], replay: bool) -> Iterator[Row]:
     """The faults of the experiment's manifest and log, if any, then a row for each checkpoint."""
     from raysweep.errors import RaysweepError
     from raysweep.store import lineage, verify
@@ -116,7 +114,7 @@ def _is_old(experiment: Experiment) -> bool:
         return False
 
 
-def _chosen(root: Path, references: list[str]) -> list[tuple[Experiment, list[ManifestEntry]]]:
+def _chosen(root: Root, references: list[str]) -> list[tuple[Experiment, list[ManifestEntry]]]:
     """The experiments to check, each with its checkpoints.
 
     Raises:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from raysweep._text import json_text, plain
 from raysweep.store.commands import command
-from raysweep.store.remote.root import is_open, named
+from raysweep.store.remote.copies import named, opened
+from raysweep.store.root import Root
 
 
 def say(text: str = "") -> None:
@@ -18,7 +18,7 @@ def say(text: str = "") -> None:
     print(named(text), file=sys.stderr, flush=True)
 
 
-def say_next(root: Path, *words: str) -> None:
+def say_next(root: Root, *words: str) -> None:
     """Print the command to type next."""
     say(f"Next: {plain(command(root, *words))}")
 
@@ -31,7 +31,7 @@ def put(text: str) -> None:
 def put_bytes(data: bytes) -> None:
     """Write UTF-8 data, which may be megabytes long, to stdout."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(named(data.decode()).encode() if is_open() else data)
+    sys.stdout.buffer.write(named(data.decode()).encode() if opened() else data)
     sys.stdout.buffer.flush()
 
 

@@ -11,6 +11,7 @@ from raysweep.store import layout, lineage, ratio
 from raysweep.store.commands import command
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import ParentRef
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
 # Settings that ``resume`` derives by itself, or has an option for.
@@ -26,7 +27,7 @@ def of_child(experiment: Experiment) -> str | None:
     config = experiment.config()
     if config.parent is None:
         return None
-    root = experiment.folder.parent
+    root = experiment.root
     words = ["resume", "--from", reference(root, config.parent), "--epochs", str(config.num_epochs or 1)]
     weights, overrides = _changed(experiment)
     if weights:
@@ -36,11 +37,11 @@ def of_child(experiment: Experiment) -> str | None:
     return command(root, *words, *_assignments(overrides))
 
 
-def reference(root: Path, parent: ParentRef) -> str:
+def reference(root: Root, parent: ParentRef) -> str:
     """What ``--from`` takes for a recorded parent: ``EXPERIMENT@5``, or the file if the checkpoint is not of an epoch's end, or
     the parent is not under this root."""
     name = parent.experiment
-    here = Path(name).name == name and (root / name / layout.MANIFEST).is_file()
+    here = Path(name).name == name and (root.path / name / layout.MANIFEST).is_file()
     return parent.file if parent.file and (parent.batch or not here) else parent.reference
 
 

@@ -20,6 +20,7 @@ from raysweep.store.commands import command
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.records import ParentRef
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 from raysweep.weights import Changed, changes
 
@@ -71,7 +72,7 @@ NO_CONTROL = (
 )
 
 
-def compare(root: Path, references: Sequence[str]) -> Comparison:
+def compare(root: Root, references: Sequence[str]) -> Comparison:
     """Compare a sweep, one experiment with its parent, or several experiments with the first.
 
     Raises:
@@ -175,13 +176,13 @@ def _with_first(experiments: Sequence[Experiment]) -> Comparison:
     return _compared(f"{first.id} and {len(others)} more", f"{first.id}", groups, changed, notes)
 
 
-def of_child(root: Path, child: Experiment) -> Comparison:
+def of_child(root: Root, child: Experiment) -> Comparison:
     """A child against the checkpoint that it started from, or what the parent has predictions of."""
     config = child.config()
     if config.parent is None:
         raise InputError(
             f"{child.id} has no parent to compare it with. Name another experiment beside it: "
-            f"`{command(child.folder.parent, 'compare', 'OTHER', child.id)}`."
+            f"`{command(child.root, 'compare', 'OTHER', child.id)}`."
         )
     if recorded.is_old(before := resolve.by_id(root, config.parent.experiment)):
         return _by_record(before, [child], f"its parent {before.id}", [NO_CONTROL])
@@ -215,7 +216,7 @@ def _by_record(first: Experiment, others: Sequence[Experiment], against: str, no
     return Comparison(title, where, classes, counts, branches, found, [], [*notes, OLD])
 
 
-def _parent(root: Path, told: ParentRef) -> tuple[Experiment, Predictions, str]:
+def _parent(root: Root, told: ParentRef) -> tuple[Experiment, Predictions, str]:
     """A parent, its predictions where children began, or of its last epoch where those are not kept, and which it was."""
     parent, epoch = resolve.by_id(root, told.experiment), told.epoch or 0
     try:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +32,7 @@ from raysweep.report.parts import (
 )
 from raysweep.store import catalog
 from raysweep.store.experiment import Experiment
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 from raysweep.weights import describe_changed
 
@@ -99,7 +99,7 @@ def of_sweep(sweep: Sweep, comparison: Comparison | None = None) -> Content:
     return page
 
 
-def of_experiment(root: Path, experiment: Experiment) -> Content:
+def of_experiment(root: Root, experiment: Experiment) -> Content:
     """The page of one experiment, compared with its parent if it has one.
 
     Raises:
@@ -195,7 +195,7 @@ def _points(value: float) -> str:
 # --- the tree and the branches ----------------------------------------------------------------------------------------
 
 
-def _tree(root: Path, of: str | None, branches: set[str] | None) -> list[TreeLine]:
+def _tree(root: Root, of: str | None, branches: set[str] | None) -> list[TreeLine]:
     """The ancestors of an experiment, itself, and of its descendants those of a sweep (or all)."""
     try:
         nodes = tree.build(root, str(of))

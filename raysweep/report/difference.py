@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from raysweep._text import dotted
@@ -12,6 +11,7 @@ from raysweep.errors import WeightsError
 from raysweep.store import resolve
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
+from raysweep.store.root import Root
 from raysweep.weights import SamplingWeights
 
 SECTIONS = ("parent", "checkpoint", "configuration", "weights", "shares", "data", "versions")
@@ -53,7 +53,7 @@ class Side:
         return f"{self.experiment.id}@{self.entry.epoch}{batch}"
 
 
-def find(root: Path, reference: str) -> Side:
+def find(root: Root, reference: str) -> Side:
     """Raises NotFoundError if there is no such experiment or checkpoint."""
     if resolve.split_reference(reference) is not None or reference.endswith(".pt"):
         experiment, entry, path = resolve.find_checkpoint(root, reference)

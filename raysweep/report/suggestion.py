@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from raysweep.report import commands, effects
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
 from raysweep.store.commands import command
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
 MAX_BRANCHES = 24  # of one seed, the control not counted
@@ -57,7 +57,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Suggestion:
-    root: Path
+    root: Root
     sweep: str
     parent: str  # checkpoint reference
     metric: str

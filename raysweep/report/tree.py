@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from raysweep.store import index, resolve
 from raysweep.store.fields import Row
+from raysweep.store.root import Root
 from raysweep.weights import Changed, changes, describe_changed
 
 
@@ -38,7 +38,7 @@ class Node:
         return self.row.best_acc if self.row else None
 
 
-def build(root: Path, of: str | None = None) -> dict[str, Node]:
+def build(root: Root, of: str | None = None) -> dict[str, Node]:
     """All experiments under a root, by id, oldest first; or, with ``of``, that one with its ancestors and descendants.
 
     Raises:

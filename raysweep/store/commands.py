@@ -8,29 +8,29 @@ from pathlib import Path
 
 from raysweep._paths import is_address, user_path
 from raysweep.errors import RootError
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 
 
-def command(root: Path, *words: str) -> str:
+def command(root: Root, *words: str) -> str:
     """``raysweep WORD…``, ready to be pasted into a shell. It names the root unless the command uses that root anyway.
 
-    >>> command(Path("experiments"), "show", "base")
+    >>> command(Root.open("experiments"), "show", "base")
     'raysweep show base'
-    >>> command(Path("my runs"), "resume", "--from", "base@2", "--weights", '{"disgust": 5.0}')
+    >>> command(Root.open("my runs"), "resume", "--from", "base@2", "--weights", '{"disgust": 5.0}')
     'raysweep resume --from base@2 --weights \\'{"disgust": 5.0}\\' --root \\'my runs\\''
     """
-    option = [] if _is_usual(root) else ["--root", remote.root_address(root)]
+    option = [] if _is_usual(root) else ["--root", root.address]
     return shlex.join(["raysweep", *words, *option])
 
 
-def continue_command(root: Path, name: str) -> str:
+def continue_command(root: Root, name: str) -> str:
     """What to type to go on with an experiment or a sweep."""
     return command(root, "continue", name)
 
 
-def _is_usual(root: Path) -> bool:
+def _is_usual(root: Root) -> bool:
     """Whether commands without --root use this root. Opens no other root: the text of a command needs no network."""
-    usual, mine = os.environ.get("RAYSWEEP_ROOT") or "experiments", remote.root_address(root)
+    usual, mine = os.environ.get("RAYSWEEP_ROOT") or "experiments", root.address
     try:
         if is_address(usual) and is_address(mine):
             from raysweep.store.remote.bucket import Bucket

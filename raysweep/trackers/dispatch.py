@@ -27,7 +27,7 @@ from raysweep.store import lineage
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import FAILED, FINISHED, INTERRUPTED, Experiment
 from raysweep.store.lock import WriterLock
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
 from raysweep.trackers import snapshot
 from raysweep.trackers.state import TrackerState
@@ -97,7 +97,7 @@ class Process:
     def send(self) -> bool:
         """Send the requests that the pipe takes; whether it took all."""
         for folder, number in list(self.unsent.items()):
-            root = remote.root_address(Path(folder).parent)
+            root = Root.at(Path(folder).parent).address
             if not self._write({"folder": folder, "root": root, "number": number}):
                 return False
             del self.unsent[folder]
@@ -154,7 +154,7 @@ class Follower:
         branch, told = opened(event)
         match told:
             case ExperimentStarted(folder=folder):
-                self._follow(branch, remote.place(folder).absolute())
+                self._follow(branch, Root.locate(folder).absolute())
                 # No board yet: the first step must not wait for an import, and there is no point to write.
                 self._sync(self.folders[branch], board=False)
             case ExperimentFinished() if branch is not None:
@@ -176,7 +176,7 @@ class Follower:
 
     def _sync(self, folder: Path, board: bool = True, only_behind: bool = False) -> None:
         try:
-            remote.refresh(folder, patient=False)  # the branch may train on another machine
+            Root.at(folder.parent).refresh(folder, patient=False)  # the branch may train on another machine
             section = self.sections.get(folder) or snapshot.section(Experiment(folder).config())
             self.sections[folder] = section
             told = snapshot.read(folder)
@@ -261,7 +261,7 @@ class Follower:
         """One note for each tracker of each experiment that had trouble; the experiments have ended, so nobody writes."""
         for (folder, name), why in self.trouble.items():
             now = (
-                f"it is behind; `{continue_command(folder.parent, folder.name)}` brings it up to date"
+                f"it is behind; `{continue_command(Root.at(folder.parent), folder.name)}` brings it up to date"
                 if (folder, name) in self.behind
                 else "it is up to date again"
             )

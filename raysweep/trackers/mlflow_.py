@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from raysweep._text import truncate
-from raysweep.store.remote import root as remote
 from raysweep.trackers.snapshot import Snapshot, text
 from raysweep.trackers.state import TrackerState
 
@@ -92,7 +91,7 @@ class Tracker:
     def _begin(self, client: Any, story: Snapshot, memory: TrackerState) -> None:
         assert story.trackers.mlflow is not None
         tags = {f"raysweep.{key}": value for key, value in story.tags.items()}
-        tags |= {"mlflow.source.name": "raysweep", "raysweep.folder": remote.address(story.experiment.folder)}
+        tags |= {"mlflow.source.name": "raysweep", "raysweep.folder": story.experiment.address}
         description = story.config.setting("experiment", "description")
         if description:
             tags["mlflow.note.content"] = truncate(description, 4000)

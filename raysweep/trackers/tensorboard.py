@@ -20,7 +20,7 @@ from typing import Any
 from raysweep.errors import StoreError
 from raysweep.store import layout
 from raysweep.store.experiment import RUNNING
-from raysweep.store.remote import root as remote
+from raysweep.store.remote import copies
 from raysweep.trackers.snapshot import Point, Snapshot, text
 from raysweep.trackers.state import TrackerState
 
@@ -57,7 +57,7 @@ class Tracker:
             last[1].close()
             last = None
         file, writer, shown = last or (*self._begin(story, folder), [])
-        with remote.writing(file):
+        with copies.writing(file):
             for point in story.points[len(shown) :]:
                 writer.write_event(self._event(story, point))
             writer.flush()

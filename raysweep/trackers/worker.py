@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep._text import truncate
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.trackers import snapshot
 from raysweep.trackers.base import make
 
@@ -38,7 +38,7 @@ class _Wanted:
                 if request.get("end"):
                     self.ended = True
                 else:
-                    remote.open_root(request["root"], pull=False)  # what is written there is uploaded
+                    Root.open(request["root"], look=False)  # what is written there is uploaded
                     self.requests[request["folder"]] = request["number"]
                 self.changed.notify()
         if not self.ended:  # whoever asks is gone; another process may soon go on with the same experiments

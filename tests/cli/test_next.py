@@ -71,7 +71,7 @@ def test_import(capsys, root, monkeypatch, data):
     from raysweep.tools import import_legacy
 
     def copy(folder, to, *rest):
-        return make_experiment(to / NAME, [(1, None), (2, None)])
+        return make_experiment(to.path / NAME, [(1, None), (2, None)])
 
     monkeypatch.setattr(import_legacy, "import_folder", copy)
     code, _, err = run_cli(capsys, "import", "old", *data, "--root", root)

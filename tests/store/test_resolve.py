@@ -11,6 +11,7 @@ from raysweep.errors import AmbiguousReferenceError, NotFoundError
 from raysweep.store import resolve, sweep
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_sweep import SweepRecord
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 from tests.store.making import make_experiment
 
@@ -19,7 +20,7 @@ TIME = "20260102_030405"
 
 
 def make_sweep(root: Path, name: str, *branches: str) -> Sweep:
-    made = sweep.create(root, name, NOW)
+    made = sweep.create(Root.open(root), name, NOW)
     made.write_record(
         SweepRecord.from_json(
             {"name": name, "branches": [{"name": b, "seed": 0, "weights": {"a": 1.0}} for b in branches]}
@@ -54,14 +55,14 @@ def root(tmp_path):
     ],
 )
 def test_a_path_an_id_a_name_and_a_start_are_found(root, reference, kind, name):
-    found = resolve.find_any(root, reference.format(root=root))
+    found = resolve.find_any(Root.open(root), reference.format(root=root))
     assert isinstance(found, kind)
     assert found.id == name
 
 
 def test_a_start_that_a_sweep_and_an_experiment_share_is_refused_in_one_error(root):
     with pytest.raises(AmbiguousReferenceError) as refused:
-        resolve.find_any(root, "ba")
+        resolve.find_any(Root.open(root), "ba")
     text = str(refused.value)
     assert "'ba' fits 1 sweep and 1 experiment" in text
     assert f"sweep base-sweep_{TIME}, experiment base_{TIME}" in text
@@ -71,19 +72,19 @@ def test_a_name_that_a_sweep_and_an_experiment_share_is_refused_in_one_error(roo
     make_experiment(root / f"base-sweep_{TIME}")
     for reference in ("base-sweep", f"base-sweep_{TIME}"):
         with pytest.raises(AmbiguousReferenceError, match=r"fits 1 sweep and 1 experiment .* path of the folder"):
-            resolve.find_any(root, reference)
-    assert isinstance(resolve.find_any(root, str(root / "sweeps" / f"base-sweep_{TIME}")), Sweep)
+            resolve.find_any(Root.open(root), reference)
+    assert isinstance(resolve.find_any(Root.open(root), str(root / "sweeps" / f"base-sweep_{TIME}")), Sweep)
 
 
 def test_an_experiment_that_is_only_called_like_a_branch_is_not_one(root):
     make_experiment(root / f"base-sweep-later_{TIME}")
     with pytest.raises(AmbiguousReferenceError, match="fits 1 sweep and 1 experiment"):
-        resolve.find_any(root, "base-sw")
+        resolve.find_any(Root.open(root), "base-sw")
 
 
 def test_what_is_not_there_is_suggested(root):
     with pytest.raises(NotFoundError, match=r"No experiment or sweep .*Did you mean 'base-sweep'\?") as refused:
-        resolve.find_any(root, "base-swep")
+        resolve.find_any(Root.open(root), "base-swep")
     assert f"`raysweep list --root {root}` shows the experiments" in str(refused.value)
     with pytest.raises(NotFoundError, match="No experiment or sweep"):
-        resolve.find_any(root / "empty", "base")
+        resolve.find_any(Root.open(root / "empty"), "base")

@@ -28,7 +28,7 @@ from raysweep.training.job import Job, from_own_checkpoint
 
 def continue_experiment(
     root: Root,
-    reference: str,
+    reference: str | Experiment,
     *,
     steal: bool = False,
     asked: ResourceOverrides = AS_BEFORE,
@@ -59,14 +59,14 @@ def continue_experiment(
 
 def _continue(
     root: Root,
-    reference: str,
+    reference: str | Experiment,
     steal: bool,
     asked: ResourceOverrides,
     progress: Progress,
     launch: Launch | None,
     fitted: Resources | None,
 ) -> Result:
-    experiment = resolve.find_experiment(root, reference)
+    experiment = reference if isinstance(reference, Experiment) else resolve.find_experiment(root, reference)
     config = experiment.config()
     if config.settings is None:
         raise NotFoundError(f"{experiment.id} was not made by raysweep; start a child of it with `raysweep resume`.")

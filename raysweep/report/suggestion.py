@@ -21,6 +21,8 @@ from raysweep.errors import InputError
 from raysweep.report import commands, effects
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
+from raysweep.store.commands import command
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
 MAX_BRANCHES = 24  # of one seed, the control not counted
@@ -55,6 +57,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Suggestion:
+    root: Root
     sweep: str
     parent: str  # checkpoint reference
     metric: str
@@ -80,8 +83,8 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
     found = comparing.of_sweep(sweep)
     if comparing.NO_CONTROL in found.notes:
         raise InputError(
-            f"{sweep.id} has no finished control, so what its weights did cannot be told from what training on did. Run a sweep "
-            "with `control: true`, or finish this one with `raysweep continue`."
+            f"{sweep.id} has no finished control, so the effect of its weights cannot be told from the effect of longer training. "
+            f"Run a sweep with `control: true`, or finish this one: `{command(sweep.root, 'continue', sweep.id)}`."
         )
     record = sweep.record()
     before = record.parent_weights
@@ -110,7 +113,7 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
         seeds = [start, start + 1, start + 2]
         notes.append("The sweep had one seed; three tell how much of a difference another seed would undo.")
     reference = commands.reference(sweep.root, record.parent) if record.parent else "PARENT@latest"
-    return Suggestion(sweep.id, reference, metric, record.epochs, seeds, _few(choices, notes), notes)
+    return Suggestion(sweep.root, sweep.id, reference, metric, record.epochs, seeds, _few(choices, notes), notes)
 
 
 def responses(found: Comparison, metric: str) -> tuple[dict[str, list[Level]], list[str]]:
@@ -238,7 +241,8 @@ def as_yaml(found: Suggestion) -> str:
     Raises:
         ConfigError: never; what is returned has been read back.
     """
-    lines = [f"# After {plain(found.sweep)}: raysweep branch --from {plain(found.parent)} --weights-grid THIS_FILE"]
+    again = command(found.root, "branch", "--from", found.parent, "--weights-grid", "THIS_FILE")
+    lines = [f"# After {plain(found.sweep)}: {plain(again)}"]
     lines += [f"# {plain(note)}" for note in found.notes]
     if found.epochs:
         lines.append(f"epochs: {found.epochs}")

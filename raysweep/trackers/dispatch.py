@@ -24,6 +24,7 @@ from raysweep.config.settings import TrackersSection
 from raysweep.errors import Interrupted, RaysweepError
 from raysweep.events import BranchEnded, EpochDone, Event, ExperimentFinished, ExperimentStarted, Note, Progress, opened
 from raysweep.store import lineage
+from raysweep.store.commands import continue_command
 from raysweep.store.experiment import FAILED, FINISHED, INTERRUPTED, Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.root import Root
@@ -260,7 +261,7 @@ class Follower:
         """One note for each tracker of each experiment that had trouble; the experiments have ended, so nobody writes."""
         for (folder, name), why in self.trouble.items():
             now = (
-                f"it is behind; `raysweep continue {folder.name}` brings it up to date"
+                f"it is behind; `{continue_command(Root.at(folder.parent), folder.name)}` brings it up to date"
                 if (folder, name) in self.behind
                 else "it is up to date again"
             )

@@ -33,7 +33,7 @@ from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.remote import root as remote
 from raysweep.store.results import MISSING, refresh
 from raysweep.store.sweep import Sweep
-from raysweep.trackers.dispatch import following
+from raysweep.trackers.dispatch import dispatching
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ def train_branches(
     sweep: Sweep, plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
 ) -> SweepResult:
     """Hand the branches to Ray Tune, then settle what it ended without a word, and write results."""
-    with following(progress) as follower:
+    with dispatching(progress) as dispatcher:
         try:
-            return _train_branches(sweep, plan, points, count, follower, steal)
+            return _train_branches(sweep, plan, points, count, dispatcher, steal)
         finally:  # also those that were finished before, when the process that tracked them may have been killed
             for experiment in sweep.experiments().values():
-                follower.ended(experiment)
+                dispatcher.ended(experiment)
 
 
 def _train_branches(

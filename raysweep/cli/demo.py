@@ -92,7 +92,7 @@ def _train(root: Path) -> tuple[Any, Any, Any]:
 def _checks(base: Any, same: Any, other: Any) -> list[tuple[str, bool]]:
     """(expected property, whether it holds) for every file and result that a user can see."""
     from raysweep.errors import RaysweepError
-    from raysweep.report.figures import read_history
+    from raysweep.report.history import read_history
     from raysweep.store import checkpoint, layout, lineage, ratio
     from raysweep.weights import SamplingWeights
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from raysweep._text import short_repr
 from raysweep.errors import AmbiguousReferenceError, InputError, NotFoundError, RaysweepError, StoreError
-from raysweep.report import effects, figures, predictions, recorded
+from raysweep.report import effects, predictions, recorded
 from raysweep.report.effects import Effect, Pair
+from raysweep.report.history import class_sums, own_rows, read_history
 from raysweep.report.predictions import Predictions
 from raysweep.store import catalog, files, layout, ratio, resolve
 from raysweep.store import sweep as sweeps
@@ -315,16 +316,14 @@ def _few(notes: Sequence[str]) -> str:
 
 
 def cost(experiment: Experiment) -> tuple[float, int]:
-    """Seconds of training and images shown since the fork; 0 where the history is lost."""
+    """(seconds of training, images shown) since the fork; zeros if the history is missing or damaged."""
     try:
-        history = figures.read_history(experiment)
+        history = read_history(experiment)
     except StoreError:
         return 0.0, 0
-    first = experiment.config().fork
-    own = [i for i, epoch in enumerate(history.get("epoch", [])) if epoch is not None and epoch > first]
-    seconds = sum(history["seconds"][i] or 0.0 for i in own if "seconds" in history)
-    shown = sum(values[i] or 0 for name, values in history.items() if name.startswith("realised_") for i in own)
-    return float(seconds), int(shown)
+    took = history.get("seconds", [])
+    seconds = sum(took[i] or 0.0 for i in own_rows(experiment, history)) if took else 0.0
+    return float(seconds), int(sum(class_sums(experiment, history, "realised_").values()))
 
 
 COLUMNS = ("branch", "target", "metric", "reference", "value", "difference", "low", "high", "p", "q", "noise", "label")

@@ -11,7 +11,7 @@ from raysweep._text import plain
 from raysweep.errors import RaysweepError
 from raysweep.report import comparison, content, effects
 from raysweep.report.content import Content
-from raysweep.report.parts import HeatCell
+from raysweep.report.sections.records import HeatCell
 from raysweep.store import files, layout
 from raysweep.store.sweep import Sweep
 

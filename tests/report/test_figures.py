@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from raysweep.report import figures, predictions
+from raysweep.report.history import read_history
 from raysweep.report.predictions import Predictions
 
 NAMES = ("a", "a class with a very long name that must be wrapped and not cut off", "$x^{2$", "<script>", "ελληνικά")
@@ -43,8 +44,8 @@ def test_the_history_of_a_child_marks_the_fork(quick_run, quick_child):
     parent = quick_run(training={"epochs": 1})
     child = quick_child(f"{parent.id}@1", epochs=1)
     assert edges_are_blank((child.folder / "training_history.png").read_bytes())
-    history = figures.read_history(child)
-    assert history["epoch"] == [1, 2]
+    columns = read_history(child)
+    assert columns["epoch"] == [1, 2]
 
 
 def test_the_report_is_scikit_learns_for_the_best_epoch(quick_run):

@@ -12,6 +12,7 @@ import pytest
 
 from raysweep.errors import NotFoundError
 from raysweep.report import commands, content, page
+from raysweep.report.sections import confusion, learning_curves
 from raysweep.store import layout
 from raysweep.store.experiment import Experiment
 from tests.cli.test_errors import run_cli
@@ -121,7 +122,7 @@ def test_what_would_steer_a_reader_is_taken_out(tmp_path):
 def test_nothing_better_names_no_winner(tmp_path):
     sweep = sweep_of(tmp_path / "e", ("a", "b", "c"), BASE, {"x": ({"a": 2.0}, BASE), "y": ({"b": 2.0}, BASE)})
     found = content.of_sweep(sweep)
-    assert [label for label, _ in found.verdicts] == ["nothing"]
+    assert [v.label for v in found.verdicts] == ["nothing"]
     assert "Nothing is larger than noise" in page.html(found)
 
 
@@ -142,9 +143,9 @@ def test_a_sweep_that_cannot_be_compared_still_has_a_page(tmp_path):
 
 
 def test_many_classes_and_branches_stay_readable(tmp_path, monkeypatch):
-    monkeypatch.setattr(content, "MOST_CELLS", 2)
+    monkeypatch.setattr(confusion, "MOST_CLASSES", 2)
     monkeypatch.setattr(content, "MOST_BRANCHES", 2)
-    monkeypatch.setattr(content, "MOST_PANELS", 1)
+    monkeypatch.setattr(learning_curves, "MOST_PANELS", 1)
     sweep = sweep_of(
         tmp_path / "e", ("a", "b", "c"), BASE, {f"x{i}": ({"a": 1.0 + i}, BASE) for i in range(1, 5)}, seeds=(0,)
     )

@@ -87,30 +87,35 @@ def compare(root: Path, references: Sequence[str]) -> Comparison:
 
 
 def subject(root: Path, reference: str) -> Sweep | Experiment:
-    """The sweep or the experiment that a reference means: a path, an id or a name of either, else the start of one, of a
-    sweep first.
+    """The sweep or experiment that a reference names: a path, the id or name of either, or the beginning of one. Beginnings
+    are looked up among the sweeps first.
 
     Raises:
         NotFoundError: there is none, or several.
     """
     if os.path.isfile(os.path.join(reference, layout.CONFIG)):
         return resolve.find_experiment(root, reference)
-    if not os.path.isfile(os.path.join(reference, layout.SWEEP)):
-        of_sweeps = [s for s in sweeps.all_sweeps(root) if reference in (s.id, layout.split_id(s.id)[0])]
-        others = [e for e in catalog.experiments(root) if reference in (e.id, layout.split_id(e.id)[0])]
-        if of_sweeps and others:
-            both = ", ".join([*(s.id for s in of_sweeps[-3:]), *(e.id for e in others[-3:])])
-            raise AmbiguousReferenceError(
-                f"{short_repr(reference)} fits a sweep and an experiment: {both}. Give the whole id."
-            )
-        if others:
-            return resolve.find_experiment(root, reference)
+    if not os.path.isfile(os.path.join(reference, layout.SWEEP)) and _names_an_experiment(root, reference):
+        return resolve.find_experiment(root, reference)
     try:
         return resolve.find_sweep(root, reference)
     except AmbiguousReferenceError:
         raise
     except NotFoundError:
         return resolve.find_experiment(root, reference)
+
+
+def _names_an_experiment(root: Path, reference: str) -> bool:
+    """Whether a reference is the whole id or name of an experiment. Raises AmbiguousReferenceError if it is that of a sweep,
+    too."""
+    of_sweeps = [s for s in sweeps.all_sweeps(root) if reference in (s.id, layout.split_id(s.id)[0])]
+    others = [e for e in catalog.experiments(root) if reference in (e.id, layout.split_id(e.id)[0])]
+    if of_sweeps and others:
+        both = ", ".join([*(s.id for s in of_sweeps[-3:]), *(e.id for e in others[-3:])])
+        raise AmbiguousReferenceError(
+            f"{short_repr(reference)} fits a sweep and an experiment: {both}. Give the whole id."
+        )
+    return bool(others)
 
 
 def grouped(branches: Sequence[BranchRecord]) -> dict[str, list[BranchRecord]]:
@@ -131,57 +136,90 @@ def grouped(branches: Sequence[BranchRecord]) -> dict[str, list[BranchRecord]]:
     return named
 
 
+@dataclass(frozen=True)
+class _Evaluated:
+    """An experiment and its predictions of one epoch."""
+
+    experiment: Experiment
+    predictions: Predictions
+
+
+@dataclass(frozen=True)
+class _Match:
+    """One training of a branch, and what it is compared with."""
+
+    branch: _Evaluated
+    reference: _Evaluated
+
+
 def of_sweep(sweep: Sweep) -> Comparison:
-    """Every branch against the control of its seed, or, without any control, against the parent; branches that differ only
-    in their seed are one branch.
+    """Every branch against the control of its seed; if there is no control at all, against the parent. Branches that differ
+    in their seed only are one branch.
 
     Raises:
         NotFoundError: there is neither a finished control nor a parent with predictions. InputError: no finished branch.
     """
     record = sweep.record()
-    found = sweep.experiments()
     notes: list[str] = []
-    done: dict[str, tuple[Experiment, Predictions]] = {}
+    done = _finished(sweep, record, notes)
+    controls = {b.seed: done[b.name] for b in record.branches if b.control and b.name in done}
+    if controls:
+        against = "the control, trained exactly as long" + (
+            f", {len(controls)} seeds each" if len(controls) > 1 else ""
+        )
+        references = controls
+    else:
+        if record.parent is None:
+            raise NotFoundError(f"{sweep.folder} does not say which checkpoint it started from.")
+        parent, against = _parent(sweep.root, record.parent)
+        references = {b.seed: parent for b in record.branches}
+        notes.append(NO_CONTROL)
+    names = {b.name: name for name, members in grouped(record.branches).items() for b in members}
+    groups: dict[str, list[_Match]] = {}
+    changed: dict[str, Changed] = {}
     for branch in record.branches:
-        experiment = found.get(branch.name)
+        if branch.control or branch.name not in done:
+            continue
+        match = _match(branch, done[branch.name], references.get(branch.seed), bool(controls), notes)
+        if match is not None:
+            name = names[branch.name]
+            groups.setdefault(name, []).append(match)
+            changed.setdefault(name, _fork(match.branch.experiment, record, branch.weights))
+    return _compared(sweep.id, against, groups, changed, notes)
+
+
+def _finished(sweep: Sweep, record: SweepRecord, notes: list[str]) -> dict[str, _Evaluated]:
+    """Branch → its predictions, of the finished ones; a note is added for every other one."""
+    experiments = sweep.experiments()
+    done: dict[str, _Evaluated] = {}
+    for branch in record.branches:
+        experiment = experiments.get(branch.name)
         if experiment is None or experiment.status() != FINISHED:
             notes.append(f"{branch.name} is not finished and was left out.")
             continue
         try:
-            done[branch.name] = experiment, _last(experiment)
+            done[branch.name] = _last(experiment)
         except RaysweepError as error:
             notes.append(f"{branch.name} was left out: {error}")
-    controls = {b.seed: done[b.name] for b in record.branches if b.control and b.name in done}
-    against = "the control, trained exactly as long" + (f", {len(controls)} seeds each" if len(controls) > 1 else "")
-    without = not controls
-    if without:
-        if record.parent is None:
-            raise NotFoundError(f"{sweep.folder} does not say which checkpoint it started from.")
-        parent, reference, against = _parent(sweep.root, record.parent)
-        controls = {b.seed: (parent, reference) for b in record.branches}
-        notes.append(NO_CONTROL)
-    groups: dict[str, list[tuple[Experiment, Predictions, Experiment, Predictions]]] = {}
-    weights: dict[str, Mapping[str, float]] = {}
-    of_group = {b.name: name for name, members in grouped(record.branches).items() for b in members}
-    for branch in record.branches:
-        if branch.control or branch.name not in done:
-            continue
-        if branch.seed not in controls:
-            notes.append(f"{branch.name} has no finished control of its seed and was left out.")
-            continue
-        mine, theirs = done[branch.name], controls[branch.seed]
-        if mine[1].epoch != theirs[1].epoch and not without:
-            notes.append(f"{branch.name} ended at epoch {mine[1].epoch}, its control at {theirs[1].epoch}: left out.")
-            continue
-        name = of_group[branch.name]
-        groups.setdefault(name, []).append((*mine, *theirs))
-        weights[name] = branch.weights
-    changed = {name: _fork(members[0][0], record, weights[name]) for name, members in groups.items()}
-    return _compared(sweep.id, against, groups, changed, notes)
+    return done
+
+
+def _match(
+    branch: BranchRecord, mine: _Evaluated, reference: _Evaluated | None, same_epoch: bool, notes: list[str]
+) -> _Match | None:
+    """A branch with its reference; None and a note if they cannot be compared."""
+    if reference is None:
+        notes.append(f"{branch.name} has no finished control of its seed and was left out.")
+        return None
+    own, other = mine.predictions.epoch, reference.predictions.epoch
+    if same_epoch and own != other:
+        notes.append(f"{branch.name} ended at epoch {own}, its control at {other}: left out.")
+        return None
+    return _Match(mine, reference)
 
 
 def _fork(branch: Experiment, record: SweepRecord, weights: Mapping[str, float]) -> Changed:
-    """What a branch of a sweep changed, as its log says; without one there, as the sweep's plan does."""
+    """The ratio change of a branch as its log says; if the log does not have it, as the sweep's plan does."""
     change = ratio.of_fork(branch.folder)
     return changes(record.parent_weights, weights) if change is None else change.changed
 
@@ -191,12 +229,12 @@ def _with_first(experiments: Sequence[Experiment]) -> Comparison:
     if any(map(recorded.is_old, experiments)):
         return _by_record(first, others, first.id)
     reference = _last(first)
-    groups = {e.id: [(e, _last(e), first, reference)] for e in others}
+    groups = {e.id: [_Match(_last(e), reference)] for e in others}
     changed = {e.id: ratio.between(first, e) for e in others}
     notes = [
-        f"{e.id} ended at epoch {groups[e.id][0][1].epoch}, {first.id} at {reference.epoch}."
-        for e in others
-        if groups[e.id][0][1].epoch != reference.epoch
+        f"{name} ended at epoch {match.branch.predictions.epoch}, {first.id} at {reference.predictions.epoch}."
+        for name, (match,) in groups.items()
+        if match.branch.predictions.epoch != reference.predictions.epoch
     ]
     return _compared(f"{first.id} and {len(others)} more", f"{first.id}", groups, changed, notes)
 
@@ -211,10 +249,9 @@ def of_child(root: Path, child: Experiment) -> Comparison:
         )
     if recorded.is_old(before := resolve.by_id(root, config.parent.experiment)):
         return _by_record(before, [child], f"its parent {before.id}", [NO_CONTROL])
-    parent, reference, words = _parent(root, config.parent)
-    mine = _last(child)
-    change = ratio.from_parent(child, parent)
-    return _compared(child.id, words, {child.id: [(child, mine, parent, reference)]}, {child.id: change}, [NO_CONTROL])
+    parent, against = _parent(root, config.parent)
+    change = ratio.from_parent(child, parent.experiment)
+    return _compared(child.id, against, {child.id: [_Match(_last(child), parent)]}, {child.id: change}, [NO_CONTROL])
 
 
 OLD = (
@@ -241,73 +278,85 @@ def _by_record(first: Experiment, others: Sequence[Experiment], against: str, no
     return Comparison(title, where, classes, counts, branches, found, [], [*notes, OLD])
 
 
-def _parent(root: Path, told: ParentRef) -> tuple[Experiment, Predictions, str]:
-    """A parent, its predictions where children began, or of its last epoch where those are not kept, and which it was."""
-    parent, epoch = resolve.by_id(root, told.experiment), told.epoch or 0
+def _parent(root: Path, ref: ParentRef) -> tuple[_Evaluated, str]:
+    """(the parent with its predictions, what these are in words): predictions of the epoch where the children started; if
+    those are not kept, of its last epoch."""
+    parent, epoch = resolve.by_id(root, ref.experiment), ref.epoch or 0
     try:
-        return parent, predictions.read(parent, epoch), "the checkpoint it started from"
+        return _Evaluated(parent, predictions.read(parent, epoch)), "the checkpoint it started from"
     except NotFoundError:
         last = _last(parent)
-        words = f"its parent at epoch {last.epoch} (predictions of epoch {epoch}, where it began, are not kept)"
-        return parent, last, words
+        words = (
+            f"its parent at epoch {last.predictions.epoch} (predictions of epoch {epoch}, where it began, are not kept)"
+        )
+        return last, words
 
 
-def _last(experiment: Experiment) -> Predictions:
+def _last(experiment: Experiment) -> _Evaluated:
+    """The predictions of the last epoch."""
     ends = experiment.manifest().ends
     if not ends:
         raise NotFoundError(f"{experiment.id} has no finished epoch yet, so there is nothing to compare.")
-    return predictions.read(experiment, ends[-1].epoch)
+    return _Evaluated(experiment, predictions.read(experiment, ends[-1].epoch))
 
 
 def _compared(
     title: str,
     against: str,
-    groups: Mapping[str, list[tuple[Experiment, Predictions, Experiment, Predictions]]],
-    changed: Mapping[str, dict[str, tuple[float, float]]],
+    groups: Mapping[str, Sequence[_Match]],
+    changed: Mapping[str, Changed],
     notes: list[str],
 ) -> Comparison:
     if not groups:
         raise InputError(f"{title}: no branch can be compared. {_few(notes)}".strip())
-    _, _, first, one = next(iter(groups.values()))[0]
-    data = first.config().data_sha256
-    for rows in groups.values():
-        for mine, predicted, other, reference in rows:
-            for experiment, found in ((mine, predicted), (other, reference)):
-                # Another split can have the same labels in the same order; the hash of the images tells.
-                same = experiment.config().data_sha256 == data and found.classes == one.classes
-                if not same or not np.array_equal(found.labels, one.labels):
-                    raise InputError(
-                        f"{experiment.id} was not validated on the same images as the others, so a difference would mean "
-                        "nothing. Compare experiments of the same data."
-                    )
-    pairs = [
-        Pair(
-            name,
-            one.labels,
-            np.stack([r[1].predicted for r in rows]),
-            np.stack([r[3].predicted for r in rows]),
-            len({r[2].id for r in rows}) < len(rows),
-        )
-        for name, rows in groups.items()
-    ]
-    branches = []
-    for name, rows in groups.items():
-        costs = [cost(mine) for mine, *_ in rows]
-        branches.append(
-            Compared(
-                name,
-                [mine.id for mine, *_ in rows],
-                [r[2].id for r in rows],
-                dict(changed[name]),
-                sum(c[0] for c in costs),
-                sum(c[1] for c in costs),
-                rows[0][1].epoch,
-            )
-        )
+    matches = [m for rows in groups.values() for m in rows]
+    one = matches[0].reference.predictions
+    _check_same_images(matches)
+    pairs = [_pair(name, rows) for name, rows in groups.items()]
+    branches = [_branch(name, rows, changed[name]) for name, rows in groups.items()]
     if all(len(rows) == 1 for rows in groups.values()):
         notes = [*notes, ONE_SEED]
     counts = dict(zip(one.classes, np.bincount(one.labels, minlength=len(one.classes)).tolist(), strict=True))
     return Comparison(title, against, one.classes, counts, branches, effects.effects(pairs, one.classes), pairs, notes)
+
+
+def _check_same_images(matches: Sequence[_Match]) -> None:
+    """Raises InputError if the networks were not all validated on the same images."""
+    first = matches[0].reference
+    data = first.experiment.config().data_sha256
+    for match in matches:
+        for found in (match.branch, match.reference):
+            # Another split can have the same labels in the same order, so the hash of the images is compared, too.
+            same = found.experiment.config().data_sha256 == data
+            same = same and found.predictions.classes == first.predictions.classes
+            if not same or not np.array_equal(found.predictions.labels, first.predictions.labels):
+                raise InputError(
+                    f"{found.experiment.id} was not validated on the same images as the others, so a difference would mean "
+                    "nothing. Compare experiments of the same data."
+                )
+
+
+def _pair(name: str, rows: Sequence[_Match]) -> Pair:
+    return Pair(
+        name,
+        rows[0].reference.predictions.labels,
+        np.stack([m.branch.predictions.predicted for m in rows]),
+        np.stack([m.reference.predictions.predicted for m in rows]),
+        len({m.reference.experiment.id for m in rows}) < len(rows),
+    )
+
+
+def _branch(name: str, rows: Sequence[_Match], change: Changed) -> Compared:
+    costs = [cost(m.branch.experiment) for m in rows]
+    return Compared(
+        name,
+        [m.branch.experiment.id for m in rows],
+        [m.reference.experiment.id for m in rows],
+        dict(change),
+        sum(seconds for seconds, _ in costs),
+        sum(images for _, images in costs),
+        rows[0].branch.predictions.epoch,
+    )
 
 
 def _few(notes: Sequence[str]) -> str:

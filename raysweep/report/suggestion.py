@@ -21,6 +21,7 @@ from raysweep.errors import InputError
 from raysweep.report import commands, effects
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
+from raysweep.report.effects import Effect
 from raysweep.store.sweep import Sweep
 
 MAX_BRANCHES = 24  # of one seed, the control not counted
@@ -101,76 +102,95 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
     choices += _given_back(found, best.name, before, set(levels))
     seeds = sorted({b.seed for b in record.branches if b.seed is not None})
     if not any(c.weights and c.sure for c in choices):
-        choices, seeds = _again(choices, levels, seeds, name)
+        choices, seeds = _again(choices, levels, name), _more_seeds(seeds)
         notes.append(
             f"No change of a ratio moved the {name} by more than noise. More seeds tell smaller differences apart."
         )
     elif len(seeds) < 2:
-        start = seeds[0] if seeds else 0
-        seeds = [start, start + 1, start + 2]
+        seeds = _more_seeds(seeds)
         notes.append("The sweep had one seed; three tell how much of a difference another seed would undo.")
     reference = commands.reference(sweep.root, record.parent) if record.parent else "PARENT@latest"
     return Suggestion(sweep.id, reference, metric, record.epochs, seeds, _few(choices, notes), notes)
 
 
+def _more_seeds(seeds: Sequence[int]) -> list[int]:
+    """Twice as many seeds, at least three."""
+    first = seeds[0] if seeds else 0
+    return list(range(first, first + max(3, 2 * len(seeds))))
+
+
 def responses(found: Comparison, metric: str) -> tuple[dict[str, list[Level]], list[str]]:
-    """(class → the levels that were tried, lowest first, with what each adds; the classes whose part in it the branches
-    leave open, because they were always varied together with others)."""
-    settings = [{c: after for c, (_, after) in b.change.items()} for b in found.branches]
-    keys = sorted({(c, w) for setting in settings for c, w in setting.items()})
+    """(class → the levels that were tried, the lowest first, with what each adds to the metric; the classes whose own part the
+    branches do not determine, because they were always varied together with others)."""
+    changed = [{c: after for c, (_, after) in b.change.items()} for b in found.branches]
+    keys = sorted({(c, w) for branch in changed for c, w in branch.items()})
     if not keys:
         return {}, []
-    design = np.array([[float(setting.get(c) == w) for c, w in keys] for setting in settings])
-    rows = [found.of(b.name, effects.ALL, metric) for b in found.branches]
-    # The interval tells what other images would make of it, the noise what other seeds would.
-    errors = np.array([max((e.high - e.low) / (2 * _Z), (e.noise or 0) / _Z, 1e-6) for e in rows])
-    scaled = design / errors[:, None]
-    cover = np.linalg.pinv(
-        scaled.T @ scaled, rcond=1e-9, hermitian=True
-    )  # of levels that cannot be told apart: the least that explains them
-    estimates = cover @ scaled.T @ (np.array([e.difference for e in rows]) / errors)
+    design = np.array([[float(branch.get(c) == w) for c, w in keys] for branch in changed])
+    estimates, errors = _least_squares(design, [found.of(b.name, effects.ALL, metric) for b in found.branches])
     levels: dict[str, list[Level]] = {}
-    for (c, w), estimate, variance in zip(keys, estimates, np.diag(cover), strict=True):
-        levels.setdefault(c, []).append(Level(w, float(estimate), math.sqrt(max(variance, 0.0))))
+    for (c, w), estimate, error in zip(keys, estimates, errors, strict=True):
+        levels.setdefault(c, []).append(Level(w, estimate, error))
+    owners = np.array([c for c, _ in keys], dtype=object)
     rank = np.linalg.matrix_rank
-    mixed = [
-        c
-        for c, tried in levels.items()
-        if rank(design) - rank(design[:, [i for i, key in enumerate(keys) if key[0] != c]]) < len(tried)
-    ]
+    mixed = [c for c in levels if rank(design) - rank(design[:, owners != c]) < len(levels[c])]
     return levels, mixed
 
 
+def _least_squares(design: np.ndarray, measured: Sequence[Effect]) -> tuple[list[float], list[float]]:
+    """(estimates, standard errors) of every column of ``design`` (branches, levels)."""
+    # The interval says how much other images would change an effect, the noise how much other seeds would.
+    errors = np.array([max((e.high - e.low) / (2 * _Z), (e.noise or 0) / _Z, 1e-6) for e in measured])
+    scaled = design / errors[:, None]
+    # Where levels cannot be told apart, the pseudo-inverse gives the smallest effects that explain the differences.
+    covariance = np.linalg.pinv(scaled.T @ scaled, rcond=1e-9, hermitian=True)
+    estimates = covariance @ scaled.T @ (np.array([e.difference for e in measured]) / errors)
+    return estimates.tolist(), [math.sqrt(max(v, 0.0)) for v in np.diag(covariance).tolist()]
+
+
 def _next(target: str, now: float, tried: Sequence[Level], name: str) -> Choice:
+    """What to try next of one class.
+
+    Args:
+        now: the parent's weight of the class.
+        name: the metric in words.
+    """
     best = max(tried, key=lambda level: level.effect)
     worst = min(tried, key=lambda level: level.effect)
-    said = plain(target)
-
-    def told(level: Level) -> str:
-        return f"weight {level.weight:g} changed the {name} by {100 * level.effect:+.1f} ± {100 * _Z * level.error:.1f} points"
-
     if best.real and best.effect > 0:
-        weights = sorted({*(level.weight for level in tried), now})
-        at = weights.index(best.weight)
-        if 0 < at < len(weights) - 1:
-            chosen = [math.sqrt(weights[at - 1] * best.weight), best.weight, math.sqrt(best.weight * weights[at + 1])]
-            return Choice(target, _rounded(chosen), f"{told(best)}, more than its neighbours: look closer around it")
-        near = weights[1] if at == 0 else weights[-2]
-        step = best.weight / near if near > 0 and best.weight > 0 else 0.5
-        if len(tried) == 1:
-            step = _FURTHER if step > 1 else 1 / _FURTHER
-        step = min(max(step, 1 / _MOST_STEP), _MOST_STEP)
-        way = "higher" if best.weight > now else "lower"
-        return Choice(target, _rounded([best.weight, best.weight * step]), f"{told(best)}, and nothing {way} was tried")
-    if best.effect > best.error:  # more likely than not, but no more than that
-        return Choice(target, _rounded([now, best.weight]), f"{told(best)}, which may be noise: once more", sure=False)
+        return _around(target, now, tried, best, name)
+    if best.effect > best.error:  # more likely than not, but not certain
+        why = f"{_measured(best, name)}, which may be noise: once more"
+        return Choice(target, _rounded([now, best.weight]), why, sure=False)
     if worst.real and worst.effect < 0:
-        if all(level.weight > now and level.effect < 0 for level in tried) and now > 0:
-            return Choice(
-                target, _rounded([now / 1.5, now]), f"{told(worst)}, so {said} may do with fewer images than now"
-            )
-        return Choice(target, [], f"{told(worst)}: it stays at {now:g}")
+        if now > 0 and all(level.weight > now and level.effect < 0 for level in tried):
+            why = f"{_measured(worst, name)}, so {plain(target)} may do with fewer images than now"
+            return Choice(target, _rounded([now / 1.5, now]), why)
+        return Choice(target, [], f"{_measured(worst, name)}: it stays at {now:g}")
     return Choice(target, [], f"no weight that was tried ({_list(tried)}) is more than noise: it stays at {now:g}")
+
+
+def _around(target: str, now: float, tried: Sequence[Level], best: Level, name: str) -> Choice:
+    """Closer to the best weight if weights on both sides of it were tried, otherwise further in its direction."""
+    weights = sorted({*(level.weight for level in tried), now})
+    at = weights.index(best.weight)
+    if 0 < at < len(weights) - 1:
+        chosen = [math.sqrt(weights[at - 1] * best.weight), best.weight, math.sqrt(best.weight * weights[at + 1])]
+        why = f"{_measured(best, name)}, more than its neighbours: look closer around it"
+        return Choice(target, _rounded(chosen), why)
+    near = weights[1] if at == 0 else weights[-2]
+    step = best.weight / near if near > 0 and best.weight > 0 else 0.5
+    if len(tried) == 1:
+        step = _FURTHER if step > 1 else 1 / _FURTHER
+    step = min(max(step, 1 / _MOST_STEP), _MOST_STEP)
+    way = "higher" if best.weight > now else "lower"
+    why = f"{_measured(best, name)}, and nothing {way} was tried"
+    return Choice(target, _rounded([best.weight, best.weight * step]), why)
+
+
+def _measured(level: Level, name: str) -> str:
+    effect, error = 100 * level.effect, 100 * _Z * level.error
+    return f"weight {level.weight:g} changed the {name} by {effect:+.1f} ± {error:.1f} points"
 
 
 def _with_now(choice: Choice, now: float) -> Choice:
@@ -193,23 +213,20 @@ def _given_back(found: Comparison, branch: str, before: Mapping[str, float], var
     return choices
 
 
-def _again(
-    choices: list[Choice], levels: Mapping[str, Sequence[Level]], seeds: list[int], name: str
-) -> tuple[list[Choice], list[int]]:
-    """Where nothing was more than noise: the most promising level of each class, with twice the seeds."""
+def _again(choices: Sequence[Choice], levels: Mapping[str, Sequence[Level]], name: str) -> list[Choice]:
+    """Where no effect was more than noise: the best level of each class again; if every class got worse, only the best
+    level of all."""
+    best = {target: max(tried, key=lambda level: level.effect) for target, tried in levels.items()}
+    promising = [target for target, level in best.items() if level.effect > 0]
+    chosen = promising or [max(best, key=lambda target: best[target].effect)]
     again = []
     for choice in choices:
-        best = max(levels[choice.target], key=lambda level: level.effect)
+        level = best[choice.target]
         why = choice.why
-        if choice.sure and best.effect > 0:
-            why += f"; the best guess is {best.weight:g} ({100 * best.effect:+.1f} points of {name}): with more seeds"
-        again.append(Choice(choice.target, [best.weight] if best.effect > 0 else [], why))
-    if not any(c.weights for c in again):
-        target, tried = max(levels.items(), key=lambda item: max(level.effect for level in item[1]))
-        best = max(tried, key=lambda level: level.effect)
-        again = [Choice(c.target, [best.weight] if c.target == target else [], c.why) for c in again]
-    first = seeds[0] if seeds else 0
-    return again, list(range(first, first + max(3, 2 * len(seeds))))
+        if choice.sure and level.effect > 0:
+            why += f"; the best guess is {level.weight:g} ({100 * level.effect:+.1f} points of {name}): with more seeds"
+        again.append(Choice(choice.target, [level.weight] if choice.target in chosen else [], why))
+    return again
 
 
 def _few(choices: list[Choice], notes: list[str]) -> list[Choice]:

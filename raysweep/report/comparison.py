@@ -1,5 +1,6 @@
-"""What is compared with what: the branches of a sweep with their controls, a child with its parent, or experiments with
-the first one named; always the predictions of the last epoch, on the same validation images."""
+"""Compare the branches of a sweep with their controls, a child with its parent, or several experiments with the first one.
+
+The predictions of the last epoch are compared, on the same validation images."""
 
 from __future__ import annotations
 
@@ -35,14 +36,15 @@ class Compared:
     experiments: list[str]
     references: list[str]
     change: Changed  # from the reference to the branch
-    seconds: float  # training, all seeds, the parent's epochs not counted
-    images: int  # shown, likewise
+    seconds: float  # of training since the fork, the sum over all seeds
+    images: int  # shown since the fork, the sum over all seeds
     epoch: int
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """``against`` says in words what every difference is to; ``notes`` what could not be compared, and what to beware of."""
+    """``against`` names the reference of every difference in words. ``notes`` say what could not be compared, and what limits the
+    conclusions."""
 
     title: str
     against: str
@@ -50,11 +52,15 @@ class Comparison:
     counts: dict[str, int]  # validation images per class
     branches: list[Compared]
     effects: list[Effect]
-    pairs: list[Pair]  # the predictions behind them, in the order of the branches
+    pairs: list[Pair]  # the predictions that the effects were computed from; empty if there are none
     notes: list[str] = field(default_factory=list)
 
     def of(self, branch: str, target: str, metric: str) -> Effect:
-        """Raises KeyError if that was not compared."""
+        """The effect of a branch on a class, or on ``effects.ALL``.
+
+        Raises:
+            KeyError: this was not compared.
+        """
         return self._index[branch, target, metric]
 
     @cached_property
@@ -63,13 +69,13 @@ class Comparison:
 
 
 ONE_SEED = (
-    "There is one seed: what is called better or worse is a difference of these trainings; how much of it another seed "
-    "would undo is not known. `seeds: [0, 1, 2]` in the grid tells."
+    "There is one seed, so `better` and `worse` hold for these trainings only: how much another seed would change the "
+    "differences is not known. `seeds: [0, 1, 2]` in the grid measures it."
 )
 
 
 NO_CONTROL = (
-    "There is no control: what comes of training on, and what of the other ratio, cannot be told apart. "
+    "There is no control, so the effect of the changed ratio cannot be separated from the effect of longer training. "
     "`raysweep branch` trains a control unless the grid says `control: false`."
 )
 
@@ -78,7 +84,7 @@ def compare(root: Path, references: Sequence[str]) -> Comparison:
     """Compare a sweep, one experiment with its parent, or several experiments with the first.
 
     Raises:
-        NotFoundError: no such thing, or it has no predictions yet. InputError: they cannot be compared.
+        NotFoundError: there is no such sweep or experiment, or it has no predictions yet. InputError: they cannot be compared.
     """
     if len(references) == 1:
         found = subject(root, references[0])
@@ -119,13 +125,13 @@ def _names_an_experiment(root: Path, reference: str) -> bool:
 
 
 def grouped(branches: Sequence[BranchRecord]) -> dict[str, list[BranchRecord]]:
-    """The branches of a sweep by name, without their seeds: those of equal weights are one branch. Names alone would not
-    tell, since different classes may be written alike in them."""
+    """Name without the seed → the branches of a sweep that differ in their seed only. Branches of equal weights belong together;
+    names do not decide it, because two classes can look the same in them."""
     groups: dict[tuple[Any, ...], list[BranchRecord]] = {}
     for branch in branches:
         key: tuple[Any, ...] = (branch.control, *sorted(branch.weights.items()))
         while any(b.seed == branch.seed for b in groups.get(key, [])):
-            key = (*key, "again")  # a search that drew the same weights twice
+            key = (*key, "again")  # a search drew the same weights twice
         groups.setdefault(key, []).append(branch)
     named: dict[str, list[BranchRecord]] = {}
     for members in groups.values():
@@ -164,13 +170,16 @@ def of_sweep(sweep: Sweep) -> Comparison:
     done = _finished(sweep, record, notes)
     controls = {b.seed: done[b.name] for b in record.branches if b.control and b.name in done}
     if controls:
-        against = "the control, trained exactly as long" + (
+        against = "the control, trained for as many epochs" + (
             f", {len(controls)} seeds each" if len(controls) > 1 else ""
         )
         references = controls
     else:
         if record.parent is None:
-            raise NotFoundError(f"{sweep.folder} does not say which checkpoint it started from.")
+            raise NotFoundError(
+                f"{sweep.folder / layout.SWEEP} does not name the checkpoint that the sweep started from, and no control is "
+                "finished, so there is nothing to compare with."
+            )
         parent, against = _parent(sweep.root, record.parent)
         references = {b.seed: parent for b in record.branches}
         notes.append(NO_CONTROL)
@@ -195,12 +204,12 @@ def _finished(sweep: Sweep, record: SweepRecord, notes: list[str]) -> dict[str, 
     for branch in record.branches:
         experiment = experiments.get(branch.name)
         if experiment is None or experiment.status() != FINISHED:
-            notes.append(f"{branch.name} is not finished and was left out.")
+            notes.append(f"{branch.name} is not finished, so it is omitted.")
             continue
         try:
             done[branch.name] = _last(experiment)
         except RaysweepError as error:
-            notes.append(f"{branch.name} was left out: {error}")
+            notes.append(f"{branch.name} is omitted: {error}")
     return done
 
 
@@ -209,11 +218,11 @@ def _match(
 ) -> _Match | None:
     """A branch with its reference; None and a note if they cannot be compared."""
     if reference is None:
-        notes.append(f"{branch.name} has no finished control of its seed and was left out.")
+        notes.append(f"{branch.name} is omitted, because the control of its seed is not finished.")
         return None
     own, other = mine.predictions.epoch, reference.predictions.epoch
     if same_epoch and own != other:
-        notes.append(f"{branch.name} ended at epoch {own}, its control at {other}: left out.")
+        notes.append(f"{branch.name} is omitted, because it ended at epoch {own} and its control at epoch {other}.")
         return None
     return _Match(mine, reference)
 
@@ -232,7 +241,7 @@ def _with_first(experiments: Sequence[Experiment]) -> Comparison:
     groups = {e.id: [_Match(_last(e), reference)] for e in others}
     changed = {e.id: ratio.between(first, e) for e in others}
     notes = [
-        f"{name} ended at epoch {match.branch.predictions.epoch}, {first.id} at {reference.predictions.epoch}."
+        f"{name} ended at epoch {match.branch.predictions.epoch}, {first.id} at epoch {reference.predictions.epoch}."
         for name, (match,) in groups.items()
         if match.branch.predictions.epoch != reference.predictions.epoch
     ]
@@ -240,12 +249,15 @@ def _with_first(experiments: Sequence[Experiment]) -> Comparison:
 
 
 def of_child(root: Path, child: Experiment) -> Comparison:
-    """A child against the checkpoint that it started from, or what the parent has predictions of."""
+    """A child against the checkpoint that it started from; if its predictions are not kept, against the parent's last epoch.
+
+    Raises:
+        InputError: it has no parent. NotFoundError: the parent or predictions are missing.
+    """
     config = child.config()
     if config.parent is None:
         raise InputError(
-            f"{child.id} has no parent to be compared with. Name another experiment beside it: "
-            f"raysweep compare OTHER {child.id}"
+            f"{child.id} has no parent to compare it with. Name a second experiment: raysweep compare OTHER {child.id}"
         )
     if recorded.is_old(before := resolve.by_id(root, config.parent.experiment)):
         return _by_record(before, [child], f"its parent {before.id}", [NO_CONTROL])
@@ -255,13 +267,13 @@ def of_child(root: Path, child: Experiment) -> Comparison:
 
 
 OLD = (
-    "The old system kept no predictions, so what of a difference is noise, and whether the images were the same, is not known. "
-    "`raysweep import OLD data.path=IMAGES` evaluates its checkpoints; its copy can be compared image by image."
+    "The old system kept no predictions, so it is not known how much of a difference is noise, and whether the images were the "
+    "same. `raysweep import OLD data.path=IMAGES` evaluates the checkpoints; the imported copy can be compared image by image."
 )
 
 
 def _by_record(first: Experiment, others: Sequence[Experiment], against: str, notes: Sequence[str] = ()) -> Comparison:
-    """What the folders themselves record of their last epochs, side by side."""
+    """The metrics that the folders record of their last epochs, without intervals and labels."""
     reference = recorded.read(first)
     known = {e.id: recorded.read(e) for e in others}
     named = [e.config().classes for e in (first, *others)]
@@ -286,9 +298,7 @@ def _parent(root: Path, ref: ParentRef) -> tuple[_Evaluated, str]:
         return _Evaluated(parent, predictions.read(parent, epoch)), "the checkpoint it started from"
     except NotFoundError:
         last = _last(parent)
-        words = (
-            f"its parent at epoch {last.predictions.epoch} (predictions of epoch {epoch}, where it began, are not kept)"
-        )
+        words = f"its parent at epoch {last.predictions.epoch} (the predictions of epoch {epoch}, which it started from, are not kept)"
         return last, words
 
 
@@ -308,7 +318,7 @@ def _compared(
     notes: list[str],
 ) -> Comparison:
     if not groups:
-        raise InputError(f"{title}: no branch can be compared. {_few(notes)}".strip())
+        raise InputError(f"{title}: there is no branch to compare. {_few(notes)}".strip())
     matches = [m for rows in groups.values() for m in rows]
     one = matches[0].reference.predictions
     _check_same_images(matches)
@@ -332,7 +342,7 @@ def _check_same_images(matches: Sequence[_Match]) -> None:
             if not same or not np.array_equal(found.predictions.labels, first.predictions.labels):
                 raise InputError(
                     f"{found.experiment.id} was not validated on the same images as the others, so a difference would mean "
-                    "nothing. Compare experiments of the same data."
+                    "nothing. Compare experiments of the same data and split_seed."
                 )
 
 
@@ -379,7 +389,7 @@ COLUMNS = ("branch", "target", "metric", "reference", "value", "difference", "lo
 
 
 def write_csv(comparison: Comparison, path: Path) -> None:
-    """``effects.csv``: one row per branch, class and metric; ``(all)`` for what is of all classes."""
+    """Write ``effects.csv``: one row per branch, class and metric. Metrics over all classes have the class ``(all)``."""
     rows: list[list[Any]] = [list(COLUMNS)]
     rows += [[getattr(e, c) for c in COLUMNS] for e in comparison.effects]
     files.write_atomic(path, files.csv_text(rows).encode())

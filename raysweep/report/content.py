@@ -183,5 +183,5 @@ def _shown(groups: Sequence[Group], comparison: Comparison | None) -> tuple[Sequ
     if len(groups) <= MOST_BRANCHES:
         return groups, []
     which = "best" if comparison is not None else "first"
-    note = f"The {MOST_BRANCHES} {which} of {len(groups):,} branches are shown; effects.csv has all."
+    note = f"The {which} {MOST_BRANCHES} of {len(groups):,} branches are shown; effects.csv has all."
     return groups[:MOST_BRANCHES], [note]

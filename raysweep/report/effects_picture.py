@@ -50,8 +50,8 @@ def _finish(axes: Any, comparison: Comparison, columns: Sequence[tuple[str, str]
     for side in axes.spines.values():
         side.set_visible(False)
     axes.set_title(
-        f"F1 in points against {comparison.against}\nbold: more than noise (false-discovery rate "
-        f"{effects.LEVEL:.0%}); below: 95 % interval",
+        f"F1 in percentage points against {comparison.against}\nbold: more than noise (false-discovery rate "
+        f"{effects.LEVEL:.0%}); below: the 95 % interval",
         fontsize=10,
         loc="left",
     )

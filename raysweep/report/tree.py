@@ -1,4 +1,4 @@
-"""The tree of experiments by parent checkpoint, with the ratio change on every edge: as lines, as data, as a picture."""
+"""The tree of experiments by parent checkpoint, with the ratio change on every edge: as lines of text, as data, as a picture."""
 
 from __future__ import annotations
 

@@ -24,17 +24,17 @@ def made_up(classes: int) -> Predictions:
 
 
 def edges_are_blank(png: bytes) -> bool:
-    """Whether no drawing touches the picture's border: something cut off would."""
+    """Whether nothing touches the picture's border, as something that is cut off would."""
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
     return all((edge == 255).all() for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
 
 
 @pytest.mark.parametrize("classes", [2, 5, 12, 40])
-def test_confusion_matrices_of_any_size_are_drawn_whole(classes):
+def test_no_confusion_matrix_is_cut_off(classes):
     assert edges_are_blank(figures.confusion_png(made_up(classes), "x" * 100))
 
 
-def test_a_class_without_images_divides_by_nothing():
+def test_a_class_without_images_does_not_divide_by_zero():
     found = made_up(5)
     without = Predictions(1, found.classes, np.zeros_like(found.labels), found.predicted, found.probabilities)
     assert edges_are_blank(figures.confusion_png(without, "only one class"))

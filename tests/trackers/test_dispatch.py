@@ -30,7 +30,7 @@ def tell(dispatcher, made, *events):
         dispatcher(BranchEvent(made.id, event))
 
 
-def test_a_branch_that_has_ended_is_not_read_again_at_the_end(tmp_path, monkeypatch):
+def test_a_branch_that_ended_up_to_date_is_not_read_again_at_the_end(tmp_path, monkeypatch):
     read = []
     original = snapshot.read
     monkeypatch.setattr(snapshot, "read", lambda folder: read.append(folder.name) or original(folder))

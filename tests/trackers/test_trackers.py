@@ -275,13 +275,11 @@ def test_epochs_that_are_trained_anew_replace_the_old_ones(runs, database, here)
 def test_verify_replays_an_epoch_without_tracking_it(runs, here, database, monkeypatch):
     run = runs.run(trackers={"mlflow": {"uri": database}})
     asked: list[configuration.TrackersSection] = []
-    section = configuration.TrackersSection.model_validate
-    monkeypatch.setattr(
-        snapshot, "section", lambda told: asked.append(section(told["settings"]["trackers"])) or asked[-1]
-    )
+    section = snapshot.section
+    monkeypatch.setattr(snapshot, "section", lambda config: asked.append(section(config)) or asked[-1])
     replay.replay(runs.root, run, run.entry("1"), run.entry("2"))
     assert asked
-    assert all(not told.tensorboard and not trackers.asked_for(told) for told in asked)
+    assert all(not found.tensorboard and not trackers.asked_for(found) for found in asked)
 
 
 def test_on_an_object_store_another_machine_continues_the_same_curve(tmp_path):

@@ -20,9 +20,7 @@ def verdicts(comparison: Comparison) -> list[Verdict]:
     real = [e for e in comparison.effects if e.label in (BETTER, WORSE) and (e.metric == "f1" or e.target == ALL)]
     if not real:
         return [
-            Verdict(
-                "nothing", "Nothing is larger than noise: no branch is better or worse than what it is compared with."
-            )
+            Verdict("nothing", "No difference is larger than noise: no branch is better or worse than its reference.")
         ]
     found = [Verdict(e.label, _sentence(e)) for e in sorted(real, key=lambda e: -abs(e.difference))]
     if not any(e.metric == "macro_f1" and e.label == BETTER for e in real):

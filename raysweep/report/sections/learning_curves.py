@@ -41,7 +41,7 @@ def curves(groups: Sequence[Group], page: str) -> Curves:
         return Curves()
     classes = [c.removeprefix("f1_") for c in known[0].history if c.startswith("f1_")]
     legend = [LegendEntry(name, chart.colour(s), _DASHES[chart.dash(s)]) for name, s in styles.items()]
-    notes = [f"Learning curves are of the first {MOST_PANELS} of {len(classes)} classes."]
+    notes = [f"Learning curves are shown for the first {MOST_PANELS} of {len(classes)} classes."]
     return Curves(legend, _panels(known, classes[:MOST_PANELS], page), notes if len(classes) > MOST_PANELS else ())
 
 

@@ -1,4 +1,4 @@
-"""What this machine offers a process."""
+"""The resources of this machine."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def cpus_here() -> int:
-    """CPUs this process may use."""
+    """How many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""Reading small files that somebody else may have put there: never a pipe that waits for ever, nor a gigabyte."""
+"""Paths that users type, and small files that a stranger may have written: never a pipe, never gigabytes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from raysweep.errors import RootError
 
-# Set where a root on an object store is open (raysweep.store.remote.root): sees to it that a file is on this machine.
-before_reading: Callable[[str | Path], None] | None = None
-stands_in: Callable[[str | Path, int], bool] | None = None  # whether what was opened has lost its content meanwhile
+# Both are set while a root on an object store is open (raysweep.store.remote.root).
+before_reading: Callable[[str | Path], None] | None = None  # downloads a file that is not yet on this machine
+stands_in: Callable[[str | Path, int], bool] | None = None  # whether an opened file has become an empty placeholder
 
 
 def read_regular(path: str | Path, limit: int) -> bytes:
     """The content of a regular file of at most ``limit`` bytes.
 
     Raises:
-        OSError: as :func:`open` does; also for a pipe, a device or a folder (EINVAL, EISDIR) and for a file that is larger
-            (EFBIG). ``strerror`` says which, for people.
+        OSError: as :func:`open` does; also for a pipe or a device (EINVAL), a folder (EISDIR) and a larger file (EFBIG).
+            ``strerror`` is a text for people.
     """
     if before_reading is not None:
         before_reading(path)
@@ -36,30 +36,30 @@ def read_regular(path: str | Path, limit: int) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         if found.st_size > limit:
-            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes; at most {limit:,} are read", str(path))
+            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes; at most {limit:,} are allowed", str(path))
         with open(fd, "rb", closefd=False) as file:
             data = file.read(limit + 1)
-        if len(data) > limit:  # it grew meanwhile
-            raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
+        if len(data) > limit:  # it has grown since
+            raise OSError(errno.EFBIG, f"it has more than the {limit:,} bytes that are allowed", str(path))
         return data
     finally:
         os.close(fd)
 
 
 def is_address(text: str | Path) -> bool:
-    """Whether a text names a place in an object store. (A ``Path`` made of it has lost one of the slashes.)"""
+    """Whether a text is an address in an object store. (A ``Path`` of it has only one of the two slashes.)"""
     return str(text).startswith("s3:/")
 
 
 def user_path(text: str | Path) -> Path:
-    """A path as a user types it: ``~`` is his home; of a user who does not exist it stays as it is.
+    """The path that a user typed. ``~`` and ``~name`` become a home folder, or stay as they are if there is none.
 
     Raises:
-        RootError: it is the address of an object store or a web page; a folder of that name would be made instead.
+        RootError: the text is the address of an object store or a web page. As a path, it would create a folder of that name.
     """
     if re.match(r"(s3|gs):|[A-Za-z][A-Za-z0-9+.-]+:/", str(text)):
         raise RootError(
-            f"{str(text)[:200]} is an address; here only a folder or file that this machine sees can be used. (The root of "
-            "experiments may be s3://bucket/prefix.)"
+            f"{str(text)[:200]} is an address, but here only a folder or file of this machine can be used. Give its path. "
+            "(Only the root of the experiments may be an address: s3://bucket/prefix.)"
         )
     return Path(os.path.expanduser(text))

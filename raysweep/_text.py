@@ -1,4 +1,4 @@
-"""Names and texts that somebody else chose: what may be the name of an experiment or a class, and how a message shows them."""
+"""Names and texts that others chose: check the names of experiments and classes, and show any value safely in a message."""
 
 from __future__ import annotations
 
@@ -11,39 +11,33 @@ from datetime import date
 from pathlib import PurePath
 from typing import Any
 
-MAX_NAME = 120
-
-
-MAX_CLASS_NAME = 255  # as of a folder
-
-
-MAX_LISTED = 20
-
-
+MAX_NAME = 120  # characters
+MAX_CLASS_NAME = 255  # characters; as many as a folder's name may have
+MAX_LISTED = 20  # names in one message
 _RESERVED = {"con", "prn", "aux", "nul", "sweeps", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}
 
 
 def check_name(value: str) -> str:
-    """``value`` if it can be the name of a folder on every system.
+    """``value``, if it can be the name of a folder on every system.
 
     >>> check_name("fer2013-disgust5")
     'fer2013-disgust5'
     >>> check_name("runs/first")
     Traceback (most recent call last):
         ...
-    ValueError: the name 'runs/first' contains '/'; a name is one folder's name, not a path
+    ValueError: the name 'runs/first' contains '/'; use the name of a single folder, not a path
 
     Raises:
-        ValueError: empty, longer than 120 characters, a path, a reserved name, or control characters in it.
+        ValueError: it is empty, too long, a path or a reserved name, or has control characters.
     """
     if not value or not value.strip(" ."):
-        raise ValueError("the name is empty; give letters and digits")
+        raise ValueError("the name is empty; use letters and digits")
     if len(value) > MAX_NAME or len(value.encode(errors="surrogatepass")) > 200:
         raise ValueError(f"the name has {len(value)} characters; at most {MAX_NAME} are allowed")
     bad = sorted({c for c in value if c in '/\\<>:"|?*@' or unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")})
     if bad:
         raise ValueError(
-            f"the name {value!r} contains {' '.join(map(repr, bad))}; a name is one folder's name, not a path"
+            f"the name {value!r} contains {' '.join(map(repr, bad))}; use the name of a single folder, not a path"
         )
     if value.startswith((".", "-", " ", "=", "+")) or value.endswith((".", " ")):
         raise ValueError(f"the name {value!r} starts or ends with a dot, sign or space; use letters and digits there")
@@ -53,13 +47,13 @@ def check_name(value: str) -> str:
 
 
 def check_class(value: str) -> str:
-    """``value`` if it can be the name of a class: one line of any writing, emoji and marks of direction included.
+    """``value``, if it can be the name of a class: one line in any script, which may include emoji and direction marks.
 
     Raises:
-        ValueError: empty, longer than 255 characters, or characters that no file of text could hold in one line.
+        ValueError: it is empty, too long, or has characters that cannot be in one line of a text file.
     """
     if not value.strip():
-        raise ValueError("the name of a class is empty; give it letters or digits")
+        raise ValueError("the name of a class is empty; give the class a name")
     if len(value) > MAX_CLASS_NAME:
         raise ValueError(
             f"the name of class {short_repr(value)} has {len(value):,} characters; at most {MAX_CLASS_NAME} are allowed"
@@ -67,14 +61,14 @@ def check_class(value: str) -> str:
     bad = sorted({c for c in value if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")})
     if bad:
         raise ValueError(
-            f"the name of class {short_repr(value)} contains {' '.join(map(ascii, bad[:5]))}, which is no character of a line of "
+            f"the name of class {short_repr(value)} contains {' '.join(map(ascii, bad[:5]))}, which cannot be in a line of "
             "text; rename the class"
         )
     return value
 
 
 def plain(text: object) -> str:
-    r"""Text without control characters and marks of direction: a name must not control the terminal.
+    r"""Text without control characters and direction marks, so that no name can control the terminal.
 
     >>> plain("a\x1b[2Jb")
     'a·[2Jb'
@@ -106,7 +100,7 @@ def join_names(names: Iterable[object]) -> str:
 
 
 class _Short(reprlib.Repr):
-    """``repr`` that never does more work than its few characters need."""
+    """A ``repr`` whose work is limited, whatever the size of the value."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,11 +109,11 @@ class _Short(reprlib.Repr):
         self.maxstring = self.maxother = 80
 
     def repr_int(self, x: int, level: int) -> str:
-        # Python refuses to write out a number of more than 4,300 digits
+        # Python refuses to print a number of more than 4,300 digits.
         return repr(x) if x.bit_length() < 200 else f"a number of {round(x.bit_length() * 0.30103):,} digits"
 
     def repr_instance(self, x: Any, level: int) -> str:
-        # any other type may write out all that it holds
+        # The ``repr`` of any other type may print everything it contains.
         return repr(x) if isinstance(x, (bool, float, date, PurePath, type(None))) else f"<{type(x).__name__}>"
 
 
@@ -145,7 +139,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with null for NaN and infinity, which JSON does not have."""
+    """``value`` with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

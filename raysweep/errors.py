@@ -1,22 +1,25 @@
-"""Every error raysweep raises on purpose.
+"""Every error that raysweep raises on purpose.
 
-A message is one paragraph: what was wrong, where, and the remedy. ``exit_code`` is what the command line ends with.
+A message is one paragraph: what is wrong, where, and the remedy. The number behind a class is its ``exit_code``, with
+which the command line ends::
 
-* RaysweepError (1)
-    + InputError (2): the user can fix it by typing something else
-        - ConfigError: a configuration file or override
-        - WeightsError: sampling weights or a grid of them
-        - DataError: images, labels, classes
-        - NotFoundError: no such experiment, sweep or checkpoint
-            . AmbiguousReferenceError: there are several
-        - CheckpointError: a checkpoint that is damaged, foreign or does not fit
-        - ResourceError: more CPUs, GPUs or workers than there are
-        - RootError: the place for experiments cannot be used
-        - LockedError: another process writes this experiment
-    + TrainingError: the work itself failed
-        - NonFiniteLossError
-    + StoreError: writing or reading the experiment's folder failed
-    + Interrupted (130): asked to stop; a checkpoint was saved
+    RaysweepError (1)
+    ├── InputError (2)                      the user can correct something that was given
+    │   ├── ConfigError                     a configuration file, or an override on the command line
+    │   ├── WeightsError                    sampling weights, or a grid of them
+    │   ├── DataError                       images, labels or classes
+    │   ├── NotFoundError                   no such experiment, sweep, checkpoint or epoch
+    │   │   └── AmbiguousReferenceError     several fit
+    │   ├── CheckpointError                 a checkpoint that is damaged, unsafe or does not fit
+    │   ├── ResourceError                   more CPUs, GPUs, workers or nodes than exist
+    │   ├── RootError                       the root folder or address of the experiments
+    │   └── LockedError                     another process writes to the experiment
+    ├── TrainingError (1)                   the training itself failed
+    │   └── NonFiniteLossError              the loss became NaN or infinite
+    ├── StoreError (1)                      the files of an experiment cannot be read or written
+    └── Interrupted (130)                   asked to stop; what was done is saved
+
+A subclass without a number has its parent's.
 """
 
 from __future__ import annotations
@@ -26,70 +29,74 @@ from collections.abc import Iterable
 
 
 class RaysweepError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package; catch it to catch all of them. Exit code 1.
+
+    Attributes:
+        exit_code: what the command line ends with.
+    """
 
     exit_code = 1
 
 
 class InputError(RaysweepError):
-    """Something the user gave cannot be used."""
+    """Something that the user gave cannot be used: an option, a file or a reference. Exit code 2."""
 
     exit_code = 2
 
 
 class ConfigError(InputError):
-    """A configuration file or an override is wrong."""
+    """Raised when a configuration file or an override has an unknown key, a wrong value or wrong syntax. Exit code 2."""
 
 
 class WeightsError(InputError):
-    """Sampling weights, or a grid of them, are wrong."""
+    """Raised when sampling weights, or a grid of them, are malformed or do not fit the classes. Exit code 2."""
 
 
 class DataError(InputError):
-    """Images, labels or classes cannot be used."""
+    """Raised when images, labels or classes are missing, unreadable or contradictory. Exit code 2."""
 
 
 class NotFoundError(InputError):
-    """There is no such experiment, sweep or checkpoint."""
+    """Raised when a reference names no experiment, sweep, checkpoint or epoch. Exit code 2."""
 
 
 class AmbiguousReferenceError(NotFoundError):
-    """Several experiments or sweeps are meant by the same words."""
+    """Raised when a reference fits several experiments or sweeps. Exit code 2."""
 
 
 class CheckpointError(InputError):
-    """A checkpoint is damaged, foreign or does not fit."""
+    """Raised when a checkpoint is damaged, could run code, or does not fit the model or the run. Exit code 2."""
 
 
 class ResourceError(InputError):
-    """More CPUs, GPUs or workers were asked for than there are."""
+    """Raised when more CPUs, GPUs, workers or nodes are asked for than exist, or Ray cannot be reached. Exit code 2."""
 
 
 class RootError(InputError):
-    """The folder for experiments cannot be used."""
+    """Raised when the root of the experiments is no valid address, or cannot be read or written. Exit code 2."""
 
 
 class LockedError(InputError):
-    """Another process writes to this experiment."""
+    """Raised when another process writes to the experiment, or has taken over its lock. Exit code 2."""
 
 
 class TrainingError(RaysweepError):
-    """The training itself failed."""
+    """Raised when the training itself failed: a worker, all attempts, or a branch of a sweep. Exit code 1."""
 
 
 class NonFiniteLossError(TrainingError):
-    """The loss became NaN or infinite."""
+    """Raised when the loss became NaN or infinite; another attempt would end alike. Exit code 1."""
 
 
 class StoreError(RaysweepError):
-    """Reading or writing an experiment's folder failed."""
+    """Raised when reading or writing the files of an experiment or a sweep failed. Exit code 1."""
 
 
 class Interrupted(RaysweepError):
-    """The run was asked to stop; what it had done is saved.
+    """Raised when the run was asked to stop. What it had done is saved. Exit code 130.
 
     Attributes:
-        reason: who asked: a signal's name, or another word.
+        reason: who asked: the name of a signal, or another word; None if unknown.
     """
 
     exit_code = 130
@@ -100,6 +107,6 @@ class Interrupted(RaysweepError):
 
 
 def did_you_mean(word: object, choices: Iterable[str]) -> str:
-    """A ``Did you mean …?`` sentence with a leading space, or an empty string."""
+    """A sentence ``Did you mean …?`` with a leading space; empty if no choice is similar."""
     close = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,43 @@ hypothesis.settings.register_profile("raysweep", deadline=None)  # a busy machin
 hypothesis.settings.load_profile("raysweep")
 
 
+S3_KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
+HEAVY_AT_COLLECTION = pytest.StashKey[list[str]]()
+
+
+OF_FIXTURES = {"ray_cluster": "ray", "browser": "browser", "s3_port": "cloud"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that uses the cluster, the browser or the object store has the marker that says so."""
+    for item in items:
+        for fixture in OF_FIXTURES.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(OF_FIXTURES[fixture])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of processes that share the tests, one gets all files that use the Ray cluster, and each gets whole files: what is made
+    once for a module or a session is then made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    @functools.cache
+    def scope(file: str) -> str:
+        return "ray" if "ray_cluster" in (config.rootpath / file).read_text() else file
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return scope(nodeid.split("::", 1)[0])
+
+    return ByFile(config, log)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note what collecting has imported, for test_house."""
+    session.config.stash[HEAVY_AT_COLLECTION] = [m for m in ("torch", "ray") if m in sys.modules]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def image_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Images are decoded once per session, not once per test root."""
@@ -28,6 +67,16 @@ def image_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ["COLUMNS"] = "160"
     yield folder
     del os.environ["RAYSWEEP_CACHE"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """``os.fsync`` in this process only looks at its file: nobody pulls a plug here, and waiting for the disk costs minutes.
+    When it is called, and what follows where it fails, is asserted with calls that the tests put in its place."""
+    before = os.fsync
+    os.fsync = lambda fd: os.fstat(fd) and None  # type: ignore[assignment,func-returns-value]
+    yield
+    os.fsync = before
 
 
 def draw_classes(folder: Path, counts: dict[str, int], size: int = 12, seed: int = 0, suffix: str = ".png") -> None:
@@ -166,11 +215,31 @@ def ray_cluster() -> Iterator[None]:
     from raysweep.cluster import connect
 
     before = dict(os.environ)
+    os.environ.update(S3_KEYS)  # its workers write into the pretended object store, too
+    os.environ.update({"RAY_metrics_report_interval_ms": "1000"})  # test_gauges waits for a report
     connect.connect(None)
     os.environ.clear()  # Ray has told this process to use its token, and every program that it starts
     os.environ.update(before)
     yield
     connect.disconnect()
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[Any]:
+    """Two processes that train together without Ray, for all tests: starting them takes seconds."""
+    from tests.training.ranks import Ranks
+
+    with Ranks(2) as ranks:
+        yield ranks
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """The port of one S3 server for all tests that need one; each begins with an empty bucket."""
+    from tests.store.remote.objectstore import moto_server
+
+    with moto_server() as port:
+        yield port
 
 
 @pytest.fixture(scope="module")

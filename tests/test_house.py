@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import HEAVY_AT_COLLECTION
 
 PACKAGE = Path(__file__).parents[1] / "raysweep"
 TESTS = Path(__file__).parent
@@ -94,23 +98,107 @@ def test_a_file_is_small_and_knows_only_what_its_room_may_know(module):
     assert ast.get_docstring(ast.parse(path.read_text())), f"{module} does not say what it is for"
 
 
+def ray_names(tree: ast.AST) -> set[str]:
+    """Every dotted name of Ray that a file uses, in full: behind aliases, calls, ``getattr`` and imports by name."""
+    aliases: dict[str, str] = {}  # what stands in the file, such as "worker" or "self.ray" → its full name
+    found: set[str] = set()
+
+    def full(node: ast.AST) -> str:
+        """The full name of an expression; empty if it is none of Ray's."""
+        if isinstance(node, (ast.Name, ast.Attribute)) and (text := ast.unparse(node)) in aliases:
+            return aliases[text]
+        if isinstance(node, ast.Attribute) and (owner := full(node.value)):
+            return f"{owner}.{node.attr}"
+        return full(node.func) if isinstance(node, ast.Call) else ""
+
+    def look(node: ast.AST) -> None:
+        match node:
+            case ast.ImportFrom(module=str(module), names=names, level=0):
+                for name in names:
+                    aliases[name.asname or name.name] = f"{module}.{name.name}"
+                    found.add(f"{module}.{name.name}")
+            case ast.Import(names=names):
+                for name in names:
+                    top = name.name.split(".")[0]
+                    aliases[name.asname or top] = name.name if name.asname else top
+                    found.add(name.name)
+            case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=values)):
+                aliases.update({ast.unparse(t): full(v) for t, v in zip(targets, values, strict=False) if full(v)})
+            case ast.Assign(targets=targets, value=value):
+                aliases.update({ast.unparse(t): full(value) for t in targets if full(value)})
+            case ast.NamedExpr(target=target, value=value) if full(value):
+                aliases[target.id] = full(value)
+            case ast.Call(func=ast.Name(id="getattr"), args=[owner, ast.Constant(value=str(name)), *_]) if full(owner):
+                found.add(f"{full(owner)}.{name}")
+            case ast.Attribute():
+                found.add(full(node))
+            case ast.Constant(value=str(text)) if re.fullmatch(r"ray(\.\w+)+", text):  # for importlib or sys.modules
+                found.add(text)
+
+    def walk(node: ast.AST) -> None:  # in the order of the text, so that a name is known before it is used
+        for child in ast.iter_child_nodes(node):
+            look(child)
+            walk(child)
+
+    walk(tree)
+    return {name for name in found if name.split(".")[0] == "ray"}
+
+
+def is_private(name: str) -> bool:
+    parts = name.split(".")
+    private = any(p.startswith("_") and not p.startswith("__") for p in parts)
+    return private or "generated" in parts or name.startswith("ray.experimental.internal_kv")
+
+
 @pytest.mark.parametrize("module", FILES)
 def test_private_parts_of_ray_stand_in_one_file(module):
     if module == "raysweep.cluster._ray_internals":
         return
-    for node in ast.walk(ast.parse(FILES[module].read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{n.name}" for n in node.names]
-        elif isinstance(node, ast.Import):
-            names = [n.name for n in node.names]
-        elif isinstance(node, ast.Attribute):
-            names = [ast.unparse(node)]
-        for name in names:
-            parts = name.split(".")
-            private = any(p.startswith("_") and not p.startswith("__") for p in parts)
-            generated = "generated" in parts or name.startswith("ray.experimental.internal_kv")
-            assert not (parts[0] == "ray" and (private or generated)), f"{module} uses {name}"
+    names = ray_names(ast.parse(FILES[module].read_text()))
+    assert [name for name in sorted(names) if is_private(name)] == [], f"{module} uses private parts of Ray"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ray._private.worker",
+        "import ray._private.worker as w",
+        "from ray import _private",
+        "from ray import _private as p",
+        "from ray._raylet import GcsClient",
+        "from ray.core.generated import autoscaler_pb2",
+        "from ray.experimental.internal_kv import _internal_kv_get",
+        "import ray\nray._private.worker.global_worker",
+        "import ray as r\nr._private",
+        "from ray import util as u\nu._x()",
+        "import ray.util as u\nu._x",
+        "import ray\nr = ray\nr._private",
+        "import ray\nif r := ray: r._private",
+        "import ray\nclass A:\n def __init__(self): self.ray, self.x = ray, 1\n def f(self): self.ray._private",
+        "import ray\nray.get_runtime_context()._worker",
+        "import ray\nc = ray.get_runtime_context()\nc._worker",
+        "import ray\ngetattr(ray, '_private', None)",
+        "import importlib\nimportlib.import_module('ray._private.worker')",
+        "import sys\nsys.modules['ray._raylet']",
+    ],
+)
+def test_a_private_part_of_ray_is_found_however_it_is_named(code):
+    assert any(is_private(name) for name in ray_names(ast.parse(code)))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ray\nray.__version__",
+        "import ray\nray.get_runtime_context().gcs_address",
+        "from ray.util.metrics import Gauge\nself._gauge(Gauge)",
+        "from raysweep.cluster import _ray_internals\n_ray_internals.is_ray_client()",
+        "from . import _private",
+        "x = 'see ray._private'",
+    ],
+)
+def test_public_parts_of_ray_are_allowed(code):
+    assert not any(is_private(name) for name in ray_names(ast.parse(code)))
 
 
 def test_no_room_is_crowded():
@@ -140,6 +228,23 @@ def test_reading_is_light(tmp_path):
     for command in ("list", "lineage", "--help"):
         running = f"from raysweep.cli.main import main\ntry: main([{command!r}])\nexcept SystemExit: pass"
         assert heavy_after(running, tmp_path) == []
+
+
+def test_collecting_the_tests_imports_neither_torch_nor_ray(request):
+    """Tests import them, and what imports them, inside: else `pytest` takes seconds more before its first test."""
+    assert request.config.stash[HEAVY_AT_COLLECTION] == []
+
+
+def test_a_test_file_that_imports_torch_is_found_out(tmp_path):
+    (tmp_path / "torch.py").touch()
+    (tmp_path / "test_wrong.py").write_text(
+        f"import torch\nfrom {__name__} import test_collecting_the_tests_imports_neither_torch_nor_ray\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "tests.conftest", str(tmp_path)]
+    search = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(PACKAGE.parent)])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent, env=search)
+    assert done.returncode == 1, done.stderr
+    assert "assert ['torch'] == []" in done.stdout
 
 
 def test_public_names():

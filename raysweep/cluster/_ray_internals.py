@@ -1,8 +1,8 @@
-"""Every private part of Ray that raysweep uses, in one file, each with what it replaces and what happens without it.
+"""Every private part of Ray that raysweep uses, in one file. Each function says why no public part does the same.
 
-Ray promises nothing about these between versions. Where a version of Ray lacks one, the function says so by its result
-(``None``, an empty set) instead of failing, except where a guarantee hangs on it. ``pyproject.toml`` bounds Ray to the
-minor versions that ``tests/cluster/test_ray_internals.py`` was run with.
+Ray may change these in any version. ``pyproject.toml`` therefore bounds Ray to the minor versions that
+``tests/cluster/test_ray_internals.py`` was run with. A function whose answer is not essential returns ``None`` or an empty
+set where the private part is missing or fails. All others raise.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-_ASK_S = 5.0
+_TIMEOUT_S = 5
 
 
 def dashboard_address() -> str | None:
-    """``HOST:PORT`` of the connected cluster's dashboard; None where Ray does not tell. Public API gives it to no driver."""
+    """``HOST:PORT`` of the connected cluster's dashboard; None by Ray Client, and where the cluster has no dashboard.
+
+    Publicly only the result of ``ray.init`` has it. A process that was connected already does not have that result, and a
+    second ``ray.init`` would replace the handler of SIGTERM.
+    """
     import ray
 
     try:
@@ -28,24 +31,16 @@ def dashboard_address() -> str | None:
         return None
 
 
-def session_folder() -> Path:
-    """The folder of the connected cluster's session on this machine, with Ray's log files."""
-    import ray
-
-    try:
-        return Path(ray._private.worker.global_worker.node.get_session_dir_path())
-    except AttributeError:
-        return Path("/tmp/ray/session_latest")
-
-
 def draining_nodes() -> set[str]:
-    """Ids of the nodes that will be taken away (a spot machine called back, a node drained); nothing where Ray cannot tell.
-    The public ``get_preemption_info`` is a barrier of all ranks at every call."""
+    """Ids of the nodes that will go away soon: a spot machine is called back, or a node is drained. Empty by Ray Client.
+
+    The public ``ray.train.get_preemption_info`` makes all ranks wait for each other at every call.
+    """
     import ray
 
     try:
         return set(ray._private.state.state.get_draining_nodes())
-    except Exception:  # an older cluster does not know
+    except Exception:  # by Ray Client, or while the cluster does not answer
         return set()
 
 
@@ -53,61 +48,45 @@ def draining_nodes() -> set[str]:
 def listening_on_this_machine_only() -> Iterator[None]:
     """A cluster that is started within this block listens on 127.0.0.1 only.
 
-    Ray has no such option. Of its ports only the dashboard's has a host, and Ray replaces a node address of 127.0.0.1 by
-    the machine's own unless it takes the machine for one that cannot be part of a cluster, as it does on macOS and Windows.
+    Ray has no public option for this: of its ports only the dashboard's has a host. Ray replaces a node address of
+    127.0.0.1 by the machine's own, except where it believes that the machine cannot be part of a cluster, as on macOS and
+    Windows.
     """
     from ray._private import ray_constants
 
-    name = getattr(ray_constants, "ENABLE_RAY_CLUSTERS_ENV_VAR", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
-    if name in os.environ:  # the user's own choice
+    variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    if variable in os.environ:  # the user's own choice
         yield
         return
     before = ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[name] = "0"  # for the processes that are started
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[variable] = "0"  # for Ray's processes
+    ray_constants.ENABLE_RAY_CLUSTER = False  # for this process, which has read the variable already
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-        del os.environ[name]
+        del os.environ[variable]
 
 
-def make_token(path: Path) -> None:
-    """Write a new authentication token to ``path`` (Ray's default place), readable by this user only.
+def use_token_if_present() -> None:
+    """Authenticate with the user's token, if there is one and ``RAY_AUTH_MODE`` is not set.
 
-    Ray itself would write it with the process's umask, and a stricter umask around Ray's start would be inherited by
-    every worker.
+    Clusters of Ray 2.60 ask for a token by default, but ``ray.init`` with an address does not send it by default. Setting
+    ``RAY_AUTH_MODE`` here would be too late: Ray has read it at its import.
     """
-    try:
-        from ray._private.authentication import authentication_token_setup as setup
-    except ImportError:
-        return
-    if path.exists():
-        return
-    old = os.umask(0o077)
-    try:
-        setup.generate_and_save_token()
-    finally:
-        os.umask(old)
+    from ray._private.authentication import authentication_token_setup as setup
 
-
-def send_token_if_there_is_one() -> None:
-    """Authenticate with the user's token. Clusters ask for it by default; a client that is given an address does not send it
-    by itself."""
-    try:
-        from ray._private.authentication import authentication_token_setup as setup
-    except ImportError:
-        return
-    logging.getLogger(setup.__name__).setLevel(logging.ERROR)  # it warns that it does what is wanted
+    logging.getLogger(setup.__name__).setLevel(logging.ERROR)  # it would warn that it uses the token
     setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def cluster_versions(address: str) -> tuple[str, str] | None:
-    """(Ray, Python) of the cluster at ``address``, from its control store, before anything connects; None where it does not
-    answer.
+    """Versions of (Ray, Python) of the cluster at ``address``, before this process connects; None if it does not answer.
+
+    Publicly they are known only after connecting.
 
     Raises:
-        ray.exceptions.AuthenticationError: the cluster does not take this process's token.
+        ray.exceptions.AuthenticationError: the cluster does not accept this process's token.
     """
     import ray
 
@@ -118,8 +97,10 @@ def cluster_versions(address: str) -> tuple[str, str] | None:
         found = canonicalize_bootstrap_address(address)
         if found is None:
             return None
-        told = GcsClient(address=found).internal_kv_get(b"CLUSTER_METADATA", namespace=b"cluster", timeout=_ASK_S)
-        facts = json.loads(told)
+        metadata = GcsClient(address=found).internal_kv_get(
+            b"CLUSTER_METADATA", namespace=b"cluster", timeout=_TIMEOUT_S
+        )
+        facts = json.loads(metadata)
         return str(facts["ray_version"]), str(facts["python_version"])
     except ray.exceptions.AuthenticationError:
         raise
@@ -128,42 +109,45 @@ def cluster_versions(address: str) -> tuple[str, str] | None:
 
 
 def node_types_of_autoscaler_v1() -> set[str] | None:
-    """The types of the nodes that Ray's first autoscaler reports; None where none reports."""
+    """The node types in the report of Ray's first autoscaler; None if it does not run. ``ray status`` reads the same."""
     try:
         from ray.experimental.internal_kv import _internal_kv_get
 
         report = json.loads(_internal_kv_get("__autoscaling_status") or b"{}").get("autoscaler_report")
         return None if report is None else {str(kind) for kind in report["active_nodes"]}
-    except Exception:  # another version of Ray may have no such thing
+    except Exception:  # the cluster does not answer
         return None
 
 
 def node_types_of_autoscaler_v2() -> set[str]:
-    """The types that Ray's second autoscaler has given the nodes; nothing where none of that kind reports."""
+    """The types of the living nodes, from Ray's second autoscaler; empty if it does not run.
+
+    A node without a type has the type ``node_ID``. Ray documents this interface nowhere, though its name has no underscore.
+    """
     try:
         import ray
-        from ray._raylet import GcsClient  # type: ignore[attr-defined]
-        from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+        from ray.autoscaler.v2.sdk import get_cluster_status
 
-        reply = GetClusterStatusReply()
-        told = GcsClient(address=ray.get_runtime_context().gcs_address).get_cluster_status(timeout_s=_ASK_S)
-        reply.ParseFromString(told)
-        if not reply.autoscaling_state.autoscaler_state_version:
+        status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=_TIMEOUT_S)
+        if status.stats.autoscaler_version in (None, "", "0"):  # no autoscaler has reported
             return set()
-        return {str(n.ray_node_type_name) for n in reply.cluster_resource_state.node_states}
-    except Exception:
+        return {str(n.ray_node_type_name) for n in (*status.active_nodes, *status.idle_nodes)}
+    except Exception:  # by Ray Client, or while the cluster does not answer
         return set()
 
 
 def is_ray_client() -> bool:
-    """Whether this process is connected by Ray Client (``ray://``), from outside the cluster."""
+    """Whether this process is connected by Ray Client (``ray://``), from outside the cluster. Ray documents no such test."""
     from ray.util.client import ray as client
 
     return bool(client.is_connected())
 
 
 def forget_running_means(trial: Any) -> None:
-    """Drop the running means of every metric that Tune keeps of an ended trial: two thirds of what it keeps of one."""
-    with contextlib.suppress(AttributeError):  # another version of Ray may have no such thing
+    """Drop the running means of every metric that Tune keeps of an ended trial: two thirds of its memory for the trial.
+
+    Tune has no option for this.
+    """
+    with contextlib.suppress(AttributeError):  # it costs memory only
         trial.run_metadata.metric_n_steps.clear()
         trial.run_metadata.metric_analysis.clear()

@@ -1,4 +1,4 @@
-"""Events from processes elsewhere to the driver, and the wish to stop back to them."""
+"""The event channel: an actor that carries events from the training processes to the driver, and requests to stop back."""
 
 from __future__ import annotations
 
@@ -11,29 +11,34 @@ from typing import Any
 from raysweep.cluster import dashboard
 from raysweep.events import BatchDone, BranchEvent, BranchStarted, Event, RankEvent
 
-JOIN_S = 120
+JOIN_S = 120  # how long a training may take to stop after an error in the driver
 
 
 class Channel:
-    """An actor between rank 0 and the driver: events one way, the wish to stop the other."""
+    """The actor between the training processes and the driver. It also holds the tasks that the dashboard shows."""
 
     def __init__(self, title: str = "") -> None:
         self.title = title
-        self.events: list[Event | RankEvent] = []
-        self.reason: str | None = None
-        self.begun: set[str] = set()
-        self.shown: dict[str | None, threading.Event] = {}
-        self.problems: dict[str | None, str] = {}
+        self.events: list[Event | RankEvent] = []  # that the driver has not taken yet
+        self.reason: str | None = None  # why to stop
+        self.begun: set[str] = set()  # branches
+        self.shown: dict[str | None, threading.Event] = {}  # branch, None for a run → set when its task shall end
+        self.problems: dict[str | None, str] = {}  # branch, None for a run → why it failed
 
     def __repr__(self) -> str:
-        return self.title or type(self).__name__  # the dashboard shows it among the actors
+        return self.title or type(self).__name__  # the dashboard lists the actor by it
 
     def put(self, event: Event | RankEvent) -> str | None:
+        """Add an event. Returns why to stop, or None."""
         self.events.append(event)
         return self.reason
 
     def begin(self, branch: str) -> tuple[str | None, bool]:
-        """A branch asks whether it may begin: why it may not, and whether it has begun before, so that it has a folder."""
+        """A branch asks whether it may begin.
+
+        Returns:
+            Why to stop instead, or None; and whether the branch has begun before, which means that it has a folder.
+        """
         again = branch in self.begun
         if self.reason is None:
             self.begun.add(branch)
@@ -41,14 +46,20 @@ class Channel:
         return self.reason, again
 
     def take(self) -> list[Event | RankEvent]:
+        """The events since the last call."""
         taken, self.events = self.events, []
         return taken
 
     def stop(self, reason: str) -> None:
+        """Ask every sender to stop. They see it in the answer to their next event."""
         self.reason = reason
 
     def show(self, key: str | None) -> None:
-        """Return when :meth:`hide` is called for ``key``; see :mod:`raysweep.cluster.dashboard`."""
+        """Wait until :meth:`hide` is called for ``key``; see :mod:`raysweep.cluster.dashboard`.
+
+        Raises:
+            RuntimeError: ``hide`` was called with a problem. The dashboard then shows this task as failed.
+        """
         self.shown.setdefault(key, threading.Event()).wait()
         del self.shown[key]
         problem = self.problems.pop(key, None)
@@ -56,35 +67,38 @@ class Channel:
             raise RuntimeError(problem)
 
     def hide(self, key: str | None, problem: str | None) -> None:
+        """End the :meth:`show` of ``key``, with a ``problem`` as failed."""
         if problem is not None:
             self.problems[key] = problem
         self.shown.setdefault(key, threading.Event()).set()
 
 
 class ChannelReporter:
-    """Rank 0's reporter on a worker: sends without waiting, and reads the answer when it has come.
+    """Rank 0's reporter on a worker. It sends events without waiting, and reads an answer once it has arrived.
 
     Args:
-        batch_every_s: of the batches, no more than one in so many seconds is told.
-        branch: whose events these are; None: of a run of its own.
+        channel: the handle of the :class:`Channel` actor.
+        batch_every_s: seconds between two events of batches; those in between are dropped.
+        branch: the branch that sends the events; None: a run.
     """
 
-    def __init__(self, mailbox: Any, batch_every_s: float, branch: str | None = None) -> None:
+    def __init__(self, channel: Any, batch_every_s: float, branch: str | None = None) -> None:
         import ray
 
-        self.ray, self.mailbox, self.answer, self.reason = ray, mailbox, None, None
-        self.batch_every_s, self.told, self.branch = batch_every_s, -math.inf, branch
+        self.ray, self.channel, self.answer, self.reason = ray, channel, None, None
+        self.batch_every_s, self.last_batch, self.branch = batch_every_s, -math.inf, branch
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, BatchDone):
-            if time.monotonic() - self.told < self.batch_every_s:
+            if time.monotonic() - self.last_batch < self.batch_every_s:
                 return
-            self.told = time.monotonic()
-        answer = self.mailbox.put.remote(event if self.branch is None else BranchEvent(self.branch, event))
+            self.last_batch = time.monotonic()
+        answer = self.channel.put.remote(event if self.branch is None else BranchEvent(self.branch, event))
         if self.answer is None:
             self.answer = answer
 
     def should_stop(self) -> str | None:
+        """Why to stop, or None."""
         if self.answer is not None and self.ray.wait([self.answer], timeout=0)[0]:
             self.reason = self.ray.get(self.answer) or self.reason
             self.answer = None
@@ -92,52 +106,57 @@ class ChannelReporter:
 
 
 def open_channel(title: str = "", shown: int = 1) -> Any:
-    """A new mailbox actor; Ray must be connected.
+    """Start the actor of a new event channel. Ray must be connected.
 
     Args:
-        title: what the dashboard calls it. shown: how many trainings it may show as running at once.
+        title: the actor's name on the dashboard.
+        shown: how many trainings the dashboard may show as running at once.
+
+    Returns:
+        The actor's handle.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # Beside the driver: the loss of any other node must not take away what the nodes that are left have to tell. Ray puts
-    # an actor without CPUs on a random node unless it is bound to one.
+    # On the driver's node: when another node is lost, the events of the remaining nodes must still arrive. Ray would put an
+    # actor without CPUs on a random node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(
         num_cpus=0,
         scheduling_strategy=here,
         concurrency_groups={dashboard.GROUP: min(shown, dashboard.MOST)},
-        enable_task_events=False,  # on the job's page the many letters would hide what it is about
+        enable_task_events=False,  # on the job's page thousands of calls would hide the trainings
     )(Channel)
     return actor.remote(title)
 
 
-def take(mailbox: Any) -> list[Event | RankEvent]:
-    """What has come in since the last call; nothing where the mailbox does not answer."""
+def take(channel: Any) -> list[Event | RankEvent]:
+    """The events since the last call; none if the channel does not answer."""
     import ray
 
     try:
-        return ray.get(mailbox.take.remote(), timeout=30)
+        taken: list[Event | RankEvent] = ray.get(channel.take.remote(), timeout=30)
+        return taken
     except ray.exceptions.RayError:
         return []
 
 
 def watch(
-    thread: threading.Thread, mailbox: Any, poll_s: float, handle: Callable[[list[Event | RankEvent]], None]
+    thread: threading.Thread, channel: Any, poll_s: float, handle: Callable[[list[Event | RankEvent]], None]
 ) -> None:
-    """Start ``thread`` and give what comes by mail to ``handle`` until it has ended and the last mail is read.
+    """Start ``thread``, which trains, and pass the events to ``handle`` until the thread has ended and no event is left.
 
-    An error in ``handle`` stops what is being trained before it is raised: nothing may go on that nobody watches.
+    An error in ``handle`` stops the training before it is raised, so that nothing trains without a driver.
     """
     thread.start()
     try:
         while True:
             running = thread.is_alive()
-            handle(take(mailbox))
+            handle(take(channel))
             if not running:
                 return
             thread.join(timeout=poll_s)
     except BaseException:
-        mailbox.stop.remote("an error in the driver")
+        channel.stop.remote("an error in the driver")
         thread.join(timeout=JOIN_S)
         raise

@@ -1,10 +1,14 @@
-"""Connecting to Ray: a quiet local cluster for this run, or an existing one. Sets the defaults Ray leaves dangerous."""
+"""Connecting to Ray: to an existing cluster, or to a local one that is started for this command.
+
+Replaces defaults of Ray that are unsafe (who can reach the cluster), slow, or noisy.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import secrets
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +19,24 @@ from raysweep.cluster import _ray_internals, dashboard, versions
 from raysweep.cluster.nodes import node_resources
 from raysweep.errors import ResourceError
 
-# Why each: see the facts about Ray in docs and in the functions that need them.
 _ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",  # send nothing to Ray's authors
     "RAY_TRAIN_V2_ENABLED": "1",
-    # How late the end of a training may be noticed (Ray: 2 s); each look costs the ranks some milliseconds.
+    # How often Ray Train looks whether a training has ended (its default: 2 s). Each look costs the ranks milliseconds.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    "RAY_worker_niceness": "0",  # Ray's 15 lets every process of the machine go first, its own idle ones too
+    "RAY_worker_niceness": "0",  # with Ray's 15 every other process of the machine runs first, even Ray's idle ones
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard then knows the runs, see docs/monitoring.md
-    # The ranks ask for notices themselves; the watcher is one more actor, whose death its controller may not survive.
+    # The ranks look for preemption notices themselves. Ray's watcher is an actor, and its death may end the controller.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would ship and reinstall the working folder
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would send the working folder to its workers and reinstall it
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a process without GPUs keeps its CUDA_VISIBLE_DEVICES
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune would write its own display over ours
 }
+_LOGS_BY_DEFAULT = Path("/tmp/ray/session_latest/logs")  # documented by Ray
 
 
 def quiet_environment() -> None:
-    """Set Ray's environment before it is imported; what the user set himself stays."""
+    """Set Ray's environment variables. Call it before Ray is imported. Variables that the user has set stay."""
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
 
@@ -48,10 +52,10 @@ class Connection:
 
 
 def connect(address: str | None, name: str | None = None) -> Connection:
-    """Connect to Ray, starting a local cluster where no address is given; use what is connected already.
+    """Connect to the cluster at ``address``, or start a local one without an address. An existing connection is used as it is.
 
     Args:
-        name: of the job, on the dashboard.
+        name: the job's name on the dashboard.
 
     Raises:
         ResourceError: nothing answers at the address, or its Ray version, Python version or token differs.
@@ -63,7 +67,7 @@ def connect(address: str | None, name: str | None = None) -> Connection:
     if started:
         if address:
             _reachable(address)
-            _ray_internals.send_token_if_there_is_one()
+            _ray_internals.use_token_if_present()
             versions.check(address)
         else:
             _make_token()
@@ -75,65 +79,97 @@ def connect(address: str | None, name: str | None = None) -> Connection:
 
 
 def _start(address: str | None, name: str | None) -> None:
-    """``ray.init`` with our defaults; its errors as ours."""
+    """Call ``ray.init`` with our defaults.
+
+    Raises:
+        ResourceError: Ray's errors, in our words.
+    """
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not str(address).startswith("ray://"):  # Ray Client would send it as JSON, and cannot
+    if not str(address).startswith("ray://"):  # Ray Client would have to send it as JSON, which fails
         options["job_config"] = dashboard.job_config(name)
     if address is None:
         options |= {"num_cpus": _machine.cpus_here(), "include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
         with contextlib.nullcontext() if address else _ray_internals.listening_on_this_machine_only():
             ray.init(address=address or "local", **options)
-    except ray.exceptions.AuthenticationError as error:
-        if address:
-            raise versions.no_token(address) from None
-        raise ResourceError(f"Ray cannot be started here: {_first_line(error)}") from None
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if address and (other := versions.in_error(address, error)) is not None:
-            raise other from None
-        raise ResourceError(
-            f"No Ray cluster answers at {address or 'local'}: {_first_line(error)}. Check the address (host:6379, "
-            "ray://host:10001 or auto) and the cluster's authentication token (~/.ray/auth_token), or leave --address out."
-        ) from None
+    except (ray.exceptions.AuthenticationError, ConnectionError, ValueError, RuntimeError) as error:
+        raise _explained(address, error) from None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+def _explained(address: str | None, error: Exception) -> ResourceError:
+    """What an error of ``ray.init`` means, and what to do."""
+    import ray
+
+    first_line = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    if address is None:
+        return ResourceError(
+            f"Ray cannot be started on this machine: {first_line}. Ray's log files in {_LOGS_BY_DEFAULT} say more."
+        )
+    if isinstance(error, ray.exceptions.AuthenticationError):
+        return versions.no_token(address)
+    return versions.in_error(address, error) or ResourceError(
+        f"No Ray cluster answers at {address}: {first_line}. Check the address (host:6379, ray://host:10001 or auto) and "
+        "the cluster's authentication token (~/.ray/auth_token), or omit --address to run on this machine."
+    )
 
 
 def session_logs() -> Path:
-    """The folder of Ray's log files on this machine."""
+    """The folder of Ray's log files on this machine; by Ray Client, and without a connection, Ray's default."""
     import ray
 
-    told = getattr(ray.get_runtime_context(), "session_dir", "")
-    return (Path(told) if told else _ray_internals.session_folder()) / "logs"
+    if not ray.is_initialized() or _ray_internals.is_ray_client():
+        return _LOGS_BY_DEFAULT
+    context = ray.get_runtime_context()
+    return Path(str(context.get_temp_dir())) / str(context.get_session_name()) / "logs"
 
 
 def _reachable(address: str) -> None:
-    """Raises ResourceError within five seconds where nothing listens: Ray itself would go on trying for minutes."""
+    """Check that something listens at the address. Ray itself would go on trying for minutes.
+
+    Raises:
+        ResourceError: within five seconds, if nothing listens.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        return  # auto, or something Ray may know
+        return  # auto, or a form that only Ray knows
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
         raise ResourceError(
             f"No Ray cluster answers at {address} ({error}). Check the address (host:6379, ray://host:10001 or auto), or "
-            "leave --address away to run on this machine."
+            "omit --address to run on this machine."
         ) from None
 
 
 def _make_token() -> None:
-    """Make the token of this user's clusters, where there is none yet and the user has not named another."""
+    """Write a new token for this user's clusters, unless there is one or the user's environment decides otherwise.
+
+    Ray would write it with the permissions of the process's umask. Here nobody else can read it.
+
+    Raises:
+        ResourceError: the file cannot be written.
+    """
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if not named and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token":
-        _ray_internals.make_token(Path.home() / ".ray" / "auth_token")
+    if named or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    path = Path.home() / ".ray" / "auth_token"  # where Ray looks for it
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise ResourceError(
+            f"Ray's authentication token cannot be written to {path} ({error.strerror}). Make that folder writable, or write "
+            "a token to another file (openssl rand -hex 32 > FILE) and name the file in RAY_AUTH_TOKEN_PATH."
+        ) from None
 
 
 def disconnect() -> None:
-    """Stop what :func:`connect` started."""
+    """End the connection. A cluster that :func:`connect` has started ends with it."""
     import ray
 
     if ray.is_initialized():
@@ -141,7 +177,7 @@ def disconnect() -> None:
 
 
 def dashboard_hint(url: str | None) -> str | None:
-    """One line that says where the dashboard is and how to enter it; None where there is none."""
+    """One line that says where the dashboard is and how to get its token; None if there is no dashboard."""
     if not url:
         return None
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()

@@ -1,7 +1,7 @@
-"""Names on Ray's dashboard: of the job, and of every run or branch while it trains.
+"""Names on Ray's dashboard: the job's, and those of every run or branch while it trains.
 
-A branch has no process of its own that Ray could name after it: actors train one after another. So a task that does
-nothing stands for it, called like its experiment and running as long; the page of the job lists it.
+An actor trains one branch after another, so that Ray cannot name a process after a branch. Instead a task that only waits
+stands for it: it has the experiment's name, runs as long as the branch, and is listed on the job's page.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from typing import Any
 
 from raysweep.events import BranchEnded, BranchEvent, Event, ExperimentStarted
 
-GROUP = "shown"  # the mailbox's threads in which these tasks wait
-MOST = 64  # at once; more wait for their turn
+GROUP = "shown"  # the concurrency group of the channel's actor in which these tasks wait
+MOST = 64  # tasks at once; further ones are shown as pending
 
 
 def job_config(name: str | None) -> Any:
-    """What ``ray.init`` takes to call the job so. A job that was submitted keeps the name it was given there."""
+    """The ``job_config`` for ``ray.init`` that names the job. A submitted job keeps the name it was submitted with."""
     from ray.job_config import JobConfig
 
     return JobConfig(metadata={"job_name": name}) if name else JobConfig()
 
 
 class Shown:
-    """The tasks that stand for what trains, by branch (None: a run of its own). Trouble with them is nobody's trouble."""
+    """The tasks that stand for trainings, by branch (None: a run). Errors of these tasks are ignored: they are for display only."""
 
-    def __init__(self, mailbox: Any) -> None:
-        self.mailbox = mailbox
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
         self.running: dict[str | None, Any] = {}
         self.failed: list[Any] = []
 
     def __call__(self, event: Event) -> None:
-        """Takes the events of a sweep."""
+        """Begin and end the tasks of branches. Takes the events of a sweep."""
         match event:
             case BranchEvent(branch, ExperimentStarted(id=name)):
                 self.begin(branch, name)
@@ -40,23 +40,27 @@ class Shown:
                 self.end(branch, reason if status == "failed" else None)
 
     def begin(self, branch: str | None, name: str) -> None:
-        """Show ``name`` as running, unless it is already: a branch begins again where its process was lost."""
+        """Show ``name`` as running, unless it is shown already: a branch whose process was lost begins again."""
         with contextlib.suppress(Exception):
             if branch not in self.running:
-                method = self.mailbox.show.options(name=name, concurrency_group=GROUP, enable_task_events=True)
+                method = self.channel.show.options(name=name, concurrency_group=GROUP, enable_task_events=True)
                 self.running[branch] = method.remote(branch)
 
     def end(self, branch: str | None, problem: str | None = None) -> None:
-        """Show it as finished, or as failed with the reason."""
+        """Show the branch as finished, or, with a problem, as failed."""
         with contextlib.suppress(Exception):
             task = self.running.pop(branch, None)
             if task is not None:
-                self.mailbox.hide.remote(branch, problem)
-                if problem is not None:  # kept: Ray prints an error that nobody has asked for
+                self.channel.hide.remote(branch, problem)
+                if problem is not None:  # close() gets its error, because Ray prints errors that nobody gets
                     self.failed.append(task)
 
     def close(self, problems: Mapping[Any, str | None]) -> None:
-        """End what is left, and wait a moment for it: the mailbox will be killed."""
+        """End the remaining tasks, and wait up to two seconds for each, before the channel is killed.
+
+        Args:
+            problems: why branches failed, by branch.
+        """
         import ray
 
         left = list(self.running.values())

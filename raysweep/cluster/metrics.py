@@ -1,6 +1,6 @@
-"""Gauges of runs and branches for Prometheus, which Ray's nodes serve with the prefix ``ray_``: see :data:`GAUGES`.
+"""Gauges of runs and branches for Prometheus: see :data:`GAUGES`. Ray's nodes serve them with the prefix ``ray_``.
 
-They are set by the driver, wherever the training runs, and only while it is connected to Ray.
+The driver sets them, wherever the training runs, and only while it is connected to Ray.
 """
 
 from __future__ import annotations
@@ -12,48 +12,51 @@ from typing import Any
 
 from raysweep.events import EpochDone, Event, ExperimentStarted, SweepStarted, opened
 
-LABELS = ("experiment", "sweep")  # the sweep is empty for a run of its own
-# name → (what it is, where it stands in the event of an epoch)
+LABELS = ("experiment", "sweep")  # the sweep is empty for a run
+# name → (description, how to get the value from the event of an epoch)
 GAUGES: dict[str, tuple[str, Callable[[EpochDone], Any]]] = {
     "raysweep_epoch": ("Completed epochs, the parent's included.", lambda e: e.epoch),
     "raysweep_train_loss": ("Mean training loss of the last epoch.", lambda e: e.row["train_loss"]),
     "raysweep_val_loss": ("Mean cross-entropy on the validation images.", lambda e: e.row["val_loss"]),
-    "raysweep_val_accuracy": ("Share of validation images classified rightly.", lambda e: e.row["val_acc"]),
+    "raysweep_val_accuracy": ("Share of validation images classified correctly.", lambda e: e.row["val_acc"]),
     "raysweep_val_macro_f1": ("Mean of the classes' F1 on the validation images.", lambda e: e.row["val_macro_f1"]),
-    "raysweep_images_per_second": ("Training images a second.", lambda e: e.row["images_per_second"]),
+    "raysweep_images_per_second": ("Training images per second.", lambda e: e.row["images_per_second"]),
     "raysweep_checkpoint_seconds": ("Seconds the last checkpoint took to write.", lambda e: e.save_seconds),
-    "raysweep_blocked_seconds": ("Seconds training stood still for it.", lambda e: e.blocked_seconds),
+    "raysweep_blocked_seconds": (
+        "Seconds for which the last checkpoint blocked training.",
+        lambda e: e.blocked_seconds,
+    ),
 }
-RECALL = "raysweep_recall"  # with one more label, class
-# Of one sweep. Ray forgets no label: with the 15 series of each of 5,000 branches its agent takes a whole CPU for ever.
+RECALL = "raysweep_recall"  # has a further label, class
+# The limit for one sweep. Ray forgets no series: with 15 series for each of 5,000 branches its agent keeps a CPU busy for good.
 MOST_SERIES = 10_000
 
 
 class Gauges:
-    """Takes the events of a run or a sweep. Trouble with metrics is nobody's trouble: it is passed over."""
+    """Sets the gauges from the events of a run or a sweep. Errors of metrics are ignored: no training may fail by them."""
 
     def __init__(self) -> None:
         self.sweep = ""
-        self.experiments: dict[str | None, str] = {}  # branch → experiment; None: of a single run
-        self.made: dict[str, Any] = {}
+        self.experiments: dict[str | None, str] = {}  # branch, None for a run → experiment
+        self.made: dict[str, Any] = {}  # name → gauge
         self.shown: set[str] = set()  # experiments
         self.series = 0
 
     def __call__(self, event: Event) -> None:
-        branch, told = opened(event)
-        match told:
+        branch, inner = opened(event)
+        match inner:
             case SweepStarted(id=sweep):
                 self.sweep = sweep
             case ExperimentStarted(id=experiment):
                 self.experiments[branch] = experiment
             case EpochDone() if _connected():
                 with contextlib.suppress(Exception):
-                    self._set(told, {"experiment": self.experiments.get(branch, ""), "sweep": self.sweep})
+                    self._set(inner, {"experiment": self.experiments.get(branch, ""), "sweep": self.sweep})
 
     def _set(self, event: EpochDone, labels: dict[str, str]) -> None:
         if labels["experiment"] not in self.shown:
             self.series += len(GAUGES) + sum(column.startswith("recall_") for column in event.row)
-            if self.series > MOST_SERIES:  # then those that began first are shown
+            if self.series > MOST_SERIES:  # the branches that began first stay shown
                 return
             self.shown.add(labels["experiment"])
         for name, (text, of) in GAUGES.items():
@@ -72,5 +75,5 @@ class Gauges:
 
 
 def _connected() -> bool:
-    ray = sys.modules.get("ray")  # where nobody has imported it, nobody is connected
+    ray = sys.modules.get("ray")  # not imported: not connected, and the import would take seconds
     return ray is not None and bool(ray.is_initialized())

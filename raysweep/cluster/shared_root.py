@@ -1,39 +1,42 @@
-"""Whether every machine of a cluster sees the root. The workers write the checkpoints: where one of them had another folder
-of that name, a training would seem to go well and leave half of its files elsewhere."""
+"""Whether every machine of a cluster sees the same root folder.
+
+The workers write the checkpoints. If one of them had another folder of the same name, a training would seem to succeed and
+leave a part of its files elsewhere.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from raysweep._paths import is_address, user_path
 from raysweep.cluster import _ray_internals
-from raysweep.cluster.nodes import living_nodes
+from raysweep.cluster.nodes import Node, living_nodes
 from raysweep.errors import ResourceError
 from raysweep.events import Note, Progress
 from raysweep.store import layout
 
-ANSWER_S = 60.0  # a process must be started on each machine
+ANSWER_S = 60.0  # includes the start of a process on each machine
 SEEN_S = 5.0  # a network file system may show a new file late
-MOST_NAMED = 5
+MOST_NAMED = 5  # machines in one message
 
 
 def check(root: str, progress: Progress) -> None:
-    """Look from every other machine of the connected cluster for a file that is made in the root. An object store is seen
-    from everywhere, and this machine sees its own folders.
+    """Write a probe file into the root and have every other machine of the connected cluster look for it.
+
+    Nothing is checked for an object store, which every machine sees, or on this machine.
 
     Args:
-        progress: is told of machines that do not answer.
+        progress: takes a note about machines that do not answer.
 
     Raises:
-        ResourceError: which machine does not see which folder, and what to do.
+        ResourceError: a machine does not see the folder. Says which machine, which folder and what to do.
     """
-    machines = elsewhere(living_nodes())
-    if not machines or is_address(root):
+    nodes = elsewhere(living_nodes())
+    if not nodes or is_address(root):
         return
     folder = user_path(root).resolve()
     probe = folder / layout.CACHES / f"{layout.TEMP_PREFIX}seen_{secrets.token_hex(8)}"
@@ -41,67 +44,66 @@ def check(root: str, progress: Progress) -> None:
     probe.parent.mkdir(parents=True, exist_ok=True)
     try:
         probe.write_text(token)
-        answers = _ask(machines, str(probe), token)
+        answers = _ask(nodes, str(probe), token)
     finally:
         probe.unlink(missing_ok=True)
-    silent = [m["NodeManagerHostname"] for m in machines if m["NodeID"] not in answers]
+    silent = [n.host for n in nodes if n.id not in answers]
     if silent:
-        told = f"{_few(silent)} did not answer within {ANSWER_S:g} s; whether {folder} is seen there is not known."
-        progress(Note(told))
-    blind = [(m["NodeManagerHostname"], why) for m in machines if (why := answers.get(m["NodeID"]))]
-    if blind:
-        many = len(blind) > 1
-        raise ResourceError(
-            f"The root {folder} is not a folder that all machines of the cluster share: {_few([name for name, _ in blind])} "
-            f"{'do' if many else 'does'} not see what this machine writes there ({blind[0][1]}). Workers on them would write "
-            "their checkpoints elsewhere. Choose a folder that all machines mount at the same place, or --root "
-            "s3://bucket/prefix."
+        text = (
+            f"{_few(silent)} did not answer within {ANSWER_S:g} s, so it is not known whether {folder} is seen there."
         )
+        progress(Note(text))
+    blind = [(n.host, why) for n in nodes if (why := answers.get(n.id))]
+    if blind:
+        raise _not_shared(folder, blind)
 
 
-def elsewhere(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """One node of every machine but this one that can train. Several nodes on one machine see the same folders."""
+def _not_shared(folder: Path, blind: Sequence[tuple[str, str]]) -> ResourceError:
+    """The error about machines that do not see ``folder``, from (machine, what is wrong there)."""
+    names = _few([name for name, _ in blind])
+    return ResourceError(
+        f"The root {folder} is not a folder that all machines of the cluster share: {names} {'do' if len(blind) > 1 else 'does'} "
+        f"not see what this machine writes there ({blind[0][1]}). Workers on them would write their checkpoints elsewhere. "
+        "Choose a folder that all machines mount at the same path, or --root s3://bucket/prefix."
+    )
+
+
+def elsewhere(nodes: Sequence[Node]) -> list[Node]:
+    """One node of every other machine that has CPUs or GPUs. Several nodes on one machine see the same folders."""
     here = own_machine(nodes)
-    found: dict[Any, Mapping[str, Any]] = {}
+    found: dict[tuple[str, str], Node] = {}
     for node in nodes:
-        if machine(node) != here and (node["Resources"].get("CPU", 0) or node["Resources"].get("GPU", 0)):
-            found.setdefault(machine(node), node)
+        if node.machine != here and (node.resources.get("CPU") or node.resources.get("GPU")):
+            found.setdefault(node.machine, node)
     return list(found.values())
 
 
-def machine(node: Mapping[str, Any]) -> tuple[str, str]:
-    """What tells machines apart: containers may share a name, and machines behind a tunnel an address."""
-    return str(node.get("NodeManagerHostname")), str(node.get("NodeManagerAddress"))
-
-
-def own_machine(nodes: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """The machine of this process; None where it is not part of the cluster."""
+def own_machine(nodes: Sequence[Node]) -> tuple[str, str] | None:
+    """The machine of this process; None if it is not part of the cluster."""
     import ray
 
     if _ray_internals.is_ray_client():
         return None
     own = ray.get_runtime_context().get_node_id()
-    return next((machine(n) for n in nodes if n["NodeID"] == own), None)
+    return next((n.machine for n in nodes if n.id == own), None)
 
 
-def _ask(machines: Sequence[Mapping[str, Any]], probe: str, token: str) -> dict[str, str | None]:
-    """What each machine finds, by node id: None where all is well, else what is wrong. Who does not answer is left out."""
+def _ask(nodes: Sequence[Node], probe: str, token: str) -> dict[str, str | None]:
+    """The result of :func:`look` on each node, by node id. Nodes that do not answer are omitted."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = {
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(m["NodeID"], soft=False)).remote(
-            probe, token
-        ): m
-        for m in machines
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n.id, soft=False)).remote(probe, token): n
+        for n in nodes
     }
     ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
     answers: dict[str, str | None] = {}
     for answer in ready:
         try:
-            answers[asked[answer]["NodeID"]] = ray.get(answer)
-        except ray.exceptions.RayError:  # its node has just gone
+            answers[asked[answer].id] = ray.get(answer)
+        except ray.exceptions.RayError:  # its node has just been lost
             continue
     for answer in late:
         ray.cancel(answer, force=True)
@@ -109,7 +111,15 @@ def _ask(machines: Sequence[Mapping[str, Any]], probe: str, token: str) -> dict[
 
 
 def look(probe: str, token: str, seconds: float = SEEN_S) -> str | None:
-    """Runs on another machine: what keeps it from seeing, or from writing beside, a file that the driver has made."""
+    """Look for the driver's probe file; runs on another machine.
+
+    Args:
+        token: what the driver has written into the file.
+        seconds: how long to wait for the file.
+
+    Returns:
+        What is wrong; None if this machine sees the file and may write to the root.
+    """
     path = Path(probe)
     deadline = time.monotonic() + seconds
     while True:
@@ -119,13 +129,13 @@ def look(probe: str, token: str, seconds: float = SEEN_S) -> str | None:
         except FileNotFoundError:
             if time.monotonic() > deadline:
                 root = path.parent.parent
-                return "there is a folder of that name, but another one" if root.is_dir() else "there is no such folder"
+                return "a different folder has that path there" if root.is_dir() else "that folder does not exist there"
             time.sleep(0.2)
         except OSError as error:
             return str(error.strerror)
     if found != token:
-        return "there is a folder of that name, but another one"
-    return None if os.access(path.parent.parent, os.W_OK) else "it is not writable there"
+        return "a different folder has that path there"
+    return None if os.access(path.parent.parent, os.W_OK) else "that folder is not writable there"
 
 
 def _few(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: ask the training to stop after its batch and to save; a second SIGINT leaves at once."""
+"""SIGINT and SIGTERM ask the training to save and stop after its current batch. A second SIGINT ends the process at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class StopFlag:
-    """Why to stop, if asked; set by a signal, read by the training loop."""
+    """Why to stop: a signal's name, or None. Set by the signal's handler, read by the training loop."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -19,14 +19,20 @@ class StopFlag:
 
 @contextlib.contextmanager
 def signals(flag: StopFlag, forward: Callable[[str], None] | None = None) -> Iterator[None]:
-    """SIGINT or SIGTERM once: ask to stop after this batch. SIGINT again: leave at once (committed files stay whole)."""
+    """Handle SIGINT and SIGTERM within this block. Does nothing outside the main thread, where Python allows no handlers.
+
+    The first signal sets ``flag``. A SIGINT after that ends the process at once with 130; committed files stay intact.
+
+    Args:
+        forward: called in the handler with the signal's name.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handle(number: int, frame: Any) -> None:
         if flag.reason is not None and number == signal.SIGINT:
-            os.write(2, b"\nLeaving at once; the last committed checkpoint is intact.\n")
+            os.write(2, b"\nStopped at once. The last committed checkpoint is intact.\n")
             os._exit(130)
         flag.reason = signal.Signals(number).name
         if forward is not None:

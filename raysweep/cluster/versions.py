@@ -1,5 +1,8 @@
-"""Whether a cluster runs the same Ray and Python as this process. Asked first: Ray's own complaint comes after minutes or
-names neither the remedy nor, in its first line, the versions."""
+"""Whether a cluster runs the same versions of Ray and Python as this process.
+
+Checked before connecting: Ray's own error comes after minutes, or names neither the remedy nor, in its first line, the
+versions.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ from raysweep.errors import ResourceError
 
 
 def check(address: str) -> None:
-    """Raises ResourceError where the cluster at ``host:port`` or ``auto`` runs another Ray or another Python, or does not
-    take this process's token.
+    """Compare the versions of the cluster at ``host:port`` or ``auto`` with those of this process.
 
-    An address of Ray Client is not asked: there Ray compares them itself at once, see :func:`in_error`.
+    At an address of Ray Client (``ray://``) Ray itself compares them at once; see :func:`in_error`.
+
+    Raises:
+        ResourceError: the cluster runs another Ray or another Python, or does not accept this process's token.
     """
     if address.startswith("ray://"):
         return
@@ -27,14 +32,18 @@ def check(address: str) -> None:
 
 
 def ours() -> tuple[str, str]:
-    """Ray and Python of this process."""
+    """The versions of (Ray, Python) of this process."""
     import ray
 
     return ray.__version__, platform.python_version()
 
 
 def _of_cluster(address: str) -> tuple[str, str] | None:
-    """Ray and Python of a cluster; None where it does not tell, which Ray will explain."""
+    """The versions of (Ray, Python) of a cluster; None if it does not answer, which ``ray.init`` will explain.
+
+    Raises:
+        ResourceError: the cluster does not accept this process's token.
+    """
     import ray
 
     try:
@@ -44,7 +53,7 @@ def _of_cluster(address: str) -> tuple[str, str] | None:
 
 
 def in_error(address: str, error: Exception) -> ResourceError | None:
-    """What Ray's own complaint about versions means; None where an error is about something else."""
+    """Our error for Ray's own error about versions; None if ``error`` is about something else."""
     found = re.findall(r"(?:Ray|Python): *([\w.+]+)", str(error))
     if "mismatch" not in str(error) or len(found) < 2:
         return None
@@ -52,17 +61,20 @@ def in_error(address: str, error: Exception) -> ResourceError | None:
 
 
 def mismatch(address: str, theirs: tuple[str, str]) -> ResourceError:
+    """The error about a cluster with other versions of (Ray, Python)."""
     here = ours()
     return ResourceError(
         f"The cluster at {address} runs Ray {theirs[0]} on Python {theirs[1]}, this process Ray {here[0]} on Python {here[1]}. "
-        "All processes of a cluster must have the same of both, to the last number. Start raysweep in an environment "
+        "All processes of a cluster must have exactly the same versions of both. Start raysweep in an environment "
         f"like the cluster's (Python {theirs[1]}, pip install 'ray[default,train,tune]=={theirs[0]}'), or on the cluster itself: "
         "ray job submit --address http://HEAD:8265 -- raysweep …"
     )
 
 
 def no_token(address: str) -> ResourceError:
+    """The error about a cluster that does not accept this process's token."""
     return ResourceError(
-        f"The cluster at {address} asks for its authentication token, and has not got it from here. Copy the one that `ray "
-        "get-auth-token` prints on its head to ~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH."
+        f"The cluster at {address} requires its authentication token, and this process has none or another one. Copy the "
+        "token that `ray get-auth-token` prints on the cluster's head to ~/.ray/auth_token, or name its file in "
+        "RAY_AUTH_TOKEN_PATH."
     )

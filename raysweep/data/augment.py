@@ -1,7 +1,7 @@
 """Shift and mirror whole batches while they are gathered from the cache.
 
-The draws of an epoch are a function of (seed, epoch, position), never of a global generator or of the worker that
-happens to compute a position.
+The draws of an epoch depend only on (seed, epoch, position): never on a global generator, nor on the worker that computes
+a position.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ def epoch_draws(draws: int, padding: int, flip: bool, *, seed: int, epoch: int) 
 
 
 def gather(pixels: np.ndarray, index: np.ndarray, draws: np.ndarray | None, fill: np.ndarray) -> np.ndarray:
-    """Images ``index`` of a (memory-mapped) array, shifted and mirrored in the same single copy.
+    """The images ``index`` of a (memory-mapped) array, shifted and mirrored while they are copied.
 
     Args:
         pixels: uint8 (n, H, W, C).
         index: int64 (b,).
         draws: rows of :func:`epoch_draws` for these positions, or None for the images as they are.
-        fill: uint8 (C,), what a shift uncovers.
+        fill: uint8 (C,), the value of pixels that a shift uncovers.
 
     Returns:
         uint8 (b, H, W, C).
     """
     pixels = np.asarray(pixels)  # a slice of a memory map costs three times as much as one of a plain array
     if draws is None or not draws.any():
-        return pixels[index]
+        plain: np.ndarray = pixels[index]
+        return plain
     _, height, width, _ = pixels.shape
     out = np.empty((len(index), *pixels.shape[1:]), dtype=np.uint8)
     out[:] = fill

@@ -1,4 +1,4 @@
-"""One folder per class, with or without a split; and imagefolder's metadata files, which name the class of each image."""
+"""One folder per class, with or without a split; and imagefolder's metadata files, which give the class of each image."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 def subfolders(path: Path) -> list[Path]:
+    """The folders directly in ``path``, sorted, without hidden ones."""
     return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
@@ -38,7 +39,7 @@ def split_folders(path: Path) -> tuple[Path | None, Path | None]:
 
 
 def has_class_folders(path: Path) -> bool:
-    """Whether images lie where images of class folders would; a look, not a search through everything."""
+    """Whether there are images where class folders would have them. Looks only one or two levels down."""
 
     def images(folders: Iterable[Path]) -> bool:
         return any(p.suffix.lower() in IMAGE_SUFFIXES for folder in folders for p in folder.iterdir())
@@ -52,42 +53,45 @@ def has_class_folders(path: Path) -> bool:
 def metadata_files(path: Path) -> list[tuple[Table, str | None]]:
     """imagefolder's metadata files and the split of each: one beside all images, or one in each split's folder.
 
-    Only a table with a column ``file_name`` is one: any other ``metadata.csv`` may lie among class folders for reasons of
-    its own.
+    Only a table with a column ``file_name`` counts. Any other ``metadata.csv`` among class folders has some other purpose
+    and is ignored.
 
     Raises:
-        DataError: two of them in one folder, one beside the split folders and one within, or in one split's folder alone;
-            or an unreadable one where there are no class folders either.
+        DataError: one folder has two of them; there is one beside the split folders and another one inside; only one of
+            two split folders has one; or one is unreadable and there are no class folders either.
     """
     train, val = split_folders(path)
     places: list[tuple[Path, str | None]] = [(path, None)]
     if train is not None:
         places += [(train, "train"), (val, split_of(val.name))] if val is not None else [(train, None)]
-    found: list[tuple[Table, str | None]] = []
-    for folder, split in places:
-        tables = [open_table(folder / name) for name in METADATA if (folder / name).is_file()]
-        here = [table for table in tables if _names_files(table, path)]
-        if len(here) > 1:
-            raise DataError(
-                f"{folder} has {join_names(t.file.name for t in here)}, each naming images. Keep one of them."
-            )
-        found += [(table, split) for table in here]
-    if found and found[0][0].file.parent == path:
-        if len(found) > 1:
-            raise DataError(
-                f"Both {found[0][0].file} and {found[1][0].file} name images. Keep the one beside the split folders, or those within."
-            )
-    elif len(found) == 1 and val is not None:
-        file = found[0][0].file
-        other = val if file.parent == train else train
+    found = [(table, split) for folder, split in places if (table := _metadata_in(folder, path)) is not None]
+    files = [table.file for table, _ in found]
+    if len(files) > 1 and files[0].parent == path:
         raise DataError(
-            f"{file} names the classes of its images, but {other} has no {file.name} with a column file_name. "
-            "Add one, or set data.source=folder to take the names of folders for classes."
+            f"Both {files[0]} and {files[1]} name images. Keep either the one beside the split folders or those inside them."
+        )
+    if len(files) == 1 and files[0].parent != path and val is not None:
+        other = val if files[0].parent == train else train
+        raise DataError(
+            f"{files[0]} gives the classes of its images, but {other} has no {files[0].name} with a column file_name. "
+            "Add one, or set data.source=folder to take the classes from the names of the folders."
         )
     return found
 
 
+def _metadata_in(folder: Path, path: Path) -> Table | None:
+    """The metadata file in one folder of the data in ``path``; None if there is none."""
+    tables = [open_table(folder / name) for name in METADATA if (folder / name).is_file()]
+    found = [table for table in tables if _names_files(table, path)]
+    if len(found) > 1:
+        raise DataError(
+            f"{folder} has {join_names(t.file.name for t in found)}, and each names images. Keep one of them."
+        )
+    return found[0] if found else None
+
+
 def _names_files(table: Table, path: Path) -> bool:
+    """Whether a table has a column ``file_name``; not if it is unreadable and ``path`` has class folders anyway."""
     try:
         return column(table.columns(), ("file_name",)) is not None
     except DataError:
@@ -97,7 +101,7 @@ def _names_files(table: Table, path: Path) -> bool:
 
 
 class FolderSource:
-    """``train/`` with ``val/`` or ``test/``, each of one folder per class; or one folder per class and no split."""
+    """``train/`` with ``val/`` or ``test/``, each with one folder per class; or one folder per class without a split."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -109,40 +113,43 @@ class FolderSource:
         self._files: dict[str, list[tuple[str, Path]]] | None = None
 
     def _scan(self) -> dict[str, list[tuple[str, Path]]]:
-        """Split name → (class, file) in sorted order."""
+        """Split → (class, file) in sorted order."""
         if self._files is None:
             splits = {"train": self.train or self.path} | ({"val": self.val} if self.train and self.val else {})
-            files = {}
-            for split, folder in splits.items():
-                found: list[tuple[str, Path]] = []
-                empty = []
-                for class_folder in subfolders(folder):
-                    images = sorted(
-                        p for p in class_folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
-                    )
-                    if not images:
-                        empty.append(class_folder)
-                    found += [(class_name(class_folder.name, folder), p) for p in images]
-                if empty and found:
-                    some = ", ".join(str(p) for p in empty[:10]) + " …" * (len(empty) > 10)
-                    raise DataError(
-                        f"The class folder{'s' * (len(empty) > 1)} {some} hold{'s' * (len(empty) == 1)} "
-                        "no image. Add images or remove the folder."
-                    )
-                if not found:
-                    raise self._nothing(folder)
-                files[split] = found
-            self._files = files
+            self._files = {split: self._images(folder) for split, folder in splits.items()}
         return self._files
 
-    def _nothing(self, folder: Path) -> DataError:
+    def _images(self, folder: Path) -> list[tuple[str, Path]]:
+        """(class, file) of every image in the class folders of ``folder``.
+
+        Raises:
+            DataError: there is none, or a class folder is empty.
+        """
+        found: list[tuple[str, Path]] = []
+        empty = []
+        for class_folder in subfolders(folder):
+            images = sorted(p for p in class_folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if not images:
+                empty.append(class_folder)
+            found += [(class_name(class_folder.name, folder), p) for p in images]
+        if not found:
+            raise self._no_images(folder)
+        if empty:
+            first = ", ".join(str(p) for p in empty[:10]) + " …" * (len(empty) > 10)
+            raise DataError(
+                f"The class folder{'s' * (len(empty) > 1)} {first} hold{'s' * (len(empty) == 1)} "
+                f"no image. Add images or remove the folder{'s' * (len(empty) > 1)}."
+            )
+        return found
+
+    def _no_images(self, folder: Path) -> DataError:
         tabular = sorted(p.name for p in self.path.iterdir() if p.suffix.lower() in (".csv", ".jsonl"))
         if tabular:
             more = f"If {join_names(tabular[:3])} lists the images, give that file as data.path."
         else:
             more = (
-                "A folder may also hold metadata.csv or metadata.jsonl with file_name and label, Parquet files, or what "
-                "torchvision downloads of CIFAR or MNIST; none of these is there."
+                "A folder may also hold metadata.csv or metadata.jsonl with the columns file_name and label, Parquet "
+                "files, or the files of CIFAR or MNIST that torchvision downloads; none of these is there."
             )
         return DataError(
             f"{folder} holds no images in class folders (looked for {', '.join(sorted(IMAGE_SUFFIXES))} in "
@@ -163,7 +170,7 @@ class FolderSource:
             of_train, of_val = (ordered(name for name, _ in files[split]) for split in ("train", "val"))
             if of_train != of_val:
                 raise DataError(
-                    f"{self.train} and {self.val} do not have the same class folders: {join_names(of_train)} against "
+                    f"{self.train} and {self.val} do not have the same class folders: {join_names(of_train)} versus "
                     f"{join_names(of_val)}. Give both the same classes."
                 )
         rows = {

@@ -1,4 +1,4 @@
-"""What every kind of source gives: images before they are decoded, the words for splits, the names and order of classes."""
+"""What all sources share: images before they are decoded, the words for splits, the names and the order of classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEST_NAMES = ("test", "testing", "eval", "evaluation")
 _SPLITS = {
     **dict.fromkeys(TRAIN_NAMES, "train"),
     **dict.fromkeys(VAL_NAMES, "val"),
-    # Kaggle cut FER-2013's test images in two; as folders they are one test/.
+    # Kaggle's FER-2013 has two sets of test images; class folders of the same data have one test/.
     **dict.fromkeys((*TEST_NAMES, "publictest", "privatetest"), "test"),
 }
 _WHOLE = re.compile(r"-?[0-9]+")
@@ -52,15 +52,19 @@ class Row(NamedTuple):
 
 
 class Source(Protocol):
+    """One kind of data set on disk, or a built-in one."""
+
     def fingerprint(self) -> str:
-        """Changes whenever what would be read changes; cheap."""
+        """A text that changes whenever the data change; computed without reading all images."""
         ...
 
-    def listing(self) -> Listing: ...
+    def listing(self) -> Listing:
+        """All images, not yet decoded."""
+        ...
 
 
 def listing_of(train: Iterable[Row], val: Iterable[Row] | None) -> Listing:
-    """The listing of these images; its classes are those that occur."""
+    """The listing of these images; its classes are those that occur among them."""
     parts = [list(train), None if val is None else list(val)]
     classes = ordered({row.label for part in parts for row in part or []})
     index = {c: i for i, c in enumerate(classes)}
@@ -69,9 +73,9 @@ def listing_of(train: Iterable[Row], val: Iterable[Row] | None) -> Listing:
 
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
-    """Classes in the order that every kind of file gives them: by number if all are whole numbers, else as text.
+    """Classes in the order that is used for every kind of source: by value if all are whole numbers, else as text.
 
-    "10" comes after "9", so that data with numbers for labels keep the order of their labels.
+    So "10" comes after "9", and data whose labels are numbers keep the order of their labels.
     """
     every = set(names)
     if all(_WHOLE.fullmatch(name) for name in every):
@@ -80,63 +84,63 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def split_of(word: str) -> str | None:
-    """``train``, ``val`` or ``test`` as somebody calls it, in any case; None for any other word."""
+    """``train``, ``val`` or ``test`` for any of the usual words for it, in any case; None for any other word."""
     return _SPLITS.get(word.strip().lower())
 
 
 def split_value(value: Any, where: object) -> str:
-    """The split that a row's own column tells.
+    """The split that a row's own column names.
 
     Raises:
-        DataError: it is no word for one.
+        DataError: the value is none of the words for a split.
     """
     found = split_of(value) if isinstance(value, str) else None
     if found is None:
         raise DataError(
             f"{where}: the split {short_repr(value)} is none of train, val (valid, validation, dev) and test. Correct it, or "
-            "remove the column so that a split is made."
+            "remove the column; raysweep then makes a split itself."
         )
     return found
 
 
 def split_in(name: str) -> str | None:
-    """The split that a file's name tells, as the datasets library finds it: the first of its words that is one.
+    """The split in a file's name, as the datasets library finds it: the first word in it that names a split.
 
-    ``train-00000-of-00002``, ``my_test_file`` and ``val1`` tell one; ``testimony`` and ``value`` do not.
+    ``train-00000-of-00002``, ``my_test_file`` and ``val1`` name one; ``testimony`` and ``value`` do not.
     """
     return next((s for s in map(split_of, re.split(r"[^a-z]+", name.lower())) if s is not None), None)
 
 
 def choose(splits: Sequence[str | None], path: object) -> tuple[list[int], list[int] | None]:
-    """Which rows are for training and which for validation; None if no row tells its split.
+    """The positions of the rows for training and of those for validation; None for the latter if no row has a split.
 
-    Where there are validation and test rows, the test rows are left alone: whoever kept them apart wants to look at
-    them last. Rows that tell nothing beside rows that do are for training.
+    Where there are both validation and test rows, the test rows are not used: they are kept for a final evaluation. Where
+    only some rows have a split, the others are for training.
 
     Raises:
         DataError: there are rows for validation or test, and none for training.
     """
-    told = {s for s in splits if s is not None}
-    if not told:
+    named = {s for s in splits if s is not None}
+    if not named:
         return list(range(len(splits))), None
-    kept = "val" if "val" in told else "test"
+    kept = "val" if "val" in named else "test"
     train = [i for i, s in enumerate(splits) if s in ("train", None)]
     if not train:
         raise DataError(
-            f"{path} has images for {' and '.join(sorted(told))}, but none for train. Add training images, or leave the "
-            "split out so that one is made."
+            f"{path} has images for {' and '.join(sorted(named))}, but none for train. Add training images, or remove the "
+            "split; raysweep then makes one itself."
         )
     return train, [i for i, s in enumerate(splits) if s == kept]
 
 
 def label_name(value: Any, names: Sequence[str] | None, where: object) -> str:
-    """The class of a label: text, or a number with or without a list of names.
+    """The class of a label, which is a text, or a number with or without a list of names.
 
     Raises:
-        DataError: no label, a label of another kind, a number that has no name, or a name that no class can have.
+        DataError: there is no label, it is of another type, the number has no name, or a class cannot have this name.
     """
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        raise DataError(f"{where} has no label. Give every row one.")
+        raise DataError(f"{where} has no label. Give every row a label.")
     if not isinstance(value, (str, int, float)):
         raise DataError(
             f"{where}: the label {short_repr(value)} is neither text nor a number. Give every image one class."
@@ -154,10 +158,10 @@ def label_name(value: Any, names: Sequence[str] | None, where: object) -> str:
 
 
 def class_name(name: str, where: object) -> str:
-    """``name``.
+    """``name``, checked.
 
     Raises:
-        DataError: a class cannot be called so.
+        DataError: a class cannot have this name.
     """
     try:
         return check_class(name)
@@ -166,16 +170,16 @@ def class_name(name: str, where: object) -> str:
 
 
 def digest(value: Any) -> str:
-    """A hash of anything that JSON can hold."""
+    """A hash of any value that JSON can represent."""
     return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()
 
 
 def stamp(path: Path) -> list[Any]:
-    """What changes when a file is written anew: its place, its bytes and when it was written, in nanoseconds."""
+    """What changes when a file is rewritten: its path, its size in bytes and its modification time in nanoseconds."""
     stat = path.stat()
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
 def reason(error: BaseException) -> str:
-    """What another library complains about, in one short line."""
+    """The message of another library's error, as one short line."""
     return truncate((str(error) or type(error).__name__).splitlines()[0], 200)

@@ -1,4 +1,4 @@
-"""Tables that name a file and a class for each image: a manifest that the user gives, or a data set's metadata files."""
+"""Tables that name a file and a class for each image: a manifest written by the user, or a data set's metadata files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from raysweep.data.listing import Listing, Row, choose, digest, label_name, list
 from raysweep.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, Table, column, meanings
 from raysweep.errors import DataError
 
-SHOWN_MISSING = 5
+MAX_REPORTED = 5
 
 
 class _Line(NamedTuple):
-    """A row of a table as it stands there."""
+    """A row of a table as it was read; ``table`` is the table's position among the source's files."""
 
     table: int
     number: int
@@ -27,27 +27,27 @@ class _Line(NamedTuple):
 
 
 class ManifestSource:
-    """CSV, JSON lines or Parquet with a column for each image's path, one for its class, and one for its split if one likes.
+    """CSV, JSON lines or Parquet with a column for each image's path, one for its class, and optionally one for its split.
 
-    The columns are found by name, in this order and in any case: ``path, file, file_name, image, filename``; ``label,
+    The columns are found by name, in this order and in upper or lower case: ``path, file, file_name, image, filename``; ``label,
     labels, emotion, class, target, fine_label``; ``split, usage, subset`` with the words ``train``/``training``,
-    ``val``/``valid``/``validation``/``dev`` and ``test``/``testing``/``eval``/``evaluation``. Without a column for the split,
-    or a table for each split, the cache sets a part of each class aside. Where there are both val and test rows, the test
-    rows are not read.
+    ``val``/``valid``/``validation``/``dev`` and ``test``/``testing``/``eval``/``evaluation``. Without a column for the split
+    and without a table for each split, the cache sets a part of each class aside. Where there are both val and test rows,
+    the test rows are not read.
 
-    A relative path starts at the table's folder and must stay within it: a table that came with somebody's data must not
-    reach for the other files of this machine. Links within the folder are followed wherever they point, as those among
-    class folders are; Hugging Face's own cache consists of them. An absolute path is taken as it is, but only from a table
-    that ``data.path`` names itself, as its owner wrote it for this machine; never from the metadata file or shards of a
-    folder. What a path names must be a regular file.
+    A relative path starts at the table's folder and must stay inside it: a table from a stranger must not read other files
+    of this machine. Links inside the folder are followed wherever they point, just as links among class folders are,
+    because Hugging Face's own cache consists of links. An absolute path is accepted only from a table that ``data.path``
+    itself names, because its owner wrote it for this machine; never from the metadata file or the shards of a folder. A
+    path must lead to a regular file.
     """
 
     def __init__(self, path: Path, files: Sequence[tuple[Table, str | None]], remedy: str = "") -> None:
         """
         Args:
             path: what ``data.path`` names: one of the tables, or a folder.
-            files: the tables, each with its split (``train``, ``val`` or ``test``) where its own name tells one.
-            remedy: said where a table has no column for the class.
+            files: the tables, each with its split (``train``, ``val`` or ``test``) where its own name says it.
+            remedy: added to the error about a table that has no column for the class.
         """
         self.path = path
         self.files = files
@@ -56,7 +56,7 @@ class ManifestSource:
         self._read: tuple[list[Row], list[Row] | None, list[Any]] | None = None
 
     def _lines(self) -> tuple[list[_Line], list[list[str] | None]]:
-        """Every row of every table, and the names that a table has for numbers."""
+        """Every row of every table, and each table's class names for numbers."""
         lines: list[_Line] = []
         labels = []
         for t, (table, of_table) in enumerate(self.files):
@@ -66,7 +66,7 @@ class ManifestSource:
                 wanted = PATH_COLUMNS if image is None else LABEL_COLUMNS
                 raise DataError(
                     f"{table.file} has no column {', '.join(wanted[:-1])} or {wanted[-1]}: its columns are {join_names(have)}. "
-                    f"Rename one{self.remedy}."
+                    f"Rename a column{self.remedy}."
                 )
             labels.append(label)
             for number, values in table.rows([image, label, *([split] if split else [])]):
@@ -75,7 +75,7 @@ class ManifestSource:
         return self._by_folder(lines), meanings([table for table, _ in self.files], labels)
 
     def _by_folder(self, lines: list[_Line]) -> list[_Line]:
-        """A metadata file beside ``train/`` and ``test/`` tells the split of an image by the folder it lies in."""
+        """The rows of a metadata file beside ``train/`` and ``test/``, with the split of each image's own folder."""
         if self.absolute or any(line.split is not None for line in lines):
             return lines
         splits = [split_of(str(line.image).replace("\\", "/").split("/")[0]) for line in lines]
@@ -84,7 +84,7 @@ class ManifestSource:
         return [line._replace(split=split) for line, split in zip(lines, splits, strict=True)]
 
     def _rows(self) -> tuple[list[Row], list[Row] | None, list[Any]]:
-        """(training, validation, what changes with the files); only these rows' files have to be there."""
+        """(training rows, validation rows, what changes with their files); files of other rows may be missing."""
         if self._read is None:
             lines, names = self._lines()
             train, val = choose([line.split for line in lines], self.path)
@@ -105,42 +105,42 @@ class ManifestSource:
                     parts[-1].append(Row(truncate(line.image, 200), label, file))
                     stamps.append([part is train, str(file), label, found.st_size, found.st_mtime_ns])
             if missing:
-                some = "; ".join(missing[:SHOWN_MISSING]) + " …" * (len(missing) > SHOWN_MISSING)
+                some = "; ".join(missing[:MAX_REPORTED]) + " …" * (len(missing) > MAX_REPORTED)
                 raise DataError(
-                    f"{len(missing):,} of {len(train) + len(val or []):,} images that {self.path} names are not there: "
+                    f"{len(missing):,} of {len(train) + len(val or []):,} images that {self.path} names are missing: "
                     f"{some}. Relative paths start at the table's own folder. Add the files or remove the rows."
                 )
             self._read = parts[0], None if val is None else parts[1], stamps
         return self._read
 
     def _file(self, folder: Path, text: Any, where: str) -> tuple[Path, os.stat_result | None]:
-        """The file that a row names, and its facts; None instead of them if there is no such file.
+        """The file that a row names, and its ``stat``; None for the latter if there is no such file.
 
         Raises:
-            DataError: it names none, one outside, or no regular file.
+            DataError: the row names no file, one outside the table's folder, or one that is not a regular file.
         """
         if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{where} names no image: its path is {short_repr(text)}. Give every row one.")
-        # Normalised as text before it is opened, so that ".." cannot mean another folder behind a link.
+            raise DataError(f"{where} names no image: its path is {short_repr(text)}. Give every row a path.")
+        # Normalised as text before it is opened, so that ".." after a link cannot lead to another folder.
         inner = os.path.normpath(text)
         if os.path.isabs(text):
             if not self.absolute:
                 raise DataError(
-                    f"{where} names {truncate(text, 200)}. Within a folder of data, a path must be relative to the table's own "
-                    "folder; or give the table itself as data.path."
+                    f"{where} names {truncate(text, 200)}. In a table that was found in a folder, a path must be relative to the table's own "
+                    "folder. Make it relative, or set data.path to the table itself."
                 )
         elif inner == os.pardir or inner.startswith(os.pardir + os.sep):
             raise DataError(
-                f"{where} names {truncate(text, 200)}, which lies outside {folder}. Move the image or the table, or write "
-                "an absolute path into a table that data.path names."
+                f"{where} names {truncate(text, 200)}, which lies outside {folder}. Move the image or the table; or set "
+                "data.path to the table itself and write an absolute path."
             )
         file = folder / inner
         try:
             found = os.stat(file)
-        except (OSError, ValueError):  # ValueError: of a zero byte in it
+        except (OSError, ValueError):  # ValueError: a zero byte in the path
             return file, None
-        if not stat.S_ISREG(found.st_mode):  # a pipe would wait for ever
-            raise DataError(f"{where} names {truncate(text, 200)}, which is no regular file. Name an image.")
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would never end
+            raise DataError(f"{where} names {truncate(text, 200)}, which is no regular file. Name an image file.")
         return file, found
 
     def fingerprint(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +29,31 @@ SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
 def shards(path: Path) -> list[tuple[ParquetTable, str | None]]:
-    """The Parquet files of a folder, and the split of each: by its name, else by the nearest folder that tells one.
+    """The Parquet files of a folder, and the split of each: taken from its name, else from the nearest folder's name.
 
-    ``data/train-00000-of-00002.parquet`` and ``default/validation/0000.parquet`` tell one. A single file given as
-    ``data.path`` tells none, whatever its name: it is all there is. Where there are validation files, test files are left
-    alone, as :func:`~raysweep.data.listing.choose` leaves rows; they need not even have labels.
+    ``data/train-00000-of-00002.parquet`` and ``default/validation/0000.parquet`` name a split. A single file given as
+    ``data.path`` has none, whatever its name: there are no other images. Where there are validation files, test files are
+    not read, just as :func:`~raysweep.data.listing.choose` ignores test rows; they need not even have labels.
     """
     if not path.is_dir():
         return [(ParquetTable(path), None)]
-    found: list[tuple[ParquetTable, str | None]] = []
-    for file in sorted(path.rglob("*.parquet")):
-        inner = file.relative_to(path)
-        if file.is_file() and not any(part.startswith(".") for part in inner.parts):
-            told = (split_in(part) for part in (inner.stem, *reversed(inner.parent.parts)))
-            found.append((ParquetTable(file), next((split for split in told if split is not None), None)))
-    if any(split == "val" for _, split in found):
+    files = [(file, file.relative_to(path)) for file in sorted(path.rglob("*.parquet")) if file.is_file()]
+    found = [(ParquetTable(file), _split_in_path(inner)) for file, inner in files if not _is_hidden(inner)]
+    splits = {split for _, split in found}
+    if "val" in splits:
         return [(table, split) for table, split in found if split != "test"]
-    if not any(split == "test" for _, split in found):  # train/ alone is no split either
+    if "test" not in splits:  # train/ alone is no split
         return [(table, None) for table, _ in found]
     return found
+
+
+def _is_hidden(inner: Path) -> bool:
+    return any(part.startswith(".") for part in inner.parts)
+
+
+def _split_in_path(inner: Path) -> str | None:
+    splits = map(split_in, (inner.stem, *reversed(inner.parent.parts)))
+    return next((split for split in splits if split is not None), None)
 
 
 def open_parquet(path: Path) -> Source:
@@ -58,7 +64,7 @@ def open_parquet(path: Path) -> Source:
     """
     files = shards(path)
     if not files:
-        raise DataError(f"{path} holds no .parquet file. Give a folder that does, or a file.")
+        raise DataError(f"{path} holds no .parquet file. Set data.path to a folder with Parquet files, or to one file.")
     kinds = files[0][0].kinds()
     encoded, text = ([name for name, kind in kinds.items() if kind == wanted] for wanted in ("bytes", "text"))
     if column(encoded, IMAGE_COLUMNS) is None and column(text, PATH_COLUMNS) is not None:
@@ -69,7 +75,7 @@ def open_parquet(path: Path) -> Source:
 class ParquetSource:
     """Encoded image bytes (plain, or a struct with ``bytes``) and a label: text, or a number with or without names.
 
-    The split is told by a column, else by the names of files and folders.
+    The split comes from a column, else from the names of files and folders.
     """
 
     def __init__(self, path: Path, files: Sequence[tuple[ParquetTable, str | None]]) -> None:
@@ -80,46 +86,63 @@ class ParquetSource:
         return digest([stamp(table.file) for table, _ in self.files])
 
     def listing(self) -> Listing:
-        # Labels and splits first: images that are not needed, and they are nearly all of a file, are not read.
+        # Images are nearly all of a file. So labels and splits are read first, and then only the images that are needed.
         labels: list[Any] = []
         splits: list[str | None] = []
-        image_columns: list[str] = []
-        starts = [0]
-        label_columns: list[str] = []
-        for table, of_table in self.files:
-            have = table.columns()
-            image_columns.append(self._images(table))
-            label_columns.append(self._column(have, LABEL_COLUMNS, table))
-            split = column(have, SPLIT_COLUMNS)
-            for number, values in table.rows([label_columns[-1], *([split] if split else [])]):
-                labels.append(values[0])
-                splits.append(split_value(values[1], table.place(number)) if split else of_table)
+        starts: list[int] = []  # of each file: how many rows the files before it have
+        for table, of_file in self.files:
             starts.append(len(labels))
+            for label, split in self._labels(table, of_file):
+                labels.append(label)
+                splits.append(split)
+        label_columns = [self._column(table.columns(), LABEL_COLUMNS, table) for table, _ in self.files]
         names = meanings([table for table, _ in self.files], label_columns)
         train, val = choose(splits, self.path)
         needed = {*train, *(val or [])}
         rows: dict[int, Row] = {}
-        for t, (table, _) in enumerate(self.files):
-            if needed.isdisjoint(range(starts[t], starts[t + 1])):
-                continue
-            for number, (payload,) in table.rows([image_columns[t]]):
-                i = starts[t] + number
-                if i in needed:
-                    data = payload.get("bytes") if isinstance(payload, dict) else payload
-                    label = label_name(labels[i], names[t], table.place(number))
-                    # What is no bytes is left for decoding to report.
-                    rows[i] = Row(f"{table.file.name} row {number}", label, data if isinstance(data, bytes) else b"")
+        for (table, _), start, end, of_file_names in zip(
+            self.files, starts, [*starts[1:], len(labels)], names, strict=True
+        ):
+            if not needed.isdisjoint(range(start, end)):
+                rows |= self._rows(table, start, needed, labels, of_file_names)
         return listing_of([rows[i] for i in train], None if val is None else [rows[i] for i in val])
+
+    def _labels(self, table: ParquetTable, of_file: str | None) -> Iterator[tuple[Any, str | None]]:
+        """(label, split) of every row of one file; ``of_file`` is the split where no column gives one.
+
+        Raises:
+            DataError: a column is missing, or a row has an unknown split.
+        """
+        have = table.columns()
+        self._images(table)
+        label, split = self._column(have, LABEL_COLUMNS, table), column(have, SPLIT_COLUMNS)
+        for number, values in table.rows([label, *([split] if split else [])]):
+            yield values[0], split_value(values[1], table.place(number)) if split else of_file
+
+    def _rows(
+        self, table: ParquetTable, start: int, needed: Container[int], labels: Sequence[Any], names: list[str] | None
+    ) -> dict[int, Row]:
+        """The needed images of one file, by their position among the rows of all files."""
+        rows: dict[int, Row] = {}
+        for number, (payload,) in table.rows([self._images(table)]):
+            i = start + number
+            if i in needed:
+                data = payload.get("bytes") if isinstance(payload, dict) else payload
+                label = label_name(labels[i], names, table.place(number))
+                # A value that is no bytes becomes an empty image, which decoding reports.
+                rows[i] = Row(f"{table.file.name} row {number}", label, data if isinstance(data, bytes) else b"")
+        return rows
 
     @staticmethod
     def _images(table: ParquetTable) -> str:
+        """The column that holds the images' bytes."""
         kinds = table.kinds()
         found = column([name for name, kind in kinds.items() if kind == "bytes"], IMAGE_COLUMNS)
         if found is not None:
             return found
         wrong = ParquetSource._column(list(kinds), IMAGE_COLUMNS, table)
         raise DataError(
-            f"{table.file}: the column {wrong} does not hold the bytes of images. Write PNG or JPEG into it."
+            f"{table.file}: the column {wrong} does not hold the bytes of images. Write encoded PNG or JPEG images into it."
         )
 
     @staticmethod

@@ -1,8 +1,9 @@
-"""FER-2013 as Kaggle gives it: a CSV that holds the pixels themselves, written out as numbers."""
+"""FER-2013 as Kaggle publishes it: a CSV file that holds the pixels themselves, as numbers."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,12 +12,15 @@ from raysweep.data.listing import Listing, Row, choose, class_name, digest, list
 from raysweep.data.tables import LABEL_COLUMNS, MAX_BYTES, PATH_COLUMNS
 from raysweep.errors import DataError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # The numbers of Kaggle's FER-2013 CSV ("Challenges in Representation Learning", 2013).
 FER_LABELS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
 
 class CsvSource:
-    """FER-2013's CSV: columns ``emotion`` (0 to 6, or a name), ``pixels`` (numbers of a square gray image), ``Usage``."""
+    """FER-2013's CSV: columns ``emotion`` (0 to 6, or a name), ``pixels`` (the gray values of a square image), ``Usage``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -25,53 +29,59 @@ class CsvSource:
         return digest(stamp(self.path))
 
     def listing(self) -> Listing:
+        table = self._table()
+        names = [self._label(v.strip(), line) for line, v in enumerate(table["emotion"], start=2)]
+        splits: list[str | None] = [None] * len(names)
+        if "Usage" in table.columns:
+            splits = [split_value(v, f"{self.path}, line {line}") for line, v in enumerate(table["Usage"], start=2)]
+        train, val = choose(splits, self.path)
+        rows = [
+            Row(f"line {line}", name, self._pixels(text))
+            for line, (name, text) in enumerate(zip(names, table["pixels"], strict=True), start=2)
+        ]
+        return listing_of([rows[i] for i in train], None if val is None else [rows[i] for i in val])
+
+    def _table(self) -> pd.DataFrame:
+        """The file's content as text, with its columns checked."""
         import pandas as pd
 
         if self.path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{self.path} is larger than {MAX_BYTES:,} bytes. Keep so many images in Parquet files.")
+            raise DataError(f"{self.path} is larger than {MAX_BYTES:,} bytes. Store this many images in Parquet files.")
         try:
             table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
         except Exception as error:
-            raise DataError(f"{self.path} cannot be read as CSV: {reason(error)}.") from None
+            raise DataError(f"{self.path} cannot be read as CSV: {reason(error)}. Repair the file.") from None
         if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus fields for an index and shifts the rest
             raise DataError(
-                f"{self.path} cannot be read as CSV: its rows have more fields than its first line has names."
+                f"{self.path} cannot be read as CSV: its rows have more fields than its first line has names. Name every "
+                "column in the first line."
             )
-        table.columns = [str(c).strip() for c in table.columns]
+        table.columns = pd.Index([str(c).strip() for c in table.columns])
         missing = [c for c in ("emotion", "pixels") if c not in table.columns]
         if missing:
             raise DataError(
                 f"{self.path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: it has "
-                f"{join_names(table.columns)}. FER-2013's columns are emotion,pixels,Usage; those of a list of files are one of "
-                f"{', '.join(PATH_COLUMNS)} and one of {', '.join(LABEL_COLUMNS)}."
+                f"{join_names(table.columns)}. FER-2013's columns are emotion,pixels,Usage; a list of files needs one of the "
+                f"columns {', '.join(PATH_COLUMNS)} and one of {', '.join(LABEL_COLUMNS)}."
             )
-        names = [self._label(v.strip(), row) for row, v in enumerate(table["emotion"], start=2)]
-        splits: list[str | None] = [None] * len(names)
-        if "Usage" in table.columns:
-            splits = [split_value(v, f"{self.path}, line {row}") for row, v in enumerate(table["Usage"], start=2)]
-        train, val = choose(splits, self.path)
-        rows = [
-            Row(f"line {row}", name, self._pixels(text))
-            for row, (name, text) in enumerate(zip(names, table["pixels"], strict=True), start=2)
-        ]
-        return listing_of([rows[i] for i in train], None if val is None else [rows[i] for i in val])
+        return table
 
-    def _label(self, value: str, row: int) -> str:
+    def _label(self, value: str, line: int) -> str:
         if not value.isdecimal():
             if not value:
                 raise DataError(
-                    f"{self.path}, line {row}: the column emotion is empty. Give a number from 0 to 6 or a name."
+                    f"{self.path}, line {line}: the column emotion is empty. Give a number from 0 to 6 or a name."
                 )
-            return class_name(value, f"{self.path}, line {row}")
+            return class_name(value, f"{self.path}, line {line}")
         if len(value) > 9 or int(value) >= len(FER_LABELS):
             raise DataError(
-                f"{self.path}, line {row}: emotion {truncate(value, 40)} is not one of 0 to 6 ({', '.join(FER_LABELS)})."
+                f"{self.path}, line {line}: emotion {truncate(value, 40)} is not one of 0 to 6 ({', '.join(FER_LABELS)}). Correct it."
             )
         return FER_LABELS[int(value)]
 
     @staticmethod
     def _pixels(text: str) -> np.ndarray | bytes:
-        """Pixels of shape (side, side); the text itself where it is none, which decoding will report."""
+        """Pixels of shape (side, side); or the text itself if it is no square image, which decoding reports."""
         try:
             values = np.array(text.split(), dtype=np.uint8)
         except (ValueError, OverflowError):

@@ -1,8 +1,8 @@
 """Which images an epoch shows, and in what order: one index vector per (seed, epoch, weights).
 
 The vector does not depend on the number of workers; rank r takes its slice of each global batch. Random numbers come
-straight from PCG64's raw stream, which NumPy promises never to change (unlike the methods of ``Generator``, NEP 19),
-so that an order can be drawn again years later.
+from PCG64's raw stream, which NumPy promises never to change (unlike the methods of ``Generator``, NEP 19), so an order
+can be reproduced years later.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def permutation(n: int, entropy: Sequence[int]) -> np.ndarray:
 
 
 def pool(labels: np.ndarray, classes: Sequence[str], sample_per_class: int | None, seed: int) -> np.ndarray:
-    """Indices (int64, ascending) of the images that may be shown: all, or a seeded choice of so many per class."""
+    """Indices (int64, ascending) of the images that may be shown: all, or a seeded sample of each class."""
     if sample_per_class is None:
         return np.arange(len(labels), dtype=np.int64)
     chosen = []
@@ -59,7 +59,7 @@ def epoch_order(
         draws: N, the length of the epoch.
         seed, epoch: what the order is a function of, with the weights.
         strategy: ``quota``: class c gets exactly ``round(N n_c w_c / sum(n w))`` draws (largest remainder), its images
-            repeating only after each was shown; ``multinomial``: N independent draws with replacement.
+            repeating only after each of them was shown; ``multinomial``: N independent draws with replacement.
 
     Returns:
         int64 (draws,), indices into the training images.
@@ -73,8 +73,8 @@ def epoch_order(
         rounds = -(-quota // len(of_class[c])) if quota else 0
         walk = [of_class[c][permutation(len(of_class[c]), (seed, _WALK, epoch, c, k))] for k in range(rounds)]
         taken.append(np.concatenate(walk)[:quota] if walk else np.empty(0, dtype=np.int64))
-    # Shuffle the classes, not the images: each class's images then come in the order of its walk, so that also in time
-    # an image repeats only after every image of its class was shown.
+    # Shuffle the classes, not the images. Each class's images then keep the order of its walk, and an image is shown
+    # again only after every other image of its class was shown.
     class_of = np.repeat(np.arange(len(classes)), [len(walk) for walk in taken])
     class_of = class_of[permutation(draws, (seed, _SHUFFLE, epoch))]
     order = np.empty(draws, dtype=np.int64)
@@ -91,7 +91,7 @@ def _multinomial(
     draws: int,
     entropy: Sequence[int],
 ) -> np.ndarray:
-    """Independent draws: the old system's ``WeightedRandomSampler``, without its limit of 2**24 images."""
+    """Independent draws, as by torch's ``WeightedRandomSampler`` but without its limit of 2**24 images."""
     of = weights.as_dict()
     mass = np.array([counts[c] * of[c] for c in classes], dtype=np.float64)
     edges = np.cumsum(mass) / mass.sum()
@@ -107,22 +107,25 @@ def _multinomial(
 
 
 def batches(draws: int, batch_size: int) -> int:
-    """Global batches per epoch. The last one may be short, but never a single image left over: batch normalisation
-    has no variance of one value, so that image joins the batch before it."""
+    """Global batches per epoch.
+
+    The last batch may be short. If only one image is left for it, that image joins the batch before it, because batch
+    normalisation needs more than one value to compute a variance.
+    """
     full, rest = divmod(draws, batch_size)
     return full + (rest > 1 or (rest == 1 and full == 0))
 
 
 def batch_bounds(batch: int, draws: int, batch_size: int) -> tuple[int, int]:
-    """The positions ``[start, stop)`` of the epoch that make up global batch ``batch`` (from 0)."""
+    """The positions ``[start, stop)`` of global batch ``batch`` (from 0) in the epoch."""
     return batch * batch_size, draws if batch + 1 == batches(draws, batch_size) else (batch + 1) * batch_size
 
 
 def rank_slice(start: int, stop: int, rank: int, world_size: int) -> tuple[int, int]:
     """The part ``[a, b)`` of the global batch ``[start, stop)`` that a rank computes; sizes differ by at most one.
 
-    A batch with fewer images than ranks is computed whole by every rank: no rank may be empty (batch statistics and
-    DDP's collectives need every rank), and averaging equal gradients leaves them as they are.
+    If a batch has fewer images than there are ranks, every rank computes the whole batch: no rank may be empty, since
+    batch statistics and DDP's collectives need all of them, and the average of equal gradients is the same gradient.
     """
     n = stop - start
     if n < world_size:

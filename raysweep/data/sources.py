@@ -1,8 +1,8 @@
-"""Where images come from. A source can say cheaply what it would read (`fingerprint`) and list its images (`listing`).
+"""Where images come from. A source identifies cheaply what it would read (`fingerprint`) and lists its images (`listing`).
 
-What a path is, is found out by looking at it: class folders, imagefolder's metadata files, Parquet files, what torchvision
-downloads of CIFAR and MNIST, FER-2013's CSV, or a list of files and classes; and two sources are built in. A new kind of
-source is a class with these two methods and a line in :func:`open_source` or :func:`_folder`.
+The content of a path decides its kind: class folders, imagefolder's metadata files, Parquet files, the files of CIFAR and
+MNIST that torchvision downloads, FER-2013's CSV, or a list of files and classes. Two more sources are built in. A new kind
+of source is a class with these two methods and a line in :func:`open_source` or :func:`_folder`.
 """
 
 from __future__ import annotations
@@ -66,31 +66,14 @@ def open_source(data: DataSection) -> Source:
     """The source a configuration names.
 
     Raises:
-        DataError: the path is missing or is of another kind.
+        DataError: the path does not exist, cannot be read, or is not what ``data.source`` says.
     """
     if data.source == "faces":
         return FacesSource()
     if data.source == "digits":
         return DigitsSource()
     path = Path(os.path.expanduser(str(data.path)))
-    if not os.path.exists(path):  # unlike Path.exists, also False for what no path can be
-        raise DataError(f"data.path: there is no {path} (looked in {Path.cwd()}). Give an existing folder or file.")
-    kind: str = data.source
-    if kind == "auto" and not path.is_dir():
-        kind = KINDS.get(path.suffix.lower(), "auto")
-        if kind == "auto":
-            raise DataError(
-                f"data.path: {path} is neither a folder nor a .csv or .parquet file (nor .jsonl). Set data.source, or "
-                "unpack an archive and give its folder."
-            )
-    if kind == "folder" and not path.is_dir():
-        raise DataError(
-            f"data.path: {path} is a file, but data.source is folder. Give the folder that holds the classes."
-        )
-    if kind == "csv" and path.is_dir():
-        raise DataError(f"data.path: {path} is a folder, but data.source is csv. Give the .csv file.")
-    if not path.is_dir() and not path.is_file():  # reading a pipe would wait for ever
-        raise DataError(f"data.path: {path} is no regular file. Give a folder or a file.")
+    kind = _kind(path, data.source)
     kinds: dict[str, Callable[[Path], Source]] = {
         "auto": _folder,
         "folder": FolderSource,
@@ -101,11 +84,38 @@ def open_source(data: DataSection) -> Source:
     try:
         return kinds[kind](path)
     except OSError as error:
-        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from None
+        raise DataError(
+            f"{error.filename or path} cannot be read: {error.strerror or error}. Check the path and its permissions."
+        ) from None
+
+
+def _kind(path: Path, source: str) -> str:
+    """What is read from a path: ``source`` itself, or what the file's suffix says where that is ``auto``.
+
+    Raises:
+        DataError: the path does not exist, or is not what ``source`` says.
+    """
+    if not os.path.exists(path):  # unlike Path.exists, also False for a text that cannot be a path
+        raise DataError(f"data.path: there is no {path} (looked in {Path.cwd()}). Give an existing folder or file.")
+    kind = KINDS.get(path.suffix.lower(), "auto") if source == "auto" and not path.is_dir() else source
+    if kind == "auto" and not path.is_dir():
+        raise DataError(
+            f"data.path: {path} is neither a folder nor a .csv, .jsonl or .parquet file. Set data.source; or, if it is "
+            "an archive, unpack it and give its folder."
+        )
+    if kind == "folder" and not path.is_dir():
+        raise DataError(
+            f"data.path: {path} is a file, but data.source is folder. Give the folder with the class folders."
+        )
+    if kind == "csv" and path.is_dir():
+        raise DataError(f"data.path: {path} is a folder, but data.source is csv. Give the .csv file.")
+    if not path.is_dir() and not path.is_file():  # reading a pipe would never end
+        raise DataError(f"data.path: {path} is no regular file. Give a folder or a file.")
+    return kind
 
 
 def _csv(path: Path) -> Source:
-    """FER-2013's CSV has a column with the pixels, any other one names files."""
+    """FER-2013's CSV if there is a column ``pixels`` or none with paths; else a list of files."""
     table = open_table(path)
     have = table.columns() if path.stat().st_size <= MAX_BYTES else []
     files = column(have, ("pixels",)) is None and column(have, PATH_COLUMNS) is not None
@@ -125,12 +135,12 @@ def _folder(path: Path) -> Source:
     found: dict[str, Callable[[], Source]] = {}
     metadata = folders.metadata_files(path)
     if metadata:
-        remedy = ", or set data.source=folder to take the names of folders for classes"
+        remedy = ", or set data.source=folder to take the classes from the names of the folders"
         found[f"{metadata[0][0].file.name} with a column file_name"] = lambda: ManifestSource(path, metadata, remedy)
     elif folders.has_class_folders(path):
         found["class folders"] = lambda: FolderSource(path)
     shards = parquet.shards(path)
-    # Beside images, Parquet files are notes on them, unless they are called as the Hub calls shards of images.
+    # Parquet files beside images are taken for notes on them, unless they are named as the Hub names shards of images.
     if shards and (not found or any(parquet.SHARD.search(table.file.name) for table, _ in shards)):
         found[SHARDS] = lambda: parquet.open_parquet(path)
     for folder, make in torchvision_files.find(path).items():
@@ -138,7 +148,7 @@ def _folder(path: Path) -> Source:
     if len(found) > 1:
         choice = " or ".join(kind for kind, name in (("folder", "class folders"), ("parquet", SHARDS)) if name in found)
         raise DataError(
-            f"{path} holds several data sets: {join_names(found)}. Give the folder or file of one of them as data.path"
+            f"{path} holds several data sets: {join_names(found)}. Set data.path to the folder or file of one of them"
             f"{', or set data.source=' + choice if choice else ''}."
         )
     return next(iter(found.values()))() if found else FolderSource(path)

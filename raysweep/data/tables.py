@@ -1,7 +1,7 @@
 """Tables of any kind, read row by row and within bounds: CSV, JSON lines and Parquet.
 
-Tables come from strangers too. A line has a largest length, a file a largest size, and a Parquet file, where a few
-bytes may stand for as many rows as one likes, at most so many times its own size.
+A table may come from a stranger, so each has limits: the length of a line, the size of a file, and the memory of a
+Parquet file, in which a few bytes can stand for any number of rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from raysweep.errors import DataError
 MAX_BYTES = 2_000_000_000  # of a CSV or JSON lines file; FER-2013's CSV has 300 MB
 MAX_LINE = 1_000_000
 MAX_ROWS = 20_000_000
-MAX_GROWTH = 20  # images are compressed already; labels, which are not, fit into what is free
+# A Parquet file may unpack to FREE_BYTES + MAX_GROWTH × its own size. Images are compressed already and hardly grow;
+# labels, which do grow, fit into FREE_BYTES.
+MAX_GROWTH = 20
 FREE_BYTES = 256_000_000
 
 PATH_COLUMNS = ("path", "file", "file_name", "image", "filename")
@@ -30,32 +32,34 @@ SPLIT_COLUMNS = ("split", "usage", "subset")
 
 
 def column(have: Sequence[str], wanted: Sequence[str]) -> str | None:
-    """The first wanted column that there is, as the table writes it; capitals and outer spaces do not matter."""
+    """The first wanted column that exists, as the table spells it; case and outer spaces do not matter."""
     plain = {name.strip().lower(): name for name in reversed(have)}
     return next((plain[w] for w in wanted if w in plain), None)
 
 
 def open_table(file: Path) -> Table:
-    """A table of the kind that its suffix tells; CSV if it tells none. Nothing is read yet."""
+    """The table in a file; its suffix selects the kind, CSV by default. Nothing is read yet."""
     return {".jsonl": JsonTable, ".parquet": ParquetTable}.get(file.suffix.lower(), CsvTable)(file)
 
 
 def meanings(tables: Sequence[Table], labels: Sequence[str]) -> list[list[str] | None]:
-    """What the numbers in each table's column of labels mean: as the table itself says, else as the others agree.
+    """The class names for the numbers in each table's column of labels; None where no table has names.
+
+    A table without names takes those of the other tables.
 
     Raises:
-        DataError: a table says nothing, and the others different things.
+        DataError: a table has no names, and the others have different ones.
     """
     names = [table.class_names(label) for table, label in zip(tables, labels, strict=True)]
-    told = [n for n in names if n is not None]
-    if not told or len(told) == len(names):
+    given = [n for n in names if n is not None]
+    if not given or len(given) == len(names):
         return names
-    if any(n != told[0] for n in told):
+    if any(n != given[0] for n in given):
         raise DataError(
-            f"{tables[names.index(None)].file} does not say what its labels mean, and the files beside it say different "
-            "things. Write labels as text."
+            f"{tables[names.index(None)].file} does not say which classes its labels stand for, and the files beside it "
+            "disagree. Write the labels as text."
         )
-    return [told[0]] * len(names)
+    return [given[0]] * len(names)
 
 
 class Table(ABC):
@@ -66,7 +70,7 @@ class Table(ABC):
 
     @abstractmethod
     def columns(self) -> list[str]:
-        """The names of the columns; of JSON lines, those of the first one.
+        """The names of the columns; for JSON lines, those of the first line.
 
         Raises:
             DataError: the file cannot be read.
@@ -76,12 +80,12 @@ class Table(ABC):
     def _rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]: ...
 
     def rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-        """(number, the values of these columns) of each row: a line from 1 on, or Parquet's row from 0 on.
+        """(number, the values of these columns) of each row. Numbers count lines from 1, or Parquet's rows from 0.
 
-        The values of CSV are text without outer spaces, all others what the file says; None where it says nothing.
+        Values of CSV are texts without outer spaces; all others have the type they have in the file. A missing value is None.
 
         Raises:
-            DataError: it cannot be read, a row does not fit, or it is larger than any such table should be.
+            DataError: the table cannot be read, a row does not fit the columns, or the table exceeds the limits above.
         """
         every = self.columns()
         for name in names:
@@ -90,25 +94,25 @@ class Table(ABC):
         for count, row in enumerate(self._rows(names)):
             if count >= MAX_ROWS:
                 raise DataError(
-                    f"{self.file} has more than {MAX_ROWS:,} rows, which is more than is read. Split it up."
+                    f"{self.file} has more than {MAX_ROWS:,} rows, more than raysweep reads. Split the file."
                 )
             yield row
 
     def place(self, number: int) -> str:
-        """Where a row stands, for people."""
+        """Where a row is, for messages."""
         return f"{self.file}, line {number}"
 
     def class_names(self, label: str) -> list[str] | None:
-        """What the numbers of a column mean; None if the table does not say.
+        """The class names for the numbers in a column of labels; None if the table has none.
 
         Raises:
-            DataError: two numbers have one name.
+            DataError: two numbers have the same name.
         """
         return None
 
     def _lines(self, kind: str) -> Iterator[str]:
         if self.file.stat().st_size > MAX_BYTES:
-            raise DataError(f"{self.file} is larger than {MAX_BYTES:,} bytes. Keep so many images in Parquet files.")
+            raise DataError(f"{self.file} is larger than {MAX_BYTES:,} bytes. Store this many images in Parquet files.")
         try:
             with open(self.file, encoding="utf-8-sig", newline="") as opened:
                 number = 0
@@ -116,18 +120,18 @@ class Table(ABC):
                     number += 1
                     if len(line) > MAX_LINE:
                         raise DataError(
-                            f"{self.place(number)} is longer than {MAX_LINE:,} characters. It is no list of images."
+                            f"{self.place(number)} is longer than {MAX_LINE:,} characters, so it is no list of images. Correct data.path."
                         )
                     yield line
         except UnicodeError as error:
             raise self._unreadable(kind, error) from None
 
     def _unreadable(self, kind: str, error: BaseException) -> DataError:
-        return DataError(f"{self.file} cannot be read as {kind}: {reason(error)}. Write it anew.")
+        return DataError(f"{self.file} cannot be read as {kind}: {reason(error)}. Repair the file, or create it again.")
 
 
 class CsvTable(Table):
-    """Fields with commas between them, in UTF-8; the first line has the names."""
+    """Fields separated by commas, in UTF-8; the first line has the names."""
 
     def columns(self) -> list[str]:
         return next((row for _, row in self._fields()), [])
@@ -144,18 +148,18 @@ class CsvTable(Table):
     def _rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
         fields = self._fields()
         _, have = next(fields, (0, []))
-        places = [have.index(name) for name in names]
+        positions = [have.index(name) for name in names]
         for number, row in fields:
             if len(row) != len(have):
                 raise DataError(
-                    f"{self.place(number)} has {len(row)} field{'s' * (len(row) > 1)}, and the first line {len(have)} "
-                    "names. Put text with commas in double quotes."
+                    f"{self.place(number)} has {len(row)} field{'s' * (len(row) > 1)}, but the first line names {len(have)} "
+                    f"column{'s' * (len(have) > 1)}. Put texts that contain commas in double quotes."
                 )
-            yield number, [row[i] for i in places]
+            yield number, [row[i] for i in positions]
 
 
 class JsonTable(Table):
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     def columns(self) -> list[str]:
         return list(next((value for _, value in self._objects()), {}))
@@ -167,9 +171,13 @@ class JsonTable(Table):
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{self.place(number)} is no JSON: {reason(error)}. Write one object a line.") from None
+                raise DataError(
+                    f"{self.place(number)} is no JSON: {reason(error)}. Write one object per line."
+                ) from None
             if not isinstance(value, dict):
-                raise DataError(f"{self.place(number)} is {short_repr(value)}. Write one object a line.")
+                raise DataError(
+                    f"{self.place(number)} is {short_repr(value)}, not an object. Write one object per line."
+                )
             yield number, value
 
     def _rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
@@ -186,10 +194,10 @@ class ParquetTable(Table):
         return f"{self.file} row {number}"
 
     def kinds(self) -> dict[str, str]:
-        """Column → ``bytes``, ``text`` or ``other``; a struct, and a column without any value, count as bytes.
+        """Column → ``bytes``, ``text`` or ``other``. A struct and a column without any value count as bytes.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: the file cannot be read.
         """
         found = {}
         for field in self._opened().schema_arrow:
@@ -203,10 +211,10 @@ class ParquetTable(Table):
         return found
 
     def class_names(self, label: str) -> list[str] | None:
-        """Names that the datasets library keeps in the schema's metadata."""
+        """The names that the datasets library stores in the schema's metadata."""
         try:
-            told = json.loads(self._opened().schema_arrow.metadata[b"huggingface"])
-            names = told["info"]["features"][label]["names"]
+            metadata = json.loads(self._opened().schema_arrow.metadata[b"huggingface"])
+            names = metadata["info"]["features"][label]["names"]
         except (KeyError, ValueError, TypeError, RecursionError):
             return None
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
@@ -214,7 +222,7 @@ class ParquetTable(Table):
         twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
             raise DataError(
-                f"{self.file} has several numbers for the class {join_names(twice)}. Give each its own name."
+                f"{self.file} has several numbers for the class {join_names(twice)}. Give each number a name of its own."
             )
         return names
 
@@ -229,33 +237,42 @@ class ParquetTable(Table):
     def _rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
         most = FREE_BYTES + MAX_GROWTH * self.file.stat().st_size
         opened = self._opened()
-        metadata = opened.metadata
-        groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
-        chunks = [group.column(c) for group in groups for c in range(group.num_columns)]
-        sizes = [c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in names]
-        if metadata.num_rows > MAX_ROWS or sum(sizes) > most:
-            raise self._too_much(sum(sizes), metadata.num_rows)
-        # One value may be as large as its chunk and stand in every row: so few rows that they fit in memory even then.
+        count, sizes = opened.metadata.num_rows, self._chunk_sizes(opened.metadata, names)
+        if count > MAX_ROWS or sum(sizes) > most:
+            raise self._too_much(sum(sizes), count)
+        # One value may be as large as its chunk and appear in every row: the rows of a batch fit in memory even then.
         at_once = max(1, min(1024, FREE_BYTES // max([*sizes, 1])))
         total = number = 0
-        batches = opened.iter_batches(batch_size=at_once, columns=list(names))
-        while True:
-            try:
-                batch = next(batches, None)
-                values = None if batch is None else [batch.column(name).to_pylist() for name in names]
-            except Exception as error:
-                raise self._unreadable("Parquet", error) from None
-            if batch is None or values is None:
-                return
-            total += batch.nbytes
+        for size, values in self._batches(opened, names, at_once):
+            total += size
             if total > most:
-                raise self._too_much(total, metadata.num_rows)
+                raise self._too_much(total, count)
             for row in zip(*values, strict=True):
                 yield number, list(row)
                 number += 1
 
-    def _too_much(self, size: int, number: int) -> DataError:
+    @staticmethod
+    def _chunk_sizes(metadata: Any, names: Sequence[str]) -> list[int]:
+        """Uncompressed bytes of each chunk of these columns, as the file declares them."""
+        groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
+        chunks = [group.column(c) for group in groups for c in range(group.num_columns)]
+        return [c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in names]
+
+    def _batches(self, opened: Any, names: Sequence[str], at_once: int) -> Iterator[tuple[int, list[list[Any]]]]:
+        """(bytes, the values of each column) of ``at_once`` rows at a time."""
+        batches = opened.iter_batches(batch_size=at_once, columns=list(names))
+        while True:
+            try:
+                batch = next(batches, None)
+                values = [] if batch is None else [batch.column(name).to_pylist() for name in names]
+            except Exception as error:  # pyarrow raises many kinds for broken files
+                raise self._unreadable("Parquet", error) from None
+            if batch is None:
+                return
+            yield batch.nbytes, values
+
+    def _too_much(self, size: int, count: int) -> DataError:
         return DataError(
-            f"{self.file} has {self.file.stat().st_size:,} bytes and declares {number:,} rows of {size:,} bytes or more in "
-            "all, which no file of images does. Take another one."
+            f"{self.file} has {self.file.stat().st_size:,} bytes, but declares {count:,} rows of {size:,} bytes or more in "
+            "total, as no file of images does. Use another file."
         )

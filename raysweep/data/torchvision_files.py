@@ -1,7 +1,7 @@
-"""What torchvision downloads: CIFAR's Python batches, and the idx files of MNIST and its relatives.
+"""The files that torchvision downloads: CIFAR's Python batches, and the idx files of MNIST and its relatives.
 
-idx files are read here: torchvision's reader takes no packed ones, takes as much memory as a file declares, and does not
-say which file is damaged.
+idx files are read here, because torchvision's reader accepts no compressed ones, reserves as much memory as a file
+declares, and does not say which file is damaged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from raysweep.errors import DataError
 
 MAX_BATCH_BYTES = 500_000_000  # CIFAR-100's training images have 155 MB
 MAX_IDX_BYTES = 2_000_000_000  # MNIST's largest file has 47 MB
-MAX_DEFLATE = 1032  # a gzip file cannot hold more than so many times its own size
+MAX_DEFLATE = 1032  # a gzip file unpacks to at most this many times its own size
 SIDE = 32
 
 _CIFAR_FOLDERS = ("cifar-10-batches-py", "cifar-100-python")
@@ -37,7 +37,7 @@ KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
 
 def find(path: Path) -> dict[Path, Callable[[], Source]]:
-    """Folder → how to open it, of all such data sets in a folder: its own files, or a folder that torchvision makes."""
+    """Folder → how to open it, for each such data set in ``path`` itself or in a folder that torchvision makes in it."""
     found: dict[Path, Callable[[], Source]] = {}
     for folder in (path, *(path / name for name in _CIFAR_FOLDERS)):
         if _is_cifar(folder):
@@ -58,8 +58,8 @@ class CifarSource:
     """CIFAR-10's ``data_batch_1`` to ``5``, ``test_batch`` and ``batches.meta``; or CIFAR-100's ``train``, ``test`` and
     ``meta``, with its hundred fine labels.
 
-    The files are pickles, and a pickle can run code. So only the published files are unpickled: those whose bytes have
-    the checksums that torchvision knows. A checksum is taken of the same bytes that are unpickled.
+    The files are pickles, and a pickle can run code. So only the published files are unpickled: those with the checksums
+    that torchvision knows. The checksum is computed on the same bytes that are then unpickled.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,7 +77,7 @@ class CifarSource:
         missing = [name for name in (*self.train, self.test, self.meta) if not (folder / name).is_file()]
         if missing:
             raise DataError(
-                f"{folder} looks like CIFAR's Python files, but lacks {join_names(missing)}. Unpack it anew."
+                f"{folder} looks like CIFAR's Python files, but lacks {join_names(missing)}. Unpack the archive again."
             )
 
     def fingerprint(self) -> str:
@@ -92,7 +92,7 @@ class CifarSource:
         return listing_of(*(self._rows(batches, names, known) for batches in (self.train, (self.test,))))
 
     def _rows(self, batches: Iterable[str], names: list[str], known: dict[str, str]) -> Iterable[Row]:
-        """Pixels as they lie in the file: for each image 1,024 of red, then of green and blue, row by row."""
+        """The images of some batches. The file has, for each image, 1,024 red values, then green, then blue, row by row."""
         for name in batches:
             batch = self._unpickled(name, known)
             images = np.ascontiguousarray(batch["data"].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
@@ -104,22 +104,23 @@ class CifarSource:
         data = _whole(file, MAX_BATCH_BYTES)
         if hashlib.md5(data, usedforsecurity=False).hexdigest() != known[name]:
             raise DataError(
-                f"{file} is not the published file of {'CIFAR-100' if self.prefix else 'CIFAR-10'}: its checksum is "
-                "another one. It is a pickle, which could run code, so it was not loaded. Download the data set anew; "
-                "give data of your own as class folders or Parquet."
+                f"{file} is not the published file of {'CIFAR-100' if self.prefix else 'CIFAR-10'}: its checksum "
+                "differs. It is a pickle, which could run code, so it was not loaded. Download the data set again; "
+                "convert your own data to class folders or Parquet."
             )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # newer versions of NumPy complain about what Python 2 wrote
-            return pickle.loads(data, encoding="latin1")
+            warnings.simplefilter("ignore")  # newer versions of NumPy warn about pickles written by Python 2
+            batch: dict[str, Any] = pickle.loads(data, encoding="latin1")
+        return batch
 
 
 def _whole(file: Path, most: int) -> bytes:
-    # Not more than there is: reading reserves as much memory as it may fill.
+    # The limit is the file's own size, because reading reserves as much memory as the limit allows.
     return read_regular(file, min(most, file.stat().st_size))
 
 
 def _idx_file(folder: Path, part: str, what: str) -> Path | None:
-    """A file under one of the names in use, unpacked before packed."""
+    """The file under one of its usual names, an uncompressed one first; None if there is none."""
     names = (f"{part}-{what}-ubyte", f"{part}-{what.replace('-', '.')}-ubyte")
     return next((p for end in ("", ".gz") for n in names if (p := folder / f"{n}{end}").is_file()), None)
 
@@ -127,7 +128,7 @@ def _idx_file(folder: Path, part: str, what: str) -> Path | None:
 class IdxSource:
     """``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same with ``t10k``, each also ``.gz``: MNIST's files.
 
-    The classes are the numbers, "0" to "9"; in a folder called FashionMNIST or KMNIST they have their names.
+    The classes are the numbers "0" to "9"; in a folder called FashionMNIST or KMNIST they are that data set's names.
     """
 
     PARTS = ("train", "t10k")
@@ -143,7 +144,7 @@ class IdxSource:
         missing = [f"{part}-{what}-ubyte" for (part, what), file in found.items() if file is None]
         if missing:
             raise DataError(
-                f"{folder} looks like MNIST's files, but lacks {join_names(missing)}, packed or not. Add them."
+                f"{folder} looks like MNIST's files, but lacks {join_names(missing)} (compressed or not). Add the missing files."
             )
         self.files = {key: file for key, file in found.items() if file is not None}
         whole = folder.resolve()
@@ -161,7 +162,7 @@ class IdxSource:
         images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
         if len(images) != len(labels):
             raise DataError(
-                f"{image_file} has {len(images):,} images, and {label_file} {len(labels):,} labels. Take both from one source."
+                f"{image_file} has {len(images):,} images, and {label_file} {len(labels):,} labels. Download both again from one source."
             )
         return [
             Row(f"{image_file.name} {i}", label_name(label, self.names, f"{label_file} {i}"), images[i])
@@ -170,34 +171,36 @@ class IdxSource:
 
 
 def read_idx(file: Path, dimensions: int) -> np.ndarray:
-    """The bytes of an idx file, uint8 and read-only, in so many dimensions.
+    """The content of an idx file: uint8, read-only, with this number of dimensions.
 
-    The file begins with two zero bytes, 8 for uint8, the number of dimensions, and each of them as a big-endian number of
-    four bytes. No more memory is taken than the file itself can fill, whatever it declares.
+    The file begins with two zero bytes, 8 for uint8, the number of dimensions, and the size of each dimension as a
+    big-endian number of four bytes. However much it declares, no more memory is used than the file itself can fill.
 
     Raises:
-        DataError: another kind of file, or more or fewer bytes than it declares.
+        DataError: it is another kind of file, or has more or fewer bytes than it declares.
         OSError: it cannot be read, or is larger than 2 GB.
     """
     data = _whole(file, MAX_IDX_BYTES)
-    packed = file.suffix == ".gz"
-    most = min(MAX_IDX_BYTES, MAX_DEFLATE * len(data)) if packed else len(data)
-    opened = gzip.GzipFile(fileobj=io.BytesIO(data)) if packed else io.BytesIO(data)
+    compressed = file.suffix == ".gz"
+    most = min(MAX_IDX_BYTES, MAX_DEFLATE * len(data)) if compressed else len(data)
+    opened = gzip.GzipFile(fileobj=io.BytesIO(data)) if compressed else io.BytesIO(data)
     try:
         header = opened.read(4 + 4 * dimensions)
         if header[:4] != bytes((0, 0, 8, dimensions)) or len(header) < 4 + 4 * dimensions:
             raise DataError(
-                f"{file} is no idx file of bytes in {dimensions} dimension{'s' * (dimensions > 1)}: it begins with "
-                f"{header[:4].hex(' ') or 'nothing'}. Take it from its original source."
+                f"{file} is no idx file of bytes with {dimensions} dimension{'s' * (dimensions > 1)}: it begins with "
+                f"{header[:4].hex(' ') or 'nothing'}. Download it again from its original source."
             )
         shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4))
         declared = math.prod(shape)
-        values = opened.read(declared + 1) if declared <= most else b""  # one more, to see that it ends there
+        values = opened.read(declared + 1) if declared <= most else b""  # one more, to see that the file ends there
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file} cannot be unpacked: {reason(error)}. Take it from its original source.") from None
+        raise DataError(
+            f"{file} cannot be unpacked: {reason(error)}. Download it again from its original source."
+        ) from None
     if len(values) != declared:
         raise DataError(
-            f"{file} declares {' × '.join(f'{n:,}' for n in shape)} bytes, and holds "
-            f"{'more' if len(values) > declared else 'fewer'}. It was cut off or damaged; take it from its original source."
+            f"{file} declares {' × '.join(f'{n:,}' for n in shape)} bytes, but holds "
+            f"{'more' if len(values) > declared else 'fewer'}. It is truncated or damaged; download it again from its original source."
         )
     return np.frombuffer(values, np.uint8).reshape(shape)

@@ -1,4 +1,4 @@
-"""How many branches of a sweep fit at the same time, on this machine or on a cluster, which may still grow for them."""
+"""How many branches of a sweep run at the same time, on this machine or on a cluster, which may still get nodes for them."""
 
 from __future__ import annotations
 
@@ -18,41 +18,39 @@ if TYPE_CHECKING:
 
 
 def at_once(plan: SweepPlan, nodes: Sequence[Mapping[str, float]]) -> int:
-    """How many branches run at the same time on machines with these resources.
+    """How many branches run at the same time on nodes with these resources.
 
     Raises:
-        ResourceError: not even one fits, so the sweep would wait for ever.
+        ResourceError: not even one fits, so the sweep would wait forever.
     """
-    fitted = plan.base.resources
-    per_branch = max(1, fitted.workers)
-    cpus = of_branch(fitted).cpus
-    places = 0
-    for node in nodes:
-        fit = int(node.get("CPU", 0)) // cpus
+    workers, cpus = max(1, plan.base.resources.workers), of_branch(plan.base.resources).cpus
+    fitting = sum(_worker_slots(node, cpus, plan.gpus_per_branch) for node in nodes) // workers
+    if fitting == 0:
+        each = resources.counted(cpus, "CPU")
         if plan.gpus_per_branch:
-            gpus = float(node.get("GPU", 0))
-            share = plan.gpus_per_branch
-            # a fraction is packed into single GPUs, so only whole branches of each GPU count
-            fit = min(fit, int(gpus) * int(1 / share + 1e-9) if share < 1 else int(gpus // share))
-        places += fit
-    count = places // per_branch
-    if count == 0:
-        have = (
-            ", ".join(f"{int(n.get('CPU', 0))} CPUs and {int(n.get('GPU', 0))} GPUs" for n in nodes[:6]) or "no nodes"
-        )
+            each += f" and {resources.counted(plan.gpus_per_branch, 'GPU')}"
         raise ResourceError(
-            f"A branch needs {per_branch} × {cpus} CPUs"
-            f"{f' and {plan.gpus_per_branch:g} GPU' if plan.gpus_per_branch else ''}, but there are {have}. "
-            "Ask for less with --threads or --workers."
+            f"A branch needs {each if workers == 1 else f'{workers} workers with {each} each'}, but there are "
+            f"{resources.described(nodes)}. Ask for less with --threads, --workers or --gpus-per-branch."
         )
-    return max(1, min(count, plan.branches, plan.max_concurrent or count))
+    return max(1, min(fitting, plan.branches, plan.max_concurrent or fitting))
+
+
+def _worker_slots(node: Mapping[str, float], cpus: int, gpus: float) -> int:
+    """How many workers of branches one node holds, each with ``cpus`` CPUs and ``gpus`` GPUs, which may be a fraction."""
+    by_cpu = int(node.get("CPU", 0)) // cpus
+    if not gpus:
+        return by_cpu
+    there = float(node.get("GPU", 0))
+    # Ray packs fractions into single GPUs, so only whole workers of each GPU count.
+    return min(by_cpu, int(there) * int(1 / gpus + 1e-9) if gpus < 1 else int(there // gpus))
 
 
 def settle(plan: SweepPlan, fleet: autoscaler.Fleet, progress: Progress) -> int:
-    """How many branches run at the same time on the connected cluster, once it has the nodes it will get for them.
+    """How many branches run at the same time on the connected cluster. Requests nodes for them and waits for these.
 
     Raises:
-        ResourceError: not even one fits, or a machine does not see the root.
+        ResourceError: not even one branch fits, or a machine does not see the root.
     """
     wanted = min(plan.branches, plan.max_concurrent or plan.branches)
 
@@ -69,7 +67,7 @@ def settle(plan: SweepPlan, fleet: autoscaler.Fleet, progress: Progress) -> int:
 
 
 def bundles(plan: SweepPlan, count: int) -> list[dict[str, float]]:
-    """What so many branches need, for an autoscaler."""
+    """What to request from an autoscaler for ``count`` branches: the CPUs and GPUs of every worker."""
     each = {"CPU": float(of_branch(plan.base.resources).cpus)}
     if plan.gpus_per_branch:
         each["GPU"] = plan.gpus_per_branch
@@ -77,10 +75,12 @@ def bundles(plan: SweepPlan, count: int) -> list[dict[str, float]]:
 
 
 def with_gpus(plan: SweepPlan, nodes: Sequence[Mapping[str, float]]) -> SweepPlan:
-    """``scaling.use_gpu: auto`` on a cluster: a GPU for every branch, or every worker of one, where there are so many. What
-    GPUs this machine has says nothing of a cluster, so that it is decided here."""
+    """The plan with ``scaling.use_gpu: auto`` decided for a cluster: a GPU for every worker if one branch can have them.
+
+    It is decided here, since the GPUs of this machine say nothing about those of a cluster.
+    """
     base = plan.base
-    gpus = sum(int(n.get("GPU", 0)) for n in nodes)
+    gpus = resources.total(nodes, "GPU")
     auto = base.settings.scaling.use_gpu == "auto" and base.settings.scaling.address is not None
     if not auto or plan.gpus_per_branch or gpus < max(1, base.resources.workers):
         return plan
@@ -88,12 +88,12 @@ def with_gpus(plan: SweepPlan, nodes: Sequence[Mapping[str, float]]) -> SweepPla
 
 
 def this_machine() -> list[dict[str, float]]:
-    """This machine as a node of a cluster."""
+    """The resources of this machine, as if it were the only node of a cluster."""
     return [{"CPU": float(_machine.cpus_here()), "GPU": float(resources.gpus_here())}]
 
 
 def queue(plan: SweepPlan, left: int, count: int) -> str:
-    """Why so many branches run at a time, and how many wait for their turn; empty where none does."""
+    """Why no more than ``count`` branches run at a time, and how many of the ``left`` ones wait; empty if none waits."""
     if left <= count:
         return ""
     where = "cluster" if plan.base.settings.scaling.address else "machine"
@@ -102,6 +102,8 @@ def queue(plan: SweepPlan, left: int, count: int) -> str:
 
 
 def of_branch(fitted: Resources) -> Resources:
-    """A branch gets as many CPUs as it has threads, so that branches side by side do not take them from each other; one
-    that trains on a GPU gets a single one, so that as many as share the GPU fit."""
+    """The resources of a branch: as many CPUs as threads, so that branches at the same time do not compete for CPUs.
+
+    A branch that trains on a GPU in its own process gets one CPU, so that as many branches fit as share the GPU.
+    """
     return replace(fitted, cpus=1 if fitted.use_gpu and fitted.workers == 0 else max(1, fitted.threads))

@@ -1,4 +1,4 @@
-"""Checkpoint files: to bytes and back, never executing anything. torch is imported only inside these functions."""
+"""Write and read checkpoint files without ever executing their content. torch is imported only inside the functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import warnings
 from collections import OrderedDict
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from raysweep._text import truncate
 from raysweep.errors import CheckpointError, NotFoundError
@@ -16,14 +16,17 @@ from raysweep.store.untrusted import pickle_check, schema
 from raysweep.store.untrusted.pickle_check import LEGACY, PLAIN, damaged
 from raysweep.store.untrusted.zip_check import zip_problem
 
+if TYPE_CHECKING:
+    import torch
+
 FORMAT_VERSION = 1
-_DEEP = 60  # levels of tuples in which numbers of NumPy are looked for
-# Documented keys every checkpoint has.
+_DEEP = 60  # levels of tuples that are searched for NumPy's numbers
+# The documented keys, which every checkpoint has.
 REQUIRED = ("epoch", "model_state_dict", "optimizer_state_dict", "best_acc", "history", "config", "timestamp")
 
 
 def write(path: Path, state: Any) -> tuple[int, str]:
-    """Write a checkpoint, torch's zip format with its CRCs, by the write protocol; returns (bytes, sha256)."""
+    """Write a checkpoint durably (see :mod:`raysweep.store.files`) in torch's zip format; returns (bytes, SHA-256)."""
     import torch
 
     return write_stream(path, lambda sink: torch.save(state, cast(IO[bytes], sink)))
@@ -33,12 +36,12 @@ def read(path: str | Path, allowed: frozenset[str] = PLAIN) -> Any:
     """Load a file with ``weights_only=True`` onto the CPU.
 
     Args:
-        allowed: what its pickles may name; with LEGACY, numpy's scalars, too, which come back as Python's numbers.
+        allowed: the names that its pickles may contain. With LEGACY also NumPy's scalars, which become Python's numbers.
 
     Raises:
-        NotFoundError: no such file.
-        CheckpointError: damaged, not torch's format, or with anything inside that is not tensors and plain values, or
-            that would need more memory than the file weighs.
+        NotFoundError: there is no such file.
+        CheckpointError: the file is damaged, is not in torch's format, contains more than tensors and plain values, or
+            would need more memory than its size.
     """
     import torch
 
@@ -49,9 +52,9 @@ def read(path: str | Path, allowed: frozenset[str] = PLAIN) -> Any:
         if isinstance(error, PermissionError):
             raise CheckpointError(f"{truncate(path)} cannot be read: {error.strerror}. Make it readable.") from None
         raise NotFoundError(f"There is no checkpoint {truncate(path)}.") from None
-    # Opened once: what is looked at is what is loaded.
+    # Opened only once, so that the bytes that are checked are the bytes that are loaded.
     with file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice to people who load files of their own
+        warnings.simplefilter("ignore")  # torch's advice is for people who load their own files
         _check_file(file, path, allowed)
         file.seek(0)
         try:
@@ -64,32 +67,32 @@ def read(path: str | Path, allowed: frozenset[str] = PLAIN) -> Any:
 
 
 def from_bytes(data: Any) -> Any:
-    """The content of a file that :func:`read_checkpoint` has accepted before, from its bytes (any buffer)."""
+    """The content of a checkpoint from its bytes (any buffer); only for a file that :func:`read_checkpoint` accepted."""
     return _load(io.BytesIO(data))
 
 
 def _load(file: Any) -> Any:
-    """What torch loads where numpy's scalars are admitted, with Python's numbers in their place."""
+    """Load a file in which NumPy's scalars are allowed, and replace them by Python's numbers."""
     import numpy as np
     import torch
 
     scalar = np.float64(0).__reduce__()[0]
     types = [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
-    names: list[Any] = [(scalar, f"numpy.{room}.multiarray.scalar") for room in ("core", "_core")]
+    names: list[Any] = [(scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]
     with torch.serialization.safe_globals([*names, (np.dtype, "numpy.dtype"), *types]):
         return _plain_numbers(torch.load(file, map_location="cpu", weights_only=True))
 
 
 def _plain_numbers(state: Any) -> Any:
-    """``state`` with every numpy scalar replaced by a Python number, in place; it may hold itself."""
+    """Replace every NumPy scalar by a Python number, in place; containers may contain themselves."""
     import numpy as np
 
-    made: dict[int, tuple[Any, Any]] = {}  # tuple → itself, and what it becomes: it may be in a billion places
+    made: dict[int, tuple[Any, Any]] = {}  # id of a tuple → (it, its replacement); one tuple may occur very often
 
     def plain(value: Any, level: int = 0) -> Any:
         if isinstance(value, np.generic):
             return value.item()
-        # What is nested deeper is no checkpoint, and refused when its keys are checked.
+        # Anything nested deeper is no checkpoint and is refused later, when the keys are checked.
         if type(value) is tuple and level < _DEEP and any(isinstance(v, (np.generic, tuple)) for v in value):
             if id(value) not in made:
                 made[id(value)] = value, tuple(plain(v, level + 1) for v in value)
@@ -115,43 +118,44 @@ def _plain_numbers(state: Any) -> Any:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Like :func:`read`; the file must have the documented keys, and each key must hold what it is documented to hold.
+    """Like :func:`read`, but the file must also have every documented key with its documented content.
 
-    Files of the old system, in torch's legacy format and with numpy's scalars, are read, too.
+    Files of the old system, in torch's legacy format and with NumPy's scalars, are accepted, too.
     """
     state = read(path, LEGACY)
     missing = [k for k in REQUIRED if not isinstance(state, dict) or k not in state]
     if missing:
         raise CheckpointError(
-            f"{truncate(path)} is not a complete checkpoint: it lacks {', '.join(missing)}. A bare state_dict can start a new run's "
-            "weights with model.init_from."
+            f"{truncate(path)} is not a complete checkpoint: it lacks {', '.join(missing)}. To start a new run from a bare state_dict, "
+            "set model.init_from."
         )
-    schema.check(state, path)
-    return state
+    content: dict[str, Any] = state
+    schema.check(content, path)
+    return content
 
 
 def _check_file(file: io.BufferedReader, path: Path, allowed: frozenset[str]) -> None:
-    """Refuse what torch should not even begin to load."""
+    """Refuse a file that torch should not even begin to load."""
     size = os.fstat(file.fileno()).st_size
     start = file.read(4)
     if not start:
         raise CheckpointError(f"{truncate(path)} is empty. Take another checkpoint.")
-    if start == b"PK\x03\x04":  # by which torch takes a file for its container
-        # torch itself does not look at the CRCs; a flipped bit would become a weight.
+    if start == b"PK\x03\x04":  # by this, torch recognises its zip format
+        # torch itself does not check the CRCs; a flipped bit would change a weight.
         problem = zip_problem(file)
         if problem is not None:
             raise damaged(path, problem)
         pickle_check.check([io.BytesIO(_program(file, path))], size, path, allowed)
     elif start[:1] == b"\x80":
         file.seek(0)
-        # a magic number, a version, the system, the state, the keys of its storages; then come these
+        # Five pickles (magic number, version, system, state, keys of the storages); then the storages themselves.
         pickle_check.check([_Within(file, size)] * 5, size, path, allowed)
     else:
-        raise damaged(path, "neither torch's container nor a pickle")
+        raise damaged(path, "neither torch's zip format nor a pickle")
 
 
 def _program(file: io.BufferedReader, path: Path) -> bytes:
-    """The pickle in the container, as torch's own reader finds it: two readers may differ about a strange file."""
+    """The pickle in torch's zip format, found by torch's own reader: another reader could find another one."""
     import torch
 
     file.seek(0)
@@ -161,13 +165,14 @@ def _program(file: io.BufferedReader, path: Path) -> bytes:
             raise damaged(path, "a TorchScript archive")
         if sum(map(reader.get_record_size, reader.get_all_records())) > os.fstat(file.fileno()).st_size:
             raise damaged(path, "its parts have more bytes than the file")
-        return reader.get_record("data.pkl")
+        program: bytes = reader.get_record("data.pkl")
+        return program
     except (RuntimeError, ValueError, UnicodeDecodeError) as error:
         raise damaged(path, str(error).partition("\n")[0]) from None
 
 
 class _Within:
-    """A file that is never asked for more than it has, whatever length a pickle declares."""
+    """A file of which no more is read than it has, whatever length a pickle declares."""
 
     def __init__(self, file: io.BufferedReader, size: int) -> None:
         self.file, self.size = file, size
@@ -181,7 +186,7 @@ class _Within:
 
 
 def _check_tensors(state: Any, path: Path, size: int) -> None:
-    """Refuse tensors whose size is only declared: sparse, without storage, or one number spread over terabytes."""
+    """Refuse tensors that are larger than their data: sparse, without storage, or a few numbers expanded to terabytes."""
     import torch
 
     excess, seen, rest = 0, set(), [state]
@@ -197,20 +202,35 @@ def _check_tensors(state: Any, path: Path, size: int) -> None:
         elif isinstance(value, (list, tuple, set)):
             rest += value
         elif isinstance(value, torch.Tensor):
-            if value.layout != torch.strided or value.device.type != "cpu":
-                raise CheckpointError(
-                    f"{truncate(path)} holds a tensor that is not dense ({value.layout}, {value.device}), which no checkpoint of a "
-                    "training has; it was not loaded."
-                )
-            excess += max(0, value.numel() * value.element_size() - value.untyped_storage().nbytes())
+            excess += _excess(value, path)
     if excess > size:
         raise CheckpointError(
-            f"{truncate(path)} holds tensors that would need {excess:,} bytes more than the file has; it was not loaded."
+            f"{truncate(path)} holds tensors that would need {excess:,} bytes more than the file has, so it was not loaded. "
+            "Take another checkpoint."
         )
 
 
+def _excess(tensor: torch.Tensor, path: Path) -> int:
+    """Bytes that a tensor would need beyond its storage, if it were copied.
+
+    Raises:
+        CheckpointError: it is not dense, or not on the CPU.
+    """
+    import torch
+
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise CheckpointError(
+            f"{truncate(path)} holds a tensor that is not dense ({tensor.layout}, {tensor.device}). No training writes such "
+            "a checkpoint, so it was not loaded. Convert the tensor with .to_dense(), or take another checkpoint."
+        )
+    return max(0, tensor.numel() * tensor.element_size() - tensor.untyped_storage().nbytes())
+
+
 def misplaced(folder: Path, entry: Any) -> str | None:
-    """Whether a file is a checkpoint of another place than its entry says, which its own checksums cannot tell; or None."""
+    """What is wrong if a file holds another epoch or batch than its manifest entry says, or None.
+
+    The checksums of a file cannot detect this.
+    """
     try:
         saved = read_checkpoint(folder / entry.file)
     except CheckpointError as error:

@@ -1,8 +1,9 @@
-"""The write protocol, in one place: temp file in the same folder, write, flush, fsync, close, replace, fsync the folder.
+"""Durable writes and bounded reads of an experiment's files.
 
-Nothing else in the package opens a file of an experiment for writing. A failed fsync is never retried on the same file
-(the kernel may have dropped the dirty pages: https://lwn.net/Articles/752063/); the temp file is removed and the error
-names the path and the bytes.
+A write goes to a temporary file in the same folder: write, fsync, close, rename, fsync the folder. Nothing else in the
+package opens a file of an experiment for writing. A failed fsync is never retried on the same file, because the kernel
+may have dropped the unwritten pages (https://lwn.net/Articles/752063/); the temporary file is removed, and the error names
+the path and the bytes.
 """
 
 from __future__ import annotations
@@ -25,60 +26,60 @@ from raysweep.errors import StoreError
 from raysweep.store.layout import TEMP_PREFIX
 from raysweep.store.remote import root as remote
 
-LIMIT = 64_000_000  # bytes of a manifest, a log or a history that are read: far more than 10,000 epochs need
+LIMIT = 64_000_000  # bytes of a manifest, a log or a history: far more than 10,000 epochs need
 _CHUNK = 1 << 22
 _DEEP = 100  # levels of a JSON file
-# An argument or path that is no UTF-8 has lone surrogates: written as \udc80, which JSON reads back as the same text.
+# An argument or path that is not UTF-8 has lone surrogates. They are written as \udc80, which JSON reads back unchanged.
 _SURROGATES = "backslashreplace"
 
 
 def _failed(path: Path, size: int | None, error: OSError) -> StoreError:
     what = f"{size:,} bytes could not be written to {path}" if size is not None else f"{path} could not be written"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        remedy = "Free space on that disk; what was committed before is intact"
+        remedy = "Free space on that disk"
     elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        remedy = "Make the folder writable; what was committed before is intact"
+        remedy = "Make the folder writable"
     elif error.errno == errno.ELOOP:
-        remedy = "It is a link, which is not followed; put a file in its place"
+        remedy = "It is a link, and links are not followed here. Replace it by a file"
     else:
-        remedy = "Check the disk or the network file system; what was committed before is intact"
-    return StoreError(f"{what}: {error.strerror or error}. {remedy}.")
+        remedy = "Check the disk or the network file system"
+    return StoreError(f"{what}: {error.strerror or error}. {remedy}. Everything that was committed before is intact.")
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make renames and links in a folder durable."""
+    """Make renames and new links in a folder durable."""
     fd = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
         os.fsync(fd)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no fsync of folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot fsync a folder
             raise
     finally:
         os.close(fd)
 
 
 def temp_path(path: Path) -> Path:
-    """A name for a temporary file beside ``path``; leftovers of it are recognised and cleaned."""
+    """A new name for a temporary file beside ``path``, by which :func:`clean_temps` recognises leftovers."""
     return path.with_name(f"{TEMP_PREFIX}{secrets.token_hex(4)}-{path.name}"[:200])
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Put ``data`` under ``path``: afterwards either all of it is there, durably, or what was there before.
+    """Write ``data`` to ``path``. Afterwards the file has either the whole new content, durably, or still the old one.
 
     Raises:
-        StoreError: any failed write, fsync, close or rename; nothing of the temp file stays.
+        StoreError: a write, an fsync, a close or the rename failed; the temporary file is removed.
     """
     write_stream(path, lambda sink: sink.write(data), len(data))
 
 
 def write_stream(path: Path, produce: Callable[[Sink], object], size: int = 0) -> tuple[int, str]:
-    """Like :func:`write_atomic`, for a content that never is in memory as a whole: ``produce`` writes it piece by piece.
+    """Like :func:`write_atomic`, for content that is never completely in memory: ``produce`` writes it piece by piece.
 
     Args:
-        size: its bytes, where they are known, for the message of an error.
+        size: the bytes of the content if they are known, for error messages.
 
     Returns:
-        Its bytes and its SHA-256.
+        The bytes and the SHA-256 of the content.
     """
     temp = temp_path(path)
     sink = Sink()
@@ -104,9 +105,9 @@ def write_stream(path: Path, produce: Callable[[Sink], object], size: int = 0) -
 
 
 class Sink(io.RawIOBase):
-    """A file that is written once from its start to its end, in large pieces, and hashed on the way.
+    """A file that is written once from start to end, in large pieces, and hashed at the same time.
 
-    A failed write is raised by :meth:`finish`: torch's writer, which is C++, does not pass on what a callback raises.
+    The error of a failed write is raised only by :meth:`finish`, because torch's C++ writer loses exceptions of its callbacks.
     """
 
     def __init__(self) -> None:
@@ -131,7 +132,11 @@ class Sink(io.RawIOBase):
         return len(piece)
 
     def finish(self) -> None:
-        """Write what is left. Raises the OSError of the first write that failed."""
+        """Write the rest.
+
+        Raises:
+            OSError: that of the first write that failed.
+        """
         self._out()
         if self.error is not None:
             raise self.error
@@ -147,23 +152,28 @@ class Sink(io.RawIOBase):
         try:
             self.digest.update(rest)
             while rest:
-                rest = rest[os.write(self.fd, rest[:_CHUNK]) :]  # a short write goes on with what is left
+                rest = rest[os.write(self.fd, rest[:_CHUNK]) :]  # after a short write, continue with the rest
         except OSError as error:
             self.error = error
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON, indented for people, by :func:`write_atomic`. NaN and infinity are refused."""
+    """Write indented JSON with :func:`write_atomic`.
+
+    Raises:
+        ValueError: the value contains NaN or infinity.
+        StoreError: the write failed.
+    """
     write_atomic(
         path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(errors=_SURROGATES)
     )
 
 
 def append_line(path: Path, text: str) -> None:
-    """Append text ending in a newline: one ``O_APPEND`` write, then fsync. A torn last line is first cut off.
+    """Append a text that ends in a newline: one ``O_APPEND`` write, then fsync. An incomplete last line is removed first.
 
     Raises:
-        StoreError: the write failed or was short, or the path is a link (it may point out of the root).
+        StoreError: the write failed or was short, or the path is a link (which may point out of the root).
     """
     data = text.encode(errors=_SURROGATES)
     try:
@@ -172,10 +182,10 @@ def append_line(path: Path, text: str) -> None:
             try:
                 size = os.fstat(fd).st_size
                 if size and os.pread(fd, 1, size - 1) != b"\n":
-                    whole = os.pread(fd, size, 0)  # a kill tore the last line: readers drop it too
+                    whole = os.pread(fd, size, 0)  # a killed process left it incomplete; readers ignore it, too
                     os.ftruncate(fd, whole.rfind(b"\n") + 1)
                 if os.write(fd, data) != len(data):
-                    raise OSError(errno.ENOSPC, "the line was cut short")
+                    raise OSError(errno.ENOSPC, "only a part of the line was written")
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -184,7 +194,14 @@ def append_line(path: Path, text: str) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> str:
-    """Make ``target`` another name of ``source`` (``"link"``), or a copy where the file system has no hard links."""
+    """Make ``target`` another name of ``source``, or a copy of it where the file system has no hard links.
+
+    Returns:
+        ``"link"`` or ``"copy"``.
+
+    Raises:
+        StoreError: ``target`` could not be written.
+    """
     if remote.copied(source, target):
         return "copy"
     temp = temp_path(target)
@@ -200,7 +217,7 @@ def link_or_copy(source: Path, target: Path) -> str:
             how = "copy"
         os.replace(temp, target)
         with contextlib.suppress(OSError):
-            temp.unlink()  # rename(2) does nothing when both already are the same file
+            temp.unlink()  # rename(2) does nothing if both already are the same file
         fsync_folder(target.parent)
         return how
     except OSError as error:
@@ -213,7 +230,7 @@ def remove(path: Path) -> None:
     """Delete a file.
 
     Raises:
-        OSError: there is none, or it could not be deleted.
+        OSError: it does not exist, or could not be deleted.
     """
     remote.removed(path)
     path.unlink()
@@ -223,7 +240,7 @@ def open_regular(path: str | Path) -> io.BufferedReader:
     """A regular file, open for reading.
 
     Raises:
-        OSError: as :func:`open` does; also for a pipe, which could wait for ever, a device and a folder (EINVAL).
+        OSError: as :func:`open` does; also for a pipe, which might never end, a device and a folder (EINVAL).
     """
     remote.fetch(path)
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -253,11 +270,11 @@ def read_json(path: Path, any_depth: bool = False) -> Any:
     """The value of a JSON file.
 
     Args:
-        any_depth: do not look for deep nesting: the caller takes nothing out of the value but numbers and texts.
+        any_depth: skip the check for deep nesting; for callers that use only numbers and texts of the value.
 
     Raises:
-        OSError: it cannot be read, is no regular file or has more than LIMIT bytes.
-        ValueError: it is no JSON, or nested deeper than anything that is written here.
+        OSError: the file cannot be read, is not a regular file or has more than LIMIT bytes.
+        ValueError: it is not JSON, or is nested deeper than any file that raysweep writes.
     """
     try:
         value = json.loads(read_regular(path, LIMIT))
@@ -276,8 +293,10 @@ def _inner(value: Any) -> Iterable[Any]:
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as CSV, None as an empty cell. No text in it is taken for a formula by a spreadsheet, nor for two cells by any
-    reader, whatever a class is called."""
+    """Rows as CSV, with None as an empty cell.
+
+    Whatever the name of a class is, no spreadsheet takes a text for a formula, and no reader splits it into two cells.
+    """
     return "".join(",".join(map(_cell, row)) + "\n" for row in rows)
 
 
@@ -295,7 +314,7 @@ def sha256_file(path: Path) -> str:
 
 
 def clean_temps(folder: Path) -> list[str]:
-    """Remove what a killed writer left behind; only the folder's one writer may call this."""
+    """Remove the temporary files that a killed writer left, and return their names. Only the folder's writer may call this."""
     removed = []
     for path in folder.glob(f"{TEMP_PREFIX}*"):
         with contextlib.suppress(OSError):
@@ -305,7 +324,7 @@ def clean_temps(folder: Path) -> list[str]:
 
 
 def inside(root: Path, path: Path) -> bool:
-    """Whether ``path``, with every link followed, still lies under ``root``."""
+    """Whether ``path`` is under ``root`` after every link is followed."""
     try:
         return path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError):  # links in a circle

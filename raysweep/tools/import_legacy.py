@@ -239,7 +239,7 @@ def _seeded(seed: int) -> dict[str, Any]:
     state.seed_everything(seed, 0)
     fresh = state.rng_state()
     state.set_rng_state(before)
-    return fresh
+    return dict(fresh)
 
 
 def _own_file(old: Experiment, name: str) -> bytes | None:

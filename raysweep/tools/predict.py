@@ -124,12 +124,12 @@ def read_images(network: Network, paths: Sequence[Path]) -> np.ndarray:
     Raises:
         DataError: a file is missing or no image; the message names it.
     """
-    from raysweep.data import cache
+    from raysweep.data import decode
 
     height, _, channels = network.shape
     found = []
     for path in paths:
-        pixels = cache.decode_file(path, height, channels)
+        pixels = decode.decode_file(path, height, channels)
         if isinstance(pixels, str):
             raise DataError(f"{truncate(path)} cannot be used: {pixels}. Give image files such as .jpg or .png.")
         found.append(pixels)

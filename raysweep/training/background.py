@@ -1,7 +1,7 @@
-"""Saving behind the training's back: a snapshot of the state, and one thread that writes it while the next epoch runs.
+"""Saving in the background: takes a snapshot of the state, which a thread writes while the next epoch runs.
 
-At most one save is under way, so one set of buffers is enough, and commits keep their order. Events of a save are told by
-the training thread once its commit is done: whoever hears of an epoch finds it in the folder.
+At most one save runs at a time, so one set of buffers is enough and commits keep their order. The training thread reports the
+event of a save only after its commit, so whoever receives the event of an epoch finds the epoch in the folder.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import torch
 from raysweep.events import Event, Progress
 
 T = TypeVar("T")
-_Kind = tuple[bool, torch.dtype, torch.Size, tuple[int, ...]]  # on a GPU, and how it lies in memory
-_PLAIN = {int, float, bool, str, type(None)}  # most of an optimizer's state, number by number
+_Kind = tuple[bool, torch.dtype, torch.Size, tuple[int, ...]]  # whether it is on a GPU, its dtype, shape and strides
+_PLAIN = {int, float, bool, str, type(None)}  # the types of most values in an optimizer's state
+_new_cuda_event: Callable[[], torch.cuda.Event] = torch.cuda.Event
 
 
 class Snapshot:
-    """Copies of nested dicts and lists, their tensors in CPU memory that is used again at the next call.
+    """Copies nested dicts and lists. Their tensors are copied into buffers in CPU memory, which the next call uses again.
 
-    From a GPU the copies go to page-locked memory and are only queued: :meth:`wait` before they are read. Whatever the
-    training queues afterwards comes after them.
+    Copies from a GPU are only queued, into page-locked memory: call :meth:`wait` before reading them. Kernels that the
+    training queues later run after the copies.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,10 @@ class Snapshot:
         self._copied: torch.cuda.Event | None = None
 
     def take(self, value: Any) -> Any:
-        """A copy of ``value`` as it is now. It is valid until the next call."""
+        """A copy of ``value`` as it is now. It is valid until the next call.
+
+        Only dicts, lists, tuples (which become lists) and tensors are copied; other values are passed on.
+        """
         form, sources, kinds = self._outline(value)
         if kinds != self._kinds:
             self._buffers = [torch.empty_like(t, device="cpu", pin_memory=t.is_cuda) for t in sources]
@@ -43,22 +47,22 @@ class Snapshot:
             if any(kind[0] for kind in kinds):
                 for buffer, tensor in zip(self._buffers, sources, strict=True):
                     buffer.copy_(tensor, non_blocking=True)
-                self._copied = torch.cuda.Event()
+                self._copied = _new_cuda_event()
                 self._copied.record()
             elif sources:
                 torch._foreach_copy_(self._buffers, sources)
         return form
 
     def _outline(self, value: Any) -> tuple[Any, list[torch.Tensor], list[_Kind]]:
-        """``value`` with the buffers in its tensors' places, these tensors, and of which kind they are.
+        """(``value`` with buffers in place of its tensors, these tensors, their kinds).
 
-        The training stands still meanwhile, so it is one pass; where the kinds turn out to be others than the buffers were
-        made for, its form is worth nothing.
+        This is a single pass, because the training stands still during it. Where the kinds differ from those of the buffers,
+        the first result is of no use.
         """
         sources: list[torch.Tensor] = []
         kinds: list[_Kind] = []
-        places: dict[int, int] = {}  # tensors that share their memory stay one
-        views: dict[tuple[int, _Kind], int] = {}  # of memory that another kind of tensor has, too
+        places: dict[int, int] = {}  # address → index in sources: tensors that share their memory are copied once
+        views: dict[tuple[int, _Kind], int] = {}  # the same for tensors of another kind at a known address
         buffers, have = self._buffers, len(self._buffers)
 
         def outline(part: Any) -> Any:
@@ -81,7 +85,7 @@ class Snapshot:
         return outline(value), sources, kinds
 
     def wait(self) -> None:
-        """Return once the copies of the last :meth:`take` are complete."""
+        """Wait until the copies of the last :meth:`take` are complete."""
         if self._copied is not None:
             self._copied.synchronize()
 
@@ -90,35 +94,36 @@ class BackgroundSaver:
     """Runs one save at a time in a thread of its own.
 
     Args:
-        tell: where the event of a committed save goes; it is called by the thread that calls this object's methods.
+        report: receives the event of each committed save, in the thread that calls the methods of this object.
     """
 
-    def __init__(self, tell: Progress) -> None:
-        self._tell = tell
+    def __init__(self, report: Progress) -> None:
+        self._report = report
         self._snapshot = Snapshot()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="raysweep-save")
         self._running: Future[Event] | None = None
         self._began = 0.0
 
     def begin(self) -> None:
-        """Call before a snapshot is taken: waits for the save before, whose buffers will be used again.
+        """Call this before :meth:`take`. It waits for the previous save, which reads the buffers of the snapshot.
 
         Raises:
-            StoreError: that save failed.
+            StoreError: the previous save failed.
         """
         self._began = time.perf_counter()
         self.flush()
 
     def take(self, value: Any) -> Any:
-        """A snapshot of ``value``, which the next save may read; see :class:`Snapshot`."""
+        """A snapshot of ``value`` for the next save; see :class:`Snapshot`."""
         return self._snapshot.take(value)
 
     def submit(self, save: Callable[[], T], event: Callable[[T, float, float], Event]) -> None:
-        """Run ``save``, which commits, while the training goes on.
+        """Run ``save`` in the background while the training continues.
 
         Args:
-            event: makes the event to tell of what ``save`` returned, of the seconds that the save took, and of the seconds
-                for which the training stood still since :meth:`begin`.
+            save: writes and commits a checkpoint.
+            event: makes the event to report from the result of ``save``, the seconds that the save took, and the seconds for
+                which the training stood still since :meth:`begin`.
         """
         blocked = time.perf_counter() - self._began
 
@@ -131,16 +136,16 @@ class BackgroundSaver:
         self._running = self._pool.submit(timed)
 
     def poll(self) -> None:
-        """Tell what is committed meanwhile. Raises as :meth:`begin` does; costs nothing while a save is under way."""
+        """Report the save if it has been committed. Never waits. Raises as :meth:`begin` does."""
         if self._running is not None and self._running.done():
             self.flush()
 
     def flush(self) -> None:
-        """Wait until everything is committed, and tell it. Raises as :meth:`begin` does."""
+        """Wait until the running save is committed, and report it. Raises as :meth:`begin` does."""
         if self._running is not None:
             running, self._running = self._running, None
-            self._tell(running.result())
+            self._report(running.result())
 
     def close(self) -> None:
-        """Let the save under way end, whatever becomes of it, and end the thread."""
+        """Wait for the running save, ignore its errors, and end the thread."""
         self._pool.shutdown(wait=True)

@@ -1,7 +1,7 @@
-"""The checkpoint callback: writes the documented folder at every epoch's end, and within epochs when asked.
+"""Writes an experiment's folder at the end of every epoch, and within epochs where the user asks for it.
 
-Used by rank 0 only, in every way of launching. The manifest is written after the files it names: whatever moment a
-kill chooses, the folder holds either the state before the save or the state after it.
+Only rank 0 does this. The manifest is written after the files that it names. So a kill at any moment leaves either the state
+before the save or the state after it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,15 @@ FIRST_COLUMNS = (
 
 
 class CheckpointWriter:
-    """Writes one experiment's folder. Holds the lock's token and stops as soon as somebody else took the lock."""
+    """Writes the folder of one experiment.
+
+    Every method that commits raises LockedError as soon as another process has taken the lock.
+
+    Args:
+        token: of the writer's lock.
+        best_metric: ``training.best_metric``, which decides the best epoch.
+        keep: which checkpoints stay; None: all of them.
+    """
 
     def __init__(
         self, folder: str | Path, token: str, classes: Sequence[str], best_metric: str, keep: KeepSection | None = None
@@ -55,24 +63,21 @@ class CheckpointWriter:
     def epoch_end(
         self, state: dict[str, Any], epoch: int, metrics: dict[str, Any], predictions: dict[str, np.ndarray]
     ) -> bool:
-        """Commit the state after an epoch.
+        """Commit the state at the end of an epoch.
 
         Args:
             state: the whole checkpoint.
-            epoch: the epoch that ended.
-            metrics: of this epoch, for the manifest; holds the best metric.
-            predictions: ``labels`` (n,), ``probabilities`` (n, classes) of every validation image.
+            epoch: the epoch that has ended.
+            metrics: of this epoch, for the manifest; they include the metric that decides the best epoch.
+            predictions: ``labels`` (n,) and ``probabilities`` (n, classes) of every validation image.
 
         Returns:
-            Whether it is the best epoch of this experiment so far.
+            Whether this is the best epoch of the experiment so far.
         """
         self.lock.check()  # before the first file of this save
         manifest = self.experiment.manifest()
-        entries = [e for e in manifest.entries if e.position.order < (epoch, float("inf"))]
-        best = manifest.best
-        if best is not None and best.epoch >= epoch:
-            best = None  # this epoch is trained anew; what came after the point of return does not count
-        best = best or _best_of(entries, self.best_metric)
+        entries = [e for e in manifest.entries if e.position.order < Position(epoch, None).order]
+        best = self._best_before(manifest, epoch)
         value = float(metrics[self.best_metric])
         is_best = best is None or value > best.value
         self.save_predictions(epoch, predictions, keep=None if best is None else best.epoch)
@@ -80,39 +85,46 @@ class CheckpointWriter:
         if is_best:
             best = BestEpoch(epoch, entry.file, self.best_metric, value)
         checkpoint.write(self.folder / layout.model_name(epoch), state["model_state_dict"])
-        # A finished epoch supersedes the checkpoints within it.
-        stale = [e for e in entries if e.batch is not None]
-        self._commit(replace(manifest, entries=[*(e for e in entries if e.batch is None), entry], best=best))
-        for old in stale:
-            with contextlib.suppress(OSError):
-                files.remove(self.folder / old.file)
-        assert best is not None
+        # The checkpoint of a finished epoch replaces those within epochs.
+        ends = [e for e in entries if e.batch is None]
+        self._commit(replace(manifest, entries=[*ends, entry], best=best))
+        self._remove([e for e in entries if e.batch is not None])
         rebuild_best(self.experiment)
         write_history(self.folder, state["history"], self.classes)
         if self.keep is not None:
             self._forget(self.keep)
         return is_best
 
+    def _best_before(self, manifest: Manifest, epoch: int) -> BestEpoch | None:
+        """The best epoch of the manifest, or of the epochs before ``epoch`` where the training has gone back to repeat some."""
+        if manifest.best is not None and manifest.best.epoch < epoch:
+            return manifest.best
+        return _best_of([e for e in manifest.ends if e.epoch < epoch], self.best_metric)
+
     def _forget(self, keep: KeepSection) -> None:
-        """Remove what ``checkpoint.keep`` does not keep; who uses it as a parent is looked up only if any could go."""
+        """Remove the checkpoints that ``checkpoint.keep`` does not keep, except parents of other experiments."""
+        # the search for children reads many folders; it runs only where there is something to remove
         if retention.removable(self.experiment, keep.last, keep.every, set()):
             used = retention.in_use(self.folder.parent)
             entries = retention.removable(self.experiment, keep.last, keep.every, used)
             retention.remove(self.experiment, entries, "checkpoint.keep")
 
     def mid_epoch(self, state: dict[str, Any], epoch: int, batch: int) -> ManifestEntry:
-        """Commit a state within epoch ``epoch`` after ``batch`` of its batches; the newest three are kept."""
+        """Commit the state after ``batch`` batches of ``epoch``. Only the newest three of these are kept."""
         self.lock.check()
         manifest = self.experiment.manifest()
-        entries = [e for e in manifest.entries if e.position.order < (epoch, batch)]
+        entries = [e for e in manifest.entries if e.position.order < Position(epoch, batch).order]
         entry = self._write(state, Position(epoch, batch), {})
         mids = [e for e in entries if e.batch is not None] + [entry]
         stale = mids[:-MID_EPOCH_KEPT]
         self._commit(replace(manifest, entries=[*(e for e in entries if e not in stale), entry]))
-        for old in stale:
-            with contextlib.suppress(OSError):
-                files.remove(self.folder / old.file)
+        self._remove(stale)
         return entry
+
+    def _remove(self, entries: Sequence[ManifestEntry]) -> None:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # the manifest no longer names the file; the next writer removes it
+                files.remove(self.folder / entry.file)
 
     def _write(self, state: dict[str, Any], position: Position, metrics: dict[str, Any]) -> ManifestEntry:
         self.lock.check()
@@ -127,7 +139,8 @@ class CheckpointWriter:
         self.experiment.write_manifest(manifest)
 
     def save_predictions(self, epoch: int, new: dict[str, np.ndarray], keep: int | None) -> None:
-        """Validation predictions of this epoch, and of the best one before it (in case this save is never committed)."""
+        """Write the validation predictions of this epoch. Those of the best epoch before it, ``keep``, stay in the file:
+        this save may never be committed."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -152,7 +165,7 @@ class CheckpointWriter:
 
 
 def _best_of(entries: Sequence[ManifestEntry], metric: str) -> BestEpoch | None:
-    """The best among committed epochs, the earlier one in a tie."""
+    """The best of the committed epochs; of equal ones, the earliest."""
     ends = [e for e in entries if e.batch is None and metric in e.metrics]
     if not ends:
         return None
@@ -161,8 +174,8 @@ def _best_of(entries: Sequence[ManifestEntry], metric: str) -> BestEpoch | None:
 
 
 def rebuild_best(experiment: Experiment) -> None:
-    """Make ``best_checkpoint.pt`` the file that the manifest calls best, if it is not already."""
-    best = experiment.manifest().best_file  # the name of a checkpoint: it cannot point out of the folder
+    """Let ``best_checkpoint.pt`` be the checkpoint that the manifest names as the best."""
+    best = experiment.manifest().best_file  # always the name of a checkpoint, so it cannot lead out of the folder
     if best is None:
         return
     source, target = experiment.folder / best, experiment.folder / layout.BEST
@@ -174,7 +187,8 @@ def rebuild_best(experiment: Experiment) -> None:
 
 
 def _clean(experiment: Experiment) -> None:
-    """Remove what a killed writer left: temporary files, and checkpoints within an epoch that a later commit replaced."""
+    """Remove what a killed writer left: temporary files, and checkpoints within an epoch that are older than the newest
+    commit and not part of it."""
     files.clean_temps(experiment.folder)
     if not experiment.has_manifest:
         return
@@ -188,8 +202,10 @@ def _clean(experiment: Experiment) -> None:
 
 
 def rebuild_derived(experiment: Experiment) -> None:
-    """What a kill after the last commit left undone: temporary files, the link to the best, the history. Only the
-    experiment's one writer may call this."""
+    """Do what a kill after the last commit prevented: remove temporary files, write the best checkpoint and the history.
+
+    Only the writer of the experiment may call this.
+    """
     _clean(experiment)
     rebuild_best(experiment)
     ends = experiment.manifest().ends
@@ -199,7 +215,7 @@ def rebuild_derived(experiment: Experiment) -> None:
 
 
 def history_columns(classes: Sequence[str]) -> list[str]:
-    """The columns of ``training_history.csv`` in their order."""
+    """The columns of ``training_history.csv``, in order."""
     per_class = [
         f"{what}_{c}" for what in ("recall", "f1", "requested", "realised", "precision", "distinct") for c in classes
     ]
@@ -207,10 +223,15 @@ def history_columns(classes: Sequence[str]) -> list[str]:
 
 
 def write_history(folder: Path, history: Mapping[str, Sequence[Any]], classes: Sequence[str]) -> None:
-    """``training_history.csv`` from the history that every checkpoint carries: one row per epoch, the parent's first."""
+    """Write ``training_history.csv``: one row per epoch, the parent's epochs first.
+
+    Args:
+        history: column → values, as every checkpoint holds it. Columns may be shorter than others.
+    """
     columns = [c for c in history_columns(classes) if c in history]
     columns += [c for c in history if c not in columns]
     rows = max((len(v) for v in history.values()), default=0)
     table = [[history[c][i] if i < len(history[c]) else None for c in columns] for i in range(rows)]
-    text = files.csv_text([columns, *table])
-    files.write_atomic(folder / layout.HISTORY_CSV, text.encode(errors="backslashreplace"))  # half a character is none
+    # a class name from a folder may hold surrogates, which UTF-8 cannot encode
+    content = files.csv_text([columns, *table]).encode(errors="backslashreplace")
+    files.write_atomic(folder / layout.HISTORY_CSV, content)

@@ -1,6 +1,6 @@
-"""What besides the state decides the bits of a training: device, precision, threads, ranks, library versions.
+"""The conditions that decide the bits of a training besides its state: device, precision, threads, ranks, library versions.
 
-They are kept in every checkpoint. Where they differ when a training goes on from it, that is said once, in the log.
+Every checkpoint records them. Where they differ when a training continues from it, the log says so once.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import torch
 
 _WORDS = {"threads": "thread", "world_size": "worker"}
 GPU_NOTE = "some GPU kernels sum in no fixed order"
+Conditions = dict[str, str | int]  # plain types, as a checkpoint holds them
 
 
-def here(device: torch.device, bf16: bool, threads: int, world_size: int) -> dict[str, Any]:
-    """The conditions of this process, in plain types."""
+def here(device: torch.device, bf16: bool, threads: int, world_size: int) -> Conditions:
+    """The conditions of this process."""
     gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if gpu else "CPU",
-        "instructions": "" if gpu else torch.backends.cpu.get_cpu_capability(),  # other vector units round differently
+        "instructions": "" if gpu else torch.backends.cpu.get_cpu_capability(),  # AVX2 and AVX-512 round differently
         "precision": "bf16" if bf16 else "fp32",
         "threads": threads,
         "world_size": world_size,
@@ -29,16 +30,19 @@ def here(device: torch.device, bf16: bool, threads: int, world_size: int) -> dic
     }
 
 
-def of_checkpoint(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The conditions under which a checkpoint was written; what it does not tell is left out."""
+def of_checkpoint(saved: Mapping[str, Any]) -> Conditions:
+    """The conditions under which a checkpoint was written; those that it does not record are omitted."""
     known = saved.get("conditions")
     if isinstance(known, Mapping):
         return dict(known)
     return {k: saved[k] for k in ("threads", "world_size") if saved.get(k) is not None}
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What is not as it was, such as ``2 threads instead of 1``; empty where the bits must be equal."""
+def differences(old: Mapping[str, str | int], new: Mapping[str, str | int]) -> list[str]:
+    """Why the bits may differ, such as ``2 threads instead of 1``; empty where they must be equal.
+
+    Conditions that ``old`` does not record count as equal.
+    """
     found = []
     for key, value in new.items():
         before = old.get(key, value)
@@ -49,6 +53,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
                 if word
                 else f"{key} {value} instead of {before}"
             )
-    if new.get("device") != "CPU" and "device" in new:
+    if new.get("device", "CPU") != "CPU":
         found.append(GPU_NOTE)
     return found

@@ -1,4 +1,4 @@
-"""An epoch's results: predictions for every validation image, and the row of the history made of them."""
+"""The results of an epoch: predictions for every validation image, and a row of the history."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from raysweep.config.settings import Settings
 from raysweep.data import sampling
 from raysweep.data.cache import Images
 from raysweep.errors import NonFiniteLossError
 from raysweep.training import metrics, optim
 from raysweep.training.feed import Feed
+from raysweep.training.setup import Setup
 from raysweep.training.world import World
-from raysweep.weights import SamplingWeights
 
 BATCH = 256
-# What of a row the manifest repeats for each committed epoch, so that listing needs no CSV and no checkpoint.
+# Columns of the history that the manifest repeats for each epoch, so that `list` reads neither history nor checkpoint.
 SUMMARY = (
     "train_loss",
     "train_acc",
@@ -37,16 +36,21 @@ SUMMARY = (
 )
 
 
+class Validation(NamedTuple):
+    """Predictions for all validation images, in their order."""
+
+    labels: np.ndarray  # int64 (n,)
+    probabilities: np.ndarray  # float32 (n, classes)
+    loss: float  # mean cross-entropy, without label smoothing
+
+
 def validate(
     model: nn.Module, feed: Feed, images: Images, classes: int, world: World, autocast: AbstractContextManager[Any]
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Predictions for all images, each computed by exactly one rank. Collective: every rank must call.
-
-    Returns:
-        labels int64 (n,), probabilities float32 (n, classes), mean cross-entropy (no label smoothing).
+) -> Validation:
+    """Predict all images, each on exactly one rank. Every rank must call this, and gets all predictions.
 
     Raises:
-        NonFiniteLossError: the network's outputs are NaN or infinite (on every rank).
+        NonFiniteLossError: outputs of the network are NaN or infinite. Every rank raises it.
     """
     n = len(images.labels)
     start, stop = n * world.rank // world.size, n * (world.rank + 1) // world.size
@@ -65,12 +69,12 @@ def validate(
             "The network's outputs on the validation images are NaN or infinite. The checkpoints before this epoch are "
             "intact. Try a smaller training.learning_rate or training.grad_clip=1.0."
         )
-    return labels, np.exp(logs), loss
+    return Validation(labels, np.exp(logs), loss)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What one rank trained in an epoch: sums over its images, and the positions of the epoch's order it computed."""
+class RankEpoch:
+    """What one rank trained in an epoch: sums over its images, and their positions in the order of the epoch."""
 
     loss: float
     correct: float
@@ -79,43 +83,35 @@ class Shown:
 
 
 def history_row(
-    settings: Settings,
-    classes: Sequence[str],
-    weights: SamplingWeights,
-    counts: Mapping[str, int],
-    *,
+    setup: Setup,
     epoch: int,
-    total_batches: int,
     order: np.ndarray,
-    train_labels: np.ndarray,
-    ranks: Sequence[Shown],
-    validation: tuple[np.ndarray, np.ndarray, float],
+    ranks: Sequence[RankEpoch],
+    validation: Validation,
     train_seconds: float,
     val_seconds: float,
 ) -> dict[str, Any]:
-    """One row of the history, everything measured rather than assumed: ``realised_<c>`` counts what the ranks say
-    they have shown, not what the order asked for."""
-    k = len(classes)
-    labels, probabilities, val_loss = validation
+    """A row of the history: column → value.
+
+    The columns ``realised_<c>`` and ``distinct_<c>`` are counted from what the ranks trained, not from what was requested.
+
+    Args:
+        order: the training images of the epoch, int64 (draws,).
+        ranks: of all ranks.
+    """
+    classes, k = setup.classes, len(setup.classes)
     images = sum(r.images for r in ranks)
     sequence = order[np.sort(np.concatenate([r.positions for r in ranks]))]
-    realised = np.bincount(train_labels[sequence], minlength=k)
-    distinct = np.bincount(train_labels[np.unique(sequence)], minlength=k)
-    requested: Mapping[str, float]
-    if settings.sampling.strategy == "quota":
-        requested = weights.quotas(counts, len(order))
-    else:
-        requested = {c: round(len(order) * share, 2) for c, share in weights.shares(counts).items()}
-    result = metrics.summarise(metrics.confusion(labels, probabilities.argmax(1), k), classes)
-    present = [c for i, c in enumerate(classes) if (labels == i).any()]
+    result = metrics.summarise(metrics.confusion(validation.labels, validation.probabilities.argmax(1), k), classes)
+    present = [c for i, c in enumerate(classes) if (validation.labels == i).any()]
     worst = min(present, key=lambda c: result["recall"][c])
     row: dict[str, Any] = {
         "train_loss": sum(r.loss for r in ranks) / images,
         "train_acc": sum(r.correct for r in ranks) / images,
-        "val_loss": val_loss,
+        "val_loss": validation.loss,
         "val_acc": result["val_acc"],
         "epoch": epoch,
-        "lr": optim.learning_rate(settings.training, epoch - 1 / total_batches),
+        "lr": optim.learning_rate(setup.settings.training, epoch - 1 / setup.total_batches),
         "seconds": round(train_seconds + val_seconds, 3),
         "images_per_second": round(images / max(1e-9, train_seconds), 1),
         "val_macro_f1": result["val_macro_f1"],
@@ -124,6 +120,10 @@ def history_row(
         "worst_recall": result["recall"][worst],
         "order_sha256": sampling.order_hash(sequence),
     }
+    labels = setup.data.train.labels
+    realised = np.bincount(labels[sequence], minlength=k)
+    distinct = np.bincount(labels[np.unique(sequence)], minlength=k)
+    requested = _requested(setup, len(order))
     for i, c in enumerate(classes):
         row |= {
             f"recall_{c}": result["recall"][c],
@@ -134,3 +134,11 @@ def history_row(
             f"distinct_{c}": int(distinct[i]),
         }
     return row
+
+
+def _requested(setup: Setup, draws: int) -> Mapping[str, float]:
+    """Class → images that the weights ask for; an expected number where the draws are independent."""
+    weights, counts = setup.job.weights, setup.class_counts()
+    if setup.settings.sampling.strategy == "quota":
+        return weights.quotas(counts, draws)
+    return {c: round(draws * share, 2) for c, share in weights.shares(counts).items()}

@@ -1,4 +1,4 @@
-"""Batches on the device: gathered from the memory-mapped cache on CPU, or from a copy of the data set on the GPU."""
+"""Makes batches on the device, from the memory-mapped cache on the CPU or from a copy of the data set on the GPU."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import torch
 from raysweep.data import augment
 from raysweep.data.cache import Dataset, Images
 
-GPU_SHARE = 0.5  # of the free GPU memory the data set may take
+GPU_SHARE = 0.5  # of the free GPU memory that the data set may take
 
 
 class Feed:
-    """Normalised float batches of shape (b, C, H, W) and labels (b,)."""
+    """Standardised float batches of shape (b, C, H, W) and labels (b,).
+
+    Args:
+        mean, std: per channel, for pixels in [0, 255].
+        channels_last: the memory format of the batches.
+    """
 
     def __init__(
         self, data: Dataset, mean: list[float], std: list[float], device: torch.device, channels_last: bool
@@ -31,12 +36,16 @@ class Feed:
                     self.resident[id(images)] = torch.from_numpy(np.ascontiguousarray(images.pixels)).to(device)
 
     def _normal(self, batch: torch.Tensor) -> torch.Tensor:
-        # (b, H, W, C) in memory already is channels_last once its axes are named (b, C, H, W)
+        # the permuted view is channels_last already, because the memory holds (b, H, W, C)
         x = batch.permute(0, 3, 1, 2).to(torch.float32).sub_(self.mean).mul_(self.scale)
         return x.contiguous(memory_format=self.format)
 
     def batch(self, images: Images, index: np.ndarray, draws: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The images ``index`` with their shifts and mirrors (rows of :func:`augment.epoch_draws`, or None)."""
+        """The images and labels at ``index``.
+
+        Args:
+            draws: how to shift and mirror each image (rows of :func:`augment.epoch_draws`); None to leave them as they are.
+        """
         labels = torch.from_numpy(images.labels[index])
         resident = self.resident.get(id(images))
         if resident is None:

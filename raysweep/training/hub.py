@@ -1,14 +1,13 @@
-"""Networks of other libraries: ``hf:NAME_OR_FOLDER`` (transformers image classifiers) and ``timm:NAME``.
+"""Networks of other libraries: ``hf:NAME_OR_FOLDER`` (image classifiers of transformers) and ``timm:NAME``.
 
-They keep their own names of parameters, so that their libraries read our checkpoints and we theirs; what is adapted is only
-how they are called: uint8 images in, standardised as they were trained to expect, of any size; logits out.
+The networks keep the names of their parameters, so their libraries can load our weights and we can load theirs. Only the call
+is adapted: one tensor of images of any size in, logits out. :func:`preprocessing` says how they expect the pixels standardised.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,19 +23,19 @@ from raysweep._text import truncate
 from raysweep.errors import ConfigError, did_you_mean
 
 KINDS = ("hf", "timm")
-# Whether builders load trained numbers, or make only shapes.
+# Whether builders load pretrained weights; without them only the shapes are right.
 _with_weights: ContextVar[bool] = ContextVar("with_weights", default=True)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network expects: ``(pixel - mean) / std`` per channel (red, green, blue), pixels in [0, 255]."""
+    """How a network expects its images: ``(pixel - mean) / std`` per channel (red, green, blue), pixels in [0, 255]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def of(self, channels: int) -> tuple[list[float], list[float]]:
-        """(mean, std) for images of so many channels; gray ones get the average of the three."""
+        """(mean, std) for images with that number of channels; gray images get the average over the three colours."""
         if channels == len(self.mean):
             return list(self.mean), list(self.std)
         return [sum(self.mean) / len(self.mean)], [sum(self.std) / len(self.std)]
@@ -44,7 +43,7 @@ class Preprocessing:
 
 @contextlib.contextmanager
 def shapes_only() -> Iterator[None]:
-    """Within this, networks are built without their trained numbers."""
+    """In this context, networks are built without their pretrained weights."""
     token = _with_weights.set(False)
     try:
         yield
@@ -53,22 +52,22 @@ def shapes_only() -> Iterator[None]:
 
 
 def split(name: str) -> tuple[str, str] | None:
-    """(kind, rest) of a name of this module, or None."""
+    """``hf:x`` → ``("hf", "x")``; None for a name that this module does not build."""
     kind, _, rest = name.partition(":")
     return (kind, rest) if kind in KINDS and rest else None
 
 
 def builder(kind: str, rest: str) -> Callable[..., nn.Module]:
-    """What builds such a network: called as ``(num_classes=…, channels=…, **options)``.
+    """The function that builds such a network; it is called as ``(num_classes=…, channels=…, **options)``.
 
     Raises:
-        ConfigError: the library is not installed, or has no such network.
+        ConfigError: the library is not installed or has no such network.
     """
     return _hf(rest) if kind == "hf" else _timm(rest)
 
 
 def labels(name: str) -> tuple[str, ...] | None:
-    """The classes that a trained network says its outputs are, in their order; None where it does not say.
+    """The names that a pretrained network gives to its outputs, in their order; None where it gives none.
 
     Raises:
         ConfigError: as :func:`builder`.
@@ -78,11 +77,12 @@ def labels(name: str) -> tuple[str, ...] | None:
         return None
     names = _hf_config(found[1]).id2label or {}
     ordered = tuple(str(names[i]) for i in sorted(names))
-    return None if not ordered or all(n == f"LABEL_{i}" for i, n in enumerate(ordered)) else ordered
+    placeholders = tuple(f"LABEL_{i}" for i in range(len(ordered)))  # transformers' names for outputs without one
+    return ordered if ordered and ordered != placeholders else None
 
 
 def preprocessing(name: str) -> Preprocessing | None:
-    """What the network expects, where it says so.
+    """How the network expects its images; None where it does not say.
 
     Raises:
         ConfigError: as :func:`builder`.
@@ -94,15 +94,19 @@ def preprocessing(name: str) -> Preprocessing | None:
 
 
 def input_size(name: str) -> int | None:
-    """Side in pixels of the images that a network was made for, where it says so."""
+    """Side in pixels of the images that the network was trained on; None where it does not say.
+
+    Raises:
+        ConfigError: as :func:`builder`.
+    """
     found = split(name)
     if found is None:
         return None
     if found[0] == "hf":
         size = _hf_size(_hf_config(found[1]))
         return size and size[0]
-    told = _library("timm", "timm").get_pretrained_cfg(found[1])
-    return int(told.input_size[1]) if told is not None else None
+    config = _library("timm", "timm").get_pretrained_cfg(found[1])
+    return int(config.input_size[1]) if config is not None else None
 
 
 def _library(module: str, kind: str) -> Any:
@@ -112,7 +116,7 @@ def _library(module: str, kind: str) -> Any:
         raise ConfigError(
             f"model.name: '{kind}:…' needs {module}, which is not installed. Install it with: pip install 'raysweep[{kind}]'"
         ) from None
-    if module == "transformers":  # its bars and tables would tear our display
+    if module == "transformers":  # its progress bars would break our display
         found.utils.logging.set_verbosity_error()
         found.utils.logging.disable_progress_bar()
     return found
@@ -121,7 +125,12 @@ def _library(module: str, kind: str) -> Any:
 def _adapted(
     model: nn.Module, logits: Callable[[torch.Tensor], torch.Tensor], size: tuple[int, int] | None
 ) -> nn.Module:
-    """The network, called with one tensor (n, channels, H, W) of any size, returning logits."""
+    """``model`` with another ``forward``: it takes images (n, channels, H, W) of any size and returns logits.
+
+    Args:
+        logits: computes them from images of the right size.
+        size: (height, width) that ``logits`` needs; None where it takes any.
+    """
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         if size is not None and tuple(x.shape[-2:]) != size:
@@ -135,26 +144,29 @@ def _adapted(
 # --- transformers -----------------------------------------------------------------------------------------------------
 
 
-def _place(target: str) -> tuple[str, dict[str, Any]]:
-    """A local folder is read without any network."""
+def _source(target: str) -> tuple[str, bool]:
+    """(folder or name on the Hugging Face Hub, whether it is a folder, which is read without the network)."""
     folder = user_path(target)
     if folder.is_dir():
-        return str(folder.resolve()), {"local_files_only": True}
+        return str(folder.resolve()), True
     if target.startswith((".", "/", "~")):
         raise ConfigError(
             f"model.name: there is no folder {truncate(target)}. Name the folder of a transformers image classifier."
         )
-    return target, {}
+    return target, False
 
 
 @lru_cache(maxsize=8)
 def _hf_config(target: str) -> Any:
     transformers = _library("transformers", "hf")
-    where, more = _place(target)
+    source, local = _source(target)
     try:
-        return transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, **more)
+        return transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"model.name: hf:{truncate(target)} cannot be used ({_line(error)}).") from None
+        raise ConfigError(
+            f"model.name: hf:{truncate(target)} cannot be used ({_line(error)}). Name an image classifier on the Hugging Face "
+            "Hub, or a folder that holds one."
+        ) from None
 
 
 def _hf(target: str) -> Callable[..., nn.Module]:
@@ -162,24 +174,34 @@ def _hf(target: str) -> Callable[..., nn.Module]:
 
     def build(num_classes: int, channels: int, **options: Any) -> nn.Module:
         kind = _library("transformers", "hf").AutoModelForImageClassification
-        where, more = _place(target)
+        source, local = _source(target)
         own = type(config).from_dict({**config.to_dict(), **options})
-        if own.num_labels != num_classes:  # another head; its names are not those of the data
+        if (
+            own.num_labels != num_classes
+        ):  # it gets a new head; setting the number also drops the names of the old outputs
             own.num_labels = num_classes
         try:
             if _with_weights.get():
                 model = kind.from_pretrained(
-                    where, config=own, ignore_mismatched_sizes=True, trust_remote_code=False, **more
+                    source,
+                    config=own,
+                    ignore_mismatched_sizes=True,
+                    trust_remote_code=False,
+                    local_files_only=local,
                 ).float()
             else:
                 model = kind.from_config(own)
         except OSError as error:
-            raise ConfigError(f"model.name: hf:{truncate(target)} cannot be loaded ({_line(error)}).") from None
-        bare = model.forward
+            raise ConfigError(
+                f"model.name: hf:{truncate(target)} cannot be loaded ({_line(error)}). Check that its weights are complete, or "
+                "name another model."
+            ) from None
+        original = model.forward
         wanted = getattr(own, "num_channels", 3)
 
         def logits(x: torch.Tensor) -> torch.Tensor:
-            return bare(pixel_values=x.expand(-1, wanted, -1, -1) if x.shape[1] == 1 else x).logits
+            out: torch.Tensor = original(pixel_values=x.expand(-1, wanted, -1, -1) if x.shape[1] == 1 else x).logits
+            return out
 
         return _adapted(model, logits, _hf_size(own))
 
@@ -187,7 +209,7 @@ def _hf(target: str) -> Callable[..., nn.Module]:
 
 
 def _hf_size(config: Any) -> tuple[int, int] | None:
-    """The size that the images must have: of a transformer its own, of a convolutional network none."""
+    """The (height, width) that the images must have. A transformer has one; a convolutional network has none."""
     size = getattr(config, "image_size", None)
     if isinstance(size, int):
         return size, size
@@ -197,17 +219,23 @@ def _hf_size(config: Any) -> tuple[int, int] | None:
 @lru_cache(maxsize=8)
 def _hf_preprocessing(target: str) -> Preprocessing | None:
     transformers = _library("transformers", "hf")
-    where, more = _place(target)
+    source, local = _source(target)
+    reader = transformers.image_processing_base.ImageProcessingMixin
     try:
-        values, _ = transformers.image_processing_base.ImageProcessingMixin.get_image_processor_dict(where, **more)
-    except (OSError, ValueError, json.JSONDecodeError):
-        return None  # it does not say: the data's own mean and deviation are used
+        values, _ = reader.get_image_processor_dict(source, local_files_only=local)
+    except (OSError, ValueError):
+        return None  # no such file; the caller then uses the mean and deviation of the data
     factor = float(values.get("rescale_factor", 1 / 255)) if values.get("do_rescale", True) else 1.0
     mean, std = values.get("image_mean"), values.get("image_std")
     if not values.get("do_normalize", True) or mean is None or std is None:
-        mean, std = [0.0] * 3, [1.0] * 3
-    mean, std = ([float(v)] * 3 if isinstance(v, (int, float)) else [float(x) for x in v] for v in (mean, std))
-    return Preprocessing(tuple(m / factor for m in mean), tuple(s / factor for s in std))
+        mean, std = 0.0, 1.0
+    return Preprocessing(_per_channel(mean, factor), _per_channel(std, factor))
+
+
+def _per_channel(value: Any, factor: float) -> tuple[float, ...]:
+    """One number, or one for each channel, in units of pixels in [0, 255]; ``factor`` is what transformers scales pixels by."""
+    numbers = [value] * 3 if isinstance(value, (int, float)) else value
+    return tuple(float(n) / factor for n in numbers)
 
 
 # --- timm -------------------------------------------------------------------------------------------------------------
@@ -218,7 +246,8 @@ def _timm(name: str) -> Callable[..., nn.Module]:
     architecture = name.partition(".")[0]
     if architecture not in timm.list_models():
         raise ConfigError(
-            f"model.name: timm has no network {truncate(name)!r}.{did_you_mean(architecture, timm.list_models())}"
+            f"model.name: timm has no network {truncate(name)!r}.{did_you_mean(architecture, timm.list_models())} "
+            "timm.list_models() returns all names."
         )
 
     def build(num_classes: int, channels: int, pretrained: bool = False, **options: Any) -> nn.Module:
@@ -232,11 +261,12 @@ def _timm(name: str) -> Callable[..., nn.Module]:
             )
         except OSError as error:
             raise ConfigError(
-                f"model.name: the weights of timm:{truncate(name)} cannot be loaded ({_line(error)})."
+                f"model.name: the weights of timm:{truncate(name)} cannot be loaded ({_line(error)}). Omit "
+                "model.options.pretrained to start from random weights, or name another network."
             ) from None
-        told = model.pretrained_cfg
-        fixed = told.get("fixed_input_size") and "img_size" not in options
-        return _adapted(model, model.forward, tuple(told["input_size"][1:]) if fixed else None)
+        config = model.pretrained_cfg
+        fixed = config.get("fixed_input_size") and "img_size" not in options
+        return _adapted(model, model.forward, tuple(config["input_size"][1:]) if fixed else None)
 
     return build
 
@@ -244,11 +274,12 @@ def _timm(name: str) -> Callable[..., nn.Module]:
 @lru_cache(maxsize=8)
 def _timm_preprocessing(name: str) -> Preprocessing | None:
     timm = _library("timm", "timm")
-    told = timm.get_pretrained_cfg(name)
-    if told is None or told.mean is None or told.std is None:
+    config = timm.get_pretrained_cfg(name)
+    if config is None or config.mean is None or config.std is None:
         return None
-    return Preprocessing(tuple(255.0 * m for m in told.mean), tuple(255.0 * s for s in told.std))
+    return Preprocessing(tuple(255.0 * m for m in config.mean), tuple(255.0 * s for s in config.std))
 
 
 def _line(error: Exception) -> str:
+    """The first line of a library's message, or the kind of error where there is no message."""
     return truncate(str(error).strip().partition("\n")[0] or type(error).__name__, 300)

@@ -1,4 +1,4 @@
-"""What a process is told to train, and what it returns. It travels to Ray workers by pickle."""
+"""What a process is to train, and what it returns. Both travel between Ray's processes by pickle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raysweep.weights import SamplingWeights
 
 @dataclass(frozen=True)
 class Job:
-    """All a process needs to know to train; it was checked in planning, and is not checked again where it arrives."""
+    """All that a process needs to know to train. It was checked in planning and is not checked again where it arrives."""
 
     folder: str
     token: str  # of the writer's lock
@@ -21,10 +21,10 @@ class Job:
     cache_folder: str  # the decoded images of this run, where this machine has them already
     threads: int
     use_gpu: bool
-    first_epoch: int  # the first epoch to train, from 1, the parent's epochs counted
+    first_epoch: int  # the first epoch to train, counted from 1 and including the parent's epochs
     last_epoch: int
-    start: str | None = None  # checkpoint to start from
-    same_run: bool = False  # True: go on in place; False: a child of that checkpoint
+    start: str | None = None  # path of the checkpoint to start from
+    same_run: bool = False  # True: continue in place; False: a child of that checkpoint
     fresh_optimizer: bool = False
     keep_rng: bool = True
     keep_position: bool = True  # False: the running epoch is drawn anew from its start
@@ -34,8 +34,12 @@ class Job:
 
 
 def from_own_checkpoint(job: Job, file: str, epoch: int, batch: int | None) -> Job:
-    """``job`` going on in place from a checkpoint of its own folder, at running epoch ``epoch`` after ``batch`` batches,
-    or after the end of ``epoch`` where ``batch`` is None."""
+    """``job``, continued in place from a checkpoint of its own folder.
+
+    Args:
+        file: path of the checkpoint.
+        epoch: the epoch in which it was taken, and ``batch`` the number of batches done by then; None: at the epoch's end.
+    """
     return replace(
         job,
         start=file,
@@ -49,7 +53,7 @@ def from_own_checkpoint(job: Job, file: str, epoch: int, batch: int | None) -> J
 
 @dataclass
 class Outcome:
-    """What a finished training returns."""
+    """The result of a finished training."""
 
     epochs: int
     best_acc: float

@@ -1,4 +1,7 @@
-"""Models by name: ``cnn`` (ours), ``torchvision:NAME``, ``hf:NAME_OR_FOLDER``, ``timm:NAME``, ``python:MODULE:FUNCTION``."""
+"""Build a model from its name, and load weights into it.
+
+A name is ``cnn`` (our own network), ``torchvision:NAME``, ``hf:NAME_OR_FOLDER``, ``timm:NAME`` or ``python:MODULE:FUNCTION``.
+"""
 
 from __future__ import annotations
 
@@ -16,68 +19,30 @@ from torch.overrides import TorchFunctionMode
 from raysweep._paths import user_path
 from raysweep._text import short_repr, truncate
 from raysweep.config.settings import ModelSection
+from raysweep.data.cache import Dataset
 from raysweep.errors import CheckpointError, ConfigError, NotFoundError, did_you_mean
 from raysweep.store import checkpoint
 from raysweep.training import hub
+from raysweep.training.cnn import cnn
 
-
-def _block(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
-
-
-class _Residual(nn.Module):
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.body(x)
-
-
-def cnn(
-    num_classes: int, channels: int, widths: tuple[int, int, int, int] = (32, 32, 96, 224), dropout: float = 0.0
-) -> nn.Module:
-    """A small network for small images: a strided 5×5 stem (most of the cost of 48-pixel images is their first layers),
-    then three stages of 3×3 convolutions, the deeper two with a residual block.
-
-    Args:
-        widths: channels of stem and stages.
-        dropout: before the classifier. Dropout draws depend on the number of workers; 0 keeps runs comparable.
-    """
-    a, b, c, d = widths
-    return nn.Sequential(
-        _block(channels, a, 5, 2),
-        _block(a, b),
-        nn.MaxPool2d(2, ceil_mode=True),
-        _block(b, c),
-        _Residual(_block(c, c)),
-        nn.MaxPool2d(2, ceil_mode=True),
-        _block(c, d),
-        _Residual(_block(d, d)),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Dropout(dropout) if dropout else nn.Identity(),
-        nn.Linear(d, num_classes),
-    )
+Builder = Callable[..., nn.Module]  # called as ``builder(num_classes=…, channels=…, **options)``
+MAX_NAMED = 5  # tensors of a kind that an error names
 
 
 class _RepeatGray(nn.Module):
-    """Feed gray images to a network that wants three channels."""
+    """Repeats the one channel of gray images for a network that takes three channels."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.body = body
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.body(x.expand(-1, 3, -1, -1))
+        logits: torch.Tensor = self.body(x.expand(-1, 3, -1, -1))
+        return logits
 
 
-def _torchvision(name: str) -> Callable[..., nn.Module]:
-    from torchvision import models  # 3.5 s to import: only when it is asked for
+def _torchvision(name: str) -> Builder:
+    from torchvision import models  # the import takes 3.5 s
 
     known = models.list_models(module=models)
     if name not in known:
@@ -90,71 +55,85 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
     return build
 
 
-def _python(target: str) -> Callable[..., nn.Module]:
+def _python(target: str) -> Builder:
     module_name, _, function = target.partition(":")
     if not module_name or not function:
         raise ConfigError(
-            f"model.name: 'python:{target}' must be python:MODULE:FUNCTION, such as python:mynets.models:build."
+            f"model.name: 'python:{target}' does not have the form python:MODULE:FUNCTION. Write, for example, "
+            "python:mynets.models:build."
         )
     try:
-        found = getattr(importlib.import_module(module_name), function)
+        found: Builder = getattr(importlib.import_module(module_name), function)
     except ImportError as error:
         raise ConfigError(
-            f"model.name: the module {module_name!r} cannot be imported ({error}). Is it on PYTHONPATH?"
+            f"model.name: the module {module_name!r} cannot be imported ({error}). Check its name, and add its folder to "
+            "PYTHONPATH."
         ) from None
     except AttributeError:
-        raise ConfigError(f"model.name: the module {module_name!r} has no function {function!r}.") from None
+        raise ConfigError(
+            f"model.name: the module {module_name!r} has no function {function!r}. Check the name after the colon."
+        ) from None
     if not callable(found):
-        raise ConfigError(f"model.name: {target} is not a function.")
+        raise ConfigError(f"model.name: {target} is not a function. Name a function that returns a torch.nn.Module.")
     return found
+
+
+def _builder(name: str) -> Builder:
+    kind, _, rest = name.partition(":")
+    if name == "cnn":
+        return cnn
+    if kind == "torchvision" and rest:
+        return _torchvision(rest)
+    if hub.split(name) is not None:
+        return hub.builder(kind, rest)
+    if kind == "python" and rest:
+        return _python(rest)
+    raise ConfigError(
+        f"model.name: {name!r} is not known. Use cnn, torchvision:NAME, hf:NAME_OR_FOLDER, timm:NAME or python:MODULE:FUNCTION."
+    )
 
 
 def build(name: str, options: dict[str, Any], num_classes: int, channels: int) -> nn.Module:
     """The network ``name``; it maps float (n, channels, H, W) to logits (n, num_classes).
 
-    A Python function is called as ``function(num_classes=…, channels=…, **options)``.
+    A function of the user is called as ``function(num_classes=…, channels=…, **options)``.
+
+    Args:
+        options: the user's ``model.options``, passed on as keyword arguments.
 
     Raises:
-        ConfigError: unknown name, options it does not take, or something that is no module.
+        ConfigError: the name is unknown, the options do not fit, or the builder returns no ``torch.nn.Module``.
     """
-    kind, _, rest = name.partition(":")
-    if name == "cnn":
-        builder: Callable[..., nn.Module] = cnn
-    elif kind == "torchvision" and rest:
-        builder = _torchvision(rest)
-    elif hub.split(name) is not None:
-        builder = hub.builder(kind, rest)
-    elif kind == "python" and rest:
-        builder = _python(rest)
-    else:
-        raise ConfigError(
-            f"model.name: {name!r} is not known. Use cnn, torchvision:NAME, hf:NAME_OR_FOLDER, timm:NAME or "
-            "python:MODULE:FUNCTION."
-        )
+    builder = _builder(name)
     try:
         model = builder(num_classes=num_classes, channels=channels, **options)
     except TypeError as error:
         takes = ", ".join(p for p in inspect.signature(builder).parameters if p not in ("num_classes", "channels"))
         raise ConfigError(
-            f"model.options do not fit {name} ({truncate(error)}). It takes: {takes or 'none'}."
+            f"model.options do not fit {name} ({truncate(error)}). It takes: {takes or 'no options'}."
         ) from error
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"model.options do not fit {name} ({truncate(error)}).") from error
+        raise ConfigError(f"model.options do not fit {name} ({truncate(error)}). Change or remove them.") from error
     except (ArithmeticError, LookupError, AttributeError, AssertionError, MemoryError) as error:
-        raise ConfigError(f"model.options do not fit {name} ({type(error).__name__}: {truncate(error)}).") from error
+        raise ConfigError(
+            f"model.options do not fit {name} ({type(error).__name__}: {truncate(error)}). Change or remove them."
+        ) from error
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"model.name: {name} returned {type(model).__name__}, not a torch.nn.Module.")
+        raise ConfigError(
+            f"model.name: {name} returned {type(model).__name__}. Name a function that returns a torch.nn.Module."
+        )
     return model
 
 
-def moments(name: str, data: Any) -> tuple[list[float], list[float]]:
-    """(mean, std) per channel by which pixels are standardised: what a trained network expects, else those of the data."""
+def moments(name: str, data: Dataset) -> tuple[list[float], list[float]]:
+    """(mean, std) per channel for standardising pixels: those that a pretrained network expects, else those of the data."""
     own = hub.preprocessing(name)
     return (list(data.mean), list(data.std)) if own is None else own.of(data.shape[2])
 
 
 class _NoMemory(TorchFunctionMode):
-    """Parameters are made without memory; the few numbers that a network computes while it is built stay numbers."""
+    """Puts new parameters on the meta device. Other tensors keep their values: some networks compute with them while they
+    are built."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -164,22 +143,25 @@ class _NoMemory(TorchFunctionMode):
 
 
 def outline(name: str, options: dict[str, Any], num_classes: int, channels: int) -> nn.Module:
-    """The network of :func:`build` with the shapes of its parameters and nothing in them, however large it is.
+    """The network of :func:`build` on the meta device: its parameters have shapes but no memory, however large it is.
 
-    A Python function is not to be trusted with that; what it returns is a whole network.
+    A function of the user may not work on the meta device, so ``python:`` models are built in full.
     """
     if name.startswith("python:"):
         return build(name, options, num_classes, channels)
     with hub.shapes_only(), _NoMemory(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what is not there to be initialised
+        warnings.simplefilter("ignore")  # torch warns that there is no memory to initialise
         return build(name, options, num_classes, channels)
 
 
 def try_out(model: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
-    """Run one image through, so that a network that does not fit the data is found before anything is made.
+    """Pass one image through the network, so that a network that does not fit the data is found before the run starts.
+
+    Args:
+        shape: of an image, (height, width, channels).
 
     Raises:
-        ConfigError: it fails, or its output is not (1, num_classes).
+        ConfigError: the network fails, or its output does not have the shape (1, num_classes).
     """
     height, width, channels = shape
     was_training = model.training
@@ -189,31 +171,37 @@ def try_out(model: nn.Module, shape: tuple[int, int, int], num_classes: int) -> 
             out = model(torch.zeros(1, channels, height, width))
     except Exception as error:
         raise ConfigError(
-            f"The model cannot take images of {height}×{width} with {channels} channel{'s' * (channels > 1)}: "
-            f"{str(error).splitlines()[0]}. Choose another model or data.image_size."
+            f"The model cannot take images of {height}×{width} with {channels} channel{'s' * (channels > 1)} "
+            f"({truncate(str(error).partition(chr(10))[0])}). Choose another model.name or data.image_size."
         ) from None
     finally:
         model.train(was_training)
     if not isinstance(out, torch.Tensor) or tuple(out.shape) != (1, num_classes):
         found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise ConfigError(f"The model returns {found} for one image; logits of shape (1, {num_classes}) are needed.")
+        raise ConfigError(
+            f"The model returns {found} for one image; logits of shape (1, {num_classes}) are needed. Let model.name and "
+            "model.options build a classifier of that many classes."
+        )
 
 
 def load_weights(model: nn.Module, state: Any, source: str | Path) -> None:
-    """Load a bare state_dict (or the ``model_state_dict`` of a checkpoint) strictly.
+    """Load a bare state_dict, or the ``model_state_dict`` of a checkpoint. Every tensor must fit.
 
     Raises:
-        CheckpointError: missing or unexpected keys, or other shapes, all of them named.
+        CheckpointError: tensors are missing, unexpected or of another shape; the message names them.
     """
     model.load_state_dict(fitting_weights(model, state, source))
 
 
 def initialise(model: nn.Module, section: ModelSection) -> str | None:
-    """Start the weights from the file that ``model.init_from`` names; returns what did not fit, where that is allowed.
+    """Load the file that ``model.init_from`` names, if it names one.
+
+    Returns:
+        A note on the tensors that did not fit, or None where all did. Only ``init_strict: false`` allows misfits.
 
     Raises:
-        NotFoundError, CheckpointError: there is no such file, it is damaged, or it does not fit: missing or unexpected keys
-            and other shapes are named; without ``init_strict`` only where nothing fits.
+        NotFoundError: there is no such file.
+        CheckpointError: the file is damaged or does not fit; without ``init_strict``, nothing in it fits.
     """
     if not section.init_from:
         return None
@@ -222,50 +210,61 @@ def initialise(model: nn.Module, section: ModelSection) -> str | None:
         load_weights(model, state, section.init_from)
         return None
     mine = model.state_dict()
-    told = misfits(mine, state)
+    problems = misfits(mine, state)
     fitting = {k: v for k, v in state.items() if k in mine and _kind(v) == _kind(mine[k])}
     if not fitting:
-        raise CheckpointError(f"Nothing in {section.init_from} fits the model ({told}). Is it the same architecture?")
+        raise CheckpointError(
+            f"Nothing in {section.init_from} fits the model ({problems}). Set model.init_from to weights of the same architecture."
+        )
     model.load_state_dict(fitting, strict=False)
-    return told and f"{len(fitting)} of {len(mine)} tensors were taken from {section.init_from}; {told}"
+    return problems and f"{len(fitting)} of {len(mine)} tensors were taken from {section.init_from}; {problems}"
 
 
 def fitting_weights(model: nn.Module, state: Any, source: str | Path) -> dict[str, torch.Tensor]:
-    """The state_dict, if it fits the model, which may be an outline.
+    """The state_dict in ``state``, which must fit ``model``; an :func:`outline` is enough of a model.
 
     Raises:
-        CheckpointError: missing or unexpected keys, or other shapes, all of them named.
+        CheckpointError: tensors are missing, unexpected or of another shape; the message names them.
     """
-    state = _state_dict(state, source)
-    told = misfits(model.state_dict(), state)
-    if told:
-        raise CheckpointError(f"The weights in {source} do not fit the model ({told}). Is it the same architecture?")
-    return state
+    weights = _state_dict(state, source)
+    if problems := misfits(model.state_dict(), weights):
+        raise CheckpointError(
+            f"The weights in {source} do not fit the model ({problems}). Use weights of the same architecture, or change "
+            "model.name and model.options."
+        )
+    return weights
 
 
 def _state_dict(state: Any, source: str | Path) -> dict[str, torch.Tensor]:
     if isinstance(state, dict) and "model_state_dict" in state:
         state = state["model_state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise CheckpointError(f"{source} is not a state_dict: it must map names to tensors.")
-    return state
+        raise CheckpointError(
+            f"{source} is not a state_dict. Name a file that maps names to tensors, as torch.save(model.state_dict(), FILE) "
+            "writes it."
+        )
+    weights: dict[str, torch.Tensor] = state  # the same object: it carries torch's versions of the modules
+    return weights
 
 
 def misfits(mine: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str:
-    """Missing and unexpected keys and other shapes, in words; empty where everything fits."""
+    """Which tensors are missing, unexpected or of another shape, as a text; empty where all fit.
+
+    Args:
+        mine: the model's own state_dict.
+        state: the one to load.
+    """
     missing = [k for k in mine if k not in state]
     unexpected = [k if isinstance(k, str) else short_repr(k) for k in state if k not in mine]
-    shapes = [
-        f"{k} is {_kind(state[k])}, the model needs {_kind(v)}"
-        for k, v in mine.items()
-        if k in state and _kind(state[k]) != _kind(v)
-    ]
-    faults = []
-    for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)):
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            faults.append(f"{len(names)} {title}: {', '.join(truncate(n, 200) for n in names[:5])}{more}")
-    return "; ".join(faults)
+    both = {k: (_kind(state[k]), _kind(mine[k])) for k in mine if k in state}
+    shapes = [f"{k} is {given}, the model needs {needed}" for k, (given, needed) in both.items() if given != needed]
+    groups = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    return "; ".join(f"{len(names)} {title}: {_first(names)}" for title, names in groups.items() if names)
+
+
+def _first(names: list[str]) -> str:
+    more = len(names) - MAX_NAMED
+    return ", ".join(truncate(n, 200) for n in names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _kind(tensor: torch.Tensor) -> str:
@@ -280,9 +279,10 @@ def _read_init(path: str) -> Any:
         try:
             return load_file(user_path(path))
         except FileNotFoundError:
-            raise NotFoundError(f"model.init_from: there is no file {truncate(path)}.") from None
+            raise NotFoundError(f"model.init_from: there is no file {truncate(path)}. Check the path.") from None
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{truncate(path)} is damaged or no safetensors file ({truncate(error, 200)})."
+                f"model.init_from: {truncate(path)} is damaged or is not a safetensors file ({truncate(error, 200)}). Copy it "
+                "again, or name another file."
             ) from None
     return checkpoint.read(user_path(path))

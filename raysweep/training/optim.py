@@ -13,16 +13,16 @@ from raysweep.config.settings import TrainingSection
 
 
 def _plain(method: Any) -> Any:
-    """The function inside torch's decorators.
+    """``method`` without torch's decorators.
 
-    torch wraps the methods of its optimizers so that a compiler leaves them alone, and for that imports torch._dynamo
-    (4 s at the first step on two cores), also where nothing is compiled. We never compile the optimizer.
+    torch wraps the methods of its optimizers so that torch.compile skips them. The wrapper imports torch._dynamo at the first
+    step, which takes 4 s on two cores, also where nothing is compiled. We never compile the optimizer.
     """
     return inspect.unwrap(method)
 
 
-class _Quick(torch.optim.Optimizer):
-    """What is common to the optimizers below: the same code as torch's, without its decorators."""
+class _Undecorated(torch.optim.Optimizer):
+    """torch's own methods without its decorators."""
 
     add_param_group = _plain(torch.optim.Optimizer.add_param_group)
     zero_grad = _plain(torch.optim.Optimizer.zero_grad)
@@ -30,7 +30,7 @@ class _Quick(torch.optim.Optimizer):
     load_state_dict = _plain(torch.optim.Optimizer.load_state_dict)
 
 
-class AdamW(_Quick, torch.optim.AdamW):
+class AdamW(_Undecorated, torch.optim.AdamW):
     """torch's AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101)."""
 
     @torch.no_grad()
@@ -38,7 +38,7 @@ class AdamW(_Quick, torch.optim.AdamW):
         return _plain(torch.optim.AdamW.step)(self, closure)
 
 
-class SGD(_Quick, torch.optim.SGD):
+class SGD(_Undecorated, torch.optim.SGD):
     """torch's SGD with momentum."""
 
     @torch.no_grad()
@@ -47,47 +47,51 @@ class SGD(_Quick, torch.optim.SGD):
 
 
 def optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Optimizer:
-    """AdamW or SGD; weight decay is not applied to vectors (biases, normalisation).
+    """AdamW or SGD. Weight decay does not apply to vectors (biases, normalisation).
 
-    Torch's fused kernels take half the time of its loop over the parameters, and give the same bits whatever the number of
-    threads; complex parameters, and those of an outline, they do not take.
+    torch's fused kernels take half the time of its loop over the parameters, and their bits do not depend on the number of
+    threads. They support neither complex parameters nor parameters on the meta device.
     """
-    fused = all(p.is_floating_point() and not p.is_meta for p in model.parameters() if p.requires_grad)
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": training.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    groups = [g for g in groups if g["params"]]
+    trained = _trained(model)
+    fused = all(p.is_floating_point() and not p.is_meta for p in trained)
+    matrices = [p for p in trained if p.ndim > 1]
+    vectors = [p for p in trained if p.ndim <= 1]
+    decays = ((matrices, training.weight_decay), (vectors, 0.0))
+    groups = [{"params": params, "weight_decay": decay} for params, decay in decays if params]
     if training.optimizer == "sgd":
         return SGD(groups, lr=training.learning_rate, momentum=training.momentum, fused=fused)
     return AdamW(groups, lr=training.learning_rate, fused=fused)
 
 
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
 def regrouped(model: nn.Module, opt: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's saved state in the groups of :func:`optimizer`, where it was saved as one group of ``model.parameters()``
-    in their order, as most programs have it; else as it is."""
+    """A saved ``state_dict`` of an optimizer, rearranged into the groups of :func:`optimizer`.
+
+    Most programs keep all of ``model.parameters()`` in one group. A state of any other form is returned as it is.
+    """
     groups = saved.get("param_groups") or []
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = _trained(model)
     if len(groups) != 1 or len(opt.param_groups) < 2 or len(groups[0].get("params") or ()) != len(parameters):
         return saved
-    old = {id(p): key for p, key in zip(parameters, groups[0]["params"], strict=True)}
-    mine = [p for g in opt.param_groups for p in g["params"]]
-    state = {i: saved["state"][old[id(p)]] for i, p in enumerate(mine) if old[id(p)] in saved["state"]}
+    key_of = {id(p): key for p, key in zip(parameters, groups[0]["params"], strict=True)}
+    keys = [key_of[id(p)] for g in opt.param_groups for p in g["params"]]
+    state = {i: saved["state"][key] for i, key in enumerate(keys) if key in saved["state"]}
     return {"state": state, "param_groups": opt.state_dict()["param_groups"]}
 
 
 def learning_rate(training: TrainingSection, progress: float) -> float:
-    """The rate at ``progress`` epochs from the very start of the training (the parent's epochs included).
+    """The learning rate after ``progress`` epochs, counted from the start of the training and including the parent's epochs.
 
-    Linear warm-up, then constant, cosine (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, one cycle) or
-    steps. A function of the position and not of a counter: any checkpoint continues with the same bits, and a cosine
-    that has ended stays at ``min_lr_ratio``.
+    A linear warm-up, then a constant rate, one cycle of a cosine (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983)
+    or steps. After the cosine the rate stays at ``min_lr_ratio``. The rate depends on the position alone, so a training that
+    continues from any checkpoint has the same bits.
     """
     warm = training.warmup_epochs
     if progress < warm:
-        # never zero: the first batch must learn, too
+        # at least 2 %, so that the first batch is not trained with rate 0
         return training.learning_rate * max(progress / warm, 0.02)
     if training.schedule == "step":
         return training.learning_rate * training.step_gamma ** int(progress // training.step_epochs)
@@ -100,5 +104,6 @@ def learning_rate(training: TrainingSection, progress: float) -> float:
 
 
 def set_learning_rate(opt: torch.optim.Optimizer, rate: float) -> None:
+    """Use ``rate`` for all parameters from the next step on."""
     for group in opt.param_groups:
         group["lr"] = rate

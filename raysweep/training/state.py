@@ -1,4 +1,4 @@
-"""What a checkpoint holds: everything that decides the next step, as tensors, numbers, texts, lists and dicts."""
+"""Save and restore what decides the next step: random generators, model, optimizer. All as tensors and plain values."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import functools
 import math
 import platform
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -22,15 +22,27 @@ from raysweep.training import models, optim
 
 
 def seed_everything(seed: int, rank: int, epoch: int = 0) -> None:
-    """Start the global generators (dropout, random calls of foreign models); each rank has its own stream."""
+    """Seed the global generators, which dropout and the user's models draw from. Each rank has its own stream."""
     mixed = int(np.random.SeedSequence([seed, 99, rank, epoch]).generate_state(1, np.uint64)[0])
     random.seed(mixed)
     np.random.seed(mixed % 2**32)
     torch.manual_seed(mixed % 2**63)
 
 
-def rng_state() -> dict[str, Any]:
-    """The state of every generator of this process, in plain types."""
+_cuda_started: Callable[[], bool] = torch.cuda.is_initialized
+
+
+class RngState(TypedDict):
+    """The state of every generator of a process, as a checkpoint holds it."""
+
+    python: list[Any]  # version, numbers, gauss
+    numpy: list[Any]  # name, keys, position, has_gauss, cached_gaussian
+    torch: torch.Tensor
+    cuda: list[torch.Tensor]  # of the GPU in use, if there is one
+
+
+def rng_state() -> RngState:
+    """The state of every generator of this process."""
     version, numbers, gauss = random.getstate()
     name, keys, pos, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -43,7 +55,7 @@ def rng_state() -> dict[str, Any]:
             float(cached),
         ],
         "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() and torch.cuda.is_initialized() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() and _cuda_started() else [],
     }
 
 
@@ -51,10 +63,12 @@ def set_rng_state(state: Mapping[str, Any], source: str | Path = "the checkpoint
     """Restore what :func:`rng_state` returned.
 
     Args:
-        gpu: also the GPU's generator.
+        state: of any content: it may come from a checkpoint of somebody else.
+        source: the name of the checkpoint, for the error.
+        gpu: whether to restore the GPU's generator, too.
 
     Raises:
-        CheckpointError: it is something else.
+        CheckpointError: it is not a state of the generators.
     """
     try:
         if not isinstance(state, Mapping):
@@ -62,25 +76,25 @@ def set_rng_state(state: Mapping[str, Any], source: str | Path = "the checkpoint
         version, numbers, gauss = state["python"]
         random.setstate((version, tuple(numbers), gauss))
         name, keys, pos, has_gauss, cached = state["numpy"]
-        if not 0 <= pos <= 624:  # numpy would read beyond the 624 numbers
-            raise ValueError(f"numpy's generator cannot stand at {pos}")
+        if not 0 <= pos <= 624:  # numpy does not check it, and would read beyond its 624 numbers
+            raise ValueError(f"the position of numpy's generator is {pos}, not in 0 … 624")
         np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
         torch.set_rng_state(state["torch"].cpu())
         of_gpus = [s.cpu() for s in list(state["cuda"])]
         if gpu and of_gpus and torch.cuda.is_available():
             torch.cuda.set_rng_state(of_gpus[0])
-    except Exception as error:  # each generator has its own way to refuse a state
+    except Exception as error:  # each generator raises errors of its own
         raise CheckpointError(
             f"The states of the random generators in {source} cannot be restored ({type(error).__name__}: {truncate(error)}). "
-            "Take another checkpoint."
+            "Use another checkpoint."
         ) from None
 
 
 def try_rng_states(ranks: Sequence[Mapping[str, Any]], source: str | Path) -> None:
-    """Look whether the generators' states of all ranks can be restored; this process keeps its own.
+    """Check that the generators' states of all ranks can be restored. The generators of this process keep their states.
 
     Raises:
-        CheckpointError: one cannot.
+        CheckpointError: a state cannot be restored.
     """
     mine = rng_state()
     try:
@@ -91,11 +105,11 @@ def try_rng_states(ranks: Sequence[Mapping[str, Any]], source: str | Path) -> No
 
 
 def versions() -> dict[str, str]:
-    """The versions that can change bits or formats."""
+    """The versions of Python, raysweep, torch, numpy and Ray: other versions can give other bits or formats."""
     return dict(_versions())
 
 
-@functools.cache  # it reads files; an actor asks for every branch
+@functools.cache  # it reads files, and an actor calls it for every branch
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("raysweep", "torch", "numpy", "ray"):
@@ -107,57 +121,71 @@ def _versions() -> dict[str, str]:
 
 
 def restore_model(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
-    """Raises CheckpointError if the weights are of another model."""
+    """Load the weights of a checkpoint.
+
+    Raises:
+        CheckpointError: they are of another model.
+    """
     models.load_weights(model, state["model_state_dict"], source)
 
 
 def restore_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], source: str
 ) -> None:
-    """Load the optimizer's state but keep this run's hyperparameters: an override of weight_decay or momentum counts.
+    """Load the optimizer's state but keep the hyperparameters of this run, which may override the checkpoint's.
 
     Raises:
-        CheckpointError: it belongs to another optimizer or model.
+        CheckpointError: the state belongs to another optimizer or model.
     """
     mine = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    saved = copy.deepcopy(state["optimizer_state_dict"])  # torch keeps the tensors it is given and steps in place
+    saved = copy.deepcopy(state["optimizer_state_dict"])  # torch would keep these tensors and change them at each step
     expected = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"exp_avg", "exp_avg_sq", "step"}
     try:
         slots = {k for row in saved.get("state", {}).values() for k in row}
         if slots and not slots & expected:
             raise CheckpointError(
-                f"The optimizer state in {source} is of another optimizer. Keep training.optimizer as it was, or start it afresh "
-                "with --weights-only."
+                f"The optimizer state in {source} is of another optimizer. Keep training.optimizer as it was, or use "
+                "--weights-only to start with a new optimizer."
             )
         fitting = optim.regrouped(model, optimizer, saved)
-        for group, own in zip(fitting["param_groups"], mine, strict=True):  # torch looks at them while it loads
+        for group, own in zip(
+            fitting["param_groups"], mine, strict=True
+        ):  # before loading, because torch checks them then
             group.update(own)
         optimizer.load_state_dict(fitting)
         for parameter, row in optimizer.state.items():
             _check_slots(parameter, row, expected)
     except (ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"The optimizer state in {source} does not fit ({truncate(error)}). Start it afresh with --weights-only."
+            f"The optimizer state in {source} does not fit ({truncate(error)}). Use --weights-only to start with a new optimizer."
         ) from None
 
 
 def _check_slots(parameter: torch.Tensor, row: Mapping[str, Any], expected: set[str]) -> None:
-    """Raises ValueError if what an optimizer keeps for a parameter is not of its shape; torch would see it at a step only."""
+    """Check what an optimizer keeps for one parameter. torch itself would fail only at the next step.
+
+    Raises:
+        ValueError: a tensor is missing or has another shape, or the number of steps makes no sense.
+    """
     if row and not row.keys() >= expected:
         raise ValueError(f"it lacks {', '.join(sorted(expected - row.keys()))}")
     for name, value in row.items():
         if value is None and name == "momentum_buffer":
             continue
         shape = () if name == "step" else tuple(parameter.shape)
-        if not isinstance(value, torch.Tensor) or tuple(value.shape) != shape or not value.is_floating_point():
+        if not _is_float(value, shape):
             found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            raise ValueError(f"{name} is {found}, a parameter has {shape}")
+            raise ValueError(f"{name} is {found}, but {shape} is needed")
         if name == "step" and not 0 <= float(value) < math.inf:
             raise ValueError(f"{name} is {float(value)}")
 
 
+def _is_float(value: Any, shape: tuple[int, ...]) -> bool:
+    return isinstance(value, torch.Tensor) and tuple(value.shape) == shape and value.is_floating_point()
+
+
 def without_data(value: Any) -> Any:
-    """A copy of nested dicts and lists with every tensor's shape and none of its numbers, but for single ones."""
+    """A copy of nested dicts and lists, its tensors on the meta device: shapes without numbers. Scalars keep their value."""
     if isinstance(value, torch.Tensor):
         return value if value.numel() == 1 else torch.empty_like(value, device="meta")
     if isinstance(value, Mapping):

@@ -1,10 +1,10 @@
-"""The processes that train together. At world size 1 there is no process group, no DDP and nothing to wait for."""
+"""The ranks that train together. With one rank there is no process group, no DDP, and no waiting for others."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class World:
-    """Rank, size and the few collectives that training needs. Every rank must make the same calls in the same order."""
+    """Rank, number of ranks, and the few collectives that training needs.
+
+    Every rank must make the same calls in the same order.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -22,7 +25,7 @@ class World:
         self.size = dist.get_world_size() if dist.is_initialized() else 1
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, in the order of the ranks, on every rank."""
+        """The values of all ranks, in the order of the ranks. Every rank gets them."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -30,43 +33,50 @@ class World:
         return values
 
     def highest(self, values: list[float]) -> list[float]:
-        """Element by element the maximum over the ranks."""
+        """The maximum over the ranks, element by element."""
         if self.size == 1:
             return values
-        return _of_all_ranks(torch.tensor(values, dtype=torch.float64, device=self.device)).amax(0).tolist()
+        highest: list[float] = (
+            _of_all_ranks(torch.tensor(values, dtype=torch.float64, device=self.device)).amax(0).tolist()
+        )
+        return highest
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every rank rank 0's buffers (running statistics), so that all validate the same network."""
+        """Give every rank the buffers of rank 0 (running statistics), so that all ranks validate the same network."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
     def wrap(self, model: nn.Module, sync_batchnorm: bool) -> tuple[nn.Module, nn.Module]:
-        """(the network whose state is kept, the callable that trains it)."""
+        """(the network whose state is saved, the module to call in training).
+
+        Args:
+            sync_batchnorm: whether batch normalisation uses the statistics of the global batch.
+        """
         if self.size == 1:
             return model, model
+        gpu = self.device.type == "cuda"
         if sync_batchnorm:
-            model = (
-                nn.SyncBatchNorm.convert_sync_batchnorm(model) if self.device.type == "cuda" else _synchronise(model)
-            )
-        ids = [self.device.index] if self.device.type == "cuda" else None
+            convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm if gpu else _synchronise
+            model = convert(model)
+        ids = [self.device.index] if gpu else None
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # older torch does not know the new name of broadcast_buffers
+            # newer torch wants another name for broadcast_buffers, which older torch does not know
+            warnings.simplefilter("ignore", FutureWarning)
             ddp = nn.parallel.DistributedDataParallel(
                 model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
             )
         return model, ddp
 
     def settle(self, model: nn.Module, ddp: nn.Module, shape: Sequence[int]) -> None:
-        """Let DDP take a first step that changes nothing, so that every real one finds the same buckets.
+        """Let DDP compute one backward pass without a step, so that every real one uses the same buckets.
 
-        DDP sums the first gradients in buckets laid out by the order of the parameters, and all later ones in buckets
-        laid out by the order in which they became ready. From three ranks on another layout is another order of
-        summation: a training that was interrupted would differ in its last bits from one that was not.
+        DDP sums the gradients in buckets. In the first backward pass these follow the order of the parameters; in all later
+        ones, the order in which the gradients became ready. With three or more ranks, other buckets mean another order of
+        summation, so an interrupted training would differ in its last bits from an uninterrupted one.
 
         Args:
+            model: the network inside ``ddp``.
             shape: of an image, (channels, height, width).
         """
         if self.size < 3:
@@ -81,14 +91,14 @@ class World:
 
 
 def _of_all_ranks(mine: torch.Tensor) -> torch.Tensor:
-    """A small tensor of every rank, stacked in their order. Gloo's ``all_reduce`` takes three times as long for one."""
+    """A small tensor of every rank, stacked in the order of the ranks. It takes a third of the time of gloo's ``all_reduce``."""
     rows = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(rows, mine)
     return torch.stack(rows)
 
 
 def _synchronise(module: nn.Module) -> nn.Module:
-    """Every batch normalisation made to use the statistics of the global batch (torch's own does so on GPUs only)."""
+    """Let every batch normalisation in ``module`` use the statistics of the global batch. torch can do this on GPUs only."""
     if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNormCPU):
         module.__class__ = type("SyncBatchNormCPU", (SyncBatchNormCPU, type(module)), {})
     for child in module.children():
@@ -97,7 +107,7 @@ def _synchronise(module: nn.Module) -> nn.Module:
 
 
 class SyncBatchNormCPU(_BatchNorm):
-    """Batch normalisation over all ranks, for the gloo backend; same parameters and buffers as the module it replaces."""
+    """Batch normalisation over all ranks, for the gloo backend, with the parameters and buffers of the module it replaces."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
@@ -108,14 +118,16 @@ class SyncBatchNormCPU(_BatchNorm):
         if momentum is None:  # cumulative average, as in torch.nn.BatchNorm2d
             assert self.num_batches_tracked is not None
             momentum = 1.0 / float(self.num_batches_tracked)
-        return _SyncedNorm.apply(x, self.weight, self.bias, self.running_mean, self.running_var, momentum, self.eps)
+        args = (x, self.weight, self.bias, self.running_mean, self.running_var, momentum, self.eps)
+        out: torch.Tensor = _SyncedNorm.apply(*args)
+        return out
 
 
 class _SyncedNorm(torch.autograd.Function):
     """y = (x - m) / sqrt(v + eps) * w + b with m, v over all ranks (Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167).
 
-    The ranks' means and variances are joined as in Chan et al., "Updating formulae and a pairwise algorithm for
-    computing sample variances" (1979), which loses no digits to cancellation.
+    The means and variances of the ranks are combined as in Chan et al., "Updating formulae and a pairwise algorithm for
+    computing sample variances" (1979), which avoids cancellation.
     """
 
     @staticmethod
@@ -130,7 +142,7 @@ class _SyncedNorm(torch.autograd.Function):
         eps: float,
     ) -> torch.Tensor:
         count = x.numel() // x.shape[1]
-        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)  # var_mean takes twenty times as long
+        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)  # torch.var_mean takes twenty times as long
         mine = torch.cat([mean.double(), var.double(), torch.tensor([float(count)], dtype=torch.float64)])
         table = _of_all_ranks(mine)
         n = table[:, -1:]
@@ -152,7 +164,7 @@ class _SyncedNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         x, weight, mean, var = ctx.saved_tensors
         dy = grads[0]
-        # As if mean and variance were constants: one fused pass, which gives the two sums that are needed as well.
+        # The gradient as if mean and variance were constants. This fused pass also returns the two sums needed below.
         dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             dy, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
@@ -160,9 +172,10 @@ class _SyncedNorm(torch.autograd.Function):
         inv = torch.rsqrt(var + ctx.eps)
         sum_dy, sum_dy_normal = (both / ctx.total).to(x.dtype)
         scale = inv if weight is None else inv * weight
-        # And what follows from their depending on x. DDP averages gradients over the ranks, and each rank's loss is scaled
-        # up by their number: dy already is the gradient of the global loss times that number, so no mean needs correction.
-        # It is itself a normalisation with other weights, so that the fused pass for one serves.
+        # Now the part that comes from mean and variance depending on x. DDP averages gradients over the ranks, and each
+        # rank's loss is multiplied by their number, so dy already is the gradient of the global loss times that number, and
+        # the sums need no further factor. The correction has the form of a normalisation with other weights, so the fused
+        # kernel for normalisation computes it.
         slope, shift = sum_dy_normal * scale, sum_dy * scale
         dx = dx.sub_(nn.functional.batch_norm(x, mean, var, slope, shift, training=False, eps=ctx.eps))
         has = weight is not None

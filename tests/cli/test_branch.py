@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from raysweep.store.records import ExperimentConfig
@@ -55,6 +54,8 @@ def test_wrong_grids(capsys, tmp_path, parent, grid, told):
 
 
 def test_wrong_checkpoints(capsys, tmp_path, parent):
+    import torch
+
     def told(*options: object) -> str:
         code, _, err = branch(capsys, tmp_path, GRID, *options)
         assert code == 2, err

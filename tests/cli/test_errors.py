@@ -132,7 +132,7 @@ def test_an_address_is_no_folder_and_none_is_made_of_its_name(capsys, tmp_path, 
     code, _, err = run_cli(capsys, verb, *needed[verb], "--root", "gs://bucket/prefix")
     assert code == 2
     assert "gs://bucket/prefix is an address" in err
-    assert "may be s3://bucket/prefix" in err
+    assert "may be an address: s3://bucket/prefix" in err
     assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
 
 

@@ -10,42 +10,56 @@ from pathlib import Path
 import pytest
 
 from raysweep.store.experiment import Experiment
-from tests.cli.test_errors import config_file
+from tests.cli.test_errors import config_file, run_cli
 from tests.conftest import weights_hash
 
 EPOCHS = 3
 TRAINING = {"epochs": EPOCHS, "batch_size": 8, "augment": {"crop_padding": 1, "flip": False}}
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "raysweep.cli.main", *arguments, "--root", str(folder / "experiments")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("config")
+    return config_file(folder, training=TRAINING, scaling={"num_workers": 0, "threads": 1})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The bits of a whole run, by a program of its own."""
+    root = tmp_path_factory.mktemp("whole")
+    whole = start("run", config, "--name", "whole", "--root", root)
+    out, err = whole.communicate()
+    assert whole.returncode == 0, err
+    (folder,) = root.glob("whole_*")
+    # Chatter goes to stderr; stdout has the folder and nothing else.
+    assert out.strip() == str(folder)
+    return weights_hash(Experiment(folder))
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "raysweep.cli.main", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_continue_gives_the_same_bits(tmp_path, number):
-    config = config_file(tmp_path, training=TRAINING, scaling={"num_workers": 0, "threads": 1})
-    process = start(tmp_path, "run", str(config), "--name", "broken")
+def test_a_signal_saves_and_continue_gives_the_same_bits(tmp_path, capsys, config, undisturbed, number):
+    root = tmp_path / "experiments"
+    process = start("run", config, "--name", "broken", "--root", root)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("epoch  1/3"):
             process.send_signal(number)
             break
     rest = process.stderr.read()
-    assert process.wait(60) == 130
-    (folder,) = (tmp_path / "experiments").glob("broken_*")
+    assert process.wait() == 130
+    (folder,) = root.glob("broken_*")
     assert f"raysweep continue {folder.name}" in rest.strip().splitlines()[-1]
     broken = Experiment(folder)
     assert broken.status() == "interrupted"
     assert len(broken.entries()) < EPOCHS
 
-    done = start(tmp_path, "continue", "broken")
-    assert done.wait(100) == 0, done.stderr.read() if done.stderr else ""
+    code, out, err = run_cli(capsys, "continue", "broken", "--root", root)
+    assert code == 0, err
+    assert out.strip() == str(folder)
     assert broken.status() == "finished"
-    whole = start(tmp_path, "run", str(config), "--name", "whole")
-    assert whole.wait(100) == 0
-    (other,) = (tmp_path / "experiments").glob("whole_*")
-    assert weights_hash(broken) == weights_hash(Experiment(other))
-    # Chatter goes to stderr; stdout has the folder and nothing else.
-    assert whole.stdout is not None
-    assert whole.stdout.read().strip() == str(tmp_path / "experiments" / other.name)
+    assert weights_hash(broken) == undisturbed

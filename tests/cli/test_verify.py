@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import torch
-
 from raysweep.store import files
 from raysweep.store.records_manifest import Manifest, ManifestEntry
 from tests.cli.test_errors import run_cli
@@ -27,6 +25,8 @@ def test_whole_experiments_raise_no_alarm_and_their_replay_gives_the_same_bits(c
 
 def rewrite(run, epoch: int, change) -> None:
     """Change a committed checkpoint and its manifest entry alike: only what is inside can tell."""
+    import torch
+
     path = run.folder / f"checkpoint_epoch_{epoch}.pt"
     saved = torch.load(path, weights_only=True)
     change(saved)

@@ -1,4 +1,4 @@
-"""What the tests of the cluster files share: the files, the schemas beside this file, and the command lines in them."""
+"""Shared by the tests of the cluster files: the files, their schemas (in ``schemas/``), and the command lines in them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 def kind(name: str) -> dict[str, Any]:
-    """The one object of a kind in the Kubernetes files."""
+    """The only object of this kind in the Kubernetes files."""
     (found,) = [d for path in KUBERNETES for d in documents(path) if d["kind"] == name]
     return found
 
@@ -51,7 +51,7 @@ def pods(spec: dict[str, Any]) -> list[dict[str, Any]]:
 
 @cache
 def validator(file: str, root: str) -> Any:
-    """Checks values against one of the roots of a schema file."""
+    """A validator for one of the roots of a schema file."""
     from jsonschema import Draft202012Validator
     from referencing import Registry, Resource
 
@@ -70,7 +70,7 @@ SCHEMA_OF = {
 
 
 def faults(document: dict[str, Any]) -> list[str]:
-    """What is wrong with a Kubernetes object, each with its place."""
+    """What is wrong with a Kubernetes object, each fault with its path."""
     return [f"{e.json_path}: {e.message[:200]}" for e in validator(*SCHEMA_OF[document["kind"]]).iter_errors(document)]
 
 
@@ -85,7 +85,7 @@ def load(name: str) -> Any:
 
 
 def shell(path: Path) -> Iterator[str]:
-    """The shell commands of a file: what it runs, and what its comments or its text tell the user to type."""
+    """The shell commands of a file: those that it runs, and those that its comments or its text name."""
     text = path.read_text()
     if path.suffix == ".md":
         for block in re.findall(r"^```\n(.*?)^```", text, flags=re.S | re.M):
@@ -94,7 +94,7 @@ def shell(path: Path) -> Iterator[str]:
         yield from (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose))
         return
     comments = re.findall(r"^\s*#(.*)$", text, flags=re.M)
-    indented = [c.strip() for c in comments if c.startswith("   ")]  # the others are sentences
+    indented = [c.strip() for c in comments if c.startswith("   ")]  # other comments are prose
     yield from re.sub(r"\\\n\s*", " ", "\n".join(indented)).splitlines()
     yield from re.findall(r"`([^`]+)`", " ".join(c.strip() for c in comments))
     if path.suffix in (".sh", ""):
@@ -113,7 +113,7 @@ PROGRAMS = ("ray", "raysweep", "nodes.py", "sbatch")
 def calls(line: str) -> Iterator[tuple[str, list[str]]]:
     """Every call of Ray, of this project and of its scripts in a line of shell: the program, and its arguments.
 
-    What stands behind a ``--`` of Ray or of nodes.py is a command line of its own.
+    What follows a ``--`` of Ray or of nodes.py is a command line of its own.
     """
     for part in re.split(r";|&&|\|\||[|`]|\$\(|\)\"?|(?<=\s)&(?=\s|$)", re.sub(r"(^|\s)#.*", "", line)):
         try:

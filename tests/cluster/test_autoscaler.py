@@ -1,4 +1,4 @@
-"""Nodes of a cluster that grows by itself are asked for, waited for and given back; any other is not waited for."""
+"""Nodes of an autoscaling cluster are requested, waited for and given back. Other clusters are used as they are."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from raysweep.plan.resources import Resources
 NODE = {"CPU": 2.0}
 
 
-class Pretended:
-    """A cluster whose nodes come at certain times, and its autoscaler."""
+class FakeCluster:
+    """A fake cluster whose nodes come at the times in ``come`` (seconds), with an autoscaler and a clock."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.come: list[float] = []
         self.asked: list[list[dict[str, float]]] = []
-        self.told: list[str] = []
+        self.notes: list[str] = []
 
     def monotonic(self) -> float:
         return self.now
@@ -42,12 +42,12 @@ class Pretended:
         return [NODE for t in self.come if t <= self.now]
 
     def progress(self, event: Note) -> None:
-        self.told.append(event.text)
+        self.notes.append(event.text)
 
 
 @pytest.fixture
-def pretended(monkeypatch) -> Pretended:
-    found = Pretended()
+def cluster(monkeypatch) -> FakeCluster:
+    found = FakeCluster()
     sdk = types.ModuleType("ray.autoscaler.sdk")
     sdk.request_resources = lambda bundles: found.asked.append(bundles)  # type: ignore[attr-defined]
     for name, module in {"ray.autoscaler": types.ModuleType("a"), "ray.autoscaler.sdk": sdk}.items():
@@ -71,37 +71,37 @@ def wants(least: int, most: int) -> Any:
     return fits
 
 
-def wait_for_one(pretended: Pretended, **values: Any) -> None:
-    with autoscaler.fleet(scaling(**values), pretended.progress) as fleet:
+def wait_for_one(cluster: FakeCluster, **values: Any) -> None:
+    with autoscaler.fleet(scaling(**values), cluster.progress) as fleet:
         fleet.ask([{"CPU": 1.0}])
         fleet.until(wants(1, 1))
 
 
-def test_nodes_are_asked_for_waited_for_and_given_back(pretended):
-    pretended.come = [0, 100, 300]
-    with autoscaler.fleet(scaling(), pretended.progress) as fleet:
+def test_nodes_are_requested_waited_for_and_given_back(cluster):
+    cluster.come = [0, 100, 300]
+    with autoscaler.fleet(scaling(), cluster.progress) as fleet:
         fleet.ask([{"CPU": 1.0}] * 3)
         fleet.ask([{"CPU": 1.0}] * 3)
         assert fleet.until(wants(3, 3)) == 3
-    assert 300 <= pretended.now < 303
-    assert pretended.asked == [[{"CPU": 1.0}] * 3, []]
-    assert len(pretended.told) == 2
+    assert 300 <= cluster.now < 303
+    assert cluster.asked == [[{"CPU": 1.0}] * 3, []]
+    assert len(cluster.notes) == 2
     assert (
-        "Waiting for nodes, up to 900 s (scaling.wait_for_nodes_s). 3 were asked for, 1 are there." in pretended.told[0]
+        "Waiting for nodes, up to 900 s (scaling.wait_for_nodes_s). 3 were asked for, 1 are there." in cluster.notes[0]
     )
 
 
-def test_nodes_that_do_not_come_are_given_up_and_given_back(pretended):
+def test_a_request_that_is_not_met_in_time_is_withdrawn(cluster):
     with pytest.raises(ResourceError, match=r"After 900 s .*1 were asked for.* `ray status`"):
-        wait_for_one(pretended)
-    assert pretended.asked == [[{"CPU": 1.0}], []]
+        wait_for_one(cluster)
+    assert cluster.asked == [[{"CPU": 1.0}], []]
 
 
-def test_where_less_is_enough_it_begins_when_no_more_come(pretended):
-    pretended.come = [0, 30, 80, 500]
-    with autoscaler.fleet(scaling(), pretended.progress) as fleet:
+def test_with_enough_nodes_to_begin_it_waits_only_while_more_come(cluster):
+    cluster.come = [0, 30, 80, 500]
+    with autoscaler.fleet(scaling(), cluster.progress) as fleet:
         assert fleet.until(wants(2, 9)) == 3
-    assert 80 + autoscaler.SETTLE_S <= pretended.now < 500
+    assert 80 + autoscaler.SETTLE_S <= cluster.now < 500
 
 
 @pytest.mark.parametrize(
@@ -113,23 +113,23 @@ def test_where_less_is_enough_it_begins_when_no_more_come(pretended):
         (True, {"wait_for_nodes_s": 0}, 0, 0),
     ],
 )
-def test_how_long_is_waited(pretended, monkeypatch, growing, values, seconds, lost):
+def test_how_long_it_waits(cluster, monkeypatch, growing, values, seconds, lost):
     monkeypatch.setattr(autoscaler, "grows", lambda: growing)
     with pytest.raises(ResourceError, match="1 were"):
-        wait_for_one(pretended, **values)
-    assert seconds <= pretended.now < seconds + 3
+        wait_for_one(cluster, **values)
+    assert seconds <= cluster.now < seconds + 3
     assert autoscaler.after_a_loss(scaling(**values)) == lost
-    assert len(pretended.asked) == (2 if growing else 0)
+    assert len(cluster.asked) == (2 if growing else 0)
 
 
-def test_a_signal_ends_the_waiting(pretended):
-    pretended.sleep = lambda seconds: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore[method-assign]
+def test_a_signal_ends_the_waiting(cluster):
+    cluster.sleep = lambda seconds: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore[method-assign]
     with pytest.raises(Interrupted, match="SIGTERM"):
-        wait_for_one(pretended)
-    assert pretended.asked[-1] == []
+        wait_for_one(cluster)
+    assert cluster.asked[-1] == []
 
 
-def test_what_is_asked_for():
+def test_the_bundles_of_a_run():
     assert resources.bundles(Resources(2, 0, 0, False), "auto") == [{"CPU": 1.0}] * 2
     assert resources.bundles(Resources(9, 0, 4, False, (2, 9)), True) == [{"CPU": 4.0, "GPU": 1.0}] * 9
     assert resources.bundles(Resources(2, 3, 1, False), False) == [{"CPU": 3.0}] * 2
@@ -139,7 +139,7 @@ def test_what_is_asked_for():
     ("v1", "v2", "growing"),
     [
         (None, set(), False),
-        ({"node_aa"}, set(), False),  # one that only looks on
+        ({"node_aa"}, set(), False),  # an autoscaler that only reports
         (None, {""}, False),
         (None, {"node_aa"}, False),
         (set(), set(), True),
@@ -147,7 +147,7 @@ def test_what_is_asked_for():
         (None, {"head", "gpu"}, True),
     ],
 )
-def test_an_autoscaler_is_known_by_the_types_of_its_nodes(monkeypatch, v1, v2, growing):
+def test_an_autoscaler_is_recognised_by_the_types_of_its_nodes(monkeypatch, v1, v2, growing):
     ray = types.ModuleType("ray")
     ray.nodes = lambda: [{"NodeID": "aa", "Alive": True}]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray", ray)
@@ -168,7 +168,7 @@ def test_the_first_autoscaler_reports_types(monkeypatch):
 
 @dataclass(frozen=True)
 class Base:
-    """As much of a branch's plan as resources are decided by."""
+    """The part of a branch's plan on which its resources depend."""
 
     settings: Any
     resources: Resources
@@ -176,7 +176,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Planned:
-    """As much of a sweep's plan."""
+    """The same part of a sweep's plan."""
 
     base: Base
     gpus_per_branch: float = 0.0
@@ -201,7 +201,7 @@ GPUS = [{"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}]
         ({"gpus": 0.25}, GPUS, 0.25, 8),
         ({"use_gpu": False}, GPUS, 0.0, 8),
         ({}, GPUS[:1], 0.0, 4),
-        ({"address": None}, GPUS, 0.0, 8),  # what this machine has was decided before
+        ({"address": None}, GPUS, 0.0, 8),  # on this machine the plan has decided it already
     ],
 )
 def test_a_sweep_takes_the_gpus_of_a_cluster(options, nodes, gpus, count):
@@ -211,7 +211,7 @@ def test_a_sweep_takes_the_gpus_of_a_cluster(options, nodes, gpus, count):
     assert capacity.at_once(found, nodes) == count
 
 
-def test_what_a_sweep_asks_for():
+def test_the_bundles_of_a_sweep():
     assert capacity.bundles(planned(), 3) == [{"CPU": 2.0}] * 3
     assert capacity.bundles(planned(gpus=0.5), 2) == [{"CPU": 1.0, "GPU": 0.5}] * 2
     assert capacity.bundles(planned(workers=2, gpus=1.0), 1) == [{"CPU": 2.0, "GPU": 1.0}] * 2

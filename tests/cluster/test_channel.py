@@ -1,4 +1,4 @@
-"""What a branch is told when it asks whether it may begin, and what an actor unpacks once."""
+"""The event channel: what a branch learns when it begins, which events are sent, and what an actor unpacks only once."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from raysweep.launch.sweep import branch as branches
 
 
 def test_a_branch_learns_whether_it_has_begun_before_and_whether_to_stop():
-    box = Channel()
-    assert box.begin("a") == (None, False)
-    assert box.begin("b") == (None, False)
-    assert box.begin("a") == (None, True)
-    box.stop("SIGINT")
-    assert box.begin("c") == ("SIGINT", False)
-    assert box.begin("c") == ("SIGINT", False)  # it has made no folder
-    assert [e.branch for e in box.take()] == ["a", "b", "a", "c", "c"]
+    channel = Channel()
+    assert channel.begin("a") == (None, False)
+    assert channel.begin("b") == (None, False)
+    assert channel.begin("a") == (None, True)
+    channel.stop("SIGINT")
+    assert channel.begin("c") == ("SIGINT", False)
+    assert channel.begin("c") == ("SIGINT", False)  # it has made no folder
+    assert [e.branch for e in channel.take()] == ["a", "b", "a", "c", "c"]
 
 
-def test_of_the_batches_a_reporter_tells_few_and_of_the_rest_all(monkeypatch):
-    box, now = Channel(), 0.0
+def test_a_reporter_sends_few_of_the_batches_and_all_other_events(monkeypatch):
+    channel, now = Channel(), 0.0
 
     class Remote:
         def __init__(self, method):
             self.remote = method
 
     class Actor:
-        put = Remote(box.put)
+        put = Remote(channel.put)
 
     monkeypatch.setattr("raysweep.cluster.channel.time.monotonic", lambda: now)
     reporter = ChannelReporter(Actor, batch_every_s=0.5)
@@ -36,11 +36,11 @@ def test_of_the_batches_a_reporter_tells_few_and_of_the_rest_all(monkeypatch):
         now = i / 10
         reporter(BatchDone(1, i, 20, 1.0, 1.0))
     reporter(Drawing())
-    told = box.take()
-    assert [e.batch for e in told[:-1]] == [0, 5, 10, 15]
-    assert told[-1] == Drawing()
+    sent = channel.take()
+    assert [e.batch for e in sent[:-1]] == [0, 5, 10, 15]
+    assert sent[-1] == Drawing()
     ChannelReporter(Actor, 0.5, "b")(Drawing())
-    assert box.take() == [BranchEvent("b", Drawing())]
+    assert channel.take() == [BranchEvent("b", Drawing())]
 
 
 def test_what_all_branches_share_is_unpacked_once(monkeypatch):

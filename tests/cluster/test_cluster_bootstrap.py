@@ -1,4 +1,4 @@
-"""Everything ``ray up`` does before it starts a machine, offline: keys, networks, roles and images of a pretended cloud."""
+"""Everything that ``ray up`` does before it starts a machine, offline: keys, networks, roles and images of a fake cloud."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import pytest
 
 from tests.cluster.clusterfiles import RAY_FILES, read
 
+pytestmark = pytest.mark.cloud
+
 
 @pytest.fixture(autouse=True)
-def nobodys_home(tmp_path, monkeypatch):
-    """Ray writes key files into ~/.ssh, and reads credentials."""
+def empty_home(tmp_path, monkeypatch):
+    """An empty home folder and no credentials: Ray writes key files into ~/.ssh, and reads credentials."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in [n for n in os.environ if n.startswith(("AWS_", "GOOGLE_", "CLOUDSDK_"))]:
         monkeypatch.delenv(name)
@@ -33,9 +35,9 @@ def test_a_static_cluster():
 
 
 @pytest.fixture
-def pretended_aws(monkeypatch):
+def fake_aws(monkeypatch):
     pytest.importorskip("boto3", reason="Ray starts machines on AWS with boto3: pip install boto3")
-    moto = pytest.importorskip("moto", reason="AWS is pretended by moto: pip install 'moto[ec2,iam]'")
+    moto = pytest.importorskip("moto", reason="moto fakes AWS: pip install 'moto[ec2,iam]'")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     import ray.autoscaler._private.aws.utils as utils
@@ -48,7 +50,7 @@ def pretended_aws(monkeypatch):
     utils.client_cache.cache_clear()
 
 
-def test_a_cluster_on_aws(pretended_aws, monkeypatch):
+def test_a_cluster_on_aws(fake_aws, monkeypatch):
     import boto3
     from ray.autoscaler._private.aws import node_provider
 
@@ -56,21 +58,21 @@ def test_a_cluster_on_aws(pretended_aws, monkeypatch):
     names = [t["node_config"]["InstanceType"] for t in written["available_node_types"].values()]
     ec2 = boto3.client("ec2", region_name="us-west-2")
     known = ec2.describe_instance_types(InstanceTypes=names)["InstanceTypes"]
-    monkeypatch.setattr(node_provider, "list_ec2_instances", lambda *_: known)  # all of them take moto seconds
+    monkeypatch.setattr(node_provider, "list_ec2_instances", lambda *_: known)  # moto needs seconds to list all of them
     config = bootstrap(written)
     types = config["available_node_types"]
-    assert types["head"]["resources"]["CPU"] == 0  # Ray would have taken the machine's
+    assert types["head"]["resources"]["CPU"] == 0  # without our setting Ray would take the machine's number
     assert {k: types["gpu_worker"]["resources"][k] for k in ("CPU", "GPU")} == {"CPU": 8, "GPU": 1}
     for name, role in (("head", "raysweep-head"), ("gpu_worker", "raysweep-worker")):
         node = types[name]["node_config"]
         assert node["IamInstanceProfile"] == {"Name": role}
-        assert node["ImageId"] == "ami-CHANGE"  # not the image of 2023 that Ray would take
+        assert node["ImageId"] == "ami-CHANGE"  # Ray would take an image of 2023
         assert node["SubnetIds"]
         assert node["SecurityGroupIds"]
         assert node["KeyName"] == "ray-autoscaler_us-west-2"
 
 
-def test_the_file_as_it_is_starts_no_machine_on_aws(pretended_aws):
+def test_the_file_as_it_is_starts_no_machine_on_aws(fake_aws):
     import boto3
     import botocore
 
@@ -78,14 +80,14 @@ def test_the_file_as_it_is_starts_no_machine_on_aws(pretended_aws):
     ec2 = boto3.client("ec2", region_name="us-west-2")
     with pytest.raises(botocore.exceptions.ClientError, match="profile raysweep-head not found"):
         ec2.run_instances(**node, MinCount=1, MaxCount=1)
-    assert not re.fullmatch("ami-[0-9a-f]{8,17}", node["ImageId"])  # moto would take any
+    assert not re.fullmatch("ami-[0-9a-f]{8,17}", node["ImageId"])  # moto would accept any
 
 
 PROJECT_ID = "project-of-this-test"
 
 
-class PretendedGoogle:
-    """Answers of Google's services to what Ray asks, by the end of the address; whatever else is asked fails."""
+class FakeGoogle:
+    """Fake answers of Google's services to Ray, by the end of the address. Any other request fails."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
@@ -124,7 +126,7 @@ def test_a_cluster_on_google_cloud(monkeypatch):
     from googleapiclient import discovery
     from ray.autoscaler._private.gcp import config as gcp
 
-    google = PretendedGoogle()
+    google = FakeGoogle()
 
     def clients(provider: dict[str, Any]) -> tuple[Any, ...]:
         services = (("cloudresourcemanager", "v1"), ("iam", "v1"), ("compute", "v1"))
@@ -133,7 +135,9 @@ def test_a_cluster_on_google_cloud(monkeypatch):
     monkeypatch.setattr(gcp, "construct_clients_from_provider_config", clients)
     monkeypatch.setattr(gcp, "POLL_INTERVAL", 0)
     written = read(RAY_FILES["gcp"])
-    assert not re.fullmatch("[a-z][-a-z0-9]{4,28}[a-z0-9]", written["provider"]["project_id"])  # so it is nobody's
+    assert not re.fullmatch(
+        "[a-z][-a-z0-9]{4,28}[a-z0-9]", written["provider"]["project_id"]
+    )  # no valid id, so nobody owns it
     written["provider"]["project_id"] = PROJECT_ID
     config = bootstrap(written)
     types = config["available_node_types"]

@@ -1,7 +1,7 @@
-"""The cluster files: what reads them takes them, offline; what is written wrongly is refused; and they agree with each other.
+"""The cluster files, offline: valid files are accepted, broken ones are refused, and the files agree with each other.
 
-Ray's files are checked by Ray's own validator and, with the clouds' SDKs installed, by everything `ray up` does before it
-starts a machine; machines and Kubernetes objects against the schemas of who takes them.
+Ray's own validator checks Ray's files; with the clouds' SDKs installed, everything that `ray up` does before it starts a
+machine is run. Machines and Kubernetes objects are checked against the schemas of the clouds and of Kubernetes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.cluster.clusterfiles import (
 
 
 def checked(config: dict[str, Any]) -> dict[str, Any]:
-    """The file as Ray has it, after its own checks."""
+    """The file as Ray completes it, after Ray's own checks."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared = prepare_config(copy.deepcopy(config))
@@ -44,12 +44,12 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("cloud", RAY_FILES)
-def test_ray_takes_the_file(cloud):
+def test_ray_accepts_the_file(cloud):
     config = checked(read(RAY_FILES[cloud]))
     workers = config["available_node_types"].get("gpu_worker") or config["available_node_types"]["local.cluster.node"]
     assert workers["min_workers"] == (len(config["provider"]["worker_ips"]) if cloud == "static" else 0)
     assert workers["max_workers"] > 0
-    # Ray fills what a file leaves away, and its defaults bind the dashboard to every address, or install its own wheel.
+    # Ray fills in what a file omits. Its defaults bind the dashboard to every address, or install Ray's own wheel.
     assert not re.search(r"0\.0\.0\.0|ray-wheels", str(config))
 
 
@@ -88,9 +88,9 @@ def test_ray_refuses_a_broken_node_type(cloud):
 
 
 def machine_faults(cloud: str, node_config: dict[str, Any]) -> list[str]:
-    """What a cloud would say to a machine of a file; Ray hands ``node_config`` on as it is."""
+    """What a cloud would refuse in a machine of a file. Ray passes ``node_config`` on unchanged."""
     if cloud == "aws":
-        # What Ray adds when it asks for machines.
+        # MinCount and MaxCount are added by Ray.
         return [
             e.message
             for e in validator("aws.json", "RunInstances").iter_errors(node_config | {"MinCount": 1, "MaxCount": 1})
@@ -129,7 +129,7 @@ def test_the_cloud_refuses_a_broken_machine(cloud, path, value):
 
 
 @pytest.mark.parametrize("path", KUBERNETES, ids=lambda p: p.stem)
-def test_kubernetes_takes_the_file(path):
+def test_kubernetes_accepts_the_file(path):
     found = {d["kind"]: faults(d) for d in documents(path)}
     assert found
     assert not any(found.values()), found
@@ -185,7 +185,7 @@ def test_the_dashboard_of_a_kubernetes_cluster_listens_on_its_pod_alone():
 
 
 def test_the_dashboard_of_a_rayjob_is_open_to_its_operator_only():
-    """KubeRay's operator and submitter come by the pod's address: this one cannot listen on 127.0.0.1."""
+    """KubeRay's operator and submitter connect to the pod's address, so this dashboard cannot listen on 127.0.0.1."""
     job = kind("RayJob")
     assert head(job)["rayStartParams"]["dashboard-host"] == "0.0.0.0"
     assert head(job)["serviceType"] == "ClusterIP"
@@ -198,7 +198,7 @@ def test_the_dashboard_of_a_rayjob_is_open_to_its_operator_only():
     assert [p["port"] for p in others["ports"]] == [8265]
 
 
-def test_every_cluster_asks_for_a_token():
+def test_every_cluster_requires_a_token():
     for path in RAY_FILES.values():
         config = read(path)
         assert any("RAY_AUTH_MODE=token" in c for c in config["initialization_commands"])
@@ -216,7 +216,7 @@ def requirements() -> dict[str, SpecifierSet]:
     return found | {"python": SpecifierSet(project["requires-python"])}
 
 
-def test_the_versions_are_one_and_within_the_projects_bounds():
+def test_all_files_pin_the_same_versions_within_the_projects_bounds():
     bounds = requirements()
     pins: dict[str, set[str]] = {}
     for path in EVERY:
@@ -239,20 +239,20 @@ def test_the_versions_are_one_and_within_the_projects_bounds():
 
 
 @pytest.mark.parametrize("path", EVERY, ids=lambda p: p.name)
-def test_what_must_be_changed_is_marked_and_cannot_work_as_it_is(path):
+def test_what_must_be_changed_is_marked_and_does_not_work_unchanged(path):
     for line in path.read_text().splitlines():
         code, _, comment = line.partition(" #")
         if path.suffix not in (".yaml", ".sh") or line.lstrip().startswith("#"):
             continue
         if "CHANGE" in code:
             assert "CHANGE" in comment, line
-        # A name that resolves, or an address that answers, would be somebody else's.
+        # A host name that exists would belong to somebody else.
         for host in re.findall(r"\b[\w.]*CHANGE[\w.]*\.\w+\b", code):
             assert host.endswith(".invalid"), line
 
 
 @pytest.mark.parametrize("cloud", ["aws", "gcp"])
-def test_a_spot_machine_is_watched_and_costs_end(cloud):
+def test_a_spot_machine_is_watched_and_idle_machines_are_deleted(cloud):
     config = read(RAY_FILES[cloud])
     spot = config["available_node_types"]["gpu_worker"]["node_config"]
     assert "spot" in str(spot).lower()
@@ -268,11 +268,11 @@ def test_a_spot_machine_is_watched_and_costs_end(cloud):
 
 
 @pytest.mark.parametrize("cloud", RAY_FILES)
-def test_the_program_itself_is_on_every_node(cloud):
+def test_raysweep_is_installed_on_every_node(cloud):
     config = read(RAY_FILES[cloud])
     (place,) = [remote for remote, local in config["file_mounts"].items() if local == "."]
     assert any(place in c and "pip install" in c for c in config["setup_commands"])
-    # rsync takes a pattern without a slash for a folder at any depth, such as raysweep/data.
+    # For rsync a pattern without a slash matches a folder at any depth, such as raysweep/data.
     packages = {p.parent.name for p in (PROJECT / "raysweep").rglob("__init__.py")}
     assert not packages & set(config["rsync_exclude"])
     extras = re.search(r"\[([\w,]+)\]'? *$", next(c for c in config["setup_commands"] if "pip install" in c))
@@ -281,7 +281,7 @@ def test_the_program_itself_is_on_every_node(cloud):
     assert set(extras[1].split(",")) <= set(known)
 
 
-def test_the_image_is_made_of_files_that_are_there():
+def test_the_image_is_built_from_files_that_exist():
     for line in re.findall(r"^COPY --chown=1000:100 (.*)$", DOCKERFILE.read_text(), flags=re.M):
         *sources, _ = line.split()
         assert all((PROJECT / s).exists() for s in sources), line
@@ -300,18 +300,18 @@ def test_the_kubernetes_files_fit_together():
         assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
         assert [m["name"] for m in container["volumeMounts"]] == [volume["name"]]
     assert len(images) == 1
-    # What is deleted with a cluster must not hold the volume.
+    # The volume must not be deleted together with a cluster.
     assert not [d for p in KUBERNETES[:2] for d in documents(p) if d["kind"] == "PersistentVolumeClaim"]
 
 
-def test_a_pod_that_must_go_has_time_to_save():
+def test_a_pod_has_time_to_save_before_it_is_killed():
     for name in ("RayCluster", "RayJob"):
         pod = worker(kind(name))["template"]["spec"]
         env = {e["name"]: e["value"] for e in pod["containers"][0]["env"]}
         assert 30 < float(env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) < pod["terminationGracePeriodSeconds"]
 
 
-def test_a_rayjob_has_the_workers_it_asks_for_and_an_end():
+def test_a_rayjob_has_as_many_workers_as_its_command_and_ends():
     spec = kind("RayJob")["spec"]
     (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     asked = re.search(r"--workers (\d+)", spec["entrypoint"])
@@ -321,6 +321,6 @@ def test_a_rayjob_has_the_workers_it_asks_for_and_an_end():
     assert spec["backoffLimit"] == 0
 
 
-def test_no_file_names_a_place_of_this_machine():
+def test_no_file_contains_a_path_of_this_machine():
     for path in [*EVERY, *CLUSTERS.glob("*.py"), *Path(__file__).parent.glob("schemas/*")]:
         assert str(PROJECT) not in path.read_text()

@@ -1,4 +1,4 @@
-"""A run by Ray Client: from a process outside the cluster, with all that is asked of a run inside it."""
+"""A run by Ray Client, from a process outside the cluster, gives the same results as one from inside."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.conftest import SMALL_NET
 from tests.launch.kills import clean_environment, ray_head
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_run_through_ray_client_is_complete(tmp_path):
     from ray._common.network_utils import find_free_port

@@ -1,14 +1,14 @@
-"""A root that some machine of a cluster does not see is refused before anything is trained."""
+"""A root that a machine of the cluster does not see is refused before any training."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from raysweep.cluster import shared_root
+from raysweep.cluster.nodes import Node
 from raysweep.errors import ResourceError
 from raysweep.events import Event
 from raysweep.launch import run as launching
@@ -16,8 +16,8 @@ from raysweep.plan import experiment as experiment_plan
 from tests.conftest import small_settings
 
 
-def node(name: str, host: str, address: str, **resources: float) -> dict[str, Any]:
-    return {"NodeID": name, "NodeManagerHostname": host, "NodeManagerAddress": address, "Resources": resources}
+def node(name: str, host: str, address: str, **resources: float) -> Node:
+    return Node(name, host, address, 0, resources)
 
 
 HEAD = node("h", "head", "10.0.0.1")
@@ -33,14 +33,14 @@ NODES = [
 
 @pytest.fixture
 def pretend(monkeypatch):
-    """A driver on the head of NODES; returns what is asked of the others, who answer as told."""
+    """A driver on the head of NODES. Takes the other machines' answers; returns the questions: (node ids, probe file)."""
     asked: list[tuple[list[str], str]] = []
     monkeypatch.setattr(shared_root, "living_nodes", lambda: NODES)
     monkeypatch.setattr(shared_root, "own_machine", lambda nodes: ("head", "10.0.0.1"))
 
     def answer(answers: dict[str, str | None]) -> list[tuple[list[str], str]]:
-        def ask(machines: Any, probe: str, token: str) -> dict[str, str | None]:
-            asked.append(([m["NodeID"] for m in machines], probe))
+        def ask(nodes: list[Node], probe: str, token: str) -> dict[str, str | None]:
+            asked.append(([n.id for n in nodes], probe))
             assert Path(probe).read_text() == token
             return answers
 
@@ -50,7 +50,7 @@ def pretend(monkeypatch):
     return answer
 
 
-def test_every_other_machine_that_can_train_is_asked_once_and_nothing_is_left(pretend, tmp_path):
+def test_every_other_machine_with_cpus_or_gpus_is_asked_once_and_no_probe_is_left(pretend, tmp_path):
     told: list[Event] = []
     asked = pretend({"a": None, "c": None})
     shared_root.check(str(tmp_path / "root"), told.append)
@@ -60,46 +60,46 @@ def test_every_other_machine_that_can_train_is_asked_once_and_nothing_is_left(pr
 
 
 def test_a_machine_that_does_not_see_the_root_is_named_with_the_remedy(pretend, tmp_path):
-    pretend({"a": None, "c": "there is no such folder"})
+    pretend({"a": None, "c": "that folder does not exist there"})
     with pytest.raises(ResourceError) as error:
         shared_root.check(str(tmp_path), lambda event: None)
     text = str(error.value)
     assert str(tmp_path) in text
-    assert "w1 does not see what this machine writes there (there is no such folder)" in text
+    assert "w1 does not see what this machine writes there (that folder does not exist there)" in text
     assert "--root s3://bucket/prefix" in text
     assert "\n" not in text
     assert list((tmp_path / ".raysweep").iterdir()) == []
 
 
-def test_a_machine_that_does_not_answer_is_told_and_not_judged(pretend, tmp_path):
+def test_a_machine_that_does_not_answer_is_reported_and_not_refused(pretend, tmp_path):
     told: list[Event] = []
     pretend({"a": None})
     shared_root.check(str(tmp_path), told.append)
     assert "w1 did not answer within 60 s" in told[0].text
 
 
-def test_an_object_store_is_not_asked_for(pretend):
+def test_an_object_store_is_not_checked(pretend):
     assert pretend({"a": "no"}) == []
     shared_root.check("s3://bucket/prefix", lambda event: None)
 
 
 def test_what_a_machine_finds(tmp_path):
     probe = tmp_path / "root" / ".raysweep" / "probe"
-    assert shared_root.look(str(probe), "x", 0) == "there is no such folder"
+    assert shared_root.look(str(probe), "x", 0) == "that folder does not exist there"
     (tmp_path / "root").mkdir()
-    assert shared_root.look(str(probe), "x", 0) == "there is a folder of that name, but another one"
+    assert shared_root.look(str(probe), "x", 0) == "a different folder has that path there"
     probe.parent.mkdir()
     probe.write_text("y")
-    assert shared_root.look(str(probe), "x", 0) == "there is a folder of that name, but another one"
+    assert shared_root.look(str(probe), "x", 0) == "a different folder has that path there"
     assert shared_root.look(str(probe), "y", 0) is None
     if os.geteuid():  # root may write everywhere
         (tmp_path / "root").chmod(0o500)
-        assert shared_root.look(str(probe), "y", 0) == "it is not writable there"
+        assert shared_root.look(str(probe), "y", 0) == "that folder is not writable there"
 
 
 @pytest.mark.ray
 def test_a_run_is_refused_before_it_makes_anything(ray_cluster, tmp_path, monkeypatch):
-    """The session's only node takes itself for another machine, which has another folder in the root's place, or the same."""
+    """The cluster's only node counts as another machine here. It sees the same root at first, then a different one."""
     monkeypatch.setattr(shared_root, "own_machine", lambda nodes: None)
     monkeypatch.setattr(shared_root, "SEEN_S", 0.0)
     shared_root.check(str(tmp_path / "root"), lambda event: pytest.fail(str(event)))
@@ -111,6 +111,6 @@ def test_a_run_is_refused_before_it_makes_anything(ray_cluster, tmp_path, monkey
     )
     # Ray is connected, so the address is only looked at.
     settings = small_settings(tmp_path / "root", scaling={"num_workers": 1, "address": "auto"})
-    with pytest.raises(ResourceError, match=r"there is no such folder"):
+    with pytest.raises(ResourceError, match=r"that folder does not exist there"):
         launching.run(experiment_plan.plan_experiment(settings))
     assert list((tmp_path / "root").glob("small_*")) == []

@@ -1,4 +1,4 @@
-"""A cluster with another Ray, another Python or another token: said at once, with what is where and what to do."""
+"""A cluster with another Ray, another Python or another token is refused at once, with both versions and the remedy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_same_versions_pass(reported):
 
 
 @pytest.mark.parametrize(("key", "value"), [("ray_version", "2.61.0"), ("python_version", "3.11.9")])
-def test_others_are_named_with_the_remedy(reported, key, value):
+def test_different_versions_are_named_with_the_remedy(reported, key, value):
     reported[key] = value
     with pytest.raises(ResourceError) as error:
         versions.check(ADDRESS)
@@ -49,7 +49,7 @@ def test_others_are_named_with_the_remedy(reported, key, value):
     assert "\n" not in text
 
 
-def test_what_ray_would_let_pass_passes(reported, monkeypatch):
+def test_what_ray_accepts_is_accepted(reported, monkeypatch):
     reported["python_version"] = "3.11.9"
     monkeypatch.setenv("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "minor")
     versions.check(ADDRESS)
@@ -58,7 +58,7 @@ def test_what_ray_would_let_pass_passes(reported, monkeypatch):
         versions.check(ADDRESS)
 
 
-def test_a_token_that_is_not_taken_is_named(reported):
+def test_a_refused_token_is_named(reported):
     from ray.exceptions import AuthenticationError
 
     reported["raise"] = AuthenticationError("InvalidAuthToken")
@@ -66,12 +66,12 @@ def test_a_token_that_is_not_taken_is_named(reported):
         versions.check(ADDRESS)
 
 
-def test_what_does_not_answer_is_left_to_ray(reported):
+def test_a_cluster_that_does_not_answer_is_left_to_ray(reported):
     reported["raise"] = RuntimeError("no such key")
     versions.check(ADDRESS)
 
 
-def test_ray_clients_own_complaint_is_read(monkeypatch):
+def test_an_error_of_ray_client_is_translated(monkeypatch):
     from ray._private import utils
 
     monkeypatch.setattr(utils, "compute_version_info", lambda: ("2.60.0", "3.11.7"))
@@ -83,7 +83,7 @@ def test_ray_clients_own_complaint_is_read(monkeypatch):
 
 
 @pytest.mark.ray
-def test_a_real_cluster_is_asked_in_a_moment(ray_cluster, monkeypatch):
+def test_a_real_cluster_reports_its_versions(ray_cluster, monkeypatch):
     import ray
 
     address = ray.get_runtime_context().gcs_address
@@ -93,7 +93,7 @@ def test_a_real_cluster_is_asked_in_a_moment(ray_cluster, monkeypatch):
         versions.check(address)
 
 
-def test_connect_asks_before_it_connects(monkeypatch):
+def test_versions_are_compared_before_connecting(monkeypatch):
     monkeypatch.setattr(connect, "_reachable", lambda address: None)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", lambda *a, **k: pytest.fail("connected"))
@@ -102,7 +102,7 @@ def test_connect_asks_before_it_connects(monkeypatch):
         connect.connect(ADDRESS)
 
 
-def test_the_token_that_is_made_is_for_nobody_else_and_the_umask_stays(tmp_path, monkeypatch):
+def test_a_new_token_is_readable_by_its_user_only_and_the_umask_stays(tmp_path, monkeypatch):
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -118,3 +118,26 @@ def test_the_token_that_is_made_is_for_nobody_else_and_the_umask_stays(tmp_path,
         assert os.umask(0o022) == 0o022
     finally:
         os.umask(before)
+
+
+def test_a_token_that_cannot_be_written_is_an_error_with_the_remedy(tmp_path, monkeypatch):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(ResourceError, match=r"cannot be written to .*auth_token .*RAY_AUTH_TOKEN_PATH"):
+        connect._make_token()
+
+
+def test_without_a_connection_the_logs_are_in_rays_default_folder(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    assert str(connect.session_logs()) == "/tmp/ray/session_latest/logs"
+
+
+def test_a_local_cluster_that_does_not_start_is_explained_without_an_address(monkeypatch):
+    def fail(**options):
+        raise RuntimeError("no memory left\nand more")
+
+    monkeypatch.setattr("ray.init", fail)
+    with pytest.raises(ResourceError, match=r"cannot be started on this machine: no memory left\. .*logs"):
+        connect._start(None, None)

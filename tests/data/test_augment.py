@@ -50,7 +50,7 @@ def batches(draw):
     st.integers(0, 99),
 )
 @settings(deadline=None)
-def test_a_positions_draw_does_not_depend_on_how_many_there_are(n, m, padding, flip, seed, epoch):
+def test_the_draw_of_a_position_does_not_depend_on_the_number_of_draws(n, m, padding, flip, seed, epoch):
     one = augment.epoch_draws(n, padding, flip, seed=seed, epoch=epoch)
     other = augment.epoch_draws(m, padding, flip, seed=seed, epoch=epoch)
     assert one.shape == (n, 3)
@@ -134,7 +134,7 @@ def test_what_a_shift_uncovers_has_the_fill_of_each_channel():
     assert out[0, 1, 1].tolist() == [0, 0, 0]
 
 
-def test_rows_and_images_must_be_as_many():
+def test_there_must_be_as_many_draws_as_images():
     pixels = np.zeros((2, 3, 3, 1), dtype=np.uint8)
     with pytest.raises(ValueError, match="shorter"):
         augment.gather(pixels, np.array([0, 1]), np.array([[1, 0, 0]]), np.array([0], dtype=np.uint8))

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from raysweep.data import cache
+from raysweep.data import build, cache
 from raysweep.errors import DataError
 from tests.conftest import draw_classes
 from tests.data.drawing import as_csv, as_folder, as_parquet, csv_row, encoded, pictures, section
@@ -84,7 +84,7 @@ def test_images_and_labels_are_those_of_the_files(tmp_path):
     assert data.skipped == ()
 
 
-def test_the_hash_tells_pixels_labels_classes_and_split_apart(tmp_path):
+def test_the_hash_depends_on_pixels_labels_classes_and_split(tmp_path):
     def variant(name, change):
         some = [p._replace(pixels=p.pixels.copy()) for p in SOME]
         change(some)
@@ -106,7 +106,7 @@ def test_the_hash_tells_pixels_labels_classes_and_split_apart(tmp_path):
     assert len(hashes) == 5
 
 
-def test_the_hash_sees_a_label_that_leaves_the_order_of_the_images(tmp_path):
+def test_the_hash_depends_on_a_label_that_does_not_change_the_order_of_the_images(tmp_path):
     # Images are kept by (label, digest): moving the border between two classes along the digests moves no image.
     rows = sorted(pictures({"angry": 8}), key=lambda p: hashlib.blake2b(p.pixels.tobytes(), digest_size=16).hexdigest())
     val = pictures({}, {"angry": 1, "happy": 1}, seed=1)
@@ -150,7 +150,7 @@ def test_nothing_is_decoded_twice(tmp_path):
     assert caches(path) == [first.folder.name]
 
 
-def test_files_written_anew_are_decoded_anew_and_are_the_same_data(tmp_path):
+def test_rewritten_files_are_decoded_again_and_are_the_same_data(tmp_path):
     path = as_folder(tmp_path / "d", SOME)
     first = of(path)
     os.utime(path / "train" / "angry" / "0000.png", ns=(1, 1))
@@ -168,15 +168,15 @@ def test_other_options_are_another_cache(tmp_path, option):
 BUILDER = """
 import json, sys, time
 from raysweep.config.settings import DataSection
-from raysweep.data import cache
+from raysweep.data import build, cache
 print("ready", flush=True)
 sys.stdin.readline()
-built, build = [], cache._build
-def slow(*args):  # long enough for the other process to come to the same door
+built, original = [], build.build
+def slow(*args):  # long enough for the other process to reach the same lock
     built.append(1)
     time.sleep(0.3)
-    build(*args)
-cache._build = slow
+    original(*args)
+build.build = slow
 data = cache.load(DataSection(path=sys.argv[1]), sys.argv[2])
 print(json.dumps([len(built), data.sha256, int(data.train.pixels.sum())]))
 """
@@ -192,7 +192,7 @@ def test_of_two_processes_one_builds_and_both_get_the_same(tmp_path):
         for b in builders:
             b.stdin.write("go\n")
             b.stdin.flush()
-        said = [json.loads(b.communicate(timeout=60)[0]) for b in builders]
+        said = [json.loads(b.communicate(timeout=200)[0]) for b in builders]
     finally:
         for b in builders:
             b.kill()
@@ -222,7 +222,7 @@ def test_of_two_processes_one_builds_and_both_get_the_same(tmp_path):
         lambda folder: os.rename(folder / "val_labels.npy", folder / "val_images.npy"),
     ],
 )
-def test_a_damaged_cache_is_rebuilt_without_being_asked(tmp_path, harm):
+def test_a_damaged_cache_is_rebuilt(tmp_path, harm):
     path = as_folder(tmp_path / "d", SOME)
     first = of(path)
     kept = [np.array(first.train.pixels), np.array(first.val.pixels)]
@@ -242,8 +242,8 @@ def test_what_a_killed_builder_left_is_cleaned_by_the_next(tmp_path, monkeypatch
 
     path = as_folder(tmp_path / "d", SOME)
     with monkeypatch.context() as m:
-        m.setattr(cache, "_moments", kill)
-        m.setattr(cache.shutil, "rmtree", lambda *args, **kwargs: None)  # the dead clean nothing
+        m.setattr(build, "moments", kill)
+        m.setattr(cache.shutil, "rmtree", lambda *args, **kwargs: None)  # a killed process cleans nothing up
         with pytest.raises(Killed):
             of(path)
     assert len(caches(path)) == 1
@@ -285,7 +285,7 @@ def test_a_corrupt_image_is_an_error_that_names_the_file(jpegs, harm):
 
 
 @pytest.mark.parametrize("harm", HARMS, ids=["cut", "empty", "text"])
-def test_skipping_a_corrupt_image_is_recorded_and_shows_no_other_in_its_place(tmp_path, jpegs, harm):
+def test_a_skipped_corrupt_image_is_recorded_and_not_replaced(tmp_path, jpegs, harm):
     whole = of(jpegs)
     bad = jpegs / "train" / "cat" / "0003.jpg"
     pixels = np.asarray(Image.open(bad)).tobytes()
@@ -307,7 +307,7 @@ def test_many_corrupt_images_are_counted_and_the_first_named(tmp_path):
         path.write_bytes(b"x")
     with pytest.raises(DataError, match=r"14 of 17 images .*cat/0000\.png.*cat/0009\.png \([^;]*\) and 4 more"):
         of(tmp_path / "d")
-    with pytest.raises(DataError, match="The readable images have none of class cat"):
+    with pytest.raises(DataError, match="There are no readable images of class cat"):
         of(tmp_path / "d", on_bad_image="skip")
 
 
@@ -321,7 +321,7 @@ def test_a_bad_row_of_the_csv_is_named_by_its_line(tmp_path):
 # Sizes and colours
 
 
-def test_images_of_several_sizes_need_a_decision(tmp_path):
+def test_images_of_several_sizes_need_an_image_size(tmp_path):
     draw_classes(tmp_path / "d", {"cat": 3}, size=12)
     draw_classes(tmp_path / "d", {"dog": 3}, size=20)
     with pytest.raises(DataError, match=r"12×12 to 20×20 pixels\. .*data\.image_size=20"):
@@ -341,7 +341,7 @@ def test_an_image_that_is_no_square_is_cut_to_its_middle(tmp_path):
     assert data.train.pixels.min() > 150  # but for what smoothing lets through at the cut
 
 
-def test_one_colour_image_makes_three_channels_unless_told(tmp_path):
+def test_one_colour_image_makes_three_channels_unless_channels_is_set(tmp_path):
     draw_classes(tmp_path / "d", {"cat": 3, "dog": 3}, size=8)
     colour = np.zeros((8, 8, 3), dtype=np.uint8)
     colour[:] = (250, 10, 30)
@@ -383,7 +383,7 @@ def test_pixels_of_thirty_two_bits_are_refused(tmp_path):
         of(tmp_path / "d")
 
 
-def test_a_rotation_that_only_the_header_tells_is_applied(tmp_path):
+def test_a_rotation_in_the_exif_header_is_applied(tmp_path):
     picture = np.zeros((8, 8), dtype=np.uint8)
     picture[:4] = 255  # the upper half
     exif = Image.Exif()
@@ -420,20 +420,20 @@ def test_a_csv_without_rows_or_validation_images_is_refused(tmp_path):
         of(as_csv(tmp_path / "x.csv", []))
     with pytest.raises(DataError, match="has no validation images"):
         of(as_csv(tmp_path / "y.csv", [p for p in SOME if p.split == "train"]))
-    with pytest.raises(DataError, match="The training images have none of class sad"):
+    with pytest.raises(DataError, match="There are no training images of class sad"):
         of(as_csv(tmp_path / "z.csv", [p for p in SOME if p.split == "val" or p.label != "sad"]))
 
 
 def test_class_folders_of_the_two_splits_must_agree(tmp_path):
     path = as_folder(tmp_path / "d", [p for p in SOME if p.split == "train" or p.label != "sad"])
-    with pytest.raises(DataError, match="angry, happy, sad against angry, happy"):
+    with pytest.raises(DataError, match="angry, happy, sad versus angry, happy"):
         of(path)
 
 
 STRANGE = ["<script>alert(1)<", "=cmd()", "+1", "Gefühl", "e\u0301", "é", "😀", "\u202eevil", " a b ", "a,b", "no", "1"]
 
 
-def test_class_names_of_any_kind_come_through_as_they_are(tmp_path):
+def test_class_names_of_any_kind_stay_unchanged(tmp_path):
     some = pictures(dict.fromkeys(STRANGE, 2), dict.fromkeys(STRANGE, 1))
     data = of(as_folder(tmp_path / "d", some))
     assert data.classes == tuple(sorted(STRANGE))
@@ -443,7 +443,7 @@ def test_class_names_of_any_kind_come_through_as_they_are(tmp_path):
         assert [data.classes[c] for c in images.labels] == [label[p.tobytes()] for p in images.pixels]
 
 
-def test_a_class_folder_whose_name_is_no_text_is_refused_in_words(tmp_path):
+def test_a_class_folder_whose_name_is_not_utf8_is_refused(tmp_path):
     path = as_folder(tmp_path / "d", SOME, {"train": ""})
     os.rename(os.fsencode(path / "sad"), os.fsencode(path) + b"/caf\xe9")
     with pytest.raises(DataError, match=r"d: the name of class 'caf\\udce9' contains '\\udce9'"):
@@ -459,7 +459,7 @@ def test_the_split_takes_its_share_of_each_class_and_every_image_once(counts, fr
     labels = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((np.arange(len(labels))[::-1], labels))  # any order by label
     names = tuple("abcde"[: len(counts)])
-    parts = cache._stratified_split(order, labels, fraction, seed, names)
+    parts = build.stratified_split(order, labels, fraction, seed, names)
     assert sorted([*parts["train"], *parts["val"]]) == list(range(len(labels)))
     for c, n in enumerate(counts):
         of_val = int((labels[parts["val"]] == c).sum())
@@ -467,7 +467,7 @@ def test_the_split_takes_its_share_of_each_class_and_every_image_once(counts, fr
         assert abs(of_val - n * fraction) <= 1 or of_val in (1, n - 1)
     for part in parts.values():  # each part keeps the order
         assert [i for i in order if i in set(part.tolist())] == part.tolist()
-    again = cache._stratified_split(order, labels, fraction, seed, names)
+    again = build.stratified_split(order, labels, fraction, seed, names)
     assert all(np.array_equal(parts[k], again[k]) for k in parts)
 
 
@@ -491,8 +491,8 @@ def test_a_class_with_one_image_cannot_be_split(tmp_path):
 def test_moments_do_not_depend_on_the_order(seed, channels):
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (7, 3, 4, channels), dtype=np.uint8)
-    assert cache._moments(pixels) == cache._moments(pixels[rng.permutation(7)])
-    mean, std = cache._moments(pixels)
+    assert build.moments(pixels) == build.moments(pixels[rng.permutation(7)])
+    mean, std = build.moments(pixels)
     assert mean == pytest.approx(pixels.reshape(-1, channels).mean(0).tolist())
     assert std == pytest.approx(pixels.reshape(-1, channels).std(0).tolist())
 

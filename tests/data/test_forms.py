@@ -85,7 +85,7 @@ def monkeypatch_names():
         yield
 
 
-def test_without_a_split_every_form_sets_the_same_images_aside(tmp_path):
+def test_without_a_split_every_form_has_the_same_validation_images(tmp_path):
     some = [p for p in SOME if p.split == "train"]
     csv_rows = [csv_row(p).rpartition(",")[0] for p in some]
     (tmp_path / "fer.csv").write_text("\n".join(["emotion,pixels", *csv_rows]) + "\n")
@@ -125,7 +125,7 @@ def test_cifar_is_the_same_as_its_images_in_folders(tmp_path, monkeypatch, name)
     assert found.classes == ("airplane", "cat", "truck")
 
 
-def test_where_validation_and_test_images_are_kept_apart_the_test_images_are_left_alone(tmp_path):
+def test_test_images_are_not_used_if_there_are_validation_images(tmp_path):
     some = pictures({"angry": 4, "sad": 4}, {"angry": 2, "sad": 2})
     test = [p._replace(split="test") for p in pictures({"angry": 3, "sad": 3}, seed=9)]
     names = {"train": "train", "val": "validation", "test": "test"}

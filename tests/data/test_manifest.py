@@ -83,7 +83,7 @@ def test_words_for_splits(tmp_path, word, split):
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 @pytest.mark.parametrize("word", ["", "holdout", "trian", "1"])
-def test_a_word_for_no_split_is_refused_by_line(tmp_path, word, kind):
+def test_an_unknown_word_for_a_split_is_an_error_that_names_the_line(tmp_path, word, kind):
     touch(tmp_path / "0.png")
     rows = [{"path": "0.png", "label": "a", "split": s} for s in ("train", word)]
     path = write_table(tmp_path / f"x.{kind}", rows)
@@ -141,15 +141,15 @@ def test_an_unlabelled_test_set_does_not_matter_where_it_is_not_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("path,label\n0.png,a,b\n", "line 2 has 3 fields, and the first line 2 names"),
-        ("path,label\n0.png\n", "line 2 has 1 field, and"),
+        ("path,label\n0.png,a,b\n", "line 2 has 3 fields, but the first line names 2 columns"),
+        ("path,label\n0.png\n", "line 2 has 1 field, but"),
         ("path,label\n0.png,a\n\n\n'x',\"a\n", "cannot be read as CSV"),
         ("path,label,label\n0.png,a,b\n", "the column label more than once"),
         ("path,label\n0.png,caf\udce9\n", "cannot be read as CSV: .*utf-8"),
         ("path,label\n0.png," + "x" * tables.MAX_LINE + "\n", "line 2 is longer than 1,000,000 characters"),
     ],
 )
-def test_csv_that_does_not_fit_is_refused_by_line(tmp_path, text, told):
+def test_malformed_csv_is_an_error_that_names_the_line(tmp_path, text, told):
     (tmp_path / "x.csv").write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(DataError, match=told):
         read(tmp_path / "x.csv")
@@ -167,20 +167,20 @@ def test_csv_that_does_not_fit_is_refused_by_line(tmp_path, text, told):
         ("", "has no column path"),
     ],
 )
-def test_json_lines_that_do_not_fit_are_refused_by_line(tmp_path, text, told):
+def test_malformed_json_lines_are_an_error_that_names_the_line(tmp_path, text, told):
     touch(tmp_path / "0.png")
     (tmp_path / "x.jsonl").write_text(text)
     with pytest.raises(DataError, match=told):
         read(tmp_path / "x.jsonl")
 
 
-def test_the_first_mark_of_a_file_and_empty_lines_are_no_data(tmp_path):
+def test_a_byte_order_mark_and_empty_lines_are_ignored(tmp_path):
     touch(tmp_path / "0.png")
     (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbfpath,label\r\n\r\n0.png , a\r\n   \r\n")
     assert of(read(tmp_path / "x.csv")) == [("train", "a", "0.png")]
 
 
-def test_gigabytes_are_refused(tmp_path):
+def test_a_table_of_gigabytes_is_refused(tmp_path):
     for kind in ("csv", "jsonl"):
         with open(tmp_path / f"x.{kind}", "wb") as file:
             file.truncate(tables.MAX_BYTES + 1)
@@ -203,7 +203,9 @@ def test_a_missing_file_is_named_with_its_row(tmp_path, kind):
     path = as_manifest(tmp_path / f"x.{kind}", SOME)
     (tmp_path / "x_files" / "0002.png").unlink()
     where = {"csv": ", line 4", "jsonl": ", line 3", "parquet": " row 2"}[kind]
-    with pytest.raises(DataError, match=rf"1 of 7 images that .* not there: .*x\.{kind}{where}: x_files/0002\.png\. "):
+    with pytest.raises(
+        DataError, match=rf"1 of 7 images that .* are missing: .*x\.{kind}{where}: x_files/0002\.png\. "
+    ):
         read(path)
     for image in (tmp_path / "x_files").iterdir():
         image.unlink()
@@ -212,7 +214,7 @@ def test_a_missing_file_is_named_with_its_row(tmp_path, kind):
 
 
 @pytest.mark.parametrize("name", ["a\0b.png", "x" * 5000, "0.png/1.png"])
-def test_what_can_be_no_path_is_a_missing_file(tmp_path, name):
+def test_a_text_that_cannot_be_a_path_is_a_missing_file(tmp_path, name):
     touch(tmp_path / "0.png")
     with pytest.raises(DataError, match="1 of 1 images") as error:
         read(write_table(tmp_path / "x.jsonl", [{"path": name, "label": "a"}]))
@@ -226,14 +228,14 @@ def test_a_relative_path_stays_within_the_folder_of_its_table(tmp_path, text):
         read(write_table(tmp_path / "d" / "x.csv", [{"path": text, "label": "a"}]))
 
 
-def test_dots_cannot_leave_the_folder_behind_a_link(tmp_path):
+def test_dots_behind_a_link_cannot_leave_the_folder(tmp_path):
     touch(tmp_path / "secret.png", tmp_path / "d" / "secret.png", tmp_path / "far" / "0.png")
     (tmp_path / "d" / "link").symlink_to(tmp_path / "far")
     path = write_table(tmp_path / "d" / "x.csv", [{"path": "link/../secret.png", "label": "a"}])
     assert read(path).train[0].payload == tmp_path / "d" / "secret.png"  # the kernel would take ../far/../secret.png
 
 
-def test_an_absolute_path_is_taken_from_the_users_own_table_alone(tmp_path):
+def test_an_absolute_path_is_accepted_only_from_the_users_own_table(tmp_path):
     touch(tmp_path / "elsewhere" / "0.png")
     row = {"file_name": str(tmp_path / "elsewhere" / "0.png"), "label": "a"}
     path = write_table(tmp_path / "d" / "metadata.csv", [row])
@@ -293,10 +295,10 @@ def test_the_fingerprint_sees_the_table_and_every_image(tmp_path):
 def test_a_hundred_thousand_rows_take_seconds(tmp_path):
     touch(tmp_path / "0.png")
     (tmp_path / "x.csv").write_text("path,label,split\n" + "0.png,a,train\n0.png,b,test\n" * 50_000)
-    start = time.monotonic()
+    start = time.process_time()
     found = read(tmp_path / "x.csv")
     assert (len(found.train), len(found.val)) == (50_000, 50_000)
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 # imagefolder
@@ -310,7 +312,7 @@ def test_a_metadata_file_in_each_split(tmp_path, kind):
     assert found.val[0].payload == tmp_path / "test" / "0000.png"
 
 
-def test_metadata_of_training_images_alone_leave_the_split_to_the_cache(tmp_path):
+def test_the_cache_makes_the_split_if_only_training_images_have_metadata(tmp_path):
     found = read(as_imagefolder(tmp_path, [p for p in SOME if p.split == "train"]))
     assert (len(found.train), found.val) == (5, None)
 
@@ -324,7 +326,7 @@ def test_one_metadata_file_beside_the_images(tmp_path, kind):
     assert found.val is None
 
 
-def test_the_folders_tell_the_split_of_one_metadata_file_beside_them(tmp_path):
+def test_the_folders_give_the_split_of_the_images_in_one_metadata_file(tmp_path):
     touch(tmp_path / "train" / "0.png", tmp_path / "train" / "1.png", tmp_path / "test" / "2.png")
     rows = [{"file_name": f"{s}/{i}.png", "label": "a"} for i, s in enumerate(("train", "train", "test"))]
     found = read(write_table(tmp_path / "metadata.jsonl", rows).parent)
@@ -335,7 +337,7 @@ def test_the_folders_tell_the_split_of_one_metadata_file_beside_them(tmp_path):
     assert read(tmp_path).val is None  # nor if some lie elsewhere
 
 
-def test_a_column_of_its_own_goes_before_the_folders(tmp_path):
+def test_a_column_for_the_split_overrides_the_folders(tmp_path):
     touch(tmp_path / "train" / "0.png", tmp_path / "test" / "1.png")
     rows = [{"file_name": "train/0.png", "label": "a", "split": "test"}]
     rows += [{"file_name": "test/1.png", "label": "a", "split": "train"}]
@@ -343,7 +345,7 @@ def test_a_column_of_its_own_goes_before_the_folders(tmp_path):
     assert of(found) == [("train", "a", "test/1.png"), ("val", "a", "train/0.png")]
 
 
-def test_metadata_go_before_the_names_of_folders(tmp_path):
+def test_metadata_override_the_names_of_folders(tmp_path):
     as_folder(tmp_path, SOME)
     (tmp_path / "train" / "notes.csv").write_text("file_name,label\n")
     assert type(open_source(section(tmp_path))) is FolderSource
@@ -358,20 +360,22 @@ def test_metadata_go_before_the_names_of_folders(tmp_path):
 def test_metadata_without_classes_are_explained(tmp_path):
     as_folder(tmp_path, SOME, {})
     write_table(tmp_path / "metadata.csv", [{"file_name": "cat/0000.png", "text": "a cat"}])
-    with pytest.raises(DataError, match=r"no column label, .*file_name, text\. Rename one, or set data\.source=folder"):
+    with pytest.raises(
+        DataError, match=r"no column label, .*file_name, text\. Rename a column, or set data\.source=folder"
+    ):
         read(tmp_path)
     assert read(tmp_path, source="folder").classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize("content", [b"photographer,place\nme,here\n", b"\xff\xfe\x00", b"", b'"'])
-def test_a_metadata_file_about_something_else_leaves_class_folders_what_they_are(tmp_path, content):
+def test_a_metadata_file_without_file_names_is_ignored_among_class_folders(tmp_path, content):
     as_folder(tmp_path, SOME)
     (tmp_path / "metadata.csv").write_bytes(content)
     (tmp_path / "metadata.jsonl").write_bytes(content)
     assert type(open_source(section(tmp_path))) is FolderSource
 
 
-def test_an_unreadable_metadata_file_is_told_where_there_is_nothing_else(tmp_path):
+def test_an_unreadable_metadata_file_is_an_error_if_there_are_no_class_folders(tmp_path):
     touch(tmp_path / "train" / "0.png")
     (tmp_path / "train" / "metadata.jsonl").write_text('{"file_name": ')
     with pytest.raises(DataError, match=r"train/metadata\.jsonl, line 1 is no JSON"):
@@ -381,10 +385,10 @@ def test_an_unreadable_metadata_file_is_told_where_there_is_nothing_else(tmp_pat
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        (["metadata.csv", "metadata.jsonl"], r"has metadata\.csv, metadata\.jsonl, each naming images"),
+        (["metadata.csv", "metadata.jsonl"], r"has metadata\.csv, metadata\.jsonl, and each names images"),
         (["metadata.csv", "train/metadata.csv"], r"Both .*/metadata\.csv and .*/train/metadata\.csv name images"),
-        (["train/metadata.csv"], r"train/metadata\.csv names the classes .*, but .*/test has no metadata\.csv"),
-        (["test/metadata.csv"], r"test/metadata\.csv names the classes .*, but .*/train has no metadata\.csv"),
+        (["train/metadata.csv"], r"train/metadata\.csv gives the classes .*, but .*/test has no metadata\.csv"),
+        (["test/metadata.csv"], r"test/metadata\.csv gives the classes .*, but .*/train has no metadata\.csv"),
     ],
 )
 def test_several_metadata_files_that_contradict_one_another(tmp_path, files, told):
@@ -405,7 +409,7 @@ def test_shards_beside_metadata_are_ambiguous(tmp_path):
     assert type(open_source(section(tmp_path, source="parquet"))) is not ManifestSource
 
 
-def test_a_list_in_a_folder_without_classes_is_pointed_at(tmp_path):
+def test_the_error_about_a_folder_without_images_names_a_list_in_it(tmp_path):
     touch(tmp_path / "0.png")
     write_table(tmp_path / "labels.csv", [{"path": "0.png", "label": "a"}])
     with pytest.raises(DataError, match=r"If labels\.csv lists the images, give that file as data\.path"):

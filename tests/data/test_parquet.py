@@ -68,7 +68,7 @@ def test_the_split_of_a_shard(tmp_path, names, wanted):
     assert (val is None) == (not {"val", "test"} & set(found.values()))
 
 
-def test_a_single_file_is_all_there_is_whatever_its_name(tmp_path):
+def test_a_single_file_has_no_split_whatever_its_name(tmp_path):
     path = write(tmp_path / "test-00000-of-00001.parquet", image=[IMAGE] * 2, label=["a", "b"])
     assert (len(read(path).train), read(path).val) == (2, None)
     with pytest.raises(DataError, match="has images for test, but none for train"):
@@ -82,13 +82,13 @@ def test_an_unlabelled_test_set_beside_a_validation_set_does_not_matter(tmp_path
     assert len(read(tmp_path).val) == 2
 
 
-def test_each_file_says_itself_what_its_numbers_mean(tmp_path):
+def test_each_file_has_its_own_names_for_its_numbers(tmp_path):
     write(tmp_path / "train.parquet", ["cat", "dog"], image=[IMAGE] * 2, label=[0, 1])
     write(tmp_path / "test.parquet", ["dog", "cat"], image=[IMAGE] * 2, label=[0, 1])
     found = read(tmp_path)
     assert [found.classes[i.label] for i in found.train + found.val] == ["cat", "dog", "dog", "cat"]
     write(tmp_path / "train-2.parquet", image=[IMAGE], label=[0])
-    with pytest.raises(DataError, match=r"train-2\.parquet does not say what its labels mean"):
+    with pytest.raises(DataError, match=r"train-2\.parquet does not say which classes its labels stand for"):
         read(tmp_path)
     write(tmp_path / "test.parquet", ["cat", "dog"], image=[IMAGE] * 2, label=[0, 1])
     found = read(tmp_path)  # the others agree
@@ -120,13 +120,13 @@ def test_names_that_do_not_fit(tmp_path, names, label, told):
 @pytest.mark.parametrize(
     "told", [b"[" * 100_000, b"{}", b"\xff", b'{"info": {"features": {"label": {"names": "ab"}}}}', b"3"]
 )
-def test_metadata_that_say_nothing_are_no_names(tmp_path, told):
+def test_metadata_without_names_are_ignored(tmp_path, told):
     table = pa.table({"image": [IMAGE] * 2, "label": [0, 1]}).replace_schema_metadata({b"huggingface": told})
     pq.write_table(table, tmp_path / "x.parquet")
     assert read(tmp_path / "x.parquet").classes == ("0", "1")
 
 
-def test_bytes_go_before_paths_and_paths_are_read_where_there_are_no_bytes(tmp_path):
+def test_bytes_are_preferred_to_paths(tmp_path):
     (tmp_path / "0.png").write_bytes(IMAGE)
     both = write(tmp_path / "x.parquet", image=[IMAGE], path=["0.png"], label=["a"])
     assert type(open_source(section(both))) is ParquetSource
@@ -167,7 +167,7 @@ def test_a_megabyte_that_stands_in_every_row_is_refused_before_it_fills_the_memo
     many = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int32()), one)  # 100 GB if it were written out
     path = write(tmp_path / "x.parquet", image=many, label=[0] * 100_000)
     assert path.stat().st_size < 2_000_000
-    with pytest.raises(DataError, match=r"declares 100,000 rows of .* bytes or more in all"):
+    with pytest.raises(DataError, match=r"declares 100,000 rows of .* bytes or more in total"):
         read(path)
 
 

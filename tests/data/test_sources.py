@@ -146,7 +146,7 @@ def test_a_test_folder_without_training_images_is_refused(tmp_path):
 def test_training_and_validation_must_have_the_same_classes(tmp_path):
     as_folder(tmp_path, SOME)
     touch(tmp_path / "test" / "sad" / "1.png")
-    with pytest.raises(DataError, match="not have the same class folders: angry, happy against angry, happy, sad"):
+    with pytest.raises(DataError, match="not have the same class folders: angry, happy versus angry, happy, sad"):
         listing(tmp_path)
 
 
@@ -311,7 +311,7 @@ def test_auto_takes_what_the_path_is(tmp_path):
     ("name", "source", "told"),
     [
         ("gone", "auto", r"data\.path: there is no .*gone \(looked in "),
-        ("x.txt", "auto", r"neither a folder nor a \.csv or \.parquet file"),
+        ("x.txt", "auto", r"neither a folder nor a \.csv, \.jsonl or \.parquet file"),
         ("x.txt", "folder", "is a file, but data.source is folder"),
         ("d", "csv", "is a folder, but data.source is csv"),
         ("x" * 300, "auto", r"data\.path: there is no"),

@@ -103,7 +103,7 @@ def test_a_truncated_idx_file_is_refused(tmp_path, keep, packed):
     name = FILES[0] + ".gz" * packed
     whole = gzip.decompress((path / name).read_bytes()) if packed else (path / name).read_bytes()
     (path / name).write_bytes(gzip.compress(whole[:keep]) if packed else whole[:keep])
-    with pytest.raises(DataError, match=rf"{FILES[0]}.*(is no idx file|declares 20 × 28 × 28 bytes, and holds fewer)"):
+    with pytest.raises(DataError, match=rf"{FILES[0]}.*(is no idx file|declares 20 × 28 × 28 bytes, but holds fewer)"):
         read(path)
 
 
@@ -128,7 +128,7 @@ def test_bytes_behind_the_last_image_are_refused(tmp_path):
     path = as_idx(tmp_path / "d", GRAY, DIGITS)
     with open(path / FILES[2], "ab") as file:
         file.write(b"\0")
-    with pytest.raises(DataError, match="declares 10 × 28 × 28 bytes, and holds more"):
+    with pytest.raises(DataError, match="declares 10 × 28 × 28 bytes, but holds more"):
         read(path)
 
 
@@ -139,7 +139,7 @@ def test_an_idx_file_that_declares_terabytes_takes_no_memory(tmp_path, sizes, pa
     data = bytes((0, 0, 8, 3)) + b"".join(n.to_bytes(4, "big") for n in sizes) + bytes(1000)
     (path / (FILES[0] + ".gz" * packed)).write_bytes(gzip.compress(data) if packed else data)
     tracemalloc.start()
-    with pytest.raises(DataError, match=rf"{FILES[0]}.* declares {sizes[0]:,} × .* bytes, and holds fewer"):
+    with pytest.raises(DataError, match=rf"{FILES[0]}.* declares {sizes[0]:,} × .* bytes, but holds fewer"):
         read(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -164,7 +164,7 @@ def test_gzip_that_unpacks_to_gigabytes_is_read_no_further_than_it_declares(tmp_
 def test_another_kind_of_file_is_refused(tmp_path, magic):
     path = as_idx(tmp_path / "d", GRAY, DIGITS)
     (path / FILES[0]).write_bytes(magic + (path / FILES[0]).read_bytes()[4:])
-    with pytest.raises(DataError, match=f"is no idx file of bytes in 3 dimensions: it begins with {magic[0]:02x} "):
+    with pytest.raises(DataError, match=f"is no idx file of bytes with 3 dimensions: it begins with {magic[0]:02x} "):
         read(path)
 
 
@@ -332,7 +332,8 @@ def test_a_root_with_several_data_sets_asks_which(tmp_path, monkeypatch):
     as_idx(tmp_path / "MNIST" / "raw", GRAY, DIGITS)
     publish(monkeypatch, as_cifar(tmp_path / "cifar-10-batches-py", COLOUR, CLASSES))
     with pytest.raises(
-        DataError, match=r"several data sets: cifar-10-batches-py, MNIST/raw\. Give the folder .*data\.path\."
+        DataError,
+        match=r"several data sets: cifar-10-batches-py, MNIST/raw\. Set data\.path to the folder or file of one of them\.",
     ):
         read(tmp_path)
     assert len(read(tmp_path / "MNIST").train) == 20

@@ -70,12 +70,12 @@ def test_the_table_of_ten_thousand_shows_those_that_run():
     display = sweep_of(10_000)
     for i in (17, 4321):
         display(BranchEvent(f"b{i}", BatchDone(2, 1, 2, 1.0, 1.0)))
-    began = time.perf_counter()
+    began = time.process_time()
     shown = display._shown()
     assert len(shown) == ROWS
     assert {"b17", "b4321"} <= {r.name for r in shown}
     display._table()
-    assert time.perf_counter() - began < 2  # 0.1 s on a machine that is not busy
+    assert time.process_time() - began < 2  # 0.1 s on a machine that is not busy
 
 
 INEXACT = Note("not bit-exact: 2 threads instead of 1", inexact=True)

@@ -104,7 +104,8 @@ def victim(kind: str, driver: int, cluster: int | None) -> int | None:
     title = {"worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}[kind]
     assert cluster is not None
     with contextlib.suppress(psutil.Error):
-        found = [p for p in psutil.process_iter() if _title(p).startswith(title)]
+        # Of our own cluster: others may run on this machine.
+        found = [p for p in psutil.Process(cluster).children(recursive=True) if _title(p).startswith(title)]
         if found:
             return random.choice(found).pid
     return None
@@ -217,7 +218,7 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     plan = chosen.plan.split(",") if chosen.plan else plan_of(chosen.count)
     plan.sort()  # those on Ray share a cluster
-    import ray.train.torch  # noqa: F401
+    import ray.train.torch  # noqa: F401  (also what trains in its own process needs it)
 
     import raysweep.launch.resume
     import raysweep.report.figures

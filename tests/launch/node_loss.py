@@ -1,6 +1,6 @@
-"""Nodes that go without a word: ``python -m tests.launch.node_loss FOLDER run|elastic|sweep`` prints what happened, as JSON.
+"""Nodes that go without a word: ``python -m tests.launch.node_loss FOLDER`` prints what happened, as JSON.
 
-Each on a cluster of its own, and beside it the same trainings, undisturbed.
+A run, an elastic run and a sweep, one after the other on one cluster, and beside it the same trainings, undisturbed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,10 @@ from raysweep.cluster import connect
 from raysweep.config.grid import check
 from raysweep.events import EpochDone, Event, Note, opened
 from raysweep.launch import run as launching
-from raysweep.launch.sweep import driver as sweeping
-from raysweep.launch.workers import start as workers
 from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
-from raysweep.plan import sweep as sweep_plan
 from raysweep.plan.types import Plan, SweepRequest
-from raysweep.training.loop import train
 from tests.conftest import Recorder, small_settings, weights_hash
 from tests.training.ranks import Ranks
 
@@ -36,6 +33,14 @@ RUN = {
 PARENT = {"training": {"epochs": 1, "batch_size": 10}, "sampling": {"samples_per_epoch": 900}}
 GRID: dict[str, Any] = {"weights": {"3": [4.0, 2.0]}, "epochs": 20}
 SCALING = {"threads": 1, "timeout_s": 20.0}
+# Ray asks every node whether it is there. Asked often, a node that is gone is known in seconds; the answer may take as long
+# as ever, since a machine may be busy.
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "10000",
+    "RAY_health_check_failure_threshold": "5",
+}
 
 
 def told_of(experiment: Any) -> dict[str, Any]:
@@ -74,8 +79,9 @@ class Loss:
 
 
 @contextlib.contextmanager
-def two_nodes() -> Iterator[tuple[Any, list[Any]]]:
+def cluster_of_two() -> Iterator[Any]:
     """A cluster of a head without CPUs, where the driver sits, and two nodes of one CPU each."""
+    os.environ.update(HEALTH)
     os.environ["RAY_AUTH_MODE"] = "disabled"  # before Ray is imported, which reads it once
     import ray
     from ray.cluster_utils import Cluster
@@ -83,30 +89,46 @@ def two_nodes() -> Iterator[tuple[Any, list[Any]]]:
     connect.quiet_environment()
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
-        yield nodes, [nodes.add_node(num_cpus=1) for _ in range(2)]
+        for _ in range(2):
+            nodes.add_node(num_cpus=1)
+        yield nodes
     finally:
         with contextlib.suppress(Exception):
             ray.shutdown()
         nodes.shutdown()
 
 
+def one_of_two(nodes: Any) -> Any:
+    """A node to lose, when there are two that Ray knows of and no other."""
+    import ray
+
+    while len(nodes.worker_nodes) < 2:
+        nodes.add_node(num_cpus=1)
+    if ray.is_initialized():
+        deadline = time.monotonic() + 120
+        while sum(n["Alive"] for n in ray.nodes()) != 3 and time.monotonic() < deadline:
+            time.sleep(0.5)
+    return next(iter(nodes.worker_nodes))
+
+
 def plan(folder: Path, sections: dict[str, Any], **scaling: Any) -> Plan:
     return experiment_plan.plan_experiment(small_settings(folder, **sections, scaling={**SCALING, **scaling}))
 
 
-def of_a_run(folder: Path, num_workers: Any, joins: bool) -> dict[str, Any]:
+def of_a_run(folder: Path, whole: dict[str, Any], nodes: Any, num_workers: Any, joins: bool) -> dict[str, Any]:
     """A training on two nodes, of which one is lost after the first epoch; another joins, or none."""
-    with Ranks(2) as ranks:
-        workers.in_this_process = lambda job, *_: ranks.train(job)  # type: ignore[assignment]
-        whole = launching.run(plan(folder / "whole", RUN, num_workers=0)).experiment
-    with two_nodes() as (nodes, (first, _)):
-        loss = Loss(nodes, first, joins)
-        done = launching.run(plan(folder / "run", RUN, num_workers=num_workers, address=nodes.address), loss)
-    return {"whole": told_of(whole), "run": told_of(done.experiment), "warnings": loss.warnings}
+    loss = Loss(nodes, one_of_two(nodes), joins)
+    done = launching.run(plan(folder, RUN, num_workers=num_workers, address=nodes.address), loss)
+    return {"whole": whole, "run": told_of(done.experiment), "warnings": loss.warnings}
 
 
-def of_a_sweep(folder: Path) -> dict[str, Any]:
+def of_a_sweep(folder: Path, nodes: Any) -> dict[str, Any]:
     """A sweep on two nodes, of which one is lost after the first epoch, and another joins."""
+    from raysweep.launch.sweep import driver as sweeping
+    from raysweep.launch.workers import start as workers
+    from raysweep.plan import sweep as sweep_plan
+    from raysweep.training.loop import train
+
     workers.in_this_process = lambda job, *_: train(job, Recorder())  # type: ignore[assignment]
     parent = launching.run(plan(folder / "sweep", PARENT, num_workers=0)).experiment
     known = parents.read_parent(folder / "sweep", f"{parent.id}@1")
@@ -114,22 +136,27 @@ def of_a_sweep(folder: Path) -> dict[str, Any]:
     for name, weights in {"control": {}, "34": {"3": 4.0}, "32": {"3": 2.0}}.items():
         one = child.plan_child(known, str(folder / "whole"), weights=weights, epochs=GRID["epochs"])
         whole[name] = told_of(launching.run(one).experiment)
-    with two_nodes() as (nodes, (first, _)):
-        loss = Loss(nodes, first, True)
-        asked = SweepRequest(str(folder / "sweep"), f"{parent.id}@1", check(GRID), name="s", address=nodes.address)
-        result = sweeping.run(sweep_plan.plan_sweep(asked, loss), loss)
+    loss = Loss(nodes, one_of_two(nodes), True)
+    asked = SweepRequest(str(folder / "sweep"), f"{parent.id}@1", check(GRID), name="s", address=nodes.address)
+    result = sweeping.run(sweep_plan.plan_sweep(asked, loss), loss)
     branches = {name: told_of(e) for name, e in result.experiments.items()}
     return {"whole": whole, "branches": branches, "failed": result.failed, "warnings": loss.warnings}
 
 
-def main(folder: Path, kind: str) -> None:
-    found = {
-        "run": lambda: of_a_run(folder, 2, joins=True),
-        "elastic": lambda: of_a_run(folder, [1, 2], joins=False),
-        "sweep": lambda: of_a_sweep(folder),
-    }[kind]()
+def main(folder: Path) -> None:
+    from raysweep.launch.workers import start as workers
+
+    with Ranks(2) as ranks:
+        workers.in_this_process = lambda job, *_: ranks.train(job)  # type: ignore[assignment]
+        whole = told_of(launching.run(plan(folder / "whole", RUN, num_workers=0)).experiment)
+    with cluster_of_two() as nodes:
+        found = {
+            "run": of_a_run(folder / "run", whole, nodes, 2, joins=True),
+            "elastic": of_a_run(folder / "elastic", whole, nodes, [1, 2], joins=False),
+            "sweep": of_a_sweep(folder / "of a sweep", nodes),
+        }
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]))

@@ -13,14 +13,14 @@ import pytest
 from raysweep.cluster import connect
 from raysweep.cluster.signals import StopFlag
 from raysweep.errors import Interrupted, TrainingError
-from raysweep.launch.workers import start as workers
 from raysweep.plan.resources import Resources
 
 
-def happened(folder: Path, kind: str) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def happened(tmp_path_factory) -> dict[str, Any]:
     """What node_loss tells, in a process of its own: the session's cluster loses no node."""
-    command = [sys.executable, "-m", "tests.launch.node_loss", str(folder), kind]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
+    command = [sys.executable, "-m", "tests.launch.node_loss", str(tmp_path_factory.mktemp("node_loss"))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -29,9 +29,11 @@ def types(of: dict[str, Any]) -> list[str]:
     return [e["type"] for e in of["events"]]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
-def test_a_training_goes_on_when_another_node_joins_and_changes_no_bit(tmp_path):
-    found = happened(tmp_path, "run")
+@pytest.mark.timeout(600)  # the first of the three does the work
+def test_a_training_goes_on_when_another_node_joins_and_changes_no_bit(happened):
+    found = happened["run"]
     run, whole = found["run"], found["whole"]
     assert types(run) == ["EXPERIMENT_START", "CONTINUED", "FINISHED"]
     assert len(found["warnings"]) == 1
@@ -43,9 +45,11 @@ def test_a_training_goes_on_when_another_node_joins_and_changes_no_bit(tmp_path)
     assert run["hash"] == whole["hash"]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
-def test_an_elastic_training_goes_on_with_fewer_and_shows_the_same_images(tmp_path):
-    found = happened(tmp_path, "elastic")
+@pytest.mark.timeout(600)  # the first of the three does the work
+def test_an_elastic_training_goes_on_with_fewer_and_shows_the_same_images(happened):
+    found = happened["elastic"]
     run, whole = found["run"], found["whole"]
     assert types(run) == ["EXPERIMENT_START", "CONFIGURATION_CHANGE", "CONTINUED", "NOTE", "FINISHED"]
     assert run["events"][1]["changes"] == {"world_size": [2, 1]}
@@ -59,9 +63,11 @@ def test_an_elastic_training_goes_on_with_fewer_and_shows_the_same_images(tmp_pa
     assert run["hash"] != whole["hash"]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
-def test_a_sweep_that_loses_a_node_ends_as_if_it_had_not(tmp_path):
-    found = happened(tmp_path, "sweep")
+@pytest.mark.timeout(600)  # the first of the three does the work
+def test_a_sweep_that_loses_a_node_ends_as_if_it_had_not(happened):
+    found = happened["sweep"]
     assert found["failed"] == {}
     assert set(found["branches"]) == {"control", "34", "32"}
     assert any("CONTINUED" in types(b) for b in found["branches"].values())
@@ -89,6 +95,8 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
+    from raysweep.launch.workers import start as workers
+
     clock = Clock()
     monkeypatch.setattr(workers, "time", clock)
     return clock
@@ -101,6 +109,8 @@ SECONDS = 60.0
 
 
 def wait(fitted: Resources, reason: str | None = None) -> Resources:
+    from raysweep.launch.workers import start as workers
+
     flag = StopFlag()
     flag.reason = reason
     return workers._once_it_fits(fitted, LOST, SECONDS, flag)
@@ -117,6 +127,8 @@ def there(monkeypatch: pytest.MonkeyPatch, clock: Clock, *looks: tuple[float, in
 
 
 def test_a_node_that_is_gone_gets_no_worker_while_ray_takes_it_for_a_living_one(monkeypatch, clock):
+    from raysweep.launch.workers import start as workers
+
     there(monkeypatch, clock, (0, 1, 1), (3, 2, 1), (15, 2, 0))
     assert wait(FIXED) == FIXED
     assert clock.now == 15

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +18,34 @@ import pytest
 
 from raysweep.launch import run as launching
 from raysweep.plan import experiment as experiment_plan
-from raysweep.store import layout, resolve
+from raysweep.store import layout, lineage, resolve
 from raysweep.store.remote import root as remote
-from tests.conftest import small_settings, weights_hash
+from raysweep.training.job import Job, Outcome
+from tests.cli.test_errors import run_cli
+from tests.conftest import Recorder, small_settings, weights_hash
 from tests.launch import elsewhere
-from tests.store.remote.objectstore import Server, serving
+from tests.store.remote.objectstore import Server, emptied
 
 SECTIONS: dict[str, Any] = {"training": {"epochs": 8, "batch_size": 20}, "checkpoint": {"every_n_batches": 7}}
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with serving(tmp_path / "machines") as found:
+def server(s3_port: int, tmp_path: Path) -> Iterator[Server]:
+    with emptied(s3_port, tmp_path / "machines") as found:
         yield found
 
 
-def command(server: Server, machine: str, *arguments: str, **more: Any) -> subprocess.Popen[str]:
-    """``raysweep …`` on one of the machines."""
-    environment = os.environ | {"RAYSWEEP_CACHE": str(server.folder / machine), "RAYSWEEP_ROOT": server.root()}
-    return subprocess.Popen(
-        [sys.executable, "-m", "raysweep.cli.main", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        **more,
-    )
+@pytest.fixture
+def on(server: Server, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command, as if in a process on one of the machines; returns what it printed, once it has ended well."""
 
+    def go(machine: str, *arguments: object) -> str:
+        with server.machine(machine):
+            code, out, err = run_cli(capsys, *arguments, "--root", server.root())
+        assert code == 0, err[-3000:]
+        return out
 
-def done(process: subprocess.Popen[str]) -> str:
-    """What it printed, once it has ended well."""
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err[-3000:]
-    return out
+    return go
 
 
 def configuration(folder: Path, name: str, root: str) -> Path:
@@ -59,27 +55,37 @@ def configuration(folder: Path, name: str, root: str) -> Path:
     return path
 
 
-@pytest.mark.ray
-def test_run_kill_continue_elsewhere_branch_list_and_report(server, tmp_path):
-    whole = launching.run(experiment_plan.plan_experiment(small_settings(tmp_path / "whole", **SECTIONS))).experiment
-    file = str(configuration(tmp_path, "base", server.root()))
-
-    running = command(server, "first", "run", file)
+def killed_after_an_epoch(server: Server, machine: str, file: Path) -> None:
+    """A run in a process of its own, which gets SIGKILL in its third epoch or later."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "raysweep.cli.main", "run", str(file), "--root", server.root()],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"RAYSWEEP_CACHE": str(server.folder / machine)},
+    )
     assert running.stderr is not None
     for line in running.stderr:
-        if "epoch  2/8" in line:
+        if "epoch  2/" in line:
             break
     time.sleep(random.uniform(0, 0.5))
     running.send_signal(signal.SIGKILL)
     running.communicate()
-    (row,) = json.loads(done(command(server, "second", "list", "--json")))
+    assert running.returncode == -signal.SIGKILL
+
+
+@pytest.mark.ray
+def test_run_kill_continue_elsewhere_branch_list_and_report(ray_cluster, server, on, tmp_path):
+    whole = launching.run(experiment_plan.plan_experiment(small_settings(tmp_path / "whole", **SECTIONS))).experiment
+    killed_after_an_epoch(server, "first", configuration(tmp_path, "base", server.root()))
+    (row,) = json.loads(on("second", "list", "--json"))
     assert row["status"] == "dead"
     assert 1 <= row["epochs_done"] < 8
 
-    assert done(command(server, "second", "continue", "base")).strip() == row["path"]
-    (row,) = json.loads(done(command(server, "third", "list", "--json")))
+    assert on("second", "continue", "base").strip() == row["path"]
+    (row,) = json.loads(on("third", "list", "--json"))
     assert (row["status"], row["epochs_done"]) == ("finished", 8)
-    assert done(command(server, "third", "verify")).count(": intact") >= 8
+    assert on("third", "verify").count(": intact") >= 8
     with server.machine("third"):
         experiment = resolve.find_experiment(remote.open_root(server.root()), "base")
         assert weights_hash(experiment) == weights_hash(whole)
@@ -87,12 +93,13 @@ def test_run_kill_continue_elsewhere_branch_list_and_report(server, tmp_path):
         events = [json.loads(line)["type"] for line in server.content(f"{row['id']}/{layout.LINEAGE}").splitlines()]
         assert events == ["EXPERIMENT_START", "CONTINUED", "FINISHED"]
 
+    # The session's Ray workers are another machine, too: they have the cache of the session.
     grid = tmp_path / "grid.json"
     grid.write_text(json.dumps({"epochs": 1, "weights": {"8": [1.0, 3.0]}}))
-    sweep = done(command(server, "third", "branch", "--from", "base@4", "--weights-grid", str(grid))).splitlines()[0]
+    sweep = on("third", "branch", "--from", "base@4", "--weights-grid", grid).splitlines()[0]
     assert sweep.startswith("s3://bucket/team/experiments/sweeps/base-sweep_")
     assert remote.address(sweep) == sweep
-    rows = json.loads(done(command(server, "second", "list", "--json")))
+    rows = json.loads(on("second", "list", "--json"))
     assert sorted((r["status"], r["epochs_done"], r["control"]) for r in rows[1:]) == [
         ("finished", 5, False),
         ("finished", 5, True),
@@ -104,30 +111,59 @@ def test_run_kill_continue_elsewhere_branch_list_and_report(server, tmp_path):
         entry = resolve.find_experiment(root, control["id"]).entries()[0]
         assert entry.metrics["val_loss"] == resolve.find_experiment(root, "base").entries()[4].metrics["val_loss"]
     page = tmp_path / "report.html"
-    done(command(server, "second", "report", "base-sweep", "-o", str(page)))
+    on("second", "report", "base-sweep", "-o", page)
     assert control["id"] in page.read_text()
     assert str(server.folder) not in page.read_text()  # where a copy lies is nobody's business
     assert "<html" in server.content(f"{sweep.partition('experiments/')[2]}/{layout.PAGE}").decode()
-    assert control["id"] in done(command(server, "second", "lineage"))
-    assert f"\n{rows[2 if rows[1]['control'] else 1]['branch']}\t" in done(
-        command(server, "second", "compare", "base-sweep")
-    )
+    assert control["id"] in on("second", "lineage")
+    branch = rows[2 if rows[1]["control"] else 1]["branch"]
+    assert f"\n{branch}\t" in on("second", "compare", "base-sweep")
 
 
 @pytest.mark.parametrize("verb", [["run"], ["list"], ["continue", "base"], ["resume", "--from", "base@1"]])
-def test_a_bucket_that_is_not_there_is_told_in_one_paragraph(server, tmp_path, verb):
+def test_a_bucket_that_is_not_there_is_told_in_one_paragraph(server, tmp_path, capsys, verb):
     root = server.root(bucket="missing-one")
     if verb == ["run"]:
         verb = ["run", str(configuration(tmp_path, "base", root))]
-    process = command(server, "first", *verb, "--root", root)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 2
+    with server.machine("first"):
+        code, out, err = run_cli(capsys, *verb, "--root", root)
+    assert code == 2
     assert out == ""
     assert "error: s3://missing-one/team/experiments" in err
     assert "there is no bucket missing-one. Make it" in err
     assert "Traceback" not in err
 
 
+def test_a_job_on_another_machine_writes_where_the_driver_reads(server, tmp_path, monkeypatch):
+    """The job travels as it does to Ray's workers, and is trained where everything has another copy."""
+    from raysweep.launch.workers import start as workers
+    from raysweep.launch.workers import transport
+    from raysweep.training.loop import train
+
+    whole = launching.run(
+        experiment_plan.plan_experiment(small_settings(tmp_path / "whole", **elsewhere.SECTIONS))
+    ).experiment
+
+    def sent(job: Job, *_: object) -> Outcome:
+        travelling = pickle.dumps(transport.portable(job))
+        with server.machine("node"):
+            outcome = train(transport.arrived(pickle.loads(travelling)), Recorder())
+        remote.refresh(Path(job.folder))
+        return outcome
+
+    monkeypatch.setattr(workers, "in_this_process", sent)
+    with server.machine("driver"):
+        run = launching.run(
+            experiment_plan.plan_experiment(small_settings(server.root(), **elsewhere.SECTIONS))
+        ).experiment
+        assert [e.type for e in lineage.read(run.folder)] == ["EXPERIMENT_START", "FINISHED"]
+        files = {p.name for p in run.folder.iterdir()}
+        assert {"checkpoint_epoch_3.pt", layout.BEST, layout.HISTORY_PNG, layout.PREDICTIONS} <= files
+        assert weights_hash(run) == weights_hash(whole)
+    assert sorted(p.name for p in server.folder.iterdir()) == ["driver", "node"]  # it was another machine
+
+
+@pytest.mark.slow
 @pytest.mark.ray
 def test_workers_and_branches_on_another_machine_write_where_the_driver_reads(server, tmp_path):
     sections = elsewhere.SECTIONS | {"scaling": {"num_workers": 0, "threads": 1}}

@@ -16,6 +16,7 @@ from raysweep.launch.sweep import branch as branches
 from raysweep.launch.workers import retry
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_training_leaves_a_node_that_is_taken_away(tmp_path):
     command = [sys.executable, "-m", "tests.launch.preemption", str(tmp_path)]

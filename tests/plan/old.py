@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 CLASSES = ("eel", "cat", "dog")  # not in alphabetical order
 REPORT = """              precision    recall  f1-score   support
@@ -25,6 +24,7 @@ NAME = "old_base_20250108_143022"
 
 def tiny_vit(folder: Path, classes: tuple[str, ...] = CLASSES, labelled: bool = True) -> Path:
     """A Hugging Face folder of a ViT for 12-pixel images."""
+    import torch
     import transformers
 
     torch.manual_seed(0)
@@ -45,6 +45,7 @@ def tiny_vit(folder: Path, classes: tuple[str, ...] = CLASSES, labelled: bool = 
 def write(root: Path, **more: Any) -> Path:
     """Three epochs and one checkpoint within the third, in ``root``; the model lies beside it, named relative to where the
     old program ran. ``more`` replaces keys of the last checkpoint."""
+    import torch
     import transformers
 
     model = transformers.ViTForImageClassification.from_pretrained(tiny_vit(root / "tiny_vit"))

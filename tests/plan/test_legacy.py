@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib.util
 import json
 import os
 import shlex
 from pathlib import Path
 
 import pytest
-import torch
 
 from raysweep.errors import CheckpointError, InputError, NotFoundError
 from raysweep.launch import run as launching
@@ -23,7 +23,10 @@ from tests.cli.test_errors import run_cli
 from tests.conftest import weights_hash
 from tests.plan import old
 
-pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[hf]'")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None,
+    reason="transformers is not installed: pip install -e '.[hf]'",
+)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -105,6 +108,8 @@ def test_it_is_resumed_where_it_lies(root, folder, image_folder, without_ray):
 
 
 def test_adamw_goes_on_with_the_moments_of_each_parameter(root, folder, image_folder, without_ray):
+    import torch
+
     made = resumed(root, "old_base@3", image_folder, epochs=1, overrides={
         "data": {"path": str(image_folder)}, "training": {"learning_rate": 1e-12, "weight_decay": 0.0},
         "scaling": {"num_workers": 0, "threads": 1},
@@ -162,6 +167,8 @@ class Harm:
 
 @pytest.mark.parametrize("verb", ["resume", "import"])
 def test_a_harmful_copy_is_refused_and_not_run(tmp_path, image_folder, capsys, verb):
+    import torch
+
     root = tmp_path / "harm"
     root.mkdir()
     folder = old.write(root, timestamp=Harm(tmp_path / "was_here"))
@@ -181,6 +188,8 @@ def test_a_harmful_copy_is_refused_and_not_run(tmp_path, image_folder, capsys, v
 
 
 def test_an_imported_copy_is_one_of_ours(root, folder, image_folder, tmp_path, capsys, without_ray):
+    import torch
+
     new = tmp_path / "new"
     made = import_legacy.import_folder(folder, new, {"data": {"path": str(image_folder)}})
     assert made.folder == new / old.NAME

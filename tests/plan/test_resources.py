@@ -1,4 +1,4 @@
-"""How many workers, threads and GPUs a run gets; no Ray is needed to decide that."""
+"""How many workers, threads and GPUs a run gets, and how many branches run at once. Decided without Ray."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def test_decisions(machine, cpus, gpus, scaling, expected):
 
 
 @pytest.mark.parametrize(
-    ("scaling", "told"),
+    ("scaling", "message"),
     [
         ({"num_workers": 9}, "9 workers were asked for, but this machine has 8 CPUs"),
         ({"num_workers": [9, 12]}, "9 workers were asked for, but this machine has 8 CPUs"),
-        ({"num_workers": 2, "use_gpu": True}, "2 GPU workers were asked for, but this machine has 1"),
-        ({"threads": 9}, "scaling.threads is 9"),
+        ({"num_workers": 2, "use_gpu": True}, "2 GPU workers were asked for, but this machine has 1 GPU, "),
+        ({"threads": 9}, "scaling.threads is 9, but this machine has 8 CPUs. Set at most scaling.threads=8"),
     ],
 )
-def test_more_than_there_is(machine, scaling, told):
+def test_more_than_the_machine_has_is_refused(machine, scaling, message):
     machine(8, 1)
-    with pytest.raises(ResourceError, match=told):
+    with pytest.raises(ResourceError, match=message):
         resources.decide(ScalingSection.model_validate(scaling))
 
 
@@ -70,36 +70,37 @@ def test_workers_get_as_many_cpus_as_let_all_run_at_once():
 
 
 @pytest.mark.parametrize(
-    ("threads", "span", "use_gpu", "expected"),
+    ("threads", "worker_range", "use_gpu", "expected"),
     [
         (0, (2, 9), False, Resources(7, 1, 1, False, (2, 9))),
         (0, (2, 3), False, Resources(3, 2, 2, False, (2, 3))),
         (3, (1, 9), False, Resources(2, 3, 3, False, (1, 9))),
-        (0, (1, 9), "auto", Resources(1, 4, 4, True, (1, 9))),  # one GPU goes before seven CPUs
-        (0, (2, 9), "auto", Resources(7, 1, 1, False, (2, 9))),  # two cannot have one
+        (0, (1, 9), "auto", Resources(1, 4, 4, True, (1, 9))),  # one GPU is preferred to seven CPUs
+        (0, (2, 9), "auto", Resources(7, 1, 1, False, (2, 9))),  # two workers cannot have a GPU each
     ],
 )
-def test_an_elastic_training_takes_as_many_workers_as_fit(threads, span, use_gpu, expected):
-    assert resources.fit_cluster(Resources(span[1], 0, threads, False, span), NODES, use_gpu) == expected
+def test_an_elastic_training_takes_as_many_workers_as_fit(threads, worker_range, use_gpu, expected):
+    wanted = Resources(worker_range[1], 0, threads, False, worker_range)
+    assert resources.fit_cluster(wanted, NODES, use_gpu) == expected
 
 
 @pytest.mark.parametrize(
-    ("wanted", "use_gpu", "told"),
+    ("wanted", "use_gpu", "message"),
     [
-        (Resources(8, 0, 0, False), False, "2 nodes"),
+        (Resources(8, 0, 0, False), False, r"2 nodes \(4 CPUs and 1 GPU, 3 CPUs and 0 GPUs\)"),
         (Resources(2, 0, 4, False), False, "2 workers of 4 CPUs"),  # seven CPUs, but no second node with four
-        (Resources(2, 0, 0, True), True, "1 GPUs in all"),
-        (Resources(9, 0, 0, False, (8, 9)), False, "8 workers of 1 CPU"),
+        (Resources(2, 0, 0, True), True, "the cluster has 1 GPU in all"),
+        (Resources(9, 0, 0, False, (8, 9)), False, "8 workers of 1 CPU each"),
         (Resources(9, 0, 0, False, (2, 9)), True, "2 GPU workers"),
     ],
 )
-def test_what_could_only_wait_for_ever_is_refused(wanted, use_gpu, told):
-    with pytest.raises(ResourceError, match=told):
+def test_what_could_only_wait_forever_is_refused(wanted, use_gpu, message):
+    with pytest.raises(ResourceError, match=message):
         resources.fit_cluster(wanted, NODES, use_gpu)
 
 
 @pytest.mark.parametrize(
-    ("left", "count", "most", "address", "told"),
+    ("left", "count", "most", "address", "text"),
     [
         (16, 4, None, "auto", "on this cluster; 12 wait"),
         (3, 2, None, None, "on this machine; 1 waits"),
@@ -108,7 +109,26 @@ def test_what_could_only_wait_for_ever_is_refused(wanted, use_gpu, told):
         (2, 2, None, None, ""),
     ],
 )
-def test_a_sweep_larger_than_its_place_says_what_waits_and_why(left, count, most, address, told):
+def test_a_sweep_that_does_not_fit_says_how_many_branches_wait_and_why(left, count, most, address, text):
     scaling = SimpleNamespace(address=address)
     plan = SimpleNamespace(max_concurrent=most, base=SimpleNamespace(settings=SimpleNamespace(scaling=scaling)))
-    assert capacity.queue(plan, left, count) == told
+    assert capacity.queue(plan, left, count) == text
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "message"),
+    [
+        (0, 0.0, r"A branch needs 9 CPUs, but there are 4 CPUs and 1 GPU, 3 CPUs and 0 GPUs\."),
+        (2, 0.5, r"A branch needs 2 workers with 9 CPUs and 0.5 GPUs each, but"),
+    ],
+)
+def test_a_branch_that_fits_nowhere_is_refused(workers, gpus, message):
+    base = SimpleNamespace(resources=Resources(workers, 9, 9, False))
+    plan = SimpleNamespace(base=base, gpus_per_branch=gpus, branches=3, max_concurrent=None)
+    with pytest.raises(ResourceError, match=message):
+        capacity.at_once(plan, NODES)
+
+
+def test_of_many_nodes_a_message_names_six():
+    assert resources.described([{"CPU": 1.0}] * 7) == ", ".join(["1 CPU and 0 GPUs"] * 6 + ["…"])
+    assert resources.described([]) == "no nodes"

@@ -14,11 +14,14 @@ import pytest
 from raysweep.errors import AmbiguousReferenceError, InputError, NotFoundError, StoreError
 from raysweep.report import comparison, page, predictions
 from raysweep.report.effects import ALL, NOISE
+from raysweep.store import resolve
 from raysweep.store import sweep as sweeps
+from raysweep.store.experiment import Experiment
 from raysweep.store.records import BranchRef, ParentRef
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.results import refresh
 from tests.cli.test_errors import run_cli
+from tests.conftest import Recorder, small_settings
 from tests.report.making import made as makes
 from tests.report.making import sweep_of
 
@@ -28,32 +31,51 @@ def root(tmp_path):
     return tmp_path / "experiments"
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A root that each test gets a copy of: (it, the parent's name, the plan of a sweep). Two seeds of a control and of one
+    branch, made one by one."""
+    from raysweep.launch import run as launching
+    from raysweep.launch.workers import start as workers
+    from raysweep.plan import child
+    from raysweep.plan import experiment as experiment_plan
+    from raysweep.plan import parent as parents
+    from raysweep.training.loop import train
+
+    root = tmp_path_factory.mktemp("trained") / "experiments"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "in_this_process", lambda job, *_: train(job, Recorder()))
+        parent = launching.run(experiment_plan.plan_experiment(small_settings(root, training={"epochs": 1}))).experiment
+        known = parents.read_parent(root, f"{parent.id}@1")
+        sweep = sweeps.create(root, "s", datetime(2026, 1, 2))
+        branches = []
+        for name, weights in (("control", {}), ("34", {"3": 4.0})):
+            for seed in (0, 1):
+                branch = {"name": f"{name}-seed{seed}", "control": name == "control", "seed": seed}
+                plan = child.plan_child(
+                    known, str(root), epochs=1, name=f"s-{branch['name']}", weights=weights, overrides={"seed": seed}
+                )
+                made = launching.run(plan).experiment
+                made.write_config(replace(made.config(), sweep=sweep.id, branch=BranchRef(**branch)))
+                branches.append({**branch, "weights": made.config().sampling_weights})
+    plan = {"id": sweep.id, "name": "s", "parent_weights": parent.config().sampling_weights, "branches": branches}
+    sweep.write_record(SweepRecord.from_json(plan))
+    refresh(sweep)
+    return root, parent.id, sweep.id
+
+
 @pytest.fixture
-def parent(quick_run):
-    return quick_run(training={"epochs": 1})
-
-
-def branch_of(quick_child, parent, sweep: str, name: str, seed: int, control: bool, **weights: float):
-    made = quick_child(f"{parent.id}@1", epochs=1, name=f"s-{name}", weights=weights, overrides={"seed": seed})
-    branch = {"name": name, "control": control, "seed": seed}
-    made.write_config(replace(made.config(), sweep=sweep, branch=BranchRef(**branch)))
-    return {**branch, "weights": made.config().sampling_weights}
+def parent(root, trained):
+    """The parent alone."""
+    shutil.copytree(trained[0] / trained[1], root / trained[1], dirs_exist_ok=True)
+    return Experiment(root / trained[1])
 
 
 @pytest.fixture
-def sweep(root, parent, quick_child):
-    """Two seeds of a control and of one branch, made one by one."""
-    made = sweeps.create(root, "s", datetime(2026, 1, 2))
-    branches = [branch_of(quick_child, parent, made.id, f"control-seed{s}", s, True) for s in (0, 1)] + [
-        branch_of(quick_child, parent, made.id, f"34-seed{s}", s, False, **{"3": 4.0}) for s in (0, 1)
-    ]
-    made.write_record(
-        SweepRecord.from_json(
-            {"id": made.id, "name": "s", "parent_weights": parent.config().sampling_weights, "branches": branches}
-        )
-    )
-    refresh(made)
-    return made
+def sweep(root, trained):
+    """The sweep, its branches and their parent."""
+    shutil.copytree(trained[0], root, dirs_exist_ok=True)
+    return resolve.find_sweep(root, trained[2])
 
 
 def test_a_sweep_is_compared_with_the_control_of_each_seed(root, sweep, capsys):

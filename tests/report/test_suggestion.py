@@ -11,7 +11,7 @@ import yaml
 
 from raysweep.config import grid as grids
 from raysweep.errors import InputError
-from raysweep.report import suggestion
+from raysweep.report import effects, suggestion
 from raysweep.report.comparison import Compared, Comparison
 from raysweep.report.effects import ALL, WORSE, Effect
 from raysweep.weights import SamplingWeights
@@ -26,16 +26,16 @@ def comparison(
     truth: dict[str, dict[float, float]], points: list[dict[str, float]], error: float = 0.005
 ) -> Comparison:
     """Branches whose macro-F1 is the sum of the effects that ``truth`` gives for each of their weights."""
-    branches, effects = [], []
+    branches, rows = [], []
     for i, point in enumerate(points):
         name = f"b{i}"
         change = {c: (1.0, w) for c, w in point.items()}
         branches.append(Compared(name, [name], ["c"], change, 1.0, 1, 2))
         d = sum(truth[c][w] for c, w in point.items())
         width = 1.96 * error
-        effects.append(Effect(name, ALL, "macro_f1", 0.5, 0.5 + d, d, d - width, d + width, 0.5))
-        effects += [Effect(name, c, "f1", 0.5, 0.5, 0.0, -0.1, 0.1, 1.0) for c in CLASSES]
-    return Comparison("s", "the control", CLASSES, dict.fromkeys(CLASSES, 100), branches, effects, [])
+        rows.append(Effect(name, ALL, "macro_f1", 0.5, 0.5 + d, d, d - width, d + width, 0.5))
+        rows += [Effect(name, c, "f1", 0.5, 0.5, 0.0, -0.1, 0.1, 1.0) for c in CLASSES]
+    return Comparison("s", "the control", CLASSES, dict.fromkeys(CLASSES, 100), branches, rows, [])
 
 
 def product(**lists: list[float]) -> list[dict[str, float]]:
@@ -44,6 +44,13 @@ def product(**lists: list[float]) -> list[dict[str, float]]:
         for values in itertools.product(*lists.values())
         if any(w != 1.0 for w in values)
     ]
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer resamples, for tests with large effects that do not depend on their exact size."""
+    monkeypatch.setattr(effects, "RESAMPLES", 400)
+    monkeypatch.setattr(effects, "MORE_RESAMPLES", 4000)
 
 
 def test_the_effect_of_each_weight_is_estimated():
@@ -95,7 +102,7 @@ def test_a_class_that_became_worse_is_shown_more_often():
     assert "fell by 10.0 points" in choice.why
 
 
-def test_the_suggestion_for_a_sweep_is_a_valid_grid(tmp_path, capsys):
+def test_the_suggestion_for_a_sweep_is_a_valid_grid(few_resamples, tmp_path, capsys):
     root = tmp_path / "experiments"
     sweep = sweep_of(
         root, CLASSES, BASE, {"r3": ({"rare": 3.0}, (0.8, 0.7, 0.8)), "r6": ({"rare": 6.0}, (0.95, 0.7, 0.8))}
@@ -145,7 +152,7 @@ def test_a_sweep_that_varied_nothing_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "name", ["no", "a: b", '"', "#x", "<b>", "é", "1", "null", "a\u202eb", "x" * 200, "😀", "日本語"]
 )
-def test_any_class_name_makes_a_grid_that_reads_back(tmp_path, name):
+def test_any_class_name_makes_a_grid_that_reads_back(few_resamples, tmp_path, name):
     sweep = sweep_of(tmp_path / "e", (name, "some", "many"), BASE, {"r": ({name: 3.0}, (0.95, 0.7, 0.8))})
     file = tmp_path / "g.yaml"
     file.write_text(suggestion.as_yaml(suggestion.suggest(sweep)))

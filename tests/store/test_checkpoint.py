@@ -19,11 +19,11 @@ from raysweep.errors import CheckpointError, NotFoundError, StoreError
 from raysweep.store import checkpoint
 from tests.store.making import failing, temps
 
-torch = pytest.importorskip("torch")
-
 
 def a_state() -> dict:
     """Every kind of value a checkpoint holds, small."""
+    import torch
+
     model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.BatchNorm1d(4))
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(3, 8)).sum().backward()
@@ -46,6 +46,8 @@ def a_state() -> dict:
 
 def same(a, b) -> bool:
     """Equal in value and kind, tensors bit for bit."""
+    import torch
+
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
@@ -56,6 +58,8 @@ def same(a, b) -> bool:
 
 
 def saved(value, **options) -> bytes:
+    import torch
+
     buffer = io.BytesIO()
     torch.save(value, buffer, **options)
     return buffer.getvalue()
@@ -69,6 +73,7 @@ def path(tmp_path) -> Path:
 @pytest.fixture
 def never_unpickled(monkeypatch):
     """Fail if a file reaches torch at all: it has to be refused by its container."""
+    import torch
 
     def load(*args, **kwargs):
         raise AssertionError("torch.load was called")
@@ -87,6 +92,8 @@ class RunsCode:
 
 
 def test_everything_comes_back_with_weights_only(path):
+    import torch
+
     state = a_state()
     size, digest = checkpoint.write(path, state)
     data = path.read_bytes()
@@ -96,6 +103,8 @@ def test_everything_comes_back_with_weights_only(path):
 
 
 def test_what_same_means_is_strict():
+    import torch
+
     assert not same({"a": torch.zeros(2)}, {"a": torch.tensor([0.0, 1e-45])})
     assert not same({"a": (1,)}, {"a": [1]})
     assert not same(a_state() | {"epoch": 4}, a_state())
@@ -113,6 +122,8 @@ def test_a_failed_write_leaves_the_old_checkpoint(path, monkeypatch):
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "bare pickle", "as a key", "within a tensor dict"])
 def test_a_pickle_that_runs_code_is_refused_and_not_run(path, tmp_path, form):
+    import torch
+
     marker = tmp_path / "was-run"
     evil = RunsCode(marker)
     if form == "zip":
@@ -133,9 +144,15 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(path, tmp_path, form):
     assert marker.exists()
 
 
-@pytest.mark.parametrize("value", [torch.nn.Linear(2, 2), Path("x"), os.getcwd], ids=["module", "path", "function"])
-def test_any_other_object_is_refused_by_name(path, value):
-    path.write_bytes(saved({"config": value}))
+@pytest.mark.parametrize(
+    "make",
+    [lambda torch: torch.nn.Linear(2, 2), lambda torch: Path("x"), lambda torch: os.getcwd],
+    ids=["module", "path", "function"],
+)
+def test_any_other_object_is_refused_by_name(path, make):
+    import torch
+
+    path.write_bytes(saved({"config": make(torch)}))
     with pytest.raises(CheckpointError, match=r"could run code.*\([Uu]nsupported.*(Linear|Path|getcwd)"):
         checkpoint.read(path)
 
@@ -151,6 +168,8 @@ def test_a_truncated_file_is_damaged(path, share, legacy):
 
 def test_no_flipped_bit_changes_what_is_read(path):
     # Where no manifest tells the hash (a file that was sent to somebody) the format's own checksums have to.
+    import torch
+
     state = {"weights": torch.arange(64.0), "epoch": 3, "name": "x" * 50}
     whole = saved(state)
     inside = whole.find(torch.arange(64.0).numpy().tobytes())
@@ -171,6 +190,8 @@ def test_no_flipped_bit_changes_what_is_read(path):
 
 
 def test_a_file_that_torch_wrote_without_checksums_is_still_read(path):
+    import torch
+
     torch.serialization.set_crc32_options(False)
     try:
         path.write_bytes(saved({"epoch": 3}))
@@ -221,24 +242,28 @@ def test_a_zip_whose_parts_overlap_is_refused(path):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "tensor",
+    "make",
     [
-        lambda: torch.sparse_coo_tensor([[0]], [1.0], (10**12,)),
-        lambda: torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 10**9)),
-        lambda: torch.empty(10**12, device="meta"),
-        lambda: torch.zeros(1).expand(10**12),
-        lambda: [torch.zeros(1).expand(10**4) for _ in range(10)],
+        lambda torch: torch.sparse_coo_tensor([[0]], [1.0], (10**12,)),
+        lambda torch: torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 10**9)),
+        lambda torch: torch.empty(10**12, device="meta"),
+        lambda torch: torch.zeros(1).expand(10**12),
+        lambda torch: [torch.zeros(1).expand(10**4) for _ in range(10)],
     ],
     ids=["sparse", "csr", "meta", "expanded", "many expanded"],
 )
-def test_a_tiny_file_cannot_declare_a_huge_tensor(path, tensor):
-    path.write_bytes(saved({"model_state_dict": {"w": tensor()}}))
+def test_a_tiny_file_cannot_declare_a_huge_tensor(path, make):
+    import torch
+
+    path.write_bytes(saved({"model_state_dict": {"w": make(torch)}}))
     assert path.stat().st_size < 50_000
     with pytest.raises(CheckpointError, match=r"(not dense|bytes more than the file has).*it was not loaded"):
         checkpoint.read(path)
 
 
 def test_a_declared_size_that_the_file_does_not_have_is_refused(path):
+    import torch
+
     whole = saved({"w": torch.zeros(1000)}, _use_new_zipfile_serialization=False)
     numel = b"M" + (1000).to_bytes(2, "little")  # the pickled number of elements
     assert whole.count(numel) == 2
@@ -248,6 +273,8 @@ def test_a_declared_size_that_the_file_does_not_have_is_refused(path):
 
 
 def test_ordinary_views_and_shared_tensors_are_no_attack(path):
+    import torch
+
     base = torch.arange(12.0)
     state = {
         "view": base[2:5],

@@ -56,7 +56,7 @@ def together(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
 
     def main(number: int) -> None:
         try:
-            barrier.wait(60)
+            barrier.wait(200)
             results.put((number, "returned", work(number, *arguments)))
         except BaseException:
             results.put((number, "raised", traceback.format_exc()))
@@ -325,9 +325,9 @@ def try_once(number: int, folder: Path, all_tried: Any) -> tuple[str, int, str]:
     try:
         held = WriterLock.acquire(folder)
     except LockedError as error:
-        all_tried.wait(60)
+        all_tried.wait(200)
         return "lost", os.getpid(), str(error)
-    all_tried.wait(60)
+    all_tried.wait(200)
     held.check()
     held.release()
     return "won", os.getpid(), ""
@@ -346,7 +346,7 @@ def run_tries(folder: str, rounds: str, before: str) -> list[list[tuple[str, int
         if before == "a dead holder":
             dead = FORK.SimpleQueue()
             together(1, die_holding, experiment, dead)
-            assert (lock.holder(experiment) or {})["pid"] == dead.get()
+            assert lock.holder(experiment).pid == dead.get()
         found.append(together(PROCESSES, try_once, experiment, FORK.Barrier(PROCESSES)))
     return found
 

@@ -27,8 +27,6 @@ from tests.store.making import make_experiment
 from tests.store.test_checkpoint import same
 from tests.store.test_experiment import ID, write_history
 
-torch = pytest.importorskip("torch")
-
 DAMAGES = int(os.environ.get("RAYSWEEP_DAMAGES", "600"))
 DROPOUT = {"model": {"options": {"widths": [4, 4, 8, 8], "dropout": 0.3}}}  # so that the generators' states count
 SHOWN = 6  # failures that a message tells in full
@@ -244,6 +242,8 @@ def test_where_all_are_damaged_none_is_used_and_each_is_named(
 
 
 def small_file() -> tuple[bytes, dict[str, Any]]:
+    import torch
+
     state = {"weights": torch.arange(40.0), "text": "x" * 30, "rng": torch.get_rng_state()[:16].clone()}
     buffer = io.BytesIO()
     torch.save(state, buffer)

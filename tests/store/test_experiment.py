@@ -377,8 +377,9 @@ def test_status(tmp_path, kinds, writer, status):
         lineage.record(tmp_path, kind)
     if writer is not None:
         lock.WriterLock.acquire(tmp_path)
-        who = lock.holder(tmp_path) | {"dead": {"started": "1"}, "elsewhere": {"host": "elsewhere"}}.get(writer, {})
-        (tmp_path / layout.LOCK).write_text(json.dumps(who))
+        change = {"dead": {"started": "1"}, "elsewhere": {"host": "elsewhere"}}.get(writer, {})
+        held = json.loads((tmp_path / layout.LOCK).read_text())
+        (tmp_path / layout.LOCK).write_text(json.dumps(held | change))
     assert Experiment(tmp_path).status() == status
 
 

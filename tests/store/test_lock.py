@@ -58,13 +58,13 @@ def write_lock(folder: Path, **fields) -> None:
 
 def leave_by_dying(folder: Path) -> None:
     process = start_python(DIES_HOLDING, folder)
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     assert process.returncode == 9
     assert lock.holder(folder) is not None
 
 
 def wait_for(condition) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 200
     while not condition():
         assert time.monotonic() < end, "the processes did not get ready"
         time.sleep(0.005)
@@ -75,7 +75,7 @@ def test_the_second_writer_is_refused_and_told_who_writes(tmp_path):
     with pytest.raises(LockedError) as caught:
         WriterLock.acquire(tmp_path)
     text = str(caught.value)
-    assert f"process {os.getpid()} on {socket.gethostname()} since {lock.holder(tmp_path)['since']}" in text
+    assert f"process {os.getpid()} on {socket.gethostname()} since {lock.holder(tmp_path).since}" in text
     assert "--steal" not in text  # it runs on this machine and is alive: stealing would make two writers
     with pytest.raises(LockedError):
         WriterLock.acquire(tmp_path, steal=True)
@@ -98,7 +98,7 @@ def test_a_dead_holder_is_taken_over(tmp_path):
     leave_by_dying(tmp_path)
     assert lock.alive(lock.holder(tmp_path)) is False
     WriterLock.acquire(tmp_path).check()
-    assert lock.holder(tmp_path)["pid"] == os.getpid()
+    assert lock.holder(tmp_path).pid == os.getpid()
 
 
 def test_a_reused_process_number_is_not_mistaken_for_the_holder(tmp_path):
@@ -109,32 +109,32 @@ def test_a_reused_process_number_is_not_mistaken_for_the_holder(tmp_path):
 
 def test_a_dead_holder_without_a_start_time_is_dead(tmp_path):
     leave_by_dying(tmp_path)
-    dead = lock.holder(tmp_path)["pid"]
+    dead = lock.holder(tmp_path).pid
     write_lock(tmp_path, pid=dead, started=None)
     assert lock.alive(lock.holder(tmp_path)) is False
     write_lock(tmp_path, started=None)  # but a process with that number that runs may be the holder
     assert lock.alive(lock.holder(tmp_path)) is True
 
 
-def test_a_holder_on_another_host_is_believed_unless_stolen_from(tmp_path):
+def test_a_holder_on_another_host_keeps_the_lock_unless_it_is_stolen(tmp_path):
     write_lock(tmp_path, host="elsewhere", pid=1234)
     assert lock.alive(lock.holder(tmp_path)) is None
     with pytest.raises(LockedError, match=r"process 1234 on elsewhere since 2025-01-08T14:30:22\..*--steal"):
         WriterLock.acquire(tmp_path)
-    assert lock.holder(tmp_path)["token"] == "theirs"
+    assert lock.holder(tmp_path).token == "theirs"
     WriterLock.acquire(tmp_path, steal=True).check()
-    assert lock.holder(tmp_path)["host"] == socket.gethostname()
+    assert lock.holder(tmp_path).host == socket.gethostname()
 
 
-def test_whoever_lost_the_lock_stops_writing_and_does_not_give_it_back_for_the_thief(tmp_path):
+def test_a_writer_that_lost_the_lock_stops_and_does_not_release_it_for_the_new_holder(tmp_path):
     mine = WriterLock.acquire(tmp_path)
     write_lock(tmp_path, host="elsewhere", pid=77)
     with pytest.raises(LockedError, match=r"taken by process 77 on elsewhere\. This process stops writing"):
         mine.check()
     mine.release()
-    assert lock.holder(tmp_path)["pid"] == 77
+    assert lock.holder(tmp_path).pid == 77
     (tmp_path / layout.LOCK).unlink()
-    with pytest.raises(LockedError, match="taken away"):
+    with pytest.raises(LockedError, match="lock of this writer was removed"):
         mine.check()
 
 
@@ -149,7 +149,7 @@ def test_the_token_proves_the_lock_in_another_object(tmp_path):
     "content",
     [b"", b"{", b"null", b"[]", b"{}", b'{"pid": "x"}', b'{"pid": null, "host": "h"}', b'{"pid": true}', b"\xff\xfe"],
 )
-def test_a_damaged_lock_holds_nobody_up(tmp_path, content):
+def test_a_damaged_lock_blocks_nobody(tmp_path, content):
     (tmp_path / layout.LOCK).write_bytes(content)
     assert lock.holder(tmp_path) is None
     WriterLock.acquire(tmp_path).check()
@@ -192,7 +192,7 @@ def test_of_many_processes_exactly_one_gets_the_lock(tmp_path, before):
         (gate / "go").touch()
         said = [r.stdout.readline().strip() for r in racers]
         (gate / "done").touch()
-        ends = [(r.wait(timeout=60), r.stderr.read()) for r in racers]
+        ends = [(r.wait(timeout=200), r.stderr.read()) for r in racers]
     finally:
         for r in racers:
             r.kill()
@@ -203,6 +203,6 @@ def test_of_many_processes_exactly_one_gets_the_lock(tmp_path, before):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.write_text("[" * 200_000)])
-def test_what_is_no_lock_is_held_by_nobody(tmp_path, make):
+def test_something_that_is_no_lock_has_no_holder(tmp_path, make):
     make(tmp_path / layout.LOCK)
     assert lock.holder(tmp_path) is None

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from raysweep.errors import CheckpointError, DataError, StoreError
@@ -14,7 +13,6 @@ from raysweep.launch import run as launching
 from raysweep.plan import experiment as experiment_plan
 from raysweep.report import predictions
 from raysweep.store import checkpoint
-from raysweep.tools import export, predict
 from tests.cli.test_errors import run_cli
 from tests.conftest import SMALL_NET, small_settings
 
@@ -31,10 +29,14 @@ def trained(image_folder, tmp_path, without_ray):
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
+    import torch
+
     return torch.softmax(torch.as_tensor(x), 1).numpy()
 
 
 def test_it_predicts_what_the_training_said(trained, image_folder):
+    from raysweep.tools import predict
+
     experiment, root = trained
     found = predict.load(root, f"{experiment.id}@2")
     paths = sorted((image_folder / "val").rglob("*.png"))
@@ -67,6 +69,8 @@ def test_predict_on_the_command_line(trained, image_folder, capsys):
 
 
 def test_images_of_another_size_and_colour_are_brought_to_the_networks(trained, tmp_path):
+    from raysweep.tools import predict
+
     experiment, root = trained
     found = predict.load(root, f"{experiment.id}@2")
     Image.new("RGB", (50, 80), (200, 10, 10)).save(tmp_path / "red.jpg")
@@ -77,6 +81,10 @@ def test_images_of_another_size_and_colour_are_brought_to_the_networks(trained, 
 
 @pytest.mark.parametrize("form", ["safetensors", "onnx", "torchscript"])
 def test_what_is_exported_gives_the_same_probabilities(trained, tmp_path, capsys, form):
+    import torch
+
+    from raysweep.tools import predict
+
     if form == "onnx":
         pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -e '.[onnx]'")
         pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install -e '.[onnx]'")
@@ -122,6 +130,8 @@ def test_what_is_exported_gives_the_same_probabilities(trained, tmp_path, capsys
 
 
 def test_an_export_that_differs_is_not_left_behind(trained, tmp_path, monkeypatch):
+    from raysweep.tools import export, predict
+
     experiment, root = trained
     found = predict.load(root, f"{experiment.id}@2")
     monkeypatch.setattr(export, "_safetensors", lambda net, x, target: (target.touch(), np.zeros((8, 3)))[1])
@@ -131,6 +141,10 @@ def test_an_export_that_differs_is_not_left_behind(trained, tmp_path, monkeypatc
 
 
 def test_an_export_leaves_the_network_as_it_was(trained, tmp_path):
+    import torch
+
+    from raysweep.tools import export, predict
+
     experiment, root = trained
     found = predict.load(root, f"{experiment.id}@2")
     before = {k: v.clone() for k, v in found.model.state_dict().items()}
@@ -139,6 +153,8 @@ def test_an_export_leaves_the_network_as_it_was(trained, tmp_path):
 
 
 def test_bad_requests(trained, tmp_path, capsys, monkeypatch):
+    from raysweep.tools import predict
+
     experiment, root = trained
     monkeypatch.chdir(tmp_path)
     for words, told in (
@@ -156,6 +172,8 @@ def test_bad_requests(trained, tmp_path, capsys, monkeypatch):
 
 
 def test_a_strangers_checkpoint_runs_no_function(trained, tmp_path):
+    from raysweep.tools import predict
+
     experiment, root = trained
     saved = checkpoint.read_checkpoint(experiment.folder / "checkpoint_epoch_2.pt")
     saved["config"]["settings"]["model"] = {"name": "python:os:mkdir", "options": {}}
@@ -165,6 +183,8 @@ def test_a_strangers_checkpoint_runs_no_function(trained, tmp_path):
 
 
 def test_a_network_of_transformers_is_exported(tmp_path, image_folder, without_ray):
+    from raysweep.tools import export, predict
+
     pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[hf]'")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install -e '.[onnx]'")
     from tests.plan import old

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from hypothesis import strategies as st
 from raysweep.config import load as load_config
 from raysweep.config import settings as configuration
 from raysweep.errors import ConfigError, Interrupted
-from raysweep.events import BatchDone, EpochDone, Event, Note
+from raysweep.events import BatchDone, BranchEnded, BranchEvent, EpochDone, Event, Note
 from raysweep.launch import run as launching
+from raysweep.launch import runner
 from raysweep.launch.resume import continue_experiment
-from raysweep.launch.workers import start as workers
 from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
@@ -32,7 +31,6 @@ from raysweep.store.records import ExperimentConfig
 from raysweep.tools import replay
 from raysweep.trackers import base as trackers
 from raysweep.trackers import dispatch, snapshot
-from raysweep.training.loop import train
 from tests.conftest import small_settings, weights_hash
 from tests.trackers import tracking
 from tests.trackers.tracking import board, event_files, history, mlflow_curves, mlflow_run
@@ -49,6 +47,8 @@ class Runs:
         self.events: list[Event] = []
 
     def launch(self, job: Any, fitted: Any, progress: Any) -> Any:
+        from raysweep.training.loop import train
+
         return train(job, tracking.Forwarding(progress, self.stop_after))
 
     def run(self, **sections: Any) -> Experiment:
@@ -75,8 +75,17 @@ class Runs:
         return [e.text for e in self.events if isinstance(e, Note) and "cannot be written" in e.text]
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracker's process may take long on a busy machine; what happens to one that takes too long is a test of its own."""
+    monkeypatch.setattr(dispatch, "WAIT_S", 240.0)
+    monkeypatch.setattr(dispatch, "WAIT_TERMINATED_S", 240.0)
+
+
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    from raysweep.launch.workers import start as workers
+
     made = Runs(tmp_path / "experiments")
     monkeypatch.setattr(workers, "in_this_process", made.launch)
     return made
@@ -102,6 +111,8 @@ def notes(experiment: Experiment) -> list[str]:
 @pytest.fixture(scope="module")
 def untracked(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The hash of the weights of a run without trackers."""
+    from raysweep.launch.workers import start as workers
+
     runs = Runs(tmp_path_factory.mktemp("untracked"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "in_this_process", runs.launch)
@@ -282,9 +293,9 @@ def test_verify_replays_an_epoch_without_tracking_it(runs, here, database, monke
     assert all(not found.tensorboard and not trackers.asked_for(found) for found in asked)
 
 
-def test_on_an_object_store_another_machine_continues_the_same_curve(tmp_path):
+def test_on_an_object_store_another_machine_continues_the_same_curve(s3_port, tmp_path):
     from raysweep.store.remote import root as remote
-    from tests.store.remote.objectstore import serving
+    from tests.store.remote.objectstore import emptied
     from tests.store.remote.test_mirror import make
 
     def sync(tracker: Any, folder: Path, epochs: int) -> None:
@@ -295,7 +306,7 @@ def test_on_an_object_store_another_machine_continues_the_same_curve(tmp_path):
         told = snapshot.read(folder)
         tracker.sync(snapshot.Snapshot(told.experiment, told.config, told.points, "running"))
 
-    with serving(tmp_path / "machines") as server:
+    with emptied(s3_port, tmp_path / "machines") as server:
         with server.machine("a"):
             folder = make(remote.open_root(server.root())).folder
             tracker = trackers.make("tensorboard")
@@ -392,7 +403,7 @@ def test_a_relative_database_is_found_again_from_another_folder(runs, database, 
     assert not (tmp_path / place.name).exists()
 
 
-# --- trackers in their own processes ---------------------------------------------------------------------------------------------
+# --- trackers in their own processes ------------------------------------------------------------------------------------
 
 
 def test_mlflow_in_its_own_process_has_everything_when_the_run_returns(runs, database, untracked):
@@ -442,7 +453,7 @@ def test_a_trackers_process_exits_when_the_driver_dies():
     os.set_blocking(process.pipe, True)
     assert process.process.stdin is not None
     process.process.stdin.close()  # as the kernel does for a process that was killed
-    assert process.process.wait(timeout=30) == 1
+    assert process.process.wait(timeout=200) == 1
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------
@@ -598,6 +609,31 @@ def test_importing_the_launcher_imports_no_tracker(tmp_path):
 # --- a sweep -------------------------------------------------------------------------------------------------------------
 
 
+def test_a_branch_is_a_run_that_names_its_sweep(runs, database, here):
+    """Told as a sweep tells of it, without Ray."""
+    parent = runs.run(trackers={"mlflow": {"uri": database}})
+    known = parents.read_parent(runs.root, f"{parent.id}@2")
+    plan = child.plan_child(known, str(runs.root), weights={"3": 4.0}, epochs=1, name="s-34")
+    of_sweep = {"sweep": "s_20260101_000000", "branch": {"name": "34", "control": False, "seed": 0}}
+    with dispatch.following(runs.events.append) as follower:
+
+        def progress(event: Event) -> None:
+            follower(BranchEvent("34", event))
+
+        branch = runner.start(plan, runs.launch, progress, **of_sweep).experiment
+        progress(BranchEnded("finished"))
+    assert mlflow_curves(branch.folder) == history(branch.folder)
+    assert board(branch.folder) == history(branch.folder, single=True)
+    seen = mlflow_run(branch.folder)
+    assert seen.info.status == "FINISHED"
+    assert seen.data.tags["raysweep.sweep"] == "s_20260101_000000"
+    assert seen.data.tags["raysweep.branch"] == "34"
+    assert seen.data.tags["raysweep.control"] == "false"
+    assert seen.data.tags["mlflow.parentRunId"] == mlflow_run(parent.folder).info.run_id
+    assert notes(branch) == []
+
+
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_branches_of_a_sweep_are_runs_that_name_the_sweep(ray_cluster, tmp_path, database):
     from raysweep.config import grid as grids
@@ -610,9 +646,8 @@ def test_the_branches_of_a_sweep_are_runs_that_name_the_sweep(ray_cluster, tmp_p
     parent = launching.run(experiment_plan.plan_experiment(settings)).experiment
     grid = grids.check({"weights": {"3": [4.0]}, "epochs": 1})
     plan = sweep_plan.plan_sweep(SweepRequest(str(root), f"{parent.id}@1", grid, name="s"))
-    begun = time.monotonic()
     result = sweeping.run(plan)
-    assert not result.failed, f"after {time.monotonic() - begun:.0f} s"
+    assert not result.failed
     assert set(result.experiments) == {"control", "34"}
     for name, experiment in result.experiments.items():
         assert mlflow_curves(experiment.folder) == history(experiment.folder)

@@ -1,6 +1,6 @@
 """Every file event of a training's saves, one by one: a kill or a fault there, and what becomes of the training.
 
-Run as a program of its own, because it forks: ``python -m tests.training.events FOLDER kill|fault`` prints one JSON line
+Run as a program of its own, because it forks: ``python -m tests.training.events FOLDER STEP`` prints one JSON line
 per event. The folder gets a training that was interrupted after its first epoch. For every event (a file opened for
 writing, a write, fsync, rename, link, removal) of what is still to do, a forked process goes on with a copy of it and
 meets its fate there; another one then continues.
@@ -23,11 +23,9 @@ from raysweep.errors import Interrupted, RaysweepError
 from raysweep.launch import resume as resuming
 from raysweep.launch import run as launching
 from raysweep.launch import runner
-from raysweep.launch.workers import start as workers
 from raysweep.plan import experiment as experiment_plan
 from raysweep.store import lineage
 from raysweep.store.experiment import Experiment
-from raysweep.training.loop import train
 from tests.conftest import Recorder, small_settings, weights_hash
 
 NAMES = ("open", "write", "fsync", "replace", "link", "unlink", "ftruncate", "mkdir", "rmdir")
@@ -131,6 +129,9 @@ def what_is_left(folder: Path) -> dict[str, Any]:
 
 def prepare(root: Path) -> None:
     """A training that was interrupted at the end of its first epoch."""
+    from raysweep.launch.workers import start as workers
+    from raysweep.training.loop import train
+
     workers.in_this_process = lambda job, *_: train(job, Recorder(stop_after=EPOCH))  # type: ignore[assignment]
     with contextlib.suppress(Interrupted):
         launching.run(experiment_plan.plan_experiment(small_settings(root, **SECTIONS)))
@@ -138,7 +139,7 @@ def prepare(root: Path) -> None:
     runner.derive = lambda experiment: None  # pictures are not saves
 
 
-def main(work: Path, what: str) -> None:
+def main(work: Path, step: int) -> None:
     base = work / "base"
     prepare(base)
 
@@ -152,11 +153,12 @@ def main(work: Path, what: str) -> None:
     _, undisturbed = in_a_fork(lambda: go_on(root, Events(None, failed)))
     print(json.dumps({"event": None, **undisturbed, "after": what_is_left(folder)}), flush=True)
     for number, name in enumerate(undisturbed["seen"]):
-        fates = {"before": killed_before, "within": killed_within} if what == "kill" else {"fault": failed}
-        for how, fate in fates.items():
+        if number % step:
+            continue
+        for how, fate in {"before": killed_before, "within": killed_within, "fault": failed}.items():
             if (how == "within" and name != "write") or (how == "fault" and name not in CAN_FAIL):
                 continue
-            root, folder = copy(f"{what}")
+            root, folder = copy("broken")
             code, told = in_a_fork(lambda r=root, n=number, f=fate: go_on(r, Events(n, f)))  # type: ignore[misc]
             left = what_is_left(folder)
             again, end = in_a_fork(lambda r=root: go_on(r))  # type: ignore[misc]
@@ -165,4 +167,4 @@ def main(work: Path, what: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), int(sys.argv[2]))

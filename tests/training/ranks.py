@@ -1,4 +1,4 @@
-"""Processes that train together, joined by gloo as Ray's trainer joins its workers, started once for many trainings."""
+"""Processes that train together through gloo, like the workers of Ray's trainer. They start once for many trainings."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Ranks:
             process.kill()
 
     def train(self, job: Job, stop_after: int | None = None) -> Outcome:
-        """Train on all ranks; rank 0 asks to stop after so many batches.
+        """Train on all ranks; rank 0 requests a stop after ``stop_after`` batches.
 
         Raises:
             Interrupted: they stopped. Whatever else a rank raised.

@@ -1,4 +1,4 @@
-"""Saving behind the training's back: the snapshot is of its moment, commits keep their order, faults are told."""
+"""Saving in the background: a snapshot does not change later, commits keep their order, errors are reported."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import threading
 import time
 
 import pytest
-import torch
 
 from raysweep.errors import NonFiniteLossError, StoreError
 from raysweep.events import BatchDone, EpochDone
 from raysweep.store.experiment import Experiment
 from raysweep.training import checkpointing
-from raysweep.training.background import BackgroundSaver, Snapshot
 from tests.conftest import Recorder, weights_hash
 
 
 def state_of(value: float) -> dict:
+    import torch
+
     images = torch.full((2, 3, 4, 5), value).contiguous(memory_format=torch.channels_last)
     shared = torch.full((6,), value)
     return {
@@ -34,7 +34,11 @@ def state_of(value: float) -> dict:
     }
 
 
-def test_a_snapshot_is_of_its_moment_and_keeps_form_and_layout():
+def test_a_snapshot_does_not_change_later_and_keeps_structure_and_layout():
+    import torch
+
+    from raysweep.training.background import Snapshot
+
     snapshot, state = Snapshot(), state_of(1.0)
     taken = snapshot.take(state)
     for tensor in (state["model"]["a"], state["model"]["b"], state["optimizer"]["state"][0]["step"]):
@@ -49,7 +53,11 @@ def test_a_snapshot_is_of_its_moment_and_keeps_form_and_layout():
     }
 
 
-def test_the_next_snapshot_uses_the_same_memory_and_another_form_gets_its_own():
+def test_the_next_snapshot_uses_the_same_memory_unless_the_structure_differs():
+    import torch
+
+    from raysweep.training.background import Snapshot
+
     snapshot = Snapshot()
     first = snapshot.take(state_of(1.0))
     second = snapshot.take(state_of(2.0))
@@ -61,6 +69,10 @@ def test_the_next_snapshot_uses_the_same_memory_and_another_form_gets_its_own():
 
 
 def test_parameters_that_need_gradients_are_copied_without_them():
+    import torch
+
+    from raysweep.training.background import Snapshot
+
     parameter = torch.nn.Parameter(torch.ones(3))
     taken = Snapshot().take({"p": parameter})["p"]
     assert not taken.requires_grad
@@ -68,18 +80,20 @@ def test_parameters_that_need_gradients_are_copied_without_them():
 
 
 @pytest.fixture
-def told():
+def reported():
     return []
 
 
 @pytest.fixture
-def saver(told):
-    made = BackgroundSaver(lambda event: told.append((threading.current_thread(), event)))
+def saver(reported):
+    from raysweep.training.background import BackgroundSaver
+
+    made = BackgroundSaver(lambda event: reported.append((threading.current_thread(), event)))
     yield made
     made.close()
 
 
-def test_events_are_told_by_the_training_thread_after_the_commit(saver, told):
+def test_events_are_reported_by_the_training_thread_after_the_commit(saver, reported):
     gate, committed = threading.Event(), []
 
     def save():
@@ -90,11 +104,11 @@ def test_events_are_told_by_the_training_thread_after_the_commit(saver, told):
     saver.begin()
     saver.submit(save, lambda best, *seconds: EpochDone(1, {}, best, *seconds))
     saver.poll()
-    assert told == []  # it is still being written, and nothing waits for it
+    assert reported == []  # it is still being written, and nothing waits for it
     gate.set()
     saver.flush()
     assert committed == [1]
-    (thread, event), *rest = told
+    (thread, event), *rest = reported
     assert rest == []
     assert thread is threading.current_thread()
     assert isinstance(event, EpochDone)
@@ -102,7 +116,7 @@ def test_events_are_told_by_the_training_thread_after_the_commit(saver, told):
     assert event.save_seconds >= 0 <= event.blocked_seconds
 
 
-def test_one_save_at_a_time_in_their_order(saver, told):
+def test_saves_run_one_at_a_time_and_in_order(saver, reported):
     running, most = [0], [0]
 
     def save(number):
@@ -117,11 +131,11 @@ def test_one_save_at_a_time_in_their_order(saver, told):
         saver.submit(lambda number=number: save(number), lambda number, *_: number)
     saver.flush()
     assert most == [1]
-    assert [event for _, event in told] == [0, 1, 2, 3, 4]
+    assert [event for _, event in reported] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("call", ["begin", "poll", "flush"])
-def test_a_failed_save_is_raised_once_by_the_next_call(saver, told, call):
+def test_a_failed_save_is_raised_once_by_the_next_call(saver, reported, call):
     def save():
         raise StoreError("the disk is full")
 
@@ -131,11 +145,13 @@ def test_a_failed_save_is_raised_once_by_the_next_call(saver, told, call):
     with pytest.raises(StoreError, match="full"):
         getattr(saver, call)()
     saver.flush()
-    assert told == []
+    assert reported == []
 
 
-def test_closing_lets_the_save_end(told):
-    saver, ended = BackgroundSaver(told.append), []
+def test_closing_waits_for_the_running_save(reported):
+    from raysweep.training.background import BackgroundSaver
+
+    saver, ended = BackgroundSaver(reported.append), []
     saver.submit(lambda: time.sleep(0.05) or ended.append(1), lambda *_: None)
     saver.close()
     assert ended == [1]
@@ -166,7 +182,7 @@ def test_slow_saves_change_no_bit_of_any_epoch(quick_run, monkeypatch, request):
     assert all(e.verify(slow.folder) is None for e in slow.entries())
 
 
-def test_who_hears_of_an_epoch_finds_it_committed(quick_run, without_ray, tmp_path):
+def test_the_event_of_an_epoch_comes_after_its_commit(quick_run, without_ray, tmp_path):
     found = []
 
     class Watcher(Recorder):
@@ -182,8 +198,22 @@ def test_who_hears_of_an_epoch_finds_it_committed(quick_run, without_ray, tmp_pa
     assert [e.epoch for e in recorder.events if isinstance(e, EpochDone)] == [1, 2, 3]
 
 
-def test_the_training_goes_on_while_it_is_saved(quick_run, without_ray, slow_saves):
-    recorder = without_ray(Recorder())
+def test_the_training_continues_during_a_save(quick_run, without_ray, slow_saves, monkeypatch):
+    gone_on = threading.Event()
+    slow = checkpointing.CheckpointWriter.epoch_end
+
+    def epoch_end(self, *args):
+        gone_on.wait(240)
+        return slow(self, *args)
+
+    class Watcher(Recorder):
+        def __call__(self, event):
+            super().__call__(event)
+            if isinstance(event, BatchDone) and event.epoch == 2:
+                gone_on.set()
+
+    monkeypatch.setattr(checkpointing.CheckpointWriter, "epoch_end", epoch_end)
+    recorder = without_ray(Watcher())
     quick_run(training={"epochs": 2, "batch_size": 50})
     kinds = [(type(e), e.epoch) for e in recorder.events if isinstance(e, BatchDone | EpochDone)]
     assert kinds.index((BatchDone, 2)) < kinds.index((EpochDone, 1))
@@ -192,7 +222,7 @@ def test_the_training_goes_on_while_it_is_saved(quick_run, without_ray, slow_sav
     assert second.blocked_seconds < first.save_seconds  # it waits for what is left of the first
 
 
-def test_a_fault_behind_the_back_ends_the_training_and_is_told(quick_run, tmp_path, monkeypatch):
+def test_an_error_of_a_background_save_ends_the_training_and_is_reported(quick_run, tmp_path, monkeypatch):
     real = checkpointing.CheckpointWriter.epoch_end
 
     def failing(self, state, epoch, *rest):
@@ -209,7 +239,7 @@ def test_a_fault_behind_the_back_ends_the_training_and_is_told(quick_run, tmp_pa
     assert experiment.newest_good()[0].epoch == 1
 
 
-def test_an_error_of_the_next_epoch_loses_nothing_that_was_reached(quick_run, tmp_path, slow_saves, monkeypatch):
+def test_an_error_in_the_next_epoch_does_not_lose_the_epoch_being_saved(quick_run, tmp_path, slow_saves, monkeypatch):
     from raysweep.training.feed import Feed
 
     real, calls = Feed.batch, [0]

@@ -7,7 +7,6 @@ import os
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from raysweep.events import CheckpointSaved
 from raysweep.store.experiment import Experiment
@@ -25,7 +24,7 @@ def run(quick_run):
     return quick_run(training={"epochs": 3}, sampling={"weights": {"3": 5, "8": 0.5}})
 
 
-def test_every_documented_file_is_there_and_nothing_else(run):
+def test_a_run_leaves_exactly_the_documented_files(run):
     expected = {
         "experiment_config.json",
         "experiment_changes.log",
@@ -40,6 +39,8 @@ def test_every_documented_file_is_there_and_nothing_else(run):
 
 
 def test_checkpoints_hold_the_documented_keys_and_load_without_pickles(run):
+    import torch
+
     for name in ("checkpoint_epoch_1.pt", "checkpoint_epoch_3.pt", "best_checkpoint.pt"):
         saved = torch.load(run.folder / name, weights_only=True)
         assert set(saved) >= DOCUMENTED_KEYS
@@ -58,7 +59,7 @@ def test_best_is_a_link_to_the_best_epoch_and_the_manifest_says_which(run):
     assert all(e.verify(run.folder) is None for e in run.entries())
 
 
-def test_the_history_has_the_old_columns_first_and_counts_what_was_shown(run):
+def test_the_history_starts_with_the_old_columns_and_counts_the_images_shown(run):
     header, *lines = (run.folder / "training_history.csv").read_text().splitlines()
     columns = header.split(",")
     assert columns[:9] == [
@@ -79,7 +80,7 @@ def test_the_history_has_the_old_columns_first_and_counts_what_was_shown(run):
             assert int(row[f"distinct_{c}"]) == min(counts[c], int(row[f"realised_{c}"]))
 
 
-def test_the_old_flat_names_stand_first_in_the_configuration(run):
+def test_the_configuration_starts_with_the_old_flat_names(run):
     config = json.loads((run.folder / "experiment_config.json").read_text())
     assert next(iter(config)) == "experiment_name"
     for name in (
@@ -105,7 +106,7 @@ def test_predictions_hold_the_best_and_the_last_epoch(run):
         assert (part["probabilities"].map(sum) - 1).abs().max() < 1e-5
 
 
-def test_the_log_tells_the_weights_and_the_shares_they_cause(run):
+def test_the_log_records_the_weights_and_the_shares_they_cause(run):
     text = (run.folder / "experiment_changes.log").read_text()
     assert text.startswith("EXPERIMENT LOG - small\nStarted: ")
     events = [json.loads(line) for line in (run.folder / "lineage.jsonl").read_text().splitlines()]
@@ -115,7 +116,7 @@ def test_the_log_tells_the_weights_and_the_shares_they_cause(run):
     assert "Change Type: EXPERIMENT_START" in text
 
 
-def test_the_newest_three_within_an_epoch_are_kept_and_its_end_supersedes_them(quick_run, without_ray, tmp_path):
+def test_the_newest_three_within_an_epoch_are_kept_until_its_end(quick_run, without_ray, tmp_path):
     kept: list[list[str]] = []
 
     class Watcher(Recorder):
@@ -145,7 +146,7 @@ def test_the_best_epoch_is_chosen_by_the_metric_asked_for(quick_run, metric, col
     assert values == pytest.approx([e.metrics[column] for e in run.entries()])
 
 
-def test_a_missing_best_link_is_made_again(run):
+def test_a_missing_best_link_is_restored(run):
     from raysweep.training.checkpointing import rebuild_best
 
     (run.folder / "best_checkpoint.pt").unlink()

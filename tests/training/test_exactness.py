@@ -1,4 +1,4 @@
-"""Stopping and going on changes no bit; other weights change the order and nothing else silently."""
+"""Stopping and continuing changes no bit; other weights change the order, and nothing else without a note."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def straight(quick_run):
 
 
 def interrupted(tmp_path, without_ray, stop_after, **sections):
-    """A run that was asked to stop after so many batches; returns its experiment."""
+    """The experiment of a run that was asked to stop after ``stop_after`` batches."""
     without_ray(Recorder(stop_after))
     with pytest.raises(Interrupted, match="raysweep continue"):
         launching.run(experiment_plan.plan_experiment(small_settings(tmp_path / "experiments", **sections)))
@@ -81,7 +81,9 @@ def test_mid_epoch_start_of_children(tmp_path, without_ray, straight, quick_chil
     assert sum(int(row[f"realised_{c}"]) for c in "0123456789") == 500
 
 
-def test_a_damaged_newest_checkpoint_falls_back_says_so_and_ends_with_the_same_bits(tmp_path, straight, without_ray):
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_gives_the_same_bits(
+    tmp_path, straight, without_ray
+):
     broken = interrupted(tmp_path, without_ray, 8, training={"epochs": 3}, checkpoint={"every_n_batches": 1}, **DROPOUT)
     newest = broken.folder / broken.entries()[-1].file
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
@@ -109,7 +111,7 @@ def notes_of(experiment) -> list[str]:
     return [e["text"] for e in events if e["type"] == "NOTE"]
 
 
-def test_what_makes_other_bits_is_said_once_in_the_log(tmp_path, straight, quick_child, without_ray):
+def test_the_log_says_once_why_the_bits_may_differ(tmp_path, straight, quick_child, without_ray):
     assert notes_of(quick_child(f"{straight.id}@2", epochs=1)) == []
     file = straight.folder / "checkpoint_epoch_2.pt"
     saved = checkpoint.read_checkpoint(file)
@@ -124,7 +126,7 @@ def test_what_makes_other_bits_is_said_once_in_the_log(tmp_path, straight, quick
     assert "instead of 1.0" in note
 
 
-def test_an_interrupted_run_goes_on_with_other_resources_where_they_are_asked_for(tmp_path, straight, without_ray):
+def test_an_interrupted_run_continues_with_other_resources_on_request(tmp_path, straight, without_ray):
     broken = interrupted(tmp_path, without_ray, 4, training={"epochs": 3}, **DROPOUT)
     asked = resources.ResourceOverrides(threads=2)
     result = resuming.continue_experiment(tmp_path / "experiments", broken.id, asked=asked)
@@ -136,7 +138,7 @@ def test_an_interrupted_run_goes_on_with_other_resources_where_they_are_asked_fo
     assert {"scaling.threads": [1, 2]} in [e.get("changes") for e in events]
 
 
-def test_more_threads_than_the_machine_has_name_the_way_out(tmp_path, without_ray):
+def test_more_threads_than_the_machine_has_are_refused_with_a_remedy(tmp_path, without_ray):
     broken = interrupted(tmp_path, without_ray, 4, training={"epochs": 3}, **DROPOUT)
     config = broken.config()
     broken.write_config(replace(config, threads=500))
@@ -145,7 +147,7 @@ def test_more_threads_than_the_machine_has_name_the_way_out(tmp_path, without_ra
     assert broken.status() == "interrupted"
 
 
-def test_a_configuration_that_forgot_its_parent_is_told_so(tmp_path, straight, quick_child):
+def test_a_configuration_without_its_parents_hash_is_refused(tmp_path, straight, quick_child):
     made = quick_child(f"{straight.id}@2", epochs=1)
     config = made.config()
     made.write_config(replace(config, parent=replace(config.parent, sha256=None)))

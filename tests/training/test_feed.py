@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from raysweep.config.settings import DataSection
 from raysweep.data import augment, cache
-from raysweep.training.feed import Feed
 
 
 def test_the_copy_on_the_device_gives_the_same_batches(image_cache):
+    import torch
+
+    from raysweep.training.feed import Feed
+
     data = cache.load(DataSection(source="digits"), image_cache)
     cpu = torch.device("cpu")
     feed = Feed(data, list(data.mean), list(data.std), cpu, True)
@@ -27,6 +29,10 @@ def test_the_copy_on_the_device_gives_the_same_batches(image_cache):
 
 
 def test_the_training_images_are_normalised(image_cache):
+    import torch
+
+    from raysweep.training.feed import Feed
+
     data = cache.load(DataSection(source="digits"), image_cache)
     feed = Feed(data, list(data.mean), list(data.std), torch.device("cpu"), False)
     x, y = feed.batch(data.train, np.arange(len(data.train.labels)), None)

@@ -1,14 +1,12 @@
-"""Networks of transformers and timm: from a folder without any network, as they were trained, under their own names."""
+"""Networks of transformers and timm: loaded from a folder without network access, with their weights and parameter names."""
 
 from __future__ import annotations
 
 import socket
 
 import pytest
-import torch
 
 from raysweep.errors import ConfigError
-from raysweep.training import hub, models
 from tests.plan import old
 
 
@@ -28,7 +26,10 @@ def vit(tmp_path_factory):
 
 
 def test_a_folder_of_transformers(vit, no_network):
+    import torch
     import transformers
+
+    from raysweep.training import hub, models
 
     model = models.build(f"hf:{vit}", {}, 3, 3)
     theirs = transformers.ViTForImageClassification.from_pretrained(vit)
@@ -42,33 +43,49 @@ def test_a_folder_of_transformers(vit, no_network):
 
 @pytest.mark.parametrize(("size", "channels"), [(12, 1), (48, 3), (9, 1)])
 def test_images_of_any_size_gray_or_not(vit, size, channels):
+    from raysweep.training import models
+
     models.try_out(models.build(f"hf:{vit}", {}, 3, channels), (size, size, channels), 3)
 
 
 def test_gray_images_are_repeated(vit):
+    import torch
+
+    from raysweep.training import models
+
     model = models.build(f"hf:{vit}", {}, 3, 1).eval()
     x = torch.randn(2, 1, 12, 12)
     assert torch.equal(model(x), model(x.expand(-1, 3, -1, -1)))
 
 
-def test_another_number_of_classes_gets_another_head(vit):
+def test_another_number_of_classes_replaces_only_the_head(vit):
+    import torch
+
+    from raysweep.training import models
+
     one, other = (models.build(f"hf:{vit}", {}, n, 3).state_dict() for n in (3, 5))
     changed = [k for k in one if one[k].shape != other[k].shape]
     assert changed == ["classifier.weight", "classifier.bias"]
     assert all(torch.equal(one[k], other[k]) for k in one if k not in changed)
 
 
-def test_options_go_to_its_configuration(vit):
+def test_options_are_passed_to_the_models_configuration(vit):
+    from raysweep.training import models
+
     assert models.build(f"hf:{vit}", {"hidden_dropout_prob": 0.3}, 3, 3).config.hidden_dropout_prob == 0.3
 
 
-def test_an_outline_has_no_numbers(vit):
+def test_an_outline_is_on_the_meta_device(vit):
+    from raysweep.training import models
+
     outline = models.outline(f"hf:{vit}", {}, 3, 3)
     assert {p.device.type for p in outline.parameters()} == {"meta"}
     assert list(outline.state_dict()) == list(models.build(f"hf:{vit}", {}, 3, 3).state_dict())
 
 
 def test_timm(no_network):
+    from raysweep.training import hub, models
+
     timm = pytest.importorskip("timm", reason="timm is not installed: pip install -e '.[timm]'")
     model = models.build("timm:resnet10t", {}, 3, 1)
     assert list(model.state_dict()) == list(timm.create_model("resnet10t", num_classes=3, in_chans=1).state_dict())
@@ -90,13 +107,17 @@ def test_timm(no_network):
         ("hf:", "is not known"),
     ],
 )
-def test_what_is_not_there_is_said(name, told):
+def test_a_model_that_does_not_exist_is_named(name, told):
+    from raysweep.training import models
+
     with pytest.raises(ConfigError, match=told):
         models.build(name, {}, 3, 3)
 
 
 @pytest.mark.parametrize(("kind", "module"), [("hf", "transformers"), ("timm", "timm")])
-def test_a_missing_library_names_the_command(monkeypatch, kind, module):
+def test_a_missing_library_is_reported_with_the_command_that_installs_it(monkeypatch, kind, module):
+    from raysweep.training import hub, models
+
     def without(name):
         raise ImportError(name)
 
@@ -107,7 +128,7 @@ def test_a_missing_library_names_the_command(monkeypatch, kind, module):
     hub._hf_config.cache_clear()
 
 
-def test_a_run_uses_its_labels_and_moments(vit, image_folder, tmp_path, without_ray):
+def test_a_run_uses_the_models_labels_and_preprocessing(vit, image_folder, tmp_path, without_ray):
     """The data's classes are cat, dog, eel; the model's outputs are eel, cat, dog."""
     from raysweep.launch import run as launching
     from raysweep.plan import experiment as experiment_plan

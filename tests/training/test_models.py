@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-import torch
-from torch import nn
 
 from raysweep.config.settings import ModelSection, TrainingSection
 from raysweep.errors import CheckpointError, ConfigError, NotFoundError
-from raysweep.training import models, optim, state
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 def tiny(num_classes: int, channels: int, width: int = 2) -> nn.Module:
+    from torch import nn
+
     return nn.Sequential(
         nn.Conv2d(channels, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)
     )
@@ -31,16 +36,22 @@ HERE = __name__
 @pytest.mark.parametrize("size", [8, 28, 48, 100])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_cnn_takes_images_of_any_size(size, channels):
+    from raysweep.training import models
+
     models.try_out(models.build("cnn", {}, 7, channels), (size, size, channels), 7)
 
 
-def test_a_function_of_the_users_and_its_options():
+def test_a_function_of_the_user_gets_its_options():
+    from raysweep.training import models
+
     model = models.build(f"python:{HERE}:tiny", {"width": 5}, 7, 1)
     models.try_out(model, (16, 16, 1), 7)
     assert model[0].out_channels == 5
 
 
 def test_torchvision_models_take_gray_images():
+    from raysweep.training import models
+
     models.try_out(models.build("torchvision:squeezenet1_1", {}, 7, 1), (48, 48, 1), 7)
 
 
@@ -57,12 +68,16 @@ def test_torchvision_models_take_gray_images():
         ("cnn", {"widht": 3}, "widht"),
     ],
 )
-def test_models_that_cannot_be_built_say_why(name, options, told):
+def test_a_model_that_cannot_be_built_is_reported_with_the_reason(name, options, told):
+    from raysweep.training import models
+
     with pytest.raises(ConfigError, match=told):
         models.build(name, options, 7, 1)
 
 
 def test_a_network_that_does_not_fit_the_data_is_found_before_training():
+    from raysweep.training import models
+
     with pytest.raises(ConfigError, match=r"logits of shape \(1, 7\)"):
         models.try_out(models.build(f"python:{HERE}:two_outputs", {}, 7, 1), (16, 16, 1), 7)
     with pytest.raises(ConfigError, match="1×1"):
@@ -70,6 +85,10 @@ def test_a_network_that_does_not_fit_the_data_is_found_before_training():
 
 
 def test_weights_that_do_not_fit_are_named():
+    import torch
+
+    from raysweep.training import models
+
     state = tiny(7, 1).state_dict()
     state["extra"] = torch.zeros(1)
     state["0.weight"] = torch.zeros(3, 1, 3, 3)
@@ -83,6 +102,8 @@ def test_weights_that_do_not_fit_are_named():
 
 
 def test_a_bare_state_dict_starts_the_weights(tmp_path, quick_run):
+    import torch
+
     first = quick_run(training={"epochs": 1})
     second = quick_run(
         training={"epochs": 1, "learning_rate": 1e-12}, model={"init_from": str(first.folder / "epoch_1_model.pt")}
@@ -92,7 +113,11 @@ def test_a_bare_state_dict_starts_the_weights(tmp_path, quick_run):
 
 
 @pytest.mark.parametrize("name", ["cnn", "torchvision:resnet18", "torchvision:regnet_y_128gf", "torchvision:swin_t"])
-def test_an_outline_has_the_networks_shapes_and_takes_no_memory(name):
+def test_an_outline_has_shapes_but_no_memory(name):
+    import torch
+
+    from raysweep.training import models, state
+
     outline = models.outline(name, {}, 7, 3)
     assert all(p.is_meta for p in outline.parameters())
     if name in ("cnn", "torchvision:resnet18"):
@@ -103,6 +128,10 @@ def test_an_outline_has_the_networks_shapes_and_takes_no_memory(name):
 
 
 def test_a_network_of_gigabytes_is_compared_before_it_is_built():
+    import torch
+
+    from raysweep.training import models
+
     huge = models.outline("cnn", {"widths": [4, 4, 8, 500_000]}, 3, 1)
     with pytest.raises(CheckpointError, match="of another shape"):
         models.fitting_weights(huge, models.build("cnn", {"widths": [4, 4, 8, 8]}, 3, 1).state_dict(), "x.pt")
@@ -117,6 +146,10 @@ def test_a_network_of_gigabytes_is_compared_before_it_is_built():
 
 
 def stepped(kind: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+    import torch
+
+    from raysweep.training import optim
+
     model = tiny(3, 1)
     settings = TrainingSection(optimizer=kind)
     optimizer = optim.optimizer(model, settings)
@@ -127,6 +160,8 @@ def stepped(kind: str) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_an_optimizers_state_is_tried_on_an_outline(kind):
+    from raysweep.training import optim, state
+
     model, optimizer = stepped(kind)
     saved = {"optimizer_state_dict": state.without_data(optimizer.state_dict())}
     model.to("meta")
@@ -134,44 +169,52 @@ def test_an_optimizers_state_is_tried_on_an_outline(kind):
 
 
 @pytest.mark.parametrize(
-    ("slot", "value"),
+    ("slot", "make"),
     [
-        ("exp_avg", torch.zeros(1, 1)),
-        ("exp_avg", "x"),
-        ("step", torch.tensor(-1.0)),
-        ("step", torch.tensor(float("nan"))),
-        ("step", torch.zeros(3)),
-        ("exp_avg_sq", None),
+        ("exp_avg", lambda torch: torch.zeros(1, 1)),
+        ("exp_avg", lambda torch: "x"),
+        ("step", lambda torch: torch.tensor(-1.0)),
+        ("step", lambda torch: torch.tensor(float("nan"))),
+        ("step", lambda torch: torch.zeros(3)),
+        ("exp_avg_sq", lambda torch: None),
     ],
 )
-def test_an_optimizers_state_that_would_fail_at_the_first_step_is_refused(slot, value):
+def test_an_optimizer_state_that_would_fail_at_the_first_step_is_refused(slot, make):
+    import torch
+
+    from raysweep.training import optim, state
+
     model, optimizer = stepped("adamw")
     saved = optimizer.state_dict()
     if slot == "exp_avg_sq":
         del saved["state"][0][slot]
     else:
-        saved["state"][0][slot] = value
+        saved["state"][0][slot] = make(torch)
     fresh = optim.optimizer(model, TrainingSection())
     with pytest.raises(CheckpointError, match=r"optimizer state in x\.pt does not fit"):
         state.restore_optimizer(model, fresh, {"optimizer_state_dict": saved}, "x.pt")
 
 
 @pytest.mark.parametrize(
-    "change",
+    "make",
     [
-        {"python": 1},
-        {"python": [3, [1, 2], None]},
-        {"numpy": ["MT19937", torch.zeros(624, dtype=torch.int64), 10**6, 0, 0.0]},
-        {"numpy": ["MT19937", torch.zeros(3, dtype=torch.int64), 1, 0, 0.0]},
-        {"torch": torch.zeros(3, dtype=torch.uint8)},
-        {"cuda": 4},
+        lambda torch: {"python": 1},
+        lambda torch: {"python": [3, [1, 2], None]},
+        lambda torch: {"numpy": ["MT19937", torch.zeros(624, dtype=torch.int64), 10**6, 0, 0.0]},
+        lambda torch: {"numpy": ["MT19937", torch.zeros(3, dtype=torch.int64), 1, 0, 0.0]},
+        lambda torch: {"torch": torch.zeros(3, dtype=torch.uint8)},
+        lambda torch: {"cuda": 4},
     ],
 )
-def test_generators_are_tried_and_the_own_ones_kept(change):
+def test_trying_the_generators_of_a_checkpoint_keeps_those_of_this_process(make):
+    import torch
+
+    from raysweep.training import state
+
     before = state.rng_state()
     state.try_rng_states([before, before], "x.pt")
     with pytest.raises(CheckpointError, match=r"random generators in x\.pt cannot be restored"):
-        state.try_rng_states([before, {**before, **change}], "x.pt")
+        state.try_rng_states([before, {**before, **make(torch)}], "x.pt")
     with pytest.raises(CheckpointError, match="a mapping is needed"):
         state.try_rng_states([torch.ones(2)], "x.pt")
     after = state.rng_state()
@@ -188,8 +231,11 @@ def section(path, **more) -> ModelSection:
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
-def test_weights_of_a_file_start_a_network(tmp_path, ending):
+def test_a_network_starts_from_the_weights_in_a_file(tmp_path, ending):
+    import torch
     from safetensors.torch import save_file
+
+    from raysweep.training import models
 
     source, path = tiny(3, 1), tmp_path / f"x{ending}"
     torch.save(source.state_dict(), path) if ending == ".pt" else save_file(source.state_dict(), path)
@@ -199,7 +245,11 @@ def test_weights_of_a_file_start_a_network(tmp_path, ending):
     assert models.initialise(model, ModelSection()) is None
 
 
-def test_what_does_not_fit_is_named_or_left_out(tmp_path):
+def test_tensors_that_do_not_fit_are_named_or_omitted(tmp_path):
+    import torch
+
+    from raysweep.training import models
+
     source, path = tiny(3, 1).state_dict(), tmp_path / "x.pt"
     source["extra"] = torch.zeros(1)
     del source["0.bias"]
@@ -224,6 +274,8 @@ def test_what_does_not_fit_is_named_or_left_out(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"no tensors", b"\xff" * 100, b"\x08\0\0\0\0\0\0\0{}      "])
 def test_a_damaged_safetensors_file_is_refused(tmp_path, content):
+    from raysweep.training import models
+
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError):
@@ -232,7 +284,9 @@ def test_a_damaged_safetensors_file_is_refused(tmp_path, content):
         models.initialise(tiny(3, 1), section(tmp_path / "nowhere.safetensors"))
 
 
-def test_what_was_left_out_stands_in_the_log(quick_run, tmp_path):
+def test_the_log_names_the_tensors_that_were_omitted(quick_run, tmp_path):
+    import torch
+
     from raysweep.store import lineage
 
     first = quick_run(training={"epochs": 1})

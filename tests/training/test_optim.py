@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raysweep.config.settings import TrainingSection
-from raysweep.training import models, optim
 
 
 def section(**options):
@@ -16,6 +14,8 @@ def section(**options):
 
 
 def test_warm_up_rises_to_the_rate_and_cosine_falls_to_its_end_and_stays():
+    from raysweep.training import optim
+
     t = section(warmup_epochs=2, min_lr_ratio=0.01)
     assert 0 < optim.learning_rate(t, 0) < optim.learning_rate(t, 1) == pytest.approx(0.05)
     assert optim.learning_rate(t, 2) == pytest.approx(0.1)
@@ -24,17 +24,25 @@ def test_warm_up_rises_to_the_rate_and_cosine_falls_to_its_end_and_stays():
 
 
 def test_step_and_constant():
+    from raysweep.training import optim
+
     t = section(schedule="step", step_epochs=3, step_gamma=0.5, warmup_epochs=0)
     assert [optim.learning_rate(t, p) for p in (0, 2.99, 3, 6)] == pytest.approx([0.1, 0.1, 0.05, 0.025])
     assert optim.learning_rate(section(schedule="constant", warmup_epochs=0), 99) == 0.1
 
 
 @given(st.floats(0, 100), st.sampled_from(["constant", "cosine", "step"]), st.floats(0, 20))
-def test_the_rate_is_never_zero_and_never_above_what_was_asked_for(progress, schedule, warm):
+def test_the_rate_is_above_zero_and_never_above_the_configured_one(progress, schedule, warm):
+    from raysweep.training import optim
+
     assert 0 < optim.learning_rate(section(schedule=schedule, warmup_epochs=warm), progress) <= 0.1
 
 
 def test_biases_and_norms_are_not_decayed():
+    import torch
+
+    from raysweep.training import models, optim
+
     model = models.build("cnn", {"widths": [4, 4, 8, 8]}, 3, 1)
     decayed, free = optim.optimizer(model, section(weight_decay=0.5)).param_groups
     assert decayed["weight_decay"] == 0.5
@@ -46,7 +54,11 @@ def test_biases_and_norms_are_not_decayed():
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_our_optimizers_take_torchs_steps_to_the_bit(name):
+def test_our_optimizers_give_the_same_bits_as_torchs(name):
+    import torch
+
+    from raysweep.training import optim
+
     torch.manual_seed(0)
     mine = torch.nn.Linear(5, 3)
     theirs = torch.nn.Linear(5, 3)

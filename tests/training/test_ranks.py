@@ -1,9 +1,8 @@
-"""The promise of exactness, whole, on one, two and three ranks: straight = resumed = interrupted and continued."""
+"""Exactness on one, two and three ranks: an undisturbed training = a resumed one = an interrupted and continued one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,11 @@ import pytest
 from raysweep.errors import Interrupted
 from raysweep.launch import resume as resuming
 from raysweep.launch import run as launching
-from raysweep.launch.workers import start as workers
 from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.store.experiment import Experiment
 from raysweep.training.job import Job, Outcome
-from raysweep.training.loop import train
 from tests.conftest import Recorder, small_settings, weights_hash
 from tests.training.ranks import Ranks
 
@@ -30,44 +27,55 @@ SECTIONS = {
 
 
 class Trainer:
-    """Stands for Ray's trainer; asks to stop after ``stop_after`` batches."""
+    """Replaces Ray's trainer; requests a stop after ``stop_after`` batches."""
 
-    def __init__(self, size: int, stack: ExitStack) -> None:
-        self.ranks = stack.enter_context(Ranks(size)) if size > 1 else None
+    def __init__(self, ranks: Ranks | None) -> None:
+        self.ranks = ranks
         self.stop_after: int | None = None
 
     def __call__(self, job: Job, *_: object) -> Outcome:
+        from raysweep.training.loop import train
+
         if self.ranks is None:
             return train(job, Recorder(self.stop_after))
         return self.ranks.train(job, self.stop_after)
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
+@pytest.fixture(scope="module", params=[1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def trainer(request: pytest.FixtureRequest) -> Iterator[Trainer]:
-    with ExitStack() as stack:
-        yield Trainer(request.param, stack)
+    if request.param == 3:
+        with Ranks(3) as ranks:
+            yield Trainer(ranks)
+    else:
+        yield Trainer(request.getfixturevalue("two_ranks") if request.param == 2 else None)
 
 
 @pytest.fixture
 def run(trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from raysweep.launch.workers import start as workers
+
     monkeypatch.setattr(workers, "in_this_process", trainer)
-
-    def go(stop_after: int | None = None, **sections: object) -> Experiment:
-        plan = experiment_plan.plan_experiment(small_settings(tmp_path, **{**SECTIONS, **sections}))
-        trainer.stop_after = stop_after
-        try:
-            return launching.run(plan).experiment
-        except Interrupted:
-            return Experiment(max(tmp_path.glob("small_*"), key=lambda p: p.stat().st_mtime_ns))
-        finally:
-            trainer.stop_after = None
-
-    return go
+    return lambda stop_after=None, **sections: go(trainer, tmp_path, stop_after, **sections)
 
 
-@pytest.fixture
-def straight(run) -> Experiment:
-    return run()
+def go(trainer: Trainer, root: Path, stop_after: int | None = None, **sections: object) -> Experiment:
+    plan = experiment_plan.plan_experiment(small_settings(root, **{**SECTIONS, **sections}))
+    trainer.stop_after = stop_after
+    try:
+        return launching.run(plan).experiment
+    except Interrupted:
+        return Experiment(max(root.glob("small_*"), key=lambda p: p.stat().st_mtime_ns))
+    finally:
+        trainer.stop_after = None
+
+
+@pytest.fixture(scope="module")
+def straight(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    from raysweep.launch.workers import start as workers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "in_this_process", trainer)
+        return go(trainer, tmp_path_factory.mktemp("straight"))
 
 
 def test_two_epochs_and_two_more_in_a_child_equal_four(run, straight, tmp_path):
@@ -94,3 +102,13 @@ def test_every_rank_has_its_own_generators(straight, trainer):
     saved = checkpoint.read_checkpoint(straight.folder / straight.entry("latest").file)
     assert saved["world_size"] == len(saved["rng_state"]) == size
     assert len({bytes(r["torch"].numpy().tobytes()) for r in saved["rng_state"]}) == size
+
+
+def test_a_continued_epoch_counts_each_image_once_where_a_batch_has_fewer_images_than_ranks(run, tmp_path):
+    tiny = {"training": {"epochs": 1, "batch_size": 2}, "sampling": {"samples_per_epoch": 12}}
+    broken = run(4, **tiny)
+    assert broken.entries()[-1].batch == 4
+    done = resuming.continue_experiment(tmp_path, broken.id).experiment
+    header, line = (done.folder / "training_history.csv").read_text().splitlines()
+    row = dict(zip(header.split(","), line.split(","), strict=True))
+    assert sum(int(row[f"realised_{c}"]) for c in "0123456789") == 12

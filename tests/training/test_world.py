@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from raysweep.errors import NonFiniteLossError
 from raysweep.launch import run as launching
@@ -18,21 +14,19 @@ from raysweep.plan import experiment as experiment_plan
 from raysweep.report import predictions
 from raysweep.store import checkpoint
 from raysweep.store.experiment import Experiment
-from raysweep.training import world
-from raysweep.training.loop import train
 from tests.conftest import Recorder, small_settings
 from tests.training.ranks import Ranks
 
 
-@pytest.fixture(scope="module")
-def two() -> Iterator[Ranks]:
-    with Ranks(2) as ranks:
-        yield ranks
+@pytest.fixture
+def two(two_ranks: Ranks) -> Ranks:
+    return two_ranks
 
 
 def run_with(ranks: Ranks | None, root: Path, monkeypatch: pytest.MonkeyPatch, **sections: object) -> Experiment:
     """A run of plain torch processes, or of this one: what Ray's trainer does, without Ray."""
     from raysweep.launch.workers import start as workers
+    from raysweep.training.loop import train
 
     root.mkdir(exist_ok=True)
     monkeypatch.setattr(
@@ -64,6 +58,8 @@ ONE_STEP = {
 
 
 def test_two_processes_take_the_step_of_one(two, tmp_path, monkeypatch):
+    import torch
+
     runs = {n: run_with(r, tmp_path / f"w{n}", monkeypatch, **ONE_STEP) for n, r in ((1, None), (2, two))}
     torch.manual_seed(0)
     after = {n: state_of(r, 1)["model_state_dict"] for n, r in runs.items()}
@@ -112,6 +108,11 @@ def test_epochs_of_two_processes_show_what_one_shows(two, tmp_path, monkeypatch)
 
 
 def _norm_rank(rank: int, size: int, folder: str) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from raysweep.training import world
+
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
     x = torch.load(f"{folder}/x.pt")
     layer = world._synchronise(torch.nn.BatchNorm2d(3))
@@ -126,6 +127,9 @@ def _norm_rank(rank: int, size: int, folder: str) -> None:
 
 
 def test_synchronised_batch_normalisation_equals_that_of_the_whole_batch(tmp_path):
+    import torch
+    import torch.multiprocessing as mp
+
     torch.manual_seed(0)
     x = torch.randn(12, 3, 4, 4) * 3 + 100  # far from zero, where naive sums of squares lose digits
     torch.save(x, tmp_path / "x.pt")
@@ -143,7 +147,9 @@ def test_synchronised_batch_normalisation_equals_that_of_the_whole_batch(tmp_pat
         torch.testing.assert_close(p[4], layer.running_var, rtol=1e-4, atol=1e-4)
 
 
-def test_a_loss_that_is_not_finite_names_epoch_and_batch_and_keeps_what_was_committed(quick_run, tmp_path):
+def test_a_loss_that_is_not_finite_is_reported_with_epoch_and_batch_and_keeps_the_checkpoints(quick_run, tmp_path):
+    import torch
+
     root = tmp_path / "experiments"
     with pytest.raises(NonFiniteLossError, match=r"epoch \d, batch \d of 3"):
         quick_run(training={"epochs": 9, "learning_rate": 1e30, "optimizer": "sgd", "warmup_epochs": 0})
@@ -158,6 +164,8 @@ def test_a_loss_that_is_not_finite_names_epoch_and_batch_and_keeps_what_was_comm
 
 
 def test_a_mid_epoch_checkpoint_never_holds_weights_that_are_not_finite(quick_run, tmp_path):
+    import torch
+
     with pytest.raises(NonFiniteLossError):
         quick_run(
             training={"learning_rate": 1e38, "optimizer": "sgd", "warmup_epochs": 0},

@@ -47,7 +47,7 @@ class Shared:
     base: Plan | None  # a checked child; None where every branch already has its folder
     points: dict[str, Point]  # by name; a search's points are not here
     parent: np.ndarray | None  # uint8: the content of the parent's checkpoint
-    mailbox: Any
+    channel: Any
     steal: bool
     seed: int | None = None  # of searched branches; None: the parent's
     original_id: str | None = None  # see Sweep.original_id; None: sweep.json says it
@@ -99,10 +99,10 @@ def _parent_state(shared: Shared) -> Mapping[str, Any]:
 class BranchReporter(ChannelReporter):
     """Tells the driver everything, and Ray Tune the metrics of every epoch."""
 
-    def __init__(self, mailbox: Any, branch: str, first_epoch: int) -> None:
+    def __init__(self, channel: Any, branch: str, first_epoch: int) -> None:
         import ray
 
-        super().__init__(mailbox, BATCH_EVERY_S, branch)
+        super().__init__(channel, BATCH_EVERY_S, branch)
         self.first_epoch = first_epoch
         self.reported = False
         self.notices = Notices([ray.get_runtime_context().get_node_id()])
@@ -131,9 +131,9 @@ def train_branch(config: dict[str, Any], shared: Shared) -> None:
 
     point = shared.points[config["branch"]] if "branch" in config else _searched(config, shared)
     first = _parent(shared).epoch + 1 if shared.base is not None else 1
-    reporter = BranchReporter(shared.mailbox, point.name, first)
+    reporter = BranchReporter(shared.channel, point.name, first)
     # Asked before anything is made: after a stop the branches that have not begun shall not begin.
-    stop, again = ray.get(shared.mailbox.begin.remote(point.name))
+    stop, again = ray.get(shared.channel.begin.remote(point.name))
     if stop is not None:
         return
     end = BranchEnded("finished")
@@ -151,7 +151,7 @@ def train_branch(config: dict[str, Any], shared: Shared) -> None:
         end = BranchEnded("failed", str(error), traceback.format_exc())
     except Exception as error:
         end = BranchEnded("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
-    ray.get(shared.mailbox.put.remote(BranchEvent(point.name, end)))
+    ray.get(shared.channel.put.remote(BranchEvent(point.name, end)))
 
 
 def _searched(config: Mapping[str, Any], shared: Shared) -> Point:
@@ -218,4 +218,4 @@ def _of_a_lost_node(experiment: Experiment) -> bool:
     who = lock.holder(experiment.folder)
     if who is None or lock.alive(who) is not None:  # nobody, or one of this machine, whom the lock itself can judge
         return False
-    return who.get("host") not in {n.get("NodeManagerHostname") for n in ray.nodes() if n.get("Alive")}
+    return who.host not in {n.get("NodeManagerHostname") for n in ray.nodes() if n.get("Alive")}

@@ -139,7 +139,7 @@ def _train_branches(
             base=base,
             points={p.name: p for p in points},
             parent=np.frombuffer(content, np.uint8),
-            mailbox=None,
+            channel=None,
             steal=steal,
             seed=next(iter(plan.grid.seeds), None),
             original_id=sweep.original_id,

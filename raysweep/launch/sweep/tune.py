@@ -96,9 +96,9 @@ def launch(work: Work, progress: Progress) -> TuneOutcome:
     """Train all branches; returns when none is left or when a signal asked to stop and all have saved."""
     import ray
 
-    mailbox = open_channel(work.sweep.id, work.at_once)
-    shown = Shown(mailbox)
-    work = replace(work, shared=replace(work.shared, mailbox=mailbox))
+    channel = open_channel(work.sweep.id, work.at_once)
+    shown = Shown(channel)
+    work = replace(work, shared=replace(work.shared, channel=channel))
     ended = TuneOutcome()
     results = Results(work.sweep)
     flag = StopFlag()
@@ -117,7 +117,7 @@ def launch(work: Work, progress: Progress) -> TuneOutcome:
 
     def handle(events: list[Event | RankEvent]) -> None:
         for event in events:
-            assert not isinstance(event, RankEvent)  # they go to the mailbox of their attempt
+            assert not isinstance(event, RankEvent)  # they go to the event channel of their attempt
             match event:
                 case BranchEvent(branch, BranchEnded(status="failed", reason=reason)):
                     ended.failed[branch] = reason
@@ -129,13 +129,13 @@ def launch(work: Work, progress: Progress) -> TuneOutcome:
     # Not in the main thread: that one handles signals and shows the progress.
     thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
     try:
-        with signals(flag, lambda reason: mailbox.stop.remote(reason)):
-            watch(thread, mailbox, POLL_S, handle)
+        with signals(flag, lambda reason: channel.stop.remote(reason)):
+            watch(thread, channel, POLL_S, handle)
     finally:  # whatever ended it, the files tell what is known
         with contextlib.suppress(RaysweepError):
             results.write(ended.failed)
     shown.close(dict(ended.failed))
-    ray.kill(mailbox)
+    ray.kill(channel)
     ended.stopped = flag.reason
     if broken:
         text = str(broken[0]).strip().splitlines()

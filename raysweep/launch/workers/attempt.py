@@ -27,14 +27,14 @@ from raysweep.store.remote import root as remote
 from raysweep.training.job import Job
 from raysweep.training.loop import train
 
-POLL_S = 0.5  # the driver and its mailbox share the CPUs with the ranks
+POLL_S = 0.5  # the driver and its event channel share the CPUs with the ranks
 
 
 class _Reporter(ChannelReporter):
     """Rank 0's reporter; it also asks to stop where Ray says that a node of this training will be taken away."""
 
-    def __init__(self, mailbox: Any, nodes: list[str]) -> None:
-        super().__init__(mailbox, POLL_S)
+    def __init__(self, channel: Any, nodes: list[str]) -> None:
+        super().__init__(channel, POLL_S)
         self.notices = Notices(nodes)
 
     def should_stop(self) -> str | None:
@@ -50,13 +50,13 @@ def _worker(config: dict[str, Any]) -> None:
     rank = ray.train.get_context().get_world_rank()
 
     def tell(event: RankEvent) -> None:
-        ray.get(config["mailbox"].put.remote(event))
+        ray.get(config["channel"].put.remote(event))
 
     context = ray.get_runtime_context()
     tell(RankStarted(context.current_actor, context.get_node_id()))
     end: RankEvent
     try:
-        reporter = _Reporter(config["mailbox"], _gather(context.get_node_id()))
+        reporter = _Reporter(config["channel"], _gather(context.get_node_id()))
         outcome = train(job, reporter)
         end = RankDone(outcome.epochs, outcome.best_acc)
     except (Interrupted, NonFiniteLossError) as error:  # all ranks raise these together
@@ -92,15 +92,15 @@ def _lost_peer(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def forwarding(flag: StopFlag) -> Iterator[list[Any]]:
-    """Signals set ``flag`` and reach the workers by the mailbox of the running attempt, the last of the list yielded."""
-    mailboxes: list[Any] = []
+    """Signals set ``flag`` and reach the workers by the event channel of the running attempt, the last of the list yielded."""
+    channels: list[Any] = []
 
     def forward(reason: str) -> None:
-        for mailbox in mailboxes[-1:]:
-            mailbox.stop.remote(reason)
+        for channel in channels[-1:]:
+            channel.stop.remote(reason)
 
     with signals(flag, forward):
-        yield mailboxes
+        yield channels
 
 
 def run(
@@ -110,7 +110,7 @@ def run(
     progress: Progress,
     should_stop: Callable[[], str | None],
     flag: StopFlag,
-    mailboxes: list[Any],
+    channels: list[Any],
 ) -> tuple[Verdict, RankTraceback | None]:
     """One ``TorchTrainer`` until it ends; returns what that means, and the traceback of the rank that failed."""
     import ray
@@ -120,14 +120,14 @@ def run(
     timeout = settings.scaling.timeout_s
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(timeout)  # Ray hands it to its controller
     name = os.path.basename(job.folder)
-    mailbox = open_channel(name)
-    mailboxes.append(mailbox)
-    shown = Shown(mailbox)
+    channel = open_channel(name)
+    channels.append(channel)
+    shown = Shown(channel)
     if ray.get_runtime_context().get_actor_id() is None:  # else it is a branch, which its sweep shows
         shown.begin(None, name)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": transport.portable(job), "mailbox": mailbox},
+        train_loop_config={"job": transport.portable(job), "channel": channel},
         scaling_config=ScalingConfig(
             num_workers=fitted.workers,
             use_gpu=fitted.use_gpu,
@@ -172,7 +172,7 @@ def run(
         reason = should_stop()
         if reason is not None and flag.reason is None:
             flag.reason = reason
-            mailbox.stop.remote(reason)
+            channel.stop.remote(reason)
         # Ranks that wait for each other time out by themselves; here is seen when all are silent.
         if actors and not said and not hangs and time.monotonic() - heard > 1.5 * timeout:
             hangs = True
@@ -180,12 +180,12 @@ def run(
                 ray.kill(actor)
 
     if flag.reason is not None:  # asked to stop between two attempts
-        mailbox.stop.remote(flag.reason)
+        channel.stop.remote(flag.reason)
     # Not in the main thread: there Ray would replace our signal handler by one that aborts without saving.
-    watch(threading.Thread(target=fit, name="ray-train", daemon=True), mailbox, POLL_S, handle)
+    watch(threading.Thread(target=fit, name="ray-train", daemon=True), channel, POLL_S, handle)
     failed = [e for e in said if isinstance(e, RankFailed) and e.fatal]
     shown.close({None: next((str(e.error) for e in failed), None)})
-    ray.kill(mailbox)
+    ray.kill(channel)
     if hangs:
         said.append(RankFailed(0, TrainingError("timed out"), lost_peer=True))
         failure.clear()

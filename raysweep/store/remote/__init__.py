@@ -1,1 +1,1 @@
-"""A root on an object store."""
+"""A root on an object store, its local copy, and the access to the store."""

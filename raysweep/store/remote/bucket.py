@@ -1,5 +1,7 @@
-"""An object store, by pyarrow.fs: list, read, write, copy and delete objects under one prefix, with bounded retries and
-errors that say what to do. Knows nothing of experiments."""
+"""Access to an object store with pyarrow.fs: list, read, write, copy and delete the objects under one prefix.
+
+Retries are bounded, and errors say what to do. Nothing here knows about experiments.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ from raysweep.errors import RootError, StoreError
 
 SCHEME = "s3://"
 _OPTIONS = ("region", "endpoint_override", "scheme")
-_ATTEMPTS = 5  # of the AWS SDK per request, with growing pauses
-_REPEATS = 2  # of ours, where an upload did not arrive as it was sent
+_ATTEMPTS = 5  # per request, made by the AWS SDK with growing pauses
+_REPEATS = 2  # more, made here, if an object did not arrive as it was sent
 _CONNECT_S, _REQUEST_S = 5.0, 30.0
 _CHUNK = 1 << 23
 _FIRST = 1 << 16
@@ -29,7 +31,7 @@ _T = TypeVar("_T")
 
 
 class Found(NamedTuple):
-    """One object: its bytes, and when it was written, in whole seconds since 1970."""
+    """One object: its size in bytes, and the time of its last write in whole seconds since 1970."""
 
     size: int
     time: int
@@ -37,7 +39,7 @@ class Found(NamedTuple):
 
 @dataclass
 class Bucket:
-    """The objects under ``s3://bucket/prefix``. Keys are told relative to the prefix."""
+    """The objects under ``s3://bucket/prefix``. All keys are relative to the prefix."""
 
     name: str
     prefix: str
@@ -46,29 +48,29 @@ class Bucket:
 
     @classmethod
     def parse(cls, text: str) -> Bucket:
-        """``s3://bucket/prefix?region=…&endpoint_override=host:port&scheme=http``.
+        """The bucket of an address ``s3://bucket/prefix?region=…&endpoint_override=host:port&scheme=http``.
 
         Raises:
-            RootError: it is not that.
+            RootError: the text is not such an address.
         """
         address, _, query = str(text).partition("?")
         where = re.fullmatch(r"s3://?([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/+(.*))?", address)
         if where is None:
             raise RootError(
-                f"{_without_secret(str(text)[:200])} is not the address of a place in an object store: s3://bucket/prefix, the bucket's name of "
-                "3 to 63 small letters, digits, dots and hyphens, without a user or password."
+                f"{_without_secret(str(text)[:200])} is not an address in an object store. Write s3://bucket/prefix, without a "
+                "user or password; the name of the bucket has 3 to 63 lower-case letters, digits, dots and hyphens."
             )
         parts = [p for p in (where[2] or "").split("/") if p]
         if any(p in (".", "..") for p in parts):
             raise RootError(
-                f"{str(text)[:200]}: a prefix with . or .. names no place in an object store. Write it out."
+                f"{str(text)[:200]}: the prefix contains . or .., which have no meaning in an object store. Write the full prefix."
             )
         pairs = parse_qsl(query, keep_blank_values=True)
         unknown = sorted({k for k, _ in pairs} - {*_OPTIONS})
         if unknown:
             raise RootError(
-                f"{address} takes {', '.join(_OPTIONS)} behind the question mark, not {', '.join(unknown)}. Credentials are read "
-                "from the environment only: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role."
+                f"{address} has the unknown option{'s' * (len(unknown) > 1)} {', '.join(unknown)}; the options behind the question "
+                f"mark are {', '.join(_OPTIONS)}. Credentials come from the environment only: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the machine's role."
             )
         options = dict(pairs)
         if "endpoint_override" in options:
@@ -79,22 +81,23 @@ class Bucket:
 
     @property
     def address(self) -> str:
-        """The address in its usual form, without the options."""
+        """The address in its normal form, without the options."""
         return SCHEME + "/".join(p for p in (self.name, self.prefix) if p)
 
     @property
     def query(self) -> str:
-        """The options as they follow the address, with their question mark; empty where there are none."""
+        """The options as they follow the address, with the question mark; empty if there are none."""
         return "?" + urlencode(self.options, safe=":/") if self.options else ""
 
     @property
     def place(self) -> dict[str, str]:
-        """The options, with the endpoint that the environment names: buckets of one name elsewhere are others."""
+        """The options, with the endpoint from the environment. Two stores may have buckets of the same name."""
         endpoint = {k: v for k, v in _of_environment().items() if k != "region"}
         return self.options if "endpoint_override" in self.options else endpoint | self.options
 
     @property
     def fs(self) -> Any:
+        """The ``pyarrow.fs.S3FileSystem``, connected at the first use."""
         if self._fs is None:
             from pyarrow import fs
 
@@ -114,21 +117,25 @@ class Bucket:
         return self._fs
 
     def check(self) -> None:
-        """Raises RootError where the bucket is missing or cannot be listed."""
+        """Make sure that the bucket exists and can be listed.
+
+        Raises:
+            RootError: it does not, or cannot.
+        """
         from pyarrow import fs
 
         try:
             self._try("looked at", "", lambda: self.fs.get_file_info(fs.FileSelector(self._path(""))))
         except FileNotFoundError:
-            pass  # nothing is there yet
+            pass  # nothing is under the prefix yet
         except StoreError as error:
             raise RootError(str(error)) from None
 
     def check_writable(self, key: str) -> None:
-        """Write and delete an object.
+        """Make sure that objects can be written and deleted, by writing and deleting one.
 
         Raises:
-            RootError: that is not possible.
+            RootError: they cannot.
         """
         try:
             self.put_empty(key)
@@ -140,7 +147,7 @@ class Bucket:
         """Every object under a key's folder, by its key.
 
         Raises:
-            StoreError: it cannot be listed.
+            StoreError: the objects cannot be listed.
         """
         from pyarrow import fs
 
@@ -154,18 +161,19 @@ class Bucket:
         return {r.path[start:]: _found(r) for r in rows if r.type == fs.FileType.File}
 
     def info(self, key: str) -> Found | None:
-        """What is under a key, or None."""
+        """Size and time of an object, or None if there is none."""
         from pyarrow import fs
 
         row = self._try("looked at", key, lambda: self.fs.get_file_info(self._path(key)))
         return _found(row) if row.type == fs.FileType.File else None
 
     def read(self, key: str) -> bytes | None:
-        """The first bytes of an object, which are all of a small one; None where there is none."""
+        """The first 64 KiB of an object, or None if there is none."""
 
         def action() -> bytes:
             with self.fs.open_input_stream(self._path(key)) as source:
-                return source.read(_FIRST)
+                first: bytes = source.read(_FIRST)
+            return first
 
         try:
             return self._try("read", key, action)
@@ -173,26 +181,27 @@ class Bucket:
             return None
 
     def get(self, key: str, target: Path) -> Found:
-        """Read an object into a local file that is made.
+        """Download an object into a new local file.
 
         Raises:
-            FileNotFoundError: there is none. StoreError: it cannot be read, or the local disk cannot be written.
+            FileNotFoundError: there is no such object.
+            StoreError: it cannot be read, or the local disk cannot be written.
         """
         for _ in range(_REPEATS + 1):
             found, size = self._try("read", key, lambda: self._receive(key, target))
             if found.size == size:
                 return found
-        raise StoreError(f"{self.url(key)} changes while it is read. Try again.")
+        raise StoreError(f"{self.url(key)} changed each time while it was read. Try again when nothing writes to it.")
 
     def put_empty(self, key: str) -> None:
-        """Write an object without content."""
+        """Write an empty object."""
         self._try("written", key, lambda: self._send(key, io.BytesIO()))
 
     def put(self, key: str, source: Path) -> Found:
-        """Write an object, and look whether it has arrived.
+        """Upload a file, and make sure that the object has arrived with its full size.
 
         Raises:
-            StoreError: it did not, after a bounded number of attempts.
+            StoreError: it has not, after a bounded number of attempts.
         """
         size = source.stat().st_size
         there = None
@@ -209,7 +218,7 @@ class Bucket:
         )
 
     def copy(self, source: str, target: str) -> Found | None:
-        """Copy an object within the store, where the bytes need not travel; None where it does not do that."""
+        """Copy an object inside the store, without downloading it; None if the store does not do that."""
         try:
             self.fs.copy_file(self._path(source), self._path(target))
         except OSError:  # larger than 5 GiB, or not allowed
@@ -217,18 +226,22 @@ class Bucket:
         return self.info(target)
 
     def delete(self, key: str) -> None:
-        """Delete an object; nothing happens where there is none."""
+        """Delete an object, if there is one."""
         with contextlib.suppress(FileNotFoundError):
             self._try("deleted", key, lambda: self.fs.delete_file(self._path(key)))
 
     def url(self, key: str) -> str:
+        """The full address of an object."""
         return f"{self.address}/{key}" if key else self.address
 
     def _path(self, key: str) -> str:
         return "/".join(p for p in (self.name, self.prefix, key) if p)
 
     def _send(self, key: str, source: Any) -> None:
-        """In a thread of its own, which no signal reaches: arrow's stream, when it is dropped halfway, writes what it has."""
+        """Write an object in a separate thread, which no signal interrupts.
+
+        If an exception dropped arrow's stream halfway, the stream would commit the incomplete object.
+        """
         failed: list[BaseException] = []
 
         def run() -> None:
@@ -242,7 +255,7 @@ class Bucket:
             thread.start()
             thread.join()
         except BaseException:
-            for _ in range(100):  # it may have come while the thread was being started
+            for _ in range(100):  # the signal may have come while the thread was starting
                 if thread.ident is not None:
                     thread.join()
                     break
@@ -253,7 +266,7 @@ class Bucket:
 
     def _write(self, key: str, source: Any) -> None:
         source.seek(0)
-        chunk = source.read(_CHUNK)  # before there is anything that could be dropped
+        chunk = source.read(_CHUNK)  # before the stream exists
         out = self.fs.open_output_stream(self._path(key))
         while chunk:
             out.write(chunk)
@@ -261,26 +274,31 @@ class Bucket:
                 chunk = source.read(_CHUNK)
             except BaseException:
                 out.close()
-                self.delete(key)  # a part is worth nothing
+                self.delete(key)  # it is incomplete
                 raise
         out.close()
 
     def _receive(self, key: str, target: Path) -> tuple[Found, int]:
-        """What the object was said to be before it was read, and the bytes that came; -1 if it became another one."""
+        """(what the store said about the object before the download, bytes received); -1 bytes if the object was replaced."""
         size = 0
         with self.fs.open_input_stream(self._path(key)) as source, open(target, "wb") as file:
-            told = {k: v.decode() for k, v in source.metadata().items()}
+            before = {k: v.decode() for k, v in source.metadata().items()}
             while chunk := source.read(_CHUNK):
                 size += file.write(chunk)
-        if size > _CHUNK:  # it came in pieces: of one content?
+        if size > _CHUNK:  # it came in several pieces, perhaps of two different objects
             with self.fs.open_input_stream(self._path(key)) as source:
-                if {k: v.decode() for k, v in source.metadata().items()} != told:
+                if {k: v.decode() for k, v in source.metadata().items()} != before:
                     size = -1
-        when = datetime.fromisoformat(told["Last-Modified"]).timestamp()
-        return Found(int(told["Content-Length"]), int(when)), size
+        when = datetime.fromisoformat(before["Last-Modified"]).timestamp()
+        return Found(int(before["Content-Length"]), int(when)), size
 
     def _try(self, what: str, key: str, action: Callable[[], _T]) -> _T:
-        """Raises FileNotFoundError as it comes, and any other OSError as a StoreError that says what to do."""
+        """The result of an action on an object.
+
+        Raises:
+            FileNotFoundError: the action raised it.
+            StoreError: the action raised any other OSError; the message says what to do.
+        """
         try:
             return action()
         except FileNotFoundError:
@@ -290,7 +308,7 @@ class Bucket:
 
 
 def _endpoint(text: str) -> dict[str, str]:
-    """``host:9000``, or ``http://host:9000`` as AWS's own tools take it, as options."""
+    """The options of an endpoint: ``host:9000``, or ``http://host:9000`` as in AWS's own tools."""
     scheme, _, host = text.rpartition("://")
     return {"endpoint_override": host.rstrip("/")} | ({"scheme": scheme} if scheme else {})
 
@@ -300,7 +318,7 @@ def _without_secret(address: str) -> str:
 
 
 def _of_environment() -> dict[str, str]:
-    """What AWS's own tools read; pyarrow's constructor does not."""
+    """Options from the variables that AWS's own tools read, because pyarrow's constructor ignores them."""
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     return ({"region": region} if region else {}) | (_endpoint(endpoint) if endpoint else {})
@@ -311,9 +329,9 @@ def _found(row: Any) -> Found:
 
 
 def _why(text: str, bucket: str) -> str:
-    """What the AWS SDK says, and what to do about it."""
+    """The reason in an error of the AWS SDK, and what to do about it."""
     if "NO_SUCH_BUCKET" in text or "NoSuchBucket" in text or ("ucket" in text and "not found" in text):
-        return f"there is no bucket {bucket}. Make it, or correct the address (and its region or endpoint_override)."
+        return f"there is no bucket {bucket}. Create it, or correct the address (or its region or endpoint_override)."
     keys = (
         "ACCESS_DENIED",
         "INVALID_ACCESS_KEY_ID",

@@ -1,11 +1,11 @@
-"""The copy of one root on an object store: what is here, what is there, and how the one becomes the other.
+"""The local copy of a root on an object store, and how the two are kept equal.
 
-A copy that is as the object is has the object's time, with ``SAME``, ``YOUNG`` or ``ABSENT`` (it stands for one that was
-not read) behind the second. A file without any was written here and did not arrive: unless its writer is at it, it is
-replaced.
+A local file that is a copy of an object has the object's modification time. The fraction of the second says what kind of
+copy it is: ``SAME``, ``YOUNG`` or ``ABSENT`` (a placeholder of the same size, whose content was not downloaded). A file
+with any other fraction was written here and has not been uploaded; unless its writer is still working, it is replaced.
 
-The store tells times in whole seconds, so an object may be followed by another one of the same size and time. What was
-read within the first seconds of an object is ``YOUNG``, and read again at the next look; a lock is read at every look.
+The store gives times in whole seconds, so an object may be replaced by one of the same size and time. A copy that was
+downloaded in an object's first seconds is therefore ``YOUNG`` and is downloaded again next time. A lock is always read anew.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ if TYPE_CHECKING:  # every command imports this module; few need the other
 
 SAME, YOUNG, ABSENT = 123_456_789, 555_555_555, 987_654_321
 NS = 1_000_000_000
-_YOUNG_S = 10.0  # so far may the clocks of this machine and the store differ
+_YOUNG_S = 10.0  # more than the clocks of this machine and of the store may differ
 _AT_ONCE = 32
-_LOOKS = 5  # at a folder that is written meanwhile
+_LOOKS = 5  # comparisons of a folder that changes at the same time
 _PAUSE_S = 0.02
-# What lists and trees read of every experiment.
+# The files that ``list`` and ``lineage`` read of every experiment.
 _SMALL = {layout.CONFIG, layout.MANIFEST, layout.LINEAGE, layout.LOCK, layout.SWEEP, layout.HISTORY_CSV}
 _OURS = _SMALL | {layout.CHANGES, layout.BEST, layout.PREDICTIONS, layout.RESULTS}
 
 
 class Mirror:
-    """One root on an object store, and its copy."""
+    """One root on an object store, and its local copy."""
 
     def __init__(self, root: Path, bucket: Bucket) -> None:
         self.root, self.bucket = root, bucket
-        self.claims: dict[str, str] = {}  # folder → the object that keeps its name until something is in it
+        self.claims: dict[str, str] = {}  # folder → the object that reserves its name until it has content
 
     def key(self, path: str | Path) -> str:
-        """Of the object that belongs to a path."""
+        """The key of the object that belongs to a path."""
         relative = os.path.relpath(os.path.abspath(path), self.root)
         return "" if relative == "." else relative.replace(os.sep, "/")
 
@@ -54,15 +54,15 @@ class Mirror:
         return _home(self.key(path).split("/"))
 
     def told(self, path: Path) -> bool:
-        """Whether the object store has a copy of it: not of caches, and not of what is under way."""
+        """Whether a path belongs into the object store; caches and temporary files do not."""
         return not any(p == layout.CACHES or p.startswith(layout.TEMP_PREFIX) for p in self.key(path).split("/"))
 
     @contextlib.contextmanager
     def alone(self, path: str | Path, writes: bool = False) -> Iterator[None]:
-        """Only one thread of this machine changes the copy of a folder at a time.
+        """Let only one thread of this machine at a time change the copy of a folder.
 
         Args:
-            writes: its content changes, which may take as long as an upload.
+            writes: the caller changes the content, which may take as long as an upload.
         """
         fd = self._claimed(path)
         try:
@@ -77,7 +77,7 @@ class Mirror:
 
     @contextlib.contextmanager
     def undisturbed(self, path: str | Path) -> Iterator[bool]:
-        """The same for one who only looks. Yields False, and nothing is waited for, while the folder is written."""
+        """The same for a caller that only compares. Yields False at once if another one is writing to the folder."""
         fd = self._claimed(path)
         try:
             while True:
@@ -90,7 +90,7 @@ class Mirror:
                     mine = False
                 if os.pread(fd, 1, 0) == b"w":
                     break
-                time.sleep(_PAUSE_S)  # somebody else looks: what is here may be old
+                time.sleep(_PAUSE_S)  # another one is comparing; the copy may be out of date until it is done
             yield mine
         finally:
             os.close(fd)
@@ -102,9 +102,9 @@ class Mirror:
         return os.open(locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def claim(self, folder: Path) -> bool:
-        """Whether a name that was free on this machine is free in the store as well, where two may ask at once.
+        """Reserve a new folder's name in the store; False if another machine has it or reserves it at the same time.
 
-        Each leaves an object and then looks: who sees another one gives way. At most one sees none.
+        Each machine writes an object and then lists the folder. One that sees another object gives up, so at most one wins.
         """
         key = f"{self.key(folder)}/{layout.TEMP_PREFIX}{secrets.token_hex(8)}"
         self.bucket.put_empty(key)
@@ -115,25 +115,25 @@ class Mirror:
         return True
 
     def push(self, path: Path) -> None:
-        """Upload a file. The caller is alone."""
+        """Upload a file. The caller holds :meth:`alone`."""
         _mark(path, self.bucket.put(self.key(path), path), SAME)
         claim = self.claims.pop(self.home(path), None)
         if claim is not None:
             self.bucket.delete(claim)
-        if path.suffix == ".pt":  # the copy would grow to the size of the whole root
+        if path.suffix == ".pt":  # else the copy would grow to the size of the whole root
             for old in path.parent.glob("*.pt"):
                 if old != path and state(old) in (SAME, YOUNG):
                     here = old.stat()
                     self.stand_in(old, here.st_size, here.st_mtime_ns // NS)
 
     def fetch(self, path: Path) -> None:
-        """See to it that a file's content is here; that a lock is the one that is there."""
+        """Make sure that a file's content is on this machine, and that a lock is up to date."""
         if path.name == layout.LOCK:
             self._look_at_lock(path)
         while state(path) == ABSENT:
             temp = self._temp(path)
             try:
-                there = self.bucket.get(self.key(path), temp)  # not alone: who looks meanwhile shall see what is new
+                there = self.bucket.get(self.key(path), temp)  # without the lock, so that others can compare
                 with self.alone(path):
                     if state(path) == ABSENT:
                         _put(temp, path, there)
@@ -145,16 +145,16 @@ class Mirror:
             return
         with self.alone(path):
             changed = self.renew(path)
-        if changed:  # another writer began or ended, or this copy was deleted: neither is the rest what it was
+        if changed:  # the writer is another one, or this copy was deleted: other files have changed, too
             self.pull(self.home(path))
 
     def bring(self, path: Path) -> None:
-        """Copy a large file where only its size is here. The caller is alone."""
+        """Download a file of which there is only a placeholder. The caller holds :meth:`alone`."""
         if state(path) == ABSENT:
             self._download(path)
 
     def renew(self, path: Path) -> bool:
-        """Make a file what its object is now; whether it was another one. The caller is alone."""
+        """Bring a file up to date with its object; True if it has changed. The caller holds :meth:`alone`."""
         there = self.bucket.info(self.key(path))
         before = _content(path) if path.name == layout.LOCK else None
         if there is None:
@@ -167,7 +167,7 @@ class Mirror:
         return before is None or before != _content(path)
 
     def stand_in(self, path: Path, size: int, when: int) -> None:
-        """Put an empty file of an object's size in its place. The caller is alone."""
+        """Replace a file by a placeholder of the object's size. The caller holds :meth:`alone`."""
         temp = self._temp(path)
         with open(temp, "xb") as file:
             file.truncate(size)
@@ -191,7 +191,7 @@ class Mirror:
         """Bring the copy up to date, or only one folder of it.
 
         Args:
-            patient: wait for who writes to a folder on this machine; else it is left as it is: nothing is newer.
+            patient: wait while this machine writes to a folder; else skip such a folder, whose files are the newest anyway.
 
         Raises:
             StoreError: the object store cannot be listed or read.
@@ -217,7 +217,7 @@ class Mirror:
         return [home for home in found if home != layout.SWEEPS]
 
     def _home_of_object(self, key: str) -> str | None:
-        """The folder that an object belongs to; None for one that is none of ours or cannot be a path of this machine."""
+        """The folder that an object belongs to; None if it is not raysweep's or cannot be a path of this machine."""
         parts = key.split("/")
         if any(p in ("", ".", "..") or "\0" in p or len(os.fsencode(p)) > 255 for p in parts) or parts[0][0] == ".":
             return None
@@ -228,24 +228,24 @@ class Mirror:
         return home if len(inner) == 1 and not inner[0].startswith(layout.TEMP_PREFIX) else None
 
     def _settle(self, home: str, wanted: dict[str, Found], patient: bool) -> None:
-        """Make one folder what its objects are."""
+        """Bring one folder up to date with its objects."""
         folder = self.root / home
         if os.path.islink(folder) or os.path.islink(folder.parent):
-            return  # what is behind a link is not ours
+            return  # a link may lead out of the copy
         if not folder.exists() and not any(k.endswith(".pt") or k.rpartition("/")[2] in _SMALL for k in wanted):
-            return  # somebody else's: a million pictures, perhaps
+            return  # not an experiment; it may have a million images
         for _ in range(_LOOKS):
             if not self._differences(home, wanted):
                 return
             with self._settling(folder, patient) as mine:
-                if not mine:  # it is written from here at this moment: nothing is newer
+                if not mine:  # this machine is writing to it, so its files are the newest
                     return
                 if all([self._adopt(key, there) for key, there in self._differences(home, wanted)]):
                     with contextlib.suppress(OSError):
                         if not wanted:
                             folder.rmdir()  # only where it is empty
                     return
-            wanted = self.bucket.list(home)  # it was written meanwhile: what belongs together was listed apart
+            wanted = self.bucket.list(home)  # it has changed since the listing
             wanted = {key: there for key, there in wanted.items() if self._home_of_object(key) == home}
 
     @contextlib.contextmanager
@@ -258,7 +258,7 @@ class Mirror:
                 yield mine
 
     def _adopt(self, key: str, there: Found | None) -> bool:
-        """Take over one object, or its absence; False where it is another one by now."""
+        """Bring one file up to date with its object, or delete it with it; False if the object has changed again."""
         path = self.root / key
         if there is None:
             if self.bucket.info(key) is not None:
@@ -273,13 +273,13 @@ class Mirror:
         except FileNotFoundError:
             return False
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
-            return True  # a folder and a file of one name: only in an object store, and none of ours
+            return True  # only a store can have both a folder and a file of one name; not raysweep's
 
     def _differences(self, home: str, wanted: dict[str, Found]) -> list[tuple[str, Found | None]]:
-        """Objects that are not here as they are there, and files whose objects are gone."""
+        """Objects whose local copies differ (or are missing), and local files whose objects are gone (None)."""
         found: list[tuple[str, Found | None]] = []
         inner = f"{home}/{layout.TENSORBOARD}"
-        root = f"{self.root}/"  # texts, not paths, which take ten times as long: a root may have a million objects
+        root = f"{self.root}/"  # text; a Path takes ten times as long, and a root may have a million objects
         linked = os.path.islink(root + inner)
         for key, there in wanted.items():
             if not _same(root + key, there) and not (linked and key.startswith(f"{inner}/")):
@@ -322,7 +322,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def state(path: str | Path) -> int | None:
-    """``SAME``, ``YOUNG``, ``ABSENT``, or what is behind the second of any other file; None where there is none."""
+    """The fraction of the file's modification time: ``SAME``, ``YOUNG``, ``ABSENT`` or another; None if there is no file."""
     try:
         return os.stat(path, follow_symlinks=False).st_mtime_ns % NS
     except OSError:

@@ -1,9 +1,9 @@
-"""A root on an object store, as a folder of this machine: everything else in the package sees ordinary paths.
+"""A root on an object store, as a local folder: the rest of the package sees ordinary paths.
 
-The objects are the truth; the folder is a copy that may be deleted while nothing runs. Small files are copied when a root
-is opened, large ones when they are read: until then an empty file of the same size stands in their place. Each durable
-write is followed by its upload, in the same order: so data come first and the manifest last there as well, and what
-was cut off is never seen as a checkpoint.
+The objects are the original; the folder is a copy, which may be deleted while nothing runs. Small files are downloaded when
+a root is opened, large ones when they are read; until then, a placeholder of the same size takes their place. Each durable
+write is followed by its upload, in the same order. So in the store, too, data come first and the manifest last, and an
+incomplete upload is never taken for a checkpoint.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from raysweep.store import layout
 from raysweep.store.remote import mirror
 from raysweep.store.remote.mirror import Mirror
 
-if TYPE_CHECKING:  # every command imports this module; few need the other
+if TYPE_CHECKING:  # every command imports this module, but few need an object store
     from raysweep.store.remote.bucket import Bucket
 
-_COPY_OF = "copy_of"  # a file that names the address
-_open: dict[str, Mirror] = {}  # by the folder's path
+_COPY_OF = "copy_of"  # a file in each copy that has the address of its root
+_open: dict[str, Mirror] = {}  # path of the copy → its root
 
 
 def open_root(text: str | Path, pull: bool = True) -> Path:
-    """The folder of a root as a user names it; for an address of an object store, its copy, brought up to date.
+    """The folder of a root that a user names; for an address in an object store its local copy, brought up to date.
 
     Args:
-        pull: False leaves the copy as it is: for what only adds to the root.
+        pull: False does not update the copy; for a command that only adds to the root.
 
     Raises:
-        RootError: no such bucket, no access, no answer, or an address of another kind.
+        RootError: there is no such bucket, no access or no answer, or the address is not supported.
     """
     if not is_address(text):
         return _no_copy(_paths.user_path(text), 1)
@@ -54,10 +54,10 @@ def open_root(text: str | Path, pull: bool = True) -> Path:
 
 
 def place(text: str | Path, attach: bool = True) -> Path:
-    """The path of a file or folder that a user, a record or another machine names, which may be an address under a root.
+    """The local path of a file or folder, which may be named by its address under a root.
 
     Args:
-        attach: open the root of an address that is under none yet. False for what a stranger may have written.
+        attach: open the root of the address if it is not open yet. False for a text that a stranger may have written.
     """
     if not is_address(text):
         return _no_copy(Path(text), 4)
@@ -78,31 +78,31 @@ def place(text: str | Path, attach: bool = True) -> Path:
 
 
 def address(path: str | Path) -> str:
-    """What to call a path where somebody else shall find it: its address, if it belongs to a root on an object store."""
+    """The name of a path that also works on other machines: its address, if it is under a root on an object store."""
     found = _of(path)
     return str(path) if found is None else found.bucket.url(found.key(path))
 
 
 def root_address(root: Path) -> str:
-    """What to type as ``--root``."""
+    """The value of ``--root`` for a root: its address with its options, or its path."""
     found = _of(root)
     return str(root) if found is None else found.bucket.url(found.key(root)) + found.bucket.query
 
 
 def named(text: str) -> str:
-    """A text for people, in which the path of a copy is replaced by the address that it is the copy of."""
+    """A text for people, in which the path of each open copy is replaced by its address."""
     for root, found in _open.items():
         text = text.replace(root, found.bucket.address)
     return text
 
 
 def is_open() -> bool:
-    """Whether this process uses a root on an object store."""
+    """Whether this process has opened a root on an object store."""
     return bool(_open)
 
 
 def latest(path: Path) -> None:
-    """See to it that a log that several machines in turn add to is here as it is there."""
+    """Bring a log up to date to which several machines append in turn."""
     found = _of(path)
     if found is not None:
         with found.alone(path):
@@ -110,20 +110,20 @@ def latest(path: Path) -> None:
 
 
 def fetch(path: str | Path) -> None:
-    """Called before a file is read: see to it that it is here.
+    """Download a file if only its placeholder is on this machine. Called before a file is read.
 
     Raises:
         StoreError: the object store cannot be read.
     """
     if _open:
-        real = os.path.realpath(path)  # also of a link to it
+        real = os.path.realpath(path)  # the path may be a link to the file
         found = _of(real)
         if found is not None:
             found.fetch(Path(real))
 
 
 def is_empty(path: str | Path, fd: int) -> bool:
-    """Whether an open file only stands for one that is not here: it took its place after :func:`fetch`."""
+    """Whether an open file is a placeholder, because it was replaced by one after :func:`fetch`."""
     return (
         bool(_open)
         and os.fstat(fd).st_mtime_ns % mirror.NS == mirror.ABSENT
@@ -133,13 +133,13 @@ def is_empty(path: str | Path, fd: int) -> bool:
 
 @contextlib.contextmanager
 def writing(path: Path, append: bool = False) -> Iterator[None]:
-    """Around the moment in which a file changes: it is uploaded afterwards.
+    """Wraps the change of a file, and uploads the file afterwards.
 
     Args:
-        append: it is brought up to date first: on a cluster, several machines in turn add to the same log.
+        append: bring the file up to date first; on a cluster, several machines append to the same log in turn.
 
     Raises:
-        StoreError: it did not arrive.
+        StoreError: the upload failed.
     """
     found = _of(path)
     if found is None or not found.told(path):
@@ -153,7 +153,7 @@ def writing(path: Path, append: bool = False) -> Iterator[None]:
 
 
 def copied(source: Path, target: Path) -> bool:
-    """Make ``target`` a copy of ``source`` within the object store; False where the root is a folder."""
+    """Make ``target`` a copy of ``source`` inside the object store; False if the root is an ordinary folder."""
     found = _of(target)
     if found is None or not found.told(target):
         return False
@@ -170,7 +170,7 @@ def removed(path: Path) -> None:
     """Delete the object of a file that is about to be deleted.
 
     Raises:
-        OSError: it could not be.
+        OSError: the object could not be deleted.
     """
     found = _of(path)
     if found is None or not found.told(path):
@@ -182,10 +182,10 @@ def removed(path: Path) -> None:
 
 
 def refresh(folder: Path, patient: bool = True) -> None:
-    """See what other machines have written into an experiment's or a sweep's folder, or into a whole root.
+    """Bring the folder of an experiment or a sweep, or a whole root, up to date with what other machines have written.
 
     Args:
-        patient: wait for who writes to it on this machine.
+        patient: wait while a process of this machine writes to it.
     """
     found = _of(folder)
     if found is not None:
@@ -193,20 +193,24 @@ def refresh(folder: Path, patient: bool = True) -> None:
 
 
 def claim(folder: Path) -> bool:
-    """Whether a folder that was just made here is new in the object store, too, and nobody else's who makes it now."""
+    """Reserve the name of a new local folder in the object store; False if another machine already uses it."""
     found = _of(folder)
     return found is None or found.claim(folder)
 
 
 def check(root: Path) -> None:
-    """Raises RootError where the root is on an object store and nothing can be written there."""
+    """Make sure that a root on an object store can be written to; does nothing for an ordinary folder.
+
+    Raises:
+        RootError: it cannot.
+    """
     found = _of(root)
     if found is not None:
         found.bucket.check_writable(f"{layout.TEMP_PREFIX}{secrets.token_hex(8)}")
 
 
 def publish(folder: Path) -> None:
-    """Upload a folder that was filled under another name; the manifest is the last, so that nothing counts before."""
+    """Upload a folder that was filled under another name. The manifest comes last, so that nothing counts before it."""
     found = _of(folder)
     if found is None:
         return
@@ -232,7 +236,7 @@ def _attach(bucket: Bucket) -> Mirror:
         fine, why = False, error.strerror or str(error)
     if not fine:
         raise RootError(
-            f"The copy of {bucket.address} cannot be made in {root.parent}: {why}. Name another folder with RAYSWEEP_CACHE."
+            f"The local copy of {bucket.address} cannot be made in {root.parent}: {why}. Set RAYSWEEP_CACHE to another folder."
         )
     root = root.resolve()
     _paths.before_reading, _paths.stands_in = fetch, is_empty
@@ -240,19 +244,24 @@ def _attach(bucket: Bucket) -> Mirror:
 
 
 def _no_copy(path: Path, levels: int) -> Path:
-    """``path``. Raises RootError where it is in a copy that is not open: what is written there would never arrive."""
+    """``path``, if it is not in the local copy of a root that is not open; a write to it would never be uploaded.
+
+    Raises:
+        RootError: it is.
+    """
     text = os.path.abspath(path)
     for above in [text, *map(str, Path(text).parents)][:levels]:
         with contextlib.suppress(OSError, ValueError):  # ValueError: NUL in the path
             address = _paths.read_regular(os.path.join(above, layout.CACHES, _COPY_OF), 1000).decode()
             if _of(text) is None:
                 raise RootError(
-                    f"{text} is in the copy of {address}, which only stands for it. Name it by its address."
+                    f"{text} is in the local copy of {address}, which must not be used directly. Use the address."
                 )
     return path
 
 
 def _of(path: str | Path) -> Mirror | None:
+    """The open root whose copy a path is in, or None."""
     if not _open:
         return None
     text = os.path.abspath(path)

@@ -1,6 +1,7 @@
-"""What the parts of a checkpoint, of an experiment's configuration and of a sweep must hold: each is checked here, once.
+"""The rules for the content of a checkpoint, of an experiment's configuration and of a sweep; checked here, once.
 
-A file may come from anybody, and a whole file may hold anything in any place. Who reads it afterwards can rely on this.
+A file may come from anybody, and even an undamaged file may have anything under any key. Code that reads it after these
+checks can rely on them.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from raysweep.errors import CheckpointError
 MOST_CLASSES = 10_000
 _MOST = 10**9  # epochs, batches, images
 _DEEP = 50
-_VALUES = 20_000_000  # written out, so that nothing is a billion laughs
+_VALUES = 20_000_000  # counted as if written out, because nested references can stand for billions of values
 
-# A rule says what is wrong with a value, in words to put behind its name, or None.
+# A rule returns what is wrong with a value, in words that follow the value's name; or None.
 Rule = Callable[[Any], str | None]
 
 
 def check(state: Mapping[str, Any], path: str | Path) -> None:
-    """Look at every key of a checkpoint that this program uses.
+    """Check every key of a checkpoint that raysweep uses.
 
     Raises:
-        CheckpointError: the first key that does not hold what it must.
+        CheckpointError: a key does not have the content it must have; the message names the first such key.
     """
     problem = _fields(_CHECKPOINT)(state)
-    if problem is None and "classes" in state:  # the old system had none, and wrote None for what was no batch
+    if problem is None and "classes" in state:  # the old system wrote no classes, and None for a missing batch
         problem = _fields(_OURS)(state)
     classes, weights = state.get("classes"), state.get("sampling_weights")
     if problem is None and classes is not None and weights is not None and {*classes} != {*weights}:
@@ -41,12 +42,12 @@ def check(state: Mapping[str, Any], path: str | Path) -> None:
             problem = str(error)
     if problem is not None:
         raise CheckpointError(
-            f"{truncate(path)} does not hold what a checkpoint must: {problem[1:]}. Take another checkpoint."
+            f"{truncate(path)} does not have the content of a checkpoint: {problem[1:]}. Take another checkpoint."
         )
 
 
 def of_config(value: Any) -> str | None:
-    """What is wrong with the flat names of ``experiment_config.json``, or None."""
+    """What is wrong with the top-level keys of ``experiment_config.json``, or None."""
     problem = _fields(_CONFIG)(value)
     return problem and problem[1:]
 
@@ -60,14 +61,19 @@ def of_sweep(value: Any) -> str | None:
 
 
 class _TooMuchError(Exception):
-    pass
+    """A value is larger or deeper than any checkpoint is."""
 
 
 def _measure(value: Any, place: str, level: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """(values, levels) of what a container would be if all it holds were written out; each is looked at once.
+    """(values, levels) of a container, as if everything in it were written out. Each container is visited once.
+
+    Args:
+        place: the dotted key of the container, for the error.
+        level: how deep it is itself.
+        known: id of a container → its result.
 
     Raises:
-        _TooMuchError: with the place, where it is more than any checkpoint has.
+        _TooMuchError: it has more values or levels than any checkpoint; the message gives the place.
     """
     if level <= _DEEP and id(value) not in known:
         size = height = 0
@@ -80,7 +86,7 @@ def _measure(value: Any, place: str, level: int, known: dict[int, tuple[int, int
     size, height = known.get(id(value), (0, 1))
     if level + height > _DEEP or size > _VALUES:
         raise _TooMuchError(
-            f"{truncate(place, 200)} is nested deeper than {_DEEP} levels, or holds more than {_VALUES:,} values"
+            f"{truncate(place, 200)} is nested deeper than {_DEEP} levels, or has more than {_VALUES:,} values"
         )
     return size, height
 
@@ -89,7 +95,7 @@ def _measure(value: Any, place: str, level: int, known: dict[int, tuple[int, int
 
 
 def number(value: Any) -> bool:
-    """Whether it is a finite number, and not true or false."""
+    """Whether a value is a finite number (true and false are none)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -102,7 +108,7 @@ def _or_none(rule: Rule) -> Rule:
 
 
 def _fields(rules: Mapping[str, Rule], *needed: str) -> Rule:
-    """A mapping whose keys, where they are there, obey these rules."""
+    """A mapping whose keys obey these rules. Only the ``needed`` keys must exist; other keys are ignored."""
 
     def rule(value: Any) -> str | None:
         if not isinstance(value, dict):
@@ -117,13 +123,13 @@ def _fields(rules: Mapping[str, Rule], *needed: str) -> Rule:
 
 
 def _each(name: str, inner: Rule) -> Rule:
-    """A mapping from texts to what obeys a rule; ``name`` is what one of its values is called."""
+    """A mapping from texts to values that obey a rule; ``name`` is what a message calls one of its values."""
 
     def rule(value: Any) -> str | None:
         if not isinstance(value, dict):
             return _mapping(value)
         for key, item in value.items():
-            problem = inner(item) if isinstance(key, str) else " must be named by a text"
+            problem = inner(item) if isinstance(key, str) else " must have a text as its key"
             if problem is not None:
                 return f" is wrong: the {name} {short_repr(key)}{problem}"
         return None
@@ -135,7 +141,8 @@ def _classes(value: Any) -> str | None:
     if not isinstance(value, list) or not all(isinstance(c, str) for c in value):
         return f" must be a list of texts, not {short_repr(value)}"
     if not 1 <= len({*value}) == len(value) <= MOST_CLASSES:
-        return f" must be 1 to {MOST_CLASSES:,} different names, not {len(value):,} of which {len({*value}):,} differ"
+        different = f" of which {len({*value}):,} are different" if len({*value}) < len(value) else ""
+        return f" must be 1 to {MOST_CLASSES:,} different names, not {len(value):,} names{different}"
     try:
         for name in value:
             check_class(name)

@@ -1,4 +1,4 @@
-"""Whether a zip file, such as torch's checkpoints are, is whole and means the same to Python's reader and to torch's."""
+"""Check that a zip file, such as a torch checkpoint, is undamaged and is read alike by Python and by torch."""
 
 from __future__ import annotations
 
@@ -16,32 +16,44 @@ _ERRORS = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib
 
 
 def zip_problem(source: Path | io.BufferedReader) -> str | None:
-    """What is wrong with a zip file by the CRCs inside it (torch's checkpoints are such files), or None.
+    """What is wrong with a zip file, or None.
 
-    Its parts must be stored as they are, under names that no reader confuses: it cannot unpack to more than it weighs.
-    Where all CRCs are zero, torch was told not to compute them (``set_crc32_options``): nothing is known then.
+    Its members must be uncompressed, so that it cannot unpack to more than its own size, and must have different names.
+    Their CRCs must be correct. If all CRCs are zero, torch did not compute them (``set_crc32_options``); then they are not
+    checked.
     """
     try:
         with open_regular(source) if isinstance(source, Path) else contextlib.nullcontext(source) as file:
             size = file.seek(0, os.SEEK_END)
             with zipfile.ZipFile(file) as archive:
-                infos = archive.infolist()
-                if any(i.compress_type != zipfile.ZIP_STORED for i in infos) or sum(i.file_size for i in infos) > size:
-                    return f"it would unpack to more than its {size:,} bytes"
-                if len({i.filename.lower() for i in infos}) < len(infos):  # torch's reader does not mind the case
-                    return "two parts of it have the same name"
-                file.seek(archive.start_dir)
-                if any(_is_odd(i) for i in infos) or not _ends_well(file.read(LIMIT), archive.start_dir, len(infos)):
-                    return "its directory is inconsistent"
-                bad = archive.testzip() if any(i.CRC for i in infos) else None
+                return _directory_problem(archive, size, file) or _checksum_problem(archive)
     except _ERRORS as error:
         return str(error) or type(error).__name__
-    return None if bad is None else f"the checksum of {bad} does not agree"
 
 
-def _is_odd(info: zipfile.ZipInfo) -> bool:
-    """Whether torch's reader takes a part of a zip file otherwise than Python's: it would leave the memory of a "folder"
-    as it was, and refuses what is encrypted or on another disk over its neighbours."""
+def _directory_problem(archive: zipfile.ZipFile, size: int, file: io.BufferedReader) -> str | None:
+    """What is wrong with the list of members of a zip file of ``size`` bytes, or None."""
+    infos = archive.infolist()
+    if any(i.compress_type != zipfile.ZIP_STORED for i in infos) or sum(i.file_size for i in infos) > size:
+        return f"it would unpack to more than its {size:,} bytes"
+    if len({i.filename.lower() for i in infos}) < len(infos):  # torch's reader ignores the case
+        return "two parts of it have the same name"
+    file.seek(archive.start_dir)
+    if any(_is_ambiguous(i) for i in infos) or not _ends_well(file.read(LIMIT), archive.start_dir, len(infos)):
+        return "its directory is inconsistent"
+    return None
+
+
+def _checksum_problem(archive: zipfile.ZipFile) -> str | None:
+    bad = archive.testzip() if any(i.CRC for i in archive.infolist()) else None
+    return None if bad is None else f"the checksum of {bad} is wrong"
+
+
+def _is_ambiguous(info: zipfile.ZipInfo) -> bool:
+    """Whether torch's reader treats a member differently from Python's.
+
+    torch's reader leaves the memory for a "folder" uninitialised, and refuses members that are encrypted or on another disk.
+    """
     return (
         info.compress_size != info.file_size
         or bool(info.external_attr & 0x10)
@@ -53,7 +65,11 @@ def _is_odd(info: zipfile.ZipInfo) -> bool:
 def _ends_well(tail: bytes, start: int, count: int) -> bool:
     """Whether the directory of a zip file, which begins at ``start``, ends where its entries and its zip64 records say.
 
-    Python's reader looks at few of these numbers, torch's at all (APPNOTE.TXT 4.3.12 to 4.3.15).
+    Python's reader checks few of these numbers, torch's reader all of them (APPNOTE.TXT 4.3.12 to 4.3.15).
+
+    Args:
+        tail: the file from ``start`` to its end.
+        count: how many members the directory has.
     """
     size = 0
     for _ in range(count):

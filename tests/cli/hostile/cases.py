@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from tests.conftest import SMALL_NET
 
-LIMIT_S = 10.0
+LIMIT_S = 10.0  # seconds of a CPU
 CONFIG = "experiment_config.json"
 
 Work = Sequence[object] | Callable[[], object]  # the arguments of a command; of a control, a function
@@ -73,6 +72,8 @@ class Room:
         return folder
 
     def state(self) -> dict[str, Any]:
+        import torch
+
         return torch.load(self.template / "checkpoint_epoch_1.pt", weights_only=True)
 
     def sent(self, content: Any, **options: Any) -> list[object]:
@@ -106,6 +107,8 @@ class Room:
 
 
 def saved(value: Any, **options: Any) -> bytes:
+    import torch
+
     buffer = io.BytesIO()
     torch.save(value, buffer, **options)
     return buffer.getvalue()

@@ -6,7 +6,6 @@ import sys
 import time
 from functools import partial
 
-import torch
 import yaml
 
 from tests.cli.hostile.cases import Room, Work, add
@@ -18,6 +17,8 @@ LONGEST = 2000  # characters of an error: a longer one is the attacker's text
 
 
 def unsafe_pickle(room: Room) -> Work:
+    import torch
+
     path = str(room.poisoned(history=payload(room))[2])
     return lambda: torch.load(path, weights_only=False)
 
@@ -27,6 +28,8 @@ def unsafe_yaml(room: Room) -> Work:
 
 
 def unsafe_function(room: Room) -> Work:
+    import torch
+
     return partial(torch.hub.load, num_classes=3, channels=1, **hub(room))
 
 

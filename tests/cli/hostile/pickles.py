@@ -11,12 +11,13 @@ import struct
 import zipfile
 from collections.abc import Callable
 from functools import partial
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from tests.cli.hostile.cases import Room, Work, add, saved
 from tests.conftest import SMALL_NET
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Calls:
@@ -123,25 +124,40 @@ def enlarged(data: bytes, numel: int) -> bytes:
 
 
 def beyond_its_record(room: Room) -> Work:
+    import torch
+
     with zipfile.ZipFile(io.BytesIO(saved({"w": torch.ones(1000)}))) as archive:
         program = archive.read("archive/data.pkl")
     return room.sent(torch_zip(enlarged(program, 10**9), record=bytes(4000)))
 
 
 def beyond_the_file(room: Room) -> Work:
+    import torch
+
     return room.sent(enlarged(saved({"w": torch.ones(1000)}, _use_new_zipfile_serialization=False), 500_000_000))
 
 
-def tensor(make: Callable[[], torch.Tensor]) -> Callable[[Room], Work]:
-    return lambda room: room.sent({"model_state_dict": {"w": make()}})
+def tensor(make: Callable[[Any], torch.Tensor]) -> Callable[[Room], Work]:
+    """A checkpoint with the tensor that ``make`` builds when it is given torch."""
+
+    def sent(room: Room) -> Work:
+        import torch
+
+        return room.sent({"model_state_dict": {"w": make(torch)}})
+
+    return sent
 
 
 add("a deflated zip bomb", UNPACKS, lambda room: room.sent(torch_zip(bytes(400_000_000), zipfile.ZIP_DEFLATED)))
 add("a zip whose parts overlap", UNPACKS, lambda room: room.sent(torch_zip(bytes(1_000_000), times=2000)))
-add("a sparse tensor", DENSE, tensor(lambda: torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1), (10**12,))))
-add("a compressed sparse tensor", DENSE, tensor(lambda: torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 10**9))))
-add("a tensor without data", DENSE, tensor(lambda: torch.empty(10**12, device="meta")))
-add("one number spread over terabytes", "more than the file has", tensor(lambda: torch.zeros(1).expand(10**12)))
+add(
+    "a sparse tensor",
+    DENSE,
+    tensor(lambda torch: torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1), (10**12,))),
+)
+add("a compressed sparse tensor", DENSE, tensor(lambda torch: torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 10**9))))
+add("a tensor without data", DENSE, tensor(lambda torch: torch.empty(10**12, device="meta")))
+add("one number spread over terabytes", "more than the file has", tensor(lambda torch: torch.zeros(1).expand(10**12)))
 add("a legacy file that declares a storage of 2 GB", DAMAGED, beyond_the_file)
 add("a zip that declares a storage beyond its record", DAMAGED, beyond_its_record)
 PROGRAMS: dict[str, tuple[bytes, str]] = {
@@ -153,14 +169,29 @@ PROGRAMS: dict[str, tuple[bytes, str]] = {
 for label, (program, told) in PROGRAMS.items():
     add(f"a pickle that {label}", told, lambda room, p=program: room.sent(torch_zip(b"\x80\x02" + p + b".")))  # type: ignore[misc]
 # Functions that torch admits in a pickle, since bytes and tensors are made by them.
-CALLS: dict[str, tuple[Any, ...]] = {
-    "makes a gigabyte of nothing": (bytearray, 10**9),
-    "makes a tensor of nothing": (torch.FloatTensor, 4 * 10**8),
-    "calls a codec that takes hours": (codecs.encode, "".join(map(chr, range(0x4E00, 0x9E00))), "punycode"),
+CALLS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
+    "makes a gigabyte of nothing": lambda torch: (bytearray, 10**9),
+    "makes a tensor of nothing": lambda torch: (torch.FloatTensor, 4 * 10**8),
+    "calls a codec that takes hours": lambda torch: (
+        codecs.encode,
+        "".join(map(chr, range(0x4E00, 0x9E00))),
+        "punycode",
+    ),
 }
+
+
+def calling(call: Callable[[Any], tuple[Any, ...]]) -> Callable[[Room], Work]:
+    def sent(room: Room) -> Work:
+        import torch
+
+        return room.poisoned(rng_state=[Calls(*call(torch))])
+
+    return sent
+
+
 for label, call in CALLS.items():
     told = r"sent\.pt.*(damaged|more than the file has|could run code)"
-    add(f"a pickle that {label}", told, lambda room, c=call: room.poisoned(rng_state=[Calls(*c)]))  # type: ignore[misc]
+    add(f"a pickle that {label}", told, calling(call))
 add("a pickle of protocol 4", DAMAGED, lambda room: room.sent(pickle.dumps({"epoch": 1}, protocol=4)))
 add(
     "weights that are a billion laughs",

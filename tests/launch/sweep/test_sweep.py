@@ -6,23 +6,23 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 import yaml
-from torch import nn
 
 from raysweep.config import grid as grids
-from raysweep.events import BranchEnded, BranchEvent, Event, Note, SweepEnded, SweepStarted
+from raysweep.errors import Interrupted
+from raysweep.events import BranchEnded, BranchEvent, Event, Note, SweepEnded, SweepStarted, opened
 from raysweep.launch import run as launching
-from raysweep.launch.sweep import driver as sweeping
-from raysweep.launch.sweep.resume import continue_sweep
 from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
@@ -30,10 +30,11 @@ from raysweep.plan import sweep as sweep_plan
 from raysweep.store import resolve
 from raysweep.store.experiment import Experiment
 from raysweep.store.results import read_results
-from raysweep.training import models
 from tests.conftest import small_settings, weights_hash
 
-pytestmark = pytest.mark.ray
+if TYPE_CHECKING:
+    from torch import nn
+
 
 GRID = {"weights": {"3": [4.0], "8": [0.5, 2.0]}, "seeds": [0, 1], "epochs": 2}
 DROPOUT = {"widths": [4, 4, 8, 8], "dropout": 0.3}
@@ -52,6 +53,7 @@ def parent_in(root: Path, **sections) -> Experiment:
 
 
 def run_sweep(root: Path, reference: str, grid: dict, **options):
+    from raysweep.launch.sweep import driver as sweeping
     from raysweep.plan.types import SweepRequest
 
     events: list[Event] = []
@@ -61,12 +63,21 @@ def run_sweep(root: Path, reference: str, grid: dict, **options):
 
 @pytest.fixture(scope="module")
 def swept(ray_cluster, tmp_path_factory):
-    """A parent, its files before, and a sweep of six branches from its first epoch."""
-    root = tmp_path_factory.mktemp("swept")
+    """A parent, its files before, and a sweep of six branches from its first epoch, by the Python call."""
+    import raysweep
+
+    root = tmp_path_factory.mktemp("swept") / "root"
     parent = parent_in(root)
     before = fingerprint(parent.folder)
-    result, events = run_sweep(root, f"{parent.id}@1", GRID, name="s")
+    events: list[Event] = []
+    result = raysweep.branch(parent.folder / "checkpoint_epoch_1.pt", GRID, progress=events.append)
     return root, parent, before, result, events
+
+
+def test_the_python_call_makes_the_sweep_beside_its_parent(swept):
+    root, _, _, result, _ = swept
+    assert result.sweep.root == root.resolve()
+    assert result.sweep.id.startswith("parent-sweep_")
 
 
 def test_every_branch_has_a_complete_folder_and_the_parent_is_untouched(swept):
@@ -122,6 +133,7 @@ def test_a_branch_alone_gives_the_bits_of_the_branch_in_the_sweep(swept):
 
 
 def test_results_hold_every_branch_and_its_difference_to_the_control_of_its_seed(swept):
+
     _, _, _, result, _ = swept
     with open(result.sweep.folder / "results.csv", newline="") as file:
         rows = {r["branch"]: r for r in csv.DictReader(file)}
@@ -145,6 +157,8 @@ def test_what_each_branch_did_to_each_class_is_written_at_the_end(swept):
 
 
 def test_a_finished_sweep_has_nothing_to_continue(swept):
+    from raysweep.launch.sweep.resume import continue_sweep
+
     root, _, _, result, _ = swept
     before = {n: fingerprint(e.folder) for n, e in result.experiments.items()}
     told: list[Event] = []
@@ -153,7 +167,69 @@ def test_a_finished_sweep_has_nothing_to_continue(swept):
     assert {n: fingerprint(e.folder) for n, e in result.experiments.items()} == before
 
 
+def cut_off(experiment: Experiment) -> None:
+    """Make it look as if its process had been killed within its last epoch."""
+    *kept, last = experiment.entries()
+    (experiment.folder / last.file).unlink()
+    manifest = experiment.manifest()
+    assert manifest.best is not None
+    best = replace(manifest.best, epoch=kept[-1].epoch, file=kept[-1].file)
+    experiment.write_manifest(replace(manifest, entries=kept, best=best))
+    log = experiment.folder / "lineage.jsonl"
+    *lines, end = log.read_text().splitlines(keepends=True)
+    assert json.loads(end)["type"] == "FINISHED"
+    log.write_text("".join(lines))
+
+
+def test_a_sweep_that_was_cut_off_and_then_interrupted_is_continued_to_the_same_bits(swept, tmp_path):
+    """What kills of a real driver leave is in the slow test below."""
+    from raysweep.launch.sweep.resume import continue_sweep
+
+    _, _, _, result, _ = swept
+    root = tmp_path / "root"
+    shutil.copytree(swept[0], root)
+    sweep = resolve.find_sweep(root, result.sweep.id)
+    branches = sweep.experiments()
+    hashes = {n: weights_hash(e) for n, e in branches.items()}
+    assert hashes == {n: weights_hash(e) for n, e in result.experiments.items()}
+    half, missing = "34_80.5-seed0", "34_82-seed1"
+    cut_off(branches[half])
+    assert branches[half].status() == "dead"
+    shutil.rmtree(branches[missing].folder)
+    whole = {n: fingerprint(e.folder) for n, e in branches.items() if n not in (half, missing)}
+
+    def interrupt(event: Event) -> None:
+        if opened(event)[0] == half and not interrupted:
+            interrupted.append(event)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    interrupted: list[Event] = []
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match=f"raysweep continue {sweep.id}"):
+        continue_one_by_one(root, sweep.id, interrupt)
+    assert interrupted
+    assert signal.getsignal(signal.SIGINT) == before
+    assert missing not in sweep.experiments()
+    continued = continue_sweep(root, sweep.id)
+    assert not continued.failed
+    assert {n: weights_hash(e) for n, e in continued.experiments.items()} == hashes
+    assert {n: fingerprint(continued.experiments[n].folder) for n in whole} == whole
+    assert all(b.status == "finished" for b in sweep.record().branches)
+
+
+def continue_one_by_one(root: Path, reference: str, progress) -> None:
+    """Continue a sweep with one branch at a time, so that the others have not begun when the first one has."""
+    from raysweep.launch.sweep import resume as resume_sweep
+    from raysweep.plan import capacity
+
+    with pytest.MonkeyPatch.context() as patch:
+        settle = capacity.settle
+        patch.setattr(resume_sweep.room, "settle", lambda *args: min(1, settle(*args)))
+        resume_sweep.continue_sweep(root, reference, progress=progress)
+
+
 def test_fewer_threads_than_the_parent_are_told(swept):
+
     root, parent, _, _, _ = swept
     if os.cpu_count() == 1:
         pytest.skip("one CPU: there is only one number of threads")
@@ -168,6 +244,10 @@ FAILING_SEED = int(np.random.SeedSequence([1, 99, 0, 0]).generate_state(1, np.ui
 
 def fails_with_seed_1(num_classes: int, channels: int, widths: object, dropout: float) -> nn.Module:
     """The training seeds torch with its own seed before it builds a network: only that of seed 1 fails."""
+    import torch
+
+    from raysweep.training import models
+
     if torch.initial_seed() == FAILING_SEED:
         raise ArithmeticError("this branch is unwell")
     return models.cnn(num_classes, channels, (4, 4, 8, 8))
@@ -195,13 +275,15 @@ def test_one_branch_that_fails_does_not_stop_the_others(ray_cluster, tmp_path):
     assert "this branch is unwell" in (result.experiments["34-seed1"].folder / "experiment_changes.log").read_text()
 
 
-def test_a_search_with_early_stopping_and_its_continuation(ray_cluster, tmp_path):
-    parent = parent_in(tmp_path)
+def test_a_search_with_early_stopping_and_its_continuation(swept):
+    from raysweep.launch.sweep.resume import continue_sweep
+
+    root, parent, *_ = swept
     # Two ranges, one of choices among which the control's weight is not.
     ranges = {"3": {"log_uniform": [1, 8]}, "8": {"choice": [0.5, 2.0]}}
     search = {"algorithm": "optuna", "num_samples": 4, "ranges": ranges}
     grid = {"search": search, "scheduler": "asha", "epochs": 2, "metric": "val_acc"}
-    result, _ = run_sweep(tmp_path, f"{parent.id}@1", grid, name="s")
+    result, _ = run_sweep(root, f"{parent.id}@1", grid, name="search")
     assert not result.failed
     branches = result.sweep.record().branches
     assert sum(b.searched for b in branches) == 4
@@ -214,10 +296,21 @@ def test_a_search_with_early_stopping_and_its_continuation(ray_cluster, tmp_path
         assert (epochs == [2, 3]) == ("stopped_early" not in last), name
         assert 1 <= experiment.config().sampling_weights["3"] <= 8
     told: list[Event] = []
-    continue_sweep(tmp_path, "s", progress=told.append)
+    continue_sweep(root, "search", progress=told.append)
     assert any("nothing to do" in e.text for e in told if isinstance(e, Note))
 
 
+def test_branches_of_two_workers_are_planned_as_such(swept):
+    """They train in the slow test below; two workers without a sweep in test_workers."""
+    from raysweep.plan.types import SweepRequest
+
+    root, parent, *_ = swept
+    plan = sweep_plan.plan_sweep(SweepRequest(str(root), f"{parent.id}@1", grids.check(GRID), workers=2, threads=1))
+    assert plan.base.resources.workers == 2
+    assert [n.text for n in plan.base.notes] == ["not bit-exact: 2 workers instead of 1"]
+
+
+@pytest.mark.slow
 def test_branches_of_two_workers_train_on_nested_ray_workers(ray_cluster, tmp_path):
     parent = parent_in(tmp_path, training={"epochs": 1})
     grid = {"weights": {"3": [4.0]}, "control": False, "epochs": 1}
@@ -243,9 +336,12 @@ def undisturbed(ray_cluster, tmp_path_factory):
     return root, parent, {name: weights_hash(e) for name, e in whole.experiments.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_sweep_that_is_killed_or_interrupted_loses_nothing(undisturbed, tmp_path, number):
     """A signal to the driver in the middle of a sweep, then continue: the bits of the undisturbed sweep."""
+    from raysweep.launch.sweep.resume import continue_sweep
+
     root, parent, hashes = undisturbed
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(TWO))
     name = f"broken{int(number)}"
@@ -267,7 +363,7 @@ def test_a_sweep_that_is_killed_or_interrupted_loses_nothing(undisturbed, tmp_pa
     if number == signal.SIGINT:
         assert code == 130
         assert f"raysweep continue {broken.id}" in told.strip().splitlines()[-1]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while any(e.status() == "running" for e in broken.experiments().values()) and time.monotonic() < deadline:
         time.sleep(0.5)  # Ray ends the actors of a driver that is gone
     done = {n for n, e in broken.experiments().items() if e.status() == "finished"}
@@ -277,15 +373,3 @@ def test_a_sweep_that_is_killed_or_interrupted_loses_nothing(undisturbed, tmp_pa
     continued = continue_sweep(root, name)
     assert fingerprint(continued.experiments["control"].folder) == kept
     assert {n: weights_hash(e) for n, e in continued.experiments.items()} == hashes
-
-
-def test_the_python_call(ray_cluster, tmp_path):
-    import raysweep
-
-    parent = parent_in(tmp_path / "root", training={"epochs": 1})
-    result = raysweep.branch(
-        parent.folder / "checkpoint_epoch_1.pt", {"weights": {"3": [4.0]}, "epochs": 1}, progress=lambda event: None
-    )
-    assert result.sweep.root == (tmp_path / "root").resolve()
-    assert set(result.experiments) == {"control", "34"}
-    assert result.sweep.id.startswith("parent-sweep_")

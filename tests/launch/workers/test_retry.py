@@ -152,17 +152,17 @@ def _related(process: psutil.Process, ours: set[int]) -> bool:
         return False
 
 
-def undisturbed(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def undisturbed(root: Path, ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> str:
     from raysweep.launch.workers import start as workers
 
-    with Ranks(2) as ranks:
-        monkeypatch.setattr(workers, "in_this_process", lambda job, *_: ranks.train(job))
-        settings = small_settings(root, **{**SECTIONS, "scaling": {"num_workers": 0, "threads": 1}})
-        return weights_hash(launching.run(experiment_plan.plan_experiment(settings)).experiment)
+    monkeypatch.setattr(workers, "in_this_process", lambda job, *_: ranks.train(job))
+    settings = small_settings(root, **{**SECTIONS, "scaling": {"num_workers": 0, "threads": 1}})
+    return weights_hash(launching.run(experiment_plan.plan_experiment(settings)).experiment)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
-def test_a_rank_that_hangs_is_given_up_and_changes_no_bit(ray_cluster, tmp_path, monkeypatch):
+def test_a_rank_that_hangs_is_given_up_and_changes_no_bit(ray_cluster, two_ranks, tmp_path, monkeypatch):
     """Killed workers and controllers are the business of test_kills."""
     plan = experiment_plan.plan_experiment(small_settings(tmp_path / "broken", **SECTIONS))
     stopped: list[int] = []
@@ -181,9 +181,10 @@ def test_a_rank_that_hangs_is_given_up_and_changes_no_bit(ray_cluster, tmp_path,
     assert "did not answer" in text
     events = [json.loads(line) for line in (experiment.folder / "lineage.jsonl").read_text().splitlines()]
     assert [e["type"] for e in events] == ["EXPERIMENT_START", "CONTINUED", "FINISHED"]
-    assert weights_hash(experiment) == undisturbed(tmp_path / "whole", monkeypatch)
+    assert weights_hash(experiment) == undisturbed(tmp_path / "whole", two_ranks, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_as_many_failures_as_allowed_and_no_more(ray_cluster, tmp_path):
     sections = {**SECTIONS, "scaling": {**SECTIONS["scaling"], "max_failures": 0}}
@@ -205,6 +206,7 @@ def test_as_many_failures_as_allowed_and_no_more(ray_cluster, tmp_path):
     assert not problems
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_kill_for_want_of_memory_is_called_so(tmp_path):
     """Ray's own memory monitor, told that one byte in a hundred is too much."""

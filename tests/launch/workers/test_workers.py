@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from torch import nn
 
 from raysweep.cluster import connect
 from raysweep.cluster.channel import ChannelReporter, open_channel
@@ -19,12 +19,16 @@ from raysweep.plan import resources
 from raysweep.report import predictions
 from tests.conftest import small_settings
 
-pytestmark = pytest.mark.ray
+if TYPE_CHECKING:
+    from torch import nn
+
 
 WEIGHTED = {"training": {"epochs": 2, "batch_size": 101}, "sampling": {"samples_per_epoch": 500, "weights": {"3": 5}}}
 
 
 def breaks_on_rank_1(num_classes: int, channels: int, widths: object) -> nn.Module:
+    from torch import nn
+
     class Breaks(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -75,34 +79,33 @@ def test_an_error_on_one_rank_is_told_with_its_words_and_does_not_hang(ray_clust
     assert "the second rank is unwell" in (folder / "experiment_changes.log").read_text()
 
 
-def test_more_than_the_cluster_has_is_refused_at_once(ray_cluster):
-    started = time.monotonic()
+def test_more_than_the_cluster_has_is_refused_at_once(ray_cluster, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
     nodes = connect.connect(None).nodes
     have = int(sum(n.get("CPU", 0) for n in nodes))
     with pytest.raises(ResourceError, match=f"{have + 1} workers .*asked for.*the cluster has 1 node"):
         resources.fit_cluster(resources.Resources(have + 1, 0, 0, False), nodes, False)
-    assert time.monotonic() - started < 10
 
 
 def test_workers_of_a_cluster_of_our_own_yield_to_nobody(ray_cluster):
     import ray
 
-    assert ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote(), timeout=60) == os.nice(0)
+    assert ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote(), timeout=200) == os.nice(0)
 
 
 def test_the_reporter_of_a_worker_never_waits(ray_cluster):
     import ray
 
-    mailbox = open_channel()
-    reporter = ChannelReporter(mailbox, 0)
+    channel = open_channel()
+    reporter = ChannelReporter(channel, 0)
     for i in range(50):
         reporter(BatchDone(1, i, 50, 1.0, 1.0))
     seen: list[dict] = []
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 200
     while len(seen) < 50 and time.monotonic() < deadline:
-        seen += ray.get(mailbox.take.remote())
+        seen += ray.get(channel.take.remote())
     assert [e.batch for e in seen] == list(range(50))
-    ray.get(mailbox.stop.remote("TEST"))
+    ray.get(channel.stop.remote("TEST"))
     while reporter.should_stop() is None and time.monotonic() < deadline:
         reporter(BatchDone(2, 1, 50, 1.0, 1.0))
         time.sleep(0.02)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 from raysweep import _paths
 from raysweep.store.remote import root as remote
+from tests.conftest import S3_KEYS
 
 BUCKET = "bucket"
 
@@ -31,7 +34,7 @@ class Server:
     def root(self, prefix: str = "team/experiments", port: int | None = None, bucket: str = BUCKET) -> str:
         return f"s3://{bucket}/{prefix}?endpoint_override=127.0.0.1:{port or self.port}&scheme=http&region=us-east-1"
 
-    @property
+    @functools.cached_property
     def client(self) -> Any:
         import boto3
 
@@ -62,30 +65,41 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[Server]:
-    """Start the server, make the bucket, and stop the server at the end."""
-    pytest.importorskip("moto")
-    pytest.importorskip("flask")
+def moto_server() -> Iterator[int]:
+    """Run Moto's S3 server in a process of its own; yields its port. Starting it takes seconds: once per session."""
+    for needed in ("boto3", "moto", "flask"):
+        pytest.importorskip(needed, reason=f"{needed} is not installed: pip install -e '.[test]'")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
-    before = {k: os.environ.get(k) for k in keys}
-    os.environ.update(keys)
     try:
-        for _ in range(300):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
                 break
-            assert process.poll() is None
+            assert process.poll() is None, "moto.server ended before it listened"
             time.sleep(0.1)
+        else:
+            raise AssertionError("moto.server does not listen after a minute")
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def emptied(port: int, folder: Path) -> Iterator[Server]:
+    """The server without anything but an empty bucket, for one test."""
+    before = {k: os.environ.get(k) for k in S3_KEYS}
+    os.environ.update(S3_KEYS)
+    try:
+        reset = urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset).close()
         server = Server(port, folder)
         server.client.create_bucket(Bucket=BUCKET)
         yield server
     finally:
-        process.kill()
-        process.wait()
         remote._open.clear()
         _paths.before_reading = _paths.stands_in = None
         for key, value in before.items():

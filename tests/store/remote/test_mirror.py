@@ -32,13 +32,13 @@ from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.remote import bucket
 from raysweep.store.remote import root as remote
 from raysweep.store.remote.bucket import Bucket, Found
-from tests.store.remote.objectstore import BUCKET, Server, serving
+from tests.store.remote.objectstore import BUCKET, Server, emptied
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(bucket, "_ATTEMPTS", 2)  # what fails here fails for ever
-    with serving(tmp_path / "machines") as found:
+    with emptied(s3_port, tmp_path / "machines") as found:
         yield found
 
 
@@ -93,10 +93,10 @@ def test_addresses(text, name, prefix, options):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("s3://", "is not the address"),
-        ("s3://Bucket/a", "is not the address"),
+        ("s3://", "is not an address"),
+        ("s3://Bucket/a", "is not an address"),
         ("s3://key:secret@bucket/a", "s3://…@bucket/a is not .* without a user or password"),
-        ("s3://bucket/a/../b", "names no place"),
+        ("s3://bucket/a/../b", "have no meaning in an object store"),
         ("s3://bucket/a?access_key=x&secret_key=y", "environment only"),
         ("s3://bucket/a?scheme=ftp", "must be http or https"),
         ("gs://bucket/a", "is an address"),
@@ -313,11 +313,9 @@ def test_an_upload_that_is_cut_off_halfway_is_never_seen_as_a_checkpoint(server)
     with server.machine("writer"):
         made = make(remote.open_root(server.root(port=scissors.port)))
         scissors.sharp = True
-        began = time.monotonic()
         with pytest.raises(StoreError, match=r"checkpoint_epoch_2.pt could not be written \(1,000,000 bytes\)"):
             commit(made, 2, large)
-        assert time.monotonic() - began < 60  # the attempts are bounded
-    assert scissors.cuts > 0
+    assert 0 < scissors.cuts < 50, scissors.cuts  # the attempts are bounded
     with server.machine("reader"):
         found = resolve.find_experiment(remote.open_root(server.root()), "base")
         good, problems = found.newest_good()
@@ -557,14 +555,14 @@ def test_a_long_download_does_not_keep_others_from_seeing_what_is_new(server, mo
             there = get(self, key, target)
             if key.endswith("checkpoint_epoch_1.pt"):
                 halfway.set()
-                on.wait(30)
+                on.wait(240)
             return there
 
         monkeypatch.setattr(Bucket, "get", slow)
         there = Experiment(root / made.id)
         verifying = threading.Thread(target=there.entries()[0].verify, args=(there.folder,))
         verifying.start()
-        assert halfway.wait(30)
+        assert halfway.wait(240)
         remote.refresh(there.folder)
         assert [e.epoch for e in there.entries()] == [1, 2]
         assert verifying.is_alive()
@@ -626,9 +624,11 @@ def test_a_copy_is_not_taken_for_a_root_of_its_own(server):
         made = make(remote.open_root(server.root()))
     remote._open.clear()
     for path in (made.folder, made.folder / "checkpoint_epoch_1.pt"):
-        with pytest.raises(RootError, match=r"is in the copy of s3://bucket/team/experiments, .* by its address"):
+        with pytest.raises(
+            RootError, match=r"is in the local copy of s3://bucket/team/experiments, .* Use the address"
+        ):
             resolve.find_checkpoint(Path("elsewhere"), f"{path}")
-    with pytest.raises(RootError, match="is in the copy of"):
+    with pytest.raises(RootError, match="is in the local copy of"):
         remote.open_root(made.folder.parent)
 
 
@@ -825,7 +825,7 @@ def test_a_signal_does_not_cut_an_upload(server, monkeypatch):
 
 def test_a_large_object_that_is_replaced_while_it_is_read_is_read_again(server, tmp_path, monkeypatch):
     bucket = Bucket.parse(server.root())
-    monkeypatch.setattr(bucket, "_CHUNK", 1 << 20)
+    monkeypatch.setattr("raysweep.store.remote.bucket._CHUNK", 1 << 20)
     old, new = b"old " * (1 << 19), b"new " * (1 << 19)
     bucket._send("run/best", io.BytesIO(old))
     receive = bucket.fs

@@ -22,7 +22,6 @@ from raysweep.store import checkpoint
 from raysweep.store.untrusted import pickle_check, schema
 from tests.store.test_checkpoint import a_state, same, saved
 
-torch = pytest.importorskip("torch")
 numpy = pytest.importorskip("numpy")
 
 
@@ -59,6 +58,8 @@ def path(tmp_path) -> Path:
 
 @pytest.fixture
 def never_loaded(monkeypatch):
+    import torch
+
     def load(*args, **kwargs):
         raise AssertionError("torch.load was called")
 
@@ -71,18 +72,21 @@ def never_loaded(monkeypatch):
     "call",
     [
         (bytearray, 10**9),
-        (torch.FloatTensor, 4 * 10**8),
-        (torch.UntypedStorage, 10**9),
+        ("FloatTensor", 4 * 10**8),  # of torch
+        ("UntypedStorage", 10**9),
         (codecs.encode, "字" * 1000, "punycode"),
         (codecs.encode, "x", "latin1"),  # bytes are no value of a checkpoint
         (collections.Counter, "ab"),
         (set, [1]),
         (os.getcwd,),
     ],
-    ids=lambda call: call[0].__name__,
+    ids=lambda call: call[0] if isinstance(call[0], str) else call[0].__name__,
 )
 def test_what_no_checkpoint_calls_is_refused_before_it_is_loaded(path, call, legacy):
-    path.write_bytes(saved({"x": Calls(*call)}, _use_new_zipfile_serialization=not legacy))
+    import torch
+
+    function = getattr(torch, call[0]) if isinstance(call[0], str) else call[0]
+    path.write_bytes(saved({"x": Calls(function, *call[1:])}, _use_new_zipfile_serialization=not legacy))
     with pytest.raises(CheckpointError, match=r"could run code, so it was not loaded \(unsupported"):
         checkpoint.read(path)
 
@@ -91,10 +95,10 @@ def test_what_no_checkpoint_calls_is_refused_before_it_is_loaded(path, call, leg
 @pytest.mark.parametrize(
     ("program", "told"),
     [
-        (pickled(b"}", LAUGHS, b"NsN"), "nested very deep"),
-        (pickled(b"}", WIDE, b"NsN"), "many times over"),
-        (pickled(b"ccollections\nOrderedDict\n", LAUGHS, b"\x85R"), "nested very deep"),
-        (pickled(LAUGHS, b"Q"), "nested very deep"),
+        (pickled(b"}", LAUGHS, b"NsN"), "nested too deep"),
+        (pickled(b"}", WIDE, b"NsN"), "too many times"),
+        (pickled(b"ccollections\nOrderedDict\n", LAUGHS, b"\x85R"), "nested too deep"),
+        (pickled(LAUGHS, b"Q"), "nested too deep"),
         (pickled(b"N)R"), "unsupported call of NoneType"),
         (pickled(b"ctorch\nFloatStorage\n)R"), "unsupported call of torch FloatStorage"),
         (pickled(b"ctorch\nSize\n)R}b"), "unsupported change of an object"),
@@ -106,7 +110,7 @@ def test_what_no_checkpoint_calls_is_refused_before_it_is_loaded(path, call, leg
         (pickle.dumps({"epoch": 1}, protocol=4), "FRAME is not one of a checkpoint"),
     ],
 )
-def test_pickles_that_only_their_unpickler_would_regret(path, program, told):
+def test_pickles_that_would_take_for_ever_to_unpickle(path, program, told):
     path.write_bytes(in_zip(program))
     with pytest.raises(CheckpointError, match=told):
         checkpoint.read(path)
@@ -118,6 +122,8 @@ def test_pickles_that_only_their_unpickler_would_regret(path, program, told):
 @pytest.mark.usefixtures("never_loaded")
 @pytest.mark.parametrize("legacy", [False, True])
 def test_storages_that_are_declared_larger_than_the_file(path, legacy):
+    import torch
+
     whole = saved({"a": torch.zeros(1000), "b": torch.ones(1000)}, _use_new_zipfile_serialization=not legacy)
     program = whole
     if not legacy:
@@ -131,6 +137,8 @@ def test_storages_that_are_declared_larger_than_the_file(path, legacy):
 
 
 def test_an_ordered_dict_keeps_its_methods(path):
+    import torch
+
     spoilt = collections.OrderedDict(w=torch.zeros(2))
     spoilt.values = 5  # type: ignore[assignment]
     path.write_bytes(saved(spoilt))
@@ -139,6 +147,8 @@ def test_an_ordered_dict_keeps_its_methods(path):
 
 
 def test_what_is_admitted_is_all_that_checkpoints_hold(path):
+    import torch
+
     model = torch.nn.Linear(2, 2)
     value = {
         "state": model.state_dict(),
@@ -175,12 +185,18 @@ def test_numpy_scalars_of_old_files_are_admitted_only_where_that_is_asked_for(pa
 
 
 @pytest.mark.parametrize(
-    "data",
-    [bytes(1000), in_zip(b"\x80\x02}.", **{"constants.pkl": b"x"}), saved({"w": torch.ones(2).to_sparse()})],
+    "make",
+    [
+        lambda torch: bytes(1000),
+        lambda torch: in_zip(b"\x80\x02}.", **{"constants.pkl": b"x"}),
+        lambda torch: saved({"w": torch.ones(2).to_sparse()}),
+    ],
     ids=["zeros", "TorchScript", "sparse"],
 )
-def test_no_advice_of_torch_stands_before_the_error(path, data):
-    path.write_bytes(data)
+def test_no_advice_of_torch_stands_before_the_error(path, make):
+    import torch
+
+    path.write_bytes(make(torch))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(CheckpointError, match=r"sent\.pt is damaged or not a checkpoint|not dense"):
@@ -255,7 +271,9 @@ def test_a_key_that_holds_something_else_is_named_with_the_file(path, key, value
     path.write_bytes(saved(a_state() | ours))
     checkpoint.read_checkpoint(path)
     path.write_bytes(saved(a_state() | ours | {key: value}))
-    with pytest.raises(CheckpointError, match=rf"sent\.pt does not hold what a checkpoint must: .*{told}") as error:
+    with pytest.raises(
+        CheckpointError, match=rf"sent\.pt does not have the content of a checkpoint: .*{told}"
+    ) as error:
         checkpoint.read_checkpoint(path)
     assert len(str(error.value)) < 600
 
@@ -273,7 +291,7 @@ def test_tuples_that_share_their_parts_are_read_once_each(path):
     for _ in range(20):
         value = (value, value)
     path.write_bytes(saved(a_state() | {"extra": value}))
-    began = time.perf_counter()
+    began = time.process_time()
     with contextlib.suppress(CheckpointError):  # refused for what it would be if it were written out, or read
         checkpoint.read_checkpoint(path)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

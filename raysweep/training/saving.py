@@ -1,0 +1,117 @@
+"""Takes the checkpoints of a training: what they hold, and handing them to the thread that writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raysweep.events import CheckpointSaved, EpochDone, Progress
+from raysweep.store import checkpoint
+from raysweep.training import evaluate, state
+from raysweep.training.background import BackgroundSaver
+from raysweep.training.checkpointing import CheckpointWriter
+from raysweep.training.progress import TrainingProgress
+from raysweep.training.setup import Setup
+
+
+class Saver:
+    """Saves the state of a training in the background. Every rank has one and must make the same calls; rank 0's writes.
+
+    The caller polls, flushes and closes ``background``, the thread that writes.
+
+    Args:
+        report: receives the event of each committed save.
+    """
+
+    def __init__(self, setup: Setup, progress: TrainingProgress, report: Progress) -> None:
+        self.setup, self.progress = setup, progress
+        self.writer = _writer(setup) if setup.world.rank == 0 else None
+        self.background = BackgroundSaver(report)
+        self._constant = _constant(setup)
+
+    def epoch_end(self, epoch: int, row: Mapping[str, Any] | None, validation: evaluate.Validation) -> None:
+        """Save the end of an epoch.
+
+        Args:
+            row: of the history; None on the ranks other than 0.
+        """
+        saved, writer = self._state(epoch, 0), self.writer
+        if writer is None or row is None:
+            return
+        summary = {k: row[k] for k in evaluate.SUMMARY}
+        predictions = {"labels": validation.labels, "probabilities": validation.probabilities}
+        self.background.submit(
+            lambda: writer.epoch_end(saved, epoch, summary, predictions),
+            lambda best, save_seconds, blocked_seconds: EpochDone(epoch, row, best, save_seconds, blocked_seconds),
+        )
+
+    def within_epoch(self, epoch: int, batch: int) -> None:
+        """Save the state after ``batch`` batches of ``epoch``."""
+        saved, writer = self._state(epoch, batch), self.writer
+        if writer is not None:
+            self.background.submit(
+                lambda: writer.mid_epoch(saved, epoch, batch).file, lambda file, *_: CheckpointSaved(file)
+            )
+
+    def _state(self, epoch: int, batch: int) -> dict[str, Any]:
+        """The checkpoint after ``batch`` batches of ``epoch``; 0: at its end. The writer adds the time.
+
+        On rank 0 it is a snapshot that is valid until the next call, which waits for the save of this one. Collective.
+        """
+        setup, progress = self.setup, self.progress
+        self.background.begin()
+        ranks = setup.world.gather((state.rng_state(), progress.meters.as_list()))
+        if setup.world.rank != 0:
+            return {}
+        return {
+            **self._constant,
+            "epoch": epoch if batch == 0 else epoch - 1,
+            "current_batch": batch,
+            **self.background.take(
+                {
+                    "model_state_dict": setup.model.state_dict(),
+                    "optimizer_state_dict": setup.optimizer.state_dict(),
+                }
+            ),
+            "scheduler_state_dict": {
+                "kind": setup.settings.training.schedule,
+                "progress": epoch if batch == 0 else epoch - 1 + batch / setup.total_batches,
+            },
+            "best_acc": float(progress.best_acc),
+            "history": {k: list(v) for k, v in progress.history.items()},
+            "sampler_state": {
+                "strategy": setup.settings.sampling.strategy,
+                "seed": setup.settings.seed,
+                "draws": setup.draws,
+                "meters": [meters for _, meters in ranks] if batch else [],
+            },
+            "rng_state": [generators for generators, _ in ranks],
+        }
+
+
+def _writer(setup: Setup) -> CheckpointWriter:
+    job, keep = setup.job, setup.settings.checkpoint.keep
+    best_metric = setup.settings.training.best_metric
+    return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, None if keep == "all" else keep)
+
+
+def _constant(setup: Setup) -> dict[str, Any]:
+    """The part of a checkpoint that never changes. It is built once, because the training stands still during a save."""
+    job = setup.job
+    return {
+        "format_version": checkpoint.FORMAT_VERSION,
+        "total_batches": setup.total_batches,
+        "scaler_state_dict": {},  # bf16 needs no loss scaling
+        "config": job.flat_config,
+        "classes": list(setup.classes),
+        "sampling_weights": job.weights.as_dict(),
+        "world_size": setup.world.size,
+        "threads": job.threads,
+        "conditions": dict(setup.conditions),
+        "preprocessing": {"mean": setup.mean, "std": setup.std, "shape": list(setup.data.shape)},
+        "data_sha256": setup.data.sha256,
+        "experiment": Path(job.folder).name,
+        "parent": job.parent,
+        "versions": job.versions,
+    }

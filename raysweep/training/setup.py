@@ -1,0 +1,211 @@
+"""Builds all that one rank trains with, from a job and the checkpoint that it starts from.
+
+The order of the steps matters: several of them draw from the random generators.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from raysweep._text import join_names
+from raysweep.config.settings import Settings
+from raysweep.data import augment, cache, sampling
+from raysweep.data.cache import Dataset
+from raysweep.data.order import in_order
+from raysweep.errors import CheckpointError
+from raysweep.store import checkpoint
+from raysweep.training import conditions, models, optim, state
+from raysweep.training.feed import Feed
+from raysweep.training.job import Job
+from raysweep.training.progress import TrainingProgress
+from raysweep.training.world import World
+
+Checkpoint = Mapping[str, Any]  # what a checkpoint file holds
+
+
+class Part(NamedTuple):
+    """What one rank computes of a global batch."""
+
+    positions: np.ndarray  # int64, within the order of the epoch
+    divisor: int  # the summed loss divided by this, summed over the ranks, is the mean over the global batch
+    counted: bool  # whether this rank counts these images; False where another rank computes the same ones
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that one rank trains with. Only the network and the optimizer change while it trains."""
+
+    job: Job
+    world: World
+    data: Dataset
+    members: np.ndarray  # int64, ascending: the training images that may be drawn
+    draws: int  # images per epoch
+    total_batches: int  # global batches per epoch
+    mean: list[float]  # per channel, by which pixels are standardised
+    std: list[float]
+    feed: Feed
+    model: nn.Module  # its state is saved
+    parallel: nn.Module  # the same network, as training calls it: inside DDP, compiled
+    optimizer: torch.optim.Optimizer
+    bf16: bool
+    conditions: conditions.Conditions
+    inexact: list[str]  # why the bits may differ from those of an undisturbed training
+
+    @property
+    def settings(self) -> Settings:
+        return self.job.settings
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.data.classes
+
+    def class_counts(self) -> dict[str, int]:
+        """Class → images that may be drawn."""
+        counts = np.bincount(self.data.train.labels[self.members], minlength=len(self.classes))
+        return {c: int(n) for c, n in zip(self.classes, counts, strict=True)}
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The training images of an epoch in their order, int64 (draws,). It is the same on every rank."""
+        return sampling.epoch_order(
+            self.data.train.labels,
+            self.members,
+            self.classes,
+            self.job.weights,
+            self.draws,
+            seed=self.settings.seed,
+            epoch=epoch,
+            strategy=self.settings.sampling.strategy,
+        )
+
+    def augmentation(self, epoch: int) -> np.ndarray | None:
+        """How each image of an epoch is shifted and mirrored; None where no augmentation is set."""
+        a = self.settings.training.augment
+        if not (a.crop_padding or a.flip):
+            return None
+        return augment.epoch_draws(self.draws, a.crop_padding, a.flip, seed=self.settings.seed, epoch=epoch)
+
+    def part(self, batch: int) -> Part:
+        """What this rank computes of global batch ``batch``, counted from 0."""
+        world = self.world
+        start, stop = sampling.batch_bounds(batch, self.draws, self.settings.training.batch_size)
+        a, b = sampling.rank_slice(start, stop, world.rank, world.size)
+        # Every rank computes all of a batch with fewer images than ranks: the mean of equal gradients is that gradient.
+        whole = stop - start < world.size
+        return Part(np.arange(a, b), (stop - start) * (world.size if whole else 1), world.rank == 0 or not whole)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context in which the network is called."""
+        return torch.autocast(self.world.device.type, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+
+
+def prepare(job: Job, start: Checkpoint | None) -> tuple[Setup, TrainingProgress]:
+    """Build what ``job`` trains with, restored from ``job.start`` where it names a checkpoint.
+
+    Args:
+        start: the content of ``job.start`` where the caller has it already; it is not changed.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit the job.
+    """
+    settings, t = job.settings, job.settings.training
+    torch.set_num_threads(job.threads)
+    world = World(torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu"))
+    found = cache.reopen(job.cache_folder) or cache.load(settings.data, job.cache_dir)
+    data = in_order(found, settings.data.classes)
+    members = sampling.pool(
+        data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
+    )
+    draws = settings.sampling.samples_per_epoch or len(members)
+    mean, std = models.moments(settings.model.name, data)
+    model = _new_model(job, data, world)
+    state.seed_everything(settings.seed, world.rank, 1)
+    saved = _read(job, data, start)
+    progress = TrainingProgress.new(data.classes)
+    if saved is not None:
+        state.restore_model(model, saved, str(job.start))
+        pixels = saved.get("preprocessing") or {}
+        mean, std = list(pixels.get("mean", mean)), list(pixels.get("std", std))
+        progress = TrainingProgress.restored(saved, data.classes, world, job.keep_position)
+    feed = Feed(data, mean, std, world.device, t.channels_last)
+    model, parallel = _parallelise(model, settings, world, data)
+    optimizer = _optimizer(model, job, saved)
+    if saved is not None and job.keep_rng:
+        _restore_generators(saved, world)
+    bf16 = t.precision == "bf16" or (t.precision == "auto" and world.device.type == "cuda")
+    now = conditions.here(world.device, bf16, job.threads, world.size)
+    inexact = [] if saved is None else conditions.differences(conditions.of_checkpoint(saved), now)
+    setup = Setup(
+        job=job,
+        world=world,
+        data=data,
+        members=members,
+        draws=draws,
+        total_batches=sampling.batches(draws, t.batch_size),
+        mean=mean,
+        std=std,
+        feed=feed,
+        model=model,
+        parallel=parallel,
+        optimizer=optimizer,
+        bf16=bf16,
+        conditions=now,
+        inexact=inexact,
+    )
+    return setup, progress
+
+
+def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:
+    section, t = job.settings.model, job.settings.training
+    state.seed_everything(job.settings.seed, 0)  # the same weights on every rank
+    model = models.build(section.name, section.options, len(data.classes), data.shape[2])
+    if job.start is None:
+        models.initialise(model, section)
+    model.to(world.device)
+    model.to(memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
+    return model
+
+
+def _read(job: Job, data: Dataset, start: Checkpoint | None) -> Checkpoint | None:
+    """The checkpoint that the job starts from; None where it starts from none."""
+    if job.start is None:
+        return None
+    saved = start if start is not None else checkpoint.read_checkpoint(job.start)
+    classes = saved.get("classes")
+    if classes is not None and list(classes) != list(data.classes):
+        raise CheckpointError(
+            f"The classes of {job.start} are {join_names(classes)}; those of the data are {join_names(data.classes)}. Both must "
+            "be the same and in the same order. Use data with the checkpoint's classes, and set data.classes to their order."
+        )
+    return saved
+
+
+def _parallelise(model: nn.Module, settings: Settings, world: World, data: Dataset) -> tuple[nn.Module, nn.Module]:
+    """(the network whose state is saved, the module to call in training)."""
+    model, parallel = world.wrap(model, settings.scaling.sync_batchnorm)
+    generators = state.rng_state()
+    height, width, channels = data.shape
+    world.settle(model, parallel, (channels, height, width))
+    state.set_rng_state(generators)
+    if settings.training.compile:
+        parallel = torch.compile(parallel)  # type: ignore[assignment]
+    return model, parallel
+
+
+def _optimizer(model: nn.Module, job: Job, saved: Checkpoint | None) -> torch.optim.Optimizer:
+    optimizer = optim.optimizer(model, job.settings.training)
+    if saved is not None and not job.fresh_optimizer:
+        state.restore_optimizer(model, optimizer, saved, str(job.start))
+    return optimizer
+
+
+def _restore_generators(saved: Checkpoint, world: World) -> None:
+    ranks = saved.get("rng_state") or []
+    if world.rank < len(ranks):  # a rank that the checkpoint does not know keeps its seed
+        state.set_rng_state(ranks[world.rank])

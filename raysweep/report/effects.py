@@ -127,8 +127,8 @@ def _of_class(pair: Pair, index: int, metric: str) -> tuple[_Cells, list[Measure
     actual = cells.rows[:, 0].astype(bool)
 
     def measure(column: int) -> Measure:
-        said = cells.rows[:, column].astype(bool)
-        weights = np.stack([actual & said, actual, said], axis=1).astype(np.float64)
+        predicted = cells.rows[:, column].astype(bool)
+        weights = np.stack([actual & predicted, actual, predicted], axis=1).astype(np.float64)
 
         def of(counts: Counts) -> np.ndarray:
             hit, real, predicted = (counts @ weights).T
@@ -154,14 +154,14 @@ def _overall(pair: Pair, classes: int, metric: str) -> tuple[_Cells, list[Measur
     actual = (cells.rows[:, :1] == kinds).astype(np.float64)
 
     def measure(column: int) -> Measure:
-        said = (cells.rows[:, column : column + 1] == kinds).astype(np.float64)
+        predicted = (cells.rows[:, column : column + 1] == kinds).astype(np.float64)
 
         def accuracy(counts: Counts) -> np.ndarray:
             share: np.ndarray = counts @ cells.rows[:, column].astype(np.float64) / counts.sum(1)
             return share
 
         def macro(counts: Counts) -> np.ndarray:
-            hit, both = counts @ (actual * said), counts @ (actual + said)
+            hit, both = counts @ (actual * predicted), counts @ (actual + predicted)
             mean: np.ndarray = _ratio(2 * hit, both).mean(1)
             return mean
 

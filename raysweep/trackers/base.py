@@ -29,8 +29,8 @@ class Tracker(Protocol):
 
     * It can find a run again. The ids that the tracker gave, and how many rows of the history it has, stand in the
       experiment's folder (:class:`raysweep.trackers.state.TrackerState`), so that another process on another machine
-      goes on with the same run.
-    * It shows every epoch once. Where epochs were trained anew, the tracker's rows no longer are the beginning of the
+      continues the same run.
+    * It shows every epoch once. Where epochs were trained again, the tracker's rows no longer are the beginning of the
       history, and a new run takes the place of the old one.
 
     A tracker is used by one thread. TensorBoard runs in the driver's process, all others in a process of their own

@@ -1,7 +1,7 @@
 """Bring trackers up to date while something trains, on every event that reaches the driver.
 
 TensorBoard is written in the driver's process, which takes milliseconds. Every other tracker has a process of its own
-(:mod:`raysweep.trackers.worker`), which is told which experiments have news. Nothing here raises an error, and nothing
+(:mod:`raysweep.trackers.worker`), which gets the names of experiments that have something new. Nothing here raises an error, and nothing
 waits for a tracker before the training has ended.
 """
 

@@ -69,7 +69,7 @@ class Tracker:
 
     def _run(self, client: Any, snapshot: Snapshot, state: TrackerState) -> str:
         """The id of the experiment's run. A new run is created if there is none, if somebody deleted it, or if it has epochs
-        that were trained anew since: MLflow cannot remove a point."""
+        that were trained again since: MLflow cannot remove a point."""
         folder = snapshot.experiment.folder
         if state.ids and folder not in self.known and not self._exists(client, state.ids["run_id"]):
             state.ids = {}

@@ -63,7 +63,7 @@ class TrackerState:
         return same and self.has_beginning(snapshot)
 
     def has_beginning(self, snapshot: Snapshot) -> bool:
-        """Whether the tracker's rows are the first rows of the snapshot. They are not where epochs were trained anew."""
+        """Whether the tracker's rows are the first rows of the snapshot. They are not where epochs were trained again."""
         return self.rows <= len(snapshot.points) and self.digest == snapshot.digest(self.rows)
 
     def _save(self) -> None:

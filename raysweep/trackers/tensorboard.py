@@ -1,6 +1,6 @@
 """TensorBoard: event files in the experiment's folder, which show ``training_hisnapshot.csv``.
 
-While an experiment trains, each new epoch is appended to one file. Where epochs were trained anew, and where another
+While an experiment trains, each new epoch is appended to one file. Where epochs were trained again, and where another
 process continues an experiment, a new file with the whole hisnapshot is written beside the old ones. It begins with
 TensorBoard's mark of a restart, as SummaryWriter's ``purge_step=0`` writes it, and this mark makes TensorBoard drop what
 it read from the older files. They are kept, because an open TensorBoard fails when the file that it reads is removed.
@@ -81,7 +81,7 @@ class Tracker:
             file.writer.close()
 
     def _reopened(self, folder: Path, snapshot: Snapshot) -> _EventFile | None:
-        """The open file of an experiment, if the snapshot goes on where the file ends.
+        """The open file of an experiment, if the snapshot continues where the file ends.
 
         It is removed from ``open`` until it is written: after an error it may end in half a record, and the next call has
         to begin a new file."""

@@ -63,7 +63,7 @@ class Tracker:
         state.complete(snapshot)
 
     def _check_run(self, snapshot: Snapshot, state: TrackerState) -> None:
-        """Give ``state`` the id of the experiment's run: of a new one if there is none, or if epochs were trained anew, since
+        """Give ``state`` the id of the experiment's run: of a new one if there is none, or if epochs were trained again, since
         wandb cannot remove a point."""
         if not state.ids.get("id", "").isalnum():  # the id becomes part of a path
             state.ids = {}

@@ -610,15 +610,15 @@ def test_importing_the_launcher_imports_no_tracker(tmp_path):
 
 
 def test_a_branch_is_a_run_that_names_its_sweep(runs, database, here):
-    """Told as a sweep tells of it, without Ray."""
+    """With the events of a sweep, but without Ray."""
     parent = runs.run(trackers={"mlflow": {"uri": database}})
     known = parents.read_parent(runs.root, f"{parent.id}@2")
     plan = child.plan_child(known, str(runs.root), weights={"3": 4.0}, epochs=1, name="s-34")
     of_sweep = {"sweep": "s_20260101_000000", "branch": {"name": "34", "control": False, "seed": 0}}
-    with dispatch.following(runs.events.append) as follower:
+    with dispatch.dispatching(runs.events.append) as dispatcher:
 
         def progress(event: Event) -> None:
-            follower(BranchEvent("34", event))
+            dispatcher(BranchEvent("34", event))
 
         branch = runner.start(plan, runs.launch, progress, **of_sweep).experiment
         progress(BranchEnded("finished"))

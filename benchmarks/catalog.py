@@ -102,11 +102,12 @@ def fill_mlflow(uri: str, root: Path) -> float:
     from mlflow.tracking import MlflowClient
 
     from raysweep.store import index
+    from raysweep.store.root import Root
 
     began = time.perf_counter()
     client = MlflowClient(uri)
     experiment = client.create_experiment("all")
-    for row in index.rows(root):
+    for row in index.rows(Root.open(root)):
         run = client.create_run(experiment, run_name=row.id)
         metrics = [Metric(k, float(getattr(row, k)), 0, 0) for k in ("best_acc", "best_epoch", "best_macro_f1")]
         params = [Param(f"weight_{c}", str(w)) for c, w in row.sampling_weights.items()]

@@ -36,6 +36,7 @@ from raysweep.events import (
     TrainingStarted,
 )
 from raysweep.store.records_manifest import Manifest, ManifestEntry
+from raysweep.store.root import Root
 
 MARKS = (1_000, 5_000, 10_000)  # the driver's memory is recorded after these numbers of branches
 LIMIT_MS = 50.0
@@ -151,7 +152,7 @@ def ours(root: Path, branches: int) -> dict[str, Any]:
     # The control is one of the branches.
     search = {"algorithm": "random", "num_samples": branches - 1, "ranges": drawn}
     values = {"epochs": 1, "control": True, "search": search}
-    plan = sweep_plan.plan_sweep(SweepRequest(str(root), f"{parent.id}@1", grids.check(values), threads=1))
+    plan = sweep_plan.plan_sweep(SweepRequest(Root.open(root), f"{parent.id}@1", grids.check(values), threads=1))
     at["planned"] = time.perf_counter()
     with SweepDisplay() as display:
 

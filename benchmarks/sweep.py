@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import measuring
 from benchmarks.measuring import Row, in_a_process
 from raysweep.events import Connected, SweepEnded
+from raysweep.store.root import Root
 
 CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 
@@ -31,7 +32,7 @@ def parent_of(root: Path, threads: int) -> Any:
     from raysweep.plan import experiment as experiment_plan
     from raysweep.store import catalog
 
-    found = catalog.experiments(root)
+    found = catalog.experiments(Root.open(root))
     if found:
         return next(e for e in found if e.id.startswith("parent_"))
     values = {
@@ -54,7 +55,7 @@ def ours(root: Path, branches: int, threads: int) -> float:
     parent = parent_of(root, threads)
     times: dict[type, float] = {}
     values = {"epochs": 1, "control": False, "weights": {"disgust": weights_of(branches)}}
-    plan = sweep_plan.plan_sweep(SweepRequest(str(root), f"{parent.id}@1", grids.check(values), threads=threads))
+    plan = sweep_plan.plan_sweep(SweepRequest(Root.open(root), f"{parent.id}@1", grids.check(values), threads=threads))
     result = sweeping.run(plan, lambda event: times.setdefault(type(event), time.perf_counter()))
     seconds = times[SweepEnded] - times[Connected]
     assert len(result.experiments) == branches

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from raysweep.errors import RootError
 
-# Both are set while a root on an object store is open (raysweep.store.remote.root).
+# Both are set while a root on an object store is open (raysweep.store.remote.copies).
 before_reading: Callable[[str | Path], None] | None = None  # downloads a file that is not yet on this machine
 stands_in: Callable[[str | Path, int], bool] | None = None  # whether an opened file has become an empty placeholder
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from raysweep.config import load as load_config
 from raysweep.errors import ConfigError, did_you_mean
 from raysweep.events import Progress
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.launch.sweep.driver import SweepResult
@@ -108,10 +108,10 @@ def run_experiment(config: Mapping[str, Any], progress: Progress | None = None) 
     nested = _nested(config)
     start = config.get("resume_from_checkpoint")
     if start:
-        root = str(nested.pop("root", None) or _root_of(str(start)))
+        root = Root.open(str(nested.pop("root", None) or _root_of(str(start))))
         experiment = nested.pop("experiment", {})
         epochs = nested.get("training", {}).get("epochs")
-        parent = parents.read_parent(remote.open_root(root), str(start), nested)
+        parent = parents.read_parent(root, str(start), nested)
         plan = child.plan_child(
             parent,
             root,
@@ -128,7 +128,7 @@ def run_experiment(config: Mapping[str, Any], progress: Progress | None = None) 
         nested = load_config.merge(nested, {"sampling": {"weights": dict(config.get("sampling_weights") or {})}})
         plan = experiment_plan.plan_experiment(load_config.validate(nested, "the configuration"), show)
     result = launching.run(plan, show)
-    return remote.address(result.experiment.folder), result.best_acc
+    return result.experiment.address, result.best_acc
 
 
 def branch(
@@ -174,7 +174,7 @@ def branch(
     checked = grids.check(grid) if isinstance(grid, Mapping) else grids.read(grid)
     show = progress if progress is not None else SweepDisplay()
     request = SweepRequest(
-        str(root if root is not None else _root_of(str(checkpoint))),
+        Root.open(root if root is not None else _root_of(str(checkpoint))),
         str(checkpoint),
         checked,
         name=name,
@@ -192,15 +192,15 @@ def branch(
 
 def _root_of(reference: str) -> str:
     """A child stands beside its parent unless another root is given."""
-    path = remote.place(reference)
-    return remote.root_address(path.parent.parent) if path.is_file() else "experiments"
+    path = Root.locate(reference)
+    return Root.at(path.parent.parent).address if path.is_file() else "experiments"
 
 
 def list_experiments(root: str | Path = "experiments") -> list[dict[str, Any]]:
     """The documented fields of every experiment under a root, oldest first (``raysweep list --json``)."""
     from raysweep.store import index
 
-    return [row.to_json() for row in index.rows(remote.open_root(root))]
+    return [row.to_json() for row in index.rows(Root.open(root))]
 
 
 def load_checkpoint(reference: str | Path, root: str | Path = "experiments") -> dict[str, Any]:
@@ -211,5 +211,5 @@ def load_checkpoint(reference: str | Path, root: str | Path = "experiments") -> 
     """
     from raysweep.store import checkpoint, resolve
 
-    _, _, path = resolve.find_checkpoint(remote.open_root(root), str(reference))
+    _, _, path = resolve.find_checkpoint(Root.open(root), str(reference))
     return checkpoint.read_checkpoint(path)

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from raysweep.events import Event
+from raysweep.store.root import Root
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 hypothesis.settings.register_profile("raysweep", deadline=None)  # a busy machine is no fault of the code
@@ -174,7 +175,7 @@ def quick_child(tmp_path: Path, without_ray: Callable[[Recorder], Recorder]) -> 
 
         root = tmp_path / "experiments"
         return launching.run(
-            child.plan_child(parents.read_parent(root, str(reference)), str(root), **options)
+            child.plan_child(parents.read_parent(Root.open(root), str(reference)), Root.open(root), **options)
         ).experiment
 
     return go

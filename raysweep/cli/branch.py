@@ -10,6 +10,7 @@ from raysweep._text import plain
 from raysweep.display.terminal import percent, put, put_json, say, table
 from raysweep.events import Loading
 from raysweep.store.results import read_results
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -63,7 +64,7 @@ def branch(
         from raysweep.plan.types import SweepRequest
 
         request = SweepRequest(
-            root,
+            Root.open(root),
             checkpoint,
             grid,
             name=name,

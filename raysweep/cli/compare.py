@@ -9,7 +9,7 @@ import typer
 
 from raysweep._text import plain
 from raysweep.display.terminal import put_json, say, table
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 CLASS_METRICS = ("f1", "recall", "precision")
 
@@ -37,7 +37,7 @@ def compare(
 
     if metric not in CLASS_METRICS:
         raise InputError(f"--metric {metric}: choose one of {', '.join(CLASS_METRICS)}.")
-    found = comparing.compare(open_root(root), references)
+    found = comparing.compare(Root.open(root), references)
     if as_json:
         put_json(_as_json(found))
         return

@@ -8,7 +8,7 @@ import typer
 
 from raysweep.display.terminal import put
 from raysweep.events import Loading
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,7 @@ def continue_(
     from raysweep.display.run import RunDisplay
 
     count = parse_workers(workers)
-    where = open_root(root)
+    where = Root.open(root)
     if _is_sweep(where, reference):
         from raysweep.cli.branch import summarise
         from raysweep.display.sweep import SweepDisplay

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import typer
 
 from raysweep._text import plain
 from raysweep.display.terminal import put, say
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 EPOCHS, MORE = 3, 2
 IMAGES = 1500  # an epoch
@@ -29,7 +28,7 @@ def demo(
     with other weights, and shows the logs."""
     from raysweep.errors import TrainingError
 
-    place = open_root(root)
+    place = Root.open(root)
     base, same, other = _train(place)
     faults = 0
     for what, right in _checks(base, same, other):
@@ -54,7 +53,7 @@ def demo(
     say(f"Next: raysweep branch --from {base.id}@2 --weights-grid configs/grid.yaml{where}")
 
 
-def _train(root: Path) -> tuple[Any, Any, Any]:
+def _train(root: Root) -> tuple[Any, Any, Any]:
     """Train the three experiments of the old test script."""
     from raysweep.config import load as load_config
     from raysweep.display.run import RunDisplay
@@ -67,7 +66,7 @@ def _train(root: Path) -> tuple[Any, Any, Any]:
         with RunDisplay() as display:
             parent = parents.read_parent(root, f"{base.id}@{EPOCHS}")
             plan = child.plan_child(
-                parent, str(root), name=name, description=description, epochs=MORE, weights=weights, progress=display
+                parent, root, name=name, description=description, epochs=MORE, weights=weights, progress=display
             )
             return launching.run(plan, display).experiment
 
@@ -77,7 +76,7 @@ def _train(root: Path) -> tuple[Any, Any, Any]:
         "data": {"source": "faces"},
         "sampling": {"samples_per_epoch": IMAGES},
         "training": {"epochs": EPOCHS},
-        "root": str(root),
+        "root": root.address,
     }
     with RunDisplay() as display:
         base = launching.run(

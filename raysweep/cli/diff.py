@@ -8,7 +8,7 @@ import typer
 
 from raysweep._text import plain
 from raysweep.display.terminal import percent, put_json, say, table
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +28,7 @@ def diff(
     """Show the differences between two experiments. Compares configuration, weights and class shares, data, code, versions."""
     from raysweep.report import difference
 
-    folder = open_root(root)
+    folder = Root.open(root)
     one, other = difference.find(folder, a), difference.find(folder, b)
     found = difference.differences(one, other)
     if as_json:

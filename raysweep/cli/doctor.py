@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from raysweep.display.terminal import put
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -53,18 +53,20 @@ def doctor(
         )
     check(True, f"{_machine.cpus_here()} CPUs")
     try:
-        folder = remote.open_root(root, pull=False)
-        remote.check(folder)
+        place = Root.open(root, look=False)
+        place.check_reachable()
     except RaysweepError as error:
         check(False, str(error))
         raise typer.Exit(1) from None
-    if remote.is_open():
+    folder = place.path
+    if place.is_remote:
         check(
-            True, f"{remote.address(folder)} is reachable and writable; its local copy is under {folder.parent.parent}"
+            True,
+            f"{place.address_of(folder)} is reachable and writable; its local copy is under {folder.parent.parent}",
         )
     existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
     free = shutil.disk_usage(existing).free / 1e9
-    check(free > 1, f"{free:.0f} GB free for {'the local copy' if remote.is_open() else folder}")
+    check(free > 1, f"{free:.0f} GB free for {'the local copy' if place.is_remote else folder}")
     try:
         import os
 

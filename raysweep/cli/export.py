@@ -7,7 +7,7 @@ import typer
 from raysweep._paths import user_path
 from raysweep._text import plain
 from raysweep.display.terminal import put, say, split_classes
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def export(
     from raysweep.tools import export
     from raysweep.tools import predict as networks
 
-    found = networks.load(open_root(root), checkpoint, over, split_classes(classes))
+    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes))
     name = found.source.rpartition("/")[2].removesuffix(".pt").replace("@", "_epoch_")
     target = user_path(output) if output else user_path(name + endings[form].replace(".pt", ".torchscript.pt"))
     if target.is_dir() or not target.absolute().parent.is_dir():

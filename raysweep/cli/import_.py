@@ -9,7 +9,7 @@ import typer
 from raysweep._paths import user_path
 from raysweep._text import plain
 from raysweep.display.terminal import put, say, split_classes
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +45,7 @@ def import_(
     problems = []
     for folder in folders:
         try:
-            made = import_legacy.import_folder(user_path(folder), open_root(root), overrides, split_classes(classes))
+            made = import_legacy.import_folder(user_path(folder), Root.open(root), overrides, split_classes(classes))
         except InputError as error:
             problems.append(str(error))
             continue

@@ -7,7 +7,7 @@ import typer
 from raysweep._paths import user_path
 from raysweep._text import plain
 from raysweep.display.terminal import put, put_json, say
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def lineage(
     from raysweep.errors import InputError
     from raysweep.report import tree
 
-    folder = open_root(root)
+    folder = Root.open(root)
     nodes = tree.build(folder, reference)
     if plot is not None:
         target = user_path(plot)
@@ -45,7 +45,7 @@ def lineage(
         put_json(tree.rows(nodes))
         return
     if not nodes:
-        say(f"No experiments under {folder.absolute()}. Next: raysweep run configs/base.yaml")
+        say(f"No experiments under {folder.path.absolute()}. Next: raysweep run configs/base.yaml")
         return
     for guides, name, about in tree.lines(nodes):
         put(f"{plain(guides)}{plain(name)}  {plain(about)}")

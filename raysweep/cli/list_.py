@@ -8,7 +8,7 @@ import typer
 
 from raysweep._text import plain
 from raysweep.display.terminal import age, decimals, percent, put_bytes, put_json, say, table
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.store.fields import Row
@@ -49,7 +49,7 @@ def list_(
         raise InputError(
             f"--status {status}: there is no such status.{did_you_mean(status, STATUSES)} Use one of {', '.join(STATUSES)}."
         )
-    folder = open_root(root)
+    folder = Root.open(root)
     if as_json and not checkpoints:
         texts = index.texts(folder, status=status, sweep=sweep, sort=sort, limit=limit)
         put_bytes(b"[" + b",\n ".join(texts) + b"]\n")  # one line per experiment
@@ -59,7 +59,7 @@ def list_(
         _checkpoints(rows, as_json)
         return
     if not rows:
-        say(f"No experiments under {folder.absolute()}. Next: raysweep run configs/base.yaml")
+        say(f"No experiments under {folder.path.absolute()}. Next: raysweep run configs/base.yaml")
         return
     table(
         None,

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from raysweep._text import plain
 from raysweep.display.terminal import debugging
 from raysweep.errors import RaysweepError, did_you_mean
-from raysweep.store.remote.root import named
+from raysweep.store.remote.copies import named
 
 VERBS = {  # command → module, in the order of the help
     "run": "run",

@@ -7,7 +7,7 @@ import typer
 from raysweep._paths import user_path
 from raysweep._text import plain
 from raysweep.display.terminal import percent, put_json, split_classes, table
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,7 @@ def predict(
         raise InputError("Name at least one image file.")
     from raysweep.tools import predict as networks
 
-    found = networks.load(open_root(root), checkpoint, over, split_classes(classes))
+    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes))
     paths = [user_path(f) for f in files]
     rows = []
     for start in range(0, len(paths), 64):

@@ -6,7 +6,7 @@ import typer
 
 from raysweep._text import plain
 from raysweep.display.terminal import put, say
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +35,7 @@ def prune(
     from raysweep.store import catalog, resolve, retention
     from raysweep.store.lock import WriterLock
 
-    folder = open_root(root)
+    folder = Root.open(root)
     chosen = [resolve.find_experiment(folder, r) for r in references] if references else catalog.experiments(folder)
     used = retention.in_use(folder)
     total = 0

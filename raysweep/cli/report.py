@@ -7,7 +7,7 @@ import typer
 from raysweep._paths import user_path
 from raysweep._text import plain
 from raysweep.display.terminal import put, say
-from raysweep.store.remote.root import is_open, open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +30,8 @@ def report(
     target = user_path(output) if output is not None else None
     if target is not None and (target.is_dir() or not target.absolute().parent.is_dir()):
         raise InputError(f"-o {output}: give the name of a file in a folder that exists, such as report.html.")
-    written = page.write(open_root(root), reference, target)
+    found = Root.open(root)
+    written = page.write(found, reference, target)
     put(plain(written))
-    here = "" if target is not None or not is_open() else " Use -o FILE to write it to this machine."
+    here = "" if target is not None or not found.is_remote else " Use -o FILE to write it to this machine."
     say(f"Open the file in a browser; it works offline.{here}")

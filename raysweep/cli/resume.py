@@ -8,7 +8,7 @@ import typer
 
 from raysweep.display.terminal import put, split_classes
 from raysweep.events import Loading
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -65,10 +65,11 @@ def resume(
         from raysweep.plan import child
         from raysweep.plan import parent as parents
 
-        parent = parents.read_parent(open_root(root), checkpoint, over, split_classes(classes))
+        place = Root.open(root)
+        parent = parents.read_parent(place, checkpoint, over, split_classes(classes))
         plan = child.plan_child(
             parent,
-            root,
+            place,
             name=name,
             description=description,
             epochs=epochs,

@@ -8,7 +8,7 @@ import typer
 
 from raysweep._text import plain
 from raysweep.display.terminal import decimals, percent, put, put_json, say, table
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.store.records import ExperimentConfig
@@ -31,7 +31,7 @@ def show(
 
     from raysweep.store import catalog, resolve
 
-    folder = open_root(root)
+    folder = Root.open(root)
     if resolve.split_reference(reference) is not None or reference.endswith(".pt"):
         experiment, entry, path = resolve.find_checkpoint(folder, reference)
         _show_checkpoint(experiment, entry, path, as_json)

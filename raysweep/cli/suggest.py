@@ -7,7 +7,7 @@ import typer
 from raysweep._paths import user_path
 from raysweep._text import plain
 from raysweep.display.terminal import put, put_json, say
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 METRICS = ("macro_f1", "accuracy")
 
@@ -32,7 +32,7 @@ def suggest(
 
     if metric not in METRICS:
         raise InputError(f"--metric {metric}: choose one of {', '.join(METRICS)}.")
-    found = suggestion.suggest(resolve.find_sweep(open_root(root), sweep), metric)
+    found = suggestion.suggest(resolve.find_sweep(Root.open(root), sweep), metric)
     if as_json:
         put_json(suggestion.as_data(found))
         return

@@ -8,7 +8,7 @@ import typer
 
 from raysweep._text import plain
 from raysweep.display.terminal import put, put_json, say
-from raysweep.store.remote.root import open_root
+from raysweep.store.root import Root
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +36,7 @@ def verify(
     from raysweep.store import lineage, verify
     from raysweep.tools import replay as verifying
 
-    folder = open_root(root)
+    folder = Root.open(root)
     rows: list[dict[str, Any]] = []
 
     def tell(experiment: Any, file: str | None, faults: list[str], text: str = "") -> None:

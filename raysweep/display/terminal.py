@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from raysweep._text import json_text
-from raysweep.store.remote.root import is_open, named
+from raysweep.store.remote.copies import named, opened
 
 
 def say(text: str = "") -> None:
@@ -24,7 +24,7 @@ def put(text: str) -> None:
 def put_bytes(data: bytes) -> None:
     """Write UTF-8 data to stdout; it may have megabytes."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(named(data.decode()).encode() if is_open() else data)
+    sys.stdout.buffer.write(named(data.decode()).encode() if opened() else data)
     sys.stdout.buffer.flush()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
@@ -21,13 +20,13 @@ from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import ExperimentConfig, ParentRef
 from raysweep.store.records_manifest import ManifestEntry
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.trackers.dispatch import dispatching
 from raysweep.training.job import Job, from_own_checkpoint
 
 
 def continue_experiment(
-    root: Path,
+    root: Root,
     reference: str,
     *,
     steal: bool = False,
@@ -58,7 +57,7 @@ def continue_experiment(
 
 
 def _continue(
-    root: Path,
+    root: Root,
     reference: str,
     steal: bool,
     asked: ResourceOverrides,
@@ -75,7 +74,7 @@ def _continue(
     before, settings = _settings(experiment, config, asked)
     lock = WriterLock.acquire(experiment.folder, steal)
     try:
-        remote.refresh(experiment.folder)
+        experiment.root.refresh(experiment.folder)
         good, problems = experiment.newest_good(checkpoint.misplaced)
         for problem in problems:
             progress(Note(f"{problem}."))
@@ -114,7 +113,9 @@ def _plan(
     """
     try:
         # A tracker that is not installed here must not keep anybody from finishing; it is told when it is needed.
-        plan = experiment_plan.plan_experiment(settings, progress, classes=config.classes, tracked=False)
+        plan = experiment_plan.plan_experiment(
+            settings, progress, classes=config.classes, tracked=False, root=experiment.root
+        )
     except ResourceError as error:
         hint = "`raysweep continue` takes --threads, --workers and --address, too."
         raise ResourceError(f"{error} {hint}") from None
@@ -127,7 +128,7 @@ def _plan(
 def _settings(experiment: Experiment, config: ExperimentConfig, asked: ResourceOverrides) -> tuple[Settings, Settings]:
     """The experiment's settings as they were, threads resolved, and with the resources asked for now."""
     source = str(experiment.folder / layout.CONFIG)
-    values = {**(config.settings or {}), "root": remote.root_address(experiment.folder.parent)}
+    values = {**(config.settings or {}), "root": experiment.root.address}
     before = load_config.validate(values, source)
     if config.threads:
         before = before.model_copy(update={"scaling": before.scaling.model_copy(update={"threads": config.threads})})
@@ -158,9 +159,9 @@ def _same_parent(experiment: Experiment, told: ParentRef) -> Parent:
         raise CheckpointError(
             f"{experiment.folder / layout.CONFIG} does not say of its parent: {', '.join(missing)}. Restore it from a copy."
         )
-    file = remote.place(told.file, attach=False)
+    file = Root.locate(told.file, opens=False)
     reference = str(file) if file.is_file() else told.reference
-    parent = parents.read_parent(experiment.folder.parent, reference)
+    parent = parents.read_parent(experiment.root, reference)
     if parent.sha256 != told.sha256:
         raise CheckpointError(
             f"{parent.path} is not the checkpoint that {experiment.id} started from (SHA-256 {parent.sha256[:12]}…, not "
@@ -202,7 +203,7 @@ def _job(
         token=lock.token,
         settings=plan.settings,
         weights=plan.weights,
-        cache_dir=str(experiment_plan.cache_dir(plan.settings).resolve()),
+        cache_dir=str(experiment_plan.cache_dir(plan.settings, plan.root).resolve()),
         cache_folder=str(plan.data.folder.resolve()),
         threads=plan.resources.threads,
         use_gpu=plan.resources.use_gpu,

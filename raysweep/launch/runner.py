@@ -21,7 +21,7 @@ from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import ExperimentConfig
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.training.job import Job, Outcome
 
 
@@ -43,7 +43,7 @@ def record_start(plan: Plan, parent: Parent, experiment: Experiment) -> None:
     lineage.record(
         experiment.folder,
         lineage.RESUME,
-        checkpoint=remote.address(parent.path),
+        checkpoint=Root.address_of(parent.path),
         experiment=parent.experiment,
         epoch=parent.epoch,
         batch=parent.batch or None,
@@ -125,7 +125,7 @@ def _new_job(plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime
         world_size=max(1, plan.resources.workers),
         versions=versions,
         parent=plan.parent.record().to_json() if plan.parent else None,
-        resume_from_checkpoint=remote.address(plan.parent.path) if plan.parent else None,
+        resume_from_checkpoint=Root.address_of(plan.parent.path) if plan.parent else None,
         fresh_optimizer=plan.fresh_optimizer,
         **of_sweep,
     )
@@ -140,7 +140,7 @@ def _new_job(plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime
         token=lock.token,
         settings=settings,
         weights=plan.weights,
-        cache_dir=str(cache_dir(settings).resolve()),
+        cache_dir=str(cache_dir(settings, plan.root).resolve()),
         cache_folder=str(plan.data.folder.resolve()),
         threads=plan.resources.threads,
         use_gpu=plan.resources.use_gpu,
@@ -152,7 +152,7 @@ def _new_job(plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime
 
 def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch, progress: Progress) -> Result:
     """Train ``job`` by ``launch``, and write how it ended into the log. The caller holds the lock."""
-    folder = remote.address(experiment.folder)
+    folder = Root.address_of(experiment.folder)
     progress(ExperimentStarted(experiment.id, folder, fitted.workers))
     try:
         outcome = launch(job, fitted, progress)
@@ -161,14 +161,14 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
         if error.reason != "SIGTERM":  # who sends that will not wait long; the pictures are drawn at the end
             with contextlib.suppress(KeyboardInterrupt):
                 derive(experiment)
-        hint = continue_command(experiment.folder.parent, experiment.id)
+        hint = continue_command(experiment.root, experiment.id)
         raise Interrupted(f"{error} Go on with: {hint}", error.reason) from None
     except SystemExit:  # Ray Tune's scheduler ends a branch early
         raise
     except KeyboardInterrupt:  # before the training looked for signals
         told = "Stopped before training began; nothing was lost."
         lineage.record(experiment.folder, lineage.INTERRUPTED, reason=told)
-        raise Interrupted(f"{told} Go on with: {continue_command(experiment.folder.parent, experiment.id)}") from None
+        raise Interrupted(f"{told} Go on with: {continue_command(experiment.root, experiment.id)}") from None
     except BaseException as error:
         text = str(error) or type(error).__name__
         with contextlib.suppress(RaysweepError):

@@ -19,6 +19,7 @@ from raysweep.plan import experiment as experiment_plan
 from raysweep.plan.parent import same_function
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import checkpoint
+from raysweep.store.root import Root
 from raysweep.weights import SamplingWeights
 
 # Settings that say where and how a run is launched, not what is trained: changes of these are not recorded as changes.
@@ -39,7 +40,7 @@ _NOT_RECORDED = (
 
 def plan_child(
     parent: Parent,
-    root: str,
+    root: Root,
     *,
     name: str | None = None,
     description: str | None = None,
@@ -64,11 +65,11 @@ def plan_child(
     given = dict((over.get("sampling") or {}).get("weights") or {}) | dict(weights or {})
     complete = parent.weights.inherit(given)
     same_function(parent.path, parent.own, parent.settings.model.model_dump(), over)
-    settings = _childs_settings(parent, root, name, description, epochs, complete, over)
+    settings = _childs_settings(parent, root.address, name, description, epochs, complete, over)
     if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
     _check_state(parent, settings, fresh_optimizer)  # first: to build what does not fit could take all memory
-    plan = experiment_plan.plan_experiment(settings, progress, writable, parent.classes, weights=complete)
+    plan = experiment_plan.plan_experiment(settings, progress, writable, parent.classes, weights=complete, root=root)
     if plan.data.shape[2] != parent.channels:
         raise CheckpointError(
             f"{parent.path} was trained on images of {parent.channels} channels, the data have {plan.data.shape[2]}. Set "

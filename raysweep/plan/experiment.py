@@ -13,19 +13,16 @@ from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Decoding, Note, Progress, ignore
 from raysweep.plan import resources
 from raysweep.plan.types import Plan
-from raysweep.store import experiment as experiments
 from raysweep.store import layout
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
 from raysweep.weights import SamplingWeights
 
 
-def cache_dir(settings: Settings) -> Path:
+def cache_dir(settings: Settings, root: Root) -> Path:
     """Where decoded images lie: the configuration's folder, RAYSWEEP_CACHE, or .raysweep/cache under the root."""
     named = settings.data.cache_dir or os.environ.get("RAYSWEEP_CACHE")
-    return (
-        user_path(named) if named else remote.open_root(settings.root, pull=False) / layout.CACHES / layout.IMAGE_CACHE
-    )
+    return user_path(named) if named else root.path / layout.CACHES / layout.IMAGE_CACHE
 
 
 def plan_experiment(
@@ -35,6 +32,7 @@ def plan_experiment(
     classes: Sequence[str] | None = None,
     tracked: bool = True,
     weights: SamplingWeights | None = None,
+    root: Root | None = None,
 ) -> Plan:
     """Check everything a run needs; makes nothing but the image cache (and the root, where ``writable``).
 
@@ -42,19 +40,20 @@ def plan_experiment(
         classes: those of the checkpoint that will be loaded; the data must have the same, in the same order.
         tracked: the trackers asked for must be installed.
         weights: of ``classes``; default: what the settings say.
+        root: where it will be, opened; default: the one that the settings name.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
     """
-    root = remote.open_root(settings.root, pull=False)
+    root = root or Root.open(settings.root, look=False)
     if tracked:
         trackers.check(settings.trackers)
     wanted = resources.decide(settings.scaling)
     if writable:
-        experiments.check_root(root)
+        root.check_writable()
     data = cache.load(
         settings.data,
-        cache_dir(settings),
+        cache_dir(settings, root),
         lambda done, total: progress(Decoding(done, total)),
     )
     settings, data = _ordered(settings, data, classes)

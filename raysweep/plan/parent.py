@@ -14,11 +14,12 @@ from raysweep.plan.types import Parent
 from raysweep.store import checkpoint, files, resolve
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
+from raysweep.store.root import Root
 from raysweep.weights import SamplingWeights
 
 
 def read_parent(
-    root: Path, reference: str, overrides: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
+    root: Root, reference: str, overrides: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
 ) -> Parent:
     """The checkpoint that a reference means.
 
@@ -51,11 +52,11 @@ def read_parent(
         channels=len(saved["preprocessing"]["mean"]),
         old=old,
         given=given,
-        own=entry is not None and files.inside(root, experiment.folder),
+        own=entry is not None and files.inside(root.path, experiment.folder),
     )
 
 
-def _verified(root: Path, reference: str) -> tuple[Experiment, ManifestEntry | None, Path]:
+def _verified(root: Root, reference: str) -> tuple[Experiment, ManifestEntry | None, Path]:
     """The checkpoint that a reference means, as :func:`catalog.find_checkpoint`; what its manifest says of it holds.
 
     Raises:

@@ -21,7 +21,6 @@ from raysweep.plan.resources import Resources
 from raysweep.plan.types import Parent, Plan, SweepPlan, SweepRequest
 from raysweep.store import layout
 from raysweep.store import sweep as sweeps
-from raysweep.store.remote import root as remote
 from raysweep.store.sweep import experiment_name
 
 
@@ -39,15 +38,15 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     Raises:
         InputError: what is wrong and what to do.
     """
-    place = remote.open_root(request.root).resolve()
-    parent = parents.read_parent(place, request.checkpoint, request.overrides)
+    root = request.root.resolved()
+    parent = parents.read_parent(root, request.checkpoint, request.overrides)
     points, notes = grids.expand(request.grid, parent.weights, parent.settings.seed)
     title = request.name or _title(parent)
     sweeps.check_sweep_name(title)
     count = _workers(request, parent)
     base = child.plan_child(
         parent,
-        remote.root_address(place),
+        root,
         name=title,
         epochs=request.epochs or request.grid.epochs,
         overrides=_overrides(request, count),
@@ -63,7 +62,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     return SweepPlan(
         name=title,
         description=request.description,
-        root=place,
+        root=root,
         grid=request.grid,
         points=points,
         notes=notes,

@@ -13,7 +13,7 @@ from raysweep.data import cache
 from raysweep.events import Note
 from raysweep.plan.resources import Resources
 from raysweep.store.records import ParentRef
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.weights import RatioChange, SamplingWeights
 
 
@@ -46,7 +46,7 @@ class Parent:
 
     def record(self) -> ParentRef:
         """What a child's configuration says of its parent."""
-        return ParentRef(self.experiment, self.epoch, self.batch, self.sha256, remote.address(self.path))
+        return ParentRef(self.experiment, self.epoch, self.batch, self.sha256, Root.address_of(self.path))
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Plan:
     """Everything that was checked before the folder is made."""
 
     settings: Settings
-    root: Path
+    root: Root
     data: cache.Facts
     counts: dict[str, int]  # images of the pool per class
     weights: SamplingWeights
@@ -92,7 +92,7 @@ class SweepRequest:
     Threads, workers and GPUs are of each branch; what is None is decided in planning.
     """
 
-    root: str
+    root: Root
     checkpoint: str  # a reference: what all branches start from
     grid: Grid
     name: str | None = None
@@ -112,7 +112,7 @@ class SweepPlan:
 
     name: str
     description: str
-    root: Path
+    root: Root
     grid: Grid
     points: list[Point]
     notes: list[str]

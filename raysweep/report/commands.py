@@ -12,7 +12,7 @@ from raysweep.errors import StoreError
 from raysweep.store import layout, lineage, ratio
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import ParentRef
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
 # What ``resume`` finds out by itself, or has an option of its own for.
@@ -28,7 +28,7 @@ def of_child(experiment: Experiment) -> str | None:
     config = experiment.config()
     if config.parent is None:
         return None
-    root = experiment.folder.parent
+    root = experiment.root
     words = ["raysweep", "resume", "--from", reference(root, config.parent), "--epochs", str(config.num_epochs or 1)]
     weights, overrides = _changed(experiment)
     if weights:
@@ -38,18 +38,18 @@ def of_child(experiment: Experiment) -> str | None:
     return shlex.join([*words, *_assignments(overrides), *_root(root)])
 
 
-def reference(root: Path, parent: ParentRef) -> str:
+def reference(root: Root, parent: ParentRef) -> str:
     """What ``--from`` takes for a recorded parent: ``EXPERIMENT@5``, or the file where it is none of an epoch's end under
     this root."""
     name = parent.experiment
-    here = Path(name).name == name and (root / name / layout.MANIFEST).is_file()
+    here = Path(name).name == name and (root.path / name / layout.MANIFEST).is_file()
     return parent.file if parent.file and (parent.batch or not here) else parent.reference
 
 
-def _root(root: Path) -> list[str]:
+def _root(root: Root) -> list[str]:
     """The option that names the root where it is not the one that is looked into."""
-    usual = remote.open_root(os.environ.get("RAYSWEEP_ROOT") or "experiments", pull=False)
-    return [] if root.resolve() == usual.resolve() else ["--root", remote.root_address(root)]
+    usual = Root.open(os.environ.get("RAYSWEEP_ROOT") or "experiments", look=False)
+    return [] if root.path.resolve() == usual.path.resolve() else ["--root", root.address]
 
 
 def _changed(experiment: Experiment) -> tuple[dict[str, float], dict[str, Any]]:

@@ -24,6 +24,7 @@ from raysweep.store import sweep as sweeps
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.records import ParentRef
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 from raysweep.weights import Changed, changes
 
@@ -80,7 +81,7 @@ NO_CONTROL = (
 )
 
 
-def compare(root: Path, references: Sequence[str]) -> Comparison:
+def compare(root: Root, references: Sequence[str]) -> Comparison:
     """Compare a sweep, one experiment with its parent, or several experiments with the first.
 
     Raises:
@@ -92,7 +93,7 @@ def compare(root: Path, references: Sequence[str]) -> Comparison:
     return _with_first([resolve.find_experiment(root, r) for r in references])
 
 
-def subject(root: Path, reference: str) -> Sweep | Experiment:
+def subject(root: Root, reference: str) -> Sweep | Experiment:
     """The sweep or experiment that a reference names: a path, the id or name of either, or the beginning of one. Beginnings
     are looked up among the sweeps first.
 
@@ -111,7 +112,7 @@ def subject(root: Path, reference: str) -> Sweep | Experiment:
         return resolve.find_experiment(root, reference)
 
 
-def _names_an_experiment(root: Path, reference: str) -> bool:
+def _names_an_experiment(root: Root, reference: str) -> bool:
     """Whether a reference is the whole id or name of an experiment. Raises AmbiguousReferenceError if it is that of a sweep,
     too."""
     of_sweeps = [s for s in sweeps.all_sweeps(root) if reference in (s.id, layout.split_id(s.id)[0])]
@@ -248,7 +249,7 @@ def _with_first(experiments: Sequence[Experiment]) -> Comparison:
     return _compared(f"{first.id} and {len(others)} more", f"{first.id}", groups, changed, notes)
 
 
-def of_child(root: Path, child: Experiment) -> Comparison:
+def of_child(root: Root, child: Experiment) -> Comparison:
     """A child against the checkpoint that it started from; if its predictions are not kept, against the parent's last epoch.
 
     Raises:
@@ -290,7 +291,7 @@ def _by_record(first: Experiment, others: Sequence[Experiment], against: str, no
     return Comparison(title, where, classes, counts, branches, found, [], [*notes, OLD])
 
 
-def _parent(root: Path, ref: ParentRef) -> tuple[_Evaluated, str]:
+def _parent(root: Root, ref: ParentRef) -> tuple[_Evaluated, str]:
     """(the parent with its predictions, what these are in words): predictions of the epoch where the children started; if
     those are not kept, of its last epoch."""
     parent, epoch = resolve.by_id(root, ref.experiment), ref.epoch or 0

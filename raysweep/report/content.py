@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 
 from raysweep.errors import RaysweepError
 from raysweep.report import comparison as comparing
@@ -37,6 +36,7 @@ from raysweep.report.sections.records import (
 from raysweep.store import catalog
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_sweep import SweepRecord
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
 MOST_BRANCHES = 60  # that are shown; effects.csv has all
@@ -87,7 +87,7 @@ def of_sweep(sweep: Sweep, comparison: Comparison | None = None) -> Content:
     return _page(sweep.id, _about_sweep(record), tree, groups, comparison, notes, recipe)
 
 
-def of_experiment(root: Path, experiment: Experiment) -> Content:
+def of_experiment(root: Root, experiment: Experiment) -> Content:
     """The page of one experiment, compared with its parent if it has one.
 
     Raises:

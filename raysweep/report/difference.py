@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from raysweep._text import dotted
@@ -13,6 +12,7 @@ from raysweep.store import resolve
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_manifest import ManifestEntry
+from raysweep.store.root import Root
 from raysweep.weights import SamplingWeights
 
 SECTIONS = ("parent", "checkpoint", "configuration", "weights", "shares", "data", "versions")
@@ -54,7 +54,7 @@ class Side:
         return f"{self.experiment.id}@{self.entry.epoch}{batch}"
 
 
-def find(root: Path, reference: str) -> Side:
+def find(root: Root, reference: str) -> Side:
     """The experiment or checkpoint that a reference names.
 
     Raises:

@@ -13,12 +13,13 @@ from raysweep.report import comparison, content, effects
 from raysweep.report.content import Content
 from raysweep.report.sections.records import HeatCell
 from raysweep.store import files, layout
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
 _BETTER, _WORSE = "94, 60, 153", "230, 97, 1"  # of matplotlib's PuOr, which every kind of colour vision can tell apart
 
 
-def write(root: Path, reference: str, target: Path | None = None) -> Path:
+def write(root: Root, reference: str, target: Path | None = None) -> Path:
     """Write the page of a sweep or an experiment, by default into its folder, and return its path.
 
     Raises:

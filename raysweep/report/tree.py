@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from raysweep.store import index, resolve
 from raysweep.store.fields import Row
+from raysweep.store.root import Root
 from raysweep.weights import Changed, changes, describe_changed
 
 
@@ -38,7 +38,7 @@ class Node:
         return self.row.best_acc if self.row else None
 
 
-def build(root: Path, of: str | None = None) -> dict[str, Node]:
+def build(root: Root, of: str | None = None) -> dict[str, Node]:
     """All experiments under a root by id, the oldest first; with ``of`` only that one, its ancestors and its descendants.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Find experiments under a root and say in a few fields what each is. Read from the folders; no torch, no ray."""
+"""Find the experiments under a root and describe each in a few fields, read from its folder. No torch, no ray."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import csv
 import io
 import os
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from raysweep._paths import read_regular
@@ -19,20 +18,21 @@ from raysweep.store import files, layout, lineage, ratio
 from raysweep.store.experiment import LEGACY, Experiment
 from raysweep.store.fields import Row
 from raysweep.store.records import ExperimentConfig
+from raysweep.store.root import Root
 from raysweep.store.untrusted import schema
 from raysweep.weights import Changed
 
 
-def experiments(root: Path) -> list[Experiment]:
+def experiments(root: Root) -> list[Experiment]:
     """All experiments under a root, oldest first. Links that lead out of the root are left out."""
     found = []
     try:
-        with os.scandir(root) as rows:
+        with os.scandir(root.path) as rows:
             for row in rows:
                 if row.name.startswith(".") or row.is_symlink() or not row.is_dir():
                     continue
                 if os.path.isfile(os.path.join(row.path, layout.CONFIG)):
-                    found.append(Experiment(row.path))
+                    found.append(Experiment(row.path, root))
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
@@ -54,16 +54,16 @@ def summary(experiment: Experiment) -> Row:
     except RaysweepError as error:
         note = str(error)
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        note = f"A file in {experiment.folder} holds what it should not ({type(error).__name__}: {error})."
+        note = f"A file in {experiment.folder} has unexpected content ({type(error).__name__}: {error})."
     return _blank(experiment, note=note)
 
 
-def _blank(experiment: Experiment, **told: Any) -> Row:
-    return Row(experiment.id, layout.split_id(experiment.id)[0], path=str(experiment.folder), **told)
+def _blank(experiment: Experiment, **values: Any) -> Row:
+    return Row(experiment.id, layout.split_id(experiment.id)[0], path=str(experiment.folder), **values)
 
 
 def _read(experiment: Experiment) -> Row:
-    """The fields that come out of the folder's files; raises many kinds of errors if they hold the wrong things."""
+    """The fields, from the folder's files. Raises errors of many kinds if the files have unexpected content."""
     config = experiment.config()
     row = _blank(experiment, status=experiment.status())
     row.created = _created(config, experiment)
@@ -82,7 +82,7 @@ def _read(experiment: Experiment) -> Row:
         row.note = f"{experiment.id}: {'; '.join(manifest.problems)}."
     if ends := manifest.ends:
         row.epochs_done = ends[-1].epoch
-        # Without a manifest to say it, the best is the one a user would take.
+        # If the manifest does not say which epoch is the best, take the most accurate one.
         most = max(ends, key=lambda e: (float(e.metrics.get("val_acc") or 0), -e.epoch))
         best = next((e for e in ends if e.file == manifest.best_file), most)
         row.best_acc = _number(best.metrics.get("val_acc"))
@@ -96,18 +96,18 @@ def _read(experiment: Experiment) -> Row:
 
 
 def _fork(experiment: Experiment, seed: int | None) -> tuple[Changed, int | None]:
-    """Class → weight before, after, and the seed before, as the experiment's own log tells of the fork."""
+    """(class → weights before and after the fork, the seed before the fork), from the experiment's own log."""
     events = lineage.early(experiment.folder)
     change = ratio.of_events(events)
     for event in events:
-        with contextlib.suppress(TypeError, ValueError):  # somebody else's
+        with contextlib.suppress(TypeError, ValueError):  # another program may have written the event
             if event.type == lineage.CONFIGURATION and "seed" in event.changes:
                 seed = int(event.changes["seed"][0])
     return {} if change is None else change.changed, seed
 
 
 def _best_before(experiment: Experiment, fork: int) -> float | None:
-    """The best accuracy of the parent's epochs, which the child's history begins with."""
+    """The best accuracy of the parent's epochs, with which the child's history begins."""
     known = [m.get("val_acc") for epoch, m in experiment.history_metrics().items() if epoch <= fork]
     return max((v for v in map(_number, known) if v is not None), default=None)
 
@@ -126,7 +126,7 @@ def _created(config: ExperimentConfig, experiment: Experiment) -> str | None:
 
 
 def _legacy(row: Row, experiment: Experiment) -> None:
-    """Fields of an old system's folder, which has no manifest: from its file names and CSV."""
+    """The fields of a folder of the old system, which has no manifest: from its file names and its CSV."""
     row.epochs_done = max((p.epoch for p in experiment.old_checkpoints() if p.batch is None), default=0)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, csv.Error):
         text = read_regular(experiment.folder / layout.HISTORY_CSV, files.LIMIT).decode()

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import os
-import secrets
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from raysweep.store import files, layout, lineage, lock
 from raysweep.store.layout import Position
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_manifest import Manifest, ManifestEntry
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.store.untrusted import zip_check
 
 RUNNING, FINISHED, INTERRUPTED, FAILED, DEAD, LEGACY = "running", "finished", "interrupted", "failed", "dead", "legacy"
@@ -28,7 +27,7 @@ RUNNING, FINISHED, INTERRUPTED, FAILED, DEAD, LEGACY = "running", "finished", "i
 _METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "val_macro_f1", "balanced_accuracy")
 
 
-def create(root: Path, name: str, when: datetime | None = None) -> Experiment:
+def create(root: Root, name: str, when: datetime | None = None) -> Experiment:
     """Make a new, empty experiment folder: ``<name>_<YYYYMMDD_HHMMSS>``, or with ``_2``, ``_3`` … appended.
 
     Raises:
@@ -38,47 +37,29 @@ def create(root: Path, name: str, when: datetime | None = None) -> Experiment:
         check_name(name)
     except ValueError as error:
         raise RootError(f"The experiment cannot be made: {error}.") from None
-    check_root(root)
+    root.check_writable()
     moment = when or datetime.now()
     for attempt in range(1, 10_000):
-        folder = root / layout.make_id(name, moment, attempt)
+        folder = root.path / layout.make_id(name, moment, attempt)
         try:
             folder.mkdir()
-            if not remote.claim(folder):
+            if not root.claim(folder):
                 folder.rmdir()
                 continue
         except FileExistsError:
             continue
         except OSError as error:
             raise RootError(f"{folder} cannot be made: {error.strerror}. Choose another --root.") from None
-        return Experiment(folder)
+        return Experiment(folder, root)
     raise RootError(f"{root} already has 10,000 experiments called {name} of this second.")
 
 
-def check_root(root: Path) -> None:
-    """Make the root if it is missing, and try whether it can be written.
-
-    Raises:
-        RootError: it cannot.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        probe = root / f"{layout.TEMP_PREFIX}{secrets.token_hex(8)}"  # never the name of one that a kill left
-        probe.mkdir()
-        probe.rmdir()
-    except (OSError, ValueError) as error:  # ValueError: NUL in the path
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise RootError(
-            f"Experiments cannot be written to {root.absolute()}: {reason}. Choose another folder with --root or make it writable."
-        ) from None
-    remote.check(root)
-
-
 class Experiment:
-    """A view of one folder; reads anew at every call, so that it never shows an old state."""
+    """A view of one folder. Every call reads the files again, so it never shows an old state."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, root: Root | None = None) -> None:
         self.folder = Path(folder)
+        self._root = root
 
     @classmethod
     def open(cls, folder: str | Path) -> Experiment:
@@ -94,24 +75,34 @@ class Experiment:
     def id(self) -> str:
         return self.folder.name
 
+    @property
+    def root(self) -> Root:
+        """The root that it is in."""
+        return self._root or Root.at(self.folder.parent)
+
+    @property
+    def address(self) -> str:
+        """What another machine finds its folder by."""
+        return Root.address_of(self.folder)
+
     def config(self) -> ExperimentConfig:
         """``experiment_config.json``.
 
         Raises:
-            StoreError: it is missing or damaged, or a name holds what it cannot.
+            StoreError: the file is missing or damaged, or a value in it is not valid.
         """
         try:
             return ExperimentConfig.from_json(self.written_config())
         except ValueError as error:
             raise StoreError(
-                f"{self.folder / layout.CONFIG} is damaged: {error}. Mend it, or restore it from a copy."
+                f"{self.folder / layout.CONFIG} is damaged: {error}. Correct it, or restore it from a copy."
             ) from None
 
     def written_config(self) -> dict[str, Any]:
-        """The same, whatever the names hold.
+        """The same, without a check of the values.
 
         Raises:
-            StoreError: it is missing, or no JSON object.
+            StoreError: the file is missing or is not a JSON object.
         """
         path = self.folder / layout.CONFIG
         try:
@@ -127,16 +118,16 @@ class Experiment:
         files.write_json(self.folder / layout.CONFIG, config.to_json())
 
     def manifest(self) -> Manifest:
-        """The committed checkpoints. Where the manifest is missing or torn: the files that verify by the checksums inside
-        them (slow: each is read), and in ``problems`` why they are judged so and which of them are damaged."""
+        """The committed checkpoints. If the manifest is missing or torn, these are the files that agree with the checksums
+        inside them (slow: every file is read), and ``problems`` says so and names the damaged ones."""
         manifest = self._written_manifest()
         if manifest is not None:
             return manifest
         found, told = self._recovered()
         who = lock.holder(self.folder)
         if who is not None and lock.alive(who) is not False:
-            return Manifest(tuple(found))  # its writer is about to commit the first
-        # It may have committed and left meanwhile.
+            return Manifest(tuple(found))  # its writer has not committed the first one yet
+        # The writer may have committed and ended meanwhile.
         return self._written_manifest() or Manifest(tuple(found), problems=tuple(told))
 
     def _written_manifest(self) -> Manifest | None:
@@ -150,8 +141,8 @@ class Experiment:
         return list(self.manifest().entries)
 
     def old_checkpoints(self) -> list[Position]:
-        """Positions of the checkpoint files in a folder of the old system, oldest first; nothing in any other. Its manifest
-        is missing by nature, so that nothing vouches for them."""
+        """Positions of the checkpoint files in a folder of the old system, oldest first; empty for any other folder. The old
+        system wrote no manifest, so nothing records which files are whole."""
         if (self.folder / layout.LINEAGE).exists() or self.has_manifest:
             return []
         names = map(layout.parse_checkpoint_name, os.listdir(self.folder))
@@ -167,8 +158,8 @@ class Experiment:
         """The newest checkpoint whose size and hash verify, and what was wrong with newer ones or the manifest.
 
         Args:
-            misplaced: says what is wrong with a file that is whole, but not the checkpoint its name says. It is asked where
-                no manifest vouches for the file. See :func:`raysweep.store.checkpoint.misplaced`.
+            misplaced: says what is wrong with a file that is whole but is another checkpoint than its name says. It is called
+                if there is no manifest. See :func:`raysweep.store.checkpoint.misplaced`.
         """
         manifest = self._written_manifest()
         if manifest is None:
@@ -191,10 +182,10 @@ class Experiment:
         return self._written_manifest() is not None
 
     def _recovered(self) -> tuple[list[ManifestEntry], list[str]]:
-        """What can be used where the manifest is missing or torn: entries, oldest first, and what is wrong.
+        """What can be used if the manifest is missing or torn: entries, oldest first, and what is wrong.
 
-        The last epoch's file may be one whose commit a kill prevented. It counts only if something written after that
-        commit knows of it: its row of the history, or a later checkpoint.
+        A kill may have prevented the commit of the last epoch's file. The file counts only if something that is written after
+        the commit exists: its row of the history, or a later checkpoint.
         """
         if not (self.folder / layout.LINEAGE).exists():
             return [], []  # a folder of the old system, which has no manifest
@@ -227,7 +218,7 @@ class Experiment:
         return found, [told, *reversed(damaged)]
 
     def history_metrics(self) -> dict[int, dict[str, float]]:
-        """Epoch → the metrics that choose the best one, from the history; nothing of it where it cannot be read."""
+        """Epoch → the metrics that choose the best one, from the history; what cannot be read is omitted."""
         rows = {}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, csv.Error):
             text = read_regular(self.folder / layout.HISTORY_CSV, files.LIMIT).decode()
@@ -239,7 +230,7 @@ class Experiment:
         """The entry that ``best``, ``latest`` or an epoch's number names.
 
         Raises:
-            NotFoundError: there is no such checkpoint; the message lists those there are.
+            NotFoundError: there is no such checkpoint; the message lists the existing ones.
         """
         manifest = self.manifest()
         if which == "latest" and manifest.entries:
@@ -258,7 +249,7 @@ class Experiment:
         )
 
     def status(self) -> str:
-        """running, finished, interrupted, failed, dead (it stopped without a word), or legacy (an old folder)."""
+        """running, finished, interrupted, failed, dead (it stopped without recording why), or legacy (an old folder)."""
         ended = {lineage.FINISHED: FINISHED, lineage.INTERRUPTED: INTERRUPTED, lineage.FAILED: FAILED}
         event = lineage.last(self.folder)
         while True:

@@ -1,4 +1,4 @@
-"""What ``raysweep list --json`` tells of an experiment, in this order; documented, and changed only with a line in CHANGELOG."""
+"""The fields of an experiment in ``raysweep list --json``, in order. They are documented; a change needs a line in CHANGELOG."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raysweep.store.records import ParentRef
 
 @dataclass(slots=True)
 class Row:
-    """One experiment, by default as one that cannot be read."""
+    """One experiment. The defaults are those of one that cannot be read."""
 
     id: str
     name: str
@@ -34,7 +34,7 @@ class Row:
     branch: str | None = None
     control: bool = False
     path: str = ""
-    note: str | None = None  # where a file of it is damaged
+    note: str | None = None  # which of its files is damaged
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Row:

@@ -24,7 +24,7 @@ from typing import Any
 from raysweep._paths import read_regular
 from raysweep.errors import StoreError
 from raysweep.store.layout import TEMP_PREFIX
-from raysweep.store.remote import root as remote
+from raysweep.store.remote import copies
 
 LIMIT = 64_000_000  # bytes of a manifest, a log or a history: far more than 10,000 epochs need
 _CHUNK = 1 << 22
@@ -92,7 +92,7 @@ def write_stream(path: Path, produce: Callable[[Sink], object], size: int = 0) -
             os.fsync(fd)
         finally:
             os.close(fd)
-        with remote.writing(path):
+        with copies.writing(path):
             os.replace(temp, path)
             fsync_folder(path.parent)
     except BaseException as error:
@@ -177,7 +177,7 @@ def append_line(path: Path, text: str) -> None:
     """
     data = text.encode(errors=_SURROGATES)
     try:
-        with remote.writing(path, append=True):
+        with copies.writing(path, append=True):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
             try:
                 size = os.fstat(fd).st_size
@@ -202,7 +202,7 @@ def link_or_copy(source: Path, target: Path) -> str:
     Raises:
         StoreError: ``target`` could not be written.
     """
-    if remote.copied(source, target):
+    if copies.copied(source, target):
         return "copy"
     temp = temp_path(target)
     try:
@@ -232,7 +232,7 @@ def remove(path: Path) -> None:
     Raises:
         OSError: it does not exist, or could not be deleted.
     """
-    remote.removed(path)
+    copies.removed(path)
     path.unlink()
 
 
@@ -242,9 +242,9 @@ def open_regular(path: str | Path) -> io.BufferedReader:
     Raises:
         OSError: as :func:`open` does; also for a pipe, which might never end, a device and a folder (EINVAL).
     """
-    remote.fetch(path)
+    copies.fetch(path)
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    if remote.is_empty(path, fd):
+    if copies.is_empty(path, fd):
         os.close(fd)
         return open_regular(path)
     try:

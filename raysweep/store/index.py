@@ -1,7 +1,8 @@
 """An index of the experiments under a root: a SQLite file under ``.raysweep/`` that only speeds the catalog up.
 
-The folders are the truth. At every look each folder's stamp (the inodes and change times of the files that the catalog reads) is compared with the one its row was read under; a row whose stamp differs is read anew. An index
-that is missing, damaged, locked or in a place that cannot be written costs time, never a wrong answer.
+The folders are the original record. Each time, the stamp of each folder (the inodes and change times of the files that the
+catalog reads) is compared with the stamp that is stored with its row; if they differ, the folder is read again. If the index
+is missing, damaged, locked or cannot be written, the result is the same, but takes longer.
 """
 
 from __future__ import annotations
@@ -21,37 +22,38 @@ from raysweep._text import json_text
 from raysweep.errors import RootError
 from raysweep.store import layout
 from raysweep.store.fields import FIELDS, Row
+from raysweep.store.root import Root
 
 SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")
 
-# In the order in which the rows are told: oldest first, of one second as they were made (so that _2 comes before _10).
-# Bytes, not texts: what is neither decoded nor encoded takes no time.
+# The rows are in the order of the list: oldest first, and within one second in the order of creation (_2 before _10).
+# The columns are bytes, not texts, so that no time is spent on decoding and encoding.
 _TABLE = """CREATE TABLE experiments (created BLOB, length INTEGER, name BLOB, stamp INTEGER, head BLOB, tail BLOB, crc INTEGER, PRIMARY KEY (created, length, name)) WITHOUT ROWID"""
-# Another version of the program may tell other things: its index is not ours.
+# Another version of the program may have other fields, so its index is not used.
 _VERSION = zlib.crc32(f"2 {','.join(FIELDS)} {_TABLE}".encode()) & 0x7FFFFFFF
-_WAIT = 1.0  # seconds for another process that writes the index
+_WAIT = 1.0  # seconds to wait for another process that writes the index
 _SETTLED = 2.0  # seconds after which a change time tells two changes apart on every file system
-_UNSURE = 0  # the stamp of a row that is read anew at every look
+_UNSURE = 0  # the stamp of a folder that must be read every time
 
 _Row = tuple[bytes, int, bytes, int, bytes, bytes, int]
 
 
 def texts(
-    root: Path, *, status: str | None = None, sweep: str | None = None, sort: str = "created", limit: int | None = None
+    root: Root, *, status: str | None = None, sweep: str | None = None, sort: str = "created", limit: int | None = None
 ) -> list[bytes]:
-    """The rows of ``list --json``, each as one line of JSON (UTF-8) that no terminal is steered by.
+    """The rows of ``list --json``, each as one line of JSON (UTF-8) without control characters.
 
     Args:
-        sweep: only branches of sweeps whose id starts so.
-        sort: one of SORT_KEYS; what has no value comes first, equals by their age.
-        limit: at most so many, the last in order.
+        sweep: only branches of sweeps whose id starts with this text.
+        sort: one of SORT_KEYS. Experiments without a value come first, those with equal values are sorted by age.
+        limit: return at most this many, the last ones in the order.
 
     Raises:
         RootError: the root cannot be read.
     """
     stamps = _stamps(root)
-    # The path is as the user names the root, so it is put in here.
-    start = _inner(os.path.join(str(root), ""))
+    # The paths begin with the root as the user named it, so they are not in the index.
+    start = _inner(os.path.join(str(root.path), ""))
     found = [head + start + tail for *_, head, tail, _ in _true_rows(root, stamps)] if stamps else []
     if (status, sweep, sort) != (None, None, "created"):
         rows = [(json.loads(text), text) for text in found]
@@ -66,25 +68,27 @@ def texts(
     return found if limit is None else found[-limit:]
 
 
-def rows(root: Path, **filters: Any) -> list[Row]:
+def rows(root: Root, **filters: Any) -> list[Row]:
     """The same as records: :func:`catalog.summary` of every experiment, oldest first."""
     return [Row.from_json(json.loads(text)) for text in texts(root, **filters)]
 
 
 def _inner(value: str) -> bytes:
-    """What stands between the quotes of a JSON text."""
+    """A text as JSON, without its quotes."""
     return json_text(value)[1:-1].encode()
 
 
 # --- stamps -----------------------------------------------------------------------------------------------------------
 
 
-def _stamps(root: Path) -> dict[bytes, int]:
-    """Folder's name → its stamp, for every experiment under a root. Links are left out: they may lead out of it."""
+def _stamps(root: Root) -> dict[bytes, int]:
+    """Name of the folder → its stamp, for every experiment under a root. Links are omitted: they may lead out of the root."""
     found = {}
     settled = time.time_ns() - int(_SETTLED * 1e9)
     try:
-        here = os.open(root, os.O_RDONLY)  # paths from here on are short, which counts ten thousand times
+        here = os.open(
+            root.path, os.O_RDONLY
+        )  # paths relative to this are short, which saves time with ten thousand folders
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
@@ -103,7 +107,7 @@ def _stamps(root: Path) -> dict[bytes, int]:
     return found
 
 
-def _unreadable(root: Path, error: OSError | ValueError) -> RootError:
+def _unreadable(root: Root, error: OSError | ValueError) -> RootError:
     reason = error.strerror if isinstance(error, OSError) else error
     return RootError(f"{root} cannot be read: {reason}. Name the folder of the experiments.")
 
@@ -113,10 +117,10 @@ _FURTHER = ("", f"/{layout.HISTORY_CSV}")
 
 
 def _stamp(here: int, name: str, settled: int) -> int | None:
-    """One number for the state of a folder, or None where there is no experiment in it.
+    """One number for the state of a folder, or None if it is not an experiment.
 
-    Of a file that is replaced, inode and change time are others; of one that is appended to or changed in place, the
-    change time, which unlike the time of modification cannot be set back.
+    If a file is replaced, its inode and its change time differ. If it is appended to or changed in place, its change time
+    differs, which unlike the modification time cannot be set back.
     """
     try:
         config = os.stat(name + _CONFIG, dir_fd=here)
@@ -126,35 +130,35 @@ def _stamp(here: int, name: str, settled: int) -> int | None:
         return None
     try:
         manifest, log = os.stat(name + _MANIFEST, dir_fd=here), os.stat(name + _LINEAGE, dir_fd=here)
-    except OSError:  # then the names in the folder and its history are read, too
+    except OSError:  # then the catalog also reads the names in the folder and the history
         seen = [config]
         for further in (_MANIFEST, _LINEAGE, *_FURTHER):
             with contextlib.suppress(OSError):
                 seen.append(os.stat(name + further, dir_fd=here))
         times = tuple(s.st_ctime_ns for s in seen)
         inodes = tuple(s.st_ino for s in seen)
-    else:  # the same, written out: it is what takes the time
+    else:  # the same, without a loop: this is the most frequent case
         times = config.st_ctime_ns, manifest.st_ctime_ns, log.st_ctime_ns
         inodes = config.st_ino, manifest.st_ino, log.st_ino
     if max(times) > settled:
         return _UNSURE
-    return hash(times + inodes) or 1  # of whole numbers: the same in every process
+    return hash(times + inodes) or 1  # a hash of integers is the same in every process
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def _true_rows(root: Path, stamps: dict[bytes, int]) -> list[_Row]:
-    """A true row for every experiment, in the table's order."""
-    path = root / layout.CACHES / layout.INDEX
-    for place in (path, path, None):  # as it is; made anew; in memory
+def _true_rows(root: Root, stamps: dict[bytes, int]) -> list[_Row]:
+    """An up-to-date row for every experiment, in the order of the table."""
+    path = root.path / layout.CACHES / layout.INDEX
+    for place in (path, path, None):  # the file as it is; a new file; in memory
         try:
             with contextlib.closing(_opened(place)) as database:
                 return _filled(database, root, stamps)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 _remove(place)
-        except (sqlite3.Error, OSError, OverflowError, TypeError):  # TypeError: damage has put NULL in a row's place
+        except (sqlite3.Error, OSError, OverflowError, TypeError):  # TypeError: NULL in a damaged row
             _remove(place)
     raise RootError(f"The experiments under {root} cannot be listed: SQLite does not work, not even in memory.")
 
@@ -162,12 +166,12 @@ def _true_rows(root: Path, stamps: dict[bytes, int]) -> list[_Row]:
 def _remove(place: Path | None) -> None:
     if place is not None:
         with contextlib.suppress(OSError):
-            if not place.parent.is_symlink():  # what is behind a link is not ours
+            if not place.parent.is_symlink():  # a link may lead out of the root
                 place.unlink()
 
 
 def _opened(path: Path | None) -> sqlite3.Connection:
-    """A database with our table. One that is not ours to the letter is refused: it might hold triggers."""
+    """A database with our table. Any other schema is refused: it might have triggers."""
     if path is None:
         database = sqlite3.connect(":memory:", isolation_level=None)
     else:
@@ -179,7 +183,7 @@ def _opened(path: Path | None) -> sqlite3.Connection:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         known = [sql for (sql,) in database.execute("SELECT sql FROM sqlite_master")]
         if not known and version == 0:
-            database.execute("PRAGMA page_size = 65536")  # it is read whole
+            database.execute("PRAGMA page_size = 65536")  # the file is always read as a whole
             database.execute("BEGIN IMMEDIATE")
             database.execute(_TABLE)
             database.execute(f"PRAGMA user_version = {_VERSION}")
@@ -192,8 +196,8 @@ def _opened(path: Path | None) -> sqlite3.Connection:
     return database
 
 
-def _filled(database: sqlite3.Connection, root: Path, stamps: dict[bytes, int]) -> list[_Row]:
-    """Bring every row up to date, in one transaction, or in none where nothing has changed.
+def _filled(database: sqlite3.Connection, root: Root, stamps: dict[bytes, int]) -> list[_Row]:
+    """Bring every row up to date in one transaction; without one if nothing has changed.
 
     Raises:
         sqlite3.Error: the file is damaged, or another process writes it.
@@ -205,8 +209,8 @@ def _filled(database: sqlite3.Connection, root: Path, stamps: dict[bytes, int]) 
     for row in database.execute(query):
         created, _, name, stamp, head, tail, crc = row
         if type(tail) is not bytes or crc != _crc(created, name, head, tail):
-            raise sqlite3.DatabaseError("a row is not what was written")
-        # A row that is unsure was true when it was read, which was before this look.
+            raise sqlite3.DatabaseError("a row does not match its checksum")
+        # A row with the stamp 0 was right when it was read, but must be read again.
         if stamp and stamp == missing.get(name):
             kept.append(row)
             del missing[name]
@@ -224,17 +228,17 @@ def _filled(database: sqlite3.Connection, root: Path, stamps: dict[bytes, int]) 
     return sorted([*kept, *made], key=lambda row: row[:3])
 
 
-def _made(root: Path, missing: dict[bytes, int]) -> Iterator[_Row]:
-    from raysweep.store import catalog  # only here: most looks read no folder
+def _made(root: Root, missing: dict[bytes, int]) -> Iterator[_Row]:
+    from raysweep.store import catalog  # imported here because usually no folder is read
     from raysweep.store.experiment import Experiment
 
     for name, read_under in missing.items():
         folder = os.fsdecode(name)
-        experiment = Experiment(root / folder)
+        experiment = Experiment(root.path / folder, root)
         found = catalog.summary(experiment)
-        # What depends on more than the stamped files is not kept: whether a writer lives, what is in damaged checkpoints.
+        # Not stored: what depends on more than the stamped files, such as a running writer or damaged checkpoints.
         alive = found.status in ("running", "dead") or os.path.lexists(experiment.folder / layout.LOCK)
-        # The history, which has no stamp, may yet come.
+        # The history is not in the stamp and may be written later.
         late = found.parent is not None and found.parent_best_acc is None
         stamp = _UNSURE if alive or late or found.note is not None else read_under
         row = found.to_json()

@@ -1,4 +1,4 @@
-"""Every name on disk, once. Nothing else in the package spells a file name of an experiment."""
+"""All names of files and folders on disk. No other module spells the name of a file of an experiment."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def model_name(epoch: int) -> str:
 
 
 def tracker_name(tracker: str) -> str:
-    """``tracker_mlflow.json``: what a tracker knows the experiment by, and how much of the history it has."""
+    """``tracker_mlflow.json``: the experiment's name in a tracker, and how much of the history the tracker has."""
     return f"tracker_{tracker}.json"
 
 

@@ -1,6 +1,6 @@
-"""What happened to an experiment: ``experiment_changes.log`` for people, ``lineage.jsonl`` for machines, same events.
+"""What happened to an experiment: the same events in ``experiment_changes.log`` for people and ``lineage.jsonl`` for programs.
 
-Both are append-only with one writer. The sequence number, not the clock, gives the order.
+Both files are only appended to, by one writer. The sequence number, not the clock, gives the order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raysweep.errors import StoreError
 from raysweep.store import layout
 from raysweep.store.files import LIMIT, append_line, open_regular, reading
 from raysweep.store.records import LineageEvent
-from raysweep.store.remote import root as remote
+from raysweep.store.remote import copies
 
 START = "EXPERIMENT_START"
 RESUME = "RESUME_FROM_CHECKPOINT"
@@ -44,7 +44,7 @@ def open_log(folder: Path, name: str, description: str, when: datetime) -> None:
 
 def record(folder: Path, kind: str, **details: Any) -> LineageEvent:
     """Append one event to both logs; returns it as it stands in ``lineage.jsonl``."""
-    remote.latest(folder / layout.LINEAGE)
+    copies.latest(folder / layout.LINEAGE)
     events = read(folder)
     seq = events[-1].seq + 1 if events else 1
     event = LineageEvent(seq, datetime.now().isoformat(timespec="milliseconds"), kind, details)
@@ -54,10 +54,10 @@ def record(folder: Path, kind: str, **details: Any) -> LineageEvent:
 
 
 def read(folder: Path) -> list[LineageEvent]:
-    """All events in order. A torn last line is dropped; any other bad line is an error.
+    """All events in order. An incomplete last line is dropped; any other bad line is an error.
 
     Raises:
-        StoreError: a line that is no event, or a gap in the sequence.
+        StoreError: a line is not an event, or the sequence has a gap.
     """
     path = folder / layout.LINEAGE
     try:
@@ -67,13 +67,13 @@ def read(folder: Path) -> list[LineageEvent]:
         if isinstance(error.__cause__, FileNotFoundError):
             return []
         raise
-    lines = text.split(b"\n")[:-1]  # what follows the last newline is torn
+    lines = text.split(b"\n")[:-1]  # what follows the last newline is an incomplete line
     events = []
     for number, line in enumerate(lines, start=1):
         try:
             value = json.loads(line)
             if value["seq"] != number:
-                raise ValueError(f"event {value['seq']} where {number} belongs")
+                raise ValueError(f"event {value['seq']} instead of {number}")
             events.append(LineageEvent.from_json(value))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise _damaged(path, f"line {number}: {truncate(error)}") from None
@@ -85,7 +85,7 @@ def _damaged(path: Path, what: str) -> StoreError:
 
 
 def early(folder: Path) -> list[LineageEvent]:
-    """The events that tell of an experiment's start, and perhaps a few more; nothing further is read.
+    """The events of an experiment's start, and perhaps a few more. The rest of the file is not read.
 
     Raises:
         StoreError: as :func:`last`.
@@ -96,7 +96,7 @@ def early(folder: Path) -> list[LineageEvent]:
         with reading(path), open_regular(path) as file:
             while len(events) < _OF_THE_START:
                 line = file.readline(LIMIT)
-                if not line.endswith(b"\n"):  # the end, or a torn line
+                if not line.endswith(b"\n"):  # the end, or an incomplete line
                     break
                 events.append(LineageEvent.from_json(json.loads(line)))
     except StoreError as error:
@@ -109,11 +109,11 @@ def early(folder: Path) -> list[LineageEvent]:
 
 
 def last(folder: Path) -> LineageEvent | None:
-    """The newest event that is no note, read from the end of the file only: cheap enough for ten thousand folders.
+    """The newest event that is not a note. Only the end of the file is read, so it is cheap enough for ten thousand folders.
 
     Raises:
-        StoreError: it cannot be read, or a line there is no event; silence would make a damaged experiment look like one
-            without a log.
+        StoreError: the log cannot be read, or a line at its end is not an event: a damaged experiment must not look like
+            one without a log.
     """
     path = folder / layout.LINEAGE
     try:
@@ -122,7 +122,7 @@ def last(folder: Path) -> LineageEvent | None:
             step = 2048
             while step < LIMIT:
                 start = file.seek(max(0, size - step))
-                lines = file.read(step).split(b"\n")[:-1]  # what follows the last newline is torn
+                lines = file.read(step).split(b"\n")[:-1]  # what follows the last newline is an incomplete line
                 for line in reversed(lines[1:] if start else lines):  # the first may be cut by the window
                     event = LineageEvent.from_json(json.loads(line))
                     if event.type != NOTE:
@@ -140,7 +140,7 @@ def last(folder: Path) -> LineageEvent | None:
 
 
 def _clean(value: Any) -> str:
-    """One line, whatever is in it: a name with a line break must not forge an event."""
+    """A value as one line of text: a line break in a name must not look like a new event."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
 
 
@@ -155,20 +155,23 @@ def _table(old: Mapping[str, float], new: Mapping[str, float], form: str) -> lis
     return rows
 
 
+def _field(key: str, value: Any) -> list[str]:
+    """The lines for one field of an event."""
+    if key == "changes" and isinstance(value, Mapping):
+        return [f"  {_clean(k)}: {_clean(a)} -> {_clean(b)}" for k, (a, b) in value.items()]
+    if isinstance(value, Mapping):
+        return [f"  {key}: " + ", ".join(f"{_clean(k)}={_clean(v)}" for k, v in value.items())]
+    if isinstance(value, list):
+        return [f"  {key}: {_clean(v)}" for v in value]
+    return [] if value is None or value == "" else [f"  {key}: {_clean(value)}"]
+
+
 def _for_people(event: LineageEvent) -> str:
     rows = [f"\n[{event.time.replace('T', ' ')}] #{event.seq}", f"Change Type: {event.type}"]
     told = event.fields
     for key, value in told.items():
-        if key in ("old_weights", "new_weights", "old_shares", "new_shares"):
-            continue
-        if key == "changes" and isinstance(value, Mapping):
-            rows += [f"  {_clean(k)}: {_clean(a)} -> {_clean(b)}" for k, (a, b) in value.items()]
-        elif isinstance(value, Mapping):
-            rows.append(f"  {key}: " + ", ".join(f"{_clean(k)}={_clean(v)}" for k, v in value.items()))
-        elif isinstance(value, list):
-            rows += [f"  {key}: {_clean(v)}" for v in value]
-        elif value is not None and value != "":
-            rows.append(f"  {key}: {_clean(value)}")
+        if key not in ("old_weights", "new_weights", "old_shares", "new_shares"):  # these are tables, below
+            rows += _field(key, value)
     if "new_weights" in told:
         rows.append("  weights:")
         rows += _table(told.get("old_weights", {}), told["new_weights"], "g")

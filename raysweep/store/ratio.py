@@ -1,4 +1,4 @@
-"""What a fork changed of the ratio: the event in the child's log, which is the only place where that is looked up."""
+"""How a fork changed the class ratio. The event in the child's log is the only source of this."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raysweep.weights import Changed, RatioChange, changes
 
 
 def of_fork(folder: Path) -> RatioChange | None:
-    """The change of the ratio at an experiment's fork; None where the weights stayed, or nothing was forked.
+    """The change of the ratio at an experiment's fork; None if the weights stayed the same or it has no parent.
 
     Raises:
         StoreError: the log cannot be read.
@@ -22,16 +22,16 @@ def of_fork(folder: Path) -> RatioChange | None:
 
 
 def of_events(events: Iterable[LineageEvent]) -> RatioChange | None:
-    """The same from the first events of a log, for a caller that needs others of them, too."""
+    """The same, from the first events of a log that the caller has already read."""
     event = next((e for e in events if e.type == lineage.RATIO), None)
     try:
         return None if event is None else RatioChange.from_event(event.fields)
-    except WeightsError:  # somebody else's
+    except WeightsError:  # another program may have written the event
         return None
 
 
 def from_parent(child: Experiment, parent: Experiment) -> Changed:
-    """What a child changed of its parent's weights, also in a folder whose log does not say it, such as the old system's.
+    """How a child's weights differ from its parent's, also if the log does not say it, as in a folder of the old system.
 
     Raises:
         StoreError: the log or a configuration cannot be read.

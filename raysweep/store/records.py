@@ -1,7 +1,8 @@
 """What the files of an experiment hold, as typed records.
 
-``from_json`` checks a value once, where it is read (the rules stand in :mod:`raysweep.store.untrusted.schema`); who has a record can
-rely on it. ``to_json`` gives the value back: keys in the order of the file, unknown ones of a newer version included.
+``from_json`` checks a value once, when it is read (the rules are in :mod:`raysweep.store.untrusted.schema`); other code can
+rely on a record. ``to_json`` returns the value to write: the keys in the order of the file, with unknown ones of a newer
+version.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from raysweep.store.untrusted import schema
 
-# A JSON object whose content this program only hands on.
+# A JSON object whose content this program only passes on.
 Json = Mapping[str, Any]
 
 
@@ -21,15 +22,15 @@ Json = Mapping[str, Any]
 class Record:
     """A JSON object: its known keys are the fields of a subclass."""
 
-    OMITTED: ClassVar[frozenset[str]] = frozenset()  # fields that are only written where they say something
+    OMITTED: ClassVar[frozenset[str]] = frozenset()  # fields that are only written if they differ from the default
 
     more: Json = field(default_factory=dict)  # what a newer version may have added
-    # All keys of the file, in their order; None of a record that was made here, which has all.
+    # All keys of the file, in their order; None for a record that was not read from a file and has all keys.
     names: Sequence[str] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """The record of an object that was checked with what holds it."""
+        """The record of an object that was already checked as a part of another one."""
         return cls._of(value)
 
     @classmethod
@@ -44,7 +45,7 @@ class Record:
 
     @classmethod
     def _own(cls) -> dict[str, Any]:
-        """Field → its default, in their order."""
+        """Field → its default, in the order of the fields."""
         return _defaults(cls)  # type: ignore[arg-type]  # mypy takes the hash of instances for that of the class
 
     def to_json(self) -> dict[str, Any]:
@@ -95,7 +96,7 @@ class ParentRef(Record):
 
 @dataclass(frozen=True, slots=True)
 class BranchRef(Record):
-    """What an experiment says of the branch it is."""
+    """Which branch of a sweep an experiment is."""
 
     name: str
     control: bool = False
@@ -128,7 +129,7 @@ class ExperimentConfig(Record):
     sweep: str | None = None
     branch: BranchRef | None = None
     imported_from: Json | None = None
-    settings: Json | None = None  # the whole configuration; None of the old system's
+    settings: Json | None = None  # the whole configuration; None in folders of the old system
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
@@ -150,7 +151,7 @@ class ExperimentConfig(Record):
         return (self.parent.epoch or 0) if self.parent else 0
 
     def setting(self, *path: str) -> Any:
-        """The value at a path of the settings; None where there is none."""
+        """The value at a path of the settings; None if it is missing."""
         value: Any = self.settings
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -172,7 +173,7 @@ class LineageEvent:
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """Raises KeyError or TypeError if it is no event."""
+        """Raises KeyError or TypeError if the value is not an event."""
         if not isinstance(value["type"], str):
             raise TypeError("an event without a type")
         rest = {k: v for k, v in value.items() if k not in ("seq", "time", "type")}
@@ -189,7 +190,7 @@ class LineageEvent:
 
     @property
     def given(self) -> Json:
-        """Dotted key → what the user said of the checkpoint of an old system that was resumed from."""
+        """Dotted key → the value that the user gave because the old system's checkpoint does not contain it."""
         return self._object("given")
 
     def _object(self, name: str) -> Json:

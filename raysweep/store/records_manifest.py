@@ -14,7 +14,7 @@ from raysweep.store.records import Json, Record
 from raysweep.store.untrusted import schema
 
 _KEYS = ("format_version", "experiment", "checkpoints", "best")
-_TEXTS = ("worst_class", "order_sha256")  # metrics that are no numbers
+_TEXTS = ("worst_class", "order_sha256")  # metrics that are not numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,10 @@ class ManifestEntry(Record):
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """Where a checkpoint stands is told by its file's name, which the hash vouches for, and which cannot point out of
-        the folder.
+        """The position of the checkpoint is taken from the name of its file, which cannot point out of the folder.
 
         Raises:
-            KeyError, TypeError, ValueError: it is no row of a manifest.
+            KeyError, TypeError, ValueError: the value is not a row of a manifest.
         """
         position = layout.parse_checkpoint_name(value["file"])
         if position is None or type(value["epoch"]) is not int or type(value["bytes"]) is not int:
@@ -59,7 +58,7 @@ class ManifestEntry(Record):
         return Position(self.epoch, self.batch)
 
     def verify(self, folder: Path) -> str | None:
-        """What is wrong with the file, or None if size and hash agree."""
+        """What is wrong with the file, or None if its size and hash are as recorded."""
         path = folder / self.file
         try:
             if not files.inside(folder.resolve().parent, path):
@@ -82,8 +81,8 @@ class BestEpoch(Record):
 
     epoch: int
     file: str
-    metric: str = "val_acc"  # that it was chosen by
-    value: float = -1.0  # less than any: the next one is better
+    metric: str = "val_acc"  # by which it was chosen
+    value: float = -1.0  # less than any real value, so that the next epoch is better
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ class Manifest:
 
     @property
     def ends(self) -> list[ManifestEntry]:
-        """Those of an epoch's end."""
+        """The entries at the end of an epoch."""
         return [e for e in self.entries if e.batch is None]
 
     @property
@@ -106,10 +105,10 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """A row that is none does not count, and ``best`` is None where what the file says of it cannot be.
+        """A damaged row does not count, and ``best`` is None if its value in the file is not possible.
 
         Raises:
-            ValueError: it is no manifest.
+            ValueError: the value is not a manifest.
         """
         if not isinstance(value, dict) or not isinstance(value.get("checkpoints"), list):
             raise ValueError("it has no list of checkpoints")
@@ -133,7 +132,7 @@ class Manifest:
 
 
 def _best(told: Any, entries: Sequence[ManifestEntry]) -> BestEpoch | None:
-    """What a manifest says of the best epoch, if that is the end of one; its value comes from its row where it is lost."""
+    """The best epoch in a manifest, if it is the end of an epoch. A missing value is taken from its row."""
     name = told.get("file") if isinstance(told, dict) else None
     if not isinstance(name, str) or layout.parse_checkpoint_name(name) != (told.get("epoch"), None):
         return None

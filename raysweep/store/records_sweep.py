@@ -12,7 +12,7 @@ from raysweep.store.untrusted import schema
 
 @dataclass(frozen=True, slots=True)
 class BranchRecord(Record):
-    """One branch. Its experiment and status are derived from the branch's own folder."""
+    """One branch. ``experiment`` and ``status`` are derived from the branch's own folder."""
 
     OMITTED: ClassVar[frozenset[str]] = frozenset({"searched", "reason"})
 
@@ -23,17 +23,17 @@ class BranchRecord(Record):
     shares: Mapping[str, float] = field(default_factory=dict)
     experiment: str | None = None
     status: str | None = None
-    searched: bool = False  # a search has chosen it
-    reason: str | None = None  # why it failed, where its own folder cannot say it
+    searched: bool = False  # whether a search has chosen it
+    reason: str | None = None  # why it failed, if its own folder does not say it
 
 
 @dataclass(frozen=True, slots=True)
 class SweepRecord(Record):
-    """``sweep.json``: enough to go on with a sweep after any kill."""
+    """``sweep.json``: enough to continue a sweep after a kill at any moment."""
 
     OMITTED: ClassVar[frozenset[str]] = frozenset({"id"})
 
-    id: str | None = None  # that it was made under
+    id: str | None = None  # under which it was made
     format_version: int = 1
     name: str | None = None
     description: str | None = None
@@ -64,5 +64,5 @@ class SweepRecord(Record):
         )
 
     def lacks(self, *names: str) -> list[str]:
-        """Those of these keys that the file, as it was read, does not have."""
+        """Which of these keys are missing in the file that was read."""
         return [name for name in names if self.names is not None and name not in self.names]

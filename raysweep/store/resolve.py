@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from raysweep._text import short_repr, truncate
 from raysweep.errors import (
@@ -17,36 +19,51 @@ from raysweep.store import files, layout
 from raysweep.store.catalog import experiments
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep, all_sweeps
 
 _REFERENCE = re.compile(r"(?P<experiment>[^@]+)@(?P<which>[0-9]{1,9}|best|latest)")
 
 
-def find_experiment(root: Path, reference: str) -> Experiment:
-    """The experiment a path, an id, a name or an unambiguous prefix of one means.
+_Found = TypeVar("_Found", Experiment, Sweep)
+
+
+def _the_one(everything: Sequence[_Found], reference: str, what: str) -> _Found | None:
+    """The only one whose id is the reference, else whose name is, else whose id starts with it; None if none fits.
+
+    Raises:
+        AmbiguousReferenceError: several fit.
+    """
+    for matches in (
+        [e for e in everything if e.id == reference],
+        [e for e in everything if layout.split_id(e.id)[0] == reference],
+        [e for e in everything if e.id.startswith(reference)],
+    ):
+        if len(matches) > 1:
+            some = ", ".join(e.id for e in matches[-5:])
+            raise AmbiguousReferenceError(
+                f"{short_repr(reference)} fits {len(matches)} {what}: {some}. Give more of the id."
+            )
+        if matches:
+            return matches[0]
+    return None
+
+
+def find_experiment(root: Root, reference: str) -> Experiment:
+    """The experiment that a path, an id, a name or the unambiguous start of an id means.
 
     Raises:
         NotFoundError: none or several match; the message lists them.
     """
-    as_path = remote.place(reference)
-    if os.path.isfile(as_path / layout.CONFIG):  # unlike Path.is_file, also False for what no path can be
+    as_path = Root.locate(reference)
+    if os.path.isfile(as_path / layout.CONFIG):  # unlike Path.is_file, also False for a text that cannot be a path
         return Experiment(as_path.resolve())
     everything = experiments(root)
-    exact = [e for e in everything if e.id == reference]
-    named = [e for e in everything if layout.split_id(e.id)[0] == reference]
-    prefixed = [e for e in everything if e.id.startswith(reference)]
-    for matches in (exact, named, prefixed):
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            some = ", ".join(e.id for e in matches[-5:])
-            raise AmbiguousReferenceError(
-                f"{short_repr(reference)} fits {len(matches)} experiments under {root}: {some}. Give more of the id."
-            )
+    if (found := _the_one(everything, reference, f"experiments under {root}")) is not None:
+        return found
     if not everything:
         raise NotFoundError(
-            f"There is no experiment under {root.absolute()}. Start one with `raysweep run`, or name the root with --root."
+            f"There is no experiment under {root.path.absolute()}. Start one with `raysweep run`, or name the root with --root."
         )
     hint = did_you_mean(reference, [e.id for e in everything] + [layout.split_id(e.id)[0] for e in everything])
     raise NotFoundError(
@@ -54,16 +71,16 @@ def find_experiment(root: Path, reference: str) -> Experiment:
     )
 
 
-def by_id(root: Path, experiment_id: str) -> Experiment:
-    """The experiment that a record names: exactly that one, never one whose name only begins so.
+def by_id(root: Root, experiment_id: str) -> Experiment:
+    """The experiment with exactly this id, as a record gives it.
 
     Raises:
         NotFoundError: it is not under this root.
     """
-    folder = root / experiment_id
+    folder = root.path / experiment_id
     if Path(experiment_id).name != experiment_id or not os.path.isfile(folder / layout.CONFIG):
         raise NotFoundError(f"{truncate(experiment_id)} is not under {root}; it was moved, renamed or deleted.")
-    return Experiment(folder)
+    return Experiment(folder, root)
 
 
 def split_reference(reference: str) -> tuple[str, str] | None:
@@ -72,8 +89,8 @@ def split_reference(reference: str) -> tuple[str, str] | None:
     return (match["experiment"], match["which"]) if match else None
 
 
-def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, ManifestEntry | None, Path]:
-    """The checkpoint a reference means: its experiment, its manifest entry (None if it has none) and its path.
+def find_checkpoint(root: Root, reference: str) -> tuple[Experiment, ManifestEntry | None, Path]:
+    """The checkpoint that a reference means: its experiment, its manifest entry (None if it has none) and its path.
 
     Raises:
         NotFoundError: no such experiment or file. CheckpointError: a link in an experiment's folder that leads out of the root.
@@ -85,17 +102,17 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, ManifestEnt
             return experiment, None, old
         entry = experiment.entry(split[1])
         return experiment, entry, experiment.folder / entry.file
-    path = remote.place(reference)
+    path = Root.locate(reference)
     if not os.path.isfile(path):
         if path.suffix != ".pt" and "/" not in reference:
             raise NotFoundError(
-                f"{short_repr(reference)} is no checkpoint. Give a path to a .pt file or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest; "
+                f"{short_repr(reference)} is not a checkpoint. Give a path to a .pt file or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest; "
                 "`raysweep list` shows the experiments."
             )
         raise NotFoundError(
             f"There is no file {truncate(path)}. `raysweep list` shows the experiments, `raysweep show ID` their checkpoints."
         )
-    # In an experiment's folder its manifest knows the file by this name, also where that is a link.
+    # In an experiment's folder the manifest lists the file under this name, even if it is a link.
     folder = path.parent.resolve()
     if os.path.isfile(folder / layout.CONFIG):
         if not files.inside(folder.parent, path):
@@ -110,7 +127,12 @@ def find_checkpoint(root: Path, reference: str) -> tuple[Experiment, ManifestEnt
 
 
 def _old_file(experiment: Experiment, which: str) -> Path | None:
-    """The checkpoint that ``best``, ``latest`` or an epoch's number names in a folder of the old system, or None."""
+    """The checkpoint file that ``best``, ``latest`` or an epoch's number names in a folder of the old system; None in any
+    other folder.
+
+    Raises:
+        NotFoundError: the folder has no such checkpoint.
+    """
     there = experiment.old_checkpoints()
     if not there:
         return None
@@ -125,32 +147,21 @@ def _old_file(experiment: Experiment, which: str) -> Path | None:
     )
 
 
-def find_sweep(root: Path, reference: str) -> Sweep:
-    """The sweep that a path, an id, a name or an unambiguous start of one means.
+def find_sweep(root: Root, reference: str) -> Sweep:
+    """The sweep that a path, an id, a name or the unambiguous start of an id means.
 
     Raises:
-        NotFoundError: none or several match, or it is a link that leads out of its root.
+        NotFoundError: none or several match, or the folder is a link that leads out of its root.
     """
-    as_path = remote.place(reference)
+    as_path = Root.locate(reference)
     if os.path.isfile(as_path / layout.SWEEP):
         path = Path(os.path.abspath(as_path))
         if not files.inside(path.parent.parent, path):
-            raise NotFoundError(f"{path} is a link that leads out of the root. Put the sweep's folder in its place.")
+            raise NotFoundError(f"{path} is a link that leads out of the root. Replace it by the sweep's folder.")
         return Sweep(path.resolve())
     everything = all_sweeps(root)
-    for fits in (
-        lambda s: s.id == reference,
-        lambda s: layout.split_id(s.id)[0] == reference,
-        lambda s: s.id.startswith(reference),
-    ):
-        matches = [s for s in everything if fits(s)]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            some = ", ".join(s.id for s in matches[-5:])
-            raise AmbiguousReferenceError(
-                f"{short_repr(reference)} fits {len(matches)} sweeps: {some}. Give more of the id."
-            )
+    if (found := _the_one(everything, reference, "sweeps")) is not None:
+        return found
     hint = did_you_mean(reference, [s.id for s in everything])
     made = " A sweep is made by `raysweep branch --from EXPERIMENT@EPOCH --weights-grid FILE`."
     raise NotFoundError(f"No sweep under {root} is called {short_repr(reference)}.{hint or made}")

@@ -1,6 +1,8 @@
-"""Writing ``sweep.json`` and ``results.csv`` from the branches' folders. While a sweep runs, only branches with news are
-read again, and the files are written as often as that takes a small share of the time: of ten thousand branches they
-have megabytes. Whatever a kill keeps from being written is in the branches' folders."""
+"""Writing ``sweep.json`` and ``results.csv`` from the branches' folders.
+
+While a sweep runs, only branches with news are read again. With ten thousand branches the files have megabytes, so they
+are written only so often that it takes a small share of the time. A kill loses nothing: the branches' folders have it all.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,10 @@ _NUMBERS = ("val_acc", "val_macro_f1", "balanced_accuracy", "val_loss", "worst_r
 
 
 class Results:
-    """The state of every branch of a sweep, as far as its folder has been read.
+    """The state of every branch of a sweep, as it was when its folder was last read.
 
     Args:
-        clock: seconds, for what writing costs.
+        clock: gives the time in seconds, to measure how long writing takes.
     """
 
     def __init__(self, sweep: Sweep, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,19 +44,19 @@ class Results:
         self.next = 0.0  # when writing is due again
 
     def told(self, event: Event) -> None:
-        """A branch has told something: it is read again before the next writing."""
+        """Note an event of a branch: its folder is read again before the files are next written."""
         match event:
             case BranchEvent(branch, ExperimentStarted(folder=folder)):
-                self.found[branch] = Experiment(self.sweep.root / Path(folder).name)
+                self.found[branch] = Experiment(self.sweep.root.path / Path(folder).name, self.sweep.root)
                 self.news[branch] = None
             case BranchEvent(branch, EpochDone() | BranchEnded()):
                 self.news[branch] = None
 
     def write_when_due(self, reasons: Mapping[str, str]) -> None:
-        """Write, if there is news and enough time has passed that writing takes at most ``SHARE`` of the driver's time.
+        """Write if there is news, but so rarely that writing takes at most ``SHARE`` of the driver's time.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: a file cannot be written.
         """
         began = self.clock()
         if (self.news or len(reasons) != self.reasons) and began >= self.next:
@@ -66,7 +68,7 @@ class Results:
         """Read the branches with news and write both files; returns what ``sweep.json`` holds.
 
         Args:
-            reasons: branch → why it failed, where its own folder cannot say it.
+            reasons: branch → why it failed, for branches whose own folders do not say it.
         """
         news, self.news, self.reasons = self.news, {}, len(reasons)
         for name in news:
@@ -91,7 +93,7 @@ class Results:
 
 def _searched(config: ExperimentConfig) -> BranchRecord:
     """The branch that an experiment says it is."""
-    assert config.branch is not None  # so it was found
+    assert config.branch is not None  # only such experiments are found as branches
     told = {**config.branch.to_json(), "weights": config.sampling_weights, "searched": True}
     return BranchRecord.from_json(told)
 
@@ -114,14 +116,11 @@ def _row(branch: BranchRecord, experiment: Experiment | None) -> dict[str, Any]:
 
 
 def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """One row per branch, and the difference of its last epoch to the control of its seed."""
+    """One row per branch, with the difference of its last epoch to the control of the same seed."""
     table = [dict(row) for row in rows]
     controls = {r["seed"]: r for r in table if r["control"]}
     for row in table:
-        control = controls.get(row["seed"], {})
-        for k in ("val_acc", "val_macro_f1"):
-            if row.get(k) is not None and control.get(k) is not None and row["epoch"] == control["epoch"]:
-                row[f"{k}_minus_control"] = row[k] - control[k]
+        row |= _minus_control(row, controls.get(row["seed"], {}))
     columns = ["branch", "experiment", "control", "seed", "status", "epoch", "best_acc", "best_epoch", *_NUMBERS]
     columns += ["worst_class", "val_acc_minus_control", "val_macro_f1_minus_control"]
     weights = dict.fromkeys(c for row in table for c in row if c.startswith("weight_"))
@@ -129,11 +128,19 @@ def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
     return files.csv_text([names, *([row.get(c) for c in names] for row in table)])
 
 
+def _minus_control(row: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, float]:
+    """The differences of a branch to its control, where both have ended the same epoch."""
+    if row.get("epoch") is None or row["epoch"] != control.get("epoch"):
+        return {}
+    both = [k for k in ("val_acc", "val_macro_f1") if row.get(k) is not None and control.get(k) is not None]
+    return {f"{k}_minus_control": row[k] - control[k] for k in both}
+
+
 def refresh(sweep: Sweep, reasons: Mapping[str, str] | None = None) -> SweepRecord:
     """Read every branch and write ``sweep.json`` and ``results.csv``; returns what ``sweep.json`` holds.
 
     Args:
-        reasons: branch → why it failed, where its own folder cannot say it.
+        reasons: branch → why it failed, for branches whose own folders do not say it.
     """
     return Results(sweep).write(reasons or {})
 
@@ -142,7 +149,7 @@ def read_results(sweep: Sweep) -> list[dict[str, Any]]:
     """The rows of ``results.csv`` with numbers as numbers.
 
     Raises:
-        StoreError: there is none, or it cannot be read.
+        StoreError: the file is missing or cannot be read.
     """
     path = sweep.folder / layout.RESULTS
     with files.reading(path), open(path, newline="", encoding="utf-8") as file:

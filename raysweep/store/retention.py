@@ -1,11 +1,10 @@
-"""Which checkpoints may go. The best, the newest, and every one that a child or a sweep starts from always stay."""
+"""Which checkpoints may be deleted. The best, the newest, and all that a child or a sweep starts from always stay."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from raysweep._text import short_repr
@@ -14,10 +13,10 @@ from raysweep.store import files, layout, lineage
 from raysweep.store.catalog import experiments
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 
 
-def in_use(root: Path) -> set[str]:
+def in_use(root: Root) -> set[str]:
     """SHA-256 of every checkpoint that an experiment or a sweep under a root starts from."""
     found: set[str] = set()
 
@@ -25,25 +24,29 @@ def in_use(root: Path) -> set[str]:
         if isinstance(value, Mapping) and isinstance(value.get("sha256"), str):
             found.add(value["sha256"])
 
-    remote.refresh(root, patient=False)  # a training may be days old, and its children on other machines
+    root.refresh()  # a training may run for days, and its children may have been made on other machines
     for experiment in experiments(root):
         with contextlib.suppress(RaysweepError):
-            note(experiment.written_config().get("parent"))  # whatever else in it may be wrong
-    for path in (root / layout.SWEEPS).glob(f"*/{layout.SWEEP}"):
+            note(experiment.written_config().get("parent"))  # even if other parts of it are wrong
+    for path in (root.path / layout.SWEEPS).glob(f"*/{layout.SWEEP}"):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             note(files.read_json(path).get("parent"))
     return found
 
 
 def rule(experiment: Experiment) -> tuple[int, int | None] | None:
-    """(last, every) of the experiment's own ``checkpoint.keep``; None where it keeps all."""
+    """(last, every) of the experiment's own ``checkpoint.keep``; None if it keeps all.
+
+    Raises:
+        StoreError: the configuration cannot be read, or its ``checkpoint.keep`` is not valid.
+    """
     keep = experiment.config().setting("checkpoint", "keep")
     if not isinstance(keep, dict):
         return None
     last, every = keep.get("last", 1), keep.get("every")
     if type(last) is not int or last < 1 or not (every is None or (type(every) is int and every > 0)):
         raise StoreError(
-            f"checkpoint.keep in {experiment.folder / layout.CONFIG} is {short_repr(keep)}, which says nothing. Mend it, or give "
+            f"checkpoint.keep in {experiment.folder / layout.CONFIG} is {short_repr(keep)}, which is not valid. Correct it, or give "
             "--last or --every."
         )
     return last, every
@@ -61,8 +64,8 @@ def removable(experiment: Experiment, last: int, every: int | None, used: set[st
 def remove(experiment: Experiment, entries: list[ManifestEntry], why: str) -> int:
     """Take checkpoints out of the manifest, then delete their files and their bare state_dicts; returns the bytes freed.
 
-    The caller holds the writer's lock. The manifest goes first: a kill in between leaves a file that nobody counts on,
-    never an entry without its file.
+    The caller holds the writer's lock. The manifest is written first: a kill in between leaves a file without an entry, never
+    an entry without its file.
     """
     if not entries:
         return 0

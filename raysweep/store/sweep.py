@@ -1,7 +1,7 @@
 """A sweep's folder: what was planned, which branch became which experiment, and the results. No torch, no ray.
 
-The branches' own folders are the truth: each names its sweep and its branch. ``sweep.json`` holds the plan; its status
-of the branches and ``results.csv`` are derived and can be written again at any time.
+The branches' own folders are the original record: each names its sweep and its branch. ``sweep.json`` has the plan; the
+status of the branches in it and ``results.csv`` are derived from the folders and can be written again at any time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from raysweep.errors import (
     StoreError,
 )
 from raysweep.store import files, layout
-from raysweep.store.experiment import Experiment, check_root
+from raysweep.store.experiment import Experiment
 from raysweep.store.records_sweep import SweepRecord
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 
 MAX_NAME = 50  # the experiments are called SWEEP-BRANCH
 
@@ -30,16 +30,16 @@ MAX_NAME = 50  # the experiments are called SWEEP-BRANCH
 _json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
-def create(root: Path, name: str, when: datetime) -> Sweep:
-    """Make the folder of a new sweep; a name used in the same second gets ``_2``, ``_3`` … appended.
+def create(root: Root, name: str, when: datetime) -> Sweep:
+    """Make the folder of a new sweep; if the name was already used in this second, ``_2``, ``_3`` … is appended.
 
     Raises:
         RootError: the name or the root cannot be used.
     """
     check_sweep_name(name)
-    check_root(root)
-    parent = root / layout.SWEEPS
-    if not files.inside(root, parent):
+    root.check_writable()
+    parent = root.path / layout.SWEEPS
+    if not files.inside(root.path, parent):
         raise RootError(f"{parent} is a link that leads out of the root. Put a folder in its place.")
     try:
         parent.mkdir(exist_ok=True)
@@ -49,8 +49,8 @@ def create(root: Path, name: str, when: datetime) -> Sweep:
                 folder.mkdir()
             except FileExistsError:
                 continue
-            if remote.claim(folder):
-                return Sweep(folder)
+            if root.claim(folder):
+                return Sweep(folder, root)
             folder.rmdir()
     except OSError as error:
         raise RootError(f"{parent} cannot be written: {error.strerror}. Choose another --root.") from None
@@ -73,18 +73,25 @@ def check_sweep_name(name: str) -> None:
 
 
 class Sweep:
-    """A view of one sweep's folder; reads anew at every call."""
+    """A view of one sweep's folder. Every call reads the files again."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, root: Root | None = None) -> None:
         self.folder = Path(folder)
+        self._root = root
 
     @property
     def id(self) -> str:
         return self.folder.name
 
     @property
-    def root(self) -> Path:
-        return self.folder.parent.parent
+    def root(self) -> Root:
+        """The root that it is in."""
+        return self._root or Root.at(self.folder.parent.parent)
+
+    @property
+    def address(self) -> str:
+        """What another machine finds its folder by."""
+        return Root.address_of(self.folder)
 
     def record(self) -> SweepRecord:
         """``sweep.json``.
@@ -111,10 +118,10 @@ class Sweep:
         """
         branches = [_json(b.to_json()) for b in record.branches]
         rest = replace(record, branches=()).to_json()
-        rest["branches"] = rest.pop("branches")  # behind all else
+        rest["branches"] = rest.pop("branches")  # after all other keys
         head = json.dumps(rest, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("]\n}")
         rows = ",".join(f"\n    {row}" for row in branches)
-        data = f"{head}{rows}\n  ]\n}}\n".encode(errors="backslashreplace")  # half a character is none
+        data = f"{head}{rows}\n  ]\n}}\n".encode(errors="backslashreplace")  # a lone surrogate cannot be encoded
         path = self.folder / layout.SWEEP
         if len(data) > files.LIMIT:
             raise StoreError(
@@ -124,22 +131,21 @@ class Sweep:
         files.write_atomic(path, data)
 
     def experiments(self) -> dict[str, Experiment]:
-        """Branch → its experiment, found by what the experiments' folders say of themselves.
+        """Branch → its experiment, found by the sweep and branch that the experiments' folders name.
 
-        Where several say that they are the same branch (one was copied), the one that ``sweep.json`` knows is it, else the
-        first by name.
+        If several folders name the same branch (one was copied), the one in ``sweep.json`` counts, else the first by name.
         """
         found: dict[str, Experiment] = {}
         original_id, recorded = self._known()
         prefix = f"{layout.split_id(original_id)[0]}-"
-        with os.scandir(self.root) as rows:
+        with os.scandir(self.root.path) as rows:
             names = sorted(r.name for r in rows if r.name.startswith(prefix) and not r.is_symlink() and r.is_dir())
         for name in names:
-            experiment = Experiment(self.root / name)
+            experiment = Experiment(self.root.path / name, self.root)
             try:
                 config = experiment.config()
             except RaysweepError:
-                continue  # made a moment ago, or damaged: not a branch that can be gone on with
+                continue  # made a moment ago, or damaged: it cannot be continued
             if config.sweep == original_id and config.branch is not None:
                 branch = config.branch.name
                 if branch not in found or recorded.get(branch) == experiment.id:
@@ -147,14 +153,14 @@ class Sweep:
         return found
 
     def experiment(self, branch: str, original_id: str, recorded: str | None = None) -> Experiment | None:
-        """The experiment of one branch; no other is read, so that ten thousand branches can each ask once.
+        """The experiment of one branch. No other experiment is read, so ten thousand branches can each call this once.
 
         Args:
             original_id: the sweep's :attr:`original_id`.
-            recorded: the experiment that ``sweep.json`` knows, which may be called otherwise by now.
+            recorded: the experiment's name in ``sweep.json``; the folder may have been renamed since.
         """
         name = experiment_name(original_id, branch)
-        with os.scandir(self.root) as rows:
+        with os.scandir(self.root.path) as rows:
             names = sorted(
                 r.name
                 for r in rows
@@ -163,7 +169,7 @@ class Sweep:
                 and r.is_dir()
             )
         for found in sorted(names, key=lambda n: n != recorded):
-            experiment = Experiment(self.root / found)
+            experiment = Experiment(self.root.path / found, self.root)
             with contextlib.suppress(RaysweepError):  # made a moment ago, or damaged
                 config = experiment.config()
                 if config.sweep == original_id and config.branch is not None and config.branch.name == branch:
@@ -172,7 +178,7 @@ class Sweep:
 
     @property
     def original_id(self) -> str:
-        """The id that the sweep was made under, and that its branches know it by, whatever its folder is called now."""
+        """The id that the sweep was made under. Its branches use it even if the folder has been renamed since."""
         return self._known()[0]
 
     def _known(self) -> tuple[str, dict[str, str | None]]:
@@ -188,8 +194,11 @@ class Sweep:
         return self.folder / layout.TRACEBACKS / f"{branch}.txt"
 
     def keep_traceback(self, branch: str, text: str) -> str:
-        """Write the traceback of a branch that failed, in the place of one of an earlier try; its path or address for
-        people, or nothing where it could not be written: that must not stop the other branches."""
+        """Write the traceback of a branch that failed; it replaces that of an earlier try.
+
+        Returns:
+            Its path or address, or an empty text if it could not be written, which must not stop the other branches.
+        """
         path = self.traceback(branch)
         try:
             if not text or path.parent.name != layout.TRACEBACKS or not files.inside(self.folder, path):
@@ -198,13 +207,13 @@ class Sweep:
             files.write_atomic(path, f"{text.rstrip()}\n".encode(errors="backslashreplace"))
         except (RaysweepError, OSError, ValueError):  # ValueError: a name that no file can have
             return ""
-        return remote.address(path)
+        return Root.address_of(path)
 
 
-def all_sweeps(root: Path) -> list[Sweep]:
+def all_sweeps(root: Root) -> list[Sweep]:
     """The sweeps under a root, oldest first. Links that lead out of the root are left out."""
-    parent = root / layout.SWEEPS
-    if not files.inside(root, parent):
+    parent = root.path / layout.SWEEPS
+    if not files.inside(root.path, parent):
         return []
     try:
         with os.scandir(parent) as rows:
@@ -213,8 +222,8 @@ def all_sweeps(root: Path) -> list[Sweep]:
                 for r in rows
                 if r.is_dir()
                 and os.path.isfile(os.path.join(r.path, layout.SWEEP))
-                and (not r.is_symlink() or files.inside(root, Path(r.path)))
+                and (not r.is_symlink() or files.inside(root.path, Path(r.path)))
             ]
     except (OSError, ValueError):
         return []
-    return sorted((Sweep(f) for f in folders), key=lambda s: (layout.split_id(s.id)[1] or "", s.id))
+    return sorted((Sweep(f, root) for f in folders), key=lambda s: (layout.split_id(s.id)[1] or "", s.id))

@@ -1,4 +1,4 @@
-"""Is a checkpoint what it claims to be: whole, loadable, complete?"""
+"""Check that a checkpoint is intact, can be loaded and is complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NEEDED = ("classes", "sampling_weights", "rng_state", "sampler_state", "current_
 
 
 def problems(experiment: Experiment, entry: ManifestEntry) -> list[str]:
-    """What is wrong with one committed checkpoint; empty where nothing is."""
+    """What is wrong with one committed checkpoint; empty if nothing is."""
     wrong = entry.verify(experiment.folder)
     if wrong is not None:
         return [wrong]

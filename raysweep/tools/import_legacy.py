@@ -18,16 +18,15 @@ from raysweep.launch import runner
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import legacy
 from raysweep.store import checkpoint, files, layout, lineage
-from raysweep.store import experiment as experiments
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 
 
 def import_folder(
     source: Path,
-    root: Path,
+    root: Root,
     overrides: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
     progress: Progress = ignore,
@@ -52,8 +51,8 @@ def import_folder(
         if (source / layout.LINEAGE).exists() or old.has_manifest:
             raise InputError(f"{source} was written by raysweep itself. Copy the folder as it is.")
         raise InputError(f"{source} has no checkpoint_epoch_N.pt, so there is nothing to import.")
-    experiments.check_root(root)
-    target = root / source.resolve().name
+    root.check_writable()
+    target = root.path / source.resolve().name
     if target.exists() and target.resolve() == source.resolve():
         raise InputError(
             f"{source} lies in this root itself, where it stays as it is. Name another --root for its copy."
@@ -75,8 +74,8 @@ def import_folder(
     except BaseException:
         shutil.rmtree(temp, ignore_errors=True)
         raise
-    files.fsync_folder(root)
-    remote.publish(target)
+    files.fsync_folder(root.path)
+    root.publish(target)
     return Experiment(target)
 
 
@@ -92,7 +91,7 @@ def _read(old: Experiment, name: str, over: Mapping[str, Any], classes: Sequence
     return full, settings, files.sha256_file(path)
 
 
-def _evaluation(root: Path, over: Mapping[str, Any], progress: Progress) -> Callable[[State], dict[str, Any] | None]:
+def _evaluation(root: Root, over: Mapping[str, Any], progress: Progress) -> Callable[[State], dict[str, Any] | None]:
     """What evaluates a checkpoint on the user's images: metrics, and (labels, probabilities); nothing where he names none."""
     data = over.get("data") or {}
     if not data.get("path") and not data.get("source"):
@@ -110,10 +109,10 @@ def _evaluation(root: Path, over: Mapping[str, Any], progress: Progress) -> Call
 
     def run(state: State) -> dict[str, Any]:
         saved, settings, _ = state
-        chosen = Settings.model_validate(load_config.merge(settings, {**over, "root": remote.root_address(root)}))
+        chosen = Settings.model_validate(load_config.merge(settings, {**over, "root": root.address}))
         if not known:
             progress(Loading())
-            known["found"] = cache.load(chosen.data, experiment_plan.cache_dir(chosen))
+            known["found"] = cache.load(chosen.data, experiment_plan.cache_dir(chosen, root))
         images = in_order(known["found"], chosen.data.classes)
         moments = saved["preprocessing"]
         feed = Feed(images, moments["mean"], moments["std"], device, chosen.training.channels_last)

@@ -17,6 +17,7 @@ from raysweep.errors import ConfigError, DataError, StoreError
 from raysweep.plan import legacy
 from raysweep.plan import parent as parents
 from raysweep.store import checkpoint, files, resolve
+from raysweep.store.root import Root
 from raysweep.training import models
 
 
@@ -67,7 +68,7 @@ class Network:
 
 
 def load(
-    root: Path, reference: str, overrides: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
+    root: Root, reference: str, overrides: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
 ) -> Network:
     """The network of a checkpoint, on the CPU, ready to predict.
 
@@ -92,7 +93,7 @@ def load(
     )
     if lacking:
         raise ConfigError(f"{truncate(path)} does not say {' and '.join(lacking)}, so its network cannot be built.")
-    own = entry is not None and files.inside(root, experiment.folder)
+    own = entry is not None and files.inside(root.path, experiment.folder)
     parents.same_function(path, own, section, over)
     means = saved["preprocessing"]
     shape = tuple(means.get("shape") or (0, 0, len(means["mean"])))

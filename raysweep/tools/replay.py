@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from raysweep.events import Progress, ignore
@@ -16,7 +15,7 @@ from raysweep.plan import parent as parents
 from raysweep.store import checkpoint
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
 
 
@@ -29,7 +28,7 @@ class Replay:
 
 
 def replay(
-    root: Path, experiment: Experiment, entry: ManifestEntry, after: ManifestEntry, progress: Progress = ignore
+    root: Root, experiment: Experiment, entry: ManifestEntry, after: ManifestEntry, progress: Progress = ignore
 ) -> Replay:
     """Train the epoch after ``entry`` again and compare with the recorded ``after``, bit for bit."""
     import torch
@@ -38,9 +37,9 @@ def replay(
 
     parent = parents.read_parent(root, str(experiment.folder / entry.file))
     with tempfile.TemporaryDirectory(prefix="raysweep-replay-") as folder:
-        cache = str(experiment_plan.cache_dir(_settings(experiment)).resolve())
+        cache = str(experiment_plan.cache_dir(_settings(experiment), experiment.root).resolve())
         over = {"data": {"cache_dir": cache}, "trackers": trackers.OFF}
-        plan = child.plan_child(parent, folder, epochs=1, name="replay", overrides=over)
+        plan = child.plan_child(parent, Root.open(folder), epochs=1, name="replay", overrides=over)
         again = launching.run(plan, progress).experiment
         mine = checkpoint.read_checkpoint(again.folder / again.entry("latest").file)
     recorded = checkpoint.read_checkpoint(experiment.folder / after.file)
@@ -58,9 +57,7 @@ def replay(
 def _settings(experiment: Experiment) -> Any:
     from raysweep.config.settings import Settings
 
-    return Settings.model_validate(
-        {**(experiment.config().settings or {}), "root": remote.root_address(experiment.folder.parent)}
-    )
+    return Settings.model_validate({**(experiment.config().settings or {}), "root": experiment.root.address})
 
 
 def _tensors(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -28,7 +28,7 @@ from raysweep.events import BranchEnded, EpochDone, Event, ExperimentFinished, E
 from raysweep.store import lineage
 from raysweep.store.experiment import FAILED, FINISHED, INTERRUPTED, Experiment
 from raysweep.store.lock import WriterLock
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
 from raysweep.trackers import snapshot
 from raysweep.trackers.snapshot import Snapshot
@@ -101,7 +101,7 @@ class Process:
     def send(self) -> bool:
         """Write the waiting requests to the pipe; False if the pipe is full before all are written."""
         for folder, number in list(self.unsent.items()):
-            root = remote.root_address(Path(folder).parent)
+            root = Root.at(Path(folder).parent).address
             if not self._write(asdict(Request(folder, root, number))):
                 return False
             del self.unsent[folder]
@@ -158,7 +158,7 @@ class Dispatcher:
         branch, inner = opened(event)
         match inner:
             case ExperimentStarted(folder=folder):
-                self._add(branch, remote.place(folder).absolute())
+                self._add(branch, Root.locate(folder).absolute())
                 # Without TensorBoard: there is no point to write yet, and its import would delay the first step.
                 self._sync(self.folders[branch], board=False)
             case ExperimentFinished() if branch is not None:
@@ -180,7 +180,7 @@ class Dispatcher:
 
     def _sync(self, folder: Path, board: bool = True, only_out_of_sync: bool = False) -> None:
         try:
-            remote.refresh(folder, patient=False)  # the branch may train on another machine
+            Root.at(folder.parent).refresh(folder, patient=False)  # the branch may train on another machine
             section = self.sections.get(folder) or snapshot.section(Experiment(folder).config())
             self.sections[folder] = section
             current = snapshot.read(folder)

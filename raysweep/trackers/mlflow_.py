@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from raysweep._text import truncate
-from raysweep.store.remote import root as remote
 from raysweep.trackers.snapshot import Snapshot, text
 from raysweep.trackers.state import TrackerState
 
@@ -101,7 +100,7 @@ class Tracker:
         """Create a run with its tags and parameters, without any point."""
         assert snapshot.trackers.mlflow is not None
         tags = {f"raysweep.{key}": value for key, value in snapshot.tags.items()}
-        tags |= {"mlflow.source.name": "raysweep", "raysweep.folder": remote.address(snapshot.experiment.folder)}
+        tags |= {"mlflow.source.name": "raysweep", "raysweep.folder": snapshot.experiment.address}
         description = snapshot.config.setting("experiment", "description")
         if description:
             tags["mlflow.note.content"] = truncate(description, 4000)

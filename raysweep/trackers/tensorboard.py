@@ -22,7 +22,7 @@ from typing import Any
 from raysweep.errors import StoreError
 from raysweep.store import layout
 from raysweep.store.experiment import RUNNING
-from raysweep.store.remote import root as remote
+from raysweep.store.remote import copies
 from raysweep.trackers.snapshot import Point, Snapshot, text
 from raysweep.trackers.state import TrackerState
 
@@ -63,7 +63,7 @@ class Tracker:
         if state.has_all(snapshot):
             return
         file = self._reopened(folder, snapshot) or self._begin(snapshot, folder)
-        with remote.writing(file.path):
+        with copies.writing(file.path):
             for point in snapshot.points[len(file.points) :]:
                 file.writer.write_event(self._event(snapshot, point))
             file.writer.flush()

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from raysweep._text import truncate
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.trackers import snapshot
 from raysweep.trackers.base import Tracker, make
 
@@ -63,7 +63,7 @@ class _Requests:
                     self.ended = True
                 else:
                     request = Request(**value)
-                    remote.open_root(request.root, pull=False)  # uploads what is written under this root
+                    Root.open(request.root, look=False)  # uploads what is written under this root
                     self.waiting[request.folder] = request.number
                 self.changed.notify()
         if not self.ended:  # the other process has died, and another one may soon continue the same experiments

@@ -105,7 +105,7 @@ class CheckpointWriter:
         """Remove the checkpoints that ``checkpoint.keep`` does not keep, except parents of other experiments."""
         # the search for children reads many folders; it runs only where there is something to remove
         if retention.removable(self.experiment, keep.last, keep.every, set()):
-            used = retention.in_use(self.folder.parent)
+            used = retention.in_use(self.experiment.root)
             entries = retention.removable(self.experiment, keep.last, keep.every, used)
             retention.remove(self.experiment, entries, "checkpoint.keep")
 

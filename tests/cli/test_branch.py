@@ -12,6 +12,7 @@ import yaml
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.results import refresh
+from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 
 GRID = {"weights": {"3": [4.0, 1.0]}, "epochs": 2, "seeds": [0, 1]}
@@ -115,7 +116,7 @@ def test_the_name_of_a_sweep_means_the_sweep_though_its_branches_begin_with_it(t
     from raysweep.store import experiment, sweep
 
     now = datetime(2026, 1, 2)
-    made = sweep.create(tmp_path, "s", now)
+    made = sweep.create(Root.open(tmp_path), "s", now)
     made.write_record(SweepRecord.from_json({"branches": []}))
     branch_of_it = experiment.create(tmp_path, "s-control", now)
     branch_of_it.write_config(ExperimentConfig.from_json({}))

@@ -131,7 +131,7 @@ def refuses(url, token):
 
 def test_a_cluster_of_our_own_answers_to_the_users_token_only(ray_cluster):
     """Of the session's cluster: the quick twin of the run that is started as a user does."""
-    url = connect.connect(None)["dashboard"]
+    url = connect.connect(None).dashboard
     kept = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
     token = os.environ.get("RAY_AUTH_TOKEN") or Path(kept).read_text().strip()
     assert get(f"{url}/api/v0/actors", token)["result"]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from raysweep.store.root import Root
 from tests.conftest import small_settings, weights_hash
 
 SECTIONS: dict[str, Any] = {"training": {"epochs": 3, "batch_size": 50}, "checkpoint": {"every_n_batches": 4}}
@@ -36,7 +37,7 @@ def main(folder: Path, root: str) -> None:
         settings = small_settings(root, **SECTIONS, scaling=scaling)
         run = launching.run(experiment_plan.plan_experiment(settings)).experiment
         request = SweepRequest(
-            root,
+            Root.open(root),
             f"{run.id}@2",
             grids.check({"epochs": 1, "weights": {"8": [1.0, 3.0]}}),
             address=nodes.address,

@@ -22,6 +22,7 @@ from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.plan.types import Plan, SweepRequest
+from raysweep.store.root import Root
 from tests.conftest import Recorder, small_settings, weights_hash
 from tests.training.ranks import Ranks
 
@@ -131,13 +132,13 @@ def of_a_sweep(folder: Path, nodes: Any) -> dict[str, Any]:
 
     workers.in_this_process = lambda job, *_: train(job, Recorder())  # type: ignore[assignment]
     parent = launching.run(plan(folder / "sweep", PARENT, num_workers=0)).experiment
-    known = parents.read_parent(folder / "sweep", f"{parent.id}@1")
+    known = parents.read_parent(Root.open(folder / "sweep"), f"{parent.id}@1")
     whole = {}
     for name, weights in {"control": {}, "34": {"3": 4.0}, "32": {"3": 2.0}}.items():
-        one = child.plan_child(known, str(folder / "whole"), weights=weights, epochs=GRID["epochs"])
+        one = child.plan_child(known, Root.open(folder / "whole"), weights=weights, epochs=GRID["epochs"])
         whole[name] = told_of(launching.run(one).experiment)
     loss = Loss(nodes, one_of_two(nodes), True)
-    asked = SweepRequest(str(folder / "sweep"), f"{parent.id}@1", check(GRID), name="s", address=nodes.address)
+    asked = SweepRequest(Root.open(folder / "sweep"), f"{parent.id}@1", check(GRID), name="s", address=nodes.address)
     result = sweeping.run(sweep_plan.plan_sweep(asked, loss), loss)
     branches = {name: told_of(e) for name, e in result.experiments.items()}
     return {"whole": whole, "branches": branches, "failed": result.failed, "warnings": loss.warnings}

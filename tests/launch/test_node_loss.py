@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from raysweep.cluster import connect
 from raysweep.cluster.signals import StopFlag
 from raysweep.errors import Interrupted, TrainingError
 from raysweep.plan.resources import Resources
@@ -123,7 +122,9 @@ def there(monkeypatch: pytest.MonkeyPatch, clock: Clock, *looks: tuple[float, in
         _, nodes, silent = [look for look in looks if look[0] <= clock.now][-1]
         return [ONE] * nodes, silent
 
-    monkeypatch.setattr(connect, "answering", answering)
+    from raysweep.launch.workers import start as workers
+
+    monkeypatch.setattr(workers, "answering_nodes", answering)
 
 
 def test_a_node_that_is_gone_gets_no_worker_while_ray_takes_it_for_a_living_one(monkeypatch, clock):

@@ -19,7 +19,7 @@ import pytest
 from raysweep.launch import run as launching
 from raysweep.plan import experiment as experiment_plan
 from raysweep.store import layout, lineage, resolve
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.training.job import Job, Outcome
 from tests.cli.test_errors import run_cli
 from tests.conftest import Recorder, small_settings, weights_hash
@@ -87,7 +87,7 @@ def test_run_kill_continue_elsewhere_branch_list_and_report(ray_cluster, server,
     assert (row["status"], row["epochs_done"]) == ("finished", 8)
     assert on("third", "verify").count(": intact") >= 8
     with server.machine("third"):
-        experiment = resolve.find_experiment(remote.open_root(server.root()), "base")
+        experiment = resolve.find_experiment(Root.open(server.root()), "base")
         assert weights_hash(experiment) == weights_hash(whole)
         # The logs tell of one writer after the other.
         events = [json.loads(line)["type"] for line in server.content(f"{row['id']}/{layout.LINEAGE}").splitlines()]
@@ -98,7 +98,7 @@ def test_run_kill_continue_elsewhere_branch_list_and_report(ray_cluster, server,
     grid.write_text(json.dumps({"epochs": 1, "weights": {"8": [1.0, 3.0]}}))
     sweep = on("third", "branch", "--from", "base@4", "--weights-grid", grid).splitlines()[0]
     assert sweep.startswith("s3://bucket/team/experiments/sweeps/base-sweep_")
-    assert remote.address(sweep) == sweep
+    assert Root.address_of(sweep) == sweep
     rows = json.loads(on("second", "list", "--json"))
     assert sorted((r["status"], r["epochs_done"], r["control"]) for r in rows[1:]) == [
         ("finished", 5, False),
@@ -107,7 +107,7 @@ def test_run_kill_continue_elsewhere_branch_list_and_report(ray_cluster, server,
     assert {r["parent"]["file"] for r in rows[1:]} == {f"{row['path']}/checkpoint_epoch_4.pt"}
     control = next(r for r in rows if r["control"])
     with server.machine("fourth"):  # the control goes on as the parent did
-        root = remote.open_root(server.root())
+        root = Root.open(server.root())
         entry = resolve.find_experiment(root, control["id"]).entries()[0]
         assert entry.metrics["val_loss"] == resolve.find_experiment(root, "base").entries()[4].metrics["val_loss"]
     page = tmp_path / "report.html"
@@ -130,7 +130,7 @@ def test_a_bucket_that_is_not_there_is_told_in_one_paragraph(server, tmp_path, c
     assert code == 2
     assert out == ""
     assert "error: s3://missing-one/team/experiments" in err
-    assert "there is no bucket missing-one. Make it" in err
+    assert "there is no bucket missing-one. Create it" in err
     assert "Traceback" not in err
 
 
@@ -148,7 +148,7 @@ def test_a_job_on_another_machine_writes_where_the_driver_reads(server, tmp_path
         travelling = pickle.dumps(transport.portable(job))
         with server.machine("node"):
             outcome = train(transport.arrived(pickle.loads(travelling)), Recorder())
-        remote.refresh(Path(job.folder))
+        Root.at(Path(job.folder).parent).refresh(Path(job.folder))
         return outcome
 
     monkeypatch.setattr(workers, "in_this_process", sent)

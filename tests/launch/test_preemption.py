@@ -14,6 +14,7 @@ from raysweep.cluster import _ray_internals, nodes
 from raysweep.events import BranchEvent, BranchStarted
 from raysweep.launch.sweep import branch as branches
 from raysweep.launch.workers import retry
+from raysweep.store.root import Root
 
 
 @pytest.mark.slow
@@ -89,7 +90,7 @@ def test_a_branch_on_a_node_that_is_taken_away_is_left_to_tune(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", Ray)
     monkeypatch.setattr(branches, "BranchReporter", lambda *_: Silent())
     mail = Mail()
-    shared = branches.Shared("", None, {"b": Point("b", {}, 0, False)}, None, mail, False)
+    shared = branches.Shared(Root.open("."), "", None, {"b": Point("b", {}, 0, False)}, None, mail, False)
 
     def stopped_by(reason: str):
         def train(*_):

@@ -18,6 +18,7 @@ from raysweep.plan import child
 from raysweep.plan import parent as parents
 from raysweep.store import catalog, checkpoint, layout, resolve
 from raysweep.store.experiment import Experiment
+from raysweep.store.root import Root
 from raysweep.tools import import_legacy
 from tests.cli.test_errors import run_cli
 from tests.conftest import weights_hash
@@ -50,8 +51,8 @@ def folder(root):
 def resumed(root: Path, reference: str, images: Path, **options):
     over = {"data": {"path": str(images)}, "scaling": {"num_workers": 0, "threads": 1}} | options.pop("overrides", {})
     classes = options.pop("classes", None)
-    parent = parents.read_parent(root, reference, over, classes)
-    return launching.run(child.plan_child(parent, str(root), overrides=over, **options)).experiment
+    parent = parents.read_parent(Root.open(root), reference, over, classes)
+    return launching.run(child.plan_child(parent, Root.open(root), overrides=over, **options)).experiment
 
 
 def test_it_is_listed_and_shown(root, folder, capsys):
@@ -76,9 +77,9 @@ def test_it_is_listed_and_shown(root, folder, capsys):
         ("latest", "checkpoint_epoch_3.pt"),
         ("best", "best_checkpoint.pt"),
     ):
-        assert resolve.find_checkpoint(root, f"old_base@{which}")[1:] == (None, folder / file)
+        assert resolve.find_checkpoint(Root.open(root), f"old_base@{which}")[1:] == (None, folder / file)
     with pytest.raises(NotFoundError, match="epochs 1, 2, 3"):
-        resolve.find_checkpoint(root, "old_base@7")
+        resolve.find_checkpoint(Root.open(root), "old_base@7")
 
 
 def test_it_is_resumed_where_it_lies(root, folder, image_folder, without_ray):
@@ -139,21 +140,25 @@ def test_the_order_of_the_classes_is_never_guessed(root, folder, image_folder):
     old.tiny_vit(root / "nameless", labelled=False)
     over = {"data": {"path": str(image_folder)}, "model": {"name": f"hf:{root / 'nameless'}"}}
     with pytest.raises(CheckpointError, match=r"did not record the order of its classes.*--classes"):
-        parents.read_parent(root, "old_base@3", over)
-    assert parents.read_parent(root, "old_base@3", over, ["dog", "eel", "cat"]).classes == ("dog", "eel", "cat")
+        parents.read_parent(Root.open(root), "old_base@3", over)
+    assert parents.read_parent(Root.open(root), "old_base@3", over, ["dog", "eel", "cat"]).classes == (
+        "dog",
+        "eel",
+        "cat",
+    )
     with pytest.raises(CheckpointError, match="3 outputs, but 2 classes"):
-        parents.read_parent(root, "old_base@3", over, ["dog", "eel"])
+        parents.read_parent(Root.open(root), "old_base@3", over, ["dog", "eel"])
 
 
 def test_what_it_does_not_know_is_asked_for(root, folder, image_folder, monkeypatch):
     with pytest.raises(CheckpointError, match=r"did not record where its images were. Add data.path=FOLDER"):
-        parents.read_parent(root, "old_base@3")
+        parents.read_parent(Root.open(root), "old_base@3")
     os.rename(root / "tiny_vit", root / "elsewhere")
     over = {"data": {"path": str(image_folder)}}
     with pytest.raises(CheckpointError, match=r"which is not there. Say where it is: model.name=hf:FOLDER"):
-        parents.read_parent(root, "old_base@3", over)
+        parents.read_parent(Root.open(root), "old_base@3", over)
     over["model"] = {"name": f"hf:{root / 'elsewhere'}"}
-    assert parents.read_parent(root, "old_base@3", over).classes == old.CLASSES
+    assert parents.read_parent(Root.open(root), "old_base@3", over).classes == old.CLASSES
     os.rename(root / "elsewhere", root / "tiny_vit")
 
 
@@ -191,7 +196,7 @@ def test_an_imported_copy_is_one_of_ours(root, folder, image_folder, tmp_path, c
     import torch
 
     new = tmp_path / "new"
-    made = import_legacy.import_folder(folder, new, {"data": {"path": str(image_folder)}})
+    made = import_legacy.import_folder(folder, Root.open(new), {"data": {"path": str(image_folder)}})
     assert made.folder == new / old.NAME
     assert [(e.epoch, e.batch) for e in made.entries()] == [(1, None), (2, None), (3, None)]
     row = catalog.summary(made)
@@ -209,11 +214,11 @@ def test_an_imported_copy_is_one_of_ours(root, folder, image_folder, tmp_path, c
     kid = resumed(new, "old_base@3", image_folder, epochs=1, weights={"dog": 5.0}, name="kid")
     assert run_cli(capsys, "compare", kid.id, "--root", new)[0] == 0
     with pytest.raises(InputError, match="is there already"):
-        import_legacy.import_folder(folder, new)
+        import_legacy.import_folder(folder, Root.open(new))
     with pytest.raises(InputError, match="written by raysweep itself"):
-        import_legacy.import_folder(made.folder, tmp_path / "other")
+        import_legacy.import_folder(made.folder, Root.open(tmp_path / "other"))
     with pytest.raises(NotFoundError):
-        import_legacy.import_folder(tmp_path, tmp_path / "other")
+        import_legacy.import_folder(tmp_path, Root.open(tmp_path / "other"))
 
 
 def test_an_import_without_images_can_be_resumed_with_them(folder, image_folder, tmp_path, capsys, without_ray):
@@ -223,7 +228,7 @@ def test_an_import_without_images_can_be_resumed_with_them(folder, image_folder,
     assert out.strip() == str(new / old.NAME)
     assert "data.path=FOLDER" in err
     with pytest.raises(CheckpointError, match=r"Add data\.path=FOLDER"):
-        parents.read_parent(new, "old_base@3")
+        parents.read_parent(Root.open(new), "old_base@3")
     assert resumed(new, "old_base@3", image_folder, epochs=1).config().classes == list(old.CLASSES)
 
 
@@ -231,7 +236,7 @@ def test_an_interrupted_one_is_continued_after_its_import(folder, image_folder, 
     (folder / "checkpoint_epoch_3.pt").rename(tmp_path / "3.pt")
     new = tmp_path / "new"
     made = import_legacy.import_folder(
-        folder, new, {"data": {"path": str(image_folder)}, "scaling": {"num_workers": 0, "threads": 1}}
+        folder, Root.open(new), {"data": {"path": str(image_folder)}, "scaling": {"num_workers": 0, "threads": 1}}
     )
     assert [(e.epoch, e.batch) for e in made.entries()] == [(1, None), (2, None), (3, 1)]
     assert catalog.summary(made).status == "interrupted"
@@ -267,7 +272,7 @@ def test_links_are_not_followed_and_no_line_of_the_log_is_lost(root, tmp_path):
     (made / "epoch_1_model.pt").unlink()
     (made / "epoch_1_model.pt").symlink_to(tmp_path / "secret")
     (made / "experiment_changes.log").write_text("EXPERIMENT LOG - old_base\nthe last line without an end")
-    copy = import_legacy.import_folder(made, tmp_path / "new")
+    copy = import_legacy.import_folder(made, Root.open(tmp_path / "new"))
     assert not (copy.folder / "epoch_1_model.pt").exists()
     assert (copy.folder / "epoch_2_model.pt").exists()
     assert "the last line without an end\n" in (copy.folder / layout.CHANGES).read_text()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from raysweep.errors import ConfigError
+from raysweep.store.root import Root
 
 
 @pytest.fixture
@@ -16,8 +17,8 @@ def plan(tmp_path, quick_run):
     from raysweep.plan import parent as parents
 
     run = quick_run(training={"epochs": 1})
-    parent = parents.read_parent(run.folder.parent, f"{run.id}@1")
-    return child.plan_child(parent, str(run.folder.parent), name="c", weights={"3": 4.0})
+    parent = parents.read_parent(run.root, f"{run.id}@1")
+    return child.plan_child(parent, Root.open(run.folder.parent), name="c", weights={"3": 4.0})
 
 
 def test_a_job_travels_whole_and_its_settings_are_not_validated_again(plan, monkeypatch):

@@ -20,6 +20,7 @@ from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
 from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.results import refresh
+from raysweep.store.root import Root
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 COUNTS = (60, 150, 240)  # validation images of the three classes
@@ -45,7 +46,7 @@ def made(
     **config: Any,
 ) -> Experiment:
     """One finished experiment; a child of ``parent`` at epoch ``fork``."""
-    experiment = experiments.create(root, name, NOW)
+    experiment = experiments.create(Root.open(root), name, NOW)
     counts = dict(zip(classes, (100, 400, 500), strict=True))
     before = dict.fromkeys(classes, 1.0)
     weights = {**before, **(weights or {})}
@@ -144,7 +145,7 @@ def sweep_of(
 ) -> sweeps.Sweep:
     """A parent and a sweep of it, with ``branches`` name → (weights, recalls). The parent and the control have the recalls ``base``."""
     parent = made(root, "parent", classes, base)
-    sweep = sweeps.create(root, "s", NOW)
+    sweep = sweeps.create(Root.open(root), "s", NOW)
     everything = ({"control": ({}, base)} if control else {}) | dict(branches)
     plan = []
     for name, (weights, recalls) in everything.items():

@@ -20,6 +20,7 @@ from raysweep.store.experiment import Experiment
 from raysweep.store.records import BranchRef, ParentRef
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.results import refresh
+from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 from tests.conftest import Recorder, small_settings
 from tests.report.making import made as makes
@@ -46,14 +47,19 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "in_this_process", lambda job, *_: train(job, Recorder()))
         parent = launching.run(experiment_plan.plan_experiment(small_settings(root, training={"epochs": 1}))).experiment
-        known = parents.read_parent(root, f"{parent.id}@1")
-        sweep = sweeps.create(root, "s", datetime(2026, 1, 2))
+        known = parents.read_parent(Root.open(root), f"{parent.id}@1")
+        sweep = sweeps.create(Root.open(root), "s", datetime(2026, 1, 2))
         branches = []
         for name, weights in (("control", {}), ("34", {"3": 4.0})):
             for seed in (0, 1):
                 branch = {"name": f"{name}-seed{seed}", "control": name == "control", "seed": seed}
                 plan = child.plan_child(
-                    known, str(root), epochs=1, name=f"s-{branch['name']}", weights=weights, overrides={"seed": seed}
+                    known,
+                    Root.open(root),
+                    epochs=1,
+                    name=f"s-{branch['name']}",
+                    weights=weights,
+                    overrides={"seed": seed},
                 )
                 made = launching.run(plan).experiment
                 made.write_config(replace(made.config(), sweep=sweep.id, branch=BranchRef(**branch)))
@@ -75,11 +81,11 @@ def parent(root, trained):
 def sweep(root, trained):
     """The sweep, its branches and their parent."""
     shutil.copytree(trained[0], root, dirs_exist_ok=True)
-    return resolve.find_sweep(root, trained[2])
+    return resolve.find_sweep(Root.open(root), trained[2])
 
 
 def test_a_sweep_is_compared_with_the_control_of_each_seed(root, sweep, capsys):
-    found = comparison.compare(root, ["s"])
+    found = comparison.compare(Root.open(root), ["s"])
     (branch,) = found.branches
     assert branch.name == "34"
     assert branch.change == {"3": (1.0, 4.0)}
@@ -141,13 +147,13 @@ def test_without_a_control_a_sweep_is_compared_with_the_parent_with_a_note(root,
 
 def test_a_child_is_compared_with_its_parent_with_a_note(root, parent, quick_child, capsys):
     child = quick_child(f"{parent.id}@1", epochs=1, name="child", weights={"3": 4.0})
-    found = comparison.compare(root, ["child"])
+    found = comparison.compare(Root.open(root), ["child"])
     assert found.against == "the checkpoint it started from"
     assert any("There is no control" in n for n in found.notes)
     before = predictions.read(parent, 1)
     assert found.of(child.id, ALL, "accuracy").reference == pytest.approx(np.mean(before.labels == before.predicted))
     with pytest.raises(InputError, match="has no parent"):
-        comparison.compare(root, [parent.id])
+        comparison.compare(Root.open(root), [parent.id])
     code, _, err = run_cli(capsys, "compare", "child", "--root", root, "--metric", "speed")
     assert code == 2
     assert "--metric speed" in err
@@ -156,7 +162,7 @@ def test_a_child_is_compared_with_its_parent_with_a_note(root, parent, quick_chi
 def test_experiments_are_compared_with_the_first(root, parent, quick_child):
     one = quick_child(f"{parent.id}@1", epochs=1, name="one", weights={"3": 4.0})
     two = quick_child(f"{parent.id}@1", epochs=1, name="two", weights={"3": 4.0})
-    found = comparison.compare(root, [one.id, two.id])
+    found = comparison.compare(Root.open(root), [one.id, two.id])
     assert found.against == one.id
     assert all(e.difference == 0 and e.label == NOISE for e in found.effects)
 
@@ -164,7 +170,7 @@ def test_experiments_are_compared_with_the_first(root, parent, quick_child):
 def test_experiments_validated_on_other_images_are_refused(root, parent, quick_run):
     other = quick_run(training={"epochs": 1}, data={"source": "digits", "split_seed": 5}, experiment={"name": "other"})
     with pytest.raises(InputError, match="not validated on the same images"):
-        comparison.compare(root, [parent.id, other.id])
+        comparison.compare(Root.open(root), [parent.id, other.id])
 
 
 def test_missing_and_damaged_predictions_are_errors(root, parent, quick_child):
@@ -172,10 +178,10 @@ def test_missing_and_damaged_predictions_are_errors(root, parent, quick_child):
     file = child.folder / "val_predictions.parquet"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(StoreError, match="is damaged"):
-        comparison.compare(root, [parent.id, child.id])
+        comparison.compare(Root.open(root), [parent.id, child.id])
     file.unlink()
     with pytest.raises(NotFoundError, match="is missing"):
-        comparison.compare(root, [parent.id, child.id])
+        comparison.compare(Root.open(root), [parent.id, child.id])
 
 
 # Folders that were written without training
@@ -201,14 +207,14 @@ def test_an_exact_name_overrides_the_beginning_of_another(tmp_path):
     made = sweep_of(root, CLASSES, BASE, {"x": ({"a": 2.0}, BASE)})
     parent = made.record().parent.experiment
     made.folder.rename(made.folder.with_name("parent-sweep_20260102_030405"))
-    assert comparison.subject(root, "parent").id == parent
-    assert comparison.subject(root, "parent-").id == "parent-sweep_20260102_030405"
-    assert comparison.subject(root, str(root / parent)).id == parent
+    assert comparison.subject(Root.open(root), "parent").id == parent
+    assert comparison.subject(Root.open(root), "parent-").id == "parent-sweep_20260102_030405"
+    assert comparison.subject(Root.open(root), str(root / parent)).id == parent
     (root / "sweeps" / "parent-sweep_20260102_030405").rename(root / "sweeps" / "parent_20260102_030405")
     with pytest.raises(AmbiguousReferenceError, match="fits a sweep and an experiment"):
-        comparison.subject(root, "parent")
+        comparison.subject(Root.open(root), "parent")
     with pytest.raises(NotFoundError):
-        comparison.subject(root, "nothing")
+        comparison.subject(Root.open(root), "nothing")
 
 
 def test_branches_with_names_that_look_the_same_stay_separate():

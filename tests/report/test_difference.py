@@ -8,6 +8,7 @@ import pytest
 
 from raysweep.errors import NotFoundError
 from raysweep.report import difference
+from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 from tests.report.making import made
 
@@ -34,7 +35,7 @@ def pair(tmp_path):
 
 
 def of(root, a: str, b: str) -> dict[tuple[str, str], tuple]:
-    found = difference.differences(difference.find(root, a), difference.find(root, b))
+    found = difference.differences(difference.find(Root.open(root), a), difference.find(Root.open(root), b))
     return {(d.section, d.key): (d.a, d.b) for d in found}
 
 
@@ -86,7 +87,7 @@ def test_the_command(pair, capsys):
     data = json.loads(run_cli(capsys, "diff", "one", "two", "--json", "--root", root)[1])
     assert {"section": "weights", "key": "a", "a": 1.0, "b": 5.0} in data["differences"]
     with pytest.raises(NotFoundError):
-        difference.find(root, "three")
+        difference.find(Root.open(root), "three")
     assert run_cli(capsys, "diff", "one", "three@2", "--root", root)[0] == 2
 
 
@@ -98,4 +99,4 @@ def test_checkpoints_of_an_old_folder_are_told_apart(pair):
     for epoch in (1, 3):
         (old / f"checkpoint_epoch_{epoch}.pt").touch()
     assert of(root, "old@1", "old@3") == {("checkpoint", "file"): ("checkpoint_epoch_1.pt", "checkpoint_epoch_3.pt")}
-    assert difference.find(root, "old@3").name == "old_20250108_143022/checkpoint_epoch_3.pt"
+    assert difference.find(Root.open(root), "old@3").name == "old_20250108_143022/checkpoint_epoch_3.pt"

@@ -15,6 +15,7 @@ from raysweep.report import commands, content, page
 from raysweep.report.sections import confusion, learning_curves
 from raysweep.store import layout
 from raysweep.store.experiment import Experiment
+from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 from tests.conftest import weights_hash
 from tests.report.making import made, sweep_of
@@ -166,7 +167,7 @@ def test_one_experiment_has_a_page(root, sweep, capsys, tmp_path):
     assert "raysweep run settings.yaml" in text
     assert 'id="confusions"' in text
     child = next(iter(sweep.experiments().values()))
-    page.write(root, child.id, tmp_path / "y.html")
+    page.write(Root.open(root), child.id, tmp_path / "y.html")
     assert "There is no control" in (tmp_path / "y.html").read_text()
 
 
@@ -176,7 +177,7 @@ def test_the_command(root, sweep, capsys, tmp_path):
     assert out.strip() == str(sweep.folder / "report.html")
     assert (sweep.folder / "report.html").read_text().startswith("<!DOCTYPE html>")
     with pytest.raises(NotFoundError):
-        page.write(root, "nothing")
+        page.write(Root.open(root), "nothing")
     for bad in (tmp_path, tmp_path / "no" / "x.html"):
         code, _, err = run_cli(capsys, "report", "s", "--root", root, "-o", bad)
         assert code == 2
@@ -195,7 +196,7 @@ def test_a_command_reproduces_the_weights_bit_by_bit(quick_run, quick_child, cap
     parent = quick_run(training={"epochs": 2})
     overrides = {"seed": 3, "training": {"learning_rate": 0.002}}
     child = quick_child(f"{parent.id}@1", epochs=1, name="child", weights={"3": 4.0}, overrides=overrides)
-    (found,) = content.of_experiment(parent.folder.parent, child).commands
+    (found,) = content.of_experiment(parent.root, child).commands
     words = shlex.split(found.command)
     code, _, err = run_cli(capsys, *words[1:], "--name", "again")
     assert code == 0, err
@@ -273,7 +274,7 @@ def test_an_old_folder_has_curves(tmp_path):
     path.write_text("train_loss,train_acc,val_loss,val_acc\n1,0.1,1,0.2\n1,0.1,1,0.6\n")
     (experiment.folder / layout.LINEAGE).unlink()
     (experiment.folder / layout.MANIFEST).unlink()
-    (panel,) = content.of_experiment(root, experiment).panels
+    (panel,) = content.of_experiment(Root.open(root), experiment).panels
     assert panel.title == "accuracy"
     assert len(re.findall(r"<use ", panel.svg)) > 6  # ticks, and a marker for each epoch
 

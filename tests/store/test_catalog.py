@@ -16,6 +16,7 @@ from raysweep.errors import AmbiguousReferenceError, CheckpointError, NotFoundEr
 from raysweep.store import catalog, layout, lineage, lock, resolve
 from raysweep.store import experiment as store
 from raysweep.store.records import ExperimentConfig
+from raysweep.store.root import Root
 from tests.store.making import flip_bit, make_experiment
 from tests.store.test_experiment import any_json, manifests
 
@@ -44,22 +45,22 @@ def root(tmp_path) -> Path:
 
 def test_experiments_are_listed_oldest_first(root):
     make_experiment(root / "zebra_20240101_000000")
-    assert ids(catalog.experiments(root))[0] == "zebra_20240101_000000"
-    assert ids(catalog.experiments(root))[-1] == "cats_20250109_000000"
+    assert ids(catalog.experiments(Root.open(root)))[0] == "zebra_20240101_000000"
+    assert ids(catalog.experiments(Root.open(root)))[-1] == "cats_20250109_000000"
 
 
 def test_experiments_of_the_same_second_are_listed_in_the_order_they_were_made(tmp_path):
     made = []
     for _ in range(12):
-        experiment = store.create(tmp_path, "exp", datetime(2025, 1, 8))
+        experiment = store.create(Root.open(tmp_path), "exp", datetime(2025, 1, 8))
         experiment.write_config(ExperimentConfig.from_json({}))
         made.append(experiment.id)
     assert made[-1].endswith("_12")
-    assert ids(catalog.experiments(tmp_path)) == made
+    assert ids(catalog.experiments(Root.open(tmp_path))) == made
 
 
 def test_what_is_no_experiment_is_not_listed(root, tmp_path):
-    before = ids(catalog.experiments(root))
+    before = ids(catalog.experiments(Root.open(root)))
     (root / "empty").mkdir()
     (root / "a file").touch()
     make_experiment(root / ".raysweep" / f"x_{TIME}")
@@ -67,29 +68,30 @@ def test_what_is_no_experiment_is_not_listed(root, tmp_path):
     outside = make_experiment(tmp_path / "elsewhere" / f"x_{TIME}")
     (root / f"link_{TIME}").symlink_to(outside.folder)
     (root / f"config_is_a_folder_{TIME}" / layout.CONFIG).mkdir(parents=True)
-    assert ids(catalog.experiments(root)) == before
+    assert ids(catalog.experiments(Root.open(root))) == before
 
 
 def test_no_root_is_no_experiments_and_a_file_is_an_error(tmp_path):
-    assert catalog.experiments(tmp_path / "nowhere") == []
+    assert catalog.experiments(Root.open(tmp_path / "nowhere")) == []
     (tmp_path / "file").touch()
     with pytest.raises(RootError, match="file"):
-        catalog.experiments(tmp_path / "file")
+        catalog.experiments(Root.open(tmp_path / "file"))
 
 
 # Finding
 
 
 def test_an_experiment_is_found_by_id_name_prefix_and_path(root):
-    assert resolve.find_experiment(root, f"cats_{TIME}").id == f"cats_{TIME}"
-    assert resolve.find_experiment(root, "dogs").id == f"dogs_{TIME}"
-    assert resolve.find_experiment(root, "do").id == f"dogs_{TIME}"
+    assert resolve.find_experiment(Root.open(root), f"cats_{TIME}").id == f"cats_{TIME}"
+    assert resolve.find_experiment(Root.open(root), "dogs").id == f"dogs_{TIME}"
+    assert resolve.find_experiment(Root.open(root), "do").id == f"dogs_{TIME}"
     assert (
-        resolve.find_experiment(root, "cats2").id == f"cats2_{TIME}"
+        resolve.find_experiment(Root.open(root), "cats2").id == f"cats2_{TIME}"
     )  # the whole name; as a prefix alone it would do too
-    assert resolve.find_experiment(root, "cats_20250109").id == "cats_20250109_000000"
+    assert resolve.find_experiment(Root.open(root), "cats_20250109").id == "cats_20250109_000000"
     assert (
-        resolve.find_experiment(Path("nowhere"), str(root / f"cats_{TIME}")).folder == (root / f"cats_{TIME}").resolve()
+        resolve.find_experiment(Root.open(Path("nowhere")), str(root / f"cats_{TIME}")).folder
+        == (root / f"cats_{TIME}").resolve()
     )
 
 
@@ -97,16 +99,16 @@ def test_what_fits_several_names_them(root):
     with pytest.raises(
         AmbiguousReferenceError, match=rf"'cats' fits 2 experiments .*cats_{TIME}, cats_20250109_000000\."
     ):
-        resolve.find_experiment(root, "cats")
+        resolve.find_experiment(Root.open(root), "cats")
     with pytest.raises(AmbiguousReferenceError, match="'ca' fits 3 experiments"):
-        resolve.find_experiment(root, "ca")
+        resolve.find_experiment(Root.open(root), "ca")
 
 
 def test_what_fits_none_gets_a_suggestion(root, tmp_path):
     with pytest.raises(NotFoundError, match=r"called 'dgos'. Did you mean 'dogs'"):
-        resolve.find_experiment(root, "dgos")
+        resolve.find_experiment(Root.open(root), "dgos")
     with pytest.raises(NotFoundError, match=r"There is no experiment under .*raysweep run"):
-        resolve.find_experiment(tmp_path / "empty", "dogs")
+        resolve.find_experiment(Root.open(tmp_path / "empty"), "dogs")
 
 
 HOSTILE = ["x" * 5000, "a\0b", "../..", "", "/", "x" * 300 + ".pt", "\ud800", "cats@²", "cats@", "@best", "~", "*"]
@@ -115,9 +117,9 @@ HOSTILE = ["x" * 5000, "a\0b", "../..", "", "/", "x" * 300 + ".pt", "\ud800", "c
 @pytest.mark.parametrize("text", HOSTILE)
 def test_any_text_is_found_or_refused_in_words(root, text):
     with pytest.raises(NotFoundError):
-        resolve.find_experiment(root, text)
+        resolve.find_experiment(Root.open(root), text)
     with pytest.raises(NotFoundError):
-        resolve.find_checkpoint(root, text)
+        resolve.find_checkpoint(Root.open(root), text)
 
 
 @pytest.mark.parametrize(
@@ -141,18 +143,18 @@ def test_references(reference, split):
 def test_a_checkpoint_is_found_by_reference_and_by_path(root):
     folder = root / f"dogs_{TIME}"
     for reference, epoch in (("dogs@1", 1), ("dogs@latest", 2), ("dogs@best", 1), (f"{folder}@2", 2)):
-        experiment, entry, path = resolve.find_checkpoint(root, reference)
+        experiment, entry, path = resolve.find_checkpoint(Root.open(root), reference)
         assert (experiment.id, entry.epoch, path.name) == (folder.name, epoch, f"checkpoint_epoch_{epoch}.pt")
-    experiment, entry, path = resolve.find_checkpoint(root, str(folder / "checkpoint_epoch_2.pt"))
+    experiment, entry, path = resolve.find_checkpoint(Root.open(root), str(folder / "checkpoint_epoch_2.pt"))
     assert (experiment.id, entry.epoch) == (folder.name, 2)
     os.link(folder / "checkpoint_epoch_1.pt", folder / layout.BEST)
-    _, entry, path = resolve.find_checkpoint(root, str(folder / layout.BEST))
+    _, entry, path = resolve.find_checkpoint(Root.open(root), str(folder / layout.BEST))
     assert (entry.epoch, path.name) == (1, layout.BEST)
 
 
 def test_a_checkpoint_of_no_manifest_is_found_without_an_entry(root, tmp_path):
     (tmp_path / "alone.pt").write_bytes(b"x")
-    _, entry, path = resolve.find_checkpoint(root, str(tmp_path / "alone.pt"))
+    _, entry, path = resolve.find_checkpoint(Root.open(root), str(tmp_path / "alone.pt"))
     assert entry is None
     assert path == tmp_path / "alone.pt"
 
@@ -160,16 +162,16 @@ def test_a_checkpoint_of_no_manifest_is_found_without_an_entry(root, tmp_path):
 def test_a_file_whose_name_looks_like_a_reference_is_that_file(tmp_path, monkeypatch):
     (tmp_path / "cats@5").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
-    assert resolve.find_checkpoint(tmp_path, "cats@5")[2] == Path("cats@5")
+    assert resolve.find_checkpoint(Root.open(tmp_path), "cats@5")[2] == Path("cats@5")
 
 
 def test_a_missing_checkpoint_says_what_there_is(root):
     with pytest.raises(NotFoundError, match=r"no checkpoint '7'. It has the epochs 1, 2"):
-        resolve.find_checkpoint(root, "dogs@7")
+        resolve.find_checkpoint(Root.open(root), "dogs@7")
     with pytest.raises(NotFoundError, match=r"no file nowhere.pt"):
-        resolve.find_checkpoint(root, "nowhere.pt")
-    with pytest.raises(NotFoundError, match=r"'dogs' is no checkpoint. Give a path to a .pt file or EXPERIMENT@5"):
-        resolve.find_checkpoint(root, "dogs")
+        resolve.find_checkpoint(Root.open(root), "nowhere.pt")
+    with pytest.raises(NotFoundError, match=r"'dogs' is not a checkpoint. Give a path to a .pt file or EXPERIMENT@5"):
+        resolve.find_checkpoint(Root.open(root), "dogs")
 
 
 # Summaries
@@ -236,7 +238,7 @@ def test_a_folder_of_the_old_system_is_summed_up_from_its_names_and_history(tmp_
 def test_one_damaged_folder_does_not_hide_the_others(root):
     (root / f"dogs_{TIME}" / layout.CONFIG).write_text("{")
     (root / f"cats_{TIME}" / layout.LINEAGE).write_text("damaged\n")
-    rows = {e.id: catalog.summary(e).to_json() for e in catalog.experiments(root)}
+    rows = {e.id: catalog.summary(e).to_json() for e in catalog.experiments(Root.open(root))}
     assert len(rows) == 4
     assert [k for k, r in rows.items() if r["status"] == "damaged"] == [f"cats_{TIME}", f"dogs_{TIME}"]
     assert "is not valid JSON" in rows[f"dogs_{TIME}"]["note"]
@@ -283,7 +285,7 @@ def test_no_content_of_the_files_stops_the_list(config, manifest, event, held):
         ):
             if value is not None or file == layout.CONFIG:
                 (folder / file).write_text(json.dumps(value) + "\n")
-        (row,) = [catalog.summary(e).to_json() for e in catalog.experiments(Path(name))]
+        (row,) = [catalog.summary(e).to_json() for e in catalog.experiments(Root.open(Path(name)))]
         assert [k for k in row if k != "note"] == list(FIELDS)
         assert isinstance(row["sampling_weights"], dict)
         assert row["parent"] is None or {"experiment", "epoch"} <= set(row["parent"])
@@ -305,18 +307,18 @@ def test_a_checkpoint_that_is_a_link_out_of_the_root_is_refused(root, tmp_path):
     for name in ("checkpoint_epoch_1.pt", "best_checkpoint.pt"):
         (folder / name).symlink_to(outside)
         with pytest.raises(CheckpointError, match=f"{name} is a link that leads out of the root"):
-            resolve.find_checkpoint(root, str(folder / name))
+            resolve.find_checkpoint(Root.open(root), str(folder / name))
     link = tmp_path / "mine.pt"  # elsewhere a link is the user's own, and what it leads to is what counts
     link.symlink_to(folder / "checkpoint_epoch_2.pt")
-    experiment, entry, path = resolve.find_checkpoint(root, str(link))
+    experiment, entry, path = resolve.find_checkpoint(Root.open(root), str(link))
     assert (experiment.id, entry, path) == (folder.name, None, link)
 
 
 def test_what_no_path_can_be_is_refused_in_words(root):
     with pytest.raises(RootError, match="cannot be read: embedded null byte"):
-        catalog.experiments(root / "a\0b")
+        catalog.experiments(Root.open(root / "a\0b"))
     with pytest.raises(NotFoundError):
-        resolve.find_checkpoint(root, f"dogs@{'1' * 5000}")
+        resolve.find_checkpoint(Root.open(root), f"dogs@{'1' * 5000}")
 
 
 @pytest.mark.parametrize("name", [layout.CONFIG, layout.MANIFEST, layout.LINEAGE, layout.HISTORY_CSV, layout.LOCK])
@@ -330,7 +332,7 @@ def test_a_file_that_nobody_would_write_costs_one_row_at_most(root, name, what):
         path.symlink_to("/dev/zero")
     else:
         path.write_text("[" * 200_000 + "\n")
-    rows = [catalog.summary(e).to_json() for e in catalog.experiments(root)]
+    rows = [catalog.summary(e).to_json() for e in catalog.experiments(Root.open(root))]
     assert len(rows) + (name == layout.CONFIG and what != "deep") == 4  # without a configuration it is no experiment
     json.dumps(rows, allow_nan=False)
 
@@ -338,5 +340,5 @@ def test_a_file_that_nobody_would_write_costs_one_row_at_most(root, name, what):
 def test_numbers_that_json_does_not_have_are_no_accuracy(root):
     path = root / f"dogs_{TIME}" / layout.MANIFEST
     path.write_text(path.read_text().replace('"val_acc": 0.2', '"val_acc": 1e400'))
-    row = catalog.summary(resolve.find_experiment(root, "dogs")).to_json()
+    row = catalog.summary(resolve.find_experiment(Root.open(root), "dogs")).to_json()
     assert (row["best_acc"], row["epochs_done"]) == (0.1, 2)

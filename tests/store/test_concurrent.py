@@ -34,6 +34,7 @@ from raysweep.store.lock import WriterLock
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
 from raysweep.store.records_sweep import SweepRecord
+from raysweep.store.root import Root
 from tests.store.making import make_experiment, start_python, temps
 
 PROCESSES = 32
@@ -111,7 +112,7 @@ def told(number: int) -> list[tuple[str, dict[str, Any]]]:
 
 def write_child(number: int, root: Path) -> str:
     """What a child's process does with the store, in its order; half of them also save within their epoch."""
-    child = experiments.create(root, NAME, WHEN)
+    child = experiments.create(Root.open(root), NAME, WHEN)
     held = WriterLock.acquire(child.folder)
     try:
         parent = Experiment(root / PARENT)
@@ -154,7 +155,7 @@ def write_child(number: int, root: Path) -> str:
 
 def complaints(root: Path) -> Iterator[tuple[str, str]]:
     """(kind, text) of what a reader sees in the root that never is so."""
-    for experiment in catalog.experiments(root):
+    for experiment in catalog.experiments(Root.open(root)):
         row = catalog.summary(experiment)
         if row.status not in (experiments.RUNNING, experiments.FINISHED) or row.note is not None:
             yield "alarm", f"{experiment.id} is {row.status}: {row.note}"
@@ -164,7 +165,7 @@ def complaints(root: Path) -> Iterator[tuple[str, str]]:
         expected = told(events[0].fields["number"])[: len(events)]
         if [(e.type, e.fields) for e in events] != expected:
             yield "torn", f"{experiment.id} tells {str(events)[:300]}"
-    nodes = tree.build(root)
+    nodes = tree.build(Root.open(root))
     for i, node in nodes.items():
         if (node.parent is None) != (i == PARENT):
             yield "torn", f"{i} has the parent {node.parent}"
@@ -250,10 +251,10 @@ def test_every_child_has_a_folder_and_all_of_its_events_once(raced: Raced) -> No
 def test_the_parent_is_unchanged_and_has_all_children(raced: Raced) -> None:
     for root, made, before in zip(raced.roots, raced.made, raced.before, strict=True):
         assert content(root / PARENT) == before
-        nodes = tree.build(root)
+        nodes = tree.build(Root.open(root))
         assert sorted(nodes[PARENT].children) == sorted(made)
         assert [nodes[name].change for name in made] == [{"a": (1.0, 2.0 + n)} for n in range(PROCESSES)]
-        rows = [catalog.summary(e) for e in catalog.experiments(root)]
+        rows = [catalog.summary(e) for e in catalog.experiments(Root.open(root))]
         assert [r.id for r in rows] == [layout.make_id(NAME, WHEN, n) for n in range(1, PROCESSES + 2)]
         assert {r.status for r in rows} == {experiments.FINISHED}
         assert {r.parent and r.parent.experiment for r in rows[1:]} == {PARENT}
@@ -296,9 +297,9 @@ def check_child(folder: Path, number: int) -> None:
 
 
 def make_both(number: int, root: Path) -> tuple[str, str]:
-    made = sweep.create(root, NAME, WHEN)
+    made = sweep.create(Root.open(root), NAME, WHEN)
     made.write_record(SweepRecord.from_json({"name": NAME, "number": number, "branches": []}))
-    return made.id, experiments.create(root, NAME, WHEN).id
+    return made.id, experiments.create(Root.open(root), NAME, WHEN).id
 
 
 def run_sweeps(folder: str, rounds: str) -> list[list[tuple[str, str]]]:
@@ -310,7 +311,7 @@ def test_sweeps_of_one_name_and_second_are_as_many_as_were_made_also_in_a_root_t
 ) -> None:
     for number, made in enumerate(drive("run_sweeps(*sys.argv[1:])", tmp_path, FEWER)):
         root = tmp_path / f"{number}" / "new" / "root"
-        found = sweep.all_sweeps(root)
+        found = sweep.all_sweeps(Root.open(root))
         assert len(found) == PROCESSES
         assert {s.id: s.record().more["number"] for s in found} == {ids[0]: n for n, ids in enumerate(made)}
         assert len({ids[1] for ids in made}) == PROCESSES

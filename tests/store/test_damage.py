@@ -338,7 +338,7 @@ def go_on(experiment: Experiment) -> tuple[list[str], dict[str, Any]]:
     from raysweep.launch import resume as resuming
 
     told: list[Event] = []
-    resuming.continue_experiment(experiment.folder.parent, experiment.id, progress=told.append)
+    resuming.continue_experiment(experiment.root, experiment.id, progress=told.append)
     events = [e for e in lineage.read(experiment.folder) if e.type == lineage.CONTINUED]
     return [e.text for e in told if isinstance(e, Note) and not e.inexact], events[-1].fields if events else {}
 

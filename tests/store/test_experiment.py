@@ -21,6 +21,7 @@ from raysweep.store import files, layout, lineage, lock
 from raysweep.store.experiment import Experiment
 from raysweep.store.layout import Position
 from raysweep.store.records_manifest import BestEpoch, Manifest
+from raysweep.store.root import Root
 from tests.store.making import checkpoint_file, failing, flip_bit, make_experiment, temps, torch_like
 
 WHEN = datetime(2025, 1, 8, 14, 30, 22)
@@ -52,14 +53,14 @@ def truncate(path: Path) -> None:
 
 
 def test_experiments_of_the_same_second_get_numbers(tmp_path):
-    made = [store.create(tmp_path / "root", "exp", WHEN).id for _ in range(4)]
+    made = [store.create(Root.open(tmp_path / "root"), "exp", WHEN).id for _ in range(4)]
     assert made == [ID, f"{ID}_2", f"{ID}_3", f"{ID}_4"]
     assert sorted(p.name for p in (tmp_path / "root").iterdir()) == made  # and the probe of the root left nothing
 
 
 def test_many_at_once_get_a_folder_each(tmp_path):
     with ThreadPoolExecutor(16) as pool:
-        made = list(pool.map(lambda _: store.create(tmp_path / "root", "exp", WHEN).id, range(32)))
+        made = list(pool.map(lambda _: store.create(Root.open(tmp_path / "root"), "exp", WHEN).id, range(32)))
     assert sorted(made) == sorted(p.name for p in (tmp_path / "root").iterdir())
     assert len(set(made)) == 32
 
@@ -68,10 +69,10 @@ def test_a_probe_left_by_a_kill_does_not_close_the_root(tmp_path, monkeypatch):
     # In a container every run may have the same host name and process number.
     monkeypatch.setattr(os, "rmdir", failing(errno.EBUSY))
     with pytest.raises(RootError):
-        store.check_root(tmp_path)
+        Root.open(tmp_path).check_writable()
     monkeypatch.undo()
     assert len(temps(tmp_path)) == 1
-    store.check_root(tmp_path)
+    Root.open(tmp_path).check_writable()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_a_probe_left_by_a_kill_does_not_close_the_root(tmp_path, monkeypatch):
 )
 def test_bad_names_are_refused_and_leave_no_folder(tmp_path, name):
     with pytest.raises(RootError, match="The experiment cannot be made: "):
-        store.create(tmp_path / "root", name, WHEN)
+        store.create(Root.open(tmp_path / "root"), name, WHEN)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,7 +114,7 @@ def test_any_name_makes_one_folder_directly_under_the_root_or_none(name):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root"
         try:
-            made = store.create(root, name, WHEN)
+            made = store.create(Root.open(root), name, WHEN)
         except RootError:
             assert not root.exists()
         else:
@@ -129,7 +130,7 @@ def test_a_root_that_cannot_be_written_is_named(tmp_path, monkeypatch, number):
         with pytest.raises(
             RootError, match=f"{tmp_path}/root: {os.strerror(number)}. Choose another folder with --root"
         ):
-            store.create(tmp_path / "root", "exp", WHEN)
+            store.create(Root.open(tmp_path / "root"), "exp", WHEN)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -137,7 +138,7 @@ def test_a_root_that_is_a_file_is_named(tmp_path):
     (tmp_path / "root").write_text("a file")
     for root in (tmp_path / "root", tmp_path / "root" / "below"):
         with pytest.raises(RootError, match="Experiments cannot be written to"):
-            store.create(root, "exp")
+            store.create(Root.open(root), "exp")
     assert (tmp_path / "root").read_text() == "a file"
 
 
@@ -464,4 +465,4 @@ def test_a_pipe_in_a_checkpoints_place_is_not_waited_for(tmp_path):
 
 def test_a_root_with_nul_is_refused_in_words(tmp_path):
     with pytest.raises(RootError, match="embedded null byte"):
-        store.check_root(tmp_path / "a\0b")
+        Root.open(tmp_path / "a\x00b").check_writable()

@@ -22,6 +22,7 @@ from raysweep.store import experiment as store
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_manifest import Manifest, ManifestEntry
+from raysweep.store.root import Root
 from tests.store.making import make_experiment
 
 TIME = "20250108_143022"
@@ -29,12 +30,12 @@ SETTLED = 0.015  # seconds; some ticks of the clock of change times
 
 
 def truth(root: Path) -> dict[str, dict]:
-    return {e.id: json.loads(json.dumps(catalog.summary(e).to_json())) for e in catalog.experiments(root)}
+    return {e.id: json.loads(json.dumps(catalog.summary(e).to_json())) for e in catalog.experiments(Root.open(root))}
 
 
 def told(root: Path) -> dict[str, dict]:
     time.sleep(SETTLED)  # so that rows are kept, and the next look uses them
-    return {r.id: r.to_json() for r in index.rows(root)}
+    return {r.id: r.to_json() for r in index.rows(Root.open(root))}
 
 
 def file_of(root: Path) -> Path:
@@ -70,7 +71,7 @@ def test_it_says_what_the_folders_say(root):
     assert told(root) == truth(root)
     assert told(root) == truth(root)
     assert file_of(root).is_file()
-    rows = index.rows(root)
+    rows = index.rows(Root.open(root))
     assert [r.id for r in rows] == sorted((r.id for r in rows), key=lambda i: (len(i), i))  # one age: by name
 
 
@@ -125,9 +126,9 @@ def test_every_change_is_seen(root, change):
 
 def test_two_changes_in_one_tick_of_the_clock_are_both_seen(root, monkeypatch, read):
     monkeypatch.setattr(index, "_SETTLED", 3600.0)  # as if no change time could be trusted yet
-    index.rows(root)
+    index.rows(Root.open(root))
     read.clear()
-    index.rows(root)
+    index.rows(Root.open(root))
     assert len(read) == 4
 
 
@@ -201,7 +202,7 @@ def test_filters_and_order(listed, monkeypatch, sort, status, sweep, limit):
     root, said = listed
     if sweep is None and limit == 3:  # from the folders; else from the index: to make it anew waits for the disk
         file_of(root).unlink(missing_ok=True)
-    found = [r.to_json() for r in index.rows(root, sort=sort, status=status, sweep=sweep, limit=limit)]
+    found = [r.to_json() for r in index.rows(Root.open(root), sort=sort, status=status, sweep=sweep, limit=limit)]
     wanted = [
         r
         for r in said.values()
@@ -212,33 +213,33 @@ def test_filters_and_order(listed, monkeypatch, sort, status, sweep, limit):
 
 
 def test_the_path_is_as_the_root_was_named(root, monkeypatch):
-    index.rows(root)
+    index.rows(Root.open(root))
     monkeypatch.chdir(root.parent)
-    assert {r.path for r in index.rows(Path("root"))} == {f"root/{i}" for i in told(root)}
-    assert all(Path(r.path) == root / r.id for r in index.rows(root))
+    assert {r.path for r in index.rows(Root.open(Path("root")))} == {f"root/{i}" for i in told(root)}
+    assert all(Path(r.path) == root / r.id for r in index.rows(Root.open(root)))
 
 
 def test_experiments_of_one_second_are_listed_as_they_were_made(tmp_path):
     made = []
     for _ in range(12):
-        experiment = store.create(tmp_path, "exp", datetime(2025, 1, 8))
+        experiment = store.create(Root.open(tmp_path), "exp", datetime(2025, 1, 8))
         experiment.write_config(ExperimentConfig.from_json({"timestamp": "20250108_000000"}))
         made.append(experiment.id)
-    assert [r.id for r in index.rows(tmp_path)] == made
+    assert [r.id for r in index.rows(Root.open(tmp_path))] == made
 
 
 # The file
 
 
 def test_nothing_is_made_where_there_is_nothing(tmp_path):
-    assert index.rows(tmp_path / "nowhere") == []
-    assert index.rows(tmp_path) == []
+    assert index.rows(Root.open(tmp_path / "nowhere")) == []
+    assert index.rows(Root.open(tmp_path)) == []
     assert os.listdir(tmp_path) == []
     (tmp_path / "file").touch()
     with pytest.raises(RootError, match="cannot be read"):
-        index.rows(tmp_path / "file")
+        index.rows(Root.open(tmp_path / "file"))
     with pytest.raises(RootError, match="null byte"):
-        index.rows(tmp_path / "a\0b")
+        index.rows(Root.open(tmp_path / "a\0b"))
 
 
 def lie(path: Path) -> None:
@@ -267,7 +268,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_index_costs_nothing_but_time(root, damage):
-    index.rows(root)
+    index.rows(Root.open(root))
     DAMAGES[damage](file_of(root))
     for _ in range(2):
         assert told(root) == truth(root)
@@ -275,7 +276,7 @@ def test_a_damaged_index_costs_nothing_but_time(root, damage):
 
 def test_a_locked_index_is_not_waited_for(root, monkeypatch):
     monkeypatch.setattr(index, "_WAIT", 0.05)
-    index.rows(root)
+    index.rows(Root.open(root))
     lineage.record(root / f"dogs_{TIME}", lineage.CONTINUED)
     holder = sqlite3.connect(file_of(root), isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
@@ -289,12 +290,12 @@ def test_names_that_would_steer_a_terminal_are_escaped(root):
     make_experiment(root / odd, sweep="s\udc80", sampling_weights={"\x1b]0;a\x07": 1.0})
     raw = os.fsencode(str(root)) + b"/raw\xff_20250108_143022"
     shutil.copytree(os.fsencode(str(root / odd)), raw)
-    texts = index.texts(root)
+    texts = index.texts(Root.open(root))
     assert all(t.decode().isprintable() for t in texts)
     rows = {r["id"]: r for r in map(json.loads, texts)}
     assert rows[odd]["path"] == str(root / odd)
     assert os.fsencode(rows[os.fsdecode(b"raw\xff_20250108_143022")]["path"]) == raw
-    assert len(index.rows(root, sweep="s\udc80")) == 2
+    assert len(index.rows(Root.open(root), sweep="s\udc80")) == 2
 
 
 def test_a_history_that_comes_later_is_seen(root):

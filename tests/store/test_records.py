@@ -14,6 +14,7 @@ from raysweep.store.fields import FIELDS, Row
 from raysweep.store.records import BranchRef, ExperimentConfig, LineageEvent, ParentRef
 from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
+from raysweep.store.root import Root
 
 PARENT = {"experiment": "p", "epoch": 3, "batch": 0, "sha256": "0", "file": "f", "new": [1]}
 CONFIG = {
@@ -66,7 +67,7 @@ def test_a_record_that_is_made_has_all_names_but_those_that_say_nothing():
 
 
 def test_a_sweep_keeps_what_a_newer_version_wrote(tmp_path):
-    made = sweep.create(tmp_path, "s", datetime(2026, 1, 2))
+    made = sweep.create(Root.open(tmp_path), "s", datetime(2026, 1, 2))
     branches = [{"name": "b", "new": 1, "weights": {"a": 1.0}, "status": "failed", "reason": "why"}]
     made.write_record(SweepRecord.from_json({"new": [1, {}], "name": "s", "parent": PARENT, "branches": branches}))
     text = (made.folder / layout.SWEEP).read_bytes()

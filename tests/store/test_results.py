@@ -14,6 +14,7 @@ from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import Manifest
 from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.results import SHARE, Results, refresh
+from raysweep.store.root import Root
 from tests.store.test_sweep import branch_folder, new_sweep
 
 BATCH, EPOCH, END = BatchDone(1, 1, 2, 1.0, 1.0), EpochDone(1, {}, True, 0.0, 0.0), BranchEnded("finished")
@@ -122,7 +123,7 @@ def test_a_branch_that_is_damaged_is_not_gone_on_with(tmp_path):
     made = branch_folder(tmp_path, mine.id, "x", 0.5)
     (made.folder / "experiment_config.json").write_text("{")
     assert mine.experiment("x", mine.id) is None
-    assert experiments.create(tmp_path, "s-x").id != made.id
+    assert experiments.create(Root.open(tmp_path), "s-x").id != made.id
 
 
 def test_the_plan_has_a_branch_a_line_and_is_read_as_it_was_written(tmp_path):

@@ -16,12 +16,13 @@ from raysweep.store import files, layout, lineage, retention, sweep
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
+from raysweep.store.root import Root
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 
 
 def with_epochs(root: Path, epochs: int, best: int) -> Experiment:
-    made = experiments.create(root, "run", NOW)
+    made = experiments.create(Root.open(root), "run", NOW)
     made.write_config(ExperimentConfig.from_json({"sampling_weights": {}}))
     entries = []
     for e in range(1, epochs + 1):
@@ -50,13 +51,13 @@ def test_the_best_the_newest_and_parents_always_stay(tmp_path_factory, epochs, d
 
 def test_parents_of_experiments_and_of_sweeps_are_in_use(tmp_path):
     made = with_epochs(tmp_path, 3, 3)
-    child = experiments.create(tmp_path, "child", NOW)
+    child = experiments.create(Root.open(tmp_path), "child", NOW)
     child.write_config(ExperimentConfig.from_json({"parent": {"experiment": made.id, "epoch": 1, "sha256": "sha1"}}))
-    planned = sweep.create(tmp_path, "s", NOW)
+    planned = sweep.create(Root.open(tmp_path), "s", NOW)
     files.write_json(planned.folder / layout.SWEEP, {"parent": {"sha256": "sha2"}, "branches": []})
-    broken = experiments.create(tmp_path, "broken", NOW)
+    broken = experiments.create(Root.open(tmp_path), "broken", NOW)
     (broken.folder / "experiment_config.json").write_text("{")
-    assert retention.in_use(tmp_path) == {"sha1", "sha2"}
+    assert retention.in_use(Root.open(tmp_path)) == {"sha1", "sha2"}
 
 
 def test_removal_is_logged_and_leaves_a_manifest_that_is_true(tmp_path):
@@ -124,12 +125,12 @@ def test_the_rule_of_an_experiment_or_what_is_wrong_with_it(tmp_path, settings, 
 
 
 def test_a_parent_stays_also_where_its_child_is_damaged_elsewhere(tmp_path):
-    child = experiments.create(tmp_path, "child", NOW)
+    child = experiments.create(Root.open(tmp_path), "child", NOW)
     wrong = {"parent": {"experiment": "x", "epoch": 1, "sha256": "sha1"}, "class_counts": 7}
     files.write_json(child.folder / layout.CONFIG, wrong)
     with pytest.raises(StoreError, match="class_counts must be a mapping, not 7"):
         child.config()
-    assert retention.in_use(tmp_path) == {"sha1"}
+    assert retention.in_use(Root.open(tmp_path)) == {"sha1"}
 
 
 def test_one_damaged_experiment_does_not_keep_the_others_from_being_pruned(tmp_path, capsys):
@@ -137,7 +138,7 @@ def test_one_damaged_experiment_does_not_keep_the_others_from_being_pruned(tmp_p
 
     made = with_epochs(tmp_path, 3, 3)
     made.write_config(ExperimentConfig.from_json({"settings": {"checkpoint": {"keep": {"last": 1}}}}))
-    broken = experiments.create(tmp_path, "broken", NOW)
+    broken = experiments.create(Root.open(tmp_path), "broken", NOW)
     files.write_json(broken.folder / layout.CONFIG, {"settings": "x"})
     code, out, err = run_cli(capsys, "prune", "--root", tmp_path)
     assert (code, out.split("\t")[:2]) == (0, [made.id, "@1, @2"])

@@ -19,6 +19,7 @@ from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_manifest import Manifest, ManifestEntry
 from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.results import refresh
+from raysweep.store.root import Root
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 METRICS = {
@@ -33,7 +34,7 @@ METRICS = {
 
 def branch_folder(root: Path, of: str, name: str, accuracy: float, control: bool = False, searched: bool = False):
     """A finished branch of one epoch, as its own process would have left it."""
-    made = experiments.create(root, f"s-{name}", NOW)
+    made = experiments.create(Root.open(root), f"s-{name}", NOW)
     made.write_config(
         ExperimentConfig.from_json(
             {
@@ -51,7 +52,7 @@ def branch_folder(root: Path, of: str, name: str, accuracy: float, control: bool
 
 
 def new_sweep(root: Path, *names: str) -> sweep.Sweep:
-    made = sweep.create(root, "s", NOW)
+    made = sweep.create(Root.open(root), "s", NOW)
     branches = [{"name": n, "control": n == "control", "seed": 0, "weights": {"a": 1.0}} for n in names]
     made.write_record(SweepRecord.from_json({"branches": branches, "name": "s"}))
     return made
@@ -59,7 +60,7 @@ def new_sweep(root: Path, *names: str) -> sweep.Sweep:
 
 def test_sweeps_of_the_same_second_have_folders_of_their_own(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: sweep.create(tmp_path, "s", NOW), range(20)))
+        made = list(pool.map(lambda _: sweep.create(Root.open(tmp_path), "s", NOW), range(20)))
     assert len({s.id for s in made}) == 20
     assert all(s.folder.is_dir() for s in made)
 
@@ -67,7 +68,7 @@ def test_sweeps_of_the_same_second_have_folders_of_their_own(tmp_path):
 @pytest.mark.parametrize("name", ["../x", "", "x" * 51, "a/b", "=x"])
 def test_bad_names_leave_no_folder(tmp_path, name):
     with pytest.raises(RootError):
-        sweep.create(tmp_path / "root", name, NOW)
+        sweep.create(Root.open(tmp_path / "root"), name, NOW)
     assert not (tmp_path / "root").exists()
 
 
@@ -120,12 +121,12 @@ def test_a_damaged_plan_is_an_error_that_names_the_file(tmp_path):
 def test_references(tmp_path):
     mine = new_sweep(tmp_path, "control")
     for reference in (mine.id, "s", "s_2026", str(mine.folder)):
-        assert resolve.find_sweep(tmp_path, reference).id == mine.id
+        assert resolve.find_sweep(Root.open(tmp_path), reference).id == mine.id
     new_sweep(tmp_path, "control")
     with pytest.raises(AmbiguousReferenceError, match="fits 2 sweeps"):
-        resolve.find_sweep(tmp_path, "s")
+        resolve.find_sweep(Root.open(tmp_path), "s")
     with pytest.raises(NotFoundError, match=r"No sweep.*raysweep branch --from"):
-        resolve.find_sweep(tmp_path, "nothing")
+        resolve.find_sweep(Root.open(tmp_path), "nothing")
 
 
 def test_a_copied_branch_does_not_take_its_place_and_a_renamed_sweep_keeps_its_branches(tmp_path):
@@ -150,20 +151,20 @@ def test_links_that_lead_out_of_the_root_are_no_sweeps(tmp_path):
     root.mkdir()
     mine = new_sweep(outside, "control")
     (root / "sweeps").symlink_to(outside / "sweeps")
-    assert sweep.all_sweeps(root) == []
+    assert sweep.all_sweeps(Root.open(root)) == []
     for reference in (mine.id, "s", str(root / "sweeps" / mine.id)):
         with pytest.raises(NotFoundError):
-            resolve.find_sweep(root, reference)
+            resolve.find_sweep(Root.open(root), reference)
     with pytest.raises(RootError, match="leads out of the root"):
-        sweep.create(root, "s", NOW)
+        sweep.create(Root.open(root), "s", NOW)
     (root / "sweeps").unlink()
     (root / "sweeps").mkdir()
     (root / "sweeps" / mine.id).symlink_to(mine.folder)
     kept = new_sweep(root, "control")
     (root / "sweeps" / "t_20260102_030405").symlink_to(kept.folder)  # within the root a link is the user's own
-    assert {s.id for s in sweep.all_sweeps(root)} == {kept.id, "t_20260102_030405"}
+    assert {s.id for s in sweep.all_sweeps(Root.open(root))} == {kept.id, "t_20260102_030405"}
     with pytest.raises(NotFoundError, match="leads out of the root"):
-        resolve.find_sweep(root, str(root / "sweeps" / mine.id))
+        resolve.find_sweep(Root.open(root), str(root / "sweeps" / mine.id))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from raysweep.launch import run as launching
 from raysweep.plan import experiment as experiment_plan
 from raysweep.report import predictions
 from raysweep.store import checkpoint
+from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 from tests.conftest import SMALL_NET, small_settings
 
@@ -38,7 +39,7 @@ def test_it_predicts_what_the_training_said(trained, image_folder):
     from raysweep.tools import predict
 
     experiment, root = trained
-    found = predict.load(root, f"{experiment.id}@2")
+    found = predict.load(Root.open(root), f"{experiment.id}@2")
     paths = sorted((image_folder / "val").rglob("*.png"))
     mine = found.probabilities(predict.read_images(found, paths))
     theirs = predictions.read(experiment, 2)
@@ -72,7 +73,7 @@ def test_images_of_another_size_and_colour_are_brought_to_the_networks(trained, 
     from raysweep.tools import predict
 
     experiment, root = trained
-    found = predict.load(root, f"{experiment.id}@2")
+    found = predict.load(Root.open(root), f"{experiment.id}@2")
     Image.new("RGB", (50, 80), (200, 10, 10)).save(tmp_path / "red.jpg")
     assert predict.read_images(found, [tmp_path / "red.jpg"]).shape == (1, 12, 12, 1)
     with pytest.raises(DataError, match=r"missing\.jpg"):
@@ -102,7 +103,9 @@ def test_what_is_exported_gives_the_same_probabilities(trained, tmp_path, capsys
     pixels = rng.integers(0, 256, (5, channels, height, width)).astype(np.float32)
     mean, std = (np.float32(told["input"][k]).reshape(1, -1, 1, 1) for k in ("mean", "std"))
     x = (pixels - mean) / std
-    expected = predict.load(root, f"{experiment.id}@2").probabilities(pixels.transpose(0, 2, 3, 1).astype(np.uint8))
+    expected = predict.load(Root.open(root), f"{experiment.id}@2").probabilities(
+        pixels.transpose(0, 2, 3, 1).astype(np.uint8)
+    )
     if form == "onnx":
         import onnxruntime
 
@@ -133,7 +136,7 @@ def test_an_export_that_differs_is_not_left_behind(trained, tmp_path, monkeypatc
     from raysweep.tools import export, predict
 
     experiment, root = trained
-    found = predict.load(root, f"{experiment.id}@2")
+    found = predict.load(Root.open(root), f"{experiment.id}@2")
     monkeypatch.setattr(export, "_safetensors", lambda net, x, target: (target.touch(), np.zeros((8, 3)))[1])
     with pytest.raises(StoreError, match="differs from the checkpoint's"):
         export.export(found, "safetensors", tmp_path / "x.safetensors")
@@ -146,7 +149,7 @@ def test_an_export_leaves_the_network_as_it_was(trained, tmp_path):
     from raysweep.tools import export, predict
 
     experiment, root = trained
-    found = predict.load(root, f"{experiment.id}@2")
+    found = predict.load(Root.open(root), f"{experiment.id}@2")
     before = {k: v.clone() for k, v in found.model.state_dict().items()}
     assert export.export(found, "safetensors", tmp_path / "x.safetensors") == 0
     assert all(torch.equal(v, before[k]) for k, v in found.model.state_dict().items())
@@ -168,7 +171,7 @@ def test_bad_requests(trained, tmp_path, capsys, monkeypatch):
     assert run_cli(capsys, "export", "nothing@2", "--to", "onnx", "--root", root)[0] == 2
     bare = experiment.folder / "epoch_2_model.pt"
     with pytest.raises(CheckpointError, match="not a complete checkpoint"):
-        predict.load(root, str(bare))
+        predict.load(Root.open(root), str(bare))
 
 
 def test_a_strangers_checkpoint_runs_no_function(trained, tmp_path):
@@ -179,7 +182,7 @@ def test_a_strangers_checkpoint_runs_no_function(trained, tmp_path):
     saved["config"]["settings"]["model"] = {"name": "python:os:mkdir", "options": {}}
     checkpoint.write(tmp_path / "x.pt", saved)
     with pytest.raises(CheckpointError, match="wants to run the Python function"):
-        predict.load(root, str(tmp_path / "x.pt"))
+        predict.load(Root.open(root), str(tmp_path / "x.pt"))
 
 
 def test_a_network_of_transformers_is_exported(tmp_path, image_folder, without_ray):
@@ -195,7 +198,7 @@ def test_a_network_of_transformers_is_exported(tmp_path, image_folder, without_r
         tmp_path / "e", data=data, model={"name": f"hf:{vit}", "options": {}}, training={"epochs": 1, "batch_size": 16}
     )
     made = launching.run(experiment_plan.plan_experiment(settings)).experiment
-    found = predict.load(tmp_path / "e", f"{made.id}@1")
+    found = predict.load(Root.open(tmp_path / "e"), f"{made.id}@1")
     assert found.classes == old.CLASSES
     assert export.export(found, "onnx", tmp_path / "vit.onnx") <= export.TOLERANCE
     paths = sorted((image_folder / "val").rglob("*.png"))

@@ -28,6 +28,7 @@ from raysweep.plan import parent as parents
 from raysweep.store import files, lineage
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import ExperimentConfig
+from raysweep.store.root import Root
 from raysweep.tools import replay
 from raysweep.trackers import base as trackers
 from raysweep.trackers import dispatch, snapshot
@@ -64,10 +65,10 @@ class Runs:
         return Experiment(max(self.root.glob("small_*"), key=lambda p: p.stat().st_mtime))
 
     def resume(self, experiment: Experiment) -> Experiment:
-        return continue_experiment(self.root, experiment.id, progress=self.events.append).experiment
+        return continue_experiment(Root.open(self.root), experiment.id, progress=self.events.append).experiment
 
     def child(self, reference: str, **options: Any) -> Experiment:
-        plan = child.plan_child(parents.read_parent(self.root, reference), str(self.root), **options)
+        plan = child.plan_child(parents.read_parent(Root.open(self.root), reference), Root.open(self.root), **options)
         return launching.run(plan, self.events.append).experiment
 
     @property
@@ -288,13 +289,13 @@ def test_verify_replays_an_epoch_without_tracking_it(runs, here, database, monke
     asked: list[configuration.TrackersSection] = []
     section = snapshot.section
     monkeypatch.setattr(snapshot, "section", lambda config: asked.append(section(config)) or asked[-1])
-    replay.replay(runs.root, run, run.entry("1"), run.entry("2"))
+    replay.replay(Root.open(runs.root), run, run.entry("1"), run.entry("2"))
     assert asked
     assert all(not found.tensorboard and not trackers.asked_for(found) for found in asked)
 
 
 def test_on_an_object_store_another_machine_continues_the_same_curve(s3_port, tmp_path):
-    from raysweep.store.remote import root as remote
+    from raysweep.store.remote import copies
     from tests.store.remote.objectstore import emptied
     from tests.store.remote.test_mirror import make
 
@@ -308,17 +309,17 @@ def test_on_an_object_store_another_machine_continues_the_same_curve(s3_port, tm
 
     with emptied(s3_port, tmp_path / "machines") as server:
         with server.machine("a"):
-            folder = make(remote.open_root(server.root())).folder
+            folder = make(Root.open(server.root())).folder
             tracker = trackers.make("tensorboard")
             for epochs in (1, 2):
                 sync(tracker, folder, epochs)
                 (path,) = event_files(folder)
                 assert server.content(f"{folder.name}/tensorboard/{path.name}") == path.read_bytes()
         with server.machine("b"):
-            folder = remote.open_root(server.root()) / folder.name
+            folder = Root.open(server.root()).path / folder.name
             sync(trackers.make("tensorboard"), folder, 3)
             for path in event_files(folder):
-                remote.fetch(path)
+                copies.fetch(path)
             assert [e for e, _ in tracking.board(folder)["val_loss"]] == [1, 2, 3]
             assert len(event_files(folder)) == 2
 
@@ -612,8 +613,8 @@ def test_importing_the_launcher_imports_no_tracker(tmp_path):
 def test_a_branch_is_a_run_that_names_its_sweep(runs, database, here):
     """With the events of a sweep, but without Ray."""
     parent = runs.run(trackers={"mlflow": {"uri": database}})
-    known = parents.read_parent(runs.root, f"{parent.id}@2")
-    plan = child.plan_child(known, str(runs.root), weights={"3": 4.0}, epochs=1, name="s-34")
+    known = parents.read_parent(Root.open(runs.root), f"{parent.id}@2")
+    plan = child.plan_child(known, Root.open(runs.root), weights={"3": 4.0}, epochs=1, name="s-34")
     of_sweep = {"sweep": "s_20260101_000000", "branch": {"name": "34", "control": False, "seed": 0}}
     with dispatch.dispatching(runs.events.append) as dispatcher:
 
@@ -645,7 +646,7 @@ def test_the_branches_of_a_sweep_are_runs_that_name_the_sweep(ray_cluster, tmp_p
     settings = small_settings(root, trackers={"mlflow": {"uri": database}})
     parent = launching.run(experiment_plan.plan_experiment(settings)).experiment
     grid = grids.check({"weights": {"3": [4.0]}, "epochs": 1})
-    plan = sweep_plan.plan_sweep(SweepRequest(str(root), f"{parent.id}@1", grid, name="s"))
+    plan = sweep_plan.plan_sweep(SweepRequest(Root.open(root), f"{parent.id}@1", grid, name="s"))
     result = sweeping.run(plan)
     assert not result.failed
     assert set(result.experiments) == {"control", "34"}
@@ -670,5 +671,5 @@ def test_a_strangers_checkpoint_does_not_decide_where_results_are_sent(quick_run
     saved = checkpoint.read_checkpoint(made.folder / "checkpoint_epoch_1.pt")
     saved["config"]["settings"]["trackers"] = {"mlflow": {"uri": "http://stranger.example"}}
     checkpoint.write(tmp_path / "x.pt", saved)
-    plan = child.plan_child(parents.read_parent(tmp_path, str(tmp_path / "x.pt")), str(tmp_path / "e"))
+    plan = child.plan_child(parents.read_parent(Root.open(tmp_path), str(tmp_path / "x.pt")), Root.open(tmp_path / "e"))
     assert plan.settings.trackers.mlflow is None

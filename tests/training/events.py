@@ -26,6 +26,7 @@ from raysweep.launch import runner
 from raysweep.plan import experiment as experiment_plan
 from raysweep.store import lineage
 from raysweep.store.experiment import Experiment
+from raysweep.store.root import Root
 from tests.conftest import Recorder, small_settings, weights_hash
 
 NAMES = ("open", "write", "fsync", "replace", "link", "unlink", "ftruncate", "mkdir", "rmdir")
@@ -44,6 +45,7 @@ class Events:
 
     def __init__(self, chosen: int | None, fate: Callable[[str, Callable[..., Any], tuple[Any, ...]], None]) -> None:
         self.seen: list[str] = []
+        self.of_tracker: list[bool] = []  # of each event: whether it was TensorBoard's and not the training's
         self.chosen, self.fate = chosen, fate
 
     def watch(self) -> None:
@@ -55,6 +57,8 @@ class Events:
             if name == "open" and not (len(args) > 1 and args[1] & os.O_CREAT):
                 return real(*args, **kwargs)
             self.seen.append(name)
+            path = f"/proc/self/fd/{args[0]}" if isinstance(args[0], int) else args[0]
+            self.of_tracker.append("tensorboard" in os.path.realpath(path))
             if len(self.seen) - 1 == self.chosen:
                 self.fate(name, real, args)
             return real(*args, **kwargs)
@@ -104,10 +108,11 @@ def go_on(root: Path, events: Events | None = None) -> dict[str, Any]:
     if events is not None:
         events.watch()
     try:
-        experiment = resuming.continue_experiment(root, folder.name).experiment
+        experiment = resuming.continue_experiment(Root.open(root), folder.name).experiment
     except RaysweepError as error:
         return {"seen": events.seen if events else [], "error": f"{type(error).__name__}: {error}"}
-    return {"seen": events.seen if events else [], "hash": weights_hash(experiment), "status": experiment.status()}
+    seen, of_tracker = (events.seen, events.of_tracker) if events else ([], [])
+    return {"seen": seen, "of_tracker": of_tracker, "hash": weights_hash(experiment), "status": experiment.status()}
 
 
 def what_is_left(folder: Path) -> dict[str, Any]:
@@ -162,7 +167,16 @@ def main(work: Path, step: int) -> None:
             code, told = in_a_fork(lambda r=root, n=number, f=fate: go_on(r, Events(n, f)))  # type: ignore[misc]
             left = what_is_left(folder)
             again, end = in_a_fork(lambda r=root: go_on(r))  # type: ignore[misc]
-            row = {"event": number, "name": name, "how": how, "code": code, "told": told, "left": left}
+            tracker = undisturbed["of_tracker"][number]
+            row = {
+                "event": number,
+                "name": name,
+                "tracker": tracker,
+                "how": how,
+                "code": code,
+                "told": told,
+                "left": left,
+            }
             print(json.dumps({**row, "again": again, "end": end, "after": what_is_left(folder)}), flush=True)
 
 

@@ -72,6 +72,10 @@ def test_after_a_kill_the_newest_committed_checkpoint_is_whole(kills):
 def test_every_error_of_a_write_fsync_or_rename_is_reported_with_its_path(faults):
     for row in faults[1]:
         assert row["code"] == 0, row
+        if row["tracker"]:  # a tracker that cannot be written never fails a training; the log says so
+            assert row["told"]["status"] == "finished", row
+            assert row["left"]["log"][-1] == "NOTE", row
+            continue
         assert row["told"].get("error", "").startswith("StoreError"), row
         assert "could not be written" in row["told"]["error"], row
         reason = "No space left on device. Free space" if row["name"] == "write" else "Input/output error"

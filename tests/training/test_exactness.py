@@ -15,6 +15,7 @@ from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import resources
 from raysweep.store import checkpoint
 from raysweep.store.experiment import Experiment
+from raysweep.store.root import Root
 from tests.conftest import Recorder, small_settings, weights_hash
 
 DROPOUT = {"model": {"options": {"widths": [4, 4, 8, 8], "dropout": 0.3}}}  # so that the generators' states count
@@ -39,7 +40,7 @@ def interrupted(tmp_path, without_ray, stop_after, **sections):
 def test_interrupted_and_continued_equals_undisturbed(tmp_path, straight, without_ray, stop_after):
     broken = interrupted(tmp_path, without_ray, stop_after, training={"epochs": 3}, **DROPOUT)
     assert broken.status() == "interrupted"
-    result = resuming.continue_experiment(tmp_path / "experiments", broken.id)
+    result = resuming.continue_experiment(Root.open(tmp_path / "experiments"), broken.id)
     assert weights_hash(result.experiment) == weights_hash(straight)
     # The history, too: sums over the epoch were carried across the break.
     rows = [(e.folder / "training_history.csv").read_text().splitlines() for e in (result.experiment, straight)]
@@ -88,14 +89,14 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_gives_the_sa
     newest = broken.folder / broken.entries()[-1].file
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
     told = []
-    result = resuming.continue_experiment(tmp_path / "experiments", broken.id, progress=told.append)
+    result = resuming.continue_experiment(Root.open(tmp_path / "experiments"), broken.id, progress=told.append)
     assert any(newest.name in e.text for e in told if isinstance(e, Note))
     assert weights_hash(result.experiment) == weights_hash(straight)
 
 
 def test_a_finished_experiment_has_nothing_to_continue(tmp_path, straight):
     told = []
-    resuming.continue_experiment(tmp_path / "experiments", straight.id, progress=told.append)
+    resuming.continue_experiment(Root.open(tmp_path / "experiments"), straight.id, progress=told.append)
     assert any("nothing to do" in e.text for e in told if isinstance(e, Note))
 
 
@@ -129,7 +130,7 @@ def test_the_log_says_once_why_the_bits_may_differ(tmp_path, straight, quick_chi
 def test_an_interrupted_run_continues_with_other_resources_on_request(tmp_path, straight, without_ray):
     broken = interrupted(tmp_path, without_ray, 4, training={"epochs": 3}, **DROPOUT)
     asked = resources.ResourceOverrides(threads=2)
-    result = resuming.continue_experiment(tmp_path / "experiments", broken.id, asked=asked)
+    result = resuming.continue_experiment(Root.open(tmp_path / "experiments"), broken.id, asked=asked)
     assert result.experiment.status() == "finished"
     assert result.experiment.config().threads == 2
     assert result.experiment.config().settings["scaling"]["threads"] == 2
@@ -143,7 +144,7 @@ def test_more_threads_than_the_machine_has_are_refused_with_a_remedy(tmp_path, w
     config = broken.config()
     broken.write_config(replace(config, threads=500))
     with pytest.raises(ResourceError, match=r"500.*`raysweep continue` takes --threads"):
-        resuming.continue_experiment(tmp_path / "experiments", broken.id)
+        resuming.continue_experiment(Root.open(tmp_path / "experiments"), broken.id)
     assert broken.status() == "interrupted"
 
 
@@ -154,4 +155,4 @@ def test_a_configuration_without_its_parents_hash_is_refused(tmp_path, straight,
     for file in made.folder.glob("checkpoint_*.pt"):
         file.unlink()
     with pytest.raises(CheckpointError, match="does not say of its parent: sha256"):
-        resuming.continue_experiment(tmp_path / "experiments", made.id)
+        resuming.continue_experiment(Root.open(tmp_path / "experiments"), made.id)

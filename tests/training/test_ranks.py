@@ -14,6 +14,7 @@ from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.store.experiment import Experiment
+from raysweep.store.root import Root
 from raysweep.training.job import Job, Outcome
 from tests.conftest import Recorder, small_settings, weights_hash
 from tests.training.ranks import Ranks
@@ -80,8 +81,8 @@ def straight(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Expe
 
 def test_two_epochs_and_two_more_in_a_child_equal_four(run, straight, tmp_path):
     half = run(training={**SECTIONS["training"], "epochs": 2, "schedule_epochs": 4})
-    parent = parents.read_parent(tmp_path, f"{half.id}@2")
-    whole = launching.run(child.plan_child(parent, str(tmp_path), epochs=2)).experiment
+    parent = parents.read_parent(Root.open(tmp_path), f"{half.id}@2")
+    whole = launching.run(child.plan_child(parent, Root.open(tmp_path), epochs=2)).experiment
     assert weights_hash(whole) == weights_hash(straight)
 
 
@@ -90,7 +91,7 @@ def test_interrupted_and_continued_equals_undisturbed(run, straight, tmp_path, s
     broken = run(stop_after)
     assert broken.status() == "interrupted"
     assert broken.entries()[-1].epoch == 1 + (stop_after - 1) // BATCHES
-    done = resuming.continue_experiment(tmp_path, broken.id).experiment
+    done = resuming.continue_experiment(Root.open(tmp_path), broken.id).experiment
     assert done.status() == "finished"
     assert weights_hash(done) == weights_hash(straight)
 

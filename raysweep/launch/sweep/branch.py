@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from raysweep._paths import is_address
 from raysweep.cluster.channel import ChannelReporter
 from raysweep.cluster.nodes import Notices
 from raysweep.config import grid as grids
@@ -29,7 +28,7 @@ from raysweep.plan.sweep import plan_branch
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import lock
 from raysweep.store.experiment import Experiment
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 from raysweep.training.job import Job, Outcome
 
@@ -43,7 +42,8 @@ METRICS = ("val_acc", "val_macro_f1", "balanced_accuracy")
 class Shared:
     """What all branches of a sweep have in common. It is put into Ray's object store once and read there."""
 
-    sweep_folder: str
+    root: Root
+    sweep_folder: str  # its path or address
     base: Plan | None  # a checked child; None where every branch already has its folder
     points: dict[str, Point]  # by name; a search's points are not here
     parent: np.ndarray | None  # uint8: the content of the parent's checkpoint
@@ -167,11 +167,10 @@ _seen: set[str] = set()  # roots on an object store that this process has looked
 
 def _sweep(shared: Shared, look: bool, again: bool) -> Sweep:
     """The sweep, where it is asked for with what other machines have made of its branches."""
-    if shared.base is not None and is_address(shared.base.settings.root):
-        root = shared.base.settings.root
-        remote.open_root(root, pull=look and (again or root not in _seen))
-        _seen.update([root] if look else [])
-    return Sweep(remote.place(shared.sweep_folder))
+    address = shared.root.address
+    root = Root.open(address, look=look and (again or address not in _seen))
+    _seen.update([address] if look else [])
+    return Sweep(Root.locate(shared.sweep_folder), root)
 
 
 def _train(point: Point, shared: Shared, reporter: BranchReporter, again: bool) -> Experiment:

@@ -30,7 +30,6 @@ from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
-from raysweep.store.remote import root as remote
 from raysweep.store.results import MISSING, refresh
 from raysweep.store.sweep import Sweep
 from raysweep.trackers.dispatch import dispatching
@@ -135,7 +134,8 @@ def _train_branches(
         grid=plan.grid,
         points=points,
         shared=Shared(
-            sweep_folder=remote.address(sweep.folder),
+            root=sweep.root,
+            sweep_folder=sweep.address,
             base=base,
             points={p.name: p for p in points},
             parent=np.frombuffer(content, np.uint8),

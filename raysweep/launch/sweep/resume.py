@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from raysweep.cluster import autoscaler
@@ -33,8 +32,8 @@ from raysweep.store import experiment as experiments
 from raysweep.store import layout, resolve
 from raysweep.store.lock import WriterLock
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
-from raysweep.store.remote import root as remote
 from raysweep.store.results import refresh
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 from raysweep.trackers.dispatch import catch_up
 from raysweep.weights import SamplingWeights
@@ -47,7 +46,7 @@ _NEEDED = (
 
 
 def continue_sweep(
-    root: Path,
+    root: Root,
     reference: str,
     *,
     steal: bool = False,
@@ -136,11 +135,11 @@ def _plan_again(
         raise StoreError(
             f"{sweep.folder / layout.SWEEP} lacks {', '.join(lacking) or 'parent.file'}. Restore it from a copy."
         )
-    file = remote.place(told.file, attach=False)
+    file = Root.locate(told.file, opens=False)
     reference = str(file) if file.is_file() else told.reference
     try:
         request = SweepRequest(
-            remote.root_address(sweep.root),
+            sweep.root,
             reference,
             grids.check(dict(record.grid), str(sweep.folder / layout.SWEEP)),
             name=record.name,

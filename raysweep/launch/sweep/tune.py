@@ -166,7 +166,7 @@ def _tune(work: Work, grid: dict[str, list[str]] | None, ended: TuneOutcome, sam
     else:
         resources = {"CPU": needs.cpus} | ({"GPU": work.gpus} if work.gpus else {})
     kept = SharedRef(ray.put(work.shared))
-    storage = Path(ray_folder(str(work.sweep.root))) / "tune"
+    storage = Path(ray_folder(work.sweep.root)) / "tune"
     name = f"{work.sweep.id}-{int(time.time() * 1000)}"
     metric = "val_macro_f1" if work.grid.metric == "macro_f1" else work.grid.metric
     trainable = tune.with_parameters(train_kept, kept=kept)

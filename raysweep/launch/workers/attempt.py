@@ -23,7 +23,7 @@ from raysweep.launch.workers import retry, transport
 from raysweep.launch.workers.retry import Verdict
 from raysweep.plan.resources import Resources
 from raysweep.store import layout
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.training.job import Job
 from raysweep.training.loop import train
 
@@ -137,7 +137,9 @@ def run(
         run_config=RunConfig(
             name=name,
             # A place that was used would silently resume Ray's state.
-            storage_path=os.path.join(ray_folder(settings.root), "train", str(int(time.time() * 1000))),
+            storage_path=os.path.join(
+                ray_folder(Root.at(Path(job.folder).parent)), "train", str(int(time.time() * 1000))
+            ),
             # Whether another attempt is worth it is decided by what happened: Ray cannot tell an error of the program
             # from a process that was lost.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=3, max_preemption_failures=0),
@@ -191,11 +193,11 @@ def run(
         failure.clear()
     logs = str(connect.session_logs())
     leaving = bool(failure) and Notices(nodes).arrived(now=True)
-    remote.refresh(Path(job.folder))  # the ranks may have written from other machines
+    Root.at(Path(job.folder).parent).refresh(Path(job.folder))  # the ranks may have written from other machines
     verdict = retry.judge(said, failure[0] if failure else None, timeout, logs, leaving)
     return verdict, next((RankTraceback(e.rank, e.traceback) for e in failed if e.traceback), None)
 
 
-def ray_folder(root: str) -> str:
+def ray_folder(root: Root) -> str:
     """Where Ray keeps its own files of runs: with the caches, since nothing in them is needed again."""
-    return os.path.abspath(remote.open_root(root, pull=False) / layout.CACHES / "ray")
+    return os.path.abspath(root.path / layout.CACHES / "ray")

@@ -13,7 +13,7 @@ from typing import Any
 
 from raysweep._paths import is_address
 from raysweep.plan.types import Parent, Plan
-from raysweep.store.remote import root as remote
+from raysweep.store.root import Root
 from raysweep.training.job import Job
 
 _OF_A_JOB = ("folder", "cache_dir", "cache_folder", "start")
@@ -21,17 +21,17 @@ _OF_A_JOB = ("folder", "cache_dir", "cache_folder", "start")
 
 def portable(job: Job) -> Job:
     """``job`` as it can be sent."""
-    return _with(job, remote.address)
+    return _with(job, Root.address_of)
 
 
 def arrived(job: Job) -> Job:
     """``job`` with the paths of this machine."""
     if not is_address(job.folder):
         return job
-    remote.open_root(job.settings.root, pull=False)
-    job = _with(job, lambda text: str(remote.place(text)))
+    Root.open(job.settings.root, look=False)
+    job = _with(job, lambda text: str(Root.locate(text)))
     for folder in {Path(job.folder), *([Path(job.start).parent] if job.start else [])}:
-        remote.refresh(folder)
+        Root.at(folder.parent).refresh(folder)
     return job
 
 
@@ -42,13 +42,13 @@ def _with(job: Job, named: Callable[[str], str]) -> Job:
 
 def portable_plan(plan: Plan) -> Plan:
     """The plan of a sweep's branches as it can be sent."""
-    return replace(plan, parent=_at(plan.parent, lambda path: Path(remote.address(path))))
+    return replace(plan, parent=_at(plan.parent, lambda path: Path(Root.address_of(path))))
 
 
 def arrived_plan(plan: Plan) -> Plan:
     """The same with the paths of this machine."""
-    root = remote.open_root(plan.settings.root, pull=False)
-    return replace(plan, root=root, parent=_at(plan.parent, remote.place))
+    root = Root.open(plan.root.address, look=False)
+    return replace(plan, root=root, parent=_at(plan.parent, Root.locate))
 
 
 def _at(parent: Parent | None, named: Callable[[Path], Path]) -> Parent | None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 from raysweep.errors import RaysweepError
 from raysweep.report import tree
 from raysweep.report.sections.records import TreeLine
 from raysweep.report.tree import Node
+from raysweep.store.root import Root
 
 
-def lines(root: Path, of: str | None, most: int, branches: Collection[str] | None = None) -> list[TreeLine]:
+def lines(root: Root, of: str | None, most: int, branches: Collection[str] | None = None) -> list[TreeLine]:
     """The tree of the experiment ``of``, at most ``most`` lines; of everything under the root if there is no such
     experiment.
 

@@ -30,6 +30,7 @@ from raysweep.plan import sweep as sweep_plan
 from raysweep.store import resolve
 from raysweep.store.experiment import Experiment
 from raysweep.store.results import read_results
+from raysweep.store.root import Root
 from tests.conftest import small_settings, weights_hash
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def run_sweep(root: Path, reference: str, grid: dict, **options):
     from raysweep.plan.types import SweepRequest
 
     events: list[Event] = []
-    plan = sweep_plan.plan_sweep(SweepRequest(str(root), reference, grids.check(grid), **options))
+    plan = sweep_plan.plan_sweep(SweepRequest(Root.open(root), reference, grids.check(grid), **options))
     return sweeping.run(plan, events.append), events
 
 
@@ -76,7 +77,7 @@ def swept(ray_cluster, tmp_path_factory):
 
 def test_the_python_call_makes_the_sweep_beside_its_parent(swept):
     root, _, _, result, _ = swept
-    assert result.sweep.root == root.resolve()
+    assert result.sweep.root.path == root.resolve()
     assert result.sweep.id.startswith("parent-sweep_")
 
 
@@ -120,8 +121,8 @@ def test_the_control_equals_the_parent_trained_on_to_the_bit(swept):
 def test_a_branch_alone_gives_the_bits_of_the_branch_in_the_sweep(swept):
     root, parent, _, result, _ = swept
     plan = child.plan_child(
-        parents.read_parent(root, f"{parent.id}@1"),
-        str(root),
+        parents.read_parent(Root.open(root), f"{parent.id}@1"),
+        Root.open(root),
         epochs=2,
         weights={"3": 4.0, "8": 0.5},
         overrides={"seed": 1},
@@ -162,7 +163,7 @@ def test_a_finished_sweep_has_nothing_to_continue(swept):
     root, _, _, result, _ = swept
     before = {n: fingerprint(e.folder) for n, e in result.experiments.items()}
     told: list[Event] = []
-    continue_sweep(root, result.sweep.id, progress=told.append)
+    continue_sweep(Root.open(root), result.sweep.id, progress=told.append)
     assert any("nothing to do" in e.text for e in told if isinstance(e, Note))
     assert {n: fingerprint(e.folder) for n, e in result.experiments.items()} == before
 
@@ -188,7 +189,7 @@ def test_a_sweep_that_was_cut_off_and_then_interrupted_is_continued_to_the_same_
     _, _, _, result, _ = swept
     root = tmp_path / "root"
     shutil.copytree(swept[0], root)
-    sweep = resolve.find_sweep(root, result.sweep.id)
+    sweep = resolve.find_sweep(Root.open(root), result.sweep.id)
     branches = sweep.experiments()
     hashes = {n: weights_hash(e) for n, e in branches.items()}
     assert hashes == {n: weights_hash(e) for n, e in result.experiments.items()}
@@ -210,7 +211,7 @@ def test_a_sweep_that_was_cut_off_and_then_interrupted_is_continued_to_the_same_
     assert interrupted
     assert signal.getsignal(signal.SIGINT) == before
     assert missing not in sweep.experiments()
-    continued = continue_sweep(root, sweep.id)
+    continued = continue_sweep(Root.open(root), sweep.id)
     assert not continued.failed
     assert {n: weights_hash(e) for n, e in continued.experiments.items()} == hashes
     assert {n: fingerprint(continued.experiments[n].folder) for n in whole} == whole
@@ -224,8 +225,8 @@ def continue_one_by_one(root: Path, reference: str, progress) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         settle = capacity.settle
-        patch.setattr(resume_sweep.room, "settle", lambda *args: min(1, settle(*args)))
-        resume_sweep.continue_sweep(root, reference, progress=progress)
+        patch.setattr(resume_sweep.capacity, "settle", lambda *args: min(1, settle(*args)))
+        resume_sweep.continue_sweep(Root.open(root), reference, progress=progress)
 
 
 def test_fewer_threads_than_the_parent_are_told(swept):
@@ -235,7 +236,7 @@ def test_fewer_threads_than_the_parent_are_told(swept):
         pytest.skip("one CPU: there is only one number of threads")
     from raysweep.plan.types import SweepRequest
 
-    plan = sweep_plan.plan_sweep(SweepRequest(str(root), f"{parent.id}@1", grids.check(GRID), threads=2))
+    plan = sweep_plan.plan_sweep(SweepRequest(Root.open(root), f"{parent.id}@1", grids.check(GRID), threads=2))
     assert plan.base.notes == (Note("not bit-exact: 2 threads instead of 1", inexact=True),)
 
 
@@ -296,7 +297,7 @@ def test_a_search_with_early_stopping_and_its_continuation(swept):
         assert (epochs == [2, 3]) == ("stopped_early" not in last), name
         assert 1 <= experiment.config().sampling_weights["3"] <= 8
     told: list[Event] = []
-    continue_sweep(root, "search", progress=told.append)
+    continue_sweep(Root.open(root), "search", progress=told.append)
     assert any("nothing to do" in e.text for e in told if isinstance(e, Note))
 
 
@@ -305,7 +306,9 @@ def test_branches_of_two_workers_are_planned_as_such(swept):
     from raysweep.plan.types import SweepRequest
 
     root, parent, *_ = swept
-    plan = sweep_plan.plan_sweep(SweepRequest(str(root), f"{parent.id}@1", grids.check(GRID), workers=2, threads=1))
+    plan = sweep_plan.plan_sweep(
+        SweepRequest(Root.open(root), f"{parent.id}@1", grids.check(GRID), workers=2, threads=1)
+    )
     assert plan.base.resources.workers == 2
     assert [n.text for n in plan.base.notes] == ["not bit-exact: 2 workers instead of 1"]
 
@@ -359,7 +362,7 @@ def test_a_sweep_that_is_killed_or_interrupted_loses_nothing(undisturbed, tmp_pa
             break
     told = process.stderr.read()
     code = process.wait()
-    broken = resolve.find_sweep(root, name)
+    broken = resolve.find_sweep(Root.open(root), name)
     if number == signal.SIGINT:
         assert code == 130
         assert f"raysweep continue {broken.id}" in told.strip().splitlines()[-1]
@@ -370,6 +373,6 @@ def test_a_sweep_that_is_killed_or_interrupted_loses_nothing(undisturbed, tmp_pa
     assert "control" in done
     assert len(done) < 3
     kept = fingerprint(broken.experiments()["control"].folder)
-    continued = continue_sweep(root, name)
+    continued = continue_sweep(Root.open(root), name)
     assert fingerprint(continued.experiments["control"].folder) == kept
     assert {n: weights_hash(e) for n, e in continued.experiments.items()} == hashes

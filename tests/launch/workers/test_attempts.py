@@ -26,6 +26,7 @@ from raysweep.plan import experiment as experiment_plan
 from raysweep.plan.resources import Resources
 from raysweep.store import lineage
 from raysweep.store.experiment import Experiment
+from raysweep.store.root import Root
 from raysweep.training.job import Job
 from tests.conftest import Recorder, small_settings, weights_hash
 
@@ -310,7 +311,7 @@ def test_a_signal_reaches_the_workers_and_continue_gives_the_same_bits(run, ray,
     assert broken.entries()[-1].epoch == 2  # nothing of what was trained is lost
     assert broken.entries()[-1].batch == 3
     ray.attempts = [ended]
-    continued = continue_experiment(tmp_path / "experiments", broken.id).experiment
+    continued = continue_experiment(Root.open(tmp_path / "experiments"), broken.id).experiment
     assert continued.folder == broken.folder
     assert weights_hash(broken) == weights_hash(undisturbed)
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from raysweep import _paths
-from raysweep.store.remote import root as remote
+from raysweep.store.remote import copies
 from tests.conftest import S3_KEYS
 
 BUCKET = "bucket"
@@ -51,14 +51,14 @@ class Server:
     @contextlib.contextmanager
     def machine(self, name: str) -> Iterator[None]:
         """What runs inside is another machine: it has copies of its own."""
-        before, kept = os.environ.get("RAYSWEEP_CACHE"), dict(remote._open)
+        before, kept = os.environ.get("RAYSWEEP_CACHE"), dict(copies._open)
         os.environ["RAYSWEEP_CACHE"] = str(self.folder / name)
-        remote._open.clear()
+        copies._open.clear()
         try:
             yield
         finally:
-            remote._open.clear()
-            remote._open.update(kept)
+            copies._open.clear()
+            copies._open.update(kept)
             os.environ.pop("RAYSWEEP_CACHE")
             if before is not None:
                 os.environ["RAYSWEEP_CACHE"] = before
@@ -100,7 +100,7 @@ def emptied(port: int, folder: Path) -> Iterator[Server]:
         server.client.create_bucket(Bucket=BUCKET)
         yield server
     finally:
-        remote._open.clear()
+        copies._open.clear()
         _paths.before_reading = _paths.stands_in = None
         for key, value in before.items():
             os.environ.pop(key)

@@ -29,9 +29,10 @@ from raysweep.store.lock import WriterLock
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
 from raysweep.store.records_sweep import SweepRecord
-from raysweep.store.remote import bucket
-from raysweep.store.remote import root as remote
+from raysweep.store.remote import bucket, copies
 from raysweep.store.remote.bucket import Bucket, Found
+from raysweep.store.remote.mirror import Mirror
+from raysweep.store.root import Root
 from tests.store.remote.objectstore import BUCKET, Server, emptied
 
 
@@ -42,7 +43,7 @@ def server(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield found
 
 
-def make(root: Path, name: str = "base", epochs: int = 1) -> Experiment:
+def make(root: Root, name: str = "base", epochs: int = 1) -> Experiment:
     """A committed experiment without a training."""
     experiment = experiments.create(root, name)
     experiment.write_config(ExperimentConfig.from_json({"experiment_name": name, "num_epochs": epochs, "settings": {}}))
@@ -107,7 +108,7 @@ def test_addresses(text, name, prefix, options):
 def test_addresses_that_cannot_be_used(text, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RootError, match=words):
-        remote.open_root(text)
+        Root.open(text)
     assert not list(tmp_path.iterdir())
 
 
@@ -116,9 +117,9 @@ def test_addresses_that_cannot_be_used(text, words, tmp_path, monkeypatch):
 
 def test_another_machine_sees_what_is_committed_and_reads_only_what_it_needs(server):
     with server.machine("a"):
-        made = make(remote.open_root(server.root()), epochs=3)
+        made = make(Root.open(server.root()), epochs=3)
     with server.machine("b"):
-        root = remote.open_root(server.root())
+        root = Root.open(server.root())
         (row,) = index.rows(root)
         assert (row.id, row.epochs_done) == (made.id, 3)
         found = resolve.find_experiment(root, "base")
@@ -128,31 +129,31 @@ def test_another_machine_sees_what_is_committed_and_reads_only_what_it_needs(ser
         assert [e.verify(found.folder) for e in found.entries()] == [None] * 3
         assert path.read_bytes() == b"state 2 " * 5000
         assert files.read_all(found.folder / layout.BEST) == b"state 3 " * 5000
-        assert remote.address(found.folder) == f"s3://{BUCKET}/team/experiments/{made.id}"
-        assert remote.place(f"s3://{BUCKET}/team/experiments/{made.id}/x") == found.folder / "x"
-        assert remote.named(f"in {found.folder}.") == f"in s3://{BUCKET}/team/experiments/{made.id}."
-        assert remote.root_address(root) == server.root()
+        assert Root.address_of(found.folder) == f"s3://{BUCKET}/team/experiments/{made.id}"
+        assert Root.locate(f"s3://{BUCKET}/team/experiments/{made.id}/x") == found.folder / "x"
+        assert copies.named(f"in {found.folder}.") == f"in s3://{BUCKET}/team/experiments/{made.id}."
+        assert root.address == server.root()
         with pytest.raises(NotFoundError, match="no checkpoint '4'"):
             found.entry("4")
 
 
 def test_a_checkpoint_is_found_by_its_address_alone(server):
     with server.machine("a"):
-        made = make(remote.open_root(server.root()))
+        made = make(Root.open(server.root()))
     with server.machine("b"):
         where, _, query = server.root().partition("?")
-        _, entry, path = resolve.find_checkpoint(Path(), f"{where}/{made.id}/checkpoint_epoch_1.pt?{query}")
+        _, entry, path = resolve.find_checkpoint(Root.open("."), f"{where}/{made.id}/checkpoint_epoch_1.pt?{query}")
         assert entry is not None
         assert files.read_all(path) == b"state 1 " * 5000
 
 
 def test_caches_and_what_is_under_way_are_not_uploaded(server):
     with server.machine("a"):
-        root = remote.open_root(server.root())
-        (root / layout.CACHES).mkdir(exist_ok=True)
-        files.write_atomic(root / layout.CACHES / "cached", b"x")
-        (root / ".tmp-import").mkdir()
-        files.write_atomic(root / ".tmp-import" / layout.CONFIG, b"{}")
+        root = Root.open(server.root())
+        (root.path / layout.CACHES).mkdir(exist_ok=True)
+        files.write_atomic(root.path / layout.CACHES / "cached", b"x")
+        (root.path / ".tmp-import").mkdir()
+        files.write_atomic(root.path / ".tmp-import" / layout.CONFIG, b"{}")
         assert server.all_keys() == []
         made = make(root)
         keys = {k.removeprefix(f"team/experiments/{made.id}/") for k in server.all_keys()}
@@ -169,49 +170,49 @@ def test_caches_and_what_is_under_way_are_not_uploaded(server):
 
 def test_a_folder_is_published_with_its_manifest_last(server, monkeypatch):
     with server.machine("a"):
-        root = remote.open_root(server.root())
-        folder = root / "imported"
+        root = Root.open(server.root())
+        folder = root.path / "imported"
         folder.mkdir()
         for name in (layout.MANIFEST, layout.CONFIG, "checkpoint_epoch_1.pt", "z.png"):
             (folder / name).write_bytes(b"{}")
         sent: list[str] = []
         put = Bucket.put
         monkeypatch.setattr(Bucket, "put", lambda self, key, source: (sent.append(key), put(self, key, source))[1])
-        remote.publish(folder)
+        root.publish(folder)
     assert sorted(sent) == sorted(f"imported/{n}" for n in os.listdir(folder))
     assert sent[-1] == f"imported/{layout.MANIFEST}"
 
 
 def test_what_is_removed_is_gone_everywhere(server):
     with server.machine("a"):
-        made = make(remote.open_root(server.root()), epochs=3)
+        made = make(Root.open(server.root()), epochs=3)
     with server.machine("b"):
-        assert len(catalog.experiments(remote.open_root(server.root()))) == 1
+        assert len(catalog.experiments(Root.open(server.root()))) == 1
     with server.machine("a"):
-        root = remote.open_root(server.root())
+        root = Root.open(server.root())
         found = resolve.find_experiment(root, "base")
         gone = retention.removable(found, 1, None, set())
         assert [e.epoch for e in gone] == [1, 2]
         retention.remove(found, gone, "prune")
     with server.machine("b"):
-        found = resolve.find_experiment(remote.open_root(server.root()), made.id)
+        found = resolve.find_experiment(Root.open(server.root()), made.id)
         assert [e.epoch for e in found.entries()] == [3]
         assert not (found.folder / "checkpoint_epoch_1.pt").exists()
     for key in server.all_keys():
         server.client.delete_object(Bucket=BUCKET, Key=key)
     with server.machine("b"):
-        assert catalog.experiments(remote.open_root(server.root())) == []
+        assert catalog.experiments(Root.open(server.root())) == []
 
 
 def test_sweeps_are_found(server):
     with server.machine("a"):
-        root = remote.open_root(server.root())
+        root = Root.open(server.root())
         from datetime import datetime
 
         made = sweeps.create(root, "many", datetime.now())
         files.write_json(made.folder / layout.SWEEP, {"id": made.id, "branches": []})
     with server.machine("b"):
-        root = remote.open_root(server.root())
+        root = Root.open(server.root())
         assert [s.id for s in sweeps.all_sweeps(root)] == [made.id]
         assert resolve.find_sweep(root, "many").record().id == made.id
 
@@ -220,9 +221,9 @@ def test_names_that_no_path_may_have_are_left_alone(server):
     for key in ("../../evil", "base//x", ".raysweep/cache/x", "a/b/c/d/e", "file-of-the-root", "a/../../../b"):
         server.client.put_object(Bucket=BUCKET, Key=f"team/experiments/{key}", Body=b"x")
     with server.machine("a"):
-        root = remote.open_root(server.root())
+        root = Root.open(server.root())
         found = sorted(str(p.relative_to(server.folder)) for p in server.folder.rglob("*") if p.is_file())
-        assert not [f for f in found if not f.startswith(str((root / layout.CACHES).relative_to(server.folder)))]
+        assert not [f for f in found if not f.startswith(str((root.path / layout.CACHES).relative_to(server.folder)))]
 
 
 # --- what does not arrive ---------------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ def test_whatever_upload_fails_the_store_holds_the_state_before_or_after(server,
     for allowed in range(4):
         limit[0] = 10**9
         with server.machine("writer"):
-            root = remote.open_root(server.root())
+            root = Root.open(server.root())
             made = make(root, f"run{allowed}")
             count[0], limit[0] = 0, allowed
             if allowed < 3:
@@ -256,16 +257,16 @@ def test_whatever_upload_fails_the_store_holds_the_state_before_or_after(server,
         limit[0] = 10**9
         for machine in ("reader", "writer"):  # the writer's own copy is ahead of what arrived
             with server.machine(machine):
-                found = resolve.find_experiment(remote.open_root(server.root()), f"run{allowed}")
+                found = resolve.find_experiment(Root.open(server.root()), f"run{allowed}")
                 good, problems = found.newest_good()
                 assert good is not None
                 assert problems == []
                 assert good.epoch == (1 if allowed < 2 else 2)
                 seen.add(good.epoch)
         with server.machine("writer"):  # and goes on
-            commit(resolve.find_experiment(remote.open_root(server.root()), f"run{allowed}"), 3)
+            commit(resolve.find_experiment(Root.open(server.root()), f"run{allowed}"), 3)
         with server.machine("reader"):
-            good, problems = resolve.find_experiment(remote.open_root(server.root()), f"run{allowed}").newest_good()
+            good, problems = resolve.find_experiment(Root.open(server.root()), f"run{allowed}").newest_good()
             assert good is not None
             assert (good.epoch, problems) == (3, [])
     assert seen == {1, 2}
@@ -311,22 +312,22 @@ def test_an_upload_that_is_cut_off_halfway_is_never_seen_as_a_checkpoint(server)
     large = os.urandom(1_000_000)
     scissors = Scissors(server.port, 500_000)
     with server.machine("writer"):
-        made = make(remote.open_root(server.root(port=scissors.port)))
+        made = make(Root.open(server.root(port=scissors.port)))
         scissors.sharp = True
         with pytest.raises(StoreError, match=r"checkpoint_epoch_2.pt could not be written \(1,000,000 bytes\)"):
             commit(made, 2, large)
     assert 0 < scissors.cuts < 50, scissors.cuts  # the attempts are bounded
     with server.machine("reader"):
-        found = resolve.find_experiment(remote.open_root(server.root()), "base")
+        found = resolve.find_experiment(Root.open(server.root()), "base")
         good, problems = found.newest_good()
         assert good is not None
         assert (good.epoch, problems) == (1, [])
-        assert index.rows(found.folder.parent)[0].epochs_done == 1
+        assert index.rows(found.root)[0].epochs_done == 1
     scissors.sharp = False
     with server.machine("writer"):
-        commit(resolve.find_experiment(remote.open_root(server.root(port=scissors.port)), "base"), 2, large)
+        commit(resolve.find_experiment(Root.open(server.root(port=scissors.port)), "base"), 2, large)
     with server.machine("reader"):
-        found = resolve.find_experiment(remote.open_root(server.root()), "base")
+        found = resolve.find_experiment(Root.open(server.root()), "base")
         assert files.read_all(found.folder / "checkpoint_epoch_2.pt") == large
     scissors.listening.close()
 
@@ -342,14 +343,14 @@ def test_an_object_of_another_size_than_was_sent_is_sent_again_and_then_an_error
 
     monkeypatch.setattr(Bucket, "_send", short)
     with server.machine("a"):
-        root = remote.open_root(server.root())
-        (root / "run").mkdir()
+        root = Root.open(server.root())
+        (root.path / "run").mkdir()
         broken = 2
-        files.write_atomic(root / "run" / layout.CONFIG, b"x" * 100)
+        files.write_atomic(root.path / "run" / layout.CONFIG, b"x" * 100)
         assert server.content(f"run/{layout.CONFIG}") == b"x" * 100
         broken = 100
         with pytest.raises(StoreError, match="has 9 bytes after 200 bytes were sent"):
-            files.write_atomic(root / "run" / layout.CONFIG, b"x" * 200)
+            files.write_atomic(root.path / "run" / layout.CONFIG, b"x" * 200)
 
 
 # --- several at once --------------------------------------------------------------------------------------------------
@@ -357,15 +358,15 @@ def test_an_object_of_another_size_than_was_sent_is_sent_again_and_then_an_error
 
 def test_two_machines_in_turn_add_to_one_log(server):
     with server.machine("a"):
-        made = make(remote.open_root(server.root()))
+        made = make(Root.open(server.root()))
     for turn in range(3):
         for machine in ("b", "a"):
             with server.machine(machine):
-                folder = remote.open_root(server.root(), pull=False) / made.id
-                remote.refresh(folder)
+                folder = Root.open(server.root(), look=False).path / made.id
+                Root.at(folder.parent).refresh(folder)
                 lineage.record(folder, lineage.NOTE, text=f"{machine} {turn}")
     with server.machine("c"):
-        folder = remote.open_root(server.root()) / made.id
+        folder = Root.open(server.root()).path / made.id
         events = lineage.read(folder)
         assert [e.seq for e in events] == list(range(1, 8))
         assert [e.fields.get("text") for e in events[1:]] == ["b 0", "a 0", "b 1", "a 1", "b 2", "a 2"]
@@ -373,22 +374,22 @@ def test_two_machines_in_turn_add_to_one_log(server):
 
 def test_one_writer_at_a_time_wherever_it_is(server, monkeypatch):
     with server.machine("a"):
-        made = make(remote.open_root(server.root()))
+        made = make(Root.open(server.root()))
         lock = WriterLock.acquire(made.folder)
     with server.machine("b"):
-        folder = remote.open_root(server.root()) / made.id
+        folder = Root.open(server.root()).path / made.id
         monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
         with pytest.raises(LockedError, match="--steal"):
             WriterLock.acquire(folder)
         other = WriterLock.acquire(folder, steal=True)
         monkeypatch.undo()
     with server.machine("a"):
-        remote.open_root(server.root(), pull=False)
+        Root.open(server.root(), look=False)
         with pytest.raises(LockedError, match="was taken by process"):
             lock.check()
         lock.release()  # it no longer is ours to give back
     with server.machine("b"):
-        remote.open_root(server.root(), pull=False)
+        Root.open(server.root(), look=False)
         other.check()
         other.release()
         assert f"team/experiments/{made.id}/{layout.LOCK}" not in server.all_keys()
@@ -397,13 +398,13 @@ def test_one_writer_at_a_time_wherever_it_is(server, monkeypatch):
 def test_who_looks_while_another_process_writes_disturbs_nothing(server):
     """Both share the machine's copy: what was written and is on its way must not be replaced by what is there."""
     with server.machine("a"):
-        root = remote.open_root(server.root())
+        root = Root.open(server.root())
         made = make(root)
         done, seen = threading.Event(), []
 
         def look() -> None:
             while not done.is_set():
-                remote.Mirror(root, Bucket.parse(server.root())).pull()
+                Mirror(root.path, Bucket.parse(server.root())).pull()
                 seen.append(len(made.entries()))
 
         looker = threading.Thread(target=look)
@@ -425,7 +426,7 @@ def test_two_machines_never_make_the_same_experiment(server):
     ids = []
     for machine in ("a", "b", "c"):
         with server.machine(machine):
-            experiment = experiments.create(remote.open_root(server.root(), pull=False), "same", now)
+            experiment = experiments.create(Root.open(server.root(), look=False), "same", now)
             experiment.write_config(ExperimentConfig.from_json({}))
             ids.append(experiment.id)
     assert ids == ["same_20260102_030405", "same_20260102_030405_2", "same_20260102_030405_3"]
@@ -444,32 +445,32 @@ def one_second(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_who_take_the_lock_in_one_second_do_not_both_have_it(server, one_second, monkeypatch):
     with server.machine("a"):
-        made = make(remote.open_root(server.root()))
+        made = make(Root.open(server.root()))
         lock = WriterLock.acquire(made.folder)
     with server.machine("b"):
-        folder = remote.open_root(server.root()) / made.id
+        folder = Root.open(server.root()).path / made.id
         monkeypatch.setattr("socket.gethostname", lambda host="x" * len(socket.gethostname()): host)
         other = WriterLock.acquire(folder, steal=True)
         assert len(server.content(f"{made.id}/{layout.LOCK}")) == (folder / layout.LOCK).stat().st_size
     with server.machine("a"):
-        remote.open_root(server.root(), pull=False)
+        Root.open(server.root(), look=False)
         with pytest.raises(LockedError, match="was taken by process"):
             lock.check()
     with server.machine("b"):
-        remote.open_root(server.root(), pull=False)
+        Root.open(server.root(), look=False)
         other.check()
 
 
 def test_a_file_that_changes_twice_in_one_second_is_not_stale(server, one_second):
     with server.machine("a"):
-        made = make(remote.open_root(server.root()))
+        made = make(Root.open(server.root()))
         for number in "12":
             with server.machine("a"):
                 files.write_atomic(
-                    remote.open_root(server.root()) / made.id / layout.CONFIG, f'{{"a": {number}}}'.encode()
+                    Root.open(server.root()).path / made.id / layout.CONFIG, f'{{"a": {number}}}'.encode()
                 )
             with server.machine("b"):
-                assert (remote.open_root(server.root()) / made.id / layout.CONFIG).read_text() == f'{{"a": {number}}}'
+                assert (Root.open(server.root()).path / made.id / layout.CONFIG).read_text() == f'{{"a": {number}}}'
 
 
 def test_two_machines_that_make_an_experiment_at_the_same_moment_make_two(server):
@@ -477,21 +478,21 @@ def test_two_machines_that_make_an_experiment_at_the_same_moment_make_two(server
     roots = []
     for name in "abc":
         with server.machine(name):
-            roots.append(remote.open_root(server.root(), pull=False))
-            mirrors = dict(remote._open)
+            roots.append(Root.open(server.root(), look=False))
+            mirrors = dict(copies._open)
         roots[-1] = (roots[-1], mirrors)
     from datetime import datetime
 
     now, made = datetime(2026, 1, 2, 3, 4, 5), []
-    remote._open.update({k: v for _, found in roots for k, v in found.items()})
+    copies._open.update({k: v for _, found in roots for k, v in found.items()})
     together = threading.Barrier(3)
 
-    def run(root: Path) -> None:
+    def run(root: Root) -> None:
         together.wait()
         experiment = experiments.create(root, "same", now)
         together.wait()
         WriterLock.acquire(experiment.folder)
-        experiment.write_config(ExperimentConfig.from_json({"of": str(root)}))
+        experiment.write_config(ExperimentConfig.from_json({"of": str(root.path)}))
         made.append(experiment)
 
     threads = [threading.Thread(target=run, args=(root,)) for root, _ in roots]
@@ -507,48 +508,48 @@ def test_two_machines_that_make_an_experiment_at_the_same_moment_make_two(server
 
 def test_a_copy_that_is_deleted_under_a_writer_loses_no_checkpoint(server):
     with server.machine("a"):
-        made = make(remote.open_root(server.root()), epochs=3)
+        made = make(Root.open(server.root()), epochs=3)
         lock = WriterLock.acquire(made.folder)
         shutil.rmtree(server.folder / "a")
         lock.check()  # as before every save
         commit(made, 4)
     with server.machine("b"):
-        found = resolve.find_experiment(remote.open_root(server.root()), "base")
+        found = resolve.find_experiment(Root.open(server.root()), "base")
         assert [(e.epoch, e.verify(found.folder)) for e in found.entries()] == [(n, None) for n in range(1, 5)]
 
 
 def test_who_looks_waits_for_another_who_looks_and_passes_one_who_writes(server):
     with server.machine("b"):
-        remote.open_root(server.root())
+        Root.open(server.root())
     with server.machine("a"):
-        made = make(remote.open_root(server.root()))
+        made = make(Root.open(server.root()))
     with server.machine("b"):
-        root = remote.open_root(server.root())
+        root = Root.open(server.root())
         with server.machine("a"):
-            commit(resolve.find_experiment(remote.open_root(server.root()), "base"), 2)
-        remote.open_root(server.root(), pull=False)
-        found = remote._of(root)
+            commit(resolve.find_experiment(Root.open(server.root()), "base"), 2)
+        Root.open(server.root(), look=False)
+        found = copies.holding(root.path)
         assert found is not None
-        looking = threading.Thread(target=remote.refresh, args=(root / made.id, False))
-        with found.alone(root / made.id):  # another process, which is half done
+        looking = threading.Thread(target=root.refresh, args=(root.path / made.id, False))
+        with found.alone(root.path / made.id):  # another process, which is half done
             looking.start()
             looking.join(0.5)
             assert looking.is_alive()
         looking.join()
-        assert [e.epoch for e in Experiment(root / made.id).entries()] == [1, 2]
-        with found.alone(root / made.id, writes=True):
-            remote.refresh(root / made.id, patient=False)
+        assert [e.epoch for e in Experiment(root.path / made.id).entries()] == [1, 2]
+        with found.alone(root.path / made.id, writes=True):
+            root.refresh(root.path / made.id, patient=False)
 
 
 def test_a_long_download_does_not_keep_others_from_seeing_what_is_new(server, monkeypatch):
     """`raysweep continue` beside a `raysweep verify` of the same experiment must not go on from an old checkpoint."""
     with server.machine("a"):
-        made = make(remote.open_root(server.root()))
+        made = make(Root.open(server.root()))
     with server.machine("b"):
-        root = remote.open_root(server.root())
+        root = Root.open(server.root())
         with server.machine("a"):
-            commit(resolve.find_experiment(remote.open_root(server.root()), "base"), 2)
-        remote.open_root(server.root(), pull=False)
+            commit(resolve.find_experiment(Root.open(server.root()), "base"), 2)
+        Root.open(server.root(), look=False)
         get, halfway, on = Bucket.get, threading.Event(), threading.Event()
 
         def slow(self: Bucket, key: str, target: Path) -> Found:
@@ -559,11 +560,11 @@ def test_a_long_download_does_not_keep_others_from_seeing_what_is_new(server, mo
             return there
 
         monkeypatch.setattr(Bucket, "get", slow)
-        there = Experiment(root / made.id)
+        there = Experiment(root.path / made.id)
         verifying = threading.Thread(target=there.entries()[0].verify, args=(there.folder,))
         verifying.start()
         assert halfway.wait(240)
-        remote.refresh(there.folder)
+        there.root.refresh(there.folder)
         assert [e.epoch for e in there.entries()] == [1, 2]
         assert verifying.is_alive()
         on.set()
@@ -573,18 +574,18 @@ def test_a_long_download_does_not_keep_others_from_seeing_what_is_new(server, mo
 def test_a_checkpoint_that_a_child_elsewhere_starts_from_stays(server):
     """The machine that trains looked at its root when it began."""
     with server.machine("a"):
-        root = remote.open_root(server.root())
+        root = Root.open(server.root())
         made = make(root, epochs=3)
-        opened = dict(remote._open)
+        opened = dict(copies._open)
     with server.machine("b"):
-        child = experiments.create(remote.open_root(server.root()), "child")
+        child = experiments.create(Root.open(server.root()), "child")
         child.write_config(
             ExperimentConfig.from_json(
                 {"parent": {"experiment": made.id, "epoch": 1, "sha256": made.entries()[0].sha256}}
             )
         )
     with server.machine("a"):
-        remote._open.update(opened)
+        copies._open.update(opened)
         assert [e.epoch for e in retention.removable(made, 1, None, retention.in_use(root))] == [2]
 
 
@@ -598,38 +599,38 @@ def test_what_lies_behind_a_link_in_the_copy_is_left_alone(server, tmp_path):
         (mine / name).write_text("{}")
     before = sorted(mine.rglob("*"))
     with server.machine("a"):
-        root = remote.open_root(server.root())
+        root = Root.open(server.root())
         made = make(root)
-        (root / "linked").symlink_to(mine)
-        (root / layout.SWEEPS).symlink_to(tmp_path)
+        (root.path / "linked").symlink_to(mine)
+        (root.path / layout.SWEEPS).symlink_to(tmp_path)
         (made.folder / layout.TENSORBOARD).symlink_to(mine)
         for key in ("linked/experiment_config.json", "sweeps/mine/new.json", f"{made.id}/tensorboard/new"):
             server.client.put_object(Bucket=BUCKET, Key=f"team/experiments/{key}", Body=b"of the store")
-        remote.open_root(server.root())
+        Root.open(server.root())
     assert sorted(mine.rglob("*")) == before
     assert (mine / layout.CONFIG).read_text() == "{}"
 
 
 def test_a_link_to_a_checkpoint_is_read_as_the_checkpoint(server, tmp_path):
     with server.machine("a"):
-        made = make(remote.open_root(server.root()))
+        made = make(Root.open(server.root()))
     with server.machine("b"):
-        root = remote.open_root(server.root())
-        (tmp_path / "link.pt").symlink_to(root / made.id / "checkpoint_epoch_1.pt")
+        root = Root.open(server.root())
+        (tmp_path / "link.pt").symlink_to(root.path / made.id / "checkpoint_epoch_1.pt")
         assert files.read_all(tmp_path / "link.pt") == b"state 1 " * 5000
 
 
 def test_a_copy_is_not_taken_for_a_root_of_its_own(server):
     with server.machine("a"):
-        made = make(remote.open_root(server.root()))
-    remote._open.clear()
+        made = make(Root.open(server.root()))
+    copies._open.clear()
     for path in (made.folder, made.folder / "checkpoint_epoch_1.pt"):
         with pytest.raises(
             RootError, match=r"is in the local copy of s3://bucket/team/experiments, .* Use the address"
         ):
-            resolve.find_checkpoint(Path("elsewhere"), f"{path}")
+            resolve.find_checkpoint(Root.open("elsewhere"), f"{path}")
     with pytest.raises(RootError, match="is in the local copy of"):
-        remote.open_root(made.folder.parent)
+        Root.open(made.folder.parent)
 
 
 def test_what_others_keep_beside_the_experiments_harms_nothing(server):
@@ -651,21 +652,21 @@ def test_what_others_keep_beside_the_experiments_harms_nothing(server):
     for key in keys:
         server.client.put_object(Bucket=BUCKET, Key=f"team/experiments/{key}", Body=b"{}")
     with server.machine("a"):
-        root = remote.open_root(server.root())
+        root = Root.open(server.root())
         made = make(root)
-        assert made.id in {r.id for r in index.rows(remote.open_root(server.root()))}
-        assert not (root / "pictures").exists()
-        assert (root / "a b+%20&=#" / layout.LINEAGE).read_text() == "{}"
+        assert made.id in {r.id for r in index.rows(Root.open(server.root()))}
+        assert not (root.path / "pictures").exists()
+        assert (root.path / "a b+%20&=#" / layout.LINEAGE).read_text() == "{}"
 
 
 @pytest.mark.parametrize("name", ["a b", "ü%20x", "p+q&r=s", "日本 #1;"])
 def test_names_that_an_address_has_to_escape(name, server):
     where = f"p {name}/q"
     with server.machine("a"):
-        made = make(remote.open_root(server.root(where)), name, 2)
+        made = make(Root.open(server.root(where)), name, 2)
         retention.remove(made, made.entries()[:1], "test")
     with server.machine("b"):
-        found = resolve.find_experiment(remote.open_root(server.root(where)), name)
+        found = resolve.find_experiment(Root.open(server.root(where)), name)
         assert [(e.epoch, e.verify(found.folder)) for e in found.entries()] == [(2, None)]
         assert files.read_all(found.folder / layout.BEST) == b"state 2 " * 5000
 
@@ -674,22 +675,22 @@ def test_a_sweep_is_found_by_its_address_alone_with_its_root(server):
     from datetime import datetime
 
     with server.machine("a"):
-        made = sweeps.create(remote.open_root(server.root()), "many", datetime.now())
+        made = sweeps.create(Root.open(server.root()), "many", datetime.now())
         made.write_record(SweepRecord.from_json({"id": made.id, "branches": []}))
-        where = remote.address(made.folder)
+        where = Root.address_of(made.folder)
     with server.machine("b"):
-        found = resolve.find_sweep(Path("elsewhere"), f"{where}?{server.root().partition('?')[2]}")
-        assert (found.id, remote.root_address(found.root)) == (made.id, server.root())
+        found = resolve.find_sweep(Root.open("elsewhere"), f"{where}?{server.root().partition('?')[2]}")
+        assert (found.id, found.root.address) == (made.id, server.root())
 
 
 def test_buckets_of_one_name_in_two_stores_have_two_copies(server, monkeypatch):
     with server.machine("a"):
-        there = remote.open_root(server.root(), pull=False)
+        there = Root.open(server.root(), look=False)
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
-        found = {remote.open_root(f"s3://{BUCKET}/team/experiments?region=us-east-1", pull=False)}
+        found = {Root.open(f"s3://{BUCKET}/team/experiments?region=us-east-1", look=False)}
         assert found == {there}
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://elsewhere:9000")
-        assert remote.open_root(f"s3://{BUCKET}/team/experiments?region=us-east-1", pull=False) not in found
+        assert Root.open(f"s3://{BUCKET}/team/experiments?region=us-east-1", look=False) not in found
 
 
 # --- before anything begins -------------------------------------------------------------------------------------------
@@ -720,7 +721,7 @@ def refusing() -> Iterator[int]:
         found.shutdown()
 
 
-@pytest.mark.parametrize("look", [remote.open_root, lambda text: experiments.check_root(remote.open_root(text, False))])
+@pytest.mark.parametrize("look", [Root.open, lambda text: Root.open(text, look=False).check_writable()])
 def test_no_access_no_bucket_and_no_answer_are_told_before_anything_begins(look, server, refusing, monkeypatch):
     with server.machine("a"):
         with pytest.raises(RootError, match=r"access is denied \(403\).*AWS_ACCESS_KEY_ID"):
@@ -736,7 +737,7 @@ def test_no_access_no_bucket_and_no_answer_are_told_before_anything_begins(look,
 
 def test_the_copy_of_a_long_training_stays_small_and_what_left_it_can_be_read(server):
     with server.machine("a"):
-        made = make(remote.open_root(server.root()), epochs=4)
+        made = make(Root.open(server.root()), epochs=4)
         sizes = {p.name: p.stat().st_blocks for p in made.folder.glob("*.pt")}
         assert [n for n, blocks in sizes.items() if blocks] == ["checkpoint_epoch_4.pt"]
         assert [e.verify(made.folder) for e in made.entries()] == [None] * 4
@@ -749,26 +750,26 @@ def test_the_copy_of_a_long_training_stays_small_and_what_left_it_can_be_read(se
 
 def test_a_file_that_leaves_the_copy_just_before_it_is_opened_is_brought_back(server, monkeypatch):
     with server.machine("a"):
-        made = make(remote.open_root(server.root()), epochs=1)
+        made = make(Root.open(server.root()), epochs=1)
         path = made.folder / "checkpoint_epoch_1.pt"
         left = [2]
-        fetch = remote.fetch
+        fetch = copies.fetch
 
         def leaving(asked: Any) -> None:
             fetch(asked)
             if Path(asked) == path and left[0]:
                 left[0] -= 1
                 here = path.stat()
-                remote._of(path).stand_in(path, here.st_size, here.st_mtime_ns // 10**9)  # type: ignore[union-attr]
+                copies.holding(path).stand_in(path, here.st_size, here.st_mtime_ns // 10**9)  # type: ignore[union-attr]
 
-        monkeypatch.setattr(remote, "fetch", leaving)
+        monkeypatch.setattr(copies, "fetch", leaving)
         assert files.read_all(path) == b"state 1 " * 5000
         assert left == [0]
 
 
 def test_a_small_file_that_leaves_the_copy_just_before_it_is_opened_is_brought_back(server, monkeypatch):
     with server.machine("a"):
-        made = make(remote.open_root(server.root()))
+        made = make(Root.open(server.root()))
         path = made.folder / "classification_report.txt"
         files.write_atomic(path, b"all is well\n")
         fetch, left = _paths.before_reading, [2]
@@ -779,7 +780,7 @@ def test_a_small_file_that_leaves_the_copy_just_before_it_is_opened_is_brought_b
             if left[0]:
                 left[0] -= 1
                 here = path.stat()
-                remote._of(path).stand_in(path, here.st_size, here.st_mtime_ns // 10**9)  # type: ignore[union-attr]
+                copies.holding(path).stand_in(path, here.st_size, here.st_mtime_ns // 10**9)  # type: ignore[union-attr]
 
         monkeypatch.setattr(_paths, "before_reading", leaving)
         assert _paths.read_regular(path, 100) == b"all is well\n"
@@ -854,8 +855,8 @@ def test_a_large_object_that_is_replaced_while_it_is_read_is_read_again(server, 
 
 def test_endpoint_and_region_may_come_from_the_environment(server, monkeypatch):
     with server.machine("a"):
-        make(remote.open_root(server.root()))
+        make(Root.open(server.root()))
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.port}")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     with server.machine("b"):
-        assert len(catalog.experiments(remote.open_root(f"s3://{BUCKET}/team/experiments"))) == 1
+        assert len(catalog.experiments(Root.open(f"s3://{BUCKET}/team/experiments"))) == 1

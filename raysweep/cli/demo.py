@@ -108,7 +108,7 @@ def _checks(base: Experiment, same: Experiment, other: Experiment) -> list[Check
 
 def _folder(experiment: Experiment, first: int, last: int) -> list[Check]:
     """The files of one experiment, which trained the epochs ``first`` to ``last``."""
-    from raysweep.report.figures import read_history
+    from raysweep.report.history import read_history
     from raysweep.store import layout
 
     names = [layout.CONFIG, layout.CHANGES, layout.LINEAGE, layout.MANIFEST, layout.BEST, layout.REPORT]
@@ -134,7 +134,7 @@ def _continuity(base: Experiment, same: Experiment, other: Experiment) -> list[C
     Raises:
         CheckpointError: a newest checkpoint cannot be read.
     """
-    from raysweep.report.figures import read_history
+    from raysweep.report.history import read_history
     from raysweep.store import checkpoint
 
     before, after = read_history(base), read_history(same)
@@ -162,7 +162,7 @@ def _logs(same: Experiment, other: Experiment) -> list[Check]:
 
 
 def _drawn(other: Experiment) -> Check:
-    from raysweep.report.figures import read_history
+    from raysweep.report.history import read_history
     from raysweep.weights import SamplingWeights
 
     shown, config = read_history(other), other.config()

@@ -22,7 +22,7 @@ from raysweep.store.lock import WriterLock
 from raysweep.store.records import ExperimentConfig, ParentRef
 from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.root import Root
-from raysweep.trackers.dispatch import following
+from raysweep.trackers.dispatch import dispatching
 from raysweep.training.job import Job, from_own_checkpoint
 
 
@@ -51,9 +51,9 @@ def continue_experiment(
     """
     if launch is not None:  # a branch, which the sweep's process tracks
         return _continue(root, reference, steal, asked, progress, launch, fitted)
-    with following(progress) as follower:
-        done = _continue(root, reference, steal, asked, follower, None, None)
-        follower.ended(done.experiment)  # also a complete one: its trackers may be out of date
+    with dispatching(progress) as dispatcher:
+        done = _continue(root, reference, steal, asked, dispatcher, None, None)
+        dispatcher.ended(done.experiment)  # a complete one, too: its trackers may be out of sync
         return done
 
 

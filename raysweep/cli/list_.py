@@ -16,7 +16,7 @@ from raysweep.store.root import Root
 if TYPE_CHECKING:
     from raysweep.store.fields import Row
 
-STATUSES = ("running", "finished", "interrupted", "failed", "dead", "legacy", "damaged")
+STATUSES = ("running", "finished", "interrupted", "failed", "crashed", "legacy", "damaged")
 SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # columns of the catalog's index
 
 

@@ -98,7 +98,7 @@ def _show_experiment(experiment: Experiment) -> None:
     if old:
         say(f"Written by the old system, with checkpoints of epochs {', '.join(map(str, old))}.")
         say_next(root, "resume", "--from", f"{summary.id}@{old[-1]}", "data.path=FOLDER")
-    if summary.status in ("interrupted", "dead"):
+    if summary.status in ("interrupted", "crashed"):
         say_next(root, "continue", summary.id)
 
 

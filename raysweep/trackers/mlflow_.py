@@ -67,7 +67,7 @@ class Tracker:
         ]
         for some in _parts(points, METRICS_AT_ONCE):
             client.log_batch(run, metrics=some)
-        status = _STATUS.get(story.status, "KILLED")  # interrupted, or dead
+        status = _STATUS.get(story.status, "KILLED")  # interrupted or crashed
         if memory.status != story.status:
             client.update_run(run, status=status) if status == "RUNNING" else client.set_terminated(run, status)
         memory.given(story)

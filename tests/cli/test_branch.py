@@ -82,7 +82,7 @@ def test_wrong_checkpoints(capsys, tmp_path, parent):
     whole = parent.folder / "checkpoint_epoch_1.pt"
     shutil.copy(whole, tmp_path / "backup.pt")
     whole.write_bytes(whole.read_bytes()[:5000])
-    assert "The newest whole checkpoint is" in message("--from", f"{parent.id}@1")
+    assert "The newest intact checkpoint is" in message("--from", f"{parent.id}@1")
     cut = tmp_path / "cut.pt"
     cut.write_bytes((tmp_path / "backup.pt").read_bytes()[:5000])
     assert "damaged" in message("--from", cut)

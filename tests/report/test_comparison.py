@@ -211,7 +211,7 @@ def test_an_exact_name_overrides_the_beginning_of_another(tmp_path):
     assert resolve.find_any(Root.open(root), "parent-").id == "parent-sweep_20260102_030405"
     assert resolve.find_any(Root.open(root), str(root / parent)).id == parent
     (root / "sweeps" / "parent-sweep_20260102_030405").rename(root / "sweeps" / "parent_20260102_030405")
-    with pytest.raises(AmbiguousReferenceError, match="fits a sweep and an experiment"):
+    with pytest.raises(AmbiguousReferenceError, match="fits 1 sweep and 1 experiment"):
         resolve.find_any(Root.open(root), "parent")
     with pytest.raises(NotFoundError):
         resolve.find_any(Root.open(root), "nothing")

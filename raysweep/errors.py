@@ -11,6 +11,7 @@ which the command line ends::
     │   ├── NotFoundError                   no such experiment, sweep, checkpoint or epoch
     │   │   └── AmbiguousReferenceError     several fit
     │   ├── CheckpointError                 a checkpoint that is damaged, unsafe or does not fit
+    │   │   └── NewerFormatError            one that a newer raysweep has written
     │   ├── ResourceError                   more CPUs, GPUs, workers or nodes than exist
     │   ├── RootError                       the root folder or address of the experiments
     │   └── LockedError                     another process writes to the experiment
@@ -66,6 +67,10 @@ class AmbiguousReferenceError(NotFoundError):
 
 class CheckpointError(InputError):
     """Raised when a checkpoint is damaged, could run code, or does not fit the model or the run. Exit code 2."""
+
+
+class NewerFormatError(CheckpointError):
+    """Raised when a checkpoint has a version of the format that this raysweep does not know. Exit code 2."""
 
 
 class ResourceError(InputError):

@@ -1,8 +1,9 @@
-"""Going on with an interrupted experiment, in its own folder."""
+"""Continue an interrupted experiment in its own folder."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from raysweep.config import load as load_config
@@ -27,7 +28,7 @@ from raysweep.training.job import Job, from_own_checkpoint
 
 def continue_experiment(
     root: Root,
-    reference: str,
+    reference: str | Experiment,
     *,
     steal: bool = False,
     asked: ResourceOverrides = AS_BEFORE,
@@ -52,22 +53,20 @@ def continue_experiment(
         return _continue(root, reference, steal, asked, progress, launch, fitted)
     with dispatching(progress) as dispatcher:
         done = _continue(root, reference, steal, asked, dispatcher, None, None)
-        dispatcher.ended(done.experiment)  # a complete one, too: its trackers may be out of sync
+        dispatcher.ended(done.experiment)  # also a complete one: its trackers may be out of sync
         return done
 
 
 def _continue(
     root: Root,
-    reference: str,
+    reference: str | Experiment,
     steal: bool,
     asked: ResourceOverrides,
     progress: Progress,
     launch: Launch | None,
     fitted: Resources | None,
 ) -> Result:
-    from raysweep.launch.workers import start as workers
-
-    experiment = resolve.find_experiment(root, reference)
+    experiment = reference if isinstance(reference, Experiment) else resolve.find_experiment(root, reference)
     config = experiment.config()
     if config.settings is None:
         raise NotFoundError(f"{experiment.id} was not made by raysweep; start a child of it with `raysweep resume`.")
@@ -82,42 +81,63 @@ def _continue(
         if good is not None and good.batch is None and good.epoch >= last:
             return _complete(experiment, good, last, progress)
         plan = _plan(experiment, config, settings, good, progress)
-        around = (
-            workers.session(settings, plan.resources, progress)
-            if launch is None
-            else nullcontext(fitted or plan.resources)
-        )
-        with around as fitted:
+        with _session(settings, plan, progress, launch, fitted) as (launch, fitted):
             config = _record_changes(experiment, config, before, settings, fitted)
             job = _job(experiment, config, replace(plan, resources=fitted), lock, good)
-            if config.data_sha256 not in (None, plan.data.sha256):
-                job = replace(job, keep_position=False)
-                text = "the images have changed since this experiment began; its running epoch is drawn anew"
-                progress(Note(text))
-                lineage.record(experiment.folder, lineage.NOTE, text=f"not bit-exact: {text}")
-            where = "the start" if good is None else good.file
-            lineage.record(experiment.folder, lineage.CONTINUED, checkpoint=where, damaged=problems or None)
-            progress(Note(f"Continuing {experiment.id} from {where}."))
-            return runner.execute(job, experiment, fitted, launch or workers.launcher(fitted), progress)
+            job = _with_changed_images(job, experiment, plan, progress)
+            _record_continued(experiment, good, problems, progress)
+            return runner.execute(job, experiment, fitted, launch, progress)
     finally:
         lock.release()
+
+
+@contextmanager
+def _session(
+    settings: Settings, plan: Plan, progress: Progress, launch: Launch | None, fitted: Resources | None
+) -> Iterator[tuple[Launch, Resources]]:
+    """How to start the training, and with which resources: as a caller says, or as the plan asks for."""
+    from raysweep.launch.workers import start as workers
+
+    if launch is not None:
+        yield launch, fitted or plan.resources
+        return
+    with workers.session(settings, plan.resources, progress) as found:
+        yield workers.launcher(found), found
+
+
+def _with_changed_images(job: Job, experiment: Experiment, plan: Plan, progress: Progress) -> Job:
+    """``job``, whose running epoch starts again if the images are not those that it began with."""
+    if job.config.data_sha256 in (None, plan.data.sha256):
+        return job
+    text = "the images have changed since this experiment began; its running epoch is drawn anew"
+    progress(Note(text))
+    lineage.record(experiment.folder, lineage.NOTE, text=f"not bit-exact: {text}")
+    return replace(job, keep_position=False)
+
+
+def _record_continued(
+    experiment: Experiment, good: ManifestEntry | None, problems: list[str], progress: Progress
+) -> None:
+    where = "the start" if good is None else good.file
+    lineage.record(experiment.folder, lineage.CONTINUED, checkpoint=where, damaged=problems or None)
+    progress(Note(f"Continuing {experiment.id} from {where}."))
 
 
 def _plan(
     experiment: Experiment, config: ExperimentConfig, settings: Settings, good: ManifestEntry | None, progress: Progress
 ) -> Plan:
-    """The plan of what is left; where there is no checkpoint yet, a child's begins again at its parent.
+    """The plan of what is left. Without a checkpoint of its own, a child begins again at its parent.
 
     Raises:
-        InputError: it cannot go on here; the message says why.
+        InputError: it cannot be continued here; the message says why.
     """
     try:
-        # A tracker that is not installed here must not keep anybody from finishing; it is told when it is needed.
+        # A tracker that is not installed here must not prevent the end of the training; a note says so when it is needed.
         plan = experiment_plan.plan_experiment(
             settings, progress, classes=config.classes, tracked=False, root=experiment.root
         )
     except ResourceError as error:
-        hint = "`raysweep continue` takes --threads, --workers and --address, too."
+        hint = "`raysweep continue` also takes --threads, --workers and --address."
         raise ResourceError(f"{error} {hint}") from None
     if good is None and config.parent is not None:
         parent = _same_parent(experiment, config.parent)
@@ -137,7 +157,7 @@ def _settings(experiment: Experiment, config: ExperimentConfig, asked: ResourceO
 
 
 def _complete(experiment: Experiment, good: ManifestEntry, last: int, progress: Progress) -> Result:
-    """All epochs are there; make what a kill may have left undone."""
+    """All epochs are there: write only what a kill may have prevented."""
     from raysweep.training import checkpointing
 
     if experiment.status() != "finished":
@@ -148,24 +168,24 @@ def _complete(experiment: Experiment, good: ManifestEntry, last: int, progress: 
     return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
 
 
-def _same_parent(experiment: Experiment, told: ParentRef) -> Parent:
+def _same_parent(experiment: Experiment, ref: ParentRef) -> Parent:
     """The checkpoint that the experiment started from.
 
     Raises:
-        CheckpointError: what lies there now is another one. NotFoundError: it is gone.
+        CheckpointError: the file is another one now. NotFoundError: it is gone.
     """
-    if told.file is None or told.epoch is None or told.sha256 is None:
-        missing = [key for key in ("file", "epoch", "sha256") if getattr(told, key) is None]
+    if ref.file is None or ref.epoch is None or ref.sha256 is None:
+        missing = [key for key in ("file", "epoch", "sha256") if getattr(ref, key) is None]
         raise CheckpointError(
             f"{experiment.folder / layout.CONFIG} does not say of its parent: {', '.join(missing)}. Restore it from a copy."
         )
-    file = Root.locate(told.file, opens=False)
-    reference = str(file) if file.is_file() else told.reference
+    file = Root.locate(ref.file, opens=False)
+    reference = str(file) if file.is_file() else ref.reference
     parent = parents.read_parent(experiment.root, reference)
-    if parent.sha256 != told.sha256:
+    if parent.sha256 != ref.sha256:
         raise CheckpointError(
             f"{parent.path} is not the checkpoint that {experiment.id} started from (SHA-256 {parent.sha256[:12]}…, not "
-            f"{told.sha256[:12]}…). Restore the file from a copy."
+            f"{ref.sha256[:12]}…). Restore the file from a copy."
         )
     return parent
 
@@ -180,7 +200,7 @@ def _record_changes(
         if (old := getattr(before.scaling, key)) != new
     }
     world_size = max(1, fitted.workers)
-    if config.world_size not in (None, world_size):  # of an elastic experiment, or by other GPUs
+    if config.world_size not in (None, world_size):  # an elastic experiment, or other GPUs
         changes["world_size"] = [config.world_size, world_size]
     if not changes:
         return config
@@ -194,25 +214,8 @@ def _record_changes(
 def _job(
     experiment: Experiment, config: ExperimentConfig, plan: Plan, lock: WriterLock, good: ManifestEntry | None
 ) -> Job:
-    """What is left to train, from the newest good checkpoint, the parent's, or nothing."""
-    from raysweep.training import state
-
-    first = config.fork
-    job = Job(
-        folder=str(experiment.folder.resolve()),
-        token=lock.token,
-        settings=plan.settings,
-        weights=plan.weights,
-        cache_dir=str(experiment_plan.cache_dir(plan.settings, plan.root).resolve()),
-        cache_folder=str(plan.data.folder.resolve()),
-        threads=plan.resources.threads,
-        use_gpu=plan.resources.use_gpu,
-        first_epoch=first + 1,
-        last_epoch=first + plan.settings.training.epochs,
-        parent=config.parent.to_json() if config.parent else None,
-        flat_config=config.to_json(),
-        versions=state.versions(),
-    )
+    """What is left to train, from the newest good checkpoint, the parent's, or new weights."""
+    job = runner.new_job(plan, experiment, lock.token, config)
     if good is not None:
         return from_own_checkpoint(job, str(experiment.folder.resolve() / good.file), good.epoch, good.batch)
-    return replace(job, **runner.start_fields(plan, plan.parent)) if plan.parent is not None else job
+    return runner.as_child(job, plan, plan.parent) if plan.parent is not None else job

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from raysweep.errors import Interrupted, RaysweepError, TrainingError
 from raysweep.events import Drawing, ExperimentFinished, ExperimentStarted, Progress, ignore
 from raysweep.launch.workers import retry
-from raysweep.plan.child import _keeps_position, changed_settings
+from raysweep.plan.child import changed_settings, keeps_position
 from raysweep.plan.experiment import cache_dir
 from raysweep.plan.resources import Resources
 from raysweep.plan.types import Parent, Plan
@@ -20,22 +19,51 @@ from raysweep.store import layout, lineage
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
-from raysweep.store.records import ExperimentConfig
+from raysweep.store.records import BranchRef, ExperimentConfig
 from raysweep.store.root import Root
 from raysweep.training.job import Job, Outcome
 
 
-def start_fields(plan: Plan, parent: Parent) -> dict[str, Any]:
-    """The parts of a child's :class:`~raysweep.training.job.Job` that say how it starts."""
-    return {
-        "start": str(parent.path),
-        "first_epoch": parent.epoch + 1,
-        "last_epoch": parent.epoch + plan.settings.training.epochs,
-        "fresh_optimizer": plan.fresh_optimizer,
-        "keep_rng": plan.settings.seed == parent.settings.seed,
-        "keep_position": parent.batch > 0 and _keeps_position(parent, plan),
-        "parent": parent.record().to_json(),
-    }
+def new_job(
+    plan: Plan, experiment: Experiment, token: str, config: ExperimentConfig, versions: dict[str, str] | None = None
+) -> Job:
+    """The whole training of an experiment, from new weights; see :func:`as_child`.
+
+    Args:
+        token: of the writer's lock.
+        versions: of the libraries; default: those of this process.
+    """
+    from raysweep.training import state
+
+    return Job(
+        folder=str(experiment.folder.resolve()),
+        token=token,
+        settings=plan.settings,
+        weights=plan.weights,
+        cache_dir=str(cache_dir(plan.settings, plan.root).resolve()),
+        cache_folder=str(plan.data.folder.resolve()),
+        threads=plan.resources.threads,
+        use_gpu=plan.resources.use_gpu,
+        first_epoch=config.fork + 1,
+        last_epoch=config.fork + plan.settings.training.epochs,
+        parent=config.parent,
+        config=config,
+        versions=state.versions() if versions is None else versions,
+    )
+
+
+def as_child(job: Job, plan: Plan, parent: Parent) -> Job:
+    """``job`` from its parent's checkpoint."""
+    return replace(
+        job,
+        start=str(parent.path),
+        first_epoch=parent.epoch + 1,
+        last_epoch=parent.epoch + plan.settings.training.epochs,
+        fresh_optimizer=plan.fresh_optimizer,
+        keep_rng=plan.settings.seed == parent.settings.seed,
+        keep_position=parent.batch > 0 and keeps_position(parent, plan),
+        parent=parent.record(),
+    )
 
 
 def record_start(plan: Plan, parent: Parent, experiment: Experiment) -> None:
@@ -58,7 +86,7 @@ def record_start(plan: Plan, parent: Parent, experiment: Experiment) -> None:
     if changed:
         lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changed)
     for note in plan.notes:
-        if not note.inexact:  # the training itself says that, and all of it
+        if not note.inexact:  # the training itself writes those
             lineage.record(experiment.folder, lineage.NOTE, text=note.text)
 
 
@@ -73,49 +101,59 @@ class Result:
     best_acc: float
 
 
-def start(plan: Plan, launch: Launch, progress: Progress = ignore, **of_sweep: Any) -> Result:
+def start(
+    plan: Plan, launch: Launch, progress: Progress = ignore, sweep: str | None = None, branch: BranchRef | None = None
+) -> Result:
     """Make the folder of a plan whose resources are settled, and train it by ``launch``.
 
     Args:
-        of_sweep: ``sweep`` (its id) and ``branch`` (name, control, seed) of a branch, for its configuration.
+        sweep: the id of the sweep that it is a ``branch`` of.
     """
 
     now = datetime.now()
     experiment = experiments.create(plan.root, plan.settings.experiment.name, now)
     lock = WriterLock.acquire(experiment.folder)
     try:
-        job = _new_job(plan, experiment, lock, now, of_sweep)
-        lineage.record(
-            experiment.folder,
-            lineage.START,
-            description=plan.settings.experiment.description,
-            model=plan.settings.model.name,
-            epochs=plan.settings.training.epochs,
-            classes=dict(plan.counts),
-            new_weights=plan.weights.as_dict(),
-            new_shares=plan.shares,
-            data_sha256=plan.data.sha256,
-            workers=plan.resources.workers,
-            threads=plan.resources.threads,
-            seed=plan.settings.seed,
-            skipped_images=[f"{s['image']} ({s['reason']})" for s in plan.data.skipped] or None,
-            sweep=of_sweep.get("sweep"),
-        )
-        if plan.parent is not None:
-            record_start(plan, plan.parent, experiment)
-        else:
-            for note in plan.notes:
-                lineage.record(experiment.folder, lineage.NOTE, text=note.text)
+        job = _first_job(plan, experiment, lock, now, sweep, branch)
+        _record_first_events(plan, experiment, sweep)
         return execute(job, experiment, plan.resources, launch, progress)
     finally:
         lock.release()
 
 
-def _new_job(plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime, of_sweep: Mapping[str, Any]) -> Job:
+def _record_first_events(plan: Plan, experiment: Experiment, sweep: str | None) -> None:
+    lineage.record(
+        experiment.folder,
+        lineage.START,
+        description=plan.settings.experiment.description,
+        model=plan.settings.model.name,
+        epochs=plan.settings.training.epochs,
+        classes=dict(plan.counts),
+        new_weights=plan.weights.as_dict(),
+        new_shares=plan.shares,
+        data_sha256=plan.data.sha256,
+        workers=plan.resources.workers,
+        threads=plan.resources.threads,
+        seed=plan.settings.seed,
+        skipped_images=[f"{s['image']} ({s['reason']})" for s in plan.data.skipped] or None,
+        sweep=sweep,
+    )
+    if plan.parent is not None:
+        record_start(plan, plan.parent, experiment)
+    else:
+        for note in plan.notes:
+            lineage.record(experiment.folder, lineage.NOTE, text=note.text)
+
+
+def _first_job(
+    plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime, sweep: str | None, branch: BranchRef | None
+) -> Job:
+    """Write the configuration and the head of the log; returns what is to be trained."""
     from raysweep.training import state
 
-    settings = plan.settings
+    settings, parent = plan.settings, plan.parent
     versions = state.versions()
+    of_sweep = {} if branch is None else {"sweep": sweep, "branch": branch.to_json()}
     flat = settings.flat(
         timestamp=now.strftime(layout.TIME_FORMAT),
         classes=list(plan.data.classes),
@@ -124,68 +162,35 @@ def _new_job(plan: Plan, experiment: Experiment, lock: WriterLock, now: datetime
         threads=plan.resources.threads,
         world_size=max(1, plan.resources.workers),
         versions=versions,
-        parent=plan.parent.record().to_json() if plan.parent else None,
-        resume_from_checkpoint=Root.address_of(plan.parent.path) if plan.parent else None,
+        parent=parent.record().to_json() if parent else None,
+        resume_from_checkpoint=Root.address_of(parent.path) if parent else None,
         fresh_optimizer=plan.fresh_optimizer,
         **of_sweep,
     )
-    flat["sampling_weights"] = plan.weights.as_dict()
-    experiment.write_config(ExperimentConfig.from_json(flat))
+    config = ExperimentConfig.from_json(flat | {"sampling_weights": plan.weights.as_dict()})
+    experiment.write_config(config)
     lineage.open_log(experiment.folder, settings.experiment.name, settings.experiment.description, now)
-    first: dict[str, Any] = {"first_epoch": 1, "last_epoch": settings.training.epochs}
-    if plan.parent:
-        first = start_fields(plan, plan.parent)
-    return Job(
-        folder=str(experiment.folder.resolve()),
-        token=lock.token,
-        settings=settings,
-        weights=plan.weights,
-        cache_dir=str(cache_dir(settings, plan.root).resolve()),
-        cache_folder=str(plan.data.folder.resolve()),
-        threads=plan.resources.threads,
-        use_gpu=plan.resources.use_gpu,
-        flat_config=flat,
-        versions=versions,
-        **first,
-    )
+    job = new_job(plan, experiment, lock.token, config, versions)
+    return as_child(job, plan, parent) if parent else job
 
 
 def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch, progress: Progress) -> Result:
     """Train ``job`` by ``launch``, and write how it ended into the log. The caller holds the lock."""
-    folder = Root.address_of(experiment.folder)
-    progress(ExperimentStarted(experiment.id, folder, fitted.workers))
+    progress(ExperimentStarted(experiment.id, Root.address_of(experiment.folder), fitted.workers))
     try:
         outcome = launch(job, fitted, progress)
     except Interrupted as error:
-        lineage.record(experiment.folder, lineage.INTERRUPTED, reason=str(error))
-        if error.reason != "SIGTERM":  # who sends that will not wait long; the pictures are drawn at the end
-            with contextlib.suppress(KeyboardInterrupt):
-                derive(experiment)
-        hint = continue_command(experiment.root, experiment.id)
-        raise Interrupted(f"{error} Go on with: {hint}", error.reason) from None
+        raise _interrupted(experiment, str(error), error.reason, draw=True) from None
     except SystemExit:  # Ray Tune's scheduler ends a branch early
         raise
-    except KeyboardInterrupt:  # before the training looked for signals
-        told = "Stopped before training began; nothing was lost."
-        lineage.record(experiment.folder, lineage.INTERRUPTED, reason=told)
-        raise Interrupted(f"{told} Go on with: {continue_command(experiment.root, experiment.id)}") from None
+    except KeyboardInterrupt:  # before the training handled signals
+        text = "Stopped before training began; nothing was lost."
+        raise _interrupted(experiment, text, None, draw=False) from None
     except BaseException as error:
-        text = str(error) or type(error).__name__
-        with contextlib.suppress(RaysweepError):
-            lineage.record(
-                experiment.folder, lineage.FAILED, reason=f"{type(error).__name__}: {text.splitlines()[0][:2000]}"
-            )
-        if isinstance(error, RaysweepError):
+        failed = _failed(experiment, error)
+        if failed is error:
             raise
-        if retry.is_memory(error):
-            raise TrainingError(
-                f"Training {experiment.id} ran out of memory ({text.splitlines()[0][:300]}). What was committed is in "
-                f"{folder}. Choose a smaller training.batch_size, or a smaller model."
-            ) from error
-        raise TrainingError(
-            f"Training {experiment.id} failed: {type(error).__name__}: {text.splitlines()[0][:500]}. What was committed "
-            f"is in {folder}. Repeat with --debug for the traceback."
-        ) from error
+        raise failed from error
     lineage.record(experiment.folder, lineage.FINISHED, epochs=outcome.epochs, best_acc=outcome.best_acc)
     progress(Drawing())
     derive(experiment)
@@ -193,8 +198,38 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
     return Result(experiment, outcome.best_acc)
 
 
+def _interrupted(experiment: Experiment, text: str, reason: str | None, draw: bool) -> Interrupted:
+    """Write into the log that the training was interrupted; returns what to raise."""
+    lineage.record(experiment.folder, lineage.INTERRUPTED, reason=text)
+    if draw and reason != "SIGTERM":  # who sends that does not wait long; the pictures are drawn at the end
+        with contextlib.suppress(KeyboardInterrupt):
+            derive(experiment)
+    hint = continue_command(experiment.root, experiment.id)
+    return Interrupted(f"{text} Go on with: {hint}", reason)
+
+
+def _failed(experiment: Experiment, error: BaseException) -> BaseException:
+    """Write into the log why the training failed; returns what to raise, which is ``error`` if it is one of ours."""
+    first_line = (str(error) or type(error).__name__).splitlines()[0]
+    with contextlib.suppress(RaysweepError):
+        reason = f"{type(error).__name__}: {first_line[:2000]}"
+        lineage.record(experiment.folder, lineage.FAILED, reason=reason)
+    if isinstance(error, RaysweepError):
+        return error
+    folder = Root.address_of(experiment.folder)
+    if retry.is_memory(error):
+        return TrainingError(
+            f"Training {experiment.id} ran out of memory ({first_line[:300]}). What was committed is in {folder}. "
+            "Choose a smaller training.batch_size, or a smaller model."
+        )
+    return TrainingError(
+        f"Training {experiment.id} failed: {type(error).__name__}: {first_line[:500]}. What was committed is in {folder}. "
+        "Repeat with --debug for the traceback."
+    )
+
+
 def derive(experiment: Experiment) -> None:
-    """Write report and pictures; they are derived, so trouble with them never fails a run."""
+    """Write report and pictures. They are derived, so an error here never fails a run; it is written into the log."""
     from raysweep.report import figures
 
     if not experiment.manifest().ends:  # no epoch has ended: there is nothing to draw

@@ -22,7 +22,7 @@ from raysweep.store import checkpoint
 from raysweep.store.root import Root
 from raysweep.weights import SamplingWeights
 
-# Settings that say where and how a run is launched, not what is trained: changes of these are not recorded as changes.
+# Settings that say where and how a run is launched, not what is trained. Their changes are not recorded as changes.
 _NOT_RECORDED = (
     "experiment.",
     "root",
@@ -51,10 +51,10 @@ def plan_child(
     progress: Progress = ignore,
     writable: bool = True,
 ) -> Plan:
-    """Check a child of ``parent`` without making anything.
+    """Check a child of ``parent``. Nothing is written but the image cache.
 
     Args:
-        epochs: additional epochs; default: those the parent still had to go, or as many as it had.
+        epochs: additional epochs; default: those that the parent had left, or if it was finished as many as it had.
         weights: the classes to change; the others keep the parent's weights.
         overrides: nested settings that differ from the parent's.
 
@@ -68,11 +68,11 @@ def plan_child(
     settings = _childs_settings(parent, root.address, name, description, epochs, complete, over)
     if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
-    _check_state(parent, settings, fresh_optimizer)  # first: to build what does not fit could take all memory
+    _check_state(parent, settings, fresh_optimizer)  # first: building a model that does not fit could take all memory
     plan = experiment_plan.plan_experiment(settings, progress, writable, parent.classes, weights=complete, root=root)
     if plan.data.shape[2] != parent.channels:
         raise CheckpointError(
-            f"{parent.path} was trained on images of {parent.channels} channels, the data have {plan.data.shape[2]}. Set "
+            f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "
             f"data.channels={parent.channels}."
         )
     return replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, notes=_notes(parent, plan))
@@ -87,18 +87,18 @@ def _childs_settings(
     weights: SamplingWeights,
     overrides: Mapping[str, Any],
 ) -> Settings:
-    """The parent's settings with what a child has of its own, checked.
+    """The parent's settings with the child's own, checked.
 
     Raises:
         ConfigError: an override is wrong.
     """
     before = parent.settings
     base = load_config.merge(before.model_dump(mode="json"), {"sampling": {"weights": {}}})
-    if not parent.own:  # folders are made only where this user says
+    if not parent.own:  # folders are made only where this user asks for it
         base["data"] = {**base["data"], "cache_dir": None}
-        base["trackers"] = {}  # nor are results sent where a stranger says
+        base["trackers"] = {}  # and results are not sent where a stranger asks for it
     total = before.training.schedule_epochs or parent.last_epoch
-    # The parent's cluster may be gone: where a child runs is said anew.
+    # The parent's cluster may be gone, so where a child runs is not inherited.
     fixed: dict[str, Any] = {"root": root, "training": {"schedule_epochs": total}, "scaling": {"address": None}}
     left = parent.last_epoch - parent.epoch
     default_epochs = left if left > 0 else before.training.epochs
@@ -114,10 +114,10 @@ def _childs_settings(
 
 
 def vary(plan: Plan, *, name: str, description: str, weights: SamplingWeights, seed: int) -> Plan:
-    """Another child of the same parent: ``plan`` with other weights and another (checked) seed. Cheap.
+    """Another child of the same parent: ``plan`` with other weights and another seed, which was checked. This is cheap.
 
     Raises:
-        ConfigError: the name cannot be a folder's.
+        ConfigError: the name cannot be that of a folder.
     """
     before = plan.settings
     try:
@@ -134,11 +134,13 @@ def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
     for key in ("image_size", "channels"):
         old, new = getattr(parent.settings.data, key), getattr(settings.data, key)
         if old is not None and new not in (None, old):
-            raise ConfigError(f"data.{key} is {new}, but the checkpoint was trained with {old}. Leave it as it was.")
+            raise ConfigError(
+                f"data.{key} is {new}, but the checkpoint was trained with {old}. Omit it, or set the same value."
+            )
 
 
 def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> None:
-    """Try what the training will load: weights, optimizer, generators.
+    """Try to load what the training will load: weights, optimizer and generators.
 
     Raises:
         CheckpointError: something does not fit. ConfigError: there is no such model.
@@ -156,16 +158,15 @@ def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> N
 
 
 def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
-    """What is not exactly as it was, for the log."""
+    """What is not exactly as in the parent, for the log."""
     notes = []
     if parent.data_sha256 and parent.data_sha256 != plan.data.sha256:
         before, now = sum(parent.counts.values()), sum(plan.counts.values())
         notes.append(Note(f"the images have changed since the checkpoint ({before:,} then, {now:,} now)"))
-    if parent.batch and not _keeps_position(parent, plan):
+    if parent.batch and not keeps_position(parent, plan):
         text = f"epoch {parent.epoch + 1} was at batch {parent.batch}; its order is drawn anew from its start"
         notes.append(Note(text))
-    if parent.old:
-        notes.append(Note("a checkpoint of the old system: weight decay no longer applies to biases and normalisation"))
+    notes += parent.notes
     exact = []
     if parent.threads not in (None, plan.resources.threads):
         exact.append(f"{plan.resources.threads} threads instead of {parent.threads}")
@@ -176,8 +177,8 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
     return tuple(notes)
 
 
-def _keeps_position(parent: Parent, plan: Plan) -> bool:
-    """Whether the running epoch of a mid-epoch checkpoint can go on at its batch."""
+def keeps_position(parent: Parent, plan: Plan) -> bool:
+    """Whether the running epoch of a mid-epoch checkpoint can continue at its batch."""
     old, new = parent.settings, plan.settings
     return (
         parent.weights == plan.weights

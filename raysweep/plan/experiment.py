@@ -20,7 +20,7 @@ from raysweep.weights import SamplingWeights
 
 
 def cache_dir(settings: Settings, root: Root) -> Path:
-    """Where decoded images lie: the configuration's folder, RAYSWEEP_CACHE, or .raysweep/cache under the root."""
+    """Where decoded images are kept: the configuration's folder, RAYSWEEP_CACHE, or .raysweep/cache under the root."""
     named = settings.data.cache_dir or os.environ.get("RAYSWEEP_CACHE")
     return user_path(named) if named else root.path / layout.CACHES / layout.IMAGE_CACHE
 
@@ -34,12 +34,12 @@ def plan_experiment(
     weights: SamplingWeights | None = None,
     root: Root | None = None,
 ) -> Plan:
-    """Check everything a run needs; makes nothing but the image cache (and the root, where ``writable``).
+    """Check everything a run needs. Only the image cache is written, and with ``writable`` the root.
 
     Args:
-        classes: those of the checkpoint that will be loaded; the data must have the same, in the same order.
-        tracked: the trackers asked for must be installed.
-        weights: of ``classes``; default: what the settings say.
+        classes: of the checkpoint that will be loaded; the data must have the same, in the same order.
+        tracked: whether the trackers asked for must be installed.
+        weights: default: those of the settings.
         root: where it will be, opened; default: the one that the settings name.
 
     Raises:
@@ -71,7 +71,7 @@ def plan_experiment(
     from raysweep.training import models
 
     model = models.build(settings.model.name, settings.model.options, len(data.classes), data.shape[2])
-    told = models.initialise(model, settings.model)
+    note = models.initialise(model, settings.model)
     models.try_out(model, data.shape, len(data.classes))
     parameters = sum(p.numel() for p in model.parameters())
     draws = settings.sampling.samples_per_epoch or len(members)
@@ -81,12 +81,12 @@ def plan_experiment(
             f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
         )
     return Plan(
-        settings, root, data.facts, counts, weights, draws, wanted, parameters, notes=(Note(told),) if told else ()
+        settings, root, data.facts, counts, weights, draws, wanted, parameters, notes=(Note(note),) if note else ()
     )
 
 
 def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:
-    """Classes in the order of the checkpoint, or of a trained network that knows them, where these are the data's classes."""
+    """Settings and data with the classes in the order of the checkpoint, or else of the trained network, if it has the same classes."""
     from raysweep.data.order import in_order
     from raysweep.training import hub
 

@@ -9,8 +9,8 @@ from typing import Any
 from raysweep._text import short_repr
 from raysweep.config import load as load_config
 from raysweep.errors import CheckpointError
-from raysweep.plan import legacy
 from raysweep.plan.types import Parent
+from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, resolve
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
@@ -24,17 +24,16 @@ def read_parent(
     """The checkpoint that a reference means.
 
     Args:
-        overrides: the user's nested settings, of which one of the old system needs the model's and the images' place.
-        classes: in the order of the network's outputs, where the checkpoint and its model do not say it.
+        overrides: the user's nested settings. For a checkpoint of the old system they say where the images and the model are.
+        classes: in the order of the network's outputs, where neither the checkpoint nor its model says it.
 
     Raises:
-        NotFoundError: there is none. CheckpointError: it is damaged, incomplete, or not one of ours.
+        NotFoundError: there is none. CheckpointError: it is damaged or incomplete, or raysweep did not write it.
     """
     experiment, entry, path = _verified(root, reference)
-    saved = checkpoint.read_checkpoint(path)
-    old = legacy.is_old(saved)
-    saved, written, given = _completed(saved, experiment, path, overrides or {}, classes)
-    config = saved["config"]
+    found = upgrade(checkpoint.read_checkpoint(path), experiment, path, overrides, classes, needs_images=True)
+    _check_complete(found, path)
+    saved, config = found.checkpoint, found.checkpoint["config"]
     return Parent(
         path=path.resolve(),
         experiment=str(saved.get("experiment") or experiment.id),
@@ -42,7 +41,7 @@ def read_parent(
         batch=saved.get("current_batch") or 0,
         sha256=entry.sha256 if entry else files.sha256_file(path),
         weights=SamplingWeights.complete(saved["sampling_weights"], saved["classes"]),
-        settings=load_config.validate(written, f"the settings in {path}"),
+        settings=load_config.validate(found.settings, f"the settings in {path}"),
         counts=dict(config.get("class_counts") or {}),
         threads=saved.get("threads") or None,
         world_size=saved.get("world_size") or 1,
@@ -50,17 +49,17 @@ def read_parent(
         last_epoch=max(saved["epoch"], ((config.get("parent") or {}).get("epoch") or 0) + config["num_epochs"]),
         rows=len(saved["history"].get("val_acc", [])),
         channels=len(saved["preprocessing"]["mean"]),
-        old=old,
-        given=given,
+        filled_in=found.filled_in,
+        notes=found.notes,
         own=entry is not None and files.inside(root.path, experiment.folder),
     )
 
 
 def _verified(root: Root, reference: str) -> tuple[Experiment, ManifestEntry | None, Path]:
-    """The checkpoint that a reference means, as :func:`catalog.find_checkpoint`; what its manifest says of it holds.
+    """The checkpoint that a reference means, as :func:`resolve.find_checkpoint`; its size and hash are those of its manifest.
 
     Raises:
-        CheckpointError: the file is not what was committed; the message names one that is.
+        CheckpointError: the file is not what was committed; the message names the newest one that is.
     """
     experiment, entry, path = resolve.find_checkpoint(root, reference)
     if entry is None:
@@ -68,49 +67,30 @@ def _verified(root: Root, reference: str) -> tuple[Experiment, ManifestEntry | N
     problem = entry.verify(experiment.folder)
     if problem is not None:
         good, _ = experiment.newest_good()
-        advice = f"The newest whole checkpoint is {experiment.id}@{good.epoch}." if good else "Take another checkpoint."
+        advice = (
+            f"The newest intact checkpoint is {experiment.id}@{good.epoch}." if good else "Take another checkpoint."
+        )
         raise CheckpointError(f"{experiment.folder}: {problem}. {advice}")
     return experiment, entry, experiment.folder / entry.file
 
 
-def _completed(
-    saved: dict[str, Any],
-    experiment: Experiment,
-    path: Path,
-    overrides: Mapping[str, Any],
-    classes: Sequence[str] | None,
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """(the checkpoint with all that a child needs, the settings it was trained with, what the user had to say of it).
-
-    Raises:
-        CheckpointError: it lacks something that the user did not say either, or contradicts what was said.
-    """
-    config, old = saved["config"], legacy.is_old(saved)
-    written = config.get("settings") or {}
-    if old:
-        saved, written = legacy.completed(saved, experiment, path, overrides, classes)
-    elif classes is not None and tuple(classes) != tuple(saved.get("classes") or ()):
-        raise CheckpointError(
-            f"{path} has the classes {', '.join(saved.get('classes') or ['-'])}. Leave --classes out."
-        )
-    lacking = [k for k in ("classes", "sampling_weights", "preprocessing") if not saved.get(k)]
-    lacking += [] if written else ["config.settings"]
-    lacking += [] if config.get("num_epochs") else ["config.num_epochs"]
+def _check_complete(found: Upgraded, path: Path) -> None:
+    """Raises CheckpointError if a checkpoint lacks something that a child needs, naming all that it lacks."""
+    lacking = [k for k in ("classes", "sampling_weights", "preprocessing") if not found.checkpoint.get(k)]
+    lacking += [] if found.settings else ["config.settings"]
+    lacking += [] if found.checkpoint["config"].get("num_epochs") else ["config.num_epochs"]
     if lacking:
         raise CheckpointError(
-            f"{path} was not written by raysweep (it lacks {', '.join(lacking)}), so it cannot be resumed yet."
+            f"{path} was not written by raysweep: it lacks {', '.join(lacking)}. Start from a checkpoint that raysweep wrote."
         )
-    if not (old or config.get("imported_from")):
-        return saved, written, {}
-    return saved, legacy.with_data(written, path, overrides), legacy.given(overrides, classes)
 
 
 def same_function(path: Path, own: bool, model: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-    """A Python function that a checkpoint of unknown origin names is run only if the user names it, too.
+    """Refuse the Python function that a checkpoint of unknown origin names, unless the user names it, too.
 
     Args:
         own: the checkpoint is a committed one of an experiment under the root.
-        model: the section of its settings.
+        model: the section ``model`` of its settings.
 
     Raises:
         CheckpointError: the user does not name it.
@@ -120,6 +100,6 @@ def same_function(path: Path, own: bool, model: Mapping[str, Any], overrides: Ma
     if own or not str(model["name"]).startswith("python:") or named:
         return
     raise CheckpointError(
-        f"{path} wants to run the Python function {model['name']} with the options {short_repr(model['options'])}, and is "
-        f"no checkpoint of an experiment under this root. If you trust it, repeat the name: model.name={model['name']}"
+        f"{path} wants to run the Python function {model['name']} with the options {short_repr(model['options'])}, but it is "
+        f"not a checkpoint of an experiment under this root. If you trust it, repeat the name: model.name={model['name']}"
     )

@@ -11,10 +11,7 @@ from raysweep.config import grid as grids
 from raysweep.config import load as load_config
 from raysweep.config.grid import Point
 from raysweep.errors import ConfigError, ResourceError
-from raysweep.events import (
-    Progress,
-    ignore,
-)
+from raysweep.events import Progress, ignore
 from raysweep.plan import child
 from raysweep.plan import parent as parents
 from raysweep.plan.resources import Resources
@@ -26,14 +23,18 @@ from raysweep.store.sweep import experiment_name
 
 def plan_branch(base: Plan, sweep_id: str, point: Point) -> Plan:
     """The plan of one branch, from the plan that all have in common."""
-    told = f"Control of sweep {sweep_id}" if point.control else f"Branch {point.name} of sweep {sweep_id}"
+    description = f"Control of sweep {sweep_id}" if point.control else f"Branch {point.name} of sweep {sweep_id}"
     return child.vary(
-        base, name=experiment_name(sweep_id, point.name), description=told, weights=point.weights, seed=point.seed
+        base,
+        name=experiment_name(sweep_id, point.name),
+        description=description,
+        weights=point.weights,
+        seed=point.seed,
     )
 
 
 def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: bool = True) -> SweepPlan:
-    """Check a whole sweep: checkpoint, grid, every branch, resources. Starts nothing and makes nothing.
+    """Check a whole sweep: checkpoint, grid, every branch and resources. Nothing is started or made.
 
     Raises:
         InputError: what is wrong and what to do.
@@ -58,7 +59,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         base = replace(base, resources=_on_a_cluster(base, parent, count, gpus))
     for point in points:  # every branch's settings are valid, and no name is too long
         plan_branch(base, f"{title}_{datetime.now().strftime(layout.TIME_FORMAT)}", point)
-    each_epoch = parent.path.stat().st_size + base.parameters * 4  # its checkpoint and its bare state_dict
+    each_epoch = parent.path.stat().st_size + base.parameters * 4  # a checkpoint and a bare state_dict
     return SweepPlan(
         name=title,
         description=request.description,
@@ -74,7 +75,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
 
 
 def _title(parent: Parent) -> str:
-    """The name of a sweep that was given none."""
+    """The default name of a sweep."""
     name = parent.experiment.rpartition("_")[0].rpartition("_")[0] or parent.experiment
     return f"{name}-sweep"[: sweeps.MAX_NAME]
 
@@ -86,14 +87,14 @@ def _workers(request: SweepRequest, parent: Parent) -> int:
 
 
 def _overrides(request: SweepRequest, workers: int) -> dict[str, Any]:
-    """In what all branches differ from the parent.
+    """The settings in which all branches differ from the parent.
 
     Raises:
-        ConfigError: an override that a sweep decides itself.
+        ConfigError: an override of something that a sweep decides itself.
     """
     given = dict(request.overrides or {})
     _allowed(given)
-    scaling: dict[str, Any] = {"num_workers": workers, "address": request.address}
+    scaling: dict[str, int | str | None] = {"num_workers": workers, "address": request.address}
     if request.threads is not None:
         scaling["threads"] = request.threads
     return load_config.merge(given, {"scaling": scaling})
@@ -103,7 +104,7 @@ def _gpus(request: SweepRequest, base: Plan) -> float:
     """GPUs of each branch.
 
     Raises:
-        ResourceError: there are none, or the number is one that Ray cannot give.
+        ResourceError: there is none here, or Ray cannot reserve this number.
     """
     asked, here = request.gpus_per_branch, base.resources.use_gpu
     gpus = asked if asked is not None else (1.0 if here else 0.0)
@@ -115,7 +116,7 @@ def _gpus(request: SweepRequest, base: Plan) -> float:
 
 
 def _on_a_cluster(base: Plan, parent: Parent, workers: int, gpus: float) -> Resources:
-    """What a branch asks of a cluster: the parent's threads, and a GPU where one was asked for."""
+    """What a branch needs of a cluster: the parent's threads, and a GPU if one was asked for."""
     scaling = base.settings.scaling
     threads = scaling.threads if scaling.threads != "auto" else (parent.threads or 1)
     return Resources(workers, threads, threads, bool(gpus) or scaling.use_gpu is True)
@@ -134,9 +135,9 @@ _ELSEWHERE = {
 
 
 def _allowed(overrides: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a setting that a sweep decides itself, naming where to say it."""
-    for dotted, place in _ELSEWHERE.items():
+    """Raises ConfigError for a setting that a sweep decides itself; the message names the option to use."""
+    for dotted, option in _ELSEWHERE.items():
         section, _, key = dotted.partition(".")
         value = overrides.get(section)
         if section in overrides and (not key or (isinstance(value, Mapping) and key in value)):
-            raise ConfigError(f"{dotted} cannot be an override of a sweep, whose branches differ in it. Use {place}.")
+            raise ConfigError(f"{dotted} cannot be an override of a sweep, whose branches differ in it. Use {option}.")

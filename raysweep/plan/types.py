@@ -1,4 +1,4 @@
-"""What planning makes and launching takes: the plan of one experiment, its parent, and the request and plan of a sweep."""
+"""What planning returns and launching gets: the plan of one experiment, its parent, and the request and plan of a sweep."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from raysweep.config.settings import Settings
 from raysweep.data import cache
 from raysweep.events import Note
 from raysweep.plan.resources import Resources
+from raysweep.plan.upgrade import FilledIn, Source
 from raysweep.store.records import ParentRef
 from raysweep.store.root import Root
 from raysweep.weights import RatioChange, SamplingWeights
@@ -19,7 +20,7 @@ from raysweep.weights import RatioChange, SamplingWeights
 
 @dataclass(frozen=True)
 class Parent:
-    """A checkpoint to start from, read and verified once."""
+    """A checkpoint to start from. It is read and verified once."""
 
     path: Path
     experiment: str
@@ -35,14 +36,19 @@ class Parent:
     last_epoch: int  # the epoch at which the parent's own run ends
     rows: int  # epochs in its history
     channels: int  # of its images
-    old: bool  # written by the old system
-    given: dict[str, Any]  # dotted key → what the user had to say, because an old or imported checkpoint does not
+    filled_in: tuple[FilledIn, ...]  # settings that the checkpoint does not have
+    notes: tuple[Note, ...]  # what a child does differently because of where the checkpoint comes from
     own: bool  # a committed checkpoint of an experiment under the root; any other may come from anybody
 
     @property
     def classes(self) -> tuple[str, ...]:
         """In the order of the network's outputs."""
         return self.weights.classes
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Dotted key → what the user had to say, because the checkpoint does not."""
+        return {row.key: row.value for row in self.filled_in if row.source is Source.USER}
 
     def record(self) -> ParentRef:
         """What a child's configuration says of its parent."""
@@ -51,7 +57,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that was checked before the folder is made."""
+    """An experiment of which everything was checked; its folder does not exist yet."""
 
     settings: Settings
     root: Root
@@ -63,7 +69,7 @@ class Plan:
     parameters: int
     parent: Parent | None = None
     fresh_optimizer: bool = False
-    notes: tuple[Note, ...] = ()  # what is not as it was at the parent, or of init_from not taken, for the log
+    notes: tuple[Note, ...] = ()  # what differs from the parent, or was not loaded from init_from; for the log
 
     @property
     def shares(self) -> dict[str, float]:
@@ -78,7 +84,7 @@ class Plan:
         """What the fork changes; None where there is no parent, or the weights stay as they are.
 
         Raises:
-            WeightsError: the parent's weights could draw no image of these data.
+            WeightsError: with the parent's weights no image of these data could be drawn.
         """
         if self.parent is None or self.parent.weights == self.weights:
             return None
@@ -89,7 +95,7 @@ class Plan:
 class SweepRequest:
     """What a user asks of a sweep.
 
-    Threads, workers and GPUs are of each branch; what is None is decided in planning.
+    Threads, workers and GPUs are those of each branch. What is None is decided in planning.
     """
 
     root: Root
@@ -97,7 +103,7 @@ class SweepRequest:
     grid: Grid
     name: str | None = None
     description: str = ""
-    epochs: int | None = None  # additional ones; goes before the grid's
+    epochs: int | None = None  # additional ones; overrides the grid's
     threads: int | None = None  # None: the parent's, so that the control equals the parent to the bit
     workers: int | None = None  # None: as many as the parent had, 0 for one
     address: str | None = None
@@ -133,5 +139,5 @@ class SweepPlan:
         return len(self.points) + searched
 
     def shares(self, weights: SamplingWeights) -> dict[str, float]:
-        """The share of each class among the images that a branch with these weights shows, in [0, 1]."""
+        """The share of each class among the images that a branch with these weights draws, in [0, 1]."""
         return weights.shares(self.base.counts)

@@ -4,7 +4,6 @@ The predictions of the last epoch are compared, on the same validation images.""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from raysweep._text import short_repr
-from raysweep.errors import AmbiguousReferenceError, InputError, NotFoundError, RaysweepError, StoreError
+from raysweep.errors import InputError, NotFoundError, RaysweepError, StoreError
 from raysweep.report import effects, predictions, recorded
 from raysweep.report.effects import Effect, Pair
 from raysweep.report.history import class_sums, own_rows, read_history
 from raysweep.report.predictions import Predictions
-from raysweep.store import catalog, files, layout, ratio, resolve
-from raysweep.store import sweep as sweeps
+from raysweep.store import files, ratio, resolve
+from raysweep.store.commands import command
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.records import ParentRef
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
@@ -87,42 +85,14 @@ def compare(root: Root, references: Sequence[str]) -> Comparison:
     Raises:
         NotFoundError: there is no such sweep or experiment, or it has no predictions yet. InputError: they cannot be compared.
     """
-    if len(references) == 1:
-        found = subject(root, references[0])
-        return of_sweep(found) if isinstance(found, Sweep) else of_child(root, found)
-    return _with_first([resolve.find_experiment(root, r) for r in references])
-
-
-def subject(root: Root, reference: str) -> Sweep | Experiment:
-    """The sweep or experiment that a reference names: a path, the id or name of either, or the beginning of one. Beginnings
-    are looked up among the sweeps first.
-
-    Raises:
-        NotFoundError: there is none, or several.
-    """
-    if os.path.isfile(os.path.join(reference, layout.CONFIG)):
-        return resolve.find_experiment(root, reference)
-    if not os.path.isfile(os.path.join(reference, layout.SWEEP)) and _names_an_experiment(root, reference):
-        return resolve.find_experiment(root, reference)
-    try:
-        return resolve.find_sweep(root, reference)
-    except AmbiguousReferenceError:
-        raise
-    except NotFoundError:
-        return resolve.find_experiment(root, reference)
-
-
-def _names_an_experiment(root: Root, reference: str) -> bool:
-    """Whether a reference is the whole id or name of an experiment. Raises AmbiguousReferenceError if it is that of a sweep,
-    too."""
-    of_sweeps = [s for s in sweeps.all_sweeps(root) if reference in (s.id, layout.split_id(s.id)[0])]
-    others = [e for e in catalog.experiments(root) if reference in (e.id, layout.split_id(e.id)[0])]
-    if of_sweeps and others:
-        both = ", ".join([*(s.id for s in of_sweeps[-3:]), *(e.id for e in others[-3:])])
-        raise AmbiguousReferenceError(
-            f"{short_repr(reference)} fits a sweep and an experiment: {both}. Give the whole id."
-        )
-    return bool(others)
+    found = [resolve.find_any(root, r) for r in references]
+    sweep = next((f for f in found if isinstance(f, Sweep)), None)
+    if sweep is not None and len(found) == 1:
+        return of_sweep(sweep)
+    if sweep is not None:
+        raise InputError(f"{sweep.id} is a sweep. Compare it alone, or name experiments only.")
+    first, *others = [f for f in found if isinstance(f, Experiment)]
+    return _with_first([first, *others]) if others else of_child(root, first)
 
 
 def grouped(branches: Sequence[BranchRecord]) -> dict[str, list[BranchRecord]]:
@@ -258,7 +228,8 @@ def of_child(root: Root, child: Experiment) -> Comparison:
     config = child.config()
     if config.parent is None:
         raise InputError(
-            f"{child.id} has no parent to compare it with. Name a second experiment: raysweep compare OTHER {child.id}"
+            f"{child.id} has no parent to compare it with. Name a second experiment: "
+            f"`{command(child.root, 'compare', 'OTHER', child.id)}`."
         )
     if recorded.is_old(before := resolve.by_id(root, config.parent.experiment)):
         return _by_record(before, [child], f"its parent {before.id}", [NO_CONTROL])

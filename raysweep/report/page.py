@@ -12,7 +12,7 @@ from raysweep.errors import RaysweepError
 from raysweep.report import comparison, content, effects
 from raysweep.report.content import Content
 from raysweep.report.sections.records import HeatCell
-from raysweep.store import files, layout
+from raysweep.store import files, layout, resolve
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
@@ -25,7 +25,7 @@ def write(root: Root, reference: str, target: Path | None = None) -> Path:
     Raises:
         NotFoundError: there is no such sweep or experiment. StoreError: it cannot be read, or the page cannot be written.
     """
-    found = comparison.subject(root, reference)
+    found = resolve.find_any(root, reference)
     page = content.of_sweep(found) if isinstance(found, Sweep) else content.of_experiment(root, found)
     folder = found.folder
     target = target or folder / layout.PAGE

@@ -22,6 +22,8 @@ from raysweep.report import commands, effects
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import Effect
+from raysweep.store.commands import command
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
 MAX_BRANCHES = 24  # per seed, without the control
@@ -58,6 +60,7 @@ class Choice:
 class Suggestion:
     """The grid of the next sweep, with a reason for every class that was varied."""
 
+    root: Root
     sweep: str
     parent: str  # checkpoint reference
     metric: str
@@ -84,7 +87,8 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
     if comparing.NO_CONTROL in found.notes:
         raise InputError(
             f"{sweep.id} has no finished control, so the effect of its weights cannot be separated from the effect of longer "
-            "training. Run a sweep with `control: true`, or finish this one with `raysweep continue`."
+            "training. Run a sweep with `control: true`, or finish this one: "
+            f"`{command(sweep.root, 'continue', sweep.id)}`."
         )
     record = sweep.record()
     before = record.parent_weights
@@ -114,7 +118,7 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
         seeds = _more_seeds(seeds)
         notes.append("The sweep had one seed. Three seeds measure how much a difference depends on the seed.")
     reference = commands.reference(sweep.root, record.parent) if record.parent else "PARENT@latest"
-    return Suggestion(sweep.id, reference, metric, record.epochs, seeds, _few(choices, notes), notes)
+    return Suggestion(sweep.root, sweep.id, reference, metric, record.epochs, seeds, _few(choices, notes), notes)
 
 
 def _more_seeds(seeds: Sequence[int]) -> list[int]:
@@ -259,7 +263,8 @@ def _list(tried: Sequence[Level]) -> str:
 
 def as_yaml(found: Suggestion) -> str:
     """The suggestion as a grid file for ``raysweep branch``, with the reasons as comments. The text is read back and checked."""
-    lines = [f"# After {plain(found.sweep)}: raysweep branch --from {plain(found.parent)} --weights-grid THIS_FILE"]
+    again = command(found.root, "branch", "--from", found.parent, "--weights-grid", "THIS_FILE")
+    lines = [f"# After {plain(found.sweep)}: {plain(again)}"]
     lines += [f"# {plain(note)}" for note in found.notes]
     if found.epochs:
         lines.append(f"epochs: {found.epochs}")

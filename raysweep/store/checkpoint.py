@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from raysweep._text import truncate
-from raysweep.errors import CheckpointError, NotFoundError
+from raysweep.errors import CheckpointError, NewerFormatError, NotFoundError
+from raysweep.store import checkpoint_format
 from raysweep.store.files import open_regular, write_stream
 from raysweep.store.untrusted import pickle_check, schema
 from raysweep.store.untrusted.pickle_check import LEGACY, PLAIN, damaged
@@ -19,7 +20,6 @@ from raysweep.store.untrusted.zip_check import zip_problem
 if TYPE_CHECKING:
     import torch
 
-FORMAT_VERSION = 1
 _DEEP = 60  # levels of tuples that are searched for NumPy's numbers
 # The documented keys, which every checkpoint has.
 REQUIRED = ("epoch", "model_state_dict", "optimizer_state_dict", "best_acc", "history", "config", "timestamp")
@@ -68,7 +68,7 @@ def read(path: str | Path, allowed: frozenset[str] = PLAIN) -> Any:
 
 def from_bytes(data: Any) -> Any:
     """The content of a checkpoint from its bytes (any buffer); only for a file that :func:`read_checkpoint` accepted."""
-    return _load(io.BytesIO(data))
+    return checkpoint_format.upgraded(_load(io.BytesIO(data)))
 
 
 def _load(file: Any) -> Any:
@@ -129,9 +129,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{truncate(path)} is not a complete checkpoint: it lacks {', '.join(missing)}. To start a new run from a bare state_dict, "
             "set model.init_from."
         )
-    content: dict[str, Any] = state
-    schema.check(content, path)
-    return content
+    checkpoint_format.check(state, path)
+    schema.check(state, path)
+    return checkpoint_format.upgraded(state)
 
 
 def _check_file(file: io.BufferedReader, path: Path, allowed: frozenset[str]) -> None:
@@ -230,9 +230,14 @@ def misplaced(folder: Path, entry: Any) -> str | None:
     """What is wrong if a file holds another epoch or batch than its manifest entry says, or None.
 
     The checksums of a file cannot detect this.
+
+    Raises:
+        NewerFormatError: a newer raysweep wrote it. That is no damage: no older checkpoint must be taken instead.
     """
     try:
         saved = read_checkpoint(folder / entry.file)
+    except NewerFormatError:
+        raise
     except CheckpointError as error:
         return f"{entry.file} cannot be used: {error}"
     batch = int(saved.get("current_batch") or 0) or None

@@ -21,7 +21,14 @@ from raysweep.store.records_manifest import Manifest, ManifestEntry
 from raysweep.store.root import Root
 from raysweep.store.untrusted import zip_check
 
-RUNNING, FINISHED, INTERRUPTED, FAILED, DEAD, LEGACY = "running", "finished", "interrupted", "failed", "dead", "legacy"
+RUNNING, FINISHED, INTERRUPTED, FAILED, CRASHED, LEGACY = (
+    "running",
+    "finished",
+    "interrupted",
+    "failed",
+    "crashed",
+    "legacy",
+)
 
 # Columns of the history that are put back when the manifest is lost.
 _METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "val_macro_f1", "balanced_accuracy")
@@ -249,7 +256,7 @@ class Experiment:
         )
 
     def status(self) -> str:
-        """running, finished, interrupted, failed, dead (it stopped without recording why), or legacy (an old folder)."""
+        """running, finished, interrupted, failed, crashed (its process stopped without recording an end), or legacy (an old folder)."""
         ended = {lineage.FINISHED: FINISHED, lineage.INTERRUPTED: INTERRUPTED, lineage.FAILED: FAILED}
         event = lineage.last(self.folder)
         while True:
@@ -260,7 +267,7 @@ class Experiment:
                 return RUNNING
             before, event = event, lineage.last(self.folder)  # it may have ended between the two looks
             if event == before:
-                return LEGACY if event is None else DEAD
+                return LEGACY if event is None else CRASHED
 
 
 def _old_order(position: Position) -> tuple[int, int]:

@@ -30,7 +30,7 @@ SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "statu
 # The columns are bytes, not texts, so that no time is spent on decoding and encoding.
 _TABLE = """CREATE TABLE experiments (created BLOB, length INTEGER, name BLOB, stamp INTEGER, head BLOB, tail BLOB, crc INTEGER, PRIMARY KEY (created, length, name)) WITHOUT ROWID"""
 # Another version of the program may have other fields, so its index is not used.
-_VERSION = zlib.crc32(f"2 {','.join(FIELDS)} {_TABLE}".encode()) & 0x7FFFFFFF
+_VERSION = zlib.crc32(f"3 {','.join(FIELDS)} {_TABLE}".encode()) & 0x7FFFFFFF
 _WAIT = 1.0  # seconds to wait for another process that writes the index
 _SETTLED = 2.0  # seconds after which a change time tells two changes apart on every file system
 _UNSURE = 0  # the stamp of a folder that must be read every time
@@ -237,7 +237,7 @@ def _made(root: Root, missing: dict[bytes, int]) -> Iterator[_Row]:
         experiment = Experiment(root.path / folder, root)
         found = catalog.summary(experiment)
         # Not stored: what depends on more than the stamped files, such as a running writer or damaged checkpoints.
-        alive = found.status in ("running", "dead") or os.path.lexists(experiment.folder / layout.LOCK)
+        alive = found.status in ("running", "crashed") or os.path.lexists(experiment.folder / layout.LOCK)
         # The history is not in the stamp and may be written later.
         late = found.parent is not None and found.parent_best_acc is None
         stamp = _UNSURE if alive or late or found.note is not None else read_under

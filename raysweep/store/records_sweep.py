@@ -26,6 +26,12 @@ class BranchRecord(Record):
     searched: bool = False  # whether a search has chosen it
     reason: str | None = None  # why it failed, if its own folder does not say it
 
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        if value.get("status") == "dead":  # the word of the first files
+            return cls._of(value, status="crashed")
+        return cls._of(value)
+
 
 @dataclass(frozen=True, slots=True)
 class SweepRecord(Record):

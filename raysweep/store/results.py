@@ -16,7 +16,7 @@ from typing import Any
 
 from raysweep.events import BranchEnded, BranchEvent, EpochDone, Event, ExperimentStarted
 from raysweep.store import catalog, files, layout
-from raysweep.store.experiment import FINISHED, Experiment
+from raysweep.store.experiment import CRASHED, FINISHED, Experiment
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.sweep import Sweep
@@ -153,7 +153,11 @@ def read_results(sweep: Sweep) -> list[dict[str, Any]]:
     """
     path = sweep.folder / layout.RESULTS
     with files.reading(path), open(path, newline="", encoding="utf-8") as file:
-        return [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    for row in rows:
+        if row.get("status") == "dead":  # the word of the first files
+            row["status"] = CRASHED
+    return rows
 
 
 def _number(text: str) -> Any:

@@ -21,15 +21,16 @@ _TRIED = 8  # images
 
 
 def export(network: Network, form: str, target: Path) -> float:
-    """Write the network into a file of another tool, with its facts as JSON beside it; both only once the file was loaded
-    again and gave the same probabilities.
+    """Write the network into a file of another tool's format, with its facts as JSON beside it.
+
+    Both are written only after the file was loaded again and gave the same probabilities.
 
     Returns:
         The largest difference of a probability.
 
     Raises:
-        ConfigError: the tool's library is not installed. StoreError: what was written gives other probabilities, or cannot be
-        written.
+        ConfigError: the tool's library is not installed. StoreError: the exported network gives other probabilities, or cannot
+        be written.
     """
     height, width, channels = network.shape
     rng = np.random.default_rng(0)
@@ -59,10 +60,12 @@ def _softmax(logits: Any) -> np.ndarray:
 def _safetensors(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
     from safetensors.torch import load_file, save_file
 
-    told = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in network.facts().items()}
+    facts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in network.facts().items()}
     tensors = {k: v.detach().clone().contiguous() for k, v in network.model.state_dict().items()}
-    save_file(tensors, target, metadata=told)
-    network.model.load_state_dict({k: torch.zeros_like(v) for k, v in tensors.items()})  # nothing of it may be left
+    save_file(tensors, target, metadata=facts)
+    network.model.load_state_dict(
+        {k: torch.zeros_like(v) for k, v in tensors.items()}
+    )  # so that only the file can restore them
     try:
         network.model.load_state_dict(load_file(target))
         with torch.no_grad():
@@ -72,24 +75,27 @@ def _safetensors(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
 
 
 class _Logits(nn.Module):
-    """The network as one module with one input, whatever library it is of."""
+    """The network as one module with one input, from whatever library it comes."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.body = body
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.body(pixels)
+        logits: torch.Tensor = self.body(pixels)
+        return logits
 
 
 def _torchscript(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
     import warnings
 
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is old, and that the size of the image is fixed
-        traced = torch.jit.trace(_Logits(network.model), x[:2], check_trace=False)
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, and the image's size becomes fixed
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call, unused-ignore]
+            _Logits(network.model), x[:2], check_trace=False
+        )
         torch.jit.save(traced, str(target), _extra_files={"raysweep.json": json.dumps(network.facts())})
-        again = torch.jit.load(str(target), map_location="cpu")
+        again = torch.jit.load(str(target), map_location="cpu")  # type: ignore[no-untyped-call, unused-ignore]
         return _softmax(again(x))
 
 

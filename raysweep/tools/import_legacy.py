@@ -5,23 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
 from raysweep.data import cache
 from raysweep.errors import CheckpointError, InputError, NotFoundError
 from raysweep.events import Loading, Progress, ignore
 from raysweep.launch import runner
 from raysweep.plan import experiment as experiment_plan
-from raysweep.plan import legacy
+from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, layout, lineage
 from raysweep.store.experiment import Experiment
-from raysweep.store.records import ExperimentConfig
+from raysweep.store.records import ExperimentConfig, Json
 from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
 from raysweep.store.root import Root
+from raysweep.training.metrics import Summary
+
+History = dict[str, list[Any]]  # column → one value per epoch
 
 
 def import_folder(
@@ -31,7 +38,7 @@ def import_folder(
     classes: Sequence[str] | None = None,
     progress: Progress = ignore,
 ) -> Experiment:
-    """Copy one old experiment into ``root`` under its own name; nothing is there before all of it is.
+    """Copy one old experiment into ``root`` under its own name. The copy appears when it is complete.
 
     Args:
         overrides: nested settings of the user: where the images and the model are. With images, every epoch is evaluated,
@@ -42,34 +49,20 @@ def import_folder(
         NotFoundError: there is no experiment. InputError: it is one of ours, or was imported before. CheckpointError: a
         checkpoint is damaged or unsafe, or the order of its classes is not known.
     """
-    over = dict(overrides or {})
-    old = Experiment(source)
-    if not (source / layout.CONFIG).is_file():
-        raise NotFoundError(f"{source} is not an experiment: it has no {layout.CONFIG}.")
-    positions = old.old_checkpoints()
-    if not positions:
-        if (source / layout.LINEAGE).exists() or old.has_manifest:
-            raise InputError(f"{source} was written by raysweep itself. Copy the folder as it is.")
-        raise InputError(f"{source} has no checkpoint_epoch_N.pt, so there is nothing to import.")
+    original = _Original(Experiment(source), overrides or {}, classes)
+    positions = _positions(original.experiment)
     root.check_writable()
-    target = root.path / source.resolve().name
-    if target.exists() and target.resolve() == source.resolve():
-        raise InputError(
-            f"{source} lies in this root itself, where it stays as it is. Name another --root for its copy."
-        )
-    if target.exists():
-        raise InputError(f"{target} is there already, from an earlier import. Name another --root for a second copy.")
-
-    def read(position: layout.Position) -> State:
-        return _read(old, layout.checkpoint_name(position), over, classes)
-
-    # All is read before anything is made; one at a time, since each may take a gigabyte.
-    evaluate = _evaluation(root, over, progress)
-    results = [evaluate(read(p)) for p in positions]
+    target = _target(source, root.path)
+    # Everything is read before anything is written; one checkpoint at a time, since each may take a gigabyte.
+    evaluator = _Evaluator(root, original.overrides, progress) if _names_images(original.overrides) else None
+    results = []
+    for position in positions:
+        saved = original.read(position)
+        results.append(evaluator.evaluate(saved) if evaluator is not None else None)
     temp = files.temp_path(target)
     temp.mkdir()
     try:
-        _write(Experiment(temp), old, positions, read, results, target.name)
+        _Copy(Experiment(temp), target.name, original, positions, results).write()
         os.rename(temp, target)
     except BaseException:
         shutil.rmtree(temp, ignore_errors=True)
@@ -79,155 +72,272 @@ def import_folder(
     return Experiment(target)
 
 
-State = tuple[dict[str, Any], dict[str, Any], str]  # (checkpoint, settings, its SHA-256 in the original)
+def _positions(old: Experiment) -> list[layout.Position]:
+    """Where the training was saved, oldest first.
+
+    Raises:
+        NotFoundError: it is no experiment. InputError: it is one of ours, or has no checkpoint.
+    """
+    source = old.folder
+    if not (source / layout.CONFIG).is_file():
+        raise NotFoundError(f"{source} is not an experiment: it has no {layout.CONFIG}.")
+    positions = old.old_checkpoints()
+    if positions:
+        return positions
+    if (source / layout.LINEAGE).exists() or old.has_manifest:
+        raise InputError(f"{source} was written by raysweep itself. Copy the folder as it is.")
+    raise InputError(f"{source} has no checkpoint_epoch_N.pt, so there is nothing to import.")
 
 
-def _read(old: Experiment, name: str, over: Mapping[str, Any], classes: Sequence[str] | None) -> State:
-    path = old.folder / name
-    if not files.inside(old.folder.resolve().parent, path):
-        raise CheckpointError(f"{path} is a link that leads out of the root; it was not read.")
-    saved = checkpoint.read_checkpoint(path)
-    full, settings = legacy.completed(saved, old, path, over, classes)
-    return full, settings, files.sha256_file(path)
+def _target(source: Path, root: Path) -> Path:
+    """The folder of the copy.
+
+    Raises:
+        InputError: there is something already.
+    """
+    target = root / source.resolve().name
+    if target.exists() and target.resolve() == source.resolve():
+        raise InputError(
+            f"{source} is already in this root, where it stays as it is. Name another --root for its copy."
+        )
+    if target.exists():
+        raise InputError(f"{target} exists already, from an earlier import. Name another --root for a second copy.")
+    return target
 
 
-def _evaluation(root: Root, over: Mapping[str, Any], progress: Progress) -> Callable[[State], dict[str, Any] | None]:
-    """What evaluates a checkpoint on the user's images: metrics, and (labels, probabilities); nothing where he names none."""
-    data = over.get("data") or {}
-    if not data.get("path") and not data.get("source"):
-        return lambda state: None
-    import torch
+@dataclass(frozen=True)
+class _Original:
+    """An experiment of the old system, and what the user says of it."""
 
-    from raysweep.config import load as load_config
-    from raysweep.data.order import in_order
-    from raysweep.training import evaluate, metrics, models
-    from raysweep.training.feed import Feed
-    from raysweep.training.world import World
+    experiment: Experiment
+    overrides: Mapping[str, Any]
+    classes: Sequence[str] | None
 
-    device = torch.device("cpu")
-    known: dict[str, Any] = {}
+    def read(self, position: layout.Position) -> Upgraded:
+        """One of its checkpoints, in the shape of ours.
 
-    def run(state: State) -> dict[str, Any]:
-        saved, settings, _ = state
-        chosen = Settings.model_validate(load_config.merge(settings, {**over, "root": root.address}))
-        if not known:
-            progress(Loading())
-            known["found"] = cache.load(chosen.data, experiment_plan.cache_dir(chosen, root))
-        images = in_order(known["found"], chosen.data.classes)
-        moments = saved["preprocessing"]
-        feed = Feed(images, moments["mean"], moments["std"], device, chosen.training.channels_last)
-        model = models.build(chosen.model.name, chosen.model.options, len(images.classes), images.shape[2])
-        models.load_weights(model, saved, "the old checkpoint")
+        Raises:
+            CheckpointError: it is damaged or unsafe, a link out of the root, or lacks what the user does not say either.
+        """
+        path = self._path(position)
+        if not files.inside(self.experiment.folder.resolve().parent, path):
+            raise CheckpointError(f"{path} is a link that leads out of the root; it was not read.")
+        return upgrade(checkpoint.read_checkpoint(path), self.experiment, path, self.overrides, self.classes)
+
+    def sha256(self, position: layout.Position) -> str:
+        return files.sha256_file(self._path(position))
+
+    def own_file(self, name: str) -> bytes | None:
+        """The content of a file of the folder; None where there is none, or a link that leads elsewhere."""
+        path = self.experiment.folder / name
+        return files.read_all(path) if path.is_file() and files.inside(self.experiment.folder, path) else None
+
+    def _path(self, position: layout.Position) -> Path:
+        return self.experiment.folder / layout.checkpoint_name(position)
+
+
+# --- evaluating -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What a checkpoint reaches on the user's images."""
+
+    summary: Summary
+    labels: np.ndarray  # (n,), of the validation images
+    probabilities: np.ndarray  # (n, classes)
+    data_sha256: str
+    counts: dict[str, int]  # class → training images
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Column of the history → value."""
+        overall = {"val_macro_f1": self.summary["val_macro_f1"], "balanced_accuracy": self.summary["balanced_accuracy"]}
+        per_class = {"recall": self.summary["recall"], "f1": self.summary["f1"], "precision": self.summary["precision"]}
+        return overall | {f"{what}_{c}": v for what, values in per_class.items() for c, v in values.items()}
+
+    @property
+    def worst(self) -> dict[str, str | float]:
+        """The class with the lowest recall, as the manifest names it."""
+        recall = self.summary["recall"]
+        worst = min(recall, key=recall.__getitem__)
+        return {"worst_class": worst, "worst_recall": recall[worst]}
+
+
+def _names_images(overrides: Mapping[str, Any]) -> bool:
+    data = overrides.get("data") or {}
+    return bool(data.get("path") or data.get("source"))
+
+
+class _Evaluator:
+    """Evaluates checkpoints on the CPU, on the images that the user names. The images are read once, for the first checkpoint."""
+
+    def __init__(self, root: Root, overrides: Mapping[str, Any], progress: Progress) -> None:
+        self.progress = progress
+        self.overrides = {**overrides, "root": root.address}
+        self.root = root
+        self.found: cache.Dataset | None = None
+
+    def evaluate(self, saved: Upgraded) -> _Evaluation:
+        import torch
+
+        from raysweep.data.order import in_order
+        from raysweep.training import evaluate, metrics, models
+        from raysweep.training.feed import Feed
+        from raysweep.training.world import World
+
+        device = torch.device("cpu")
+        settings = Settings.model_validate(load_config.merge(saved.settings, self.overrides))
+        images = in_order(self._images(settings), settings.data.classes)
+        moments = saved.checkpoint["preprocessing"]
+        feed = Feed(images, moments["mean"], moments["std"], device, settings.training.channels_last)
+        model = models.build(settings.model.name, settings.model.options, len(images.classes), images.shape[2])
+        models.load_weights(model, saved.checkpoint, "the old checkpoint")
         labels, probabilities, _ = evaluate.validate(
             model, feed, images.val, len(images.classes), World(device), contextlib.nullcontext()
         )
         matrix = metrics.confusion(labels, probabilities.argmax(1), len(images.classes))
-        return {
-            "summary": metrics.summarise(matrix, images.classes),
-            "predictions": {"labels": labels, "probabilities": probabilities},
-            "sha256": images.sha256,
-            "counts": images.train.counts(images.classes),
-        }
-
-    return run
-
-
-def _write(
-    new: Experiment,
-    old: Experiment,
-    positions: Sequence[layout.Position],
-    read: Callable[[layout.Position], State],
-    results: Sequence[dict[str, Any] | None],
-    name: str,
-) -> None:
-    """The copy, as training would have left it."""
-    from raysweep.training.checkpointing import CheckpointWriter, rebuild_best, write_history
-
-    last, settings, _ = read(positions[-1])
-    final = results[-1]
-    flat = {
-        **old.written_config(),
-        "classes": list(last["classes"]),
-        "sampling_weights": last["sampling_weights"],
-        "class_counts": final["counts"] if final else None,
-        "data_sha256": final["sha256"] if final else None,
-        "threads": None,
-        "world_size": 1,
-        "parent": None,
-        "imported_from": {"folder": str(old.folder.resolve()), "sha256": {}},
-        "settings": settings,
-    }
-    text = _own_file(old, layout.CHANGES)
-    if text:
-        files.write_atomic(new.folder / layout.CHANGES, text.rstrip(b"\n") + b"\n")
-    lineage.record(
-        new.folder, lineage.START, imported_from=str(old.folder.resolve()), model=settings["model"]["name"],
-        epochs=settings["training"]["epochs"], new_weights=last["sampling_weights"],
-    )  # fmt: skip
-    entries = []
-    generators = _seeded(settings["seed"])
-    history = _history(last, results, positions)
-    writer = CheckpointWriter(new.folder, "", last["classes"], "val_acc")
-    for i, old_position in enumerate(positions):
-        saved, its_settings, original = read(old_position)
-        position = legacy.epoch_of(saved)
-        result = results[i]
-        rows = int(saved["epoch"])
-        full = {
-            **saved,
-            "format_version": checkpoint.FORMAT_VERSION,
-            "current_batch": position.batch or 0,
-            "total_batches": int(saved.get("total_batches") or 0),
-            "history": {c: v[:rows] for c, v in history.items()},
-            "config": {**flat, "settings": its_settings},
-            "experiment": name,
-            "world_size": 1,
-            "rng_state": [generators],
-            "sampler_state": {},
-            "scheduler_state_dict": {},
-            "scaler_state_dict": {},
-            "versions": {},
-            "parent": None,
-        }
-        size, digest = checkpoint.write(new.folder / layout.checkpoint_name(position), full)
-        metrics: dict[str, Any] = {}
-        if position.batch is None:
-            metrics = {
-                c: v[rows - 1] for c, v in history.items() if "_" in c and rows <= len(v) and v[rows - 1] is not None
-            }
-            metrics = {k: v for k, v in metrics.items() if not k.startswith(("recall_", "f1_", "precision_"))}
-            metrics |= _worst(result["summary"]) if result else {}
-            if bare := _own_file(old, layout.model_name(position.epoch)):
-                files.write_atomic(new.folder / layout.model_name(position.epoch), bare)
-            if result:
-                writer.save_predictions(position.epoch, result["predictions"], keep=_best_epoch(history, rows - 1))
-        entries.append(
-            ManifestEntry(
-                layout.checkpoint_name(position),
-                size,
-                digest,
-                *position,
-                datetime.now().isoformat(timespec="seconds"),
-                metrics,
-            )
+        return _Evaluation(
+            metrics.summarise(matrix, images.classes),
+            labels,
+            probabilities,
+            images.sha256,
+            images.train.counts(images.classes),
         )
-        flat["imported_from"]["sha256"][layout.checkpoint_name(position)] = original
-    new.write_config(ExperimentConfig.from_json(flat))
-    entries = _without_overtaken(entries, new)
-    best = _best_epoch(history, int(last["epoch"]))
-    kept = next((e for e in entries if e.batch is None and e.epoch == best), None) or next(
-        (e for e in reversed(entries) if e.batch is None), None
-    )
-    told = BestEpoch(kept.epoch, kept.file, value=kept.metrics.get("val_acc", -1.0)) if kept is not None else None
-    new.write_manifest(Manifest(entries, told))
-    rebuild_best(new)
-    write_history(new.folder, history, last["classes"])
-    done = max((e.epoch for e in entries if e.batch is None), default=0)
-    finished = done >= int(flat.get("num_epochs") or 0)
-    kind = lineage.FINISHED if finished else lineage.INTERRUPTED
-    lineage.record(new.folder, kind, epochs=done, best_acc=float(last["best_acc"]))
-    if final:
-        runner.derive(new)
+
+    def _images(self, settings: Settings) -> cache.Dataset:
+        if self.found is None:
+            self.progress(Loading())
+            self.found = cache.load(settings.data, experiment_plan.cache_dir(settings, self.root))
+        return self.found
+
+
+# --- writing --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Copy:
+    """The copy, as training would have left it."""
+
+    new: Experiment
+    name: str  # of the folder that it will be
+    original: _Original
+    positions: Sequence[layout.Position]
+    results: Sequence[_Evaluation | None]  # of each position
+    sha256: dict[str, str] = field(default_factory=dict)  # file → its hash in the original
+
+    def write(self) -> None:
+        last = self.original.read(self.positions[-1])
+        history = self._history(last.checkpoint["history"])
+        config = self._config(last)
+        self._start_log(last)
+        entries = self._write_checkpoints(last, history, config)
+        self.new.write_config(ExperimentConfig.from_json(config))
+        self._commit(entries, history, last)
+        self._end_log(entries, config, float(last.checkpoint["best_acc"]))
+        if self.results[-1] is not None:
+            runner.derive(self.new)
+
+    def _config(self, last: Upgraded) -> dict[str, Any]:
+        """``experiment_config.json``. The hashes of the originals are filled in while they are copied."""
+        final = self.results[-1]
+        old = self.original.experiment
+        return {
+            **old.written_config(),
+            "classes": list(last.checkpoint["classes"]),
+            "sampling_weights": last.checkpoint["sampling_weights"],
+            "class_counts": final.counts if final else None,
+            "data_sha256": final.data_sha256 if final else None,
+            "threads": None,
+            "world_size": 1,
+            "parent": None,
+            "imported_from": {"folder": str(old.folder.resolve()), "sha256": self.sha256},
+            "settings": last.settings,
+        }
+
+    def _history(self, old: Mapping[str, Sequence[Any]]) -> History:
+        """The old columns as they were, and what the evaluations add."""
+        history = {c: list(v) for c, v in old.items()}
+        rows = max((len(v) for v in history.values()), default=0)
+        for position, result in zip(self.positions, self.results, strict=True):
+            if result is None or position.batch is not None or position.epoch > rows:
+                continue
+            for column, value in result.metrics.items():
+                history.setdefault(column, [None] * rows)[position.epoch - 1] = value
+        return history
+
+    def _start_log(self, last: Upgraded) -> None:
+        text = self.original.own_file(layout.CHANGES)
+        if text:
+            files.write_atomic(self.new.folder / layout.CHANGES, text.rstrip(b"\n") + b"\n")
+        lineage.record(
+            self.new.folder,
+            lineage.START,
+            imported_from=str(self.original.experiment.folder.resolve()),
+            model=last.settings["model"]["name"],
+            epochs=last.settings["training"]["epochs"],
+            new_weights=last.checkpoint["sampling_weights"],
+        )
+
+    def _write_checkpoints(self, last: Upgraded, history: History, config: Json) -> list[ManifestEntry]:
+        """Checkpoints, bare weights and predictions; returns the checkpoints as the manifest records them."""
+        from raysweep.training.checkpointing import CheckpointWriter
+
+        generators = _seeded(last.settings["seed"])
+        writer = CheckpointWriter(self.new.folder, "", last.checkpoint["classes"], "val_acc")
+        entries = []
+        for old_position, result in zip(self.positions, self.results, strict=True):
+            saved = self.original.read(old_position)
+            position, rows = saved.position, int(saved.checkpoint["epoch"])
+            file = layout.checkpoint_name(position)
+            full = {
+                **saved.checkpoint,
+                "history": {c: v[:rows] for c, v in history.items()},
+                "config": {**config, "settings": saved.settings},
+                "experiment": self.name,
+                "rng_state": [generators],
+            }
+            size, digest = checkpoint.write(self.new.folder / file, full)
+            metrics: dict[str, Any] = {}
+            if position.batch is None:
+                metrics = _metrics(history, rows) | (result.worst if result else {})
+                if bare := self.original.own_file(layout.model_name(position.epoch)):
+                    files.write_atomic(self.new.folder / layout.model_name(position.epoch), bare)
+                if result:
+                    predictions = {"labels": result.labels, "probabilities": result.probabilities}
+                    writer.save_predictions(position.epoch, predictions, keep=_best_epoch(history, rows - 1))
+            created = datetime.now().isoformat(timespec="seconds")
+            entries.append(ManifestEntry(file, size, digest, *position, created, metrics))
+            self.sha256[file] = self.original.sha256(old_position)
+        return self._without_overtaken(entries)
+
+    def _without_overtaken(self, entries: list[ManifestEntry]) -> list[ManifestEntry]:
+        """A checkpoint within an epoch counts only as long as that epoch's end is missing, as in every folder of ours."""
+        ends = {e.epoch for e in entries if e.batch is None}
+        kept = [e for e in entries if e.batch is None or e.epoch not in ends]
+        for entry in entries:
+            if entry not in kept:
+                files.remove(self.new.folder / entry.file)
+        return kept
+
+    def _commit(self, entries: list[ManifestEntry], history: History, last: Upgraded) -> None:
+        """The manifest, and what is derived from it."""
+        from raysweep.training.checkpointing import rebuild_best, write_history
+
+        best = _best_epoch(history, int(last.checkpoint["epoch"]))
+        ends = [e for e in entries if e.batch is None]
+        kept = next((e for e in ends if e.epoch == best), ends[-1] if ends else None)
+        record = BestEpoch(kept.epoch, kept.file, value=kept.metrics.get("val_acc", -1.0)) if kept is not None else None
+        # Not by write_manifest: the folder still has its temporary name.
+        files.write_json(self.new.folder / layout.MANIFEST, Manifest(entries, record).to_json(self.name))
+        rebuild_best(self.new)
+        write_history(self.new.folder, history, last.checkpoint["classes"])
+
+    def _end_log(self, entries: list[ManifestEntry], config: Json, best_acc: float) -> None:
+        done = max((e.epoch for e in entries if e.batch is None), default=0)
+        finished = done >= int(config.get("num_epochs") or 0)
+        kind = lineage.FINISHED if finished else lineage.INTERRUPTED
+        lineage.record(self.new.folder, kind, epochs=done, best_acc=best_acc)
 
 
 def _seeded(seed: int) -> dict[str, Any]:
@@ -241,44 +351,16 @@ def _seeded(seed: int) -> dict[str, Any]:
     return dict(fresh)
 
 
-def _own_file(old: Experiment, name: str) -> bytes | None:
-    """The content of a file of the old folder; None where there is none, or a link that leads elsewhere."""
-    path = old.folder / name
-    return files.read_all(path) if path.is_file() and files.inside(old.folder, path) else None
-
-
-def _without_overtaken(entries: list[ManifestEntry], new: Experiment) -> list[ManifestEntry]:
-    """What was saved within an epoch counts only where that epoch's end is not there, as in every folder of ours."""
-    ends = {e.epoch for e in entries if e.batch is None}
-    kept = [e for e in entries if e.batch is None or e.epoch not in ends]
-    for entry in entries:
-        if entry not in kept:
-            files.remove(new.folder / entry.file)
-    return kept
-
-
-def _history(
-    last: Mapping[str, Any], results: Sequence[dict[str, Any] | None], positions: Sequence[layout.Position]
-) -> dict[str, list[Any]]:
-    """The old four columns as they were, the epochs numbered, and what an evaluation adds."""
-    history = {c: list(v) for c, v in last["history"].items()}
-    rows = max((len(v) for v in history.values()), default=0)
-    history.setdefault("epoch", list(range(1, rows + 1)))
-    for position, result in zip(positions, results, strict=True):
-        if result is None or position.batch is not None or position.epoch > rows:
-            continue
-        summary = result["summary"]
-        values = {"val_macro_f1": summary["val_macro_f1"], "balanced_accuracy": summary["balanced_accuracy"]}
-        for what in ("recall", "f1", "precision"):
-            values |= {f"{what}_{c}": v for c, v in summary[what].items()}
-        for column, value in values.items():
-            history.setdefault(column, [None] * rows)[position.epoch - 1] = value
-    return history
-
-
-def _worst(summary: Mapping[str, Any]) -> dict[str, Any]:
-    worst = min(summary["recall"], key=summary["recall"].__getitem__)
-    return {"worst_class": worst, "worst_recall": summary["recall"][worst]}
+def _metrics(history: Mapping[str, Sequence[Any]], rows: int) -> dict[str, Any]:
+    """The metrics of the epoch in the last of the first ``rows``, those of single classes left out."""
+    return {
+        column: values[rows - 1]
+        for column, values in history.items()
+        if "_" in column
+        and not column.startswith(("recall_", "f1_", "precision_"))
+        and rows <= len(values)
+        and values[rows - 1] is not None
+    }
 
 
 def _best_epoch(history: Mapping[str, Sequence[Any]], rows: int) -> int | None:

@@ -14,17 +14,21 @@ from torch import nn
 
 from raysweep._text import truncate
 from raysweep.errors import ConfigError, DataError, StoreError
-from raysweep.plan import legacy
 from raysweep.plan import parent as parents
+from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, resolve
+from raysweep.store.records import Json
 from raysweep.store.root import Root
 from raysweep.training import models
 
 
 @dataclass(frozen=True)
 class Network:
-    """``model`` maps float32 (n, channels, height, width), standardised as ``(pixel - mean) / std`` with pixels in [0, 255], to
-    logits (n, classes)."""
+    """A trained network and how to feed it.
+
+    ``model`` maps float32 (n, channels, height, width) to logits (n, classes). Its input is standardised as
+    ``(pixel - mean) / std`` with pixels in [0, 255].
+    """
 
     model: nn.Module
     name: str
@@ -36,7 +40,7 @@ class Network:
     sha256: str
 
     def facts(self) -> dict[str, Any]:
-        """All that another program needs to use it."""
+        """Everything that another program needs to use it, as JSON."""
         height, width, channels = self.shape
         return {
             "model": self.name,
@@ -73,7 +77,7 @@ def load(
     """The network of a checkpoint, on the CPU, ready to predict.
 
     Args:
-        overrides, classes: what a checkpoint of the old system does not say, see :func:`child.read_parent`.
+        overrides, classes: what a checkpoint of the old system does not say, see :func:`parent.read_parent`.
 
     Raises:
         NotFoundError, CheckpointError: there is no such checkpoint, or it is damaged. ConfigError: its model cannot be built.
@@ -81,49 +85,64 @@ def load(
     experiment, entry, path = resolve.find_checkpoint(root, reference)
     if entry is not None and (problem := entry.verify(experiment.folder)) is not None:
         raise StoreError(f"{experiment.folder}: {problem}. Take another checkpoint.")
-    saved = checkpoint.read_checkpoint(path)
-    over = dict(overrides or {})
-    if legacy.is_old(saved):
-        saved, settings = legacy.completed(saved, experiment, path, over, classes)
-    else:
-        settings = dict(saved["config"].get("settings") or {})
-    section = {**(settings.get("model") or {}), **(over.get("model") or {})}
-    lacking = [k for k in ("classes", "preprocessing") if not saved.get(k)] + (
-        [] if section.get("name") else ["its model"]
-    )
-    if lacking:
-        raise ConfigError(f"{truncate(path)} does not say {' and '.join(lacking)}, so its network cannot be built.")
+    over = overrides or {}
+    found = upgrade(checkpoint.read_checkpoint(path), experiment, path, over, classes)
+    saved = found.checkpoint
+    section = _model_section(found, over, path)
     own = entry is not None and files.inside(root.path, experiment.folder)
     parents.same_function(path, own, section, over)
-    means = saved["preprocessing"]
-    shape = tuple(means.get("shape") or (0, 0, len(means["mean"])))
-    if not all(shape):
-        side = int((over.get("data") or {}).get("image_size") or 0) or _side(section["name"])
-        shape = (side, side, len(means["mean"]))
+    shape = _shape(saved["preprocessing"], section["name"], over)
     model = models.build(section["name"], dict(section.get("options") or {}), len(saved["classes"]), shape[2])
     models.load_weights(model, saved, path)
     model.eval()
-    where = f"{experiment.id}@{entry.epoch}" if entry is not None and entry.batch is None else str(path)
-    digest = entry.sha256 if entry is not None else files.sha256_file(path)
     return Network(
-        model, section["name"], tuple(saved["classes"]), tuple(means["mean"]), tuple(means["std"]), shape, where, digest
+        model=model,
+        name=section["name"],
+        classes=tuple(saved["classes"]),
+        mean=tuple(saved["preprocessing"]["mean"]),
+        std=tuple(saved["preprocessing"]["std"]),
+        shape=shape,
+        source=f"{experiment.id}@{entry.epoch}" if entry is not None and entry.batch is None else str(path),
+        sha256=entry.sha256 if entry is not None else files.sha256_file(path),
     )
 
 
-def _side(name: str) -> int:
+def _model_section(found: Upgraded, overrides: Mapping[str, Any], path: Path) -> Json:
+    """The section ``model`` of the settings, with what the user says.
+
+    Raises:
+        ConfigError: the checkpoint lacks something without which no network can be built.
+    """
+    section = {**(found.settings.get("model") or {}), **(overrides.get("model") or {})}
+    lacking = [k for k in ("classes", "preprocessing") if not found.checkpoint.get(k)]
+    lacking += [] if section.get("name") else ["its model"]
+    if lacking:
+        raise ConfigError(f"{truncate(path)} does not say {' and '.join(lacking)}, so its network cannot be built.")
+    return section
+
+
+def _shape(preprocessing: Json, model: str, overrides: Mapping[str, Any]) -> tuple[int, int, int]:
+    """(height, width, channels) of the images that the network was trained on.
+
+    Raises:
+        ConfigError: neither the checkpoint, the user nor the model says how large they were.
+    """
     from raysweep.training import hub
 
-    found = hub.input_size(name)
-    if found is None:
+    height, width, channels = preprocessing.get("shape") or (0, 0, 0)
+    if height and width and channels:
+        return height, width, channels
+    side = int((overrides.get("data") or {}).get("image_size") or 0) or hub.input_size(model)
+    if not side:
         raise ConfigError("The checkpoint does not say how large its images were. Add data.image_size=PIXELS.")
-    return found
+    return side, side, len(preprocessing["mean"])
 
 
 def read_images(network: Network, paths: Sequence[Path]) -> np.ndarray:
-    """uint8 (n, height, width, channels): image files, decoded as for the training.
+    """Image files as uint8 (n, height, width, channels), decoded as for the training.
 
     Raises:
-        DataError: a file is missing or no image; the message names it.
+        DataError: a file is missing or is not an image; the message names it.
     """
     from raysweep.data import decode
 

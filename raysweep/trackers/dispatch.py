@@ -26,6 +26,7 @@ from raysweep.config.settings import TrackersSection
 from raysweep.errors import Interrupted, RaysweepError
 from raysweep.events import BranchEnded, EpochDone, Event, ExperimentFinished, ExperimentStarted, Note, Progress, opened
 from raysweep.store import lineage
+from raysweep.store.commands import continue_command
 from raysweep.store.experiment import FAILED, FINISHED, INTERRUPTED, Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.root import Root
@@ -270,7 +271,7 @@ class Dispatcher:
         no other process writes to them."""
         for (folder, name), why in self.errors.items():
             now = (
-                f"it is out of sync; `raysweep continue {folder.name}` brings it up to date"
+                f"it is out of sync; `{continue_command(Root.at(folder.parent), folder.name)}` brings it up to date"
                 if (folder, name) in self.out_of_sync
                 else "it is up to date again"
             )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from raysweep.config.settings import Settings
+from raysweep.store.records import ExperimentConfig, ParentRef
 from raysweep.weights import SamplingWeights
 
 
@@ -28,8 +28,8 @@ class Job:
     fresh_optimizer: bool = False
     keep_rng: bool = True
     keep_position: bool = True  # False: the running epoch is drawn anew from its start
-    parent: dict[str, Any] | None = None
-    flat_config: dict[str, Any] = field(default_factory=dict)
+    parent: ParentRef | None = None
+    config: ExperimentConfig = field(default_factory=ExperimentConfig)  # for its checkpoints
     versions: dict[str, str] = field(default_factory=dict)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.events import CheckpointSaved, EpochDone, Progress
-from raysweep.store import checkpoint
+from raysweep.store import checkpoint_format
 from raysweep.training import evaluate, state
 from raysweep.training.background import BackgroundSaver
 from raysweep.training.checkpointing import CheckpointWriter
@@ -100,10 +100,10 @@ def _constant(setup: Setup) -> dict[str, Any]:
     """The part of a checkpoint that never changes. It is built once, because the training stands still during a save."""
     job = setup.job
     return {
-        "format_version": checkpoint.FORMAT_VERSION,
+        "format_version": checkpoint_format.FORMAT_VERSION,
         "total_batches": setup.total_batches,
         "scaler_state_dict": {},  # bf16 needs no loss scaling
-        "config": job.flat_config,
+        "config": job.config.to_json(),
         "classes": list(setup.classes),
         "sampling_weights": job.weights.as_dict(),
         "world_size": setup.world.size,
@@ -112,6 +112,6 @@ def _constant(setup: Setup) -> dict[str, Any]:
         "preprocessing": {"mean": setup.mean, "std": setup.std, "shape": list(setup.data.shape)},
         "data_sha256": setup.data.sha256,
         "experiment": Path(job.folder).name,
-        "parent": job.parent,
+        "parent": job.parent.to_json() if job.parent else None,
         "versions": job.versions,
     }

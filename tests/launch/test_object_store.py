@@ -79,7 +79,7 @@ def test_run_kill_continue_elsewhere_branch_list_and_report(ray_cluster, server,
     whole = launching.run(experiment_plan.plan_experiment(small_settings(tmp_path / "whole", **SECTIONS))).experiment
     killed_after_an_epoch(server, "first", configuration(tmp_path, "base", server.root()))
     (row,) = json.loads(on("second", "list", "--json"))
-    assert row["status"] == "dead"
+    assert row["status"] == "crashed"
     assert 1 <= row["epochs_done"] < 8
 
     assert on("second", "continue", "base").strip() == row["path"]

@@ -25,7 +25,7 @@ def test_a_training_leaves_a_node_that_is_taken_away(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     (told,) = found["told"]
-    assert told.startswith("A preemption notice. Going on from checkpoint_epoch_")
+    assert told.startswith("A preemption notice. Continuing from checkpoint_epoch_")
     events = [e for e in found["events"] if e["type"] != "INTERRUPTED"]
     assert [e["type"] for e in events] == [
         "EXPERIMENT_START",

@@ -16,9 +16,11 @@ from raysweep.errors import CheckpointError, InputError, NotFoundError
 from raysweep.launch import run as launching
 from raysweep.plan import child
 from raysweep.plan import parent as parents
+from raysweep.plan.upgrade import Source, upgrade
 from raysweep.store import catalog, checkpoint, layout, resolve
 from raysweep.store.experiment import Experiment
 from raysweep.store.root import Root
+from raysweep.store.untrusted import schema
 from raysweep.tools import import_legacy
 from tests.cli.test_errors import run_cli
 from tests.conftest import weights_hash
@@ -162,6 +164,42 @@ def test_what_it_does_not_know_is_asked_for(root, folder, image_folder, monkeypa
     os.rename(root / "elsewhere", root / "tiny_vit")
 
 
+def test_what_is_filled_in_is_recorded_with_its_source(root, folder, image_folder):
+    parent = parents.read_parent(Root.open(root), "old_base@3", {"data": {"path": str(image_folder)}})
+    found = {row.key: (row.value, row.source) for row in parent.filled_in}
+    assert found["data.path"] == (str(image_folder), Source.USER)
+    assert found["data.classes"] == (list(old.CLASSES), Source.MODEL)
+    assert found["training.learning_rate"] == (0.002, Source.CHECKPOINT)
+    assert found["sampling.strategy"] == ("multinomial", Source.OLD_SYSTEM)
+    assert parent.given == {"data.path": str(image_folder)}
+    (note,) = parent.notes
+    assert "weight decay no longer applies" in note.text
+
+
+def test_an_upgraded_checkpoint_has_every_key_of_ours(root, folder, image_folder, quick_run):
+    path = folder / "checkpoint_epoch_2_batch_1.pt"
+    found = upgrade(checkpoint.read_checkpoint(path), Experiment(folder), path)
+    ours = quick_run(training={"epochs": 1})
+    mine = checkpoint.read_checkpoint(ours.folder / "checkpoint_epoch_1.pt")
+    assert set(mine) - set(found.checkpoint) == {"threads", "conditions", "data_sha256"}  # nobody knows these
+    assert found.checkpoint["config"]["settings"] == found.settings
+    assert found.settings.keys() == mine["config"]["settings"].keys()
+    assert found.position == (3, 1)
+    schema.check(found.checkpoint, path)
+
+
+def test_a_checkpoint_of_ours_stays_as_it_is(quick_run):
+    ours = quick_run(training={"epochs": 1})
+    path = ours.folder / "checkpoint_epoch_1.pt"
+    mine = checkpoint.read_checkpoint(path)
+    found = upgrade(mine, ours, path, {"data": {"path": "elsewhere"}})
+    assert found.checkpoint is mine
+    assert found.settings == mine["config"]["settings"]
+    assert (found.filled_in, found.notes) == ((), ())
+    with pytest.raises(CheckpointError, match="Leave --classes out"):
+        upgrade(mine, ours, path, classes=["cat", "dog"])
+
+
 class Harm:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -198,6 +236,7 @@ def test_an_imported_copy_is_one_of_ours(root, folder, image_folder, tmp_path, c
     new = tmp_path / "new"
     made = import_legacy.import_folder(folder, Root.open(new), {"data": {"path": str(image_folder)}})
     assert made.folder == new / old.NAME
+    assert json.loads((made.folder / layout.MANIFEST).read_text())["experiment"] == old.NAME
     assert [(e.epoch, e.batch) for e in made.entries()] == [(1, None), (2, None), (3, None)]
     row = catalog.summary(made)
     assert (row.status, row.epochs_done, row.best_epoch) == ("finished", 3, 3)
@@ -213,7 +252,7 @@ def test_an_imported_copy_is_one_of_ours(root, folder, image_folder, tmp_path, c
     assert (made.folder / layout.CHANGES).read_text().startswith("EXPERIMENT LOG - old_base\n")
     kid = resumed(new, "old_base@3", image_folder, epochs=1, weights={"dog": 5.0}, name="kid")
     assert run_cli(capsys, "compare", kid.id, "--root", new)[0] == 0
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         import_legacy.import_folder(folder, Root.open(new))
     with pytest.raises(InputError, match="written by raysweep itself"):
         import_legacy.import_folder(made.folder, Root.open(tmp_path / "other"))
@@ -250,7 +289,7 @@ def test_an_interrupted_one_is_continued_after_its_import(folder, image_folder, 
 def test_an_import_into_its_own_root_leaves_the_original_alone(root, folder, capsys):
     code, _, err = run_cli(capsys, "import", folder, "--root", root)
     assert code == 2
-    assert "lies in this root itself, where it stays as it is" in err
+    assert "is already in this root, where it stays as it is" in err
     assert "Remove" not in err
 
 

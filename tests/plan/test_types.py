@@ -23,13 +23,17 @@ def plan(tmp_path, quick_run):
 
 def test_a_job_travels_whole_and_its_settings_are_not_validated_again(plan, monkeypatch):
     from raysweep.config.settings import Settings
+    from raysweep.store.experiment import Experiment
     from raysweep.training.job import Job
 
-    job = Job("f", "t", plan.settings, plan.weights, "c", "d", 1, False, 1, 2)
+    config = Experiment(plan.parent.path.parent).config()
+    parent = plan.parent.record()
+    job = Job("f", "t", plan.settings, plan.weights, "c", "d", 1, False, 1, 2, parent=parent, config=config)
     sent = pickle.dumps((job, plan))
     monkeypatch.setattr(Settings, "model_validate", None)
     monkeypatch.setattr(Settings, "__init__", None)
     assert pickle.loads(sent) == (job, plan)
+    assert pickle.loads(sent)[0].config.to_json() == config.to_json()  # unknown keys and the order of all, too
 
 
 def test_a_branch_differs_from_the_common_plan_in_name_weights_and_seed_only(plan):

@@ -198,7 +198,7 @@ def test_the_documented_fields(root):
         "id": "child_20250110_010203",
         "name": "child",
         "created": "2025-01-10T01:02:03",
-        "status": store.DEAD,  # it has no end and nobody holds it
+        "status": store.CRASHED,  # it has no end and nobody holds it
         "epochs_done": 5,
         "epochs_target": 12,  # num_epochs are additional ones
         "best_acc": 0.4,

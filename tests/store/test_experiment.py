@@ -361,9 +361,9 @@ def test_a_folder_of_the_old_system_has_no_manifest_and_is_not_called_damaged(tm
     ("kinds", "writer", "status"),
     [
         ([lineage.START], "alive", store.RUNNING),
-        ([lineage.START], "elsewhere", store.RUNNING),  # cannot be asked: not called dead
-        ([lineage.START], "dead", store.DEAD),
-        ([lineage.START], None, store.DEAD),
+        ([lineage.START], "elsewhere", store.RUNNING),  # cannot be asked: not called crashed
+        ([lineage.START], "dead", store.CRASHED),
+        ([lineage.START], None, store.CRASHED),
         ([lineage.START, lineage.INTERRUPTED], None, store.INTERRUPTED),
         ([lineage.START, lineage.INTERRUPTED, lineage.CONTINUED], "alive", store.RUNNING),
         ([lineage.START, lineage.FINISHED], None, store.FINISHED),

@@ -138,7 +138,7 @@ def test_a_writer_that_dies_without_a_trace_is_seen(root, monkeypatch):
     lock = WriterLock.acquire(folder)
     assert told(root)[folder.name]["status"] == store.RUNNING
     monkeypatch.setattr("raysweep.store.lock.alive", lambda who: False)  # nothing on the disk has changed
-    assert told(root)[folder.name]["status"] == store.DEAD
+    assert told(root)[folder.name]["status"] == store.CRASHED
     monkeypatch.undo()
     lock.release()
     assert told(root) == truth(root)

@@ -14,11 +14,12 @@ import pytest
 
 from raysweep.errors import AmbiguousReferenceError, NotFoundError, RootError, StoreError
 from raysweep.store import experiment as experiments
-from raysweep.store import lineage, resolve, sweep
+from raysweep.store import experiment as store
+from raysweep.store import layout, lineage, resolve, sweep
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_manifest import Manifest, ManifestEntry
 from raysweep.store.records_sweep import SweepRecord
-from raysweep.store.results import refresh
+from raysweep.store.results import read_results, refresh
 from raysweep.store.root import Root
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -182,3 +183,14 @@ def test_a_plan_of_wrong_types_is_named(tmp_path, plan, told):
     (mine.folder / "sweep.json").write_text(plan)
     with pytest.raises(StoreError, match=rf"sweep\.json.*{told}"):
         mine.record()
+
+
+def test_files_that_still_say_dead_are_read_as_crashed(tmp_path):
+    mine = new_sweep(tmp_path, "control")
+    refresh(mine)
+    for file in (mine.folder / layout.SWEEP, mine.folder / layout.RESULTS):
+        text = file.read_text()
+        assert "missing" in text
+        file.write_text(text.replace("missing", "dead"))
+    assert [b.status for b in mine.record().branches] == [store.CRASHED]
+    assert [row["status"] for row in read_results(mine)] == [store.CRASHED]

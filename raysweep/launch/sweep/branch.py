@@ -1,8 +1,8 @@
 """One branch of a sweep, as Ray Tune runs it in an actor that trains one branch after another.
 
 A branch on one device trains inside the actor: no process is started for it. Its experiment's folder is made here, by
-the one process that writes to it. If the folder exists already, the branch goes on from its newest checkpoint: that is
-how an interrupted sweep, and a branch whose actor died, are continued.
+the one process that writes to it. If the folder exists already, the branch continues from its newest checkpoint: that is
+how an interrupted sweep is continued, and a branch whose actor died.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from raysweep.plan.sweep import plan_branch
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import lock
 from raysweep.store.experiment import Experiment
+from raysweep.store.records import BranchRef
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 from raysweep.training.job import Job, Outcome
 
-BATCH_EVERY_S = 1.0  # many branches tell one driver: less often than one run alone
+BATCH_EVERY_S = 1.0  # many branches report to one driver, so each reports less often than a single run
 
 
 METRICS = ("val_acc", "val_macro_f1", "balanced_accuracy")
@@ -40,7 +41,7 @@ METRICS = ("val_acc", "val_macro_f1", "balanced_accuracy")
 
 @dataclass(frozen=True)
 class Shared:
-    """What all branches of a sweep have in common. It is put into Ray's object store once and read there."""
+    """What all branches of a sweep have in common. It is put into Ray's object store once, and each actor reads it there."""
 
     root: Root
     sweep_folder: str  # its path or address
@@ -56,8 +57,8 @@ class Shared:
 
 @dataclass(frozen=True)
 class SharedRef:
-    """Where :class:`Shared` lies in Ray's object store. With ten thousand points it takes long to unpack, so an actor does
-    that once, not for every branch."""
+    """Where :class:`Shared` is in Ray's object store. With ten thousand points it takes long to unpack, so an actor unpacks it
+    once, not for every branch."""
 
     reference: Any
 
@@ -97,7 +98,7 @@ def _parent_state(shared: Shared) -> Mapping[str, Any]:
 
 
 class BranchReporter(ChannelReporter):
-    """Tells the driver everything, and Ray Tune the metrics of every epoch."""
+    """Reports everything to the driver, and the metrics of every epoch to Ray Tune."""
 
     def __init__(self, channel: Any, branch: str, first_epoch: int) -> None:
         import ray
@@ -125,27 +126,27 @@ class BranchReporter(ChannelReporter):
 def train_branch(config: dict[str, Any], shared: Shared) -> None:
     """The trainable: train the branch that ``config`` names, or, in a search, whose weights it holds.
 
-    A failure is told to the driver and ends here, so that the actor can go on with the next branch.
+    A failure is reported to the driver and not raised, so that the actor can train the next branch.
     """
     import ray
 
     point = shared.points[config["branch"]] if "branch" in config else _searched(config, shared)
     first = _parent(shared).epoch + 1 if shared.base is not None else 1
     reporter = BranchReporter(shared.channel, point.name, first)
-    # Asked before anything is made: after a stop the branches that have not begun shall not begin.
+    # This comes before anything is made: after a stop no other branch may begin.
     stop, again = ray.get(shared.channel.begin.remote(point.name))
     if stop is not None:
         return
     end = BranchEnded("finished")
     try:
         experiment = _train(point, shared, reporter, again)
-        if not reporter.reported:  # it was complete already: a search still wants to know what it reached
+        if not reporter.reported:  # it was complete already, but a search needs what it reached
             ends = experiment.manifest().ends
             if ends:
                 reporter.report(ends[-1].epoch, ends[-1].metrics)
     except Interrupted as error:
         if error.reason == retry.PREEMPTED:
-            raise  # Tune starts the branch again in another place, where it goes on
+            raise  # Tune starts the branch again on another node, where it continues
         end = BranchEnded("interrupted", str(error))
     except RaysweepError as error:
         end = BranchEnded("failed", str(error), traceback.format_exc())
@@ -155,18 +156,18 @@ def train_branch(config: dict[str, Any], shared: Shared) -> None:
 
 
 def _searched(config: Mapping[str, Any], shared: Shared) -> Point:
-    """The branch that a search's suggestion means; equal suggestions are the same branch."""
+    """The branch of a search's suggestion; equal suggestions are the same branch."""
     parent = _parent(shared)
     changes = {c: float(f"{w:.4g}") for c, w in config.items()}
     seed = shared.seed if shared.seed is not None else parent.settings.seed
     return Point(grids.describe(changes), parent.weights.inherit(changes), seed, False)
 
 
-_seen: set[str] = set()  # roots on an object store that this process has looked through
+_seen: set[str] = set()  # roots on an object store that this process has read
 
 
 def _sweep(shared: Shared, look: bool, again: bool) -> Sweep:
-    """The sweep, where it is asked for with what other machines have made of its branches."""
+    """The sweep; with ``look``, after reading what other machines have written of its branches."""
     address = shared.root.address
     root = Root.open(address, look=look and (again or address not in _seen))
     _seen.update([address] if look else [])
@@ -174,8 +175,8 @@ def _sweep(shared: Shared, look: bool, again: bool) -> Sweep:
 
 
 def _train(point: Point, shared: Shared, reporter: BranchReporter, again: bool) -> Experiment:
-    # A branch that nobody knows of has no folder. To look for one all the same is to list the whole root, which ten
-    # thousand branches cannot each do.
+    # A branch that sweep.json does not know has no folder. Looking for one lists the whole root, which is too slow for each
+    # of ten thousand branches.
     known = shared.known.get(point.name)
     look = again or known is not None or shared.original_id is None
     sweep = _sweep(shared, look, again)
@@ -206,7 +207,7 @@ def _train(point: Point, shared: Shared, reporter: BranchReporter, again: bool) 
     if shared.base is None:
         raise CheckpointError("This branch had not started when its parent's checkpoint was lost.")
     plan = plan_branch(transport.arrived_plan(shared.base), original_id, point)
-    branch = {"name": point.name, "control": point.control, "seed": point.seed}
+    branch = BranchRef(point.name, point.control, point.seed)
     return runner.start(plan, launch, reporter, sweep=original_id, branch=branch).experiment
 
 
@@ -215,6 +216,6 @@ def _of_a_lost_node(experiment: Experiment) -> bool:
     import ray
 
     who = lock.holder(experiment.folder)
-    if who is None or lock.alive(who) is not None:  # nobody, or one of this machine, whom the lock itself can judge
+    if who is None or lock.alive(who) is not None:  # no holder, or one on this machine, which the lock itself checks
         return False
     return who.host not in {n.get("NodeManagerHostname") for n in ray.nodes() if n.get("Alive")}

@@ -1,7 +1,7 @@
 """Sweeps: from one checkpoint, many branches with other class sampling weights, launched by Ray Tune.
 
-The plan is checked whole before Ray starts. What happened is read from the branches' own folders, never from Tune's
-pickled state: a sweep is continued from ``sweep.json`` and the folders alone.
+The whole plan is checked before Ray starts. What happened is read from the branches' own folders, never from Tune's pickled
+state: a sweep can be continued from ``sweep.json`` and the folders alone.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def run(plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
 
 
 def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
-    """What ``sweep.json`` says before anything has run: enough to go on after any kill."""
+    """What ``sweep.json`` says before anything has run: enough to continue after any kill."""
     parent = plan.parent
     return SweepRecord(
         id=sweep_id,
@@ -98,11 +98,11 @@ def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
 def train_branches(
     sweep: Sweep, plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
 ) -> SweepResult:
-    """Hand the branches to Ray Tune, then settle what it ended without a word, and write results."""
+    """Hand the branches to Ray Tune, complete the logs of those that it ended early, and write the results."""
     with dispatching(progress) as dispatcher:
         try:
             return _train_branches(sweep, plan, points, count, dispatcher, steal)
-        finally:  # also those that were finished before, when the process that tracked them may have been killed
+        finally:  # also branches that were finished before: the process that tracked them may have been killed
             for experiment in sweep.experiments().values():
                 dispatcher.ended(experiment)
 
@@ -110,52 +110,13 @@ def train_branches(
 def _train_branches(
     sweep: Sweep, plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
 ) -> SweepResult:
-    parent = plan.parent
-    content = files.read_all(parent.path)
-    if hashlib.sha256(content).hexdigest() != parent.sha256:
-        raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
-    base = replace(transport.portable_plan(plan.base), resources=capacity.of_branch(plan.base.resources))
     record = sweep.record()
-    progress(
-        SweepStarted(
-            id=sweep.id,
-            branches=tuple(
-                PlannedBranch(b.name, b.control, b.seed, b.status == experiments.FINISHED) for b in record.branches
-            ),
-            first_epoch=parent.epoch + 1,
-            last_epoch=parent.epoch + plan.base.settings.training.epochs,
-            at_once=count,
-            queue=capacity.queue(plan, len(points) + tuning.samples_left(plan.grid, record), count),
-            notes=(*plan.notes, *(n.text for n in base.notes if n.inexact)),
-        )
-    )
-    job = tuning.Work(
-        sweep=sweep,
-        grid=plan.grid,
-        points=points,
-        shared=Shared(
-            root=sweep.root,
-            sweep_folder=sweep.address,
-            base=base,
-            points={p.name: p for p in points},
-            parent=np.frombuffer(content, np.uint8),
-            channel=None,
-            steal=steal,
-            seed=next(iter(plan.grid.seeds), None),
-            original_id=sweep.original_id,
-            known={b.name: b.experiment for b in record.branches},
-        ),
-        at_once=count,
-        epochs=plan.base.settings.training.epochs,
-        gpus=plan.gpus_per_branch,
-        retries=plan.base.settings.scaling.max_failures,
-        record=record,
-    )
-    ended = tuning.launch(job, progress)
+    work = _work(sweep, plan, points, count, steal, record)
+    left = len(points) + tuning.samples_left(plan.grid, record)
+    progress(_started(sweep, plan, record, count, capacity.queue(plan, left, count)))
+    ended = tuning.launch(work, progress)
     _settle(sweep, ended.failed)
-    record = refresh(sweep, ended.failed)
-    failed = {b.name: b.reason or "it ended without a word" for b in record.branches if b.status in ("failed", "dead")}
-    failed |= {k: v for k, v in ended.failed.items() if k not in failed}
+    failed = _all_failed(refresh(sweep, ended.failed), ended.failed)
     if ended.stopped is not None:
         raise Interrupted(
             f"Stopped by {ended.stopped}; every branch that had begun has its checkpoint. "
@@ -166,8 +127,67 @@ def _train_branches(
     return SweepResult(sweep, sweep.experiments(), failed)
 
 
+def _started(sweep: Sweep, plan: SweepPlan, record: SweepRecord, count: int, queue: str) -> SweepStarted:
+    first = plan.parent.epoch
+    return SweepStarted(
+        id=sweep.id,
+        branches=tuple(
+            PlannedBranch(b.name, b.control, b.seed, b.status == experiments.FINISHED) for b in record.branches
+        ),
+        first_epoch=first + 1,
+        last_epoch=first + plan.base.settings.training.epochs,
+        at_once=count,
+        queue=queue,
+        notes=(*plan.notes, *(n.text for n in plan.base.notes if n.inexact)),
+    )
+
+
+def _work(
+    sweep: Sweep, plan: SweepPlan, points: list[Point], count: int, steal: bool, record: SweepRecord
+) -> tuning.Work:
+    """What Ray Tune gets.
+
+    Raises:
+        CheckpointError: the parent's checkpoint is no longer what was planned with.
+    """
+    parent = plan.parent
+    content = files.read_all(parent.path)
+    if hashlib.sha256(content).hexdigest() != parent.sha256:
+        raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
+    shared = Shared(
+        root=sweep.root,
+        sweep_folder=sweep.address,
+        base=replace(transport.portable_plan(plan.base), resources=capacity.of_branch(plan.base.resources)),
+        points={p.name: p for p in points},
+        parent=np.frombuffer(content, np.uint8),
+        channel=None,
+        steal=steal,
+        seed=next(iter(plan.grid.seeds), None),
+        original_id=sweep.original_id,
+        known={b.name: b.experiment for b in record.branches},
+    )
+    return tuning.Work(
+        sweep=sweep,
+        grid=plan.grid,
+        points=points,
+        shared=shared,
+        at_once=count,
+        epochs=plan.base.settings.training.epochs,
+        gpus=plan.gpus_per_branch,
+        retries=plan.base.settings.scaling.max_failures,
+        record=record,
+    )
+
+
+def _all_failed(record: SweepRecord, reported: Mapping[str, str]) -> dict[str, str]:
+    """Branch → why it failed, of those that ``sweep.json`` calls failed or crashed, then of any other that was reported."""
+    lost = (experiments.FAILED, experiments.CRASHED)
+    failed = {b.name: b.reason or "it ended without a message" for b in record.branches if b.status in lost}
+    return failed | {name: reason for name, reason in reported.items() if name not in failed}
+
+
 def write_effects(sweep: Sweep, progress: Progress) -> None:
-    """What each branch did to each class, and the report; trouble with that never fails a sweep."""
+    """Write the effects of every branch on every class, and the report. An error here becomes a note and never fails a sweep."""
     from raysweep.report import page
 
     problem = page.write_all(sweep)
@@ -176,11 +196,11 @@ def write_effects(sweep: Sweep, progress: Progress) -> None:
 
 
 def _settle(sweep: Sweep, failed: Mapping[str, str]) -> None:
-    """Say in the log of a branch that Tune's scheduler ended early that it is finished, since its process could not."""
+    """Write into the log of each branch that Tune's scheduler ended early that it is finished: its process could not."""
     if sweep.record().grid["scheduler"] == "none":
         return
     for name, experiment in sweep.experiments().items():
-        if name in failed or experiment.status() != experiments.DEAD:
+        if name in failed or experiment.status() != experiments.CRASHED:
             continue
         ends = experiment.manifest().ends
         if ends:

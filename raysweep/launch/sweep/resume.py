@@ -1,4 +1,4 @@
-"""Finishing a sweep from ``sweep.json`` and the branches' own folders, whatever ended it."""
+"""Finish a sweep from ``sweep.json`` and the branches' own folders, however it ended."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from raysweep.plan.types import SweepPlan, SweepRequest
 from raysweep.store import experiment as experiments
 from raysweep.store import layout, resolve
 from raysweep.store.lock import WriterLock
+from raysweep.store.records import ParentRef
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.results import refresh
 from raysweep.store.root import Root
@@ -38,7 +39,7 @@ from raysweep.store.sweep import Sweep
 from raysweep.trackers.dispatch import catch_up
 from raysweep.weights import SamplingWeights
 
-# What sweep.json must say for a sweep to go on.
+# The keys that sweep.json needs for a sweep to be continued.
 _NEEDED = (
     *("name", "description", "parent", "epochs", "threads", "workers"),
     *("gpus_per_branch", "max_concurrent", "settings", "grid"),
@@ -47,22 +48,22 @@ _NEEDED = (
 
 def continue_sweep(
     root: Root,
-    reference: str,
+    reference: str | Sweep,
     *,
     steal: bool = False,
     asked: ResourceOverrides = AS_BEFORE,
     progress: Progress = ignore,
 ) -> SweepResult:
-    """Finish a sweep: finished branches stay, half-done ones go on from their newest checkpoint, missing ones start.
+    """Finish a sweep: finished branches stay, unfinished ones continue from their newest checkpoint, missing ones start.
 
     Args:
-        asked: other resources for the branches that are left; those that trained under others are not bit-exact with
-            them, as their logs say.
+        asked: other resources for the branches that are left; branches that trained with others are not bit-exact
+            with them, as their logs say.
 
     Raises:
         NotFoundError: no such sweep. LockedError: it is running. Interrupted, or what :func:`run` raises.
     """
-    sweep = resolve.find_sweep(root, reference)
+    sweep = reference if isinstance(reference, Sweep) else resolve.find_sweep(root, reference)
     lock = WriterLock.acquire(sweep.folder, steal)
     try:
         record = refresh(sweep)
@@ -86,7 +87,7 @@ def continue_sweep(
 def _without_parent(
     sweep: Sweep, record: SweepRecord, why: str, steal: bool, asked: ResourceOverrides, progress: Progress
 ) -> SweepResult:
-    """The parent's checkpoint is gone: branches with a checkpoint of their own go on all the same, one after another.
+    """The parent's checkpoint is gone: branches that have a checkpoint of their own are finished without it, one after another.
 
     Raises:
         NotFoundError: no branch has one.
@@ -121,48 +122,82 @@ def _without_parent(
 def _plan_again(
     sweep: Sweep, record: SweepRecord, asked: ResourceOverrides, progress: Progress
 ) -> tuple[SweepPlan, list[Point]]:
-    """The plan that ``sweep.json`` tells, and the branches that are not finished."""
-    if isinstance(asked.workers, list):
-        raise ConfigError(
-            "--workers: all branches of a sweep train with the same number of workers, so that they can be compared. Give one."
-        )
-    told = record.parent
-    lacking = record.lacks(*_NEEDED)
-    lacking += [f"parent.{key}" for key in ("file", "sha256") if told and getattr(told, key) is None]
+    """The plan that ``sweep.json`` describes, and the branches that are not finished.
+
+    Raises:
+        StoreError: ``sweep.json`` lacks something. RaysweepError: as :func:`plan_sweep`.
+    """
+    workers = _workers(record, asked)
     left = [b for b in record.branches if b.status != experiments.FINISHED]
-    lacking += ["branches.seed"] * any(b.seed is None for b in left)
-    if lacking or told is None or told.file is None:
-        raise StoreError(
-            f"{sweep.folder / layout.SWEEP} lacks {', '.join(lacking) or 'parent.file'}. Restore it from a copy."
-        )
-    file = Root.locate(told.file, opens=False)
-    reference = str(file) if file.is_file() else told.reference
+    parent = _parent_record(sweep, record, left)
     try:
-        request = SweepRequest(
-            sweep.root,
-            reference,
-            grids.check(dict(record.grid), str(sweep.folder / layout.SWEEP)),
-            name=record.name,
-            description=record.description or "",
-            epochs=record.epochs,
-            threads=asked.threads or record.threads,
-            workers=record.workers if asked.workers is None else asked.workers,
-            address=asked.applied(record.settings["scaling"])["address"],
-            max_concurrent=record.max_concurrent,
-            gpus_per_branch=record.gpus_per_branch or None,
-            overrides=_overrides(record.settings),
-        )
-        plan = sweep_plan.plan_sweep(request, progress)
+        plan = sweep_plan.plan_sweep(_request(sweep, record, parent, asked, workers), progress)
     except RaysweepError as error:
         raise type(error)(f"{sweep.id} cannot go on: {error}") from None
     except KeyError as error:
         raise StoreError(f"{sweep.folder / layout.SWEEP} lacks {error}. Restore it from a copy.") from None
-    if plan.parent.sha256 != told.sha256:
+    if plan.parent.sha256 != parent.sha256:
         raise CheckpointError(
             f"{sweep.id} cannot go on: {plan.parent.path} is not the checkpoint it started from (its SHA-256 is "
-            f"{plan.parent.sha256[:12]}…, not {str(told.sha256)[:12]}…). Restore the file from a copy."
+            f"{plan.parent.sha256[:12]}…, not {str(parent.sha256)[:12]}…). Restore the file from a copy."
         )
     return plan, _points(sweep, left, plan.parent.classes)
+
+
+def _parent_record(sweep: Sweep, record: SweepRecord, left: Sequence[BranchRecord]) -> ParentRef:
+    """What ``sweep.json`` says of the parent.
+
+    Raises:
+        StoreError: it lacks something without which the sweep cannot be continued; the message names all of it.
+    """
+    parent = record.parent
+    lacking = record.lacks(*_NEEDED)
+    lacking += [f"parent.{key}" for key in ("file", "sha256") if parent and getattr(parent, key) is None]
+    lacking += ["branches.seed"] * any(b.seed is None for b in left)
+    if lacking or parent is None:
+        raise StoreError(
+            f"{sweep.folder / layout.SWEEP} lacks {', '.join(lacking) or 'parent'}. Restore it from a copy."
+        )
+    return parent
+
+
+def _workers(record: SweepRecord, asked: ResourceOverrides) -> int | None:
+    """The number of workers of each branch.
+
+    Raises:
+        ConfigError: a range is asked for.
+    """
+    if isinstance(asked.workers, list):
+        raise ConfigError(
+            "--workers: all branches of a sweep train with the same number of workers, so that they can be compared. Give one."
+        )
+    return record.workers if asked.workers is None else asked.workers
+
+
+def _request(
+    sweep: Sweep, record: SweepRecord, parent: ParentRef, asked: ResourceOverrides, workers: int | None
+) -> SweepRequest:
+    """The request that the sweep was made by, with the resources that are asked for now.
+
+    Raises:
+        RaysweepError: the grid is wrong. KeyError: a setting is missing.
+    """
+    assert parent.file is not None  # _parent_record has checked it
+    file = Root.locate(parent.file, opens=False)
+    return SweepRequest(
+        sweep.root,
+        str(file) if file.is_file() else parent.reference,
+        grids.check(dict(record.grid), str(sweep.folder / layout.SWEEP)),
+        name=record.name,
+        description=record.description or "",
+        epochs=record.epochs,
+        threads=asked.threads or record.threads,
+        workers=workers,
+        address=asked.applied(record.settings["scaling"])["address"],
+        max_concurrent=record.max_concurrent,
+        gpus_per_branch=record.gpus_per_branch or None,
+        overrides=_overrides(record.settings),
+    )
 
 
 def _points(sweep: Sweep, left: Sequence[BranchRecord], classes: Sequence[str]) -> list[Point]:

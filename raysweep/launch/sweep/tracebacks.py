@@ -13,7 +13,9 @@ class Tracebacks:
 
     def __init__(self, sweep: Sweep, progress: Progress) -> None:
         self.sweep, self.progress = sweep, progress
-        self.of_ranks: dict[str, str] = {}  # branch → what its rank that failed has told; the branch ends after that
+        self.of_ranks: dict[
+            str, str
+        ] = {}  # branch → the traceback that its failed rank reported; the branch ends after that
 
     def __call__(self, event: Event) -> None:
         match event:

@@ -1,5 +1,5 @@
-"""Handing the branches of a sweep to Ray Tune. Of Tune we use the queue, reused actors, search and early stopping; what
-it writes itself lies with the caches and is never read again."""
+"""Hand the branches of a sweep to Ray Tune. Of Tune we use the queue, reused actors, search and early stopping. Tune's own files
+are written to the caches and never read again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raysweep.cluster import _ray_internals, connect
 from raysweep.cluster.channel import open_channel, watch
@@ -30,12 +30,16 @@ from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.results import Results
 from raysweep.store.sweep import Sweep
 
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from ray.tune import Tuner
+
 POLL_S = 0.5  # the driver shares its CPUs with the branches
 
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours lets every branch save first
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the branches' folders hold all there is to log
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the branches' folders contain the whole log
     "TUNE_RESULT_BUFFER_LENGTH": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a branch that fails or is stopped in its first epoch reports none
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # its own state is never restored from
@@ -131,7 +135,7 @@ def launch(work: Work, progress: Progress) -> TuneOutcome:
     try:
         with signals(flag, lambda reason: channel.stop.remote(reason)):
             watch(thread, channel, POLL_S, handle)
-    finally:  # whatever ended it, the files tell what is known
+    finally:  # however it ended, the files say what is known
         with contextlib.suppress(RaysweepError):
             results.write(ended.failed)
     shown.close(dict(ended.failed))
@@ -154,25 +158,33 @@ def samples_left(grid: Grid, record: SweepRecord) -> int:
 
 
 def _tune(work: Work, grid: dict[str, list[str]] | None, ended: TuneOutcome, samples: int = 1) -> None:
-    """One run of Tune: over the branches that are written out, or, without a grid, over a search's suggestions."""
+    """One run of Tune: over the branches of a grid, or, without one, over a search's suggestions."""
     import ray
-    from ray import tune
 
-    needs = work.shared.base.resources if work.shared.base is not None else None
-    assert needs is not None
-    if needs.workers > 0:
-        # The branch itself only waits: its workers bring their own CPUs. A trial must ask for something.
-        resources: dict[str, float] = {"CPU": 0, "memory": 1024**2}
-    else:
-        resources = {"CPU": needs.cpus} | ({"GPU": work.gpus} if work.gpus else {})
-    kept = SharedRef(ray.put(work.shared))
     storage = Path(ray_folder(work.sweep.root)) / "tune"
     name = f"{work.sweep.id}-{int(time.time() * 1000)}"
+    tuner = _tuner(work, grid, samples, SharedRef(ray.put(work.shared)), storage, name)
+    try:
+        for result in tuner.fit():
+            if result.error is not None and grid is not None:
+                branch = (result.config or {}).get("branch", "?")
+                if branch not in ended.failed:  # its process died and could not report it
+                    ended.failed[branch] = retry.of_trial(result.error)
+                    work.sweep.keep_traceback(branch, str(result.error))
+    finally:
+        shutil.rmtree(storage / name, ignore_errors=True)
+
+
+def _tuner(
+    work: Work, grid: dict[str, list[str]] | None, samples: int, shared: SharedRef, storage: Path, name: str
+) -> Tuner:
+    from ray import tune
+
     metric = "val_macro_f1" if work.grid.metric == "macro_f1" else work.grid.metric
-    trainable = tune.with_parameters(train_kept, kept=kept)
+    trainable = tune.with_parameters(train_kept, kept=shared)
     trainable.__name__ = work.sweep.id  # the dashboard shows it among the actors
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, resources),
+    return tune.Tuner(
+        tune.with_resources(trainable, _of_a_trial(work)),
         param_space={"branch": tune.grid_search(grid["branch"])} if grid else None,
         tune_config=tune.TuneConfig(
             num_samples=samples,
@@ -191,22 +203,23 @@ def _tune(work: Work, grid: dict[str, list[str]] | None, ended: TuneOutcome, sam
             callbacks=[_forgetful()],
         ),
     )
-    try:
-        for result in tuner.fit():
-            if result.error is not None and grid is not None:
-                branch = (result.config or {}).get("branch", "?")
-                if branch not in ended.failed:  # what the branch itself could not tell, since its process died
-                    ended.failed[branch] = _reason(result.error)
-                    work.sweep.keep_traceback(branch, str(result.error))
-    finally:
-        shutil.rmtree(storage / name, ignore_errors=True)
+
+
+def _of_a_trial(work: Work) -> dict[str, float]:
+    """The resources that Ray reserves for a branch."""
+    assert work.shared.base is not None  # only a continuation without the parent has none, and it does not use Tune
+    needs = work.shared.base.resources
+    if needs.workers > 0:
+        # The branch itself only waits: its workers bring their own CPUs. A trial must ask for something.
+        return {"CPU": 0, "memory": 1024**2}
+    return {"CPU": needs.cpus} | ({"GPU": work.gpus} if work.gpus else {})
 
 
 def _forgetful() -> Any:
     """Lets Tune forget the running means of every metric when a trial has ended: two thirds of what it keeps of one."""
     from ray import tune
 
-    class Forgetful(tune.Callback):
+    class Forgetful(tune.Callback):  # type: ignore[misc, unused-ignore]  # Ray has no types here
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             _ray_internals.forget_running_means(trial)
 
@@ -217,31 +230,65 @@ def _trial_name(trial: Any) -> str:
     return str(trial.config.get("branch") or trial.trial_id)
 
 
-def _reason(error: BaseException) -> str:
-    """Why Tune gave a branch up; what the branch itself could tell has come by mail."""
-    text = str(error)
-    if retry.is_memory(error):
-        return "its process was killed for want of memory; run fewer at once with --max-concurrent"
-    if "ActorDied" in type(error).__name__ or "died" in text:
-        return "its process died (killed, or out of memory); go on with `raysweep continue`"
-    lines = [line for line in text.splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]
-
-
 def _asha(work: Work, metric: str) -> Any:
     """Asynchronous successive halving (Li et al. 2020, https://arxiv.org/abs/1810.05934); controls are never stopped."""
     from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
     controls = {p.name for p in work.points if p.control}
 
-    class Scheduler(ASHAScheduler):
-        def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-            decision = super().on_trial_result(controller, trial, result)
-            return TrialScheduler.CONTINUE if trial.config.get("branch") in controls else decision
+    class Scheduler(ASHAScheduler):  # type: ignore[misc, unused-ignore]  # Ray has no types here
+        def on_trial_result(self, controller: Any, trial: Any, result: Any) -> str:
+            decision: str = super().on_trial_result(controller, trial, result)
+            return str(TrialScheduler.CONTINUE) if trial.config.get("branch") in controls else decision
 
     return Scheduler(
         time_attr="epochs_done", metric=metric, mode="max", max_t=work.epochs + 1, grace_period=1, reduction_factor=2
     )
+
+
+def _optuna(work: Work, metric: str) -> Any:
+    """Optuna's sampler over the ranges. It gets what earlier runs of this sweep have measured."""
+    try:
+        import optuna
+        from ray.tune.search import ConcurrencyLimiter
+        from ray.tune.search.optuna import OptunaSearch
+    except ImportError:
+        raise ConfigError("search.algorithm: optuna needs Optuna: pip install 'raysweep[optuna]'.") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    known = _measured(work, metric)
+    search = OptunaSearch(
+        space={name: _distribution(r) for name, r in work.grid.search.ranges.items()},
+        metric=metric,
+        mode="max",
+        # Not the stream of before a break: it would suggest again what was tried.
+        seed=work.grid.search.seed + sum(b.searched for b in work.record.branches),
+        points_to_evaluate=[weights for weights, _ in known] or None,
+        evaluated_rewards=[reached for _, reached in known] or None,
+    )
+    return ConcurrencyLimiter(search, max_concurrent=work.at_once)
+
+
+def _distribution(r: Range) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if r.choice is not None:
+        return CategoricalDistribution(r.choice)
+    low, high = r.log_uniform or r.uniform or (0.0, 1.0)
+    return FloatDistribution(low, high, log=r.log_uniform is not None)
+
+
+def _measured(work: Work, metric: str) -> list[tuple[dict[str, float], float]]:
+    """(class → weight, the metric at the last epoch) of the branches that a search could have chosen."""
+    ranges, experiments = work.grid.search.ranges, work.sweep.experiments()
+    found = []
+    for branch in work.record.branches:
+        experiment = experiments.get(branch.name)
+        ends = experiment.manifest().ends if experiment else []
+        weights = {c: branch.weights[c] for c in ranges}
+        inside = all(_inside(r, weights[c]) for c, r in ranges.items())
+        if ends and inside and metric in METRICS and metric in ends[-1].metrics:
+            found.append((weights, float(ends[-1].metrics[metric])))
+    return found
 
 
 def _inside(r: Range, weight: float) -> bool:
@@ -250,41 +297,3 @@ def _inside(r: Range, weight: float) -> bool:
         return weight in r.choice
     low, high = r.log_uniform or r.uniform or (0.0, 1.0)
     return low <= weight <= high
-
-
-def _optuna(work: Work, metric: str) -> Any:
-    """Optuna's sampler over the ranges; what earlier runs of this sweep have measured is told to it."""
-    try:
-        import optuna
-        from ray.tune.search import ConcurrencyLimiter
-        from ray.tune.search.optuna import OptunaSearch
-    except ImportError:
-        raise ConfigError("search.algorithm: optuna needs Optuna: pip install 'raysweep[optuna]'.") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space: dict[str, Any] = {}
-    for name, r in work.grid.search.ranges.items():
-        if r.choice is not None:
-            space[name] = optuna.distributions.CategoricalDistribution(r.choice)
-        else:
-            low, high = r.log_uniform or r.uniform or (0.0, 1.0)
-            space[name] = optuna.distributions.FloatDistribution(low, high, log=r.log_uniform is not None)
-    known, reached = [], []
-    experiments = work.sweep.experiments()
-    for branch in work.record.branches:
-        experiment = experiments.get(branch.name)
-        ends = experiment.manifest().ends if experiment else []
-        weights = {c: branch.weights[c] for c in space}
-        inside = all(_inside(work.grid.search.ranges[c], weights[c]) for c in space)
-        if ends and inside and metric in METRICS and metric in ends[-1].metrics:
-            known.append(weights)
-            reached.append(float(ends[-1].metrics[metric]))
-    search = OptunaSearch(
-        space=space,
-        metric=metric,
-        mode="max",
-        # Another stream than before a break: the same one would suggest again what was tried.
-        seed=work.grid.search.seed + sum(b.searched for b in work.record.branches),
-        points_to_evaluate=known or None,
-        evaluated_rewards=reached or None,
-    )
-    return ConcurrencyLimiter(search, max_concurrent=work.at_once)

@@ -1,4 +1,4 @@
-"""One attempt to train on Ray workers: a ``TorchTrainer``, what its ranks tell meanwhile, and what its end means."""
+"""One attempt to train on Ray workers: a ``TorchTrainer``, what its ranks report meanwhile, and what its end means."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raysweep.cluster import connect
 from raysweep.cluster.channel import ChannelReporter, open_channel, watch
 from raysweep.cluster.dashboard import Shown
 from raysweep.cluster.nodes import Notices
 from raysweep.cluster.signals import StopFlag, signals
-from raysweep.config.settings import Settings
 from raysweep.errors import Interrupted, NonFiniteLossError, RaysweepError, TrainingError
 from raysweep.events import Event, Progress, RankDone, RankEvent, RankFailed, RankStarted, RankTraceback
 from raysweep.launch.workers import retry, transport
@@ -27,11 +26,14 @@ from raysweep.store.root import Root
 from raysweep.training.job import Job
 from raysweep.training.loop import train
 
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
 POLL_S = 0.5  # the driver and its event channel share the CPUs with the ranks
 
 
 class _Reporter(ChannelReporter):
-    """Rank 0's reporter; it also asks to stop where Ray says that a node of this training will be taken away."""
+    """Rank 0's reporter; it also asks to stop if Ray says that a node of this training will be taken away."""
 
     def __init__(self, channel: Any, nodes: list[str]) -> None:
         super().__init__(channel, POLL_S)
@@ -106,18 +108,20 @@ def forwarding(flag: StopFlag) -> Iterator[list[Any]]:
 def run(
     job: Job,
     fitted: Resources,
-    settings: Settings,
     progress: Progress,
     should_stop: Callable[[], str | None],
     flag: StopFlag,
     channels: list[Any],
 ) -> tuple[Verdict, RankTraceback | None]:
-    """One ``TorchTrainer`` until it ends; returns what that means, and the traceback of the rank that failed."""
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    """One ``TorchTrainer`` until it ends; returns what that means, and the traceback of the rank that failed.
 
-    timeout = settings.scaling.timeout_s
+    Args:
+        should_stop: why to stop, or None; asked again and again besides ``flag``.
+        channels: as :func:`forwarding` yields them; the attempt's event channel is added.
+    """
+    import ray
+
+    timeout = job.settings.scaling.timeout_s
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(timeout)  # Ray hands it to its controller
     name = os.path.basename(job.folder)
     channel = open_channel(name)
@@ -125,26 +129,7 @@ def run(
     shown = Shown(channel)
     if ray.get_runtime_context().get_actor_id() is None:  # else it is a branch, which its sweep shows
         shown.begin(None, name)
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"job": transport.portable(job), "channel": channel},
-        scaling_config=ScalingConfig(
-            num_workers=fitted.workers,
-            use_gpu=fitted.use_gpu,
-            resources_per_worker={"CPU": fitted.cpus} | ({"GPU": 1} if fitted.use_gpu else {}),
-        ),
-        torch_config=TorchConfig(timeout_s=max(1, int(timeout))),
-        run_config=RunConfig(
-            name=name,
-            # A place that was used would silently resume Ray's state.
-            storage_path=os.path.join(
-                ray_folder(Root.at(Path(job.folder).parent)), "train", str(int(time.time() * 1000))
-            ),
-            # Whether another attempt is worth it is decided by what happened: Ray cannot tell an error of the program
-            # from a process that was lost.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=3, max_preemption_failures=0),
-        ),
-    )
+    trainer = _trainer(job, fitted, channel)
     failure: list[BaseException] = []
 
     def fit() -> None:
@@ -153,51 +138,98 @@ def run(
         except BaseException as error:
             failure.append(error)
 
-    said: list[RankDone | RankFailed] = []
-    actors: list[Any] = []
-    nodes: list[str] = []
-    heard = time.monotonic()
-    hangs = False
-
-    def handle(events: list[Event | RankEvent]) -> None:
-        nonlocal heard, hangs
-        for event in events:
-            heard = time.monotonic()
-            match event:
-                case RankDone() | RankFailed():
-                    said.append(event)
-                case RankStarted(actor, node):
-                    actors.append(actor)
-                    nodes.append(node)
-                case _:
-                    progress(event)
-        reason = should_stop()
-        if reason is not None and flag.reason is None:
-            flag.reason = reason
-            channel.stop.remote(reason)
-        # Ranks that wait for each other time out by themselves; here is seen when all are silent.
-        if actors and not said and not hangs and time.monotonic() - heard > 1.5 * timeout:
-            hangs = True
-            for actor in actors:
-                ray.kill(actor)
-
     if flag.reason is not None:  # asked to stop between two attempts
         channel.stop.remote(flag.reason)
+    ranks = _Ranks(channel, progress, should_stop, flag, timeout)
     # Not in the main thread: there Ray would replace our signal handler by one that aborts without saving.
-    watch(threading.Thread(target=fit, name="ray-train", daemon=True), channel, POLL_S, handle)
-    failed = [e for e in said if isinstance(e, RankFailed) and e.fatal]
+    watch(threading.Thread(target=fit, name="ray-train", daemon=True), channel, POLL_S, ranks.handle)
+    failed = ranks.failed
     shown.close({None: next((str(e.error) for e in failed), None)})
     ray.kill(channel)
-    if hangs:
-        said.append(RankFailed(0, TrainingError("timed out"), lost_peer=True))
+    if ranks.hang:
+        ranks.said.append(RankFailed(0, TrainingError("timed out"), lost_peer=True))
         failure.clear()
     logs = str(connect.session_logs())
-    leaving = bool(failure) and Notices(nodes).arrived(now=True)
+    leaving = bool(failure) and Notices(ranks.nodes).arrived(now=True)
     Root.at(Path(job.folder).parent).refresh(Path(job.folder))  # the ranks may have written from other machines
-    verdict = retry.judge(said, failure[0] if failure else None, timeout, logs, leaving)
+    verdict = retry.judge(ranks.said, failure[0] if failure else None, timeout, logs, leaving)
     return verdict, next((RankTraceback(e.rank, e.traceback) for e in failed if e.traceback), None)
 
 
+def _trainer(job: Job, fitted: Resources, channel: Any) -> TorchTrainer:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    return TorchTrainer(
+        _worker,
+        train_loop_config={"job": transport.portable(job), "channel": channel},
+        scaling_config=ScalingConfig(
+            num_workers=fitted.workers,
+            use_gpu=fitted.use_gpu,
+            resources_per_worker={"CPU": fitted.cpus} | ({"GPU": 1} if fitted.use_gpu else {}),
+        ),
+        torch_config=TorchConfig(timeout_s=max(1, int(job.settings.scaling.timeout_s))),
+        run_config=RunConfig(
+            name=os.path.basename(job.folder),
+            # From a folder that was used before, Ray would silently resume its state.
+            storage_path=os.path.join(
+                ray_folder(Root.at(Path(job.folder).parent)), "train", str(int(time.time() * 1000))
+            ),
+            # Whether another attempt is worth it depends on what happened, see retry.py: Ray cannot tell an error of the
+            # program from a process that was lost.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=3, max_preemption_failures=0),
+        ),
+    )
+
+
+class _Ranks:
+    """What the ranks of one attempt report, and whether they hang."""
+
+    def __init__(
+        self, channel: Any, progress: Progress, should_stop: Callable[[], str | None], flag: StopFlag, timeout_s: float
+    ) -> None:
+        self.channel, self.progress, self.should_stop, self.flag = channel, progress, should_stop, flag
+        self.timeout_s = timeout_s
+        self.said: list[RankDone | RankFailed] = []
+        self.actors: list[Any] = []
+        self.nodes: list[str] = []
+        self.heard = time.monotonic()
+        self.hang = False
+
+    @property
+    def failed(self) -> list[RankFailed]:
+        """The ranks that failed by a fault of their own."""
+        return [e for e in self.said if isinstance(e, RankFailed) and e.fatal]
+
+    def handle(self, events: list[Event | RankEvent]) -> None:
+        """Called regularly with the new events, also if there are none."""
+        for event in events:
+            self.heard = time.monotonic()
+            match event:
+                case RankDone() | RankFailed():
+                    self.said.append(event)
+                case RankStarted(actor, node):
+                    self.actors.append(actor)
+                    self.nodes.append(node)
+                case _:
+                    self.progress(event)
+        reason = self.should_stop()
+        if reason is not None and self.flag.reason is None:
+            self.flag.reason = reason
+            self.channel.stop.remote(reason)
+        self._give_up_if_silent()
+
+    def _give_up_if_silent(self) -> None:
+        """Kill the ranks if all are silent. Ranks that only wait for each other time out by themselves before."""
+        import ray
+
+        silent = time.monotonic() - self.heard > 1.5 * self.timeout_s
+        if self.actors and not self.said and not self.hang and silent:
+            self.hang = True
+            for actor in self.actors:
+                ray.kill(actor)
+
+
 def ray_folder(root: Root) -> str:
-    """Where Ray keeps its own files of runs: with the caches, since nothing in them is needed again."""
+    """Where Ray keeps its own files of runs: with the caches, since nothing in them is ever needed again."""
     return os.path.abspath(root.path / layout.CACHES / "ray")

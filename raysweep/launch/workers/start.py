@@ -22,15 +22,14 @@ from raysweep.plan.resources import Resources
 from raysweep.store import checkpoint, lineage
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
-from raysweep.store.records import ExperimentConfig
 from raysweep.training.job import Job, Outcome, from_own_checkpoint
 from raysweep.training.loop import train
 
-RAY_KNOWS_S = 90.0  # Ray asks a node five times, every three seconds, for ten seconds, until it holds it for dead
+RAY_KNOWS_S = 90.0  # Ray asks a node five times, every three seconds, for ten seconds, until it declares it dead
 
 
 def launcher(fitted: Resources) -> Callable[[Job, Resources, Progress], Outcome]:
-    """The way to start a training with these resources."""
+    """The function that starts a training with these resources."""
     return in_this_process if fitted.workers == 0 else on_workers
 
 
@@ -52,7 +51,7 @@ def session(settings: Settings, wanted: Resources, progress: Progress) -> Iterat
             if settings.scaling.address:
                 shared_root.check(settings.root, progress)
             if wanted.worker_range is not None and found.workers < wanted.worker_range[1]:
-                text = f"There is room for {found.workers} of {wanted.worker_range[1]} workers. More are taken only when it starts again."
+                text = f"There is room for {found.workers} of {wanted.worker_range[1]} workers. More are used only when it is started again."
                 progress(Note(text))
             yield found
     finally:
@@ -85,7 +84,7 @@ def in_this_process(job: Job, fitted: Resources, progress: Progress) -> Outcome:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    logging.getLogger("ray.train").setLevel(logging.ERROR)  # it announces its local mode as if it were a fault
+    logging.getLogger("ray.train").setLevel(logging.ERROR)  # it warns about its local mode
     flag = StopFlag()
     found: list[Outcome] = []
 
@@ -104,24 +103,23 @@ def in_this_process(job: Job, fitted: Resources, progress: Progress) -> Outcome:
 def on_workers(
     job: Job, fitted: Resources, progress: Progress, should_stop: Callable[[], str | None] = lambda: None
 ) -> Outcome:
-    """``TorchTrainer`` with DDP, one worker per GPU (or so many CPUs). Ray must be connected.
+    """``TorchTrainer`` with DDP, one worker per GPU (or per group of CPUs). Ray must be connected.
 
-    Where processes or nodes are lost, another attempt goes on from the newest checkpoint that verifies, at most
-    ``scaling.max_failures`` times; after a preemption notice as often as there is another place to train.
+    If processes or nodes are lost, another attempt starts from the newest checkpoint that verifies, at most
+    ``scaling.max_failures`` times; after a preemption notice as often as there is another node to train on.
 
     Args:
-        should_stop: is asked besides the signals: a branch of a sweep is stopped by its driver.
+        should_stop: why to stop, or None; asked besides the signals, since a branch of a sweep is stopped by its driver.
 
     Raises:
         Interrupted: a signal asked to stop; a checkpoint was committed. TrainingError: the training failed, or its
         processes were lost more often than allowed.
     """
-    settings = job.settings
-    left = settings.scaling.max_failures
+    left = job.settings.scaling.max_failures
     flag = StopFlag()
     with attempt.forwarding(flag) as current:
         while True:
-            verdict, trace = attempt.run(job, fitted, settings, progress, should_stop, flag, current)
+            verdict, trace = attempt.run(job, fitted, progress, should_stop, flag, current)
             if verdict.ended is not None:
                 return Outcome(verdict.ended.epochs, verdict.ended.best_acc)
             assert verdict.error is not None
@@ -143,11 +141,10 @@ def _newest(job: Job) -> str:
 def _another(
     job: Job, fitted: Resources, reason: str, error: RaysweepError, progress: Progress, flag: StopFlag
 ) -> tuple[Job, Resources]:
-    """``job`` from the newest checkpoint of its own folder that verifies, once there are nodes to train it on, and what
-    they hold of it.
+    """Wait for nodes; returns ``job`` from the newest checkpoint of its own folder that verifies, and the resources it gets.
 
     Raises:
-        RaysweepError: ``error``, where the nodes that are left are too few. Interrupted: ``flag`` was set meanwhile.
+        RaysweepError: ``error``, if too few nodes are left. Interrupted: ``flag`` was set meanwhile.
     """
     remove_leftovers()
     before = fitted.workers
@@ -160,7 +157,7 @@ def _another(
         shared_root.check(settings.root, progress)
     folder = Path(job.folder)
     experiment = Experiment(folder)
-    # A worker that only seemed to be dead must not write beside the new one.
+    # A worker that only seemed dead must not write beside the new one.
     job = replace(job, token=WriterLock(folder, job.token).renew().token)
     good, problems = experiment.newest_good(checkpoint.misplaced)
     where = "the start" if good is None else good.file
@@ -171,19 +168,19 @@ def _another(
     on = ""
     if fitted.workers != before:
         on = f" on {fitted.workers} worker{'s' * (fitted.workers > 1)} instead of {before}"
-        job = replace(job, flat_config={**job.flat_config, "world_size": fitted.workers})
-        experiment.write_config(ExperimentConfig.from_json(job.flat_config))
+        job = replace(job, config=replace(job.config, world_size=fitted.workers))
+        experiment.write_config(job.config)
         lineage.record(folder, lineage.CONFIGURATION, changes={"world_size": [before, fitted.workers]})
     lineage.record(folder, lineage.CONTINUED, checkpoint=where, reason=reason, damaged=problems or None)
-    progress(Note(f"{reason[0].upper()}{reason[1:]}. Going on from {where}{on}."))
+    progress(Note(f"{reason[0].upper()}{reason[1:]}. Continuing from {where}{on}."))
     return job, fitted
 
 
 def _once_it_fits(fitted: Resources, error: RaysweepError, seconds: float, flag: StopFlag) -> Resources:
-    """Wait for nodes that hold all workers at once, or, of an elastic training, at least the fewest; what they hold.
+    """Wait for nodes that hold all workers at once, or, for an elastic training, at least the smallest number; returns what they hold.
 
     Raises:
-        RaysweepError: ``error``, where they do not come within ``seconds``. Interrupted: ``flag`` was set meanwhile.
+        RaysweepError: ``error``, if they do not come within ``seconds``. Interrupted: ``flag`` was set meanwhile.
     """
     # The threads decide the bits, the CPUs beyond them only the speed: a training that changes its size may lose them.
     needed = fitted if fitted.worker_range is not None else replace(fitted, threads=fitted.cpus)
@@ -197,7 +194,7 @@ def _once_it_fits(fitted: Resources, error: RaysweepError, seconds: float, flag:
             if waited > seconds:
                 raise error from None
         else:
-            # While Ray takes a node that is gone for a living one, it would give a worker to it.
+            # Until Ray knows that a node is gone, it would still give a worker to it.
             if not silent or waited > RAY_KNOWS_S:
                 return found if fitted.worker_range is not None else fitted
         if flag.reason is not None:

@@ -1,7 +1,7 @@
-"""Jobs and plans on their way to other machines: a root on an object store has its copy in another folder there.
+"""Jobs and plans on their way to other machines, on which the copy of a root on an object store is in another folder.
 
-What travels names places by their addresses; who receives it opens the root, and sees what others have written into the
-folders that it will read. Where the root is a folder, nothing changes: all machines see it under the same path.
+What is sent contains addresses instead of paths. The receiver opens the root and reads what others have written into the
+folders that it needs. If the root is a folder, nothing changes: all machines have it under the same path.
 """
 
 from __future__ import annotations
@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from raysweep._paths import is_address
 from raysweep.plan.types import Parent, Plan
 from raysweep.store.root import Root
 from raysweep.training.job import Job
-
-_OF_A_JOB = ("folder", "cache_dir", "cache_folder", "start")
 
 
 def portable(job: Job) -> Job:
@@ -36,8 +33,13 @@ def arrived(job: Job) -> Job:
 
 
 def _with(job: Job, named: Callable[[str], str]) -> Job:
-    paths: dict[str, Any] = {k: named(v) for k in _OF_A_JOB if (v := getattr(job, k)) is not None}
-    return replace(job, **paths)
+    return replace(
+        job,
+        folder=named(job.folder),
+        cache_dir=named(job.cache_dir),
+        cache_folder=named(job.cache_folder),
+        start=None if job.start is None else named(job.start),
+    )
 
 
 def portable_plan(plan: Plan) -> Plan:

@@ -216,6 +216,7 @@ _SWEEP: dict[str, Rule] = {
     "workers": _or_none(_count),
 }
 _CHECKPOINT: dict[str, Rule] = {
+    "format_version": _must(lambda v: type(v) is int and v > 0, "a whole number above zero"),
     "epoch": _count,
     "current_batch": _or_none(_count),
     "total_batches": _or_none(_count),

@@ -195,7 +195,7 @@ def test_a_sweep_that_was_cut_off_and_then_interrupted_is_continued_to_the_same_
     assert hashes == {n: weights_hash(e) for n, e in result.experiments.items()}
     half, missing = "34_80.5-seed0", "34_82-seed1"
     cut_off(branches[half])
-    assert branches[half].status() == "dead"
+    assert branches[half].status() == "crashed"
     shutil.rmtree(branches[missing].folder)
     whole = {n: fingerprint(e.folder) for n, e in branches.items() if n not in (half, missing)}
 

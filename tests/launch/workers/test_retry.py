@@ -90,7 +90,7 @@ def test_errors_keep_their_kind(kind):
         ([LATE], None, "within 20 s .scaling.timeout_s"),
         ([LOST], GroupError(r0=RuntimeError("closed")), "worker 0 lost the others"),
         ([], GroupError(r1=ActorDiedError("its node has died")), "worker 1's node went away"),
-        ([], None, "ended without a word"),
+        ([], None, "ended without a message"),
     ],
 )
 def test_lost_processes_are_tried_again_and_named(said, failure, words):
@@ -208,7 +208,7 @@ def test_as_many_failures_as_allowed_and_no_more(ray_cluster, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_kill_for_want_of_memory_is_called_so(tmp_path):
+def test_a_kill_because_memory_ran_out_is_called_so(tmp_path):
     """Ray's own memory monitor, told that one byte in a hundred is too much."""
     config = config_file(tmp_path, scaling={"num_workers": 1, "threads": 1, "max_failures": 0})
     command = [sys.executable, "-m", "raysweep.cli.main", "run", str(config), "--root", str(tmp_path / "experiments")]

@@ -53,7 +53,7 @@ def continue_experiment(
         return _continue(root, reference, steal, asked, progress, launch, fitted)
     with dispatching(progress) as dispatcher:
         done = _continue(root, reference, steal, asked, dispatcher, None, None)
-        dispatcher.ended(done.experiment)  # a complete one, too: its trackers may be out of sync
+        dispatcher.ended(done.experiment)  # also a complete one: its trackers may be out of sync
         return done
 
 

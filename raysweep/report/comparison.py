@@ -228,7 +228,7 @@ def of_child(root: Root, child: Experiment) -> Comparison:
     config = child.config()
     if config.parent is None:
         raise InputError(
-            f"{child.id} has no parent to compare it with. Name another experiment beside it: "
+            f"{child.id} has no parent to compare it with. Name a second experiment: "
             f"`{command(child.root, 'compare', 'OTHER', child.id)}`."
         )
     if recorded.is_old(before := resolve.by_id(root, config.parent.experiment)):

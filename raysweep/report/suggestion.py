@@ -86,8 +86,9 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
     found = comparing.of_sweep(sweep)
     if comparing.NO_CONTROL in found.notes:
         raise InputError(
-            f"{sweep.id} has no finished control, so the effect of its weights cannot be separated from the effect of longer training. "
-            f"Run a sweep with `control: true`, or finish this one: `{command(sweep.root, 'continue', sweep.id)}`."
+            f"{sweep.id} has no finished control, so the effect of its weights cannot be separated from the effect of longer "
+            "training. Run a sweep with `control: true`, or finish this one: "
+            f"`{command(sweep.root, 'continue', sweep.id)}`."
         )
     record = sweep.record()
     before = record.parent_weights

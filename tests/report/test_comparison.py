@@ -11,7 +11,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from raysweep.errors import AmbiguousReferenceError, InputError, NotFoundError, StoreError
+from raysweep.errors import InputError, NotFoundError, StoreError
 from raysweep.report import comparison, page, predictions
 from raysweep.report.effects import ALL, NOISE
 from raysweep.store import resolve
@@ -200,21 +200,6 @@ def test_a_deleted_parent_is_not_replaced_by_another_of_the_same_name(tmp_path):
     shutil.rmtree(root / parent)
     with pytest.raises(NotFoundError, match=f"{parent} is not under"):
         comparison.of_sweep(made)
-
-
-def test_an_exact_name_overrides_the_beginning_of_another(tmp_path):
-    root = tmp_path / "e"
-    made = sweep_of(root, CLASSES, BASE, {"x": ({"a": 2.0}, BASE)})
-    parent = made.record().parent.experiment
-    made.folder.rename(made.folder.with_name("parent-sweep_20260102_030405"))
-    assert resolve.find_any(Root.open(root), "parent").id == parent
-    assert resolve.find_any(Root.open(root), "parent-").id == "parent-sweep_20260102_030405"
-    assert resolve.find_any(Root.open(root), str(root / parent)).id == parent
-    (root / "sweeps" / "parent-sweep_20260102_030405").rename(root / "sweeps" / "parent_20260102_030405")
-    with pytest.raises(AmbiguousReferenceError, match="fits 1 sweep and 1 experiment"):
-        resolve.find_any(Root.open(root), "parent")
-    with pytest.raises(NotFoundError):
-        resolve.find_any(Root.open(root), "nothing")
 
 
 def test_branches_with_names_that_look_the_same_stay_separate():

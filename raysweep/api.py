@@ -1,4 +1,4 @@
-"""The Python interface, with the specification's names.
+"""The Python interface.
 
 >>> from raysweep import create_experiment_config, run_experiment
 >>> config = create_experiment_config("my_experiment", sampling_weights={"disgust": 3.0}, num_epochs=2)
@@ -19,7 +19,7 @@ from raysweep.store.root import Root
 if TYPE_CHECKING:
     from raysweep.launch.sweep.driver import SweepResult
 
-# The specification's flat names → where they stand in the settings.
+# Flat keyword → its dotted key in the settings.
 _FLAT = {
     "experiment_name": "experiment.name",
     "experiment_description": "experiment.description",
@@ -51,20 +51,20 @@ def create_experiment_config(
 
     Args:
         experiment_name: start of the folder's name.
-        sampling_weights: class → number ≥ 0; classes not named get 1.0, or in a child the parent's weight.
+        sampling_weights: class → number ≥ 0; classes not named get 1.0, in a child the parent's weight.
         **kwargs: ``num_epochs`` (in a child: additional), ``batch_size``, ``learning_rate``, ``model_name``,
             ``sample_per_class``, ``use_full_dataset`` (True ignores sample_per_class), ``resume_from_checkpoint``,
             ``experiment_description``, ``seed``, ``root``; ``data``: a path or a mapping of data options (default: the
             built-in faces); ``settings``: a nested mapping of any other options.
 
     Raises:
-        ConfigError: a keyword there is none of.
+        ConfigError: an unknown keyword.
     """
     unknown = [k for k in kwargs if k not in _FLAT and k not in _OTHERS]
     if unknown:
         raise ConfigError(
             f"create_experiment_config has no keyword {unknown[0]!r}.{did_you_mean(unknown[0], [*_FLAT, *_OTHERS])} Options without a "
-            "flat name go into settings={'training': {...}}."
+            "keyword go into settings={'training': {...}}."
         )
     return {"experiment_name": experiment_name, "sampling_weights": dict(sampling_weights or {}), **kwargs}
 
@@ -90,21 +90,24 @@ def run_experiment(config: Mapping[str, Any], progress: Progress | None = None) 
 
     Args:
         config: of :func:`create_experiment_config`.
-        progress: called with the events of :mod:`raysweep.events`; None shows a line per epoch on stderr.
+        progress: called with the events of :mod:`raysweep.events`; None prints a line per epoch on stderr.
 
     Returns:
         (the experiment's folder, the best validation accuracy in [0, 1] over the whole history).
 
     Raises:
-        InputError: before anything is made. TrainingError: the work failed.
+        InputError: something given is wrong; no folder was made. TrainingError: the training failed. Interrupted: a signal
+            asked to stop.
     """
-    from raysweep.display.run import RunDisplay
     from raysweep.launch import run as launching
     from raysweep.plan import child
     from raysweep.plan import experiment as experiment_plan
     from raysweep.plan import parent as parents
 
-    show = progress if progress is not None else RunDisplay()
+    if progress is None:
+        from raysweep.display.run import RunDisplay  # the terminal is not imported for those who do without it
+
+        progress = RunDisplay()
     nested = _nested(config)
     start = config.get("resume_from_checkpoint")
     if start:
@@ -120,14 +123,14 @@ def run_experiment(config: Mapping[str, Any], progress: Progress | None = None) 
             epochs=epochs,
             weights=config.get("sampling_weights") or None,
             overrides=nested,
-            progress=show,
+            progress=progress,
         )
     else:
         if "data" not in nested:
             nested["data"] = {"source": "faces"}
         nested = load_config.merge(nested, {"sampling": {"weights": dict(config.get("sampling_weights") or {})}})
-        plan = experiment_plan.plan_experiment(load_config.validate(nested, "the configuration"), show)
-    result = launching.run(plan, show)
+        plan = experiment_plan.plan_experiment(load_config.validate(nested, "the configuration"), progress)
+    result = launching.run(plan, progress)
     return result.experiment.address, result.best_acc
 
 
@@ -147,32 +150,35 @@ def branch(
     root: str | Path | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
-    """Train many children of one checkpoint, each with other class sampling weights, and the control (``raysweep branch``).
+    """Train many children of one checkpoint, each with different class sampling weights, and the control (``raysweep branch``).
 
     Args:
         checkpoint: a path, or ``EXPERIMENT@5``, ``@best``, ``@latest``.
         grid: the path of a grid file, or its content, such as ``{"weights": {"disgust": [3.0, 5.0]}}``.
-        epochs: additional epochs; goes before the grid's.
-        threads, workers, gpus_per_branch: of each branch. Fewer threads than the parent's: not bit-exact.
+        epochs: additional epochs; overrides the grid's.
+        threads, workers, gpus_per_branch: for each branch. With fewer threads than the parent's, branches are not bit-exact.
         settings: a nested mapping of settings in which all branches differ from the parent.
-        root: where the experiments are; default: beside the parent.
-        progress: called with the events of :mod:`raysweep.events`; None shows a line per branch and epoch on stderr.
+        root: the folder of all experiments; default: the parent's.
+        progress: called with the events of :mod:`raysweep.events`; None prints a line per branch and epoch on stderr.
 
     Returns:
         The sweep's folder (``.sweep``), its experiments by branch (``.experiments``), and the branches that failed with
         the reason (``.failed``).
 
     Raises:
-        InputError: before anything is made. Interrupted: a signal asked to stop; ``raysweep continue`` goes on.
+        InputError: something given is wrong; no folder was made. Interrupted: a signal asked to stop; ``raysweep continue``
+            goes on.
     """
     from raysweep.config import grid as grids
-    from raysweep.display.sweep import SweepDisplay
     from raysweep.launch.sweep import driver as sweeping
     from raysweep.plan import sweep as sweep_plan
     from raysweep.plan.types import SweepRequest
 
     checked = grids.check(grid) if isinstance(grid, Mapping) else grids.read(grid)
-    show = progress if progress is not None else SweepDisplay()
+    if progress is None:
+        from raysweep.display.sweep import SweepDisplay
+
+        progress = SweepDisplay()
     request = SweepRequest(
         Root.open(root if root is not None else _root_of(str(checkpoint))),
         str(checkpoint),
@@ -187,17 +193,17 @@ def branch(
         gpus_per_branch=gpus_per_branch,
         overrides=settings,
     )
-    return sweeping.run(sweep_plan.plan_sweep(request, show), show)
+    return sweeping.run(sweep_plan.plan_sweep(request, progress), progress)
 
 
 def _root_of(reference: str) -> str:
-    """A child stands beside its parent unless another root is given."""
+    """The default root of a child: its parent's."""
     path = Root.locate(reference)
     return Root.at(path.parent.parent).address if path.is_file() else "experiments"
 
 
 def list_experiments(root: str | Path = "experiments") -> list[dict[str, Any]]:
-    """The documented fields of every experiment under a root, oldest first (``raysweep list --json``)."""
+    """The documented fields of every experiment under a root, oldest first, as ``raysweep list --json`` prints them."""
     from raysweep.store import index
 
     return [row.to_json() for row in index.rows(Root.open(root))]
@@ -207,7 +213,7 @@ def load_checkpoint(reference: str | Path, root: str | Path = "experiments") -> 
     """The content of a checkpoint: a path, or ``EXPERIMENT@5``, ``@best``, ``@latest``. Never runs code from the file.
 
     Raises:
-        NotFoundError: there is none. CheckpointError: damaged, or with more than tensors and plain values inside.
+        NotFoundError: no such checkpoint. CheckpointError: it is damaged, or holds more than tensors and plain values.
     """
     from raysweep.store import checkpoint, resolve
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from raysweep import create_experiment_config, list_experiments, load_checkpoint, run_experiment
+from raysweep import branch, create_experiment_config, list_experiments, load_checkpoint, run_experiment
 from raysweep.errors import CheckpointError, ConfigError, NotFoundError
 from tests.conftest import SMALL_NET
 
@@ -55,7 +56,7 @@ def test_an_experiment_and_its_child_as_the_specification_writes_them(first):
     assert child_best >= saved["history"]["val_acc"][0]
     config = json.loads((Path(child_dir) / "experiment_config.json").read_text())
     assert config["sampling_weights"]["3"] == 5.0
-    assert config["sampling_weights"]["8"] == 0.8  # not named: the parent's
+    assert config["sampling_weights"]["8"] == 0.8  # not named, so the parent's
     assert config["resume_from_checkpoint"].endswith("checkpoint_epoch_1.pt")
     assert config["num_epochs"] == 2
     log = (Path(child_dir) / "experiment_changes.log").read_text()
@@ -71,9 +72,38 @@ def test_an_unknown_keyword_is_suggested():
         create_experiment_config("x", num_epoch=3)
 
 
-def test_checkpoints_that_are_not_there_or_not_whole(tmp_path, first):
+def test_missing_and_incomplete_checkpoints(tmp_path, first):
     with pytest.raises(NotFoundError):
         load_checkpoint(tmp_path / "none.pt")
     bare = f"{first[0]}/epoch_1_model.pt"
     with pytest.raises(CheckpointError, match=r"init_from"):
         load_checkpoint(bare)
+
+
+@pytest.fixture
+def no_terminal(monkeypatch):
+    """Importing a display fails."""
+    for name in [*(m for m in sys.modules if m.startswith("raysweep.display")), "raysweep.display"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("run", "sweep", "terminal"):
+        monkeypatch.setitem(sys.modules, f"raysweep.display.{name}", None)
+
+
+def test_a_caller_that_passes_progress_gets_no_terminal(tmp_path, no_terminal, without_ray):
+    options = {"num_epochs": 1, "batch_size": 200, "sample_per_class": 20, "data": {"source": "digits"}}
+    config = create_experiment_config("quiet", root=str(tmp_path / "e"), settings=SMALL, **options)
+    events = []
+    folder, _ = run_experiment(config, progress=events.append)
+    assert events
+    with pytest.raises(NotFoundError, match="has no checkpoint '9'"):
+        branch(f"{folder}@9", {"weights": {"3": [2.0]}}, progress=events.append)
+    with pytest.raises(ModuleNotFoundError, match=r"raysweep\.display"):
+        run_experiment(config)
+
+
+def test_errors_can_be_caught_by_the_names_of_the_package():
+    import raysweep
+
+    with pytest.raises(raysweep.ConfigError):
+        create_experiment_config("x", num_epoch=3)
+    assert issubclass(raysweep.ConfigError, raysweep.RaysweepError)

@@ -25,6 +25,7 @@ TOP = {"", "__init__", "__main__"}  # the package itself, which loads the API on
 RAY_ROOMS = {"cluster", "launch"}
 HEAVY = ["torch", "ray", "numpy", "pandas", "matplotlib", "pyarrow", "sklearn", "pydantic"]
 HEAVY += ["tensorboardX", "mlflow", "wandb", "trackio"]
+TERMINAL = ["rich", "typer", "click", "raysweep.cli", "raysweep.display"]
 
 
 def module_of(path: Path) -> str:
@@ -215,8 +216,8 @@ def test_tests_mirror_the_rooms():
     assert rooms <= {*ROOMS, "ground", "support", "journeys"}
 
 
-def heavy_after(code: str, cwd: Path) -> list[str]:
-    script = f"import sys, json\n{code}\nprint(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+def heavy_after(code: str, cwd: Path, *more: str) -> list[str]:
+    script = f"import sys, json\n{code}\nprint(json.dumps([m for m in {[*HEAVY, *more]!r} if m in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=cwd, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -224,10 +225,26 @@ def heavy_after(code: str, cwd: Path) -> list[str]:
 def test_reading_is_light(tmp_path):
     code = "import raysweep, raysweep.store.catalog, raysweep.store.experiment, raysweep.store.lineage, raysweep.store.checkpoint"
     assert heavy_after(code, tmp_path) == []
+    assert heavy_after("from raysweep import RaysweepError, ConfigError", tmp_path, "raysweep.api", *TERMINAL) == []
+    assert not {*heavy_after("import raysweep.api", tmp_path, *TERMINAL)} & {*TERMINAL, "torch", "ray"}
     # Typer had better be one that does not import pydantic: that takes longer than all of `raysweep list`.
     for command in ("list", "lineage", "--help"):
         running = f"from raysweep.cli.main import main\ntry: main([{command!r}])\nexcept SystemExit: pass"
         assert heavy_after(running, tmp_path) == []
+
+
+def error_classes() -> list[str]:
+    from raysweep import errors
+
+    return sorted(n for n, v in vars(errors).items() if isinstance(v, type) and issubclass(v, errors.RaysweepError))
+
+
+def test_errors_can_be_imported_from_the_package():
+    import raysweep
+    from raysweep import errors
+
+    for name in error_classes():
+        assert getattr(raysweep, name) is getattr(errors, name)
 
 
 def test_collecting_the_tests_imports_neither_torch_nor_ray(request):
@@ -250,13 +267,8 @@ def test_a_test_file_that_imports_torch_is_found_out(tmp_path):
 def test_public_names():
     import raysweep
 
-    assert raysweep.__all__ == [
-        "branch",
-        "create_experiment_config",
-        "list_experiments",
-        "load_checkpoint",
-        "run_experiment",
-    ]
+    functions = ["branch", "create_experiment_config", "list_experiments", "load_checkpoint", "run_experiment"]
+    assert raysweep.__all__ == [*error_classes(), *functions]
     assert all(callable(getattr(raysweep, n)) for n in raysweep.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         raysweep.nothing  # noqa: B018

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from raysweep._text import plain
-from raysweep.display.terminal import percent, put, put_json, say, table
+from raysweep.cli.options import Address, From, RootOption
+from raysweep.display.terminal import percent, put, put_json, say, say_next, table
 from raysweep.events import Loading
+from raysweep.store.commands import continue_command
 from raysweep.store.results import read_results
 from raysweep.store.root import Root
+
+if TYPE_CHECKING:
+    from raysweep.launch.sweep.driver import SweepResult
+    from raysweep.plan.types import SweepPlan, SweepRequest
 
 
 def register(app: typer.Typer) -> None:
@@ -18,13 +25,11 @@ def register(app: typer.Typer) -> None:
 
 
 def branch(
+    checkpoint: From,
+    weights_grid: str = typer.Option(..., "--weights-grid", help="A grid file, such as configs/grid.yaml."),
     overrides: list[str] | None = typer.Argument(
         None, metavar="[key=value]...", help="Settings of all branches that override the parent's."
     ),
-    checkpoint: str = typer.Option(
-        ..., "--from", help="A .pt file, or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest."
-    ),
-    weights_grid: str = typer.Option(..., "--weights-grid", help="A grid file, such as configs/grid.yaml."),
     name: str | None = typer.Option(None, "--name", help="Name of the sweep; its branches are named NAME-BRANCH."),
     description: str = typer.Option("", "--description", help="The purpose of the sweep, for the logs."),
     epochs: int | None = typer.Option(None, "--epochs", min=1, help="Additional epochs; overrides the grid's."),
@@ -43,131 +48,126 @@ def branch(
     gpus_per_branch: float | None = typer.Option(
         None, "--gpus-per-branch", min=0.01, help="0.25 lets four branches share a GPU."
     ),
-    address: str | None = typer.Option(None, "--address", help="Address of a running Ray cluster."),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    address: Address = None,
+    root: RootOption = "experiments",
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and show every branch, but start nothing."),
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: print JSON."),
 ) -> None:
     """Train many children of a checkpoint (a sweep). Each has a different class ratio; the control has the unchanged one."""
     from raysweep.config import grid as grids
     from raysweep.config import load as load_config
+    from raysweep.plan.types import SweepRequest
+
+    request = SweepRequest(
+        Root.open(root),
+        checkpoint,
+        grids.read(weights_grid),
+        name=name,
+        description=description,
+        epochs=epochs,
+        threads=threads,
+        workers=workers,
+        address=address,
+        max_concurrent=max_concurrent,
+        gpus_per_branch=gpus_per_branch,
+        overrides=load_config.parse_overrides(overrides or []),
+    )
+    _run(request, dry_run, as_json)
+
+
+def _run(request: SweepRequest, dry_run: bool, as_json: bool) -> None:
     from raysweep.display.sweep import SweepDisplay
 
-    grid = grids.read(weights_grid)
-    over = load_config.parse_overrides(overrides or [])
     with SweepDisplay() as display:
         display(Loading())
         from raysweep.launch.sweep import driver as sweeping
         from raysweep.plan import sweep as sweep_plan
-        from raysweep.plan.types import SweepRequest
 
-        request = SweepRequest(
-            Root.open(root),
-            checkpoint,
-            grid,
-            name=name,
-            description=description,
-            epochs=epochs,
-            threads=threads,
-            workers=workers,
-            address=address,
-            max_concurrent=max_concurrent,
-            gpus_per_branch=gpus_per_branch,
-            overrides=over,
-        )
         plan = sweep_plan.plan_sweep(request, display, writable=not dry_run)
         if dry_run:
             display.close()
-            show_plan(plan, as_json)
+            put_json(_plan_json(plan)) if as_json else _show_plan(plan)
             return
         result = sweeping.run(plan, display)
     put(str(result.sweep.folder))
-    summarise(result, root)
+    summarise(result)
 
 
-def show_plan(plan: Any, as_json: bool) -> None:
-    """Print what --dry-run shows: every branch with its class shares, and what the sweep will use and write."""
+def _at_once(plan: SweepPlan) -> int | None:
+    """How many branches run at the same time; None where a cluster decides."""
     from raysweep.plan import capacity
 
+    return None if plan.base.settings.scaling.address else capacity.at_once(plan, capacity.this_machine())
+
+
+def _plan_json(plan: SweepPlan) -> dict[str, object]:
+    """What --dry-run --json prints."""
     base, parent = plan.base, plan.parent
-    address = base.settings.scaling.address
-    count = None if address else capacity.at_once(plan, capacity.this_machine())
-    before = plan.shares(parent.weights)
-    if as_json:
-        put_json(
+    return {
+        "name": plan.name,
+        "parent": parent.record().to_json(),
+        "parent_shares": plan.shares(parent.weights),
+        "epochs": base.settings.training.epochs,
+        "threads": base.resources.threads,
+        "at_once": _at_once(plan),
+        "bytes": plan.branches * plan.branch_bytes,
+        "notes": list(plan.notes),
+        "branches": [
             {
-                "name": plan.name,
-                "parent": parent.record().to_json(),
-                "parent_shares": before,
-                "epochs": base.settings.training.epochs,
-                "threads": base.resources.threads,
-                "at_once": count,
-                "bytes": plan.branches * plan.branch_bytes,
-                "notes": list(plan.notes),
-                "branches": [
-                    {
-                        "name": p.name,
-                        "control": p.control,
-                        "seed": p.seed,
-                        "weights": p.weights.as_dict(),
-                        "shares": plan.shares(p.weights),
-                    }
-                    for p in plan.points
-                ],
+                "name": p.name,
+                "control": p.control,
+                "seed": p.seed,
+                "weights": p.weights.as_dict(),
+                "shares": plan.shares(p.weights),
             }
-        )
-        return
-    classes, old = list(parent.classes), parent.weights.as_dict()
-    rows = [["(parent)", "", *(percent(before[c]) for c in classes)]]
-    for p in plan.points:
-        shares, new = plan.shares(p.weights), p.weights.as_dict()
-        cells = [percent(shares[c]) + (f" (w {new[c]:g})" if new[c] != old[c] else "") for c in classes]
-        rows.append([p.name + (" *" if p.control else ""), str(p.seed), *cells])
-    table(
-        "Share of each class among the images shown",
-        [("branch", "l"), ("seed", "r"), *((plain(c), "r") for c in classes)],
-        rows,
-    )
+            for p in plan.points
+        ],
+    }
+
+
+def _show_plan(plan: SweepPlan) -> None:
+    """Print what --dry-run shows: every branch with its class shares, and what the sweep will use and write."""
+    base, parent = plan.base, plan.parent
+    _table_of_shares(plan)
     for note in (*plan.notes, *(n.text for n in base.notes)):
         say(plain(note))
     searched = plan.branches - len(plan.points)
     if searched:
-        say(f"{searched} more branches will get their weights from the search.")
+        say(f"The search will choose the weights of {searched} more branches.")
     device = f"{base.resources.workers} workers of " if base.resources.workers else ""
     device += f"{base.resources.threads} thread{'s' * (base.resources.threads != 1)}"
     device += f" and {plan.gpus_per_branch:g} GPU" if plan.gpus_per_branch else ""
-    where = f"as many at a time as fit on {address}" if count is None else f"{count} at a time"
+    count = _at_once(plan)
+    where = f"as many at a time as fit on {base.settings.scaling.address}" if count is None else f"{count} at a time"
     say(
         f"{plan.branches} branches (* control) of {base.settings.training.epochs} epochs from {plain(parent.experiment)}@{parent.epoch}, "
         f"each with {device}, {where}; about {plan.branches * plan.branch_bytes / 1e6:,.0f} MB. Nothing was started."
     )
 
 
-def summarise(result: Any, root: str) -> None:
-    """Print the results of a sweep, which branches failed and why, and the next command."""
-    import shlex
+def _table_of_shares(plan: SweepPlan) -> None:
+    parent = plan.parent
+    classes, old, before = parent.classes, parent.weights.as_dict(), plan.shares(parent.weights)
+    rows = [["(parent)", "", *(percent(before[c]) for c in classes)]]
+    for p in plan.points:
+        shares, new = plan.shares(p.weights), p.weights.as_dict()
+        cells = [percent(shares[c]) + (f" (w {new[c]:g})" if new[c] != old[c] else "") for c in classes]
+        rows.append([p.name + (" *" if p.control else ""), str(p.seed), *cells])
+    columns = [("branch", "l"), ("seed", "r"), *((plain(c), "r") for c in classes)]
+    table("Share of each class among the images shown", columns, rows)
 
+
+def summarise(result: SweepResult) -> None:
+    """Print the results of a sweep, which branches failed and why, and the next command.
+
+    Raises:
+        TrainingError: branches failed.
+    """
     from raysweep.errors import TrainingError
 
-    rows = read_results(result.sweep)
+    sweep = result.sweep
+    rows = read_results(sweep)
     say("")
-    lines = []
-    for r in rows:
-        against = r["val_acc_minus_control"]
-        f1 = r["val_macro_f1_minus_control"]
-        lines.append(
-            [
-                plain(r["branch"]) + (" *" if r["control"] else ""),
-                str(r["status"]),
-                percent(r["val_acc"]),
-                "" if against is None or r["control"] else f"{100 * against:+.1f}",
-                "-" if r["val_macro_f1"] is None else f"{r['val_macro_f1']:.3f}",
-                "" if f1 is None or r["control"] else f"{f1:+.3f}",
-                plain(f"{r['worst_class']} {percent(r['worst_recall'])}") if r["worst_class"] is not None else "-",
-            ]
-        )
     columns = [
         ("branch", "l"),
         ("status", "l"),
@@ -175,17 +175,31 @@ def summarise(result: Any, root: str) -> None:
         ("− control", "r"),
         ("macro-F1", "r"),
         ("− control", "r"),
+        ("worst class", "l"),
     ]
-    table("Last epoch of every branch (* control)", [*columns, ("worst class", "l")], lines, err=True)
+    table("Last epoch of every branch (* control)", columns, [_result_cells(r) for r in rows], err=True)
     for name, reason in result.failed.items():
-        file = result.sweep.traceback(name)
+        file = sweep.traceback(name)
         where = f" (traceback: {file})" if file.is_file() else ""
         say(f"{plain(name)} failed: {plain(reason)}{plain(where)}")
-    where = "" if root == "experiments" else f" --root {shlex.quote(root)}"
-    say(f"All results are in {result.sweep.folder}")
+    say(f"All results are in {sweep.folder}")
     if result.failed:
         raise TrainingError(
             f"{len(result.failed)} of {len(rows)} branches failed; the others are complete. Run the failed ones again with: "
-            f"raysweep continue {result.sweep.id}{where}"
+            f"{continue_command(sweep.root, sweep.id)}"
         )
-    say(f"Next: raysweep compare {result.sweep.id}{where}")
+    say_next(sweep.root, "compare", sweep.id)
+
+
+def _result_cells(row: Mapping[str, Any]) -> list[str]:
+    """A row of results.csv as the cells of the table."""
+    against, f1 = row["val_acc_minus_control"], row["val_macro_f1_minus_control"]
+    return [
+        plain(row["branch"]) + (" *" if row["control"] else ""),
+        str(row["status"]),
+        percent(row["val_acc"]),
+        "" if against is None or row["control"] else f"{100 * against:+.1f}",
+        "-" if row["val_macro_f1"] is None else f"{row['val_macro_f1']:.3f}",
+        "" if f1 is None or row["control"] else f"{f1:+.3f}",
+        "-" if row["worst_class"] is None else plain(f"{row['worst_class']} {percent(row['worst_recall'])}"),
+    ]

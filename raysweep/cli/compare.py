@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
 from raysweep._text import plain
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put_json, say, table
 from raysweep.store.root import Root
 
-CLASS_METRICS = ("f1", "recall", "precision")
+if TYPE_CHECKING:
+    from raysweep.report.comparison import Compared, Comparison
+    from raysweep.report.effects import Effect
+
+TITLES = {"f1": "F1", "recall": "recall", "precision": "precision"}  # of a class
 
 
 def register(app: typer.Typer) -> None:
@@ -26,17 +32,15 @@ def compare(
     ),
     metric: str = typer.Option("f1", "--metric", help="The metric shown per class: f1, recall or precision."),
     as_json: bool = typer.Option(False, "--json", help="Print everything as one JSON object."),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    root: RootOption = "experiments",
 ) -> None:
     """Show which branch helped which class. On the same validation images: the difference, its 95 % interval, and whether it
     is better, worse or within noise."""
     from raysweep.errors import InputError
     from raysweep.report import comparison as comparing
 
-    if metric not in CLASS_METRICS:
-        raise InputError(f"--metric {metric}: choose one of {', '.join(CLASS_METRICS)}.")
+    if metric not in TITLES:
+        raise InputError(f"--metric {metric}: choose one of {', '.join(TITLES)}.")
     found = comparing.compare(Root.open(root), references)
     if as_json:
         put_json(_as_json(found))
@@ -44,7 +48,7 @@ def compare(
     _show(found, metric)
 
 
-def _as_json(found: Any) -> dict[str, Any]:
+def _as_json(found: Comparison) -> dict[str, object]:
     from raysweep.report.effects import as_row
 
     return {
@@ -58,38 +62,40 @@ def _as_json(found: Any) -> dict[str, Any]:
     }
 
 
-def _show(found: Any, metric: str) -> None:
-    """Print one row per branch: its differences in points, marked where they are larger than noise."""
-    from raysweep.report.effects import ALL, BETTER, NOISE, UNKNOWN, WORSE
+def _show(found: Comparison, metric: str) -> None:
+    """Print one row per branch, then a sentence for every difference that is larger than noise."""
+    from raysweep.report.effects import ALL, BETTER, NOISE, WORSE
 
-    marks = {BETTER: "▲", WORSE: "▼", NOISE: " ", UNKNOWN: "?"}
     columns = [(ALL, "accuracy"), (ALL, "macro_f1"), *((c, metric) for c in found.classes)]
-    titles = {"f1": "F1", "recall": "recall", "precision": "precision"}
-    rows = []
-    for branch in found.branches:
-        cells = [found.of(branch.name, target, m) for target, m in columns]
-        rows.append(
-            [
-                plain(branch.name),
-                *("-" if math.isnan(e.difference) else f"{100 * e.difference:+.1f}{marks[e.label]}" for e in cells),
-                f"{branch.seconds:,.0f}",
-                f"{branch.images:,}",
-            ]
-        )
+    rows = [_cells(branch, [found.of(branch.name, target, m) for target, m in columns]) for branch in found.branches]
     head = [("branch", "l"), ("accuracy", "r"), ("macro-F1", "r"), *((plain(c), "r") for c in found.classes)]
     title = (
-        f"Points against {plain(found.against)}; classes: {titles[metric]}. ▲ better, ▼ worse, unmarked: within noise"
+        f"Points against {plain(found.against)}; classes: {TITLES[metric]}. ▲ better, ▼ worse, unmarked: within noise"
     )
     table(title, [*head, ("seconds", "r"), ("images", "r")], rows)
     real = [e for e in found.effects if e.label in (BETTER, WORSE) and (e.metric == metric or e.target == ALL)]
-    for e in real:
-        what = {"accuracy": "accuracy", "macro_f1": "macro-F1"}.get(e.metric) or f"{titles[metric]} of {e.target}"
-        noise = "" if e.noise is None else f"; variation between seeds {100 * e.noise:.1f}"
-        say(
-            f"{plain(e.branch)}: {plain(what)} {e.label}, {100 * e.reference:.1f} → {100 * e.value:.1f} "
-            f"({100 * e.difference:+.1f}; 95 % interval {100 * e.low:+.1f} … {100 * e.high:+.1f}{noise})"
-        )
+    for effect in real:
+        say(plain(_sentence(effect)))
     if not real and any(e.label == NOISE for e in found.effects):
         say("All differences are within noise: no branch is better or worse than what it is compared with.")
     for note in found.notes:
         say(f"Note: {plain(note)}")
+
+
+def _cells(branch: Compared, effects: Sequence[Effect]) -> list[str]:
+    """A row of the table: the differences in points, marked where they are larger than noise."""
+    from raysweep.report.effects import BETTER, NOISE, UNKNOWN, WORSE
+
+    marks = {BETTER: "▲", WORSE: "▼", NOISE: " ", UNKNOWN: "?"}
+    points = ["-" if math.isnan(e.difference) else f"{100 * e.difference:+.1f}{marks[e.label]}" for e in effects]
+    return [plain(branch.name), *points, f"{branch.seconds:,.0f}", f"{branch.images:,}"]
+
+
+def _sentence(e: Effect) -> str:
+    """``d5: F1 of disgust better, 40.0 → 45.2 (+5.2; 95 % interval +2.0 … +8.4)``."""
+    what = {"accuracy": "accuracy", "macro_f1": "macro-F1"}.get(e.metric) or f"{TITLES[e.metric]} of {e.target}"
+    noise = "" if e.noise is None else f"; variation between seeds {100 * e.noise:.1f}"
+    return (
+        f"{e.branch}: {what} {e.label}, {100 * e.reference:.1f} → {100 * e.value:.1f} "
+        f"({100 * e.difference:+.1f}; 95 % interval {100 * e.low:+.1f} … {100 * e.high:+.1f}{noise})"
+    )

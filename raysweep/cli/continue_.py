@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put
 from raysweep.events import Loading
 from raysweep.store.root import Root
+
+if TYPE_CHECKING:
+    from raysweep.store.experiment import Experiment
+    from raysweep.store.sweep import Sweep
+
+Asked = tuple[int | None, int | list[int] | None, str | None]  # threads, workers, address
 
 
 def register(app: typer.Typer) -> None:
@@ -28,62 +35,45 @@ def continue_(
         help="A different number of Ray workers. 0: train in this process. 2-8: as many as fit.",
     ),
     address: str | None = typer.Option(None, "--address", help="Another Ray cluster. local: this machine."),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    root: RootOption = "experiments",
 ) -> None:
     """Finish an interrupted experiment or sweep in place. Starts from the newest intact checkpoints."""
-
-    from raysweep.cli.run import announce
     from raysweep.config.load import parse_workers
-    from raysweep.display.run import RunDisplay
+    from raysweep.store import resolve
+    from raysweep.store.sweep import Sweep
 
     count = parse_workers(workers)
-    where = Root.open(root)
-    if _is_sweep(where, reference):
-        from raysweep.cli.branch import summarise
-        from raysweep.display.sweep import SweepDisplay
+    found = resolve.find_any(Root.open(root), reference)
+    if isinstance(found, Sweep):
+        _sweep(found, steal, (threads, count, address))
+    else:
+        _experiment(found, steal, (threads, count, address))
 
-        with SweepDisplay() as table:
-            table(Loading())
-            from raysweep.launch.sweep.resume import continue_sweep
-            from raysweep.plan.resources import ResourceOverrides
 
-            asked = ResourceOverrides(threads, count, address)
+def _sweep(sweep: Sweep, steal: bool, asked: Asked) -> None:
+    from raysweep.cli.branch import summarise
+    from raysweep.display.sweep import SweepDisplay
 
-            finished = continue_sweep(where, reference, steal=steal, asked=asked, progress=table)
-        put(str(finished.sweep.folder))
-        summarise(finished, root)
-        return
+    with SweepDisplay() as display:
+        display(Loading())
+        from raysweep.launch.sweep.resume import continue_sweep
+        from raysweep.plan.resources import ResourceOverrides
+
+        result = continue_sweep(sweep.root, sweep, steal=steal, asked=ResourceOverrides(*asked), progress=display)
+    put(str(result.sweep.folder))
+    summarise(result)
+
+
+def _experiment(experiment: Experiment, steal: bool, asked: Asked) -> None:
+    from raysweep.cli.run import announce
+    from raysweep.display.run import RunDisplay
+
     with RunDisplay() as display:
         display(Loading())
-        from raysweep.launch import resume as resuming
-        from raysweep.plan import resources
+        from raysweep.launch.resume import continue_experiment
+        from raysweep.plan.resources import ResourceOverrides
 
-        asked = resources.ResourceOverrides(threads, count, address)
-
-        result = resuming.continue_experiment(where, reference, steal=steal, asked=asked, progress=display)
+        root = experiment.root
+        result = continue_experiment(root, experiment, steal=steal, asked=ResourceOverrides(*asked), progress=display)
     put(str(result.experiment.folder))
-    announce(display, result.experiment, root)
-
-
-def _is_sweep(root: Any, reference: str) -> bool:
-    """Whether a reference means a sweep; an experiment of that name takes precedence."""
-    from raysweep.errors import AmbiguousReferenceError, NotFoundError
-    from raysweep.store import catalog, layout, resolve, sweep
-
-    if any(reference in (s.id, layout.split_id(s.id)[0]) for s in sweep.all_sweeps(root)):
-        # The name of a sweep is also the start of its branches' names.
-        return not any(reference in (e.id, layout.split_id(e.id)[0]) for e in catalog.experiments(root))
-
-    try:
-        resolve.find_experiment(root, reference)
-        return False
-    except NotFoundError:
-        try:
-            resolve.find_sweep(root, reference)
-            return True
-        except AmbiguousReferenceError:
-            raise
-        except NotFoundError:
-            return False
+    announce(display, result.experiment)

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from raysweep._text import plain
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import percent, put_json, say, table
 from raysweep.store.root import Root
 
@@ -21,9 +22,7 @@ def diff(
     ),
     b: str = typer.Argument(..., metavar="B", help="Another experiment or checkpoint."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object with a list of differences."),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    root: RootOption = "experiments",
 ) -> None:
     """Show the differences between two experiments. Compares configuration, weights and class shares, data, code, versions."""
     from raysweep.report import difference

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put
 from raysweep.store.root import Root
 
@@ -13,9 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    root: RootOption = "experiments",
 ) -> None:
     """Print versions and check this machine. Add the output to bug reports."""
     import platform

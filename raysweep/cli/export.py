@@ -6,6 +6,7 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
+from raysweep.cli.options import Checkpoint, Classes, RootOption
 from raysweep.display.terminal import put, say, split_classes
 from raysweep.store.root import Root
 
@@ -15,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    checkpoint: str = typer.Argument(..., metavar="CKPT", help="A .pt file, or EXPERIMENT@5, @best, @latest."),
+    checkpoint: Checkpoint,
     overrides: list[str] | None = typer.Argument(
         None, metavar="[key=value]...", help="Settings that an old checkpoint does not contain."
     ),
@@ -23,12 +24,8 @@ def export(
     output: str | None = typer.Option(
         None, "--output", "-o", metavar="FILE", help="Default: the checkpoint's name, in the current folder."
     ),
-    classes: str | None = typer.Option(
-        None, "--classes", metavar="A,B,C", help="The classes of an old checkpoint, in the order of the outputs."
-    ),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    classes: Classes = None,
+    root: RootOption = "experiments",
 ) -> None:
     """Export the model as safetensors, ONNX or TorchScript. Also writes classes and preprocessing, and checks the result."""
     from raysweep.config import load as load_config

@@ -8,7 +8,8 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
-from raysweep.display.terminal import put, say, split_classes
+from raysweep.cli.options import RootOption
+from raysweep.display.terminal import put, say_next, split_classes
 from raysweep.store.root import Root
 
 
@@ -28,9 +29,7 @@ def import_(
         metavar="A,B,C",
         help="The classes in the order of the model's outputs, if the model does not name them.",
     ),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    root: RootOption = "experiments",
 ) -> None:
     """Copy experiments of the old system. The copies have manifest and lineage; the originals stay unchanged."""
     from raysweep.config import load as load_config
@@ -51,8 +50,8 @@ def import_(
             continue
         put(plain(made.folder))
         ends = [e.epoch for e in made.manifest().ends]
-        where = "" if overrides.get("data") else " data.path=FOLDER"
+        data = [] if overrides.get("data") else ["data.path=FOLDER"]
         if ends:
-            say(f"Next: raysweep resume --from {plain(made.id)}@{ends[-1]}{where}")
+            say_next(made.root, "resume", "--from", f"{made.id}@{ends[-1]}", *data)
     if problems:  # the other experiments are imported
         raise InputError(" ".join(problems))

@@ -6,7 +6,8 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
-from raysweep.display.terminal import put, put_json, say
+from raysweep.cli.options import RootOption
+from raysweep.display.terminal import put, put_json, say, say_next
 from raysweep.store.root import Root
 
 
@@ -20,9 +21,7 @@ def lineage(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print a flat JSON array, parents before children."),
     plot: str | None = typer.Option(None, "--plot", metavar="FILE", help="Draw the tree as a PNG file."),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    root: RootOption = "experiments",
 ) -> None:
     """Show the tree of experiments, with every ratio change. Each experiment is shown below its parent."""
 
@@ -45,7 +44,8 @@ def lineage(
         put_json(tree.rows(nodes))
         return
     if not nodes:
-        say(f"No experiments under {folder.path.absolute()}. Next: raysweep run configs/base.yaml")
+        say(f"No experiments under {folder.path.absolute()}.")
+        say_next(folder, "run", "configs/base.yaml")
         return
     for guides, name, about in tree.lines(nodes):
         put(f"{plain(guides)}{plain(name)}  {plain(about)}")

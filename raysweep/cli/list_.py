@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import typer
 
 from raysweep._text import plain
-from raysweep.display.terminal import age, decimals, percent, put_bytes, put_json, say, table
+from raysweep.cli.options import RootOption
+from raysweep.display.terminal import age, decimals, percent, put_bytes, put_json, say, say_next, table
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.store.fields import Row
 
 STATUSES = ("running", "finished", "interrupted", "failed", "crashed", "legacy", "damaged")
-SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # columns of the index
+SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # columns of the catalog's index
 
 
 def register(app: typer.Typer) -> None:
@@ -32,9 +35,7 @@ def list_(
         None, "--limit", min=1, help="List at most this many: the last ones in sort order."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON array with the documented fields."),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    root: RootOption = "experiments",
 ) -> None:
     """List the experiments under the root, oldest first."""
 
@@ -59,7 +60,8 @@ def list_(
         _checkpoints(rows, as_json)
         return
     if not rows:
-        say(f"No experiments under {folder.path.absolute()}. Next: raysweep run configs/base.yaml")
+        say(f"No experiments under {folder.path.absolute()}.")
+        say_next(folder, "run", "configs/base.yaml")
         return
     table(
         None,
@@ -106,54 +108,47 @@ def _change(r: Row) -> str:
         if r.parent is None:
             weights = r.sampling_weights
             return SamplingWeights.complete(weights, list(weights)).describe() if weights else "all 1"
-        told = describe_changed(r.change)
-    except WeightsError:  # of a folder that somebody else wrote
+        text = describe_changed(r.change)
+    except WeightsError:  # another program wrote the folder
         return "?"
-    return f"{told} (control)" if r.control else told
+    return f"{text} (control)" if r.control else text
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    """A checkpoint as --checkpoints lists it."""
+
+    reference: str  # for --from
+    file: str
+    epoch: int
+    batch: int | None
+    bytes: int
+    val_acc: object
+    best: bool
 
 
 def _checkpoints(rows: list[Row], as_json: bool) -> None:
+    found = [checkpoint for r in rows for checkpoint in _of_experiment(r)]
+    if as_json:
+        put_json([vars(c) for c in found])
+        return
+    cells = [[plain(c.reference), percent(c.val_acc), f"{c.bytes / 1e6:.1f}", "best" if c.best else ""] for c in found]
+    table(None, [("reference", "l"), ("accuracy", "r"), ("MB", "r"), ("", "l")], cells)
+
+
+def _of_experiment(row: Row) -> Iterator[CheckpointRow]:
     from raysweep.store import layout
     from raysweep.store.experiment import Experiment
 
-    found: list[dict[str, Any]] = []
-    for r in rows:
-        experiment = Experiment(r.path)
-        manifest = experiment.manifest()
-        for e in manifest.entries:
-            reference = f"{r.id}@{e.epoch}" if e.batch is None else str(experiment.folder / e.file)
-            found.append(
-                {
-                    "reference": reference,
-                    "file": str(experiment.folder / e.file),
-                    "epoch": e.epoch,
-                    "batch": e.batch,
-                    "bytes": e.bytes,
-                    "val_acc": e.metrics.get("val_acc"),
-                    "best": e.file == manifest.best_file,
-                }
-            )
-        for position in experiment.old_checkpoints():
-            path = experiment.folder / layout.checkpoint_name(position)
-            found.append(
-                {
-                    "reference": f"{r.id}@{position.epoch}" if position.batch is None else str(path),
-                    "file": str(path),
-                    "epoch": position.epoch,
-                    "batch": position.batch,
-                    "bytes": path.stat().st_size if path.is_file() else 0,
-                    "val_acc": None,
-                    "best": False,
-                }
-            )
-    if as_json:
-        put_json(found)
-        return
-    table(
-        None,
-        [("reference", "l"), ("accuracy", "r"), ("MB", "r"), ("", "l")],
-        [
-            [plain(f["reference"]), percent(f["val_acc"]), f"{f['bytes'] / 1e6:.1f}", "best" if f["best"] else ""]
-            for f in found
-        ],
-    )
+    experiment = Experiment(row.path)
+    manifest = experiment.manifest()
+    for e in manifest.entries:
+        file = str(experiment.folder / e.file)
+        reference = f"{row.id}@{e.epoch}" if e.batch is None else file
+        best = e.file == manifest.best_file
+        yield CheckpointRow(reference, file, e.epoch, e.batch, e.bytes, e.metrics.get("val_acc"), best)
+    for epoch, batch in experiment.old_checkpoints():
+        path = experiment.folder / layout.checkpoint_name(layout.Position(epoch, batch))
+        reference = f"{row.id}@{epoch}" if batch is None else str(path)
+        size = path.stat().st_size if path.is_file() else 0
+        yield CheckpointRow(reference, str(path), epoch, batch, size, None, False)

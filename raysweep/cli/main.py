@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(of("raysweep"))
         return
     _register(arguments)
-    # Outside the training, which saves first, SIGTERM ends the program like SIGINT, so that locks are released.
+    # SIGTERM ends the program like SIGINT, so that locks are released. (The training has its own handler, which saves first.)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -1,4 +1,4 @@
-"""The flags of the old system's ``resume_experiment.py``. Hidden from the help; see docs/migration.md."""
+"""The options of the old system's ``resume_experiment.py``. Hidden from the help; see docs/migration.md."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
+from raysweep.cli.options import Checkpoint, Classes, RootOption
 from raysweep.display.terminal import percent, put_json, split_classes, table
 from raysweep.store.root import Root
 
@@ -15,17 +16,13 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    checkpoint: str = typer.Argument(..., metavar="CKPT", help="A .pt file, or EXPERIMENT@5, @best, @latest."),
+    checkpoint: Checkpoint,
     images: list[str] = typer.Argument(
         ..., metavar="IMAGE...", help="Image files, and key=value for settings that an old checkpoint does not contain."
     ),
-    classes: str | None = typer.Option(
-        None, "--classes", metavar="A,B,C", help="The classes of an old checkpoint, in the order of the outputs."
-    ),
+    classes: Classes = None,
     as_json: bool = typer.Option(False, "--json", help="Print JSON with the probability of every class."),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    root: RootOption = "experiments",
 ) -> None:
     """Predict the classes of image files."""
     import os

@@ -6,6 +6,7 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put, say
 from raysweep.store.root import Root
 
@@ -19,9 +20,7 @@ def report(
     output: str | None = typer.Option(
         None, "--output", "-o", metavar="FILE", help="Default: report.html in the folder of the sweep or experiment."
     ),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    root: RootOption = "experiments",
 ) -> None:
     """Write a self-contained HTML report. Contains lineage, effects on every class, curves, confusion matrices, commands."""
     from raysweep.errors import InputError

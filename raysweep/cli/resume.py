@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import typer
 
+from raysweep.cli.options import Address, Classes, DryRun, From, Purpose, RootOption, Workers
 from raysweep.display.terminal import put, split_classes
 from raysweep.events import Loading
 from raysweep.store.root import Root
@@ -16,49 +18,31 @@ def register(app: typer.Typer) -> None:
 
 
 def resume(
+    checkpoint: From,
     overrides: list[str] | None = typer.Argument(
         None, metavar="[key=value]...", help="Settings that override the parent's."
-    ),
-    checkpoint: str = typer.Option(
-        ..., "--from", help="A .pt file, or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest."
     ),
     name: str | None = typer.Option(None, "--name", help="Name of the child; default: the parent's."),
     epochs: int | None = typer.Option(None, "--epochs", min=1, help="Additional epochs."),
     weights: str | None = typer.Option(
         None, "--weights", help="JSON, or a JSON or YAML file: new weights by class. Other classes keep the parent's."
     ),
-    description: str | None = typer.Option(None, "--description", help="The purpose of the experiment, for its log."),
-    classes: str | None = typer.Option(
-        None,
-        "--classes",
-        metavar="A,B,C",
-        help="The classes of an old checkpoint, in the order of the outputs.",
-    ),
+    description: Purpose = None,
+    classes: Classes = None,
     weights_only: bool = typer.Option(False, "--weights-only", help="Keep the model, reset the optimizer."),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
-    workers: str | None = typer.Option(
-        None, "--workers", metavar="N|MIN-MAX", help="Ray workers. 0: train in this process. 2-8: as many as fit."
-    ),
-    address: str | None = typer.Option(None, "--address", help="Address of a running Ray cluster."),
-    dry_run: bool = typer.Option(
-        False, "--dry-run", help="Check everything and show what would run, but start nothing."
-    ),
+    root: RootOption = "experiments",
+    workers: Workers = None,
+    address: Address = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a child of a checkpoint. It starts from the same state, with new class weights or settings if you give them."""
 
     from raysweep.cli.run import announce, show_plan
-    from raysweep.config import load as load_config
     from raysweep.config import weights_file
     from raysweep.display.run import RunDisplay
 
     changed = weights_file.parse(weights) if weights is not None else None
-    over: dict[str, Any] = load_config.parse_overrides(overrides or [])
-    count = load_config.parse_workers(workers)
-    scaling = {k: v for k, v in (("num_workers", count), ("address", address)) if v is not None}
-    if scaling:
-        over = load_config.merge(over, {"scaling": scaling})
+    over = _settings(overrides or [], workers, address)
     with RunDisplay() as display:
         display(Loading())
         from raysweep.launch import run as launching
@@ -84,8 +68,18 @@ def resume(
             show_plan(plan, False)
             return
         for note in plan.notes:
-            if not note.inexact:  # the training itself says that
+            if not note.inexact:  # the training itself reports those
                 display(note)
         result = launching.run(plan, display)
     put(str(result.experiment.folder))
-    announce(display, result.experiment, root)
+    announce(display, result.experiment)
+
+
+def _settings(overrides: Sequence[str], workers: str | None, address: str | None) -> dict[str, Any]:
+    """What the command line says of the settings, nested; --workers and --address override ``scaling.…=``."""
+    from raysweep.config import load as load_config
+
+    over: dict[str, Any] = load_config.parse_overrides(list(overrides))
+    options = {"num_workers": load_config.parse_workers(workers), "address": address}
+    scaling = {k: v for k, v in options.items() if v is not None}
+    return load_config.merge(over, {"scaling": scaling}) if scaling else over

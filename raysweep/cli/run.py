@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raysweep._text import plain
-from raysweep.display.terminal import percent, put, put_json, say
+from raysweep.cli.options import ROOT, Address, DryRun, Purpose, Workers
+from raysweep.display.terminal import percent, put, put_json, say, say_next, table
 from raysweep.events import Loading
+
+if TYPE_CHECKING:
+    from raysweep.display.run import RunDisplay
+    from raysweep.plan.types import Plan
+    from raysweep.store.experiment import Experiment
+
+GRID = "configs/grid.yaml"  # the grid file for the classes of configs/base.yaml
 
 
 def register(app: typer.Typer) -> None:
@@ -22,17 +31,11 @@ def run(
         None, metavar="[key=value]...", help="Settings that override the file, such as training.epochs=10."
     ),
     name: str | None = typer.Option(None, "--name", help="Name of the experiment."),
-    description: str | None = typer.Option(None, "--description", help="The purpose of the experiment, for its log."),
-    root: str | None = typer.Option(
-        None, "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
-    workers: str | None = typer.Option(
-        None, "--workers", metavar="N|MIN-MAX", help="Ray workers. 0: train in this process. 2-8: as many as fit."
-    ),
-    address: str | None = typer.Option(None, "--address", help="Address of a running Ray cluster."),
-    dry_run: bool = typer.Option(
-        False, "--dry-run", help="Check everything and show what would run, but start nothing."
-    ),
+    description: Purpose = None,
+    root: Annotated[str | None, ROOT] = None,
+    workers: Workers = None,
+    address: Address = None,
+    dry_run: DryRun = False,
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: print the resolved configuration as JSON."),
 ) -> None:
     """Train an experiment from a configuration file. Prints the path of its folder."""
@@ -58,30 +61,25 @@ def run(
             return
         result = launching.run(plan, display)
     put(str(result.experiment.folder))
-    announce(display, result.experiment, settings.root)
+    announce(display, result.experiment)
 
 
-GRID = "configs/grid.yaml"  # the grid file for the classes of configs/base.yaml
-
-
-def announce(display: Any, experiment: Any, root: str) -> None:
+def announce(display: RunDisplay, experiment: Experiment) -> None:
     """Print the summary of a finished run: the confusion matrix, then the next command to type."""
-    import shlex
-
     display.summary(experiment)
-    where = "" if root == "experiments" else f" --root {shlex.quote(root)}"
-    ends = experiment.manifest().ends
+    root, ends = experiment.root, experiment.manifest().ends
+    classes = experiment.config().classes or ()
     # Not the last epoch: its learning rate is low, so that other weights would change little.
-    start = f"{plain(experiment.id)}@{ends[int(0.6 * (len(ends) - 1))].epoch}"
-    if _grid_fits(experiment.config().classes or []):
-        say(f"Next: raysweep branch --from {start} --weights-grid {GRID}{where}")
+    start = f"{experiment.id}@{ends[int(0.6 * (len(ends) - 1))].epoch}"
+    if _grid_fits(classes):
+        say_next(root, "branch", "--from", start, "--weights-grid", GRID)
         return
-    worst = ends[-1].metrics.get("worst_class") or (experiment.config().classes or ["CLASS"])[0]
-    change = shlex.quote(json.dumps({str(worst): 5.0}, ensure_ascii=False))
-    say(f"Next: raysweep resume --from {start} --weights {plain(change)}{where}")
+    worst = ends[-1].metrics.get("worst_class") or [*classes, "CLASS"][0]
+    weights = json.dumps({str(worst): 5.0}, ensure_ascii=False)
+    say_next(root, "resume", "--from", start, "--weights", weights)
 
 
-def _grid_fits(classes: list[str]) -> bool:
+def _grid_fits(classes: Sequence[str]) -> bool:
     """Whether the grid file exists and names only classes of this experiment."""
     from pathlib import Path
 
@@ -94,10 +92,9 @@ def _grid_fits(classes: list[str]) -> bool:
         return False
 
 
-def show_plan(plan: Any, as_json: bool) -> None:
+def show_plan(plan: Plan, as_json: bool) -> None:
     """Print what --dry-run shows: the configuration, the share of each class, and where it would run."""
     from raysweep.config import yaml as yaml_file
-    from raysweep.display.terminal import table
 
     resolved = plan.settings.model_dump(mode="json")
     resolved["sampling"]["weights"] = plan.weights.as_dict()

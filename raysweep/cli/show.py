@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from raysweep._text import plain
-from raysweep.display.terminal import decimals, percent, put, put_json, say, table
+from raysweep.cli.options import RootOption
+from raysweep.display.terminal import decimals, percent, put, put_json, say, say_next, table
+from raysweep.store.commands import command
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from raysweep.store.experiment import Experiment
     from raysweep.store.records import ExperimentConfig
+    from raysweep.store.records_manifest import ManifestEntry
 
 
 def register(app: typer.Typer) -> None:
@@ -23,37 +29,45 @@ def show(
         ..., help="An experiment (id, name, prefix, path) or a checkpoint (path, EXPERIMENT@5, @best, @latest)."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    root: RootOption = "experiments",
 ) -> None:
     """Show one experiment or checkpoint. For an experiment: its parent, class shares, results and checkpoints."""
 
-    from raysweep.store import catalog, resolve
+    from raysweep.errors import InputError
+    from raysweep.store import resolve
+    from raysweep.store.sweep import Sweep
 
     folder = Root.open(root)
     if resolve.split_reference(reference) is not None or reference.endswith(".pt"):
-        experiment, entry, path = resolve.find_checkpoint(folder, reference)
-        _show_checkpoint(experiment, entry, path, as_json)
+        _show_checkpoint(*resolve.find_checkpoint(folder, reference), as_json)
         return
-    experiment = resolve.find_experiment(folder, reference)
-    summary = catalog.summary(experiment)
-    config = experiment.config()
-    manifest = experiment.manifest()
+    found = resolve.find_any(folder, reference)
+    if isinstance(found, Sweep):
+        raise InputError(
+            f"{found.id} is a sweep; show takes one experiment. `{command(found.root, 'list', '--sweep', found.original_id)}` lists its "
+            f"branches, `{command(found.root, 'compare', found.id)}` compares them."
+        )
     if as_json:
-        rows = [
-            {
-                "file": e.file,
-                "epoch": e.epoch,
-                "batch": e.batch,
-                "bytes": e.bytes,
-                "sha256": e.sha256,
-                "metrics": e.metrics,
-            }
-            for e in manifest.entries
-        ]
-        put_json({**summary.to_json(), "config": config.to_json(), "checkpoints": rows})
-        return
+        put_json(_experiment_json(found))
+    else:
+        _show_experiment(found)
+
+
+def _experiment_json(experiment: Experiment) -> dict[str, object]:
+    """What --json prints: the fields of ``list --json``, the configuration, and the committed checkpoints."""
+    from raysweep.store import catalog
+
+    rows = [
+        {"file": e.file, "epoch": e.epoch, "batch": e.batch, "bytes": e.bytes, "sha256": e.sha256, "metrics": e.metrics}
+        for e in experiment.manifest().entries
+    ]
+    return {**catalog.summary(experiment).to_json(), "config": experiment.config().to_json(), "checkpoints": rows}
+
+
+def _show_experiment(experiment: Experiment) -> None:
+    from raysweep.store import catalog
+
+    summary, config, manifest = catalog.summary(experiment), experiment.config(), experiment.manifest()
     put(plain(summary.id))
     if config.experiment_description:
         put(f"  {plain(config.experiment_description)}")
@@ -69,28 +83,26 @@ def show(
     _shares(config)
     if manifest.entries:
         put("")
-        table(
-            None,
-            [
-                ("checkpoint", "l"),
-                ("loss", "r"),
-                ("val loss", "r"),
-                ("accuracy", "r"),
-                ("macro-F1", "r"),
-                ("worst class", "l"),
-                ("", "l"),
-            ],
-            [_row(e, manifest.best_file) for e in manifest.entries],
-        )
+        columns = [
+            ("checkpoint", "l"),
+            ("loss", "r"),
+            ("val loss", "r"),
+            ("accuracy", "r"),
+            ("macro-F1", "r"),
+            ("worst class", "l"),
+            ("", "l"),
+        ]
+        table(None, columns, [_row(e, manifest.best_file) for e in manifest.entries])
+    root = experiment.root
     old = [p.epoch for p in experiment.old_checkpoints() if p.batch is None]
     if old:
         say(f"Written by the old system, with checkpoints of epochs {', '.join(map(str, old))}.")
-        say(f"Next: raysweep resume --from {plain(summary.id)}@{old[-1]} data.path=FOLDER")
+        say_next(root, "resume", "--from", f"{summary.id}@{old[-1]}", "data.path=FOLDER")
     if summary.status in ("interrupted", "crashed"):
-        say(f"Next: raysweep continue {plain(summary.id)}")
+        say_next(root, "continue", summary.id)
 
 
-def _row(e: Any, best: str | None) -> list[str]:
+def _row(e: ManifestEntry, best: str | None) -> list[str]:
     m = e.metrics
     if e.batch is not None:
         return [f"epoch {e.epoch}, batch {e.batch}", "", "", "", "", "", ""]
@@ -121,7 +133,7 @@ def _shares(config: ExperimentConfig) -> None:
         rows = [
             [plain(c), f"{n:,}", percent(n / total), f"{weights[c]:g}", percent(shown[c])] for c, n in counts.items()
         ]
-    except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # the file was edited by hand
+    except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # somebody edited the file
         put("  class_counts or sampling_weights in experiment_config.json are not valid")
         return
     table(
@@ -131,28 +143,33 @@ def _shares(config: ExperimentConfig) -> None:
     )
 
 
-def _show_checkpoint(experiment: Any, entry: Any, path: Any, as_json: bool) -> None:
-    problem = entry.verify(experiment.folder) if entry is not None else None
-    row = {
-        "path": str(path),
-        "experiment": experiment.id,
-        "committed": entry is not None,
-        "epoch": entry.epoch if entry else None,
-        "batch": entry.batch if entry else None,
-        "bytes": path.stat().st_size,
-        "sha256": entry.sha256 if entry else None,
-        "metrics": entry.metrics if entry else {},
-        "problem": problem,
-    }
+def _show_checkpoint(experiment: Experiment, entry: ManifestEntry | None, path: Path, as_json: bool) -> None:
+    problem = None if entry is None else entry.verify(experiment.folder)
     if as_json:
-        put_json(row)
+        put_json(_checkpoint_json(experiment, entry, path, problem))
         return
     put(plain(path))
     if entry is None:
-        put(f"  not in a manifest of {plain(experiment.id)}; {row['bytes']:,} bytes")
+        put(f"  not in a manifest of {plain(experiment.id)}; {path.stat().st_size:,} bytes")
         return
     where = f"epoch {entry.epoch}" + ("" if entry.batch is None else f", batch {entry.batch}")
     put(f"  {plain(experiment.id)}, {where}, {entry.bytes:,} bytes, {'intact' if problem is None else plain(problem)}")
     put(f"  sha256 {plain(entry.sha256)}")
     for key, value in entry.metrics.items():
         put(f"  {plain(key)}: {f'{value:.4f}' if isinstance(value, float) else plain(value)}")
+
+
+def _checkpoint_json(
+    experiment: Experiment, entry: ManifestEntry | None, path: Path, problem: str | None
+) -> dict[str, object]:
+    return {
+        "path": str(path),
+        "experiment": experiment.id,
+        "committed": entry is not None,
+        "epoch": entry and entry.epoch,
+        "batch": entry and entry.batch,
+        "bytes": path.stat().st_size,
+        "sha256": entry and entry.sha256,
+        "metrics": entry.metrics if entry else {},
+        "problem": problem,
+    }

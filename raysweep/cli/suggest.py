@@ -6,7 +6,8 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
-from raysweep.display.terminal import put, put_json, say
+from raysweep.cli.options import RootOption
+from raysweep.display.terminal import put, put_json, say, say_next
 from raysweep.store.root import Root
 
 METRICS = ("macro_f1", "accuracy")
@@ -21,27 +22,29 @@ def suggest(
     metric: str = typer.Option("macro_f1", "--metric", help=f"The metric to improve: {' or '.join(METRICS)}."),
     output: str | None = typer.Option(None, "--output", "-o", metavar="FILE", help="Write the grid to a new file."),
     as_json: bool = typer.Option(False, "--json", help="Print the grid and the reasons as one JSON object."),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    root: RootOption = "experiments",
 ) -> None:
     """Suggest the next grid file. Says which classes to show more or less often, by how much, and why."""
     from raysweep.errors import InputError
     from raysweep.report import suggestion
     from raysweep.store import resolve
+    from raysweep.store.commands import command
+    from raysweep.store.sweep import Sweep
 
     if metric not in METRICS:
         raise InputError(f"--metric {metric}: choose one of {', '.join(METRICS)}.")
-    found = suggestion.suggest(resolve.find_sweep(Root.open(root), sweep), metric)
+    of = resolve.find_any(Root.open(root), sweep)
+    if not isinstance(of, Sweep):
+        raise InputError(f"{of.id} is an experiment; suggest takes a sweep. `raysweep branch` makes one.")
+    found = suggestion.suggest(of, metric)
     if as_json:
         put_json(suggestion.as_data(found))
         return
     text = suggestion.as_yaml(found)
     if output is None:
         put(text.rstrip("\n"))
-        say(
-            f"Next: raysweep suggest {plain(sweep)} -o grid.yaml, then raysweep branch --from {plain(found.parent)} --weights-grid grid.yaml"
-        )
+        branch = command(of.root, "branch", "--from", found.parent, "--weights-grid", "grid.yaml")
+        say(f"Next: {plain(command(of.root, 'suggest', of.id, '-o', 'grid.yaml'))}, then {plain(branch)}")
         return
     target = user_path(output)
     try:
@@ -51,4 +54,5 @@ def suggest(
         raise InputError(f"-o {output}: the file exists. Name a new one, or delete it.") from None
     except OSError as error:
         raise InputError(f"-o {output}: the file cannot be written ({error.strerror}).") from None
-    say(f"Written to {target}. Next: raysweep branch --from {plain(found.parent)} --weights-grid {plain(target)}")
+    say(f"Written to {plain(target)}.")
+    say_next(of.root, "branch", "--from", found.parent, "--weights-grid", str(target))

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import typer
 
 from raysweep._text import plain
+from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put, put_json, say
 from raysweep.store.root import Root
+
+if TYPE_CHECKING:
+    from raysweep.store.experiment import Experiment
+    from raysweep.store.records_manifest import ManifestEntry
+    from raysweep.tools.replay import Replay
+
+
+@dataclass(frozen=True)
+class Row:
+    """The result for one checkpoint, or for an experiment (``file`` is None)."""
+
+    experiment: str
+    file: str | None
+    faults: list[str]
+    text: str
 
 
 def register(app: typer.Typer) -> None:
@@ -25,55 +43,58 @@ def verify(
     as_json: bool = typer.Option(
         False, "--json", help="Print one JSON array: one row per checkpoint with its faults and a text."
     ),
-    root: str = typer.Option(
-        "experiments", "--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX."
-    ),
+    root: RootOption = "experiments",
 ) -> None:
     """Check that checkpoints are intact. Checks hash, content, class order, random generators and position; exits with code 1
     if any check fails."""
 
-    from raysweep.errors import RaysweepError
-    from raysweep.store import lineage, verify
-    from raysweep.tools import replay as verifying
-
     folder = Root.open(root)
-    rows: list[dict[str, Any]] = []
-
-    def tell(experiment: Any, file: str | None, faults: list[str], text: str = "") -> None:
-        rows.append({"experiment": experiment.id, "file": file, "faults": faults, "text": text})
-        if as_json:
-            return
-        where = plain(f"{experiment.id} {file or ''}".strip())
-        for fault in faults[:5]:
-            put(f"FAULT  {where}: {plain(fault)}")
-        if not faults:
-            put(f"ok     {where}: {plain(text)}")
-
+    rows: list[Row] = []
     for experiment, entries in _chosen(folder, references or []):
-        manifest = experiment.manifest()
-        if manifest.problems:
-            tell(experiment, None, list(manifest.problems))
-        try:
-            lineage.read(experiment.folder)
-        except RaysweepError as error:
-            tell(experiment, None, [str(error)])
-        ends = {e.epoch: e for e in manifest.ends}
-        for entry in entries:
-            wrong = verify.problems(experiment, entry)
-            after = ends.get(entry.epoch if entry.batch is not None else entry.epoch + 1)
-            text = "intact"
-            if replay and not wrong and after is not None:
-                wrong, text = _replayed(verifying.replay(folder, experiment, entry, after), after.epoch)
-            tell(experiment, entry.file, wrong, text)
+        for row in _checked(folder, experiment, entries, replay):
+            rows.append(row)
+            if not as_json:
+                _print(row)
     if as_json:
-        put_json(rows)
-    checked = sum(r["file"] is not None for r in rows)
-    faults = sum(len(r["faults"]) for r in rows)
+        put_json([vars(r) for r in rows])
+    checked = sum(r.file is not None for r in rows)
+    faults = sum(len(r.faults) for r in rows)
     say(f"{checked} checkpoint{'s' * (checked != 1)} checked, {faults} fault{'s' * (faults != 1)}.")
     raise typer.Exit(1 if faults else 0)
 
 
-def _replayed(found: Any, epoch: int) -> tuple[list[str], str]:
+def _print(row: Row) -> None:
+    where = plain(f"{row.experiment} {row.file or ''}".strip())
+    for fault in row.faults[:5]:
+        put(f"FAULT  {where}: {plain(fault)}")
+    if not row.faults:
+        put(f"ok     {where}: {plain(row.text)}")
+
+
+def _checked(root: Root, experiment: Experiment, entries: Sequence[ManifestEntry], replay: bool) -> Iterator[Row]:
+    """The faults of the experiment's manifest and log, if any, then a row for each checkpoint."""
+    from raysweep.errors import RaysweepError
+    from raysweep.store import lineage, verify
+    from raysweep.tools import replay as replaying
+
+    manifest = experiment.manifest()
+    if manifest.problems:
+        yield Row(experiment.id, None, list(manifest.problems), "")
+    try:
+        lineage.read(experiment.folder)
+    except RaysweepError as error:
+        yield Row(experiment.id, None, [str(error)], "")
+    ends = {e.epoch: e for e in manifest.ends}
+    for entry in entries:
+        faults = verify.problems(experiment, entry)
+        after = ends.get(entry.epoch if entry.batch is not None else entry.epoch + 1)
+        text = "intact"
+        if replay and not faults and after is not None:
+            faults, text = _replayed(replaying.replay(root, experiment, entry, after), after.epoch)
+        yield Row(experiment.id, entry.file, faults, text)
+
+
+def _replayed(found: Replay, epoch: int) -> tuple[list[str], str]:
     """Faults, and the text if there are none. Different bits under different conditions are not a fault."""
     if not found.differences:
         return [], f"intact; epoch {epoch} trained again: the same bits"
@@ -83,7 +104,7 @@ def _replayed(found: Any, epoch: int) -> tuple[list[str], str]:
     return found.differences, ""
 
 
-def _is_old(experiment: Any) -> bool:
+def _is_old(experiment: Experiment) -> bool:
     """Whether the old system wrote the folder. A damaged log does not count; it is reported as a fault."""
     from raysweep.errors import RaysweepError
 
@@ -93,7 +114,12 @@ def _is_old(experiment: Any) -> bool:
         return False
 
 
-def _chosen(root: Any, references: list[str]) -> list[tuple[Any, list[Any]]]:
+def _chosen(root: Root, references: list[str]) -> list[tuple[Experiment, list[ManifestEntry]]]:
+    """The experiments to check, each with its checkpoints.
+
+    Raises:
+        NotFoundError: a reference means nothing, or a checkpoint whose hash is not recorded.
+    """
     from raysweep.errors import NotFoundError
     from raysweep.store import catalog, resolve
 

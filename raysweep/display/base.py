@@ -1,4 +1,4 @@
-"""What every display of a running command shares: something live on stderr's last lines on a terminal, plain lines elsewhere."""
+"""What the displays of running commands share. On a terminal they redraw stderr's last lines; elsewhere they print lines."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from raysweep.events import Connected, Event, Note
 
 
 class Display:
-    """Call it with events; a kind that it does not know is passed over."""
+    """Call it with events; it ignores kinds that it does not know."""
 
     def __init__(self) -> None:
-        self.live: Any = None  # of rich, where stderr is a terminal
+        self.live: Any = None  # rich's display, if stderr is a terminal
         self.started = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -32,7 +32,7 @@ class Display:
         self.close()
 
     def close(self) -> None:
-        """Take what is live away."""
+        """Remove the lines that are redrawn."""
         if self.live is not None:
             self.live.stop()
             self.live = None

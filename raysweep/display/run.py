@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raysweep._text import plain
 from raysweep.display.base import Display
@@ -22,9 +22,13 @@ from raysweep.events import (
     TrainingStarted,
 )
 
+if TYPE_CHECKING:
+    from raysweep.report.predictions import Predictions
+    from raysweep.store.experiment import Experiment
+
 
 class RunDisplay(Display):
-    """Of one training: a bar that says what is done, batch by batch, and a line per epoch."""
+    """Shows one training: a progress bar that moves with every batch, and a line per epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +95,7 @@ class RunDisplay(Display):
         )
 
     def _left(self, epoch: int, part: float) -> str:
-        """Time left, from the epochs so far or else from this one."""
+        """Time left, estimated from the last three epochs, or from the running one if none has ended."""
         remaining = (self.last_epoch or epoch) - epoch + 1 - part
         if self.epoch_seconds:
             per_epoch = sum(self.epoch_seconds[-3:]) / len(self.epoch_seconds[-3:])
@@ -114,8 +118,8 @@ class RunDisplay(Display):
             f"{row['images_per_second']:,.0f} img/s" + ("" if last else f"  {left}") + ("  best" if event.best else "")
         )
 
-    def summary(self, experiment: Any) -> None:
-        """The confusion matrix of the best epoch, and where everything is."""
+    def summary(self, experiment: Experiment) -> None:
+        """Print the confusion matrix of the best epoch, and where the files are."""
         from raysweep.report import predictions
 
         found = predictions.read(experiment)
@@ -128,8 +132,8 @@ class RunDisplay(Display):
         )
 
 
-def print_confusion(found: Any) -> None:
-    """True classes in rows, predicted in columns, percent of the row, darker where more."""
+def print_confusion(found: Predictions) -> None:
+    """Print true classes in rows and predicted ones in columns, in percent of the row; larger shares are brighter."""
     from rich import box
     from rich.console import Console
     from rich.style import Style

@@ -23,19 +23,19 @@ from raysweep.events import (
     SweepStarted,
 )
 
-ROWS = 30  # the table shows so many branches at most: those that run, then the newest
+ROWS = 30  # the table shows at most this many branches: the running ones, then the latest to change
 
 
 @dataclass
 class Row:
-    """What is known of one branch."""
+    """One branch as the table shows it."""
 
     name: str
     control: bool = False
     seed: int | None = None
     status: str = "waiting"
     epoch: int = 0
-    batch: float = 0.0  # part of the running epoch that is done
+    batch: float = 0.0  # fraction of the running epoch that is done
     accuracy: float | None = None
     worst: str = ""
     touched: float = 0.0
@@ -43,7 +43,7 @@ class Row:
 
 
 class SweepDisplay(Display):
-    """Of a sweep: a table of its branches, that of the control marked."""
+    """Shows a sweep: a table of its branches; a star marks the control."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class SweepDisplay(Display):
         self.controls: dict[int | None, Row] = {}  # by seed
         self.first_epoch: int | None = None
         self.last_epoch: int | None = None
-        self.inexact: set[str] = set()  # why branches are not bit-exact, as far as it was said
+        self.inexact: set[str] = set()  # reasons why branches are not bit-exact that were printed
         self.drawn = 0.0
         self.hint = "starting Ray"
 
@@ -62,9 +62,9 @@ class SweepDisplay(Display):
 
     def __call__(self, event: Event) -> None:
         match event:
-            case BranchEvent(branch, told):
-                self._branch(branch, told)
-                self._draw(not isinstance(told, BatchDone))
+            case BranchEvent(branch, inner):
+                self._branch(branch, inner)
+                self._draw(not isinstance(inner, BatchDone))
             case _:
                 self._outside(event)
                 self._draw(True)
@@ -111,9 +111,11 @@ class SweepDisplay(Display):
             case BranchEnded():
                 self._ended(self._row(branch), event)
             case Note(text, inexact=True):
-                if text not in self.inexact:  # ten thousand branches may say the same
+                if text not in self.inexact:  # ten thousand branches may have the same reason
                     self.inexact.add(text)
-                    self._line(f"{plain(branch)}: {plain(text)} (said of the first such branch; every log has its own)")
+                    self._line(
+                        f"{plain(branch)}: {plain(text)} (printed for the first such branch only; the log of each branch has it)"
+                    )
             case Note(text):
                 self._line(f"{plain(branch)}: {plain(text)}")
             case _:
@@ -126,7 +128,7 @@ class SweepDisplay(Display):
 
     def _epoch(self, row: Row, event: EpochDone) -> None:
         values = event.row
-        if event.epoch >= row.epoch:  # it is told when it is saved: the next epoch has begun meanwhile
+        if event.epoch >= row.epoch:  # the event comes when the epoch is saved; the next one may have begun
             row.epoch, row.batch = event.epoch, 1.0
         row.accuracy = values["val_acc"]
         row.by_epoch[event.epoch] = values["val_acc"]
@@ -143,11 +145,11 @@ class SweepDisplay(Display):
         if event.status == "failed":
             where = f" (traceback: {event.traceback_file})" if event.traceback_file else ""
             self._line(f"{plain(row.name)} failed: {plain(event.reason)}{plain(where)}")
-            if event.traceback and (debugging() or not where):  # it must not be lost where it could not be written
+            if event.traceback and (debugging() or not where):  # if there is no file, this is the only copy
                 self._line("\n".join(map(plain, event.traceback.rstrip().split("\n"))))
 
     def _against(self, row: Row) -> str:
-        """The difference in accuracy to the control of the same seed, at the newest epoch that both have ended."""
+        """The difference in accuracy from the control of the same seed, at the newest epoch that both have finished."""
         control = self.controls.get(row.seed)
         if control is None or control is row:
             return ""
@@ -157,7 +159,7 @@ class SweepDisplay(Display):
     # --- the table -----------------------------------------------------------------------------------------------
 
     def _draw(self, now: bool) -> None:
-        # Looking through ten thousand rows takes a while: the more there are, the rarer.
+        # To draw ten thousand rows takes a while: the more rows there are, the less often they are drawn.
         pause = max(0.25, len(self.rows) / 4000)
         if self.live is not None and ((now and len(self.rows) <= 10 * ROWS) or time.monotonic() - self.drawn > pause):
             self.drawn = time.monotonic()
@@ -198,7 +200,7 @@ class SweepDisplay(Display):
         return [name, row.status, epoch, percent(row.accuracy), self._against(row), plain(row.worst)]
 
     def _left(self) -> str:
-        """Time left, from the share of all epochs that is done."""
+        """Time left, estimated from the fraction of all epochs that is done."""
         first, last = self.first_epoch, self.last_epoch
         if first is None or last is None:
             return ""

@@ -1,4 +1,4 @@
-"""Shared by all commands: messages on stderr, data on stdout, numbers and times for people."""
+"""Output of all commands: messages on stderr, data on stdout, numbers and times in a readable form."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ import sys
 from datetime import datetime
 from typing import Any
 
-from raysweep._text import json_text
+from raysweep._text import json_text, plain
+from raysweep.store.commands import command
 from raysweep.store.remote.copies import named, opened
+from raysweep.store.root import Root
 
 
 def say(text: str = "") -> None:
     """Print one message line on stderr."""
     print(named(text), file=sys.stderr, flush=True)
+
+
+def say_next(root: Root, *words: str) -> None:
+    """Print the command to type next."""
+    say(f"Next: {plain(command(root, *words))}")
 
 
 def put(text: str) -> None:
@@ -22,7 +29,7 @@ def put(text: str) -> None:
 
 
 def put_bytes(data: bytes) -> None:
-    """Write UTF-8 data to stdout; it may have megabytes."""
+    """Write UTF-8 data, which may be megabytes long, to stdout."""
     sys.stdout.flush()
     sys.stdout.buffer.write(named(data.decode()).encode() if opened() else data)
     sys.stdout.buffer.flush()
@@ -38,7 +45,7 @@ def is_terminal() -> bool:
 
 
 def debugging() -> bool:
-    """Whether ``--debug`` was given: tracebacks are shown."""
+    """Whether ``--debug`` was given, which shows tracebacks."""
     return bool(os.environ.get("RAYSWEEP_DEBUG"))
 
 

@@ -22,13 +22,13 @@ from raysweep.store.lock import WriterLock
 from raysweep.store.records import ExperimentConfig, ParentRef
 from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.root import Root
-from raysweep.trackers.dispatch import following
+from raysweep.trackers.dispatch import dispatching
 from raysweep.training.job import Job, from_own_checkpoint
 
 
 def continue_experiment(
     root: Root,
-    reference: str,
+    reference: str | Experiment,
     *,
     steal: bool = False,
     asked: ResourceOverrides = AS_BEFORE,
@@ -51,22 +51,22 @@ def continue_experiment(
     """
     if launch is not None:  # a branch, which the sweep's process tracks
         return _continue(root, reference, steal, asked, progress, launch, fitted)
-    with following(progress) as follower:
-        done = _continue(root, reference, steal, asked, follower, None, None)
-        follower.ended(done.experiment)  # also a complete one: its trackers may be out of date
+    with dispatching(progress) as dispatcher:
+        done = _continue(root, reference, steal, asked, dispatcher, None, None)
+        dispatcher.ended(done.experiment)  # a complete one, too: its trackers may be out of sync
         return done
 
 
 def _continue(
     root: Root,
-    reference: str,
+    reference: str | Experiment,
     steal: bool,
     asked: ResourceOverrides,
     progress: Progress,
     launch: Launch | None,
     fitted: Resources | None,
 ) -> Result:
-    experiment = resolve.find_experiment(root, reference)
+    experiment = reference if isinstance(reference, Experiment) else resolve.find_experiment(root, reference)
     config = experiment.config()
     if config.settings is None:
         raise NotFoundError(f"{experiment.id} was not made by raysweep; start a child of it with `raysweep resume`.")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from raysweep.events import Progress, ignore
 from raysweep.launch.runner import Result, start
 from raysweep.plan.types import Plan
-from raysweep.trackers.dispatch import following
+from raysweep.trackers.dispatch import dispatching
 
 
 def run(plan: Plan, progress: Progress = ignore) -> Result:
@@ -19,5 +19,5 @@ def run(plan: Plan, progress: Progress = ignore) -> Result:
     """
     from raysweep.launch.workers import start as workers
 
-    with following(progress) as follower, workers.session(plan.settings, plan.resources, follower) as fitted:
-        return start(replace(plan, resources=fitted), workers.launcher(fitted), follower)
+    with dispatching(progress) as dispatcher, workers.session(plan.settings, plan.resources, dispatcher) as fitted:
+        return start(replace(plan, resources=fitted), workers.launcher(fitted), dispatcher)

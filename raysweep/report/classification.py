@@ -1,7 +1,6 @@
-"""``classification_report.txt``: scikit-learn's table to the character, from the confusion matrix.
+"""``classification_report.txt``: scikit-learn's table, character by character, from the confusion matrix.
 
-Ours only because importing scikit-learn takes three seconds, which every process of a sweep would pay; a test compares
-the two.
+It is written here because importing scikit-learn takes three seconds in every process of a sweep. A test compares the two.
 """
 
 from __future__ import annotations
@@ -12,17 +11,18 @@ import numpy as np
 
 
 def classification_report(matrix: np.ndarray, classes: Sequence[str]) -> str:
-    """What ``sklearn.metrics.classification_report(…, digits=4, zero_division=0)`` returns.
+    """The text that ``sklearn.metrics.classification_report(…, digits=4, zero_division=0)`` returns.
 
     Args:
         matrix: int64 (classes, classes): row = true class, column = predicted class.
-        classes: their names, as ``target_names``.
+        classes: their names, sklearn's ``target_names``.
     """
     support, guessed = matrix.sum(1), matrix.sum(0)
     hits = np.diag(matrix).astype(np.float64)
 
     def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-        return np.divide(over, under, out=np.zeros(len(over)), where=under > 0)
+        result: np.ndarray = np.divide(over, under, out=np.zeros(len(over)), where=under > 0)
+        return result
 
     scores = np.stack([ratio(hits, guessed), ratio(hits, support), ratio(2 * hits, support + guessed)], axis=1)
     total = int(support.sum())

@@ -1,26 +1,25 @@
-"""The commands that make an experiment again, as a user would type them."""
+"""The commands that reproduce an experiment or a sweep, as a user would type them."""
 
 from __future__ import annotations
 
 import json
-import os
-import shlex
 from pathlib import Path
 from typing import Any
 
 from raysweep.errors import StoreError
 from raysweep.store import layout, lineage, ratio
+from raysweep.store.commands import command
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import ParentRef
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
-# What ``resume`` finds out by itself, or has an option of its own for.
+# Settings that ``resume`` derives by itself, or has an option for.
 _OWN = ("experiment.", "root", "sampling.weights", "training.epochs", "training.schedule_epochs")
 
 
 def of_child(experiment: Experiment) -> str | None:
-    """The ``raysweep resume`` that makes a child again, with the same bits on the same machine; None where it has no parent.
+    """The ``raysweep resume`` that reproduces a child, to the bit on the same machine; None if it has no parent.
 
     Raises:
         StoreError: its configuration or its log cannot be read.
@@ -29,31 +28,26 @@ def of_child(experiment: Experiment) -> str | None:
     if config.parent is None:
         return None
     root = experiment.root
-    words = ["raysweep", "resume", "--from", reference(root, config.parent), "--epochs", str(config.num_epochs or 1)]
+    words = ["resume", "--from", reference(root, config.parent), "--epochs", str(config.num_epochs or 1)]
     weights, overrides = _changed(experiment)
     if weights:
         words += ["--weights", json.dumps(weights, ensure_ascii=False)]
     if config.fresh_optimizer:
         words.append("--weights-only")
-    return shlex.join([*words, *_assignments(overrides), *_root(root)])
+    return command(root, *words, *_assignments(overrides))
 
 
 def reference(root: Root, parent: ParentRef) -> str:
-    """What ``--from`` takes for a recorded parent: ``EXPERIMENT@5``, or the file where it is none of an epoch's end under
-    this root."""
+    """What ``--from`` takes for a recorded parent: ``EXPERIMENT@5``, or the file if the checkpoint is not of an epoch's end, or
+    the parent is not under this root."""
     name = parent.experiment
     here = Path(name).name == name and (root.path / name / layout.MANIFEST).is_file()
     return parent.file if parent.file and (parent.batch or not here) else parent.reference
 
 
-def _root(root: Root) -> list[str]:
-    """The option that names the root where it is not the one that is looked into."""
-    usual = Root.open(os.environ.get("RAYSWEEP_ROOT") or "experiments", look=False)
-    return [] if root.path.resolve() == usual.path.resolve() else ["--root", root.address]
-
-
 def _changed(experiment: Experiment) -> tuple[dict[str, float], dict[str, Any]]:
-    """(weights, settings) in which a child differs from its parent, and what had to be said of the parent, as its log tells."""
+    """(weights, settings) in which a child differs from its parent according to its log, with the settings that had to be given
+    for the parent."""
     events = lineage.early(experiment.folder)
     change = ratio.of_events(events)
     weights = {} if change is None else {c: new for c, (_, new) in change.changed.items()}
@@ -71,7 +65,7 @@ def _assignments(overrides: dict[str, Any]) -> list[str]:
 
 
 def of_sweep(sweep: Sweep) -> tuple[str, str]:
-    """(the ``raysweep branch`` that makes a sweep again, the grid file it takes).
+    """(the ``raysweep branch`` that reproduces a sweep, the content of its grid file).
 
     Raises:
         StoreError: ``sweep.json`` cannot be read.
@@ -81,20 +75,22 @@ def of_sweep(sweep: Sweep) -> tuple[str, str]:
     record = sweep.record()
     if record.parent is None:
         raise StoreError(f"{sweep.folder} does not say which checkpoint it started from.")
-    words = ["raysweep", "branch", "--from", reference(sweep.root, record.parent), "--weights-grid", "grid.yaml"]
+    words = ["branch", "--from", reference(sweep.root, record.parent), "--weights-grid", "grid.yaml"]
     if record.epochs:
         words += ["--epochs", str(record.epochs)]
     if record.threads:
         words += ["--threads", str(record.threads)]
-    for experiment in list(sweep.experiments().values())[:1]:  # in what all branches differ from the parent
+    for experiment in list(sweep.experiments().values())[
+        :1
+    ]:  # the settings in which all branches differ from the parent
         _, overrides = _changed(experiment)
         words += _assignments({k: v for k, v in overrides.items() if k not in ("seed", "scaling.threads")})
     grid = {k: v for k, v in record.grid.items() if v not in (None, [], {})}
-    return shlex.join([*words, *_root(sweep.root)]), yaml_file.dump(grid)
+    return command(sweep.root, *words), yaml_file.dump(grid)
 
 
 def settings_of(experiment: Experiment) -> str | None:
-    """The whole configuration as a file for ``raysweep run``; None of one that the old system made."""
+    """The whole configuration as a file for ``raysweep run``; None if the old system made the experiment."""
     from raysweep.config import yaml as yaml_file
 
     config = experiment.config()

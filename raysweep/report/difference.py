@@ -10,13 +10,14 @@ from raysweep._text import dotted
 from raysweep.errors import WeightsError
 from raysweep.store import resolve
 from raysweep.store.experiment import Experiment
+from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.root import Root
 from raysweep.weights import SamplingWeights
 
 SECTIONS = ("parent", "checkpoint", "configuration", "weights", "shares", "data", "versions")
-_IDENTITY = ("experiment.", "root")  # always another one: no difference that anybody asks for
-_OLD_NAMES = {  # of folders without ``settings``
+_IDENTITY = ("experiment.", "root")  # settings that always differ, so they are not reported
+_OLD_NAMES = {  # name in the folders of the old system → dotted key
     "model_name": "model.name",
     "batch_size": "training.batch_size",
     "learning_rate": "training.learning_rate",
@@ -41,7 +42,7 @@ class Side:
 
     experiment: Experiment
     entry: ManifestEntry | None
-    file: str | None = None  # of a checkpoint that no manifest knows
+    file: str | None = None  # of a checkpoint that is in no manifest
 
     @property
     def name(self) -> str:
@@ -54,7 +55,11 @@ class Side:
 
 
 def find(root: Root, reference: str) -> Side:
-    """Raises NotFoundError if there is no such experiment or checkpoint."""
+    """The experiment or checkpoint that a reference names.
+
+    Raises:
+        NotFoundError: there is no such experiment or checkpoint.
+    """
     if resolve.split_reference(reference) is not None or reference.endswith(".pt"):
         experiment, entry, path = resolve.find_checkpoint(root, reference)
         return Side(experiment, entry, None if entry is not None else path.name)
@@ -62,7 +67,7 @@ def find(root: Root, reference: str) -> Side:
 
 
 def differences(a: Side, b: Side) -> list[Difference]:
-    """Everything that differs, by section; an empty list where nothing does.
+    """Everything that differs, ordered by section; an empty list if nothing does.
 
     Raises:
         StoreError: a configuration cannot be read.
@@ -73,7 +78,7 @@ def differences(a: Side, b: Side) -> list[Difference]:
         for section, key in {**one, **other}
         if one.get((section, key)) != other.get((section, key))
     ]
-    return sorted(found, key=lambda d: SECTIONS.index(d.section))  # stable: within a section as they are written
+    return sorted(found, key=lambda d: SECTIONS.index(d.section))  # stable, so keys keep their order within a section
 
 
 def _facts(side: Side) -> Iterator[tuple[tuple[str, str], Any]]:
@@ -86,15 +91,31 @@ def _facts(side: Side) -> Iterator[tuple[tuple[str, str], Any]]:
         yield ("checkpoint", "batch"), side.entry.batch
     if side.file is not None:
         yield ("checkpoint", "file"), side.file
+    for key, value in _configuration(config):
+        yield ("configuration", key), value
+    yield from _weights(config)
+    yield ("data", "SHA-256"), config.data_sha256
+    yield ("data", "classes"), config.classes
+    for name, count in (config.class_counts or {}).items():
+        yield ("data", f"images of {name}"), count
+    for name, version in config.versions.items():
+        yield ("versions", name), version
+
+
+def _configuration(config: ExperimentConfig) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every setting."""
     if config.settings:
         for key, value in dotted(config.settings):
             if not key.startswith((*_IDENTITY, "sampling.weights")):
-                yield ("configuration", key), value
+                yield key, value
     else:
         for old, key in _OLD_NAMES.items():
-            yield ("configuration", key), getattr(config, old)
-    yield ("configuration", "threads"), config.threads  # what was chosen where the setting says auto
-    yield ("configuration", "world_size"), config.world_size
+            yield key, getattr(config, old)
+    yield "threads", config.threads  # the number that was chosen where the setting is auto
+    yield "world_size", config.world_size
+
+
+def _weights(config: ExperimentConfig) -> Iterator[tuple[tuple[str, str], float]]:
     counts = config.class_counts or {}
     weights = {**dict.fromkeys(counts, 1.0), **config.sampling_weights}
     for name, weight in weights.items():
@@ -104,10 +125,4 @@ def _facts(side: Side) -> Iterator[tuple[tuple[str, str], Any]]:
         for name, share in known.shares(counts).items():
             yield ("shares", name), round(share, 6)
     except WeightsError:
-        pass  # no class, or none that can be drawn: there are no shares
-    yield ("data", "SHA-256"), config.data_sha256
-    yield ("data", "classes"), config.classes
-    for name, count in counts.items():
-        yield ("data", f"images of {name}"), count
-    for name, version in config.versions.items():
-        yield ("versions", name), version
+        pass  # no class, or only empty ones, so there are no shares

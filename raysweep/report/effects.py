@@ -1,13 +1,13 @@
-"""Effects: what a branch does better or worse than its reference on the same images, and whether that is more than noise.
+"""Effects: how much better or worse a branch is than its reference on the same images, and whether that is more than noise.
 
-All uncertainty is paired: both networks have seen the same validation images, so an image that is hard for both does not
-blur the difference. What is not told by images, the chance in the training itself, is told by seeds.
+Intervals and tests are paired: both networks were evaluated on the same validation images, so an image that is hard for
+both adds no uncertainty to the difference. Images say nothing about the randomness of training itself; seeds measure that.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +16,11 @@ import numpy as np
 METRICS = ("recall", "precision", "f1")
 OVERALL = ("accuracy", "macro_f1")
 BETTER, WORSE, NOISE = "better", "worse", "within noise"
-UNKNOWN = "unknown"  # of what no predictions are kept
+UNKNOWN = "unknown"  # the label where there are no predictions
 LEVEL = 0.05  # of the false-discovery rate; intervals cover 1 - LEVEL
 RESAMPLES = 4000
 MORE_RESAMPLES = 100_000
-MOST_CELLS = 64  # with which so many fit into memory
+MOST_CELLS = 64  # up to which MORE_RESAMPLES fit into memory
 
 Counts = np.ndarray  # float64 (resamples, cells): how many images of each cell
 Measure = Callable[[Counts], np.ndarray]  # → (resamples,)
@@ -36,11 +36,13 @@ class Effect:
     reference: float
     value: float
     difference: float
-    low: float  # 95 % interval, over images
+    low: float  # ends of the 95 % interval over images
     high: float
     p: float
-    q: float = 1.0  # p after Benjamini–Hochberg over everything that was compared
-    noise: float | None = None  # what seeds alone make of it, 95 %; None where there is one seed only
+    q: float = 1.0  # p after Benjamini–Hochberg over all effects of the comparison
+    noise: float | None = (
+        None  # seed variance: differences up to this size arise from other seeds, 95 %; None for one seed
+    )
     label: str = NOISE
 
 
@@ -51,8 +53,8 @@ ALL = "(all)"
 class Pair:
     """A branch and its reference on the same images.
 
-    ``labels`` int (n,); ``branch`` and ``reference`` int (seeds, n): the predicted classes, row by row of the same seed.
-    ``one_reference``: all rows of the reference are of one network, which says nothing of the spread between seeds.
+    ``labels`` int (n,); ``branch`` and ``reference`` int (seeds, n): the predicted classes, one row for each seed.
+    ``one_reference``: all rows of the reference are the same network, so they do not show the variance between seeds.
     """
 
     name: str
@@ -66,11 +68,11 @@ def effects(pairs: Sequence[Pair], classes: Sequence[str], seed: int = 0) -> lis
     """Every difference of every pair, with interval, test and label.
 
     A difference is called better or worse if its false-discovery rate is at most LEVEL over all branches, classes and
-    metrics (Benjamini & Hochberg 1995) and if it is larger than what seeds alone make of it, where that is known.
+    metrics (Benjamini & Hochberg 1995) and if it is larger than the seed variance, where that is known.
 
     Args:
-        classes: their names, in the order of the labels.
-        seed: of the resampling; the same folders give the same numbers.
+        classes: the names of the classes, in the order of the labels.
+        seed: of the resampling. The same predictions and seed give the same numbers.
     """
     found: list[Effect] = []
     for pair in pairs:
@@ -81,12 +83,13 @@ def effects(pairs: Sequence[Pair], classes: Sequence[str], seed: int = 0) -> lis
     return _labelled(found, _floors(pairs, classes))
 
 
-# --- cells: images that all networks treat alike ----------------------------------------------------------------------
+# --- cells: images that get the same predictions from all networks ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Cells:
-    """``rows`` (cells, 1 + 2 × seeds): label, then reference and branch of each seed; ``counts`` (cells,)."""
+    """Images counted by (label, predictions of all networks). ``rows`` (cells, 1 + 2 × seeds): the label, the references'
+    predictions, the branches' predictions; ``counts`` float64 (cells,): images in each cell."""
 
     rows: np.ndarray
     counts: np.ndarray
@@ -94,7 +97,7 @@ class _Cells:
 
     @property
     def swapped(self) -> np.ndarray:
-        """For each cell the one in which branch and reference have changed places, or -1 where no image is in it."""
+        """For each cell the index of the cell in which branch and reference are exchanged; -1 if there is no such cell."""
         s = self.seeds
         other = np.concatenate([self.rows[:, :1], self.rows[:, 1 + s :], self.rows[:, 1 : 1 + s]], axis=1)
         place = {tuple(row): i for i, row in enumerate(self.rows.tolist())}
@@ -104,7 +107,7 @@ class _Cells:
 def _cells(label: np.ndarray, reference: np.ndarray, branch: np.ndarray) -> _Cells:
     table = np.concatenate([label[None], reference, branch]).T
     rows, counts = np.unique(table, axis=0, return_counts=True)
-    # With every cell its mirror image, where a swapped image goes, also if none is there yet.
+    # Add for every cell the one with branch and reference exchanged, also if it has no image: the permutation test needs it.
     s = len(reference)
     mirror = np.concatenate([rows[:, :1], rows[:, 1 + s :], rows[:, 1 : 1 + s]], axis=1)
     every, first = np.unique(np.concatenate([rows, mirror]), axis=0, return_index=True)
@@ -112,19 +115,29 @@ def _cells(label: np.ndarray, reference: np.ndarray, branch: np.ndarray) -> _Cel
     return _Cells(every, full.astype(np.float64), s)
 
 
+def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
+    """over / under; 0 / 0 is 0, as in scikit-learn."""
+    result: np.ndarray = np.divide(over, under, out=np.zeros_like(over), where=under > 0)
+    return result
+
+
 def _of_class(pair: Pair, index: int, metric: str) -> tuple[_Cells, list[Measure], list[Measure]]:
-    """Cells of one class against all others, and the metric of every seed's reference and branch."""
+    """(cells of one class against all others, the metric of each reference, the metric of each branch), by seed."""
     cells = _cells(pair.labels == index, pair.reference == index, pair.branch == index)
     actual = cells.rows[:, 0].astype(bool)
 
     def measure(column: int) -> Measure:
-        said = cells.rows[:, column].astype(bool)
-        weights = np.stack([actual & said, actual, said], axis=1).astype(np.float64)
+        predicted = cells.rows[:, column].astype(bool)
+        weights = np.stack([actual & predicted, actual, predicted], axis=1).astype(np.float64)
 
         def of(counts: Counts) -> np.ndarray:
-            hit, real, told = (counts @ weights).T
-            over, under = {"recall": (hit, real), "precision": (hit, told), "f1": (2 * hit, real + told)}[metric]
-            return np.divide(over, under, out=np.zeros_like(over), where=under > 0)  # 0 / 0 is 0, as in scikit-learn
+            hit, real, predicted = (counts @ weights).T
+            match metric:
+                case "recall":
+                    return _ratio(hit, real)
+                case "precision":
+                    return _ratio(hit, predicted)
+            return _ratio(2 * hit, real + predicted)
 
         return of
 
@@ -141,14 +154,16 @@ def _overall(pair: Pair, classes: int, metric: str) -> tuple[_Cells, list[Measur
     actual = (cells.rows[:, :1] == kinds).astype(np.float64)
 
     def measure(column: int) -> Measure:
-        said = (cells.rows[:, column : column + 1] == kinds).astype(np.float64)
+        predicted = (cells.rows[:, column : column + 1] == kinds).astype(np.float64)
 
         def accuracy(counts: Counts) -> np.ndarray:
-            return counts @ cells.rows[:, column].astype(np.float64) / counts.sum(1)
+            share: np.ndarray = counts @ cells.rows[:, column].astype(np.float64) / counts.sum(1)
+            return share
 
         def macro(counts: Counts) -> np.ndarray:
-            hit, both = counts @ (actual * said), counts @ (actual + said)
-            return np.divide(2 * hit, both, out=np.zeros_like(hit), where=both > 0).mean(1)
+            hit, both = counts @ (actual * predicted), counts @ (actual + predicted)
+            mean: np.ndarray = _ratio(2 * hit, both).mean(1)
+            return mean
 
         return accuracy if metric == "accuracy" else macro
 
@@ -169,10 +184,12 @@ def _effect(
     rng: np.random.Generator,
 ) -> Effect:
     def mean(counts: Counts, measures: list[Measure]) -> np.ndarray:
-        return np.mean([m(counts) for m in measures], axis=0)
+        result: np.ndarray = np.mean([m(counts) for m in measures], axis=0)
+        return result
 
     def difference(counts: Counts) -> np.ndarray:
-        return mean(counts, of_branch) - mean(counts, of_reference)
+        result: np.ndarray = mean(counts, of_branch) - mean(counts, of_reference)
+        return result
 
     here = cells.counts[None]
     reference, value = float(mean(here, of_reference)[0]), float(mean(here, of_branch)[0])
@@ -212,7 +229,7 @@ def _interval(cells: _Cells, difference: Measure, rng: np.random.Generator) -> t
 
 
 def _exact(cells: _Cells, metric: str) -> float:
-    """McNemar's exact test: of the images that only one of the two has right, is it a fair coin which one?"""
+    """The p-value of McNemar's exact test: are the images that only one of the two networks has right split like tosses of a fair coin?"""
     from scipy.stats import binomtest
 
     counted = cells.rows[:, 0].astype(bool) if metric == "recall" else np.ones(len(cells.rows), dtype=bool)
@@ -222,17 +239,18 @@ def _exact(cells: _Cells, metric: str) -> float:
 
 
 def _permuted(cells: _Cells, difference: Measure, rng: np.random.Generator) -> float:
-    """A paired permutation test: were the two networks alike, either answer could be either one's, image by image."""
+    """The p-value of a paired permutation test, which exchanges the two networks' predictions image by image: if the networks
+    were equally good, every exchange would be equally likely."""
     observed = abs(float(difference(cells.counts[None])[0]))
 
     def as_extreme(times: int) -> int:
-        leave = rng.binomial(cells.counts.astype(np.int64), 0.5, size=(times, len(cells.counts)))
-        changed = cells.counts[None] - leave
-        changed[:, cells.swapped] += leave
+        moved = rng.binomial(cells.counts.astype(np.int64), 0.5, size=(times, len(cells.counts)))
+        changed = cells.counts[None] - moved
+        changed[:, cells.swapped] += moved
         return int(np.sum(np.abs(difference(changed)) >= observed - 1e-12))
 
     times, found = RESAMPLES, as_extreme(RESAMPLES)
-    # Among a thousand comparisons one must be very unlikely to count: where few are as extreme, more are drawn.
+    # Among a thousand comparisons only a very small p is significant, so a small p is estimated with more resamples.
     if found < 5 and len(cells.counts) <= MOST_CELLS:
         found += as_extreme(MORE_RESAMPLES)
         times += MORE_RESAMPLES
@@ -243,22 +261,16 @@ def _permuted(cells: _Cells, difference: Measure, rng: np.random.Generator) -> f
 
 
 def _floors(pairs: Sequence[Pair], classes: Sequence[str]) -> dict[tuple[str, str], float]:
-    """(target, metric) → how far apart two means over the seeds lie by chance alone, 95 %.
+    """(target, metric) → the seed variance: how far apart two means over the seeds lie by chance, with 95 % probability.
 
-    The spread between seeds is pooled over all branches and references; the floor is t · s · √(2 / seeds).
+    The standard deviation s between seeds is pooled over all branches and references; the result is t · s · √(2 / seeds).
     """
     from scipy.stats import t
 
     values: dict[tuple[str, str], list[np.ndarray]] = {}
-    known: set[bytes] = set()
-    for pair in pairs:
-        if len(pair.branch) < 2:
-            continue
-        for rows in (pair.branch,) if pair.one_reference else (pair.branch, pair.reference):
-            if (key := rows.tobytes()) not in known:  # the branches of a sweep share their control
-                known.add(key)
-                for place, found in _per_seed(pair.labels, rows, classes).items():
-                    values.setdefault(place, []).append(found)
+    for labels, rows in _seed_groups(pairs):
+        for place, found in _per_seed(labels, rows, classes).items():
+            values.setdefault(place, []).append(found)
     floors = {}
     for place, groups in values.items():
         degrees = sum(len(g) - 1 for g in groups)
@@ -268,16 +280,24 @@ def _floors(pairs: Sequence[Pair], classes: Sequence[str]) -> dict[tuple[str, st
     return floors
 
 
+def _seed_groups(pairs: Sequence[Pair]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(labels, predictions) of every branch and reference that has several seeds, each once."""
+    known: set[bytes] = set()
+    for pair in pairs:
+        if len(pair.branch) < 2:
+            continue
+        for rows in (pair.branch,) if pair.one_reference else (pair.branch, pair.reference):
+            if (key := rows.tobytes()) not in known:  # branches of a sweep share their control
+                known.add(key)
+                yield pair.labels, rows
+
+
 def _per_seed(labels: np.ndarray, rows: np.ndarray, classes: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
     """(target, metric) → its value for each seed."""
     k = len(classes)
     matrices = np.stack([np.bincount(labels * k + row, minlength=k * k).reshape(k, k) for row in rows]).astype(float)
-    hit, real, said = matrices.diagonal(axis1=1, axis2=2), matrices.sum(2), matrices.sum(1)
-
-    def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-        return np.divide(over, under, out=np.zeros_like(over), where=under > 0)
-
-    table = {"recall": ratio(hit, real), "precision": ratio(hit, said), "f1": ratio(2 * hit, real + said)}
+    hit, real, predicted = matrices.diagonal(axis1=1, axis2=2), matrices.sum(2), matrices.sum(1)
+    table = {"recall": _ratio(hit, real), "precision": _ratio(hit, predicted), "f1": _ratio(2 * hit, real + predicted)}
     found = {(name, metric): table[metric][:, c] for c, name in enumerate(classes) for metric in METRICS}
     found[ALL, "accuracy"] = hit.sum(1) / matrices.sum((1, 2))
     found[ALL, "macro_f1"] = table["f1"].mean(1)
@@ -300,5 +320,5 @@ def _labelled(found: list[Effect], floors: dict[tuple[str, str], float]) -> list
 
 
 def as_row(effect: Effect) -> dict[str, Any]:
-    """An effect in plain types, for JSON and CSV."""
+    """An effect as plain values, for JSON."""
     return dict(vars(effect))

@@ -1,7 +1,8 @@
-"""The effects as a heat map: branch × class, in percentage points, what is within noise pale."""
+"""The effects as a heat map: branch × class, in percentage points; cells within noise are pale."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from raysweep.report import effects
@@ -12,8 +13,8 @@ TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
 def heat_map(comparison: Comparison) -> bytes:
-    """The F1 of every class as a PNG. Purple is better and orange worse than the reference, a distinction that holds with every colour vision; the sign
-    stands in each cell, bold where the difference is more than noise."""
+    """The F1 of every class as PNG. Purple is better than the reference and orange is worse, which every kind of colour vision can
+    tell apart. Each cell has a sign, and it is bold where the difference is more than noise."""
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -29,6 +30,13 @@ def heat_map(comparison: Comparison) -> bytes:
     for y, row in enumerate(table):
         for x, effect in enumerate(row):
             _cell(axes, x, y, effect, colours(float(scale(effect.difference))))
+    _finish(axes, comparison, columns, names)
+    bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, shrink=0.8, aspect=18)
+    bar.ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}")
+    return png(figure)
+
+
+def _finish(axes: Any, comparison: Comparison, columns: Sequence[tuple[str, str]], names: Sequence[str]) -> None:
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.axvline(len(comparison.classes) - 0.5, color="white", linewidth=3)
@@ -42,29 +50,21 @@ def heat_map(comparison: Comparison) -> bytes:
     for side in axes.spines.values():
         side.set_visible(False)
     axes.set_title(
-        f"F1 in points against {comparison.against}\nbold: more than noise (false-discovery rate "
-        f"{effects.LEVEL:.0%}); below: 95 % interval",
+        f"F1 in percentage points against {comparison.against}\nbold: more than noise (false-discovery rate "
+        f"{effects.LEVEL:.0%}); below: the 95 % interval",
         fontsize=10,
         loc="left",
     )
-    bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, shrink=0.8, aspect=18)
-    bar.ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}")
-    return png(figure)
 
 
 def _cell(axes: Any, x: int, y: int, effect: effects.Effect, colour: tuple[float, ...]) -> None:
-    real = effect.label != effects.NOISE
     from matplotlib.patches import Rectangle
 
+    real = effect.label != effects.NOISE
     pale = colour if real else tuple(0.25 * c + 0.75 for c in colour[:3])
     axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=pale))
     dark = real and sum(colour[:3]) < 1.35
-    ink = "white" if dark else "black" if real else "#666666"
-    axes.text(
-        x, y - 0.1, f"{100 * effect.difference:+.1f}", ha="center", va="center", fontsize=9, color=ink,
-        weight="bold" if real else "normal",
-    )  # fmt: skip
-    axes.text(
-        x, y + 0.26, f"{100 * effect.low:+.1f} … {100 * effect.high:+.1f}", ha="center", va="center", fontsize=5.5,
-        color=ink,
-    )  # fmt: skip
+    style = {"ha": "center", "va": "center", "color": "white" if dark else "black" if real else "#666666"}
+    weight = "bold" if real else "normal"
+    axes.text(x, y - 0.1, f"{100 * effect.difference:+.1f}", fontsize=9, weight=weight, **style)
+    axes.text(x, y + 0.26, f"{100 * effect.low:+.1f} … {100 * effect.high:+.1f}", fontsize=5.5, **style)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from raysweep.errors import StoreError
 from raysweep.report.classification import classification_report
+from raysweep.report.history import History, epochs_of, read_history
 from raysweep.report.predictions import Predictions, read
 from raysweep.store import files, layout
 from raysweep.store.experiment import Experiment
@@ -27,14 +28,14 @@ def write_all(experiment: Experiment) -> None:
 
 
 def write_report(experiment: Experiment, found: Predictions) -> None:
-    """scikit-learn's table, as the old system wrote it, for the best epoch; the epoch stands below it."""
+    """scikit-learn's table of the best epoch, as the old system wrote it, with the epoch's number below it."""
     text = classification_report(found.matrix, found.classes)
     text += f"\nEpoch {found.epoch} of {experiment.id}, {len(found.labels):,} validation images.\n"
     files.write_atomic(experiment.folder / layout.REPORT, text.encode())
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure without pyplot: no global state, so that threads and workers may draw."""
+    """A figure without pyplot and its global state, so that threads and workers may draw."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -44,7 +45,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def png(figure: Any) -> bytes:
-    """The figure as PNG, drawn once: ``savefig`` draws everything twice."""
+    """The figure as PNG. It is drawn once, while ``savefig`` would draw everything twice."""
     from PIL import Image
 
     figure.canvas.draw()
@@ -53,8 +54,8 @@ def png(figure: Any) -> bytes:
     return out.getvalue()
 
 
-def accuracy_colours(low: float, high: float) -> Any:
-    """A map from accuracy to colour, readable with every kind of colour vision and in grey."""
+def accuracy_colours(low: float, high: float) -> Callable[[float], Any]:
+    """A function from accuracy to colour, readable with every kind of colour vision and in grey."""
     import matplotlib
     from matplotlib.colors import Normalize
 
@@ -64,7 +65,7 @@ def accuracy_colours(low: float, high: float) -> Any:
 
 
 def accuracy_bar(figure: Any, axes: Any, low: float, high: float) -> None:
-    """The legend of :func:`accuracy_colours`."""
+    """Add the colour bar of :func:`accuracy_colours` to a figure."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -76,17 +77,17 @@ def accuracy_bar(figure: Any, axes: Any, low: float, high: float) -> None:
 
 
 def one_line(text: str) -> str:
-    """A text for matplotlib on one line: no mathtext, no control characters."""
+    """A text for matplotlib in one line, without mathtext and control characters."""
     return "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
 
 
 def safe_label(text: str, width: int = 24) -> str:
-    """A class name for matplotlib: no mathtext, no control characters, wrapped and never cut."""
+    """A name for matplotlib, without mathtext and control characters, wrapped and never truncated."""
     return "\n".join(textwrap.wrap(one_line(text), width)) or "?"
 
 
 def confusion_png(found: Predictions, title: str) -> bytes:
-    """Rows are true classes and sum to 100 %; each cell has its share and its count."""
+    """The confusion matrix. Rows are true classes and sum to 100 %; each cell shows its share and its count."""
     matrix, k = found.matrix, len(found.classes)
     shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
     side = min(24.0, max(5.0, 1.6 + 0.78 * k))
@@ -97,19 +98,7 @@ def confusion_png(found: Predictions, title: str) -> bytes:
     axes.set_xticks(range(k), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(k), [f"{n}  ({int(t):,})" for n, t in zip(names, matrix.sum(1), strict=True)])
     if k <= 30:
-        size = 9 if k <= 12 else 6
-        for i in range(k):
-            for j in np.flatnonzero(matrix[i]):  # an empty cell says it by its colour
-                cell = axes.text(
-                    j,
-                    i,
-                    f"{shares[i, j]:.0%}\n{matrix[i, j]:,}",
-                    ha="center",
-                    va="center",
-                    fontsize=size,
-                    color="black" if shares[i, j] > 0.55 else "white",
-                )
-                cell.set_in_layout(False)  # it lies within the axes: the layout need not measure it
+        _write_cells(axes, matrix, shares, size=9 if k <= 12 else 6)
     accuracy = np.trace(matrix) / max(1, matrix.sum())
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (images)")
@@ -122,77 +111,59 @@ def confusion_png(found: Predictions, title: str) -> bytes:
     return png(figure)
 
 
-def read_history(experiment: Experiment) -> dict[str, list[float | None]]:
-    """The columns of ``training_history.csv``; None where a cell is empty. Where the epochs are not numbered, as in folders of
-    the old system, they are counted from 1.
-
-    Raises:
-        StoreError: it is missing or damaged.
-    """
-    import csv
-
-    path = experiment.folder / layout.HISTORY_CSV
-    try:
-        rows = list(csv.reader(io.StringIO(files.read_all(path).decode(), newline="")))
-        header, body = (rows[0], rows[1:]) if rows else ([], [])
-        history = {name: [float(r[i]) if r[i] else None for r in body] for i, name in enumerate(header)}
-    except (ValueError, IndexError, csv.Error) as error:
-        raise StoreError(
-            f"{path} is damaged ({error}). `raysweep continue` writes it anew from the checkpoints."
-        ) from None
-    history.setdefault("epoch", [float(i) for i in range(1, len(body) + 1)])
-    return history
+def _write_cells(axes: Any, matrix: np.ndarray, shares: np.ndarray, size: int) -> None:
+    for i, j in np.argwhere(matrix).tolist():  # an empty cell has no text, its colour is enough
+        text = f"{shares[i, j]:.0%}\n{matrix[i, j]:,}"
+        ink = "black" if shares[i, j] > 0.55 else "white"
+        cell = axes.text(j, i, text, ha="center", va="center", fontsize=size, color=ink)
+        cell.set_in_layout(False)  # it lies within the axes, so the layout need not measure it
 
 
 def history_png(experiment: Experiment) -> bytes:
-    """Loss, accuracy and recall per class over the epochs, the parent's included, with the fork marked."""
+    """Loss, accuracy and recall per class over the epochs, the parent's epochs included and the fork marked."""
     history = read_history(experiment)
-    n = len(next(iter(history.values()), []))
-    epochs = [int(e) if e is not None else i + 1 for i, e in enumerate(history.get("epoch", [None] * n))]
-    fork = experiment.config().fork or None
-    classes = [c.removeprefix("recall_") for c in history if c.startswith("recall_")]
     figure = new_figure(13, 4.2)
     loss, accuracy, recall = figure.subplots(1, 3)
-    style: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linewidth": 1.6}
-
-    def curve(axes: Any, column: str, label: str, colour: str, **more: Any) -> None:
-        points = [(e, v) for e, v in zip(epochs, history.get(column, []), strict=False) if v is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, color=colour, **{**style, **more})
-
-    curve(loss, "train_loss", "training", COLOURS[0])
-    curve(loss, "val_loss", "validation", COLOURS[1])
-    curve(accuracy, "train_acc", "training", COLOURS[0])
-    curve(accuracy, "val_acc", "validation", COLOURS[1])
-    curve(accuracy, "val_macro_f1", "macro-F1", COLOURS[2], linestyle="--")
+    _curve(loss, history, "train_loss", "training", COLOURS[0])
+    _curve(loss, history, "val_loss", "validation", COLOURS[1])
+    _curve(accuracy, history, "train_acc", "training", COLOURS[0])
+    _curve(accuracy, history, "val_acc", "validation", COLOURS[1])
+    _curve(accuracy, history, "val_macro_f1", "macro-F1", COLOURS[2], "--")
+    classes = [c.removeprefix("recall_") for c in history if c.startswith("recall_")]
     for i, c in enumerate(classes):
-        curve(
-            recall,
-            f"recall_{c}",
-            safe_label(c),
-            COLOURS[i % len(COLOURS)],
-            linestyle=("-", "--", ":")[i // len(COLOURS) % 3],
-        )
+        dashes = ("-", "--", ":")[i // len(COLOURS) % 3]
+        _curve(recall, history, f"recall_{c}", safe_label(c), COLOURS[i % len(COLOURS)], dashes)
     for axes, title in ((loss, "loss"), (accuracy, "accuracy"), (recall, "recall per class (validation)")):
-        axes.set_title(title, fontsize=11)
-        axes.set_xlabel("epoch")
-        axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        if fork is not None:
-            axes.axvline(fork, color="0.35", linestyle="--", linewidth=1)
-            axes.annotate(
-                "fork",
-                (fork, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(3, -9),
-                textcoords="offset points",
-                fontsize=8,
-            )
+        _finish_axes(axes, title, experiment.config().fork or None)
         if axes is not loss:
             axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
-    loss.legend(fontsize=8, loc="upper right")  # the best place would be searched for in every pass of the layout
+    loss.legend(fontsize=8, loc="upper right")  # loc="best" would search for a place in every pass of the layout
     accuracy.legend(fontsize=8, loc="lower right")
     if classes:
         recall.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + len(classes) // 16)
     figure.suptitle(safe_label(experiment.id, 90), fontsize=12)
     return png(figure)
+
+
+def _curve(axes: Any, history: History, column: str, label: str, colour: str, dashes: str = "-") -> None:
+    points = [(e, v) for e, v in zip(epochs_of(history), history.get(column, []), strict=False) if v is not None]
+    if points:
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, label=label, color=colour, linestyle=dashes, marker="o", markersize=3.5, linewidth=1.6)
+
+
+def _finish_axes(axes: Any, title: str, fork: int | None) -> None:
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel("epoch")
+    axes.grid(alpha=0.3)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if fork is not None:
+        axes.axvline(fork, color="0.35", linestyle="--", linewidth=1)
+        axes.annotate(
+            "fork",
+            (fork, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -9),
+            textcoords="offset points",
+            fontsize=8,
+        )

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file. No script, no request to any network, nothing of a user's text taken for markup."""
+"""The report: one HTML file that needs no other file, no script and no network. Texts of users are never taken for markup."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from raysweep._text import plain
 from raysweep.errors import RaysweepError
 from raysweep.report import comparison, content, effects
 from raysweep.report.content import Content
-from raysweep.report.parts import HeatCell
-from raysweep.store import files, layout
+from raysweep.report.sections.records import HeatCell
+from raysweep.store import files, layout, resolve
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
-_BETTER, _WORSE = "94, 60, 153", "230, 97, 1"  # of matplotlib's PuOr, told apart with every kind of colour vision
+_BETTER, _WORSE = "94, 60, 153", "230, 97, 1"  # of matplotlib's PuOr, which every kind of colour vision can tell apart
 
 
 def write(root: Root, reference: str, target: Path | None = None) -> Path:
-    """Write the page of a sweep or an experiment, by default into its folder; returns where.
+    """Write the page of a sweep or an experiment, by default into its folder, and return its path.
 
     Raises:
-        NotFoundError: there is no such thing. StoreError: it cannot be read, or the page not be written.
+        NotFoundError: there is no such sweep or experiment. StoreError: it cannot be read, or the page cannot be written.
     """
-    found = comparison.subject(root, reference)
+    found = resolve.find_any(root, reference)
     page = content.of_sweep(found) if isinstance(found, Sweep) else content.of_experiment(root, found)
     folder = found.folder
     target = target or folder / layout.PAGE
@@ -34,8 +34,10 @@ def write(root: Root, reference: str, target: Path | None = None) -> Path:
 
 
 def write_all(sweep: Sweep) -> str | None:
-    """Write what is derived from a sweep that ended: effects as CSV and PNG, and the page. Returns why something could not
-    be written, since that fails no sweep."""
+    """Write the derived files of a sweep that has ended: its effects as CSV and PNG, and the page.
+
+    Returns the reason if something could not be written, instead of raising it: the sweep itself has succeeded.
+    """
     from raysweep.report import effects_picture
 
     problem = None
@@ -58,7 +60,7 @@ def write_all(sweep: Sweep) -> str | None:
 
 
 def html(page: Content) -> str:
-    """The file's text. Every text is escaped, and without control characters and marks of direction."""
+    """The page as HTML. Every text is escaped, and control characters and marks of writing direction are replaced."""
     import jinja2
     from markupsafe import Markup
 
@@ -80,7 +82,7 @@ def html(page: Content) -> str:
         "decimals": lambda v: "-" if v is None else f"{v:.3f}",
         "points": lambda v: "?" if math.isnan(v) else f"{100 * v:+.1f}",
         "tint": _tint,
-        "svg": Markup,  # drawn by us, without any text of a user
+        "svg": Markup,  # made by sections/chart.py, without any text of a user
         "lines": lambda text: Markup("\n").join(plain(line) for line in text.split("\n")),
     }
     return environment.get_template("page.html").render(
@@ -89,7 +91,7 @@ def html(page: Content) -> str:
 
 
 def _tint(cell: HeatCell) -> str:
-    """CSS of a cell of the heat map: purple is better, orange worse; strong only where it is more than noise."""
+    """The CSS of a cell of the heat map: purple is better and orange is worse, pale where it is within noise."""
     effect = cell.e
     if effect.difference == 0 or math.isnan(effect.difference):
         return ""

@@ -1,4 +1,4 @@
-"""Read ``val_predictions.parquet``: what the network said about every validation image."""
+"""Read ``val_predictions.parquet``: the network's predictions for every validation image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raysweep.store.experiment import Experiment
 
 @dataclass(frozen=True)
 class Predictions:
-    """``labels`` and ``predicted`` int64 (n,), ``probabilities`` float32 (n, classes), of one epoch."""
+    """Predictions of one epoch: ``labels`` and ``predicted`` int64 (n,), ``probabilities`` float32 (n, classes)."""
 
     epoch: int
     classes: tuple[str, ...]
@@ -30,7 +30,7 @@ class Predictions:
 
 
 def _classes(text: bytes) -> tuple[str, ...]:
-    """The classes as the file's metadata name them: a JSON list, or, in the first files, a line each."""
+    """The classes from the file's metadata: a JSON list, or, in files of the first versions, one class per line."""
     return tuple(json.loads(text)) if text.startswith(b"[") else tuple(text.decode().split("\n"))
 
 
@@ -38,20 +38,21 @@ def read(experiment: Experiment, epoch: int | None = None) -> Predictions:
     """Predictions of an epoch; of the best one by default.
 
     Raises:
-        NotFoundError: the file is missing or does not hold that epoch (only the best and the last are kept).
+        NotFoundError: the file is missing or does not have that epoch (only the best and the last are kept).
+        StoreError: the file is damaged.
     """
     import pyarrow.parquet as pq
 
     path = experiment.folder / layout.PREDICTIONS
     if not path.is_file():
-        raise NotFoundError(f"{path} is missing; it is written at the end of every epoch.")
+        raise NotFoundError(f"{path} is missing. It is written at the end of every epoch.")
     try:
         with files.open_regular(path) as file:
             table = pq.read_table(file)
         classes = _classes(table.schema.metadata[b"classes"])
     except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's own errors are ValueErrors
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StoreError(f"{path} is damaged ({told}). It is written anew at the end of the next epoch.") from None
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StoreError(f"{path} is damaged ({why}). The next epoch writes it again.") from None
     epochs: np.ndarray = table["epoch"].to_numpy()
     best = experiment.manifest().best
     wanted = epoch
@@ -60,7 +61,9 @@ def read(experiment: Experiment, epoch: int | None = None) -> Predictions:
     mask = epochs == wanted
     if not mask.any():
         have = ", ".join(map(str, sorted(set(epochs.tolist()))))
-        raise NotFoundError(f"{path} holds the epochs {have}, not {wanted}: only the best and the last are kept.")
+        raise NotFoundError(
+            f"{path} has predictions of the epochs {have}, but not of epoch {wanted}: only the best and the last epoch are kept."
+        )
     flat = table["probabilities"].combine_chunks().flatten().to_numpy().reshape(len(epochs), len(classes))
     return Predictions(
         wanted,

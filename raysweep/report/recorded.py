@@ -1,14 +1,15 @@
-"""What a folder itself records of its last epoch: all there is to compare where the old system kept no predictions."""
+"""The metrics of the last epoch that a folder records itself. Folders of the old system have no predictions, so nothing else of
+them can be compared."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raysweep.errors import NotFoundError, StoreError
-from raysweep.report import figures
 from raysweep.report.effects import ALL, METRICS, OVERALL, UNKNOWN, Effect
+from raysweep.report.history import read_history
 from raysweep.store import files, layout
 from raysweep.store.experiment import LEGACY, Experiment
 
@@ -30,30 +31,37 @@ def is_old(experiment: Experiment) -> bool:
 
 
 def read(experiment: Experiment) -> Recorded:
-    """The last epoch of an experiment as its history, or of an old one its history and its classification report, tell.
+    """The last epoch of an experiment, from its history and, of an old one, also from its classification report.
 
     Raises:
-        NotFoundError: it tells nothing. StoreError: the history is damaged.
+        NotFoundError: it has no finished epoch. StoreError: the history is damaged.
     """
-    history = figures.read_history(experiment)
+    history = read_history(experiment)
     rows = len(history["epoch"])
     if not rows:
         raise NotFoundError(f"{experiment.id} has no finished epoch yet, so there is nothing to compare.")
     last = {name: column[-1] for name, column in history.items()}
-    values = {(ALL, m): last.get(c) for m, c in _COLUMNS.items()}
-    for metric in METRICS:
-        start = f"{metric}_"
-        values |= {(c.removeprefix(start), metric): v for c, v in last.items() if c.startswith(start)}
+    values = _metrics(last)
     counts: dict[str, int] = {}
     if is_old(experiment):
-        told, counts = _report(experiment)
-        values = told | {k: v for k, v in values.items() if v is not None}
-    return Recorded(int(last["epoch"] or rows), {k: float(v) for k, v in values.items() if v is not None}, counts)
+        reported, counts = _report(experiment)
+        values = reported | values
+    return Recorded(int(last["epoch"] or rows), values, counts)
 
 
-def _report(experiment: Experiment) -> tuple[dict[tuple[str, str], float | None], dict[str, int]]:
-    """scikit-learn's table of the last epoch: a class, then precision, recall, F1 and its images."""
-    values: dict[tuple[str, str], float | None] = {}
+def _metrics(row: Mapping[str, float | None]) -> dict[tuple[str, str], float]:
+    """(class or ALL, metric) → value, of one row of the history."""
+    values = {(ALL, metric): row.get(column) for metric, column in _COLUMNS.items()}
+    for metric in METRICS:
+        start = f"{metric}_"
+        values |= {(c.removeprefix(start), metric): v for c, v in row.items() if c.startswith(start)}
+    return {key: float(v) for key, v in values.items() if v is not None}
+
+
+def _report(experiment: Experiment) -> tuple[dict[tuple[str, str], float], dict[str, int]]:
+    """The values and the images per class in scikit-learn's table of the last epoch, whose lines are a class, precision, recall,
+    F1 and images. Both are empty if the file is missing or cannot be read."""
+    values: dict[tuple[str, str], float] = {}
     counts: dict[str, int] = {}
     try:
         text = files.read_all(experiment.folder / layout.REPORT).decode()
@@ -63,7 +71,7 @@ def _report(experiment: Experiment) -> tuple[dict[tuple[str, str], float | None]
         words = line.rsplit(maxsplit=4)
         try:
             numbers, images = [float(w) for w in words[1:4]], int(words[4])
-        except (ValueError, IndexError):  # the head, an empty line, the accuracy
+        except (ValueError, IndexError):  # the head, an empty line or the accuracy
             continue
         target = words[0].strip()
         if target == "macro avg":
@@ -75,25 +83,11 @@ def _report(experiment: Experiment) -> tuple[dict[tuple[str, str], float | None]
 
 
 def effects(name: str, classes: Sequence[str], mine: Recorded, reference: Recorded) -> list[Effect]:
-    """Differences without interval and label: nobody knows what of them is noise. NaN where one side does not tell."""
+    """Differences without interval and label, because noise is not known. NaN where one side has no value."""
     found = []
     for target, metric in [*((c, m) for c in classes for m in METRICS), *((ALL, m) for m in OVERALL)]:
         value = mine.values.get((target, metric), math.nan)
         before = reference.values.get((target, metric), math.nan)
-        found.append(
-            Effect(
-                name,
-                target,
-                metric,
-                before,
-                value,
-                value - before,
-                math.nan,
-                math.nan,
-                math.nan,
-                math.nan,
-                None,
-                UNKNOWN,
-            )
-        )
+        unknown = (math.nan, math.nan, math.nan, math.nan, None)  # interval, p, q and noise
+        found.append(Effect(name, target, metric, before, value, value - before, *unknown, UNKNOWN))
     return found

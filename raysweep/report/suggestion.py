@@ -1,8 +1,8 @@
-"""From the measured effects of a sweep to the grid of the next one: which classes to show more or less often, and why.
+"""Suggest the grid of the next sweep from the measured effects of this one: which classes to show more or less often, and why.
 
-What a class's weight does by itself is estimated from all branches together: every level of every class that was varied
-adds its own amount to the difference from the control (least squares, weighted by the precision of each branch). So the
-two weights of ``disgust5_fear2`` are told apart wherever the other branches allow it.
+The effect of each weight by itself is estimated from all branches together: every level of every varied class adds its own
+amount to the difference from the control (least squares, weighted by the precision of each branch). So the effects of the
+two weights of ``disgust5_fear2`` are separated wherever the other branches allow it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ from raysweep.errors import InputError
 from raysweep.report import commands, effects
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
+from raysweep.report.effects import Effect
+from raysweep.store.commands import command
+from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
-MAX_BRANCHES = 24  # of one seed, the control not counted
-_Z = 1.96
-_FURTHER = 2.0  # where one level only was tried, the next is so much further
-_MOST_STEP = 4.0
-_GIVE_BACK = (1.0, 1.25, 1.5)  # times the weight, of a class that lost what others won
+MAX_BRANCHES = 24  # per seed, without the control
+_Z = 1.96  # standard errors in half of a 95 % interval
+_FURTHER = 2.0  # the factor to the next level where only one was tried
+_MOST_STEP = 4.0  # the largest factor to the next level
+_GIVE_BACK = (1.0, 1.25, 1.5)  # factors for the weight of a class that became worse while others became better
 
 
 @dataclass(frozen=True)
 class Level:
-    """One weight of one class that was tried: what it adds to the metric by itself, with its standard error."""
+    """One weight of one class that was tried: what it adds to the metric by itself, with its standard error, in [0, 1]."""
 
     weight: float
     effect: float
@@ -45,16 +48,19 @@ class Level:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the next sweep tries of one class; ``weights`` is empty where it stays as it is."""
+    """The weights of one class that the next sweep tries; none if the parent's weight is kept."""
 
     target: str
     weights: list[float]
     why: str
-    sure: bool = True  # False where it follows from what may be noise
+    sure: bool = True  # False if it is based on an effect that may be noise
 
 
 @dataclass(frozen=True)
 class Suggestion:
+    """The grid of the next sweep, with a reason for every class that was varied."""
+
+    root: Root
     sweep: str
     parent: str  # checkpoint reference
     metric: str
@@ -72,7 +78,7 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
     """The grid to try next.
 
     Args:
-        metric: what is to grow: ``macro_f1`` or ``accuracy``.
+        metric: the metric to improve: ``macro_f1`` or ``accuracy``.
 
     Raises:
         InputError: there is no finished control to measure effects from, or nothing was varied.
@@ -80,97 +86,122 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
     found = comparing.of_sweep(sweep)
     if comparing.NO_CONTROL in found.notes:
         raise InputError(
-            f"{sweep.id} has no finished control, so what its weights did cannot be told from what training on did. Run a sweep "
-            "with `control: true`, or finish this one with `raysweep continue`."
+            f"{sweep.id} has no finished control, so the effect of its weights cannot be separated from the effect of longer training. "
+            f"Run a sweep with `control: true`, or finish this one: `{command(sweep.root, 'continue', sweep.id)}`."
         )
     record = sweep.record()
     before = record.parent_weights
     levels, mixed = responses(found, metric)
     if not levels:
-        raise InputError(f"{sweep.id} varied no class's weight, so there is nothing to learn a next grid from.")
+        raise InputError(
+            f"{sweep.id} varied no class's weight, so no next grid can be derived from it. Give a sweep whose grid has `weights`."
+        )
     name = {"macro_f1": "macro-F1", "accuracy": "accuracy"}[metric]
     choices = [_next(target, before.get(target, 1.0), tried, name) for target, tried in levels.items()]
     notes = []
     if mixed:
         notes.append(
-            f"No branch tells what each of {', '.join(mixed)} does alone, so the effects were shared out among them; with the "
-            "parent's weights beside the others, the next sweep tells."
+            f"{', '.join(mixed)} were always varied together, so their joint effect is divided among them. The next sweep also "
+            "tries the parent's weights, which separates the effects."
         )
         choices = [_with_now(c, before.get(c.target, 1.0)) if c.target in mixed else c for c in choices]
     best = max(found.branches, key=lambda b: found.of(b.name, effects.ALL, metric).difference)
     choices += _given_back(found, best.name, before, set(levels))
     seeds = sorted({b.seed for b in record.branches if b.seed is not None})
     if not any(c.weights and c.sure for c in choices):
-        choices, seeds = _again(choices, levels, seeds, name)
+        choices, seeds = _again(choices, levels, name), _more_seeds(seeds)
         notes.append(
-            f"No change of a ratio moved the {name} by more than noise. More seeds tell smaller differences apart."
+            f"No ratio changed the {name} by more than noise. With more seeds, smaller differences can be detected."
         )
     elif len(seeds) < 2:
-        start = seeds[0] if seeds else 0
-        seeds = [start, start + 1, start + 2]
-        notes.append("The sweep had one seed; three tell how much of a difference another seed would undo.")
+        seeds = _more_seeds(seeds)
+        notes.append("The sweep had one seed. Three seeds measure how much a difference depends on the seed.")
     reference = commands.reference(sweep.root, record.parent) if record.parent else "PARENT@latest"
-    return Suggestion(sweep.id, reference, metric, record.epochs, seeds, _few(choices, notes), notes)
+    return Suggestion(sweep.root, sweep.id, reference, metric, record.epochs, seeds, _few(choices, notes), notes)
+
+
+def _more_seeds(seeds: Sequence[int]) -> list[int]:
+    """Twice as many seeds, at least three."""
+    first = seeds[0] if seeds else 0
+    return list(range(first, first + max(3, 2 * len(seeds))))
 
 
 def responses(found: Comparison, metric: str) -> tuple[dict[str, list[Level]], list[str]]:
-    """(class → the levels that were tried, lowest first, with what each adds; the classes whose part in it the branches
-    leave open, because they were always varied together with others)."""
-    settings = [{c: after for c, (_, after) in b.change.items()} for b in found.branches]
-    keys = sorted({(c, w) for setting in settings for c, w in setting.items()})
+    """(class → the levels that were tried, the lowest first, with what each adds to the metric; the classes whose own part the
+    branches do not determine, because they were always varied together with others)."""
+    changed = [{c: after for c, (_, after) in b.change.items()} for b in found.branches]
+    keys = sorted({(c, w) for branch in changed for c, w in branch.items()})
     if not keys:
         return {}, []
-    design = np.array([[float(setting.get(c) == w) for c, w in keys] for setting in settings])
-    rows = [found.of(b.name, effects.ALL, metric) for b in found.branches]
-    # The interval tells what other images would make of it, the noise what other seeds would.
-    errors = np.array([max((e.high - e.low) / (2 * _Z), (e.noise or 0) / _Z, 1e-6) for e in rows])
-    scaled = design / errors[:, None]
-    cover = np.linalg.pinv(
-        scaled.T @ scaled, rcond=1e-9, hermitian=True
-    )  # of levels that cannot be told apart: the least that explains them
-    estimates = cover @ scaled.T @ (np.array([e.difference for e in rows]) / errors)
+    design = np.array([[float(branch.get(c) == w) for c, w in keys] for branch in changed])
+    estimates, errors = _least_squares(design, [found.of(b.name, effects.ALL, metric) for b in found.branches])
     levels: dict[str, list[Level]] = {}
-    for (c, w), estimate, variance in zip(keys, estimates, np.diag(cover), strict=True):
-        levels.setdefault(c, []).append(Level(w, float(estimate), math.sqrt(max(variance, 0.0))))
+    for (c, w), estimate, error in zip(keys, estimates, errors, strict=True):
+        levels.setdefault(c, []).append(Level(w, estimate, error))
+    owners = np.array([c for c, _ in keys], dtype=object)
     rank = np.linalg.matrix_rank
-    mixed = [
-        c
-        for c, tried in levels.items()
-        if rank(design) - rank(design[:, [i for i, key in enumerate(keys) if key[0] != c]]) < len(tried)
-    ]
+    mixed = [c for c in levels if rank(design) - rank(design[:, owners != c]) < len(levels[c])]
     return levels, mixed
 
 
+def _least_squares(design: np.ndarray, measured: Sequence[Effect]) -> tuple[list[float], list[float]]:
+    """(estimates, standard errors) of every column of ``design`` (branches, levels)."""
+    # The interval says how much other images would change an effect, the noise how much other seeds would.
+    errors = np.array([max((e.high - e.low) / (2 * _Z), (e.noise or 0) / _Z, 1e-6) for e in measured])
+    scaled = design / errors[:, None]
+    # Where levels cannot be told apart, the pseudo-inverse gives the smallest effects that explain the differences.
+    covariance = np.linalg.pinv(scaled.T @ scaled, rcond=1e-9, hermitian=True)
+    estimates = covariance @ scaled.T @ (np.array([e.difference for e in measured]) / errors)
+    return estimates.tolist(), [math.sqrt(max(v, 0.0)) for v in np.diag(covariance).tolist()]
+
+
 def _next(target: str, now: float, tried: Sequence[Level], name: str) -> Choice:
+    """What to try next of one class.
+
+    Args:
+        now: the parent's weight of the class.
+        name: the metric in words.
+    """
     best = max(tried, key=lambda level: level.effect)
     worst = min(tried, key=lambda level: level.effect)
-    said = plain(target)
-
-    def told(level: Level) -> str:
-        return f"weight {level.weight:g} changed the {name} by {100 * level.effect:+.1f} ± {100 * _Z * level.error:.1f} points"
-
     if best.real and best.effect > 0:
-        weights = sorted({*(level.weight for level in tried), now})
-        at = weights.index(best.weight)
-        if 0 < at < len(weights) - 1:
-            chosen = [math.sqrt(weights[at - 1] * best.weight), best.weight, math.sqrt(best.weight * weights[at + 1])]
-            return Choice(target, _rounded(chosen), f"{told(best)}, more than its neighbours: look closer around it")
-        near = weights[1] if at == 0 else weights[-2]
-        step = best.weight / near if near > 0 and best.weight > 0 else 0.5
-        if len(tried) == 1:
-            step = _FURTHER if step > 1 else 1 / _FURTHER
-        step = min(max(step, 1 / _MOST_STEP), _MOST_STEP)
-        way = "higher" if best.weight > now else "lower"
-        return Choice(target, _rounded([best.weight, best.weight * step]), f"{told(best)}, and nothing {way} was tried")
-    if best.effect > best.error:  # more likely than not, but no more than that
-        return Choice(target, _rounded([now, best.weight]), f"{told(best)}, which may be noise: once more", sure=False)
+        return _around(target, now, tried, best, name)
+    if best.effect > best.error:  # more likely than not, but not certain
+        why = f"{_measured(best, name)}, which may be noise: try it once more"
+        return Choice(target, _rounded([now, best.weight]), why, sure=False)
     if worst.real and worst.effect < 0:
-        if all(level.weight > now and level.effect < 0 for level in tried) and now > 0:
-            return Choice(
-                target, _rounded([now / 1.5, now]), f"{told(worst)}, so {said} may do with fewer images than now"
-            )
-        return Choice(target, [], f"{told(worst)}: it stays at {now:g}")
-    return Choice(target, [], f"no weight that was tried ({_list(tried)}) is more than noise: it stays at {now:g}")
+        if now > 0 and all(level.weight > now and level.effect < 0 for level in tried):
+            why = f"{_measured(worst, name)}, so {plain(target)} may need fewer images than now"
+            return Choice(target, _rounded([now / 1.5, now]), why)
+        return Choice(target, [], f"{_measured(worst, name)}: keep {now:g}")
+    return Choice(
+        target,
+        [],
+        f"none of the weights that were tried ({_list(tried)}) has an effect larger than noise: keep {now:g}",
+    )
+
+
+def _around(target: str, now: float, tried: Sequence[Level], best: Level, name: str) -> Choice:
+    """Closer to the best weight if weights on both sides of it were tried, otherwise further in its direction."""
+    weights = sorted({*(level.weight for level in tried), now})
+    at = weights.index(best.weight)
+    if 0 < at < len(weights) - 1:
+        chosen = [math.sqrt(weights[at - 1] * best.weight), best.weight, math.sqrt(best.weight * weights[at + 1])]
+        why = f"{_measured(best, name)}, more than its neighbours: try weights close to it"
+        return Choice(target, _rounded(chosen), why)
+    near = weights[1] if at == 0 else weights[-2]
+    step = best.weight / near if near > 0 and best.weight > 0 else 0.5
+    if len(tried) == 1:
+        step = _FURTHER if step > 1 else 1 / _FURTHER
+    step = min(max(step, 1 / _MOST_STEP), _MOST_STEP)
+    way = "higher" if best.weight > now else "lower"
+    why = f"{_measured(best, name)}, and nothing {way} was tried"
+    return Choice(target, _rounded([best.weight, best.weight * step]), why)
+
+
+def _measured(level: Level, name: str) -> str:
+    effect, error = 100 * level.effect, 100 * _Z * level.error
+    return f"weight {level.weight:g} changed the {name} by {effect:+.1f} ± {error:.1f} points"
 
 
 def _with_now(choice: Choice, now: float) -> Choice:
@@ -178,7 +209,7 @@ def _with_now(choice: Choice, now: float) -> Choice:
 
 
 def _given_back(found: Comparison, branch: str, before: Mapping[str, float], varied: set[str]) -> list[Choice]:
-    """Classes that lost in the best branch and were not varied themselves."""
+    """Classes that became worse in the best branch and were not varied themselves: show them more often."""
     choices = []
     for target in found.classes:
         effect = found.of(branch, target, "f1")
@@ -186,41 +217,38 @@ def _given_back(found: Comparison, branch: str, before: Mapping[str, float], var
             now = before.get(target, 1.0)
             why = (
                 f"its F1 fell by {-100 * effect.difference:.1f} points (95 % interval {100 * effect.low:+.1f} … "
-                f"{100 * effect.high:+.1f}) in {plain(branch)}: showing it more may give that back"
+                f"{100 * effect.high:+.1f}) in {plain(branch)}: showing it more often may restore it"
             )
             tries = [now * f for f in _GIVE_BACK] if now > 0 else [0.0, 0.5, 1.0]
             choices.append(Choice(target, _rounded(tries), why))
     return choices
 
 
-def _again(
-    choices: list[Choice], levels: Mapping[str, Sequence[Level]], seeds: list[int], name: str
-) -> tuple[list[Choice], list[int]]:
-    """Where nothing was more than noise: the most promising level of each class, with twice the seeds."""
+def _again(choices: Sequence[Choice], levels: Mapping[str, Sequence[Level]], name: str) -> list[Choice]:
+    """Where no effect was more than noise: the best level of each class again; if every class got worse, only the best
+    level of all."""
+    best = {target: max(tried, key=lambda level: level.effect) for target, tried in levels.items()}
+    promising = [target for target, level in best.items() if level.effect > 0]
+    chosen = promising or [max(best, key=lambda target: best[target].effect)]
     again = []
     for choice in choices:
-        best = max(levels[choice.target], key=lambda level: level.effect)
+        level = best[choice.target]
         why = choice.why
-        if choice.sure and best.effect > 0:
-            why += f"; the best guess is {best.weight:g} ({100 * best.effect:+.1f} points of {name}): with more seeds"
-        again.append(Choice(choice.target, [best.weight] if best.effect > 0 else [], why))
-    if not any(c.weights for c in again):
-        target, tried = max(levels.items(), key=lambda item: max(level.effect for level in item[1]))
-        best = max(tried, key=lambda level: level.effect)
-        again = [Choice(c.target, [best.weight] if c.target == target else [], c.why) for c in again]
-    first = seeds[0] if seeds else 0
-    return again, list(range(first, first + max(3, 2 * len(seeds))))
+        if choice.sure and level.effect > 0:
+            why += f"; the best guess is {level.weight:g} ({100 * level.effect:+.1f} points of {name}): try it with more seeds"
+        again.append(Choice(choice.target, [level.weight] if choice.target in chosen else [], why))
+    return again
 
 
 def _few(choices: list[Choice], notes: list[str]) -> list[Choice]:
-    """At most MAX_BRANCHES points: the longest lists lose their last values first."""
+    """Limit the grid to MAX_BRANCHES points by removing the last values of the longest lists. A note says so."""
     few, shortened = list(choices), False
     while math.prod(max(1, len(c.weights)) for c in few) > MAX_BRANCHES:
         at = max(range(len(few)), key=lambda i: len(few[i].weights))
         few[at] = replace(few[at], weights=few[at].weights[:-1])
         shortened = True
     if shortened:
-        notes.append(f"Values were left out, so that there are at most {MAX_BRANCHES} branches of each seed.")
+        notes.append(f"Some values are omitted, so that there are at most {MAX_BRANCHES} branches per seed.")
     return few
 
 
@@ -233,18 +261,15 @@ def _list(tried: Sequence[Level]) -> str:
 
 
 def as_yaml(found: Suggestion) -> str:
-    """A grid file with the reasons as comments, ready for ``raysweep branch``.
-
-    Raises:
-        ConfigError: never; what is returned has been read back.
-    """
-    lines = [f"# After {plain(found.sweep)}: raysweep branch --from {plain(found.parent)} --weights-grid THIS_FILE"]
+    """The suggestion as a grid file for ``raysweep branch``, with the reasons as comments. The text is read back and checked."""
+    again = command(found.root, "branch", "--from", found.parent, "--weights-grid", "THIS_FILE")
+    lines = [f"# After {plain(found.sweep)}: {plain(again)}"]
     lines += [f"# {plain(note)}" for note in found.notes]
     if found.epochs:
         lines.append(f"epochs: {found.epochs}")
     lines += ["control: true", f"seeds: {json.dumps(found.seeds)}", "weights:"]
     for choice in found.choices:
-        key = json_text(choice.target)  # which is a YAML text, too
+        key = json_text(choice.target)  # valid YAML, too
         lines.append(f"  # {plain(choice.target)}: {plain(choice.why)}")
         if choice.weights:
             lines.append(f"  {key}: {json.dumps(choice.weights)}")
@@ -258,7 +283,7 @@ def as_yaml(found: Suggestion) -> str:
 
 
 def as_data(found: Suggestion) -> dict[str, Any]:
-    """The same for programs."""
+    """The suggestion as plain values, for JSON."""
     return {
         "sweep": found.sweep,
         "from": found.parent,

@@ -1,8 +1,8 @@
-"""The tree of experiments by parent checkpoint, with the ratio change on every edge: as lines, as data, as a picture."""
+"""The tree of experiments by parent checkpoint, with the ratio change on every edge: as lines of text, as data, as a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,9 @@ class Node:
     """One experiment. ``change`` is what changed on the edge to its parent."""
 
     id: str
-    row: Row | None = None  # None where only children know of it: its folder is not under this root
+    row: Row | None = None  # None if its folder is not under this root and only its children name it
     parent: str | None = None
-    epoch: int = 0  # of the parent, where this one began
+    epoch: int = 0  # the parent's epoch that this one started from
     change: Changed = field(default_factory=dict)
     seed: tuple[int, int] | None = None  # (before, after) where it changed
     children: list[str] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Node:
 
     @property
     def end(self) -> int:
-        """The last epoch that it has, or that children began at."""
+        """Its last epoch; if it has none yet, the epoch that it started from."""
         return (self.row.epochs_done if self.row else 0) or self.epoch
 
     @property
@@ -39,35 +39,37 @@ class Node:
 
 
 def build(root: Root, of: str | None = None) -> dict[str, Node]:
-    """All experiments under a root, by id, oldest first; or, with ``of``, that one with its ancestors and descendants.
+    """All experiments under a root by id, the oldest first; with ``of`` only that one, its ancestors and its descendants.
 
     Raises:
-        NotFoundError: there is no ``of``.
+        NotFoundError: there is no experiment ``of``.
     """
-    nodes: dict[str, Node] = {}
-    for row in index.rows(root):
-        nodes[row.id] = _node(row)
+    nodes = {row.id: _node(row) for row in index.rows(root)}
     for node in list(nodes.values()):
-        if node.parent is None:
-            continue
-        if node.parent not in nodes:
-            nodes[node.parent] = Node(node.parent)
-        nodes[node.parent].children.append(node.id)
+        if node.parent is not None:
+            nodes.setdefault(node.parent, Node(node.parent)).children.append(node.id)
     for node in nodes.values():
-        before = nodes[node.parent].row if node.parent else None
-        if (
-            before and before.sampling_weights and node.row and not node.change
-        ):  # the log of an old folder does not say it
-            node.change = changes(before.sampling_weights, node.row.sampling_weights)
-    if of is None:
-        return nodes
-    wanted = of if of in nodes else resolve.find_experiment(root, of).id
-    keep = {wanted}
-    above: str | None = nodes[wanted].parent
+        if not node.change:  # the logs of old folders do not have the change
+            node.change = _change(nodes, node)
+    return nodes if of is None else _family(nodes, of if of in nodes else resolve.find_experiment(root, of).id)
+
+
+def _change(nodes: dict[str, Node], node: Node) -> Changed:
+    """What changed from the parent to a node, by the sampling weights of the two configurations."""
+    parent = nodes[node.parent].row if node.parent else None
+    if parent is None or node.row is None or not parent.sampling_weights:
+        return {}
+    return changes(parent.sampling_weights, node.row.sampling_weights)
+
+
+def _family(nodes: dict[str, Node], of: str) -> dict[str, Node]:
+    """The node ``of`` with its ancestors and descendants."""
+    keep = {of}
+    above = nodes[of].parent
     while above is not None and above not in keep:
         keep.add(above)
         above = nodes[above].parent
-    below = list(nodes[wanted].children)
+    below = list(nodes[of].children)
     while below:
         child = below.pop()
         if child not in keep:
@@ -90,7 +92,7 @@ def _node(row: Row) -> Node:
 
 
 def roots(nodes: dict[str, Node]) -> list[str]:
-    """The experiments without a parent; of a circle (copied and edited folders) its oldest member."""
+    """The experiments without a parent, and the oldest member of every circle, which copied and edited folders can form."""
     found = [i for i, n in nodes.items() if n.parent is None or n.parent not in nodes]
     seen = {i for i, _, _ in _walk(nodes, found)}
     for i in nodes:
@@ -101,8 +103,8 @@ def roots(nodes: dict[str, Node]) -> list[str]:
 
 
 def _walk(nodes: dict[str, Node], start: Sequence[str]) -> Iterator[tuple[str, int, tuple[bool, ...]]]:
-    """(id, depth, for each level whether it is the last of its siblings), parents before children. No recursion: chains
-    of a thousand generations happen."""
+    """(id, depth, for each level whether it is the last of its siblings), parents before children. Without recursion, because
+    chains of a thousand generations occur."""
     stack: list[tuple[str, int, tuple[bool, ...]]] = [(i, 0, ()) for i in reversed(start)]
     seen: set[str] = set()
     while stack:
@@ -127,7 +129,7 @@ def edge(node: Node) -> str:
 
 
 def about(node: Node) -> str:
-    """Status, epochs and best accuracy of an experiment, in a few words."""
+    """The epochs, best accuracy and status of an experiment, in a few words."""
     row = node.row
     if row is None:
         return "not under this root"
@@ -142,7 +144,7 @@ def lines(nodes: dict[str, Node]) -> Iterator[tuple[str, str, str]]:
     """(guides and edge, id, about) of every experiment, as a tree for the terminal."""
     for i, depth, last in _walk(nodes, roots(nodes)):
         node = nodes[i]
-        guides = "".join("   " if gone else "│  " for gone in last[:-1])
+        guides = "".join("   " if is_last else "│  " for is_last in last[:-1])
         if depth:
             guides += ("└─ " if last[-1] else "├─ ") + f"@{node.epoch} {edge(node)}  "
         yield guides, i, about(node)
@@ -150,10 +152,10 @@ def lines(nodes: dict[str, Node]) -> Iterator[tuple[str, str, str]]:
 
 def rows(nodes: dict[str, Node]) -> list[dict[str, Any]]:
     """The tree as a flat list, parents before children: what ``raysweep lineage --json`` prints."""
-    return [_told(nodes[i]) for i, _, _ in _walk(nodes, roots(nodes))]
+    return [_as_data(nodes[i]) for i, _, _ in _walk(nodes, roots(nodes))]
 
 
-def _told(node: Node) -> dict[str, Any]:
+def _as_data(node: Node) -> dict[str, Any]:
     row = node.row.to_json() if node.row else {}
     return {
         "id": node.id,
@@ -166,27 +168,20 @@ def _told(node: Node) -> dict[str, Any]:
 
 
 def picture(nodes: dict[str, Node]) -> bytes:
-    """The tree as PNG: epochs to the right, one line an experiment, coloured by its best accuracy."""
+    """The tree as PNG: epochs to the right, one line per experiment, coloured by its best accuracy."""
     from raysweep.report import figures
 
     order = [i for i, _, _ in _walk(nodes, roots(nodes))]
-    level = {i: k for k, i in enumerate(order)}
     figure = figures.new_figure(13, max(2.2, 0.9 + 0.34 * len(order)))
     axes = figure.subplots()
     scores = [n.best_acc for n in nodes.values() if n.best_acc is not None]
     low, high = (min(scores), max(scores)) if scores else (0.0, 1.0)
     colours = figures.accuracy_colours(low, high)
-    end = max([n.end for n in nodes.values()] + [1])
+    heights = {i: -k for k, i in enumerate(order)}
     for i in order:
-        node, y = nodes[i], -level[i]
-        done = max(node.end, node.epoch)
-        colour = colours(node.best_acc) if node.best_acc is not None else "0.6"
-        if node.parent in level:
-            axes.plot([node.epoch, node.epoch], [-level[str(node.parent)], y], color="0.7", linewidth=1, zorder=1)
-        axes.plot([node.epoch, done], [y, y], color=colour, linewidth=4, solid_capstyle="round", zorder=2)
-        best = f"  {node.best_acc:.1%}" if node.best_acc is not None else ""
-        title = f"{edge(node)}{best}" if node.parent else f"{i}{best}"
-        axes.annotate(figures.one_line(title), (done, y), (8, 0), textcoords="offset points", va="center", fontsize=8)
+        best = nodes[i].best_acc
+        _draw(axes, nodes[i], heights, "0.6" if best is None else colours(best))
+    end = max([n.end for n in nodes.values()] + [1])
     axes.set_xlim(-0.02 * end, end * 1.02)
     axes.set_ylim(-len(order) + 0.4, 0.6)
     axes.set_yticks([])
@@ -196,3 +191,16 @@ def picture(nodes: dict[str, Node]) -> bytes:
         axes.spines[side].set_visible(False)
     figures.accuracy_bar(figure, axes, low, high)
     return figures.png(figure)
+
+
+def _draw(axes: Any, node: Node, heights: Mapping[str, int], colour: Any) -> None:
+    """One experiment: its epochs, an edge from its parent, and its title."""
+    from raysweep.report import figures
+
+    y, done = heights[node.id], max(node.end, node.epoch)
+    if node.parent is not None and node.parent in heights:
+        axes.plot([node.epoch, node.epoch], [heights[node.parent], y], color="0.7", linewidth=1, zorder=1)
+    axes.plot([node.epoch, done], [y, y], color=colour, linewidth=4, solid_capstyle="round", zorder=2)
+    best = f"  {node.best_acc:.1%}" if node.best_acc is not None else ""
+    title = f"{edge(node) if node.parent else node.id}{best}"
+    axes.annotate(figures.one_line(title), (done, y), (8, 0), textcoords="offset points", va="center", fontsize=8)

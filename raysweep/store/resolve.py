@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from raysweep.errors import (
     NotFoundError,
     did_you_mean,
 )
-from raysweep.store import files, layout
+from raysweep.store import commands, files, layout
 from raysweep.store.catalog import experiments
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
@@ -165,3 +165,56 @@ def find_sweep(root: Root, reference: str) -> Sweep:
     hint = did_you_mean(reference, [s.id for s in everything])
     made = " A sweep is made by `raysweep branch --from EXPERIMENT@EPOCH --weights-grid FILE`."
     raise NotFoundError(f"No sweep under {root} is called {short_repr(reference)}.{hint or made}")
+
+
+def find_any(root: Root, reference: str) -> Sweep | Experiment:
+    """The sweep or the experiment that a reference means. Every command that takes either uses this rule.
+
+    A path is taken first, then an exact id, then a name, then the start of an id. The start of a sweep's id is usually the
+    start of its branches' ids, too; it means the sweep.
+
+    Raises:
+        NotFoundError: nothing matches. AmbiguousReferenceError: several sweeps or experiments do; the message lists them.
+    """
+    as_path = Root.locate(reference)
+    if os.path.isfile(as_path / layout.CONFIG):
+        return find_experiment(root, reference)
+    if os.path.isfile(as_path / layout.SWEEP):
+        return find_sweep(root, reference)
+    sweeps, others = all_sweeps(root), experiments(root)
+    rules: tuple[Callable[[str], bool], ...] = (
+        lambda known: known == reference,
+        lambda known: layout.split_id(known)[0] == reference,
+        lambda known: known.startswith(reference),
+    )
+    for fits in rules:
+        matching = [s for s in sweeps if fits(s.id)]
+        found: list[Sweep | Experiment] = [*matching, *_not_of([e for e in others if fits(e.id)], matching)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise _ambiguous(root, reference, found)
+    known = [s.id for s in sweeps] + [e.id for e in others]
+    hint = did_you_mean(reference, [*known, *(layout.split_id(i)[0] for i in known)])
+    raise NotFoundError(
+        f"No experiment or sweep under {root} is called {short_repr(reference)}.{hint} `{commands.command(root, 'list')}` "
+        "shows the experiments; name another root with --root."
+    )
+
+
+def _not_of(found: list[Experiment], sweeps: list[Sweep]) -> list[Experiment]:
+    """The experiments that are not branches of these sweeps."""
+    if not found or not sweeps:
+        return found  # a sweep may have ten thousand branches: they are read only if it matters
+    branches = {e.id for s in sweeps for e in s.experiments().values()}
+    return [e for e in found if e.id not in branches]
+
+
+def _ambiguous(root: Root, reference: str, found: Sequence[Sweep | Experiment]) -> AmbiguousReferenceError:
+    ids = {"sweep": [f.id for f in found if isinstance(f, Sweep)]}
+    ids["experiment"] = [f.id for f in found if isinstance(f, Experiment)]
+    counts = " and ".join(f"{len(of)} {kind}{'s' * (len(of) > 1)}" for kind, of in ids.items() if of)
+    some = ", ".join(f"{kind} {i}" for kind, of in ids.items() for i in of[-3:])
+    return AmbiguousReferenceError(
+        f"{short_repr(reference)} fits {counts} under {root}: {some}. Give more of the id, or the path of the folder."
+    )

@@ -1,4 +1,4 @@
-"""What an experiment's folder tells a tracker: curves, parameters and tags. No torch, no ray; nothing is written."""
+"""What a tracker shows of an experiment, read from its folder: curves, parameters and tags. Nothing is written."""
 
 from __future__ import annotations
 
@@ -24,12 +24,8 @@ from raysweep.store.experiment import Experiment
 from raysweep.store.records import ExperimentConfig
 
 PER_CLASS = ("recall", "f1", "precision", "requested", "realised", "distinct")
-
-
-_LONGEST = 200  # characters of a metric's name; MLflow takes 250
-
-
-_ODD = re.compile(r"[^\w .\-]")  # what MLflow, the strictest, does not take in a name
+_LONGEST = 200  # characters of a metric's name; MLflow allows 250
+_NOT_ALLOWED = re.compile(r"[^\w .\-]")  # in a metric's name, by the rules of MLflow, which are the strictest
 
 
 @dataclass(frozen=True)
@@ -38,12 +34,12 @@ class Point:
 
     epoch: int
     offset: float  # seconds of training from the experiment's start to this epoch's end; negative in the parent's rows
-    values: dict[str, float]  # by the names that the trackers show
+    values: dict[str, float]  # name in the tracker → value
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One experiment as it stands in its folder at one moment."""
+    """One experiment as its folder describes it at one moment."""
 
     experiment: Experiment
     config: ExperimentConfig
@@ -52,7 +48,7 @@ class Snapshot:
 
     @property
     def started(self) -> float:
-        """When the experiment was made, in seconds since 1970; the configuration tells it in local time."""
+        """When the experiment was made, in seconds since 1970; 0 if the configuration, which has local time, does not say."""
         try:
             return time.mktime(time.strptime(str(self.config.timestamp), layout.TIME_FORMAT))
         except (ValueError, OverflowError):
@@ -64,8 +60,8 @@ class Snapshot:
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
-        """Dotted key → value of every setting, with the weights of all classes. Where it is tracked is left out: an
-        address may hold a password."""
+        """Dotted key → value of every setting, with the weights of all classes. The section ``trackers`` is omitted
+        because the address of a server may contain a password."""
         settings = dict(self.config.settings or {})
         settings.pop("trackers", None)
         flat = dict(dotted(settings))
@@ -77,7 +73,7 @@ class Snapshot:
 
     @cached_property
     def tags(self) -> dict[str, str]:
-        """What ties the experiment to others, and the ratio it was trained with."""
+        """How the experiment is related to others (parent, sweep, branch), and the weights it was trained with."""
         parent, branch = self.config.parent, self.config.branch
         found: dict[str, Any] = {"experiment": self.experiment.id}
         if parent:
@@ -90,24 +86,24 @@ class Snapshot:
             found["branch"], found["control"] = branch.name, branch.control
         found["seed"] = self.config.setting("seed")
         found["weights"] = json.dumps(self.config.sampling_weights, ensure_ascii=False)
-        with contextlib.suppress(RaysweepError):  # a damaged log
+        with contextlib.suppress(RaysweepError):  # the log may be damaged
             change = ratio.of_fork(self.experiment.folder)
             found["ratio_change"] = None if change is None else change.describe(with_shares=True)
         return {k: truncate(text(v), 4000) for k, v in found.items() if v is not None}
 
     def digest(self, count: int) -> str:
-        """SHA-256 of the first ``count`` rows: a tracker that was given others has to begin anew."""
+        """SHA-256 of the first ``count`` rows. A tracker that has other rows has to begin a new run."""
         rows = [[p.epoch, p.values] for p in self.points[:count]]
         return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def section(config: ExperimentConfig) -> TrackersSection:
-    """Where an experiment is tracked; one that was made before there were trackers has the defaults."""
+    """The trackers of an experiment. An experiment that is older than the trackers has the defaults."""
     return TrackersSection.model_validate(config.setting("trackers") or {})
 
 
 def read(folder: Path) -> Snapshot:
-    """The story of an experiment.
+    """Read the snapshot of an experiment.
 
     Raises:
         StoreError: its configuration, log or history is damaged or cannot be read.
@@ -118,35 +114,44 @@ def read(folder: Path) -> Snapshot:
 
 
 def _points(folder: Path, config: ExperimentConfig) -> list[Point]:
-    path = folder / layout.HISTORY_CSV
-    if not path.exists():
-        return []
-    with files.reading(path):
-        told = read_regular(path, files.LIMIT).decode()
-    rows = list(csv.DictReader(io.StringIO(told, newline="")))
-    shown = _columns(config.classes or [])
+    rows = _rows(folder / layout.HISTORY_CSV)
+    titles = _titles(config.classes or [])
     epochs = [int(row.get("epoch") or number) for number, row in enumerate(rows, start=1)]
     seconds = [float(row.get("seconds") or 0) for row in rows]
-    before = sum(s for s, epoch in zip(seconds, epochs, strict=True) if epoch <= config.fork)
-    points, passed = [], -before
+    before_fork = sum(s for s, epoch in zip(seconds, epochs, strict=True) if epoch <= config.fork)
+    points, passed = [], -before_fork
     for row, epoch, took in zip(rows, epochs, seconds, strict=True):
         passed += took
-        cells = {shown.get(column, column): cell for column, cell in row.items() if column != "epoch"}
-        points.append(Point(epoch, round(passed, 3), {k: float(cell) for k, cell in cells.items() if cell}))
+        points.append(Point(epoch, round(passed, 3), _values(row, titles)))
     return points
 
 
-def _columns(classes: Sequence[str]) -> dict[str, str]:
-    """Column of the history → what the trackers call it: ``recall_cat`` is ``recall/cat``, which they show in one group."""
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of ``training_history.csv``, column → cell; none if the file does not exist yet."""
+    if not path.exists():
+        return []
+    with files.reading(path):
+        content = read_regular(path, files.LIMIT).decode()
+    return list(csv.DictReader(io.StringIO(content, newline="")))
+
+
+def _values(row: Mapping[str, str], titles: Mapping[str, str]) -> dict[str, float]:
+    cells = {titles.get(column, column): cell for column, cell in row.items() if column != "epoch"}
+    return {title: float(cell) for title, cell in cells.items() if cell}
+
+
+def _titles(classes: Sequence[str]) -> dict[str, str]:
+    """Column of the history → name in the trackers, of the columns per class. ``recall_cat`` becomes ``recall/cat``, so that
+    trackers show the classes' recalls in one group."""
     return {f"{what}_{c}": f"{what}/{name}" for what in PER_CLASS for c, name in names(classes).items()}
 
 
 def names(classes: Sequence[str] | Mapping[str, Any]) -> dict[str, str]:
-    """Class → a name that every tracker takes, different for each class, whatever the class is called."""
+    """Class → a name that every tracker accepts, different for each class, whatever the class is called."""
     found: dict[str, str] = {}
     taken: set[str] = set()
     for number, c in enumerate(classes):
-        name = _ODD.sub("_", c)[:_LONGEST]
+        name = _NOT_ALLOWED.sub("_", c)[:_LONGEST]
         name = name if name.strip(". ") else "_"
         if name.casefold() in taken:
             name = f"{name}_{number}"
@@ -156,5 +161,5 @@ def names(classes: Sequence[str] | Mapping[str, Any]) -> dict[str, str]:
 
 
 def text(value: Any) -> str:
-    """A value as a tracker's text."""
+    """A value as text: a string as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

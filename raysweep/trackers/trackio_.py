@@ -1,7 +1,8 @@
-"""trackio: one run per experiment, in trackio's SQLite files on this machine or, as its variables say, on a server.
+"""trackio: one run per experiment, in trackio's SQLite files on this machine, or on a server that its environment
+variables name.
 
-trackio has one open run per process and writes in the background, so each call opens the run, logs what is missing and
-closes it: when that returns, the points are there.
+trackio has one open run per process and writes in the background. So each call opens the run, logs what is missing and
+closes the run, which waits until the points are written.
 """
 
 from __future__ import annotations
@@ -17,67 +18,68 @@ TITLE = "trackio"
 
 
 class Tracker:
-    """Runs are found again by ``project`` and ``run``, their name, in ``tracker_trackio.json``."""
+    """``tracker_trackio.json`` names the run of an experiment: its ``project`` and its name, ``run``."""
 
     def __init__(self) -> None:
         self.trackio: Any = importlib.import_module("trackio")
-        self.said: list[str] = []  # trackio warns where others raise
+        self.warned: list[str] = []  # trackio warns where other trackers raise an error
         warnings.simplefilter("always")
-        warnings.showwarning = lambda message, *rest, **more: self.said.append(str(message))
+        warnings.showwarning = lambda message, *rest, **more: self.warned.append(str(message))
 
-    def sync(self, story: Snapshot) -> None:
+    def sync(self, snapshot: Snapshot) -> None:
         """Bring the experiment's run up to date.
 
         Raises:
-            RuntimeError: trackio said that something was not written. Exception: whatever else it raises.
+            RuntimeError: trackio warned that something was not written. Exception: any error of trackio.
         """
-        memory = TrackerState(story.experiment.folder, "trackio")
-        if memory.current(story):
+        state = TrackerState(snapshot.experiment.folder, "trackio")
+        if state.has_all(snapshot):
             return
-        if memory.ids and not memory.fits(story):  # a point cannot be taken back
-            for run in self._runs(memory.ids["project"]):
-                if run.name == memory.ids["run"]:
+        if state.ids and not state.has_beginning(snapshot):  # trackio cannot remove a point
+            for run in self._runs(state.ids["project"]):
+                if run.name == state.ids["run"]:
                     run.delete()
-            memory.ids = {}
-        if not memory.ids:
-            assert story.trackers.trackio is not None
-            project = story.trackers.trackio.project
-            memory.begin(story, project=project, run=self._free_name(project, story.experiment.id))
-        if len(story.points) > memory.rows:
-            self._log(story, memory)
-        memory.given(story)
+            state.ids = {}
+        if not state.ids:
+            assert snapshot.trackers.trackio is not None
+            project = snapshot.trackers.trackio.project
+            state.begin(snapshot, project=project, run=self._free_name(project, snapshot.experiment.id))
+        if len(snapshot.points) > state.rows:
+            self._log(snapshot, state)
+        state.complete(snapshot)
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _log(self, story: Snapshot, memory: TrackerState) -> None:
-        self.said.clear()
+    def _log(self, snapshot: Snapshot, state: TrackerState) -> None:
+        self.warned.clear()
         run = self.trackio.init(
-            project=memory.ids["project"],
-            name=memory.ids["run"],
-            group=story.tags.get("sweep"),
-            config={**{f"raysweep.{k}": v for k, v in story.tags.items()}, **story.parameters},
+            project=state.ids["project"],
+            name=state.ids["run"],
+            group=snapshot.tags.get("sweep"),
+            config={**{f"raysweep.{k}": v for k, v in snapshot.tags.items()}, **snapshot.parameters},
             resume="allow",
             embed=False,
             auto_log_gpu=False,
             auto_log_cpu=False,
         )
-        # What a kill kept this program from noting, trackio knows: the step after its last.
+        # If this program was killed before it recorded what it sent, trackio itself knows the step after its last one.
         known = getattr(run, "_next_step", 0)
-        for point in story.points[memory.rows :]:
+        for point in snapshot.points[state.rows :]:
             if point.epoch >= known:
                 run.log(point.values, step=point.epoch)
         run.finish()
-        if self.said:
-            raise RuntimeError(self.said[0])
+        if self.warned:
+            raise RuntimeError(self.warned[0])
 
     def _runs(self, project: str) -> list[Any]:
         try:
             return list(self.trackio.Api().runs(project))
-        except ValueError:  # there is no such project yet
+        except ValueError:  # the project does not exist yet
             return []
 
     def _free_name(self, project: str, name: str) -> str:
-        """``name``, or with ``-2`` and so on: another root may have an experiment of the same name and second."""
+        """``name``, or the first of ``name-2``, ``name-3`` … that is free: another root may have an experiment of the same
+        name, made in the same second."""
         taken = {run.name for run in self._runs(project)}
         return next(n for n in (name, *(f"{name}-{i}" for i in range(2, 10_000))) if n not in taken)

@@ -1,4 +1,4 @@
-"""Weights & Biases: one run per experiment, online, or offline in a folder of the experiment for ``wandb sync``."""
+"""Weights & Biases: one run per experiment, online, or offline in the experiment's folder, for ``wandb sync``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import os
 import secrets
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,77 +17,90 @@ from raysweep.trackers.snapshot import Snapshot
 from raysweep.trackers.state import TrackerState
 
 TITLE = "Weights & Biases"
-_TAG = 64  # characters
-_INIT_S = 30.0  # a server that does not answer is asked again after the next epoch
+_TAG = 64  # the longest tag that wandb accepts, in characters
+_INIT_S = 30.0  # to wait for the server; sync is called again after the next epoch
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """An open run, and the folders that an earlier process wrote of the same run offline."""
+
+    run: Any  # wandb's
+    old: list[Path]
 
 
 class Tracker:
-    """Runs are found again by ``id`` in ``tracker_wandb.json``.
+    """``tracker_wandb.json`` names the run of an experiment by its ``id``.
 
-    An online run says at which epoch it is and takes no step twice. An offline run cannot be opened again: a process
-    writes a whole one, under the same id, and then removes what an earlier process left of it.
+    An online run reports its last epoch and accepts no epoch twice. An offline run cannot be opened again, so a new process
+    writes the whole run under the same id and then removes the folders of the earlier process.
     """
 
     def __init__(self) -> None:
         self.wandb: Any = importlib.import_module("wandb")
-        self.runs: dict[Path, tuple[Any, list[Path]]] = {}  # folder → open run, folders of an earlier process
+        self.runs: dict[Path, _Run] = {}  # by the folder of the experiment
 
-    def sync(self, story: Snapshot) -> None:
+    def sync(self, snapshot: Snapshot) -> None:
         """Bring the experiment's run up to date.
 
         Raises:
-            Exception: whatever wandb raises.
+            Exception: any error of wandb.
         """
-        folder = story.experiment.folder
-        memory = TrackerState(folder, "wandb")
-        if memory.current(story):
+        folder = snapshot.experiment.folder
+        state = TrackerState(folder, "wandb")
+        if state.has_all(snapshot):
             return
-        if not memory.ids.get("id", "").isalnum():  # it becomes a part of a path
-            memory.ids = {}
-        if memory.ids and not memory.fits(story):  # a point cannot be taken back, so another run takes its place
-            self._finish(folder)
-            _remove(_left_by(folder, memory.ids["id"]))
-            memory.ids = {}
-        if not memory.ids:
-            assert story.trackers.wandb is not None
-            memory.begin(story, id=secrets.token_hex(8), project=story.trackers.wandb.project)
+        self._check_run(snapshot, state)
         if folder not in self.runs:
-            old = _left_by(folder, memory.ids["id"])
-            self.runs[folder] = (self._open(story, memory), old)
-        run, _ = self.runs[folder]
-        for point in story.points:
+            old = _offline_folders(folder, state.ids["id"])
+            self.runs[folder] = _Run(self._open(snapshot, state), old)
+        run = self.runs[folder].run
+        for point in snapshot.points:
             if point.epoch >= run.step:
                 run.log(point.values, step=point.epoch, commit=True)
-        if story.status != RUNNING:
-            self._finish(folder, 0 if story.status == "finished" else 1)
-        memory.given(story)
+        if snapshot.status != RUNNING:
+            self._finish(folder, 0 if snapshot.status == "finished" else 1)
+        state.complete(snapshot)
+
+    def _check_run(self, snapshot: Snapshot, state: TrackerState) -> None:
+        """Give ``state`` the id of the experiment's run: of a new one if there is none, or if epochs were trained again, since
+        wandb cannot remove a point."""
+        if not state.ids.get("id", "").isalnum():  # the id becomes part of a path
+            state.ids = {}
+        if state.ids and not state.has_beginning(snapshot):
+            self._finish(snapshot.experiment.folder)
+            _remove(_offline_folders(snapshot.experiment.folder, state.ids["id"]))
+            state.ids = {}
+        if not state.ids:
+            assert snapshot.trackers.wandb is not None
+            state.begin(snapshot, id=secrets.token_hex(8), project=snapshot.trackers.wandb.project)
 
     def close(self) -> None:
-        """Send what is left, and end every run.
+        """Send what is left and end every run.
 
         Raises:
-            Exception: whatever wandb raises.
+            Exception: any error of wandb.
         """
         for folder in list(self.runs):
             self._finish(folder)
-        self.wandb.teardown()  # its service process
+        self.wandb.teardown()  # stops wandb's service process
 
-    def _open(self, story: Snapshot, memory: TrackerState) -> Any:
-        section = story.trackers.wandb
+    def _open(self, snapshot: Snapshot, state: TrackerState) -> Any:
+        section = snapshot.trackers.wandb
         assert section is not None
-        tags = story.tags
+        tags = snapshot.tags
         kind = "run" if "parent" not in tags else "child" if "branch" not in tags else "branch"
         return self.wandb.init(
-            project=memory.ids["project"],
+            project=state.ids["project"],
             entity=section.entity,
-            id=memory.ids["id"],
-            name=story.experiment.id,
+            id=state.ids["id"],
+            name=snapshot.experiment.id,
             group=tags.get("sweep"),
             job_type="control" if tags.get("control") == "true" else kind,
             tags=[truncate(f"{k}: {tags[k]}", _TAG) for k in ("parent", "sweep", "branch") if k in tags],
-            notes=truncate(story.config.setting("experiment", "description") or "", 4000),
-            config={"raysweep": tags, **story.parameters},
-            dir=os.environ.get("WANDB_DIR") or str(story.experiment.folder),
+            notes=truncate(snapshot.config.setting("experiment", "description") or "", 4000),
+            config={"raysweep": tags, **snapshot.parameters},
+            dir=os.environ.get("WANDB_DIR") or str(snapshot.experiment.folder),
             mode=os.environ.get("WANDB_MODE") or section.mode,
             resume="allow",
             reinit="create_new",
@@ -101,14 +115,14 @@ class Tracker:
         )
 
     def _finish(self, folder: Path, code: int = 1) -> None:
-        run, old = self.runs.pop(folder, (None, []))
-        if run is not None:
-            run.finish(exit_code=code)
-            if run.offline:
-                _remove(old)
+        open_run = self.runs.pop(folder, None)
+        if open_run is not None:
+            open_run.run.finish(exit_code=code)
+            if open_run.run.offline:
+                _remove(open_run.old)
 
 
-def _left_by(folder: Path, run_id: str) -> list[Path]:
+def _offline_folders(folder: Path, run_id: str) -> list[Path]:
     """The folders of offline runs with this id."""
     base = Path(os.environ.get("WANDB_DIR") or folder) / layout.WANDB
     found = [] if base.is_symlink() else base.glob(f"offline-run-*-{run_id}")

@@ -1,8 +1,9 @@
-"""``python -m raysweep.trackers.worker mlflow``: brings experiments up to date in one tracker, as it is asked to.
+"""``python -m raysweep.trackers.worker mlflow``: the process of one tracker, which brings experiments up to date on request.
 
-A process of its own, because what a tracker does in it (imports of seconds, global random numbers, threads, a call that
-never returns) cannot touch the training. It is asked by lines of JSON, ``{"folder": …, "root": …, "number": 3}`` or
-``{"end": true}``, answers each with ``{"folder": …, "number": 3, "error": null}``, and ends at once where the asking process has died.
+A tracker's package imports for seconds, draws global random numbers, starts threads and may never return from a call. In a
+process of its own it cannot disturb the training. The process reads one JSON object per line: a :class:`Request`, or
+``{"end": true}``. It answers each request with the JSON of an :class:`Answer`. If the process that sends the requests
+dies, it exits at once.
 """
 
 from __future__ import annotations
@@ -11,85 +12,109 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from raysweep._text import truncate
 from raysweep.store.root import Root
 from raysweep.trackers import snapshot
-from raysweep.trackers.base import make
+from raysweep.trackers.base import Tracker, make
 
-NICE = 19  # the training goes first
+NICE = 19  # the lowest priority, so that the training is not slowed down
 
 
-class _Wanted:
-    """What is still to be done: per experiment only the newest request, since each brings it wholly up to date."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Bring the experiment in ``folder`` up to date. ``root`` is its root's path, or its address on an object store."""
+
+    folder: str
+    root: str
+    number: int  # counts the requests of one folder
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The result of the request ``number`` of a folder.
+
+    ``folder`` is None if the tracker could not be closed, which is an error of every experiment without an answer.
+    """
+
+    folder: str | None
+    number: int
+    error: str | None  # None: the experiment is up to date
+
+
+class _Requests:
+    """The requests that wait: the newest one of each experiment, because every request brings an experiment fully up to
+    date."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.requests: dict[str, int] = {}
+        self.waiting: dict[str, int] = {}  # folder → number
         self.ended = False
 
-    def listen(self, stream: Any) -> None:
+    def listen(self, stream: Iterable[str]) -> None:
         """Take requests from a stream until its end."""
         for line in stream:
-            request = json.loads(line)
+            value = json.loads(line)
             with self.changed:
-                if request.get("end"):
+                if value.get("end"):
                     self.ended = True
                 else:
-                    Root.open(request["root"], look=False)  # what is written there is uploaded
-                    self.requests[request["folder"]] = request["number"]
+                    request = Request(**value)
+                    Root.open(request.root, look=False)  # uploads what is written under this root
+                    self.waiting[request.folder] = request.number
                 self.changed.notify()
-        if not self.ended:  # whoever asks is gone; another process may soon go on with the same experiments
+        if not self.ended:  # the other process has died, and another one may soon continue the same experiments
             os._exit(1)
 
     def next(self) -> tuple[str, int] | None:
-        """The next request; waits for one. None: there will be no more."""
+        """Wait for a request and return its folder and number; None if there will be no more."""
         with self.changed:
-            self.changed.wait_for(lambda: self.requests or self.ended)
-            if not self.requests:
+            self.changed.wait_for(lambda: self.waiting or self.ended)
+            if not self.waiting:
                 return None
-            folder = next(iter(self.requests))
-            return folder, self.requests.pop(folder)
+            folder = next(iter(self.waiting))
+            return folder, self.waiting.pop(folder)
 
 
-def main(kind: str) -> None:
-    """Serve one tracker until there is nothing more to do."""
+def main(name: str) -> None:
+    """Serve the tracker ``name`` until the last request is answered."""
     os.nice(NICE)
-    requests, answers = os.fdopen(os.dup(0), "r", encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    stdin, stdout = os.fdopen(os.dup(0), "r", encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1):  # libraries ask for a login and print as they like
+    for number in (0, 1):  # packages print what they like and may ask for a login
         os.dup2(nowhere, number)
-    wanted = _Wanted()
-    threading.Thread(target=wanted.listen, args=(requests,), daemon=True).start()
-    tracker: Any = None
+    requests = _Requests()
+    threading.Thread(target=requests.listen, args=(stdin,), daemon=True).start()
+    tracker: Tracker | None = None
 
-    def answer(**value: Any) -> None:
-        answers.write(json.dumps(value) + "\n")
-        answers.flush()
+    def answer(folder: str | None, number: int, error: Exception | None) -> None:
+        message = Answer(folder, number, None if error is None else reason(error))
+        stdout.write(json.dumps(asdict(message)) + "\n")
+        stdout.flush()
 
-    while (request := wanted.next()) is not None:
-        folder, number = request
-        error = None
+    while (request := requests.next()) is not None:
+        failed = None
         try:
-            tracker = tracker or make(kind)
-            tracker.sync(snapshot.read(Path(folder)))
-        except Exception as problem:
-            error = reason(problem)
-        answer(folder=folder, number=number, error=error)
+            tracker = tracker or make(name)
+            tracker.sync(snapshot.read(Path(request[0])))
+        except Exception as error:
+            failed = error
+        answer(*request, failed)
     try:
         if tracker is not None:
             tracker.close()
-    except Exception as problem:
-        answer(folder=None, number=0, error=reason(problem))
-    os._exit(0)  # a library's thread must not keep it
+    except Exception as error:
+        answer(None, 0, error)
+    os._exit(0)  # even if a thread of the package still runs
 
 
-def reason(problem: BaseException) -> str:
-    """An error's first line, for people."""
-    lines = str(problem).strip().splitlines()
-    return truncate(f"{type(problem).__name__}: {lines[0]}" if lines else type(problem).__name__, 300)
+def reason(error: BaseException) -> str:
+    """The type and the first line of an error, as messages show them."""
+    lines = str(error).strip().splitlines()
+    return truncate(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__, 300)
 
 
 if __name__ == "__main__":

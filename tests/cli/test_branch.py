@@ -1,4 +1,4 @@
-"""``raysweep branch``: what is refused before Ray starts, and what --dry-run tells."""
+"""``raysweep branch``: what is refused before Ray starts, and what --dry-run shows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raysweep.store.records import ExperimentConfig
-from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.results import refresh
-from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 
 GRID = {"weights": {"3": [4.0, 1.0]}, "epochs": 2, "seeds": [0, 1]}
@@ -35,7 +32,7 @@ def branch(capsys, tmp_path: Path, grid: dict, *options: object, root: Path | No
 
 
 @pytest.mark.parametrize(
-    ("grid", "told"),
+    ("grid", "expected"),
     [
         ({"weights": {"33": [4.0]}}, "name class '33'"),
         ({}, "the grid is empty"),
@@ -46,33 +43,33 @@ def branch(capsys, tmp_path: Path, grid: dict, *options: object, root: Path | No
         ({"weights": {"3": [4.0]}, "scheduler": "soon"}, "scheduler"),
     ],
 )
-def test_wrong_grids(capsys, tmp_path, parent, grid, told):
+def test_wrong_grids(capsys, tmp_path, parent, grid, expected):
     code, out, err = branch(capsys, tmp_path, grid, "--from", f"{parent.id}@1")
     assert code == 2, err
     assert out == ""
-    assert told in err
+    assert expected in err
     assert len(err.strip().splitlines()) == 1
 
 
 def test_wrong_checkpoints(capsys, tmp_path, parent):
     import torch
 
-    def told(*options: object) -> str:
+    def message(*options: object) -> str:
         code, _, err = branch(capsys, tmp_path, GRID, *options)
         assert code == 2, err
         assert len(err.strip().splitlines()) == 1
         return err
 
-    assert "has no checkpoint '9'" in told("--from", f"{parent.id}@9")
-    assert "There is no file" in told("--from", str(tmp_path / "none.pt"))
-    assert "init_from" in told("--from", parent.folder / "epoch_1_model.pt")
-    assert "Did you mean" in told("--from", f"{parent.id}@1", "training.epohcs=3")
-    assert "this machine has" in told("--from", f"{parent.id}@1", "--threads", "4096")
-    assert "Use seeds in the grid" in told("--from", f"{parent.id}@1", "seed=5")
-    assert "Use weights or branches in the grid" in told("--from", f"{parent.id}@1", "sampling.weights.3=5")
-    assert "Use --root" in told("--from", f"{parent.id}@1", "root=elsewhere")
-    assert "at most 50" in told("--from", f"{parent.id}@1", "--name", "x" * 51)
-    # of other classes, of another model
+    assert "has no checkpoint '9'" in message("--from", f"{parent.id}@9")
+    assert "There is no file" in message("--from", str(tmp_path / "none.pt"))
+    assert "init_from" in message("--from", parent.folder / "epoch_1_model.pt")
+    assert "Did you mean" in message("--from", f"{parent.id}@1", "training.epohcs=3")
+    assert "this machine has" in message("--from", f"{parent.id}@1", "--threads", "4096")
+    assert "Use seeds in the grid" in message("--from", f"{parent.id}@1", "seed=5")
+    assert "Use weights or branches in the grid" in message("--from", f"{parent.id}@1", "sampling.weights.3=5")
+    assert "Use --root" in message("--from", f"{parent.id}@1", "root=elsewhere")
+    assert "at most 50" in message("--from", f"{parent.id}@1", "--name", "x" * 51)
+    # a checkpoint of other classes, a checkpoint of another model
     other = tmp_path / "other.pt"
     saved = torch.load(parent.folder / "checkpoint_epoch_1.pt", weights_only=True)
     torch.save({**saved, "classes": list("abcdefghij"), "sampling_weights": dict.fromkeys("abcdefghij", 1.0)}, other)
@@ -80,18 +77,18 @@ def test_wrong_checkpoints(capsys, tmp_path, parent):
     assert code == 2
     assert "a, b, c" in err
     assert "0, 1, 2" in err
-    assert "do not fit the model" in told("--from", f"{parent.id}@1", "model.options.widths=[4,4,8,12]")
+    assert "do not fit the model" in message("--from", f"{parent.id}@1", "model.options.widths=[4,4,8,12]")
     # truncated
     whole = parent.folder / "checkpoint_epoch_1.pt"
     shutil.copy(whole, tmp_path / "backup.pt")
     whole.write_bytes(whole.read_bytes()[:5000])
-    assert "The newest intact checkpoint is" in told("--from", f"{parent.id}@1")
+    assert "The newest intact checkpoint is" in message("--from", f"{parent.id}@1")
     cut = tmp_path / "cut.pt"
     cut.write_bytes((tmp_path / "backup.pt").read_bytes()[:5000])
-    assert "damaged" in told("--from", cut)
+    assert "damaged" in message("--from", cut)
 
 
-def test_dry_run_tells_branches_shares_and_bytes(capsys, tmp_path, parent):
+def test_dry_run_shows_branches_shares_and_bytes(capsys, tmp_path, parent):
     code, out, err = branch(capsys, tmp_path, GRID, "--from", f"{parent.id}@1", "--dry-run")
     assert code == 0, err
     names = [line.split("\t")[0] for line in out.splitlines()]
@@ -107,23 +104,6 @@ def test_dry_run_tells_branches_shares_and_bytes(capsys, tmp_path, parent):
     assert plan["at_once"] >= 1
     written = sum((parent.folder / f).stat().st_size for f in ("checkpoint_epoch_2.pt", "epoch_2_model.pt"))
     assert plan["bytes"] == pytest.approx(4 * 2 * written, rel=0.25)
-
-
-def test_the_name_of_a_sweep_means_the_sweep_though_its_branches_begin_with_it(tmp_path):
-    from datetime import datetime
-
-    from raysweep.cli.continue_ import _is_sweep
-    from raysweep.store import experiment, sweep
-
-    now = datetime(2026, 1, 2)
-    made = sweep.create(Root.open(tmp_path), "s", now)
-    made.write_record(SweepRecord.from_json({"branches": []}))
-    branch_of_it = experiment.create(tmp_path, "s-control", now)
-    branch_of_it.write_config(ExperimentConfig.from_json({}))
-    assert _is_sweep(tmp_path, "s")
-    assert _is_sweep(tmp_path, made.id)
-    assert not _is_sweep(tmp_path, branch_of_it.id)
-    assert not _is_sweep(tmp_path, "s-c")
 
 
 def test_continue_of_nothing(capsys, tmp_path, parent):
@@ -142,7 +122,7 @@ def test_the_summary_names_the_file_with_the_traceback_of_a_failure(tmp_path, ca
     refresh(mine, failed)
     path = mine.keep_traceback("a", "Traceback …")
     with pytest.raises(TrainingError, match="2 of 2 branches failed"):
-        summarise(SweepResult(mine, {}, failed), "experiments")
+        summarise(SweepResult(mine, {}, failed))
     err = capsys.readouterr().err
     assert f"a failed: ArithmeticError: unwell (traceback: {path})\n" in err
     assert "b failed: its process died\n" in err

@@ -49,7 +49,7 @@ def refused(capsys, root: Path, *arguments: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "expected"),
     [
         (["training.epohcs=3"], "Did you mean 'epochs'"),
         (["sampling.weights.33=2"], "name class '33'"),
@@ -67,16 +67,16 @@ def refused(capsys, root: Path, *arguments: object) -> str:
         (["epochs"], "key=value"),
     ],
 )
-def test_wrong_settings(capsys, tmp_path, overrides, told):
-    if "no GPU" in told:
+def test_wrong_settings(capsys, tmp_path, overrides, expected):
+    if "no GPU" in expected:
         import torch
 
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU")
-    assert told in refused(capsys, tmp_path / "root", "run", config_file(tmp_path), *overrides)
+    assert expected in refused(capsys, tmp_path / "root", "run", config_file(tmp_path), *overrides)
 
 
-def test_a_class_that_is_nearly_right_is_suggested(capsys, tmp_path):
+def test_a_misspelt_class_gets_a_suggestion(capsys, tmp_path):
     path = config_file(tmp_path, data={"source": "faces"}, sampling={"weights": {"disgsut": 5}})
     assert "Did you mean 'disgust'" in refused(capsys, tmp_path / "root", "run", path)
 
@@ -84,21 +84,21 @@ def test_a_class_that_is_nearly_right_is_suggested(capsys, tmp_path):
 def test_wrong_data(capsys, tmp_path, image_folder):
     root = tmp_path / "root"
 
-    def told(path: object) -> str:
+    def message(path: object) -> str:
         return refused(capsys, root, "run", config_file(tmp_path, data={"path": str(path)}))
 
-    assert "there is no" in told(tmp_path / "missing")
+    assert "there is no" in message(tmp_path / "missing")
     (image_folder / "train" / "cat" / "broken.jpg").write_bytes(b"\xff\xd8\xff not really")
-    assert "broken.jpg" in told(image_folder)
+    assert "broken.jpg" in message(image_folder)
     (image_folder / "train" / "cat" / "broken.jpg").unlink()
     (image_folder / "train" / "fox").mkdir()
-    assert "fox" in told(image_folder)
+    assert "fox" in message(image_folder)
     draw_classes(tmp_path / "single", {"cat": 4})
-    assert "at least two" in told(tmp_path / "single")
+    assert "at least two" in message(tmp_path / "single")
     (tmp_path / "x.csv").write_text("emotion,colour\n1,2\n")
-    assert "lacks the column pixels" in told(tmp_path / "x.csv")
+    assert "lacks the column pixels" in message(tmp_path / "x.csv")
     (tmp_path / "y.csv").write_bytes(b"\x00\xff\xfe\x80" * 9)
-    assert "y.csv" in told(tmp_path / "y.csv")
+    assert "y.csv" in message(tmp_path / "y.csv")
 
 
 def test_a_missing_configuration_and_an_unwritable_root(capsys, tmp_path):
@@ -121,7 +121,7 @@ def test_a_root_that_may_not_be_written(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["run", "list", "resume", "branch"])
-def test_an_address_is_no_folder_and_none_is_made_of_its_name(capsys, tmp_path, monkeypatch, verb):
+def test_an_address_is_refused_and_no_folder_of_that_name_is_made(capsys, tmp_path, monkeypatch, verb):
     monkeypatch.chdir(tmp_path)
     needed = {
         "run": [config_file(tmp_path)],
@@ -136,7 +136,7 @@ def test_an_address_is_no_folder_and_none_is_made_of_its_name(capsys, tmp_path, 
     assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
 
 
-def test_wrong_usage_ends_with_2_and_names_what_was_meant(capsys):
+def test_wrong_usage_ends_with_exit_code_2_and_a_suggestion(capsys):
     code, _, err = run_cli(capsys, "lst")
     assert code == 2
     assert "Did you mean 'list'" in err

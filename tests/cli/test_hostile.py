@@ -62,7 +62,7 @@ def faults(case: Case, done: Mapping[str, Any]) -> str:
     if not all(line.isprintable() for line in both.replace("\t", " ").split("\n")):
         found.append("characters that steer the terminal")
     if not re.search(case.told, both, re.DOTALL):
-        found.append(f"{case.told!r} is not told")
+        found.append(f"{case.told!r} is not in the output")
     if done["touched"]:
         found.append(f"changed outside the root: {done['touched']}")
     if code == 2 and (len(err.strip().split("\n")) != 1 or not err.startswith("error: ")):

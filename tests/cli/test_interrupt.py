@@ -1,4 +1,4 @@
-"""A signal to the program: a checkpoint, exit code 130, and `continue` ends with the bits of the undisturbed run."""
+"""A signal to the program: a checkpoint, exit code 130, and `continue` gives the bits of a run without interruption."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     out, err = whole.communicate()
     assert whole.returncode == 0, err
     (folder,) = root.glob("whole_*")
-    # Chatter goes to stderr; stdout has the folder and nothing else.
+    # Messages go to stderr; stdout has the folder and nothing else.
     assert out.strip() == str(folder)
     return weights_hash(Experiment(folder))
 

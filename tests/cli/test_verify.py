@@ -24,7 +24,7 @@ def test_whole_experiments_raise_no_alarm_and_their_replay_gives_the_same_bits(c
 
 
 def rewrite(run, epoch: int, change) -> None:
-    """Change a committed checkpoint and its manifest entry alike: only what is inside can tell."""
+    """Change a committed checkpoint and its manifest entry alike, so that only the content shows it."""
     import torch
 
     path = run.folder / f"checkpoint_epoch_{epoch}.pt"
@@ -55,24 +55,24 @@ def test_damage_is_found(capsys, tmp_path, quick_run):
     assert out.count("ok ") == 2
 
 
-def test_what_is_inside_is_checked_too(capsys, tmp_path, quick_run):
+def test_the_content_is_checked_too(capsys, tmp_path, quick_run):
     run = quick_run(training={"epochs": 3})
     root = tmp_path / "experiments"
 
-    def told(epoch: int, *options: str) -> str:
+    def report(epoch: int, *options: str) -> str:
         code, out, _ = run_cli(capsys, "verify", f"{run.id}@{epoch}", *options, "--root", root)
         assert code == 1
         return out
 
     rewrite(run, 1, lambda s: s.pop("rng_state"))
-    assert "lacks rng_state" in told(1)
+    assert "lacks rng_state" in report(1)
     rewrite(run, 2, lambda s: s.update(epoch=1))
-    assert "stands at epoch 1" in told(2)
+    assert "stands at epoch 1" in report(2)
     rewrite(run, 2, lambda s: (s.update(epoch=2), s["model_state_dict"]["0.0.weight"].add_(1e-3)))
-    assert "differs by up to" in told(2, "--replay")
+    assert "differs by up to" in report(2, "--replay")
 
 
-def test_a_lost_manifest_is_told(capsys, tmp_path, quick_run):
+def test_a_lost_manifest_is_reported(capsys, tmp_path, quick_run):
     run = quick_run()
     (run.folder / "manifest.json").unlink()
     code, out, _ = run_cli(capsys, "verify", run.id, "--root", tmp_path / "experiments")
@@ -95,7 +95,7 @@ def test_one_damaged_log_does_not_hide_the_others(capsys, tmp_path, quick_run):
     assert "lineage.jsonl is damaged" in rows[1]["faults"][0]
 
 
-def test_other_bits_under_other_conditions_are_no_fault(capsys, tmp_path, quick_run):
+def test_different_bits_under_different_conditions_are_no_fault(capsys, tmp_path, quick_run):
     run = quick_run(training={"epochs": 2}, **DROPOUT)
 
     def elsewhere(saved) -> None:

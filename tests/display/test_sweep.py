@@ -1,4 +1,4 @@
-"""The display of a sweep of ten thousand branches: it takes no longer for an event than that of ten."""
+"""The display of a sweep of ten thousand branches: an event takes no longer than with ten branches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORST = {"worst_class": "a", "worst_recall": 0.25}
 
 
 class Live:
-    """Counts what would be drawn."""
+    """Counts how often the table is drawn."""
 
     drawn = 0
 
@@ -48,10 +48,10 @@ def test_branches_are_compared_with_the_control_of_their_seed(capsys):
     display(started(rows, epoch=1))
     for name, accuracy in (("c0", 0.5), ("c1", 0.25), ("x0", 0.75), ("x1", 0.75), ("x2", 0.75)):
         display(BranchEvent(name, EpochDone(1, {**WORST, "val_acc": accuracy}, True, 0.0, 0.0)))
-    told = capsys.readouterr().err
-    assert "x0  epoch 1/1  acc 75.0% (+25.0 against the control)" in told
-    assert "x1  epoch 1/1  acc 75.0% (+50.0 against the control)" in told
-    assert "x2  epoch 1/1  acc 75.0%  worst" in told
+    err = capsys.readouterr().err
+    assert "x0  epoch 1/1  acc 75.0% (+25.0 against the control)" in err
+    assert "x1  epoch 1/1  acc 75.0% (+50.0 against the control)" in err
+    assert "x2  epoch 1/1  acc 75.0%  worst" in err
 
 
 def test_ten_thousand_branches_are_not_drawn_at_every_event(monkeypatch):
@@ -66,7 +66,7 @@ def test_ten_thousand_branches_are_not_drawn_at_every_event(monkeypatch):
         assert live.drawn <= (1000 if display is few else 4)
 
 
-def test_the_table_of_ten_thousand_shows_those_that_run():
+def test_the_table_of_ten_thousand_branches_shows_the_running_ones():
     display = sweep_of(10_000)
     for i in (17, 4321):
         display(BranchEvent(f"b{i}", BatchDone(2, 1, 2, 1.0, 1.0)))
@@ -81,7 +81,7 @@ def test_the_table_of_ten_thousand_shows_those_that_run():
 INEXACT = Note("not bit-exact: 2 threads instead of 1", inexact=True)
 
 
-def test_why_branches_are_not_bit_exact_is_said_once_and_other_notes_every_time(capsys):
+def test_a_reason_for_inexact_branches_is_printed_once_and_other_notes_every_time(capsys):
     display = sweep_of(3)
     for name in ("b0", "b1", "b2"):
         display(BranchEvent(name, INEXACT))
@@ -94,7 +94,7 @@ def test_why_branches_are_not_bit_exact_is_said_once_and_other_notes_every_time(
     assert second.startswith("b2: not bit-exact: CPU instead of GPU")
 
 
-def test_what_the_sweep_has_said_of_all_branches_is_not_said_again(capsys):
+def test_a_reason_that_the_sweep_printed_is_not_repeated_for_its_branches(capsys):
     display = SweepDisplay()
     display(started([PlannedBranch("b", False, 0, False)], 2, INEXACT.text))
     display(BranchEvent("b", INEXACT))

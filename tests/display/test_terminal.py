@@ -1,4 +1,4 @@
-"""What goes to the terminal: valid JSON, one paragraph for an error, nothing that steers."""
+"""What goes to the terminal: valid JSON, one paragraph for an error, nothing that controls the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raysweep.display import terminal
 from raysweep.errors import InputError
 
 
-def test_json_is_valid_and_steers_no_terminal(capsys):
+def test_json_is_valid_and_cannot_control_the_terminal(capsys):
     value = {"a": [float("inf"), float("nan"), (1.5, None, True)], "b\x9b\u202e": "c\x1b\x7f\U000e0001\n🙂é\udcff"}
     terminal.put_json(value)
     out = capsys.readouterr().out
@@ -24,7 +24,7 @@ def test_json_is_valid_and_steers_no_terminal(capsys):
 
 
 @pytest.mark.parametrize("value", [None, "0.5", [1], {}])
-def test_what_is_no_number_is_a_dash(value):
+def test_a_value_that_is_not_a_number_becomes_a_dash(value):
     assert terminal.percent(value) == terminal.decimals(value) == "-"
     assert terminal.age(value) == "-"
 

@@ -1,4 +1,4 @@
-"""Finished sweeps as folders, without training: predictions from networks with known recalls, and everything beside them."""
+"""Make folders of finished sweeps without training: predictions of networks with known recalls, and all other files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COUNTS = (60, 150, 240)  # validation images of the three classes
 
 
 def predicted(rng: np.random.Generator, labels: np.ndarray, recalls: Sequence[float]) -> np.ndarray:
-    """Predictions with these recalls; what is wrong is one of the other classes."""
+    """Predictions with these recalls; a wrong prediction is one of the other classes at random."""
     right = rng.random(len(labels)) < np.array(recalls)[labels]
     return np.where(right, labels, (labels + rng.integers(1, len(recalls), len(labels))) % len(recalls))
 
@@ -54,8 +54,7 @@ def made(
     first = 0
     if parent is not None:
         first = fork
-        told = {"experiment": parent.id, "epoch": fork, "batch": 0, "sha256": "0" * 64}
-        config |= {"parent": told}
+        config |= {"parent": {"experiment": parent.id, "epoch": fork, "batch": 0, "sha256": "0" * 64}}
         lineage.record(experiment.folder, lineage.RESUME, experiment=parent.id, epoch=fork)
         old = parent.config().sampling_weights
         lineage.record(experiment.folder, lineage.RATIO, old_weights=old, new_weights=weights)
@@ -78,12 +77,12 @@ def made(
         )
     )
     labels = np.repeat(np.arange(3), COUNTS)
-    said = predicted(np.random.default_rng([seed, *map(ord, name[:8])]), labels, recalls)
+    predictions = predicted(np.random.default_rng([seed, *map(ord, name[:8])]), labels, recalls)
     last = first + epochs
-    _write_predictions(experiment, classes, labels, said, last)
-    recall = [float(np.mean(said[labels == c] == c)) for c in range(3)]
+    _write_predictions(experiment, classes, labels, predictions, last)
+    recall = [float(np.mean(predictions[labels == c] == c)) for c in range(3)]
     metrics = {
-        "val_acc": float(np.mean(said == labels)), "val_macro_f1": float(np.mean(recall)), "val_loss": 1.0,
+        "val_acc": float(np.mean(predictions == labels)), "val_macro_f1": float(np.mean(recall)), "val_loss": 1.0,
         "worst_class": classes[int(np.argmin(recall))], "worst_recall": min(recall),
     }  # fmt: skip
     _write_history(experiment, classes, metrics, recall, weights, counts, last)
@@ -96,14 +95,16 @@ def made(
     return experiment
 
 
-def _write_predictions(experiment: Experiment, classes: Sequence[str], labels: Any, said: Any, epoch: int) -> None:
+def _write_predictions(
+    experiment: Experiment, classes: Sequence[str], labels: Any, predictions: Any, epoch: int
+) -> None:
     n, k = len(labels), len(classes)
-    probabilities = pa.FixedSizeListArray.from_arrays(np.eye(k, dtype=np.float32)[said].ravel(), k)
+    probabilities = pa.FixedSizeListArray.from_arrays(np.eye(k, dtype=np.float32)[predictions].ravel(), k)
     columns = {
         "epoch": np.full(n, epoch),
         "index": np.arange(n),
         "label": labels,
-        "prediction": said,
+        "prediction": predictions,
         "probabilities": probabilities,
     }
     table = pa.table(columns).replace_schema_metadata({"classes": json.dumps(list(classes))})
@@ -142,7 +143,7 @@ def sweep_of(
     seeds: Sequence[int] = (0, 1),
     control: bool = True,
 ) -> sweeps.Sweep:
-    """A parent, and a sweep of it: branch → (weights, recalls); the control has the recalls ``base``."""
+    """A parent and a sweep of it, with ``branches`` name → (weights, recalls). The parent and the control have the recalls ``base``."""
     parent = made(root, "parent", classes, base)
     sweep = sweeps.create(Root.open(root), "s", NOW)
     everything = ({"control": ({}, base)} if control else {}) | dict(branches)
@@ -166,10 +167,10 @@ def sweep_of(
                 branch=branch,
             )
             plan.append({**branch, "weights": child.config().sampling_weights})
-    told = {"experiment": parent.id, "epoch": 2, "batch": 0, "sha256": "0" * 64}
+    parent_ref = {"experiment": parent.id, "epoch": 2, "batch": 0, "sha256": "0" * 64}
     sweep.write_record(SweepRecord.from_json(
         {
-            "id": sweep.id, "name": "s", "parent": told, "parent_weights": dict.fromkeys(classes, 1.0), "epochs": 2,
+            "id": sweep.id, "name": "s", "parent": parent_ref, "parent_weights": dict.fromkeys(classes, 1.0), "epochs": 2,
             "branches": plan, "grid": {"epochs": 2, "seeds": list(seeds)},
         }
     ))  # fmt: skip

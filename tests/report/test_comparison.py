@@ -1,4 +1,4 @@
-"""What is compared with what, from real folders: a sweep with its controls, a child with its parent, and experiments."""
+"""A sweep is compared with its controls, a child with its parent, and several experiments with the first one."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_sweep_is_compared_with_the_control_of_each_seed(root, sweep, capsys):
     assert len(json.loads(out)["effects"]) == 10 * 3 + 2
 
 
-def test_effects_are_written_beside_the_results(sweep):
+def test_effects_are_written_into_the_sweeps_folder(sweep):
     assert page.write_all(sweep) is None
     rows = list(csv.DictReader((sweep.folder / "effects.csv").open()))
     assert {r["branch"] for r in rows} == {"34"}
@@ -116,7 +116,7 @@ def test_effects_are_written_beside_the_results(sweep):
     assert (sweep.folder / "effects.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_branch_that_is_not_finished_is_left_out_and_named(root, sweep):
+def test_a_branch_that_is_not_finished_is_omitted_with_a_note(root, sweep):
     broken = sweep.experiments()["34-seed1"]
     lines = (broken.folder / "lineage.jsonl").read_text().splitlines(keepends=True)
     (broken.folder / "lineage.jsonl").write_text("".join(lines[:-1]))
@@ -126,7 +126,7 @@ def test_a_branch_that_is_not_finished_is_left_out_and_named(root, sweep):
     assert found.of("34", ALL, "accuracy").noise is None
 
 
-def test_without_a_control_a_sweep_is_compared_with_the_parent_and_that_is_said(root, sweep, parent, capsys):
+def test_without_a_control_a_sweep_is_compared_with_the_parent_with_a_note(root, sweep, parent, capsys):
     record = sweep.record()
     without = tuple(replace(b, control=False) for b in record.branches)
     sweep.write_record(replace(record, parent=ParentRef(parent.id, 1), branches=without))
@@ -145,7 +145,7 @@ def test_without_a_control_a_sweep_is_compared_with_the_parent_and_that_is_said(
     assert "gone" in (page.write_all(sweep) or "")
 
 
-def test_a_child_is_compared_with_its_parent_and_that_is_said_plainly(root, parent, quick_child, capsys):
+def test_a_child_is_compared_with_its_parent_with_a_note(root, parent, quick_child, capsys):
     child = quick_child(f"{parent.id}@1", epochs=1, name="child", weights={"3": 4.0})
     found = comparison.compare(Root.open(root), ["child"])
     assert found.against == "the checkpoint it started from"
@@ -167,13 +167,13 @@ def test_experiments_are_compared_with_the_first(root, parent, quick_child):
     assert all(e.difference == 0 and e.label == NOISE for e in found.effects)
 
 
-def test_what_was_validated_on_other_images_is_refused(root, parent, quick_run):
+def test_experiments_validated_on_other_images_are_refused(root, parent, quick_run):
     other = quick_run(training={"epochs": 1}, data={"source": "digits", "split_seed": 5}, experiment={"name": "other"})
     with pytest.raises(InputError, match="not validated on the same images"):
         comparison.compare(Root.open(root), [parent.id, other.id])
 
 
-def test_missing_and_damaged_predictions_are_told(root, parent, quick_child):
+def test_missing_and_damaged_predictions_are_errors(root, parent, quick_child):
     child = quick_child(f"{parent.id}@1", epochs=1, name="child")
     file = child.folder / "val_predictions.parquet"
     file.write_bytes(file.read_bytes()[:100])
@@ -184,13 +184,13 @@ def test_missing_and_damaged_predictions_are_told(root, parent, quick_child):
         comparison.compare(Root.open(root), [parent.id, child.id])
 
 
-# From folders that nobody trained
+# Folders that were written without training
 
 CLASSES = ("a", "b", "c")
 BASE = (0.4, 0.7, 0.8)
 
 
-def test_a_parent_that_is_gone_is_not_taken_for_another(tmp_path):
+def test_a_deleted_parent_is_not_replaced_by_another_of_the_same_name(tmp_path):
     root = tmp_path / "e"
     made = sweep_of(root, CLASSES, BASE, {"x": ({"a": 2.0}, BASE)}, control=False)
     twin = makes(root, "parent", CLASSES, (0.1, 0.1, 0.1))
@@ -202,22 +202,22 @@ def test_a_parent_that_is_gone_is_not_taken_for_another(tmp_path):
         comparison.of_sweep(made)
 
 
-def test_an_exact_name_goes_before_the_start_of_another(tmp_path):
+def test_an_exact_name_overrides_the_beginning_of_another(tmp_path):
     root = tmp_path / "e"
     made = sweep_of(root, CLASSES, BASE, {"x": ({"a": 2.0}, BASE)})
     parent = made.record().parent.experiment
     made.folder.rename(made.folder.with_name("parent-sweep_20260102_030405"))
-    assert comparison.subject(Root.open(root), "parent").id == parent
-    assert comparison.subject(Root.open(root), "parent-").id == "parent-sweep_20260102_030405"
-    assert comparison.subject(Root.open(root), str(root / parent)).id == parent
+    assert resolve.find_any(Root.open(root), "parent").id == parent
+    assert resolve.find_any(Root.open(root), "parent-").id == "parent-sweep_20260102_030405"
+    assert resolve.find_any(Root.open(root), str(root / parent)).id == parent
     (root / "sweeps" / "parent-sweep_20260102_030405").rename(root / "sweeps" / "parent_20260102_030405")
-    with pytest.raises(AmbiguousReferenceError, match="fits a sweep and an experiment"):
-        comparison.subject(Root.open(root), "parent")
+    with pytest.raises(AmbiguousReferenceError, match="fits 1 sweep and 1 experiment"):
+        resolve.find_any(Root.open(root), "parent")
     with pytest.raises(NotFoundError):
-        comparison.subject(Root.open(root), "nothing")
+        resolve.find_any(Root.open(root), "nothing")
 
 
-def test_branches_whose_names_are_written_alike_stay_two():
+def test_branches_with_names_that_look_the_same_stay_separate():
     plan = [
         BranchRecord(name, seed=seed, weights=weights)
         for name, seed, weights in (
@@ -231,18 +231,18 @@ def test_branches_whose_names_are_written_alike_stay_two():
     assert list(comparison.grouped(twice)) == ["t1", "t2"]
 
 
-def test_one_damaged_branch_does_not_take_the_others_away(tmp_path):
+def test_a_damaged_branch_does_not_affect_the_others(tmp_path):
     made = sweep_of(tmp_path / "e", CLASSES, BASE, {"x": ({"a": 2.0}, BASE), "y": ({"b": 2.0}, BASE)}, seeds=(0,))
     found = made.experiments()
     (found["x"].folder / "val_predictions.parquet").write_bytes(b"torn")
     (found["y"].folder / "training_history.csv").write_text("val_acc,epoch\n0.5,1\n0.5\n")
     compared = comparison.of_sweep(made)
     assert [b.name for b in compared.branches] == ["y"]
-    assert any("x was left out: " in n and "is damaged" in n for n in compared.notes)
+    assert any("x is omitted: " in n and "is damaged" in n for n in compared.notes)
     assert (compared.branches[0].seconds, compared.branches[0].images) == (0.0, 0)
 
 
-def test_of_many_reasons_some_are_told(tmp_path):
+def test_an_error_with_many_reasons_names_some_of_them(tmp_path):
     made = sweep_of(tmp_path / "e", CLASSES, BASE, {f"x{i}": ({"a": 2.0 + i}, BASE) for i in range(12)}, seeds=(0,))
     for name, experiment in made.experiments().items():
         if name != "control":

@@ -1,4 +1,4 @@
-"""What differs between two experiments: all of it, and nothing else."""
+"""The differences between two experiments are complete, and nothing equal is among them."""
 
 from __future__ import annotations
 

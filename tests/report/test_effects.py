@@ -1,4 +1,4 @@
-"""The statistics of effects, against known truth: intervals cover what was planted, and noise is not called an effect."""
+"""The statistics of effects on made-up predictions: intervals cover the true effect, and noise is not called an effect."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_interval_covers_a_planted_effect(few_resamples):
     assert abs(covered / REPEAT - 0.95) <= slack, covered / REPEAT
 
 
-def test_without_any_effect_almost_nothing_is_called_one(few_resamples):
+def test_without_any_effect_almost_no_difference_is_called_real(few_resamples):
     wrong = 0
     for i in range(REPEAT // 3):
         found = effects.effects([pair(np.random.default_rng(i), 0.0) for _ in range(2)], CLASSES, seed=i)
@@ -65,7 +65,7 @@ def test_without_any_effect_almost_nothing_is_called_one(few_resamples):
     assert binomtest(wrong, REPEAT // 3, effects.LEVEL, alternative="greater").pvalue > 0.01, share
 
 
-def test_a_large_effect_is_found_and_only_there():
+def test_a_large_effect_is_found_and_nothing_else():
     found = effects.effects([pair(np.random.default_rng(1), 0.35)], CLASSES)
     assert one(found, "rare", "recall").label == BETTER
     assert one(found, "some", "recall").label == NOISE
@@ -81,7 +81,7 @@ def test_equal_networks_have_no_effect():
     assert all(e.low == e.high == 0 for e in found)
 
 
-def test_what_seeds_alone_can_do_is_no_effect():
+def test_a_difference_within_the_seed_variance_is_noise():
     # Seeds that scatter widely: the same difference is real where they agree, and noise where they do not.
     rng = np.random.default_rng(3)
     labels = np.repeat(np.arange(3), COUNTS)
@@ -131,7 +131,7 @@ def test_accuracy_is_tested_by_mcnemar_exactly():
 
 
 @pytest.mark.parametrize(("others", "resamples"), [(8, 400), pytest.param(90, 4000, marks=pytest.mark.slow)])
-def test_among_many_comparisons_a_strong_effect_still_counts(monkeypatch, others, resamples):
+def test_among_many_comparisons_a_strong_effect_stays_significant(monkeypatch, others, resamples):
     # A lone effect among a thousand must have p < 0.05 / 1000, which four thousand resamples cannot show.
     monkeypatch.setattr(effects, "RESAMPLES", resamples)
     strong = pair(np.random.default_rng(1), 0.45, seeds=2)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from raysweep.report import figures, predictions
+from raysweep.report.history import read_history
 from raysweep.report.predictions import Predictions
 
 NAMES = ("a", "a class with a very long name that must be wrapped and not cut off", "$x^{2$", "<script>", "ελληνικά")
@@ -23,17 +24,17 @@ def made_up(classes: int) -> Predictions:
 
 
 def edges_are_blank(png: bytes) -> bool:
-    """Whether no drawing touches the picture's border: something cut off would."""
+    """Whether nothing touches the picture's border, as something that is cut off would."""
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
     return all((edge == 255).all() for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
 
 
 @pytest.mark.parametrize("classes", [2, 5, 12, 40])
-def test_confusion_matrices_of_any_size_are_drawn_whole(classes):
+def test_no_confusion_matrix_is_cut_off(classes):
     assert edges_are_blank(figures.confusion_png(made_up(classes), "x" * 100))
 
 
-def test_a_class_without_images_divides_by_nothing():
+def test_a_class_without_images_does_not_divide_by_zero():
     found = made_up(5)
     without = Predictions(1, found.classes, np.zeros_like(found.labels), found.predicted, found.probabilities)
     assert edges_are_blank(figures.confusion_png(without, "only one class"))
@@ -43,8 +44,8 @@ def test_the_history_of_a_child_marks_the_fork(quick_run, quick_child):
     parent = quick_run(training={"epochs": 1})
     child = quick_child(f"{parent.id}@1", epochs=1)
     assert edges_are_blank((child.folder / "training_history.png").read_bytes())
-    history = figures.read_history(child)
-    assert history["epoch"] == [1, 2]
+    columns = read_history(child)
+    assert columns["epoch"] == [1, 2]
 
 
 def test_the_report_is_scikit_learns_for_the_best_epoch(quick_run):

@@ -1,4 +1,4 @@
-"""The report: complete, without requests or scripts, the same in every browser; texts of users stay texts."""
+"""The report is complete, makes no request, runs no script, and never takes a user's text for markup."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from raysweep.errors import NotFoundError
 from raysweep.report import commands, content, page
+from raysweep.report.sections import confusion, learning_curves
 from raysweep.store import layout
 from raysweep.store.experiment import Experiment
 from raysweep.store.root import Root
@@ -74,14 +75,14 @@ def test_it_has_every_part(text, sweep):
     ids = {a["id"] for _, a in found.tags if "id" in a}
     assert {"tree", "branches", "heat", "shares", "curves", "confusions", "commands"} <= ids
     words = " ".join(found.words)
-    for part in (sweep.id, "rare5", "What is more than noise", "better", "macro-F1", "450 validation images"):
+    for part in (sweep.id, "rare5", "Differences larger than noise", "better", "macro-F1", "450 validation images"):
         assert part in words
     assert re.search(r"rare5: F1 of rare \d\d\.\d → \d\d\.\d", words)
     heads = [t for t, _ in found.tags].count("svg")
     assert heads == 2 + 3  # macro-F1, accuracy, and a chart for each class
 
 
-def test_the_shares_are_those_of_the_rule(sweep):
+def test_shares_follow_from_counts_and_weights(sweep):
     found = content.of_sweep(sweep).shares
     cells = {row.name: dict(zip(found.classes, row.cells, strict=True)) for row in found.rows}
     assert cells["rare5"]["rare"].realised == pytest.approx(5 * 100 / 1400, abs=1e-3)
@@ -90,7 +91,7 @@ def test_the_shares_are_those_of_the_rule(sweep):
     assert cells["control"]["rare"].realised == pytest.approx(0.1)
 
 
-def test_nothing_is_fetched_and_nothing_runs(text):
+def test_the_page_makes_no_request_and_runs_no_script(text):
     for tag, attributes in Parsed(text).tags:
         assert tag not in ("script", "iframe", "img", "object", "embed", "base", "form")
         assert not [a for a in attributes if a.startswith("on")]
@@ -109,7 +110,7 @@ def test_a_class_named_like_a_script_stays_text(text):
     assert EVIL in "".join(Parsed(text).words)
 
 
-def test_what_would_steer_a_reader_is_taken_out(tmp_path):
+def test_marks_of_writing_direction_and_markup_in_class_names_are_replaced(tmp_path):
     classes = ("a\u202eb", '"><b onmouseover=x>', "{{ 7 * 7 }}")
     sweep = sweep_of(tmp_path / "e", classes, BASE, {"x": ({classes[0]: 2.0}, BASE)}, seeds=(0,))
     text = page.html(content.of_sweep(sweep))
@@ -119,11 +120,11 @@ def test_what_would_steer_a_reader_is_taken_out(tmp_path):
     assert "{{ 7 * 7 }}" in "".join(found.words)
 
 
-def test_nothing_better_names_no_winner(tmp_path):
+def test_without_a_real_difference_the_page_names_no_winner(tmp_path):
     sweep = sweep_of(tmp_path / "e", ("a", "b", "c"), BASE, {"x": ({"a": 2.0}, BASE), "y": ({"b": 2.0}, BASE)})
     found = content.of_sweep(sweep)
-    assert [label for label, _ in found.verdicts] == ["nothing"]
-    assert "Nothing is larger than noise" in page.html(found)
+    assert [v.label for v in found.verdicts] == ["nothing"]
+    assert "No difference is larger than noise" in page.html(found)
 
 
 def test_a_sweep_without_a_control_says_so(tmp_path):
@@ -143,16 +144,16 @@ def test_a_sweep_that_cannot_be_compared_still_has_a_page(tmp_path):
 
 
 def test_many_classes_and_branches_stay_readable(tmp_path, monkeypatch):
-    monkeypatch.setattr(content, "MOST_CELLS", 2)
+    monkeypatch.setattr(confusion, "MOST_CLASSES", 2)
     monkeypatch.setattr(content, "MOST_BRANCHES", 2)
-    monkeypatch.setattr(content, "MOST_PANELS", 1)
+    monkeypatch.setattr(learning_curves, "MOST_PANELS", 1)
     sweep = sweep_of(
         tmp_path / "e", ("a", "b", "c"), BASE, {f"x{i}": ({"a": 1.0 + i}, BASE) for i in range(1, 5)}, seeds=(0,)
     )
     found = content.of_sweep(sweep)
     assert found.branches[0].name == "control"
     assert len(found.branches) == 2
-    assert any("2 best of 5" in n for n in found.notes)
+    assert any("best 2 of 5" in n for n in found.notes)
     assert len(found.panels) == 3
     assert found.confusions[0].most
     Parsed(page.html(found))
@@ -191,12 +192,12 @@ def test_commands_name_what_differs(sweep):
     assert found["the whole sweep"].startswith("raysweep branch --from parent_")
 
 
-def test_a_command_makes_the_same_bits(quick_run, quick_child, capsys, tmp_path):
+def test_a_command_reproduces_the_weights_bit_by_bit(quick_run, quick_child, capsys, tmp_path):
     parent = quick_run(training={"epochs": 2})
     overrides = {"seed": 3, "training": {"learning_rate": 0.002}}
     child = quick_child(f"{parent.id}@1", epochs=1, name="child", weights={"3": 4.0}, overrides=overrides)
-    (told,) = content.of_experiment(parent.root, child).commands
-    words = shlex.split(told.command)
+    (found,) = content.of_experiment(parent.root, child).commands
+    words = shlex.split(found.command)
     code, _, err = run_cli(capsys, *words[1:], "--name", "again")
     assert code == 0, err
     (again,) = parent.folder.parent.glob("again_*")
@@ -213,14 +214,14 @@ def test_in_a_browser(browser, sweep, tmp_path, text, scheme, width):
     file.write_text(text)
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     tab = context.new_page()
-    told: list[str] = []
-    tab.on("console", lambda m: told.append(m.text))
-    tab.on("pageerror", lambda e: told.append(str(e)))
-    tab.on("dialog", lambda d: (told.append("dialog"), d.dismiss()))
+    messages: list[str] = []
+    tab.on("console", lambda m: messages.append(m.text))
+    tab.on("pageerror", lambda e: messages.append(str(e)))
+    tab.on("dialog", lambda d: (messages.append("dialog"), d.dismiss()))
     requests: list[str] = []
     tab.on("request", lambda r: requests.append(r.url))
     tab.goto(file.as_uri())
-    assert told == []
+    assert messages == []
     assert [r for r in requests if not r.startswith("data:")] == [file.as_uri()]
     assert tab.evaluate("document.documentElement.scrollWidth") <= width  # wide tables scroll by themselves
     assert tab.locator("#tree .row").count() == 1 + len(sweep.record().branches)
@@ -236,7 +237,7 @@ def test_in_a_browser(browser, sweep, tmp_path, text, scheme, width):
     dark = sum(map(int, re.findall(r"\d+", back)[:3])) < 200
     assert dark == (scheme == "dark")
     assert (sum(map(int, re.findall(r"\d+", ink)[:3])) > 500) == dark
-    # No chart is drawn in a colour that the page has as its ground.
+    # The charts' lines and text have the page's text colour, which differs from its background.
     assert tab.evaluate("getComputedStyle(document.querySelector('#curves svg')).color") == ink
     context.close()
 
@@ -250,11 +251,11 @@ def test_in_print(browser, tmp_path, text):
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert tab.pdf(format="A4").startswith(b"%PDF")
     shown = [label.inner_text() for label in tab.locator("#heat label").all() if label.is_visible()]
-    assert shown == ["F1"]  # of the three the one that is chosen
+    assert shown == ["F1"]  # only the chosen one of the three
     tab.close()
 
 
-def test_what_cannot_be_compared_is_limited_too(tmp_path, monkeypatch):
+def test_branches_without_a_comparison_are_limited_too(tmp_path, monkeypatch):
     monkeypatch.setattr(content, "MOST_BRANCHES", 3)
     sweep = sweep_of(
         tmp_path / "e", ("a", "b", "c"), BASE, {f"x{i}": ({"a": 2.0 + i}, BASE) for i in range(6)}, seeds=(0,)
@@ -263,7 +264,7 @@ def test_what_cannot_be_compared_is_limited_too(tmp_path, monkeypatch):
         (experiment.folder / layout.PREDICTIONS).unlink()
     found = content.of_sweep(sweep)
     assert len(found.branches) == len(found.shares.rows) == len(found.legend) == 3
-    assert any("3 first of 7" in n for n in found.notes)
+    assert any("first 3 of 7" in n for n in found.notes)
 
 
 def test_an_old_folder_has_curves(tmp_path):
@@ -278,27 +279,27 @@ def test_an_old_folder_has_curves(tmp_path):
     assert len(re.findall(r"<use ", panel.svg)) > 6  # ticks, and a marker for each epoch
 
 
-def test_commands_of_children_that_began_in_special_ways(tmp_path):
+def test_commands_of_children_with_special_parents_and_overrides(tmp_path):
     root = tmp_path / "e"
     parent = made(root, "parent", ("a", "b", "c"), BASE)
     child = made(root, "kid", ("a", "b", "c"), BASE, parent=parent)
     config = child.config()
 
-    def told(**changes) -> str:
+    def command(**changes) -> str:
         child.write_config(replace(config, **changes))
         return commands.of_child(child)
 
     ending = f" --root {root}"
-    assert told() == f"raysweep resume --from {parent.id}@2 --epochs 2{ending}"
-    assert told(fresh_optimizer=True) == f"raysweep resume --from {parent.id}@2 --epochs 2 --weights-only{ending}"
+    assert command() == f"raysweep resume --from {parent.id}@2 --epochs 2{ending}"
+    assert command(fresh_optimizer=True) == f"raysweep resume --from {parent.id}@2 --epochs 2 --weights-only{ending}"
     within = replace(config.parent, batch=7, file="/x y/checkpoint_epoch_3_batch_7.pt")
-    assert "--from '/x y/checkpoint_epoch_3_batch_7.pt'" in told(parent=within)
+    assert "--from '/x y/checkpoint_epoch_3_batch_7.pt'" in command(parent=within)
     stray = replace(config.parent, experiment="elsewhere", file="/tmp/a.pt")
-    assert "--from /tmp/a.pt" in told(parent=stray)
+    assert "--from /tmp/a.pt" in command(parent=stray)
     text = (child.folder / layout.LINEAGE).read_text()
     given = '"RESUME_FROM_CHECKPOINT", "given": {"data.path": "my images", "data.classes": ["b", "a", "c"]}'
     (child.folder / layout.LINEAGE).write_text(text.replace('"RESUME_FROM_CHECKPOINT"', given))
-    assert """'data.path="my images"' 'data.classes=["b", "a", "c"]'""" in told()
+    assert """'data.path="my images"' 'data.classes=["b", "a", "c"]'""" in command()
     assert commands.settings_of(parent) is not None
     parent.write_config(replace(parent.config(), imported_from={"folder": "x"}))
     assert commands.settings_of(parent) is None

@@ -1,4 +1,4 @@
-"""The next grid: what is known to help goes further, what hurts goes back, noise is not chased."""
+"""The suggested grid goes further where a weight helped, back where it hurt, and does not react to noise."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BASE = (0.4, 0.7, 0.8)
 def comparison(
     truth: dict[str, dict[float, float]], points: list[dict[str, float]], error: float = 0.005
 ) -> Comparison:
-    """Branches whose macro-F1 is the sum of what their weights do by themselves."""
+    """Branches whose macro-F1 is the sum of the effects that ``truth`` gives for each of their weights."""
     branches, rows = [], []
     for i, point in enumerate(points):
         name = f"b{i}"
@@ -48,12 +48,12 @@ def product(**lists: list[float]) -> list[dict[str, float]]:
 
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For effects that are large, where their size is not what the test is about."""
+    """Fewer resamples, for tests with large effects that do not depend on their exact size."""
     monkeypatch.setattr(effects, "RESAMPLES", 400)
     monkeypatch.setattr(effects, "MORE_RESAMPLES", 4000)
 
 
-def test_what_each_weight_does_is_told_apart():
+def test_the_effect_of_each_weight_is_estimated():
     truth = {"rare": {3.0: 0.03, 5.0: 0.05}, "some": {2.0: -0.02}}
     levels, mixed = suggestion.responses(comparison(truth, product(rare=[1.0, 3.0, 5.0], some=[1.0, 2.0])), "macro_f1")
     assert mixed == []
@@ -65,12 +65,12 @@ def test_what_each_weight_does_is_told_apart():
             assert 0.002 < level.error < 0.006
 
 
-def test_what_was_only_varied_together_is_said():
+def test_classes_that_were_always_varied_together_are_named():
     levels, mixed = suggestion.responses(
         comparison({"rare": {3.0: 0.03}, "some": {2.0: 0.03}}, [{"rare": 3.0, "some": 2.0}]), "macro_f1"
     )
     assert mixed == ["rare", "some"]
-    assert levels["rare"][0].effect == pytest.approx(0.03)  # shared out
+    assert levels["rare"][0].effect == pytest.approx(0.03)  # divided among the two
 
 
 @pytest.mark.parametrize(
@@ -78,23 +78,23 @@ def test_what_was_only_varied_together_is_said():
     [
         ([(3.0, 0.03)], [3.0, 6.0], "nothing higher was tried"),
         ([(2.0, 0.02), (4.0, 0.05)], [4.0, 8.0], "nothing higher"),
-        ([(2.0, 0.05), (4.0, 0.01)], [1.41, 2.0, 2.83], "look closer"),
+        ([(2.0, 0.05), (4.0, 0.01)], [1.41, 2.0, 2.83], "close to it"),
         ([(0.5, 0.05)], [0.25, 0.5], "nothing lower"),
         ([(3.0, -0.05)], [0.667, 1.0], "fewer images"),
         ([(3.0, 0.001)], [], "noise"),
         ([(3.0, 0.007)], [1.0, 3.0], "may be noise"),
-        ([(0.5, -0.05)], [], "stays at 1"),
+        ([(0.5, -0.05)], [], "keep 1"),
         ([(0.0, 0.05)], [0.0], "nothing lower"),
     ],
 )
-def test_where_to_go_from_what_was_seen(levels, expected, words):
+def test_the_next_weights_follow_from_the_measured_effects(levels, expected, words):
     tried = [suggestion.Level(w, e, 0.005) for w, e in levels]
     choice = suggestion._next("rare", 1.0, tried, "macro-F1")
     assert choice.weights == expected
     assert words in choice.why
 
 
-def test_a_class_that_paid_for_it_is_given_back():
+def test_a_class_that_became_worse_is_shown_more_often():
     found = comparison({"rare": {3.0: 0.05}}, [{"rare": 3.0}])
     found.effects[-1] = Effect("b0", "many", "f1", 0.8, 0.7, -0.1, -0.14, -0.06, 0.0, 0.0, None, WORSE)
     (choice,) = suggestion._given_back(found, "b0", {"many": 2.0}, {"rare"})
@@ -102,7 +102,7 @@ def test_a_class_that_paid_for_it_is_given_back():
     assert "fell by 10.0 points" in choice.why
 
 
-def test_a_real_sweep_gets_a_grid_that_can_be_run(few_resamples, tmp_path, capsys):
+def test_the_suggestion_for_a_sweep_is_a_valid_grid(few_resamples, tmp_path, capsys):
     root = tmp_path / "experiments"
     sweep = sweep_of(
         root, CLASSES, BASE, {"r3": ({"rare": 3.0}, (0.8, 0.7, 0.8)), "r6": ({"rare": 6.0}, (0.95, 0.7, 0.8))}
@@ -128,7 +128,7 @@ def test_a_real_sweep_gets_a_grid_that_can_be_run(few_resamples, tmp_path, capsy
     assert run_cli(capsys, "suggest", "parent", "--root", root)[0] == 2
 
 
-def test_noise_is_answered_with_seeds_not_with_other_ratios(tmp_path):
+def test_for_noise_more_seeds_are_suggested_instead_of_other_ratios(tmp_path):
     sweep = sweep_of(tmp_path / "e", CLASSES, BASE, {"r": ({"rare": 3.0}, BASE), "m": ({"many": 2.0}, BASE)})
     found = suggestion.suggest(sweep)
     assert len(found.seeds) == 4
@@ -138,7 +138,7 @@ def test_noise_is_answered_with_seeds_not_with_other_ratios(tmp_path):
     grids.check(yaml.safe_load(suggestion.as_yaml(found)))
 
 
-def test_one_seed_gets_three(tmp_path):
+def test_after_one_seed_three_are_suggested(tmp_path):
     sweep = sweep_of(tmp_path / "e", CLASSES, BASE, {"r": ({"rare": 3.0}, (0.95, 0.7, 0.8))}, seeds=(5,))
     assert suggestion.suggest(sweep).seeds == [5, 6, 7]
 
@@ -159,7 +159,7 @@ def test_any_class_name_makes_a_grid_that_reads_back(few_resamples, tmp_path, na
     assert name in grids.read(file).weights
 
 
-def test_there_are_never_too_many_points():
+def test_the_number_of_points_is_limited():
     choices = [suggestion.Choice(str(i), [1.0, 2.0, 3.0], "") for i in range(6)]
     notes: list[str] = []
     few = suggestion._few(choices, notes)
@@ -167,13 +167,13 @@ def test_there_are_never_too_many_points():
     assert len(notes) == 1
 
 
-def test_without_a_control_nothing_is_credited_to_the_weights(tmp_path):
+def test_a_sweep_without_a_control_is_refused(tmp_path):
     sweep = sweep_of(tmp_path / "e", CLASSES, BASE, {"r": ({"rare": 3.0}, (0.9, 0.9, 0.9))}, control=False)
     with pytest.raises(InputError, match="no finished control"):
         suggestion.suggest(sweep)
 
 
-def test_a_class_that_was_left_out_is_brought_back_by_more_than_nothing():
+def test_for_a_class_of_weight_zero_weights_above_zero_are_suggested():
     found = comparison({"rare": {3.0: 0.05}}, [{"rare": 3.0}])
     found.effects[-1] = Effect("b0", "many", "f1", 0.8, 0.7, -0.1, -0.14, -0.06, 0.0, 0.0, None, WORSE)
     (choice,) = suggestion._given_back(found, "b0", {"many": 0.0}, {"rare"})

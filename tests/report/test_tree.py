@@ -1,4 +1,4 @@
-"""The lineage tree: complete whatever the folders say, in the terminal, as JSON and as a picture."""
+"""The lineage tree is complete for any folders: in the terminal, as JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def family(tmp_path):
     return tmp_path, top, control, heavy, grand
 
 
-def test_where_the_log_does_not_tell_the_change_the_two_configurations_do(tmp_path):
+def test_the_change_comes_from_the_configurations_if_the_log_does_not_have_it(tmp_path):
     top = made(tmp_path, "top", weights={"a": 2.0, "b": 1.0})
     child = made(tmp_path, "child", top, 3, {"a": 2.0, "b": 0.5}, log=False)
     assert tree.build(Root.open(tmp_path))[child].change == {"b": (1.0, 0.5)}
 
 
-def test_lines_tell_the_change_on_every_edge(family):
+def test_lines_show_the_change_on_every_edge(family):
     root, top, control, heavy, grand = family
     found = list(tree.lines(tree.build(Root.open(root))))
     assert [(guides, i) for guides, i, _ in found] == [
@@ -60,7 +60,7 @@ def test_lines_tell_the_change_on_every_edge(family):
     ]
 
 
-def test_only_the_line_of_one(family):
+def test_the_tree_of_one_experiment_has_its_ancestors_and_descendants(family):
     root, top, _, heavy, grand = family
     assert set(tree.build(Root.open(root), "heavy")) == {top, heavy, grand}
     assert set(tree.build(Root.open(root), grand)) == {top, heavy, grand}
@@ -68,7 +68,7 @@ def test_only_the_line_of_one(family):
         tree.build(Root.open(root), "nothing")
 
 
-def test_rows_for_programs_come_parents_first(family):
+def test_rows_list_parents_before_children(family):
     root, top, *_ = family
     rows = tree.rows(tree.build(Root.open(root)))
     seen: set[str] = set()
@@ -79,11 +79,11 @@ def test_rows_for_programs_come_parents_first(family):
     assert len(rows[0]["children"]) == 2
 
 
-def test_a_parent_that_is_elsewhere_is_shown_and_said_to_be(tmp_path):
+def test_a_parent_that_is_not_under_the_root_is_shown_with_a_note(tmp_path):
     child = made(tmp_path, "orphan", "gone_20250101_000000", 4, {"a": 2.0, "b": 1.0})
     found = list(tree.lines(tree.build(Root.open(tmp_path))))
     assert found[0][1:] == ("gone_20250101_000000", "not under this root")
-    assert found[1][:2] == ("└─ @4 a 1→2  ", child)  # told by the child's own log
+    assert found[1][:2] == ("└─ @4 a 1→2  ", child)  # from the child's own log
 
 
 def test_circles_and_long_chains_end(tmp_path):
@@ -97,7 +97,7 @@ def test_circles_and_long_chains_end(tmp_path):
     assert len(list(tree.lines(nodes))) == 3000
 
 
-def test_the_picture_is_drawn_whole(family):
+def test_nothing_of_the_picture_is_cut_off(family):
     assert edges_are_blank(tree.picture(tree.build(Root.open(family[0]))))
 
 

@@ -1,4 +1,4 @@
-"""Trackers show what the history says, once, whatever interrupts a run; and no trouble of theirs touches the training."""
+"""Trackers show every epoch of the history once, whatever interrupts a run, and their errors do not affect the training."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ class Runs:
     def launch(self, job: Any, fitted: Any, progress: Any) -> Any:
         from raysweep.training.loop import train
 
-        return train(job, tracking.Telling(progress, self.stop_after))
+        return train(job, tracking.Forwarding(progress, self.stop_after))
 
     def run(self, **sections: Any) -> Experiment:
         plan = experiment_plan.plan_experiment(small_settings(self.root, **load_config.merge(EPOCHS, sections)))
         return launching.run(plan, self.events.append).experiment
 
     def interrupted(self, after: int, **sections: Any) -> Experiment:
-        """A run that was stopped after so many batches; an epoch has three."""
+        """A run that was stopped after this many batches; an epoch has three."""
         self.stop_after = after
         with pytest.raises(Interrupted):
             self.run(**sections)
         self.stop_after = None
         return Experiment(max(self.root.glob("small_*"), key=lambda p: p.stat().st_mtime))
 
-    def go_on(self, experiment: Experiment) -> Experiment:
+    def resume(self, experiment: Experiment) -> Experiment:
         return continue_experiment(Root.open(self.root), experiment.id, progress=self.events.append).experiment
 
     def child(self, reference: str, **options: Any) -> Experiment:
@@ -94,13 +94,13 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trackers in this process: quick, and an error of theirs fails the test."""
+    """Run trackers in this process, which is quick and makes their errors fail the test."""
     monkeypatch.setattr(dispatch, "Process", tracking.Here)
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One MLflow database for all tests: to make its tables takes seconds."""
+    """One MLflow database for all tests, because creating its tables takes seconds."""
     pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'raysweep[mlflow]'")
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'runs.db'}"
 
@@ -111,7 +111,7 @@ def notes(experiment: Experiment) -> list[str]:
 
 @pytest.fixture(scope="module")
 def untracked(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The bits of an untracked run."""
+    """The hash of the weights of a run without trackers."""
     from raysweep.launch.workers import start as workers
 
     runs = Runs(tmp_path_factory.mktemp("untracked"))
@@ -125,7 +125,7 @@ def untracked(tmp_path_factory: pytest.TempPathFactory) -> str:
 # --- TensorBoard ------------------------------------------------------------------------------------------------------
 
 
-def test_tensorboard_shows_the_history_without_being_asked_and_changes_no_bit(runs, untracked):
+def test_tensorboard_shows_the_history_by_default_and_changes_no_bit(runs, untracked):
     run = runs.run()
     assert board(run.folder) == history(run.folder, single=True)
     assert len(board(run.folder)) == 9 - 1 + 60 + 1
@@ -148,7 +148,7 @@ def test_tensorboard_itself_reads_the_file(runs):
     assert set(seen.Tags()["tensors"]) == {"experiment/text_summary", "settings/text_summary"}
 
 
-def test_every_epoch_is_there_as_soon_as_it_is_told(runs):
+def test_tensorboard_has_every_epoch_as_soon_as_it_is_reported(runs):
     told: list[int] = []
     seen: list[int] = []
 
@@ -157,7 +157,7 @@ def test_every_epoch_is_there_as_soon_as_it_is_told(runs):
             told.append(event.epoch)
         if isinstance(event, BatchDone) and told:
             (folder,) = runs.root.glob("small_*")
-            # The next epoch may be committed already, and not yet told.
+            # The next epoch may be committed already but not reported yet.
             written = {name: points[: len(told)] for name, points in history(folder, single=True).items()}
             assert board(folder) == written
             seen.append(len(told))
@@ -184,38 +184,38 @@ def open_board() -> Callable[[Experiment], Any]:
 def test_a_continued_run_has_every_point_once(runs, after, untracked, open_board):
     run = runs.interrupted(after)
     before = event_files(run.folder) if after >= 3 else []
-    run = runs.go_on(run)
+    run = runs.resume(run)
     assert board(run.folder) == history(run.folder, single=True) == in_tensorboard(open_board(run))
     assert [e for e, _ in board(run.folder)["val_loss"]] == [1, 2, 3]
-    assert event_files(run.folder)[:-1] == before  # TensorBoard reads on in what comes later
+    assert event_files(run.folder)[:-1] == before  # TensorBoard reads the newer files after them
     assert weights_hash(run) == untracked
 
 
-def test_a_sync_without_news_writes_nothing(runs):
+def test_a_sync_with_nothing_new_writes_nothing(runs):
     run = runs.run()
     (path,) = event_files(run.folder)
     whole = path.read_bytes()
     for tracker in (trackers.make("tensorboard"), trackers.make("tensorboard")):
         tracker.sync(snapshot.read(run.folder))
         tracker.sync(snapshot.read(run.folder))
-    runs.go_on(run)
+    runs.resume(run)
     assert event_files(run.folder) == [path]
     assert path.read_bytes() == whole
     (run.folder / "tensorboard" / "tracker_tensorboard.json").unlink()
     path.unlink()
     (run.folder / "tensorboard").rmdir()
-    runs.go_on(run)
+    runs.resume(run)
     assert board(run.folder) == history(run.folder, single=True)
 
 
-def test_a_file_that_a_kill_tore_is_read_as_far_as_it_is_whole_and_then_all_is_shown_once(runs, open_board):
+def test_a_file_torn_by_a_kill_shows_its_whole_records_and_after_a_sync_every_point_once(runs, open_board):
     run = runs.run()
     wanted = history(run.folder, single=True)
     (first,) = event_files(run.folder)
     whole = first.read_bytes()
     for kept in (len(whole) - 1, len(whole) // 2, 1, 0):
         first.write_bytes(whole[:kept])
-        for path in (run.folder / "tensorboard").iterdir():  # a kill: nothing was noted, and nothing came behind
+        for path in (run.folder / "tensorboard").iterdir():  # after a kill there is no state and no later file
             if path != first:
                 path.unlink()
         seen = open_board(run)
@@ -226,16 +226,16 @@ def test_a_file_that_a_kill_tore_is_read_as_far_as_it_is_whole_and_then_all_is_s
         assert board(run.folder) == wanted == in_tensorboard(open_board(run)) == in_tensorboard(seen.Reload())
 
 
-def test_a_tensorboard_that_is_open_shows_epochs_that_were_trained_anew_once(runs, open_board):
+def test_an_open_tensorboard_shows_epochs_that_were_trained_anew_once(runs, open_board):
     run = runs.run()
     seen = open_board(run)
     newest = run.folder / run.entry("latest").file
     newest.write_bytes(newest.read_bytes()[:-100])
-    run = runs.go_on(run)
+    run = runs.resume(run)
     assert in_tensorboard(seen.Reload()) == history(run.folder, single=True)
 
 
-def test_a_write_that_fails_is_made_good_by_the_next_sync(runs, monkeypatch, open_board):
+def test_the_next_sync_repairs_a_failed_write(runs, monkeypatch, open_board):
     from tensorboardX.event_file_writer import EventsWriter
 
     run = runs.interrupted(5)
@@ -257,7 +257,7 @@ def test_a_write_that_fails_is_made_good_by_the_next_sync(runs, monkeypatch, ope
     assert board(run.folder) == history(run.folder, single=True) == in_tensorboard(open_board(run))
 
 
-def test_a_link_in_the_place_of_the_events_is_not_followed(runs, tmp_path):
+def test_an_event_file_that_is_a_symbolic_link_is_not_followed(runs, tmp_path):
     run = runs.run()
     (path,) = event_files(run.folder)
     other = tmp_path / "other"
@@ -270,14 +270,14 @@ def test_a_link_in_the_place_of_the_events_is_not_followed(runs, tmp_path):
     assert board(run.folder) == history(run.folder, single=True)
 
 
-def test_epochs_that_are_trained_anew_take_the_place_of_the_old_ones(runs, database, here):
+def test_epochs_that_are_trained_anew_replace_the_old_ones(runs, database, here):
     run = runs.run(trackers={"mlflow": {"uri": database}})
     first = mlflow_run(run.folder).info.run_id
     measured = [history(run.folder)[c] for c in ("seconds", "images_per_second")]
     newest = run.folder / run.entry("latest").file
     newest.write_bytes(newest.read_bytes()[:-100])
-    run = runs.go_on(run)
-    # Measured again; one of the two alone may come out the same.
+    run = runs.resume(run)
+    # Both are measured anew; one of the two alone may have the same value by chance.
     assert [history(run.folder)[c] for c in ("seconds", "images_per_second")] != measured
     assert board(run.folder) == history(run.folder, single=True)
     assert mlflow_curves(run.folder) == history(run.folder)
@@ -288,13 +288,13 @@ def test_verify_replays_an_epoch_without_tracking_it(runs, here, database, monke
     run = runs.run(trackers={"mlflow": {"uri": database}})
     asked: list[configuration.TrackersSection] = []
     section = snapshot.section
-    monkeypatch.setattr(snapshot, "section", lambda told: asked.append(section(told)) or asked[-1])
+    monkeypatch.setattr(snapshot, "section", lambda config: asked.append(section(config)) or asked[-1])
     replay.replay(Root.open(runs.root), run, run.entry("1"), run.entry("2"))
     assert asked
-    assert all(not told.tensorboard and not trackers.asked_for(told) for told in asked)
+    assert all(not found.tensorboard and not trackers.asked_for(found) for found in asked)
 
 
-def test_on_an_object_store_another_machine_goes_on_with_the_same_curve(s3_port, tmp_path):
+def test_on_an_object_store_another_machine_continues_the_same_curve(s3_port, tmp_path):
     from raysweep.store.remote import copies
     from tests.store.remote.objectstore import emptied
     from tests.store.remote.test_mirror import make
@@ -342,36 +342,36 @@ def test_mlflow_has_the_history_the_settings_and_the_ratio(runs, database, here,
     assert weights_hash(run) == untracked
 
 
-def test_mlflow_goes_on_with_the_same_run_after_an_interruption(runs, database, here):
+def test_mlflow_continues_the_same_run_after_an_interruption(runs, database, here):
     run = runs.interrupted(5, trackers={"mlflow": {"uri": database}})
     before = mlflow_run(run.folder)
     assert before.info.status == "KILLED"
     assert mlflow_curves(run.folder) == history(run.folder)
-    run = runs.go_on(run)
+    run = runs.resume(run)
     assert mlflow_run(run.folder).info.run_id == before.info.run_id
     assert mlflow_run(run.folder).info.status == "FINISHED"
     assert mlflow_curves(run.folder) == history(run.folder)
 
 
-def test_what_a_kill_kept_back_comes_later_and_what_was_sent_twice_stands_once(runs, database, here):
+def test_mlflow_gets_unsent_points_later_and_keeps_points_sent_twice_once(runs, database, here):
     run = runs.run(trackers={"mlflow": {"uri": database}})
-    memory = run.folder / "tracker_mlflow.json"
-    told = json.loads(memory.read_text())
-    memory.write_text(
+    state_file = run.folder / "tracker_mlflow.json"
+    told = json.loads(state_file.read_text())
+    state_file.write_text(
         json.dumps(told | {"rows": 1, "digest": snapshot.read(run.folder).digest(1), "status": "running"})
     )
-    runs.go_on(run)  # it has all its epochs: only the trackers are brought up to date
+    runs.resume(run)  # it has all its epochs: only the trackers are brought up to date
     assert mlflow_curves(run.folder) == history(run.folder)
-    assert json.loads(memory.read_text()) == told
+    assert json.loads(state_file.read_text()) == told
 
 
-def test_a_run_that_somebody_deleted_in_mlflow_is_made_again(runs, database, here):
+def test_a_run_that_somebody_deleted_in_mlflow_is_created_again(runs, database, here):
     from mlflow import MlflowClient
 
     run = runs.interrupted(5, trackers={"mlflow": {"uri": database}})
     old = mlflow_run(run.folder).info.run_id
     MlflowClient(database).delete_run(old)
-    run = runs.go_on(run)
+    run = runs.resume(run)
     assert mlflow_run(run.folder).info.run_id != old
     assert mlflow_curves(run.folder) == history(run.folder)
 
@@ -399,15 +399,15 @@ def test_a_relative_database_is_found_again_from_another_folder(runs, database, 
     monkeypatch.chdir(place.parent)
     run = runs.interrupted(5, trackers={"mlflow": {"uri": f"sqlite:///{place.name}"}})
     monkeypatch.chdir(tmp_path)
-    run = runs.go_on(run)
+    run = runs.resume(run)
     assert mlflow_curves(run.folder) == history(run.folder)
     assert not (tmp_path / place.name).exists()
 
 
-# --- processes of their own ---------------------------------------------------------------------------------------------
+# --- trackers in their own processes ------------------------------------------------------------------------------------
 
 
-def test_mlflow_in_its_process_has_everything_when_the_run_returns(runs, database, untracked):
+def test_mlflow_in_its_own_process_has_everything_when_the_run_returns(runs, database, untracked):
     started: list[dispatch.Process] = []
     original = dispatch.Process.__init__
     with pytest.MonkeyPatch.context() as patch:
@@ -423,11 +423,11 @@ def test_mlflow_in_its_process_has_everything_when_the_run_returns(runs, databas
 
 def test_wandb_offline_has_the_history_once_after_an_interruption(runs, monkeypatch):
     pytest.importorskip("wandb", reason="W&B is not installed: pip install 'raysweep[wandb]'")
-    monkeypatch.setenv("WANDB_MODE", "offline")  # it goes before the option
+    monkeypatch.setenv("WANDB_MODE", "offline")  # it overrides the option
     run = runs.interrupted(5, trackers={"wandb": {"mode": "online"}})
     told = json.loads((run.folder / "tracker_wandb.json").read_text())["ids"]
     assert tracking.wandb_curves(run.folder) == history(run.folder)
-    run = runs.go_on(run)
+    run = runs.resume(run)
     assert json.loads((run.folder / "tracker_wandb.json").read_text())["ids"] == told
     assert tracking.wandb_curves(run.folder) == history(run.folder)  # one folder, for one `wandb sync`
     assert runs.warnings == []
@@ -437,30 +437,30 @@ def test_trackio_has_the_history_once_after_an_interruption(runs, tmp_path, monk
     pytest.importorskip("trackio", reason="trackio is not installed: pip install 'raysweep[trackio]'")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     run = runs.interrupted(5, trackers={"trackio": {}})
-    memory = run.folder / "tracker_trackio.json"
-    told = json.loads(memory.read_text())
+    state_file = run.folder / "tracker_trackio.json"
+    told = json.loads(state_file.read_text())
     assert tracking.trackio_curves(run.folder, tmp_path / "trackio") == history(run.folder)
-    memory.write_text(
+    state_file.write_text(
         json.dumps(told | {"rows": 0, "digest": snapshot.read(run.folder).digest(0)})
-    )  # a kill kept it from noting
-    run = runs.go_on(run)
-    assert json.loads(memory.read_text())["ids"] == told["ids"]
+    )  # as if a kill had come before it recorded what it sent
+    run = runs.resume(run)
+    assert json.loads(state_file.read_text())["ids"] == told["ids"]
     assert tracking.trackio_curves(run.folder, tmp_path / "trackio") == history(run.folder)
     assert runs.warnings == []
 
 
-def test_a_trackers_process_ends_with_the_one_that_asks_it():
+def test_a_trackers_process_exits_when_the_driver_dies():
     process = dispatch.Process("mlflow")
     os.set_blocking(process.pipe, True)
     assert process.process.stdin is not None
-    process.process.stdin.close()  # as the kernel does it for a process that was killed
+    process.process.stdin.close()  # as the kernel does for a process that was killed
     assert process.process.wait(timeout=200) == 1
 
 
-# --- trouble ------------------------------------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------------------------
 
 
-def test_trouble_with_tensorboard_is_said_once_and_changes_no_bit(runs, untracked, monkeypatch):
+def test_an_error_of_tensorboard_is_printed_once_and_changes_no_bit(runs, untracked, monkeypatch):
     monkeypatch.setattr(
         lineage, "open_log", _then(lineage.open_log, lambda folder: (folder / "tensorboard").write_text("x"))
     )
@@ -473,12 +473,12 @@ def test_trouble_with_tensorboard_is_said_once_and_changes_no_bit(runs, untracke
     assert note.startswith("TensorBoard could not be written: ")
     assert f"`raysweep continue {run.id}` brings it up to date" in note
     (run.folder / "tensorboard").unlink()
-    runs.go_on(run)
+    runs.resume(run)
     assert board(run.folder) == history(run.folder, single=True)
     assert len(notes(run)) == 1
 
 
-def test_one_trackers_trouble_is_not_the_others(runs, database, here, monkeypatch):
+def test_an_error_of_one_tracker_does_not_affect_the_others(runs, database, here, monkeypatch):
     monkeypatch.setattr(
         lineage, "open_log", _then(lineage.open_log, lambda folder: (folder / "tensorboard").write_text("x"))
     )
@@ -510,11 +510,13 @@ def test_a_tracker_that_hangs_or_dies_is_given_up_at_the_end(runs, untracked, mo
     assert [w for w in runs.warnings if why in w] == runs.warnings
     assert len(runs.warnings) == 1
     (note,) = notes(run)
-    assert note.startswith(f"MLflow could not be written: {why}; it is behind")
+    assert note.startswith(f"MLflow could not be written: {why}; it is out of sync")
     assert board(run.folder) == history(run.folder, single=True)
 
 
-def test_a_server_that_is_down_costs_nothing_and_gets_everything_later(runs, database, untracked, monkeypatch):
+def test_a_server_that_is_down_does_not_affect_the_run_and_gets_everything_later(
+    runs, database, untracked, monkeypatch
+):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = runs.run(trackers={"mlflow": {"uri": "http://127.0.0.1:9"}})
     assert weights_hash(run) == untracked
@@ -522,13 +524,13 @@ def test_a_server_that_is_down_costs_nothing_and_gets_everything_later(runs, dat
     assert note.startswith("MLflow could not be written: MlflowException: ")
     assert len(runs.warnings) == 1
     value = run.config().to_json()
-    value["settings"]["trackers"]["mlflow"]["uri"] = database  # it is there again
+    value["settings"]["trackers"]["mlflow"]["uri"] = database  # the server is up again
     run.write_config(ExperimentConfig.from_json(value))
-    runs.go_on(run)
+    runs.resume(run)
     assert mlflow_curves(run.folder) == history(run.folder)
 
 
-def test_trouble_of_one_moment_is_made_good_by_the_next_epoch(runs, monkeypatch):
+def test_the_next_epoch_repairs_a_temporary_error(runs, monkeypatch):
     calls: list[Path] = []
     original = trackers.make("tensorboard").sync.__func__  # type: ignore[attr-defined]
     from raysweep.trackers import tensorboard
@@ -547,22 +549,22 @@ def test_trouble_of_one_moment_is_made_good_by_the_next_epoch(runs, monkeypatch)
 
 
 @pytest.mark.parametrize("name", trackers.EXTRAS)
-def test_a_package_that_is_missing_is_told_before_anything_is_made(runs, name, monkeypatch):
+def test_a_missing_package_is_reported_before_anything_is_written(runs, name, monkeypatch):
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda wanted: None)
     with pytest.raises(ConfigError, match=rf"pip install 'raysweep\[{name}\]'.*trackers\.{name}=null"):
         runs.run(trackers={name: {}})
     assert not runs.root.exists()
 
 
-def test_a_run_can_be_finished_where_its_tracker_is_not_installed(runs, here, database, monkeypatch):
+def test_a_run_can_be_continued_where_its_tracker_is_not_installed(runs, here, database, monkeypatch):
     run = runs.interrupted(5, trackers={"mlflow": {"uri": database}})
     with monkeypatch.context() as patch:
         patch.setattr(trackers.importlib.util, "find_spec", lambda wanted: None)
-        run = runs.go_on(run)
+        run = runs.resume(run)
     assert run.status() == "finished"
     (note,) = notes(run)
     assert "pip install 'raysweep[mlflow]'" in note
-    runs.go_on(run)
+    runs.resume(run)
     assert mlflow_curves(run.folder) == history(run.folder)
 
 
@@ -570,7 +572,7 @@ def test_a_run_can_be_finished_where_its_tracker_is_not_installed(runs, here, da
 
 
 @given(st.lists(st.text(min_size=1, max_size=300), unique=True, max_size=8))
-def test_every_class_has_a_name_that_mlflow_takes(classes):
+def test_every_class_gets_a_name_that_mlflow_accepts(classes):
     found = snapshot.names(classes)
     assert list(found) == classes
     assert len({n.casefold() for n in found.values()}) == len(classes)
@@ -596,7 +598,7 @@ def test_options_of_trackers_are_read_from_overrides():
         load_config.validate({"data": {"source": "faces"}, "trackers": {"mlflow": {"url": "x"}}})
 
 
-def test_the_first_step_waits_for_no_tracker(tmp_path):
+def test_importing_the_launcher_imports_no_tracker(tmp_path):
     code = (
         "import sys; import raysweep.launch.run, raysweep.launch.resume, raysweep.trackers.dispatch\n"
         f"print([m for m in {['tensorboardX', *trackers.EXTRAS]!r} if m in sys.modules])"
@@ -609,15 +611,15 @@ def test_the_first_step_waits_for_no_tracker(tmp_path):
 
 
 def test_a_branch_is_a_run_that_names_its_sweep(runs, database, here):
-    """Told as a sweep tells of it, without Ray."""
+    """With the events of a sweep, but without Ray."""
     parent = runs.run(trackers={"mlflow": {"uri": database}})
     known = parents.read_parent(Root.open(runs.root), f"{parent.id}@2")
     plan = child.plan_child(known, Root.open(runs.root), weights={"3": 4.0}, epochs=1, name="s-34")
     of_sweep = {"sweep": "s_20260101_000000", "branch": {"name": "34", "control": False, "seed": 0}}
-    with dispatch.following(runs.events.append) as follower:
+    with dispatch.dispatching(runs.events.append) as dispatcher:
 
         def progress(event: Event) -> None:
-            follower(BranchEvent("34", event))
+            dispatcher(BranchEvent("34", event))
 
         branch = runner.start(plan, runs.launch, progress, **of_sweep).experiment
         progress(BranchEnded("finished"))
@@ -634,7 +636,7 @@ def test_a_branch_is_a_run_that_names_its_sweep(runs, database, here):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_the_branches_of_a_sweep_are_runs_that_name_it(ray_cluster, tmp_path, database):
+def test_the_branches_of_a_sweep_are_runs_that_name_the_sweep(ray_cluster, tmp_path, database):
     from raysweep.config import grid as grids
     from raysweep.launch.sweep import driver as sweeping
     from raysweep.plan import sweep as sweep_plan
@@ -660,7 +662,7 @@ def test_the_branches_of_a_sweep_are_runs_that_name_it(ray_cluster, tmp_path, da
         assert notes(experiment) == []
 
 
-def test_a_strangers_checkpoint_does_not_say_where_results_are_sent(quick_run, tmp_path):
+def test_a_strangers_checkpoint_does_not_decide_where_results_are_sent(quick_run, tmp_path):
     from raysweep.plan import child
     from raysweep.plan import parent as parents
     from raysweep.store import checkpoint

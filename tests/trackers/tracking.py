@@ -1,4 +1,4 @@
-"""What the trackers' own files hold, read without the trackers where that is possible, and runs that are told to them."""
+"""Read what the trackers' own files contain, without the trackers where that is possible, and stand-ins for their processes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import numpy as np
 
 from raysweep.events import Event, Progress
 from raysweep.trackers import snapshot
+from raysweep.trackers.worker import Answer
 from tests.conftest import Recorder
 
 Curves = dict[str, list[tuple[int, float]]]  # name → (epoch, value) in the order they were written
 
 
-class Telling(Recorder):
+class Forwarding(Recorder):
     """A reporter that passes every event on to a run's progress, as the launcher's own do."""
 
     def __init__(self, progress: Progress, stop_after: int | None = None) -> None:
@@ -50,8 +51,8 @@ def event_files(folder: Path) -> list[Path]:
 
 
 def events(folder: Path) -> list[Any]:
-    """The events that TensorBoard shows of an experiment, every checksum looked at: a restart takes back what came before
-    from its step on. Only in a file with another one behind it may the last record be torn."""
+    """The events that TensorBoard shows of an experiment; every checksum is checked. A restart removes the earlier events from
+    its step on. The last record may be torn only in a file that another file follows."""
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.record_writer import masked_crc32c
 
@@ -90,7 +91,7 @@ def mlflow_run(folder: Path) -> Any:
 
 
 def mlflow_curves(folder: Path) -> Curves:
-    """Every row of MLflow's table of this run: what its own API would show once, were it there twice."""
+    """Every row of this run in MLflow's table. MLflow's own API would hide a row that is there twice."""
     ids = json.loads((folder / "tracker_mlflow.json").read_text())["ids"]
     with sqlite3.connect(ids["uri"].removeprefix("sqlite:///")) as database:
         rows = database.execute(
@@ -137,14 +138,14 @@ def _curves(rows: list[tuple[str, int, float]]) -> Curves:
 
 
 class Here:
-    """In the place of a tracker's process: does in this one what it is asked for, at once."""
+    """Stands in for a tracker's process: it does each request at once, in this process."""
 
     def __init__(self, name: str) -> None:
         from raysweep.trackers import base as trackers
 
         self.tracker = trackers.make(name)
         self.asked: dict[str, int] = {}
-        self.answers: list[dict[str, Any]] = []
+        self.answers: list[Answer] = []
         self.running = False
 
     def ask(self, folder: str) -> None:

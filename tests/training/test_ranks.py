@@ -109,7 +109,7 @@ def test_a_continued_epoch_counts_each_image_once_where_a_batch_has_fewer_images
     tiny = {"training": {"epochs": 1, "batch_size": 2}, "sampling": {"samples_per_epoch": 12}}
     broken = run(4, **tiny)
     assert broken.entries()[-1].batch == 4
-    done = resuming.continue_experiment(tmp_path, broken.id).experiment
+    done = resuming.continue_experiment(Root.open(tmp_path), broken.id).experiment
     header, line = (done.folder / "training_history.csv").read_text().splitlines()
     row = dict(zip(header.split(","), line.split(","), strict=True))
     assert sum(int(row[f"realised_{c}"]) for c in "0123456789") == 12

@@ -32,7 +32,7 @@ from raysweep.store.lock import WriterLock
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.results import MISSING, refresh
 from raysweep.store.sweep import Sweep
-from raysweep.trackers.dispatch import following
+from raysweep.trackers.dispatch import dispatching
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ def train_branches(
     sweep: Sweep, plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
 ) -> SweepResult:
     """Hand the branches to Ray Tune, complete the logs of those that it ended early, and write the results."""
-    with following(progress) as follower:
+    with dispatching(progress) as dispatcher:
         try:
-            return _train_branches(sweep, plan, points, count, follower, steal)
+            return _train_branches(sweep, plan, points, count, dispatcher, steal)
         finally:  # also branches that were finished before: the process that tracked them may have been killed
             for experiment in sweep.experiments().values():
-                follower.ended(experiment)
+                dispatcher.ended(experiment)
 
 
 def _train_branches(

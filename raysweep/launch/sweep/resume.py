@@ -48,7 +48,7 @@ _NEEDED = (
 
 def continue_sweep(
     root: Root,
-    reference: str,
+    reference: str | Sweep,
     *,
     steal: bool = False,
     asked: ResourceOverrides = AS_BEFORE,
@@ -63,7 +63,7 @@ def continue_sweep(
     Raises:
         NotFoundError: no such sweep. LockedError: it is running. Interrupted, or what :func:`run` raises.
     """
-    sweep = resolve.find_sweep(root, reference)
+    sweep = reference if isinstance(reference, Sweep) else resolve.find_sweep(root, reference)
     lock = WriterLock.acquire(sweep.folder, steal)
     try:
         record = refresh(sweep)

@@ -1,4 +1,4 @@
-"""The parts of the page of a sweep or an experiment, as its template shows them."""
+"""What the sections of a report contain, as plain records that the template ``page.html`` shows. Shares are in [0, 1]."""
 
 from __future__ import annotations
 
@@ -6,11 +6,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raysweep.report.effects import Effect
+from raysweep.store.experiment import Experiment
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The experiments of one branch, which differ in their seed only."""
+
+    name: str
+    members: Sequence[Experiment]
+    control: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A sentence about a difference. ``label`` is ``better``, ``worse`` or ``nothing``."""
+
+    label: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class TreeLine:
-    """One experiment of the tree, with a bar of its epochs in percent of the longest."""
+    """One experiment of the tree. Its bar begins at ``start`` and is ``length`` long, in percent of the last epoch of all."""
 
     guides: str
     edge: str
@@ -23,7 +41,7 @@ class TreeLine:
 
 @dataclass(frozen=True, slots=True)
 class BranchLine:
-    """One branch, all its seeds together; the means of their last epochs."""
+    """One branch: means over its seeds' last epochs, sums of their training seconds and images."""
 
     name: str
     control: bool
@@ -42,7 +60,7 @@ class BranchLine:
 
 @dataclass(frozen=True, slots=True)
 class HeatCell:
-    """An effect and the strength of its colour from 0 to 1."""
+    """An effect, and the strength of its colour in [0, 1]."""
 
     e: Effect
     strength: float
@@ -56,16 +74,16 @@ class HeatLine:
 
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """Branch × class of every metric. ``heads`` are (class, its images)."""
+    """For every metric a table of branch × class. ``heads`` are pairs (class, its images), one per column."""
 
     heads: Sequence[tuple[str, str]]
     tables: Mapping[str, Sequence[HeatLine]]
-    names: Mapping[str, str]  # what to call a metric
+    names: Mapping[str, str]  # metric → its name in texts
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Of one class: its weight, the share asked for and shown, and by how many images they differ."""
+    """Of one class: its weight, the requested and the realised share, and the difference in images (realised - requested)."""
 
     weight: float
     requested: float
@@ -99,18 +117,25 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True)
+class Curves:
+    legend: Sequence[LegendEntry] = ()
+    panels: Sequence[Panel] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Confused:
-    """One cell of a confusion matrix: ``share`` of the true class, and its change against what is compared with."""
+    """One cell of a confusion matrix: ``share`` of the true class, and its change against the reference."""
 
     true: str
-    said: str
+    predicted: str
     share: float
     count: int
     change: float
 
     @property
     def hit(self) -> bool:
-        return self.true == self.said
+        return self.true == self.predicted
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +147,7 @@ class ConfusionLine:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """A confusion matrix: whole in ``rows``, or, of many classes, only the largest cells in ``most``."""
+    """A confusion matrix: all of it in ``rows``, or, where there are many classes, only the most important cells in ``most``."""
 
     name: str
     seeds: int
@@ -134,7 +159,24 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to type to make something again."""
+    """What to type to reproduce something."""
 
     name: str
     command: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that a command needs."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to reproduce a sweep or an experiment; ``notes`` say for which experiments that is not known."""
+
+    commands: Sequence[Command] = ()
+    files: Sequence[SourceFile] = ()
+    notes: Sequence[str] = ()

@@ -1,0 +1,24 @@
+"""Options and arguments that several commands have in common. What only one command has stands there."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+ROOT = typer.Option("--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX.")
+
+RootOption = Annotated[str, ROOT]
+From = Annotated[str, typer.Option("--from", help="A .pt file, or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest.")]
+Checkpoint = Annotated[str, typer.Argument(metavar="CKPT", help="A .pt file, or EXPERIMENT@5, @best, @latest.")]
+Purpose = Annotated[str | None, typer.Option("--description", help="The purpose of the experiment, for its log.")]
+Classes = Annotated[
+    str | None,
+    typer.Option("--classes", metavar="A,B,C", help="The classes of an old checkpoint, in the order of the outputs."),
+]
+Workers = Annotated[
+    str | None,
+    typer.Option("--workers", metavar="N|MIN-MAX", help="Ray workers. 0: train in this process. 2-8: as many as fit."),
+]
+Address = Annotated[str | None, typer.Option("--address", help="Address of a running Ray cluster.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and show what would run, but start nothing.")]

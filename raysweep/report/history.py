@@ -1,0 +1,50 @@
+"""``training_history.csv`` of an experiment, and its rows since the fork."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from raysweep.errors import StoreError
+from raysweep.store import files, layout
+from raysweep.store.experiment import Experiment
+
+History = dict[str, list[float | None]]  # column → one value per row; None where the cell is empty
+
+
+def read_history(experiment: Experiment) -> History:
+    """The columns of ``training_history.csv``. Epochs that the file does not number, as in folders of the old system, are
+    counted from 1.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
+    path = experiment.folder / layout.HISTORY_CSV
+    try:
+        rows = list(csv.reader(io.StringIO(files.read_all(path).decode(), newline="")))
+        header, body = (rows[0], rows[1:]) if rows else ([], [])
+        history: History = {name: [float(r[i]) if r[i] else None for r in body] for i, name in enumerate(header)}
+    except (ValueError, IndexError, csv.Error) as error:
+        raise StoreError(
+            f"{path} is damaged ({error}). `raysweep continue {experiment.id}` writes it again from the checkpoints."
+        ) from None
+    history.setdefault("epoch", [float(i) for i in range(1, len(body) + 1)])
+    return history
+
+
+def epochs_of(history: History) -> list[int]:
+    """The epoch of every row."""
+    return [int(e) if e is not None else i for i, e in enumerate(history["epoch"], start=1)]
+
+
+def own_rows(experiment: Experiment, history: History) -> list[int]:
+    """The indices of the experiment's own rows, which come after those of its parent."""
+    fork = experiment.config().fork
+    return [i for i, epoch in enumerate(history["epoch"]) if epoch is not None and epoch > fork]
+
+
+def class_sums(experiment: Experiment, history: History, prefix: str) -> dict[str, float]:
+    """Class → the sum of the column ``prefix + class`` over the experiment's own rows."""
+    own = own_rows(experiment, history)
+    columns = {name.removeprefix(prefix): values for name, values in history.items() if name.startswith(prefix)}
+    return {c: sum(values[i] or 0 for i in own) for c, values in columns.items()}

@@ -1,0 +1,66 @@
+"""Confusion matrices: of every branch beside that of its reference, or of one experiment alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from raysweep.errors import RaysweepError
+from raysweep.report import predictions
+from raysweep.report.comparison import Comparison
+from raysweep.report.sections.records import Confused, Confusion, ConfusionLine
+from raysweep.store.experiment import Experiment
+
+MOST_CLASSES = 25  # of a matrix that is shown whole
+MOST_CELLS = 30  # that are shown of a larger matrix
+
+
+def compared(comparison: Comparison, branches: Sequence[str]) -> list[Confusion]:
+    """The matrices of these branches, all seeds added up, with the change against their reference."""
+    pairs = {p.name: p for p in comparison.pairs}
+    k = len(comparison.classes)
+    found = []
+    for name in branches if pairs else ():
+        pair = pairs[name]
+        branch, reference = _matrix(pair.labels, pair.branch, k), _matrix(pair.labels, pair.reference, k)
+        found.append(_confusion(name, comparison.classes, branch, reference, len(pair.branch)))
+    return found
+
+
+def own(experiment: Experiment) -> list[Confusion]:
+    """The matrix of an experiment's best epoch; empty if its predictions cannot be read."""
+    try:
+        found = predictions.read(experiment)
+    except RaysweepError:
+        return []
+    return [_confusion(f"{experiment.id}, epoch {found.epoch}", found.classes, found.matrix, None, 1)]
+
+
+def _matrix(labels: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:
+    """int (k, k): row = true class, column = predicted class, from labels (n,) and predictions (seeds, n)."""
+    return sum((np.bincount(labels * k + row, minlength=k * k) for row in predicted), np.zeros(k * k, int)).reshape(
+        k, k
+    )
+
+
+def _confusion(
+    name: str, classes: Sequence[str], matrix: np.ndarray, reference: np.ndarray | None, seeds: int
+) -> Confusion:
+    total = np.maximum(1, matrix.sum(1))
+    share = matrix / total[:, None]
+    change = share - reference / total[:, None] if reference is not None else np.zeros_like(share)
+
+    def cell(i: int, j: int) -> Confused:
+        return Confused(classes[i], classes[j], float(share[i, j]), int(matrix[i, j]), float(change[i, j]))
+
+    found = Confusion(name, seeds, reference is not None, list(classes))
+    k = range(len(classes))
+    if len(classes) <= MOST_CLASSES:
+        rows = [ConfusionLine(classes[i], int(total[i]) // seeds, [cell(i, j) for j in k]) for i in k]
+        return replace(found, rows=rows)
+    # The cells that changed most; without a reference, the largest errors.
+    size = np.abs(change) if reference is not None else share * (1 - np.eye(len(classes)))
+    order = np.argsort(-size, axis=None, kind="stable")[:MOST_CELLS]
+    return replace(found, most=[cell(*divmod(int(at), len(classes))) for at in order])

@@ -1,0 +1,51 @@
+"""The share of each class among the images: what the weights requested, and what was shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raysweep.errors import StoreError
+from raysweep.report.history import class_sums, read_history
+from raysweep.report.sections.records import Group, Share, ShareLine, Shares
+from raysweep.store.experiment import Experiment
+
+
+def table(groups: Sequence[Group]) -> Shares | None:
+    """The shares of every branch since the fork, its seeds added up; None if no branch has a history of them."""
+    rows: list[ShareLine] = []
+    classes: list[str] = []
+    for group in groups:
+        requested, realised = _images(group.members, "requested_"), _images(group.members, "realised_")
+        if realised:
+            classes = classes or list(realised)
+            rows.append(ShareLine(group.name, _cells(group, classes, requested, realised)))
+    return Shares(classes, rows) if rows else None
+
+
+def _cells(
+    group: Group, classes: Sequence[str], requested: dict[str, float], realised: dict[str, float]
+) -> list[Share]:
+    weights = group.members[0].config().sampling_weights
+    all_requested, all_realised = sum(requested.values()) or 1, sum(realised.values()) or 1
+    return [
+        Share(
+            weight=weights.get(c, 1.0),
+            requested=requested.get(c, 0) / all_requested,
+            realised=realised.get(c, 0) / all_realised,
+            off=int(realised.get(c, 0) - requested.get(c, 0)),
+        )
+        for c in classes
+    ]
+
+
+def _images(members: Sequence[Experiment], prefix: str) -> dict[str, float]:
+    """Class → images, from the columns with this prefix. Experiments without a history count as none."""
+    total: dict[str, float] = {}
+    for member in members:
+        try:
+            history = read_history(member)
+        except StoreError:
+            continue
+        for c, images in class_sums(member, history, prefix).items():
+            total[c] = total.get(c, 0) + images
+    return total

@@ -193,7 +193,7 @@ add("going on where all is a link", "", moved_out(lambda folder: ["continue", fo
 for log in ("lineage.jsonl", "experiment_changes.log"):
     add(f"going on where {log} is a link", f"{log}.*link", moved_out(lambda f: ["continue", f.name], log), 1, 2)
 add("pruning links", "freed.*@1", moved_out(lambda folder: ["prune", "--last", 1], *KEPT, "manifest.json"), 0)
-add("an experiment that is a link", "no experiment", folder_out)
+add("an experiment that is a link", "No experiment or sweep", folder_out)
 add("a sweep that is a link", f"No experiment|{OUT}", partial(sweep_out, False))
 add("a folder of sweeps that is a link", f"No experiment|{OUT}", partial(sweep_out, True))
 add("a cache that a checkpoint wants elsewhere", "", lambda r: r.settings("data", cache_dir=str(r.outside / "x")), 0, 2)

@@ -99,9 +99,7 @@ class Cluster:
         self.nodes = [{"CPU": 1.0}, {"CPU": 1.0}]
         self.tidied = 0
 
-    def run(
-        self, job: Job, fitted: Resources, settings: Any, progress: Any, ask: Any, flag: Any, channels: list
-    ) -> Any:
+    def run(self, job: Job, fitted: Resources, progress: Any, ask: Any, flag: Any, channels: list) -> Any:
         channels.append(Channel())
         return self.attempts.pop(0)(job, channels[-1]), None
 
@@ -168,7 +166,7 @@ def test_a_lost_worker_costs_what_was_trained_since_the_newest_checkpoint_and_no
     continued = lineage.read(experiment.folder)[1].fields
     assert continued["reason"] == "worker 1 died"
     assert continued["checkpoint"] == "checkpoint_epoch_2_batch_2.pt"
-    assert warnings == ["Worker 1 died. Going on from checkpoint_epoch_2_batch_2.pt."]
+    assert warnings == ["Worker 1 died. Continuing from checkpoint_epoch_2_batch_2.pt."]
     assert ray.tidied == 1
     assert experiment.status() == "finished"
     assert [p for e in experiment.entries() if (p := e.verify(experiment.folder))] == []
@@ -178,7 +176,7 @@ def test_a_lost_worker_costs_what_was_trained_since_the_newest_checkpoint_and_no
 
 def test_before_the_first_checkpoint_it_begins_anew(run, undisturbed):
     experiment, warnings = run(killed(1), ended)
-    assert warnings == ["Worker 1 died. Going on from the start."]
+    assert warnings == ["Worker 1 died. Continuing from the start."]
     assert weights_hash(experiment) == weights_hash(undisturbed)
 
 
@@ -190,7 +188,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(run, undistur
         return LOST
 
     experiment, warnings = run(damages, ended)
-    assert warnings == ["Worker 1 died. Going on from checkpoint_epoch_1.pt."]
+    assert warnings == ["Worker 1 died. Continuing from checkpoint_epoch_1.pt."]
     (problem,) = lineage.read(experiment.folder)[1].fields["damaged"]
     assert problem.startswith("checkpoint_epoch_2_batch_2.pt")
     assert weights_hash(experiment) == weights_hash(undisturbed)
@@ -223,7 +221,7 @@ def test_preemption_notices_use_up_no_retry(run, undisturbed):
     events = [e.fields for e in lineage.read(experiment.folder)]
     assert events[1]["reason"] == "Stopped by a preemption notice."
     assert events[2]["reason"] == retry.PREEMPTED
-    assert [w.startswith("A preemption notice. Going on from checkpoint_epoch_") for w in warnings] == [True, True]
+    assert [w.startswith("A preemption notice. Continuing from checkpoint_epoch_") for w in warnings] == [True, True]
     assert weights_hash(experiment) == weights_hash(undisturbed)
 
 
@@ -373,9 +371,9 @@ def test_ranks_that_are_silent_for_long_are_killed_and_it_is_told(quick_run, mon
     monkeypatch.setattr(attempt, "watch", watch)
     experiment = quick_run(training={"epochs": 1})
     settings = small_settings(experiment.folder.parent, scaling={"num_workers": 2, "timeout_s": 20.0})
-    job = SimpleNamespace(folder=str(experiment.folder))
+    job = SimpleNamespace(folder=str(experiment.folder), settings=settings)
     monkeypatch.setattr(attempt.transport, "portable", lambda job: job)
-    verdict, trace = attempt.run(job, TWO, settings, lambda event: None, lambda: None, StopFlag(), [])  # type: ignore[arg-type]
+    verdict, trace = attempt.run(job, TWO, lambda event: None, lambda: None, StopFlag(), [])  # type: ignore[arg-type]
     assert trace is None
     assert verdict.retry
     assert verdict.counts

@@ -17,7 +17,7 @@ from raysweep.report import effects, predictions, recorded
 from raysweep.report.effects import Effect, Pair
 from raysweep.report.history import class_sums, own_rows, read_history
 from raysweep.report.predictions import Predictions
-from raysweep.store import files, ratio, resolve
+from raysweep.store import files, layout, ratio, resolve
 from raysweep.store.commands import command
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.records import ParentRef

@@ -16,6 +16,10 @@ MAX_CLASS_NAME = 255  # characters; as many as a folder's name may have
 MAX_LISTED = 20  # names in one message
 _RESERVED = {"con", "prn", "aux", "nul", "sweeps", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}
 
+Nested = dict[
+    str, Any
+]  # settings by section and option, as YAML files, key=value and Python calls give them: not checked yet
+
 
 def check_name(value: str) -> str:
     """``value``, if it can be the name of a folder on every system.

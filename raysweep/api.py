@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raysweep._text import Nested
 from raysweep.config import load as load_config
 from raysweep.errors import ConfigError, did_you_mean
 from raysweep.events import Progress
@@ -69,8 +70,8 @@ def create_experiment_config(
     return {"experiment_name": experiment_name, "sampling_weights": dict(sampling_weights or {}), **kwargs}
 
 
-def _nested(config: Mapping[str, Any]) -> dict[str, Any]:
-    result: dict[str, Any] = dict(config.get("settings") or {})
+def _nested(config: Mapping[str, Any]) -> Nested:
+    result: Nested = dict(config.get("settings") or {})
     for flat, dotted in _FLAT.items():
         if config.get(flat) is not None:
             value: Any = config[flat]

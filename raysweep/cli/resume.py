@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import typer
 
+from raysweep._text import Nested
 from raysweep.cli.options import Address, Classes, DryRun, From, Purpose, RootOption, Workers
 from raysweep.display.terminal import put, split_classes
 from raysweep.events import Loading
@@ -75,11 +75,11 @@ def resume(
     announce(display, result.experiment)
 
 
-def _settings(overrides: Sequence[str], workers: str | None, address: str | None) -> dict[str, Any]:
+def _settings(overrides: Sequence[str], workers: str | None, address: str | None) -> Nested:
     """What the command line says of the settings, nested; --workers and --address override ``scaling.…=``."""
     from raysweep.config import load as load_config
 
-    over: dict[str, Any] = load_config.parse_overrides(list(overrides))
+    over: Nested = load_config.parse_overrides(list(overrides))
     options = {"num_workers": load_config.parse_workers(workers), "address": address}
     scaling = {k: v for k, v in options.items() if v is not None}
     return load_config.merge(over, {"scaling": scaling}) if scaling else over

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raysweep._text import plain
+from raysweep._text import Nested, plain
 from raysweep.cli.options import ROOT, Address, DryRun, Purpose, Workers
 from raysweep.display.terminal import percent, put, put_json, say, say_next, table
 from raysweep.events import Loading
@@ -47,7 +47,7 @@ def run(
         "experiment": {k: v for k, v in (("name", name), ("description", description)) if v is not None},
         "scaling": {k: v for k, v in (("num_workers", count), ("address", address)) if v is not None},
     }
-    more: dict[str, Any] = {k: v for k, v in flags.items() if v} | ({"root": root} if root else {})
+    more: Nested = {k: v for k, v in flags.items() if v} | ({"root": root} if root else {})
     settings = load_config.load(config, overrides or [], more)
     with RunDisplay() as display:
         display(Loading())

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from raysweep._text import short_repr, truncate
+from raysweep._text import Nested, short_repr, truncate
 from raysweep.config.settings import Settings
 from raysweep.config.types import check_range
 from raysweep.errors import ConfigError, did_you_mean
@@ -47,7 +47,7 @@ def validate(
         raise ConfigError(explain(error, Settings, source, lines)) from None
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Nested:
     """``base`` updated with ``over``; nested mappings are merged key by key."""
     result = dict(base)
     for key, value in over.items():
@@ -56,7 +56,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(overrides: Sequence[str]) -> Nested:
     """``["training.learning_rate=1e-4"]`` as a nested mapping (OmegaConf's dotlist).
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from raysweep._text import check_name
+from raysweep._text import Nested, check_name
 from raysweep.config.types import Float, Int, Positive, Section, Seed, Text, Workers, short_json
 from raysweep.errors import WeightsError
 from raysweep.weights import check_number
@@ -70,7 +70,7 @@ class SamplingSection(Section):
         description="quota: each class gets its exact number of images per epoch; multinomial: independent random draws with "
         "replacement.",
     )
-    weights: dict[str, Any] = Field(
+    weights: Nested = Field(
         default_factory=dict, description="Class: weight, a number ≥ 0. Classes that are not listed have weight 1.0."
     )
     samples_per_epoch: Annotated[Int, Field(ge=1, le=MAX_DRAWS)] | None = Field(
@@ -83,7 +83,7 @@ class SamplingSection(Section):
 
     @field_validator("weights")
     @classmethod
-    def _weights(cls, value: dict[str, Any]) -> dict[str, float]:
+    def _weights(cls, value: Nested) -> dict[str, float]:
         try:
             return {name: check_number(name, number) for name, number in value.items()}
         except WeightsError as error:
@@ -94,7 +94,7 @@ class ModelSection(Section):
     name: Text = Field(
         "cnn", description="cnn, torchvision:NAME, hf:NAME_OR_FOLDER, timm:NAME or python:MODULE:FUNCTION."
     )
-    options: Annotated[dict[str, Any], AfterValidator(short_json)] = Field(
+    options: Annotated[Nested, AfterValidator(short_json)] = Field(
         default_factory=dict, description="Keyword arguments for the function that builds the model."
     )
     init_from: Text | None = Field(

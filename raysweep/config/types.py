@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from raysweep._text import short_repr, truncate
+from raysweep._text import Nested, short_repr, truncate
 
 MAX_WORKERS = 100_000
 MAX_OPTIONS = 10_000  # characters of JSON
@@ -29,7 +29,7 @@ def one_line(value: str) -> str:
     return value
 
 
-def short_json(options: dict[str, Any]) -> dict[str, Any]:
+def short_json(options: Nested) -> Nested:
     """Refuse what cannot be saved as JSON, or would be huge there: lists that share others are written out in full."""
     size = 0
     try:

@@ -17,7 +17,7 @@ from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
 from raysweep._paths import read_regular
-from raysweep._text import short_repr, truncate
+from raysweep._text import Nested, short_repr, truncate
 from raysweep.errors import ConfigError
 
 MAX_BYTES = 1_000_000
@@ -171,7 +171,7 @@ def _read_text(path: Path, name: str) -> str:
         raise ConfigError(f"{name} cannot be read as text: {reason}.") from None
 
 
-def parse_lines(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
+def parse_lines(text: str, name: str) -> tuple[Nested, dict[str, int]]:
     """The mapping in a YAML text called ``name``, and the line (from 1) of each dotted key.
 
     Raises:
@@ -201,7 +201,7 @@ def parse_lines(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
     return value, lines
 
 
-def read_yaml_lines(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
+def read_yaml_lines(path: str | Path) -> tuple[Nested, dict[str, int]]:
     """The mapping in a YAML file and the line (from 1) of each dotted key.
 
     Raises:
@@ -211,7 +211,7 @@ def read_yaml_lines(path: str | Path) -> tuple[dict[str, Any], dict[str, int]]:
     return parse_lines(_read_text(Path(path), name), name)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> Nested:
     """The mapping in a YAML file; see :func:`read_yaml_lines`."""
     return read_yaml_lines(path)[0]
 

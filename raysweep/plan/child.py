@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raysweep import _machine
-from raysweep._text import dotted
+from raysweep._text import Nested, dotted
 from raysweep.config import load as load_config
 from raysweep.config.settings import ExperimentSection, Settings
 from raysweep.data import sampling
@@ -99,7 +99,7 @@ def _childs_settings(
         base["trackers"] = {}  # and results are not sent where a stranger asks for it
     total = before.training.schedule_epochs or parent.last_epoch
     # The parent's cluster may be gone, so where a child runs is not inherited.
-    fixed: dict[str, Any] = {"root": root, "training": {"schedule_epochs": total}, "scaling": {"address": None}}
+    fixed: Nested = {"root": root, "training": {"schedule_epochs": total}, "scaling": {"address": None}}
     left = parent.last_epoch - parent.epoch
     default_epochs = left if left > 0 else before.training.epochs
     fixed["training"]["epochs"] = epochs if epochs is not None else default_epochs

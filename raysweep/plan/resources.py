@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raysweep import _machine
+from raysweep._text import Nested
 from raysweep.config.settings import ScalingSection
 from raysweep.errors import ResourceError
 
@@ -22,7 +23,7 @@ class ResourceOverrides:
     workers: int | list[int] | None = None  # a list: the least and the most
     address: str | None = None  # "local": on this machine instead of a cluster
 
-    def applied(self, scaling: Mapping[str, Any]) -> dict[str, Any]:
+    def applied(self, scaling: Mapping[str, Any]) -> Nested:
         """The section ``scaling`` of a configuration, with these resources."""
         found = dict(scaling)
         if self.threads is not None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from raysweep._text import Nested
 from raysweep.config import grid as grids
 from raysweep.config import load as load_config
 from raysweep.config.grid import Point
@@ -86,7 +87,7 @@ def _workers(request: SweepRequest, parent: Parent) -> int:
     return parent.world_size if parent.world_size > 1 else 0
 
 
-def _overrides(request: SweepRequest, workers: int) -> dict[str, Any]:
+def _overrides(request: SweepRequest, workers: int) -> Nested:
     """The settings in which all branches differ from the parent.
 
     Raises:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from raysweep._text import check_name, join_names, truncate
+from raysweep._text import Nested, check_name, join_names, truncate
 from raysweep.config import load as load_config
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note
@@ -256,7 +256,7 @@ def _rest(saved: Json, classes: Sequence[str], given: Mapping[str, Any]) -> list
     ]
 
 
-def _settings(rows: Sequence[FilledIn], path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(rows: Sequence[FilledIn], path: Path, given: Mapping[str, Any]) -> Nested:
     """Nested settings of these rows; the section ``data`` says where the images are only if the user does.
 
     Raises:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
+from raysweep._text import Nested
 from raysweep.errors import StoreError
 from raysweep.store import layout, lineage, ratio
 from raysweep.store.commands import command
@@ -45,13 +45,13 @@ def reference(root: Root, parent: ParentRef) -> str:
     return parent.file if parent.file and (parent.batch or not here) else parent.reference
 
 
-def _changed(experiment: Experiment) -> tuple[dict[str, float], dict[str, Any]]:
+def _changed(experiment: Experiment) -> tuple[dict[str, float], Nested]:
     """(weights, settings) in which a child differs from its parent according to its log, with the settings that had to be given
     for the parent."""
     events = lineage.early(experiment.folder)
     change = ratio.of_events(events)
     weights = {} if change is None else {c: new for c, (_, new) in change.changed.items()}
-    overrides: dict[str, Any] = {}
+    overrides: Nested = {}
     for event in events:
         if event.type == lineage.RESUME:
             overrides |= event.given
@@ -60,7 +60,7 @@ def _changed(experiment: Experiment) -> tuple[dict[str, float], dict[str, Any]]:
     return weights, overrides
 
 
-def _assignments(overrides: dict[str, Any]) -> list[str]:
+def _assignments(overrides: Nested) -> list[str]:
     return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in overrides.items()]
 
 

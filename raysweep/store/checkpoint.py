@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from raysweep._text import truncate
 from raysweep.errors import CheckpointError, NewerFormatError, NotFoundError
 from raysweep.store import checkpoint_format
+from raysweep.store.checkpoint_format import State
 from raysweep.store.files import open_regular, write_stream
 from raysweep.store.untrusted import pickle_check, schema
 from raysweep.store.untrusted.pickle_check import LEGACY, PLAIN, damaged
@@ -117,7 +118,7 @@ def _plain_numbers(state: Any) -> Any:
     return plain(state)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path) -> State:
     """Like :func:`read`, but the file must also have every documented key with its documented content.
 
     Files of the old system, in torch's legacy format and with NumPy's scalars, are accepted, too.

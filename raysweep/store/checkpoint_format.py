@@ -13,12 +13,14 @@ from typing import Any
 from raysweep._text import truncate
 from raysweep.errors import NewerFormatError
 
+State = dict[str, Any]  # what a checkpoint holds: the documented keys, checked when it is read
+
 # STEPS[n - 1] makes a checkpoint of version n + 1 of one of version n.
-STEPS: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
+STEPS: tuple[Callable[[State], State], ...] = ()
 FORMAT_VERSION = 1 + len(STEPS)
 
 
-def check(saved: dict[str, Any], path: str | Path) -> None:
+def check(saved: State, path: str | Path) -> None:
     """Refuse a checkpoint of a newer version: what it holds may mean something else.
 
     Raises:
@@ -32,7 +34,7 @@ def check(saved: dict[str, Any], path: str | Path) -> None:
         )
 
 
-def upgraded(saved: dict[str, Any]) -> dict[str, Any]:
+def upgraded(saved: State) -> State:
     """A checkpoint whose keys were checked, in the present version."""
     version = saved.get("format_version")
     for step in STEPS[version - 1 :] if type(version) is int else ():

@@ -19,6 +19,7 @@ import numpy as np
 
 from raysweep.config.settings import KeepSection
 from raysweep.store import checkpoint, files, layout, retention
+from raysweep.store.checkpoint_format import State
 from raysweep.store.experiment import Experiment
 from raysweep.store.layout import Position
 from raysweep.store.lock import WriterLock
@@ -60,9 +61,7 @@ class CheckpointWriter:
         self.best_metric = "val_macro_f1" if best_metric == "macro_f1" else best_metric  # as the history calls it
         _clean(self.experiment)
 
-    def epoch_end(
-        self, state: dict[str, Any], epoch: int, metrics: dict[str, Any], predictions: dict[str, np.ndarray]
-    ) -> bool:
+    def epoch_end(self, state: State, epoch: int, metrics: dict[str, Any], predictions: dict[str, np.ndarray]) -> bool:
         """Commit the state at the end of an epoch.
 
         Args:
@@ -109,7 +108,7 @@ class CheckpointWriter:
             entries = retention.removable(self.experiment, keep.last, keep.every, used)
             retention.remove(self.experiment, entries, "checkpoint.keep")
 
-    def mid_epoch(self, state: dict[str, Any], epoch: int, batch: int) -> ManifestEntry:
+    def mid_epoch(self, state: State, epoch: int, batch: int) -> ManifestEntry:
         """Commit the state after ``batch`` batches of ``epoch``. Only the newest three of these are kept."""
         self.lock.check()
         manifest = self.experiment.manifest()
@@ -126,7 +125,7 @@ class CheckpointWriter:
             with contextlib.suppress(OSError):  # the manifest no longer names the file; the next writer removes it
                 files.remove(self.folder / entry.file)
 
-    def _write(self, state: dict[str, Any], position: Position, metrics: dict[str, Any]) -> ManifestEntry:
+    def _write(self, state: State, position: Position, metrics: dict[str, Any]) -> ManifestEntry:
         self.lock.check()
         name = layout.checkpoint_name(position)
         size, digest = checkpoint.write(self.folder / name, {**state, "timestamp": datetime.now().isoformat()})

@@ -17,7 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from raysweep._paths import user_path
-from raysweep._text import short_repr, truncate
+from raysweep._text import Nested, short_repr, truncate
 from raysweep.config.settings import ModelSection
 from raysweep.data.cache import Dataset
 from raysweep.errors import CheckpointError, ConfigError, NotFoundError, did_you_mean
@@ -93,7 +93,7 @@ def _builder(name: str) -> Builder:
     )
 
 
-def build(name: str, options: dict[str, Any], num_classes: int, channels: int) -> nn.Module:
+def build(name: str, options: Nested, num_classes: int, channels: int) -> nn.Module:
     """The network ``name``; it maps float (n, channels, H, W) to logits (n, num_classes).
 
     A function of the user is called as ``function(num_classes=…, channels=…, **options)``.
@@ -142,7 +142,7 @@ class _NoMemory(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def outline(name: str, options: dict[str, Any], num_classes: int, channels: int) -> nn.Module:
+def outline(name: str, options: Nested, num_classes: int, channels: int) -> nn.Module:
     """The network of :func:`build` on the meta device: its parameters have shapes but no memory, however large it is.
 
     A function of the user may not work on the meta device, so ``python:`` models are built in full.

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from raysweep.config.settings import TrainingSection
+from raysweep.store.checkpoint_format import State
 
 
 def _plain(method: Any) -> Any:
@@ -67,7 +68,7 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def regrouped(model: nn.Module, opt: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+def regrouped(model: nn.Module, opt: torch.optim.Optimizer, saved: State) -> State:
     """A saved ``state_dict`` of an optimizer, rearranged into the groups of :func:`optimizer`.
 
     Most programs keep all of ``model.parameters()`` in one group. A state of any other form is returned as it is.

@@ -8,6 +8,7 @@ from typing import Any
 
 from raysweep.events import CheckpointSaved, EpochDone, Progress
 from raysweep.store import checkpoint_format
+from raysweep.store.checkpoint_format import State
 from raysweep.training import evaluate, state
 from raysweep.training.background import BackgroundSaver
 from raysweep.training.checkpointing import CheckpointWriter
@@ -54,7 +55,7 @@ class Saver:
                 lambda: writer.mid_epoch(saved, epoch, batch).file, lambda file, *_: CheckpointSaved(file)
             )
 
-    def _state(self, epoch: int, batch: int) -> dict[str, Any]:
+    def _state(self, epoch: int, batch: int) -> State:
         """The checkpoint after ``batch`` batches of ``epoch``; 0: at its end. The writer adds the time.
 
         On rank 0 it is a snapshot that is valid until the next call, which waits for the save of this one. Collective.
@@ -96,7 +97,7 @@ def _writer(setup: Setup) -> CheckpointWriter:
     return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, None if keep == "all" else keep)
 
 
-def _constant(setup: Setup) -> dict[str, Any]:
+def _constant(setup: Setup) -> State:
     """The part of a checkpoint that never changes. It is built once, because the training stands still during a save."""
     job = setup.job
     return {

@@ -9,6 +9,7 @@ import pytest
 
 from raysweep.cli import demo
 from raysweep.store.experiment import Experiment
+from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 
 
@@ -18,7 +19,7 @@ def shown(tmp_path_factory):
     root = tmp_path_factory.mktemp("demo") / "experiments"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "IMAGES", 192)
-        made = demo._train(root)
+        made = demo._train(Root.open(root))
     return made, root
 
 

@@ -143,7 +143,7 @@ def test_more_threads_than_the_machine_has_are_refused_with_a_remedy(tmp_path, w
     broken = interrupted(tmp_path, without_ray, 4, training={"epochs": 3}, **DROPOUT)
     config = broken.config()
     broken.write_config(replace(config, threads=500))
-    with pytest.raises(ResourceError, match=r"500.*`raysweep continue` takes --threads"):
+    with pytest.raises(ResourceError, match=r"500.*`raysweep continue` also takes --threads"):
         resuming.continue_experiment(Root.open(tmp_path / "experiments"), broken.id)
     assert broken.status() == "interrupted"
 

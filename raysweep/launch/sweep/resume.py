@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raysweep._text import Nested
 from raysweep.cluster import autoscaler
 from raysweep.config import grid as grids
 from raysweep.config.grid import Point
@@ -216,7 +217,7 @@ def _points(sweep: Sweep, left: Sequence[BranchRecord], classes: Sequence[str]) 
         raise StoreError(f"{sweep.folder / layout.SWEEP}: {error} Restore it from a copy.") from None
 
 
-def _overrides(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _overrides(settings: Mapping[str, Any]) -> Nested:
     """A sweep's settings as overrides of its parent's; what each branch sets for itself is left out."""
     kept = {
         k: dict(v) if isinstance(v, Mapping) else v

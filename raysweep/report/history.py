@@ -7,6 +7,7 @@ import io
 
 from raysweep.errors import StoreError
 from raysweep.store import files, layout
+from raysweep.store.commands import command
 from raysweep.store.experiment import Experiment
 
 History = dict[str, list[float | None]]  # column → one value per row; None where the cell is empty
@@ -26,7 +27,8 @@ def read_history(experiment: Experiment) -> History:
         history: History = {name: [float(r[i]) if r[i] else None for r in body] for i, name in enumerate(header)}
     except (ValueError, IndexError, csv.Error) as error:
         raise StoreError(
-            f"{path} is damaged ({error}). `raysweep continue {experiment.id}` writes it again from the checkpoints."
+            f"{path} is damaged ({error}). `{command(experiment.root, 'continue', experiment.id)}` writes it again from the "
+            "checkpoints."
         ) from None
     history.setdefault("epoch", [float(i) for i in range(1, len(body) + 1)])
     return history

@@ -27,7 +27,7 @@ from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.store import files, lineage
 from raysweep.store.experiment import Experiment
-from raysweep.store.records import ExperimentConfig
+from raysweep.store.records import BranchRef, ExperimentConfig
 from raysweep.store.root import Root
 from raysweep.tools import replay
 from raysweep.trackers import base as trackers
@@ -471,7 +471,7 @@ def test_an_error_of_tensorboard_is_printed_once_and_changes_no_bit(runs, untrac
     assert runs.warnings[0].startswith("TensorBoard cannot be written: ")
     (note,) = notes(run)
     assert note.startswith("TensorBoard could not be written: ")
-    assert f"`raysweep continue {run.id}` brings it up to date" in note
+    assert f"out of sync; `raysweep continue {run.id} --root {runs.root}` brings it up to date" in note
     (run.folder / "tensorboard").unlink()
     runs.resume(run)
     assert board(run.folder) == history(run.folder, single=True)
@@ -615,7 +615,7 @@ def test_a_branch_is_a_run_that_names_its_sweep(runs, database, here):
     parent = runs.run(trackers={"mlflow": {"uri": database}})
     known = parents.read_parent(Root.open(runs.root), f"{parent.id}@2")
     plan = child.plan_child(known, Root.open(runs.root), weights={"3": 4.0}, epochs=1, name="s-34")
-    of_sweep = {"sweep": "s_20260101_000000", "branch": {"name": "34", "control": False, "seed": 0}}
+    of_sweep = {"sweep": "s_20260101_000000", "branch": BranchRef("34", False, 0)}
     with dispatch.dispatching(runs.events.append) as dispatcher:
 
         def progress(event: Event) -> None:

@@ -90,6 +90,16 @@ def truncate(text: object, most: int = 400) -> str:
     return plain(whole if len(whole) <= most else f"{whole[: most // 2]}…{whole[len(whole) - (most - 1) // 2 :]}")
 
 
+def counted(number: float, noun: str, plural: str | None = None) -> str:
+    """A number and its noun, such as ``1 epoch`` or ``1,200 images``.
+
+    >>> counted(1, "epoch"), counted(0, "branch", "branches")
+    ('1 epoch', '0 branches')
+    """
+    amount = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{amount} {noun if number == 1 else plural or noun + 's'}"
+
+
 def join_names(names: Iterable[object]) -> str:
     """The names, separated by commas; at most 20 of them, and how many more there are.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from raysweep._text import plain
+from raysweep._text import counted, plain
 from raysweep.cli.options import Address, From, RootOption
 from raysweep.display.terminal import percent, put, put_json, say, say_next, table
 from raysweep.events import Loading
@@ -134,13 +134,13 @@ def _show_plan(plan: SweepPlan) -> None:
     searched = plan.branches - len(plan.points)
     if searched:
         say(f"The search will choose the weights of {searched} more branches.")
-    device = f"{base.resources.workers} workers of " if base.resources.workers else ""
-    device += f"{base.resources.threads} thread{'s' * (base.resources.threads != 1)}"
+    device = f"{counted(base.resources.workers, 'worker')} of " if base.resources.workers else ""
+    device += counted(base.resources.threads, "thread")
     device += f" and {plan.gpus_per_branch:g} GPU" if plan.gpus_per_branch else ""
     count = _at_once(plan)
     where = f"as many at a time as fit on {base.settings.scaling.address}" if count is None else f"{count} at a time"
     say(
-        f"{plan.branches} branches (* control) of {base.settings.training.epochs} epochs from {plain(parent.experiment)}@{parent.epoch}, "
+        f"{counted(plan.branches, 'branch', 'branches')} (* control) of {counted(base.settings.training.epochs, 'epoch')} from {plain(parent.experiment)}@{parent.epoch}, "
         f"each with {device}, {where}; about {plan.branches * plan.branch_bytes / 1e6:,.0f} MB. Nothing was started."
     )
 
@@ -185,7 +185,7 @@ def summarise(result: SweepResult) -> None:
     say(f"All results are in {sweep.folder}")
     if result.failed:
         raise TrainingError(
-            f"{len(result.failed)} of {len(rows)} branches failed; the others are complete. Run the failed ones again with: "
+            f"{len(result.failed)} of {counted(len(rows), 'branch', 'branches')} failed; the others are complete. Run the failed ones again with: "
             f"{continue_command(sweep.root, sweep.id)}"
         )
     say_next(sweep.root, "compare", sweep.id)

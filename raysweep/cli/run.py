@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raysweep._text import Nested, plain
+from raysweep._text import Nested, counted, plain
 from raysweep.cli.options import ROOT, Address, DryRun, Purpose, Workers
 from raysweep.display.terminal import percent, put, put_json, say, say_next, table
 from raysweep.events import Loading
@@ -137,8 +137,8 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         ("shown per epoch", "r"),
     ]
     table(None, columns, rows)
-    where = "in this process" if plan.resources.workers == 0 else f"{plan.resources.workers} Ray workers"
+    where = "in this process" if plan.resources.workers == 0 else counted(plan.resources.workers, "Ray worker")
     say(
-        f"{plan.draws:,} images per epoch, {plan.data.val_images:,} validation images; model with {plan.parameters:,} parameters; {where}, "
-        f"{plan.resources.threads} thread{'s' * (plan.resources.threads != 1)}. Nothing was started."
+        f"{counted(plan.draws, 'image')} per epoch, {counted(plan.data.val_images, 'validation image')}; model with {counted(plan.parameters, 'parameter')}; {where}, "
+        f"{counted(plan.resources.threads, 'thread')}. Nothing was started."
     )

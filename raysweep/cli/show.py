@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from raysweep._text import plain
+from raysweep._text import counted, plain
 from raysweep.cli.options import RootOption
 from raysweep.display.terminal import decimals, percent, put, put_json, say, say_next, table
 from raysweep.store.commands import command
@@ -71,9 +71,8 @@ def _show_experiment(experiment: Experiment) -> None:
     put(plain(summary.id))
     if config.experiment_description:
         put(f"  {plain(config.experiment_description)}")
-    target = summary.epochs_target or "?"
     put(
-        f"  {summary.status}, {summary.epochs_done} of {target} epochs, model {plain(config.model_name)}, in {plain(experiment.folder)}"
+        f"  {summary.status}, {summary.epochs_done} of {_epochs(summary.epochs_target)}, model {plain(config.model_name)}, in {plain(experiment.folder)}"
     )
     if summary.parent:
         put(f"  child of {plain(summary.parent.reference)}")
@@ -100,6 +99,10 @@ def _show_experiment(experiment: Experiment) -> None:
         say_next(root, "resume", "--from", f"{summary.id}@{old[-1]}", "data.path=FOLDER")
     if summary.status in ("interrupted", "crashed"):
         say_next(root, "continue", summary.id)
+
+
+def _epochs(count: int | None) -> str:
+    return counted(count, "epoch") if count else "? epochs"
 
 
 def _row(e: ManifestEntry, best: str | None) -> list[str]:

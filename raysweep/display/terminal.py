@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from datetime import datetime
-from typing import Any
+from typing import Any, TextIO
 
 from raysweep._text import json_text, plain
 from raysweep.store.commands import command
 from raysweep.store.remote.copies import named, opened
 from raysweep.store.root import Root
+
+
+def never_fail() -> None:
+    """Let stdout and stderr write characters that their encoding lacks as ``\\u25b2``, instead of failing in the middle of a
+    list. Unlike a question mark, an escape says which character it was, and two names stay two."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a program has put its own object there
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _as_written(text: str, stream: TextIO) -> str:
+    """A text as the stream writes it, so that the columns of a table get their real widths."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def say(text: str = "") -> None:
@@ -28,8 +43,11 @@ def put(text: str) -> None:
     print(named(text), flush=True)
 
 
-def put_bytes(data: bytes) -> None:
-    """Write UTF-8 data, which may be megabytes long, to stdout."""
+def put_json_bytes(data: bytes) -> None:
+    """Write JSON in UTF-8, which may be megabytes long, to stdout."""
+    if not _is_utf8(sys.stdout):
+        _put_json(data.decode())
+        return
     sys.stdout.flush()
     sys.stdout.buffer.write(named(data.decode()).encode() if opened() else data)
     sys.stdout.buffer.flush()
@@ -37,7 +55,19 @@ def put_bytes(data: bytes) -> None:
 
 def put_json(value: Any) -> None:
     """Print valid JSON, indented."""
-    put(json_text(value, indent=2))
+    _put_json(json_text(value, indent=2) + "\n")
+
+
+def _put_json(text: str) -> None:
+    """Print JSON. Where stdout is not UTF-8, what is not ASCII becomes an escape of JSON, which every program reads."""
+    text = named(text)
+    if not _is_utf8(sys.stdout) and not text.isascii():
+        text = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
+    print(text, end="", flush=True)
+
+
+def _is_utf8(stream: TextIO) -> bool:
+    return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "") == "utf8"
 
 
 def is_terminal() -> bool:

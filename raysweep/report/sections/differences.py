@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from raysweep._text import counted
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, BETTER, WORSE, Effect
 from raysweep.report.sections.records import Heat, HeatCell, HeatLine, Verdict
@@ -44,7 +45,7 @@ def heat(comparison: Comparison, branches: Sequence[str]) -> Heat:
     """One table (branch × class) for each metric. The strength of a cell's colour is relative to the largest difference of
     the table."""
     tables = {metric: _table(comparison, branches, metric) for metric in ("f1", "recall", "precision")}
-    heads = [(c, f"{comparison.counts[c]:,} images") for c in comparison.classes]
+    heads = [(c, counted(comparison.counts[c], "image")) for c in comparison.classes]
     return Heat([*heads, ("macro-F1", "all"), ("accuracy", "all")], tables, _NAMES)
 
 

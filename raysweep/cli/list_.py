@@ -10,7 +10,7 @@ import typer
 
 from raysweep._text import plain
 from raysweep.cli.options import RootOption
-from raysweep.display.terminal import age, decimals, percent, put_json_bytes, put_json, say, say_next, table
+from raysweep.display.terminal import age, decimals, percent, put_json, put_json_bytes, say, say_next, table
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:

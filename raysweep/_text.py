@@ -6,7 +6,8 @@ import json
 import math
 import reprlib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import PurePath
 from typing import Any
@@ -78,6 +79,19 @@ def plain(text: object) -> str:
     'a·[2Jb'
     """
     return "".join(c if c.isprintable() else "·" for c in str(text))
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    r"""Plain names that still differ: where two look the same without their control characters and marks, both are shown with
+    escapes.
+
+    >>> labels(["cat", "dog\u200f", "dog\u200e"])
+    ['cat', 'dog\\u200f', 'dog\\u200e']
+    """
+    shown = [plain(name) for name in names]
+    seen = [unicodedata.normalize("NFC", text).strip() for text in shown]
+    often = Counter(seen)
+    return [ascii(n)[1:-1] if often[key] > 1 else text for n, text, key in zip(names, shown, seen, strict=True)]
 
 
 def truncate(text: object, most: int = 400) -> str:

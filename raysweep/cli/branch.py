@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from raysweep._text import counted, plain
+from raysweep._text import counted, labels, plain
 from raysweep.cli.options import Address, From, RootOption
+from raysweep.display.shares import MOST_CLASSES
 from raysweep.display.terminal import percent, put, put_json, say, say_next, table
 from raysweep.events import Loading
 from raysweep.store.commands import continue_command
@@ -149,12 +150,22 @@ def _table_of_shares(plan: SweepPlan) -> None:
     parent = plan.parent
     classes, old, before = parent.classes, parent.weights.as_dict(), plan.shares(parent.weights)
     rows = [["(parent)", "", *(percent(before[c]) for c in classes)]]
+    size = dict.fromkeys(classes, (False, 0.0))
     for p in plan.points:
         shares, new = plan.shares(p.weights), p.weights.as_dict()
+        size = {c: max(size[c], (new[c] != old[c], abs(shares[c] - before[c]))) for c in classes}
         cells = [percent(shares[c]) + (f" (w {new[c]:g})" if new[c] != old[c] else "") for c in classes]
-        rows.append([p.name + (" *" if p.control else ""), str(p.seed), *cells])
-    columns = [("branch", "l"), ("seed", "r"), *((plain(c), "r") for c in classes)]
-    table("Share of each class among the images shown", columns, rows)
+        rows.append([plain(p.name) + (" *" if p.control else ""), str(p.seed), *cells])
+    columns = [("branch", "l"), ("seed", "r"), *((c, "r") for c in labels(classes))]
+    least = [2 + i for i in sorted(range(len(classes)), key=lambda i: size[classes[i]])]
+    if len(classes) > MOST_CLASSES:  # in a pipe, too, nobody reads a thousand columns; --json has all
+        keep = sorted({0, 1, *least[-MOST_CLASSES:]})
+        rows = [[row[i] for i in keep] for row in rows]
+        columns, least = [columns[i] for i in keep], [keep.index(i) for i in least[-MOST_CLASSES:]]
+    title = "Share of each class among the images shown"
+    table(title, columns, rows, least=least, what="class", plural="classes")
+    if len(classes) > MOST_CLASSES:
+        say(f"{len(classes) - MOST_CLASSES:,} more classes change less; --json has all.")
 
 
 def summarise(result: SweepResult) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from raysweep._text import counted, plain
 from raysweep.cli.options import RootOption
+from raysweep.display.shares import show_shares
 from raysweep.display.terminal import decimals, percent, put, put_json, say, say_next, table
 from raysweep.store.commands import command
 from raysweep.store.root import Root
@@ -132,18 +133,10 @@ def _shares(config: ExperimentConfig) -> None:
             return
         sampled = SamplingWeights.complete(given, list(counts))
         weights, shown = sampled.as_dict(), sampled.shares(counts)
-        total = sum(counts.values())
-        rows = [
-            [plain(c), f"{n:,}", percent(n / total), f"{weights[c]:g}", percent(shown[c])] for c, n in counts.items()
-        ]
+        show_shares({c: int(n) for c, n in counts.items()}, weights, shown)
     except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # somebody edited the file
         put("  class_counts or sampling_weights in experiment_config.json are not valid")
         return
-    table(
-        None,
-        [("class", "l"), ("images", "r"), ("share of the data", "r"), ("weight", "r"), ("share shown", "r")],
-        rows,
-    )
 
 
 def _show_checkpoint(experiment: Experiment, entry: ManifestEntry | None, path: Path, as_json: bool) -> None:

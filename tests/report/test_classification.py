@@ -28,7 +28,9 @@ def test_the_report_is_scikit_learns(pairs, classes):
     for i in np.flatnonzero(~there):  # scikit-learn shows zeros there, and counts them in the macro average
         lines[2 + i] = re.sub(r"(    \d\.\d{4}){3}", " " * 21 + "no images", lines[2 + i])
     if not there.all():
-        averages = precision_recall_fscore_support(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)
+        averages = precision_recall_fscore_support(
+            labels, predicted, labels=np.unique(labels), average="macro", zero_division=0
+        )
         cells = "".join(f" {v:>9.4f}" for v in averages[:3])
         lines[8] = re.sub(r"(    \d\.\d{4}){3}", cells, lines[8])
     assert found == lines

@@ -35,7 +35,9 @@ def test_a_class_without_images_has_no_numbers_and_counts_nowhere():
     perfect = metrics.summarise(np.array([[5, 0, 0], [0, 0, 0], [0, 0, 5]]), ("cat", "dog", "eel"))
     guessed = metrics.summarise(np.array([[4, 1, 0], [0, 0, 0], [0, 0, 5]]), ("cat", "dog", "eel"))
     assert perfect["val_macro_f1"] == 1.0
-    assert guessed["val_macro_f1"] == pytest.approx((8 / 9 + 1) / 2)  # not a third of it less for a dog that is not there
+    assert guessed["val_macro_f1"] == pytest.approx(
+        (8 / 9 + 1) / 2
+    )  # not a third of it less for a dog that is not there
     for found in (perfect, guessed):
         assert found["recall"]["dog"] is found["precision"]["dog"] is found["f1"]["dog"] is None
     assert metrics.worst_class(guessed["recall"]) == ("cat", 0.8)

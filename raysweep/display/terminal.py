@@ -23,7 +23,7 @@ def never_fail() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _as_written(text: str, stream: TextIO) -> str:
+def as_written(text: str, stream: TextIO) -> str:
     """A text as the stream writes it, so that the columns of a table get their real widths."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
@@ -141,7 +141,7 @@ def table(
     from rich.text import Text
 
     console = Console(stderr=err, highlight=False)
-    texts = [[_as_written(named(cell), stream) for cell in row] for row in ([c for c, _ in columns], *rows)]
+    texts = [[as_written(named(cell), stream) for cell in row] for row in ([c for c, _ in columns], *rows)]
     shown = _fitting(texts, console.width, least)
     made = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for at, i in enumerate(shown):

@@ -10,7 +10,7 @@ import typer
 
 from raysweep._text import plain
 from raysweep.cli.options import RootOption
-from raysweep.display.terminal import age, decimals, percent, put_json, put_json_bytes, say, say_next, table
+from raysweep.display.terminal import age, decimals, percent, put_json, put_json_bytes, say, say_first, table
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def list_(
             f"--status {status}: there is no such status.{did_you_mean(status, STATUSES)} Use one of {', '.join(STATUSES)}."
         )
     folder = Root.open(root)
+    if sweep is not None and not index.texts(folder, sweep=sweep, limit=1):
+        sweep = _sweep_id(folder, sweep)
     if as_json and not checkpoints:
         texts = index.texts(folder, status=status, sweep=sweep, sort=sort, limit=limit)
         put_json_bytes(b"[" + b",\n ".join(texts) + b"]\n")  # one line per experiment
@@ -59,9 +61,14 @@ def list_(
     if checkpoints:
         _checkpoints(rows, as_json)
         return
+    if not rows and (status is not None or sweep is not None):
+        which = [f"with status {status}"] if status is not None else []
+        which += [f"of sweep {plain(sweep)}"] if sweep is not None else []
+        say(f"No experiment {' '.join(which)} under {plain(folder.path.absolute())}.")
+        return
     if not rows:
-        say(f"No experiments under {folder.path.absolute()}.")
-        say_next(folder, "run", "configs/base.yaml")
+        say(f"No experiments under {plain(folder.path.absolute())}.")
+        say_first(folder)
         return
     table(
         None,
@@ -81,6 +88,17 @@ def list_(
     for r in rows:
         if r.note:
             say(plain(r.note))
+
+
+def _sweep_id(root: Root, reference: str) -> str:
+    """The id of the sweep that a path, a name or the start of an id means.
+
+    Raises:
+        NotFoundError: there is no such sweep; the message names those that there are.
+    """
+    from raysweep.store import resolve
+
+    return resolve.find_sweep(root, reference).original_id
 
 
 def _cells(r: Row) -> list[str]:

@@ -117,7 +117,7 @@ class RunDisplay(Display):
         self._line(
             f"epoch {event.epoch:>2}/{self.last_epoch or '?'}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
             f"acc {percent(row['val_acc']):>6}  macro-F1 {row['val_macro_f1']:.3f}  worst {plain(row['worst_class'])} {percent(row['worst_recall'])}  "
-            f"{row['images_per_second']:,.0f} img/s" + ("  best" if event.best else "")
+            f"lr {row['lr']:.2g}  {row['images_per_second']:,.0f} img/s" + ("  best" if event.best else "")
         )
 
     def summary(self, experiment: Experiment) -> None:

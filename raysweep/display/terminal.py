@@ -39,6 +39,12 @@ def say_next(root: Root, *words: str) -> None:
     say(f"Next: {plain(command(root, *words))}")
 
 
+def say_first(root: Root) -> None:
+    """Print what to type in a root without experiments: the example's configuration, where it is there."""
+    example = "configs/base.yaml"
+    say_next(root, *(("run", example) if os.path.isfile(example) else ("demo",)))
+
+
 def put(text: str) -> None:
     """Print one line of data on stdout."""
     print(named(text), flush=True)

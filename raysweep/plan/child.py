@@ -16,6 +16,7 @@ from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note, Progress, ignore
 from raysweep.plan import experiment as experiment_plan
+from raysweep.plan import rates
 from raysweep.plan.parent import same_function
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import checkpoint
@@ -75,7 +76,14 @@ def plan_child(
             f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "
             f"data.channels={parent.channels}."
         )
-    return replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, notes=_notes(parent, plan))
+    plan = replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, rates=_rates(parent, plan))
+    return replace(plan, notes=_notes(parent, plan))
+
+
+def _rates(parent: Parent, plan: Plan) -> rates.Rates:
+    training = plan.settings.training
+    done = parent.batch / sampling.batches(plan.draws, training.batch_size) if keeps_position(parent, plan) else 0.0
+    return rates.rates(training, parent.epoch + done, parent.epoch + training.epochs)
 
 
 def _childs_settings(
@@ -167,6 +175,12 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
         text = f"epoch {parent.epoch + 1} was at batch {parent.batch}; its order is drawn anew from its start"
         notes.append(Note(text))
     notes += parent.notes
+    if plan.rates is not None:
+        training = plan.settings.training
+        given = training.learning_rate != parent.settings.training.learning_rate
+        notes.append(Note(plan.rates.describe()))
+        low = rates.warning(training, plan.rates, parent.epoch, training.epochs, given)
+        notes += [Note(low)] if low else []
     exact = []
     if parent.threads not in (None, plan.resources.threads):
         exact.append(f"{counted(plan.resources.threads, 'thread')} instead of {parent.threads}")

@@ -284,7 +284,7 @@ class _Copy:
         from raysweep.training.checkpointing import CheckpointWriter
 
         generators = _seeded(last.settings["seed"])
-        writer = CheckpointWriter(self.new.folder, "", last.checkpoint["classes"], "val_acc")
+        writer = CheckpointWriter(self.new.folder, None, last.checkpoint["classes"], "val_acc")
         entries = []
         for old_position, result in zip(self.positions, self.results, strict=True):
             saved = self.original.read(old_position)

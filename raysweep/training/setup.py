@@ -164,8 +164,9 @@ def prepare(job: Job, start: Checkpoint | None) -> tuple[Setup, TrainingProgress
 def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:
     section, t = job.settings.model, job.settings.training
     state.seed_everything(job.settings.seed, 0)  # the same weights on every rank
-    model = models.build(section.name, section.options, len(data.classes), data.shape[2])
-    if job.start is None:
+    new = job.start is None
+    model = models.build(section.name, section.options, len(data.classes), data.shape[2], new)
+    if new:
         models.initialise(model, section)
     model.to(world.device)
     model.to(memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)

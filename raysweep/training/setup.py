@@ -139,7 +139,8 @@ def prepare(job: Job, start: Checkpoint | None) -> tuple[Setup, TrainingProgress
     if saved is not None and job.keep_rng:
         _restore_generators(saved, world)
     bf16 = t.precision == "bf16" or (t.precision == "auto" and world.device.type == "cuda")
-    now = conditions.here(world.device, bf16, job.threads, world.size)
+    mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name)
+    now = conditions.of_ranks(world.gather(mine))
     inexact = [] if saved is None else conditions.differences(conditions.of_checkpoint(saved), now)
     setup = Setup(
         job=job,

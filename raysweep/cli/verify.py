@@ -96,12 +96,16 @@ def _checked(root: Root, experiment: Experiment, entries: Sequence[ManifestEntry
 
 def _replayed(found: Replay, epoch: int) -> tuple[list[str], str]:
     """Faults, and the text if there are none. Different bits under different conditions are not a fault."""
-    if not found.differences:
-        return [], f"intact; epoch {epoch} trained again: the same bits"
+    again = f"epoch {epoch} trained again"
+    if found.difference is None:
+        return [], f"intact; {again}: the same bits"
     if found.conditions:
         other = ", ".join(found.conditions)
-        return [], f"intact; epoch {epoch} trained again: not comparable, because it ran with {other}"
-    return found.differences, ""
+        return [], f"intact; {again}: not comparable, because it ran with {other} ({found.difference})"
+    fault = f"{again}: {found.difference}"
+    if found.unrecorded:
+        fault += f". It does not record its {', '.join(found.unrecorded)}: one of these may be the reason"
+    return [fault], ""
 
 
 def _is_old(experiment: Experiment) -> bool:

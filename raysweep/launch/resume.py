@@ -134,7 +134,12 @@ def _plan(
     try:
         # A tracker that is not installed here must not prevent the end of the training; a note says so when it is needed.
         plan = experiment_plan.plan_experiment(
-            settings, progress, classes=config.classes, tracked=False, root=experiment.root
+            settings,
+            progress,
+            classes=config.classes,
+            tracked=False,
+            root=experiment.root,
+            new_weights=good is None and config.parent is None,
         )
     except ResourceError as error:
         hint = "`raysweep continue` also takes --threads, --workers and --address."

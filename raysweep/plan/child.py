@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raysweep import _machine
-from raysweep._text import Nested, dotted
+from raysweep._text import Nested, dotted, short_repr
 from raysweep.config import load as load_config
 from raysweep.config.settings import ExperimentSection, Settings
 from raysweep.data import sampling
@@ -65,17 +65,31 @@ def plan_child(
     given = dict((over.get("sampling") or {}).get("weights") or {}) | dict(weights or {})
     complete = parent.weights.inherit(given)
     same_function(parent.path, parent.own, parent.settings.model.model_dump(), over)
+    _no_other_weights(over)
     settings = _childs_settings(parent, root.address, name, description, epochs, complete, over)
     if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
     _check_state(parent, settings, fresh_optimizer)  # first: building a model that does not fit could take all memory
-    plan = experiment_plan.plan_experiment(settings, progress, writable, parent.classes, weights=complete, root=root)
+    plan = experiment_plan.plan_experiment(
+        settings, progress, writable, parent.classes, weights=complete, root=root, new_weights=False
+    )
     if plan.data.shape[2] != parent.channels:
         raise CheckpointError(
             f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "
             f"data.channels={parent.channels}."
         )
     return replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, notes=_notes(parent, plan))
+
+
+def _no_other_weights(overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError if the user names a file of weights: a child has those of its checkpoint, and would not read it."""
+    section = overrides.get("model")
+    named = section.get("init_from") if isinstance(section, Mapping) else None
+    if named:
+        raise ConfigError(
+            f"model.init_from is {short_repr(named)}, but a child starts with the weights of its checkpoint. Omit it; to "
+            "start from that file, use `raysweep run`."
+        )
 
 
 def _childs_settings(

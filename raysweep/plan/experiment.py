@@ -33,6 +33,7 @@ def plan_experiment(
     tracked: bool = True,
     weights: SamplingWeights | None = None,
     root: Root | None = None,
+    new_weights: bool = True,
 ) -> Plan:
     """Check everything a run needs. Only the image cache is written, and with ``writable`` the root.
 
@@ -41,6 +42,8 @@ def plan_experiment(
         tracked: whether the trackers asked for must be installed.
         weights: default: those of the settings.
         root: where it will be, opened; default: the one that the settings name.
+        new_weights: False where the weights will come from a checkpoint. The files that a network begins with, of
+            ``model.init_from`` or of a pretrained network, are then not read: they may be gone.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
@@ -70,8 +73,8 @@ def plan_experiment(
     weights.shares(counts)  # raises if no image could be drawn
     from raysweep.training import models
 
-    model = models.build(settings.model.name, settings.model.options, len(data.classes), data.shape[2])
-    note = models.initialise(model, settings.model)
+    model = models.build(settings.model.name, settings.model.options, len(data.classes), data.shape[2], new_weights)
+    note = models.initialise(model, settings.model) if new_weights else None
     models.try_out(model, data.shape, len(data.classes))
     parameters = sum(p.numel() for p in model.parameters())
     draws = settings.sampling.samples_per_epoch or len(members)

@@ -191,7 +191,8 @@ class _Evaluator:
         images = in_order(self._images(settings), settings.data.classes)
         moments = saved.checkpoint["preprocessing"]
         feed = Feed(images, moments["mean"], moments["std"], device, settings.training.channels_last)
-        model = models.build(settings.model.name, settings.model.options, len(images.classes), images.shape[2])
+        name, options = settings.model.name, settings.model.options
+        model = models.build(name, options, len(images.classes), images.shape[2], pretrained=False)
         models.load_weights(model, saved.checkpoint, "the old checkpoint")
         labels, probabilities, _ = evaluate.validate(
             model, feed, images.val, len(images.classes), World(device), contextlib.nullcontext()

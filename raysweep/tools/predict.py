@@ -92,7 +92,8 @@ def load(
     own = entry is not None and files.inside(root.path, experiment.folder)
     parents.same_function(path, own, section, over)
     shape = _shape(saved["preprocessing"], section["name"], over)
-    model = models.build(section["name"], dict(section.get("options") or {}), len(saved["classes"]), shape[2])
+    options = dict(section.get("options") or {})
+    model = models.build(section["name"], options, len(saved["classes"]), shape[2], pretrained=False)
     models.load_weights(model, saved, path)
     model.eval()
     return Network(

@@ -33,6 +33,7 @@ def plan_experiment(
     tracked: bool = True,
     weights: SamplingWeights | None = None,
     root: Root | None = None,
+    trusted: bool = True,
 ) -> Plan:
     """Check everything a run needs. Only the image cache is written, and with ``writable`` the root.
 
@@ -41,6 +42,7 @@ def plan_experiment(
         tracked: whether the trackers asked for must be installed.
         weights: default: those of the settings.
         root: where it will be, opened; default: the one that the settings name.
+        trusted: the user wrote or approved what the settings run and fetch. False: they may be somebody else's.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
@@ -70,7 +72,7 @@ def plan_experiment(
     weights.shares(counts)  # raises if no image could be drawn
     from raysweep.training import models
 
-    model = models.build(settings.model.name, settings.model.options, len(data.classes), data.shape[2])
+    model = models.build(settings.model.name, settings.model.options, len(data.classes), data.shape[2], trusted=trusted)
     note = models.initialise(model, settings.model)
     models.try_out(model, data.shape, len(data.classes))
     parameters = sum(p.numel() for p in model.parameters())
@@ -81,7 +83,16 @@ def plan_experiment(
             f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
         )
     return Plan(
-        settings, root, data.facts, counts, weights, draws, wanted, parameters, notes=(Note(note),) if note else ()
+        settings,
+        root,
+        data.facts,
+        counts,
+        weights,
+        draws,
+        wanted,
+        parameters,
+        notes=(Note(note),) if note else (),
+        trusted=trusted,
     )
 
 

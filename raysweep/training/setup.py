@@ -164,7 +164,7 @@ def prepare(job: Job, start: Checkpoint | None) -> tuple[Setup, TrainingProgress
 def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:
     section, t = job.settings.model, job.settings.training
     state.seed_everything(job.settings.seed, 0)  # the same weights on every rank
-    model = models.build(section.name, section.options, len(data.classes), data.shape[2])
+    model = models.build(section.name, section.options, len(data.classes), data.shape[2], trusted=job.trusted)
     if job.start is None:
         models.initialise(model, section)
     model.to(world.device)

@@ -34,6 +34,7 @@ def plan_experiment(
     weights: SamplingWeights | None = None,
     root: Root | None = None,
     new_weights: bool = True,
+    trusted: bool = True,
 ) -> Plan:
     """Check everything a run needs. Only the image cache is written, and with ``writable`` the root.
 
@@ -44,6 +45,7 @@ def plan_experiment(
         root: where it will be, opened; default: the one that the settings name.
         new_weights: False where the weights will come from a checkpoint. The files that a network begins with, of
             ``model.init_from`` or of a pretrained network, are then not read: they may be gone.
+        trusted: the user wrote or approved what the settings run and fetch. False: they may be somebody else's.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
@@ -73,7 +75,14 @@ def plan_experiment(
     weights.shares(counts)  # raises if no image could be drawn
     from raysweep.training import models
 
-    model = models.build(settings.model.name, settings.model.options, len(data.classes), data.shape[2], new_weights)
+    model = models.build(
+        settings.model.name,
+        settings.model.options,
+        len(data.classes),
+        data.shape[2],
+        pretrained=new_weights,
+        trusted=trusted,
+    )
     note = models.initialise(model, settings.model) if new_weights else None
     models.try_out(model, data.shape, len(data.classes))
     parameters = sum(p.numel() for p in model.parameters())
@@ -84,7 +93,16 @@ def plan_experiment(
             f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
         )
     return Plan(
-        settings, root, data.facts, counts, weights, draws, wanted, parameters, notes=(Note(note),) if note else ()
+        settings,
+        root,
+        data.facts,
+        counts,
+        weights,
+        draws,
+        wanted,
+        parameters,
+        notes=(Note(note),) if note else (),
+        trusted=trusted,
     )
 
 

@@ -24,7 +24,7 @@ from raysweep.launch.workers import transport
 from raysweep.plan import capacity
 from raysweep.plan.types import SweepPlan
 from raysweep.store import experiment as experiments
-from raysweep.store import files, layout, lineage
+from raysweep.store import files, layout, lineage, trust
 from raysweep.store import sweep as sweeps
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
@@ -62,6 +62,9 @@ def run(plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
         count = capacity.settle(plan, fleet, progress)
         now = datetime.now()
         sweep = sweeps.create(plan.root, plan.name, now)
+        problem = trust.remember_made(sweep.id, plan.base.settings.model_dump(mode="json"))
+        if problem:
+            progress(Note(problem))
         lock = WriterLock.acquire(sweep.folder)
         try:
             sweep.write_record(_record(plan, sweep.id, now))
@@ -165,6 +168,7 @@ def _work(
         seed=next(iter(plan.grid.seeds), None),
         original_id=sweep.original_id,
         known={b.name: b.experiment for b in record.branches},
+        trust=plan.trust,
     )
     return tuning.Work(
         sweep=sweep,

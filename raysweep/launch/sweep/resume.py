@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raysweep._text import Nested
-from raysweep.cluster import autoscaler
+from raysweep.cluster import autoscaler, signals
 from raysweep.config import grid as grids
 from raysweep.config.grid import Point
 from raysweep.errors import (
@@ -31,6 +31,7 @@ from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
 from raysweep.plan.types import SweepPlan, SweepRequest
 from raysweep.store import experiment as experiments
 from raysweep.store import layout, resolve
+from raysweep.store.commands import continue_command
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import ParentRef
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
@@ -65,6 +66,7 @@ def continue_sweep(
         NotFoundError: no such sweep. LockedError: it is running. Interrupted, or what :func:`run` raises.
     """
     sweep = reference if isinstance(reference, Sweep) else resolve.find_sweep(root, reference)
+    signals.remember(continue_command(sweep.root, sweep.id))
     lock = WriterLock.acquire(sweep.folder, steal)
     try:
         record = refresh(sweep)

@@ -11,6 +11,7 @@ import typer
 from raysweep._text import plain
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Address, From, RootOption, TrustOption
+from raysweep.cluster import signals
 from raysweep.display.terminal import percent, put, put_json, say, say_next, table
 from raysweep.events import Loading
 from raysweep.store.commands import continue_command
@@ -169,6 +170,7 @@ def summarise(result: SweepResult) -> None:
     """
     from raysweep.errors import TrainingError
 
+    signals.all_done()
     sweep = result.sweep
     rows = read_results(sweep)
     say("")

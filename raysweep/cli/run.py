@@ -10,6 +10,7 @@ import typer
 
 from raysweep._text import Nested, plain
 from raysweep.cli.options import ROOT, Address, DryRun, Purpose, Workers
+from raysweep.cluster import signals
 from raysweep.display.terminal import percent, put, put_json, say, say_next, table
 from raysweep.events import Loading
 
@@ -66,6 +67,7 @@ def run(
 
 def announce(display: RunDisplay, experiment: Experiment) -> None:
     """Print the summary of a finished run: the confusion matrix, then the next command to type."""
+    signals.all_done()
     display.summary(experiment)
     root, ends = experiment.root, experiment.manifest().ends
     classes = experiment.config().classes or ()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from raysweep.cluster import signals
 from raysweep.config import foreign
 from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
@@ -19,6 +20,7 @@ from raysweep.plan.resources import AS_BEFORE, ResourceOverrides, Resources
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import checkpoint, layout, lineage, resolve
 from raysweep.store import trust as trusting
+from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import ExperimentConfig, ParentRef
@@ -93,6 +95,7 @@ def _continue(
     if config.settings is None:
         raise NotFoundError(f"{experiment.id} was not made by raysweep; start a child of it with `raysweep resume`.")
     before, settings = _settings(experiment, config, asked)
+    signals.remember(continue_command(experiment.root, experiment.id))
     lock = WriterLock.acquire(experiment.folder, steal)
     try:
         experiment.root.refresh(experiment.folder)
@@ -103,7 +106,7 @@ def _continue(
         if good is not None and good.batch is None and good.epoch >= last:
             return _complete(experiment, good, last, progress)
         plan = _plan(experiment, config, settings, good, progress)
-        with _session(settings, plan, progress, launch, fitted) as (launch, fitted):
+        with _session(settings, plan, progress, launch, fitted) as (launch, fitted), _to_its_end():
             config = _record_changes(experiment, config, before, settings, fitted)
             job = _job(experiment, config, replace(plan, resources=fitted), lock, good)
             job = _with_changed_images(job, experiment, plan, progress)
@@ -111,6 +114,14 @@ def _continue(
             return runner.execute(job, experiment, fitted, launch, progress)
     finally:
         lock.release()
+
+
+@contextmanager
+def _to_its_end() -> Iterator[None]:
+    """A last safe point, after which only the training looks at signals."""
+    signals.check()
+    with signals.place(None):
+        yield
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from raysweep._text import plain
+from raysweep._text import counted, plain
 from raysweep.cli.consent import consent
 from raysweep.cli.options import RootOption, TrustOption
 from raysweep.display.terminal import put, put_json, say
@@ -62,7 +62,7 @@ def verify(
         put_json([vars(r) for r in rows])
     checked = sum(r.file is not None for r in rows)
     faults = sum(len(r.faults) for r in rows)
-    say(f"{checked} checkpoint{'s' * (checked != 1)} checked, {faults} fault{'s' * (faults != 1)}.")
+    say(f"{counted(checked, 'checkpoint')} checked, {counted(faults, 'fault')}.")
     raise typer.Exit(1 if faults else 0)
 
 

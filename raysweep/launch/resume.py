@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from raysweep._text import counted
 from raysweep.cluster import signals
 from raysweep.config import foreign
 from raysweep.config import load as load_config
@@ -202,7 +203,7 @@ def _complete(experiment: Experiment, good: ManifestEntry, last: int, progress: 
         lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
     checkpointing.rebuild_derived(experiment)
     runner.derive(experiment)
-    progress(Note(f"{experiment.id} has all its {last} epochs; there is nothing to do."))
+    progress(Note(f"{experiment.id} has all its {counted(last, 'epoch')}; there is nothing to do."))
     return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
 
 

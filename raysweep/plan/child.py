@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raysweep import _machine
-from raysweep._text import Nested, dotted, short_repr
+from raysweep._text import Nested, counted, dotted, short_repr
 from raysweep.config import foreign
 from raysweep.config import load as load_config
 from raysweep.config.settings import ExperimentSection, Settings
@@ -198,9 +198,9 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
         )
     exact = []
     if parent.threads not in (None, plan.resources.threads):
-        exact.append(f"{plan.resources.threads} threads instead of {parent.threads}")
+        exact.append(f"{counted(plan.resources.threads, 'thread')} instead of {parent.threads}")
     if plan.resources.worker_range is None and parent.world_size != max(1, plan.resources.workers):
-        exact.append(f"{max(1, plan.resources.workers)} workers instead of {parent.world_size}")
+        exact.append(f"{counted(max(1, plan.resources.workers), 'worker')} instead of {parent.world_size}")
     if exact:
         notes.append(Note(f"not bit-exact: {', '.join(exact)}", inexact=True))
     return tuple(notes)

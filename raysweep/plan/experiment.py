@@ -10,7 +10,7 @@ from raysweep._paths import user_path
 from raysweep.config.settings import Settings
 from raysweep.data import cache, sampling
 from raysweep.errors import CheckpointError, ConfigError
-from raysweep.events import Decoding, Note, Progress, ignore
+from raysweep.events import Building, Decoding, Note, Progress, ignore
 from raysweep.plan import resources
 from raysweep.plan.types import Plan
 from raysweep.store import layout
@@ -61,6 +61,7 @@ def plan_experiment(
         cache_dir(settings, root),
         lambda done, total: progress(Decoding(done, total)),
     )
+    progress(Building())
     settings, data = _ordered(settings, data, classes)
     if classes is not None and tuple(classes) != data.classes:
         raise CheckpointError(

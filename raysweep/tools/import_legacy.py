@@ -154,18 +154,22 @@ class _Evaluation:
     counts: dict[str, int]  # class → training images
 
     @property
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float | None]:
         """Column of the history → value."""
-        overall = {"val_macro_f1": self.summary["val_macro_f1"], "balanced_accuracy": self.summary["balanced_accuracy"]}
+        overall: dict[str, float | None] = {
+            "val_macro_f1": self.summary["val_macro_f1"],
+            "balanced_accuracy": self.summary["balanced_accuracy"],
+        }
         per_class = {"recall": self.summary["recall"], "f1": self.summary["f1"], "precision": self.summary["precision"]}
         return overall | {f"{what}_{c}": v for what, values in per_class.items() for c, v in values.items()}
 
     @property
     def worst(self) -> dict[str, str | float]:
         """The class with the lowest recall, as the manifest names it."""
-        recall = self.summary["recall"]
-        worst = min(recall, key=recall.__getitem__)
-        return {"worst_class": worst, "worst_recall": recall[worst]}
+        from raysweep.training import metrics
+
+        worst, recall = metrics.worst_class(self.summary["recall"])
+        return {"worst_class": worst, "worst_recall": recall}
 
 
 def _names_images(overrides: Mapping[str, Any]) -> bool:

@@ -99,9 +99,7 @@ def load(
     trusting.settle(trust, parents.origin_of(root, experiment, path, saved), found.settings, over)
     shape = _shape(saved["preprocessing"], section["name"], over)
     options = dict(section.get("options") or {})
-    model = models.build(
-        section["name"], options, len(saved["classes"]), shape[2], pretrained=False, trusted=True
-    )
+    model = models.build(section["name"], options, len(saved["classes"]), shape[2], pretrained=False, trusted=True)
     models.load_weights(model, saved, path)
     model.eval()
     return Network(

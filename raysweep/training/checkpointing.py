@@ -126,9 +126,7 @@ class CheckpointWriter:
         entry = self._write(state, Position(epoch, batch), {})
         mids = [e for e in entries if e.batch is not None] + [entry]
         stale = mids[:-MID_EPOCH_KEPT]
-        self.experiment.write_manifest(
-            replace(manifest, entries=[*(e for e in entries if e not in stale), entry])
-        )
+        self.experiment.write_manifest(replace(manifest, entries=[*(e for e in entries if e not in stale), entry]))
         self._remove(stale)
         return entry
 

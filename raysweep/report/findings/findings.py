@@ -53,6 +53,7 @@ class Finding:
     q: float
     smallest: float
     label: str
+    images: float  # variance of the difference that comes from the images
 
 
 @dataclass(frozen=True)
@@ -154,9 +155,7 @@ def _usable(
     for c, metric in rows:
         if metric not in (*_TESTED, LEARNED):
             result.append(DESCRIBED_ONLY)
-        elif c is not None and cases.of_class[c] < FEWEST:
-            result.append(NOT_TESTED)
-        elif c is not None and metric == "precision" and predicted[c] < FEWEST:
+        elif c is not None and (cases.of_class[c] < FEWEST or (metric == "precision" and predicted[c] < FEWEST)):
             result.append(NOT_TESTED)
         elif metric == LEARNED and (apart[c] if c is not None else bool(apart.any())):
             result.append(INSEPARABLE)
@@ -205,6 +204,7 @@ def _labelled(
                     float(family.q[i, m]),
                     _smallest(test, m, family.threshold) if reason == "" else math.nan,
                     "" if reason == DESCRIBED_ONLY else label,
+                    float(test.images[m]),
                 )
             )
     return found, (families[0].size, families[1].size)

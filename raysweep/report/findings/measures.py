@@ -32,7 +32,8 @@ def _ratio(over: Array, under: Array) -> Array:
 
 def one_hot(classes: Array, k: int) -> Array:
     """bool (k, n): whether image i is of class c. ``classes`` int (n,)."""
-    return np.arange(k)[:, None] == classes[None]
+    table: Array = np.arange(k)[:, None] == classes[None]
+    return table
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,7 @@ def mean(measured: Measured) -> Measured:
     there = ~np.isnan(measured.value)
     if not there.any():
         return Measured(np.array([np.nan]), np.zeros((1, measured.influence.shape[1])))
-    return Measured(
-        measured.value[there].mean(keepdims=True), measured.influence[there].mean(0, keepdims=True)
-    )
+    return Measured(measured.value[there].mean(keepdims=True), measured.influence[there].mean(0, keepdims=True))
 
 
 def mean_of(scores: Array) -> Measured:

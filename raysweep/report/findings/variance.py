@@ -72,12 +72,14 @@ def pooled(arms: Sequence[ArmSummary]) -> Pooled:
 
 @dataclass(frozen=True)
 class Tested:
-    """The difference branch − control of M targets: ``difference``, ``error`` (√V), ``degrees`` (of Student's t), ``p``; all (M,)."""
+    """The difference branch − control of M targets, all (M,): ``error`` is √V, ``degrees`` those of Student's t, ``images`` the
+    part of V that comes from the images."""
 
     difference: Array
     error: Array
     degrees: Array
     p: Array
+    images: Array
 
 
 def tested(
@@ -100,7 +102,8 @@ def tested(
     of_branch = np.where(np.isnan(branch.variance), seeds.variance, branch.variance) / s_b
     of_control = np.where(np.isnan(control.variance), seeds.variance, control.variance) / s_0
     of_seeds = np.maximum(seeds.variance * (1 / s_b + 1 / s_0), of_branch + of_control)
-    variance = np.maximum(of_seeds + np.maximum(of_images - branch.own - control.own, 0.0), floor)
+    images = np.maximum(of_images - branch.own - control.own, 0.0)
+    variance = np.maximum(of_seeds + images, floor)
     degrees = np.minimum(float(seeds.degrees), np.maximum(cases - 1.0, 1.0))
     if s_b >= STEADY_SEEDS and s_0 > 1:
         parts = of_branch**2 / (s_b - 1) + of_control**2 / (s_0 - 1)
@@ -113,5 +116,5 @@ def tested(
         # Without a floor the variance can be 0: then any difference is certain, and no difference is none.
         ratio = np.where(error > 0, np.abs(difference) / error, np.where(difference == 0, 0.0, np.inf))
     ratio = np.where(np.isnan(variance), np.nan, ratio)
-    p = 2 * t.sf(ratio, degrees)
-    return Tested(difference, error, degrees, p)
+    p = np.asarray(2 * t.sf(ratio, degrees))
+    return Tested(difference, error, degrees, p, images)

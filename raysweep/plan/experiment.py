@@ -74,25 +74,8 @@ def plan_experiment(
     )
     counts = cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
     weights.shares(counts)  # raises if no image could be drawn
-    from raysweep.training import models
-
-    model = models.build(
-        settings.model.name,
-        settings.model.options,
-        len(data.classes),
-        data.shape[2],
-        pretrained=new_weights,
-        trusted=trusted,
-    )
-    note = models.initialise(model, settings.model) if new_weights else None
-    models.try_out(model, data.shape, len(data.classes))
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters, notes = _network(settings, data, new_weights, trusted)
     draws = settings.sampling.samples_per_epoch or len(members)
-    pad = settings.training.augment.crop_padding
-    if pad >= min(data.shape[:2]):
-        raise ConfigError(
-            f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
-        )
     return Plan(
         settings,
         root,
@@ -102,9 +85,25 @@ def plan_experiment(
         draws,
         wanted,
         parameters,
-        notes=(Note(note),) if note else (),
+        notes=notes,
         trusted=trusted,
     )
+
+
+def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted: bool) -> tuple[int, tuple[Note, ...]]:
+    """(parameters, notes) of the network, which is built and tried with images of this size."""
+    from raysweep.training import models
+
+    name, options = settings.model.name, settings.model.options
+    model = models.build(name, options, len(data.classes), data.shape[2], pretrained=new_weights, trusted=trusted)
+    note = models.initialise(model, settings.model) if new_weights else None
+    models.try_out(model, data.shape, len(data.classes))
+    pad = settings.training.augment.crop_padding
+    if pad >= min(data.shape[:2]):
+        raise ConfigError(
+            f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
+        )
+    return sum(p.numel() for p in model.parameters()), (Note(note),) if note else ()
 
 
 def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:

@@ -63,11 +63,6 @@ def plan_experiment(
     )
     progress(Building())
     settings, data = _ordered(settings, data, classes)
-    if classes is not None and tuple(classes) != data.classes:
-        raise CheckpointError(
-            f"The checkpoint's classes are {', '.join(classes)}; the data's are {', '.join(data.classes)}. Classes and "
-            "their order must be the same, or every label would be read wrongly."
-        )
     weights = weights or SamplingWeights.complete(settings.sampling.weights, data.classes)
     members = sampling.pool(
         data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
@@ -107,7 +102,11 @@ def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted
 
 
 def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:
-    """Settings and data with the classes in the order of the checkpoint, or else of the trained network, if it has the same classes."""
+    """Settings and data with the classes in the order of the checkpoint, or else of the trained network, if it has the same classes.
+
+    Raises:
+        CheckpointError: the checkpoint has other classes.
+    """
     from raysweep.data.order import in_order
     from raysweep.training import hub
 
@@ -115,8 +114,12 @@ def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | N
     for known in (classes, hub.labels(settings.model.name)):
         if wanted is None and known is not None and known != data.classes and sorted(known) == sorted(data.classes):
             wanted = list(known)
-    if wanted is None:
-        return settings, data
-    return settings.model_copy(update={"data": settings.data.model_copy(update={"classes": wanted})}), in_order(
-        data, wanted
-    )
+    if wanted is not None:
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"classes": wanted})})
+        data = in_order(data, wanted)
+    if classes is not None and tuple(classes) != data.classes:
+        raise CheckpointError(
+            f"The checkpoint's classes are {', '.join(classes)}; the data's are {', '.join(data.classes)}. Classes and "
+            "their order must be the same, or every label would be read wrongly."
+        )
+    return settings, data

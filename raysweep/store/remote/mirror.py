@@ -55,7 +55,9 @@ class Mirror:
 
     def told(self, path: Path) -> bool:
         """Whether a path belongs into the object store; caches, this machine's locks and temporary files do not."""
-        return not any(p in (layout.CACHES, layout.FENCE) or p.startswith(layout.TEMP_PREFIX) for p in self.key(path).split("/"))
+        return not any(
+            p in (layout.CACHES, layout.FENCE) or p.startswith(layout.TEMP_PREFIX) for p in self.key(path).split("/")
+        )
 
     @contextlib.contextmanager
     def alone(self, path: str | Path, writes: bool = False) -> Iterator[None]:

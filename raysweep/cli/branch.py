@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from raysweep._text import counted, labels, plain
-from raysweep.cli.options import Address, From, RootOption
+from raysweep.cli.consent import consent
+from raysweep.cli.options import Address, From, RootOption, TrustOption
+from raysweep.cluster import signals
 from raysweep.display.shares import MOST_CLASSES
 from raysweep.display.terminal import percent, put, put_json, say, say_next, table
 from raysweep.events import Loading
@@ -50,6 +53,7 @@ def branch(
         None, "--gpus-per-branch", min=0.01, help="0.25 lets four branches share a GPU."
     ),
     address: Address = None,
+    trust: TrustOption = False,
     root: RootOption = "experiments",
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and show every branch, but start nothing."),
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: print JSON."),
@@ -73,10 +77,10 @@ def branch(
         gpus_per_branch=gpus_per_branch,
         overrides=load_config.parse_overrides(overrides or []),
     )
-    _run(request, dry_run, as_json)
+    _run(request, trust, dry_run, as_json)
 
 
-def _run(request: SweepRequest, dry_run: bool, as_json: bool) -> None:
+def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
     from raysweep.display.sweep import SweepDisplay
 
     with SweepDisplay() as display:
@@ -84,6 +88,7 @@ def _run(request: SweepRequest, dry_run: bool, as_json: bool) -> None:
         from raysweep.launch.sweep import driver as sweeping
         from raysweep.plan import sweep as sweep_plan
 
+        request = replace(request, trust=consent(trust, display))
         plan = sweep_plan.plan_sweep(request, display, writable=not dry_run)
         if dry_run:
             display.close()
@@ -177,6 +182,7 @@ def summarise(result: SweepResult) -> None:
     """
     from raysweep.errors import TrainingError
 
+    signals.all_done()
     sweep = result.sweep
     rows = read_results(sweep)
     say("")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from raysweep.cli.options import RootOption
+from raysweep.cli.consent import consent
+from raysweep.cli.options import RootOption, TrustOption
 from raysweep.display.terminal import put
 from raysweep.events import Loading
 from raysweep.store.root import Root
@@ -37,6 +38,7 @@ def continue_(
     ),
     address: str | None = typer.Option(None, "--address", help="Another Ray cluster. local: this machine."),
     epochs: int | None = typer.Option(None, "--epochs", hidden=True),
+    trust: TrustOption = False,
     root: RootOption = "experiments",
 ) -> None:
     """Finish an interrupted experiment or sweep in place. Starts from the newest intact checkpoints."""
@@ -49,9 +51,9 @@ def continue_(
     if epochs is not None:
         raise _longer(found, epochs)
     if isinstance(found, Sweep):
-        _sweep(found, steal, (threads, count, address))
+        _sweep(found, steal, (threads, count, address), trust)
     else:
-        _experiment(found, steal, (threads, count, address))
+        _experiment(found, steal, (threads, count, address), trust)
 
 
 def _longer(found: Experiment | Sweep, epochs: int) -> InputError:
@@ -72,7 +74,7 @@ def _longer(found: Experiment | Sweep, epochs: int) -> InputError:
     return InputError(f"{text}longer, start a child: `{command(found.root, 'resume', *words)}`")
 
 
-def _sweep(sweep: Sweep, steal: bool, asked: Asked) -> None:
+def _sweep(sweep: Sweep, steal: bool, asked: Asked, trust: bool) -> None:
     from raysweep.cli.branch import summarise
     from raysweep.display.sweep import SweepDisplay
 
@@ -81,12 +83,19 @@ def _sweep(sweep: Sweep, steal: bool, asked: Asked) -> None:
         from raysweep.launch.sweep.resume import continue_sweep
         from raysweep.plan.resources import ResourceOverrides
 
-        result = continue_sweep(sweep.root, sweep, steal=steal, asked=ResourceOverrides(*asked), progress=display)
+        result = continue_sweep(
+            sweep.root,
+            sweep,
+            steal=steal,
+            asked=ResourceOverrides(*asked),
+            progress=display,
+            trust=consent(trust, display),
+        )
     put(str(result.sweep.folder))
     summarise(result)
 
 
-def _experiment(experiment: Experiment, steal: bool, asked: Asked) -> None:
+def _experiment(experiment: Experiment, steal: bool, asked: Asked, trust: bool) -> None:
     from raysweep.cli.run import announce
     from raysweep.display.run import RunDisplay
 
@@ -96,6 +105,13 @@ def _experiment(experiment: Experiment, steal: bool, asked: Asked) -> None:
         from raysweep.plan.resources import ResourceOverrides
 
         root = experiment.root
-        result = continue_experiment(root, experiment, steal=steal, asked=ResourceOverrides(*asked), progress=display)
+        result = continue_experiment(
+            root,
+            experiment,
+            steal=steal,
+            asked=ResourceOverrides(*asked),
+            progress=display,
+            trust=consent(trust, display),
+        )
     put(str(result.experiment.folder))
     announce(display, result.experiment)

@@ -61,14 +61,8 @@ def list_(
     if checkpoints:
         _checkpoints(rows, as_json)
         return
-    if not rows and (status is not None or sweep is not None):
-        which = [f"with status {status}"] if status is not None else []
-        which += [f"of sweep {plain(sweep)}"] if sweep is not None else []
-        say(f"No experiment {' '.join(which)} under {plain(folder.path.absolute())}.")
-        return
     if not rows:
-        say(f"No experiments under {plain(folder.path.absolute())}.")
-        say_first(folder)
+        _say_none(folder, status, sweep)
         return
     table(
         None,
@@ -88,6 +82,18 @@ def list_(
     for r in rows:
         if r.note:
             say(plain(r.note))
+
+
+def _say_none(folder: Root, status: str | None, sweep: str | None) -> None:
+    """Say that nothing is listed: because of the filters, or because there is no experiment at all."""
+    which = [f"with status {status}"] if status is not None else []
+    which += [f"of sweep {plain(sweep)}"] if sweep is not None else []
+    where = plain(folder.path.absolute())
+    if which:
+        say(f"No experiment {' '.join(which)} under {where}.")
+        return
+    say(f"No experiments under {where}.")
+    say_first(folder)
 
 
 def _sweep_id(root: Root, reference: str) -> str:

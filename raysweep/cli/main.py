@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import signal
 import sys
-import threading
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from raysweep._text import plain
+from raysweep.display.streams import OutputGone
 from raysweep.display.terminal import debugging, never_fail
 from raysweep.errors import InputError, RaysweepError, did_you_mean
 from raysweep.store.remote.copies import named
@@ -105,12 +104,8 @@ def _register(arguments: list[str]) -> None:
         importlib.import_module(f"raysweep.cli.{VERBS[str(name)]}").register(app)
 
 
-def _terminated(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the ``raysweep`` command."""
+    """Run a command; ends with SystemExit where it did not succeed. :mod:`raysweep.cli.entry` calls it for the program."""
     arguments = sys.argv[1:] if arguments is None else arguments
     never_fail()
     debug = "--debug" in arguments
@@ -122,9 +117,6 @@ def main(arguments: list[str] | None = None) -> None:
         print(of("raysweep"))
         return
     _register(arguments)
-    # SIGTERM ends the program like SIGINT, so that locks are released. (The training has its own handler, which saves first.)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminated)
     try:
         try:
             code = app(args=arguments, prog_name="raysweep", standalone_mode=False)
@@ -141,12 +133,10 @@ def main(arguments: list[str] | None = None) -> None:
         label = "" if error.exit_code == 130 else "error: "
         print(f"{label}{named(_paragraph(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # `raysweep list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except OutputGone as error:
+        if error.quiet:  # `raysweep list | head`
+            sys.exit(0)
+        print(f"error: the output could not be written: {plain(error)}.", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

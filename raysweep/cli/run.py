@@ -8,6 +8,7 @@ import typer
 
 from raysweep._text import Nested, counted, plain
 from raysweep.cli.options import ROOT, Address, DryRun, Purpose, Workers
+from raysweep.cluster import signals
 from raysweep.display.shares import MOST_CLASSES, show_shares
 from raysweep.display.terminal import put, put_json, say, say_next
 from raysweep.events import Loading
@@ -65,6 +66,7 @@ def run(
 
 def announce(display: RunDisplay, experiment: Experiment) -> None:
     """Print the summary of a finished run: the confusion matrix, then the next command to type."""
+    signals.all_done()
     display.summary(experiment)
     from raysweep.plan import advice
 

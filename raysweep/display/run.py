@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from raysweep._text import plain
+from raysweep.cluster import signals
 from raysweep.display.base import Display
 from raysweep.display.terminal import duration, percent, say
 from raysweep.events import (
@@ -56,6 +57,7 @@ class RunDisplay(Display):
         self.live.update(self.task, description=title, completed=done or 0, total=total, text=text)
 
     def __call__(self, event: Event) -> None:
+        signals.check()
         match event:
             case Loading():
                 self._bar("loading torch", None, None)

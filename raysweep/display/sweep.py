@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raysweep._text import counted, plain
+from raysweep.cluster import signals
 from raysweep.display.base import Display
 from raysweep.display.terminal import debugging, duration, percent, say
 from raysweep.events import (
@@ -65,6 +66,7 @@ class SweepDisplay(Display):
         return Live(self._table(), console=console, auto_refresh=False, transient=True)
 
     def __call__(self, event: Event) -> None:
+        signals.check()
         match event:
             case BranchEvent(branch, inner):
                 self._branch(branch, inner)

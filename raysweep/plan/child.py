@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from raysweep import _machine
-from raysweep._text import Nested, counted, dotted
+from raysweep._text import Nested, counted, dotted, short_repr
+from raysweep.config import foreign
 from raysweep.config import load as load_config
 from raysweep.config.settings import ExperimentSection, Settings
 from raysweep.data import sampling
@@ -17,7 +18,6 @@ from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note, Progress, ignore
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import rates
-from raysweep.plan.parent import same_function
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import checkpoint
 from raysweep.store.root import Root
@@ -65,12 +65,21 @@ def plan_child(
     over = dict(overrides or {})
     given = dict((over.get("sampling") or {}).get("weights") or {}) | dict(weights or {})
     complete = parent.weights.inherit(given)
-    same_function(parent.path, parent.own, parent.settings.model.model_dump(), over)
+    _no_other_weights(over)
     settings = _childs_settings(parent, root.address, name, description, epochs, complete, over)
     if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
     _check_state(parent, settings, fresh_optimizer)  # first: building a model that does not fit could take all memory
-    plan = experiment_plan.plan_experiment(settings, progress, writable, parent.classes, weights=complete, root=root)
+    plan = experiment_plan.plan_experiment(
+        settings,
+        progress,
+        writable,
+        parent.classes,
+        weights=complete,
+        root=root,
+        new_weights=False,
+        trusted=parent.trusted,
+    )
     if plan.data.shape[2] != parent.channels:
         raise CheckpointError(
             f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "
@@ -84,6 +93,17 @@ def _rates(parent: Parent, plan: Plan) -> rates.Rates:
     training = plan.settings.training
     done = parent.batch / sampling.batches(plan.draws, training.batch_size) if keeps_position(parent, plan) else 0.0
     return rates.rates(training, parent.epoch + done, parent.epoch + training.epochs)
+
+
+def _no_other_weights(overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError if the user names a file of weights: a child has those of its checkpoint, and would not read it."""
+    section = overrides.get("model")
+    named = section.get("init_from") if isinstance(section, Mapping) else None
+    if named:
+        raise ConfigError(
+            f"model.init_from is {short_repr(named)}, but a child starts with the weights of its checkpoint. Omit it; to "
+            "start from that file, use `raysweep run`."
+        )
 
 
 def _childs_settings(
@@ -156,7 +176,8 @@ def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> N
     from raysweep.training import models, optim, state
 
     saved = checkpoint.read_checkpoint(parent.path)
-    model = models.outline(settings.model.name, settings.model.options, len(parent.classes), parent.channels)
+    section = settings.model
+    model = models.outline(section.name, section.options, len(parent.classes), parent.channels, trusted=parent.trusted)
     models.fitting_weights(model, saved, parent.path)
     if not fresh_optimizer:
         slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"])}
@@ -181,6 +202,14 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
         notes.append(Note(plan.rates.describe()))
         low = rates.warning(training, plan.rates, parent.epoch, training.epochs, given)
         notes += [Note(low)] if low else []
+    left_out = [] if parent.own else foreign.places(parent.settings.model_dump(mode="json"))
+    if left_out:
+        names = ", ".join(ask.key for ask in left_out if ask.key != "scaling.address")  # which no child inherits
+        notes += (
+            [Note(f"not inherited, because there is no record that you made {parent.experiment}: {names}")]
+            if names
+            else []
+        )
     exact = []
     if parent.threads not in (None, plan.resources.threads):
         exact.append(f"{counted(plan.resources.threads, 'thread')} instead of {parent.threads}")

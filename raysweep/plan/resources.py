@@ -34,6 +34,10 @@ class ResourceOverrides:
             found["address"] = None if self.address == "local" else self.address
         return found
 
+    def named(self) -> Nested:
+        """What the user says of them, as nested settings."""
+        return {"scaling": self.applied({})}
+
 
 AS_BEFORE = ResourceOverrides()
 

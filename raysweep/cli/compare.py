@@ -75,7 +75,7 @@ def _show(found: Comparison, metric: str) -> None:
         f"Points against {plain(found.against)}; classes: {TITLES[metric]}. ▲ better, ▼ worse, unmarked: within noise"
     )
     order = [3 + found.classes.index(c) for c in by_size(found, metric)]
-    table(title, [*head, ("seconds", "r"), ("images", "r")], rows, least=order[::-1], what="class", plural="classes")
+    table(title, [*head, ("seconds", "r"), ("images", "r")], rows, least=order[::-1])
     real = [e for e in found.effects if e.label in (BETTER, WORSE) and (e.metric == metric or e.target == ALL)]
     real.sort(key=lambda e: (e.target != ALL, -abs(e.difference)))
     for effect in real[:MOST_SENTENCES]:

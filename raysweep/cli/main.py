@@ -123,6 +123,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from raysweep.cli.entry import entry
+    import runpy
 
-    entry()
+    runpy.run_module("raysweep", run_name="__main__")

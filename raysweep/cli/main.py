@@ -13,8 +13,8 @@ from typer.core import TyperGroup
 
 from raysweep._text import plain
 from raysweep.display.streams import OutputGone
-from raysweep.display.terminal import debugging
-from raysweep.errors import RaysweepError, did_you_mean
+from raysweep.display.terminal import debugging, never_fail
+from raysweep.errors import InputError, RaysweepError, did_you_mean
 from raysweep.store.remote.copies import named
 
 VERBS = {  # command → module, in the order of the help
@@ -42,6 +42,17 @@ VERBS = {  # command → module, in the order of the help
 _UsageError: Any = (
     typer.BadParameter.__base__
 )  # click's class, or that of the copy of click inside newer versions of Typer
+
+
+_CommandLineError: Any = _UsageError.__base__
+
+
+def _in_our_words(error: Any) -> InputError:
+    """What Typer says of a wrong command line, in one paragraph and with the command that explains it."""
+    words = error.format_message().strip()
+    context = getattr(error, "ctx", None)
+    end = "" if words.endswith((".", "?", "!")) else "."
+    return InputError(f"{words}{end} See `{context.command_path if context else 'raysweep'} --help`.")
 
 
 class _Group(TyperGroup):
@@ -96,6 +107,7 @@ def _register(arguments: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; ends with SystemExit where it did not succeed. :mod:`raysweep.cli.entry` calls it for the program."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    never_fail()
     debug = "--debug" in arguments
     if debug:  # accepted at any position
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
@@ -106,7 +118,15 @@ def main(arguments: list[str] | None = None) -> None:
         return
     _register(arguments)
     try:
-        app(args=arguments, prog_name="raysweep")
+        try:
+            code = app(args=arguments, prog_name="raysweep", standalone_mode=False)
+        except _CommandLineError as error:  # as every other error, not with Typer's own words and paragraphs around it
+            if type(error).__name__ == "NoArgsIsHelpError":  # `raysweep show` alone prints its help
+                error.show()
+                sys.exit(error.exit_code)
+            raise _in_our_words(error) from None
+        if code:
+            sys.exit(code)
     except RaysweepError as error:
         if debug or debugging():
             raise

@@ -9,14 +9,14 @@ from datetime import datetime
 
 from raysweep.cluster import signals
 from raysweep.errors import Interrupted, RaysweepError, TrainingError
-from raysweep.events import Drawing, ExperimentFinished, ExperimentStarted, Progress, ignore
+from raysweep.events import Drawing, ExperimentFinished, ExperimentStarted, Note, Progress, ignore
 from raysweep.launch.workers import retry
 from raysweep.plan.child import changed_settings, keeps_position
 from raysweep.plan.experiment import cache_dir
 from raysweep.plan.resources import Resources
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import experiment as experiments
-from raysweep.store import layout, lineage
+from raysweep.store import layout, lineage, trust
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
@@ -50,6 +50,7 @@ def new_job(
         parent=config.parent,
         config=config,
         versions=state.versions() if versions is None else versions,
+        trusted=plan.trusted,
     )
 
 
@@ -119,6 +120,10 @@ def start(
 def _start(plan: Plan, launch: Launch, progress: Progress, sweep: str | None, branch: BranchRef | None) -> Result:
     now = datetime.now()
     experiment = experiments.create(plan.root, plan.settings.experiment.name, now)
+    if sweep is None:  # the sweep's process has recorded its branches
+        problem = trust.remember_made(experiment.id, plan.settings.model_dump(mode="json"))
+        if problem:
+            progress(Note(problem))
     lock = WriterLock.acquire(experiment.folder)
     try:
         job = _first_job(plan, experiment, lock, now, sweep, branch)

@@ -10,7 +10,7 @@ from raysweep._paths import user_path
 from raysweep.config.settings import Settings
 from raysweep.data import cache, sampling
 from raysweep.errors import CheckpointError, ConfigError
-from raysweep.events import Decoding, Note, Progress, ignore
+from raysweep.events import Building, Decoding, Note, Progress, ignore
 from raysweep.plan import resources
 from raysweep.plan.types import Plan
 from raysweep.store import layout
@@ -33,6 +33,8 @@ def plan_experiment(
     tracked: bool = True,
     weights: SamplingWeights | None = None,
     root: Root | None = None,
+    new_weights: bool = True,
+    trusted: bool = True,
 ) -> Plan:
     """Check everything a run needs. Only the image cache is written, and with ``writable`` the root.
 
@@ -41,6 +43,9 @@ def plan_experiment(
         tracked: whether the trackers asked for must be installed.
         weights: default: those of the settings.
         root: where it will be, opened; default: the one that the settings name.
+        new_weights: False where the weights will come from a checkpoint. The files that a network begins with, of
+            ``model.init_from`` or of a pretrained network, are then not read: they may be gone.
+        trusted: the user wrote or approved what the settings run and fetch. False: they may be somebody else's.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
@@ -56,6 +61,7 @@ def plan_experiment(
         cache_dir(settings, root),
         lambda done, total: progress(Decoding(done, total)),
     )
+    progress(Building())
     settings, data = _ordered(settings, data, classes)
     if classes is not None and tuple(classes) != data.classes:
         raise CheckpointError(
@@ -70,8 +76,15 @@ def plan_experiment(
     weights.shares(counts)  # raises if no image could be drawn
     from raysweep.training import models
 
-    model = models.build(settings.model.name, settings.model.options, len(data.classes), data.shape[2])
-    note = models.initialise(model, settings.model)
+    model = models.build(
+        settings.model.name,
+        settings.model.options,
+        len(data.classes),
+        data.shape[2],
+        pretrained=new_weights,
+        trusted=trusted,
+    )
+    note = models.initialise(model, settings.model) if new_weights else None
     models.try_out(model, data.shape, len(data.classes))
     parameters = sum(p.numel() for p in model.parameters())
     draws = settings.sampling.samples_per_epoch or len(members)
@@ -81,7 +94,16 @@ def plan_experiment(
             f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
         )
     return Plan(
-        settings, root, data.facts, counts, weights, draws, wanted, parameters, notes=(Note(note),) if note else ()
+        settings,
+        root,
+        data.facts,
+        counts,
+        weights,
+        draws,
+        wanted,
+        parameters,
+        notes=(Note(note),) if note else (),
+        trusted=trusted,
     )
 
 

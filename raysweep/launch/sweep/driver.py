@@ -24,7 +24,7 @@ from raysweep.launch.workers import transport
 from raysweep.plan import capacity
 from raysweep.plan.types import SweepPlan
 from raysweep.store import experiment as experiments
-from raysweep.store import files, layout, lineage
+from raysweep.store import files, layout, lineage, trust
 from raysweep.store import sweep as sweeps
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
@@ -68,6 +68,9 @@ def run(plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
 def _start(plan: SweepPlan, count: int, progress: Progress) -> SweepResult:
     now = datetime.now()
     sweep = sweeps.create(plan.root, plan.name, now)
+    problem = trust.remember_made(sweep.id, plan.base.settings.model_dump(mode="json"))
+    if problem:
+        progress(Note(problem))
     lock = WriterLock.acquire(sweep.folder)
     try:
         sweep.write_record(_record(plan, sweep.id, now))
@@ -175,6 +178,7 @@ def _work(
         seed=next(iter(plan.grid.seeds), None),
         original_id=sweep.original_id,
         known={b.name: b.experiment for b in record.branches},
+        trust=plan.trust,
     )
     return tuning.Work(
         sweep=sweep,

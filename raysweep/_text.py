@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import reprlib
@@ -79,6 +80,20 @@ def plain(text: object) -> str:
     'a·[2Jb'
     """
     return "".join(c if c.isprintable() else "·" for c in str(text))
+
+
+def ascii_form(name: str) -> str:
+    """A name for programs that take ASCII only, such as Ray: equal for equal names, different for different ones.
+
+    >>> ascii_form("base_20261129_101500")
+    'base_20261129_101500'
+    >>> ascii_form("Übung_1"), ascii_form("表情")
+    ('Ubung_1-84cc86', '-c762ed')
+    """
+    if name.isascii():
+        return name
+    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return f"{letters}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:6]}"
 
 
 def labels(names: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ def doctor(
     from importlib import metadata
 
     from raysweep import _machine
+    from raysweep.cluster import machine
     from raysweep.errors import RaysweepError
     from raysweep.plan import resources
 
@@ -52,6 +53,17 @@ def doctor(
             False, f"torch and torchvision are not compatible ({str(error).splitlines()[0]}): reinstall both together"
         )
     check(True, counted(_machine.cpus_here(), "CPU"))
+    forbidden = _machine.threads_forbidden(_machine.cpus_here())
+    if forbidden is not None:
+        check(False, forbidden)
+    obstacles = list(machine.obstacles())
+    for text in obstacles:
+        check(False, f"Ray cannot be started on this machine: {text}")
+    if not obstacles:
+        check(True, f"Ray can be started on this machine; its files lie in {machine.ray_folder()}")
+    note = machine.object_store()[1]
+    if note is not None:
+        check(True, note)
     try:
         place = Root.open(root, look=False)
         place.check_reachable()

@@ -226,6 +226,9 @@ class _Copy:
     positions: Sequence[layout.Position]
     results: Sequence[_Evaluation | None]  # of each position
     sha256: dict[str, str] = field(default_factory=dict)  # file → its hash in the original
+    predictions: dict[int, str] = field(
+        default_factory=dict
+    )  # epoch → hash of its predictions, as far as they are written
 
     def write(self) -> None:
         last = self.original.read(self.positions[-1])
@@ -306,7 +309,8 @@ class _Copy:
                     files.write_atomic(self.new.folder / layout.model_name(position.epoch), bare)
                 if result:
                     predictions = {"labels": result.labels, "probabilities": result.probabilities}
-                    writer.save_predictions(position.epoch, predictions, keep=_best_epoch(history, rows - 1))
+                    best = _best_epoch(history, rows - 1)
+                    self.predictions = writer.save_predictions(position.epoch, predictions, best, self.predictions)
             created = datetime.now().isoformat(timespec="seconds")
             entries.append(ManifestEntry(file, size, digest, *position, created, metrics))
             self.sha256[file] = self.original.sha256(old_position)
@@ -330,7 +334,10 @@ class _Copy:
         kept = next((e for e in ends if e.epoch == best), ends[-1] if ends else None)
         record = BestEpoch(kept.epoch, kept.file, value=kept.metrics.get("val_acc", -1.0)) if kept is not None else None
         # Not by write_manifest: the folder still has its temporary name.
-        files.write_json(self.new.folder / layout.MANIFEST, Manifest(entries, record).to_json(self.name))
+        files.write_json(
+            self.new.folder / layout.MANIFEST,
+            Manifest(entries, record, predictions=self.predictions).to_json(self.name),
+        )
         rebuild_best(self.new)
         write_history(self.new.folder, history, last.checkpoint["classes"])
 

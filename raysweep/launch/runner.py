@@ -15,7 +15,7 @@ from raysweep.plan.experiment import cache_dir
 from raysweep.plan.resources import Resources
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import experiment as experiments
-from raysweep.store import layout, lineage
+from raysweep.store import layout, lineage, retention
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
@@ -111,10 +111,17 @@ def start(
     """
 
     now = datetime.now()
-    experiment = experiments.create(plan.root, plan.settings.experiment.name, now)
-    lock = WriterLock.acquire(experiment.folder)
+    # a branch starts from a copy that its sweep has read, and which the sweep's record claims
+    alone = plan.parent is not None and sweep is None
+    with retention.claimed(plan.parent.path) if plan.parent and alone else contextlib.nullcontext():
+        experiment = experiments.create(plan.root, plan.settings.experiment.name, now)
+        lock = WriterLock.acquire(experiment.folder)
+        try:
+            job = _first_job(plan, experiment, lock, now, sweep, branch)
+        except BaseException:
+            lock.release()
+            raise
     try:
-        job = _first_job(plan, experiment, lock, now, sweep, branch)
         _record_first_events(plan, experiment, sweep)
         return execute(job, experiment, plan.resources, launch, progress)
     finally:

@@ -61,6 +61,7 @@ class CheckpointWriter:
         self.lock = WriterLock(self.folder, token)
         self.classes = list(classes)
         self.keep = keep
+        self._used: retention.InUse | None = None
         self._best: str | None = None  # the epoch's file that best_checkpoint.pt is a copy of, once that is known
         self.best_metric = "val_macro_f1" if best_metric == "macro_f1" else best_metric  # as the history calls it
         _clean(self.experiment)
@@ -112,10 +113,10 @@ class CheckpointWriter:
     def _forget(self, keep: KeepSection) -> None:
         """Remove the checkpoints that ``checkpoint.keep`` does not keep, except parents of other experiments."""
         # the search for children reads many folders; it runs only where there is something to remove
-        if retention.removable(self.experiment, keep.last, keep.every, set()):
-            used = retention.in_use(self.experiment.root)
-            entries = retention.removable(self.experiment, keep.last, keep.every, used)
-            retention.remove(self.experiment, entries, "checkpoint.keep")
+        entries = retention.removable(self.experiment, keep.last, keep.every, set())
+        if entries:
+            self._used = self._used or retention.InUse(self.experiment.root)
+            retention.remove(self.experiment, entries, "checkpoint.keep", self._used)
 
     def mid_epoch(self, state: State, epoch: int, batch: int) -> ManifestEntry:
         """Commit the state after ``batch`` batches of ``epoch``. Only the newest three of these are kept."""

@@ -24,7 +24,7 @@ from raysweep.launch.workers import transport
 from raysweep.plan import capacity
 from raysweep.plan.types import SweepPlan
 from raysweep.store import experiment as experiments
-from raysweep.store import files, layout, lineage
+from raysweep.store import files, layout, lineage, retention
 from raysweep.store import sweep as sweeps
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
@@ -61,10 +61,15 @@ def run(plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
         plan = capacity.with_gpus(plan, nodes)
         count = capacity.settle(plan, fleet, progress)
         now = datetime.now()
-        sweep = sweeps.create(plan.root, plan.name, now)
-        lock = WriterLock.acquire(sweep.folder)
+        with retention.claimed(plan.parent.path):
+            sweep = sweeps.create(plan.root, plan.name, now)
+            lock = WriterLock.acquire(sweep.folder)
+            try:
+                sweep.write_record(_record(plan, sweep.id, now))
+            except BaseException:
+                lock.release()
+                raise
         try:
-            sweep.write_record(_record(plan, sweep.id, now))
             return train_branches(sweep, plan, plan.points, count, progress, steal=False)
         finally:
             lock.release()

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from raysweep._text import plain
-from raysweep.cli.options import RootOption
+from raysweep._text import counted, plain
+from raysweep.cli.consent import consent
+from raysweep.cli.options import RootOption, TrustOption
 from raysweep.display.terminal import put, put_json, say
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.store.experiment import Experiment
     from raysweep.store.records_manifest import ManifestEntry
+    from raysweep.store.trust import Trust
     from raysweep.tools.replay import Replay
 
 
@@ -43,6 +45,7 @@ def verify(
     as_json: bool = typer.Option(
         False, "--json", help="Print one JSON array: one row per checkpoint with its faults and a text."
     ),
+    trust: TrustOption = False,
     root: RootOption = "experiments",
 ) -> None:
     """Check that checkpoints are intact: hash, content, class order, random generators and position. Of whole experiments also
@@ -51,7 +54,7 @@ def verify(
     folder = Root.open(root)
     rows: list[Row] = []
     for experiment, entries in _chosen(folder, references or []):
-        for row in _checked(folder, experiment, entries, replay):
+        for row in _checked(folder, experiment, entries, consent(trust) if replay else None):
             rows.append(row)
             if not as_json:
                 _print(row)
@@ -59,7 +62,7 @@ def verify(
         put_json([vars(r) for r in rows])
     checked = sum(r.file is not None for r in rows)
     faults = sum(len(r.faults) for r in rows)
-    say(f"{checked} checkpoint{'s' * (checked != 1)} checked, {faults} fault{'s' * (faults != 1)}.")
+    say(f"{counted(checked, 'checkpoint')} checked, {counted(faults, 'fault')}.")
     raise typer.Exit(1 if faults else 0)
 
 
@@ -71,10 +74,15 @@ def _print(row: Row) -> None:
         put(f"ok     {where}: {plain(row.text)}")
 
 
-def _checked(root: Root, experiment: Experiment, one: ManifestEntry | None, replay: bool) -> Iterator[Row]:
+def _checked(root: Root, experiment: Experiment, one: ManifestEntry | None, replay: Trust | None) -> Iterator[Row]:
     """The faults of the experiment's manifest and log, if any, then a row for each checkpoint, then what is wrong with the
-    other files. Of ``one`` checkpoint, those are not looked at."""
-    from raysweep.errors import RaysweepError
+    other files.
+
+    Args:
+        one: the only checkpoint to check, and nothing else.
+        replay: train again, if what the checkpoints name may run; None: do not train.
+    """
+    from raysweep.errors import RaysweepError, UntrustedError
     from raysweep.store import lineage, verify
     from raysweep.tools import derived
     from raysweep.tools import replay as replaying
@@ -94,8 +102,11 @@ def _checked(root: Root, experiment: Experiment, one: ManifestEntry | None, repl
         text = "intact"
         if not faults:
             intact.append(entry)
-        if replay and not faults and after is not None:
-            faults, text = _replayed(replaying.replay(root, experiment, entry, after), after.epoch)
+        if replay is not None and not faults and after is not None:
+            try:
+                faults, text = _replayed(replaying.replay(root, experiment, entry, after, trust=replay), after.epoch)
+            except UntrustedError as error:  # the other experiments are checked
+                faults = [f"intact, but not trained again: {error}"]
         yield Row(experiment.id, entry.file, faults, text)
     if one is None:
         found = derived.check(experiment, intact)

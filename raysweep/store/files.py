@@ -1,7 +1,7 @@
 """Durable writes and bounded reads of an experiment's files.
 
-A write goes to a temporary file in the same folder: write, fsync, close, rename, fsync the folder. Nothing else in the
-package opens a file of an experiment for writing. A failed fsync is never retried on the same file, because the kernel
+A write goes to a temporary file in the same folder: write, fsync, close, rename, fsync the folder. The rename, and every
+other change, passes :mod:`raysweep.store.gate`. Nothing else in the package opens a file of an experiment for writing. A failed fsync is never retried on the same file, because the kernel
 may have dropped the unwritten pages (https://lwn.net/Articles/752063/); the temporary file is removed, and the error names
 the path and the bytes.
 """
@@ -24,6 +24,7 @@ from typing import Any
 
 from raysweep._paths import read_regular
 from raysweep.errors import StoreError
+from raysweep.store.gate import changing, refuse_if_lost
 from raysweep.store.layout import TEMP_PREFIX
 from raysweep.store.remote import copies
 
@@ -70,6 +71,7 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
 
     Raises:
         StoreError: a write, an fsync, a close or the rename failed; the temporary file is removed.
+        LockedError: another process writes to the folder.
     """
     write_stream(path, lambda sink: sink.write(data), len(data))
 
@@ -83,6 +85,7 @@ def write_stream(path: Path, produce: Callable[[Sink], object], size: int = 0) -
     Returns:
         The bytes and the SHA-256 of the content.
     """
+    refuse_if_lost(path)
     temp = temp_path(path)
     sink = Sink()
     try:
@@ -94,7 +97,7 @@ def write_stream(path: Path, produce: Callable[[Sink], object], size: int = 0) -
             os.fsync(fd)
         finally:
             os.close(fd)
-        with copies.writing(path):
+        with changing(path), copies.writing(path):
             os.replace(temp, path)
             fsync_folder(path.parent)
     except BaseException as error:
@@ -176,10 +179,11 @@ def append_line(path: Path, text: str) -> None:
 
     Raises:
         StoreError: the write failed or was short, or the path is a link (which may point out of the root).
+        LockedError: another process writes to the folder.
     """
     data = text.encode(errors=_SURROGATES)
     try:
-        with copies.writing(path, append=True):
+        with changing(path), copies.writing(path, append=True):
             fd = _open_log(path)
             try:
                 size = os.fstat(fd).st_size
@@ -225,22 +229,26 @@ def clone_or_copy(source: Path, target: Path) -> str:
         ``"clone"`` or ``"copy"``.
 
     Raises:
-        StoreError: ``target`` could not be written.
+        StoreError: ``target`` could not be written. LockedError: another process writes to the folder.
     """
-    if copies.copied(source, target):
-        return "copy"
+    with changing(target):
+        if copies.copied(source, target):
+            return "copy"
     temp = temp_path(target)
     try:
         with open_regular(source) as src, open(temp, "xb") as dst:
             how = _fill(src, dst)
             os.fsync(dst.fileno())
-        os.replace(temp, target)
-        fsync_folder(target.parent)
+        with changing(target):
+            os.replace(temp, target)
+            fsync_folder(target.parent)
         return how
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temp.unlink()
-        raise _failed(target, None, error) from error
+        if isinstance(error, OSError):
+            raise _failed(target, None, error) from error
+        raise
 
 
 def _fill(source: io.BufferedReader, target: io.BufferedWriter) -> str:
@@ -259,10 +267,11 @@ def remove(path: Path) -> None:
     """Delete a file.
 
     Raises:
-        OSError: it does not exist, or could not be deleted.
+        OSError: it does not exist, or could not be deleted. LockedError: another process writes to the folder.
     """
-    copies.removed(path)
-    path.unlink()
+    with changing(path):
+        copies.removed(path)
+        path.unlink()
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:
@@ -343,12 +352,17 @@ def sha256_file(path: Path) -> str:
 
 
 def clean_temps(folder: Path) -> list[str]:
-    """Remove the temporary files that a killed writer left, and return their names. Only the folder's writer may call this."""
+    """Remove the temporary files that a killed writer left, and return their names. Only the folder's writer may call this.
+
+    Raises:
+        LockedError: another process writes to the folder.
+    """
     removed = []
-    for path in folder.glob(f"{TEMP_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
-            removed.append(path.name)
+    with changing(folder / TEMP_PREFIX):
+        for path in folder.glob(f"{TEMP_PREFIX}*"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(path.name)
     return removed
 
 

@@ -17,6 +17,7 @@ from raysweep.store import checkpoint
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.root import Root
+from raysweep.store.trust import NOBODY, Trust
 from raysweep.trackers import base as trackers
 
 
@@ -30,12 +31,21 @@ class Replay:
 
 
 def replay(
-    root: Root, experiment: Experiment, entry: ManifestEntry, after: ManifestEntry, progress: Progress = ignore
+    root: Root,
+    experiment: Experiment,
+    entry: ManifestEntry,
+    after: ManifestEntry,
+    progress: Progress = ignore,
+    trust: Trust = NOBODY,
 ) -> Replay:
-    """Train the epoch after ``entry`` again and compare with the recorded ``after``, bit for bit."""
+    """Train the epoch after ``entry`` again and compare with the recorded ``after``, bit for bit.
+
+    Raises:
+        UntrustedError: the checkpoint names code that nobody has approved.
+    """
     from raysweep.training import conditions
 
-    parent = parents.read_parent(root, str(experiment.folder / entry.file))
+    parent = parents.read_parent(root, str(experiment.folder / entry.file), trust=trust)
     with tempfile.TemporaryDirectory(prefix="raysweep-replay-") as folder:
         cache = str(experiment_plan.cache_dir(_settings(experiment), experiment.root).resolve())
         over = {"data": {"cache_dir": cache}, "trackers": trackers.OFF}

@@ -45,20 +45,25 @@ FIRST_COLUMNS = (
 class CheckpointWriter:
     """Writes the folder of one experiment.
 
-    Every method that commits raises LockedError as soon as another process has taken the lock.
+    Every method raises LockedError as soon as another process has taken the lock.
 
     Args:
-        token: of the writer's lock.
+        token: of the writer's lock; None for a folder that no other process can know.
         best_metric: ``training.best_metric``, which decides the best epoch.
         keep: which checkpoints stay; None: all of them.
     """
 
     def __init__(
-        self, folder: str | Path, token: str, classes: Sequence[str], best_metric: str, keep: KeepSection | None = None
+        self,
+        folder: str | Path,
+        token: str | None,
+        classes: Sequence[str],
+        best_metric: str,
+        keep: KeepSection | None = None,
     ) -> None:
         self.experiment = Experiment(folder)
         self.folder = Path(folder)
-        self.lock = WriterLock(self.folder, token)
+        self.lock = None if token is None else WriterLock(self.folder, token).join()
         self.classes = list(classes)
         self.keep = keep
         self._used: retention.InUse | None = None
@@ -78,7 +83,7 @@ class CheckpointWriter:
         Returns:
             Whether this is the best epoch of the experiment so far.
         """
-        self.lock.check()  # before the first file of this save
+        self._check()
         manifest = self.experiment.manifest()
         entries = [e for e in manifest.entries if e.position.order < Position(epoch, None).order]
         best = self._best_before(manifest, epoch)
@@ -94,7 +99,8 @@ class CheckpointWriter:
         entry = replace(entry, model_sha256=bare)
         # The checkpoint of a finished epoch replaces those within epochs.
         ends = [e for e in entries if e.batch is None]
-        self._commit(replace(manifest, entries=[*ends, entry], best=best, predictions=hashes))
+        manifest = replace(manifest, entries=[*ends, entry], best=best, predictions=hashes)
+        self.experiment.write_manifest(manifest)
         self._remove([e for e in entries if e.batch is not None])
         if best is not None and (is_best or best.file != self._best):
             rebuild_best(self.experiment)
@@ -120,15 +126,20 @@ class CheckpointWriter:
 
     def mid_epoch(self, state: State, epoch: int, batch: int) -> ManifestEntry:
         """Commit the state after ``batch`` batches of ``epoch``. Only the newest three of these are kept."""
-        self.lock.check()
+        self._check()
         manifest = self.experiment.manifest()
         entries = [e for e in manifest.entries if e.position.order < Position(epoch, batch).order]
         entry = self._write(state, Position(epoch, batch), {})
         mids = [e for e in entries if e.batch is not None] + [entry]
         stale = mids[:-MID_EPOCH_KEPT]
-        self._commit(replace(manifest, entries=[*(e for e in entries if e not in stale), entry]))
+        self.experiment.write_manifest(replace(manifest, entries=[*(e for e in entries if e not in stale), entry]))
         self._remove(stale)
         return entry
+
+    def _check(self) -> None:
+        """Before the first file of a save, which is large; the store checks each change again."""
+        if self.lock is not None:
+            self.lock.check()
 
     def _remove(self, entries: Sequence[ManifestEntry]) -> None:
         for entry in entries:
@@ -136,16 +147,11 @@ class CheckpointWriter:
                 files.remove(self.folder / entry.file)
 
     def _write(self, state: State, position: Position, metrics: dict[str, Any]) -> ManifestEntry:
-        self.lock.check()
         name = layout.checkpoint_name(position)
         size, digest = checkpoint.write(self.folder / name, {**state, "timestamp": datetime.now().isoformat()})
         return ManifestEntry(
             name, size, digest, position.epoch, position.batch, datetime.now().isoformat(timespec="seconds"), metrics
         )
-
-    def _commit(self, manifest: Manifest) -> None:
-        self.lock.check()
-        self.experiment.write_manifest(manifest)
 
     def save_predictions(
         self, epoch: int, new: dict[str, np.ndarray], keep: int | None, known: Mapping[int, str]

@@ -166,7 +166,9 @@ def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:
     section, t = job.settings.model, job.settings.training
     state.seed_everything(job.settings.seed, 0)  # the same weights on every rank
     new = job.start is None
-    model = models.build(section.name, section.options, len(data.classes), data.shape[2], new)
+    model = models.build(
+        section.name, section.options, len(data.classes), data.shape[2], pretrained=new, trusted=job.trusted
+    )
     if new:
         models.initialise(model, section)
     model.to(world.device)

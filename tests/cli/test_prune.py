@@ -209,6 +209,7 @@ def killed_at(moment: int, made: Experiment, *names: str) -> bool:
         code = 1
         try:
             main(["prune", "--last", "1", "--yes", "--root", str(made.folder.parent)])
+            code = 0
         except SystemExit as leave:
             code = int(leave.code or 0)
         finally:

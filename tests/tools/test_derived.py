@@ -234,7 +234,9 @@ def test_a_save_that_was_killed_leaves_files_behind_or_ahead_and_no_fault(run, t
     last = predictions.read(run, 3)
     best = run.manifest().best.epoch
     new = {"labels": last.labels, "probabilities": last.probabilities}
-    CheckpointWriter(run.folder, "", last.classes, "val_acc").save_predictions(4, new, best, run.manifest().predictions)
+    CheckpointWriter(run.folder, None, last.classes, "val_acc").save_predictions(
+        4, new, best, run.manifest().predictions
+    )
     assert faults(run) == []
     assert any("training_history.csv has 2 rows, checkpoint_epoch_3.pt has 3" in text for text in told(run))
 

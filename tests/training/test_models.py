@@ -45,7 +45,7 @@ def test_cnn_takes_images_of_any_size(size, channels):
 def test_a_function_of_the_user_gets_its_options():
     from raysweep.training import models
 
-    model = models.build(f"python:{HERE}:tiny", {"width": 5}, 7, 1)
+    model = models.build(f"python:{HERE}:tiny", {"width": 5}, 7, 1, trusted=True)
     models.try_out(model, (16, 16, 1), 7)
     assert model[0].out_channels == 5
 
@@ -73,14 +73,14 @@ def test_a_model_that_cannot_be_built_is_reported_with_the_reason(name, options,
     from raysweep.training import models
 
     with pytest.raises(ConfigError, match=told):
-        models.build(name, options, 7, 1)
+        models.build(name, options, 7, 1, trusted=True)
 
 
 def test_a_network_that_does_not_fit_the_data_is_found_before_training():
     from raysweep.training import models
 
     with pytest.raises(ConfigError, match=r"logits of shape \(1, 7\)"):
-        models.try_out(models.build(f"python:{HERE}:two_outputs", {}, 7, 1), (16, 16, 1), 7)
+        models.try_out(models.build(f"python:{HERE}:two_outputs", {}, 7, 1, trusted=True), (16, 16, 1), 7)
     with pytest.raises(ConfigError, match="1×1"):
         models.try_out(tiny(7, 1), (1, 1, 1), 7)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 from raysweep._text import join_names, plain, truncate
 
@@ -65,6 +65,10 @@ class Reading:
             dict(value["validation"].items()),
         )
 
+    def and_left_out(self, more: Mapping[str, LeftOut]) -> Reading:
+        """The same with more that was left out; what the listing says comes first."""
+        return replace(self, left_out={**more, **self.left_out})
+
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
@@ -80,9 +84,13 @@ class Reading:
         if self.cropped is not None:
             c = self.cropped
             found.append(
-                f"Cropped to the middle: {_images(c.images)}, which {'lose' if c.images > 1 else 'loses'} {c.mean_percent:.0f} % "
+                f"Cropped to the middle: {_images(c.images)}, which {'lose' if c.images > 1 else 'loses'} {_percent(c.mean_percent)} "
                 f"of {'their' if c.images > 1 else 'its'} area"
-                + (f" on average, at most {c.most_percent:.0f} % ({truncate(c.most_of, 80)})." if c.images > 1 else ".")
+                + (
+                    f" on average, at most {_percent(c.most_percent)} ({truncate(c.most_of, 80)})."
+                    if c.images > 1
+                    else "."
+                )
             )
         if self.transparent:
             found.append(f"Put on white: {_images(self.transparent)} with transparency.")
@@ -95,5 +103,18 @@ class Reading:
         return found
 
 
+@runtime_checkable
+class LeavesOut(Protocol):
+    """A source that may leave something out; asked on every opening, after its fingerprint."""
+
+    def left_out(self) -> Mapping[str, LeftOut]:
+        """Kind, in the plural → what lies in the data and is not read."""
+        ...
+
+
 def _images(n: int) -> str:
     return f"{n:,} image{'s' * (n != 1)}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0f} %" if value >= 0.5 else "less than 1 %"

@@ -51,11 +51,7 @@ def plan_experiment(
     wanted = resources.decide(settings.scaling)
     if writable:
         root.check_writable()
-    data = cache.load(
-        settings.data,
-        cache_dir(settings, root),
-        lambda done, total: progress(Decoding(done, total)),
-    )
+    data = _read(settings, root, progress)
     settings, data = _ordered(settings, data, classes)
     if classes is not None and tuple(classes) != data.classes:
         raise CheckpointError(
@@ -83,6 +79,19 @@ def plan_experiment(
     return Plan(
         settings, root, data.facts, counts, weights, draws, wanted, parameters, notes=(Note(note),) if note else ()
     )
+
+
+def _read(settings: Settings, root: Root, progress: Progress) -> cache.Dataset:
+    """The images, decoded unless they were before; tells what is not as in their files."""
+    data = cache.load(
+        settings.data,
+        cache_dir(settings, root),
+        lambda done, total: progress(Decoding(done, total)),
+        lambda text: progress(Note(text)),
+    )
+    for line in data.reading.lines():
+        progress(Note(line))
+    return data
 
 
 def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:

@@ -9,7 +9,8 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain, truncate
-from raysweep.cli.options import Checkpoint, Classes, RootOption
+from raysweep.cli.consent import consent
+from raysweep.cli.options import Checkpoint, Classes, RootOption, TrustOption
 from raysweep.display.terminal import percent, put_json, split_classes, table
 from raysweep.store.root import Root
 
@@ -27,6 +28,7 @@ def predict(
     ),
     classes: Classes = None,
     as_json: bool = typer.Option(False, "--json", help="Print JSON with the probability of every class."),
+    trust: TrustOption = False,
     root: RootOption = "experiments",
 ) -> None:
     """Predict the classes of image files. Where some cannot be used, the others are answered, and the exit code is 1."""
@@ -41,7 +43,7 @@ def predict(
         raise InputError("Name at least one image file.")
     from raysweep.tools import predict as networks
 
-    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes))
+    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes), consent(trust))
     rows = list(networks.predictions(found, [user_path(f) for f in files]))
     if as_json:
         put_json([_as_json(found.classes, path, said) for path, said in rows])

@@ -150,6 +150,7 @@ def _record_first_events(plan: Plan, experiment: Experiment, sweep: str | None) 
         threads=plan.resources.threads,
         seed=plan.settings.seed,
         skipped_images=[f"{s['image']} ({s['reason']})" for s in plan.data.skipped] or None,
+        reading=plan.data.reading.lines() or None,
         sweep=sweep,
     )
     if plan.parent is not None:

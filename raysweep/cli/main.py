@@ -167,9 +167,3 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    import runpy
-
-    runpy.run_module("raysweep", run_name="__main__")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,7 +140,7 @@ def _model(section: Any) -> list[Ask]:
 
 
 def _typed(key: str, value: Any) -> str:
-    return f"model.options.{key}={value if isinstance(value, str) else json.dumps(value, default=str)}"
+    return shlex.quote(f"model.options.{key}={json.dumps(value, default=str)}")
 
 
 def _leaves(value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from raysweep._text import plain
+from raysweep._text import hide_credentials, plain
 from raysweep.display.terminal import debugging
 from raysweep.errors import RaysweepError, did_you_mean
 from raysweep.store.remote.copies import named
@@ -58,7 +58,7 @@ class _Group(TyperGroup):
 
 def _paragraph(text: object) -> str:
     """The text in one line, so that quoted input cannot fake another line or send control codes to the terminal."""
-    return plain(re.sub(r"\s*\n\s*", " ", str(text).strip()))
+    return hide_credentials(plain(re.sub(r"\s*\n\s*", " ", str(text).strip())))
 
 
 app = typer.Typer(

@@ -7,7 +7,7 @@ import sys
 from datetime import datetime
 from typing import Any
 
-from raysweep._text import json_text, plain
+from raysweep._text import hide_credentials, json_text, plain
 from raysweep.store.commands import command
 from raysweep.store.remote.copies import named, opened
 from raysweep.store.root import Root
@@ -15,7 +15,7 @@ from raysweep.store.root import Root
 
 def say(text: str = "") -> None:
     """Print one message line on stderr."""
-    print(named(text), file=sys.stderr, flush=True)
+    print(named(hide_credentials(text)), file=sys.stderr, flush=True)
 
 
 def say_next(root: Root, *words: str) -> None:
@@ -25,7 +25,7 @@ def say_next(root: Root, *words: str) -> None:
 
 def put(text: str) -> None:
     """Print one line of data on stdout."""
-    print(named(text), flush=True)
+    print(named(hide_credentials(text)), flush=True)
 
 
 def put_bytes(data: bytes) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from raysweep._text import counted
+from raysweep.cluster import signals
 from raysweep.config import foreign
 from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
@@ -19,6 +21,7 @@ from raysweep.plan.resources import AS_BEFORE, ResourceOverrides, Resources
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import checkpoint, layout, lineage, resolve
 from raysweep.store import trust as trusting
+from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import ExperimentConfig, ParentRef
@@ -96,6 +99,7 @@ def _continue(
     before, settings = _settings(experiment, config, asked)
     credentials.keep(settings.trackers)  # those that raysweep 0.1 stored
     settings = credentials.stored(settings)
+    signals.remember(continue_command(experiment.root, experiment.id))
     lock = WriterLock.acquire(experiment.folder, steal)
     try:
         experiment.root.refresh(experiment.folder)
@@ -106,7 +110,7 @@ def _continue(
         if good is not None and good.batch is None and good.epoch >= last:
             return _complete(experiment, good, last, progress)
         plan = _plan(experiment, config, settings, good, progress)
-        with _session(settings, plan, progress, launch, fitted) as (launch, fitted):
+        with _session(settings, plan, progress, launch, fitted) as (launch, fitted), _to_its_end():
             config = _record_changes(experiment, config, before, settings, fitted)
             job = _job(experiment, config, replace(plan, resources=fitted), lock, good)
             job = _with_changed_images(job, experiment, plan, progress)
@@ -114,6 +118,14 @@ def _continue(
             return runner.execute(job, experiment, fitted, launch, progress)
     finally:
         lock.release()
+
+
+@contextmanager
+def _to_its_end() -> Iterator[None]:
+    """A last safe point, after which only the training looks at signals."""
+    signals.check()
+    with signals.place(None):
+        yield
 
 
 @contextmanager
@@ -159,7 +171,12 @@ def _plan(
     try:
         # A tracker that is not installed here must not prevent the end of the training; a note says so when it is needed.
         plan = experiment_plan.plan_experiment(
-            settings, progress, classes=config.classes, tracked=False, root=experiment.root
+            settings,
+            progress,
+            classes=config.classes,
+            tracked=False,
+            root=experiment.root,
+            new_weights=good is None and config.parent is None,
         )
     except ResourceError as error:
         hint = "`raysweep continue` also takes --threads, --workers and --address."
@@ -189,7 +206,7 @@ def _complete(experiment: Experiment, good: ManifestEntry, last: int, progress: 
         lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
     checkpointing.rebuild_derived(experiment)
     runner.derive(experiment)
-    progress(Note(f"{experiment.id} has all its {last} epochs; there is nothing to do."))
+    progress(Note(f"{experiment.id} has all its {counted(last, 'epoch')}; there is nothing to do."))
     return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raysweep import _machine
-from raysweep._text import Nested, dotted
+from raysweep._text import Nested, counted, dotted, short_repr
 from raysweep.config import foreign
 from raysweep.config import load as load_config
 from raysweep.config.settings import ExperimentSection, Settings
@@ -64,12 +64,20 @@ def plan_child(
     over = dict(overrides or {})
     given = dict((over.get("sampling") or {}).get("weights") or {}) | dict(weights or {})
     complete = parent.weights.inherit(given)
+    _no_other_weights(over)
     settings = _childs_settings(parent, root.address, name, description, epochs, complete, over)
     if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
     _check_state(parent, settings, fresh_optimizer)  # first: building a model that does not fit could take all memory
     plan = experiment_plan.plan_experiment(
-        settings, progress, writable, parent.classes, weights=complete, root=root, trusted=parent.trusted
+        settings,
+        progress,
+        writable,
+        parent.classes,
+        weights=complete,
+        root=root,
+        new_weights=False,
+        trusted=parent.trusted,
     )
     if plan.data.shape[2] != parent.channels:
         raise CheckpointError(
@@ -77,6 +85,17 @@ def plan_child(
             f"data.channels={parent.channels}."
         )
     return replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, notes=_notes(parent, plan))
+
+
+def _no_other_weights(overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError if the user names a file of weights: a child has those of its checkpoint, and would not read it."""
+    section = overrides.get("model")
+    named = section.get("init_from") if isinstance(section, Mapping) else None
+    if named:
+        raise ConfigError(
+            f"model.init_from is {short_repr(named)}, but a child starts with the weights of its checkpoint. Omit it; to "
+            "start from that file, use `raysweep run`."
+        )
 
 
 def _childs_settings(
@@ -179,9 +198,9 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
         )
     exact = []
     if parent.threads not in (None, plan.resources.threads):
-        exact.append(f"{plan.resources.threads} threads instead of {parent.threads}")
+        exact.append(f"{counted(plan.resources.threads, 'thread')} instead of {parent.threads}")
     if plan.resources.worker_range is None and parent.world_size != max(1, plan.resources.workers):
-        exact.append(f"{max(1, plan.resources.workers)} workers instead of {parent.world_size}")
+        exact.append(f"{counted(max(1, plan.resources.workers), 'worker')} instead of {parent.world_size}")
     if exact:
         notes.append(Note(f"not bit-exact: {', '.join(exact)}", inexact=True))
     return tuple(notes)

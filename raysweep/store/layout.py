@@ -17,8 +17,10 @@ HISTORY_CSV = "training_history.csv"
 HISTORY_PNG = "training_history.png"
 PREDICTIONS = "val_predictions.parquet"
 TENSORBOARD = "tensorboard"  # a folder of event files
+TRACKER_PREFIX = "tracker_"
 WANDB = "wandb"  # W&B's folder; what is in it is named by W&B
 LOCK = ".writer.lock"
+FENCE = ".writer.fence"  # what the kernel's locks are on; it stays
 TEMP_PREFIX = ".tmp-"
 
 SWEEPS = "sweeps"
@@ -34,6 +36,7 @@ INDEX = "index.sqlite"
 
 TIME_FORMAT = "%Y%m%d_%H%M%S"
 _EPOCH = re.compile(r"checkpoint_epoch_([0-9]{1,9})(?:_batch_([0-9]{1,9}))?\.pt")
+_MODEL = re.compile(r"epoch_([0-9]{1,9})_model\.pt")
 _ID = re.compile(r"(?P<name>.+)_(?P<time>\d{8}_\d{6})(?:_(?P<n>\d+))?")
 
 
@@ -65,9 +68,19 @@ def model_name(epoch: int) -> str:
     return f"epoch_{epoch}_model.pt"
 
 
+def parse_model_name(name: str) -> int | None:
+    """The epoch of a bare state_dict's file name, or None for any other name.
+
+    >>> parse_model_name("epoch_3_model.pt"), parse_model_name("best_checkpoint.pt")
+    (3, None)
+    """
+    match = _MODEL.fullmatch(name)
+    return int(match[1]) if match else None
+
+
 def tracker_name(tracker: str) -> str:
     """``tracker_mlflow.json``: the experiment's name in a tracker, and how much of the history the tracker has."""
-    return f"tracker_{tracker}.json"
+    return f"{TRACKER_PREFIX}{tracker}.json"
 
 
 def parse_checkpoint_name(name: str) -> Position | None:

@@ -190,7 +190,7 @@ def _hf(target: str) -> Callable[..., nn.Module]:
                     ignore_mismatched_sizes=True,
                     trust_remote_code=False,
                     local_files_only=local,
-                ).float()
+                )
             else:
                 model = kind.from_config(own, trust_remote_code=False)
         except OSError as error:
@@ -198,6 +198,7 @@ def _hf(target: str) -> Callable[..., nn.Module]:
                 f"model.name: hf:{truncate(target)} cannot be loaded ({_line(error)}). Check that its weights are complete, or "
                 "name another model."
             ) from None
+        model = model.float()
         original = model.forward
         wanted = getattr(own, "num_channels", 3)
 

@@ -5,6 +5,7 @@ A name is ``cnn`` (our own network), ``torchvision:NAME``, ``hf:NAME_OR_FOLDER``
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import warnings
@@ -94,13 +95,22 @@ def _builder(name: str) -> Builder:
     )
 
 
-def build(name: str, options: Nested, num_classes: int, channels: int, *, trusted: bool = False) -> nn.Module:
+def build(
+    name: str,
+    options: Nested,
+    num_classes: int,
+    channels: int,
+    *,
+    pretrained: bool = True,
+    trusted: bool = False,
+) -> nn.Module:
     """The network ``name``; it maps float (n, channels, H, W) to logits (n, num_classes).
 
     A function of the user is called as ``function(num_classes=…, channels=…, **options)``.
 
     Args:
         options: ``model.options``, passed on as keyword arguments.
+        pretrained: whether the weights of a pretrained network are read; False where others will be loaded into it.
         trusted: name and options are the user's, or were approved (:mod:`raysweep.store.trust`). Otherwise nothing is imported,
             fetched or opened that they name.
 
@@ -112,7 +122,8 @@ def build(name: str, options: Nested, num_classes: int, channels: int, *, truste
         raise UntrustedError(f"The configuration wants to {asks[0].text}, which nobody has approved.")
     builder = _builder(name)
     try:
-        model = builder(num_classes=num_classes, channels=channels, **options)
+        with contextlib.nullcontext() if pretrained else hub.shapes_only():
+            model = builder(num_classes=num_classes, channels=channels, **options)
     except TypeError as error:
         takes = ", ".join(p for p in inspect.signature(builder).parameters if p not in ("num_classes", "channels"))
         raise ConfigError(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from raysweep._text import Nested
-from raysweep.cluster import autoscaler
+from raysweep.cluster import autoscaler, signals
 from raysweep.config import foreign
 from raysweep.config import grid as grids
 from raysweep.config import load as load_config
@@ -35,6 +35,7 @@ from raysweep.plan.types import SweepPlan, SweepRequest
 from raysweep.store import experiment as experiments
 from raysweep.store import layout, resolve
 from raysweep.store import trust as trusting
+from raysweep.store.commands import continue_command
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import ParentRef
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
@@ -73,6 +74,7 @@ def continue_sweep(
     """
     sweep = reference if isinstance(reference, Sweep) else resolve.find_sweep(root, reference)
     trust = _allowed(sweep, asked, trust)
+    signals.remember(continue_command(sweep.root, sweep.id))
     lock = WriterLock.acquire(sweep.folder, steal)
     try:
         record = refresh(sweep)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import reprlib
 import unicodedata
 from collections import Counter
@@ -117,6 +118,45 @@ def truncate(text: object, most: int = 400) -> str:
     """
     whole = str(text)
     return plain(whole if len(whole) <= most else f"{whole[: most // 2]}…{whole[len(whole) - (most - 1) // 2 :]}")
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PARAMETER = r"(?<=[?&;])(?:[\w.-]*(?:pass|pwd|token|secret|credential|signature|api_?key|access_?key)[\w.-]*|user|username|sig|key)="
+_SECRET = re.compile(rf"(?i){_PARAMETER}[^&;#\s]*[&;]?")
+_IN_ADDRESS = re.compile(rf"(?i)({_PARAMETER})[^&;#\s'\"<>]+")
+_IN_TEXT = re.compile(rf"({_SCHEME.pattern})([^\s/?#'\"<>]+@|[^\s/?#'\"<>:]*:[^\s'\"<>@]*[^\s'\"<>@\d][^\s'\"<>@]*@)")
+
+
+def without_credentials(address: str) -> str:
+    """An address without user name, password, and parameters that are secrets.
+
+    >>> without_credentials("https://me:pa/ss@host:5000/x?token=1&y=2")
+    'https://host:5000/x?y=2'
+    >>> without_credentials("sqlite:///runs.db")
+    'sqlite:///runs.db'
+    """
+    scheme = _SCHEME.match(address)
+    if scheme is None:
+        return address
+    rest = address[scheme.end() :]
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    host, _, port = authority.partition(":")
+    if "@" in authority:
+        rest = rest[authority.rindex("@") + 1 :]
+    elif "@" in rest and host and port and not port.isdecimal():  # a password with a slash
+        rest = rest.rpartition("@")[2]
+    return scheme[0] + _SECRET.sub("", rest).rstrip("?&")
+
+
+def hide_credentials(text: str) -> str:
+    """A text for people, in which no address has a user name, a password or a parameter that is a secret.
+
+    >>> hide_credentials("cannot reach 'https://me:secret@host/x?token=abc'")
+    "cannot reach 'https://…@host/x?token=…'"
+    """
+    if "://" not in text:
+        return text
+    return _IN_ADDRESS.sub(r"\1…", _IN_TEXT.sub(r"\1…@", text))
 
 
 def counted(number: float, noun: str, plural: str | None = None) -> str:

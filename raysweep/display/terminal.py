@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TextIO
 
-from raysweep._text import counted, json_text, plain
+from raysweep._text import counted, hide_credentials, json_text, plain
 from raysweep.store.commands import command
 from raysweep.store.remote.copies import named, opened
 from raysweep.store.root import Root
@@ -31,7 +31,7 @@ def _as_written(text: str, stream: TextIO) -> str:
 
 def say(text: str = "") -> None:
     """Print one message line on stderr."""
-    print(named(text), file=sys.stderr, flush=True)
+    print(named(hide_credentials(text)), file=sys.stderr, flush=True)
 
 
 def say_next(root: Root, *words: str) -> None:
@@ -41,7 +41,7 @@ def say_next(root: Root, *words: str) -> None:
 
 def put(text: str) -> None:
     """Print one line of data on stdout."""
-    print(named(text), flush=True)
+    print(named(hide_credentials(text)), flush=True)
 
 
 def put_json_bytes(data: bytes) -> None:

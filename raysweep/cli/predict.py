@@ -6,7 +6,8 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
-from raysweep.cli.options import Checkpoint, Classes, RootOption
+from raysweep.cli.consent import consent
+from raysweep.cli.options import Checkpoint, Classes, RootOption, TrustOption
 from raysweep.display.terminal import percent, put_json, split_classes, table
 from raysweep.store.root import Root
 
@@ -22,6 +23,7 @@ def predict(
     ),
     classes: Classes = None,
     as_json: bool = typer.Option(False, "--json", help="Print JSON with the probability of every class."),
+    trust: TrustOption = False,
     root: RootOption = "experiments",
 ) -> None:
     """Predict the classes of image files."""
@@ -36,7 +38,7 @@ def predict(
         raise InputError("Name at least one image file.")
     from raysweep.tools import predict as networks
 
-    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes))
+    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes), consent(trust))
     paths = [user_path(f) for f in files]
     rows = []
     for start in range(0, len(paths), 64):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from raysweep._text import counted
 from raysweep.report.classification import classification_report
 from raysweep.report.history import History, epochs_of, read_history
 from raysweep.report.predictions import Predictions, read
@@ -30,7 +31,7 @@ def write_all(experiment: Experiment) -> None:
 def write_report(experiment: Experiment, found: Predictions) -> None:
     """scikit-learn's table of the best epoch, as the old system wrote it, with the epoch's number below it."""
     text = classification_report(found.matrix, found.classes)
-    text += f"\nEpoch {found.epoch} of {experiment.id}, {len(found.labels):,} validation images.\n"
+    text += f"\nEpoch {found.epoch} of {experiment.id}, {counted(len(found.labels), 'validation image')}.\n"
     files.write_atomic(experiment.folder / layout.REPORT, text.encode())
 
 
@@ -103,7 +104,7 @@ def confusion_png(found: Predictions, title: str) -> bytes:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (images)")
     axes.set_title(
-        f"{safe_label(title, int(side * 9))}\nepoch {found.epoch}: accuracy {accuracy:.1%} of {matrix.sum():,} images",
+        f"{safe_label(title, int(side * 9))}\nepoch {found.epoch}: accuracy {accuracy:.1%} of {counted(int(matrix.sum()), 'image')}",
         fontsize=11,
     )
     bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda v, _: f"{v:.0%}")

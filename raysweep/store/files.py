@@ -1,7 +1,7 @@
 """Durable writes and bounded reads of an experiment's files.
 
-A write goes to a temporary file in the same folder: write, fsync, close, rename, fsync the folder. Nothing else in the
-package opens a file of an experiment for writing. A failed fsync is never retried on the same file, because the kernel
+A write goes to a temporary file in the same folder: write, fsync, close, rename, fsync the folder. The rename, and every
+other change, passes :mod:`raysweep.store.gate`. Nothing else in the package opens a file of an experiment for writing. A failed fsync is never retried on the same file, because the kernel
 may have dropped the unwritten pages (https://lwn.net/Articles/752063/); the temporary file is removed, and the error names
 the path and the bytes.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -23,11 +24,13 @@ from typing import Any
 
 from raysweep._paths import read_regular
 from raysweep.errors import StoreError
+from raysweep.store.gate import changing, refuse_if_lost
 from raysweep.store.layout import TEMP_PREFIX
 from raysweep.store.remote import copies
 
 LIMIT = 64_000_000  # bytes of a manifest, a log or a history: far more than 10,000 epochs need
 _CHUNK = 1 << 22
+_FICLONE = 0x40049409  # of linux/fs.h: share the blocks of another file
 _DEEP = 100  # levels of a JSON file
 # An argument or path that is not UTF-8 has lone surrogates. They are written as \udc80, which JSON reads back unchanged.
 _SURROGATES = "backslashreplace"
@@ -68,6 +71,7 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
 
     Raises:
         StoreError: a write, an fsync, a close or the rename failed; the temporary file is removed.
+        LockedError: another process writes to the folder.
     """
     write_stream(path, lambda sink: sink.write(data), len(data))
 
@@ -81,6 +85,7 @@ def write_stream(path: Path, produce: Callable[[Sink], object], size: int = 0) -
     Returns:
         The bytes and the SHA-256 of the content.
     """
+    refuse_if_lost(path)
     temp = temp_path(path)
     sink = Sink()
     try:
@@ -92,7 +97,7 @@ def write_stream(path: Path, produce: Callable[[Sink], object], size: int = 0) -
             os.fsync(fd)
         finally:
             os.close(fd)
-        with copies.writing(path):
+        with changing(path), copies.writing(path):
             os.replace(temp, path)
             fsync_folder(path.parent)
     except BaseException as error:
@@ -174,11 +179,12 @@ def append_line(path: Path, text: str) -> None:
 
     Raises:
         StoreError: the write failed or was short, or the path is a link (which may point out of the root).
+        LockedError: another process writes to the folder.
     """
     data = text.encode(errors=_SURROGATES)
     try:
-        with copies.writing(path, append=True):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        with changing(path), copies.writing(path, append=True):
+            fd = _open_log(path)
             try:
                 size = os.fstat(fd).st_size
                 if size and os.pread(fd, 1, size - 1) != b"\n":
@@ -193,47 +199,79 @@ def append_line(path: Path, text: str) -> None:
         raise _failed(path, len(data), error) from error
 
 
-def link_or_copy(source: Path, target: Path) -> str:
-    """Make ``target`` another name of ``source``, or a copy of it where the file system has no hard links.
-
-    Returns:
-        ``"link"`` or ``"copy"``.
-
-    Raises:
-        StoreError: ``target`` could not be written.
-    """
-    if copies.copied(source, target):
-        return "copy"
-    temp = temp_path(target)
+def _open_log(path: Path) -> int:
+    """A log, open for appending. One that has further names, as ``cp -al`` of a folder makes them, is copied apart first: what
+    happens in one folder must not appear in the log of the other."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    fd = os.open(path, flags, 0o666)
+    if os.fstat(fd).st_nlink <= 1:
+        return fd
+    temp = temp_path(path)
     try:
-        try:
-            os.link(source, temp)
-            how = "link"
-        except OSError:
-            with open_regular(source) as src, open(temp, "xb") as dst:
-                shutil.copyfileobj(src, dst, _CHUNK)
-                dst.flush()
-                os.fsync(dst.fileno())
-            how = "copy"
-        os.replace(temp, target)
-        with contextlib.suppress(OSError):
-            temp.unlink()  # rename(2) does nothing if both already are the same file
-        fsync_folder(target.parent)
-        return how
-    except OSError as error:
+        with open(fd, "rb") as src, open(temp, "xb") as dst:
+            _fill(src, dst)
+            os.fsync(dst.fileno())
+        os.replace(temp, path)
+        fsync_folder(path.parent)
+    except OSError:
         with contextlib.suppress(OSError):
             temp.unlink()
-        raise _failed(target, None, error) from error
+        raise
+    return os.open(path, flags, 0o666)
+
+
+def clone_or_copy(source: Path, target: Path) -> str:
+    """Make ``target`` a file of its own with the content of ``source``: a reflink, which shares the blocks on the disk until one
+    of the two is changed, or a copy where the file system has none. Never a hard link: who writes to one file of a folder must
+    not change another.
+
+    Returns:
+        ``"clone"`` or ``"copy"``.
+
+    Raises:
+        StoreError: ``target`` could not be written. LockedError: another process writes to the folder.
+    """
+    with changing(target):
+        if copies.copied(source, target):
+            return "copy"
+    temp = temp_path(target)
+    try:
+        with open_regular(source) as src, open(temp, "xb") as dst:
+            how = _fill(src, dst)
+            os.fsync(dst.fileno())
+        with changing(target):
+            os.replace(temp, target)
+            fsync_folder(target.parent)
+        return how
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temp.unlink()
+        if isinstance(error, OSError):
+            raise _failed(target, None, error) from error
+        raise
+
+
+def _fill(source: io.BufferedReader, target: io.BufferedWriter) -> str:
+    """Fill an empty file: ``"clone"`` or ``"copy"``, as :func:`clone_or_copy`."""
+    try:
+        fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+        return "clone"
+    except OSError:  # each file system has another number for "I cannot", and an error that is real stops the copy, too
+        pass
+    shutil.copyfileobj(source, target, _CHUNK)
+    target.flush()
+    return "copy"
 
 
 def remove(path: Path) -> None:
     """Delete a file.
 
     Raises:
-        OSError: it does not exist, or could not be deleted.
+        OSError: it does not exist, or could not be deleted. LockedError: another process writes to the folder.
     """
-    copies.removed(path)
-    path.unlink()
+    with changing(path):
+        copies.removed(path)
+        path.unlink()
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:
@@ -314,12 +352,17 @@ def sha256_file(path: Path) -> str:
 
 
 def clean_temps(folder: Path) -> list[str]:
-    """Remove the temporary files that a killed writer left, and return their names. Only the folder's writer may call this."""
+    """Remove the temporary files that a killed writer left, and return their names. Only the folder's writer may call this.
+
+    Raises:
+        LockedError: another process writes to the folder.
+    """
     removed = []
-    for path in folder.glob(f"{TEMP_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
-            removed.append(path.name)
+    with changing(folder / TEMP_PREFIX):
+        for path in folder.glob(f"{TEMP_PREFIX}*"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(path.name)
     return removed
 
 

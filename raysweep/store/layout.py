@@ -17,8 +17,10 @@ HISTORY_CSV = "training_history.csv"
 HISTORY_PNG = "training_history.png"
 PREDICTIONS = "val_predictions.parquet"
 TENSORBOARD = "tensorboard"  # a folder of event files
+TRACKER_PREFIX = "tracker_"
 WANDB = "wandb"  # W&B's folder; what is in it is named by W&B
 LOCK = ".writer.lock"
+FENCE = ".writer.fence"  # what the kernel's locks are on; it stays
 TEMP_PREFIX = ".tmp-"
 
 SWEEPS = "sweeps"
@@ -67,7 +69,7 @@ def model_name(epoch: int) -> str:
 
 def tracker_name(tracker: str) -> str:
     """``tracker_mlflow.json``: the experiment's name in a tracker, and how much of the history the tracker has."""
-    return f"tracker_{tracker}.json"
+    return f"{TRACKER_PREFIX}{tracker}.json"
 
 
 def parse_checkpoint_name(name: str) -> Position | None:

@@ -16,6 +16,7 @@ from raysweep._text import truncate
 from raysweep.errors import StoreError
 from raysweep.store import layout
 from raysweep.store.files import LIMIT, append_line, open_regular, reading
+from raysweep.store.gate import changing
 from raysweep.store.records import LineageEvent
 from raysweep.store.remote import copies
 
@@ -44,12 +45,13 @@ def open_log(folder: Path, name: str, description: str, when: datetime) -> None:
 
 def record(folder: Path, kind: str, **details: Any) -> LineageEvent:
     """Append one event to both logs; returns it as it stands in ``lineage.jsonl``."""
-    copies.latest(folder / layout.LINEAGE)
-    events = read(folder)
-    seq = events[-1].seq + 1 if events else 1
-    event = LineageEvent(seq, datetime.now().isoformat(timespec="milliseconds"), kind, details)
-    append_line(folder / layout.LINEAGE, json.dumps(event.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
-    append_line(folder / layout.CHANGES, _for_people(event))
+    with changing(folder / layout.LINEAGE):  # another process of this writer must not take the same number
+        copies.latest(folder / layout.LINEAGE)
+        events = read(folder)
+        seq = events[-1].seq + 1 if events else 1
+        event = LineageEvent(seq, datetime.now().isoformat(timespec="milliseconds"), kind, details)
+        append_line(folder / layout.LINEAGE, json.dumps(event.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
+        append_line(folder / layout.CHANGES, _for_people(event))
     return event
 
 

@@ -244,7 +244,8 @@ class RemoteRoot(Root):
         return self.mirror.claim(folder)
 
     def publish(self, folder: Path) -> None:
-        files = sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: (p.name == layout.MANIFEST, str(p)))
+        files = [p for p in folder.rglob("*") if p.is_file() and self.mirror.told(p)]
+        files.sort(key=lambda p: (p.name == layout.MANIFEST, str(p)))
         with self.mirror.alone(folder, writes=True):
             for path in files:
                 self.mirror.push(path)

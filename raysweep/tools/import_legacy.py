@@ -22,10 +22,12 @@ from raysweep.launch import runner
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, layout, lineage
+from raysweep.store import trust as trusting
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import ExperimentConfig, Json
 from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
 from raysweep.store.root import Root
+from raysweep.store.trust import NOBODY, Origin, Trust
 from raysweep.training.metrics import Summary
 
 History = dict[str, list[Any]]  # column → one value per epoch
@@ -37,6 +39,7 @@ def import_folder(
     overrides: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
     progress: Progress = ignore,
+    trust: Trust = NOBODY,
 ) -> Experiment:
     """Copy one old experiment into ``root`` under its own name. The copy appears when it is complete.
 
@@ -44,9 +47,10 @@ def import_folder(
         overrides: nested settings of the user: where the images and the model are. With images, every epoch is evaluated,
             so that the copy has predictions and can be compared.
         classes: in the order of the network's outputs.
+        trust: whether what a checkpoint names may run.
 
     Raises:
-        NotFoundError: there is no experiment. InputError: it is one of ours, or was imported before. CheckpointError: a
+        UntrustedError: it names code that nobody has approved. NotFoundError: there is no experiment. InputError: it is one of ours, or was imported before. CheckpointError: a
         checkpoint is damaged or unsafe, or the order of its classes is not known.
     """
     original = _Original(Experiment(source), overrides or {}, classes)
@@ -54,7 +58,7 @@ def import_folder(
     root.check_writable()
     target = _target(source, root.path)
     # Everything is read before anything is written; one checkpoint at a time, since each may take a gigabyte.
-    evaluator = _Evaluator(root, original.overrides, progress) if _names_images(original.overrides) else None
+    evaluator = _Evaluator(root, original, progress, trust) if _names_images(original.overrides) else None
     results = []
     for position in positions:
         saved = original.read(position)
@@ -150,18 +154,22 @@ class _Evaluation:
     counts: dict[str, int]  # class → training images
 
     @property
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float | None]:
         """Column of the history → value."""
-        overall = {"val_macro_f1": self.summary["val_macro_f1"], "balanced_accuracy": self.summary["balanced_accuracy"]}
+        overall: dict[str, float | None] = {
+            "val_macro_f1": self.summary["val_macro_f1"],
+            "balanced_accuracy": self.summary["balanced_accuracy"],
+        }
         per_class = {"recall": self.summary["recall"], "f1": self.summary["f1"], "precision": self.summary["precision"]}
         return overall | {f"{what}_{c}": v for what, values in per_class.items() for c, v in values.items()}
 
     @property
     def worst(self) -> dict[str, str | float]:
         """The class with the lowest recall, as the manifest names it."""
-        recall = self.summary["recall"]
-        worst = min(recall, key=recall.__getitem__)
-        return {"worst_class": worst, "worst_recall": recall[worst]}
+        from raysweep.training import metrics
+
+        worst, recall = metrics.worst_class(self.summary["recall"])
+        return {"worst_class": worst, "worst_recall": recall}
 
 
 def _names_images(overrides: Mapping[str, Any]) -> bool:
@@ -172,9 +180,12 @@ def _names_images(overrides: Mapping[str, Any]) -> bool:
 class _Evaluator:
     """Evaluates checkpoints on the CPU, on the images that the user names. The images are read once, for the first checkpoint."""
 
-    def __init__(self, root: Root, overrides: Mapping[str, Any], progress: Progress) -> None:
+    def __init__(self, root: Root, original: _Original, progress: Progress, trust: Trust) -> None:
         self.progress = progress
-        self.overrides = {**overrides, "root": root.address}
+        self.given, self.trust = original.overrides, trust
+        self.overrides = {**original.overrides, "root": root.address}
+        folder = original.experiment.folder
+        self.origin = Origin(folder, folder, root, (original.experiment.id,))
         self.root = root
         self.found: cache.Dataset | None = None
 
@@ -187,11 +198,13 @@ class _Evaluator:
         from raysweep.training.world import World
 
         device = torch.device("cpu")
+        trusting.settle(self.trust, self.origin, saved.settings, self.given)
         settings = Settings.model_validate(load_config.merge(saved.settings, self.overrides))
         images = in_order(self._images(settings), settings.data.classes)
         moments = saved.checkpoint["preprocessing"]
         feed = Feed(images, moments["mean"], moments["std"], device, settings.training.channels_last)
-        model = models.build(settings.model.name, settings.model.options, len(images.classes), images.shape[2])
+        name, options = settings.model.name, settings.model.options
+        model = models.build(name, options, len(images.classes), images.shape[2], pretrained=False, trusted=True)
         models.load_weights(model, saved.checkpoint, "the old checkpoint")
         labels, probabilities, _ = evaluate.validate(
             model, feed, images.val, len(images.classes), World(device), contextlib.nullcontext()
@@ -284,7 +297,7 @@ class _Copy:
         from raysweep.training.checkpointing import CheckpointWriter
 
         generators = _seeded(last.settings["seed"])
-        writer = CheckpointWriter(self.new.folder, "", last.checkpoint["classes"], "val_acc")
+        writer = CheckpointWriter(self.new.folder, None, last.checkpoint["classes"], "val_acc")
         entries = []
         for old_position, result in zip(self.positions, self.results, strict=True):
             saved = self.original.read(old_position)

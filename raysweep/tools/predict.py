@@ -17,8 +17,10 @@ from raysweep.errors import ConfigError, DataError, StoreError
 from raysweep.plan import parent as parents
 from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, resolve
+from raysweep.store import trust as trusting
 from raysweep.store.records import Json
 from raysweep.store.root import Root
+from raysweep.store.trust import NOBODY, Trust
 from raysweep.training import models
 
 
@@ -72,7 +74,11 @@ class Network:
 
 
 def load(
-    root: Root, reference: str, overrides: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
+    root: Root,
+    reference: str,
+    overrides: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    trust: Trust = NOBODY,
 ) -> Network:
     """The network of a checkpoint, on the CPU, ready to predict.
 
@@ -81,6 +87,7 @@ def load(
 
     Raises:
         NotFoundError, CheckpointError: there is no such checkpoint, or it is damaged. ConfigError: its model cannot be built.
+        UntrustedError: it names code that nobody has approved.
     """
     experiment, entry, path = resolve.find_checkpoint(root, reference)
     if entry is not None and (problem := entry.verify(experiment.folder)) is not None:
@@ -89,10 +96,10 @@ def load(
     found = upgrade(checkpoint.read_checkpoint(path), experiment, path, over, classes)
     saved = found.checkpoint
     section = _model_section(found, over, path)
-    own = entry is not None and files.inside(root.path, experiment.folder)
-    parents.same_function(path, own, section, over)
+    trusting.settle(trust, parents.origin_of(root, experiment, path, saved), found.settings, over)
     shape = _shape(saved["preprocessing"], section["name"], over)
-    model = models.build(section["name"], dict(section.get("options") or {}), len(saved["classes"]), shape[2])
+    options = dict(section.get("options") or {})
+    model = models.build(section["name"], options, len(saved["classes"]), shape[2], pretrained=False, trusted=True)
     models.load_weights(model, saved, path)
     model.eval()
     return Network(

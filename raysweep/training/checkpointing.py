@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -24,6 +25,7 @@ from raysweep.store.experiment import Experiment
 from raysweep.store.layout import Position
 from raysweep.store.lock import WriterLock
 from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
+from raysweep.store.remote import copies
 
 MID_EPOCH_KEPT = 3
 FIRST_COLUMNS = (
@@ -42,22 +44,28 @@ FIRST_COLUMNS = (
 class CheckpointWriter:
     """Writes the folder of one experiment.
 
-    Every method that commits raises LockedError as soon as another process has taken the lock.
+    Every method raises LockedError as soon as another process has taken the lock.
 
     Args:
-        token: of the writer's lock.
+        token: of the writer's lock; None for a folder that no other process can know.
         best_metric: ``training.best_metric``, which decides the best epoch.
         keep: which checkpoints stay; None: all of them.
     """
 
     def __init__(
-        self, folder: str | Path, token: str, classes: Sequence[str], best_metric: str, keep: KeepSection | None = None
+        self,
+        folder: str | Path,
+        token: str | None,
+        classes: Sequence[str],
+        best_metric: str,
+        keep: KeepSection | None = None,
     ) -> None:
         self.experiment = Experiment(folder)
         self.folder = Path(folder)
-        self.lock = WriterLock(self.folder, token)
+        self.lock = None if token is None else WriterLock(self.folder, token).join()
         self.classes = list(classes)
         self.keep = keep
+        self._best: str | None = None  # the epoch's file that best_checkpoint.pt is a copy of, once that is known
         self.best_metric = "val_macro_f1" if best_metric == "macro_f1" else best_metric  # as the history calls it
         _clean(self.experiment)
 
@@ -73,7 +81,7 @@ class CheckpointWriter:
         Returns:
             Whether this is the best epoch of the experiment so far.
         """
-        self.lock.check()  # before the first file of this save
+        self._check()
         manifest = self.experiment.manifest()
         entries = [e for e in manifest.entries if e.position.order < Position(epoch, None).order]
         best = self._best_before(manifest, epoch)
@@ -86,9 +94,11 @@ class CheckpointWriter:
         checkpoint.write(self.folder / layout.model_name(epoch), state["model_state_dict"])
         # The checkpoint of a finished epoch replaces those within epochs.
         ends = [e for e in entries if e.batch is None]
-        self._commit(replace(manifest, entries=[*ends, entry], best=best))
+        self.experiment.write_manifest(replace(manifest, entries=[*ends, entry], best=best))
         self._remove([e for e in entries if e.batch is not None])
-        rebuild_best(self.experiment)
+        if best is not None and (is_best or best.file != self._best):
+            rebuild_best(self.experiment)
+            self._best = best.file
         write_history(self.folder, state["history"], self.classes)
         if self.keep is not None:
             self._forget(self.keep)
@@ -110,15 +120,20 @@ class CheckpointWriter:
 
     def mid_epoch(self, state: State, epoch: int, batch: int) -> ManifestEntry:
         """Commit the state after ``batch`` batches of ``epoch``. Only the newest three of these are kept."""
-        self.lock.check()
+        self._check()
         manifest = self.experiment.manifest()
         entries = [e for e in manifest.entries if e.position.order < Position(epoch, batch).order]
         entry = self._write(state, Position(epoch, batch), {})
         mids = [e for e in entries if e.batch is not None] + [entry]
         stale = mids[:-MID_EPOCH_KEPT]
-        self._commit(replace(manifest, entries=[*(e for e in entries if e not in stale), entry]))
+        self.experiment.write_manifest(replace(manifest, entries=[*(e for e in entries if e not in stale), entry]))
         self._remove(stale)
         return entry
+
+    def _check(self) -> None:
+        """Before the first file of a save, which is large; the store checks each change again."""
+        if self.lock is not None:
+            self.lock.check()
 
     def _remove(self, entries: Sequence[ManifestEntry]) -> None:
         for entry in entries:
@@ -126,16 +141,11 @@ class CheckpointWriter:
                 files.remove(self.folder / entry.file)
 
     def _write(self, state: State, position: Position, metrics: dict[str, Any]) -> ManifestEntry:
-        self.lock.check()
         name = layout.checkpoint_name(position)
         size, digest = checkpoint.write(self.folder / name, {**state, "timestamp": datetime.now().isoformat()})
         return ManifestEntry(
             name, size, digest, position.epoch, position.batch, datetime.now().isoformat(timespec="seconds"), metrics
         )
-
-    def _commit(self, manifest: Manifest) -> None:
-        self.lock.check()
-        self.experiment.write_manifest(manifest)
 
     def save_predictions(self, epoch: int, new: dict[str, np.ndarray], keep: int | None) -> None:
         """Write the validation predictions of this epoch. Those of the best epoch before it, ``keep``, stay in the file:
@@ -173,16 +183,26 @@ def _best_of(entries: Sequence[ManifestEntry], metric: str) -> BestEpoch | None:
 
 
 def rebuild_best(experiment: Experiment) -> None:
-    """Let ``best_checkpoint.pt`` be the checkpoint that the manifest names as the best."""
-    best = experiment.manifest().best_file  # always the name of a checkpoint, so it cannot lead out of the folder
+    """Let ``best_checkpoint.pt`` be a copy of the checkpoint that the manifest names as the best."""
+    manifest = experiment.manifest()
+    best = next((e for e in manifest.entries if e.file == manifest.best_file), None)
     if best is None:
         return
-    source, target = experiment.folder / best, experiment.folder / layout.BEST
-    if not source.is_file() or not files.inside(experiment.folder.resolve().parent, source):
-        return
-    if target.exists() and target.samefile(source):
-        return
-    files.link_or_copy(source, target)
+    # the name is that of a checkpoint, so it cannot lead out of the folder; the file may
+    source, target = experiment.folder / best.file, experiment.folder / layout.BEST
+    if source.is_file() and files.inside(experiment.folder.resolve().parent, source) and not _is_copy(target, best):
+        files.clone_or_copy(source, target)
+
+
+def _is_copy(target: Path, entry: ManifestEntry) -> bool:
+    """Whether a file is a copy of a committed checkpoint, and of its own. Earlier versions made hard links."""
+    try:
+        there = target.lstat()
+        alone = stat.S_ISREG(there.st_mode) and there.st_nlink == 1 and there.st_size == entry.bytes
+        # an object store copies faster than this machine can look
+        return alone and copies.holding(target) is None and files.sha256_file(target) == entry.sha256
+    except OSError:
+        return False
 
 
 def _clean(experiment: Experiment) -> None:

@@ -139,7 +139,8 @@ def prepare(job: Job, start: Checkpoint | None) -> tuple[Setup, TrainingProgress
     if saved is not None and job.keep_rng:
         _restore_generators(saved, world)
     bf16 = t.precision == "bf16" or (t.precision == "auto" and world.device.type == "cuda")
-    now = conditions.here(world.device, bf16, job.threads, world.size)
+    mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name)
+    now = conditions.of_ranks(world.gather(mine))
     inexact = [] if saved is None else conditions.differences(conditions.of_checkpoint(saved), now)
     setup = Setup(
         job=job,
@@ -164,8 +165,11 @@ def prepare(job: Job, start: Checkpoint | None) -> tuple[Setup, TrainingProgress
 def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:
     section, t = job.settings.model, job.settings.training
     state.seed_everything(job.settings.seed, 0)  # the same weights on every rank
-    model = models.build(section.name, section.options, len(data.classes), data.shape[2])
-    if job.start is None:
+    new = job.start is None
+    model = models.build(
+        section.name, section.options, len(data.classes), data.shape[2], pretrained=new, trusted=job.trusted
+    )
+    if new:
         models.initialise(model, section)
     model.to(world.device)
     model.to(memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from raysweep.errors import LockedError, StoreError
-from raysweep.store import files, layout, lock
+from raysweep.store import fence, files, gate, layout, lock
 from raysweep.store.lock import WriterLock
 from tests.store.making import failing, start_python, temps
 
+ROOM = Path(__file__).parents[2]
 # Every racer is ready before the first may go; the winner keeps the lock until all have tried.
 RACER = """
 import os, sys, time
@@ -50,14 +55,60 @@ os._exit(9)  # as after SIGKILL: nothing is given back
 """
 
 
+# In a container of its own, where process ids mean something else. It writes until it is killed.
+HOLDS = """
+import sys, time
+from pathlib import Path
+from raysweep.store.lock import WriterLock
+held = WriterLock.acquire(Path(sys.argv[1]))
+print("holds", flush=True)
+time.sleep(600)
+"""
+TRIES = """
+import sys
+from pathlib import Path
+from raysweep.errors import LockedError
+from raysweep.store.lock import WriterLock
+for steal in (False, True):
+    try:
+        WriterLock.acquire(Path(sys.argv[1]), steal)
+        print("took it", flush=True)
+    except LockedError as error:
+        print(error, flush=True)
+"""
+LEAVES_A_CHILD = """
+import os, signal, sys
+from pathlib import Path
+from raysweep.store.lock import WriterLock
+held = WriterLock.acquire(Path(sys.argv[1]))
+child = os.fork()
+if child == 0:
+    os.closerange(0, 3)
+    signal.pause()
+Path(sys.argv[1], "child").write_text(str(child))
+os._exit(9)
+"""
+
+
+def unshared(code: str, folder: Path) -> subprocess.Popen[str]:
+    """A process in a PID namespace of its own, with its own /proc, as in a container."""
+    for more in ([], ["--user", "--map-root-user"]):
+        command = ["unshare", *more, "--pid", "--fork", "--kill-child", "--mount-proc"]
+        if shutil.which("unshare") and subprocess.run([*command, "true"], capture_output=True).returncode == 0:
+            return subprocess.Popen(
+                [*command, sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOM
+            )
+    pytest.skip("this machine lets nobody make a PID namespace; the test with a namespace that is only said still runs")
+
+
 def write_lock(folder: Path, **fields) -> None:
     """A lock as another process would have written it."""
-    who = {"host": socket.gethostname(), "pid": os.getpid(), "started": lock._started(os.getpid()), "token": "theirs"}
+    who = {"host": socket.gethostname(), "pid": os.getpid(), "started": gate.started(os.getpid()), "token": "theirs"}
     (folder / layout.LOCK).write_text(json.dumps({**who, "since": "2025-01-08T14:30:22", **fields}))
 
 
-def leave_by_dying(folder: Path) -> None:
-    process = start_python(DIES_HOLDING, folder)
+def leave_by_dying(folder: Path, code: str = DIES_HOLDING) -> None:
+    process = start_python(code, folder)
     process.communicate(timeout=200)
     assert process.returncode == 9
     assert lock.holder(folder) is not None
@@ -86,7 +137,7 @@ def test_the_second_writer_is_refused_and_told_who_writes(tmp_path):
 def test_the_lock_is_free_after_release(tmp_path):
     first = WriterLock.acquire(tmp_path)
     first.release()
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.iterdir()] == [layout.FENCE]  # which the kernel's locks are on
     second = WriterLock.acquire(tmp_path)
     first.release()  # once more: not its own any longer
     second.check()
@@ -145,6 +196,105 @@ def test_the_token_proves_the_lock_in_another_object(tmp_path):
         WriterLock(tmp_path, "guessed").check()
 
 
+def test_a_live_writer_in_another_container_is_seen_from_here(tmp_path):
+    process = unshared(HOLDS, tmp_path)
+    try:
+        assert process.stdout.readline() == "holds\n"
+        who = lock.holder(tmp_path)
+        assert who.host == socket.gethostname()  # nothing but the namespace tells them apart
+        assert who.namespace != gate.namespace()
+        for steal in (False, True):
+            with pytest.raises(LockedError, match="Wait for it or stop it"):
+                WriterLock.acquire(tmp_path, steal)
+    finally:
+        process.kill()
+        process.communicate()
+    wait_for(lambda: lock.alive(lock.holder(tmp_path)) is False)
+    WriterLock.acquire(tmp_path).check()
+
+
+def test_a_live_writer_here_is_seen_from_another_container(tmp_path):
+    held = WriterLock.acquire(tmp_path)
+    said = unshared(TRIES, tmp_path).communicate(timeout=200)[0].splitlines()
+    assert [f"being written by process {os.getpid()}" in line and "--steal" not in line for line in said] == [True] * 2
+    held.check()
+
+
+def test_in_another_namespace_the_kernels_lock_decides(tmp_path):
+    there = {"boot": gate.boot(), "namespace": "pid:[1]"}
+    write_lock(tmp_path, **there)  # our own pid, which means another process there
+    assert lock.alive(lock.holder(tmp_path)) is None  # its writer could not lock the fence
+    life = fence.hold(tmp_path, "theirs")
+    assert lock.alive(lock.holder(tmp_path)) is True
+    write_lock(tmp_path, **there, token="theirs.3")  # renewed
+    assert lock.alive(lock.holder(tmp_path)) is True
+    with pytest.raises(LockedError, match="Wait for it or stop it"):
+        WriterLock.acquire(tmp_path, steal=True)
+    fence.let_go(life)
+    assert lock.alive(lock.holder(tmp_path)) is False
+    WriterLock.acquire(tmp_path).check()
+
+
+def test_on_another_machine_the_kernels_lock_is_not_enough(tmp_path):
+    there = {"boot": "another", "host": "elsewhere"}
+    fence.let_go(fence.hold(tmp_path, "theirs"))
+    write_lock(tmp_path, **there)
+    assert lock.alive(lock.holder(tmp_path)) is None  # its lock may not reach this machine
+    life = fence.hold(tmp_path, "theirs")
+    assert lock.alive(lock.holder(tmp_path)) is None
+    WriterLock.acquire(tmp_path, steal=True).check()  # a machine that is suspended keeps its locks
+    fence.let_go(life)
+
+
+def test_a_copy_of_this_machine_is_another_machine(tmp_path):
+    """A virtual machine that was started twice from one snapshot: all but the name is the same."""
+    write_lock(tmp_path, boot=gate.boot(), namespace=gate.namespace(), host="elsewhere")
+    assert lock.alive(lock.holder(tmp_path)) is None
+
+
+def test_after_a_restart_of_this_machine_nobody_is_asked_for_steal(tmp_path):
+    life = fence.hold(tmp_path, "theirs")
+    write_lock(tmp_path, boot="before the restart")
+    assert lock.alive(lock.holder(tmp_path)) is None  # another machine of this name
+    fence.let_go(life)
+    assert lock.alive(lock.holder(tmp_path)) is False
+    WriterLock.acquire(tmp_path).check()
+
+
+def test_a_copy_of_the_folder_is_not_locked_by_the_writer_of_the_original(tmp_path):
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.mkdir()
+    life = fence.hold(original, "theirs")
+    write_lock(original, boot=gate.boot(), namespace="pid:[1]")
+    shutil.copytree(original, copy)
+    assert lock.alive(lock.holder(original)) is True
+    assert lock.alive(lock.holder(copy)) is False
+    (copy / layout.FENCE).unlink()  # as in the local copy of a root on an object store
+    assert lock.alive(lock.holder(copy)) is None
+    fence.let_go(life)
+
+
+def test_a_child_that_survives_its_writer_keeps_nothing_locked(tmp_path, monkeypatch):
+    leave_by_dying(tmp_path, LEAVES_A_CHILD)
+    child = int((tmp_path / "child").read_text())
+    try:
+        os.kill(child, 0)
+        monkeypatch.setattr(gate, "namespace", lambda: "pid:[1]")
+        assert lock.alive(lock.holder(tmp_path)) is False
+        WriterLock.acquire(tmp_path).check()
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_change_that_stands_still_is_waited_for_only_for_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE_S", 0.05)
+    write_lock(tmp_path, host="elsewhere", boot="another")
+    with fence.alone(tmp_path), pytest.raises(LockedError, match=r"has not gone on for 0\.05 s\. It may be suspended"):
+        WriterLock.acquire(tmp_path, steal=True)
+    assert lock.holder(tmp_path).token == "theirs"
+    WriterLock.acquire(tmp_path, steal=True).check()
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"null", b"[]", b"{}", b'{"pid": "x"}', b'{"pid": null, "host": "h"}', b'{"pid": true}', b"\xff\xfe"],
@@ -166,11 +316,20 @@ def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path, monkeypatch)
         WriterLock.acquire(tmp_path / "nowhere")
 
 
-def test_where_the_file_system_knows_no_flock_the_lock_still_works(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock.fcntl, "flock", failing(errno.ENOTSUP))
-    WriterLock.acquire(tmp_path).check()
+@pytest.mark.parametrize("calls", [["fcntl"], ["fcntl", "flock"]], ids=["no OFD locks", "nor flock"])
+def test_where_the_file_system_cannot_lock_the_lock_still_works(tmp_path, monkeypatch, calls):
+    for call in calls:
+        monkeypatch.setattr(fence.fcntl, call, failing(errno.ENOLCK))
+    held = WriterLock.acquire(tmp_path)
+    held.check()
     with pytest.raises(LockedError):
         WriterLock.acquire(tmp_path)
+    monkeypatch.setattr(gate, "namespace", lambda: "pid:[1]")  # another container cannot ask for what was not locked
+    assert lock.alive(lock.holder(tmp_path)) is None
+    with pytest.raises(LockedError, match="--steal"):
+        WriterLock.acquire(tmp_path)
+    held.release()
+    WriterLock.acquire(tmp_path).release()
 
 
 def test_cleaning_temps_does_not_take_the_lock(tmp_path):

@@ -54,8 +54,10 @@ class Mirror:
         return _home(self.key(path).split("/"))
 
     def told(self, path: Path) -> bool:
-        """Whether a path belongs into the object store; caches and temporary files do not."""
-        return not any(p == layout.CACHES or p.startswith(layout.TEMP_PREFIX) for p in self.key(path).split("/"))
+        """Whether a path belongs into the object store; caches, this machine's locks and temporary files do not."""
+        return not any(
+            p in (layout.CACHES, layout.FENCE) or p.startswith(layout.TEMP_PREFIX) for p in self.key(path).split("/")
+        )
 
     @contextlib.contextmanager
     def alone(self, path: str | Path, writes: bool = False) -> Iterator[None]:

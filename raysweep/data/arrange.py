@@ -209,22 +209,28 @@ class _Arranging:
 
     def _unwrapped(self, split: Folder) -> Folder:
         """The folder with the class folders of a split: ``seg_train/seg_train/`` for ``seg_train/``."""
-        while self.level is None and self._is_wrapper(split.inner):
+        while self.level is None and self._is_wrapper(split.inner, strict=True):
             self._outside(split)
             split = self._through(split.inner[0])
         return split
 
     # Levels
 
-    def _is_wrapper(self, inner: Sequence[Folder]) -> bool:
-        """Whether these are a single folder that is no class, since it has nothing but folders."""
-        if len(inner) != 1 or inner[0].images or (self.level == 2 and not any(f.inner for f in inner[0].inner)):
+    def _is_wrapper(self, inner: Sequence[Folder], strict: bool = False) -> bool:
+        """Whether these are a single folder that is no class: there must be several.
+
+        Args:
+            strict: it has nothing but folders; else it may be the only class of a split.
+        """
+        if len(inner) != 1 or (strict and inner[0].images):
             return False
-        return len(inner[0].inner) > 1 or self._is_wrapper(inner[0].inner)
+        if self.level == 2 and not any(f.inner for f in inner[0].inner):
+            return False
+        return len(inner[0].inner) > 1 or self._is_wrapper(inner[0].inner, strict)
 
     def _core(self, folder: Folder) -> Folder:
         """The folder itself, or the one that it is gone through to."""
-        while self._is_wrapper(folder.inner):
+        while self._is_wrapper(folder.inner, strict=True):
             folder = folder.inner[0]
         return folder
 

@@ -16,7 +16,8 @@ Files = list[tuple[Table, str | None]]
 
 def find(path: Path) -> Files:
     """The lists directly in a folder that name images and their classes, each with the split in its own name."""
-    return [(table, only_split_in(table.file.stem)) for table in _tables(path) if may_be_list(table)]
+    tables = [t for t in _tables(path) if "submission" not in t.file.name.lower()]  # Kaggle's have one column a class
+    return [(table, only_split_in(table.file.stem)) for table in tables if may_be_list(table)]
 
 
 def find_below(path: Path) -> Files:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from raysweep._text import short_repr, truncate
+from raysweep.data.listing import only_split_in
 from raysweep.data.tree import IMAGE_SUFFIXES, Folder, Rest, is_hidden, walk
 from raysweep.errors import DataError
 
@@ -34,14 +35,18 @@ class Place(NamedTuple):
 class Locator:
     """Finds the images of one list."""
 
-    def __init__(self, folder: Path, own: bool, images: Path | None, around: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, own: bool, images: Path | None, around: Path | None = None, split: str | None = None
+    ) -> None:
         """
         Args:
             folder: of the list.
             own: the user named the list itself; it may have absolute paths, and images in the folders beside its own.
             images: ``data.images``.
             around: where to look for the files of a list that was found; default: its folder.
+            split: that the list's name says; its images are not in the folder of another one.
         """
+        self.split = split
         self.base = images or folder
         self.folder = folder
         self.own = own
@@ -112,10 +117,16 @@ class Locator:
         for n in named:
             parts = _parts(n.text)
             some = _matching(index, parts)
+            if len(some) > 1 and self.split is not None:
+                some = [f for f in some if self._fits(f, base)] or some
             if len(some) > 1:
                 raise self._several(n, [str(f) for f in some])
             places.append(self._status(some[0], n) if some else Place(base / PurePosixPath(*parts), None))
         return places if any(p.status is not None for p in places) else None
+
+    def _fits(self, file: Path, base: Path) -> bool:
+        """Whether no folder on the way to a file has the name of another split."""
+        return {only_split_in(part) for part in file.relative_to(base).parent.parts} <= {None, self.split}
 
     def _say(self, named: Sequence[Named], places: Sequence[Place]) -> None:
         folder = os.path.commonpath([p.file.parent for p in places])

@@ -17,6 +17,7 @@ from raysweep.data.listing import (
     choose,
     digest,
     label_name,
+    only_split_in,
     roles,
     split_of,
     split_value,
@@ -217,7 +218,8 @@ class ManifestSource:
         return self.files[line.table][0].place(line.number)
 
     def _locator(self, table: Table) -> Locator:
-        return Locator(table.file.parent, self.absolute, self.images, None if self.absolute else self.path)
+        around = None if self.absolute else self.path
+        return Locator(table.file.parent, self.absolute, self.images, around, only_split_in(table.file.stem))
 
     def _located(self, lines: Sequence[_Line]) -> list[Place]:
         places: dict[int, Place] = {}

@@ -85,7 +85,7 @@ class Rest:
 
     def left_out(self) -> dict[str, LeftOut]:
         """Kind, in the plural → what was left out. The kind of files that are no images names their suffixes."""
-        common = self._suffixes.most_common(6)
+        common = sorted(self._suffixes.items(), key=lambda item: (-item[1], item[0]))[:6]
         each = ", ".join(f"{n:,} {s}" for s, n in common) + " …" * (len(self._suffixes) > len(common))
         return {
             f"{kind} ({each})" if kind == OTHERS else kind: LeftOut(n, tuple(self._examples[kind]))

@@ -9,7 +9,7 @@ from typing import Any
 
 from raysweep._text import join_names
 from raysweep.data.arrange import arrange
-from raysweep.data.listing import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, Found, Row, class_name, digest, split_of
+from raysweep.data.listing import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, Found, Row, class_name, digest, marks, split_of
 from raysweep.data.tables import LIST_SUFFIXES, Table, column, open_table
 from raysweep.data.tree import IMAGE_SUFFIXES, Folder, Rest, is_hidden, walk
 from raysweep.errors import DataError
@@ -160,10 +160,8 @@ class FolderSource:
     def fingerprint(self) -> str:
         rows: list[Any] = []
         for split, name, path in self._images():
-            stat = path.stat()
-            rows.append([split, name, str(path.relative_to(self.path)), stat.st_size, stat.st_mtime_ns])
-        told = [{kind: [o.count, *o.examples] for kind, o in self._left_out.items()}, self._arranged.notes]
-        return digest([str(self.path.resolve()), rows, told])
+            rows.append([split, name, str(path.relative_to(self.path)), *marks(path.stat())])
+        return digest([str(self.path.resolve()), rows])
 
     def found(self) -> Found:
         parts: dict[str, list[Row]] = {"train": [], "val": []}

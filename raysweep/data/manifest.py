@@ -17,6 +17,7 @@ from raysweep.data.listing import (
     choose,
     digest,
     label_name,
+    marks,
     only_split_in,
     roles,
     split_of,
@@ -209,7 +210,7 @@ class ManifestSource:
                 assert found is not None  # none is missing
                 label = label_name(line.label, names[line.table], self._where(line))
                 rows.append(Row(truncate(line.image, 200), label, place.file))
-                stamps.append([n < len(train), str(place.file), label, found.st_size, found.st_mtime_ns])
+                stamps.append([n < len(train), str(place.file), label, *marks(found)])
             self._add_unlisted([p.file for p in places], [lines[i] for i in unused])
             self._read = rows[: len(train)], None if val is None else rows[len(train) :], stamps
         return self._read
@@ -256,9 +257,7 @@ class ManifestSource:
         self.rest.add(UNLISTED, (file.relative_to(self.path) for file in others))
 
     def fingerprint(self) -> str:
-        stamps = [[stamp(table.file) for table, _ in self.files], self._rows()[2]]
-        told = [{kind: [o.count, *o.examples] for kind, o in self.rest.left_out().items()}, self.notes]
-        return digest([*stamps, told])
+        return digest([[stamp(table.file) for table, _ in self.files], self._rows()[2]])
 
     def found(self) -> Found:
         train, val, _ = self._rows()

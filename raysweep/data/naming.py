@@ -145,13 +145,21 @@ class Chosen:
         self.source = source
         self.naming = Naming(data)
         self.notes = tuple(notes)
+        self._listing: Listing | None = None
 
     def fingerprint(self) -> str:
         """A text that changes whenever the data or the choice of classes change; computed without reading all images."""
         labels = getattr(self.source, "labels", lambda: None)()
         print_of_all: str = self.source.fingerprint()  # type: ignore[attr-defined]
         asked = self.naming.asked(labels)
-        return digest([print_of_all, asked, self.notes]) if asked or self.notes else print_of_all
+        return digest([print_of_all, asked]) if asked else print_of_all
+
+    def told(self) -> tuple[Mapping[str, LeftOut], tuple[str, ...]] | None:
+        """What is left out and to be said now; None where only reading all images would tell."""
+        if getattr(self.source, "labels", None) is None:
+            return None
+        listing = self.listing()
+        return listing.left_out, listing.notes
 
     def listing(self) -> Listing:
         """All images, not yet decoded, with the number of each one's class.
@@ -159,6 +167,8 @@ class Chosen:
         Raises:
             DataError: the names of the classes are not plain, or a class has no training images.
         """
+        if self._listing is not None:
+            return self._listing
         found, notes = self.naming.applied(self.source.found())  # type: ignore[attr-defined]
         parts = (found.train, found.val)
         classes = ordered({row.label for rows in parts for row in rows or []})
@@ -172,7 +182,8 @@ class Chosen:
         index = {c: i for i, c in enumerate(classes)}
         train, val = (None if r is None else [Item(x.name, index[x.label], x.payload) for x in r] for r in parts)
         every = (*self.notes, *found.notes, *notes, *_repeated(found))
-        return Listing(classes, train or [], val, found.left_out, every)
+        self._listing = Listing(classes, train or [], val, found.left_out, every)
+        return self._listing
 
 
 def _repeated(found: Found) -> list[str]:

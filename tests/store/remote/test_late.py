@@ -1,0 +1,152 @@
+"""A writer that stood still, lost its lock, and goes on: what the next one has committed on an object store stays as it is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raysweep.errors import LockedError, RaysweepError, StoreError
+from raysweep.store import files, layout, lineage
+from raysweep.store.experiment import Experiment
+from raysweep.store.lock import WriterLock
+from raysweep.store.records_manifest import Manifest, ManifestEntry
+from raysweep.store.remote import bucket
+from raysweep.store.root import Root
+from tests.store.remote.between import Between, Request
+from tests.store.remote.objectstore import BUCKET, Server, emptied
+from tests.store.remote.test_mirror import commit, make
+
+MID = "checkpoint_epoch_2_batch_7.pt"
+
+
+@pytest.fixture
+def server(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(bucket, "_ATTEMPTS", 2)
+    with emptied(s3_port, tmp_path / "machines") as found:
+        yield found
+
+
+def begin(root: Root, name: str = "base") -> Experiment:
+    """An epoch, and a checkpoint within the next one."""
+    made = make(root, name)
+    size, digest = files.write_stream(made.folder / MID, lambda sink: sink.write(b"middle" * 1000))
+    entry = ManifestEntry(MID, size, digest, 2, 7, "2026-01-01T00:00:00", {})
+    manifest = made.manifest()
+    made.write_manifest(Manifest([*manifest.entries, entry], manifest.best))
+    return made
+
+
+def save(made: Experiment) -> None:
+    """The next epoch, as a training commits it: the checkpoint within it goes, and an event tells of it."""
+    ends = made.manifest().ends
+    commit(made, ends[-1].epoch + 1, f"{made.folder} {ends[-1].epoch}".encode() * 1000)
+    manifest = made.manifest()
+    if any(e.batch for e in manifest.entries):
+        made.write_manifest(Manifest(manifest.ends, manifest.best))
+        files.remove(made.folder / MID)
+    lineage.record(made.folder, lineage.NOTE, text=f"epoch {ends[-1].epoch + 1}")
+
+
+def etags(server: Server) -> dict[str, str]:
+    rows = server.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+    return {o["Key"]: o["ETag"] for o in rows}
+
+
+class Sleeper(threading.Thread):
+    """Saves, and stands still at one of its requests: before the store gets it, or before its answer is passed on."""
+
+    def __init__(self, made: Experiment, between: Between, at: int, answered: bool) -> None:
+        super().__init__(daemon=True)
+        self.made, self.error = made, None
+        self.asleep, self.wake = threading.Event(), threading.Event()
+        self.first = len(between.seen)
+        self.at = self.first + at
+        if answered:
+            between.after = self.sleeping
+        else:
+            between.decide = self.sleeping
+        self.start()
+
+    def sleeping(self, request: Request) -> None:
+        if request.number == self.at:
+            self.asleep.set()
+            assert self.wake.wait(240)
+
+    def run(self) -> None:
+        try:
+            save(self.made)
+        except RaysweepError as error:
+            self.error: RaysweepError | None = error
+        finally:
+            self.asleep.set()
+
+    def awoken(self) -> RaysweepError | None:
+        self.wake.set()
+        self.join(240)
+        assert not self.is_alive()
+        return self.error
+
+
+def taken_over(server: Server, at: int, answered: bool, name: str) -> tuple[str, RaysweepError | None]:
+    """One writer stands still at its request ``at``, another takes over and finishes, the first one goes on.
+
+    Returns:
+        The name of the request, and how the first writer ended.
+    """
+    with Between(server.port) as between:
+        with server.machine(f"first {name}"):
+            made = begin(Root.open(server.root(name, port=between.port)))
+            lock = WriterLock.acquire(made.folder)
+            sleeper = Sleeper(made, between, at, answered)
+            assert sleeper.asleep.wait(240)
+            with server.elsewhere(f"second {name}"):
+                root = Root.open(server.root(name))
+                other = Experiment(root.path / made.id)
+                held = WriterLock.acquire(other.folder, steal=True)
+                root.refresh(other.folder)
+                while len(other.manifest().ends) < 3:
+                    save(other)
+                lineage.record(other.folder, lineage.FINISHED, epochs=3)
+                held.release()
+                assert [e.verify(other.folder) for e in other.entries()] == [None] * 3
+                before = etags(server)
+            error = sleeper.awoken()
+            lock.release()
+    assert etags(server) == before, between.seen[sleeper.at - 1].name
+    with server.machine(f"third {name}"):
+        folder = Root.open(server.root(name)).path / made.id
+        found = Experiment(folder)
+        assert [(e.epoch, e.batch, e.verify(folder)) for e in found.entries()] == [(n, None, None) for n in (1, 2, 3)]
+        assert files.read_all(folder / layout.BEST) == files.read_all(folder / "checkpoint_epoch_3.pt")
+        assert lineage.read(folder)[-1].type == lineage.FINISHED
+    return between.seen[sleeper.at - 1].name, error
+
+
+def requests_of_a_save(server: Server) -> int:
+    with Between(server.port) as between, server.machine("counting"):
+        made = begin(Root.open(server.root("counting", port=between.port)))
+        WriterLock.acquire(made.folder)
+        before = len(between.seen)
+        save(made)
+        return len(between.seen) - before
+
+
+@pytest.mark.parametrize("part", ["checkpoint_epoch_2.pt", layout.MANIFEST])
+def test_an_upload_that_arrives_late_destroys_nothing(server, part):
+    """Held back, taken over by --steal, finished; then it goes on."""
+    total = requests_of_a_save(server)
+    with Between(server.port) as between, server.machine("looking"):
+        made = begin(Root.open(server.root("looking", port=between.port)))
+        WriterLock.acquire(made.folder)
+        before = len(between.seen)
+        save(made)
+        names = [r.name for r in between.seen[before:]]
+    assert len(names) == total
+    at = names.index(f"PUT {part}") + 1
+    name, error = taken_over(server, at, False, "late")
+    assert name == f"PUT {part}"
+    assert isinstance(error, LockedError)
+    assert "was removed. This process stops writing" in str(error) or "taken by process" in str(error)

@@ -139,7 +139,8 @@ class Bucket:
         Raises:
             StoreError: the objects cannot be listed.
         """
-        found, more = {}, {}
+        found: dict[str, Found] = {}
+        more: dict[str, str] = {}
         start = len(self._below(""))
         while True:
             page = self._call("listed", below, "list_objects_v2", Prefix=self._below(below), **more)

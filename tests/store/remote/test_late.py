@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raysweep.errors import LockedError, RaysweepError, StoreError
+from raysweep.errors import LockedError, RaysweepError
 from raysweep.store import files, layout, lineage
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
@@ -58,12 +58,12 @@ def etags(server: Server) -> dict[str, str]:
 class Sleeper(threading.Thread):
     """Saves, and stands still at one of its requests: before the store gets it, or before its answer is passed on."""
 
-    def __init__(self, made: Experiment, between: Between, at: int, answered: bool) -> None:
+    def __init__(self, made: Experiment, between: Between, at: int | str, answered: bool) -> None:
         super().__init__(daemon=True)
         self.made, self.error = made, None
         self.asleep, self.wake = threading.Event(), threading.Event()
-        self.first = len(between.seen)
-        self.at = self.first + at
+        self.at = len(between.seen) + at if isinstance(at, int) else at
+        self.name = ""
         if answered:
             between.after = self.sleeping
         else:
@@ -71,7 +71,8 @@ class Sleeper(threading.Thread):
         self.start()
 
     def sleeping(self, request: Request) -> None:
-        if request.number == self.at:
+        if self.at in (request.number, request.name) and not self.asleep.is_set():
+            self.name = request.name
             self.asleep.set()
             assert self.wake.wait(240)
 
@@ -90,63 +91,58 @@ class Sleeper(threading.Thread):
         return self.error
 
 
-def taken_over(server: Server, at: int, answered: bool, name: str) -> tuple[str, RaysweepError | None]:
-    """One writer stands still at its request ``at``, another takes over and finishes, the first one goes on.
-
-    Returns:
-        The name of the request, and how the first writer ended.
-    """
-    with Between(server.port) as between:
-        with server.machine(f"first {name}"):
-            made = begin(Root.open(server.root(name, port=between.port)))
-            lock = WriterLock.acquire(made.folder)
-            sleeper = Sleeper(made, between, at, answered)
-            assert sleeper.asleep.wait(240)
-            with server.elsewhere(f"second {name}"):
-                root = Root.open(server.root(name))
-                other = Experiment(root.path / made.id)
-                held = WriterLock.acquire(other.folder, steal=True)
-                root.refresh(other.folder)
-                while len(other.manifest().ends) < 3:
-                    save(other)
-                lineage.record(other.folder, lineage.FINISHED, epochs=3)
-                held.release()
-                assert [e.verify(other.folder) for e in other.entries()] == [None] * 3
-                before = etags(server)
-            error = sleeper.awoken()
-            lock.release()
+def taken_over(server: Server, at: int | str, answered: bool, name: str, last: int = 3) -> Sleeper:
+    """One writer stands still at a request, which is a number or a name; another takes over and finishes at the epoch
+    ``last``; then the first one goes on."""
+    with Between(server.port) as between, server.machine(f"first {name}"):
+        made = begin(Root.open(server.root(name, port=between.port)))
+        lock = WriterLock.acquire(made.folder)
+        sleeper = Sleeper(made, between, at, answered)
+        assert sleeper.asleep.wait(240)
+        with server.elsewhere(f"second {name}"):
+            root = Root.open(server.root(name))
+            other = Experiment(root.path / made.id)
+            held = WriterLock.acquire(other.folder, steal=True)
+            root.refresh(other.folder)
+            while len(other.manifest().ends) < 3:
+                save(other)
+            lineage.record(other.folder, lineage.FINISHED, epochs=3)
+            held.release()
+            assert [e.verify(other.folder) for e in other.entries()] == [None] * 3
+            before = etags(server)
+        error = sleeper.awoken()
+        lock.release()
     assert etags(server) == before, between.seen[sleeper.at - 1].name
     with server.machine(f"third {name}"):
         folder = Root.open(server.root(name)).path / made.id
         found = Experiment(folder)
-        assert [(e.epoch, e.batch, e.verify(folder)) for e in found.entries()] == [(n, None, None) for n in (1, 2, 3)]
-        assert files.read_all(folder / layout.BEST) == files.read_all(folder / "checkpoint_epoch_3.pt")
+        ends = [(n, None, None) for n in range(1, last + 1)]
+        assert [(e.epoch, e.batch, e.verify(folder)) for e in found.entries()] == ends
+        assert files.read_all(folder / layout.BEST) == files.read_all(folder / f"checkpoint_epoch_{last}.pt")
         assert lineage.read(folder)[-1].type == lineage.FINISHED
-    return between.seen[sleeper.at - 1].name, error
-
-
-def requests_of_a_save(server: Server) -> int:
-    with Between(server.port) as between, server.machine("counting"):
-        made = begin(Root.open(server.root("counting", port=between.port)))
-        WriterLock.acquire(made.folder)
-        before = len(between.seen)
-        save(made)
-        return len(between.seen) - before
+    return sleeper
 
 
 @pytest.mark.parametrize("part", ["checkpoint_epoch_2.pt", layout.MANIFEST])
 def test_an_upload_that_arrives_late_destroys_nothing(server, part):
     """Held back, taken over by --steal, finished; then it goes on."""
-    total = requests_of_a_save(server)
-    with Between(server.port) as between, server.machine("looking"):
-        made = begin(Root.open(server.root("looking", port=between.port)))
+    sleeper = taken_over(server, f"PUT {part}", False, "late", last=2)
+    assert sleeper.name == f"PUT {part}"
+    with pytest.raises(LockedError, match=r"was taken by process \d+ on .*\. This process stops writing"):
+        raise sleeper.error
+
+
+@pytest.mark.slow
+def test_a_writer_that_stops_at_any_request_and_lost_its_lock_changes_nothing(server):
+    """Before the store has got the request, and before its answer has arrived."""
+    with Between(server.port) as between, server.machine("counting"):
+        made = begin(Root.open(server.root("counting", port=between.port)))
         WriterLock.acquire(made.folder)
         before = len(between.seen)
         save(made)
-        names = [r.name for r in between.seen[before:]]
-    assert len(names) == total
-    at = names.index(f"PUT {part}") + 1
-    name, error = taken_over(server, at, False, "late")
-    assert name == f"PUT {part}"
-    assert isinstance(error, LockedError)
-    assert "was removed. This process stops writing" in str(error) or "taken by process" in str(error)
+        total = len(between.seen) - before
+    assert total > 20
+    for at in range(1, total + 1):
+        for answered in (False, True):
+            sleeper = taken_over(server, at, answered, f"{at} {answered}")
+            assert isinstance(sleeper.error, LockedError) or at > total - 2, sleeper.name

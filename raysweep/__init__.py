@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         RootError,
         StoreError,
         TrainingError,
+        UntrustedError,
         WeightsError,
     )
 
@@ -45,6 +46,7 @@ __all__ = [
     "RootError",
     "StoreError",
     "TrainingError",
+    "UntrustedError",
     "WeightsError",
     "branch",
     "create_experiment_config",

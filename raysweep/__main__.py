@@ -1,5 +1,5 @@
 """``python -m raysweep``: the command line, where the ``raysweep`` script is not on the path."""
 
-from raysweep.cli.main import main
+from raysweep.cli.entry import entry
 
-main()
+entry()

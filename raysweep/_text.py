@@ -6,7 +6,8 @@ import json
 import math
 import reprlib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import PurePath
 from typing import Any
@@ -80,6 +81,19 @@ def plain(text: object) -> str:
     return "".join(c if c.isprintable() else "·" for c in str(text))
 
 
+def labels(names: Sequence[str]) -> list[str]:
+    r"""Plain names that still differ: where two look the same without their control characters and marks, both are shown with
+    escapes.
+
+    >>> labels(["cat", "dog\u200f", "dog\u200e"])
+    ['cat', 'dog\\u200f', 'dog\\u200e']
+    """
+    shown = [plain(name) for name in names]
+    seen = [unicodedata.normalize("NFC", text).strip() for text in shown]
+    often = Counter(seen)
+    return [ascii(n)[1:-1] if often[key] > 1 else text for n, text, key in zip(names, shown, seen, strict=True)]
+
+
 def truncate(text: object, most: int = 400) -> str:
     """Plain text of at most ``most`` characters; the middle of a longer text is left out.
 
@@ -88,6 +102,16 @@ def truncate(text: object, most: int = 400) -> str:
     """
     whole = str(text)
     return plain(whole if len(whole) <= most else f"{whole[: most // 2]}…{whole[len(whole) - (most - 1) // 2 :]}")
+
+
+def counted(number: float, noun: str, plural: str | None = None) -> str:
+    """A number and its noun, such as ``1 epoch`` or ``1,200 images``.
+
+    >>> counted(1, "epoch"), counted(0, "branch", "branches")
+    ('1 epoch', '0 branches')
+    """
+    amount = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{amount} {noun if number == 1 else plural or noun + 's'}"
 
 
 def join_names(names: Iterable[object]) -> str:

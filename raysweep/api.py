@@ -86,12 +86,15 @@ def _nested(config: Mapping[str, Any]) -> Nested:
     return result
 
 
-def run_experiment(config: Mapping[str, Any], progress: Progress | None = None) -> tuple[str, float]:
+def run_experiment(
+    config: Mapping[str, Any], progress: Progress | None = None, *, trust: bool = False
+) -> tuple[str, float]:
     """Train an experiment, or with ``resume_from_checkpoint`` a child of that checkpoint.
 
     Args:
         config: of :func:`create_experiment_config`.
         progress: called with the events of :mod:`raysweep.events`; None prints a line per epoch on stderr.
+        trust: run the code that the checkpoint names, although this user did not make it on this machine.
 
     Returns:
         (the experiment's folder, the best validation accuracy in [0, 1] over the whole history).
@@ -104,6 +107,7 @@ def run_experiment(config: Mapping[str, Any], progress: Progress | None = None) 
     from raysweep.plan import child
     from raysweep.plan import experiment as experiment_plan
     from raysweep.plan import parent as parents
+    from raysweep.store.trust import Trust
 
     if progress is None:
         from raysweep.display.run import RunDisplay  # the terminal is not imported for those who do without it
@@ -115,7 +119,7 @@ def run_experiment(config: Mapping[str, Any], progress: Progress | None = None) 
         root = Root.open(str(nested.pop("root", None) or _root_of(str(start))))
         experiment = nested.pop("experiment", {})
         epochs = nested.get("training", {}).get("epochs")
-        parent = parents.read_parent(root, str(start), nested)
+        parent = parents.read_parent(root, str(start), nested, trust=Trust(trust))
         plan = child.plan_child(
             parent,
             root,
@@ -150,6 +154,7 @@ def branch(
     settings: Mapping[str, Any] | None = None,
     root: str | Path | None = None,
     progress: Progress | None = None,
+    trust: bool = False,
 ) -> SweepResult:
     """Train many children of one checkpoint, each with different class sampling weights, and the control (``raysweep branch``).
 
@@ -157,10 +162,11 @@ def branch(
         checkpoint: a path, or ``EXPERIMENT@5``, ``@best``, ``@latest``.
         grid: the path of a grid file, or its content, such as ``{"weights": {"disgust": [3.0, 5.0]}}``.
         epochs: additional epochs; overrides the grid's.
-        threads, workers, gpus_per_branch: for each branch. With fewer threads than the parent's, branches are not bit-exact.
+        threads, workers, gpus_per_branch: for each branch. Fewer threads than the parent's: not bit-exact.
         settings: a nested mapping of settings in which all branches differ from the parent.
         root: the folder of all experiments; default: the parent's.
         progress: called with the events of :mod:`raysweep.events`; None prints a line per branch and epoch on stderr.
+        trust: run the code that the checkpoint names, although this user did not make it on this machine.
 
     Returns:
         The sweep's folder (``.sweep``), its experiments by branch (``.experiments``), and the branches that failed with
@@ -174,16 +180,13 @@ def branch(
     from raysweep.launch.sweep import driver as sweeping
     from raysweep.plan import sweep as sweep_plan
     from raysweep.plan.types import SweepRequest
+    from raysweep.store.trust import Trust
 
-    checked = grids.check(grid) if isinstance(grid, Mapping) else grids.read(grid)
-    if progress is None:
-        from raysweep.display.sweep import SweepDisplay
-
-        progress = SweepDisplay()
+    progress = _lines_of_a_sweep() if progress is None else progress
     request = SweepRequest(
         Root.open(root if root is not None else _root_of(str(checkpoint))),
         str(checkpoint),
-        checked,
+        grids.check(grid) if isinstance(grid, Mapping) else grids.read(grid),
         name=name,
         description=description,
         epochs=epochs,
@@ -193,8 +196,15 @@ def branch(
         max_concurrent=max_concurrent,
         gpus_per_branch=gpus_per_branch,
         overrides=settings,
+        trust=Trust(trust),
     )
     return sweeping.run(sweep_plan.plan_sweep(request, progress), progress)
+
+
+def _lines_of_a_sweep() -> Progress:
+    from raysweep.display.sweep import SweepDisplay  # the terminal is not imported for those who do without it
+
+    return SweepDisplay()
 
 
 def _root_of(reference: str) -> str:

@@ -11,7 +11,8 @@ which the command line ends::
     │   ├── NotFoundError                   no such experiment, sweep, checkpoint or epoch
     │   │   └── AmbiguousReferenceError     several fit
     │   ├── CheckpointError                 a checkpoint that is damaged, unsafe or does not fit
-    │   │   └── NewerFormatError            one that a newer raysweep has written
+    │   │   ├── NewerFormatError            one that a newer raysweep has written
+    │   │   └── UntrustedError              one that wants to run code of somebody else
     │   ├── ResourceError                   more CPUs, GPUs, workers or nodes than exist
     │   ├── RootError                       the root folder or address of the experiments
     │   └── LockedError                     another process writes to the experiment
@@ -71,6 +72,10 @@ class CheckpointError(InputError):
 
 class NewerFormatError(CheckpointError):
     """Raised when a checkpoint has a version of the format that this raysweep does not know. Exit code 2."""
+
+
+class UntrustedError(CheckpointError):
+    """Raised when a checkpoint or folder that may be somebody else's wants to run code, fetch an address or open a path. Exit code 2."""
 
 
 class ResourceError(InputError):

@@ -30,6 +30,11 @@ class Decoding:
 
 
 @dataclass(frozen=True, slots=True)
+class Building:
+    """The images are there; the plan is about to build the model, load its weights and try it with a batch."""
+
+
+@dataclass(frozen=True, slots=True)
 class Connecting:
     """A run or a sweep is about to connect to the Ray cluster at ``address``; None: to start one on this machine."""
 
@@ -177,6 +182,7 @@ class BranchEvent:
 Event = (
     Loading
     | Decoding
+    | Building
     | Connecting
     | Connected
     | Note

@@ -71,6 +71,15 @@ def image_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What is recorded of this user lies in a folder of the session, not in the home folder."""
+    folder = tmp_path_factory.mktemp("state")
+    os.environ["RAYSWEEP_STATE"] = str(folder)
+    yield folder
+    del os.environ["RAYSWEEP_STATE"]
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk() -> Iterator[None]:
     """``os.fsync`` in this process only looks at its file: nobody pulls a plug here, and waiting for the disk costs minutes.
     When it is called, and what follows where it fails, is asserted with calls that the tests put in its place."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from raysweep._text import plain
-from raysweep.cli.options import Address, From, RootOption
+from raysweep._text import counted, labels, plain
+from raysweep.cli.consent import consent
+from raysweep.cli.options import Address, From, RootOption, TrustOption
+from raysweep.cluster import signals
+from raysweep.display.shares import MOST_CLASSES
 from raysweep.display.terminal import percent, put, put_json, say, say_next, table
 from raysweep.events import Loading
 from raysweep.store.commands import continue_command
@@ -49,6 +53,7 @@ def branch(
         None, "--gpus-per-branch", min=0.01, help="0.25 lets four branches share a GPU."
     ),
     address: Address = None,
+    trust: TrustOption = False,
     root: RootOption = "experiments",
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and show every branch, but start nothing."),
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: print JSON."),
@@ -72,10 +77,10 @@ def branch(
         gpus_per_branch=gpus_per_branch,
         overrides=load_config.parse_overrides(overrides or []),
     )
-    _run(request, dry_run, as_json)
+    _run(request, trust, dry_run, as_json)
 
 
-def _run(request: SweepRequest, dry_run: bool, as_json: bool) -> None:
+def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
     from raysweep.display.sweep import SweepDisplay
 
     with SweepDisplay() as display:
@@ -83,6 +88,7 @@ def _run(request: SweepRequest, dry_run: bool, as_json: bool) -> None:
         from raysweep.launch.sweep import driver as sweeping
         from raysweep.plan import sweep as sweep_plan
 
+        request = replace(request, trust=consent(trust, display))
         plan = sweep_plan.plan_sweep(request, display, writable=not dry_run)
         if dry_run:
             display.close()
@@ -112,6 +118,7 @@ def _plan_json(plan: SweepPlan) -> dict[str, object]:
         "at_once": _at_once(plan),
         "bytes": plan.branches * plan.branch_bytes,
         "notes": list(plan.notes),
+        "reading": base.data.reading.to_json(),
         "branches": [
             {
                 "name": p.name,
@@ -134,13 +141,13 @@ def _show_plan(plan: SweepPlan) -> None:
     searched = plan.branches - len(plan.points)
     if searched:
         say(f"The search will choose the weights of {searched} more branches.")
-    device = f"{base.resources.workers} workers of " if base.resources.workers else ""
-    device += f"{base.resources.threads} thread{'s' * (base.resources.threads != 1)}"
+    device = f"{counted(base.resources.workers, 'worker')} of " if base.resources.workers else ""
+    device += counted(base.resources.threads, "thread")
     device += f" and {plan.gpus_per_branch:g} GPU" if plan.gpus_per_branch else ""
     count = _at_once(plan)
     where = f"as many at a time as fit on {base.settings.scaling.address}" if count is None else f"{count} at a time"
     say(
-        f"{plan.branches} branches (* control) of {base.settings.training.epochs} epochs from {plain(parent.experiment)}@{parent.epoch}, "
+        f"{counted(plan.branches, 'branch', 'branches')} (* control) of {counted(base.settings.training.epochs, 'epoch')} from {plain(parent.experiment)}@{parent.epoch}, "
         f"each with {device}, {where}; about {plan.branches * plan.branch_bytes / 1e6:,.0f} MB. Nothing was started."
     )
 
@@ -149,12 +156,22 @@ def _table_of_shares(plan: SweepPlan) -> None:
     parent = plan.parent
     classes, old, before = parent.classes, parent.weights.as_dict(), plan.shares(parent.weights)
     rows = [["(parent)", "", *(percent(before[c]) for c in classes)]]
+    size = dict.fromkeys(classes, (False, 0.0))
     for p in plan.points:
         shares, new = plan.shares(p.weights), p.weights.as_dict()
+        size = {c: max(size[c], (new[c] != old[c], abs(shares[c] - before[c]))) for c in classes}
         cells = [percent(shares[c]) + (f" (w {new[c]:g})" if new[c] != old[c] else "") for c in classes]
-        rows.append([p.name + (" *" if p.control else ""), str(p.seed), *cells])
-    columns = [("branch", "l"), ("seed", "r"), *((plain(c), "r") for c in classes)]
-    table("Share of each class among the images shown", columns, rows)
+        rows.append([plain(p.name) + (" *" if p.control else ""), str(p.seed), *cells])
+    columns = [("branch", "l"), ("seed", "r"), *((c, "r") for c in labels(classes))]
+    least = [2 + i for i in sorted(range(len(classes)), key=lambda i: size[classes[i]])]
+    if len(classes) > MOST_CLASSES:  # in a pipe, too, nobody reads a thousand columns; --json has all
+        keep = sorted({0, 1, *least[-MOST_CLASSES:]})
+        rows = [[row[i] for i in keep] for row in rows]
+        columns, least = [columns[i] for i in keep], [keep.index(i) for i in least[-MOST_CLASSES:]]
+    title = "Share of each class among the images shown"
+    table(title, columns, rows, least=least, what="class", plural="classes")
+    if len(classes) > MOST_CLASSES:
+        say(f"{len(classes) - MOST_CLASSES:,} more classes change less; --json has all.")
 
 
 def summarise(result: SweepResult) -> None:
@@ -165,6 +182,7 @@ def summarise(result: SweepResult) -> None:
     """
     from raysweep.errors import TrainingError
 
+    signals.all_done()
     sweep = result.sweep
     rows = read_results(sweep)
     say("")
@@ -185,7 +203,7 @@ def summarise(result: SweepResult) -> None:
     say(f"All results are in {sweep.folder}")
     if result.failed:
         raise TrainingError(
-            f"{len(result.failed)} of {len(rows)} branches failed; the others are complete. Run the failed ones again with: "
+            f"{len(result.failed)} of {counted(len(rows), 'branch', 'branches')} failed; the others are complete. Run the failed ones again with: "
             f"{continue_command(sweep.root, sweep.id)}"
         )
     say_next(sweep.root, "compare", sweep.id)

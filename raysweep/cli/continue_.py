@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from raysweep.cli.options import RootOption
+from raysweep.cli.consent import consent
+from raysweep.cli.options import RootOption, TrustOption
 from raysweep.display.terminal import put
 from raysweep.events import Loading
 from raysweep.store.root import Root
@@ -35,6 +36,7 @@ def continue_(
         help="A different number of Ray workers. 0: train in this process. 2-8: as many as fit.",
     ),
     address: str | None = typer.Option(None, "--address", help="Another Ray cluster. local: this machine."),
+    trust: TrustOption = False,
     root: RootOption = "experiments",
 ) -> None:
     """Finish an interrupted experiment or sweep in place. Starts from the newest intact checkpoints."""
@@ -45,12 +47,12 @@ def continue_(
     count = parse_workers(workers)
     found = resolve.find_any(Root.open(root), reference)
     if isinstance(found, Sweep):
-        _sweep(found, steal, (threads, count, address))
+        _sweep(found, steal, (threads, count, address), trust)
     else:
-        _experiment(found, steal, (threads, count, address))
+        _experiment(found, steal, (threads, count, address), trust)
 
 
-def _sweep(sweep: Sweep, steal: bool, asked: Asked) -> None:
+def _sweep(sweep: Sweep, steal: bool, asked: Asked, trust: bool) -> None:
     from raysweep.cli.branch import summarise
     from raysweep.display.sweep import SweepDisplay
 
@@ -59,12 +61,19 @@ def _sweep(sweep: Sweep, steal: bool, asked: Asked) -> None:
         from raysweep.launch.sweep.resume import continue_sweep
         from raysweep.plan.resources import ResourceOverrides
 
-        result = continue_sweep(sweep.root, sweep, steal=steal, asked=ResourceOverrides(*asked), progress=display)
+        result = continue_sweep(
+            sweep.root,
+            sweep,
+            steal=steal,
+            asked=ResourceOverrides(*asked),
+            progress=display,
+            trust=consent(trust, display),
+        )
     put(str(result.sweep.folder))
     summarise(result)
 
 
-def _experiment(experiment: Experiment, steal: bool, asked: Asked) -> None:
+def _experiment(experiment: Experiment, steal: bool, asked: Asked, trust: bool) -> None:
     from raysweep.cli.run import announce
     from raysweep.display.run import RunDisplay
 
@@ -74,6 +83,13 @@ def _experiment(experiment: Experiment, steal: bool, asked: Asked) -> None:
         from raysweep.plan.resources import ResourceOverrides
 
         root = experiment.root
-        result = continue_experiment(root, experiment, steal=steal, asked=ResourceOverrides(*asked), progress=display)
+        result = continue_experiment(
+            root,
+            experiment,
+            steal=steal,
+            asked=ResourceOverrides(*asked),
+            progress=display,
+            trust=consent(trust, display),
+        )
     put(str(result.experiment.folder))
     announce(display, result.experiment)

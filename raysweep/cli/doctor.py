@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from raysweep._text import counted
 from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put
 from raysweep.store.root import Root
@@ -45,12 +46,12 @@ def doctor(
         check(True, f"torch and torchvision are compatible; CPU capability {torch.backends.cpu.get_cpu_capability()}")
         gpus = resources.gpus_here()
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(gpus))
-        check(True, f"{gpus} GPUs: {names}" if gpus else "no GPU: training runs on the CPU")
+        check(True, f"{counted(gpus, 'GPU')}: {names}" if gpus else "no GPU: training runs on the CPU")
     except Exception as error:
         check(
             False, f"torch and torchvision are not compatible ({str(error).splitlines()[0]}): reinstall both together"
         )
-    check(True, f"{_machine.cpus_here()} CPUs")
+    check(True, counted(_machine.cpus_here(), "CPU"))
     try:
         place = Root.open(root, look=False)
         place.check_reachable()

@@ -6,7 +6,8 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
-from raysweep.cli.options import Checkpoint, Classes, RootOption
+from raysweep.cli.consent import consent
+from raysweep.cli.options import Checkpoint, Classes, RootOption, TrustOption
 from raysweep.display.terminal import put, say, split_classes
 from raysweep.store.root import Root
 
@@ -25,6 +26,7 @@ def export(
         None, "--output", "-o", metavar="FILE", help="Default: the checkpoint's name, in the current folder."
     ),
     classes: Classes = None,
+    trust: TrustOption = False,
     root: RootOption = "experiments",
 ) -> None:
     """Export the model as safetensors, ONNX or TorchScript. Also writes classes and preprocessing, and checks the result."""
@@ -40,7 +42,7 @@ def export(
     from raysweep.tools import export
     from raysweep.tools import predict as networks
 
-    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes))
+    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes), consent(trust))
     name = found.source.rpartition("/")[2].removesuffix(".pt").replace("@", "_epoch_")
     target = user_path(output) if output else user_path(name + endings[form].replace(".pt", ".torchscript.pt"))
     if target.is_dir() or not target.absolute().parent.is_dir():

@@ -8,7 +8,8 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
-from raysweep.cli.options import RootOption
+from raysweep.cli.consent import consent
+from raysweep.cli.options import RootOption, TrustOption
 from raysweep.display.terminal import put, say_next, split_classes
 from raysweep.store.root import Root
 
@@ -29,6 +30,7 @@ def import_(
         metavar="A,B,C",
         help="The classes in the order of the model's outputs, if the model does not name them.",
     ),
+    trust: TrustOption = False,
     root: RootOption = "experiments",
 ) -> None:
     """Copy experiments of the old system. The copies have manifest and lineage; the originals stay unchanged."""
@@ -44,7 +46,9 @@ def import_(
     problems = []
     for folder in folders:
         try:
-            made = import_legacy.import_folder(user_path(folder), Root.open(root), overrides, split_classes(classes))
+            made = import_legacy.import_folder(
+                user_path(folder), Root.open(root), overrides, split_classes(classes), trust=consent(trust)
+            )
         except InputError as error:
             problems.append(str(error))
             continue

@@ -10,7 +10,7 @@ import typer
 
 from raysweep._text import plain
 from raysweep.cli.options import RootOption
-from raysweep.display.terminal import age, decimals, percent, put_bytes, put_json, say, say_next, table
+from raysweep.display.terminal import age, decimals, percent, put_json, put_json_bytes, say, say_next, table
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def list_(
     folder = Root.open(root)
     if as_json and not checkpoints:
         texts = index.texts(folder, status=status, sweep=sweep, sort=sort, limit=limit)
-        put_bytes(b"[" + b",\n ".join(texts) + b"]\n")  # one line per experiment
+        put_json_bytes(b"[" + b",\n ".join(texts) + b"]\n")  # one line per experiment
         return
     rows = index.rows(folder, status=status, sweep=sweep, sort=sort, limit=limit)
     if checkpoints:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import signal
 import sys
-import threading
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from raysweep._text import plain
-from raysweep.display.terminal import debugging
-from raysweep.errors import RaysweepError, did_you_mean
+from raysweep.display.streams import OutputGone
+from raysweep.display.terminal import debugging, never_fail
+from raysweep.errors import InputError, RaysweepError, did_you_mean
 from raysweep.store.remote.copies import named
 
 VERBS = {  # command → module, in the order of the help
@@ -43,6 +42,17 @@ VERBS = {  # command → module, in the order of the help
 _UsageError: Any = (
     typer.BadParameter.__base__
 )  # click's class, or that of the copy of click inside newer versions of Typer
+
+
+_CommandLineError: Any = _UsageError.__base__
+
+
+def _in_our_words(error: Any) -> InputError:
+    """What Typer says of a wrong command line, in one paragraph and with the command that explains it."""
+    words = error.format_message().strip()
+    context = getattr(error, "ctx", None)
+    end = "" if words.endswith((".", "?", "!")) else "."
+    return InputError(f"{words}{end} See `{context.command_path if context else 'raysweep'} --help`.")
 
 
 class _Group(TyperGroup):
@@ -94,13 +104,10 @@ def _register(arguments: list[str]) -> None:
         importlib.import_module(f"raysweep.cli.{VERBS[str(name)]}").register(app)
 
 
-def _terminated(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the ``raysweep`` command."""
+    """Run a command; ends with SystemExit where it did not succeed. :mod:`raysweep.cli.entry` calls it for the program."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    never_fail()
     debug = "--debug" in arguments
     if debug:  # accepted at any position
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
@@ -110,23 +117,26 @@ def main(arguments: list[str] | None = None) -> None:
         print(of("raysweep"))
         return
     _register(arguments)
-    # SIGTERM ends the program like SIGINT, so that locks are released. (The training has its own handler, which saves first.)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(args=arguments, prog_name="raysweep")
+        try:
+            code = app(args=arguments, prog_name="raysweep", standalone_mode=False)
+        except _CommandLineError as error:  # as every other error, not with Typer's own words and paragraphs around it
+            if type(error).__name__ == "NoArgsIsHelpError":  # `raysweep show` alone prints its help
+                error.show()
+                sys.exit(error.exit_code)
+            raise _in_our_words(error) from None
+        if code:
+            sys.exit(code)
     except RaysweepError as error:
         if debug or debugging():
             raise
         label = "" if error.exit_code == 130 else "error: "
         print(f"{label}{named(_paragraph(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # `raysweep list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except OutputGone as error:
+        if error.quiet:  # `raysweep list | head`
+            sys.exit(0)
+        print(f"error: the output could not be written: {plain(error)}.", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

@@ -21,4 +21,10 @@ Workers = Annotated[
     typer.Option("--workers", metavar="N|MIN-MAX", help="Ray workers. 0: train in this process. 2-8: as many as fit."),
 ]
 Address = Annotated[str | None, typer.Option("--address", help="Address of a running Ray cluster.")]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run the code that the checkpoint names although you did not make it here, and remember that."
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and show what would run, but start nothing.")]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import typer
 
 from raysweep._text import Nested
-from raysweep.cli.options import Address, Classes, DryRun, From, Purpose, RootOption, Workers
+from raysweep.cli.consent import consent
+from raysweep.cli.options import Address, Classes, DryRun, From, Purpose, RootOption, TrustOption, Workers
 from raysweep.display.terminal import put, split_classes
 from raysweep.events import Loading
 from raysweep.store.root import Root
@@ -33,6 +34,7 @@ def resume(
     root: RootOption = "experiments",
     workers: Workers = None,
     address: Address = None,
+    trust: TrustOption = False,
     dry_run: DryRun = False,
 ) -> None:
     """Train a child of a checkpoint. It starts from the same state, with new class weights or settings if you give them."""
@@ -50,7 +52,7 @@ def resume(
         from raysweep.plan import parent as parents
 
         place = Root.open(root)
-        parent = parents.read_parent(place, checkpoint, over, split_classes(classes))
+        parent = parents.read_parent(place, checkpoint, over, split_classes(classes), consent(trust, display))
         plan = child.plan_child(
             parent,
             place,

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raysweep._text import Nested, plain
+from raysweep._text import Nested, counted
 from raysweep.cli.options import ROOT, Address, DryRun, Purpose, Workers
-from raysweep.display.terminal import percent, put, put_json, say, say_next, table
+from raysweep.cluster import signals
+from raysweep.display.shares import MOST_CLASSES, show_shares
+from raysweep.display.terminal import put, put_json, say, say_next
 from raysweep.events import Loading
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def run(
 
 def announce(display: RunDisplay, experiment: Experiment) -> None:
     """Print the summary of a finished run: the confusion matrix, then the next command to type."""
+    signals.all_done()
     display.summary(experiment)
     root, ends = experiment.root, experiment.manifest().ends
     classes = experiment.config().classes or ()
@@ -97,7 +100,8 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     from raysweep.config import yaml as yaml_file
 
     resolved = plan.settings.model_dump(mode="json")
-    resolved["sampling"]["weights"] = plan.weights.as_dict()
+    weights = plan.weights.as_dict()
+    resolved["sampling"]["weights"] = weights
     if as_json:
         put_json(
             {
@@ -107,38 +111,20 @@ def show_plan(plan: Plan, as_json: bool) -> None:
                 "shares": plan.shares,
                 "images_per_epoch": plan.quotas,
                 "validation_images": plan.data.val_images,
+                "reading": plan.data.reading.to_json(),
                 "parameters": plan.parameters,
                 "workers": plan.resources.workers,
                 "threads": plan.resources.threads,
             }
         )
         return
+    if len(weights) > MOST_CLASSES:  # a class that is not named has 1
+        resolved["sampling"]["weights"] = {c: w for c, w in weights.items() if w != 1.0}
     put(yaml_file.dump(resolved).rstrip())
     put("")
-    total = sum(plan.counts.values())
-    weights, shares, quotas = plan.weights.as_dict(), plan.shares, plan.quotas
-    rows = [
-        [
-            plain(c),
-            f"{plan.counts[c]:,}",
-            percent(plan.counts[c] / total),
-            f"{weights[c]:g}",
-            percent(shares[c]),
-            f"{quotas[c]:,}",
-        ]
-        for c in plan.data.classes
-    ]
-    columns = [
-        ("class", "l"),
-        ("images", "r"),
-        ("share of the data", "r"),
-        ("weight", "r"),
-        ("share shown", "r"),
-        ("shown per epoch", "r"),
-    ]
-    table(None, columns, rows)
-    where = "in this process" if plan.resources.workers == 0 else f"{plan.resources.workers} Ray workers"
+    show_shares(plan.counts, plan.weights.as_dict(), plan.shares, plan.quotas)
+    where = "in this process" if plan.resources.workers == 0 else counted(plan.resources.workers, "Ray worker")
     say(
-        f"{plan.draws:,} images per epoch, {plan.data.val_images:,} validation images; model with {plan.parameters:,} parameters; {where}, "
-        f"{plan.resources.threads} thread{'s' * (plan.resources.threads != 1)}. Nothing was started."
+        f"{counted(plan.draws, 'image')} per epoch, {counted(plan.data.val_images, 'validation image')}; model with {counted(plan.parameters, 'parameter')}; {where}, "
+        f"{counted(plan.resources.threads, 'thread')}. Nothing was started."
     )

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from raysweep._text import plain
+from raysweep._text import counted, plain
 from raysweep.cli.options import RootOption
+from raysweep.display.shares import show_shares
 from raysweep.display.terminal import decimals, percent, put, put_json, say, say_next, table
 from raysweep.store.commands import command
 from raysweep.store.root import Root
@@ -71,9 +72,8 @@ def _show_experiment(experiment: Experiment) -> None:
     put(plain(summary.id))
     if config.experiment_description:
         put(f"  {plain(config.experiment_description)}")
-    target = summary.epochs_target or "?"
     put(
-        f"  {summary.status}, {summary.epochs_done} of {target} epochs, model {plain(config.model_name)}, in {plain(experiment.folder)}"
+        f"  {summary.status}, {summary.epochs_done} of {_epochs(summary.epochs_target)}, model {plain(config.model_name)}, in {plain(experiment.folder)}"
     )
     if summary.parent:
         put(f"  child of {plain(summary.parent.reference)}")
@@ -100,6 +100,10 @@ def _show_experiment(experiment: Experiment) -> None:
         say_next(root, "resume", "--from", f"{summary.id}@{old[-1]}", "data.path=FOLDER")
     if summary.status in ("interrupted", "crashed"):
         say_next(root, "continue", summary.id)
+
+
+def _epochs(count: int | None) -> str:
+    return counted(count, "epoch") if count else "? epochs"
 
 
 def _row(e: ManifestEntry, best: str | None) -> list[str]:
@@ -129,18 +133,10 @@ def _shares(config: ExperimentConfig) -> None:
             return
         sampled = SamplingWeights.complete(given, list(counts))
         weights, shown = sampled.as_dict(), sampled.shares(counts)
-        total = sum(counts.values())
-        rows = [
-            [plain(c), f"{n:,}", percent(n / total), f"{weights[c]:g}", percent(shown[c])] for c, n in counts.items()
-        ]
+        show_shares({c: int(n) for c, n in counts.items()}, weights, shown)
     except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # somebody edited the file
         put("  class_counts or sampling_weights in experiment_config.json are not valid")
         return
-    table(
-        None,
-        [("class", "l"), ("images", "r"), ("share of the data", "r"), ("weight", "r"), ("share shown", "r")],
-        rows,
-    )
 
 
 def _show_checkpoint(experiment: Experiment, entry: ManifestEntry | None, path: Path, as_json: bool) -> None:

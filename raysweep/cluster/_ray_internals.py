@@ -8,6 +8,7 @@ set where the private part is missing or fails. All others raise.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -66,6 +67,30 @@ def listening_on_this_machine_only() -> Iterator[None]:
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
         del os.environ[variable]
+
+
+@contextlib.contextmanager
+def on_its_own() -> Iterator[None]:
+    """A cluster that is started within this block gets no signal that is meant for us, and takes no handler of ours away.
+
+    Ray has no public option for either. Its processes join our process group, so that Ctrl-C or a closed terminal would end
+    them before anything is saved; and ``ray.init`` puts its own handler of SIGTERM in the place of ours.
+    """
+    from ray._private import services, utils
+
+    popen, handler = getattr(services, "ConsolePopen", None), getattr(utils, "set_sigterm_handler", None)
+    if popen is not None:
+        # A group and no session: the kernel would give a session half of the CPUs, whatever its priority.
+        services.ConsolePopen = functools.partial(popen, process_group=0)
+    if handler is not None:
+        utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        if popen is not None:
+            services.ConsolePopen = popen
+        if handler is not None:
+            utils.set_sigterm_handler = handler
 
 
 def use_token_if_present() -> None:

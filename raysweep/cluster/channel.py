@@ -105,6 +105,18 @@ class ChannelReporter:
         return self.reason
 
 
+class Forward:
+    """Passes a request to stop on to the senders, once. The driver calls it regularly; a signal's handler only sets a flag."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel, self.told = channel, False
+
+    def __call__(self, reason: str | None) -> None:
+        if reason is not None and not self.told:
+            self.told = True
+            self.channel.stop.remote(reason)
+
+
 def open_channel(title: str = "", shown: int = 1) -> Any:
     """Start the actor of a new event channel. Ray must be connected.
 

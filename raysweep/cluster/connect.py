@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep import _machine
-from raysweep.cluster import _ray_internals, dashboard, versions
+from raysweep.cluster import _ray_internals, dashboard, processes, signals, versions
 from raysweep.cluster.nodes import node_resources
 from raysweep.errors import ResourceError
 
@@ -32,6 +32,7 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a process without GPUs keeps its CUDA_VISIBLE_DEVICES
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune would write its own display over ours
 }
+_started: list[str] = []  # the marks of the clusters that this process has started
 _LOGS_BY_DEFAULT = Path("/tmp/ray/session_latest/logs")  # documented by Ray
 
 
@@ -92,7 +93,13 @@ def _start(address: str | None, name: str | None) -> None:
     if address is None:
         options |= {"num_cpus": _machine.cpus_here(), "include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
-        with contextlib.nullcontext() if address else _ray_internals.listening_on_this_machine_only():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(signals.kept())
+            stack.enter_context(_ray_internals.on_its_own())
+            if address is None:
+                stack.enter_context(_ray_internals.listening_on_this_machine_only())
+                _started.append(stack.enter_context(processes.marked()))
+                signals.at_end(_end_processes)
             ray.init(address=address or "local", **options)
     except (ray.exceptions.AuthenticationError, ConnectionError, ValueError, RuntimeError) as error:
         raise _explained(address, error) from None
@@ -172,8 +179,17 @@ def disconnect() -> None:
     """End the connection. A cluster that :func:`connect` has started ends with it."""
     import ray
 
+    if signals.asked():  # the program ends in a moment, and its cluster with it; Ray's own end would take longer
+        return
     if ray.is_initialized():
         ray.shutdown()
+    _end_processes()
+
+
+def _end_processes() -> None:
+    """End what is left of the clusters that were started here."""
+    while _started:
+        processes.end(_started.pop())
 
 
 def dashboard_hint(url: str | None) -> str | None:

@@ -264,7 +264,8 @@ class Settings(Section):
             raise ValueError("data.path is missing: give a folder or file, or use data.source: faces (built in)")
         if built_in and self.data.path is not None:
             raise ValueError(
-                f"data.path is set, but data.source: {self.data.source} is built in and reads no file. Remove one"
+                f"data.path is set, but data.source: {self.data.source} is built in and reads no file. Remove one "
+                "(on the command line: data.path= with nothing after it)"
             )
         return self
 

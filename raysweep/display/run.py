@@ -6,10 +6,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from raysweep._text import plain
+from raysweep.cluster import signals
 from raysweep.display.base import Display
 from raysweep.display.terminal import duration, percent, say
 from raysweep.events import (
     BatchDone,
+    Building,
     CheckpointSaved,
     Connecting,
     Decoding,
@@ -56,11 +58,14 @@ class RunDisplay(Display):
         self.live.update(self.task, description=title, completed=done or 0, total=total, text=text)
 
     def __call__(self, event: Event) -> None:
+        signals.check()
         match event:
             case Loading():
                 self._bar("loading torch", None, None)
             case Decoding(done, total):
                 self._bar("decoding images, once", done, total, f"{done:,} of {total:,}")
+            case Building():
+                self._bar("building the model", None, None)
             case Connecting(address):
                 self._line(
                     f"Connecting to the Ray cluster at {address} …" if address else "Starting on a local Ray cluster …"
@@ -68,8 +73,7 @@ class RunDisplay(Display):
                 self._bar("starting Ray", None, None)
             case ExperimentStarted():
                 self._line(f"Experiment {plain(event.id)}")
-                if event.workers:
-                    self._bar("starting the workers", None, None)
+                self._bar("starting the workers" if event.workers else "preparing the training", None, None)
             case TrainingStarted(last_epoch):
                 self.last_epoch, self.epoch_started = last_epoch, time.monotonic()
             case BatchDone():
@@ -86,6 +90,9 @@ class RunDisplay(Display):
                 super().__call__(event)
 
     def _batch(self, event: BatchDone) -> None:
+        if event.batch == event.batches:  # what follows takes a while, too, and is no training
+            self._bar(f"epoch {event.epoch}/{self.last_epoch or '?'}", None, None, "validating and saving")
+            return
         left = self._left(event.epoch, event.batch / event.batches)
         self._bar(
             f"epoch {event.epoch}/{self.last_epoch or '?'}",
@@ -110,12 +117,10 @@ class RunDisplay(Display):
         self.epoch_seconds.append(now - self.epoch_started)
         self.epoch_started = now
         row = event.row
-        left = self._left(event.epoch, 1.0)
-        last = event.epoch == self.last_epoch
         self._line(
             f"epoch {event.epoch:>2}/{self.last_epoch or '?'}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
             f"acc {percent(row['val_acc']):>6}  macro-F1 {row['val_macro_f1']:.3f}  worst {plain(row['worst_class'])} {percent(row['worst_recall'])}  "
-            f"{row['images_per_second']:,.0f} img/s" + ("" if last else f"  {left}") + ("  best" if event.best else "")
+            f"{row['images_per_second']:,.0f} img/s" + ("  best" if event.best else "")
         )
 
     def summary(self, experiment: Experiment) -> None:

@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from raysweep._text import plain
+from raysweep._text import counted, plain
+from raysweep.cluster import signals
 from raysweep.display.base import Display
 from raysweep.display.terminal import debugging, duration, percent, say
 from raysweep.events import (
@@ -14,12 +15,14 @@ from raysweep.events import (
     BranchEnded,
     BranchEvent,
     BranchStarted,
+    Building,
     Connecting,
     Decoding,
     EpochDone,
     Event,
     Loading,
     Note,
+    SweepEnded,
     SweepStarted,
 )
 
@@ -54,6 +57,7 @@ class SweepDisplay(Display):
         self.inexact: set[str] = set()  # reasons why branches are not bit-exact that were printed
         self.drawn = 0.0
         self.hint = "starting Ray"
+        self.comparing = False  # whether all branches have ended
 
     def _make_live(self, console: Any) -> Any:
         from rich.live import Live
@@ -61,6 +65,7 @@ class SweepDisplay(Display):
         return Live(self._table(), console=console, auto_refresh=False, transient=True)
 
     def __call__(self, event: Event) -> None:
+        signals.check()
         match event:
             case BranchEvent(branch, inner):
                 self._branch(branch, inner)
@@ -77,6 +82,10 @@ class SweepDisplay(Display):
                 self.hint = "reading the checkpoint"
             case Decoding(done, total):
                 self.hint = f"decoding images, once: {done:,} of {total:,}"
+            case Building():
+                self.hint = "building the model"
+            case SweepEnded():
+                self.comparing = True
             case Connecting(address):
                 self.hint = f"connecting to {address}" if address else "starting Ray"
                 self._line(f"Connecting to {address} …" if address else "Starting a local Ray cluster …")
@@ -92,7 +101,9 @@ class SweepDisplay(Display):
             if row.control:
                 self.controls.setdefault(row.seed, row)
         queue = f" {event.queue}" if event.queue else ""
-        self._line(f"Sweep {plain(event.id)}: {len(event.branches):,} branches, {event.at_once:,} at a time{queue}")
+        self._line(
+            f"Sweep {plain(event.id)}: {counted(len(event.branches), 'branch', 'branches')}, {event.at_once:,} at a time{queue}"
+        )
         for note in event.notes:
             self._line(f"  {plain(note)}")
         self.inexact.update(event.notes)
@@ -105,7 +116,8 @@ class SweepDisplay(Display):
                 self._row(branch).status = "starting"
             case BatchDone():
                 row = self._row(branch)
-                row.status, row.epoch, row.batch = "running", event.epoch, event.batch / event.batches
+                row.status = "running" if event.batch < event.batches else "validating"
+                row.epoch, row.batch = event.epoch, event.batch / event.batches
             case EpochDone():
                 self._epoch(self._row(branch), event)
             case BranchEnded():
@@ -130,6 +142,7 @@ class SweepDisplay(Display):
         values = event.row
         if event.epoch >= row.epoch:  # the event comes when the epoch is saved; the next one may have begun
             row.epoch, row.batch = event.epoch, 1.0
+            row.status = "running"
         row.accuracy = values["val_acc"]
         row.by_epoch[event.epoch] = values["val_acc"]
         row.worst = f"{values['worst_class']} {percent(values['worst_recall'])}"
@@ -173,7 +186,7 @@ class SweepDisplay(Display):
         if not self.rows:
             return Text(f"{self.hint} …  {duration(time.monotonic() - self.started)}")
         done = sum(r.status in ("done", "failed", "interrupted") for r in self.rows.values())
-        title = f"{done} of {len(self.rows)} branches  {duration(time.monotonic() - self.started)}  {self._left()}"
+        title = f"{done} of {counted(len(self.rows), 'branch', 'branches')}  {duration(time.monotonic() - self.started)}  {'comparing them' if self.comparing else self._left()}"
         table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
         for name in ("branch", "status"):
             table.add_column(name, overflow="fold")
@@ -188,7 +201,9 @@ class SweepDisplay(Display):
         rows = list(self.rows.values())
         if len(rows) <= ROWS:
             return rows
-        keep = sorted(rows, key=lambda r: (r.status not in ("running", "starting"), not r.control, -r.touched))[:ROWS]
+        keep = sorted(
+            rows, key=lambda r: (r.status not in ("running", "validating", "starting"), not r.control, -r.touched)
+        )[:ROWS]
         shown = {r.name for r in keep}
         return [r for r in rows if r.name in shown]
 

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TextIO
 
-from raysweep._text import json_text, plain
+from raysweep._text import counted, json_text, plain
 from raysweep.store.commands import command
 from raysweep.store.remote.copies import named, opened
 from raysweep.store.root import Root
+
+
+def never_fail() -> None:
+    """Let stdout and stderr write characters that their encoding lacks as ``\\u25b2``, instead of failing in the middle of a
+    list. Unlike a question mark, an escape says which character it was, and two names stay two."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a program has put its own object there
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _as_written(text: str, stream: TextIO) -> str:
+    """A text as the stream writes it, so that the columns of a table get their real widths."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def say(text: str = "") -> None:
@@ -28,8 +44,11 @@ def put(text: str) -> None:
     print(named(text), flush=True)
 
 
-def put_bytes(data: bytes) -> None:
-    """Write UTF-8 data, which may be megabytes long, to stdout."""
+def put_json_bytes(data: bytes) -> None:
+    """Write JSON in UTF-8, which may be megabytes long, to stdout."""
+    if not _is_utf8(sys.stdout):
+        _put_json(data.decode())
+        return
     sys.stdout.flush()
     sys.stdout.buffer.write(named(data.decode()).encode() if opened() else data)
     sys.stdout.buffer.flush()
@@ -37,7 +56,19 @@ def put_bytes(data: bytes) -> None:
 
 def put_json(value: Any) -> None:
     """Print valid JSON, indented."""
-    put(json_text(value, indent=2))
+    _put_json(json_text(value, indent=2) + "\n")
+
+
+def _put_json(text: str) -> None:
+    """Print JSON. Where stdout is not UTF-8, what is not ASCII becomes an escape of JSON, which every program reads."""
+    text = named(text)
+    if not _is_utf8(sys.stdout) and not text.isascii():
+        text = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
+    print(text, end="", flush=True)
+
+
+def _is_utf8(stream: TextIO) -> bool:
+    return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "") == "utf8"
 
 
 def is_terminal() -> bool:
@@ -82,9 +113,23 @@ def age(created: str | None) -> str:
     return f"{max(0, seconds):.0f} s"
 
 
-def table(title: str | None, columns: list[tuple[str, str]], rows: list[list[str]], err: bool = False) -> None:
-    """Print a table on stdout (with ``err``: stderr): formatted on a terminal, tab-separated for programs."""
-    if not (sys.stderr if err else sys.stdout).isatty():
+def table(
+    title: str | None,
+    columns: list[tuple[str, str]],
+    rows: list[list[str]],
+    err: bool = False,
+    least: Sequence[int] = (),
+    what: str = "column",
+    plural: str | None = None,
+) -> None:
+    """Print a table on stdout (with ``err``: stderr): formatted on a terminal, tab-separated for programs.
+
+    Args:
+        least: columns that a narrow terminal may leave out, the least important first. Below the table it then says how many
+            of ``what`` are left out. Programs get all of them.
+    """
+    stream = sys.stderr if err else sys.stdout
+    if not stream.isatty():
         write = say if err else put
         write("\t".join(name for name, _ in columns))
         for row in rows:
@@ -95,12 +140,47 @@ def table(title: str | None, columns: list[tuple[str, str]], rows: list[list[str
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for name, side in columns:
-        shown.add_column(Text(name), justify="right" if side == "r" else "left", overflow="fold", no_wrap=side == "n")
-    for row in rows:
-        shown.add_row(*(Text(named(cell)) for cell in row))
-    Console(stderr=err).print(shown)
+    console = Console(stderr=err, highlight=False)
+    texts = [[_as_written(named(cell), stream) for cell in row] for row in ([c for c, _ in columns], *rows)]
+    shown = _fitting(texts, console.width, least)
+    made = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for at, i in enumerate(shown):
+        right, fixed = columns[i][1] == "r", columns[i][1] == "n"
+        # The names of the rows keep a third of the width, whatever else there is.
+        widest = max((cell_len(row[i]) for row in texts), default=1)
+        least_width = min(widest, console.width // 3) if at == 0 else None
+        made.add_column(
+            Text(texts[0][i]),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=fixed,
+            min_width=least_width,
+        )
+    for row in texts[1:]:
+        made.add_row(*(Text(row[i]) for i in shown))
+    console.print(made)
+    if left_out := len(columns) - len(shown):
+        say(
+            f"{counted(left_out, what, plural)} with smaller changes {'is' if left_out == 1 else 'are'} not shown; a pipe gets all."
+        )
+
+
+def _fitting(texts: Sequence[Sequence[str]], width: int, least: Sequence[int]) -> list[int]:
+    """The columns that fit into a terminal side by side: all but as many of ``least`` as must go."""
+    widths = [max(cell_len(row[i]) for row in texts) + 3 for i in range(len(texts[0]))]
+    gone: set[int] = set()
+    for i in least:
+        if sum(w for k, w in enumerate(widths) if k not in gone) <= width + 3:
+            break
+        gone.add(i)
+    return [i for i in range(len(widths)) if i not in gone]
+
+
+def cell_len(text: str) -> int:
+    """How many columns of the terminal a text takes: two for a Chinese character, none for a combining mark."""
+    from rich.cells import cell_len as of
+
+    return of(text)
 
 
 def split_classes(text: str | None) -> list[str] | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from raysweep._text import counted
+from raysweep.cluster import signals
+from raysweep.config import foreign
 from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
 from raysweep.errors import CheckpointError, NotFoundError, ResourceError
@@ -17,11 +20,14 @@ from raysweep.plan import parent as parents
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides, Resources
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import checkpoint, layout, lineage, resolve
+from raysweep.store import trust as trusting
+from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import ExperimentConfig, ParentRef
 from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.root import Root
+from raysweep.store.trust import NOBODY, Origin, Trust
 from raysweep.trackers.dispatch import dispatching
 from raysweep.training.job import Job, from_own_checkpoint
 
@@ -35,6 +41,7 @@ def continue_experiment(
     progress: Progress = ignore,
     launch: Launch | None = None,
     fitted: Resources | None = None,
+    trust: Trust = NOBODY,
 ) -> Result:
     """Finish an interrupted experiment in its own folder, from its newest checkpoint that verifies.
 
@@ -45,32 +52,51 @@ def continue_experiment(
         asked: other resources than before.
         launch: how to start the training; by default as the experiment's resources ask for.
         fitted: with ``launch``, the resources it has.
+        trust: whether what its configuration names may run.
 
     Raises:
-        NotFoundError: no such experiment. LockedError: somebody writes to it. Interrupted, or what training raises.
+        NotFoundError: no such experiment. UntrustedError: it names code or places that nobody has approved. LockedError: somebody writes to it. Interrupted, or what training raises.
     """
     if launch is not None:  # a branch, which the sweep's process tracks
-        return _continue(root, reference, steal, asked, progress, launch, fitted)
+        return _continue(
+            _allowed(root, reference, asked, trust, [foreign.code]), steal, asked, progress, launch, fitted
+        )
+    experiment = _allowed(root, reference, asked, trust, [foreign.code, foreign.places])
     with dispatching(progress) as dispatcher:
-        done = _continue(root, reference, steal, asked, dispatcher, None, None)
+        done = _continue(experiment, steal, asked, dispatcher, None, None)
         dispatcher.ended(done.experiment)  # also a complete one: its trackers may be out of sync
         return done
 
 
+def _allowed(
+    root: Root, reference: str | Experiment, asked: ResourceOverrides, trust: Trust, kinds: Sequence[trusting.Kind]
+) -> Experiment:
+    """The experiment, of which everything that its configuration would run or reach was approved.
+
+    Raises:
+        NotFoundError: no such experiment. UntrustedError: something was not approved.
+    """
+    experiment = reference if isinstance(reference, Experiment) else resolve.find_experiment(root, reference)
+    config = experiment.config()
+    ids = tuple(name for name in (experiment.id, config.sweep) if name)
+    origin = Origin(experiment.folder, experiment.folder, experiment.root, ids)
+    trusting.settle(trust, origin, config.settings or {}, asked.named(), kinds)
+    return experiment
+
+
 def _continue(
-    root: Root,
-    reference: str | Experiment,
+    experiment: Experiment,
     steal: bool,
     asked: ResourceOverrides,
     progress: Progress,
     launch: Launch | None,
     fitted: Resources | None,
 ) -> Result:
-    experiment = reference if isinstance(reference, Experiment) else resolve.find_experiment(root, reference)
     config = experiment.config()
     if config.settings is None:
         raise NotFoundError(f"{experiment.id} was not made by raysweep; start a child of it with `raysweep resume`.")
     before, settings = _settings(experiment, config, asked)
+    signals.remember(continue_command(experiment.root, experiment.id))
     lock = WriterLock.acquire(experiment.folder, steal)
     try:
         experiment.root.refresh(experiment.folder)
@@ -81,7 +107,7 @@ def _continue(
         if good is not None and good.batch is None and good.epoch >= last:
             return _complete(experiment, good, last, progress)
         plan = _plan(experiment, config, settings, good, progress)
-        with _session(settings, plan, progress, launch, fitted) as (launch, fitted):
+        with _session(settings, plan, progress, launch, fitted) as (launch, fitted), _to_its_end():
             config = _record_changes(experiment, config, before, settings, fitted)
             job = _job(experiment, config, replace(plan, resources=fitted), lock, good)
             job = _with_changed_images(job, experiment, plan, progress)
@@ -89,6 +115,14 @@ def _continue(
             return runner.execute(job, experiment, fitted, launch, progress)
     finally:
         lock.release()
+
+
+@contextmanager
+def _to_its_end() -> Iterator[None]:
+    """A last safe point, after which only the training looks at signals."""
+    signals.check()
+    with signals.place(None):
+        yield
 
 
 @contextmanager
@@ -134,7 +168,12 @@ def _plan(
     try:
         # A tracker that is not installed here must not prevent the end of the training; a note says so when it is needed.
         plan = experiment_plan.plan_experiment(
-            settings, progress, classes=config.classes, tracked=False, root=experiment.root
+            settings,
+            progress,
+            classes=config.classes,
+            tracked=False,
+            root=experiment.root,
+            new_weights=good is None and config.parent is None,
         )
     except ResourceError as error:
         hint = "`raysweep continue` also takes --threads, --workers and --address."
@@ -164,7 +203,7 @@ def _complete(experiment: Experiment, good: ManifestEntry, last: int, progress: 
         lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
     checkpointing.rebuild_derived(experiment)
     runner.derive(experiment)
-    progress(Note(f"{experiment.id} has all its {last} epochs; there is nothing to do."))
+    progress(Note(f"{experiment.id} has all its {counted(last, 'epoch')}; there is nothing to do."))
     return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
 
 
@@ -181,7 +220,7 @@ def _same_parent(experiment: Experiment, ref: ParentRef) -> Parent:
         )
     file = Root.locate(ref.file, opens=False)
     reference = str(file) if file.is_file() else ref.reference
-    parent = parents.read_parent(experiment.root, reference)
+    parent = parents.read_parent(experiment.root, reference, trust=None)  # the experiment's own settings are used
     if parent.sha256 != ref.sha256:
         raise CheckpointError(
             f"{parent.path} is not the checkpoint that {experiment.id} started from (SHA-256 {parent.sha256[:12]}…, not "
@@ -207,6 +246,7 @@ def _record_changes(
     dumped = settings.model_dump(mode="json")
     config = replace(config, settings=dumped, threads=fitted.threads, world_size=world_size)
     experiment.write_config(config)
+    trusting.remember_made(experiment.id, dumped)
     lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changes)
     return config
 

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from raysweep.cluster import signals
 from raysweep.errors import Interrupted, RaysweepError, TrainingError
-from raysweep.events import Drawing, ExperimentFinished, ExperimentStarted, Progress, ignore
+from raysweep.events import Drawing, ExperimentFinished, ExperimentStarted, Note, Progress, ignore
 from raysweep.launch.workers import retry
 from raysweep.plan.child import changed_settings, keeps_position
 from raysweep.plan.experiment import cache_dir
 from raysweep.plan.resources import Resources
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import experiment as experiments
-from raysweep.store import layout, lineage
+from raysweep.store import layout, lineage, retention, trust
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
@@ -49,6 +50,7 @@ def new_job(
         parent=config.parent,
         config=config,
         versions=state.versions() if versions is None else versions,
+        trusted=plan.trusted,
     )
 
 
@@ -90,6 +92,7 @@ def record_start(plan: Plan, parent: Parent, experiment: Experiment) -> None:
             lineage.record(experiment.folder, lineage.NOTE, text=note.text)
 
 
+HURRIED = ("SIGTERM", "SIGHUP")
 Launch = Callable[[Job, Resources, Progress], Outcome]  # a way to start the training function
 
 
@@ -109,16 +112,27 @@ def start(
     Args:
         sweep: the id of the sweep that it is a ``branch`` of.
     """
+    signals.check()
+    with signals.place(None):
+        return _start(plan, launch, progress, sweep, branch)
 
+
+def _start(plan: Plan, launch: Launch, progress: Progress, sweep: str | None, branch: BranchRef | None) -> Result:
     now = datetime.now()
-    experiment = experiments.create(plan.root, plan.settings.experiment.name, now)
-    lock = WriterLock.acquire(experiment.folder)
-    try:
-        job = _first_job(plan, experiment, lock, now, sweep, branch)
+    # a branch starts from a copy that its sweep has read, and which the sweep's record claims
+    source = plan.parent.path if plan.parent is not None and sweep is None else None
+    with contextlib.ExitStack() as held:
+        with retention.claimed(source) if source is not None else contextlib.nullcontext():
+            experiment = experiments.create(plan.root, plan.settings.experiment.name, now)
+            if sweep is None:  # the sweep's process has recorded its branches
+                problem = trust.remember_made(experiment.id, plan.settings.model_dump(mode="json"))
+                if problem:
+                    progress(Note(problem))
+            lock = WriterLock.acquire(experiment.folder)
+            held.callback(lock.release)
+            job = _first_job(plan, experiment, lock, now, sweep, branch)
         _record_first_events(plan, experiment, sweep)
         return execute(job, experiment, plan.resources, launch, progress)
-    finally:
-        lock.release()
 
 
 def _record_first_events(plan: Plan, experiment: Experiment, sweep: str | None) -> None:
@@ -136,6 +150,7 @@ def _record_first_events(plan: Plan, experiment: Experiment, sweep: str | None) 
         threads=plan.resources.threads,
         seed=plan.settings.seed,
         skipped_images=[f"{s['image']} ({s['reason']})" for s in plan.data.skipped] or None,
+        reading=plan.data.reading.lines() or None,
         sweep=sweep,
     )
     if plan.parent is not None:
@@ -176,6 +191,7 @@ def _first_job(
 
 def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch, progress: Progress) -> Result:
     """Train ``job`` by ``launch``, and write how it ended into the log. The caller holds the lock."""
+    signals.begun(continue_command(experiment.root, experiment.id))
     progress(ExperimentStarted(experiment.id, Root.address_of(experiment.folder), fitted.workers))
     try:
         outcome = launch(job, fitted, progress)
@@ -193,7 +209,9 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
         raise failed from error
     lineage.record(experiment.folder, lineage.FINISHED, epochs=outcome.epochs, best_acc=outcome.best_acc)
     progress(Drawing())
-    derive(experiment)
+    with signals.place("after the last epoch, before all pictures were drawn"):
+        signals.check()
+        derive(experiment)
     progress(ExperimentFinished())
     return Result(experiment, outcome.best_acc)
 
@@ -201,7 +219,7 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
 def _interrupted(experiment: Experiment, text: str, reason: str | None, draw: bool) -> Interrupted:
     """Write into the log that the training was interrupted; returns what to raise."""
     lineage.record(experiment.folder, lineage.INTERRUPTED, reason=text)
-    if draw and reason != "SIGTERM":  # who sends that does not wait long; the pictures are drawn at the end
+    if draw and reason not in HURRIED:  # who sends those does not wait long; the pictures are drawn at the end
         with contextlib.suppress(KeyboardInterrupt):
             derive(experiment)
     hint = continue_command(experiment.root, experiment.id)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from raysweep import _machine
+from raysweep._text import counted
 from raysweep.cluster import autoscaler, shared_root
 from raysweep.errors import ResourceError
 from raysweep.events import Progress
@@ -26,9 +27,9 @@ def at_once(plan: SweepPlan, nodes: Sequence[Mapping[str, float]]) -> int:
     workers, cpus = max(1, plan.base.resources.workers), of_branch(plan.base.resources).cpus
     fitting = sum(_worker_slots(node, cpus, plan.gpus_per_branch) for node in nodes) // workers
     if fitting == 0:
-        each = resources.counted(cpus, "CPU")
+        each = counted(cpus, "CPU")
         if plan.gpus_per_branch:
-            each += f" and {resources.counted(plan.gpus_per_branch, 'GPU')}"
+            each += f" and {counted(plan.gpus_per_branch, 'GPU')}"
         raise ResourceError(
             f"A branch needs {each if workers == 1 else f'{workers} workers with {each} each'}, but there are "
             f"{resources.described(nodes)}. Ask for less with --threads, --workers or --gpus-per-branch."

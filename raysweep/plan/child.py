@@ -9,14 +9,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from raysweep import _machine
-from raysweep._text import Nested, dotted
+from raysweep._text import Nested, counted, dotted, short_repr
+from raysweep.config import foreign
 from raysweep.config import load as load_config
 from raysweep.config.settings import ExperimentSection, Settings
 from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note, Progress, ignore
 from raysweep.plan import experiment as experiment_plan
-from raysweep.plan.parent import same_function
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import checkpoint
 from raysweep.store.root import Root
@@ -64,18 +64,38 @@ def plan_child(
     over = dict(overrides or {})
     given = dict((over.get("sampling") or {}).get("weights") or {}) | dict(weights or {})
     complete = parent.weights.inherit(given)
-    same_function(parent.path, parent.own, parent.settings.model.model_dump(), over)
+    _no_other_weights(over)
     settings = _childs_settings(parent, root.address, name, description, epochs, complete, over)
     if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
     _check_state(parent, settings, fresh_optimizer)  # first: building a model that does not fit could take all memory
-    plan = experiment_plan.plan_experiment(settings, progress, writable, parent.classes, weights=complete, root=root)
+    plan = experiment_plan.plan_experiment(
+        settings,
+        progress,
+        writable,
+        parent.classes,
+        weights=complete,
+        root=root,
+        new_weights=False,
+        trusted=parent.trusted,
+    )
     if plan.data.shape[2] != parent.channels:
         raise CheckpointError(
             f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "
             f"data.channels={parent.channels}."
         )
     return replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, notes=_notes(parent, plan))
+
+
+def _no_other_weights(overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError if the user names a file of weights: a child has those of its checkpoint, and would not read it."""
+    section = overrides.get("model")
+    named = section.get("init_from") if isinstance(section, Mapping) else None
+    if named:
+        raise ConfigError(
+            f"model.init_from is {short_repr(named)}, but a child starts with the weights of its checkpoint. Omit it; to "
+            "start from that file, use `raysweep run`."
+        )
 
 
 def _childs_settings(
@@ -148,7 +168,8 @@ def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> N
     from raysweep.training import models, optim, state
 
     saved = checkpoint.read_checkpoint(parent.path)
-    model = models.outline(settings.model.name, settings.model.options, len(parent.classes), parent.channels)
+    section = settings.model
+    model = models.outline(section.name, section.options, len(parent.classes), parent.channels, trusted=parent.trusted)
     models.fitting_weights(model, saved, parent.path)
     if not fresh_optimizer:
         slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"])}
@@ -167,11 +188,19 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
         text = f"epoch {parent.epoch + 1} was at batch {parent.batch}; its order is drawn anew from its start"
         notes.append(Note(text))
     notes += parent.notes
+    left_out = [] if parent.own else foreign.places(parent.settings.model_dump(mode="json"))
+    if left_out:
+        names = ", ".join(ask.key for ask in left_out if ask.key != "scaling.address")  # which no child inherits
+        notes += (
+            [Note(f"not inherited, because there is no record that you made {parent.experiment}: {names}")]
+            if names
+            else []
+        )
     exact = []
     if parent.threads not in (None, plan.resources.threads):
-        exact.append(f"{plan.resources.threads} threads instead of {parent.threads}")
+        exact.append(f"{counted(plan.resources.threads, 'thread')} instead of {parent.threads}")
     if plan.resources.worker_range is None and parent.world_size != max(1, plan.resources.workers):
-        exact.append(f"{max(1, plan.resources.workers)} workers instead of {parent.world_size}")
+        exact.append(f"{counted(max(1, plan.resources.workers), 'worker')} instead of {parent.world_size}")
     if exact:
         notes.append(Note(f"not bit-exact: {', '.join(exact)}", inexact=True))
     return tuple(notes)

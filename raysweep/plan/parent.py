@@ -6,34 +6,47 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raysweep._text import short_repr
+from raysweep.config import foreign
 from raysweep.config import load as load_config
 from raysweep.errors import CheckpointError
 from raysweep.plan.types import Parent
 from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, resolve
+from raysweep.store import trust as trusting
 from raysweep.store.experiment import Experiment
+from raysweep.store.records import Json
 from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.root import Root
+from raysweep.store.trust import NOBODY, Origin, Trust
 from raysweep.weights import SamplingWeights
 
 
 def read_parent(
-    root: Root, reference: str, overrides: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
+    root: Root,
+    reference: str,
+    overrides: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    trust: Trust | None = NOBODY,
 ) -> Parent:
     """The checkpoint that a reference means.
 
     Args:
         overrides: the user's nested settings. For a checkpoint of the old system they say where the images and the model are.
         classes: in the order of the network's outputs, where neither the checkpoint nor its model says it.
+        trust: whether what the checkpoint names may run; None where only its tensors will be used.
 
     Raises:
         NotFoundError: there is none. CheckpointError: it is damaged or incomplete, or raysweep did not write it.
+        UntrustedError: it names code that nobody has approved.
     """
     experiment, entry, path = _verified(root, reference)
     found = upgrade(checkpoint.read_checkpoint(path), experiment, path, overrides, classes, needs_images=True)
     _check_complete(found, path)
     saved, config = found.checkpoint, found.checkpoint["config"]
+    origin = origin_of(root, experiment, path, saved)
+    if trust is not None:
+        trusting.settle(trust, origin, found.settings, overrides)
+    committed = entry is not None and files.inside(root.path, experiment.folder)
     return Parent(
         path=path.resolve(),
         experiment=str(saved.get("experiment") or experiment.id),
@@ -51,7 +64,8 @@ def read_parent(
         channels=len(saved["preprocessing"]["mean"]),
         filled_in=found.filled_in,
         notes=found.notes,
-        own=entry is not None and files.inside(root.path, experiment.folder),
+        trusted=trust is not None,
+        own=committed and trusting.known(trust or NOBODY, origin, foreign.places(found.settings)),
     )
 
 
@@ -85,21 +99,7 @@ def _check_complete(found: Upgraded, path: Path) -> None:
         )
 
 
-def same_function(path: Path, own: bool, model: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Refuse the Python function that a checkpoint of unknown origin names, unless the user names it, too.
-
-    Args:
-        own: the checkpoint is a committed one of an experiment under the root.
-        model: the section ``model`` of its settings.
-
-    Raises:
-        CheckpointError: the user does not name it.
-    """
-    section = overrides.get("model")
-    named = isinstance(section, Mapping) and section.get("name")
-    if own or not str(model["name"]).startswith("python:") or named:
-        return
-    raise CheckpointError(
-        f"{path} wants to run the Python function {model['name']} with the options {short_repr(model['options'])}, but it is "
-        f"not a checkpoint of an experiment under this root. If you trust it, repeat the name: model.name={model['name']}"
-    )
+def origin_of(root: Root, experiment: Experiment, path: Path, saved: Json) -> Origin:
+    """Where a checkpoint comes from, for the question whether it may run what it names."""
+    names = (saved.get("experiment"), experiment.id, (saved.get("config") or {}).get("sweep"))
+    return Origin(path, experiment.folder, root, tuple(dict.fromkeys(str(n) for n in names if n)))

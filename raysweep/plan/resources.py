@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raysweep import _machine
-from raysweep._text import Nested
+from raysweep._text import Nested, counted
 from raysweep.config.settings import ScalingSection
 from raysweep.errors import ResourceError
 
@@ -34,6 +34,10 @@ class ResourceOverrides:
             found["address"] = None if self.address == "local" else self.address
         return found
 
+    def named(self) -> Nested:
+        """What the user says of them, as nested settings."""
+        return {"scaling": self.applied({})}
+
 
 AS_BEFORE = ResourceOverrides()
 
@@ -47,12 +51,6 @@ class Resources:
     threads: int  # of torch in each worker; 0: not decided yet
     use_gpu: bool
     worker_range: tuple[int, int] | None = None  # the least and the most workers; None: their number is fixed
-
-
-def counted(number: float, noun: str) -> str:
-    """Such as ``1 CPU`` or ``8 CPUs``."""
-    amount = f"{number:,}" if isinstance(number, int) else f"{number:g}"
-    return f"{amount} {noun}{'s' * (number != 1)}"
 
 
 def gpus_here() -> int:

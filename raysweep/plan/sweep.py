@@ -41,7 +41,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         InputError: what is wrong and what to do.
     """
     root = request.root.resolved()
-    parent = parents.read_parent(root, request.checkpoint, request.overrides)
+    parent = parents.read_parent(root, request.checkpoint, request.overrides, trust=request.trust)
     points, notes = grids.expand(request.grid, parent.weights, parent.settings.seed)
     title = request.name or _title(parent)
     sweeps.check_sweep_name(title)
@@ -72,6 +72,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         gpus_per_branch=gpus,
         max_concurrent=request.max_concurrent,
         branch_bytes=base.settings.training.epochs * each_epoch,
+        trust=request.trust.handed_on(base.settings.model_dump(mode="json")),
     )
 
 

@@ -15,6 +15,7 @@ from raysweep.plan.resources import Resources
 from raysweep.plan.upgrade import FilledIn, Source
 from raysweep.store.records import ParentRef
 from raysweep.store.root import Root
+from raysweep.store.trust import NOBODY, Trust
 from raysweep.weights import RatioChange, SamplingWeights
 
 
@@ -38,7 +39,8 @@ class Parent:
     channels: int  # of its images
     filled_in: tuple[FilledIn, ...]  # settings that the checkpoint does not have
     notes: tuple[Note, ...]  # what a child does differently because of where the checkpoint comes from
-    own: bool  # a committed checkpoint of an experiment under the root; any other may come from anybody
+    trusted: bool  # what its settings run and fetch was approved; False where only its tensors may be used
+    own: bool  # a committed checkpoint under the root whose places are this user's; any other may come from anybody
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -70,6 +72,7 @@ class Plan:
     parent: Parent | None = None
     fresh_optimizer: bool = False
     notes: tuple[Note, ...] = ()  # what differs from the parent, or was not loaded from init_from; for the log
+    trusted: bool = False  # the user wrote or approved what the settings run and fetch
 
     @property
     def shares(self) -> dict[str, float]:
@@ -110,6 +113,7 @@ class SweepRequest:
     max_concurrent: int | None = None
     gpus_per_branch: float | None = None  # a fraction lets several branches share a GPU
     overrides: Mapping[str, Any] | None = None  # nested settings in which all branches differ from the parent
+    trust: Trust = NOBODY  # whether the checkpoint may run what it names
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ class SweepPlan:
     gpus_per_branch: float
     max_concurrent: int | None
     branch_bytes: int  # that one branch will write
+    trust: Trust = NOBODY  # the decision on the branches, for the processes that train them
 
     @property
     def parent(self) -> Parent:

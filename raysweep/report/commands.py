@@ -61,7 +61,9 @@ def _changed(experiment: Experiment) -> tuple[dict[str, float], Nested]:
 
 
 def _assignments(overrides: Nested) -> list[str]:
-    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in overrides.items()]
+    from raysweep.config.load import assignment
+
+    return [assignment(key, value) for key, value in overrides.items()]
 
 
 def of_sweep(sweep: Sweep) -> tuple[str, str]:

@@ -4,14 +4,16 @@ The predictions of the last epoch are compared, on the same validation images.""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from raysweep._text import counted, join_names
 from raysweep.errors import InputError, NotFoundError, RaysweepError, StoreError
 from raysweep.report import effects, predictions, recorded
 from raysweep.report.effects import Effect, Pair
@@ -76,6 +78,11 @@ ONE_SEED = (
 NO_CONTROL = (
     "There is no control, so the effect of the changed ratio cannot be separated from the effect of longer training. "
     "`raysweep branch` trains a control unless the grid says `control: false`."
+)
+
+
+OF_A_CONTROL = (
+    "This is the control of its sweep: the differences are the effect of longer training with an unchanged ratio."
 )
 
 
@@ -220,7 +227,8 @@ def _with_first(experiments: Sequence[Experiment]) -> Comparison:
 
 
 def of_child(root: Root, child: Experiment) -> Comparison:
-    """A child against the checkpoint that it started from; if its predictions are not kept, against the parent's last epoch.
+    """A child against the checkpoint that it started from; if its predictions are not kept, against the parent's last epoch. A
+    branch of a sweep is compared as in its sweep, with the control.
 
     Raises:
         InputError: it has no parent. NotFoundError: the parent or predictions are missing.
@@ -231,11 +239,57 @@ def of_child(root: Root, child: Experiment) -> Comparison:
             f"{child.id} has no parent to compare it with. Name a second experiment: "
             f"`{command(child.root, 'compare', 'OTHER', child.id)}`."
         )
+    why = NO_CONTROL
+    if config.sweep is not None and config.branch is not None:
+        if (found := _of_branch(child, config.sweep)) is not None:
+            return found
+        why = OF_A_CONTROL if config.branch.control else _without_control(child, config.sweep)
     if recorded.is_old(before := resolve.by_id(root, config.parent.experiment)):
-        return _by_record(before, [child], f"its parent {before.id}", [NO_CONTROL])
+        return _by_record(before, [child], f"its parent {before.id}", [why])
     parent, against = _parent(root, config.parent)
     change = ratio.from_parent(child, parent.experiment)
-    return _compared(child.id, against, {child.id: [_Match(_last(child), parent)]}, {child.id: change}, [NO_CONTROL])
+    return _compared(child.id, against, {child.id: [_Match(_last(child), parent)]}, {child.id: change}, [why])
+
+
+def _without_control(branch: Experiment, sweep: str) -> str:
+    return (
+        f"{branch.id} is a branch of {sweep}, but that has no finished control to compare it with, so the effect of the changed "
+        "ratio cannot be separated from the effect of longer training."
+    )
+
+
+def _of_branch(branch: Experiment, sweep_id: str) -> Comparison | None:
+    """One branch with the numbers and labels that it has in its sweep; None if the sweep does not compare it with a control.
+
+    A label takes into account how many differences are tested, so a branch by itself would be called worse where its sweep
+    calls the same difference noise.
+    """
+    folder = branch.root.path / layout.SWEEPS / sweep_id
+    if Path(sweep_id).name != sweep_id or not (folder / layout.SWEEP).is_file():
+        return None
+    sweep = Sweep(folder, branch.root)
+    try:
+        whole, record = of_sweep(sweep), sweep.record()
+    except RaysweepError:
+        return None
+    mine = next((b for b in whole.branches if branch.id in b.experiments), None)
+    if mine is None or NO_CONTROL in whole.notes:
+        return None
+    others = tuple(f"{b.name} is " for b in record.branches)
+    notes = [n for n in whole.notes if not n.startswith(others)]
+    if (seeds := len(mine.experiments)) > 1:
+        notes.append(
+            f"{branch.id} is one of {seeds} seeds of {mine.name} in {sweep.id}; as there, the differences are means over all of them."
+        )
+    return replace(
+        whole,
+        title=branch.id,
+        against=f"{whole.against} (in {sweep.id})",
+        branches=[replace(mine, name=branch.id)],
+        effects=[replace(e, branch=branch.id) for e in whole.effects if e.branch == mine.name],
+        pairs=[replace(p, name=branch.id) for p in whole.pairs if p.name == mine.name],
+        notes=notes,
+    )
 
 
 OLD = (
@@ -298,8 +352,45 @@ def _compared(
     branches = [_branch(name, rows, changed[name]) for name, rows in groups.items()]
     if all(len(rows) == 1 for rows in groups.values()):
         notes = [*notes, ONE_SEED]
-    counts = dict(zip(one.classes, np.bincount(one.labels, minlength=len(one.classes)).tolist(), strict=True))
-    return Comparison(title, against, one.classes, counts, branches, effects.effects(pairs, one.classes), pairs, notes)
+    counts: dict[str, int] = dict(
+        zip(one.classes, np.bincount(one.labels, minlength=len(one.classes)).tolist(), strict=True)
+    )
+    found = effects.effects(pairs, one.classes)
+    return Comparison(title, against, one.classes, counts, branches, found, pairs, [*notes, *_small(counts)])
+
+
+def _small(counts: Mapping[str, int]) -> list[str]:
+    """Which classes have no or few validation images, and what that means."""
+    none = [c for c, n in counts.items() if n == 0]
+    few = [f"{c} ({n})" for c, n in counts.items() if 0 < n < effects.FEW]
+    notes = []
+    if none:
+        notes.append(
+            f"Without validation images nothing is known of a class, and macro-F1 leaves it out: {join_names(none)}."
+        )
+    if few:
+        notes.append(
+            f"{counted(len(few), 'class has', 'classes have')} fewer than {effects.FEW} validation images, too few for an interval: "
+            f"{join_names(few)}."
+        )
+    return notes
+
+
+def largest(comparison: Comparison, most: int) -> list[str]:
+    """At most this many classes: the first of :func:`by_size`, in the order of the classes."""
+    chosen = set(by_size(comparison, "f1")[:most])
+    return [c for c in comparison.classes if c in chosen]
+
+
+def by_size(comparison: Comparison, metric: str) -> list[str]:
+    """The classes, those first in which a branch differs most from its reference; a difference that is more than noise comes
+    before any other."""
+    size: dict[str, tuple[bool, float]] = {}
+    for e in comparison.effects:
+        if e.metric == metric and e.target != effects.ALL and not math.isnan(e.difference):
+            real = e.label in (effects.BETTER, effects.WORSE)
+            size[e.target] = max(size.get(e.target, (False, 0.0)), (real, abs(e.difference)))
+    return sorted(comparison.classes, key=lambda c: size.get(c, (False, -1.0)), reverse=True)
 
 
 def _check_same_images(matches: Sequence[_Match]) -> None:
@@ -357,11 +448,18 @@ def cost(experiment: Experiment) -> tuple[float, int]:
     return float(seconds), int(sum(class_sums(experiment, history, "realised_").values()))
 
 
-COLUMNS = ("branch", "target", "metric", "reference", "value", "difference", "low", "high", "p", "q", "noise", "label")
+COLUMNS = (
+    "branch", "target", "metric", "reference", "value", "difference", "low", "high", "p", "q", "noise", "label", "images",
+)  # fmt: skip
 
 
 def write_csv(comparison: Comparison, path: Path) -> None:
-    """Write ``effects.csv``: one row per branch, class and metric. Metrics over all classes have the class ``(all)``."""
+    """Write ``effects.csv``: one row per branch, class and metric. Metrics over all classes have the class ``(all)``. What is not
+    known is empty."""
+
+    def cell(value: Any) -> Any:
+        return None if isinstance(value, float) and math.isnan(value) else value
+
     rows: list[list[Any]] = [list(COLUMNS)]
-    rows += [[getattr(e, c) for c in COLUMNS] for e in comparison.effects]
+    rows += [[cell(getattr(e, c)) for c in COLUMNS] for e in comparison.effects]
     files.write_atomic(path, files.csv_text(rows).encode())

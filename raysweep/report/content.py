@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from raysweep._text import counted
 from raysweep.errors import RaysweepError
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
@@ -108,14 +109,17 @@ def of_experiment(root: Root, experiment: Experiment) -> Content:
 def _about_sweep(record: SweepRecord) -> list[str]:
     seeds = len({b.seed for b in record.branches})
     return [
-        f"{len(record.branches)} branches of {record.parent.reference if record.parent else '?'}",
-        f"{record.epochs or '?'} epochs each, {seeds} seed{'s' * (seeds > 1)}",
+        f"{counted(len(record.branches), 'branch', 'branches')} of {record.parent.reference if record.parent else '?'}",
+        f"{counted(record.epochs, 'epoch') if record.epochs else '? epochs'} each, {counted(seeds, 'seed')}",
     ]
 
 
 def _about_experiment(experiment: Experiment) -> list[str]:
     row, config = catalog.summary(experiment), experiment.config()
-    about = [f"{row.status}, {row.epochs_done} of {row.epochs_target or '?'} epochs", f"model {config.model_name}"]
+    about = [
+        f"{row.status}, {row.epochs_done} of {counted(row.epochs_target, 'epoch') if row.epochs_target else '? epochs'}",
+        f"model {config.model_name}",
+    ]
     if row.parent:
         about.append(f"child of {row.parent.reference}")
     if config.experiment_description:
@@ -167,7 +171,8 @@ def _compared(page: Content, comparison: Comparison) -> Content:
     names = [line.name for line in page.branches if line.name in known]
     return replace(
         page,
-        subtitle=[*page.subtitle, f"{sum(comparison.counts.values()):,} validation images"],
+        notes=[*page.notes, *differences.omitted(comparison)],
+        subtitle=[*page.subtitle, counted(sum(comparison.counts.values()), "validation image")],
         verdicts=differences.verdicts(comparison),
         against=comparison.against,
         heat=differences.heat(comparison, names),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from raysweep._text import counted
 from raysweep.report import effects
 from raysweep.report.comparison import Comparison
 from raysweep.report.figures import new_figure, png, safe_label
@@ -41,7 +42,7 @@ def _finish(axes: Any, comparison: Comparison, columns: Sequence[tuple[str, str]
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.axvline(len(comparison.classes) - 0.5, color="white", linewidth=3)
     labels = [
-        f"{safe_label(t)}\n{comparison.counts[t]:,} images" if t != effects.ALL else f"{TITLES[m]}\nall"
+        f"{safe_label(t)}\n{counted(comparison.counts[t], 'image')}" if t != effects.ALL else f"{TITLES[m]}\nall"
         for t, m in columns
     ]
     axes.set_xticks(range(len(columns)), labels, fontsize=8, rotation=0 if len(columns) < 12 else 45)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -29,6 +30,7 @@ from raysweep.store.remote import copies
 
 LIMIT = 64_000_000  # bytes of a manifest, a log or a history: far more than 10,000 epochs need
 _CHUNK = 1 << 22
+_FICLONE = 0x40049409  # of linux/fs.h: share the blocks of another file
 _DEEP = 100  # levels of a JSON file
 # An argument or path that is not UTF-8 has lone surrogates. They are written as \udc80, which JSON reads back unchanged.
 _SURROGATES = "backslashreplace"
@@ -182,7 +184,7 @@ def append_line(path: Path, text: str) -> None:
     data = text.encode(errors=_SURROGATES)
     try:
         with changing(path), copies.writing(path, append=True):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+            fd = _open_log(path)
             try:
                 size = os.fstat(fd).st_size
                 if size and os.pread(fd, 1, size - 1) != b"\n":
@@ -197,11 +199,34 @@ def append_line(path: Path, text: str) -> None:
         raise _failed(path, len(data), error) from error
 
 
-def link_or_copy(source: Path, target: Path) -> str:
-    """Make ``target`` another name of ``source``, or a copy of it where the file system has no hard links.
+def _open_log(path: Path) -> int:
+    """A log, open for appending. One that has further names, as ``cp -al`` of a folder makes them, is copied apart first: what
+    happens in one folder must not appear in the log of the other."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    fd = os.open(path, flags, 0o666)
+    if os.fstat(fd).st_nlink <= 1:
+        return fd
+    temp = temp_path(path)
+    try:
+        with open(fd, "rb") as src, open(temp, "xb") as dst:
+            _fill(src, dst)
+            os.fsync(dst.fileno())
+        os.replace(temp, path)
+        fsync_folder(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temp.unlink()
+        raise
+    return os.open(path, flags, 0o666)
+
+
+def clone_or_copy(source: Path, target: Path) -> str:
+    """Make ``target`` a file of its own with the content of ``source``: a reflink, which shares the blocks on the disk until one
+    of the two is changed, or a copy where the file system has none. Never a hard link: who writes to one file of a folder must
+    not change another.
 
     Returns:
-        ``"link"`` or ``"copy"``.
+        ``"clone"`` or ``"copy"``.
 
     Raises:
         StoreError: ``target`` could not be written. LockedError: another process writes to the folder.
@@ -211,19 +236,11 @@ def link_or_copy(source: Path, target: Path) -> str:
             return "copy"
     temp = temp_path(target)
     try:
-        try:
-            os.link(source, temp)
-            how = "link"
-        except OSError:
-            with open_regular(source) as src, open(temp, "xb") as dst:
-                shutil.copyfileobj(src, dst, _CHUNK)
-                dst.flush()
-                os.fsync(dst.fileno())
-            how = "copy"
+        with open_regular(source) as src, open(temp, "xb") as dst:
+            how = _fill(src, dst)
+            os.fsync(dst.fileno())
         with changing(target):
             os.replace(temp, target)
-            with contextlib.suppress(OSError):
-                temp.unlink()  # rename(2) does nothing if both already are the same file
             fsync_folder(target.parent)
         return how
     except BaseException as error:
@@ -232,6 +249,18 @@ def link_or_copy(source: Path, target: Path) -> str:
         if isinstance(error, OSError):
             raise _failed(target, None, error) from error
         raise
+
+
+def _fill(source: io.BufferedReader, target: io.BufferedWriter) -> str:
+    """Fill an empty file: ``"clone"`` or ``"copy"``, as :func:`clone_or_copy`."""
+    try:
+        fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+        return "clone"
+    except OSError:  # each file system has another number for "I cannot", and an error that is real stops the copy, too
+        pass
+    shutil.copyfileobj(source, target, _CHUNK)
+    target.flush()
+    return "copy"
 
 
 def remove(path: Path) -> None:

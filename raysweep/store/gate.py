@@ -114,21 +114,17 @@ def named(folder: Path, content: bytes) -> Holder | None:
 def alive(who: Holder) -> bool | None:
     """Whether the holder still runs; None if that cannot be found out, as on another machine.
 
-    In a container of its own, the kernel's lock tells it. After a restart of this machine nobody holds that.
+    From another container of its machine, the kernel's lock tells it. After a restart nobody holds that.
     """
-    if who.boot is None or boot() is None:
-        same = who.host == socket.gethostname()
-    else:
-        same = (who.boot, who.namespace) == (boot(), namespace())
-        if not same:
-            held = fence.is_held(who.folder, base(who.token))
-            if who.boot == boot():
-                return held
-            return False if held is False and who.host == socket.gethostname() else None
-    if not same:
-        return None
-    found = started(who.pid)
-    return found is not None and who.started in (found, None)
+    here = who.host == socket.gethostname()
+    known = who.boot is not None and boot() is not None
+    if here and (not known or (who.boot, who.namespace) == (boot(), namespace())):
+        found = started(who.pid)
+        return found is not None and who.started in (found, None)
+    held = fence.is_held(who.folder, base(who.token)) if known else None
+    if who.boot == boot():
+        return held
+    return False if held is False and here else None
 
 
 def base(token: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,11 +22,13 @@ from raysweep.events import Loading, Progress, ignore
 from raysweep.launch import runner
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan.upgrade import Upgraded, upgrade
-from raysweep.store import checkpoint, files, layout, lineage
+from raysweep.store import checkpoint, files, layout, leftovers, lineage
+from raysweep.store import trust as trusting
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import ExperimentConfig, Json
 from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
 from raysweep.store.root import Root
+from raysweep.store.trust import NOBODY, Origin, Trust
 from raysweep.training.metrics import Summary
 
 History = dict[str, list[Any]]  # column → one value per epoch
@@ -37,6 +40,7 @@ def import_folder(
     overrides: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
     progress: Progress = ignore,
+    trust: Trust = NOBODY,
 ) -> Experiment:
     """Copy one old experiment into ``root`` under its own name. The copy appears when it is complete.
 
@@ -44,9 +48,10 @@ def import_folder(
         overrides: nested settings of the user: where the images and the model are. With images, every epoch is evaluated,
             so that the copy has predictions and can be compared.
         classes: in the order of the network's outputs.
+        trust: whether what a checkpoint names may run.
 
     Raises:
-        NotFoundError: there is no experiment. InputError: it is one of ours, or was imported before. CheckpointError: a
+        UntrustedError: it names code that nobody has approved. NotFoundError: there is no experiment. InputError: it is one of ours, or was imported before. CheckpointError: a
         checkpoint is damaged or unsafe, or the order of its classes is not known.
     """
     original = _Original(Experiment(source), overrides or {}, classes)
@@ -54,19 +59,20 @@ def import_folder(
     root.check_writable()
     target = _target(source, root.path)
     # Everything is read before anything is written; one checkpoint at a time, since each may take a gigabyte.
-    evaluator = _Evaluator(root, original.overrides, progress) if _names_images(original.overrides) else None
+    evaluator = _Evaluator(root, original, progress, trust) if _names_images(original.overrides) else None
     results = []
     for position in positions:
         saved = original.read(position)
         results.append(evaluator.evaluate(saved) if evaluator is not None else None)
     temp = files.temp_path(target)
     temp.mkdir()
-    try:
-        _Copy(Experiment(temp), target.name, original, positions, results).write()
-        os.rename(temp, target)
-    except BaseException:
-        shutil.rmtree(temp, ignore_errors=True)
-        raise
+    with leftovers.importing(temp):  # what a killed import leaves, prune removes
+        try:
+            _Copy(Experiment(temp), target.name, original, positions, results).write()
+            os.rename(temp, target)
+        except BaseException:
+            shutil.rmtree(temp, ignore_errors=True)
+            raise
     files.fsync_folder(root.path)
     root.publish(target)
     return Experiment(target)
@@ -150,18 +156,22 @@ class _Evaluation:
     counts: dict[str, int]  # class → training images
 
     @property
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float | None]:
         """Column of the history → value."""
-        overall = {"val_macro_f1": self.summary["val_macro_f1"], "balanced_accuracy": self.summary["balanced_accuracy"]}
+        overall: dict[str, float | None] = {
+            "val_macro_f1": self.summary["val_macro_f1"],
+            "balanced_accuracy": self.summary["balanced_accuracy"],
+        }
         per_class = {"recall": self.summary["recall"], "f1": self.summary["f1"], "precision": self.summary["precision"]}
         return overall | {f"{what}_{c}": v for what, values in per_class.items() for c, v in values.items()}
 
     @property
     def worst(self) -> dict[str, str | float]:
         """The class with the lowest recall, as the manifest names it."""
-        recall = self.summary["recall"]
-        worst = min(recall, key=recall.__getitem__)
-        return {"worst_class": worst, "worst_recall": recall[worst]}
+        from raysweep.training import metrics
+
+        worst, recall = metrics.worst_class(self.summary["recall"])
+        return {"worst_class": worst, "worst_recall": recall}
 
 
 def _names_images(overrides: Mapping[str, Any]) -> bool:
@@ -172,9 +182,12 @@ def _names_images(overrides: Mapping[str, Any]) -> bool:
 class _Evaluator:
     """Evaluates checkpoints on the CPU, on the images that the user names. The images are read once, for the first checkpoint."""
 
-    def __init__(self, root: Root, overrides: Mapping[str, Any], progress: Progress) -> None:
+    def __init__(self, root: Root, original: _Original, progress: Progress, trust: Trust) -> None:
         self.progress = progress
-        self.overrides = {**overrides, "root": root.address}
+        self.given, self.trust = original.overrides, trust
+        self.overrides = {**original.overrides, "root": root.address}
+        folder = original.experiment.folder
+        self.origin = Origin(folder, folder, root, (original.experiment.id,))
         self.root = root
         self.found: cache.Dataset | None = None
 
@@ -187,11 +200,13 @@ class _Evaluator:
         from raysweep.training.world import World
 
         device = torch.device("cpu")
+        trusting.settle(self.trust, self.origin, saved.settings, self.given)
         settings = Settings.model_validate(load_config.merge(saved.settings, self.overrides))
         images = in_order(self._images(settings), settings.data.classes)
         moments = saved.checkpoint["preprocessing"]
         feed = Feed(images, moments["mean"], moments["std"], device, settings.training.channels_last)
-        model = models.build(settings.model.name, settings.model.options, len(images.classes), images.shape[2])
+        name, options = settings.model.name, settings.model.options
+        model = models.build(name, options, len(images.classes), images.shape[2], pretrained=False, trusted=True)
         models.load_weights(model, saved.checkpoint, "the old checkpoint")
         labels, probabilities, _ = evaluate.validate(
             model, feed, images.val, len(images.classes), World(device), contextlib.nullcontext()
@@ -225,6 +240,9 @@ class _Copy:
     positions: Sequence[layout.Position]
     results: Sequence[_Evaluation | None]  # of each position
     sha256: dict[str, str] = field(default_factory=dict)  # file → its hash in the original
+    predictions: dict[int, str] = field(
+        default_factory=dict
+    )  # epoch → hash of its predictions, as far as they are written
 
     def write(self) -> None:
         last = self.original.read(self.positions[-1])
@@ -299,15 +317,18 @@ class _Copy:
             }
             size, digest = checkpoint.write(self.new.folder / file, full)
             metrics: dict[str, Any] = {}
+            bare_hash = None
             if position.batch is None:
                 metrics = _metrics(history, rows) | (result.worst if result else {})
                 if bare := self.original.own_file(layout.model_name(position.epoch)):
                     files.write_atomic(self.new.folder / layout.model_name(position.epoch), bare)
+                    bare_hash = hashlib.sha256(bare).hexdigest()
                 if result:
                     predictions = {"labels": result.labels, "probabilities": result.probabilities}
-                    writer.save_predictions(position.epoch, predictions, keep=_best_epoch(history, rows - 1))
+                    best = _best_epoch(history, rows - 1)
+                    self.predictions = writer.save_predictions(position.epoch, predictions, best, self.predictions)
             created = datetime.now().isoformat(timespec="seconds")
-            entries.append(ManifestEntry(file, size, digest, *position, created, metrics))
+            entries.append(ManifestEntry(file, size, digest, *position, created, metrics, bare_hash))
             self.sha256[file] = self.original.sha256(old_position)
         return self._without_overtaken(entries)
 
@@ -329,7 +350,10 @@ class _Copy:
         kept = next((e for e in ends if e.epoch == best), ends[-1] if ends else None)
         record = BestEpoch(kept.epoch, kept.file, value=kept.metrics.get("val_acc", -1.0)) if kept is not None else None
         # Not by write_manifest: the folder still has its temporary name.
-        files.write_json(self.new.folder / layout.MANIFEST, Manifest(entries, record).to_json(self.name))
+        files.write_json(
+            self.new.folder / layout.MANIFEST,
+            Manifest(entries, record, predictions=self.predictions).to_json(self.name),
+        )
         rebuild_best(self.new)
         write_history(self.new.folder, history, last.checkpoint["classes"])
 

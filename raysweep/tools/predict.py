@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,13 +13,17 @@ import torch
 from torch import nn
 
 from raysweep._text import truncate
-from raysweep.errors import ConfigError, DataError, StoreError
+from raysweep.errors import ConfigError, StoreError
 from raysweep.plan import parent as parents
 from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, resolve
+from raysweep.store import trust as trusting
 from raysweep.store.records import Json
 from raysweep.store.root import Root
+from raysweep.store.trust import NOBODY, Trust
 from raysweep.training import models
+
+AT_ONCE = 64  # images
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,11 @@ class Network:
 
 
 def load(
-    root: Root, reference: str, overrides: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
+    root: Root,
+    reference: str,
+    overrides: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    trust: Trust = NOBODY,
 ) -> Network:
     """The network of a checkpoint, on the CPU, ready to predict.
 
@@ -81,6 +89,7 @@ def load(
 
     Raises:
         NotFoundError, CheckpointError: there is no such checkpoint, or it is damaged. ConfigError: its model cannot be built.
+        UntrustedError: it names code that nobody has approved.
     """
     experiment, entry, path = resolve.find_checkpoint(root, reference)
     if entry is not None and (problem := entry.verify(experiment.folder)) is not None:
@@ -89,10 +98,10 @@ def load(
     found = upgrade(checkpoint.read_checkpoint(path), experiment, path, over, classes)
     saved = found.checkpoint
     section = _model_section(found, over, path)
-    own = entry is not None and files.inside(root.path, experiment.folder)
-    parents.same_function(path, own, section, over)
+    trusting.settle(trust, parents.origin_of(root, experiment, path, saved), found.settings, over)
     shape = _shape(saved["preprocessing"], section["name"], over)
-    model = models.build(section["name"], dict(section.get("options") or {}), len(saved["classes"]), shape[2])
+    options = dict(section.get("options") or {})
+    model = models.build(section["name"], options, len(saved["classes"]), shape[2], pretrained=False, trusted=True)
     models.load_weights(model, saved, path)
     model.eval()
     return Network(
@@ -138,19 +147,24 @@ def _shape(preprocessing: Json, model: str, overrides: Mapping[str, Any]) -> tup
     return side, side, len(preprocessing["mean"])
 
 
-def read_images(network: Network, paths: Sequence[Path]) -> np.ndarray:
-    """Image files as uint8 (n, height, width, channels), decoded as for the training.
-
-    Raises:
-        DataError: a file is missing or is not an image; the message names it.
-    """
+def read_image(network: Network, path: Path) -> np.ndarray | str:
+    """An image file as uint8 (height, width, channels), decoded as for the training; or a text that says why it cannot be."""
     from raysweep.data import decode
 
     height, _, channels = network.shape
-    found = []
-    for path in paths:
-        pixels = decode.decode_file(path, height, channels)
-        if isinstance(pixels, str):
-            raise DataError(f"{truncate(path)} cannot be used: {pixels}. Give image files such as .jpg or .png.")
-        found.append(pixels)
-    return np.stack(found)
+    found = decode.decode_file(path, height, channels)
+    return found if isinstance(found, str) else found.pixels
+
+
+def predictions(network: Network, paths: Sequence[Path]) -> Iterator[tuple[Path, list[float] | str]]:
+    """Each path with the probability of every class, or with a text that says why its image cannot be used."""
+    from raysweep.data import pillow
+
+    for start in range(0, len(paths), AT_ONCE):
+        some = paths[start : start + AT_ONCE]
+        with pillow.quiet():
+            read = [read_image(network, path) for path in some]
+        good = [pixels for pixels in read if not isinstance(pixels, str)]
+        found = iter(network.probabilities(np.stack(good)).tolist() if good else [])
+        for path, image in zip(some, read, strict=True):
+            yield path, image if isinstance(image, str) else next(found)

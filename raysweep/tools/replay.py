@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from raysweep.store import checkpoint
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.root import Root
+from raysweep.store.trust import NOBODY, Trust
 from raysweep.trackers import base as trackers
 
 
@@ -23,19 +25,27 @@ from raysweep.trackers import base as trackers
 class Replay:
     """What training an epoch again gave."""
 
-    differences: list[str]  # which tensors differ and by how much at most; empty where all bits are equal
+    difference: str | None  # how many tensors differ, and by how much; None where all bits are equal
     conditions: list[str]  # what was not as it had been: with these, other bits are no fault
+    unrecorded: list[str]  # conditions that the checkpoint does not record, so that nobody knows whether they differ
 
 
 def replay(
-    root: Root, experiment: Experiment, entry: ManifestEntry, after: ManifestEntry, progress: Progress = ignore
+    root: Root,
+    experiment: Experiment,
+    entry: ManifestEntry,
+    after: ManifestEntry,
+    progress: Progress = ignore,
+    trust: Trust = NOBODY,
 ) -> Replay:
-    """Train the epoch after ``entry`` again and compare with the recorded ``after``, bit for bit."""
-    import torch
+    """Train the epoch after ``entry`` again and compare with the recorded ``after``, bit for bit.
 
+    Raises:
+        UntrustedError: the checkpoint names code that nobody has approved.
+    """
     from raysweep.training import conditions
 
-    parent = parents.read_parent(root, str(experiment.folder / entry.file))
+    parent = parents.read_parent(root, str(experiment.folder / entry.file), trust=trust)
     with tempfile.TemporaryDirectory(prefix="raysweep-replay-") as folder:
         cache = str(experiment_plan.cache_dir(_settings(experiment), experiment.root).resolve())
         over = {"data": {"cache_dir": cache}, "trackers": trackers.OFF}
@@ -43,15 +53,33 @@ def replay(
         again = launching.run(plan, progress).experiment
         mine = checkpoint.read_checkpoint(again.folder / again.entry("latest").file)
     recorded = checkpoint.read_checkpoint(experiment.folder / after.file)
-    found = []
+    now, then = conditions.of_checkpoint(mine), conditions.of_checkpoint(recorded)
+    changed = conditions.differences(then, now)
+    if parent.data_sha256 not in (None, plan.data.sha256):
+        changed.append("other images")
+    return Replay(_difference(recorded, mine), changed, conditions.unrecorded(then, now))
+
+
+def _difference(recorded: Mapping[str, Any], mine: Mapping[str, Any]) -> str | None:
+    """How far two checkpoints are apart, in words; None where weights and optimizer have the same bits."""
+    import torch
+
+    apart: dict[str, float] = {}
+    count = 0
     for part in ("model_state_dict", "optimizer_state_dict"):
         old, new = dict(_tensors(recorded[part])), dict(_tensors(mine[part]))
-        for name in old:
-            if name not in new or not torch.equal(old[name], new[name]):
-                far = float((old[name].double() - new[name].double()).abs().max()) if name in new else float("nan")
-                found.append(f"{part} {name} differs by up to {far:.3g}")
-    now, then = conditions.of_checkpoint(mine), conditions.of_checkpoint(recorded)
-    return Replay(found, conditions.differences(then, now))
+        count += len(old)
+        for name, tensor in old.items():
+            there = new.get(name)
+            if there is None or there.shape != tensor.shape:
+                apart[f"{part} {name}"] = math.inf
+            elif not torch.equal(tensor, there):
+                far = (tensor.double() - there.double()).abs().nan_to_num(math.inf)
+                apart[f"{part} {name}"] = float(far.max())
+    if not apart:
+        return None
+    most = max(apart, key=apart.__getitem__)
+    return f"{len(apart)} of {count} tensors differ, the most {most}, by up to {apart[most]:.3g}"
 
 
 def _settings(experiment: Experiment) -> Any:

@@ -53,7 +53,7 @@ def dispatching(progress: Progress) -> Iterator[Dispatcher]:
     try:
         yield dispatcher
     except Interrupted as error:
-        wait_s = WAIT_TERMINATED_S if error.reason == "SIGTERM" else WAIT_S
+        wait_s = WAIT_TERMINATED_S if error.reason in ("SIGTERM", "SIGHUP") else WAIT_S
         raise
     finally:
         dispatcher.close(wait_s)

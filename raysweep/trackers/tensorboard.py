@@ -88,7 +88,12 @@ class Tracker:
         file = self.open.pop(folder, None)
         if file is None:
             return None
-        if not file.path.exists() or snapshot.points[: len(file.points)] != file.points:
+        # a second name comes from `cp -al`: what is written here must not appear there
+        if (
+            not file.path.exists()
+            or file.path.stat().st_nlink > 1
+            or snapshot.points[: len(file.points)] != file.points
+        ):
             file.writer.close()
             return None
         return file

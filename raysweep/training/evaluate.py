@@ -103,8 +103,7 @@ def history_row(
     images = sum(r.images for r in ranks)
     sequence = order[np.sort(np.concatenate([r.positions for r in ranks]))]
     result = metrics.summarise(metrics.confusion(validation.labels, validation.probabilities.argmax(1), k), classes)
-    present = [c for i, c in enumerate(classes) if (validation.labels == i).any()]
-    worst = min(present, key=lambda c: result["recall"][c])
+    worst, worst_recall = metrics.worst_class(result["recall"])
     row: dict[str, Any] = {
         "train_loss": sum(r.loss for r in ranks) / images,
         "train_acc": sum(r.correct for r in ranks) / images,
@@ -117,7 +116,7 @@ def history_row(
         "val_macro_f1": result["val_macro_f1"],
         "balanced_accuracy": result["balanced_accuracy"],
         "worst_class": worst,
-        "worst_recall": result["recall"][worst],
+        "worst_recall": worst_recall,
         "order_sha256": sampling.order_hash(sequence),
     }
     labels = setup.data.train.labels

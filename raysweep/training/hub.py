@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from raysweep._paths import user_path
 from raysweep._text import truncate
+from raysweep.config import foreign
 from raysweep.errors import ConfigError, did_you_mean
 
 KINDS = ("hf", "timm")
@@ -175,6 +176,7 @@ def _hf(target: str) -> Callable[..., nn.Module]:
     def build(num_classes: int, channels: int, **options: Any) -> nn.Module:
         kind = _library("transformers", "hf").AutoModelForImageClassification
         source, local = _source(target)
+        _check_nested(target, config, options)
         own = type(config).from_dict({**config.to_dict(), **options})
         if (
             own.num_labels != num_classes
@@ -188,14 +190,15 @@ def _hf(target: str) -> Callable[..., nn.Module]:
                     ignore_mismatched_sizes=True,
                     trust_remote_code=False,
                     local_files_only=local,
-                ).float()
+                )
             else:
-                model = kind.from_config(own)
+                model = kind.from_config(own, trust_remote_code=False)
         except OSError as error:
             raise ConfigError(
                 f"model.name: hf:{truncate(target)} cannot be loaded ({_line(error)}). Check that its weights are complete, or "
                 "name another model."
             ) from None
+        model = model.float()
         original = model.forward
         wanted = getattr(own, "num_channels", 3)
 
@@ -206,6 +209,25 @@ def _hf(target: str) -> Callable[..., nn.Module]:
         return _adapted(model, logits, _hf_size(own))
 
     return build
+
+
+def _check_nested(target: str, config: Any, options: Mapping[str, Any]) -> None:
+    """Refuse a configuration file that hands timm, inside transformers, what could open a path or fetch an address.
+
+    Raises:
+        ConfigError: it does, and the user's options do not say the same.
+    """
+    told = {"model_args": getattr(config, "model_args", None), "architecture": getattr(config, "architecture", None)}
+    told = {key: value for key, value in told.items() if value and key not in options}
+    args = told.get("model_args")
+    refused = foreign.refused_options("timm", args) if isinstance(args, Mapping) else []
+    if ":" in str(told.get("architecture", "")):  # another repository or folder
+        refused.append(f"architecture={truncate(told['architecture'], 100)}")
+    if refused:
+        raise ConfigError(
+            f"model.name: the configuration of hf:{truncate(target)} sets options that can fetch an address, open a path or run code: "
+            f"{', '.join(refused)}. If you trust it, repeat them in model.options, or name another model."
+        )
 
 
 def _hf_size(config: Any) -> tuple[int, int] | None:

@@ -31,6 +31,7 @@ class Job:
     parent: ParentRef | None = None
     config: ExperimentConfig = field(default_factory=ExperimentConfig)  # for its checkpoints
     versions: dict[str, str] = field(default_factory=dict)
+    trusted: bool = False  # the driver's user wrote or approved what the settings run and fetch; see store/trust.py
 
 
 def from_own_checkpoint(job: Job, file: str, epoch: int, batch: int | None) -> Job:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -13,15 +13,22 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
+def worst_class(recall: Mapping[str, float | None]) -> tuple[str, float]:
+    """The class with the lowest recall, the first of several, and its recall. Classes without images are left out."""
+    known = {c: r for c, r in recall.items() if r is not None}
+    worst = min(known, key=known.__getitem__)
+    return worst, known[worst]
+
+
 class Summary(TypedDict):
     """What :func:`summarise` returns: the keys of the history and of the manifest."""
 
     val_acc: float
     val_macro_f1: float
     balanced_accuracy: float
-    recall: dict[str, float]
-    precision: dict[str, float]
-    f1: dict[str, float]
+    recall: dict[str, float | None]  # None: the class has no images
+    precision: dict[str, float | None]
+    f1: dict[str, float | None]
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -33,8 +40,8 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 def summarise(matrix: np.ndarray, classes: Sequence[str]) -> Summary:
     """Accuracy, macro-F1, balanced accuracy, and precision, recall and F1 of each class.
 
-    A ratio with denominator 0 is 0, as in scikit-learn with ``zero_division=0``. The macro-F1 leaves out classes that are
-    neither true nor predicted anywhere; the balanced accuracy leaves out classes without images.
+    Of a class without images nothing is known, so its values are None, and macro-F1 and balanced accuracy leave it out; they
+    leave out nothing else. Any other ratio with denominator 0 is 0, as in scikit-learn with ``zero_division=0``.
 
     Args:
         matrix: of :func:`confusion`.
@@ -43,13 +50,16 @@ def summarise(matrix: np.ndarray, classes: Sequence[str]) -> Summary:
     true, predicted = matrix.sum(1), matrix.sum(0)
     recall, precision = _ratio(hits, true), _ratio(hits, predicted)
     f1 = _ratio(2 * hits, (true + predicted).astype(np.float64))
-    present = (true > 0) | (predicted > 0)
-    has_images = true > 0
+    there = true > 0
+
+    def known(values: np.ndarray) -> dict[str, float | None]:
+        return {c: float(values[i]) if there[i] else None for i, c in enumerate(classes)}
+
     return {
         "val_acc": float(hits.sum() / max(1, matrix.sum())),
-        "val_macro_f1": float(f1[present].mean()) if present.any() else 0.0,
-        "balanced_accuracy": float(recall[has_images].mean()) if has_images.any() else 0.0,
-        "recall": {c: float(recall[i]) for i, c in enumerate(classes)},
-        "precision": {c: float(precision[i]) for i, c in enumerate(classes)},
-        "f1": {c: float(f1[i]) for i, c in enumerate(classes)},
+        "val_macro_f1": float(f1[there].mean()) if there.any() else 0.0,
+        "balanced_accuracy": float(recall[there].mean()) if there.any() else 0.0,
+        "recall": known(recall),
+        "precision": known(precision),
+        "f1": known(f1),
     }

@@ -5,6 +5,7 @@ A name is ``cnn`` (our own network), ``torchvision:NAME``, ``hf:NAME_OR_FOLDER``
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import warnings
@@ -18,9 +19,10 @@ from torch.overrides import TorchFunctionMode
 
 from raysweep._paths import user_path
 from raysweep._text import Nested, short_repr, truncate
+from raysweep.config import foreign
 from raysweep.config.settings import ModelSection
 from raysweep.data.cache import Dataset
-from raysweep.errors import CheckpointError, ConfigError, NotFoundError, did_you_mean
+from raysweep.errors import CheckpointError, ConfigError, NotFoundError, UntrustedError, did_you_mean
 from raysweep.store import checkpoint
 from raysweep.training import hub
 from raysweep.training.cnn import cnn
@@ -93,20 +95,35 @@ def _builder(name: str) -> Builder:
     )
 
 
-def build(name: str, options: Nested, num_classes: int, channels: int) -> nn.Module:
+def build(
+    name: str,
+    options: Nested,
+    num_classes: int,
+    channels: int,
+    *,
+    pretrained: bool = True,
+    trusted: bool = False,
+) -> nn.Module:
     """The network ``name``; it maps float (n, channels, H, W) to logits (n, num_classes).
 
     A function of the user is called as ``function(num_classes=…, channels=…, **options)``.
 
     Args:
-        options: the user's ``model.options``, passed on as keyword arguments.
+        options: ``model.options``, passed on as keyword arguments.
+        pretrained: whether the weights of a pretrained network are read; False where others will be loaded into it.
+        trusted: name and options are the user's, or were approved (:mod:`raysweep.store.trust`). Otherwise nothing is imported,
+            fetched or opened that they name.
 
     Raises:
-        ConfigError: the name is unknown, the options do not fit, or the builder returns no ``torch.nn.Module``.
+        UntrustedError: without ``trusted``, they ask for more. ConfigError: the name is unknown, the options do not fit, or the builder returns no ``torch.nn.Module``.
     """
+    asks = [] if trusted else foreign.code({"model": {"name": name, "options": options}})
+    if asks:
+        raise UntrustedError(f"The configuration wants to {asks[0].text}, which nobody has approved.")
     builder = _builder(name)
     try:
-        model = builder(num_classes=num_classes, channels=channels, **options)
+        with contextlib.nullcontext() if pretrained else hub.shapes_only():
+            model = builder(num_classes=num_classes, channels=channels, **options)
     except TypeError as error:
         takes = ", ".join(p for p in inspect.signature(builder).parameters if p not in ("num_classes", "channels"))
         raise ConfigError(
@@ -142,16 +159,16 @@ class _NoMemory(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def outline(name: str, options: Nested, num_classes: int, channels: int) -> nn.Module:
+def outline(name: str, options: Nested, num_classes: int, channels: int, *, trusted: bool = False) -> nn.Module:
     """The network of :func:`build` on the meta device: its parameters have shapes but no memory, however large it is.
 
     A function of the user may not work on the meta device, so ``python:`` models are built in full.
     """
     if name.startswith("python:"):
-        return build(name, options, num_classes, channels)
+        return build(name, options, num_classes, channels, trusted=trusted)
     with hub.shapes_only(), _NoMemory(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that there is no memory to initialise
-        return build(name, options, num_classes, channels)
+        return build(name, options, num_classes, channels, trusted=trusted)
 
 
 def try_out(model: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.hostile import strangers  # noqa: F401  (it adds its cases)
 from tests.cli.hostile.cases import CASES, Case
 from tests.cli.hostile.controls import CONTROLS, LIMIT_BYTES, LONGEST
 from tests.cli.hostile.texts import FORMULAS, TRAINED, WROTE_CSV

@@ -70,7 +70,7 @@ def test_an_experiment_of_the_old_system(capsys, root):
 def test_import(capsys, root, monkeypatch, data):
     from raysweep.tools import import_legacy
 
-    def copy(folder, to, *rest):
+    def copy(folder, to, *rest, **trusting):
         return make_experiment(to.path / NAME, [(1, None), (2, None)])
 
     monkeypatch.setattr(import_legacy, "import_folder", copy)

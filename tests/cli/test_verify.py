@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+
+import pytest
 
 from raysweep.store import files
 from raysweep.store.records_manifest import Manifest, ManifestEntry
@@ -69,7 +72,12 @@ def test_the_content_is_checked_too(capsys, tmp_path, quick_run):
     rewrite(run, 2, lambda s: s.update(epoch=1))
     assert "stands at epoch 1" in report(2)
     rewrite(run, 2, lambda s: (s.update(epoch=2), s["model_state_dict"]["0.0.weight"].add_(1e-3)))
-    assert "differs by up to" in report(2, "--replay")
+    out = report(2, "--replay")
+    assert out.count("FAULT") == 1  # not one for each of the tensors
+    count = len(torch_tensors(run, 3))
+    assert re.search(
+        rf"epoch 3 trained again: [0-9]+ of {count} tensors differ, the most .*, by up to [0-9.e-]+$", out.strip()
+    )
 
 
 def test_a_lost_manifest_is_reported(capsys, tmp_path, quick_run):
@@ -95,15 +103,53 @@ def test_one_damaged_log_does_not_hide_the_others(capsys, tmp_path, quick_run):
     assert "lineage.jsonl is damaged" in rows[1]["faults"][0]
 
 
-def test_different_bits_under_different_conditions_are_no_fault(capsys, tmp_path, quick_run):
+def torch_tensors(run, epoch: int) -> list:
+    """The tensors of weights and optimizer."""
+    import torch
+
+    saved = torch.load(run.folder / f"checkpoint_epoch_{epoch}.pt", weights_only=True)
+    slots = [v for row in saved["optimizer_state_dict"]["state"].values() for v in row.values()]
+    return [v for v in (*saved["model_state_dict"].values(), *slots) if isinstance(v, torch.Tensor)]
+
+
+@pytest.mark.parametrize(
+    ("condition", "value", "told"),
+    [
+        ("cpu", "Z80", "instead of Z80"),
+        ("environment", "MKL_CBWR=AVX2", "MKL_CBWR unset instead of AVX2"),
+    ],
+)
+def test_different_bits_under_different_conditions_are_no_fault(capsys, tmp_path, quick_run, condition, value, told):
     run = quick_run(training={"epochs": 2}, **DROPOUT)
 
     def elsewhere(saved) -> None:
-        saved["conditions"]["torch"] = "1.0"
+        saved["conditions"][condition] = value
         saved["model_state_dict"]["0.0.weight"].add_(1e-7)
 
     rewrite(run, 2, elsewhere)
     code, out, _ = run_cli(capsys, "verify", f"{run.id}@1", "--replay", "--root", tmp_path / "experiments")
     assert code == 0, out
     assert "not comparable, because it ran with" in out
-    assert "instead of 1.0" in out
+    assert told in out
+
+
+def test_a_checkpoint_that_records_fewer_conditions_says_which_may_be_the_reason(capsys, tmp_path, quick_run):
+    run = quick_run(training={"epochs": 2}, **DROPOUT)
+
+    def earlier(saved) -> None:
+        del saved["conditions"]["cpu"], saved["conditions"]["environment"]
+        saved["model_state_dict"]["0.0.weight"].add_(1e-7)
+
+    rewrite(run, 2, earlier)
+    code, out, _ = run_cli(capsys, "verify", f"{run.id}@1", "--replay", "--root", tmp_path / "experiments")
+    assert code == 1
+    assert "It does not record its processor, environment: one of these may be the reason" in out
+
+
+def test_other_images_are_the_reason_for_other_bits(capsys, tmp_path, quick_run, image_folder):
+    data = {"source": "folder", "path": str(image_folder)}
+    run = quick_run(data=data, training={"epochs": 2, "batch_size": 16}, sampling={"samples_per_epoch": 60})
+    (image_folder / "train" / "cat" / "0000.png").unlink()
+    code, out, _ = run_cli(capsys, "verify", f"{run.id}@1", "--replay", "--root", tmp_path / "experiments")
+    assert code == 0, out
+    assert "not comparable, because it ran with other images" in out

@@ -48,8 +48,9 @@ def test_the_interval_covers_a_planted_effect(few_resamples):
     covered = 0
     for i in range(REPEAT):
         made = pair(np.random.default_rng(i), 0.15)
-        cells = effects._of_class(made, 0, "recall")
-        low, high = effects._interval(cells[0], lambda c, m=cells: m[2][0](c) - m[1][0](c), np.random.default_rng(i))
+        drawn = effects._Drawn(effects._class_cells(made, 0), np.random.default_rng(i))
+        measures = effects._of_class(drawn.cells, "recall")
+        low, high = effects._interval(drawn, lambda c, m=measures: m[1][0](c) - m[0][0](c))
         covered += low <= 0.15 <= high
     # 95 ± 2 % in 1,000 repetitions; fewer repetitions scatter more.
     slack = 0.02 + 2 * np.sqrt(0.95 * 0.05) * max(0.0, 1 / np.sqrt(REPEAT) - 1 / np.sqrt(1000))
@@ -103,8 +104,8 @@ def test_a_difference_within_the_seed_variance_is_noise():
 @settings(max_examples=20, deadline=None)
 def test_values_are_those_of_scikit_learn_and_lie_in_their_interval(seed, seeds):
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 3, 40)
-    rows = rng.integers(0, 3, (2 * seeds, 40))
+    labels = rng.permutation(np.repeat(np.arange(3), 15))  # enough images of each class for an interval
+    rows = rng.integers(0, 3, (2 * seeds, len(labels)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(effects, "RESAMPLES", 200)
         found = effects.effects([Pair("b", labels, rows[:seeds], rows[seeds:])], CLASSES)

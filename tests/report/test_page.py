@@ -166,9 +166,13 @@ def test_one_experiment_has_a_page(root, sweep, capsys, tmp_path):
     text = (tmp_path / "x.html").read_text()
     assert "raysweep run settings.yaml" in text
     assert 'id="confusions"' in text
-    child = next(iter(sweep.experiments().values()))
-    page.write(Root.open(root), child.id, tmp_path / "y.html")
-    assert "There is no control" in (tmp_path / "y.html").read_text()
+    control, *_, branch = sweep.experiments().values()
+    page.write(Root.open(root), control.id, tmp_path / "y.html")
+    assert "This is the control of its sweep" in (tmp_path / "y.html").read_text()
+    page.write(Root.open(root), branch.id, tmp_path / "z.html")
+    text = (tmp_path / "z.html").read_text()
+    assert "no control" not in text
+    assert "against the control, trained for as many epochs" in text
 
 
 def test_the_command(root, sweep, capsys, tmp_path):

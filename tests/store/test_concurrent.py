@@ -289,8 +289,8 @@ def check_child(folder: Path, number: int) -> None:
     assert [(e.file, e.verify(folder)) for e in experiment.entries()] == [("checkpoint_epoch_2.pt", None)]
     assert experiment.newest_good()[1] == []
     within = {"checkpoint_epoch_2_batch_5.pt"} if number % 2 else set()
-    expected = {layout.CONFIG, layout.LINEAGE, layout.CHANGES, layout.MANIFEST, "checkpoint_epoch_2.pt"} | within
-    assert {p.name for p in folder.iterdir()} == expected  # neither lock nor temporary files
+    expected = {layout.CONFIG, layout.LINEAGE, layout.CHANGES, layout.MANIFEST, layout.FENCE, "checkpoint_epoch_2.pt"}
+    assert {p.name for p in folder.iterdir()} == expected | within  # neither lock nor temporary files
 
 
 # The same second, and nothing there yet
@@ -360,7 +360,7 @@ def test_of_many_that_want_to_write_one_gets_the_lock_and_the_others_are_told_wh
         folder = tmp_path / f"{number}"
         named = f"{folder} is being written by process {winners[0]} on {socket.gethostname()} since "
         assert [text for how, _, text in said if how == "lost" and not text.startswith(named)] == []
-        assert list(folder.iterdir()) == []  # neither the lock nor a temporary file
+        assert [p.name for p in folder.iterdir()] == [layout.FENCE]  # neither the lock nor a temporary file
 
 
 def take_turns(number: int, folder: Path, turns: int) -> list[str]:

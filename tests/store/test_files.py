@@ -237,6 +237,33 @@ def test_a_line_that_cannot_be_written_is_an_error(tmp_path, monkeypatch, name):
             files.append_line(tmp_path / "log", "line\n")
 
 
+def test_a_log_with_two_names_is_copied_apart_before_it_grows(tmp_path):
+    # `cp -al run copy`: what happens to the one must not appear in the log of the other
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    mine.write_text("first\n")
+    os.link(mine, theirs)
+    files.append_line(mine, "second\n")
+    files.append_line(mine, "third\n")
+    assert (mine.read_text(), theirs.read_text()) == ("first\nsecond\nthird\n", "first\n")
+    files.append_line(theirs, "other\n")
+    assert mine.read_text() == "first\nsecond\nthird\n"
+    assert theirs.read_text() == "first\nother\n"
+    assert temps(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_a_log_that_cannot_be_copied_apart_stays_as_it_is(tmp_path, monkeypatch, name):
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    mine.write_text("first\n")
+    os.link(mine, theirs)
+    with monkeypatch.context() as m:
+        m.setattr(os, name, failing(errno.ENOSPC))
+        with pytest.raises(StoreError, match=r"could not be written to .*mine: No space left"):
+            files.append_line(mine, "second\n")
+    assert mine.read_text() == theirs.read_text() == "first\n"
+    assert temps(tmp_path) == []
+
+
 def test_a_log_that_is_a_link_is_refused_and_its_target_stays(tmp_path):
     # A copied folder may hold a link that points out of the root; appending would write to a stranger's file.
     outside = tmp_path / "outside"
@@ -247,32 +274,53 @@ def test_a_log_that_is_a_link_is_refused_and_its_target_stays(tmp_path):
     assert outside.read_text() == "theirs\nno newline at the end"
 
 
-# Links
+# Copies
 
 
-def test_the_best_file_is_a_hard_link_where_there_are_any(tmp_path):
+def test_the_best_file_shares_no_bytes_with_its_source(tmp_path):
+    # `cp other.pt best_checkpoint.pt` would overwrite the epoch, if the two were names of one file
     source, target = tmp_path / "source", tmp_path / "best"
     source.write_bytes(NEW)
     target.write_bytes(OLD)
-    assert files.link_or_copy(source, target) == "link"
-    assert target.samefile(source)
-    assert files.link_or_copy(source, target) == "link"  # again: rename(2) of a file onto itself leaves the temp
+    for _ in range(2):
+        assert files.clone_or_copy(source, target) in ("clone", "copy")
+        assert target.read_bytes() == NEW
+        assert not target.samefile(source)
+    target.write_bytes(OLD)
+    assert source.read_bytes() == NEW
     assert temps(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV])
-def test_where_hard_links_are_impossible_it_is_a_durable_copy(tmp_path, monkeypatch, number):
+def test_blocks_are_shared_where_the_file_system_can(tmp_path, monkeypatch):
+    source, target = tmp_path / "source", tmp_path / "best"
+    source.write_bytes(NEW)
+    asked = []
+
+    def clone(into: int, request: int, origin: int) -> int:
+        asked.append((request, os.readlink(f"/proc/self/fd/{origin}")))
+        os.write(into, NEW)
+        return 0
+
+    with monkeypatch.context() as m:
+        m.setattr(files.fcntl, "ioctl", clone)
+        m.setattr(files.shutil, "copyfileobj", failing(errno.EIO))
+        assert files.clone_or_copy(source, target) == "clone"
+    assert asked == [(0x40049409, str(source))]
+    assert target.read_bytes() == NEW
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL])
+def test_where_blocks_cannot_be_shared_it_is_a_durable_copy(tmp_path, monkeypatch, number):
     source, target = tmp_path / "source", tmp_path / "best"
     source.write_bytes(NEW)
     target.write_bytes(OLD)
     log = []
     with monkeypatch.context() as m:
-        m.setattr(os, "link", failing(number))
+        m.setattr(files.fcntl, "ioctl", failing(number))
         spy(m, log, ("fsync", "replace"))
-        assert files.link_or_copy(source, target) == "copy"
+        assert files.clone_or_copy(source, target) == "copy"
     assert log == ["fsync", "replace", "fsync"]
     assert target.read_bytes() == NEW
-    assert not target.samefile(source)
     assert temps(tmp_path) == []
 
 
@@ -282,10 +330,9 @@ def test_a_failed_copy_leaves_the_old_best(tmp_path, monkeypatch, name):
     source.write_bytes(NEW)
     target.write_bytes(OLD)
     with monkeypatch.context() as m:
-        m.setattr(os, "link", failing(errno.EPERM))
         m.setattr(os, name, failing(errno.ENOSPC))
         with pytest.raises(StoreError, match="best could not be written: No space left"):
-            files.link_or_copy(source, target)
+            files.clone_or_copy(source, target)
     assert target.read_bytes() == OLD
     assert temps(tmp_path) == []
 
@@ -293,7 +340,7 @@ def test_a_failed_copy_leaves_the_old_best(tmp_path, monkeypatch, name):
 def test_a_missing_source_leaves_the_old_best(tmp_path):
     (tmp_path / "best").write_bytes(OLD)
     with pytest.raises(StoreError, match="best"):
-        files.link_or_copy(tmp_path / "gone", tmp_path / "best")
+        files.clone_or_copy(tmp_path / "gone", tmp_path / "best")
     assert (tmp_path / "best").read_bytes() == OLD
     assert temps(tmp_path) == []
 

@@ -246,6 +246,12 @@ def test_on_another_machine_the_kernels_lock_is_not_enough(tmp_path):
     fence.let_go(life)
 
 
+def test_a_copy_of_this_machine_is_another_machine(tmp_path):
+    """A virtual machine that was started twice from one snapshot: all but the name is the same."""
+    write_lock(tmp_path, boot=gate.boot(), namespace=gate.namespace(), host="elsewhere")
+    assert lock.alive(lock.holder(tmp_path)) is None
+
+
 def test_after_a_restart_of_this_machine_nobody_is_asked_for_steal(tmp_path):
     life = fence.hold(tmp_path, "theirs")
     write_lock(tmp_path, boot="before the restart")

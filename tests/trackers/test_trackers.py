@@ -257,6 +257,26 @@ def test_the_next_sync_repairs_a_failed_write(runs, monkeypatch, open_board):
     assert board(run.folder) == history(run.folder, single=True) == in_tensorboard(open_board(run))
 
 
+def test_an_event_file_with_two_names_is_not_written_any_further(runs, tmp_path):
+    # `cp -al` of a running experiment: the copy's curve must not go on with the original's epochs
+    from dataclasses import replace
+
+    run = runs.run()
+    for path in (run.folder / "tensorboard").iterdir():
+        path.unlink()
+    tracker, told = trackers.make("tensorboard"), replace(snapshot.read(run.folder), status="running")
+    tracker.sync(replace(told, points=told.points[:1]))
+    (first,) = event_files(run.folder)
+    copy = tmp_path / "copy"
+    os.link(first, copy)
+    before = copy.read_bytes()
+    tracker.sync(told)
+    assert copy.read_bytes() == before
+    assert len(event_files(run.folder)) == 2
+    assert board(run.folder) == history(run.folder, single=True)
+    tracker.close()
+
+
 def test_an_event_file_that_is_a_symbolic_link_is_not_followed(runs, tmp_path):
     run = runs.run()
     (path,) = event_files(run.folder)

@@ -33,7 +33,7 @@ def test_a_run_leaves_exactly_the_documented_files(run):
         "best_checkpoint.pt",
     }
     expected |= {"classification_report.txt", "confusion_matrix_benchmark.png", "training_history.csv"}
-    expected |= {"training_history.png", "val_predictions.parquet", "tensorboard"}
+    expected |= {".writer.fence", "training_history.png", "val_predictions.parquet", "tensorboard"}
     expected |= {f"checkpoint_epoch_{e}.pt" for e in (1, 2, 3)} | {f"epoch_{e}_model.pt" for e in (1, 2, 3)}
     assert {p.name for p in run.folder.iterdir()} == expected  # the lock and all temporary files are gone
 
@@ -51,11 +51,14 @@ def test_checkpoints_hold_the_documented_keys_and_load_without_pickles(run):
     assert all(torch.equal(bare[k], full[k]) for k in full)
 
 
-def test_best_is_a_link_to_the_best_epoch_and_the_manifest_says_which(run):
+def test_best_is_a_copy_of_the_best_epoch_and_the_manifest_says_which(run):
     best = run.manifest().best
     top = max(run.entries(), key=lambda e: (e.metrics["val_acc"], -e.epoch))
     assert best.epoch == top.epoch
-    assert os.path.samefile(run.folder / "best_checkpoint.pt", run.folder / top.file)
+    assert (run.folder / "best_checkpoint.pt").read_bytes() == (run.folder / top.file).read_bytes()
+    assert all(
+        p.stat().st_nlink == 1 for p in run.folder.iterdir() if p.is_file()
+    )  # writing to one never changes another
     assert all(e.verify(run.folder) is None for e in run.entries())
 
 
@@ -146,9 +149,34 @@ def test_the_best_epoch_is_chosen_by_the_metric_asked_for(quick_run, metric, col
     assert values == pytest.approx([e.metrics[column] for e in run.entries()])
 
 
-def test_a_missing_best_link_is_restored(run):
+@pytest.mark.parametrize("damage", ["missing", "exchanged", "hard link"])
+def test_the_best_checkpoint_is_restored(run, damage):
     from raysweep.training.checkpointing import rebuild_best
 
-    (run.folder / "best_checkpoint.pt").unlink()
+    best, source = run.folder / "best_checkpoint.pt", run.folder / run.manifest().best.file
+    whole = source.read_bytes()
+    best.unlink()
+    if damage == "exchanged":
+        best.write_bytes(bytes(len(whole)))
+    elif damage == "hard link":  # as earlier versions made it
+        os.link(source, best)
     rebuild_best(Experiment(run.folder))
-    assert os.path.samefile(run.folder / "best_checkpoint.pt", run.folder / run.manifest().best.file)
+    assert best.read_bytes() == source.read_bytes() == whole
+    assert not best.samefile(source)
+
+
+def test_the_best_checkpoint_is_copied_only_when_another_epoch_is_the_best(quick_run, monkeypatch):
+    from raysweep.store import files
+
+    copied, copy = [], files.clone_or_copy
+
+    def counted(source, target):
+        copied.append(source.name)
+        return copy(source, target)
+
+    monkeypatch.setattr(files, "clone_or_copy", counted)
+    run = quick_run(training={"epochs": 5, "learning_rate": 1e-12, "warmup_epochs": 0})
+    reached = [e.metrics["val_acc"] for e in run.entries()]
+    best = [i for i, value in enumerate(reached, start=1) if value > max(reached[: i - 1], default=-1)]
+    assert len(best) < 5
+    assert copied == [f"checkpoint_epoch_{i}.pt" for i in best]

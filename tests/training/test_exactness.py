@@ -127,6 +127,13 @@ def test_the_log_says_once_why_the_bits_may_differ(tmp_path, straight, quick_chi
     assert "instead of 1.0" in note
 
 
+def test_the_log_names_a_variable_of_the_environment_that_changes_bits(straight, quick_child, monkeypatch):
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    assert notes_of(quick_child(f"{straight.id}@2", epochs=1)) == [
+        "not bit-exact: MKL_CBWR COMPATIBLE instead of unset"
+    ]
+
+
 def test_an_interrupted_run_continues_with_other_resources_on_request(tmp_path, straight, without_ray):
     broken = interrupted(tmp_path, without_ray, 4, training={"epochs": 3}, **DROPOUT)
     asked = resources.ResourceOverrides(threads=2)

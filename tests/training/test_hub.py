@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from raysweep.errors import ConfigError
+from raysweep.errors import ConfigError, Interrupted
 from tests.plan import old
 
 
@@ -145,3 +145,35 @@ def test_a_run_uses_the_models_labels_and_preprocessing(vit, image_folder, tmp_p
     saved = checkpoint.read_checkpoint(made.folder / "checkpoint_epoch_1.pt")
     assert saved["preprocessing"]["mean"] == [127.5]
     assert saved["preprocessing"]["std"] == [127.5]
+
+
+def test_the_pretrained_weights_are_needed_only_where_the_weights_are_new(vit, image_folder, tmp_path, without_ray):
+    import shutil
+
+    from raysweep.launch import run as launching
+    from raysweep.launch.resume import continue_experiment
+    from raysweep.plan import experiment as experiment_plan
+    from raysweep.store import catalog
+    from raysweep.store.root import Root
+    from tests.conftest import Recorder, small_settings, weights_hash
+
+    folder = shutil.copytree(vit, tmp_path / "network")
+    settings = small_settings(
+        tmp_path / "e", data={"source": "folder", "path": str(image_folder)}, model={"name": f"hf:{folder}", "options": {}},
+        training={"epochs": 2, "batch_size": 16},
+    )  # fmt: skip
+
+    def run():
+        return launching.run(experiment_plan.plan_experiment(settings)).experiment
+
+    whole = run()
+    without_ray(Recorder(stop_after=5))
+    with pytest.raises(Interrupted):
+        run()
+    without_ray(Recorder())
+    root = Root.open(tmp_path / "e")
+    stopped = next(e for e in catalog.experiments(root) if e.status() == "interrupted")
+    (folder / "model.safetensors").unlink()
+    assert weights_hash(continue_experiment(root, stopped).experiment) == weights_hash(whole)
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        run()

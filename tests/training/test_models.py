@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from raysweep.config.settings import ModelSection, TrainingSection
-from raysweep.errors import CheckpointError, ConfigError, NotFoundError
+from raysweep.errors import CheckpointError, ConfigError, Interrupted, NotFoundError
+from raysweep.store import catalog
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ def test_cnn_takes_images_of_any_size(size, channels):
 def test_a_function_of_the_user_gets_its_options():
     from raysweep.training import models
 
-    model = models.build(f"python:{HERE}:tiny", {"width": 5}, 7, 1)
+    model = models.build(f"python:{HERE}:tiny", {"width": 5}, 7, 1, trusted=True)
     models.try_out(model, (16, 16, 1), 7)
     assert model[0].out_channels == 5
 
@@ -72,14 +73,14 @@ def test_a_model_that_cannot_be_built_is_reported_with_the_reason(name, options,
     from raysweep.training import models
 
     with pytest.raises(ConfigError, match=told):
-        models.build(name, options, 7, 1)
+        models.build(name, options, 7, 1, trusted=True)
 
 
 def test_a_network_that_does_not_fit_the_data_is_found_before_training():
     from raysweep.training import models
 
     with pytest.raises(ConfigError, match=r"logits of shape \(1, 7\)"):
-        models.try_out(models.build(f"python:{HERE}:two_outputs", {}, 7, 1), (16, 16, 1), 7)
+        models.try_out(models.build(f"python:{HERE}:two_outputs", {}, 7, 1, trusted=True), (16, 16, 1), 7)
     with pytest.raises(ConfigError, match="1×1"):
         models.try_out(tiny(7, 1), (1, 1, 1), 7)
 
@@ -296,3 +297,42 @@ def test_the_log_names_the_tensors_that_were_omitted(quick_run, tmp_path):
     again = quick_run(training={"epochs": 1}, model={"init_from": str(tmp_path / "x.pt"), "init_strict": False})
     notes = [e.fields["text"] for e in lineage.read(again.folder) if e.type == lineage.NOTE]
     assert any("tensors were taken from" in n and "1 missing" in n for n in notes)
+
+
+def test_the_file_of_init_from_is_needed_only_where_the_weights_are_new(
+    quick_run, quick_child, without_ray, tmp_path, capsys
+):
+    import torch
+
+    from raysweep.launch.resume import continue_experiment
+    from raysweep.store.root import Root
+    from raysweep.training import models
+    from tests.cli.test_errors import run_cli
+    from tests.conftest import SMALL_NET, Recorder, weights_hash
+
+    root, path = Root.open(tmp_path / "experiments"), tmp_path / "w.pt"
+    torch.save(models.build("cnn", SMALL_NET["options"], 10, 1).state_dict(), path)
+    begun = {"training": {"epochs": 2}, "model": {"init_from": str(path)}}
+    whole = quick_run(**begun)
+    without_ray(Recorder(stop_after=4))
+    with pytest.raises(Interrupted):
+        quick_run(**begun)
+    without_ray(Recorder())
+    stopped = next(e for e in catalog.experiments(root) if e.status() == "interrupted")
+    path.unlink()
+    assert weights_hash(continue_experiment(root, stopped).experiment) == weights_hash(whole)
+    child = quick_child(f"{whole.id}@2", epochs=1)
+    assert child.status() == "finished"
+    assert child.config().setting("model", "init_from") == str(path)  # where the first of the family began
+    code, out, _ = run_cli(capsys, "verify", f"{whole.id}@1", "--replay", "--root", root.path)
+    assert (code, "the same bits" in out) == (0, True), out
+    with pytest.raises(NotFoundError, match=r"w\.pt"):
+        quick_run(**begun)
+
+
+def test_a_child_refuses_weights_that_it_would_not_read(quick_run, quick_child, tmp_path):
+    run = quick_run(training={"epochs": 1})
+    with pytest.raises(
+        ConfigError, match=r"init_from is 'w\.pt', but a child starts with the weights of its checkpoint"
+    ):
+        quick_child(f"{run.id}@1", overrides={"model": {"init_from": "w.pt"}})

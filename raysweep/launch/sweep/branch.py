@@ -31,6 +31,7 @@ from raysweep.store.experiment import Experiment
 from raysweep.store.records import BranchRef
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
+from raysweep.store.trust import NOBODY, Trust
 from raysweep.training.job import Job, Outcome
 
 BATCH_EVERY_S = 1.0  # many branches report to one driver, so each reports less often than a single run
@@ -53,6 +54,7 @@ class Shared:
     seed: int | None = None  # of searched branches; None: the parent's
     original_id: str | None = None  # see Sweep.original_id; None: sweep.json says it
     known: Mapping[str, str | None] = field(default_factory=dict)  # branch → its experiment, as sweep.json says
+    trust: Trust = NOBODY  # the driver's decision on what the branches' configurations name
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,7 @@ def _train(point: Point, shared: Shared, reporter: BranchReporter, again: bool) 
             progress=reporter,
             launch=launch,
             fitted=fitted,
+            trust=shared.trust,
         )
         return done.experiment
     if shared.base is None:

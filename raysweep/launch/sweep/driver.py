@@ -6,6 +6,7 @@ state: a sweep can be continued from ``sweep.json`` and the folders alone.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from datetime import datetime
 
 import numpy as np
 
-from raysweep.cluster import autoscaler
+from raysweep.cluster import autoscaler, signals
 from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, Interrupted
 from raysweep.events import Note, PlannedBranch, Progress, SweepEnded, SweepStarted, ignore
@@ -24,7 +25,7 @@ from raysweep.launch.workers import transport
 from raysweep.plan import capacity
 from raysweep.plan.types import SweepPlan
 from raysweep.store import experiment as experiments
-from raysweep.store import files, layout, lineage
+from raysweep.store import files, layout, lineage, retention, trust
 from raysweep.store import sweep as sweeps
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
@@ -60,14 +61,23 @@ def run(plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
     ):
         plan = capacity.with_gpus(plan, nodes)
         count = capacity.settle(plan, fleet, progress)
-        now = datetime.now()
-        sweep = sweeps.create(plan.root, plan.name, now)
-        lock = WriterLock.acquire(sweep.folder)
-        try:
+        signals.check()
+        with signals.place(None):
+            return _start(plan, count, progress)
+
+
+def _start(plan: SweepPlan, count: int, progress: Progress) -> SweepResult:
+    now = datetime.now()
+    with contextlib.ExitStack() as held:
+        with retention.claimed(plan.parent.path):
+            sweep = sweeps.create(plan.root, plan.name, now)
+            problem = trust.remember_made(sweep.id, plan.base.settings.model_dump(mode="json"))
+            if problem:
+                progress(Note(problem))
+            lock = WriterLock.acquire(sweep.folder)
+            held.callback(lock.release)
             sweep.write_record(_record(plan, sweep.id, now))
-            return train_branches(sweep, plan, plan.points, count, progress, steal=False)
-        finally:
-            lock.release()
+        return train_branches(sweep, plan, plan.points, count, progress, steal=False)
 
 
 def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
@@ -99,6 +109,7 @@ def train_branches(
     sweep: Sweep, plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
 ) -> SweepResult:
     """Hand the branches to Ray Tune, complete the logs of those that it ended early, and write the results."""
+    signals.begun(continue_command(sweep.root, sweep.id))
     with dispatching(progress) as dispatcher:
         try:
             return _train_branches(sweep, plan, points, count, dispatcher, steal)
@@ -120,10 +131,13 @@ def _train_branches(
     if ended.stopped is not None:
         raise Interrupted(
             f"Stopped by {ended.stopped}; every branch that had begun has its checkpoint. "
-            f"Go on with: {continue_command(sweep.root, sweep.id)}"
+            f"Go on with: {continue_command(sweep.root, sweep.id)}",
+            ended.stopped,
         )
     progress(SweepEnded())
-    write_effects(sweep, progress)
+    with signals.place("after the last epoch, before the comparison was written"):
+        signals.check()
+        write_effects(sweep, progress)
     return SweepResult(sweep, sweep.experiments(), failed)
 
 
@@ -165,6 +179,7 @@ def _work(
         seed=next(iter(plan.grid.seeds), None),
         original_id=sweep.original_id,
         known={b.name: b.experiment for b in record.branches},
+        trust=plan.trust,
     )
     return tuning.Work(
         sweep=sweep,

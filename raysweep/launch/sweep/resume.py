@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from raysweep._text import Nested
-from raysweep.cluster import autoscaler
+from raysweep.cluster import autoscaler, signals
+from raysweep.config import foreign
 from raysweep.config import grid as grids
+from raysweep.config import load as load_config
 from raysweep.config.grid import Point
 from raysweep.errors import (
     CheckpointError,
@@ -31,12 +34,15 @@ from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
 from raysweep.plan.types import SweepPlan, SweepRequest
 from raysweep.store import experiment as experiments
 from raysweep.store import layout, resolve
+from raysweep.store import trust as trusting
+from raysweep.store.commands import continue_command
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import ParentRef
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.results import refresh
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
+from raysweep.store.trust import NOBODY, Origin, Trust
 from raysweep.trackers.dispatch import catch_up
 from raysweep.weights import SamplingWeights
 
@@ -54,24 +60,29 @@ def continue_sweep(
     steal: bool = False,
     asked: ResourceOverrides = AS_BEFORE,
     progress: Progress = ignore,
+    trust: Trust = NOBODY,
 ) -> SweepResult:
     """Finish a sweep: finished branches stay, unfinished ones continue from their newest checkpoint, missing ones start.
 
     Args:
         asked: other resources for the branches that are left; branches that trained with others are not bit-exact
             with them, as their logs say.
+        trust: whether what its configuration names may run.
 
     Raises:
-        NotFoundError: no such sweep. LockedError: it is running. Interrupted, or what :func:`run` raises.
+        NotFoundError: no such sweep. UntrustedError: it names code or places that nobody has approved. LockedError: it is running. Interrupted, or what :func:`run` raises.
     """
     sweep = reference if isinstance(reference, Sweep) else resolve.find_sweep(root, reference)
+    trust = _allowed(sweep, asked, trust)
+    signals.remember(continue_command(sweep.root, sweep.id))
     lock = WriterLock.acquire(sweep.folder, steal)
     try:
         record = refresh(sweep)
         try:
-            plan, points = _plan_again(sweep, record, asked, progress)
+            plan, points = _plan_again(sweep, record, asked, progress, trust)
         except NotFoundError as error:
-            return _without_parent(sweep, record, str(error), steal, asked, progress)
+            return _without_parent(sweep, record, str(error), steal, asked, progress, trust)
+        trusting.remember_made(sweep.original_id, plan.base.settings.model_dump(mode="json"))
         if not points and not tuning.samples_left(plan.grid, record):
             sweeping.write_effects(sweep, progress)
             catch_up(sweep.experiments().values(), progress)
@@ -85,8 +96,31 @@ def continue_sweep(
         lock.release()
 
 
+def _allowed(sweep: Sweep, asked: ResourceOverrides, trust: Trust) -> Trust:
+    """The decision on the sweep and all its branches, as the processes that train them get it.
+
+    Raises:
+        UntrustedError: ``sweep.json`` or a branch names something that nobody has approved.
+    """
+    kinds, own = (foreign.code, foreign.places), sweep.original_id
+    stored = [(sweep.folder, (own, sweep.id), sweep.record().settings or {})]
+    for e in sweep.experiments().values():
+        stored.append((e.folder, (e.id, own), e.config().settings or {}))
+    for folder, ids, settings in stored:
+        trusting.settle(trust, Origin(folder, folder, sweep.root, ids), settings, asked.named(), kinds)
+        approved = trust.handed_on(settings, load_config.merge(settings, asked.named()))
+        trust = replace(trust, approved=approved.approved)
+    return trust.handed_on()
+
+
 def _without_parent(
-    sweep: Sweep, record: SweepRecord, why: str, steal: bool, asked: ResourceOverrides, progress: Progress
+    sweep: Sweep,
+    record: SweepRecord,
+    why: str,
+    steal: bool,
+    asked: ResourceOverrides,
+    progress: Progress,
+    trust: Trust,
 ) -> SweepResult:
     """The parent's checkpoint is gone: branches that have a checkpoint of their own are finished without it, one after another.
 
@@ -109,6 +143,7 @@ def _without_parent(
                 steal=steal,
                 asked=asked,
                 progress=lambda event, name=name: tell(BranchEvent(name, event)),  # type: ignore[misc]
+                trust=trust,
             )
         except Interrupted:
             refresh(sweep, failed)
@@ -121,7 +156,7 @@ def _without_parent(
 
 
 def _plan_again(
-    sweep: Sweep, record: SweepRecord, asked: ResourceOverrides, progress: Progress
+    sweep: Sweep, record: SweepRecord, asked: ResourceOverrides, progress: Progress, trust: Trust
 ) -> tuple[SweepPlan, list[Point]]:
     """The plan that ``sweep.json`` describes, and the branches that are not finished.
 
@@ -132,7 +167,7 @@ def _plan_again(
     left = [b for b in record.branches if b.status != experiments.FINISHED]
     parent = _parent_record(sweep, record, left)
     try:
-        plan = sweep_plan.plan_sweep(_request(sweep, record, parent, asked, workers), progress)
+        plan = sweep_plan.plan_sweep(_request(sweep, record, parent, asked, workers, trust), progress)
     except RaysweepError as error:
         raise type(error)(f"{sweep.id} cannot go on: {error}") from None
     except KeyError as error:
@@ -176,7 +211,12 @@ def _workers(record: SweepRecord, asked: ResourceOverrides) -> int | None:
 
 
 def _request(
-    sweep: Sweep, record: SweepRecord, parent: ParentRef, asked: ResourceOverrides, workers: int | None
+    sweep: Sweep,
+    record: SweepRecord,
+    parent: ParentRef,
+    asked: ResourceOverrides,
+    workers: int | None,
+    trust: Trust,
 ) -> SweepRequest:
     """The request that the sweep was made by, with the resources that are asked for now.
 
@@ -198,6 +238,7 @@ def _request(
         max_concurrent=record.max_concurrent,
         gpus_per_branch=record.gpus_per_branch or None,
         overrides=_overrides(record.settings),
+        trust=trust,
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysweep.cluster import _ray_internals, connect
-from raysweep.cluster.channel import open_channel, watch
+from raysweep.cluster.channel import Forward, open_channel, watch
 from raysweep.cluster.dashboard import Shown
 from raysweep.cluster.signals import StopFlag, signals
 from raysweep.config.grid import Grid, Point, Range
@@ -98,14 +98,23 @@ def connected(address: str | None, progress: Progress, name: str | None = None) 
 
 def launch(work: Work, progress: Progress) -> TuneOutcome:
     """Train all branches; returns when none is left or when a signal asked to stop and all have saved."""
+    ended = TuneOutcome()
+    flag = StopFlag()
+    with signals(flag):
+        if flag.reason is not None:
+            ended.stopped = flag.reason
+            return ended
+        return _train(work, progress, ended, flag)
+
+
+def _train(work: Work, progress: Progress, ended: TuneOutcome, flag: StopFlag) -> TuneOutcome:
     import ray
 
     channel = open_channel(work.sweep.id, work.at_once)
     shown = Shown(channel)
     work = replace(work, shared=replace(work.shared, channel=channel))
-    ended = TuneOutcome()
     results = Results(work.sweep)
-    flag = StopFlag()
+    stop = Forward(channel)
     broken: list[BaseException] = []
     tell = Tracebacks(work.sweep, progress)
 
@@ -129,12 +138,12 @@ def launch(work: Work, progress: Progress) -> TuneOutcome:
             results.told(event)
             shown(event)
         results.write_when_due(ended.failed)
+        stop(flag.reason)
 
     # Not in the main thread: that one handles signals and shows the progress.
     thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
     try:
-        with signals(flag, lambda reason: channel.stop.remote(reason)):
-            watch(thread, channel, POLL_S, handle)
+        watch(thread, channel, POLL_S, handle)
     finally:  # however it ended, the files say what is known
         with contextlib.suppress(RaysweepError):
             results.write(ended.failed)

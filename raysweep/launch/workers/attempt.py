@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysweep.cluster import connect
-from raysweep.cluster.channel import ChannelReporter, open_channel, watch
+from raysweep.cluster.channel import ChannelReporter, Forward, open_channel, watch
 from raysweep.cluster.dashboard import Shown
 from raysweep.cluster.nodes import Notices
-from raysweep.cluster.signals import StopFlag, signals
+from raysweep.cluster.signals import StopFlag
 from raysweep.errors import Interrupted, NonFiniteLossError, RaysweepError, TrainingError
 from raysweep.events import Event, Progress, RankDone, RankEvent, RankFailed, RankStarted, RankTraceback
 from raysweep.launch.workers import retry, transport
@@ -92,32 +91,17 @@ def _lost_peer(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or any(w in str(error) for w in ("gloo/transport", "[gloo", "NCCL"))
 
 
-@contextlib.contextmanager
-def forwarding(flag: StopFlag) -> Iterator[list[Any]]:
-    """Signals set ``flag`` and reach the workers by the event channel of the running attempt, the last of the list yielded."""
-    channels: list[Any] = []
-
-    def forward(reason: str) -> None:
-        for channel in channels[-1:]:
-            channel.stop.remote(reason)
-
-    with signals(flag, forward):
-        yield channels
-
-
 def run(
     job: Job,
     fitted: Resources,
     progress: Progress,
     should_stop: Callable[[], str | None],
     flag: StopFlag,
-    channels: list[Any],
 ) -> tuple[Verdict, RankTraceback | None]:
     """One ``TorchTrainer`` until it ends; returns what that means, and the traceback of the rank that failed.
 
     Args:
         should_stop: why to stop, or None; asked again and again besides ``flag``.
-        channels: as :func:`forwarding` yields them; the attempt's event channel is added.
     """
     import ray
 
@@ -125,7 +109,6 @@ def run(
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(timeout)  # Ray hands it to its controller
     name = os.path.basename(job.folder)
     channel = open_channel(name)
-    channels.append(channel)
     shown = Shown(channel)
     if ray.get_runtime_context().get_actor_id() is None:  # else it is a branch, which its sweep shows
         shown.begin(None, name)
@@ -138,8 +121,6 @@ def run(
         except BaseException as error:
             failure.append(error)
 
-    if flag.reason is not None:  # asked to stop between two attempts
-        channel.stop.remote(flag.reason)
     ranks = _Ranks(channel, progress, should_stop, flag, timeout)
     # Not in the main thread: there Ray would replace our signal handler by one that aborts without saving.
     watch(threading.Thread(target=fit, name="ray-train", daemon=True), channel, POLL_S, ranks.handle)
@@ -195,6 +176,7 @@ class _Ranks:
         self.nodes: list[str] = []
         self.heard = time.monotonic()
         self.hang = False
+        self.stop = Forward(channel)
 
     @property
     def failed(self) -> list[RankFailed]:
@@ -213,10 +195,8 @@ class _Ranks:
                     self.nodes.append(node)
                 case _:
                     self.progress(event)
-        reason = self.should_stop()
-        if reason is not None and self.flag.reason is None:
-            self.flag.reason = reason
-            self.channel.stop.remote(reason)
+        self.flag.reason = self.flag.reason or self.should_stop()
+        self.stop(self.flag.reason)
         self._give_up_if_silent()
 
     def _give_up_if_silent(self) -> None:

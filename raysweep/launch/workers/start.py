@@ -12,7 +12,7 @@ from pathlib import Path
 
 from raysweep.cluster import autoscaler, connect, shared_root
 from raysweep.cluster.nodes import answering_nodes, remove_leftovers
-from raysweep.cluster.signals import StopFlag, signals
+from raysweep.cluster.signals import BEFORE, StopFlag, signals
 from raysweep.config.settings import Settings
 from raysweep.errors import Interrupted, RaysweepError, ResourceError
 from raysweep.events import Connected, Connecting, Event, Note, Progress
@@ -37,6 +37,9 @@ def launcher(fitted: Resources) -> Callable[[Job, Resources, Progress], Outcome]
 def session(settings: Settings, wanted: Resources, progress: Progress) -> Iterator[Resources]:
     """Ray, if this run needs it; yields the resources that really fit. A cluster started here is stopped at the end."""
     if wanted.workers == 0:
+        connect.quiet_environment()
+        import ray.train.torch  # noqa: F401  # takes seconds: now, while a signal may still end the program at any time
+
         yield wanted
         return
     progress(Connecting(settings.scaling.address))
@@ -92,6 +95,8 @@ def in_this_process(job: Job, fitted: Resources, progress: Progress) -> Outcome:
         found.append(train(job, _Local(progress, flag)))
 
     with signals(flag):
+        if flag.reason is not None:
+            raise Interrupted(f"Stopped by {flag.reason} {BEFORE}.", flag.reason)
         TorchTrainer(
             function,
             scaling_config=ScalingConfig(num_workers=0),
@@ -117,9 +122,9 @@ def on_workers(
     """
     left = job.settings.scaling.max_failures
     flag = StopFlag()
-    with attempt.forwarding(flag) as current:
+    with signals(flag):
         while True:
-            verdict, trace = attempt.run(job, fitted, progress, should_stop, flag, current)
+            verdict, trace = attempt.run(job, fitted, progress, should_stop, flag)
             if verdict.ended is not None:
                 return Outcome(verdict.ended.epochs, verdict.ended.best_acc)
             assert verdict.error is not None

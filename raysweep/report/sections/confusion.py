@@ -48,7 +48,8 @@ def _matrix(labels: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:
 def _confusion(
     name: str, classes: Sequence[str], matrix: np.ndarray, reference: np.ndarray | None, seeds: int
 ) -> Confusion:
-    total = np.maximum(1, matrix.sum(1))
+    images = matrix.sum(1)
+    total = np.maximum(1, images)
     share = matrix / total[:, None]
     change = share - reference / total[:, None] if reference is not None else np.zeros_like(share)
 
@@ -58,7 +59,7 @@ def _confusion(
     found = Confusion(name, seeds, reference is not None, list(classes))
     k = range(len(classes))
     if len(classes) <= MOST_CLASSES:
-        rows = [ConfusionLine(classes[i], int(total[i]) // seeds, [cell(i, j) for j in k]) for i in k]
+        rows = [ConfusionLine(classes[i], int(images[i]) // seeds, [cell(i, j) for j in k]) for i in k]
         return replace(found, rows=rows)
     # The cells that changed most; without a reference, the largest errors.
     size = np.abs(change) if reference is not None else share * (1 - np.eye(len(classes)))

@@ -99,8 +99,11 @@ class ShareLine:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
+    """The shares of the classes that differ most; ``more`` classes are left out."""
+
     classes: Sequence[str]
     rows: Sequence[ShareLine]
+    more: int = 0
 
 
 @dataclass(frozen=True, slots=True)

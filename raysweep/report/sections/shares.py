@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from raysweep.errors import StoreError
 from raysweep.report.history import class_sums, read_history
 from raysweep.report.sections.records import Group, Share, ShareLine, Shares
 from raysweep.store.experiment import Experiment
+
+MOST_CLASSES = 40  # columns
 
 
 def table(groups: Sequence[Group]) -> Shares | None:
@@ -19,7 +22,25 @@ def table(groups: Sequence[Group]) -> Shares | None:
         if realised:
             classes = classes or list(realised)
             rows.append(ShareLine(group.name, _cells(group, classes, requested, realised)))
-    return Shares(classes, rows) if rows else None
+    if not rows:
+        return None
+    chosen = _largest(rows, len(classes))
+    return Shares(
+        [classes[i] for i in chosen],
+        [replace(row, cells=[row.cells[i] for i in chosen]) for row in rows],
+        len(classes) - len(chosen),
+    )
+
+
+def _largest(rows: Sequence[ShareLine], classes: int) -> list[int]:
+    """The columns that are shown, in order: those of the classes whose shares or weights differ most."""
+
+    def size(i: int) -> float:
+        shares = [row.cells[i].realised for row in rows]
+        weights = [row.cells[i].weight for row in rows]
+        return max(shares) - min(shares) + max(abs(w - 1) for w in weights) + max(weights) - min(weights)
+
+    return sorted(sorted(range(classes), key=size, reverse=True)[:MOST_CLASSES])
 
 
 def _cells(

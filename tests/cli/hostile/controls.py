@@ -57,6 +57,7 @@ CONTROLS = {
     "control: an unsafe reader runs the pickle": "the payload ran",
     "control: an unsafe YAML reader runs the tag": "the payload ran",
     "control: the Python function runs": "the payload ran",
+    "control: with --trust the stranger's code runs": "the payload ran",
     "control: a hang is seen": "it took more than 0.5 s",
     "control: memory is seen": "it filled 4[0-9]{2} MB",
     "control: what was made and touched is seen": "characters that steer.*outside.*'x'.*paragraph.*root: .*half",

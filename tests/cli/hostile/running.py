@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cli.hostile import controls, files, pickles, texts  # noqa: F401  (each adds its cases)
+from tests.cli.hostile import controls, files, pickles, strangers, texts  # noqa: F401  (each adds its cases)
 from tests.cli.hostile.cases import CASES, Case, Room
 from tests.conftest import draw_classes
 
@@ -78,6 +78,7 @@ def start(case: Case, room: Room) -> Running:
         os.setsid()
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(room.folder / name, os.O_WRONLY | os.O_CREAT), number)
+        os.environ["RAYSWEEP_STATE"] = str(room.folder / "state")
         resource.setrlimit(resource.RLIMIT_AS, (pages(0) + ADDRESS_SPACE,) * 2)
         room.put("resident", str(pages(1)))
         if callable(work):

@@ -59,18 +59,10 @@ class Dies(Recorder):
         return None
 
 
-class Channel:
-    """Takes the wish to stop to the ranks, in this process."""
-
-    def __init__(self) -> None:
-        self.reason: str | None = None
-        self.stop = SimpleNamespace(remote=lambda reason: setattr(self, "reason", reason))
+Attempt = Callable[[Job, StopFlag], Verdict]
 
 
-Attempt = Callable[[Job, Channel], Verdict]
-
-
-def ended(job: Job, channel: Channel) -> Verdict:
+def ended(job: Job, flag: StopFlag) -> Verdict:
     """The attempt trains to the end."""
     from raysweep.training.loop import train
 
@@ -81,7 +73,7 @@ def ended(job: Job, channel: Channel) -> Verdict:
 def killed(after: int, verdict: Verdict = LOST) -> Attempt:
     """The attempt ends without a word after so many batches."""
 
-    def attempt(job: Job, channel: Channel) -> Verdict:
+    def attempt(job: Job, flag: StopFlag) -> Verdict:
         from raysweep.training.loop import train
 
         with contextlib.suppress(Killed):
@@ -99,9 +91,8 @@ class Cluster:
         self.nodes = [{"CPU": 1.0}, {"CPU": 1.0}]
         self.tidied = 0
 
-    def run(self, job: Job, fitted: Resources, progress: Any, ask: Any, flag: Any, channels: list) -> Any:
-        channels.append(Channel())
-        return self.attempts.pop(0)(job, channels[-1]), None
+    def run(self, job: Job, fitted: Resources, progress: Any, ask: Any, flag: StopFlag) -> Any:
+        return self.attempts.pop(0)(job, flag), None
 
     def tidy(self) -> None:
         self.tidied += 1
@@ -181,8 +172,8 @@ def test_before_the_first_checkpoint_it_begins_anew(run, undisturbed):
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(run, undisturbed):
-    def damages(job: Job, channel: Channel) -> Verdict:
-        killed(BATCHES + 3)(job, channel)
+    def damages(job: Job, flag: StopFlag) -> Verdict:
+        killed(BATCHES + 3)(job, flag)
         newest = Path(job.folder) / "checkpoint_epoch_2_batch_2.pt"
         newest.write_bytes(newest.read_bytes()[:-100])
         return LOST
@@ -226,7 +217,7 @@ def test_preemption_notices_use_up_no_retry(run, undisturbed):
 
 
 def test_an_elastic_training_goes_on_with_fewer_and_shows_the_same_images(run, ray, two_ranks, undisturbed):
-    def of_two(job: Job, channel: Channel) -> Verdict:
+    def of_two(job: Job, flag: StopFlag) -> Verdict:
         with contextlib.suppress(Interrupted):
             two_ranks.train(job, BATCHES + 3)
         ray.nodes.pop()
@@ -247,12 +238,12 @@ def test_an_elastic_training_goes_on_with_fewer_and_shows_the_same_images(run, r
 def test_a_training_of_two_goes_on_with_two_and_changes_no_bit(run, two_ranks, tmp_path, monkeypatch):
     from raysweep.launch.workers import start as workers
 
-    def lost(job: Job, channel: Channel) -> Verdict:
+    def lost(job: Job, flag: StopFlag) -> Verdict:
         with contextlib.suppress(Interrupted):
             two_ranks.train(job, BATCHES + 3)
         return LOST
 
-    def of_two(job: Job, channel: Channel) -> Verdict:
+    def of_two(job: Job, flag: StopFlag) -> Verdict:
         outcome = two_ranks.train(job)
         return Verdict(ended=RankDone(outcome.epochs, outcome.best_acc))
 
@@ -268,7 +259,7 @@ def test_a_training_of_two_goes_on_with_two_and_changes_no_bit(run, two_ranks, t
 def test_too_few_nodes_are_the_error_of_the_loss(run, ray, tmp_path, monkeypatch):
     from raysweep.cluster import autoscaler
 
-    def takes_all(job: Job, channel: Channel) -> Verdict:
+    def takes_all(job: Job, flag: StopFlag) -> Verdict:
         ray.nodes.clear()
         return LOST
 
@@ -283,7 +274,7 @@ def test_too_few_nodes_are_the_error_of_the_loss(run, ray, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_the_workers_and_continue_gives_the_same_bits(run, ray, tmp_path, undisturbed, number):
-    def signalled(job: Job, channel: Channel) -> Verdict:
+    def signalled(job: Job, flag: StopFlag) -> Verdict:
         from raysweep.training.loop import train
 
         class Asks(Recorder):
@@ -291,7 +282,7 @@ def test_a_signal_reaches_the_workers_and_continue_gives_the_same_bits(run, ray,
                 self.asked += 1
                 if self.asked == BATCHES + 3:
                     os.kill(os.getpid(), number)
-                return channel.reason
+                return flag.reason
 
         try:
             train(job, Asks())
@@ -315,10 +306,10 @@ def test_a_signal_reaches_the_workers_and_continue_gives_the_same_bits(run, ray,
 
 
 def test_a_signal_while_workers_are_lost_ends_the_training(run, tmp_path):
-    def signalled(job: Job, channel: Channel) -> Verdict:
-        killed(BATCHES + 3)(job, channel)
+    def signalled(job: Job, flag: StopFlag) -> Verdict:
+        killed(BATCHES + 3)(job, flag)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert channel.reason == "SIGTERM"
+        assert flag.reason == "SIGTERM"
         return LOST
 
     told = r"Stopped by SIGTERM while the workers failed. The newest checkpoint is checkpoint_epoch_2_batch_2\.pt"
@@ -354,7 +345,8 @@ def test_ranks_that_are_silent_for_long_are_killed_and_it_is_told(quick_run, mon
         monkeypatch.setitem(sys.modules, name, fake)
     for name in ("FailureConfig", "RunConfig", "ScalingConfig", "TorchConfig", "TorchTrainer"):
         setattr(fake, name, lambda *args, **options: anything)
-    channel = Channel()
+    asked_to_stop: list[str] = []
+    channel = SimpleNamespace(stop=SimpleNamespace(remote=asked_to_stop.append))
     monkeypatch.setattr(attempt, "time", clock)
     monkeypatch.setattr(attempt, "open_channel", lambda name: channel)
     monkeypatch.setattr(attempt, "Shown", lambda channel: SimpleNamespace(close=lambda failed: None))
@@ -366,14 +358,18 @@ def test_ranks_that_are_silent_for_long_are_killed_and_it_is_told(quick_run, mon
         handle([RankStarted(f"rank {r}", "n") for r in range(2)])
         clock.now += silence * 20.0
         handle([])
+        flag.reason = "SIGHUP"  # a signal's handler does no more than that
+        handle([])
         handle([])
 
+    flag = StopFlag()
     monkeypatch.setattr(attempt, "watch", watch)
     experiment = quick_run(training={"epochs": 1})
     settings = small_settings(experiment.folder.parent, scaling={"num_workers": 2, "timeout_s": 20.0})
     job = SimpleNamespace(folder=str(experiment.folder), settings=settings)
     monkeypatch.setattr(attempt.transport, "portable", lambda job: job)
-    verdict, trace = attempt.run(job, TWO, lambda event: None, lambda: None, StopFlag(), [])  # type: ignore[arg-type]
+    verdict, trace = attempt.run(job, TWO, lambda event: None, lambda: None, flag)  # type: ignore[arg-type]
+    assert asked_to_stop == ["SIGHUP"]
     assert trace is None
     assert verdict.retry
     assert verdict.counts

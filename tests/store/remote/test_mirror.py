@@ -62,7 +62,7 @@ def commit(experiment: Experiment, epoch: int, content: bytes | None = None) -> 
     entry = ManifestEntry(name, size, digest, epoch, None, "2026-01-01T00:00:00", {"val_acc": epoch / 100})
     best = BestEpoch(epoch, name, "val_acc", epoch / 100)
     experiment.write_manifest(Manifest([*experiment.entries(), entry], best))
-    files.link_or_copy(experiment.folder / name, experiment.folder / layout.BEST)
+    files.clone_or_copy(experiment.folder / name, experiment.folder / layout.BEST)
     files.write_atomic(experiment.folder / layout.HISTORY_CSV, f"epoch,val_acc\n{epoch},{epoch / 100}\n".encode())
 
 

@@ -1,0 +1,162 @@
+"""Measure the networks of an arm: every metric of every class, and what images and seeds say about each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from raysweep.report.findings import measures, offsets
+from raysweep.report.findings.measures import Measured
+from raysweep.report.findings.variance import ArmSummary, own_variance
+
+Array = np.ndarray
+
+LEARNED = "learned"  # the break-even point of precision and recall, where thresholds differ no more
+OF_CLASS = ("recall", "precision", "f1", LEARNED, "ap", "auroc")
+OVERALL = ("accuracy", "macro_f1", "balanced_accuracy", LEARNED, "log_loss")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """All trainings of one treatment. ``networks``: for each seed a function that gives its log probabilities, (n, K)."""
+
+    name: str
+    networks: Sequence[Callable[[], Array]]
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The images that all networks were evaluated on. ``labels`` int (n,); ``groups`` int (n,) where images come in groups
+    (patients, films): then the group is the case."""
+
+    labels: Array
+    classes: int
+    groups: Array | None = None
+
+    @cached_property
+    def actual(self) -> Array:
+        """bool (K, n)"""
+        return measures.one_hot(self.labels, self.classes)
+
+    @cached_property
+    def counts(self) -> Array:
+        """int (K,): images per class."""
+        return np.bincount(self.labels, minlength=self.classes)
+
+    @cached_property
+    def of_class(self) -> Array:
+        """float64 (K,): cases per class."""
+        if self.groups is None:
+            return self.counts.astype(np.float64)
+        pairs = np.unique(np.stack([self.labels, self.groups]), axis=1)
+        return np.bincount(pairs[0], minlength=self.classes).astype(np.float64)
+
+    @cached_property
+    def number(self) -> int:
+        """of cases"""
+        return len(self.labels) if self.groups is None else len(np.unique(self.groups))
+
+    def by_case(self, influence: Array) -> Array:
+        """Influences (M, n) of images as those of cases, (M, G)."""
+        if self.groups is None:
+            return influence
+        order = np.argsort(self.groups, kind="stable")
+        _, starts = np.unique(self.groups[order], return_index=True)
+        result: Array = np.add.reduceat(influence[:, order], starts, axis=1)
+        return result
+
+
+@dataclass(frozen=True)
+class MeasuredArm:
+    """``summary`` and ``influence`` (M, G; the mean over the networks) have one row per target in the order of
+    :func:`targets`. ``predicted`` float64 (S, K): how often each network predicts each class. ``inseparable`` bool (K,): classes
+    for which some network has no break-even point."""
+
+    summary: ArmSummary
+    influence: Array
+    predicted: Array
+    inseparable: Array
+
+
+def targets(classes: int) -> list[tuple[int | None, str]]:
+    """(class or None for all classes, metric) of every row."""
+    return [(c, metric) for metric in OF_CLASS for c in range(classes)] + [(None, metric) for metric in OVERALL]
+
+
+def measure(arm: Arm, cases: Cases) -> MeasuredArm:
+    """Measure every network of an arm, one at a time, so that only one is in memory."""
+    values, predicted, total, squares = [], [], None, np.zeros(0)
+    inseparable = np.zeros(cases.classes, dtype=bool)
+    for load in arm.networks:
+        of_network = _network(np.asarray(load()), cases)
+        values.append(of_network.value)
+        predicted.append(of_network.predicted)
+        inseparable |= of_network.inseparable
+        influence = cases.by_case(of_network.influence)
+        here = np.einsum("mg,mg->m", influence, influence)
+        total, squares = (influence, here) if total is None else (total + influence, squares + here)
+    assert total is not None, "an arm has at least one network"
+    mean = total / len(values)
+    summary = ArmSummary(np.stack(values), own_variance(len(values), mean, squares))
+    return MeasuredArm(summary, mean, np.stack(predicted), inseparable)
+
+
+@dataclass(frozen=True)
+class _Network:
+    value: Array
+    influence: Array
+    predicted: Array
+    inseparable: Array
+
+
+def _network(log_probabilities: Array, cases: Cases) -> _Network:
+    predicted = np.argmax(log_probabilities, axis=1)
+    own = measures.per_class(cases.actual, measures.one_hot(predicted, cases.classes))
+    moved = offsets.to_counts(log_probabilities, cases.counts)
+    even = measures.per_class(cases.actual, measures.one_hot(moved.predicted, cases.classes)).f1
+    ranked = measures.ranked(log_probabilities, cases.actual)
+    parts: list[Measured] = [own.recall, own.precision, own.f1, even, ranked.average_precision, ranked.auroc]
+    parts += [
+        measures.mean_of(predicted == cases.labels),
+        measures.mean(own.f1),
+        measures.mean(own.recall),
+        measures.mean(even),
+        measures.mean_of(offsets.losses(log_probabilities, moved.offsets, cases.labels)),
+    ]
+    return _Network(
+        np.concatenate([p.value for p in parts]),
+        np.concatenate([p.influence for p in parts]),
+        own.predicted,
+        moved.missed & (cases.counts > 0),
+    )
+
+
+def moved(arm: Arm, wanted: Array, cases: Cases) -> Array:
+    """Recall, precision and F1, float64 (3, K), of an arm whose networks predict each class as often as ``wanted`` (K,), by
+    offsets and without training. The mean over its networks."""
+    found = []
+    for load in arm.networks:
+        predicted = offsets.to_counts(np.asarray(load()), wanted).predicted
+        of_class = measures.per_class(cases.actual, measures.one_hot(predicted, cases.classes))
+        found.append([of_class.recall.value, of_class.precision.value, of_class.f1.value])
+    result: Array = np.mean(found, axis=0)
+    return result
+
+
+def floors(cases: Cases) -> Array:
+    """The smallest variance of each target, in the order of :func:`targets`: 1/n² for a proportion over n cases, (1/K²) Σ 1/n_c²
+    for a mean over K classes, none for the log-loss."""
+    n = cases.of_class
+    of_class = np.where(n > 0, 1 / np.maximum(n, 1) ** 2, np.nan)
+    there = n > 0
+    mean = float((1 / n[there] ** 2).sum()) / max(1, int(there.sum())) ** 2
+    overall = {"accuracy": 1 / cases.number**2, "log_loss": 0.0}
+    return np.concatenate([np.tile(of_class, len(OF_CLASS)), [overall.get(m, mean) for m in OVERALL]])
+
+
+def sizes(cases: Cases) -> Array:
+    """The cases that each target is taken over, in the order of :func:`targets`."""
+    return np.concatenate([np.tile(cases.of_class, len(OF_CLASS)), np.full(len(OVERALL), float(cases.number))])

@@ -1,0 +1,258 @@
+"""Findings: every difference between a branch and its control, with one interval, one p-value and one label.
+
+What a ratio does first is to move decision thresholds. So each class has two kinds of differences: those at the networks' own
+decisions (recall, precision, F1), and what was *learned*, where every network predicts each class as often as it occurs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raysweep.report.findings import arms, selection
+from raysweep.report.findings.arms import LEARNED, Arm, Cases, MeasuredArm
+from raysweep.report.findings.selection import Winner
+from raysweep.report.findings.variance import Pooled, Tested, pooled, tested
+
+Array = np.ndarray
+
+BETTER, WORSE, NOT_SHOWN = "better", "worse", "not shown"
+LEARNED_BETTER, LEARNED_WORSE, LEARNING_NOT_SHOWN = "learned better", "learned worse", "learning not shown"
+SAME_AS_MOVING = "same as moving the threshold"
+ONE_SEED, NOT_TESTED, INSEPARABLE = "one seed", "not tested", "not separable"
+DESCRIBED_ONLY = "described"  # of a metric that is told beside the others and gets no label
+SHOWN = (BETTER, WORSE, LEARNED_BETTER, LEARNED_WORSE)
+
+LEVEL = 0.05  # of the false-discovery rate; intervals cover 1 − LEVEL
+MARGIN = 0.02  # within which two numbers count as the same
+FEWEST = 10  # images of a class, or predictions of it, below which nothing is tested
+_TESTED = ("recall", "precision", "f1", "accuracy", "macro_f1", "balanced_accuracy")  # one family; learned is another
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One difference, branch − control, as shares (0.01 is one point); log-loss in nats.
+
+    ``low`` and ``high`` are the ends of its interval, ``p`` its p-value and ``q`` the same after Benjamini–Hochberg; NaN where
+    nothing was tested. ``smallest`` is the smallest difference that would have been labelled. ``label`` is "" where a number
+    is only described.
+    """
+
+    branch: str
+    target: int | None  # index of the class; None for all
+    metric: str
+    control: float
+    value: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    q: float
+    smallest: float
+    label: str
+    images: float  # variance of the difference that comes from the images
+
+
+@dataclass(frozen=True)
+class Free:
+    """What moved thresholds give without training: the control, with offsets, predicts each class as often as the branch does.
+
+    ``times`` float64 (K,): how many times as often the branch predicts the class. ``recall``, ``precision``, ``f1`` (K,): the
+    moved control's minus the control's.
+    """
+
+    branch: str
+    times: Array
+    recall: Array
+    precision: Array
+    f1: Array
+
+
+@dataclass(frozen=True)
+class Findings:
+    """``compared`` is the number of tests in each family (decisions, learned). ``winner`` is the branch with the best
+    macro-F1; None for a single branch or one seed."""
+
+    findings: tuple[Finding, ...]
+    free: tuple[Free, ...]
+    compared: tuple[int, int]
+    seeds: Pooled
+    winner: Winner | None
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A branch that was tested against the control, without what is needed only while testing."""
+
+    name: str
+    seeds: int
+    arm: MeasuredArm
+    of_images: Array  # V_img, (M,)
+
+
+def find(control: Arm, branches: Sequence[Arm], cases: Cases, margin: float = MARGIN, seed: int = 0) -> Findings:
+    """Compare every branch with the control, on the same cases.
+
+    Deterministic: the same numbers and seed give the same findings. Memory holds the influence of one branch at a time.
+
+    Args:
+        margin: two networks whose 90 % interval lies within ± margin count as the same.
+        seed: of the draws that correct the winner's gain.
+    """
+    rows = arms.targets(cases.classes)
+    at_macro = rows.index((None, "macro_f1"))
+    reference = arms.measure(control, cases)
+    compared, free, differences = [], [], []
+    for branch in branches:
+        measured = arms.measure(branch, cases)
+        apart = measured.influence - reference.influence
+        differences.append(apart[at_macro].copy())
+        of_images = np.einsum("mg,mg->m", apart, apart)
+        light = MeasuredArm(measured.summary, np.zeros((0, 0)), measured.predicted, measured.inseparable)
+        compared.append(_Compared(branch.name, len(branch.networks), light, of_images))
+        free.append(_free(branch.name, measured, reference, control, cases))
+    between = pooled([reference.summary, *(c.arm.summary for c in compared)])
+    floor, sizes = arms.floors(cases), arms.sizes(cases)
+    tests = [tested(c.arm.summary, reference.summary, c.of_images, between, floor, sizes) for c in compared]
+    usable = np.array([_usable(c, reference, cases, between, rows) for c in compared])
+    found, sizes_of_families = _labelled(compared, reference, tests, usable, rows, margin)
+    winner = None
+    if between.degrees and len(compared) > 1:
+        winner = selection.corrected(
+            [c.name for c in compared],
+            np.array([t.difference[at_macro] for t in tests]),
+            np.stack(differences),
+            np.array([c.arm.summary.own[at_macro] for c in compared]),
+            float(reference.summary.own[at_macro]),
+            float(between.variance[at_macro]),
+            np.array([c.seeds for c in compared]),
+            reference.summary.seeds,
+            seed,
+        )
+    return Findings(tuple(found), tuple(free), sizes_of_families, between, winner)
+
+
+def _free(name: str, branch: MeasuredArm, reference: MeasuredArm, control: Arm, cases: Cases) -> Free:
+    wanted = branch.predicted.mean(0)
+    now = reference.predicted.mean(0)
+    times = np.divide(wanted, now, out=np.full(len(now), np.nan), where=now > 0)
+    k = cases.classes
+    moved = arms.moved(control, wanted, cases)
+    gained = moved - reference.summary.mean[: 3 * k].reshape(3, k)
+    return Free(name, times, gained[0], gained[1], gained[2])
+
+
+def _usable(
+    branch: _Compared, control: MeasuredArm, cases: Cases, between: Pooled, rows: Sequence[tuple[int | None, str]]
+) -> list[str]:
+    """For every row why it is not tested, or "" where it is."""
+    predicted = np.minimum(branch.arm.predicted.mean(0), control.predicted.mean(0))
+    apart = branch.arm.inseparable | control.inseparable
+    result = []
+    for c, metric in rows:
+        if metric not in (*_TESTED, LEARNED):
+            result.append(DESCRIBED_ONLY)
+        elif c is not None and (cases.of_class[c] < FEWEST or (metric == "precision" and predicted[c] < FEWEST)):
+            result.append(NOT_TESTED)
+        elif metric == LEARNED and (apart[c] if c is not None else bool(apart.any())):
+            result.append(INSEPARABLE)
+        elif branch.seeds < 2 or between.degrees == 0:
+            result.append(ONE_SEED)
+        else:
+            result.append("")
+    return result
+
+
+def _labelled(
+    compared: Sequence[_Compared],
+    reference: MeasuredArm,
+    tests: Sequence[Tested],
+    usable: Array,
+    rows: Sequence[tuple[int | None, str]],
+    margin: float,
+) -> tuple[list[Finding], tuple[int, int]]:
+    """Label every difference, with Benjamini–Hochberg in each of the two families."""
+    p = np.stack([t.p for t in tests])
+    learned = np.array([metric == LEARNED for _, metric in rows])
+    there = (usable == "") & ~np.isnan(p)
+    families = [_Family.of(np.where(there & kind[None], p, np.nan)) for kind in (~learned, learned)]
+    found: list[Finding] = []
+    for i, (branch, test) in enumerate(zip(compared, tests, strict=True)):
+        low, high = _interval(test, np.where(learned, families[1].level[i], families[0].level[i]))
+        near_low, near_high = _interval(test, np.full(len(rows), 2 * LEVEL))
+        same = (near_low > -margin) & (near_high < margin)
+        for m, (target, metric) in enumerate(rows):
+            family = families[int(learned[m])]
+            reason = str(usable[i, m])
+            known = reason in ("", DESCRIBED_ONLY) and branch.seeds > 1
+            value, before, difference = branch.arm.summary.mean[m], reference.summary.mean[m], test.difference[m]
+            label = reason or _label(metric, float(difference), bool(family.labelled[i, m]), bool(same[m]))
+            found.append(
+                Finding(
+                    branch.name,
+                    target,
+                    metric,
+                    float(before),
+                    float(value),
+                    float(difference),
+                    float(low[m]) if known else math.nan,
+                    float(high[m]) if known else math.nan,
+                    float(p[i, m]) if reason == "" else math.nan,
+                    float(family.q[i, m]),
+                    _smallest(test, m, family.threshold) if reason == "" else math.nan,
+                    "" if reason == DESCRIBED_ONLY else label,
+                    float(test.images[m]),
+                )
+            )
+    return found, (families[0].size, families[1].size)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Tests that are judged together. ``q``, ``labelled`` and ``level`` (of the interval) have the shape of the p-values;
+    ``threshold`` is the largest p-value that gets a label."""
+
+    size: int
+    q: Array
+    labelled: Array
+    level: Array
+    threshold: float
+
+    @classmethod
+    def of(cls, p: Array) -> _Family:
+        """NaN where there is no test. Benjamini & Hochberg 1995 for the labels; a labelled effect gets the interval of Benjamini &
+        Yekutieli 2005 (doi 10.1198/016214504000001907), which covers 1 − R q/N, where R of N are labelled."""
+        from scipy.stats import false_discovery_control
+
+        there = ~np.isnan(p)
+        size = int(there.sum())
+        q = np.full(p.shape, np.nan)
+        if size:
+            q[there] = false_discovery_control(p[there], method="bh")
+        labelled = q <= LEVEL  # NaN is not
+        share = LEVEL * max(int(labelled.sum()), 1) / max(size, 1)
+        return cls(size, q, labelled, np.where(labelled, share, LEVEL), share)
+
+
+def _interval(test: Tested, level: Array) -> tuple[Array, Array]:
+    from scipy.stats import t
+
+    half = t.ppf(1 - level / 2, test.degrees) * test.error
+    return test.difference - half, test.difference + half
+
+
+def _smallest(test: Tested, m: int, threshold: float) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(1 - threshold / 2, test.degrees[m]) * test.error[m])
+
+
+def _label(metric: str, difference: float, labelled: bool, same: bool) -> str:
+    if metric == LEARNED:
+        if labelled:
+            return LEARNED_BETTER if difference > 0 else LEARNED_WORSE
+        return SAME_AS_MOVING if same else LEARNING_NOT_SHOWN
+    return (BETTER if difference > 0 else WORSE) if labelled else NOT_SHOWN

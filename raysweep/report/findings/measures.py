@@ -1,0 +1,138 @@
+"""Metrics of one network, each with the influence of every image on it.
+
+The influence ψ of an image is the derivative of the metric by the image's weight (the infinitesimal jackknife, Jaeckel 1972;
+Efron 1982, ISBN 978-0-89871-179-0): the variance of the metric over images is the sum of ψ². All sums of ψ are zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric of K targets. ``value`` float64 (K,); ``influence`` float64 (K, n), one row per target.
+
+    A target for which the metric is not defined (a class without images) has the value NaN and the influence 0.
+    """
+
+    value: Array
+    influence: Array
+
+
+def _ratio(over: Array, under: Array) -> Array:
+    """over / under; 0 / 0 is 0."""
+    result: Array = np.divide(over, under, out=np.zeros(np.shape(over)), where=under > 0)
+    return result
+
+
+def one_hot(classes: Array, k: int) -> Array:
+    """bool (k, n): whether image i is of class c. ``classes`` int (n,)."""
+    table: Array = np.arange(k)[:, None] == classes[None]
+    return table
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """Recall, precision and F1 of every class, and the counts that they were computed from (float64 (K,))."""
+
+    recall: Measured
+    precision: Measured
+    f1: Measured
+    images: Array
+    predicted: Array
+
+
+def per_class(actual: Array, predicted: Array) -> PerClass:
+    """Recall, precision and F1 from two tables bool (K, n): true and predicted classes.
+
+    Precision of a class that is never predicted, and F1 of one without hits, are 0, as in scikit-learn. Of a class without
+    images all three are NaN.
+    """
+    hits = actual & predicted
+    real, guessed, hit = (a.sum(1).astype(np.float64) for a in (actual, predicted, hits))
+    absent = real == 0
+
+    def measured(value: Array, influence: Array) -> Measured:
+        return Measured(np.where(absent, np.nan, value), np.where(absent[:, None], 0.0, influence))
+
+    recall, precision, f1 = _ratio(hit, real), _ratio(hit, guessed), _ratio(2 * hit, real + guessed)
+    of_recall = _ratio(hits - recall[:, None] * actual, np.broadcast_to(real[:, None], hits.shape))
+    of_precision = _ratio(hits - precision[:, None] * predicted, np.broadcast_to(guessed[:, None], hits.shape))
+    both = np.broadcast_to((real + guessed)[:, None], hits.shape)
+    of_f1 = _ratio(2.0 * hits - f1[:, None] * (actual.astype(np.float64) + predicted), both)
+    return PerClass(measured(recall, of_recall), measured(precision, of_precision), measured(f1, of_f1), real, guessed)
+
+
+def mean(measured: Measured) -> Measured:
+    """The mean over the targets for which the metric is defined (macro-F1, balanced accuracy), as one target."""
+    there = ~np.isnan(measured.value)
+    if not there.any():
+        return Measured(np.array([np.nan]), np.zeros((1, measured.influence.shape[1])))
+    return Measured(measured.value[there].mean(keepdims=True), measured.influence[there].mean(0, keepdims=True))
+
+
+def mean_of(scores: Array) -> Measured:
+    """The mean of one number per image, as one target: accuracy (hit or not), log-loss, Brier score. ``scores`` (n,)."""
+    scores = scores.astype(np.float64)
+    value = scores.mean(keepdims=True)
+    return Measured(value, (scores - value)[None] / len(scores))
+
+
+def log_loss(log_probabilities: Array, labels: Array) -> Measured:
+    """Mean of −log p(true class). ``log_probabilities`` (n, K), normalised."""
+    return mean_of(-log_probabilities[np.arange(len(labels)), labels])
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Average precision and the area under the ROC curve of each class against all others."""
+
+    average_precision: Measured
+    auroc: Measured
+
+
+def ranked(scores: Array, actual: Array) -> Ranked:
+    """Both metrics of every class, which depend only on the order of the scores. NaN without positives or negatives.
+
+    AUROC counts ties half; its influence is that of DeLong, DeLong & Clarke-Pearson 1988 (doi 10.2307/2531595).
+    Average precision is scikit-learn's: the mean over positives i of P_i = TP_i / N_i among the N_i images that score at least
+    as high. The influence of an image k on it is (y_k (P_k − AP) + Σ (y_k − P_i) / N_i) / positives, summed over the positives i
+    that score at most as high as k.
+
+    Args:
+        scores: (n, K), larger means more likely.
+        actual: bool (K, n).
+    """
+    shape = actual.shape
+    precisions, areas = (Measured(np.full(shape[0], np.nan), np.zeros(shape)) for _ in range(2))
+    for c, positive in enumerate(actual):
+        m = int(positive.sum())
+        n = len(positive) - m
+        if not m:
+            continue
+        order = np.argsort(-scores[:, c], kind="stable")
+        score, hit = -scores[order, c], positive[order].astype(np.float64)
+        new = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])  # where a group of equal scores begins
+        size = np.diff(np.r_[new, len(score)])
+        first, last = np.repeat(new, size), np.repeat(new + size - 1, size)
+        above = last + 1.0  # images with at least this score
+        hits = np.cumsum(hit)
+        precision = hits[last] / above
+        value = precisions.value[c] = (hit * precision).sum() / m
+        # Sums over the positives with at most this score: from the first image of the same score to the end.
+        inverse = np.cumsum((hit / above)[::-1])[::-1][first]
+        weighted = np.cumsum((hit * precision / above)[::-1])[::-1][first]
+        precisions.influence[c, order] = (hit * (precision - value) + hit * inverse - weighted) / m
+        if not n:
+            continue
+        positives = (hits[last] + hits[first] - hit[first]) / 2  # with a higher score, and half of those with the same
+        images = (last + first + 1.0) / 2
+        share = np.where(hit > 0, 1 - (images - positives) / n, positives / m)  # of the other kind, on the right side
+        area = areas.value[c] = share[hit > 0].mean()
+        areas.influence[c, order] = np.where(hit > 0, (share - area) / m, (share - area) / n)
+    return Ranked(precisions, areas)

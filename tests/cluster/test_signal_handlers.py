@@ -1,0 +1,174 @@
+"""What signals do to a program of ours: quick twins, without Ray, of tests/launch/test_signals_at_random.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raysweep.cluster import processes, signals
+from raysweep.cluster.channel import Forward
+from raysweep.cluster.signals import StopFlag
+
+# A program that has installed the handlers, says "ready", does something, and would end with 7.
+PROGRAM = """
+import os, signal, sys, time
+from raysweep.cluster import signals
+signals.install(quiet={quiet})
+signals.GRACE_S = {grace}
+{before}
+print("ready", flush=True)
+try:
+{body}
+except signals.Interrupted as error:
+    print(error, file=sys.stderr)
+    signals.leave()
+sys.exit(7)
+"""
+WAITS = "    while True: time.sleep(0.01); {}"
+
+
+def program(body: str, before: str = "", grace: float = 60.0, quiet: bool = False) -> subprocess.Popen[str]:
+    code = PROGRAM.format(body=body, before=before, grace=grace, quiet=quiet)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def ends(process: subprocess.Popen[str], *numbers: int) -> tuple[int, str]:
+    """(exit code, stderr) after these signals."""
+    for number in numbers:
+        process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("number", signals.NUMBERS)
+def test_a_safe_point_ends_the_program_and_says_how_to_go_on(number):
+    process = program(WAITS.format("signals.check()"), "signals.remember('raysweep continue a')")
+    code, told = ends(process, number)
+    name = signal.Signals(number).name
+    assert told == f"Stopped by {name} before training began; nothing was lost. Go on with: raysweep continue a\n"
+    assert code == 130
+
+
+def test_without_a_safe_point_it_ends_after_a_moment():
+    code, told = ends(program(WAITS.format("pass"), grace=0.1), signal.SIGTERM)
+    assert (code, told) == (130, f"Stopped by SIGTERM {signals.BEFORE}. Go on with: the same command\n")
+
+
+def test_a_place_that_saves_is_not_cut_and_a_second_sigint_cuts_it():
+    before = "signals.begun('raysweep continue a')"
+    flagged = "    flag = signals.StopFlag()\n    with signals.signals(flag):\n        while not flag.reason: time.sleep(0.01)\n"
+    code, told = ends(
+        program(f"{flagged}        time.sleep(0.5); print(flag.reason, file=sys.stderr)", before, 0.0), 15
+    )
+    assert (code, told) == (7, "SIGTERM\n")
+    body = f"{flagged}        print('saving', file=sys.stderr, flush=True); time.sleep(60)"
+    process = program(body, before, 0.0)
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "saving\n"
+    code, told = ends(process, signal.SIGINT)
+    assert code == 130
+    assert told.strip() == "Stopped at once. The last committed checkpoint is intact. Go on with: raysweep continue a"
+
+
+def test_the_first_sigint_is_never_taken_for_a_second():
+    """The thread that listens may know of it before the handler runs."""
+    body = "    signals._state.reason = 'SIGINT'; signal.raise_signal(signal.SIGINT); time.sleep(0.1)"
+    assert ends(program(body)) == (7, "")
+
+
+def test_a_command_that_trains_nothing_ends_quietly():
+    body = WAITS.format("pass") + "\nexcept KeyboardInterrupt:\n    signals.leave()"
+    assert ends(program(body, quiet=True), signal.SIGHUP) == (130, "")
+
+
+def test_what_nohup_ignores_stays_ignored():
+    code = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{PROGRAM}"
+    code = code.format(body="    time.sleep(0.2)", before="", grace=0.0, quiet=False)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.wait() == 7
+
+
+def test_a_forked_helper_ends_as_any_process_and_does_not_speak_for_its_parent():
+    body = "    child = os.fork()\n    if not child: time.sleep(60)\n    os.kill(child, signal.SIGTERM)\n"
+    body += "    print(os.waitstatus_to_exitcode(os.wait()[1]), signals.asked(), file=sys.stderr); time.sleep(0.2)"
+    process = program(body, grace=0.0)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (7, "-15 None\n")
+
+
+def test_what_others_put_in_place_of_a_handler_is_replaced_again():
+    before = signal.getsignal(signal.SIGTERM)
+    with signals.kept():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_within_the_python_interface_only_a_training_handles_signals():
+    flag, before = StopFlag(), signal.getsignal(signal.SIGHUP)
+    with signals.signals(flag):
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert flag.reason == "SIGHUP"
+        signals.check()  # raises nothing
+    assert signal.getsignal(signal.SIGHUP) == before
+    with signals.signals(again := StopFlag()):
+        assert again.reason is None
+
+
+def test_a_wish_to_stop_is_forwarded_once():
+    told: list[str] = []
+
+    class Actor:
+        class stop:
+            remote = told.append
+
+    forward = Forward(Actor)
+    for reason in (None, "SIGTERM", "SIGTERM"):
+        forward(reason)
+    assert told == ["SIGTERM"]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="where there is no /proc, Ray's own end has to do")
+def test_processes_with_a_mark_are_ended_wherever_they_went():
+    code = "import os, time\nif os.fork(): os._exit(0)\nos.setsid(); print(os.getpid(), flush=True); time.sleep(60)"
+    with processes.marked() as mark:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    orphan = int(process.stdout.readline())
+    assert process.wait() == 0
+    assert processes.with_mark(mark) == [orphan]
+    processes.end(mark, patience_s=60.0)
+    assert processes.with_mark(mark) == []
+    assert processes.MARK not in os.environ
+
+
+def test_ray_starts_on_its_own():
+    """No handler of ours is replaced while a cluster starts, and its processes are in no process group of ours."""
+    from ray._private import services, utils
+
+    from raysweep.cluster import _ray_internals
+
+    before = signal.getsignal(signal.SIGTERM), services.ConsolePopen
+    with _ray_internals.on_its_own():
+        utils.set_sigterm_handler(signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) == before[0]
+        process = services.ConsolePopen(["sleep", "60"])
+        group = os.getpgid(process.pid)
+        process.kill()
+        process.wait()
+    assert group == process.pid
+    assert services.ConsolePopen is before[1]

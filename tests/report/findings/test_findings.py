@@ -1,0 +1,279 @@
+"""What may be called better or worse: simulations whose truth is known.
+
+The defaults are quick counts; ``RAYSWEEP_REPEAT=100`` takes the full ones. A count out of n is judged with its binomial spread.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from raysweep.report.findings import findings, power, variance
+from raysweep.report.findings.arms import LEARNED, Arm, Cases
+from raysweep.report.findings.variance import ArmSummary, Pooled
+from tests.report.findings.simulated import SHARES, Images, arm, shown
+
+PERCENT = int(os.environ.get("RAYSWEEP_REPEAT", "8"))
+
+
+def times(full: int) -> int:
+    """A share of the full number of repetitions."""
+    return max(3, full * min(PERCENT, 100) // 100)
+
+
+def at_most(share: float, n: int) -> int:
+    """The largest count out of n that a true share allows with probability 0.98."""
+    return int(binom.ppf(0.98, n, share))
+
+
+def at_least(share: float, n: int) -> int:
+    return int(binom.ppf(0.02, n, share))
+
+
+def size() -> int:
+    """Images: as many as FER-2013 has for the full counts."""
+    return 7000 if PERCENT >= 100 else 1000
+
+
+def test_equal_branches_are_rarely_labelled():
+    n, wrong, compared = times(40), 0, 0
+    labels = 0
+    for i in range(n):
+        found = Images(size(), i).sweep([{}] * 14, 3, 3)
+        wrong += bool(shown(found))
+        labels += len(shown(found))
+        compared += sum(found.compared)
+    assert wrong <= at_most(0.05, n)
+    assert labels <= max(0.002 * compared, 3)
+
+
+def test_one_equal_branch_with_two_seeds_is_rarely_labelled():
+    n = times(200)
+    assert sum(bool(shown(Images(size(), i).sweep([{}], 2, 2))) for i in range(n)) <= at_most(0.05, n)
+
+
+def test_true_effects_are_found_and_covered():
+    n, power_of, wrong, covered, tests = times(25), [], [], 0, 0
+    for i in range(n):
+        images = Images(7000, i)
+        moved = np.zeros(7)
+        moved[2] = 0.35
+        branches = [{"moved": moved} if b % 2 else {} for b in range(14)]
+        found = images.sweep(branches, 3, 3)
+        truth = _true_recall(moved)
+        named = shown(found, learned=False)
+        false = [f for f in named if int(f.branch[1:]) % 2 == 0]
+        wrong.append(len(false) / max(1, len(named)))
+        for f in found.findings:
+            if f.metric == "recall" and f.target == 2 and int(f.branch[1:]) % 2:
+                power_of.append(f.label == findings.BETTER)
+                covered += f.low <= truth <= f.high
+                tests += 1
+    assert np.mean(wrong) <= 0.05
+    assert np.mean(power_of) >= 0.5
+    assert at_least(0.94, tests) <= covered
+
+
+def _true_recall(moved: np.ndarray) -> float:
+    """How much the recall of class 2 gains, over very many images and seeds."""
+    images = Images(20_000, 10**6)
+    rows = images.labels == 2
+    gain = [
+        (images.network(moved=moved).argmax(1) == 2)[rows].mean() - (images.network().argmax(1) == 2)[rows].mean()
+        for _ in range(5)
+    ]
+    return float(np.mean(gain))
+
+
+def test_one_seed_is_never_called_better_or_worse():
+    found = Images(2000, 1).sweep([{"learned": 3.0}, {"moved": 5 * np.arange(7)}], 1, 8)
+    assert {f.label for f in found.findings} <= {findings.ONE_SEED, findings.NOT_TESTED, findings.INSEPARABLE, ""}
+    assert all(math.isnan(f.low) and math.isnan(f.p) for f in found.findings)
+    single = Images(500, 1).sweep([{"learned": 3.0}], 1, 1)
+    assert not shown(single)
+
+
+def test_the_standard_error_follows_the_numbers_of_seeds():
+    """Where seeds are all that varies, the standard error is σ √(1/S_b + 1/S_0), whatever the numbers of seeds."""
+    rng = np.random.default_rng(0)
+    zero = np.zeros(4000)
+    for seeds, control in ((2, 2), (2, 8), (3, 8), (8, 2), (5, 5)):
+        one, other = (ArmSummary(rng.normal(0, 0.03, (s, 4000)), zero) for s in (seeds, control))
+        steady = Pooled(np.full(4000, 0.03**2), 100)
+        found = variance.tested(one, other, zero, steady, zero, zero + 1000)
+        assert np.median(found.error) == pytest.approx(0.03 * math.sqrt(1 / seeds + 1 / control), rel=0.15)
+        assert found.error.min() >= 0.03 * math.sqrt(1 / seeds + 1 / control) * (1 - 1e-9)
+        assert found.difference.std() == pytest.approx(0.03 * math.sqrt(1 / seeds + 1 / control), rel=0.05)
+
+
+MOVES = {
+    "nothing": {},
+    "half of the prior": {"moved": 0.5 * np.log([1, 4, 2, 1, 1, 1, 1])},
+    "the prior": {"moved": np.log([1, 4, 2, 1, 1, 1, 1])},
+    "more than the prior": {"moved": 1.5 * np.log([1, 4, 2, 1, 1, 1, 1])},
+    "a class that is never shown": {"moved": np.array([0, 0, -30.0, 0, 0, 0, 0])},
+    "the prior of balanced softmax": {"moved": -np.log(SHARES)},
+    "cold": {"temperature": 0.7},
+    "warm": {"temperature": 1.5},
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_moving_thresholds_is_not_called_learning(move):
+    """Nothing was learned, whatever was moved: at most 5 % of the sweeps have a label of learning."""
+    labels, n = Counter(), 0
+    for sd in (0.08, 0.15, 0.30) if PERCENT >= 100 else (0.15,):
+        for seeds, control in ((3, 3), (2, 8)):
+            for i in range(times(100) if PERCENT >= 100 else 4):
+                found = Images(size(), i, sd).sweep([MOVES[move]], seeds, control)
+                labels[bool(shown(found, learned=True))] += 1
+                n += 1
+    assert labels[True] <= at_most(0.05, n), labels
+
+
+def test_what_was_learned_is_found():
+    learned = np.array([0, 0, 0.3, 0, 0, 0, 0])
+    for control, share in ((3, 0.75), (8, 0.9)) if PERCENT >= 100 else ((8, 0.9),):
+        n, right, same = times(60), 0, 0
+        for i in range(n):
+            found = Images(7000, i).sweep([{"learned": learned}], 3, control)
+            label = next(f.label for f in found.findings if f.metric == LEARNED and f.target == 2)
+            right += label == findings.LEARNED_BETTER
+            same += label == findings.SAME_AS_MOVING
+        assert right >= at_least(share, n)
+        assert same <= at_most(0.05, n)
+
+
+def test_eleven_right_of_eleven_has_an_interval():
+    labels = np.repeat(np.arange(3), [11, 200, 200])
+    scores = np.log(np.eye(3)[labels] * 0.9 + 1 / 30).astype(np.float32)
+    networks = [scores + np.float32(1e-3 * i) for i in range(3)]
+    found = findings.find(arm("control", networks), [arm("b", networks)], Cases(labels, 3))
+    (recall,) = [f for f in found.findings if f.metric == "recall" and f.target == 0]
+    assert recall.value == recall.control == 1.0
+    assert recall.low < 0 < recall.high
+    assert not shown(found)
+
+
+def test_small_and_empty_classes_are_not_tested():
+    labels = np.repeat(np.arange(4), [9, 0, 300, 300])
+    rng = np.random.default_rng(0)
+    networks = [rng.standard_normal((len(labels), 4)).astype(np.float32) for _ in range(6)]
+    found = findings.find(arm("control", networks[:3]), [arm("b", networks[3:])], Cases(labels, 4))
+    of_small = [f for f in found.findings if f.target in (0, 1) and f.metric in ("recall", "f1", LEARNED)]
+    assert {f.label for f in of_small} == {findings.NOT_TESTED}
+    assert all(math.isnan(f.value) for f in found.findings if f.target == 1 and f.metric == "recall")
+    assert all(not math.isnan(f.difference) for f in found.findings if f.target is None)
+
+
+def test_a_class_that_is_hardly_predicted_is_untested_for_precision_only():
+    images = Images(2000, 5)
+    found = images.sweep([{"moved": np.array([0, -4.0, 0, 0, 0, 0, 0])}], 2, 2)
+    labels = {f.metric: f.label for f in found.findings if f.target == 1}
+    assert labels["precision"] == findings.NOT_TESTED
+    assert labels["recall"] != findings.NOT_TESTED
+
+
+@pytest.mark.parametrize(("unsteady", "seeds"), [(2.0, 4), (4.0, 5)])
+def test_an_unsteady_branch_is_rarely_labelled(unsteady, seeds):
+    n, wrong = times(60), 0
+    for i in range(n):
+        branches = [{"unsteady": unsteady}, *[{}] * 4]
+        wrong += bool(shown(Images(size(), i).sweep(branches, seeds, seeds)))
+    assert wrong <= at_most(0.08, n)
+
+
+def test_a_winner_among_equals_gains_nothing_once_corrected():
+    n, gains, corrected = times(60), [], []
+    for i in range(n):
+        found = Images(700, 100 + i).sweep([{}] * 14, 2, 2)
+        assert found.winner is not None
+        gains.append(found.winner.gain)
+        corrected.append(found.winner.corrected)
+    allowed = 0.003 + 2 * np.std(corrected) / math.sqrt(n)
+    assert abs(np.mean(corrected)) <= allowed
+    assert np.mean(gains) > 0.01  # what would be claimed without
+
+
+def test_findings_are_deterministic_and_do_not_depend_on_the_order_of_other_branches():
+    images = Images(700, 2)
+    control = images.arm("control", 2)
+    one, other = images.arm("one", 2), images.arm("other", 2, learned=0.5)
+    cases = Cases(images.labels, 7)
+    first, again = (findings.find(control, [one, other], cases) for _ in range(2))
+    assert repr(first) == repr(again)
+    turned = findings.find(control, [other, one], cases)
+    key = {(f.branch, f.target, f.metric): repr(f) for f in turned.findings}
+    assert all(key[f.branch, f.target, f.metric] == repr(f) for f in first.findings)
+
+
+def test_groups_count_as_one_case():
+    """Every image four times is no more evidence than once."""
+    images = Images(700, 3)
+    networks = [images.network(learned=0.2 * (i > 2)) for i in range(6)]
+    once = findings.find(arm("c", networks[:3]), [arm("b", networks[3:])], Cases(images.labels, 7))
+    labels = np.repeat(images.labels, 4)
+    groups = np.repeat(np.arange(len(images.labels)), 4)
+    copied = [np.repeat(n, 4, axis=0) for n in networks]
+    grouped = findings.find(arm("c", copied[:3]), [arm("b", copied[3:])], Cases(labels, 7, groups))
+    pairs = [
+        (a, b)
+        for a, b in zip(once.findings, grouped.findings, strict=True)
+        if a.metric in ("recall", "accuracy") and not math.isnan(a.p)
+    ]
+    assert pairs
+    for a, b in pairs:
+        assert (b.low, b.high, b.p) == pytest.approx((a.low, a.high, a.p), rel=1e-6)
+
+
+def test_free_says_what_moving_the_threshold_gives():
+    moved = np.log([1, 1, 3, 1, 1, 1, 1])
+    found = Images(7000, 4).sweep([{"moved": moved}], 3, 3)
+    (free,) = found.free
+    recall = next(f for f in found.findings if f.metric == "recall" and f.target == 2)
+    assert recall.label == findings.BETTER
+    assert free.times[2] > 1.3
+    assert free.recall[2] == pytest.approx(recall.difference, abs=0.03)
+
+
+def test_power_says_how_many_seeds_it_takes():
+    found = Images(7000, 6).sweep([{}], 3, 3)
+    recall = next(f for f in found.findings if f.metric == "recall" and f.target == 3)
+    between = float(found.seeds.variance[3])
+    few = power.needed(recall, 0.10, between, 2, 0.05)
+    many = power.needed(recall, 0.02, between, 2, 0.05)
+    assert few.seeds is not None
+    assert few.seeds <= (many.seeds or math.inf)
+    never = power.needed(recall, 0.001, between, 2, 0.05)
+    assert never.seeds is None
+    assert never.images > 1
+    with pytest.raises(ValueError, match="larger than 0"):
+        power.needed(recall, 0.0, between, 2, 0.05)
+
+
+@pytest.mark.slow
+def test_a_hundred_branches_of_a_hundred_classes_take_a_bounded_time():
+    """The networks are made while they are read, so they take no memory."""
+    import tracemalloc
+
+    labels = np.random.default_rng(0).integers(0, 100, 10_000)
+    truth = 3 * np.eye(100, dtype=np.float32)[labels]
+
+    def network(seed: int) -> Arm:
+        def load() -> np.ndarray:
+            return truth + np.random.default_rng(seed).standard_normal(truth.shape, dtype=np.float32)
+
+        return load  # type: ignore[return-value]
+
+    arms = [Arm(f"b{b}", [network(3 * b + s) for s in range(3)]) for b in range(101)]  # type: ignore[misc]
+    tracemalloc.start()
+    found = findings.find(arms[0], arms[1:], Cases(labels, 100))
+    _, peak = tracemalloc.get_traced_memory()
+    assert peak < 1e9
+    assert len(found.findings) == 100 * (6 * 100 + 5)
+    assert not shown(found) or len(shown(found)) < 60

@@ -1,0 +1,108 @@
+"""What a comparison tells: classes without images or with few, one branch as its sweep has it, many classes."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+
+from raysweep.report import comparison, effects
+from raysweep.report.effects import ALL, FEW, NO_IMAGES, Pair
+from raysweep.store.root import Root
+from tests.cli.test_errors import run_cli
+from tests.report.making import sweep_of
+
+CLASSES = ("rare", "some", "many", "none")
+
+
+def one(found, target, metric):
+    (effect,) = [e for e in found if (e.target, e.metric) == (target, metric)]
+    return effect
+
+
+@pytest.fixture
+def found():
+    """Two images of ``rare``, none of ``none``; the network calls some images of others ``none``."""
+    labels = np.repeat([0, 1, 2], [2, 40, 60])
+    reference = np.where(np.arange(102) % 5 == 0, (labels + 1) % 4, labels)
+    branch = np.where(np.arange(102) % 7 == 0, (labels + 1) % 4, labels)
+    return effects.effects([Pair("b", labels, branch[None], reference[None])], CLASSES)
+
+
+def test_nothing_is_known_of_a_class_without_images_and_macro_f1_leaves_it_out(found):
+    for metric in effects.METRICS:
+        effect = one(found, "none", metric)
+        assert (effect.label, effect.images) == (NO_IMAGES, 0)
+        assert math.isnan(effect.value)
+        assert math.isnan(effect.difference)
+    for kind in ("value", "reference"):
+        known = [getattr(one(found, c, "f1"), kind) for c in CLASSES[:3]]
+        assert getattr(one(found, ALL, "macro_f1"), kind) == pytest.approx(np.mean(known))
+
+
+def test_two_images_give_no_interval(found):
+    effect = one(found, "rare", "recall")
+    assert effect.images == 2 < FEW
+    assert math.isnan(effect.low)
+    assert math.isnan(effect.high)
+    assert not math.isnan(effect.p)
+    assert not math.isnan(effect.q)
+    assert not math.isnan(one(found, "some", "recall").low)
+
+
+def test_both_are_said(found):
+    text = " ".join(comparison._small({"rare": 2, "some": 40, "none": 0}))
+    assert "1 class has fewer than 10 validation images, too few for an interval: rare (2)" in text
+    assert "Without validation images nothing is known of a class, and macro-F1 leaves it out: none." in text
+    many = comparison._small({f"c{i}": 3 for i in range(964)})
+    assert "964 classes have" in many[0]
+    assert many[0].endswith("and 944 more.")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    branches = {"a5": ({"a": 5.0}, (0.7, 0.7, 0.8)), "b2": ({"b": 2.0}, (0.4, 0.66, 0.8))}
+    return sweep_of(tmp_path_factory.mktemp("told") / "e", ("a", "b", "c"), (0.4, 0.7, 0.8), branches)
+
+
+def test_one_branch_is_compared_as_in_its_sweep(sweep, capsys):
+    whole = comparison.of_sweep(sweep)
+    experiments = sweep.experiments()
+    for name in ("a5", "b2"):
+        alone = comparison.compare(sweep.root, [experiments[f"{name}-seed1"].id])
+        for target, metric in (("a", "f1"), ("b", "recall"), (ALL, "accuracy")):
+            mine, there = alone.of(alone.title, target, metric), whole.of(name, target, metric)
+            assert (mine.difference, mine.q, mine.label) == (there.difference, there.q, there.label)
+        assert "the control" in alone.against
+        assert sweep.id in alone.against
+        assert not any("no control" in n for n in alone.notes)
+        assert any("one of 2 seeds" in n for n in alone.notes)
+    control = comparison.compare(sweep.root, [experiments["control-seed0"].id])
+    assert comparison.OF_A_CONTROL in control.notes
+    code, out, err = run_cli(capsys, "compare", experiments["a5-seed0"].id, "--root", sweep.root)
+    assert (code, "no control" in err) == (0, False)
+    assert out.splitlines()[1].startswith(experiments["a5-seed0"].id)
+
+
+def test_a_branch_whose_control_is_not_finished_says_so(tmp_path):
+    made = sweep_of(tmp_path / "e", ("a", "b", "c"), (0.4, 0.7, 0.8), {"a5": ({"a": 5.0}, (0.7, 0.7, 0.8))}, (0,))
+    control = made.experiments()["control"]
+    log = control.folder / "lineage.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    found = comparison.compare(Root.open(made.root.path), [made.experiments()["a5"].id])
+    assert any("has no finished control" in n for n in found.notes)
+    assert not any(n.startswith("There is no control") for n in found.notes)
+
+
+def test_a_thousand_classes_are_compared_at_once():
+    k, rng = 964, np.random.default_rng(0)
+    labels = np.repeat(np.arange(k), 4)
+    reference = np.where(rng.random(len(labels)) < 0.6, labels, rng.integers(0, k, len(labels)))
+    branch = np.where(rng.random(len(labels)) < 0.8, reference, labels)
+    began = time.process_time()
+    found = effects.effects([Pair("b", labels, branch[None], reference[None])], [f"c{i}" for i in range(k)])
+    assert time.process_time() - began < 12  # 1.5 s on a machine that is not busy; it took 20 s
+    assert len(found) == 3 * k + 2
+    assert one(found, ALL, "macro_f1").difference > 0.05

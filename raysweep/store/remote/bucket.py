@@ -54,6 +54,7 @@ class Bucket:
     name: str
     prefix: str
     options: dict[str, str] = field(default_factory=dict)
+    _conditional: bool | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> Bucket:
@@ -128,10 +129,39 @@ class Bucket:
             RootError: they cannot.
         """
         try:
-            self.put_empty(key)
+            if self._conditional is None:
+                self._conditional = self._honours(key)
+            else:
+                self.put_empty(key)
             self.delete(key)
         except StoreError as error:
             raise RootError(str(error)) from None
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the store honours conditions: some answer that they know none, some ignore them. Tried once, by an object
+        that may be made only once."""
+        if self._conditional is None:
+            self.check_writable(f".tmp-{secrets.token_hex(8)}")
+        return bool(self._conditional)
+
+    def _honours(self, key: str) -> bool:
+        new = {"Key": self._path(key), "Body": b""}
+        try:
+            self._call("written", key, "put_object", **new, IfNoneMatch="*")
+            self._call("written", key, "put_object", **new, IfNoneMatch="*")
+        except Changed:
+            return True
+        except StoreError as error:
+            if _status(error.__cause__) not in (400, 501):
+                raise
+            self._call("written", key, "put_object", **new)
+        return False
+
+    def _condition(self, before: str | None) -> dict[str, str]:
+        if not self.conditional:
+            return {}
+        return {"IfNoneMatch": "*"} if before is None else {"IfMatch": before}
 
     def list(self, below: str = "") -> dict[str, Found]:
         """Every object under a key's folder, by its key.
@@ -187,8 +217,9 @@ class Bucket:
             ) from error
 
     def put_empty(self, key: str) -> None:
-        """Write a new, empty object."""
-        self._send(key, io.BytesIO(), None, "")
+        """Write an empty object under a name that nobody else uses."""
+        with contextlib.suppress(Changed):  # the answer to a first try was lost
+            self._send(key, io.BytesIO())
 
     def put(self, key: str, source: Path, before: str | None) -> Found:
         """Upload a file, and make sure that the object has arrived with its full size.
@@ -235,7 +266,7 @@ class Bucket:
             Changed: the object is another one than ``before``.
         """
         where = {"Bucket": self.name, "Key": self._path(source)}
-        about = {"Key": self._path(target), "CopySource": where, **_condition(before)}
+        about = {"Key": self._path(target), "CopySource": where, **self._condition(before)}
         try:
             etag = self._call("copied", target, "copy_object", **about)["CopyObjectResult"]["ETag"]
         except Changed:
@@ -252,7 +283,7 @@ class Bucket:
             Changed: its ETag is not ``etag``.
         """
         with contextlib.suppress(FileNotFoundError):
-            self._call("deleted", key, "delete_object", Key=self._path(key), **({"IfMatch": etag} if etag else {}))
+            self._call("deleted", key, "delete_object", Key=self._path(key), **(self._condition(etag) if etag else {}))
 
     def url(self, key: str) -> str:
         """The full address of an object."""
@@ -272,7 +303,7 @@ class Bucket:
         what = f"written ({size:,} bytes)" if size else "written"
         about = {"Key": self._path(key), "Metadata": {_MARK: mark}}
         if size <= _WHOLE:
-            return str(self._call(what, key, "put_object", Body=source, **about, **_condition(before))["ETag"])
+            return str(self._call(what, key, "put_object", Body=source, **about, **self._condition(before))["ETag"])
         upload = {
             "Key": about["Key"],
             "UploadId": self._call(what, key, "create_multipart_upload", **about)["UploadId"],
@@ -288,7 +319,7 @@ class Bucket:
             with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
                 parts = list(pool.map(part, range(1, -(-size // length) + 1)))
             whole = {"MultipartUpload": {"Parts": parts}}
-            done = self._call(what, key, "complete_multipart_upload", **upload, **whole, **_condition(before))
+            done = self._call(what, key, "complete_multipart_upload", **upload, **whole, **self._condition(before))
             return str(done["ETag"])
         except BaseException:
             with contextlib.suppress(StoreError, FileNotFoundError):  # what is left of it would cost money
@@ -344,12 +375,11 @@ class Bucket:
 
     def _failed(self, what: str, key: str, error: Any) -> Exception:
         """What to raise for an error of botocore."""
-        answer = getattr(error, "response", None) or {}
-        code = str(answer.get("Error", {}).get("Code", ""))
-        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if status in (409, 412):
+        code = str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
+        status = _status(error)
+        if status in (409, 412) or code == "NoSuchUpload":  # the last: completed, and the answer to it was lost
             return Changed(f"{self.url(key)} was made, replaced or deleted by another writer.")
-        if status == 404 and code not in ("NoSuchBucket", "NoSuchUpload"):
+        if status == 404 and code != "NoSuchBucket":
             return FileNotFoundError(self.url(key))
         return StoreError(f"{self.url(key)} could not be {what}: {_why(error, code, status, self.name)}")
 
@@ -380,8 +410,10 @@ def _client(options: tuple[tuple[str, str], ...], environment: tuple[tuple[str, 
     )
 
 
-def _condition(before: str | None) -> dict[str, str]:
-    return {"IfNoneMatch": "*"} if before is None else {"IfMatch": before}
+def _status(error: Any) -> int | None:
+    """The HTTP status in an error of botocore."""
+    found: int | None = (getattr(error, "response", None) or {}).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return found
 
 
 def _endpoint(text: str) -> dict[str, str]:

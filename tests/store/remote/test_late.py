@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from raysweep.errors import LockedError, RaysweepError
+from raysweep.errors import LockedError, RaysweepError, StoreError
 from raysweep.store import files, layout, lineage
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.records_manifest import Manifest, ManifestEntry
 from raysweep.store.remote import bucket
+from raysweep.store.remote.bucket import Bucket, Changed
 from raysweep.store.root import Root
 from tests.store.remote.between import Between, Request
 from tests.store.remote.objectstore import BUCKET, Server, emptied
@@ -148,3 +150,96 @@ def test_a_writer_that_stops_at_any_request_and_lost_its_lock_changes_nothing(se
         for answered in (False, True):
             sleeper = taken_over(server, at, answered, f"{at} {answered}")
             assert isinstance(sleeper.error, LockedError) or at > total - 2, sleeper.request
+
+
+@pytest.mark.parametrize("conditions", ["ignored", 501, 400])
+def test_a_store_without_conditions_is_noticed_and_used_without_them(server, conditions):
+    with Between(server.port, conditions=conditions) as between, server.machine("only"):
+        root = Root.open(server.root(port=between.port))
+        assert "honours no conditions (If-None-Match, If-Match)" in str(root.caveat())
+        asked = len(between.seen)
+        made = begin(root)
+        with_lock = WriterLock.acquire(made.folder)
+        save(made)
+        with_lock.release()
+        assert [e.verify(made.folder) for e in made.entries()] == [None] * 2
+        root.check_writable()
+        assert root.caveat() is not None
+        later = [
+            r for r in between.seen[asked:] if {"if-match", "if-none-match"} & set(r.headers) and r.method != "GET"
+        ]
+        assert later == []  # it is asked once
+        assert not [k for k in server.all_keys() if layout.TEMP_PREFIX in k]
+
+
+def test_two_who_take_a_lock_at_the_same_moment_are_one(server):
+    """Both have seen that it is free; the second one's request comes to the store after the first one's."""
+    with server.machine("a"):
+        made = make(Root.open(server.root()))
+        with Between(server.port) as between, server.machine("b"):
+            there = Experiment(Root.open(server.root(port=between.port)).path / made.id)
+            won: list[WriterLock] = []
+
+            def before(request: Request) -> None:
+                if request.name == f"PUT {layout.LOCK}" and not won:
+                    with server.elsewhere("a"):
+                        Root.open(server.root(), look=False)
+                        won.append(WriterLock.acquire(made.folder))
+
+            between.decide = before
+            with pytest.raises(LockedError, match=r"is being written by process \d+ on .* since .*--steal"):
+                WriterLock.acquire(there.folder)
+        with server.elsewhere("a"):
+            Root.open(server.root(), look=False)
+            won[0].check()
+            won[0].release()
+
+
+def test_a_write_whose_answer_was_lost_is_not_taken_for_another_writers(server):
+    """The second try of the same request finds the object there."""
+    lost: list[str] = []
+
+    def lose(request: Request) -> str | None:
+        if request.method == "PUT" and request.name not in lost:
+            lost.append(request.name)
+            return "reset"
+        return None
+
+    with Between(server.port, after=lose) as between, server.machine("a"):
+        root = Root.open(server.root(port=between.port))
+        made = begin(root)
+        lock = WriterLock.acquire(made.folder)
+        save(made)
+        lock.release()
+        assert len(lost) > 8
+        assert [e.verify(made.folder) for e in made.entries()] == [None] * 2
+        assert [e.seq for e in lineage.read(made.folder)] == [1, 2]
+    with server.machine("b"):
+        found = Experiment(Root.open(server.root()).path / made.id)
+        assert [e.verify(found.folder) for e in found.entries()] == [None] * 2
+        assert (found.folder / layout.CHANGES).exists()
+        assert files.read_all(found.folder / layout.CHANGES).count(b"Change Type") == 2
+
+
+def test_a_large_object_is_sent_in_parts_and_counts_only_when_it_is_complete(server, monkeypatch, tmp_path):
+    for name, value in (("_WHOLE", 1 << 20), ("_PART", 5 << 20)):
+        monkeypatch.setattr(bucket, name, value)
+    source = tmp_path / "large"
+    source.write_bytes(os.urandom(12_000_000))
+    with Between(server.port) as between:
+        there = Bucket.parse(server.root(port=between.port))
+        first = there.put("run/best", source, None)
+        assert sum("partNumber" in r.query for r in between.seen) == 3
+        assert there.get("run/best", tmp_path / "copy") == first._replace(mark="")
+        assert (tmp_path / "copy").read_bytes() == source.read_bytes()
+        for before in (None, '"another"'):
+            with pytest.raises(Changed):
+                there.put("run/best", source, before)
+        assert there.info("run/best") == first
+        between.decide = lambda request: 403 if "partNumber=2" in request.query else None
+        with pytest.raises(StoreError, match=r"run/best could not be written \(12,000,000 bytes\): access is denied"):
+            there.put("run/best", source, first.etag)
+        between.decide = lambda request: None
+        second = there.put("run/best", source, first.etag)
+        assert there.info("run/best") == second != first
+    assert "Uploads" not in server.client.list_multipart_uploads(Bucket=BUCKET)  # nothing is left that costs money

@@ -66,6 +66,8 @@ def plan_experiment(
     counts = cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
     weights.shares(counts)  # raises if no image could be drawn
     parameters, notes = _network(settings, data, new_weights, trusted)
+    if writable and (caveat := root.caveat()) is not None:
+        notes = (*notes, Note(caveat))
     draws = settings.sampling.samples_per_epoch or len(members)
     return Plan(
         settings,

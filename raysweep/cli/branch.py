@@ -119,6 +119,7 @@ def _plan_json(plan: SweepPlan) -> dict[str, object]:
         "at_once": _at_once(plan),
         "bytes": plan.branches * plan.branch_bytes,
         "notes": [*plan.notes, *(n.text for n in base.notes)],
+        "reading": base.data.reading.to_json(),
         "branches": [
             {
                 "name": p.name,

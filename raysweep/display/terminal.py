@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TextIO
 
-from raysweep._text import counted, json_text, plain
+from raysweep._text import counted, hide_credentials, json_text, plain
 from raysweep.store.commands import command
 from raysweep.store.remote.copies import named, opened
 from raysweep.store.root import Root
@@ -34,7 +34,7 @@ def as_written(text: str, stream: TextIO) -> str:
 
 def say(text: str = "") -> None:
     """Print one message line on stderr."""
-    print(named(text), file=sys.stderr, flush=True)
+    print(named(hide_credentials(text)), file=sys.stderr, flush=True)
 
 
 def say_next(root: Root, *words: str) -> None:
@@ -50,7 +50,7 @@ def say_first(root: Root) -> None:
 
 def put(text: str) -> None:
     """Print one line of data on stdout."""
-    print(named(text), flush=True)
+    print(named(hide_credentials(text)), flush=True)
 
 
 def put_json_bytes(data: bytes) -> None:

@@ -57,11 +57,7 @@ def plan_experiment(
     wanted = resources.decide(settings.scaling)
     if writable:
         root.check_writable()
-    data = cache.load(
-        settings.data,
-        cache_dir(settings, root),
-        lambda done, total: progress(Decoding(done, total)),
-    )
+    data = _read(settings, root, progress)
     progress(Building())
     settings, data = _ordered(settings, data, classes)
     weights = weights or SamplingWeights.complete(settings.sampling.weights, data.classes)
@@ -71,6 +67,8 @@ def plan_experiment(
     counts = cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
     weights.shares(counts)  # raises if no image could be drawn
     parameters, notes = _network(settings, data, new_weights, trusted)
+    if writable and (caveat := root.caveat()) is not None:
+        notes = (*notes, Note(caveat))
     draws = settings.sampling.samples_per_epoch or len(members)
     return Plan(
         settings,
@@ -100,6 +98,19 @@ def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted
             f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
         )
     return sum(p.numel() for p in model.parameters()), (Note(note),) if note else ()
+
+
+def _read(settings: Settings, root: Root, progress: Progress) -> cache.Dataset:
+    """The images, decoded unless they were before; tells what is not as in their files."""
+    data = cache.load(
+        settings.data,
+        cache_dir(settings, root),
+        lambda done, total: progress(Decoding(done, total)),
+        lambda text: progress(Note(text)),
+    )
+    for line in data.reading.lines():
+        progress(Note(line))
+    return data
 
 
 def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:

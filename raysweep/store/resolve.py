@@ -143,9 +143,11 @@ def find_checkpoint(root: Root, reference: str) -> tuple[Experiment, ManifestEnt
         folder = path.resolve().parent
     experiment, name = Experiment(folder), path.name
     manifest = experiment.manifest()
-    if name == layout.BEST:
-        name = manifest.best_file or name
-    return experiment, next((e for e in manifest.entries if e.file == name), None), path
+    is_best = name == layout.BEST
+    listed = next((e for e in manifest.entries if e.file == (manifest.best_file if is_best else name)), None)
+    if listed is not None and is_best and files.sha256_file(path) != listed.sha256:
+        listed = None  # it should be a copy of that checkpoint, but somebody has put another one there
+    return experiment, listed, path
 
 
 def _old_file(experiment: Experiment, which: str) -> Path | None:

@@ -66,13 +66,14 @@ def _as_json(found: Comparison) -> dict[str, object]:
 def _show(found: Comparison, metric: str) -> None:
     """Print one row per branch, then a sentence for every difference that is larger than noise."""
     from raysweep.report.comparison import by_size
-    from raysweep.report.effects import ALL, BETTER, NOISE, WORSE
+    from raysweep.report.effects import ALL, BETTER, NOISE, UNKNOWN, WORSE
 
     columns = [(ALL, "accuracy"), (ALL, "macro_f1"), *((c, metric) for c in found.classes)]
     rows = [_cells(branch, [found.of(branch.name, target, m) for target, m in columns]) for branch in found.branches]
     head = [("branch", "l"), ("accuracy", "r"), ("macro-F1", "r"), *((c, "r") for c in labels(found.classes))]
     title = (
         f"Points against {plain(found.against)}; classes: {TITLES[metric]}. ▲ better, ▼ worse, unmarked: within noise"
+        + ("; ?: not known" if any(e.label == UNKNOWN for e in found.effects) else "")
     )
     order = [3 + found.classes.index(c) for c in by_size(found, metric)]
     table(title, [*head, ("seconds", "r"), ("images", "r")], rows, least=order[::-1])

@@ -16,7 +16,7 @@ import numpy as np
 METRICS = ("recall", "precision", "f1")
 OVERALL = ("accuracy", "macro_f1")
 BETTER, WORSE, NOISE = "better", "worse", "within noise"
-UNKNOWN = "unknown"  # the label where there are no predictions
+UNKNOWN = "unknown"  # the label where there are no predictions, or fewer than FEW images
 NO_IMAGES = "no images"  # the label of a class without validation images, of which nothing is known
 FEW = 10  # images of a class; with fewer, resampling them shows next to nothing, so there is no interval
 LEVEL = 0.05  # of the false-discovery rate; intervals cover 1 - LEVEL
@@ -429,6 +429,7 @@ def _labelled(found: list[Effect], floors: dict[tuple[str, str], float]) -> list
         noise = floors.get((effect.target, effect.metric))
         real = q <= LEVEL and effect.difference != 0 and (noise is None or abs(effect.difference) > noise)
         label = NOISE if not real else BETTER if effect.difference > 0 else WORSE
+        label = UNKNOWN if (effect.images or 0) < FEW else label
         result.append(replace(effect, q=float(q), noise=noise, label=label))
     return result
 

@@ -98,7 +98,7 @@ def _cell(axes: Any, x: int, y: int, effect: effects.Effect, colour: tuple[float
     if math.isnan(effect.difference):
         axes.text(x, y, effect.label, fontsize=6, ha="center", va="center", color="#666666")
         return
-    real = effect.label != effects.NOISE
+    real = effect.label in (effects.BETTER, effects.WORSE)
     pale = colour if real else tuple(0.25 * c + 0.75 for c in colour[:3])
     axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=pale))
     dark = real and sum(colour[:3]) < 1.35

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raysweep.report import comparison, effects
-from raysweep.report.effects import ALL, FEW, NO_IMAGES, Pair
+from raysweep.report.effects import ALL, FEW, NO_IMAGES, UNKNOWN, Pair
 from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 from tests.report.making import sweep_of
@@ -45,6 +45,7 @@ def test_nothing_is_known_of_a_class_without_images_and_macro_f1_leaves_it_out(f
 def test_two_images_give_no_interval(found):
     effect = one(found, "rare", "recall")
     assert effect.images == 2 < FEW
+    assert effect.label == UNKNOWN  # and whatever p is, two images make nothing better or worse
     assert math.isnan(effect.low)
     assert math.isnan(effect.high)
     assert not math.isnan(effect.p)

@@ -7,7 +7,7 @@ decisions (recall, precision, F1), and what was *learned*, where every network p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ SHOWN = (BETTER, WORSE, LEARNED_BETTER, LEARNED_WORSE)
 LEVEL = 0.05  # of the false-discovery rate; intervals cover 1 − LEVEL
 MARGIN = 0.02  # within which two numbers count as the same
 FEWEST = 10  # images of a class, or predictions of it, below which nothing is tested
+CHOSEN_BY = ("macro_f1", "accuracy")  # metrics by which a branch is chosen; the first names the winner
 _TESTED = ("recall", "precision", "f1", "accuracy", "macro_f1", "balanced_accuracy")  # one family; learned is another
 
 
@@ -72,8 +73,17 @@ class Free:
 
 
 @dataclass(frozen=True)
+class Gains:
+    """A metric over all classes: each branch's difference from the control, ``values`` (B,), and their ``covariance`` (B, B), which
+    the shared control makes them have; NaN if no arm has two seeds."""
+
+    values: Array
+    covariance: Array
+
+
+@dataclass(frozen=True)
 class Findings:
-    """``compared`` is the number of tests in each family (decisions, learned). ``winner`` is the branch with the best
+    """``gains``: metric of CHOSEN_BY → the differences over all classes. ``compared`` is the number of tests in each family (decisions, learned). ``winner`` is the branch with the best
     macro-F1; None for a single branch or one seed."""
 
     findings: tuple[Finding, ...]
@@ -81,6 +91,7 @@ class Findings:
     compared: tuple[int, int]
     seeds: Pooled
     winner: Winner | None
+    gains: Mapping[str, Gains]
 
 
 @dataclass(frozen=True)
@@ -103,13 +114,13 @@ def find(control: Arm, branches: Sequence[Arm], cases: Cases, margin: float = MA
         seed: of the draws that correct the winner's gain.
     """
     rows = arms.targets(cases.classes)
-    at_macro = rows.index((None, "macro_f1"))
+    whole = [rows.index((None, metric)) for metric in CHOSEN_BY]
     reference = arms.measure(control, cases)
     compared, free, differences = [], [], []
     for branch in branches:
         measured = arms.measure(branch, cases)
         apart = measured.influence - reference.influence
-        differences.append(apart[at_macro].copy())
+        differences.append(apart[whole].copy())
         of_images = np.einsum("mg,mg->m", apart, apart)
         light = MeasuredArm(measured.summary, np.zeros((0, 0)), measured.predicted, measured.inseparable)
         compared.append(_Compared(branch.name, len(branch.networks), light, of_images))
@@ -119,20 +130,23 @@ def find(control: Arm, branches: Sequence[Arm], cases: Cases, margin: float = MA
     tests = [tested(c.arm.summary, reference.summary, c.of_images, between, floor, sizes) for c in compared]
     usable = np.array([_usable(c, reference, cases, between, rows) for c in compared])
     found, sizes_of_families = _labelled(compared, reference, tests, usable, rows, margin)
-    winner = None
-    if between.degrees and len(compared) > 1:
-        winner = selection.corrected(
-            [c.name for c in compared],
-            np.array([t.difference[at_macro] for t in tests]),
-            np.stack(differences),
-            np.array([c.arm.summary.own[at_macro] for c in compared]),
-            float(reference.summary.own[at_macro]),
-            float(between.variance[at_macro]),
-            np.array([c.seeds for c in compared]),
-            reference.summary.seeds,
-            seed,
+    gains, winner = {}, None
+    for i, (metric, row) in enumerate(zip(CHOSEN_BY, whole, strict=True)):
+        gains[metric] = Gains(
+            np.array([t.difference[row] for t in tests]),
+            selection.covariance(
+                np.stack([d[i] for d in differences]),
+                np.array([c.arm.summary.own[row] for c in compared]),
+                float(reference.summary.own[row]),
+                float(between.variance[row]),
+                np.array([c.seeds for c in compared]),
+                reference.summary.seeds,
+            ),
         )
-    return Findings(tuple(found), tuple(free), sizes_of_families, between, winner)
+    if between.degrees and len(compared) > 1:
+        chosen = gains[CHOSEN_BY[0]]
+        winner = selection.corrected([c.name for c in compared], chosen.values, chosen.covariance, seed)
+    return Findings(tuple(found), tuple(free), sizes_of_families, between, winner, gains)
 
 
 def _free(name: str, branch: MeasuredArm, reference: MeasuredArm, control: Arm, cases: Cases) -> Free:

@@ -118,6 +118,7 @@ def _plan_json(plan: SweepPlan) -> dict[str, object]:
         "at_once": _at_once(plan),
         "bytes": plan.branches * plan.branch_bytes,
         "notes": list(plan.notes),
+        "reading": base.data.reading.to_json(),
         "branches": [
             {
                 "name": p.name,

@@ -111,6 +111,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
                 "shares": plan.shares,
                 "images_per_epoch": plan.quotas,
                 "validation_images": plan.data.val_images,
+                "reading": plan.data.reading.to_json(),
                 "parameters": plan.parameters,
                 "workers": plan.resources.workers,
                 "threads": plan.resources.threads,

@@ -16,6 +16,7 @@ from raysweep.data.listing import (
     class_name,
     digest,
     listing_of,
+    marks,
     ordered,
     split_of,
 )
@@ -160,8 +161,7 @@ class FolderSource:
         rows: list[Any] = []
         for split, files in self._scan().items():
             for name, path in files:
-                stat = path.stat()
-                rows.append([split, name, str(path.relative_to(self.path)), stat.st_size, stat.st_mtime_ns])
+                rows.append([split, name, str(path.relative_to(self.path)), *marks(path.stat())])
         return digest([str(self.path.resolve()), rows])
 
     def listing(self) -> Listing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -175,9 +176,16 @@ def digest(value: Any) -> str:
 
 
 def stamp(path: Path) -> list[Any]:
-    """What changes when a file is rewritten: its path, its size in bytes and its modification time in nanoseconds."""
-    stat = path.stat()
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+    """What changes when a file is rewritten or replaced: its path, and :func:`marks`."""
+    return [str(path.resolve()), *marks(path.stat())]
+
+
+def marks(found: os.stat_result) -> list[int]:
+    """What changes when a file is rewritten or replaced: its size, its times of modification and change, and its inode.
+
+    Size and modification time alone stay the same where ``mv``, ``tar`` or ``rsync -a`` replace a file.
+    """
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
 def reason(error: BaseException) -> str:

@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raysweep._text import join_names, short_repr, truncate
-from raysweep.data.listing import Listing, Row, choose, digest, label_name, listing_of, split_of, split_value, stamp
+from raysweep.data.listing import (
+    Listing,
+    Row,
+    choose,
+    digest,
+    label_name,
+    listing_of,
+    marks,
+    split_of,
+    split_value,
+    stamp,
+)
 from raysweep.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, Table, column, meanings
 from raysweep.errors import DataError
 
@@ -103,7 +114,7 @@ class ManifestSource:
                         missing.append(f"{where}: {truncate(line.image, 200)}")
                         continue
                     parts[-1].append(Row(truncate(line.image, 200), label, file))
-                    stamps.append([part is train, str(file), label, found.st_size, found.st_mtime_ns])
+                    stamps.append([part is train, str(file), label, *marks(found)])
             if missing:
                 some = "; ".join(missing[:MAX_REPORTED]) + " …" * (len(missing) > MAX_REPORTED)
                 raise DataError(

@@ -56,11 +56,7 @@ def plan_experiment(
     wanted = resources.decide(settings.scaling)
     if writable:
         root.check_writable()
-    data = cache.load(
-        settings.data,
-        cache_dir(settings, root),
-        lambda done, total: progress(Decoding(done, total)),
-    )
+    data = _read(settings, root, progress)
     progress(Building())
     settings, data = _ordered(settings, data, classes)
     weights = weights or SamplingWeights.complete(settings.sampling.weights, data.classes)
@@ -99,6 +95,19 @@ def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted
             f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
         )
     return sum(p.numel() for p in model.parameters()), (Note(note),) if note else ()
+
+
+def _read(settings: Settings, root: Root, progress: Progress) -> cache.Dataset:
+    """The images, decoded unless they were before; tells what is not as in their files."""
+    data = cache.load(
+        settings.data,
+        cache_dir(settings, root),
+        lambda done, total: progress(Decoding(done, total)),
+        lambda text: progress(Note(text)),
+    )
+    for line in data.reading.lines():
+        progress(Note(line))
+    return data
 
 
 def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import textwrap
 from collections.abc import Callable
@@ -17,22 +18,23 @@ from raysweep.store import files, layout
 from raysweep.store.experiment import Experiment
 
 # Okabe & Ito's colours, distinguishable with every kind of colour vision (https://jfly.uni-koeln.de/color/)
+_SOURCE, _PIXELS = "raysweep-source", "raysweep-pixels"  # texts in a picture
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
 def write_all(experiment: Experiment) -> None:
     """Write every derived file of an experiment that has at least one finished epoch."""
     found = read(experiment)
-    write_report(experiment, found)
+    files.write_atomic(experiment.folder / layout.REPORT, report(found, experiment.id))
     files.write_atomic(experiment.folder / layout.CONFUSION, confusion_png(found, experiment.id))
     files.write_atomic(experiment.folder / layout.HISTORY_PNG, history_png(experiment))
 
 
-def write_report(experiment: Experiment, found: Predictions) -> None:
-    """scikit-learn's table of the best epoch, as the old system wrote it, with the epoch's number below it."""
+def report(found: Predictions, experiment_id: str) -> bytes:
+    """scikit-learn's table of an epoch, as the old system wrote it, with the epoch's number below it."""
     text = classification_report(found.matrix, found.classes)
-    text += f"\nEpoch {found.epoch} of {experiment.id}, {counted(len(found.labels), 'validation image')}.\n"
-    files.write_atomic(experiment.folder / layout.REPORT, text.encode())
+    text += f"\nEpoch {found.epoch} of {experiment_id}, {counted(len(found.labels), 'validation image')}.\n"
+    return text.encode()
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -45,14 +47,48 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
-def png(figure: Any) -> bytes:
-    """The figure as PNG. It is drawn once, while ``savefig`` would draw everything twice."""
+def png(figure: Any, source: str = "") -> bytes:
+    """The figure as PNG. It is drawn once, while ``savefig`` would draw everything twice.
+
+    Args:
+        source: the hash of what it shows; see :func:`drawn_from`.
+    """
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     figure.canvas.draw()
+    image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    facts = PngInfo()
+    if source:
+        facts.add_text(_SOURCE, source)
+        facts.add_text(_PIXELS, _hash_of(image))
     out = io.BytesIO()
-    Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB").save(out, "png", compress_level=3)
+    image.save(out, "png", compress_level=3, pnginfo=facts)
     return out.getvalue()
+
+
+def drawn_from(picture: bytes) -> tuple[str, str | None]:
+    """(hash of the pixels, the hash of what the picture shows), as far as they are its own. Another version of matplotlib draws
+    other pixels, so a picture cannot be checked by drawing it again; it says itself what it was drawn from.
+
+    Returns:
+        The second is None in a picture that does not say it, and empty if its pixels were changed since.
+
+    Raises:
+        OSError, ValueError: it is no picture.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture), formats=["PNG"]) as image:
+        pixels = _hash_of(image.convert("RGB"))
+        told = {key: str(value) for key, value in image.info.items() if key in (_SOURCE, _PIXELS)}
+    if _SOURCE not in told:
+        return pixels, None
+    return pixels, told[_SOURCE] if told.get(_PIXELS) == pixels else ""
+
+
+def _hash_of(image: Any) -> str:
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
 
 
 def accuracy_colours(low: float, high: float) -> Callable[[float], Any]:
@@ -109,7 +145,7 @@ def confusion_png(found: Predictions, title: str) -> bytes:
     )
     bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda v, _: f"{v:.0%}")
     bar.set_label("share of the true class")
-    return png(figure)
+    return png(figure, found.sha256)
 
 
 def _write_cells(axes: Any, matrix: np.ndarray, shares: np.ndarray, size: int) -> None:
@@ -143,7 +179,12 @@ def history_png(experiment: Experiment) -> bytes:
     if classes:
         recall.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + len(classes) // 16)
     figure.suptitle(safe_label(experiment.id, 90), fontsize=12)
-    return png(figure)
+    return png(figure, history_source(experiment))
+
+
+def history_source(experiment: Experiment) -> str:
+    """The hash of what :func:`history_png` shows."""
+    return files.sha256_file(experiment.folder / layout.HISTORY_CSV)
 
 
 def _curve(axes: Any, history: History, column: str, label: str, colour: str, dashes: str = "-") -> None:

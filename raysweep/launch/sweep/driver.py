@@ -6,6 +6,7 @@ state: a sweep can be continued from ``sweep.json`` and the folders alone.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from raysweep.launch.workers import transport
 from raysweep.plan import capacity
 from raysweep.plan.types import SweepPlan
 from raysweep.store import experiment as experiments
-from raysweep.store import files, layout, lineage, trust
+from raysweep.store import files, layout, lineage, retention, trust
 from raysweep.store import sweep as sweeps
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
@@ -67,16 +68,16 @@ def run(plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
 
 def _start(plan: SweepPlan, count: int, progress: Progress) -> SweepResult:
     now = datetime.now()
-    sweep = sweeps.create(plan.root, plan.name, now)
-    problem = trust.remember_made(sweep.id, plan.base.settings.model_dump(mode="json"))
-    if problem:
-        progress(Note(problem))
-    lock = WriterLock.acquire(sweep.folder)
-    try:
-        sweep.write_record(_record(plan, sweep.id, now))
+    with contextlib.ExitStack() as held:
+        with retention.claimed(plan.parent.path):
+            sweep = sweeps.create(plan.root, plan.name, now)
+            problem = trust.remember_made(sweep.id, plan.base.settings.model_dump(mode="json"))
+            if problem:
+                progress(Note(problem))
+            lock = WriterLock.acquire(sweep.folder)
+            held.callback(lock.release)
+            sweep.write_record(_record(plan, sweep.id, now))
         return train_branches(sweep, plan, plan.points, count, progress, steal=False)
-    finally:
-        lock.release()
 
 
 def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:

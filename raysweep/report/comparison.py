@@ -261,9 +261,7 @@ def of_child(root: Root, child: Experiment) -> Comparison:
         return _by_record(before, [child], f"its parent {before.id}", [why])
     parent, against = _parent(root, config.parent)
     change = ratio.from_parent(child, parent.experiment)
-    return _compared(
-        child.id, (against, "the parent"), [parent], {child.id: [_last(child)]}, {child.id: change}, [why]
-    )
+    return _compared(child.id, (against, "the parent"), [parent], {child.id: [_last(child)]}, {child.id: change}, [why])
 
 
 def _without_control(branch: Experiment, sweep: str) -> str:

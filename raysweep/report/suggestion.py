@@ -109,9 +109,7 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
     seeds = sorted({b.seed for b in record.branches if b.seed is not None})
     if not any(c.weights and c.sure for c in choices):
         choices, seeds = _again(choices, levels, name), _more_seeds(seeds)
-        notes.append(
-            f"No ratio is shown to change the {name}. With more seeds, smaller differences can be shown."
-        )
+        notes.append(f"No ratio is shown to change the {name}. With more seeds, smaller differences can be shown.")
     elif len(seeds) < 2:
         seeds = _more_seeds(seeds)
         notes.append("The sweep had one seed. Three seeds measure how much a difference depends on the seed.")

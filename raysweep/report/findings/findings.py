@@ -15,7 +15,7 @@ import numpy as np
 from raysweep.report.findings import arms, selection
 from raysweep.report.findings.arms import LEARNED, Arm, Cases, MeasuredArm
 from raysweep.report.findings.selection import Winner
-from raysweep.report.findings.variance import Pooled, Tested, pooled, tested
+from raysweep.report.findings.variance import ArmSummary, Pooled, Tested, pooled, tested
 
 Array = np.ndarray
 
@@ -99,9 +99,14 @@ class _Compared:
     """A branch that was tested against the control, without what is needed only while testing."""
 
     name: str
-    seeds: int
-    arm: MeasuredArm
+    summary: ArmSummary
+    predicted: Array
+    inseparable: Array
     of_images: Array  # V_img, (M,)
+
+    @property
+    def seeds(self) -> int:
+        return self.summary.seeds
 
 
 def find(control: Arm, branches: Sequence[Arm], cases: Cases, margin: float = MARGIN, seed: int = 0) -> Findings:
@@ -114,29 +119,30 @@ def find(control: Arm, branches: Sequence[Arm], cases: Cases, margin: float = MA
         seed: of the draws that correct the winner's gain.
     """
     rows = arms.targets(cases.classes)
-    whole = [rows.index((None, metric)) for metric in CHOSEN_BY]
+    whole = [arms.OVERALL.index(metric) for metric in CHOSEN_BY]
     reference = arms.measure(control, cases)
     compared, free, differences = [], [], []
     for branch in branches:
         measured = arms.measure(branch, cases)
-        apart = measured.influence - reference.influence
-        differences.append(apart[whole].copy())
-        of_images = np.einsum("mg,mg->m", apart, apart)
-        light = MeasuredArm(measured.summary, np.zeros((0, 0)), measured.predicted, measured.inseparable)
-        compared.append(_Compared(branch.name, len(branch.networks), light, of_images))
+        apart = measured.influence + reference.influence.times(-1)
+        differences.append(apart.overall[whole])
+        compared.append(
+            _Compared(branch.name, measured.summary, measured.predicted, measured.inseparable, apart.squares())
+        )
         free.append(_free(branch.name, measured, reference, control, cases))
-    between = pooled([reference.summary, *(c.arm.summary for c in compared)])
+    between = pooled([reference.summary, *(c.summary for c in compared)])
     floor, sizes = arms.floors(cases), arms.sizes(cases)
-    tests = [tested(c.arm.summary, reference.summary, c.of_images, between, floor, sizes) for c in compared]
+    tests = [tested(c.summary, reference.summary, c.of_images, between, floor, sizes) for c in compared]
     usable = np.array([_usable(c, reference, cases, between, rows) for c in compared])
     found, sizes_of_families = _labelled(compared, reference, tests, usable, rows, margin)
     gains, winner = {}, None
-    for i, (metric, row) in enumerate(zip(CHOSEN_BY, whole, strict=True)):
+    for i, metric in enumerate(CHOSEN_BY):
+        row = rows.index((None, metric))
         gains[metric] = Gains(
             np.array([t.difference[row] for t in tests]),
             selection.covariance(
                 np.stack([d[i] for d in differences]),
-                np.array([c.arm.summary.own[row] for c in compared]),
+                np.array([c.summary.own[row] for c in compared]),
                 float(reference.summary.own[row]),
                 float(between.variance[row]),
                 np.array([c.seeds for c in compared]),
@@ -163,8 +169,8 @@ def _usable(
     branch: _Compared, control: MeasuredArm, cases: Cases, between: Pooled, rows: Sequence[tuple[int | None, str]]
 ) -> list[str]:
     """For every row why it is not tested, or "" where it is."""
-    predicted = np.minimum(branch.arm.predicted.mean(0), control.predicted.mean(0))
-    apart = branch.arm.inseparable | control.inseparable
+    predicted = np.minimum(branch.predicted.mean(0), control.predicted.mean(0))
+    apart = branch.inseparable | control.inseparable
     result = []
     for c, metric in rows:
         if metric not in (*_TESTED, LEARNED):
@@ -202,7 +208,7 @@ def _labelled(
             family = families[int(learned[m])]
             reason = str(usable[i, m])
             known = reason in ("", DESCRIBED_ONLY) and branch.seeds > 1
-            value, before, difference = branch.arm.summary.mean[m], reference.summary.mean[m], test.difference[m]
+            value, before, difference = branch.summary.mean[m], reference.summary.mean[m], test.difference[m]
             label = reason or _label(metric, float(difference), bool(family.labelled[i, m]), bool(same[m]))
             found.append(
                 Finding(

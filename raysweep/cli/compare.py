@@ -1,4 +1,4 @@
-"""``raysweep compare``: which branch helped which class, and is it more than noise?"""
+"""``raysweep compare``: which class a ratio taught, which it only shifted, and what is not shown."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def compare(
         metavar="SWEEP|EXPERIMENT...",
         help="A sweep, an experiment (compared with its parent), or several (compared with the first).",
     ),
-    metric: str = typer.Option("f1", "--metric", help="The metric shown per class: f1, recall, precision, learned, ap or auroc."),
+    metric: str = typer.Option(
+        "f1", "--metric", help="The metric shown per class: f1, recall, precision, learned, ap or auroc."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print everything as one JSON object."),
     root: RootOption = "experiments",
 ) -> None:
@@ -79,9 +81,7 @@ def _show(found: Comparison, metric: str) -> None:
     columns = [(ALL, "accuracy"), (ALL, "macro_f1"), *((c, metric) for c in found.classes)]
     rows = [_cells(branch, [found.of(branch.name, target, m) for target, m in columns]) for branch in found.branches]
     head = [("branch", "l"), ("accuracy", "r"), ("macro-F1", "r"), *((c, "r") for c in labels(found.classes))]
-    title = (
-        f"Points against {plain(found.against)}; classes: {TITLES[metric]}. ▲ better, ▼ worse, unmarked: not shown"
-    )
+    title = f"Points against {plain(found.against)}; classes: {TITLES[metric]}. ▲ better, ▼ worse, unmarked: not shown"
     order = [3 + found.classes.index(c) for c in by_size(found, metric)]
     table(title, [*head, ("seconds", "r"), ("images", "r")], rows, least=order[::-1], what="class", plural="classes")
     lines, more = verdict.sentences(found, MOST_SENTENCES)

@@ -74,7 +74,7 @@ class Audit:
 
 def hashes(images: Images) -> list[bytes]:
     """128 bits of BLAKE2 over the decoded pixels of each image."""
-    return [hashlib.blake2b(np.ascontiguousarray(row), digest_size=16).digest() for row in images.pixels]
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in images.pixels]
 
 
 def exact(data: Dataset) -> Audit:
@@ -86,7 +86,7 @@ def exact(data: Dataset) -> Audit:
     leaks = np.array([key in groups for key in val], dtype=bool)
     labels = data.train.labels
     other = np.zeros(len(val), dtype=bool)
-    for i in np.flatnonzero(leaks):
+    for i in np.flatnonzero(leaks).tolist():
         other[i] = all(labels[j] != data.val.labels[i] for j in groups[val[i]])
     leaked = {}
     for c, name in enumerate(data.classes):
@@ -126,7 +126,9 @@ def near(data: Dataset, progress: Callable[[int, int], None] = lambda done, tota
             distance = int(values[one] ^ values[other]).bit_count()
             if distance <= NEAR:
                 found[one, other] = Near(places[one], places[other], distance)
-    return tuple(sorted(found.values(), key=lambda n: (n.distance, n.one.split, n.one.index, n.other.split, n.other.index)))
+    return tuple(
+        sorted(found.values(), key=lambda n: (n.distance, n.one.split, n.one.index, n.other.split, n.other.index))
+    )
 
 
 def _difference_hashes(images: Images) -> Iterator[int]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import typer
 
 from raysweep._paths import user_path
-from raysweep._text import plain
+from raysweep._text import plain, truncate
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Checkpoint, Classes, RootOption, TrustOption
 from raysweep.display.terminal import percent, put_json, split_classes, table
 from raysweep.store.root import Root
+
+MAX_NAMED = 20  # files that cannot be used, in the error
 
 
 def register(app: typer.Typer) -> None:
@@ -26,11 +31,11 @@ def predict(
     trust: TrustOption = False,
     root: RootOption = "experiments",
 ) -> None:
-    """Predict the classes of image files."""
+    """Predict the classes of image files. Where some cannot be used, the others are answered, and the exit code is 1."""
     import os
 
     from raysweep.config import load as load_config
-    from raysweep.errors import InputError
+    from raysweep.errors import InputError, RaysweepError
 
     files = [i for i in images if "=" not in i or os.path.exists(i)]
     over = load_config.parse_overrides([i for i in images if i not in files])
@@ -39,32 +44,38 @@ def predict(
     from raysweep.tools import predict as networks
 
     found = networks.load(Root.open(root), checkpoint, over, split_classes(classes), consent(trust))
-    paths = [user_path(f) for f in files]
-    rows = []
-    for start in range(0, len(paths), 64):
-        some = paths[start : start + 64]
-        rows += list(zip(some, found.probabilities(networks.read_images(found, some)).tolist(), strict=True))
+    rows = list(networks.predictions(found, [user_path(f) for f in files]))
     if as_json:
-        put_json(
-            [
-                {
-                    "image": str(path),
-                    "class": found.classes[max(range(len(p)), key=p.__getitem__)],
-                    "probabilities": dict(zip(found.classes, p, strict=True)),
-                }
-                for path, p in rows
-            ]
+        put_json([_as_json(found.classes, path, said) for path, said in rows])
+    else:
+        lines = [_cells(found.classes, path, said) for path, said in rows if not isinstance(said, str)]
+        if lines:
+            table(None, [("image", "l"), ("class", "l"), ("probability", "r"), ("next", "l")], lines)
+    bad = [f"{truncate(path)} ({said})" for path, said in rows if isinstance(said, str)]
+    if bad:
+        more = f"; and {len(bad) - MAX_NAMED} more, all of which --json names" if len(bad) > MAX_NAMED else ""
+        raise RaysweepError(
+            f"{len(bad)} of {len(rows)} files cannot be used: {'; '.join(bad[:MAX_NAMED])}{more}. Give image files such as "
+            ".jpg or .png."
         )
-        return
-    lines = []
-    for path, p in rows:
-        first, second = sorted(range(len(p)), key=lambda i: -p[i])[:2]
-        lines.append(
-            [
-                plain(path),
-                plain(found.classes[first]),
-                percent(p[first]),
-                plain(f"{found.classes[second]} {percent(p[second])}"),
-            ]
-        )
-    table(None, [("image", "l"), ("class", "l"), ("probability", "r"), ("next", "l")], lines)
+
+
+def _as_json(classes: Sequence[str], path: Path, said: list[float] | str) -> dict[str, object]:
+    if isinstance(said, str):
+        return {"image": str(path), "error": said}
+    first = max(range(len(said)), key=said.__getitem__)
+    return {
+        "image": str(path),
+        "class": classes[first],
+        "probabilities": dict(zip(classes, said, strict=True)),
+    }
+
+
+def _cells(classes: Sequence[str], path: Path, said: list[float]) -> list[str]:
+    first, second = sorted(range(len(said)), key=lambda i: -said[i])[:2]
+    return [
+        plain(path),
+        plain(classes[first]),
+        percent(said[first]),
+        plain(f"{classes[second]} {percent(said[second])}"),
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,8 +48,8 @@ def verify(
     trust: TrustOption = False,
     root: RootOption = "experiments",
 ) -> None:
-    """Check that checkpoints are intact. Checks hash, content, class order, random generators and position; exits with code 1
-    if any check fails."""
+    """Check that checkpoints are intact: hash, content, class order, random generators and position. Of whole experiments also
+    the files beside them: the best checkpoint, predictions, history, report and pictures. Exits with code 1 if any check fails."""
 
     folder = Root.open(root)
     rows: list[Row] = []
@@ -74,16 +74,17 @@ def _print(row: Row) -> None:
         put(f"ok     {where}: {plain(row.text)}")
 
 
-def _checked(
-    root: Root, experiment: Experiment, entries: Sequence[ManifestEntry], replay: Trust | None
-) -> Iterator[Row]:
-    """The faults of the experiment's manifest and log, if any, then a row for each checkpoint.
+def _checked(root: Root, experiment: Experiment, one: ManifestEntry | None, replay: Trust | None) -> Iterator[Row]:
+    """The faults of the experiment's manifest and log, if any, then a row for each checkpoint, then what is wrong with the
+    other files.
 
     Args:
+        one: the only checkpoint to check, and nothing else.
         replay: train again, if what the checkpoints name may run; None: do not train.
     """
     from raysweep.errors import RaysweepError, UntrustedError
     from raysweep.store import lineage, verify
+    from raysweep.tools import derived
     from raysweep.tools import replay as replaying
 
     manifest = experiment.manifest()
@@ -94,16 +95,23 @@ def _checked(
     except RaysweepError as error:
         yield Row(experiment.id, None, [str(error)], "")
     ends = {e.epoch: e for e in manifest.ends}
-    for entry in entries:
+    intact = []
+    for entry in [one] if one is not None else manifest.entries:
         faults = verify.problems(experiment, entry)
         after = ends.get(entry.epoch if entry.batch is not None else entry.epoch + 1)
         text = "intact"
+        if not faults:
+            intact.append(entry)
         if replay is not None and not faults and after is not None:
             try:
                 faults, text = _replayed(replaying.replay(root, experiment, entry, after, trust=replay), after.epoch)
             except UntrustedError as error:  # the other experiments are checked
                 faults = [f"intact, but not trained again: {error}"]
         yield Row(experiment.id, entry.file, faults, text)
+    if one is None:
+        found = derived.check(experiment, intact)
+        if found.faults or found.told:
+            yield Row(experiment.id, None, found.faults, "; ".join(found.told))
 
 
 def _replayed(found: Replay, epoch: int) -> tuple[list[str], str]:
@@ -130,8 +138,8 @@ def _is_old(experiment: Experiment) -> bool:
         return False
 
 
-def _chosen(root: Root, references: list[str]) -> list[tuple[Experiment, list[ManifestEntry]]]:
-    """The experiments to check, each with its checkpoints.
+def _chosen(root: Root, references: list[str]) -> list[tuple[Experiment, ManifestEntry | None]]:
+    """The experiments to check; of some only one checkpoint.
 
     Raises:
         NotFoundError: a reference means nothing, or a checkpoint whose hash is not recorded.
@@ -140,17 +148,16 @@ def _chosen(root: Root, references: list[str]) -> list[tuple[Experiment, list[Ma
     from raysweep.store import catalog, resolve
 
     if not references:
-        return [(e, e.entries()) for e in catalog.experiments(root) if not _is_old(e)]
-    found = []
+        return [(e, None) for e in catalog.experiments(root) if not _is_old(e)]
+    found: list[tuple[Experiment, ManifestEntry | None]] = []
     for reference in references:
         if resolve.split_reference(reference) is None and not reference.endswith(".pt"):
-            experiment = resolve.find_experiment(root, reference)
-            found.append((experiment, experiment.entries()))
+            found.append((resolve.find_experiment(root, reference), None))
             continue
         experiment, entry, path = resolve.find_checkpoint(root, reference)
         if entry is None:
             raise NotFoundError(
                 f"{path} is not in a manifest, so there is no recorded hash to compare with. Is it a copy?"
             )
-        found.append((experiment, [entry]))
+        found.append((experiment, entry))
     return found

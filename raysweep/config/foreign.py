@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raysweep._text import Nested, dotted, short_repr, truncate
+from raysweep._text import Nested, dotted, short_repr, truncate, without_credentials
 
 _CODE = "python:"
 _WORD = re.compile(r"\w{1,40}", re.ASCII)  # neither a path nor an address
@@ -77,7 +78,7 @@ def places(settings: Mapping[str, Any]) -> list[Ask]:
         "trackers.wandb.entity": "send its results to the W&B team",
         "data.cache_dir": "keep decoded images in",
     }
-    flat = dict(_leaves(settings))
+    flat = {k: without_credentials(v) if isinstance(v, str) else v for k, v in _leaves(settings)}
     return [
         Ask(key, flat[key], f"{what} {truncate(flat[key], 200)} ({key})")
         for key, what in told.items()
@@ -139,7 +140,7 @@ def _model(section: Any) -> list[Ask]:
 
 
 def _typed(key: str, value: Any) -> str:
-    return f"model.options.{key}={value if isinstance(value, str) else json.dumps(value, default=str)}"
+    return shlex.quote(f"model.options.{key}={json.dumps(value, default=str)}")
 
 
 def _leaves(value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

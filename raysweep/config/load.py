@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -57,10 +59,99 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Nested:
 
 
 def parse_overrides(overrides: Sequence[str]) -> Nested:
-    """``["training.learning_rate=1e-4"]`` as a nested mapping (OmegaConf's dotlist).
+    """``["training.learning_rate=1e-4"]`` as a nested mapping.
+
+    An option that is a text gets what was typed, whatever YAML would make of it (``null``, ``1e3``, ``a: b``, ``fer #2``); in
+    quotes it is what they enclose, and with nothing after the equals sign an option that may be missing is. Other values are
+    read as in a file.
 
     Raises:
         ConfigError: an item is not of the form key=value, or its value cannot be read.
+    """
+    result: Nested = {}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(
+                f"The override {short_repr(item)} is not of the form key=value, such as training.epochs=10."
+            )
+        kind = _annotation_of(key.strip())
+        given: Any
+        if is_text(kind):
+            given = _typed(value, kind)
+        elif _holds_texts(kind):
+            given = _read(item, value.strip(), texts=True)
+        else:
+            result = merge(result, _from_yaml(item, value))
+            continue
+        for part in reversed(key.strip().split(".")):
+            given = {part: given}
+        result = merge(result, given)
+    return result
+
+
+def assignment(key: str, value: Any) -> str:
+    """``key=value`` that :func:`parse_overrides` reads back, whatever the value is."""
+    if value is None and is_text(_annotation_of(key)):
+        return f"{key}="
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+
+
+def is_text(annotation: Any) -> bool:
+    """Whether an option is a text, or one of several words."""
+    found = _unwrap(annotation)
+    return found is str or (get_origin(found) is Literal and all(isinstance(word, str) for word in get_args(found)))
+
+
+def _holds_texts(annotation: Any) -> bool:
+    """Whether an option is a list of texts, or a mapping to texts."""
+    found = _unwrap(annotation)
+    return get_origin(found) in (list, tuple, dict) and all(is_text(a) for a in get_args(found) if a is not Ellipsis)
+
+
+def _annotation_of(key: str) -> Any:
+    """The type of the option with this dotted key; None if there is none."""
+    found: Any = Settings
+    for part in key.split("."):
+        found = _inside(_unwrap(found), part)
+    return found
+
+
+def _typed(value: str, annotation: Any) -> str | None:
+    if not value.strip() and type(None) in get_args(annotation):
+        return None
+    if len(value) > 1 and value.strip()[:1] in ("'", '"') and value.strip()[-1:] == value.strip()[0]:
+        import yaml
+
+        with contextlib.suppress(yaml.YAMLError):
+            node = yaml.compose(value.strip(), Loader=yaml.SafeLoader)
+            if isinstance(node, yaml.ScalarNode) and node.end_mark.index == len(value.strip()):
+                return str(node.value)
+    return value
+
+
+def _read(item: str, value: str, texts: bool) -> Any:
+    """A value as YAML; with ``texts``, numbers and other words in it stay as they were typed."""
+    import yaml
+
+    try:
+        node = yaml.compose(value, Loader=yaml.BaseLoader)
+        if node is not None and node.end_mark.index < len(value) and "#" in value[node.end_mark.index :]:
+            if isinstance(node, yaml.ScalarNode) and node.style is None:
+                return value
+            raise ValueError("what follows the # would be left out; put it in quotes")
+        if not texts:
+            return None
+        return None if value in ("", "null", "~") else yaml.load(value, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _unreadable(item, error) from None
+
+
+def _from_yaml(item: str, value: str) -> Nested:
+    """An override of an option that is no text, read by OmegaConf.
+
+    Raises:
+        ConfigError: the value cannot be read.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -68,24 +159,24 @@ def parse_overrides(overrides: Sequence[str]) -> Nested:
 
     from raysweep.config.yaml import AMBIGUOUS
 
-    for item in overrides:
-        key, equals, value = item.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(
-                f"The override {short_repr(item)} is not of the form key=value, such as training.epochs=10."
-            )
-        if AMBIGUOUS.match(value.strip()):
-            raise ConfigError(
-                f"The override {short_repr(item)} is one number in YAML 1.1 and something else in YAML 1.2. Write a plain decimal "
-                "number, or quote it as text."
-            )
+    if AMBIGUOUS.match(value.strip()):
+        raise ConfigError(
+            f"The override {short_repr(item)} is one number in YAML 1.1 and something else in YAML 1.2. Write a plain decimal "
+            "number, or quote it as text."
+        )
+    if "#" in value and (whole := _read(item, value.strip(), texts=False)) is not None:
+        item = f"{item.partition('=')[0]}={json.dumps(whole)}"
     try:
-        nested = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
+        nested = OmegaConf.to_container(OmegaConf.from_dotlist([item]), resolve=False)
     except (OmegaConfBaseException, YAMLError, ValueError, AttributeError, RecursionError) as error:
-        reason = truncate(" ".join(str(error).split()), 200)
-        raise ConfigError(f"The overrides {truncate(' '.join(overrides), 200)!r} cannot be read: {reason}.") from None
+        raise _unreadable(item, error) from None
     assert isinstance(nested, dict)
     return {str(k): v for k, v in nested.items()}
+
+
+def _unreadable(item: str, error: Exception) -> ConfigError:
+    reason = truncate(" ".join(str(error).split()), 200)
+    return ConfigError(f"The overrides {truncate(item, 200)!r} cannot be read: {reason}.")
 
 
 def parse_workers(text: str | None) -> int | list[int] | None:

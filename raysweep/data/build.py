@@ -5,21 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from raysweep._text import join_names
 from raysweep.config.settings import DataSection
-from raysweep.data import decode
+from raysweep.data import arrays, decode, integrity, pillow
 from raysweep.data.listing import Item, Listing
+from raysweep.data.pillow import Decoded
+from raysweep.data.reading import UNDECODED, Cropped, LeftOut, Reading
 from raysweep.data.sampling import permutation
 from raysweep.errors import DataError
 
 META = "meta.json"
+RAW = "raw.npy"  # while a cache is made
 MAX_REPORTED = 10  # undecodable images that an error names
 _REPORT_EVERY = 100  # images between two calls of ``progress``
 _COPIED_AT_ONCE = 4096  # images, so that memory stays bounded
@@ -28,13 +32,40 @@ _SUMMED_AT_ONCE = 1024
 Progress = Callable[[int, int], None]
 
 
+@dataclass
+class _Seen:
+    """What decoding has met, image by image."""
+
+    bad: dict[int, str] = field(default_factory=dict)  # position of an image that cannot be decoded → why
+    cut: dict[int, float] = field(default_factory=dict)  # position of a cropped image → per cent of its area
+    transparent: int = 0
+    modes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, i: int, found: Decoded) -> None:
+        if found.cut_percent:
+            self.cut[i] = found.cut_percent
+        self.transparent += found.transparent
+        if found.mode is not None:
+            self.modes[found.mode] += 1
+
+    def reading(self, listing: Listing, items: list[Item], validation: Mapping[str, int]) -> Reading:
+        cropped = None
+        if self.cut:
+            most = max(self.cut, key=self.cut.__getitem__)
+            mean = sum(self.cut.values()) / len(self.cut)
+            cropped = Cropped(len(self.cut), mean, self.cut[most], items[most].name)
+        bad = {UNDECODED: LeftOut.of(items[i].name for i in self.bad)} if self.bad else {}
+        modes = dict(sorted(self.modes.items()))
+        return Reading({**listing.left_out, **bad}, cropped, self.transparent, modes, validation, listing.notes)
+
+
 @dataclass(frozen=True)
 class _Decoded:
     """All images of a source, in the source's order; the entries of an image that cannot be decoded are zero."""
 
-    pixels: np.ndarray  # uint8 (n, side, side, channels), memory-mapped
+    pixels: arrays.ImageFile  # (n, side, side, channels)
     digests: np.ndarray  # S32 (n,): a hash of each image's pixels
-    bad: dict[int, str]  # position of an image that cannot be decoded → why
+    seen: _Seen
 
 
 def build(folder: Path, data: DataSection, listing: Listing, progress: Progress | None) -> None:
@@ -44,8 +75,8 @@ def build(folder: Path, data: DataSection, listing: Listing, progress: Progress 
         progress: called with (images decoded, images in all).
 
     Raises:
-        DataError: no images, fewer than two classes, undecodable images, images of several sizes, or a class or a split
-            without images.
+        DataError: no images, fewer than two classes, undecodable images, images of several sizes, a class or a split
+            without images, or too little space.
         OSError: the folder cannot be written.
     """
     items = listing.train + (listing.val or [])
@@ -56,10 +87,20 @@ def build(folder: Path, data: DataSection, listing: Listing, progress: Progress 
             f"{data.path or data.source} has a single class ({listing.classes[0]!r}), but a classifier needs at least two. "
             "Add images of another class, or correct data.path."
         )
-    raw = folder / "raw.npy"
-    decoded = _decode_all(raw, items, data, progress)
-    if decoded.bad and data.on_bad_image == "error":
-        raise _undecodable(items, decoded.bad, data)
+    # PIL decodes outside the GIL
+    with pillow.quiet(), ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 2) + 2)) as pool:
+        form = _form(items, data, pool)
+        shape = (len(items), form[0], *form)
+        with arrays.space(folder, 2 * int(np.prod(shape))):  # all images in the source's order, and in the splits
+            _write(folder, data, listing, _decode_all(folder / RAW, items, shape, pool, progress))
+
+
+def _write(folder: Path, data: DataSection, listing: Listing, decoded: _Decoded) -> None:
+    """Write both splits and the record of them."""
+    items = listing.train + (listing.val or [])
+    seen = decoded.seen
+    if seen.bad and data.on_bad_image == "error":
+        raise _undecodable(items, seen.bad, data)
     labels = np.array([item.label for item in items], dtype=np.int64)
     parts = _parts(decoded, labels, listing, data)
     identity = hashlib.sha256(json.dumps(listing.classes).encode())
@@ -67,36 +108,44 @@ def build(folder: Path, data: DataSection, listing: Listing, progress: Progress 
         _write_split(folder, split, index, decoded, labels, items)
         identity.update(labels[index].tobytes())
         identity.update(decoded.digests[index].tobytes())
-    raw.unlink()
-    mean, std = moments(np.load(folder / "train_images.npy", mmap_mode="r"))
+    (folder / RAW).unlink()
+    mean, std = moments(arrays.ImageFile(folder / "train_images.npy").mapped)
+    in_val = np.bincount(labels[parts["val"]], minlength=len(listing.classes))
     meta = {
         "classes": list(listing.classes),
         "shapes": {split: [len(index), *decoded.pixels.shape[1:]] for split, index in parts.items()},
         "mean": mean,
         "std": std,
         "sha256": identity.hexdigest(),
-        "skipped": [{"image": items[i].name, "reason": why} for i, why in decoded.bad.items()],
+        "skipped": [{"image": items[i].name, "reason": why} for i, why in seen.bad.items()],
+        "reading": seen.reading(
+            listing, items, {c: int(n) for c, n in zip(listing.classes, in_val, strict=True)}
+        ).to_json(),
+        "hashes": {file.name: integrity.hashes(file) for file in sorted(folder.iterdir())},
     }
-    (folder / META).write_text(json.dumps(meta), encoding="utf-8")
+    integrity.write_signed(folder / META, meta)
 
 
-def _decode_all(file: Path, items: list[Item], data: DataSection, progress: Progress | None) -> _Decoded:
-    """Decode every image into one array, which is mapped from ``file``."""
-    with ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 2) + 2)) as pool:  # PIL decodes outside the GIL
-        size, channels = _form(items, data, pool)
-        shape = (len(items), size, size, channels)
-        pixels = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
-        digests = np.zeros(len(items), dtype="S32")
-        bad: dict[int, str] = {}
-        for i, result in enumerate(pool.map(lambda item: decode.decode(item, size, channels), items)):
+def _decode_all(
+    file: Path, items: list[Item], shape: tuple[int, ...], pool: ThreadPoolExecutor, progress: Progress | None
+) -> _Decoded:
+    """Decode every image into one array, which lies in ``file``."""
+    digests = np.zeros(len(items), dtype="S32")
+    seen = _Seen()
+    nothing = bytes(int(np.prod(shape[1:])))
+    with arrays.create(file, shape) as out:
+        for i, result in enumerate(pool.map(lambda item: decode.decode(item, shape[1], shape[3]), items)):
             if isinstance(result, str):
-                bad[i] = result
+                seen.bad[i] = result
+                out.write(nothing)
             else:
-                pixels[i] = result
-                digests[i] = hashlib.blake2b(result.tobytes(), digest_size=16).hexdigest().encode()
+                pixels = result.pixels.tobytes()
+                out.write(pixels)
+                digests[i] = hashlib.blake2b(pixels, digest_size=16).hexdigest().encode()
+                seen.add(i, result)
             if progress is not None and ((i + 1) % _REPORT_EVERY == 0 or i + 1 == len(items)):
                 progress(i + 1, len(items))
-    return _Decoded(pixels, digests, bad)
+    return _Decoded(arrays.ImageFile(file), digests, seen)
 
 
 def _form(items: list[Item], data: DataSection, pool: ThreadPoolExecutor) -> tuple[int, int]:
@@ -122,7 +171,7 @@ def _parts(decoded: _Decoded, labels: np.ndarray, listing: Listing, data: DataSe
     Raises:
         DataError: a class or a split has no images.
     """
-    good = np.array([i for i in range(len(labels)) if i not in decoded.bad], dtype=np.int64)
+    good = np.array([i for i in range(len(labels)) if i not in decoded.seen.bad], dtype=np.int64)
     order = good[np.lexsort((decoded.digests[good], labels[good]))]
     if listing.val is None:
         _check_classes(listing.classes, labels[order], "readable")
@@ -149,12 +198,9 @@ def _write_split(
     folder: Path, split: str, index: np.ndarray, decoded: _Decoded, labels: np.ndarray, items: list[Item]
 ) -> None:
     """Write the images, the labels and the names of one split."""
-    out = np.lib.format.open_memmap(
-        folder / f"{split}_images.npy", mode="w+", dtype=np.uint8, shape=(len(index), *decoded.pixels.shape[1:])
-    )
-    for start in range(0, len(index), _COPIED_AT_ONCE):
-        out[start : start + _COPIED_AT_ONCE] = decoded.pixels[index[start : start + _COPIED_AT_ONCE]]
-    out.flush()
+    with arrays.create(folder / f"{split}_images.npy", (len(index), *decoded.pixels.shape[1:])) as out:
+        for start in range(0, len(index), _COPIED_AT_ONCE):
+            out.write(decoded.pixels.take(index[start : start + _COPIED_AT_ONCE]).data)
     np.save(folder / f"{split}_labels.npy", labels[index])
     (folder / f"{split}_names.json").write_text(json.dumps([items[i].name for i in index]), encoding="utf-8")
 

@@ -12,32 +12,52 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from raysweep._paths import user_path
+from raysweep._text import join_names, truncate
 from raysweep.config.settings import DataSection
-from raysweep.data import build
+from raysweep.data import build, integrity
+from raysweep.data.arrays import ImageFile
 from raysweep.data.build import META, Progress
+from raysweep.data.integrity import Check, UnsignedError
+from raysweep.data.listing import Listing
+from raysweep.data.naming import Chosen
+from raysweep.data.reading import Reading
 from raysweep.data.sources import open_source
 from raysweep.errors import DataError
 
-VERSION = 3  # part of every key: raise it when decoding, the order of classes or the choice of a split changes
+VERSION = 4  # part of every key: raise it when decoding, the order of classes or the choice of a split changes
+CHECKED_AT_ONCE_S = 2.0  # seconds for which opening a cache checks its files
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Images:
-    """One split: ``pixels`` uint8 (n, H, W, C), memory-mapped and read-only; ``labels`` int64 (n,)."""
+    """One split: ``pixels`` uint8 (n, H, W, C), memory-mapped and read-only; ``labels`` int64 (n,).
+
+    A training reads by :meth:`take`, and not through ``pixels``: whose file is cut short then gets an error.
+    """
 
     pixels: np.ndarray
     labels: np.ndarray
+    file: ImageFile | None = None
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """A copy of the images at ``index``, int64 (b,): uint8 (b, H, W, C).
+
+        Raises:
+            DataError: the file was cut short, or cannot be read any more.
+        """
+        found: np.ndarray = self.pixels[index] if self.file is None else self.file.take(index)
+        return found
 
     def counts(self, classes: Iterable[str]) -> dict[str, int]:
         """How many images each class has."""
@@ -56,6 +76,7 @@ class Facts:
     sha256: str
     skipped: tuple[dict[str, str], ...]
     folder: Path
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True)
@@ -74,6 +95,8 @@ class Dataset:
     sha256: str
     skipped: tuple[dict[str, str], ...]
     folder: Path
+    reading: Reading
+    check: Check  # of the files: how far it has come, and what it has found
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -84,39 +107,70 @@ class Dataset:
     @property
     def facts(self) -> Facts:
         """The same without the images."""
-        return Facts(self.classes, self.shape, len(self.val.labels), self.sha256, self.skipped, self.folder)
+        return Facts(
+            self.classes, self.shape, len(self.val.labels), self.sha256, self.skipped, self.folder, self.reading
+        )
+
+    def settle(self) -> str | None:
+        """Finish the check of the files. Returns what is wrong, for people; then the next training decodes the images again."""
+        self.check.finish()
+        if self.check.fault is None:
+            return None
+        remedy = "Go on with `raysweep continue`, which decodes the images again"
+        try:
+            (self.folder / META).unlink(missing_ok=True)
+        except OSError:
+            remedy = "Delete this folder; then go on with `raysweep continue`"
+        return (
+            f"The image cache {self.folder} is damaged: {self.check.fault}. Nothing that was trained on it was saved. "
+            f"{remedy}; if it happens again, check the disk."
+        )
 
 
-def load(data: DataSection, cache_dir: str | Path, progress: Progress | None = None) -> Dataset:
+def load(
+    data: DataSection,
+    cache_dir: str | Path,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Dataset:
     """The data set of a configuration; decoded now unless a process of this machine has decoded it before.
 
     Args:
         data: what to read and how.
         cache_dir: folder that holds the caches.
         progress: called with (images decoded, images in all).
+        tell: called with a sentence where images are decoded again, and why.
 
     Raises:
         DataError: the data cannot be read (see :func:`raysweep.data.build.build`), or the cache cannot be written.
     """
+    source = open_source(data)
+    folder = user_path(cache_dir) / _key(_asked(source.fingerprint, data), data)
+    found = reopen(folder) or _built(source, folder, data, progress, tell)
+    told = _asked(source.told, data)
+    return found if told is None else replace(found, reading=found.reading.with_told(*told))
+
+
+def _built(
+    source: Chosen, folder: Path, data: DataSection, progress: Progress | None, tell: Callable[[str], None] | None
+) -> Dataset:
+    """The cache in ``folder``, made now unless another process does."""
     from filelock import FileLock
 
-    source = open_source(data)
-    key = _key(_asked(source.fingerprint, data), data)
-    base = user_path(cache_dir)
-    folder = base / key
-    cached = reopen(folder)
-    if cached is not None:
-        return cached
+    base, key = folder.parent, folder.name
     try:
         base.mkdir(parents=True, exist_ok=True)
         with FileLock(str(base / f"{key}.lock")):
-            cached = reopen(folder)  # another process may have built it while this one waited
+            cached = reopen(folder, tell)  # another process may have built it while this one waited
             if cached is not None:
                 return cached
             for left in (folder, *base.glob(f".tmp-{key}-*")):  # a damaged cache, or the leftovers of a killed builder
                 shutil.rmtree(left, ignore_errors=True)
             listing = _asked(source.listing, data)
-            temp = Path(tempfile.mkdtemp(prefix=f".tmp-{key}-", dir=base))
+            if tell is not None and (older := _older(base, listing)):
+                tell(older)
+            temp = base / f".tmp-{key}-{secrets.token_hex(4)}"
+            temp.mkdir()  # unlike tempfile's, open to whom the umask allows
             try:
                 build.build(temp, data, listing, progress)
                 os.rename(temp, folder)
@@ -131,6 +185,26 @@ def load(data: DataSection, cache_dir: str | Path, progress: Progress | None = N
     if built is None:
         raise DataError(f"The image cache {folder} was damaged right after it was written. Delete it and try again.")
     return built
+
+
+def _older(base: Path, listing: Listing) -> str | None:
+    """A sentence about caches that older versions have made of these data, as far as one can tell; None if there is none."""
+    names = []
+    for file in sorted(base.glob(f"*/{META}")):
+        try:
+            meta = json.loads(file.read_text(encoding="utf-8"))
+            images = sum(shape[0] for shape in meta["shapes"].values()) + len(meta["skipped"])
+            same = meta["classes"] == list(listing.classes) and images == len(listing.train) + len(listing.val or [])
+            if same and "hash" not in meta:
+                names.append(file.parent.name)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue
+    if not names:
+        return None
+    return (
+        f"The images are decoded once more, because an older raysweep has written {join_names(names)} in {base} without "
+        "hashes to check them by. That is not used any more; you may delete it."
+    )
 
 
 def _key(fingerprint: str, data: DataSection) -> str:
@@ -149,27 +223,55 @@ def _asked(question: Callable[[], T], data: DataSection) -> T:
         ) from None
 
 
-def reopen(folder: str | Path) -> Dataset | None:
-    """The cache in a folder; None if there is none, or if a file of it is missing or truncated."""
+def reopen(folder: str | Path, tell: Callable[[str], None] | None = None) -> Dataset | None:
+    """The cache in a folder, checked for two seconds; the rest of the check is left to the caller.
+
+    Args:
+        tell: called with a sentence where there is a cache that cannot be used.
+
+    Returns:
+        None if there is no cache, or if it is damaged or lacks hashes.
+    """
     folder = Path(folder)
+    why: object
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        parts = {}
-        for split in ("train", "val"):
-            pixels = np.load(folder / f"{split}_images.npy", mmap_mode="r")
-            labels = np.load(folder / f"{split}_labels.npy")
-            if list(pixels.shape) != meta["shapes"][split] or len(labels) != len(pixels):
-                return None
-            parts[split] = Images(pixels, labels)
-        return Dataset(
-            tuple(meta["classes"]),
-            parts["train"],
-            parts["val"],
-            tuple(meta["mean"]),
-            tuple(meta["std"]),
-            meta["sha256"],
-            tuple(meta["skipped"]),
-            folder,
-        )
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return None
+        found = _opened(folder)
+        found.check.run(CHECKED_AT_ONCE_S)
+        if found.check.fault is None:
+            return found
+        why = found.check.fault
+    except FileNotFoundError as error:
+        if not (folder / META).exists():
+            return None
+        why = f"{Path(error.filename).name} is missing"
+    except UnsignedError:
+        why = "it has no hashes"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        why = error
+    if tell is not None:
+        tell(f"The image cache {folder} is damaged ({truncate(why, 200)}). Its images are decoded again.")
+    return None
+
+
+def _opened(folder: Path) -> Dataset:
+    """The cache in a folder, not checked yet. Raises what damaged files raise."""
+    meta = integrity.read_signed(folder / META)
+    parts = {}
+    for split in ("train", "val"):
+        file = ImageFile(folder / f"{split}_images.npy")
+        labels = np.load(folder / f"{split}_labels.npy")
+        if list(file.shape) != meta["shapes"][split] or len(labels) != len(file.mapped):
+            raise ValueError(f"{split} has another number of images than recorded")
+        parts[split] = Images(file.mapped, labels, file)
+    return Dataset(
+        tuple(meta["classes"]),
+        parts["train"],
+        parts["val"],
+        tuple(meta["mean"]),
+        tuple(meta["std"]),
+        meta["sha256"],
+        tuple(meta["skipped"]),
+        folder,
+        Reading.from_json(meta["reading"]),
+        integrity.Check(folder, meta["hashes"]),
+    )

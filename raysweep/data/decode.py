@@ -9,9 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from raysweep.data import heavy, pillow
 from raysweep.data.listing import Item
+from raysweep.data.pillow import Decoded
 from raysweep.errors import DataError
 
+# What is more than this is decoded apart, see raysweep.data.heavy.
+LIGHT_PIXELS = 25_000_000
+LIGHT_WORK = 250_000_000  # pixels times the passes in which a progressive JPEG is drawn
+LIGHT_BYTES = 64_000_000  # of the encoded image
+_SCAN = b"\xff\xda"  # begins each pass of a JPEG
+_TILE = (322, 323)  # TIFF's tags for the size of a tile
 _DEFAULT_SIDE = 48  # if no image has a readable header; decoding then reports an error for each of them
 
 
@@ -28,7 +36,7 @@ def header(item: Item) -> Header | None:
     try:
         if isinstance(item.payload, np.ndarray):
             return Header(item.payload.shape[1], item.payload.shape[0], item.payload.ndim == 2)
-        with _opened(item) as image:
+        with pillow.opened(item.payload) as (image, _):
             width, height = image.size
             return Header(width, height, image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"))
     except Exception:
@@ -63,47 +71,45 @@ def common_form(headers: Iterable[Header], image_size: int | None, channels: int
     )
 
 
-def decode(item: Item, size: int, channels: int) -> np.ndarray | str:
-    """uint8 (size, size, channels), or a text that says why the image cannot be decoded."""
-    from PIL import Image, ImageOps
-
+def decode(item: Item, size: int, channels: int) -> Decoded | str:
+    """The image as ``size`` × ``size`` pixels of so many channels, or a text that says why it cannot be decoded."""
     try:
-        if isinstance(item.payload, np.ndarray) and item.payload.shape == (size, size) and channels == 1:
-            return item.payload[:, :, None]
-        with _opened(item) as opened:
-            image = _eight_bits(ImageOps.exif_transpose(opened), opened.format).convert("L" if channels == 1 else "RGB")
-        if image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-        return np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
+        if isinstance(item.payload, np.ndarray):
+            return _of_array(item.payload, size, channels)
+        with pillow.opened(item.payload) as (image, file):
+            if not _is_heavy(image, file):
+                return pillow.draw(image, size, channels)
+        return heavy.decode(item.payload, size, channels)
     except Exception as error:  # PIL raises many kinds of errors for a broken file
-        return _reason(error)
+        return pillow.reason(error)
 
 
-def decode_file(path: str | Path, size: int, channels: int) -> np.ndarray | str:
+def decode_file(path: str | Path, size: int, channels: int) -> Decoded | str:
     """One image file decoded exactly as the images of a training are; see :func:`decode`."""
     return decode(Item(str(path), 0, Path(path)), size, channels)
 
 
-def _opened(item: Item) -> Any:
-    """The image as PIL opens it, not yet decoded."""
+def _of_array(pixels: np.ndarray, size: int, channels: int) -> Decoded:
     from PIL import Image
 
-    if isinstance(item.payload, np.ndarray):
-        return Image.fromarray(item.payload)
-    return Image.open(item.payload if isinstance(item.payload, Path) else io.BytesIO(item.payload))
+    if pixels.shape == (size, size) and channels == 1:
+        return Decoded(pixels[:, :, None])
+    return pillow.draw(Image.fromarray(pixels), size, channels)
 
 
-def _eight_bits(image: Any, form: str | None) -> Any:
-    """16-bit gray reduced to its upper eight bits; PIL's own conversion would clip everything above 255 to white."""
-    from PIL import Image
-
-    if image.mode.startswith("I;16") or (image.mode == "I" and form in ("PNG", "PPM")):
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits; convert it to 8 bits")
-    return image
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "not an image" if "cannot identify" in text else text
+def _is_heavy(image: Any, file: Any) -> bool:
+    """Whether decoding may take long or much memory. The image's position in the file stays the same."""
+    pixels = int(image.width * image.height)
+    if image.format == "TIFF":
+        pixels = max(pixels, int(np.prod([image.tag_v2.get(tag, 1) for tag in _TILE])))
+    position = file.tell()
+    try:
+        if pixels > LIGHT_PIXELS or file.seek(0, io.SEEK_END) > LIGHT_BYTES:
+            return True
+        if not image.info.get("progressive") and image.info.get("compression") not in ("jpeg", "tiff_jpeg"):
+            return False
+        file.seek(0)
+        scans: int = file.read().count(_SCAN)
+        return pixels * scans > LIGHT_WORK
+    finally:
+        file.seek(position)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from raysweep._text import join_names
-from raysweep.data.cache import Dataset, Images
+from raysweep.data.cache import Dataset
 from raysweep.errors import DataError
 
 
@@ -27,5 +27,5 @@ def in_order(data: Dataset, classes: Sequence[str] | None) -> Dataset:
         )
     position = {name: i for i, name in enumerate(classes)}
     number = np.array([position[name] for name in data.classes])
-    train, val = (Images(part.pixels, number[part.labels]) for part in (data.train, data.val))
+    train, val = (replace(part, labels=number[part.labels]) for part in (data.train, data.val))
     return replace(data, classes=tuple(classes), train=train, val=val)

@@ -16,7 +16,7 @@ from raysweep.plan.experiment import cache_dir
 from raysweep.plan.resources import Resources
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import experiment as experiments
-from raysweep.store import layout, lineage, trust
+from raysweep.store import layout, lineage, retention, trust
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
@@ -119,18 +119,20 @@ def start(
 
 def _start(plan: Plan, launch: Launch, progress: Progress, sweep: str | None, branch: BranchRef | None) -> Result:
     now = datetime.now()
-    experiment = experiments.create(plan.root, plan.settings.experiment.name, now)
-    if sweep is None:  # the sweep's process has recorded its branches
-        problem = trust.remember_made(experiment.id, plan.settings.model_dump(mode="json"))
-        if problem:
-            progress(Note(problem))
-    lock = WriterLock.acquire(experiment.folder)
-    try:
-        job = _first_job(plan, experiment, lock, now, sweep, branch)
+    # a branch starts from a copy that its sweep has read, and which the sweep's record claims
+    source = plan.parent.path if plan.parent is not None and sweep is None else None
+    with contextlib.ExitStack() as held:
+        with retention.claimed(source) if source is not None else contextlib.nullcontext():
+            experiment = experiments.create(plan.root, plan.settings.experiment.name, now)
+            if sweep is None:  # the sweep's process has recorded its branches
+                problem = trust.remember_made(experiment.id, plan.settings.model_dump(mode="json"))
+                if problem:
+                    progress(Note(problem))
+            lock = WriterLock.acquire(experiment.folder)
+            held.callback(lock.release)
+            job = _first_job(plan, experiment, lock, now, sweep, branch)
         _record_first_events(plan, experiment, sweep)
         return execute(job, experiment, plan.resources, launch, progress)
-    finally:
-        lock.release()
 
 
 def _record_first_events(plan: Plan, experiment: Experiment, sweep: str | None) -> None:
@@ -148,6 +150,7 @@ def _record_first_events(plan: Plan, experiment: Experiment, sweep: str | None) 
         threads=plan.resources.threads,
         seed=plan.settings.seed,
         skipped_images=[f"{s['image']} ({s['reason']})" for s in plan.data.skipped] or None,
+        reading=plan.data.reading.lines() or None,
         sweep=sweep,
     )
     if plan.parent is not None:

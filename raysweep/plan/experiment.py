@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raysweep._paths import user_path
+from raysweep._text import differences
 from raysweep.config.settings import Settings
 from raysweep.data import cache, sampling
 from raysweep.errors import CheckpointError, ConfigError
@@ -56,43 +57,19 @@ def plan_experiment(
     wanted = resources.decide(settings.scaling)
     if writable:
         root.check_writable()
-    data = cache.load(
-        settings.data,
-        cache_dir(settings, root),
-        lambda done, total: progress(Decoding(done, total)),
-    )
+    data = _read(settings, root, progress)
     progress(Building())
     settings, data = _ordered(settings, data, classes)
-    if classes is not None and tuple(classes) != data.classes:
-        raise CheckpointError(
-            f"The checkpoint's classes are {', '.join(classes)}; the data's are {', '.join(data.classes)}. Classes and "
-            "their order must be the same, or every label would be read wrongly."
-        )
     weights = weights or SamplingWeights.complete(settings.sampling.weights, data.classes)
     members = sampling.pool(
         data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
     )
     counts = cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
     weights.shares(counts)  # raises if no image could be drawn
-    from raysweep.training import models
-
-    model = models.build(
-        settings.model.name,
-        settings.model.options,
-        len(data.classes),
-        data.shape[2],
-        pretrained=new_weights,
-        trusted=trusted,
-    )
-    note = models.initialise(model, settings.model) if new_weights else None
-    models.try_out(model, data.shape, len(data.classes))
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters, notes = _network(settings, data, new_weights, trusted)
+    if writable and (caveat := root.caveat()) is not None:
+        notes = (*notes, Note(caveat))
     draws = settings.sampling.samples_per_epoch or len(members)
-    pad = settings.training.augment.crop_padding
-    if pad >= min(data.shape[:2]):
-        raise ConfigError(
-            f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
-        )
     return Plan(
         settings,
         root,
@@ -102,13 +79,46 @@ def plan_experiment(
         draws,
         wanted,
         parameters,
-        notes=(Note(note),) if note else (),
+        notes=notes,
         trusted=trusted,
     )
 
 
+def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted: bool) -> tuple[int, tuple[Note, ...]]:
+    """(parameters, notes) of the network, which is built and tried with images of this size."""
+    from raysweep.training import models
+
+    name, options = settings.model.name, settings.model.options
+    model = models.build(name, options, len(data.classes), data.shape[2], pretrained=new_weights, trusted=trusted)
+    note = models.initialise(model, settings.model) if new_weights else None
+    models.try_out(model, data.shape, len(data.classes))
+    pad = settings.training.augment.crop_padding
+    if pad >= min(data.shape[:2]):
+        raise ConfigError(
+            f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
+        )
+    return sum(p.numel() for p in model.parameters()), (Note(note),) if note else ()
+
+
+def _read(settings: Settings, root: Root, progress: Progress) -> cache.Dataset:
+    """The images, decoded unless they were before; tells what is not as in their files."""
+    data = cache.load(
+        settings.data,
+        cache_dir(settings, root),
+        lambda done, total: progress(Decoding(done, total)),
+        lambda text: progress(Note(text)),
+    )
+    for line in data.reading.lines():
+        progress(Note(line))
+    return data
+
+
 def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:
-    """Settings and data with the classes in the order of the checkpoint, or else of the trained network, if it has the same classes."""
+    """Settings and data with the classes in the order of the checkpoint, or else of the trained network, if it has the same classes.
+
+    Raises:
+        CheckpointError: the checkpoint has other classes.
+    """
     from raysweep.data.order import in_order
     from raysweep.training import hub
 
@@ -116,8 +126,12 @@ def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | N
     for known in (classes, hub.labels(settings.model.name)):
         if wanted is None and known is not None and known != data.classes and sorted(known) == sorted(data.classes):
             wanted = list(known)
-    if wanted is None:
-        return settings, data
-    return settings.model_copy(update={"data": settings.data.model_copy(update={"classes": wanted})}), in_order(
-        data, wanted
-    )
+    if wanted is not None:
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"classes": wanted})})
+        data = in_order(data, wanted)
+    if classes is not None and tuple(classes) != data.classes:
+        raise CheckpointError(
+            f"{differences(classes, data.classes, 'the checkpoint', 'the data')}. Classes and their order must be the same, or "
+            "every label would be read wrongly."
+        )
+    return settings, data

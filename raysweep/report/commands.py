@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from raysweep._text import Nested
+from raysweep._text import Nested, hide_credentials
 from raysweep.errors import StoreError
 from raysweep.store import layout, lineage, ratio
 from raysweep.store.commands import command
@@ -61,7 +61,9 @@ def _changed(experiment: Experiment) -> tuple[dict[str, float], Nested]:
 
 
 def _assignments(overrides: Nested) -> list[str]:
-    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in overrides.items()]
+    from raysweep.config.load import assignment
+
+    return [assignment(key, value) for key, value in overrides.items()]
 
 
 def of_sweep(sweep: Sweep) -> tuple[str, str]:
@@ -95,4 +97,4 @@ def settings_of(experiment: Experiment) -> str | None:
 
     config = experiment.config()
     settings = None if config.imported_from else config.settings  # another program made that one
-    return yaml_file.dump(dict(settings)) if settings else None
+    return hide_credentials(yaml_file.dump(dict(settings))) if settings else None  # raysweep 0.1 stored addresses whole

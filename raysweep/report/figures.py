@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from raysweep._text import counted
+from raysweep.report import fonts
 from raysweep.report.classification import classification_report
+from raysweep.report.fonts import Labels, labels, safe_label
 from raysweep.report.history import History, epochs_of, read_history
 from raysweep.report.predictions import Predictions, read
 from raysweep.store import files, layout
 from raysweep.store.experiment import Experiment
 
 # Okabe & Ito's colours, distinguishable with every kind of colour vision (https://jfly.uni-koeln.de/color/)
+_SOURCE, _PIXELS = "raysweep-source", "raysweep-pixels"  # texts in a picture
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
 def write_all(experiment: Experiment) -> None:
     """Write every derived file of an experiment that has at least one finished epoch."""
     found = read(experiment)
-    write_report(experiment, found)
+    files.write_atomic(experiment.folder / layout.REPORT, report(found, experiment.id))
     files.write_atomic(experiment.folder / layout.CONFUSION, confusion_png(found, experiment.id))
     files.write_atomic(experiment.folder / layout.HISTORY_PNG, history_png(experiment))
 
 
-def write_report(experiment: Experiment, found: Predictions) -> None:
-    """scikit-learn's table of the best epoch, as the old system wrote it, with the epoch's number below it."""
+def report(found: Predictions, experiment_id: str) -> bytes:
+    """scikit-learn's table of an epoch, as the old system wrote it, with the epoch's number below it."""
     text = classification_report(found.matrix, found.classes)
-    text += f"\nEpoch {found.epoch} of {experiment.id}, {counted(len(found.labels), 'validation image')}.\n"
-    files.write_atomic(experiment.folder / layout.REPORT, text.encode())
+    text += f"\nEpoch {found.epoch} of {experiment_id}, {counted(len(found.labels), 'validation image')}.\n"
+    return text.encode()
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -45,14 +48,49 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
-def png(figure: Any) -> bytes:
-    """The figure as PNG. It is drawn once, while ``savefig`` would draw everything twice."""
+def png(figure: Any, source: str = "") -> bytes:
+    """The figure as PNG. It is drawn once, while ``savefig`` would draw everything twice.
+
+    Args:
+        source: the hash of what it shows; see :func:`drawn_from`.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    fonts.choose(figure)
+    figure.canvas.draw()
+    image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    facts = PngInfo()
+    if source:
+        facts.add_text(_SOURCE, source)
+        facts.add_text(_PIXELS, _hash_of(image))
+    out = io.BytesIO()
+    image.save(out, "png", compress_level=3, pnginfo=facts)
+    return out.getvalue()
+
+
+def drawn_from(picture: bytes) -> tuple[str, str | None]:
+    """(hash of the pixels, the hash of what the picture shows), as far as they are its own. Another version of matplotlib draws
+    other pixels, so a picture cannot be checked by drawing it again; it says itself what it was drawn from.
+
+    Returns:
+        The second is None in a picture that does not say it, and empty if its pixels were changed since.
+
+    Raises:
+        OSError, ValueError: it is no picture.
+    """
     from PIL import Image
 
-    figure.canvas.draw()
-    out = io.BytesIO()
-    Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB").save(out, "png", compress_level=3)
-    return out.getvalue()
+    with Image.open(io.BytesIO(picture), formats=["PNG"]) as image:
+        pixels = _hash_of(image.convert("RGB"))
+        told = {key: str(value) for key, value in image.info.items() if key in (_SOURCE, _PIXELS)}
+    if _SOURCE not in told:
+        return pixels, None
+    return pixels, told[_SOURCE] if told.get(_PIXELS) == pixels else ""
+
+
+def _hash_of(image: Any) -> str:
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
 
 
 def accuracy_colours(low: float, high: float) -> Callable[[float], Any]:
@@ -77,39 +115,54 @@ def accuracy_bar(figure: Any, axes: Any, low: float, high: float) -> None:
         bar.set_label("best accuracy")
 
 
-def one_line(text: str) -> str:
-    """A text for matplotlib in one line, without mathtext and control characters."""
-    return "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
-
-
-def safe_label(text: str, width: int = 24) -> str:
-    """A name for matplotlib, without mathtext and control characters, wrapped and never truncated."""
-    return "\n".join(textwrap.wrap(one_line(text), width)) or "?"
+MOST_CLASSES = 30  # rows of a confusion matrix
+MOST_CURVES = 16  # classes with a curve
 
 
 def confusion_png(found: Predictions, title: str) -> bytes:
-    """The confusion matrix. Rows are true classes and sum to 100 %; each cell shows its share and its count."""
-    matrix, k = found.matrix, len(found.classes)
+    """The confusion matrix. Rows are true classes and sum to 100 %; each cell shows its share and its count. Of more than
+    MOST_CLASSES, those with the most mistakes are shown, and all others together."""
+    matrix, names, more = _most_confused(found)
+    rows, columns = matrix.shape
     shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
-    side = min(24.0, max(5.0, 1.6 + 0.78 * k))
+    side = min(24.0, max(5.0, 1.6 + 0.78 * columns))
     figure = new_figure(side + 1.2, side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-    names = [safe_label(c) for c in found.classes]
-    axes.set_xticks(range(k), names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(k), [f"{n}  ({int(t):,})" for n, t in zip(names, matrix.sum(1), strict=True)])
-    if k <= 30:
-        _write_cells(axes, matrix, shares, size=9 if k <= 12 else 6)
-    accuracy = np.trace(matrix) / max(1, matrix.sum())
-    axes.set_xlabel("predicted")
+    axes.set_xticks(
+        range(columns), [*names.texts, "all others"][:columns], rotation=40, ha="right", rotation_mode="anchor"
+    )
+    sums = [f"{int(t):,}" if t else "no images" for t in matrix.sum(1)]
+    axes.set_yticks(range(rows), [f"{n}  ({t})" for n, t in zip(names.texts, sums, strict=True)])
+    _write_cells(axes, matrix, shares, size=9 if columns <= 12 else 6)
+    whole = found.matrix
+    accuracy = np.trace(whole) / max(1, whole.sum())
+    axes.set_xlabel("\n".join(filter(None, ["predicted", names.legend])))
     axes.set_ylabel("true (images)")
+    shown = f"\nthe {rows} classes with the most mistakes; {more:,} more are not shown" if more else ""
     axes.set_title(
-        f"{safe_label(title, int(side * 9))}\nepoch {found.epoch}: accuracy {accuracy:.1%} of {counted(int(matrix.sum()), 'image')}",
+        f"{safe_label(title, int(side * 9))}\nepoch {found.epoch}: accuracy {accuracy:.1%} of "
+        f"{counted(int(whole.sum()), 'image')}{shown}",
         fontsize=11,
     )
     bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda v, _: f"{v:.0%}")
     bar.set_label("share of the true class")
-    return png(figure)
+    return png(figure, found.sha256)
+
+
+def _most_confused(found: Predictions) -> tuple[np.ndarray, Labels, int]:
+    """(the rows of the matrix that are shown, with a last column for all other classes if there are any; the names of the
+    rows; how many classes are left out)."""
+    matrix, k = found.matrix, len(found.classes)
+    every = labels(found.classes)
+    if k <= MOST_CLASSES:
+        return matrix, every, 0
+    mistakes = matrix.sum(0) + matrix.sum(1) - 2 * matrix.diagonal()
+    chosen = np.sort(np.argsort(-mistakes, kind="stable")[: MOST_CLASSES - 1])
+    rows = matrix[chosen]
+    others = rows.sum(1) - rows[:, chosen].sum(1)
+    names = Labels([every.texts[i] for i in chosen], every.legend)
+    return np.concatenate([rows[:, chosen], others[:, None]], axis=1), names, k - len(chosen)
 
 
 def _write_cells(axes: Any, matrix: np.ndarray, shares: np.ndarray, size: int) -> None:
@@ -131,19 +184,42 @@ def history_png(experiment: Experiment) -> bytes:
     _curve(accuracy, history, "val_acc", "validation", COLOURS[1])
     _curve(accuracy, history, "val_macro_f1", "macro-F1", COLOURS[2], "--")
     classes = [c.removeprefix("recall_") for c in history if c.startswith("recall_")]
-    for i, c in enumerate(classes):
+    names = dict(zip(classes, labels(classes).texts, strict=True))
+    shown = _lowest(history, classes)
+    for i, c in enumerate(shown):
         dashes = ("-", "--", ":")[i // len(COLOURS) % 3]
-        _curve(recall, history, f"recall_{c}", safe_label(c), COLOURS[i % len(COLOURS)], dashes)
-    for axes, title in ((loss, "loss"), (accuracy, "accuracy"), (recall, "recall per class (validation)")):
-        _finish_axes(axes, title, experiment.config().fork or None)
+        _curve(recall, history, f"recall_{c}", names[c], COLOURS[i % len(COLOURS)], dashes)
+    title = (
+        "recall per class"
+        if len(shown) == len(classes)
+        else f"the {len(shown)} lowest recalls of {len(classes):,} classes"
+    )
+    for axes, head in ((loss, "loss"), (accuracy, "accuracy"), (recall, f"{title} (validation)")):
+        _finish_axes(axes, head, experiment.config().fork or None)
         if axes is not loss:
             axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     loss.legend(fontsize=8, loc="upper right")  # loc="best" would search for a place in every pass of the layout
     accuracy.legend(fontsize=8, loc="lower right")
-    if classes:
-        recall.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + len(classes) // 16)
+    if recall.lines:
+        recall.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if legend := labels(classes).legend:
+        figure.supxlabel(legend, fontsize=8)
     figure.suptitle(safe_label(experiment.id, 90), fontsize=12)
-    return png(figure)
+    return png(figure, history_source(experiment))
+
+
+def history_source(experiment: Experiment) -> str:
+    """The hash of what :func:`history_png` shows."""
+    return files.sha256_file(experiment.folder / layout.HISTORY_CSV)
+
+
+def _lowest(history: History, classes: list[str]) -> list[str]:
+    """The classes with a curve: all, or those with the lowest recall in the last epoch, in the order of the classes."""
+    last = {c: values[-1] for c in classes if (values := history.get(f"recall_{c}")) and values[-1] is not None}
+    if len(last) <= MOST_CURVES:
+        return classes if len(classes) <= MOST_CURVES else list(last)
+    chosen = set(sorted(last, key=lambda c: last[c] or 0.0)[:MOST_CURVES])
+    return [c for c in classes if c in chosen]
 
 
 def _curve(axes: Any, history: History, column: str, label: str, colour: str, dashes: str = "-") -> None:

@@ -36,6 +36,7 @@ INDEX = "index.sqlite"
 
 TIME_FORMAT = "%Y%m%d_%H%M%S"
 _EPOCH = re.compile(r"checkpoint_epoch_([0-9]{1,9})(?:_batch_([0-9]{1,9}))?\.pt")
+_MODEL = re.compile(r"epoch_([0-9]{1,9})_model\.pt")
 _ID = re.compile(r"(?P<name>.+)_(?P<time>\d{8}_\d{6})(?:_(?P<n>\d+))?")
 
 
@@ -65,6 +66,16 @@ def checkpoint_name(position: Position) -> str:
 def model_name(epoch: int) -> str:
     """The bare state_dict of an epoch."""
     return f"epoch_{epoch}_model.pt"
+
+
+def parse_model_name(name: str) -> int | None:
+    """The epoch of a bare state_dict's file name, or None for any other name.
+
+    >>> parse_model_name("epoch_3_model.pt"), parse_model_name("best_checkpoint.pt")
+    (3, None)
+    """
+    match = _MODEL.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def tracker_name(tracker: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from raysweep._text import short_repr
 from raysweep.store import files, layout
@@ -13,13 +13,15 @@ from raysweep.store.layout import Position
 from raysweep.store.records import Json, Record
 from raysweep.store.untrusted import schema
 
-_KEYS = ("format_version", "experiment", "checkpoints", "best")
+_KEYS = ("format_version", "experiment", "checkpoints", "best", "predictions")
 _TEXTS = ("worst_class", "order_sha256")  # metrics that are not numbers
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestEntry(Record):
     """One committed checkpoint, as the manifest records it."""
+
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"model_sha256"})
 
     file: str
     bytes: int
@@ -28,6 +30,7 @@ class ManifestEntry(Record):
     batch: int | None  # batches done of the running epoch; None at an epoch's end
     created: str
     metrics: dict[str, Any] = field(default_factory=dict)
+    model_sha256: str | None = None  # of the epoch's bare state_dict; None where none is recorded
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
@@ -51,6 +54,7 @@ class ManifestEntry(Record):
             batch=position.batch,
             created=str(value.get("created", "")),
             metrics=metrics,
+            model_sha256=model if isinstance(model := value.get("model_sha256"), str) else None,
         )
 
     @property
@@ -92,6 +96,7 @@ class Manifest:
     entries: Sequence[ManifestEntry] = ()
     best: BestEpoch | None = None
     problems: Sequence[str] = ()
+    predictions: Mapping[int, str] = field(default_factory=dict)  # epoch in the predictions' file → SHA-256 of its rows
     more: Json = field(default_factory=dict)
 
     @property
@@ -123,12 +128,27 @@ class Manifest:
                 problems.append(f"{layout.MANIFEST} has a damaged row ({short_repr(name)}), which does not count")
         entries.sort(key=lambda e: e.position.order)
         more = {k: v for k, v in value.items() if k not in _KEYS}
-        return cls(tuple(entries), _best(value.get("best"), entries), tuple(problems), more)
+        best, predictions = _best(value.get("best"), entries), _predictions(value.get("predictions"))
+        return cls(tuple(entries), best, tuple(problems), predictions, more)
 
     def to_json(self, experiment_id: str) -> dict[str, Any]:
         rows = [e.to_json() for e in sorted(self.entries, key=lambda e: e.position.order)]
         best = self.best.to_json() if self.best else None
-        return {"format_version": 1, "experiment": experiment_id, "checkpoints": rows, "best": best, **self.more}
+        told = {"predictions": {str(e): v for e, v in self.predictions.items()}} if self.predictions else {}
+        return {
+            "format_version": 1,
+            "experiment": experiment_id,
+            "checkpoints": rows,
+            "best": best,
+            **told,
+            **self.more,
+        }
+
+
+def _predictions(told: Any) -> dict[int, str]:
+    """Epoch → hash; what is neither does not count."""
+    rows = told.items() if isinstance(told, dict) else ()
+    return {int(e): v for e, v in rows if isinstance(e, str) and e.isdecimal() and len(e) < 10 and isinstance(v, str)}
 
 
 def _best(told: Any, entries: Sequence[ManifestEntry]) -> BestEpoch | None:

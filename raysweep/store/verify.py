@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raysweep._text import differences
 from raysweep.errors import RaysweepError
-from raysweep.store import checkpoint
+from raysweep.store import checkpoint, layout
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
 
@@ -24,7 +28,7 @@ def problems(experiment: Experiment, entry: ManifestEntry) -> list[str]:
         return found
     classes = experiment.config().classes
     if classes is not None and list(saved["classes"]) != list(classes):
-        found.append(f"{entry.file} has the classes {', '.join(saved['classes'])}, the experiment {', '.join(classes)}")
+        found.append(differences(saved["classes"], classes, entry.file, "the experiment"))
     if len(saved["rng_state"]) != int(saved["world_size"]):
         found.append(
             f"{entry.file} has the generators of {len(saved['rng_state'])} ranks, not of {saved['world_size']}"
@@ -34,4 +38,14 @@ def problems(experiment: Experiment, entry: ManifestEntry) -> list[str]:
         found.append(
             f"{entry.file} stands at epoch {place[0]}, batch {place[1]}, the manifest says {entry.epoch}, {entry.batch}"
         )
-    return found
+    return [*found, *_other_metrics(entry, saved["history"])]
+
+
+def _other_metrics(entry: ManifestEntry, history: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Metrics of the manifest, which `list` and `compare` show, that are not those of the checkpoint's last row."""
+    rows = max((len(values) for values in history.values()), default=0)
+    return [
+        f"{layout.MANIFEST} says that {name} of {entry.file} is {value}, the checkpoint says {history[name][-1]}"
+        for name, value in entry.metrics.items()
+        if name in history and rows and len(history[name]) == rows and history[name][-1] != value
+    ]

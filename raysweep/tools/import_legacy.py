@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from raysweep.events import Loading, Progress, ignore
 from raysweep.launch import runner
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan.upgrade import Upgraded, upgrade
-from raysweep.store import checkpoint, files, layout, lineage
+from raysweep.store import checkpoint, files, layout, leftovers, lineage
 from raysweep.store import trust as trusting
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import ExperimentConfig, Json
@@ -65,12 +66,13 @@ def import_folder(
         results.append(evaluator.evaluate(saved) if evaluator is not None else None)
     temp = files.temp_path(target)
     temp.mkdir()
-    try:
-        _Copy(Experiment(temp), target.name, original, positions, results).write()
-        os.rename(temp, target)
-    except BaseException:
-        shutil.rmtree(temp, ignore_errors=True)
-        raise
+    with leftovers.importing(temp):  # what a killed import leaves, prune removes
+        try:
+            _Copy(Experiment(temp), target.name, original, positions, results).write()
+            os.rename(temp, target)
+        except BaseException:
+            shutil.rmtree(temp, ignore_errors=True)
+            raise
     files.fsync_folder(root.path)
     root.publish(target)
     return Experiment(target)
@@ -238,6 +240,9 @@ class _Copy:
     positions: Sequence[layout.Position]
     results: Sequence[_Evaluation | None]  # of each position
     sha256: dict[str, str] = field(default_factory=dict)  # file → its hash in the original
+    predictions: dict[int, str] = field(
+        default_factory=dict
+    )  # epoch → hash of its predictions, as far as they are written
 
     def write(self) -> None:
         last = self.original.read(self.positions[-1])
@@ -312,15 +317,18 @@ class _Copy:
             }
             size, digest = checkpoint.write(self.new.folder / file, full)
             metrics: dict[str, Any] = {}
+            bare_hash = None
             if position.batch is None:
                 metrics = _metrics(history, rows) | (result.worst if result else {})
                 if bare := self.original.own_file(layout.model_name(position.epoch)):
                     files.write_atomic(self.new.folder / layout.model_name(position.epoch), bare)
+                    bare_hash = hashlib.sha256(bare).hexdigest()
                 if result:
                     predictions = {"labels": result.labels, "probabilities": result.probabilities}
-                    writer.save_predictions(position.epoch, predictions, keep=_best_epoch(history, rows - 1))
+                    best = _best_epoch(history, rows - 1)
+                    self.predictions = writer.save_predictions(position.epoch, predictions, best, self.predictions)
             created = datetime.now().isoformat(timespec="seconds")
-            entries.append(ManifestEntry(file, size, digest, *position, created, metrics))
+            entries.append(ManifestEntry(file, size, digest, *position, created, metrics, bare_hash))
             self.sha256[file] = self.original.sha256(old_position)
         return self._without_overtaken(entries)
 
@@ -342,7 +350,10 @@ class _Copy:
         kept = next((e for e in ends if e.epoch == best), ends[-1] if ends else None)
         record = BestEpoch(kept.epoch, kept.file, value=kept.metrics.get("val_acc", -1.0)) if kept is not None else None
         # Not by write_manifest: the folder still has its temporary name.
-        files.write_json(self.new.folder / layout.MANIFEST, Manifest(entries, record).to_json(self.name))
+        files.write_json(
+            self.new.folder / layout.MANIFEST,
+            Manifest(entries, record, predictions=self.predictions).to_json(self.name),
+        )
         rebuild_best(self.new)
         write_history(self.new.folder, history, last.checkpoint["classes"])
 

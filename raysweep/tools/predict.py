@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from raysweep._text import truncate
-from raysweep.errors import ConfigError, DataError, StoreError
+from raysweep.errors import ConfigError, StoreError
 from raysweep.plan import parent as parents
 from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, resolve
@@ -22,6 +22,8 @@ from raysweep.store.records import Json
 from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Trust
 from raysweep.training import models
+
+AT_ONCE = 64  # images
 
 
 @dataclass(frozen=True)
@@ -145,19 +147,24 @@ def _shape(preprocessing: Json, model: str, overrides: Mapping[str, Any]) -> tup
     return side, side, len(preprocessing["mean"])
 
 
-def read_images(network: Network, paths: Sequence[Path]) -> np.ndarray:
-    """Image files as uint8 (n, height, width, channels), decoded as for the training.
-
-    Raises:
-        DataError: a file is missing or is not an image; the message names it.
-    """
+def read_image(network: Network, path: Path) -> np.ndarray | str:
+    """An image file as uint8 (height, width, channels), decoded as for the training; or a text that says why it cannot be."""
     from raysweep.data import decode
 
     height, _, channels = network.shape
-    found = []
-    for path in paths:
-        pixels = decode.decode_file(path, height, channels)
-        if isinstance(pixels, str):
-            raise DataError(f"{truncate(path)} cannot be used: {pixels}. Give image files such as .jpg or .png.")
-        found.append(pixels)
-    return np.stack(found)
+    found = decode.decode_file(path, height, channels)
+    return found if isinstance(found, str) else found.pixels
+
+
+def predictions(network: Network, paths: Sequence[Path]) -> Iterator[tuple[Path, list[float] | str]]:
+    """Each path with the probability of every class, or with a text that says why its image cannot be used."""
+    from raysweep.data import pillow
+
+    for start in range(0, len(paths), AT_ONCE):
+        some = paths[start : start + AT_ONCE]
+        with pillow.quiet():
+            read = [read_image(network, path) for path in some]
+        good = [pixels for pixels in read if not isinstance(pixels, str)]
+        found = iter(network.probabilities(np.stack(good)).tolist() if good else [])
+        for path, image in zip(some, read, strict=True):
+            yield path, image if isinstance(image, str) else next(found)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from raysweep.config.settings import KeepSection
+from raysweep.report.predictions import Predictions
 from raysweep.store import checkpoint, files, layout, retention
 from raysweep.store.checkpoint_format import State
 from raysweep.store.experiment import Experiment
@@ -65,6 +66,7 @@ class CheckpointWriter:
         self.lock = None if token is None else WriterLock(self.folder, token).join()
         self.classes = list(classes)
         self.keep = keep
+        self._used: retention.InUse | None = None
         self._best: str | None = None  # the epoch's file that best_checkpoint.pt is a copy of, once that is known
         self.best_metric = "val_macro_f1" if best_metric == "macro_f1" else best_metric  # as the history calls it
         _clean(self.experiment)
@@ -87,14 +89,18 @@ class CheckpointWriter:
         best = self._best_before(manifest, epoch)
         value = float(metrics[self.best_metric])
         is_best = best is None or value > best.value
-        self.save_predictions(epoch, predictions, keep=None if best is None else best.epoch)
+        hashes = self.save_predictions(
+            epoch, predictions, keep=None if best is None else best.epoch, known=manifest.predictions
+        )
         entry = self._write(state, Position(epoch, None), metrics)
         if is_best:
             best = BestEpoch(epoch, entry.file, self.best_metric, value)
-        checkpoint.write(self.folder / layout.model_name(epoch), state["model_state_dict"])
+        _, bare = checkpoint.write(self.folder / layout.model_name(epoch), state["model_state_dict"])
+        entry = replace(entry, model_sha256=bare)
         # The checkpoint of a finished epoch replaces those within epochs.
         ends = [e for e in entries if e.batch is None]
-        self.experiment.write_manifest(replace(manifest, entries=[*ends, entry], best=best))
+        manifest = replace(manifest, entries=[*ends, entry], best=best, predictions=hashes)
+        self.experiment.write_manifest(manifest)
         self._remove([e for e in entries if e.batch is not None])
         if best is not None and (is_best or best.file != self._best):
             rebuild_best(self.experiment)
@@ -113,10 +119,10 @@ class CheckpointWriter:
     def _forget(self, keep: KeepSection) -> None:
         """Remove the checkpoints that ``checkpoint.keep`` does not keep, except parents of other experiments."""
         # the search for children reads many folders; it runs only where there is something to remove
-        if retention.removable(self.experiment, keep.last, keep.every, set()):
-            used = retention.in_use(self.experiment.root)
-            entries = retention.removable(self.experiment, keep.last, keep.every, used)
-            retention.remove(self.experiment, entries, "checkpoint.keep")
+        entries = retention.removable(self.experiment, keep.last, keep.every, set())
+        if entries:
+            self._used = self._used or retention.InUse(self.experiment.root)
+            retention.remove(self.experiment, entries, "checkpoint.keep", self._used)
 
     def mid_epoch(self, state: State, epoch: int, batch: int) -> ManifestEntry:
         """Commit the state after ``batch`` batches of ``epoch``. Only the newest three of these are kept."""
@@ -147,20 +153,32 @@ class CheckpointWriter:
             name, size, digest, position.epoch, position.batch, datetime.now().isoformat(timespec="seconds"), metrics
         )
 
-    def save_predictions(self, epoch: int, new: dict[str, np.ndarray], keep: int | None) -> None:
+    def save_predictions(
+        self, epoch: int, new: dict[str, np.ndarray], keep: int | None, known: Mapping[int, str]
+    ) -> dict[int, str]:
         """Write the validation predictions of this epoch. Those of the best epoch before it, ``keep``, stay in the file:
-        this save may never be committed."""
+        this save may never be committed.
+
+        Args:
+            known: hashes of the epochs that the file holds, as the manifest records them.
+
+        Returns:
+            The hashes of what it holds now.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         n, k = new["probabilities"].shape
+        mine = Predictions(
+            epoch, tuple(self.classes), new["labels"], new["probabilities"].argmax(1), new["probabilities"]
+        )
         table = pa.table(
             {
                 "epoch": np.full(n, epoch, dtype=np.int32),
                 "index": np.arange(n, dtype=np.int64),
-                "label": new["labels"].astype(np.int32),
-                "prediction": new["probabilities"].argmax(1).astype(np.int32),
-                "probabilities": pa.FixedSizeListArray.from_arrays(new["probabilities"].astype(np.float32).ravel(), k),
+                "label": mine.labels.astype(np.int32),
+                "prediction": mine.predicted.astype(np.int32),
+                "probabilities": pa.FixedSizeListArray.from_arrays(mine.probabilities.astype(np.float32).ravel(), k),
             }
         ).replace_schema_metadata({"classes": json.dumps(self.classes)})
         path = self.folder / layout.PREDICTIONS
@@ -171,6 +189,8 @@ class CheckpointWriter:
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
         files.write_atomic(path, sink.getbuffer())
+        kept = {} if keep is None or keep not in known else {keep: known[keep]}
+        return kept | {epoch: mine.sha256}
 
 
 def _best_of(entries: Sequence[ManifestEntry], metric: str) -> BestEpoch | None:
@@ -247,10 +267,14 @@ def write_history(folder: Path, history: Mapping[str, Sequence[Any]], classes: S
     Args:
         history: column → values, as every checkpoint holds it. Columns may be shorter than others.
     """
+    files.write_atomic(folder / layout.HISTORY_CSV, history_csv(history, classes))
+
+
+def history_csv(history: Mapping[str, Sequence[Any]], classes: Sequence[str]) -> bytes:
+    """The content of ``training_history.csv``; the arguments are those of :func:`write_history`."""
     columns = [c for c in history_columns(classes) if c in history]
     columns += [c for c in history if c not in columns]
     rows = max((len(v) for v in history.values()), default=0)
     table = [[history[c][i] if i < len(history[c]) else None for c in columns] for i in range(rows)]
     # a class name from a folder may hold surrogates, which UTF-8 cannot encode
-    content = files.csv_text([columns, *table]).encode(errors="backslashreplace")
-    files.write_atomic(folder / layout.HISTORY_CSV, content)
+    return files.csv_text([columns, *table]).encode(errors="backslashreplace")

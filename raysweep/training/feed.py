@@ -33,7 +33,7 @@ class Feed:
             need = data.train.pixels.nbytes + data.val.pixels.nbytes
             if need < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
                 for images in (data.train, data.val):
-                    self.resident[id(images)] = torch.from_numpy(np.ascontiguousarray(images.pixels)).to(device)
+                    self.resident[id(images)] = torch.from_numpy(images.take(np.arange(len(images.labels)))).to(device)
 
     def _normal(self, batch: torch.Tensor) -> torch.Tensor:
         # the permuted view is channels_last already, because the memory holds (b, H, W, C)
@@ -49,7 +49,10 @@ class Feed:
         labels = torch.from_numpy(images.labels[index])
         resident = self.resident.get(id(images))
         if resident is None:
-            pixels = torch.from_numpy(augment.gather(images.pixels, index, draws, self.fill))
+            some = images.take(index)
+            if draws is not None:
+                some = augment.gather(some, np.arange(len(index)), draws, self.fill)
+            pixels = torch.from_numpy(some)
             if self.device.type == "cuda":
                 pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         else:

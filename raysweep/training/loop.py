@@ -42,7 +42,7 @@ def train(job: Job, reporter: Reporter, start: Mapping[str, Any] | None = None) 
         Interrupted: the reporter requested a stop; a checkpoint was committed.
         NonFiniteLossError: the loss is NaN or infinite; checkpoints committed before stay.
     """
-    setup, progress = prepare(job, start)
+    setup, progress = prepare(job, start, reporter)
     return _Loop(setup, progress, reporter).run()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raysweep.errors import DataError
 from raysweep.events import CheckpointSaved, EpochDone, Progress
 from raysweep.store import checkpoint_format
 from raysweep.store.checkpoint_format import State
@@ -30,6 +31,7 @@ class Saver:
         self.writer = _writer(setup) if setup.world.rank == 0 else None
         self.background = BackgroundSaver(report)
         self._constant = _constant(setup)
+        self._settled = False  # whether the check of the images has ended well
 
     def epoch_end(self, epoch: int, row: Mapping[str, Any] | None, validation: evaluate.Validation) -> None:
         """Save the end of an epoch.
@@ -55,12 +57,26 @@ class Saver:
                 lambda: writer.mid_epoch(saved, epoch, batch).file, lambda file, *_: CheckpointSaved(file)
             )
 
+    def _settle(self) -> None:
+        """Before the first save: the images that were trained on are those that were decoded. Collective.
+
+        Raises:
+            DataError: they are not, on any rank; all ranks raise it.
+        """
+        if self._settled:
+            return
+        faults = [fault for fault in self.setup.world.gather(self.setup.data.settle()) if fault is not None]
+        if faults:
+            raise DataError(faults[0])
+        self._settled = True
+
     def _state(self, epoch: int, batch: int) -> State:
         """The checkpoint after ``batch`` batches of ``epoch``; 0: at its end. The writer adds the time.
 
         On rank 0 it is a snapshot that is valid until the next call, which waits for the save of this one. Collective.
         """
         setup, progress = self.setup, self.progress
+        self._settle()
         self.background.begin()
         ranks = setup.world.gather((state.rng_state(), progress.meters.as_list()))
         if setup.world.rank != 0:

@@ -20,6 +20,7 @@ from raysweep.data import augment, cache, sampling
 from raysweep.data.cache import Dataset
 from raysweep.data.order import in_order
 from raysweep.errors import CheckpointError
+from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint
 from raysweep.training import conditions, models, optim, state
 from raysweep.training.feed import Feed
@@ -105,11 +106,12 @@ class Setup:
         return torch.autocast(self.world.device.type, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
 
-def prepare(job: Job, start: Checkpoint | None) -> tuple[Setup, TrainingProgress]:
+def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> tuple[Setup, TrainingProgress]:
     """Build what ``job`` trains with, restored from ``job.start`` where it names a checkpoint.
 
     Args:
         start: the content of ``job.start`` where the caller has it already; it is not changed.
+        progress: told where images are decoded again.
 
     Raises:
         CheckpointError: the checkpoint does not fit the job.
@@ -117,7 +119,10 @@ def prepare(job: Job, start: Checkpoint | None) -> tuple[Setup, TrainingProgress
     settings, t = job.settings, job.settings.training
     torch.set_num_threads(job.threads)
     world = World(torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu"))
-    found = cache.reopen(job.cache_folder) or cache.load(settings.data, job.cache_dir)
+    found = cache.reopen(job.cache_folder) or cache.load(
+        settings.data, job.cache_dir, tell=lambda text: progress(Note(text))
+    )
+    found.check.start()
     data = in_order(found, settings.data.classes)
     members = sampling.pool(
         data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
@@ -127,12 +132,12 @@ def prepare(job: Job, start: Checkpoint | None) -> tuple[Setup, TrainingProgress
     model = _new_model(job, data, world)
     state.seed_everything(settings.seed, world.rank, 1)
     saved = _read(job, data, start)
-    progress = TrainingProgress.new(data.classes)
+    done = TrainingProgress.new(data.classes)
     if saved is not None:
         state.restore_model(model, saved, str(job.start))
         pixels = saved.get("preprocessing") or {}
         mean, std = list(pixels.get("mean", mean)), list(pixels.get("std", std))
-        progress = TrainingProgress.restored(saved, data.classes, world, job.keep_position)
+        done = TrainingProgress.restored(saved, data.classes, world, job.keep_position)
     feed = Feed(data, mean, std, world.device, t.channels_last)
     model, parallel = _parallelise(model, settings, world, data)
     optimizer = _optimizer(model, job, saved)
@@ -159,7 +164,7 @@ def prepare(job: Job, start: Checkpoint | None) -> tuple[Setup, TrainingProgress
         conditions=now,
         inexact=inexact,
     )
-    return setup, progress
+    return setup, done
 
 
 def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:

@@ -146,7 +146,7 @@ def test_wrong_usage_ends_with_exit_code_2_and_a_suggestion(capsys):
 
 
 def test_debug_shows_the_traceback(tmp_path):
-    command = [sys.executable, "-m", "raysweep.cli.main", "run", str(tmp_path / "none.yaml"), "--debug"]
+    command = [sys.executable, "-m", "raysweep", "run", str(tmp_path / "none.yaml"), "--debug"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert "Traceback" in done.stderr
     assert "ConfigError" in done.stderr

@@ -37,7 +37,7 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "raysweep.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "raysweep", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

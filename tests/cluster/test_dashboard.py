@@ -51,7 +51,7 @@ def running(tmp_path_factory):
     (folder / "token").write_text(token)
     arguments = ["run", str(folder / "config.yaml"), "--workers", "2", "--root", str(folder / "experiments")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "raysweep.cli.main", *arguments],
+        [sys.executable, "-m", "raysweep", *arguments],
         stderr=subprocess.PIPE,
         text=True,
         env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}

@@ -32,7 +32,7 @@ def test_a_run_through_ray_client_is_complete(tmp_path):
         config = str(tmp_path / "config.yaml")
         for _ in range(3):
             done = subprocess.run(
-                [sys.executable, "-m", "raysweep.cli.main", "run", config, "--workers", "2", *where],
+                [sys.executable, "-m", "raysweep", "run", config, "--workers", "2", *where],
                 capture_output=True,
                 text=True,
                 timeout=120,

@@ -23,7 +23,7 @@ SECTIONS = {"training": TRAINING, "sampling": {"samples_per_epoch": 500}}
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "raysweep.cli.main", *arguments, "--root", str(folder / "experiments")]
+    command = [sys.executable, "-m", "raysweep", *arguments, "--root", str(folder / "experiments")]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}  # for the network below
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment

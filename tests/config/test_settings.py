@@ -238,3 +238,113 @@ def test_a_number_of_workers_may_be_the_least_and_the_most():
 def test_a_wrong_number_of_workers_is_refused(text):
     with pytest.raises(ConfigError, match=r"^--workers"):
         load_config.parse_workers(text)
+
+
+TEXTS = [
+    "fer #2",
+    "null",
+    "~",
+    "1e3",
+    "2024",
+    "010",
+    "1:30",
+    "yes",
+    "off",
+    "a: b",
+    "{a",
+    "[x]",
+    "${y}",
+    "*z",
+    "&w",
+    "2024-01-31",
+    "a\\b",
+    "#1",
+    "- x",
+    "a=b",
+    "!t",
+]
+
+
+def text_options() -> list[str]:
+    """The dotted keys of every option that is a text or a word."""
+    from pydantic import BaseModel
+
+    def walk(model, prefix):
+        for name, field in model.model_fields.items():
+            inner = load_config._unwrap(field.annotation)
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from walk(inner, f"{prefix}{name}.")
+            elif load_config.is_text(field.annotation):
+                yield prefix + name
+
+    return list(walk(configuration.Settings, ""))
+
+
+def test_the_text_options_are_found():
+    found = text_options()
+    assert {"experiment.name", "data.path", "model.init_from", "trackers.mlflow.uri", "scaling.address", "root"} <= {
+        *found
+    }
+    assert "scaling.threads" not in found
+    assert "training.epochs" not in found
+
+
+@pytest.mark.parametrize("key", text_options())
+def test_a_text_option_takes_what_was_typed(key):
+    for text in TEXTS:
+        value = load_config.parse_overrides([f"{key}={text}"])
+        for part in key.split("."):
+            value = value[part]
+        assert value == text
+        quoted = load_config.parse_overrides([load_config.assignment(key, text)])
+        for part in key.split("."):
+            quoted = quoted[part]
+        assert quoted == text
+
+
+def test_names_that_yaml_reads_as_numbers_are_names():
+    settings = load_config.validate(
+        load_config.parse_overrides(["data.source=digits", "experiment.name=2024", "model.init_from=1e3"])
+    )
+    assert (settings.experiment.name, settings.model.init_from) == ("2024", "1e3")
+
+
+def test_an_option_that_may_be_missing_is_taken_back_by_nothing():
+    over = ["data.path=", "scaling.address= ", "data.source=faces", "data.classes="]
+    assert load_config.parse_overrides(over) == {
+        "data": {"path": None, "source": "faces", "classes": None},
+        "scaling": {"address": None},
+    }
+    for key in ("data.path", "trackers.mlflow", "training.grad_clip"):
+        settings = load_config.parse_overrides([load_config.assignment(key, None)])
+        section, name = key.split(".")
+        assert settings == {section: {name: None}}
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.classes=[yes, no, 010, 1e3, null]", ["yes", "no", "010", "1e3", "null"]),
+        ("data.classes=['a #1', \"b\"]", ["a #1", "b"]),
+        ("model.options.tag=a #2", "a #2"),
+        ("model.options.rate=1e-1", 0.1),
+        ("model.options.widths=[4, 4]", [4, 4]),
+        ("training.epochs=3", 3),
+        ("training.grad_clip=null", None),
+    ],
+)
+def test_lists_and_other_values_are_read_without_a_loss(override, value):
+    section, (name, *more) = override.split(".", 1)[0], override.partition("=")[0].split(".")[1:]
+    found = load_config.parse_overrides([override])[section][name]
+    for part in more:
+        found = found[part]
+    assert found == value
+
+
+def test_what_a_comment_would_hide_is_not_dropped():
+    with pytest.raises(ConfigError, match="what follows the # would be left out"):
+        load_config.parse_overrides(["data.classes=[a, b] # c"])
+    with pytest.raises(ConfigError, match="what follows the # would be left out"):
+        load_config.parse_overrides(["model.options.widths=[4, 4] # c"])
+    with pytest.raises(ConfigError, match=r"training\.epochs.*'3 # x'"):
+        load_config.validate(load_config.parse_overrides(["data.source=faces", "training.epochs=3 # x"]))

@@ -18,6 +18,7 @@ from PIL import Image
 
 from raysweep.config.settings import DataSection
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n{} loop\n%%EOF\n"  # a program that never ends
 FER = {"angry": 0, "happy": 3, "sad": 4}  # the numbers of the CSV
 
 

@@ -58,7 +58,7 @@ def configuration(folder: Path, name: str, root: str) -> Path:
 def killed_after_an_epoch(server: Server, machine: str, file: Path) -> None:
     """A run in a process of its own, which gets SIGKILL in its third epoch or later."""
     running = subprocess.Popen(
-        [sys.executable, "-m", "raysweep.cli.main", "run", str(file), "--root", server.root()],
+        [sys.executable, "-m", "raysweep", "run", str(file), "--root", server.root()],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

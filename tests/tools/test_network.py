@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from raysweep.errors import CheckpointError, DataError, StoreError
+from raysweep.errors import CheckpointError, StoreError
 from raysweep.launch import run as launching
 from raysweep.plan import experiment as experiment_plan
 from raysweep.report import predictions
@@ -16,6 +18,7 @@ from raysweep.store import checkpoint
 from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 from tests.conftest import SMALL_NET, small_settings
+from tests.data.drawing import EPS
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def test_it_predicts_what_the_training_said(trained, image_folder):
     experiment, root = trained
     found = predict.load(Root.open(root), f"{experiment.id}@2")
     paths = sorted((image_folder / "val").rglob("*.png"))
-    mine = found.probabilities(predict.read_images(found, paths))
+    mine = np.array([probabilities for _, probabilities in predict.predictions(found, paths)])
     theirs = predictions.read(experiment, 2)
     truth = np.array([found.classes.index(p.parent.name) for p in paths])
     for c in range(3):  # the cache has an order of its own within a class
@@ -61,12 +64,48 @@ def test_predict_on_the_command_line(trained, image_folder, capsys):
     code, out, _ = run_cli(capsys, "predict", f"{experiment.id}@2", paths[0], "--root", root)
     assert code == 0
     assert out.splitlines()[1].split("\t")[:2] == [str(paths[0]), rows[0]["class"]]
-    broken = image_folder / "broken.png"
+
+
+@pytest.fixture
+def bad_files(tmp_path):
+    """What is no image, and why."""
+    broken, pipe, program = tmp_path / "broken.png", tmp_path / "pipe.png", tmp_path / "program.png"
     broken.write_bytes(b"no image")
-    for bad in (broken, image_folder / "missing.png"):
-        code, _, err = run_cli(capsys, "predict", f"{experiment.id}@2", bad, "--root", root)
-        assert code == 2
-        assert bad.name in err
+    os.mkfifo(pipe)
+    program.write_bytes(EPS)
+    unread = "not an image of a kind that is read"
+    return {
+        broken: unread,
+        tmp_path / "missing.png": "No such file or directory",
+        tmp_path: "it is not a regular file",
+        pipe: "it is not a regular file",
+        Path("/dev/zero"): "it is not a regular file",
+        program: unread,
+    }
+
+
+def test_files_that_are_no_images_are_named_and_the_others_are_answered(trained, image_folder, bad_files, capsys):
+    experiment, root = trained
+    good = sorted((image_folder / "val" / "cat").glob("*.png"))[:2]
+    paths = [good[0], *bad_files, good[1]]
+    code, out, err = run_cli(capsys, "predict", f"{experiment.id}@2", *paths, "--root", root)
+    assert code == 1
+    assert [line.split("\t")[0] for line in out.splitlines()[1:]] == [str(path) for path in good]
+    assert f"{len(bad_files)} of {len(paths)} files cannot be used" in err
+    assert all(f"{path} ({why}" in err for path, why in bad_files.items())
+    code, out, err = run_cli(capsys, "predict", f"{experiment.id}@2", *paths, "--json", "--root", root)
+    assert code == 1
+    rows = json.loads(out)
+    assert [row["image"] for row in rows] == [str(path) for path in paths]
+    assert [path for path, row in zip(paths, rows, strict=True) if "probabilities" in row] == good
+    assert all(row["error"].startswith(bad_files[Path(row["image"])]) for row in rows if "error" in row)
+
+
+def test_where_no_file_is_an_image_nothing_is_printed(trained, bad_files, capsys):
+    experiment, root = trained
+    code, out, err = run_cli(capsys, "predict", f"{experiment.id}@2", *bad_files, "--root", root)
+    assert (code, out) == (1, "")
+    assert f"{len(bad_files)} of {len(bad_files)} files cannot be used" in err
 
 
 def test_images_of_another_size_and_colour_are_brought_to_the_networks(trained, tmp_path):
@@ -75,9 +114,8 @@ def test_images_of_another_size_and_colour_are_brought_to_the_networks(trained, 
     experiment, root = trained
     found = predict.load(Root.open(root), f"{experiment.id}@2")
     Image.new("RGB", (50, 80), (200, 10, 10)).save(tmp_path / "red.jpg")
-    assert predict.read_images(found, [tmp_path / "red.jpg"]).shape == (1, 12, 12, 1)
-    with pytest.raises(DataError, match=r"missing\.jpg"):
-        predict.read_images(found, [tmp_path / "missing.jpg"])
+    assert predict.read_image(found, tmp_path / "red.jpg").shape == (12, 12, 1)
+    assert predict.read_image(found, tmp_path / "missing.jpg") == "No such file or directory"
 
 
 @pytest.mark.parametrize("form", ["safetensors", "onnx", "torchscript"])
@@ -203,5 +241,5 @@ def test_a_network_of_transformers_is_exported(tmp_path, image_folder, without_r
     assert export.export(found, "onnx", tmp_path / "vit.onnx") <= export.TOLERANCE
     paths = sorted((image_folder / "val").rglob("*.png"))
     theirs = predictions.read(made, 1)
-    mine = found.probabilities(predict.read_images(found, paths))
+    mine = np.array([probabilities for _, probabilities in predict.predictions(found, paths)])
     assert sorted(mine.max(1).tolist()) == pytest.approx(sorted(theirs.probabilities.max(1).tolist()), abs=1e-5)

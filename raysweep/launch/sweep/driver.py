@@ -6,6 +6,7 @@ state: a sweep can be continued from ``sweep.json`` and the folders alone.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from raysweep.launch.workers import transport
 from raysweep.plan import capacity
 from raysweep.plan.types import SweepPlan
 from raysweep.store import experiment as experiments
-from raysweep.store import files, layout, lineage, trust
+from raysweep.store import files, layout, lineage, retention, trust
 from raysweep.store import sweep as sweeps
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
@@ -32,6 +33,7 @@ from raysweep.store.lock import WriterLock
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.results import MISSING, refresh
 from raysweep.store.sweep import Sweep
+from raysweep.trackers import credentials
 from raysweep.trackers.dispatch import dispatching
 
 
@@ -67,16 +69,16 @@ def run(plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
 
 def _start(plan: SweepPlan, count: int, progress: Progress) -> SweepResult:
     now = datetime.now()
-    sweep = sweeps.create(plan.root, plan.name, now)
-    problem = trust.remember_made(sweep.id, plan.base.settings.model_dump(mode="json"))
-    if problem:
-        progress(Note(problem))
-    lock = WriterLock.acquire(sweep.folder)
-    try:
-        sweep.write_record(_record(plan, sweep.id, now))
+    with contextlib.ExitStack() as held:
+        with retention.claimed(plan.parent.path):
+            sweep = sweeps.create(plan.root, plan.name, now)
+            problem = trust.remember_made(sweep.id, plan.base.settings.model_dump(mode="json"))
+            if problem:
+                progress(Note(problem))
+            lock = WriterLock.acquire(sweep.folder)
+            held.callback(lock.release)
+            sweep.write_record(_record(plan, sweep.id, now))
         return train_branches(sweep, plan, plan.points, count, progress, steal=False)
-    finally:
-        lock.release()
 
 
 def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
@@ -109,7 +111,7 @@ def train_branches(
 ) -> SweepResult:
     """Hand the branches to Ray Tune, complete the logs of those that it ended early, and write the results."""
     signals.begun(continue_command(sweep.root, sweep.id))
-    with dispatching(progress) as dispatcher:
+    with dispatching(progress, plan.base.settings.trackers) as dispatcher:
         try:
             return _train_branches(sweep, plan, points, count, dispatcher, steal)
         finally:  # also branches that were finished before: the process that tracked them may have been killed
@@ -151,7 +153,8 @@ def _started(sweep: Sweep, plan: SweepPlan, record: SweepRecord, count: int, que
         last_epoch=first + plan.base.settings.training.epochs,
         at_once=count,
         queue=queue,
-        notes=(*plan.notes, *(n.text for n in plan.base.notes if n.inexact)),
+        notes=(*plan.notes, *(n.text for n in plan.base.notes)),
+        rates=None if plan.base.rates is None else (plan.base.rates.fork, plan.base.rates.end),
     )
 
 
@@ -163,14 +166,17 @@ def _work(
     Raises:
         CheckpointError: the parent's checkpoint is no longer what was planned with.
     """
-    parent = plan.parent
+    parent, settings = plan.parent, credentials.stored(plan.base.settings)
     content = files.read_all(parent.path)
     if hashlib.sha256(content).hexdigest() != parent.sha256:
         raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
     shared = Shared(
         root=sweep.root,
         sweep_folder=sweep.address,
-        base=replace(transport.portable_plan(plan.base), resources=capacity.of_branch(plan.base.resources)),
+        base=replace(
+            transport.portable_plan(replace(plan.base, settings=settings)),
+            resources=capacity.of_branch(plan.base.resources),
+        ),
         points={p.name: p for p in points},
         parent=np.frombuffer(content, np.uint8),
         channel=None,

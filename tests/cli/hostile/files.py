@@ -192,7 +192,7 @@ add("going on where checkpoints are links", OUT, moved_out(lambda folder: ["cont
 add("going on where all is a link", "", moved_out(lambda folder: ["continue", folder.name], *WRITTEN), 0, 2)
 for log in ("lineage.jsonl", "experiment_changes.log"):
     add(f"going on where {log} is a link", f"{log}.*link", moved_out(lambda f: ["continue", f.name], log), 1, 2)
-add("pruning links", "freed.*@1", moved_out(lambda folder: ["prune", "--last", 1], *KEPT, "manifest.json"), 0)
+add("pruning links", "freed.*@1", moved_out(lambda folder: ["prune", "--last", 1, "--yes"], *KEPT, "manifest.json"), 0)
 add("an experiment that is a link", "No experiment or sweep", folder_out)
 add("a sweep that is a link", f"No experiment|{OUT}", partial(sweep_out, False))
 add("a folder of sweeps that is a link", f"No experiment|{OUT}", partial(sweep_out, True))

@@ -350,7 +350,7 @@ def test_a_sweep_that_is_killed_or_interrupted_loses_nothing(undisturbed, tmp_pa
     name = f"broken{int(number)}"
     options = ["branch", "--from", f"{parent.id}@1", "--weights-grid", str(tmp_path / "grid.yaml"), "--name", name]
     process = subprocess.Popen(
-        [sys.executable, "-m", "raysweep.cli.main", *options, "--max-concurrent", "1", "--root", str(root)],
+        [sys.executable, "-m", "raysweep", *options, "--max-concurrent", "1", "--root", str(root)],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,

@@ -211,7 +211,7 @@ def test_as_many_failures_as_allowed_and_no_more(ray_cluster, tmp_path):
 def test_a_kill_because_memory_ran_out_is_called_so(tmp_path):
     """Ray's own memory monitor, told that one byte in a hundred is too much."""
     config = config_file(tmp_path, scaling={"num_workers": 1, "threads": 1, "max_failures": 0})
-    command = [sys.executable, "-m", "raysweep.cli.main", "run", str(config), "--root", str(tmp_path / "experiments")]
+    command = [sys.executable, "-m", "raysweep", "run", str(config), "--root", str(tmp_path / "experiments")]
     environment = os.environ | {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=150)
     assert done.returncode == 1, done.stderr
@@ -222,3 +222,21 @@ def test_a_kill_because_memory_ran_out_is_called_so(tmp_path):
 def test_the_driver_knows_when_ray_takes_a_node_away(ray_cluster):
     assert nodes.Notices(["of another cluster"]).arrived() is False
     assert len(nodes.node_resources()) == 1
+
+
+class ControllerError(Exception):
+    """As Ray's, which wraps what its controller raised."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("Training failed due to controller error:\nmany words")
+        self.controller_failure = cause
+
+
+@pytest.mark.parametrize("wrap", [lambda e: e, ControllerError])
+@pytest.mark.parametrize("cause", [UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range(128)"), TypeError("x")])
+def test_a_mistake_would_happen_again(wrap, cause):
+    found = verdict([], wrap(cause))
+    assert not found.retry
+    assert str(found.error) == f"Training on workers failed: {type(cause).__name__}: {cause}."
+    assert verdict([], wrap(ConnectionError("x"))).retry  # no mistake of anybody
+    assert verdict([LOST], wrap(cause)).retry  # what a lost rank explains

@@ -1,0 +1,120 @@
+"""Images in ``.npy`` files: written and read by plain calls instead of through a memory map.
+
+The kernel ends a process that touches a mapped page which the disk cannot hold, or which was cut off (SIGBUS). A plain call
+fails with an error that can be told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from raysweep.errors import DataError
+
+_AT_ONCE = 1 << 28  # bytes of one read
+_BUFFER = 1 << 20  # bytes of one write, where images are small
+
+
+def create(path: Path, shape: tuple[int, ...]) -> BinaryIO:
+    """A new ``.npy`` file for a uint8 array of this shape; the caller writes its bytes and closes it."""
+    file = open(path, "wb", buffering=_BUFFER)  # noqa: SIM115
+    form = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, form)
+    return file
+
+
+@contextlib.contextmanager
+def space(folder: Path, needed: int) -> Iterator[None]:
+    """Around what writes so many bytes into the folder of a cache that is being made.
+
+    Raises:
+        DataError: the disk does not have them, before anything is written or later.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise _full(folder, needed, free)
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise _full(folder, needed, shutil.disk_usage(folder).free, error) from None
+
+
+def _full(folder: Path, needed: int, free: int, error: OSError | None = None) -> DataError:
+    return DataError(
+        f"The image cache in {folder.parent} cannot be written: it takes {needed:,} bytes while it is made, and {free:,} are "
+        f"free there{'' if error is None else f' ({error.strerror})'}. Nothing of it was kept. Free space, or name another "
+        "folder with data.cache_dir."
+    )
+
+
+class ImageFile:
+    """uint8 images (n, H, W, C) in a ``.npy`` file, which stays open: also where it is removed or replaced meanwhile.
+
+    Attributes:
+        mapped: all images, memory-mapped and read-only. Who reads through it dies where the file is cut short.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            OSError: it cannot be opened. ValueError: it is not such a file, or is shorter than it says.
+        """
+        self.path = path
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed with this object
+        if np.lib.format.read_magic(self._file) != (1, 0):
+            raise ValueError(f"{path.name} has another version of the format")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(self._file)
+        if fortran or dtype != np.uint8 or len(shape) != 4:
+            raise ValueError(f"{path.name} holds no images")
+        self.shape: tuple[int, ...] = shape
+        self._start = self._file.tell()
+        self._image = int(np.prod(shape[1:]))  # bytes
+        self.mapped = np.memmap(self._file, dtype=np.uint8, mode="r", offset=self._start, shape=shape)
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """A copy of the images at ``index``, int64 (b,): uint8 (b, H, W, C).
+
+        Raises:
+            DataError: the file was cut short, or cannot be read any more.
+        """
+        out = np.empty((len(index), *self.shape[1:]), dtype=np.uint8)
+        if not out.size:
+            return out
+        view = out.data.cast("B")
+        size, start = self._image, self._start
+        if len(index) == 1 or bool((np.diff(index) == 1).all()):  # neighbours, as in a validation: one read
+            self._fill(view, start + int(index[0]) * size)
+            return out
+        for i, position in enumerate(index.tolist()):
+            self._fill(view[i * size : (i + 1) * size], start + position * size)
+        return out
+
+    def whole(self) -> np.ndarray:
+        """A copy of all images. Raises as :meth:`take` does."""
+        return self.take(np.arange(self.shape[0]))
+
+    def _fill(self, view: memoryview, offset: int) -> None:
+        fd, done, size = self._file.fileno(), 0, len(view)
+        while done < size:
+            try:
+                n = os.preadv(fd, [view[done : done + _AT_ONCE]], offset + done)
+            except OSError as error:
+                raise self._lost(f"cannot be read any more: {error.strerror or error}") from None
+            if n == 0:
+                raise self._lost("was cut short while it was in use")
+            done += n
+
+    def _lost(self, what: str) -> DataError:
+        return DataError(
+            f"{self.path} {what}. Nothing was trained on the missing images; what was committed before is intact. Go on "
+            "with `raysweep continue`, which decodes the images again; if it happens again, check the disk."
+        )

@@ -1,0 +1,124 @@
+"""One image by Pillow: opened in the formats that are offered and no other, and drawn as the training sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Pillow's other formats are not opened, whatever a file is called: EPS, for one, is a program that Ghostscript would run.
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+_USUAL_MODES = {"L", "RGB", "LA", "RGBA"}
+
+
+class Decoded(NamedTuple):
+    """An image as the training sees it, and what that took."""
+
+    pixels: np.ndarray  # uint8 (side, side, channels)
+    cut_percent: float = 0.0  # of the image's area that was cut off, to make it a square
+    transparent: bool = False  # whether it has transparent pixels, which were put on white
+    mode: str | None = None  # Pillow's name where it is neither gray nor RGB, with or without transparency
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Around decoding: Pillow's warning about large images is not for people, because large images are taken care of."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+@contextlib.contextmanager
+def opened(payload: Path | bytes) -> Iterator[tuple[Any, Any]]:
+    """(The image as PIL opens it, not yet decoded; the file that it is read from)."""
+    from PIL import Image
+
+    from raysweep.store.files import open_regular
+
+    with (
+        open_regular(payload) if isinstance(payload, Path) else io.BytesIO(payload) as file,
+        Image.open(file, formats=tuple(FORMATS)) as image,
+    ):
+        yield image, file
+
+
+def draw(image: Any, size: int, channels: int) -> Decoded:
+    """The image turned upright, without transparency, in the wanted colours, cut to its middle and resized."""
+    from PIL import Image, ImageOps
+
+    mode, (width, height) = image.mode, image.size
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    image, transparent = _on_white(_eight_bits(image))
+    wanted = "L" if channels == 1 else "RGB"
+    if image.mode != wanted:
+        image = image.convert(wanted)
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
+    cut = 100 * (1 - min(width, height) / max(width, height))
+    return Decoded(pixels, cut, transparent, None if mode in _USUAL_MODES else mode)
+
+
+def _eight_bits(image: Any) -> Any:
+    """16-bit gray reduced to its upper eight bits; PIL's own conversion would clip everything above 255 to white."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        values = np.asarray(image)
+        deep = Image.fromarray((values >> 8).astype(np.uint8))
+        key = image.info.get("transparency")  # one value that means transparent
+        if isinstance(key, int) and (clear := values == key).any():
+            deep.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
+        return deep
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits; convert it to 8 bits")
+    return image
+
+
+def _on_white(image: Any) -> tuple[Any, bool]:
+    """(the image on white, True) if it has transparent pixels; else (the image itself, False).
+
+    What colour lies under a transparent pixel is chance; without this it would become the picture.
+    """
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image, False
+    colours = image.convert("RGBA")
+    if colours.getextrema()[3][0] == 255:
+        return image, False
+    white = Image.new("RGB", image.size, "white")
+    white.paste(colours, mask=colours)
+    return white, True
+
+
+def reason(error: Exception) -> str:
+    """Why an image cannot be decoded, as one short line."""
+    if isinstance(error, MemoryError):
+        return "decoding it takes more memory than there is"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"not an image of a kind that is read ({', '.join(FORMATS)})" if "cannot identify" in text else text
+
+
+def decode_here(payload: Path | bytes, size: int, channels: int) -> Decoded:
+    """An encoded image of any size, decoded in this process. Raises what Pillow raises."""
+    with opened(payload) as (image, _):
+        return draw(image, size, channels)

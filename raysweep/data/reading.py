@@ -1,0 +1,124 @@
+"""What was read of a data set and how: what was left out, cropped, put on white or converted. Plan, terminal and log tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from raysweep._text import join_names, plain, truncate
+
+UNDECODED = "images that cannot be decoded"
+FEW = 10  # validation images of a class
+MAX_EXAMPLES = 3  # of each kind of thing that was left out
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Things of one kind that lie in the data and were not read."""
+
+    count: int
+    examples: tuple[str, ...] = ()  # at most three of them, as paths relative to ``data.path``
+
+    @classmethod
+    def of(cls, names: Iterable[object]) -> LeftOut:
+        """All of these, with the first three as examples."""
+        every = [str(name) for name in names]
+        return cls(len(every), tuple(every[:MAX_EXAMPLES]))
+
+
+@dataclass(frozen=True)
+class Cropped:
+    """Images that were not square, of which only the middle was kept."""
+
+    images: int
+    mean_percent: float  # of an image's area that was cut off, on average over these images
+    most_percent: float
+    most_of: str  # the image that lost most
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What happened to the images of a data set on their way into the training.
+
+    ``left_out`` is known from the listing, the rest from decoding.
+    """
+
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)  # kind, in the plural, for people → what
+    cropped: Cropped | None = None
+    transparent: int = 0  # images with transparent pixels, which were put on white
+    modes: Mapping[str, int] = field(default_factory=dict)  # Pillow's mode, where it is neither L nor RGB(A) → images
+    validation: Mapping[str, int] = field(default_factory=dict)  # class → validation images, 0 where there is none
+    notes: tuple[str, ...] = ()  # how folders, lists and classes were understood, a sentence each
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Reading:
+        """What :meth:`to_json` has made.
+
+        Raises:
+            TypeError, AttributeError: it is something else.
+        """
+        left_out = {k: LeftOut(int(v["count"]), tuple(v["examples"])) for k, v in value["left_out"].items()}
+        cropped = None if value["cropped"] is None else Cropped(**value["cropped"])
+        return cls(
+            left_out,
+            cropped,
+            int(value["transparent"]),
+            dict(value["modes"].items()),
+            dict(value["validation"].items()),
+            tuple(value["notes"]),
+        )
+
+    def with_told(self, left_out: Mapping[str, LeftOut], notes: tuple[str, ...]) -> Reading:
+        """The same with what the listing says now: files that are left out may come and go without other images."""
+        bad = {kind: what for kind, what in self.left_out.items() if kind == UNDECODED}
+        return replace(self, left_out={**left_out, **bad}, notes=notes)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """What people should know, one sentence a line; empty where everything was read as it is."""
+        found = [truncate(note, 1000) for note in self.notes]
+        found += [
+            f"Left out: {what.count:,} {plain(kind)}"
+            + (f" ({join_names(what.examples)}{' …' * (what.count > len(what.examples))})" if what.examples else "")
+            + "."
+            for kind, what in self.left_out.items()
+        ]
+        if self.cropped is not None:
+            c = self.cropped
+            found.append(
+                f"Cropped to the middle: {_images(c.images)}, which {'lose' if c.images > 1 else 'loses'} {_percent(c.mean_percent)} "
+                f"of {'their' if c.images > 1 else 'its'} area"
+                + (
+                    f" on average, at most {_percent(c.most_percent)} ({truncate(c.most_of, 80)})."
+                    if c.images > 1
+                    else "."
+                )
+            )
+        if self.transparent:
+            found.append(f"Put on white: {_images(self.transparent)} with transparency.")
+        if self.modes:
+            each = ", ".join(f"{n:,} {plain(mode)}" for mode, n in self.modes.items())
+            found.append(f"Converted: {_images(sum(self.modes.values()))} in other modes than gray and RGB ({each}).")
+        without = [name for name, n in self.validation.items() if n == 0]
+        if without:
+            found.append(f"No validation images: {join_names(without)}.")
+        few = [f"{plain(name)} ({n})" for name, n in self.validation.items() if 0 < n < FEW]
+        if few:
+            least = min(n for n in self.validation.values() if n)
+            found.append(
+                f"Few validation images: {join_names(few)}. One image is up to {100 / least:.0f} points of a class's recall, so "
+                "small differences of these classes mean nothing."
+            )
+        return found
+
+
+def _images(n: int) -> str:
+    return f"{n:,} image{'s' * (n != 1)}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0f} %" if value >= 0.5 else "less than 1 %"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep._text import plain
-from raysweep.errors import RaysweepError
+from raysweep.errors import LockedError, RaysweepError
 from raysweep.report import comparison, content
 from raysweep.report.content import Content
 from raysweep.report.sections.records import HeatCell
@@ -24,12 +24,16 @@ def write(root: Root, reference: str, target: Path | None = None) -> Path:
 
     Raises:
         NotFoundError: there is no such sweep or experiment. StoreError: it cannot be read, or the page cannot be written.
+        LockedError: it still runs, and no ``target`` is given.
     """
     found = resolve.find_any(root, reference)
     page = content.of_sweep(found) if isinstance(found, Sweep) else content.of_experiment(root, found)
     folder = found.folder
     target = target or folder / layout.PAGE
-    files.write_atomic(target, html(page).encode(errors="backslashreplace"))
+    try:
+        files.write_atomic(target, html(page).encode(errors="backslashreplace"))
+    except LockedError as error:  # it would replace the report that the run itself writes at its end
+        raise LockedError(f"{error} Or write the report to another place, with -o FILE.") from None
     return target
 
 

@@ -13,8 +13,9 @@ import pytest
 from raysweep.errors import NotFoundError
 from raysweep.report import commands, content, page
 from raysweep.report.sections import confusion, learning_curves
-from raysweep.store import layout
+from raysweep.store import gate, layout
 from raysweep.store.experiment import Experiment
+from raysweep.store.lock import WriterLock
 from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 from tests.conftest import weights_hash
@@ -174,6 +175,20 @@ def test_one_experiment_has_a_page(root, sweep, capsys, tmp_path):
     text = (tmp_path / "z.html").read_text()
     assert "no control" not in text
     assert "against the control, trained for as many epochs" in text
+
+
+def test_what_still_runs_gets_its_report_elsewhere(root, sweep, capsys, tmp_path):
+    held = WriterLock.acquire(sweep.folder)
+    gate.leave(sweep.folder)  # as in another process
+    before = {p.name: p.read_bytes() for p in sweep.folder.iterdir() if p.is_file()}
+    code, _, err = run_cli(capsys, "report", "s", "--root", root)
+    assert code == 2
+    assert "is being written by process" in err
+    assert "with -o FILE" in err
+    assert {p.name: p.read_bytes() for p in sweep.folder.iterdir() if p.is_file()} == before
+    assert run_cli(capsys, "report", "s", "--root", root, "-o", tmp_path / "x.html")[0] == 0
+    held.release()
+    assert run_cli(capsys, "report", "s", "--root", root)[0] == 0
 
 
 def test_the_command(root, sweep, capsys, tmp_path):

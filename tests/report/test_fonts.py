@@ -11,7 +11,7 @@ from PIL import Image
 
 from raysweep.report import effects_picture, figures, fonts
 from raysweep.report.comparison import Compared, Comparison
-from raysweep.report.effects import Effect, NOT_SHOWN
+from raysweep.report.effects import NOT_SHOWN, Effect
 from raysweep.report.predictions import Predictions
 
 THAI, CHINESE, ARABIC = "แมว", "猫", "قطة"

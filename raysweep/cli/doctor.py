@@ -90,6 +90,7 @@ def doctor(
             True,
             f"{place.address_of(folder)} is reachable and writable; its local copy is under {folder.parent.parent}",
         )
+        check(True, place.caveat() or "it honours conditions, so a late upload replaces nothing")
     existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
     free = shutil.disk_usage(existing).free / 1e9
     check(free > 1, f"{free:.0f} GB free for {'the local copy' if place.is_remote else folder}")

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from raysweep import _machine
-from raysweep._text import plain
+from raysweep._text import hide_credentials, plain
 from raysweep.display.streams import OutputGone
 from raysweep.display.terminal import debugging, never_fail
 from raysweep.errors import InputError, RaysweepError, ResourceError, did_you_mean
@@ -82,7 +82,7 @@ class _Group(TyperGroup):
 
 def _paragraph(text: object) -> str:
     """The text in one line, so that quoted input cannot fake another line or send control codes to the terminal."""
-    return plain(re.sub(r"\s*\n\s*", " ", str(text).strip()))
+    return hide_credentials(plain(re.sub(r"\s*\n\s*", " ", str(text).strip())))
 
 
 app = typer.Typer(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -107,6 +109,10 @@ class Grid(Section):
     seeds: list[Seed] = Field(
         default_factory=list, description="Train each branch once per seed. Default: the parent's seed."
     )
+    control_seeds: Positive | None = Field(
+        None,
+        description="How many controls to train: the seeds above, then the smallest unused numbers. Default: as many as seeds.",
+    )
     weights: dict[str, list[Any]] = Field(
         default_factory=dict, description="Class: list of weights. Every combination becomes a branch."
     )
@@ -141,17 +147,20 @@ class Grid(Section):
     def _not_empty(self) -> Grid:
         if not (self.weights or self.branches or self.search.ranges):
             raise ValueError("the grid is empty: give weights (lists per class), branches, or a search with ranges")
-        if self.search.algorithm != "grid" and len(self.seeds) > 1:
+        if self.search.algorithm == "optuna" and len(self.seeds) > 1:
             raise ValueError(
-                f"search.algorithm: {self.search.algorithm} allows one seed at most, not {len(self.seeds):,}. Use algorithm: grid "
-                "for several seeds"
+                f"search.algorithm: optuna allows one seed at most, not {len(self.seeds):,}, because it chooses each point after the "
+                "last one. Use algorithm: random or grid for several seeds"
             )
+        if self.control_seeds and not self.control:
+            raise ValueError("control_seeds asks for controls, but control is false. Remove one of the two")
         return self
 
     @model_validator(mode="after")
     def _not_too_large(self) -> Grid:
         product = math.prod(len(v) for v in self.weights.values()) if self.weights else 0
         total = (product + len(self.branches) + (self.search.num_samples or 0)) * max(1, len(self.seeds))
+        total += self.control_seeds or 0
         if total > MAX_BRANCHES:
             many = f"{total:,}" if total < 10**12 else "more than a trillion"
             raise ValueError(f"the grid has {many} points; at most {MAX_BRANCHES:,} are allowed")
@@ -208,7 +217,7 @@ def expand(grid: Grid, parent: SamplingWeights, parent_seed: int) -> tuple[list[
     points: list[Point] = []
     taken: set[str] = set()
     if control is not None:
-        points += _with_seeds(*control, True, seeds, taken)
+        points += _with_seeds(*control, True, _control_seeds(seeds, grid.control_seeds), taken)
     for label, complete in chosen:
         points += _with_seeds(label, complete, False, seeds, taken)
     if len(points) > MAX_BRANCHES:
@@ -243,10 +252,18 @@ def _distinct(grid: Grid, parent: SamplingWeights) -> tuple[list[_Labelled], _La
     return list(chosen.values()), control, notes
 
 
+def _control_seeds(seeds: Sequence[int], count: int | None) -> list[int]:
+    """The seeds of ``count`` controls: those of the branches, then the smallest unused numbers."""
+    if count is None:
+        return list(seeds)
+    unused = (n for n in itertools.count() if n not in seeds)
+    return [*seeds, *itertools.islice(unused, max(0, count - len(seeds)))][:count]
+
+
 def _label(changes: Mapping[str, Any], parent: Mapping[str, float]) -> str:
     """A name for changed weights: from those that differ from the parent's, or from all if none does."""
     differing = {c: v for c, v in changes.items() if v != parent.get(c, 1.0)}
-    return describe(differing) or describe(changes) or CONTROL
+    return describe(differing, tuple(parent)) or describe(changes, tuple(parent)) or CONTROL
 
 
 def _with_seeds(
@@ -279,15 +296,60 @@ def _proportions(weights: SamplingWeights) -> tuple[str, ...]:
     return tuple(f"{float(Fraction(w) / total):.12g}" for w in weights.values)
 
 
-def describe(changes: Mapping[str, Any]) -> str:
-    """A branch's name from what it changes, such as ``disgust5_fear2``; usable as part of a folder's name."""
+@functools.lru_cache(maxsize=4)
+def short_names(classes: tuple[str, ...]) -> dict[str, str]:
+    """Class → what branches are called after it: at most 16 characters, different for each class, and usable in a folder's name.
+
+    The start of a name, if that says which class it is; else its end, for what differs stands there
+    (``Alphabet_of_the_Magi/character03``); else the number of the class and its end.
+
+    >>> short_names(("disgust", "Magi of the Alphabet/a1", "Magi of the Alphabet/b2"))
+    {'disgust': 'disgust', 'Magi of the Alphabet/a1': 'the_Alphabet_a1', 'Magi of the Alphabet/b2': 'the_Alphabet_b2'}
+    """
+    found: dict[str, str] = {}
+    left = list(classes)
+    for form in (_start, _end):
+        forms = {c: form(c) for c in left}
+        often = Counter(text.casefold() for text in forms.values())
+        taken = {text.casefold() for text in found.values()}
+        fits = [c for c in left if forms[c] and often[forms[c].casefold()] == 1 and forms[c].casefold() not in taken]
+        found |= {c: forms[c] for c in fits}
+        left = [c for c in left if c not in found]
+    taken = {text.casefold() for text in found.values()}
+    number = {c: i for i, c in enumerate(classes, start=1)}
+    found |= {c: unique(f"{number[c]}_{_end(c)[-(15 - len(str(number[c]))) :]}", taken) for c in left}
+    return found
+
+
+def _start(name: str) -> str:
+    return re.sub(r"[^\w.]+", "", name)[:16]
+
+
+def _end(name: str) -> str:
+    """As many of its last words as fit."""
+    words = [w for w in re.split(r"[^\w.]+|_", name) if w]
+    kept = words[-1:]
+    for word in reversed(words[:-1]):
+        if len("_".join([word, *kept])) > 16:
+            break
+        kept.insert(0, word)
+    return "_".join(kept)[-16:].strip("_.")
+
+
+def describe(changes: Mapping[str, Any], classes: Sequence[str] = ()) -> str:
+    """A branch's name from what it changes, such as ``disgust5_fear2``; usable as part of a folder's name.
+
+    Args:
+        classes: all classes, from which those that are changed must be told apart.
+    """
+    short = short_names(tuple(classes) or tuple(changes))
     parts = []
     for name, value in changes.items():
         try:
             number = f"{value:.4g}" if isinstance(value, (int, float)) else short_repr(value)
         except OverflowError:  # of hundreds of digits
             number = short_repr(value)
-        parts.append(re.sub(r"[^\w.]+", "", name)[:16] + re.sub(r"[^\w.]+", "", number)[:12])
+        parts.append(short.get(name, _start(name)) + re.sub(r"[^\w.]+", "", number)[:12])
     whole = "_".join(parts).strip("._")
     if len(whole) <= 60:
         return whole

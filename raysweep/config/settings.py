@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, without_credentials
-from raysweep.config.types import Float, Int, Positive, Section, Seed, Text, Workers, short_json
+from raysweep.config.types import Float, Int, Name, Names, Positive, Section, Seed, Text, Workers, short_json
 from raysweep.errors import WeightsError
 from raysweep.weights import check_number
 
@@ -29,6 +29,12 @@ class ExperimentSection(Section):
         return check_name(value) if isinstance(value, str) else value
 
 
+class Columns(Section):
+    path: Name | None = Field(None, description="The column with the image's path, name or id.")
+    label: Name | None = Field(None, description="The column with the image's class.")
+    split: Name | None = Field(None, description="The column that says train, val or test.")
+
+
 class DataSection(Section):
     source: Literal["auto", "faces", "digits", "folder", "csv", "parquet"] = Field(
         "auto",
@@ -37,9 +43,26 @@ class DataSection(Section):
     )
     path: Text | None = Field(
         None,
-        description="A folder with one subfolder per class, or with imagefolder metadata, Parquet, CIFAR or MNIST files; "
-        "FER-2013's CSV file; or a .csv, .jsonl or .parquet file that lists image paths and labels.",
+        description="A folder with one subfolder per class, or with a list of images, Parquet, CIFAR or MNIST files; "
+        "FER-2013's CSV file; or a .csv, .tsv, .txt, .jsonl or .parquet file that lists image paths and labels.",
     )
+    level: Literal[1, 2] | None = Field(
+        None,
+        description="Which folders below the split are the classes: 1: the first ones; 2: those in them. Default: as it is plain.",
+    )
+    images: Text | None = Field(
+        None,
+        description="Folder in which the images of a list lie. Default: the list's own, or one beside it that has them.",
+    )
+    columns: Columns | None = Field(
+        None,
+        description="Names, or numbers from 1, of a list's columns: {path: NAME, label: NAME, split: NAME}. Default: by their usual "
+        "names.",
+    )
+    rename: Names = Field(
+        default_factory=dict, description="Other names for classes, such as {HAPPINESS: happiness}; two become one."
+    )
+    drop: list[Text] = Field(default_factory=list, description="Classes whose images are left out.")
     image_size: Annotated[Int, Field(ge=8, le=1024)] | None = Field(
         None,
         description="Width and height of the images in pixels. Default: the images' own size, if all have the same.",
@@ -56,8 +79,8 @@ class DataSection(Section):
     )
     classes: list[Text] | None = Field(
         None,
-        description="Order of the classes in the network's output. Default: as in the trained model, else alphabetical (numbers "
-        "by value).",
+        description="The classes to use, in the order of the network's output. Default: all, as in the trained model, else "
+        "alphabetical (numbers by value).",
     )
     cache_dir: Text | None = Field(
         None, description="Folder for decoded images. Default: RAYSWEEP_CACHE, else <root>/.raysweep/cache."

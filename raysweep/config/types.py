@@ -55,6 +55,19 @@ Seed = Annotated[Int, Field(ge=0, lt=2**63)]
 Text = Annotated[str, Field(max_length=4096), AfterValidator(one_line)]
 
 
+def _as_text(value: Any) -> Any:
+    """A whole number as text: YAML reads a class that is called 0, and the number of a column, as a number."""
+    return str(value) if type(value) is int and value.bit_length() < 200 else value
+
+
+def _keys_as_text(value: Any) -> Any:
+    return {_as_text(key): item for key, item in value.items()} if isinstance(value, dict) else value
+
+
+Name = Annotated[Text, BeforeValidator(_as_text)]
+Names = Annotated[dict[Name, Name], BeforeValidator(_keys_as_text)]
+
+
 def check_range(value: Sequence[Any]) -> list[int]:
     """The smallest and largest number of workers.
 

@@ -18,7 +18,7 @@ from raysweep.config.settings import DataSection
 from raysweep.data import arrays, decode, integrity, pillow
 from raysweep.data.listing import Item, Listing
 from raysweep.data.pillow import Decoded
-from raysweep.data.reading import Cropped, LeftOut, Reading
+from raysweep.data.reading import UNDECODED, Cropped, LeftOut, Reading
 from raysweep.data.sampling import permutation
 from raysweep.errors import DataError
 
@@ -48,14 +48,15 @@ class _Seen:
         if found.mode is not None:
             self.modes[found.mode] += 1
 
-    def reading(self, items: list[Item], validation: Mapping[str, int]) -> Reading:
+    def reading(self, listing: Listing, items: list[Item], validation: Mapping[str, int]) -> Reading:
         cropped = None
         if self.cut:
             most = max(self.cut, key=self.cut.__getitem__)
             mean = sum(self.cut.values()) / len(self.cut)
             cropped = Cropped(len(self.cut), mean, self.cut[most], items[most].name)
-        bad = {"images that cannot be decoded": LeftOut.of(items[i].name for i in self.bad)} if self.bad else {}
-        return Reading(bad, cropped, self.transparent, dict(sorted(self.modes.items())), validation)
+        bad = {UNDECODED: LeftOut.of(items[i].name for i in self.bad)} if self.bad else {}
+        modes = dict(sorted(self.modes.items()))
+        return Reading({**listing.left_out, **bad}, cropped, self.transparent, modes, validation, listing.notes)
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,9 @@ def _write(folder: Path, data: DataSection, listing: Listing, decoded: _Decoded)
         "std": std,
         "sha256": identity.hexdigest(),
         "skipped": [{"image": items[i].name, "reason": why} for i, why in seen.bad.items()],
-        "reading": seen.reading(items, {c: int(n) for c, n in zip(listing.classes, in_val, strict=True)}).to_json(),
+        "reading": seen.reading(
+            listing, items, {c: int(n) for c, n in zip(listing.classes, in_val, strict=True)}
+        ).to_json(),
         "hashes": {file.name: integrity.hashes(file) for file in sorted(folder.iterdir())},
     }
     integrity.write_signed(folder / META, meta)

@@ -28,8 +28,9 @@ from raysweep.data import build, integrity
 from raysweep.data.arrays import ImageFile
 from raysweep.data.build import META, Progress
 from raysweep.data.integrity import Check, UnsignedError
-from raysweep.data.listing import Listing, Source
-from raysweep.data.reading import LeavesOut, Reading
+from raysweep.data.listing import Listing
+from raysweep.data.naming import Chosen
+from raysweep.data.reading import Reading
 from raysweep.data.sources import open_source
 from raysweep.errors import DataError
 
@@ -146,13 +147,12 @@ def load(
     source = open_source(data)
     folder = user_path(cache_dir) / _key(_asked(source.fingerprint, data), data)
     found = reopen(folder) or _built(source, folder, data, progress, tell)
-    if isinstance(source, LeavesOut):
-        return replace(found, reading=found.reading.and_left_out(source.left_out()))
-    return found
+    told = _asked(source.told, data)
+    return found if told is None else replace(found, reading=found.reading.with_told(*told))
 
 
 def _built(
-    source: Source, folder: Path, data: DataSection, progress: Progress | None, tell: Callable[[str], None] | None
+    source: Chosen, folder: Path, data: DataSection, progress: Progress | None, tell: Callable[[str], None] | None
 ) -> Dataset:
     """The cache in ``folder``, made now unless another process does."""
     from filelock import FileLock

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from raysweep._text import join_names
-from raysweep.data.listing import (
-    TEST_NAMES,
-    TRAIN_NAMES,
-    VAL_NAMES,
-    Listing,
-    Row,
-    class_name,
-    digest,
-    listing_of,
-    marks,
-    ordered,
-    split_of,
-)
-from raysweep.data.tables import Table, column, open_table
+from raysweep.data.arrange import arrange
+from raysweep.data.listing import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, Found, Row, class_name, digest, marks, split_of
+from raysweep.data.tables import LIST_SUFFIXES, Table, column, open_table
+from raysweep.data.tree import IMAGE_SUFFIXES, Folder, Rest, is_hidden, walk
 from raysweep.errors import DataError
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".pnm"}
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+Walked = tuple[Folder, Rest]
+
+
+def look(path: Path) -> Walked:
+    """What lies in a folder, and what was left out of it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    rest = Rest()
+    return walk(path, rest), rest
 
 
 def subfolders(path: Path) -> list[Path]:
     """The folders directly in ``path``, sorted, without hidden ones."""
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in path.iterdir() if p.is_dir() and not is_hidden(p.name))
 
 
 def split_folders(path: Path) -> tuple[Path | None, Path | None]:
@@ -39,19 +40,12 @@ def split_folders(path: Path) -> tuple[Path | None, Path | None]:
     return train, next((folders[n] for n in VAL_NAMES + TEST_NAMES if n in folders), None)
 
 
-def has_class_folders(path: Path) -> bool:
-    """Whether there are images where class folders would have them. Looks only one or two levels down."""
-
-    def images(folders: Iterable[Path]) -> bool:
-        return any(p.suffix.lower() in IMAGE_SUFFIXES for folder in folders for p in folder.iterdir())
-
-    folders = subfolders(path)
-    return images(f for f in folders if split_of(f.name) is None) or any(
-        images(subfolders(f)) for f in folders if split_of(f.name) is not None
-    )
+def has_class_folders(tree: Folder) -> bool:
+    """Whether there are images where class folders would have them."""
+    return any(f.inner if split_of(f.name) else f.total for f in tree.inner)
 
 
-def metadata_files(path: Path) -> list[tuple[Table, str | None]]:
+def metadata_files(path: Path, tree: Folder) -> list[tuple[Table, str | None]]:
     """imagefolder's metadata files and the split of each: one beside all images, or one in each split's folder.
 
     Only a table with a column ``file_name`` counts. Any other ``metadata.csv`` among class folders has some other purpose
@@ -65,7 +59,7 @@ def metadata_files(path: Path) -> list[tuple[Table, str | None]]:
     places: list[tuple[Path, str | None]] = [(path, None)]
     if train is not None:
         places += [(train, "train"), (val, split_of(val.name))] if val is not None else [(train, None)]
-    found = [(table, split) for folder, split in places if (table := _metadata_in(folder, path)) is not None]
+    found = [(table, split) for folder, split in places if (table := _metadata_in(folder, tree)) is not None]
     files = [table.file for table, _ in found]
     if len(files) > 1 and files[0].parent == path:
         raise DataError(
@@ -80,10 +74,10 @@ def metadata_files(path: Path) -> list[tuple[Table, str | None]]:
     return found
 
 
-def _metadata_in(folder: Path, path: Path) -> Table | None:
-    """The metadata file in one folder of the data in ``path``; None if there is none."""
+def _metadata_in(folder: Path, tree: Folder) -> Table | None:
+    """The metadata file in one folder of the data in ``tree``; None if there is none."""
     tables = [open_table(folder / name) for name in METADATA if (folder / name).is_file()]
-    found = [table for table in tables if _names_files(table, path)]
+    found = [table for table in tables if _names_files(table, tree)]
     if len(found) > 1:
         raise DataError(
             f"{folder} has {join_names(t.file.name for t in found)}, and each names images. Keep one of them."
@@ -91,12 +85,12 @@ def _metadata_in(folder: Path, path: Path) -> Table | None:
     return found[0] if found else None
 
 
-def _names_files(table: Table, path: Path) -> bool:
-    """Whether a table has a column ``file_name``; not if it is unreadable and ``path`` has class folders anyway."""
+def _names_files(table: Table, tree: Folder) -> bool:
+    """Whether a table has a column ``file_name``; not if it is unreadable and ``tree`` has class folders anyway."""
     try:
         return column(table.columns(), ("file_name",)) is not None
     except DataError:
-        if has_class_folders(path):
+        if has_class_folders(tree):
             return False
         raise
 
@@ -104,76 +98,83 @@ def _names_files(table: Table, path: Path) -> bool:
 class FolderSource:
     """``train/`` with ``val/`` or ``test/``, each with one folder per class; or one folder per class without a split."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.train, self.val = split_folders(path)
-        if self.train is None and self.val is not None:
-            raise DataError(
-                f"{path} has {self.val.name}/ but no train/. Put the training images under {path / 'train'}."
-            )
-        self._files: dict[str, list[tuple[str, Path]]] | None = None
-
-    def _scan(self) -> dict[str, list[tuple[str, Path]]]:
-        """Split → (class, file) in sorted order."""
-        if self._files is None:
-            splits = {"train": self.train or self.path} | ({"val": self.val} if self.train and self.val else {})
-            self._files = {split: self._images(folder) for split, folder in splits.items()}
-        return self._files
-
-    def _images(self, folder: Path) -> list[tuple[str, Path]]:
-        """(class, file) of every image in the class folders of ``folder``.
+    def __init__(self, path: Path, level: int | None = None, walked: Walked | None = None) -> None:
+        """
+        Args:
+            level: see :func:`~raysweep.data.arrange.arrange`.
+            walked: what lies in ``path``, if it was looked at already.
 
         Raises:
-            DataError: there is none, or a class folder is empty.
+            LayoutError: splits and classes are not plain.
         """
-        found: list[tuple[str, Path]] = []
-        empty = []
-        for class_folder in subfolders(folder):
-            images = sorted(p for p in class_folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            if not images:
-                empty.append(class_folder)
-            found += [(class_name(class_folder.name, folder), p) for p in images]
-        if not found:
-            raise self._no_images(folder)
+        self.path = path
+        tree, rest = walked or look(path)
+        self._arranged = arrange(tree, level, rest)
+        self._left_out = rest.left_out()
+        self._check(tree)
+
+    def labels(self) -> set[str]:
+        return {*self._arranged.train, *(self._arranged.val or {})}
+
+    def _check(self, tree: Folder) -> None:
+        """Raises DataError if there are no images, or a class has none for training."""
+        train = self._arranged.train
+        if not any(f.total for folders in train.values() for f in folders):
+            raise self._no_images(tree)
+        empty = [f for folders in train.values() for f in folders if not f.total]
         if empty:
-            first = ", ".join(str(p) for p in empty[:10]) + " …" * (len(empty) > 10)
+            first = ", ".join(_with_kinds(f) for f in empty[:10]) + " …" * (len(empty) > 10)
             raise DataError(
                 f"The class folder{'s' * (len(empty) > 1)} {first} hold{'s' * (len(empty) == 1)} "
                 f"no image. Add images or remove the folder{'s' * (len(empty) > 1)}."
             )
-        return found
 
-    def _no_images(self, folder: Path) -> DataError:
-        tabular = sorted(p.name for p in self.path.iterdir() if p.suffix.lower() in (".csv", ".jsonl"))
+    def _no_images(self, tree: Folder) -> DataError:
+        tabular = sorted(p.name for p in self.path.iterdir() if p.suffix.lower() in LIST_SUFFIXES)
         if tabular:
-            more = f"If {join_names(tabular[:3])} lists the images, give that file as data.path."
+            more = (
+                f"If {join_names(tabular[:3])} lists the images, give that file as data.path, with data.columns if the names of its "
+                "columns are not known."
+            )
         else:
             more = (
-                "A folder may also hold metadata.csv or metadata.jsonl with the columns file_name and label, Parquet "
+                "A folder may also hold a list of the images and their classes (.csv, .jsonl), Parquet "
                 "files, or the files of CIFAR or MNIST that torchvision downloads; none of these is there."
             )
+        others = f" It has {_kinds(tree.every_other())}." if tree.every_other() else ""
         return DataError(
-            f"{folder} holds no images in class folders (looked for {', '.join(sorted(IMAGE_SUFFIXES))} in "
-            f"one folder per class). The expected layout is {folder}/CLASS/IMAGE.jpg. {more}"
+            f"{self.path} holds no images in class folders (looked for {', '.join(sorted(IMAGE_SUFFIXES))} in "
+            f"one folder per class).{others} The expected layout is {self.path}/CLASS/IMAGE.jpg. {more}"
         )
+
+    def _images(self) -> Iterator[tuple[str, str, Path]]:
+        """(split, class, file) of every image, the files of a class in sorted order."""
+        parts = {"train": self._arranged.train} | (
+            {"val": self._arranged.val} if self._arranged.val is not None else {}
+        )
+        for split, classes in parts.items():
+            for name, folders in sorted(classes.items()):
+                for file in sorted(image for folder in folders for image in folder.every()):
+                    yield split, class_name(name, self.path), file
 
     def fingerprint(self) -> str:
         rows: list[Any] = []
-        for split, files in self._scan().items():
-            for name, path in files:
-                rows.append([split, name, str(path.relative_to(self.path)), *marks(path.stat())])
+        for split, name, path in self._images():
+            rows.append([split, name, str(path.relative_to(self.path)), *marks(path.stat())])
         return digest([str(self.path.resolve()), rows])
 
-    def listing(self) -> Listing:
-        files = self._scan()
-        if "val" in files:
-            of_train, of_val = (ordered(name for name, _ in files[split]) for split in ("train", "val"))
-            if of_train != of_val:
-                raise DataError(
-                    f"{self.train} and {self.val} do not have the same class folders: {join_names(of_train)} versus "
-                    f"{join_names(of_val)}. Give both the same classes."
-                )
-        rows = {
-            split: [Row(str(p.relative_to(self.path)), name, p) for name, p in found] for split, found in files.items()
-        }
-        return listing_of(rows["train"], rows.get("val"))
+    def found(self) -> Found:
+        parts: dict[str, list[Row]] = {"train": [], "val": []}
+        for split, name, path in self._images():
+            parts[split].append(Row(str(path.relative_to(self.path)), name, path))
+        val = None if self._arranged.val is None else parts["val"]
+        return Found(parts["train"], val, self._left_out, tuple(self._arranged.notes))
+
+
+def _with_kinds(folder: Folder) -> str:
+    others = folder.every_other()
+    return f"{folder.path}" + (f" (with {_kinds(others)})" if others else "")
+
+
+def _kinds(suffixes: Counter[str]) -> str:
+    return join_names(f"{n:,} {s}" for s, n in suffixes.most_common(6))

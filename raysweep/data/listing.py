@@ -7,25 +7,29 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from raysweep._text import check_class, join_names, short_repr, truncate
+from raysweep.data.reading import LeftOut
 from raysweep.errors import DataError
 
-TRAIN_NAMES = ("train", "training")
-VAL_NAMES = ("val", "valid", "validation", "dev")
-TEST_NAMES = ("test", "testing", "eval", "evaluation")
+TRAIN_NAMES = ("train", "training", "trainset")
+VAL_NAMES = ("val", "valid", "validation", "dev", "valset")
+TEST_NAMES = ("test", "testing", "eval", "evaluation", "testset")
+# Kaggle's FER-2013 has two sets of test images, which are no two names for one; class folders of the same data have one test/.
+FER_TESTS = ("publictest", "privatetest")
 _SPLITS = {
     **dict.fromkeys(TRAIN_NAMES, "train"),
     **dict.fromkeys(VAL_NAMES, "val"),
-    # Kaggle's FER-2013 has two sets of test images; class folders of the same data have one test/.
-    **dict.fromkeys((*TEST_NAMES, "publictest", "privatetest"), "test"),
+    **dict.fromkeys((*TEST_NAMES, *FER_TESTS), "test"),
 }
 _WHOLE = re.compile(r"-?[0-9]+")
+_INNER_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 class Item(NamedTuple):
@@ -37,11 +41,13 @@ class Item(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All images of a source. ``val`` is None where the source has no split of its own."""
+    """All images of a data set. ``val`` is None where the data have no split of their own."""
 
     classes: tuple[str, ...]
     train: list[Item]
     val: list[Item] | None
+    left_out: Mapping[str, LeftOut] = {}
+    notes: tuple[str, ...] = ()  # how the data were read, for people
 
 
 class Row(NamedTuple):
@@ -52,25 +58,27 @@ class Row(NamedTuple):
     payload: Path | bytes | np.ndarray
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a source holds: its images with the names of their classes as they are written there, and what is to be said of it."""
+
+    train: list[Row]
+    val: list[Row] | None  # None where the source has no split of its own
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)  # kind, in the plural → what
+    notes: tuple[str, ...] = ()
+
+
 class Source(Protocol):
-    """One kind of data set on disk, or a built-in one."""
+    """One kind of data set on disk, or a built-in one. Where the classes are known without reading the images, it also has
+    ``labels()``, which returns a set of them."""
 
     def fingerprint(self) -> str:
         """A text that changes whenever the data change; computed without reading all images."""
         ...
 
-    def listing(self) -> Listing:
+    def found(self) -> Found:
         """All images, not yet decoded."""
         ...
-
-
-def listing_of(train: Iterable[Row], val: Iterable[Row] | None) -> Listing:
-    """The listing of these images; its classes are those that occur among them."""
-    parts = [list(train), None if val is None else list(val)]
-    classes = ordered({row.label for part in parts for row in part or []})
-    index = {c: i for i, c in enumerate(classes)}
-    items = [None if part is None else [Item(r.name, index[r.label], r.payload) for r in part] for part in parts]
-    return Listing(classes, items[0] or [], items[1])
 
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
@@ -107,9 +115,19 @@ def split_value(value: Any, where: object) -> str:
 def split_in(name: str) -> str | None:
     """The split in a file's name, as the datasets library finds it: the first word in it that names a split.
 
-    ``train-00000-of-00002``, ``my_test_file`` and ``val1`` name one; ``testimony`` and ``value`` do not.
+    ``train-00000-of-00002``, ``my_test_file``, ``FER2013Train`` and ``val1`` name one; ``testimony`` and ``value`` do not.
     """
-    return next((s for s in map(split_of, re.split(r"[^a-z]+", name.lower())) if s is not None), None)
+    return next(iter(_splits_in(name)), None)
+
+
+def only_split_in(name: str) -> str | None:
+    """The split in the name of a folder or list; None also where it names several, as ``train_test_split`` does."""
+    return split_of(name) or (next(iter(found)) if len(found := set(_splits_in(name))) == 1 else None)
+
+
+def _splits_in(name: str) -> list[str]:
+    words = re.split(r"[^a-z]+", _INNER_CAPITAL.sub(" ", name).lower())
+    return [split for split in map(split_of, words) if split is not None]
 
 
 def choose(splits: Sequence[str | None], path: object) -> tuple[list[int], list[int] | None]:
@@ -132,6 +150,13 @@ def choose(splits: Sequence[str | None], path: object) -> tuple[list[int], list[
             "split; raysweep then makes one itself."
         )
     return train, [i for i, s in enumerate(splits) if s == kept]
+
+
+def roles(splits: Sequence[str | None]) -> list[str]:
+    """What is to be said of the splits of rows."""
+    if "test" in splits and "val" not in splits:
+        return ["The test images are used for validation: there are no validation images of their own."]
+    return []
 
 
 def label_name(value: Any, names: Sequence[str] | None, where: object) -> str:

@@ -1,30 +1,39 @@
-"""Tables that name a file and a class for each image: a manifest written by the user, or a data set's metadata files."""
+"""Tables that name a file and a class for each image: a list written by the user, or a data set's metadata files."""
 
 from __future__ import annotations
 
 import os
-import stat
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raysweep._text import join_names, short_repr, truncate
+from raysweep._text import join_names, plain, truncate
+from raysweep.config.settings import Columns, DataSection
+from raysweep.data.columns import Meaning, meaning_of, number
 from raysweep.data.listing import (
-    Listing,
+    Found,
     Row,
     choose,
     digest,
     label_name,
-    listing_of,
     marks,
+    only_split_in,
+    roles,
     split_of,
     split_value,
     stamp,
 )
-from raysweep.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, Table, column, meanings
+from raysweep.data.located import Locator, Named, Place, text_of
+from raysweep.data.tables import Table, meanings
+from raysweep.data.tree import Folder, Rest
 from raysweep.errors import DataError
 
 MAX_REPORTED = 5
+UNNAMED = "rows that name no image"
+TIED = "rows whose votes are tied"
+UNLISTED = "images that the list does not name"
+_WHOLE = re.compile(r"-?[0-9]+(\.0+)?")
 
 
 class _Line(NamedTuple):
@@ -40,50 +49,136 @@ class _Line(NamedTuple):
 class ManifestSource:
     """CSV, JSON lines or Parquet with a column for each image's path, one for its class, and optionally one for its split.
 
-    The columns are found by name, in this order and in upper or lower case: ``path, file, file_name, image, filename``; ``label,
-    labels, emotion, class, target, fine_label``; ``split, usage, subset`` with the words ``train``/``training``,
+    :mod:`raysweep.data.columns` finds the columns. The words for splits are ``train``/``training``,
     ``val``/``valid``/``validation``/``dev`` and ``test``/``testing``/``eval``/``evaluation``. Without a column for the split
     and without a table for each split, the cache sets a part of each class aside. Where there are both val and test rows,
     the test rows are not read.
 
-    A relative path starts at the table's folder and must stay inside it: a table from a stranger must not read other files
-    of this machine. Links inside the folder are followed wherever they point, just as links among class folders are,
-    because Hugging Face's own cache consists of links. An absolute path is accepted only from a table that ``data.path``
-    itself names, because its owner wrote it for this machine; never from the metadata file or the shards of a folder. A
-    path must lead to a regular file.
+    A relative path starts at the table's folder, or at ``data.images``, and must stay inside it: a table from a stranger must
+    not read other files of this machine. Links inside the folder are followed wherever they point, just as links among class
+    folders are, because Hugging Face's own cache consists of links. An absolute path is accepted only from a table that
+    ``data.path`` itself names, because its owner wrote it for this machine; never from the metadata file or the shards of a
+    folder. A path must lead to a regular file. :mod:`raysweep.data.located` finds files that are not where a table says.
     """
 
-    def __init__(self, path: Path, files: Sequence[tuple[Table, str | None]], remedy: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        files: Sequence[tuple[Table, str | None]],
+        remedy: str = "",
+        data: DataSection | None = None,
+        walked: tuple[Folder, Rest] | None = None,
+    ) -> None:
         """
         Args:
             path: what ``data.path`` names: one of the tables, or a folder.
             files: the tables, each with its split (``train``, ``val`` or ``test``) where its own name says it.
             remedy: added to the error about a table that has no column for the class.
+            data: ``images`` and ``columns``, as the user says.
+            walked: what lies in the folder.
         """
         self.path = path
         self.files = files
         self.remedy = remedy
         self.absolute = not path.is_dir()
+        self.columns: Columns | None = data.columns if data else None
+        self.images = Path(os.path.expanduser(data.images)) if data and data.images else None
+        self.tree: Folder | None = walked[0] if walked else None
+        self.rest = walked[1] if walked else Rest()
+        self.notes: list[str] = []
         self._read: tuple[list[Row], list[Row] | None, list[Any]] | None = None
+        if self.images is not None and not self.images.is_dir():
+            raise DataError(f"data.images: {self.images} is no folder. Give the folder with the images of {path}.")
+
+    def labels(self) -> set[str]:
+        train, val, _ = self._rows()
+        return {row.label for row in [*train, *(val or [])]}
 
     def _lines(self) -> tuple[list[_Line], list[list[str] | None]]:
-        """Every row of every table, and each table's class names for numbers."""
+        """Every row of every table that names an image, and each table's class names for numbers."""
         lines: list[_Line] = []
         labels = []
         for t, (table, of_table) in enumerate(self.files):
-            have = table.columns()
-            image, label, split = (column(have, c) for c in (PATH_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS))
-            if image is None or label is None:
-                wanted = PATH_COLUMNS if image is None else LABEL_COLUMNS
-                raise DataError(
-                    f"{table.file} has no column {', '.join(wanted[:-1])} or {wanted[-1]}: its columns are {join_names(have)}. "
-                    f"Rename a column{self.remedy}."
-                )
-            labels.append(label)
-            for number, values in table.rows([image, label, *([split] if split else [])]):
-                of_row = split_value(values[2], table.place(number)) if split else of_table
-                lines.append(_Line(t, number, values[0], values[1], of_row))
+            meaning = meaning_of(table, self.columns, self.remedy)
+            self.notes += [*table.notes(), *meaning.notes]
+            rows = self._named_rows(table, meaning)
+            label = self._label_column(table, meaning, [values for _, values in rows])
+            labels.append(meaning.labels[label] if meaning.labels else "")
+            for number_, values in rows:
+                of_row = split_value(values[-1], table.place(number_)) if meaning.split else of_table
+                value = values[1 + label] if meaning.labels else self._voted(meaning, values, table.place(number_))
+                if value is not None or meaning.labels:
+                    lines.append(_Line(t, number_, values[0], value, of_row))
         return self._by_folder(lines), meanings([table for table, _ in self.files], labels)
+
+    def _named_rows(self, table: Table, meaning: Meaning) -> list[tuple[int, list[Any]]]:
+        """(number, [path, labels or votes, split]) of every row that names an image; the others are counted."""
+        wanted = [meaning.path, *meaning.labels, *meaning.votes, *([meaning.split] if meaning.split else [])]
+        rows, unnamed = [], []
+        for number_, values in table.rows(wanted):
+            if values[0] is None or (isinstance(values[0], str) and not values[0].strip()):
+                unnamed.append(table.place(number_))
+            else:
+                rows.append((number_, values))
+        if unnamed and not rows:
+            raise DataError(f"{unnamed[0]} names no image, and no other row does. Give every row the path of an image.")
+        self.rest.add(UNNAMED, unnamed)
+        if meaning.votes:
+            self._check_votes(table, meaning, rows)
+        return rows
+
+    def _label_column(self, table: Table, meaning: Meaning, rows: Sequence[Sequence[Any]]) -> int:
+        """Which of the columns that may hold the class does: the first; but names rather than their numbers."""
+        first = {str(row[1]) for row in rows} if len(meaning.labels) > 1 else set()
+        if not first:
+            return 0
+        name = f"{table.file.name}"
+        numbers = all(map(_WHOLE.fullmatch, first)) and table.class_names(meaning.labels[0]) is None
+        for i, other in enumerate(meaning.labels[1:], start=2):
+            pairs = {(str(row[1]), str(row[i])) for row in rows}
+            names = {b for _, b in pairs}
+            if numbers and len(pairs) == len(first) == len(names) and not any(map(_WHOLE.fullmatch, names)):
+                self.notes.append(
+                    f"Classes from the column {plain(other)} of {name}: the names for the numbers in {plain(meaning.labels[0])}."
+                )
+                return i - 1
+        self.notes.append(
+            f"Classes from the column {plain(meaning.labels[0])} of {name}, not from {join_names(meaning.labels[1:])}; "
+            "data.columns says which one."
+        )
+        return 0
+
+    def _check_votes(self, table: Table, meaning: Meaning, rows: Sequence[tuple[int, list[Any]]]) -> None:
+        """Refuse columns that are not one for each class: every row must have the same sum.
+
+        Raises:
+            DataError: an image belongs to several classes or to none.
+        """
+        end = 1 + len(meaning.votes)
+        numbers = [[number(v) for v in values[1:end]] for _, values in rows]
+        sums = [None if None in row else round(sum(v or 0 for v in row), 3) for row in numbers]
+        flags = all(v in (0, 1) for row in numbers for v in row)
+        expected = 1 if flags else max(set(sums), key=sums.count)
+        wrong = [rows[i] for i, s in enumerate(sums) if s != expected or not s]
+        columns = f"{len(meaning.votes)} columns of numbers ({join_names(meaning.votes[:5])}{' …' * (len(meaning.votes) > 5)})"
+        if wrong:
+            raise DataError(
+                f"{table.file} has no column for the class, but {columns}, as where there is one for each class. {len(wrong):,} "
+                f"rows do not fit: the numbers in {table.place(wrong[0][0])} are {join_names(wrong[0][1][1:end])}, and not "
+                f"{'exactly one of them is 1' if flags else f'{expected:g} in total'}. Give every image one class, or name the "
+                f"column: 'data.columns={{label: NAME}}'."
+            )
+        kind = "the one that is 1" if flags else f"the one with the most of {expected:g} votes"
+        self.notes.append(f"{table.file.name} has one column for each class: {kind} is an image's class.")
+
+    def _voted(self, meaning: Meaning, values: Sequence[Any], where: str) -> str | None:
+        """The class with the most votes; None where several have as many, which are counted."""
+        votes = [number(v) or 0.0 for v in values[1 : 1 + len(meaning.votes)]]
+        best = max(votes)
+        if votes.count(best) > 1:
+            self.rest.add(TIED, [where])
+            return None
+        return meaning.votes[votes.index(best)]
 
     def _by_folder(self, lines: list[_Line]) -> list[_Line]:
         """The rows of a metadata file beside ``train/`` and ``test/``, with the split of each image's own folder."""
@@ -98,65 +193,72 @@ class ManifestSource:
         """(training rows, validation rows, what changes with their files); files of other rows may be missing."""
         if self._read is None:
             lines, names = self._lines()
-            train, val = choose([line.split for line in lines], self.path)
+            splits = [line.split for line in lines]
+            train, val = choose(splits, self.path)
+            used = [*train, *(val or [])]
+            unused = [i for i in range(len(lines)) if i not in set(used)] if len(used) < len(lines) else []
+            self.rest.add(
+                "rows for test, since there are some for validation", map(self._where, (lines[i] for i in unused))
+            )
+            self.notes += roles(splits)
+            places = self._located([lines[i] for i in used])
+            self._check_missing([lines[i] for i in used], places)
+            rows: list[Row] = []
             stamps: list[Any] = []
-            missing: list[str] = []
-            parts: list[list[Row]] = []
-            for part in (train, val or []):
-                parts.append([])
-                for i in part:
-                    line = lines[i]
-                    table, _ = self.files[line.table]
-                    where = table.place(line.number)
-                    label = label_name(line.label, names[line.table], where)
-                    file, found = self._file(table.file.parent, line.image, where)
-                    if found is None:
-                        missing.append(f"{where}: {truncate(line.image, 200)}")
-                        continue
-                    parts[-1].append(Row(truncate(line.image, 200), label, file))
-                    stamps.append([part is train, str(file), label, *marks(found)])
-            if missing:
-                some = "; ".join(missing[:MAX_REPORTED]) + " …" * (len(missing) > MAX_REPORTED)
-                raise DataError(
-                    f"{len(missing):,} of {len(train) + len(val or []):,} images that {self.path} names are missing: "
-                    f"{some}. Relative paths start at the table's own folder. Add the files or remove the rows."
-                )
-            self._read = parts[0], None if val is None else parts[1], stamps
+            for n, (i, place) in enumerate(zip(used, places, strict=True)):
+                line, found = lines[i], place.status
+                assert found is not None  # none is missing
+                label = label_name(line.label, names[line.table], self._where(line))
+                rows.append(Row(truncate(line.image, 200), label, place.file))
+                stamps.append([n < len(train), str(place.file), label, *marks(found)])
+            self._add_unlisted([p.file for p in places], [lines[i] for i in unused])
+            self._read = rows[: len(train)], None if val is None else rows[len(train) :], stamps
         return self._read
 
-    def _file(self, folder: Path, text: Any, where: str) -> tuple[Path, os.stat_result | None]:
-        """The file that a row names, and its ``stat``; None for the latter if there is no such file.
+    def _where(self, line: _Line) -> str:
+        return self.files[line.table][0].place(line.number)
 
-        Raises:
-            DataError: the row names no file, one outside the table's folder, or one that is not a regular file.
-        """
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{where} names no image: its path is {short_repr(text)}. Give every row a path.")
-        # Normalised as text before it is opened, so that ".." after a link cannot lead to another folder.
-        inner = os.path.normpath(text)
-        if os.path.isabs(text):
-            if not self.absolute:
-                raise DataError(
-                    f"{where} names {truncate(text, 200)}. In a table that was found in a folder, a path must be relative to the table's own "
-                    "folder. Make it relative, or set data.path to the table itself."
-                )
-        elif inner == os.pardir or inner.startswith(os.pardir + os.sep):
+    def _locator(self, table: Table) -> Locator:
+        around = None if self.absolute else self.path
+        return Locator(table.file.parent, self.absolute, self.images, around, only_split_in(table.file.stem))
+
+    def _located(self, lines: Sequence[_Line]) -> list[Place]:
+        places: dict[int, Place] = {}
+        for t, (table, _) in enumerate(self.files):
+            of_table = [i for i, line in enumerate(lines) if line.table == t]
+            named = [Named(text_of(lines[i].image, self._where(lines[i])), self._where(lines[i])) for i in of_table]
+            locator = self._locator(table)
+            places |= dict(zip(of_table, locator.located(named), strict=True))
+            self.notes += locator.notes
+        return [places[i] for i in range(len(lines))]
+
+    def _check_missing(self, lines: Sequence[_Line], places: Sequence[Place]) -> None:
+        missing = [
+            f"{self._where(n)}: {truncate(n.image, 200)}"
+            for n, p in zip(lines, places, strict=True)
+            if p.status is None
+        ]
+        if missing:
+            some = "; ".join(missing[:MAX_REPORTED]) + " …" * (len(missing) > MAX_REPORTED)
+            start = str(self.images) if self.images else "the table's own folder"
+            other = "" if self.images else ", or say where the images are with data.images=FOLDER"
             raise DataError(
-                f"{where} names {truncate(text, 200)}, which lies outside {folder}. Move the image or the table; or set "
-                "data.path to the table itself and write an absolute path."
+                f"{len(missing):,} of {len(lines):,} images that {self.path} names are missing: "
+                f"{some}. Relative paths start at {start}. Add the files or remove the rows{other}."
             )
-        file = folder / inner
-        try:
-            found = os.stat(file)
-        except (OSError, ValueError):  # ValueError: a zero byte in the path
-            return file, None
-        if not stat.S_ISREG(found.st_mode):  # reading a pipe would never end
-            raise DataError(f"{where} names {truncate(text, 200)}, which is no regular file. Name an image file.")
-        return file, found
+
+    def _add_unlisted(self, used: Sequence[Path], unused: Sequence[_Line]) -> None:
+        """Count the images of the folder that no row names."""
+        if self.tree is None:
+            return
+        named = set(used) | {self._locator(self.files[n.table][0]).at(str(n.image)) for n in unused}
+        files = {os.path.normpath(file) for file in named}
+        others = (file for file in self.tree.every() if os.path.normpath(file) not in files)
+        self.rest.add(UNLISTED, (file.relative_to(self.path) for file in others))
 
     def fingerprint(self) -> str:
         return digest([[stamp(table.file) for table, _ in self.files], self._rows()[2]])
 
-    def listing(self) -> Listing:
+    def found(self) -> Found:
         train, val, _ = self._rows()
-        return listing_of(train, val)
+        return Found(train, val, self.rest.left_out(), tuple(self.notes))

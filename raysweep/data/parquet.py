@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from raysweep._text import join_names
+from raysweep.config.settings import DataSection
 from raysweep.data.listing import (
-    Listing,
+    Found,
     Row,
     Source,
     choose,
     digest,
     label_name,
-    listing_of,
     split_in,
     split_value,
     stamp,
 )
 from raysweep.data.manifest import ManifestSource
 from raysweep.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, ParquetTable, column, meanings
+from raysweep.data.tree import is_hidden
 from raysweep.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img", "image_bytes", "bytes", "jpg", "png")
@@ -48,7 +49,7 @@ def shards(path: Path) -> list[tuple[ParquetTable, str | None]]:
 
 
 def _is_hidden(inner: Path) -> bool:
-    return any(part.startswith(".") for part in inner.parts)
+    return any(map(is_hidden, inner.parts))
 
 
 def _split_in_path(inner: Path) -> str | None:
@@ -56,7 +57,7 @@ def _split_in_path(inner: Path) -> str | None:
     return next((split for split in splits if split is not None), None)
 
 
-def open_parquet(path: Path) -> Source:
+def open_parquet(path: Path, data: DataSection | None = None) -> Source:
     """The source of a Parquet file or a folder of them: encoded images if there is a column of bytes, else paths of images.
 
     Raises:
@@ -68,7 +69,7 @@ def open_parquet(path: Path) -> Source:
     kinds = files[0][0].kinds()
     encoded, text = ([name for name, kind in kinds.items() if kind == wanted] for wanted in ("bytes", "text"))
     if column(encoded, IMAGE_COLUMNS) is None and column(text, PATH_COLUMNS) is not None:
-        return ManifestSource(path, files)
+        return ManifestSource(path, files, data=data)
     return ParquetSource(path, files)
 
 
@@ -85,7 +86,7 @@ class ParquetSource:
     def fingerprint(self) -> str:
         return digest([stamp(table.file) for table, _ in self.files])
 
-    def listing(self) -> Listing:
+    def found(self) -> Found:
         # Images are nearly all of a file. So labels and splits are read first, and then only the images that are needed.
         labels: list[Any] = []
         splits: list[str | None] = []
@@ -105,7 +106,7 @@ class ParquetSource:
         ):
             if not needed.isdisjoint(range(start, end)):
                 rows |= self._rows(table, start, needed, labels, of_file_names)
-        return listing_of([rows[i] for i in train], None if val is None else [rows[i] for i in val])
+        return Found([rows[i] for i in train], None if val is None else [rows[i] for i in val])
 
     def _labels(self, table: ParquetTable, of_file: str | None) -> Iterator[tuple[Any, str | None]]:
         """(label, split) of every row of one file; ``of_file`` is the split where no column gives one.

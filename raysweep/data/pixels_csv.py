@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raysweep._text import join_names, truncate
-from raysweep.data.listing import Listing, Row, choose, class_name, digest, listing_of, reason, split_value, stamp
+from raysweep.data.listing import Found, Row, choose, class_name, digest, reason, split_value, stamp
 from raysweep.data.tables import LABEL_COLUMNS, MAX_BYTES, PATH_COLUMNS
 from raysweep.errors import DataError
 
@@ -28,7 +28,7 @@ class CsvSource:
     def fingerprint(self) -> str:
         return digest(stamp(self.path))
 
-    def listing(self) -> Listing:
+    def found(self) -> Found:
         table = self._table()
         names = [self._label(v.strip(), line) for line, v in enumerate(table["emotion"], start=2)]
         splits: list[str | None] = [None] * len(names)
@@ -39,7 +39,7 @@ class CsvSource:
             Row(f"line {line}", name, self._pixels(text))
             for line, (name, text) in enumerate(zip(names, table["pixels"], strict=True), start=2)
         ]
-        return listing_of([rows[i] for i in train], None if val is None else [rows[i] for i in val])
+        return Found([rows[i] for i in train], None if val is None else [rows[i] for i in val])
 
     def _table(self) -> pd.DataFrame:
         """The file's content as text, with its columns checked."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from raysweep._text import join_names, plain, truncate
 
+UNDECODED = "images that cannot be decoded"
+FEW = 10  # validation images of a class
 MAX_EXAMPLES = 3  # of each kind of thing that was left out
 
 
@@ -47,6 +49,7 @@ class Reading:
     transparent: int = 0  # images with transparent pixels, which were put on white
     modes: Mapping[str, int] = field(default_factory=dict)  # Pillow's mode, where it is neither L nor RGB(A) → images
     validation: Mapping[str, int] = field(default_factory=dict)  # class → validation images, 0 where there is none
+    notes: tuple[str, ...] = ()  # how folders, lists and classes were understood, a sentence each
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Reading:
@@ -63,11 +66,13 @@ class Reading:
             int(value["transparent"]),
             dict(value["modes"].items()),
             dict(value["validation"].items()),
+            tuple(value["notes"]),
         )
 
-    def and_left_out(self, more: Mapping[str, LeftOut]) -> Reading:
-        """The same with more that was left out; what the listing says comes first."""
-        return replace(self, left_out={**more, **self.left_out})
+    def with_told(self, left_out: Mapping[str, LeftOut], notes: tuple[str, ...]) -> Reading:
+        """The same with what the listing says now: files that are left out may come and go without other images."""
+        bad = {kind: what for kind, what in self.left_out.items() if kind == UNDECODED}
+        return replace(self, left_out={**left_out, **bad}, notes=notes)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -75,7 +80,8 @@ class Reading:
 
     def lines(self) -> list[str]:
         """What people should know, one sentence a line; empty where everything was read as it is."""
-        found = [
+        found = [truncate(note, 1000) for note in self.notes]
+        found += [
             f"Left out: {what.count:,} {plain(kind)}"
             + (f" ({join_names(what.examples)}{' …' * (what.count > len(what.examples))})" if what.examples else "")
             + "."
@@ -100,16 +106,14 @@ class Reading:
         without = [name for name, n in self.validation.items() if n == 0]
         if without:
             found.append(f"No validation images: {join_names(without)}.")
+        few = [f"{plain(name)} ({n})" for name, n in self.validation.items() if 0 < n < FEW]
+        if few:
+            least = min(n for n in self.validation.values() if n)
+            found.append(
+                f"Few validation images: {join_names(few)}. One image is up to {100 / least:.0f} points of a class's recall, so "
+                "small differences of these classes mean nothing."
+            )
         return found
-
-
-@runtime_checkable
-class LeavesOut(Protocol):
-    """A source that may leave something out; asked on every opening, after its fingerprint."""
-
-    def left_out(self) -> Mapping[str, LeftOut]:
-        """Kind, in the plural → what lies in the data and is not read."""
-        ...
 
 
 def _images(n: int) -> str:

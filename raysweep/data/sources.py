@@ -1,8 +1,9 @@
-"""Where images come from. A source identifies cheaply what it would read (`fingerprint`) and lists its images (`listing`).
+"""Where images come from. A source identifies cheaply what it would read (`fingerprint`) and finds its images (`found`).
 
 The content of a path decides its kind: class folders, imagefolder's metadata files, Parquet files, the files of CIFAR and
 MNIST that torchvision downloads, FER-2013's CSV, or a list of files and classes. Two more sources are built in. A new kind
-of source is a class with these two methods and a line in :func:`open_source` or :func:`_folder`.
+of source is a class with the methods of :class:`~raysweep.data.listing.Source` and a line in :func:`open_source` or in
+:class:`_Folder`.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ import numpy as np
 
 from raysweep._text import join_names
 from raysweep.config.settings import DataSection
-from raysweep.data import folders, parquet, torchvision_files
+from raysweep.data import folders, lists, parquet, torchvision_files
+from raysweep.data.arrange import LayoutError
 from raysweep.data.folders import FolderSource
-from raysweep.data.listing import Item, Listing, Source
+from raysweep.data.listing import Found, Item, Listing, Row, Source
 from raysweep.data.manifest import ManifestSource
+from raysweep.data.naming import Chosen, canonical
 from raysweep.data.pixels_csv import CsvSource
-from raysweep.data.tables import MAX_BYTES, PATH_COLUMNS, column, open_table
+from raysweep.data.tables import MAX_BYTES, column, open_table
 from raysweep.errors import DataError
 
 __all__ = ["Item", "Listing", "Source", "open_source"]
 
+CLASSES = "class folders"
 SHARDS = "Parquet files"
-KINDS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+KINDS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
 
 
 class FacesSource:
@@ -37,14 +41,14 @@ class FacesSource:
 
         return f"faces {faces.VERSION} {faces.SEED} {faces.TRAIN_IMAGES} {faces.VAL_IMAGES}"
 
-    def listing(self) -> Listing:
+    def found(self) -> Found:
         from raysweep.data import faces
 
         parts = []
         for stream, (name, total) in enumerate((("train", faces.TRAIN_IMAGES), ("val", faces.VAL_IMAGES))):
             images, labels = faces.generate(total, stream)
-            parts.append([Item(f"faces {name} {i}", int(labels[i]), images[i, :, :, 0]) for i in range(total)])
-        return Listing(faces.CLASSES, parts[0], parts[1])
+            parts.append([Row(f"faces {name} {i}", faces.CLASSES[labels[i]], images[i, :, :, 0]) for i in range(total)])
+        return Found(parts[0], parts[1])
 
 
 class DigitsSource:
@@ -53,36 +57,38 @@ class DigitsSource:
     def fingerprint(self) -> str:
         return "digits 1"
 
-    def listing(self) -> Listing:
+    def found(self) -> Found:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         pixels = np.clip(np.rint(digits.images * (255 / 16)), 0, 255).astype(np.uint8)
-        items = [Item(f"digits {i}", int(label), pixels[i]) for i, label in enumerate(digits.target)]
-        return Listing(tuple(str(d) for d in range(10)), items, None)
+        return Found([Row(f"digits {i}", str(label), pixels[i]) for i, label in enumerate(digits.target)], None)
 
 
-def open_source(data: DataSection) -> Source:
-    """The source a configuration names.
+def open_source(data: DataSection) -> Chosen:
+    """The data set a configuration names.
 
     Raises:
         DataError: the path does not exist, cannot be read, or is not what ``data.source`` says.
     """
     if data.source == "faces":
-        return FacesSource()
+        return Chosen(FacesSource(), data)
     if data.source == "digits":
-        return DigitsSource()
+        return Chosen(DigitsSource(), data)
     path = Path(os.path.expanduser(str(data.path)))
     kind = _kind(path, data.source)
-    kinds: dict[str, Callable[[Path], Source]] = {
-        "auto": _folder,
-        "folder": FolderSource,
-        "csv": _csv,
-        "jsonl": _manifest,
-        "parquet": parquet.open_parquet,
+    if kind == "auto" and data.level is not None:  # only folders have levels
+        kind = "folder"
+    notes: list[str] = []
+    kinds: dict[str, Callable[[], Source]] = {
+        "auto": lambda: _Folder(path, data, notes).opened(),
+        "folder": lambda: FolderSource(path, data.level),
+        "csv": lambda: _csv(path, data, notes),
+        "jsonl": lambda: _manifest(path, data, notes),
+        "parquet": lambda: parquet.open_parquet(path, data),
     }
     try:
-        return kinds[kind](path)
+        return Chosen(kinds[kind](), data, notes)
     except OSError as error:
         raise DataError(
             f"{error.filename or path} cannot be read: {error.strerror or error}. Check the path and its permissions."
@@ -100,7 +106,7 @@ def _kind(path: Path, source: str) -> str:
     kind = KINDS.get(path.suffix.lower(), "auto") if source == "auto" and not path.is_dir() else source
     if kind == "auto" and not path.is_dir():
         raise DataError(
-            f"data.path: {path} is neither a folder nor a .csv, .jsonl or .parquet file. Set data.source; or, if it is "
+            f"data.path: {path} is neither a folder nor a .csv, .tsv, .txt, .jsonl or .parquet file. Set data.source; or, if it is "
             "an archive, unpack it and give its folder."
         )
     if kind == "folder" and not path.is_dir():
@@ -114,41 +120,123 @@ def _kind(path: Path, source: str) -> str:
     return kind
 
 
-def _csv(path: Path) -> Source:
-    """FER-2013's CSV if there is a column ``pixels`` or none with paths; else a list of files."""
+def _csv(path: Path, data: DataSection, notes: list[str]) -> Source:
+    """FER-2013's CSV if there is a column ``pixels``; else a list of files."""
     table = open_table(path)
-    have = table.columns() if path.stat().st_size <= MAX_BYTES else []
-    files = column(have, ("pixels",)) is None and column(have, PATH_COLUMNS) is not None
-    return _manifest(path) if files else CsvSource(path)
+    have = table.columns() if path.stat().st_size <= MAX_BYTES else ["pixels"]
+    if column(have, ("pixels",)) is not None and data.columns is None:
+        return CsvSource(path)
+    return _manifest(path, data, notes)
 
 
-def _manifest(path: Path) -> Source:
-    return ManifestSource(path, [(open_table(path), None)])
-
-
-def _folder(path: Path) -> Source:
-    """The one data set that a folder holds.
-
-    Raises:
-        DataError: it holds several.
-    """
-    found: dict[str, Callable[[], Source]] = {}
-    metadata = folders.metadata_files(path)
-    if metadata:
-        remedy = ", or set data.source=folder to take the classes from the names of the folders"
-        found[f"{metadata[0][0].file.name} with a column file_name"] = lambda: ManifestSource(path, metadata, remedy)
-    elif folders.has_class_folders(path):
-        found["class folders"] = lambda: FolderSource(path)
-    shards = parquet.shards(path)
-    # Parquet files beside images are taken for notes on them, unless they are named as the Hub names shards of images.
-    if shards and (not found or any(parquet.SHARD.search(table.file.name) for table, _ in shards)):
-        found[SHARDS] = lambda: parquet.open_parquet(path)
-    for folder, make in torchvision_files.find(path).items():
-        found[str(folder.relative_to(path)) if folder != path else "files of CIFAR or MNIST"] = make
-    if len(found) > 1:
-        choice = " or ".join(kind for kind, name in (("folder", "class folders"), ("parquet", SHARDS)) if name in found)
-        raise DataError(
-            f"{path} holds several data sets: {join_names(found)}. Set data.path to the folder or file of one of them"
-            f"{', or set data.source=' + choice if choice else ''}."
+def _manifest(path: Path, data: DataSection, notes: list[str]) -> Source:
+    beside = lists.others_beside(path)
+    if beside:
+        notes.append(
+            f"Not read: {join_names(beside)} beside {path.name}. data.path={path.parent} takes the lists of all splits."
         )
-    return next(iter(found.values()))() if found else FolderSource(path)
+    return ManifestSource(path, [(open_table(path), None)], data=data)
+
+
+class _Folder:
+    """Finds the one data set that a folder holds."""
+
+    def __init__(self, path: Path, data: DataSection, notes: list[str]) -> None:
+        """
+        Args:
+            notes: what is to be said of how it was found is added here.
+        """
+        self.path = path
+        self.data = data
+        self.notes = notes
+        self.walked = folders.look(path)
+
+    def opened(self) -> Source:
+        """
+        Raises:
+            DataError: it holds none, or several.
+        """
+        found = self._kinds()
+        if len(found) > 1:
+            choice = " or ".join(kind for kind, name in (("folder", CLASSES), ("parquet", SHARDS)) if name in found)
+            raise DataError(
+                f"{self.path} holds several data sets: {join_names(found)}. Set data.path to the folder or file of one of them"
+                f"{', or set data.source=' + choice if choice else ''}."
+            )
+        if found and CLASSES not in found:
+            return next(iter(found.values()))()
+        return self._class_folders() if found else self._list() or self._inside() or FolderSource(self.path)
+
+    def _kinds(self) -> dict[str, Callable[[], Source]]:
+        path, (tree, _) = self.path, self.walked
+        found: dict[str, Callable[[], Source]] = {}
+        metadata = folders.metadata_files(path, tree)
+        if metadata:
+            remedy = ", or set data.source=folder to take the classes from the names of the folders"
+            found[f"{metadata[0][0].file.name} with a column file_name"] = lambda: ManifestSource(
+                path, metadata, remedy, self.data, self.walked
+            )
+        elif folders.has_class_folders(tree):
+            found[CLASSES] = lambda: FolderSource(path, walked=self.walked)
+        shards = parquet.shards(path)
+        # Parquet files beside images are taken for notes on them, unless they are named as the Hub names shards of images.
+        if shards and (not found or any(parquet.SHARD.search(table.file.name) for table, _ in shards)):
+            found[SHARDS] = lambda: parquet.open_parquet(path, self.data)
+        for folder, make in torchvision_files.find(path).items():
+            found[str(folder.relative_to(path)) if folder != path else "files of CIFAR or MNIST"] = make
+        return found
+
+    def _class_folders(self) -> Source:
+        """The class folders, unless a list says that they are none.
+
+        Raises:
+            DataError: the list and the folders say different things.
+        """
+        try:
+            source = FolderSource(self.path)
+        except LayoutError:
+            listed = self._list()
+            if listed is None:
+                raise
+            return listed
+        if len(source.labels()) < 2:
+            return self._list() or source
+        files = lists.find(self.path)
+        if not files:
+            return source
+        name = join_names(table.file.name for table, _ in files)
+        if self._agrees(files, source):
+            self.notes.append(f"Not read: {name} beside the class folders.")
+            return source
+        raise DataError(
+            f"{self.path} has folders ({join_names(sorted(source.labels())[:5])}) and a list of images with other classes, {name}. "
+            f"Say which has the classes: data.path={files[0][0].file} or data.source=folder."
+        )
+
+    def _agrees(self, files: lists.Files, source: FolderSource) -> bool:
+        """Whether a list beside class folders has their classes, or is no list of these images."""
+        try:
+            listed = ManifestSource(self.path, files, data=self.data).labels()
+        except (DataError, OSError):
+            return True
+        return {canonical(name) for name in listed} <= {canonical(name) for name in source.labels()}
+
+    def _list(self) -> Source | None:
+        """The list, or the lists of the splits, in the folder or in the only one in it that has any."""
+        files, left = lists.of_splits(lists.find(self.path) or lists.find_below(self.path), self.path)
+        if not files:
+            return None
+        self.notes.append(f"Read from the list {join_names(str(t.file.relative_to(self.path)) for t, _ in files)}.")
+        self.notes += left
+        return ManifestSource(self.path, files, "", self.data, folders.look(self.path))
+
+    def _inside(self) -> Source | None:
+        """What the only folder in the folder holds."""
+        inner = folders.subfolders(self.path)
+        if len(inner) != 1 or self.walked[0].images or inner[0].is_symlink():
+            return None
+        below = _Folder(inner[0], self.data, self.notes)
+        if not below._kinds() and not lists.find(inner[0]) and len(folders.subfolders(inner[0])) != 1:
+            return None
+        self.notes.append(f"Read in {inner[0].name}/, the only folder there.")
+        return below.opened()

@@ -7,7 +7,9 @@ Parquet file, in which a few bytes can stand for any number of rows.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep._text import join_names, short_repr
+from raysweep.data.delimited import Dialect, looks_like_image, sniff
 from raysweep.data.listing import reason
 from raysweep.errors import DataError
 
@@ -26,15 +29,43 @@ MAX_ROWS = 20_000_000
 MAX_GROWTH = 20
 FREE_BYTES = 256_000_000
 
-PATH_COLUMNS = ("path", "file", "file_name", "image", "filename")
-LABEL_COLUMNS = ("label", "labels", "emotion", "class", "target", "fine_label")
+# As people and public data sets call them, in the order in which they count; :func:`plain_name` tells what is the same name.
+PATH_COLUMNS = (
+    "path", "file", "file_name", "image", "filename",
+    "image_path", "img_path", "file_path", "filepath", "filepaths", "image_name", "img_name", "imagename", "image_file",
+    "image_id", "img_id", "img", "id_code", "image_index", "picture", "photo", "name", "id",
+)  # fmt: skip
+LABEL_COLUMNS = (
+    "label", "labels", "emotion", "class", "target", "fine_label",
+    "class_name", "classname", "label_name", "classes", "category", "species", "breed", "dx", "diagnosis", "finding",
+    "finding_labels", "findings", "expression", "disease", "variety", "class_id", "label_id", "category_id",
+)  # fmt: skip
 SPLIT_COLUMNS = ("split", "usage", "subset")
+MAYBE_SPLIT_COLUMNS = (
+    "set",
+    "partition",
+    "phase",
+    "data_set",
+    "dataset",
+    "fold",
+)  # if their values are words for splits
+LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl")
+
+
+def plain_name(name: str) -> str:
+    """A column's name in lower case, with one underscore for spaces, dots and hyphens: ``Image name`` is ``image_name``."""
+    return re.sub(r"[\s._-]+", "_", name.strip().lower())
 
 
 def column(have: Sequence[str], wanted: Sequence[str]) -> str | None:
-    """The first wanted column that exists, as the table spells it; case and outer spaces do not matter."""
-    plain = {name.strip().lower(): name for name in reversed(have)}
-    return next((plain[w] for w in wanted if w in plain), None)
+    """The first wanted column that exists, as the table spells it."""
+    return next(iter(every_column(have, wanted)), None)
+
+
+def every_column(have: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """The wanted columns that exist, as the table spells them, in the order of ``wanted``."""
+    plain = {plain_name(name): name for name in reversed(have)}
+    return [plain[w] for w in wanted if w in plain]
 
 
 def open_table(file: Path) -> Table:
@@ -64,6 +95,8 @@ def meanings(tables: Sequence[Table], labels: Sequence[str]) -> list[list[str] |
 
 class Table(ABC):
     """A file with named columns."""
+
+    encoding = "utf-8-sig"
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -102,6 +135,10 @@ class Table(ABC):
         """Where a row is, for messages."""
         return f"{self.file}, line {number}"
 
+    def notes(self) -> list[str]:
+        """What is unusual about the file, for people."""
+        return []
+
     def class_names(self, label: str) -> list[str] | None:
         """The class names for the numbers in a column of labels; None if the table has none.
 
@@ -114,7 +151,7 @@ class Table(ABC):
         if self.file.stat().st_size > MAX_BYTES:
             raise DataError(f"{self.file} is larger than {MAX_BYTES:,} bytes. Store this many images in Parquet files.")
         try:
-            with open(self.file, encoding="utf-8-sig", newline="") as opened:
+            with open(self.file, encoding=self.encoding, newline="") as opened:
                 number = 0
                 while line := opened.readline(MAX_LINE + 1):
                     number += 1
@@ -124,36 +161,73 @@ class Table(ABC):
                         )
                     yield line
         except UnicodeError as error:
-            raise self._unreadable(kind, error) from None
+            raise DataError(
+                f"{self.file} cannot be read as {kind}: {reason(error)}. Save it as UTF-8; Excel calls this format CSV UTF-8."
+            ) from None
 
     def _unreadable(self, kind: str, error: BaseException) -> DataError:
         return DataError(f"{self.file} cannot be read as {kind}: {reason(error)}. Repair the file, or create it again.")
 
 
 class CsvTable(Table):
-    """Fields separated by commas, in UTF-8; the first line has the names."""
+    """A text file with a line for each row, in whatever :class:`~raysweep.data.delimited.Dialect` it has. The first line has the
+    names of the columns, unless it names an image; the columns then are called 1, 2 and so on."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        self._dialect: Dialect | None = None
+        self._names: list[str] | None = None
+        self.has_header = True
+
+    @property
+    def dialect(self) -> Dialect:
+        if self._dialect is None:
+            self._dialect = sniff(self.file)
+            self.encoding = self._dialect.encoding
+        return self._dialect
 
     def columns(self) -> list[str]:
-        return next((row for _, row in self._fields()), [])
+        if self._names is None:
+            first = next((row for _, row in self._fields()), [])
+            self.has_header = column(first, PATH_COLUMNS + LABEL_COLUMNS) is not None or not any(
+                map(looks_like_image, first)
+            )
+            self._names = first if self.has_header else [str(i + 1) for i in range(len(first))]
+        return self._names
+
+    def notes(self) -> list[str]:
+        self.columns()
+        return self.dialect.notes(self.file, self.has_header)
 
     def _fields(self) -> Iterator[tuple[int, list[str]]]:
-        reader = csv.reader(self._lines("CSV"), strict=True)
+        dialect = self.dialect
+        lines = itertools.islice(self._lines("CSV"), dialect.first, None)
+        if dialect.delimiter == " ":
+            for number, line in enumerate(lines, start=1 + dialect.first):
+                if line.strip():
+                    yield number, line.strip().rsplit(None, 1)
+            return
+        reader = csv.reader(lines, strict=True, delimiter=dialect.delimiter)
         try:
             for row in reader:
                 if len(row) > 1 or (row and row[0].strip()):  # else the line is empty
-                    yield reader.line_num, [value.strip() for value in row]
+                    yield reader.line_num + dialect.first, [value.strip() for value in row]
         except csv.Error as error:
             raise self._unreadable("CSV", error) from None
 
     def _rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+        have = self.columns()
         fields = self._fields()
-        _, have = next(fields, (0, []))
+        if self.has_header:
+            next(fields, None)
         positions = [have.index(name) for name in names]
         for number, row in fields:
             if len(row) != len(have):
                 raise DataError(
-                    f"{self.place(number)} has {len(row)} field{'s' * (len(row) > 1)}, but the first line names {len(have)} "
-                    f"column{'s' * (len(have) > 1)}. Put texts that contain commas in double quotes."
+                    f"{self.place(number)} has {len(row)} field{'s' * (len(row) > 1)}, but the first line "
+                    f"{'names' if self.has_header else 'has'} {len(have)} "
+                    f"column{'s' * (len(have) > 1)}. Put texts that contain {'commas' if self.dialect.delimiter == ',' else 'the delimiter'} "
+                    "in double quotes."
                 )
             yield number, [row[i] for i in positions]
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from raysweep._paths import read_regular
 from raysweep._text import join_names
-from raysweep.data.listing import Listing, Row, Source, digest, label_name, listing_of, reason, stamp
+from raysweep.data.listing import Found, Row, Source, digest, label_name, reason, stamp
 from raysweep.errors import DataError
 
 MAX_BATCH_BYTES = 500_000_000  # CIFAR-100's training images have 155 MB
@@ -83,13 +83,14 @@ class CifarSource:
     def fingerprint(self) -> str:
         return digest([stamp(self.folder / name) for name in (*self.train, self.test, self.meta)])
 
-    def listing(self) -> Listing:
+    def found(self) -> Found:
         from torchvision.datasets import CIFAR10, CIFAR100  # not at the top: it imports torch
 
         kind = CIFAR100 if self.prefix else CIFAR10
         known = {**dict(kind.train_list + kind.test_list), self.meta: kind.meta["md5"]}
         names = self._unpickled(self.meta, known)[f"{self.prefix}label_names"]
-        return listing_of(*(self._rows(batches, names, known) for batches in (self.train, (self.test,))))
+        train, test = (list(self._rows(batches, names, known)) for batches in (self.train, (self.test,)))
+        return Found(train, test)
 
     def _rows(self, batches: Iterable[str], names: list[str], known: dict[str, str]) -> Iterable[Row]:
         """The images of some batches. The file has, for each image, 1,024 red values, then green, then blue, row by row."""
@@ -154,8 +155,9 @@ class IdxSource:
     def fingerprint(self) -> str:
         return digest([self.names, *(stamp(file) for file in self.files.values())])
 
-    def listing(self) -> Listing:
-        return listing_of(*(self._rows(part) for part in self.PARTS))
+    def found(self) -> Found:
+        train, test = (self._rows(part) for part in self.PARTS)
+        return Found(train, test)
 
     def _rows(self, part: str) -> list[Row]:
         image_file, label_file = (self.files[part, what] for what in self.FILES)

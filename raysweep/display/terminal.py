@@ -23,7 +23,7 @@ def never_fail() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _as_written(text: str, stream: TextIO) -> str:
+def as_written(text: str, stream: TextIO) -> str:
     """A text as the stream writes it, so that the columns of a table get their real widths."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
@@ -37,6 +37,12 @@ def say(text: str = "") -> None:
 def say_next(root: Root, *words: str) -> None:
     """Print the command to type next."""
     say(f"Next: {plain(command(root, *words))}")
+
+
+def say_first(root: Root) -> None:
+    """Print what to type in a root without experiments: the example's configuration, where it is there."""
+    example = "configs/base.yaml"
+    say_next(root, *(("run", example) if os.path.isfile(example) else ("demo",)))
 
 
 def put(text: str) -> None:
@@ -141,7 +147,7 @@ def table(
     from rich.text import Text
 
     console = Console(stderr=err, highlight=False)
-    texts = [[_as_written(named(cell), stream) for cell in row] for row in ([c for c, _ in columns], *rows)]
+    texts = [[as_written(named(cell), stream) for cell in row] for row in ([c for c, _ in columns], *rows)]
     shown = _fitting(texts, console.width, least)
     made = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for at, i in enumerate(shown):

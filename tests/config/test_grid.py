@@ -130,7 +130,7 @@ TWO = [{"name": n, "weights": {"disgust": 2}} for n in ("one", "two")]
         ({"search": {"algorithm": "random", "num_samples": 10**9, "ranges": RANGES}}, "at most 10,000 is allowed"),
         ({"branches": TWO, "seeds": list(range(5001))}, "10,002 points"),
         (
-            {"search": {"algorithm": "random", "num_samples": 5, "ranges": RANGES}, "branches": TWO, "seeds": [7, 8]},
+            {"search": {"algorithm": "optuna", "num_samples": 5, "ranges": RANGES}, "branches": TWO, "seeds": [7, 8]},
             "allows one seed at most, not 2",
         ),
     ],
@@ -188,3 +188,65 @@ def test_names_of_branches_can_be_folders_whatever_the_class_is_called(name, wei
     found = grids.describe({name: weight, "x": 1.0})
     assert re.fullmatch(r"[\w.]*", found)
     assert len(found) <= 60
+
+
+def test_names_of_branches_say_which_of_many_similar_classes_they_change():
+    classes = [f"{a} of the Alphabet/character{i:02}" for a in ("Magi", "Sages") for i in range(482)]
+    parent = SamplingWeights.complete({}, classes)
+    one, other, third = "Magi of the Alphabet/character03", "Sages of the Alphabet/character03", classes[7]
+    grid = {"branches": [], "weights": {one: [1, 5], other: [1, 5]}}
+    points, _ = grids.expand(grids.check(grid), parent, 0)
+    names = [p.name for p in points]
+    assert len({n.casefold() for n in names}) == 4
+    assert all(len(n) <= 60 for n in names)
+    short = grids.short_names(tuple(classes))
+    assert len({s.casefold() for s in short.values()}) == len(classes)
+    assert all(len(s) <= 16 and re.fullmatch(r"[\w.]+", s) for s in short.values())
+    assert short[third] == "8_character07"  # 'Sages' has the same last words
+    assert grids.short_names(
+        ("Alphabet_of_the_Magi/character03", "Alphabet_of_the_Magi/character04", "Greek/character03")
+    ) == {
+        "Alphabet_of_the_Magi/character03": "Magi_character03",
+        "Alphabet_of_the_Magi/character04": "Magi_character04",
+        "Greek/character03": "Greekcharacter03",
+    }
+
+
+def test_names_of_branches_of_short_classes_are_as_they_were():
+    assert grids.describe({"disgust": 5.0, "fear": 2.0}, CLASSES) == "disgust5_fear2"
+    assert grids.describe({"3": 4.0}, [str(i) for i in range(10)]) == "34"
+
+
+def test_control_seeds_are_those_of_the_branches_and_then_the_smallest_unused_numbers():
+    from raysweep.config import grid as grids
+    from raysweep.weights import SamplingWeights
+
+    parent = SamplingWeights.complete({}, ("a", "b"))
+
+    def seeds(**values):
+        points, _ = grids.expand(grids.check({"weights": {"a": [2.0]}, **values}), parent, 7)
+        return [p.seed for p in points if p.control], [p.seed for p in points if not p.control]
+
+    assert seeds(seeds=[5, 1], control_seeds=4) == ([5, 1, 0, 2], [5, 1])
+    assert seeds(seeds=[0, 1, 2], control_seeds=8) == (list(range(8)), [0, 1, 2])
+    assert seeds(control_seeds=3) == ([7, 0, 1], [7])
+    assert seeds(seeds=[3, 4, 5], control_seeds=2) == ([3, 4], [3, 4, 5])
+    assert seeds(seeds=[3, 4]) == ([3, 4], [3, 4])
+
+
+def test_control_seeds_need_a_control():
+    from raysweep.config import grid as grids
+    from raysweep.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="control is false"):
+        grids.check({"weights": {"a": [2.0]}, "control": False, "control_seeds": 3})
+
+
+def test_a_random_search_may_have_several_seeds():
+    from raysweep.config import grid as grids
+    from raysweep.weights import SamplingWeights
+
+    search = {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"uniform": [1.0, 4.0]}}}
+    grid = grids.check({"search": search, "seeds": [0, 1]})
+    points, _ = grids.expand(grid, SamplingWeights.complete({}, ("a", "b")), 0)
+    assert [p.seed for p in points] == [0, 1] * 4

@@ -129,9 +129,9 @@ def test_metadata_without_names_are_ignored(tmp_path, told):
 def test_bytes_are_preferred_to_paths(tmp_path):
     (tmp_path / "0.png").write_bytes(IMAGE)
     both = write(tmp_path / "x.parquet", image=[IMAGE], path=["0.png"], label=["a"])
-    assert type(open_source(section(both))) is ParquetSource
+    assert type(open_source(section(both)).source) is ParquetSource
     paths = write_table(tmp_path / "y.parquet", [{"image": "0.png", "label": "a"}])
-    assert type(open_source(section(paths))) is ManifestSource
+    assert type(open_source(section(paths)).source) is ManifestSource
     with pytest.raises(DataError, match=r"the column image does not hold the bytes of images"):
         read(write(tmp_path / "z.parquet", image=[[1, 2]], label=["a"]))
     table = pa.Table.from_arrays([pa.array([IMAGE]), *[pa.array(["a"])] * 2], ["image", "label", "label"])
@@ -148,14 +148,14 @@ def test_a_folder_without_parquet_files_is_told(tmp_path):
 def test_class_folders_beside_shards_are_ambiguous_and_beside_notes_are_not(tmp_path):
     as_folder(tmp_path, SOME)
     write(tmp_path / "train" / "notes.parquet", image=[IMAGE], label=["a"])
-    assert type(open_source(section(tmp_path))) is FolderSource
+    assert type(open_source(section(tmp_path)).source) is FolderSource
     as_hub(tmp_path, SOME)
     with pytest.raises(
         DataError, match=r"several data sets: class folders, Parquet files\. .*data\.source=folder or parquet"
     ):
         open_source(section(tmp_path))
-    assert type(open_source(section(tmp_path, source="folder"))) is FolderSource
-    assert type(open_source(section(tmp_path, source="parquet"))) is ParquetSource
+    assert type(open_source(section(tmp_path, source="folder")).source) is FolderSource
+    assert type(open_source(section(tmp_path, source="parquet")).source) is ParquetSource
 
 
 # Files that unpack to far more than they are

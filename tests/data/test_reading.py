@@ -13,20 +13,24 @@ def test_every_kind_of_fact_is_a_sentence():
         cropped=Cropped(2, 41.6, 75.0, "train/cat/0.png"),
         transparent=1,
         modes={"CMYK": 2, "I;16": 1_000},
-        validation={"cat": 3, "dog": 0},
+        validation={"cat": 300, "dog": 0, "eel": 2, "fox": 9, "gnu": 10},
+        notes=("Read in Dataset/, the only folder there.",),
     )
     assert reading.lines() == [
+        "Read in Dataset/, the only folder there.",
         "Left out: 5 hidden files (.0, .1, .2 …).",
         "Left out: 1 linked folders (a/b).",
         "Cropped to the middle: 2 images, which lose 42 % of their area on average, at most 75 % (train/cat/0.png).",
         "Put on white: 1 image with transparency.",
         "Converted: 1,002 images in other modes than gray and RGB (2 CMYK, 1,000 I;16).",
         "No validation images: dog.",
+        "Few validation images: eel (2), fox (9). One image is up to 50 points of a class's recall, so small differences of these "
+        "classes mean nothing.",
     ]
     assert Reading.from_json(json.loads(json.dumps(reading.to_json()))) == reading
 
 
 def test_where_everything_was_read_as_it_is_there_is_nothing_to_say():
-    assert Reading(validation={"cat": 1}).lines() == []
+    assert Reading(validation={"cat": 10}).lines() == []
     one = Reading(cropped=Cropped(1, 25.0, 25.0, "x"))
     assert one.lines() == ["Cropped to the middle: 1 image, which loses 25 % of its area."]

@@ -153,7 +153,8 @@ def _started(sweep: Sweep, plan: SweepPlan, record: SweepRecord, count: int, que
         last_epoch=first + plan.base.settings.training.epochs,
         at_once=count,
         queue=queue,
-        notes=(*plan.notes, *(n.text for n in plan.base.notes if n.inexact)),
+        notes=(*plan.notes, *(n.text for n in plan.base.notes)),
+        rates=None if plan.base.rates is None else (plan.base.rates.fork, plan.base.rates.end),
     )
 
 

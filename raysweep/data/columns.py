@@ -1,0 +1,172 @@
+"""What the columns of a list mean: by the names that people give them, by what they hold, or as ``data.columns`` says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raysweep._text import join_names, plain, short_repr
+from raysweep.config.settings import Columns
+from raysweep.data.delimited import looks_like_image
+from raysweep.data.listing import split_of
+from raysweep.data.tables import (
+    LABEL_COLUMNS,
+    MAYBE_SPLIT_COLUMNS,
+    PATH_COLUMNS,
+    SPLIT_COLUMNS,
+    CsvTable,
+    Table,
+    column,
+    every_column,
+)
+from raysweep.errors import DataError
+
+_LOOKED_AT = 20  # rows
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """The columns of a table."""
+
+    path: str
+    labels: tuple[str, ...]  # may hold the class, the likeliest first; empty where there is one column for each class
+    split: str | None
+    votes: tuple[str, ...] = ()  # one for each class
+    notes: tuple[str, ...] = ()
+
+
+def meaning_of(table: Table, asked: Columns | None, remedy: str = "") -> Meaning:
+    """What the columns of a table mean.
+
+    Args:
+        asked: what the user says.
+        remedy: added to the error about a table that has no column for the class.
+
+    Raises:
+        DataError: a column that is needed is not found; the message has the line that names it.
+    """
+    have = table.columns()
+    asked = asked or Columns(path=None, label=None, split=None)
+    first = _first_rows(table, have)
+    notes: list[str] = []
+    path = _asked(table, "path", asked.path) or column(have, PATH_COLUMNS)
+    if path is None:
+        path = _by_content(have, first)
+        if path is None:
+            raise _lacking(table, "path", PATH_COLUMNS, have, first)
+        if _has_header(table):
+            notes.append(
+                f"Images from the column {plain(path)} of {table.file.name}, which holds names of image files."
+            )
+    split = _asked(table, "split", asked.split) or _split(have, first)
+    label = _asked(table, "label", asked.label)
+    labels = [label] if label else [c for c in every_column(have, LABEL_COLUMNS) if c not in (path, split)]
+    others = [name for name in have if name not in (path, split)]
+    if not labels and not _has_header(table) and len(others) == 1:
+        labels = others
+    votes = [] if labels else _numeric(others, have, first)
+    if not labels and len(votes) < 2:
+        raise _lacking(table, "label", LABEL_COLUMNS, have, first, remedy)
+    return Meaning(path, tuple(labels), split, tuple(votes), tuple(notes))
+
+
+def may_be_list(table: Table) -> bool:
+    """Whether a table seems to name images and their classes. Reads only its beginning."""
+    try:
+        meaning_of(table, None)
+    except (DataError, OSError):
+        return False
+    return bool(_first_rows(table, table.columns()))
+
+
+def _has_header(table: Table) -> bool:
+    return not isinstance(table, CsvTable) or table.has_header
+
+
+def _first_rows(table: Table, have: Sequence[str]) -> list[list[Any]]:
+    names = [name for name in have if have.count(name) == 1]
+    found = []
+    if isinstance(table, CsvTable) and len(names) == len(have):
+        for _, row in table.rows(names):
+            found.append(row)
+            if len(found) == _LOOKED_AT:
+                break
+    return found
+
+
+def _asked(table: Table, what: str, name: str | None) -> str | None:
+    """The column that the user names, or numbers from 1."""
+    have = table.columns()
+    if name is None or name in have:
+        return name
+    found = column(have, [name]) or next((h for h in have if h.strip().lower() == name.strip().lower()), None)
+    if found is not None:
+        return found
+    if name.isdecimal() and 1 <= int(name) <= len(have):
+        return have[int(name) - 1]
+    raise DataError(
+        f"data.columns: {what}: {table.file} has no column {short_repr(name)}. Its columns are {join_names(have)}."
+    )
+
+
+def _by_content(have: Sequence[str], first: Sequence[Sequence[Any]]) -> str | None:
+    """The only column all of whose values are names of image files."""
+    found = [name for i, name in enumerate(have) if first and all(looks_like_image(row[i]) for row in first)]
+    return found[0] if len(found) == 1 else None
+
+
+def _split(have: Sequence[str], first: Sequence[Sequence[Any]]) -> str | None:
+    found = column(have, SPLIT_COLUMNS)
+    if found is not None:
+        return found
+    for name in every_column(have, MAYBE_SPLIT_COLUMNS):
+        i = have.index(name)
+        if first and all(split_of(str(row[i])) for row in first):
+            return name
+    return None
+
+
+def _numeric(others: Sequence[str], have: Sequence[str], first: Sequence[Sequence[Any]]) -> list[str]:
+    """The columns that hold numbers only: those of the classes, where there is one for each. First those of 0 and 1."""
+    if not first:
+        return []
+    found = [name for name in others if all(number(row[have.index(name)]) is not None for row in first)]
+    flags = [name for name in found if all(number(row[have.index(name)]) in (0.0, 1.0) for row in first)]
+    if len(flags) > 1 and all(sum(number(row[have.index(n)]) or 0 for n in flags) == 1 for row in first):
+        return flags
+    sums = {round(sum(number(row[have.index(n)]) or 0 for n in found), 3) for row in first}
+    return found if len(found) > 1 and (len(sums) == 1 or found == flags) and len(first) > 1 else []
+
+
+def number(value: Any) -> float | None:
+    """A number ≥ 0; None for anything else."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) and found >= 0 else None
+
+
+def _lacking(
+    table: Table,
+    what: str,
+    wanted: Sequence[str],
+    have: Sequence[str],
+    first: Sequence[Sequence[Any]],
+    remedy: str = "",
+) -> DataError:
+    """The error about a column that was not found: what was, and the line to type."""
+    if not have:
+        return DataError(
+            f"{table.file} is empty: it has no column path and no rows. Give a list of images and their classes."
+        )
+    row = f" Its first row is {join_names(first[0])}." if first else ""
+    numbers = "" if _has_header(table) else " (numbers, since it names no columns)"
+    called = f"path: {have[0] if have else 'NAME'}, label: {have[-1] if have else 'NAME'}"
+    return DataError(
+        f"{table.file} has no column for the {'image' if what == 'path' else 'class'} of each row: there is no column "
+        f"{', '.join(wanted[:5])} or the like; its columns are {join_names(have)}{numbers}.{row} Say which "
+        f"they are, such as 'data.columns={{{called}}}'{remedy}."
+    )

@@ -1,0 +1,79 @@
+"""The lists of images that lie in a folder: one for all images, or one for each split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raysweep._text import join_names
+from raysweep.data.columns import may_be_list
+from raysweep.data.listing import only_split_in
+from raysweep.data.tables import LIST_SUFFIXES, Table, column, open_table
+from raysweep.data.tree import is_hidden
+from raysweep.errors import DataError
+
+Files = list[tuple[Table, str | None]]
+
+
+def find(path: Path) -> Files:
+    """The lists directly in a folder that name images and their classes, each with the split in its own name."""
+    tables = [t for t in _tables(path) if "submission" not in t.file.name.lower()]  # Kaggle's have one column a class
+    return [(table, only_split_in(table.file.stem)) for table in tables if may_be_list(table)]
+
+
+def find_below(path: Path) -> Files:
+    """The lists in the only folder directly in ``path`` that has any."""
+    inner = sorted(p for p in path.iterdir() if p.is_dir() and not is_hidden(p.name))
+    found = [files for folder in inner if (files := find(folder))]
+    return found[0] if len(found) == 1 else []
+
+
+def of_splits(files: Files, path: Path) -> tuple[Files, list[str]]:
+    """The lists to read, and what is to be said of the others.
+
+    Raises:
+        DataError: there are several, and their names do not say which split each of them lists.
+    """
+    by_split: dict[str | None, Files] = {}
+    for table, split in files:
+        by_split.setdefault(split, []).append((table, split))
+    several = [table.file for same in by_split.values() for table, _ in same if len(same) > 1]
+    if several or (None in by_split and len(by_split) > 1):
+        names = several or [table.file for table, _ in files]
+        raise DataError(
+            f"{path} has several lists: {join_names(f.relative_to(path) for f in names)}. Give one of them, such as "
+            f"data.path={names[0]}; or put one list for each split (train.csv, val.csv, test.csv) into a folder of its own."
+        )
+    if None in by_split or set(by_split) == {"train"}:
+        return [(table, None) for table, _ in files], _unlabelled(path, files)
+    if files and "train" not in by_split:
+        raise DataError(
+            f"{path} has {join_names(t.file.name for t, _ in files)}, but no list of training images. Add one, or give one of "
+            "these as data.path."
+        )
+    return files, _unlabelled(path, files)
+
+
+def _unlabelled(path: Path, files: Files) -> list[str]:
+    """What is to be said of lists without classes, such as Kaggle's ``test.csv``."""
+    folder = files[0][0].file.parent if files else path
+    read = {table.file for table, _ in files}
+    others = [t.file.name for t in _tables(folder) if t.file not in read and t.file.suffix.lower() != ".txt"]
+    return (
+        [f"Not read: {join_names(others)}, which {'name' if len(others) > 1 else 'names'} no classes."]
+        if others
+        else []
+    )
+
+
+def others_beside(file: Path) -> list[str]:
+    """The names of the other lists in the folder of a list that is read alone."""
+    if column(open_table(file).columns(), ("split", "usage", "subset")) is not None:
+        return []
+    split = only_split_in(file.stem)
+    others = [t.file.name for t, s in find(file.parent) if t.file.name != file.name and s is not None]
+    return others if split is not None else []
+
+
+def _tables(path: Path) -> list[Table]:
+    files = sorted(p for p in path.iterdir() if p.suffix.lower() in LIST_SUFFIXES and p.is_file())
+    return [open_table(file) for file in files if not is_hidden(file.name)]

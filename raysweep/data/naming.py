@@ -1,0 +1,217 @@
+"""The names of classes: compared in one Unicode form, renamed, dropped and chosen as the user says; and what they contradict.
+
+``café`` can be written in two ways that look the same, and ``happy `` looks like ``happy``: each is one class. Names that differ
+in upper and lower case alone are refused, since nobody but the user knows whether they are one class.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from raysweep._text import join_names, plain, truncate
+from raysweep.config.settings import DataSection
+from raysweep.data.listing import Found, Item, Listing, Row, class_name, digest, ordered
+from raysweep.data.reading import LeftOut
+from raysweep.errors import DataError, did_you_mean
+
+MAX_PAIRS = 3  # of contradicting files that a note names
+
+
+def canonical(name: str) -> str:
+    """A class's name in Unicode's normal form C, without outer spaces."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def shown(names: Iterable[str]) -> str:
+    """Names for a message; one that is not ASCII also with escapes, because different names may look the same."""
+    return join_names(plain(n) if n.isascii() else f"{plain(n)} ({n!a})" for n in names)
+
+
+class Naming:
+    """What the user says of the classes: ``data.rename``, ``data.drop`` and ``data.classes``."""
+
+    def __init__(self, data: DataSection) -> None:
+        self.where = data.path or data.source
+        self.rename = {canonical(old): canonical(new) for old, new in data.rename.items()}
+        self.drop = [canonical(name) for name in data.drop]
+        self.choice = None if data.classes is None else [canonical(name) for name in data.classes]
+
+    def asked(self, labels: set[str] | None) -> list[object]:
+        """What changes the images that are read; nothing where ``labels`` are exactly the classes chosen.
+
+        Args:
+            labels: the classes as the source writes them; None: not known yet.
+        """
+        chosen = None if self.choice is None else sorted(self.choice)
+        if labels is not None and chosen is not None and chosen == sorted({self._renamed(n) for n in labels}):
+            chosen = None
+        return [value for value in (sorted(self.rename.items()), self.drop, chosen) if value]
+
+    def _renamed(self, name: str) -> str:
+        name = canonical(name)
+        return self.rename.get(name, name)
+
+    def applied(self, found: Found) -> tuple[Found, list[str]]:
+        """The images with the names of the classes that are used, and what is to be said of it.
+
+        Raises:
+            DataError: the user names a class that is not there, or two names differ in case alone.
+        """
+        written = {row.label for row in [*found.train, *(found.val or [])]}
+        names = {label: class_name(canonical(label), self.where) for label in written}
+        self._check_known("data.rename", self.rename, set(names.values()))
+        final = {label: self.rename.get(name, name) for label, name in names.items()}
+        self._check_known("data.drop", self.drop, {*names.values(), *final.values()})
+        gone = {label for label in written if final[label] in self.drop or names[label] in self.drop}
+        kept = {final[label] for label in written - gone}
+        self._check_case(Counter(final[r.label] for r in [*found.train, *(found.val or [])] if r.label not in gone))
+        left_out = dict(found.left_out)
+        notes = _merged(final, gone)
+        if self.choice is not None:
+            self._check_choice(kept)
+            gone |= {label for label in written if final[label] not in self.choice}
+        train, val, dropped = self._rows(found, final, gone)
+        if dropped:
+            each = ", ".join(f"{n:,} {plain(name)}" for name, n in sorted(dropped.items()))
+            left_out[f"images of classes that are not used ({truncate(each, 300)})"] = LeftOut(sum(dropped.values()))
+        return Found(train, val, left_out, found.notes), notes
+
+    @staticmethod
+    def _rows(
+        found: Found, final: Mapping[str, str], gone: set[str]
+    ) -> tuple[list[Row], list[Row] | None, Counter[str]]:
+        dropped: Counter[str] = Counter()
+        parts: list[list[Row] | None] = []
+        for rows in (found.train, found.val):
+            dropped.update(final[row.label] for row in rows or [] if row.label in gone)
+            kept = [row._replace(label=final[row.label]) for row in rows or [] if row.label not in gone]
+            parts.append(None if rows is None else kept)
+        return parts[0] or [], parts[1], dropped
+
+    def _check_known(self, option: str, names: Iterable[str], known: set[str]) -> None:
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise DataError(
+                f"{option} names {shown(missing)}; {self.where} has {shown(ordered(known))}.{did_you_mean(missing[0], known)} "
+                "Correct the name, or remove it."
+            )
+
+    def _check_choice(self, kept: set[str]) -> None:
+        missing = [name for name in self.choice or [] if name not in kept]
+        if missing:
+            raise DataError(
+                f"data.classes names {shown(missing)}; the data have {shown(ordered(kept))}. Name only classes of the data, in "
+                "the order of the network's outputs; images of classes that are not named are left out."
+            )
+
+    def _check_case(self, counts: Counter[str]) -> None:
+        """Raises DataError where names differ in upper and lower case alone."""
+        alike: dict[str, list[str]] = {}
+        for name, _ in counts.most_common():
+            alike.setdefault(name.casefold(), []).append(name)
+        several = [names for names in alike.values() if len(names) > 1]
+        if several:
+            rename = {other: names[0] for names in several for other in names[1:]}
+            each = "; ".join(", ".join(f"{plain(n)} ({counts[n]:,} images)" for n in names) for names in several[:5])
+            line = json.dumps({**self.rename, **rename}, ensure_ascii=False)
+            raise DataError(
+                f"{self.where} has classes whose names differ in upper and lower case alone: {each}. If they are one class, add "
+                f"'data.rename={line}'; else rename one of them to something else."
+            )
+
+
+def _merged(final: Mapping[str, str], gone: set[str]) -> list[str]:
+    """Which classes are written in several ways that look the same, or were renamed."""
+    forms: dict[str, list[str]] = {}
+    for label in sorted(final.keys() - gone):
+        forms.setdefault(final[label], []).append(label)
+    several = {name: labels for name, labels in forms.items() if len(labels) > 1}
+    return [f"Read as one class {plain(name)}: {join_names(map(ascii, labels))}." for name, labels in several.items()]
+
+
+class Chosen:
+    """A source, with what the user wants of its classes: what :func:`~raysweep.data.sources.open_source` returns."""
+
+    def __init__(self, source: object, data: DataSection, notes: Iterable[str] = ()) -> None:
+        """
+        Args:
+            notes: what is to be said of how the source was found.
+        """
+        self.source = source
+        self.naming = Naming(data)
+        self.notes = tuple(notes)
+        self._listing: Listing | None = None
+
+    def fingerprint(self) -> str:
+        """A text that changes whenever the data or the choice of classes change; computed without reading all images."""
+        labels = getattr(self.source, "labels", lambda: None)()
+        print_of_all: str = self.source.fingerprint()  # type: ignore[attr-defined]
+        asked = self.naming.asked(labels)
+        return digest([print_of_all, asked]) if asked else print_of_all
+
+    def told(self) -> tuple[Mapping[str, LeftOut], tuple[str, ...]] | None:
+        """What is left out and to be said now; None where only reading all images would tell."""
+        if getattr(self.source, "labels", None) is None:
+            return None
+        listing = self.listing()
+        return listing.left_out, listing.notes
+
+    def listing(self) -> Listing:
+        """All images, not yet decoded, with the number of each one's class.
+
+        Raises:
+            DataError: the names of the classes are not plain, or a class has no training images.
+        """
+        if self._listing is not None:
+            return self._listing
+        found, notes = self.naming.applied(self.source.found())  # type: ignore[attr-defined]
+        parts = (found.train, found.val)
+        classes = ordered({row.label for rows in parts for row in rows or []})
+        lacking = ordered({row.label for row in found.val or []} - {row.label for row in found.train})
+        if lacking and found.train:
+            line = json.dumps(list(lacking), ensure_ascii=False)
+            raise DataError(
+                f"{self.naming.where}: there are no training images of class {shown(lacking)}, only images for validation. Add "
+                f"some, or leave the class out with 'data.drop={line}'."
+            )
+        index = {c: i for i, c in enumerate(classes)}
+        train, val = (None if r is None else [Item(x.name, index[x.label], x.payload) for x in r] for r in parts)
+        every = (*self.notes, *found.notes, *notes, *_repeated(found))
+        self._listing = Listing(classes, train or [], val, found.left_out, every)
+        return self._listing
+
+
+def _repeated(found: Found) -> list[str]:
+    """Files that are read several times: under two classes, in training and validation, or twice in the same place."""
+    seen: dict[tuple[int, int], tuple[str, str, str]] = {}
+    pairs: dict[str, list[str]] = {
+        "in two classes": [],
+        "both in training and validation": [],
+        "read more than once": [],
+    }
+    for split, rows in (("train", found.train), ("val", found.val or [])):
+        for row in rows:
+            if not isinstance(row.payload, Path):
+                continue
+            try:
+                status = os.stat(row.payload)
+            except OSError:  # decoding will report it
+                continue
+            key = (status.st_dev, status.st_ino)
+            label, other, name = seen.setdefault(key, (row.label, split, row.name))
+            if name is row.name:
+                continue
+            kind = "in two classes" if label != row.label else "both in training and validation"
+            kind = "read more than once" if (label, other) == (row.label, split) else kind
+            labels = f" as {plain(label)} and {plain(row.label)}" if label != row.label else ""
+            pairs[kind].append(f"{truncate(name, 80)} is {truncate(row.name, 80)}{labels}")
+    return [
+        f"{len(some):,} file{'s are' if len(some) > 1 else ' is'} {kind}: {'; '.join(some[:MAX_PAIRS])}{' …' * (len(some) > MAX_PAIRS)}."
+        for kind, some in pairs.items()
+        if some
+    ]

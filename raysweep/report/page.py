@@ -9,7 +9,7 @@ from typing import Any
 
 from raysweep._text import plain
 from raysweep.errors import LockedError, RaysweepError
-from raysweep.report import comparison, content, effects
+from raysweep.report import comparison, content
 from raysweep.report.content import Content
 from raysweep.report.sections.records import HeatCell
 from raysweep.store import files, layout, resolve
@@ -89,17 +89,15 @@ def html(page: Content) -> str:
         "svg": Markup,  # made by sections/chart.py, without any text of a user
         "lines": lambda text: Markup("\n").join(plain(line) for line in text.split("\n")),
     }
-    return environment.get_template("page.html").render(
-        page=page, version=version("raysweep"), real=(effects.BETTER, effects.WORSE)
-    )
+    return environment.get_template("page.html").render(page=page, version=version("raysweep"))
 
 
 def _tint(cell: HeatCell) -> str:
-    """The CSS of a cell of the heat map: purple is better and orange is worse, pale where it is within noise."""
+    """The CSS of a cell of the heat map: purple is better and orange is worse, pale where it is not shown."""
     effect = cell.e
     if effect.difference == 0 or math.isnan(effect.difference):
         return ""
-    real = effect.label in (effects.BETTER, effects.WORSE)
+    real = bool(effect.shown)
     alpha = (0.3 + 0.65 * cell.strength) if real else 0.28 * cell.strength
     colour = _BETTER if effect.difference > 0 else _WORSE
     ink = ""

@@ -76,9 +76,10 @@ def test_it_has_every_part(text, sweep):
     ids = {a["id"] for _, a in found.tags if "id" in a}
     assert {"tree", "branches", "heat", "shares", "curves", "confusions", "commands"} <= ids
     words = " ".join(found.words)
-    for part in (sweep.id, "rare5", "Differences larger than noise", "better", "macro-F1", "450 validation images"):
+    for part in (sweep.id, "rare5", "Verdict", "better", "macro-F1", "450 validation images"):
         assert part in words
-    assert re.search(r"rare5: F1 of rare \d\d\.\d → \d\d\.\d", words)
+    sentence = r"rare5: .{1,40}: recall [+-]\d+\.\d and predicted \d\.\d\d × as often; the control gets [+-]\d+\.\d by moving its threshold"
+    assert re.search(sentence + "; at equal alarms", words)
     heads = [t for t, _ in found.tags].count("svg")
     assert heads == 2 + 3  # macro-F1, accuracy, and a chart for each class
 
@@ -124,8 +125,8 @@ def test_marks_of_writing_direction_and_markup_in_class_names_are_replaced(tmp_p
 def test_without_a_real_difference_the_page_names_no_winner(tmp_path):
     sweep = sweep_of(tmp_path / "e", ("a", "b", "c"), BASE, {"x": ({"a": 2.0}, BASE), "y": ({"b": 2.0}, BASE)})
     found = content.of_sweep(sweep)
-    assert [v.label for v in found.verdicts] == ["nothing"]
-    assert "No difference is larger than noise" in page.html(found)
+    assert {v.label for v in found.verdicts} == {"nothing"}
+    assert "No difference is shown" in page.html(found)
 
 
 def test_a_sweep_without_a_control_says_so(tmp_path):

@@ -221,6 +221,7 @@ CHANGES_FILES = {
     "raysweep.store.leftovers": "the folder of a killed import, which has no name yet",
     "raysweep.store.trust": "what is recorded of this user",
     "raysweep.store.remote.mirror": "downloads",
+    "raysweep.store.remote.uploads": "the manifest that shuts out who has lost an experiment",
     "raysweep.store.remote.bucket": "downloads",
     "raysweep.store.remote.copies": "the folder of downloads",
     "raysweep.launch.sweep.tune": "the folder of Ray Tune",

@@ -218,6 +218,7 @@ CHANGES_FILES = {
     "raysweep.store.sweep": "the same, and the folder of tracebacks",
     "raysweep.store.root": "whether the root can be written",
     "raysweep.store.index": "the index of a root",
+    "raysweep.store.leftovers": "the folder of a killed import, which has no name yet",
     "raysweep.store.trust": "what is recorded of this user",
     "raysweep.store.remote.mirror": "downloads",
     "raysweep.store.remote.bucket": "downloads",

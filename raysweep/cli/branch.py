@@ -165,14 +165,7 @@ def _table_of_shares(plan: SweepPlan) -> None:
         rows.append([plain(p.name) + (" *" if p.control else ""), str(p.seed), *cells])
     columns = [("branch", "l"), ("seed", "r"), *((c, "r") for c in labels(classes))]
     least = [2 + i for i in sorted(range(len(classes)), key=lambda i: size[classes[i]])]
-    if len(classes) > MOST_CLASSES:  # in a pipe, too, nobody reads a thousand columns; --json has all
-        keep = sorted({0, 1, *least[-MOST_CLASSES:]})
-        rows = [[row[i] for i in keep] for row in rows]
-        columns, least = [columns[i] for i in keep], [keep.index(i) for i in least[-MOST_CLASSES:]]
-    title = "Share of each class among the images shown"
-    table(title, columns, rows, least=least, what="class", plural="classes")
-    if len(classes) > MOST_CLASSES:
-        say(f"{len(classes) - MOST_CLASSES:,} more classes change less; --json has all.")
+    table("Share of each class among the images shown", columns, rows, least=least, most=MOST_CLASSES)
 
 
 def summarise(result: SweepResult) -> None:

@@ -7,8 +7,7 @@ incomplete upload is never taken for a checkpoint.
 
 What reads and writes files knows only their paths, so a copy is found by its folder: this module has the only registry of
 open roots. Its functions are the hooks of :mod:`raysweep.store.files`, :mod:`raysweep._paths` and of a library that writes
-files itself. Everything else is handed a :class:`raysweep.store.root.Root`. Conditional writes and one gate that knows its
-root can replace the hooks.
+files itself. Everything else is handed a :class:`raysweep.store.root.Root`.
 """
 
 from __future__ import annotations

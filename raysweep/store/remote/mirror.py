@@ -144,8 +144,7 @@ class Mirror:
         if path.name == layout.LOCK:
             self._push_lock(path)
         else:
-            there = self.upload(path, lambda before: self.bucket.put(self.key(path), path, before), append)
-            _mark(path, there, SAME)
+            _mark(path, self.upload(path, lambda before: self._send(path, before), append), SAME)
         claim = self.claims.pop(self.home(path), None)
         if claim is not None:
             self.bucket.delete(claim)
@@ -180,6 +179,21 @@ class Mirror:
             found = self.bucket.info(key)
             etag, own = found.etag if found else None, False
         raise StoreError(f"{self.bucket.url(key)} is replaced by others all the time. Let only one process write it.")
+
+    def _send(self, path: Path, before: str | None) -> Found:
+        """Upload a file. Where the store honours no conditions, it goes to a key of this upload's own, which may arrive late,
+        and is copied into its place only after another look at the lock."""
+        key = self.key(path)
+        if self.bucket.conditional:
+            return self.bucket.put(key, path, before)
+        own = f"{self.home(path)}/{layout.TEMP_PREFIX}{secrets.token_hex(8)}-{path.name}"
+        try:
+            size = self.bucket.put(own, path, None).size
+            self._confirm(path)
+            there = self.bucket.copy(own, key, None)
+            return there if there is not None and there.size == size else self.bucket.put(key, path, None)
+        finally:
+            self.bucket.delete(own)
 
     def _confirm(self, path: Path) -> None:
         """Make sure that no other writer has the folder of a path, by the lock as the store has it now."""

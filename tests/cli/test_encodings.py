@@ -69,10 +69,8 @@ def here(root, monkeypatch):
     monkeypatch.setenv("RAYSWEEP_ROOT", str(root / "e"))
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
-    from raysweep.report import effects, page
+    from raysweep.report import page
 
-    monkeypatch.setattr(effects, "RESAMPLES", 50)  # what is told is tested here, not how exact it is
-    monkeypatch.setattr(effects, "MORE_RESAMPLES", 50)
     monkeypatch.setattr(page, "write", lambda found, reference, target: target.with_name("猫.html"))
     return root
 
@@ -99,6 +97,8 @@ READING = {  # verb → its arguments; a branch of the sweep is s-猫5-seed0, an
     "branch": ["branch", "--from", "猫@1", "--weights-grid", "猫.yaml"],
     "continue": ["continue", "猫"],
     "verify": ["verify", "猫"],
+    "audit": ["audit", "猫.yaml"],
+    "power": ["power", "s-猫5-seed0"],
     "resume-experiment": ["resume-experiment", "猫"],
     "usage": ["list", "--猫"],
     "help": ["--help"],

@@ -32,6 +32,7 @@ VERBS = {  # command → module, in the order of the help
     "diff": "diff",
     "compare": "compare",
     "audit": "audit",
+    "power": "power",
     "report": "report",
     "suggest": "suggest",
     "verify": "verify",

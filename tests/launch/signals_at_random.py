@@ -33,7 +33,7 @@ PHASES = ("start", "training", "end")
 MARK = "RAYSWEEP_TRIAL"
 LIMIT_S = 300.0
 GONE_S = 10.0
-GRID = "epochs: 2\nseeds: [0]\nweights:\n  '3': [4.0]\n"
+GRID = "epochs: 2\nseeds: [0]\nweights:\n  '5': [3.0]\n"
 OUR_FAULT = ("Traceback", "Exception ignored", "Fatal Python error", "core dumped", "SIGSEGV", "Aborted")
 
 

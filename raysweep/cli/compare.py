@@ -76,14 +76,17 @@ def _show(found: Comparison, metric: str) -> None:
     """Print one row per branch, then the verdict."""
     from raysweep.report import verdict
     from raysweep.report.comparison import by_size
-    from raysweep.report.effects import ALL
+    from raysweep.report.effects import ALL, NOT_TESTED, UNKNOWN
 
     columns = [(ALL, "accuracy"), (ALL, "macro_f1"), *((c, metric) for c in found.classes)]
     rows = [_cells(branch, [found.of(branch.name, target, m) for target, m in columns]) for branch in found.branches]
     head = [("branch", "l"), ("accuracy", "r"), ("macro-F1", "r"), *((c, "r") for c in labels(found.classes))]
-    title = f"Points against {plain(found.against)}; classes: {TITLES[metric]}. ▲ better, ▼ worse, unmarked: not shown"
+    title = (
+        f"Points against {plain(found.against)}; classes: {TITLES[metric]}. ▲ better, ▼ worse, unmarked: not shown"
+        + ("; ?: not known" if any(e.label in (UNKNOWN, NOT_TESTED) for e in found.effects) else "")
+    )
     order = [3 + found.classes.index(c) for c in by_size(found, metric)]
-    table(title, [*head, ("seconds", "r"), ("images", "r")], rows, least=order[::-1], what="class", plural="classes")
+    table(title, [*head, ("seconds", "r"), ("images", "r")], rows, least=order[::-1])
     lines, more = verdict.sentences(found, MOST_SENTENCES)
     for line in lines:
         say(plain(line.text))
@@ -95,14 +98,14 @@ def _show(found: Comparison, metric: str) -> None:
 
 def _cells(branch: Compared, effects: Sequence[Effect]) -> list[str]:
     """A row of the table: the differences in points, marked where they are shown."""
-    from raysweep.report.effects import BETTER, NO_IMAGES, UNKNOWN, WORSE
+    from raysweep.report.effects import BETTER, NO_IMAGES, NOT_TESTED, UNKNOWN, WORSE
 
     marks = {BETTER: "▲", WORSE: "▼", "": " "}
 
     def cell(e: Effect) -> str:
         if e.label == NO_IMAGES:
             return NO_IMAGES
-        mark = "?" if e.label == UNKNOWN else marks[e.shown]
+        mark = "?" if e.label in (UNKNOWN, NOT_TESTED) else marks[e.shown]
         return "-" if math.isnan(e.difference) else f"{100 * e.difference:+.1f}{mark}"
 
     points = [cell(e) for e in effects]

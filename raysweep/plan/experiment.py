@@ -57,7 +57,7 @@ def plan_experiment(
     wanted = resources.decide(settings.scaling)
     if writable:
         root.check_writable()
-    data = _read(settings, root, progress)
+    data = read_images(settings, root, progress)
     progress(Building())
     settings, data = _ordered(settings, data, classes)
     weights = weights or SamplingWeights.complete(settings.sampling.weights, data.classes)
@@ -100,7 +100,7 @@ def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted
     return sum(p.numel() for p in model.parameters()), (Note(note),) if note else ()
 
 
-def _read(settings: Settings, root: Root, progress: Progress) -> cache.Dataset:
+def read_images(settings: Settings, root: Root, progress: Progress) -> cache.Dataset:
     """The images, decoded unless they were before; tells what is not as in their files."""
     data = cache.load(
         settings.data,

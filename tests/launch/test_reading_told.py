@@ -38,5 +38,5 @@ def test_a_cropped_image_is_told_everywhere(tmp_path, monkeypatch, capsys, witho
     assert code == 0, err
     assert err.splitlines().count(TOLD) == 1
     experiment = Experiment(out.strip())
-    assert lineage.read(experiment.folder)[0].fields["reading"] == [TOLD]
+    assert lineage.read(experiment.folder)[0].fields["reading"].count(TOLD) == 1
     assert f"  reading: {TOLD}\n" in (experiment.folder / layout.CHANGES).read_text()

@@ -84,7 +84,7 @@ def fail(server: Server, at: int, kind: int | str) -> str:
         assert found.manifest().problems == ()
         while len(found.manifest().ends) < 3:
             save(found)
-        files.link_or_copy(found.folder / "checkpoint_epoch_3.pt", found.folder / layout.BEST)  # as `continue` does
+        files.clone_or_copy(found.folder / "checkpoint_epoch_3.pt", found.folder / layout.BEST)  # as `continue` does
         lineage.record(found.folder, lineage.FINISHED, epochs=3)
         lock.release()
     with server.machine(f"third {name}"):

@@ -88,6 +88,8 @@ READING = {  # verb → its arguments; a branch of the sweep is s-猫5-seed0, an
     "compare branch": ["compare", "s-猫5-seed0"],
     "report": ["report", "s", "-o", "page.html"],
     "suggest": ["suggest", "s"],
+    "power": ["power", "s"],
+    "audit": ["audit", "images"],
     "prune": ["prune", "猫"],
     "export": ["export", "猫", "--to", "onnx"],
     "predict": ["predict", "猫@1", "猫.png"],

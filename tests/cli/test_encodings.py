@@ -99,8 +99,6 @@ READING = {  # verb → its arguments; a branch of the sweep is s-猫5-seed0, an
     "branch": ["branch", "--from", "猫@1", "--weights-grid", "猫.yaml"],
     "continue": ["continue", "猫"],
     "verify": ["verify", "猫"],
-    "audit": ["audit", "猫.yaml"],
-    "power": ["power", "s-猫5-seed0"],
     "resume-experiment": ["resume-experiment", "猫"],
     "usage": ["list", "--猫"],
     "help": ["--help"],

@@ -1,10 +1,11 @@
-"""The resources of this machine."""
+"""The resources of this machine, and the limits of this process that a training cannot live with."""
 
 from __future__ import annotations
 
 import functools
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -25,3 +26,47 @@ def cpu_model() -> str:
         pass
     arm = [parts[key] for key in ("CPU implementer", "CPU part", "CPU variant") if key in parts]
     return parts.get("model name") or " ".join(arm) or platform.processor() or platform.machine()
+
+
+def memory_here() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def small_limit(kind: int, needed: int, what: str, option: str) -> Iterator[str]:
+    """Raise a limit of this process as far as it may be raised; yields a sentence where that is less than ``needed``.
+
+    Args:
+        kind: such as ``resource.RLIMIT_NOFILE``. option: of ``ulimit``.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(kind)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(kind, (wanted, hard))
+        soft = wanted
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        unit = 1024 if option == "v" else 1
+        yield (
+            f"This process may use only {soft:,} {what}, and {needed:,} are needed. Raise the limit with "
+            f"`ulimit -{option} {needed // unit}`, or ask who runs this machine to."
+        )
+
+
+def too_small_for_torch() -> str | None:
+    """A sentence where the address space of this process is so limited that torch cannot even be loaded."""
+    import resource
+
+    return next(small_limit(resource.RLIMIT_AS, 6 * 2**30, "bytes of address space", "v"), None)
+
+
+def threads_forbidden(threads: int) -> str | None:
+    """A sentence where ``OMP_THREAD_LIMIT`` allows fewer threads than a training uses: torch would wait for them for ever."""
+    limit = os.environ.get("OMP_THREAD_LIMIT", "").strip()
+    if not limit.isdigit() or not 0 < int(limit) < threads:
+        return None
+    return (
+        f"OMP_THREAD_LIMIT={limit} allows fewer threads than the {threads} of this training, which would wait for the others "
+        f"for ever. Use `unset OMP_THREAD_LIMIT`, or scaling.threads={limit}."
+    )

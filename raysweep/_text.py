@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 import reprlib
 import unicodedata
 from collections import Counter
@@ -81,6 +83,20 @@ def plain(text: object) -> str:
     return "".join(c if c.isprintable() else "·" for c in str(text))
 
 
+def ascii_form(name: str) -> str:
+    """A name for programs that take ASCII only, such as Ray: equal for equal names, different for different ones.
+
+    >>> ascii_form("base_20261129_101500")
+    'base_20261129_101500'
+    >>> ascii_form("Übung_1"), ascii_form("表情")
+    ('Ubung_1-84cc86', '-c762ed')
+    """
+    if name.isascii():
+        return name
+    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return f"{letters}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:6]}"
+
+
 def labels(names: Sequence[str]) -> list[str]:
     r"""Plain names that still differ: where two look the same without their control characters and marks, both are shown with
     escapes.
@@ -104,6 +120,45 @@ def truncate(text: object, most: int = 400) -> str:
     return plain(whole if len(whole) <= most else f"{whole[: most // 2]}…{whole[len(whole) - (most - 1) // 2 :]}")
 
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PARAMETER = r"(?<=[?&;])(?:[\w.-]*(?:pass|pwd|token|secret|credential|signature|api_?key|access_?key)[\w.-]*|user|username|sig|key)="
+_SECRET = re.compile(rf"(?i){_PARAMETER}[^&;#\s]*[&;]?")
+_IN_ADDRESS = re.compile(rf"(?i)({_PARAMETER})[^&;#\s'\"<>]+")
+_IN_TEXT = re.compile(rf"({_SCHEME.pattern})([^\s/?#'\"<>]+@|[^\s/?#'\"<>:]*:[^\s'\"<>@]*[^\s'\"<>@\d][^\s'\"<>@]*@)")
+
+
+def without_credentials(address: str) -> str:
+    """An address without user name, password, and parameters that are secrets.
+
+    >>> without_credentials("https://me:pa/ss@host:5000/x?token=1&y=2")
+    'https://host:5000/x?y=2'
+    >>> without_credentials("sqlite:///runs.db")
+    'sqlite:///runs.db'
+    """
+    scheme = _SCHEME.match(address)
+    if scheme is None:
+        return address
+    rest = address[scheme.end() :]
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    host, _, port = authority.partition(":")
+    if "@" in authority:
+        rest = rest[authority.rindex("@") + 1 :]
+    elif "@" in rest and host and port and not port.isdecimal():  # a password with a slash
+        rest = rest.rpartition("@")[2]
+    return scheme[0] + _SECRET.sub("", rest).rstrip("?&")
+
+
+def hide_credentials(text: str) -> str:
+    """A text for people, in which no address has a user name, a password or a parameter that is a secret.
+
+    >>> hide_credentials("cannot reach 'https://me:secret@host/x?token=abc'")
+    "cannot reach 'https://…@host/x?token=…'"
+    """
+    if "://" not in text:
+        return text
+    return _IN_ADDRESS.sub(r"\1…", _IN_TEXT.sub(r"\1…@", text))
+
+
 def counted(number: float, noun: str, plural: str | None = None) -> str:
     """A number and its noun, such as ``1 epoch`` or ``1,200 images``.
 
@@ -125,6 +180,32 @@ def join_names(names: Iterable[object]) -> str:
     every = [str(name) for name in names]
     more = len(every) - MAX_LISTED
     return ", ".join(truncate(name, 80) for name in every[:MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def differences(mine: Sequence[str], other: Sequence[str], me: str, it: str) -> str:
+    """In what two lists of classes differ: all names of short lists, of long ones those that one of the two lacks, or else
+    the first place where the order differs.
+
+    >>> differences(["cat", "dog"], ["dog", "cat"], "the checkpoint", "the data")
+    'The classes of the checkpoint are cat, dog; those of the data are dog, cat'
+    >>> many = [str(i) for i in range(100)]
+    >>> differences(many, [*many[:-1], "x"], "the checkpoint", "the data")
+    'Of the classes of the checkpoint, the data lack 99; of those of the data, the checkpoint lacks x'
+    """
+    if max(len(mine), len(other)) <= MAX_LISTED:
+        return f"The classes of {me} are {join_names(mine)}; those of {it} are {join_names(other)}"
+    here, there = set(mine), set(other)
+    gone, new = [c for c in mine if c not in there], [c for c in other if c not in here]
+    if gone or new:
+        lack = "lack" if it == "the data" else "lacks"
+        parts = [f"of the classes of {me}, {it} {lack} {join_names(gone)}"] if gone else []
+        parts += [f"of those of {it}, {me} lacks {join_names(new)}"] if new else []
+        return (text := "; ".join(parts))[:1].upper() + text[1:]
+    at = next((i for i, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b), 0)
+    return (
+        f"{me} and {it} have the same {len(mine):,} classes in another order: number {at + 1} is {truncate(mine[at], 80)} in "
+        f"one and {truncate(other[at], 80)} in the other"
+    )
 
 
 class _Short(reprlib.Repr):

@@ -149,6 +149,7 @@ class SweepStarted:
     at_once: int
     queue: str  # why not all branches run at once; empty where they do
     notes: tuple[str, ...]
+    rates: tuple[float, float] | None = None  # the learning rate at the fork and at the end
 
 
 @dataclass(frozen=True, slots=True)

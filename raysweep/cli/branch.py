@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -114,10 +114,11 @@ def _plan_json(plan: SweepPlan) -> dict[str, object]:
         "parent": parent.record().to_json(),
         "parent_shares": plan.shares(parent.weights),
         "epochs": base.settings.training.epochs,
+        "learning_rate": None if base.rates is None else dict(vars(base.rates)),
         "threads": base.resources.threads,
         "at_once": _at_once(plan),
         "bytes": plan.branches * plan.branch_bytes,
-        "notes": list(plan.notes),
+        "notes": [*plan.notes, *(n.text for n in base.notes)],
         "reading": base.data.reading.to_json(),
         "branches": [
             {
@@ -186,16 +187,7 @@ def summarise(result: SweepResult) -> None:
     sweep = result.sweep
     rows = read_results(sweep)
     say("")
-    columns = [
-        ("branch", "l"),
-        ("status", "l"),
-        ("accuracy", "r"),
-        ("− control", "r"),
-        ("macro-F1", "r"),
-        ("− control", "r"),
-        ("worst class", "l"),
-    ]
-    table("Last epoch of every branch (* control)", columns, [_result_cells(r) for r in rows], err=True)
+    results_table(rows, err=True)
     for name, reason in result.failed.items():
         file = sweep.traceback(name)
         where = f" (traceback: {file})" if file.is_file() else ""
@@ -207,6 +199,20 @@ def summarise(result: SweepResult) -> None:
             f"{continue_command(sweep.root, sweep.id)}"
         )
     say_next(sweep.root, "compare", sweep.id)
+
+
+def results_table(rows: Sequence[Mapping[str, Any]], err: bool = False) -> None:
+    """Print the last epoch of every branch, from the rows of results.csv."""
+    columns = [
+        ("branch", "l"),
+        ("status", "l"),
+        ("accuracy", "r"),
+        ("− control", "r"),
+        ("macro-F1", "r"),
+        ("− control", "r"),
+        ("worst class", "l"),
+    ]
+    table("Last epoch of every branch (* control)", columns, [_result_cells(r) for r in rows], err=err)
 
 
 def _result_cells(row: Mapping[str, Any]) -> list[str]:

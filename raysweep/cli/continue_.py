@@ -13,6 +13,7 @@ from raysweep.events import Loading
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
+    from raysweep.errors import InputError
     from raysweep.store.experiment import Experiment
     from raysweep.store.sweep import Sweep
 
@@ -36,6 +37,7 @@ def continue_(
         help="A different number of Ray workers. 0: train in this process. 2-8: as many as fit.",
     ),
     address: str | None = typer.Option(None, "--address", help="Another Ray cluster. local: this machine."),
+    epochs: int | None = typer.Option(None, "--epochs", hidden=True),
     trust: TrustOption = False,
     root: RootOption = "experiments",
 ) -> None:
@@ -46,10 +48,30 @@ def continue_(
 
     count = parse_workers(workers)
     found = resolve.find_any(Root.open(root), reference)
+    if epochs is not None:
+        raise _longer(found, epochs)
     if isinstance(found, Sweep):
         _sweep(found, steal, (threads, count, address), trust)
     else:
         _experiment(found, steal, (threads, count, address), trust)
+
+
+def _longer(found: Experiment | Sweep, epochs: int) -> InputError:
+    """What to type to train longer, which ``continue`` cannot: an experiment keeps the end that it was given."""
+    from raysweep.errors import InputError
+    from raysweep.store.commands import command
+    from raysweep.store.sweep import Sweep
+
+    text = f"--epochs {epochs}: continue finishes the epochs that were planned. To train "
+    if isinstance(found, Sweep):
+        return InputError(f"{text}the branches of {found.id} for longer, begin a sweep with more epochs.")
+    words = ["--from", f"{found.id}@latest", "--epochs", str(epochs)]
+    if ends := found.manifest().ends:
+        from raysweep.plan import advice
+
+        words = advice.from_checkpoint(found, ends[-1].epoch, epochs)
+        words += [] if "--epochs" in words else ["--epochs", str(epochs)]
+    return InputError(f"{text}longer, start a child: `{command(found.root, 'resume', *words)}`")
 
 
 def _sweep(sweep: Sweep, steal: bool, asked: Asked, trust: bool) -> None:

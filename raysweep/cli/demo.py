@@ -51,7 +51,10 @@ def demo(
             f"{faults} of the demonstration's checks failed; see above. Please report this with the output of `raysweep doctor`."
         )
     say("All checks passed.")
-    say_next(base.root, "branch", "--from", f"{base.id}@2", "--weights-grid", "configs/grid.yaml")
+    from raysweep.cli.run import GRID
+    from raysweep.plan import advice
+
+    say_next(base.root, *advice.following(base, GRID))
 
 
 def _train(root: Root) -> tuple[Experiment, Experiment, Experiment]:

@@ -23,6 +23,7 @@ def doctor(
     from importlib import metadata
 
     from raysweep import _machine
+    from raysweep.cluster import machine
     from raysweep.errors import RaysweepError
     from raysweep.plan import resources
 
@@ -52,6 +53,17 @@ def doctor(
             False, f"torch and torchvision are not compatible ({str(error).splitlines()[0]}): reinstall both together"
         )
     check(True, counted(_machine.cpus_here(), "CPU"))
+    forbidden = _machine.threads_forbidden(_machine.cpus_here())
+    if forbidden is not None:
+        check(False, forbidden)
+    obstacles = list(machine.obstacles())
+    for text in obstacles:
+        check(False, f"Ray cannot be started on this machine: {text}")
+    if not obstacles:
+        check(True, f"Ray can be started on this machine; its files lie in {machine.ray_folder()}")
+    note = machine.object_store()[1]
+    if note is not None:
+        check(True, note)
     try:
         place = Root.open(root, look=False)
         place.check_reachable()
@@ -64,6 +76,7 @@ def doctor(
             True,
             f"{place.address_of(folder)} is reachable and writable; its local copy is under {folder.parent.parent}",
         )
+        check(True, place.caveat() or "it honours conditions, so a late upload replaces nothing")
     existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
     free = shutil.disk_usage(existing).free / 1e9
     check(free > 1, f"{free:.0f} GB free for {'the local copy' if place.is_remote else folder}")

@@ -7,7 +7,7 @@ import typer
 from raysweep._paths import user_path
 from raysweep._text import plain
 from raysweep.cli.options import RootOption
-from raysweep.display.terminal import put, put_json, say, say_next
+from raysweep.display.terminal import put, put_json, say, say_first
 from raysweep.store.root import Root
 
 
@@ -45,7 +45,7 @@ def lineage(
         return
     if not nodes:
         say(f"No experiments under {folder.path.absolute()}.")
-        say_next(folder, "run", "configs/base.yaml")
+        say_first(folder)
         return
     for guides, name, about in tree.lines(nodes):
         put(f"{plain(guides)}{plain(name)}  {plain(about)}")

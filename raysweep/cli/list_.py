@@ -10,7 +10,7 @@ import typer
 
 from raysweep._text import plain
 from raysweep.cli.options import RootOption
-from raysweep.display.terminal import age, decimals, percent, put_json, put_json_bytes, say, say_next, table
+from raysweep.display.terminal import age, decimals, percent, put_json, put_json_bytes, say, say_first, table
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def list_(
             f"--status {status}: there is no such status.{did_you_mean(status, STATUSES)} Use one of {', '.join(STATUSES)}."
         )
     folder = Root.open(root)
+    if sweep is not None and not index.texts(folder, sweep=sweep, limit=1):
+        sweep = _sweep_id(folder, sweep)
     if as_json and not checkpoints:
         texts = index.texts(folder, status=status, sweep=sweep, sort=sort, limit=limit)
         put_json_bytes(b"[" + b",\n ".join(texts) + b"]\n")  # one line per experiment
@@ -60,8 +62,7 @@ def list_(
         _checkpoints(rows, as_json)
         return
     if not rows:
-        say(f"No experiments under {folder.path.absolute()}.")
-        say_next(folder, "run", "configs/base.yaml")
+        _say_none(folder, status, sweep)
         return
     table(
         None,
@@ -81,6 +82,29 @@ def list_(
     for r in rows:
         if r.note:
             say(plain(r.note))
+
+
+def _say_none(folder: Root, status: str | None, sweep: str | None) -> None:
+    """Say that nothing is listed: because of the filters, or because there is no experiment at all."""
+    which = [f"with status {status}"] if status is not None else []
+    which += [f"of sweep {plain(sweep)}"] if sweep is not None else []
+    where = plain(folder.path.absolute())
+    if which:
+        say(f"No experiment {' '.join(which)} under {where}.")
+        return
+    say(f"No experiments under {where}.")
+    say_first(folder)
+
+
+def _sweep_id(root: Root, reference: str) -> str:
+    """The id of the sweep that a path, a name or the start of an id means.
+
+    Raises:
+        NotFoundError: there is no such sweep; the message names those that there are.
+    """
+    from raysweep.store import resolve
+
+    return resolve.find_sweep(root, reference).original_id
 
 
 def _cells(r: Row) -> list[str]:

@@ -11,10 +11,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from raysweep._text import plain
+from raysweep import _machine
+from raysweep._text import hide_credentials, plain
 from raysweep.display.streams import OutputGone
 from raysweep.display.terminal import debugging, never_fail
-from raysweep.errors import InputError, RaysweepError, did_you_mean
+from raysweep.errors import InputError, RaysweepError, ResourceError, did_you_mean
 from raysweep.store.remote.copies import named
 
 VERBS = {  # command → module, in the order of the help
@@ -37,6 +38,19 @@ VERBS = {  # command → module, in the order of the help
     "demo": "demo",
     "doctor": "doctor",
     "resume-experiment": "old_commands",
+}
+
+WITH_TORCH = {
+    "run",
+    "resume",
+    "branch",
+    "continue",
+    "import",
+    "export",
+    "predict",
+    "demo",
+    "doctor",
+    "resume-experiment",
 }
 
 _UsageError: Any = (
@@ -68,7 +82,7 @@ class _Group(TyperGroup):
 
 def _paragraph(text: object) -> str:
     """The text in one line, so that quoted input cannot fake another line or send control codes to the terminal."""
-    return plain(re.sub(r"\s*\n\s*", " ", str(text).strip()))
+    return hide_credentials(plain(re.sub(r"\s*\n\s*", " ", str(text).strip())))
 
 
 app = typer.Typer(
@@ -104,6 +118,18 @@ def _register(arguments: list[str]) -> None:
         importlib.import_module(f"raysweep.cli.{VERBS[str(name)]}").register(app)
 
 
+def _check_limits(arguments: list[str]) -> None:
+    """Refuse to load torch where its libraries do not fit.
+
+    Raises:
+        ResourceError: they do not.
+    """
+    if next((a for a in arguments if not a.startswith("-")), None) in WITH_TORCH:
+        problem = _machine.too_small_for_torch()
+        if problem is not None:
+            raise ResourceError(problem)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; ends with SystemExit where it did not succeed. :mod:`raysweep.cli.entry` calls it for the program."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -118,6 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     _register(arguments)
     try:
+        _check_limits(arguments)
         try:
             code = app(args=arguments, prog_name="raysweep", standalone_mode=False)
         except _CommandLineError as error:  # as every other error, not with Typer's own words and paragraphs around it

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raysweep._text import Nested, counted
+from raysweep._text import Nested, counted, plain
 from raysweep.cli.options import ROOT, Address, DryRun, Purpose, Workers
 from raysweep.cluster import signals
 from raysweep.display.shares import MOST_CLASSES, show_shares
@@ -70,29 +68,9 @@ def announce(display: RunDisplay, experiment: Experiment) -> None:
     """Print the summary of a finished run: the confusion matrix, then the next command to type."""
     signals.all_done()
     display.summary(experiment)
-    root, ends = experiment.root, experiment.manifest().ends
-    classes = experiment.config().classes or ()
-    # Not the last epoch: its learning rate is low, so that other weights would change little.
-    start = f"{experiment.id}@{ends[int(0.6 * (len(ends) - 1))].epoch}"
-    if _grid_fits(classes):
-        say_next(root, "branch", "--from", start, "--weights-grid", GRID)
-        return
-    worst = ends[-1].metrics.get("worst_class") or [*classes, "CLASS"][0]
-    weights = json.dumps({str(worst): 5.0}, ensure_ascii=False)
-    say_next(root, "resume", "--from", start, "--weights", weights)
+    from raysweep.plan import advice
 
-
-def _grid_fits(classes: Sequence[str]) -> bool:
-    """Whether the grid file exists and names only classes of this experiment."""
-    from pathlib import Path
-
-    from raysweep.config.yaml import read_yaml
-    from raysweep.errors import ConfigError
-
-    try:
-        return Path(GRID).is_file() and set(read_yaml(GRID).get("weights") or {}) <= set(classes)
-    except ConfigError:
-        return False
+    say_next(experiment.root, *advice.following(experiment, GRID))
 
 
 def show_plan(plan: Plan, as_json: bool) -> None:
@@ -123,6 +101,8 @@ def show_plan(plan: Plan, as_json: bool) -> None:
     put(yaml_file.dump(resolved).rstrip())
     put("")
     show_shares(plan.counts, plan.weights.as_dict(), plan.shares, plan.quotas)
+    for note in plan.notes:
+        say(plain(note.text))
     where = "in this process" if plan.resources.workers == 0 else counted(plan.resources.workers, "Ray worker")
     say(
         f"{counted(plan.draws, 'image')} per epoch, {counted(plan.data.val_images, 'validation image')}; model with {counted(plan.parameters, 'parameter')}; {where}, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -10,7 +10,6 @@ from raysweep._text import counted, plain
 from raysweep.cli.options import RootOption
 from raysweep.display.shares import show_shares
 from raysweep.display.terminal import decimals, percent, put, put_json, say, say_next, table
-from raysweep.store.commands import command
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from raysweep.store.experiment import Experiment
     from raysweep.store.records import ExperimentConfig
     from raysweep.store.records_manifest import ManifestEntry
+    from raysweep.store.sweep import Sweep
 
 
 def register(app: typer.Typer) -> None:
@@ -27,14 +27,14 @@ def register(app: typer.Typer) -> None:
 
 def show(
     reference: str = typer.Argument(
-        ..., help="An experiment (id, name, prefix, path) or a checkpoint (path, EXPERIMENT@5, @best, @latest)."
+        ...,
+        help="An experiment or a sweep (id, name, prefix, path) or a checkpoint (path, EXPERIMENT@5, @best, @latest).",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
     root: RootOption = "experiments",
 ) -> None:
-    """Show one experiment or checkpoint. For an experiment: its parent, class shares, results and checkpoints."""
+    """Show one experiment, checkpoint or sweep. For an experiment: its parent, class shares, results and checkpoints."""
 
-    from raysweep.errors import InputError
     from raysweep.store import resolve
     from raysweep.store.sweep import Sweep
 
@@ -44,14 +44,62 @@ def show(
         return
     found = resolve.find_any(folder, reference)
     if isinstance(found, Sweep):
-        raise InputError(
-            f"{found.id} is a sweep; show takes one experiment. `{command(found.root, 'list', '--sweep', found.original_id)}` lists its "
-            f"branches, `{command(found.root, 'compare', found.id)}` compares them."
-        )
+        put_json(_sweep_json(found)) if as_json else _show_sweep(found)
+        return
     if as_json:
         put_json(_experiment_json(found))
     else:
         _show_experiment(found)
+
+
+def _sweep_json(sweep: Sweep) -> dict[str, object]:
+    """What --json prints of a sweep: ``sweep.json``, and the last epoch of every branch."""
+    return {**sweep.record().to_json(), "id": sweep.id, "results": _results(sweep)}
+
+
+def _results(sweep: Sweep) -> list[dict[str, Any]]:
+    """The rows of results.csv; of a sweep that has not written it yet, its branches."""
+    from raysweep.errors import StoreError
+    from raysweep.store.results import MISSING, read_results
+
+    try:
+        return read_results(sweep)
+    except StoreError:
+        empty = dict.fromkeys(
+            (
+                "val_acc",
+                "val_acc_minus_control",
+                "val_macro_f1",
+                "val_macro_f1_minus_control",
+                "worst_class",
+                "worst_recall",
+            )
+        )
+        return [
+            {"branch": b.name, "control": b.control, "status": b.status or MISSING, **empty}
+            for b in sweep.record().branches
+        ]
+
+
+def _show_sweep(sweep: Sweep) -> None:
+    from collections import Counter
+
+    from raysweep.cli.branch import results_table
+
+    record, rows = sweep.record(), _results(sweep)
+    put(plain(sweep.id))
+    if record.description:
+        put(f"  {plain(record.description)}")
+    states = ", ".join(f"{n} {status}" for status, n in Counter(str(r["status"]) for r in rows).items())
+    put(f"  {counted(len(rows), 'branch', 'branches')} of {_epochs(record.epochs)}: {states}; in {plain(sweep.folder)}")
+    if record.parent:
+        put(f"  from {plain(record.parent.reference)}")
+    for note in record.notes:
+        put(f"  {plain(note)}")
+    put("")
+    results_table(rows)
+    done = all(r["status"] == "finished" for r in rows)
+    say_next(sweep.root, "compare" if done else "continue", sweep.id)
 
 
 def _experiment_json(experiment: Experiment) -> dict[str, object]:

@@ -43,8 +43,9 @@ def suggest(
     text = suggestion.as_yaml(found)
     if output is None:
         put(text.rstrip("\n"))
-        branch = command(of.root, "branch", "--from", found.parent, "--weights-grid", "grid.yaml")
-        say(f"Next: {plain(command(of.root, 'suggest', of.id, '-o', 'grid.yaml'))}, then {plain(branch)}")
+        grid = _free("grid")
+        branch = command(of.root, "branch", "--from", found.parent, "--weights-grid", grid)
+        say(f"Next: {plain(command(of.root, 'suggest', of.id, '-o', grid))}, then {plain(branch)}")
         return
     target = user_path(output)
     try:
@@ -56,3 +57,11 @@ def suggest(
         raise InputError(f"-o {output}: the file cannot be written ({error.strerror}).") from None
     say(f"Written to {plain(target)}.")
     say_next(of.root, "branch", "--from", found.parent, "--weights-grid", str(target))
+
+
+def _free(stem: str) -> str:
+    """The name of a grid file that is not there yet."""
+    from itertools import count
+
+    names = (f"{stem}{'' if n == 1 else f'-{n}'}.yaml" for n in count(1))
+    return next(name for name in names if not user_path(name).exists())

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from raysweep._text import ascii_form
 from raysweep.cluster import dashboard
 from raysweep.events import BatchDone, BranchEvent, BranchStarted, Event, RankEvent
 
@@ -139,7 +140,7 @@ def open_channel(title: str = "", shown: int = 1) -> Any:
         concurrency_groups={dashboard.GROUP: min(shown, dashboard.MOST)},
         enable_task_events=False,  # on the job's page thousands of calls would hide the trainings
     )(Channel)
-    return actor.remote(title)
+    return actor.remote(ascii_form(title))
 
 
 def take(channel: Any) -> list[Event | RankEvent]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep import _machine
-from raysweep.cluster import _ray_internals, dashboard, processes, signals, versions
+from raysweep.cluster import _ray_internals, dashboard, machine, processes, signals, versions
 from raysweep.cluster.nodes import node_resources
 from raysweep.errors import ResourceError
 
@@ -71,6 +71,8 @@ def connect(address: str | None, name: str | None = None) -> Connection:
             _ray_internals.use_token_if_present()
             versions.check(address)
         else:
+            for obstacle in machine.obstacles():
+                raise ResourceError(f"Ray cannot be started on this machine: {obstacle}")
             _make_token()
         _start(address, name)
     for logger in ("ray.train", "ray.tune", "ray.data"):
@@ -92,6 +94,8 @@ def _start(address: str | None, name: str | None) -> None:
         options["job_config"] = dashboard.job_config(name)
     if address is None:
         options |= {"num_cpus": _machine.cpus_here(), "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        size, _ = machine.object_store()
+        options |= {} if size is None else {"object_store_memory": size}
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(signals.kept())
@@ -196,6 +200,6 @@ def dashboard_hint(url: str | None) -> str | None:
     """One line that says where the dashboard is and how to get its token; None if there is no dashboard."""
     if not url:
         return None
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    token = Path(os.path.expanduser(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")))
     ask = "; its token: ray get-auth-token" if token.exists() or os.environ.get("RAY_AUTH_TOKEN") else ""
     return f"Ray dashboard: {url}{ask}"

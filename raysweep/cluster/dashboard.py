@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from raysweep._text import ascii_form
 from raysweep.events import BranchEnded, BranchEvent, Event, ExperimentStarted
 
 GROUP = "shown"  # the concurrency group of the channel's actor in which these tasks wait
@@ -20,7 +21,7 @@ def job_config(name: str | None) -> Any:
     """The ``job_config`` for ``ray.init`` that names the job. A submitted job keeps the name it was submitted with."""
     from ray.job_config import JobConfig
 
-    return JobConfig(metadata={"job_name": name}) if name else JobConfig()
+    return JobConfig(metadata={"job_name": ascii_form(name)}) if name else JobConfig()
 
 
 class Shown:
@@ -43,7 +44,9 @@ class Shown:
         """Show ``name`` as running, unless it is shown already: a branch whose process was lost begins again."""
         with contextlib.suppress(Exception):
             if branch not in self.running:
-                method = self.channel.show.options(name=name, concurrency_group=GROUP, enable_task_events=True)
+                method = self.channel.show.options(
+                    name=ascii_form(name), concurrency_group=GROUP, enable_task_events=True
+                )
                 self.running[branch] = method.remote(branch)
 
     def end(self, branch: str | None, problem: str | None = None) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raysweep._text import Nested, dotted, short_repr, truncate
+from raysweep._text import Nested, dotted, short_repr, truncate, without_credentials
 
 _CODE = "python:"
 _WORD = re.compile(r"\w{1,40}", re.ASCII)  # neither a path nor an address
@@ -78,7 +78,7 @@ def places(settings: Mapping[str, Any]) -> list[Ask]:
         "trackers.wandb.entity": "send its results to the W&B team",
         "data.cache_dir": "keep decoded images in",
     }
-    flat = dict(_leaves(settings))
+    flat = {k: without_credentials(v) if isinstance(v, str) else v for k, v in _leaves(settings)}
     return [
         Ask(key, flat[key], f"{what} {truncate(flat[key], 200)} ({key})")
         for key, what in told.items()

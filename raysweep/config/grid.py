@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -246,7 +248,7 @@ def _distinct(grid: Grid, parent: SamplingWeights) -> tuple[list[_Labelled], _La
 def _label(changes: Mapping[str, Any], parent: Mapping[str, float]) -> str:
     """A name for changed weights: from those that differ from the parent's, or from all if none does."""
     differing = {c: v for c, v in changes.items() if v != parent.get(c, 1.0)}
-    return describe(differing) or describe(changes) or CONTROL
+    return describe(differing, tuple(parent)) or describe(changes, tuple(parent)) or CONTROL
 
 
 def _with_seeds(
@@ -279,15 +281,60 @@ def _proportions(weights: SamplingWeights) -> tuple[str, ...]:
     return tuple(f"{float(Fraction(w) / total):.12g}" for w in weights.values)
 
 
-def describe(changes: Mapping[str, Any]) -> str:
-    """A branch's name from what it changes, such as ``disgust5_fear2``; usable as part of a folder's name."""
+@functools.lru_cache(maxsize=4)
+def short_names(classes: tuple[str, ...]) -> dict[str, str]:
+    """Class → what branches are called after it: at most 16 characters, different for each class, and usable in a folder's name.
+
+    The start of a name, if that says which class it is; else its end, for what differs stands there
+    (``Alphabet_of_the_Magi/character03``); else the number of the class and its end.
+
+    >>> short_names(("disgust", "Magi of the Alphabet/a1", "Magi of the Alphabet/b2"))
+    {'disgust': 'disgust', 'Magi of the Alphabet/a1': 'the_Alphabet_a1', 'Magi of the Alphabet/b2': 'the_Alphabet_b2'}
+    """
+    found: dict[str, str] = {}
+    left = list(classes)
+    for form in (_start, _end):
+        forms = {c: form(c) for c in left}
+        often = Counter(text.casefold() for text in forms.values())
+        taken = {text.casefold() for text in found.values()}
+        fits = [c for c in left if forms[c] and often[forms[c].casefold()] == 1 and forms[c].casefold() not in taken]
+        found |= {c: forms[c] for c in fits}
+        left = [c for c in left if c not in found]
+    taken = {text.casefold() for text in found.values()}
+    number = {c: i for i, c in enumerate(classes, start=1)}
+    found |= {c: unique(f"{number[c]}_{_end(c)[-(15 - len(str(number[c]))) :]}", taken) for c in left}
+    return found
+
+
+def _start(name: str) -> str:
+    return re.sub(r"[^\w.]+", "", name)[:16]
+
+
+def _end(name: str) -> str:
+    """As many of its last words as fit."""
+    words = [w for w in re.split(r"[^\w.]+|_", name) if w]
+    kept = words[-1:]
+    for word in reversed(words[:-1]):
+        if len("_".join([word, *kept])) > 16:
+            break
+        kept.insert(0, word)
+    return "_".join(kept)[-16:].strip("_.")
+
+
+def describe(changes: Mapping[str, Any], classes: Sequence[str] = ()) -> str:
+    """A branch's name from what it changes, such as ``disgust5_fear2``; usable as part of a folder's name.
+
+    Args:
+        classes: all classes, from which those that are changed must be told apart.
+    """
+    short = short_names(tuple(classes) or tuple(changes))
     parts = []
     for name, value in changes.items():
         try:
             number = f"{value:.4g}" if isinstance(value, (int, float)) else short_repr(value)
         except OverflowError:  # of hundreds of digits
             number = short_repr(value)
-        parts.append(re.sub(r"[^\w.]+", "", name)[:16] + re.sub(r"[^\w.]+", "", number)[:12])
+        parts.append(short.get(name, _start(name)) + re.sub(r"[^\w.]+", "", number)[:12])
     whole = "_".join(parts).strip("._")
     if len(whole) <= 60:
         return whole

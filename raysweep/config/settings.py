@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
 
-from raysweep._text import Nested, check_name
+from raysweep._text import Nested, check_name, without_credentials
 from raysweep.config.types import Float, Int, Name, Names, Positive, Section, Seed, Text, Workers, short_json
 from raysweep.errors import WeightsError
 from raysweep.weights import check_number
@@ -253,12 +253,18 @@ class ScalingSection(Section):
 class MlflowSection(Section):
     uri: Text | None = Field(
         None,
+        repr=False,
         description="Address of an MLflow server, or sqlite:///FILE. Default: MLFLOW_TRACKING_URI. Put passwords into MLflow's "
-        "environment variables, not here.",
+        "environment variables: one that stands here is used, but not stored.",
     )
     experiment: Text = Field(
         "raysweep", min_length=1, description="MLflow experiment; each raysweep experiment is a run in it."
     )
+
+    @field_serializer("uri")
+    def _stored(self, value: str | None) -> str | None:
+        """Whatever is written to a file, a checkpoint or the terminal has no credentials."""
+        return None if value is None else without_credentials(value)
 
 
 class WandbSection(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Self
 
-from raysweep._text import plain
+from raysweep._text import hide_credentials, plain
 from raysweep.display.terminal import is_terminal, say
 from raysweep.events import Connected, Event, Note
 
@@ -44,7 +44,7 @@ class Display:
                     self._line(event.dashboard)
                 self._line(f"Ray's log files: {event.logs}")
             case Note():
-                self._line(plain(event.text))
+                self._line(hide_credentials(plain(event.text)))
 
     def _line(self, text: str) -> None:
         if self.live is not None:

@@ -25,7 +25,6 @@ from raysweep.events import (
 )
 
 if TYPE_CHECKING:
-    from raysweep.report.predictions import Predictions
     from raysweep.store.experiment import Experiment
 
 
@@ -120,11 +119,12 @@ class RunDisplay(Display):
         self._line(
             f"epoch {event.epoch:>2}/{self.last_epoch or '?'}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
             f"acc {percent(row['val_acc']):>6}  macro-F1 {row['val_macro_f1']:.3f}  worst {plain(row['worst_class'])} {percent(row['worst_recall'])}  "
-            f"{row['images_per_second']:,.0f} img/s" + ("  best" if event.best else "")
+            f"lr {row['lr']:.2g}  {row['images_per_second']:,.0f} img/s" + ("  best" if event.best else "")
         )
 
     def summary(self, experiment: Experiment) -> None:
         """Print the confusion matrix of the best epoch, and where the files are."""
+        from raysweep.display.confusion import print_confusion
         from raysweep.report import predictions
 
         found = predictions.read(experiment)
@@ -135,46 +135,3 @@ class RunDisplay(Display):
         say(
             f"Best: epoch {found.epoch}, accuracy {percent(accuracy)}. Done in {duration(time.monotonic() - self.started)}. Everything is in {experiment.folder}"
         )
-
-
-def print_confusion(found: Predictions) -> None:
-    """Print true classes in rows and predicted ones in columns, in percent of the row; larger shares are brighter."""
-    from rich import box
-    from rich.console import Console
-    from rich.style import Style
-    from rich.table import Table
-    from rich.text import Text
-
-    matrix = found.matrix
-    console = Console(stderr=True, highlight=False)
-    k = len(found.classes)
-    if k > 20:
-        say(f"The confusion matrix of {k} classes is in confusion_matrix_benchmark.png.")
-        return
-    table = Table(
-        title="Percent of each true class (rows) predicted as …",
-        box=box.SIMPLE,
-        title_justify="left",
-        pad_edge=False,
-        padding=(0, 0),
-    )
-    table.add_column("")
-    narrow = console.width < 24 + 10 * k
-    for c in found.classes:
-        table.add_column(Text(plain(c)[:4] if narrow else plain(c)), justify="right", min_width=5, no_wrap=True)
-    table.add_column("images", justify="right")
-    for i, c in enumerate(found.classes):
-        total = int(matrix[i].sum())
-        cells = [Text(plain(c) + " ")]
-        for j in range(k):
-            share = matrix[i, j] / max(1, total)
-            level = int(share * 120)
-            colour = (
-                f"rgb({20 + level // 3},{70 + level},{20 + level // 3})"
-                if i == j
-                else f"rgb({60 + level},{40 + level // 3},{20 + level // 4})"
-            )
-            style = Style(color="white", bgcolor=colour) if share >= 0.005 else Style()
-            cells.append(Text(f" {share:.0%} " if share >= 0.005 else " · ", style=style, justify="right"))
-        table.add_row(*cells, Text(f"{total:,}"))
-    console.print(table)

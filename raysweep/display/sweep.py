@@ -57,6 +57,7 @@ class SweepDisplay(Display):
         self.inexact: set[str] = set()  # reasons why branches are not bit-exact that were printed
         self.drawn = 0.0
         self.hint = "starting Ray"
+        self.rates: tuple[float, float] | None = None  # the learning rate at the fork and at the end
         self.comparing = False  # whether all branches have ended
 
     def _make_live(self, console: Any) -> Any:
@@ -96,6 +97,7 @@ class SweepDisplay(Display):
 
     def _sweep(self, event: SweepStarted) -> None:
         self.first_epoch, self.last_epoch = event.first_epoch, event.last_epoch
+        self.rates = event.rates
         for b in event.branches:
             row = self.rows.setdefault(b.name, Row(b.name, b.control, b.seed, "done" if b.finished else "waiting"))
             if row.control:
@@ -187,6 +189,8 @@ class SweepDisplay(Display):
             return Text(f"{self.hint} …  {duration(time.monotonic() - self.started)}")
         done = sum(r.status in ("done", "failed", "interrupted") for r in self.rows.values())
         title = f"{done} of {counted(len(self.rows), 'branch', 'branches')}  {duration(time.monotonic() - self.started)}  {'comparing them' if self.comparing else self._left()}"
+        if self.rates is not None:
+            title += f"  learning rate {self.rates[0]:.2g} → {self.rates[1]:.2g}"
         table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
         for name in ("branch", "status"):
             table.add_column(name, overflow="fold")

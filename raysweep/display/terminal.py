@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TextIO
 
-from raysweep._text import counted, json_text, plain
+from raysweep._text import counted, hide_credentials, json_text, plain
 from raysweep.store.commands import command
 from raysweep.store.remote.copies import named, opened
 from raysweep.store.root import Root
@@ -23,7 +23,7 @@ def never_fail() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _as_written(text: str, stream: TextIO) -> str:
+def as_written(text: str, stream: TextIO) -> str:
     """A text as the stream writes it, so that the columns of a table get their real widths."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
@@ -31,7 +31,7 @@ def _as_written(text: str, stream: TextIO) -> str:
 
 def say(text: str = "") -> None:
     """Print one message line on stderr."""
-    print(named(text), file=sys.stderr, flush=True)
+    print(named(hide_credentials(text)), file=sys.stderr, flush=True)
 
 
 def say_next(root: Root, *words: str) -> None:
@@ -39,9 +39,15 @@ def say_next(root: Root, *words: str) -> None:
     say(f"Next: {plain(command(root, *words))}")
 
 
+def say_first(root: Root) -> None:
+    """Print what to type in a root without experiments: the example's configuration, where it is there."""
+    example = "configs/base.yaml"
+    say_next(root, *(("run", example) if os.path.isfile(example) else ("demo",)))
+
+
 def put(text: str) -> None:
     """Print one line of data on stdout."""
-    print(named(text), flush=True)
+    print(named(hide_credentials(text)), flush=True)
 
 
 def put_json_bytes(data: bytes) -> None:
@@ -141,7 +147,7 @@ def table(
     from rich.text import Text
 
     console = Console(stderr=err, highlight=False)
-    texts = [[_as_written(named(cell), stream) for cell in row] for row in ([c for c, _ in columns], *rows)]
+    texts = [[as_written(named(cell), stream) for cell in row] for row in ([c for c, _ in columns], *rows)]
     shown = _fitting(texts, console.width, least)
     made = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for at, i in enumerate(shown):

@@ -29,6 +29,7 @@ from raysweep.store.records import ExperimentConfig, ParentRef
 from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Origin, Trust
+from raysweep.trackers import credentials
 from raysweep.trackers.dispatch import dispatching
 from raysweep.training.job import Job, from_own_checkpoint
 
@@ -97,6 +98,8 @@ def _continue(
     if config.settings is None:
         raise NotFoundError(f"{experiment.id} was not made by raysweep; start a child of it with `raysweep resume`.")
     before, settings = _settings(experiment, config, asked)
+    credentials.keep(settings.trackers)  # those that raysweep 0.1 stored
+    settings = credentials.stored(settings)
     signals.remember(continue_command(experiment.root, experiment.id))
     lock = WriterLock.acquire(experiment.folder, steal)
     try:

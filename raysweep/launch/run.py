@@ -7,6 +7,7 @@ from dataclasses import replace
 from raysweep.events import Progress, ignore
 from raysweep.launch.runner import Result, start
 from raysweep.plan.types import Plan
+from raysweep.trackers import credentials
 from raysweep.trackers.dispatch import dispatching
 
 
@@ -19,5 +20,9 @@ def run(plan: Plan, progress: Progress = ignore) -> Result:
     """
     from raysweep.launch.workers import start as workers
 
-    with dispatching(progress) as dispatcher, workers.session(plan.settings, plan.resources, dispatcher) as fitted:
-        return start(replace(plan, resources=fitted), workers.launcher(fitted), dispatcher)
+    with (
+        dispatching(progress, plan.settings.trackers) as dispatcher,
+        workers.session(plan.settings, plan.resources, dispatcher) as fitted,
+    ):
+        plan = replace(plan, resources=fitted, settings=credentials.stored(plan.settings))
+        return start(plan, workers.launcher(fitted), dispatcher)

@@ -17,6 +17,7 @@ from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note, Progress, ignore
 from raysweep.plan import experiment as experiment_plan
+from raysweep.plan import rates
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import checkpoint
 from raysweep.store.root import Root
@@ -84,7 +85,14 @@ def plan_child(
             f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "
             f"data.channels={parent.channels}."
         )
-    return replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, notes=_notes(parent, plan))
+    plan = replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, rates=_rates(parent, plan))
+    return replace(plan, notes=_notes(parent, plan))
+
+
+def _rates(parent: Parent, plan: Plan) -> rates.Rates:
+    training = plan.settings.training
+    done = parent.batch / sampling.batches(plan.draws, training.batch_size) if keeps_position(parent, plan) else 0.0
+    return rates.rates(training, parent.epoch + done, parent.epoch + training.epochs)
 
 
 def _no_other_weights(overrides: Mapping[str, Any]) -> None:
@@ -188,6 +196,12 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
         text = f"epoch {parent.epoch + 1} was at batch {parent.batch}; its order is drawn anew from its start"
         notes.append(Note(text))
     notes += parent.notes
+    if plan.rates is not None:
+        training = plan.settings.training
+        given = training.learning_rate != parent.settings.training.learning_rate
+        notes.append(Note(plan.rates.describe()))
+        low = rates.warning(training, plan.rates, parent.epoch, training.epochs, given)
+        notes += [Note(low)] if low else []
     left_out = [] if parent.own else foreign.places(parent.settings.model_dump(mode="json"))
     if left_out:
         names = ", ".join(ask.key for ask in left_out if ask.key != "scaling.address")  # which no child inherits

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raysweep._paths import user_path
+from raysweep._text import differences
 from raysweep.config.settings import Settings
 from raysweep.data import augment, cache, sampling
 from raysweep.errors import CheckpointError, ConfigError
@@ -67,6 +68,8 @@ def plan_experiment(
     counts = cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
     weights.shares(counts)  # raises if no image could be drawn
     parameters, notes = _network(settings, data, new_weights, trusted)
+    if writable and (caveat := root.caveat()) is not None:
+        notes = (*notes, Note(caveat))
     draws = settings.sampling.samples_per_epoch or len(members)
     return Plan(
         settings,
@@ -141,7 +144,7 @@ def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | N
         data = in_order(data, wanted)
     if classes is not None and tuple(classes) != data.classes:
         raise CheckpointError(
-            f"The checkpoint's classes are {', '.join(classes)}; the data's are {', '.join(data.classes)}. Classes and "
-            "their order must be the same, or every label would be read wrongly."
+            f"{differences(classes, data.classes, 'the checkpoint', 'the data')}. Classes and their order must be the same, or "
+            "every label would be read wrongly."
         )
     return settings, data

@@ -74,6 +74,9 @@ def decide(scaling: ScalingSection) -> Resources:
         return Resources(max(1, workers), 0, threads, scaling.use_gpu is True, worker_range)
     _check_here(workers, threads, wants_gpu, gpus, cpus)
     per_worker = max(1, cpus // max(1, workers))
+    forbidden = _machine.threads_forbidden(threads or per_worker)
+    if forbidden is not None:
+        raise ResourceError(forbidden)
     return Resources(workers, per_worker, threads or per_worker, wants_gpu, worker_range)
 
 

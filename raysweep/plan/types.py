@@ -11,6 +11,7 @@ from raysweep.config.grid import Grid, Point
 from raysweep.config.settings import Settings
 from raysweep.data import cache
 from raysweep.events import Note
+from raysweep.plan.rates import Rates
 from raysweep.plan.resources import Resources
 from raysweep.plan.upgrade import FilledIn, Source
 from raysweep.store.records import ParentRef
@@ -71,6 +72,7 @@ class Plan:
     parameters: int
     parent: Parent | None = None
     fresh_optimizer: bool = False
+    rates: Rates | None = None  # of a child
     notes: tuple[Note, ...] = ()  # what differs from the parent, or was not loaded from init_from; for the log
     trusted: bool = False  # the user wrote or approved what the settings run and fetch
 

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from raysweep._text import Nested, check_name, join_names, truncate
+from raysweep._text import Nested, check_name, differences, join_names, truncate
 from raysweep.config import load as load_config
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note
@@ -102,7 +102,7 @@ def upgrade(
     else:
         own = tuple(saved.get("classes") or ())
         if classes is not None and own and tuple(classes) != own:
-            raise CheckpointError(f"{path} has the classes {', '.join(own)}. Leave --classes out.")
+            raise CheckpointError(f"{differences(own, classes, str(path), '--classes')}. Leave --classes out.")
         found = Upgraded(saved, completed(config.get("settings") or {}))
         if not config.get("imported_from"):
             return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from raysweep._text import Nested
+from raysweep._text import Nested, hide_credentials
 from raysweep.errors import StoreError
 from raysweep.store import layout, lineage, ratio
 from raysweep.store.commands import command
@@ -97,4 +97,4 @@ def settings_of(experiment: Experiment) -> str | None:
 
     config = experiment.config()
     settings = None if config.imported_from else config.settings  # another program made that one
-    return yaml_file.dump(dict(settings)) if settings else None
+    return hide_credentials(yaml_file.dump(dict(settings))) if settings else None  # raysweep 0.1 stored addresses whole

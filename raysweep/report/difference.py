@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from raysweep._text import dotted
+from raysweep._text import dotted, hide_credentials
 from raysweep.errors import WeightsError
 from raysweep.store import resolve
 from raysweep.store.experiment import Experiment
@@ -107,7 +107,7 @@ def _configuration(config: ExperimentConfig) -> Iterator[tuple[str, Any]]:
     if config.settings:
         for key, value in dotted(config.settings):
             if not key.startswith((*_IDENTITY, "sampling.weights")):
-                yield key, value
+                yield key, hide_credentials(value) if isinstance(value, str) else value
     else:
         for old, key in _OLD_NAMES.items():
             yield key, getattr(config, old)

@@ -1,15 +1,22 @@
-"""The effects as a heat map: branch × class, in percentage points; cells within noise are pale."""
+"""The effects as a heat map: branch × class, in percentage points; cells within noise are pale.
+
+Of many classes or branches those with the largest changes are shown, so that the picture stays one.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from raysweep._text import counted
 from raysweep.report import effects
-from raysweep.report.comparison import Comparison
-from raysweep.report.figures import new_figure, png, safe_label
+from raysweep.report.comparison import Comparison, largest
+from raysweep.report.figures import new_figure, png
+from raysweep.report.fonts import labels, safe_label
 
+MOST_CLASSES = 24
+MOST_BRANCHES = 60
 TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
@@ -20,10 +27,11 @@ def heat_map(comparison: Comparison) -> bytes:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    columns = [*((c, "f1") for c in comparison.classes), (effects.ALL, "macro_f1"), (effects.ALL, "accuracy")]
-    names = [b.name for b in comparison.branches]
+    classes = largest(comparison, MOST_CLASSES)
+    columns = [*((c, "f1") for c in classes), (effects.ALL, "macro_f1"), (effects.ALL, "accuracy")]
+    names = _branches(comparison)
     table = [[comparison.of(name, target, m) for target, m in columns] for name in names]
-    most = max((abs(e.difference) for row in table for e in row), default=0.0) or 0.01
+    most = max((abs(e.difference) for row in table for e in row if not math.isnan(e.difference)), default=0.0) or 0.01
     scale, colours = Normalize(-most, most), matplotlib.colormaps["PuOr"]
     width = max(len(safe_label(n)) for n in names)
     figure = new_figure(2.4 + 0.075 * width + 0.85 * len(columns), 1.9 + 0.42 * len(names))
@@ -37,22 +45,48 @@ def heat_map(comparison: Comparison) -> bytes:
     return png(figure)
 
 
+def _branches(comparison: Comparison) -> list[str]:
+    """The branches that are shown, in order: those whose macro-F1 differs most."""
+    names = [b.name for b in comparison.branches]
+
+    def size(name: str) -> float:
+        return abs(comparison.of(name, effects.ALL, "macro_f1").difference)
+
+    chosen = set(sorted(names, key=size, reverse=True)[:MOST_BRANCHES])
+    return [n for n in names if n in chosen]
+
+
+def _omitted(comparison: Comparison, classes: int, branches: int) -> str:
+    """Says how much the picture leaves out."""
+    parts = []
+    if (more := len(comparison.classes) - classes) > 0:
+        parts.append(f"{more:,} more classes with smaller changes")
+    if (more := len(comparison.branches) - branches) > 0:
+        parts.append(f"{more:,} more branches")
+    return f"\nnot shown: {' and '.join(parts)}; effects.csv has all" if parts else ""
+
+
 def _finish(axes: Any, comparison: Comparison, columns: Sequence[tuple[str, str]], names: Sequence[str]) -> None:
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.axvline(len(comparison.classes) - 0.5, color="white", linewidth=3)
-    labels = [
-        f"{safe_label(t)}\n{counted(comparison.counts[t], 'image')}" if t != effects.ALL else f"{TITLES[m]}\nall"
+    classes = len(columns) - 2
+    axes.axvline(classes - 0.5, color="white", linewidth=3)
+    known = labels(comparison.classes)
+    text = dict(zip(comparison.classes, known.texts, strict=True))
+    heads = [
+        f"{text[t]}\n{counted(comparison.counts[t], 'image')}" if t != effects.ALL else f"{TITLES[m]}\nall"
         for t, m in columns
     ]
-    axes.set_xticks(range(len(columns)), labels, fontsize=8, rotation=0 if len(columns) < 12 else 45)
+    if known.legend:
+        axes.set_xlabel(known.legend, fontsize=8)
+    axes.set_xticks(range(len(columns)), heads, fontsize=8, rotation=0 if len(columns) < 12 else 45)
     axes.set_yticks(range(len(names)), [safe_label(n) for n in names], fontsize=9)
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
     axes.set_title(
         f"F1 in percentage points against {comparison.against}\nbold: more than noise (false-discovery rate "
-        f"{effects.LEVEL:.0%}); below: the 95 % interval",
+        f"{effects.LEVEL:.0%}); below: the 95 % interval{_omitted(comparison, classes, len(names))}",
         fontsize=10,
         loc="left",
     )
@@ -61,6 +95,9 @@ def _finish(axes: Any, comparison: Comparison, columns: Sequence[tuple[str, str]
 def _cell(axes: Any, x: int, y: int, effect: effects.Effect, colour: tuple[float, ...]) -> None:
     from matplotlib.patches import Rectangle
 
+    if math.isnan(effect.difference):
+        axes.text(x, y, effect.label, fontsize=6, ha="center", va="center", color="#666666")
+        return
     real = effect.label != effects.NOISE
     pale = colour if real else tuple(0.25 * c + 0.75 for c in colour[:3])
     axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=pale))
@@ -68,4 +105,7 @@ def _cell(axes: Any, x: int, y: int, effect: effects.Effect, colour: tuple[float
     style = {"ha": "center", "va": "center", "color": "white" if dark else "black" if real else "#666666"}
     weight = "bold" if real else "normal"
     axes.text(x, y - 0.1, f"{100 * effect.difference:+.1f}", fontsize=9, weight=weight, **style)
-    axes.text(x, y + 0.26, f"{100 * effect.low:+.1f} … {100 * effect.high:+.1f}", fontsize=5.5, **style)
+    below = f"{100 * effect.low:+.1f} … {100 * effect.high:+.1f}"
+    if math.isnan(effect.low):
+        below = counted(effect.images or 0, "image")
+    axes.text(x, y + 0.26, below, fontsize=5.5, **style)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from raysweep._text import counted
+from raysweep.report import fonts
 from raysweep.report.classification import classification_report
+from raysweep.report.fonts import Labels, labels, safe_label
 from raysweep.report.history import History, epochs_of, read_history
 from raysweep.report.predictions import Predictions, read
 from raysweep.store import files, layout
@@ -56,6 +57,7 @@ def png(figure: Any, source: str = "") -> bytes:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
+    fonts.choose(figure)
     figure.canvas.draw()
     image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     facts = PngInfo()
@@ -113,39 +115,54 @@ def accuracy_bar(figure: Any, axes: Any, low: float, high: float) -> None:
         bar.set_label("best accuracy")
 
 
-def one_line(text: str) -> str:
-    """A text for matplotlib in one line, without mathtext and control characters."""
-    return "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
-
-
-def safe_label(text: str, width: int = 24) -> str:
-    """A name for matplotlib, without mathtext and control characters, wrapped and never truncated."""
-    return "\n".join(textwrap.wrap(one_line(text), width)) or "?"
+MOST_CLASSES = 30  # rows of a confusion matrix
+MOST_CURVES = 16  # classes with a curve
 
 
 def confusion_png(found: Predictions, title: str) -> bytes:
-    """The confusion matrix. Rows are true classes and sum to 100 %; each cell shows its share and its count."""
-    matrix, k = found.matrix, len(found.classes)
+    """The confusion matrix. Rows are true classes and sum to 100 %; each cell shows its share and its count. Of more than
+    MOST_CLASSES, those with the most mistakes are shown, and all others together."""
+    matrix, names, more = _most_confused(found)
+    rows, columns = matrix.shape
     shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
-    side = min(24.0, max(5.0, 1.6 + 0.78 * k))
+    side = min(24.0, max(5.0, 1.6 + 0.78 * columns))
     figure = new_figure(side + 1.2, side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-    names = [safe_label(c) for c in found.classes]
-    axes.set_xticks(range(k), names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(k), [f"{n}  ({int(t):,})" for n, t in zip(names, matrix.sum(1), strict=True)])
-    if k <= 30:
-        _write_cells(axes, matrix, shares, size=9 if k <= 12 else 6)
-    accuracy = np.trace(matrix) / max(1, matrix.sum())
-    axes.set_xlabel("predicted")
+    axes.set_xticks(
+        range(columns), [*names.texts, "all others"][:columns], rotation=40, ha="right", rotation_mode="anchor"
+    )
+    sums = [f"{int(t):,}" if t else "no images" for t in matrix.sum(1)]
+    axes.set_yticks(range(rows), [f"{n}  ({t})" for n, t in zip(names.texts, sums, strict=True)])
+    _write_cells(axes, matrix, shares, size=9 if columns <= 12 else 6)
+    whole = found.matrix
+    accuracy = np.trace(whole) / max(1, whole.sum())
+    axes.set_xlabel("\n".join(filter(None, ["predicted", names.legend])))
     axes.set_ylabel("true (images)")
+    shown = f"\nthe {rows} classes with the most mistakes; {more:,} more are not shown" if more else ""
     axes.set_title(
-        f"{safe_label(title, int(side * 9))}\nepoch {found.epoch}: accuracy {accuracy:.1%} of {counted(int(matrix.sum()), 'image')}",
+        f"{safe_label(title, int(side * 9))}\nepoch {found.epoch}: accuracy {accuracy:.1%} of "
+        f"{counted(int(whole.sum()), 'image')}{shown}",
         fontsize=11,
     )
     bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda v, _: f"{v:.0%}")
     bar.set_label("share of the true class")
     return png(figure, found.sha256)
+
+
+def _most_confused(found: Predictions) -> tuple[np.ndarray, Labels, int]:
+    """(the rows of the matrix that are shown, with a last column for all other classes if there are any; the names of the
+    rows; how many classes are left out)."""
+    matrix, k = found.matrix, len(found.classes)
+    every = labels(found.classes)
+    if k <= MOST_CLASSES:
+        return matrix, every, 0
+    mistakes = matrix.sum(0) + matrix.sum(1) - 2 * matrix.diagonal()
+    chosen = np.sort(np.argsort(-mistakes, kind="stable")[: MOST_CLASSES - 1])
+    rows = matrix[chosen]
+    others = rows.sum(1) - rows[:, chosen].sum(1)
+    names = Labels([every.texts[i] for i in chosen], every.legend)
+    return np.concatenate([rows[:, chosen], others[:, None]], axis=1), names, k - len(chosen)
 
 
 def _write_cells(axes: Any, matrix: np.ndarray, shares: np.ndarray, size: int) -> None:
@@ -167,17 +184,26 @@ def history_png(experiment: Experiment) -> bytes:
     _curve(accuracy, history, "val_acc", "validation", COLOURS[1])
     _curve(accuracy, history, "val_macro_f1", "macro-F1", COLOURS[2], "--")
     classes = [c.removeprefix("recall_") for c in history if c.startswith("recall_")]
-    for i, c in enumerate(classes):
+    names = dict(zip(classes, labels(classes).texts, strict=True))
+    shown = _lowest(history, classes)
+    for i, c in enumerate(shown):
         dashes = ("-", "--", ":")[i // len(COLOURS) % 3]
-        _curve(recall, history, f"recall_{c}", safe_label(c), COLOURS[i % len(COLOURS)], dashes)
-    for axes, title in ((loss, "loss"), (accuracy, "accuracy"), (recall, "recall per class (validation)")):
-        _finish_axes(axes, title, experiment.config().fork or None)
+        _curve(recall, history, f"recall_{c}", names[c], COLOURS[i % len(COLOURS)], dashes)
+    title = (
+        "recall per class"
+        if len(shown) == len(classes)
+        else f"the {len(shown)} lowest recalls of {len(classes):,} classes"
+    )
+    for axes, head in ((loss, "loss"), (accuracy, "accuracy"), (recall, f"{title} (validation)")):
+        _finish_axes(axes, head, experiment.config().fork or None)
         if axes is not loss:
             axes.yaxis.set_major_formatter(lambda v, _: f"{v:.0%}")
     loss.legend(fontsize=8, loc="upper right")  # loc="best" would search for a place in every pass of the layout
     accuracy.legend(fontsize=8, loc="lower right")
-    if classes:
-        recall.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=1 + len(classes) // 16)
+    if recall.lines:
+        recall.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if legend := labels(classes).legend:
+        figure.supxlabel(legend, fontsize=8)
     figure.suptitle(safe_label(experiment.id, 90), fontsize=12)
     return png(figure, history_source(experiment))
 
@@ -185,6 +211,15 @@ def history_png(experiment: Experiment) -> bytes:
 def history_source(experiment: Experiment) -> str:
     """The hash of what :func:`history_png` shows."""
     return files.sha256_file(experiment.folder / layout.HISTORY_CSV)
+
+
+def _lowest(history: History, classes: list[str]) -> list[str]:
+    """The classes with a curve: all, or those with the lowest recall in the last epoch, in the order of the classes."""
+    last = {c: values[-1] for c in classes if (values := history.get(f"recall_{c}")) and values[-1] is not None}
+    if len(last) <= MOST_CURVES:
+        return classes if len(classes) <= MOST_CURVES else list(last)
+    chosen = set(sorted(last, key=lambda c: last[c] or 0.0)[:MOST_CURVES])
+    return [c for c in classes if c in chosen]
 
 
 def _curve(axes: Any, history: History, column: str, label: str, colour: str, dashes: str = "-") -> None:

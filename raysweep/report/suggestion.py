@@ -7,6 +7,7 @@ two weights of ``disgust5_fear2`` are separated wherever the other branches allo
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from raysweep._text import json_text, plain
+from raysweep._text import counted, join_names, json_text, plain
 from raysweep.config import grid as grids
 from raysweep.errors import InputError
 from raysweep.report import commands, effects
@@ -30,7 +31,8 @@ MAX_BRANCHES = 24  # per seed, without the control
 _Z = 1.96  # standard errors in half of a 95 % interval
 _FURTHER = 2.0  # the factor to the next level where only one was tried
 _MOST_STEP = 4.0  # the largest factor to the next level
-_GIVE_BACK = (1.0, 1.25, 1.5)  # factors for the weight of a class that became worse while others became better
+MOST_CLASSES = 4  # in a grid: two weights each are 16 points
+_GIVE_BACK = (1.25, 1.5)  # factors for the weight of a class that became worse while others became better
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Choice:
     weights: list[float]
     why: str
     sure: bool = True  # False if it is based on an effect that may be noise
+    now: float | None = None  # the parent's weight
 
 
 @dataclass(frozen=True)
@@ -97,17 +100,17 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
         raise InputError(
             f"{sweep.id} varied no class's weight, so no next grid can be derived from it. Give a sweep whose grid has `weights`."
         )
+    if sum(found.counts.values()) < effects.FEW:
+        raise InputError(
+            f"{sweep.id} was validated on {counted(sum(found.counts.values()), 'image')}, too few to measure any effect. Run the "
+            f"sweep with at least {effects.FEW} validation images, better hundreds."
+        )
     name = {"macro_f1": "macro-F1", "accuracy": "accuracy"}[metric]
     choices = [_next(target, before.get(target, 1.0), tried, name) for target, tried in levels.items()]
     notes = []
-    if mixed:
-        notes.append(
-            f"{', '.join(mixed)} were always varied together, so their joint effect is divided among them. The next sweep also "
-            "tries the parent's weights, which separates the effects."
-        )
-        choices = [_with_now(c, before.get(c.target, 1.0)) if c.target in mixed else c for c in choices]
     best = max(found.branches, key=lambda b: found.of(b.name, effects.ALL, metric).difference)
     choices += _given_back(found, best.name, before, set(levels))
+    choices = [replace(c, now=before.get(c.target, 1.0)) for c in choices]
     seeds = sorted({b.seed for b in record.branches if b.seed is not None})
     if not any(c.weights and c.sure for c in choices):
         choices, seeds = _again(choices, levels, name), _more_seeds(seeds)
@@ -117,8 +120,69 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
     elif len(seeds) < 2:
         seeds = _more_seeds(seeds)
         notes.append("The sweep had one seed. Three seeds measure how much a difference depends on the seed.")
+    choices = _separating(choices, mixed, notes)
+    choices = [_with_images(c, found.counts.get(c.target, 0)) for c in choices]
     reference = commands.reference(sweep.root, record.parent) if record.parent else "PARENT@latest"
-    return Suggestion(sweep.root, sweep.id, reference, metric, record.epochs, seeds, _few(choices, notes), notes)
+    return Suggestion(sweep.root, sweep.id, reference, metric, record.epochs, seeds, choices, notes)
+
+
+def _with_images(choice: Choice, images: int) -> Choice:
+    """The choice, whose reason says so if the class has too few validation images to see an effect in."""
+    if images >= effects.FEW:
+        return choice
+    few = counted(images, "validation image") if images else effects.NO_IMAGES
+    return replace(choice, why=f"{choice.why} (with {few} its own effect cannot be measured)")
+
+
+def _separating(choices: Sequence[Choice], mixed: Sequence[str], notes: list[str]) -> list[Choice]:
+    """The choices of a grid that determines the effect of every class that it varies, and has at most MAX_BRANCHES points.
+
+    Every combination of the lists becomes a branch. So the parent's weight is added to a list wherever the class would always
+    be varied together with others, and of many classes some are left for later. Notes say so.
+    """
+    varied = [c.target for c in sorted(choices, key=lambda c: not c.sure) if c.weights]
+    later = set(varied[MOST_CLASSES:])
+    chosen = [
+        replace(c, weights=[], why=f"{c.why}; left for a later sweep, so that this one can tell the classes apart")
+        if c.target in later
+        else c
+        for c in choices
+    ]
+    for target in _together(chosen):
+        at = next(i for i, c in enumerate(chosen) if c.target == target)
+        if target in _together(chosen):  # another one may have separated it
+            now = chosen[at].now or 0.0
+            why = f"{chosen[at].why}; {now:g} is tried, too, which separates its effect from those of the others"
+            chosen[at] = replace(chosen[at], weights=sorted({*chosen[at].weights, now}), why=why)
+    chosen = _few(chosen, notes)
+    again = [c for c in mixed if any(o.target == c and o.weights for o in chosen)]
+    if mixed:
+        text = f"{join_names(mixed)} were always varied together, so their joint effect is divided among them."
+        if again and not set(again) & set(_together(chosen)):
+            apart = "their effects" if len(again) > 1 else f"the effect of {again[0]}"
+            text += f" This grid separates {apart}."
+        notes.append(text)
+    return chosen
+
+
+def _together(choices: Sequence[Choice]) -> list[str]:
+    """The classes whose own effect the grid of these choices, with its control, does not determine."""
+    lists = [(c.target, c.now, c.weights) for c in choices if any(w != c.now for w in c.weights)]
+    keys = [(target, w) for target, now, weights in lists for w in weights if w != now]
+    points = list(itertools.product(*(weights for _, _, weights in lists)))
+    design = np.array(
+        [[float(point[i] == w) for i, (_, now, ws) in enumerate(lists) for w in ws if w != now] for point in points]
+    )
+    if not keys:
+        return []
+    owners = np.array([target for target, _ in keys], dtype=object)
+    rank = np.linalg.matrix_rank
+    whole = rank(design)
+    return [
+        target
+        for target, now, weights in lists
+        if whole - rank(design[:, owners != target]) < sum(w != now for w in weights)
+    ]
 
 
 def _more_seeds(seeds: Sequence[int]) -> list[int]:
@@ -169,11 +233,11 @@ def _next(target: str, now: float, tried: Sequence[Level], name: str) -> Choice:
         return _around(target, now, tried, best, name)
     if best.effect > best.error:  # more likely than not, but not certain
         why = f"{_measured(best, name)}, which may be noise: try it once more"
-        return Choice(target, _rounded([now, best.weight]), why, sure=False)
+        return Choice(target, sorted({now, best.weight}), why, sure=False)
     if worst.real and worst.effect < 0:
         if now > 0 and all(level.weight > now and level.effect < 0 for level in tried):
             why = f"{_measured(worst, name)}, so {plain(target)} may need fewer images than now"
-            return Choice(target, _rounded([now / 1.5, now]), why)
+            return Choice(target, sorted({*_rounded([now / 1.5]), now}), why)
         return Choice(target, [], f"{_measured(worst, name)}: keep {now:g}")
     return Choice(
         target,
@@ -187,9 +251,9 @@ def _around(target: str, now: float, tried: Sequence[Level], best: Level, name: 
     weights = sorted({*(level.weight for level in tried), now})
     at = weights.index(best.weight)
     if 0 < at < len(weights) - 1:
-        chosen = [math.sqrt(weights[at - 1] * best.weight), best.weight, math.sqrt(best.weight * weights[at + 1])]
+        around = [math.sqrt(weights[at - 1] * best.weight), math.sqrt(best.weight * weights[at + 1])]
         why = f"{_measured(best, name)}, more than its neighbours: try weights close to it"
-        return Choice(target, _rounded(chosen), why)
+        return Choice(target, sorted({*_rounded(around), best.weight}), why)
     near = weights[1] if at == 0 else weights[-2]
     step = best.weight / near if near > 0 and best.weight > 0 else 0.5
     if len(tried) == 1:
@@ -197,16 +261,12 @@ def _around(target: str, now: float, tried: Sequence[Level], best: Level, name: 
     step = min(max(step, 1 / _MOST_STEP), _MOST_STEP)
     way = "higher" if best.weight > now else "lower"
     why = f"{_measured(best, name)}, and nothing {way} was tried"
-    return Choice(target, _rounded([best.weight, best.weight * step]), why)
+    return Choice(target, sorted({best.weight, *_rounded([best.weight * step])}), why)
 
 
 def _measured(level: Level, name: str) -> str:
     effect, error = 100 * level.effect, 100 * _Z * level.error
     return f"weight {level.weight:g} changed the {name} by {effect:+.1f} ± {error:.1f} points"
-
-
-def _with_now(choice: Choice, now: float) -> Choice:
-    return replace(choice, weights=_rounded([*choice.weights, now])) if choice.weights else choice
 
 
 def _given_back(found: Comparison, branch: str, before: Mapping[str, float], varied: set[str]) -> list[Choice]:
@@ -220,8 +280,8 @@ def _given_back(found: Comparison, branch: str, before: Mapping[str, float], var
                 f"its F1 fell by {-100 * effect.difference:.1f} points (95 % interval {100 * effect.low:+.1f} … "
                 f"{100 * effect.high:+.1f}) in {plain(branch)}: showing it more often may restore it"
             )
-            tries = [now * f for f in _GIVE_BACK] if now > 0 else [0.0, 0.5, 1.0]
-            choices.append(Choice(target, _rounded(tries), why))
+            tries = [now, *_rounded([now * f for f in _GIVE_BACK])] if now > 0 else [0.0, 0.5, 1.0]
+            choices.append(Choice(target, sorted(set(tries)), why))
     return choices
 
 
@@ -233,20 +293,27 @@ def _again(choices: Sequence[Choice], levels: Mapping[str, Sequence[Level]], nam
     chosen = promising or [max(best, key=lambda target: best[target].effect)]
     again = []
     for choice in choices:
+        if choice.target not in best:
+            again.append(choice)
+            continue
         level = best[choice.target]
-        why = choice.why
-        if choice.sure and level.effect > 0:
-            why += f"; the best guess is {level.weight:g} ({100 * level.effect:+.1f} points of {name}): try it with more seeds"
-        again.append(Choice(choice.target, [level.weight] if choice.target in chosen else [], why))
+        why = f"{_measured(level, name)}, which is not more than noise: "
+        if choice.target in chosen:
+            again.append(replace(choice, weights=[level.weight], why=f"{why}try it again with more seeds"))
+        else:
+            again.append(replace(choice, weights=[], why=f"{why}keep {choice.now or 0.0:g}"))
     return again
 
 
 def _few(choices: list[Choice], notes: list[str]) -> list[Choice]:
-    """Limit the grid to MAX_BRANCHES points by removing the last values of the longest lists. A note says so."""
+    """Limit the grid to MAX_BRANCHES points by removing the last values of the longest lists, but never the parent's weight,
+    by which classes are told apart. A note says so."""
     few, shortened = list(choices), False
     while math.prod(max(1, len(c.weights)) for c in few) > MAX_BRANCHES:
         at = max(range(len(few)), key=lambda i: len(few[i].weights))
-        few[at] = replace(few[at], weights=few[at].weights[:-1])
+        weights, now = few[at].weights, few[at].now
+        gone = weights[-1] if weights[-1] != now else weights[-2]
+        few[at] = replace(few[at], weights=[w for w in weights if w != gone])
         shortened = True
     if shortened:
         notes.append(f"Some values are omitted, so that there are at most {MAX_BRANCHES} branches per seed.")

@@ -195,7 +195,7 @@ def picture(nodes: dict[str, Node]) -> bytes:
 
 def _draw(axes: Any, node: Node, heights: Mapping[str, int], colour: Any) -> None:
     """One experiment: its epochs, an edge from its parent, and its title."""
-    from raysweep.report import figures
+    from raysweep.report import fonts
 
     y, done = heights[node.id], max(node.end, node.epoch)
     if node.parent is not None and node.parent in heights:
@@ -203,4 +203,4 @@ def _draw(axes: Any, node: Node, heights: Mapping[str, int], colour: Any) -> Non
     axes.plot([node.epoch, done], [y, y], color=colour, linewidth=4, solid_capstyle="round", zorder=2)
     best = f"  {node.best_acc:.1%}" if node.best_acc is not None else ""
     title = f"{edge(node) if node.parent else node.id}{best}"
-    axes.annotate(figures.one_line(title), (done, y), (8, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.annotate(fonts.one_line(title), (done, y), (8, 0), textcoords="offset points", va="center", fontsize=8)

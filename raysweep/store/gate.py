@@ -93,8 +93,16 @@ class Holder:
 def holder(folder: Path) -> Holder | None:
     """The holder of the lock, as the lock file names it; None if there is no lock or its file is damaged."""
     try:
-        value = json.loads(read_regular(folder / layout.LOCK, _LOCK_BYTES))
-    except (OSError, ValueError, RecursionError):
+        return named(folder, read_regular(folder / layout.LOCK, _LOCK_BYTES))
+    except OSError:
+        return None
+
+
+def named(folder: Path, content: bytes) -> Holder | None:
+    """The holder that the content of a lock's file names; None if it is damaged."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or type(value.get("pid")) is not int:
         return None
@@ -145,7 +153,18 @@ def check(folder: Path, token: str) -> Holder:
     Raises:
         LockedError: another process has taken it, or the lock's file is gone.
     """
-    who = holder(folder)
+    return _compared(folder, token, holder(folder))
+
+
+def confirm(folder: Path, content: bytes) -> None:
+    """As :func:`check`, for the token by which this process writes to a folder, if it does; ``content`` is the lock's, as
+    the object store has it now."""
+    token = _tokens.get(_key(folder))
+    if token is not None:
+        _compared(folder, token, named(folder, content))
+
+
+def _compared(folder: Path, token: str, who: Holder | None) -> Holder:
     if who is None or who.token != token:
         what = f"taken by process {who.pid} on {who.host}" if who else "removed"
         told = f"{folder}: the lock of this writer was {what}. This process stops writing; let only one process write."

@@ -45,13 +45,19 @@ def open_log(folder: Path, name: str, description: str, when: datetime) -> None:
 
 def record(folder: Path, kind: str, **details: Any) -> LineageEvent:
     """Append one event to both logs; returns it as it stands in ``lineage.jsonl``."""
-    with changing(folder / layout.LINEAGE):  # another process of this writer must not take the same number
-        copies.latest(folder / layout.LINEAGE)
+    log = folder / layout.LINEAGE
+
+    def append() -> LineageEvent:
+        copies.latest(log)
         events = read(folder)
         seq = events[-1].seq + 1 if events else 1
         event = LineageEvent(seq, datetime.now().isoformat(timespec="milliseconds"), kind, details)
-        append_line(folder / layout.LINEAGE, json.dumps(event.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
-        append_line(folder / layout.CHANGES, _for_people(event))
+        append_line(log, json.dumps(event.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
+        return event
+
+    with changing(log):  # another process of this writer must not take the same number
+        event = copies.repeated(log, append)
+        copies.repeated(log, lambda: append_line(folder / layout.CHANGES, _for_people(event)))
     return event
 
 

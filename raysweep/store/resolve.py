@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from raysweep._text import short_repr, truncate
+from raysweep._text import join_names, short_repr, truncate
 from raysweep.errors import (
     AmbiguousReferenceError,
     CheckpointError,
@@ -59,16 +59,37 @@ def find_experiment(root: Root, reference: str) -> Experiment:
     if os.path.isfile(as_path / layout.CONFIG):  # unlike Path.is_file, also False for a text that cannot be a path
         return Experiment(as_path.resolve())
     everything = experiments(root)
-    if (found := _the_one(everything, reference, f"experiments under {root}")) is not None:
+    try:
+        found = _the_one(everything, reference, f"experiments under {root}")
+    except AmbiguousReferenceError:
+        _not_a_sweep(root, reference)
+        raise
+    if found is not None:
         return found
     if not everything:
         raise NotFoundError(
-            f"There is no experiment under {root.path.absolute()}. Start one with `raysweep run`, or name the root with --root."
+            f"There is no experiment under {root.path.absolute()}. Start one with `{commands.command(root, 'run', 'CONFIG')}`, or "
+            "name another root with --root."
         )
     hint = did_you_mean(reference, [e.id for e in everything] + [layout.split_id(e.id)[0] for e in everything])
     raise NotFoundError(
-        f"No experiment under {root} is called {short_repr(reference)}.{hint} `raysweep list` shows all."
+        f"No experiment under {root} is called {short_repr(reference)}.{hint} "
+        f"`{commands.command(root, 'list')}` shows all."
     )
+
+
+def _not_a_sweep(root: Root, reference: str) -> None:
+    """Raises AmbiguousReferenceError if a reference that fits several experiments is a sweep, and they are its branches."""
+    sweeps = all_sweeps(root)
+    named = [s for s in sweeps if reference in (s.id, layout.split_id(s.id)[0])] or [
+        s for s in sweeps if s.id.startswith(reference)
+    ]
+    if len(named) == 1:
+        branches = [e.id for e in named[0].experiments().values()]
+        raise AmbiguousReferenceError(
+            f"{short_repr(reference)} is the sweep {named[0].id}, but one experiment is needed here. Its branches are: "
+            f"{join_names(branches)}."
+        )
 
 
 def by_id(root: Root, experiment_id: str) -> Experiment:
@@ -107,10 +128,11 @@ def find_checkpoint(root: Root, reference: str) -> tuple[Experiment, ManifestEnt
         if path.suffix != ".pt" and "/" not in reference:
             raise NotFoundError(
                 f"{short_repr(reference)} is not a checkpoint. Give a path to a .pt file or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest; "
-                "`raysweep list` shows the experiments."
+                f"`{commands.command(root, 'list')}` shows the experiments."
             )
         raise NotFoundError(
-            f"There is no file {truncate(path)}. `raysweep list` shows the experiments, `raysweep show ID` their checkpoints."
+            f"There is no file {truncate(path)}. `{commands.command(root, 'list')}` shows the experiments, "
+            f"`{commands.command(root, 'show', 'ID')}` their checkpoints."
         )
     # In an experiment's folder the manifest lists the file under this name, even if it is a link.
     folder = path.parent.resolve()
@@ -121,9 +143,11 @@ def find_checkpoint(root: Root, reference: str) -> tuple[Experiment, ManifestEnt
         folder = path.resolve().parent
     experiment, name = Experiment(folder), path.name
     manifest = experiment.manifest()
-    if name == layout.BEST:
-        name = manifest.best_file or name
-    return experiment, next((e for e in manifest.entries if e.file == name), None), path
+    is_best = name == layout.BEST
+    listed = next((e for e in manifest.entries if e.file == (manifest.best_file if is_best else name)), None)
+    if listed is not None and is_best and files.sha256_file(path) != listed.sha256:
+        listed = None  # it should be a copy of that checkpoint, but somebody has put another one there
+    return experiment, listed, path
 
 
 def _old_file(experiment: Experiment, which: str) -> Path | None:
@@ -163,8 +187,10 @@ def find_sweep(root: Root, reference: str) -> Sweep:
     if (found := _the_one(everything, reference, "sweeps")) is not None:
         return found
     hint = did_you_mean(reference, [s.id for s in everything])
-    made = " A sweep is made by `raysweep branch --from EXPERIMENT@EPOCH --weights-grid FILE`."
-    raise NotFoundError(f"No sweep under {root} is called {short_repr(reference)}.{hint or made}")
+    there = f" There are: {join_names(s.id for s in everything[-5:])}." if everything else ""
+    make = commands.command(root, "branch", "--from", "EXPERIMENT@EPOCH", "--weights-grid", "FILE")
+    made = f" A sweep is made by `{make}`."
+    raise NotFoundError(f"No sweep under {root} is called {short_repr(reference)}.{hint or there or made}")
 
 
 def find_any(root: Root, reference: str) -> Sweep | Experiment:

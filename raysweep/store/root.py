@@ -114,6 +114,10 @@ class Root(ABC):
             RootError: it cannot.
         """
 
+    def caveat(self) -> str | None:
+        """What to tell a user who writes here about what this root cannot do."""
+        return None
+
     @abstractmethod
     def resolved(self) -> Root:
         """The same, named so that it does not depend on this process's working directory."""
@@ -249,6 +253,14 @@ class RemoteRoot(Root):
         with self.mirror.alone(folder, writes=True):
             for path in files:
                 self.mirror.push(path)
+
+    def caveat(self) -> str | None:
+        if self.mirror.bucket.conditional:
+            return None
+        return (
+            f"{self.mirror.bucket.address} honours no conditions (If-None-Match, If-Match): a writer that stands still, and loses "
+            "its lock to --steal, can still replace what the next one has written. See docs/cluster.md."
+        )
 
     def check_reachable(self) -> None:
         self.mirror.bucket.check_writable(f"{layout.TEMP_PREFIX}{secrets.token_hex(8)}")

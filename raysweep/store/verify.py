@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raysweep._text import differences
 from raysweep.errors import RaysweepError
 from raysweep.store import checkpoint, layout
 from raysweep.store.experiment import Experiment
@@ -27,7 +28,7 @@ def problems(experiment: Experiment, entry: ManifestEntry) -> list[str]:
         return found
     classes = experiment.config().classes
     if classes is not None and list(saved["classes"]) != list(classes):
-        found.append(f"{entry.file} has the classes {', '.join(saved['classes'])}, the experiment {', '.join(classes)}")
+        found.append(differences(saved["classes"], classes, entry.file, "the experiment"))
     if len(saved["rng_state"]) != int(saved["world_size"]):
         found.append(
             f"{entry.file} has the generators of {len(saved['rng_state'])} ranks, not of {saved['world_size']}"

@@ -31,7 +31,7 @@ from raysweep.store.experiment import FAILED, FINISHED, INTERRUPTED, Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
-from raysweep.trackers import snapshot
+from raysweep.trackers import credentials, snapshot
 from raysweep.trackers.snapshot import Snapshot
 from raysweep.trackers.state import TrackerState
 from raysweep.trackers.worker import Answer, Request, reason
@@ -43,11 +43,13 @@ _ENDED = (FINISHED, FAILED, INTERRUPTED)
 
 
 @contextlib.contextmanager
-def dispatching(progress: Progress) -> Iterator[Dispatcher]:
+def dispatching(progress: Progress, section: TrackersSection | None = None) -> Iterator[Dispatcher]:
     """A progress that also brings the trackers of every experiment up to date whose events it gets.
 
-    On leaving, with or without an error, it waits at most ``WAIT_S`` for trackers that are out of sync.
+    ``section`` is what the user asked for, if addresses in it may have credentials, which no experiment's folder has. On leaving, with or without an error, it waits at most ``WAIT_S`` for trackers that are out of sync.
     """
+    if section is not None and (note := credentials.keep(section)) is not None:
+        progress(note)
     dispatcher = Dispatcher(progress)
     wait_s = WAIT_S
     try:
@@ -75,6 +77,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=credentials.environment(),
             # A process group of its own, because Ctrl-C is meant for the training only. A session of its own would take
             # half of the CPUs from the training, whatever its priority (the kernel's sched_autogroup).
             process_group=0,

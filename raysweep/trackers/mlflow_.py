@@ -12,7 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raysweep._text import truncate
+from raysweep._text import truncate, without_credentials
+from raysweep.config.foreign import Ask
+from raysweep.errors import UntrustedError
+from raysweep.store import trust
+from raysweep.store.trust import NOBODY, Origin
+from raysweep.trackers import credentials
 from raysweep.trackers.snapshot import Snapshot, text
 from raysweep.trackers.state import TrackerState
 
@@ -49,7 +54,7 @@ class Tracker:
         if state.has_all(snapshot):
             return
         assert snapshot.trackers.mlflow is not None
-        client = self._client(state.ids.get("uri") or _absolute(snapshot.trackers.mlflow.uri))
+        client = self._client(self._place(snapshot, state))
         run = self._run(client, snapshot, state)
         for batch in _batches(self._metrics(snapshot, state), METRICS_AT_ONCE):
             client.log_batch(run, metrics=batch)
@@ -61,9 +66,27 @@ class Tracker:
     def close(self) -> None:
         """Nothing is open."""
 
+    def _place(self, snapshot: Snapshot, state: TrackerState) -> str | None:
+        """The server or database that has the experiment's run, or will have it, without credentials; None: MLflow's default.
+
+        Raises:
+            UntrustedError: the folder names one that neither the configuration nor this machine's record knows.
+        """
+        assert snapshot.trackers.mlflow is not None
+        told, asked = state.ids.get("uri"), _stored(_absolute(snapshot.trackers.mlflow.uri))
+        if told is None or told in (asked, _stored(self.mlflow.get_tracking_uri())):
+            return told or asked
+        experiment = snapshot.experiment
+        origin = Origin(state.path, experiment.folder, experiment.root, (experiment.id,))
+        if not trust.known(NOBODY, origin, [_ask(told)]):
+            raise UntrustedError(
+                f"there is no record that you sent {experiment.id} to {truncate(told, 100)}. If you did, set MLFLOW_TRACKING_URI to it"
+            )
+        return told
+
     def _client(self, uri: str | None) -> Any:
         if uri not in self.clients:
-            self.clients[uri] = self.mlflow.MlflowClient(uri)
+            self.clients[uri] = self.mlflow.MlflowClient(credentials.whole(uri))
         return self.clients[uri]
 
     def _run(self, client: Any, snapshot: Snapshot, state: TrackerState) -> str:
@@ -104,7 +127,7 @@ class Tracker:
         description = snapshot.config.setting("experiment", "description")
         if description:
             tags["mlflow.note.content"] = truncate(description, 4000)
-        parent = _parent_run(snapshot, client.tracking_uri)
+        parent = _parent_run(snapshot, without_credentials(client.tracking_uri))
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
         run = client.create_run(
@@ -113,7 +136,9 @@ class Tracker:
             tags=tags,
             run_name=snapshot.experiment.id,
         )
-        state.begin(snapshot, run_id=run.info.run_id, uri=client.tracking_uri)
+        uri = without_credentials(client.tracking_uri)
+        state.begin(snapshot, run_id=run.info.run_id, uri=uri)
+        trust.remember(snapshot.experiment.id, [_ask(uri)])
         parameters = [self.entities.Param(k, truncate(text(v), _LONGEST)) for k, v in snapshot.parameters.items()]
         for batch in _batches(parameters, PARAMETERS_AT_ONCE):
             client.log_batch(run.info.run_id, params=batch)
@@ -141,6 +166,14 @@ def _parent_run(snapshot: Snapshot, uri: str) -> str | None:
         if ids.get("uri") == uri and folder.name == parent.experiment:
             return ids.get("run_id")
     return None
+
+
+def _ask(uri: str) -> Ask:
+    return Ask("tracker_mlflow.json", uri, f"send its results to {truncate(uri, 200)}")
+
+
+def _stored(uri: str | None) -> str | None:
+    return None if uri is None else without_credentials(uri)
 
 
 def _absolute(uri: str | None) -> str | None:

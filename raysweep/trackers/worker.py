@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from raysweep._text import truncate
+from raysweep._text import hide_credentials, truncate
 from raysweep.store.root import Root
 from raysweep.trackers import snapshot
 from raysweep.trackers.base import Tracker, make
@@ -114,7 +114,7 @@ def main(name: str) -> None:
 def reason(error: BaseException) -> str:
     """The type and the first line of an error, as messages show them."""
     lines = str(error).strip().splitlines()
-    return truncate(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__, 300)
+    return truncate(hide_credentials(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__), 300)
 
 
 if __name__ == "__main__":

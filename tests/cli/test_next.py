@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from raysweep.errors import InputError, TrainingError
+from raysweep.store import resolve
+from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 from tests.store.making import make_experiment
 
@@ -53,7 +56,10 @@ def test_the_usual_root_is_not_named(capsys, root, monkeypatch):
 
 
 @pytest.mark.parametrize("verb", ["list", "lineage"])
-def test_an_empty_root(capsys, root, verb):
+def test_an_empty_root(capsys, root, tmp_path, verb):
+    assert named(run_cli(capsys, verb, "--root", root)[2], root) == [["demo"]]  # there is no file to run
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "base.yaml").touch()
     assert named(run_cli(capsys, verb, "--root", root)[2], root) == [["run", "configs/base.yaml"]]
 
 
@@ -103,10 +109,14 @@ def test_a_finished_run_and_a_finished_sweep(capsys, root):
             pass
 
     made = sweep_of(root, ("a", "b", "c"), (0.4, 0.7, 0.8), {"a5": ({"a": 5.0}, (0.7, 0.7, 0.8))})
-    experiment = next(iter(made.experiments().values()))
-    run.announce(Display(), experiment)
-    ((verb, *_),) = named(capsys.readouterr().err, root)
-    assert verb == "resume"
+    parent = resolve.find_experiment(Root.open(root), "parent")
+    run.announce(Display(), parent)
+    ((*words, weights),) = named(capsys.readouterr().err, root)
+    assert words[:3] == ["resume", "--from", f"{parent.id}@2"]
+    assert json.loads(weights) == {"a": 5.0}
+    child = made.experiments()["a5-seed0"]  # which has them, so they are not advised again
+    run.announce(Display(), child)
+    assert named(capsys.readouterr().err, root) == [["compare", child.id]]
     branch.summarise(SweepResult(made, made.experiments(), {}))
     assert named(capsys.readouterr().err, root) == [["compare", made.id]]
     with pytest.raises(TrainingError) as failed:
@@ -136,8 +146,7 @@ def test_continue_takes_a_sweep_or_an_experiment_by_any_reference(capsys, root, 
         code, out, err = run_cli(capsys, "continue", reference, *options)
         assert code == 0, err
         assert out.strip() == str(branch.folder)
-        ((verb, *_),) = named(err, root)
-        assert verb == "resume"
+        assert named(err, root) == [["compare", branch.id]]
 
 
 def test_what_cannot_be_compared_or_suggested(capsys, root):
@@ -156,16 +165,61 @@ def test_a_sweep_or_an_experiment_where_the_other_is_needed(capsys, root):
     from tests.report.making import sweep_of
 
     made = sweep_of(root, ("a", "b", "c"), (0.4, 0.7, 0.8), {"a5": ({"a": 5.0}, (0.7, 0.7, 0.8))})
-    code, _, err = run_cli(capsys, "show", made.id, "--root", root)
-    assert code == 2
-    assert f"{made.id} is a sweep" in err
-    assert named(err, root) == [["list", "--sweep", made.id], ["compare", made.id]]
+    for verb in ("lineage", "verify"):  # 's' fits four experiments, all of them branches of the sweep
+        code, _, err = run_cli(capsys, verb, "s", "--root", root)
+        assert code == 2
+        assert f"'s' is the sweep {made.id}, but one experiment is needed here" in err
     code, _, err = run_cli(capsys, "suggest", "parent", "--root", root)
     assert code == 2
     assert "is an experiment; suggest takes a sweep" in err
     code, _, err = run_cli(capsys, "compare", made.id, "parent", "--root", root)
     assert code == 2
     assert f"{made.id} is a sweep" in err
+
+
+@pytest.mark.parametrize("reference", ["s", "id", "path"])
+def test_show_takes_a_sweep(capsys, root, reference):
+    from tests.report.making import sweep_of
+
+    made = sweep_of(root, ("a", "b", "c"), (0.4, 0.7, 0.8), {"a5": ({"a": 5.0}, (0.7, 0.7, 0.8))})
+    which = {"s": "s", "id": made.id, "path": made.folder}[reference]
+    code, out, err = run_cli(capsys, "show", which, "--root", root)
+    assert code == 0, err
+    assert "4 branches of 2 epochs: 4 finished" in out
+    assert "\na5-seed1\tfinished\t" in out
+    assert named(err, root) == [["compare", made.id]]
+    found = json.loads(run_cli(capsys, "show", which, "--json", "--root", root)[1])
+    assert found["id"] == made.id
+    assert [r["branch"] for r in found["results"]] == [b["name"] for b in found["branches"]]
+    (made.folder / "results.csv").unlink()
+    code, out, err = run_cli(capsys, "show", which, "--root", root)
+    assert code == 0, err
+    assert "\na5-seed1\tfinished\t" in out
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--checkpoints",)])
+def test_a_sweep_that_is_not_there_is_no_empty_root(capsys, root, options):
+    from tests.report.making import sweep_of
+
+    made = sweep_of(root, ("a", "b", "c"), (0.4, 0.7, 0.8), {"a5": ({"a": 5.0}, (0.7, 0.7, 0.8))})
+    code, out, err = run_cli(capsys, "list", "--sweep", "typo", "--root", root, *options)
+    assert (code, out) == (2, "")
+    assert "No sweep under" in err
+    assert made.id in err
+    code, out, err = run_cli(capsys, "list", "--sweep", made.folder, "--root", root, "--json")
+    assert (code, len(json.loads(out))) == (0, 4)
+    code, out, err = run_cli(capsys, "list", "--sweep", "s", "--status", "failed", "--root", root)
+    assert (code, out) == (0, "")
+    assert err.startswith("No experiment with status failed of sweep s under ")
+
+
+def test_suggest_names_a_file_that_is_not_there(capsys, root, tmp_path):
+    from tests.report.making import sweep_of
+
+    made = sweep_of(root, ("a", "b", "c"), (0.4, 0.7, 0.8), {"a5": ({"a": 5.0}, (0.7, 0.7, 0.8))})
+    (tmp_path / "grid.yaml").touch()
+    (first, then) = named(run_cli(capsys, "suggest", made.id, "--root", root)[2], root)
+    assert first[-1] == then[-1] == "grid-2.yaml"
 
 
 def test_no_other_module_spells_a_next_command():

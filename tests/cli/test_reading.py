@@ -89,7 +89,7 @@ def test_a_lost_manifest_does_not_stop_show(capsys, family):
 def test_class_names_are_never_markup_of_the_terminal(capsys):
     import numpy as np
 
-    from raysweep.display.run import print_confusion
+    from raysweep.display.confusion import print_confusion
     from raysweep.report.predictions import Predictions
 
     labels = np.array([0, 1, 1])

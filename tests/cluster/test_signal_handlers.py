@@ -35,7 +35,7 @@ WAITS = "    while True: time.sleep(0.01); {}"
 def program(body: str, before: str = "", grace: float = 60.0, quiet: bool = False) -> subprocess.Popen[str]:
     code = PROGRAM.format(body=body, before=before, grace=grace, quiet=quiet)
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert process.stdout is not None
@@ -89,8 +89,8 @@ def test_the_first_sigint_is_never_taken_for_a_second():
 
 
 def test_a_command_that_trains_nothing_ends_quietly():
-    body = WAITS.format("pass") + "\nexcept KeyboardInterrupt:\n    signals.leave()"
-    assert ends(program(body, quiet=True), signal.SIGHUP) == (130, "")
+    body = "    signal.raise_signal(signal.SIGHUP)\nexcept KeyboardInterrupt:\n    signals.leave()"
+    assert ends(program(body, quiet=True)) == (130, "")
 
 
 def test_what_nohup_ignores_stays_ignored():
@@ -104,10 +104,15 @@ def test_what_nohup_ignores_stays_ignored():
 
 
 def test_a_forked_helper_ends_as_any_process_and_does_not_speak_for_its_parent():
-    body = "    child = os.fork()\n    if not child: time.sleep(60)\n    os.kill(child, signal.SIGTERM)\n"
+    body = (
+        "    child = os.fork()\n    if not child:\n        print('forked', flush=True); time.sleep(60); os._exit(1)\n"
+    )
+    body += "    sys.stdin.readline(); os.kill(child, signal.SIGTERM)\n"
     body += "    print(os.waitstatus_to_exitcode(os.wait()[1]), signals.asked(), file=sys.stderr); time.sleep(0.2)"
     process = program(body, grace=0.0)
-    _, told = process.communicate(timeout=60)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "forked\n"
+    _, told = process.communicate("go\n", timeout=60)
     assert (process.returncode, told) == (7, "-15 None\n")
 
 

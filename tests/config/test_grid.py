@@ -188,3 +188,30 @@ def test_names_of_branches_can_be_folders_whatever_the_class_is_called(name, wei
     found = grids.describe({name: weight, "x": 1.0})
     assert re.fullmatch(r"[\w.]*", found)
     assert len(found) <= 60
+
+
+def test_names_of_branches_say_which_of_many_similar_classes_they_change():
+    classes = [f"{a} of the Alphabet/character{i:02}" for a in ("Magi", "Sages") for i in range(482)]
+    parent = SamplingWeights.complete({}, classes)
+    one, other, third = "Magi of the Alphabet/character03", "Sages of the Alphabet/character03", classes[7]
+    grid = {"branches": [], "weights": {one: [1, 5], other: [1, 5]}}
+    points, _ = grids.expand(grids.check(grid), parent, 0)
+    names = [p.name for p in points]
+    assert len({n.casefold() for n in names}) == 4
+    assert all(len(n) <= 60 for n in names)
+    short = grids.short_names(tuple(classes))
+    assert len({s.casefold() for s in short.values()}) == len(classes)
+    assert all(len(s) <= 16 and re.fullmatch(r"[\w.]+", s) for s in short.values())
+    assert short[third] == "8_character07"  # 'Sages' has the same last words
+    assert grids.short_names(
+        ("Alphabet_of_the_Magi/character03", "Alphabet_of_the_Magi/character04", "Greek/character03")
+    ) == {
+        "Alphabet_of_the_Magi/character03": "Magi_character03",
+        "Alphabet_of_the_Magi/character04": "Magi_character04",
+        "Greek/character03": "Greekcharacter03",
+    }
+
+
+def test_names_of_branches_of_short_classes_are_as_they_were():
+    assert grids.describe({"disgust": 5.0, "fear": 2.0}, CLASSES) == "disgust5_fear2"
+    assert grids.describe({"3": 4.0}, [str(i) for i in range(10)]) == "34"

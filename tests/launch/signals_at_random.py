@@ -225,7 +225,7 @@ def main(arguments: list[str]) -> int:
         words = [
             "branch",
             "--from",
-            str(folder / "latest_checkpoint.pt"),
+            str(folder / "checkpoint_epoch_3.pt"),
             "--weights-grid",
             str(grid),
             "--name",

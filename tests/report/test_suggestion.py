@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raysweep.config import grid as grids
 from raysweep.errors import InputError
@@ -178,3 +181,60 @@ def test_for_a_class_of_weight_zero_weights_above_zero_are_suggested():
     found.effects[-1] = Effect("b0", "many", "f1", 0.8, 0.7, -0.1, -0.14, -0.06, 0.0, 0.0, None, WORSE)
     (choice,) = suggestion._given_back(found, "b0", {"many": 0.0}, {"rare"})
     assert choice.weights == [0.0, 0.5, 1.0]
+
+
+def lists():
+    some = st.lists(st.sampled_from([0.5, 1.0, 1.2345, 2.0, 3.0, 6.0]), max_size=4, unique=True).map(sorted)
+    return st.lists(some, min_size=1, max_size=7)
+
+
+@given(lists(), st.sampled_from([1.0, 1.2345, 7.0]), st.data())
+@settings(max_examples=60, deadline=None)
+def test_every_grid_separates_what_it_varies(weights, now, data):
+    choices = [suggestion.Choice(f"c{i}", w, "why", now=now) for i, w in enumerate(weights)]
+    mixed = data.draw(st.lists(st.sampled_from([c.target for c in choices]), unique=True))
+    notes: list[str] = []
+    found = suggestion._separating(choices, mixed, notes)
+    assert suggestion._together(found) == []
+    assert np.prod([max(1, len(c.weights)) for c in found]) <= suggestion.MAX_BRANCHES
+    varied = {c.target: c.weights for c in found if c.weights}
+    if varied:  # the control is trained, too
+        names = [*(f"c{i}" for i in range(len(weights))), "rest"]
+        parent = SamplingWeights.complete({c: now for c in names[:-1]}, names)
+        points, _ = grids.expand(grids.check({"weights": varied}), parent, 0)
+        rows = np.array([[p.weights.as_dict()[c] != now for c in varied] for p in points], dtype=float)
+        moved = [any(w != now for w in ws) for ws in varied.values()]
+        assert np.linalg.matrix_rank(rows) == sum(moved)
+
+
+@pytest.mark.parametrize("effect", [0.05, 0.007, 0.0])
+def test_classes_varied_together_are_separated_whatever_they_did(effect):
+    found = comparison({"rare": {3.0: effect}, "some": {2.0: effect}}, [{"rare": 3.0, "some": 2.0}])
+    levels, mixed = suggestion.responses(found, "macro_f1")
+    choices = [suggestion._next(c, 1.0, tried, "macro-F1") for c, tried in levels.items()]
+    if not any(c.weights and c.sure for c in choices):
+        choices = suggestion._again(choices, levels, "macro-F1")
+    notes: list[str] = []
+    made = suggestion._separating([replace(c, now=1.0) for c in choices], mixed, notes)
+    assert suggestion._together(made) == []
+    assert any(c.weights for c in made)
+    assert "This grid separates" in notes[-1]
+
+
+def test_a_comment_and_the_line_below_it_agree(few_resamples, tmp_path):
+    sweep = sweep_of(
+        tmp_path / "e", CLASSES, BASE, {"r": ({"rare": 3.0}, BASE), "m": ({"many": 2.0}, (0.4, 0.7, 0.79))}
+    )
+    for metric in ("macro_f1", "accuracy"):
+        text = suggestion.as_yaml(suggestion.suggest(sweep, metric))
+        lines = text[text.index("weights:") :].splitlines()[1:]
+        for comment, line in itertools.pairwise([*lines, ""]):
+            if comment.lstrip().startswith("#"):
+                varied = not line.lstrip().startswith("#") and line != ""
+                assert ("keep " in comment) != varied, text
+
+
+def test_a_class_of_two_images_is_not_offered_more_of_the_same_without_a_word():
+    choice = suggestion._with_images(suggestion.Choice("rare", [3.0], "weight 3 helped"), 2)
+    assert choice.why == "weight 3 helped (with 2 validation images its own effect cannot be measured)"
+    assert suggestion._with_images(choice, 200) is choice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from datetime import datetime
 from pathlib import Path
@@ -147,9 +148,12 @@ def test_a_checkpoint_is_found_by_reference_and_by_path(root):
         assert (experiment.id, entry.epoch, path.name) == (folder.name, epoch, f"checkpoint_epoch_{epoch}.pt")
     experiment, entry, path = resolve.find_checkpoint(Root.open(root), str(folder / "checkpoint_epoch_2.pt"))
     assert (experiment.id, entry.epoch) == (folder.name, 2)
-    os.link(folder / "checkpoint_epoch_1.pt", folder / layout.BEST)
+    shutil.copyfile(folder / "checkpoint_epoch_1.pt", folder / layout.BEST)
     _, entry, path = resolve.find_checkpoint(Root.open(root), str(folder / layout.BEST))
     assert (entry.epoch, path.name) == (1, layout.BEST)
+    (folder / layout.BEST).write_bytes(b"another")  # what was named is what counts, not what should be there
+    _, entry, path = resolve.find_checkpoint(Root.open(root), str(folder / layout.BEST))
+    assert (entry, path.name) == (None, layout.BEST)
 
 
 def test_a_checkpoint_of_no_manifest_is_found_without_an_entry(root, tmp_path):

@@ -33,6 +33,7 @@ from raysweep.store.lock import WriterLock
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.results import MISSING, refresh
 from raysweep.store.sweep import Sweep
+from raysweep.trackers import credentials
 from raysweep.trackers.dispatch import dispatching
 
 
@@ -110,7 +111,7 @@ def train_branches(
 ) -> SweepResult:
     """Hand the branches to Ray Tune, complete the logs of those that it ended early, and write the results."""
     signals.begun(continue_command(sweep.root, sweep.id))
-    with dispatching(progress) as dispatcher:
+    with dispatching(progress, plan.base.settings.trackers) as dispatcher:
         try:
             return _train_branches(sweep, plan, points, count, dispatcher, steal)
         finally:  # also branches that were finished before: the process that tracked them may have been killed
@@ -152,7 +153,8 @@ def _started(sweep: Sweep, plan: SweepPlan, record: SweepRecord, count: int, que
         last_epoch=first + plan.base.settings.training.epochs,
         at_once=count,
         queue=queue,
-        notes=(*plan.notes, *(n.text for n in plan.base.notes if n.inexact)),
+        notes=(*plan.notes, *(n.text for n in plan.base.notes)),
+        rates=None if plan.base.rates is None else (plan.base.rates.fork, plan.base.rates.end),
     )
 
 
@@ -164,14 +166,17 @@ def _work(
     Raises:
         CheckpointError: the parent's checkpoint is no longer what was planned with.
     """
-    parent = plan.parent
+    parent, settings = plan.parent, credentials.stored(plan.base.settings)
     content = files.read_all(parent.path)
     if hashlib.sha256(content).hexdigest() != parent.sha256:
         raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
     shared = Shared(
         root=sweep.root,
         sweep_folder=sweep.address,
-        base=replace(transport.portable_plan(plan.base), resources=capacity.of_branch(plan.base.resources)),
+        base=replace(
+            transport.portable_plan(replace(plan.base, settings=settings)),
+            resources=capacity.of_branch(plan.base.resources),
+        ),
         points={p.name: p for p in points},
         parent=np.frombuffer(content, np.uint8),
         channel=None,

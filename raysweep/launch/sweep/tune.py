@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raysweep._text import ascii_form
 from raysweep.cluster import _ray_internals, connect
 from raysweep.cluster.channel import Forward, open_channel, watch
 from raysweep.cluster.dashboard import Shown
@@ -171,7 +172,7 @@ def _tune(work: Work, grid: dict[str, list[str]] | None, ended: TuneOutcome, sam
     import ray
 
     storage = Path(ray_folder(work.sweep.root)) / "tune"
-    name = f"{work.sweep.id}-{int(time.time() * 1000)}"
+    name = f"{ascii_form(work.sweep.id)}-{int(time.time() * 1000)}"
     tuner = _tuner(work, grid, samples, SharedRef(ray.put(work.shared)), storage, name)
     try:
         for result in tuner.fit():
@@ -191,7 +192,7 @@ def _tuner(
 
     metric = "val_macro_f1" if work.grid.metric == "macro_f1" else work.grid.metric
     trainable = tune.with_parameters(train_kept, kept=shared)
-    trainable.__name__ = work.sweep.id  # the dashboard shows it among the actors
+    trainable.__name__ = ascii_form(work.sweep.id)  # the dashboard shows it among the actors
     return tune.Tuner(
         tune.with_resources(trainable, _of_a_trial(work)),
         param_space={"branch": tune.grid_search(grid["branch"])} if grid else None,
@@ -209,7 +210,7 @@ def _tuner(
             storage_path=str(storage),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=work.retries),
-            callbacks=[_forgetful()],
+            callbacks=[silent_and_forgetful()],
         ),
     )
 
@@ -224,15 +225,24 @@ def _of_a_trial(work: Work) -> dict[str, float]:
     return {"CPU": needs.cpus} | ({"GPU": work.gpus} if work.gpus else {})
 
 
-def _forgetful() -> Any:
-    """Lets Tune forget the running means of every metric when a trial has ended: two thirds of what it keeps of one."""
-    from ray import tune
+def silent_and_forgetful() -> Any:
+    """Takes the place of the callback by which Tune prints "Trial … completed" among our lines, which nothing else prevents.
 
-    class Forgetful(tune.Callback):  # type: ignore[misc, unused-ignore]  # Ray has no types here
+    It also lets Tune forget the running means of every metric when a trial has ended: two thirds of what it keeps of one.
+    """
+    from ray.tune.progress_reporter import TrialProgressCallback
+
+    class Silent(TrialProgressCallback):  # type: ignore[misc, unused-ignore]  # Ray has no types here
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+            pass
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            pass
+
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             _ray_internals.forget_running_means(trial)
 
-    return Forgetful()
+    return Silent()
 
 
 def _trial_name(trial: Any) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raysweep._text import ascii_form
 from raysweep.cluster import connect
 from raysweep.cluster.channel import ChannelReporter, Forward, open_channel, watch
 from raysweep.cluster.dashboard import Shown
@@ -151,7 +152,7 @@ def _trainer(job: Job, fitted: Resources, channel: Any) -> TorchTrainer:
         ),
         torch_config=TorchConfig(timeout_s=max(1, int(job.settings.scaling.timeout_s))),
         run_config=RunConfig(
-            name=os.path.basename(job.folder),
+            name=ascii_form(os.path.basename(job.folder)),
             # From a folder that was used before, Ray would silently resume its state.
             storage_path=os.path.join(
                 ray_folder(Root.at(Path(job.folder).parent)), "train", str(int(time.time() * 1000))

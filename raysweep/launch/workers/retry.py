@@ -52,7 +52,10 @@ def judge(
     for event in said:
         if isinstance(event, RankDone):
             return Verdict(ended=event)  # the last epoch is committed; how the workers went down no longer matters
-    loss = _lost_process(failure) or _lost_peer(said, timeout_s) or _unexplained(failure)
+    loss = _lost_process(failure) or _lost_peer(said, timeout_s)
+    if loss is None and (mistake := _mistake(failure)) is not None:
+        return Verdict(error=TrainingError(f"Training on workers failed: {type(mistake).__name__}: {mistake}."))
+    loss = loss or _unexplained(failure)
     remedy = f"Ray's own log files are under {logs}."
     if loss.memory:
         remedy = (
@@ -100,6 +103,21 @@ def _lost_peer(said: Sequence[RankDone | RankFailed], timeout_s: float) -> _Loss
             if "timed out" in text.lower() or "timeout" in text.lower():  # gloo and NCCL say it in words only
                 return _Loss(f"a rank did not answer worker {event.rank} within {timeout_s:g} s (scaling.timeout_s)")
             return _worded(f"worker {event.rank} lost the others ({text.splitlines()[0][:200]})")
+    return None
+
+
+# What Python raises where a program, a name or a value is wrong. It would happen again.
+_MISTAKES = (ArithmeticError, AttributeError, ImportError, LookupError, NameError, SyntaxError, TypeError, ValueError)
+
+
+def _mistake(failure: BaseException | None) -> BaseException | None:
+    """The mistake of a program, or of a value given to it, that an error of Ray's trainer is or wraps; None if there is none."""
+    seen: list[BaseException] = []
+    while isinstance(failure, BaseException) and failure not in seen:
+        if isinstance(failure, _MISTAKES):
+            return failure
+        seen.append(failure)
+        failure = getattr(failure, "controller_failure", None) or getattr(failure, "cause", None) or failure.__cause__
     return None
 
 

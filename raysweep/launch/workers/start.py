@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from raysweep._text import ascii_form
 from raysweep.cluster import autoscaler, connect, shared_root
 from raysweep.cluster.nodes import answering_nodes, remove_leftovers
 from raysweep.cluster.signals import BEFORE, StopFlag, signals
@@ -100,7 +101,7 @@ def in_this_process(job: Job, fitted: Resources, progress: Progress) -> Outcome:
         TorchTrainer(
             function,
             scaling_config=ScalingConfig(num_workers=0),
-            run_config=RunConfig(name=os.path.basename(job.folder)),
+            run_config=RunConfig(name=ascii_form(os.path.basename(job.folder))),
         ).fit()
     return found[0]
 

@@ -1,40 +1,50 @@
-"""Access to an object store with pyarrow.fs: list, read, write, copy and delete the objects under one prefix.
+"""Access to an object store with botocore: list, read, write, copy and delete the objects under one prefix.
 
-Retries are bounded, and errors say what to do. Nothing here knows about experiments.
+Every write has a condition: the object is new, or is still the one that the writer has seen. So a request that arrives late
+replaces nothing that its sender does not know. Retries are bounded, and errors say what to do. Nothing here knows about
+experiments. (obstore has no conditions for copies, for deletions and for the end of a multipart upload; pyarrow.fs has none.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
-import threading
+import secrets
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 from raysweep.errors import RootError, StoreError
 
 SCHEME = "s3://"
 _OPTIONS = ("region", "endpoint_override", "scheme")
-_ATTEMPTS = 5  # per request, made by the AWS SDK with growing pauses
+_ATTEMPTS = 5  # per request, made by botocore with growing pauses
 _REPEATS = 2  # more, made here, if an object did not arrive as it was sent
 _CONNECT_S, _REQUEST_S = 5.0, 30.0
 _CHUNK = 1 << 23
 _FIRST = 1 << 16
-_T = TypeVar("_T")
+_WHOLE = 1 << 28  # a larger object is sent in parts, of which only the broken ones are sent again
+_PART, _PARTS, _PARTS_AT_ONCE = 1 << 24, 9_000, 4
+_MARK = "raysweep"  # metadata of an object: which upload has written it
 
 
 class Found(NamedTuple):
-    """One object: its size in bytes, and the time of its last write in whole seconds since 1970."""
+    """One object: its size in bytes, the time of its last write in whole seconds since 1970, and its ETag."""
 
     size: int
     time: int
+    etag: str
+    mark: str = ""  # of the upload that wrote it, if :meth:`Bucket.info` has asked for it
+
+
+class Changed(StoreError):
+    """The object is not what a condition says: another writer has made, replaced or deleted it."""
 
 
 @dataclass
@@ -44,7 +54,7 @@ class Bucket:
     name: str
     prefix: str
     options: dict[str, str] = field(default_factory=dict)
-    _fs: Any = None
+    _conditional: bool | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> Bucket:
@@ -96,25 +106,10 @@ class Bucket:
         return self.options if "endpoint_override" in self.options else endpoint | self.options
 
     @property
-    def fs(self) -> Any:
-        """The ``pyarrow.fs.S3FileSystem``, connected at the first use."""
-        if self._fs is None:
-            from pyarrow import fs
-
-            options = _of_environment() | self.options
-            region = options.get("region")
-            if region is None and "endpoint_override" not in options:
-                region = self._try("looked at", "", lambda: fs.resolve_s3_region(self.name))
-            self._fs = fs.S3FileSystem(
-                region=region or "us-east-1",
-                endpoint_override=options.get("endpoint_override"),
-                scheme=options.get("scheme", "https"),
-                connect_timeout=_CONNECT_S,
-                request_timeout=_REQUEST_S,
-                allow_delayed_open=True,  # a small object is one request, not three
-                retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
-            )
-        return self._fs
+    def client(self) -> Any:
+        """botocore's client. It finds the bucket's region itself if none is given."""
+        environment = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
+        return _client(tuple(sorted((_of_environment() | self.options).items())), environment, _ATTEMPTS)
 
     def check(self) -> None:
         """Make sure that the bucket exists and can be listed.
@@ -122,12 +117,8 @@ class Bucket:
         Raises:
             RootError: it does not, or cannot.
         """
-        from pyarrow import fs
-
         try:
-            self._try("looked at", "", lambda: self.fs.get_file_info(fs.FileSelector(self._path(""))))
-        except FileNotFoundError:
-            pass  # nothing is under the prefix yet
+            self._call("looked at", "", "list_objects_v2", Prefix=self._below(""), MaxKeys=1)
         except StoreError as error:
             raise RootError(str(error)) from None
 
@@ -138,10 +129,39 @@ class Bucket:
             RootError: they cannot.
         """
         try:
-            self.put_empty(key)
+            if self._conditional is None:
+                self._conditional = self._honours(key)
+            else:
+                self.put_empty(key)
             self.delete(key)
         except StoreError as error:
             raise RootError(str(error)) from None
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the store honours conditions: some answer that they know none, some ignore them. Tried once, by an object
+        that may be made only once."""
+        if self._conditional is None:
+            self.check_writable(f".tmp-{secrets.token_hex(8)}")
+        return bool(self._conditional)
+
+    def _honours(self, key: str) -> bool:
+        new = {"Key": self._path(key), "Body": b""}
+        try:
+            self._call("written", key, "put_object", **new, IfNoneMatch="*")
+            self._call("written", key, "put_object", **new, IfNoneMatch="*")
+        except Changed:
+            return True
+        except StoreError as error:
+            if _status(error.__cause__) not in (400, 501):
+                raise
+            self._call("written", key, "put_object", **new)
+        return False
+
+    def _condition(self, before: str | None) -> dict[str, str]:
+        if not self.conditional:
+            return {}
+        return {"IfNoneMatch": "*"} if before is None else {"IfMatch": before}
 
     def list(self, below: str = "") -> dict[str, Found]:
         """Every object under a key's folder, by its key.
@@ -149,36 +169,34 @@ class Bucket:
         Raises:
             StoreError: the objects cannot be listed.
         """
-        from pyarrow import fs
-
-        try:
-            rows = self._try(
-                "listed", below, lambda: self.fs.get_file_info(fs.FileSelector(self._path(below), recursive=True))
-            )
-        except FileNotFoundError:
-            return {}
-        start = len(self._path("")) + 1
-        return {r.path[start:]: _found(r) for r in rows if r.type == fs.FileType.File}
+        found: dict[str, Found] = {}
+        more: dict[str, str] = {}
+        start = len(self._below(""))
+        while True:
+            page = self._call("listed", below, "list_objects_v2", Prefix=self._below(below), **more)
+            for row in page.get("Contents", ()):
+                if not row["Key"].endswith("/"):  # the marker of a folder
+                    found[row["Key"][start:]] = _found(row, row["Size"])
+            if not page.get("IsTruncated"):
+                return found
+            more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def info(self, key: str) -> Found | None:
-        """Size and time of an object, or None if there is none."""
-        from pyarrow import fs
-
-        row = self._try("looked at", key, lambda: self.fs.get_file_info(self._path(key)))
-        return _found(row) if row.type == fs.FileType.File else None
-
-    def read(self, key: str) -> bytes | None:
-        """The first 64 KiB of an object, or None if there is none."""
-
-        def action() -> bytes:
-            with self.fs.open_input_stream(self._path(key)) as source:
-                first: bytes = source.read(_FIRST)
-            return first
-
+        """What the store says about an object, or None if there is none."""
         try:
-            return self._try("read", key, action)
+            row = self._call("looked at", key, "head_object", Key=self._path(key))
         except FileNotFoundError:
             return None
+        return _found(row, row["ContentLength"])._replace(mark=row["Metadata"].get(_MARK, ""))
+
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        """The first 64 KiB of an object, and its ETag; None if there is no object."""
+        target = io.BytesIO()
+        try:
+            found = self._receive(key, target, _FIRST)
+        except FileNotFoundError:
+            return None
+        return target.getvalue(), found.etag
 
     def get(self, key: str, target: Path) -> Found:
         """Download an object into a new local file.
@@ -187,124 +205,215 @@ class Bucket:
             FileNotFoundError: there is no such object.
             StoreError: it cannot be read, or the local disk cannot be written.
         """
-        for _ in range(_REPEATS + 1):
-            found, size = self._try("read", key, lambda: self._receive(key, target))
-            if found.size == size:
-                return found
-        raise StoreError(f"{self.url(key)} changed each time while it was read. Try again when nothing writes to it.")
+        try:
+            with open(target, "wb") as file:
+                return self._receive(key, file)
+        except OSError as error:
+            if error.filename is None and isinstance(error, FileNotFoundError):
+                raise
+            raise StoreError(
+                f"{self.url(key)} could not be read into {target}: {error.strerror}. Free space on that disk, or set "
+                "RAYSWEEP_CACHE to another folder."
+            ) from error
 
     def put_empty(self, key: str) -> None:
-        """Write an empty object."""
-        self._try("written", key, lambda: self._send(key, io.BytesIO()))
+        """Write an empty object under a name that nobody else uses."""
+        with contextlib.suppress(Changed):  # the answer to a first try was lost
+            self._send(key, io.BytesIO())
 
-    def put(self, key: str, source: Path) -> Found:
+    def put(self, key: str, source: Path, before: str | None) -> Found:
         """Upload a file, and make sure that the object has arrived with its full size.
 
+        Args:
+            before: the ETag of the object that is replaced; None for a new one.
+
         Raises:
-            StoreError: it has not, after a bounded number of attempts.
+            Changed: the object is another one than ``before``; nothing was written.
+            StoreError: it has not arrived, after a bounded number of attempts.
         """
         size = source.stat().st_size
-        there = None
         for repeat in range(_REPEATS + 1):
-            with open(source, "rb") as file:
-                self._try(f"written ({size:,} bytes)", key, lambda file=file: self._send(key, file))  # type: ignore[misc]
+            mark, etag, refused = secrets.token_hex(8), "", None
+            try:
+                with open(source, "rb") as file:
+                    etag = self._send(key, file, before, mark)
+            except Changed as error:
+                refused = error
             there = self.info(key)
-            if there is not None and there.size == size:
+            mine = there is not None and there.mark == mark
+            if (
+                there is not None and mine and there.size == size
+            ):  # also if a first answer was lost and a second try refused
                 return there
+            if refused is not None and not mine:
+                raise refused
+            if there is not None and not mine:  # replaced since then; the time makes the local copy differ from it
+                return Found(size, there.time - 1, etag)
+            before = there.etag if there else None
             time.sleep(0.5 * 2**repeat)
         have = "is not there" if there is None else f"has {there.size:,} bytes"
         raise StoreError(
             f"{self.url(key)} {have} after {size:,} bytes were sent. What was committed before is intact; check the object store."
         )
 
-    def copy(self, source: str, target: str) -> Found | None:
-        """Copy an object inside the store, without downloading it; None if the store does not do that."""
-        try:
-            self.fs.copy_file(self._path(source), self._path(target))
-        except OSError:  # larger than 5 GiB, or not allowed
-            return None
-        return self.info(target)
+    def copy(self, source: str, target: str, before: str | None) -> Found | None:
+        """Copy an object inside the store, without downloading it; None if the store does not do that.
 
-    def delete(self, key: str) -> None:
-        """Delete an object, if there is one."""
+        Args:
+            before: the ETag of the object that is replaced; None for a new one.
+
+        Raises:
+            Changed: the object is another one than ``before``.
+        """
+        where = {"Bucket": self.name, "Key": self._path(source)}
+        about = {"Key": self._path(target), "CopySource": where, **self._condition(before)}
+        try:
+            etag = self._call("copied", target, "copy_object", **about)["CopyObjectResult"]["ETag"]
+        except Changed:
+            raise
+        except (StoreError, FileNotFoundError):  # larger than 5 GiB, or not allowed
+            return None
+        there = self.info(target)
+        return there and there._replace(etag=etag)
+
+    def delete(self, key: str, etag: str | None = None) -> None:
+        """Delete an object, if there is one.
+
+        Raises:
+            Changed: its ETag is not ``etag``.
+        """
         with contextlib.suppress(FileNotFoundError):
-            self._try("deleted", key, lambda: self.fs.delete_file(self._path(key)))
+            self._call("deleted", key, "delete_object", Key=self._path(key), **(self._condition(etag) if etag else {}))
 
     def url(self, key: str) -> str:
         """The full address of an object."""
         return f"{self.address}/{key}" if key else self.address
 
     def _path(self, key: str) -> str:
-        return "/".join(p for p in (self.name, self.prefix, key) if p)
+        return "/".join(p for p in (self.prefix, key) if p)
 
-    def _send(self, key: str, source: Any) -> None:
-        """Write an object in a separate thread, which no signal interrupts.
+    def _below(self, key: str) -> str:
+        path = self._path(key)
+        return f"{path}/" if path else ""
 
-        If an exception dropped arrow's stream halfway, the stream would commit the incomplete object.
-        """
-        failed: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                self._write(key, source)
-            except BaseException as error:
-                failed.append(error)
-
-        thread = threading.Thread(target=run, name="raysweep-upload")
-        try:
-            thread.start()
-            thread.join()
-        except BaseException:
-            for _ in range(100):  # the signal may have come while the thread was starting
-                if thread.ident is not None:
-                    thread.join()
-                    break
-                time.sleep(0.01)
-            raise
-        if failed:
-            raise failed[0]
-
-    def _write(self, key: str, source: Any) -> None:
+    def _send(self, key: str, source: Any, before: str | None = None, mark: str = "") -> str:
+        """Write an object as a whole: the store drops what does not arrive completely. Returns its ETag."""
+        size = source.seek(0, os.SEEK_END)
         source.seek(0)
-        chunk = source.read(_CHUNK)  # before the stream exists
-        out = self.fs.open_output_stream(self._path(key))
-        while chunk:
-            out.write(chunk)
+        what = f"written ({size:,} bytes)" if size else "written"
+        about = {"Key": self._path(key), "Metadata": {_MARK: mark}}
+        if size <= _WHOLE:
+            return str(self._call(what, key, "put_object", Body=source, **about, **self._condition(before))["ETag"])
+        upload = {
+            "Key": about["Key"],
+            "UploadId": self._call(what, key, "create_multipart_upload", **about)["UploadId"],
+        }
+        length = max(_PART, -(-size // _PARTS))
+
+        def part(number: int) -> dict[str, Any]:
+            data = os.pread(source.fileno(), length, (number - 1) * length)
+            sent = self._call(what, key, "upload_part", PartNumber=number, Body=data, **upload)
+            return {"PartNumber": number, "ETag": sent["ETag"]}
+
+        try:
+            with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+                parts = list(pool.map(part, range(1, -(-size // length) + 1)))
+            whole = {"MultipartUpload": {"Parts": parts}}
+            done = self._call(what, key, "complete_multipart_upload", **upload, **whole, **self._condition(before))
+            return str(done["ETag"])
+        except BaseException:
+            with contextlib.suppress(StoreError, FileNotFoundError):  # what is left of it would cost money
+                self._call(what, key, "abort_multipart_upload", **upload)
+            raise
+
+    def _receive(self, key: str, target: Any, limit: int | None = None) -> Found:
+        """Read an object, or its first ``limit`` bytes. A broken download goes on where it broke, if the object is the same."""
+        from botocore.exceptions import BotoCoreError
+
+        found: Found | None = None
+        for attempt in range(_ATTEMPTS + _REPEATS):
+            done = target.tell()
+            rest = {} if found is None else {"IfMatch": found.etag, "Range": f"bytes={done}-"}
             try:
-                chunk = source.read(_CHUNK)
-            except BaseException:
-                out.close()
-                self.delete(key)  # it is incomplete
-                raise
-        out.close()
+                answer = self._call("read", key, "get_object", Key=self._path(key), **rest)
+            except Changed:
+                found = None
+                target.seek(0)
+                target.truncate()
+                continue
+            found = found or _found(answer, answer["ContentLength"])
+            try:
+                if limit is not None:
+                    target.write(answer["Body"].read(limit))
+                    answer["Body"].close()
+                    return found
+                for chunk in answer["Body"].iter_chunks(_CHUNK):
+                    target.write(chunk)
+                return found
+            except BotoCoreError as error:
+                if attempt == _ATTEMPTS + _REPEATS - 1:
+                    raise self._failed("read", key, error) from error
+                if target.tell() == found.size:
+                    return found
+        raise StoreError(f"{self.url(key)} changed each time while it was read. Try again when nothing writes to it.")
 
-    def _receive(self, key: str, target: Path) -> tuple[Found, int]:
-        """(what the store said about the object before the download, bytes received); -1 bytes if the object was replaced."""
-        size = 0
-        with self.fs.open_input_stream(self._path(key)) as source, open(target, "wb") as file:
-            before = {k: v.decode() for k, v in source.metadata().items()}
-            while chunk := source.read(_CHUNK):
-                size += file.write(chunk)
-        if size > _CHUNK:  # it came in several pieces, perhaps of two different objects
-            with self.fs.open_input_stream(self._path(key)) as source:
-                if {k: v.decode() for k, v in source.metadata().items()} != before:
-                    size = -1
-        when = datetime.fromisoformat(before["Last-Modified"]).timestamp()
-        return Found(int(before["Content-Length"]), int(when)), size
-
-    def _try(self, what: str, key: str, action: Callable[[], _T]) -> _T:
-        """The result of an action on an object.
+    def _call(self, what: str, key: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        """The store's answer to a request.
 
         Raises:
-            FileNotFoundError: the action raised it.
-            StoreError: the action raised any other OSError; the message says what to do.
+            FileNotFoundError: there is no such object.
+            Changed: the object is not what the request's condition says.
+            StoreError: any other error; the message says what to do.
         """
+        from botocore.exceptions import BotoCoreError, ClientError
+
         try:
-            return action()
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise StoreError(f"{self.url(key)} could not be {what}: {_why(str(error), self.name)}") from error
+            answer: dict[str, Any] = getattr(self.client, operation)(Bucket=self.name, **parameters)
+        except (BotoCoreError, ClientError) as error:
+            raise self._failed(what, key, error) from error
+        return answer
+
+    def _failed(self, what: str, key: str, error: Any) -> Exception:
+        """What to raise for an error of botocore."""
+        code = str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
+        status = _status(error)
+        if status in (409, 412) or code == "NoSuchUpload":  # the last: completed, and the answer to it was lost
+            return Changed(f"{self.url(key)} was made, replaced or deleted by another writer.")
+        if status == 404 and code != "NoSuchBucket":
+            return FileNotFoundError(self.url(key))
+        return StoreError(f"{self.url(key)} could not be {what}: {_why(error, code, status, self.name)}")
+
+
+@functools.lru_cache(8)
+def _client(options: tuple[tuple[str, str], ...], environment: tuple[tuple[str, str], ...], attempts: int) -> Any:
+    """A client for a store. Making one takes a quarter of a second, so roots in the same store share it."""
+    import botocore.session
+    from botocore.config import Config
+
+    given = dict(options)
+    endpoint, scheme = given.get("endpoint_override"), given.get("scheme", "https")
+    session = botocore.session.get_session()
+    return session.create_client(
+        "s3",
+        region_name=given.get("region") or session.get_config_variable("region") or "us-east-1",
+        endpoint_url=f"{scheme}://{endpoint}" if endpoint else None,
+        use_ssl=scheme == "https",
+        config=Config(
+            connect_timeout=_CONNECT_S,
+            read_timeout=_REQUEST_S,
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            max_pool_connections=32,
+            s3={"addressing_style": "path"} if endpoint else {},
+            request_checksum_calculation="when_required",  # else many stores but Amazon's refuse an upload
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+def _status(error: Any) -> int | None:
+    """The HTTP status in an error of botocore."""
+    found: int | None = (getattr(error, "response", None) or {}).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return found
 
 
 def _endpoint(text: str) -> dict[str, str]:
@@ -318,36 +427,35 @@ def _without_secret(address: str) -> str:
 
 
 def _of_environment() -> dict[str, str]:
-    """Options from the variables that AWS's own tools read, because pyarrow's constructor ignores them."""
+    """Options from the variables that AWS's own tools read, which are part of what an address means."""
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     return ({"region": region} if region else {}) | (_endpoint(endpoint) if endpoint else {})
 
 
-def _found(row: Any) -> Found:
-    return Found(int(row.size or 0), int(row.mtime_ns or 0) // 1_000_000_000)
+def _found(row: dict[str, Any], size: int) -> Found:
+    return Found(size, int(row["LastModified"].timestamp()), row["ETag"])
 
 
-def _why(text: str, bucket: str) -> str:
-    """The reason in an error of the AWS SDK, and what to do about it."""
-    if "NO_SUCH_BUCKET" in text or "NoSuchBucket" in text or ("ucket" in text and "not found" in text):
+_NO_ACCESS = ("InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException")
+
+
+def _why(error: Exception, code: str, status: int | None, bucket: str) -> str:
+    """The reason in an error of botocore, and what to do about it."""
+    from botocore import exceptions as known
+
+    if code == "NoSuchBucket":
         return f"there is no bucket {bucket}. Create it, or correct the address (or its region or endpoint_override)."
-    keys = (
-        "ACCESS_DENIED",
-        "INVALID_ACCESS_KEY_ID",
-        "INVALID_CLIENT_TOKEN_ID",
-        "SIGNATURE_DOES_NOT_MATCH",
-        "UNRECOGNIZED_CLIENT",
-    )
-    if any(k in text for k in keys) or "HTTP status 403" in text or "HTTP status 401" in text:
-        return (
-            "access is denied (403). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role to ones "
-            f"that may list, read, write and delete in {bucket}."
-        )
-    if "EXPIRED_TOKEN" in text or "ExpiredToken" in text:
+    if code.startswith("ExpiredToken") or isinstance(error, (known.TokenRetrievalError, known.SSOTokenLoadError)):
         return "the credentials have expired. Get new ones; what was committed before is intact."
-    said = re.sub(r"\s*\(Request ID:[^)]*\)", "", text.partition(": AWS Error ")[2] or text)[:300]
-    if "NETWORK_CONNECTION" in text or "curlCode" in text:
+    nobody = (known.NoCredentialsError, known.PartialCredentialsError, known.CredentialRetrievalError)
+    if code in _NO_ACCESS or status in (401, 403) or isinstance(error, nobody):
+        return (
+            f"access is denied ({status or 'no credentials'}). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE "
+            f"or the machine's role to ones that may list, read, write and delete in {bucket}."
+        )
+    said = " ".join(str(error).split())[:300].rstrip(".")
+    if isinstance(error, (known.HTTPClientError, known.ConnectionError)):
         return (
             f"nothing answers ({said}). Check the network and endpoint_override; what was committed before is intact."
         )

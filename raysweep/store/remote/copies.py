@@ -17,9 +17,9 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from raysweep import _paths
 from raysweep.errors import RootError, StoreError
@@ -28,8 +28,9 @@ from raysweep.store.remote import mirror
 from raysweep.store.remote.mirror import Mirror
 
 if TYPE_CHECKING:  # every command imports this module, but few need an object store
-    from raysweep.store.remote.bucket import Bucket
+    from raysweep.store.remote.bucket import Bucket, Found
 
+_T = TypeVar("_T")
 _COPY_OF = "copy_of"  # a file in each copy that has the address of its root
 _open: dict[str, Mirror] = {}  # path of the copy → its root
 
@@ -60,9 +61,28 @@ def named(text: str) -> str:
 def latest(path: Path) -> None:
     """Bring a log up to date to which several machines append in turn."""
     found = holding(path)
-    if found is not None:
+    if found is not None and not found.is_current(path):
         with found.alone(path):
             found.renew(path)
+
+
+def repeated(path: Path, action: Callable[[], _T]) -> _T:
+    """The result of an action that reads a log and appends to it; done again if another machine appended meanwhile.
+
+    Raises:
+        StoreError: others append all the time.
+    """
+    if holding(path) is None:
+        return action()
+    from raysweep.store.remote.bucket import Changed
+
+    for last in (False,) * 4 + (True,):
+        try:
+            return action()
+        except Changed:
+            if last:
+                raise
+    raise AssertionError  # not reached
 
 
 def fetch(path: str | Path) -> None:
@@ -95,17 +115,18 @@ def writing(path: Path, append: bool = False) -> Iterator[None]:
         append: bring the file up to date first; on a cluster, several machines append to the same log in turn.
 
     Raises:
-        StoreError: the upload failed.
+        StoreError: the upload failed. LockedError: another process has the folder.
+        Changed: another machine has appended at the same moment; see :func:`repeated`.
     """
     found = holding(path)
     if found is None or not found.told(path):
         yield
         return
     with found.alone(path, writes=True):
-        if append:
+        if append and not found.is_current(path):
             found.renew(path)
         yield
-        found.push(path)
+        found.push(path, append)
 
 
 def copied(source: Path, target: Path) -> bool:
@@ -113,11 +134,16 @@ def copied(source: Path, target: Path) -> bool:
     found = holding(target)
     if found is None or not found.told(target):
         return False
-    with found.alone(target, writes=True):
-        there = found.bucket.copy(found.key(source), found.key(target))
+
+    def send(before: str | None) -> Found:
+        there = found.bucket.copy(found.key(source), found.key(target), before)
         if there is None or there.size != source.stat().st_size:
             found.bring(source)
-            there = found.bucket.put(found.key(target), source)
+            there = found.bucket.put(found.key(target), source, there.etag if there else before)
+        return there
+
+    with found.alone(target, writes=True):
+        there = found.upload(target, send)
         found.stand_in(target, there.size, there.time)
     return True
 
@@ -126,13 +152,13 @@ def removed(path: Path) -> None:
     """Delete the object of a file that is about to be deleted.
 
     Raises:
-        OSError: the object could not be deleted.
+        OSError: the object could not be deleted. LockedError: another process has the folder.
     """
     found = holding(path)
     if found is None or not found.told(path):
         return
     try:
-        found.bucket.delete(found.key(path))
+        found.remove(path)
     except StoreError as error:
         raise OSError(errno.EIO, str(error), str(path)) from error
 

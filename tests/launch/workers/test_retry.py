@@ -222,3 +222,21 @@ def test_a_kill_because_memory_ran_out_is_called_so(tmp_path):
 def test_the_driver_knows_when_ray_takes_a_node_away(ray_cluster):
     assert nodes.Notices(["of another cluster"]).arrived() is False
     assert len(nodes.node_resources()) == 1
+
+
+class ControllerError(Exception):
+    """As Ray's, which wraps what its controller raised."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("Training failed due to controller error:\nmany words")
+        self.controller_failure = cause
+
+
+@pytest.mark.parametrize("wrap", [lambda e: e, ControllerError])
+@pytest.mark.parametrize("cause", [UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range(128)"), TypeError("x")])
+def test_a_mistake_would_happen_again(wrap, cause):
+    found = verdict([], wrap(cause))
+    assert not found.retry
+    assert str(found.error) == f"Training on workers failed: {type(cause).__name__}: {cause}."
+    assert verdict([], wrap(ConnectionError("x"))).retry  # no mistake of anybody
+    assert verdict([LOST], wrap(cause)).retry  # what a lost rank explains

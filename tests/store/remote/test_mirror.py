@@ -33,6 +33,7 @@ from raysweep.store.remote import bucket, copies
 from raysweep.store.remote.bucket import Bucket, Found
 from raysweep.store.remote.mirror import Mirror
 from raysweep.store.root import Root
+from tests.store.remote.between import Between, Request
 from tests.store.remote.objectstore import BUCKET, Server, emptied
 
 
@@ -177,7 +178,7 @@ def test_a_folder_is_published_with_its_manifest_last(server, monkeypatch):
             (folder / name).write_bytes(b"{}")
         sent: list[str] = []
         put = Bucket.put
-        monkeypatch.setattr(Bucket, "put", lambda self, key, source: (sent.append(key), put(self, key, source))[1])
+        monkeypatch.setattr(Bucket, "put", lambda self, key, *a: (sent.append(key), put(self, key, *a))[1])
         root.publish(folder)
     assert sorted(sent) == sorted(f"imported/{n}" for n in os.listdir(folder))
     assert sent[-1] == f"imported/{layout.MANIFEST}"
@@ -234,14 +235,14 @@ def test_whatever_upload_fails_the_store_holds_the_state_before_or_after(server,
     put, copy = Bucket.put, Bucket.copy
     count, limit = [0], [10**9]
 
-    def counted(self: Bucket, key: str, source: Path) -> Any:
+    def counted(self: Bucket, key: str, source: Path, before: str | None) -> Any:
         count[0] += 1
         if count[0] > limit[0]:
             raise StoreError("the network is gone")
-        return put(self, key, source)
+        return put(self, key, source, before)
 
     monkeypatch.setattr(Bucket, "put", counted)
-    monkeypatch.setattr(Bucket, "copy", lambda self, s, t: None if count[0] >= limit[0] else copy(self, s, t))
+    monkeypatch.setattr(Bucket, "copy", lambda self, *a: None if count[0] >= limit[0] else copy(self, *a))
     seen = set()
     for allowed in range(4):
         limit[0] = 10**9
@@ -275,9 +276,10 @@ def test_whatever_upload_fails_the_store_holds_the_state_before_or_after(server,
 class Scissors(threading.Thread):
     """Passes bytes on to the server, and cuts a connection once it has sent ``after`` of them, while ``sharp``."""
 
-    def __init__(self, port: int, after: int) -> None:
+    def __init__(self, port: int, after: int, of_the_client: bool = True) -> None:
         super().__init__(daemon=True)
         self.target, self.after, self.sharp, self.cuts = port, after, False, 0
+        self.of_the_client, self.on_cut = of_the_client, lambda: None
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]
         self.start()
@@ -289,8 +291,8 @@ class Scissors(threading.Thread):
             except OSError:
                 return
             upstream = socket.create_connection(("127.0.0.1", self.target))
-            threading.Thread(target=self._pass, args=(client, upstream, True), daemon=True).start()
-            threading.Thread(target=self._pass, args=(upstream, client, False), daemon=True).start()
+            threading.Thread(target=self._pass, args=(client, upstream, self.of_the_client), daemon=True).start()
+            threading.Thread(target=self._pass, args=(upstream, client, not self.of_the_client), daemon=True).start()
 
     def _pass(self, source: socket.socket, target: socket.socket, counted: bool) -> None:
         sent = 0
@@ -299,6 +301,7 @@ class Scissors(threading.Thread):
                 sent += len(data)
                 if counted and self.sharp and sent > self.after:
                     self.cuts += 1
+                    self.on_cut()
                     break
                 target.sendall(data)
         except OSError:
@@ -337,9 +340,9 @@ def test_an_object_of_another_size_than_was_sent_is_sent_again_and_then_an_error
     sent: list[int] = []
     send = Bucket._send
 
-    def short(self: Bucket, key: str, source: Any) -> None:
+    def short(self: Bucket, key: str, source: Any, *condition: Any) -> str:
         sent.append(1)
-        send(self, key, io.BytesIO(b"only this") if len(sent) < broken else source)
+        return send(self, key, io.BytesIO(b"only this") if len(sent) < broken else source, *condition)
 
     monkeypatch.setattr(Bucket, "_send", short)
     with server.machine("a"):
@@ -372,17 +375,15 @@ def test_two_machines_in_turn_add_to_one_log(server):
         assert [e.fields.get("text") for e in events[1:]] == ["b 0", "a 0", "b 1", "a 1", "b 2", "a 2"]
 
 
-def test_one_writer_at_a_time_wherever_it_is(server, monkeypatch):
+def test_one_writer_at_a_time_wherever_it_is(server):
     with server.machine("a"):
         made = make(Root.open(server.root()))
         lock = WriterLock.acquire(made.folder)
-    with server.machine("b"):
+    with server.elsewhere("b"):
         folder = Root.open(server.root()).path / made.id
-        monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
         with pytest.raises(LockedError, match="--steal"):
             WriterLock.acquire(folder)
         other = WriterLock.acquire(folder, steal=True)
-        monkeypatch.undo()
     with server.machine("a"):
         Root.open(server.root(), look=False)
         with pytest.raises(LockedError, match="was taken by process"):
@@ -435,21 +436,16 @@ def test_two_machines_never_make_the_same_experiment(server):
 @pytest.fixture
 def one_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """All objects are of the same second, as far as the store tells."""
-    now = int(time.time())
-    receive = Bucket._receive
-    monkeypatch.setattr(bucket, "_found", lambda row: Found(int(row.size or 0), now))
-    monkeypatch.setattr(
-        Bucket, "_receive", lambda *args: (lambda found, size: (Found(found.size, now), size))(*receive(*args))
-    )
+    now, found = int(time.time()), bucket._found
+    monkeypatch.setattr(bucket, "_found", lambda row, size: found(row, size)._replace(time=now))
 
 
-def test_two_who_take_the_lock_in_one_second_do_not_both_have_it(server, one_second, monkeypatch):
+def test_two_who_take_the_lock_in_one_second_do_not_both_have_it(server, one_second):
     with server.machine("a"):
         made = make(Root.open(server.root()))
         lock = WriterLock.acquire(made.folder)
-    with server.machine("b"):
+    with server.elsewhere("b"):
         folder = Root.open(server.root()).path / made.id
-        monkeypatch.setattr("socket.gethostname", lambda host="x" * len(socket.gethostname()): host)
         other = WriterLock.acquire(folder, steal=True)
         assert len(server.content(f"{made.id}/{layout.LOCK}")) == (folder / layout.LOCK).stat().st_size
     with server.machine("a"):
@@ -787,7 +783,6 @@ def test_a_small_file_that_leaves_the_copy_just_before_it_is_opened_is_brought_b
 
 
 def test_an_upload_that_is_interrupted_leaves_no_part_of_a_file(server):
-    """Arrow's stream, dropped halfway, writes what it has."""
     bucket = Bucket.parse(server.root())
 
     class Source(io.BytesIO):
@@ -796,61 +791,68 @@ def test_an_upload_that_is_interrupted_leaves_no_part_of_a_file(server):
                 raise error
             return super().read(size)
 
+    bucket._send("run/log", io.BytesIO(b"all of it"))
     for error in (OSError(5, "the disk"), KeyboardInterrupt()):
-        bucket._send("run/log", io.BytesIO(b"all of it"))
+        there = bucket.info("run/log")
+        assert there is not None
         with pytest.raises(type(error)):
-            bucket._send("run/log", Source(b"part" * 3_000_000))
-        assert bucket.read("run/log") in (None, b"all of it")
+            bucket._send("run/log", Source(b"part" * 3_000_000), there.etag)
+        assert bucket.read("run/log") == (b"all of it", there.etag)
 
 
-def test_a_signal_does_not_cut_an_upload(server, monkeypatch):
-    bucket = Bucket.parse(server.root())
-    files_written, write = [], Bucket._write
-
-    def slow(self: Bucket, key: str, source: Any) -> None:
+def test_a_signal_while_the_store_answers_leaves_the_whole_object_or_none(server):
+    def interrupted(request: Request) -> None:
         signal.raise_signal(signal.SIGINT)  # which reaches the main thread
         time.sleep(0.3)
-        write(self, key, source)
-        files_written.append(key)
 
-    monkeypatch.setattr(Bucket, "_write", slow)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt):
-            bucket._send("run/log", io.BytesIO(b"all of it"))
+        with Between(server.port) as between:
+            bucket = Bucket.parse(server.root(port=between.port))
+            between.decide = lambda request: interrupted(request) if request.method == "PUT" else None
+            with contextlib.suppress(KeyboardInterrupt):
+                bucket._send("run/log", io.BytesIO(b"all of it" * 1000))
+            assert len(between.seen) == 1
     finally:
         signal.signal(signal.SIGINT, before)
-    assert files_written == ["run/log"]
-    assert bucket.read("run/log") == b"all of it"
+    found = Bucket.parse(server.root()).read("run/log")
+    assert found is None or found[0] == b"all of it" * 1000
 
 
 def test_a_large_object_that_is_replaced_while_it_is_read_is_read_again(server, tmp_path, monkeypatch):
-    bucket = Bucket.parse(server.root())
-    monkeypatch.setattr("raysweep.store.remote.bucket._CHUNK", 1 << 20)
+    """The download breaks halfway, and goes on with what is another object by then."""
+    monkeypatch.setattr("raysweep.store.remote.bucket._CHUNK", 1 << 16)
     old, new = b"old " * (1 << 19), b"new " * (1 << 19)
+    scissors = Scissors(server.port, 1_000_000, of_the_client=False)
+    bucket = Bucket.parse(server.root())
     bucket._send("run/best", io.BytesIO(old))
-    receive = bucket.fs
-    replaced: list[bytes] = []
+    scissors.sharp = True
 
-    class Stream(contextlib.ExitStack):
-        def __init__(self, path: str) -> None:
-            super().__init__()
-            self.stream = self.enter_context(receive.open_input_stream(path))
-            self.metadata = self.stream.metadata
+    def replace() -> None:
+        scissors.sharp = False
+        there = bucket.info("run/best")
+        assert there is not None
+        bucket._send("run/best", io.BytesIO(new), there.etag)
 
-        def read(self, size: int) -> bytes:
-            found = self.stream.read(size)
-            if not replaced:  # between two of its pieces
-                replaced.append(found)
-                Bucket.parse(server.root())._send("run/best", io.BytesIO(new))
-            return found
-
-    class Store:
-        open_input_stream = Stream
-
-    bucket._fs = Store()
-    bucket.get("run/best", tmp_path / "best")
+    scissors.on_cut = replace
+    found = Bucket.parse(server.root(port=scissors.port)).get("run/best", tmp_path / "best")
     assert (tmp_path / "best").read_bytes() == new
+    assert found.size == len(new)
+    assert scissors.cuts == 1
+    scissors.listening.close()
+
+
+def test_a_download_that_breaks_goes_on_where_it_broke(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("raysweep.store.remote.bucket._CHUNK", 1 << 16)
+    content = os.urandom(2_000_000)
+    bucket = Bucket.parse(server.root())
+    bucket._send("run/best", io.BytesIO(content))
+    scissors = Scissors(server.port, 1_500_000, of_the_client=False)
+    scissors.sharp = True
+    Bucket.parse(server.root(port=scissors.port)).get("run/best", tmp_path / "best")
+    assert (tmp_path / "best").read_bytes() == content
+    assert scissors.cuts == 1
+    scissors.listening.close()
 
 
 def test_endpoint_and_region_may_come_from_the_environment(server, monkeypatch):

@@ -1,0 +1,98 @@
+"""Tables and matrices of many classes at 60, 80 and 120 columns: rows keep their names, and what is left out is counted."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from raysweep.display import confusion, terminal
+from raysweep.display.shares import MOST_CLASSES, show_shares
+from raysweep.report.predictions import Predictions
+
+
+class Terminal(io.TextIOWrapper):
+    """A terminal of any encoding that remembers what is written."""
+
+    def __init__(self, encoding: str = "utf-8", errors: str = "backslashreplace") -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, errors=errors, write_through=True)
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\x1b\[[0-9;]*m", "", self.buffer.getvalue().decode(self.encoding))
+
+
+def terminal_of(monkeypatch, width: int) -> Terminal:
+    """stdout and stderr are one terminal. (Called in the test, for pytest exchanges them after the fixtures.)"""
+    made = Terminal()
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys, "stdout", made)
+    monkeypatch.setattr(sys, "stderr", made)
+    monkeypatch.setenv("TERM", "xterm")
+    return made
+
+
+def compared(classes: int) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    columns = [("branch", "l"), ("accuracy", "r"), *((f"character{i:02}", "r") for i in range(classes))]
+    return columns, [["Magi_character035", "+1.0", *(f"+{i % 90}.0▲" for i in range(classes))]]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("classes", [3, 15, 964])
+def test_rows_keep_their_names_and_the_largest_changes(monkeypatch, width, classes):
+    screen = terminal_of(monkeypatch, width)
+    columns, rows = compared(classes)
+    terminal.table("t", columns, rows, least=[2 + i for i in range(classes)], what="class", plural="classes")
+    lines = screen.text.splitlines()
+    assert max(map(len, lines[:-1])) <= width
+    assert any("Magi_character035" in line for line in lines)
+    assert any(f"character{classes - 1:02}" in line for line in lines)
+    shown = len(re.findall(r"\bcharacter\d+", screen.text))
+    if shown < classes:
+        assert f"{classes - shown:,} class" in lines[-1]
+    else:
+        assert "not shown" not in screen.text
+
+
+def test_a_program_gets_all_columns(capsys):
+    columns, rows = compared(964)
+    terminal.table("t", columns, rows, least=list(range(2, 966)))
+    assert all(len(line.split("\t")) == 966 for line in capsys.readouterr().out.splitlines())
+
+
+def predictions(classes: int) -> Predictions:
+    labels = np.arange(4 * classes) % classes
+    predicted = np.where(np.arange(len(labels)) % 4 == 0, (labels + 1) % classes, labels)
+    names = tuple(f"expression{i:02}" for i in range(classes))
+    return Predictions(1, names, labels, predicted, np.zeros((len(labels), 0), dtype=np.float32))
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("classes", [2, 7, 15, 964])
+def test_a_confusion_matrix_says_which_class_a_row_is(monkeypatch, width, classes):
+    screen = terminal_of(monkeypatch, width)
+    confusion.print_confusion(predictions(classes))
+    text = screen.text
+    if "confused most" in text:
+        assert f"of {classes:,} classes" in text
+        assert classes > 20 or width < 24 + 7 * classes
+        assert text.count("taken for") == min(10, classes)
+    else:
+        assert all(f"expression{i:02}" in text for i in range(classes))
+
+
+def test_a_dry_run_of_a_thousand_classes_shows_those_that_differ(capsys):
+    counts = {f"c{i}": 20 for i in range(964)}
+    weights = {c: 1.0 for c in counts} | {"c500": 5.0}
+    total = sum(n * weights[c] for c, n in counts.items())
+    show_shares(counts, weights, {c: n * weights[c] / total for c, n in counts.items()})
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == MOST_CLASSES + 1
+    assert "\nc500\t20\t0.1%\t5\t0.5%\n" in out
+    assert f"{964 - MOST_CLASSES} more classes of 964" in err

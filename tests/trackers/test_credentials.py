@@ -1,0 +1,146 @@
+"""A password in a tracker's address: the tracker gets it, and no file, checkpoint, report or message has it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raysweep._text import hide_credentials, without_credentials
+
+SECRET = "hunter2"
+WHOLE = f"https://me:{SECRET}@mlflow.example:5000/x"
+STORED = "https://mlflow.example:5000/x"
+
+
+@pytest.mark.parametrize(
+    ("address", "stored"),
+    [
+        (WHOLE, STORED),
+        (f"https://{SECRET}@host", "https://host"),
+        (f"https://me:a@{SECRET}@host/x", "https://host/x"),
+        (f"https://me:a/{SECRET}@host:5000/x", "https://host:5000/x"),
+        (f"https://me:5/{SECRET}@host", "https://me:5/hunter2@host"),  # a host with a port, and a path with an @
+        (f"https://host/x?api_token={SECRET}&y=1#z", "https://host/x?y=1#z"),
+        (f"postgresql+psycopg2://me:{SECRET}@db/runs", "postgresql+psycopg2://db/runs"),
+        (f"mysql://db/runs?user=me&password={SECRET}", "mysql://db/runs"),
+        ("https://host:5000/@org/x", "https://host:5000/@org/x"),
+        ("sqlite:///runs.db", "sqlite:///runs.db"),
+        ("file:///a/b@5", "file:///a/b@5"),
+        ("databricks", "databricks"),
+        ("", ""),
+    ],
+)
+def test_an_address_without_its_credentials(address, stored):
+    assert without_credentials(address) == stored
+    assert without_credentials(stored) == stored
+
+
+def test_addresses_in_messages():
+    text = f"cannot reach '{WHOLE}', or https://x/?token={SECRET} and postgresql://a:b{SECRET}@c/d; see base@5, s3://bucket/e@3"
+    assert hide_credentials(text) == (
+        "cannot reach 'https://…@mlflow.example:5000/x', or https://x/?token=… and postgresql://…@c/d; see base@5, s3://bucket/e@3"
+    )
+    assert hide_credentials("base@5: a?key=b") == "base@5: a?key=b"
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The environments of the processes that trackers would have had."""
+    from raysweep.trackers import credentials, dispatch
+
+    found: list[dict[str, str]] = []
+    monkeypatch.setattr(credentials, "_known", {})
+
+    class Process:
+        def __init__(self, name: str) -> None:
+            found.append(dict(credentials.environment()))
+            self.asked: dict[str, int] = {}
+            self.answers: list[Any] = []
+            self.running = False
+            self.process = type("Ended", (), {"returncode": 0})
+
+        def ask(self, folder: str) -> None:
+            pass
+
+        def send(self) -> bool:
+            return True
+
+        end = send
+
+        def kill(self) -> None:
+            pass
+
+    monkeypatch.setattr(dispatch, "Process", Process)
+    return found
+
+
+def holding(folder: Path) -> list[str]:
+    return sorted(
+        str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()
+    )
+
+
+def test_nothing_that_is_stored_or_shown_has_it(quick_run, processes, tmp_path, capsys, monkeypatch):
+    from raysweep.cli.main import main
+    from raysweep.trackers import base, credentials
+
+    monkeypatch.setattr(base, "check", lambda section: None)
+    made = quick_run(trackers={"mlflow": {"uri": WHOLE}}, training={"epochs": 1})
+    (environment,) = processes  # the tracker's process gets it
+    monkeypatch.setenv("RAYSWEEP_TRACKER_ADDRESSES", environment["RAYSWEEP_TRACKER_ADDRESSES"])
+    monkeypatch.setattr(credentials, "_known", {})
+    assert credentials.whole(STORED) == WHOLE
+    monkeypatch.delenv("RAYSWEEP_TRACKER_ADDRESSES")
+    assert credentials.whole(STORED) == STORED
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", WHOLE)  # as for `raysweep continue`
+    assert credentials.whole(STORED) == WHOLE
+    assert (
+        json.loads((made.folder / "experiment_config.json").read_text())["settings"]["trackers"]["mlflow"]["uri"]
+        == STORED
+    )
+    with pytest.raises(SystemExit):
+        main(["report", made.id, "--root", str(made.root.path)])
+    for words in (["show", made.id], ["show", made.id, "--json"], ["list", "--json"]):
+        with pytest.raises(SystemExit):
+            main([*words, "--root", str(made.root.path)])
+    out = capsys.readouterr()
+    assert SECRET not in out.out + out.err
+    assert "stored nowhere. `raysweep continue` needs them again, in MLFLOW_TRACKING_URI" in " ".join(out.err.split())
+    assert holding(tmp_path) == []
+
+
+def test_settings_show_it_neither_in_a_plan_nor_in_an_error(tmp_path):
+    from raysweep.config import load as load_config
+    from raysweep.trackers import credentials
+
+    settings = load_config.validate({"data": {"source": "faces"}, "trackers": {"mlflow": {"uri": WHOLE}}})
+    assert SECRET not in repr(settings) + str(settings.model_dump()) + settings.model_dump_json()
+    assert settings.trackers.mlflow is not None
+    assert settings.trackers.mlflow.uri == WHOLE
+    assert SECRET not in repr(vars(credentials.stored(settings).trackers.mlflow))
+    note = credentials.keep(settings.trackers)
+    assert note is not None
+    assert SECRET not in note.text
+    assert "MLFLOW_TRACKING_PASSWORD" in note.text
+
+
+def test_an_error_of_a_tracker_does_not_tell_it():
+    from raysweep.trackers.worker import reason
+
+    assert SECRET not in reason(RuntimeError(f"HTTPConnectionPool: {WHOLE} refused"))
+
+
+def test_an_error_on_the_command_line_does_not_tell_it(capsys, tmp_path):
+    from raysweep.cli.main import main
+
+    (tmp_path / "c.yaml").write_text("data: {source: faces}\n")
+    with pytest.raises(SystemExit):
+        main(["run", str(tmp_path / "c.yaml"), f"trackers.mlflow.urix={WHOLE}", "--dry-run"])
+    with pytest.raises(SystemExit):
+        main(["run", str(tmp_path / "c.yaml"), f"trackers.mlflow=[{WHOLE}"])
+    told = capsys.readouterr()
+    assert "error" in told.err
+    assert SECRET not in told.err + told.out

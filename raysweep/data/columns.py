@@ -47,8 +47,10 @@ def meaning_of(table: Table, asked: Columns | None, remedy: str = "") -> Meaning
     Raises:
         DataError: a column that is needed is not found; the message has the line that names it.
     """
-    have = table.columns()
     asked = asked or Columns(path=None, label=None, split=None)
+    if isinstance(table, CsvTable) and (asked.path or "").isdecimal() and (asked.label or "").isdecimal():
+        table.may_lack_header()
+    have = table.columns()
     first = _first_rows(table, have)
     notes: list[str] = []
     path = _asked(table, "path", asked.path) or column(have, PATH_COLUMNS)
@@ -112,8 +114,9 @@ def _asked(table: Table, what: str, name: str | None) -> str | None:
 
 
 def _by_content(have: Sequence[str], first: Sequence[Sequence[Any]]) -> str | None:
-    """The only column all of whose values are names of image files."""
-    found = [name for i, name in enumerate(have) if first and all(looks_like_image(row[i]) for row in first)]
+    """The only column all of whose values are names of image files; some may be empty."""
+    values = {name: [row[i] for row in first if row[i]] for i, name in enumerate(have)} if first else {}
+    found = [name for name, some in values.items() if some and all(map(looks_like_image, some))]
     return found[0] if len(found) == 1 else None
 
 

@@ -93,3 +93,12 @@ def test_votes(tmp_path):
 def test_numbers_that_are_no_votes_are_not_taken_for_classes(tmp_path):
     told = refusal(table(tmp_path, "image,x,y,w", "img/00.png,3,5,10", "img/01.png,4,5,11"))
     assert "no column for the class" in told
+
+
+def test_no_first_row_is_taken_for_a_header_where_columns_have_numbers(tmp_path):
+    path = table(tmp_path, "00,cat", "01,dog")
+    plant(tmp_path, {"img/": 2})
+    assert "no column for the image" in refusal(path)
+    assert read(path, columns={"path": 1, "label": 2}).train == {"cat": 1, "dog": 1}
+    header = plant(tmp_path / "h", {"img/": 2, "list.csv": "image_id,dx\n00,cat\n01,dog\n"}) / "list.csv"
+    assert read(header, columns={"path": 1, "label": 2}).train == {"cat": 1, "dog": 1}

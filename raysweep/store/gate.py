@@ -218,7 +218,11 @@ def changing(path: Path) -> Iterator[None]:
 
 def refusal(who: Holder, state: bool | None) -> LockedError:
     """What to tell somebody who wants to write beside a holder; ``state`` is what :func:`alive` says of it."""
-    remedy = "Wait for it or stop it" if state else "If you are sure that it has ended, repeat with --steal"
+    remedy = (
+        "Wait for it or stop it"
+        if state
+        else "If you are sure that it has ended, `raysweep continue --steal` takes it over"
+    )
     return LockedError(f"{who.folder} is being written by process {who.pid} on {who.host} since {who.since}. {remedy}.")
 
 

@@ -75,8 +75,11 @@ def _of_class(comparison: Comparison, recall: Effect) -> Line:
     even = (
         ""
         if math.isnan(learned.difference)
-        else f"; at equal alarms {points(learned.difference)} ({interval(learned)})"
+        else f"; at equal alarms {points(learned.difference)}"
     )
+    reason = interval(learned)
+    if even and reason != learned.label:  # a label that is itself the reason is said once, at the end
+        even += f" ({reason})"
     text = f"{recall.branch}: {recall.target}: recall {points(recall.difference)}{times}{free}{even}: {learned.label}."
     return Line(learned.shown or "nothing", text)
 

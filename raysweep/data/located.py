@@ -203,18 +203,22 @@ def _matching(index: dict[str, list[Path]], parts: tuple[str, ...]) -> list[Path
 
 def _folders_beside(folder: Path) -> list[Path]:
     whole = folder.resolve()
-    try:
-        with os.scandir(whole.parent) as scan:
-            names = sorted(e.name for e in scan if e.is_dir() and not is_hidden(e.name) and e.name != whole.name)
-    except OSError:
-        return []
-    return [folder / os.pardir / name for name in names]
+    return [folder / os.pardir / f.name for f in _folders_in(whole.parent) if f.name != whole.name]
 
 
 def _may_hold(folder: Path, text: str) -> bool:
-    """Whether the first image of a list is in a folder, or in a folder in it that the list names."""
+    """Whether the first image of a list is in a folder, or in one directly in it."""
     parts = _parts(text)
     tails = [PurePosixPath(*parts[i:]) for i in range(len(parts))]
     has_suffix = PurePosixPath(parts[-1] if parts else "").suffix.lower() in IMAGE_SUFFIXES
     ends = [""] if has_suffix else ["", *sorted(IMAGE_SUFFIXES)]
-    return any(os.path.isfile(folder / f"{tail}{end}") for tail in tails for end in ends)
+    places = [folder, *_folders_in(folder)]
+    return any(os.path.isfile(place / f"{tail}{end}") for place in places for tail in tails for end in ends)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as scan:
+            return sorted(folder / e.name for e in scan if e.is_dir() and not is_hidden(e.name))
+    except OSError:
+        return []

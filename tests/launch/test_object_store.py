@@ -263,7 +263,7 @@ def test_a_run_that_stood_still_and_lost_its_lock_changes_nothing(server, tmp_pa
         values = small_settings(Path("x"), **TWO_EPOCHS).model_dump(mode="json", exclude_unset=True)
         file.write_text(json.dumps({**values, "experiment": {"name": "base"}}))
         running = subprocess.Popen(
-            [sys.executable, "-m", "raysweep.cli.main", "run", str(file), "--root", server.root("x", between.port)],
+            [sys.executable, "-m", "raysweep", "run", str(file), "--root", server.root("x", between.port)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

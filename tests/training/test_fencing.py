@@ -157,6 +157,8 @@ def half(tmp_path_factory) -> Half:
         whole = launching.run(experiment_plan.plan_experiment(small_settings(root))).experiment
     saved = dict(checkpoint.read_checkpoint(whole.folder / "checkpoint_epoch_2.pt"))
     first, second = whole.manifest().ends
+    # the second epoch is the best, so that the best checkpoint is written, too
+    saved["history"] = {**saved["history"], "val_acc": [*saved["history"]["val_acc"][:-1], 2.0]}
     predictions = {"labels": np.zeros(10, np.int64), "probabilities": np.full((10, 10), 0.1, np.float32)}
     folder = whole.folder.parent / "half_20250108_143022"
     folder.mkdir()
@@ -216,6 +218,36 @@ def check(half: Half, folder: Path, at: int) -> Paused:
     assert [p.name for p in folder.glob(f"{layout.TEMP_PREFIX}*")] == []
     WriterLock.acquire(folder).release()
     return paused
+
+
+def test_a_training_that_loses_its_folder_ends_and_says_who_has_it(tmp_path):
+    """From the event of an epoch on, the folder is another machine's: nothing but temporary files comes and goes in it."""
+    from raysweep.events import EpochDone, Event
+    from raysweep.launch import run as launching
+    from raysweep.launch.workers import start as workers
+    from raysweep.plan import experiment as experiment_plan
+    from raysweep.training.loop import train
+
+    after: dict[str, bytes] = {}
+
+    class Loses(Recorder):
+        def __call__(self, event: Event) -> None:
+            super().__call__(event)
+            if isinstance(event, EpochDone) and not after:
+                (folder,) = tmp_path.glob("small_*")
+                theirs = {"host": "elsewhere", "pid": 77, "since": "2025-01-08T14:30:22", "token": "theirs"}
+                files.write_json(folder / layout.LOCK, theirs)
+                after.update(content(folder))
+
+    plan = experiment_plan.plan_experiment(small_settings(tmp_path, training={"epochs": 3}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "in_this_process", lambda job, fitted, progress: train(job, Loses()))
+        with pytest.raises(LockedError, match=r"taken by process 77 on elsewhere\. This process stops writing"):
+            launching.run(plan)
+    (folder,) = tmp_path.glob("small_*")
+    assert content(folder) == after
+    assert [e.type for e in lineage.read(folder)] == [lineage.START]
+    assert lock.holder(folder).token == "theirs"
 
 
 @pytest.mark.parametrize("at", [0, 33, 66, 99])

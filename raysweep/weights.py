@@ -194,7 +194,7 @@ def _listed(parts: Sequence[str]) -> str:
     return ", ".join(parts[:MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _spelled(given: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+def _spelled(given: Mapping[str, Any], classes: Sequence[str]) -> Mapping[str, Any]:
     """``given`` with the classes' own spelling where a name differs in its Unicode form or in outer spaces alone."""
     forms = {unicodedata.normalize("NFC", name).strip(): name for name in classes}
     known = set(classes)

@@ -210,6 +210,95 @@ def test_no_function_is_long():
                 assert lines <= 60, f"{module}.{node.name} has {lines} lines; split it by what it does"
 
 
+# Whatever changes a file of an experiment goes through store/files.py, whose changes pass the gate. These change other files.
+CHANGES_FILES = {
+    "raysweep.store.files": "the write protocol",
+    "raysweep.store.fence": "the file that the kernel's locks are on",
+    "raysweep.store.experiment": "a new folder, before it has a writer",
+    "raysweep.store.sweep": "the same, and the folder of tracebacks",
+    "raysweep.store.root": "whether the root can be written",
+    "raysweep.store.index": "the index of a root",
+    "raysweep.store.leftovers": "the folder of a killed import, which has no name yet",
+    "raysweep.store.trust": "what is recorded of this user",
+    "raysweep.store.remote.mirror": "downloads",
+    "raysweep.store.remote.uploads": "the manifest that shuts out who has lost an experiment",
+    "raysweep.store.remote.bucket": "downloads",
+    "raysweep.store.remote.copies": "the folder of downloads",
+    "raysweep.launch.sweep.tune": "the folder of Ray Tune",
+    "raysweep.display.streams": "what takes the place of a closed stream",
+    "raysweep.tools.import_legacy": "a folder that has no name yet",
+    "raysweep.tools.export": "a network, where the user wants it",
+    "raysweep.cli.lineage": "a picture, where the user wants it",
+    "raysweep.cli.suggest": "a grid, where the user wants it",
+    "raysweep.trackers.tensorboard": "the folder of a library that writes by itself",
+    "raysweep.trackers.wandb_": "the same",
+}
+CHANGING = {"unlink", "rename", "replace", "rmdir", "mkdir", "rmtree", "write_text", "write_bytes", "touch", "truncate"}
+CHANGING |= {
+    "symlink",
+    "symlink_to",
+    "hardlink_to",
+    "link",
+    "copy",
+    "copy2",
+    "copyfile",
+    "copytree",
+    "move",
+    "makedirs",
+    "savez",
+    "tofile",
+}
+OF_PATHS = {"unlink", "rmdir", "mkdir", "write_text", "write_bytes", "touch", "symlink_to", "hardlink_to"}
+
+
+def changes_of_files(tree: ast.AST) -> list[str]:
+    """The calls in a file that change something on a disk."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name, text = ast.unparse(node.func), ast.unparse(node)
+        owner, _, last = name.rpartition(".")
+        given = [a.value for a in [*node.args, *(k.value for k in node.keywords)] if isinstance(a, ast.Constant)]
+        modes = [t for t in given if isinstance(t, str) and re.fullmatch(r"[rwaxbt+]{1,3}", t)]
+        if (
+            (last == "open" and any(set(mode) & set("wax+") for mode in modes))
+            or (name == "os.open" and "O_RDONLY" not in text and "devnull" not in text)
+            or (last in CHANGING and (owner in ("os", "shutil") or last in OF_PATHS))
+        ):
+            found.append(f"{name} in line {node.lineno}")
+    return found
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_nobody_else_changes_files_of_an_experiment(module):
+    if module not in CHANGES_FILES and height(module) not in map(
+        height, ("raysweep.config", "raysweep.data", "raysweep.cluster")
+    ):
+        assert changes_of_files(ast.parse(FILES[module].read_text())) == []
+
+
+def test_whoever_may_change_files_does():
+    for module in CHANGES_FILES:
+        assert changes_of_files(ast.parse(FILES[module].read_text())) != [], f"{module} needs no exception"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "open(path, 'w')", "open(path, mode='ab')", "path.open('x')", "os.open(path, os.O_WRONLY | os.O_CREAT)",
+        "path.write_text('x')", "os.replace(a, b)", "path.unlink()", "shutil.rmtree(folder)", "folder.mkdir()",
+    ],
+)  # fmt: skip
+def test_a_change_of_a_file_is_found(code):
+    assert changes_of_files(ast.parse(code)) == [f"{code.partition('(')[0]} in line 1"]
+
+
+@pytest.mark.parametrize("code", ["open(path)", "open(path, 'rb')", "text.replace('a', 'b')", "replace(job, token=t)"])
+def test_reading_is_no_change(code):
+    assert changes_of_files(ast.parse(code)) == []
+
+
 def test_contents_are_typed():
     """``dict[str, Any]`` only where the content is free, such as JSON from outside; records elsewhere."""
     free = sum(path.read_text().count("dict[str, Any]") for path in FILES.values())

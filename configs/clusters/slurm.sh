@@ -33,6 +33,11 @@ export RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(ray get-auth-token --generate 2>/dev/null)
 export RAY_AUTH_TOKEN
 
+# What you made is recorded in your home folder. Where the nodes have another one than the login node, export
+#   RAYSWEEP_STATE=/shared/YOU/raysweep-state     a folder outside the root that all nodes see, or
+#   RAYSWEEP_TRUST=$RAYSWEEP_ROOT                 if only you write to the root
+# before sbatch; Slurm hands both on. Without them, `continue` asks for --trust where a configuration names code.
+
 # Decoded images are memory-mapped, so they are stored on each node's own disk.
 export RAYSWEEP_CACHE=${RAYSWEEP_CACHE:-${TMPDIR:-/tmp}/raysweep-cache-$USER}
 # Seconds that the head waits for the other nodes. Imports from a shared file system can take longer than Ray's default of 30 s.

@@ -14,6 +14,7 @@ from raysweep.cli.options import Address, From, RootOption, TrustOption
 from raysweep.cluster import signals
 from raysweep.display.shares import MOST_CLASSES
 from raysweep.display.terminal import percent, put, put_json, say, say_next, table
+from raysweep.errors import RaysweepError
 from raysweep.events import Loading
 from raysweep.store.commands import continue_command
 from raysweep.store.results import read_results
@@ -22,6 +23,10 @@ from raysweep.store.root import Root
 if TYPE_CHECKING:
     from raysweep.launch.sweep.driver import SweepResult
     from raysweep.plan.types import SweepPlan, SweepRequest
+    from raysweep.store.sweep import Sweep
+
+
+MOST_VERDICTS = 8  # sentences at the end of a sweep
 
 
 def register(app: typer.Typer) -> None:
@@ -165,14 +170,7 @@ def _table_of_shares(plan: SweepPlan) -> None:
         rows.append([plain(p.name) + (" *" if p.control else ""), str(p.seed), *cells])
     columns = [("branch", "l"), ("seed", "r"), *((c, "r") for c in labels(classes))]
     least = [2 + i for i in sorted(range(len(classes)), key=lambda i: size[classes[i]])]
-    if len(classes) > MOST_CLASSES:  # in a pipe, too, nobody reads a thousand columns; --json has all
-        keep = sorted({0, 1, *least[-MOST_CLASSES:]})
-        rows = [[row[i] for i in keep] for row in rows]
-        columns, least = [columns[i] for i in keep], [keep.index(i) for i in least[-MOST_CLASSES:]]
-    title = "Share of each class among the images shown"
-    table(title, columns, rows, least=least, what="class", plural="classes")
-    if len(classes) > MOST_CLASSES:
-        say(f"{len(classes) - MOST_CLASSES:,} more classes change less; --json has all.")
+    table("Share of each class among the images shown", columns, rows, least=least, most=MOST_CLASSES)
 
 
 def summarise(result: SweepResult) -> None:
@@ -198,7 +196,23 @@ def summarise(result: SweepResult) -> None:
             f"{len(result.failed)} of {counted(len(rows), 'branch', 'branches')} failed; the others are complete. Run the failed ones again with: "
             f"{continue_command(sweep.root, sweep.id)}"
         )
+    _say_verdict(sweep)
     say_next(sweep.root, "compare", sweep.id)
+
+
+def _say_verdict(sweep: Sweep) -> None:
+    """Print what the sweep shows: what was learned, what only moved a threshold."""
+    from raysweep.report import comparison, verdict
+
+    try:
+        lines, more = verdict.sentences(comparison.of_sweep(sweep), MOST_VERDICTS)
+    except RaysweepError as error:
+        say(f"Nothing is compared: {plain(error)}")
+        return
+    for line in lines:
+        say(plain(line.text))
+    if more:
+        say(f"{more:,} more sentences, which compare prints.")
 
 
 def results_table(rows: Sequence[Mapping[str, Any]], err: bool = False) -> None:

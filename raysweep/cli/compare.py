@@ -1,4 +1,4 @@
-"""``raysweep compare``: which branch helped which class, and is it more than noise?"""
+"""``raysweep compare``: which class a ratio taught, which it only shifted, and what is not shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from raysweep.report.effects import Effect
 
 MOST_SENTENCES = 30
-TITLES = {"f1": "F1", "recall": "recall", "precision": "precision"}  # of a class
+TITLES = {  # of a class
+    "f1": "F1", "recall": "recall", "precision": "precision", "ap": "average precision", "auroc": "AUROC",
+    "learned": "learned (recall, precision and F1 where every network predicts each class as often as it occurs)",
+}  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -31,12 +34,14 @@ def compare(
         metavar="SWEEP|EXPERIMENT...",
         help="A sweep, an experiment (compared with its parent), or several (compared with the first).",
     ),
-    metric: str = typer.Option("f1", "--metric", help="The metric shown per class: f1, recall or precision."),
+    metric: str = typer.Option(
+        "f1", "--metric", help="The metric shown per class: f1, recall, precision, learned, ap or auroc."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print everything as one JSON object."),
     root: RootOption = "experiments",
 ) -> None:
-    """Show which branch helped which class. On the same validation images: the difference, its 95 % interval, and whether it
-    is better, worse or within noise."""
+    """Show which class a ratio taught and which it only shifted. On the same validation images, apart from luck of seeds and images
+    and from what a moved threshold gives without training."""
     from raysweep.errors import InputError
     from raysweep.report import comparison as comparing
 
@@ -50,6 +55,7 @@ def compare(
 
 
 def _as_json(found: Comparison) -> dict[str, object]:
+    from raysweep.report import verdict
     from raysweep.report.effects import as_row
 
     return {
@@ -59,57 +65,48 @@ def _as_json(found: Comparison) -> dict[str, object]:
         "validation_images": found.counts,
         "branches": [dict(vars(b)) for b in found.branches],
         "effects": [as_row(e) for e in found.effects],
+        "comparisons": found.tests,
+        "winner": None if found.winner is None else dict(vars(found.winner)),
+        "verdict": [line.text for line in verdict.lines(found)],
         "notes": found.notes,
     }
 
 
 def _show(found: Comparison, metric: str) -> None:
-    """Print one row per branch, then a sentence for every difference that is larger than noise."""
+    """Print one row per branch, then the verdict."""
+    from raysweep.report import verdict
     from raysweep.report.comparison import by_size
-    from raysweep.report.effects import ALL, BETTER, NOISE, WORSE
+    from raysweep.report.effects import ALL, NOT_TESTED, UNKNOWN
 
     columns = [(ALL, "accuracy"), (ALL, "macro_f1"), *((c, metric) for c in found.classes)]
     rows = [_cells(branch, [found.of(branch.name, target, m) for target, m in columns]) for branch in found.branches]
     head = [("branch", "l"), ("accuracy", "r"), ("macro-F1", "r"), *((c, "r") for c in labels(found.classes))]
     title = (
-        f"Points against {plain(found.against)}; classes: {TITLES[metric]}. ▲ better, ▼ worse, unmarked: within noise"
+        f"Points against {plain(found.against)}; classes: {TITLES[metric]}. ▲ better, ▼ worse, unmarked: not shown"
+        + ("; ?: not known" if any(e.label in (UNKNOWN, NOT_TESTED) for e in found.effects) else "")
     )
     order = [3 + found.classes.index(c) for c in by_size(found, metric)]
-    table(title, [*head, ("seconds", "r"), ("images", "r")], rows, least=order[::-1], what="class", plural="classes")
-    real = [e for e in found.effects if e.label in (BETTER, WORSE) and (e.metric == metric or e.target == ALL)]
-    real.sort(key=lambda e: (e.target != ALL, -abs(e.difference)))
-    for effect in real[:MOST_SENTENCES]:
-        say(plain(_sentence(effect)))
-    if len(real) > MOST_SENTENCES:
-        say(f"{len(real) - MOST_SENTENCES:,} smaller differences are larger than noise, too; --json has all.")
-    if not real and any(e.label == NOISE for e in found.effects):
-        say("All differences are within noise: no branch is better or worse than what it is compared with.")
+    table(title, [*head, ("seconds", "r"), ("images", "r")], rows, least=order[::-1])
+    lines, more = verdict.sentences(found, MOST_SENTENCES)
+    for line in lines:
+        say(plain(line.text))
+    if more:
+        say(f"{more:,} more; --json has all.")
     for note in found.notes:
         say(f"Note: {plain(note)}")
 
 
 def _cells(branch: Compared, effects: Sequence[Effect]) -> list[str]:
-    """A row of the table: the differences in points, marked where they are larger than noise."""
-    from raysweep.report.effects import BETTER, NO_IMAGES, NOISE, UNKNOWN, WORSE
+    """A row of the table: the differences in points, marked where they are shown."""
+    from raysweep.report.effects import BETTER, NO_IMAGES, NOT_TESTED, UNKNOWN, WORSE
 
-    marks = {BETTER: "▲", WORSE: "▼", NOISE: " ", UNKNOWN: "?"}
+    marks = {BETTER: "▲", WORSE: "▼", "": " "}
 
     def cell(e: Effect) -> str:
         if e.label == NO_IMAGES:
             return NO_IMAGES
-        return "-" if math.isnan(e.difference) else f"{100 * e.difference:+.1f}{marks[e.label]}"
+        mark = "?" if e.label in (UNKNOWN, NOT_TESTED) else marks[e.shown]
+        return "-" if math.isnan(e.difference) else f"{100 * e.difference:+.1f}{mark}"
 
     points = [cell(e) for e in effects]
     return [plain(branch.name), *points, f"{branch.seconds:,.0f}", f"{branch.images:,}"]
-
-
-def _sentence(e: Effect) -> str:
-    """``d5: F1 of disgust better, 40.0 → 45.2 (+5.2; 95 % interval +2.0 … +8.4)``."""
-    what = {"accuracy": "accuracy", "macro_f1": "macro-F1"}.get(e.metric) or f"{TITLES[e.metric]} of {e.target}"
-    from raysweep.report.sections.differences import interval
-
-    noise = "" if e.noise is None else f"; variation between seeds {100 * e.noise:.1f}"
-    return (
-        f"{e.branch}: {what} {e.label}, {100 * e.reference:.1f} → {100 * e.value:.1f} "
-        f"({100 * e.difference:+.1f}; {interval(e)}{noise})"
-    )

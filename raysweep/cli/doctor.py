@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import typer
 
 from raysweep._text import counted
@@ -14,18 +16,57 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
+def _versions() -> Iterator[tuple[bool, str]]:
+    """(whether it is well, what to print) of the libraries."""
+    from importlib import metadata
+
+    for name in ("raysweep", "torch", "torchvision", "ray", "pyarrow", "numpy", "pandas", "matplotlib", "scikit-learn"):
+        try:
+            yield True, f"{name} {metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            yield False, f"{name} is not installed: pip install {name}"
+
+
+def _devices() -> Iterator[tuple[bool, str]]:
+    """The same of torch, GPUs and CPUs."""
+    from raysweep import _machine
+    from raysweep.plan import resources
+
+    try:
+        import torch
+        import torchvision  # noqa: F401
+
+        yield True, f"torch and torchvision are compatible; CPU capability {torch.backends.cpu.get_cpu_capability()}"
+        gpus = resources.gpus_here()
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(gpus))
+        yield True, f"{counted(gpus, 'GPU')}: {names}" if gpus else "no GPU: training runs on the CPU"
+    except Exception as error:
+        yield False, f"torch and torchvision are not compatible ({str(error).splitlines()[0]}): reinstall both together"
+    yield True, counted(_machine.cpus_here(), "CPU")
+
+
+def _limits() -> list[tuple[bool, str]]:
+    """The same of the limits of this process and of what Ray needs."""
+    from raysweep import _machine
+    from raysweep.cluster import machine
+
+    forbidden = _machine.threads_forbidden(_machine.cpus_here())
+    found = [] if forbidden is None else [(False, forbidden)]
+    found += [(False, f"Ray cannot be started on this machine: {text}") for text in machine.obstacles()]
+    if len(found) == (forbidden is not None):
+        found.append((True, f"Ray can be started on this machine; its files lie in {machine.ray_folder()}"))
+    note = machine.object_store()[1]
+    return found if note is None else [*found, (True, note)]
+
+
 def doctor(
     root: RootOption = "experiments",
 ) -> None:
     """Print versions and check this machine. Add the output to bug reports."""
     import platform
     import shutil
-    from importlib import metadata
 
-    from raysweep import _machine
-    from raysweep.cluster import machine
     from raysweep.errors import RaysweepError
-    from raysweep.plan import resources
 
     faults = 0
 
@@ -35,35 +76,8 @@ def doctor(
         put(f"{'ok   ' if ok else 'FAULT'}  {text}")
 
     check(True, f"Python {platform.python_version()} on {platform.platform()}")
-    for name in ("raysweep", "torch", "torchvision", "ray", "pyarrow", "numpy", "pandas", "matplotlib", "scikit-learn"):
-        try:
-            check(True, f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            check(False, f"{name} is not installed: pip install {name}")
-    try:
-        import torch
-        import torchvision  # noqa: F401
-
-        check(True, f"torch and torchvision are compatible; CPU capability {torch.backends.cpu.get_cpu_capability()}")
-        gpus = resources.gpus_here()
-        names = ", ".join(torch.cuda.get_device_name(i) for i in range(gpus))
-        check(True, f"{counted(gpus, 'GPU')}: {names}" if gpus else "no GPU: training runs on the CPU")
-    except Exception as error:
-        check(
-            False, f"torch and torchvision are not compatible ({str(error).splitlines()[0]}): reinstall both together"
-        )
-    check(True, counted(_machine.cpus_here(), "CPU"))
-    forbidden = _machine.threads_forbidden(_machine.cpus_here())
-    if forbidden is not None:
-        check(False, forbidden)
-    obstacles = list(machine.obstacles())
-    for text in obstacles:
-        check(False, f"Ray cannot be started on this machine: {text}")
-    if not obstacles:
-        check(True, f"Ray can be started on this machine; its files lie in {machine.ray_folder()}")
-    note = machine.object_store()[1]
-    if note is not None:
-        check(True, note)
+    for ok, text in (*_versions(), *_devices(), *_limits()):
+        check(ok, text)
     try:
         place = Root.open(root, look=False)
         place.check_reachable()

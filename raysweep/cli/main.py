@@ -31,6 +31,8 @@ VERBS = {  # command → module, in the order of the help
     "lineage": "lineage",
     "diff": "diff",
     "compare": "compare",
+    "audit": "audit",
+    "power": "power",
     "report": "report",
     "suggest": "suggest",
     "verify": "verify",

@@ -91,9 +91,12 @@ def _checked(root: Root, experiment: Experiment, one: ManifestEntry | None, repl
     if manifest.problems:
         yield Row(experiment.id, None, list(manifest.problems), "")
     try:
-        lineage.read(experiment.folder)
+        wrong = lineage.problems(experiment.folder)
     except RaysweepError as error:
-        yield Row(experiment.id, None, [str(error)], "")
+        wrong = [str(error)]
+    told = lineage.told_of_damage(experiment.folder)
+    if wrong or told:
+        yield Row(experiment.id, None, wrong, "; ".join(told))
     ends = {e.epoch: e for e in manifest.ends}
     intact = []
     for entry in [one] if one is not None else manifest.entries:

@@ -12,6 +12,7 @@ from raysweep._text import ascii_form
 from raysweep.cluster import dashboard
 from raysweep.events import BatchDone, BranchEvent, BranchStarted, Event, RankEvent
 
+GONE_S = 5.0  # how long a channel that shall forward a request to stop may be silent
 JOIN_S = 120  # how long a training may take to stop after an error in the driver
 
 
@@ -143,30 +144,42 @@ def open_channel(title: str = "", shown: int = 1) -> Any:
     return actor.remote(ascii_form(title))
 
 
-def take(channel: Any) -> list[Event | RankEvent]:
-    """The events since the last call; none if the channel does not answer."""
+def take(channel: Any) -> list[Event | RankEvent] | None:
+    """The events since the last call; None if the channel does not answer."""
     import ray
 
     try:
         taken: list[Event | RankEvent] = ray.get(channel.take.remote(), timeout=30)
         return taken
     except ray.exceptions.RayError:
-        return []
+        return None
 
 
 def watch(
-    thread: threading.Thread, channel: Any, poll_s: float, handle: Callable[[list[Event | RankEvent]], None]
+    thread: threading.Thread,
+    channel: Any,
+    poll_s: float,
+    handle: Callable[[list[Event | RankEvent]], None],
+    asked: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Start ``thread``, which trains, and pass the events to ``handle`` until the thread has ended and no event is left.
 
     An error in ``handle`` stops the training before it is raised, so that nothing trains without a driver.
+
+    Args:
+        asked: why to stop, or None. Who asks may have ended Ray's processes, too: then nobody is left to wait for.
     """
     thread.start()
+    heard = time.monotonic()
     try:
         while True:
             running = thread.is_alive()
-            handle(take(channel))
+            events = take(channel)
+            handle(events or [])
             if not running:
+                return
+            heard = time.monotonic() if events is not None else heard
+            if asked() and time.monotonic() - heard > GONE_S:
                 return
             thread.join(timeout=poll_s)
     except BaseException:

@@ -82,7 +82,7 @@ def places(settings: Mapping[str, Any]) -> list[Ask]:
     return [
         Ask(key, flat[key], f"{what} {truncate(flat[key], 200)} ({key})")
         for key, what in told.items()
-        if flat.get(key) is not None
+        if flat.get(key) is not None and (key, flat[key]) != ("scaling.address", "auto")  # the machine's own cluster
     ]
 
 

@@ -109,6 +109,10 @@ class Grid(Section):
     seeds: list[Seed] = Field(
         default_factory=list, description="Train each branch once per seed. Default: the parent's seed."
     )
+    control_seeds: Positive | None = Field(
+        None,
+        description="How many controls to train: the seeds above, then the smallest unused numbers. Default: as many as seeds.",
+    )
     weights: dict[str, list[Any]] = Field(
         default_factory=dict, description="Class: list of weights. Every combination becomes a branch."
     )
@@ -143,17 +147,20 @@ class Grid(Section):
     def _not_empty(self) -> Grid:
         if not (self.weights or self.branches or self.search.ranges):
             raise ValueError("the grid is empty: give weights (lists per class), branches, or a search with ranges")
-        if self.search.algorithm != "grid" and len(self.seeds) > 1:
+        if self.search.algorithm == "optuna" and len(self.seeds) > 1:
             raise ValueError(
-                f"search.algorithm: {self.search.algorithm} allows one seed at most, not {len(self.seeds):,}. Use algorithm: grid "
-                "for several seeds"
+                f"search.algorithm: optuna allows one seed at most, not {len(self.seeds):,}, because it chooses each point after the "
+                "last one. Use algorithm: random or grid for several seeds"
             )
+        if self.control_seeds and not self.control:
+            raise ValueError("control_seeds asks for controls, but control is false. Remove one of the two")
         return self
 
     @model_validator(mode="after")
     def _not_too_large(self) -> Grid:
         product = math.prod(len(v) for v in self.weights.values()) if self.weights else 0
         total = (product + len(self.branches) + (self.search.num_samples or 0)) * max(1, len(self.seeds))
+        total += self.control_seeds or 0
         if total > MAX_BRANCHES:
             many = f"{total:,}" if total < 10**12 else "more than a trillion"
             raise ValueError(f"the grid has {many} points; at most {MAX_BRANCHES:,} are allowed")
@@ -210,7 +217,7 @@ def expand(grid: Grid, parent: SamplingWeights, parent_seed: int) -> tuple[list[
     points: list[Point] = []
     taken: set[str] = set()
     if control is not None:
-        points += _with_seeds(*control, True, seeds, taken)
+        points += _with_seeds(*control, True, _control_seeds(seeds, grid.control_seeds), taken)
     for label, complete in chosen:
         points += _with_seeds(label, complete, False, seeds, taken)
     if len(points) > MAX_BRANCHES:
@@ -243,6 +250,14 @@ def _distinct(grid: Grid, parent: SamplingWeights) -> tuple[list[_Labelled], _La
         chosen[key] = (CONTROL if key == control_key else label, complete)
     control = chosen.pop(control_key, None)
     return list(chosen.values()), control, notes
+
+
+def _control_seeds(seeds: Sequence[int], count: int | None) -> list[int]:
+    """The seeds of ``count`` controls: those of the branches, then the smallest unused numbers."""
+    if count is None:
+        return list(seeds)
+    unused = (n for n in itertools.count() if n not in seeds)
+    return [*seeds, *itertools.islice(unused, max(0, count - len(seeds)))][:count]
 
 
 def _label(changes: Mapping[str, Any], parent: Mapping[str, float]) -> str:

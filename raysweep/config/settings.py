@@ -97,6 +97,11 @@ class DataSection(Section):
     on_bad_image: Literal["error", "skip"] = Field(
         "error", description="What to do with unreadable images. error: stop; skip: leave them out and record which."
     )
+    duplicates: Literal["report", "drop_train", "drop_val"] = Field(
+        "report",
+        description="What to do with images that are, pixel for pixel, in training and in validation. report: say how many; "
+        "drop_train, drop_val: take them out of that side.",
+    )
     classes: list[Text] | None = Field(
         None,
         description="The classes to use, in the order of the network's output. Default: all, as in the trained model, else "

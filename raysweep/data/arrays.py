@@ -94,8 +94,16 @@ class ImageFile:
         if len(index) == 1 or bool((np.diff(index) == 1).all()):  # neighbours, as in a validation: one read
             self._fill(view, start + int(index[0]) * size)
             return out
-        for i, position in enumerate(index.tolist()):
-            self._fill(view[i * size : (i + 1) * size], start + position * size)
+        fd, preadv, end = self._file.fileno(), os.preadv, 0
+        for position in index.tolist():
+            here, end = end, end + size
+            image, offset = view[here:end], start + position * size
+            try:
+                whole = preadv(fd, (image,), offset) == size
+            except OSError:
+                whole = False
+            if not whole:  # rare: what _fill says about it is left to it
+                self._fill(image, offset)
         return out
 
     def whole(self) -> np.ndarray:

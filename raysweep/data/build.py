@@ -8,14 +8,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from raysweep._text import join_names
 from raysweep.config.settings import DataSection
-from raysweep.data import arrays, decode, integrity, pillow
+from raysweep.data import arrays, copies, decode, integrity, pillow
 from raysweep.data.listing import Item, Listing
 from raysweep.data.pillow import Decoded
 from raysweep.data.reading import UNDECODED, Cropped, LeftOut, Reading
@@ -56,7 +56,7 @@ class _Seen:
             cropped = Cropped(len(self.cut), mean, self.cut[most], items[most].name)
         bad = {UNDECODED: LeftOut.of(items[i].name for i in self.bad)} if self.bad else {}
         modes = dict(sorted(self.modes.items()))
-        return Reading({**listing.left_out, **bad}, cropped, self.transparent, modes, validation, listing.notes)
+        return Reading({**listing.left_out, **bad}, cropped, self.transparent, modes, validation, notes=listing.notes)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,10 @@ def _write(folder: Path, data: DataSection, listing: Listing, decoded: _Decoded)
     if seen.bad and data.on_bad_image == "error":
         raise _undecodable(items, seen.bad, data)
     labels = np.array([item.label for item in items], dtype=np.int64)
-    parts = _parts(decoded, labels, listing, data)
+    parts, dropped = _without_copies(_parts(decoded, labels, listing, data), decoded, labels, listing, data)
+    train, val = parts["train"], parts["val"]
+    found = copies.groups(decoded.digests[train], labels[train], decoded.digests[val], labels[val])
+    counted = copies.count(found, labels[train], labels[val], listing.classes, dropped)
     identity = hashlib.sha256(json.dumps(listing.classes).encode())
     for split, index in parts.items():
         _write_split(folder, split, index, decoded, labels, items)
@@ -118,8 +121,9 @@ def _write(folder: Path, data: DataSection, listing: Listing, decoded: _Decoded)
         "std": std,
         "sha256": identity.hexdigest(),
         "skipped": [{"image": items[i].name, "reason": why} for i, why in seen.bad.items()],
-        "reading": seen.reading(
-            listing, items, {c: int(n) for c, n in zip(listing.classes, in_val, strict=True)}
+        "reading": replace(
+            seen.reading(listing, items, {c: int(n) for c, n in zip(listing.classes, in_val, strict=True)}),
+            copies=counted,
         ).to_json(),
         "hashes": {file.name: integrity.hashes(file) for file in sorted(folder.iterdir())},
     }
@@ -175,7 +179,7 @@ def _parts(decoded: _Decoded, labels: np.ndarray, listing: Listing, data: DataSe
     order = good[np.lexsort((decoded.digests[good], labels[good]))]
     if listing.val is None:
         _check_classes(listing.classes, labels[order], "readable")
-        return stratified_split(order, labels, data.val_fraction, data.split_seed, listing.classes)
+        return stratified_split(order, labels, data.val_fraction, data.split_seed, listing.classes, decoded.digests)
     parts = {"train": order[order < len(listing.train)], "val": order[order >= len(listing.train)]}
     _check_classes(listing.classes, labels[parts["train"]], "training")
     if len(parts["val"]) == 0:
@@ -183,6 +187,25 @@ def _parts(decoded: _Decoded, labels: np.ndarray, listing: Listing, data: DataSe
             f"{data.path} has no validation images. Add some, or remove the split; raysweep then makes one itself."
         )
     return parts
+
+
+def _without_copies(
+    parts: dict[str, np.ndarray], decoded: _Decoded, labels: np.ndarray, listing: Listing, data: DataSection
+) -> tuple[dict[str, np.ndarray], int]:
+    """(the split without the copies that ``data.duplicates`` takes out, their number)."""
+    train, val = parts["train"], parts["val"]
+    shared = np.intersect1d(decoded.digests[train], decoded.digests[val])
+    if not len(shared):
+        return parts, 0
+    in_train, in_val = (np.isin(decoded.digests[index], shared) for index in (train, val))
+    if data.duplicates == copies.DROP_TRAIN:
+        left = {"train": train[~in_train], "val": val}
+    elif data.duplicates == copies.DROP_VAL:
+        left = {"train": train, "val": val[~in_val]}
+    else:
+        return parts, 0
+    _check_classes(listing.classes, labels[left["train"]], "training")
+    return left, len(train) + len(val) - len(left["train"]) - len(left["val"])
 
 
 def _check_classes(classes: tuple[str, ...], labels: np.ndarray, what: str) -> None:
@@ -202,6 +225,7 @@ def _write_split(
         for start in range(0, len(index), _COPIED_AT_ONCE):
             out.write(decoded.pixels.take(index[start : start + _COPIED_AT_ONCE]).data)
     np.save(folder / f"{split}_labels.npy", labels[index])
+    np.save(folder / f"{split}_digests.npy", decoded.digests[index])
     (folder / f"{split}_names.json").write_text(json.dumps([items[i].name for i in index]), encoding="utf-8")
 
 
@@ -224,17 +248,29 @@ def moments(pixels: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def stratified_split(
-    order: np.ndarray, labels: np.ndarray, fraction: float, seed: int, classes: tuple[str, ...]
+    order: np.ndarray,
+    labels: np.ndarray,
+    fraction: float,
+    seed: int,
+    classes: tuple[str, ...],
+    digests: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Set the same fraction of each class aside for validation; each class keeps at least one image on either side.
+
+    Images that have copies all go into training, so that equal pixels are never on both sides. A class that has nothing else
+    gets no validation images.
 
     Args:
         order: positions of the images to split.
         labels: of all images, also of those that are not in ``order``.
+        digests: a hash of each image's pixels, of all images, too.
 
     Raises:
         DataError: a class has a single image.
     """
+    _, group, times = np.unique(digests[order], return_inverse=True, return_counts=True)
+    repeated = np.zeros(len(labels), dtype=bool)
+    repeated[order] = times[group] > 1
     val: list[np.ndarray] = []
     for label, name in enumerate(classes):
         of_class = order[labels[order] == label]
@@ -243,6 +279,7 @@ def stratified_split(
                 f"Class {name!r} has a single readable image, which cannot be split. Add more images of this class."
             )
         take = min(len(of_class) - 1, max(1, round(len(of_class) * fraction)))
-        val.append(of_class[permutation(len(of_class), (seed, label))[:take]])
+        drawn = of_class[permutation(len(of_class), (seed, label))]
+        val.append(drawn[~repeated[drawn]][:take])
     in_val = np.isin(order, np.concatenate(val))
     return {"train": order[~in_val], "val": order[in_val]}

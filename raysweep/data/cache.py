@@ -209,7 +209,7 @@ def _older(base: Path, listing: Listing) -> str | None:
 
 def _key(fingerprint: str, data: DataSection) -> str:
     """The name of the cache's folder: a hash of everything that its content depends on."""
-    options = [data.image_size, data.channels, data.val_fraction, data.split_seed, data.on_bad_image]
+    options = [data.image_size, data.channels, data.val_fraction, data.split_seed, data.on_bad_image, data.duplicates]
     return hashlib.sha256(json.dumps([VERSION, fingerprint, *options]).encode()).hexdigest()[:20]
 
 
@@ -251,6 +251,18 @@ def reopen(folder: str | Path, tell: Callable[[str], None] | None = None) -> Dat
     if tell is not None:
         tell(f"The image cache {folder} is damaged ({truncate(why, 200)}). Its images are decoded again.")
     return None
+
+
+def digests(data: Dataset, split: str) -> np.ndarray:
+    """A hash of each image's pixels, S32 (n,), in the order of the split."""
+    found: np.ndarray = np.load(data.folder / f"{split}_digests.npy")
+    return found
+
+
+def names(data: Dataset, split: str) -> list[str]:
+    """The name of each image, in the order of the split."""
+    found: list[str] = json.loads((data.folder / f"{split}_names.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _opened(folder: Path) -> Dataset:

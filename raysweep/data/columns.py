@@ -168,8 +168,9 @@ def _lacking(
     row = f" Its first row is {join_names(first[0])}." if first else ""
     numbers = "" if _has_header(table) else " (numbers, since it names no columns)"
     called = f"path: {have[0] if have else 'NAME'}, label: {have[-1] if have else 'NAME'}"
+    fer = " FER-2013's CSV also has a column pixels." if "emotion" in have and what == "path" else ""
     return DataError(
         f"{table.file} has no column for the {'image' if what == 'path' else 'class'} of each row: there is no column "
-        f"{', '.join(wanted[:5])} or the like; its columns are {join_names(have)}{numbers}.{row} Say which "
+        f"{', '.join(wanted[:5])} or the like; its columns are {join_names(have)}{numbers}.{row}{fer} Say which "
         f"they are, such as 'data.columns={{{called}}}'{remedy}."
     )

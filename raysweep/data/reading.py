@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from raysweep._text import join_names, plain, truncate
+from raysweep.data.copies import Copies
 
 UNDECODED = "images that cannot be decoded"
 FEW = 10  # validation images of a class
@@ -49,6 +50,7 @@ class Reading:
     transparent: int = 0  # images with transparent pixels, which were put on white
     modes: Mapping[str, int] = field(default_factory=dict)  # Pillow's mode, where it is neither L nor RGB(A) → images
     validation: Mapping[str, int] = field(default_factory=dict)  # class → validation images, 0 where there is none
+    copies: Copies | None = None
     notes: tuple[str, ...] = ()  # how folders, lists and classes were understood, a sentence each
 
     @classmethod
@@ -66,6 +68,7 @@ class Reading:
             int(value["transparent"]),
             dict(value["modes"].items()),
             dict(value["validation"].items()),
+            None if value["copies"] is None else Copies.from_json(value["copies"]),
             tuple(value["notes"]),
         )
 
@@ -103,6 +106,8 @@ class Reading:
         if self.modes:
             each = ", ".join(f"{n:,} {plain(mode)}" for mode, n in self.modes.items())
             found.append(f"Converted: {_images(sum(self.modes.values()))} in other modes than gray and RGB ({each}).")
+        if self.copies is not None:
+            found += self.copies.lines()
         without = [name for name, n in self.validation.items() if n == 0]
         if without:
             found.append(f"No validation images: {join_names(without)}.")

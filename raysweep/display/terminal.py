@@ -14,6 +14,9 @@ from raysweep.store.commands import command
 from raysweep.store.remote.copies import named, opened
 from raysweep.store.root import Root
 
+_HEAD = 12  # columns of the terminal for the name of a class above numbers
+_BETWEEN = 3  # between two columns of a table
+
 
 def never_fail() -> None:
     """Let stdout and stderr write characters that their encoding lacks as ``\\u25b2``, instead of failing in the middle of a
@@ -125,21 +128,41 @@ def table(
     rows: list[list[str]],
     err: bool = False,
     least: Sequence[int] = (),
-    what: str = "column",
-    plural: str | None = None,
+    most: int | None = None,
 ) -> None:
     """Print a table on stdout (with ``err``: stderr): formatted on a terminal, tab-separated for programs.
 
     Args:
-        least: columns that a narrow terminal may leave out, the least important first. Below the table it then says how many
-            of ``what`` are left out. Programs get all of them.
+        least: columns of classes that a narrow terminal may leave out, the least important first. A line below the table says
+            how many there are. Programs get all of them.
+        most: of these columns, also for programs.
     """
+    if most is not None and len(least) > most:
+        gone = set(least[: len(least) - most])
+        kept = [i for i in range(len(columns)) if i not in gone]
+        place = {i: at for at, i in enumerate(kept)}
+        columns, rows = [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
+        _table(title, columns, rows, err, [place[i] for i in least if i not in gone], len(gone))
+    else:
+        _table(title, columns, rows, err, least, 0)
+
+
+def _table(
+    title: str | None,
+    columns: list[tuple[str, str]],
+    rows: list[list[str]],
+    err: bool,
+    least: Sequence[int],
+    omitted: int,
+) -> None:
+    """:func:`table`, after ``omitted`` columns were left out."""
     stream = sys.stderr if err else sys.stdout
     if not stream.isatty():
         write = say if err else put
         write("\t".join(name for name, _ in columns))
         for row in rows:
             write("\t".join(row))
+        _say_omitted(omitted)
         return
     from rich import box
     from rich.console import Console
@@ -148,37 +171,47 @@ def table(
 
     console = Console(stderr=err, highlight=False)
     texts = [[as_written(named(cell), stream) for cell in row] for row in ([c for c, _ in columns], *rows)]
-    shown = _fitting(texts, console.width, least)
+    widths = _widths(texts, set(least))
+    shown = _fitting(widths, console.width, least)
     made = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for at, i in enumerate(shown):
-        right, fixed = columns[i][1] == "r", columns[i][1] == "n"
         # The names of the rows keep a third of the width, whatever else there is.
-        widest = max((cell_len(row[i]) for row in texts), default=1)
-        least_width = min(widest, console.width // 3) if at == 0 else None
         made.add_column(
             Text(texts[0][i]),
-            justify="right" if right else "left",
+            justify="right" if columns[i][1] == "r" else "left",
             overflow="fold",
-            no_wrap=fixed,
-            min_width=least_width,
+            no_wrap=columns[i][1] == "n",
+            min_width=min(widths[i], console.width // 3) if at == 0 else None,
+            max_width=widths[i] if i in least else None,
         )
     for row in texts[1:]:
         made.add_row(*(Text(row[i]) for i in shown))
     console.print(made)
-    if left_out := len(columns) - len(shown):
+    _say_omitted(omitted + len(columns) - len(shown))
+
+
+def _say_omitted(classes: int) -> None:
+    if classes:
         say(
-            f"{counted(left_out, what, plural)} with smaller changes {'is' if left_out == 1 else 'are'} not shown; a pipe gets all."
+            f"{counted(classes, 'class', 'classes')} with smaller changes {'is' if classes == 1 else 'are'} not shown; --json has all."
         )
 
 
-def _fitting(texts: Sequence[Sequence[str]], width: int, least: Sequence[int]) -> list[int]:
+def _widths(texts: Sequence[Sequence[str]], narrow: set[int]) -> list[int]:
+    """The width of each column. The names of classes at the top of ``narrow`` columns may be folded."""
+    heads = [min(cell_len(name), _HEAD) if i in narrow else cell_len(name) for i, name in enumerate(texts[0])]
+    return [max([head, *(cell_len(row[i]) for row in texts[1:])]) for i, head in enumerate(heads)]
+
+
+def _fitting(widths: Sequence[int], width: int, least: Sequence[int]) -> list[int]:
     """The columns that fit into a terminal side by side: all but as many of ``least`` as must go."""
-    widths = [max(cell_len(row[i]) for row in texts) + 3 for i in range(len(texts[0]))]
     gone: set[int] = set()
+    total = sum(w + _BETWEEN for w in widths) - _BETWEEN
     for i in least:
-        if sum(w for k, w in enumerate(widths) if k not in gone) <= width + 3:
+        if total <= width:
             break
         gone.add(i)
+        total -= widths[i] + _BETWEEN
     return [i for i in range(len(widths)) if i not in gone]
 
 

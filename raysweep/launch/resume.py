@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 
 from raysweep._text import counted
 from raysweep.cluster import signals
 from raysweep.config import foreign
 from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
-from raysweep.errors import CheckpointError, NotFoundError, ResourceError
+from raysweep.errors import CheckpointError, NotFoundError, RaysweepError, ResourceError
 from raysweep.events import Note, Progress, ignore
 from raysweep.launch import runner
 from raysweep.launch.runner import Launch, Result
+from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides, Resources
@@ -25,7 +27,7 @@ from raysweep.store import trust as trusting
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
-from raysweep.store.records import ExperimentConfig, ParentRef
+from raysweep.store.records import ExperimentConfig, Json, ParentRef
 from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Origin, Trust
@@ -104,6 +106,7 @@ def _continue(
     lock = WriterLock.acquire(experiment.folder, steal)
     try:
         experiment.root.refresh(experiment.folder)
+        _set_aside(experiment, progress)
         good, problems = experiment.newest_good(checkpoint.misplaced)
         for problem in problems:
             progress(Note(f"{problem}."))
@@ -112,6 +115,7 @@ def _continue(
             return _complete(experiment, good, last, progress)
         plan = _plan(experiment, config, settings, good, progress)
         with _session(settings, plan, progress, launch, fitted) as (launch, fitted), _to_its_end():
+            _complete_log(experiment, config, replace(plan, settings=before), good)
             config = _record_changes(experiment, config, before, settings, fitted)
             job = _job(experiment, config, replace(plan, resources=fitted), lock, good)
             job = _with_changed_images(job, experiment, plan, progress)
@@ -119,6 +123,39 @@ def _continue(
             return runner.execute(job, experiment, fitted, launch, progress)
     finally:
         lock.release()
+
+
+def _set_aside(experiment: Experiment, progress: Progress) -> None:
+    """Damaged lines of the log never block an experiment: what can be read counts, and the rest is kept."""
+    count = lineage.set_aside(experiment.folder)
+    if count:
+        progress(Note(f"{counted(count, 'damaged line')} of {layout.LINEAGE} moved to {layout.DAMAGED_LINES}."))
+
+
+def _complete_log(experiment: Experiment, config: ExperimentConfig, plan: Plan, good: ManifestEntry | None) -> None:
+    """Record what a kill at the start prevented, or what was damaged since, of the events with which the log begins."""
+    if not (experiment.folder / layout.CHANGES).exists():
+        told = plan.settings.experiment
+        lineage.open_log(experiment.folder, told.name, told.description, datetime.now())
+    events = runner.first_events(plan, config.sweep)
+    if good is not None:  # it has trained since; what a plan says of its beginning no longer holds
+        del events[1:]
+        if config.parent is not None and not any(e.type == lineage.RESUME for e in lineage.read(experiment.folder)):
+            events += _events_of_fork(experiment, config.parent, config, plan)
+    runner.record_missing(experiment, events)
+
+
+def _events_of_fork(
+    experiment: Experiment, ref: ParentRef, config: ExperimentConfig, plan: Plan
+) -> list[tuple[str, Json]]:
+    """The events that tie a child to its parent; only what the configuration says, if the parent is gone."""
+    try:
+        of_child = child.of_parent(plan, _same_parent(experiment, ref), config.fresh_optimizer)
+    except RaysweepError as error:
+        text = f"the log lacks how this experiment differs from {ref.reference}, which cannot be read: {error}"
+        told = {"checkpoint": ref.file, "experiment": ref.experiment, "epoch": ref.epoch, "batch": ref.batch or None}
+        return [(lineage.RESUME, {**told, "sha256": ref.sha256}), (lineage.NOTE, {"text": text})]
+    return [e for e in runner.first_events(of_child, config.sweep) if e[0] not in (lineage.START, lineage.NOTE)]
 
 
 @contextmanager
@@ -183,8 +220,7 @@ def _plan(
         hint = "`raysweep continue` also takes --threads, --workers and --address."
         raise ResourceError(f"{error} {hint}") from None
     if good is None and config.parent is not None:
-        parent = _same_parent(experiment, config.parent)
-        plan = replace(plan, parent=parent, fresh_optimizer=config.fresh_optimizer)
+        return child.of_parent(plan, _same_parent(experiment, config.parent), config.fresh_optimizer)
     return plan
 
 

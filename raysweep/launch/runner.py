@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -20,7 +20,7 @@ from raysweep.store import layout, lineage, retention, trust
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
-from raysweep.store.records import BranchRef, ExperimentConfig
+from raysweep.store.records import BranchRef, ExperimentConfig, Json
 from raysweep.store.root import Root
 from raysweep.training.job import Job, Outcome
 
@@ -68,28 +68,56 @@ def as_child(job: Job, plan: Plan, parent: Parent) -> Job:
     )
 
 
-def record_start(plan: Plan, parent: Parent, experiment: Experiment) -> None:
+def _events_of_child(plan: Plan, parent: Parent) -> list[tuple[str, Json]]:
     """The events that tie a child to its parent."""
-    lineage.record(
-        experiment.folder,
-        lineage.RESUME,
-        checkpoint=Root.address_of(parent.path),
-        experiment=parent.experiment,
-        epoch=parent.epoch,
-        batch=parent.batch or None,
-        sha256=parent.sha256,
-        optimizer="fresh" if plan.fresh_optimizer else None,
-        given=parent.given or None,
-    )
+    resume = {
+        "checkpoint": Root.address_of(parent.path),
+        "experiment": parent.experiment,
+        "epoch": parent.epoch,
+        "batch": parent.batch or None,
+        "sha256": parent.sha256,
+        "optimizer": "fresh" if plan.fresh_optimizer else None,
+        "given": parent.given or None,
+    }
     change = plan.ratio_change
-    if change is not None:
-        lineage.record(experiment.folder, lineage.RATIO, **change.to_event())
     changed = changed_settings(parent, plan.settings)
-    if changed:
-        lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changed)
-    for note in plan.notes:
-        if not note.inexact:  # the training itself writes those
-            lineage.record(experiment.folder, lineage.NOTE, text=note.text)
+    return [
+        (lineage.RESUME, resume),
+        *([(lineage.RATIO, change.to_event())] if change is not None else []),
+        *([(lineage.CONFIGURATION, {"changes": changed})] if changed else []),
+    ]
+
+
+def first_events(plan: Plan, sweep: str | None) -> list[tuple[str, Json]]:
+    """The events with which the log of an experiment begins: kind and fields."""
+    start = {
+        "description": plan.settings.experiment.description,
+        "model": plan.settings.model.name,
+        "epochs": plan.settings.training.epochs,
+        "classes": dict(plan.counts),
+        "new_weights": plan.weights.as_dict(),
+        "new_shares": plan.shares,
+        "data_sha256": plan.data.sha256,
+        "workers": plan.resources.workers,
+        "threads": plan.resources.threads,
+        "seed": plan.settings.seed,
+        "skipped_images": [f"{s['image']} ({s['reason']})" for s in plan.data.skipped] or None,
+        "reading": plan.data.reading.lines() or None,
+        "sweep": sweep,
+    }
+    of_child = [] if plan.parent is None else _events_of_child(plan, plan.parent)
+    # what is inexact in a child is written by the training itself
+    notes = [note.text for note in plan.notes if plan.parent is None or not note.inexact]
+    return [(lineage.START, start), *of_child, *((lineage.NOTE, {"text": text}) for text in notes)]
+
+
+def record_missing(experiment: Experiment, events: Iterable[tuple[str, Json]]) -> None:
+    """Write those of the first events into the log that are not in it: all of them, or those that a kill prevented."""
+    have = lineage.read(experiment.folder)
+    for kind, fields in events:
+        told = {"changes", "text"} & fields.keys()  # of a change of settings and a note there may be several
+        if not any(e.type == kind and all(e.fields.get(k) == fields[k] for k in told) for e in have):
+            lineage.record(experiment.folder, kind, **fields)
 
 
 HURRIED = ("SIGTERM", "SIGHUP")
@@ -131,33 +159,8 @@ def _start(plan: Plan, launch: Launch, progress: Progress, sweep: str | None, br
             lock = WriterLock.acquire(experiment.folder)
             held.callback(lock.release)
             job = _first_job(plan, experiment, lock, now, sweep, branch)
-        _record_first_events(plan, experiment, sweep)
+        record_missing(experiment, first_events(plan, sweep))
         return execute(job, experiment, plan.resources, launch, progress)
-
-
-def _record_first_events(plan: Plan, experiment: Experiment, sweep: str | None) -> None:
-    lineage.record(
-        experiment.folder,
-        lineage.START,
-        description=plan.settings.experiment.description,
-        model=plan.settings.model.name,
-        epochs=plan.settings.training.epochs,
-        classes=dict(plan.counts),
-        new_weights=plan.weights.as_dict(),
-        new_shares=plan.shares,
-        data_sha256=plan.data.sha256,
-        workers=plan.resources.workers,
-        threads=plan.resources.threads,
-        seed=plan.settings.seed,
-        skipped_images=[f"{s['image']} ({s['reason']})" for s in plan.data.skipped] or None,
-        reading=plan.data.reading.lines() or None,
-        sweep=sweep,
-    )
-    if plan.parent is not None:
-        record_start(plan, plan.parent, experiment)
-    else:
-        for note in plan.notes:
-            lineage.record(experiment.folder, lineage.NOTE, text=note.text)
 
 
 def _first_job(

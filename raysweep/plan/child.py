@@ -85,6 +85,11 @@ def plan_child(
             f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "
             f"data.channels={parent.channels}."
         )
+    return of_parent(plan, parent, fresh_optimizer)
+
+
+def of_parent(plan: Plan, parent: Parent, fresh_optimizer: bool) -> Plan:
+    """``plan`` as a child of ``parent``, with what the log says of that."""
     plan = replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, rates=_rates(parent, plan))
     return replace(plan, notes=_notes(parent, plan))
 

@@ -57,7 +57,7 @@ def plan_experiment(
     wanted = resources.decide(settings.scaling)
     if writable:
         root.check_writable()
-    data = _read(settings, root, progress)
+    data = read_images(settings, root, progress)
     progress(Building())
     settings, data = _ordered(settings, data, classes)
     settings, mirrored = _mirrored(settings, data.classes)
@@ -71,6 +71,8 @@ def plan_experiment(
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
     draws = settings.sampling.samples_per_epoch or len(members)
+    for line in data.reading.lines():  # last: an error is one paragraph
+        progress(Note(line))
     return Plan(
         settings,
         root,
@@ -112,16 +114,14 @@ def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted
     return sum(p.numel() for p in model.parameters()), (Note(note),) if note else ()
 
 
-def _read(settings: Settings, root: Root, progress: Progress) -> cache.Dataset:
-    """The images, decoded unless they were before; tells what is not as in their files."""
+def read_images(settings: Settings, root: Root, progress: Progress) -> cache.Dataset:
+    """The images, decoded unless they were before."""
     data = cache.load(
         settings.data,
         cache_dir(settings, root),
         lambda done, total: progress(Decoding(done, total)),
         lambda text: progress(Note(text)),
     )
-    for line in data.reading.lines():
-        progress(Note(line))
     return data
 
 

@@ -16,7 +16,10 @@ import numpy as np
 from raysweep._text import counted, join_names
 from raysweep.errors import InputError, NotFoundError, RaysweepError, StoreError
 from raysweep.report import effects, predictions, recorded
-from raysweep.report.effects import Effect, Pair
+from raysweep.report.effects import Effect
+from raysweep.report.findings.findings import Findings
+from raysweep.report.findings.selection import Winner
+from raysweep.report.findings.variance import STEADY_SEEDS
 from raysweep.report.history import class_sums, own_rows, read_history
 from raysweep.report.predictions import Predictions
 from raysweep.store import files, layout, ratio, resolve
@@ -43,6 +46,17 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """The predictions of a branch and its reference for the same images: ``labels`` int (n,); ``branch`` and ``reference`` int
+    (seeds, n), one row for each network."""
+
+    name: str
+    labels: np.ndarray
+    branch: np.ndarray
+    reference: np.ndarray
+
+
+@dataclass(frozen=True)
 class Comparison:
     """``against`` names the reference of every difference in words. ``notes`` say what could not be compared, and what limits the
     conclusions."""
@@ -55,6 +69,18 @@ class Comparison:
     effects: list[Effect]
     pairs: list[Pair]  # the predictions that the effects were computed from; empty if there are none
     notes: list[str] = field(default_factory=list)
+    reference: str = "the control"  # in a sentence
+    findings: Findings | None = None
+
+    @property
+    def winner(self) -> Winner | None:
+        """The branch with the best macro-F1, with its gain corrected for having been chosen."""
+        return None if self.findings is None else self.findings.winner
+
+    @property
+    def tests(self) -> int:
+        """How many differences were tested."""
+        return 0 if self.findings is None else sum(self.findings.compared)
 
     def of(self, branch: str, target: str, metric: str) -> Effect:
         """The effect of a branch on a class, or on ``effects.ALL``.
@@ -70,8 +96,12 @@ class Comparison:
 
 
 ONE_SEED = (
-    "There is one seed, so `better` and `worse` hold for these trainings only: how much another seed would change the "
-    "differences is not known. `seeds: [0, 1, 2]` in the grid measures it."
+    "A branch with one seed is never called better or worse: another seed could change the differences as much as the ratio does. "
+    "`seeds: [0, 1, 2]` and `control_seeds: 8` in the grid measure that."
+)
+FEW_SEEDS = (
+    "With two or three seeds it is not known whether a branch varies more from seed to seed than the others. A difference that is "
+    "shown holds if it is as steady as they are."
 )
 
 
@@ -128,17 +158,9 @@ class _Evaluated:
     predictions: Predictions
 
 
-@dataclass(frozen=True)
-class _Match:
-    """One training of a branch, and what it is compared with."""
-
-    branch: _Evaluated
-    reference: _Evaluated
-
-
 def of_sweep(sweep: Sweep) -> Comparison:
-    """Every branch against the control of its seed; if there is no control at all, against the parent. Branches that differ
-    in their seed only are one branch.
+    """Every branch against all controls; if there is no control at all, against the parent. Branches that differ in their seed
+    only are one branch. Networks of equal seeds are not paired: that would not make a difference any clearer.
 
     Raises:
         NotFoundError: there is neither a finished control nor a parent with predictions. InputError: no finished branch.
@@ -146,12 +168,12 @@ def of_sweep(sweep: Sweep) -> Comparison:
     record = sweep.record()
     notes: list[str] = []
     done = _finished(sweep, record, notes)
-    controls = {b.seed: done[b.name] for b in record.branches if b.control and b.name in done}
-    if controls:
+    references = [done[b.name] for b in record.branches if b.control and b.name in done]
+    if references:
         against = "the control, trained for as many epochs" + (
-            f", {len(controls)} seeds each" if len(controls) > 1 else ""
+            f", {len(references)} seeds" if len(references) > 1 else ""
         )
-        references = controls
+        word, epoch = "the control", references[0].predictions.epoch
     else:
         if record.parent is None:
             raise NotFoundError(
@@ -159,20 +181,25 @@ def of_sweep(sweep: Sweep) -> Comparison:
                 "finished, so there is nothing to compare with."
             )
         parent, against = _parent(sweep.root, record.parent)
-        references = {b.seed: parent for b in record.branches}
+        references, word, epoch = [parent], "the parent", None
         notes.append(NO_CONTROL)
     names = {b.name: name for name, members in grouped(record.branches).items() for b in members}
-    groups: dict[str, list[_Match]] = {}
+    groups: dict[str, list[_Evaluated]] = {}
     changed: dict[str, Changed] = {}
     for branch in record.branches:
-        if branch.control or branch.name not in done:
+        if branch.name not in done:
             continue
-        match = _match(branch, done[branch.name], references.get(branch.seed), bool(controls), notes)
-        if match is not None:
+        mine = done[branch.name]
+        if epoch not in (None, mine.predictions.epoch):
+            notes.append(
+                f"{branch.name} is omitted, because it ended at epoch {mine.predictions.epoch} and the control at epoch {epoch}."
+            )
+            references = [r for r in references if r is not mine]
+        elif not branch.control:
             name = names[branch.name]
-            groups.setdefault(name, []).append(match)
-            changed.setdefault(name, _fork(match.branch.experiment, record, branch.weights))
-    return _compared(sweep.id, against, groups, changed, notes)
+            groups.setdefault(name, []).append(mine)
+            changed.setdefault(name, _fork(mine.experiment, record, branch.weights))
+    return _compared(sweep.id, (against, word), references, groups, changed, notes)
 
 
 def _finished(sweep: Sweep, record: SweepRecord, notes: list[str]) -> dict[str, _Evaluated]:
@@ -191,20 +218,6 @@ def _finished(sweep: Sweep, record: SweepRecord, notes: list[str]) -> dict[str, 
     return done
 
 
-def _match(
-    branch: BranchRecord, mine: _Evaluated, reference: _Evaluated | None, same_epoch: bool, notes: list[str]
-) -> _Match | None:
-    """A branch with its reference; None and a note if they cannot be compared."""
-    if reference is None:
-        notes.append(f"{branch.name} is omitted, because the control of its seed is not finished.")
-        return None
-    own, other = mine.predictions.epoch, reference.predictions.epoch
-    if same_epoch and own != other:
-        notes.append(f"{branch.name} is omitted, because it ended at epoch {own} and its control at epoch {other}.")
-        return None
-    return _Match(mine, reference)
-
-
 def _fork(branch: Experiment, record: SweepRecord, weights: Mapping[str, float]) -> Changed:
     """The ratio change of a branch as its log says; if the log does not have it, as the sweep's plan does."""
     change = ratio.of_fork(branch.folder)
@@ -216,14 +229,14 @@ def _with_first(experiments: Sequence[Experiment]) -> Comparison:
     if any(map(recorded.is_old, experiments)):
         return _by_record(first, others, first.id)
     reference = _last(first)
-    groups = {e.id: [_Match(_last(e), reference)] for e in others}
+    groups = {e.id: [_last(e)] for e in others}
     changed = {e.id: ratio.between(first, e) for e in others}
     notes = [
-        f"{name} ended at epoch {match.branch.predictions.epoch}, {first.id} at epoch {reference.predictions.epoch}."
-        for name, (match,) in groups.items()
-        if match.branch.predictions.epoch != reference.predictions.epoch
+        f"{name} ended at epoch {mine.predictions.epoch}, {first.id} at epoch {reference.predictions.epoch}."
+        for name, (mine,) in groups.items()
+        if mine.predictions.epoch != reference.predictions.epoch
     ]
-    return _compared(f"{first.id} and {len(others)} more", f"{first.id}", groups, changed, notes)
+    return _compared(f"{first.id} and {len(others)} more", (first.id, first.id), [reference], groups, changed, notes)
 
 
 def of_child(root: Root, child: Experiment) -> Comparison:
@@ -248,7 +261,7 @@ def of_child(root: Root, child: Experiment) -> Comparison:
         return _by_record(before, [child], f"its parent {before.id}", [why])
     parent, against = _parent(root, config.parent)
     change = ratio.from_parent(child, parent.experiment)
-    return _compared(child.id, against, {child.id: [_Match(_last(child), parent)]}, {child.id: change}, [why])
+    return _compared(child.id, (against, "the parent"), [parent], {child.id: [_last(child)]}, {child.id: change}, [why])
 
 
 def _without_control(branch: Experiment, sweep: str) -> str:
@@ -262,7 +275,7 @@ def _of_branch(branch: Experiment, sweep_id: str) -> Comparison | None:
     """One branch with the numbers and labels that it has in its sweep; None if the sweep does not compare it with a control.
 
     A label takes into account how many differences are tested, so a branch by itself would be called worse where its sweep
-    calls the same difference noise.
+    calls the same difference not shown.
     """
     folder = branch.root.path / layout.SWEEPS / sweep_id
     if Path(sweep_id).name != sweep_id or not (folder / layout.SWEEP).is_file():
@@ -338,31 +351,53 @@ def _last(experiment: Experiment) -> _Evaluated:
 
 def _compared(
     title: str,
-    against: str,
-    groups: Mapping[str, Sequence[_Match]],
+    against: tuple[str, str],
+    references: Sequence[_Evaluated],
+    groups: Mapping[str, Sequence[_Evaluated]],
     changed: Mapping[str, Changed],
     notes: list[str],
 ) -> Comparison:
+    """
+    Args:
+        against: the reference in words, and in a sentence.
+    """
     if not groups:
         raise InputError(f"{title}: there is no branch to compare. {_few(notes)}".strip())
-    matches = [m for rows in groups.values() for m in rows]
-    one = matches[0].reference.predictions
-    _check_same_images(matches)
-    pairs = [_pair(name, rows) for name, rows in groups.items()]
-    branches = [_branch(name, rows, changed[name]) for name, rows in groups.items()]
-    if all(len(rows) == 1 for rows in groups.values()):
+    _check_same_images([*references, *(e for rows in groups.values() for e in rows)])
+    one = references[0].predictions
+    pairs = [_pair(name, rows, references) for name, rows in groups.items()]
+    branches = [_branch(name, rows, references, changed[name]) for name, rows in groups.items()]
+    fewest = min(len(rows) for rows in groups.values())
+    if fewest == 1:
         notes = [*notes, ONE_SEED]
+    elif fewest < STEADY_SEEDS:
+        notes = [*notes, FEW_SEEDS]
     counts: dict[str, int] = dict(
         zip(one.classes, np.bincount(one.labels, minlength=len(one.classes)).tolist(), strict=True)
     )
-    found = effects.effects(pairs, one.classes)
-    return Comparison(title, against, one.classes, counts, branches, found, pairs, [*notes, *_small(counts)])
+    control, *arms = (
+        effects.arm(name, [e.predictions.probabilities for e in rows])
+        for name, rows in [("control", references), *groups.items()]
+    )
+    found, findings = effects.of_arms(control, arms, one.labels, one.classes)
+    return Comparison(
+        title,
+        against[0],
+        one.classes,
+        counts,
+        branches,
+        found,
+        pairs,
+        [*notes, *_small(counts)],
+        against[1],
+        findings,
+    )
 
 
 def _small(counts: Mapping[str, int]) -> list[str]:
     """Which classes have no or few validation images, and what that means."""
     none = [c for c, n in counts.items() if n == 0]
-    few = [f"{c} ({n})" for c, n in counts.items() if 0 < n < effects.FEW]
+    few = [f"{c} ({n})" for c, n in counts.items() if 0 < n < effects.FEWEST]
     notes = []
     if none:
         notes.append(
@@ -370,7 +405,7 @@ def _small(counts: Mapping[str, int]) -> list[str]:
         )
     if few:
         notes.append(
-            f"{counted(len(few), 'class has', 'classes have')} fewer than {effects.FEW} validation images, too few for an interval: "
+            f"{counted(len(few), 'class has', 'classes have')} fewer than {effects.FEWEST} validation images, too few for an interval: "
             f"{join_names(few)}."
         )
     return notes
@@ -383,52 +418,45 @@ def largest(comparison: Comparison, most: int) -> list[str]:
 
 
 def by_size(comparison: Comparison, metric: str) -> list[str]:
-    """The classes, those first in which a branch differs most from its reference; a difference that is more than noise comes
-    before any other."""
+    """The classes, those first in which a branch differs most from its reference; a difference that is shown comes before
+    any other."""
     size: dict[str, tuple[bool, float]] = {}
     for e in comparison.effects:
         if e.metric == metric and e.target != effects.ALL and not math.isnan(e.difference):
-            real = e.label in (effects.BETTER, effects.WORSE)
-            size[e.target] = max(size.get(e.target, (False, 0.0)), (real, abs(e.difference)))
+            size[e.target] = max(size.get(e.target, (False, 0.0)), (bool(e.shown), abs(e.difference)))
     return sorted(comparison.classes, key=lambda c: size.get(c, (False, -1.0)), reverse=True)
 
 
-def _check_same_images(matches: Sequence[_Match]) -> None:
+def _check_same_images(every: Sequence[_Evaluated]) -> None:
     """Raises InputError if the networks were not all validated on the same images."""
-    first = matches[0].reference
+    first = every[0]
     data = first.experiment.config().data_sha256
-    for match in matches:
-        for found in (match.branch, match.reference):
-            # Another split can have the same labels in the same order, so the hash of the images is compared, too.
-            same = found.experiment.config().data_sha256 == data
-            same = same and found.predictions.classes == first.predictions.classes
-            if not same or not np.array_equal(found.predictions.labels, first.predictions.labels):
-                raise InputError(
-                    f"{found.experiment.id} was not validated on the same images as the others, so a difference would mean "
-                    "nothing. Compare experiments of the same data and split_seed."
-                )
+    for found in every:
+        # Another split can have the same labels in the same order, so the hash of the images is compared, too.
+        same = found.experiment.config().data_sha256 == data
+        same = same and found.predictions.classes == first.predictions.classes
+        if not same or not np.array_equal(found.predictions.labels, first.predictions.labels):
+            raise InputError(
+                f"{found.experiment.id} was not validated on the same images as the others, so a difference would mean "
+                "nothing. Compare experiments of the same data and split_seed."
+            )
 
 
-def _pair(name: str, rows: Sequence[_Match]) -> Pair:
-    return Pair(
-        name,
-        rows[0].reference.predictions.labels,
-        np.stack([m.branch.predictions.predicted for m in rows]),
-        np.stack([m.reference.predictions.predicted for m in rows]),
-        len({m.reference.experiment.id for m in rows}) < len(rows),
-    )
+def _pair(name: str, rows: Sequence[_Evaluated], references: Sequence[_Evaluated]) -> Pair:
+    mine, theirs = (np.stack([e.predictions.predicted for e in arm]) for arm in (rows, references))
+    return Pair(name, references[0].predictions.labels, mine, theirs)
 
 
-def _branch(name: str, rows: Sequence[_Match], change: Changed) -> Compared:
-    costs = [cost(m.branch.experiment) for m in rows]
+def _branch(name: str, rows: Sequence[_Evaluated], references: Sequence[_Evaluated], change: Changed) -> Compared:
+    costs = [cost(e.experiment) for e in rows]
     return Compared(
         name,
-        [m.branch.experiment.id for m in rows],
-        [m.reference.experiment.id for m in rows],
+        [e.experiment.id for e in rows],
+        [e.experiment.id for e in references],
         dict(change),
         sum(seconds for seconds, _ in costs),
         sum(images for _, images in costs),
-        rows[0].branch.predictions.epoch,
+        rows[0].predictions.epoch,
     )
 
 
@@ -449,7 +477,8 @@ def cost(experiment: Experiment) -> tuple[float, int]:
 
 
 COLUMNS = (
-    "branch", "target", "metric", "reference", "value", "difference", "low", "high", "p", "q", "noise", "label", "images",
+    "branch", "target", "metric", "reference", "value", "difference", "low", "high", "p", "q", "smallest", "label", "images",
+    "times", "free",
 )  # fmt: skip
 
 

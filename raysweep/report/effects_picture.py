@@ -1,6 +1,6 @@
-"""The effects as a heat map: branch × class, in percentage points; cells within noise are pale.
+"""The effects as a heat map: branch × class, in percentage points; what is not shown to differ is pale.
 
-Of many classes or branches those with the largest changes are shown, so that the picture stays one.
+Of many classes or branches those with the largest changes are drawn, so that the picture stays one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 def heat_map(comparison: Comparison) -> bytes:
     """The F1 of every class as PNG. Purple is better than the reference and orange is worse, which every kind of colour vision can
-    tell apart. Each cell has a sign, and it is bold where the difference is more than noise."""
+    tell apart. Each cell has a sign, and it is bold where the difference is shown."""
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -85,8 +85,8 @@ def _finish(axes: Any, comparison: Comparison, columns: Sequence[tuple[str, str]
     for side in axes.spines.values():
         side.set_visible(False)
     axes.set_title(
-        f"F1 in percentage points against {comparison.against}\nbold: more than noise (false-discovery rate "
-        f"{effects.LEVEL:.0%}); below: the 95 % interval{_omitted(comparison, classes, len(names))}",
+        f"F1 in percentage points against {comparison.against}\nbold: shown (false-discovery rate "
+        f"{effects.LEVEL:.0%}); below: the interval{_omitted(comparison, classes, len(names))}",
         fontsize=10,
         loc="left",
     )
@@ -98,7 +98,7 @@ def _cell(axes: Any, x: int, y: int, effect: effects.Effect, colour: tuple[float
     if math.isnan(effect.difference):
         axes.text(x, y, effect.label, fontsize=6, ha="center", va="center", color="#666666")
         return
-    real = effect.label != effects.NOISE
+    real = bool(effect.shown)
     pale = colour if real else tuple(0.25 * c + 0.75 for c in colour[:3])
     axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=pale))
     dark = real and sum(colour[:3]) < 1.35

@@ -176,24 +176,21 @@ def _write_cells(axes: Any, matrix: np.ndarray, shares: np.ndarray, size: int) -
 def history_png(experiment: Experiment) -> bytes:
     """Loss, accuracy and recall per class over the epochs, the parent's epochs included and the fork marked."""
     history = read_history(experiment)
-    figure = new_figure(13, 4.2)
+    classes = [c.removeprefix("recall_") for c in history if c.startswith("recall_")]
+    every, shown = labels(classes), _lowest(history, classes)
+    names = dict(zip(classes, every.texts, strict=True))
+    lines = sum(names[c].count("\n") + 1 for c in shown)  # of the legend
+    figure = new_figure(13, max(4.2, 0.8 + 0.17 * lines + 0.06 * len(shown)))
     loss, accuracy, recall = figure.subplots(1, 3)
     _curve(loss, history, "train_loss", "training", COLOURS[0])
     _curve(loss, history, "val_loss", "validation", COLOURS[1])
     _curve(accuracy, history, "train_acc", "training", COLOURS[0])
     _curve(accuracy, history, "val_acc", "validation", COLOURS[1])
     _curve(accuracy, history, "val_macro_f1", "macro-F1", COLOURS[2], "--")
-    classes = [c.removeprefix("recall_") for c in history if c.startswith("recall_")]
-    names = dict(zip(classes, labels(classes).texts, strict=True))
-    shown = _lowest(history, classes)
     for i, c in enumerate(shown):
         dashes = ("-", "--", ":")[i // len(COLOURS) % 3]
         _curve(recall, history, f"recall_{c}", names[c], COLOURS[i % len(COLOURS)], dashes)
-    title = (
-        "recall per class"
-        if len(shown) == len(classes)
-        else f"the {len(shown)} lowest recalls of {len(classes):,} classes"
-    )
+    title = "recall per class" if len(shown) == len(classes) else f"lowest recalls of {len(classes):,} classes"
     for axes, head in ((loss, "loss"), (accuracy, "accuracy"), (recall, f"{title} (validation)")):
         _finish_axes(axes, head, experiment.config().fork or None)
         if axes is not loss:
@@ -202,8 +199,8 @@ def history_png(experiment: Experiment) -> bytes:
     accuracy.legend(fontsize=8, loc="lower right")
     if recall.lines:
         recall.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    if legend := labels(classes).legend:
-        figure.supxlabel(legend, fontsize=8)
+    if every.legend:
+        figure.supxlabel(every.legend, fontsize=8)
     figure.suptitle(safe_label(experiment.id, 90), fontsize=12)
     return png(figure, history_source(experiment))
 

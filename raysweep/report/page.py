@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from raysweep._text import plain
-from raysweep.errors import RaysweepError
-from raysweep.report import comparison, content, effects
+from raysweep.errors import LockedError, RaysweepError
+from raysweep.report import comparison, content
 from raysweep.report.content import Content
 from raysweep.report.sections.records import HeatCell
 from raysweep.store import files, layout, resolve
@@ -24,12 +24,16 @@ def write(root: Root, reference: str, target: Path | None = None) -> Path:
 
     Raises:
         NotFoundError: there is no such sweep or experiment. StoreError: it cannot be read, or the page cannot be written.
+        LockedError: it still runs, and no ``target`` is given.
     """
     found = resolve.find_any(root, reference)
     page = content.of_sweep(found) if isinstance(found, Sweep) else content.of_experiment(root, found)
     folder = found.folder
     target = target or folder / layout.PAGE
-    files.write_atomic(target, html(page).encode(errors="backslashreplace"))
+    try:
+        files.write_atomic(target, html(page).encode(errors="backslashreplace"))
+    except LockedError as error:  # it would replace the report that the run itself writes at its end
+        raise LockedError(f"{error} Or write the report to another place, with -o FILE.") from None
     return target
 
 
@@ -85,17 +89,15 @@ def html(page: Content) -> str:
         "svg": Markup,  # made by sections/chart.py, without any text of a user
         "lines": lambda text: Markup("\n").join(plain(line) for line in text.split("\n")),
     }
-    return environment.get_template("page.html").render(
-        page=page, version=version("raysweep"), real=(effects.BETTER, effects.WORSE)
-    )
+    return environment.get_template("page.html").render(page=page, version=version("raysweep"))
 
 
 def _tint(cell: HeatCell) -> str:
-    """The CSS of a cell of the heat map: purple is better and orange is worse, pale where it is within noise."""
+    """The CSS of a cell of the heat map: purple is better and orange is worse, pale where it is not shown."""
     effect = cell.e
     if effect.difference == 0 or math.isnan(effect.difference):
         return ""
-    real = effect.label in (effects.BETTER, effects.WORSE)
+    real = bool(effect.shown)
     alpha = (0.3 + 0.65 * cell.strength) if real else 0.28 * cell.strength
     colour = _BETTER if effect.difference > 0 else _WORSE
     ink = ""

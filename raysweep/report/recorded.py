@@ -88,6 +88,6 @@ def effects(name: str, classes: Sequence[str], mine: Recorded, reference: Record
     for target, metric in [*((c, m) for c in classes for m in METRICS), *((ALL, m) for m in OVERALL)]:
         value = mine.values.get((target, metric), math.nan)
         before = reference.values.get((target, metric), math.nan)
-        unknown = (math.nan, math.nan, math.nan, math.nan, None)  # interval, p, q and noise
+        unknown = (math.nan,) * 5  # interval, p, q and the smallest difference
         found.append(Effect(name, target, metric, before, value, value - before, *unknown, UNKNOWN))
     return found

@@ -1,8 +1,9 @@
 """Suggest the grid of the next sweep from the measured effects of this one: which classes to show more or less often, and why.
 
 The effect of each weight by itself is estimated from all branches together: every level of every varied class adds its own
-amount to the difference from the control (least squares, weighted by the precision of each branch). So the effects of the
-two weights of ``disgust5_fear2`` are separated wherever the other branches allow it.
+amount to the difference from the control (generalised least squares with the covariance that the shared control gives the
+branches; Aitken 1936). So the effects of the two weights of ``disgust5_fear2`` are separated wherever the other branches
+allow it. A level counts as real by Holm's method over all levels (Holm 1979). One seed gives no advice but more seeds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from raysweep.errors import InputError
 from raysweep.report import commands, effects
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
-from raysweep.report.effects import Effect
 from raysweep.store.commands import command
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
@@ -30,22 +30,20 @@ from raysweep.store.sweep import Sweep
 MAX_BRANCHES = 24  # per seed, without the control
 _Z = 1.96  # standard errors in half of a 95 % interval
 _FURTHER = 2.0  # the factor to the next level where only one was tried
-_MOST_STEP = 4.0  # the largest factor to the next level
+_MOST_STEP = 2.0  # the largest factor beyond what was tried
 MOST_CLASSES = 4  # in a grid: two weights each are 16 points
 _GIVE_BACK = (1.25, 1.5)  # factors for the weight of a class that became worse while others became better
 
 
 @dataclass(frozen=True)
 class Level:
-    """One weight of one class that was tried: what it adds to the metric by itself, with its standard error, in [0, 1]."""
+    """One weight of one class that was tried: what it adds to the metric by itself, with its standard error, in [0, 1]. The error is
+    NaN where no branch has two seeds."""
 
     weight: float
     effect: float
     error: float
-
-    @property
-    def real(self) -> bool:
-        return abs(self.effect) > _Z * self.error and self.effect != 0
+    real: bool  # by Holm's method over all levels of the sweep
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Choice:
     target: str
     weights: list[float]
     why: str
-    sure: bool = True  # False if it is based on an effect that may be noise
+    sure: bool = True  # False if it is based on an effect that is not shown
     now: float | None = None  # the parent's weight
 
 
@@ -100,10 +98,10 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
         raise InputError(
             f"{sweep.id} varied no class's weight, so no next grid can be derived from it. Give a sweep whose grid has `weights`."
         )
-    if sum(found.counts.values()) < effects.FEW:
+    if sum(found.counts.values()) < effects.FEWEST:
         raise InputError(
             f"{sweep.id} was validated on {counted(sum(found.counts.values()), 'image')}, too few to measure any effect. Run the "
-            f"sweep with at least {effects.FEW} validation images, better hundreds."
+            f"sweep with at least {effects.FEWEST} validation images, better hundreds."
         )
     name = {"macro_f1": "macro-F1", "accuracy": "accuracy"}[metric]
     choices = [_next(target, before.get(target, 1.0), tried, name) for target, tried in levels.items()]
@@ -114,9 +112,7 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
     seeds = sorted({b.seed for b in record.branches if b.seed is not None})
     if not any(c.weights and c.sure for c in choices):
         choices, seeds = _again(choices, levels, name), _more_seeds(seeds)
-        notes.append(
-            f"No ratio changed the {name} by more than noise. With more seeds, smaller differences can be detected."
-        )
+        notes.append(f"No ratio is shown to change the {name}. With more seeds, smaller differences can be shown.")
     elif len(seeds) < 2:
         seeds = _more_seeds(seeds)
         notes.append("The sweep had one seed. Three seeds measure how much a difference depends on the seed.")
@@ -128,7 +124,7 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
 
 def _with_images(choice: Choice, images: int) -> Choice:
     """The choice, whose reason says so if the class has too few validation images to see an effect in."""
-    if images >= effects.FEW:
+    if images >= effects.FEWEST:
         return choice
     few = counted(images, "validation image") if images else effects.NO_IMAGES
     return replace(choice, why=f"{choice.why} (with {few} its own effect cannot be measured)")
@@ -199,25 +195,44 @@ def responses(found: Comparison, metric: str) -> tuple[dict[str, list[Level]], l
     if not keys:
         return {}, []
     design = np.array([[float(branch.get(c) == w) for c, w in keys] for branch in changed])
-    estimates, errors = _least_squares(design, [found.of(b.name, effects.ALL, metric) for b in found.branches])
+    assert found.findings is not None, "a sweep with a control has predictions"
+    gains, degrees = found.findings.gains[metric], found.findings.seeds.degrees
+    estimates, errors = _least_squares(design, gains.values, gains.covariance)
+    real = _holm(estimates, errors, degrees)
     levels: dict[str, list[Level]] = {}
-    for (c, w), estimate, error in zip(keys, estimates, errors, strict=True):
-        levels.setdefault(c, []).append(Level(w, estimate, error))
+    for i, (c, w) in enumerate(keys):
+        levels.setdefault(c, []).append(Level(w, float(estimates[i]), float(errors[i]), bool(real[i])))
     owners = np.array([c for c, _ in keys], dtype=object)
     rank = np.linalg.matrix_rank
     mixed = [c for c in levels if rank(design) - rank(design[:, owners != c]) < len(levels[c])]
     return levels, mixed
 
 
-def _least_squares(design: np.ndarray, measured: Sequence[Effect]) -> tuple[list[float], list[float]]:
-    """(estimates, standard errors) of every column of ``design`` (branches, levels)."""
-    # The interval says how much other images would change an effect, the noise how much other seeds would.
-    errors = np.array([max((e.high - e.low) / (2 * _Z), (e.noise or 0) / _Z, 1e-6) for e in measured])
-    scaled = design / errors[:, None]
-    # Where levels cannot be told apart, the pseudo-inverse gives the smallest effects that explain the differences.
-    covariance = np.linalg.pinv(scaled.T @ scaled, rcond=1e-9, hermitian=True)
-    estimates = covariance @ scaled.T @ (np.array([e.difference for e in measured]) / errors)
-    return estimates.tolist(), [math.sqrt(max(v, 0.0)) for v in np.diag(covariance).tolist()]
+def _least_squares(design: np.ndarray, gains: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(estimates, standard errors) of every column of ``design`` (branches, levels); errors are NaN where the covariance is.
+
+    Where levels cannot be told apart, the pseudo-inverse gives the smallest effects that explain the differences.
+    """
+    if np.isnan(covariance).any():
+        return np.linalg.pinv(design) @ gains, np.full(design.shape[1], np.nan)
+    floor = 1e-10 * np.eye(len(covariance))  # two branches with the same predictions have no variance of their own
+    precision = np.linalg.inv(covariance + floor)
+    spread = np.linalg.pinv(design.T @ precision @ design, rcond=1e-9, hermitian=True)
+    return spread @ design.T @ precision @ gains, np.sqrt(np.maximum(np.diag(spread), 0.0))
+
+
+def _holm(estimates: np.ndarray, errors: np.ndarray, degrees: int) -> np.ndarray:
+    """bool: which effects are not 0, with at most 5 % of sweeps without any effect naming one."""
+    from scipy.stats import t
+
+    if not degrees or np.isnan(errors).any():
+        return np.zeros(len(estimates), dtype=bool)
+    p = 2 * t.sf(np.abs(estimates) / np.maximum(errors, 1e-12), degrees)
+    order = np.argsort(p)
+    passed = p[order] * np.arange(len(p), 0, -1) <= effects.LEVEL
+    real = np.zeros(len(p), dtype=bool)
+    real[order] = np.logical_and.accumulate(passed)
+    return real
 
 
 def _next(target: str, now: float, tried: Sequence[Level], name: str) -> Choice:
@@ -231,8 +246,8 @@ def _next(target: str, now: float, tried: Sequence[Level], name: str) -> Choice:
     worst = min(tried, key=lambda level: level.effect)
     if best.real and best.effect > 0:
         return _around(target, now, tried, best, name)
-    if best.effect > best.error:  # more likely than not, but not certain
-        why = f"{_measured(best, name)}, which may be noise: try it once more"
+    if best.effect > best.error:  # more likely than not, but not shown
+        why = f"{_measured(best, name)}, which is not shown: try it once more"
         return Choice(target, sorted({now, best.weight}), why, sure=False)
     if worst.real and worst.effect < 0:
         if now > 0 and all(level.weight > now and level.effect < 0 for level in tried):
@@ -242,7 +257,7 @@ def _next(target: str, now: float, tried: Sequence[Level], name: str) -> Choice:
     return Choice(
         target,
         [],
-        f"none of the weights that were tried ({_list(tried)}) has an effect larger than noise: keep {now:g}",
+        f"none of the weights that were tried ({_list(tried)}) has an effect that is shown: keep {now:g}",
     )
 
 
@@ -265,8 +280,8 @@ def _around(target: str, now: float, tried: Sequence[Level], best: Level, name: 
 
 
 def _measured(level: Level, name: str) -> str:
-    effect, error = 100 * level.effect, 100 * _Z * level.error
-    return f"weight {level.weight:g} changed the {name} by {effect:+.1f} ± {error:.1f} points"
+    error = "" if math.isnan(level.error) else f" ± {100 * _Z * level.error:.1f}"
+    return f"weight {level.weight:g} changed the {name} by {100 * level.effect:+.1f}{error} points"
 
 
 def _given_back(found: Comparison, branch: str, before: Mapping[str, float], varied: set[str]) -> list[Choice]:
@@ -274,7 +289,7 @@ def _given_back(found: Comparison, branch: str, before: Mapping[str, float], var
     choices = []
     for target in found.classes:
         effect = found.of(branch, target, "f1")
-        if target not in varied and effect.label == effects.WORSE:
+        if target not in varied and effect.shown == effects.WORSE:
             now = before.get(target, 1.0)
             why = (
                 f"its F1 fell by {-100 * effect.difference:.1f} points (95 % interval {100 * effect.low:+.1f} … "
@@ -286,7 +301,7 @@ def _given_back(found: Comparison, branch: str, before: Mapping[str, float], var
 
 
 def _again(choices: Sequence[Choice], levels: Mapping[str, Sequence[Level]], name: str) -> list[Choice]:
-    """Where no effect was more than noise: the best level of each class again; if every class got worse, only the best
+    """Where no effect is shown: the best level of each class again; if every class got worse, only the best
     level of all."""
     best = {target: max(tried, key=lambda level: level.effect) for target, tried in levels.items()}
     promising = [target for target, level in best.items() if level.effect > 0]
@@ -297,7 +312,7 @@ def _again(choices: Sequence[Choice], levels: Mapping[str, Sequence[Level]], nam
             again.append(choice)
             continue
         level = best[choice.target]
-        why = f"{_measured(level, name)}, which is not more than noise: "
+        why = f"{_measured(level, name)}, which is not shown: "
         if choice.target in chosen:
             again.append(replace(choice, weights=[level.weight], why=f"{why}try it again with more seeds"))
         else:

@@ -174,10 +174,15 @@ def _compared(folder: Path, token: str, who: Holder | None) -> Holder:
     return who
 
 
+def lost(folder: Path) -> str | None:
+    """What was said when this process found out that another writer has its folder; None if it did not."""
+    return _lost.get(_key(folder)) if _lost else None
+
+
 def refuse_if_lost(path: Path) -> None:
     """Raises LockedError if this process has found out before that another writer has the folder of a file."""
-    for folder in (path.parent, path.parent.parent) if _lost else ():
-        if (told := _lost.get(_key(folder))) is not None:
+    for folder in (path.parent, path.parent.parent):
+        if (told := lost(folder)) is not None:
             raise LockedError(told)
 
 
@@ -218,7 +223,11 @@ def changing(path: Path) -> Iterator[None]:
 
 def refusal(who: Holder, state: bool | None) -> LockedError:
     """What to tell somebody who wants to write beside a holder; ``state`` is what :func:`alive` says of it."""
-    remedy = "Wait for it or stop it" if state else "If you are sure that it has ended, repeat with --steal"
+    remedy = (
+        "Wait for it or stop it"
+        if state
+        else "If you are sure that it has ended, `raysweep continue --steal` takes it over"
+    )
     return LockedError(f"{who.folder} is being written by process {who.pid} on {who.host} since {who.since}. {remedy}.")
 
 

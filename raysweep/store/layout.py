@@ -9,6 +9,7 @@ from typing import NamedTuple
 CONFIG = "experiment_config.json"
 CHANGES = "experiment_changes.log"
 LINEAGE = "lineage.jsonl"
+DAMAGED_LINES = "lineage_damaged.txt"  # lines that were no events, as they stood in the file before
 MANIFEST = "manifest.json"
 BEST = "best_checkpoint.pt"
 REPORT = "classification_report.txt"

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from raysweep._paths import read_regular
-from raysweep._text import truncate
+from raysweep._text import counted, truncate
 from raysweep.errors import StoreError
 from raysweep.store import layout
-from raysweep.store.files import LIMIT, append_line, open_regular, reading
+from raysweep.store.files import LIMIT, append_line, open_regular, read_all, reading, write_atomic
 from raysweep.store.gate import changing
 from raysweep.store.records import LineageEvent
 from raysweep.store.remote import copies
@@ -44,52 +44,136 @@ def open_log(folder: Path, name: str, description: str, when: datetime) -> None:
 
 
 def record(folder: Path, kind: str, **details: Any) -> LineageEvent:
-    """Append one event to both logs; returns it as it stands in ``lineage.jsonl``."""
-    log = folder / layout.LINEAGE
-
-    def append() -> LineageEvent:
-        copies.latest(log)
+    """Append one event to both logs; returns it as it stands in ``lineage.jsonl``. Damaged lines are set aside first."""
+    with changing(folder / layout.LINEAGE):  # another process of this writer must not take the same number
+        copies.latest(folder / layout.LINEAGE)
+        set_aside(folder)
         events = read(folder)
-        seq = events[-1].seq + 1 if events else 1
-        event = LineageEvent(seq, datetime.now().isoformat(timespec="milliseconds"), kind, details)
-        append_line(log, json.dumps(event.to_json(), ensure_ascii=False, allow_nan=False) + "\n")
-        return event
-
-    with changing(log):  # another process of this writer must not take the same number
-        event = copies.repeated(log, append)
-        copies.repeated(log, lambda: append_line(folder / layout.CHANGES, _for_people(event)))
+        event = LineageEvent(events[-1].seq + 1 if events else 1, _now(), kind, details)
+        append_line(folder / layout.LINEAGE, _line(event))
+        append_line(folder / layout.CHANGES, _for_people(event))
     return event
 
 
+def _now() -> str:
+    return datetime.now().isoformat(timespec="milliseconds")
+
+
+def _line(event: LineageEvent) -> str:
+    return json.dumps(event.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def read(folder: Path) -> list[LineageEvent]:
-    """All events in order. An incomplete last line is dropped; any other bad line is an error.
+    """All events in order. An incomplete last line is dropped, and so are damaged ones: see :func:`problems`.
 
     Raises:
-        StoreError: a line is not an event, or the sequence has a gap.
+        StoreError: the file cannot be read.
     """
+    return [e for e in _judged(folder)[1] if isinstance(e, LineageEvent)]
+
+
+def problems(folder: Path) -> list[str]:
+    """What is wrong with the log: damaged lines, and numbers that are missing.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    found, before = [], 0
+    for number, event in enumerate(_judged(folder)[1], start=1):
+        if isinstance(event, str):
+            found.append(f"line {number}: {event}")
+            before += 1  # it may have been the event of that number
+            continue
+        if event.seq > before + 1:
+            found.append(f"line {number}: event {event.seq} instead of {before + 1}")
+        before = event.seq
+    return [f"{layout.LINEAGE} is damaged ({what})" for what in found]
+
+
+def told_of_damage(folder: Path) -> list[str]:
+    """A text about the damaged lines that were set aside; none if there are none."""
+    try:
+        count = read_regular(folder / layout.DAMAGED_LINES, LIMIT).count(b"\n")
+    except OSError:
+        return []
+    return [f"{counted(count, 'damaged line')} of {layout.LINEAGE} are kept in {layout.DAMAGED_LINES}"] if count else []
+
+
+def set_aside(folder: Path) -> int:
+    """Move damaged lines of ``lineage.jsonl`` to a file of their own, so that nothing is lost and the log can go on; returns
+    how many there were. A note takes the place of a line whose number is free.
+
+    Raises:
+        StoreError: a file cannot be read or written. LockedError: another process writes to the experiment.
+    """
+    path, aside = folder / layout.LINEAGE, folder / layout.DAMAGED_LINES
+    with changing(path):
+        lines, judged = _judged(folder)
+        bad = [line for line, event in zip(lines, judged, strict=True) if isinstance(event, str)]
+        if not bad:
+            return 0
+        before = read_all(aside) if aside.exists() else b""
+        known = set(before.split(b"\n")[:-1])  # from a try that was killed in between
+        write_atomic(aside, before + b"".join(line + b"\n" for line in bad if line not in known))
+        taken = {e.seq for e in judged if isinstance(e, LineageEvent)}
+        kept, last_seq = [], 0
+        for line, event in zip(lines, judged, strict=True):
+            if isinstance(event, LineageEvent):
+                kept.append(line + b"\n")
+                last_seq = event.seq
+            elif last_seq + 1 not in taken:
+                last_seq += 1
+                text = f"this line was damaged ({event}); it is kept in {layout.DAMAGED_LINES}"
+                kept.append(_line(LineageEvent(last_seq, _now(), NOTE, {"text": text})).encode())
+        write_atomic(path, b"".join(kept))
+    return len(bad)
+
+
+def _judged(folder: Path) -> tuple[list[bytes], list[LineageEvent | str]]:
+    """The whole lines of the file, and of each its event or what is wrong with it: no event, or a number out of its order."""
     path = folder / layout.LINEAGE
     try:
         with reading(path):
             text = read_regular(path, LIMIT)
     except StoreError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            return []
+            return [], []
         raise
     lines = text.split(b"\n")[:-1]  # what follows the last newline is an incomplete line
-    events = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            value = json.loads(line)
-            if value["seq"] != number:
-                raise ValueError(f"event {value['seq']} instead of {number}")
-            events.append(LineageEvent.from_json(value))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise _damaged(path, f"line {number}: {truncate(error)}") from None
-    return events
+    judged = [_parsed(line) for line in lines]
+    before, after = 0, 0
+    following = [0] * len(judged)  # the number of the next line that is an event
+    for i in reversed(range(len(judged))):
+        following[i] = after
+        if isinstance(event := judged[i], LineageEvent):
+            after = event.seq
+    for i, event in enumerate(judged):
+        if isinstance(event, str):
+            continue
+        jumps = event.seq != before + 1 and 0 < following[i] <= event.seq  # else the next ones would be out of order
+        if event.seq <= before or jumps:
+            judged[i] = f"event {event.seq} instead of {before + 1}"
+        else:
+            before = event.seq
+    return lines, judged
 
 
-def _damaged(path: Path, what: str) -> StoreError:
-    return StoreError(f"{path} is damaged ({what}). Restore it from a copy; the checkpoints are not affected.")
+def _parsed(line: bytes) -> LineageEvent | str:
+    """The event of a line, or what is wrong with it."""
+    try:
+        event = LineageEvent.from_json(json.loads(line))
+        if type(event.seq) is not int:
+            raise TypeError("an event without a number")
+        return event
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return str(truncate(error))
+
+
+def _all_damaged(path: Path, what: str) -> StoreError:
+    return StoreError(
+        f"{path} is damaged: {what}. Restore it from a copy, or go on without it by `raysweep continue`, which keeps the damaged "
+        "lines in a file; the checkpoints are not affected."
+    )
 
 
 def early(folder: Path) -> list[LineageEvent]:
@@ -100,19 +184,24 @@ def early(folder: Path) -> list[LineageEvent]:
     """
     path = folder / layout.LINEAGE
     events: list[LineageEvent] = []
+    wrong = None
     try:
         with reading(path), open_regular(path) as file:
             while len(events) < _OF_THE_START:
                 line = file.readline(LIMIT)
                 if not line.endswith(b"\n"):  # the end, or an incomplete line
                     break
-                events.append(LineageEvent.from_json(json.loads(line)))
+                event = _parsed(line)
+                if isinstance(event, str):
+                    wrong = event
+                else:
+                    events.append(event)
     except StoreError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return []
         raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _damaged(path, f"a line near its start: {truncate(error)}") from None
+    if not events and wrong is not None:
+        raise _all_damaged(path, wrong)
     return events
 
 
@@ -120,31 +209,35 @@ def last(folder: Path) -> LineageEvent | None:
     """The newest event that is not a note. Only the end of the file is read, so it is cheap enough for ten thousand folders.
 
     Raises:
-        StoreError: the log cannot be read, or a line at its end is not an event: a damaged experiment must not look like
-            one without a log.
+        StoreError: the log cannot be read, or no line of it is an event: a damaged experiment must not look like one without a
+            log.
     """
     path = folder / layout.LINEAGE
     try:
         with reading(path), open_regular(path) as file:
             size = file.seek(0, 2)
-            step = 2048
+            step, wrong, good = 2048, None, False
             while step < LIMIT:
                 start = file.seek(max(0, size - step))
                 lines = file.read(step).split(b"\n")[:-1]  # what follows the last newline is an incomplete line
                 for line in reversed(lines[1:] if start else lines):  # the first may be cut by the window
-                    event = LineageEvent.from_json(json.loads(line))
-                    if event.type != NOTE:
+                    event = _parsed(line)
+                    if isinstance(event, str):
+                        wrong = event
+                    elif event.type != NOTE:
                         return event
+                    else:
+                        good = True
                 if start == 0:
+                    if wrong is not None and not good:
+                        raise _all_damaged(path, wrong)
                     return None
                 step *= 4
-        raise _damaged(path, f"no event in its last {LIMIT // 1_000_000} MB")
+        raise _all_damaged(path, f"no event in its last {LIMIT // 1_000_000} MB")
     except StoreError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _damaged(path, f"a line near its end: {truncate(error)}") from None
 
 
 def _clean(value: Any) -> str:

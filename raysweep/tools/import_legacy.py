@@ -17,7 +17,7 @@ import numpy as np
 from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
 from raysweep.data import cache
-from raysweep.errors import CheckpointError, InputError, NotFoundError
+from raysweep.errors import CheckpointError, DataError, InputError, NotFoundError
 from raysweep.events import Loading, Progress, ignore
 from raysweep.launch import runner
 from raysweep.plan import experiment as experiment_plan
@@ -223,7 +223,10 @@ class _Evaluator:
     def _images(self, settings: Settings) -> cache.Dataset:
         if self.found is None:
             self.progress(Loading())
-            self.found = cache.load(settings.data, experiment_plan.cache_dir(settings, self.root))
+            found = experiment_plan.read_images(settings, self.root, self.progress)
+            if (fault := found.settle()) is not None:
+                raise DataError(fault)
+            self.found = found
         return self.found
 
 

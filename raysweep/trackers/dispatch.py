@@ -25,7 +25,7 @@ from raysweep.cluster.metrics import Gauges
 from raysweep.config.settings import TrackersSection
 from raysweep.errors import Interrupted, RaysweepError
 from raysweep.events import BranchEnded, EpochDone, Event, ExperimentFinished, ExperimentStarted, Note, Progress, opened
-from raysweep.store import lineage
+from raysweep.store import gate, lineage
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import FAILED, FINISHED, INTERRUPTED, Experiment
 from raysweep.store.lock import WriterLock
@@ -183,6 +183,8 @@ class Dispatcher:
         self.known.add(folder)
 
     def _sync(self, folder: Path, board: bool = True, only_out_of_sync: bool = False) -> None:
+        if gate.lost(folder) is not None:  # another process trains it, and brings its trackers up to date
+            return
         try:
             Root.at(folder.parent).refresh(folder, patient=False)  # the branch may train on another machine
             section = self.sections.get(folder) or snapshot.section(Experiment(folder).config())
@@ -273,6 +275,8 @@ class Dispatcher:
         """Write one note into the log of each experiment for every tracker that had an error. The experiments have ended, so
         no other process writes to them."""
         for (folder, name), why in self.errors.items():
+            if gate.lost(folder) is not None:
+                continue
             now = (
                 f"it is out of sync; `{continue_command(Root.at(folder.parent), folder.name)}` brings it up to date"
                 if (folder, name) in self.out_of_sync

@@ -69,10 +69,8 @@ def here(root, monkeypatch):
     monkeypatch.setenv("RAYSWEEP_ROOT", str(root / "e"))
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
-    from raysweep.report import effects, page
+    from raysweep.report import page
 
-    monkeypatch.setattr(effects, "RESAMPLES", 50)  # what is told is tested here, not how exact it is
-    monkeypatch.setattr(effects, "MORE_RESAMPLES", 50)
     monkeypatch.setattr(page, "write", lambda found, reference, target: target.with_name("猫.html"))
     return root
 
@@ -90,6 +88,8 @@ READING = {  # verb → its arguments; a branch of the sweep is s-猫5-seed0, an
     "compare branch": ["compare", "s-猫5-seed0"],
     "report": ["report", "s", "-o", "page.html"],
     "suggest": ["suggest", "s"],
+    "power": ["power", "s"],
+    "audit": ["audit", "images"],
     "prune": ["prune", "猫"],
     "export": ["export", "猫", "--to", "onnx"],
     "predict": ["predict", "猫@1", "猫.png"],

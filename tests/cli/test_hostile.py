@@ -123,7 +123,7 @@ def test_no_cell_is_a_formula(report: dict[str, dict[str, Any]], name: str) -> N
 
 @pytest.mark.parametrize("name", [f"classes of {label}" for label in TRAINED])
 def test_no_class_forges_an_event_or_spoils_a_picture(report: dict[str, dict[str, Any]], name: str) -> None:
-    folders = list(Path(report[name]["root"]).glob("experiment_*"))
+    folders = [found.parent for found in Path(report[name]["root"]).glob("*/lineage.jsonl")]
     assert folders or report[name]["code"] == 2
     for folder in folders:
         log = (folder / "experiment_changes.log").read_text()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
+
+import pytest
 
 from raysweep.cluster.channel import Channel, ChannelReporter
 from raysweep.events import BatchDone, BranchEvent, Drawing
@@ -65,3 +68,26 @@ def test_what_all_branches_share_is_unpacked_once(monkeypatch):
     assert unpacked == ["one", "other"]
     assert trained == [("b0", "one"), ("b1", "one"), ("b2", "one"), ("c", "other")]
     assert list(branches._kept) == ["other"]
+
+
+@pytest.mark.parametrize("asked", [None, "SIGTERM"])
+def test_a_cluster_that_was_ended_with_its_driver_is_not_waited_for(monkeypatch, asked):
+    from raysweep.cluster import channel as channels
+
+    clock, handled = [0.0], []
+    end = threading.Event()
+
+    def dead(channel):
+        clock[0] += 1.0
+        if clock[0] >= 100:  # nobody has asked to stop: Ray's own error comes, sooner or later
+            end.set()
+        return None
+
+    monkeypatch.setattr(channels, "take", dead)
+    monkeypatch.setattr(channels.time, "monotonic", lambda: clock[0])
+    thread = threading.Thread(target=end.wait, daemon=True)
+    channels.watch(thread, object(), 0.001, handled.append, lambda: asked)
+    assert thread.is_alive() == (asked is not None)
+    assert clock[0] == channels.GONE_S + 1 if asked else clock[0] >= 100
+    assert handled[0] == []
+    end.set()

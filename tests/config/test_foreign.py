@@ -62,6 +62,7 @@ def test_places_are_asked_for():
     }
     assert [a.key for a in foreign.places(settings)] == ["scaling.address", "trackers.mlflow.uri", "data.cache_dir"]
     assert foreign.places({"trackers": {"mlflow": None}, "scaling": {}}) == []
+    assert foreign.places({"scaling": {"address": "auto"}}) == []  # this machine's own cluster
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ TWO = [{"name": n, "weights": {"disgust": 2}} for n in ("one", "two")]
         ({"search": {"algorithm": "random", "num_samples": 10**9, "ranges": RANGES}}, "at most 10,000 is allowed"),
         ({"branches": TWO, "seeds": list(range(5001))}, "10,002 points"),
         (
-            {"search": {"algorithm": "random", "num_samples": 5, "ranges": RANGES}, "branches": TWO, "seeds": [7, 8]},
+            {"search": {"algorithm": "optuna", "num_samples": 5, "ranges": RANGES}, "branches": TWO, "seeds": [7, 8]},
             "allows one seed at most, not 2",
         ),
     ],
@@ -215,3 +215,38 @@ def test_names_of_branches_say_which_of_many_similar_classes_they_change():
 def test_names_of_branches_of_short_classes_are_as_they_were():
     assert grids.describe({"disgust": 5.0, "fear": 2.0}, CLASSES) == "disgust5_fear2"
     assert grids.describe({"3": 4.0}, [str(i) for i in range(10)]) == "34"
+
+
+def test_control_seeds_are_those_of_the_branches_and_then_the_smallest_unused_numbers():
+    from raysweep.config import grid as grids
+    from raysweep.weights import SamplingWeights
+
+    parent = SamplingWeights.complete({}, ("a", "b"))
+
+    def seeds(**values):
+        points, _ = grids.expand(grids.check({"weights": {"a": [2.0]}, **values}), parent, 7)
+        return [p.seed for p in points if p.control], [p.seed for p in points if not p.control]
+
+    assert seeds(seeds=[5, 1], control_seeds=4) == ([5, 1, 0, 2], [5, 1])
+    assert seeds(seeds=[0, 1, 2], control_seeds=8) == (list(range(8)), [0, 1, 2])
+    assert seeds(control_seeds=3) == ([7, 0, 1], [7])
+    assert seeds(seeds=[3, 4, 5], control_seeds=2) == ([3, 4], [3, 4, 5])
+    assert seeds(seeds=[3, 4]) == ([3, 4], [3, 4])
+
+
+def test_control_seeds_need_a_control():
+    from raysweep.config import grid as grids
+    from raysweep.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="control is false"):
+        grids.check({"weights": {"a": [2.0]}, "control": False, "control_seeds": 3})
+
+
+def test_a_random_search_may_have_several_seeds():
+    from raysweep.config import grid as grids
+    from raysweep.weights import SamplingWeights
+
+    search = {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"uniform": [1.0, 4.0]}}}
+    grid = grids.check({"search": search, "seeds": [0, 1]})
+    points, _ = grids.expand(grid, SamplingWeights.complete({}, ("a", "b")), 0)
+    assert [p.seed for p in points] == [0, 1] * 4

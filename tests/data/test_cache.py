@@ -476,7 +476,7 @@ def test_the_split_takes_its_share_of_each_class_and_every_image_once(counts, fr
     labels = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((np.arange(len(labels))[::-1], labels))  # any order by label
     names = tuple("abcde"[: len(counts)])
-    parts = build.stratified_split(order, labels, fraction, seed, names)
+    parts = build.stratified_split(order, labels, fraction, seed, names, np.arange(len(labels)))
     assert sorted([*parts["train"], *parts["val"]]) == list(range(len(labels)))
     for c, n in enumerate(counts):
         of_val = int((labels[parts["val"]] == c).sum())
@@ -484,7 +484,7 @@ def test_the_split_takes_its_share_of_each_class_and_every_image_once(counts, fr
         assert abs(of_val - n * fraction) <= 1 or of_val in (1, n - 1)
     for part in parts.values():  # each part keeps the order
         assert [i for i in order if i in set(part.tolist())] == part.tolist()
-    again = build.stratified_split(order, labels, fraction, seed, names)
+    again = build.stratified_split(order, labels, fraction, seed, names, np.arange(len(labels)))
     assert all(np.array_equal(parts[k], again[k]) for k in parts)
 
 

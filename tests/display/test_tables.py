@@ -48,7 +48,7 @@ def compared(classes: int) -> tuple[list[tuple[str, str]], list[list[str]]]:
 def test_rows_keep_their_names_and_the_largest_changes(monkeypatch, width, classes):
     screen = terminal_of(monkeypatch, width)
     columns, rows = compared(classes)
-    terminal.table("t", columns, rows, least=[2 + i for i in range(classes)], what="class", plural="classes")
+    terminal.table("t", columns, rows, least=[2 + i for i in range(classes)])
     lines = screen.text.splitlines()
     assert max(map(len, lines[:-1])) <= width
     assert any("Magi_character035" in line for line in lines)
@@ -64,6 +64,10 @@ def test_a_program_gets_all_columns(capsys):
     columns, rows = compared(964)
     terminal.table("t", columns, rows, least=list(range(2, 966)))
     assert all(len(line.split("\t")) == 966 for line in capsys.readouterr().out.splitlines())
+    terminal.table("t", columns, rows, least=list(range(2, 966)), most=40)
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].split("\t") == ["branch", "accuracy", *(f"character{i}" for i in range(924, 964))]
+    assert err.startswith("924 classes with smaller changes are not shown")
 
 
 def predictions(classes: int) -> Predictions:

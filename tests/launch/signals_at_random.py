@@ -1,6 +1,6 @@
 """Random signals over the start, the training and the end of a run or a sweep.
 
-``python -m tests.launch.signals_at_random FOLDER --kind run|sweep --count N [--seed S] [--phase start|training|end]`` prints a
+``python -m tests.launch.signals_at_random FOLDER --kind run|sweep --count N [--seed S] [--phase start|training|end] [--forked]`` prints a
 JSON line per trial. Each trial is a program of its own, from its first line on, that gets SIGINT, SIGTERM or SIGHUP at a random
 moment. It must end with 130, with a last line that says how to go on, without a traceback and without leaving a process; and
 what that line says must lead to the bits of an undisturbed program. ``docs/reliability.md`` has the counts of the last campaign.
@@ -33,8 +33,46 @@ PHASES = ("start", "training", "end")
 MARK = "RAYSWEEP_TRIAL"
 LIMIT_S = 300.0
 GONE_S = 10.0
-GRID = "epochs: 2\nseeds: [0]\nweights:\n  '3': [4.0]\n"
+GRID = "epochs: 2\nseeds: [0]\nweights:\n  '5': [3.0]\n"
 OUR_FAULT = ("Traceback", "Exception ignored", "Fatal Python error", "core dumped", "SIGSEGV", "Aborted")
+
+
+class Forked:
+    """A program forked from this one, which has everything imported; as much of ``Popen`` as is used here."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        os.setpgid(0, 0)
+        code: Any = 99
+        try:
+            with open(log, "ab", buffering=0) as out:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                os.dup2(out.fileno(), 2)
+            from raysweep.cli.entry import entry
+
+            sys.argv = ["raysweep", *arguments]
+            entry()
+            code = 0
+        except SystemExit as error:
+            code = error.code or 0
+        finally:
+            os._exit(code if isinstance(code, int) else 1)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = ended(self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float = LIMIT_S) -> int:
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a forked program", timeout)
+            time.sleep(0.005)
+        return code
 
 
 @dataclass
@@ -44,6 +82,7 @@ class Program:
     kind: str
     root: Path
     arguments: list[str]
+    forked: bool = False  # without the seconds in which libraries load
 
     @property
     def log(self) -> Path:
@@ -63,14 +102,20 @@ class Program:
         finished = sum(e.status() == "finished" for e in made)
         return "end" if finished == (2 if self.kind == "sweep" else 1) else "training"
 
-    def begin(self, mark: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, MARK: mark, "PYTHONPATH": str(Path(__file__).parents[2])}
-        command = [sys.executable, "-m", "raysweep", *self.arguments, "--root", str(self.root)]
-        with open(self.log, "ab") as out:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=out, env=environment, process_group=0)
+    def begin(self, mark: str) -> subprocess.Popen[bytes] | Forked:
+        process = self._forked() if self.forked else self._executed(mark)
         while process.poll() is None and not _listens(process.pid):  # Python's own start is not ours
             time.sleep(0.001)
         return process
+
+    def _forked(self) -> Forked:
+        return Forked([*self.arguments, "--root", str(self.root)], self.log)
+
+    def _executed(self, mark: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, MARK: mark, "PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, "-m", "raysweep", *self.arguments, "--root", str(self.root)]
+        with open(self.log, "ab") as out:
+            return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=out, env=environment, process_group=0)
 
     def hashes(self) -> list[str]:
         return [weights_hash(e) for e in self.experiments]
@@ -84,13 +129,14 @@ def _listens(pid: int) -> bool:
     return False
 
 
-def left_over(mark: str) -> list[int]:
-    """Living processes of a trial."""
+def left_over(mark: str, group: int) -> list[int]:
+    """Living processes of a trial: those with its mark, and those of its process group."""
     entry, found = f"{MARK}={mark}".encode(), []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if entry in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
+            pid = int(folder.name)
+            if entry in (folder / "environ").read_bytes().split(b"\0") or os.getpgid(pid) == group:
+                found.append(pid)
     return found
 
 
@@ -135,7 +181,7 @@ def strike(program: Program, mark: str, phase: str, after: float, number: int) -
     seconds = time.monotonic() - begun
     if code == 0:  # the signal came during the interpreter's own end
         return None
-    while (alive := left_over(mark)) and time.monotonic() - begun - seconds < GONE_S:
+    while (alive := left_over(mark, process.pid)) and time.monotonic() - begun - seconds < GONE_S:
         time.sleep(0.1)
     text = program.log.read_text(errors="replace")
     return {
@@ -179,7 +225,8 @@ def trial(
     """One signal; again where the program was over before."""
     for attempt in range(20):
         program = make(f"{number:03}-{attempt}")
-        after, sent = rng.uniform(0, seconds[phase]), rng.choice(SIGNALS)
+        # Earlier each time: a machine may be faster now than when it was undisturbed.
+        after, sent = rng.uniform(0, seconds[phase]) * 0.7**attempt, rng.choice(SIGNALS)
         row = strike(program, f"{os.getpid()}-{number}-{attempt}", phase, after, sent)
         if row is not None:
             row["afterwards"] = go_on(program, row["last_line"])
@@ -197,9 +244,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--phase", choices=PHASES, default=None)
+    parser.add_argument("--forked", action="store_true", help="fork the programs, so that no library has to load")
     chosen = parser.parse_args(arguments)
     import ray.train.torch  # noqa: F401  (what is gone on with is forked from here)
 
+    import raysweep.cli.branch
+    import raysweep.cli.continue_
+    import raysweep.cli.entry
+    import raysweep.cli.main
+    import raysweep.cli.run
     import raysweep.launch.resume
     import raysweep.report.figures
     import raysweep.training.loop  # noqa: F401
@@ -220,7 +273,7 @@ def main(arguments: list[str]) -> int:
         root = chosen.folder / f"{chosen.kind}-{chosen.seed}-{name}"
         root.mkdir()
         if chosen.kind == "run":
-            return Program("run", root, ["run", str(config), "--name", "broken"])
+            return Program("run", root, ["run", str(config), "--name", "broken"], chosen.forked)
         (folder,) = parent.glob("parent_*")
         words = [
             "branch",
@@ -231,7 +284,7 @@ def main(arguments: list[str]) -> int:
             "--name",
             "broken",
         ]
-        return Program("sweep", root, [*words, "--max-concurrent", "1"])
+        return Program("sweep", root, [*words, "--max-concurrent", "1"], chosen.forked)
 
     expected, seconds = undisturbed(make("undisturbed"))
     print(json.dumps({"kind": chosen.kind, "undisturbed": seconds}), flush=True)

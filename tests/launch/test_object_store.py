@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,15 +17,17 @@ from typing import Any
 
 import pytest
 
+from raysweep.errors import RaysweepError
 from raysweep.launch import run as launching
 from raysweep.plan import experiment as experiment_plan
-from raysweep.store import layout, lineage, resolve
+from raysweep.store import catalog, layout, lineage, resolve
 from raysweep.store.root import Root
 from raysweep.training.job import Job, Outcome
 from tests.cli.test_errors import run_cli
 from tests.conftest import Recorder, small_settings, weights_hash
 from tests.launch import elsewhere
-from tests.store.remote.objectstore import Server, emptied
+from tests.store.remote.between import Between, Request
+from tests.store.remote.objectstore import BUCKET, Server, emptied
 
 SECTIONS: dict[str, Any] = {"training": {"epochs": 8, "batch_size": 20}, "checkpoint": {"every_n_batches": 7}}
 
@@ -184,3 +187,94 @@ def test_workers_and_branches_on_another_machine_write_where_the_driver_reads(se
     assert found["hash"] == weights_hash(whole)
     assert found["rows"] == 2
     assert found["copies"] == ["driver", "node"]  # it was another machine
+
+
+def continued_elsewhere(server: Server, name: str, reference: str) -> str:
+    """Finish an experiment on another machine, where it is not known whether its writer lives; returns its weights' hash."""
+    from raysweep.launch import resume
+
+    with server.elsewhere(f"next {name}"):
+        root = Root.open(server.root(name))
+        done = resume.continue_experiment(root, reference, steal=True).experiment
+        assert [(e.epoch, e.verify(done.folder)) for e in done.entries()] == [(1, None), (2, None)]
+        assert done.status() == "finished"
+        assert [e.seq for e in lineage.read(done.folder)] == list(range(1, len(lineage.read(done.folder)) + 1))
+        return weights_hash(done)
+
+
+TWO_EPOCHS: dict[str, Any] = {"training": {"epochs": 2, "batch_size": 20}, "checkpoint": {"every_n_batches": 7}}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_whichever_request_of_a_run_fails_it_is_named_and_the_bits_are_the_same(server, tmp_path, monkeypatch):
+    from raysweep.store.remote import bucket
+    from tests.store.remote.test_faults import KINDS, Fault
+
+    monkeypatch.setattr(bucket, "_ATTEMPTS", 1)
+    monkeypatch.setattr(bucket, "_REPEATS", 0)
+    whole = weights_hash(
+        launching.run(experiment_plan.plan_experiment(small_settings(tmp_path / "whole", **TWO_EPOCHS))).experiment
+    )
+    step = int(os.environ.get("RAYSWEEP_FAULT_STEP", "1"))
+    at, failed = random.randrange(1, step + 1), set()
+    while True:
+        name, kind, error = f"run{at}", KINDS[at // step % len(KINDS)], None
+        with Between(server.port) as between, server.machine(f"first {name}"):
+            fault = Fault(between, at, kind)
+            settings = small_settings(server.root(name, port=between.port), **TWO_EPOCHS)
+            try:
+                launching.run(experiment_plan.plan_experiment(settings))
+            except RaysweepError as found:
+                error = found
+        if not fault.failed:
+            break
+        failed.add(fault.failed)
+        part = fault.failed.partition(" ")[2]
+        if error is not None:  # else it was something without which a run ends well: a picture, a tracker, an old file
+            assert part in str(error) or part == "bucket", (at, kind, fault.failed, str(error))
+        with server.machine(f"looking {name}"):
+            there = [e.id for e in catalog.experiments(Root.open(server.root(name)))]
+        if there:
+            assert continued_elsewhere(server, name, there[0]) == whole, (at, kind, fault.failed)
+        else:
+            assert not [k for k in server.all_keys() if k.startswith(f"{name}/") and k.endswith(layout.MANIFEST)]
+        at += step
+    assert len(failed) > 100 // step / 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nth", range(4))
+def test_a_run_that_stood_still_and_lost_its_lock_changes_nothing(server, tmp_path, nth):
+    """It stops at one of its requests, is taken over, and goes on after the other has finished."""
+    whole = weights_hash(
+        launching.run(experiment_plan.plan_experiment(small_settings(tmp_path / "whole", **TWO_EPOCHS))).experiment
+    )
+    at, asleep, wake = random.randrange(25, 75), threading.Event(), threading.Event()
+
+    def sleeping(request: Request) -> None:
+        if request.number == at:
+            asleep.set()
+            assert wake.wait(240)
+
+    with Between(server.port) as between:
+        setattr(between, random.choice(["decide", "after"]), sleeping)
+        file = tmp_path / "base.json"
+        values = small_settings(Path("x"), **TWO_EPOCHS).model_dump(mode="json", exclude_unset=True)
+        file.write_text(json.dumps({**values, "experiment": {"name": "base"}}))
+        running = subprocess.Popen(
+            [sys.executable, "-m", "raysweep", "run", str(file), "--root", server.root("x", between.port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"RAYSWEEP_CACHE": str(server.folder / "first")},
+        )
+        assert asleep.wait(240)
+        assert continued_elsewhere(server, "x", "base") == whole
+        before = {k: server.client.head_object(Bucket=BUCKET, Key=k)["ETag"] for k in server.all_keys()}
+        wake.set()
+        _, told = running.communicate(timeout=240)
+    assert running.returncode == 2, (at, told[-3000:])
+    assert "This process stops writing" in told
+    assert "Traceback" not in told
+    assert {k: server.client.head_object(Bucket=BUCKET, Key=k)["ETag"] for k in server.all_keys()} == before, at

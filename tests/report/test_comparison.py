@@ -13,7 +13,8 @@ import pytest
 
 from raysweep.errors import InputError, NotFoundError, StoreError
 from raysweep.report import comparison, page, predictions
-from raysweep.report.effects import ALL, NOISE
+from raysweep.report.effects import ALL
+from raysweep.report.findings import findings
 from raysweep.store import resolve
 from raysweep.store import sweep as sweeps
 from raysweep.store.experiment import Experiment
@@ -84,12 +85,12 @@ def sweep(root, trained):
     return resolve.find_sweep(Root.open(root), trained[2])
 
 
-def test_a_sweep_is_compared_with_the_control_of_each_seed(root, sweep, capsys):
+def test_a_sweep_is_compared_with_its_controls(root, sweep, capsys):
     found = comparison.compare(Root.open(root), ["s"])
     (branch,) = found.branches
     assert branch.name == "34"
     assert branch.change == {"3": (1.0, 4.0)}
-    assert "2 seeds each" in found.against
+    assert "2 seeds" in found.against
     assert branch.images == 2 * 500
     assert branch.seconds > 0
     by_name = sweep.experiments()
@@ -97,22 +98,26 @@ def test_a_sweep_is_compared_with_the_control_of_each_seed(root, sweep, capsys):
     effect = found.of("34", ALL, "accuracy")
     assert effect.value == pytest.approx((accuracy["34-seed0"] + accuracy["34-seed1"]) / 2)
     assert effect.reference == pytest.approx((accuracy["control-seed0"] + accuracy["control-seed1"]) / 2)
-    assert effect.noise is not None
-    assert not found.notes
+    assert effect.low < effect.difference < effect.high
+    assert found.notes == [comparison.FEW_SEEDS]
     code, out, err = run_cli(capsys, "compare", "s", "--root", root)
     assert code == 0, err
     assert out.splitlines()[0].split("\t")[:3] == ["branch", "accuracy", "macro-F1"]
     assert out.splitlines()[1].startswith("34\t")
     code, out, _ = run_cli(capsys, "compare", "s", "--json", "--root", root)
     assert code == 0
-    assert len(json.loads(out)["effects"]) == 10 * 3 + 2
+    assert len(json.loads(out)["effects"]) == 10 * 6 + 5
 
 
 def test_effects_are_written_into_the_sweeps_folder(sweep):
     assert page.write_all(sweep) is None
     rows = list(csv.DictReader((sweep.folder / "effects.csv").open()))
     assert {r["branch"] for r in rows} == {"34"}
-    assert {r["label"] for r in rows} <= {"better", "worse", "within noise"}
+    labels = {*findings.SHOWN, findings.NOT_SHOWN, findings.LEARNING_NOT_SHOWN, findings.SAME_AS_MOVING, ""}
+    assert {r["label"] for r in rows} <= {*labels, findings.INSEPARABLE, findings.NOT_TESTED}
+    recall = next(r for r in rows if (r["target"], r["metric"]) == ("3", "recall"))
+    assert not recall["times"] or float(recall["times"]) > 0
+    assert -1 <= float(recall["free"]) <= 1
     assert (sweep.folder / "effects.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -122,8 +127,8 @@ def test_a_branch_that_is_not_finished_is_omitted_with_a_note(root, sweep):
     (broken.folder / "lineage.jsonl").write_text("".join(lines[:-1]))
     found = comparison.of_sweep(sweep)
     assert any("34-seed1 is not finished" in n for n in found.notes)
-    assert any("one seed" in n for n in found.notes)
-    assert found.of("34", ALL, "accuracy").noise is None
+    assert comparison.ONE_SEED in found.notes
+    assert found.of("34", ALL, "accuracy").label == findings.ONE_SEED
 
 
 def test_without_a_control_a_sweep_is_compared_with_the_parent_with_a_note(root, sweep, parent, capsys):
@@ -136,7 +141,7 @@ def test_without_a_control_a_sweep_is_compared_with_the_parent_with_a_note(root,
     assert comparison.NO_CONTROL in found.notes
     before = predictions.read(parent, 1)
     assert found.of("34", ALL, "accuracy").reference == pytest.approx(np.mean(before.labels == before.predicted))
-    assert all(p.one_reference for p in found.pairs)
+    assert all(len(p.reference) == 1 for p in found.pairs)
     assert page.write_all(sweep) is None
     assert "There is no control" in run_cli(capsys, "compare", "s", "--root", root)[2]
     sweep.write_record(replace(sweep.record(), parent=ParentRef("gone", 1)))
@@ -164,7 +169,8 @@ def test_experiments_are_compared_with_the_first(root, parent, quick_child):
     two = quick_child(f"{parent.id}@1", epochs=1, name="two", weights={"3": 4.0})
     found = comparison.compare(Root.open(root), [one.id, two.id])
     assert found.against == one.id
-    assert all(e.difference == 0 and e.label == NOISE for e in found.effects)
+    assert all(e.difference == 0 or np.isnan(e.difference) for e in found.effects)
+    assert not any(e.shown for e in found.effects)
 
 
 def test_experiments_validated_on_other_images_are_refused(root, parent, quick_run):
@@ -196,7 +202,7 @@ def test_a_deleted_parent_is_not_replaced_by_another_of_the_same_name(tmp_path):
     twin = makes(root, "parent", CLASSES, (0.1, 0.1, 0.1))
     parent = made.record().parent.experiment
     assert twin.id == f"{parent}_2"
-    assert comparison.of_sweep(made).branches[0].references == [parent] * 2
+    assert comparison.of_sweep(made).branches[0].references == [parent]
     shutil.rmtree(root / parent)
     with pytest.raises(NotFoundError, match=f"{parent} is not under"):
         comparison.of_sweep(made)

@@ -13,8 +13,9 @@ import pytest
 from raysweep.errors import NotFoundError
 from raysweep.report import commands, content, page
 from raysweep.report.sections import confusion, learning_curves
-from raysweep.store import layout
+from raysweep.store import gate, layout
 from raysweep.store.experiment import Experiment
+from raysweep.store.lock import WriterLock
 from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 from tests.conftest import weights_hash
@@ -75,9 +76,10 @@ def test_it_has_every_part(text, sweep):
     ids = {a["id"] for _, a in found.tags if "id" in a}
     assert {"tree", "branches", "heat", "shares", "curves", "confusions", "commands"} <= ids
     words = " ".join(found.words)
-    for part in (sweep.id, "rare5", "Differences larger than noise", "better", "macro-F1", "450 validation images"):
+    for part in (sweep.id, "rare5", "Verdict", "better", "macro-F1", "450 validation images"):
         assert part in words
-    assert re.search(r"rare5: F1 of rare \d\d\.\d → \d\d\.\d", words)
+    sentence = r"rare5: .{1,40}: recall [+-]\d+\.\d and predicted \d\.\d\d × as often; the control gets [+-]\d+\.\d by moving its threshold"
+    assert re.search(sentence + "; at equal alarms", words)
     heads = [t for t, _ in found.tags].count("svg")
     assert heads == 2 + 3  # macro-F1, accuracy, and a chart for each class
 
@@ -123,8 +125,8 @@ def test_marks_of_writing_direction_and_markup_in_class_names_are_replaced(tmp_p
 def test_without_a_real_difference_the_page_names_no_winner(tmp_path):
     sweep = sweep_of(tmp_path / "e", ("a", "b", "c"), BASE, {"x": ({"a": 2.0}, BASE), "y": ({"b": 2.0}, BASE)})
     found = content.of_sweep(sweep)
-    assert [v.label for v in found.verdicts] == ["nothing"]
-    assert "No difference is larger than noise" in page.html(found)
+    assert {v.label for v in found.verdicts} == {"nothing"}
+    assert "No difference is shown" in page.html(found)
 
 
 def test_a_sweep_without_a_control_says_so(tmp_path):
@@ -173,6 +175,20 @@ def test_one_experiment_has_a_page(root, sweep, capsys, tmp_path):
     text = (tmp_path / "z.html").read_text()
     assert "no control" not in text
     assert "against the control, trained for as many epochs" in text
+
+
+def test_what_still_runs_gets_its_report_elsewhere(root, sweep, capsys, tmp_path):
+    held = WriterLock.acquire(sweep.folder)
+    gate.leave(sweep.folder)  # as in another process
+    before = {p.name: p.read_bytes() for p in sweep.folder.iterdir() if p.is_file()}
+    code, _, err = run_cli(capsys, "report", "s", "--root", root)
+    assert code == 2
+    assert "is being written by process" in err
+    assert "with -o FILE" in err
+    assert {p.name: p.read_bytes() for p in sweep.folder.iterdir() if p.is_file()} == before
+    assert run_cli(capsys, "report", "s", "--root", root, "-o", tmp_path / "x.html")[0] == 0
+    held.release()
+    assert run_cli(capsys, "report", "s", "--root", root)[0] == 0
 
 
 def test_the_command(root, sweep, capsys, tmp_path):

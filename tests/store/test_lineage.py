@@ -1,4 +1,4 @@
-"""The two logs: numbered events, one torn last line dropped, any other damage an error, and no text that forges an event."""
+"""The two logs: numbered events, a torn last line dropped, damaged lines told and set aside, and no text that forges an event."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from raysweep.errors import StoreError
 from raysweep.store import files, layout, lineage
+from tests.store.making import Killed
 
 WHEN = datetime(2025, 1, 8, 14, 30, 22)
 # Any text, also what an argument that is no UTF-8 becomes (lone surrogates), and lines that look like an event's.
@@ -112,26 +113,74 @@ def test_a_torn_last_line_is_dropped_and_its_number_used_again(cut):
         ]
 
 
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        (lambda d: d.replace(b'"seq": 2', b'"seq": 3'), 2),  # a number twice
-        (lambda d: d.replace(d.splitlines(keepends=True)[1], b""), 2),  # a line lost
-        (lambda d: d.replace(b'"type": "CONTINUED"', b'"type": 7'), 2),
-        (lambda d: b"not json" + d, 1),
-        (lambda d: d + b"[1, 2]\n", 4),
-        (lambda d: d + b"\xff\n", 4),
-        (lambda d: d + b"\n", 4),
-        (lambda d: d[:20] + b"\n" + d[20:], 1),
-    ],
-)
-def test_any_other_bad_line_is_an_error_that_names_it(tmp_path, change, line):
+DAMAGE = {
+    # how a log of three events is damaged; the bad lines, the events that stay, and those after one more event
+    "a number twice": (lambda d: d.replace(b'"seq": 2', b'"seq": 3'), [2], [1, 3], [1, 2, 3, 4]),
+    "a number that jumps": (lambda d: d.replace(b'"seq": 2', b'"seq": 2000000'), [2], [1, 3], [1, 2, 3, 4]),
+    "a number as a text": (lambda d: d.replace(b'"seq": 2', b'"seq": "2"'), [2], [1, 3], [1, 2, 3, 4]),
+    "a number for a type": (lambda d: d.replace(b'"type": "CONTINUED"', b'"type": 7'), [2], [1, 3], [1, 2, 3, 4]),
+    "no JSON before": (lambda d: b"not json" + d, [1], [2, 3], [1, 2, 3, 4]),
+    "a list behind": (lambda d: d + b"[1, 2]\n", [4], [1, 2, 3], [1, 2, 3, 4, 5]),
+    "no text": (lambda d: d + b"\xff\n", [4], [1, 2, 3], [1, 2, 3, 4, 5]),
+    "zeros": (lambda d: d + b"\0" * 4096 + b"\n", [4], [1, 2, 3], [1, 2, 3, 4, 5]),
+    "an empty line": (lambda d: d + b"\n", [4], [1, 2, 3], [1, 2, 3, 4, 5]),
+    "a line in two": (lambda d: d[:20] + b"\n" + d[20:], [1, 2], [2, 3], [1, 2, 3, 4]),
+    "of a stalled writer": (lambda d: d + d.splitlines(keepends=True)[1], [4], [1, 2, 3], [1, 2, 3, 4, 5]),
+    "all of it": (lambda d: b"x\n" * 3, [1, 2, 3], [], [1, 2, 3, 4]),
+}
+
+
+@pytest.mark.parametrize(("change", "bad", "stay", "then"), DAMAGE.values(), ids=DAMAGE)
+def test_bad_lines_are_told_and_set_aside_and_the_log_goes_on(tmp_path, change, bad, stay, then):
     three_events(tmp_path)
     damage(tmp_path, change)
-    with pytest.raises(StoreError, match=rf"lineage\.jsonl is damaged \(line {line}:"):
-        lineage.read(tmp_path)
-    with pytest.raises(StoreError):
-        lineage.record(tmp_path, lineage.NOTE)  # nor is anything appended to it
+    lines = (tmp_path / layout.LINEAGE).read_bytes().splitlines(keepends=True)
+    assert [e.seq for e in lineage.read(tmp_path)] == stay
+    assert [re.search(r"damaged \(line (\d+): ", p)[1] for p in lineage.problems(tmp_path)] == [str(n) for n in bad]
+    assert lineage.told_of_damage(tmp_path) == []
+    lineage.record(tmp_path, lineage.INTERRUPTED)
+    events = lineage.read(tmp_path)
+    assert [e.seq for e in events] == then
+    notes = [e for e in events if e.type == lineage.NOTE]
+    assert [e.seq for e in events if e.type not in (lineage.NOTE, lineage.INTERRUPTED)] == stay
+    assert all(layout.DAMAGED_LINES in e.fields["text"] for e in notes)
+    assert lineage.problems(tmp_path) == []
+    assert (tmp_path / layout.DAMAGED_LINES).read_bytes() == b"".join(lines[n - 1] for n in bad)
+    assert re.match(rf"{len(bad)} damaged lines? of", lineage.told_of_damage(tmp_path)[0])
+    assert lineage.set_aside(tmp_path) == 0
+
+
+def test_a_line_that_is_gone_is_told_for_ever(tmp_path):
+    three_events(tmp_path)
+    damage(tmp_path, lambda d: d.replace(d.splitlines(keepends=True)[1], b""))
+    for seqs in ([1, 3], [1, 3, 4]):
+        assert [e.seq for e in lineage.read(tmp_path)] == seqs
+        assert lineage.problems(tmp_path) == ["lineage.jsonl is damaged (line 2: event 3 instead of 2)"]
+        lineage.record(tmp_path, lineage.INTERRUPTED)
+    assert not (tmp_path / layout.DAMAGED_LINES).exists()
+
+
+def test_a_kill_while_lines_are_set_aside_loses_none_and_keeps_none_twice(tmp_path, monkeypatch):
+    three_events(tmp_path)
+    damage(tmp_path, lambda d: d.replace(b'"type": "CONTINUED"', b'"type": 7'))
+    bad = (tmp_path / layout.LINEAGE).read_bytes().splitlines()[1]
+    write = files.write_atomic
+
+    def killed_before_the_log(path: Path, data: bytes) -> None:
+        if path.name == layout.LINEAGE:
+            raise Killed
+        write(path, data)
+
+    monkeypatch.setattr(lineage, "write_atomic", killed_before_the_log)
+    with pytest.raises(Killed):
+        lineage.set_aside(tmp_path)
+    monkeypatch.undo()
+    assert lineage.set_aside(tmp_path) == 1
+    assert (tmp_path / layout.DAMAGED_LINES).read_bytes() == bad + b"\n"
+    damage(tmp_path, lambda d: d + b"x\n")
+    assert lineage.set_aside(tmp_path) == 1
+    assert (tmp_path / layout.DAMAGED_LINES).read_bytes() == bad + b"\nx\n"
+    assert "2 damaged lines" in lineage.told_of_damage(tmp_path)[0]
 
 
 def test_the_last_event_is_found_without_reading_all_and_damage_is_not_called_no_event(tmp_path):
@@ -141,8 +190,9 @@ def test_the_last_event_is_found_without_reading_all_and_damage_is_not_called_no
     damage(tmp_path, lambda d: d + b'{"seq": 6, "torn": "' + b"x" * 20_000)
     assert lineage.last(tmp_path).seq == 5
     damage(tmp_path, lambda d: d + b"\n")  # a whole line now, and no event
-    with pytest.raises(StoreError, match="damaged"):
-        lineage.last(tmp_path)
+    assert lineage.last(tmp_path).seq == 5
+    damage(tmp_path, lambda d: b"x\n" + d)
+    assert [e.seq for e in lineage.early(tmp_path)] == [1, 2, 3, 4, 5]
 
 
 def test_a_note_does_not_hide_how_the_run_ended(tmp_path):
@@ -231,7 +281,9 @@ def test_the_log_for_machines_is_plain_json_lines(tmp_path):
 )
 def test_a_line_that_is_no_event_is_damage(tmp_path, line):
     (tmp_path / layout.LINEAGE).write_text(line + "\n")
-    for reader in (lineage.read, lineage.last):
+    assert lineage.read(tmp_path) == []
+    assert len(lineage.problems(tmp_path)) == 1
+    for reader in (lineage.early, lineage.last):
         with pytest.raises(StoreError, match="damaged") as error:
             reader(tmp_path)
         assert len(str(error.value)) < 800

@@ -25,7 +25,7 @@ from raysweep.launch.resume import continue_experiment
 from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
-from raysweep.store import files, lineage
+from raysweep.store import files, lineage, trust
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import BranchRef, ExperimentConfig
 from raysweep.store.root import Root
@@ -546,6 +546,7 @@ def test_a_server_that_is_down_does_not_affect_the_run_and_gets_everything_later
     value = run.config().to_json()
     value["settings"]["trackers"]["mlflow"]["uri"] = database  # the server is up again
     run.write_config(ExperimentConfig.from_json(value))
+    trust.remember_made(run.id, value["settings"])  # the user's own change
     runs.resume(run)
     assert mlflow_curves(run.folder) == history(run.folder)
 

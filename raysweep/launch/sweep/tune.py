@@ -144,12 +144,13 @@ def _train(work: Work, progress: Progress, ended: TuneOutcome, flag: StopFlag) -
     # Not in the main thread: that one handles signals and shows the progress.
     thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
     try:
-        watch(thread, channel, POLL_S, handle)
+        watch(thread, channel, POLL_S, handle, lambda: flag.reason)
     finally:  # however it ended, the files say what is known
         with contextlib.suppress(RaysweepError):
             results.write(ended.failed)
     shown.close(dict(ended.failed))
-    ray.kill(channel)
+    with contextlib.suppress(Exception):  # Ray may have ended
+        ray.kill(channel)
     ended.stopped = flag.reason
     if broken:
         text = str(broken[0]).strip().splitlines()

@@ -124,7 +124,9 @@ def run(
 
     ranks = _Ranks(channel, progress, should_stop, flag, timeout)
     # Not in the main thread: there Ray would replace our signal handler by one that aborts without saving.
-    watch(threading.Thread(target=fit, name="ray-train", daemon=True), channel, POLL_S, ranks.handle)
+    watch(
+        threading.Thread(target=fit, name="ray-train", daemon=True), channel, POLL_S, ranks.handle, lambda: flag.reason
+    )
     failed = ranks.failed
     shown.close({None: next((str(e.error) for e in failed), None)})
     ray.kill(channel)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from raysweep.report.findings import measures, offsets
-from raysweep.report.findings.measures import Measured
 from raysweep.report.findings.variance import ArmSummary, own_variance
 
 Array = np.ndarray
 
 LEARNED = "learned"  # the break-even point of precision and recall, where thresholds differ no more
 OF_CLASS = ("recall", "precision", "f1", LEARNED, "ap", "auroc")
+MOST_RANKED = 20_000_000  # classes × images up to which average precision and AUROC have an interval
 OVERALL = ("accuracy", "macro_f1", "balanced_accuracy", LEARNED, "log_loss")
 
 
@@ -59,24 +60,56 @@ class Cases:
         """of cases"""
         return len(self.labels) if self.groups is None else len(np.unique(self.groups))
 
-    def by_case(self, influence: Array) -> Array:
+    @cached_property
+    def _groups(self) -> Any:
+        """(n, G): which case each image belongs to, as a sparse matrix of zeros and ones."""
+        from scipy.sparse import csr_array
+
+        assert self.groups is not None
+        _, case = np.unique(self.groups, return_inverse=True)
+        n = len(case)
+        return csr_array((np.ones(n), (np.arange(n), case)), shape=(n, int(case.max()) + 1))
+
+    def by_case(self, influence: Any) -> Any:
         """Influences (M, n) of images as those of cases, (M, G)."""
-        if self.groups is None:
-            return influence
-        order = np.argsort(self.groups, kind="stable")
-        _, starts = np.unique(self.groups[order], return_index=True)
-        result: Array = np.add.reduceat(influence[:, order], starts, axis=1)
-        return result
+        return influence if self.groups is None else influence @ self._groups
+
+
+@dataclass(frozen=True)
+class Influence:
+    """The influence of every case on every target, in the order of :func:`targets`: ``decided`` (4 K, G) is sparse; ``ranked``
+    (2 K, G) is dense, and None where there are too many classes and images; ``overall`` float64 (5, G)."""
+
+    decided: Any
+    ranked: Array | None
+    overall: Array
+
+    def __add__(self, other: Influence) -> Influence:
+        ranked = None if self.ranked is None or other.ranked is None else self.ranked + other.ranked
+        return Influence(self.decided + other.decided, ranked, self.overall + other.overall)
+
+    def times(self, factor: float) -> Influence:
+        ranked = None if self.ranked is None else self.ranked * np.float32(factor)
+        return Influence(self.decided * factor, ranked, self.overall * factor)
+
+    def squares(self) -> Array:
+        """Σ ψ² of every target, (M,); NaN for those of ``ranked`` if there are none."""
+        of_decided = np.asarray(self.decided.multiply(self.decided).sum(1)).ravel()
+        if self.ranked is None:
+            of_ranked = np.full(len(of_decided) // 2, np.nan)
+        else:
+            of_ranked = np.einsum("mg,mg->m", self.ranked, self.ranked, dtype=np.float64)
+        return np.concatenate([of_decided, of_ranked, (self.overall**2).sum(1)])
 
 
 @dataclass(frozen=True)
 class MeasuredArm:
-    """``summary`` and ``influence`` (M, G; the mean over the networks) have one row per target in the order of
-    :func:`targets`. ``predicted`` float64 (S, K): how often each network predicts each class. ``inseparable`` bool (K,): classes
-    for which some network has no break-even point."""
+    """``summary`` and ``influence`` (the mean over the networks) have one row per target in the order of :func:`targets`.
+    ``predicted`` float64 (S, K): how often each network predicts each class. ``inseparable`` bool (K,): classes for which some
+    network has no break-even point."""
 
     summary: ArmSummary
-    influence: Array
+    influence: Influence
     predicted: Array
     inseparable: Array
 
@@ -88,50 +121,56 @@ def targets(classes: int) -> list[tuple[int | None, str]]:
 
 def measure(arm: Arm, cases: Cases) -> MeasuredArm:
     """Measure every network of an arm, one at a time, so that only one is in memory."""
-    values, predicted, total, squares = [], [], None, np.zeros(0)
+    values, predicted, squares = [], [], []
+    total: Influence | None = None
     inseparable = np.zeros(cases.classes, dtype=bool)
     for load in arm.networks:
         of_network = _network(np.asarray(load()), cases)
         values.append(of_network.value)
         predicted.append(of_network.predicted)
         inseparable |= of_network.inseparable
-        influence = cases.by_case(of_network.influence)
-        here = np.einsum("mg,mg->m", influence, influence)
-        total, squares = (influence, here) if total is None else (total + influence, squares + here)
+        squares.append(of_network.influence.squares())
+        total = of_network.influence if total is None else total + of_network.influence
     assert total is not None, "an arm has at least one network"
-    mean = total / len(values)
-    summary = ArmSummary(np.stack(values), own_variance(len(values), mean, squares))
+    mean = total.times(1 / len(values))
+    summary = ArmSummary(np.stack(values), own_variance(len(values), mean.squares(), np.sum(squares, axis=0)))
     return MeasuredArm(summary, mean, np.stack(predicted), inseparable)
 
 
 @dataclass(frozen=True)
 class _Network:
     value: Array
-    influence: Array
+    influence: Influence
     predicted: Array
     inseparable: Array
 
 
 def _network(log_probabilities: Array, cases: Cases) -> _Network:
+    from scipy.sparse import vstack
+
+    labels, k = cases.labels, cases.classes
     predicted = np.argmax(log_probabilities, axis=1)
-    own = measures.per_class(cases.actual, measures.one_hot(predicted, cases.classes))
+    own = measures.per_class(labels, predicted, k)
     moved = offsets.to_counts(log_probabilities, cases.counts)
-    even = measures.per_class(cases.actual, measures.one_hot(moved.predicted, cases.classes)).f1
-    ranked = measures.ranked(log_probabilities, cases.actual)
-    parts: list[Measured] = [own.recall, own.precision, own.f1, even, ranked.average_precision, ranked.auroc]
-    parts += [
-        measures.mean_of(predicted == cases.labels),
+    even = measures.per_class(labels, moved.predicted, k).f1
+    small = k * len(labels) <= MOST_RANKED
+    ranked = measures.ranked(log_probabilities, cases.actual, with_influence=small)
+    decided = [own.recall, own.precision, own.f1, even]
+    overall = [
+        measures.mean_of(predicted == labels),
         measures.mean(own.f1),
         measures.mean(own.recall),
         measures.mean(even),
-        measures.mean_of(offsets.losses(log_probabilities, moved.offsets, cases.labels)),
+        measures.mean_of(offsets.losses(log_probabilities, moved.offsets, labels)),
     ]
-    return _Network(
-        np.concatenate([p.value for p in parts]),
-        np.concatenate([p.influence for p in parts]),
-        own.predicted,
-        moved.missed & (cases.counts > 0),
+    scores = [ranked.average_precision, ranked.auroc]
+    influence = Influence(
+        cases.by_case(vstack([m.influence for m in decided], format="csr")),
+        cases.by_case(np.concatenate([m.influence for m in scores])) if small else None,
+        cases.by_case(np.concatenate([m.influence for m in overall])),
     )
+    value = np.concatenate([m.value for m in (*decided, *scores, *overall)])
+    return _Network(value, influence, own.predicted, moved.missed & (cases.counts > 0))
 
 
 def moved(arm: Arm, wanted: Array, cases: Cases) -> Array:
@@ -140,7 +179,7 @@ def moved(arm: Arm, wanted: Array, cases: Cases) -> Array:
     found = []
     for load in arm.networks:
         predicted = offsets.to_counts(np.asarray(load()), wanted).predicted
-        of_class = measures.per_class(cases.actual, measures.one_hot(predicted, cases.classes))
+        of_class = measures.per_class(cases.labels, predicted, cases.classes)
         found.append([of_class.recall.value, of_class.precision.value, of_class.f1.value])
     result: Array = np.mean(found, axis=0)
     return result

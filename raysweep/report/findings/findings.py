@@ -7,7 +7,7 @@ decisions (recall, precision, F1), and what was *learned*, where every network p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from raysweep.report.findings import arms, selection
 from raysweep.report.findings.arms import LEARNED, Arm, Cases, MeasuredArm
 from raysweep.report.findings.selection import Winner
-from raysweep.report.findings.variance import Pooled, Tested, pooled, tested
+from raysweep.report.findings.variance import ArmSummary, Pooled, Tested, pooled, tested
 
 Array = np.ndarray
 
@@ -29,6 +29,7 @@ SHOWN = (BETTER, WORSE, LEARNED_BETTER, LEARNED_WORSE)
 LEVEL = 0.05  # of the false-discovery rate; intervals cover 1 − LEVEL
 MARGIN = 0.02  # within which two numbers count as the same
 FEWEST = 10  # images of a class, or predictions of it, below which nothing is tested
+CHOSEN_BY = ("macro_f1", "accuracy")  # metrics by which a branch is chosen; the first names the winner
 _TESTED = ("recall", "precision", "f1", "accuracy", "macro_f1", "balanced_accuracy")  # one family; learned is another
 
 
@@ -72,8 +73,17 @@ class Free:
 
 
 @dataclass(frozen=True)
+class Gains:
+    """A metric over all classes: each branch's difference from the control, ``values`` (B,), and their ``covariance`` (B, B), which
+    the shared control makes them have; NaN if no arm has two seeds."""
+
+    values: Array
+    covariance: Array
+
+
+@dataclass(frozen=True)
 class Findings:
-    """``compared`` is the number of tests in each family (decisions, learned). ``winner`` is the branch with the best
+    """``gains``: metric of CHOSEN_BY → the differences over all classes. ``compared`` is the number of tests in each family (decisions, learned). ``winner`` is the branch with the best
     macro-F1; None for a single branch or one seed."""
 
     findings: tuple[Finding, ...]
@@ -81,6 +91,7 @@ class Findings:
     compared: tuple[int, int]
     seeds: Pooled
     winner: Winner | None
+    gains: Mapping[str, Gains]
 
 
 @dataclass(frozen=True)
@@ -88,9 +99,14 @@ class _Compared:
     """A branch that was tested against the control, without what is needed only while testing."""
 
     name: str
-    seeds: int
-    arm: MeasuredArm
+    summary: ArmSummary
+    predicted: Array
+    inseparable: Array
     of_images: Array  # V_img, (M,)
+
+    @property
+    def seeds(self) -> int:
+        return self.summary.seeds
 
 
 def find(control: Arm, branches: Sequence[Arm], cases: Cases, margin: float = MARGIN, seed: int = 0) -> Findings:
@@ -103,36 +119,40 @@ def find(control: Arm, branches: Sequence[Arm], cases: Cases, margin: float = MA
         seed: of the draws that correct the winner's gain.
     """
     rows = arms.targets(cases.classes)
-    at_macro = rows.index((None, "macro_f1"))
+    whole = [arms.OVERALL.index(metric) for metric in CHOSEN_BY]
     reference = arms.measure(control, cases)
     compared, free, differences = [], [], []
     for branch in branches:
         measured = arms.measure(branch, cases)
-        apart = measured.influence - reference.influence
-        differences.append(apart[at_macro].copy())
-        of_images = np.einsum("mg,mg->m", apart, apart)
-        light = MeasuredArm(measured.summary, np.zeros((0, 0)), measured.predicted, measured.inseparable)
-        compared.append(_Compared(branch.name, len(branch.networks), light, of_images))
+        apart = measured.influence + reference.influence.times(-1)
+        differences.append(apart.overall[whole])
+        compared.append(
+            _Compared(branch.name, measured.summary, measured.predicted, measured.inseparable, apart.squares())
+        )
         free.append(_free(branch.name, measured, reference, control, cases))
-    between = pooled([reference.summary, *(c.arm.summary for c in compared)])
+    between = pooled([reference.summary, *(c.summary for c in compared)])
     floor, sizes = arms.floors(cases), arms.sizes(cases)
-    tests = [tested(c.arm.summary, reference.summary, c.of_images, between, floor, sizes) for c in compared]
+    tests = [tested(c.summary, reference.summary, c.of_images, between, floor, sizes) for c in compared]
     usable = np.array([_usable(c, reference, cases, between, rows) for c in compared])
     found, sizes_of_families = _labelled(compared, reference, tests, usable, rows, margin)
-    winner = None
-    if between.degrees and len(compared) > 1:
-        winner = selection.corrected(
-            [c.name for c in compared],
-            np.array([t.difference[at_macro] for t in tests]),
-            np.stack(differences),
-            np.array([c.arm.summary.own[at_macro] for c in compared]),
-            float(reference.summary.own[at_macro]),
-            float(between.variance[at_macro]),
-            np.array([c.seeds for c in compared]),
-            reference.summary.seeds,
-            seed,
+    gains, winner = {}, None
+    for i, metric in enumerate(CHOSEN_BY):
+        row = rows.index((None, metric))
+        gains[metric] = Gains(
+            np.array([t.difference[row] for t in tests]),
+            selection.covariance(
+                np.stack([d[i] for d in differences]),
+                np.array([c.summary.own[row] for c in compared]),
+                float(reference.summary.own[row]),
+                float(between.variance[row]),
+                np.array([c.seeds for c in compared]),
+                reference.summary.seeds,
+            ),
         )
-    return Findings(tuple(found), tuple(free), sizes_of_families, between, winner)
+    if between.degrees and len(compared) > 1:
+        chosen = gains[CHOSEN_BY[0]]
+        winner = selection.corrected([c.name for c in compared], chosen.values, chosen.covariance, seed)
+    return Findings(tuple(found), tuple(free), sizes_of_families, between, winner, gains)
 
 
 def _free(name: str, branch: MeasuredArm, reference: MeasuredArm, control: Arm, cases: Cases) -> Free:
@@ -149,8 +169,8 @@ def _usable(
     branch: _Compared, control: MeasuredArm, cases: Cases, between: Pooled, rows: Sequence[tuple[int | None, str]]
 ) -> list[str]:
     """For every row why it is not tested, or "" where it is."""
-    predicted = np.minimum(branch.arm.predicted.mean(0), control.predicted.mean(0))
-    apart = branch.arm.inseparable | control.inseparable
+    predicted = np.minimum(branch.predicted.mean(0), control.predicted.mean(0))
+    apart = branch.inseparable | control.inseparable
     result = []
     for c, metric in rows:
         if metric not in (*_TESTED, LEARNED):
@@ -188,7 +208,7 @@ def _labelled(
             family = families[int(learned[m])]
             reason = str(usable[i, m])
             known = reason in ("", DESCRIBED_ONLY) and branch.seeds > 1
-            value, before, difference = branch.arm.summary.mean[m], reference.summary.mean[m], test.difference[m]
+            value, before, difference = branch.summary.mean[m], reference.summary.mean[m], test.difference[m]
             label = reason or _label(metric, float(difference), bool(family.labelled[i, m]), bool(same[m]))
             found.append(
                 Finding(

@@ -7,6 +7,7 @@ Efron 1982, ISBN 978-0-89871-179-0): the variance of the metric over images is t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +16,14 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric of K targets. ``value`` float64 (K,); ``influence`` float64 (K, n), one row per target.
+    """A metric of K targets. ``value`` float64 (K,); ``influence`` (K, n), one row per target, an array or a sparse matrix: of most
+    classes an image is neither shown nor predicted.
 
     A target for which the metric is not defined (a class without images) has the value NaN and the influence 0.
     """
 
     value: Array
-    influence: Array
+    influence: Any
 
 
 def _ratio(over: Array, under: Array) -> Array:
@@ -47,25 +49,37 @@ class PerClass:
     predicted: Array
 
 
-def per_class(actual: Array, predicted: Array) -> PerClass:
-    """Recall, precision and F1 from two tables bool (K, n): true and predicted classes.
+def per_class(labels: Array, predicted: Array, k: int) -> PerClass:
+    """Recall, precision and F1 from the true and the predicted classes, int (n,) each.
 
     Precision of a class that is never predicted, and F1 of one without hits, are 0, as in scikit-learn. Of a class without
     images all three are NaN.
     """
-    hits = actual & predicted
-    real, guessed, hit = (a.sum(1).astype(np.float64) for a in (actual, predicted, hits))
+    hit = labels == predicted
+    real, guessed, hits = (
+        np.bincount(rows, minlength=k).astype(np.float64) for rows in (labels, predicted, labels[hit])
+    )
+    images = np.arange(len(labels))
+    recall, precision, f1 = _ratio(hits, real), _ratio(hits, guessed), _ratio(2 * hits, real + guessed)
+    of_recall = _sparse((hit - recall[labels]) / real[labels], labels, images, k)
+    of_precision = _sparse((hit - precision[predicted]) / guessed[predicted], predicted, images, k)
+    both = real + guessed
+    of_f1 = _sparse((hit - f1[labels]) / both[labels], labels, images, k)
+    of_f1 = of_f1 + _sparse((hit - f1[predicted]) / both[predicted], predicted, images, k)
     absent = real == 0
 
-    def measured(value: Array, influence: Array) -> Measured:
-        return Measured(np.where(absent, np.nan, value), np.where(absent[:, None], 0.0, influence))
+    def measured(value: Array, influence: Any) -> Measured:
+        if absent.any():
+            influence = influence.multiply((~absent)[:, None]).tocsr()
+        return Measured(np.where(absent, np.nan, value), influence)
 
-    recall, precision, f1 = _ratio(hit, real), _ratio(hit, guessed), _ratio(2 * hit, real + guessed)
-    of_recall = _ratio(hits - recall[:, None] * actual, np.broadcast_to(real[:, None], hits.shape))
-    of_precision = _ratio(hits - precision[:, None] * predicted, np.broadcast_to(guessed[:, None], hits.shape))
-    both = np.broadcast_to((real + guessed)[:, None], hits.shape)
-    of_f1 = _ratio(2.0 * hits - f1[:, None] * (actual.astype(np.float64) + predicted), both)
     return PerClass(measured(recall, of_recall), measured(precision, of_precision), measured(f1, of_f1), real, guessed)
+
+
+def _sparse(values: Array, rows: Array, images: Array, k: int) -> Any:
+    from scipy.sparse import csr_array
+
+    return csr_array((values, (rows, images)), shape=(k, len(images)))
 
 
 def mean(measured: Measured) -> Measured:
@@ -73,7 +87,8 @@ def mean(measured: Measured) -> Measured:
     there = ~np.isnan(measured.value)
     if not there.any():
         return Measured(np.array([np.nan]), np.zeros((1, measured.influence.shape[1])))
-    return Measured(measured.value[there].mean(keepdims=True), measured.influence[there].mean(0, keepdims=True))
+    influence = np.asarray(measured.influence.sum(0)).reshape(1, -1) / there.sum()  # undefined targets have none
+    return Measured(measured.value[there].mean(keepdims=True), influence)
 
 
 def mean_of(scores: Array) -> Measured:
@@ -96,7 +111,7 @@ class Ranked:
     auroc: Measured
 
 
-def ranked(scores: Array, actual: Array) -> Ranked:
+def ranked(scores: Array, actual: Array, with_influence: bool = True) -> Ranked:
     """Both metrics of every class, which depend only on the order of the scores. NaN without positives or negatives.
 
     AUROC counts ties half; its influence is that of DeLong, DeLong & Clarke-Pearson 1988 (doi 10.2307/2531595).
@@ -107,9 +122,11 @@ def ranked(scores: Array, actual: Array) -> Ranked:
     Args:
         scores: (n, K), larger means more likely.
         actual: bool (K, n).
+        with_influence: otherwise the influences are empty.
     """
-    shape = actual.shape
-    precisions, areas = (Measured(np.full(shape[0], np.nan), np.zeros(shape)) for _ in range(2))
+    k = len(actual)
+    shape = actual.shape if with_influence else (k, 0)
+    precisions, areas = (Measured(np.full(k, np.nan), np.zeros(shape, dtype=np.float32)) for _ in range(2))
     for c, positive in enumerate(actual):
         m = int(positive.sum())
         n = len(positive) - m
@@ -124,15 +141,17 @@ def ranked(scores: Array, actual: Array) -> Ranked:
         hits = np.cumsum(hit)
         precision = hits[last] / above
         value = precisions.value[c] = (hit * precision).sum() / m
-        # Sums over the positives with at most this score: from the first image of the same score to the end.
-        inverse = np.cumsum((hit / above)[::-1])[::-1][first]
-        weighted = np.cumsum((hit * precision / above)[::-1])[::-1][first]
-        precisions.influence[c, order] = (hit * (precision - value) + hit * inverse - weighted) / m
+        if with_influence:
+            # Sums over the positives with at most this score: from the first image of the same score to the end.
+            inverse = np.cumsum((hit / above)[::-1])[::-1][first]
+            weighted = np.cumsum((hit * precision / above)[::-1])[::-1][first]
+            precisions.influence[c, order] = (hit * (precision - value) + hit * inverse - weighted) / m
         if not n:
             continue
         positives = (hits[last] + hits[first] - hit[first]) / 2  # with a higher score, and half of those with the same
         images = (last + first + 1.0) / 2
         share = np.where(hit > 0, 1 - (images - positives) / n, positives / m)  # of the other kind, on the right side
         area = areas.value[c] = share[hit > 0].mean()
-        areas.influence[c, order] = np.where(hit > 0, (share - area) / m, (share - area) / n)
+        if with_influence:
+            areas.influence[c, order] = np.where(hit > 0, (share - area) / m, (share - area) / n)
     return Ranked(precisions, areas)

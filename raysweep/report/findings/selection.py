@@ -21,41 +21,47 @@ class Winner:
     among: int
 
 
-def corrected(
-    names: Sequence[str],
-    gains: Array,
-    influence: Array,
-    own: Array,
-    own_control: float,
-    between: float,
-    seeds: Array,
-    seeds_control: int,
-    seed: int = 0,
-) -> Winner:
-    """The winner of B branches, with the mean bias of a winner subtracted.
-
-    Σ = ΨΨᵀ − diag(E_b) − E_0 11ᵀ + σ² (diag(1/S_b) + 11ᵀ/S_0), negative eigenvalues cut. Draws d* ~ N(d̃, Σ) around the gains
-    shrunk to their mean by max(0, 1 − noise/observed variance); of each draw the winner's d* − d̃ is its bias.
+def covariance(
+    influence: Array, own: Array, own_control: float, between: float, seeds: Array, seeds_control: int
+) -> Array:
+    """Σ (B, B) of the branches' gains over the control that they share: Σ = ΨΨᵀ − diag(E_b) − E_0 11ᵀ + σ² (diag(1/S_b) + 11ᵀ/S_0),
+    negative eigenvalues cut. NaN if σ² is.
 
     Args:
-        gains: (B,), mean of the branch − mean of the control.
         influence: Ψ (B, G), the mean influence of every case on the branch minus that on the control.
         own: E_b (B,), the part of Ψ's sum of squares that comes from the seeds; ``own_control`` that of the control.
         between: σ², the variance between seeds.
         seeds: S_b (B,).
+    """
+    if np.isnan(between):
+        return np.full((len(influence), len(influence)), np.nan)
+    raw = influence @ influence.T - np.diag(own) - own_control
+    raw += between * (np.diag(1 / seeds) + 1 / seeds_control)
+    values, vectors = np.linalg.eigh((raw + raw.T) / 2)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    result: Array = root @ root.T
+    return result
+
+
+def corrected(names: Sequence[str], gains: Array, spread: Array, seed: int = 0) -> Winner:
+    """The winner of B branches, with the mean bias of a winner subtracted.
+
+    Draws d* ~ N(d̃, Σ) around the gains shrunk to their mean by max(0, 1 − noise/observed variance); of each draw the winner's
+    d* − d̃ is its bias.
+
+    Args:
+        gains: (B,), mean of the branch − mean of the control.
+        spread: Σ (B, B), their covariance.
         seed: of the draws.
     """
     count = len(gains)
-    covariance = influence @ influence.T - np.diag(own) - own_control
-    covariance += between * (np.diag(1 / seeds) + 1 / seeds_control)
-    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
-    covariance = root @ root.T
     # What all branches share (the control's noise) does not spread them.
-    noise = (np.trace(covariance) - covariance.sum() / count) / max(count - 1, 1)
+    noise = (np.trace(spread) - spread.sum() / count) / max(count - 1, 1)
     observed = gains.var(ddof=1)
     keep = max(0.0, 1 - noise / observed) if observed > 0 else 0.0
     centre = gains.mean() + keep * (gains - gains.mean())
+    values, vectors = np.linalg.eigh(spread)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
     drawn = centre + np.random.default_rng(seed).standard_normal((DRAWS, count)) @ root.T
     chosen = drawn.argmax(1)
     bias = float((drawn[np.arange(DRAWS), chosen] - centre[chosen]).mean())

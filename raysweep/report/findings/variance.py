@@ -44,12 +44,11 @@ class ArmSummary:
         return result
 
 
-def own_variance(seeds: int, mean: Array, squares: Array) -> Array:
-    """E from ψ̄ (M, G) and Σ_s Σ_i ψ_s,i² (M,)."""
+def own_variance(seeds: int, of_mean: Array, of_all: Array) -> Array:
+    """E (M,) from Σ_i ψ̄_i² and Σ_s Σ_i ψ_s,i², both (M,)."""
     if seeds == 1:
-        return np.zeros(len(mean))
-    spread = np.maximum(squares - seeds * np.einsum("mg,mg->m", mean, mean), 0.0)
-    result: Array = spread / (seeds * (seeds - 1))
+        return np.zeros(len(of_mean))
+    result: Array = np.maximum(of_all - seeds * of_mean, 0.0) / (seeds * (seeds - 1))
     return result
 
 

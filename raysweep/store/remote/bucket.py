@@ -8,7 +8,6 @@ experiments. (obstore has no conditions for copies, for deletions and for the en
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import os
 import re
@@ -21,12 +20,12 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 from raysweep.errors import RootError, StoreError
+from raysweep.store.remote.client import code_of, endpoint, make, of_environment, status_of, why
 
 SCHEME = "s3://"
 _OPTIONS = ("region", "endpoint_override", "scheme")
 _ATTEMPTS = 5  # per request, made by botocore with growing pauses
 _REPEATS = 2  # more, made here, if an object did not arrive as it was sent
-_CONNECT_S, _REQUEST_S = 5.0, 30.0
 _CHUNK = 1 << 23
 _FIRST = 1 << 16
 _WHOLE = 1 << 28  # a larger object is sent in parts, of which only the broken ones are sent again
@@ -84,7 +83,7 @@ class Bucket:
             )
         options = dict(pairs)
         if "endpoint_override" in options:
-            options = _endpoint(options["endpoint_override"]) | {k: v for k, v in pairs if k != "endpoint_override"}
+            options = endpoint(options["endpoint_override"]) | {k: v for k, v in pairs if k != "endpoint_override"}
         if options.get("scheme", "https") not in ("http", "https"):
             raise RootError(f"{address}: scheme must be http or https, not {options['scheme'][:20]}.")
         return cls(where[1], "/".join(parts), options)
@@ -102,14 +101,14 @@ class Bucket:
     @property
     def place(self) -> dict[str, str]:
         """The options, with the endpoint from the environment. Two stores may have buckets of the same name."""
-        endpoint = {k: v for k, v in _of_environment().items() if k != "region"}
+        endpoint = {k: v for k, v in of_environment().items() if k != "region"}
         return self.options if "endpoint_override" in self.options else endpoint | self.options
 
     @property
     def client(self) -> Any:
         """botocore's client. It finds the bucket's region itself if none is given."""
         environment = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
-        return _client(tuple(sorted((_of_environment() | self.options).items())), environment, _ATTEMPTS)
+        return make(tuple(sorted((of_environment() | self.options).items())), environment, _ATTEMPTS)
 
     def check(self) -> None:
         """Make sure that the bucket exists and can be listed.
@@ -153,7 +152,7 @@ class Bucket:
         except Changed:
             return True
         except StoreError as error:
-            if _status(error.__cause__) not in (400, 501):
+            if status_of(error.__cause__) not in (400, 501):
                 raise
             self._call("written", key, "put_object", **new)
         return False
@@ -375,88 +374,17 @@ class Bucket:
 
     def _failed(self, what: str, key: str, error: Any) -> Exception:
         """What to raise for an error of botocore."""
-        code = str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
-        status = _status(error)
+        code, status = code_of(error), status_of(error)
         if status in (409, 412) or code == "NoSuchUpload":  # the last: completed, and the answer to it was lost
             return Changed(f"{self.url(key)} was made, replaced or deleted by another writer.")
         if status == 404 and code != "NoSuchBucket":
             return FileNotFoundError(self.url(key))
-        return StoreError(f"{self.url(key)} could not be {what}: {_why(error, code, status, self.name)}")
-
-
-@functools.lru_cache(8)
-def _client(options: tuple[tuple[str, str], ...], environment: tuple[tuple[str, str], ...], attempts: int) -> Any:
-    """A client for a store. Making one takes a quarter of a second, so roots in the same store share it."""
-    import botocore.session
-    from botocore.config import Config
-
-    given = dict(options)
-    endpoint, scheme = given.get("endpoint_override"), given.get("scheme", "https")
-    session = botocore.session.get_session()
-    return session.create_client(
-        "s3",
-        region_name=given.get("region") or session.get_config_variable("region") or "us-east-1",
-        endpoint_url=f"{scheme}://{endpoint}" if endpoint else None,
-        use_ssl=scheme == "https",
-        config=Config(
-            connect_timeout=_CONNECT_S,
-            read_timeout=_REQUEST_S,
-            retries={"mode": "standard", "total_max_attempts": attempts},
-            max_pool_connections=32,
-            s3={"addressing_style": "path"} if endpoint else {},
-            request_checksum_calculation="when_required",  # else many stores but Amazon's refuse an upload
-            response_checksum_validation="when_required",
-        ),
-    )
-
-
-def _status(error: Any) -> int | None:
-    """The HTTP status in an error of botocore."""
-    found: int | None = (getattr(error, "response", None) or {}).get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return found
-
-
-def _endpoint(text: str) -> dict[str, str]:
-    """The options of an endpoint: ``host:9000``, or ``http://host:9000`` as in AWS's own tools."""
-    scheme, _, host = text.rpartition("://")
-    return {"endpoint_override": host.rstrip("/")} | ({"scheme": scheme} if scheme else {})
+        return StoreError(f"{self.url(key)} could not be {what}: {why(error, self.name)}")
 
 
 def _without_secret(address: str) -> str:
     return re.sub(r"//.*@", "//…@", address)
 
 
-def _of_environment() -> dict[str, str]:
-    """Options from the variables that AWS's own tools read, which are part of what an address means."""
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return ({"region": region} if region else {}) | (_endpoint(endpoint) if endpoint else {})
-
-
 def _found(row: dict[str, Any], size: int) -> Found:
     return Found(size, int(row["LastModified"].timestamp()), row["ETag"])
-
-
-_NO_ACCESS = ("InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException")
-
-
-def _why(error: Exception, code: str, status: int | None, bucket: str) -> str:
-    """The reason in an error of botocore, and what to do about it."""
-    from botocore import exceptions as known
-
-    if code == "NoSuchBucket":
-        return f"there is no bucket {bucket}. Create it, or correct the address (or its region or endpoint_override)."
-    if code.startswith("ExpiredToken") or isinstance(error, (known.TokenRetrievalError, known.SSOTokenLoadError)):
-        return "the credentials have expired. Get new ones; what was committed before is intact."
-    nobody = (known.NoCredentialsError, known.PartialCredentialsError, known.CredentialRetrievalError)
-    if code in _NO_ACCESS or status in (401, 403) or isinstance(error, nobody):
-        return (
-            f"access is denied ({status or 'no credentials'}). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE "
-            f"or the machine's role to ones that may list, read, write and delete in {bucket}."
-        )
-    said = " ".join(str(error).split())[:300].rstrip(".")
-    if isinstance(error, (known.HTTPClientError, known.ConnectionError)):
-        return (
-            f"nothing answers ({said}). Check the network and endpoint_override; what was committed before is intact."
-        )
-    return f"{said}. What was committed before is intact; check the object store."

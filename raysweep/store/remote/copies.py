@@ -7,8 +7,7 @@ incomplete upload is never taken for a checkpoint.
 
 What reads and writes files knows only their paths, so a copy is found by its folder: this module has the only registry of
 open roots. Its functions are the hooks of :mod:`raysweep.store.files`, :mod:`raysweep._paths` and of a library that writes
-files itself. Everything else is handed a :class:`raysweep.store.root.Root`. Conditional writes and one gate that knows its
-root can replace the hooks.
+files itself. Everything else is handed a :class:`raysweep.store.root.Root`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 from raysweep import _paths
 from raysweep.errors import RootError, StoreError
 from raysweep.store import layout
-from raysweep.store.remote import mirror
+from raysweep.store.remote import uploads
 from raysweep.store.remote.mirror import Mirror
 
 if TYPE_CHECKING:  # every command imports this module, but few need an object store
@@ -102,7 +101,7 @@ def is_empty(path: str | Path, fd: int) -> bool:
     """Whether an open file is a placeholder, because it was replaced by one after :func:`fetch`."""
     return (
         bool(_open)
-        and os.fstat(fd).st_mtime_ns % mirror.NS == mirror.ABSENT
+        and os.fstat(fd).st_mtime_ns % uploads.NS == uploads.ABSENT
         and holding(os.path.realpath(path)) is not None
     )
 
@@ -175,8 +174,8 @@ def attach(bucket: Bucket) -> Mirror:
     root = _paths.user_path(base) / "roots" / f"{bucket.name}-{key}"
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.utime(root, ns=(mirror.SAME, mirror.SAME))
-        fine = mirror.state(root) == mirror.SAME
+        os.utime(root, ns=(uploads.SAME, uploads.SAME))
+        fine = uploads.state(root) == uploads.SAME
         (root / layout.CACHES).mkdir(exist_ok=True)
         (root / layout.CACHES / _COPY_OF).write_text(bucket.address)
         why = "its file system does not keep a file's time to the nanosecond"

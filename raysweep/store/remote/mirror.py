@@ -6,11 +6,6 @@ with any other fraction was written here and has not been uploaded; unless its w
 
 The store gives times in whole seconds, so an object may be replaced by one of the same size and time. A copy that was
 downloaded in an object's first seconds is therefore ``YOUNG`` and is downloaded again next time. A lock is always read anew.
-
-Each upload has a condition: the object is new, or is still the one that this process wrote last. If it is not, the process
-looks at the object, then at the lock, and only then sends again. In this order a writer that stood still meanwhile, and lost
-its lock, either sees the lock or is refused by the store. Who takes a lock over replaces the manifest by the same one with a
-line break more, so that nobody who has seen the old one can commit after that.
 """
 
 from __future__ import annotations
@@ -20,22 +15,18 @@ import fcntl
 import hashlib
 import os
 import secrets
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
-from raysweep.errors import StoreError
-from raysweep.store import gate, layout
+from raysweep.store import layout
+from raysweep.store.remote.uploads import ABSENT, NS, SAME, YOUNG, Uploads, home_of, mark, put_back, state
 
 if TYPE_CHECKING:  # every command imports this module; few need the other
     from raysweep.store.remote.bucket import Bucket, Found
 
-SAME, YOUNG, ABSENT = 123_456_789, 555_555_555, 987_654_321
-NS = 1_000_000_000
-_YOUNG_S = 10.0  # more than the clocks of this machine and of the store may differ
 _AT_ONCE = 32
 _LOOKS = 5  # comparisons of a folder that changes at the same time
 _PAUSE_S = 0.02
@@ -44,30 +35,12 @@ _SMALL = {layout.CONFIG, layout.MANIFEST, layout.LINEAGE, layout.LOCK, layout.SW
 _OURS = _SMALL | {layout.CHANGES, layout.BEST, layout.PREDICTIONS, layout.RESULTS}
 
 
-class _LocksSeen(threading.local):
-    """The locks as this thread has read them last: it decides by them."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, tuple[bytes, str] | None] = {}  # key → content and ETag
-
-
-class Mirror:
+class Mirror(Uploads):
     """One root on an object store, and its local copy."""
 
     def __init__(self, root: Path, bucket: Bucket) -> None:
-        self.root, self.bucket = root, bucket
+        super().__init__(root, bucket)
         self.claims: dict[str, str] = {}  # folder → the object that reserves its name until it has content
-        self._known: dict[str, tuple[str | None, bool]] = {}  # key → ETag, and whether this process wrote the object
-        self._locks = _LocksSeen()
-
-    def key(self, path: str | Path) -> str:
-        """The key of the object that belongs to a path."""
-        relative = os.path.relpath(os.path.abspath(path), self.root)
-        return "" if relative == "." else relative.replace(os.sep, "/")
-
-    def home(self, path: str | Path) -> str:
-        """The experiment's or sweep's folder that a path is in."""
-        return _home(self.key(path).split("/"))
 
     def told(self, path: Path) -> bool:
         """Whether a path belongs into the object store; caches, this machine's locks and temporary files do not."""
@@ -142,10 +115,9 @@ class Mirror:
             LockedError: another process has the folder. Changed: an object that was to be continued is another one now.
         """
         if path.name == layout.LOCK:
-            self._push_lock(path)
+            self.push_lock(path)
         else:
-            there = self.upload(path, lambda before: self.bucket.put(self.key(path), path, before), append)
-            _mark(path, there, SAME)
+            mark(path, self.upload(path, lambda before: self.send(path, before), append), SAME)
         claim = self.claims.pop(self.home(path), None)
         if claim is not None:
             self.bucket.delete(claim)
@@ -155,119 +127,22 @@ class Mirror:
                     here = old.stat()
                     self.stand_in(old, here.st_size, here.st_mtime_ns // NS)
 
-    def upload(self, path: Path, send: Callable[[str | None], Found], once: bool = False) -> Found:
-        """Replace the object of a path by ``send``, which takes the ETag of the object that is there, or None.
-
-        Raises:
-            LockedError: another process has the folder. Changed: with ``once``, if the object is not the one seen last.
-            StoreError: others write the object all the time, or what ``send`` raises.
-        """
-        from raysweep.store.remote.bucket import Changed
-
-        key = self.key(path)
-        etag, own = self._known.pop(key, (None, True))
-        for _ in range(_LOOKS):
-            if not own:
-                self._confirm(path)
-            try:
-                there = send(etag)
-            except Changed:
-                if once:
-                    raise
-            else:
-                self._known[key] = there.etag, True
-                return there
-            found = self.bucket.info(key)
-            etag, own = found.etag if found else None, False
-        raise StoreError(f"{self.bucket.url(key)} is replaced by others all the time. Let only one process write it.")
-
-    def _confirm(self, path: Path) -> None:
-        """Make sure that no other writer has the folder of a path, by the lock as the store has it now."""
-        home = self.home(path)
-        found = self.bucket.read(f"{home}/{layout.LOCK}")
-        gate.confirm(self.root / home, found[0] if found else b"")
-
-    def _push_lock(self, path: Path) -> None:
-        """Take or renew a lock, if it is still the one that this thread has seen."""
-        from raysweep.store.remote.bucket import Changed
-
-        key = self.key(path)
-        seen = self._locks.found.get(key)
-        try:
-            there = self.bucket.put(key, path, seen[1] if seen else None)
-        except Changed:
-            found = self.bucket.read(key)
-            who = gate.named(path.parent, found[0]) if found else None
-            if who is None:
-                raise
-            raise gate.refusal(who, gate.alive(who)) from None
-        _mark(path, there, SAME)
-        mine = path.read_bytes()
-        self._locks.found[key] = mine, there.etag
-        before, after = (gate.named(path.parent, content) for content in (seen[0] if seen else b"", mine))
-        if before is not None and after is not None and gate.base(before.token) != gate.base(after.token):
-            self._shut_out(path.with_name(layout.MANIFEST))
-
-    def _shut_out(self, manifest: Path) -> None:
-        """Replace the manifest of an experiment that was taken over, so that its last writer cannot any more."""
-        if self.key(manifest).startswith(f"{layout.SWEEPS}/"):
-            return
-        temp = self._temp(manifest)
-
-        def send(before: str | None) -> Found:
-            with contextlib.suppress(FileNotFoundError):  # without a manifest, an empty one prevents the first commit
-                before = self.bucket.get(self.key(manifest), temp).etag
-            with open(temp, "ab") as file:
-                file.write(b"\n")
-            return self.bucket.put(self.key(manifest), temp, before)
-
-        try:
-            _put(temp, manifest, self.upload(manifest, send))
-        finally:
-            temp.unlink(missing_ok=True)
-
-    def remove(self, path: Path) -> None:
-        """Delete the object of a path, if it is still the one that this process has written.
-
-        Raises:
-            LockedError: another process has the folder. StoreError: it cannot be deleted.
-        """
-        from raysweep.store.remote.bucket import Changed
-
-        key = self.key(path)
-        etag, own = self._known.pop(key, (None, False))
-        if path.name == layout.LOCK:
-            seen = self._locks.found.pop(key, None)
-            with contextlib.suppress(Changed):  # then it is another writer's
-                self.bucket.delete(key, seen[1] if seen else None)
-            return
-        try:
-            self.bucket.delete(key, etag if own else None)
-        except Changed:
-            self._confirm(path)
-            self.bucket.delete(key)
-
-    def is_current(self, path: Path) -> bool:
-        """Whether a file is what this process has uploaded last. If another one has replaced the object since then, the
-        next upload finds it out."""
-        return self._known.get(self.key(path), (None, False))[1] and state(path) == SAME
-
     def fetch(self, path: Path) -> None:
         """Make sure that a file's content is on this machine, and that a lock is up to date."""
         if path.name == layout.LOCK:
             self._look_at_lock(path)
         while state(path) == ABSENT:
-            temp = self._temp(path)
+            temp = self.temp(path)
             try:
                 there = self.bucket.get(self.key(path), temp)  # without the lock, so that others can compare
                 with self.alone(path):
                     if state(path) == ABSENT:
-                        _put(temp, path, there)
+                        put_back(temp, path, there)
             finally:
                 temp.unlink(missing_ok=True)
 
     def _look_at_lock(self, path: Path) -> None:
-        found = self._locks.found[self.key(path)] = self.bucket.read(self.key(path))
+        found = self.locks.found[self.key(path)] = self.bucket.read(self.key(path))
         if (found[0] if found else None) == _content(path):
             return
         with self.alone(path):
@@ -283,7 +158,7 @@ class Mirror:
     def renew(self, path: Path) -> bool:
         """Bring a file up to date with its object; True if it has changed. The caller holds :meth:`alone`."""
         there = self.bucket.info(self.key(path))
-        self._known[self.key(path)] = (there.etag if there else None), False
+        self.known[self.key(path)] = (there.etag if there else None), False
         before = _content(path) if path.name == layout.LOCK else None
         if there is None:
             found = path.exists()
@@ -296,27 +171,23 @@ class Mirror:
 
     def stand_in(self, path: Path, size: int, when: int) -> None:
         """Replace a file by a placeholder of the object's size. The caller holds :meth:`alone`."""
-        temp = self._temp(path)
+        temp = self.temp(path)
         with open(temp, "xb") as file:
             file.truncate(size)
         os.utime(temp, ns=(when * NS + ABSENT, when * NS + ABSENT))
         os.replace(temp, path)
 
     def _download(self, path: Path) -> Found:
-        temp = self._temp(path)
+        temp = self.temp(path)
         try:
             there = self.bucket.get(self.key(path), temp)
-            self._known[self.key(path)] = there.etag, False
+            self.known[self.key(path)] = there.etag, False
             if path.name == layout.LOCK:
-                self._locks.found[self.key(path)] = temp.read_bytes(), there.etag
-            _put(temp, path, there)
+                self.locks.found[self.key(path)] = temp.read_bytes(), there.etag
+            put_back(temp, path, there)
         finally:
             temp.unlink(missing_ok=True)
         return there
-
-    def _temp(self, path: Path) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.with_name(f"{layout.TEMP_PREFIX}{secrets.token_hex(8)}")
 
     def pull(self, below: str = "", patient: bool = False) -> None:
         """Bring the copy up to date, or only one folder of it.
@@ -333,8 +204,8 @@ class Mirror:
             if home is None:
                 continue
             homes.setdefault(home, {})[key] = there
-            if home == below and not self._known.get(key, (None, False))[1]:
-                self._known[key] = there.etag, False  # it will be written, perhaps
+            if home == below and not self.known.get(key, (None, False))[1]:
+                self.known[key] = there.etag, False  # it will be written, perhaps
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -355,7 +226,7 @@ class Mirror:
         parts = key.split("/")
         if any(p in ("", ".", "..") or "\0" in p or len(os.fsencode(p)) > 255 for p in parts) or parts[0][0] == ".":
             return None
-        home = _home(parts)
+        home = home_of(parts)
         inner = parts[home.count("/") + 1 :]
         if len(inner) == 2 and inner[0] == layout.TENSORBOARD:
             return home
@@ -434,31 +305,9 @@ class Mirror:
         return sorted(found, key=lambda pair: pair[0].endswith("/" + layout.MANIFEST))
 
 
-def _home(parts: list[str]) -> str:
-    return "/".join(parts[: 2 if parts[0] == layout.SWEEPS else 1])
-
-
-def _put(temp: Path, path: Path, there: Found) -> None:
-    _mark(temp, there, SAME if time.time() - there.time > _YOUNG_S else YOUNG)
-    os.replace(temp, path)
-
-
-def _mark(path: Path, there: Found, how: int) -> None:
-    when = there.time * NS + how
-    os.utime(path, ns=(when, when))
-
-
 def _content(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
-    except OSError:
-        return None
-
-
-def state(path: str | Path) -> int | None:
-    """The fraction of the file's modification time: ``SAME``, ``YOUNG``, ``ABSENT`` or another; None if there is no file."""
-    try:
-        return os.stat(path, follow_symlinks=False).st_mtime_ns % NS
     except OSError:
         return None
 

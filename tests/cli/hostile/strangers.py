@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cli.hostile.cases import CONFIG, Room, Work, add, saved
+from tests.cli.hostile.files import a_sweep
 from tests.cli.hostile.pickles import hub, payload
 
 Spoil = Callable[[dict[str, Any], Room], object]  # changes a checkpoint's content
@@ -104,7 +105,10 @@ def every_verb(spoil: Spoil, verbs: dict[str, Sequence[str]], expected: str, *co
                     continue
                 assert re.search(OURS if verb == "import" else expected, told, re.DOTALL), f"{verb} said {told}"
                 if verb != "continue" or spoil is not poisoned:  # its log says that it failed
-                    assert tree(room.root) == before, f"{verb} wrote something"
+                    changed = {n for n, what in tree(room.root).items() if before.get(n) != what}
+                    # `continue` takes the lock before it builds a network whose settings name nothing.
+                    lock = {f"{folder.name}/.writer.fence"} if expected.startswith("hf:") else set()
+                    assert changed <= lock, f"{verb} wrote {changed}"
 
         return work
 
@@ -177,6 +181,29 @@ SPOILS: dict[str, tuple[Spoil, str]] = {
 for where, (spoil, told) in SPOILS.items():
     add(f"a stranger's folder with code in {where}", "", every_verb(spoil, BUILDING, told, 1, 2), 0)
 add("reading a stranger's folder with code", "", every_verb(SPOILS["the model"][0], READING, "", 0, 1, 2), 0)
+
+
+def sweep_of_a_stranger(room: Room) -> Work:
+    path = a_sweep(room) / "sweep.json"
+    record = json.loads(path.read_text())
+    record["settings"]["model"] = {"name": "python:torch.hub:load", "options": hub(room)}
+    path.write_text(json.dumps(record))
+    return ["continue", path.parent.name]
+
+
+def branch_of_a_stranger(room: Room) -> Work:
+    """The sweep is harmless, one of its branches is not."""
+    sweep = a_sweep(room)
+    for path in room.root.glob(f"*/{CONFIG}"):
+        config = json.loads(path.read_text())
+        if config.get("sweep"):
+            config["settings"]["model"] = {"name": "python:torch.hub:load", "options": hub(room)}
+            path.write_text(json.dumps(config))
+    return ["continue", sweep.name]
+
+
+add("going on with a stranger's sweep", "sweeps/.*wants to run.*torch.hub:load.*--trust", sweep_of_a_stranger, 2)
+add("going on with a stranger's branch", "control.*wants to run.*torch.hub:load.*--trust", branch_of_a_stranger, 2)
 
 
 def trusted(room: Room) -> Work:

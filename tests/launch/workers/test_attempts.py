@@ -354,7 +354,7 @@ def test_ranks_that_are_silent_for_long_are_killed_and_it_is_told(quick_run, mon
     monkeypatch.setattr(_ray_internals, "draining_nodes", set)
     monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "")
 
-    def watch(thread: Any, channel: Any, poll_s: float, handle: Any) -> None:
+    def watch(thread: Any, channel: Any, poll_s: float, handle: Any, asked: Any) -> None:
         handle([RankStarted(f"rank {r}", "n") for r in range(2)])
         clock.now += silence * 20.0
         handle([])

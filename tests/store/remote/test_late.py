@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,10 @@ class Sleeper(threading.Thread):
         self.start()
 
     def sleeping(self, request: Request) -> None:
-        if self.at in (request.number, request.name) and not self.asleep.is_set():
+        here = (
+            request.name.startswith("PUT") and str(self.at).startswith("*") and request.name.endswith(str(self.at)[1:])
+        )
+        if (here or self.at in (request.number, request.name)) and not self.asleep.is_set():
             self.request = request.name
             self.asleep.set()
             assert self.wake.wait(240)
@@ -92,16 +96,16 @@ class Sleeper(threading.Thread):
         assert not self.is_alive()
 
 
-def taken_over(server: Server, at: int | str, answered: bool, name: str, last: int = 3) -> Sleeper:
+def taken_over(server: Server, at: int | str, answered: bool, name: str, last: int = 3, **store: Any) -> Sleeper:
     """One writer stands still at a request, which is a number or a name; another takes over and finishes at the epoch
     ``last``; then the first one goes on."""
-    with Between(server.port) as between, server.machine(f"first {name}"):
+    with Between(server.port, **store) as between, server.machine(f"first {name}"):
         made = begin(Root.open(server.root(name, port=between.port)))
         lock = WriterLock.acquire(made.folder)
         sleeper = Sleeper(made, between, at, answered)
         assert sleeper.asleep.wait(240)
         with server.elsewhere(f"second {name}"):
-            root = Root.open(server.root(name))
+            root = Root.open(server.root(name, port=between.port))
             other = Experiment(root.path / made.id)
             held = WriterLock.acquire(other.folder, steal=True)
             root.refresh(other.folder)
@@ -127,13 +131,20 @@ def taken_over(server: Server, at: int | str, answered: bool, name: str, last: i
     return sleeper
 
 
-@pytest.mark.parametrize("part", ["checkpoint_epoch_2.pt", layout.MANIFEST])
+@pytest.mark.parametrize("part", ["checkpoint_epoch_2.pt", pytest.param(layout.MANIFEST, marks=pytest.mark.slow)])
 def test_an_upload_that_arrives_late_destroys_nothing(server, part):
     """Held back, taken over by --steal, finished; then it goes on."""
     sleeper = taken_over(server, f"PUT {part}", False, "late", last=2)
     assert sleeper.request == f"PUT {part}"
     with pytest.raises(LockedError, match=r"was taken by process \d+ on .*\. This process stops writing"):
         raise sleeper.error
+
+
+@pytest.mark.parametrize("part", ["checkpoint_epoch_2.pt", pytest.param(layout.MANIFEST, marks=pytest.mark.slow)])
+def test_a_late_upload_to_a_store_without_conditions_arrives_under_its_own_key(server, part):
+    sleeper = taken_over(server, f"*-{part}", False, "late", last=2, conditions="ignored")
+    assert layout.TEMP_PREFIX in sleeper.request
+    assert isinstance(sleeper.error, LockedError)
 
 
 @pytest.mark.slow
@@ -152,7 +163,7 @@ def test_a_writer_that_stops_at_any_request_and_lost_its_lock_changes_nothing(se
             assert isinstance(sleeper.error, LockedError) or at > total - 2, sleeper.request
 
 
-@pytest.mark.parametrize("conditions", ["ignored", 501, 400])
+@pytest.mark.parametrize("conditions", ["ignored", 501, pytest.param(400, marks=pytest.mark.slow)])
 def test_a_store_without_conditions_is_noticed_and_used_without_them(server, conditions):
     with Between(server.port, conditions=conditions) as between, server.machine("only"):
         root = Root.open(server.root(port=between.port))

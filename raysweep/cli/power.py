@@ -1,0 +1,106 @@
+"""``raysweep power``: how many seeds or images it would take to show a difference."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from raysweep._text import plain
+from raysweep.cli.options import RootOption
+from raysweep.display.terminal import put_json, say, table
+from raysweep.store.root import Root
+
+if TYPE_CHECKING:
+    from raysweep.report.comparison import Comparison
+
+NAMES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "learned": "learned"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What it takes for one metric: ``smallest_now`` is the smallest difference that the sweep could have shown."""
+
+    target: str
+    metric: str
+    smallest_now: float | None
+    seeds: int | None
+    images: float | None
+
+
+def register(app: typer.Typer) -> None:
+    app.command("power", no_args_is_help=True)(power)
+
+
+def power(
+    sweep: str = typer.Argument(..., metavar="SWEEP", help="A sweep whose branches or control have several seeds."),
+    difference: float = typer.Option(2.0, "--difference", help="The difference to show, in percentage points."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+    root: RootOption = "experiments",
+) -> None:
+    """Say how many seeds or images it would take to show a difference with a probability of 80 %, if every branch and the control get
+    as many seeds. From the variation that the sweep measured."""
+    from raysweep.errors import InputError
+    from raysweep.report import comparison
+    from raysweep.store import resolve
+
+    if not 0 < difference <= 100:
+        raise InputError(f"--difference {difference:g}: give percentage points above 0 and at most 100.")
+    found = comparison.of_sweep(resolve.find_sweep(Root.open(root), sweep))
+    if found.findings is None or not found.findings.seeds.degrees:
+        raise InputError(
+            f"{sweep} has one seed of everything, so nothing is known of the variation between seeds. Train more controls: "
+            "`control_seeds: 8` in the grid."
+        )
+    rows = _rows(found, difference / 100)
+    if as_json:
+        put_json({"sweep": found.title, "difference": difference, "rows": [vars(row) for row in rows]})
+        return
+    cells = [
+        [
+            plain(row.target),
+            row.metric,
+            "-" if row.smallest_now is None else f"{100 * row.smallest_now:.1f}",
+            "-" if row.seeds is None else str(row.seeds),
+            "-" if row.images is None else f"{row.images:.1f} ×" if row.images > 1 else "enough",
+        ]
+        for row in rows
+    ]
+    title = f"To show {difference:g} points with a probability of 80 %"
+    columns = [("class", "l"), ("metric", "l"), ("shown from, now", "r"), ("seeds each", "r"), ("images", "r")]
+    table(title, columns, cells)
+    if any(row.seeds is None for row in rows):
+        say("Without a number of seeds: the images alone leave more doubt, so it takes so many times as many images.")
+
+
+def _rows(found: Comparison, difference: float) -> list[Row]:
+    """One row for each metric over all classes, and what was learned of each class; the branch that varies most counts."""
+    from raysweep.report.effects import ALL, LEVEL
+    from raysweep.report.findings import power as needing
+    from raysweep.report.findings.arms import LEARNED, targets
+
+    assert found.findings is not None
+    between = found.findings.seeds.variance
+    arms = len(found.branches) + 1
+    rows = []
+    for m, (c, metric) in enumerate(targets(len(found.classes))):
+        if (c is None and metric not in NAMES) or (c is not None and metric != LEARNED):
+            continue
+        tests = [f for f in found.findings.findings if (f.target, f.metric) == (c, metric) and not math.isnan(f.images)]
+        if not tests or math.isnan(between[m]):
+            continue
+        worst = max(tests, key=lambda f: f.images)
+        size = found.findings.compared[int(metric == LEARNED)]
+        needed = needing.needed(worst, difference, float(between[m]), arms, LEVEL / max(1, size))
+        rows.append(
+            Row(
+                ALL if c is None else found.classes[c],
+                NAMES[metric],
+                None if math.isnan(worst.smallest) else worst.smallest,
+                needed.seeds,
+                None if math.isinf(needed.images) else needed.images,
+            )
+        )
+    return rows

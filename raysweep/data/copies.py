@@ -1,0 +1,96 @@
+"""Exact copies among images: the same pixels twice in training, on both sides of the split, or under two classes.
+
+An image that the network was trained on says nothing about what it learned, so every copy in validation makes the result better
+than it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raysweep._text import counted, plain
+
+REPORT, DROP_TRAIN, DROP_VAL = "report", "drop_train", "drop_val"
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Counts of exact copies. ``leaked``: class → its validation images that are also in training, classes without any left out."""
+
+    leaked: Mapping[str, int]
+    other_class: int = 0  # of the leaked images, those that are in training under another class only
+    surplus: int = 0  # training images that repeat an earlier one
+    contradictions: int = 0  # groups of equal training images that have several classes
+    dropped: int = 0  # images that data.duplicates took out
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Copies:
+        """What ``dataclasses.asdict`` has made."""
+        return cls(
+            dict(value["leaked"]), *(int(value[k]) for k in ("other_class", "surplus", "contradictions", "dropped"))
+        )
+
+    def lines(self) -> list[str]:
+        """What people should know, a sentence each."""
+        found = []
+        if self.dropped:
+            found.append(f"Taken out, because they are on both sides of the split: {counted(self.dropped, 'image')}.")
+        if self.leaked:
+            most = sorted(self.leaked.items(), key=lambda item: -item[1])
+            each = ", ".join(f"{plain(c)} {n:,}" for c, n in most[:5]) + (" …" if len(most) > 5 else "")
+            other = f", {self.other_class:,} of them under another class" if self.other_class else ""
+            found.append(
+                f"Copies: {counted(sum(self.leaked.values()), 'validation image')} {'is' if sum(self.leaked.values()) == 1 else 'are'} "
+                f"also in training ({each}){other}. Results are better than they should be; data.duplicates=drop_train takes the "
+                "training copies out."
+            )
+        if self.surplus:
+            found.append(
+                f"Copies: {counted(self.surplus, 'training image')} {'repeats' if self.surplus == 1 else 'repeat'} another one."
+            )
+        if self.contradictions:
+            found.append(
+                f"Contradictions: {counted(self.contradictions, 'group')} of equal training images {'has' if self.contradictions == 1 else 'have'} several classes."
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The exact copies themselves. ``leaks`` and ``other_class`` bool (n_val,): which validation images are also in training, and
+    which of them under another class only. ``repeated``: positions of equal training images, a tuple for each group."""
+
+    leaks: np.ndarray
+    other_class: np.ndarray
+    repeated: tuple[tuple[int, ...], ...]
+
+
+def groups(train: np.ndarray, train_labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray) -> Groups:
+    """The copies among images with these hashes (S32) and labels (int)."""
+    places: dict[bytes, list[int]] = {}
+    for i, key in enumerate(train.tolist()):
+        places.setdefault(key, []).append(i)
+    leaks = np.array([key in places for key in val.tolist()], dtype=bool)
+    other = np.zeros(len(val), dtype=bool)
+    for i in np.flatnonzero(leaks).tolist():
+        other[i] = all(train_labels[j] != val_labels[i] for j in places[val[i]])
+    return Groups(leaks, other, tuple(tuple(rows) for rows in places.values() if len(rows) > 1))
+
+
+def count(
+    found: Groups, train_labels: np.ndarray, val_labels: np.ndarray, classes: Sequence[str], dropped: int
+) -> Copies:
+    """The counts of the groups."""
+    of_class = np.bincount(val_labels[found.leaks], minlength=len(classes)).tolist()
+    several = sum(len(set(train_labels[list(rows)].tolist())) > 1 for rows in found.repeated)
+    return Copies(
+        {c: n for c, n in zip(classes, of_class, strict=True) if n},
+        int(found.other_class.sum()),
+        sum(len(rows) - 1 for rows in found.repeated),
+        several,
+        dropped,
+    )

@@ -1,0 +1,84 @@
+"""botocore's client for an object store: made from an address and the environment, and what its errors mean."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+_CONNECT_S, _REQUEST_S = 5.0, 30.0
+
+_NO_ACCESS = ("InvalidAccessKeyId", "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException")
+
+
+@functools.lru_cache(8)
+def make(options: tuple[tuple[str, str], ...], environment: tuple[tuple[str, str], ...], attempts: int) -> Any:
+    """A client for a store. Making one takes a quarter of a second, so roots in the same store share it."""
+    import botocore.session
+    from botocore.config import Config
+
+    given = dict(options)
+    endpoint, scheme = given.get("endpoint_override"), given.get("scheme", "https")
+    session = botocore.session.get_session()
+    return session.create_client(
+        "s3",
+        region_name=given.get("region") or session.get_config_variable("region") or "us-east-1",
+        endpoint_url=f"{scheme}://{endpoint}" if endpoint else None,
+        use_ssl=scheme == "https",
+        config=Config(
+            connect_timeout=_CONNECT_S,
+            read_timeout=_REQUEST_S,
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            max_pool_connections=32,
+            s3={"addressing_style": "path"} if endpoint else {},
+            request_checksum_calculation="when_required",  # else many stores but Amazon's refuse an upload
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+def endpoint(text: str) -> dict[str, str]:
+    """The options of an endpoint: ``host:9000``, or ``http://host:9000`` as in AWS's own tools."""
+    scheme, _, host = text.rpartition("://")
+    return {"endpoint_override": host.rstrip("/")} | ({"scheme": scheme} if scheme else {})
+
+
+def of_environment() -> dict[str, str]:
+    """Options from the variables that AWS's own tools read, which are part of what an address means."""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    given = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return ({"region": region} if region else {}) | (endpoint(given) if given else {})
+
+
+def status_of(error: Any) -> int | None:
+    """The HTTP status in an error of botocore."""
+    found: int | None = (getattr(error, "response", None) or {}).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return found
+
+
+def code_of(error: Any) -> str:
+    """The store's own code in an error of botocore, such as ``NoSuchBucket``; empty if the store said nothing."""
+    return str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
+
+
+def why(error: Exception, bucket: str) -> str:
+    """The reason in an error of botocore, and what to do about it."""
+    from botocore import exceptions as known
+
+    code, status = code_of(error), status_of(error)
+    if code == "NoSuchBucket":
+        return f"there is no bucket {bucket}. Create it, or correct the address (or its region or endpoint_override)."
+    if code.startswith("ExpiredToken") or isinstance(error, (known.TokenRetrievalError, known.SSOTokenLoadError)):
+        return "the credentials have expired. Get new ones; what was committed before is intact."
+    nobody = (known.NoCredentialsError, known.PartialCredentialsError, known.CredentialRetrievalError)
+    if code in _NO_ACCESS or status in (401, 403) or isinstance(error, nobody):
+        return (
+            f"access is denied ({status or 'no credentials'}). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE "
+            f"or the machine's role to ones that may list, read, write and delete in {bucket}."
+        )
+    said = " ".join(str(error).split())[:300].rstrip(".")
+    if isinstance(error, (known.HTTPClientError, known.ConnectionError)):
+        return (
+            f"nothing answers ({said}). Check the network and endpoint_override; what was committed before is intact."
+        )
+    return f"{said}. What was committed before is intact; check the object store."

@@ -1,0 +1,50 @@
+"""``raysweep power`` says how many seeds or images a difference takes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.test_errors import run_cli
+
+CLASSES, BASE = ("a", "b", "c"), (0.4, 0.7, 0.8)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    from tests.report.making import sweep_of
+
+    root = tmp_path_factory.mktemp("power") / "e"
+    sweep_of(root, CLASSES, BASE, {"x": ({"a": 2.0}, BASE)})
+    return root
+
+
+def test_a_small_difference_takes_more_than_a_large_one(root, capsys):
+    def rows(difference):
+        code, out, err = run_cli(capsys, "power", "s", "--difference", difference, "--json", "--root", root)
+        assert code == 0, err
+        return {(r["target"], r["metric"]): r for r in json.loads(out)["rows"]}
+
+    small, large = rows(5), rows(40)
+    assert set(small) == {(c, "learned") for c in (*CLASSES, "(all)")} | {
+        ("(all)", m) for m in ("macro-F1", "accuracy", "balanced accuracy")
+    }
+    for key, row in large.items():
+        assert row["seeds"] is not None
+        assert small[key]["seeds"] is None or small[key]["seeds"] >= row["seeds"]
+    assert any(row["seeds"] is None and (row["images"] is None or row["images"] > 1) for row in small.values())
+    code, out, err = run_cli(capsys, "power", "s", "--root", root)
+    assert code == 0, err
+    assert "macro-F1" in out
+
+
+def test_what_cannot_be_said_is_refused(root, tmp_path, capsys):
+    from tests.report.making import sweep_of
+
+    assert run_cli(capsys, "power", "s", "--difference", 0, "--root", root)[0] == 2
+    assert run_cli(capsys, "power", "none", "--root", root)[0] == 2
+    sweep_of(tmp_path / "e", CLASSES, BASE, {"x": ({"a": 2.0}, BASE)}, seeds=(0,))
+    code, _, err = run_cli(capsys, "power", "s", "--root", tmp_path / "e")
+    assert code == 2
+    assert "control_seeds" in err

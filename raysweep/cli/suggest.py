@@ -45,7 +45,7 @@ def suggest(
         put(text.rstrip("\n"))
         grid = _free("grid")
         branch = command(of.root, "branch", "--from", found.parent, "--weights-grid", grid)
-        say(f"Next: {plain(command(of.root, 'suggest', of.id, '-o', grid))}, then {plain(branch)}")
+        say(f"Next: {plain(command(of.root, 'suggest', of.id, '-o', grid))} && {plain(branch)}")
         return
     target = user_path(output)
     try:

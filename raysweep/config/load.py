@@ -211,7 +211,8 @@ def explain(error: ValidationError, model: type[BaseModel], source: str, lines: 
         message = _describe(first, key.rpartition(".")[2], known).rstrip(".")
         messages.append(f"{where}: {message}" if where else message)
     more = f"; and {len(found) - len(messages):,} more" if len(found) > len(messages) else ""
-    return f"{len(found):,} error{'s' * (len(found) > 1)} in {truncate(source)}: {'; '.join(messages)}{more}."
+    told = f"{len(found):,} error{'s' * (len(found) > 1)} in {truncate(source)}: {'; '.join(messages)}{more}"
+    return told if told.endswith("?") else f"{told}."
 
 
 def _describe(detail: Mapping[str, Any], last: str, known: list[str]) -> str:

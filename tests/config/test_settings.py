@@ -348,3 +348,9 @@ def test_what_a_comment_would_hide_is_not_dropped():
         load_config.parse_overrides(["model.options.widths=[4, 4] # c"])
     with pytest.raises(ConfigError, match=r"training\.epochs.*'3 # x'"):
         load_config.validate(load_config.parse_overrides(["data.source=faces", "training.epochs=3 # x"]))
+
+
+def test_a_question_ends_the_paragraph_without_a_full_stop(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        load_config.load(write(tmp_path, "data: {source: faces}\ntraining: {epohcs: 3}\n"))
+    assert str(error.value).endswith("Did you mean 'epochs'?")

@@ -231,7 +231,9 @@ class _Folder:
 
     def _list(self) -> Source | None:
         """The list, or the lists of the splits, in the folder or in the only one in it that has any."""
-        files, left = lists.of_splits(lists.find(self.path) or lists.find_below(self.path), self.path)
+        files, left = lists.of_splits(
+            lists.find(self.path) or lists.in_splits(self.path) or lists.find_below(self.path), self.path
+        )
         if not files:
             return None
         self.notes.append(f"Read from the list {join_names(str(t.file.relative_to(self.path)) for t, _ in files)}.")

@@ -120,13 +120,15 @@ def test_microsoft_ferplus(tmp_path):
         name = f"fer{n:07}.png"
         tree[f"data/{folders[usage]}/{name}"] = b""
         lines.append(f"{usage},{name},{('9,1,0', '2,8,0')[n % 2]}" if n != 100 else f"{usage},{name},4,5,0")
-    lines.append("Training,,0,0,10")
+    lines += ["Training,,0,0,10", "Training,tied.png,5,5,0"]
+    tree |= {"data/FER2013Train/tied.png": b"", "data/FER2013Train/other.png": b""}
     plant(tmp_path, {**REPOSITORY, "fer2013new.csv": rows(*lines), **tree})
     found = read(tmp_path)
     assert (found.train, found.val) == ({"happiness": 51, "neutral": 49}, {"happiness": 50, "neutral": 50})
     assert "the one with the most of 10 votes" in found.notes
     assert "1 row has another number of votes: line 102 has 9." in found.notes
-    assert found.left_out["rows that name no image"] == 1
+    assert found.left_out["rows that name no image"] == found.left_out["rows whose votes are tied"] == 1
+    assert found.left_out["images that the list does not name"] == 1
 
 
 def test_zalandoresearch_fashion_mnist(tmp_path):

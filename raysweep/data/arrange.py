@@ -312,7 +312,7 @@ class _Arranging:
             )
         second = sum(len(f.inner) for f in inner)
         third = [g for f in inner for g in f.inner if not g.images and len(g.inner) > 1]
-        deeper = f", or data.path={inner[0].path} for the folders in one of them" if third else ""
+        deeper = f", or data.path={inner[0].path} with either for the folders in one of them" if third else ""
         raise self._refused(
             f"The images in {part.path} lie two levels deep, for example {next(inner[0].every())}: the classes may be the "
             f"{len(inner):,} folders of the first level ({join_names(f.name for f in inner[:3])}{' …' * (len(inner) > 3)}) or the "

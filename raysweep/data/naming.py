@@ -15,6 +15,7 @@ from pathlib import Path
 
 from raysweep._text import join_names, plain, truncate
 from raysweep.config.settings import DataSection
+from raysweep.data import sizes
 from raysweep.data.listing import Found, Item, Listing, Row, class_name, digest, ordered
 from raysweep.data.reading import LeftOut
 from raysweep.data.suspicious import combined, masks
@@ -160,6 +161,7 @@ class Chosen:
         """
         self.source = source
         self.naming = Naming(data)
+        self.image_size = data.image_size
         self.notes = tuple(notes)
         self._listing: Listing | None = None
 
@@ -185,7 +187,13 @@ class Chosen:
         """
         if self._listing is not None:
             return self._listing
-        found, notes = self.naming.applied(self.source.found())  # type: ignore[attr-defined]
+        read: Found = self.source.found()  # type: ignore[attr-defined]
+        try:
+            found, notes = self.naming.applied(read)
+        except DataError as error:
+            files = [row.payload for row in read.train if isinstance(row.payload, Path)]
+            some = files[:: len(files) // 50 + 1]
+            raise type(error)(f"{error}{sizes.advice(self.image_size, some)}") from None
         parts = (found.train, found.val)
         classes = ordered({row.label for rows in parts for row in rows or []})
         lacking = ordered({row.label for row in found.val or []} - {row.label for row in found.train})

@@ -16,7 +16,7 @@ import numpy as np
 
 from raysweep._text import join_names
 from raysweep.config.settings import DataSection
-from raysweep.data import folders, lists, parquet, torchvision_files
+from raysweep.data import folders, lists, parquet, sizes, torchvision_files
 from raysweep.data.arrange import LayoutError
 from raysweep.data.folders import FolderSource
 from raysweep.data.listing import Found, Item, Listing, Row, Source
@@ -87,6 +87,8 @@ def open_source(data: DataSection) -> Chosen:
     }
     try:
         return Chosen(kinds[kind](), data, notes)
+    except DataError as error:
+        raise type(error)(f"{error}{sizes.advice(data.image_size, sizes.some_images(path))}") from None
     except OSError as error:
         raise DataError(
             f"{error.filename or path} cannot be read: {error.strerror or error}. Check the path and its permissions."

@@ -241,8 +241,9 @@ def _complete(experiment: Experiment, good: ManifestEntry, last: int, progress: 
 
     if experiment.status() != "finished":
         lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
+    lineage.mend(experiment.folder)
     checkpointing.rebuild_derived(experiment)
-    runner.derive(experiment)
+    runner.derive(experiment, progress)
     progress(Note(f"{experiment.id} has all its {counted(last, 'epoch')}; there is nothing to do."))
     return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
 

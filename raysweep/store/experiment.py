@@ -220,7 +220,10 @@ class Experiment:
                 )
         if not found and not damaged:
             return [], []
-        state = "torn" if (self.folder / layout.MANIFEST).exists() else "missing"
+        missing = not (self.folder / layout.MANIFEST).exists()
+        if missing and not damaged and len(names) == 1 and found[0].batch is not None:
+            return found, []  # the first save within an epoch ended before its commit: nothing is lost
+        state = "missing" if missing else "torn"
         told = f"{layout.MANIFEST} is {state}; the checkpoints were judged by the checksums inside them"
         return found, [told, *reversed(damaged)]
 

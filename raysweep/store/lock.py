@@ -11,9 +11,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from raysweep.errors import LockedError, StoreError
+from raysweep.errors import LockedError
 from raysweep.store import fence, gate
-from raysweep.store.files import remove, write_atomic
+from raysweep.store.files import failed, remove, write_atomic
 from raysweep.store.gate import Holder, alive, holder
 from raysweep.store.layout import LOCK
 
@@ -66,9 +66,7 @@ class WriterLock:
                 "let it go on or kill it."
             ) from None
         except OSError as error:
-            raise StoreError(
-                f"{folder / LOCK} could not be written: {error.strerror}. Make the folder writable."
-            ) from error
+            raise failed(folder / LOCK, None, error) from error
 
     @classmethod
     def _take(cls, folder: Path, me: Holder) -> WriterLock:
@@ -110,13 +108,16 @@ class WriterLock:
         still release the lock.
 
         Raises:
-            LockedError: the lock is no longer ours.
+            LockedError: the lock is no longer ours. StoreError: its file could not be written.
         """
         _, _, number = self.token.partition(".")
-        with gate.alone(self.folder):
-            who = gate.check(self.folder, self.token)
-            fresh = WriterLock(self.folder, f"{gate.base(self.token)}.{int(number or 0) + 1}")
-            _write(self.folder, replace(who, token=fresh.token))
+        fresh = WriterLock(self.folder, f"{gate.base(self.token)}.{int(number or 0) + 1}")
+        try:
+            with gate.alone(self.folder):
+                who = gate.check(self.folder, self.token)
+                _write(self.folder, replace(who, token=fresh.token))
+        except OSError as error:
+            raise failed(self.folder / LOCK, None, error) from error
         gate.enter(self.folder, fresh.token)
         return fresh
 

@@ -42,11 +42,20 @@ def test_hromi_smilesmiled(tmp_path):
 
 def test_ardamavi_sign_language_digits(tmp_path):
     """Class folders in ``Dataset/`` beside a folder of examples: two classes were read."""
+    from PIL import Image
+
     plant(tmp_path, {**REPOSITORY, **{f"Dataset/{n}/": 2 for n in range(10)}, "Examples/": 10})
     told = refusal(tmp_path)
     assert "Dataset/ in" in told
     assert "holds 10 folders with images (0, 1, 2 …), but Examples/ holds images directly" in told
     assert f"data.path={tmp_path / 'Dataset'} for the folders in it, or data.level=1" in told
+    assert "image_size" not in told
+    Image.new("L", (30, 20)).save(tmp_path / "Dataset" / "3" / "large.png")
+    assert (
+        told + " The images are not squares of one size, so add a side for all of them, too: data.image_size=8."
+        == refusal(tmp_path)
+    )
+    (tmp_path / "Dataset" / "3" / "large.png").unlink()
     assert read(tmp_path / "Dataset").train == {str(n): 2 for n in range(10)}
     assert read(tmp_path, level=1).train == {"Dataset": 20, "Examples": 10}
 
@@ -73,7 +82,9 @@ def test_brendenlake_omniglot(tmp_path):
     }  # fmt: skip
     told = refusal(plant(tmp_path, {**REPOSITORY, "omniglot_grid.png": IMAGE, **tree}))
     first = tmp_path / "python" / "images_background_small1"
-    assert told.endswith(f"data.level=1 or data.level=2, or data.path={first} for the folders in one of them.")
+    assert told.endswith(
+        f"data.level=1 or data.level=2, or data.path={first} with either for the folders in one of them."
+    )
     assert len(read(first, level=2).train) == 6
 
 

@@ -192,7 +192,7 @@ class Chosen:
             found, notes = self.naming.applied(read)
         except DataError as error:
             files = [row.payload for row in read.train if isinstance(row.payload, Path)]
-            some = files[:: len(files) // 50 + 1]
+            some = files[:: len(files) // 2000 + 1]  # from all parts of a list
             raise type(error)(f"{error}{sizes.advice(self.image_size, some)}") from None
         parts = (found.train, found.val)
         classes = ordered({row.label for rows in parts for row in rows or []})

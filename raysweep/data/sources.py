@@ -87,8 +87,8 @@ def open_source(data: DataSection) -> Chosen:
     }
     try:
         return Chosen(kinds[kind](), data, notes)
-    except DataError as error:
-        raise type(error)(f"{error}{sizes.advice(data.image_size, sizes.some_images(path))}") from None
+    except LayoutError as error:
+        raise type(error)(f"{error}{sizes.advice(data.image_size, sizes.images_in(path))}") from None
     except OSError as error:
         raise DataError(
             f"{error.filename or path} cannot be read: {error.strerror or error}. Check the path and its permissions."

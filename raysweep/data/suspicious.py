@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
@@ -43,11 +44,9 @@ def combined(names: Iterable[str]) -> dict[str, list[str]]:
     for separator in _SEPARATORS:
         parts = {name: [p.strip() for p in name.split(separator)] for name in every if separator in name}
         parts = {name: some for name, some in parts.items() if len(some) > 1 and all(some)}
+        users = Counter(p for some in parts.values() for p in set(some)) if separator != " " else Counter[str]()
         for name, some in parts.items():
-            elsewhere = (
-                {p for other, theirs in parts.items() if other != name for p in theirs} if separator != " " else set()
-            )
-            if all(p in every or p in elsewhere for p in some):
+            if all(p in every or users[p] > 1 for p in some):
                 found.setdefault(name, some)
     return found
 

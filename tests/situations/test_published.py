@@ -144,6 +144,8 @@ def test_microsoft_ferplus(tmp_path):
 
 def test_zalandoresearch_fashion_mnist(tmp_path):
     """Gzipped idx files in ``data/fashion/``, beside the pictures of the documentation."""
+    from PIL import Image
+
     idx = {}
     for part, n in (("train", 20), ("t10k", 10)):
         idx[f"data/fashion/{part}-images-idx3-ubyte.gz"] = gzip.compress(
@@ -153,7 +155,9 @@ def test_zalandoresearch_fashion_mnist(tmp_path):
             struct.pack(">II", 2049, n) + bytes(i % 10 for i in range(n))
         )
     plant(tmp_path, {**REPOSITORY, **idx, "doc/img/": 5, "static/img/": 2, "data/mnist/README.md": ""})
+    Image.new("L", (30, 20)).save(tmp_path / "doc" / "img" / "large.png")
     told = refusal(tmp_path)
+    assert "image_size" not in told  # the size of the documentation's pictures says nothing
     assert "several data sets: class folders, data/fashion" in told.replace(" and ", ", ")
     found = read(tmp_path / "data" / "fashion")
     assert (sum(found.train.values()), found.train["Ankle boot"], found.val["Bag"]) == (20, 2, 1)

@@ -26,6 +26,14 @@ def _write(folder: Path, who: Holder) -> None:
     write_atomic(folder / LOCK, json.dumps(who.to_json()).encode())
 
 
+def _remove(folder: Path, token: str) -> None:
+    """Remove the lock's file, if it can be done, unless it is another writer's. The caller is alone."""
+    who = holder(folder)
+    if who is not None and gate.base(who.token) == gate.base(token):
+        with contextlib.suppress(OSError):
+            remove(folder / LOCK)
+
+
 def _refuse(folder: Path, steal: bool) -> None:
     """Raises LockedError if the folder has a holder that runs, or, without ``steal``, one that may run."""
     who = holder(folder)
@@ -77,6 +85,8 @@ class WriterLock:
             _write(folder, me)
             gate.check(folder, me.token)
         except BaseException:
+            with contextlib.suppress(LockedError):
+                _remove(folder, me.token)
             gate.leave(folder)
             if life is not None:
                 fence.let_go(life)
@@ -124,9 +134,7 @@ class WriterLock:
     def release(self) -> None:
         """Remove the lock if it is still ours, renewed or not."""
         with contextlib.suppress(OSError), gate.alone(self.folder, PATIENCE_S):
-            who = holder(self.folder)
-            if who is not None and gate.base(who.token) == gate.base(self.token):
-                remove(self.folder / LOCK)
+            _remove(self.folder, self.token)
         gate.leave(self.folder)
         if self._life is not None:
             fence.let_go(self._life)

@@ -22,7 +22,7 @@ from typing import Any
 from raysweep.store import layout, lineage
 from raysweep.store.experiment import Experiment
 from tests.conftest import SMALL_NET, draw_classes, weights_hash
-from tests.launch.faulty_disk import MODES, FaultyDisk
+from tests.launch.faulty_disk import MODES, READ_ONLY, FaultyDisk
 
 SETTINGS: dict[str, Any] = {
     "model": SMALL_NET,
@@ -87,6 +87,7 @@ def load() -> None:
     import raysweep.launch.resume
     import raysweep.report.figures
     import raysweep.tools.derived
+    import raysweep.tools.replay
     import raysweep.training.loop  # noqa: F401
 
 
@@ -198,6 +199,8 @@ class Trials:
             now = {e.file for e in Experiment(root / name).manifest().ends}
             wrong += [f"{file} was committed and is lost" for file in files if file not in now]
         made = begun(root)
+        if mode != READ_ONLY:  # else nothing can be removed
+            wrong += [f"{e.folder} has no event" for e in experiments(root) if not lineage.read(e.folder)]
         again = ["continue", made[0].id, "--root", str(root)] if made else self.run(root)
         verify = ["verify", "--root", str(root)]
         looked, went_on, checked = commands([verify, again, verify], root.with_suffix(".again"))
@@ -241,7 +244,7 @@ class Trials:
 
 def begun(root: Path) -> list[Experiment]:
     """Those that can be gone on with."""
-    return [e for e in experiments(root) if (e.folder / layout.LINEAGE).exists()]
+    return [e for e in experiments(root) if lineage.read(e.folder)]
 
 
 def experiments(root: Path) -> list[Experiment]:

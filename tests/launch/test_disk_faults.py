@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from raysweep.errors import StoreError
 from tests.launch.faulty_disk import MODES
 
 ROUNDS = int(os.environ.get("RAYSWEEP_DISK_ROUNDS", "1"))  # 5 try each call in every way
@@ -31,6 +32,25 @@ def test_a_sample_of_calls_that_fail(trials):
         trial = trials.one(at, mode)
         assert trial is not None
         assert trial.wrong == [], trial
+
+
+def test_pictures_that_cannot_be_drawn_are_told(tmp_path, monkeypatch):
+    from raysweep.events import Note
+    from raysweep.launch import runner
+    from raysweep.report import figures
+    from raysweep.store import lineage
+    from tests.store.making import make_experiment
+
+    def full(experiment: object) -> None:
+        raise StoreError("the picture could not be written. Free space.")
+
+    experiment = make_experiment(tmp_path / "base_20250108_143022", [(1, None)])
+    monkeypatch.setattr(figures, "write_all", full)
+    told: list[object] = []
+    runner.derive(experiment, told.append)
+    text = "The pictures could not be drawn: the picture could not be written. Free space"
+    assert told == [Note(f"{text}. To draw them again: raysweep continue {experiment.id} --root {tmp_path}")]
+    assert lineage.read(experiment.folder)[-1].fields["text"] == f"{text}."
 
 
 @pytest.mark.slow

@@ -45,13 +45,19 @@ def open_log(folder: Path, name: str, description: str, when: datetime) -> None:
 
 def record(folder: Path, kind: str, **details: Any) -> LineageEvent:
     """Append one event to both logs; returns it as it stands in ``lineage.jsonl``. Damaged lines are set aside first."""
-    with changing(folder / layout.LINEAGE):  # another process of this writer must not take the same number
-        copies.latest(folder / layout.LINEAGE)
+    log = folder / layout.LINEAGE
+
+    def append() -> LineageEvent:
+        copies.latest(log)
         set_aside(folder)
         events = read(folder)
         event = LineageEvent(events[-1].seq + 1 if events else 1, _now(), kind, details)
-        append_line(folder / layout.LINEAGE, _line(event))
-        append_line(folder / layout.CHANGES, _for_people(event))
+        append_line(log, _line(event))
+        return event
+
+    with changing(log):  # another process of this writer must not take the same number
+        event = copies.repeated(log, append)  # a process on another machine may have taken it
+        copies.repeated(log, lambda: append_line(folder / layout.CHANGES, _for_people(event)))
     return event
 
 

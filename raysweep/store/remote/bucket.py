@@ -30,6 +30,9 @@ _CHUNK = 1 << 23
 _FIRST = 1 << 16
 _WHOLE = 1 << 28  # a larger object is sent in parts, of which only the broken ones are sent again
 _PART, _PARTS, _PARTS_AT_ONCE = 1 << 24, 9_000, 4
+_WRITES = ("put_object", "complete_multipart_upload")  # "not found" means an object that was to be replaced
+_UNKNOWN = (400, 501)  # how a store answers to a condition that it does not know
+_NO_ETAG = '"00000000000000000000000000000000"'
 _MARK = "raysweep"  # metadata of an object: which upload has written it
 
 
@@ -138,21 +141,31 @@ class Bucket:
 
     @property
     def conditional(self) -> bool:
-        """Whether the store honours conditions: some answer that they know none, some ignore them. Tried once, by an object
-        that may be made only once."""
+        """Whether the store honours the conditions of uploads: some answer that they know none, some ignore all or some of
+        them. Tried once, with an object of no content."""
         if self._conditional is None:
             self.check_writable(f".tmp-{secrets.token_hex(8)}")
         return bool(self._conditional)
 
     def _honours(self, key: str) -> bool:
+        """Whether the store refuses to make an object twice, to replace it by mistake, and to replace one that is gone."""
         new = {"Key": self._path(key), "Body": b""}
+
+        def refused(**condition: str) -> bool:
+            try:
+                self._call("written", key, "put_object", **new, **condition)
+            except Changed:
+                return True
+            return False
+
         try:
-            self._call("written", key, "put_object", **new, IfNoneMatch="*")
-            self._call("written", key, "put_object", **new, IfNoneMatch="*")
-        except Changed:
-            return True
+            refused(IfNoneMatch="*")  # or not, if the answer to a first try was lost
+            if not refused(IfNoneMatch="*") or not refused(IfMatch=_NO_ETAG):
+                return False
+            self.delete(key)
+            return refused(IfMatch=_NO_ETAG)
         except StoreError as error:
-            if status_of(error.__cause__) not in (400, 501):
+            if status_of(error.__cause__) not in _UNKNOWN:
                 raise
             self._call("written", key, "put_object", **new)
         return False
@@ -281,8 +294,14 @@ class Bucket:
         Raises:
             Changed: its ETag is not ``etag``.
         """
+        about, condition = {"Key": self._path(key)}, self._condition(etag) if etag else {}
         with contextlib.suppress(FileNotFoundError):
-            self._call("deleted", key, "delete_object", Key=self._path(key), **(self._condition(etag) if etag else {}))
+            try:
+                self._call("deleted", key, "delete_object", **about, **condition)
+            except StoreError as error:
+                if not condition or status_of(error.__cause__) not in _UNKNOWN:
+                    raise
+                self._call("deleted", key, "delete_object", **about)
 
     def url(self, key: str) -> str:
         """The full address of an object."""
@@ -369,14 +388,20 @@ class Bucket:
         try:
             answer: dict[str, Any] = getattr(self.client, operation)(Bucket=self.name, **parameters)
         except (BotoCoreError, ClientError) as error:
-            raise self._failed(what, key, error) from error
+            failure = self._failed(what, key, error)
+            if isinstance(failure, FileNotFoundError) and operation in _WRITES:
+                failure = self._changed(key)
+            raise failure from error
         return answer
+
+    def _changed(self, key: str) -> Changed:
+        return Changed(f"{self.url(key)} was made, replaced or deleted by another writer.")
 
     def _failed(self, what: str, key: str, error: Any) -> Exception:
         """What to raise for an error of botocore."""
         code, status = code_of(error), status_of(error)
         if status in (409, 412) or code == "NoSuchUpload":  # the last: completed, and the answer to it was lost
-            return Changed(f"{self.url(key)} was made, replaced or deleted by another writer.")
+            return self._changed(key)
         if status == 404 and code != "NoSuchBucket":
             return FileNotFoundError(self.url(key))
         return StoreError(f"{self.url(key)} could not be {what}: {why(error, self.name)}")

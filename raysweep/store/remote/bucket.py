@@ -8,11 +8,13 @@ experiments. (obstore has no conditions for copies, for deletions and for the en
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
 import secrets
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,22 +150,25 @@ class Bucket:
         return bool(self._conditional)
 
     def _honours(self, key: str) -> bool:
-        """Whether the store refuses to make an object twice, to replace it by mistake, and to replace one that is gone."""
-        new = {"Key": self._path(key), "Body": b""}
+        """Whether the store refuses to make an object twice (at once and in parts), to replace another one than is there, and
+        to replace one that is gone."""
+        new, once, other = {"Key": self._path(key), "Body": b""}, {"IfNoneMatch": "*"}, {"IfMatch": _NO_ETAG}
 
-        def refused(**condition: str) -> bool:
+        def refused(action: Callable[..., Any], *arguments: Any, **more: Any) -> bool:
             try:
-                self._call("written", key, "put_object", **new, **condition)
+                action(*arguments, **more)
             except Changed:
                 return True
             return False
 
+        put = functools.partial(refused, self._call, "written", key, "put_object", **new)
         try:
-            refused(IfNoneMatch="*")  # or not, if the answer to a first try was lost
-            if not refused(IfNoneMatch="*") or not refused(IfMatch=_NO_ETAG):
+            put(**once)  # it may be refused: the answer to a first try was lost
+            parts = "written", key, "", 1, lambda number: b"-", once
+            if not put(**once) or not put(**other) or not refused(self._send_parts, *parts):
                 return False
             self.delete(key)
-            return refused(IfMatch=_NO_ETAG)
+            return put(**other)
         except StoreError as error:
             if status_of(error.__cause__) not in _UNKNOWN:
                 raise
@@ -320,24 +325,32 @@ class Bucket:
         source.seek(0)
         what = f"written ({size:,} bytes)" if size else "written"
         about = {"Key": self._path(key), "Metadata": {_MARK: mark}}
+        condition = self._condition(before)
         if size <= _WHOLE:
-            return str(self._call(what, key, "put_object", Body=source, **about, **self._condition(before))["ETag"])
-        upload = {
-            "Key": about["Key"],
-            "UploadId": self._call(what, key, "create_multipart_upload", **about)["UploadId"],
-        }
+            return str(self._call(what, key, "put_object", Body=source, **about, **condition)["ETag"])
         length = max(_PART, -(-size // _PARTS))
 
-        def part(number: int) -> dict[str, Any]:
-            data = os.pread(source.fileno(), length, (number - 1) * length)
-            sent = self._call(what, key, "upload_part", PartNumber=number, Body=data, **upload)
+        def part(number: int) -> bytes:
+            return os.pread(source.fileno(), length, (number - 1) * length)
+
+        return self._send_parts(what, key, mark, -(-size // length), part, condition)
+
+    def _send_parts(
+        self, what: str, key: str, mark: str, count: int, part: Callable[[int], bytes], condition: dict[str, str]
+    ) -> str:
+        """Write an object in parts, which are numbered from 1. Only the last request, which makes one of them, has a condition."""
+        about = {"Key": self._path(key)}
+        begun = self._call(what, key, "create_multipart_upload", **about, Metadata={_MARK: mark})
+        upload = about | {"UploadId": begun["UploadId"]}
+
+        def send(number: int) -> dict[str, Any]:
+            sent = self._call(what, key, "upload_part", PartNumber=number, Body=part(number), **upload)
             return {"PartNumber": number, "ETag": sent["ETag"]}
 
         try:
             with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
-                parts = list(pool.map(part, range(1, -(-size // length) + 1)))
-            whole = {"MultipartUpload": {"Parts": parts}}
-            done = self._call(what, key, "complete_multipart_upload", **upload, **whole, **self._condition(before))
+                parts = {"Parts": list(pool.map(send, range(1, count + 1)))}
+            done = self._call(what, key, "complete_multipart_upload", **upload, MultipartUpload=parts, **condition)
             return str(done["ETag"])
         except BaseException:
             with contextlib.suppress(StoreError, FileNotFoundError):  # what is left of it would cost money

@@ -55,8 +55,8 @@ class Between:
             ``"reset"`` to cut the connection. It may wait.
         after: the same once the store has answered, and before the answer is passed on.
         conditions: ``"honoured"``, ``"ignored"``, or the status with which a store answers that does not know them. Some
-            know a part of them: ``"new"`` only that an object is new, ``"there"`` not that there is one to be replaced, and
-            ``"uploads"`` only those of uploads (it answers 501 to the others).
+            know a part of them: ``"new"`` only that an object is new, ``"there"`` not that there is one to be replaced,
+            ``"small"`` not those of uploads in parts, and ``"uploads"`` only those of uploads (it answers 501 to the others).
     """
 
     target: int
@@ -144,7 +144,8 @@ class Between:
                 status = self.conditions if isinstance(self.conditions, int) else 501
                 return status, b"<Error><Code>NotImplemented</Code><Message>no</Message></Error>", {}
             plain = {k: v for k, v in headers.items() if k.lower() not in given}
-            if self.conditions == "ignored" or (self.conditions == "new" and "if-match" in given):
+            ignored = {"ignored": True, "new": "if-match" in given, "small": request.method == "POST"}
+            if ignored.get(str(self.conditions)):
                 headers = plain
             elif self.conditions == "there" or not upload or request.method == "POST":
                 status, _, there = self._ask(

@@ -166,7 +166,7 @@ def test_a_writer_that_stops_at_any_request_and_lost_its_lock_changes_nothing(se
 
 
 @pytest.mark.parametrize(
-    "conditions", ["new", "there", 501, *(pytest.param(c, marks=pytest.mark.slow) for c in ("ignored", 400))]
+    "conditions", ["new", "small", 501, *(pytest.param(c, marks=pytest.mark.slow) for c in ("ignored", "there", 400))]
 )
 def test_a_store_without_conditions_is_noticed_and_used_without_them(server, conditions):
     with Between(server.port, conditions=conditions) as between, server.machine("only"):
@@ -297,7 +297,7 @@ def test_a_large_object_is_sent_in_parts_and_counts_only_when_it_is_complete(ser
     with Between(server.port) as between:
         there = Bucket.parse(server.root(port=between.port))
         first = there.put("run/best", source, None)
-        assert sum("partNumber" in r.query for r in between.seen) == 3
+        assert sum("partNumber" in r.query for r in between.seen if r.path.endswith("run/best")) == 3
         assert there.get("run/best", tmp_path / "copy") == first._replace(mark="")
         assert (tmp_path / "copy").read_bytes() == source.read_bytes()
         for before in (None, '"another"'):

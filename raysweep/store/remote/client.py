@@ -23,7 +23,7 @@ def make(options: tuple[tuple[str, str], ...], environment: tuple[tuple[str, str
     given = dict(options)
     endpoint, scheme = given.get("endpoint_override"), given.get("scheme", "https")
     session = botocore.session.get_session()
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
+    session.register_component("response_parser_factory", _parsers())
     # Else botocore looks through the folders of all 400 services, twice.
     session.get_component("data_loader").list_available_services = lambda type_name: ["s3"]
     return session.create_client(
@@ -44,8 +44,26 @@ def make(options: tuple[tuple[str, str], ...], environment: tuple[tuple[str, str
     )
 
 
+def _parsers() -> Any:
+    """What reads the store's answers, as botocore does, but quickly: a list may have a million rows."""
+    from botocore import parsers
+
+    class Parser(parsers.RestXMLParser):  # type: ignore[misc]
+        def _parse_shape(self, shape: Any, node: Any) -> Any:
+            if shape.name != "Object":  # the row of a list
+                return super()._parse_shape(shape, node)
+            row = {child.tag.rpartition("}")[2]: child.text or "" for child in node}
+            return row | {"Size": int(row["Size"]), "LastModified": _time(row["LastModified"])}
+
+    class Factory(parsers.ResponseParserFactory):  # type: ignore[misc]
+        def create_parser(self, protocol_name: str) -> Any:
+            return Parser(timestamp_parser=_time)
+
+    return Factory()
+
+
 def _time(text: str) -> datetime:
-    """The time in an answer. botocore's own parser takes a hundred times as long, and a list has a time for each object."""
+    """The time in an answer; botocore's own parser takes a hundred times as long."""
     from botocore.utils import parse_timestamp
 
     for parser in (datetime.fromisoformat, parsedate_to_datetime):

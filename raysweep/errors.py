@@ -119,4 +119,9 @@ class Interrupted(RaysweepError):
 def did_you_mean(word: object, choices: Iterable[str]) -> str:
     """A sentence ``Did you mean …?`` with a leading space; empty if no choice is similar."""
     close = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    if not close:
+        return ""
+    escaped = (
+        "" if close[0].isascii() and str(word).isascii() else f" ({close[0]!a}, not {str(word)!a})"
+    )  # they may look the same
+    return f" Did you mean {close[0]!r}{escaped}?"

@@ -8,6 +8,7 @@ Only the standard library is used here, so that reading verbs stay light.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -52,6 +53,7 @@ class SamplingWeights:
         Raises:
             WeightsError: an unknown class, or as the class says.
         """
+        given = _spelled(given, classes)
         check_classes(given, classes, "The sampling weights name")
         return cls(tuple(classes), tuple(given.get(name, 1.0) for name in classes))
 
@@ -190,6 +192,16 @@ def _listed(parts: Sequence[str]) -> str:
     """The parts, at most MOST_LISTED of them, and how many more there are: a class in a thousand must not fill a page."""
     more = len(parts) - MOST_LISTED
     return ", ".join(parts[:MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _spelled(given: Mapping[str, Any], classes: Sequence[str]) -> Mapping[str, Any]:
+    """``given`` with the classes' own spelling where a name differs in its Unicode form or in outer spaces alone."""
+    forms = {unicodedata.normalize("NFC", name).strip(): name for name in classes}
+    known = set(classes)
+    return {
+        name if name in known else forms.get(unicodedata.normalize("NFC", str(name)).strip(), name): value
+        for name, value in given.items()
+    }
 
 
 def check_classes(names: Mapping[str, Any], classes: Sequence[str], what: str) -> None:

@@ -100,7 +100,7 @@ def show_plan(plan: Plan, as_json: bool) -> None:
         resolved["sampling"]["weights"] = {c: w for c, w in weights.items() if w != 1.0}
     put(yaml_file.dump(resolved).rstrip())
     put("")
-    show_shares(plan.counts, plan.weights.as_dict(), plan.shares, plan.quotas)
+    show_shares(plan.counts, plan.weights.as_dict(), plan.shares, plan.quotas, plan.data.reading.validation)
     for note in plan.notes:
         say(plain(note.text))
     where = "in this process" if plan.resources.workers == 0 else counted(plan.resources.workers, "Ray worker")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
@@ -17,10 +18,29 @@ from raysweep.weights import check_number
 MAX_DRAWS = 10**8  # an epoch's order needs 8 bytes for each image shown
 
 
+def data_name(source: object, path: object) -> str:
+    """What an experiment with these data is called if the user does not say: the name of the folder or file.
+
+    >>> data_name("auto", "data/fer2013.csv"), data_name("digits", None), data_name("auto", "..")
+    ('fer2013', 'digits', 'experiment')
+    """
+    found = PurePath(path.replace("\\", "/")) if isinstance(path, str) else PurePath(str(source))
+    name = found.stem if found.suffix.lower() in (".csv", ".tsv", ".txt", ".jsonl", ".parquet") else found.name
+    try:
+        return check_name("".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-. _")[:60])
+    except ValueError:
+        return "experiment"
+
+
 class ExperimentSection(Section):
-    name: str = Field("experiment", description="The folder's name begins with it; the time is appended.")
+    name: str = Field(
+        "experiment",
+        description="The folder's name begins with it; the time is appended. Default: the name of the data.",
+    )
     description: str = Field(
-        "", max_length=10_000, description="Why you run this experiment; written to the experiment's log."
+        "",
+        max_length=10_000,
+        description="Why you run this experiment; written to the experiment's log. Default: what the data are.",
     )
 
     @field_validator("name", mode="before")  # first: pydantic's own message about half a character helps nobody
@@ -138,7 +158,11 @@ class AugmentSection(Section):
     crop_padding: Annotated[Int, Field(ge=0, le=128)] = Field(
         4, description="Shift images at random by up to this many pixels; 0: do not shift."
     )
-    flip: bool = Field(True, description="Mirror each image left to right with probability 0.5.")
+    flip: bool | None = Field(
+        None,
+        description="Mirror each image left to right with probability 0.5. Default: true; false where the classes are numbers or "
+        "letters, or name left and right.",
+    )
 
 
 class TrainingSection(Section):
@@ -290,6 +314,22 @@ class Settings(Section):
     scaling: ScalingSection = Field(default_factory=ScalingSection)  # type: ignore[arg-type]
     trackers: TrackersSection = Field(default_factory=TrackersSection)  # type: ignore[arg-type]
     root: Text = Field("experiments", description="Folder in which experiments are created, or s3://BUCKET/PREFIX.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _called_after_its_data(cls, values: Any) -> Any:
+        """Name and description come from the data where the user gives none."""
+        if not isinstance(values, dict):
+            return values
+        data, own = values.get("data"), values.get("experiment", {})
+        if not isinstance(data, dict) or not isinstance(own, dict):
+            return values
+        known = {"name": data_name(data.get("source"), data.get("path"))}
+        known["description"] = (
+            f"The built-in {data.get('source')}" if data.get("path") is None else f"Images of {data['path']}"
+        )
+        given = {key: value for key, value in own.items() if value is not None}
+        return {**values, "experiment": {**known, **given}}
 
     @model_validator(mode="after")
     def _data_has_a_path(self) -> Settings:

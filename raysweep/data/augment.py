@@ -6,9 +6,30 @@ a position.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 import numpy as np
 
 from raysweep.data.sampling import AUGMENT, raw_stream
+from raysweep.data.torchvision_files import KUZUSHIJI
+
+_NUMBERS = {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"}
+
+
+def unlike_its_mirror(classes: Iterable[str]) -> str | None:
+    """Why a mirrored image may be of another class than the image, to follow "because"; None where nothing says so.
+
+    >>> unlike_its_mirror(["0", "1", "10"]), unlike_its_mirror(["turn_left", "turn_right"]), unlike_its_mirror(["cat", "dog"])
+    ('the classes are numbers or letters', 'the classes name left and right', None)
+    """
+    names = [name.casefold() for name in classes]
+    if all(len(n) == 1 or n.isdecimal() or n in _NUMBERS for n in names) or set(names) <= set(KUZUSHIJI):
+        return "the classes are numbers or letters"
+    words = [set(re.findall(r"[^\W\d_]+", n)) for n in names]
+    if any("left" in w for w in words) and any("right" in w for w in words):
+        return "the classes name left and right"
+    return None
 
 
 def epoch_draws(draws: int, padding: int, flip: bool, *, seed: int, epoch: int) -> np.ndarray:

@@ -47,8 +47,10 @@ def meaning_of(table: Table, asked: Columns | None, remedy: str = "") -> Meaning
     Raises:
         DataError: a column that is needed is not found; the message has the line that names it.
     """
-    have = table.columns()
     asked = asked or Columns(path=None, label=None, split=None)
+    if isinstance(table, CsvTable) and (asked.path or "").isdecimal() and (asked.label or "").isdecimal():
+        table.may_lack_header()
+    have = table.columns()
     first = _first_rows(table, have)
     notes: list[str] = []
     path = _asked(table, "path", asked.path) or column(have, PATH_COLUMNS)
@@ -112,8 +114,9 @@ def _asked(table: Table, what: str, name: str | None) -> str | None:
 
 
 def _by_content(have: Sequence[str], first: Sequence[Sequence[Any]]) -> str | None:
-    """The only column all of whose values are names of image files."""
-    found = [name for i, name in enumerate(have) if first and all(looks_like_image(row[i]) for row in first)]
+    """The only column all of whose values are names of image files; some may be empty."""
+    values = {name: [row[i] for row in first if row[i]] for i, name in enumerate(have)} if first else {}
+    found = [name for name, some in values.items() if some and all(map(looks_like_image, some))]
     return found[0] if len(found) == 1 else None
 
 
@@ -165,8 +168,9 @@ def _lacking(
     row = f" Its first row is {join_names(first[0])}." if first else ""
     numbers = "" if _has_header(table) else " (numbers, since it names no columns)"
     called = f"path: {have[0] if have else 'NAME'}, label: {have[-1] if have else 'NAME'}"
+    fer = " FER-2013's CSV also has a column pixels." if "emotion" in have and what == "path" else ""
     return DataError(
         f"{table.file} has no column for the {'image' if what == 'path' else 'class'} of each row: there is no column "
-        f"{', '.join(wanted[:5])} or the like; its columns are {join_names(have)}{numbers}.{row} Say which "
+        f"{', '.join(wanted[:5])} or the like; its columns are {join_names(have)}{numbers}.{row}{fer} Say which "
         f"they are, such as 'data.columns={{{called}}}'{remedy}."
     )

@@ -61,6 +61,12 @@ def metadata_files(path: Path, tree: Folder) -> list[tuple[Table, str | None]]:
         places += [(train, "train"), (val, split_of(val.name))] if val is not None else [(train, None)]
     found = [(table, split) for folder, split in places if (table := _metadata_in(folder, tree)) is not None]
     files = [table.file for table, _ in found]
+    kinds = [split_of(p.name) for p in subfolders(path) if split_of(p.name)] if files else []
+    if len(kinds) > len(set(kinds)):
+        names = join_names(f"{p.name}/" for p in subfolders(path) if kinds.count(split_of(p.name)) > 1)
+        raise DataError(
+            f"{path} has several folders for the same split: {names}. Move one of them away, or put their images together."
+        )
     if len(files) > 1 and files[0].parent == path:
         raise DataError(
             f"Both {files[0]} and {files[1]} name images. Keep either the one beside the split folders or those inside them."

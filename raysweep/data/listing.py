@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -157,6 +157,12 @@ def roles(splits: Sequence[str | None]) -> list[str]:
     if "test" in splits and "val" not in splits:
         return ["The test images are used for validation: there are no validation images of their own."]
     return []
+
+
+def unused(splits: Sequence[str | None], places: Callable[[int], object]) -> dict[str, LeftOut]:
+    """The rows for test that :func:`choose` leaves out, with the place of each."""
+    rows = [i for i, s in enumerate(splits) if s == "test"] if "val" in splits else []
+    return {"rows for test, since there are some for validation": LeftOut.of(map(places, rows))} if rows else {}
 
 
 def label_name(value: Any, names: Sequence[str] | None, where: object) -> str:

@@ -9,7 +9,16 @@ import numpy as np
 
 from raysweep._text import join_names
 from raysweep.data.cache import Dataset
+from raysweep.data.naming import canonical
 from raysweep.errors import DataError
+
+
+def as_written(data: Dataset, classes: Sequence[str] | None) -> Dataset:
+    """The data set with its classes spelled as in a checkpoint of an earlier version, which kept outer spaces and Unicode forms."""
+    forms = {canonical(name): name for name in classes or ()}
+    if set(forms) != set(data.classes) or len(forms) != len(classes or ()):
+        return data
+    return replace(data, classes=tuple(forms[name] for name in data.classes))
 
 
 def in_order(data: Dataset, classes: Sequence[str] | None) -> Dataset:

@@ -16,11 +16,14 @@ from raysweep.data.listing import (
     choose,
     digest,
     label_name,
+    roles,
     split_in,
     split_value,
     stamp,
+    unused,
 )
 from raysweep.data.manifest import ManifestSource
+from raysweep.data.reading import LeftOut
 from raysweep.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, ParquetTable, column, meanings
 from raysweep.data.tree import is_hidden
 from raysweep.errors import DataError
@@ -46,6 +49,13 @@ def shards(path: Path) -> list[tuple[ParquetTable, str | None]]:
     if "test" not in splits:  # train/ alone is no split
         return [(table, None) for table, _ in found]
     return found
+
+
+def test_shards(path: Path) -> list[Path]:
+    """The files of test images in a folder, which :func:`shards` leaves out where there are validation files."""
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else []
+    inner = [file.relative_to(path) for file in files if file.is_file()]
+    return [file for file in inner if not _is_hidden(file) and _split_in_path(file) == "test"]
 
 
 def _is_hidden(inner: Path) -> bool:
@@ -106,7 +116,12 @@ class ParquetSource:
         ):
             if not needed.isdisjoint(range(start, end)):
                 rows |= self._rows(table, start, needed, labels, of_file_names)
-        return Found([rows[i] for i in train], None if val is None else [rows[i] for i in val])
+        parts = [rows[i] for i in train], None if val is None else [rows[i] for i in val]
+        left_out = unused(splits, lambda i: f"row {i - max(s for s in starts if s <= i)}")
+        skipped = test_shards(self.path)
+        if skipped and "val" in splits:
+            left_out["files of test images, since there are validation images"] = LeftOut.of(skipped)
+        return Found(*parts, left_out, tuple(roles(splits)))
 
     def _labels(self, table: ParquetTable, of_file: str | None) -> Iterator[tuple[Any, str | None]]:
         """(label, split) of every row of one file; ``of_file`` is the split where no column gives one.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raysweep._text import join_names, truncate
-from raysweep.data.listing import Found, Row, choose, class_name, digest, reason, split_value, stamp
+from raysweep.data.delimited import sniff
+from raysweep.data.listing import Found, Row, choose, class_name, digest, reason, roles, split_value, stamp, unused
 from raysweep.data.tables import LABEL_COLUMNS, MAX_BYTES, PATH_COLUMNS
 from raysweep.errors import DataError
 
@@ -39,7 +40,9 @@ class CsvSource:
             Row(f"line {line}", name, self._pixels(text))
             for line, (name, text) in enumerate(zip(names, table["pixels"], strict=True), start=2)
         ]
-        return Found([rows[i] for i in train], None if val is None else [rows[i] for i in val])
+        parts = [rows[i] for i in train], None if val is None else [rows[i] for i in val]
+        notes = [*sniff(self.path).notes(self.path, header=True), *roles(splits)]
+        return Found(*parts, unused(splits, lambda i: f"line {i + 2}"), tuple(notes))
 
     def _table(self) -> pd.DataFrame:
         """The file's content as text, with its columns checked."""
@@ -48,7 +51,15 @@ class CsvSource:
         if self.path.stat().st_size > MAX_BYTES:
             raise DataError(f"{self.path} is larger than {MAX_BYTES:,} bytes. Store this many images in Parquet files.")
         try:
-            table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
+            form = sniff(self.path)
+            table = pd.read_csv(
+                self.path,
+                dtype=str,
+                keep_default_na=False,
+                sep=form.delimiter,
+                encoding=form.encoding,
+                skiprows=form.first,
+            )
         except Exception as error:
             raise DataError(f"{self.path} cannot be read as CSV: {reason(error)}. Repair the file.") from None
         if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus fields for an index and shifts the rest
@@ -56,7 +67,8 @@ class CsvSource:
                 f"{self.path} cannot be read as CSV: its rows have more fields than its first line has names. Name every "
                 "column in the first line."
             )
-        table.columns = pd.Index([str(c).strip() for c in table.columns])
+        known = {name.lower(): name for name in ("emotion", "pixels", "Usage")}
+        table.columns = pd.Index([known.get(str(c).strip().lower(), str(c).strip()) for c in table.columns])
         missing = [c for c in ("emotion", "pixels") if c not in table.columns]
         if missing:
             raise DataError(

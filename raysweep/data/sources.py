@@ -77,8 +77,6 @@ def open_source(data: DataSection) -> Chosen:
         return Chosen(DigitsSource(), data)
     path = Path(os.path.expanduser(str(data.path)))
     kind = _kind(path, data.source)
-    if kind == "auto" and data.level is not None:  # only folders have levels
-        kind = "folder"
     notes: list[str] = []
     kinds: dict[str, Callable[[], Source]] = {
         "auto": lambda: _Folder(path, data, notes).opened(),
@@ -132,9 +130,7 @@ def _csv(path: Path, data: DataSection, notes: list[str]) -> Source:
 def _manifest(path: Path, data: DataSection, notes: list[str]) -> Source:
     beside = lists.others_beside(path)
     if beside:
-        notes.append(
-            f"Not read: {join_names(beside)} beside {path.name}. data.path={path.parent} takes the lists of all splits."
-        )
+        notes.append(f"Not read: {join_names(beside)} beside {path.name}. {lists.how_to_read_all(path.parent)}")
     return ManifestSource(path, [(open_table(path), None)], data=data)
 
 
@@ -149,7 +145,7 @@ class _Folder:
         self.path = path
         self.data = data
         self.notes = notes
-        self.walked = folders.look(path)
+        self.tree, self._rest = folders.look(path)
 
     def opened(self) -> Source:
         """
@@ -165,10 +161,19 @@ class _Folder:
             )
         if found and CLASSES not in found:
             return next(iter(found.values()))()
-        return self._class_folders() if found else self._list() or self._inside() or FolderSource(self.path)
+        return (
+            self._class_folders()
+            if found
+            else self._list() or self._inside() or FolderSource(self.path, None, self.walked)
+        )
+
+    @property
+    def walked(self) -> folders.Walked:
+        """What lies in the folder, to be added to what is left out of it."""
+        return self.tree, self._rest.copy()
 
     def _kinds(self) -> dict[str, Callable[[], Source]]:
-        path, (tree, _) = self.path, self.walked
+        path, tree = self.path, self.tree
         found: dict[str, Callable[[], Source]] = {}
         metadata = folders.metadata_files(path, tree)
         if metadata:
@@ -177,12 +182,12 @@ class _Folder:
                 path, metadata, remedy, self.data, self.walked
             )
         elif folders.has_class_folders(tree):
-            found[CLASSES] = lambda: FolderSource(path, walked=self.walked)
+            found[CLASSES] = lambda: FolderSource(path, self.data.level, self.walked)
         shards = parquet.shards(path)
         # Parquet files beside images are taken for notes on them, unless they are named as the Hub names shards of images.
         if shards and (not found or any(parquet.SHARD.search(table.file.name) for table, _ in shards)):
             found[SHARDS] = lambda: parquet.open_parquet(path, self.data)
-        for folder, make in torchvision_files.find(path).items():
+        for folder, make in (torchvision_files.find(path) or torchvision_files.find_below(tree)).items():
             found[str(folder.relative_to(path)) if folder != path else "files of CIFAR or MNIST"] = make
         return found
 
@@ -192,10 +197,13 @@ class _Folder:
         Raises:
             DataError: the list and the folders say different things.
         """
+        if self.data.level is not None:  # the user says that these are classes
+            return FolderSource(self.path, self.data.level, self.walked)
         try:
-            source = FolderSource(self.path)
-        except LayoutError:
-            listed = self._list()
+            source = FolderSource(self.path, None, self.walked)
+        except DataError as error:
+            plain = not isinstance(error, LayoutError) and len(self.tree.inner) > 1
+            listed = None if plain else self._list()
             if listed is None:
                 raise
             return listed
@@ -210,7 +218,7 @@ class _Folder:
             return source
         raise DataError(
             f"{self.path} has folders ({join_names(sorted(source.labels())[:5])}) and a list of images with other classes, {name}. "
-            f"Say which has the classes: data.path={files[0][0].file} or data.source=folder."
+            f"Say which has the classes: data.path={lists.likeliest(files)} or data.source=folder."
         )
 
     def _agrees(self, files: lists.Files, source: FolderSource) -> bool:
@@ -228,12 +236,12 @@ class _Folder:
             return None
         self.notes.append(f"Read from the list {join_names(str(t.file.relative_to(self.path)) for t, _ in files)}.")
         self.notes += left
-        return ManifestSource(self.path, files, "", self.data, folders.look(self.path))
+        return ManifestSource(self.path, files, "", self.data, self.walked)
 
     def _inside(self) -> Source | None:
         """What the only folder in the folder holds."""
         inner = folders.subfolders(self.path)
-        if len(inner) != 1 or self.walked[0].images or inner[0].is_symlink():
+        if len(inner) != 1 or self.tree.images or inner[0].is_symlink():
             return None
         below = _Folder(inner[0], self.data, self.notes)
         if not below._kinds() and not lists.find(inner[0]) and len(folders.subfolders(inner[0])) != 1:

@@ -178,6 +178,7 @@ class CsvTable(Table):
         self._dialect: Dialect | None = None
         self._names: list[str] | None = None
         self.has_header = True
+        self._numbered = False
 
     @property
     def dialect(self) -> Dialect:
@@ -189,11 +190,14 @@ class CsvTable(Table):
     def columns(self) -> list[str]:
         if self._names is None:
             first = next((row for _, row in self._fields()), [])
-            self.has_header = column(first, PATH_COLUMNS + LABEL_COLUMNS) is not None or not any(
-                map(looks_like_image, first)
-            )
+            known = column(first, PATH_COLUMNS + LABEL_COLUMNS) is not None
+            self.has_header = known or not (self._numbered or any(map(looks_like_image, first)))
             self._names = first if self.has_header else [str(i + 1) for i in range(len(first))]
         return self._names
+
+    def may_lack_header(self) -> None:
+        """The user gives the numbers of the columns: the first line has their names only if it has known ones."""
+        self._numbered, self._names = True, None
 
     def notes(self) -> list[str]:
         self.columns()

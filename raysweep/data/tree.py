@@ -5,6 +5,7 @@ Every file is counted once: it is an image of a :class:`Folder`, or it is in :cl
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections import Counter
@@ -60,6 +61,10 @@ class Rest:
         self._counts: Counter[str] = Counter()
         self._examples: dict[str, list[str]] = {}
         self._suffixes: Counter[str] = Counter()
+
+    def copy(self) -> Rest:
+        """The same, to add to."""
+        return copy.deepcopy(self)
 
     def add(self, kind: str, names: Iterable[object]) -> None:
         """These files, which are of one kind."""

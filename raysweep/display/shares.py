@@ -15,21 +15,25 @@ def show_shares(
     weights: Mapping[str, float],
     shares: Mapping[str, float],
     quotas: Mapping[str, int] | None = None,
+    validation: Mapping[str, int] | None = None,
 ) -> None:
     """Print a row per class. Of more than MOST_CLASSES, those are left out whose share differs least from that of the data,
     and then those of average size; a line says how many.
 
     Args:
-        counts: class → images. quotas: class → images per epoch, if they are shown.
+        counts: class → images. quotas: class → images per epoch, if they are shown. validation: class → validation images,
+            if they are shown.
     """
     total = sum(counts.values())
     names = dict(zip(counts, labels(list(counts)), strict=True))
     rows = []
     for c in _shown(counts, weights, shares):
         row = [names[c], f"{counts[c]:,}", percent(counts[c] / total), f"{weights[c]:g}", percent(shares[c])]
-        rows.append(row if quotas is None else [*row, f"{quotas[c]:,}"])
+        row += [] if quotas is None else [f"{quotas[c]:,}"]
+        rows.append(row if validation is None else [*row, f"{validation.get(c, 0):,}"])
     columns = [("class", "l"), ("images", "r"), ("share of the data", "r"), ("weight", "r"), ("share shown", "r")]
-    table(None, columns if quotas is None else [*columns, ("shown per epoch", "r")], rows)
+    columns += [] if quotas is None else [("shown per epoch", "r")]
+    table(None, columns if validation is None else [*columns, ("validation", "r")], rows)
     if more := len(counts) - len(rows):
         say(f"{more:,} more classes of {len(counts):,} are not in the table; --json has all.")
 

@@ -21,6 +21,7 @@ from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides, Resources
 from raysweep.plan.types import Parent, Plan
+from raysweep.plan.upgrade import completed
 from raysweep.store import checkpoint, layout, lineage, resolve
 from raysweep.store import trust as trusting
 from raysweep.store.commands import continue_command
@@ -226,7 +227,7 @@ def _plan(
 def _settings(experiment: Experiment, config: ExperimentConfig, asked: ResourceOverrides) -> tuple[Settings, Settings]:
     """The experiment's settings as they were, threads resolved, and with the resources asked for now."""
     source = str(experiment.folder / layout.CONFIG)
-    values = {**(config.settings or {}), "root": experiment.root.address}
+    values = {**completed(config.settings or {}), "root": experiment.root.address}
     before = load_config.validate(values, source)
     if config.threads:
         before = before.model_copy(update={"scaling": before.scaling.model_copy(update={"threads": config.threads})})
@@ -240,8 +241,9 @@ def _complete(experiment: Experiment, good: ManifestEntry, last: int, progress: 
 
     if experiment.status() != "finished":
         lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
+    lineage.mend(experiment.folder)
     checkpointing.rebuild_derived(experiment)
-    runner.derive(experiment)
+    runner.derive(experiment, progress)
     progress(Note(f"{experiment.id} has all its {counted(last, 'epoch')}; there is nothing to do."))
     return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
 

@@ -152,6 +152,7 @@ def _start(plan: Plan, launch: Launch, progress: Progress, sweep: str | None, br
     with contextlib.ExitStack() as held:
         with retention.claimed(source) if source is not None else contextlib.nullcontext():
             experiment = experiments.create(plan.root, plan.settings.experiment.name, now)
+            held.callback(experiments.discard_unbegun, experiment)
             if sweep is None:  # the sweep's process has recorded its branches
                 problem = trust.remember_made(experiment.id, plan.settings.model_dump(mode="json"))
                 if problem:
@@ -214,7 +215,7 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
     progress(Drawing())
     with signals.place("after the last epoch, before all pictures were drawn"):
         signals.check()
-        derive(experiment)
+        derive(experiment, progress)
     progress(ExperimentFinished())
     return Result(experiment, outcome.best_acc)
 
@@ -249,8 +250,8 @@ def _failed(experiment: Experiment, error: BaseException) -> BaseException:
     )
 
 
-def derive(experiment: Experiment) -> None:
-    """Write report and pictures. They are derived, so an error here never fails a run; it is written into the log."""
+def derive(experiment: Experiment, progress: Progress = ignore) -> None:
+    """Write report and pictures. They are derived, so an error here never fails a run; it is told, and written into the log."""
     from raysweep.report import figures
 
     if not experiment.manifest().ends:  # no epoch has ended: there is nothing to draw
@@ -258,9 +259,9 @@ def derive(experiment: Experiment) -> None:
     try:
         figures.write_all(experiment)
     except Exception as error:
+        why = str(error) if isinstance(error, RaysweepError) else f"{type(error).__name__}: {error}"
+        text = f"The pictures could not be drawn: {why}"
         with contextlib.suppress(RaysweepError):
-            lineage.record(
-                experiment.folder,
-                lineage.NOTE,
-                text=f"The pictures could not be drawn: {type(error).__name__}: {error}",
-            )
+            lineage.record(experiment.folder, lineage.NOTE, text=text)
+        again = continue_command(experiment.root, experiment.id)
+        progress(Note(f"{text.rstrip('.')}. To draw them again: {again}"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from raysweep._paths import user_path
 from raysweep._text import differences
 from raysweep.config.settings import Settings
-from raysweep.data import cache, sampling
+from raysweep.data import augment, cache, sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
 from raysweep.plan import resources
@@ -60,6 +60,7 @@ def plan_experiment(
     data = read_images(settings, root, progress)
     progress(Building())
     settings, data = _ordered(settings, data, classes)
+    settings, mirrored = _mirrored(settings, data.classes)
     weights = weights or SamplingWeights.complete(settings.sampling.weights, data.classes)
     members = sampling.pool(
         data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
@@ -70,6 +71,8 @@ def plan_experiment(
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
     draws = settings.sampling.samples_per_epoch or len(members)
+    for line in data.reading.lines():  # last: an error is one paragraph
+        progress(Note(line))
     return Plan(
         settings,
         root,
@@ -79,9 +82,20 @@ def plan_experiment(
         draws,
         wanted,
         parameters,
-        notes=notes,
+        notes=(*mirrored, *notes),
         trusted=trusted,
     )
+
+
+def _mirrored(settings: Settings, classes: Sequence[str]) -> tuple[Settings, tuple[Note, ...]]:
+    """The settings with ``flip`` decided where the user leaves it open, and what is to be said of it."""
+    if settings.training.augment.flip is not None:
+        return settings, ()
+    why = augment.unlike_its_mirror(classes)
+    of_augment = settings.training.augment.model_copy(update={"flip": why is None})
+    training = settings.training.model_copy(update={"augment": of_augment})
+    text = f"Images are not mirrored, because {why}; training.augment.flip=true mirrors them."
+    return settings.model_copy(update={"training": training}), (Note(text),) if why else ()
 
 
 def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted: bool) -> tuple[int, tuple[Note, ...]]:
@@ -101,15 +115,13 @@ def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted
 
 
 def read_images(settings: Settings, root: Root, progress: Progress) -> cache.Dataset:
-    """The images, decoded unless they were before; tells what is not as in their files."""
+    """The images, decoded unless they were before."""
     data = cache.load(
         settings.data,
         cache_dir(settings, root),
         lambda done, total: progress(Decoding(done, total)),
         lambda text: progress(Note(text)),
     )
-    for line in data.reading.lines():
-        progress(Note(line))
     return data
 
 
@@ -119,9 +131,10 @@ def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | N
     Raises:
         CheckpointError: the checkpoint has other classes.
     """
-    from raysweep.data.order import in_order
+    from raysweep.data.order import as_written, in_order
     from raysweep.training import hub
 
+    data = as_written(data, classes)
     wanted = settings.data.classes
     for known in (classes, hub.labels(settings.model.name)):
         if wanted is None and known is not None and known != data.classes and sorted(known) == sorted(data.classes):

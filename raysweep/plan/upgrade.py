@@ -103,7 +103,7 @@ def upgrade(
         own = tuple(saved.get("classes") or ())
         if classes is not None and own and tuple(classes) != own:
             raise CheckpointError(f"{differences(own, classes, str(path), '--classes')}. Leave --classes out.")
-        found = Upgraded(saved, config.get("settings") or {})
+        found = Upgraded(saved, completed(config.get("settings") or {}))
         if not config.get("imported_from"):
             return found
         found = Upgraded(saved, _with_images(found.settings, given), _from_user(given))
@@ -113,6 +113,15 @@ def upgrade(
             f"{truncate(path)} was written by the old system, which did not record where its images were. Add data.path=FOLDER."
         )
     return found
+
+
+def completed(settings: Json) -> Json:
+    """Settings of an earlier version of ours, with what it did where it had no such option.
+
+    Class folders were always the first ones below a split.
+    """
+    data = settings.get("data")
+    return {**settings, "data": {"level": 1, **data}} if data else settings
 
 
 def _is_old(saved: Json) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from raysweep._paths import read_regular
 from raysweep._text import check_name
-from raysweep.errors import NotFoundError, RootError, StoreError
+from raysweep.errors import NotFoundError, RaysweepError, RootError, StoreError
 from raysweep.store import files, layout, lineage, lock
 from raysweep.store.layout import Position
 from raysweep.store.records import ExperimentConfig
@@ -59,6 +59,18 @@ def create(root: Root, name: str, when: datetime | None = None) -> Experiment:
             raise RootError(f"{folder} cannot be made: {error.strerror}. Choose another --root.") from None
         return Experiment(folder, root)
     raise RootError(f"{root} already has 10,000 experiments called {name} of this second.")
+
+
+def discard_unbegun(experiment: Experiment) -> None:
+    """Remove a folder, made by this process, in whose log not one event could be written, as far as it can be removed: there is
+    nothing in it to continue. In an object store it stays, because its name does."""
+    folder = experiment.folder
+    with contextlib.suppress(OSError, RaysweepError):
+        if experiment.root.is_remote or lineage.read(folder):
+            return
+        for path in sorted(folder.iterdir(), key=lambda p: p.name == layout.FENCE):  # it is needed until the end
+            files.remove(path)
+        folder.rmdir()
 
 
 class Experiment:
@@ -220,7 +232,10 @@ class Experiment:
                 )
         if not found and not damaged:
             return [], []
-        state = "torn" if (self.folder / layout.MANIFEST).exists() else "missing"
+        missing = not (self.folder / layout.MANIFEST).exists()
+        if missing and not damaged and len(names) == 1 and found[0].batch is not None:
+            return found, []  # the first save within an epoch ended before its commit: nothing is lost
+        state = "missing" if missing else "torn"
         told = f"{layout.MANIFEST} is {state}; the checkpoints were judged by the checksums inside them"
         return found, [told, *reversed(damaged)]
 

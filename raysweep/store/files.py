@@ -36,7 +36,12 @@ _DEEP = 100  # levels of a JSON file
 _SURROGATES = "backslashreplace"
 
 
-def _failed(path: Path, size: int | None, error: OSError) -> StoreError:
+def failed(path: Path, size: int | None, error: OSError) -> StoreError:
+    """What to raise where a file could not be written.
+
+    Args:
+        size: of its content, if that is known.
+    """
     what = f"{size:,} bytes could not be written to {path}" if size is not None else f"{path} could not be written"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy = "Free space on that disk"
@@ -104,7 +109,7 @@ def write_stream(path: Path, produce: Callable[[Sink], object], size: int = 0) -
         with contextlib.suppress(OSError):
             temp.unlink()
         if isinstance(error, OSError):
-            raise _failed(path, max(size, sink.size) or None, error) from error
+            raise failed(path, max(size, sink.size) or None, error) from error
         raise
     return sink.size, sink.digest.hexdigest()
 
@@ -162,6 +167,20 @@ class Sink(io.RawIOBase):
             self.error = error
 
 
+@contextlib.contextmanager
+def change(path: Path) -> Iterator[None]:
+    """As :func:`raysweep.store.gate.changing`, for a caller that lets no OSError through.
+
+    Raises:
+        StoreError: the gate, or what is done inside, failed. LockedError: another process writes to the folder.
+    """
+    try:
+        with changing(path):
+            yield
+    except OSError as error:
+        raise failed(path, None, error) from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON with :func:`write_atomic`.
 
@@ -196,7 +215,7 @@ def append_line(path: Path, text: str) -> None:
             finally:
                 os.close(fd)
     except OSError as error:
-        raise _failed(path, len(data), error) from error
+        raise failed(path, len(data), error) from error
 
 
 def _open_log(path: Path) -> int:
@@ -231,7 +250,7 @@ def clone_or_copy(source: Path, target: Path) -> str:
     Raises:
         StoreError: ``target`` could not be written. LockedError: another process writes to the folder.
     """
-    with changing(target):
+    with change(target):
         if copies.copied(source, target):
             return "copy"
     temp = temp_path(target)
@@ -247,7 +266,7 @@ def clone_or_copy(source: Path, target: Path) -> str:
         with contextlib.suppress(OSError):
             temp.unlink()
         if isinstance(error, OSError):
-            raise _failed(target, None, error) from error
+            raise failed(target, None, error) from error
         raise
 
 
@@ -355,10 +374,10 @@ def clean_temps(folder: Path) -> list[str]:
     """Remove the temporary files that a killed writer left, and return their names. Only the folder's writer may call this.
 
     Raises:
-        LockedError: another process writes to the folder.
+        LockedError: another process writes to the folder. StoreError: the folder cannot be written.
     """
     removed = []
-    with changing(folder / TEMP_PREFIX):
+    with change(folder / TEMP_PREFIX):
         for path in folder.glob(f"{TEMP_PREFIX}*"):
             with contextlib.suppress(OSError):
                 path.unlink()

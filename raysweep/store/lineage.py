@@ -15,8 +15,7 @@ from raysweep._paths import read_regular
 from raysweep._text import counted, truncate
 from raysweep.errors import StoreError
 from raysweep.store import layout
-from raysweep.store.files import LIMIT, append_line, open_regular, read_all, reading, write_atomic
-from raysweep.store.gate import changing
+from raysweep.store.files import LIMIT, append_line, change, open_regular, read_all, reading, write_atomic
 from raysweep.store.records import LineageEvent
 from raysweep.store.remote import copies
 
@@ -44,21 +43,64 @@ def open_log(folder: Path, name: str, description: str, when: datetime) -> None:
 
 
 def record(folder: Path, kind: str, **details: Any) -> LineageEvent:
-    """Append one event to both logs; returns it as it stands in ``lineage.jsonl``. Damaged lines are set aside first."""
-    log = folder / layout.LINEAGE
+    """Append one event to both logs; returns it as it stands in ``lineage.jsonl``. Damaged lines are set aside first.
+
+    Raises:
+        StoreError: a log cannot be read or written. LockedError: another process writes to the experiment.
+    """
+    log, changes = folder / layout.LINEAGE, folder / layout.CHANGES
 
     def append() -> LineageEvent:
         copies.latest(log)
         set_aside(folder)
         events = read(folder)
         event = LineageEvent(events[-1].seq + 1 if events else 1, _now(), kind, details)
+        mend(folder)
         append_line(log, _line(event))
         return event
 
-    with changing(log):  # another process of this writer must not take the same number
-        event = copies.repeated(log, append)  # a process on another machine may have taken it
-        copies.repeated(log, lambda: append_line(folder / layout.CHANGES, _for_people(event)))
+    def tell_if_untold() -> None:  # the other machine may have told this event, too
+        copies.latest(changes)
+        mend(folder)
+
+    with change(log):  # another process of this writer must not take the same number
+        event = copies.repeated(log, append)
+        copies.repeated(changes, lambda: append_line(changes, _for_people(event)), tell_if_untold)
     return event
+
+
+def mend(folder: Path) -> None:
+    """Append to the log for people the newest events, or the rest of one, that a kill or a failed write kept out of it.
+
+    Raises:
+        StoreError: a log cannot be read or written. LockedError: another process writes to the experiment.
+    """
+    path = folder / layout.CHANGES
+    with change(path):
+        events = read(folder)
+        if _untold(path, events):
+            copies.latest(path)
+            if late := _untold(path, events):
+                append_line(path, late)
+
+
+def _untold(path: Path, events: list[LineageEvent]) -> str:
+    """What the log for people lacks at its end."""
+    try:
+        text = read_regular(path, LIMIT).decode(errors="replace")
+    except OSError:  # appending will tell
+        return ""
+    text = text[: text.rfind("\n") + 1]  # an incomplete line is removed when something is appended
+    late: list[str] = []
+    for event in reversed(events):
+        mark, whole = f"] #{event.seq}\n", _for_people(event)
+        _, told, after = text.rpartition(mark)
+        if told:
+            rest = whole.partition(mark)[2]
+            late += [rest.removeprefix(after)] if rest.startswith(after) else []
+            break
+        late.append(whole)
+    return "".join(reversed(late))
 
 
 def _now() -> str:
@@ -113,7 +155,7 @@ def set_aside(folder: Path) -> int:
         StoreError: a file cannot be read or written. LockedError: another process writes to the experiment.
     """
     path, aside = folder / layout.LINEAGE, folder / layout.DAMAGED_LINES
-    with changing(path):
+    with change(path):
         lines, judged = _judged(folder)
         bad = [line for line, event in zip(lines, judged, strict=True) if isinstance(event, str)]
         if not bad:

@@ -11,9 +11,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from raysweep.errors import LockedError, StoreError
+from raysweep.errors import LockedError
 from raysweep.store import fence, gate
-from raysweep.store.files import remove, write_atomic
+from raysweep.store.files import failed, remove, write_atomic
 from raysweep.store.gate import Holder, alive, holder
 from raysweep.store.layout import LOCK
 
@@ -24,6 +24,14 @@ PATIENCE_S = 10.0  # for a change of another process, which takes as long as an 
 
 def _write(folder: Path, who: Holder) -> None:
     write_atomic(folder / LOCK, json.dumps(who.to_json()).encode())
+
+
+def _remove(folder: Path, token: str) -> None:
+    """Remove the lock's file, if it can be done, unless it is another writer's. The caller is alone."""
+    who = holder(folder)
+    if who is not None and gate.base(who.token) == gate.base(token):
+        with contextlib.suppress(OSError):
+            remove(folder / LOCK)
 
 
 def _refuse(folder: Path, steal: bool) -> None:
@@ -66,9 +74,7 @@ class WriterLock:
                 "let it go on or kill it."
             ) from None
         except OSError as error:
-            raise StoreError(
-                f"{folder / LOCK} could not be written: {error.strerror}. Make the folder writable."
-            ) from error
+            raise failed(folder / LOCK, None, error) from error
 
     @classmethod
     def _take(cls, folder: Path, me: Holder) -> WriterLock:
@@ -79,6 +85,8 @@ class WriterLock:
             _write(folder, me)
             gate.check(folder, me.token)
         except BaseException:
+            with contextlib.suppress(LockedError):
+                _remove(folder, me.token)
             gate.leave(folder)
             if life is not None:
                 fence.let_go(life)
@@ -110,22 +118,23 @@ class WriterLock:
         still release the lock.
 
         Raises:
-            LockedError: the lock is no longer ours.
+            LockedError: the lock is no longer ours. StoreError: its file could not be written.
         """
         _, _, number = self.token.partition(".")
-        with gate.alone(self.folder):
-            who = gate.check(self.folder, self.token)
-            fresh = WriterLock(self.folder, f"{gate.base(self.token)}.{int(number or 0) + 1}")
-            _write(self.folder, replace(who, token=fresh.token))
+        fresh = WriterLock(self.folder, f"{gate.base(self.token)}.{int(number or 0) + 1}")
+        try:
+            with gate.alone(self.folder):
+                who = gate.check(self.folder, self.token)
+                _write(self.folder, replace(who, token=fresh.token))
+        except OSError as error:
+            raise failed(self.folder / LOCK, None, error) from error
         gate.enter(self.folder, fresh.token)
         return fresh
 
     def release(self) -> None:
         """Remove the lock if it is still ours, renewed or not."""
         with contextlib.suppress(OSError), gate.alone(self.folder, PATIENCE_S):
-            who = holder(self.folder)
-            if who is not None and gate.base(who.token) == gate.base(self.token):
-                remove(self.folder / LOCK)
+            _remove(self.folder, self.token)
         gate.leave(self.folder)
         if self._life is not None:
             fence.let_go(self._life)

@@ -13,6 +13,7 @@ from raysweep.launch import run as launching
 from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
+from raysweep.plan.upgrade import completed
 from raysweep.store import checkpoint
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
@@ -85,7 +86,7 @@ def _difference(recorded: Mapping[str, Any], mine: Mapping[str, Any]) -> str | N
 def _settings(experiment: Experiment) -> Any:
     from raysweep.config.settings import Settings
 
-    return Settings.model_validate({**(experiment.config().settings or {}), "root": experiment.root.address})
+    return Settings.model_validate({**completed(experiment.config().settings or {}), "root": experiment.root.address})
 
 
 def _tensors(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -227,7 +227,9 @@ class Dispatcher:
         self.errors.setdefault((folder, name), why)
         if name not in self.warned:
             self.warned.add(name)
-            self.progress(Note(f"{trackers.title(name)} cannot be written: {why}. Training is not affected."))
+            self.progress(
+                Note(f"{trackers.title(name)} cannot be written: {why.rstrip('.')}. Training is not affected.")
+            )
 
     def _read_answers(self) -> None:
         for name, process in self.processes.items():

@@ -90,7 +90,7 @@ class Setup:
         a = self.settings.training.augment
         if not (a.crop_padding or a.flip):
             return None
-        return augment.epoch_draws(self.draws, a.crop_padding, a.flip, seed=self.settings.seed, epoch=epoch)
+        return augment.epoch_draws(self.draws, a.crop_padding, bool(a.flip), seed=self.settings.seed, epoch=epoch)
 
     def part(self, batch: int) -> Part:
         """What this rank computes of global batch ``batch``, counted from 0."""

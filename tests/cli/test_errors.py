@@ -96,7 +96,9 @@ def test_wrong_data(capsys, tmp_path, image_folder):
     draw_classes(tmp_path / "single", {"cat": 4})
     assert "at least two" in message(tmp_path / "single")
     (tmp_path / "x.csv").write_text("emotion,colour\n1,2\n")
-    assert "lacks the column pixels" in message(tmp_path / "x.csv")
+    assert "no column for the image" in (told := message(tmp_path / "x.csv"))
+    assert "its columns are emotion, colour" in told
+    assert "FER-2013's CSV also has a column pixels" in told
     (tmp_path / "y.csv").write_bytes(b"\x00\xff\xfe\x80" * 9)
     assert "y.csv" in message(tmp_path / "y.csv")
 

@@ -27,7 +27,7 @@ def root(tmp_path_factory) -> Root:
 
     root = tmp_path_factory.mktemp("root")
     with Training(Recorder()) as patch:
-        patch.setattr(runner, "derive", lambda experiment: None)  # no pictures
+        patch.setattr(runner, "derive", lambda *_: None)  # no pictures
         settings = small_settings(root, experiment={"name": "parent"}, training={"epochs": 1})
         launching.run(experiment_plan.plan_experiment(settings))
     return Root.open(str(root))

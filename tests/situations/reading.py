@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 from tests.data.drawing import encoded, pictures, section
 
-IMAGE = encoded(pictures({"a": 1})[0].pixels)
+IMAGES = [encoded(p.pixels) for p in pictures({"a": 64})]
+IMAGE = IMAGES[0]
 
 
 @dataclass
@@ -24,12 +26,14 @@ class Told:
 
 
 def plant(root: Path, files: dict[str, int | bytes | str]) -> Path:
-    """Files below a folder: so many images in a folder whose name ends in a slash, or one file with this content."""
+    """Files below a folder: so many images in a folder whose name ends in a slash, or one file with this content. Of the images 64
+    are different ones."""
+    images = itertools.cycle(IMAGES)
     for name, content in files.items():
         if isinstance(content, int):
             (root / name).mkdir(parents=True, exist_ok=True)
             for i in range(content):
-                (root / name / f"{i:02}.png").write_bytes(IMAGE)
+                (root / name / f"{i:02}.png").write_bytes(next(images))
         else:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(content.encode() if isinstance(content, str) else content)

@@ -75,3 +75,27 @@ def test_what_is_asked_of_the_classes_is_part_of_the_cache_s_key(tmp_path):
     prints = [open_source(section(tree, **options)).fingerprint() for options in asked]
     assert prints[0] == prints[1]  # an order alone needs no other images
     assert len(set(prints)) == 4
+
+
+def test_weights_name_a_class_in_any_form_and_a_wrong_one_is_shown_with_escapes():
+    from raysweep.errors import WeightsError
+    from raysweep.weights import SamplingWeights
+
+    assert SamplingWeights.complete({NFD: 2.0, " tea": 3.0}, [NFC, "tea"]).as_dict() == {NFC: 2.0, "tea": 3.0}
+    with pytest.raises(WeightsError, match=r"Did you mean 'tea' \('tea', not 't\\u0435a'\)"):  # a Cyrillic letter
+        SamplingWeights.complete({"t\u0435a": 2.0}, ["tea", "coffee"])
+
+
+def test_a_checkpoint_of_an_earlier_version_keeps_its_spelling(tmp_path):
+    from raysweep.data import cache
+    from raysweep.data.order import as_written, in_order
+    from tests.data.drawing import section
+
+    data = cache.load(section(plant(tmp_path / "d", {f"{NFD}/": 12, "tea /": 12})), tmp_path / "cache")
+    assert data.classes == (NFC, "tea")
+    before = ("tea ", NFD)
+    found = in_order(as_written(data, before), before)
+    assert found.classes == before
+    assert found.train.counts(before) == {"tea ": 10, NFD: 10}
+    assert as_written(data, ("tea", "coffee")) is data
+    assert as_written(data, None) is data

@@ -93,3 +93,42 @@ def test_votes(tmp_path):
 def test_numbers_that_are_no_votes_are_not_taken_for_classes(tmp_path):
     told = refusal(table(tmp_path, "image,x,y,w", "img/00.png,3,5,10", "img/01.png,4,5,11"))
     assert "no column for the class" in told
+
+
+def test_no_first_row_is_taken_for_a_header_where_columns_have_numbers(tmp_path):
+    path = table(tmp_path, "00,cat", "01,dog")
+    plant(tmp_path, {"img/": 2})
+    assert "no column for the image" in refusal(path)
+    assert read(path, columns={"path": 1, "label": 2}).train == {"cat": 1, "dog": 1}
+    header = plant(tmp_path / "h", {"img/": 2, "list.csv": "image_id,dx\n00,cat\n01,dog\n"}) / "list.csv"
+    assert read(header, columns={"path": 1, "label": 2}).train == {"cat": 1, "dog": 1}
+
+
+def test_pixels_in_a_csv_under_other_capitals_and_from_excel(tmp_path):
+    rows = ["0;1 2 3 4;Training", "3;5 6 7 8;Training", "3;5 6 7 9;PublicTest", "3;5 6 7 9;dev"]
+    path = plant(tmp_path, {"fer.csv": "\n".join(["Emotion;Pixels;usage", *rows]).encode("utf-16")}) / "fer.csv"
+    found = read(path)
+    assert (found.train, found.val) == ({"angry": 1, "happy": 1}, {"happy": 1})
+    assert found.left_out == {"rows for test, since there are some for validation": 1}
+    assert "separated by semicolons, text in UTF-16" in found.notes
+
+
+def test_test_files_of_the_hub_are_left_out_and_named(tmp_path):
+    from tests.data.drawing import as_hub, pictures
+
+    some = pictures({"a": 2, "b": 2}, {"a": 1, "b": 1})
+    some += [p._replace(split="test") for p in some[:2]]
+    names = {"train": "train", "val": "validation", "test": "test"}
+    found = read(as_hub(tmp_path / "hub", some, split_names=names))
+    assert (found.train, found.val) == ({"a": 2, "b": 2}, {"a": 1, "b": 1})
+    assert found.left_out == {"files of test images, since there are validation images": 2}
+
+
+def test_metadata_in_two_folders_for_one_split_are_refused(tmp_path):
+    content = "file_name,label\n00.png,a\n"
+    plant(
+        tmp_path,
+        {f"{s}/": 1 for s in ("train", "val", "valid")}
+        | {f"{s}/metadata.csv": content for s in ("train", "val", "valid")},
+    )
+    assert "several folders for the same split: val/, valid/" in refusal(tmp_path)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from raysweep.errors import NotFoundError, RaysweepError, RootError, StoreError
 from raysweep.store import experiment as store
-from raysweep.store import files, layout, lineage, lock
+from raysweep.store import files, gate, layout, lineage, lock
 from raysweep.store.experiment import Experiment
 from raysweep.store.layout import Position
 from raysweep.store.records_manifest import BestEpoch, Manifest
@@ -222,6 +222,37 @@ def test_an_experiment_without_checkpoints_says_so(tmp_path):
 
 
 # Falling back
+
+
+def test_a_first_save_within_an_epoch_that_was_not_committed_is_no_fault(tmp_path):
+    experiment = make_experiment(tmp_path / ID, [(1, 7)])
+    (experiment.folder / "manifest.json").unlink()
+    assert experiment.manifest().problems == ()
+    assert experiment.newest_good()[0].batch == 7
+    flip_bit(experiment.folder / "checkpoint_epoch_1_batch_7.pt")
+    assert len(experiment.manifest().problems) == 2
+
+
+def test_a_folder_without_an_event_is_removed_and_one_with_events_stays(tmp_path):
+    begun = make_experiment(tmp_path / ID, [(1, None)])
+    unbegun = store.create(Root.open(tmp_path), "base")
+    held = lock.WriterLock.acquire(unbegun.folder)
+    unbegun.write_config(begun.config())
+    lineage.open_log(unbegun.folder, "base", "", datetime.now())
+    (unbegun.folder / layout.LINEAGE).write_text('{"seq": 1, "ty')  # half of the event was written
+    held.release()
+    for experiment in (begun, unbegun):
+        store.discard_unbegun(experiment)
+    assert [p.name for p in tmp_path.iterdir()] == [begun.id]
+    assert begun.newest_good()[0].epoch == 1
+
+
+def test_a_folder_without_an_event_stays_where_somebody_else_writes_to_it(tmp_path):
+    unbegun = store.create(Root.open(tmp_path), "base")
+    lock.WriterLock.acquire(unbegun.folder)
+    gate.leave(unbegun.folder)  # as for another process
+    store.discard_unbegun(unbegun)
+    assert (unbegun.folder / layout.LOCK).exists()
 
 
 @pytest.mark.parametrize(

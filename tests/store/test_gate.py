@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from raysweep.errors import LockedError
-from raysweep.store import files, gate, layout, lineage, lock
+from raysweep.errors import LockedError, StoreError
+from raysweep.store import fence, files, gate, layout, lineage, lock
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import ExperimentConfig
@@ -184,6 +185,20 @@ def test_who_takes_a_folder_over_waits_for_a_change_that_has_begun(experiment, m
     thief.join()
     assert (folder / layout.HISTORY_CSV).read_bytes() == b"whole\n"
     assert lock.holder(folder).token == taken_by[0].token
+
+
+@pytest.mark.parametrize("change", [pytest.param(c, id=name) for name, c in CHANGES.items() if name != "remove"])
+def test_a_gate_that_cannot_be_opened_is_told_as_any_other_file(experiment, monkeypatch, change):
+    (experiment.folder / layout.TRACEBACKS).mkdir()
+    before = content(experiment.folder)
+
+    def read_only(folder: Path) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder / layout.FENCE))
+
+    monkeypatch.setattr(fence, "_opened", read_only)
+    with pytest.raises(StoreError, match=rf"{experiment.folder}.* Read-only file system\. Make the folder writable\."):
+        change(experiment.folder)
+    assert content(experiment.folder) == before
 
 
 @pytest.mark.parametrize("mark", [layout.CONFIG, layout.SWEEP, layout.LINEAGE, layout.LOCK])

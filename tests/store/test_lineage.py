@@ -303,3 +303,49 @@ def test_a_log_that_is_no_file_is_neither_waited_for_nor_taken_for_none(tmp_path
             reader(tmp_path)
     path.unlink()
     assert (lineage.read(tmp_path), lineage.last(tmp_path)) == ([], None)
+
+
+def test_what_a_failed_write_or_a_kill_kept_out_of_the_log_for_people_is_added(tmp_path):
+    """Wherever the text of the last event was cut off."""
+    lineage.open_log(tmp_path, "base", "", WHEN)
+    lineage.record(tmp_path, lineage.START, new_weights={"cat": 1.0, "dog": 2.0})
+    path = tmp_path / layout.CHANGES
+    before = len(path.read_bytes())
+    lineage.record(tmp_path, lineage.NOTE, text="second", more="of it")
+    whole = path.read_bytes()
+    for size in range(before, len(whole)):
+        path.write_bytes(whole[:size])
+        lineage.mend(tmp_path)
+        found = path.read_bytes()
+        lines = [line for line in found.splitlines() if line]
+        assert lines == [line for line in whole.splitlines() if line], size
+        lineage.mend(tmp_path)
+        assert path.read_bytes() == found
+
+
+def test_an_event_that_only_one_log_has_is_told_before_the_next(tmp_path, monkeypatch):
+    lineage.open_log(tmp_path, "base", "", WHEN)
+    lineage.record(tmp_path, lineage.START)
+    append = files.append_line
+
+    def full(path: Path, text: str) -> None:
+        if path.name == layout.CHANGES:
+            raise StoreError("No space left on device")
+        append(path, text)
+
+    with monkeypatch.context() as m:
+        m.setattr(lineage, "append_line", full)
+        with pytest.raises(StoreError):
+            lineage.record(tmp_path, lineage.FAILED, reason="the disk")
+    lineage.record(tmp_path, lineage.CONTINUED)
+    assert events_for_people(tmp_path) == [lineage.START, lineage.FAILED, lineage.CONTINUED]
+    assert [e.seq for e in lineage.read(tmp_path)] == [1, 2, 3]
+
+
+def test_what_people_wrote_into_their_log_stays(tmp_path):
+    lineage.open_log(tmp_path, "base", "", WHEN)
+    lineage.record(tmp_path, lineage.START)
+    path = tmp_path / layout.CHANGES
+    path.write_text(mine := path.read_text() + "  note: looks good\n")
+    lineage.mend(tmp_path)
+    assert path.read_text() == mine

@@ -365,3 +365,17 @@ def test_of_many_processes_exactly_one_gets_the_lock(tmp_path, before):
 def test_something_that_is_no_lock_has_no_holder(tmp_path, make):
     make(tmp_path / layout.LOCK)
     assert lock.holder(tmp_path) is None
+
+
+def test_a_lock_whose_taking_fails_after_its_file_was_written_is_given_back(tmp_path, monkeypatch):
+    (tmp_path / layout.CONFIG).write_text("{}")
+
+    def failing(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as m:
+        m.setattr(files, "fsync_folder", failing)
+        with pytest.raises(StoreError, match=r"No space left on device\. Free space"):
+            WriterLock.acquire(tmp_path)
+    assert not (tmp_path / layout.LOCK).exists()
+    WriterLock.acquire(tmp_path).release()

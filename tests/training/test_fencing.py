@@ -152,7 +152,7 @@ def half(tmp_path_factory) -> Half:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "in_this_process", lambda job, fitted, progress: train(job, Recorder()))
-        patch.setattr(runner, "derive", lambda experiment: None)  # no pictures
+        patch.setattr(runner, "derive", lambda *_: None)  # no pictures
         root = tmp_path_factory.mktemp("root")
         whole = launching.run(experiment_plan.plan_experiment(small_settings(root))).experiment
     saved = dict(checkpoint.read_checkpoint(whole.folder / "checkpoint_epoch_2.pt"))

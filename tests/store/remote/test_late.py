@@ -232,6 +232,8 @@ def test_two_machines_append_to_a_log_at_the_same_moment(server):
             lineage.record(there.folder, lineage.NOTE, text="mine")
     with server.machine("c"):
         found = lineage.read(Root.open(server.root()).path / made.id)
+        told = files.read_all(Root.open(server.root()).path / made.id / layout.CHANGES).decode()
+        assert [told.count(f"] #{n}\n") for n in range(1, 6)] == [1, 1, 1, 1, 0]
         assert [(e.seq, e.fields.get("text")) for e in found] == [
             (1, None),
             (2, "other 1"),

@@ -1,7 +1,7 @@
 """The disk fails at any call of a run: what was committed stays, the error says it, and going on gives the same bits.
 
-``python -m tests.launch.disk_faults FOLDER [--mode EIO,ENOSPC,EACCES,full,read-only] [--from N] [--to N] [--step N]`` prints a
-JSON line per trial. Each command is forked from this process, which has everything imported.
+``python -m tests.launch.disk_faults FOLDER [--rounds 5] [--mode EIO,ENOSPC,EACCES,full,read-only] [--from N] [--to N] [--step N]``
+prints a JSON line per trial: in each round every call fails, in one of the modes in turn. Each command is forked from this process, which has everything imported.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,16 @@ class Trials:
         errors = [line for line in ended.told.splitlines() if line.startswith("error:")]
         return Trial(at, mode, note["failed"], ended.code, " ".join(errors), wrong)
 
+    def every(
+        self, rounds: int, modes: Sequence[str] = tuple(MODES), calls: range = range(1, 10_000)
+    ) -> Iterator[Trial]:
+        """In each round let every call fail, in one of the modes in turn."""
+        for turn in range(rounds):
+            for at in calls:
+                if (trial := self.one(at, modes[(at + turn) % len(modes)])) is None:
+                    break
+                yield trial
+
     def complaints_afterwards(self, root: Path) -> list[str]:
         """What is wrong with an experiment that was gone on with."""
         done = begun(root)
@@ -272,6 +283,7 @@ def complaints(ended: Ended, note: dict[str, Any], root: Path) -> list[str]:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--mode", default=",".join(MODES))
     parser.add_argument("--from", dest="first", type=int, default=1)
     parser.add_argument("--to", dest="last", type=int, default=10_000)
@@ -279,16 +291,11 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     load()
     chosen.folder.mkdir(parents=True, exist_ok=True)
-    trials = Trials(chosen.folder)
+    trials, wrong = Trials(chosen.folder), 0
     print(json.dumps({"calls": len(trials.calls)}), flush=True)
-    wrong = 0
-    for mode in chosen.mode.split(","):
-        for at in range(chosen.first, chosen.last + 1, chosen.step):
-            row = trials.one(at, mode)
-            if row is None:
-                break
-            wrong += bool(row.wrong)
-            print(json.dumps(vars(row)), flush=True)
+    for trial in trials.every(chosen.rounds, chosen.mode.split(","), range(chosen.first, chosen.last + 1, chosen.step)):
+        wrong += bool(trial.wrong)
+        print(json.dumps(vars(trial)), flush=True)
     return 1 if wrong else 0
 
 

@@ -283,14 +283,25 @@ class _Arranging:
                 f"data.path={below[0].path} for the data in one of them, or data.level=1 to take all images below each folder as "
                 "one class",
             )
-        if self.level is not None or any(f.images for f in inner) or all(len(f.inner) < 2 for f in inner):
+        mixed = [f for f in inner if not f.images and len(f.inner) > 1]
+        if self.level is not None or not mixed:
             return
+        if any(f.images for f in inner):
+            others = [f for f in inner if f.images]
+            raise self._refused(
+                f"{_quoted(mixed)} in {part.path} hold{'s' * (len(mixed) == 1)} {sum(len(f.inner) for f in mixed):,} folders with "
+                f"images ({join_names(f.name for f in mixed[0].inner[:3])}{' …' * (len(mixed[0].inner) > 3)}), but {_quoted(others)} "
+                f"hold{'s' * (len(others) == 1)} images directly: the classes may be on either level.",
+                f"data.path={mixed[0].path} for the folders in it, or data.level=1 to take all images below each folder as one class",
+            )
         second = sum(len(f.inner) for f in inner)
+        third = [g for f in inner for g in f.inner if not g.images and len(g.inner) > 1]
+        deeper = f", or data.path={inner[0].path} for the folders in one of them" if third else ""
         raise self._refused(
             f"The images in {part.path} lie two levels deep, for example {next(inner[0].every())}: the classes may be the "
             f"{len(inner):,} folders of the first level ({join_names(f.name for f in inner[:3])}{' …' * (len(inner) > 3)}) or the "
             f"{second:,} of the second ({join_names(f.name for f in inner[0].inner[:3])} …).",
-            "data.level=1 or data.level=2",
+            f"data.level=1 or data.level=2{deeper}",
         )
 
     # What is left out

@@ -38,10 +38,9 @@ def of_splits(files: Files, path: Path) -> tuple[Files, list[str]]:
         by_split.setdefault(split, []).append((table, split))
     several = [table.file for same in by_split.values() for table, _ in same if len(same) > 1]
     if several or (None in by_split and len(by_split) > 1):
-        names = several or [table.file for table, _ in files]
         raise DataError(
-            f"{path} has several lists: {join_names(f.relative_to(path) for f in names)}. Give one of them, such as "
-            f"data.path={names[0]}; or put one list for each split (train.csv, val.csv, test.csv) into a folder of its own."
+            f"{path} has several lists: {join_names(t.file.relative_to(path) for t, _ in files)}. Give one of them, such as "
+            f"data.path={likeliest(files)}; or put one list for each split (train.csv, val.csv, test.csv) into a folder of its own."
         )
     if None in by_split or set(by_split) == {"train"}:
         return [(table, None) for table, _ in files], _unlabelled(path, files)
@@ -51,6 +50,12 @@ def of_splits(files: Files, path: Path) -> tuple[Files, list[str]]:
             "these as data.path."
         )
     return files, _unlabelled(path, files)
+
+
+def likeliest(files: Files) -> Path:
+    """Of several lists, the one to suggest: first one of all images, else one of training images."""
+    order = {None: 0, "train": 1}
+    return min(files, key=lambda f: order.get(f[1], 2))[0].file
 
 
 def _unlabelled(path: Path, files: Files) -> list[str]:
@@ -72,6 +77,15 @@ def others_beside(file: Path) -> list[str]:
     split = only_split_in(file.stem)
     others = [t.file.name for t, s in find(file.parent) if t.file.name != file.name and s is not None]
     return others if split is not None else []
+
+
+def how_to_read_all(folder: Path) -> str:
+    """What takes the lists of all splits in a folder."""
+    try:
+        of_splits(find(folder), folder)
+    except DataError:
+        return "To read the list of another split, too, put one list for each split into a folder of their own."
+    return f"data.path={folder} takes the lists of all splits."
 
 
 def _tables(path: Path) -> list[Table]:

@@ -113,15 +113,17 @@ class Locator:
     def _by_name(self, named: Sequence[Named], base: Path) -> list[Place] | None:
         """The only file in ``base`` of each name; None if there is none for any."""
         index = _index(walk(base, Rest()))
+        found = [_matching(index, _parts(n.text)) for n in named]
+        if self.split is not None:
+            found = [[f for f in some if self._fits(f, base)] or some if len(some) > 1 else some for some in found]
+        if any(len(some) > 1 for some in found) and (whole := _only_whole(found)) is not None:
+            found = [[f for f in some if f.parent == whole] for some in found]
+            self.notes.append(f"Of several files of one name, those in {whole} are used, the only folder that has all.")
         places = []
-        for n in named:
-            parts = _parts(n.text)
-            some = _matching(index, parts)
-            if len(some) > 1 and self.split is not None:
-                some = [f for f in some if self._fits(f, base)] or some
+        for n, some in zip(named, found, strict=True):
             if len(some) > 1:
                 raise self._several(n, [str(f) for f in some])
-            places.append(self._status(some[0], n) if some else Place(base / PurePosixPath(*parts), None))
+            places.append(self._status(some[0], n) if some else Place(base / PurePosixPath(*_parts(n.text)), None))
         return places if any(p.status is not None for p in places) else None
 
     def _fits(self, file: Path, base: Path) -> bool:
@@ -199,6 +201,17 @@ def _matching(index: dict[str, list[Path]], parts: tuple[str, ...]) -> list[Path
 
     most = max(map(common, some))
     return [f for f in some if common(f) == most]
+
+
+def _only_whole(found: Sequence[Sequence[Path]]) -> Path | None:
+    """The only folder that has a file for every name of a list; None if there is none, or several."""
+    common: set[Path] | None = None
+    for some in found:
+        here = {f.parent for f in some}
+        common = here if common is None else common & here
+        if not common:
+            return None
+    return next(iter(common)) if common and len(common) == 1 else None
 
 
 def _folders_beside(folder: Path) -> list[Path]:

@@ -32,6 +32,7 @@ from raysweep.errors import DataError
 MAX_REPORTED = 5
 UNNAMED = "rows that name no image"
 TIED = "rows whose votes are tied"
+_FEW = 0.01  # of the rows may have another number of votes
 UNLISTED = "images that the list does not name"
 _WHOLE = re.compile(r"-?[0-9]+(\.0+)?")
 
@@ -159,17 +160,26 @@ class ManifestSource:
         sums = [None if None in row else round(sum(v or 0 for v in row), 3) for row in numbers]
         flags = all(v in (0, 1) for row in numbers for v in row)
         expected = 1 if flags else max(set(sums), key=sums.count)
-        wrong = [rows[i] for i, s in enumerate(sums) if s != expected or not s]
+        wrong = [i for i, s in enumerate(sums) if s != expected or not s]
+        other = [i for i in wrong if sums[i]]
+        if not flags and len(other) == len(wrong) <= _FEW * len(rows):  # a vote was not counted: FER+ has such a row
+            wrong = []
         columns = f"{len(meaning.votes)} columns of numbers ({join_names(meaning.votes[:5])}{' …' * (len(meaning.votes) > 5)})"
         if wrong:
             raise DataError(
                 f"{table.file} has no column for the class, but {columns}, as where there is one for each class. {len(wrong):,} "
-                f"rows do not fit: the numbers in {table.place(wrong[0][0])} are {join_names(wrong[0][1][1:end])}, and not "
+                f"row{'s do' if len(wrong) > 1 else ' does'} not fit: the numbers in {table.place(rows[wrong[0]][0])} are "
+                f"{join_names(rows[wrong[0]][1][1:end])}, and not "
                 f"{'exactly one of them is 1' if flags else f'{expected:g} in total'}. Give every image one class, or name the "
                 f"column: 'data.columns={{label: NAME}}'."
             )
         kind = "the one that is 1" if flags else f"the one with the most of {expected:g} votes"
         self.notes.append(f"{table.file.name} has one column for each class: {kind} is an image's class.")
+        if other:
+            self.notes.append(
+                f"{len(other):,} row{'s have' if len(other) > 1 else ' has'} another number of votes: line {rows[other[0]][0]} has "
+                f"{sums[other[0]]:g}."
+            )
 
     def _voted(self, meaning: Meaning, values: Sequence[Any], where: str) -> str | None:
         """The class with the most votes; None where several have as many, which are counted."""

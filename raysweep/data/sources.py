@@ -130,9 +130,7 @@ def _csv(path: Path, data: DataSection, notes: list[str]) -> Source:
 def _manifest(path: Path, data: DataSection, notes: list[str]) -> Source:
     beside = lists.others_beside(path)
     if beside:
-        notes.append(
-            f"Not read: {join_names(beside)} beside {path.name}. data.path={path.parent} takes the lists of all splits."
-        )
+        notes.append(f"Not read: {join_names(beside)} beside {path.name}. {lists.how_to_read_all(path.parent)}")
     return ManifestSource(path, [(open_table(path), None)], data=data)
 
 
@@ -189,7 +187,7 @@ class _Folder:
         # Parquet files beside images are taken for notes on them, unless they are named as the Hub names shards of images.
         if shards and (not found or any(parquet.SHARD.search(table.file.name) for table, _ in shards)):
             found[SHARDS] = lambda: parquet.open_parquet(path, self.data)
-        for folder, make in torchvision_files.find(path).items():
+        for folder, make in (torchvision_files.find(path) or torchvision_files.find_below(tree)).items():
             found[str(folder.relative_to(path)) if folder != path else "files of CIFAR or MNIST"] = make
         return found
 
@@ -203,8 +201,9 @@ class _Folder:
             return FolderSource(self.path, self.data.level, self.walked)
         try:
             source = FolderSource(self.path, None, self.walked)
-        except LayoutError:
-            listed = self._list()
+        except DataError as error:
+            plain = not isinstance(error, LayoutError) and len(self.tree.inner) > 1
+            listed = None if plain else self._list()
             if listed is None:
                 raise
             return listed
@@ -219,7 +218,7 @@ class _Folder:
             return source
         raise DataError(
             f"{self.path} has folders ({join_names(sorted(source.labels())[:5])}) and a list of images with other classes, {name}. "
-            f"Say which has the classes: data.path={files[0][0].file} or data.source=folder."
+            f"Say which has the classes: data.path={lists.likeliest(files)} or data.source=folder."
         )
 
     def _agrees(self, files: lists.Files, source: FolderSource) -> bool:

@@ -23,6 +23,7 @@ import numpy as np
 from raysweep._paths import read_regular
 from raysweep._text import join_names
 from raysweep.data.listing import Found, Row, Source, digest, label_name, reason, stamp
+from raysweep.data.tree import Folder
 from raysweep.errors import DataError
 
 MAX_BATCH_BYTES = 500_000_000  # CIFAR-100's training images have 155 MB
@@ -45,6 +46,18 @@ def find(path: Path) -> dict[Path, Callable[[], Source]]:
     for folder in (path, path / "raw", *(path / name / raw for name in _IDX_FOLDERS for raw in (".", "raw"))):
         if any(_idx_file(folder, part, what) for part in IdxSource.PARTS for what in IdxSource.FILES):
             found[folder] = partial(IdxSource, folder)
+    return found
+
+
+def find_below(tree: Folder) -> dict[Path, Callable[[], Source]]:
+    """The same in the folders below, three levels deep, as in the repository of such a data set."""
+    found: dict[Path, Callable[[], Source]] = {}
+    folders = tree.folders
+    for _ in range(3):
+        for folder in folders:
+            if folder.others:
+                found |= find(folder.path)
+        folders = [inner for folder in folders for inner in folder.folders]
     return found
 
 

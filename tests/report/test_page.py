@@ -246,7 +246,7 @@ def test_in_a_browser(browser, sweep, tmp_path, text, scheme, width):
     assert tab.evaluate("document.documentElement.scrollWidth") <= width  # wide tables scroll by themselves
     assert tab.locator("#tree .row").count() == 1 + len(sweep.record().branches)
     assert tab.locator("#tree .row").first.is_visible()
-    cells = tab.locator("#heat .p-f1 td:not(.name)")
+    cells = tab.locator("#heat .p-learned td:not(.name)")
     assert cells.count() == 2 * 5
     assert cells.first.is_visible()
     assert EVIL in tab.locator("#heat").inner_text()
@@ -271,7 +271,7 @@ def test_in_print(browser, tmp_path, text):
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert tab.pdf(format="A4").startswith(b"%PDF")
     shown = [label.inner_text() for label in tab.locator("#heat label").all() if label.is_visible()]
-    assert shown == ["F1"]  # only the chosen one of the three
+    assert shown == ["learned"]  # only the chosen one of the four
     tab.close()
 
 

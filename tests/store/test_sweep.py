@@ -126,7 +126,7 @@ def test_references(tmp_path):
     new_sweep(tmp_path, "control")
     with pytest.raises(AmbiguousReferenceError, match="fits 2 sweeps"):
         resolve.find_sweep(Root.open(tmp_path), "s")
-    with pytest.raises(NotFoundError, match=r"No sweep.*raysweep branch --from"):
+    with pytest.raises(NotFoundError, match=r"No sweep.*There are: s_"):
         resolve.find_sweep(Root.open(tmp_path), "nothing")
 
 

@@ -97,7 +97,7 @@ def test_every_branch_has_a_complete_folder_and_the_parent_is_untouched(swept):
             "classification_report.txt",
             "training_history.png",
         }
-        assert not any(f.startswith(".") for f in files)
+        assert {f for f in files if f.startswith(".")} <= {".writer.fence"}  # nothing temporary; writers lock that file
         assert (
             experiment.folder.stat().st_mode == parent.folder.stat().st_mode
         )  # others may read it as far as the parent
@@ -312,7 +312,7 @@ def test_branches_of_two_workers_are_planned_as_such(swept):
         SweepRequest(Root.open(root), f"{parent.id}@1", grids.check(GRID), workers=2, threads=1)
     )
     assert plan.base.resources.workers == 2
-    assert [n.text for n in plan.base.notes] == ["not bit-exact: 2 workers instead of 1"]
+    assert [n.text for n in plan.base.notes if n.inexact] == ["not bit-exact: 2 workers instead of 1"]
 
 
 @pytest.mark.slow

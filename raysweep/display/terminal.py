@@ -16,6 +16,7 @@ from raysweep.store.root import Root
 
 _HEAD = 12  # columns of the terminal for the name of a class above numbers
 _BETWEEN = 3  # between two columns of a table
+_EDGES = 2  # beside the first and the last column
 
 
 def never_fail() -> None:
@@ -173,6 +174,8 @@ def _table(
     texts = [[as_written(named(cell), stream) for cell in row] for row in ([c for c, _ in columns], *rows)]
     widths = _widths(texts, set(least))
     shown = _fitting(widths, console.width, least)
+    others = sum(widths[i] + _BETWEEN for i in shown[1:]) + _EDGES
+    first = min(widths[shown[0]], max(console.width // 3, console.width - others))
     made = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for at, i in enumerate(shown):
         # The names of the rows keep a third of the width, whatever else there is.
@@ -181,7 +184,7 @@ def _table(
             justify="right" if columns[i][1] == "r" else "left",
             overflow="fold",
             no_wrap=columns[i][1] == "n",
-            min_width=min(widths[i], console.width // 3) if at == 0 else None,
+            width=first if at == 0 else None,
             max_width=widths[i] if i in least else None,
         )
     for row in texts[1:]:
@@ -206,7 +209,7 @@ def _widths(texts: Sequence[Sequence[str]], narrow: set[int]) -> list[int]:
 def _fitting(widths: Sequence[int], width: int, least: Sequence[int]) -> list[int]:
     """The columns that fit into a terminal side by side: all but as many of ``least`` as must go."""
     gone: set[int] = set()
-    total = sum(w + _BETWEEN for w in widths) - _BETWEEN
+    total = sum(w + _BETWEEN for w in widths) - _BETWEEN + _EDGES
     for i in least:
         if total <= width:
             break

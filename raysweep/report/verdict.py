@@ -72,11 +72,10 @@ def _of_class(comparison: Comparison, recall: Effect) -> Line:
     learned = comparison.of(recall.branch, recall.target, LEARNED)
     times = "" if recall.times is None or math.isnan(recall.times) else f" and predicted {recall.times:.2f} × as often"
     free = "" if recall.free is None else f"; {comparison.reference} gets {points(recall.free)} by moving its threshold"
-    even = (
-        ""
-        if math.isnan(learned.difference)
-        else f"; at equal alarms {points(learned.difference)} ({interval(learned)})"
-    )
+    even = "" if math.isnan(learned.difference) else f"; at equal alarms {points(learned.difference)}"
+    reason = interval(learned)
+    if even and reason != learned.label:  # a label that is itself the reason is said once, at the end
+        even += f" ({reason})"
     text = f"{recall.branch}: {recall.target}: recall {points(recall.difference)}{times}{free}{even}: {learned.label}."
     return Line(learned.shown or "nothing", text)
 

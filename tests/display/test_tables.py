@@ -60,6 +60,26 @@ def test_rows_keep_their_names_and_the_largest_changes(monkeypatch, width, class
         assert "not shown" not in screen.text
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_narrow_terminal_cuts_no_column_off(monkeypatch, width):
+    columns = [("id", "l"), *((f"{name} name", "l") for name in "abcdefg"), ("age", "r")]
+    made = terminal_of(monkeypatch, width)
+    terminal.table(None, columns, [["base-sweep-control-seed0", *["finished"] * 7, "8"]])
+    body = made.text.split("─")[-1]
+    assert (body.count("h"), body.count("8")) == (7, 1)  # every "finished" is folded and complete, and the age is there
+    assert max(map(len, made.text.splitlines())) <= width
+
+
+@pytest.mark.parametrize("total", [78, 79, 80, 81])
+def test_columns_that_just_do_not_fit_are_left_out_and_counted(monkeypatch, total):
+    made = terminal_of(monkeypatch, 80)
+    inner = total - 2  # a blank at both edges
+    cells = ["n" * 20, "v" * (inner - 20 - 3 - 3 - 10), "9" * 10]
+    terminal.table(None, [("a", "l"), ("b", "r"), ("c", "r")], [cells], least=[2])
+    assert ("9" * 10 in made.text) == (total <= 80)
+    assert ("1 class with smaller changes is not shown" in made.text) == (total > 80)
+
+
 def test_a_program_gets_all_columns(capsys):
     columns, rows = compared(964)
     terminal.table("t", columns, rows, least=list(range(2, 966)))

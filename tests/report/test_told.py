@@ -124,3 +124,19 @@ def test_hundreds_of_classes_are_compared_at_once():
     assert time.process_time() - began < 20  # 1 s on a machine that is not busy
     assert len(found) == 6 * k + 5
     assert one(found, ALL, "macro_f1").difference > 0.05
+
+
+def test_a_label_that_is_its_own_reason_is_said_once():
+    from types import SimpleNamespace
+
+    from raysweep.report import verdict
+    from raysweep.report.effects import LEARNED, Effect
+
+    nan = float("nan")
+    recall = Effect("b", "fear", "recall", 0.5, 0.7, 0.2, nan, nan, nan, nan, nan, "not separable", 100, 1.5, 0.2)
+    learned = Effect("b", "fear", LEARNED, 0.5, 0.49, -0.01, nan, nan, nan, nan, nan, "not separable", 100)
+    compared = SimpleNamespace(of=lambda *_: learned, reference="the control")
+    assert verdict._of_class(compared, recall).text == (
+        "b: fear: recall +20.0 and predicted 1.50 × as often; the control gets +20.0 by moving its threshold; "
+        "at equal alarms -1.0: not separable."
+    )

@@ -54,8 +54,7 @@ def to_counts(log_probabilities: Array, wanted: Array) -> Moved:
             best, best_miss, best_counts = current, miss, counts
         if miss == 0:
             break
-        if miss >= before:
-            eta = max(eta * 0.7, 0.02)
+        eta = min(eta * 1.2, 8.0) if miss < before else max(eta * 0.5, 0.02)  # sharp networks need larger steps
         before = miss
         step = eta * np.log(target[there] / (counts[there] + 0.5))
         moved = current.copy()

@@ -244,8 +244,7 @@ def make_root(address: str, experiments: int, checkpoints: int = 1, at_once: int
 
     def write(folder: tuple[str, dict[str, bytes]]) -> None:
         for name, content in folder[1].items():
-            with bucket.fs.open_output_stream(bucket._path(f"{folder[0]}/{name}")) as stream:
-                stream.write(content)
+            bucket.client.put_object(Bucket=bucket.name, Key=bucket._path(f"{folder[0]}/{name}"), Body=content)
 
     with ThreadPoolExecutor(at_once) as pool:
         for _ in pool.map(write, contents(experiments, checkpoints)):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from raysweep._text import join_names, plain
 from raysweep.data.listing import FER_TESTS, only_split_in, split_of
+from raysweep.data.suspicious import told_of_words
 from raysweep.data.tree import Folder, Rest
 from raysweep.errors import DataError
 
@@ -21,6 +22,8 @@ _NOTES = {
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".html", ".yaml", ".yml", ".py", ".ipynb", ".mat", ".npy",
     ".npz", ".pkl", ".pdf", ".log", ".parquet", ".zip", ".gz", ".tar", ".xlsx", ".h5", ".pt", ".pth",
 }  # fmt: skip
+
+_NO_CLASS = {"images", "image", "imgs", "img", "pictures", "photos", "data", "all", "unlabelled", "unlabeled"}
 
 
 class LayoutError(DataError):
@@ -155,6 +158,7 @@ class _Arranging:
             "have no names."
             if lists
             else "Put the images of each class into a folder of its own, or give a list of the images and their classes as data.path."
+            + told_of_words([p.name for f in splits if only_split_in(f.name) == "train" for p in f.images])
         )
         return self._may_be_classes(
             f"{_quoted(splits)} in {folder.path} hold their images directly, not in one folder per class. {beside}",
@@ -173,6 +177,7 @@ class _Arranging:
                 raise self._may_be_classes(
                     f"{folder.path} has {_quoted(list(whole.values()))} beside {_quoted(others)}: it may be a split or a class.",
                     "move it away if its images have no class, or set data.level=1 if all of these are classes",
+                    told_of_words([p.name for f in trains for p in f.images]),
                 )
             name = next(iter(whole))
             raise LayoutError(
@@ -190,14 +195,15 @@ class _Arranging:
         """Training and validation; all other images of ``folder`` go to ``rest``."""
         self._outside(folder)
         used = [splits["train"][0], *(splits["val"] or splits["test"])]
+        used[1:] = [f for f in used[1:] if not self._is_unlabelled(f, used[0])]
         for f in folder.inner:
             if any(f is u for u in used):
                 continue
-            if not f.inner and f.name in kinds:
+            if f.name in kinds and (not f.inner or self._is_unlabelled(f, splits["train"][0])):
                 self._leave(f"images without a class in {plain(f.name)}/", f)
             else:
                 self._leave(TESTS if kinds.get(f.name) == "test" else BESIDE, f)
-        val = splits["val"] or splits["test"]
+        val = used[1:]
         if val and (splits["test"] and not splits["val"]):
             self.notes.append(
                 f"{_quoted(val)} {'are' if len(val) > 1 else 'is'} used for validation: there are no validation images of their own."
@@ -206,6 +212,16 @@ class _Arranging:
             each = [f"{plain(f.name)}/ for {'training' if i == 0 else 'validation'}" for i, f in enumerate(used)]
             self.notes.append(f"Splits by the names of folders: {join_names(each)}.")
         return _Splits(self._unwrapped(splits["train"][0]), [self._unwrapped(f) for f in val])
+
+    def _is_unlabelled(self, split: Folder, train: Folder) -> bool:
+        """Whether a split has all its images in one folder that is no class: Tiny ImageNet's ``val/images/``."""
+        inner = split.inner
+        if self.level is not None or len(inner) != 1 or inner[0].inner:
+            return False
+        name = inner[0].name.lower()
+        return (name in _NO_CLASS or split_of(name) is not None) and name not in {
+            f.name.lower() for f in self._core(train).inner
+        }
 
     def _unwrapped(self, split: Folder) -> Folder:
         """The folder with the class folders of a split: ``seg_train/seg_train/`` for ``seg_train/``."""
@@ -296,7 +312,7 @@ class _Arranging:
             )
         second = sum(len(f.inner) for f in inner)
         third = [g for f in inner for g in f.inner if not g.images and len(g.inner) > 1]
-        deeper = f", or data.path={inner[0].path} for the folders in one of them" if third else ""
+        deeper = f", or data.path={inner[0].path} with either for the folders in one of them" if third else ""
         raise self._refused(
             f"The images in {part.path} lie two levels deep, for example {next(inner[0].every())}: the classes may be the "
             f"{len(inner):,} folders of the first level ({join_names(f.name for f in inner[:3])}{' …' * (len(inner) > 3)}) or the "
@@ -320,8 +336,8 @@ class _Arranging:
         return LayoutError(f"{text} Say what is meant: {remedy}.")
 
     @staticmethod
-    def _may_be_classes(text: str, remedy: str) -> LayoutError:
-        return _MayBeClassesError(f"{text} Say what is meant: {remedy}.")
+    def _may_be_classes(text: str, remedy: str, more: str = "") -> LayoutError:
+        return _MayBeClassesError(f"{text} Say what is meant: {remedy}.{more}")
 
 
 def _has_train(folder: Folder) -> bool:

@@ -39,12 +39,14 @@ class _Seen:
     bad: dict[int, str] = field(default_factory=dict)  # position of an image that cannot be decoded → why
     cut: dict[int, float] = field(default_factory=dict)  # position of a cropped image → per cent of its area
     transparent: int = 0
+    several: int = 0
     modes: Counter[str] = field(default_factory=Counter)
 
     def add(self, i: int, found: Decoded) -> None:
         if found.cut_percent:
             self.cut[i] = found.cut_percent
         self.transparent += found.transparent
+        self.several += found.several
         if found.mode is not None:
             self.modes[found.mode] += 1
 
@@ -56,7 +58,15 @@ class _Seen:
             cropped = Cropped(len(self.cut), mean, self.cut[most], items[most].name)
         bad = {UNDECODED: LeftOut.of(items[i].name for i in self.bad)} if self.bad else {}
         modes = dict(sorted(self.modes.items()))
-        return Reading({**listing.left_out, **bad}, cropped, self.transparent, modes, validation, notes=listing.notes)
+        return Reading(
+            {**listing.left_out, **bad},
+            cropped,
+            self.transparent,
+            modes,
+            validation,
+            notes=listing.notes,
+            several=self.several,
+        )
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from typing import Any
 from raysweep._text import join_names, plain, short_repr
 from raysweep.config.settings import Columns
 from raysweep.data.delimited import looks_like_image
-from raysweep.data.listing import split_of
+from raysweep.data.listing import split_of, truth
 from raysweep.data.tables import (
+    FLAG_COLUMNS,
+    FOLD_COLUMNS,
     LABEL_COLUMNS,
     MAYBE_SPLIT_COLUMNS,
     PATH_COLUMNS,
@@ -20,6 +22,7 @@ from raysweep.data.tables import (
     Table,
     column,
     every_column,
+    plain_name,
 )
 from raysweep.errors import DataError
 
@@ -33,6 +36,7 @@ class Meaning:
     path: str
     labels: tuple[str, ...]  # may hold the class, the likeliest first; empty where there is one column for each class
     split: str | None
+    flag: tuple[str, str] | None = None  # the splits that true and false in the column ``split`` stand for
     votes: tuple[str, ...] = ()  # one for each class
     notes: tuple[str, ...] = ()
 
@@ -71,7 +75,25 @@ def meaning_of(table: Table, asked: Columns | None, remedy: str = "") -> Meaning
     votes = [] if labels else _numeric(others, have, first)
     if not labels and len(votes) < 2:
         raise _lacking(table, "label", LABEL_COLUMNS, have, first, remedy)
-    return Meaning(path, tuple(labels), split, tuple(votes), tuple(notes))
+    flag = FLAG_COLUMNS.get(plain_name(split)) if split is not None else None
+    notes += _about_splits(table, split, flag, [c for c in others if c not in {*labels, *votes}])
+    return Meaning(path, tuple(labels), split, flag, tuple(votes), tuple(notes))
+
+
+def _about_splits(table: Table, split: str | None, flag: tuple[str, str] | None, others: Sequence[str]) -> list[str]:
+    """What is to be said of the column of the split, and of columns that may be one and are not read."""
+    found = []
+    if flag is not None:
+        words = {"train": "training", "val": "validation", "test": "testing"}
+        found.append(
+            f"Split from the column {plain(split or '')} of {table.file.name}: true is for {words[flag[0]]}, false for {words[flag[1]]}."
+        )
+    unread = every_column(others, (*FOLD_COLUMNS, *FLAG_COLUMNS))
+    if unread:
+        found.append(
+            f"Not read: the column {join_names(unread)} of {table.file.name}. A split is read from the words train, val and test."
+        )
+    return found
 
 
 def may_be_list(table: Table) -> bool:
@@ -127,6 +149,10 @@ def _split(have: Sequence[str], first: Sequence[Sequence[Any]]) -> str | None:
     for name in every_column(have, MAYBE_SPLIT_COLUMNS):
         i = have.index(name)
         if first and all(split_of(str(row[i])) for row in first):
+            return name
+    for name in every_column(have, tuple(FLAG_COLUMNS)):
+        i = have.index(name)
+        if all(truth(row[i]) is not None for row in first):
             return name
     return None
 

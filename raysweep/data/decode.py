@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,12 +63,16 @@ def common_form(headers: Iterable[Header], image_size: int | None, channels: int
         return _DEFAULT_SIDE, channels
     if len(sizes) == 1 and sizes[0][0] == sizes[0][1]:
         return sizes[0][0], channels
-    sides = sorted(min(h.width, h.height) for h in found)
-    advice = min(224, max(8, sides[len(sides) // 2]))
     raise DataError(
         f"The images are not squares of one size: they range from {sizes[0][0]}×{sizes[0][1]} to {sizes[-1][0]}×{sizes[-1][1]} "
-        f"pixels. Set the side that all are resized to, for example data.image_size={advice}."
+        f"pixels. Set the side that all are resized to, for example data.image_size={advised_side(found)}."
     )
+
+
+def advised_side(headers: Sequence[Header]) -> int:
+    """A side for images of several sizes: the median of their shorter sides, within bounds."""
+    sides = sorted(min(h.width, h.height) for h in headers)
+    return min(224, max(8, sides[len(sides) // 2]))
 
 
 def decode(item: Item, size: int, channels: int) -> Decoded | str:

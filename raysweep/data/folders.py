@@ -10,6 +10,7 @@ from typing import Any
 from raysweep._text import join_names
 from raysweep.data.arrange import arrange
 from raysweep.data.listing import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, Found, Row, class_name, digest, marks, split_of
+from raysweep.data.suspicious import told_of_words
 from raysweep.data.tables import LIST_SUFFIXES, Table, column, open_table
 from raysweep.data.tree import IMAGE_SUFFIXES, Folder, Rest, is_hidden, walk
 from raysweep.errors import DataError
@@ -151,6 +152,7 @@ class FolderSource:
         return DataError(
             f"{self.path} holds no images in class folders (looked for {', '.join(sorted(IMAGE_SUFFIXES))} in "
             f"one folder per class).{others} The expected layout is {self.path}/CLASS/IMAGE.jpg. {more}"
+            + told_of_words([p.name for p in tree.every()])
         )
 
     def _images(self) -> Iterator[tuple[str, str, Path]]:

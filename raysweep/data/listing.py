@@ -97,13 +97,25 @@ def split_of(word: str) -> str | None:
     return _SPLITS.get(word.strip().lower())
 
 
-def split_value(value: Any, where: object) -> str:
+def truth(value: Any) -> bool | None:
+    """Whether a field says yes or no; None if it says neither."""
+    return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(
+        str(value).strip().lower()
+    )
+
+
+def split_value(value: Any, where: object, flag: tuple[str, str] | None = None) -> str:
     """The split that a row's own column names.
+
+    Args:
+        flag: the splits that true and false stand for, where the column says one of these.
 
     Raises:
         DataError: the value is none of the words for a split.
     """
     found = split_of(value) if isinstance(value, str) else None
+    if flag is not None and (true := truth(value)) is not None:
+        return flag[0] if true else flag[1]
     if found is None:
         raise DataError(
             f"{where}: the split {short_repr(value)} is none of train, val (valid, validation, dev) and test. Correct it, or "

@@ -7,7 +7,7 @@ from pathlib import Path
 from raysweep._text import join_names
 from raysweep.data.columns import may_be_list
 from raysweep.data.listing import only_split_in
-from raysweep.data.tables import LIST_SUFFIXES, Table, column, open_table
+from raysweep.data.tables import FLAG_COLUMNS, LIST_SUFFIXES, SPLIT_COLUMNS, CsvTable, Table, column, open_table
 from raysweep.data.tree import is_hidden
 from raysweep.errors import DataError
 
@@ -18,6 +18,19 @@ def find(path: Path) -> Files:
     """The lists directly in a folder that name images and their classes, each with the split in its own name."""
     tables = [t for t in _tables(path) if "submission" not in t.file.name.lower()]  # Kaggle's have one column a class
     return [(table, only_split_in(table.file.stem)) for table in tables if may_be_list(table)]
+
+
+def in_splits(path: Path) -> Files:
+    """The lists in the folders of the splits, one in each, with the names of their columns (Roboflow's ``train/_classes.csv``)."""
+    found: Files = []
+    for folder in sorted(p for p in path.iterdir() if p.is_dir() and not is_hidden(p.name)):
+        split = only_split_in(folder.name)
+        files = find(folder) if split is not None else []
+        found += [(table, split) for table, _ in files if not isinstance(table, CsvTable) or table.has_header]
+        if split is not None and not files:
+            return []
+    splits = [split for _, split in found]
+    return found if "train" in splits and 1 < len(splits) == len(set(splits)) else []
 
 
 def find_below(path: Path) -> Files:
@@ -72,7 +85,7 @@ def _unlabelled(path: Path, files: Files) -> list[str]:
 
 def others_beside(file: Path) -> list[str]:
     """The names of the other lists in the folder of a list that is read alone."""
-    if column(open_table(file).columns(), ("split", "usage", "subset")) is not None:
+    if column(open_table(file).columns(), (*SPLIT_COLUMNS, *FLAG_COLUMNS)) is not None:
         return []
     split = only_split_in(file.stem)
     others = [t.file.name for t, s in find(file.parent) if t.file.name != file.name and s is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from raysweep._text import join_names, plain, truncate
@@ -87,6 +87,7 @@ class ManifestSource:
         self.tree: Folder | None = walked[0] if walked else None
         self.rest = walked[1] if walked else Rest()
         self.notes: list[str] = []
+        self._tied: list[tuple[Table, str]] = []  # the images of rows whose votes are tied
         self._read: tuple[list[Row], list[Row] | None, list[Any]] | None = None
         if self.images is not None and not self.images.is_dir():
             raise DataError(f"data.images: {self.images} is no folder. Give the folder with the images of {path}.")
@@ -106,8 +107,8 @@ class ManifestSource:
             label = self._label_column(table, meaning, [values for _, values in rows])
             labels.append(meaning.labels[label] if meaning.labels else "")
             for number_, values in rows:
-                of_row = split_value(values[-1], table.place(number_)) if meaning.split else of_table
-                value = values[1 + label] if meaning.labels else self._voted(meaning, values, table.place(number_))
+                of_row = split_value(values[-1], table.place(number_), meaning.flag) if meaning.split else of_table
+                value = values[1 + label] if meaning.labels else self._voted(meaning, values, table, number_)
                 if value is not None or meaning.labels:
                     lines.append(_Line(t, number_, values[0], value, of_row))
         return self._by_folder(lines), meanings([table for table, _ in self.files], labels)
@@ -181,12 +182,13 @@ class ManifestSource:
                 f"{sums[other[0]]:g}."
             )
 
-    def _voted(self, meaning: Meaning, values: Sequence[Any], where: str) -> str | None:
+    def _voted(self, meaning: Meaning, values: Sequence[Any], table: Table, line: int) -> str | None:
         """The class with the most votes; None where several have as many, which are counted."""
         votes = [number(v) or 0.0 for v in values[1 : 1 + len(meaning.votes)]]
         best = max(votes)
         if votes.count(best) > 1:
-            self.rest.add(TIED, [where])
+            self.rest.add(TIED, [table.place(line)])
+            self._tied.append((table, str(values[0])))
             return None
         return meaning.votes[votes.index(best)]
 
@@ -258,12 +260,21 @@ class ManifestSource:
             )
 
     def _add_unlisted(self, used: Sequence[Path], unused: Sequence[_Line]) -> None:
-        """Count the images of the folder that no row names."""
+        """Count the images of the folder that no row names. Those of rows that are not used may lie anywhere in it."""
         if self.tree is None:
             return
-        named = set(used) | {self._locator(self.files[n.table][0]).at(str(n.image)) for n in unused}
-        files = {os.path.normpath(file) for file in named}
-        others = (file for file in self.tree.every() if os.path.normpath(file) not in files)
+        files = {os.path.normpath(file) for file in used}
+        rows = [(self.files[n.table][0], str(n.image)) for n in unused] + self._tied
+        at = [(image, os.path.normpath(self._locator(table).at(image))) for table, image in rows]
+        named = {file for _, file in at if os.path.isfile(file)}
+        elsewhere = {PureWindowsPath(image).name for image, file in at if file not in named}
+        others = (
+            file
+            for file in self.tree.every()
+            if (path := os.path.normpath(file)) not in files
+            and path not in named
+            and not {file.name, file.stem} & elsewhere
+        )
         self.rest.add(UNLISTED, (file.relative_to(self.path) for file in others))
 
     def fingerprint(self) -> str:

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from raysweep._text import join_names, plain, truncate
 from raysweep.config.settings import DataSection
+from raysweep.data import sizes
 from raysweep.data.listing import Found, Item, Listing, Row, class_name, digest, ordered
 from raysweep.data.reading import LeftOut
+from raysweep.data.suspicious import combined, masks
 from raysweep.errors import DataError, did_you_mean
 
 MAX_PAIRS = 3  # of contradicting files that a note names
@@ -70,6 +72,8 @@ class Naming:
         gone = {label for label in written if final[label] in self.drop or names[label] in self.drop}
         kept = {final[label] for label in written - gone}
         self._check_case(Counter(final[r.label] for r in [*found.train, *(found.val or [])] if r.label not in gone))
+        if self.choice is None:
+            self._check_combined(kept)
         left_out = dict(found.left_out)
         notes = _merged(final, gone)
         if self.choice is not None:
@@ -109,6 +113,19 @@ class Naming:
                 "the order of the network's outputs; images of classes that are not named are left out."
             )
 
+    def _check_combined(self, kept: set[str]) -> None:
+        """Raises DataError where names are several classes at once, as in a data set with several classes for an image."""
+        several = combined(kept)
+        if several:
+            each = "; ".join(f"{plain(name)} is {shown(parts)}" for name, parts in sorted(several.items())[:3])
+            single = json.dumps([name for name in ordered(kept) if name not in several], ensure_ascii=False)
+            leave = f"'data.classes={single}' leaves these images out. " if len(several) < len(kept) else ""
+            raise DataError(
+                f"{self.where} has {len(several):,} class{'es' * (len(several) > 1)} that seem{'s' * (len(several) == 1)} to be several "
+                f"at once: {each}{' …' * (len(several) > 3)}. An image has one class here. {leave}If each of these is a class of its "
+                "own, name all classes with data.classes."
+            )
+
     def _check_case(self, counts: Counter[str]) -> None:
         """Raises DataError where names differ in upper and lower case alone."""
         alike: dict[str, list[str]] = {}
@@ -144,6 +161,7 @@ class Chosen:
         """
         self.source = source
         self.naming = Naming(data)
+        self.image_size = data.image_size
         self.notes = tuple(notes)
         self._listing: Listing | None = None
 
@@ -169,7 +187,13 @@ class Chosen:
         """
         if self._listing is not None:
             return self._listing
-        found, notes = self.naming.applied(self.source.found())  # type: ignore[attr-defined]
+        read: Found = self.source.found()  # type: ignore[attr-defined]
+        try:
+            found, notes = self.naming.applied(read)
+        except DataError as error:
+            files = [row.payload for row in read.train if isinstance(row.payload, Path)]
+            some = files[:: len(files) // 2000 + 1]  # from all parts of a list
+            raise type(error)(f"{error}{sizes.advice(self.image_size, some)}") from None
         parts = (found.train, found.val)
         classes = ordered({row.label for rows in parts for row in rows or []})
         lacking = ordered({row.label for row in found.val or []} - {row.label for row in found.train})
@@ -181,7 +205,7 @@ class Chosen:
             )
         index = {c: i for i, c in enumerate(classes)}
         train, val = (None if r is None else [Item(x.name, index[x.label], x.payload) for x in r] for r in parts)
-        every = (*self.notes, *found.notes, *notes, *_repeated(found))
+        every = (*self.notes, *found.notes, *notes, *_repeated(found), *masks(found))
         self._listing = Listing(classes, train or [], val, found.left_out, every)
         return self._listing
 

@@ -31,6 +31,7 @@ class Decoded(NamedTuple):
     cut_percent: float = 0.0  # of the image's area that was cut off, to make it a square
     transparent: bool = False  # whether it has transparent pixels, which were put on white
     mode: str | None = None  # Pillow's name where it is neither gray nor RGB, with or without transparency
+    several: bool = False  # whether it is an animation or has several pages; the first one counts
 
 
 @contextlib.contextmanager
@@ -62,6 +63,8 @@ def draw(image: Any, size: int, channels: int) -> Decoded:
     from PIL import Image, ImageOps
 
     mode, (width, height) = image.mode, image.size
+    # a second picture in a JPEG is a preview or the other eye's
+    several = image.format not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     image, transparent = _on_white(_eight_bits(image))
@@ -72,7 +75,7 @@ def draw(image: Any, size: int, channels: int) -> Decoded:
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
     cut = 100 * (1 - min(width, height) / max(width, height))
-    return Decoded(pixels, cut, transparent, None if mode in _USUAL_MODES else mode)
+    return Decoded(pixels, cut, transparent, None if mode in _USUAL_MODES else mode, several)
 
 
 def _eight_bits(image: Any) -> Any:

@@ -52,6 +52,7 @@ class Reading:
     validation: Mapping[str, int] = field(default_factory=dict)  # class → validation images, 0 where there is none
     copies: Copies | None = None
     notes: tuple[str, ...] = ()  # how folders, lists and classes were understood, a sentence each
+    several: int = 0  # animations and files with several pages, of which the first picture is used
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Reading:
@@ -70,6 +71,7 @@ class Reading:
             dict(value["validation"].items()),
             None if value["copies"] is None else Copies.from_json(value["copies"]),
             tuple(value["notes"]),
+            int(value.get("several", 0)),
         )
 
     def with_told(self, left_out: Mapping[str, LeftOut], notes: tuple[str, ...]) -> Reading:
@@ -103,6 +105,8 @@ class Reading:
             )
         if self.transparent:
             found.append(f"Put on white: {_images(self.transparent)} with transparency.")
+        if self.several:
+            found.append(f"Only the first picture is used: {_images(self.several)} with several, as in animations.")
         if self.modes:
             each = ", ".join(f"{n:,} {plain(mode)}" for mode, n in self.modes.items())
             found.append(f"Converted: {_images(sum(self.modes.values()))} in other modes than gray and RGB ({each}).")

@@ -16,7 +16,7 @@ import numpy as np
 
 from raysweep._text import join_names
 from raysweep.config.settings import DataSection
-from raysweep.data import folders, lists, parquet, torchvision_files
+from raysweep.data import folders, lists, parquet, sizes, torchvision_files
 from raysweep.data.arrange import LayoutError
 from raysweep.data.folders import FolderSource
 from raysweep.data.listing import Found, Item, Listing, Row, Source
@@ -87,6 +87,8 @@ def open_source(data: DataSection) -> Chosen:
     }
     try:
         return Chosen(kinds[kind](), data, notes)
+    except LayoutError as error:
+        raise type(error)(f"{error}{sizes.advice(data.image_size, sizes.images_in(path))}") from None
     except OSError as error:
         raise DataError(
             f"{error.filename or path} cannot be read: {error.strerror or error}. Check the path and its permissions."
@@ -231,7 +233,9 @@ class _Folder:
 
     def _list(self) -> Source | None:
         """The list, or the lists of the splits, in the folder or in the only one in it that has any."""
-        files, left = lists.of_splits(lists.find(self.path) or lists.find_below(self.path), self.path)
+        files, left = lists.of_splits(
+            lists.find(self.path) or lists.in_splits(self.path) or lists.find_below(self.path), self.path
+        )
         if not files:
             return None
         self.notes.append(f"Read from the list {join_names(str(t.file.relative_to(self.path)) for t, _ in files)}.")

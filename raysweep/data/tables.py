@@ -49,6 +49,13 @@ MAYBE_SPLIT_COLUMNS = (
     "dataset",
     "fold",
 )  # if their values are words for splits
+# fastai's and CUB's way: a column that is true for the images of one split. → the split of true, of false
+FLAG_COLUMNS = {
+    **dict.fromkeys(("is_valid", "is_val", "is_validation"), ("val", "train")),
+    "is_test": ("test", "train"),
+    **dict.fromkeys(("is_train", "is_training", "is_training_img", "is_training_image"), ("train", "test")),
+}
+FOLD_COLUMNS = (*MAYBE_SPLIT_COLUMNS, "folds", "kfold", "k_fold", "cv_fold")
 LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl")
 
 

@@ -239,10 +239,10 @@ def _complete(experiment: Experiment, good: ManifestEntry, last: int, progress: 
     """All epochs are there: write only what a kill may have prevented."""
     from raysweep.training import checkpointing
 
+    checkpointing.rebuild_derived(experiment)  # before the event, as in an undisturbed training
     if experiment.status() != "finished":
         lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
     lineage.mend(experiment.folder)
-    checkpointing.rebuild_derived(experiment)
     runner.derive(experiment, progress)
     progress(Note(f"{experiment.id} has all its {counted(last, 'epoch')}; there is nothing to do."))
     return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))

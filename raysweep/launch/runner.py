@@ -152,7 +152,7 @@ def _start(plan: Plan, launch: Launch, progress: Progress, sweep: str | None, br
     with contextlib.ExitStack() as held:
         with retention.claimed(source) if source is not None else contextlib.nullcontext():
             experiment = experiments.create(plan.root, plan.settings.experiment.name, now)
-            held.callback(experiments.discard_unbegun, experiment)
+            held.enter_context(experiments.beginning(experiment))
             if sweep is None:  # the sweep's process has recorded its branches
                 problem = trust.remember_made(experiment.id, plan.settings.model_dump(mode="json"))
                 if problem:

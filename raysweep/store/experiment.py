@@ -6,7 +6,7 @@ import contextlib
 import csv
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -61,16 +61,23 @@ def create(root: Root, name: str, when: datetime | None = None) -> Experiment:
     raise RootError(f"{root} already has 10,000 experiments called {name} of this second.")
 
 
-def discard_unbegun(experiment: Experiment) -> None:
-    """Remove a folder, made by this process, in whose log not one event could be written, as far as it can be removed: there is
-    nothing in it to continue. In an object store it stays, because its name does."""
-    folder = experiment.folder
-    with contextlib.suppress(OSError, RaysweepError):
-        if experiment.root.is_remote or lineage.read(folder):
-            return
-        for path in sorted(folder.iterdir(), key=lambda p: p.name == layout.FENCE):  # it is needed until the end
-            files.remove(path)
-        folder.rmdir()
+@contextlib.contextmanager
+def beginning(experiment: Experiment) -> Iterator[None]:
+    """Around all that is done in a new folder. If that fails before the log has an event, there is nothing to continue, and the
+    folder is removed again as far as possible. In an object store it stays, because its name does."""
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(OSError, RaysweepError):
+            if not experiment.root.is_remote and not lineage.read(experiment.folder):
+                _remove_folder(experiment.folder)
+        raise
+
+
+def _remove_folder(folder: Path) -> None:
+    for path in sorted(folder.iterdir(), key=lambda p: p.name == layout.FENCE):  # it is needed until the end
+        files.remove(path)
+    folder.rmdir()
 
 
 class Experiment:

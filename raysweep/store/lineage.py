@@ -48,14 +48,24 @@ def record(folder: Path, kind: str, **details: Any) -> LineageEvent:
     Raises:
         StoreError: a log cannot be read or written. LockedError: another process writes to the experiment.
     """
-    with change(folder / layout.LINEAGE):  # another process of this writer must not take the same number
-        copies.latest(folder / layout.LINEAGE)
+    log, changes = folder / layout.LINEAGE, folder / layout.CHANGES
+
+    def append() -> LineageEvent:
+        copies.latest(log)
         set_aside(folder)
         events = read(folder)
         event = LineageEvent(events[-1].seq + 1 if events else 1, _now(), kind, details)
         mend(folder)
-        append_line(folder / layout.LINEAGE, _line(event))
-        append_line(folder / layout.CHANGES, _for_people(event))
+        append_line(log, _line(event))
+        return event
+
+    def tell_if_untold() -> None:  # the other machine may have told this event, too
+        copies.latest(changes)
+        mend(folder)
+
+    with change(log):  # another process of this writer must not take the same number
+        event = copies.repeated(log, append)
+        copies.repeated(changes, lambda: append_line(changes, _for_people(event)), tell_if_untold)
     return event
 
 

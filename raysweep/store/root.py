@@ -258,7 +258,7 @@ class RemoteRoot(Root):
         if self.mirror.bucket.conditional:
             return None
         return (
-            f"{self.mirror.bucket.address} honours no conditions (If-None-Match, If-Match): a writer that stands still, and loses "
+            f"{self.mirror.bucket.address} does not honour conditions (If-None-Match, If-Match): a writer that stands still, and loses "
             "its lock to --steal, can still replace what the next one has written. See docs/cluster.md."
         )
 

@@ -84,7 +84,7 @@ def test_gray_with_transparency_is_white_where_it_is_transparent():
     alpha = np.where(np.arange(16).reshape(4, 4) < 5, 0, 255).astype(np.uint8)
     image = Image.fromarray(np.dstack([gray, alpha]), "LA")
     found = drawn(image, channels=1)
-    assert found == (found.pixels, 0.0, True, None)
+    assert found == (found.pixels, 0.0, True, None, False)
     assert np.array_equal(found.pixels[:, :, 0], np.where(alpha == 0, 255, gray))
     key = int(gray[0, 0])  # a gray value that means transparent
     found = drawn(Image.fromarray(gray), channels=1, transparency=key)
@@ -207,7 +207,7 @@ def test_a_large_image_is_decoded_apart_to_the_same_bits(tmp_path, monkeypatch):
     apart = [decode.decode_file(path, 8, 3), decode.decode(Item("x", 0, path.read_bytes()), 8, 3)]
     for a, b in zip(here, apart, strict=True):
         assert np.array_equal(a.pixels, b.pixels)
-        assert list(a[1:]) == list(b[1:]) == [60.0, True, None]
+        assert list(a[1:]) == list(b[1:]) == [60.0, True, None, False]
 
 
 @pytest.mark.parametrize(

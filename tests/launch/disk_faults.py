@@ -1,7 +1,7 @@
 """The disk fails at any call of a run: what was committed stays, the error says it, and going on gives the same bits.
 
-``python -m tests.launch.disk_faults FOLDER [--mode EIO,ENOSPC,EACCES,full,read-only] [--from N] [--to N] [--step N]`` prints a
-JSON line per trial. Each command is forked from this process, which has everything imported.
+``python -m tests.launch.disk_faults FOLDER [--rounds 5] [--mode EIO,ENOSPC,EACCES,full,read-only] [--from N] [--to N] [--step N]``
+prints a JSON line per trial: in each round every call fails, in one of the modes in turn. Each command is forked from this process, which has everything imported.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def small_pictures() -> None:
 
 def commands(lines: list[list[str]], log: Path, disk: FaultyDisk | None = None) -> list[Ended]:
     """Run commands of the command line, one after the other, in one fork, on a disk that may fail."""
-    logs = [log.with_suffix(f".{i}.txt") for i in range(len(lines))]
+    logs = [log.with_name(f"{log.name}.{i}.txt") for i in range(len(lines))]
     pid = os.fork()
     if pid == 0:
         code = 99
@@ -133,7 +134,7 @@ def run_here(arguments: list[str], log: Path, disk: FaultyDisk | None) -> int:
     """Run the program in this process; returns its exit code."""
     from raysweep.cli.entry import entry
 
-    with open(log, "ab", buffering=0) as out:
+    with open(log, "wb", buffering=0) as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
     sys.stdout, sys.stderr = (os.fdopen(fd, "w", closefd=False) for fd in (1, 2))  # not those of pytest
@@ -186,14 +187,34 @@ class Trials:
     def note(self, root: Path) -> dict[str, Any]:
         return dict(json.loads(root.with_suffix(".json").read_text()))
 
-    def one(self, at: int, mode: str) -> Trial | None:
-        """Let call ``at`` of a run fail, look at what is left, and go on; None if it has fewer calls."""
-        root = self.folder / f"{mode}-{at}"
+    def one(self, at: int, mode: str, then: int = 0) -> Trial | None:
+        """Let call ``at`` of a run fail, look at what is left, and go on; None if it has fewer calls.
+
+        Args:
+            then: which call of the first try to go on fails, too; 0: none.
+        """
+        root = self.folder / f"{mode}-{at}-{then}"
         root.mkdir()
-        (ended,) = commands([self.run(root)], root, self.disk(root, at, mode))
-        note = self.note(root)
+        ended, note, wrong = self.fault(self.run(root), root, at, mode)
         if note["failed"] is None:
             return None
+        if then:
+            _, after, more = self.fault(self.go_on(root), root, then, mode)
+            wrong += [f"going on, where {after['failed']} failed: {text}" for text in more]
+        went_on, checked = commands([self.go_on(root), self.verify(root)], root.with_suffix(".again"))
+        if went_on.code or checked.code:
+            wrong.append(f"going on: {went_on.told}\n{checked.told}")
+        else:
+            wrong += self.complaints_afterwards(root)
+        errors = [line for line in ended.told.splitlines() if line.startswith("error:")]
+        return Trial(at, mode, note["failed"], ended.code, " ".join(errors), wrong)
+
+    def fault(self, arguments: list[str], root: Path, at: int, mode: str) -> tuple[Ended, dict[str, Any], list[str]]:
+        """Let call ``at`` of a command fail: how it ended, the disk's note, and what is wrong with what is left."""
+        (ended,) = commands([arguments], root.with_suffix(f".{arguments[0]}-{at}"), self.disk(root, at, mode))
+        note = self.note(root)
+        if note["failed"] is None:
+            return ended, note, []
         wrong = complaints(ended, note, root)
         for name, files in note["committed"].items():
             now = {e.file for e in Experiment(root / name).manifest().ends}
@@ -201,19 +222,30 @@ class Trials:
         made = begun(root)
         if mode != READ_ONLY:  # else nothing can be removed
             wrong += [f"{e.folder} has no event" for e in experiments(root) if not lineage.read(e.folder)]
-        again = ["continue", made[0].id, "--root", str(root)] if made else self.run(root)
-        verify = ["verify", "--root", str(root)]
-        looked, went_on, checked = commands([verify, again, verify], root.with_suffix(".again"))
         ended_early = ended.code == 1 and bool(made) and made[0].status() == "finished"
         told = ended_early or (ended.code == 0 and DRAW_AGAIN in ended.told)
+        (looked,) = commands([self.verify(root)], root.with_suffix(".verify"))
         faults = [line for line in looked.told.splitlines() if line.startswith("FAULT")]
-        wrong += [fault for fault in faults if not (told and PICTURE.search(fault))]
-        if went_on.code or checked.code:
-            wrong.append(f"going on: {went_on.told}\n{checked.told}")
-        else:
-            wrong += self.complaints_afterwards(root)
-        errors = [line for line in ended.told.splitlines() if line.startswith("error:")]
-        return Trial(at, mode, note["failed"], ended.code, " ".join(errors), wrong)
+        return ended, note, wrong + [fault for fault in faults if not (told and PICTURE.search(fault))]
+
+    def verify(self, root: Path) -> list[str]:
+        return ["verify", "--root", str(root)]
+
+    def go_on(self, root: Path) -> list[str]:
+        made = begun(root)
+        return ["continue", made[0].id, "--root", str(root)] if made else self.run(root)
+
+    def every(
+        self, rounds: int, modes: Sequence[str] = tuple(MODES), calls: range = range(1, 10_000)
+    ) -> Iterator[Trial]:
+        """In each round let every call fail, in one of the modes in turn; after each fourth, the first try to go on
+        fails, too."""
+        for turn in range(rounds):
+            for at in calls:
+                then = 1 + at * 7 % 50 if at % 4 == 0 else 0
+                if (trial := self.one(at, modes[(at + turn) % len(modes)], then)) is None:
+                    break
+                yield trial
 
     def complaints_afterwards(self, root: Path) -> list[str]:
         """What is wrong with an experiment that was gone on with."""
@@ -258,7 +290,7 @@ def complaints(ended: Ended, note: dict[str, Any], root: Path) -> list[str]:
     if ended.code == 0:
         wrong += [] if any(part in note["failed"] for part in SPARE) else ["it ended well"]
         return wrong + [f"it ended well and told {e}" for e in errors]
-    if ended.code not in (1, 2) or (ended.code == 2 and note["committed"]):
+    if ended.code not in (1, 2):  # 2: the root, or the cache of the images
         wrong.append(f"it ended with {ended.code}")
     if len(errors) != 1:
         return [*wrong, f"{len(errors)} errors: {ended.told[-1500:]}"]
@@ -272,6 +304,7 @@ def complaints(ended: Ended, note: dict[str, Any], root: Path) -> list[str]:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--mode", default=",".join(MODES))
     parser.add_argument("--from", dest="first", type=int, default=1)
     parser.add_argument("--to", dest="last", type=int, default=10_000)
@@ -279,16 +312,11 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     load()
     chosen.folder.mkdir(parents=True, exist_ok=True)
-    trials = Trials(chosen.folder)
+    trials, wrong = Trials(chosen.folder), 0
     print(json.dumps({"calls": len(trials.calls)}), flush=True)
-    wrong = 0
-    for mode in chosen.mode.split(","):
-        for at in range(chosen.first, chosen.last + 1, chosen.step):
-            row = trials.one(at, mode)
-            if row is None:
-                break
-            wrong += bool(row.wrong)
-            print(json.dumps(vars(row)), flush=True)
+    for trial in trials.every(chosen.rounds, chosen.mode.split(","), range(chosen.first, chosen.last + 1, chosen.step)):
+        wrong += bool(trial.wrong)
+        print(json.dumps(vars(trial)), flush=True)
     return 1 if wrong else 0
 
 

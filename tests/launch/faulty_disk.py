@@ -60,6 +60,7 @@ class FaultyDisk:
     note: Path
     calls: list[Call] = field(default_factory=list)
     failed: Call | None = None
+    _renamed: str = ""
     _real: dict[str, Callable[..., Any]] = field(default_factory=dict)
     _inside: threading.local = field(default_factory=threading.local)
 
@@ -92,6 +93,9 @@ class FaultyDisk:
         """Count a call; returns the number of the error that it shall fail with, or 0."""
         if getattr(self._inside, "us", False) or not self._is_under(path):
             return 0
+        if kind == "fsync" and path == os.path.dirname(self._renamed):  # which makes that durable
+            path = self._renamed
+        self._renamed = path if kind == "rename" else self._renamed
         call = Call(kind, path)
         self.calls.append(call)
         if self.failed is None:

@@ -26,7 +26,7 @@ from raysweep.training.job import Job, Outcome
 from tests.cli.test_errors import run_cli
 from tests.conftest import Recorder, small_settings, weights_hash
 from tests.launch import elsewhere
-from tests.store.remote.between import Between, Request
+from tests.store.remote.between import Between, Request, every
 from tests.store.remote.objectstore import BUCKET, Server, emptied
 
 SECTIONS: dict[str, Any] = {"training": {"epochs": 8, "batch_size": 20}, "checkpoint": {"every_n_batches": 7}}
@@ -216,7 +216,7 @@ def test_whichever_request_of_a_run_fails_it_is_named_and_the_bits_are_the_same(
     whole = weights_hash(
         launching.run(experiment_plan.plan_experiment(small_settings(tmp_path / "whole", **TWO_EPOCHS))).experiment
     )
-    step = int(os.environ.get("RAYSWEEP_FAULT_STEP", "1"))
+    step = every(24)
     at, failed = random.randrange(1, step + 1), set()
     while True:
         name, kind, error = f"run{at}", KINDS[at // step % len(KINDS)], None
@@ -240,6 +240,7 @@ def test_whichever_request_of_a_run_fails_it_is_named_and_the_bits_are_the_same(
         else:
             assert not [k for k in server.all_keys() if k.startswith(f"{name}/") and k.endswith(layout.MANIFEST)]
         at += step
+    assert at > 100
     assert len(failed) > 100 // step / 5
 
 

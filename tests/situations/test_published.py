@@ -42,11 +42,20 @@ def test_hromi_smilesmiled(tmp_path):
 
 def test_ardamavi_sign_language_digits(tmp_path):
     """Class folders in ``Dataset/`` beside a folder of examples: two classes were read."""
+    from PIL import Image
+
     plant(tmp_path, {**REPOSITORY, **{f"Dataset/{n}/": 2 for n in range(10)}, "Examples/": 10})
     told = refusal(tmp_path)
     assert "Dataset/ in" in told
     assert "holds 10 folders with images (0, 1, 2 …), but Examples/ holds images directly" in told
     assert f"data.path={tmp_path / 'Dataset'} for the folders in it, or data.level=1" in told
+    assert "image_size" not in told
+    Image.new("L", (30, 20)).save(tmp_path / "Dataset" / "3" / "large.png")
+    assert (
+        told + " The images are not squares of one size, so add a side for all of them, too: data.image_size=8."
+        == refusal(tmp_path)
+    )
+    (tmp_path / "Dataset" / "3" / "large.png").unlink()
     assert read(tmp_path / "Dataset").train == {str(n): 2 for n in range(10)}
     assert read(tmp_path, level=1).train == {"Dataset": 20, "Examples": 10}
 
@@ -73,7 +82,9 @@ def test_brendenlake_omniglot(tmp_path):
     }  # fmt: skip
     told = refusal(plant(tmp_path, {**REPOSITORY, "omniglot_grid.png": IMAGE, **tree}))
     first = tmp_path / "python" / "images_background_small1"
-    assert told.endswith(f"data.level=1 or data.level=2, or data.path={first} for the folders in one of them.")
+    assert told.endswith(
+        f"data.level=1 or data.level=2, or data.path={first} with either for the folders in one of them."
+    )
     assert len(read(first, level=2).train) == 6
 
 
@@ -120,17 +131,21 @@ def test_microsoft_ferplus(tmp_path):
         name = f"fer{n:07}.png"
         tree[f"data/{folders[usage]}/{name}"] = b""
         lines.append(f"{usage},{name},{('9,1,0', '2,8,0')[n % 2]}" if n != 100 else f"{usage},{name},4,5,0")
-    lines.append("Training,,0,0,10")
+    lines += ["Training,,0,0,10", "Training,tied.png,5,5,0"]
+    tree |= {"data/FER2013Train/tied.png": b"", "data/FER2013Train/other.png": b""}
     plant(tmp_path, {**REPOSITORY, "fer2013new.csv": rows(*lines), **tree})
     found = read(tmp_path)
     assert (found.train, found.val) == ({"happiness": 51, "neutral": 49}, {"happiness": 50, "neutral": 50})
     assert "the one with the most of 10 votes" in found.notes
     assert "1 row has another number of votes: line 102 has 9." in found.notes
-    assert found.left_out["rows that name no image"] == 1
+    assert found.left_out["rows that name no image"] == found.left_out["rows whose votes are tied"] == 1
+    assert found.left_out["images that the list does not name"] == 1
 
 
 def test_zalandoresearch_fashion_mnist(tmp_path):
     """Gzipped idx files in ``data/fashion/``, beside the pictures of the documentation."""
+    from PIL import Image
+
     idx = {}
     for part, n in (("train", 20), ("t10k", 10)):
         idx[f"data/fashion/{part}-images-idx3-ubyte.gz"] = gzip.compress(
@@ -140,7 +155,9 @@ def test_zalandoresearch_fashion_mnist(tmp_path):
             struct.pack(">II", 2049, n) + bytes(i % 10 for i in range(n))
         )
     plant(tmp_path, {**REPOSITORY, **idx, "doc/img/": 5, "static/img/": 2, "data/mnist/README.md": ""})
+    Image.new("L", (30, 20)).save(tmp_path / "doc" / "img" / "large.png")
     told = refusal(tmp_path)
+    assert "image_size" not in told  # the size of the documentation's pictures says nothing
     assert "several data sets: class folders, data/fashion" in told.replace(" and ", ", ")
     found = read(tmp_path / "data" / "fashion")
     assert (sum(found.train.values()), found.train["Ankle boot"], found.val["Bag"]) == (20, 2, 1)

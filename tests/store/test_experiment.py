@@ -242,7 +242,8 @@ def test_a_folder_without_an_event_is_removed_and_one_with_events_stays(tmp_path
     (unbegun.folder / layout.LINEAGE).write_text('{"seq": 1, "ty')  # half of the event was written
     held.release()
     for experiment in (begun, unbegun):
-        store.discard_unbegun(experiment)
+        with pytest.raises(StoreError, match="the disk"), store.beginning(experiment):
+            raise StoreError("the disk")
     assert [p.name for p in tmp_path.iterdir()] == [begun.id]
     assert begun.newest_good()[0].epoch == 1
 
@@ -251,7 +252,8 @@ def test_a_folder_without_an_event_stays_where_somebody_else_writes_to_it(tmp_pa
     unbegun = store.create(Root.open(tmp_path), "base")
     lock.WriterLock.acquire(unbegun.folder)
     gate.leave(unbegun.folder)  # as for another process
-    store.discard_unbegun(unbegun)
+    with pytest.raises(StoreError, match="the disk"), store.beginning(unbegun):
+        raise StoreError("the disk")
     assert (unbegun.folder / layout.LOCK).exists()
 
 

@@ -14,6 +14,7 @@ Array = np.ndarray
 
 STEPS = 200
 _LOWEST = -1e4  # stands for log 0, which would stay −∞ whatever is added
+_CLOSE = 1e-3  # the least that offsets are let move before all images are looked at again
 _FEW = 1e-3  # share of the images by which a class may be missed after the last step
 
 
@@ -37,30 +38,68 @@ def to_counts(log_probabilities: Array, wanted: Array) -> Moved:
         log_probabilities: (n, K).
         wanted: (K,), images per class; their sum is n.
     """
-    n, k = log_probabilities.shape
+    n = len(log_probabilities)
     scores = np.maximum(log_probabilities.astype(np.float32), np.float32(_LOWEST))
     wanted = np.asarray(wanted, dtype=np.float64)
+    there = wanted > 0
     target = wanted + 0.5
-    offsets = np.where(wanted > 0, 0.0, -np.inf)
-    best, best_miss, best_predicted = offsets, np.inf, np.argmax(scores, axis=1)
+    current = np.where(there, 0.0, -np.inf)
+    near = _Near(scores, current)
+    best, best_miss, best_counts = current, np.inf, near.counts
     eta, before = 1.0, np.inf
-    current = offsets.copy()
     for _ in range(STEPS):
-        predicted = np.argmax(scores + current.astype(np.float32), axis=1)
-        counts = np.bincount(predicted, minlength=k)
+        counts = near.counted(current)
         miss = float(np.abs(counts - wanted).sum())
         if miss < best_miss:
-            best, best_miss, best_predicted = current.copy(), miss, predicted
+            best, best_miss, best_counts = current, miss, counts
         if miss == 0:
             break
-        if miss >= before:
-            eta = max(eta * 0.7, 0.02)
+        eta = min(eta * 1.2, 8.0) if miss < before else max(eta * 0.5, 0.02)  # sharp networks need larger steps
         before = miss
-        current = np.where(wanted > 0, current + eta * np.log(target / (counts + 0.5)), -np.inf)
-        current -= current[wanted > 0].mean()
-    counts = np.bincount(best_predicted, minlength=k)
-    missed = np.abs(counts - wanted) > np.maximum(1.0 + _FEW * n, 0.02 * wanted)
-    return Moved(best, best_predicted, missed)
+        step = eta * np.log(target[there] / (counts[there] + 0.5))
+        moved = current.copy()
+        moved[there] += step - (current[there] + step).mean()
+        current = moved
+    missed = np.abs(best_counts - wanted) > np.maximum(1.0 + _FEW * n, 0.02 * wanted)
+    return Moved(best, np.argmax(scores + best.astype(np.float32), axis=1), missed)
+
+
+class _Near:
+    """Counts predictions while offsets move. Images whose two best classes are far apart keep theirs while no offset has moved
+    further than half of that, so only the others are looked at again: the counts are those of all images."""
+
+    def __init__(self, scores: Array, offsets: Array) -> None:
+        self.scores = scores
+        self.classes = scores.shape[1]
+        self.reach = 1.0
+        self.last = offsets
+        self.counts = self._look(offsets)
+
+    def _look(self, offsets: Array) -> Array:
+        """Look at every image, and remember those that may change soon."""
+        full = self.scores + offsets.astype(np.float32)
+        predicted = np.argmax(full, axis=1)
+        best = full[np.arange(len(full)), predicted]
+        second = np.partition(full, -2, axis=1)[:, -2] if self.classes > 1 else best - np.inf
+        near = best - second <= 2 * self.reach
+        self.at = offsets
+        self.fixed = np.bincount(predicted[~near], minlength=self.classes)
+        self.changing = self.scores[near]
+        counts: Array = np.bincount(predicted, minlength=self.classes)
+        return counts
+
+    def counted(self, offsets: Array) -> Array:
+        """How often each class is predicted with these offsets, int (K,)."""
+        there = np.isfinite(offsets)
+        far = float(np.abs(offsets[there] - self.at[there]).max(initial=0.0))
+        step = float(np.abs(offsets[there] - self.last[there]).max(initial=0.0))
+        self.last = offsets
+        if far >= self.reach or 16 * step < self.reach > _CLOSE:
+            self.reach = max(_CLOSE, 4 * step)
+            return self._look(offsets)
+        predicted = np.argmax(self.changing + offsets.astype(np.float32), axis=1)
+        counts: Array = self.fixed + np.bincount(predicted, minlength=self.classes)
+        return counts
 
 
 def losses(log_probabilities: Array, moved: Array, labels: Array) -> Array:

@@ -8,11 +8,13 @@ experiments. (obstore has no conditions for copies, for deletions and for the en
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
 import secrets
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,9 @@ _CHUNK = 1 << 23
 _FIRST = 1 << 16
 _WHOLE = 1 << 28  # a larger object is sent in parts, of which only the broken ones are sent again
 _PART, _PARTS, _PARTS_AT_ONCE = 1 << 24, 9_000, 4
+_WRITES = ("put_object", "complete_multipart_upload")  # "not found" means an object that was to be replaced
+_UNKNOWN = (400, 501)  # how a store answers to a condition that it does not know
+_NO_ETAG = '"00000000000000000000000000000000"'
 _MARK = "raysweep"  # metadata of an object: which upload has written it
 
 
@@ -138,21 +143,34 @@ class Bucket:
 
     @property
     def conditional(self) -> bool:
-        """Whether the store honours conditions: some answer that they know none, some ignore them. Tried once, by an object
-        that may be made only once."""
+        """Whether the store honours the conditions of uploads: some answer that they know none, some ignore all or some of
+        them. Tried once, with an object of no content."""
         if self._conditional is None:
             self.check_writable(f".tmp-{secrets.token_hex(8)}")
         return bool(self._conditional)
 
     def _honours(self, key: str) -> bool:
-        new = {"Key": self._path(key), "Body": b""}
+        """Whether the store refuses to make an object twice (at once and in parts), to replace another one than is there, and
+        to replace one that is gone."""
+        new, once, other = {"Key": self._path(key), "Body": b""}, {"IfNoneMatch": "*"}, {"IfMatch": _NO_ETAG}
+
+        def refused(action: Callable[..., Any], *arguments: Any, **more: Any) -> bool:
+            try:
+                action(*arguments, **more)
+            except Changed:
+                return True
+            return False
+
+        put = functools.partial(refused, self._call, "written", key, "put_object", **new)
         try:
-            self._call("written", key, "put_object", **new, IfNoneMatch="*")
-            self._call("written", key, "put_object", **new, IfNoneMatch="*")
-        except Changed:
-            return True
+            put(**once)  # it may be refused: the answer to a first try was lost
+            parts = "written", key, "", 1, lambda number: b"-", once
+            if not put(**once) or not put(**other) or not refused(self._send_parts, *parts):
+                return False
+            self.delete(key)
+            return put(**other)
         except StoreError as error:
-            if status_of(error.__cause__) not in (400, 501):
+            if status_of(error.__cause__) not in _UNKNOWN:
                 raise
             self._call("written", key, "put_object", **new)
         return False
@@ -281,8 +299,14 @@ class Bucket:
         Raises:
             Changed: its ETag is not ``etag``.
         """
+        about, condition = {"Key": self._path(key)}, self._condition(etag) if etag else {}
         with contextlib.suppress(FileNotFoundError):
-            self._call("deleted", key, "delete_object", Key=self._path(key), **(self._condition(etag) if etag else {}))
+            try:
+                self._call("deleted", key, "delete_object", **about, **condition)
+            except StoreError as error:
+                if not condition or status_of(error.__cause__) not in _UNKNOWN:
+                    raise
+                self._call("deleted", key, "delete_object", **about)
 
     def url(self, key: str) -> str:
         """The full address of an object."""
@@ -301,24 +325,32 @@ class Bucket:
         source.seek(0)
         what = f"written ({size:,} bytes)" if size else "written"
         about = {"Key": self._path(key), "Metadata": {_MARK: mark}}
+        condition = self._condition(before)
         if size <= _WHOLE:
-            return str(self._call(what, key, "put_object", Body=source, **about, **self._condition(before))["ETag"])
-        upload = {
-            "Key": about["Key"],
-            "UploadId": self._call(what, key, "create_multipart_upload", **about)["UploadId"],
-        }
+            return str(self._call(what, key, "put_object", Body=source, **about, **condition)["ETag"])
         length = max(_PART, -(-size // _PARTS))
 
-        def part(number: int) -> dict[str, Any]:
-            data = os.pread(source.fileno(), length, (number - 1) * length)
-            sent = self._call(what, key, "upload_part", PartNumber=number, Body=data, **upload)
+        def part(number: int) -> bytes:
+            return os.pread(source.fileno(), length, (number - 1) * length)
+
+        return self._send_parts(what, key, mark, -(-size // length), part, condition)
+
+    def _send_parts(
+        self, what: str, key: str, mark: str, count: int, part: Callable[[int], bytes], condition: dict[str, str]
+    ) -> str:
+        """Write an object in parts, which are numbered from 1. Only the last request, which makes one of them, has a condition."""
+        about = {"Key": self._path(key)}
+        begun = self._call(what, key, "create_multipart_upload", **about, Metadata={_MARK: mark})
+        upload = about | {"UploadId": begun["UploadId"]}
+
+        def send(number: int) -> dict[str, Any]:
+            sent = self._call(what, key, "upload_part", PartNumber=number, Body=part(number), **upload)
             return {"PartNumber": number, "ETag": sent["ETag"]}
 
         try:
             with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
-                parts = list(pool.map(part, range(1, -(-size // length) + 1)))
-            whole = {"MultipartUpload": {"Parts": parts}}
-            done = self._call(what, key, "complete_multipart_upload", **upload, **whole, **self._condition(before))
+                parts = {"Parts": list(pool.map(send, range(1, count + 1)))}
+            done = self._call(what, key, "complete_multipart_upload", **upload, MultipartUpload=parts, **condition)
             return str(done["ETag"])
         except BaseException:
             with contextlib.suppress(StoreError, FileNotFoundError):  # what is left of it would cost money
@@ -369,14 +401,20 @@ class Bucket:
         try:
             answer: dict[str, Any] = getattr(self.client, operation)(Bucket=self.name, **parameters)
         except (BotoCoreError, ClientError) as error:
-            raise self._failed(what, key, error) from error
+            failure = self._failed(what, key, error)
+            if isinstance(failure, FileNotFoundError) and operation in _WRITES:
+                failure = self._changed(key)
+            raise failure from error
         return answer
+
+    def _changed(self, key: str) -> Changed:
+        return Changed(f"{self.url(key)} was made, replaced or deleted by another writer.")
 
     def _failed(self, what: str, key: str, error: Any) -> Exception:
         """What to raise for an error of botocore."""
         code, status = code_of(error), status_of(error)
         if status in (409, 412) or code == "NoSuchUpload":  # the last: completed, and the answer to it was lost
-            return Changed(f"{self.url(key)} was made, replaced or deleted by another writer.")
+            return self._changed(key)
         if status == 404 and code != "NoSuchBucket":
             return FileNotFoundError(self.url(key))
         return StoreError(f"{self.url(key)} could not be {what}: {why(error, self.name)}")

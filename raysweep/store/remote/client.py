@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from typing import Any
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
 
 _CONNECT_S, _REQUEST_S = 5.0, 30.0
 
@@ -20,8 +23,12 @@ def make(options: tuple[tuple[str, str], ...], environment: tuple[tuple[str, str
     given = dict(options)
     endpoint, scheme = given.get("endpoint_override"), given.get("scheme", "https")
     session = botocore.session.get_session()
+    session.register_component("response_parser_factory", _parsers())
+    # Else botocore looks through the folders of all 400 services, twice.
+    session.get_component("data_loader").list_available_services = lambda type_name: ["s3"]
     return session.create_client(
         "s3",
+        api_version="2006-03-01",
         region_name=given.get("region") or session.get_config_variable("region") or "us-east-1",
         endpoint_url=f"{scheme}://{endpoint}" if endpoint else None,
         use_ssl=scheme == "https",
@@ -35,6 +42,35 @@ def make(options: tuple[tuple[str, str], ...], environment: tuple[tuple[str, str
             response_checksum_validation="when_required",
         ),
     )
+
+
+def _parsers() -> Any:
+    """What reads the store's answers, as botocore does, but quickly: a list may have a million rows."""
+    from botocore import parsers
+
+    class Parser(parsers.RestXMLParser):  # type: ignore[misc]
+        def _parse_shape(self, shape: Any, node: Any) -> Any:
+            if shape.name != "Object":  # the row of a list
+                return super()._parse_shape(shape, node)
+            row = {child.tag.rpartition("}")[2]: child.text or "" for child in node}
+            return row | {"Size": int(row["Size"]), "LastModified": _time(row["LastModified"])}
+
+    class Factory(parsers.ResponseParserFactory):  # type: ignore[misc]
+        def create_parser(self, protocol_name: str) -> Any:
+            return Parser(timestamp_parser=_time)
+
+    return Factory()
+
+
+def _time(text: str) -> datetime:
+    """The time in an answer; botocore's own parser takes a hundred times as long."""
+    from botocore.utils import parse_timestamp
+
+    for parser in (datetime.fromisoformat, parsedate_to_datetime):
+        with contextlib.suppress(ValueError, TypeError):
+            if (found := parser(text)).tzinfo is not None:
+                return found
+    return cast(datetime, parse_timestamp(text))
 
 
 def endpoint(text: str) -> dict[str, str]:

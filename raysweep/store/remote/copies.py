@@ -65,8 +65,11 @@ def latest(path: Path) -> None:
             found.renew(path)
 
 
-def repeated(path: Path, action: Callable[[], _T]) -> _T:
+def repeated(path: Path, action: Callable[[], _T], again: Callable[[], _T] | None = None) -> _T:
     """The result of an action that reads a log and appends to it; done again if another machine appended meanwhile.
+
+    Args:
+        again: what is done then, if it is not the same.
 
     Raises:
         StoreError: others append all the time.
@@ -81,6 +84,7 @@ def repeated(path: Path, action: Callable[[], _T]) -> _T:
         except Changed:
             if last:
                 raise
+            action = again or action
     raise AssertionError  # not reached
 
 

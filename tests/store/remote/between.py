@@ -1,7 +1,7 @@
 """A proxy between raysweep and Moto's server, which sees every request: counts it, fails it, or holds it back.
 
 It adds what S3 does and Moto (5.2) does not: ``If-Match`` and ``If-None-Match`` of a copy, and ``If-Match`` of the request
-that completes a multipart upload. It can also play a store that knows no conditions.
+that completes a multipart upload. It can also play a store that knows no conditions, or only some.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
+import os
 import socket
 import struct
 import threading
@@ -20,7 +21,13 @@ from urllib.parse import unquote, urlsplit
 _REFUSED = (
     b"<Error><Code>PreconditionFailed</Code><Message>At least one of the pre-conditions did not hold</Message></Error>"
 )
+_MISSING = b"<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>"
 _OF_THE_CONNECTION = ("connection", "expect", "transfer-encoding", "content-length")
+
+
+def every(usual: int) -> int:
+    """How many requests lie between two that a slow test stops or fails; all of them with ``RAYSWEEP_FAULT_STEP=1``."""
+    return int(os.environ.get("RAYSWEEP_FAULT_STEP", usual))
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,9 @@ class Between:
         decide: called before a request is passed on. It returns None to pass it on, a status to answer instead, or
             ``"reset"`` to cut the connection. It may wait.
         after: the same once the store has answered, and before the answer is passed on.
-        conditions: ``"honoured"``, ``"ignored"``, or the status with which a store answers that does not know them.
+        conditions: ``"honoured"``, ``"ignored"``, or the status with which a store answers that does not know them. Some
+            know a part of them: ``"new"`` only that an object is new, ``"there"`` not that there is one to be replaced,
+            ``"small"`` not those of uploads in parts, and ``"uploads"`` only those of uploads (it answers 501 to the others).
     """
 
     target: int
@@ -130,18 +139,24 @@ class Between:
         """Status, body and headers of the store's answer."""
         given = {k: request.headers[k] for k in ("if-match", "if-none-match") if k in request.headers}
         if given and request.method in ("PUT", "POST", "DELETE"):
-            if isinstance(self.conditions, int):
-                return self.conditions, b"<Error><Code>NotImplemented</Code><Message>no</Message></Error>", {}
-            if self.conditions == "ignored":
-                headers = {k: v for k, v in headers.items() if k.lower() not in given}
-            elif "x-amz-copy-source" in request.headers or request.method == "POST":
+            upload = request.method != "DELETE" and "x-amz-copy-source" not in request.headers
+            if isinstance(self.conditions, int) or (self.conditions == "uploads" and not upload):
+                status = self.conditions if isinstance(self.conditions, int) else 501
+                return status, b"<Error><Code>NotImplemented</Code><Message>no</Message></Error>", {}
+            plain = {k: v for k, v in headers.items() if k.lower() not in given}
+            ignored = {"ignored": True, "new": "if-match" in given, "small": request.method == "POST"}
+            if ignored.get(str(self.conditions)):
+                headers = plain
+            elif self.conditions == "there" or not upload or request.method == "POST":
                 status, _, there = self._ask(
                     "HEAD", path.partition("?")[0], {"Authorization": headers["Authorization"]}, b""
                 )
                 etag = {k.lower(): v for k, v in there.items()}.get("etag") if status == 200 else None
-                if ("if-match" in given and given["if-match"] != etag) or ("if-none-match" in given and etag):
+                if "if-match" in given and etag is None and self.conditions != "there":
+                    return 404, _MISSING, {}
+                if (given.get("if-match", etag) != etag and etag is not None) or ("if-none-match" in given and etag):
                     return 412, _REFUSED, {}
-                headers = {k: v for k, v in headers.items() if k.lower() not in given}
+                headers = plain
         return self._ask(request.method, path, headers, body)
 
     def _ask(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes, dict[str, str]]:

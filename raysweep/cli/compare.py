@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_SENTENCES = 30
 TITLES = {  # of a class
     "f1": "F1", "recall": "recall", "precision": "precision", "ap": "average precision", "auroc": "AUROC",
-    "learned": "learned (recall, precision and F1 where every network predicts each class as often as it occurs)",
+    "learned": "learned, at equal alarms",
 }  # fmt: skip
 
 
@@ -34,8 +34,10 @@ def compare(
         metavar="SWEEP|EXPERIMENT...",
         help="A sweep, an experiment (compared with its parent), or several (compared with the first).",
     ),
-    metric: str = typer.Option(
-        "f1", "--metric", help="The metric shown per class: f1, recall, precision, learned, ap or auroc."
+    metric: str | None = typer.Option(
+        None,
+        "--metric",
+        help="The metric shown per class: learned (the default), f1, recall, precision, ap or auroc.",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print everything as one JSON object."),
     root: RootOption = "experiments",
@@ -45,13 +47,13 @@ def compare(
     from raysweep.errors import InputError
     from raysweep.report import comparison as comparing
 
-    if metric not in TITLES:
+    if metric is not None and metric not in TITLES:
         raise InputError(f"--metric {metric}: choose one of {', '.join(TITLES)}.")
     found = comparing.compare(Root.open(root), references)
     if as_json:
         put_json(_as_json(found))
         return
-    _show(found, metric)
+    _show(found, metric or ("learned" if found.pairs else "f1"))
 
 
 def _as_json(found: Comparison) -> dict[str, object]:

@@ -45,10 +45,14 @@ def power(
     from raysweep.errors import InputError
     from raysweep.report import comparison
     from raysweep.store import resolve
+    from raysweep.store.sweep import Sweep
 
     if not 0 < difference <= 100:
         raise InputError(f"--difference {difference:g}: give percentage points above 0 and at most 100.")
-    found = comparison.of_sweep(resolve.find_sweep(Root.open(root), sweep))
+    named = resolve.find_any(Root.open(root), sweep)
+    if not isinstance(named, Sweep):
+        raise InputError(f"{named.id} is an experiment. Name a sweep: only several trainings show how much seeds change.")
+    found = comparison.of_sweep(named)
     if found.findings is None or not found.findings.seeds.degrees:
         raise InputError(
             f"{sweep} has one seed of everything, so nothing is known of the variation between seeds. Train more controls: "

@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raysweep._text import counted
+from raysweep._text import counted, join_names
 from raysweep.report import effects
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, LEARNED, ONE_SEED, Effect
+from raysweep.report.findings.findings import SAME_AS_MOVING
 
+_MOST_NAMES = 5
 NAMES = {
     "f1": "F1", "recall": "recall", "precision": "precision", "accuracy": "accuracy", "macro_f1": "macro-F1",
     LEARNED: "at equal alarms",
@@ -34,9 +36,12 @@ def lines(comparison: Comparison) -> list[Line]:
     found = [Line(e.shown, _overall(e)) for e in sorted(overall, key=lambda e: -abs(e.difference))]
     found += [_of_class(comparison, e) for e in _classes(comparison)]
     if not found:
-        found.append(Line("nothing", _nothing(comparison)))
-    elif not any(e.metric == "macro_f1" and e.shown == effects.BETTER for e in overall):
-        found.append(Line("nothing", "No branch is shown to be better over all classes (macro-F1)."))
+        found = [Line("nothing", _nothing(comparison))]
+    else:
+        if text := _summary(comparison):
+            found.insert(0, Line("nothing", text))
+        if not any(e.metric == "macro_f1" and e.shown == effects.BETTER for e in overall):
+            found.append(Line("nothing", "No branch is shown to be better over all classes (macro-F1)."))
     if comparison.winner is not None and comparison.winner.gain > 0:
         w = comparison.winner
         found.append(
@@ -47,6 +52,20 @@ def lines(comparison: Comparison) -> list[Line]:
             )
         )
     return found
+
+
+def _summary(comparison: Comparison) -> str:
+    """One sentence about everything that was learned, where anything was tested; empty otherwise."""
+    learned = [e for e in comparison.effects if e.metric == LEARNED and e.target != ALL]
+    if all(math.isnan(e.p) for e in learned):
+        return ""
+    shown = sorted((e for e in learned if e.shown), key=lambda e: -abs(e.difference))
+    if shown:
+        each = ", ".join(f"{e.target} {points(e.difference)} ({e.branch})" for e in shown[:_MOST_NAMES])
+        return f"Learned: {each}{', …' if len(shown) > _MOST_NAMES else ''}."
+    moved = {e.target for e in learned if e.label == SAME_AS_MOVING and comparison.of(e.branch, e.target, "recall").shown}
+    only = f" Of {join_names(sorted(moved))} only the threshold moved." if moved else ""
+    return f"Nothing is shown to be learned of any class.{only}"
 
 
 def _classes(comparison: Comparison) -> list[Effect]:

@@ -44,6 +44,9 @@ def test_what_cannot_be_said_is_refused(root, tmp_path, capsys):
 
     assert run_cli(capsys, "power", "s", "--difference", 0, "--root", root)[0] == 2
     assert run_cli(capsys, "power", "none", "--root", root)[0] == 2
+    code, _, err = run_cli(capsys, "power", "parent", "--root", root)
+    assert code == 2
+    assert "is an experiment" in err
     sweep_of(tmp_path / "e", CLASSES, BASE, {"x": ({"a": 2.0}, BASE)}, seeds=(0,))
     code, _, err = run_cli(capsys, "power", "s", "--root", tmp_path / "e")
     assert code == 2

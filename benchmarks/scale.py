@@ -132,7 +132,7 @@ def trainable(config: dict[str, Any], kept: Any) -> None:
     from raysweep.training import loop
 
     loop.train = nothing
-    runner.derive = lambda experiment: None
+    runner.derive = lambda *_: None
     branches.train_kept(config, kept)
 
 

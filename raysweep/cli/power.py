@@ -51,7 +51,9 @@ def power(
         raise InputError(f"--difference {difference:g}: give percentage points above 0 and at most 100.")
     named = resolve.find_any(Root.open(root), sweep)
     if not isinstance(named, Sweep):
-        raise InputError(f"{named.id} is an experiment. Name a sweep: only several trainings show how much seeds change.")
+        raise InputError(
+            f"{named.id} is an experiment. Name a sweep: only several trainings show how much seeds change."
+        )
     found = comparison.of_sweep(named)
     if found.findings is None or not found.findings.seeds.degrees:
         raise InputError(

@@ -131,6 +131,9 @@ def _listen(heard: int) -> None:
             leave(None if _state.quiet else _state.last_line)
 
 
+_last_words = threading.Lock()  # never released
+
+
 def end_at_once() -> None:
     """End the process within a signal's handler. Committed files stay intact."""
     more = "" if _state.go_on == SAME else f" Go on with: {_state.go_on}"
@@ -143,7 +146,8 @@ def leave(line: str | None = None, code: int = CODE) -> None:
     with contextlib.suppress(OSError):
         if os.isatty(2):
             text = f"\x1b[?25h{text}"  # a live display hides the cursor
-        os.write(2, text.encode())
+        if _last_words.acquire(blocking=False):  # the handler and the thread that listens may both end the process
+            os.write(2, text.encode())
     for action in _state.at_end:
         with contextlib.suppress(Exception):
             action()

@@ -63,7 +63,9 @@ def _summary(comparison: Comparison) -> str:
     if shown:
         each = ", ".join(f"{e.target} {points(e.difference)} ({e.branch})" for e in shown[:_MOST_NAMES])
         return f"Learned: {each}{', …' if len(shown) > _MOST_NAMES else ''}."
-    moved = {e.target for e in learned if e.label == SAME_AS_MOVING and comparison.of(e.branch, e.target, "recall").shown}
+    moved = {
+        e.target for e in learned if e.label == SAME_AS_MOVING and comparison.of(e.branch, e.target, "recall").shown
+    }
     only = f" Of {join_names(sorted(moved))} only the threshold moved." if moved else ""
     return f"Nothing is shown to be learned of any class.{only}"
 

@@ -30,7 +30,8 @@ def root(tmp_path, monkeypatch):
 def named(text: str, root: Path) -> list[list[str]]:
     """The words of every printed command, without the root that each of them must name."""
     commands = [
-        shlex.split(c) for c in re.findall(r"(?:Next: |&& |then |with: |`)(raysweep [^`\n]*?)(?=, then | && |`|\n|$)", text)
+        shlex.split(c)
+        for c in re.findall(r"(?:Next: |&& |then |with: |`)(raysweep [^`\n]*?)(?=, then | && |`|\n|$)", text)
     ]
     assert commands, text
     for words in commands:

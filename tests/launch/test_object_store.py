@@ -77,6 +77,7 @@ def killed_after_an_epoch(server: Server, machine: str, file: Path) -> None:
     assert running.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_run_kill_continue_elsewhere_branch_list_and_report(ray_cluster, server, on, tmp_path):
     whole = launching.run(experiment_plan.plan_experiment(small_settings(tmp_path / "whole", **SECTIONS))).experiment

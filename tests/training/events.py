@@ -141,7 +141,7 @@ def prepare(root: Path) -> None:
     with contextlib.suppress(Interrupted):
         launching.run(experiment_plan.plan_experiment(small_settings(root, **SECTIONS)))
     workers.in_this_process = lambda job, *_: train(job, Recorder())  # type: ignore[assignment]
-    runner.derive = lambda experiment: None  # pictures are not saves
+    runner.derive = lambda *_: None  # pictures are not saves
 
 
 def main(work: Path, step: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import re
@@ -28,6 +29,11 @@ HEAVY += ["tensorboardX", "mlflow", "wandb", "trackio"]
 TERMINAL = ["rich", "typer", "click", "raysweep.cli", "raysweep.display"]
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def module_of(path: Path) -> str:
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -39,7 +45,7 @@ FILES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 def imports_of(path: Path) -> set[str]:
     """The modules of this package that a file imports, wherever in the file it does."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "raysweep":
             for name in node.names:
                 full = f"{node.module}.{name.name}"
@@ -82,7 +88,7 @@ def test_no_two_files_import_each_other():
 
 
 def imported_packages(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     found = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     return found | {
         (n.module or "").split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 0
@@ -96,7 +102,7 @@ def test_a_file_is_small_and_knows_only_what_its_room_may_know(module):
     assert "ray" not in packages or room in RAY_ROOMS, "only cluster/ and launch/ know Ray"
     assert "torch" not in packages or room not in {"report", "data", "config", "display"}
     assert len(path.read_text().splitlines()) <= 500
-    assert ast.get_docstring(ast.parse(path.read_text())), f"{module} does not say what it is for"
+    assert ast.get_docstring(tree_of(path)), f"{module} does not say what it is for"
 
 
 def ray_names(tree: ast.AST) -> set[str]:
@@ -155,7 +161,7 @@ def is_private(name: str) -> bool:
 def test_private_parts_of_ray_stand_in_one_file(module):
     if module == "raysweep.cluster._ray_internals":
         return
-    names = ray_names(ast.parse(FILES[module].read_text()))
+    names = ray_names(tree_of(FILES[module]))
     assert [name for name in sorted(names) if is_private(name)] == [], f"{module} uses private parts of Ray"
 
 
@@ -204,7 +210,7 @@ def test_public_parts_of_ray_are_allowed(code):
 
 def test_no_function_is_long():
     for module, path in FILES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 assert lines <= 60, f"{module}.{node.name} has {lines} lines; split it by what it does"
@@ -275,12 +281,12 @@ def test_nobody_else_changes_files_of_an_experiment(module):
     if module not in CHANGES_FILES and height(module) not in map(
         height, ("raysweep.config", "raysweep.data", "raysweep.cluster")
     ):
-        assert changes_of_files(ast.parse(FILES[module].read_text())) == []
+        assert changes_of_files(tree_of(FILES[module])) == []
 
 
 def test_whoever_may_change_files_does():
     for module in CHANGES_FILES:
-        assert changes_of_files(ast.parse(FILES[module].read_text())) != [], f"{module} needs no exception"
+        assert changes_of_files(tree_of(FILES[module])) != [], f"{module} needs no exception"
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def test_its_checks_can_fail(shown, monkeypatch, capsys, tmp_path, what):
     assert [w for w, right in found if not right and what in w]
 
 
+@pytest.mark.slow
 def test_the_old_flags(shown, capsys):
     (base, _, _), root = shown
     code, out, err = run_cli(capsys, "resume-experiment", "--list", "--root", root)

@@ -41,7 +41,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_continue_gives_the_same_bits(tmp_path, capsys, config, undisturbed, number):
     root = tmp_path / "experiments"
     process = start("run", config, "--name", "broken", "--root", root)

@@ -11,7 +11,7 @@ from raysweep.errors import StoreError
 from tests.launch.faulty_disk import MODES
 
 ROUNDS = int(os.environ.get("RAYSWEEP_DISK_ROUNDS", "1"))  # 5 try each call in every way
-SAMPLE = 10
+SAMPLE = 6
 
 
 @pytest.fixture(scope="module")

@@ -256,6 +256,7 @@ def fails_with_seed_1(num_classes: int, channels: int, widths: object, dropout: 
     return models.cnn(num_classes, channels, (4, 4, 8, 8))
 
 
+@pytest.mark.slow
 def test_one_branch_that_fails_does_not_stop_the_others(ray_cluster, tmp_path):
     parent = parent_in(tmp_path, model={"name": f"python:{__name__}:fails_with_seed_1", "options": DROPOUT})
     grid = {"weights": {"3": [4.0]}, "seeds": [0, 1], "epochs": 1}
@@ -278,6 +279,7 @@ def test_one_branch_that_fails_does_not_stop_the_others(ray_cluster, tmp_path):
     assert "this branch is unwell" in (result.experiments["34-seed1"].folder / "experiment_changes.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_search_with_early_stopping_and_its_continuation(swept):
     from raysweep.launch.sweep.resume import continue_sweep
 

@@ -216,6 +216,7 @@ def test_preemption_notices_use_up_no_retry(run, undisturbed):
     assert weights_hash(experiment) == weights_hash(undisturbed)
 
 
+@pytest.mark.slow
 def test_an_elastic_training_goes_on_with_fewer_and_shows_the_same_images(run, ray, two_ranks, undisturbed):
     def of_two(job: Job, flag: StopFlag) -> Verdict:
         with contextlib.suppress(Interrupted):

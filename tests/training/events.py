@@ -46,6 +46,7 @@ class Events:
     def __init__(self, chosen: int | None, fate: Callable[[str, Callable[..., Any], tuple[Any, ...]], None]) -> None:
         self.seen: list[str] = []
         self.of_tracker: list[bool] = []  # of each event: whether it was TensorBoard's and not the training's
+        self.of_fence: list[bool] = []  # of each event: whether it was the file that the kernel's locks are on
         self.chosen, self.fate = chosen, fate
 
     def watch(self) -> None:
@@ -58,7 +59,9 @@ class Events:
                 return real(*args, **kwargs)
             self.seen.append(name)
             path = f"/proc/self/fd/{args[0]}" if isinstance(args[0], int) else args[0]
-            self.of_tracker.append("tensorboard" in os.path.realpath(path))
+            real_path = os.path.realpath(path)
+            self.of_tracker.append("tensorboard" in real_path)
+            self.of_fence.append(real_path.endswith(".writer.fence"))
             if len(self.seen) - 1 == self.chosen:
                 self.fate(name, real, args)
             return real(*args, **kwargs)
@@ -111,8 +114,14 @@ def go_on(root: Path, events: Events | None = None) -> dict[str, Any]:
         experiment = resuming.continue_experiment(Root.open(root), folder.name).experiment
     except RaysweepError as error:
         return {"seen": events.seen if events else [], "error": f"{type(error).__name__}: {error}"}
-    seen, of_tracker = (events.seen, events.of_tracker) if events else ([], [])
-    return {"seen": seen, "of_tracker": of_tracker, "hash": weights_hash(experiment), "status": experiment.status()}
+    seen, of_tracker, of_fence = (events.seen, events.of_tracker, events.of_fence) if events else ([], [], [])
+    return {
+        "seen": seen,
+        "of_tracker": of_tracker,
+        "of_fence": of_fence,
+        "hash": weights_hash(experiment),
+        "status": experiment.status(),
+    }
 
 
 def what_is_left(folder: Path) -> dict[str, Any]:
@@ -172,6 +181,7 @@ def main(work: Path, step: int) -> None:
                 "event": number,
                 "name": name,
                 "tracker": tracker,
+                "fence": undisturbed["of_fence"][number],
                 "how": how,
                 "code": code,
                 "told": told,

@@ -78,6 +78,9 @@ def test_every_error_of_a_write_fsync_or_rename_is_reported_with_its_path(faults
             assert row["told"]["status"] == "finished", row
             assert row["left"]["log"][-1] == "NOTE", row
             continue
+        if row["fence"] and row["told"].get("status") == "finished":  # an old checkpoint was not removed; nothing else
+            assert row["told"]["hash"] == faults[0]["hash"], row
+            continue
         assert row["told"].get("error", "").startswith("StoreError"), row
         assert "could not be written" in row["told"]["error"], row
         reason = "No space left on device. Free space" if row["name"] == "write" else "Input/output error"

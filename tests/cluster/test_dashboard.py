@@ -92,7 +92,7 @@ def test_with_the_token_the_pages_name_what_trains(browser, running):
 
     dialog.locator("input").fill(running.token)
     dialog.locator("button", has_text="Submit").click()
-    row = tab.locator("tr", has_text="raysweep.cli.main run")
+    row = tab.locator("tr", has_text=re.compile(r"raysweep\S* run"))
     row.wait_for()
     assert re.search(r"\bseen\b", row.inner_text().split("config.yaml")[0])  # the column Name
     assert "RUNNING" in row.inner_text()

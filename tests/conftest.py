@@ -265,3 +265,11 @@ def browser() -> Iterator[Any]:
         started = engine.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield started
         started.close()
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty record of what this user made on this machine; it is made with its first entry."""
+    monkeypatch.setenv("RAYSWEEP_STATE", str(tmp_path / "state"))
+    monkeypatch.delenv("RAYSWEEP_TRUST", raising=False)
+    return tmp_path / "state"

@@ -59,17 +59,12 @@ def audit(
 def _exact(data: Dataset) -> tuple[list[dict[str, Any]], list[list[Place]]]:
     """(validation images that are also in training, groups of equal training images)."""
     from raysweep.data import audit as auditing
-    from raysweep.data import cache
     from raysweep.data.audit import TRAIN, VAL
 
     groups, places = auditing.exact(data), auditing.Places(data)
-    train, val = cache.digests(data, TRAIN).tolist(), cache.digests(data, VAL).tolist()
-    where: dict[bytes, list[int]] = {}
-    for i, key in enumerate(train):
-        where.setdefault(key, []).append(i)
     leaked = []
-    for i in groups.leaks.nonzero()[0].tolist():
-        mine, theirs = places.at(VAL, i), [places.at(TRAIN, j) for j in where[val[i]]]
+    for i, rows in groups.sources.items():
+        mine, theirs = places.at(VAL, i), [places.at(TRAIN, j) for j in rows]
         leaked.append(
             {
                 "validation": mine.name,
@@ -101,8 +96,8 @@ def _show(data: Dataset, pairs: tuple[Near, ...] | None) -> None:
     train, val = data.train.counts(data.classes), data.val.counts(data.classes)
     copies = data.reading.copies
     leaked = {} if copies is None else copies.leaked
-    rows = [[plain(c), f"{train[c]:,}", f"{val[c]:,}", f"{leaked.get(c, 0):,}"] for c in data.classes]
-    rows.sort(key=lambda row: -int(row[3].replace(",", "")))
+    most = sorted(data.classes, key=lambda c: -leaked.get(c, 0))
+    rows = [[plain(c), f"{train[c]:,}", f"{val[c]:,}", f"{leaked.get(c, 0):,}"] for c in most]
     table(
         "Images per class",
         [("class", "l"), ("training", "r"), ("validation", "r"), ("of these also in training", "r")],

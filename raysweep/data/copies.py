@@ -62,10 +62,12 @@ class Copies:
 @dataclass(frozen=True)
 class Groups:
     """The exact copies themselves. ``leaks`` and ``other_class`` bool (n_val,): which validation images are also in training, and
-    which of them under another class only. ``repeated``: positions of equal training images, a tuple for each group."""
+    which of them under another class only. ``sources``: position of a leaked validation image → those of its training images.
+    ``repeated``: positions of equal training images, a tuple for each group."""
 
     leaks: np.ndarray
     other_class: np.ndarray
+    sources: Mapping[int, Sequence[int]]
     repeated: tuple[tuple[int, ...], ...]
 
 
@@ -74,11 +76,12 @@ def groups(train: np.ndarray, train_labels: np.ndarray, val: np.ndarray, val_lab
     places: dict[bytes, list[int]] = {}
     for i, key in enumerate(train.tolist()):
         places.setdefault(key, []).append(i)
-    leaks = np.array([key in places for key in val.tolist()], dtype=bool)
-    other = np.zeros(len(val), dtype=bool)
-    for i in np.flatnonzero(leaks).tolist():
-        other[i] = all(train_labels[j] != val_labels[i] for j in places[val[i]])
-    return Groups(leaks, other, tuple(tuple(rows) for rows in places.values() if len(rows) > 1))
+    sources = {i: places[key] for i, key in enumerate(val.tolist()) if key in places}
+    leaks, other = (np.zeros(len(val), dtype=bool) for _ in range(2))
+    for i, rows in sources.items():
+        leaks[i] = True
+        other[i] = all(train_labels[j] != val_labels[i] for j in rows)
+    return Groups(leaks, other, sources, tuple(tuple(rows) for rows in places.values() if len(rows) > 1))
 
 
 def count(

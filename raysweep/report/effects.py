@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from raysweep.report.findings import findings
-from raysweep.report.findings.arms import LEARNED, OF_CLASS, Arm, Cases
+from raysweep.report.findings.arms import LEARNED, Arm, Cases
 from raysweep.report.findings.findings import (
     BETTER,
     FEWEST,
@@ -119,8 +119,3 @@ def arm(name: str, probabilities: Sequence[np.ndarray]) -> Arm:
 def as_row(effect: Effect) -> dict[str, Any]:
     """An effect as plain values, for JSON."""
     return dict(vars(effect))
-
-
-def of_metric(metric: str) -> bool:
-    """Whether each class has this metric."""
-    return metric in OF_CLASS

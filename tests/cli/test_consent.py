@@ -28,13 +28,6 @@ MODEL = {"name": f"python:{__name__}:net", "options": {"widths": [6]}}
 
 
 @pytest.fixture
-def state(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("RAYSWEEP_STATE", str(tmp_path / "state"))
-    monkeypatch.delenv("RAYSWEEP_TRUST", raising=False)
-    return tmp_path / "state"
-
-
-@pytest.fixture
 def made(quick_run, state):
     """An experiment of two epochs whose first only is left: it can be continued."""
     import json

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-from pathlib import Path
 
 import pytest
 
@@ -15,13 +14,6 @@ from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Origin, Trust
 
 MODEL = {"model": {"name": "python:os:system", "options": {"command": "touch /tmp/x"}}}
-
-
-@pytest.fixture
-def state(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("RAYSWEEP_STATE", str(tmp_path / "state"))
-    monkeypatch.delenv("RAYSWEEP_TRUST", raising=False)
-    return tmp_path / "state"
 
 
 @pytest.fixture

@@ -98,11 +98,6 @@ def mean_of(scores: Array) -> Measured:
     return Measured(value, (scores - value)[None] / len(scores))
 
 
-def log_loss(log_probabilities: Array, labels: Array) -> Measured:
-    """Mean of −log p(true class). ``log_probabilities`` (n, K), normalised."""
-    return mean_of(-log_probabilities[np.arange(len(labels)), labels])
-
-
 @dataclass(frozen=True)
 class Ranked:
     """Average precision and the area under the ROC curve of each class against all others."""

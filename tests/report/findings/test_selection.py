@@ -10,7 +10,7 @@ import pytest
 from raysweep.report.findings import findings
 from raysweep.report.findings.arms import Arm, Cases
 from tests.report.findings.simulated import Images, arm
-from tests.report.findings.test_findings import PERCENT, size, times
+from tests.report.findings.test_findings import PERCENT, times
 
 BRANCHES, SEEDS = 24, 2
 
@@ -22,9 +22,9 @@ def halves(images: Images, rows: np.ndarray, networks: dict[str, list[np.ndarray
 
 def test_the_winner_of_equal_branches_gains_nothing_on_sealed_images():
     """200 sweeps of 24 equal branches: the corrected gain and the gain on the test images are 0 on average, within 0.2 points."""
-    n, claimed, corrected, on_test = times(200) if PERCENT >= 100 else 4, [], [], []
+    n, claimed, corrected, on_test = times(200) if PERCENT >= 100 else 3, [], [], []
     for i in range(n):
-        images = Images(2 * size(), 500 + i)
+        images = Images(14_000 if PERCENT >= 100 else 800, 500 + i)
         networks = {f"b{b}": [images.network() for _ in range(SEEDS)] for b in range(BRANCHES)}
         networks["control"] = [images.network() for _ in range(SEEDS)]
         validation = np.arange(len(images.labels)) % 2 == 0

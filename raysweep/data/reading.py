@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -11,6 +12,8 @@ from raysweep.data.copies import Copies
 
 UNDECODED = "images that cannot be decoded"
 FEW = 10  # validation images of a class
+MAX_SIZES = 12  # that are told apart
+OTHER_SIZES = "other sizes"
 MAX_EXAMPLES = 3  # of each kind of thing that was left out
 
 
@@ -53,6 +56,9 @@ class Reading:
     copies: Copies | None = None
     notes: tuple[str, ...] = ()  # how folders, lists and classes were understood, a sentence each
     several: int = 0  # animations and files with several pages, of which the first picture is used
+    sizes: Mapping[str, int] = field(
+        default_factory=dict
+    )  # width × height as stored → images; the rarer ones as OTHER_SIZES
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Reading:
@@ -72,6 +78,7 @@ class Reading:
             None if value["copies"] is None else Copies.from_json(value["copies"]),
             tuple(value["notes"]),
             int(value.get("several", 0)),
+            dict(value.get("sizes", {})),  # not recorded before version 0.2
         )
 
     def with_told(self, left_out: Mapping[str, LeftOut], notes: tuple[str, ...]) -> Reading:
@@ -123,6 +130,13 @@ class Reading:
                 "small differences of these classes mean nothing."
             )
         return found
+
+
+def most_common(sizes: Counter[str]) -> dict[str, int]:
+    """The most frequent sizes, the most frequent first, and all others together."""
+    told = dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:MAX_SIZES])
+    rest = sizes.total() - sum(told.values())
+    return told | ({OTHER_SIZES: rest} if rest else {})
 
 
 def _images(n: int) -> str:

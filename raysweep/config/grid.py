@@ -143,6 +143,10 @@ class Grid(Section):
     metric: Literal["val_acc", "macro_f1", "balanced_accuracy"] = Field(
         "macro_f1", description="Validation metric that search and scheduler maximize."
     )
+    select: Literal["macro_f1", "accuracy", "balanced_accuracy"] = Field(
+        "macro_f1",
+        description="Validation metric by which `raysweep evaluate SWEEP` chooses the one branch that it tries on the test images.",
+    )
 
     @field_validator("weights", "shares")
     @classmethod

@@ -65,11 +65,9 @@ def plan_experiment(
     settings, data = _ordered(settings, data, classes)
     settings, mirrored = _mirrored(settings, data.classes)
     counts = _pool(settings, data)
-    asked = asked or settings.sampling.wanted()
-    settings, weights, by_rule = _weights(
-        settings, asked, inherited or SamplingWeights.complete({}, data.classes), counts
-    )
-    by_rule = (*by_rule, *_loss(settings, weights, counts))
+    base = inherited or SamplingWeights.complete({}, data.classes)
+    settings, weights, by_rule = _weights(settings, asked or settings.sampling.wanted(), base, counts)
+    by_rule += _loss(settings, weights, counts)
     parameters, notes = _network(settings, data, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))

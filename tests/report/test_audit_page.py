@@ -27,7 +27,7 @@ def test_every_copy_has_a_picture_and_its_names(data):
     assert {line.split("/")[-1] for line in contradiction.pictures[0].lines} == {"3.png", "contradiction.png"}
     other, leak = cards["Copies across the split (2)"]
     assert (other.about, leak.about) == ("under another class in training", "")
-    assert other.pictures[0].lines == ["validation: dog, test/dog/other.png", "training: cat, train/cat/1.png"]
+    assert other.pictures[0].lines == ["validation: dog, val/dog/other.png", "training: cat, train/cat/1.png"]
     (near,) = cards["Near copies (1)"]
     assert len(near.pictures) == 2
     assert near.pictures[0].source.startswith("data:image/webp;base64,")

@@ -29,6 +29,24 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Seal:
+    """The sealed test images, of which only the bytes were hashed: neither their pixels nor their classes were looked at."""
+
+    images: int
+    sha256: str  # of their bytes and classes, in any order
+    unread: int = 0  # whose files could not be read
+    in_train: int = 0  # that are byte for byte in training, too
+    in_val: int = 0
+
+    def line(self) -> str:
+        """What people should know of them."""
+        copies = [f"{n:,} in {where}" for n, where in ((self.in_train, "training"), (self.in_val, "validation")) if n]
+        more = f" Byte for byte the same are {' and '.join(copies)}." if copies else ""
+        more += f" The files of {self.unread:,} cannot be read." if self.unread else ""
+        return f"Sealed: {_images(self.images)} for testing, not looked at until `raysweep evaluate`.{more}"
+
+
+@dataclass(frozen=True)
 class Cropped:
     """Images that were not square, of which only the middle was kept."""
 
@@ -53,6 +71,9 @@ class Reading:
     copies: Copies | None = None
     notes: tuple[str, ...] = ()  # how folders, lists and classes were understood, a sentence each
     several: int = 0  # animations and files with several pages, of which the first picture is used
+    seal: Seal | None = None
+    on_test: bool = False  # validation images are test images: whatever is chosen is chosen on them
+    prior: Mapping[str, float] | None = None  # class → share in the data, where validation has other shares
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Reading:
@@ -72,6 +93,9 @@ class Reading:
             None if value["copies"] is None else Copies.from_json(value["copies"]),
             tuple(value["notes"]),
             int(value.get("several", 0)),
+            None if value.get("seal") is None else Seal(**value["seal"]),
+            bool(value.get("on_test")),
+            None if value.get("prior") is None else dict(value["prior"].items()),
         )
 
     def with_told(self, left_out: Mapping[str, LeftOut], notes: tuple[str, ...]) -> Reading:
@@ -110,6 +134,8 @@ class Reading:
         if self.modes:
             each = ", ".join(f"{n:,} {plain(mode)}" for mode, n in self.modes.items())
             found.append(f"Converted: {_images(sum(self.modes.values()))} in other modes than gray and RGB ({each}).")
+        if self.seal is not None:
+            found.append(self.seal.line())
         if self.copies is not None:
             found += self.copies.lines()
         without = [name for name, n in self.validation.items() if n == 0]

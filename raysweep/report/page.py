@@ -44,12 +44,12 @@ def write_all(sweep: Sweep) -> tuple[Comparison | None, str | None]:
     Returns (the comparison, if there is one; the reason, if something could not be written). That is not raised: the sweep itself
     has succeeded.
     """
-    from raysweep.report import effects_picture
+    from raysweep.report import effects_csv, effects_picture
 
     problem, compared = None, None
     try:
         compared = comparison.of_sweep(sweep)
-        comparison.write_csv(compared, sweep.folder / layout.EFFECTS_CSV)
+        effects_csv.write(compared, sweep.folder / layout.EFFECTS_CSV)
         files.write_atomic(sweep.folder / layout.EFFECTS_PNG, effects_picture.heat_map(compared))
     except RaysweepError as error:
         problem = str(error)

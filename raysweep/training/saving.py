@@ -10,6 +10,7 @@ from raysweep.errors import DataError
 from raysweep.events import CheckpointSaved, EpochDone, Progress
 from raysweep.store import checkpoint_format
 from raysweep.store.checkpoint_format import State
+from raysweep.store.records_manifest import SealedRef
 from raysweep.training import evaluate, state
 from raysweep.training.background import BackgroundSaver
 from raysweep.training.checkpointing import CheckpointWriter
@@ -111,7 +112,9 @@ class Saver:
 def _writer(setup: Setup) -> CheckpointWriter:
     job, keep = setup.job, setup.settings.checkpoint.keep
     best_metric = setup.settings.training.best_metric
-    return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, None if keep == "all" else keep)
+    seal = setup.data.reading.seal
+    sealed = None if seal is None else SealedRef(seal.images, seal.sha256)
+    return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, None if keep == "all" else keep, sealed)
 
 
 def _constant(setup: Setup) -> State:

@@ -68,14 +68,12 @@ def plan_experiment(
     settings, data = _ordered(settings, data, classes)
     settings, mirrored = _mirrored(settings, data.classes)
     counts = _pool(settings, data)
-    base = inherited or SamplingWeights.complete({}, data.classes)
-    settings, schedule, by_rule = _weights(settings, asked or settings.sampling.wanted(), base, counts)
+    settings, schedule, by_rule = _weights(settings, asked, inherited, counts)
     weights = schedule.at(first_epoch, counts)
     by_rule += _loss(settings, weights, counts)
     parameters, notes = _network(settings, data, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
-    draws = settings.sampling.samples_per_epoch or sum(counts.values())
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
     return Plan(
@@ -84,7 +82,7 @@ def plan_experiment(
         data.facts,
         counts,
         weights,
-        draws,
+        settings.sampling.samples_per_epoch or sum(counts.values()),
         where,
         parameters,
         notes=(*mirrored, *by_rule, *notes),
@@ -101,7 +99,7 @@ def _pool(settings: Settings, data: cache.Dataset) -> dict[str, int]:
 
 
 def _weights(
-    settings: Settings, asked: Wanted, base: SamplingWeights, counts: Mapping[str, int]
+    settings: Settings, asked: Wanted | None, inherited: SamplingWeights | None, counts: Mapping[str, int]
 ) -> tuple[Settings, Schedule, tuple[Note, ...]]:
     """(settings with the weight of every class, the weights of each epoch, what is to be said of them).
 
@@ -111,6 +109,7 @@ def _weights(
     Raises:
         WeightsError: the weights do not fit the classes, or with them no image could be drawn.
     """
+    base, asked = inherited or SamplingWeights.complete({}, tuple(counts)), asked or settings.sampling.wanted()
     weights, rule = asked.resolve(base, counts), asked.describe(base)
     told = [f"Sampling weights by {rule}: {weights.describe()}."] if rule else []
     steps, points = [], []

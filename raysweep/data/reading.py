@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -11,6 +12,8 @@ from raysweep.data.copies import Copies
 
 UNDECODED = "images that cannot be decoded"
 FEW = 10  # validation images of a class
+MAX_SIZES = 12  # that are told apart
+OTHER_SIZES = "other sizes"
 MAX_EXAMPLES = 3  # of each kind of thing that was left out
 
 
@@ -74,6 +77,7 @@ class Reading:
     seal: Seal | None = None
     on_test: bool = False  # validation images are test images: whatever is chosen is chosen on them
     prior: Mapping[str, float] | None = None  # class → share in the data, where validation has other shares
+    sizes: Mapping[str, int] = field(default_factory=dict)  # width × height as stored → images, see most_common
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Reading:
@@ -96,6 +100,7 @@ class Reading:
             None if value.get("seal") is None else Seal(**value["seal"]),
             bool(value.get("on_test")),
             None if value.get("prior") is None else dict(value["prior"].items()),
+            dict(value.get("sizes", {})),  # earlier versions did not record them
         )
 
     def with_told(self, left_out: Mapping[str, LeftOut], notes: tuple[str, ...]) -> Reading:
@@ -149,6 +154,13 @@ class Reading:
                 "small differences of these classes mean nothing."
             )
         return found
+
+
+def most_common(sizes: Counter[str]) -> dict[str, int]:
+    """The most frequent sizes, the most frequent first, and all others together."""
+    told = dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:MAX_SIZES])
+    rest = sizes.total() - sum(told.values())
+    return told | ({OTHER_SIZES: rest} if rest else {})
 
 
 def _images(n: int) -> str:

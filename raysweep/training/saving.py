@@ -84,6 +84,7 @@ class Saver:
             return {}
         return {
             **self._constant,
+            "sampling_weights": setup.weights(epoch).as_dict(),
             "epoch": epoch if batch == 0 else epoch - 1,
             "current_batch": batch,
             **self.background.take(
@@ -125,7 +126,6 @@ def _constant(setup: Setup) -> State:
         "scaler_state_dict": {},  # bf16 needs no loss scaling
         "config": job.config.to_json(),
         "classes": list(setup.classes),
-        "sampling_weights": job.weights.as_dict(),
         "world_size": setup.world.size,
         "threads": job.threads,
         "conditions": dict(setup.conditions),

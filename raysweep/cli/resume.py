@@ -42,7 +42,6 @@ def resume(
     show_config: ShowConfig = False,
 ) -> None:
     """Train a child of a checkpoint. It starts from the same state, with new class weights or settings if you give them."""
-
     from raysweep.cli.run import announce, show_plan
     from raysweep.config import weights_file
     from raysweep.display.run import RunDisplay

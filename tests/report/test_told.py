@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raysweep.report import comparison, effects
-from raysweep.report.effects import ALL, FEWEST, NO_IMAGES
+from raysweep.report.effects import ALL, FEWEST, LEARNED, NO_IMAGES
 from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 from tests.report.making import effect, sweep_of
@@ -181,3 +181,35 @@ def test_with_too_many_classes_and_images_offsets_are_not_searched_and_that_is_s
     found = comparison.of_sweep(sweep)
     assert found.offsets == []
     assert any("Offsets for the control are not searched" in n for n in found.notes)
+
+
+def test_beside_not_shown_stands_what_would_have_been_and_what_two_points_take(sweep):
+    from raysweep.report import needed, verdict
+    from raysweep.report.findings.findings import LEARNING_NOT_SHOWN
+
+    found = comparison.of_sweep(sweep)
+    e = found.of("b2", "b", LEARNED)
+    text = needed.words(found, e)
+    assert text.startswith(f"from {100 * e.smallest:.1f} points on it would be")
+    takes = needed.of_effect(found, e)
+    assert (f"two points take {takes.seeds} seeds" if takes.seeds else "two points take") in text
+    # One branch alone says the same as its sweep.
+    alone = comparison.compare(sweep.root, [sweep.experiments()["b2-seed0"].id])
+    assert needed.words(alone, alone.of(alone.title, "b", LEARNED)) == text
+    for line in verdict.lines(found):
+        if line.text.endswith(".") and LEARNING_NOT_SHOWN in line.text:
+            assert f"{LEARNING_NOT_SHOWN} (from " in line.text
+    over_all = [line.text for line in verdict.lines(found) if line.text.startswith("No branch is shown to be better")]
+    assert all("(macro-F1: from " in text for text in over_all)
+    assert needed.words(found, found.of("b2", "b", "ap")) == "", "of what is only described nothing is tested"
+
+
+def test_a_difference_that_two_points_would_show_needs_no_more_seeds(sweep):
+    from dataclasses import replace
+
+    from raysweep.report import needed
+
+    found = comparison.of_sweep(sweep)
+    e = found.of("b2", "b", LEARNED)
+    small = replace(e, finding=replace(e.finding, smallest=0.011))
+    assert needed.words(found, small) == "from 1.1 points on it would be"

@@ -28,6 +28,7 @@ EVALUATIONS = "evaluations"
 EVALUATION = "evaluation.json"
 EVALUATION_CSV = "evaluation.csv"
 EVALUATION_CONFUSION = "confusion_matrix.png"
+CONTROL_CONFUSION = "confusion_matrix_control.png"
 RELIABILITY = "reliability.png"
 
 SWEEPS = "sweeps"

@@ -118,6 +118,11 @@ def renumbered(labels: np.ndarray, mine: Sequence[str], theirs: Sequence[str]) -
     return found
 
 
+def digests(data: Dataset, split: str) -> np.ndarray:
+    """The hashes of the pixels of one split, S32 (n,)."""
+    return cache.digests(data, split)
+
+
 def trained_on(section: DataSection, folder: Path, progress: Progress) -> np.ndarray | str:
     """The hashes of the training images of these settings, S32; or why they are not known."""
     try:
@@ -130,8 +135,3 @@ def trained_on(section: DataSection, folder: Path, progress: Progress) -> np.nda
 def leaked(shown: Shown, trained: np.ndarray) -> np.ndarray:
     """bool (n,): which of the images have the same pixels as an image that the network was trained on."""
     return np.isin(shown.digests, trained)
-
-
-def has_split(data: Dataset) -> bool:
-    """Whether the data came with validation or test images of their own."""
-    raise DataError  # decided by the roles of the data

@@ -398,7 +398,7 @@ def test_the_grid_says_what_the_winner_is_chosen_by(sweep, others):
 def test_a_sweep_is_told_in_sentences(sweep, others, capsys):
     made_of, _ = sweep
     words = ["evaluate", made_of.id, f"data.path={others['data']['path']}", "--root", made_of.root.path]
-    code, out, err = run_cli(capsys, *words)
+    code, _, err = run_cli(capsys, *words)
     assert code == 0, err
     assert (
         "Chosen by macro-F1 among 2 branches: dog5. Gain over the control in macro-F1, in points: on validation +"

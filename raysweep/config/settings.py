@@ -8,14 +8,11 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, without_credentials
+from raysweep.config.treatment import LossSection, SamplingSection
 from raysweep.config.types import Float, Int, Name, Names, Positive, Section, Seed, Text, Workers, short_json
-from raysweep.errors import WeightsError
-from raysweep.weights_by_rule import Wanted
-
-MAX_DRAWS = 10**8  # an epoch's order needs 8 bytes for each image shown
 
 
 def data_name(source: object, path: object) -> str:
@@ -110,57 +107,6 @@ class DataSection(Section):
     cache_dir: Text | None = Field(
         None, description="Folder for decoded images. Default: RAYSWEEP_CACHE, else <root>/.raysweep/cache."
     )
-
-
-def _wanted(weights: str | Nested, shares: Nested | None = None) -> Wanted:
-    try:
-        return Wanted(weights, shares or {})
-    except WeightsError as error:
-        raise ValueError(str(error)) from None
-
-
-class SamplingSection(Section):
-    strategy: Literal["quota", "multinomial"] = Field(
-        "quota",
-        description="quota: each class gets its exact number of images per epoch; multinomial: independent random draws with "
-        "replacement.",
-    )
-    weights: str | Nested = Field(
-        default_factory=dict,
-        description="Class: weight, a number ≥ 0, or a share of the epoch such as 35%. Classes that are not listed have weight 1.0. "
-        "Or a rule: natural, balanced, sqrt, {power: 0.5}, {effective: 0.9999}.",
-    )
-    shares: Nested = Field(
-        default_factory=dict,
-        description="Class: part of each epoch's images, such as 0.35. The other classes keep their proportions to each other.",
-    )
-    samples_per_epoch: Annotated[Int, Field(ge=1, le=MAX_DRAWS)] | None = Field(
-        None,
-        description="Number of images shown per epoch; each needs 8 bytes of memory. Default: the number of training images.",
-    )
-    sample_per_class: Positive | None = Field(
-        None, description="Use at most this many different images of each class. Default: all."
-    )
-
-    @field_validator("weights")
-    @classmethod
-    def _weights(cls, value: str | Nested) -> str | Nested:
-        wanted = _wanted(value)
-        if isinstance(value, str):
-            return value
-        return {name: number if name in wanted.shares else float(number) for name, number in value.items()}
-
-    @field_validator("shares")
-    @classmethod
-    def _shares(cls, value: Nested, info: ValidationInfo) -> dict[str, float]:
-        given = info.data.get("weights")  # absent if it is wrong, too
-        weights = {} if given is None or isinstance(given, str) else given
-        shares = _wanted(weights, value).shares
-        return {name: shares[name] for name in value}
-
-    def wanted(self) -> Wanted:
-        """What is asked for: weights by class or by a rule, and shares."""
-        return Wanted(self.weights, self.shares)
 
 
 class ModelSection(Section):
@@ -335,6 +281,7 @@ class Settings(Section):
     sampling: SamplingSection = Field(default_factory=SamplingSection)  # type: ignore[arg-type]
     model: ModelSection = Field(default_factory=ModelSection)  # type: ignore[arg-type]
     training: TrainingSection = Field(default_factory=TrainingSection)  # type: ignore[arg-type]
+    loss: LossSection = Field(default_factory=LossSection)  # type: ignore[arg-type]
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)  # type: ignore[arg-type]
     scaling: ScalingSection = Field(default_factory=ScalingSection)  # type: ignore[arg-type]
     trackers: TrackersSection = Field(default_factory=TrackersSection)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from raysweep.plan.types import Plan
 from raysweep.store import layout
 from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
-from raysweep.weights import SamplingWeights
+from raysweep.weights import MOST_LISTED, SamplingWeights
 from raysweep.weights_by_rule import Wanted
 
 
@@ -65,10 +65,9 @@ def plan_experiment(
     settings, data = _ordered(settings, data, classes)
     settings, mirrored = _mirrored(settings, data.classes)
     counts = _pool(settings, data)
-    asked = asked or settings.sampling.wanted()
-    settings, weights, by_rule = _weights(
-        settings, asked, inherited or SamplingWeights.complete({}, data.classes), counts
-    )
+    base = inherited or SamplingWeights.complete({}, data.classes)
+    settings, weights, by_rule = _weights(settings, asked or settings.sampling.wanted(), base, counts)
+    by_rule += _loss(settings, weights, counts)
     parameters, notes = _network(settings, data, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
@@ -116,6 +115,28 @@ def _weights(
         settings = settings.model_copy(update={"sampling": numbers})
     text = f"Sampling weights by {rule}: {weights.describe()}."
     return settings, weights, (Note(text),) if rule else ()
+
+
+def _loss(settings: Settings, weights: SamplingWeights, counts: Mapping[str, int]) -> tuple[Note, ...]:
+    """What is to be said of a loss that treats classes differently.
+
+    Raises:
+        WeightsError: its weights do not fit the classes.
+    """
+    section, notes = settings.loss, []
+    if section.weighted:
+        from raysweep.training import losses
+
+        numbers = losses.class_weights(section, weights.shares(counts), counts)
+        shown = ", ".join(f"{c} {w:.4g}" for c, w in list(zip(weights.classes, numbers, strict=True))[:MOST_LISTED])
+        more = f" and {len(numbers) - MOST_LISTED:,} more" if len(numbers) > MOST_LISTED else ""
+        notes.append(f"Weights of the classes in the loss: {shown}{more}.")
+    even = len({round(share, 9) for share in weights.shares(counts).values()}) == 1
+    if section.prior and even:
+        notes.append(
+            f"loss.kind={section.kind} adds the log of the shares shown, which are equal for all classes here: it changes nothing."
+        )
+    return tuple(Note(text) for text in notes)
 
 
 def _mirrored(settings: Settings, classes: Sequence[str]) -> tuple[Settings, tuple[Note, ...]]:

@@ -30,6 +30,7 @@ class Parent:
     batch: int  # batches done of the running epoch; 0 at an epoch's end
     sha256: str
     weights: SamplingWeights
+    decided: SamplingWeights | None  # by a policy, for the epoch that comes next
     settings: Settings
     counts: dict[str, int]
     threads: int | None
@@ -75,6 +76,7 @@ class Plan:
     rates: Rates | None = None  # of a child
     notes: tuple[Note, ...] = ()  # what differs from the parent, or was not loaded from init_from; for the log
     trusted: bool = False  # the user wrote or approved what the settings run and fetch
+    held: int = 0  # training images that no epoch shows
 
     @property
     def shares(self) -> dict[str, float]:

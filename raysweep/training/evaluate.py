@@ -45,24 +45,34 @@ class Validation(NamedTuple):
 
 
 def validate(
-    model: nn.Module, feed: Feed, images: Images, classes: int, world: World, autocast: AbstractContextManager[Any]
+    model: nn.Module,
+    feed: Feed,
+    images: Images,
+    classes: int,
+    world: World,
+    autocast: AbstractContextManager[Any],
+    members: np.ndarray | None = None,
 ) -> Validation:
-    """Predict all images, each on exactly one rank. Every rank must call this, and gets all predictions.
+    """Predict images, each on exactly one rank. Every rank must call this, and gets all predictions.
+
+    Args:
+        members: int64, the positions of those to predict; default: all.
 
     Raises:
         NonFiniteLossError: outputs of the network are NaN or infinite. Every rank raises it.
     """
-    n = len(images.labels)
+    index = np.arange(len(images.labels)) if members is None else members
+    n = len(index)
     start, stop = n * world.rank // world.size, n * (world.rank + 1) // world.size
     model.eval()
     found = []
     with torch.no_grad(), autocast:
         for a in range(start, stop, BATCH):
-            x, _ = feed.batch(images, np.arange(a, min(a + BATCH, stop)), None)
+            x, _ = feed.batch(images, index[a : min(a + BATCH, stop)], None)
             found.append(functional.log_softmax(model(x).float(), dim=1).cpu())
     mine = torch.cat(found).numpy() if found else np.empty((0, classes), dtype=np.float32)
     logs = np.concatenate(world.gather(mine))
-    labels = np.asarray(images.labels)
+    labels = np.asarray(images.labels)[index]
     loss = float(-logs[np.arange(n), labels].astype(np.float64).mean())
     if not math.isfinite(loss):
         raise NonFiniteLossError(

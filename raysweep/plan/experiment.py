@@ -71,7 +71,6 @@ def plan_experiment(
     held, counts = _pool(settings, data)
     settings, schedule, by_rule = _weights(settings, asked, inherited, counts, held)
     weights = schedule.at(first_epoch, counts)
-    by_rule += _loss(settings, weights, counts)
     parameters, notes = _network(settings, data, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
@@ -86,7 +85,7 @@ def plan_experiment(
         settings.sampling.samples_per_epoch or sum(counts.values()),
         where,
         parameters,
-        notes=(*mirrored, *by_rule, *notes),
+        notes=(*mirrored, *by_rule, *_loss(settings, weights, counts), *notes),
         trusted=trusted,
         held=held,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +15,14 @@ UNDECODED = "images that cannot be decoded"
 FEW = 10  # validation images of a class
 MAX_SIZES = 12  # that are told apart
 OTHER_SIZES = "other sizes"
+_ONE = {
+    "hidden and system files": "hidden or system file",
+    "pipes, sockets and devices": "pipe, socket or device",
+    "rows and files of test images without a class": "row or file of a test image without a class",
+    "files that are no images": "file that is no image",
+}
+_NOUN = re.compile(r"(.*?\b(?:image|file|row|link|folder))s\b")
+_VERBS = {" that are ": " that is ", " that lead ": " that leads ", " that name ": " that names "}
 MAX_EXAMPLES = 3  # of each kind of thing that was left out
 
 
@@ -116,7 +125,7 @@ class Reading:
         """What people should know, one sentence a line; empty where everything was read as it is."""
         found = [truncate(note, 1000) for note in self.notes]
         found += [
-            f"Left out: {what.count:,} {plain(kind)}"
+            f"Left out: {what.count:,} {plain(kind if what.count != 1 else one(kind))}"
             + (f" ({join_names(what.examples)}{' …' * (what.count > len(what.examples))})" if what.examples else "")
             + "."
             for kind, what in self.left_out.items()
@@ -161,6 +170,20 @@ def most_common(sizes: Counter[str]) -> dict[str, int]:
     told = dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:MAX_SIZES])
     rest = sizes.total() - sum(told.values())
     return told | ({OTHER_SIZES: rest} if rest else {})
+
+
+def one(kind: str) -> str:
+    """A kind of things that were left out, for one of them: ``image that cannot be decoded``."""
+    if kind in _ONE:
+        return _ONE[kind]
+    found = _NOUN.match(kind)
+    if found is None:
+        return kind
+    rest = kind[found.end() :]
+    for verb, of_one in _VERBS.items():
+        if rest.startswith(verb):
+            rest = of_one + rest[len(verb) :]
+    return f"{found[1]}{rest}"
 
 
 def _images(n: int) -> str:

@@ -116,6 +116,10 @@ NO_CONTROL = (
     "`raysweep branch` trains a control unless the grid says `control: false`."
 )
 
+AFTER_LOOKS = (
+    "Seeds were added {looks} after this comparison could be read. Whoever adds seeds until something is shown finds something in "
+    "the end: that 5 % are false holds for the first look."
+)
 
 OF_A_CONTROL = (
     "This is the control of its sweep: the differences are the effect of longer training with an unchanged ratio."
@@ -182,6 +186,9 @@ def of_sweep(sweep: Sweep, metric: str = moved.DEFAULT) -> Comparison:
         against = "the control, trained for as many epochs" + (
             f", {len(references)} seeds" if len(references) > 1 else ""
         )
+        if record.looks:
+            against += f", after {counted(record.looks, 'look')}"
+            notes.append(AFTER_LOOKS.format(looks=counted(record.looks, "time")))
         word, epoch = "the control", references[0].predictions.epoch
     else:
         if record.parent is None:

@@ -214,6 +214,7 @@ _SWEEP: dict[str, Rule] = {
     "epochs": _or_none(_count),
     "threads": _or_none(_count),
     "workers": _or_none(_count),
+    "looks": _count,
 }
 _CHECKPOINT: dict[str, Rule] = {
     "format_version": _must(lambda v: type(v) is int and v > 0, "a whole number above zero"),

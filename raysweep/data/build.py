@@ -74,20 +74,29 @@ class _Seen:
             notes=listing.notes,
             several=self.several,
             on_test=listing.on_test,
+            own_split=listing.val is None,
         )
 
 
 @dataclass(frozen=True)
 class Known:
-    """Hashes of the pixels (S32) of images that an ancestor was trained on, and of those it was validated on."""
+    """Hashes of the pixels, as :func:`short` makes them, of images that an ancestor was trained on, and of those it was validated
+    on."""
 
     train: np.ndarray
     val: np.ndarray
 
     def among(self, digests: np.ndarray) -> Fixed:
         """Which of these images they are. One that is both stays for training."""
-        trained = np.isin(digests, self.train)
-        return Fixed(trained, np.isin(digests, self.val) & ~trained)
+        keys = short(digests)
+        trained = np.isin(keys, self.train)
+        return Fixed(trained, np.isin(keys, self.val) & ~trained)
+
+
+def short(digests: np.ndarray) -> np.ndarray:
+    """The first 64 bits of hashes S32 (n,), uint64 (n,); 0 for an empty one."""
+    text = b"".join(d.ljust(32, b"0") for d in digests.tolist()).decode()
+    return np.frombuffer(bytes.fromhex(text), dtype=">u8")[::2].astype(np.uint64)
 
 
 @dataclass(frozen=True)

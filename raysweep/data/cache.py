@@ -153,6 +153,26 @@ def load(
     return found if told is None else replace(found, reading=found.reading.with_told(*told))
 
 
+def load_as(
+    data: DataSection,
+    cache_dir: str | Path,
+    sha256: str | None,
+    known: Known | None,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Dataset:
+    """As :func:`load`; where a split is made here and the images are others than before, every image that had a role keeps it.
+
+    Args:
+        sha256: of the data before; None: not known.
+        known: hashes of the images that had a role; None: not known.
+    """
+    found = load(data, cache_dir, progress, tell)
+    if known is None or not found.reading.own_split or found.sha256 == sha256:
+        return found
+    return load(data, cache_dir, progress, tell, known)
+
+
 def _built(
     source: Chosen,
     folder: Path,
@@ -262,6 +282,18 @@ def reopen(folder: str | Path, tell: Callable[[str], None] | None = None) -> Dat
     return None
 
 
+def find(cache_dir: str | Path, sha256: str) -> Dataset | None:
+    """The data set with this hash, if it was decoded into ``cache_dir`` and is still there."""
+    for meta in sorted(user_path(cache_dir).glob(f"*/{META}")):
+        try:
+            same = json.loads(meta.read_text(encoding="utf-8"))["sha256"] == sha256
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        if same and (found := reopen(meta.parent)) is not None:
+            return found
+    return None
+
+
 def digests(data: Dataset, split: str) -> np.ndarray:
     """A hash of each image's pixels, S32 (n,), in the order of the split."""
     found: np.ndarray = np.load(data.folder / f"{split}_digests.npy")
@@ -275,8 +307,12 @@ def names(data: Dataset, split: str) -> list[str]:
 
 
 def files(data: Dataset, split: str) -> np.ndarray:
-    """A hash of each image's bytes, S32 (n,), in the order of the split; of the sealed images (``sealed``) in no order."""
-    found: np.ndarray = np.load(data.folder / f"{split}_files.npy")
+    """A hash of each image's bytes, S32 (n,), in the order of the split; of the sealed images (``sealed``) in no order. Empty where
+    an earlier version decoded the images."""
+    path = data.folder / f"{split}_files.npy"
+    if not path.exists():
+        return np.zeros({"train": len(data.train.labels), "val": len(data.val.labels)}.get(split, 0), dtype="S32")
+    found: np.ndarray = np.load(path)
     return found
 
 

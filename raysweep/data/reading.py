@@ -73,6 +73,7 @@ class Reading:
     several: int = 0  # animations and files with several pages, of which the first picture is used
     seal: Seal | None = None
     on_test: bool = False  # validation images are test images: whatever is chosen is chosen on them
+    own_split: bool = False  # validation images are a part of the training images that was set aside here
     prior: Mapping[str, float] | None = None  # class → share in the data, where validation has other shares
 
     @classmethod
@@ -95,6 +96,7 @@ class Reading:
             int(value.get("several", 0)),
             None if value.get("seal") is None else Seal(**value["seal"]),
             bool(value.get("on_test")),
+            bool(value.get("own_split")),
             None if value.get("prior") is None else dict(value["prior"].items()),
         )
 

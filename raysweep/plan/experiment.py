@@ -10,6 +10,7 @@ from raysweep._paths import user_path
 from raysweep._text import differences
 from raysweep.config.settings import Settings
 from raysweep.data import augment, cache, sampling
+from raysweep.data.roles.record import Before, ImageRoles
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
 from raysweep.plan import resources
@@ -38,6 +39,7 @@ def plan_experiment(
     root: Root | None = None,
     new_weights: bool = True,
     trusted: bool = True,
+    before: Before | None = None,
 ) -> Plan:
     """Check everything a run needs. Only the image cache is written, and with ``writable`` the root.
 
@@ -50,6 +52,7 @@ def plan_experiment(
         new_weights: False where the weights will come from a checkpoint. The files that a network begins with, of
             ``model.init_from`` or of a pretrained network, are then not read: they may be gone.
         trusted: the user wrote or approved what the settings run and fetch. False: they may be somebody else's.
+        before: the roles of images that an ancestor, or the experiment itself, had; default: none has one.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
@@ -60,7 +63,8 @@ def plan_experiment(
     where = resources.decide(settings.scaling)
     if writable:
         root.check_writable()
-    data = read_images(settings, root, progress)
+    data = read_images(settings, root, progress, before)
+    roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
     progress(Building())
     settings, data = _ordered(settings, data, classes)
     settings, mirrored = _mirrored(settings, data.classes)
@@ -84,6 +88,7 @@ def plan_experiment(
         where,
         parameters,
         notes=(*mirrored, *by_rule, *notes),
+        roles=roles,
         trusted=trusted,
     )
 
@@ -166,11 +171,13 @@ def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted
     return sum(p.numel() for p in model.parameters()), (Note(note),) if note else ()
 
 
-def read_images(settings: Settings, root: Root, progress: Progress) -> cache.Dataset:
-    """The images, decoded unless they were before."""
-    data = cache.load(
+def read_images(settings: Settings, root: Root, progress: Progress, before: Before | None = None) -> cache.Dataset:
+    """The images, decoded unless they were before. Images that had a role keep it, where a split is made here."""
+    data = cache.load_as(
         settings.data,
         cache_dir(settings, root),
+        before.sha256 if before else None,
+        before.roles.known if before else None,
         lambda done, total: progress(Decoding(done, total)),
         lambda text: progress(Note(text)),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from raysweep.config.settings import Settings
 from raysweep.data import augment, cache, sampling
 from raysweep.data.cache import Dataset
 from raysweep.data.order import in_order
+from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint
@@ -125,9 +127,7 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
     settings, t = job.settings, job.settings.training
     torch.set_num_threads(job.threads)
     world = World(torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu"))
-    found = cache.reopen(job.cache_folder) or cache.load(
-        settings.data, job.cache_dir, tell=lambda text: progress(Note(text))
-    )
+    found = cache.reopen(job.cache_folder) or _decoded_again(job, progress)
     found.check.start()
     data = in_order(found, settings.data.classes)
     members = sampling.pool(
@@ -171,6 +171,19 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
         inexact=inexact,
     )
     return setup, done
+
+
+def _decoded_again(job: Job, progress: Progress) -> Dataset:
+    """The images where the cache that was planned with is gone, or damaged; each has the role that it had."""
+    roles = record.read(Path(job.folder))
+    known = None if roles is None else roles.known
+    return cache.load_as(
+        job.settings.data,
+        job.cache_dir,
+        job.config.data_sha256,
+        known,
+        tell=lambda text: progress(Note(text)),
+    )
 
 
 def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:

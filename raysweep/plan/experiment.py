@@ -63,7 +63,7 @@ def plan_experiment(
     where = resources.decide(settings.scaling)
     if writable:
         root.check_writable()
-    data = read_images(settings, root, progress, before)
+    data = read_images(settings, root, progress, before, audited=writable)
     roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
     progress(Building())
     settings, data = _ordered(settings, data, classes)
@@ -171,8 +171,14 @@ def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted
     return sum(p.numel() for p in model.parameters()), (Note(note),) if note else ()
 
 
-def read_images(settings: Settings, root: Root, progress: Progress, before: Before | None = None) -> cache.Dataset:
-    """The images, decoded unless they were before. Images that had a role keep it, where a split is made here."""
+def read_images(
+    settings: Settings, root: Root, progress: Progress, before: Before | None = None, audited: bool = True
+) -> cache.Dataset:
+    """The images, decoded unless they were before. Images that had a role keep it, where a split is made here.
+
+    Args:
+        audited: also look for copies of the sealed images.
+    """
     data = cache.load_as(
         settings.data,
         cache_dir(settings, root),
@@ -180,6 +186,7 @@ def read_images(settings: Settings, root: Root, progress: Progress, before: Befo
         before.roles.known if before else None,
         lambda done, total: progress(Decoding(done, total)),
         lambda text: progress(Note(text)),
+        audited,
     )
     return data
 

@@ -121,7 +121,7 @@ class _Loop:
         started = time.perf_counter()
         setup.world.share_buffers(setup.model)
         validation = evaluate.validate(
-            setup.model, setup.feed, setup.data.val, len(setup.classes), setup.world, setup.autocast()
+            setup.model, setup.feed, setup.data.val, len(setup.classes), setup.world, setup.autocast(), setup.prior
         )
         ranks = setup.world.gather(RankEpoch(meters.loss, meters.correct, meters.images, positions))
         row = None

@@ -69,6 +69,12 @@ class Setup:
     def classes(self) -> tuple[str, ...]:
         return self.data.classes
 
+    @property
+    def prior(self) -> np.ndarray | None:
+        """The shares of the classes in the data, float64 (classes,); None where the validation images have the same."""
+        prior = self.data.reading.prior
+        return None if prior is None else np.array([prior.get(c, 0.0) for c in self.classes])
+
     def class_counts(self) -> dict[str, int]:
         """Class → images that may be drawn."""
         counts = np.bincount(self.data.train.labels[self.members], minlength=len(self.classes))

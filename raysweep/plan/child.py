@@ -17,7 +17,7 @@ from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note, Progress, ignore
 from raysweep.plan import experiment as experiment_plan
-from raysweep.plan import rates
+from raysweep.plan import rates, roles
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import checkpoint
 from raysweep.store.root import Root
@@ -79,6 +79,7 @@ def plan_child(
     if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
     _check_state(parent, settings, fresh_optimizer)  # first: building a model that does not fit could take all memory
+    known_roles = roles.of_parent(parent, settings, experiment_plan.cache_dir(settings, root), progress)
     plan = experiment_plan.plan_experiment(
         settings,
         progress,
@@ -90,7 +91,10 @@ def plan_child(
         root=root,
         new_weights=False,
         trusted=parent.trusted,
+        before=known_roles,
     )
+    if known_roles is None:
+        plan = replace(plan, notes=(*plan.notes, *roles.unknown(parent, plan.data.sha256)))
     if plan.data.shape[2] != parent.channels:
         raise CheckpointError(
             f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "

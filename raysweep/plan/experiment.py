@@ -11,6 +11,7 @@ from raysweep._text import counted, differences
 from raysweep.config.settings import Settings
 from raysweep.config.treatment import SamplingSection
 from raysweep.data import augment, cache
+from raysweep.data.roles.record import Before, ImageRoles
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
 from raysweep.plan import resources
@@ -41,6 +42,7 @@ def plan_experiment(
     root: Root | None = None,
     new_weights: bool = True,
     trusted: bool = True,
+    before: Before | None = None,
 ) -> Plan:
     """Check everything a run needs. Only the image cache is written, and with ``writable`` the root.
 
@@ -54,6 +56,7 @@ def plan_experiment(
         new_weights: False where the weights will come from a checkpoint. The files that a network begins with, of
             ``model.init_from`` or of a pretrained network, are then not read: they may be gone.
         trusted: the user wrote or approved what the settings run and fetch. False: they may be somebody else's.
+        before: the roles of images that an ancestor, or the experiment itself, had; default: none has one.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
@@ -64,7 +67,8 @@ def plan_experiment(
     where = resources.decide(settings.scaling)
     if writable:
         root.check_writable()
-    data = read_images(settings, root, progress)
+    data = read_images(settings, root, progress, before, audited=writable)
+    roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
     progress(Building())
     settings, data = _ordered(settings, data, classes)
     settings, mirrored = _mirrored(settings, data.classes)
@@ -86,6 +90,7 @@ def plan_experiment(
         where,
         parameters,
         notes=(*mirrored, *by_rule, *_loss(settings, weights, counts), *notes),
+        roles=roles,
         trusted=trusted,
         held=held,
     )
@@ -205,13 +210,22 @@ def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted
     return sum(p.numel() for p in model.parameters()), (Note(note),) if note else ()
 
 
-def read_images(settings: Settings, root: Root, progress: Progress) -> cache.Dataset:
-    """The images, decoded unless they were before."""
-    data = cache.load(
+def read_images(
+    settings: Settings, root: Root, progress: Progress, before: Before | None = None, audited: bool = True
+) -> cache.Dataset:
+    """The images, decoded unless they were before. Images that had a role keep it, where a split is made here.
+
+    Args:
+        audited: also look for copies of the sealed images.
+    """
+    data = cache.load_as(
         settings.data,
         cache_dir(settings, root),
+        before.sha256 if before else None,
+        before.roles.known if before else None,
         lambda done, total: progress(Decoding(done, total)),
         lambda text: progress(Note(text)),
+        audited,
     )
     return data
 

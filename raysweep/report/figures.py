@@ -136,7 +136,7 @@ def confusion_png(found: Predictions, title: str) -> bytes:
     axes.set_yticks(range(rows), [f"{n}  ({t})" for n, t in zip(names.texts, sums, strict=True)])
     _write_cells(axes, matrix, shares, size=9 if columns <= 12 else 6)
     whole = found.matrix
-    accuracy = np.trace(whole) / max(1, whole.sum())
+    accuracy = found.accuracy if len(found.labels) else 0.0
     axes.set_xlabel("\n".join(filter(None, ["predicted", names.legend])))
     axes.set_ylabel("true (images)")
     shown = f"\nthe {rows} classes with the most mistakes; {more:,} more are not shown" if more else ""

@@ -123,7 +123,13 @@ class _Loop:
         started = time.perf_counter()
         setup.world.share_buffers(setup.model)
         validation = evaluate.validate(
-            setup.model, setup.feed, setup.data.val, len(setup.classes), setup.world, setup.autocast()
+            setup.model,
+            setup.feed,
+            setup.data.val,
+            len(setup.classes),
+            setup.world,
+            setup.autocast(),
+            prior=setup.prior,
         )
         if setup.policy is not None:
             self._decide(setup.policy, epoch, validation)
@@ -146,7 +152,7 @@ class _Loop:
                 len(setup.classes),
                 setup.world,
                 setup.autocast(),
-                setup.held,
+                members=setup.held,
             )
         policy.decide(epoch, validation.labels, validation.probabilities.argmax(1))
 

@@ -9,6 +9,7 @@ import contextlib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from raysweep.config.settings import Settings
 from raysweep.data import augment, cache, sampling
 from raysweep.data.cache import Dataset
 from raysweep.data.order import in_order
+from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint
@@ -71,6 +73,12 @@ class Setup:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.data.classes
+
+    @property
+    def prior(self) -> np.ndarray | None:
+        """The shares of the classes in the data, float64 (classes,); None where the validation images have the same."""
+        prior = self.data.reading.prior
+        return None if prior is None else np.array([prior.get(c, 0.0) for c in self.classes])
 
     def class_counts(self) -> dict[str, int]:
         """Class → images that may be drawn."""
@@ -150,9 +158,7 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
     settings, t = job.settings, job.settings.training
     torch.set_num_threads(job.threads)
     world = World(torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu"))
-    found = cache.reopen(job.cache_folder) or cache.load(
-        settings.data, job.cache_dir, tell=lambda text: progress(Note(text))
-    )
+    found = cache.reopen(job.cache_folder) or _decoded_again(job, progress)
     found.check.start()
     data = in_order(found, settings.data.classes)
     held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
@@ -214,6 +220,19 @@ def _policy(job: Job, counts: Mapping[str, int], saved: Checkpoint | None) -> po
     if saved is not None and job.same_run:  # what a child begins with is in its plan
         found.restore(saved)
     return found
+
+
+def _decoded_again(job: Job, progress: Progress) -> Dataset:
+    """The images where the cache that was planned with is gone, or damaged; each has the role that it had."""
+    roles = record.read(Path(job.folder))
+    known = None if roles is None else roles.known
+    return cache.load_as(
+        job.settings.data,
+        job.cache_dir,
+        job.config.data_sha256,
+        known,
+        tell=lambda text: progress(Note(text)),
+    )
 
 
 def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:

@@ -22,7 +22,7 @@ from raysweep.report.findings.selection import Winner
 from raysweep.report.findings.variance import STEADY_SEEDS
 from raysweep.report.history import class_sums, own_rows, read_history
 from raysweep.report.predictions import Predictions
-from raysweep.store import files, layout, ratio, resolve
+from raysweep.store import layout, ratio, resolve
 from raysweep.store.commands import command
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.records import ParentRef
@@ -72,6 +72,7 @@ class Comparison:
     reference: str = "the control"  # in a sentence
     findings: Findings | None = None
     offsets: Sequence[Effect] = ()  # what the reference gets without training, see :mod:`raysweep.report.moved`
+    on_test: bool = False  # the networks were validated on test images
 
     @property
     def winner(self) -> Winner | None:
@@ -116,6 +117,10 @@ NO_CONTROL = (
     "`raysweep branch` trains a control unless the grid says `control: false`."
 )
 
+AFTER_LOOKS = (
+    "Seeds were added {looks} after this comparison could be read. Whoever adds seeds until something is shown finds something in "
+    "the end: that 5 % are false holds for the first look."
+)
 
 OF_A_CONTROL = (
     "This is the control of its sweep: the differences are the effect of longer training with an unchanged ratio."
@@ -182,6 +187,9 @@ def of_sweep(sweep: Sweep, metric: str = moved.DEFAULT) -> Comparison:
         against = "the control, trained for as many epochs" + (
             f", {len(references)} seeds" if len(references) > 1 else ""
         )
+        if record.looks:
+            against += f", after {counted(record.looks, 'look')}"
+            notes.append(AFTER_LOOKS.format(looks=counted(record.looks, "time")))
         word, epoch = "the control", references[0].predictions.epoch
     else:
         if record.parent is None:
@@ -390,12 +398,12 @@ def _compared(
         effects.arm(name, [e.predictions.probabilities for e in rows])
         for name, rows in [("control", references), *groups.items()]
     )
-    found, findings = effects.of_arms(control, arms, one.labels, one.classes)
+    found, findings = effects.of_arms(control, arms, one.cases, one.classes)
     free: list[Effect] = []
     if moved.too_many(len(one.classes), len(one.labels)):
         notes = [*notes, f"Offsets for {against[1]} are not searched: there are too many classes and images."]
     else:
-        free = moved.effects(moved.name_of(against[1]), control, one.labels, one.classes, metric)
+        free = moved.effects(moved.name_of(against[1]), control, one.cases, one.classes, metric)
     return Comparison(
         title,
         against[0],
@@ -408,6 +416,7 @@ def _compared(
         against[1],
         findings,
         free,
+        one.on_test,
     )
 
 
@@ -491,15 +500,3 @@ def cost(experiment: Experiment) -> tuple[float, int]:
     took = history.get("seconds", [])
     seconds = sum(took[i] or 0.0 for i in own_rows(experiment, history)) if took else 0.0
     return float(seconds), int(sum(class_sums(experiment, history, "realised_").values()))
-
-
-def write_csv(comparison: Comparison, path: Path) -> None:
-    """Write ``effects.csv``: one row per branch, class and metric. Metrics over all classes have the class ``(all)``. What is not
-    known is empty."""
-
-    def cell(value: Any) -> Any:
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    rows: list[list[Any]] = [list(effects.COLUMNS)]
-    rows += [[cell(value) for value in effects.as_row(e).values()] for e in comparison.rows]
-    files.write_atomic(path, files.csv_text(rows).encode())

@@ -121,11 +121,18 @@ MOST_CURVES = 16  # classes with a curve
 
 def confusion_png(found: Predictions, title: str) -> bytes:
     """The confusion matrix of an epoch, as :func:`matrix_png`."""
-    return matrix_png(found.matrix, found.classes, title, f"epoch {found.epoch}", found.sha256)
+    accuracy = found.accuracy if len(found.labels) else 0.0
+    return matrix_png(found.matrix, found.classes, accuracy, title, f"epoch {found.epoch}", found.sha256)
 
 
 def matrix_png(
-    whole: np.ndarray, classes: Sequence[str], title: str, of: str, source: str = "", what: str = "image"
+    whole: np.ndarray,
+    classes: Sequence[str],
+    accuracy: float,
+    title: str,
+    of: str,
+    source: str = "",
+    what: str = "image",
 ) -> bytes:
     """A confusion matrix. Rows are true classes and sum to 100 %; each cell shows its share and its count. Of more than
     MOST_CLASSES, those with the most mistakes are shown, and all others together.
@@ -149,7 +156,6 @@ def matrix_png(
     sums = [f"{int(t):,}" if t else "no images" for t in matrix.sum(1)]
     axes.set_yticks(range(rows), [f"{n}  ({t})" for n, t in zip(names.texts, sums, strict=True)])
     _write_cells(axes, matrix, shares, size=9 if columns <= 12 else 6)
-    accuracy = np.trace(whole) / max(1, whole.sum())
     axes.set_xlabel("\n".join(filter(None, ["predicted", names.legend])))
     axes.set_ylabel("true (images)")
     shown = f"\nthe {rows} classes with the most mistakes; {more:,} more are not shown" if more else ""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raysweep._text import counted, join_names
+from raysweep.data.reading import ON_TEST
 from raysweep.report import effects, moved
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, LEARNED, ONE_SEED, Effect
@@ -43,6 +44,8 @@ def lines(comparison: Comparison) -> list[Line]:
         if not any(e.metric == "macro_f1" and e.shown == effects.BETTER for e in overall):
             found.append(Line("nothing", "No branch is shown to be better over all classes (macro-F1)."))
     found += _without_training(comparison)
+    if comparison.on_test:
+        found.insert(0, Line("nothing", ON_TEST))
     if comparison.winner is not None and comparison.winner.gain > 0:
         w = comparison.winner
         found.append(

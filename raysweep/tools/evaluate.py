@@ -214,7 +214,7 @@ def _gain(
     """(every difference between the chosen branch and the control, the gain that it was chosen for)."""
     if subject.winner is None:
         return (), None
-    every, _ = effects.of_arms(arms[1], [arms[0]], cases.labels, classes)
+    every, _ = effects.of_arms(arms[1], [arms[0]], cases, classes)
     of_metric = next(e for e in every if (e.target, e.metric) == (effects.ALL, subject.metric))
     w = subject.winner
     gain = Gain(
@@ -259,7 +259,9 @@ def _write(folder: evaluations.Evaluation, result: Evaluation) -> None:
     for i, arm in enumerate(result.arms):
         of = f"{result.split}, {arm.name}" if len(result.arms) > 1 else result.split
         what = "image" if arm.networks == 1 else "prediction"
-        picture = figures.matrix_png(arm.matrix, result.classes, result.reference, of, what=what)
+        picture = figures.matrix_png(
+            arm.matrix, result.classes, arm.overall["accuracy"].value, result.reference, of, what=what
+        )
         files.write_atomic(where / (layout.EVALUATION_CONFUSION if i == 0 else layout.CONTROL_CONFUSION), picture)
     title = f"{result.reference}, {counted(result.images, 'image')} ({result.split})"
     files.write_atomic(where / layout.RELIABILITY, reliability.reliability_png(result.arms, title))

@@ -10,6 +10,7 @@ import pytest
 
 from raysweep.report import comparison, effects
 from raysweep.report.effects import ALL, FEWEST, NO_IMAGES
+from raysweep.report.findings.arms import Cases
 from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 from tests.report.making import effect, sweep_of
@@ -39,7 +40,7 @@ def found():
     """Two images of ``rare``, none of ``none``; the networks call some images of others ``none``."""
     labels = np.repeat([0, 1, 2], [2, 40, 60])
     control, branch = (effects.arm(n, networks(labels, 2, r, i)) for i, (n, r) in enumerate([("c", 0.7), ("b", 0.8)]))
-    return effects.of_arms(control, [branch], labels, CLASSES)[0]
+    return effects.of_arms(control, [branch], Cases(labels, len(CLASSES)), CLASSES)[0]
 
 
 def test_nothing_is_known_of_a_class_without_images_and_macro_f1_leaves_it_out(found):
@@ -119,7 +120,7 @@ def test_hundreds_of_classes_are_compared_at_once():
 
     control, branch = effects.arm("c", [network(0.6)]), effects.arm("b", [network(0.75)])
     began = time.process_time()
-    found, _ = effects.of_arms(control, [branch], labels, [f"c{i}" for i in range(k)])
+    found, _ = effects.of_arms(control, [branch], Cases(labels, k), [f"c{i}" for i in range(k)])
     assert time.process_time() - began < 20  # 1 s on a machine that is not busy
     assert len(found) == 6 * k + 5
     assert one(found, ALL, "macro_f1").difference > 0.05

@@ -43,10 +43,13 @@ class Calibration:
     by_luck: float
 
 
-def calibration(log_probabilities: Array, labels: Array) -> Calibration:
+def calibration(log_probabilities: Array, labels: Array, prior: Array | None = None) -> Calibration:
     """Calibration of one network from its log probabilities, float64 (n, K), and the true classes, int (n,).
 
     The Brier score is the mean over the images of Σ_c (p_c − y_c)², from 0 to 2, as Brier (1950) defines it.
+
+    Args:
+        prior: float64 (K,): the shares of the classes that all three are weighted to; default: those of the images.
     """
     n = len(labels)
     probabilities = np.exp(log_probabilities)
@@ -54,17 +57,17 @@ def calibration(log_probabilities: Array, labels: Array) -> Calibration:
     confidence = probabilities[np.arange(n), guess]
     hit = (guess == labels).astype(np.float64)
     place = _places(confidence)
-    distances = np.bincount(place, hit - confidence, BINS)
-    error = float(np.abs(distances).sum()) / n
+    weights = np.full(n, 1 / n) if prior is None else measures.image_weights(labels, prior)
+    distances = np.bincount(place, weights * (hit - confidence), BINS)
     # The sign of a bin's distance does not change with the weight of one image, so an image adds its own distance to the mean.
     of_error = np.sign(distances)[place] * (hit - confidence)
     of_brier = (probabilities**2).sum(1) - 2 * probabilities[np.arange(n), labels] + 1
-    spread = np.sqrt(np.bincount(place, confidence * (1 - confidence), BINS))
-    by_luck = float(spread.sum()) * np.sqrt(2 / np.pi) / n  # the mean size of a normal variable is √(2/π) deviations
+    spread = np.sqrt(np.bincount(place, weights**2 * confidence * (1 - confidence), BINS))
+    by_luck = float(spread.sum()) * np.sqrt(2 / np.pi)  # the mean size of a normal variable is √(2/π) deviations
     return Calibration(
-        Measured(np.array([error]), (of_error - error)[None] / n),
-        measures.mean_of(of_brier),
-        measures.mean_of(-log_probabilities[np.arange(n), labels]),
+        measures.mean_of(of_error, labels, prior),
+        measures.mean_of(of_brier, labels, prior),
+        measures.mean_of(-log_probabilities[np.arange(n), labels], labels, prior),
         by_luck,
     )
 

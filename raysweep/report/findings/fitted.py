@@ -107,7 +107,7 @@ def _measured(predicted: Array, cases: Cases) -> tuple[Array, Array]:
         found.precision,
         found.f1,
         measures.mean(found.f1),
-        measures.mean_of(predicted == cases.labels),
+        cases.mean(predicted == cases.labels),
         measures.mean(found.recall),
     )
     influence = [np.asarray(getattr(p.influence, "todense", lambda p=p: p.influence)()) for p in parts]

@@ -55,7 +55,7 @@ def evaluate(
     """Evaluate trained networks on test images: every metric with its interval, calibration, confusion matrix. Of a sweep, what the
     chosen branch really gained. Each look at sealed images is recorded and counted."""
     from raysweep.config import load as load_config
-    from raysweep.errors import DataError
+    from raysweep.errors import RaysweepError
 
     over = load_config.parse_overrides(overrides or [])
     from raysweep.display.run import RunDisplay
@@ -74,7 +74,7 @@ def evaluate(
         more = f"; and {len(found.left_out) - MAX_NAMED} more, all of which --json names" * (
             len(found.left_out) > MAX_NAMED
         )
-        raise DataError(
+        raise RaysweepError(
             f"{len(found.left_out)} of {found.images + len(found.left_out)} images cannot be decoded and are left out of these "
             f"numbers: {named}{more}. Repair them, or accept that with data.on_bad_image=skip."
         )

@@ -9,11 +9,9 @@ from raysweep.report.findings.calibration import BINS
 from raysweep.report.findings.estimates import Estimated
 from raysweep.report.fonts import safe_label
 
-_FEWEST = 10  # predictions in a bin, below which its point is drawn faint
-
 
 def reliability_png(arms: Sequence[Estimated], title: str) -> bytes:
-    """Accuracy over confidence, a line for each arm, and below it how many predictions are that sure. On the diagonal a network is
+    """Accuracy over confidence, a line for each arm with 95 % intervals, and below it how many predictions are that sure. On the diagonal a network is
     right as often as it says."""
     figure = new_figure(5.6, 6.4)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -22,11 +20,8 @@ def reliability_png(arms: Sequence[Estimated], title: str) -> bytes:
         x, y = [b.confidence for b in arm.bins], [b.accuracy for b in arm.bins]
         ece = arm.overall["ece"].value
         name = f"{safe_label(arm.name, 40)}: error {100 * ece:.1f} points ({100 * arm.ece_by_luck:.1f} by luck)"
-        above.plot(x, y, color=colour, linewidth=1.6, label=name)
-        for b in arm.bins:
-            above.plot(
-                b.confidence, b.accuracy, "o", color=colour, markersize=4, alpha=1 if b.images >= _FEWEST else 0.3
-            )
+        ends = [[b.accuracy - b.accuracy_low for b in arm.bins], [b.accuracy_high - b.accuracy for b in arm.bins]]
+        above.errorbar(x, y, ends, color=colour, marker="o", markersize=4, linewidth=1.6, elinewidth=0.8, label=name)
         total = sum(b.images for b in arm.bins)
         middles, shares = [(b.low + b.high) / 2 for b in arm.bins], [b.images / total for b in arm.bins]
         below.bar(middles, shares, width=1 / BINS, fill=False, edgecolor=colour, linewidth=1.4)

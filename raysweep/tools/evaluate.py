@@ -150,8 +150,9 @@ def _begin(
     text = f"{evaluations.ordinal(number)} look at these {counted(len(images.labels), 'test image')}"
     progress(Note(f"{text[0].upper()}{text[1:]}."))
     notes = []
-    for network in (n for of_group in facts for n in of_group if subject.kind != subjects.MODEL):
-        experiment, _, _ = resolve.find_checkpoint(root, network.source)
+    named = [r for group in subject.groups for r in group.references if subject.kind != subjects.MODEL]
+    for at, network in zip(named, (n for of_group in facts for n in of_group), strict=False):
+        experiment, _, _ = resolve.find_checkpoint(root, at)
         event = {"evaluation": folder.id, **told, **sealed, "checkpoint": network.source, "look": number, "text": text}
         if (why := evaluations.record_in(experiment, event)) is not None:
             notes.append(f"The log of {experiment.id} does not have this look, because {why}; {folder.id} has it.")

@@ -47,6 +47,7 @@ class Network:
     adjustment: Adjustment | None = None  # its offsets are not part of ``model``
     settings: Json = field(default_factory=dict)  # nested, those of the checkpoint
     seed: int | None = None
+    sealed: str | None = None  # the hash of its experiment's test images, where that is recorded
     own: bool = False  # its places are this user's; any other checkpoint may come from anybody
 
     def facts(self) -> dict[str, Any]:
@@ -139,6 +140,7 @@ def load(
         adjustment=adjustment,
         settings=found.settings,
         seed=found.settings.get("seed"),
+        sealed=None if (seal := experiment.manifest().sealed) is None else seal.sha256,
         own=trusting.known(trust, origin, foreign.places(found.settings)),
     )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from raysweep._text import join_names
 from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
 from raysweep.data.sources import open_source
@@ -18,6 +19,19 @@ from raysweep.store.root import Root
 from raysweep.tools import shown
 from raysweep.tools.predict import Network
 from raysweep.tools.shown import TEST, Shown
+
+CHOSEN_ON = (
+    "data.val is test: these test images were used for validation. Epochs and winners were chosen on them, so the numbers are better "
+    "than they will be on others."
+)
+_ANEW = (
+    "path",
+    "source",
+    "classes",
+    "image_size",
+    "cache_dir",
+    "on_bad_image",
+)  # of the data that a network was trained on
 
 
 @dataclass(frozen=True)
@@ -42,10 +56,21 @@ def images(root: Root, network: Network, split: str, over: Mapping[str, Any], pr
     folder = cache_dir(own, root)
     data = shown.load(own.data, folder, progress)
     trained = shown.digests(data, "train")
-    if split == TEST:
+    notes = (CHOSEN_ON,) if data.reading.on_test else ()
+    if split == TEST and data.reading.on_test:
+        found = replace(shown.validation(data, network.classes), split=TEST)
+    elif split == TEST and data.reading.seal is None:
         raise DataError(_none(own.data.path or own.data.source))
-    found = shown.validation(data, network.classes)
-    return Found(found, shown.leaked(found, trained))
+    elif split == TEST:
+        found = shown.sealed(own.data, folder, _form(network), network.classes, network.sealed, progress)
+    else:
+        found = shown.validation(data, network.classes)
+    return Found(found, shown.leaked(found, trained), notes)
+
+
+def _form(network: Network) -> tuple[int, int]:
+    side, _, channels = network.shape
+    return side, channels
 
 
 def _none(where: str) -> str:
@@ -68,6 +93,12 @@ def _own(network: Network, given: Mapping[str, Any]) -> Settings | None:
     if not network.own:
         data["cache_dir"] = None  # folders are made only where this user asks for it
     if not _others(network, given):
+        fixed = [f"data.{key}" for key in given if key not in _ANEW]
+        if fixed:
+            raise InputError(
+                f"{join_names(fixed)} cannot be changed: which images are for training, validation and testing was settled when "
+                f"{network.source} began. Omit it, or name other images with data.path=FOLDER."
+            )
         data |= given
     return load_config.validate({**settings, "data": data}, f"the settings of {network.source}")
 
@@ -87,14 +118,16 @@ def _other(
     progress: Progress,
 ) -> Found:
     """Other data: the split that they have, or all of them."""
-    side, _, channels = network.shape
+    side, channels = _form(network)
     section = {"image_size": side, "channels": channels, **given}
     settings = load_config.validate({"data": section}, "the command line")
     folder = cache_dir(settings, root)
     listing = open_source(settings.data).listing()
     where = settings.data.path or settings.data.source
     notes = []
-    if listing.val is None and split == TEST:
+    if split == TEST and listing.test:
+        found = shown.sealed(settings.data, folder, (side, channels), network.classes, None, progress)
+    elif split == TEST and listing.val is None:
         data = shown.load(settings.data, folder, progress)
         found = shown.whole(data, network.classes)
         notes.append(f"{where} has no splits, so all of its images are evaluated.")

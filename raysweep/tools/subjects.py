@@ -56,14 +56,17 @@ def find(root: Root, reference: str) -> Subject:
         return Subject(CHECKPOINT, at, _short(experiment.id), (Group(at, (reference,)),))
     found = resolve.find_any(root, reference)
     if isinstance(found, Sweep):
-        return _of_sweep(found)
+        return _of_sweep(root, found)
     best = f"{found.id}@best"
-    # An experiment that was named by its path may be in another root.
-    where = best if found.folder.parent == root.path else f"{os.fspath(found.folder)}@best"
-    return Subject(EXPERIMENT, best, _short(found.id), (Group(best, (where,)),))
+    return Subject(EXPERIMENT, best, _short(found.id), (Group(best, (_at(root, found.root, best),)),))
 
 
-def _of_sweep(sweep: Sweep) -> Subject:
+def _at(root: Root, its_root: Root, reference: str) -> str:
+    """A checkpoint as it is found from ``root``: what was named by its path may be in another one."""
+    return reference if its_root.path.resolve() == root.path.resolve() else os.path.join(its_root.path, reference)
+
+
+def _of_sweep(root: Root, sweep: Sweep) -> Subject:
     found = comparison.of_sweep(sweep)
     if comparison.NO_CONTROL in found.notes or found.findings is None:
         raise InputError(
@@ -76,7 +79,7 @@ def _of_sweep(sweep: Sweep) -> Subject:
     winner = found.findings.chosen(metric)
     branch = next(b for b in found.branches if b.name == winner.branch)
     groups = [
-        Group(name, tuple(f"{id_}@{branch.epoch}" for id_ in ids))
+        Group(name, tuple(_at(root, sweep.root, f"{id_}@{branch.epoch}") for id_ in ids))
         for name, ids in ((branch.name, branch.experiments), (CONTROL, branch.references))
     ]
     return Subject(SWEEP, sweep.id, _short(sweep.id), tuple(groups), winner, metric)

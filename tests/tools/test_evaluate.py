@@ -15,25 +15,9 @@ from raysweep.errors import ConfigError, DataError, InputError, NotFoundError, U
 from raysweep.store import layout, lineage
 from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
-from tests.conftest import draw_classes, small_settings
+from tests.conftest import draw_classes
 from tests.store.test_gate import content, taken
-
-TRAINING = {"epochs": 2, "batch_size": 16, "augment": {"crop_padding": 0, "flip": False}}
-
-
-def train(root: Path, images: Path, **sections: Any) -> Any:
-    """A tiny network that was trained in this process; returns its experiment."""
-    from raysweep.launch import run as launching
-    from raysweep.launch.workers import start as workers
-    from raysweep.plan import experiment as experiment_plan
-    from raysweep.training.loop import train as training
-    from tests.conftest import Recorder
-
-    data = {"source": "folder", "path": str(images)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "in_this_process", lambda job, fitted, progress: training(job, Recorder()))
-        settings = small_settings(root, data=data, training=TRAINING, **sections)
-        return launching.run(experiment_plan.plan_experiment(settings)).experiment
+from tests.tools.evaluating import draw_nothing, look_at, train
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +46,9 @@ def others(made) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def no_pictures(request, monkeypatch):
-    """Drawing takes longer than everything else; one test looks at the pictures."""
-    from raysweep.report import figures, reliability
-
+    """One test looks at the pictures."""
     if request.node.name != "test_the_files_say_what_the_result_says":
-        monkeypatch.setattr(figures, "matrix_png", lambda *_, **__: b"")
-        monkeypatch.setattr(reliability, "reliability_png", lambda *_: b"")
+        draw_nothing(monkeypatch)
 
 
 def the_one(root: Root) -> Any:
@@ -84,12 +65,6 @@ def another(root: Root) -> Any:
     first = the_one(root).folder
     shutil.copytree(first, first.with_name("zother_20260101_000000"))
     return Experiment(first.with_name("zother_20260101_000000"), root)
-
-
-def look_at(root: Root, reference: str, split: str = "test", over: Any = None, **more: Any) -> Any:
-    from raysweep.tools.evaluate import evaluate
-
-    return evaluate(root, reference, split, over, **more)
 
 
 def events(root: Root) -> list[Any]:
@@ -160,6 +135,13 @@ def test_every_look_is_counted_by_the_images_over_all_experiments_of_a_root(root
     assert first.status() == "finished"
     draw_classes(made[0] / "third", {"cat": 4, "dog": 4, "eel": 4}, seed=9)
     assert look_at(root, first.id, over={"data": {"path": str(made[0] / "third")}}).look == 1
+
+
+def test_an_experiment_in_another_root_is_found_by_its_path_and_has_the_look_in_its_log(root, others, tmp_path):
+    here = Root.open(tmp_path / "here")
+    found = look_at(here, str(the_one(root).folder), over=others)
+    assert (found.look, len(events(root)), made_here(root)) == (1, 1, [])
+    assert len(made_here(here)) == 1
 
 
 def test_a_deleted_evaluation_and_a_deleted_experiment_do_not_undo_a_look(root, others):

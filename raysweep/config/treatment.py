@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_serializer, model_validator
 
 from raysweep._text import Nested
 from raysweep.config.types import Float, Int, Positive, Section
@@ -21,6 +22,65 @@ def _wanted(weights: str | Nested, shares: Nested | None = None) -> Wanted:
         raise ValueError(str(error)) from None
 
 
+def _numbers(weights: str | Nested) -> Nested:
+    assert not isinstance(weights, str), "planning puts numbers in the place of a rule"
+    return weights
+
+
+class SchedulePoint(Section):
+    """Weights from an epoch on."""
+
+    start: Positive = Field(
+        alias="from", description="The first epoch with these weights, counted with the parent's epochs."
+    )
+    weights: str | Nested = Field(
+        default_factory=dict,
+        description="As sampling.weights: class: weight or share, or a rule. The others have their weight of sampling.weights.",
+    )
+    shares: Nested = Field(default_factory=dict, description="As sampling.shares.")
+    linear: bool = Field(
+        False, description="true: the shares move in a straight line from the point before, and arrive at this epoch."
+    )
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> SchedulePoint:
+        _wanted(self.weights, self.shares)
+        return self
+
+    @model_serializer
+    def _as_written(self) -> Nested:
+        return {"from": self.start, "weights": self.weights, "shares": self.shares, "linear": self.linear}
+
+    def wanted(self) -> Wanted:
+        """What is asked for from this epoch on."""
+        return Wanted(self.weights, self.shares)
+
+    def numbers(self) -> Nested:
+        """Class → weight, once planning has resolved a rule and shares."""
+        return _numbers(self.weights)
+
+
+class PolicySection(Section):
+    """How each epoch's weights are decided by the results of the epoch before."""
+
+    kind: Literal["worst", "proportional"] = Field(
+        description="worst: the classes with the lowest metric share a part of the images; proportional: images in proportion to the "
+        "error of each class."
+    )
+    classes: Positive = Field(2, description="worst: how many classes.")
+    share: Annotated[Float, Field(gt=0, lt=1)] = Field(
+        0.7, description="worst: the part of the images that they get, in equal parts."
+    )
+    momentum: Annotated[Float, Field(ge=0, lt=1)] = Field(
+        0.5, description="proportional: the part of the present shares that stays."
+    )
+    metric: Literal["recall", "f1"] = Field("recall", description="What a class is judged by; the error is 1 - metric.")
+    on: Literal["holdout", "val"] = Field(
+        "holdout",
+        description="The images that decide: those of sampling.holdout, or the validation images, on which the results are judged, too.",
+    )
+
+
 class SamplingSection(Section):
     strategy: Literal["quota", "multinomial"] = Field(
         "quota",
@@ -35,6 +95,19 @@ class SamplingSection(Section):
     shares: Nested = Field(
         default_factory=dict,
         description="Class: part of each epoch's images, such as 0.35. The other classes keep their proportions to each other.",
+    )
+    schedule: list[SchedulePoint] = Field(
+        default_factory=list,
+        description="Other weights from certain epochs on: [{from: 1, weights: natural}, {from: 9, weights: balanced}]. With linear: "
+        "true the shares move there from the point before.",
+    )
+    holdout: Annotated[Float, Field(ge=0, le=0.5)] = Field(
+        0.0,
+        description="Part of the training images of each class that no epoch shows, and by which a policy decides. Children inherit it.",
+    )
+    policy: PolicySection | None = Field(
+        None,
+        description="Decide the weights of each epoch by the results of the one before. The first has sampling.weights.",
     )
     samples_per_epoch: Annotated[Int, Field(ge=1, le=MAX_DRAWS)] | None = Field(
         None,
@@ -60,9 +133,34 @@ class SamplingSection(Section):
         shares = _wanted(weights, value).shares
         return {name: shares[name] for name in value}
 
+    @field_validator("schedule")
+    @classmethod
+    def _in_order(cls, value: list[SchedulePoint]) -> list[SchedulePoint]:
+        starts = [point.start for point in value]
+        if any(a >= b for a, b in itertools.pairwise(starts)):
+            raise ValueError(f"the epochs must rise from point to point; they are {', '.join(map(str, starts[:20]))}")
+        if value and value[0].linear:
+            raise ValueError("the first point has none before it from which it could move linearly; put one at from: 1")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SamplingSection:
+        if self.policy is not None and self.schedule:
+            raise ValueError("schedule and policy both set the weights of an epoch; remove one of them")
+        if self.policy is not None and self.policy.on == "holdout" and not self.holdout:
+            raise ValueError(
+                "policy decides on images that are held out of training, and there are none. Set sampling.holdout: 0.1, or "
+                "policy.on: val to decide on the validation images"
+            )
+        return self
+
     def wanted(self) -> Wanted:
         """What is asked for: weights by class or by a rule, and shares."""
         return Wanted(self.weights, self.shares)
+
+    def numbers(self) -> Nested:
+        """Class → weight, once planning has resolved a rule and shares."""
+        return _numbers(self.weights)
 
 
 _USED_BY = {  # option → the losses that read it

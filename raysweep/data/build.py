@@ -18,7 +18,7 @@ from raysweep.config.settings import DataSection
 from raysweep.data import arrays, copies, decode, integrity, pillow
 from raysweep.data.listing import Item, Listing
 from raysweep.data.pillow import Decoded
-from raysweep.data.reading import UNDECODED, Cropped, LeftOut, Reading, Seal
+from raysweep.data.reading import UNDECODED, Cropped, LeftOut, Reading, Seal, most_common
 from raysweep.data.roles import groups, seal, split, words
 from raysweep.data.roles.split import Fixed
 from raysweep.data.sampling import permutation
@@ -49,12 +49,14 @@ class _Seen:
     transparent: int = 0
     several: int = 0
     modes: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
 
     def add(self, i: int, found: Decoded) -> None:
         if found.cut_percent:
             self.cut[i] = found.cut_percent
         self.transparent += found.transparent
         self.several += found.several
+        self.sizes[found.size] += 1
         if found.mode is not None:
             self.modes[found.mode] += 1
 
@@ -75,6 +77,7 @@ class _Seen:
             notes=listing.notes,
             several=self.several,
             on_test=listing.on_test,
+            sizes=most_common(self.sizes),
             own_split=listing.val is None,
         )
 

@@ -24,7 +24,8 @@ import numpy as np
 from raysweep._paths import user_path
 from raysweep._text import join_names, truncate
 from raysweep.config.settings import DataSection
-from raysweep.data import build, integrity
+from raysweep.config.treatment import SamplingSection
+from raysweep.data import build, holdout, integrity, sampling
 from raysweep.data.arrays import ImageFile
 from raysweep.data.build import META, Known, Progress
 from raysweep.data.integrity import Check, UnsignedError
@@ -321,6 +322,16 @@ def digests(data: Dataset, split: str) -> np.ndarray:
     """A hash of each image's pixels, S32 (n,), in the order of the split."""
     found: np.ndarray = np.load(data.folder / f"{split}_digests.npy")
     return found
+
+
+def holdout_and_pool(data: Dataset, section: SamplingSection, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(training images that are held out, those that may be shown): positions, int64, ascending."""
+    labels = data.train.labels
+    held = None
+    if section.holdout:
+        held = holdout.members(digests(data, "train"), labels, section.holdout, seed)
+    members = sampling.pool(labels, data.classes, section.sample_per_class, seed, held)
+    return np.flatnonzero(held if held is not None else np.zeros(len(labels), dtype=bool)), members
 
 
 def names(data: Dataset, split: str) -> list[str]:

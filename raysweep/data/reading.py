@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -15,6 +17,16 @@ ON_TEST = (
     "sealed images are left to say how good."
 )
 FEW = 10  # validation images of a class
+MAX_SIZES = 12  # that are told apart
+OTHER_SIZES = "other sizes"
+_ONE = {
+    "hidden and system files": "hidden or system file",
+    "pipes, sockets and devices": "pipe, socket or device",
+    "rows and files of test images without a class": "row or file of a test image without a class",
+    "files that are no images": "file that is no image",
+}
+_NOUN = re.compile(r"(.*?\b(?:image|file|row|link|folder))s\b")
+_VERBS = {" that are ": " that is ", " that lead ": " that leads ", " that name ": " that names "}
 MAX_EXAMPLES = 3  # of each kind of thing that was left out
 
 
@@ -81,6 +93,7 @@ class Reading:
     on_test: bool = False  # validation images are test images: whatever is chosen is chosen on them
     own_split: bool = False  # validation images are a part of the training images that was set aside here
     prior: Mapping[str, float] | None = None  # class → share in the data, where validation has other shares
+    sizes: Mapping[str, int] = field(default_factory=dict)  # width × height as stored → images, see most_common
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Reading:
@@ -104,6 +117,7 @@ class Reading:
             bool(value.get("on_test")),
             bool(value.get("own_split")),
             None if value.get("prior") is None else dict(value["prior"].items()),
+            dict(value.get("sizes", {})),  # earlier versions did not record them
         )
 
     def with_told(self, left_out: Mapping[str, LeftOut], notes: tuple[str, ...]) -> Reading:
@@ -119,7 +133,7 @@ class Reading:
         """What people should know, one sentence a line; empty where everything was read as it is."""
         found = [truncate(note, 1000) for note in self.notes]
         found += [
-            f"Left out: {what.count:,} {plain(kind)}"
+            f"Left out: {what.count:,} {plain(kind if what.count != 1 else one(kind))}"
             + (f" ({join_names(what.examples)}{' …' * (what.count > len(what.examples))})" if what.examples else "")
             + "."
             for kind, what in self.left_out.items()
@@ -164,6 +178,27 @@ class Reading:
                 "small differences of these classes mean nothing."
             )
         return found
+
+
+def most_common(sizes: Counter[str]) -> dict[str, int]:
+    """The most frequent sizes, the most frequent first, and all others together."""
+    told = dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:MAX_SIZES])
+    rest = sizes.total() - sum(told.values())
+    return told | ({OTHER_SIZES: rest} if rest else {})
+
+
+def one(kind: str) -> str:
+    """A kind of things that were left out, for one of them: ``image that cannot be decoded``."""
+    if kind in _ONE:
+        return _ONE[kind]
+    found = _NOUN.match(kind)
+    if found is None:
+        return kind
+    rest = kind[found.end() :]
+    for verb, of_one in _VERBS.items():
+        if rest.startswith(verb):
+            rest = of_one + rest[len(verb) :]
+    return f"{found[1]}{rest}"
 
 
 def _images(n: int) -> str:

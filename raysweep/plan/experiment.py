@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from raysweep._paths import user_path
-from raysweep._text import differences
+from raysweep._text import counted, differences
 from raysweep.config.settings import Settings
-from raysweep.data import augment, cache, sampling
+from raysweep.config.treatment import SamplingSection
+from raysweep.data import augment, cache
 from raysweep.data.roles.record import Before, ImageRoles
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
@@ -20,6 +21,7 @@ from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
 from raysweep.weights import MOST_LISTED, SamplingWeights
 from raysweep.weights_by_rule import Wanted
+from raysweep.weights_schedule import Schedule, Step
 
 
 def cache_dir(settings: Settings, root: Root) -> Path:
@@ -36,6 +38,7 @@ def plan_experiment(
     tracked: bool = True,
     inherited: SamplingWeights | None = None,
     asked: Wanted | None = None,
+    first_epoch: int = 1,
     root: Root | None = None,
     new_weights: bool = True,
     trusted: bool = True,
@@ -48,6 +51,7 @@ def plan_experiment(
         tracked: whether the trackers asked for must be installed.
         inherited: the parent's weights, which classes that are not named keep; default: 1.
         asked: the weights asked for; default: those of the settings.
+        first_epoch: of this training, counted with the parent's epochs.
         root: where it will be, opened; default: the one that the settings name.
         new_weights: False where the weights will come from a checkpoint. The files that a network begins with, of
             ``model.init_from`` or of a pretrained network, are then not read: they may be gone.
@@ -68,14 +72,12 @@ def plan_experiment(
     progress(Building())
     settings, data = _ordered(settings, data, classes)
     settings, mirrored = _mirrored(settings, data.classes)
-    counts = _pool(settings, data)
-    base = inherited or SamplingWeights.complete({}, data.classes)
-    settings, weights, by_rule = _weights(settings, asked or settings.sampling.wanted(), base, counts)
-    by_rule += _loss(settings, weights, counts)
+    held, counts = _pool(settings, data)
+    settings, schedule, by_rule = _weights(settings, asked, inherited, counts, held)
+    weights = schedule.at(first_epoch, counts)
     parameters, notes = _network(settings, data, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
-    draws = settings.sampling.samples_per_epoch or sum(counts.values())
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
     return Plan(
@@ -84,42 +86,79 @@ def plan_experiment(
         data.facts,
         counts,
         weights,
-        draws,
+        settings.sampling.samples_per_epoch or sum(counts.values()),
         where,
         parameters,
-        notes=(*mirrored, *by_rule, *notes),
+        notes=(*mirrored, *by_rule, *_loss(settings, weights, counts), *notes),
         roles=roles,
         trusted=trusted,
+        held=held,
     )
 
 
-def _pool(settings: Settings, data: cache.Dataset) -> dict[str, int]:
-    """Class → training images that may be shown."""
-    members = sampling.pool(
-        data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
-    )
-    return cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
+def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]:
+    """(training images that are held out, class → those that may be shown)."""
+    held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
+    return len(held), cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
 
 
 def _weights(
-    settings: Settings, asked: Wanted, base: SamplingWeights, counts: Mapping[str, int]
-) -> tuple[Settings, SamplingWeights, tuple[Note, ...]]:
-    """(settings with the weight of every class, the weights, what is to be said of them).
+    settings: Settings, asked: Wanted | None, inherited: SamplingWeights | None, counts: Mapping[str, int], held: int
+) -> tuple[Settings, Schedule, tuple[Note, ...]]:
+    """(settings with the weight of every class, the weights of each epoch, what is to be said of them).
 
-    The settings keep the numbers instead of the rule, so that what continues from them shows the same images even if
-    the data have grown.
+    The settings keep the numbers instead of a rule, so that what continues from them shows the same images even if the
+    data have grown.
 
     Raises:
         WeightsError: the weights do not fit the classes, or with them no image could be drawn.
     """
-    weights = asked.resolve(base, counts)
-    weights.shares(counts)  # raises if no image could be drawn
-    rule = asked.describe(base)
-    if rule:
-        numbers = settings.sampling.model_copy(update={"weights": weights.as_dict(), "shares": {}})
-        settings = settings.model_copy(update={"sampling": numbers})
-    text = f"Sampling weights by {rule}: {weights.describe()}."
-    return settings, weights, (Note(text),) if rule else ()
+    base, asked = inherited or SamplingWeights.complete({}, tuple(counts)), asked or settings.sampling.wanted()
+    weights, rule = asked.resolve(base, counts), asked.describe(base)
+    told = [f"Sampling weights by {rule}: {weights.describe()}."] if rule else []
+    steps, points = [], []
+    for point in settings.sampling.schedule:
+        wanted = point.wanted()
+        step = Step(point.start, wanted.resolve(weights, counts), point.linear)
+        steps.append(step)
+        points.append(point.model_copy(update={"weights": step.weights.as_dict(), "shares": {}}))
+        name = wanted.describe(weights)
+        way = "by a straight line until" if point.linear else "from"
+        told.append(
+            f"Sampling weights {way} epoch {point.start}{f' by {name}' if name else ''}: {step.weights.describe()}."
+        )
+    told += [f"{counted(held, 'training image')} held out, which no epoch shows."] if held else []
+    told += _of_policy(settings.sampling, counts)
+    for one in (weights, *(step.weights for step in steps)):
+        one.shares(counts)  # raises if no image could be drawn
+    if rule or steps:
+        numbers = {"weights": weights.as_dict(), "shares": {}, "schedule": points}
+        settings = settings.model_copy(update={"sampling": settings.sampling.model_copy(update=numbers)})
+    return settings, Schedule(weights, tuple(steps)), tuple(Note(text) for text in told)
+
+
+def _of_policy(section: SamplingSection, counts: Mapping[str, int]) -> list[str]:
+    """What is to be said of a policy.
+
+    Raises:
+        ConfigError: it leaves no class for the rest of the images.
+    """
+    policy = section.policy
+    if policy is None:
+        return []
+    there = sum(n > 0 for n in counts.values())
+    if policy.kind == "worst" and policy.classes >= there:
+        raise ConfigError(
+            f"sampling.policy.classes is {policy.classes}, and {there} classes have images. Give less, so that other classes get the "
+            "rest of the images."
+        )
+    on = "images held out of training" if policy.on == "holdout" else "the validation images"
+    told = (
+        f"The weights of each epoch are decided by the {policy.metric} of each class on {on}, after the epoch before."
+    )
+    if policy.on == "val":
+        told += " The results are judged on the same images, so they may look better than they are; policy.on=holdout avoids that."
+    return [told]
 
 
 def _loss(settings: Settings, weights: SamplingWeights, counts: Mapping[str, int]) -> tuple[Note, ...]:

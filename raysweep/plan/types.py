@@ -31,6 +31,7 @@ class Parent:
     batch: int  # batches done of the running epoch; 0 at an epoch's end
     sha256: str
     weights: SamplingWeights
+    decided: SamplingWeights | None  # by a policy, for the epoch that comes next
     settings: Settings
     counts: dict[str, int]
     threads: int | None
@@ -77,6 +78,7 @@ class Plan:
     notes: tuple[Note, ...] = ()  # what differs from the parent, or was not loaded from init_from; for the log
     roles: ImageRoles | None = field(default=None, compare=False, repr=False)  # those of its ancestors included
     trusted: bool = False  # the user wrote or approved what the settings run and fetch
+    held: int = 0  # training images that no epoch shows
 
     @property
     def shares(self) -> dict[str, float]:

@@ -22,7 +22,7 @@ from raysweep.report.findings.selection import Winner
 from raysweep.report.findings.variance import STEADY_SEEDS
 from raysweep.report.history import class_sums, own_rows, read_history
 from raysweep.report.predictions import Predictions
-from raysweep.store import files, layout, ratio, resolve
+from raysweep.store import layout, ratio, resolve
 from raysweep.store.commands import command
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.records import ParentRef
@@ -117,6 +117,10 @@ NO_CONTROL = (
     "`raysweep branch` trains a control unless the grid says `control: false`."
 )
 
+AFTER_LOOKS = (
+    "Seeds were added {looks} after this comparison could be read. Whoever adds seeds until something is shown finds something in "
+    "the end: that 5 % are false holds for the first look."
+)
 
 OF_A_CONTROL = (
     "This is the control of its sweep: the differences are the effect of longer training with an unchanged ratio."
@@ -183,6 +187,9 @@ def of_sweep(sweep: Sweep, metric: str = moved.DEFAULT) -> Comparison:
         against = "the control, trained for as many epochs" + (
             f", {len(references)} seeds" if len(references) > 1 else ""
         )
+        if record.looks:
+            against += f", after {counted(record.looks, 'look')}"
+            notes.append(AFTER_LOOKS.format(looks=counted(record.looks, "time")))
         word, epoch = "the control", references[0].predictions.epoch
     else:
         if record.parent is None:
@@ -493,15 +500,3 @@ def cost(experiment: Experiment) -> tuple[float, int]:
     took = history.get("seconds", [])
     seconds = sum(took[i] or 0.0 for i in own_rows(experiment, history)) if took else 0.0
     return float(seconds), int(sum(class_sums(experiment, history, "realised_").values()))
-
-
-def write_csv(comparison: Comparison, path: Path) -> None:
-    """Write ``effects.csv``: one row per branch, class and metric. Metrics over all classes have the class ``(all)``. What is not
-    known is empty."""
-
-    def cell(value: Any) -> Any:
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    rows: list[list[Any]] = [list(effects.COLUMNS)]
-    rows += [[cell(value) for value in effects.as_row(e).values()] for e in comparison.rows]
-    files.write_atomic(path, files.csv_text(rows).encode())

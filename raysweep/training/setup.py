@@ -6,6 +6,7 @@ The order of the steps matters: several of them draw from the random generators.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,13 @@ from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint
-from raysweep.training import conditions, losses, models, optim, state
+from raysweep.training import conditions, losses, models, optim, policy, state
 from raysweep.training.feed import Feed
 from raysweep.training.job import Job
 from raysweep.training.progress import TrainingProgress
 from raysweep.training.world import World
+from raysweep.weights import RatioChange, SamplingWeights
+from raysweep.weights_schedule import Schedule, Step
 
 Checkpoint = Mapping[str, Any]  # what a checkpoint file holds
 
@@ -49,6 +52,8 @@ class Setup:
     world: World
     data: Dataset
     members: np.ndarray  # int64, ascending: the training images that may be drawn
+    held: np.ndarray  # int64, ascending: those by which a policy decides
+    policy: policy.Policy | None  # decides the weights of each epoch; it changes while it trains
     draws: int  # images per epoch
     total_batches: int  # global batches per epoch
     mean: list[float]  # per channel, by which pixels are standardised
@@ -77,8 +82,28 @@ class Setup:
 
     def class_counts(self) -> dict[str, int]:
         """Class → images that may be drawn."""
-        counts = np.bincount(self.data.train.labels[self.members], minlength=len(self.classes))
-        return {c: int(n) for c, n in zip(self.classes, counts, strict=True)}
+        return _counts(self.data, self.members)
+
+    def weights(self, epoch: int) -> SamplingWeights:
+        """The sampling weights of an epoch, counted from 1 with the parent's epochs."""
+        return self._schedule.at(epoch, self.class_counts()) if self.policy is None else self.policy.weights(epoch)
+
+    def ratio_change(self, epoch: int) -> RatioChange | None:
+        """How an epoch's weights differ from those of the epoch before; None at the first one, whose change is the fork's."""
+        if epoch == self.job.config.fork + 1 or self.weights(epoch) == self.weights(epoch - 1):
+            return None
+        if self.policy is not None and epoch - 1 not in self.policy.known:
+            return None  # from a checkpoint within the epoch, whose beginning is in the log
+        return RatioChange.between(self.weights(epoch - 1), self.weights(epoch), self.class_counts())
+
+    @functools.cached_property
+    def _schedule(self) -> Schedule:
+        points = self.settings.sampling.schedule
+        if not points:
+            return Schedule(self.job.weights)
+        # Planning has put the number of every class into the settings.
+        steps = (Step(p.start, SamplingWeights.complete(p.numbers(), self.classes), p.linear) for p in points)
+        return Schedule(SamplingWeights.complete(self.settings.sampling.numbers(), self.classes), tuple(steps))
 
     def order(self, epoch: int) -> np.ndarray:
         """The training images of an epoch in their order, int64 (draws,). It is the same on every rank."""
@@ -86,7 +111,7 @@ class Setup:
             self.data.train.labels,
             self.members,
             self.classes,
-            self.job.weights,
+            self.weights(epoch),
             self.draws,
             seed=self.settings.seed,
             epoch=epoch,
@@ -103,7 +128,7 @@ class Setup:
     def loss(self, epoch: int) -> losses.Loss:
         """The loss of an epoch."""
         counts = self.class_counts()
-        t, shares = self.settings.training, self.job.weights.shares(counts)
+        t, shares = self.settings.training, self.weights(epoch).shares(counts)
         return losses.of_epoch(self.settings.loss, t.label_smoothing, shares, counts, epoch, self.world.device)
 
     def part(self, batch: int) -> Part:
@@ -136,9 +161,7 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
     found = cache.reopen(job.cache_folder) or _decoded_again(job, progress)
     found.check.start()
     data = in_order(found, settings.data.classes)
-    members = sampling.pool(
-        data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
-    )
+    held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
     draws = settings.sampling.samples_per_epoch or len(members)
     mean, std = models.moments(settings.model.name, data)
     model = _new_model(job, data, world)
@@ -159,11 +182,14 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
     mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name)
     now = conditions.of_ranks(world.gather(mine))
     inexact = [] if saved is None else conditions.differences(conditions.of_checkpoint(saved), now)
+    counts = _counts(data, members)
     setup = Setup(
         job=job,
         world=world,
         data=data,
         members=members,
+        held=held,
+        policy=_policy(job, counts, saved),
         draws=draws,
         total_batches=sampling.batches(draws, t.batch_size),
         mean=mean,
@@ -177,6 +203,23 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
         inexact=inexact,
     )
     return setup, done
+
+
+def _counts(data: Dataset, members: np.ndarray) -> dict[str, int]:
+    """Class → images that may be drawn."""
+    found = np.bincount(data.train.labels[members], minlength=len(data.classes))
+    return {c: int(n) for c, n in zip(data.classes, found, strict=True)}
+
+
+def _policy(job: Job, counts: Mapping[str, int], saved: Checkpoint | None) -> policy.Policy | None:
+    section = job.settings.sampling.policy
+    if section is None:
+        return None
+    base = SamplingWeights.complete(job.settings.sampling.numbers(), tuple(counts))
+    found = policy.Policy(section, base, counts, job.weights)
+    if saved is not None and job.same_run:  # what a child begins with is in its plan
+        found.restore(saved)
+    return found
 
 
 def _decoded_again(job: Job, progress: Progress) -> Dataset:

@@ -180,3 +180,54 @@ def test_a_damaged_record_is_told(both):
     (both.run.folder / layout.ROLES).write_bytes(b"PAR1")
     with pytest.raises(StoreError, match=r"image_roles\.parquet is damaged"):
         both.child()
+
+
+def stripped(path, target):
+    """A checkpoint as a version without roles wrote it: its settings have none of the options."""
+    import torch
+
+    saved = torch.load(path, weights_only=True)
+    for key in ("val", "min_val", "max_val", "group"):
+        saved["config"]["settings"]["data"].pop(key)
+    target.parent.mkdir()
+    torch.save(saved, target)
+    return target
+
+
+def test_a_checkpoint_without_roles_means_the_split_that_it_recorded(tmp_path, quick_run, without_ray):
+    from raysweep.launch import run as launching
+    from raysweep.plan import child
+    from raysweep.plan import parent as parents
+    from raysweep.report import comparison, predictions, verdict
+    from tests.conftest import weights_hash
+
+    draw_classes(tmp_path / "d" / "train", {"cat": 20, "dog": 12})
+    draw_classes(tmp_path / "d" / "test", {"cat": 6, "dog": 5}, seed=1)
+    data = {"source": "auto", "path": str(tmp_path / "d"), "val": "test", "min_val": 0}
+    three = {**ONE, "training": {**ONE["training"], "epochs": 2}}
+    whole = quick_run(data=data, **three)
+    old = stripped(whole.folder / "checkpoint_epoch_1.pt", tmp_path / "old" / "checkpoint_epoch_1.pt")
+    plan = child.plan_child(parents.read_parent(whole.root, str(old)), whole.root, epochs=1)
+    assert (plan.settings.data.val, plan.settings.data.min_val) == ("test", 0)
+    again = launching.run(plan).experiment
+    assert weights_hash(again) == weights_hash(whole)
+    assert again.manifest().ends[-1].metrics["val_acc"] == whole.manifest().ends[-1].metrics["val_acc"]
+    assert predictions.read(again).on_test
+    for log in (again, whole):
+        assert "Chosen on the test images (data.val=test)" in (log.folder / layout.CHANGES).read_text()
+    found = comparison.compare(whole.root, [whole.id, again.id])
+    assert verdict.lines(found)[0].text.startswith("Chosen on the test images")
+    (again.folder / layout.ROLES).unlink()  # as an earlier version leaves it: only the log says it, in words
+    assert predictions.read(again).on_test
+
+
+def test_a_new_run_on_the_same_folders_leaves_the_test_images_sealed(tmp_path):
+    from raysweep.plan import experiment as experiment_plan
+
+    draw_classes(tmp_path / "d" / "train", {"cat": 30, "dog": 24})
+    draw_classes(tmp_path / "d" / "test", {"cat": 6, "dog": 5}, seed=1)
+    settings = small_settings(tmp_path / "e", data={"source": "auto", "path": str(tmp_path / "d")}, **ONE)
+    plan = experiment_plan.plan_experiment(settings)
+    assert (dict(plan.data.reading.validation), plan.data.reading.seal.images) == ({"cat": 10, "dog": 10}, 11)
+    assert len(plan.roles.sealed) == 11
+    assert not plan.data.reading.on_test

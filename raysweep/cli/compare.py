@@ -68,6 +68,7 @@ def _as_json(found: Comparison) -> dict[str, object]:
         "branches": [dict(vars(b)) for b in found.branches],
         "effects": [as_row(e) for e in found.rows],
         "comparisons": found.tests,
+        "chosen_on_test": found.on_test,
         "winner": None if found.winner is None else dict(vars(found.winner)),
         "verdict": [line.text for line in verdict.lines(found)],
         "notes": found.notes,

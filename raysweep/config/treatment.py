@@ -60,6 +60,27 @@ class SchedulePoint(Section):
         return _numbers(self.weights)
 
 
+class PolicySection(Section):
+    """How each epoch's weights are decided by the results of the epoch before."""
+
+    kind: Literal["worst", "proportional"] = Field(
+        description="worst: the classes with the lowest metric share a part of the images; proportional: images in proportion to the "
+        "error of each class."
+    )
+    classes: Positive = Field(2, description="worst: how many classes.")
+    share: Annotated[Float, Field(gt=0, lt=1)] = Field(
+        0.7, description="worst: the part of the images that they get, in equal parts."
+    )
+    momentum: Annotated[Float, Field(ge=0, lt=1)] = Field(
+        0.5, description="proportional: the part of the present shares that stays."
+    )
+    metric: Literal["recall", "f1"] = Field("recall", description="What a class is judged by; the error is 1 - metric.")
+    on: Literal["holdout", "val"] = Field(
+        "holdout",
+        description="The images that decide: those of sampling.holdout, or the validation images, on which the results are judged, too.",
+    )
+
+
 class SamplingSection(Section):
     strategy: Literal["quota", "multinomial"] = Field(
         "quota",
@@ -79,6 +100,14 @@ class SamplingSection(Section):
         default_factory=list,
         description="Other weights from certain epochs on: [{from: 1, weights: natural}, {from: 9, weights: balanced}]. With linear: "
         "true the shares move there from the point before.",
+    )
+    holdout: Annotated[Float, Field(ge=0, le=0.5)] = Field(
+        0.0,
+        description="Part of the training images of each class that no epoch shows, and by which a policy decides. Children inherit it.",
+    )
+    policy: PolicySection | None = Field(
+        None,
+        description="Decide the weights of each epoch by the results of the one before. The first has sampling.weights.",
     )
     samples_per_epoch: Annotated[Int, Field(ge=1, le=MAX_DRAWS)] | None = Field(
         None,
@@ -113,6 +142,17 @@ class SamplingSection(Section):
         if value and value[0].linear:
             raise ValueError("the first point has none before it from which it could move linearly; put one at from: 1")
         return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SamplingSection:
+        if self.policy is not None and self.schedule:
+            raise ValueError("schedule and policy both set the weights of an epoch; remove one of them")
+        if self.policy is not None and self.policy.on == "holdout" and not self.holdout:
+            raise ValueError(
+                "policy decides on images that are held out of training, and there are none. Set sampling.holdout: 0.1, or "
+                "policy.on: val to decide on the validation images"
+            )
+        return self
 
     def wanted(self) -> Wanted:
         """What is asked for: weights by class or by a rule, and shares."""

@@ -72,6 +72,7 @@ class Comparison:
     reference: str = "the control"  # in a sentence
     findings: Findings | None = None
     offsets: Sequence[Effect] = ()  # what the reference gets without training, see :mod:`raysweep.report.moved`
+    on_test: bool = False  # the networks were validated on test images
 
     @property
     def winner(self) -> Winner | None:
@@ -397,12 +398,12 @@ def _compared(
         effects.arm(name, [e.predictions.probabilities for e in rows])
         for name, rows in [("control", references), *groups.items()]
     )
-    found, findings = effects.of_arms(control, arms, one.labels, one.classes)
+    found, findings = effects.of_arms(control, arms, one.cases, one.classes)
     free: list[Effect] = []
     if moved.too_many(len(one.classes), len(one.labels)):
         notes = [*notes, f"Offsets for {against[1]} are not searched: there are too many classes and images."]
     else:
-        free = moved.effects(moved.name_of(against[1]), control, one.labels, one.classes, metric)
+        free = moved.effects(moved.name_of(against[1]), control, one.cases, one.classes, metric)
     return Comparison(
         title,
         against[0],
@@ -415,6 +416,7 @@ def _compared(
         against[1],
         findings,
         free,
+        one.on_test,
     )
 
 

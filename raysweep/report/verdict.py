@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raysweep._text import counted, join_names
+from raysweep.data.reading import ON_TEST
 from raysweep.report import effects, moved, needed
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, LEARNED, ONE_SEED, Effect
@@ -45,6 +46,8 @@ def lines(comparison: Comparison) -> list[Line]:
                 Line("nothing", f"No branch is shown to be better over all classes (macro-F1{_could(comparison)}).")
             )
     found += _without_training(comparison)
+    if comparison.on_test:
+        found.insert(0, Line("nothing", ON_TEST))
     if comparison.winner is not None and comparison.winner.gain > 0:
         w = comparison.winner
         found.append(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +11,10 @@ import numpy as np
 from raysweep._text import join_names
 from raysweep.config.settings import DataSection
 from raysweep.data import cache
+from raysweep.data import sealed as sealing
 from raysweep.data.cache import Dataset, Images
 from raysweep.data.naming import canonical
+from raysweep.data.roles import seal
 from raysweep.errors import DataError, RaysweepError
 from raysweep.events import Decoding, Note, Progress
 
@@ -80,22 +80,58 @@ def whole(data: Dataset, classes: Sequence[str]) -> Shown:
     return _shown(ALL, data, [("train", data.train), (VAL, data.val)], classes)
 
 
+def sealed(
+    section: DataSection,
+    folder: Path,
+    form: tuple[int, int],
+    classes: Sequence[str],
+    recorded: str | None,
+    progress: Progress,
+) -> Shown:
+    """The sealed test images of these settings, for a network with these classes. This opens them; nobody has scored them yet.
+
+    Args:
+        form: (side, channels) of the images that the network takes.
+        recorded: the hash that they must have; None: any.
+
+    Raises:
+        DataError: there are none, or they are others, or the network does not know a class.
+    """
+    found = sealing.open_sealed(
+        section,
+        folder,
+        form=form,
+        recorded=recorded,
+        progress=lambda done, total: progress(Decoding(done, total)),
+        tell=lambda text: progress(Note(text)),
+    )
+    return Shown(
+        TEST,
+        (Images(found.images, found.labels),),
+        renumbered(found.labels, found.classes, classes),
+        tuple(classes),
+        found.digests,
+        found.sha256,
+        sealed=True,
+        groups=found.groups,
+        undecodable=tuple(Undecodable(u.name, u.reason) for u in found.undecodable),
+    )
+
+
 def _shown(split: str, data: Dataset, parts: list[tuple[str, Images]], classes: Sequence[str]) -> Shown:
     labels = np.concatenate([images.labels for _, images in parts])
-    digests = np.concatenate([cache.digests(data, name) for name, _ in parts])
-    order = np.lexsort((digests, labels))
-    identity = hashlib.sha256(json.dumps(data.classes).encode())
-    identity.update(labels[order].tobytes())
-    identity.update(digests[order].tobytes())
+    files = np.concatenate([cache.files(data, name) for name, _ in parts])
+    of_groups = [g for name, _ in parts if (g := cache.groups(data, name)) is not None]
     undecodable = tuple(Undecodable(s["image"], s["reason"]) for s in data.skipped)
     return Shown(
         split,
         tuple(images for _, images in parts),
         renumbered(labels, data.classes, classes),
         tuple(classes),
-        digests,
-        identity.hexdigest(),
+        np.concatenate([cache.digests(data, name) for name, _ in parts]),
+        seal.sha256(files.tolist(), labels.tolist(), data.classes),
         sealed=split == ALL,
+        groups=np.concatenate(of_groups) if len(of_groups) == len(parts) else None,
         undecodable=undecodable,
     )
 
@@ -118,6 +154,11 @@ def renumbered(labels: np.ndarray, mine: Sequence[str], theirs: Sequence[str]) -
     return found
 
 
+def digests(data: Dataset, split: str) -> np.ndarray:
+    """The hashes of the pixels of one split, S32 (n,)."""
+    return cache.digests(data, split)
+
+
 def trained_on(section: DataSection, folder: Path, progress: Progress) -> np.ndarray | str:
     """The hashes of the training images of these settings, S32; or why they are not known."""
     try:
@@ -130,8 +171,3 @@ def trained_on(section: DataSection, folder: Path, progress: Progress) -> np.nda
 def leaked(shown: Shown, trained: np.ndarray) -> np.ndarray:
     """bool (n,): which of the images have the same pixels as an image that the network was trained on."""
     return np.isin(shown.digests, trained)
-
-
-def has_split(data: Dataset) -> bool:
-    """Whether the data came with validation or test images of their own."""
-    raise DataError  # decided by the roles of the data

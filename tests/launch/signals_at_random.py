@@ -70,7 +70,7 @@ class Program:
         with open(self.log, "ab") as log, open(os.devnull, "wb") as nothing:
             if self.forked:
                 words = (*self.arguments, "--root", self.root)
-                process: Any = forks.program(*words, out=nothing.fileno(), err=log.fileno())
+                process: Any = Forked(lambda: forks.command_line(*words), nothing.fileno(), log.fileno())
             else:
                 process = self._executed(mark, log)
         while process.poll() is None and not _listens(process.pid):  # Python's own start is not ours
@@ -211,8 +211,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--phase", choices=PHASES, default=None)
     parser.add_argument("--forked", action="store_true", help="fork the programs, so that no library has to load")
     chosen = parser.parse_args(arguments)
-    forks.load()
     import raysweep.cli.branch  # noqa: F401
+    import tests.loaded  # noqa: F401
 
     chosen.folder.mkdir(parents=True, exist_ok=True)
     config = write_config(chosen.folder / "config.yaml", {"num_workers": 0})

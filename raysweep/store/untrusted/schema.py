@@ -226,6 +226,14 @@ _CHECKPOINT: dict[str, Rule] = {
     "best_acc": _number,
     "classes": _or_none(_classes),
     "sampling_weights": _or_none(_each("weight of class", _weight)),
+    "policy_decision": _or_none(
+        _fields(
+            {"epoch": _count, "weights": _each("weight of class", _weight), "reason": _mapping},
+            "epoch",
+            "weights",
+            "reason",
+        )
+    ),
     "history": _each("column", _column),
     "config": _fields(_CONFIG),
     "experiment": _or_none(_text),

@@ -11,7 +11,7 @@ from raysweep._paths import user_path
 from raysweep._text import plain, truncate
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Checkpoint, Classes, RootOption, TrustOption
-from raysweep.display.terminal import percent, put_json, split_classes, table
+from raysweep.display.terminal import percent, put_json, say, split_classes, table
 from raysweep.store.root import Root
 
 MAX_NAMED = 20  # files that cannot be used, in the error
@@ -44,6 +44,8 @@ def predict(
     from raysweep.tools import predict as networks
 
     found = networks.load(Root.open(root), checkpoint, over, split_classes(classes), consent(trust))
+    for note in found.notes:
+        say(plain(f"Note: {note}."))
     rows = list(networks.predictions(found, [user_path(f) for f in files]))
     if as_json:
         put_json([_as_json(found.classes, path, said) for path, said in rows])

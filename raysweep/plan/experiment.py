@@ -6,13 +6,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from raysweep._paths import user_path
 from raysweep._text import differences
 from raysweep.config.settings import Settings
 from raysweep.data import augment, cache, sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
-from raysweep.plan import resources
+from raysweep.plan import networks, resources
 from raysweep.plan.types import Plan
 from raysweep.store import layout
 from raysweep.store.root import Root
@@ -59,15 +61,13 @@ def plan_experiment(
         root.check_writable()
     data = read_images(settings, root, progress)
     progress(Building())
-    settings, data = _ordered(settings, data, classes)
+    settings, code, origin = networks.found(settings, new_weights, trusted)
+    settings, data = _ordered(settings, data, classes, origin.classes)
     settings, mirrored = _mirrored(settings, data.classes)
     weights = weights or SamplingWeights.complete(settings.sampling.weights, data.classes)
-    members = sampling.pool(
-        data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
-    )
-    counts = cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
+    members, counts = _pool(settings, data)
     weights.shares(counts)  # raises if no image could be drawn
-    parameters, notes = _network(settings, data, new_weights, trusted)
+    parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
     draws = settings.sampling.samples_per_epoch or len(members)
@@ -83,8 +83,16 @@ def plan_experiment(
         wanted,
         parameters,
         notes=(*mirrored, *notes),
+        code=code,
         trusted=trusted,
     )
+
+
+def _pool(settings: Settings, data: cache.Dataset) -> tuple[np.ndarray, dict[str, int]]:
+    """(the training images that may be drawn, int64; how many of them each class has)."""
+    each, seed = settings.sampling.sample_per_class, settings.data.split_seed
+    members = sampling.pool(data.train.labels, data.classes, each, seed)
+    return members, cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
 
 
 def _mirrored(settings: Settings, classes: Sequence[str]) -> tuple[Settings, tuple[Note, ...]]:
@@ -98,22 +106,6 @@ def _mirrored(settings: Settings, classes: Sequence[str]) -> tuple[Settings, tup
     return settings.model_copy(update={"training": training}), (Note(text),) if why else ()
 
 
-def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted: bool) -> tuple[int, tuple[Note, ...]]:
-    """(parameters, notes) of the network, which is built and tried with images of this size."""
-    from raysweep.training import models
-
-    name, options = settings.model.name, settings.model.options
-    model = models.build(name, options, len(data.classes), data.shape[2], pretrained=new_weights, trusted=trusted)
-    note = models.initialise(model, settings.model) if new_weights else None
-    models.try_out(model, data.shape, len(data.classes))
-    pad = settings.training.augment.crop_padding
-    if pad >= min(data.shape[:2]):
-        raise ConfigError(
-            f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
-        )
-    return sum(p.numel() for p in model.parameters()), (Note(note),) if note else ()
-
-
 def read_images(settings: Settings, root: Root, progress: Progress) -> cache.Dataset:
     """The images, decoded unless they were before."""
     data = cache.load(
@@ -125,20 +117,32 @@ def read_images(settings: Settings, root: Root, progress: Progress) -> cache.Dat
     return data
 
 
-def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:
+def _ordered(
+    settings: Settings, data: cache.Dataset, classes: Sequence[str] | None, outputs: Sequence[str] | None
+) -> tuple[Settings, cache.Dataset]:
     """Settings and data with the classes in the order of the checkpoint, or else of the trained network, if it has the same classes.
 
+    Args:
+        outputs: of the trained network, by its own names.
+
     Raises:
-        CheckpointError: the checkpoint has other classes.
+        CheckpointError: the checkpoint has other classes. ConfigError: ``model.init_classes`` are not those of the data.
     """
-    from raysweep.data.order import as_written, in_order
-    from raysweep.training import hub
+    from raysweep.data.order import as_written, in_order, matched
 
     data = as_written(data, classes)
     wanted = settings.data.classes
-    for known in (classes, hub.labels(settings.model.name)):
-        if wanted is None and known is not None and known != data.classes and sorted(known) == sorted(data.classes):
-            wanted = list(known)
+    for known in (classes, outputs):
+        found = None if known is None else matched(known, data.classes)
+        if wanted is None and found is not None and found != data.classes:
+            wanted = list(found)
+    if settings.model.init_classes is not None and classes is None:
+        order = matched(settings.model.init_classes, data.classes)
+        if order is None or (wanted is not None and tuple(wanted) != order):
+            raise ConfigError(
+                f"{differences(settings.model.init_classes, wanted or data.classes, 'model.init_classes', 'the data')}. Name every "
+                "class of the data once, in the order of the outputs, and omit data.classes."
+            )
     if wanted is not None:
         settings = settings.model_copy(update={"data": settings.data.model_copy(update={"classes": wanted})})
         data = in_order(data, wanted)

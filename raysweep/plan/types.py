@@ -17,6 +17,7 @@ from raysweep.plan.upgrade import FilledIn, Source
 from raysweep.store.records import ParentRef
 from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Trust
+from raysweep.training.sources import Sources
 from raysweep.weights import RatioChange, SamplingWeights
 
 
@@ -75,6 +76,7 @@ class Plan:
     rates: Rates | None = None  # of a child
     notes: tuple[Note, ...] = ()  # what differs from the parent, or was not loaded from init_from; for the log
     trusted: bool = False  # the user wrote or approved what the settings run and fetch
+    code: Sources | None = None  # of a python: name
 
     @property
     def shares(self) -> dict[str, float]:

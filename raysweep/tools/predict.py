@@ -21,7 +21,7 @@ from raysweep.store import trust as trusting
 from raysweep.store.records import Json
 from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Trust
-from raysweep.training import models
+from raysweep.training import conditions, guest, models
 
 AT_ONCE = 64  # images
 
@@ -42,6 +42,7 @@ class Network:
     shape: tuple[int, int, int]  # (height, width, channels) of the images it was trained on
     source: str  # checkpoint reference
     sha256: str
+    notes: tuple[str, ...] = ()  # what people should know, such as that the user's code has changed since
 
     def facts(self) -> dict[str, Any]:
         """Everything that another program needs to use it, as JSON."""
@@ -61,12 +62,14 @@ class Network:
             "checkpoint": self.source,
             "checkpoint_sha256": self.sha256,
             "raysweep": metadata.version("raysweep"),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     @torch.no_grad()
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """float32 (n, classes) for uint8 images (n, height, width, channels)."""
-        return torch.softmax(self.model(self.standardised(pixels)), dim=1).numpy()
+        with guest.quiet(self.name):
+            return torch.softmax(self.model(self.standardised(pixels)), dim=1).numpy()
 
     def standardised(self, pixels: np.ndarray) -> torch.Tensor:
         """The network's input for uint8 images (n, height, width, channels)."""
@@ -101,7 +104,16 @@ def load(
     trusting.settle(trust, parents.origin_of(root, experiment, path, saved), found.settings, over)
     shape = _shape(saved["preprocessing"], section["name"], over)
     options = dict(section.get("options") or {})
-    model = models.build(section["name"], options, len(saved["classes"]), shape[2], pretrained=False, trusted=True)
+    model = models.build(
+        section["name"],
+        options,
+        len(saved["classes"]),
+        shape[2],
+        pretrained=False,
+        trusted=True,
+        path=section.get("path"),
+        head=section.get("head"),
+    )
     models.load_weights(model, saved, path)
     model.eval()
     return Network(
@@ -113,7 +125,13 @@ def load(
         shape=shape,
         source=f"{experiment.id}@{entry.epoch}" if entry is not None and entry.batch is None else str(path),
         sha256=entry.sha256 if entry is not None else files.sha256_file(path),
+        notes=_notes(saved, section),
     )
+
+
+def _notes(saved: Mapping[str, Any], section: Json) -> tuple[str, ...]:
+    changed = conditions.changed_code(saved, section["name"], section.get("path"))
+    return () if changed is None else (changed,)
 
 
 def _model_section(found: Upgraded, overrides: Mapping[str, Any], path: Path) -> Json:

@@ -11,11 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, without_credentials
+from raysweep.config.treatment import LossSection, SamplingSection
 from raysweep.config.types import Float, Int, Moments, Name, Names, Positive, Section, Seed, Text, Workers, short_json
-from raysweep.errors import WeightsError
-from raysweep.weights import check_number
-
-MAX_DRAWS = 10**8  # an epoch's order needs 8 bytes for each image shown
 
 
 def data_name(source: object, path: object) -> str:
@@ -143,32 +140,6 @@ class DataSection(Section):
         if info.field_name == "std" and any(n <= 0 for n in numbers):
             raise ValueError("every number must be above zero")
         return value
-
-
-class SamplingSection(Section):
-    strategy: Literal["quota", "multinomial"] = Field(
-        "quota",
-        description="quota: each class gets its exact number of images per epoch; multinomial: independent random draws with "
-        "replacement.",
-    )
-    weights: Nested = Field(
-        default_factory=dict, description="Class: weight, a number ≥ 0. Classes that are not listed have weight 1.0."
-    )
-    samples_per_epoch: Annotated[Int, Field(ge=1, le=MAX_DRAWS)] | None = Field(
-        None,
-        description="Number of images shown per epoch; each needs 8 bytes of memory. Default: the number of training images.",
-    )
-    sample_per_class: Positive | None = Field(
-        None, description="Use at most this many different images of each class. Default: all."
-    )
-
-    @field_validator("weights")
-    @classmethod
-    def _weights(cls, value: Nested) -> dict[str, float]:
-        try:
-            return {name: check_number(name, number) for name, number in value.items()}
-        except WeightsError as error:
-            raise ValueError(str(error)) from None
 
 
 class ModelSection(Section):
@@ -358,6 +329,7 @@ class Settings(Section):
     sampling: SamplingSection = Field(default_factory=SamplingSection)  # type: ignore[arg-type]
     model: ModelSection = Field(default_factory=ModelSection)  # type: ignore[arg-type]
     training: TrainingSection = Field(default_factory=TrainingSection)  # type: ignore[arg-type]
+    loss: LossSection = Field(default_factory=LossSection)  # type: ignore[arg-type]
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)  # type: ignore[arg-type]
     scaling: ScalingSection = Field(default_factory=ScalingSection)  # type: ignore[arg-type]
     trackers: TrackersSection = Field(default_factory=TrackersSection)  # type: ignore[arg-type]
@@ -396,7 +368,7 @@ class Settings(Section):
         return {
             "experiment_name": self.experiment.name,
             "timestamp": more.pop("timestamp", None),
-            "sampling_weights": dict(self.sampling.weights),
+            "sampling_weights": self.sampling.weights,
             "model_name": self.model.name,
             "batch_size": self.training.batch_size,
             "learning_rate": self.training.learning_rate,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from raysweep._paths import user_path
 from raysweep._text import differences
@@ -19,7 +17,8 @@ from raysweep.plan.types import Plan
 from raysweep.store import layout
 from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
-from raysweep.weights import SamplingWeights
+from raysweep.weights import MOST_LISTED, SamplingWeights
+from raysweep.weights_by_rule import Wanted
 
 
 def cache_dir(settings: Settings, root: Root) -> Path:
@@ -34,7 +33,8 @@ def plan_experiment(
     writable: bool = True,
     classes: Sequence[str] | None = None,
     tracked: bool = True,
-    weights: SamplingWeights | None = None,
+    inherited: SamplingWeights | None = None,
+    asked: Wanted | None = None,
     root: Root | None = None,
     new_weights: bool = True,
     trusted: bool = True,
@@ -44,7 +44,8 @@ def plan_experiment(
     Args:
         classes: of the checkpoint that will be loaded; the data must have the same, in the same order.
         tracked: whether the trackers asked for must be installed.
-        weights: default: those of the settings.
+        inherited: the parent's weights, which classes that are not named keep; default: 1.
+        asked: the weights asked for; default: those of the settings.
         root: where it will be, opened; default: the one that the settings name.
         new_weights: False where the weights will come from a checkpoint. The files that a network begins with, of
             ``model.init_from`` or of a pretrained network, are then not read: they may be gone.
@@ -56,7 +57,7 @@ def plan_experiment(
     root = root or Root.open(settings.root, look=False)
     if tracked:
         trackers.check(settings.trackers)
-    wanted = resources.decide(settings.scaling)
+    where = resources.decide(settings.scaling)
     if writable:
         root.check_writable()
     data = read_images(settings, root, progress)
@@ -64,13 +65,13 @@ def plan_experiment(
     settings, code, origin = networks.found(settings, new_weights, trusted)
     settings, data = _ordered(settings, data, classes, origin.classes)
     settings, mirrored = _mirrored(settings, data.classes)
-    weights = weights or SamplingWeights.complete(settings.sampling.weights, data.classes)
-    members, counts = _pool(settings, data)
-    weights.shares(counts)  # raises if no image could be drawn
+    counts = _pool(settings, data)
+    base = inherited or SamplingWeights.complete({}, data.classes)
+    settings, weights, by_rule = _weights(settings, asked or settings.sampling.wanted(), base, counts)
     parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
-    draws = settings.sampling.samples_per_epoch or len(members)
+    draws = settings.sampling.samples_per_epoch or sum(counts.values())
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
     return Plan(
@@ -80,19 +81,63 @@ def plan_experiment(
         counts,
         weights,
         draws,
-        wanted,
+        where,
         parameters,
-        notes=(*mirrored, *notes),
+        notes=(*mirrored, *by_rule, *_loss(settings, weights, counts), *notes),
         code=code,
         trusted=trusted,
     )
 
 
-def _pool(settings: Settings, data: cache.Dataset) -> tuple[np.ndarray, dict[str, int]]:
-    """(the training images that may be drawn, int64; how many of them each class has)."""
-    each, seed = settings.sampling.sample_per_class, settings.data.split_seed
-    members = sampling.pool(data.train.labels, data.classes, each, seed)
-    return members, cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
+def _pool(settings: Settings, data: cache.Dataset) -> dict[str, int]:
+    """Class → training images that may be shown."""
+    members = sampling.pool(
+        data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
+    )
+    return cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
+
+
+def _weights(
+    settings: Settings, asked: Wanted, base: SamplingWeights, counts: Mapping[str, int]
+) -> tuple[Settings, SamplingWeights, tuple[Note, ...]]:
+    """(settings with the weight of every class, the weights, what is to be said of them).
+
+    The settings keep the numbers instead of the rule, so that what continues from them shows the same images even if
+    the data have grown.
+
+    Raises:
+        WeightsError: the weights do not fit the classes, or with them no image could be drawn.
+    """
+    weights = asked.resolve(base, counts)
+    weights.shares(counts)  # raises if no image could be drawn
+    rule = asked.describe(base)
+    if rule:
+        numbers = settings.sampling.model_copy(update={"weights": weights.as_dict(), "shares": {}})
+        settings = settings.model_copy(update={"sampling": numbers})
+    text = f"Sampling weights by {rule}: {weights.describe()}."
+    return settings, weights, (Note(text),) if rule else ()
+
+
+def _loss(settings: Settings, weights: SamplingWeights, counts: Mapping[str, int]) -> tuple[Note, ...]:
+    """What is to be said of a loss that treats classes differently.
+
+    Raises:
+        WeightsError: its weights do not fit the classes.
+    """
+    section, notes = settings.loss, []
+    if section.weighted:
+        from raysweep.training import losses
+
+        numbers = losses.class_weights(section, weights.shares(counts), counts)
+        shown = ", ".join(f"{c} {w:.4g}" for c, w in list(zip(weights.classes, numbers, strict=True))[:MOST_LISTED])
+        more = f" and {len(numbers) - MOST_LISTED:,} more" if len(numbers) > MOST_LISTED else ""
+        notes.append(f"Weights of the classes in the loss: {shown}{more}.")
+    even = len({round(share, 9) for share in weights.shares(counts).values()}) == 1
+    if section.prior and even:
+        notes.append(
+            f"loss.kind={section.kind} adds the log of the shares shown, which are equal for all classes here: it changes nothing."
+        )
+    return tuple(Note(text) for text in notes)
 
 
 def _mirrored(settings: Settings, classes: Sequence[str]) -> tuple[Settings, tuple[Note, ...]]:

@@ -34,6 +34,7 @@ _ALWAYS = {  # how the old system trained, whatever its configuration said
     "training.schedule": "constant",
     "training.warmup_epochs": 0.0,
     "training.label_smoothing": 0.0,
+    "loss.kind": "cross_entropy",
     "training.augment": {"crop_padding": 0, "flip": False},
 }
 _USERS = {"data": ("path", "source", "classes"), "model": ("name", "options")}  # what a user may say of a checkpoint

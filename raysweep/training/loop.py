@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from raysweep.events import BatchDone, Note, Progress, Reporter, TrainingStarted, ignore
 from raysweep.store import layout, lineage
 from raysweep.training import evaluate, guest, optim
 from raysweep.training.evaluate import RankEpoch
 from raysweep.training.job import Job, Outcome
+from raysweep.training.losses import Loss
 from raysweep.training.progress import Meters, TrainingProgress
 from raysweep.training.saving import Saver
 from raysweep.training.setup import Part, Setup, prepare
@@ -143,6 +143,7 @@ class _Loop:
         """
         setup, meters, first = self.setup, self.progress.meters, self.progress.batch_done
         t, total, every = setup.settings.training, setup.total_batches, setup.settings.checkpoint.every_n_batches
+        loss_of = setup.loss(epoch)
         setup.model.train()
         setup.parallel.train()
         counted = _Counted(meters, setup.world.device)
@@ -153,7 +154,7 @@ class _Loop:
             draws_of_part = None if draws is None else draws[part.positions]
             x, y = setup.feed.batch(setup.data.train, order[part.positions], draws_of_part)
             optim.set_learning_rate(setup.optimizer, optim.learning_rate(t, epoch - 1 + batch / total))
-            loss, logits = self._backward(x, y, part.divisor)
+            loss, logits = self._backward(x, y, part.divisor, loss_of)
             done = batch + 1
             counted.add(done, part, loss, logits, y)
             due = every is not None and done % every == 0
@@ -173,13 +174,15 @@ class _Loop:
         counted.update_meters()
         return counted.positions()
 
-    def _backward(self, x: torch.Tensor, y: torch.Tensor, divisor: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _backward(
+        self, x: torch.Tensor, y: torch.Tensor, divisor: int, loss_of: Loss
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the gradients of a batch; returns the loss, summed over its images, and the logits."""
         setup, t = self.setup, self.setup.settings.training
         setup.optimizer.zero_grad(set_to_none=True)
         with setup.autocast():
             logits = setup.parallel(x)
-        loss = functional.cross_entropy(logits.float(), y, label_smoothing=t.label_smoothing, reduction="sum")
+        loss = loss_of(logits.float(), y)
         # DDP averages over the ranks. This factor makes the result the mean over the images of the global batch, also where
         # the parts of the ranks differ in size.
         torch.autograd.backward(loss * (setup.world.size / divisor))

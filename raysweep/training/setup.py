@@ -22,7 +22,7 @@ from raysweep.data.order import in_order
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint
-from raysweep.training import conditions, guest, guest_network, models, optim, origin, state
+from raysweep.training import conditions, guest, guest_network, losses, models, optim, origin, state
 from raysweep.training.feed import Feed
 from raysweep.training.job import Job
 from raysweep.training.progress import TrainingProgress
@@ -91,6 +91,12 @@ class Setup:
         if not (a.crop_padding or a.flip):
             return None
         return augment.epoch_draws(self.draws, a.crop_padding, bool(a.flip), seed=self.settings.seed, epoch=epoch)
+
+    def loss(self, epoch: int) -> losses.Loss:
+        """The loss of an epoch."""
+        counts = self.class_counts()
+        t, shares = self.settings.training, self.job.weights.shares(counts)
+        return losses.of_epoch(self.settings.loss, t.label_smoothing, shares, counts, epoch, self.world.device)
 
     def part(self, batch: int) -> Part:
         """What this rank computes of global batch ``batch``, counted from 0."""

@@ -74,7 +74,7 @@ class SamplingWeights:
         Raises:
             WeightsError: every class with a weight above zero is empty.
         """
-        return {c: float(share) for c, share in self._exact(counts).items()}
+        return {c: float(share) for c, share in self.exact_shares(counts).items()}
 
     def quotas(self, counts: Mapping[str, int], draws: int) -> dict[str, int]:
         """How many of ``draws`` images each class gets: ``draws * n_c w_c / sum(n w)``, rounded by largest remainder.
@@ -85,14 +85,19 @@ class SamplingWeights:
         Raises:
             WeightsError: every class with a weight above zero is empty.
         """
-        exact = {c: draws * share for c, share in self._exact(counts).items()}
+        exact = {c: draws * share for c, share in self.exact_shares(counts).items()}
         result = {c: int(q) for c, q in exact.items()}
         by_remainder = sorted(exact, key=lambda c: result[c] - exact[c])  # stable: ties keep the class order
         for c in by_remainder[: draws - sum(result.values())]:
             result[c] += 1
         return result
 
-    def _exact(self, counts: Mapping[str, int]) -> dict[str, Fraction]:
+    def exact_shares(self, counts: Mapping[str, int]) -> dict[str, Fraction]:
+        """The same as :meth:`shares`, as fractions.
+
+        Raises:
+            WeightsError: every class with a weight above zero is empty.
+        """
         weights = self.as_dict()
         mass = {c: Fraction(n) * Fraction(weights[c]) for c, n in counts.items()}
         total = sum(mass.values())

@@ -87,8 +87,26 @@ class DataSection(Section):
     channels: Literal[1, 3] | None = Field(
         None, description="1: grayscale; 3: color. Default: 1 if all images are grayscale, else 3."
     )
+    val: Literal["auto", "split", "test"] = Field(
+        "auto",
+        description="Which images are for validation. auto: those of the data, else a part of the training images; test images stay "
+        "sealed. split: always a part of the training images. test: the test images, where there are no validation images of "
+        "their own; results are then chosen on them.",
+    )
     val_fraction: Annotated[Float, Field(gt=0, lt=1)] = Field(
         0.2, description="Fraction of each class used for validation, if the data has no validation split of its own."
+    )
+    min_val: Annotated[Int, Field(ge=0, le=1_000_000)] = Field(
+        10,
+        description="A split made here gives each class at least this many validation images, but at most half of its images.",
+    )
+    max_val: Positive | None = Field(
+        None, description="Use at most this many validation images, the same part of each class. Default: all."
+    )
+    group: Text | None = Field(
+        None,
+        description="What tells which images belong together (a patient, a film): a column of the list, or a pattern of the file's "
+        "name such as {group}_*. A group is never on both sides of a split.",
     )
     split_seed: Seed = Field(0, description="Seed of the validation split. All children use the same one.")
     on_bad_image: Literal["error", "skip"] = Field(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_serializer, model_validator
 
 from raysweep._text import Nested
 from raysweep.config.types import Float, Int, Positive, Section
@@ -21,6 +22,44 @@ def _wanted(weights: str | Nested, shares: Nested | None = None) -> Wanted:
         raise ValueError(str(error)) from None
 
 
+def _numbers(weights: str | Nested) -> Nested:
+    assert not isinstance(weights, str), "planning puts numbers in the place of a rule"
+    return weights
+
+
+class SchedulePoint(Section):
+    """Weights from an epoch on."""
+
+    start: Positive = Field(
+        alias="from", description="The first epoch with these weights, counted with the parent's epochs."
+    )
+    weights: str | Nested = Field(
+        default_factory=dict,
+        description="As sampling.weights: class: weight or share, or a rule. The others have their weight of sampling.weights.",
+    )
+    shares: Nested = Field(default_factory=dict, description="As sampling.shares.")
+    linear: bool = Field(
+        False, description="true: the shares move in a straight line from the point before, and arrive at this epoch."
+    )
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> SchedulePoint:
+        _wanted(self.weights, self.shares)
+        return self
+
+    @model_serializer
+    def _as_written(self) -> Nested:
+        return {"from": self.start, "weights": self.weights, "shares": self.shares, "linear": self.linear}
+
+    def wanted(self) -> Wanted:
+        """What is asked for from this epoch on."""
+        return Wanted(self.weights, self.shares)
+
+    def numbers(self) -> Nested:
+        """Class → weight, once planning has resolved a rule and shares."""
+        return _numbers(self.weights)
+
+
 class SamplingSection(Section):
     strategy: Literal["quota", "multinomial"] = Field(
         "quota",
@@ -35,6 +74,11 @@ class SamplingSection(Section):
     shares: Nested = Field(
         default_factory=dict,
         description="Class: part of each epoch's images, such as 0.35. The other classes keep their proportions to each other.",
+    )
+    schedule: list[SchedulePoint] = Field(
+        default_factory=list,
+        description="Other weights from certain epochs on: [{from: 1, weights: natural}, {from: 9, weights: balanced}]. With linear: "
+        "true the shares move there from the point before.",
     )
     samples_per_epoch: Annotated[Int, Field(ge=1, le=MAX_DRAWS)] | None = Field(
         None,
@@ -60,9 +104,23 @@ class SamplingSection(Section):
         shares = _wanted(weights, value).shares
         return {name: shares[name] for name in value}
 
+    @field_validator("schedule")
+    @classmethod
+    def _in_order(cls, value: list[SchedulePoint]) -> list[SchedulePoint]:
+        starts = [point.start for point in value]
+        if any(a >= b for a, b in itertools.pairwise(starts)):
+            raise ValueError(f"the epochs must rise from point to point; they are {', '.join(map(str, starts[:20]))}")
+        if value and value[0].linear:
+            raise ValueError("the first point has none before it from which it could move linearly; put one at from: 1")
+        return value
+
     def wanted(self) -> Wanted:
         """What is asked for: weights by class or by a rule, and shares."""
         return Wanted(self.weights, self.shares)
+
+    def numbers(self) -> Nested:
+        """Class → weight, once planning has resolved a rule and shares."""
+        return _numbers(self.weights)
 
 
 _USED_BY = {  # option → the losses that read it

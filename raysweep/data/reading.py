@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -11,6 +12,8 @@ from raysweep.data.copies import Copies
 
 UNDECODED = "images that cannot be decoded"
 FEW = 10  # validation images of a class
+MAX_SIZES = 12  # that are told apart
+OTHER_SIZES = "other sizes"
 MAX_EXAMPLES = 3  # of each kind of thing that was left out
 
 
@@ -26,6 +29,24 @@ class LeftOut:
         """All of these, with the first three as examples."""
         every = [str(name) for name in names]
         return cls(len(every), tuple(every[:MAX_EXAMPLES]))
+
+
+@dataclass(frozen=True)
+class Seal:
+    """The sealed test images, of which only the bytes were hashed: neither their pixels nor their classes were looked at."""
+
+    images: int
+    sha256: str  # of their bytes and classes, in any order
+    unread: int = 0  # whose files could not be read
+    in_train: int = 0  # that are byte for byte in training, too
+    in_val: int = 0
+
+    def line(self) -> str:
+        """What people should know of them."""
+        copies = [f"{n:,} in {where}" for n, where in ((self.in_train, "training"), (self.in_val, "validation")) if n]
+        more = f" Byte for byte the same are {' and '.join(copies)}." if copies else ""
+        more += f" The files of {self.unread:,} cannot be read." if self.unread else ""
+        return f"Sealed: {_images(self.images)} for testing, not looked at until `raysweep evaluate`.{more}"
 
 
 @dataclass(frozen=True)
@@ -53,6 +74,10 @@ class Reading:
     copies: Copies | None = None
     notes: tuple[str, ...] = ()  # how folders, lists and classes were understood, a sentence each
     several: int = 0  # animations and files with several pages, of which the first picture is used
+    seal: Seal | None = None
+    on_test: bool = False  # validation images are test images: whatever is chosen is chosen on them
+    prior: Mapping[str, float] | None = None  # class → share in the data, where validation has other shares
+    sizes: Mapping[str, int] = field(default_factory=dict)  # width × height as stored → images, see most_common
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Reading:
@@ -72,6 +97,10 @@ class Reading:
             None if value["copies"] is None else Copies.from_json(value["copies"]),
             tuple(value["notes"]),
             int(value.get("several", 0)),
+            None if value.get("seal") is None else Seal(**value["seal"]),
+            bool(value.get("on_test")),
+            None if value.get("prior") is None else dict(value["prior"].items()),
+            dict(value.get("sizes", {})),  # earlier versions did not record them
         )
 
     def with_told(self, left_out: Mapping[str, LeftOut], notes: tuple[str, ...]) -> Reading:
@@ -110,6 +139,8 @@ class Reading:
         if self.modes:
             each = ", ".join(f"{n:,} {plain(mode)}" for mode, n in self.modes.items())
             found.append(f"Converted: {_images(sum(self.modes.values()))} in other modes than gray and RGB ({each}).")
+        if self.seal is not None:
+            found.append(self.seal.line())
         if self.copies is not None:
             found += self.copies.lines()
         without = [name for name, n in self.validation.items() if n == 0]
@@ -123,6 +154,13 @@ class Reading:
                 "small differences of these classes mean nothing."
             )
         return found
+
+
+def most_common(sizes: Counter[str]) -> dict[str, int]:
+    """The most frequent sizes, the most frequent first, and all others together."""
+    told = dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:MAX_SIZES])
+    rest = sizes.total() - sum(told.values())
+    return told | ({OTHER_SIZES: rest} if rest else {})
 
 
 def _images(n: int) -> str:

@@ -215,6 +215,7 @@ def _plan(
             classes=config.classes,
             tracked=False,
             root=experiment.root,
+            first_epoch=config.fork + 1,
             new_weights=good is None and config.parent is None,
         )
     except ResourceError as error:

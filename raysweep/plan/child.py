@@ -68,7 +68,10 @@ def plan_child(
     wanted = _wanted(over.get("sampling") or {}, weights)
     known = wanted.resolve(parent.weights, {}) if wanted.is_plain(parent.weights) else parent.weights
     _no_other_weights(over)
-    settings = _childs_settings(parent, root.address, name, description, epochs, known, over)
+    # Weights that are given hold for all epochs of the child; a schedule that is not given is then the parent's past.
+    sampled = over.get("sampling") or {}
+    constant = bool(weights or sampled.get("weights") or sampled.get("shares")) and "schedule" not in sampled
+    settings = _childs_settings(parent, root.address, name, description, epochs, known, over, constant)
     if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
     _same_pixels(parent, over)
@@ -81,6 +84,7 @@ def plan_child(
         parent.classes,
         inherited=parent.weights,
         asked=wanted,
+        first_epoch=parent.epoch + 1,
         root=root,
         new_weights=False,
         trusted=parent.trusted,
@@ -139,8 +143,9 @@ def _childs_settings(
     epochs: int | None,
     weights: SamplingWeights,
     overrides: Mapping[str, Any],
+    constant: bool,
 ) -> Settings:
-    """The parent's settings with the child's own, checked.
+    """The parent's settings with the child's own, checked; ``constant``: without the schedule of the weights.
 
     Raises:
         ConfigError: an override is wrong.
@@ -163,6 +168,8 @@ def _childs_settings(
         merged, {"experiment": {"name": name or before.experiment.name, "description": description or ""}}
     )
     merged["sampling"] = {**merged["sampling"], "weights": weights.as_dict(), "shares": {}}
+    if constant:
+        merged["sampling"]["schedule"] = []
     return load_config.validate(merged, "the child's configuration")
 
 
@@ -177,7 +184,10 @@ def vary(plan: Plan, *, name: str, description: str, weights: SamplingWeights, s
         experiment = ExperimentSection(name=name, description=description)
     except ValidationError as error:
         raise ConfigError(load_config.explain(error, ExperimentSection, f"branch {name}")) from None
-    sampled = before.sampling.model_copy(update={"weights": weights.as_dict()})
+    if before.sampling.schedule and plan.parent is not None and weights == plan.parent.weights:
+        weights, sampled = plan.weights, before.sampling  # the control follows the schedule; a branch has its weights
+    else:
+        sampled = before.sampling.model_copy(update={"weights": weights.as_dict(), "schedule": []})
     settings = before.model_copy(update={"experiment": experiment, "seed": seed, "sampling": sampled})
     varied = replace(plan, settings=settings, weights=weights)
     if plan.parent is None:

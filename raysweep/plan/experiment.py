@@ -19,6 +19,7 @@ from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
 from raysweep.weights import MOST_LISTED, SamplingWeights
 from raysweep.weights_by_rule import Wanted
+from raysweep.weights_schedule import Schedule, Step
 
 
 def cache_dir(settings: Settings, root: Root) -> Path:
@@ -35,6 +36,7 @@ def plan_experiment(
     tracked: bool = True,
     inherited: SamplingWeights | None = None,
     asked: Wanted | None = None,
+    first_epoch: int = 1,
     root: Root | None = None,
     new_weights: bool = True,
     trusted: bool = True,
@@ -46,6 +48,7 @@ def plan_experiment(
         tracked: whether the trackers asked for must be installed.
         inherited: the parent's weights, which classes that are not named keep; default: 1.
         asked: the weights asked for; default: those of the settings.
+        first_epoch: of this training, counted with the parent's epochs.
         root: where it will be, opened; default: the one that the settings name.
         new_weights: False where the weights will come from a checkpoint. The files that a network begins with, of
             ``model.init_from`` or of a pretrained network, are then not read: they may be gone.
@@ -66,12 +69,10 @@ def plan_experiment(
     settings, data = _ordered(settings, data, classes, origin.classes)
     settings, mirrored = _mirrored(settings, data.classes)
     counts = _pool(settings, data)
-    base = inherited or SamplingWeights.complete({}, data.classes)
-    settings, weights, by_rule = _weights(settings, asked or settings.sampling.wanted(), base, counts)
+    settings, weights, by_rule = _treatment(settings, asked, inherited, first_epoch, counts)
     parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
-    draws = settings.sampling.samples_per_epoch or sum(counts.values())
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
     return Plan(
@@ -80,10 +81,10 @@ def plan_experiment(
         data.facts,
         counts,
         weights,
-        draws,
+        settings.sampling.samples_per_epoch or sum(counts.values()),
         where,
         parameters,
-        notes=(*mirrored, *by_rule, *_loss(settings, weights, counts), *notes),
+        notes=(*mirrored, *by_rule, *notes),
         code=code,
         trusted=trusted,
     )
@@ -97,25 +98,50 @@ def _pool(settings: Settings, data: cache.Dataset) -> dict[str, int]:
     return cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
 
 
-def _weights(
-    settings: Settings, asked: Wanted, base: SamplingWeights, counts: Mapping[str, int]
+def _treatment(
+    settings: Settings,
+    asked: Wanted | None,
+    inherited: SamplingWeights | None,
+    first_epoch: int,
+    counts: Mapping[str, int],
 ) -> tuple[Settings, SamplingWeights, tuple[Note, ...]]:
-    """(settings with the weight of every class, the weights, what is to be said of them).
+    """(settings with the weight of every class, the weights of the first epoch, what is to be said of them and of the loss)."""
+    settings, schedule, notes = _weights(settings, asked, inherited, counts)
+    weights = schedule.at(first_epoch, counts)
+    return settings, weights, (*notes, *_loss(settings, weights, counts))
 
-    The settings keep the numbers instead of the rule, so that what continues from them shows the same images even if
-    the data have grown.
+
+def _weights(
+    settings: Settings, asked: Wanted | None, inherited: SamplingWeights | None, counts: Mapping[str, int]
+) -> tuple[Settings, Schedule, tuple[Note, ...]]:
+    """(settings with the weight of every class, the weights of each epoch, what is to be said of them).
+
+    The settings keep the numbers instead of a rule, so that what continues from them shows the same images even if the
+    data have grown.
 
     Raises:
         WeightsError: the weights do not fit the classes, or with them no image could be drawn.
     """
-    weights = asked.resolve(base, counts)
-    weights.shares(counts)  # raises if no image could be drawn
-    rule = asked.describe(base)
-    if rule:
-        numbers = settings.sampling.model_copy(update={"weights": weights.as_dict(), "shares": {}})
-        settings = settings.model_copy(update={"sampling": numbers})
-    text = f"Sampling weights by {rule}: {weights.describe()}."
-    return settings, weights, (Note(text),) if rule else ()
+    base, asked = inherited or SamplingWeights.complete({}, tuple(counts)), asked or settings.sampling.wanted()
+    weights, rule = asked.resolve(base, counts), asked.describe(base)
+    told = [f"Sampling weights by {rule}: {weights.describe()}."] if rule else []
+    steps, points = [], []
+    for point in settings.sampling.schedule:
+        wanted = point.wanted()
+        step = Step(point.start, wanted.resolve(weights, counts), point.linear)
+        steps.append(step)
+        points.append(point.model_copy(update={"weights": step.weights.as_dict(), "shares": {}}))
+        name = wanted.describe(weights)
+        way = "by a straight line until" if point.linear else "from"
+        told.append(
+            f"Sampling weights {way} epoch {point.start}{f' by {name}' if name else ''}: {step.weights.describe()}."
+        )
+    for one in (weights, *(step.weights for step in steps)):
+        one.shares(counts)  # raises if no image could be drawn
+    if rule or steps:
+        numbers = {"weights": weights.as_dict(), "shares": {}, "schedule": points}
+        settings = settings.model_copy(update={"sampling": settings.sampling.model_copy(update=numbers)})
+    return settings, Schedule(weights, tuple(steps)), tuple(Note(text) for text in told)
 
 
 def _loss(settings: Settings, weights: SamplingWeights, counts: Mapping[str, int]) -> tuple[Note, ...]:

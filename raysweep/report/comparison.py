@@ -22,7 +22,7 @@ from raysweep.report.findings.selection import Winner
 from raysweep.report.findings.variance import STEADY_SEEDS
 from raysweep.report.history import class_sums, own_rows, read_history
 from raysweep.report.predictions import Predictions
-from raysweep.store import files, layout, ratio, resolve
+from raysweep.store import layout, ratio, resolve
 from raysweep.store.commands import command
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.records import ParentRef
@@ -491,15 +491,3 @@ def cost(experiment: Experiment) -> tuple[float, int]:
     took = history.get("seconds", [])
     seconds = sum(took[i] or 0.0 for i in own_rows(experiment, history)) if took else 0.0
     return float(seconds), int(sum(class_sums(experiment, history, "realised_").values()))
-
-
-def write_csv(comparison: Comparison, path: Path) -> None:
-    """Write ``effects.csv``: one row per branch, class and metric. Metrics over all classes have the class ``(all)``. What is not
-    known is empty."""
-
-    def cell(value: Any) -> Any:
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    rows: list[list[Any]] = [list(effects.COLUMNS)]
-    rows += [[cell(value) for value in effects.as_row(e).values()] for e in comparison.rows]
-    files.write_atomic(path, files.csv_text(rows).encode())

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from raysweep._text import plain
 from raysweep.errors import LockedError, RaysweepError
-from raysweep.report import comparison, content
+from raysweep.report import comparison, content, templates
 from raysweep.report.comparison import Comparison
 from raysweep.report.content import Content
 from raysweep.report.sections.records import HeatCell
@@ -44,12 +41,12 @@ def write_all(sweep: Sweep) -> tuple[Comparison | None, str | None]:
     Returns (the comparison, if there is one; the reason, if something could not be written). That is not raised: the sweep itself
     has succeeded.
     """
-    from raysweep.report import effects_picture
+    from raysweep.report import effects_csv, effects_picture
 
     problem, compared = None, None
     try:
         compared = comparison.of_sweep(sweep)
-        comparison.write_csv(compared, sweep.folder / layout.EFFECTS_CSV)
+        effects_csv.write(compared, sweep.folder / layout.EFFECTS_CSV)
         files.write_atomic(sweep.folder / layout.EFFECTS_PNG, effects_picture.heat_map(compared))
     except RaysweepError as error:
         problem = str(error)
@@ -66,32 +63,8 @@ def write_all(sweep: Sweep) -> tuple[Comparison | None, str | None]:
 
 
 def html(page: Content) -> str:
-    """The page as HTML. Every text is escaped, and control characters and marks of writing direction are replaced."""
-    import jinja2
-    from markupsafe import Markup
-
-    def shown(value: Any) -> Any:
-        if isinstance(value, str) and not isinstance(value, Markup):
-            return plain(value)
-        return value
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        finalize=shown,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    )
-    environment.filters |= {
-        "percent": lambda v: "-" if v is None or math.isnan(v) else f"{v:.1%}",
-        "decimals": lambda v: "-" if v is None else f"{v:.3f}",
-        "points": lambda v: "?" if math.isnan(v) else f"{100 * v:+.1f}",
-        "tint": _tint,
-        "svg": Markup,  # made by sections/chart.py, without any text of a user
-        "lines": lambda text: Markup("\n").join(plain(line) for line in text.split("\n")),
-    }
-    return environment.get_template("page.html").render(page=page, version=version("raysweep"))
+    """The page as HTML."""
+    return templates.render("page.html", {"tint": _tint}, page=page)
 
 
 def _tint(cell: HeatCell) -> str:

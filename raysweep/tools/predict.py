@@ -21,6 +21,7 @@ from raysweep.store import trust as trusting
 from raysweep.store.records import Json
 from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Trust
+from raysweep.tools.adjust import Adjustment, check_metric, fit
 from raysweep.training import conditions, guest, models
 
 AT_ONCE = 64  # images
@@ -42,6 +43,7 @@ class Network:
     shape: tuple[int, int, int]  # (height, width, channels) of the images it was trained on
     source: str  # checkpoint reference
     sha256: str
+    adjustment: Adjustment | None = None  # its offsets are not part of ``model``
     notes: tuple[str, ...] = ()  # what people should know, such as that the user's code has changed since
 
     def facts(self) -> dict[str, Any]:
@@ -63,13 +65,24 @@ class Network:
             "checkpoint_sha256": self.sha256,
             "raysweep": metadata.version("raysweep"),
             **({"notes": list(self.notes)} if self.notes else {}),
-        }
+        } | ({} if self.adjustment is None else {"adjusted": self.adjustment.facts()})
 
     @torch.no_grad()
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """float32 (n, classes) for uint8 images (n, height, width, channels)."""
         with guest.quiet(self.name):
-            return torch.softmax(self.model(self.standardised(pixels)), dim=1).numpy()
+            return torch.softmax(self.logits(self.standardised(pixels)), dim=1).numpy()
+
+    @property
+    def offsets(self) -> torch.Tensor:
+        """float32 (classes,), which are added to the logits; zeros if the network is not adjusted."""
+        known = {} if self.adjustment is None else self.adjustment.offsets
+        return torch.tensor([known.get(c, 0.0) for c in self.classes])
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 (n, classes) for standardised images, with the offsets."""
+        logits: torch.Tensor = self.model(x)
+        return logits if self.adjustment is None else logits + self.offsets
 
     def standardised(self, pixels: np.ndarray) -> torch.Tensor:
         """The network's input for uint8 images (n, height, width, channels)."""
@@ -84,19 +97,24 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
     trust: Trust = NOBODY,
+    adjust: str | None = None,
 ) -> Network:
     """The network of a checkpoint, on the CPU, ready to predict.
 
     Args:
+        adjust: a metric for which offsets are fitted and added to the logits, see :mod:`raysweep.tools.adjust`.
         overrides, classes: what a checkpoint of the old system does not say, see :func:`parent.read_parent`.
 
     Raises:
         NotFoundError, CheckpointError: there is no such checkpoint, or it is damaged. ConfigError: its model cannot be built.
-        UntrustedError: it names code that nobody has approved.
+        UntrustedError: it names code that nobody has approved. InputError: it cannot be adjusted.
     """
+    if adjust is not None:
+        check_metric(adjust)
     experiment, entry, path = resolve.find_checkpoint(root, reference)
     if entry is not None and (problem := entry.verify(experiment.folder)) is not None:
         raise StoreError(f"{experiment.folder}: {problem}. Take another checkpoint.")
+    adjustment = None if adjust is None else fit(experiment, entry, reference, adjust)
     over = overrides or {}
     found = upgrade(checkpoint.read_checkpoint(path), experiment, path, over, classes)
     saved = found.checkpoint
@@ -125,6 +143,7 @@ def load(
         shape=shape,
         source=f"{experiment.id}@{entry.epoch}" if entry is not None and entry.batch is None else str(path),
         sha256=entry.sha256 if entry is not None else files.sha256_file(path),
+        adjustment=adjustment,
         notes=_notes(saved, section),
     )
 

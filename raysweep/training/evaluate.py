@@ -122,7 +122,7 @@ def history_row(
     labels = setup.data.train.labels
     realised = np.bincount(labels[sequence], minlength=k)
     distinct = np.bincount(labels[np.unique(sequence)], minlength=k)
-    requested = _requested(setup, len(order))
+    requested = _requested(setup, epoch, len(order))
     for i, c in enumerate(classes):
         row |= {
             f"recall_{c}": result["recall"][c],
@@ -135,9 +135,9 @@ def history_row(
     return row
 
 
-def _requested(setup: Setup, draws: int) -> Mapping[str, float]:
+def _requested(setup: Setup, epoch: int, draws: int) -> Mapping[str, float]:
     """Class → images that the weights ask for; an expected number where the draws are independent."""
-    weights, counts = setup.job.weights, setup.class_counts()
+    weights, counts = setup.weights(epoch), setup.class_counts()
     if setup.settings.sampling.strategy == "quota":
         return weights.quotas(counts, draws)
     return {c: round(draws * share, 2) for c, share in weights.shares(counts).items()}

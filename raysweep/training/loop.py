@@ -117,6 +117,7 @@ class _Loop:
 
     def _epoch(self, epoch: int) -> None:
         setup, meters = self.setup, self.progress.meters
+        self._record_ratio(epoch)
         order = setup.order(epoch)
         positions = self._train_epoch(epoch, order, setup.augmentation(epoch))
         started = time.perf_counter()
@@ -131,6 +132,17 @@ class _Loop:
             row = evaluate.history_row(setup, epoch, order, ranks, validation, *seconds)
             self.progress.add_epoch(row)
         self.saver.epoch_end(epoch, row, validation)
+
+    def _record_ratio(self, epoch: int) -> None:
+        """Write into the log that a schedule changes the ratio with this epoch. Once: a kill may make the epoch begin twice."""
+        change = self.setup.ratio_change(epoch) if self.setup.world.rank == 0 else None
+        folder = Path(self.setup.job.folder)
+        if change is None or any(
+            e.type == lineage.RATIO and e.fields.get("epoch") == epoch for e in lineage.read(folder)
+        ):
+            return
+        lineage.record(folder, lineage.RATIO, epoch=epoch, **change.to_event())
+        self.report(Note(f"Epoch {epoch} begins with other sampling weights: {change.describe()}."))
 
     def _train_epoch(self, epoch: int, order: np.ndarray, draws: np.ndarray | None) -> np.ndarray:
         """Train the batches that are not done yet.

@@ -6,6 +6,7 @@ The order of the steps matters: several of them draw from the random generators.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ from raysweep.training.feed import Feed
 from raysweep.training.job import Job
 from raysweep.training.progress import TrainingProgress
 from raysweep.training.world import World
+from raysweep.weights import RatioChange, SamplingWeights
+from raysweep.weights_schedule import Schedule, Step
 
 Checkpoint = Mapping[str, Any]  # what a checkpoint file holds
 
@@ -72,13 +75,33 @@ class Setup:
         counts = np.bincount(self.data.train.labels[self.members], minlength=len(self.classes))
         return {c: int(n) for c, n in zip(self.classes, counts, strict=True)}
 
+    def weights(self, epoch: int) -> SamplingWeights:
+        """The sampling weights of an epoch, counted from 1 with the parent's epochs."""
+        return self._schedule.at(epoch, self.class_counts())
+
+    def ratio_change(self, epoch: int) -> RatioChange | None:
+        """How an epoch's weights differ from those of the epoch before; None at the first one, whose change is the fork's."""
+        counts = self.class_counts()
+        if epoch == self.job.config.fork + 1 or not self._schedule.changes_at(epoch, counts):
+            return None
+        return RatioChange.between(self.weights(epoch - 1), self.weights(epoch), counts)
+
+    @functools.cached_property
+    def _schedule(self) -> Schedule:
+        points = self.settings.sampling.schedule
+        if not points:
+            return Schedule(self.job.weights)
+        # Planning has put the number of every class into the settings.
+        steps = (Step(p.start, SamplingWeights.complete(p.numbers(), self.classes), p.linear) for p in points)
+        return Schedule(SamplingWeights.complete(self.settings.sampling.numbers(), self.classes), tuple(steps))
+
     def order(self, epoch: int) -> np.ndarray:
         """The training images of an epoch in their order, int64 (draws,). It is the same on every rank."""
         return sampling.epoch_order(
             self.data.train.labels,
             self.members,
             self.classes,
-            self.job.weights,
+            self.weights(epoch),
             self.draws,
             seed=self.settings.seed,
             epoch=epoch,
@@ -95,7 +118,7 @@ class Setup:
     def loss(self, epoch: int) -> losses.Loss:
         """The loss of an epoch."""
         counts = self.class_counts()
-        t, shares = self.settings.training, self.job.weights.shares(counts)
+        t, shares = self.settings.training, self.weights(epoch).shares(counts)
         return losses.of_epoch(self.settings.loss, t.label_smoothing, shares, counts, epoch, self.world.device)
 
     def part(self, batch: int) -> Part:

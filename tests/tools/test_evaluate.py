@@ -332,7 +332,7 @@ def sweep(made, tmp_path, monkeypatch):
             settings = {"data": {"source": "folder", "path": str(made[0] / "images")}}
             model = Brightness(len(loaded) % 4, 0.001)
             return Network(
-                model, "cnn", ("cat", "dog", "eel"), (0.0,), (1.0,), (12, 12, 1), reference, "0" * 64, settings
+                model, "cnn", ("cat", "dog", "eel"), (0.0,), (1.0,), (12, 12, 1), reference, "0" * 64, settings=settings
             )
 
         return load

@@ -66,8 +66,9 @@ def _as_json(found: Comparison) -> dict[str, object]:
         "classes": list(found.classes),
         "validation_images": found.counts,
         "branches": [dict(vars(b)) for b in found.branches],
-        "effects": [as_row(e) for e in found.effects],
+        "effects": [as_row(e) for e in found.rows],
         "comparisons": found.tests,
+        "chosen_on_test": found.on_test,
         "winner": None if found.winner is None else dict(vars(found.winner)),
         "verdict": [line.text for line in verdict.lines(found)],
         "notes": found.notes,
@@ -82,6 +83,7 @@ def _show(found: Comparison, metric: str) -> None:
 
     columns = [(ALL, "accuracy"), (ALL, "macro_f1"), *((c, metric) for c in found.classes)]
     rows = [_cells(branch, [found.of(branch.name, target, m) for target, m in columns]) for branch in found.branches]
+    rows += _of_offsets(found, columns)
     head = [("branch", "l"), ("accuracy", "r"), ("macro-F1", "r"), *((c, "r") for c in labels(found.classes))]
     title = (
         f"Points against {plain(found.against)}; classes: {TITLES[metric]}. ▲ better, ▼ worse, unmarked: not shown"
@@ -100,15 +102,22 @@ def _show(found: Comparison, metric: str) -> None:
 
 def _cells(branch: Compared, effects: Sequence[Effect]) -> list[str]:
     """A row of the table: the differences in points, marked where they are shown."""
+    points = [_cell(e) for e in effects]
+    return [plain(branch.name), *points, f"{branch.seconds:,.0f}", f"{branch.images:,}"]
+
+
+def _of_offsets(found: Comparison, columns: Sequence[tuple[str, str]]) -> list[list[str]]:
+    """The row of what the reference gets without training; none if offsets were not searched."""
+    if not found.offsets:
+        return []
+    known = {(e.target, e.metric): _cell(e) for e in found.offsets}
+    return [[plain(found.offsets[0].branch), *(known.get(column, "") for column in columns), "0", "0"]]
+
+
+def _cell(e: Effect) -> str:
     from raysweep.report.effects import BETTER, NO_IMAGES, NOT_TESTED, UNKNOWN, WORSE
 
-    marks = {BETTER: "▲", WORSE: "▼", "": " "}
-
-    def cell(e: Effect) -> str:
-        if e.label == NO_IMAGES:
-            return NO_IMAGES
-        mark = "?" if e.label in (UNKNOWN, NOT_TESTED) else marks[e.shown]
-        return "-" if math.isnan(e.difference) else f"{100 * e.difference:+.1f}{mark}"
-
-    points = [cell(e) for e in effects]
-    return [plain(branch.name), *points, f"{branch.seconds:,.0f}", f"{branch.images:,}"]
+    if e.label == NO_IMAGES:
+        return NO_IMAGES
+    mark = "?" if e.label in (UNKNOWN, NOT_TESTED) else {BETTER: "▲", WORSE: "▼", "": " "}[e.shown]
+    return "-" if math.isnan(e.difference) else f"{100 * e.difference:+.1f}{mark}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from raysweep.report.comparison import Comparison
 
 NAMES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "learned": "learned"}
+_REASONS = {
+    "not tested": "Not tested: fewer than 10 images or predictions of the class.",
+    "not separable": "Not separable: no threshold makes some network predict the class as often as it occurs.",
+    "one seed": "One seed: of a branch with one seed nothing is tested. Seeds: if every branch and the control get as many.",
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Row:
     smallest_now: float | None
     seeds: int | None
     images: float | None
+    reason: str = ""  # why nothing is tested, where smallest_now is None
 
 
 def register(app: typer.Typer) -> None:
@@ -64,21 +71,39 @@ def power(
     if as_json:
         put_json({"sweep": found.title, "difference": difference, "rows": [vars(row) for row in rows]})
         return
+    from raysweep.report.findings.power import MOST_SEEDS
+
     cells = [
         [
             plain(row.target),
             row.metric,
-            "-" if row.smallest_now is None else f"{100 * row.smallest_now:.1f}",
-            "-" if row.seeds is None else str(row.seeds),
-            "-" if row.images is None else f"{row.images:.1f} ×" if row.images > 1 else "enough",
+            row.reason if row.smallest_now is None else f"{100 * row.smallest_now:.1f}",
+            f"> {MOST_SEEDS}" if row.seeds is None else str(row.seeds),
+            "no number" if row.images is None else f"{row.images:.1f} ×" if row.images > 1 else "as now",
         ]
         for row in rows
     ]
     title = f"To show {difference:g} points with a probability of 80 %"
     columns = [("class", "l"), ("metric", "l"), ("shown from, now", "r"), ("seeds each", "r"), ("images", "r")]
     table(title, columns, cells)
-    if any(row.seeds is None for row in rows):
-        say("Without a number of seeds: the images alone leave more doubt, so it takes so many times as many images.")
+    for line in _explained(rows):
+        say(line)
+
+
+def _explained(rows: Sequence[Row]) -> list[str]:
+    """What the words in the table mean, of those that are there."""
+    from raysweep.report.findings.power import MOST_SEEDS
+
+    found = []
+    if any(row.seeds is None and row.images is not None for row in rows):
+        found.append(
+            f"> {MOST_SEEDS} seeds: the images alone leave more doubt, so it takes {MOST_SEEDS} seeds and so many times as many images."
+        )
+    if any(row.images is None for row in rows):
+        found.append(f"No number of images: seeds vary so much that even {MOST_SEEDS} of them leave more doubt.")
+    reasons = {row.reason for row in rows if row.smallest_now is None}
+    found += [text for reason, text in _REASONS.items() if reason in reasons]
+    return found
 
 
 def _rows(found: Comparison, difference: float) -> list[Row]:
@@ -107,6 +132,7 @@ def _rows(found: Comparison, difference: float) -> list[Row]:
                 None if math.isnan(worst.smallest) else worst.smallest,
                 needed.seeds,
                 None if math.isinf(needed.images) else needed.images,
+                worst.label if math.isnan(worst.smallest) else "",
             )
         )
     return rows

@@ -17,11 +17,12 @@ from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note, Progress, ignore
 from raysweep.plan import experiment as experiment_plan
-from raysweep.plan import rates
+from raysweep.plan import rates, roles
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import checkpoint
 from raysweep.store.root import Root
 from raysweep.weights import SamplingWeights
+from raysweep.weights_by_rule import Wanted
 
 # Settings that say where and how a run is launched, not what is trained. Their changes are not recorded as changes.
 _NOT_RECORDED = (
@@ -46,7 +47,7 @@ def plan_child(
     name: str | None = None,
     description: str | None = None,
     epochs: int | None = None,
-    weights: Mapping[str, Any] | None = None,
+    weights: str | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     fresh_optimizer: bool = False,
     progress: Progress = ignore,
@@ -56,42 +57,88 @@ def plan_child(
 
     Args:
         epochs: additional epochs; default: those that the parent had left, or if it was finished as many as it had.
-        weights: the classes to change; the others keep the parent's weights.
+        weights: the classes to change, to a weight or to a share such as "35%", or a rule; see
+            :mod:`raysweep.weights_by_rule`. The other classes keep the parent's weights.
         overrides: nested settings that differ from the parent's.
 
     Raises:
         InputError: what is wrong and what to do.
     """
     over = dict(overrides or {})
-    given = dict((over.get("sampling") or {}).get("weights") or {}) | dict(weights or {})
-    complete = parent.weights.inherit(given)
     _no_other_weights(over)
-    settings = _childs_settings(parent, root.address, name, description, epochs, complete, over)
+    sampled = over.get("sampling") or {}
+    wanted = _wanted(sampled, weights)
+    # Weights that are given hold for all epochs of the child; a schedule or policy that is not given is then the parent's past.
+    given = bool(weights or sampled.get("weights") or sampled.get("shares"))
+    before = parent.settings.sampling
+    goes_on = before.policy is not None and not given and not {"policy", "schedule"} & {*sampled}
+    inherited = parent.decided if goes_on and parent.decided is not None else parent.weights
+    known = wanted.resolve(inherited, {}) if wanted.is_plain(inherited) else inherited
+    of_settings = before.numbers() if goes_on else known.as_dict()  # a policy starts from the same weights every time
+    settings = _childs_settings(parent, root.address, name, description, epochs, of_settings, over, given)
     if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
-    _check_state(parent, settings, fresh_optimizer)  # first: building a model that does not fit could take all memory
+    _same_pixels(parent, over)
+    # first: building a model that does not fit could take all memory
+    changed = _check_state(parent, settings, fresh_optimizer)
+    known_roles = roles.of_parent(parent, settings, experiment_plan.cache_dir(settings, root), progress)
     plan = experiment_plan.plan_experiment(
         settings,
         progress,
         writable,
         parent.classes,
-        weights=complete,
+        inherited=inherited,
+        asked=wanted,
+        first_epoch=parent.epoch + 1,
         root=root,
         new_weights=False,
         trusted=parent.trusted,
+        before=known_roles,
     )
+    if known_roles is None:
+        plan = replace(plan, notes=(*plan.notes, *roles.unknown(parent, plan.data.sha256)))
     if plan.data.shape[2] != parent.channels:
         raise CheckpointError(
             f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "
             f"data.channels={parent.channels}."
         )
+    _check_holdout(parent, plan)
+    if changed is not None:
+        parent = replace(parent, notes=(*parent.notes, Note(changed)))
     return of_parent(plan, parent, fresh_optimizer)
+
+
+def _check_holdout(parent: Parent, plan: Plan) -> None:
+    """Raises CheckpointError if an image that is to be held out may be one that the parent trained on."""
+    was, now = parent.settings.sampling.holdout, plan.settings.sampling.holdout
+    split = parent.settings.data.split_seed == plan.settings.data.split_seed
+    same = was == now and split and parent.data_sha256 == plan.data.sha256
+    if now and not same:
+        held = plan.held
+        raise CheckpointError(
+            f"sampling.holdout is {now:g}, and {parent.experiment} was trained with {was:g}"
+            f"{'' if was != now else ' on other images'}: some of the {held:,} images to hold out may be among those that it has "
+            "learned. Set sampling.holdout where the lineage begins (`raysweep run`), or decide by sampling.policy.on=val."
+        )
+
+
+def _wanted(sampling: Mapping[str, Any], weights: str | Mapping[str, Any] | None) -> Wanted:
+    """What is asked for by the overrides of the section ``sampling`` and by ``weights``, which wins.
+
+    Raises:
+        WeightsError: it has not the form of weights, a rule or shares.
+    """
+    first = sampling.get("weights") or {}
+    second: str | Mapping[str, Any] = weights or {}
+    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
+        return Wanted(second or first, sampling.get("shares") or {})
+    return Wanted({**first, **second}, {c: s for c, s in (sampling.get("shares") or {}).items() if c not in second})
 
 
 def of_parent(plan: Plan, parent: Parent, fresh_optimizer: bool) -> Plan:
     """``plan`` as a child of ``parent``, with what the log says of that."""
     plan = replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, rates=_rates(parent, plan))
-    return replace(plan, notes=_notes(parent, plan))
+    return replace(plan, notes=(*plan.notes, *_notes(parent, plan)))
 
 
 def _rates(parent: Parent, plan: Plan) -> rates.Rates:
@@ -117,10 +164,11 @@ def _childs_settings(
     name: str | None,
     description: str | None,
     epochs: int | None,
-    weights: SamplingWeights,
+    weights: Mapping[str, float],
     overrides: Mapping[str, Any],
+    constant: bool,
 ) -> Settings:
-    """The parent's settings with the child's own, checked.
+    """The parent's settings with the child's own, checked; ``constant``: without the parent's schedule or policy.
 
     Raises:
         ConfigError: an override is wrong.
@@ -142,7 +190,13 @@ def _childs_settings(
     merged = load_config.merge(
         merged, {"experiment": {"name": name or before.experiment.name, "description": description or ""}}
     )
-    merged["sampling"] = {**merged["sampling"], "weights": weights.as_dict()}
+    sampling = {**merged["sampling"], "weights": dict(weights), "shares": {}}
+    asked = overrides.get("sampling") or {}
+    if constant or "policy" in asked:
+        sampling["schedule"] = asked.get("schedule") or []
+    if constant or "schedule" in asked:
+        sampling["policy"] = sampling["policy"] if "policy" in asked else None
+    merged["sampling"] = sampling
     return load_config.validate(merged, "the child's configuration")
 
 
@@ -157,10 +211,21 @@ def vary(plan: Plan, *, name: str, description: str, weights: SamplingWeights, s
         experiment = ExperimentSection(name=name, description=description)
     except ValidationError as error:
         raise ConfigError(load_config.explain(error, ExperimentSection, f"branch {name}")) from None
-    sampled = before.sampling.model_copy(update={"weights": weights.as_dict()})
+    varying = before.sampling.schedule or before.sampling.policy
+    if varying and plan.parent is not None and weights == plan.parent.weights:
+        weights, sampled = (
+            plan.weights,
+            before.sampling,
+        )  # the control goes on as its parent did; a branch has its weights
+    else:
+        own: Nested = {"weights": weights.as_dict(), "schedule": [], "policy": None}
+        sampled = before.sampling.model_copy(update=own)
     settings = before.model_copy(update={"experiment": experiment, "seed": seed, "sampling": sampled})
     varied = replace(plan, settings=settings, weights=weights)
-    return varied if plan.parent is None else replace(varied, notes=_notes(plan.parent, varied))
+    if plan.parent is None:
+        return varied
+    of_fork = _notes(plan.parent, plan)
+    return replace(varied, notes=(*(n for n in plan.notes if n not in of_fork), *_notes(plan.parent, varied)))
 
 
 def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
@@ -172,23 +237,48 @@ def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
             )
 
 
-def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> None:
+def _same_pixels(parent: Parent, overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError if the user wants pixels standardised otherwise: the checkpoint's network needs them as before."""
+    section, before = overrides.get("data"), parent.settings.data
+    for key in ("mean", "std"):
+        given = section.get(key) if isinstance(section, Mapping) else None
+        if given is not None and given != getattr(before, key):
+            raise ConfigError(
+                f"data.{key} is {short_repr(given)}, but a child standardises pixels as its checkpoint's network was trained. Omit "
+                "it; to change it, start from the weights alone: `raysweep run` with model.init_from."
+            )
+
+
+def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> str | None:
     """Try to load what the training will load: weights, optimizer and generators.
+
+    Returns:
+        In what the user's code differs from that of the checkpoint; None where it does not.
 
     Raises:
         CheckpointError: something does not fit. ConfigError: there is no such model.
     """
-    from raysweep.training import models, optim, state
+    from raysweep.training import conditions, models, optim, state
 
     saved = checkpoint.read_checkpoint(parent.path)
     section = settings.model
-    model = models.outline(section.name, section.options, len(parent.classes), parent.channels, trusted=parent.trusted)
+    model = models.outline(
+        section.name,
+        section.options,
+        len(parent.classes),
+        parent.channels,
+        trusted=parent.trusted,
+        path=section.path,
+        head=section.head,
+    )
     models.fitting_weights(model, saved, parent.path)
     if not fresh_optimizer:
         slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"])}
         model.to("meta")
         state.restore_optimizer(model, optim.optimizer(model, settings.training), slots, str(parent.path))
     state.try_rng_states(saved.get("rng_state") or [], parent.path)
+    same = parent.trusted and section.name == parent.settings.model.name
+    return conditions.changed_code(saved, section.name, section.path) if same else None
 
 
 def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:

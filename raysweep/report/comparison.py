@@ -15,14 +15,14 @@ import numpy as np
 
 from raysweep._text import counted, join_names
 from raysweep.errors import InputError, NotFoundError, RaysweepError, StoreError
-from raysweep.report import effects, predictions, recorded
+from raysweep.report import effects, moved, predictions, recorded
 from raysweep.report.effects import Effect
 from raysweep.report.findings.findings import Findings
 from raysweep.report.findings.selection import Winner
 from raysweep.report.findings.variance import STEADY_SEEDS
 from raysweep.report.history import class_sums, own_rows, read_history
 from raysweep.report.predictions import Predictions
-from raysweep.store import files, layout, ratio, resolve
+from raysweep.store import layout, ratio, resolve
 from raysweep.store.commands import command
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.records import ParentRef
@@ -71,6 +71,8 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     reference: str = "the control"  # in a sentence
     findings: Findings | None = None
+    offsets: Sequence[Effect] = ()  # what the reference gets without training, see :mod:`raysweep.report.moved`
+    on_test: bool = False  # the networks were validated on test images
 
     @property
     def winner(self) -> Winner | None:
@@ -82,6 +84,11 @@ class Comparison:
         """How many differences were tested."""
         return 0 if self.findings is None else sum(self.findings.compared)
 
+    @property
+    def rows(self) -> list[Effect]:
+        """All effects, then what the reference gets from offsets."""
+        return [*self.effects, *self.offsets]
+
     def of(self, branch: str, target: str, metric: str) -> Effect:
         """The effect of a branch on a class, or on ``effects.ALL``.
 
@@ -92,7 +99,7 @@ class Comparison:
 
     @cached_property
     def _index(self) -> dict[tuple[str, str, str], Effect]:
-        return {(e.branch, e.target, e.metric): e for e in self.effects}
+        return {(e.branch, e.target, e.metric): e for e in self.rows}
 
 
 ONE_SEED = (
@@ -110,6 +117,10 @@ NO_CONTROL = (
     "`raysweep branch` trains a control unless the grid says `control: false`."
 )
 
+AFTER_LOOKS = (
+    "Seeds were added {looks} after this comparison could be read. Whoever adds seeds until something is shown finds something in "
+    "the end: that 5 % are false holds for the first look."
+)
 
 OF_A_CONTROL = (
     "This is the control of its sweep: the differences are the effect of longer training with an unchanged ratio."
@@ -158,9 +169,12 @@ class _Evaluated:
     predictions: Predictions
 
 
-def of_sweep(sweep: Sweep) -> Comparison:
+def of_sweep(sweep: Sweep, metric: str = moved.DEFAULT) -> Comparison:
     """Every branch against all controls; if there is no control at all, against the parent. Branches that differ in their seed
     only are one branch. Networks of equal seeds are not paired: that would not make a difference any clearer.
+
+    Args:
+        metric: what the offsets of the control are fitted for.
 
     Raises:
         NotFoundError: there is neither a finished control nor a parent with predictions. InputError: no finished branch.
@@ -173,6 +187,9 @@ def of_sweep(sweep: Sweep) -> Comparison:
         against = "the control, trained for as many epochs" + (
             f", {len(references)} seeds" if len(references) > 1 else ""
         )
+        if record.looks:
+            against += f", after {counted(record.looks, 'look')}"
+            notes.append(AFTER_LOOKS.format(looks=counted(record.looks, "time")))
         word, epoch = "the control", references[0].predictions.epoch
     else:
         if record.parent is None:
@@ -199,7 +216,7 @@ def of_sweep(sweep: Sweep) -> Comparison:
             name = names[branch.name]
             groups.setdefault(name, []).append(mine)
             changed.setdefault(name, _fork(mine.experiment, record, branch.weights))
-    return _compared(sweep.id, (against, word), references, groups, changed, notes)
+    return _compared(sweep.id, (against, word), references, groups, changed, notes, metric)
 
 
 def _finished(sweep: Sweep, record: SweepRecord, notes: list[str]) -> dict[str, _Evaluated]:
@@ -299,7 +316,7 @@ def _of_branch(branch: Experiment, sweep_id: str) -> Comparison | None:
         title=branch.id,
         against=f"{whole.against} (in {sweep.id})",
         branches=[replace(mine, name=branch.id)],
-        effects=[replace(e, branch=branch.id) for e in whole.effects if e.branch == mine.name],
+        effects=[e.of_branch(branch.id) for e in whole.effects if e.branch == mine.name],
         pairs=[replace(p, name=branch.id) for p in whole.pairs if p.name == mine.name],
         notes=notes,
     )
@@ -356,10 +373,12 @@ def _compared(
     groups: Mapping[str, Sequence[_Evaluated]],
     changed: Mapping[str, Changed],
     notes: list[str],
+    metric: str = moved.DEFAULT,
 ) -> Comparison:
     """
     Args:
         against: the reference in words, and in a sentence.
+        metric: what the offsets of the reference are fitted for.
     """
     if not groups:
         raise InputError(f"{title}: there is no branch to compare. {_few(notes)}".strip())
@@ -379,7 +398,12 @@ def _compared(
         effects.arm(name, [e.predictions.probabilities for e in rows])
         for name, rows in [("control", references), *groups.items()]
     )
-    found, findings = effects.of_arms(control, arms, one.labels, one.classes)
+    found, findings = effects.of_arms(control, arms, one.cases, one.classes)
+    free: list[Effect] = []
+    if moved.too_many(len(one.classes), len(one.labels)):
+        notes = [*notes, f"Offsets for {against[1]} are not searched: there are too many classes and images."]
+    else:
+        free = moved.effects(moved.name_of(against[1]), control, one.cases, one.classes, metric)
     return Comparison(
         title,
         against[0],
@@ -391,6 +415,8 @@ def _compared(
         [*notes, *_small(counts)],
         against[1],
         findings,
+        free,
+        one.on_test,
     )
 
 
@@ -474,21 +500,3 @@ def cost(experiment: Experiment) -> tuple[float, int]:
     took = history.get("seconds", [])
     seconds = sum(took[i] or 0.0 for i in own_rows(experiment, history)) if took else 0.0
     return float(seconds), int(sum(class_sums(experiment, history, "realised_").values()))
-
-
-COLUMNS = (
-    "branch", "target", "metric", "reference", "value", "difference", "low", "high", "p", "q", "smallest", "label", "images",
-    "times", "free",
-)  # fmt: skip
-
-
-def write_csv(comparison: Comparison, path: Path) -> None:
-    """Write ``effects.csv``: one row per branch, class and metric. Metrics over all classes have the class ``(all)``. What is not
-    known is empty."""
-
-    def cell(value: Any) -> Any:
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    rows: list[list[Any]] = [list(COLUMNS)]
-    rows += [[cell(getattr(e, c)) for c in COLUMNS] for e in comparison.effects]
-    files.write_atomic(path, files.csv_text(rows).encode())

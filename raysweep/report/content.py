@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from raysweep._text import counted
+from raysweep.data.reading import ON_TEST
 from raysweep.errors import RaysweepError
 from raysweep.report import comparison as comparing
+from raysweep.report import predictions
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL
 from raysweep.report.sections import (
@@ -35,6 +38,7 @@ from raysweep.report.sections.records import (
     Verdict,
 )
 from raysweep.store import catalog
+from raysweep.store.commands import command
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.root import Root
@@ -62,6 +66,8 @@ class Content:
     # What follows is empty where nothing is compared.
     verdicts: Sequence[Verdict] = ()
     against: str = ""  # the reference, in words
+    offsets: str = ""  # the name of what the reference gets without training
+    next: Sequence[str] = ()  # commands
     heat: Heat | None = None
 
 
@@ -85,7 +91,8 @@ def of_sweep(sweep: Sweep, comparison: Comparison | None = None) -> Content:
     except RaysweepError as error:
         notes.append(str(error))
     recipe = reproduce.sweep(sweep, [e for group in groups for e in group.members], 4 * MOST_BRANCHES)
-    return _page(sweep.id, _about_sweep(record), tree, groups, comparison, notes, recipe)
+    page = _page(sweep.id, _about_sweep(record), tree, groups, comparison, notes, recipe)
+    return replace(page, next=[command(sweep.root, "suggest", sweep.id)]) if page.verdicts else page
 
 
 def of_experiment(root: Root, experiment: Experiment) -> Content:
@@ -151,7 +158,7 @@ def _page(
         title=title,
         subtitle=about,
         made=datetime.now().isoformat(sep=" ", timespec="minutes"),
-        notes=[*notes, *of_comparison, *omitted, *curves.notes, *recipe.notes],
+        notes=[*notes, *of_comparison, *_on_test(groups, comparison), *omitted, *curves.notes, *recipe.notes],
         tree=tree,
         branches=[branches.line(group, comparison) for group in shown],
         shares=shares.table(shown),
@@ -165,6 +172,15 @@ def _page(
     return replace(page, confusions=confusion.own(groups[0].members[0])) if len(groups) == 1 else page
 
 
+def _on_test(groups: Sequence[Group], comparison: Comparison | None) -> list[str]:
+    """That all was chosen on the test images, where it was and no verdict says it."""
+    members = [] if comparison is not None and comparison.pairs else [m for group in groups for m in group.members]
+    for member in members:
+        with contextlib.suppress(RaysweepError):  # it has no predictions
+            return [ON_TEST] if predictions.read(member).on_test else []
+    return []
+
+
 def _compared(page: Content, comparison: Comparison) -> Content:
     """The page with what the comparison says of the branches that it shows."""
     known = {b.name for b in comparison.branches}
@@ -175,6 +191,7 @@ def _compared(page: Content, comparison: Comparison) -> Content:
         subtitle=[*page.subtitle, counted(sum(comparison.counts.values()), "validation image")],
         verdicts=differences.verdicts(comparison),
         against=comparison.against,
+        offsets=comparison.offsets[0].branch if comparison.offsets else "",
         heat=differences.heat(comparison, names),
         confusions=confusion.compared(comparison, names),
     )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from raysweep._text import plain
 from raysweep.errors import LockedError, RaysweepError
-from raysweep.report import comparison, content
+from raysweep.report import comparison, content, templates
+from raysweep.report.comparison import Comparison
 from raysweep.report.content import Content
 from raysweep.report.sections.records import HeatCell
 from raysweep.store import files, layout, resolve
@@ -37,22 +35,23 @@ def write(root: Root, reference: str, target: Path | None = None) -> Path:
     return target
 
 
-def write_all(sweep: Sweep) -> str | None:
+def write_all(sweep: Sweep) -> tuple[Comparison | None, str | None]:
     """Write the derived files of a sweep that has ended: its effects as CSV and PNG, and the page.
 
-    Returns the reason if something could not be written, instead of raising it: the sweep itself has succeeded.
+    Returns (the comparison, if there is one; the reason, if something could not be written). That is not raised: the sweep itself
+    has succeeded.
     """
-    from raysweep.report import effects_picture
+    from raysweep.report import effects_csv, effects_picture
 
-    problem = None
+    problem, compared = None, None
     try:
         compared = comparison.of_sweep(sweep)
-        comparison.write_csv(compared, sweep.folder / layout.EFFECTS_CSV)
+        effects_csv.write(compared, sweep.folder / layout.EFFECTS_CSV)
         files.write_atomic(sweep.folder / layout.EFFECTS_PNG, effects_picture.heat_map(compared))
     except RaysweepError as error:
-        problem, compared = str(error), None
+        problem = str(error)
     except Exception as error:
-        problem, compared = f"The effects could not be computed: {type(error).__name__}: {error}", None
+        problem = f"The effects could not be computed: {type(error).__name__}: {error}"
     try:
         text = html(content.of_sweep(sweep, compared))
         files.write_atomic(sweep.folder / layout.PAGE, text.encode(errors="backslashreplace"))
@@ -60,36 +59,12 @@ def write_all(sweep: Sweep) -> str | None:
         problem = problem or str(error)
     except Exception as error:
         problem = problem or f"The report could not be written: {type(error).__name__}: {error}"
-    return problem
+    return compared, problem
 
 
 def html(page: Content) -> str:
-    """The page as HTML. Every text is escaped, and control characters and marks of writing direction are replaced."""
-    import jinja2
-    from markupsafe import Markup
-
-    def shown(value: Any) -> Any:
-        if isinstance(value, str) and not isinstance(value, Markup):
-            return plain(value)
-        return value
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        finalize=shown,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    )
-    environment.filters |= {
-        "percent": lambda v: "-" if v is None or math.isnan(v) else f"{v:.1%}",
-        "decimals": lambda v: "-" if v is None else f"{v:.3f}",
-        "points": lambda v: "?" if math.isnan(v) else f"{100 * v:+.1f}",
-        "tint": _tint,
-        "svg": Markup,  # made by sections/chart.py, without any text of a user
-        "lines": lambda text: Markup("\n").join(plain(line) for line in text.split("\n")),
-    }
-    return environment.get_template("page.html").render(page=page, version=version("raysweep"))
+    """The page as HTML."""
+    return templates.render("page.html", {"tint": _tint}, page=page)
 
 
 def _tint(cell: HeatCell) -> str:

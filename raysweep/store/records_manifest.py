@@ -13,7 +13,7 @@ from raysweep.store.layout import Position
 from raysweep.store.records import Json, Record
 from raysweep.store.untrusted import schema
 
-_KEYS = ("format_version", "experiment", "checkpoints", "best", "predictions")
+_KEYS = ("format_version", "experiment", "checkpoints", "best", "predictions", "sealed")
 _TEXTS = ("worst_class", "order_sha256")  # metrics that are not numbers
 
 
@@ -90,6 +90,14 @@ class BestEpoch(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class SealedRef(Record):
+    """The sealed test images of an experiment: how many, and the hash that :func:`raysweep.data.sealed.open_sealed` checks."""
+
+    images: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The committed checkpoints, oldest first, the best of them, and what was wrong with the file or its rows."""
 
@@ -97,6 +105,7 @@ class Manifest:
     best: BestEpoch | None = None
     problems: Sequence[str] = ()
     predictions: Mapping[int, str] = field(default_factory=dict)  # epoch in the predictions' file → SHA-256 of its rows
+    sealed: SealedRef | None = None  # None: without test images, or written by an earlier version
     more: Json = field(default_factory=dict)
 
     @property
@@ -129,7 +138,7 @@ class Manifest:
         entries.sort(key=lambda e: e.position.order)
         more = {k: v for k, v in value.items() if k not in _KEYS}
         best, predictions = _best(value.get("best"), entries), _predictions(value.get("predictions"))
-        return cls(tuple(entries), best, tuple(problems), predictions, more)
+        return cls(tuple(entries), best, tuple(problems), predictions, _sealed(value.get("sealed")), more)
 
     def to_json(self, experiment_id: str) -> dict[str, Any]:
         rows = [e.to_json() for e in sorted(self.entries, key=lambda e: e.position.order)]
@@ -141,6 +150,7 @@ class Manifest:
             "checkpoints": rows,
             "best": best,
             **told,
+            **({"sealed": self.sealed.to_json()} if self.sealed else {}),
             **self.more,
         }
 
@@ -149,6 +159,12 @@ def _predictions(told: Any) -> dict[int, str]:
     """Epoch → hash; what is neither does not count."""
     rows = told.items() if isinstance(told, dict) else ()
     return {int(e): v for e, v in rows if isinstance(e, str) and e.isdecimal() and len(e) < 10 and isinstance(v, str)}
+
+
+def _sealed(told: Any) -> SealedRef | None:
+    """None where it is no such record."""
+    known = isinstance(told, dict) and type(told.get("images")) is int and isinstance(told.get("sha256"), str)
+    return SealedRef.from_json(told) if known else None
 
 
 def _best(told: Any, entries: Sequence[ManifestEntry]) -> BestEpoch | None:

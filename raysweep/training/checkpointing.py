@@ -25,7 +25,7 @@ from raysweep.store.checkpoint_format import State
 from raysweep.store.experiment import Experiment
 from raysweep.store.layout import Position
 from raysweep.store.lock import WriterLock
-from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
+from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry, SealedRef
 from raysweep.store.remote import copies
 
 MID_EPOCH_KEPT = 3
@@ -51,6 +51,7 @@ class CheckpointWriter:
         token: of the writer's lock; None for a folder that no other process can know.
         best_metric: ``training.best_metric``, which decides the best epoch.
         keep: which checkpoints stay; None: all of them.
+        sealed: the test images, for the manifest; None: there are none, or they are not known any more.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class CheckpointWriter:
         classes: Sequence[str],
         best_metric: str,
         keep: KeepSection | None = None,
+        sealed: SealedRef | None = None,
     ) -> None:
         self.experiment = Experiment(folder)
         self.folder = Path(folder)
         self.lock = None if token is None else WriterLock(self.folder, token).join()
         self.classes = list(classes)
         self.keep = keep
+        self.sealed = sealed
         self._used: retention.InUse | None = None
         self._best: str | None = None  # the epoch's file that best_checkpoint.pt is a copy of, once that is known
         self.best_metric = "val_macro_f1" if best_metric == "macro_f1" else best_metric  # as the history calls it
@@ -99,7 +102,8 @@ class CheckpointWriter:
         entry = replace(entry, model_sha256=bare)
         # The checkpoint of a finished epoch replaces those within epochs.
         ends = [e for e in entries if e.batch is None]
-        manifest = replace(manifest, entries=[*ends, entry], best=best, predictions=hashes)
+        sealed = manifest.sealed or self.sealed  # those of the beginning stay
+        manifest = replace(manifest, entries=[*ends, entry], best=best, predictions=hashes, sealed=sealed)
         self.experiment.write_manifest(manifest)
         self._remove([e for e in entries if e.batch is not None])
         if best is not None and (is_best or best.file != self._best):
@@ -132,7 +136,8 @@ class CheckpointWriter:
         entry = self._write(state, Position(epoch, batch), {})
         mids = [e for e in entries if e.batch is not None] + [entry]
         stale = mids[:-MID_EPOCH_KEPT]
-        self.experiment.write_manifest(replace(manifest, entries=[*(e for e in entries if e not in stale), entry]))
+        kept = [*(e for e in entries if e not in stale), entry]
+        self.experiment.write_manifest(replace(manifest, entries=kept, sealed=manifest.sealed or self.sealed))
         self._remove(stale)
         return entry
 

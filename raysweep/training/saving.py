@@ -10,6 +10,7 @@ from raysweep.errors import DataError
 from raysweep.events import CheckpointSaved, EpochDone, Progress
 from raysweep.store import checkpoint_format
 from raysweep.store.checkpoint_format import State
+from raysweep.store.records_manifest import SealedRef
 from raysweep.training import evaluate, state
 from raysweep.training.background import BackgroundSaver
 from raysweep.training.checkpointing import CheckpointWriter
@@ -83,6 +84,8 @@ class Saver:
             return {}
         return {
             **self._constant,
+            "sampling_weights": setup.weights(epoch).as_dict(),
+            **_decision(setup),
             "epoch": epoch if batch == 0 else epoch - 1,
             "current_batch": batch,
             **self.background.take(
@@ -107,10 +110,18 @@ class Saver:
         }
 
 
+def _decision(setup: Setup) -> State:
+    """What the policy has decided last, of the running epoch or of the next one."""
+    latest = None if setup.policy is None else setup.policy.latest
+    return {} if latest is None else {"policy_decision": latest.to_json()}
+
+
 def _writer(setup: Setup) -> CheckpointWriter:
     job, keep = setup.job, setup.settings.checkpoint.keep
     best_metric = setup.settings.training.best_metric
-    return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, None if keep == "all" else keep)
+    seal = setup.data.reading.seal
+    sealed = None if seal is None else SealedRef(seal.images, seal.sha256)
+    return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, None if keep == "all" else keep, sealed)
 
 
 def _constant(setup: Setup) -> State:
@@ -122,7 +133,6 @@ def _constant(setup: Setup) -> State:
         "scaler_state_dict": {},  # bf16 needs no loss scaling
         "config": job.config.to_json(),
         "classes": list(setup.classes),
-        "sampling_weights": job.weights.as_dict(),
         "world_size": setup.world.size,
         "threads": job.threads,
         "conditions": dict(setup.conditions),

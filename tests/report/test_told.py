@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from raysweep.report import comparison, effects
 from raysweep.report.effects import ALL, FEWEST, NO_IMAGES
+from raysweep.report.findings.arms import Cases
 from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
-from tests.report.making import sweep_of
+from tests.report.making import effect, sweep_of
 
 CLASSES = ("rare", "some", "many", "none")
 
@@ -40,7 +40,7 @@ def found():
     """Two images of ``rare``, none of ``none``; the networks call some images of others ``none``."""
     labels = np.repeat([0, 1, 2], [2, 40, 60])
     control, branch = (effects.arm(n, networks(labels, 2, r, i)) for i, (n, r) in enumerate([("c", 0.7), ("b", 0.8)]))
-    return effects.of_arms(control, [branch], labels, CLASSES)[0]
+    return effects.of_arms(control, [branch], Cases(labels, len(CLASSES)), CLASSES)[0]
 
 
 def test_nothing_is_known_of_a_class_without_images_and_macro_f1_leaves_it_out(found):
@@ -86,7 +86,7 @@ def test_one_branch_is_compared_as_in_its_sweep(sweep, capsys):
         alone = comparison.compare(sweep.root, [experiments[f"{name}-seed1"].id])
         for target, metric in (("a", "f1"), ("b", "recall"), (ALL, "accuracy")):
             mine, there = alone.of(alone.title, target, metric), whole.of(name, target, metric)
-            assert repr(replace(mine, branch=name)) == repr(there)
+            assert repr(mine.of_branch(name)) == repr(there)
         assert "the control" in alone.against
         assert sweep.id in alone.against
         assert not any("no control" in n for n in alone.notes)
@@ -120,7 +120,7 @@ def test_hundreds_of_classes_are_compared_at_once():
 
     control, branch = effects.arm("c", [network(0.6)]), effects.arm("b", [network(0.75)])
     began = time.process_time()
-    found, _ = effects.of_arms(control, [branch], labels, [f"c{i}" for i in range(k)])
+    found, _ = effects.of_arms(control, [branch], Cases(labels, k), [f"c{i}" for i in range(k)])
     assert time.process_time() - began < 20  # 1 s on a machine that is not busy
     assert len(found) == 6 * k + 5
     assert one(found, ALL, "macro_f1").difference > 0.05
@@ -130,13 +130,55 @@ def test_a_label_that_is_its_own_reason_is_said_once():
     from types import SimpleNamespace
 
     from raysweep.report import verdict
-    from raysweep.report.effects import LEARNED, Effect
+    from raysweep.report.effects import LEARNED
 
-    nan = float("nan")
-    recall = Effect("b", "fear", "recall", 0.5, 0.7, 0.2, nan, nan, nan, nan, nan, "not separable", 100, 1.5, 0.2)
-    learned = Effect("b", "fear", LEARNED, 0.5, 0.49, -0.01, nan, nan, nan, nan, nan, "not separable", 100)
+    recall = effect("b", "fear", "recall", 0.2, "not separable", images=100, times=1.5, free=0.2)
+    learned = effect("b", "fear", LEARNED, -0.01, "not separable", images=100)
     compared = SimpleNamespace(of=lambda *_: learned, reference="the control")
     assert verdict._of_class(compared, recall).text == (
         "b: fear: recall +20.0 and predicted 1.50 × as often; the control gets +20.0 by moving its threshold; "
         "at equal alarms -1.0: not separable."
     )
+
+
+def test_what_the_control_gets_without_training_is_one_more_row(sweep, capsys, tmp_path):
+    import csv
+    import json
+
+    from raysweep.report import page
+
+    found = comparison.of_sweep(sweep)
+    name = "control + offsets"
+    assert name not in {b.name for b in found.branches}
+    gain = found.of(name, ALL, "macro_f1")
+    assert (gain.label, gain.shown) == ("", "")
+    assert math.isnan(gain.p)
+    assert gain.low <= gain.difference <= gain.high
+    assert gain.reference == pytest.approx(found.of("a5", ALL, "macro_f1").reference)
+    f1 = [found.of(name, c, "f1").value for c in found.classes]
+    assert gain.value == pytest.approx(np.mean(f1))
+    data = json.loads(run_cli(capsys, "compare", sweep.id, "--json", "--root", sweep.root)[1])
+    assert {e["metric"] for e in data["effects"] if e["branch"] == name} == {
+        "recall", "precision", "f1", "accuracy", "macro_f1", "balanced_accuracy"
+    }  # fmt: skip
+    _, out, _ = run_cli(capsys, "compare", sweep.id, "--metric", "f1", "--root", sweep.root)
+    (row,) = [line for line in out.splitlines() if line.startswith(name)]
+    assert f"{100 * gain.difference:+.1f}" in row
+    assert page.write_all(sweep)[1] is None
+    with open(sweep.folder / "effects.csv", newline="") as file:
+        (line,) = [r for r in csv.DictReader(file) if (r["branch"], r["metric"]) == (name, "macro_f1")]
+    assert float(line["difference"]) == gain.difference
+    assert line["label"] == line["p"] == ""
+    text = (sweep.folder / "report.html").read_text()
+    assert f'<td class="name">{name}</td>' in text
+    assert text.index("<h2>Verdict") < text.index("<h2>Effect on every class") < text.index("<h2>Lineage")
+    assert f"<code>raysweep suggest {sweep.id}" in text
+
+
+def test_with_too_many_classes_and_images_offsets_are_not_searched_and_that_is_said(sweep, monkeypatch):
+    from raysweep.report.findings import fitted
+
+    monkeypatch.setattr(fitted, "MOST", 100)
+    found = comparison.of_sweep(sweep)
+    assert found.offsets == []
+    assert any("Offsets for the control are not searched" in n for n in found.notes)

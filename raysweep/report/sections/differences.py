@@ -35,7 +35,8 @@ def heat(comparison: Comparison, branches: Sequence[str]) -> Heat:
 
 def _table(comparison: Comparison, branches: Sequence[str], classes: Sequence[str], metric: str) -> list[HeatLine]:
     targets = [*((c, metric) for c in classes), (ALL, "macro_f1"), (ALL, "accuracy")]
-    rows = {name: [comparison.of(name, target, m) for target, m in targets] for name in branches}
+    names = [*branches, *({e.branch for e in comparison.offsets} if metric != LEARNED else ())]
+    rows = {name: [comparison.of(name, target, m) for target, m in targets] for name in names}
     sizes = [abs(e.difference) for row in rows.values() for e in row if not math.isnan(e.difference)]
     most = max(sizes, default=0.0) or 1.0
     return [HeatLine(name, [HeatCell(e, abs(e.difference) / most) for e in row]) for name, row in rows.items()]

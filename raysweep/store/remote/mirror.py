@@ -31,8 +31,16 @@ _AT_ONCE = 32
 _LOOKS = 5  # comparisons of a folder that changes at the same time
 _PAUSE_S = 0.02
 # The files that ``list`` and ``lineage`` read of every experiment.
-_SMALL = {layout.CONFIG, layout.MANIFEST, layout.LINEAGE, layout.LOCK, layout.SWEEP, layout.HISTORY_CSV}
-_OURS = _SMALL | {layout.CHANGES, layout.BEST, layout.PREDICTIONS, layout.RESULTS}
+_SMALL = {
+    layout.CONFIG,
+    layout.MANIFEST,
+    layout.LINEAGE,
+    layout.LOCK,
+    layout.SWEEP,
+    layout.HISTORY_CSV,
+    layout.EVALUATION,
+}
+_OURS = _SMALL | {layout.CHANGES, layout.BEST, layout.PREDICTIONS, layout.ROLES, layout.RESULTS}
 
 
 class Mirror(Uploads):
@@ -216,10 +224,10 @@ class Mirror(Uploads):
         if below:
             return [below]
         found = []
-        for above in ("", f"{layout.SWEEPS}/"):
+        for above in ("", *(f"{group}/" for group in layout.GROUPS)):
             with contextlib.suppress(FileNotFoundError), os.scandir(self.root / above) as rows:
                 found += [above + r.name for r in rows if r.is_dir(follow_symlinks=False) and r.name[0] != "."]
-        return [home for home in found if home != layout.SWEEPS]
+        return [home for home in found if home not in layout.GROUPS]
 
     def _home_of_object(self, key: str) -> str | None:
         """The folder that an object belongs to; None if it is not raysweep's or cannot be a path of this machine."""
@@ -228,7 +236,7 @@ class Mirror(Uploads):
             return None
         home = home_of(parts)
         inner = parts[home.count("/") + 1 :]
-        if len(inner) == 2 and inner[0] == layout.TENSORBOARD:
+        if len(inner) == 2 and inner[0] in layout.FOLDERS:
             return home
         return home if len(inner) == 1 and not inner[0].startswith(layout.TEMP_PREFIX) else None
 
@@ -283,13 +291,13 @@ class Mirror(Uploads):
     def _differences(self, home: str, wanted: dict[str, Found]) -> list[tuple[str, Found | None]]:
         """Objects whose local copies differ (or are missing), and local files whose objects are gone (None)."""
         found: list[tuple[str, Found | None]] = []
-        inner = f"{home}/{layout.TENSORBOARD}"
+        inner = [f"{home}/{name}" for name in layout.FOLDERS]
         root = f"{self.root}/"  # text; a Path takes ten times as long, and a root may have a million objects
-        linked = os.path.islink(root + inner)
+        linked = tuple(f"{place}/" for place in inner if os.path.islink(root + place))
         for key, there in wanted.items():
-            if not _same(root + key, there) and not (linked and key.startswith(f"{inner}/")):
+            if not _same(root + key, there) and not key.startswith(linked):
                 found.append((key, there))
-        for place in (home, *([] if linked else [inner])):
+        for place in (home, *(place for place in inner if f"{place}/" not in linked)):
             try:
                 with os.scandir(root + place) as rows:
                     names = [e.name for e in rows if not e.is_dir(follow_symlinks=False)]

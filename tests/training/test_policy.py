@@ -143,7 +143,9 @@ def test_a_child_with_nothing_changed_goes_on_deciding(quick_run, quick_child, t
 
 def test_a_child_cannot_hold_out_what_its_parent_has_learned(quick_run, quick_child):
     parent = quick_run(training={"epochs": 1})
-    with pytest.raises(CheckpointError, match=r"some of the [0-9]+ images to hold out may be among those that it has learned"):
+    with pytest.raises(
+        CheckpointError, match=r"some of the [0-9]+ images to hold out may be among those that it has learned"
+    ):
         quick_child(f"{parent.id}@1", epochs=1, overrides={"sampling": WORST})
     on_val = {"policy": {"kind": "worst", "on": "val"}}
     child = quick_child(f"{parent.id}@1", epochs=2, overrides={"sampling": on_val})

@@ -191,7 +191,7 @@ def _result(
         before=begun.before,
         leaked=None if found.leaked is None else _without(subject, images, logs, found.leaked),
         left_out=tuple((u.name, u.reason) for u in images.undecodable),
-        notes=(*found.notes, *images.notes, *begun.notes, *_selected(subject, images)),
+        notes=(*subject.notes, *found.notes, *images.notes, *begun.notes, *_selected(subject, images)),
         folder=begun.folder.address,
     )
 

@@ -244,3 +244,21 @@ def test_one_rule_everywhere_for_a_class_without_images():
     table = classification_report(metrics.confusion(labels, guess, 4), CLASSES)
     assert next(line for line in table.splitlines() if "macro avg" in line).split()[-2] == f"{np.mean(f1):.4f}"
     assert "no images" in table
+
+
+def test_the_four_columns_of_a_class_in_the_terminal(sweep, capsys):
+    found = comparison.of_sweep(sweep)
+    code, out, err = run_cli(capsys, "compare", sweep.id, "--class", "a", "--root", sweep.root)
+    assert code == 0, err
+    head, *rows = [line.split("\t") for line in out.splitlines()]
+    assert head[:6] == ["branch", "total: recall", "total: F1", "predicted", "free: recall", "learned"]
+    assert [row[0] for row in rows] == ["a5", "b2"]
+    for row in rows:
+        recall, learned = found.of(row[0], "a", "recall"), found.of(row[0], "a", LEARNED)
+        assert row[1].startswith(f"{100 * recall.difference:+.1f}")
+        assert row[3:5] == [f"{recall.times:.2f} ×", f"{100 * recall.free:+.1f}"]
+        assert row[5].startswith(f"{100 * learned.difference:+.1f}")
+        assert row[7] == ("" if math.isnan(learned.smallest) else f"{100 * learned.smallest:.1f}")
+        assert row[8] == learned.label
+    code, _, err = run_cli(capsys, "compare", sweep.id, "--class", "aa", "--root", sweep.root)
+    assert (code, "Did you mean 'a'?" in err) == (2, True)

@@ -235,6 +235,7 @@ CHANGES_FILES = {
     "raysweep.display.streams": "what takes the place of a closed stream",
     "raysweep.tools.import_legacy": "a folder that has no name yet",
     "raysweep.tools.export": "a network, where the user wants it",
+    "raysweep.training.guest": "a temporary folder for code that another process sent",
     "raysweep.cli.lineage": "a picture, where the user wants it",
     "raysweep.cli.suggest": "a grid, where the user wants it",
     "raysweep.trackers.tensorboard": "the folder of a library that writes by itself",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -66,27 +66,21 @@ def plan_child(
     """
     over = dict(overrides or {})
     _no_other_weights(over)
-    sampled = over.get("sampling") or {}
-    wanted = _wanted(sampled, weights)
-    # Weights that are given hold for all epochs of the child; a schedule or policy that is not given is then the parent's past.
-    given = bool(weights or sampled.get("weights") or sampled.get("shares"))
-    before = parent.settings.sampling
-    goes_on = before.policy is not None and not given and not {"policy", "schedule"} & {*sampled}
-    inherited = parent.decided if goes_on and parent.decided is not None else parent.weights
-    known = wanted.resolve(inherited, {}) if wanted.is_plain(inherited) else inherited
-    of_settings = before.numbers() if goes_on else known.as_dict()  # a policy starts from the same weights every time
-    settings = _childs_settings(parent, root.address, name, description, epochs, of_settings, over, given)
+    ratio = _ratio(parent, over.get("sampling") or {}, weights)
+    settings = _childs_settings(parent, root.address, name, description, epochs, ratio, over)
     if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
-    _check_state(parent, settings, fresh_optimizer)  # first: building a model that does not fit could take all memory
+    _same_pixels(parent, over)
+    # first: building a model that does not fit could take all memory
+    changed = _check_state(parent, settings, fresh_optimizer)
     known_roles = roles.of_parent(parent, settings, experiment_plan.cache_dir(settings, root), progress)
     plan = experiment_plan.plan_experiment(
         settings,
         progress,
         writable,
         parent.classes,
-        inherited=inherited,
-        asked=wanted,
+        inherited=ratio.inherited,
+        asked=ratio.wanted,
         first_epoch=parent.epoch + 1,
         root=root,
         new_weights=False,
@@ -101,7 +95,31 @@ def plan_child(
             f"data.channels={parent.channels}."
         )
     _check_holdout(parent, plan)
+    if changed is not None:
+        parent = replace(parent, notes=(*parent.notes, Note(changed)))
     return of_parent(plan, parent, fresh_optimizer)
+
+
+@dataclass(frozen=True)
+class _Ratio:
+    """What a child is asked to show, and what it inherits."""
+
+    wanted: Wanted
+    inherited: SamplingWeights  # of the classes that are not named
+    of_settings: Mapping[str, float]  # class → weight, for ``sampling.weights``
+    constant: bool  # weights were given: they hold for all epochs, and a schedule or policy is the parent's past
+
+
+def _ratio(parent: Parent, sampled: Mapping[str, Any], weights: str | Mapping[str, Any] | None) -> _Ratio:
+    """Raises WeightsError if what is asked for has not the form of weights."""
+    wanted = _wanted(sampled, weights)
+    given = bool(weights or sampled.get("weights") or sampled.get("shares"))
+    before = parent.settings.sampling
+    goes_on = before.policy is not None and not given and not {"policy", "schedule", "follow"} & {*sampled}
+    inherited = parent.decided if goes_on and parent.decided is not None else parent.weights
+    known = wanted.resolve(inherited, {}) if wanted.is_plain(inherited) else inherited
+    # a policy starts from the same weights every time
+    return _Ratio(wanted, inherited, before.numbers() if goes_on else known.as_dict(), given)
 
 
 def _check_holdout(parent: Parent, plan: Plan) -> None:
@@ -160,11 +178,10 @@ def _childs_settings(
     name: str | None,
     description: str | None,
     epochs: int | None,
-    weights: Mapping[str, float],
+    ratio: _Ratio,
     overrides: Mapping[str, Any],
-    constant: bool,
 ) -> Settings:
-    """The parent's settings with the child's own, checked; ``constant``: without the parent's schedule or policy.
+    """The parent's settings with the child's own, checked.
 
     Raises:
         ConfigError: an override is wrong.
@@ -186,12 +203,11 @@ def _childs_settings(
     merged = load_config.merge(
         merged, {"experiment": {"name": name or before.experiment.name, "description": description or ""}}
     )
-    sampling = {**merged["sampling"], "weights": dict(weights), "shares": {}}
+    sampling = {**merged["sampling"], "weights": dict(ratio.of_settings), "shares": {}}
     asked = overrides.get("sampling") or {}
-    if constant or "policy" in asked:
-        sampling["schedule"] = asked.get("schedule") or []
-    if constant or "schedule" in asked:
-        sampling["policy"] = sampling["policy"] if "policy" in asked else None
+    ways = {"policy", "schedule", "follow"}
+    if ratio.constant or ways & {*asked}:  # what the user does not ask for is the parent's past
+        sampling |= {way: asked.get(way) for way in ways} | {"schedule": asked.get("schedule") or []}
     merged["sampling"] = sampling
     return load_config.validate(merged, "the child's configuration")
 
@@ -233,23 +249,48 @@ def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
             )
 
 
-def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> None:
+def _same_pixels(parent: Parent, overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError if the user wants pixels standardised otherwise: the checkpoint's network needs them as before."""
+    section, before = overrides.get("data"), parent.settings.data
+    for key in ("mean", "std"):
+        given = section.get(key) if isinstance(section, Mapping) else None
+        if given is not None and given != getattr(before, key):
+            raise ConfigError(
+                f"data.{key} is {short_repr(given)}, but a child standardises pixels as its checkpoint's network was trained. Omit "
+                "it; to change it, start from the weights alone: `raysweep run` with model.init_from."
+            )
+
+
+def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> str | None:
     """Try to load what the training will load: weights, optimizer and generators.
+
+    Returns:
+        In what the user's code differs from that of the checkpoint; None where it does not.
 
     Raises:
         CheckpointError: something does not fit. ConfigError: there is no such model.
     """
-    from raysweep.training import models, optim, state
+    from raysweep.training import conditions, models, optim, state
 
     saved = checkpoint.read_checkpoint(parent.path)
     section = settings.model
-    model = models.outline(section.name, section.options, len(parent.classes), parent.channels, trusted=parent.trusted)
+    model = models.outline(
+        section.name,
+        section.options,
+        len(parent.classes),
+        parent.channels,
+        trusted=parent.trusted,
+        path=section.path,
+        head=section.head,
+    )
     models.fitting_weights(model, saved, parent.path)
     if not fresh_optimizer:
         slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"])}
         model.to("meta")
         state.restore_optimizer(model, optim.optimizer(model, settings.training), slots, str(parent.path))
     state.try_rng_states(saved.get("rng_state") or [], parent.path)
+    same = parent.trusted and section.name == parent.settings.model.name
+    return conditions.changed_code(saved, section.name, section.path) if same else None
 
 
 def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:

@@ -404,19 +404,9 @@ def _compared(
         notes = [*notes, f"Offsets for {against[1]} are not searched: there are too many classes and images."]
     else:
         free = moved.effects(moved.name_of(against[1]), control, one.cases, one.classes, metric)
+    notes = [*notes, *_small(counts)]
     return Comparison(
-        title,
-        against[0],
-        one.classes,
-        counts,
-        branches,
-        found,
-        pairs,
-        [*notes, *_small(counts)],
-        against[1],
-        findings,
-        free,
-        one.on_test,
+        title, against[0], one.classes, counts, branches, found, pairs, notes, against[1], findings, free, one.on_test
     )
 
 

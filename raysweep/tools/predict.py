@@ -23,7 +23,7 @@ from raysweep.store.records import Json
 from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Trust
 from raysweep.tools.adjust import Adjustment, check_metric, fit
-from raysweep.training import models
+from raysweep.training import conditions, guest, models
 
 AT_ONCE = 64  # images
 
@@ -49,6 +49,7 @@ class Network:
     seed: int | None = None
     sealed: str | None = None  # the hash of its experiment's test images, where that is recorded
     own: bool = False  # its places are this user's; any other checkpoint may come from anybody
+    notes: tuple[str, ...] = ()  # what people should know, such as that the user's code has changed since
 
     def facts(self) -> dict[str, Any]:
         """Everything that another program needs to use it, as JSON."""
@@ -68,12 +69,14 @@ class Network:
             "checkpoint": self.source,
             "checkpoint_sha256": self.sha256,
             "raysweep": metadata.version("raysweep"),
+            **({"notes": list(self.notes)} if self.notes else {}),
         } | ({} if self.adjustment is None else {"adjusted": self.adjustment.facts()})
 
     @torch.no_grad()
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """float32 (n, classes) for uint8 images (n, height, width, channels)."""
-        return torch.softmax(self.logits(self.standardised(pixels)), dim=1).numpy()
+        with guest.quiet(self.name):
+            return torch.softmax(self.logits(self.standardised(pixels)), dim=1).numpy()
 
     @property
     def offsets(self) -> torch.Tensor:
@@ -125,7 +128,16 @@ def load(
     trusting.settle(trust, origin, found.settings, over)
     shape = _shape(saved["preprocessing"], section["name"], over)
     options = dict(section.get("options") or {})
-    model = models.build(section["name"], options, len(saved["classes"]), shape[2], pretrained=False, trusted=True)
+    model = models.build(
+        section["name"],
+        options,
+        len(saved["classes"]),
+        shape[2],
+        pretrained=False,
+        trusted=True,
+        path=section.get("path"),
+        head=section.get("head"),
+    )
     models.load_weights(model, saved, path)
     model.eval()
     return Network(
@@ -142,7 +154,13 @@ def load(
         seed=found.settings.get("seed"),
         sealed=None if (seal := experiment.manifest().sealed) is None else seal.sha256,
         own=trusting.known(trust, origin, foreign.places(found.settings)),
+        notes=_notes(saved, section),
     )
+
+
+def _notes(saved: Mapping[str, Any], section: Json) -> tuple[str, ...]:
+    changed = conditions.changed_code(saved, section["name"], section.get("path"))
+    return () if changed is None else (changed,)
 
 
 def _model_section(found: Upgraded, overrides: Mapping[str, Any], path: Path) -> Json:

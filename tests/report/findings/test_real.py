@@ -6,7 +6,6 @@ The simulations of ``test_findings.py`` are the quick twin of this.
 from __future__ import annotations
 
 import multiprocessing
-import os
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from tests.conftest import SMALL_NET
 
 SWEEPS = 40
 SEEDS = 5  # of the branch and of the control
-TRAINED = int(os.environ.get("RAYSWEEP_CONTROLS", "60"))
+TRAINED = 40  # controls, from which every sweep draws its ten
 
 
 def _train(root: str, parent: str, seed: int) -> np.ndarray:
@@ -32,14 +31,15 @@ def _train(root: str, parent: str, seed: int) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_controls_with_other_seeds_are_rarely_labelled(quick_run, tmp_path):
     """40 sweeps of a branch and a control that are the same treatment, five seeds each. Each draws its ten networks, all different,
     from one pool of trained controls. A count of 4 out of 40 is 5 % with its spread."""
     parent = quick_run(
         data={"source": "faces"},
         model=SMALL_NET,
-        training={"epochs": 8, "batch_size": 64, "learning_rate": 0.003},
-        sampling={"samples_per_epoch": 4000},
+        training={"epochs": 8, "batch_size": 64, "learning_rate": 0.01},
+        sampling={"samples_per_epoch": 2000},
     )
     known = predictions.read(parent)
     arguments = [(str(tmp_path / "experiments"), f"{parent.id}@8", 100 + i) for i in range(TRAINED)]
@@ -47,7 +47,8 @@ def test_controls_with_other_seeds_are_rarely_labelled(quick_run, tmp_path):
         networks = pool.starmap(_train, arguments, chunksize=1)
     assert len({n.tobytes() for n in networks}) == TRAINED, "every seed is another training"
     accuracy = [float(np.mean(n.argmax(1) == known.labels)) for n in networks]
-    assert np.mean(accuracy) > 0.4, "they have learned something"
+    largest = np.bincount(known.labels).max() / len(known.labels)
+    assert np.mean(accuracy) > largest + 0.05, "they have learned something"
     rng, labelled, shown = np.random.default_rng(0), 0, []
     for _ in range(SWEEPS):
         drawn = rng.permutation(TRAINED)[: 2 * SEEDS]

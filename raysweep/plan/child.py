@@ -95,17 +95,17 @@ def plan_child(
     )
     if known_roles is None:
         plan = replace(plan, notes=(*plan.notes, *roles.unknown(parent, plan.data.sha256)))
+    _check_images(parent, plan)
+    return of_parent(plan, parent, fresh_optimizer)
+
+
+def _check_images(parent: Parent, plan: Plan) -> None:
+    """Raises CheckpointError if images have other channels, or one that is to be held out may be one that the parent trained on."""
     if plan.data.shape[2] != parent.channels:
         raise CheckpointError(
             f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "
             f"data.channels={parent.channels}."
         )
-    _check_holdout(parent, plan)
-    return of_parent(plan, parent, fresh_optimizer)
-
-
-def _check_holdout(parent: Parent, plan: Plan) -> None:
-    """Raises CheckpointError if an image that is to be held out may be one that the parent trained on."""
     was, now = parent.settings.sampling.holdout, plan.settings.sampling.holdout
     split = parent.settings.data.split_seed == plan.settings.data.split_seed
     same = was == now and split and parent.data_sha256 == plan.data.sha256

@@ -80,7 +80,9 @@ def test_the_control_of_a_sweep_follows_the_schedule_and_branches_have_their_wei
     from raysweep.store.root import Root
 
     parent = quick_run(training={"epochs": 1}, sampling={"schedule": PROGRESSIVE})
-    request = SweepRequest(Root.open(tmp_path / "experiments"), f"{parent.id}@1", grids.check({"weights": {"3": [2.0]}}))
+    request = SweepRequest(
+        Root.open(tmp_path / "experiments"), f"{parent.id}@1", grids.check({"weights": {"3": [2.0]}})
+    )
     plan = sweep_plan.plan_sweep(request, writable=False)
     schedules = {
         p.name: len(sweep_plan.plan_branch(plan.base, "s_20260101_000000", p).settings.sampling.schedule)

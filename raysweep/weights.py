@@ -57,6 +57,19 @@ class SamplingWeights:
         check_classes(given, classes, "The sampling weights name")
         return cls(tuple(classes), tuple(given.get(name, 1.0) for name in classes))
 
+    @classmethod
+    def of_shares(
+        cls, classes: Sequence[str], shares: Mapping[str, float | Fraction], counts: Mapping[str, int]
+    ) -> SamplingWeights:
+        """Weights that give each class its share of the images shown; 1 for a class without images.
+
+        Args:
+            shares: class → part of the images shown, of all classes.
+            counts: class → images in the pool.
+        """
+        images = sum(counts.values())
+        return cls(tuple(classes), tuple(float(shares[c] * images / counts[c]) if counts[c] else 1.0 for c in classes))
+
     def inherit(self, changes: Mapping[str, Any]) -> SamplingWeights:
         """These weights with the classes that ``changes`` names changed.
 

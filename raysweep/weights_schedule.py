@@ -47,21 +47,11 @@ class Schedule:
         part = Fraction(epoch - before[-1].start, following.start - before[-1].start)
         return _between(now, following.weights, part, counts)
 
-    def changes_at(self, epoch: int, counts: Mapping[str, int]) -> bool:
-        """Whether an epoch is shown with other weights than the one before it."""
-        return bool(self.steps) and epoch > 1 and self.at(epoch, counts) != self.at(epoch - 1, counts)
-
 
 def _between(old: SamplingWeights, new: SamplingWeights, part: Fraction, counts: Mapping[str, int]) -> SamplingWeights:
     """Weights whose shares lie at ``part`` of the way from ``old`` to ``new``. Exact, so that no platform rounds differently."""
     if part == 0:
         return old
     before, after = old.exact_shares(counts), new.exact_shares(counts)
-    images = sum(counts.values())
-    return SamplingWeights(
-        old.classes,
-        tuple(
-            float((before[c] + part * (after[c] - before[c])) * images / counts[c]) if counts[c] else 1.0
-            for c in old.classes
-        ),
-    )
+    shares = {c: before[c] + part * (after[c] - before[c]) for c in old.classes}
+    return SamplingWeights.of_shares(old.classes, shares, counts)

@@ -35,4 +35,7 @@ Adjust = Annotated[
         help="Add to the logits the offsets that are best by macro_f1, accuracy or balanced_accuracy on the validation images.",
     ),
 ]
+ShowConfig = Annotated[
+    bool, typer.Option("--show-config", help="With --dry-run: also print the resolved configuration as YAML.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and show what would run, but start nothing.")]

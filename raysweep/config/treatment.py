@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_serializer, model_validator
 
 from raysweep._text import Nested
-from raysweep.config.types import Float, Int, Positive, Section
+from raysweep.config.types import Float, Int, Positive, Section, Text
 from raysweep.errors import WeightsError
 from raysweep.weights_by_rule import Wanted
 
@@ -60,6 +60,37 @@ class SchedulePoint(Section):
         return _numbers(self.weights)
 
 
+class PolicySection(Section):
+    """How each epoch's weights are decided by the results of the epoch before."""
+
+    kind: Literal["worst", "proportional"] = Field(
+        description="worst: the classes with the lowest metric share a part of the images; proportional: images in proportion to the "
+        "error of each class."
+    )
+    classes: Positive = Field(2, description="worst: how many classes.")
+    share: Annotated[Float, Field(gt=0, lt=1)] = Field(
+        0.7, description="worst: the part of the images that they get, in equal parts."
+    )
+    momentum: Annotated[Float, Field(ge=0, lt=1)] = Field(
+        0.5, description="proportional: the part of the present shares that stays."
+    )
+    metric: Literal["recall", "f1"] = Field("recall", description="What a class is judged by; the error is 1 - metric.")
+    on: Literal["holdout", "val"] = Field(
+        "holdout",
+        description="The images that decide: those of sampling.holdout, or the validation images, on which the results are judged, too.",
+    )
+
+
+class FollowSection(Section):
+    """The weights of every epoch of another experiment."""
+
+    experiment: Text = Field(description="The experiment whose shares are followed, epoch by epoch.")
+    permute: bool = Field(
+        False,
+        description="true: give its shares to other classes, by a permutation of the seed: the control of a policy.",
+    )
+
+
 class SamplingSection(Section):
     strategy: Literal["quota", "multinomial"] = Field(
         "quota",
@@ -79,6 +110,18 @@ class SamplingSection(Section):
         default_factory=list,
         description="Other weights from certain epochs on: [{from: 1, weights: natural}, {from: 9, weights: balanced}]. With linear: "
         "true the shares move there from the point before.",
+    )
+    holdout: Annotated[Float, Field(ge=0, le=0.5)] = Field(
+        0.0,
+        description="Part of the training images of each class that no epoch shows, and by which a policy decides. Children inherit it.",
+    )
+    policy: PolicySection | None = Field(
+        None,
+        description="Decide the weights of each epoch by the results of the one before. The first has sampling.weights.",
+    )
+    follow: FollowSection | None = Field(
+        None,
+        description="Show the classes as another experiment did in each epoch. Planning writes it out as a schedule.",
     )
     samples_per_epoch: Annotated[Int, Field(ge=1, le=MAX_DRAWS)] | None = Field(
         None,
@@ -113,6 +156,18 @@ class SamplingSection(Section):
         if value and value[0].linear:
             raise ValueError("the first point has none before it from which it could move linearly; put one at from: 1")
         return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SamplingSection:
+        ways = [name for name in ("schedule", "policy", "follow") if getattr(self, name)]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} each set the weights of an epoch; keep one of them")
+        if self.policy is not None and self.policy.on == "holdout" and not self.holdout:
+            raise ValueError(
+                "policy decides on images that are held out of training, and there are none. Set sampling.holdout: 0.1, or "
+                "policy.on: val to decide on the validation images"
+            )
+        return self
 
     def wanted(self) -> Wanted:
         """What is asked for: weights by class or by a rule, and shares."""

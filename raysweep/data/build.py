@@ -18,7 +18,7 @@ from raysweep.config.settings import DataSection
 from raysweep.data import arrays, copies, decode, integrity, pillow
 from raysweep.data.listing import Item, Listing
 from raysweep.data.pillow import Decoded
-from raysweep.data.reading import UNDECODED, Cropped, LeftOut, Reading, most_common
+from raysweep.data.reading import UNDECODED, Cropped, LeftOut, Reading, Seal, most_common
 from raysweep.data.roles import groups, seal, split, words
 from raysweep.data.roles.split import Fixed
 from raysweep.data.sampling import permutation
@@ -30,6 +30,7 @@ _NONE_LEFT = (
 )
 _ALL_TOGETHER = "no image can be set aside for validation: each has an equal one, or all are of one group. Add images, or check data.group."
 META = "meta.json"
+SEALED = "sealed_files.npy"
 RAW = "raw.npy"  # while a cache is made
 MAX_REPORTED = 10  # undecodable images that an error names
 _REPORT_EVERY = 100  # images between two calls of ``progress``
@@ -77,20 +78,29 @@ class _Seen:
             several=self.several,
             on_test=listing.on_test,
             sizes=most_common(self.sizes),
+            own_split=listing.val is None,
         )
 
 
 @dataclass(frozen=True)
 class Known:
-    """Hashes of the pixels (S32) of images that an ancestor was trained on, and of those it was validated on."""
+    """Hashes of the pixels, as :func:`short` makes them, of images that an ancestor was trained on, and of those it was validated
+    on."""
 
     train: np.ndarray
     val: np.ndarray
 
     def among(self, digests: np.ndarray) -> Fixed:
         """Which of these images they are. One that is both stays for training."""
-        trained = np.isin(digests, self.train)
-        return Fixed(trained, np.isin(digests, self.val) & ~trained)
+        keys = short(digests)
+        trained = np.isin(keys, self.train)
+        return Fixed(trained, np.isin(keys, self.val) & ~trained)
+
+
+def short(digests: np.ndarray) -> np.ndarray:
+    """The first 64 bits of hashes S32 (n,), uint64 (n,); 0 for an empty one."""
+    text = b"".join(d.ljust(32, b"0") for d in digests.tolist()).decode()
+    return np.frombuffer(bytes.fromhex(text), dtype=">u8")[::2].astype(np.uint64)
 
 
 @dataclass(frozen=True)
@@ -104,13 +114,20 @@ class _Decoded:
 
 
 def build(
-    folder: Path, data: DataSection, listing: Listing, progress: Progress | None, known: Known | None = None
+    folder: Path,
+    data: DataSection,
+    listing: Listing,
+    progress: Progress | None,
+    known: Known | None = None,
+    audited: bool = True,
 ) -> None:
     """Write the arrays of a data set, and ``meta.json`` last, into an empty folder.
 
     Args:
         progress: called with (images decoded, images in all).
         known: hashes of images whose role is fixed.
+        audited: whether the bytes of sealed images are hashed now; else :func:`seal_later` does it. They always are where their
+            training copies are to be taken out.
 
     Raises:
         DataError: no images, fewer than two classes, undecodable images, images of several sizes, a class or a split
@@ -131,12 +148,17 @@ def build(
         shape = (len(items), form[0], *form)
         with arrays.space(folder, 2 * int(np.prod(shape))):  # all images in the source's order, and in the splits
             decoded = _decode_all(folder / RAW, items, shape, pool, progress)
-            sealed = np.array(list(pool.map(seal.file_digest, listing.test)), dtype="S32")
+            sealed = seal.digests(listing.test) if audited or data.duplicates == copies.DROP_TRAIN else None
             _write(folder, data, listing, decoded, sealed, known)
 
 
 def _write(
-    folder: Path, data: DataSection, listing: Listing, decoded: _Decoded, sealed: np.ndarray, known: Known | None
+    folder: Path,
+    data: DataSection,
+    listing: Listing,
+    decoded: _Decoded,
+    sealed: np.ndarray | None,
+    known: Known | None,
 ) -> None:
     """Write both splits and the record of them."""
     items = listing.train + (listing.val or [])
@@ -157,9 +179,11 @@ def _write(
         identity.update(labels[index].tobytes())
         identity.update(decoded.digests[index].tobytes())
     (folder / RAW).unlink()
-    np.save(folder / "sealed_files.npy", sealed)
-    files = {part: decoded.files[index] for part, index in parts.items()}
-    of_seal = seal.of_items(listing.test, sealed, listing.classes, files) if len(listing.test) else None
+    of_seal = Seal(len(listing.test), "") if listing.test else None
+    if sealed is not None and of_seal is not None:
+        np.save(folder / SEALED, sealed)
+        files = {part: decoded.files[index] for part, index in parts.items()}
+        of_seal = seal.of_items(listing.test, sealed, listing.classes, files)
     mean, std = moments(arrays.ImageFile(folder / "train_images.npy").mapped)
     in_val = np.bincount(labels[parts["val"]], minlength=len(listing.classes))
     meta = {
@@ -178,6 +202,20 @@ def _write(
         "hashes": {file.name: integrity.hashes(file) for file in sorted(folder.iterdir())},
     }
     integrity.write_signed(folder / META, meta)
+
+
+def seal_later(folder: Path, listing: Listing) -> None:
+    """Hash the sealed images of a cache that was built without."""
+    meta = integrity.read_signed(folder / META)
+    sealed = seal.digests(listing.test)
+    files = {part: np.load(folder / f"{part}_files.npy") for part in ("train", "val")}
+    of_seal = seal.of_items(listing.test, sealed, listing.classes, files)
+    temp = folder / f".tmp-{META}"
+    np.save(folder / SEALED, sealed)
+    meta["reading"] = replace(Reading.from_json(meta["reading"]), seal=of_seal).to_json()
+    meta["hashes"][SEALED] = integrity.hashes(folder / SEALED)
+    integrity.write_signed(temp, meta)
+    os.replace(temp, folder / META)
 
 
 def build_sealed(folder: Path, listing: Listing, form: tuple[int, int], progress: Progress | None) -> None:
@@ -315,14 +353,16 @@ def _without_copies(
     labels: np.ndarray,
     listing: Listing,
     data: DataSection,
-    sealed: np.ndarray,
+    sealed: np.ndarray | None,
 ) -> tuple[dict[str, np.ndarray], int]:
     """(the split without the copies that ``data.duplicates`` takes out, their number). Training copies of sealed images are known
     by their bytes."""
     train, val = parts["train"], parts["val"]
     shared = np.intersect1d(decoded.digests[train], decoded.digests[val])
     in_train, in_val = (np.isin(decoded.digests[index], shared) for index in (train, val))
-    if data.val != words.TEST:  # what earlier versions did, which left test images beside validation images unread
+    if (
+        data.val != words.TEST and sealed is not None
+    ):  # what earlier versions did, which left test images beside validation images unread
         in_train |= np.isin(decoded.files[train], sealed[sealed != b""])
     if not in_train.any():
         return parts, 0

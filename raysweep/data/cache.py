@@ -24,7 +24,8 @@ import numpy as np
 from raysweep._paths import user_path
 from raysweep._text import join_names, truncate
 from raysweep.config.settings import DataSection
-from raysweep.data import build, integrity
+from raysweep.config.treatment import SamplingSection
+from raysweep.data import build, holdout, integrity, sampling
 from raysweep.data.arrays import ImageFile
 from raysweep.data.build import META, Known, Progress
 from raysweep.data.integrity import Check, UnsignedError
@@ -133,6 +134,7 @@ def load(
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
     known: Known | None = None,
+    audited: bool = True,
 ) -> Dataset:
     """The data set of a configuration; decoded now unless a process of this machine has decoded it before.
 
@@ -142,15 +144,39 @@ def load(
         progress: called with (images decoded, images in all).
         tell: called with a sentence where images are decoded again, and why.
         known: hashes of the images whose role an ancestor has fixed, where a split is made here.
+        audited: also hash the bytes of sealed images, where that was not done before.
 
     Raises:
         DataError: the data cannot be read (see :func:`raysweep.data.build.build`), or the cache cannot be written.
     """
     source = open_source(data)
     folder = user_path(cache_dir) / key(asked(source.fingerprint, data), data, known)
-    found = reopen(folder) or _built(source, folder, data, progress, tell, known)
+    found = reopen(folder) or _built(source, folder, data, progress, tell, known, audited)
+    if audited and found.reading.seal is not None and not found.reading.seal.sha256:
+        found = _sealed_now(source, folder, data)
     told = asked(source.told, data)
     return found if told is None else replace(found, reading=found.reading.with_told(*told))
+
+
+def load_as(
+    data: DataSection,
+    cache_dir: str | Path,
+    sha256: str | None,
+    known: Known | None,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+    audited: bool = True,
+) -> Dataset:
+    """As :func:`load`; where a split is made here and the images are others than before, every image that had a role keeps it.
+
+    Args:
+        sha256: of the data before; None: not known.
+        known: hashes of the images that had a role; None: not known.
+    """
+    found = load(data, cache_dir, progress, tell, audited=audited)
+    if known is None or not found.reading.own_split or found.sha256 == sha256:
+        return found
+    return load(data, cache_dir, progress, tell, known, audited)
 
 
 def _built(
@@ -160,6 +186,7 @@ def _built(
     progress: Progress | None,
     tell: Callable[[str], None] | None,
     known: Known | None,
+    audited: bool,
 ) -> Dataset:
     """The cache in ``folder``, made now unless another process does."""
     from filelock import FileLock
@@ -179,7 +206,7 @@ def _built(
             temp = base / f".tmp-{name}-{secrets.token_hex(4)}"
             temp.mkdir()  # unlike tempfile's, open to whom the umask allows
             try:
-                build.build(temp, data, listing, progress, known)
+                build.build(temp, data, listing, progress, known, audited)
                 os.rename(temp, folder)
             finally:
                 shutil.rmtree(temp, ignore_errors=True)
@@ -188,10 +215,27 @@ def _built(
             f"The image cache {folder} cannot be written: {error.strerror or error}. "
             "Free space, or name another folder with data.cache_dir."
         ) from None
-    built = reopen(folder)
-    if built is None:
+    return _again(folder)
+
+
+def _sealed_now(source: Chosen, folder: Path, data: DataSection) -> Dataset:
+    """The cache in ``folder`` with the hashes of the sealed images, which nobody needed before."""
+    from filelock import FileLock
+
+    listing = asked(source.listing, data)
+    try:
+        with FileLock(str(folder.parent / f"{folder.name}.lock")):
+            build.seal_later(folder, listing)
+    except OSError as error:
+        raise DataError(f"The image cache {folder} cannot be written: {error.strerror or error}. Free space.") from None
+    return _again(folder)
+
+
+def _again(folder: Path) -> Dataset:
+    found = reopen(folder)
+    if found is None:
         raise DataError(f"The image cache {folder} was damaged right after it was written. Delete it and try again.")
-    return built
+    return found
 
 
 def _older(base: Path, listing: Listing) -> str | None:
@@ -262,10 +306,32 @@ def reopen(folder: str | Path, tell: Callable[[str], None] | None = None) -> Dat
     return None
 
 
+def find(cache_dir: str | Path, sha256: str) -> Dataset | None:
+    """The data set with this hash, if it was decoded into ``cache_dir`` and is still there."""
+    for meta in sorted(user_path(cache_dir).glob(f"*/{META}")):
+        try:
+            same = json.loads(meta.read_text(encoding="utf-8"))["sha256"] == sha256
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        if same and (found := reopen(meta.parent)) is not None:
+            return found
+    return None
+
+
 def digests(data: Dataset, split: str) -> np.ndarray:
     """A hash of each image's pixels, S32 (n,), in the order of the split."""
     found: np.ndarray = np.load(data.folder / f"{split}_digests.npy")
     return found
+
+
+def holdout_and_pool(data: Dataset, section: SamplingSection, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(training images that are held out, those that may be shown): positions, int64, ascending."""
+    labels = data.train.labels
+    held = None
+    if section.holdout:
+        held = holdout.members(digests(data, "train"), labels, section.holdout, seed)
+    members = sampling.pool(labels, data.classes, section.sample_per_class, seed, held)
+    return np.flatnonzero(held if held is not None else np.zeros(len(labels), dtype=bool)), members
 
 
 def names(data: Dataset, split: str) -> list[str]:
@@ -275,8 +341,12 @@ def names(data: Dataset, split: str) -> list[str]:
 
 
 def files(data: Dataset, split: str) -> np.ndarray:
-    """A hash of each image's bytes, S32 (n,), in the order of the split; of the sealed images (``sealed``) in no order."""
-    found: np.ndarray = np.load(data.folder / f"{split}_files.npy")
+    """A hash of each image's bytes, S32 (n,), in the order of the split; of the sealed images (``sealed``) in no order. Empty where
+    an earlier version decoded the images."""
+    path = data.folder / f"{split}_files.npy"
+    if not path.exists():
+        return np.zeros({"train": len(data.train.labels), "val": len(data.val.labels)}.get(split, 0), dtype="S32")
+    found: np.ndarray = np.load(path)
     return found
 
 

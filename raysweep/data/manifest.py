@@ -23,8 +23,9 @@ from raysweep.data.listing import (
     stamp,
 )
 from raysweep.data.located import Locator, Named, Place, text_of
+from raysweep.data.roles.groups import column_of, grouped
 from raysweep.data.roles.words import AUTO, Roles, choose
-from raysweep.data.tables import Table, meanings
+from raysweep.data.tables import Table, column, meanings, plain_name
 from raysweep.data.tree import Folder, Rest
 from raysweep.errors import DataError
 
@@ -46,6 +47,7 @@ class _Line(NamedTuple):
     image: Any
     label: Any
     split: str | None
+    group: Any = None
 
 
 class ManifestSource:
@@ -90,6 +92,7 @@ class ManifestSource:
         self.notes: list[str] = []
         self._tied: list[tuple[Table, str]] = []  # the images of rows whose votes are tied
         self.asked = data.val if data else AUTO
+        self.group = column_of(data.group) if data else None
         self._read: tuple[dict[int, Row], Roles, list[Any]] | None = None
         if self.images is not None and not self.images.is_dir():
             raise DataError(f"data.images: {self.images} is no folder. Give the folder with the images of {path}.")
@@ -108,15 +111,23 @@ class ManifestSource:
             label = self._label_column(table, meaning, [values for _, values in rows])
             labels.append(meaning.labels[label] if meaning.labels else "")
             for number_, values in rows:
-                of_row = split_value(values[-1], table.place(number_), meaning.flag) if meaning.split else of_table
+                place_of_split = len(meaning.labels) + len(meaning.votes) + 1
+                word = values[place_of_split] if meaning.split else None
+                of_row = split_value(word, table.place(number_), meaning.flag) if meaning.split else of_table
                 value = values[1 + label] if meaning.labels else self._voted(meaning, values, table, number_)
                 if value is not None or meaning.labels:
-                    lines.append(_Line(t, number_, values[0], value, of_row))
+                    group = values[-1] if self._group_in(table) else None
+                    lines.append(_Line(t, number_, values[0], value, of_row, group))
         return self._by_folder(lines), meanings([table for table, _ in self.files], labels)
+
+    def _group_in(self, table: Table) -> str | None:
+        """The column of a table that ``data.group`` names, as the table spells it."""
+        return None if self.group is None else column(table.columns(), [plain_name(self.group)])
 
     def _named_rows(self, table: Table, meaning: Meaning) -> list[tuple[int, list[Any]]]:
         """(number, [path, labels or votes, split]) of every row that names an image; the others are counted."""
         wanted = [meaning.path, *meaning.labels, *meaning.votes, *([meaning.split] if meaning.split else [])]
+        wanted += [group] if (group := self._group_in(table)) else []
         rows, unnamed = [], []
         for number_, values in table.rows(wanted):
             if values[0] is None or (isinstance(values[0], str) and not values[0].strip()):
@@ -227,7 +238,7 @@ class ManifestSource:
                         raise
                     self.rest.add(UNLABELLED, [self._where(line)])
                     continue
-                rows[i] = Row(truncate(line.image, 200), label, place.file)
+                rows[i] = grouped(Row(truncate(line.image, 200), label, place.file), line.group)
                 stamps.append([i in trained, str(place.file), label, *marks(found)])
             gone = [lines[i] for i in range(len(lines)) if i not in rows] if len(rows) < len(lines) else []
             self._add_unlisted([p.file for p in places] + [p.file for _, p in sealed], gone)

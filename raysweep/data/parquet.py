@@ -21,8 +21,9 @@ from raysweep.data.listing import (
 )
 from raysweep.data.manifest import ManifestSource
 from raysweep.data.reading import LeftOut
+from raysweep.data.roles.groups import column_of, grouped
 from raysweep.data.roles.words import AUTO, TEST, choose
-from raysweep.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, ParquetTable, column, meanings
+from raysweep.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, ParquetTable, column, meanings, plain_name
 from raysweep.data.tree import is_hidden
 from raysweep.errors import DataError
 
@@ -69,7 +70,7 @@ def open_parquet(path: Path, data: DataSection | None = None) -> Source:
     encoded, text = ([name for name, kind in kinds.items() if kind == wanted] for wanted in ("bytes", "text"))
     if column(encoded, IMAGE_COLUMNS) is None and column(text, PATH_COLUMNS) is not None:
         return ManifestSource(path, files, data=data)
-    return ParquetSource(path, files, data.val if data else AUTO)
+    return ParquetSource(path, files, data.val if data else AUTO, column_of(data.group) if data else None)
 
 
 class ParquetSource:
@@ -78,12 +79,20 @@ class ParquetSource:
     The split comes from a column, else from the names of files and folders.
     """
 
-    def __init__(self, path: Path, files: Sequence[tuple[ParquetTable, str | None]], asked: str = AUTO) -> None:
+    def __init__(
+        self,
+        path: Path,
+        files: Sequence[tuple[ParquetTable, str | None]],
+        asked: str = AUTO,
+        group: str | None = None,
+    ) -> None:
         """
         Args:
             asked: ``data.val``.
+            group: the column that ``data.group`` names.
         """
         self.path = path
+        self.group = group
         self.asked = asked
         self._unlabelled: list[str] = []  # files and rows of sealed images without a class
         # Sealed images need not have labels: the Hub's often have none.
@@ -146,7 +155,8 @@ class ParquetSource:
     ) -> dict[int, Row]:
         """The needed images of one file, by their position among the rows of all files."""
         rows: dict[int, Row] = {}
-        for number, (payload,) in table.rows([self._images(table)]):
+        group = None if self.group is None else column(table.columns(), [plain_name(self.group)])
+        for number, (payload, *of_group) in table.rows([self._images(table), *([group] if group else [])]):
             i = start + number
             if i in needed:
                 data = payload.get("bytes") if isinstance(payload, dict) else payload
@@ -158,7 +168,8 @@ class ParquetSource:
                     self._unlabelled.append(f"{table.file.name} row {number}")
                     continue
                 # A value that is no bytes becomes an empty image, which decoding reports.
-                rows[i] = Row(f"{table.file.name} row {number}", label, data if isinstance(data, bytes) else b"")
+                row = Row(f"{table.file.name} row {number}", label, data if isinstance(data, bytes) else b"")
+                rows[i] = grouped(row, of_group[0] if of_group else None)
         return rows
 
     @staticmethod

@@ -12,11 +12,12 @@ from raysweep.cluster import signals
 from raysweep.config import foreign
 from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
+from raysweep.data.roles import record
 from raysweep.errors import CheckpointError, NotFoundError, RaysweepError, ResourceError
 from raysweep.events import Note, Progress, ignore
 from raysweep.launch import runner
 from raysweep.launch.runner import Launch, Result
-from raysweep.plan import child
+from raysweep.plan import child, roles
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides, Resources
@@ -115,6 +116,8 @@ def _continue(
             return _complete(experiment, good, last, progress)
         plan = _plan(experiment, config, settings, good, progress)
         with _session(settings, plan, progress, launch, fitted) as (launch, fitted), _to_its_end():
+            if plan.roles is not None and not (experiment.folder / layout.ROLES).exists():
+                record.write(experiment.folder, plan.roles)
             _complete_log(experiment, config, replace(plan, settings=before), good)
             config = _record_changes(experiment, config, before, settings, fitted)
             config = _record_code(experiment, config, plan)
@@ -217,6 +220,7 @@ def _plan(
             root=experiment.root,
             first_epoch=config.fork + 1,
             new_weights=good is None and config.parent is None,
+            before=roles.of_experiment(experiment, config),
         )
     except ResourceError as error:
         hint = "`raysweep continue` also takes --threads, --workers and --address."

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from raysweep.cluster import signals
+from raysweep.data.roles import record
 from raysweep.errors import Interrupted, RaysweepError, TrainingError
 from raysweep.events import Drawing, ExperimentFinished, ExperimentStarted, Note, Progress, ignore
 from raysweep.launch.workers import retry
@@ -192,6 +193,8 @@ def _first_job(
     )
     config = ExperimentConfig.from_json(flat | {"sampling_weights": plan.weights.as_dict()})
     experiment.write_config(config)
+    if plan.roles is not None:
+        record.write(experiment.folder, plan.roles)
     lineage.open_log(experiment.folder, settings.experiment.name, settings.experiment.description, now)
     job = new_job(plan, experiment, lock.token, config, versions)
     return as_child(job, plan, parent) if parent else job

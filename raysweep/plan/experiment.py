@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from raysweep._paths import user_path
-from raysweep._text import differences
+from raysweep._text import counted, differences
 from raysweep.config.settings import Settings
-from raysweep.data import augment, cache, sampling
+from raysweep.config.treatment import SamplingSection
+from raysweep.data import augment, cache
+from raysweep.data.roles.record import Before, ImageRoles
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
-from raysweep.plan import networks, resources
+from raysweep.plan import follow, networks, resources
 from raysweep.plan.types import Plan
 from raysweep.store import layout
 from raysweep.store.root import Root
@@ -40,6 +42,7 @@ def plan_experiment(
     root: Root | None = None,
     new_weights: bool = True,
     trusted: bool = True,
+    before: Before | None = None,
 ) -> Plan:
     """Check everything a run needs. Only the image cache is written, and with ``writable`` the root.
 
@@ -53,6 +56,7 @@ def plan_experiment(
         new_weights: False where the weights will come from a checkpoint. The files that a network begins with, of
             ``model.init_from`` or of a pretrained network, are then not read: they may be gone.
         trusted: the user wrote or approved what the settings run and fetch. False: they may be somebody else's.
+        before: the roles of images that an ancestor, or the experiment itself, had; default: none has one.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
@@ -63,13 +67,14 @@ def plan_experiment(
     where = resources.decide(settings.scaling)
     if writable:
         root.check_writable()
-    data = read_images(settings, root, progress)
+    data = read_images(settings, root, progress, before, audited=writable)
+    roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
     progress(Building())
     settings, code, origin = networks.found(settings, new_weights, trusted)
     settings, data = _ordered(settings, data, classes, origin.classes)
     settings, mirrored = _mirrored(settings, data.classes)
-    counts = _pool(settings, data)
-    settings, weights, by_rule = _treatment(settings, asked, inherited, first_epoch, counts)
+    held, counts = _pool(settings, data)
+    settings, weights, by_rule = _treatment(settings, root, asked, inherited, first_epoch, counts, held)
     parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
@@ -85,34 +90,37 @@ def plan_experiment(
         where,
         parameters,
         notes=(*mirrored, *by_rule, *notes),
+        roles=roles,
         code=code,
         trusted=trusted,
+        held=held,
     )
 
 
-def _pool(settings: Settings, data: cache.Dataset) -> dict[str, int]:
-    """Class → training images that may be shown."""
-    members = sampling.pool(
-        data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
-    )
-    return cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
+def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]:
+    """(training images that are held out, class → those that may be shown)."""
+    held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
+    return len(held), cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
 
 
 def _treatment(
     settings: Settings,
+    root: Root,
     asked: Wanted | None,
     inherited: SamplingWeights | None,
     first_epoch: int,
     counts: Mapping[str, int],
+    held: int,
 ) -> tuple[Settings, SamplingWeights, tuple[Note, ...]]:
     """(settings with the weight of every class, the weights of the first epoch, what is to be said of them and of the loss)."""
-    settings, schedule, notes = _weights(settings, asked, inherited, counts)
+    settings, told = follow.resolved(settings, root, counts)
+    settings, schedule, notes = _weights(settings, asked, inherited, counts, held)
     weights = schedule.at(first_epoch, counts)
-    return settings, weights, (*notes, *_loss(settings, weights, counts))
+    return settings, weights, (*(Note(text) for text in told), *notes, *_loss(settings, weights, counts))
 
 
 def _weights(
-    settings: Settings, asked: Wanted | None, inherited: SamplingWeights | None, counts: Mapping[str, int]
+    settings: Settings, asked: Wanted | None, inherited: SamplingWeights | None, counts: Mapping[str, int], held: int
 ) -> tuple[Settings, Schedule, tuple[Note, ...]]:
     """(settings with the weight of every class, the weights of each epoch, what is to be said of them).
 
@@ -136,12 +144,38 @@ def _weights(
         told.append(
             f"Sampling weights {way} epoch {point.start}{f' by {name}' if name else ''}: {step.weights.describe()}."
         )
+    told += [f"{counted(held, 'training image')} held out, which no epoch shows."] if held else []
+    told += _of_policy(settings.sampling, counts)
     for one in (weights, *(step.weights for step in steps)):
         one.shares(counts)  # raises if no image could be drawn
     if rule or steps:
         numbers = {"weights": weights.as_dict(), "shares": {}, "schedule": points}
         settings = settings.model_copy(update={"sampling": settings.sampling.model_copy(update=numbers)})
     return settings, Schedule(weights, tuple(steps)), tuple(Note(text) for text in told)
+
+
+def _of_policy(section: SamplingSection, counts: Mapping[str, int]) -> list[str]:
+    """What is to be said of a policy.
+
+    Raises:
+        ConfigError: it leaves no class for the rest of the images.
+    """
+    policy = section.policy
+    if policy is None:
+        return []
+    there = sum(n > 0 for n in counts.values())
+    if policy.kind == "worst" and policy.classes >= there:
+        raise ConfigError(
+            f"sampling.policy.classes is {policy.classes}, and {there} classes have images. Give less, so that other classes get the "
+            "rest of the images."
+        )
+    on = "images held out of training" if policy.on == "holdout" else "the validation images"
+    told = (
+        f"The weights of each epoch are decided by the {policy.metric} of each class on {on}, after the epoch before."
+    )
+    if policy.on == "val":
+        told += " The results are judged on the same images, so they may look better than they are; policy.on=holdout avoids that."
+    return [told]
 
 
 def _loss(settings: Settings, weights: SamplingWeights, counts: Mapping[str, int]) -> tuple[Note, ...]:
@@ -177,13 +211,22 @@ def _mirrored(settings: Settings, classes: Sequence[str]) -> tuple[Settings, tup
     return settings.model_copy(update={"training": training}), (Note(text),) if why else ()
 
 
-def read_images(settings: Settings, root: Root, progress: Progress) -> cache.Dataset:
-    """The images, decoded unless they were before."""
-    data = cache.load(
+def read_images(
+    settings: Settings, root: Root, progress: Progress, before: Before | None = None, audited: bool = True
+) -> cache.Dataset:
+    """The images, decoded unless they were before. Images that had a role keep it, where a split is made here.
+
+    Args:
+        audited: also look for copies of the sealed images.
+    """
+    data = cache.load_as(
         settings.data,
         cache_dir(settings, root),
+        before.sha256 if before else None,
+        before.roles.known if before else None,
         lambda done, total: progress(Decoding(done, total)),
         lambda text: progress(Note(text)),
+        audited,
     )
     return data
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from raysweep._text import counted, join_names
-from raysweep.errors import InputError, NotFoundError, RaysweepError, StoreError
+from raysweep.errors import InputError, NotFoundError, RaysweepError
 from raysweep.report import effects, moved, predictions, recorded
 from raysweep.report.effects import Effect
 from raysweep.report.findings.findings import Findings
 from raysweep.report.findings.selection import Winner
 from raysweep.report.findings.variance import STEADY_SEEDS
-from raysweep.report.history import class_sums, own_rows, read_history
+from raysweep.report.history import cost
 from raysweep.report.predictions import Predictions
 from raysweep.store import layout, ratio, resolve
 from raysweep.store.commands import command
@@ -72,6 +72,7 @@ class Comparison:
     reference: str = "the control"  # in a sentence
     findings: Findings | None = None
     offsets: Sequence[Effect] = ()  # what the reference gets without training, see :mod:`raysweep.report.moved`
+    on_test: bool = False  # the networks were validated on test images
 
     @property
     def winner(self) -> Winner | None:
@@ -116,6 +117,10 @@ NO_CONTROL = (
     "`raysweep branch` trains a control unless the grid says `control: false`."
 )
 
+AFTER_LOOKS = (
+    "Seeds were added {looks} after this comparison could be read. Whoever adds seeds until something is shown finds something in "
+    "the end: that 5 % are false holds for the first look."
+)
 
 OF_A_CONTROL = (
     "This is the control of its sweep: the differences are the effect of longer training with an unchanged ratio."
@@ -182,6 +187,9 @@ def of_sweep(sweep: Sweep, metric: str = moved.DEFAULT) -> Comparison:
         against = "the control, trained for as many epochs" + (
             f", {len(references)} seeds" if len(references) > 1 else ""
         )
+        if record.looks:
+            against += f", after {counted(record.looks, 'look')}"
+            notes.append(AFTER_LOOKS.format(looks=counted(record.looks, "time")))
         word, epoch = "the control", references[0].predictions.epoch
     else:
         if record.parent is None:
@@ -390,24 +398,15 @@ def _compared(
         effects.arm(name, [e.predictions.probabilities for e in rows])
         for name, rows in [("control", references), *groups.items()]
     )
-    found, findings = effects.of_arms(control, arms, one.labels, one.classes)
+    found, findings = effects.of_arms(control, arms, one.cases, one.classes)
     free: list[Effect] = []
     if moved.too_many(len(one.classes), len(one.labels)):
         notes = [*notes, f"Offsets for {against[1]} are not searched: there are too many classes and images."]
     else:
-        free = moved.effects(moved.name_of(against[1]), control, one.labels, one.classes, metric)
+        free = moved.effects(moved.name_of(against[1]), control, one.cases, one.classes, metric)
+    notes = [*notes, *_small(counts)]
     return Comparison(
-        title,
-        against[0],
-        one.classes,
-        counts,
-        branches,
-        found,
-        pairs,
-        [*notes, *_small(counts)],
-        against[1],
-        findings,
-        free,
+        title, against[0], one.classes, counts, branches, found, pairs, notes, against[1], findings, free, one.on_test
     )
 
 
@@ -480,14 +479,3 @@ def _branch(name: str, rows: Sequence[_Evaluated], references: Sequence[_Evaluat
 def _few(notes: Sequence[str]) -> str:
     more = f" And {len(notes) - 5} more." if len(notes) > 5 else ""
     return " ".join(notes[:5]) + more
-
-
-def cost(experiment: Experiment) -> tuple[float, int]:
-    """(seconds of training, images shown) since the fork; zeros if the history is missing or damaged."""
-    try:
-        history = read_history(experiment)
-    except StoreError:
-        return 0.0, 0
-    took = history.get("seconds", [])
-    seconds = sum(took[i] or 0.0 for i in own_rows(experiment, history)) if took else 0.0
-    return float(seconds), int(sum(class_sums(experiment, history, "realised_").values()))

@@ -17,6 +17,7 @@ CONFUSION = "confusion_matrix_benchmark.png"
 HISTORY_CSV = "training_history.csv"
 HISTORY_PNG = "training_history.png"
 PREDICTIONS = "val_predictions.parquet"
+ROLES = "image_roles.parquet"  # what it and its ancestors were trained on, is validated on, and what is sealed
 TENSORBOARD = "tensorboard"  # a folder of event files
 TRACKER_PREFIX = "tracker_"
 CODE = "code"  # a folder of the source files of the model's python: name
@@ -30,6 +31,7 @@ EVALUATIONS = "evaluations"
 EVALUATION = "evaluation.json"
 EVALUATION_CSV = "evaluation.csv"
 EVALUATION_CONFUSION = "confusion_matrix.png"
+CONTROL_CONFUSION = "confusion_matrix_control.png"
 RELIABILITY = "reliability.png"
 
 SWEEPS = "sweeps"

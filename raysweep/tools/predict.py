@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from raysweep._text import truncate
+from raysweep.config import foreign
 from raysweep.errors import ConfigError, StoreError
 from raysweep.plan import parent as parents
 from raysweep.plan.upgrade import Upgraded, upgrade
@@ -44,6 +45,10 @@ class Network:
     source: str  # checkpoint reference
     sha256: str
     adjustment: Adjustment | None = None  # its offsets are not part of ``model``
+    settings: Json = field(default_factory=dict)  # nested, those of the checkpoint
+    seed: int | None = None
+    sealed: str | None = None  # the hash of its experiment's test images, where that is recorded
+    own: bool = False  # its places are this user's; any other checkpoint may come from anybody
     notes: tuple[str, ...] = ()  # what people should know, such as that the user's code has changed since
 
     def facts(self) -> dict[str, Any]:
@@ -119,7 +124,8 @@ def load(
     found = upgrade(checkpoint.read_checkpoint(path), experiment, path, over, classes)
     saved = found.checkpoint
     section = _model_section(found, over, path)
-    trusting.settle(trust, parents.origin_of(root, experiment, path, saved), found.settings, over)
+    origin = parents.origin_of(root, experiment, path, saved)
+    trusting.settle(trust, origin, found.settings, over)
     shape = _shape(saved["preprocessing"], section["name"], over)
     options = dict(section.get("options") or {})
     model = models.build(
@@ -144,6 +150,10 @@ def load(
         source=f"{experiment.id}@{entry.epoch}" if entry is not None and entry.batch is None else str(path),
         sha256=entry.sha256 if entry is not None else files.sha256_file(path),
         adjustment=adjustment,
+        settings=found.settings,
+        seed=found.settings.get("seed"),
+        sealed=None if (seal := experiment.manifest().sealed) is None else seal.sha256,
+        own=trusting.known(trust, origin, foreign.places(found.settings)),
         notes=_notes(saved, section),
     )
 

@@ -82,6 +82,16 @@ def labels(name: str) -> tuple[str, ...] | None:
     return ordered if ordered and ordered != placeholders else None
 
 
+def outputs(name: str) -> int | None:
+    """How many outputs a pretrained network of transformers has; None for any other.
+
+    Raises:
+        ConfigError: as :func:`builder`.
+    """
+    found = split(name)
+    return int(_hf_config(found[1]).num_labels) if found is not None and found[0] == "hf" else None
+
+
 def preprocessing(name: str) -> Preprocessing | None:
     """How the network expects its images; None where it does not say.
 

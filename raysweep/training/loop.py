@@ -21,6 +21,7 @@ from raysweep.training import evaluate, guest, optim
 from raysweep.training.evaluate import RankEpoch
 from raysweep.training.job import Job, Outcome
 from raysweep.training.losses import Loss
+from raysweep.training.policy import Policy
 from raysweep.training.progress import Meters, TrainingProgress
 from raysweep.training.saving import Saver
 from raysweep.training.setup import Part, Setup, prepare
@@ -123,8 +124,16 @@ class _Loop:
         started = time.perf_counter()
         setup.world.share_buffers(setup.model)
         validation = evaluate.validate(
-            setup.model, setup.feed, setup.data.val, len(setup.classes), setup.world, setup.autocast()
+            setup.model,
+            setup.feed,
+            setup.data.val,
+            len(setup.classes),
+            setup.world,
+            setup.autocast(),
+            prior=setup.prior,
         )
+        if setup.policy is not None:
+            self._decide(setup.policy, epoch, validation)
         ranks = setup.world.gather(RankEpoch(meters.loss, meters.correct, meters.images, positions))
         row = None
         if setup.world.rank == 0:
@@ -133,15 +142,32 @@ class _Loop:
             self.progress.add_epoch(row)
         self.saver.epoch_end(epoch, row, validation)
 
+    def _decide(self, policy: Policy, epoch: int, validation: evaluate.Validation) -> None:
+        """Decide the weights of the next epoch. Collective: every rank comes to the same decision."""
+        setup = self.setup
+        if policy.section.on == "holdout":
+            validation = evaluate.validate(
+                setup.model,
+                setup.feed,
+                setup.data.train,
+                len(setup.classes),
+                setup.world,
+                setup.autocast(),
+                members=setup.held,
+            )
+        policy.decide(epoch, validation.labels, validation.probabilities.argmax(1))
+
     def _record_ratio(self, epoch: int) -> None:
-        """Write into the log that a schedule changes the ratio with this epoch. Once: a kill may make the epoch begin twice."""
+        """Write into the log that a schedule or policy changes the ratio with this epoch. Once: a kill may make the epoch begin twice."""
         change = self.setup.ratio_change(epoch) if self.setup.world.rank == 0 else None
         folder = Path(self.setup.job.folder)
         if change is None or any(
             e.type == lineage.RATIO and e.fields.get("epoch") == epoch for e in lineage.read(folder)
         ):
             return
-        lineage.record(folder, lineage.RATIO, epoch=epoch, **change.to_event())
+        latest = None if self.setup.policy is None else self.setup.policy.latest
+        decided = {} if latest is None or latest.epoch != epoch else {"decided": dict(latest.reason)}
+        lineage.record(folder, lineage.RATIO, epoch=epoch, **change.to_event(), **decided)
         self.report(Note(f"Epoch {epoch} begins with other sampling weights: {change.describe()}."))
 
     def _train_epoch(self, epoch: int, order: np.ndarray, draws: np.ndarray | None) -> np.ndarray:

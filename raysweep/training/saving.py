@@ -85,6 +85,7 @@ class Saver:
         return {
             **self._constant,
             "sampling_weights": setup.weights(epoch).as_dict(),
+            **_decision(setup),
             "epoch": epoch if batch == 0 else epoch - 1,
             "current_batch": batch,
             **self.background.take(
@@ -107,6 +108,12 @@ class Saver:
             },
             "rng_state": [generators for generators, _ in ranks],
         }
+
+
+def _decision(setup: Setup) -> State:
+    """What the policy has decided last, of the running epoch or of the next one."""
+    latest = None if setup.policy is None else setup.policy.latest
+    return {} if latest is None else {"policy_decision": latest.to_json()}
 
 
 def _writer(setup: Setup) -> CheckpointWriter:

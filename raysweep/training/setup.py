@@ -9,6 +9,7 @@ import contextlib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +21,11 @@ from raysweep.config.settings import Settings
 from raysweep.data import augment, cache, sampling
 from raysweep.data.cache import Dataset
 from raysweep.data.order import in_order
+from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint
-from raysweep.training import conditions, guest, guest_network, losses, models, optim, origin, state
+from raysweep.training import conditions, guest, guest_network, losses, models, optim, origin, policy, state
 from raysweep.training.feed import Feed
 from raysweep.training.job import Job
 from raysweep.training.progress import TrainingProgress
@@ -50,6 +52,8 @@ class Setup:
     world: World
     data: Dataset
     members: np.ndarray  # int64, ascending: the training images that may be drawn
+    held: np.ndarray  # int64, ascending: those by which a policy decides
+    policy: policy.Policy | None  # decides the weights of each epoch; it changes while it trains
     draws: int  # images per epoch
     total_batches: int  # global batches per epoch
     mean: list[float]  # per channel, by which pixels are standardised
@@ -70,21 +74,27 @@ class Setup:
     def classes(self) -> tuple[str, ...]:
         return self.data.classes
 
+    @property
+    def prior(self) -> np.ndarray | None:
+        """The shares of the classes in the data, float64 (classes,); None where the validation images have the same."""
+        prior = self.data.reading.prior
+        return None if prior is None else np.array([prior.get(c, 0.0) for c in self.classes])
+
     def class_counts(self) -> dict[str, int]:
         """Class → images that may be drawn."""
-        counts = np.bincount(self.data.train.labels[self.members], minlength=len(self.classes))
-        return {c: int(n) for c, n in zip(self.classes, counts, strict=True)}
+        return _counts(self.data, self.members)
 
     def weights(self, epoch: int) -> SamplingWeights:
         """The sampling weights of an epoch, counted from 1 with the parent's epochs."""
-        return self._schedule.at(epoch, self.class_counts())
+        return self._schedule.at(epoch, self.class_counts()) if self.policy is None else self.policy.weights(epoch)
 
     def ratio_change(self, epoch: int) -> RatioChange | None:
         """How an epoch's weights differ from those of the epoch before; None at the first one, whose change is the fork's."""
-        counts = self.class_counts()
-        if epoch == self.job.config.fork + 1 or not self._schedule.changes_at(epoch, counts):
+        if epoch == self.job.config.fork + 1 or self.weights(epoch) == self.weights(epoch - 1):
             return None
-        return RatioChange.between(self.weights(epoch - 1), self.weights(epoch), counts)
+        if self.policy is not None and epoch - 1 not in self.policy.known:
+            return None  # from a checkpoint within the epoch, whose beginning is in the log
+        return RatioChange.between(self.weights(epoch - 1), self.weights(epoch), self.class_counts())
 
     @functools.cached_property
     def _schedule(self) -> Schedule:
@@ -153,14 +163,10 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     settings, t = job.settings, job.settings.training
     torch.set_num_threads(job.threads)
     world = World(torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu"))
-    found = cache.reopen(job.cache_folder) or cache.load(
-        settings.data, job.cache_dir, tell=lambda text: progress(Note(text))
-    )
+    found = cache.reopen(job.cache_folder) or _decoded_again(job, progress)
     found.check.start()
     data = in_order(found, settings.data.classes)
-    members = sampling.pool(
-        data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
-    )
+    held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
     draws = settings.sampling.samples_per_epoch or len(members)
     first = origin.read(settings) if job.start is None else origin.Origin()
     mean, std = origin.moments(settings, data, first)
@@ -182,11 +188,14 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name, settings.model.path)
     now = conditions.of_ranks(world.gather(mine))
     inexact = [] if saved is None else conditions.differences(conditions.of_checkpoint(saved), now)
+    counts = _counts(data, members)
     setup = Setup(
         job=job,
         world=world,
         data=data,
         members=members,
+        held=held,
+        policy=_policy(job, counts, saved),
         draws=draws,
         total_batches=sampling.batches(draws, t.batch_size),
         mean=mean,
@@ -200,6 +209,36 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         inexact=inexact,
     )
     return setup, done
+
+
+def _counts(data: Dataset, members: np.ndarray) -> dict[str, int]:
+    """Class → images that may be drawn."""
+    found = np.bincount(data.train.labels[members], minlength=len(data.classes))
+    return {c: int(n) for c, n in zip(data.classes, found, strict=True)}
+
+
+def _policy(job: Job, counts: Mapping[str, int], saved: Checkpoint | None) -> policy.Policy | None:
+    section = job.settings.sampling.policy
+    if section is None:
+        return None
+    base = SamplingWeights.complete(job.settings.sampling.numbers(), tuple(counts))
+    found = policy.Policy(section, base, counts, job.weights)
+    if saved is not None and job.same_run:  # what a child begins with is in its plan
+        found.restore(saved)
+    return found
+
+
+def _decoded_again(job: Job, progress: Progress) -> Dataset:
+    """The images where the cache that was planned with is gone, or damaged; each has the role that it had."""
+    roles = record.read(Path(job.folder))
+    known = None if roles is None else roles.known
+    return cache.load_as(
+        job.settings.data,
+        job.cache_dir,
+        job.config.data_sha256,
+        known,
+        tell=lambda text: progress(Note(text)),
+    )
 
 
 def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:

@@ -27,11 +27,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The bits of a whole run, by a program of its own."""
-    forks.load()
     root = tmp_path_factory.mktemp("whole")
-    whole = forks.program("run", config, "--name", "whole", "--root", root, err=2)
-    out = whole.stdout.read()
-    assert whole.wait() == 0
+    with forks.program("run", config, "--name", "whole", "--root", root) as whole:
+        out, err = whole.stdout.read(), whole.stderr.read()
+        assert whole.wait() == 0, err
     (folder,) = root.glob("whole_*")
     # Messages go to stderr; stdout has the folder and nothing else.
     assert out.strip() == str(folder)
@@ -41,13 +40,13 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_continue_gives_the_same_bits(tmp_path, capsys, config, undisturbed, number):
     root = tmp_path / "experiments"
-    process = forks.program("run", config, "--name", "broken", "--root", root, out=1)
-    for line in process.stderr:
-        if line.startswith("epoch  1/3"):
-            process.send_signal(number)
-            break
-    rest = process.stderr.read()
-    assert process.wait() == 130
+    with forks.program("run", config, "--name", "broken", "--root", root) as process:
+        for line in process.stderr:
+            if line.startswith("epoch  1/3"):
+                process.send_signal(number)
+                break
+        rest = process.stderr.read()
+        assert process.wait() == 130
     (folder,) = root.glob("broken_*")
     assert f"raysweep continue {folder.name}" in rest.strip().splitlines()[-1]
     broken = Experiment(folder)

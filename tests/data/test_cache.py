@@ -449,7 +449,7 @@ def test_what_is_left_out_is_told_anew_without_decoding_again(tmp_path, monkeypa
     again = of(path)
     assert again.folder == first.folder
     assert [line for line in again.reading.lines() if line not in first.reading.lines()] == [
-        "Left out: 1 hidden and system files (train/happy/.ipynb_checkpoints/x.png)."
+        "Left out: 1 hidden or system file (train/happy/.ipynb_checkpoints/x.png)."
     ]
 
 

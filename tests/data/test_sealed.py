@@ -123,3 +123,33 @@ def test_the_manifest_of_a_run_has_the_seal_and_opens_them(folder, quick_run):
         recorded=recorded.sha256,
     )
     assert (found.count, len(found.undecodable)) == (7, 1)
+
+
+def test_what_a_dry_run_decoded_is_audited_by_the_run(folder, tmp_path, monkeypatch):
+    from raysweep.data import decode
+    from raysweep.plan import experiment as experiment_plan
+    from tests.conftest import small_settings
+
+    monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "cold"))
+    settings = small_settings(tmp_path / "e", data={"source": "auto", "path": str(folder)})
+    dry = experiment_plan.plan_experiment(settings, writable=False)
+    assert "7 images for testing, not audited" in "\n".join(dry.data.reading.lines())
+    assert not list((tmp_path / "cold").rglob("sealed_files.npy"))
+    monkeypatch.setattr(decode, "decode", None)  # it was decoded already
+    for writable in (True, False):
+        plan = experiment_plan.plan_experiment(settings, writable=writable)
+        assert (plan.data.reading.seal.images, plan.data.reading.seal.in_train) == (7, 1)
+    assert plan.data.folder == dry.data.folder
+
+
+def test_a_sweep_passes_with_test_files_that_cannot_be_decoded(folder, quick_run, quick_child):
+    """Run, children and comparison never look at them; their bytes alone are hashed."""
+    from raysweep.report import comparison
+
+    data = {"source": "auto", "path": str(folder)}
+    run = quick_run(data=data, training={"epochs": 1, "batch_size": 16}, sampling={"samples_per_epoch": 32})
+    child = quick_child(f"{run.id}@1", epochs=1, weights={"happy": 2.0})
+    found = comparison.compare(run.root, [child.id])
+    assert sum(found.counts.values()) == 6
+    assert child.manifest().sealed == run.manifest().sealed
+    assert not list(folder.parent.rglob("sealed-*"))

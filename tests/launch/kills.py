@@ -25,7 +25,6 @@ import psutil
 
 from raysweep.store import files
 from raysweep.store.experiment import Experiment
-from tests import forks
 from tests.conftest import SMALL_NET, weights_hash
 from tests.forks import Forked
 
@@ -207,7 +206,8 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     plan = chosen.plan.split(",") if chosen.plan else plan_of(chosen.count)
     plan.sort()  # those on Ray share a cluster
-    forks.load()
+    import tests.loaded  # noqa: F401
+
     rng = random.Random(chosen.seed)
     wrong = 0
     with contextlib.ExitStack() as stack:

@@ -31,7 +31,7 @@ def complete(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_killed_drivers_lose_nothing(tmp_path):
     """Two that train in their own process, without Ray."""
-    lines = forks.lines_of(lambda: kills.main([str(tmp_path), "--plan", "driver,driver"]))
+    lines = forks.lines_of(kills.main, [str(tmp_path), "--plan", "driver,driver"])
     rows = complete([json.loads(line) for line in lines])
     assert [r["kind"] for r in rows] == ["driver", "driver"]
 

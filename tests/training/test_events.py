@@ -24,7 +24,7 @@ def step(request: pytest.FixtureRequest) -> int:
 def told(step: int, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     from tests.training import events
 
-    first, *rest = forks.lines_of(lambda: events.main(tmp_path_factory.mktemp("events"), step))
+    first, *rest = forks.lines_of(events.main, tmp_path_factory.mktemp("events"), step)
     return json.loads(first), [json.loads(line) for line in rest]
 
 

@@ -130,8 +130,8 @@ def _by_group(
     units: np.ndarray,
     fixed: Fixed | None,
 ) -> np.ndarray:
-    """Positions of the images for validation, whole units only: those that bring the classes nearer to ``takes``, in a seeded
-    order, and then those that a class with too few still needs."""
+    """Positions of the images for validation, whole units only, in a seeded order: first those that a class needs to have
+    ``data.min_val`` images, then those that bring the classes nearer to ``takes``."""
     names, index = np.unique(units, return_inverse=True)
     table = np.zeros((len(names), len(takes)), dtype=np.int64)
     np.add.at(table, (index, labels[order]), 1)
@@ -144,13 +144,16 @@ def _by_group(
         left, need = left - table[taken].sum(0), need - table[taken].sum(0)
     walk = permutation(len(names), (data.split_seed, len(takes)))
     least = takes - np.minimum(takes, data.min_val)
-    for want in (np.zeros_like(need), least):  # first what fills more than it exceeds; then what a class still needs
+    for want, floor in (
+        (least, True),
+        (np.zeros_like(need), False),
+    ):  # what a class must have, then what brings it nearer
         for unit in walk[free[walk]].tolist():
             lacking, has = np.maximum(need - want, 0), table[unit]
             useful = np.minimum(lacking, has).sum()
             if taken[unit] or not useful or ((left - has)[has > 0] < 1).any():
                 continue
-            if want is least or useful > np.maximum(has - lacking, 0).sum():
+            if floor or useful > np.maximum(has - lacking, 0).sum():
                 taken[unit] = True
                 left, need = left - has, need - has
     return order[taken[index]]

@@ -219,6 +219,7 @@ _SWEEP: dict[str, Rule] = {
     "epochs": _or_none(_count),
     "threads": _or_none(_count),
     "workers": _or_none(_count),
+    "looks": _count,
 }
 _CHECKPOINT: dict[str, Rule] = {
     "format_version": _must(lambda v: type(v) is int and v > 0, "a whole number above zero"),
@@ -230,6 +231,14 @@ _CHECKPOINT: dict[str, Rule] = {
     "best_acc": _number,
     "classes": _or_none(_classes),
     "sampling_weights": _or_none(_each("weight of class", _weight)),
+    "policy_decision": _or_none(
+        _fields(
+            {"epoch": _count, "weights": _each("weight of class", _weight), "reason": _mapping},
+            "epoch",
+            "weights",
+            "reason",
+        )
+    ),
     "history": _each("column", _column),
     "config": _fields(_CONFIG),
     "experiment": _or_none(_text),

@@ -97,18 +97,23 @@ def _served(function: Callable[..., Any], arguments: tuple[Any, ...], pipes: str
     os._exit(perform(lambda: function(*arguments), out, err))
 
 
+def server() -> Any:
+    """The context of :mod:`multiprocessing` whose processes are forks of the server. It starts with the first of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.loaded"])
+    return context
+
+
 class Served:
     """``function(*arguments)`` in a fork of the server, with pipes for stdout and stderr; use as a context."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.loaded"])
         self._pipes = tempfile.TemporaryDirectory()
         names = [Path(self._pipes.name) / name for name in ("out", "err")]
         for name in names:
             os.mkfifo(name)
         told = (function, arguments, self._pipes.name, dict(os.environ))
-        self._process = context.Process(target=_served, args=told, daemon=True)
+        self._process = server().Process(target=_served, args=told, daemon=True)
         self._process.start()
         self.stdout: TextIO
         self.stderr: TextIO

@@ -235,6 +235,7 @@ CHANGES_FILES = {
     "raysweep.display.streams": "what takes the place of a closed stream",
     "raysweep.tools.import_legacy": "a folder that has no name yet",
     "raysweep.tools.export": "a network, where the user wants it",
+    "raysweep.training.guest": "a temporary folder for code that another process sent",
     "raysweep.cli.lineage": "a picture, where the user wants it",
     "raysweep.cli.suggest": "a grid, where the user wants it",
     "raysweep.trackers.tensorboard": "the folder of a library that writes by itself",
@@ -377,7 +378,14 @@ def test_a_test_file_that_imports_torch_is_found_out(tmp_path):
 def test_public_names():
     import raysweep
 
-    functions = ["branch", "create_experiment_config", "list_experiments", "load_checkpoint", "run_experiment"]
+    functions = [
+        "branch",
+        "create_experiment_config",
+        "evaluate",
+        "list_experiments",
+        "load_checkpoint",
+        "run_experiment",
+    ]
     assert raysweep.__all__ == [*error_classes(), *functions]
     assert all(callable(getattr(raysweep, n)) for n in raysweep.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -44,6 +44,8 @@ def export(
     from raysweep.tools import predict as networks
 
     found = networks.load(Root.open(root), checkpoint, over, split_classes(classes), consent(trust), adjust)
+    for note in found.notes:
+        say(plain(f"Note: {note}."))
     name = found.source.rpartition("/")[2].removesuffix(".pt").replace("@", "_epoch_")
     target = user_path(output) if output else user_path(name + endings[form].replace(".pt", ".torchscript.pt"))
     if target.is_dir() or not target.absolute().parent.is_dir():

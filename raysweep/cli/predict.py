@@ -45,6 +45,8 @@ def predict(
     from raysweep.tools import predict as networks
 
     found = networks.load(Root.open(root), checkpoint, over, split_classes(classes), consent(trust), adjust)
+    for note in found.notes:
+        say(plain(f"Note: {note}."))
     if found.adjustment is not None:
         say(plain(str(found.adjustment)))
     rows = list(networks.predictions(found, [user_path(f) for f in files]))

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, without_credentials
 from raysweep.config.treatment import LossSection, SamplingSection
-from raysweep.config.types import Float, Int, Name, Names, Positive, Section, Seed, Text, Workers, short_json
+from raysweep.config.types import Float, Int, Moments, Name, Names, Positive, Section, Seed, Text, Workers, short_json
 
 
 def data_name(source: object, path: object) -> str:
@@ -122,14 +122,52 @@ class DataSection(Section):
         description="The classes to use, in the order of the network's output. Default: all, as in the trained model, else "
         "alphabetical (numbers by value).",
     )
+    mean: Moments | None = Field(
+        None,
+        description="What is subtracted from pixels, for pixels from 0 to 1: one number, one per channel, or imagenet, dataset (of the "
+        "training images), half (0.5) or none (0). Default: as the trained network expects, else dataset.",
+    )
+    std: Moments | None = Field(
+        None,
+        description="What pixels are then divided by, in the same form; half is 0.5, none is 1. Default: as mean.",
+    )
     cache_dir: Text | None = Field(
         None, description="Folder for decoded images. Default: RAYSWEEP_CACHE, else <root>/.raysweep/cache."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mean_and_std(cls, values: Any) -> Any:
+        """A word for one of them is meant for both."""
+        if not isinstance(values, dict):
+            return values
+        mean, std = values.get("mean"), values.get("std")
+        if (mean is None) != (std is None):
+            word = std if mean is None else mean
+            if not isinstance(word, str):
+                raise ValueError(f"{'mean' if mean is None else 'std'} is missing: give numbers for mean and for std")
+            values = {**values, "mean": word, "std": word}
+        return values
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _of_pixels(cls, value: Any, info: ValidationInfo) -> Any:
+        numbers = value if isinstance(value, list) else [value] if isinstance(value, (int, float)) else []
+        if any(abs(n) > 1 for n in numbers):
+            raise ValueError("these are numbers for pixels from 0 to 1; divide those for pixels from 0 to 255 by 255")
+        if info.field_name == "std" and any(n <= 0 for n in numbers):
+            raise ValueError("every number must be above zero")
+        return value
 
 
 class ModelSection(Section):
     name: Text = Field(
         "cnn", description="cnn, torchvision:NAME, hf:NAME_OR_FOLDER, timm:NAME or python:MODULE:FUNCTION."
+    )
+    path: Text | None = Field(
+        None,
+        description="Folder with the module of a python: name. Default: the one in which it is found: on PYTHONPATH, else in the "
+        "working directory.",
     )
     options: Annotated[Nested, AfterValidator(short_json)] = Field(
         default_factory=dict, description="Keyword arguments for the function that builds the model."
@@ -140,6 +178,16 @@ class ModelSection(Section):
     init_strict: bool = Field(
         True,
         description="true: every tensor in init_from must fit the model; false: load those that fit, and list the others.",
+    )
+    init_classes: list[Text] | None = Field(
+        None,
+        description="The classes of a trained network in the order of its outputs, where init_from does not name them, such as "
+        "[angry, disgust, fear].",
+    )
+    head: Literal["keep", "replace"] | None = Field(
+        None,
+        description="The last layer. replace: it begins anew, whatever was loaded; keep: it stays. Default: it is replaced where a "
+        "network was not told the number of classes and has another one.",
     )
 
 

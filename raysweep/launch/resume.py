@@ -120,6 +120,7 @@ def _continue(
                 record.write(experiment.folder, plan.roles)
             _complete_log(experiment, config, replace(plan, settings=before), good)
             config = _record_changes(experiment, config, before, settings, fitted)
+            config = _record_code(experiment, config, plan)
             job = _job(experiment, config, replace(plan, resources=fitted), lock, good)
             job = _with_changed_images(job, experiment, plan, progress)
             _record_continued(experiment, good, problems, progress)
@@ -294,6 +295,20 @@ def _record_changes(
     experiment.write_config(config)
     trusting.remember_made(experiment.id, dumped)
     lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changes)
+    return config
+
+
+def _record_code(experiment: Experiment, config: ExperimentConfig, plan: Plan) -> ExperimentConfig:
+    """Keep the user's code as it is now, where it is not what the configuration says; returns the configuration.
+
+    That the bits may differ is said by the training, which compares with the checkpoint.
+    """
+    code = plan.code
+    if code is None or (config.code is not None and dict(config.code.files) == dict(code.hashes)):
+        return config
+    experiment.keep_code(code.files, code.hashes)
+    config = replace(config, code=code.record())
+    experiment.write_config(config)
     return config
 
 

@@ -78,7 +78,9 @@ def plan_child(
     settings = _childs_settings(parent, root.address, name, description, epochs, of_settings, over, given)
     if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
-    _check_state(parent, settings, fresh_optimizer)  # first: building a model that does not fit could take all memory
+    _same_pixels(parent, over)
+    # first: building a model that does not fit could take all memory
+    changed = _check_state(parent, settings, fresh_optimizer)
     known_roles = roles.of_parent(parent, settings, experiment_plan.cache_dir(settings, root), progress)
     plan = experiment_plan.plan_experiment(
         settings,
@@ -93,9 +95,10 @@ def plan_child(
         trusted=parent.trusted,
         before=known_roles,
     )
-    if known_roles is None:
-        plan = replace(plan, notes=(*plan.notes, *roles.unknown(parent, plan.data.sha256)))
+    plan = replace(plan, notes=(*plan.notes, *roles.unknown(known_roles, parent, plan.data.sha256)))
     _check_images(parent, plan)
+    if changed is not None:
+        parent = replace(parent, notes=(*parent.notes, Note(changed)))
     return of_parent(plan, parent, fresh_optimizer)
 
 
@@ -233,23 +236,48 @@ def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
             )
 
 
-def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> None:
+def _same_pixels(parent: Parent, overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError if the user wants pixels standardised otherwise: the checkpoint's network needs them as before."""
+    section, before = overrides.get("data"), parent.settings.data
+    for key in ("mean", "std"):
+        given = section.get(key) if isinstance(section, Mapping) else None
+        if given is not None and given != getattr(before, key):
+            raise ConfigError(
+                f"data.{key} is {short_repr(given)}, but a child standardises pixels as its checkpoint's network was trained. Omit "
+                "it; to change it, start from the weights alone: `raysweep run` with model.init_from."
+            )
+
+
+def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> str | None:
     """Try to load what the training will load: weights, optimizer and generators.
+
+    Returns:
+        In what the user's code differs from that of the checkpoint; None where it does not.
 
     Raises:
         CheckpointError: something does not fit. ConfigError: there is no such model.
     """
-    from raysweep.training import models, optim, state
+    from raysweep.training import conditions, models, optim, state
 
     saved = checkpoint.read_checkpoint(parent.path)
     section = settings.model
-    model = models.outline(section.name, section.options, len(parent.classes), parent.channels, trusted=parent.trusted)
+    model = models.outline(
+        section.name,
+        section.options,
+        len(parent.classes),
+        parent.channels,
+        trusted=parent.trusted,
+        path=section.path,
+        head=section.head,
+    )
     models.fitting_weights(model, saved, parent.path)
     if not fresh_optimizer:
         slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"])}
         model.to("meta")
         state.restore_optimizer(model, optim.optimizer(model, settings.training), slots, str(parent.path))
     state.try_rng_states(saved.get("rng_state") or [], parent.path)
+    same = parent.trusted and section.name == parent.settings.model.name
+    return conditions.changed_code(saved, section.name, section.path) if same else None
 
 
 def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:

@@ -15,7 +15,7 @@ from raysweep.data import augment, cache
 from raysweep.data.roles.record import Before, ImageRoles
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
-from raysweep.plan import resources
+from raysweep.plan import networks, resources
 from raysweep.plan.types import Plan
 from raysweep.store import layout
 from raysweep.store.root import Root
@@ -71,26 +71,40 @@ def plan_experiment(
     data = read_images(settings, root, progress, before, audited=writable)
     roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
     progress(Building())
-    settings, data = _ordered(settings, data, classes)
+    settings, code, origin = networks.found(settings, new_weights, trusted)
+    settings, data = _ordered(settings, data, classes, origin.classes)
     settings, mirrored = _mirrored(settings, data.classes)
     held, counts = _pool(settings, data)
-    settings, schedule, by_rule = _weights(settings, asked, inherited, counts, held)
-    weights = schedule.at(first_epoch, counts)
-    parameters, notes = _network(settings, data, new_weights, trusted)
+    settings, weights, by_rule = _treatment(settings, asked, inherited, first_epoch, counts, held)
+    parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
     draws = settings.sampling.samples_per_epoch or sum(counts.values())
-    notes = (*mirrored, *by_rule, *_loss(settings, weights, counts), *notes)
+    notes = (*mirrored, *by_rule, *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
-    return replace(plan, roles=roles, held=held)
+    return replace(plan, roles=roles, held=held, code=code)
 
 
 def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]:
     """(training images that are held out, class → those that may be shown)."""
     held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
     return len(held), cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
+
+
+def _treatment(
+    settings: Settings,
+    asked: Wanted | None,
+    inherited: SamplingWeights | None,
+    first_epoch: int,
+    counts: Mapping[str, int],
+    held: int,
+) -> tuple[Settings, SamplingWeights, tuple[Note, ...]]:
+    """(settings with the weight of every class, the weights of the first epoch, what is to be said of them and of the loss)."""
+    settings, schedule, notes = _weights(settings, asked, inherited, counts, held)
+    weights = schedule.at(first_epoch, counts)
+    return settings, weights, (*notes, *_loss(settings, weights, counts))
 
 
 def _weights(
@@ -185,22 +199,6 @@ def _mirrored(settings: Settings, classes: Sequence[str]) -> tuple[Settings, tup
     return settings.model_copy(update={"training": training}), (Note(text),) if why else ()
 
 
-def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted: bool) -> tuple[int, tuple[Note, ...]]:
-    """(parameters, notes) of the network, which is built and tried with images of this size."""
-    from raysweep.training import models
-
-    name, options = settings.model.name, settings.model.options
-    model = models.build(name, options, len(data.classes), data.shape[2], pretrained=new_weights, trusted=trusted)
-    note = models.initialise(model, settings.model) if new_weights else None
-    models.try_out(model, data.shape, len(data.classes))
-    pad = settings.training.augment.crop_padding
-    if pad >= min(data.shape[:2]):
-        raise ConfigError(
-            f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
-        )
-    return sum(p.numel() for p in model.parameters()), (Note(note),) if note else ()
-
-
 def read_images(
     settings: Settings, root: Root, progress: Progress, before: Before | None = None, audited: bool = True
 ) -> cache.Dataset:
@@ -221,20 +219,32 @@ def read_images(
     return data
 
 
-def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:
+def _ordered(
+    settings: Settings, data: cache.Dataset, classes: Sequence[str] | None, outputs: Sequence[str] | None
+) -> tuple[Settings, cache.Dataset]:
     """Settings and data with the classes in the order of the checkpoint, or else of the trained network, if it has the same classes.
 
+    Args:
+        outputs: of the trained network, by its own names.
+
     Raises:
-        CheckpointError: the checkpoint has other classes.
+        CheckpointError: the checkpoint has other classes. ConfigError: ``model.init_classes`` are not those of the data.
     """
-    from raysweep.data.order import as_written, in_order
-    from raysweep.training import hub
+    from raysweep.data.order import as_written, in_order, matched
 
     data = as_written(data, classes)
     wanted = settings.data.classes
-    for known in (classes, hub.labels(settings.model.name)):
-        if wanted is None and known is not None and known != data.classes and sorted(known) == sorted(data.classes):
-            wanted = list(known)
+    for known in (classes, outputs):
+        found = None if known is None else matched(known, data.classes)
+        if wanted is None and found is not None and found != data.classes:
+            wanted = list(found)
+    if settings.model.init_classes is not None and classes is None:
+        order = matched(settings.model.init_classes, data.classes)
+        if order is None or (wanted is not None and tuple(wanted) != order):
+            raise ConfigError(
+                f"{differences(settings.model.init_classes, wanted or data.classes, 'model.init_classes', 'the data')}. Name every "
+                "class of the data once, in the order of the outputs, and omit data.classes."
+            )
     if wanted is not None:
         settings = settings.model_copy(update={"data": settings.data.model_copy(update={"classes": wanted})})
         data = in_order(data, wanted)

@@ -18,6 +18,7 @@ from raysweep.plan.upgrade import FilledIn, Source
 from raysweep.store.records import ParentRef
 from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Trust
+from raysweep.training.sources import Sources
 from raysweep.weights import RatioChange, SamplingWeights
 
 
@@ -79,6 +80,7 @@ class Plan:
     roles: ImageRoles | None = field(default=None, compare=False, repr=False)  # those of its ancestors included
     trusted: bool = False  # the user wrote or approved what the settings run and fetch
     held: int = 0  # training images that no epoch shows
+    code: Sources | None = None  # of a python: name
 
     @property
     def shares(self) -> dict[str, float]:

@@ -120,11 +120,12 @@ def upgrade(
 def completed(settings: Json) -> Json:
     """Settings of an earlier version of ours, with what it did where it had no such option.
 
-    Class folders were always the first ones below a split. Test images were used for validation where there were no others, and a
-    split of our own gave small classes no more than their part.
+    Class folders were always the first ones below a split. Pixels were standardised as the trained network expects, else by the
+    training images: that is what no mean and no standard deviation say. Test images were used for validation where there were no
+    others, and a split of our own gave small classes no more than their part.
     """
     data = settings.get("data")
-    return {**settings, "data": {"level": 1, **_ROLES, **data}} if data else settings
+    return {**settings, "data": {"level": 1, "mean": None, "std": None, **_ROLES, **data}} if data else settings
 
 
 def _is_old(saved: Json) -> bool:

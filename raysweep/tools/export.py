@@ -13,6 +13,7 @@ from torch import nn
 from raysweep.errors import ConfigError, StoreError
 from raysweep.store import files
 from raysweep.tools.predict import Network
+from raysweep.training import guest
 
 TOLERANCE = 1e-5  # between the probabilities of the network here and of what was exported
 
@@ -39,7 +40,8 @@ def export(network: Network, form: str, target: Path) -> float:
         expected = torch.softmax(network.logits(x), dim=1).numpy()
     temp = files.temp_path(target)
     try:
-        found = {"safetensors": _safetensors, "onnx": _onnx, "torchscript": _torchscript}[form](network, x, temp)
+        with guest.quiet(network.name):
+            found = {"safetensors": _safetensors, "onnx": _onnx, "torchscript": _torchscript}[form](network, x, temp)
         difference = float(np.abs(found - expected).max())
         if not difference <= TOLERANCE:
             raise StoreError(

@@ -17,7 +17,7 @@ import torch
 
 from raysweep.events import BatchDone, Note, Progress, Reporter, TrainingStarted, ignore
 from raysweep.store import layout, lineage
-from raysweep.training import evaluate, optim
+from raysweep.training import evaluate, guest, optim
 from raysweep.training.evaluate import RankEpoch
 from raysweep.training.job import Job, Outcome
 from raysweep.training.losses import Loss
@@ -43,8 +43,9 @@ def train(job: Job, reporter: Reporter, start: Mapping[str, Any] | None = None) 
         Interrupted: the reporter requested a stop; a checkpoint was committed.
         NonFiniteLossError: the loss is NaN or infinite; checkpoints committed before stay.
     """
-    setup, progress = prepare(job, start, reporter)
-    return _Loop(setup, progress, reporter).run()
+    with guest.quiet(job.settings.model.name):
+        setup, progress = prepare(job, start, reporter)
+        return _Loop(setup, progress, reporter).run()
 
 
 class _Counted:

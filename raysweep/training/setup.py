@@ -25,7 +25,7 @@ from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint
-from raysweep.training import conditions, losses, models, optim, policy, state
+from raysweep.training import conditions, guest, guest_network, losses, models, optim, origin, policy, state
 from raysweep.training.feed import Feed
 from raysweep.training.job import Job
 from raysweep.training.progress import TrainingProgress
@@ -155,6 +155,11 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
     Raises:
         CheckpointError: the checkpoint does not fit the job.
     """
+    with guest.sent(job.code):
+        return _prepared(job, start, progress)
+
+
+def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[Setup, TrainingProgress]:
     settings, t = job.settings, job.settings.training
     torch.set_num_threads(job.threads)
     world = World(torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu"))
@@ -163,7 +168,8 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
     data = in_order(found, settings.data.classes)
     held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
     draws = settings.sampling.samples_per_epoch or len(members)
-    mean, std = models.moments(settings.model.name, data)
+    first = origin.read(settings) if job.start is None else origin.Origin()
+    mean, std = origin.moments(settings, data, first)
     model = _new_model(job, data, world)
     state.seed_everything(settings.seed, world.rank, 1)
     saved = _read(job, data, start)
@@ -179,7 +185,7 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
     if saved is not None and job.keep_rng:
         _restore_generators(saved, world)
     bf16 = t.precision == "bf16" or (t.precision == "auto" and world.device.type == "cuda")
-    mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name)
+    mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name, settings.model.path)
     now = conditions.of_ranks(world.gather(mine))
     inexact = [] if saved is None else conditions.differences(conditions.of_checkpoint(saved), now)
     counts = _counts(data, members)
@@ -237,10 +243,19 @@ def _decoded_again(job: Job, progress: Progress) -> Dataset:
 
 def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:
     section, t = job.settings.model, job.settings.training
+    if job.trusted:  # first, so that what the user's code draws while it is imported changes no weight
+        guest_network.warm_up(section.name, section.path, section.options, len(data.classes), data.shape[2])
     state.seed_everything(job.settings.seed, 0)  # the same weights on every rank
     new = job.start is None
     model = models.build(
-        section.name, section.options, len(data.classes), data.shape[2], pretrained=new, trusted=job.trusted
+        section.name,
+        section.options,
+        len(data.classes),
+        data.shape[2],
+        pretrained=new,
+        trusted=job.trusted,
+        path=section.path,
+        head=section.head,
     )
     if new:
         models.initialise(model, section)

@@ -69,13 +69,16 @@ class Program:
     def begin(self, mark: str) -> subprocess.Popen[bytes] | Forked:
         with open(self.log, "ab") as log, open(os.devnull, "wb") as nothing:
             if self.forked:
-                words = (*self.arguments, "--root", self.root)
-                process: Any = Forked(lambda: forks.command_line(*words), nothing.fileno(), log.fileno())
+                process: Any = Forked(lambda: self._in_a_fork(mark), nothing.fileno(), log.fileno())
             else:
                 process = self._executed(mark, log)
         while process.poll() is None and not _listens(process.pid):  # Python's own start is not ours
             time.sleep(0.001)
         return process
+
+    def _in_a_fork(self, mark: str) -> None:
+        os.environ[MARK] = mark  # for what it starts
+        forks.command_line(*self.arguments, "--root", self.root)
 
     def _executed(self, mark: str, log: Any) -> subprocess.Popen[bytes]:
         environment = {**os.environ, MARK: mark, "PYTHONPATH": str(Path(__file__).parents[2])}

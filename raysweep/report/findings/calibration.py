@@ -7,6 +7,7 @@ by their confidence; the expected calibration error is the mean distance between
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,17 +17,22 @@ from raysweep.report.findings.measures import Measured
 
 Array = np.ndarray
 BINS = 15  # as in Guo et al.
+_Z = 1.959963984540054  # standard errors in half of a 95 % interval
 
 
 @dataclass(frozen=True)
 class Bin:
-    """The predictions whose confidence is above ``low`` and at most ``high``; ``confidence`` and ``accuracy`` are means over them."""
+    """The predictions whose confidence is above ``low`` and at most ``high``; ``confidence`` and ``accuracy`` are means over them,
+    ``accuracy_low`` and ``accuracy_high`` the ends of the accuracy's 95 % interval (Wilson 1927). Networks that predict the same
+    images count as one for it."""
 
     low: float
     high: float
     images: int
     confidence: float
     accuracy: float
+    accuracy_low: float
+    accuracy_high: float
 
 
 @dataclass(frozen=True)
@@ -82,10 +88,19 @@ def bins(log_probabilities: list[Array], labels: Array) -> tuple[Bin, ...]:
     place = _places(confidence)
     images = np.bincount(place, minlength=BINS)
     sums = [np.bincount(place, values, BINS) for values in (confidence, hit)]
-    return tuple(
-        Bin(b / BINS, (b + 1) / BINS, int(images[b]), float(sums[0][b] / images[b]), float(sums[1][b] / images[b]))
-        for b in np.flatnonzero(images).tolist()
-    )
+    found_bins = []
+    for b in np.flatnonzero(images).tolist():
+        sure, right = float(sums[0][b] / images[b]), float(sums[1][b] / images[b])
+        ends = _wilson(right, images[b] / len(log_probabilities))
+        found_bins.append(Bin(b / BINS, (b + 1) / BINS, int(images[b]), sure, right, *ends))
+    return tuple(found_bins)
+
+
+def _wilson(share: float, n: float) -> tuple[float, float]:
+    z2 = _Z**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return middle - half, middle + half
 
 
 def _places(confidence: Array) -> Array:

@@ -87,8 +87,7 @@ def plan_child(
         trusted=parent.trusted,
         before=known_roles,
     )
-    if known_roles is None:
-        plan = replace(plan, notes=(*plan.notes, *roles.unknown(parent, plan.data.sha256)))
+    plan = replace(plan, notes=(*plan.notes, *roles.unknown(known_roles, parent, plan.data.sha256)))
     _check_images(parent, plan)
     if changed is not None:
         parent = replace(parent, notes=(*parent.notes, Note(changed)))

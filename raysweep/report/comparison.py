@@ -72,6 +72,7 @@ class Comparison:
     reference: str = "the control"  # in a sentence
     findings: Findings | None = None
     offsets: Sequence[Effect] = ()  # what the reference gets without training, see :mod:`raysweep.report.moved`
+    offsets_for: str = moved.DEFAULT  # the metric that they were fitted for
     on_test: bool = False  # the networks were validated on test images
 
     @property
@@ -169,12 +170,12 @@ class _Evaluated:
     predictions: Predictions
 
 
-def of_sweep(sweep: Sweep, metric: str = moved.DEFAULT) -> Comparison:
+def of_sweep(sweep: Sweep, metric: str | None = None) -> Comparison:
     """Every branch against all controls; if there is no control at all, against the parent. Branches that differ in their seed
     only are one branch. Networks of equal seeds are not paired: that would not make a difference any clearer.
 
     Args:
-        metric: what the offsets of the control are fitted for.
+        metric: what the offsets of the control are fitted for; by default what the grid selects the winner by.
 
     Raises:
         NotFoundError: there is neither a finished control nor a parent with predictions. InputError: no finished branch.
@@ -216,7 +217,7 @@ def of_sweep(sweep: Sweep, metric: str = moved.DEFAULT) -> Comparison:
             name = names[branch.name]
             groups.setdefault(name, []).append(mine)
             changed.setdefault(name, _fork(mine.experiment, record, branch.weights))
-    return _compared(sweep.id, (against, word), references, groups, changed, notes, metric)
+    return _compared(sweep.id, (against, word), references, groups, changed, notes, metric or moved.chosen(record.grid))
 
 
 def _finished(sweep: Sweep, record: SweepRecord, notes: list[str]) -> dict[str, _Evaluated]:
@@ -406,7 +407,19 @@ def _compared(
         free = moved.effects(moved.name_of(against[1]), control, one.cases, one.classes, metric)
     notes = [*notes, *_small(counts)]
     return Comparison(
-        title, against[0], one.classes, counts, branches, found, pairs, notes, against[1], findings, free, one.on_test
+        title,
+        against[0],
+        one.classes,
+        counts,
+        branches,
+        found,
+        pairs,
+        notes,
+        against[1],
+        findings,
+        free,
+        metric,
+        one.on_test,
     )
 
 

@@ -11,7 +11,7 @@ from raysweep._text import counted
 from raysweep.data.reading import ON_TEST
 from raysweep.errors import RaysweepError
 from raysweep.report import comparison as comparing
-from raysweep.report import predictions
+from raysweep.report import predictions, verdict
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL
 from raysweep.report.sections import (
@@ -67,6 +67,7 @@ class Content:
     verdicts: Sequence[Verdict] = ()
     against: str = ""  # the reference, in words
     offsets: str = ""  # the name of what the reference gets without training
+    offsets_for: str = ""  # the metric, in words
     next: Sequence[str] = ()  # commands
     heat: Heat | None = None
 
@@ -192,6 +193,7 @@ def _compared(page: Content, comparison: Comparison) -> Content:
         verdicts=differences.verdicts(comparison),
         against=comparison.against,
         offsets=comparison.offsets[0].branch if comparison.offsets else "",
+        offsets_for=verdict.NAMES[comparison.offsets_for],
         heat=differences.heat(comparison, names),
         confusions=confusion.compared(comparison, names),
     )

@@ -4,7 +4,8 @@ the same networks."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from raysweep.report.effects import ALL, METRICS, NO_IMAGES, Effect
 from raysweep.report.findings import fitted
@@ -12,6 +13,12 @@ from raysweep.report.findings.arms import Arm, Cases
 from raysweep.report.findings.findings import Finding
 
 DEFAULT = "macro_f1"  # what the offsets are fitted for, unless the user says otherwise
+
+
+def chosen(grid: Mapping[str, Any]) -> str:
+    """The metric by which a sweep's grid selects the winner; the default where it does not say, as those of earlier versions."""
+    found = grid.get("select")
+    return found if found in fitted.METRICS else DEFAULT
 
 
 def name_of(reference: str) -> str:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from raysweep._text import counted, join_names
 from raysweep.data.reading import ON_TEST
-from raysweep.report import effects, moved, needed
+from raysweep.report import effects, needed
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, LEARNED, ONE_SEED, Effect
 from raysweep.report.findings.findings import LEARNING_NOT_SHOWN, SAME_AS_MOVING
 
 _MOST_NAMES = 5
 NAMES = {
-    "f1": "F1", "recall": "recall", "precision": "precision", "accuracy": "accuracy", "macro_f1": "macro-F1",
+    "f1": "F1", "recall": "recall", "precision": "precision", "accuracy": "accuracy", "macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy",
     LEARNED: "at equal alarms",
 }  # fmt: skip
 
@@ -64,7 +64,7 @@ def _without_training(comparison: Comparison) -> list[Line]:
     """What the reference gets from offsets, where they help over all classes."""
     if not comparison.offsets:
         return []
-    e = comparison.of(comparison.offsets[0].branch, ALL, moved.DEFAULT)
+    e = comparison.of(comparison.offsets[0].branch, ALL, comparison.offsets_for)
     if not e.difference > 0:
         return []
     text = (

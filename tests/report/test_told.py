@@ -280,3 +280,22 @@ def test_calibration_is_told_beside_the_rest_and_agrees_with_an_estimate():
         assert (effect.reference, effect.value) == pytest.approx(
             [known[a].overall[metric].value for a in "cb"], abs=1e-6
         )
+
+
+def test_offsets_are_fitted_for_what_the_grid_selects_by(tmp_path):
+    from dataclasses import replace
+
+    from raysweep.report import moved, verdict
+
+    made = sweep_of(tmp_path / "e", ("a", "b", "c"), (0.4, 0.7, 0.8), {"a5": ({"a": 5.0}, (0.7, 0.7, 0.8))})
+    assert comparison.of_sweep(made).offsets_for == "macro_f1"
+    assert moved.chosen({"select": "speed"}) == "macro_f1"
+    record = made.record()
+    made.write_record(replace(record, grid={**record.grid, "select": "accuracy"}))
+    found = comparison.of_sweep(made)
+    assert found.offsets_for == "accuracy"
+    gain = found.of("control + offsets", ALL, "accuracy")
+    assert gain.difference > comparison.of_sweep(made, "macro_f1").of("control + offsets", ALL, "accuracy").difference
+    told = [line.text for line in verdict.lines(found) if line.text.startswith("Without training")]
+    assert bool(told) == (gain.difference > 0)
+    assert all("control + offsets: accuracy" in text for text in told)

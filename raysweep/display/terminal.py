@@ -206,7 +206,8 @@ def _table(
     widths = _widths(texts, set(least))
     shown = _fitting(widths, console.width, least or optional)
     others = sum(widths[i] + _BETWEEN for i in shown[1:]) + _EDGES
-    first = min(widths[shown[0]], max(console.width // 3, console.width - others))
+    kept = console.width // (2 if optional else 3)  # an id is copied, so other columns are folded before it
+    first = min(widths[shown[0]], max(kept, console.width - others))
     made = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for at, i in enumerate(shown):
         # The names of the rows keep a third of the width, whatever else there is.

@@ -168,3 +168,11 @@ def test_a_narrow_terminal_leaves_out_the_columns_that_are_needed_least(monkeypa
     assert line.rstrip().endswith("3 d")
     told = f"Not shown in a terminal this narrow: {', '.join(gone)}; --json has all."
     assert (told in " ".join(screen.text.split())) == bool(gone)
+
+
+def test_an_id_stays_whole_where_another_column_can_be_folded(monkeypatch):
+    screen = terminal_of(monkeypatch, 60)
+    columns = [("id", "l"), ("ratio change", "l"), ("age", "r")]
+    row = ["s-control-seed0_20260102_0304", "disgust: 1 to 5, fear: 1 to 2 (control)", "3 d"]
+    terminal.table(None, columns, [row], optional=[2])
+    assert any("s-control-seed0_20260102_0304" in line for line in screen.text.splitlines())

@@ -151,9 +151,14 @@ def _of_gain(found: Evaluation, g: Gain) -> list[str]:
         corrected = f"; corrected for having been chosen: {100 * g.corrected:+.1f}" if g.among > 1 else ""
     interval = "" if math.isnan(g.low) else f" (95 % interval {100 * g.low:+.1f} … {100 * g.high:+.1f})"
     label = f": {g.label}" if g.label else ""
+    luck = (
+        ""
+        if math.isnan(g.luck) or g.among == 1
+        else f" The best of equal branches would gain {100 * g.luck:+.1f} there by lucky seeds."
+    )
     return [
         f"{among}: {g.branch}. Gain over the control in {name}, in points: on validation {100 * g.validation:+.1f}{corrected}; on "
-        f"these {IMAGES[found.split]}s {100 * g.value:+.1f}{interval}{label}."
+        f"these {IMAGES[found.split]}s {100 * g.value:+.1f}{interval}{label}.{luck}"
     ]
 
 

@@ -227,6 +227,7 @@ def _gain(
         of_metric.low,
         of_metric.high,
         of_metric.label,
+        subject.luck,
     )
     return tuple(every), gain
 

@@ -360,6 +360,7 @@ def test_of_a_sweep_only_the_winner_and_the_control_see_the_images(sweep, others
     difference = found.arms[0].overall["macro_f1"].value - found.arms[1].overall["macro_f1"].value
     assert gain.value == pytest.approx(difference, abs=1e-12)
     assert gain.low <= gain.value <= gain.high
+    assert gain.luck >= 0
     with_look = [n for n, e in experiments.items() if lineage.EVALUATION in {x.type for x in lineage.read(e.folder)}]
     assert sorted(with_look) == ["control-seed0", "control-seed1", "dog5-seed0", "dog5-seed1"]
     assert look_at(made_of.root, made_of.id, over=others).look == 2  # four networks in one evaluation are one look
@@ -389,6 +390,7 @@ def test_a_sweep_is_told_in_sentences(sweep, others, capsys):
     )
     assert "; corrected for having been chosen: +" in err
     assert "; on these images " in err
+    assert " The best of equal branches would gain +" in err
     assert "This is the first look at these images." in err
     (folder,) = (made_of.root.path / layout.EVALUATIONS).iterdir()
     assert (folder / layout.CONTROL_CONFUSION).exists()

@@ -9,7 +9,7 @@ from raysweep.report import effects
 from raysweep.report.effects import Effect
 from raysweep.report.findings.estimates import OF_CLASS, OVERALL, Estimate, Estimated
 from raysweep.store import files
-from raysweep.store.evaluations import Look
+from raysweep.store.evaluations import FINISHED, Look
 from raysweep.store.records import Json
 
 FORMAT = 1
@@ -92,7 +92,7 @@ class Evaluation:
         return {
             "format_version": FORMAT,
             "id": self.id,
-            "status": "finished",
+            "status": FINISHED,
             "looked": self.looked,
             "reference": self.reference,
             "kind": self.kind,

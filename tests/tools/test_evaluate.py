@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import raysweep
-from raysweep.errors import ConfigError, DataError, InputError, NotFoundError, UntrustedError
+from raysweep.errors import ConfigError, DataError, InputError, NotFoundError, RaysweepError, UntrustedError
 from raysweep.store import layout, lineage
 from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
@@ -170,6 +170,21 @@ def test_a_look_that_was_killed_counts(root, others, monkeypatch):
     (folder,) = (root.path / layout.EVALUATIONS).iterdir()
     assert json.loads((folder / layout.EVALUATION).read_text())["status"] == "begun"
     assert look_at(root, the_one(root).id, over=others).look == 2
+
+
+def test_a_network_that_fails_leaves_nothing_where_nobody_looked_and_its_look_where_somebody_did(
+    root, others, monkeypatch
+):
+    from raysweep.tools.predict import Network
+
+    before = Network.standardised
+    monkeypatch.setattr(Network, "standardised", lambda self, pixels: np.nan * before(self, pixels))
+    with pytest.raises(RaysweepError, match=r"NaN or infinite\. Take another checkpoint"):
+        look_at(root, the_one(root).id, "val")
+    assert made_here(root) == []
+    with pytest.raises(RaysweepError, match="NaN or infinite"):
+        look_at(root, the_one(root).id, over=others)
+    assert len(made_here(root)) == len(events(root)) == 1
 
 
 def test_an_experiment_that_another_process_writes_is_evaluated_and_not_touched(root, others):

@@ -397,13 +397,15 @@ def test_the_grid_says_what_the_winner_is_chosen_by(sweep, others):
 def test_a_sweep_is_told_in_sentences(sweep, others, capsys):
     made_of, _ = sweep
     words = ["evaluate", made_of.id, f"data.path={others['data']['path']}", "--root", made_of.root.path]
-    code, _, err = run_cli(capsys, *words)
+    code, out, err = run_cli(capsys, *words)
     assert code == 0, err
     assert (
         "Chosen by macro-F1 among 2 branches: dog5. Gain over the control in macro-F1, in points: on validation +"
         in err
     )
-    assert "; corrected for having been chosen: +" in err
+    assert "; corrected for having been chosen +" in err
+    assert "dog5, class\t" in out
+    assert "control, class\t" in out
     assert "; on these images " in err
     assert " The best of equal branches would gain +" in err
     assert "This is the first look at these images." in err

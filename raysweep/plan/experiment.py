@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from raysweep._paths import user_path
 from raysweep._text import differences
 from raysweep.config.settings import Settings
-from raysweep.data import augment, cache, sampling
+from raysweep.data import augment, cache, decoded, sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
 from raysweep.plan import resources
 from raysweep.plan.types import Plan
-from raysweep.store import layout
 from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
 from raysweep.weights import SamplingWeights
@@ -22,8 +19,7 @@ from raysweep.weights import SamplingWeights
 
 def cache_dir(settings: Settings, root: Root) -> Path:
     """Where decoded images are kept: the configuration's folder, RAYSWEEP_CACHE, or .raysweep/cache under the root."""
-    named = settings.data.cache_dir or os.environ.get("RAYSWEEP_CACHE")
-    return user_path(named) if named else root.path / layout.CACHES / layout.IMAGE_CACHE
+    return decoded.cache_dir(settings.data.cache_dir, root)
 
 
 def plan_experiment(

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from raysweep.config.settings import KeepSection
+from raysweep.report import images as validation
+from raysweep.report.images import ValidationImages
 from raysweep.report.predictions import Predictions
 from raysweep.store import checkpoint, files, layout, retention
 from raysweep.store.checkpoint_format import State
@@ -51,6 +53,7 @@ class CheckpointWriter:
         token: of the writer's lock; None for a folder that no other process can know.
         best_metric: ``training.best_metric``, which decides the best epoch.
         keep: which checkpoints stay; None: all of them.
+        images: that the training is validated on; None where that is not known.
     """
 
     def __init__(
@@ -60,12 +63,14 @@ class CheckpointWriter:
         classes: Sequence[str],
         best_metric: str,
         keep: KeepSection | None = None,
+        images: ValidationImages | None = None,
     ) -> None:
         self.experiment = Experiment(folder)
         self.folder = Path(folder)
         self.lock = None if token is None else WriterLock(self.folder, token).join()
         self.classes = list(classes)
         self.keep = keep
+        self._images, self._images_hash = images, None if images is None else images.sha256
         self._used: retention.InUse | None = None
         self._best: str | None = None  # the epoch's file that best_checkpoint.pt is a copy of, once that is known
         self.best_metric = "val_macro_f1" if best_metric == "macro_f1" else best_metric  # as the history calls it
@@ -99,7 +104,9 @@ class CheckpointWriter:
         entry = replace(entry, model_sha256=bare)
         # The checkpoint of a finished epoch replaces those within epochs.
         ends = [e for e in entries if e.batch is None]
-        manifest = replace(manifest, entries=[*ends, entry], best=best, predictions=hashes)
+        manifest = replace(
+            manifest, entries=[*ends, entry], best=best, predictions=hashes, images=self.save_images(manifest.images)
+        )
         self.experiment.write_manifest(manifest)
         self._remove([e for e in entries if e.batch is not None])
         if best is not None and (is_best or best.file != self._best):
@@ -152,6 +159,21 @@ class CheckpointWriter:
         return ManifestEntry(
             name, size, digest, position.epoch, position.batch, datetime.now().isoformat(timespec="seconds"), metrics
         )
+
+    def save_images(self, known: str | None) -> str | None:
+        """Write which images are validated on, unless the file says it already.
+
+        Args:
+            known: the hash that the manifest records.
+
+        Returns:
+            The hash to record now.
+        """
+        if self._images is not None:
+            if known != self._images_hash or not (self.folder / layout.VAL_IMAGES).is_file():
+                validation.write(self.experiment, self._images)
+            known, self._images = self._images_hash, None  # once is enough
+        return known
 
     def save_predictions(
         self, epoch: int, new: dict[str, np.ndarray], keep: int | None, known: Mapping[int, str]

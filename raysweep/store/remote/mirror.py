@@ -32,7 +32,7 @@ _LOOKS = 5  # comparisons of a folder that changes at the same time
 _PAUSE_S = 0.02
 # The files that ``list`` and ``lineage`` read of every experiment.
 _SMALL = {layout.CONFIG, layout.MANIFEST, layout.LINEAGE, layout.LOCK, layout.SWEEP, layout.HISTORY_CSV}
-_OURS = _SMALL | {layout.CHANGES, layout.BEST, layout.PREDICTIONS, layout.RESULTS}
+_OURS = _SMALL | {layout.CHANGES, layout.BEST, layout.PREDICTIONS, layout.VAL_IMAGES, layout.RESULTS}
 
 
 class Mirror(Uploads):

@@ -14,7 +14,6 @@ from raysweep.cli.options import Address, From, RootOption, TrustOption
 from raysweep.cluster import signals
 from raysweep.display.shares import MOST_CLASSES
 from raysweep.display.terminal import percent, put, put_json, say, say_next, table
-from raysweep.errors import RaysweepError
 from raysweep.events import Loading
 from raysweep.store.commands import continue_command
 from raysweep.store.results import read_results
@@ -23,7 +22,7 @@ from raysweep.store.root import Root
 if TYPE_CHECKING:
     from raysweep.launch.sweep.driver import SweepResult
     from raysweep.plan.types import SweepPlan, SweepRequest
-    from raysweep.store.sweep import Sweep
+    from raysweep.report.comparison import Comparison
 
 
 MOST_VERDICTS = 8  # sentences at the end of a sweep
@@ -196,19 +195,16 @@ def summarise(result: SweepResult) -> None:
             f"{len(result.failed)} of {counted(len(rows), 'branch', 'branches')} failed; the others are complete. Run the failed ones again with: "
             f"{continue_command(sweep.root, sweep.id)}"
         )
-    _say_verdict(sweep)
+    if result.comparison is not None:
+        _say_verdict(result.comparison)
     say_next(sweep.root, "compare", sweep.id)
 
 
-def _say_verdict(sweep: Sweep) -> None:
+def _say_verdict(comparison: Comparison) -> None:
     """Print what the sweep shows: what was learned, what only moved a threshold."""
-    from raysweep.report import comparison, verdict
+    from raysweep.report import verdict
 
-    try:
-        lines, more = verdict.sentences(comparison.of_sweep(sweep), MOST_VERDICTS)
-    except RaysweepError as error:
-        say(f"Nothing is compared: {plain(error)}")
-        return
+    lines, more = verdict.sentences(comparison, MOST_VERDICTS)
     for line in lines:
         say(plain(line.text))
     if more:

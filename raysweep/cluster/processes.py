@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MARK = "RAYSWEEP_CLUSTER_OF"
+# Ray's processes give themselves titles. Without this variable, a title is written over the beginning of the process's
+# environment, and the mark is lost where it stands there.
+KEEP = "SPT_NOENV"
 _PROC = Path("/proc")  # where there is none, as on macOS, Ray's own end has to do
 
 
@@ -22,11 +25,14 @@ _PROC = Path("/proc")  # where there is none, as on macOS, Ray's own end has to 
 def marked() -> Iterator[str]:
     """Processes that are started within this block carry the mark that it yields."""
     mark = f"{os.getpid()}-{secrets.token_hex(4)}"
-    os.environ[MARK] = mark
+    before = os.environ.get(KEEP)
+    os.environ.update({MARK: mark, KEEP: "1"})
     try:
         yield mark
     finally:
-        os.environ.pop(MARK, None)
+        for name, value in {MARK: None, KEEP: before}.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
 
 
 def with_mark(mark: str) -> list[int]:
@@ -43,8 +49,11 @@ def with_mark(mark: str) -> list[int]:
 
 def end(mark: str, patience_s: float = 2.0) -> None:
     """Kill all processes that carry ``mark``, also those that they start meanwhile."""
-    deadline = time.monotonic() + patience_s
-    while (left := with_mark(mark)) and time.monotonic() < deadline:
+    deadline, none = time.monotonic() + patience_s, 0
+    # Twice none: at the moment in which a process begins another program, nobody can read its environment.
+    while none < 2 and time.monotonic() < deadline:
+        left = with_mark(mark)
+        none = 0 if left else none + 1
         for pid in left:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)

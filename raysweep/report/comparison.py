@@ -299,7 +299,7 @@ def _of_branch(branch: Experiment, sweep_id: str) -> Comparison | None:
         title=branch.id,
         against=f"{whole.against} (in {sweep.id})",
         branches=[replace(mine, name=branch.id)],
-        effects=[replace(e, branch=branch.id) for e in whole.effects if e.branch == mine.name],
+        effects=[e.of_branch(branch.id) for e in whole.effects if e.branch == mine.name],
         pairs=[replace(p, name=branch.id) for p in whole.pairs if p.name == mine.name],
         notes=notes,
     )
@@ -476,12 +476,6 @@ def cost(experiment: Experiment) -> tuple[float, int]:
     return float(seconds), int(sum(class_sums(experiment, history, "realised_").values()))
 
 
-COLUMNS = (
-    "branch", "target", "metric", "reference", "value", "difference", "low", "high", "p", "q", "smallest", "label", "images",
-    "times", "free",
-)  # fmt: skip
-
-
 def write_csv(comparison: Comparison, path: Path) -> None:
     """Write ``effects.csv``: one row per branch, class and metric. Metrics over all classes have the class ``(all)``. What is not
     known is empty."""
@@ -489,6 +483,6 @@ def write_csv(comparison: Comparison, path: Path) -> None:
     def cell(value: Any) -> Any:
         return None if isinstance(value, float) and math.isnan(value) else value
 
-    rows: list[list[Any]] = [list(COLUMNS)]
-    rows += [[cell(getattr(e, c)) for c in COLUMNS] for e in comparison.effects]
+    rows: list[list[Any]] = [list(effects.COLUMNS)]
+    rows += [[cell(value) for value in effects.as_row(e).values()] for e in comparison.effects]
     files.write_atomic(path, files.csv_text(rows).encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from raysweep.report.findings.findings import (
     ONE_SEED,
     SHOWN,
     WORSE,
+    Finding,
     Findings,
 )
 
@@ -33,29 +34,66 @@ NO_IMAGES = "no images"  # the label of a class without validation images, of wh
 
 @dataclass(frozen=True)
 class Effect:
-    """One difference, branch minus reference, as means over the seeds. Shares are in [0, 1], the log-loss in nats.
+    """One difference, branch minus reference, as means over the seeds, with the name of its class.
 
-    ``low`` and ``high`` are the ends of the interval; ``p`` and ``q`` (after Benjamini–Hochberg) are NaN where nothing was tested.
-    ``smallest`` is the smallest difference that would have been labelled. ``times``: how many times as often the branch
-    predicts the class. ``free``: the difference that the reference gets without training, by moving its thresholds until it
-    predicts every class as often as the branch does. ``images``: of the class, or in all.
+    ``times``: how many times as often the branch predicts the class. ``free``: the difference that the reference gets without
+    training, by moving its thresholds until it predicts every class as often as the branch does. ``images``: of the class, or
+    in all.
     """
 
-    branch: str
     target: str  # a class, or ALL
-    metric: str
-    reference: float
-    value: float
-    difference: float
-    low: float
-    high: float
-    p: float
-    q: float
-    smallest: float
-    label: str
+    finding: Finding
     images: int | None = None
     times: float | None = None
     free: float | None = None
+
+    @property
+    def branch(self) -> str:
+        return self.finding.branch
+
+    @property
+    def metric(self) -> str:
+        return self.finding.metric
+
+    @property
+    def reference(self) -> float:
+        return self.finding.control
+
+    @property
+    def value(self) -> float:
+        return self.finding.value
+
+    @property
+    def difference(self) -> float:
+        return self.finding.difference
+
+    @property
+    def low(self) -> float:
+        return self.finding.low
+
+    @property
+    def high(self) -> float:
+        return self.finding.high
+
+    @property
+    def p(self) -> float:
+        return self.finding.p
+
+    @property
+    def q(self) -> float:
+        return self.finding.q
+
+    @property
+    def smallest(self) -> float:
+        return self.finding.smallest
+
+    @property
+    def label(self) -> str:
+        return self.finding.label
+
+    def of_branch(self, name: str) -> Effect:
+        """The same effect under another name of its branch."""
+        return replace(self, finding=replace(self.finding, branch=name))
 
     @property
     def shown(self) -> str:
@@ -85,18 +123,8 @@ def of_arms(
         decided = c is not None and f.metric in METRICS
         effects.append(
             Effect(
-                f.branch,
                 ALL if c is None else classes[c],
-                f.metric,
-                f.control,
-                f.value,
-                f.difference,
-                f.low,
-                f.high,
-                f.p,
-                f.q,
-                f.smallest,
-                NO_IMAGES if c is not None and not cases.counts[c] else f.label,
+                f if c is None or cases.counts[c] else replace(f, label=NO_IMAGES),
                 len(labels) if c is None else int(cases.counts[c]),
                 float(of_branch.times[c]) if decided else None,
                 float(getattr(of_branch, f.metric)[c]) if decided else None,
@@ -116,6 +144,12 @@ def arm(name: str, probabilities: Sequence[np.ndarray]) -> Arm:
     return Arm(name, [lambda p=p: log(p) for p in probabilities])  # type: ignore[misc]
 
 
+COLUMNS = (
+    "branch", "target", "metric", "reference", "value", "difference", "low", "high", "p", "q", "smallest", "label", "images",
+    "times", "free",
+)  # fmt: skip
+
+
 def as_row(effect: Effect) -> dict[str, Any]:
-    """An effect as plain values, for JSON."""
-    return dict(vars(effect))
+    """An effect as plain values, in the order of ``COLUMNS``."""
+    return {column: getattr(effect, column) for column in COLUMNS}

@@ -10,6 +10,7 @@ from typing import Any
 from raysweep._text import plain
 from raysweep.errors import LockedError, RaysweepError
 from raysweep.report import comparison, content
+from raysweep.report.comparison import Comparison
 from raysweep.report.content import Content
 from raysweep.report.sections.records import HeatCell
 from raysweep.store import files, layout, resolve
@@ -37,22 +38,23 @@ def write(root: Root, reference: str, target: Path | None = None) -> Path:
     return target
 
 
-def write_all(sweep: Sweep) -> str | None:
+def write_all(sweep: Sweep) -> tuple[Comparison | None, str | None]:
     """Write the derived files of a sweep that has ended: its effects as CSV and PNG, and the page.
 
-    Returns the reason if something could not be written, instead of raising it: the sweep itself has succeeded.
+    Returns (the comparison, if there is one; the reason, if something could not be written). That is not raised: the sweep itself
+    has succeeded.
     """
     from raysweep.report import effects_picture
 
-    problem = None
+    problem, compared = None, None
     try:
         compared = comparison.of_sweep(sweep)
         comparison.write_csv(compared, sweep.folder / layout.EFFECTS_CSV)
         files.write_atomic(sweep.folder / layout.EFFECTS_PNG, effects_picture.heat_map(compared))
     except RaysweepError as error:
-        problem, compared = str(error), None
+        problem = str(error)
     except Exception as error:
-        problem, compared = f"The effects could not be computed: {type(error).__name__}: {error}", None
+        problem = f"The effects could not be computed: {type(error).__name__}: {error}"
     try:
         text = html(content.of_sweep(sweep, compared))
         files.write_atomic(sweep.folder / layout.PAGE, text.encode(errors="backslashreplace"))
@@ -60,7 +62,7 @@ def write_all(sweep: Sweep) -> str | None:
         problem = problem or str(error)
     except Exception as error:
         problem = problem or f"The report could not be written: {type(error).__name__}: {error}"
-    return problem
+    return compared, problem
 
 
 def html(page: Content) -> str:

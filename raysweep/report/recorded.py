@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from raysweep.errors import NotFoundError, StoreError
 from raysweep.report.effects import ALL, METRICS, OVERALL, UNKNOWN, Effect
+from raysweep.report.findings.findings import Finding
 from raysweep.report.history import read_history
 from raysweep.store import files, layout
 from raysweep.store.experiment import LEGACY, Experiment
@@ -89,5 +90,6 @@ def effects(name: str, classes: Sequence[str], mine: Recorded, reference: Record
         value = mine.values.get((target, metric), math.nan)
         before = reference.values.get((target, metric), math.nan)
         unknown = (math.nan,) * 5  # interval, p, q and the smallest difference
-        found.append(Effect(name, target, metric, before, value, value - before, *unknown, UNKNOWN))
+        finding = Finding(name, None, metric, before, value, value - before, *unknown, UNKNOWN, math.nan)
+        found.append(Effect(target, finding))
     return found

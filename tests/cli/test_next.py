@@ -100,9 +100,10 @@ def test_suggest(capsys, root, tmp_path):
     assert named(err, root) == [[*following[:-1], str(target)]]
 
 
-def test_a_finished_run_and_a_finished_sweep(capsys, root):
+def test_a_finished_run_and_a_finished_sweep(capsys, root, monkeypatch):
     from raysweep.cli import branch, run
     from raysweep.launch.sweep.driver import SweepResult
+    from raysweep.report import comparison, verdict
     from tests.report.making import sweep_of
 
     class Display:
@@ -119,7 +120,19 @@ def test_a_finished_run_and_a_finished_sweep(capsys, root):
     run.announce(Display(), child)
     assert named(capsys.readouterr().err, root) == [["compare", child.id]]
     branch.summarise(SweepResult(made, made.experiments(), {}))
-    assert named(capsys.readouterr().err, root) == [["compare", made.id]]
+    silent = capsys.readouterr().err
+    assert named(silent, root) == [["compare", made.id]]
+    with (
+        monkeypatch.context() as patch
+    ):  # the comparison that was written is the one that is told: it is not computed twice
+        compared = comparison.of_sweep(made)
+        patch.setattr(comparison, "of_sweep", None)
+        branch.summarise(SweepResult(made, made.experiments(), {}, compared))
+    told = capsys.readouterr().err
+    lines = [line.text for line in verdict.sentences(compared, branch.MOST_VERDICTS)[0]]
+    assert lines
+    assert set(lines) <= set(told.splitlines())
+    assert not set(lines) & set(silent.splitlines())
     with pytest.raises(TrainingError) as failed:
         branch.summarise(SweepResult(made, made.experiments(), {"a5": "unwell"}))
     assert named(str(failed.value), root) == [["continue", made.id]]

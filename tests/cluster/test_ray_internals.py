@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +33,30 @@ def test_a_connected_cluster_answers(ray_cluster):
     assert internals.draining_nodes() == set()
     assert internals.is_ray_client() is False
     assert autoscaler.grows() is False  # its autoscaler starts no nodes
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="where there is no /proc, Ray's own end has to do")
+@pytest.mark.ray
+def test_every_process_of_a_cluster_of_our_own_carries_its_mark(ray_cluster):
+    import psutil
+
+    from raysweep.cluster import connect, processes
+
+    def found() -> dict[str, bool]:
+        """Title → whether all such processes carry the mark."""
+        marked, all_of_it = set(processes.with_mark(connect._started[-1])), dict[str, bool]()
+        for ours in psutil.Process().children():
+            for process in [ours, *ours.children(recursive=True)] if ours.pid in marked else ():
+                with contextlib.suppress(psutil.Error):
+                    title = " ".join(process.cmdline()).strip()
+                    all_of_it[title] = all_of_it.get(title, True) and process.pid in marked
+        return all_of_it
+
+    deadline = time.monotonic() + 60
+    while not all(seen := found().values()) and time.monotonic() < deadline:
+        time.sleep(0.1)  # at the moment in which a process begins, nobody can read its environment
+    assert [title for title, marked in found().items() if not marked] == [], seen
+    assert "ray::DashboardAgent" in found()
 
 
 @pytest.mark.ray

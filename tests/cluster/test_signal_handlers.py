@@ -161,6 +161,23 @@ def test_processes_with_a_mark_are_ended_wherever_they_went():
     assert processes.MARK not in os.environ
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="where there is no /proc, Ray's own end has to do")
+def test_a_process_that_gives_itself_a_title_keeps_its_mark(monkeypatch):
+    """As Ray's agents do: the title was written over the beginning of the environment."""
+    code = "import ray, sys; ray._raylet.setproctitle('ray::DashboardAgent'); print('ready', flush=True); sys.stdin.read()"
+    with processes.marked() as mark:
+        first = {processes.MARK: mark, **{k: v for k, v in os.environ.items() if k != processes.MARK}}
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=first
+        )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert processes.with_mark(mark) == [process.pid]
+    processes.end(mark, patience_s=60.0)
+    process.communicate()
+    assert processes.KEEP not in os.environ
+
+
 def test_ray_starts_on_its_own():
     """No handler of ours is replaced while a cluster starts, and its processes are in no process group of ours."""
     from ray._private import services, utils

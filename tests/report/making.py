@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysweep.report.effects import Effect
+from raysweep.report.findings.findings import Finding
 from raysweep.store import experiment as experiments
 from raysweep.store import files, layout, lineage
 from raysweep.store import sweep as sweeps
@@ -136,6 +139,25 @@ def _write_history(experiment, classes, metrics, recall, weights, counts, last) 
         for e in range(1, last + 1)
     ]
     (experiment.folder / layout.HISTORY_CSV).write_text(files.csv_text([names, *rows]))
+
+
+def effect(
+    branch: str,
+    target: str,
+    metric: str,
+    difference: float,
+    label: str,
+    *,
+    reference: float = 0.5,
+    width: float = math.nan,
+    **more: Any,
+) -> Effect:
+    """An effect with an interval of ± ``width``, tested if there is one."""
+    tested = (0.5, 0.5, 2 * width) if width == width else (math.nan,) * 3
+    ends = difference - width, difference + width
+    value = reference + difference
+    finding = Finding(branch, None, metric, reference, value, difference, *ends, *tested, label, math.nan)
+    return Effect(target, finding, **more)
 
 
 def sweep_of(

@@ -110,7 +110,7 @@ def test_a_sweep_is_compared_with_its_controls(root, sweep, capsys):
 
 
 def test_effects_are_written_into_the_sweeps_folder(sweep):
-    assert page.write_all(sweep) is None
+    assert page.write_all(sweep)[1] is None
     rows = list(csv.DictReader((sweep.folder / "effects.csv").open()))
     assert {r["branch"] for r in rows} == {"34"}
     labels = {*findings.SHOWN, findings.NOT_SHOWN, findings.LEARNING_NOT_SHOWN, findings.SAME_AS_MOVING, ""}
@@ -142,12 +142,14 @@ def test_without_a_control_a_sweep_is_compared_with_the_parent_with_a_note(root,
     before = predictions.read(parent, 1)
     assert found.of("34", ALL, "accuracy").reference == pytest.approx(np.mean(before.labels == before.predicted))
     assert all(len(p.reference) == 1 for p in found.pairs)
-    assert page.write_all(sweep) is None
+    assert page.write_all(sweep)[1] is None
     assert "There is no control" in run_cli(capsys, "compare", "s", "--root", root)[2]
     sweep.write_record(replace(sweep.record(), parent=ParentRef("gone", 1)))
     with pytest.raises(NotFoundError, match="gone"):
         comparison.of_sweep(sweep)
-    assert "gone" in (page.write_all(sweep) or "")
+    compared, problem = page.write_all(sweep)
+    assert compared is None
+    assert "gone" in (problem or "")
 
 
 def test_a_child_is_compared_with_its_parent_with_a_note(root, parent, quick_child, capsys):

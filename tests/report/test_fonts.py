@@ -11,8 +11,9 @@ from PIL import Image
 
 from raysweep.report import effects_picture, figures, fonts
 from raysweep.report.comparison import Compared, Comparison
-from raysweep.report.effects import NOT_SHOWN, Effect
+from raysweep.report.effects import NOT_SHOWN
 from raysweep.report.predictions import Predictions
+from tests.report.making import effect
 
 THAI, CHINESE, ARABIC = "แมว", "猫", "قطة"
 
@@ -83,7 +84,7 @@ def test_the_picture_of_effects_shows_the_largest_and_says_how_many_more():
     rng = np.random.default_rng(0)
     targets = [*((c, "f1") for c in classes), ("(all)", "macro_f1"), ("(all)", "accuracy")]
     effects = [
-        Effect(f"b{i}", c, m, 0.5, 0.5 + d, d, d - 0.1, d + 0.1, 0.5, 0.5, 0.1, NOT_SHOWN)
+        effect(f"b{i}", c, m, d, NOT_SHOWN, width=0.1)
         for i in range(2)
         for (c, m), d in zip(targets, rng.normal(0, 0.1, len(targets)), strict=True)
     ]

@@ -138,7 +138,7 @@ def test_a_sweep_that_cannot_be_compared_still_has_a_page(tmp_path):
     sweep = sweep_of(tmp_path / "e", ("a", "b", "c"), BASE, {"x": ({"a": 2.0}, BASE)})
     for experiment in sweep.experiments().values():
         (experiment.folder / layout.PREDICTIONS).unlink()
-    assert "is missing" in (page.write_all(sweep) or "")
+    assert "is missing" in (page.write_all(sweep)[1] or "")
     text = (sweep.folder / layout.PAGE).read_text()
     assert "val_predictions.parquet is missing" in text
     assert 'id="tree"' in text

@@ -21,6 +21,7 @@ from raysweep.report.findings import findings
 from raysweep.report.findings.variance import Pooled
 from raysweep.weights import SamplingWeights
 from tests.cli.test_errors import run_cli
+from tests.report import making
 from tests.report.making import sweep_of
 
 CLASSES = ("rare", "some", "many")
@@ -28,21 +29,7 @@ BASE = (0.4, 0.7, 0.8)
 
 
 def effect(branch: str, target: str, metric: str, difference: float, label: str = effects.NOT_SHOWN) -> Effect:
-    width = 0.01
-    return Effect(
-        branch,
-        target,
-        metric,
-        0.5,
-        0.5 + difference,
-        difference,
-        difference - width,
-        difference + width,
-        0.5,
-        0.5,
-        0.02,
-        label,
-    )
+    return making.effect(branch, target, metric, difference, label, width=0.01)
 
 
 def comparison(

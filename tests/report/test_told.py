@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from raysweep.report import comparison, effects
 from raysweep.report.effects import ALL, FEWEST, NO_IMAGES
 from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
-from tests.report.making import sweep_of
+from tests.report.making import effect, sweep_of
 
 CLASSES = ("rare", "some", "many", "none")
 
@@ -86,7 +85,7 @@ def test_one_branch_is_compared_as_in_its_sweep(sweep, capsys):
         alone = comparison.compare(sweep.root, [experiments[f"{name}-seed1"].id])
         for target, metric in (("a", "f1"), ("b", "recall"), (ALL, "accuracy")):
             mine, there = alone.of(alone.title, target, metric), whole.of(name, target, metric)
-            assert repr(replace(mine, branch=name)) == repr(there)
+            assert repr(mine.of_branch(name)) == repr(there)
         assert "the control" in alone.against
         assert sweep.id in alone.against
         assert not any("no control" in n for n in alone.notes)
@@ -130,11 +129,10 @@ def test_a_label_that_is_its_own_reason_is_said_once():
     from types import SimpleNamespace
 
     from raysweep.report import verdict
-    from raysweep.report.effects import LEARNED, Effect
+    from raysweep.report.effects import LEARNED
 
-    nan = float("nan")
-    recall = Effect("b", "fear", "recall", 0.5, 0.7, 0.2, nan, nan, nan, nan, nan, "not separable", 100, 1.5, 0.2)
-    learned = Effect("b", "fear", LEARNED, 0.5, 0.49, -0.01, nan, nan, nan, nan, nan, "not separable", 100)
+    recall = effect("b", "fear", "recall", 0.2, "not separable", images=100, times=1.5, free=0.2)
+    learned = effect("b", "fear", LEARNED, -0.01, "not separable", images=100)
     compared = SimpleNamespace(of=lambda *_: learned, reference="the control")
     assert verdict._of_class(compared, recall).text == (
         "b: fear: recall +20.0 and predicted 1.50 × as often; the control gets +20.0 by moving its threshold; "

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,14 +37,19 @@ from raysweep.store.sweep import Sweep
 from raysweep.trackers import credentials
 from raysweep.trackers.dispatch import dispatching
 
+if TYPE_CHECKING:
+    from raysweep.report.comparison import Comparison
+
 
 @dataclass(frozen=True)
 class SweepResult:
-    """A sweep that ended: its folder, its experiments by branch, and the branches that failed with the reason."""
+    """A sweep that ended: its folder, its experiments by branch, the branches that failed with the reason, and what its branches did
+    compared with the control. ``comparison`` is None where nothing can be compared; a note has said why."""
 
     sweep: Sweep
     experiments: dict[str, Experiment]
     failed: dict[str, str]
+    comparison: Comparison | None = None
 
 
 def run(plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
@@ -138,8 +144,8 @@ def _train_branches(
     progress(SweepEnded())
     with signals.place("after the last epoch, before the comparison was written"):
         signals.check()
-        write_effects(sweep, progress)
-    return SweepResult(sweep, sweep.experiments(), failed)
+        comparison = write_effects(sweep, progress)
+    return SweepResult(sweep, sweep.experiments(), failed, comparison)
 
 
 def _started(sweep: Sweep, plan: SweepPlan, record: SweepRecord, count: int, queue: str) -> SweepStarted:
@@ -206,13 +212,14 @@ def _all_failed(record: SweepRecord, reported: Mapping[str, str]) -> dict[str, s
     return failed | {name: reason for name, reason in reported.items() if name not in failed}
 
 
-def write_effects(sweep: Sweep, progress: Progress) -> None:
+def write_effects(sweep: Sweep, progress: Progress) -> Comparison | None:
     """Write the effects of every branch on every class, and the report. An error here becomes a note and never fails a sweep."""
     from raysweep.report import page
 
-    problem = page.write_all(sweep)
+    comparison, problem = page.write_all(sweep)
     if problem is not None:
         progress(Note(problem))
+    return comparison
 
 
 def _settle(sweep: Sweep, failed: Mapping[str, str]) -> None:

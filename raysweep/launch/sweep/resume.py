@@ -84,10 +84,10 @@ def continue_sweep(
             return _without_parent(sweep, record, str(error), steal, asked, progress, trust)
         trusting.remember_made(sweep.original_id, plan.base.settings.model_dump(mode="json"))
         if not points and not tuning.samples_left(plan.grid, record):
-            sweeping.write_effects(sweep, progress)
+            comparison = sweeping.write_effects(sweep, progress)
             catch_up(sweep.experiments().values(), progress)
             progress(Note(f"{sweep.id} has all its branches; there is nothing to do."))
-            return SweepResult(sweep, sweep.experiments(), {})
+            return SweepResult(sweep, sweep.experiments(), {}, comparison)
         scaling = plan.base.settings.scaling
         with tuning.connected(scaling.address, progress, plan.name), autoscaler.fleet(scaling, progress) as fleet:
             count = capacity.settle(plan, fleet, progress)
@@ -152,7 +152,7 @@ def _without_parent(
             failed[name] = str(error)
             tell(BranchEvent(name, BranchEnded("failed", str(error), traceback.format_exc())))
     refresh(sweep, failed)
-    return SweepResult(sweep, sweep.experiments(), failed)
+    return SweepResult(sweep, sweep.experiments(), failed, sweeping.write_effects(sweep, progress))
 
 
 def _plan_again(

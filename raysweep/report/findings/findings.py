@@ -35,7 +35,7 @@ _TESTED = ("recall", "precision", "f1", "accuracy", "macro_f1", "balanced_accura
 
 @dataclass(frozen=True)
 class Finding:
-    """One difference, branch − control, as shares (0.01 is one point); log-loss in nats.
+    """One difference, branch − control, as shares (0.01 is one point) and as means over the seeds; log-loss in nats.
 
     ``low`` and ``high`` are the ends of its interval, ``p`` its p-value and ``q`` the same after Benjamini–Hochberg; NaN where
     nothing was tested. ``smallest`` is the smallest difference that would have been labelled. ``label`` is "" where a number

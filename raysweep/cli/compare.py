@@ -58,7 +58,7 @@ def compare(
 
 def _as_json(found: Comparison) -> dict[str, object]:
     from raysweep.report import verdict
-    from raysweep.report.effects import as_row
+    from raysweep.report.comparison import row_of
 
     return {
         "title": found.title,
@@ -66,11 +66,36 @@ def _as_json(found: Comparison) -> dict[str, object]:
         "classes": list(found.classes),
         "validation_images": found.counts,
         "branches": [dict(vars(b)) for b in found.branches],
-        "effects": [as_row(e) for e in found.effects],
+        "effects": [row_of(found, e) for e in found.effects],
         "comparisons": found.tests,
+        "leaks": _leaks(found),
         "winner": None if found.winner is None else dict(vars(found.winner)),
         "verdict": [line.text for line in verdict.lines(found)],
         "notes": found.notes,
+    }
+
+
+def _leaks(found: Comparison) -> dict[str, object] | None:
+    """The validation images that are also in training, and what changes without them; None where there are none."""
+    from raysweep.report import leaks
+
+    if found.leaks is None:
+        return None
+    changed = leaks.changes(found.effects, found.leaks)
+    return {
+        "images": dict(found.leaks.images),
+        "under_another_class": found.leaks.other_class,
+        "changed": [
+            {
+                "branch": branch,
+                "target": target,
+                "metric": metric,
+                "kind": c.kind,
+                "label": c.whole.label,
+                "without": c.clean.label,
+            }
+            for (branch, target, metric), c in changed.items()
+        ],
     }
 
 
@@ -81,7 +106,13 @@ def _show(found: Comparison, metric: str) -> None:
     from raysweep.report.effects import ALL, NOT_TESTED, UNKNOWN
 
     columns = [(ALL, "accuracy"), (ALL, "macro_f1"), *((c, metric) for c in found.classes)]
-    rows = [_cells(branch, [found.of(branch.name, target, m) for target, m in columns]) for branch in found.branches]
+    rows = []
+    for branch in found.branches:
+        mine = [found.of(branch.name, target, m) for target, m in columns]
+        rows.append(_cells(branch, mine))
+        if found.leaks is not None:
+            clean = [found.leaks.of(e) for e in mine]
+            rows.append(["  without leaks", *("" if e is None else _cell(e) for e in clean), "", ""])
     head = [("branch", "l"), ("accuracy", "r"), ("macro-F1", "r"), *((c, "r") for c in labels(found.classes))]
     title = (
         f"Points against {plain(found.against)}; classes: {TITLES[metric]}. ▲ better, ▼ worse, unmarked: not shown"
@@ -100,15 +131,14 @@ def _show(found: Comparison, metric: str) -> None:
 
 def _cells(branch: Compared, effects: Sequence[Effect]) -> list[str]:
     """A row of the table: the differences in points, marked where they are shown."""
+    points = [_cell(e) for e in effects]
+    return [plain(branch.name), *points, f"{branch.seconds:,.0f}", f"{branch.images:,}"]
+
+
+def _cell(e: Effect) -> str:
     from raysweep.report.effects import BETTER, NO_IMAGES, NOT_TESTED, UNKNOWN, WORSE
 
-    marks = {BETTER: "▲", WORSE: "▼", "": " "}
-
-    def cell(e: Effect) -> str:
-        if e.label == NO_IMAGES:
-            return NO_IMAGES
-        mark = "?" if e.label in (UNKNOWN, NOT_TESTED) else marks[e.shown]
-        return "-" if math.isnan(e.difference) else f"{100 * e.difference:+.1f}{mark}"
-
-    points = [cell(e) for e in effects]
-    return [plain(branch.name), *points, f"{branch.seconds:,.0f}", f"{branch.images:,}"]
+    if e.label == NO_IMAGES:
+        return NO_IMAGES
+    mark = "?" if e.label in (UNKNOWN, NOT_TESTED) else {BETTER: "▲", WORSE: "▼", "": " "}[e.shown]
+    return "-" if math.isnan(e.difference) else f"{100 * e.difference:+.1f}{mark}"

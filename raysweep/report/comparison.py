@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from raysweep._text import counted, join_names
-from raysweep.errors import InputError, NotFoundError, RaysweepError, StoreError
-from raysweep.report import effects, predictions, recorded
+from raysweep.errors import InputError, NotFoundError, RaysweepError
+from raysweep.report import effects, leaks, predictions, recorded
 from raysweep.report.effects import Effect
 from raysweep.report.findings.findings import Findings
 from raysweep.report.findings.selection import Winner
 from raysweep.report.findings.variance import STEADY_SEEDS
-from raysweep.report.history import class_sums, own_rows, read_history
-from raysweep.report.predictions import Predictions
+from raysweep.report.history import cost
+from raysweep.report.leaks import WithoutLeaks
+from raysweep.report.predictions import Network, Predictions
 from raysweep.store import files, layout, ratio, resolve
 from raysweep.store.commands import command
 from raysweep.store.experiment import FINISHED, Experiment
@@ -71,6 +71,10 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     reference: str = "the control"  # in a sentence
     findings: Findings | None = None
+    leaks: WithoutLeaks | None = None  # None where no validation image is known to be in training, too
+    networks: Mapping[str, Sequence[Network]] = field(
+        default_factory=dict
+    )  # of each branch; "" has those of the reference
 
     @property
     def winner(self) -> Winner | None:
@@ -301,6 +305,8 @@ def _of_branch(branch: Experiment, sweep_id: str) -> Comparison | None:
         branches=[replace(mine, name=branch.id)],
         effects=[e.of_branch(branch.id) for e in whole.effects if e.branch == mine.name],
         pairs=[replace(p, name=branch.id) for p in whole.pairs if p.name == mine.name],
+        leaks=None if whole.leaks is None else whole.leaks.of_branch(mine.name, branch.id),
+        networks={"": whole.networks[""], branch.id: whole.networks[mine.name]},
         notes=notes,
     )
 
@@ -380,6 +386,9 @@ def _compared(
         for name, rows in [("control", references), *groups.items()]
     )
     found, findings = effects.of_arms(control, arms, one.labels, one.classes)
+    rows = {"": references, **groups}
+    everyone = [e.experiment for row in rows.values() for e in row]
+    without, told = leaks.find(everyone, control, arms, one.labels, one.classes)
     return Comparison(
         title,
         against[0],
@@ -388,27 +397,12 @@ def _compared(
         branches,
         found,
         pairs,
-        [*notes, *_small(counts)],
+        [*notes, *effects.few_images(counts), *told],
         against[1],
         findings,
+        leaks=without,
+        networks={name: [Network(e.experiment, e.predictions.epoch) for e in row] for name, row in rows.items()},
     )
-
-
-def _small(counts: Mapping[str, int]) -> list[str]:
-    """Which classes have no or few validation images, and what that means."""
-    none = [c for c, n in counts.items() if n == 0]
-    few = [f"{c} ({n})" for c, n in counts.items() if 0 < n < effects.FEWEST]
-    notes = []
-    if none:
-        notes.append(
-            f"Without validation images nothing is known of a class, and macro-F1 leaves it out: {join_names(none)}."
-        )
-    if few:
-        notes.append(
-            f"{counted(len(few), 'class has', 'classes have')} fewer than {effects.FEWEST} validation images, too few for an interval: "
-            f"{join_names(few)}."
-        )
-    return notes
 
 
 def largest(comparison: Comparison, most: int) -> list[str]:
@@ -465,15 +459,10 @@ def _few(notes: Sequence[str]) -> str:
     return " ".join(notes[:5]) + more
 
 
-def cost(experiment: Experiment) -> tuple[float, int]:
-    """(seconds of training, images shown) since the fork; zeros if the history is missing or damaged."""
-    try:
-        history = read_history(experiment)
-    except StoreError:
-        return 0.0, 0
-    took = history.get("seconds", [])
-    seconds = sum(took[i] or 0.0 for i in own_rows(experiment, history)) if took else 0.0
-    return float(seconds), int(sum(class_sums(experiment, history, "realised_").values()))
+def row_of(comparison: Comparison, effect: Effect) -> dict[str, Any]:
+    """An effect as plain values; where images have leaked, also what it is without them."""
+    more = {} if comparison.leaks is None else leaks.as_row(effect, comparison.leaks)
+    return {**effects.as_row(effect), **more}
 
 
 def write_csv(comparison: Comparison, path: Path) -> None:
@@ -483,6 +472,6 @@ def write_csv(comparison: Comparison, path: Path) -> None:
     def cell(value: Any) -> Any:
         return None if isinstance(value, float) and math.isnan(value) else value
 
-    rows: list[list[Any]] = [list(effects.COLUMNS)]
-    rows += [[cell(value) for value in effects.as_row(e).values()] for e in comparison.effects]
+    every = [row_of(comparison, e) for e in comparison.effects]
+    rows: list[list[Any]] = [list(every[0]), *([cell(value) for value in row.values()] for row in every)]
     files.write_atomic(path, files.csv_text(rows).encode())

@@ -92,3 +92,15 @@ def read_all(experiment: Experiment) -> dict[int, Predictions]:
         mask = epochs == epoch
         found[epoch] = Predictions(epoch, classes, labels[mask], predicted[mask], flat[mask])
     return found
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network of an experiment at the end of an epoch, whose predictions were compared."""
+
+    experiment: Experiment
+    epoch: int
+
+    def predictions(self) -> Predictions:
+        """Raises RaysweepError if they cannot be read any more."""
+        return read(self.experiment, self.epoch)

@@ -164,7 +164,9 @@ def test_processes_with_a_mark_are_ended_wherever_they_went():
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="where there is no /proc, Ray's own end has to do")
 def test_a_process_that_gives_itself_a_title_keeps_its_mark(monkeypatch):
     """As Ray's agents do: the title was written over the beginning of the environment."""
-    code = "import ray, sys; ray._raylet.setproctitle('ray::DashboardAgent'); print('ready', flush=True); sys.stdin.read()"
+    code = (
+        "import ray, sys; ray._raylet.setproctitle('ray::DashboardAgent'); print('ready', flush=True); sys.stdin.read()"
+    )
     with processes.marked() as mark:
         first = {processes.MARK: mark, **{k: v for k, v in os.environ.items() if k != processes.MARK}}
         process = subprocess.Popen(

@@ -82,7 +82,7 @@ def made(
     labels = np.repeat(np.arange(3), COUNTS)
     predictions = predicted(np.random.default_rng([seed, *map(ord, name[:8])]), labels, recalls)
     last = first + epochs
-    _write_predictions(experiment, classes, labels, predictions, last)
+    write_predictions(experiment, classes, labels, predictions, last)
     recall = [float(np.mean(predictions[labels == c] == c)) for c in range(3)]
     metrics = {
         "val_acc": float(np.mean(predictions == labels)), "val_macro_f1": float(np.mean(recall)), "val_loss": 1.0,
@@ -98,7 +98,7 @@ def made(
     return experiment
 
 
-def _write_predictions(
+def write_predictions(
     experiment: Experiment, classes: Sequence[str], labels: Any, predictions: Any, epoch: int
 ) -> None:
     n, k = len(labels), len(classes)

@@ -38,7 +38,15 @@ def _table(comparison: Comparison, branches: Sequence[str], classes: Sequence[st
     rows = {name: [comparison.of(name, target, m) for target, m in targets] for name in branches}
     sizes = [abs(e.difference) for row in rows.values() for e in row if not math.isnan(e.difference)]
     most = max(sizes, default=0.0) or 1.0
-    return [HeatLine(name, [HeatCell(e, abs(e.difference) / most) for e in row]) for name, row in rows.items()]
+    lines = []
+    for name, row in rows.items():
+        lines.append(HeatLine(name, [HeatCell(e, abs(e.difference) / most) for e in row]))
+        if comparison.leaks is not None:
+            clean = [e for whole in row if (e := comparison.leaks.of(whole)) is not None]
+            lines.append(
+                HeatLine("without leaks", [HeatCell(e, min(1.0, abs(e.difference) / most)) for e in clean], True)
+            )
+    return lines
 
 
 def omitted(comparison: Comparison) -> list[str]:

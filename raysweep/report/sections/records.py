@@ -68,8 +68,11 @@ class HeatCell:
 
 @dataclass(frozen=True, slots=True)
 class HeatLine:
+    """A row; ``under``: it belongs to the row above."""
+
     name: str
     cells: Sequence[HeatCell]
+    under: bool = False
 
 
 @dataclass(frozen=True, slots=True)

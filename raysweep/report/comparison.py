@@ -459,7 +459,7 @@ def _few(notes: Sequence[str]) -> str:
     return " ".join(notes[:5]) + more
 
 
-def row_of(comparison: Comparison, effect: Effect) -> dict[str, Any]:
+def row_of(comparison: Comparison, effect: Effect) -> Mapping[str, Any]:
     """An effect as plain values; where images have leaked, also what it is without them."""
     more = {} if comparison.leaks is None else leaks.as_row(effect, comparison.leaks)
     return {**effects.as_row(effect), **more}

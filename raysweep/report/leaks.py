@@ -167,7 +167,7 @@ def _kind(whole: Effect, clean: Effect, apart: int) -> str:
     return MADE if apart == sign and sign * clean.difference < whole.smallest else LOST
 
 
-def as_row(whole: Effect, without: WithoutLeaks) -> dict[str, Any]:
+def as_row(whole: Effect, without: WithoutLeaks) -> Mapping[str, Any]:
     """The same effect without the leaked images as plain values, in the order of ``COLUMNS``."""
     clean = without.of(whole)
     return {c: None if clean is None else getattr(clean, c.removeprefix("without_leaks_")) for c in COLUMNS}

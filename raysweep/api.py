@@ -46,13 +46,14 @@ _OTHERS = (
 
 
 def create_experiment_config(
-    experiment_name: str, sampling_weights: Mapping[str, float] | None = None, **kwargs: Any
+    experiment_name: str, sampling_weights: str | Mapping[str, float | str] | None = None, **kwargs: Any
 ) -> dict[str, Any]:
     """A configuration for :func:`run_experiment`, as a flat dictionary.
 
     Args:
         experiment_name: start of the folder's name.
-        sampling_weights: class → number ≥ 0; classes not named get 1.0, in a child the parent's weight.
+        sampling_weights: class → number ≥ 0, or a share such as "35%"; classes not named get 1.0, in a child the parent's
+            weight. Or a rule: "balanced", "sqrt", {"power": 0.5}, {"effective": 0.9999}.
         **kwargs: ``num_epochs`` (in a child: additional), ``batch_size``, ``learning_rate``, ``model_name``,
             ``sample_per_class``, ``use_full_dataset`` (True ignores sample_per_class), ``resume_from_checkpoint``,
             ``experiment_description``, ``seed``, ``root``; ``data``: a path or a mapping of data options (default: the
@@ -67,7 +68,11 @@ def create_experiment_config(
             f"create_experiment_config has no keyword {unknown[0]!r}.{did_you_mean(unknown[0], [*_FLAT, *_OTHERS])} Options without a "
             "keyword go into settings={'training': {...}}."
         )
-    return {"experiment_name": experiment_name, "sampling_weights": dict(sampling_weights or {}), **kwargs}
+    return {"experiment_name": experiment_name, "sampling_weights": _copied(sampling_weights), **kwargs}
+
+
+def _copied(weights: str | Mapping[str, Any] | None) -> str | Nested:
+    return weights if isinstance(weights, str) else dict(weights or {})
 
 
 def _nested(config: Mapping[str, Any]) -> Nested:
@@ -133,7 +138,7 @@ def run_experiment(
     else:
         if "data" not in nested:
             nested["data"] = {"source": "faces"}
-        nested = load_config.merge(nested, {"sampling": {"weights": dict(config.get("sampling_weights") or {})}})
+        nested = load_config.merge(nested, {"sampling": {"weights": _copied(config.get("sampling_weights"))}})
         plan = experiment_plan.plan_experiment(load_config.validate(nested, "the configuration"), progress)
     result = launching.run(plan, progress)
     return result.experiment.address, result.best_acc

@@ -21,7 +21,7 @@ TESTS = Path(__file__).parent
 ROOMS = [
     "cli", "api", "display", "tools", "launch", "plan", "trackers", "training", "report", "cluster", "data", "store", "config",
 ]  # fmt: skip
-GROUND = {"events", "weights", "errors", "_text", "_paths", "_machine"}
+GROUND = {"events", "weights", "weights_by_rule", "errors", "_text", "_paths", "_machine"}
 TOP = {"", "__init__", "__main__"}  # the package itself, which loads the API on demand
 RAY_ROOMS = {"cluster", "launch"}
 HEAVY = ["torch", "ray", "numpy", "pandas", "matplotlib", "pyarrow", "sklearn", "pydantic"]
@@ -221,7 +221,8 @@ CHANGES_FILES = {
     "raysweep.store.files": "the write protocol",
     "raysweep.store.fence": "the file that the kernel's locks are on",
     "raysweep.store.experiment": "a new folder, before it has a writer",
-    "raysweep.store.sweep": "the same, and the folder of tracebacks",
+    "raysweep.store.groups": "a new folder of a sweep or an evaluation, before it has a writer",
+    "raysweep.store.sweep": "the folder of tracebacks",
     "raysweep.store.root": "whether the root can be written",
     "raysweep.store.index": "the index of a root",
     "raysweep.store.leftovers": "the folder of a killed import, which has no name yet",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from raysweep.report.effects import Effect
 
 MOST_SENTENCES = 30
+_LEAKS = "  without leaks"  # the row below a branch
 TITLES = {  # of a class
     "f1": "F1", "recall": "recall", "precision": "precision", "ap": "average precision", "auroc": "AUROC",
     "learned": "learned, at equal alarms",
@@ -66,7 +67,7 @@ def _as_json(found: Comparison) -> dict[str, object]:
         "classes": list(found.classes),
         "validation_images": found.counts,
         "branches": [dict(vars(b)) for b in found.branches],
-        "effects": [row_of(found, e) for e in found.effects],
+        "effects": [row_of(found, e) for e in found.rows],
         "comparisons": found.tests,
         "leaks": _leaks(found),
         "winner": None if found.winner is None else dict(vars(found.winner)),
@@ -112,7 +113,8 @@ def _show(found: Comparison, metric: str) -> None:
         rows.append(_cells(branch, mine))
         if found.leaks is not None:
             clean = [found.leaks.of(e) for e in mine]
-            rows.append(["  without leaks", *("" if e is None else _cell(e) for e in clean), "", ""])
+            rows.append([_LEAKS, *("" if e is None else _cell(e) for e in clean), "", ""])
+    rows += _of_offsets(found, columns)
     head = [("branch", "l"), ("accuracy", "r"), ("macro-F1", "r"), *((c, "r") for c in labels(found.classes))]
     title = (
         f"Points against {plain(found.against)}; classes: {TITLES[metric]}. ▲ better, ▼ worse, unmarked: not shown"
@@ -133,6 +135,22 @@ def _cells(branch: Compared, effects: Sequence[Effect]) -> list[str]:
     """A row of the table: the differences in points, marked where they are shown."""
     points = [_cell(e) for e in effects]
     return [plain(branch.name), *points, f"{branch.seconds:,.0f}", f"{branch.images:,}"]
+
+
+def _of_offsets(found: Comparison, columns: Sequence[tuple[str, str]]) -> list[list[str]]:
+    """The row of what the reference gets without training; none if offsets were not searched."""
+    if not found.offsets:
+        return []
+    rows = []
+    for name, every in [
+        (plain(found.offsets[0].branch), found.offsets),
+        (_LEAKS, found.leaks.offsets if found.leaks else ()),
+    ]:
+        known = {(e.target, e.metric): _cell(e) for e in every}
+        rows.append(
+            [name, *(known.get(column, "") for column in columns), *(("0", "0") if name != _LEAKS else ("", ""))]
+        )
+    return rows if found.leaks is not None else rows[:1]
 
 
 def _cell(e: Effect) -> str:

@@ -26,7 +26,10 @@ def resume(
     name: str | None = typer.Option(None, "--name", help="Name of the child; default: the parent's."),
     epochs: int | None = typer.Option(None, "--epochs", min=1, help="Additional epochs."),
     weights: str | None = typer.Option(
-        None, "--weights", help="JSON, or a JSON or YAML file: new weights by class. Other classes keep the parent's."
+        None,
+        "--weights",
+        help="New weights: disgust=5,fear=2; or shares, fear=35%; or a rule: balanced, sqrt, power=0.5; or JSON; or a JSON or YAML "
+        "file. Other classes keep the parent's.",
     ),
     description: Purpose = None,
     classes: Classes = None,

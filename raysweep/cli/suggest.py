@@ -55,6 +55,8 @@ def suggest(
         raise InputError(f"-o {output}: the file exists. Name a new one, or delete it.") from None
     except OSError as error:
         raise InputError(f"-o {output}: the file cannot be written ({error.strerror}).") from None
+    if found.free is not None:
+        say(plain(found.notes[0]))
     say(f"Written to {plain(target)}.")
     say_next(of.root, "branch", "--from", found.parent, "--weights-grid", str(target))
 

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from raysweep._text import ascii_form
-from raysweep.cluster import dashboard
+from raysweep.cluster import dashboard, signals
 from raysweep.events import BatchDone, BranchEvent, BranchStarted, Event, RankEvent
 
-GONE_S = 5.0  # how long a channel that shall forward a request to stop may be silent
+GONE_S = 5.0  # how long a channel that shall forward a request to stop may be silent, once it has been heard
+LAST_S = 30.0  # how long it may take to answer when nothing trains any more
 JOIN_S = 120  # how long a training may take to stop after an error in the driver
 
 
@@ -44,7 +45,7 @@ class Channel:
         again = branch in self.begun
         if self.reason is None:
             self.begun.add(branch)
-        self.events.append(BranchEvent(branch, BranchStarted()))
+            self.events.append(BranchEvent(branch, BranchStarted()))
         return self.reason, again
 
     def take(self) -> list[Event | RankEvent]:
@@ -111,12 +112,18 @@ class Forward:
     """Passes a request to stop on to the senders, once. The driver calls it regularly; a signal's handler only sets a flag."""
 
     def __init__(self, channel: Any) -> None:
-        self.channel, self.told = channel, False
+        self.channel, self.told, self.answer = channel, False, None
 
     def __call__(self, reason: str | None) -> None:
         if reason is not None and not self.told:
             self.told = True
-            self.channel.stop.remote(reason)
+            self.answer = self.channel.stop.remote(reason)
+
+    def arrived(self) -> bool:
+        """Whether the channel has got the request: from then on no branch begins."""
+        import ray
+
+        return self.told and bool(ray.wait([self.answer], timeout=0)[0])
 
 
 def open_channel(title: str = "", shown: int = 1) -> Any:
@@ -144,15 +151,26 @@ def open_channel(title: str = "", shown: int = 1) -> Any:
     return actor.remote(ascii_form(title))
 
 
-def take(channel: Any) -> list[Event | RankEvent] | None:
-    """The events since the last call; None if the channel does not answer."""
-    import ray
+class Inbox:
+    """The driver's end of a channel. A call that the channel has not answered in time is kept, so that no event is lost."""
 
-    try:
-        taken: list[Event | RankEvent] = ray.get(channel.take.remote(), timeout=30)
-        return taken
-    except ray.exceptions.RayError:
-        return None
+    def __init__(self, channel: Any) -> None:
+        self.channel, self.call = channel, None
+
+    def take(self, patience_s: float) -> list[Event | RankEvent] | None:
+        """The events since the last call; None if the channel does not answer within ``patience_s``."""
+        import ray
+
+        try:
+            self.call = self.call or self.channel.take.remote()
+            if not ray.wait([self.call], timeout=patience_s)[0]:
+                return None
+            call, self.call = self.call, None
+            taken: list[Event | RankEvent] = ray.get(call)
+            return taken
+        except ray.exceptions.RayError:
+            self.call = None
+            return None
 
 
 def watch(
@@ -161,6 +179,7 @@ def watch(
     poll_s: float,
     handle: Callable[[list[Event | RankEvent]], None],
     asked: Callable[[], str | None] = lambda: None,
+    over: Callable[[], bool] = lambda: False,
 ) -> None:
     """Start ``thread``, which trains, and pass the events to ``handle`` until the thread has ended and no event is left.
 
@@ -168,18 +187,20 @@ def watch(
 
     Args:
         asked: why to stop, or None. Who asks may have ended Ray's processes, too: then nobody is left to wait for.
+        over: whether nothing is left to wait for although the thread has not ended; asked after each ``handle``.
     """
     thread.start()
-    heard = time.monotonic()
+    inbox, heard, patience_s = Inbox(channel), time.monotonic(), signals.GRACE_S
     try:
         while True:
             running = thread.is_alive()
-            events = take(channel)
+            events = inbox.take(poll_s if running else LAST_S)
             handle(events or [])
-            if not running:
+            if not running or over():
                 return
-            heard = time.monotonic() if events is not None else heard
-            if asked() and time.monotonic() - heard > GONE_S:
+            if events is not None:
+                heard, patience_s = time.monotonic(), GONE_S
+            if asked() and time.monotonic() - heard > patience_s:
                 return
             thread.join(timeout=poll_s)
     except BaseException:

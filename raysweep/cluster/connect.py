@@ -186,7 +186,8 @@ def disconnect() -> None:
     if signals.asked():  # the program ends in a moment, and its cluster with it; Ray's own end would take longer
         return
     if ray.is_initialized():
-        ray.shutdown()
+        with signals.kept():
+            _ray_internals.shutdown(signals.put_back)
     _end_processes()
 
 

@@ -17,7 +17,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -244,6 +244,14 @@ def kept() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            if signal.getsignal(number) is not handler:
+        put_back(before)
+
+
+def put_back(handlers: Mapping[int, Any] | None = None) -> None:
+    """Install these handlers again, or those that Python knows of, also where Python believes that they are installed: Ray's
+    library replaces the handler of SIGTERM when it starts, and takes every handler away when it ends, and Python hears of
+    neither."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in ({n: signal.getsignal(n) for n in NUMBERS} if handlers is None else handlers).items():
+            if handler is not None:  # of a handler that was not installed from Python it knows nothing
                 signal.signal(number, handler)

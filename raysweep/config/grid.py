@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import itertools
 import math
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,11 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from raysweep._text import check_name, short_repr
+from raysweep._text import Nested, check_name, short_repr
+from raysweep.config.branch_names import describe, unique
 from raysweep.config.load import explain
 from raysweep.config.types import Float, Int, Positive, Section, Seed
 from raysweep.errors import ConfigError, WeightsError
 from raysweep.weights import SamplingWeights, check_classes
+from raysweep.weights_by_rule import Wanted
 
 MAX_BRANCHES = 10_000
 CONTROL = "control"
@@ -30,8 +28,14 @@ class BranchSpec(Section):
     """One named branch."""
 
     name: str = Field(description="Name of the branch; part of its experiment's name.")
-    weights: dict[str, Any] = Field(
-        description="Class: weight, of the classes to change. The others keep the parent's weight."
+    weights: str | Nested = Field(
+        default_factory=dict,
+        description="Class: weight, of the classes to change, or a share such as 35%. The others keep the parent's weight. Or a rule: "
+        "natural, balanced, sqrt, {power: 0.5}, {effective: 0.9999}.",
+    )
+    shares: Nested = Field(
+        default_factory=dict,
+        description="Class: part of each epoch's images, such as 0.35. The others keep their proportions.",
     )
 
     @field_validator("name")
@@ -40,6 +44,12 @@ class BranchSpec(Section):
         if len(value) > 60:
             raise ValueError(f"the name has {len(value)} characters; at most 60 are allowed")
         return check_name(value)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> BranchSpec:
+        if not {"weights", "shares"} & self.model_fields_set:
+            raise ValueError("give weights, or shares")
+        return self
 
 
 class Range(Section):
@@ -113,8 +123,14 @@ class Grid(Section):
         None,
         description="How many controls to train: the seeds above, then the smallest unused numbers. Default: as many as seeds.",
     )
-    weights: dict[str, list[Any]] = Field(
-        default_factory=dict, description="Class: list of weights. Every combination becomes a branch."
+    weights: list[Any] | dict[str, list[Any]] = Field(
+        default_factory=dict,
+        description="Class: list of weights, or of shares such as 35%. Every combination becomes a branch. Or a list of rules, such as "
+        "[balanced, sqrt, {power: 0.25}], each of which becomes one.",
+    )
+    shares: dict[str, list[Any]] = Field(
+        default_factory=dict,
+        description="Class: list of shares of an epoch's images, such as [0.2, 0.35]; combined with each other and with weights.",
     )
     branches: list[BranchSpec] = Field(
         default_factory=list, description="Named branches, in addition to the combinations of weights."
@@ -127,13 +143,22 @@ class Grid(Section):
     metric: Literal["val_acc", "macro_f1", "balanced_accuracy"] = Field(
         "macro_f1", description="Validation metric that search and scheduler maximize."
     )
+    select: Literal["macro_f1", "accuracy", "balanced_accuracy"] = Field(
+        "macro_f1",
+        description="Validation metric by which `raysweep evaluate SWEEP` chooses the one branch that it tries on the test images.",
+    )
 
-    @field_validator("weights")
+    @field_validator("weights", "shares")
     @classmethod
-    def _lists_are_not_empty(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        for name, numbers in value.items():
+    def _lists_are_not_empty(cls, value: list[Any] | dict[str, list[Any]]) -> list[Any] | dict[str, list[Any]]:
+        for name, numbers in {} if isinstance(value, list) else value.items():
             if not numbers:
                 raise ValueError(f"class {short_repr(name)} has an empty list; give at least one number")
+        for rule in value if isinstance(value, list) else []:
+            if not isinstance(rule, (str, dict)):
+                raise ValueError(
+                    f"{short_repr(rule)} is no rule; a list of numbers belongs to a class: disgust: [3, 5]"
+                )
         return value
 
     @field_validator("seeds")
@@ -145,7 +170,7 @@ class Grid(Section):
 
     @model_validator(mode="after")
     def _not_empty(self) -> Grid:
-        if not (self.weights or self.branches or self.search.ranges):
+        if not (self.weights or self.shares or self.branches or self.search.ranges):
             raise ValueError("the grid is empty: give weights (lists per class), branches, or a search with ranges")
         if self.search.algorithm == "optuna" and len(self.seeds) > 1:
             raise ValueError(
@@ -158,13 +183,21 @@ class Grid(Section):
 
     @model_validator(mode="after")
     def _not_too_large(self) -> Grid:
-        product = math.prod(len(v) for v in self.weights.values()) if self.weights else 0
+        product = self.combinations
         total = (product + len(self.branches) + (self.search.num_samples or 0)) * max(1, len(self.seeds))
         total += self.control_seeds or 0
         if total > MAX_BRANCHES:
             many = f"{total:,}" if total < 10**12 else "more than a trillion"
             raise ValueError(f"the grid has {many} points; at most {MAX_BRANCHES:,} are allowed")
         return self
+
+    @property
+    def combinations(self) -> int:
+        """How many branches ``weights`` and ``shares`` make."""
+        if not self.weights and not self.shares:
+            return 0
+        first = len(self.weights) if isinstance(self.weights, list) else math.prod(map(len, self.weights.values()))
+        return max(first, 1) * math.prod(map(len, self.shares.values()))
 
 
 @dataclass(frozen=True)
@@ -201,18 +234,23 @@ def check(values: Mapping[str, Any], source: str = "the grid", lines: Mapping[st
         raise ConfigError(explain(error, Grid, source, lines)) from None
 
 
-def expand(grid: Grid, parent: SamplingWeights, parent_seed: int) -> tuple[list[Point], list[str]]:
+def expand(
+    grid: Grid, parent: SamplingWeights, parent_seed: int, counts: Mapping[str, int] | None = None
+) -> tuple[list[Point], list[str]]:
     """The branches of a grid in order, controls first, and notes about points that coincide.
 
     Points with proportional weights show every class equally often, so they are one branch. A point that shows the
     classes as the parent did *is* the control. Points of an Optuna search are not known in advance: of such a grid
     only the control and what is written out are returned.
 
+    Args:
+        counts: class → images in the pool, for branches by a rule or by shares. None: they are checked and left out.
+
     Raises:
         WeightsError: an unknown class or a bad number; the message names the branch or the ranges.
     """
     check_classes(grid.search.ranges, parent.classes, "search.ranges names")
-    chosen, control, notes = _distinct(grid, parent)
+    chosen, control, notes = _distinct(grid, parent, counts)
     seeds = grid.seeds or [parent_seed]
     points: list[Point] = []
     taken: set[str] = set()
@@ -228,16 +266,25 @@ def expand(grid: Grid, parent: SamplingWeights, parent_seed: int) -> tuple[list[
 _Labelled = tuple[str, SamplingWeights]  # a branch's name before its seed is added, and its weights
 
 
-def _distinct(grid: Grid, parent: SamplingWeights) -> tuple[list[_Labelled], _Labelled | None, list[str]]:
+def _distinct(
+    grid: Grid, parent: SamplingWeights, counts: Mapping[str, int] | None
+) -> tuple[list[_Labelled], _Labelled | None, list[str]]:
     """(the points that differ from each other and from the control, the control if wanted, notes)."""
     notes: list[str] = []
     chosen: dict[tuple[str, ...], _Labelled] = {}
     control_key = _proportions(parent)
     before = parent.as_dict()
-    for given, changes in _wanted(grid):
-        label = given or _label(changes, before)
+    for given, changes, shares in _wanted(grid):
+        label = given or (
+            short_repr(changes) if isinstance(changes, str) else describe({**changes, **shares}, parent.classes)
+        )
         try:
-            complete = parent.inherit(changes)
+            wanted = Wanted(changes, shares)
+            label = given or _label(wanted, before)
+            if counts is None and not wanted.is_plain(parent):
+                check_classes(wanted.shares, parent.classes, "The shares name")
+                continue
+            complete = wanted.resolve(parent, counts or {})
         except WeightsError as error:
             raise WeightsError(f"Branch {label!r}: {error}") from None
         key = _proportions(complete)
@@ -260,10 +307,15 @@ def _control_seeds(seeds: Sequence[int], count: int | None) -> list[int]:
     return [*seeds, *itertools.islice(unused, max(0, count - len(seeds)))][:count]
 
 
-def _label(changes: Mapping[str, Any], parent: Mapping[str, float]) -> str:
-    """A name for changed weights: from those that differ from the parent's, or from all if none does."""
-    differing = {c: v for c, v in changes.items() if v != parent.get(c, 1.0)}
-    return describe(differing, tuple(parent)) or describe(changes, tuple(parent)) or CONTROL
+def _label(wanted: Wanted, parent: Mapping[str, float]) -> str:
+    """A name for changed weights: from those that differ from the parent's, or from all if none does; a rule's own name."""
+    rule = wanted.rule(SamplingWeights.complete({}, tuple(parent)))
+    shares = {c: f"{100 * share:.4g}%" for c, share in wanted.shares.items()}
+    if rule is not None:
+        return "_".join(part for part in (rule.replace(" ", ""), describe(shares, tuple(parent))) if part)
+    assert not isinstance(wanted.given, str)
+    differing = {c: v for c, v in wanted.given.items() if v != parent.get(c, 1.0)}
+    return describe({**differing, **shares}, tuple(parent)) or describe(wanted.given, tuple(parent)) or CONTROL
 
 
 def _with_seeds(
@@ -276,94 +328,30 @@ def _with_seeds(
     ]
 
 
-def _wanted(grid: Grid) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Name (empty: made from the weights) and changes of each point, one at a time, so that an error ends the loop early."""
+_Changes = str | Nested  # a rule's name, or class → weight
+
+
+def _wanted(grid: Grid) -> Iterable[tuple[str, _Changes, Nested]]:
+    """Name (empty: made from the weights), changes and shares of each point, one at a time: an error ends the loop early."""
     if grid.control:
-        yield "", {}
+        yield "", {}, {}
     for b in grid.branches:
-        yield b.name, b.weights
-    if grid.weights:
-        for values in itertools.product(*grid.weights.values()):
-            yield "", dict(zip(grid.weights, values, strict=True))
+        yield b.name, b.weights, b.shares
+    if grid.combinations:
+        by_class = {} if isinstance(grid.weights, list) else grid.weights
+        rules = grid.weights if isinstance(grid.weights, list) else [None]
+        for rule, *values in itertools.product(rules, *by_class.values(), *grid.shares.values()):
+            weights = dict(zip(by_class, values, strict=False)) if rule is None else rule
+            yield "", weights, dict(zip(grid.shares, values[len(by_class) :], strict=True))
     if grid.search.algorithm == "random":
         for drawn in draw(grid.search):
-            yield "", drawn
+            yield "", drawn, {}
 
 
 def _proportions(weights: SamplingWeights) -> tuple[str, ...]:
     """The weights' shares to twelve digits: smaller differences are rounding errors."""
     total = sum(Fraction(w) for w in weights.values)
     return tuple(f"{float(Fraction(w) / total):.12g}" for w in weights.values)
-
-
-@functools.lru_cache(maxsize=4)
-def short_names(classes: tuple[str, ...]) -> dict[str, str]:
-    """Class → what branches are called after it: at most 16 characters, different for each class, and usable in a folder's name.
-
-    The start of a name, if that says which class it is; else its end, for what differs stands there
-    (``Alphabet_of_the_Magi/character03``); else the number of the class and its end.
-
-    >>> short_names(("disgust", "Magi of the Alphabet/a1", "Magi of the Alphabet/b2"))
-    {'disgust': 'disgust', 'Magi of the Alphabet/a1': 'the_Alphabet_a1', 'Magi of the Alphabet/b2': 'the_Alphabet_b2'}
-    """
-    found: dict[str, str] = {}
-    left = list(classes)
-    for form in (_start, _end):
-        forms = {c: form(c) for c in left}
-        often = Counter(text.casefold() for text in forms.values())
-        taken = {text.casefold() for text in found.values()}
-        fits = [c for c in left if forms[c] and often[forms[c].casefold()] == 1 and forms[c].casefold() not in taken]
-        found |= {c: forms[c] for c in fits}
-        left = [c for c in left if c not in found]
-    taken = {text.casefold() for text in found.values()}
-    number = {c: i for i, c in enumerate(classes, start=1)}
-    found |= {c: unique(f"{number[c]}_{_end(c)[-(15 - len(str(number[c]))) :]}", taken) for c in left}
-    return found
-
-
-def _start(name: str) -> str:
-    return re.sub(r"[^\w.]+", "", name)[:16]
-
-
-def _end(name: str) -> str:
-    """As many of its last words as fit."""
-    words = [w for w in re.split(r"[^\w.]+|_", name) if w]
-    kept = words[-1:]
-    for word in reversed(words[:-1]):
-        if len("_".join([word, *kept])) > 16:
-            break
-        kept.insert(0, word)
-    return "_".join(kept)[-16:].strip("_.")
-
-
-def describe(changes: Mapping[str, Any], classes: Sequence[str] = ()) -> str:
-    """A branch's name from what it changes, such as ``disgust5_fear2``; usable as part of a folder's name.
-
-    Args:
-        classes: all classes, from which those that are changed must be told apart.
-    """
-    short = short_names(tuple(classes) or tuple(changes))
-    parts = []
-    for name, value in changes.items():
-        try:
-            number = f"{value:.4g}" if isinstance(value, (int, float)) else short_repr(value)
-        except OverflowError:  # of hundreds of digits
-            number = short_repr(value)
-        parts.append(short.get(name, _start(name)) + re.sub(r"[^\w.]+", "", number)[:12])
-    whole = "_".join(parts).strip("._")
-    if len(whole) <= 60:
-        return whole
-    return f"{whole[:51]}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"  # cut names must differ, too
-
-
-def unique(name: str, taken: set[str]) -> str:
-    """``name``, or with ``-2``, ``-3`` … appended if it is taken (file systems may ignore case); it is taken from now on."""
-    found, n = name, 1
-    while found.casefold() in taken:
-        n += 1
-        found = f"{name}-{n}"
-    taken.add(found.casefold())
-    return found
 
 
 def draw(search: SearchSection) -> Iterable[dict[str, float]]:

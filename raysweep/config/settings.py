@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, without_credentials
 from raysweep.config.types import Float, Int, Name, Names, Positive, Section, Seed, Text, Workers, short_json
 from raysweep.errors import WeightsError
-from raysweep.weights import check_number
+from raysweep.weights_by_rule import Wanted
 
 MAX_DRAWS = 10**8  # an epoch's order needs 8 bytes for each image shown
 
@@ -112,14 +112,27 @@ class DataSection(Section):
     )
 
 
+def _wanted(weights: str | Nested, shares: Nested | None = None) -> Wanted:
+    try:
+        return Wanted(weights, shares or {})
+    except WeightsError as error:
+        raise ValueError(str(error)) from None
+
+
 class SamplingSection(Section):
     strategy: Literal["quota", "multinomial"] = Field(
         "quota",
         description="quota: each class gets its exact number of images per epoch; multinomial: independent random draws with "
         "replacement.",
     )
-    weights: Nested = Field(
-        default_factory=dict, description="Class: weight, a number ≥ 0. Classes that are not listed have weight 1.0."
+    weights: str | Nested = Field(
+        default_factory=dict,
+        description="Class: weight, a number ≥ 0, or a share of the epoch such as 35%. Classes that are not listed have weight 1.0. "
+        "Or a rule: natural, balanced, sqrt, {power: 0.5}, {effective: 0.9999}.",
+    )
+    shares: Nested = Field(
+        default_factory=dict,
+        description="Class: part of each epoch's images, such as 0.35. The other classes keep their proportions to each other.",
     )
     samples_per_epoch: Annotated[Int, Field(ge=1, le=MAX_DRAWS)] | None = Field(
         None,
@@ -131,11 +144,23 @@ class SamplingSection(Section):
 
     @field_validator("weights")
     @classmethod
-    def _weights(cls, value: Nested) -> dict[str, float]:
-        try:
-            return {name: check_number(name, number) for name, number in value.items()}
-        except WeightsError as error:
-            raise ValueError(str(error)) from None
+    def _weights(cls, value: str | Nested) -> str | Nested:
+        wanted = _wanted(value)
+        if isinstance(value, str):
+            return value
+        return {name: number if name in wanted.shares else float(number) for name, number in value.items()}
+
+    @field_validator("shares")
+    @classmethod
+    def _shares(cls, value: Nested, info: ValidationInfo) -> dict[str, float]:
+        given = info.data.get("weights")  # absent if it is wrong, too
+        weights = {} if given is None or isinstance(given, str) else given
+        shares = _wanted(weights, value).shares
+        return {name: shares[name] for name in value}
+
+    def wanted(self) -> Wanted:
+        """What is asked for: weights by class or by a rule, and shares."""
+        return Wanted(self.weights, self.shares)
 
 
 class ModelSection(Section):
@@ -348,7 +373,7 @@ class Settings(Section):
         return {
             "experiment_name": self.experiment.name,
             "timestamp": more.pop("timestamp", None),
-            "sampling_weights": dict(self.sampling.weights),
+            "sampling_weights": self.sampling.weights,
             "model_name": self.model.name,
             "batch_size": self.training.batch_size,
             "learning_rate": self.training.learning_rate,

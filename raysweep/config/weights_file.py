@@ -1,4 +1,7 @@
-"""Weights that a user names with ``--weights``: a JSON object, or the path of a JSON or YAML file."""
+"""Weights that a user names with ``--weights``.
+
+A rule (``balanced``, ``power=0.5``), a list (``disgust=5,fear=35%``), a JSON object, or the path of a JSON or YAML file.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from raysweep._paths import read_regular
-from raysweep._text import short_repr, truncate
-from raysweep.errors import WeightsError
+from raysweep._text import Nested, short_repr, truncate
+from raysweep.errors import WeightsError, did_you_mean
+from raysweep.weights import check_number
+from raysweep.weights_by_rule import NAMES, is_share
 
 MAX_BYTES = 1_000_000
 
 
-def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+def _no_doubles(pairs: list[tuple[str, Any]]) -> Nested:
+    result: Nested = {}
     for key, value in pairs:
         if key in result:
             raise WeightsError(f"The weights name class {short_repr(key)} twice. Keep one of the two.")
@@ -24,14 +29,21 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def parse(text: str) -> dict[str, Any]:
-    """Weights from a JSON object or from the path of a JSON or YAML file.
+def parse(text: str) -> str | Nested:
+    """Weights from a rule's name, a list, a JSON object, or the path of a JSON or YAML file.
+
+    >>> parse("balanced"), parse("disgust=5, fear=35%"), parse('{"disgust": 5.0}')
+    ('balanced', {'disgust': 5.0, 'fear': '35%'}, {'disgust': 5.0})
 
     Raises:
-        WeightsError: neither JSON nor a readable file, a class named twice, or not a mapping.
+        WeightsError: none of them, a class named twice, or not a mapping.
         ConfigError: the same of a YAML file.
     """
     source = "--weights"
+    if text.strip() in NAMES and not os.path.exists(text):
+        return text.strip()
+    if "=" in text and not text.lstrip().startswith("{") and not os.path.exists(text):
+        return _listed(text)
     if not text.lstrip().startswith("{"):
         source = truncate(text)
         if Path(text).suffix.lower() in (".yaml", ".yml") and os.path.exists(text):
@@ -58,6 +70,27 @@ def parse(text: str) -> dict[str, Any]:
     return value
 
 
+def _listed(text: str) -> Nested:
+    """Weights from ``disgust=5,fear=35%``."""
+    pairs = []
+    for item in text.split(","):
+        name, equals, value = (part.strip() for part in item.rpartition("="))
+        if not equals or not name or not value:
+            raise WeightsError(
+                f"--weights {short_repr(text)} cannot be read at {short_repr(item.strip())}. Write class=number, with commas between, such as "
+                'disgust=5,fear=2. A class with a comma in its name needs JSON: {"a, b": 2}.'
+            )
+        pairs.append((name, value if is_share(value) else _number(name, value)))
+    return _no_doubles(pairs)
+
+
+def _number(name: str, value: str) -> float:
+    try:
+        return check_number(name, float(value))
+    except ValueError:
+        return check_number(name, value)  # raises with the class's name
+
+
 def _read_text(path: str) -> str:
     try:
         return read_regular(path, MAX_BYTES).decode("utf-8")
@@ -66,7 +99,8 @@ def _read_text(path: str) -> str:
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) or error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise WeightsError(
-                f"{truncate(path)!r} is neither a JSON object nor a file. Write --weights '{{\"disgust\": 5.0}}', or the path of "
-                "a JSON or YAML file with one class and number per line."
+                f"{truncate(path)!r} is no rule (balanced, sqrt, natural), no JSON object and no file.{did_you_mean(path, NAMES)} Write "
+                "--weights disgust=5,fear=2, --weights '{\"disgust\": 5.0}', or the path of a JSON or YAML file with one class and "
+                "number per line."
             ) from None
         raise WeightsError(f"The weights in {truncate(path)} cannot be read: {error.strerror}.") from None

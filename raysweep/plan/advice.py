@@ -32,8 +32,9 @@ def following(experiment: Experiment, grid: str) -> list[str]:
         words = from_checkpoint(experiment, entry.epoch, fits or None, given=bool(fits))
         return ["branch", *words, "--weights-grid", grid]
     worst = str(entry.metrics.get("worst_class") or [*classes, "CLASS"][0])
-    weight = max(MORE, 2 * config.sampling_weights.get(worst, 1.0))
-    weights = json.dumps({worst: weight}, ensure_ascii=False)
+    weight = float(f"{max(MORE, 2 * config.sampling_weights.get(worst, 1.0)):.4g}")
+    plain = "," not in worst and worst == worst.strip()
+    weights = f"{worst}={weight:g}" if plain else json.dumps({worst: weight}, ensure_ascii=False)
     return ["resume", *from_checkpoint(experiment, entry.epoch), "--weights", weights]
 
 

@@ -22,6 +22,7 @@ from raysweep.plan.types import Parent, Plan
 from raysweep.store import checkpoint
 from raysweep.store.root import Root
 from raysweep.weights import SamplingWeights
+from raysweep.weights_by_rule import Wanted
 
 # Settings that say where and how a run is launched, not what is trained. Their changes are not recorded as changes.
 _NOT_RECORDED = (
@@ -46,7 +47,7 @@ def plan_child(
     name: str | None = None,
     description: str | None = None,
     epochs: int | None = None,
-    weights: Mapping[str, Any] | None = None,
+    weights: str | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     fresh_optimizer: bool = False,
     progress: Progress = ignore,
@@ -56,17 +57,18 @@ def plan_child(
 
     Args:
         epochs: additional epochs; default: those that the parent had left, or if it was finished as many as it had.
-        weights: the classes to change; the others keep the parent's weights.
+        weights: the classes to change, to a weight or to a share such as "35%", or a rule; see
+            :mod:`raysweep.weights_by_rule`. The other classes keep the parent's weights.
         overrides: nested settings that differ from the parent's.
 
     Raises:
         InputError: what is wrong and what to do.
     """
     over = dict(overrides or {})
-    given = dict((over.get("sampling") or {}).get("weights") or {}) | dict(weights or {})
-    complete = parent.weights.inherit(given)
+    wanted = _wanted(over.get("sampling") or {}, weights)
+    known = wanted.resolve(parent.weights, {}) if wanted.is_plain(parent.weights) else parent.weights
     _no_other_weights(over)
-    settings = _childs_settings(parent, root.address, name, description, epochs, complete, over)
+    settings = _childs_settings(parent, root.address, name, description, epochs, known, over)
     if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
     _check_state(parent, settings, fresh_optimizer)  # first: building a model that does not fit could take all memory
@@ -75,7 +77,8 @@ def plan_child(
         progress,
         writable,
         parent.classes,
-        weights=complete,
+        inherited=parent.weights,
+        asked=wanted,
         root=root,
         new_weights=False,
         trusted=parent.trusted,
@@ -88,10 +91,23 @@ def plan_child(
     return of_parent(plan, parent, fresh_optimizer)
 
 
+def _wanted(sampling: Mapping[str, Any], weights: str | Mapping[str, Any] | None) -> Wanted:
+    """What is asked for by the overrides of the section ``sampling`` and by ``weights``, which wins.
+
+    Raises:
+        WeightsError: it has not the form of weights, a rule or shares.
+    """
+    first = sampling.get("weights") or {}
+    second: str | Mapping[str, Any] = weights or {}
+    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
+        return Wanted(second or first, sampling.get("shares") or {})
+    return Wanted({**first, **second}, {c: s for c, s in (sampling.get("shares") or {}).items() if c not in second})
+
+
 def of_parent(plan: Plan, parent: Parent, fresh_optimizer: bool) -> Plan:
     """``plan`` as a child of ``parent``, with what the log says of that."""
     plan = replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, rates=_rates(parent, plan))
-    return replace(plan, notes=_notes(parent, plan))
+    return replace(plan, notes=(*plan.notes, *_notes(parent, plan)))
 
 
 def _rates(parent: Parent, plan: Plan) -> rates.Rates:
@@ -142,7 +158,7 @@ def _childs_settings(
     merged = load_config.merge(
         merged, {"experiment": {"name": name or before.experiment.name, "description": description or ""}}
     )
-    merged["sampling"] = {**merged["sampling"], "weights": weights.as_dict()}
+    merged["sampling"] = {**merged["sampling"], "weights": weights.as_dict(), "shares": {}}
     return load_config.validate(merged, "the child's configuration")
 
 
@@ -160,7 +176,10 @@ def vary(plan: Plan, *, name: str, description: str, weights: SamplingWeights, s
     sampled = before.sampling.model_copy(update={"weights": weights.as_dict()})
     settings = before.model_copy(update={"experiment": experiment, "seed": seed, "sampling": sampled})
     varied = replace(plan, settings=settings, weights=weights)
-    return varied if plan.parent is None else replace(varied, notes=_notes(plan.parent, varied))
+    if plan.parent is None:
+        return varied
+    of_fork = _notes(plan.parent, plan)
+    return replace(varied, notes=(*(n for n in plan.notes if n not in of_fork), *_notes(plan.parent, varied)))
 
 
 def _same_kind_of_data(parent: Parent, settings: Settings) -> None:

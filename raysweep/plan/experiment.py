@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from raysweep._text import differences
@@ -15,6 +15,7 @@ from raysweep.plan.types import Plan
 from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
 from raysweep.weights import SamplingWeights
+from raysweep.weights_by_rule import Wanted
 
 
 def cache_dir(settings: Settings, root: Root) -> Path:
@@ -28,7 +29,8 @@ def plan_experiment(
     writable: bool = True,
     classes: Sequence[str] | None = None,
     tracked: bool = True,
-    weights: SamplingWeights | None = None,
+    inherited: SamplingWeights | None = None,
+    asked: Wanted | None = None,
     root: Root | None = None,
     new_weights: bool = True,
     trusted: bool = True,
@@ -38,7 +40,8 @@ def plan_experiment(
     Args:
         classes: of the checkpoint that will be loaded; the data must have the same, in the same order.
         tracked: whether the trackers asked for must be installed.
-        weights: default: those of the settings.
+        inherited: the parent's weights, which classes that are not named keep; default: 1.
+        asked: the weights asked for; default: those of the settings.
         root: where it will be, opened; default: the one that the settings name.
         new_weights: False where the weights will come from a checkpoint. The files that a network begins with, of
             ``model.init_from`` or of a pretrained network, are then not read: they may be gone.
@@ -50,23 +53,22 @@ def plan_experiment(
     root = root or Root.open(settings.root, look=False)
     if tracked:
         trackers.check(settings.trackers)
-    wanted = resources.decide(settings.scaling)
+    where = resources.decide(settings.scaling)
     if writable:
         root.check_writable()
     data = read_images(settings, root, progress)
     progress(Building())
     settings, data = _ordered(settings, data, classes)
     settings, mirrored = _mirrored(settings, data.classes)
-    weights = weights or SamplingWeights.complete(settings.sampling.weights, data.classes)
-    members = sampling.pool(
-        data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
+    counts = _pool(settings, data)
+    asked = asked or settings.sampling.wanted()
+    settings, weights, by_rule = _weights(
+        settings, asked, inherited or SamplingWeights.complete({}, data.classes), counts
     )
-    counts = cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
-    weights.shares(counts)  # raises if no image could be drawn
     parameters, notes = _network(settings, data, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
-    draws = settings.sampling.samples_per_epoch or len(members)
+    draws = settings.sampling.samples_per_epoch or sum(counts.values())
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
     return Plan(
@@ -76,11 +78,40 @@ def plan_experiment(
         counts,
         weights,
         draws,
-        wanted,
+        where,
         parameters,
-        notes=(*mirrored, *notes),
+        notes=(*mirrored, *by_rule, *notes),
         trusted=trusted,
     )
+
+
+def _pool(settings: Settings, data: cache.Dataset) -> dict[str, int]:
+    """Class → training images that may be shown."""
+    members = sampling.pool(
+        data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
+    )
+    return cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
+
+
+def _weights(
+    settings: Settings, asked: Wanted, base: SamplingWeights, counts: Mapping[str, int]
+) -> tuple[Settings, SamplingWeights, tuple[Note, ...]]:
+    """(settings with the weight of every class, the weights, what is to be said of them).
+
+    The settings keep the numbers instead of the rule, so that what continues from them shows the same images even if
+    the data have grown.
+
+    Raises:
+        WeightsError: the weights do not fit the classes, or with them no image could be drawn.
+    """
+    weights = asked.resolve(base, counts)
+    weights.shares(counts)  # raises if no image could be drawn
+    rule = asked.describe(base)
+    if rule:
+        numbers = settings.sampling.model_copy(update={"weights": weights.as_dict(), "shares": {}})
+        settings = settings.model_copy(update={"sampling": numbers})
+    text = f"Sampling weights by {rule}: {weights.describe()}."
+    return settings, weights, (Note(text),) if rule else ()
 
 
 def _mirrored(settings: Settings, classes: Sequence[str]) -> tuple[Settings, tuple[Note, ...]]:

@@ -42,7 +42,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     """
     root = request.root.resolved()
     parent = parents.read_parent(root, request.checkpoint, request.overrides, trust=request.trust)
-    points, notes = grids.expand(request.grid, parent.weights, parent.settings.seed)
+    grids.expand(request.grid, parent.weights, parent.settings.seed)  # what is wrong is said before the images are read
     title = request.name or _title(parent)
     sweeps.check_sweep_name(title)
     count = _workers(request, parent)
@@ -55,6 +55,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         progress=progress,
         writable=writable,
     )
+    points, notes = grids.expand(request.grid, parent.weights, parent.settings.seed, base.counts)
     gpus = _gpus(request, base)
     if request.address is not None:
         base = replace(base, resources=_on_a_cluster(base, parent, count, gpus))

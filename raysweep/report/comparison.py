@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from raysweep.errors import InputError, NotFoundError, RaysweepError
-from raysweep.report import effects, leaks, predictions, recorded
+from raysweep.report import effects, leaks, moved, predictions, recorded
 from raysweep.report.effects import Effect
+from raysweep.report.findings.arms import Arm
 from raysweep.report.findings.findings import Findings
 from raysweep.report.findings.selection import Winner
 from raysweep.report.findings.variance import STEADY_SEEDS
@@ -72,9 +73,9 @@ class Comparison:
     reference: str = "the control"  # in a sentence
     findings: Findings | None = None
     leaks: WithoutLeaks | None = None  # None where no validation image is known to be in training, too
-    networks: Mapping[str, Sequence[Network]] = field(
-        default_factory=dict
-    )  # of each branch; "" has those of the reference
+    offsets: Sequence[Effect] = ()  # what the reference gets without training, see :mod:`raysweep.report.moved`
+    # the networks of each branch; "" has those of the reference
+    networks: Mapping[str, Sequence[Network]] = field(default_factory=dict)
 
     @property
     def winner(self) -> Winner | None:
@@ -86,6 +87,11 @@ class Comparison:
         """How many differences were tested."""
         return 0 if self.findings is None else sum(self.findings.compared)
 
+    @property
+    def rows(self) -> list[Effect]:
+        """All effects, then what the reference gets from offsets."""
+        return [*self.effects, *self.offsets]
+
     def of(self, branch: str, target: str, metric: str) -> Effect:
         """The effect of a branch on a class, or on ``effects.ALL``.
 
@@ -96,7 +102,7 @@ class Comparison:
 
     @cached_property
     def _index(self) -> dict[tuple[str, str, str], Effect]:
-        return {(e.branch, e.target, e.metric): e for e in self.effects}
+        return {(e.branch, e.target, e.metric): e for e in self.rows}
 
 
 ONE_SEED = (
@@ -162,9 +168,12 @@ class _Evaluated:
     predictions: Predictions
 
 
-def of_sweep(sweep: Sweep) -> Comparison:
+def of_sweep(sweep: Sweep, metric: str = moved.DEFAULT) -> Comparison:
     """Every branch against all controls; if there is no control at all, against the parent. Branches that differ in their seed
     only are one branch. Networks of equal seeds are not paired: that would not make a difference any clearer.
+
+    Args:
+        metric: what the offsets of the control are fitted for.
 
     Raises:
         NotFoundError: there is neither a finished control nor a parent with predictions. InputError: no finished branch.
@@ -203,7 +212,7 @@ def of_sweep(sweep: Sweep) -> Comparison:
             name = names[branch.name]
             groups.setdefault(name, []).append(mine)
             changed.setdefault(name, _fork(mine.experiment, record, branch.weights))
-    return _compared(sweep.id, (against, word), references, groups, changed, notes)
+    return _compared(sweep.id, (against, word), references, groups, changed, notes, metric)
 
 
 def _finished(sweep: Sweep, record: SweepRecord, notes: list[str]) -> dict[str, _Evaluated]:
@@ -362,10 +371,12 @@ def _compared(
     groups: Mapping[str, Sequence[_Evaluated]],
     changed: Mapping[str, Changed],
     notes: list[str],
+    metric: str = moved.DEFAULT,
 ) -> Comparison:
     """
     Args:
         against: the reference in words, and in a sentence.
+        metric: what the offsets of the reference are fitted for.
     """
     if not groups:
         raise InputError(f"{title}: there is no branch to compare. {_few(notes)}".strip())
@@ -388,7 +399,15 @@ def _compared(
     found, findings = effects.of_arms(control, arms, one.labels, one.classes)
     rows = {"": references, **groups}
     everyone = [e.experiment for row in rows.values() for e in row]
-    without, told = leaks.find(everyone, control, arms, one.labels, one.classes)
+
+    def free(control: Arm, labels: np.ndarray) -> list[Effect]:
+        if moved.too_many(len(one.classes), len(one.labels)):
+            return []
+        return moved.effects(moved.name_of(against[1]), control, labels, one.classes, metric)
+
+    if not (offsets := free(control, one.labels)):
+        notes = [*notes, f"Offsets for {against[1]} are not searched: there are too many classes and images."]
+    without, told = leaks.find(everyone, control, arms, one.labels, one.classes, free)
     return Comparison(
         title,
         against[0],
@@ -402,6 +421,7 @@ def _compared(
         findings,
         leaks=without,
         networks={name: [Network(e.experiment, e.predictions.epoch) for e in row] for name, row in rows.items()},
+        offsets=offsets,
     )
 
 
@@ -472,6 +492,6 @@ def write_csv(comparison: Comparison, path: Path) -> None:
     def cell(value: Any) -> Any:
         return None if isinstance(value, float) and math.isnan(value) else value
 
-    every = [row_of(comparison, e) for e in comparison.effects]
+    every = [row_of(comparison, e) for e in comparison.rows]
     rows: list[list[Any]] = [list(every[0]), *([cell(value) for value in row.values()] for row in every)]
     files.write_atomic(path, files.csv_text(rows).encode())

@@ -35,6 +35,7 @@ from raysweep.report.sections.records import (
     Verdict,
 )
 from raysweep.store import catalog
+from raysweep.store.commands import command
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.root import Root
@@ -62,6 +63,8 @@ class Content:
     # What follows is empty where nothing is compared.
     verdicts: Sequence[Verdict] = ()
     against: str = ""  # the reference, in words
+    offsets: str = ""  # the name of what the reference gets without training
+    next: Sequence[str] = ()  # commands
     heat: Heat | None = None
 
 
@@ -85,7 +88,8 @@ def of_sweep(sweep: Sweep, comparison: Comparison | None = None) -> Content:
     except RaysweepError as error:
         notes.append(str(error))
     recipe = reproduce.sweep(sweep, [e for group in groups for e in group.members], 4 * MOST_BRANCHES)
-    return _page(sweep.id, _about_sweep(record), tree, groups, comparison, notes, recipe)
+    page = _page(sweep.id, _about_sweep(record), tree, groups, comparison, notes, recipe)
+    return replace(page, next=[command(sweep.root, "suggest", sweep.id)]) if page.verdicts else page
 
 
 def of_experiment(root: Root, experiment: Experiment) -> Content:
@@ -175,6 +179,7 @@ def _compared(page: Content, comparison: Comparison) -> Content:
         subtitle=[*page.subtitle, counted(sum(comparison.counts.values()), "validation image")],
         verdicts=differences.verdicts(comparison),
         against=comparison.against,
+        offsets=comparison.offsets[0].branch if comparison.offsets else "",
         heat=differences.heat(comparison, names),
         confusions=confusion.compared(comparison, names),
     )

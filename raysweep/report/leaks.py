@@ -7,7 +7,7 @@ anything that holds elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -55,6 +55,7 @@ class WithoutLeaks:
     images: Mapping[str, int]
     other_class: int
     effects: Sequence[Effect]
+    offsets: Sequence[Effect]  # as in the comparison: what the reference gets without training
     findings: Findings
     on_leaked: Mapping[tuple[str, str], float]
     apart: Mapping[tuple[str, str], int]
@@ -65,7 +66,7 @@ class WithoutLeaks:
 
     @cached_property
     def _index(self) -> dict[tuple[str, str, str], Effect]:
-        return {(e.branch, e.target, e.metric): e for e in self.effects}
+        return {(e.branch, e.target, e.metric): e for e in (*self.effects, *self.offsets)}
 
     @property
     def count(self) -> int:
@@ -82,13 +83,19 @@ class WithoutLeaks:
 
 
 def find(
-    experiments: Sequence[Experiment], control: Arm, branches: Sequence[Arm], labels: np.ndarray, classes: Sequence[str]
+    experiments: Sequence[Experiment],
+    control: Arm,
+    branches: Sequence[Arm],
+    labels: np.ndarray,
+    classes: Sequence[str],
+    offsets: Callable[[Arm, np.ndarray], list[Effect]] = lambda control, labels: [],
 ) -> tuple[WithoutLeaks | None, list[str]]:
     """(the comparison without leaked images, None where there are none; notes).
 
     Args:
         experiments: of all networks, which were validated on the same images.
         control, branches, labels, classes: as :func:`raysweep.report.effects.of_arms` takes them.
+        offsets: what the control gets without training, on images with these labels.
     """
     known = images.of(experiments, len(labels))
     if known is None:
@@ -98,7 +105,8 @@ def find(
         return None, []
     if leaked.all():
         return None, [NOTHING_LEFT]
-    return _without(known, control, branches, labels, classes), []
+    without = _without(known, control, branches, labels, classes)
+    return replace(without, offsets=offsets(_part(control, ~leaked), labels[~leaked])), []
 
 
 def _without(
@@ -119,7 +127,7 @@ def _without(
             mine = gain[leaked & of_this]
             on_leaked[arm.name, c] = float(mine.mean())
             apart[arm.name, c] = _apart(mine, gain[~leaked & of_this])
-    return WithoutLeaks(of_class, int(known.other_class.sum()), found, findings, on_leaked, apart)
+    return WithoutLeaks(of_class, int(known.other_class.sum()), found, (), findings, on_leaked, apart)
 
 
 def _part(arm: Arm, which: np.ndarray) -> Arm:

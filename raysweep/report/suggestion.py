@@ -1,4 +1,5 @@
 """Suggest the grid of the next sweep from the measured effects of this one: which classes to show more or less often, and why.
+Before that it says what the control gets without any training, by offsets on its log probabilities.
 
 The effect of each weight by itself is estimated from all branches together: every level of every varied class adds its own
 amount to the difference from the control (generalised least squares with the covariance that the shared control gives the
@@ -23,6 +24,7 @@ from raysweep.errors import InputError
 from raysweep.report import commands, effects
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
+from raysweep.report.effects import Effect
 from raysweep.store.commands import command
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
@@ -58,6 +60,15 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """A branch that changes one class only, because the last sweep did not tell its effect from those of others."""
+
+    name: str
+    target: str
+    weight: float
+
+
+@dataclass(frozen=True)
 class Suggestion:
     """The grid of the next sweep, with a reason for every class that was varied."""
 
@@ -69,10 +80,17 @@ class Suggestion:
     seeds: list[int]
     choices: list[Choice]
     notes: list[str] = field(default_factory=list)
+    apart: list[Apart] = field(default_factory=list)
+    free: Effect | None = None  # what the control gets from offsets, in the metric
 
     @property
     def weights(self) -> dict[str, list[float]]:
         return {c.target: c.weights for c in self.choices if c.weights}
+
+    @property
+    def branches(self) -> list[dict[str, Any]]:
+        """The branches beside the combinations of weights."""
+        return [{"name": a.name, "weights": {a.target: a.weight}} for a in self.apart]
 
 
 def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
@@ -84,7 +102,7 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
     Raises:
         InputError: there is no finished control to measure effects from, or nothing was varied.
     """
-    found = comparing.of_sweep(sweep)
+    found = comparing.of_sweep(sweep, metric)
     if comparing.NO_CONTROL in found.notes:
         raise InputError(
             f"{sweep.id} has no finished control, so the effect of its weights cannot be separated from the effect of longer "
@@ -105,7 +123,7 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
         )
     name = {"macro_f1": "macro-F1", "accuracy": "accuracy"}[metric]
     choices = [_next(target, before.get(target, 1.0), tried, name) for target, tried in levels.items()]
-    notes = []
+    free, notes = _without_training(sweep.root, found, metric, name)
     best = max(found.branches, key=lambda b: found.of(b.name, effects.ALL, metric).difference)
     choices += _given_back(found, best.name, before, set(levels))
     choices = [replace(c, now=before.get(c.target, 1.0)) for c in choices]
@@ -116,10 +134,30 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
     elif len(seeds) < 2:
         seeds = _more_seeds(seeds)
         notes.append("The sweep had one seed. Three seeds measure how much a difference depends on the seed.")
-    choices = _separating(choices, mixed, notes)
+    choices, apart = _separating(choices, mixed, levels, notes)
     choices = [_with_images(c, found.counts.get(c.target, 0)) for c in choices]
     reference = commands.reference(sweep.root, record.parent) if record.parent else "PARENT@latest"
-    return Suggestion(sweep.root, sweep.id, reference, metric, record.epochs, seeds, choices, notes)
+    return Suggestion(sweep.root, sweep.id, reference, metric, record.epochs, seeds, choices, notes, apart, free)
+
+
+def _without_training(root: Root, found: Comparison, metric: str, name: str) -> tuple[Effect | None, list[str]]:
+    """(what the control gets from offsets that are fitted for the metric; the same in words). Nothing where they were not searched."""
+    if not found.offsets:
+        return None, []
+    free = found.of(found.offsets[0].branch, effects.ALL, metric)
+    best = max((found.of(b.name, effects.ALL, metric) for b in found.branches), key=lambda e: e.difference)
+    gain = f"{100 * free.difference:+.1f} points (95 % interval {100 * free.low:+.1f} … {100 * free.high:+.1f})"
+    images = counted(sum(found.counts.values()), "validation image")
+    if not free.difference > 0:
+        return free, [
+            f"Without training nothing is gained: with moved thresholds the control has {gain} {name}, on {images}."
+        ]
+    one = found.branches[0]
+    export = command(root, "export", f"{one.references[0]}@{one.epoch}", "--to", "onnx", "--adjust", metric)
+    return free, [
+        f"Without training: offsets give the control {gain} {name}, cross-fitted within {images}; the best branch, "
+        f"{plain(best.branch)}, has {100 * best.difference:+.1f}. `{export}` writes them into the model."
+    ]
 
 
 def _with_images(choice: Choice, images: int) -> Choice:
@@ -130,11 +168,15 @@ def _with_images(choice: Choice, images: int) -> Choice:
     return replace(choice, why=f"{choice.why} (with {few} its own effect cannot be measured)")
 
 
-def _separating(choices: Sequence[Choice], mixed: Sequence[str], notes: list[str]) -> list[Choice]:
-    """The choices of a grid that determines the effect of every class that it varies, and has at most MAX_BRANCHES points.
+def _separating(
+    choices: Sequence[Choice], mixed: Sequence[str], levels: Mapping[str, Sequence[Level]], notes: list[str]
+) -> tuple[list[Choice], list[Apart]]:
+    """(the choices of a grid that determines the effect of every class that it varies; its other branches). It has at most MAX_BRANCHES
+    points.
 
     Every combination of the lists becomes a branch. So the parent's weight is added to a list wherever the class would always
-    be varied together with others, and of many classes some are left for later. Notes say so.
+    be varied together with others, and of many classes some are left for later. A class that the last sweep mixed with others,
+    and that no list varies, gets branches of its own. Notes say so.
     """
     varied = [c.target for c in sorted(choices, key=lambda c: not c.sure) if c.weights]
     later = set(varied[MOST_CLASSES:])
@@ -150,15 +192,22 @@ def _separating(choices: Sequence[Choice], mixed: Sequence[str], notes: list[str
             now = chosen[at].now or 0.0
             why = f"{chosen[at].why}; {now:g} is tried, too, which separates its effect from those of the others"
             chosen[at] = replace(chosen[at], weights=sorted({*chosen[at].weights, now}), why=why)
-    chosen = _few(chosen, notes)
-    again = [c for c in mixed if any(o.target == c and o.weights for o in chosen)]
+    alone = [(c, level.weight) for c in mixed if c not in _varied(chosen) for level in levels[c]]
+    apart = alone[: MAX_BRANCHES - 1]
+    chosen = _few(chosen, notes, MAX_BRANCHES - len(apart))
     if mixed:
+        left = {c for c, _ in alone[len(apart) :]} | (set(mixed) - _varied(chosen) - {c for c, _ in apart})
         text = f"{join_names(mixed)} were always varied together, so their joint effect is divided among them."
-        if again and not set(again) & set(_together(chosen)):
-            apart = "their effects" if len(again) > 1 else f"the effect of {again[0]}"
-            text += f" This grid separates {apart}."
+        text += " This grid separates their effects."
+        if left:
+            text += f" Only those of {join_names(sorted(left))} not yet: that would take too many branches."
         notes.append(text)
-    return chosen
+    return chosen, [Apart(f"alone{i}", c, w) for i, (c, w) in enumerate(apart, 1)]
+
+
+def _varied(choices: Sequence[Choice]) -> set[str]:
+    """The classes of which the grid tries another weight than the parent's."""
+    return {c.target for c in choices if any(w != c.now for w in c.weights)}
 
 
 def _together(choices: Sequence[Choice]) -> list[str]:
@@ -320,11 +369,11 @@ def _again(choices: Sequence[Choice], levels: Mapping[str, Sequence[Level]], nam
     return again
 
 
-def _few(choices: list[Choice], notes: list[str]) -> list[Choice]:
-    """Limit the grid to MAX_BRANCHES points by removing the last values of the longest lists, but never the parent's weight,
+def _few(choices: list[Choice], notes: list[str], most: int = MAX_BRANCHES) -> list[Choice]:
+    """Limit the grid to so many points by removing the last values of the longest lists, but never the parent's weight,
     by which classes are told apart. A note says so."""
     few, shortened = list(choices), False
-    while math.prod(max(1, len(c.weights)) for c in few) > MAX_BRANCHES:
+    while math.prod(max(1, len(c.weights)) for c in few) > most:
         at = max(range(len(few)), key=lambda i: len(few[i].weights))
         weights, now = few[at].weights, few[at].now
         gone = weights[-1] if weights[-1] != now else weights[-2]
@@ -356,12 +405,17 @@ def as_yaml(found: Suggestion) -> str:
         lines.append(f"  # {plain(choice.target)}: {plain(choice.why)}")
         if choice.weights:
             lines.append(f"  {key}: {json.dumps(choice.weights)}")
+    if found.apart:
+        lines.append("branches:  # each changes one class only")
+    for a in found.apart:
+        lines.append(f"  - {{name: {a.name}, weights: {{{json_text(a.target)}: {json.dumps(a.weight)}}}}}")
     text = "\n".join(lines) + "\n"
     from raysweep.config import yaml as yaml_file
 
     read, _ = yaml_file.parse_lines(text, "the suggested grid")
     grids.check(read, "the suggested grid")
     assert set(read["weights"] or {}) == set(found.weights)
+    assert read.get("branches", []) == found.branches
     return text
 
 
@@ -371,7 +425,9 @@ def as_data(found: Suggestion) -> dict[str, Any]:
         "sweep": found.sweep,
         "from": found.parent,
         "metric": found.metric,
-        "grid": {"epochs": found.epochs, "control": True, "seeds": found.seeds, "weights": found.weights},
+        "grid": {"epochs": found.epochs, "control": True, "seeds": found.seeds, "weights": found.weights}
+        | ({"branches": found.branches} if found.apart else {}),
+        "without_training": None if found.free is None else effects.as_row(found.free),
         "reasons": {c.target: c.why for c in found.choices},
         "notes": found.notes,
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from raysweep._text import counted, join_names
-from raysweep.report import effects, leaks
+from raysweep.report import effects, leaks, moved
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, LEARNED, ONE_SEED, Effect
 from raysweep.report.findings.findings import SAME_AS_MOVING
@@ -53,6 +53,7 @@ def lines(comparison: Comparison) -> list[Line]:
             found.insert(0, Line("nothing", text))
         if not any(_stands(e, changed) == effects.BETTER for e in overall if e.metric == "macro_f1"):
             found.append(Line("nothing", "No branch is shown to be better over all classes (macro-F1)."))
+    found += _without_training(comparison)
     if comparison.leaks is not None:
         found.insert(0, Line("nothing", _of_leaks(comparison.leaks, changed)))
     if comparison.winner is not None and comparison.winner.gain > 0:
@@ -65,6 +66,20 @@ def lines(comparison: Comparison) -> list[Line]:
             )
         )
     return found
+
+
+def _without_training(comparison: Comparison) -> list[Line]:
+    """What the reference gets from offsets, where they help over all classes."""
+    if not comparison.offsets:
+        return []
+    e = comparison.of(comparison.offsets[0].branch, ALL, moved.DEFAULT)
+    if not e.difference > 0:
+        return []
+    text = (
+        f"Without training, {e.branch}: {NAMES[e.metric]} {100 * e.reference:.1f} → {100 * e.value:.1f} "
+        f"({points(e.difference)}; {interval(e)})."
+    )
+    return [Line("nothing", text)]
 
 
 def _key(e: Effect) -> tuple[str, str, str]:

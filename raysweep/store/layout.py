@@ -25,7 +25,14 @@ LOCK = ".writer.lock"
 FENCE = ".writer.fence"  # what the kernel's locks are on; it stays
 TEMP_PREFIX = ".tmp-"
 
+EVALUATIONS = "evaluations"
+EVALUATION = "evaluation.json"
+EVALUATION_CSV = "evaluation.csv"
+EVALUATION_CONFUSION = "confusion_matrix.png"
+RELIABILITY = "reliability.png"
+
 SWEEPS = "sweeps"
+GROUPS = (SWEEPS, EVALUATIONS)  # folders of a root that hold folders; every other folder is an experiment's
 SWEEP = "sweep.json"
 RESULTS = "results.csv"
 EFFECTS_CSV = "effects.csv"

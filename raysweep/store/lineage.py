@@ -28,6 +28,9 @@ CONTINUED = "CONTINUED"
 FINISHED = "FINISHED"
 FAILED = "FAILED"
 NOTE = "NOTE"
+EVALUATION = "EVALUATION"
+
+_BESIDE = (NOTE, EVALUATION)  # events that change nothing of how far a training is
 
 _OF_THE_START = 8  # events: start, resume, ratio, configuration, notes
 _RULE = "=" * 60
@@ -254,7 +257,7 @@ def early(folder: Path) -> list[LineageEvent]:
 
 
 def last(folder: Path) -> LineageEvent | None:
-    """The newest event that is not a note. Only the end of the file is read, so it is cheap enough for ten thousand folders.
+    """The newest event of the training itself, so neither a note nor an evaluation. Only the end of the file is read, so it is cheap enough for ten thousand folders.
 
     Raises:
         StoreError: the log cannot be read, or no line of it is an event: a damaged experiment must not look like one without a
@@ -272,7 +275,7 @@ def last(folder: Path) -> LineageEvent | None:
                     event = _parsed(line)
                     if isinstance(event, str):
                         wrong = event
-                    elif event.type != NOTE:
+                    elif event.type not in _BESIDE:
                         return event
                     else:
                         good = True

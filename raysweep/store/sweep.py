@@ -19,7 +19,7 @@ from raysweep.errors import (
     RootError,
     StoreError,
 )
-from raysweep.store import files, layout
+from raysweep.store import files, groups, layout
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.root import Root
@@ -37,24 +37,7 @@ def create(root: Root, name: str, when: datetime) -> Sweep:
         RootError: the name or the root cannot be used.
     """
     check_sweep_name(name)
-    root.check_writable()
-    parent = root.path / layout.SWEEPS
-    if not files.inside(root.path, parent):
-        raise RootError(f"{parent} is a link that leads out of the root. Put a folder in its place.")
-    try:
-        parent.mkdir(exist_ok=True)
-        for attempt in range(1, 10_000):
-            folder = parent / layout.make_id(name, when, attempt)
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                continue
-            if root.claim(folder):
-                return Sweep(folder, root)
-            folder.rmdir()
-    except OSError as error:
-        raise RootError(f"{parent} cannot be written: {error.strerror}. Choose another --root.") from None
-    raise RootError(f"{parent} already has 10,000 sweeps called {name} of this second.")
+    return Sweep(groups.new_folder(root, layout.SWEEPS, name, when), root)
 
 
 def experiment_name(sweep_id: str, branch: str) -> str:

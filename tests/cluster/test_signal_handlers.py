@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -121,6 +122,61 @@ def test_what_others_put_in_place_of_a_handler_is_replaced_again():
     with signals.kept():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def take_away(number: int) -> None:
+    """As a library does: Python hears nothing of it."""
+    ctypes.CDLL(None).signal(number, ctypes.c_void_p(0))
+
+
+# Takes the handler away as Ray's library does when it ends, goes on as Ray does, and gets a signal.
+RAY_ENDS = """
+from ray._private import worker
+from raysweep.cluster import _ray_internals
+from tests.cluster.test_signal_handlers import take_away
+def end():
+    take_away(15)
+    worker.FunctionActorManager(worker.global_worker)
+    signal.raise_signal(15)
+import ray
+ray.shutdown = end
+"""
+
+
+def test_what_a_library_takes_away_is_put_back_although_python_believes_it_is_there():
+    body = "    with signals.kept(): take_away(15)\n    signal.raise_signal(15); signals.check()"
+    code, told = ends(program(body, "from tests.cluster.test_signal_handlers import take_away"))
+    assert (code, told) == (130, f"Stopped by SIGTERM {signals.BEFORE}. Go on with: the same command\n")
+
+
+def test_a_signal_while_ray_ends_is_heard():
+    body = "    _ray_internals.shutdown(signals.put_back); signals.check()"
+    code, told = ends(program(body, RAY_ENDS))
+    assert (code, told) == (130, f"Stopped by SIGTERM {signals.BEFORE}. Go on with: the same command\n")
+
+
+# Starts and ends a cluster, and gets SIGTERM right after each of both.
+A_CLUSTER = """
+    connect.connect(None)
+    signal.raise_signal(15)
+    assert signals.asked() == "SIGTERM"
+    signals._state.reason = None
+    kill = node.Node.kill_all_processes
+    def killed(*arguments, **more):
+        signal.raise_signal(15)
+        kill(*arguments, **more)
+    node.Node.kill_all_processes = killed
+    connect.disconnect()
+    assert signals.asked() == "SIGTERM"
+    signals.check()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_signals_while_a_real_cluster_starts_and_ends_are_heard():
+    code, told = ends(program(A_CLUSTER, "from ray._private import node\nfrom raysweep.cluster import connect"))
+    assert (code, told) == (130, f"Stopped by SIGTERM {signals.BEFORE}. Go on with: the same command\n")
 
 
 def test_within_the_python_interface_only_a_training_handles_signals():

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from raysweep.config import branch_names
 from raysweep.config import grid as grids
 from raysweep.errors import ConfigError, WeightsError
 from raysweep.weights import SamplingWeights
@@ -185,7 +186,7 @@ def test_branches_of_any_grid_differ_in_what_they_show_and_in_name(weights, seed
 
 @given(st.text(min_size=1, max_size=40), st.floats(0, 1e9))
 def test_names_of_branches_can_be_folders_whatever_the_class_is_called(name, weight):
-    found = grids.describe({name: weight, "x": 1.0})
+    found = branch_names.describe({name: weight, "x": 1.0})
     assert re.fullmatch(r"[\w.]*", found)
     assert len(found) <= 60
 
@@ -199,11 +200,11 @@ def test_names_of_branches_say_which_of_many_similar_classes_they_change():
     names = [p.name for p in points]
     assert len({n.casefold() for n in names}) == 4
     assert all(len(n) <= 60 for n in names)
-    short = grids.short_names(tuple(classes))
+    short = branch_names.short_names(tuple(classes))
     assert len({s.casefold() for s in short.values()}) == len(classes)
     assert all(len(s) <= 16 and re.fullmatch(r"[\w.]+", s) for s in short.values())
     assert short[third] == "8_character07"  # 'Sages' has the same last words
-    assert grids.short_names(
+    assert branch_names.short_names(
         ("Alphabet_of_the_Magi/character03", "Alphabet_of_the_Magi/character04", "Greek/character03")
     ) == {
         "Alphabet_of_the_Magi/character03": "Magi_character03",
@@ -213,8 +214,8 @@ def test_names_of_branches_say_which_of_many_similar_classes_they_change():
 
 
 def test_names_of_branches_of_short_classes_are_as_they_were():
-    assert grids.describe({"disgust": 5.0, "fear": 2.0}, CLASSES) == "disgust5_fear2"
-    assert grids.describe({"3": 4.0}, [str(i) for i in range(10)]) == "34"
+    assert branch_names.describe({"disgust": 5.0, "fear": 2.0}, CLASSES) == "disgust5_fear2"
+    assert branch_names.describe({"3": 4.0}, [str(i) for i in range(10)]) == "34"
 
 
 def test_control_seeds_are_those_of_the_branches_and_then_the_smallest_unused_numbers():
@@ -250,3 +251,61 @@ def test_a_random_search_may_have_several_seeds():
     grid = grids.check({"search": search, "seeds": [0, 1]})
     points, _ = grids.expand(grid, SamplingWeights.complete({}, ("a", "b")), 0)
     assert [p.seed for p in points] == [0, 1] * 4
+
+
+COUNTS = {"angry": 100, "disgust": 4, "fear": 25}
+
+
+def by_rule(values, parent=PARENT):
+    return grids.expand(grids.check(values), SamplingWeights.complete(parent, CLASSES), 0, COUNTS)
+
+
+def test_a_list_of_rules_makes_a_branch_each():
+    points, notes = by_rule({"weights": ["natural", "balanced", "sqrt", {"power": 0.25}, {"effective": 0.99}]})
+    assert [p.name for p in points] == ["control", "balanced", "sqrt", "power0.25", "effective0.99"]
+    assert notes == ["natural shows the classes as control does; it runs once."]
+    assert points[1].weights.values == (1.0, 25.0, 4.0)
+
+
+def test_shares_are_combined_with_each_other_and_with_weights():
+    points, _ = by_rule({"weights": {"disgust": [3, 5]}, "shares": {"fear": [0.2, 0.35]}})
+    assert [p.name for p in points] == [
+        "control", "disgust3_fear20pct", "disgust3_fear35pct", "disgust5_fear20pct", "disgust5_fear35pct",
+    ]  # fmt: skip
+    assert points[2].weights.shares(COUNTS)["fear"] == pytest.approx(0.35)
+    assert points[2].weights.as_dict()["disgust"] == 3.0
+    points, _ = by_rule({"weights": ["balanced"], "shares": {"fear": [0.5]}})
+    assert [p.name for p in points] == ["control", "balanced_fear50pct"]
+
+
+def test_named_branches_take_rules_and_shares():
+    named = [
+        {"name": "even", "weights": "balanced"},
+        {"name": "more-fear", "shares": {"fear": 0.35}},
+        {"name": "both", "weights": {"disgust": 5, "fear": "35%"}},
+    ]
+    points, _ = by_rule({"branches": named})
+    assert [p.name for p in points] == ["control", "even", "more-fear", "both"]
+    assert points[3].weights.shares(COUNTS)["fear"] == pytest.approx(0.35)
+
+
+def test_what_needs_the_number_of_images_is_checked_before_they_are_read():
+    grid = grids.check({"weights": ["balanced"], "branches": [{"name": "x", "shares": {"fear": 0.3}}]})
+    points, _ = grids.expand(grid, SamplingWeights.complete(PARENT, CLASSES), 0)
+    assert [p.name for p in points] == ["control"]
+    grid = grids.check({"branches": [{"name": "x", "shares": {"feer": 0.3}}]})
+    with pytest.raises(WeightsError, match=r"Branch 'x'.* Did you mean 'fear'"):
+        grids.expand(grid, SamplingWeights.complete(PARENT, CLASSES), 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"branches": [{"name": "x"}]}, "give weights, or shares"),
+        ({"weights": [3, 5]}, "3 is no rule; a list of numbers belongs to a class"),
+        ({"shares": {"fear": []}}, "empty list"),
+    ],
+)
+def test_grids_of_rules_that_say_nothing_are_refused(values, told):
+    with pytest.raises(ConfigError, match=told):
+        grids.check(values)

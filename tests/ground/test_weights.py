@@ -145,17 +145,42 @@ def test_weights_as_json_and_as_files(tmp_path):
     assert weights_file.parse(str(tmp_path / "w.json")) == {"happy": 0.5}
 
 
+def test_weights_as_a_rule_or_a_list():
+    assert weights_file.parse("balanced") == "balanced"
+    assert weights_file.parse(" sqrt ") == "sqrt"
+    assert weights_file.parse("disgust=5,fear=2") == {"disgust": 5.0, "fear": 2.0}
+    assert weights_file.parse("a=b=5, fear = 35%") == {"a=b": 5.0, "fear": "35%"}
+    assert weights_file.parse("power=0.5") == {"power": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("disgust=5,disgust=3", "twice"),
+        ("disgust=5,fear", "at 'fear'"),
+        ("disgust=5,=3", "at '=3'"),
+        ("disgust=much", "'disgust' is 'much', which is not a number"),
+        ("disgust=-1", "cannot be negative"),
+        ("disgust=nan", "finite"),
+        ("balance", "Did you mean 'balanced'"),
+    ],
+)
+def test_lists_that_cannot_be_read_say_where(text, told):
+    with pytest.raises(WeightsError, match=told):
+        weights_file.parse(text)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ('{"a": 1, "a": 2}', "twice"),
         ("{'a': 1}", "double quotes"),
-        ("no-such-file", "neither a JSON object nor a file"),
+        ("no-such-file", "no JSON object and no file"),
         ("{", "not valid JSON"),
-        ("x" * 10**6, "neither a JSON object nor a file"),
-        ("a\0b", "neither a JSON object nor a file"),
-        ("no-folder/w.json", "neither a JSON object nor a file"),
-        ("no-folder/w.yaml", "neither a JSON object nor a file"),
+        ("x" * 10**6, "no JSON object and no file"),
+        ("a\0b", "no JSON object and no file"),
+        ("no-folder/w.json", "no JSON object and no file"),
+        ("no-folder/w.yaml", "no JSON object and no file"),
         ('{"a": ' + "[" * 10**5, "nested too deep"),
         ('{"a": ' + "1" * 5000 + "}", "thousands of digits"),
         ('{"' + "a" * 10**5 + '": 1, "' + "a" * 10**5 + '": 2}', "twice"),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
+from raysweep.config import weights_file
 from raysweep.plan import advice
 from tests.report.making import made
 from tests.store.making import make_experiment
@@ -35,7 +34,7 @@ def trained(root, best: int, epochs: int = 4, weights=None, **training):
 
 def test_it_starts_from_the_best_epoch_with_the_worst_class_of_that_epoch(tmp_path):
     words = advice.following(trained(tmp_path / "e", best=2), "no such grid.yaml")
-    assert words == ["resume", "--from", f"{NAME}@2", "--weights", '{"dog": 5.0}']
+    assert words == ["resume", "--from", f"{NAME}@2", "--weights", "dog=5"]
 
 
 def test_from_the_end_of_the_cosine_it_comes_with_the_remedy(tmp_path):
@@ -47,7 +46,7 @@ def test_from_the_end_of_the_cosine_it_comes_with_the_remedy(tmp_path):
 @pytest.mark.parametrize("now", [2.0, 5.0, 7.0])
 def test_the_weight_is_another_one_than_now(tmp_path, now):
     words = advice.following(trained(tmp_path / "e", best=2, weights={"cat": 1.0, "dog": now}), "none.yaml")
-    assert json.loads(words[-1])["dog"] >= max(5.0, 2 * now)
+    assert weights_file.parse(words[-1])["dog"] >= max(5.0, 2 * now)
 
 
 def test_a_grid_is_advised_only_where_it_is_and_fits(tmp_path):
@@ -68,4 +67,4 @@ def test_a_child_is_compared_and_not_trained_again_with_the_weights_that_it_has(
     parent.folder.rename(tmp_path / "elsewhere")
     words = advice.following(child, "none.yaml")
     assert words[0] == "resume"
-    assert json.loads(words[words.index("--weights") + 1]) != {"a": 5.0}
+    assert weights_file.parse(words[words.index("--weights") + 1]) != {"a": 5.0}

@@ -106,13 +106,15 @@ def test_a_sweep_is_compared_with_its_controls(root, sweep, capsys):
     assert out.splitlines()[1].startswith("34\t")
     code, out, _ = run_cli(capsys, "compare", "s", "--json", "--root", root)
     assert code == 0
-    assert len(json.loads(out)["effects"]) == 10 * 6 + 5
+    assert len(json.loads(out)["effects"]) == (10 * 6 + 5) + (
+        10 * 3 + 3
+    )  # of the branch, and of the control with offsets
 
 
 def test_effects_are_written_into_the_sweeps_folder(sweep):
     assert page.write_all(sweep)[1] is None
     rows = list(csv.DictReader((sweep.folder / "effects.csv").open()))
-    assert {r["branch"] for r in rows} == {"34"}
+    assert {r["branch"] for r in rows} == {"34", "control + offsets"}
     labels = {*findings.SHOWN, findings.NOT_SHOWN, findings.LEARNING_NOT_SHOWN, findings.SAME_AS_MOVING, ""}
     assert {r["label"] for r in rows} <= {*labels, findings.INSEPARABLE, findings.NOT_TESTED}
     recall = next(r for r in rows if (r["target"], r["metric"]) == ("3", "recall"))

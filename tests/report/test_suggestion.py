@@ -222,10 +222,12 @@ def test_every_grid_separates_what_it_varies(weights, now, data):
     choices = [suggestion.Choice(f"c{i}", w, "why", now=now) for i, w in enumerate(weights)]
     mixed = data.draw(st.lists(st.sampled_from([c.target for c in choices]), unique=True))
     notes: list[str] = []
-    found = suggestion._separating(choices, mixed, notes)
+    levels = {c.target: [suggestion.Level(4.5, 0.0, 0.01, False)] for c in choices}
+    found, apart = suggestion._separating(choices, mixed, levels, notes)
     assert suggestion._together(found) == []
-    assert np.prod([max(1, len(c.weights)) for c in found]) <= suggestion.MAX_BRANCHES
+    assert np.prod([max(1, len(c.weights)) for c in found]) + len(apart) <= suggestion.MAX_BRANCHES
     varied = {c.target: c.weights for c in found if c.weights}
+    assert set(mixed) <= {c for c, ws in varied.items() if set(ws) != {now}} | {a.target for a in apart}
     if varied:  # the control is trained, too
         names = [*(f"c{i}" for i in range(len(weights))), "rest"]
         parent = SamplingWeights.complete({c: now for c in names[:-1]}, names)
@@ -233,6 +235,79 @@ def test_every_grid_separates_what_it_varies(weights, now, data):
         rows = np.array([[p.weights.as_dict()[c] != now for c in varied] for p in points], dtype=float)
         moved = [any(w != now for w in ws) for ws in varied.values()]
         assert np.linalg.matrix_rank(rows) == sum(moved)
+
+
+def design(points, keys):
+    return np.array([[float(p.get(c) == w) for c, w in keys] for p in points])
+
+
+def determined(points, targets):
+    """Whether the branches of these points, with a control, tell the effect of each of these classes from all others."""
+    keys = sorted({(c, w) for p in points for c, w in p.items()})
+    owners = np.array([c for c, _ in keys], dtype=object)
+    rank = np.linalg.matrix_rank
+    whole = design(points, keys)
+    return all(
+        (owners == c).any() and rank(whole) - rank(whole[:, owners != c]) == np.count_nonzero(owners == c)
+        for c in targets
+    )
+
+
+@pytest.mark.parametrize("change", [0.05, -0.05, 0.004, -0.004])
+@pytest.mark.parametrize(
+    "points",
+    [
+        [{"rare": 3.0, "some": 2.0}],
+        [{"rare": 3.0, "some": 2.0}, {"many": 2.0}],
+        [{"rare": 3.0, "some": 2.0, "many": 0.5}],
+        [{"rare": 3.0, "some": 2.0}, {"rare": 5.0, "some": 4.0}, {"rare": 3.0, "some": 2.0, "many": 2.0}],
+    ],
+)
+def test_the_next_grid_separates_what_the_last_one_confounded(tmp_path, monkeypatch, points, change):
+    """Whatever the confounded classes did together, and whatever another class did: better, worse or nothing that is shown."""
+    made = sweep_of(tmp_path / "e", CLASSES, BASE, {"r": ({"rare": 3.0}, BASE)})
+    truth = {c: {w: change * (4 if c == "many" else 1) for p in points for w in [p.get(c)] if w} for c in CLASSES}
+    told = comparison(truth, points)
+    monkeypatch.setattr(suggestion.comparing, "of_sweep", lambda sweep, metric: told)
+    found = suggestion.suggest(made)
+    mixed = suggestion.responses(told, "macro_f1")[1]
+    assert {"rare", "some"} <= set(mixed)
+    read = grids.check(yaml.safe_load(suggestion.as_yaml(found)))
+    expanded, _ = grids.expand(read, SamplingWeights.complete({}, CLASSES), 0)
+    following = [
+        {c: w for c, w in p.weights.as_dict().items() if w != 1.0} for p in expanded if p.seed == found.seeds[0]
+    ]
+    following = [p for p in following if p]
+    assert len(following) <= suggestion.MAX_BRANCHES
+    assert determined(following, mixed)
+    assert any("This grid separates their effects" in n for n in found.notes)
+
+
+def test_what_the_control_gets_without_training_is_said_first(tmp_path, capsys):
+    root = tmp_path / "e"
+    made = sweep_of(root, CLASSES, BASE, {"r3": ({"rare": 3.0}, (0.8, 0.7, 0.8))}, (0, 1, 2))
+    for metric, name in (("macro_f1", "macro-F1"), ("accuracy", "accuracy")):
+        found = suggestion.suggest(made, metric)
+        assert found.free is not None
+        assert found.free.metric == metric
+        assert found.notes[0].startswith("Without training")
+        assert f"{100 * found.free.difference:+.1f} points (95 % interval" in found.notes[0]
+        assert name in found.notes[0]
+        assert "450 validation images" in found.notes[0]
+        text = suggestion.as_yaml(found)
+        assert text.index("Without training") < text.index("weights:")
+        told = json.loads(run_cli(capsys, "suggest", "s", "--metric", metric, "--json", "--root", root)[1])
+        assert told["without_training"]["difference"] == found.free.difference
+    # A control whose thresholds are off: what it gets is said, beside the best branch and with the command.
+    free = making.effect("control + offsets", ALL, "macro_f1", 0.021, "", width=0.004)
+    told = replace(comparison({"rare": {3.0: 0.012}}, [{"rare": 3.0}]), offsets=[free])
+    effect_of, (note,) = suggestion._without_training(made.root, told, "macro_f1", "macro-F1")
+    assert effect_of is free
+    assert note.startswith(
+        "Without training: offsets give the control +2.1 points (95 % interval +1.7 … +2.5) macro-F1"
+    )
+    assert "the best branch, b0, has +1.2" in note
+    assert "raysweep export c@2 --to onnx --adjust macro_f1" in note
 
 
 @pytest.mark.parametrize("effect", [0.05, 0.007, 0.0])
@@ -243,10 +318,10 @@ def test_classes_varied_together_are_separated_whatever_they_did(effect):
     if not any(c.weights and c.sure for c in choices):
         choices = suggestion._again(choices, levels, "macro-F1")
     notes: list[str] = []
-    made = suggestion._separating([replace(c, now=1.0) for c in choices], mixed, notes)
+    made, apart = suggestion._separating([replace(c, now=1.0) for c in choices], mixed, levels, notes)
     assert suggestion._together(made) == []
-    assert any(c.weights for c in made)
-    assert "This grid separates" in notes[-1]
+    assert {c.target for c in made if c.weights} | {a.target for a in apart} == {"rare", "some"}
+    assert "This grid separates their effects" in notes[-1]
 
 
 def test_a_comment_and_the_line_below_it_agree(tmp_path):

@@ -138,3 +138,46 @@ def test_a_label_that_is_its_own_reason_is_said_once():
         "b: fear: recall +20.0 and predicted 1.50 × as often; the control gets +20.0 by moving its threshold; "
         "at equal alarms -1.0: not separable."
     )
+
+
+def test_what_the_control_gets_without_training_is_one_more_row(sweep, capsys, tmp_path):
+    import csv
+    import json
+
+    from raysweep.report import page
+
+    found = comparison.of_sweep(sweep)
+    name = "control + offsets"
+    assert name not in {b.name for b in found.branches}
+    gain = found.of(name, ALL, "macro_f1")
+    assert (gain.label, gain.shown) == ("", "")
+    assert math.isnan(gain.p)
+    assert gain.low <= gain.difference <= gain.high
+    assert gain.reference == pytest.approx(found.of("a5", ALL, "macro_f1").reference)
+    f1 = [found.of(name, c, "f1").value for c in found.classes]
+    assert gain.value == pytest.approx(np.mean(f1))
+    data = json.loads(run_cli(capsys, "compare", sweep.id, "--json", "--root", sweep.root)[1])
+    assert {e["metric"] for e in data["effects"] if e["branch"] == name} == {
+        "recall", "precision", "f1", "accuracy", "macro_f1", "balanced_accuracy"
+    }  # fmt: skip
+    _, out, _ = run_cli(capsys, "compare", sweep.id, "--metric", "f1", "--root", sweep.root)
+    (row,) = [line for line in out.splitlines() if line.startswith(name)]
+    assert f"{100 * gain.difference:+.1f}" in row
+    assert page.write_all(sweep)[1] is None
+    with open(sweep.folder / "effects.csv", newline="") as file:
+        (line,) = [r for r in csv.DictReader(file) if (r["branch"], r["metric"]) == (name, "macro_f1")]
+    assert float(line["difference"]) == gain.difference
+    assert line["label"] == line["p"] == ""
+    text = (sweep.folder / "report.html").read_text()
+    assert f'<td class="name">{name}</td>' in text
+    assert text.index("<h2>Verdict") < text.index("<h2>Effect on every class") < text.index("<h2>Lineage")
+    assert f"<code>raysweep suggest {sweep.id}" in text
+
+
+def test_with_too_many_classes_and_images_offsets_are_not_searched_and_that_is_said(sweep, monkeypatch):
+    from raysweep.report.findings import fitted
+
+    monkeypatch.setattr(fitted, "MOST", 100)
+    found = comparison.of_sweep(sweep)
+    assert found.offsets == []
+    assert any("Offsets for the control are not searched" in n for n in found.notes)

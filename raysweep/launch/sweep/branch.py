@@ -16,7 +16,7 @@ import numpy as np
 
 from raysweep.cluster.channel import ChannelReporter
 from raysweep.cluster.nodes import Notices
-from raysweep.config import grid as grids
+from raysweep.config import branch_names
 from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, Interrupted, RaysweepError
 from raysweep.events import BranchEnded, BranchEvent, EpochDone, Event, Progress
@@ -162,7 +162,7 @@ def _searched(config: Mapping[str, Any], shared: Shared) -> Point:
     parent = _parent(shared)
     changes = {c: float(f"{w:.4g}") for c, w in config.items()}
     seed = shared.seed if shared.seed is not None else parent.settings.seed
-    return Point(grids.describe(changes, parent.weights.classes), parent.weights.inherit(changes), seed, False)
+    return Point(branch_names.describe(changes, parent.weights.classes), parent.weights.inherit(changes), seed, False)
 
 
 _seen: set[str] = set()  # roots on an object store that this process has read

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysweep._text import ascii_form
-from raysweep.cluster import _ray_internals, connect
+from raysweep.cluster import _ray_internals, connect, signals
 from raysweep.cluster.channel import Forward, open_channel, watch
 from raysweep.cluster.dashboard import Shown
-from raysweep.cluster.signals import StopFlag, signals
+from raysweep.cluster.signals import StopFlag
 from raysweep.config.grid import Grid, Point, Range
 from raysweep.errors import ConfigError, RaysweepError, TrainingError
-from raysweep.events import BranchEnded, BranchEvent, Connected, Connecting, Event, Progress, RankEvent
+from raysweep.events import BranchEnded, BranchEvent, BranchStarted, Connected, Connecting, Event, Progress, RankEvent
 from raysweep.launch.sweep.branch import METRICS, Shared, SharedRef, train_kept
 from raysweep.launch.sweep.tracebacks import Tracebacks
 from raysweep.launch.workers import retry
@@ -97,11 +97,34 @@ def connected(address: str | None, progress: Progress, name: str | None = None) 
             connect.disconnect()
 
 
+class AtWork:
+    """Which branches are at work, from their events; and whether a stop has left none, so that nobody waits for Tune, which
+    would start every branch that is left, only to hear that it must not begin."""
+
+    def __init__(self, stop: Forward) -> None:
+        self.stop, self.arrived = stop, False
+        self.branches: set[str] = set()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case BranchEvent(branch, BranchStarted()):
+                self.branches.add(branch)
+            case BranchEvent(branch, BranchEnded()):
+                self.branches.discard(branch)
+
+    def none(self) -> bool:
+        """For the command line only, whose process ends now. Call it after all events that have come were told."""
+        if signals.asked() is None:
+            return False
+        before, self.arrived = self.arrived, self.arrived or self.stop.arrived()
+        return before and not self.branches  # not at once: a branch may have begun just before the request arrived
+
+
 def launch(work: Work, progress: Progress) -> TuneOutcome:
     """Train all branches; returns when none is left or when a signal asked to stop and all have saved."""
     ended = TuneOutcome()
     flag = StopFlag()
-    with signals(flag):
+    with signals.signals(flag):
         if flag.reason is not None:
             ended.stopped = flag.reason
             return ended
@@ -116,6 +139,7 @@ def _train(work: Work, progress: Progress, ended: TuneOutcome, flag: StopFlag) -
     work = replace(work, shared=replace(work.shared, channel=channel))
     results = Results(work.sweep)
     stop = Forward(channel)
+    at_work = AtWork(stop)
     broken: list[BaseException] = []
     tell = Tracebacks(work.sweep, progress)
 
@@ -135,6 +159,7 @@ def _train(work: Work, progress: Progress, ended: TuneOutcome, flag: StopFlag) -
             match event:
                 case BranchEvent(branch, BranchEnded(status="failed", reason=reason)):
                     ended.failed[branch] = reason
+            at_work(event)
             tell(event)
             results.told(event)
             shown(event)
@@ -144,7 +169,7 @@ def _train(work: Work, progress: Progress, ended: TuneOutcome, flag: StopFlag) -
     # Not in the main thread: that one handles signals and shows the progress.
     thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
     try:
-        watch(thread, channel, POLL_S, handle, lambda: flag.reason)
+        watch(thread, channel, POLL_S, handle, lambda: flag.reason, at_work.none)
     finally:  # however it ended, the files say what is known
         with contextlib.suppress(RaysweepError):
             results.write(ended.failed)

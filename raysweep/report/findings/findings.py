@@ -29,7 +29,11 @@ SHOWN = (BETTER, WORSE, LEARNED_BETTER, LEARNED_WORSE)
 LEVEL = 0.05  # of the false-discovery rate; intervals cover 1 − LEVEL
 MARGIN = 0.02  # within which two numbers count as the same
 FEWEST = 10  # images of a class, or predictions of it, below which nothing is tested
-CHOSEN_BY = ("macro_f1", "accuracy")  # metrics by which a branch is chosen; the first names the winner
+CHOSEN_BY = (
+    "macro_f1",
+    "accuracy",
+    "balanced_accuracy",
+)  # metrics by which a branch is chosen; the first names the winner
 _TESTED = ("recall", "precision", "f1", "accuracy", "macro_f1", "balanced_accuracy")  # one family; learned is another
 
 
@@ -92,6 +96,20 @@ class Findings:
     seeds: Pooled
     winner: Winner | None
     gains: Mapping[str, Gains]
+
+    def chosen(self, metric: str, seed: int = 0) -> Winner:
+        """The branch with the largest gain in a metric of CHOSEN_BY. Its corrected gain is NaN if no arm has two seeds; a single
+        branch was not chosen, so its gain needs no correction.
+
+        Args:
+            seed: of the draws that correct the gain.
+        """
+        names, gains = [f.branch for f in self.free], self.gains[metric]
+        if self.seeds.degrees and len(names) > 1:
+            return selection.corrected(names, gains.values, gains.covariance, seed)
+        best = int(gains.values.argmax())
+        gain = float(gains.values[best])
+        return Winner(names[best], gain, gain if len(names) == 1 else math.nan, len(names))
 
 
 @dataclass(frozen=True)

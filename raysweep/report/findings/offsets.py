@@ -13,7 +13,7 @@ import numpy as np
 Array = np.ndarray
 
 STEPS = 200
-_LOWEST = -1e4  # stands for log 0, which would stay −∞ whatever is added
+LOWEST = -1e4  # stands for log 0, which would stay −∞ whatever is added
 _CLOSE = 1e-3  # the least that offsets are let move before all images are looked at again
 _FEW = 1e-3  # share of the images by which a class may be missed after the last step
 
@@ -39,7 +39,7 @@ def to_counts(log_probabilities: Array, wanted: Array) -> Moved:
         wanted: (K,), images per class; their sum is n.
     """
     n = len(log_probabilities)
-    scores = np.maximum(log_probabilities.astype(np.float32), np.float32(_LOWEST))
+    scores = np.maximum(log_probabilities.astype(np.float32), np.float32(LOWEST))
     wanted = np.asarray(wanted, dtype=np.float64)
     there = wanted > 0
     target = wanted + 0.5
@@ -106,6 +106,6 @@ def losses(log_probabilities: Array, moved: Array, labels: Array) -> Array:
     """−log p(true class) of each image after the offsets, normalised again: float64 (n,)."""
     from scipy.special import logsumexp
 
-    scores = np.maximum(log_probabilities.astype(np.float64), _LOWEST) + moved
+    scores = np.maximum(log_probabilities.astype(np.float64), LOWEST) + moved
     result: Array = logsumexp(scores, axis=1) - scores[np.arange(len(labels)), labels]
     return result

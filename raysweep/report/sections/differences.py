@@ -35,14 +35,15 @@ def heat(comparison: Comparison, branches: Sequence[str]) -> Heat:
 
 def _table(comparison: Comparison, branches: Sequence[str], classes: Sequence[str], metric: str) -> list[HeatLine]:
     targets = [*((c, metric) for c in classes), (ALL, "macro_f1"), (ALL, "accuracy")]
-    rows = {name: [comparison.of(name, target, m) for target, m in targets] for name in branches}
+    names = [*branches, *({e.branch for e in comparison.offsets} if metric != LEARNED else ())]
+    rows = {name: [comparison.of(name, target, m) for target, m in targets] for name in names}
     sizes = [abs(e.difference) for row in rows.values() for e in row if not math.isnan(e.difference)]
     most = max(sizes, default=0.0) or 1.0
     lines = []
     for name, row in rows.items():
         lines.append(HeatLine(name, [HeatCell(e, abs(e.difference) / most) for e in row]))
-        if comparison.leaks is not None:
-            clean = [e for whole in row if (e := comparison.leaks.of(whole)) is not None]
+        clean = [] if comparison.leaks is None else [e for w in row if (e := comparison.leaks.of(w)) is not None]
+        if clean:
             lines.append(
                 HeatLine("without leaks", [HeatCell(e, min(1.0, abs(e.difference) / most)) for e in clean], True)
             )

@@ -31,7 +31,15 @@ _AT_ONCE = 32
 _LOOKS = 5  # comparisons of a folder that changes at the same time
 _PAUSE_S = 0.02
 # The files that ``list`` and ``lineage`` read of every experiment.
-_SMALL = {layout.CONFIG, layout.MANIFEST, layout.LINEAGE, layout.LOCK, layout.SWEEP, layout.HISTORY_CSV}
+_SMALL = {
+    layout.CONFIG,
+    layout.MANIFEST,
+    layout.LINEAGE,
+    layout.LOCK,
+    layout.SWEEP,
+    layout.HISTORY_CSV,
+    layout.EVALUATION,
+}
 _OURS = _SMALL | {layout.CHANGES, layout.BEST, layout.PREDICTIONS, layout.VAL_IMAGES, layout.RESULTS}
 
 
@@ -216,10 +224,10 @@ class Mirror(Uploads):
         if below:
             return [below]
         found = []
-        for above in ("", f"{layout.SWEEPS}/"):
+        for above in ("", *(f"{group}/" for group in layout.GROUPS)):
             with contextlib.suppress(FileNotFoundError), os.scandir(self.root / above) as rows:
                 found += [above + r.name for r in rows if r.is_dir(follow_symlinks=False) and r.name[0] != "."]
-        return [home for home in found if home != layout.SWEEPS]
+        return [home for home in found if home not in layout.GROUPS]
 
     def _home_of_object(self, key: str) -> str | None:
         """The folder that an object belongs to; None if it is not raysweep's or cannot be a path of this machine."""

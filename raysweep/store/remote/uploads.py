@@ -171,7 +171,7 @@ class Uploads:
 
 
 def home_of(parts: list[str]) -> str:
-    return "/".join(parts[: 2 if parts[0] == layout.SWEEPS else 1])
+    return "/".join(parts[: 2 if parts[0] in layout.GROUPS else 1])
 
 
 def put_back(temp: Path, path: Path, there: Found) -> None:

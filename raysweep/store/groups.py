@@ -1,0 +1,40 @@
+"""The folders of a root that hold folders: ``sweeps/`` and ``evaluations/``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from raysweep.errors import RootError
+from raysweep.store import files, layout
+from raysweep.store.root import Root
+
+
+def new_folder(root: Root, group: str, name: str, when: datetime) -> Path:
+    """A new folder in a group; if the name was already used in this second, ``_2``, ``_3`` … is appended.
+
+    Args:
+        group: one of ``layout.GROUPS``.
+        name: was checked.
+
+    Raises:
+        RootError: the root cannot be used.
+    """
+    root.check_writable()
+    parent = root.path / group
+    if not files.inside(root.path, parent):
+        raise RootError(f"{parent} is a link that leads out of the root. Put a folder in its place.")
+    try:
+        parent.mkdir(exist_ok=True)
+        for attempt in range(1, 10_000):
+            folder = parent / layout.make_id(name, when, attempt)
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            if root.claim(folder):
+                return folder
+            folder.rmdir()
+    except OSError as error:
+        raise RootError(f"{parent} cannot be written: {error.strerror}. Choose another --root.") from None
+    raise RootError(f"{parent} already has 10,000 {group} called {name} of this second.")

@@ -1,0 +1,137 @@
+"""The images that networks are evaluated on: the validation images or the sealed test images of an experiment, or other data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from raysweep._text import join_names
+from raysweep.config.settings import DataSection
+from raysweep.data import cache
+from raysweep.data.cache import Dataset, Images
+from raysweep.data.naming import canonical
+from raysweep.errors import DataError, RaysweepError
+from raysweep.events import Decoding, Note, Progress
+
+VAL, TEST, ALL = "val", "test", "all"  # ``all``: data without a split
+
+
+@dataclass(frozen=True)
+class Undecodable:
+    """An image that is left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Images to be scored. ``parts`` are read one after another; ``labels`` int64 (n,) are numbers of ``classes``; ``digests`` S32
+    (n,) hashes of the pixels; ``groups`` int64 (n,) which images are one case, None where each is its own.
+
+    ``sha256`` identifies the images and their classes; ``sealed`` says whether scoring them is a look that counts.
+    """
+
+    split: str
+    parts: tuple[Images, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    digests: np.ndarray
+    sha256: str
+    sealed: bool
+    groups: np.ndarray | None = None
+    undecodable: tuple[Undecodable, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """uint8 (b, H, W, C) with at most ``size`` images, in the order of the labels."""
+        for part in self.parts:
+            for start in range(0, len(part.labels), size):
+                yield part.take(np.arange(start, min(start + size, len(part.labels))))
+
+
+def load(section: DataSection, folder: Path, progress: Progress) -> Dataset:
+    """The training and validation images of these settings, decoded unless they were before.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    return cache.load(
+        section, folder, lambda done, total: progress(Decoding(done, total)), lambda text: progress(Note(text))
+    )
+
+
+def validation(data: Dataset, classes: Sequence[str]) -> Shown:
+    """The validation images of a data set, for a network with these classes.
+
+    Raises:
+        DataError: the network does not know a class.
+    """
+    return _shown(VAL, data, [(VAL, data.val)], classes)
+
+
+def whole(data: Dataset, classes: Sequence[str]) -> Shown:
+    """All images of data without a split of their own, of which a network with these classes saw none."""
+    return _shown(ALL, data, [("train", data.train), (VAL, data.val)], classes)
+
+
+def _shown(split: str, data: Dataset, parts: list[tuple[str, Images]], classes: Sequence[str]) -> Shown:
+    labels = np.concatenate([images.labels for _, images in parts])
+    digests = np.concatenate([cache.digests(data, name) for name, _ in parts])
+    order = np.lexsort((digests, labels))
+    identity = hashlib.sha256(json.dumps(data.classes).encode())
+    identity.update(labels[order].tobytes())
+    identity.update(digests[order].tobytes())
+    undecodable = tuple(Undecodable(s["image"], s["reason"]) for s in data.skipped)
+    return Shown(
+        split,
+        tuple(images for _, images in parts),
+        renumbered(labels, data.classes, classes),
+        tuple(classes),
+        digests,
+        identity.hexdigest(),
+        sealed=split == ALL,
+        undecodable=undecodable,
+    )
+
+
+def renumbered(labels: np.ndarray, mine: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
+    """Labels that are numbers of the classes of the data as numbers of a network's classes, int64.
+
+    Raises:
+        DataError: the network does not know a class of the data.
+    """
+    number = {canonical(name): i for i, name in enumerate(theirs)}
+    unknown = [name for name in mine if canonical(name) not in number]
+    if unknown:
+        raise DataError(
+            f"The network does not know {join_names(unknown[:5])}{' …' if len(unknown) > 5 else ''} of the data; its classes are "
+            f"{join_names(theirs[:20])}{' …' if len(theirs) > 20 else ''}. Rename classes with data.rename, leave some out with "
+            "data.drop, or name the network's outputs in their order with --classes."
+        )
+    found: np.ndarray = np.array([number[canonical(name)] for name in mine], dtype=np.int64)[labels]
+    return found
+
+
+def trained_on(section: DataSection, folder: Path, progress: Progress) -> np.ndarray | str:
+    """The hashes of the training images of these settings, S32; or why they are not known."""
+    try:
+        data = load(section, folder, progress)
+    except RaysweepError as error:
+        return str(error)
+    return cache.digests(data, "train")
+
+
+def leaked(shown: Shown, trained: np.ndarray) -> np.ndarray:
+    """bool (n,): which of the images have the same pixels as an image that the network was trained on."""
+    return np.isin(shown.digests, trained)
+
+
+def has_split(data: Dataset) -> bool:
+    """Whether the data came with validation or test images of their own."""
+    raise DataError  # decided by the roles of the data

@@ -59,7 +59,7 @@ def compare(
 
 def _as_json(found: Comparison) -> dict[str, object]:
     from raysweep.report import verdict
-    from raysweep.report.comparison import row_of
+    from raysweep.report.effects_table import row_of
 
     return {
         "title": found.title,
@@ -103,8 +103,8 @@ def _leaks(found: Comparison) -> dict[str, object] | None:
 def _show(found: Comparison, metric: str) -> None:
     """Print one row per branch, then the verdict."""
     from raysweep.report import verdict
-    from raysweep.report.comparison import by_size
     from raysweep.report.effects import ALL, NOT_TESTED, UNKNOWN
+    from raysweep.report.effects_table import by_size
 
     columns = [(ALL, "accuracy"), (ALL, "macro_f1"), *((c, metric) for c in found.classes)]
     rows = []

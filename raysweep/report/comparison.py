@@ -4,7 +4,6 @@ The predictions of the last epoch are compared, on the same validation images.""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,7 +22,7 @@ from raysweep.report.findings.variance import STEADY_SEEDS
 from raysweep.report.history import cost
 from raysweep.report.leaks import WithoutLeaks
 from raysweep.report.predictions import Network, Predictions
-from raysweep.store import files, layout, ratio, resolve
+from raysweep.store import layout, ratio, resolve
 from raysweep.store.commands import command
 from raysweep.store.experiment import FINISHED, Experiment
 from raysweep.store.records import ParentRef
@@ -178,6 +177,22 @@ def of_sweep(sweep: Sweep, metric: str = moved.DEFAULT) -> Comparison:
     Raises:
         NotFoundError: there is neither a finished control nor a parent with predictions. InputError: no finished branch.
     """
+    return _compared(sweep.id, *_arms(sweep), metric)
+
+
+def networks_of(sweep: Sweep) -> tuple[Mapping[str, Sequence[Network]], str]:
+    """(what :func:`of_sweep` would compare: the networks of every branch, "" for the reference; the reference in a sentence). Raises
+    what that raises, but nothing is computed."""
+    (_, word), references, groups, _, _ = _arms(sweep)
+    _check_same_images([*references, *(e for rows in groups.values() for e in rows)])
+    return _networks({"": references, **groups}), word
+
+
+_Groups = Mapping[str, Sequence[_Evaluated]]
+
+
+def _arms(sweep: Sweep) -> tuple[tuple[str, str], Sequence[_Evaluated], _Groups, Mapping[str, Changed], list[str]]:
+    """(the reference in words and in a sentence, its networks, those of every branch, what each changes, notes)."""
     record = sweep.record()
     notes: list[str] = []
     done = _finished(sweep, record, notes)
@@ -212,7 +227,7 @@ def of_sweep(sweep: Sweep, metric: str = moved.DEFAULT) -> Comparison:
             name = names[branch.name]
             groups.setdefault(name, []).append(mine)
             changed.setdefault(name, _fork(mine.experiment, record, branch.weights))
-    return _compared(sweep.id, (against, word), references, groups, changed, notes, metric)
+    return (against, word), references, groups, changed, notes
 
 
 def _finished(sweep: Sweep, record: SweepRecord, notes: list[str]) -> dict[str, _Evaluated]:
@@ -420,25 +435,13 @@ def _compared(
         against[1],
         findings,
         leaks=without,
-        networks={name: [Network(e.experiment, e.predictions.epoch) for e in row] for name, row in rows.items()},
+        networks=_networks(rows),
         offsets=offsets,
     )
 
 
-def largest(comparison: Comparison, most: int) -> list[str]:
-    """At most this many classes: the first of :func:`by_size`, in the order of the classes."""
-    chosen = set(by_size(comparison, "f1")[:most])
-    return [c for c in comparison.classes if c in chosen]
-
-
-def by_size(comparison: Comparison, metric: str) -> list[str]:
-    """The classes, those first in which a branch differs most from its reference; a difference that is shown comes before
-    any other."""
-    size: dict[str, tuple[bool, float]] = {}
-    for e in comparison.effects:
-        if e.metric == metric and e.target != effects.ALL and not math.isnan(e.difference):
-            size[e.target] = max(size.get(e.target, (False, 0.0)), (bool(e.shown), abs(e.difference)))
-    return sorted(comparison.classes, key=lambda c: size.get(c, (False, -1.0)), reverse=True)
+def _networks(rows: _Groups) -> dict[str, list[Network]]:
+    return {name: [Network(e.experiment, e.predictions.epoch) for e in row] for name, row in rows.items()}
 
 
 def _check_same_images(every: Sequence[_Evaluated]) -> None:
@@ -477,21 +480,3 @@ def _branch(name: str, rows: Sequence[_Evaluated], references: Sequence[_Evaluat
 def _few(notes: Sequence[str]) -> str:
     more = f" And {len(notes) - 5} more." if len(notes) > 5 else ""
     return " ".join(notes[:5]) + more
-
-
-def row_of(comparison: Comparison, effect: Effect) -> Mapping[str, Any]:
-    """An effect as plain values; where images have leaked, also what it is without them."""
-    more = {} if comparison.leaks is None else leaks.as_row(effect, comparison.leaks)
-    return {**effects.as_row(effect), **more}
-
-
-def write_csv(comparison: Comparison, path: Path) -> None:
-    """Write ``effects.csv``: one row per branch, class and metric. Metrics over all classes have the class ``(all)``. What is not
-    known is empty."""
-
-    def cell(value: Any) -> Any:
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    every = [row_of(comparison, e) for e in comparison.rows]
-    rows: list[list[Any]] = [list(every[0]), *([cell(value) for value in row.values()] for row in every)]
-    files.write_atomic(path, files.csv_text(rows).encode())

@@ -9,7 +9,7 @@ from typing import Any
 
 from raysweep._text import plain
 from raysweep.errors import LockedError, RaysweepError
-from raysweep.report import comparison, content
+from raysweep.report import comparison, content, effects_table
 from raysweep.report.comparison import Comparison
 from raysweep.report.content import Content
 from raysweep.report.sections.records import HeatCell
@@ -49,7 +49,7 @@ def write_all(sweep: Sweep) -> tuple[Comparison | None, str | None]:
     problem, compared = None, None
     try:
         compared = comparison.of_sweep(sweep)
-        comparison.write_csv(compared, sweep.folder / layout.EFFECTS_CSV)
+        effects_table.write_csv(compared, sweep.folder / layout.EFFECTS_CSV)
         files.write_atomic(sweep.folder / layout.EFFECTS_PNG, effects_picture.heat_map(compared))
     except RaysweepError as error:
         problem = str(error)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from raysweep._text import counted
 from raysweep.report import verdict
-from raysweep.report.comparison import Comparison, largest
+from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, LEARNED, NO_IMAGES
+from raysweep.report.effects_table import largest
 from raysweep.report.sections.records import Heat, HeatCell, HeatLine, Verdict
 
 MOST_CLASSES = 40  # columns of a table

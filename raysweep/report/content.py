@@ -17,9 +17,11 @@ from raysweep.report.sections import (
     differences,
     learning_curves,
     lineage,
+    pictures,
     reproduce,
     shares,
 )
+from raysweep.report.sections.pictures import Candidates
 from raysweep.report.sections.records import (
     BranchLine,
     Command,
@@ -66,6 +68,7 @@ class Content:
     offsets: str = ""  # the name of what the reference gets without training
     next: Sequence[str] = ()  # commands
     heat: Heat | None = None
+    pictures: Candidates | None = None
 
 
 def of_sweep(sweep: Sweep, comparison: Comparison | None = None) -> Content:
@@ -166,7 +169,10 @@ def _page(
     )
     if comparison is not None:
         return _compared(page, comparison)
-    return replace(page, confusions=confusion.own(groups[0].members[0])) if len(groups) == 1 else page
+    if len(groups) > 1:
+        return page
+    (alone,) = groups[0].members[:1]
+    return replace(page, confusions=confusion.own(alone), pictures=pictures.own(alone))
 
 
 def _compared(page: Content, comparison: Comparison) -> Content:
@@ -182,6 +188,7 @@ def _compared(page: Content, comparison: Comparison) -> Content:
         offsets=comparison.offsets[0].branch if comparison.offsets else "",
         heat=differences.heat(comparison, names),
         confusions=confusion.compared(comparison, names),
+        pictures=pictures.compared(comparison, names),
     )
 
 

@@ -120,15 +120,17 @@ def between(
     classes: Sequence[str],
     known: ValidationImages | None,
     of_class: int | None = None,
+    among: np.ndarray | None = None,
 ) -> list[Flip]:
     """The images that ``new`` predicts otherwise than ``old``, those that most networks agree on first.
 
     Args:
         labels: int (n,), the true class of each image.
         of_class: only what concerns this class; None: every flip, each in the kind that its own class sees.
+        among: bool (n,), only these images.
     """
     kinds = _kinds(old.top, new.top, labels, of_class)
-    rows = np.flatnonzero(kinds)
+    rows = np.flatnonzero(kinds if among is None else kinds * among)
     sure = old.votes[rows] / old.seeds + new.votes[rows] / new.seeds
     clear = new.mean[rows, new.top[rows]] - new.mean[rows, old.top[rows]]
     found = []

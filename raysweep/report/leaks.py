@@ -119,14 +119,15 @@ def _without(
     of_class = {c: n for c, n in zip(classes, counts, strict=True) if n}
     members = {c: labels == i for i, c in enumerate(classes) if counts[i]}
     before = _right(control, labels)
+    level = LEVEL / max(1, len(branches) * (1 + len(members)))  # Bonferroni: nothing is called the cause by luck
     on_leaked, apart = {}, {}
     for arm in branches:
         gain = _right(arm, labels) - before
-        apart[arm.name, ALL] = _apart(gain[leaked], gain[~leaked])
+        apart[arm.name, ALL] = _apart(gain[leaked], gain[~leaked], level)
         for c, of_this in members.items():
             mine = gain[leaked & of_this]
             on_leaked[arm.name, c] = float(mine.mean())
-            apart[arm.name, c] = _apart(mine, gain[~leaked & of_this])
+            apart[arm.name, c] = _apart(mine, gain[~leaked & of_this], level)
     return WithoutLeaks(of_class, int(known.other_class.sum()), found, (), findings, on_leaked, apart)
 
 
@@ -140,7 +141,7 @@ def _right(arm: Arm, labels: np.ndarray) -> np.ndarray:
     return right
 
 
-def _apart(leaked: np.ndarray, others: np.ndarray) -> int:
+def _apart(leaked: np.ndarray, others: np.ndarray, level: float) -> int:
     """Whether the gains of leaked images are apart from those of others, by Welch's test over images: a seed that shifts a class
     shifts both. The variance has the floor of a proportion."""
     from scipy.stats import t
@@ -151,7 +152,7 @@ def _apart(leaked: np.ndarray, others: np.ndarray) -> int:
     difference = float(leaked.mean() - others.mean())
     variance = max(float(leaked.var(ddof=1)) / n + float(others.var(ddof=1)) / m, 1 / min(n, m) ** 2)
     p = 2 * t.sf(abs(difference) / math.sqrt(variance), min(n, m) - 1)
-    return 0 if p > LEVEL else int(math.copysign(1, difference))
+    return 0 if p > level else int(math.copysign(1, difference))
 
 
 def changes(every: Sequence[Effect], without: WithoutLeaks | None) -> dict[tuple[str, str, str], Change]:

@@ -12,11 +12,14 @@ from raysweep.errors import LockedError, RaysweepError
 from raysweep.report import comparison, content, effects_table
 from raysweep.report.comparison import Comparison
 from raysweep.report.content import Content
+from raysweep.report.sections import pictures
 from raysweep.report.sections.records import HeatCell
 from raysweep.store import files, layout, resolve
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
+MOST_BYTES = 2_900_000  # of a page, so that it can be sent
+_HERE = "<!-- pictures -->"  # no text of a user can contain this, because they are escaped
 _BETTER, _WORSE = "94, 60, 153", "230, 97, 1"  # of matplotlib's PuOr, which every kind of colour vision can tell apart
 
 
@@ -91,7 +94,15 @@ def html(page: Content) -> str:
         "svg": Markup,  # made by sections/chart.py, without any text of a user
         "lines": lambda text: Markup("\n").join(plain(line) for line in text.split("\n")),
     }
-    return environment.get_template("page.html").render(page=page, version=version("raysweep"))
+    text = environment.get_template("page.html").render(page=page, version=version("raysweep"), pictures=Markup(_HERE))
+    if page.pictures is None:
+        return text.replace(_HERE, "", 1)
+    found = pictures.filled(page.pictures, MOST_BYTES - len(text.encode(errors="backslashreplace")))
+    copied = any(p.copied for c in found.classes for row in c.rows for p in row.pictures)
+    section = environment.get_template("pictures.html").render(
+        pictures=found, compared=page.heat is not None, against=page.against, copied=copied
+    )
+    return text.replace(_HERE, section if found.classes else "", 1)
 
 
 def _tint(cell: HeatCell) -> str:

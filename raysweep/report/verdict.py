@@ -18,7 +18,7 @@ Changes = Mapping[tuple[str, str, str], Change]  # (branch, class, metric) → h
 _MOST_NAMES = 5
 _KINDS = {
     MADE: "They are the cause of what is shown of",
-    LOST: "No longer shown:",
+    LOST: "No longer shown with the images that are left:",
     HIDDEN: "Shown only without them:",
     TURNED: "The opposite is shown of",
 }
@@ -111,10 +111,12 @@ def _of_leaks(without: WithoutLeaks, changed: Changes) -> str:
     return f"The verdict changes {which}. {'. '.join(told)}."
 
 
-def _names(those: Iterable[Change]) -> str:
+def _names(changes: Iterable[Change]) -> str:
     """``rare (b), all classes (b)``"""
-    each = [f"{'all classes' if c.whole.target == ALL else c.whole.target} ({c.whole.branch})" for c in those]
-    return join_names(dict.fromkeys(each))
+    each = [f"{'all classes' if c.whole.target == ALL else c.whole.target} ({c.whole.branch})" for c in changes]
+    those = list(dict.fromkeys(each))
+    more = len(those) - _MOST_NAMES
+    return f"{', '.join(those[:_MOST_NAMES])}{f' and {more} more' if more > 0 else ''}"
 
 
 def _without_leaks(comparison: Comparison, those: Sequence[Change]) -> str:

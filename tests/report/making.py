@@ -99,12 +99,14 @@ def made(
 
 
 def write_predictions(
-    experiment: Experiment, classes: Sequence[str], labels: Any, predictions: Any, epoch: int
+    experiment: Experiment, classes: Sequence[str], labels: Any, predictions: Any, epoch: int, shares: Any = None
 ) -> None:
+    """``shares``: the probabilities (n, classes); by default random ones of which the predicted class has the highest."""
     n, k = len(labels), len(classes)
-    scores = np.random.default_rng([n, *predictions[:20]]).random((n, k))
-    scores[np.arange(n), predictions] = scores.max(1) + 0.1
-    shares = (scores / scores.sum(1, keepdims=True)).astype(np.float32)
+    if shares is None:
+        scores = np.random.default_rng([n, *predictions[:20]]).random((n, k))
+        scores[np.arange(n), predictions] = scores.max(1) + 0.1
+        shares = (scores / scores.sum(1, keepdims=True)).astype(np.float32)
     probabilities = pa.FixedSizeListArray.from_arrays(shares.ravel(), k)
     columns = {
         "epoch": np.full(n, epoch),

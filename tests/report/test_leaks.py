@@ -225,8 +225,8 @@ def test_by_luck_few_leaks_are_taken_for_the_cause():
     """Leaked images that are like the others: within 5 % they are apart."""
     rng = np.random.default_rng(1)
     gains = rng.choice([-1 / 3, 0, 1 / 3], (1000, 80), p=[0.2, 0.5, 0.3])
-    wrong = sum(leaks._apart(row[:20], row[20:]) != 0 for row in gains)
+    wrong = sum(leaks._apart(row[:20], row[20:], 0.05) != 0 for row in gains)
     assert wrong <= 75  # 5 % of 1,000, and what chance adds
-    assert leaks._apart(np.ones(1), np.zeros(50)) == 0  # of one image nothing is known
-    assert leaks._apart(np.full(20, 0.5), np.zeros(50)) == 1
-    assert leaks._apart(np.full(20, -0.5), np.zeros(50)) == -1
+    assert leaks._apart(np.ones(1), np.zeros(50), 0.05) == 0  # of one image nothing is known
+    assert leaks._apart(np.full(20, 0.5), np.zeros(50), 1e-6) == 1
+    assert leaks._apart(np.full(20, -0.5), np.zeros(50), 1e-6) == -1

@@ -9,7 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raysweep.api import branch, create_experiment_config, list_experiments, load_checkpoint, run_experiment
+    from raysweep.api import (
+        branch,
+        create_experiment_config,
+        evaluate,
+        list_experiments,
+        load_checkpoint,
+        run_experiment,
+    )
     from raysweep.errors import (
         AmbiguousReferenceError,
         CheckpointError,
@@ -50,6 +57,7 @@ __all__ = [
     "WeightsError",
     "branch",
     "create_experiment_config",
+    "evaluate",
     "list_experiments",
     "load_checkpoint",
     "run_experiment",

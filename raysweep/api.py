@@ -7,18 +7,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysweep._text import Nested
 from raysweep.config import load as load_config
 from raysweep.errors import ConfigError, did_you_mean
-from raysweep.events import Progress
+from raysweep.events import Progress, ignore
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.launch.sweep.driver import SweepResult
+    from raysweep.report.evaluation import Evaluation
 
 # Flat keyword → its dotted key in the settings.
 _FLAT = {
@@ -204,6 +205,37 @@ def branch(
         trust=Trust(trust),
     )
     return sweeping.run(sweep_plan.plan_sweep(request, progress), progress)
+
+
+def evaluate(
+    reference: str | Path,
+    split: str = "test",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    root: str | Path = "experiments",
+    progress: Progress = ignore,
+    trust: bool = False,
+) -> Evaluation:
+    """Every number of trained networks with its interval (``raysweep evaluate``). A look at sealed test images is recorded.
+
+    Args:
+        reference: a checkpoint, an experiment, a sweep, or ``hf:NAME``, ``timm:NAME``, ``torchvision:NAME``.
+        split: ``test`` or ``val``.
+        settings: a nested mapping, such as ``{"data": {"path": "other/images"}}``.
+        classes: in the order of the network's outputs, where it is not known.
+        progress: called with the events of :mod:`raysweep.events`.
+        trust: run the code that the checkpoint names, although this user did not make it on this machine.
+
+    Raises:
+        InputError: something given is wrong, or there are no such images; then nobody has looked at any.
+    """
+    from raysweep.store.trust import Trust
+    from raysweep.tools import evaluate as evaluating
+
+    return evaluating.evaluate(
+        Root.open(root), str(reference), split, settings, classes, trust=Trust(trust), progress=progress
+    )
 
 
 def _lines_of_a_sweep() -> Progress:

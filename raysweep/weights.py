@@ -57,6 +57,19 @@ class SamplingWeights:
         check_classes(given, classes, "The sampling weights name")
         return cls(tuple(classes), tuple(given.get(name, 1.0) for name in classes))
 
+    @classmethod
+    def of_shares(
+        cls, classes: Sequence[str], shares: Mapping[str, float | Fraction], counts: Mapping[str, int]
+    ) -> SamplingWeights:
+        """Weights that give each class its share of the images shown; 1 for a class without images.
+
+        Args:
+            shares: class → part of the images shown, of all classes.
+            counts: class → images in the pool.
+        """
+        images = sum(counts.values())
+        return cls(tuple(classes), tuple(float(shares[c] * images / counts[c]) if counts[c] else 1.0 for c in classes))
+
     def inherit(self, changes: Mapping[str, Any]) -> SamplingWeights:
         """These weights with the classes that ``changes`` names changed.
 
@@ -74,7 +87,7 @@ class SamplingWeights:
         Raises:
             WeightsError: every class with a weight above zero is empty.
         """
-        return {c: float(share) for c, share in self._exact(counts).items()}
+        return {c: float(share) for c, share in self.exact_shares(counts).items()}
 
     def quotas(self, counts: Mapping[str, int], draws: int) -> dict[str, int]:
         """How many of ``draws`` images each class gets: ``draws * n_c w_c / sum(n w)``, rounded by largest remainder.
@@ -85,14 +98,19 @@ class SamplingWeights:
         Raises:
             WeightsError: every class with a weight above zero is empty.
         """
-        exact = {c: draws * share for c, share in self._exact(counts).items()}
+        exact = {c: draws * share for c, share in self.exact_shares(counts).items()}
         result = {c: int(q) for c, q in exact.items()}
         by_remainder = sorted(exact, key=lambda c: result[c] - exact[c])  # stable: ties keep the class order
         for c in by_remainder[: draws - sum(result.values())]:
             result[c] += 1
         return result
 
-    def _exact(self, counts: Mapping[str, int]) -> dict[str, Fraction]:
+    def exact_shares(self, counts: Mapping[str, int]) -> dict[str, Fraction]:
+        """The same as :meth:`shares`, as fractions.
+
+        Raises:
+            WeightsError: every class with a weight above zero is empty.
+        """
         weights = self.as_dict()
         mass = {c: Fraction(n) * Fraction(weights[c]) for c, n in counts.items()}
         total = sum(mass.values())

@@ -21,7 +21,7 @@ TESTS = Path(__file__).parent
 ROOMS = [
     "cli", "api", "display", "tools", "launch", "plan", "trackers", "training", "report", "cluster", "data", "store", "config",
 ]  # fmt: skip
-GROUND = {"events", "weights", "weights_by_rule", "errors", "_text", "_paths", "_machine"}
+GROUND = {"events", "weights", "weights_by_rule", "weights_schedule", "errors", "_text", "_paths", "_machine"}
 TOP = {"", "__init__", "__main__"}  # the package itself, which loads the API on demand
 RAY_ROOMS = {"cluster", "launch"}
 HEAVY = ["torch", "ray", "numpy", "pandas", "matplotlib", "pyarrow", "sklearn", "pydantic"]
@@ -235,6 +235,7 @@ CHANGES_FILES = {
     "raysweep.display.streams": "what takes the place of a closed stream",
     "raysweep.tools.import_legacy": "a folder that has no name yet",
     "raysweep.tools.export": "a network, where the user wants it",
+    "raysweep.training.guest": "a temporary folder for code that another process sent",
     "raysweep.cli.lineage": "a picture, where the user wants it",
     "raysweep.cli.suggest": "a grid, where the user wants it",
     "raysweep.trackers.tensorboard": "the folder of a library that writes by itself",
@@ -377,7 +378,14 @@ def test_a_test_file_that_imports_torch_is_found_out(tmp_path):
 def test_public_names():
     import raysweep
 
-    functions = ["branch", "create_experiment_config", "list_experiments", "load_checkpoint", "run_experiment"]
+    functions = [
+        "branch",
+        "create_experiment_config",
+        "evaluate",
+        "list_experiments",
+        "load_checkpoint",
+        "run_experiment",
+    ]
     assert raysweep.__all__ == [*error_classes(), *functions]
     assert all(callable(getattr(raysweep, n)) for n in raysweep.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from raysweep._paths import user_path
 from raysweep._text import plain
 from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put_json, say, table
@@ -31,6 +33,9 @@ def audit(
     ),
     near: bool = typer.Option(True, "--near/--no-near", help="Also look for nearly equal images."),
     as_json: bool = typer.Option(False, "--json", help="Print everything as one JSON object."),
+    html: str | None = typer.Option(
+        None, "--html", metavar="FILE", help="Also write one page with thumbnails of the copies and contradictions."
+    ),
     root: RootOption = "experiments",
 ) -> None:
     """Look for copies among images. Says which validation images are also in training, exactly or nearly, which training images
@@ -39,6 +44,7 @@ def audit(
     from raysweep.config.settings import DataSection
     from raysweep.display.run import RunDisplay
 
+    target = None if html is None else _new_file(html)
     given = load_config.parse_overrides(overrides or []).get("data", {})
     builtin = data in DataSection.model_fields["source"].annotation.__args__  # type: ignore[union-attr]
     values = {"data": {("source" if builtin else "path"): data, **given}}
@@ -54,6 +60,27 @@ def audit(
         )
         pairs = auditing.near(found, lambda done, total: display(Decoding(done, total))) if near else None
     put_json(_as_json(found, pairs)) if as_json else _show(found, pairs)
+    if target is not None:
+        from raysweep.report import audit_page
+        from raysweep.store import files
+
+        files.write_atomic(target, audit_page.html(found, pairs, data).encode(errors="backslashreplace"))
+        say(f"Written to {plain(target)}. Open it in a browser; it works offline.")
+
+
+def _new_file(name: str) -> Path:
+    """
+    Raises:
+        InputError: it exists, or cannot be there.
+    """
+    from raysweep.errors import InputError
+
+    target = user_path(name)
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise InputError(f"--html {plain(name)}: give the name of a file in a folder that exists, such as audit.html.")
+    if target.exists():
+        raise InputError(f"--html {plain(name)}: the file exists. Name a new one, or delete it.")
+    return target
 
 
 def _exact(data: Dataset) -> tuple[list[dict[str, Any]], list[list[Place]]]:

@@ -37,12 +37,19 @@ def continue_(
         help="A different number of Ray workers. 0: train in this process. 2-8: as many as fit.",
     ),
     address: str | None = typer.Option(None, "--address", help="Another Ray cluster. local: this machine."),
+    more_seeds: int | None = typer.Option(
+        None, "--more-seeds", min=0, help="Of a sweep: train every branch, and the control, with so many more seeds."
+    ),
+    more_controls: int | None = typer.Option(
+        None, "--more-controls", min=0, help="So many more seeds of the control instead."
+    ),
     epochs: int | None = typer.Option(None, "--epochs", hidden=True),
     trust: TrustOption = False,
     root: RootOption = "experiments",
 ) -> None:
     """Finish an interrupted experiment or sweep in place. Starts from the newest intact checkpoints."""
     from raysweep.config.load import parse_workers
+    from raysweep.errors import InputError
     from raysweep.store import resolve
     from raysweep.store.sweep import Sweep
 
@@ -51,7 +58,10 @@ def continue_(
     if epochs is not None:
         raise _longer(found, epochs)
     if isinstance(found, Sweep):
-        _sweep(found, steal, (threads, count, address), trust)
+        more = (more_seeds or 0, more_seeds or 0 if more_controls is None else more_controls)
+        _sweep(found, steal, (threads, count, address), trust, more)
+    elif more_seeds or more_controls:
+        raise InputError(f"{found.id} is an experiment. Only a sweep can get more seeds.")
     else:
         _experiment(found, steal, (threads, count, address), trust)
 
@@ -74,12 +84,13 @@ def _longer(found: Experiment | Sweep, epochs: int) -> InputError:
     return InputError(f"{text}longer, start a child: `{command(found.root, 'resume', *words)}`")
 
 
-def _sweep(sweep: Sweep, steal: bool, asked: Asked, trust: bool) -> None:
+def _sweep(sweep: Sweep, steal: bool, asked: Asked, trust: bool, more: tuple[int, int]) -> None:
     from raysweep.cli.branch import summarise
     from raysweep.display.sweep import SweepDisplay
 
     with SweepDisplay() as display:
         display(Loading())
+        from raysweep.launch.sweep.more_seeds import MoreSeeds
         from raysweep.launch.sweep.resume import continue_sweep
         from raysweep.plan.resources import ResourceOverrides
 
@@ -90,6 +101,7 @@ def _sweep(sweep: Sweep, steal: bool, asked: Asked, trust: bool) -> None:
             asked=ResourceOverrides(*asked),
             progress=display,
             trust=consent(trust, display),
+            more=MoreSeeds(*more) if any(more) else None,
         )
     put(str(result.sweep.folder))
     summarise(result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from raysweep.store.root import Root
 
 EPOCHS, MORE = 3, 2
 IMAGES = 1500  # per epoch
+SETTINGS: dict[str, Any] = {"data": {"source": "faces"}, "training": {"epochs": EPOCHS}}
 CHANGED = {"disgust": 5.0, "fear": 3.0, "happy": 0.5}
 
 if TYPE_CHECKING:
@@ -75,11 +76,9 @@ def _train(root: Root) -> tuple[Experiment, Experiment, Experiment]:
             return launching.run(plan, display).experiment
 
     say(f"1 of 3: {EPOCHS} epochs with unchanged class frequencies")
-    settings = {
+    settings = SETTINGS | {
         "experiment": {"name": "demo", "description": "The demonstration's first experiment"},
-        "data": {"source": "faces"},
         "sampling": {"samples_per_epoch": IMAGES},
-        "training": {"epochs": EPOCHS},
         "root": root.address,
     }
     with RunDisplay() as display:

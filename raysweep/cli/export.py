@@ -7,7 +7,7 @@ import typer
 from raysweep._paths import user_path
 from raysweep._text import plain
 from raysweep.cli.consent import consent
-from raysweep.cli.options import Checkpoint, Classes, RootOption, TrustOption
+from raysweep.cli.options import Adjust, Checkpoint, Classes, RootOption, TrustOption
 from raysweep.display.terminal import put, say, split_classes
 from raysweep.store.root import Root
 
@@ -26,6 +26,7 @@ def export(
         None, "--output", "-o", metavar="FILE", help="Default: the checkpoint's name, in the current folder."
     ),
     classes: Classes = None,
+    adjust: Adjust = None,
     trust: TrustOption = False,
     root: RootOption = "experiments",
 ) -> None:
@@ -42,7 +43,9 @@ def export(
     from raysweep.tools import export
     from raysweep.tools import predict as networks
 
-    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes), consent(trust))
+    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes), consent(trust), adjust)
+    for note in found.notes:
+        say(plain(f"Note: {note}."))
     name = found.source.rpartition("/")[2].removesuffix(".pt").replace("@", "_epoch_")
     target = user_path(output) if output else user_path(name + endings[form].replace(".pt", ".torchscript.pt"))
     if target.is_dir() or not target.absolute().parent.is_dir():
@@ -52,6 +55,8 @@ def export(
             raise InputError(f"{plain(there)} exists. Delete it, or name another file with -o.")
     difference = export.export(found, form, target)
     put(plain(target))
+    if found.adjustment is not None:
+        say(plain(str(found.adjustment)))
     say(
         f"Checked against the checkpoint: probabilities differ by at most {difference:.1g}. Classes and preprocessing: {plain(target)}.json"
     )

@@ -27,4 +27,15 @@ TrustOption = Annotated[
         "--trust", help="Run the code that the checkpoint names although you did not make it here, and remember that."
     ),
 ]
+Adjust = Annotated[
+    str | None,
+    typer.Option(
+        "--adjust",
+        metavar="METRIC",
+        help="Add to the logits the offsets that are best by macro_f1, accuracy or balanced_accuracy on the validation images.",
+    ),
+]
+ShowConfig = Annotated[
+    bool, typer.Option("--show-config", help="With --dry-run: also print the resolved configuration as YAML.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and show what would run, but start nothing.")]

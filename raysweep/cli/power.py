@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,14 @@ from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.report.comparison import Comparison
+    from raysweep.report.effects import Effect
 
 NAMES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "learned": "learned"}
+_REASONS = {
+    "not tested": "Not tested: fewer than 10 images or predictions of the class.",
+    "not separable": "Not separable: no threshold makes some network predict the class as often as it occurs.",
+    "one seed": "One seed: of a branch with one seed nothing is tested. Seeds: if every branch and the control get as many.",
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Row:
     smallest_now: float | None
     seeds: int | None
     images: float | None
+    reason: str = ""  # why nothing is tested, where smallest_now is None
 
 
 def register(app: typer.Typer) -> None:
@@ -64,49 +72,67 @@ def power(
     if as_json:
         put_json({"sweep": found.title, "difference": difference, "rows": [vars(row) for row in rows]})
         return
+    from raysweep.report.findings.power import MOST_SEEDS
+
     cells = [
         [
             plain(row.target),
             row.metric,
-            "-" if row.smallest_now is None else f"{100 * row.smallest_now:.1f}",
-            "-" if row.seeds is None else str(row.seeds),
-            "-" if row.images is None else f"{row.images:.1f} ×" if row.images > 1 else "enough",
+            row.reason if row.smallest_now is None else f"{100 * row.smallest_now:.1f}",
+            f"> {MOST_SEEDS}" if row.seeds is None else str(row.seeds),
+            "no number" if row.images is None else f"{row.images:.1f} ×" if row.images > 1 else "as now",
         ]
         for row in rows
     ]
     title = f"To show {difference:g} points with a probability of 80 %"
     columns = [("class", "l"), ("metric", "l"), ("shown from, now", "r"), ("seeds each", "r"), ("images", "r")]
     table(title, columns, cells)
-    if any(row.seeds is None for row in rows):
-        say("Without a number of seeds: the images alone leave more doubt, so it takes so many times as many images.")
+    for line in _explained(rows):
+        say(line)
+
+
+def _explained(rows: Sequence[Row]) -> list[str]:
+    """What the words in the table mean, of those that are there."""
+    from raysweep.report.findings.power import MOST_SEEDS
+
+    found = []
+    if any(row.seeds is None and row.images is not None for row in rows):
+        found.append(
+            f"> {MOST_SEEDS} seeds: the images alone leave more doubt, so it takes {MOST_SEEDS} seeds and so many times as many images."
+        )
+    if any(row.images is None for row in rows):
+        found.append(f"No number of images: seeds vary so much that even {MOST_SEEDS} of them leave more doubt.")
+    reasons = {row.reason for row in rows if row.smallest_now is None}
+    found += [text for reason, text in _REASONS.items() if reason in reasons]
+    return found
 
 
 def _rows(found: Comparison, difference: float) -> list[Row]:
     """One row for each metric over all classes, and what was learned of each class; the branch that varies most counts."""
-    from raysweep.report.effects import ALL, LEVEL
-    from raysweep.report.findings import power as needing
-    from raysweep.report.findings.arms import LEARNED, targets
+    from raysweep.report import needed
+    from raysweep.report.effects import ALL, LEARNED
 
-    assert found.findings is not None
-    between = found.findings.seeds.variance
-    arms = len(found.branches) + 1
+    worst: dict[tuple[str, str], Effect] = {}
+    for e in found.effects:
+        key = (e.target, e.metric)
+        if math.isnan(e.finding.images) or (e.metric not in NAMES if e.target == ALL else e.metric != LEARNED):
+            continue
+        if key not in worst or e.finding.images > worst[key].finding.images:
+            worst[key] = e
     rows = []
-    for m, (c, metric) in enumerate(targets(len(found.classes))):
-        if (c is None and metric not in NAMES) or (c is not None and metric != LEARNED):
+    for (target, metric), e in worst.items():
+        takes = needed.of_effect(found, e, difference)
+        if takes is None:
             continue
-        tests = [f for f in found.findings.findings if (f.target, f.metric) == (c, metric) and not math.isnan(f.images)]
-        if not tests or math.isnan(between[m]):
-            continue
-        worst = max(tests, key=lambda f: f.images)
-        size = found.findings.compared[int(metric == LEARNED)]
-        needed = needing.needed(worst, difference, float(between[m]), arms, LEVEL / max(1, size))
+        tested = not math.isnan(e.smallest)
         rows.append(
             Row(
-                ALL if c is None else found.classes[c],
+                target,
                 NAMES[metric],
-                None if math.isnan(worst.smallest) else worst.smallest,
-                needed.seeds,
-                None if math.isinf(needed.images) else needed.images,
+                e.smallest if tested else None,
+                takes.seeds,
+                None if math.isinf(takes.images) else takes.images,
+                "" if tested else e.label,
             )
         )
     return rows

@@ -10,8 +10,8 @@ import typer
 from raysweep._paths import user_path
 from raysweep._text import plain, truncate
 from raysweep.cli.consent import consent
-from raysweep.cli.options import Checkpoint, Classes, RootOption, TrustOption
-from raysweep.display.terminal import percent, put_json, split_classes, table
+from raysweep.cli.options import Adjust, Checkpoint, Classes, RootOption, TrustOption
+from raysweep.display.terminal import percent, put_json, say, split_classes, table
 from raysweep.store.root import Root
 
 MAX_NAMED = 20  # files that cannot be used, in the error
@@ -28,6 +28,7 @@ def predict(
     ),
     classes: Classes = None,
     as_json: bool = typer.Option(False, "--json", help="Print JSON with the probability of every class."),
+    adjust: Adjust = None,
     trust: TrustOption = False,
     root: RootOption = "experiments",
 ) -> None:
@@ -43,10 +44,14 @@ def predict(
         raise InputError("Name at least one image file.")
     from raysweep.tools import predict as networks
 
-    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes), consent(trust))
+    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes), consent(trust), adjust)
+    for note in found.notes:
+        say(plain(f"Note: {note}."))
+    if found.adjustment is not None:
+        say(plain(str(found.adjustment)))
     rows = list(networks.predictions(found, [user_path(f) for f in files]))
     if as_json:
-        put_json([_as_json(found.classes, path, said) for path, said in rows])
+        put_json([_as_json(found.classes, path, said, adjust) for path, said in rows])
     else:
         lines = [_cells(found.classes, path, said) for path, said in rows if not isinstance(said, str)]
         if lines:
@@ -60,15 +65,16 @@ def predict(
         )
 
 
-def _as_json(classes: Sequence[str], path: Path, said: list[float] | str) -> dict[str, object]:
+def _as_json(classes: Sequence[str], path: Path, said: list[float] | str, adjust: str | None) -> dict[str, object]:
     if isinstance(said, str):
         return {"image": str(path), "error": said}
     first = max(range(len(said)), key=said.__getitem__)
-    return {
+    row: dict[str, object] = {
         "image": str(path),
         "class": classes[first],
         "probabilities": dict(zip(classes, said, strict=True)),
     }
+    return row if adjust is None else row | {"adjusted": adjust}
 
 
 def _cells(classes: Sequence[str], path: Path, said: list[float]) -> list[str]:

@@ -8,7 +8,7 @@ import typer
 
 from raysweep._text import Nested
 from raysweep.cli.consent import consent
-from raysweep.cli.options import Address, Classes, DryRun, From, Purpose, RootOption, TrustOption, Workers
+from raysweep.cli.options import Address, Classes, DryRun, From, Purpose, RootOption, ShowConfig, TrustOption, Workers
 from raysweep.display.terminal import put, split_classes
 from raysweep.events import Loading
 from raysweep.store.root import Root
@@ -39,9 +39,9 @@ def resume(
     address: Address = None,
     trust: TrustOption = False,
     dry_run: DryRun = False,
+    show_config: ShowConfig = False,
 ) -> None:
     """Train a child of a checkpoint. It starts from the same state, with new class weights or settings if you give them."""
-
     from raysweep.cli.run import announce, show_plan
     from raysweep.config import weights_file
     from raysweep.display.run import RunDisplay
@@ -70,7 +70,7 @@ def resume(
         )
         if dry_run:
             display.close()
-            show_plan(plan, False)
+            show_plan(plan, False, show_config)
             return
         for note in plan.notes:
             if not note.inexact:  # the training itself reports those

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raysweep._text import Nested, counted, plain
-from raysweep.cli.options import ROOT, Address, DryRun, Purpose, Workers
+from raysweep.cli.options import ROOT, Address, DryRun, Purpose, ShowConfig, Workers
 from raysweep.cluster import signals
 from raysweep.display.shares import MOST_CLASSES, show_shares
 from raysweep.display.terminal import put, put_json, say, say_next
@@ -36,6 +36,7 @@ def run(
     workers: Workers = None,
     address: Address = None,
     dry_run: DryRun = False,
+    show_config: ShowConfig = False,
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: print the resolved configuration as JSON."),
 ) -> None:
     """Train an experiment from a configuration file. Prints the path of its folder."""
@@ -57,7 +58,7 @@ def run(
         plan = experiment_plan.plan_experiment(settings, display, writable=not dry_run)
         if dry_run:
             display.close()
-            show_plan(plan, as_json)
+            show_plan(plan, as_json, show_config)
             return
         result = launching.run(plan, display)
     put(str(result.experiment.folder))
@@ -73,10 +74,8 @@ def announce(display: RunDisplay, experiment: Experiment) -> None:
     say_next(experiment.root, *advice.following(experiment, GRID))
 
 
-def show_plan(plan: Plan, as_json: bool) -> None:
-    """Print what --dry-run shows: the configuration, the share of each class, and where it would run."""
-    from raysweep.config import yaml as yaml_file
-
+def show_plan(plan: Plan, as_json: bool, show_config: bool) -> None:
+    """Print what --dry-run shows: the share of each class, and where it would run; the configuration if it is asked for."""
     resolved = plan.settings.model_dump(mode="json")
     weights = plan.weights.as_dict()
     resolved["sampling"]["weights"] = weights
@@ -96,10 +95,12 @@ def show_plan(plan: Plan, as_json: bool) -> None:
             }
         )
         return
-    if len(weights) > MOST_CLASSES:  # a class that is not named has 1
-        resolved["sampling"]["weights"] = {c: w for c, w in weights.items() if w != 1.0}
-    put(yaml_file.dump(resolved).rstrip())
-    put("")
+    if show_config:
+        from raysweep.config import yaml as yaml_file
+
+        if len(weights) > MOST_CLASSES:  # a class that is not named has 1
+            resolved["sampling"]["weights"] = {c: w for c, w in weights.items() if w != 1.0}
+        put(yaml_file.dump(resolved))
     show_shares(plan.counts, plan.weights.as_dict(), plan.shares, plan.quotas, plan.data.reading.validation)
     for note in plan.notes:
         say(plain(note.text))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ class Row:
     file: str | None
     faults: list[str]
     text: str
+    replayed: bool = False  # trained again, and compared
 
 
 def register(app: typer.Typer) -> None:
@@ -62,8 +63,18 @@ def verify(
         put_json([vars(r) for r in rows])
     checked = sum(r.file is not None for r in rows)
     faults = sum(len(r.faults) for r in rows)
-    say(f"{counted(checked, 'checkpoint')} checked, {counted(faults, 'fault')}.")
+    say(
+        f"{counted(checked, 'checkpoint')} checked, {counted(faults, 'fault')}.{_trained_again(rows) if replay else ''}"
+    )
     raise typer.Exit(1 if faults else 0)
+
+
+def _trained_again(rows: list[Row]) -> str:
+    """How many epochs a replay has compared; and if none, that nothing is known of what training gives."""
+    count = sum(r.replayed for r in rows)
+    if count:
+        return f" {counted(count, 'epoch')} trained again."
+    return " No epoch was trained again, so nothing was found out about what training gives."
 
 
 def _print(row: Row) -> None:
@@ -82,7 +93,7 @@ def _checked(root: Root, experiment: Experiment, one: ManifestEntry | None, repl
         one: the only checkpoint to check, and nothing else.
         replay: train again, if what the checkpoints name may run; None: do not train.
     """
-    from raysweep.errors import RaysweepError, UntrustedError
+    from raysweep.errors import InputError, RaysweepError, TrainingError
     from raysweep.store import lineage, verify
     from raysweep.tools import derived
     from raysweep.tools import replay as replaying
@@ -102,19 +113,48 @@ def _checked(root: Root, experiment: Experiment, one: ManifestEntry | None, repl
     for entry in [one] if one is not None else manifest.entries:
         faults = verify.problems(experiment, entry)
         after = ends.get(entry.epoch if entry.batch is not None else entry.epoch + 1)
-        text = "intact"
+        text, trained = "intact", False
         if not faults:
             intact.append(entry)
-        if replay is not None and not faults and after is not None:
-            try:
-                faults, text = _replayed(replaying.replay(root, experiment, entry, after, trust=replay), after.epoch)
-            except UntrustedError as error:  # the other experiments are checked
-                faults = [f"intact, but not trained again: {error}"]
-        yield Row(experiment.id, entry.file, faults, text)
+        if replay is not None and not faults:
+            if after is None:
+                text = f"intact; not trained again from here: {_no_end(entry, manifest.ends)}"
+            else:
+                try:
+                    faults, text = _replayed(
+                        replaying.replay(root, experiment, entry, after, trust=replay), after.epoch
+                    )
+                    trained = True
+                except (InputError, TrainingError) as error:  # the other experiments are checked
+                    faults = [f"intact, but not trained again: {error}"]
+        yield Row(experiment.id, entry.file, faults, text, trained)
+    if replay is not None and one is None and (first := _never_replayed(experiment, manifest.ends)):
+        yield Row(experiment.id, None, [], first)
     if one is None:
         found = derived.check(experiment, intact)
         if found.faults or found.told:
             yield Row(experiment.id, None, found.faults, "; ".join(found.told))
+
+
+def _no_end(entry: ManifestEntry, ends: Sequence[ManifestEntry]) -> str:
+    """Why there is nothing to compare with."""
+    epoch = entry.epoch if entry.batch is not None else entry.epoch + 1
+    later = any(e.epoch > epoch for e in ends)
+    return f"the checkpoint of epoch {epoch} is {'gone' if later else 'not there'}, so there is nothing to compare with"
+
+
+def _never_replayed(experiment: Experiment, ends: Sequence[ManifestEntry]) -> str:
+    """Which epoch no checkpoint of an experiment comes before; empty where there is none."""
+    from raysweep.errors import StoreError
+
+    if not ends:
+        return ""
+    try:
+        parent = experiment.config().parent
+    except StoreError:  # a fault that is told elsewhere
+        return ""
+    where = "new weights" if parent is None else f"its parent's checkpoint, {parent.reference}"
+    return f"epoch {ends[0].epoch} was not trained again: it started from {where}, and no checkpoint here is before it"
 
 
 def _replayed(found: Replay, epoch: int) -> tuple[list[str], str]:

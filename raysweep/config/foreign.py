@@ -113,7 +113,7 @@ def named(ask: Ask, overrides: Mapping[str, Any]) -> bool:
     given = mine.get("options")
     options: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     name, wanted = str(ask.value["name"]), ask.value["options"]
-    if name.startswith(_CODE) and mine.get("name") != name:
+    if name.startswith(_CODE) and (mine.get("name") != name or mine.get("path") != ask.value.get("path")):
         return False
     allowed = ALLOWED.get(name.partition(":")[0])
     risky = [k for k, v in wanted.items() if not harmless(v) or (allowed is not None and k not in allowed)]
@@ -126,11 +126,15 @@ def _model(section: Any) -> list[Ask]:
     name = str(section.get("name") or "").strip()
     given = section.get("options")
     options: Nested = dict(given) if isinstance(given, Mapping) else {}
-    value = {"name": name, "options": options}
+    value: Nested = {"name": name, "options": options}
     if name.startswith(_CODE):
-        words = [f"model.name={name}", *(_typed(k, v) for k, v in options.items() if not harmless(v))]
+        place = section.get("path")
+        value |= {"path": str(place)} if place else {}
+        words = [f"model.name={name}", *([shlex.quote(f"model.path={place}")] if place else [])]
+        words += [_typed(k, v) for k, v in options.items() if not harmless(v)]
         shown = ", ".join(f"{truncate(k, 80)}={short_repr(v)}" for k, v in options.items())
         text = f"run the Python function {truncate(name, 200)} with {f'the options {shown}' if shown else 'no options'}"
+        text += f", from the folder {truncate(place, 200)}" if place else ""
         return [Ask("model", value, text, " ".join(words))]
     if refused := refused_options(name, options):
         text = f"build {truncate(name, 200)} with options that can fetch an address, open a path or run code: {', '.join(refused)}"

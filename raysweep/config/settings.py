@@ -11,11 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, without_credentials
-from raysweep.config.types import Float, Int, Name, Names, Positive, Section, Seed, Text, Workers, short_json
-from raysweep.errors import WeightsError
-from raysweep.weights_by_rule import Wanted
-
-MAX_DRAWS = 10**8  # an epoch's order needs 8 bytes for each image shown
+from raysweep.config.treatment import LossSection, SamplingSection
+from raysweep.config.types import Float, Int, Moments, Name, Names, Positive, Section, Seed, Text, Workers, short_json
 
 
 def data_name(source: object, path: object) -> str:
@@ -90,8 +87,26 @@ class DataSection(Section):
     channels: Literal[1, 3] | None = Field(
         None, description="1: grayscale; 3: color. Default: 1 if all images are grayscale, else 3."
     )
+    val: Literal["auto", "split", "test"] = Field(
+        "auto",
+        description="Which images are for validation. auto: those of the data, else a part of the training images; test images stay "
+        "sealed. split: always a part of the training images. test: the test images, where there are no validation images of "
+        "their own; results are then chosen on them.",
+    )
     val_fraction: Annotated[Float, Field(gt=0, lt=1)] = Field(
         0.2, description="Fraction of each class used for validation, if the data has no validation split of its own."
+    )
+    min_val: Annotated[Int, Field(ge=0, le=1_000_000)] = Field(
+        10,
+        description="A split made here gives each class at least this many validation images, but at most half of its images.",
+    )
+    max_val: Positive | None = Field(
+        None, description="Use at most this many validation images, the same part of each class. Default: all."
+    )
+    group: Text | None = Field(
+        None,
+        description="What tells which images belong together (a patient, a film): a column of the list, or a pattern of the file's "
+        "name such as {group}_*. A group is never on both sides of a split.",
     )
     split_seed: Seed = Field(0, description="Seed of the validation split. All children use the same one.")
     on_bad_image: Literal["error", "skip"] = Field(
@@ -107,65 +122,52 @@ class DataSection(Section):
         description="The classes to use, in the order of the network's output. Default: all, as in the trained model, else "
         "alphabetical (numbers by value).",
     )
+    mean: Moments | None = Field(
+        None,
+        description="What is subtracted from pixels, for pixels from 0 to 1: one number, one per channel, or imagenet, dataset (of the "
+        "training images), half (0.5) or none (0). Default: as the trained network expects, else dataset.",
+    )
+    std: Moments | None = Field(
+        None,
+        description="What pixels are then divided by, in the same form; half is 0.5, none is 1. Default: as mean.",
+    )
     cache_dir: Text | None = Field(
         None, description="Folder for decoded images. Default: RAYSWEEP_CACHE, else <root>/.raysweep/cache."
     )
 
-
-def _wanted(weights: str | Nested, shares: Nested | None = None) -> Wanted:
-    try:
-        return Wanted(weights, shares or {})
-    except WeightsError as error:
-        raise ValueError(str(error)) from None
-
-
-class SamplingSection(Section):
-    strategy: Literal["quota", "multinomial"] = Field(
-        "quota",
-        description="quota: each class gets its exact number of images per epoch; multinomial: independent random draws with "
-        "replacement.",
-    )
-    weights: str | Nested = Field(
-        default_factory=dict,
-        description="Class: weight, a number ≥ 0, or a share of the epoch such as 35%. Classes that are not listed have weight 1.0. "
-        "Or a rule: natural, balanced, sqrt, {power: 0.5}, {effective: 0.9999}.",
-    )
-    shares: Nested = Field(
-        default_factory=dict,
-        description="Class: part of each epoch's images, such as 0.35. The other classes keep their proportions to each other.",
-    )
-    samples_per_epoch: Annotated[Int, Field(ge=1, le=MAX_DRAWS)] | None = Field(
-        None,
-        description="Number of images shown per epoch; each needs 8 bytes of memory. Default: the number of training images.",
-    )
-    sample_per_class: Positive | None = Field(
-        None, description="Use at most this many different images of each class. Default: all."
-    )
-
-    @field_validator("weights")
+    @model_validator(mode="before")
     @classmethod
-    def _weights(cls, value: str | Nested) -> str | Nested:
-        wanted = _wanted(value)
-        if isinstance(value, str):
-            return value
-        return {name: number if name in wanted.shares else float(number) for name, number in value.items()}
+    def _mean_and_std(cls, values: Any) -> Any:
+        """A word for one of them is meant for both."""
+        if not isinstance(values, dict):
+            return values
+        mean, std = values.get("mean"), values.get("std")
+        if (mean is None) != (std is None):
+            word = std if mean is None else mean
+            if not isinstance(word, str):
+                raise ValueError(f"{'mean' if mean is None else 'std'} is missing: give numbers for mean and for std")
+            values = {**values, "mean": word, "std": word}
+        return values
 
-    @field_validator("shares")
+    @field_validator("mean", "std")
     @classmethod
-    def _shares(cls, value: Nested, info: ValidationInfo) -> dict[str, float]:
-        given = info.data.get("weights")  # absent if it is wrong, too
-        weights = {} if given is None or isinstance(given, str) else given
-        shares = _wanted(weights, value).shares
-        return {name: shares[name] for name in value}
-
-    def wanted(self) -> Wanted:
-        """What is asked for: weights by class or by a rule, and shares."""
-        return Wanted(self.weights, self.shares)
+    def _of_pixels(cls, value: Any, info: ValidationInfo) -> Any:
+        numbers = value if isinstance(value, list) else [value] if isinstance(value, (int, float)) else []
+        if any(abs(n) > 1 for n in numbers):
+            raise ValueError("these are numbers for pixels from 0 to 1; divide those for pixels from 0 to 255 by 255")
+        if info.field_name == "std" and any(n <= 0 for n in numbers):
+            raise ValueError("every number must be above zero")
+        return value
 
 
 class ModelSection(Section):
     name: Text = Field(
         "cnn", description="cnn, torchvision:NAME, hf:NAME_OR_FOLDER, timm:NAME or python:MODULE:FUNCTION."
+    )
+    path: Text | None = Field(
+        None,
+        description="Folder with the module of a python: name. Default: the one in which it is found: on PYTHONPATH, else in the "
+        "working directory.",
     )
     options: Annotated[Nested, AfterValidator(short_json)] = Field(
         default_factory=dict, description="Keyword arguments for the function that builds the model."
@@ -176,6 +178,16 @@ class ModelSection(Section):
     init_strict: bool = Field(
         True,
         description="true: every tensor in init_from must fit the model; false: load those that fit, and list the others.",
+    )
+    init_classes: list[Text] | None = Field(
+        None,
+        description="The classes of a trained network in the order of its outputs, where init_from does not name them, such as "
+        "[angry, disgust, fear].",
+    )
+    head: Literal["keep", "replace"] | None = Field(
+        None,
+        description="The last layer. replace: it begins anew, whatever was loaded; keep: it stays. Default: it is replaced where a "
+        "network was not told the number of classes and has another one.",
     )
 
 
@@ -335,6 +347,7 @@ class Settings(Section):
     sampling: SamplingSection = Field(default_factory=SamplingSection)  # type: ignore[arg-type]
     model: ModelSection = Field(default_factory=ModelSection)  # type: ignore[arg-type]
     training: TrainingSection = Field(default_factory=TrainingSection)  # type: ignore[arg-type]
+    loss: LossSection = Field(default_factory=LossSection)  # type: ignore[arg-type]
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)  # type: ignore[arg-type]
     scaling: ScalingSection = Field(default_factory=ScalingSection)  # type: ignore[arg-type]
     trackers: TrackersSection = Field(default_factory=TrackersSection)  # type: ignore[arg-type]

@@ -99,6 +99,19 @@ Workers = Annotated[
 ]
 
 
+def _kind_of_moments(value: Any) -> str:
+    """Which of the three forms was meant, as for the workers."""
+    return "numbers" if isinstance(value, (list, tuple)) else "word" if isinstance(value, str) else "number"
+
+
+Moments = Annotated[
+    Annotated[Literal["imagenet", "dataset", "half", "none"], Tag("word")]
+    | Annotated[Float, Tag("number")]
+    | Annotated[list[Float], Field(min_length=1, max_length=3), Tag("numbers")],
+    Discriminator(_kind_of_moments),
+]
+
+
 class Section(BaseModel):
     """A group of options: unknown keys, NaN and infinity are errors."""
 

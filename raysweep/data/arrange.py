@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raysweep._text import join_names, plain
-from raysweep.data.listing import FER_TESTS, only_split_in, split_of
+from raysweep.data.listing import FER_TESTS, only_split_in, split_of, written_split
+from raysweep.data.roles import words as roles
 from raysweep.data.suspicious import told_of_words
 from raysweep.data.tree import Folder, Rest
 from raysweep.errors import DataError
 
 OUTSIDE = "images outside of class folders"
 BESIDE = "images in folders that are no split"
-TESTS = "test images, since there are validation images"
+UNPLAIN = "test images whose classes are not plain"
 ABOVE = "images above the level of the classes"
 # A folder with nothing but these is no class whose images cannot be read.
 _NOTES = {
@@ -40,6 +41,8 @@ class Arranged:
 
     train: dict[str, list[Folder]] = field(default_factory=dict)
     val: dict[str, list[Folder]] | None = None
+    test: dict[str, list[Folder]] = field(default_factory=dict)  # sealed
+    on_test: bool = False  # ``val`` are test images
     notes: list[str] = field(default_factory=list)
 
 
@@ -47,25 +50,29 @@ class Arranged:
 class _Splits:
     train: Folder
     val: list[Folder]
+    test: list[Folder]
+    on_test: bool
 
 
-def arrange(root: Folder, level: int | None, rest: Rest) -> Arranged:
+def arrange(root: Folder, level: int | None, rest: Rest, asked: str = roles.AUTO) -> Arranged:
     """Find the splits and the classes in a folder. Images that are in none of them go to ``rest``.
 
     Args:
         level: 1: the classes are the first folders below the split, or below ``root``; 2: the second ones. None: as it is
             plain; else the user is asked.
+        asked: ``data.val``.
 
     Raises:
         LayoutError: it is not plain, or there are no class folders.
     """
-    return _Arranging(root, level, rest).arranged()
+    return _Arranging(root, level, rest, asked).arranged()
 
 
 class _Arranging:
-    def __init__(self, root: Folder, level: int | None, rest: Rest) -> None:
+    def __init__(self, root: Folder, level: int | None, rest: Rest, asked: str) -> None:
         self.root = root
         self.level = level
+        self.asked = asked
         self.rest = rest
         self.notes: list[str] = []
 
@@ -81,13 +88,24 @@ class _Arranging:
         if splits is None:
             found = Arranged(self._classes([folder], needed=True), None)
         else:
-            parts = [splits.train, *splits.val]
+            parts = [splits.train, *(splits.val or splits.test)]
             joined = self.level == 2 and _names_repeat(parts)
             train = self._classes([splits.train], needed=True, joined=joined)
             val = self._classes(splits.val, needed=False, joined=joined) if splits.val else None
-            found = Arranged(train, val)
+            found = Arranged(train, val, self._sealed(splits, joined), splits.on_test)
         found.notes = self.notes
         return found
+
+    def _sealed(self, splits: _Splits, joined: bool) -> dict[str, list[Folder]]:
+        """The classes of the test images. Where there are validation images, those that are not plain stop nobody."""
+        try:
+            return self._classes(splits.test, needed=False, joined=joined)
+        except LayoutError:
+            if not splits.val:
+                raise
+            for part in splits.test:
+                self._leave(UNPLAIN, part)
+            return {}
 
     # Splits
 
@@ -192,26 +210,36 @@ class _Arranging:
                 )
 
     def _chosen(self, folder: Folder, splits: dict[str, list[Folder]], kinds: dict[str, str | None]) -> _Splits:
-        """Training and validation; all other images of ``folder`` go to ``rest``."""
+        """The folders of each role; all other images of ``folder`` go to ``rest``."""
         self._outside(folder)
-        used = [splits["train"][0], *(splits["val"] or splits["test"])]
-        used[1:] = [f for f in used[1:] if not self._is_unlabelled(f, used[0])]
+        train = splits["train"][0]
+        others = [*splits["val"], *splits["test"]]
+        words = {f.name: written_split(f.name) or kinds[f.name] for f in others}
+        role_of = roles.by_words(words.values(), self.asked)
+        of_role: dict[str | None, list[Folder]] = {"val": [], "test": []}
+        for f in others:
+            if not self._is_unlabelled(f, train):
+                of_role[role_of[words[f.name] or ""]].append(f)
+        unused, val = (of_role["val"], []) if self.asked == roles.SPLIT else ([], of_role["val"])
+        used = [train, *val, *of_role["test"]]
         for f in folder.inner:
             if any(f is u for u in used):
                 continue
-            if f.name in kinds and (not f.inner or self._is_unlabelled(f, splits["train"][0])):
+            if f.name in kinds and (not f.inner or self._is_unlabelled(f, train)):
                 self._leave(f"images without a class in {plain(f.name)}/", f)
             else:
-                self._leave(TESTS if kinds.get(f.name) == "test" else BESIDE, f)
-        val = used[1:]
-        if val and (splits["test"] and not splits["val"]):
+                self._leave(roles.UNUSED if any(f is u for u in unused) else BESIDE, f)
+        on_test = self.asked == roles.TEST and bool(val) and not splits["val"]
+        if on_test:
             self.notes.append(
                 f"{_quoted(val)} {'are' if len(val) > 1 else 'is'} used for validation: there are no validation images of their own."
             )
         if any(split_of(f.name) is None for f in used):
-            each = [f"{plain(f.name)}/ for {'training' if i == 0 else 'validation'}" for i, f in enumerate(used)]
+            aims = ["training"] + ["validation"] * len(val) + ["testing, sealed"] * len(of_role["test"])
+            each = [f"{plain(f.name)}/ for {aim}" for f, aim in zip(used, aims, strict=True)]
             self.notes.append(f"Splits by the names of folders: {join_names(each)}.")
-        return _Splits(self._unwrapped(splits["train"][0]), [self._unwrapped(f) for f in val])
+        closed = [self._unwrapped(f) for f in of_role["test"]]
+        return _Splits(self._unwrapped(train), [self._unwrapped(f) for f in val], closed, on_test)
 
     def _is_unlabelled(self, split: Folder, train: Folder) -> bool:
         """Whether a split has all its images in one folder that is no class: Tiny ImageNet's ``val/images/``."""

@@ -18,11 +18,19 @@ from raysweep.config.settings import DataSection
 from raysweep.data import arrays, copies, decode, integrity, pillow
 from raysweep.data.listing import Item, Listing
 from raysweep.data.pillow import Decoded
-from raysweep.data.reading import UNDECODED, Cropped, LeftOut, Reading
+from raysweep.data.reading import UNDECODED, Cropped, LeftOut, Reading, Seal, most_common
+from raysweep.data.roles import groups, seal, split, words
+from raysweep.data.roles.split import Fixed
 from raysweep.data.sampling import permutation
 from raysweep.errors import DataError
 
+_NONE_LEFT = (
+    "All of these images have a role already, and none is for validation: an ancestor was trained on them. What a network was "
+    "trained on says nothing about it. Keep the parent's data.val, or add new images."
+)
+_ALL_TOGETHER = "no image can be set aside for validation: each has an equal one, or all are of one group. Add images, or check data.group."
 META = "meta.json"
+SEALED = "sealed_files.npy"
 RAW = "raw.npy"  # while a cache is made
 MAX_REPORTED = 10  # undecodable images that an error names
 _REPORT_EVERY = 100  # images between two calls of ``progress``
@@ -41,12 +49,14 @@ class _Seen:
     transparent: int = 0
     several: int = 0
     modes: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
 
     def add(self, i: int, found: Decoded) -> None:
         if found.cut_percent:
             self.cut[i] = found.cut_percent
         self.transparent += found.transparent
         self.several += found.several
+        self.sizes[found.size] += 1
         if found.mode is not None:
             self.modes[found.mode] += 1
 
@@ -66,7 +76,31 @@ class _Seen:
             validation,
             notes=listing.notes,
             several=self.several,
+            on_test=listing.on_test,
+            sizes=most_common(self.sizes),
+            own_split=listing.val is None,
         )
+
+
+@dataclass(frozen=True)
+class Known:
+    """Hashes of the pixels, as :func:`short` makes them, of images that an ancestor was trained on, and of those it was validated
+    on."""
+
+    train: np.ndarray
+    val: np.ndarray
+
+    def among(self, digests: np.ndarray) -> Fixed:
+        """Which of these images they are. One that is both stays for training."""
+        keys = short(digests)
+        trained = np.isin(keys, self.train)
+        return Fixed(trained, np.isin(keys, self.val) & ~trained)
+
+
+def short(digests: np.ndarray) -> np.ndarray:
+    """The first 64 bits of hashes S32 (n,), uint64 (n,); 0 for an empty one."""
+    text = b"".join(d.ljust(32, b"0") for d in digests.tolist()).decode()
+    return np.frombuffer(bytes.fromhex(text), dtype=">u8")[::2].astype(np.uint64)
 
 
 @dataclass(frozen=True)
@@ -75,14 +109,25 @@ class _Decoded:
 
     pixels: arrays.ImageFile  # (n, side, side, channels)
     digests: np.ndarray  # S32 (n,): a hash of each image's pixels
+    files: np.ndarray  # S32 (n,): a hash of each image's bytes
     seen: _Seen
 
 
-def build(folder: Path, data: DataSection, listing: Listing, progress: Progress | None) -> None:
+def build(
+    folder: Path,
+    data: DataSection,
+    listing: Listing,
+    progress: Progress | None,
+    known: Known | None = None,
+    audited: bool = True,
+) -> None:
     """Write the arrays of a data set, and ``meta.json`` last, into an empty folder.
 
     Args:
         progress: called with (images decoded, images in all).
+        known: hashes of images whose role is fixed.
+        audited: whether the bytes of sealed images are hashed now; else :func:`seal_later` does it. They always are where their
+            training copies are to be taken out.
 
     Raises:
         DataError: no images, fewer than two classes, undecodable images, images of several sizes, a class or a split
@@ -102,31 +147,48 @@ def build(folder: Path, data: DataSection, listing: Listing, progress: Progress 
         form = _form(items, data, pool)
         shape = (len(items), form[0], *form)
         with arrays.space(folder, 2 * int(np.prod(shape))):  # all images in the source's order, and in the splits
-            _write(folder, data, listing, _decode_all(folder / RAW, items, shape, pool, progress))
+            decoded = _decode_all(folder / RAW, items, shape, pool, progress)
+            sealed = seal.digests(listing.test) if audited or data.duplicates == copies.DROP_TRAIN else None
+            _write(folder, data, listing, decoded, sealed, known)
 
 
-def _write(folder: Path, data: DataSection, listing: Listing, decoded: _Decoded) -> None:
+def _write(
+    folder: Path,
+    data: DataSection,
+    listing: Listing,
+    decoded: _Decoded,
+    sealed: np.ndarray | None,
+    known: Known | None,
+) -> None:
     """Write both splits and the record of them."""
     items = listing.train + (listing.val or [])
     seen = decoded.seen
     if seen.bad and data.on_bad_image == "error":
         raise _undecodable(items, seen.bad, data)
     labels = np.array([item.label for item in items], dtype=np.int64)
-    parts, dropped = _without_copies(_parts(decoded, labels, listing, data), decoded, labels, listing, data)
+    of_group = groups.numbered(items)
+    parts, beyond = _parts(decoded, labels, listing, data, of_group, known)
+    prior = _prior(parts, beyond, labels, listing, data)
+    parts, dropped = _without_copies(parts, decoded, labels, listing, data, sealed)
     train, val = parts["train"], parts["val"]
     found = copies.groups(decoded.digests[train], labels[train], decoded.digests[val], labels[val])
     counted = copies.count(found, labels[train], labels[val], listing.classes, dropped)
     identity = hashlib.sha256(json.dumps(listing.classes).encode())
-    for split, index in parts.items():
-        _write_split(folder, split, index, decoded, labels, items)
+    for part, index in parts.items():
+        _write_split(folder, part, index, decoded, labels, items, of_group)
         identity.update(labels[index].tobytes())
         identity.update(decoded.digests[index].tobytes())
     (folder / RAW).unlink()
+    of_seal = Seal(len(listing.test), "") if listing.test else None
+    if sealed is not None and of_seal is not None:
+        np.save(folder / SEALED, sealed)
+        files = {part: decoded.files[index] for part, index in parts.items()}
+        of_seal = seal.of_items(listing.test, sealed, listing.classes, files)
     mean, std = moments(arrays.ImageFile(folder / "train_images.npy").mapped)
     in_val = np.bincount(labels[parts["val"]], minlength=len(listing.classes))
     meta = {
         "classes": list(listing.classes),
-        "shapes": {split: [len(index), *decoded.pixels.shape[1:]] for split, index in parts.items()},
+        "shapes": {part: [len(index), *decoded.pixels.shape[1:]] for part, index in parts.items()},
         "mean": mean,
         "std": std,
         "sha256": identity.hexdigest(),
@@ -134,7 +196,54 @@ def _write(folder: Path, data: DataSection, listing: Listing, decoded: _Decoded)
         "reading": replace(
             seen.reading(listing, items, {c: int(n) for c, n in zip(listing.classes, in_val, strict=True)}),
             copies=counted,
+            seal=of_seal,
+            prior=prior,
         ).to_json(),
+        "hashes": {file.name: integrity.hashes(file) for file in sorted(folder.iterdir())},
+    }
+    integrity.write_signed(folder / META, meta)
+
+
+def seal_later(folder: Path, listing: Listing) -> None:
+    """Hash the sealed images of a cache that was built without."""
+    meta = integrity.read_signed(folder / META)
+    sealed = seal.digests(listing.test)
+    files = {part: np.load(folder / f"{part}_files.npy") for part in ("train", "val")}
+    of_seal = seal.of_items(listing.test, sealed, listing.classes, files)
+    temp = folder / f".tmp-{META}"
+    np.save(folder / SEALED, sealed)
+    meta["reading"] = replace(Reading.from_json(meta["reading"]), seal=of_seal).to_json()
+    meta["hashes"][SEALED] = integrity.hashes(folder / SEALED)
+    integrity.write_signed(temp, meta)
+    os.replace(temp, folder / META)
+
+
+def build_sealed(folder: Path, listing: Listing, form: tuple[int, int], progress: Progress | None) -> None:
+    """Write the arrays of the test images, and ``meta.json`` last, into an empty folder. What cannot be decoded is recorded.
+
+    Args:
+        form: (side, channels) of every image.
+    """
+    items = list(listing.test)
+    shape = (len(items), form[0], *form)
+    with (
+        pillow.quiet(),
+        ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 2) + 2)) as pool,
+        arrays.space(folder, 2 * int(np.prod(shape))),
+    ):
+        decoded = _decode_all(folder / RAW, items, shape, pool, progress)
+        labels = np.array([item.label for item in items], dtype=np.int64)
+        good = np.array([i for i in range(len(items)) if i not in decoded.seen.bad], dtype=np.int64)
+        order = good[np.lexsort((decoded.digests[good], labels[good]))]
+        _write_split(folder, "test", order, decoded, labels, items, groups.numbered(items))
+        (folder / RAW).unlink()
+    meta = {
+        "classes": list(listing.classes),
+        "sha256": seal.sha256(decoded.files.tolist(), labels.tolist(), listing.classes),
+        "undecodable": [
+            {"name": items[i].name, "of_class": listing.classes[items[i].label], "reason": why}
+            for i, why in decoded.seen.bad.items()
+        ],
         "hashes": {file.name: integrity.hashes(file) for file in sorted(folder.iterdir())},
     }
     integrity.write_signed(folder / META, meta)
@@ -145,10 +254,15 @@ def _decode_all(
 ) -> _Decoded:
     """Decode every image into one array, which lies in ``file``."""
     digests = np.zeros(len(items), dtype="S32")
+    files = np.zeros(len(items), dtype="S32")
     seen = _Seen()
     nothing = bytes(int(np.prod(shape[1:])))
     with arrays.create(file, shape) as out:
-        for i, result in enumerate(pool.map(lambda item: decode.decode(item, shape[1], shape[3]), items)):
+
+        def read(item: Item) -> tuple[Decoded | str, bytes]:
+            return decode.decode(item, shape[1], shape[3]), seal.file_digest(item)
+
+        for i, (result, files[i]) in enumerate(pool.map(read, items)):
             if isinstance(result, str):
                 seen.bad[i] = result
                 out.write(nothing)
@@ -159,7 +273,7 @@ def _decode_all(
                 seen.add(i, result)
             if progress is not None and ((i + 1) % _REPORT_EVERY == 0 or i + 1 == len(items)):
                 progress(i + 1, len(items))
-    return _Decoded(arrays.ImageFile(file), digests, seen)
+    return _Decoded(arrays.ImageFile(file), digests, files, seen)
 
 
 def _form(items: list[Item], data: DataSection, pool: ThreadPoolExecutor) -> tuple[int, int]:
@@ -179,35 +293,79 @@ def _undecodable(items: list[Item], bad: Mapping[int, str], data: DataSection) -
     )
 
 
-def _parts(decoded: _Decoded, labels: np.ndarray, listing: Listing, data: DataSection) -> dict[str, np.ndarray]:
-    """Split → positions of its images, sorted by (label, hash of the pixels).
+def _parts(
+    decoded: _Decoded,
+    labels: np.ndarray,
+    listing: Listing,
+    data: DataSection,
+    of_group: np.ndarray | None,
+    known: Known | None,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """(split → positions of its images, sorted by (label, hash of the pixels); those of validation images beyond data.max_val).
 
     Raises:
         DataError: a class or a split has no images.
     """
+    nothing = np.empty(0, dtype=np.int64)
     good = np.array([i for i in range(len(labels)) if i not in decoded.seen.bad], dtype=np.int64)
     order = good[np.lexsort((decoded.digests[good], labels[good]))]
     if listing.val is None:
         _check_classes(listing.classes, labels[order], "readable")
-        return stratified_split(order, labels, data.val_fraction, data.split_seed, listing.classes, decoded.digests)
+        fixed = None if known is None else known.among(decoded.digests)
+        parts = split.own_split(order, labels, data, listing.classes, decoded.digests, of_group, fixed)
+        _check_classes(listing.classes, labels[parts["train"]], "training")
+        if len(parts["val"]) == 0:
+            raise DataError(_NONE_LEFT if fixed is not None else f"{data.path or data.source}: {_ALL_TOGETHER}")
+        return parts, nothing
     parts = {"train": order[order < len(listing.train)], "val": order[order >= len(listing.train)]}
     _check_classes(listing.classes, labels[parts["train"]], "training")
     if len(parts["val"]) == 0:
         raise DataError(
             f"{data.path} has no validation images. Add some, or remove the split; raysweep then makes one itself."
         )
-    return parts
+    if data.max_val is None:
+        return parts, nothing
+    val = parts["val"]
+    takes = split.limited(np.bincount(labels[val], minlength=len(listing.classes)), data.max_val, data.min_val)
+    drawn = [c[permutation(len(c), (data.split_seed, i))] for i in range(len(takes)) for c in [val[labels[val] == i]]]
+    kept = np.isin(val, np.concatenate([c[:take] for c, take in zip(drawn, takes, strict=True)]))
+    return {"train": parts["train"], "val": val[kept]}, val[~kept]
+
+
+def _prior(
+    parts: dict[str, np.ndarray], beyond: np.ndarray, labels: np.ndarray, listing: Listing, data: DataSection
+) -> dict[str, float] | None:
+    """Class → its share in the data, where a split of ours gives validation another one, by an image or more. Accuracy and loss
+    are then weighted back. Versions before ``data.min_val`` did not do this."""
+    if data.min_val == 0 or (listing.val is not None and not len(beyond)):
+        return None
+    whole = np.concatenate([parts["val"], parts["train"] if listing.val is None else beyond])
+    counts, in_val = (np.bincount(labels[p], minlength=len(listing.classes)) for p in (whole, parts["val"]))
+    share = counts / counts.sum()
+    if (np.abs(in_val - share * in_val.sum()) < 1).all():
+        return None
+    return {name: float(p) for name, p in zip(listing.classes, share, strict=True)}
 
 
 def _without_copies(
-    parts: dict[str, np.ndarray], decoded: _Decoded, labels: np.ndarray, listing: Listing, data: DataSection
+    parts: dict[str, np.ndarray],
+    decoded: _Decoded,
+    labels: np.ndarray,
+    listing: Listing,
+    data: DataSection,
+    sealed: np.ndarray | None,
 ) -> tuple[dict[str, np.ndarray], int]:
-    """(the split without the copies that ``data.duplicates`` takes out, their number)."""
+    """(the split without the copies that ``data.duplicates`` takes out, their number). Training copies of sealed images are known
+    by their bytes."""
     train, val = parts["train"], parts["val"]
     shared = np.intersect1d(decoded.digests[train], decoded.digests[val])
-    if not len(shared):
-        return parts, 0
     in_train, in_val = (np.isin(decoded.digests[index], shared) for index in (train, val))
+    if (
+        data.val != words.TEST and sealed is not None
+    ):  # what earlier versions did, which left test images beside validation images unread
+        in_train |= np.isin(decoded.files[train], sealed[sealed != b""])
+    if not in_train.any():
+        return parts, 0
     if data.duplicates == copies.DROP_TRAIN:
         left = {"train": train[~in_train], "val": val}
     elif data.duplicates == copies.DROP_VAL:
@@ -228,15 +386,24 @@ def _check_classes(classes: tuple[str, ...], labels: np.ndarray, what: str) -> N
 
 
 def _write_split(
-    folder: Path, split: str, index: np.ndarray, decoded: _Decoded, labels: np.ndarray, items: list[Item]
+    folder: Path,
+    part: str,
+    index: np.ndarray,
+    decoded: _Decoded,
+    labels: np.ndarray,
+    items: list[Item],
+    of_group: np.ndarray | None,
 ) -> None:
-    """Write the images, the labels and the names of one split."""
-    with arrays.create(folder / f"{split}_images.npy", (len(index), *decoded.pixels.shape[1:])) as out:
+    """Write the images, the labels, the hashes and the names of one split."""
+    with arrays.create(folder / f"{part}_images.npy", (len(index), *decoded.pixels.shape[1:])) as out:
         for start in range(0, len(index), _COPIED_AT_ONCE):
             out.write(decoded.pixels.take(index[start : start + _COPIED_AT_ONCE]).data)
-    np.save(folder / f"{split}_labels.npy", labels[index])
-    np.save(folder / f"{split}_digests.npy", decoded.digests[index])
-    (folder / f"{split}_names.json").write_text(json.dumps([items[i].name for i in index]), encoding="utf-8")
+    np.save(folder / f"{part}_labels.npy", labels[index])
+    np.save(folder / f"{part}_digests.npy", decoded.digests[index])
+    np.save(folder / f"{part}_files.npy", decoded.files[index])
+    if of_group is not None:
+        np.save(folder / f"{part}_groups.npy", of_group[index])
+    (folder / f"{part}_names.json").write_text(json.dumps([items[i].name for i in index]), encoding="utf-8")
 
 
 def moments(pixels: np.ndarray) -> tuple[list[float], list[float]]:
@@ -255,41 +422,3 @@ def moments(pixels: np.ndarray) -> tuple[list[float], list[float]]:
     mean = total / n
     std = np.sqrt(np.maximum(squares / n - mean * mean, 1.0))  # at least 1: constant images must not divide by zero
     return [float(m) for m in mean], [float(s) for s in std]
-
-
-def stratified_split(
-    order: np.ndarray,
-    labels: np.ndarray,
-    fraction: float,
-    seed: int,
-    classes: tuple[str, ...],
-    digests: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """Set the same fraction of each class aside for validation; each class keeps at least one image on either side.
-
-    Images that have copies all go into training, so that equal pixels are never on both sides. A class that has nothing else
-    gets no validation images.
-
-    Args:
-        order: positions of the images to split.
-        labels: of all images, also of those that are not in ``order``.
-        digests: a hash of each image's pixels, of all images, too.
-
-    Raises:
-        DataError: a class has a single image.
-    """
-    _, group, times = np.unique(digests[order], return_inverse=True, return_counts=True)
-    repeated = np.zeros(len(labels), dtype=bool)
-    repeated[order] = times[group] > 1
-    val: list[np.ndarray] = []
-    for label, name in enumerate(classes):
-        of_class = order[labels[order] == label]
-        if len(of_class) < 2:
-            raise DataError(
-                f"Class {name!r} has a single readable image, which cannot be split. Add more images of this class."
-            )
-        take = min(len(of_class) - 1, max(1, round(len(of_class) * fraction)))
-        drawn = of_class[permutation(len(of_class), (seed, label))]
-        val.append(drawn[~repeated[drawn]][:take])
-    in_val = np.isin(order, np.concatenate(val))
-    return {"train": order[~in_val], "val": order[in_val]}

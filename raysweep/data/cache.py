@@ -24,9 +24,10 @@ import numpy as np
 from raysweep._paths import user_path
 from raysweep._text import join_names, truncate
 from raysweep.config.settings import DataSection
-from raysweep.data import build, integrity
+from raysweep.config.treatment import SamplingSection
+from raysweep.data import build, holdout, integrity, sampling
 from raysweep.data.arrays import ImageFile
-from raysweep.data.build import META, Progress
+from raysweep.data.build import META, Known, Progress
 from raysweep.data.integrity import Check, UnsignedError
 from raysweep.data.listing import Listing
 from raysweep.data.naming import Chosen
@@ -34,7 +35,7 @@ from raysweep.data.reading import Reading
 from raysweep.data.sources import open_source
 from raysweep.errors import DataError
 
-VERSION = 4  # part of every key: raise it when decoding, the order of classes or the choice of a split changes
+VERSION = 5  # part of every key: raise it when decoding, the order of classes or the choice of a split changes
 CHECKED_AT_ONCE_S = 2.0  # seconds for which opening a cache checks its files
 T = TypeVar("T")
 
@@ -132,6 +133,8 @@ def load(
     cache_dir: str | Path,
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
+    known: Known | None = None,
+    audited: bool = True,
 ) -> Dataset:
     """The data set of a configuration; decoded now unless a process of this machine has decoded it before.
 
@@ -140,39 +143,70 @@ def load(
         cache_dir: folder that holds the caches.
         progress: called with (images decoded, images in all).
         tell: called with a sentence where images are decoded again, and why.
+        known: hashes of the images whose role an ancestor has fixed, where a split is made here.
+        audited: also hash the bytes of sealed images, where that was not done before.
 
     Raises:
         DataError: the data cannot be read (see :func:`raysweep.data.build.build`), or the cache cannot be written.
     """
     source = open_source(data)
-    folder = user_path(cache_dir) / _key(_asked(source.fingerprint, data), data)
-    found = reopen(folder) or _built(source, folder, data, progress, tell)
-    told = _asked(source.told, data)
+    folder = user_path(cache_dir) / key(asked(source.fingerprint, data), data, known)
+    found = reopen(folder) or _built(source, folder, data, progress, tell, known, audited)
+    if audited and found.reading.seal is not None and not found.reading.seal.sha256:
+        found = _sealed_now(source, folder, data)
+    told = asked(source.told, data)
     return found if told is None else replace(found, reading=found.reading.with_told(*told))
 
 
+def load_as(
+    data: DataSection,
+    cache_dir: str | Path,
+    sha256: str | None,
+    known: Known | None,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+    audited: bool = True,
+) -> Dataset:
+    """As :func:`load`; where a split is made here and the images are others than before, every image that had a role keeps it.
+
+    Args:
+        sha256: of the data before; None: not known.
+        known: hashes of the images that had a role; None: not known.
+    """
+    found = load(data, cache_dir, progress, tell, audited=audited)
+    if known is None or not found.reading.own_split or found.sha256 == sha256:
+        return found
+    return load(data, cache_dir, progress, tell, known, audited)
+
+
 def _built(
-    source: Chosen, folder: Path, data: DataSection, progress: Progress | None, tell: Callable[[str], None] | None
+    source: Chosen,
+    folder: Path,
+    data: DataSection,
+    progress: Progress | None,
+    tell: Callable[[str], None] | None,
+    known: Known | None,
+    audited: bool,
 ) -> Dataset:
     """The cache in ``folder``, made now unless another process does."""
     from filelock import FileLock
 
-    base, key = folder.parent, folder.name
+    base, name = folder.parent, folder.name
     try:
         base.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(base / f"{key}.lock")):
+        with FileLock(str(base / f"{name}.lock")):
             cached = reopen(folder, tell)  # another process may have built it while this one waited
             if cached is not None:
                 return cached
-            for left in (folder, *base.glob(f".tmp-{key}-*")):  # a damaged cache, or the leftovers of a killed builder
+            for left in (folder, *base.glob(f".tmp-{name}-*")):  # a damaged cache, or the leftovers of a killed builder
                 shutil.rmtree(left, ignore_errors=True)
-            listing = _asked(source.listing, data)
+            listing = asked(source.listing, data)
             if tell is not None and (older := _older(base, listing)):
                 tell(older)
-            temp = base / f".tmp-{key}-{secrets.token_hex(4)}"
+            temp = base / f".tmp-{name}-{secrets.token_hex(4)}"
             temp.mkdir()  # unlike tempfile's, open to whom the umask allows
             try:
-                build.build(temp, data, listing, progress)
+                build.build(temp, data, listing, progress, known, audited)
                 os.rename(temp, folder)
             finally:
                 shutil.rmtree(temp, ignore_errors=True)
@@ -181,10 +215,27 @@ def _built(
             f"The image cache {folder} cannot be written: {error.strerror or error}. "
             "Free space, or name another folder with data.cache_dir."
         ) from None
-    built = reopen(folder)
-    if built is None:
+    return _again(folder)
+
+
+def _sealed_now(source: Chosen, folder: Path, data: DataSection) -> Dataset:
+    """The cache in ``folder`` with the hashes of the sealed images, which nobody needed before."""
+    from filelock import FileLock
+
+    listing = asked(source.listing, data)
+    try:
+        with FileLock(str(folder.parent / f"{folder.name}.lock")):
+            build.seal_later(folder, listing)
+    except OSError as error:
+        raise DataError(f"The image cache {folder} cannot be written: {error.strerror or error}. Free space.") from None
+    return _again(folder)
+
+
+def _again(folder: Path) -> Dataset:
+    found = reopen(folder)
+    if found is None:
         raise DataError(f"The image cache {folder} was damaged right after it was written. Delete it and try again.")
-    return built
+    return found
 
 
 def _older(base: Path, listing: Listing) -> str | None:
@@ -207,13 +258,15 @@ def _older(base: Path, listing: Listing) -> str | None:
     )
 
 
-def _key(fingerprint: str, data: DataSection) -> str:
+def key(fingerprint: str, data: DataSection, known: Known | None = None) -> str:
     """The name of the cache's folder: a hash of everything that its content depends on."""
-    options = [data.image_size, data.channels, data.val_fraction, data.split_seed, data.on_bad_image, data.duplicates]
-    return hashlib.sha256(json.dumps([VERSION, fingerprint, *options]).encode()).hexdigest()[:20]
+    keys = "image_size channels val_fraction split_seed on_bad_image duplicates val min_val max_val group"
+    options = [getattr(data, key) for key in keys.split()]
+    fixed = [] if known is None else [hashlib.sha256(part.tobytes()).hexdigest() for part in (known.train, known.val)]
+    return hashlib.sha256(json.dumps([VERSION, fingerprint, *options, *fixed]).encode()).hexdigest()[:20]
 
 
-def _asked(question: Callable[[], T], data: DataSection) -> T:
+def asked(question: Callable[[], T], data: DataSection) -> T:
     """The answer of a source. The source reads files for it, and any of them may be missing or not readable."""
     try:
         return question()
@@ -253,16 +306,54 @@ def reopen(folder: str | Path, tell: Callable[[str], None] | None = None) -> Dat
     return None
 
 
+def find(cache_dir: str | Path, sha256: str) -> Dataset | None:
+    """The data set with this hash, if it was decoded into ``cache_dir`` and is still there."""
+    for meta in sorted(user_path(cache_dir).glob(f"*/{META}")):
+        try:
+            same = json.loads(meta.read_text(encoding="utf-8"))["sha256"] == sha256
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        if same and (found := reopen(meta.parent)) is not None:
+            return found
+    return None
+
+
 def digests(data: Dataset, split: str) -> np.ndarray:
     """A hash of each image's pixels, S32 (n,), in the order of the split."""
     found: np.ndarray = np.load(data.folder / f"{split}_digests.npy")
     return found
 
 
+def holdout_and_pool(data: Dataset, section: SamplingSection, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(training images that are held out, those that may be shown): positions, int64, ascending."""
+    labels = data.train.labels
+    held = None
+    if section.holdout:
+        held = holdout.members(digests(data, "train"), labels, section.holdout, seed)
+    members = sampling.pool(labels, data.classes, section.sample_per_class, seed, held)
+    return np.flatnonzero(held if held is not None else np.zeros(len(labels), dtype=bool)), members
+
+
 def names(data: Dataset, split: str) -> list[str]:
     """The name of each image, in the order of the split."""
     found: list[str] = json.loads((data.folder / f"{split}_names.json").read_text(encoding="utf-8"))
     return found
+
+
+def files(data: Dataset, split: str) -> np.ndarray:
+    """A hash of each image's bytes, S32 (n,), in the order of the split; of the sealed images (``sealed``) in no order. Empty where
+    an earlier version decoded the images."""
+    path = data.folder / f"{split}_files.npy"
+    if not path.exists():
+        return np.zeros({"train": len(data.train.labels), "val": len(data.val.labels)}.get(split, 0), dtype="S32")
+    found: np.ndarray = np.load(path)
+    return found
+
+
+def groups(data: Dataset, split: str) -> np.ndarray | None:
+    """The number of each image's group, int64 (n,), in the order of the split; None without ``data.group``."""
+    path = data.folder / f"{split}_groups.npy"
+    return np.load(path) if path.exists() else None
 
 
 def _opened(folder: Path) -> Dataset:

@@ -97,7 +97,7 @@ def _of_array(pixels: np.ndarray, size: int, channels: int) -> Decoded:
     from PIL import Image
 
     if pixels.shape == (size, size) and channels == 1:
-        return Decoded(pixels[:, :, None])
+        return Decoded(pixels[:, :, None], size=f"{size}×{size}")
     return pillow.draw(Image.fromarray(pixels), size, channels)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from raysweep._text import join_names
 from raysweep.data.arrange import arrange
 from raysweep.data.listing import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, Found, Row, class_name, digest, marks, split_of
+from raysweep.data.roles.words import AUTO
 from raysweep.data.suspicious import told_of_words
 from raysweep.data.tables import LIST_SUFFIXES, Table, column, open_table
 from raysweep.data.tree import IMAGE_SUFFIXES, Folder, Rest, is_hidden, walk
@@ -105,23 +106,24 @@ def _names_files(table: Table, tree: Folder) -> bool:
 class FolderSource:
     """``train/`` with ``val/`` or ``test/``, each with one folder per class; or one folder per class without a split."""
 
-    def __init__(self, path: Path, level: int | None = None, walked: Walked | None = None) -> None:
+    def __init__(self, path: Path, level: int | None = None, walked: Walked | None = None, asked: str = AUTO) -> None:
         """
         Args:
             level: see :func:`~raysweep.data.arrange.arrange`.
             walked: what lies in ``path``, if it was looked at already.
+            asked: ``data.val``.
 
         Raises:
             LayoutError: splits and classes are not plain.
         """
         self.path = path
         tree, rest = walked or look(path)
-        self._arranged = arrange(tree, level, rest)
+        self._arranged = arrange(tree, level, rest, asked)
         self._left_out = rest.left_out()
         self._check(tree)
 
     def labels(self) -> set[str]:
-        return {*self._arranged.train, *(self._arranged.val or {})}
+        return {*self._arranged.train, *(self._arranged.val or {}), *self._arranged.test}
 
     def _check(self, tree: Folder) -> None:
         """Raises DataError if there are no images, or a class has none for training."""
@@ -157,9 +159,8 @@ class FolderSource:
 
     def _images(self) -> Iterator[tuple[str, str, Path]]:
         """(split, class, file) of every image, the files of a class in sorted order."""
-        parts = {"train": self._arranged.train} | (
-            {"val": self._arranged.val} if self._arranged.val is not None else {}
-        )
+        found = self._arranged
+        parts = {"train": found.train, "val": found.val or {}, "test": found.test}
         for split, classes in parts.items():
             for name, folders in sorted(classes.items()):
                 for file in sorted(image for folder in folders for image in folder.every()):
@@ -172,11 +173,12 @@ class FolderSource:
         return digest([str(self.path.resolve()), rows])
 
     def found(self) -> Found:
-        parts: dict[str, list[Row]] = {"train": [], "val": []}
+        parts: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
         for split, name, path in self._images():
             parts[split].append(Row(str(path.relative_to(self.path)), name, path))
         val = None if self._arranged.val is None else parts["val"]
-        return Found(parts["train"], val, self._left_out, tuple(self._arranged.notes))
+        notes = tuple(self._arranged.notes)
+        return Found(parts["train"], val, self._left_out, notes, parts["test"], self._arranged.on_test)
 
 
 def _with_kinds(folder: Folder) -> str:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -38,16 +38,19 @@ class Item(NamedTuple):
     name: str
     label: int
     payload: Path | bytes | np.ndarray
+    group: str | None = None
 
 
 class Listing(NamedTuple):
-    """All images of a data set. ``val`` is None where the data have no split of their own."""
+    """All images of a data set. ``val`` is None where a part of the training images is set aside; ``test`` is sealed."""
 
     classes: tuple[str, ...]
     train: list[Item]
     val: list[Item] | None
     left_out: Mapping[str, LeftOut] = {}
     notes: tuple[str, ...] = ()  # how the data were read, for people
+    test: Sequence[Item] = ()
+    on_test: bool = False  # ``val`` are test images
 
 
 class Row(NamedTuple):
@@ -56,6 +59,7 @@ class Row(NamedTuple):
     name: str
     label: str
     payload: Path | bytes | np.ndarray
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Found:
     val: list[Row] | None  # None where the source has no split of its own
     left_out: Mapping[str, LeftOut] = field(default_factory=dict)  # kind, in the plural → what
     notes: tuple[str, ...] = ()
+    test: list[Row] = field(default_factory=list)  # sealed
+    on_test: bool = False  # ``val`` are test images
 
 
 class Source(Protocol):
@@ -97,6 +103,12 @@ def split_of(word: str) -> str | None:
     return _SPLITS.get(word.strip().lower())
 
 
+def written_split(word: str) -> str | None:
+    """As :func:`split_of`, but FER-2013's two sets of test images keep their names, in lower case."""
+    plain = word.strip().lower()
+    return plain if plain in FER_TESTS else split_of(plain)
+
+
 def truth(value: Any) -> bool | None:
     """Whether a field says yes or no; None if it says neither."""
     return {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(
@@ -113,7 +125,7 @@ def split_value(value: Any, where: object, flag: tuple[str, str] | None = None) 
     Raises:
         DataError: the value is none of the words for a split.
     """
-    found = split_of(value) if isinstance(value, str) else None
+    found = written_split(value) if isinstance(value, str) else None
     if flag is not None and (true := truth(value)) is not None:
         return flag[0] if true else flag[1]
     if found is None:
@@ -140,41 +152,6 @@ def only_split_in(name: str) -> str | None:
 def _splits_in(name: str) -> list[str]:
     words = re.split(r"[^a-z]+", _INNER_CAPITAL.sub(" ", name).lower())
     return [split for split in map(split_of, words) if split is not None]
-
-
-def choose(splits: Sequence[str | None], path: object) -> tuple[list[int], list[int] | None]:
-    """The positions of the rows for training and of those for validation; None for the latter if no row has a split.
-
-    Where there are both validation and test rows, the test rows are not used: they are kept for a final evaluation. Where
-    only some rows have a split, the others are for training.
-
-    Raises:
-        DataError: there are rows for validation or test, and none for training.
-    """
-    named = {s for s in splits if s is not None}
-    if not named:
-        return list(range(len(splits))), None
-    kept = "val" if "val" in named else "test"
-    train = [i for i, s in enumerate(splits) if s in ("train", None)]
-    if not train:
-        raise DataError(
-            f"{path} has images for {' and '.join(sorted(named))}, but none for train. Add training images, or remove the "
-            "split; raysweep then makes one itself."
-        )
-    return train, [i for i, s in enumerate(splits) if s == kept]
-
-
-def roles(splits: Sequence[str | None]) -> list[str]:
-    """What is to be said of the splits of rows."""
-    if "test" in splits and "val" not in splits:
-        return ["The test images are used for validation: there are no validation images of their own."]
-    return []
-
-
-def unused(splits: Sequence[str | None], places: Callable[[int], object]) -> dict[str, LeftOut]:
-    """The rows for test that :func:`choose` leaves out, with the place of each."""
-    rows = [i for i, s in enumerate(splits) if s == "test"] if "val" in splits else []
-    return {"rows for test, since there are some for validation": LeftOut.of(map(places, rows))} if rows else {}
 
 
 def label_name(value: Any, names: Sequence[str] | None, where: object) -> str:

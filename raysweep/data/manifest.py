@@ -14,18 +14,18 @@ from raysweep.data.columns import Meaning, meaning_of, number
 from raysweep.data.listing import (
     Found,
     Row,
-    choose,
     digest,
     label_name,
     marks,
     only_split_in,
-    roles,
     split_of,
     split_value,
     stamp,
 )
 from raysweep.data.located import Locator, Named, Place, text_of
-from raysweep.data.tables import Table, meanings
+from raysweep.data.roles.groups import column_of, grouped
+from raysweep.data.roles.words import AUTO, Roles, choose
+from raysweep.data.tables import Table, column, meanings, plain_name
 from raysweep.data.tree import Folder, Rest
 from raysweep.errors import DataError
 
@@ -33,6 +33,8 @@ MAX_REPORTED = 5
 UNNAMED = "rows that name no image"
 TIED = "rows whose votes are tied"
 _FEW = 0.01  # of the rows may have another number of votes
+UNLABELLED = "rows of test images without a class"
+NOT_THERE = "rows of test images whose files are not there"
 UNLISTED = "images that the list does not name"
 _WHOLE = re.compile(r"-?[0-9]+(\.0+)?")
 
@@ -45,6 +47,7 @@ class _Line(NamedTuple):
     image: Any
     label: Any
     split: str | None
+    group: Any = None
 
 
 class ManifestSource:
@@ -52,8 +55,8 @@ class ManifestSource:
 
     :mod:`raysweep.data.columns` finds the columns. The words for splits are ``train``/``training``,
     ``val``/``valid``/``validation``/``dev`` and ``test``/``testing``/``eval``/``evaluation``. Without a column for the split
-    and without a table for each split, the cache sets a part of each class aside. Where there are both val and test rows,
-    the test rows are not read.
+    and without a table for each split, the cache sets a part of each class aside. Test rows without a class or without a
+    file are left out and counted.
 
     A relative path starts at the table's folder, or at ``data.images``, and must stay inside it: a table from a stranger must
     not read other files of this machine. Links inside the folder are followed wherever they point, just as links among class
@@ -88,13 +91,14 @@ class ManifestSource:
         self.rest = walked[1] if walked else Rest()
         self.notes: list[str] = []
         self._tied: list[tuple[Table, str]] = []  # the images of rows whose votes are tied
-        self._read: tuple[list[Row], list[Row] | None, list[Any]] | None = None
+        self.asked = data.val if data else AUTO
+        self.group = column_of(data.group) if data else None
+        self._read: tuple[dict[int, Row], Roles, list[Any]] | None = None
         if self.images is not None and not self.images.is_dir():
             raise DataError(f"data.images: {self.images} is no folder. Give the folder with the images of {path}.")
 
     def labels(self) -> set[str]:
-        train, val, _ = self._rows()
-        return {row.label for row in [*train, *(val or [])]}
+        return {row.label for row in self._rows()[0].values()}
 
     def _lines(self) -> tuple[list[_Line], list[list[str] | None]]:
         """Every row of every table that names an image, and each table's class names for numbers."""
@@ -107,15 +111,23 @@ class ManifestSource:
             label = self._label_column(table, meaning, [values for _, values in rows])
             labels.append(meaning.labels[label] if meaning.labels else "")
             for number_, values in rows:
-                of_row = split_value(values[-1], table.place(number_), meaning.flag) if meaning.split else of_table
+                place_of_split = len(meaning.labels) + len(meaning.votes) + 1
+                word = values[place_of_split] if meaning.split else None
+                of_row = split_value(word, table.place(number_), meaning.flag) if meaning.split else of_table
                 value = values[1 + label] if meaning.labels else self._voted(meaning, values, table, number_)
                 if value is not None or meaning.labels:
-                    lines.append(_Line(t, number_, values[0], value, of_row))
+                    group = values[-1] if self._group_in(table) else None
+                    lines.append(_Line(t, number_, values[0], value, of_row, group))
         return self._by_folder(lines), meanings([table for table, _ in self.files], labels)
+
+    def _group_in(self, table: Table) -> str | None:
+        """The column of a table that ``data.group`` names, as the table spells it."""
+        return None if self.group is None else column(table.columns(), [plain_name(self.group)])
 
     def _named_rows(self, table: Table, meaning: Meaning) -> list[tuple[int, list[Any]]]:
         """(number, [path, labels or votes, split]) of every row that names an image; the others are counted."""
         wanted = [meaning.path, *meaning.labels, *meaning.votes, *([meaning.split] if meaning.split else [])]
+        wanted += [group] if (group := self._group_in(table)) else []
         rows, unnamed = [], []
         for number_, values in table.rows(wanted):
             if values[0] is None or (isinstance(values[0], str) and not values[0].strip()):
@@ -201,31 +213,50 @@ class ManifestSource:
             return lines
         return [line._replace(split=split) for line, split in zip(lines, splits, strict=True)]
 
-    def _rows(self) -> tuple[list[Row], list[Row] | None, list[Any]]:
-        """(training rows, validation rows, what changes with their files); files of other rows may be missing."""
+    def _rows(self) -> tuple[dict[int, Row], Roles, list[Any]]:
+        """(position among the lines → row, roles of the positions, what changes with the files); sealed rows may be missing."""
         if self._read is None:
             lines, names = self._lines()
-            splits = [line.split for line in lines]
-            train, val = choose(splits, self.path)
-            used = [*train, *(val or [])]
-            unused = [i for i in range(len(lines)) if i not in set(used)] if len(used) < len(lines) else []
-            self.rest.add(
-                "rows for test, since there are some for validation", map(self._where, (lines[i] for i in unused))
-            )
-            self.notes += roles(splits)
+            roles = choose([line.split for line in lines], self.path, self.asked)
+            self.notes += roles.notes
+            for kind in roles.left_out(lambda i: self._where(lines[i])):
+                self.rest.add(kind, map(self._where, (lines[i] for i in roles.unused)))
+            used = [*roles.train, *(roles.val or [])]
             places = self._located([lines[i] for i in used])
             self._check_missing([lines[i] for i in used], places)
-            rows: list[Row] = []
+            sealed = self._sealed(lines, roles)
+            rows: dict[int, Row] = {}
             stamps: list[Any] = []
-            for n, (i, place) in enumerate(zip(used, places, strict=True)):
+            trained, closed = set(roles.train), set(roles.test)
+            for i, place in [*zip(used, places, strict=True), *sealed]:
                 line, found = lines[i], place.status
                 assert found is not None  # none is missing
-                label = label_name(line.label, names[line.table], self._where(line))
-                rows.append(Row(truncate(line.image, 200), label, place.file))
-                stamps.append([n < len(train), str(place.file), label, *marks(found)])
-            self._add_unlisted([p.file for p in places], [lines[i] for i in unused])
-            self._read = rows[: len(train)], None if val is None else rows[len(train) :], stamps
+                try:
+                    label = label_name(line.label, names[line.table], self._where(line))
+                except DataError:
+                    if i not in closed:
+                        raise
+                    self.rest.add(UNLABELLED, [self._where(line)])
+                    continue
+                rows[i] = grouped(Row(truncate(line.image, 200), label, place.file), line.group)
+                stamps.append([i in trained, str(place.file), label, *marks(found)])
+            gone = [lines[i] for i in range(len(lines)) if i not in rows] if len(rows) < len(lines) else []
+            self._add_unlisted([p.file for p in places] + [p.file for _, p in sealed], gone)
+            self._read = rows, roles, stamps
         return self._read
+
+    def _sealed(self, lines: Sequence[_Line], roles: Roles) -> list[tuple[int, Place]]:
+        """(position among the lines, file) of every test image that is there. Where there are validation images, no run needs
+        them."""
+        try:
+            places = self._located([lines[i] for i in roles.test])
+        except DataError:
+            if roles.val is None:
+                raise
+            places = [Place(Path(), None)] * len(roles.test)
+        found = list(zip(roles.test, places, strict=True))
+        self.rest.add(NOT_THERE, (self._where(lines[i]) for i, place in found if place.status is None))
+        return [(i, place) for i, place in found if place.status is not None]
 
     def _where(self, line: _Line) -> str:
         return self.files[line.table][0].place(line.number)
@@ -241,7 +272,7 @@ class ManifestSource:
             named = [Named(text_of(lines[i].image, self._where(lines[i])), self._where(lines[i])) for i in of_table]
             locator = self._locator(table)
             places |= dict(zip(of_table, locator.located(named), strict=True))
-            self.notes += locator.notes
+            self.notes += [note for note in locator.notes if note not in self.notes]
         return [places[i] for i in range(len(lines))]
 
     def _check_missing(self, lines: Sequence[_Line], places: Sequence[Place]) -> None:
@@ -281,5 +312,5 @@ class ManifestSource:
         return digest([[stamp(table.file) for table, _ in self.files], self._rows()[2]])
 
     def found(self) -> Found:
-        train, val, _ = self._rows()
-        return Found(train, val, self.rest.left_out(), tuple(self.notes))
+        rows, roles, _ = self._rows()
+        return roles.found(rows, self.rest.left_out(), tuple(self.notes))

@@ -11,6 +11,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from raysweep._text import join_names, plain, truncate
@@ -18,9 +19,11 @@ from raysweep.config.settings import DataSection
 from raysweep.data import sizes
 from raysweep.data.listing import Found, Item, Listing, Row, class_name, digest, ordered
 from raysweep.data.reading import LeftOut
+from raysweep.data.roles import groups, words
 from raysweep.data.suspicious import combined, masks
 from raysweep.errors import DataError, did_you_mean
 
+STRANGE = "test images of classes without training images"
 MAX_PAIRS = 3  # of contradicting files that a note names
 
 
@@ -64,14 +67,15 @@ class Naming:
         Raises:
             DataError: the user names a class that is not there, or two names differ in case alone.
         """
-        written = {row.label for row in [*found.train, *(found.val or [])]}
+        every = [*found.train, *(found.val or []), *found.test]
+        written = {row.label for row in every}
         names = {label: class_name(canonical(label), self.where) for label in written}
         self._check_known("data.rename", self.rename, set(names.values()))
         final = {label: self.rename.get(name, name) for label, name in names.items()}
         self._check_known("data.drop", self.drop, {*names.values(), *final.values()})
         gone = {label for label in written if final[label] in self.drop or names[label] in self.drop}
         kept = {final[label] for label in written - gone}
-        self._check_case(Counter(final[r.label] for r in [*found.train, *(found.val or [])] if r.label not in gone))
+        self._check_case(Counter(final[r.label] for r in every if r.label not in gone))
         if self.choice is None:
             self._check_combined(kept)
         left_out = dict(found.left_out)
@@ -79,23 +83,26 @@ class Naming:
         if self.choice is not None:
             self._check_choice(kept)
             gone |= {label for label in written if final[label] not in self.choice}
-        train, val, dropped = self._rows(found, final, gone)
+        found, dropped = self._rows(found, final, gone)
+        known = {row.label for row in [*found.train, *(found.val or [])]}
+        strange = [row.name for row in found.test if row.label not in known]
+        if strange and found.train:
+            left_out[STRANGE] = LeftOut.of(strange)
+            found = replace(found, test=[row for row in found.test if row.label in known])
         if dropped:
             each = ", ".join(f"{n:,} {plain(name)}" for name, n in sorted(dropped.items()))
             left_out[f"images of classes that are not used ({truncate(each, 300)})"] = LeftOut(sum(dropped.values()))
-        return Found(train, val, left_out, found.notes), notes
+        return replace(found, left_out=left_out), notes
 
     @staticmethod
-    def _rows(
-        found: Found, final: Mapping[str, str], gone: set[str]
-    ) -> tuple[list[Row], list[Row] | None, Counter[str]]:
+    def _rows(found: Found, final: Mapping[str, str], gone: set[str]) -> tuple[Found, Counter[str]]:
         dropped: Counter[str] = Counter()
-        parts: list[list[Row] | None] = []
-        for rows in (found.train, found.val):
-            dropped.update(final[row.label] for row in rows or [] if row.label in gone)
-            kept = [row._replace(label=final[row.label]) for row in rows or [] if row.label not in gone]
-            parts.append(None if rows is None else kept)
-        return parts[0] or [], parts[1], dropped
+        parts: dict[str, list[Row]] = {}
+        for role, rows in (("train", found.train), ("val", found.val or []), ("test", found.test)):
+            dropped.update(final[row.label] for row in rows if row.label in gone)
+            parts[role] = [row._replace(label=final[row.label]) for row in rows if row.label not in gone]
+        val = None if found.val is None else parts["val"]
+        return replace(found, train=parts["train"], val=val, test=parts["test"]), dropped
 
     def _check_known(self, option: str, names: Iterable[str], known: set[str]) -> None:
         missing = [name for name in names if name not in known]
@@ -162,6 +169,8 @@ class Chosen:
         self.source = source
         self.naming = Naming(data)
         self.image_size = data.image_size
+        self.asked = data.val
+        self.group = data.group
         self.notes = tuple(notes)
         self._listing: Listing | None = None
 
@@ -187,14 +196,15 @@ class Chosen:
         """
         if self._listing is not None:
             return self._listing
-        read: Found = self.source.found()  # type: ignore[attr-defined]
+        read: Found = words.settled(self.source.found(), self.asked)  # type: ignore[attr-defined]
         try:
             found, notes = self.naming.applied(read)
+            found = groups.assigned(found, self.group, self.naming.where)
         except DataError as error:
             files = [row.payload for row in read.train if isinstance(row.payload, Path)]
             some = files[:: len(files) // 2000 + 1]  # from all parts of a list
             raise type(error)(f"{error}{sizes.advice(self.image_size, some)}") from None
-        parts = (found.train, found.val)
+        parts = (found.train, found.val, found.test)
         classes = ordered({row.label for rows in parts for row in rows or []})
         lacking = ordered({row.label for row in found.val or []} - {row.label for row in found.train})
         if lacking and found.train:
@@ -204,9 +214,11 @@ class Chosen:
                 f"some, or leave the class out with 'data.drop={line}'."
             )
         index = {c: i for i, c in enumerate(classes)}
-        train, val = (None if r is None else [Item(x.name, index[x.label], x.payload) for x in r] for r in parts)
+        train, val, test = (
+            None if r is None else [Item(x.name, index[x.label], x.payload, x.group) for x in r] for r in parts
+        )
         every = (*self.notes, *found.notes, *notes, *_repeated(found), *masks(found))
-        self._listing = Listing(classes, train or [], val, found.left_out, every)
+        self._listing = Listing(classes, train or [], val, found.left_out, every, test or [], found.on_test)
         return self._listing
 
 
@@ -216,9 +228,10 @@ def _repeated(found: Found) -> list[str]:
     pairs: dict[str, list[str]] = {
         "in two classes": [],
         "both in training and validation": [],
+        "both for testing and for something else": [],
         "read more than once": [],
     }
-    for split, rows in (("train", found.train), ("val", found.val or [])):
+    for split, rows in (("train", found.train), ("val", found.val or []), ("test", found.test)):
         for row in rows:
             if not isinstance(row.payload, Path):
                 continue
@@ -231,6 +244,8 @@ def _repeated(found: Found) -> list[str]:
             if name is row.name:
                 continue
             kind = "in two classes" if label != row.label else "both in training and validation"
+            if split == "test" and other != split:
+                kind = "both for testing and for something else"
             kind = "read more than once" if (label, other) == (row.label, split) else kind
             labels = f" as {plain(label)} and {plain(row.label)}" if label != row.label else ""
             pairs[kind].append(f"{truncate(name, 80)} is {truncate(row.name, 80)}{labels}")

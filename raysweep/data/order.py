@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -38,3 +40,21 @@ def in_order(data: Dataset, classes: Sequence[str] | None) -> Dataset:
     number = np.array([position[name] for name in data.classes])
     train, val = (replace(part, labels=number[part.labels]) for part in (data.train, data.val))
     return replace(data, classes=tuple(classes), train=train, val=val)
+
+
+def matched(labels: Sequence[str], classes: Sequence[str]) -> tuple[str, ...] | None:
+    """``classes`` in the order of ``labels``, which are the same but for case, form, separators or leading zeros; None where they
+    are not, or where two of them would be one.
+
+    >>> matched(["Sad", "very_happy", "07"], ["7", "sad", "very happy"]), matched(["a", "A"], ["a", "b"])
+    (('sad', 'very happy', '7'), None)
+    """
+    theirs, mine = [_form(name) for name in labels], {_form(name): name for name in classes}
+    if len(mine) != len(classes) or len(set(theirs)) != len(theirs) or set(theirs) != set(mine):
+        return None
+    return tuple(mine[form] for form in theirs)
+
+
+def _form(name: str) -> str:
+    text = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+    return str(int(text)) if text.isascii() and text.isdigit() and len(text) < 100 else text

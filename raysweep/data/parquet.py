@@ -13,22 +13,22 @@ from raysweep.data.listing import (
     Found,
     Row,
     Source,
-    choose,
     digest,
     label_name,
-    roles,
     split_in,
     split_value,
     stamp,
-    unused,
 )
 from raysweep.data.manifest import ManifestSource
 from raysweep.data.reading import LeftOut
-from raysweep.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, ParquetTable, column, meanings
+from raysweep.data.roles.groups import column_of, grouped
+from raysweep.data.roles.words import AUTO, TEST, choose
+from raysweep.data.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, ParquetTable, column, meanings, plain_name
 from raysweep.data.tree import is_hidden
 from raysweep.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img", "image_bytes", "bytes", "jpg", "png")
+UNLABELLED = "rows and files of test images without a class"
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
@@ -36,26 +36,16 @@ def shards(path: Path) -> list[tuple[ParquetTable, str | None]]:
     """The Parquet files of a folder, and the split of each: taken from its name, else from the nearest folder's name.
 
     ``data/train-00000-of-00002.parquet`` and ``default/validation/0000.parquet`` name a split. A single file given as
-    ``data.path`` has none, whatever its name: there are no other images. Where there are validation files, test files are
-    not read, just as :func:`~raysweep.data.listing.choose` ignores test rows; they need not even have labels.
+    ``data.path`` has none, whatever its name: there are no other images.
     """
     if not path.is_dir():
         return [(ParquetTable(path), None)]
     files = [(file, file.relative_to(path)) for file in sorted(path.rglob("*.parquet")) if file.is_file()]
     found = [(ParquetTable(file), _split_in_path(inner)) for file, inner in files if not _is_hidden(inner)]
     splits = {split for _, split in found}
-    if "val" in splits:
-        return [(table, split) for table, split in found if split != "test"]
-    if "test" not in splits:  # train/ alone is no split
+    if splits.isdisjoint(("val", "test")):  # train/ alone is no split
         return [(table, None) for table, _ in found]
     return found
-
-
-def test_shards(path: Path) -> list[Path]:
-    """The files of test images in a folder, which :func:`shards` leaves out where there are validation files."""
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else []
-    inner = [file.relative_to(path) for file in files if file.is_file()]
-    return [file for file in inner if not _is_hidden(file) and _split_in_path(file) == "test"]
 
 
 def _is_hidden(inner: Path) -> bool:
@@ -80,7 +70,7 @@ def open_parquet(path: Path, data: DataSection | None = None) -> Source:
     encoded, text = ([name for name, kind in kinds.items() if kind == wanted] for wanted in ("bytes", "text"))
     if column(encoded, IMAGE_COLUMNS) is None and column(text, PATH_COLUMNS) is not None:
         return ManifestSource(path, files, data=data)
-    return ParquetSource(path, files)
+    return ParquetSource(path, files, data.val if data else AUTO, column_of(data.group) if data else None)
 
 
 class ParquetSource:
@@ -89,12 +79,33 @@ class ParquetSource:
     The split comes from a column, else from the names of files and folders.
     """
 
-    def __init__(self, path: Path, files: Sequence[tuple[ParquetTable, str | None]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        files: Sequence[tuple[ParquetTable, str | None]],
+        asked: str = AUTO,
+        group: str | None = None,
+    ) -> None:
+        """
+        Args:
+            asked: ``data.val``.
+            group: the column that ``data.group`` names.
+        """
         self.path = path
-        self.files = files
+        self.group = group
+        self.asked = asked
+        self._unlabelled: list[str] = []  # files and rows of sealed images without a class
+        # Sealed images need not have labels: the Hub's often have none.
+        sealed = asked != TEST or any(split == "val" for _, split in files)
+        self.files = [(t, s) for t, s in files if not (sealed and s == "test" and self._lacks_labels(t))]
 
     def fingerprint(self) -> str:
         return digest([stamp(table.file) for table, _ in self.files])
+
+    def _lacks_labels(self, table: ParquetTable) -> bool:
+        lacking = column(table.columns(), LABEL_COLUMNS) is None
+        self._unlabelled += [str(table.file.relative_to(self.path))] * lacking
+        return lacking
 
     def found(self) -> Found:
         # Images are nearly all of a file. So labels and splits are read first, and then only the images that are needed.
@@ -108,20 +119,18 @@ class ParquetSource:
                 splits.append(split)
         label_columns = [self._column(table.columns(), LABEL_COLUMNS, table) for table, _ in self.files]
         names = meanings([table for table, _ in self.files], label_columns)
-        train, val = choose(splits, self.path)
-        needed = {*train, *(val or [])}
+        roles = choose(splits, self.path, self.asked)
+        needed = {*roles.train, *(roles.val or []), *roles.test}
         rows: dict[int, Row] = {}
         for (table, _), start, end, of_file_names in zip(
             self.files, starts, [*starts[1:], len(labels)], names, strict=True
         ):
             if not needed.isdisjoint(range(start, end)):
-                rows |= self._rows(table, start, needed, labels, of_file_names)
-        parts = [rows[i] for i in train], None if val is None else [rows[i] for i in val]
-        left_out = unused(splits, lambda i: f"row {i - max(s for s in starts if s <= i)}")
-        skipped = test_shards(self.path)
-        if skipped and "val" in splits:
-            left_out["files of test images, since there are validation images"] = LeftOut.of(skipped)
-        return Found(*parts, left_out, tuple(roles(splits)))
+                rows |= self._rows(table, start, needed, set(roles.test), labels, of_file_names)
+        left_out = roles.left_out(lambda i: f"row {i - max(s for s in starts if s <= i)}")
+        if self._unlabelled:
+            left_out[UNLABELLED] = LeftOut.of(self._unlabelled)
+        return roles.found(rows, left_out, tuple(roles.notes))
 
     def _labels(self, table: ParquetTable, of_file: str | None) -> Iterator[tuple[Any, str | None]]:
         """(label, split) of every row of one file; ``of_file`` is the split where no column gives one.
@@ -136,17 +145,31 @@ class ParquetSource:
             yield values[0], split_value(values[1], table.place(number)) if split else of_file
 
     def _rows(
-        self, table: ParquetTable, start: int, needed: Container[int], labels: Sequence[Any], names: list[str] | None
+        self,
+        table: ParquetTable,
+        start: int,
+        needed: Container[int],
+        sealed: Container[int],
+        labels: Sequence[Any],
+        names: list[str] | None,
     ) -> dict[int, Row]:
         """The needed images of one file, by their position among the rows of all files."""
         rows: dict[int, Row] = {}
-        for number, (payload,) in table.rows([self._images(table)]):
+        group = None if self.group is None else column(table.columns(), [plain_name(self.group)])
+        for number, (payload, *of_group) in table.rows([self._images(table), *([group] if group else [])]):
             i = start + number
             if i in needed:
                 data = payload.get("bytes") if isinstance(payload, dict) else payload
-                label = label_name(labels[i], names, table.place(number))
+                try:
+                    label = label_name(labels[i], names, table.place(number))
+                except DataError:
+                    if i not in sealed:
+                        raise
+                    self._unlabelled.append(f"{table.file.name} row {number}")
+                    continue
                 # A value that is no bytes becomes an empty image, which decoding reports.
-                rows[i] = Row(f"{table.file.name} row {number}", label, data if isinstance(data, bytes) else b"")
+                row = Row(f"{table.file.name} row {number}", label, data if isinstance(data, bytes) else b"")
+                rows[i] = grouped(row, of_group[0] if of_group else None)
         return rows
 
     @staticmethod

@@ -32,6 +32,7 @@ class Decoded(NamedTuple):
     transparent: bool = False  # whether it has transparent pixels, which were put on white
     mode: str | None = None  # Pillow's name where it is neither gray nor RGB, with or without transparency
     several: bool = False  # whether it is an animation or has several pages; the first one counts
+    size: str = ""  # width × height, as it was stored
 
 
 @contextlib.contextmanager
@@ -75,7 +76,7 @@ def draw(image: Any, size: int, channels: int) -> Decoded:
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
     cut = 100 * (1 - min(width, height) / max(width, height))
-    return Decoded(pixels, cut, transparent, None if mode in _USUAL_MODES else mode, several)
+    return Decoded(pixels, cut, transparent, None if mode in _USUAL_MODES else mode, several, f"{width}×{height}")
 
 
 def _eight_bits(image: Any) -> Any:

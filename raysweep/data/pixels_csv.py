@@ -9,7 +9,8 @@ import numpy as np
 
 from raysweep._text import join_names, truncate
 from raysweep.data.delimited import sniff
-from raysweep.data.listing import Found, Row, choose, class_name, digest, reason, roles, split_value, stamp, unused
+from raysweep.data.listing import Found, Row, class_name, digest, reason, split_value, stamp
+from raysweep.data.roles.words import AUTO, choose
 from raysweep.data.tables import LABEL_COLUMNS, MAX_BYTES, PATH_COLUMNS
 from raysweep.errors import DataError
 
@@ -23,8 +24,13 @@ FER_LABELS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 class CsvSource:
     """FER-2013's CSV: columns ``emotion`` (0 to 6, or a name), ``pixels`` (the gray values of a square image), ``Usage``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, asked: str = AUTO) -> None:
+        """
+        Args:
+            asked: ``data.val``.
+        """
         self.path = path
+        self.asked = asked
 
     def fingerprint(self) -> str:
         return digest(stamp(self.path))
@@ -35,14 +41,13 @@ class CsvSource:
         splits: list[str | None] = [None] * len(names)
         if "Usage" in table.columns:
             splits = [split_value(v, f"{self.path}, line {line}") for line, v in enumerate(table["Usage"], start=2)]
-        train, val = choose(splits, self.path)
+        roles = choose(splits, self.path, self.asked)
         rows = [
             Row(f"line {line}", name, self._pixels(text))
             for line, (name, text) in enumerate(zip(names, table["pixels"], strict=True), start=2)
         ]
-        parts = [rows[i] for i in train], None if val is None else [rows[i] for i in val]
-        notes = [*sniff(self.path).notes(self.path, header=True), *roles(splits)]
-        return Found(*parts, unused(splits, lambda i: f"line {i + 2}"), tuple(notes))
+        notes = (*sniff(self.path).notes(self.path, header=True), *roles.notes)
+        return roles.found(rows, roles.left_out(lambda i: f"line {i + 2}"), notes)
 
     def _table(self) -> pd.DataFrame:
         """The file's content as text, with its columns checked."""

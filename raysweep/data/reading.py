@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -10,7 +12,21 @@ from raysweep._text import join_names, plain, truncate
 from raysweep.data.copies import Copies
 
 UNDECODED = "images that cannot be decoded"
+ON_TEST = (
+    "Chosen on the test images (data.val=test): they are the validation images, so what is best on them is less good on others, and no "
+    "sealed images are left to say how good."
+)
 FEW = 10  # validation images of a class
+MAX_SIZES = 12  # that are told apart
+OTHER_SIZES = "other sizes"
+_ONE = {
+    "hidden and system files": "hidden or system file",
+    "pipes, sockets and devices": "pipe, socket or device",
+    "rows and files of test images without a class": "row or file of a test image without a class",
+    "files that are no images": "file that is no image",
+}
+_NOUN = re.compile(r"(.*?\b(?:image|file|row|link|folder))s\b")
+_VERBS = {" that are ": " that is ", " that lead ": " that leads ", " that name ": " that names "}
 MAX_EXAMPLES = 3  # of each kind of thing that was left out
 
 
@@ -26,6 +42,26 @@ class LeftOut:
         """All of these, with the first three as examples."""
         every = [str(name) for name in names]
         return cls(len(every), tuple(every[:MAX_EXAMPLES]))
+
+
+@dataclass(frozen=True)
+class Seal:
+    """The sealed test images, of which only the bytes were hashed: neither their pixels nor their classes were looked at."""
+
+    images: int
+    sha256: str  # of their bytes and classes, in any order; empty: not audited
+    unread: int = 0  # whose files could not be read
+    in_train: int = 0  # that are byte for byte in training, too
+    in_val: int = 0
+
+    def line(self) -> str:
+        """What people should know of them."""
+        if not self.sha256:
+            return f"Sealed: {_images(self.images)} for testing, not audited: a run looks for their copies in training."
+        copies = [f"{n:,} in {where}" for n, where in ((self.in_train, "training"), (self.in_val, "validation")) if n]
+        more = f" Byte for byte the same are {' and '.join(copies)}." if copies else ""
+        more += f" The files of {self.unread:,} cannot be read." if self.unread else ""
+        return f"Sealed: {_images(self.images)} for testing, not looked at until `raysweep evaluate`.{more}"
 
 
 @dataclass(frozen=True)
@@ -53,6 +89,11 @@ class Reading:
     copies: Copies | None = None
     notes: tuple[str, ...] = ()  # how folders, lists and classes were understood, a sentence each
     several: int = 0  # animations and files with several pages, of which the first picture is used
+    seal: Seal | None = None
+    on_test: bool = False  # validation images are test images: whatever is chosen is chosen on them
+    own_split: bool = False  # validation images are a part of the training images that was set aside here
+    prior: Mapping[str, float] | None = None  # class → share in the data, where validation has other shares
+    sizes: Mapping[str, int] = field(default_factory=dict)  # width × height as stored → images, see most_common
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Reading:
@@ -72,6 +113,11 @@ class Reading:
             None if value["copies"] is None else Copies.from_json(value["copies"]),
             tuple(value["notes"]),
             int(value.get("several", 0)),
+            None if value.get("seal") is None else Seal(**value["seal"]),
+            bool(value.get("on_test")),
+            bool(value.get("own_split")),
+            None if value.get("prior") is None else dict(value["prior"].items()),
+            dict(value.get("sizes", {})),  # earlier versions did not record them
         )
 
     def with_told(self, left_out: Mapping[str, LeftOut], notes: tuple[str, ...]) -> Reading:
@@ -87,7 +133,7 @@ class Reading:
         """What people should know, one sentence a line; empty where everything was read as it is."""
         found = [truncate(note, 1000) for note in self.notes]
         found += [
-            f"Left out: {what.count:,} {plain(kind)}"
+            f"Left out: {what.count:,} {plain(kind if what.count != 1 else one(kind))}"
             + (f" ({join_names(what.examples)}{' …' * (what.count > len(what.examples))})" if what.examples else "")
             + "."
             for kind, what in self.left_out.items()
@@ -110,6 +156,15 @@ class Reading:
         if self.modes:
             each = ", ".join(f"{n:,} {plain(mode)}" for mode, n in self.modes.items())
             found.append(f"Converted: {_images(sum(self.modes.values()))} in other modes than gray and RGB ({each}).")
+        if self.on_test:
+            found.append(ON_TEST)
+        if self.seal is not None:
+            found.append(self.seal.line())
+        if self.prior is not None:
+            found.append(
+                "Small classes have a larger part of the validation images than of the data: accuracy and loss are weighted back to the "
+                "data's shares."
+            )
         if self.copies is not None:
             found += self.copies.lines()
         without = [name for name, n in self.validation.items() if n == 0]
@@ -123,6 +178,27 @@ class Reading:
                 "small differences of these classes mean nothing."
             )
         return found
+
+
+def most_common(sizes: Counter[str]) -> dict[str, int]:
+    """The most frequent sizes, the most frequent first, and all others together."""
+    told = dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:MAX_SIZES])
+    rest = sizes.total() - sum(told.values())
+    return told | ({OTHER_SIZES: rest} if rest else {})
+
+
+def one(kind: str) -> str:
+    """A kind of things that were left out, for one of them: ``image that cannot be decoded``."""
+    if kind in _ONE:
+        return _ONE[kind]
+    found = _NOUN.match(kind)
+    if found is None:
+        return kind
+    rest = kind[found.end() :]
+    for verb, of_one in _VERBS.items():
+        if rest.startswith(verb):
+            rest = of_one + rest[len(verb) :]
+    return f"{found[1]}{rest}"
 
 
 def _images(n: int) -> str:

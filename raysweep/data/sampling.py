@@ -15,7 +15,7 @@ import numpy as np
 from raysweep.weights import SamplingWeights
 
 # One number per use of randomness, so that no two uses share a stream.
-_SHUFFLE, _WALK, _MULTINOMIAL, _POOL, AUGMENT = range(5)
+_SHUFFLE, _WALK, _MULTINOMIAL, _POOL, AUGMENT, FOLLOW = range(6)
 
 
 def raw_stream(entropy: Sequence[int], n: int) -> np.ndarray:
@@ -28,13 +28,20 @@ def permutation(n: int, entropy: Sequence[int]) -> np.ndarray:
     return np.argsort(raw_stream(entropy, n), kind="stable")
 
 
-def pool(labels: np.ndarray, classes: Sequence[str], sample_per_class: int | None, seed: int) -> np.ndarray:
-    """Indices (int64, ascending) of the images that may be shown: all, or a seeded sample of each class."""
+def pool(
+    labels: np.ndarray, classes: Sequence[str], sample_per_class: int | None, seed: int, held: np.ndarray | None = None
+) -> np.ndarray:
+    """Indices (int64, ascending) of the images that may be shown: all, or a seeded sample of each class.
+
+    Args:
+        held: bool (n,), the images that are not shown.
+    """
+    free = np.ones(len(labels), dtype=bool) if held is None else ~held
     if sample_per_class is None:
-        return np.arange(len(labels), dtype=np.int64)
+        return np.flatnonzero(free).astype(np.int64)
     chosen = []
     for c in range(len(classes)):
-        of_class = np.flatnonzero(labels == c)
+        of_class = np.flatnonzero((labels == c) & free)
         chosen.append(of_class[permutation(len(of_class), (seed, _POOL, c))[:sample_per_class]])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 

@@ -80,7 +80,7 @@ def open_source(data: DataSection) -> Chosen:
     notes: list[str] = []
     kinds: dict[str, Callable[[], Source]] = {
         "auto": lambda: _Folder(path, data, notes).opened(),
-        "folder": lambda: FolderSource(path, data.level),
+        "folder": lambda: FolderSource(path, data.level, asked=data.val),
         "csv": lambda: _csv(path, data, notes),
         "jsonl": lambda: _manifest(path, data, notes),
         "parquet": lambda: parquet.open_parquet(path, data),
@@ -125,7 +125,7 @@ def _csv(path: Path, data: DataSection, notes: list[str]) -> Source:
     table = open_table(path)
     have = table.columns() if path.stat().st_size <= MAX_BYTES else ["pixels"]
     if column(have, ("pixels",)) is not None and data.columns is None:
-        return CsvSource(path)
+        return CsvSource(path, data.val)
     return _manifest(path, data, notes)
 
 
@@ -166,7 +166,7 @@ class _Folder:
         return (
             self._class_folders()
             if found
-            else self._list() or self._inside() or FolderSource(self.path, None, self.walked)
+            else self._list() or self._inside() or FolderSource(self.path, None, self.walked, self.data.val)
         )
 
     @property
@@ -184,7 +184,7 @@ class _Folder:
                 path, metadata, remedy, self.data, self.walked
             )
         elif folders.has_class_folders(tree):
-            found[CLASSES] = lambda: FolderSource(path, self.data.level, self.walked)
+            found[CLASSES] = lambda: FolderSource(path, self.data.level, self.walked, self.data.val)
         shards = parquet.shards(path)
         # Parquet files beside images are taken for notes on them, unless they are named as the Hub names shards of images.
         if shards and (not found or any(parquet.SHARD.search(table.file.name) for table, _ in shards)):
@@ -200,9 +200,9 @@ class _Folder:
             DataError: the list and the folders say different things.
         """
         if self.data.level is not None:  # the user says that these are classes
-            return FolderSource(self.path, self.data.level, self.walked)
+            return FolderSource(self.path, self.data.level, self.walked, self.data.val)
         try:
-            source = FolderSource(self.path, None, self.walked)
+            source = FolderSource(self.path, None, self.walked, self.data.val)
         except DataError as error:
             plain = not isinstance(error, LayoutError) and len(self.tree.inner) > 1
             listed = None if plain else self._list()

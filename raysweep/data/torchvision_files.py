@@ -103,7 +103,7 @@ class CifarSource:
         known = {**dict(kind.train_list + kind.test_list), self.meta: kind.meta["md5"]}
         names = self._unpickled(self.meta, known)[f"{self.prefix}label_names"]
         train, test = (list(self._rows(batches, names, known)) for batches in (self.train, (self.test,)))
-        return Found(train, test)
+        return Found(train, None, test=test)
 
     def _rows(self, batches: Iterable[str], names: list[str], known: dict[str, str]) -> Iterable[Row]:
         """The images of some batches. The file has, for each image, 1,024 red values, then green, then blue, row by row."""
@@ -170,7 +170,7 @@ class IdxSource:
 
     def found(self) -> Found:
         train, test = (self._rows(part) for part in self.PARTS)
-        return Found(train, test)
+        return Found(train, None, test=test)
 
     def _rows(self, part: str) -> list[Row]:
         image_file, label_file = (self.files[part, what] for what in self.FILES)

@@ -131,7 +131,6 @@ class RunDisplay(Display):
         self.close()
         say("")
         print_confusion(found)
-        accuracy = float((found.labels == found.predicted).mean())
         say(
-            f"Best: epoch {found.epoch}, accuracy {percent(accuracy)}. Done in {duration(time.monotonic() - self.started)}. Everything is in {experiment.folder}"
+            f"Best: epoch {found.epoch}, accuracy {percent(found.accuracy)}{' (chosen on the test images)' * found.on_test}. Done in {duration(time.monotonic() - self.started)}. Everything is in {experiment.folder}"
         )

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TextIO
 
-from raysweep._text import counted, hide_credentials, json_text, plain
+from raysweep._text import counted, hide_credentials, join_names, json_text, plain
 from raysweep.store.commands import command
 from raysweep.store.remote.copies import named, opened
 from raysweep.store.root import Root
 
+_NEXT = "Next: "
+_WORDS = re.compile(r"(?:`[^`]*`|\S)+")
 _HEAD = 12  # columns of the terminal for the name of a class above numbers
 _BETWEEN = 3  # between two columns of a table
 _EDGES = 2  # beside the first and the last column
@@ -34,13 +38,36 @@ def as_written(text: str, stream: TextIO) -> str:
 
 
 def say(text: str = "") -> None:
-    """Print one message line on stderr."""
-    print(named(hide_credentials(text)), file=sys.stderr, flush=True)
+    """Print one message on stderr. A terminal gets it in lines that end between words."""
+    told = named(hide_credentials(text))
+    if sys.stderr.isatty() and not told.startswith(_NEXT):  # a command is copied, so it stays one line
+        told = wrapped(told, shutil.get_terminal_size().columns)
+    print(told, file=sys.stderr, flush=True)
+
+
+def wrapped(text: str, width: int) -> str:
+    """The text in lines of at most ``width`` columns. A word that is longer, and a command between backticks, stay whole."""
+    if len(text) <= width and text.isascii():
+        return text
+    lines: list[str] = []
+    for line in text.split("\n"):
+        start = line[: len(line) - len(line.lstrip())]
+        current, used = start, len(start)
+        for word in _WORDS.findall(line):
+            size = cell_len(word)
+            if current.strip() and used + 1 + size > width:
+                lines.append(current)
+                current, used = start + word, len(start) + size
+            else:
+                between = " " if current.strip() else ""
+                current, used = current + between + word, used + len(between) + size
+        lines.append(current)
+    return "\n".join(lines)
 
 
 def say_next(root: Root, *words: str) -> None:
     """Print the command to type next."""
-    say(f"Next: {plain(command(root, *words))}")
+    say(f"{_NEXT}{plain(command(root, *words))}")
 
 
 def say_first(root: Root) -> None:
@@ -130,6 +157,7 @@ def table(
     err: bool = False,
     least: Sequence[int] = (),
     most: int | None = None,
+    optional: Sequence[int] = (),
 ) -> None:
     """Print a table on stdout (with ``err``: stderr): formatted on a terminal, tab-separated for programs.
 
@@ -137,6 +165,8 @@ def table(
         least: columns of classes that a narrow terminal may leave out, the least important first. A line below the table says
             how many there are. Programs get all of them.
         most: of these columns, also for programs.
+        optional: other columns that a narrow terminal may leave out, the least important first. A line below the table names
+            them. Not together with ``least``.
     """
     if most is not None and len(least) > most:
         gone = set(least[: len(least) - most])
@@ -145,7 +175,7 @@ def table(
         columns, rows = [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
         _table(title, columns, rows, err, [place[i] for i in least if i not in gone], len(gone))
     else:
-        _table(title, columns, rows, err, least, 0)
+        _table(title, columns, rows, err, least, 0, optional)
 
 
 def _table(
@@ -155,6 +185,7 @@ def _table(
     err: bool,
     least: Sequence[int],
     omitted: int,
+    optional: Sequence[int] = (),
 ) -> None:
     """:func:`table`, after ``omitted`` columns were left out."""
     stream = sys.stderr if err else sys.stdout
@@ -173,7 +204,7 @@ def _table(
     console = Console(stderr=err, highlight=False)
     texts = [[as_written(named(cell), stream) for cell in row] for row in ([c for c, _ in columns], *rows)]
     widths = _widths(texts, set(least))
-    shown = _fitting(widths, console.width, least)
+    shown = _fitting(widths, console.width, least or optional)
     others = sum(widths[i] + _BETWEEN for i in shown[1:]) + _EDGES
     first = min(widths[shown[0]], max(console.width // 3, console.width - others))
     made = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
@@ -190,7 +221,15 @@ def _table(
     for row in texts[1:]:
         made.add_row(*(Text(row[i]) for i in shown))
     console.print(made)
-    _say_omitted(omitted + len(columns) - len(shown))
+    if optional:
+        _say_without([name for i, (name, _) in enumerate(columns) if i not in shown])
+    else:
+        _say_omitted(omitted + len(columns) - len(shown))
+
+
+def _say_without(names: Sequence[str]) -> None:
+    if names:
+        say(f"Not shown in a terminal this narrow: {join_names(names)}; --json has all.")
 
 
 def _say_omitted(classes: int) -> None:

@@ -12,11 +12,12 @@ from raysweep.cluster import signals
 from raysweep.config import foreign
 from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
+from raysweep.data.roles import record
 from raysweep.errors import CheckpointError, NotFoundError, RaysweepError, ResourceError
 from raysweep.events import Note, Progress, ignore
 from raysweep.launch import runner
 from raysweep.launch.runner import Launch, Result
-from raysweep.plan import child
+from raysweep.plan import child, roles
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides, Resources
@@ -115,8 +116,11 @@ def _continue(
             return _complete(experiment, good, last, progress)
         plan = _plan(experiment, config, settings, good, progress)
         with _session(settings, plan, progress, launch, fitted) as (launch, fitted), _to_its_end():
+            if plan.roles is not None and not (experiment.folder / layout.ROLES).exists():
+                record.write(experiment.folder, plan.roles)
             _complete_log(experiment, config, replace(plan, settings=before), good)
             config = _record_changes(experiment, config, before, settings, fitted)
+            config = _record_code(experiment, config, plan)
             job = _job(experiment, config, replace(plan, resources=fitted), lock, good)
             job = _with_changed_images(job, experiment, plan, progress)
             _record_continued(experiment, good, problems, progress)
@@ -214,7 +218,9 @@ def _plan(
             classes=config.classes,
             tracked=False,
             root=experiment.root,
+            first_epoch=config.fork + 1,
             new_weights=good is None and config.parent is None,
+            before=roles.of_experiment(experiment, config),
         )
     except ResourceError as error:
         hint = "`raysweep continue` also takes --threads, --workers and --address."
@@ -289,6 +295,20 @@ def _record_changes(
     experiment.write_config(config)
     trusting.remember_made(experiment.id, dumped)
     lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changes)
+    return config
+
+
+def _record_code(experiment: Experiment, config: ExperimentConfig, plan: Plan) -> ExperimentConfig:
+    """Keep the user's code as it is now, where it is not what the configuration says; returns the configuration.
+
+    That the bits may differ is said by the training, which compares with the checkpoint.
+    """
+    code = plan.code
+    if code is None or (config.code is not None and dict(config.code.files) == dict(code.hashes)):
+        return config
+    experiment.keep_code(code.files, code.hashes)
+    config = replace(config, code=code.record())
+    experiment.write_config(config)
     return config
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from raysweep.cluster import signals
+from raysweep.data.roles import record
 from raysweep.errors import Interrupted, RaysweepError, TrainingError
 from raysweep.events import Drawing, ExperimentFinished, ExperimentStarted, Note, Progress, ignore
 from raysweep.launch.workers import retry
@@ -50,6 +51,7 @@ def new_job(
         parent=config.parent,
         config=config,
         versions=state.versions() if versions is None else versions,
+        code=plan.code,
         trusted=plan.trusted,
     )
 
@@ -160,6 +162,8 @@ def _start(plan: Plan, launch: Launch, progress: Progress, sweep: str | None, br
             lock = WriterLock.acquire(experiment.folder)
             held.callback(lock.release)
             job = _first_job(plan, experiment, lock, now, sweep, branch)
+            if plan.code is not None:
+                experiment.keep_code(plan.code.files, plan.code.hashes)
         record_missing(experiment, first_events(plan, sweep))
         return execute(job, experiment, plan.resources, launch, progress)
 
@@ -184,10 +188,13 @@ def _first_job(
         parent=parent.record().to_json() if parent else None,
         resume_from_checkpoint=Root.address_of(parent.path) if parent else None,
         fresh_optimizer=plan.fresh_optimizer,
+        code=plan.code.record().to_json() if plan.code else None,
         **of_sweep,
     )
     config = ExperimentConfig.from_json(flat | {"sampling_weights": plan.weights.as_dict()})
     experiment.write_config(config)
+    if plan.roles is not None:
+        record.write(experiment.folder, plan.roles)
     lineage.open_log(experiment.folder, settings.experiment.name, settings.experiment.description, now)
     job = new_job(plan, experiment, lock.token, config, versions)
     return as_child(job, plan, parent) if parent else job

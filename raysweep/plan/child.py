@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note, Progress, ignore
 from raysweep.plan import experiment as experiment_plan
-from raysweep.plan import rates
+from raysweep.plan import rates, roles
 from raysweep.plan.types import Parent, Plan
 from raysweep.store import checkpoint
 from raysweep.store.root import Root
@@ -65,30 +65,75 @@ def plan_child(
         InputError: what is wrong and what to do.
     """
     over = dict(overrides or {})
-    wanted = _wanted(over.get("sampling") or {}, weights)
-    known = wanted.resolve(parent.weights, {}) if wanted.is_plain(parent.weights) else parent.weights
     _no_other_weights(over)
-    settings = _childs_settings(parent, root.address, name, description, epochs, known, over)
+    ratio = _ratio(parent, over.get("sampling") or {}, weights)
+    settings = _childs_settings(parent, root.address, name, description, epochs, ratio, over)
     if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
-    _check_state(parent, settings, fresh_optimizer)  # first: building a model that does not fit could take all memory
+    _same_pixels(parent, over)
+    # first: building a model that does not fit could take all memory
+    changed = _check_state(parent, settings, fresh_optimizer)
+    known_roles = roles.of_parent(parent, settings, experiment_plan.cache_dir(settings, root), progress)
     plan = experiment_plan.plan_experiment(
         settings,
         progress,
         writable,
         parent.classes,
-        inherited=parent.weights,
-        asked=wanted,
+        inherited=ratio.inherited,
+        asked=ratio.wanted,
+        first_epoch=parent.epoch + 1,
         root=root,
         new_weights=False,
         trusted=parent.trusted,
+        before=known_roles,
     )
+    if known_roles is None:
+        plan = replace(plan, notes=(*plan.notes, *roles.unknown(parent, plan.data.sha256)))
     if plan.data.shape[2] != parent.channels:
         raise CheckpointError(
             f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "
             f"data.channels={parent.channels}."
         )
+    _check_holdout(parent, plan)
+    if changed is not None:
+        parent = replace(parent, notes=(*parent.notes, Note(changed)))
     return of_parent(plan, parent, fresh_optimizer)
+
+
+@dataclass(frozen=True)
+class _Ratio:
+    """What a child is asked to show, and what it inherits."""
+
+    wanted: Wanted
+    inherited: SamplingWeights  # of the classes that are not named
+    of_settings: Mapping[str, float]  # class → weight, for ``sampling.weights``
+    constant: bool  # weights were given: they hold for all epochs, and a schedule or policy is the parent's past
+
+
+def _ratio(parent: Parent, sampled: Mapping[str, Any], weights: str | Mapping[str, Any] | None) -> _Ratio:
+    """Raises WeightsError if what is asked for has not the form of weights."""
+    wanted = _wanted(sampled, weights)
+    given = bool(weights or sampled.get("weights") or sampled.get("shares"))
+    before = parent.settings.sampling
+    goes_on = before.policy is not None and not given and not {"policy", "schedule", "follow"} & {*sampled}
+    inherited = parent.decided if goes_on and parent.decided is not None else parent.weights
+    known = wanted.resolve(inherited, {}) if wanted.is_plain(inherited) else inherited
+    # a policy starts from the same weights every time
+    return _Ratio(wanted, inherited, before.numbers() if goes_on else known.as_dict(), given)
+
+
+def _check_holdout(parent: Parent, plan: Plan) -> None:
+    """Raises CheckpointError if an image that is to be held out may be one that the parent trained on."""
+    was, now = parent.settings.sampling.holdout, plan.settings.sampling.holdout
+    split = parent.settings.data.split_seed == plan.settings.data.split_seed
+    same = was == now and split and parent.data_sha256 == plan.data.sha256
+    if now and not same:
+        held = plan.held
+        raise CheckpointError(
+            f"sampling.holdout is {now:g}, and {parent.experiment} was trained with {was:g}"
+            f"{'' if was != now else ' on other images'}: some of the {held:,} images to hold out may be among those that it has "
+            "learned. Set sampling.holdout where the lineage begins (`raysweep run`), or decide by sampling.policy.on=val."
+        )
 
 
 def _wanted(sampling: Mapping[str, Any], weights: str | Mapping[str, Any] | None) -> Wanted:
@@ -133,7 +178,7 @@ def _childs_settings(
     name: str | None,
     description: str | None,
     epochs: int | None,
-    weights: SamplingWeights,
+    ratio: _Ratio,
     overrides: Mapping[str, Any],
 ) -> Settings:
     """The parent's settings with the child's own, checked.
@@ -158,7 +203,12 @@ def _childs_settings(
     merged = load_config.merge(
         merged, {"experiment": {"name": name or before.experiment.name, "description": description or ""}}
     )
-    merged["sampling"] = {**merged["sampling"], "weights": weights.as_dict(), "shares": {}}
+    sampling = {**merged["sampling"], "weights": dict(ratio.of_settings), "shares": {}}
+    asked = overrides.get("sampling") or {}
+    ways = {"policy", "schedule", "follow"}
+    if ratio.constant or ways & {*asked}:  # what the user does not ask for is the parent's past
+        sampling |= {way: asked.get(way) for way in ways} | {"schedule": asked.get("schedule") or []}
+    merged["sampling"] = sampling
     return load_config.validate(merged, "the child's configuration")
 
 
@@ -173,7 +223,15 @@ def vary(plan: Plan, *, name: str, description: str, weights: SamplingWeights, s
         experiment = ExperimentSection(name=name, description=description)
     except ValidationError as error:
         raise ConfigError(load_config.explain(error, ExperimentSection, f"branch {name}")) from None
-    sampled = before.sampling.model_copy(update={"weights": weights.as_dict()})
+    varying = before.sampling.schedule or before.sampling.policy
+    if varying and plan.parent is not None and weights == plan.parent.weights:
+        weights, sampled = (
+            plan.weights,
+            before.sampling,
+        )  # the control goes on as its parent did; a branch has its weights
+    else:
+        own: Nested = {"weights": weights.as_dict(), "schedule": [], "policy": None}
+        sampled = before.sampling.model_copy(update=own)
     settings = before.model_copy(update={"experiment": experiment, "seed": seed, "sampling": sampled})
     varied = replace(plan, settings=settings, weights=weights)
     if plan.parent is None:
@@ -191,23 +249,48 @@ def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
             )
 
 
-def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> None:
+def _same_pixels(parent: Parent, overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError if the user wants pixels standardised otherwise: the checkpoint's network needs them as before."""
+    section, before = overrides.get("data"), parent.settings.data
+    for key in ("mean", "std"):
+        given = section.get(key) if isinstance(section, Mapping) else None
+        if given is not None and given != getattr(before, key):
+            raise ConfigError(
+                f"data.{key} is {short_repr(given)}, but a child standardises pixels as its checkpoint's network was trained. Omit "
+                "it; to change it, start from the weights alone: `raysweep run` with model.init_from."
+            )
+
+
+def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> str | None:
     """Try to load what the training will load: weights, optimizer and generators.
+
+    Returns:
+        In what the user's code differs from that of the checkpoint; None where it does not.
 
     Raises:
         CheckpointError: something does not fit. ConfigError: there is no such model.
     """
-    from raysweep.training import models, optim, state
+    from raysweep.training import conditions, models, optim, state
 
     saved = checkpoint.read_checkpoint(parent.path)
     section = settings.model
-    model = models.outline(section.name, section.options, len(parent.classes), parent.channels, trusted=parent.trusted)
+    model = models.outline(
+        section.name,
+        section.options,
+        len(parent.classes),
+        parent.channels,
+        trusted=parent.trusted,
+        path=section.path,
+        head=section.head,
+    )
     models.fitting_weights(model, saved, parent.path)
     if not fresh_optimizer:
         slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"])}
         model.to("meta")
         state.restore_optimizer(model, optim.optimizer(model, settings.training), slots, str(parent.path))
     state.try_rng_states(saved.get("rng_state") or [], parent.path)
+    same = parent.trusted and section.name == parent.settings.model.name
+    return conditions.changed_code(saved, section.name, section.path) if same else None
 
 
 def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from raysweep._text import differences
+from raysweep._text import counted, differences
 from raysweep.config.settings import Settings
-from raysweep.data import augment, cache, decoded, sampling
+from raysweep.config.treatment import SamplingSection
+from raysweep.data import augment, cache, decoded
+from raysweep.data.roles.record import Before, ImageRoles
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
-from raysweep.plan import resources
+from raysweep.plan import follow, networks, resources
 from raysweep.plan.types import Plan
 from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
-from raysweep.weights import SamplingWeights
+from raysweep.weights import MOST_LISTED, SamplingWeights
 from raysweep.weights_by_rule import Wanted
+from raysweep.weights_schedule import Schedule, Step
 
 
 def cache_dir(settings: Settings, root: Root) -> Path:
@@ -31,9 +34,11 @@ def plan_experiment(
     tracked: bool = True,
     inherited: SamplingWeights | None = None,
     asked: Wanted | None = None,
+    first_epoch: int = 1,
     root: Root | None = None,
     new_weights: bool = True,
     trusted: bool = True,
+    before: Before | None = None,
 ) -> Plan:
     """Check everything a run needs. Only the image cache is written, and with ``writable`` the root.
 
@@ -42,10 +47,12 @@ def plan_experiment(
         tracked: whether the trackers asked for must be installed.
         inherited: the parent's weights, which classes that are not named keep; default: 1.
         asked: the weights asked for; default: those of the settings.
+        first_epoch: of this training, counted with the parent's epochs.
         root: where it will be, opened; default: the one that the settings name.
         new_weights: False where the weights will come from a checkpoint. The files that a network begins with, of
             ``model.init_from`` or of a pretrained network, are then not read: they may be gone.
         trusted: the user wrote or approved what the settings run and fetch. False: they may be somebody else's.
+        before: the roles of images that an ancestor, or the experiment itself, had; default: none has one.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
@@ -56,19 +63,17 @@ def plan_experiment(
     where = resources.decide(settings.scaling)
     if writable:
         root.check_writable()
-    data = read_images(settings, root, progress)
+    data = read_images(settings, root, progress, before, audited=writable)
+    roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
     progress(Building())
-    settings, data = _ordered(settings, data, classes)
+    settings, code, origin = networks.found(settings, new_weights, trusted)
+    settings, data = _ordered(settings, data, classes, origin.classes)
     settings, mirrored = _mirrored(settings, data.classes)
-    counts = _pool(settings, data)
-    asked = asked or settings.sampling.wanted()
-    settings, weights, by_rule = _weights(
-        settings, asked, inherited or SamplingWeights.complete({}, data.classes), counts
-    )
-    parameters, notes = _network(settings, data, new_weights, trusted)
+    held, counts = _pool(settings, data)
+    settings, weights, by_rule = _treatment(settings, root, asked, inherited, first_epoch, counts, held)
+    parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
-    draws = settings.sampling.samples_per_epoch or sum(counts.values())
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
     return Plan(
@@ -77,41 +82,118 @@ def plan_experiment(
         data.facts,
         counts,
         weights,
-        draws,
+        settings.sampling.samples_per_epoch or sum(counts.values()),
         where,
         parameters,
         notes=(*mirrored, *by_rule, *notes),
+        roles=roles,
+        code=code,
         trusted=trusted,
+        held=held,
     )
 
 
-def _pool(settings: Settings, data: cache.Dataset) -> dict[str, int]:
-    """Class → training images that may be shown."""
-    members = sampling.pool(
-        data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
-    )
-    return cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
+def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]:
+    """(training images that are held out, class → those that may be shown)."""
+    held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
+    return len(held), cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
+
+
+def _treatment(
+    settings: Settings,
+    root: Root,
+    asked: Wanted | None,
+    inherited: SamplingWeights | None,
+    first_epoch: int,
+    counts: Mapping[str, int],
+    held: int,
+) -> tuple[Settings, SamplingWeights, tuple[Note, ...]]:
+    """(settings with the weight of every class, the weights of the first epoch, what is to be said of them and of the loss)."""
+    settings, told = follow.resolved(settings, root, counts)
+    settings, schedule, notes = _weights(settings, asked, inherited, counts, held)
+    weights = schedule.at(first_epoch, counts)
+    return settings, weights, (*(Note(text) for text in told), *notes, *_loss(settings, weights, counts))
 
 
 def _weights(
-    settings: Settings, asked: Wanted, base: SamplingWeights, counts: Mapping[str, int]
-) -> tuple[Settings, SamplingWeights, tuple[Note, ...]]:
-    """(settings with the weight of every class, the weights, what is to be said of them).
+    settings: Settings, asked: Wanted | None, inherited: SamplingWeights | None, counts: Mapping[str, int], held: int
+) -> tuple[Settings, Schedule, tuple[Note, ...]]:
+    """(settings with the weight of every class, the weights of each epoch, what is to be said of them).
 
-    The settings keep the numbers instead of the rule, so that what continues from them shows the same images even if
-    the data have grown.
+    The settings keep the numbers instead of a rule, so that what continues from them shows the same images even if the
+    data have grown.
 
     Raises:
         WeightsError: the weights do not fit the classes, or with them no image could be drawn.
     """
-    weights = asked.resolve(base, counts)
-    weights.shares(counts)  # raises if no image could be drawn
-    rule = asked.describe(base)
-    if rule:
-        numbers = settings.sampling.model_copy(update={"weights": weights.as_dict(), "shares": {}})
-        settings = settings.model_copy(update={"sampling": numbers})
-    text = f"Sampling weights by {rule}: {weights.describe()}."
-    return settings, weights, (Note(text),) if rule else ()
+    base, asked = inherited or SamplingWeights.complete({}, tuple(counts)), asked or settings.sampling.wanted()
+    weights, rule = asked.resolve(base, counts), asked.describe(base)
+    told = [f"Sampling weights by {rule}: {weights.describe()}."] if rule else []
+    steps, points = [], []
+    for point in settings.sampling.schedule:
+        wanted = point.wanted()
+        step = Step(point.start, wanted.resolve(weights, counts), point.linear)
+        steps.append(step)
+        points.append(point.model_copy(update={"weights": step.weights.as_dict(), "shares": {}}))
+        name = wanted.describe(weights)
+        way = "by a straight line until" if point.linear else "from"
+        told.append(
+            f"Sampling weights {way} epoch {point.start}{f' by {name}' if name else ''}: {step.weights.describe()}."
+        )
+    told += [f"{counted(held, 'training image')} held out, which no epoch shows."] if held else []
+    told += _of_policy(settings.sampling, counts)
+    for one in (weights, *(step.weights for step in steps)):
+        one.shares(counts)  # raises if no image could be drawn
+    if rule or steps:
+        numbers = {"weights": weights.as_dict(), "shares": {}, "schedule": points}
+        settings = settings.model_copy(update={"sampling": settings.sampling.model_copy(update=numbers)})
+    return settings, Schedule(weights, tuple(steps)), tuple(Note(text) for text in told)
+
+
+def _of_policy(section: SamplingSection, counts: Mapping[str, int]) -> list[str]:
+    """What is to be said of a policy.
+
+    Raises:
+        ConfigError: it leaves no class for the rest of the images.
+    """
+    policy = section.policy
+    if policy is None:
+        return []
+    there = sum(n > 0 for n in counts.values())
+    if policy.kind == "worst" and policy.classes >= there:
+        raise ConfigError(
+            f"sampling.policy.classes is {policy.classes}, and {there} classes have images. Give less, so that other classes get the "
+            "rest of the images."
+        )
+    on = "images held out of training" if policy.on == "holdout" else "the validation images"
+    told = (
+        f"The weights of each epoch are decided by the {policy.metric} of each class on {on}, after the epoch before."
+    )
+    if policy.on == "val":
+        told += " The results are judged on the same images, so they may look better than they are; policy.on=holdout avoids that."
+    return [told]
+
+
+def _loss(settings: Settings, weights: SamplingWeights, counts: Mapping[str, int]) -> tuple[Note, ...]:
+    """What is to be said of a loss that treats classes differently.
+
+    Raises:
+        WeightsError: its weights do not fit the classes.
+    """
+    section, notes = settings.loss, []
+    if section.weighted:
+        from raysweep.training import losses
+
+        numbers = losses.class_weights(section, weights.shares(counts), counts)
+        shown = ", ".join(f"{c} {w:.4g}" for c, w in list(zip(weights.classes, numbers, strict=True))[:MOST_LISTED])
+        more = f" and {len(numbers) - MOST_LISTED:,} more" if len(numbers) > MOST_LISTED else ""
+        notes.append(f"Weights of the classes in the loss: {shown}{more}.")
+    even = len({round(share, 9) for share in weights.shares(counts).values()}) == 1
+    if section.prior and even:
+        notes.append(
+            f"loss.kind={section.kind} adds the log of the shares shown, which are equal for all classes here: it changes nothing."
+        )
+    return tuple(Note(text) for text in notes)
 
 
 def _mirrored(settings: Settings, classes: Sequence[str]) -> tuple[Settings, tuple[Note, ...]]:
@@ -125,47 +207,52 @@ def _mirrored(settings: Settings, classes: Sequence[str]) -> tuple[Settings, tup
     return settings.model_copy(update={"training": training}), (Note(text),) if why else ()
 
 
-def _network(settings: Settings, data: cache.Dataset, new_weights: bool, trusted: bool) -> tuple[int, tuple[Note, ...]]:
-    """(parameters, notes) of the network, which is built and tried with images of this size."""
-    from raysweep.training import models
+def read_images(
+    settings: Settings, root: Root, progress: Progress, before: Before | None = None, audited: bool = True
+) -> cache.Dataset:
+    """The images, decoded unless they were before. Images that had a role keep it, where a split is made here.
 
-    name, options = settings.model.name, settings.model.options
-    model = models.build(name, options, len(data.classes), data.shape[2], pretrained=new_weights, trusted=trusted)
-    note = models.initialise(model, settings.model) if new_weights else None
-    models.try_out(model, data.shape, len(data.classes))
-    pad = settings.training.augment.crop_padding
-    if pad >= min(data.shape[:2]):
-        raise ConfigError(
-            f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
-        )
-    return sum(p.numel() for p in model.parameters()), (Note(note),) if note else ()
-
-
-def read_images(settings: Settings, root: Root, progress: Progress) -> cache.Dataset:
-    """The images, decoded unless they were before."""
-    data = cache.load(
+    Args:
+        audited: also look for copies of the sealed images.
+    """
+    data = cache.load_as(
         settings.data,
         cache_dir(settings, root),
+        before.sha256 if before else None,
+        before.roles.known if before else None,
         lambda done, total: progress(Decoding(done, total)),
         lambda text: progress(Note(text)),
+        audited,
     )
     return data
 
 
-def _ordered(settings: Settings, data: cache.Dataset, classes: Sequence[str] | None) -> tuple[Settings, cache.Dataset]:
+def _ordered(
+    settings: Settings, data: cache.Dataset, classes: Sequence[str] | None, outputs: Sequence[str] | None
+) -> tuple[Settings, cache.Dataset]:
     """Settings and data with the classes in the order of the checkpoint, or else of the trained network, if it has the same classes.
 
+    Args:
+        outputs: of the trained network, by its own names.
+
     Raises:
-        CheckpointError: the checkpoint has other classes.
+        CheckpointError: the checkpoint has other classes. ConfigError: ``model.init_classes`` are not those of the data.
     """
-    from raysweep.data.order import as_written, in_order
-    from raysweep.training import hub
+    from raysweep.data.order import as_written, in_order, matched
 
     data = as_written(data, classes)
     wanted = settings.data.classes
-    for known in (classes, hub.labels(settings.model.name)):
-        if wanted is None and known is not None and known != data.classes and sorted(known) == sorted(data.classes):
-            wanted = list(known)
+    for known in (classes, outputs):
+        found = None if known is None else matched(known, data.classes)
+        if wanted is None and found is not None and found != data.classes:
+            wanted = list(found)
+    if settings.model.init_classes is not None and classes is None:
+        order = matched(settings.model.init_classes, data.classes)
+        if order is None or (wanted is not None and tuple(wanted) != order):
+            raise ConfigError(
+                f"{differences(settings.model.init_classes, wanted or data.classes, 'model.init_classes', 'the data')}. Name every "
+                "class of the data once, in the order of the outputs, and omit data.classes."
+            )
     if wanted is not None:
         settings = settings.model_copy(update={"data": settings.data.model_copy(update={"classes": wanted})})
         data = in_order(data, wanted)

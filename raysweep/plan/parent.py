@@ -54,6 +54,7 @@ def read_parent(
         batch=saved.get("current_batch") or 0,
         sha256=entry.sha256 if entry else files.sha256_file(path),
         weights=SamplingWeights.complete(saved["sampling_weights"], saved["classes"]),
+        decided=_decided(saved),
         settings=load_config.validate(found.settings, f"the settings in {path}"),
         counts=dict(config.get("class_counts") or {}),
         threads=saved.get("threads") or None,
@@ -67,6 +68,14 @@ def read_parent(
         trusted=trust is not None,
         own=committed and trusting.known(trust or NOBODY, origin, foreign.places(found.settings)),
     )
+
+
+def _decided(saved: Json) -> SamplingWeights | None:
+    """The weights that a policy has decided for the epoch after the checkpoint's."""
+    found = saved.get("policy_decision") or {}
+    if found.get("epoch") != saved["epoch"] + 1 or saved.get("current_batch"):
+        return None
+    return SamplingWeights.complete(found["weights"], saved["classes"])
 
 
 def _verified(root: Root, reference: str) -> tuple[Experiment, ManifestEntry | None, Path]:

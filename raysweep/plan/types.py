@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from raysweep.config.grid import Grid, Point
 from raysweep.config.settings import Settings
 from raysweep.data import cache
+from raysweep.data.roles.record import ImageRoles
 from raysweep.events import Note
 from raysweep.plan.rates import Rates
 from raysweep.plan.resources import Resources
@@ -17,6 +18,7 @@ from raysweep.plan.upgrade import FilledIn, Source
 from raysweep.store.records import ParentRef
 from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Trust
+from raysweep.training.sources import Sources
 from raysweep.weights import RatioChange, SamplingWeights
 
 
@@ -30,6 +32,7 @@ class Parent:
     batch: int  # batches done of the running epoch; 0 at an epoch's end
     sha256: str
     weights: SamplingWeights
+    decided: SamplingWeights | None  # by a policy, for the epoch that comes next
     settings: Settings
     counts: dict[str, int]
     threads: int | None
@@ -74,7 +77,10 @@ class Plan:
     fresh_optimizer: bool = False
     rates: Rates | None = None  # of a child
     notes: tuple[Note, ...] = ()  # what differs from the parent, or was not loaded from init_from; for the log
+    roles: ImageRoles | None = field(default=None, compare=False, repr=False)  # those of its ancestors included
     trusted: bool = False  # the user wrote or approved what the settings run and fetch
+    held: int = 0  # training images that no epoch shows
+    code: Sources | None = None  # of a python: name
 
     @property
     def shares(self) -> dict[str, float]:

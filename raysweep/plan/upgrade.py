@@ -34,8 +34,10 @@ _ALWAYS = {  # how the old system trained, whatever its configuration said
     "training.schedule": "constant",
     "training.warmup_epochs": 0.0,
     "training.label_smoothing": 0.0,
+    "loss.kind": "cross_entropy",
     "training.augment": {"crop_padding": 0, "flip": False},
 }
+_ROLES = {"val": "test", "min_val": 0}  # before images had roles
 _USERS = {"data": ("path", "source", "classes"), "model": ("name", "options")}  # what a user may say of a checkpoint
 _DECAY = Note("a checkpoint of the old system: weight decay no longer applies to biases and normalisation")
 
@@ -118,10 +120,12 @@ def upgrade(
 def completed(settings: Json) -> Json:
     """Settings of an earlier version of ours, with what it did where it had no such option.
 
-    Class folders were always the first ones below a split.
+    Class folders were always the first ones below a split. Pixels were standardised as the trained network expects, else by the
+    training images: that is what no mean and no standard deviation say. Test images were used for validation where there were no
+    others, and a split of our own gave small classes no more than their part.
     """
     data = settings.get("data")
-    return {**settings, "data": {"level": 1, **data}} if data else settings
+    return {**settings, "data": {"level": 1, "mean": None, "std": None, **_ROLES, **data}} if data else settings
 
 
 def _is_old(saved: Json) -> bool:
@@ -281,7 +285,7 @@ def _settings(rows: Sequence[FilledIn], path: Path, given: Mapping[str, Any]) ->
         raise CheckpointError(
             f"{error} The checkpoint was written by the old system; name what differs as key=value."
         ) from None
-    settings["data"] |= {"source": given.get("data.source") or "auto", "path": given.get("data.path")}
+    settings["data"] |= {**_ROLES, "source": given.get("data.source") or "auto", "path": given.get("data.path")}
     return settings
 
 

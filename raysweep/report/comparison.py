@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from raysweep._text import counted
 from raysweep.errors import InputError, NotFoundError, RaysweepError
 from raysweep.report import effects, leaks, moved, predictions, recorded
 from raysweep.report.effects import Effect
-from raysweep.report.findings.arms import Arm
+from raysweep.report.findings.arms import Arm, Cases
 from raysweep.report.findings.findings import Findings
 from raysweep.report.findings.selection import Winner
 from raysweep.report.findings.variance import STEADY_SEEDS
@@ -75,6 +76,7 @@ class Comparison:
     offsets: Sequence[Effect] = ()  # what the reference gets without training, see :mod:`raysweep.report.moved`
     # the networks of each branch; "" has those of the reference
     networks: Mapping[str, Sequence[Network]] = field(default_factory=dict)
+    on_test: bool = False  # the networks were validated on test images
 
     @property
     def winner(self) -> Winner | None:
@@ -119,6 +121,10 @@ NO_CONTROL = (
     "`raysweep branch` trains a control unless the grid says `control: false`."
 )
 
+AFTER_LOOKS = (
+    "Seeds were added {looks} after this comparison could be read. Whoever adds seeds until something is shown finds something in "
+    "the end: that 5 % are false holds for the first look."
+)
 
 OF_A_CONTROL = (
     "This is the control of its sweep: the differences are the effect of longer training with an unchanged ratio."
@@ -201,6 +207,9 @@ def _arms(sweep: Sweep) -> tuple[tuple[str, str], Sequence[_Evaluated], _Groups,
         against = "the control, trained for as many epochs" + (
             f", {len(references)} seeds" if len(references) > 1 else ""
         )
+        if record.looks:
+            against += f", after {counted(record.looks, 'look')}"
+            notes.append(AFTER_LOOKS.format(looks=counted(record.looks, "time")))
         word, epoch = "the control", references[0].predictions.epoch
     else:
         if record.parent is None:
@@ -411,18 +420,18 @@ def _compared(
         effects.arm(name, [e.predictions.probabilities for e in rows])
         for name, rows in [("control", references), *groups.items()]
     )
-    found, findings = effects.of_arms(control, arms, one.labels, one.classes)
+    found, findings = effects.of_arms(control, arms, one.cases, one.classes)
     rows = {"": references, **groups}
     everyone = [e.experiment for row in rows.values() for e in row]
 
-    def free(control: Arm, labels: np.ndarray) -> list[Effect]:
+    def free(control: Arm, cases: Cases) -> list[Effect]:
         if moved.too_many(len(one.classes), len(one.labels)):
             return []
-        return moved.effects(moved.name_of(against[1]), control, labels, one.classes, metric)
+        return moved.effects(moved.name_of(against[1]), control, cases, one.classes, metric)
 
-    if not (offsets := free(control, one.labels)):
+    if not (offsets := free(control, one.cases)):
         notes = [*notes, f"Offsets for {against[1]} are not searched: there are too many classes and images."]
-    without, told = leaks.find(everyone, control, arms, one.labels, one.classes, free)
+    without, told = leaks.find(everyone, control, arms, one.cases, one.classes, free)
     return Comparison(
         title,
         against[0],
@@ -437,6 +446,7 @@ def _compared(
         leaks=without,
         networks=_networks(rows),
         offsets=offsets,
+        on_test=one.on_test,
     )
 
 

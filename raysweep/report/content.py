@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from raysweep._text import counted
+from raysweep.data.reading import ON_TEST
 from raysweep.errors import RaysweepError
 from raysweep.report import comparison as comparing
+from raysweep.report import predictions
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL
 from raysweep.report.sections import (
@@ -158,7 +161,7 @@ def _page(
         title=title,
         subtitle=about,
         made=datetime.now().isoformat(sep=" ", timespec="minutes"),
-        notes=[*notes, *of_comparison, *omitted, *curves.notes, *recipe.notes],
+        notes=[*notes, *of_comparison, *_on_test(groups, comparison), *omitted, *curves.notes, *recipe.notes],
         tree=tree,
         branches=[branches.line(group, comparison) for group in shown],
         shares=shares.table(shown),
@@ -173,6 +176,15 @@ def _page(
         return page
     (alone,) = groups[0].members[:1]
     return replace(page, confusions=confusion.own(alone), pictures=pictures.own(alone))
+
+
+def _on_test(groups: Sequence[Group], comparison: Comparison | None) -> list[str]:
+    """That all was chosen on the test images, where it was and no verdict says it."""
+    members = [] if comparison is not None and comparison.pairs else [m for group in groups for m in group.members]
+    for member in members:
+        with contextlib.suppress(RaysweepError):  # it has no predictions
+            return [ON_TEST] if predictions.read(member).on_test else []
+    return []
 
 
 def _compared(page: Content, comparison: Comparison) -> Content:

@@ -15,7 +15,7 @@ from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.root import Root
 from raysweep.weights import SamplingWeights
 
-SECTIONS = ("parent", "checkpoint", "configuration", "weights", "shares", "data", "versions")
+SECTIONS = ("parent", "checkpoint", "configuration", "weights", "shares", "data", "code", "versions")
 _IDENTITY = ("experiment.", "root")  # settings that always differ, so they are not reported
 _OLD_NAMES = {  # name in the folders of the old system → dotted key
     "model_name": "model.name",
@@ -98,6 +98,8 @@ def _facts(side: Side) -> Iterator[tuple[tuple[str, str], Any]]:
     yield ("data", "classes"), config.classes
     for name, count in (config.class_counts or {}).items():
         yield ("data", f"images of {name}"), count
+    for path, digest in (config.code.files if config.code is not None else {}).items():
+        yield ("code", path), digest
     for name, version in config.versions.items():
         yield ("versions", name), version
 

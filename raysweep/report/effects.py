@@ -106,16 +106,15 @@ class Effect:
 
 
 def of_arms(
-    control: Arm, branches: Sequence[Arm], labels: np.ndarray, classes: Sequence[str]
+    control: Arm, branches: Sequence[Arm], cases: Cases, classes: Sequence[str]
 ) -> tuple[list[Effect], Findings]:
     """The effects of every branch, and the findings that they come from.
 
     Args:
         control: the reference; its networks and those of the branches were evaluated on the same images.
-        labels: int (n,), the true class of each image.
+        cases: these images.
         classes: the names of the classes, in the order of the labels.
     """
-    cases = Cases(labels, len(classes))
     found = findings.find(control, branches, cases)
     free = {f.branch: f for f in found.free}
     effects = []
@@ -126,7 +125,7 @@ def of_arms(
             Effect(
                 ALL if c is None else classes[c],
                 f if c is None or cases.counts[c] else replace(f, label=NO_IMAGES),
-                len(labels) if c is None else int(cases.counts[c]),
+                len(cases.labels) if c is None else int(cases.counts[c]),
                 float(of_branch.times[c]) if decided else None,
                 float(getattr(of_branch, f.metric)[c]) if decided else None,
             )

@@ -1,34 +1,20 @@
-"""The effects in tables: as plain rows for ``effects.csv`` and JSON, and which classes come first where not all fit."""
+"""The effects in tables: as plain rows, and which classes come first where not all fit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from raysweep.report import effects, leaks
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import Effect
-from raysweep.store import files
 
 
 def row_of(comparison: Comparison, effect: Effect) -> Mapping[str, Any]:
     """An effect as plain values; where images have leaked, also what it is without them."""
     more = {} if comparison.leaks is None else leaks.as_row(effect, comparison.leaks)
     return {**effects.as_row(effect), **more}
-
-
-def write_csv(comparison: Comparison, path: Path) -> None:
-    """Write ``effects.csv``: one row per branch, class and metric. Metrics over all classes have the class ``(all)``. What is not
-    known is empty."""
-
-    def cell(value: Any) -> Any:
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    every = [row_of(comparison, e) for e in comparison.rows]
-    rows: list[list[Any]] = [list(every[0]), *([cell(value) for value in row.values()] for row in every)]
-    files.write_atomic(path, files.csv_text(rows).encode())
 
 
 def largest(comparison: Comparison, most: int) -> list[str]:

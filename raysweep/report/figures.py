@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,9 +120,30 @@ MOST_CURVES = 16  # classes with a curve
 
 
 def confusion_png(found: Predictions, title: str) -> bytes:
-    """The confusion matrix. Rows are true classes and sum to 100 %; each cell shows its share and its count. Of more than
-    MOST_CLASSES, those with the most mistakes are shown, and all others together."""
-    matrix, names, more = _most_confused(found)
+    """The confusion matrix of an epoch, as :func:`matrix_png`."""
+    accuracy = found.accuracy if len(found.labels) else 0.0
+    return matrix_png(found.matrix, found.classes, accuracy, title, f"epoch {found.epoch}", found.sha256)
+
+
+def matrix_png(
+    whole: np.ndarray,
+    classes: Sequence[str],
+    accuracy: float,
+    title: str,
+    of: str,
+    source: str = "",
+    what: str = "image",
+) -> bytes:
+    """A confusion matrix. Rows are true classes and sum to 100 %; each cell shows its share and its count. Of more than
+    MOST_CLASSES, those with the most mistakes are shown, and all others together.
+
+    Args:
+        whole: int (K, K).
+        of: what it is the matrix of; the second line of the title begins with it.
+        source: the hash of what is shown; see :func:`drawn_from`.
+        what: is counted.
+    """
+    matrix, names, more = _most_confused(whole, classes)
     rows, columns = matrix.shape
     shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
     side = min(24.0, max(5.0, 1.6 + 0.78 * columns))
@@ -135,26 +156,22 @@ def confusion_png(found: Predictions, title: str) -> bytes:
     sums = [f"{int(t):,}" if t else "no images" for t in matrix.sum(1)]
     axes.set_yticks(range(rows), [f"{n}  ({t})" for n, t in zip(names.texts, sums, strict=True)])
     _write_cells(axes, matrix, shares, size=9 if columns <= 12 else 6)
-    whole = found.matrix
-    accuracy = np.trace(whole) / max(1, whole.sum())
     axes.set_xlabel("\n".join(filter(None, ["predicted", names.legend])))
     axes.set_ylabel("true (images)")
     shown = f"\nthe {rows} classes with the most mistakes; {more:,} more are not shown" if more else ""
     axes.set_title(
-        f"{safe_label(title, int(side * 9))}\nepoch {found.epoch}: accuracy {accuracy:.1%} of "
-        f"{counted(int(whole.sum()), 'image')}{shown}",
+        f"{safe_label(title, int(side * 9))}\n{of}: accuracy {accuracy:.1%} of {counted(int(whole.sum()), what)}{shown}",
         fontsize=11,
     )
     bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda v, _: f"{v:.0%}")
     bar.set_label("share of the true class")
-    return png(figure, found.sha256)
+    return png(figure, source)
 
 
-def _most_confused(found: Predictions) -> tuple[np.ndarray, Labels, int]:
+def _most_confused(matrix: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, Labels, int]:
     """(the rows of the matrix that are shown, with a last column for all other classes if there are any; the names of the
     rows; how many classes are left out)."""
-    matrix, k = found.matrix, len(found.classes)
-    every = labels(found.classes)
+    k, every = len(classes), labels(classes)
     if k <= MOST_CLASSES:
         return matrix, every, 0
     mistakes = matrix.sum(0) + matrix.sum(1) - 2 * matrix.diagonal()

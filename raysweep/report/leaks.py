@@ -16,7 +16,7 @@ import numpy as np
 
 from raysweep.report import effects, images
 from raysweep.report.effects import ALL, LEARNED, LEVEL, METRICS, OVERALL, Effect
-from raysweep.report.findings.arms import Arm
+from raysweep.report.findings.arms import Arm, Cases
 from raysweep.report.findings.findings import Findings
 from raysweep.report.images import ValidationImages
 from raysweep.store.experiment import Experiment
@@ -86,18 +86,18 @@ def find(
     experiments: Sequence[Experiment],
     control: Arm,
     branches: Sequence[Arm],
-    labels: np.ndarray,
+    cases: Cases,
     classes: Sequence[str],
-    offsets: Callable[[Arm, np.ndarray], list[Effect]] = lambda control, labels: [],
+    offsets: Callable[[Arm, Cases], list[Effect]] = lambda control, cases: [],
 ) -> tuple[WithoutLeaks | None, list[str]]:
     """(the comparison without leaked images, None where there are none; notes).
 
     Args:
         experiments: of all networks, which were validated on the same images.
-        control, branches, labels, classes: as :func:`raysweep.report.effects.of_arms` takes them.
-        offsets: what the control gets without training, on images with these labels.
+        control, branches, cases, classes: as :func:`raysweep.report.effects.of_arms` takes them.
+        offsets: what the control gets without training, on these images.
     """
-    known = images.of(experiments, len(labels))
+    known = images.of(experiments, len(cases.labels))
     if known is None:
         return None, [UNKNOWN]
     leaked = known.leaked
@@ -105,16 +105,16 @@ def find(
         return None, []
     if leaked.all():
         return None, [NOTHING_LEFT]
-    without = _without(known, control, branches, labels, classes)
-    return replace(without, offsets=offsets(_part(control, ~leaked), labels[~leaked])), []
+    without = _without(known, control, branches, cases, classes)
+    return replace(without, offsets=offsets(_part(control, ~leaked), _part_of(cases, ~leaked))), []
 
 
 def _without(
-    known: ValidationImages, control: Arm, branches: Sequence[Arm], labels: np.ndarray, classes: Sequence[str]
+    known: ValidationImages, control: Arm, branches: Sequence[Arm], cases: Cases, classes: Sequence[str]
 ) -> WithoutLeaks:
-    leaked = known.leaked
+    leaked, labels = known.leaked, cases.labels
     kept = [_part(arm, ~leaked) for arm in (control, *branches)]
-    found, findings = effects.of_arms(kept[0], kept[1:], labels[~leaked], classes)
+    found, findings = effects.of_arms(kept[0], kept[1:], _part_of(cases, ~leaked), classes)
     counts = np.bincount(labels[leaked], minlength=len(classes)).tolist()
     of_class = {c: n for c, n in zip(classes, counts, strict=True) if n}
     members = {c: labels == i for i, c in enumerate(classes) if counts[i]}
@@ -133,6 +133,10 @@ def _without(
 
 def _part(arm: Arm, which: np.ndarray) -> Arm:
     return Arm(arm.name, [lambda load=load: load()[which] for load in arm.networks])  # type: ignore[misc]
+
+
+def _part_of(cases: Cases, which: np.ndarray) -> Cases:
+    return replace(cases, labels=cases.labels[which], groups=None if cases.groups is None else cases.groups[which])
 
 
 def _right(arm: Arm, labels: np.ndarray) -> np.ndarray:

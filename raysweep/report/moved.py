@@ -6,8 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from raysweep.report.effects import ALL, METRICS, NO_IMAGES, Effect
 from raysweep.report.findings import fitted
 from raysweep.report.findings.arms import Arm, Cases
@@ -26,14 +24,13 @@ def too_many(classes: int, images: int) -> bool:
     return classes * images > fitted.MOST
 
 
-def effects(name: str, control: Arm, labels: np.ndarray, classes: Sequence[str], metric: str = DEFAULT) -> list[Effect]:
+def effects(name: str, control: Arm, cases: Cases, classes: Sequence[str], metric: str = DEFAULT) -> list[Effect]:
     """What the networks of the control get from offsets fitted for a metric, cross-fitted within the validation images.
 
     Args:
-        labels: int (n,), the true class of each image.
+        cases: the images, with the true class of each.
         metric: one of ``fitted.METRICS``.
     """
-    cases = Cases(labels, len(classes))
     found = fitted.of_arm(control, cases, metric)
     rows = []
     for g in found.gains:
@@ -44,7 +41,7 @@ def effects(name: str, control: Arm, labels: np.ndarray, classes: Sequence[str],
             name, c, g.metric, g.before, g.value, g.value - g.before, g.low, g.high, *nothing, label, math.nan
         )
         target = ALL if c is None else classes[c]
-        images = len(labels) if c is None else int(cases.counts[c])
+        images = len(cases.labels) if c is None else int(cases.counts[c])
         times = float(found.times[c]) if c is not None and g.metric in METRICS else None
         rows.append(Effect(target, finding, images, times))
     return rows

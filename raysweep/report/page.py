@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from raysweep._text import plain
 from raysweep.errors import LockedError, RaysweepError
-from raysweep.report import comparison, content, effects_table
+from raysweep.report import comparison, content, effects_csv, templates
 from raysweep.report.comparison import Comparison
 from raysweep.report.content import Content
 from raysweep.report.sections import pictures
@@ -52,7 +49,7 @@ def write_all(sweep: Sweep) -> tuple[Comparison | None, str | None]:
     problem, compared = None, None
     try:
         compared = comparison.of_sweep(sweep)
-        effects_table.write_csv(compared, sweep.folder / layout.EFFECTS_CSV)
+        effects_csv.write(compared, sweep.folder / layout.EFFECTS_CSV)
         files.write_atomic(sweep.folder / layout.EFFECTS_PNG, effects_picture.heat_map(compared))
     except RaysweepError as error:
         problem = str(error)
@@ -69,38 +66,16 @@ def write_all(sweep: Sweep) -> tuple[Comparison | None, str | None]:
 
 
 def html(page: Content) -> str:
-    """The page as HTML. Every text is escaped, and control characters and marks of writing direction are replaced."""
-    import jinja2
+    """The page as HTML, with as many pictures as fit into it."""
     from markupsafe import Markup
 
-    def shown(value: Any) -> Any:
-        if isinstance(value, str) and not isinstance(value, Markup):
-            return plain(value)
-        return value
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        finalize=shown,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    )
-    environment.filters |= {
-        "percent": lambda v: "-" if v is None or math.isnan(v) else f"{v:.1%}",
-        "decimals": lambda v: "-" if v is None else f"{v:.3f}",
-        "points": lambda v: "?" if math.isnan(v) else f"{100 * v:+.1f}",
-        "tint": _tint,
-        "svg": Markup,  # made by sections/chart.py, without any text of a user
-        "lines": lambda text: Markup("\n").join(plain(line) for line in text.split("\n")),
-    }
-    text = environment.get_template("page.html").render(page=page, version=version("raysweep"), pictures=Markup(_HERE))
+    text = templates.render("page.html", {"tint": _tint}, page=page, pictures=Markup(_HERE))
     if page.pictures is None:
         return text.replace(_HERE, "", 1)
     found = pictures.filled(page.pictures, MOST_BYTES - len(text.encode(errors="backslashreplace")))
     copied = any(p.copied for c in found.classes for row in c.rows for p in row.pictures)
-    section = environment.get_template("pictures.html").render(
-        pictures=found, compared=page.heat is not None, against=page.against, copied=copied
+    section = templates.render(
+        "pictures.html", {}, pictures=found, compared=page.heat is not None, against=page.against, copied=copied
     )
     return text.replace(_HERE, section if found.classes else "", 1)
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from raysweep.data.roles import record
 from raysweep.errors import NotFoundError, StoreError
-from raysweep.store import files, layout
+from raysweep.report.findings.arms import Cases
+from raysweep.store import files, layout, lineage
 from raysweep.store.experiment import Experiment
+
+_SAID = "used for validation: there are no validation images of their own"
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,19 @@ class Predictions:
     labels: np.ndarray
     predicted: np.ndarray
     probabilities: np.ndarray
+    groups: np.ndarray | None = None  # int64 (n,): which images belong together; None without data.group
+    prior: np.ndarray | None = None  # float64 (classes,): shares in the data, where these images have others
+    on_test: bool = False  # the images are test images
+
+    @property
+    def cases(self) -> Cases:
+        """The images."""
+        return Cases(self.labels, len(self.classes), self.groups, self.prior)
+
+    @property
+    def accuracy(self) -> float:
+        """Weighted to the shares of the classes in the data."""
+        return float(self.cases.mean(self.labels == self.predicted).value[0])
 
     @property
     def matrix(self) -> np.ndarray:
@@ -91,7 +109,28 @@ def read_all(experiment: Experiment) -> dict[int, Predictions]:
     for epoch in np.unique(epochs).tolist():
         mask = epochs == epoch
         found[epoch] = Predictions(epoch, classes, labels[mask], predicted[mask], flat[mask])
-    return found
+    return _with_roles(experiment, found)
+
+
+def _reading(experiment: Experiment) -> Sequence[object]:
+    """What the log says of how the images were read, sentences."""
+    start = next((e for e in lineage.read(experiment.folder) if e.type == lineage.START), None)
+    told = None if start is None else start.fields.get("reading")
+    return told if isinstance(told, list) else ()
+
+
+def _with_roles(experiment: Experiment, found: dict[int, Predictions]) -> dict[int, Predictions]:
+    """The same with what the experiment recorded of its validation images."""
+    roles = record.read(experiment.folder)
+    if roles is None:  # an earlier version said only in words which images these are
+        told = _SAID in " ".join(map(str, _reading(experiment)))
+        return {epoch: replace(of_epoch, on_test=told) for epoch, of_epoch in found.items()}
+    known = {}
+    for epoch, of_epoch in found.items():
+        groups = roles.groups if roles.groups is not None and len(roles.groups) == len(of_epoch.labels) else None
+        prior = None if roles.prior is None else np.array([roles.prior.get(c, 0.0) for c in of_epoch.classes])
+        known[epoch] = replace(of_epoch, groups=groups, prior=prior, on_test=roles.on_test)
+    return known
 
 
 @dataclass(frozen=True)

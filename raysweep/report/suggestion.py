@@ -25,6 +25,7 @@ from raysweep.report import commands, effects
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import Effect
+from raysweep.report.findings.variance import two_sided
 from raysweep.store.commands import command
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
@@ -272,11 +273,9 @@ def _least_squares(design: np.ndarray, gains: np.ndarray, covariance: np.ndarray
 
 def _holm(estimates: np.ndarray, errors: np.ndarray, degrees: int) -> np.ndarray:
     """bool: which effects are not 0, with at most 5 % of sweeps without any effect naming one."""
-    from scipy.stats import t
-
     if not degrees or np.isnan(errors).any():
         return np.zeros(len(estimates), dtype=bool)
-    p = 2 * t.sf(np.abs(estimates) / np.maximum(errors, 1e-12), degrees)
+    p = two_sided(np.abs(estimates) / np.maximum(errors, 1e-12), degrees)
     order = np.argsort(p)
     passed = p[order] * np.arange(len(p), 0, -1) <= effects.LEVEL
     real = np.zeros(len(p), dtype=bool)

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from raysweep._paths import read_regular
-from raysweep._text import check_name
+from raysweep._text import check_name, json_text
 from raysweep.errors import LockedError, RaysweepError, RootError, StoreError
 from raysweep.store import files, groups, layout, lineage
 from raysweep.store.catalog import experiments
@@ -55,12 +55,12 @@ class Evaluation:
         return Root.address_of(self.folder)
 
     def write(self, record: Json) -> None:
-        """Write ``evaluation.json``.
+        """Write ``evaluation.json``; NaN becomes null.
 
         Raises:
             StoreError: it cannot be written.
         """
-        files.write_json(self.folder / layout.EVALUATION, record)
+        files.write_atomic(self.folder / layout.EVALUATION, json_text(record, indent=2).encode())
 
 
 def create(root: Root, name: str, when: datetime) -> Evaluation:

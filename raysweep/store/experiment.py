@@ -6,7 +6,7 @@ import contextlib
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,11 @@ def beginning(experiment: Experiment) -> Iterator[None]:
 
 
 def _remove_folder(folder: Path) -> None:
+    code = folder / layout.CODE
+    if code.is_dir():
+        for path in code.iterdir():
+            files.remove(path)
+        code.rmdir()
     for path in sorted(folder.iterdir(), key=lambda p: p.name == layout.FENCE):  # it is needed until the end
         files.remove(path)
     folder.rmdir()
@@ -142,6 +147,21 @@ class Experiment:
 
     def write_config(self, config: ExperimentConfig) -> None:
         files.write_json(self.folder / layout.CONFIG, config.to_json())
+
+    def keep_code(self, contents: Mapping[str, bytes], hashes: Mapping[str, str]) -> None:
+        """Write the source files of the user's code; states of them that are there already stay.
+
+        Args:
+            contents: path within the code's folder → the file.
+            hashes: path → SHA-256.
+        """
+        folder = self.folder / layout.CODE
+        if contents:
+            folder.mkdir(exist_ok=True)
+        for path, content in contents.items():
+            file = folder / layout.code_name(path, hashes[path])
+            if not file.exists():
+                files.write_atomic(file, content)
 
     def manifest(self) -> Manifest:
         """The committed checkpoints. If the manifest is missing or torn, these are the files that agree with the checksums

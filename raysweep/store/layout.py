@@ -18,8 +18,11 @@ HISTORY_CSV = "training_history.csv"
 HISTORY_PNG = "training_history.png"
 PREDICTIONS = "val_predictions.parquet"
 VAL_IMAGES = "val_images.parquet"  # which images these are, in the same order
+ROLES = "image_roles.parquet"  # what it and its ancestors were trained on, is validated on, and what is sealed
 TENSORBOARD = "tensorboard"  # a folder of event files
 TRACKER_PREFIX = "tracker_"
+CODE = "code"  # a folder of the source files of the model's python: name
+FOLDERS = (TENSORBOARD, CODE)  # all of them are flat
 WANDB = "wandb"  # W&B's folder; what is in it is named by W&B
 LOCK = ".writer.lock"
 FENCE = ".writer.fence"  # what the kernel's locks are on; it stays
@@ -29,6 +32,7 @@ EVALUATIONS = "evaluations"
 EVALUATION = "evaluation.json"
 EVALUATION_CSV = "evaluation.csv"
 EVALUATION_CONFUSION = "confusion_matrix.png"
+CONTROL_CONFUSION = "confusion_matrix_control.png"
 RELIABILITY = "reliability.png"
 
 SWEEPS = "sweeps"
@@ -90,6 +94,16 @@ def parse_model_name(name: str) -> int | None:
 def tracker_name(tracker: str) -> str:
     """``tracker_mlflow.json``: the experiment's name in a tracker, and how much of the history the tracker has."""
     return f"{TRACKER_PREFIX}{tracker}.json"
+
+
+def code_name(path: str, sha256: str) -> str:
+    """The name, within the folder of code, of one state of a source file; another state of it gets another name.
+
+    >>> code_name("models/resnet.py", "3f2a9c81d0e4b7")
+    'models.resnet.3f2a9c81d0e4.py'
+    """
+    stem = path.removesuffix(".py").replace("/", ".")
+    return f"{stem[-200:]}.{sha256[:12]}.py"
 
 
 def parse_checkpoint_name(name: str) -> Position | None:

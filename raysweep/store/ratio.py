@@ -23,7 +23,8 @@ def of_fork(folder: Path) -> RatioChange | None:
 
 def of_events(events: Iterable[LineageEvent]) -> RatioChange | None:
     """The same, from the first events of a log that the caller has already read."""
-    event = next((e for e in events if e.type == lineage.RATIO), None)
+    # one with an epoch comes from a schedule, within the run
+    event = next((e for e in events if e.type == lineage.RATIO and "epoch" not in e.fields), None)
     try:
         return None if event is None else RatioChange.from_event(event.fields)
     except WeightsError:  # another program may have written the event

@@ -104,8 +104,22 @@ class BranchRef(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class CodeRef(Record):
+    """The source files of the model's ``python:`` name. Their text is in the folder of code, but for those left out."""
+
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"left_out"})
+
+    target: str  # MODULE:NAME
+    folder: str  # in which the outermost module lay
+    files: Mapping[str, str]  # path within it → SHA-256
+    left_out: Sequence[str] = ()  # the files whose text is not kept
+
+
+@dataclass(frozen=True, slots=True)
 class ExperimentConfig(Record):
     """``experiment_config.json``. Folders of the old system have the names down to ``experiment_description`` only."""
+
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"code"})
 
     experiment_name: str | None = None
     timestamp: str | None = None
@@ -129,6 +143,7 @@ class ExperimentConfig(Record):
     sweep: str | None = None
     branch: BranchRef | None = None
     imported_from: Json | None = None
+    code: CodeRef | None = None
     settings: Json | None = None  # the whole configuration; None in folders of the old system
 
     @classmethod
@@ -143,6 +158,7 @@ class ExperimentConfig(Record):
             versions=value.get("versions") or {},
             parent=_maybe(ParentRef, value.get("parent")),
             branch=_maybe(BranchRef, value.get("branch")),
+            code=_maybe(CodeRef, value.get("code")),
         )
 
     @property

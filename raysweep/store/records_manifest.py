@@ -13,7 +13,7 @@ from raysweep.store.layout import Position
 from raysweep.store.records import Json, Record
 from raysweep.store.untrusted import schema
 
-_KEYS = ("format_version", "experiment", "checkpoints", "best", "predictions", "images")
+_KEYS = ("format_version", "experiment", "checkpoints", "best", "predictions", "sealed", "images")
 _TEXTS = ("worst_class", "order_sha256")  # metrics that are not numbers
 
 
@@ -90,6 +90,14 @@ class BestEpoch(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class SealedRef(Record):
+    """The sealed test images of an experiment: how many, and the hash that :func:`raysweep.data.sealed.open_sealed` checks."""
+
+    images: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The committed checkpoints, oldest first, the best of them, and what was wrong with the file or its rows."""
 
@@ -97,9 +105,9 @@ class Manifest:
     best: BestEpoch | None = None
     problems: Sequence[str] = ()
     predictions: Mapping[int, str] = field(default_factory=dict)  # epoch in the predictions' file → SHA-256 of its rows
-    images: str | None = (
-        None  # SHA-256 of what the file of the validation images says; None where an earlier version wrote
-    )
+    sealed: SealedRef | None = None  # None: without test images, or written by an earlier version
+    # SHA-256 of what the file of the validation images says; None where an earlier version wrote it
+    images: str | None = None
     more: Json = field(default_factory=dict)
 
     @property
@@ -133,7 +141,7 @@ class Manifest:
         more = {k: v for k, v in value.items() if k not in _KEYS}
         best, predictions = _best(value.get("best"), entries), _predictions(value.get("predictions"))
         images = told if isinstance(told := value.get("images"), str) else None
-        return cls(tuple(entries), best, tuple(problems), predictions, images, more)
+        return cls(tuple(entries), best, tuple(problems), predictions, _sealed(value.get("sealed")), images, more)
 
     def to_json(self, experiment_id: str) -> dict[str, Any]:
         rows = [e.to_json() for e in sorted(self.entries, key=lambda e: e.position.order)]
@@ -146,6 +154,7 @@ class Manifest:
             "checkpoints": rows,
             "best": best,
             **told,
+            **({"sealed": self.sealed.to_json()} if self.sealed else {}),
             **self.more,
         }
 
@@ -154,6 +163,12 @@ def _predictions(told: Any) -> dict[int, str]:
     """Epoch → hash; what is neither does not count."""
     rows = told.items() if isinstance(told, dict) else ()
     return {int(e): v for e, v in rows if isinstance(e, str) and e.isdecimal() and len(e) < 10 and isinstance(v, str)}
+
+
+def _sealed(told: Any) -> SealedRef | None:
+    """None where it is no such record."""
+    known = isinstance(told, dict) and type(told.get("images")) is int and isinstance(told.get("sha256"), str)
+    return SealedRef.from_json(told) if known else None
 
 
 def _best(told: Any, entries: Sequence[ManifestEntry]) -> BestEpoch | None:

@@ -37,7 +37,7 @@ class BranchRecord(Record):
 class SweepRecord(Record):
     """``sweep.json``: enough to continue a sweep after a kill at any moment."""
 
-    OMITTED: ClassVar[frozenset[str]] = frozenset({"id"})
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"id", "looks"})
 
     id: str | None = None  # under which it was made
     format_version: int = 1
@@ -55,6 +55,7 @@ class SweepRecord(Record):
     grid: Json = field(default_factory=dict)
     notes: Sequence[str] = ()
     branches: tuple[BranchRecord, ...] = ()
+    looks: int = 0  # how often seeds were added after the comparison could be read
 
     @classmethod
     def from_json(cls, value: Any) -> Self:

@@ -174,7 +174,7 @@ class _Check:
             recorded = entry.metrics.get("val_acc")
             if of is None or recorded is None or not len(of.labels):
                 continue
-            accuracy = float((of.labels == of.predicted).mean())
+            accuracy = of.accuracy
             if entry.epoch not in known and abs(accuracy - recorded) > 1e-9:
                 told = f"have an accuracy of {accuracy:.4f}, the manifest says {recorded:.4f}"
                 self.found.faults.append(f"{name}: those of epoch {entry.epoch} {told}.")

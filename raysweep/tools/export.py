@@ -13,6 +13,7 @@ from torch import nn
 from raysweep.errors import ConfigError, StoreError
 from raysweep.store import files
 from raysweep.tools.predict import Network
+from raysweep.training import guest
 
 TOLERANCE = 1e-5  # between the probabilities of the network here and of what was exported
 
@@ -36,10 +37,11 @@ def export(network: Network, form: str, target: Path) -> float:
     rng = np.random.default_rng(0)
     x = network.standardised(rng.integers(0, 256, (_TRIED, height, width, channels), dtype=np.uint8))
     with torch.no_grad():
-        expected = torch.softmax(network.model(x), dim=1).numpy()
+        expected = torch.softmax(network.logits(x), dim=1).numpy()
     temp = files.temp_path(target)
     try:
-        found = {"safetensors": _safetensors, "onnx": _onnx, "torchscript": _torchscript}[form](network, x, temp)
+        with guest.quiet(network.name):
+            found = {"safetensors": _safetensors, "onnx": _onnx, "torchscript": _torchscript}[form](network, x, temp)
         difference = float(np.abs(found - expected).max())
         if not difference <= TOLERANCE:
             raise StoreError(
@@ -62,7 +64,11 @@ def _safetensors(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
 
     facts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in network.facts().items()}
     tensors = {k: v.detach().clone().contiguous() for k, v in network.model.state_dict().items()}
-    save_file(tensors, target, metadata=facts)
+    stored = dict(tensors)
+    if network.adjustment is not None:  # the file has no computation of its own, so they go into the last layer
+        bias = _bias(network, x)
+        stored[bias] = tensors[bias] + network.offsets.to(tensors[bias].dtype)
+    save_file(stored, target, metadata=facts)
     network.model.load_state_dict(
         {k: torch.zeros_like(v) for k, v in tensors.items()}
     )  # so that only the file can restore them
@@ -74,16 +80,50 @@ def _safetensors(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
         network.model.load_state_dict(tensors)
 
 
-class _Logits(nn.Module):
-    """The network as one module with one input, from whatever library it comes."""
+def _bias(network: Network, x: torch.Tensor) -> str:
+    """The name of the bias that is added last, to the logits.
 
-    def __init__(self, body: nn.Module) -> None:
+    Raises:
+        ConfigError: there is none.
+    """
+    outputs: dict[str, torch.Tensor] = {}
+
+    def remember(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
+                outputs[name] = output
+
+        return hook
+
+    found = {n: m for n, m in network.model.named_modules() if isinstance(getattr(m, "bias", None), nn.Parameter)}
+    handles = [module.register_forward_hook(remember(name)) for name, module in found.items()]
+    try:
+        with torch.no_grad():
+            logits = network.model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    last = [n for n, y in outputs.items() if y.shape == logits.shape and torch.equal(y, logits)]
+    if not last or found[last[-1]].bias.shape != logits.shape[1:]:
+        raise ConfigError(
+            f"--adjust: the last layer of {network.name} has no bias into which the offsets could go. Use --to onnx or --to torchscript."
+        )
+    return f"{last[-1]}.bias" if last[-1] else "bias"
+
+
+class _Logits(nn.Module):
+    """The network as one module with one input, from whatever library it comes, with its offsets."""
+
+    offsets: torch.Tensor | None
+
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.body = body
+        self.body = network.model
+        self.register_buffer("offsets", network.offsets if network.adjustment is not None else None)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.body(pixels)
-        return logits
+        return logits if self.offsets is None else logits + self.offsets
 
 
 def _torchscript(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
@@ -92,7 +132,7 @@ def _torchscript(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and the image's size becomes fixed
         traced = torch.jit.trace(  # type: ignore[no-untyped-call, unused-ignore]
-            _Logits(network.model), x[:2], check_trace=False
+            _Logits(network), x[:2], check_trace=False
         )
         torch.jit.save(traced, str(target), _extra_files={"raysweep.json": json.dumps(network.facts())})
         again = torch.jit.load(str(target), map_location="cpu")  # type: ignore[no-untyped-call, unused-ignore]
@@ -124,7 +164,7 @@ def _onnx(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
         ):
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                _Logits(network.model).eval(), (x[:2],), str(target), input_names=["pixels"], output_names=["logits"],
+                _Logits(network).eval(), (x[:2],), str(target), input_names=["pixels"], output_names=["logits"],
                 dynamo=True, dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}}, external_data=False, verbose=False,
             )  # fmt: skip
     finally:

@@ -209,7 +209,15 @@ class _Evaluator:
         moments = saved.checkpoint["preprocessing"]
         feed = Feed(images, moments["mean"], moments["std"], device, settings.training.channels_last)
         name, options = settings.model.name, settings.model.options
-        model = models.build(name, options, len(images.classes), images.shape[2], pretrained=False, trusted=True)
+        model = models.build(
+            name,
+            options,
+            len(images.classes),
+            images.shape[2],
+            pretrained=False,
+            trusted=True,
+            path=settings.model.path,
+        )
         models.load_weights(model, saved.checkpoint, "the old checkpoint")
         labels, probabilities, _ = evaluate.validate(
             model, feed, images.val, len(images.classes), World(device), contextlib.nullcontext()

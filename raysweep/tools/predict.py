@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from raysweep._text import truncate
+from raysweep.config import foreign
 from raysweep.errors import ConfigError, StoreError
 from raysweep.plan import parent as parents
 from raysweep.plan.upgrade import Upgraded, upgrade
@@ -21,7 +22,8 @@ from raysweep.store import trust as trusting
 from raysweep.store.records import Json
 from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Trust
-from raysweep.training import models
+from raysweep.tools.adjust import Adjustment, check_metric, fit
+from raysweep.training import conditions, guest, models
 
 AT_ONCE = 64  # images
 
@@ -42,6 +44,12 @@ class Network:
     shape: tuple[int, int, int]  # (height, width, channels) of the images it was trained on
     source: str  # checkpoint reference
     sha256: str
+    adjustment: Adjustment | None = None  # its offsets are not part of ``model``
+    settings: Json = field(default_factory=dict)  # nested, those of the checkpoint
+    seed: int | None = None
+    sealed: str | None = None  # the hash of its experiment's test images, where that is recorded
+    own: bool = False  # its places are this user's; any other checkpoint may come from anybody
+    notes: tuple[str, ...] = ()  # what people should know, such as that the user's code has changed since
 
     def facts(self) -> dict[str, Any]:
         """Everything that another program needs to use it, as JSON."""
@@ -61,12 +69,25 @@ class Network:
             "checkpoint": self.source,
             "checkpoint_sha256": self.sha256,
             "raysweep": metadata.version("raysweep"),
-        }
+            **({"notes": list(self.notes)} if self.notes else {}),
+        } | ({} if self.adjustment is None else {"adjusted": self.adjustment.facts()})
 
     @torch.no_grad()
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """float32 (n, classes) for uint8 images (n, height, width, channels)."""
-        return torch.softmax(self.model(self.standardised(pixels)), dim=1).numpy()
+        with guest.quiet(self.name):
+            return torch.softmax(self.logits(self.standardised(pixels)), dim=1).numpy()
+
+    @property
+    def offsets(self) -> torch.Tensor:
+        """float32 (classes,), which are added to the logits; zeros if the network is not adjusted."""
+        known = {} if self.adjustment is None else self.adjustment.offsets
+        return torch.tensor([known.get(c, 0.0) for c in self.classes])
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 (n, classes) for standardised images, with the offsets."""
+        logits: torch.Tensor = self.model(x)
+        return logits if self.adjustment is None else logits + self.offsets
 
     def standardised(self, pixels: np.ndarray) -> torch.Tensor:
         """The network's input for uint8 images (n, height, width, channels)."""
@@ -81,27 +102,42 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
     trust: Trust = NOBODY,
+    adjust: str | None = None,
 ) -> Network:
     """The network of a checkpoint, on the CPU, ready to predict.
 
     Args:
+        adjust: a metric for which offsets are fitted and added to the logits, see :mod:`raysweep.tools.adjust`.
         overrides, classes: what a checkpoint of the old system does not say, see :func:`parent.read_parent`.
 
     Raises:
         NotFoundError, CheckpointError: there is no such checkpoint, or it is damaged. ConfigError: its model cannot be built.
-        UntrustedError: it names code that nobody has approved.
+        UntrustedError: it names code that nobody has approved. InputError: it cannot be adjusted.
     """
+    if adjust is not None:
+        check_metric(adjust)
     experiment, entry, path = resolve.find_checkpoint(root, reference)
     if entry is not None and (problem := entry.verify(experiment.folder)) is not None:
         raise StoreError(f"{experiment.folder}: {problem}. Take another checkpoint.")
+    adjustment = None if adjust is None else fit(experiment, entry, reference, adjust)
     over = overrides or {}
     found = upgrade(checkpoint.read_checkpoint(path), experiment, path, over, classes)
     saved = found.checkpoint
     section = _model_section(found, over, path)
-    trusting.settle(trust, parents.origin_of(root, experiment, path, saved), found.settings, over)
+    origin = parents.origin_of(root, experiment, path, saved)
+    trusting.settle(trust, origin, found.settings, over)
     shape = _shape(saved["preprocessing"], section["name"], over)
     options = dict(section.get("options") or {})
-    model = models.build(section["name"], options, len(saved["classes"]), shape[2], pretrained=False, trusted=True)
+    model = models.build(
+        section["name"],
+        options,
+        len(saved["classes"]),
+        shape[2],
+        pretrained=False,
+        trusted=True,
+        path=section.get("path"),
+        head=section.get("head"),
+    )
     models.load_weights(model, saved, path)
     model.eval()
     return Network(
@@ -113,7 +149,18 @@ def load(
         shape=shape,
         source=f"{experiment.id}@{entry.epoch}" if entry is not None and entry.batch is None else str(path),
         sha256=entry.sha256 if entry is not None else files.sha256_file(path),
+        adjustment=adjustment,
+        settings=found.settings,
+        seed=found.settings.get("seed"),
+        sealed=None if (seal := experiment.manifest().sealed) is None else seal.sha256,
+        own=trusting.known(trust, origin, foreign.places(found.settings)),
+        notes=_notes(saved, section),
     )
+
+
+def _notes(saved: Mapping[str, Any], section: Json) -> tuple[str, ...]:
+    changed = conditions.changed_code(saved, section["name"], section.get("path"))
+    return () if changed is None else (changed,)
 
 
 def _model_section(found: Upgraded, overrides: Mapping[str, Any], path: Path) -> Json:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,10 @@ import numpy as np
 from raysweep._text import join_names
 from raysweep.config.settings import DataSection
 from raysweep.data import cache
+from raysweep.data import sealed as sealing
 from raysweep.data.cache import Dataset, Images
 from raysweep.data.naming import canonical
+from raysweep.data.roles import seal
 from raysweep.errors import DataError, RaysweepError
 from raysweep.events import Decoding, Note, Progress
 
@@ -34,7 +34,8 @@ class Shown:
     """Images to be scored. ``parts`` are read one after another; ``labels`` int64 (n,) are numbers of ``classes``; ``digests`` S32
     (n,) hashes of the pixels; ``groups`` int64 (n,) which images are one case, None where each is its own.
 
-    ``sha256`` identifies the images and their classes; ``sealed`` says whether scoring them is a look that counts.
+    ``prior`` float64 (K,): the shares of the classes in the data, where these images have others; means over images are then
+    weighted back to it. ``sha256`` identifies the images and their classes; ``sealed`` says whether scoring them is a look that counts.
     """
 
     split: str
@@ -45,6 +46,7 @@ class Shown:
     sha256: str
     sealed: bool
     groups: np.ndarray | None = None
+    prior: np.ndarray | None = None
     undecodable: tuple[Undecodable, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
@@ -72,7 +74,9 @@ def validation(data: Dataset, classes: Sequence[str]) -> Shown:
     Raises:
         DataError: the network does not know a class.
     """
-    return _shown(VAL, data, [(VAL, data.val)], classes)
+    told = data.reading.prior
+    prior = None if told is None else np.array([told.get(canonical(c), told.get(c, 0.0)) for c in classes])
+    return replace(_shown(VAL, data, [(VAL, data.val)], classes), prior=prior)
 
 
 def whole(data: Dataset, classes: Sequence[str]) -> Shown:
@@ -80,22 +84,58 @@ def whole(data: Dataset, classes: Sequence[str]) -> Shown:
     return _shown(ALL, data, [("train", data.train), (VAL, data.val)], classes)
 
 
+def sealed(
+    section: DataSection,
+    folder: Path,
+    form: tuple[int, int],
+    classes: Sequence[str],
+    recorded: str | None,
+    progress: Progress,
+) -> Shown:
+    """The sealed test images of these settings, for a network with these classes. This opens them; nobody has scored them yet.
+
+    Args:
+        form: (side, channels) of the images that the network takes.
+        recorded: the hash that they must have; None: any.
+
+    Raises:
+        DataError: there are none, or they are others, or the network does not know a class.
+    """
+    found = sealing.open_sealed(
+        section,
+        folder,
+        form=form,
+        recorded=recorded,
+        progress=lambda done, total: progress(Decoding(done, total)),
+        tell=lambda text: progress(Note(text)),
+    )
+    return Shown(
+        TEST,
+        (Images(found.images, found.labels),),
+        renumbered(found.labels, found.classes, classes),
+        tuple(classes),
+        found.digests,
+        found.sha256,
+        sealed=True,
+        groups=found.groups,
+        undecodable=tuple(Undecodable(u.name, u.reason) for u in found.undecodable),
+    )
+
+
 def _shown(split: str, data: Dataset, parts: list[tuple[str, Images]], classes: Sequence[str]) -> Shown:
     labels = np.concatenate([images.labels for _, images in parts])
-    digests = np.concatenate([cache.digests(data, name) for name, _ in parts])
-    order = np.lexsort((digests, labels))
-    identity = hashlib.sha256(json.dumps(data.classes).encode())
-    identity.update(labels[order].tobytes())
-    identity.update(digests[order].tobytes())
+    files = np.concatenate([cache.files(data, name) for name, _ in parts])
+    of_groups = [g for name, _ in parts if (g := cache.groups(data, name)) is not None]
     undecodable = tuple(Undecodable(s["image"], s["reason"]) for s in data.skipped)
     return Shown(
         split,
         tuple(images for _, images in parts),
         renumbered(labels, data.classes, classes),
         tuple(classes),
-        digests,
-        identity.hexdigest(),
+        np.concatenate([cache.digests(data, name) for name, _ in parts]),
+        seal.sha256(files.tolist(), labels.tolist(), data.classes),
         sealed=split == ALL,
+        groups=np.concatenate(of_groups) if len(of_groups) == len(parts) else None,
         undecodable=undecodable,
     )
 
@@ -118,6 +158,11 @@ def renumbered(labels: np.ndarray, mine: Sequence[str], theirs: Sequence[str]) -
     return found
 
 
+def digests(data: Dataset, split: str) -> np.ndarray:
+    """The hashes of the pixels of one split, S32 (n,)."""
+    return cache.digests(data, split)
+
+
 def trained_on(section: DataSection, folder: Path, progress: Progress) -> np.ndarray | str:
     """The hashes of the training images of these settings, S32; or why they are not known."""
     try:
@@ -130,8 +175,3 @@ def trained_on(section: DataSection, folder: Path, progress: Progress) -> np.nda
 def leaked(shown: Shown, trained: np.ndarray) -> np.ndarray:
     """bool (n,): which of the images have the same pixels as an image that the network was trained on."""
     return np.isin(shown.digests, trained)
-
-
-def has_split(data: Dataset) -> bool:
-    """Whether the data came with validation or test images of their own."""
-    raise DataError  # decided by the roles of the data

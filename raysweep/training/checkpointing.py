@@ -27,7 +27,7 @@ from raysweep.store.checkpoint_format import State
 from raysweep.store.experiment import Experiment
 from raysweep.store.layout import Position
 from raysweep.store.lock import WriterLock
-from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry
+from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry, SealedRef
 from raysweep.store.remote import copies
 
 MID_EPOCH_KEPT = 3
@@ -53,6 +53,7 @@ class CheckpointWriter:
         token: of the writer's lock; None for a folder that no other process can know.
         best_metric: ``training.best_metric``, which decides the best epoch.
         keep: which checkpoints stay; None: all of them.
+        sealed: the test images, for the manifest; None: there are none, or they are not known any more.
         images: that the training is validated on; None where that is not known.
     """
 
@@ -63,6 +64,7 @@ class CheckpointWriter:
         classes: Sequence[str],
         best_metric: str,
         keep: KeepSection | None = None,
+        sealed: SealedRef | None = None,
         images: ValidationImages | None = None,
     ) -> None:
         self.experiment = Experiment(folder)
@@ -70,6 +72,7 @@ class CheckpointWriter:
         self.lock = None if token is None else WriterLock(self.folder, token).join()
         self.classes = list(classes)
         self.keep = keep
+        self.sealed = sealed
         self._images, self._images_hash = images, None if images is None else images.sha256
         self._used: retention.InUse | None = None
         self._best: str | None = None  # the epoch's file that best_checkpoint.pt is a copy of, once that is known
@@ -104,8 +107,10 @@ class CheckpointWriter:
         entry = replace(entry, model_sha256=bare)
         # The checkpoint of a finished epoch replaces those within epochs.
         ends = [e for e in entries if e.batch is None]
+        sealed = manifest.sealed or self.sealed  # those of the beginning stay
+        images = self.save_images(manifest.images)
         manifest = replace(
-            manifest, entries=[*ends, entry], best=best, predictions=hashes, images=self.save_images(manifest.images)
+            manifest, entries=[*ends, entry], best=best, predictions=hashes, sealed=sealed, images=images
         )
         self.experiment.write_manifest(manifest)
         self._remove([e for e in entries if e.batch is not None])
@@ -139,7 +144,8 @@ class CheckpointWriter:
         entry = self._write(state, Position(epoch, batch), {})
         mids = [e for e in entries if e.batch is not None] + [entry]
         stale = mids[:-MID_EPOCH_KEPT]
-        self.experiment.write_manifest(replace(manifest, entries=[*(e for e in entries if e not in stale), entry]))
+        kept = [*(e for e in entries if e not in stale), entry]
+        self.experiment.write_manifest(replace(manifest, entries=kept, sealed=manifest.sealed or self.sealed))
         self._remove(stale)
         return entry
 

@@ -7,8 +7,6 @@ Every checkpoint records them. Where they differ when a training continues from 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,9 +18,11 @@ import numpy as np
 import torch
 
 from raysweep import _machine
+from raysweep.training import guest
 
 _WORDS = {"threads": "thread", "world_size": "worker"}
-_NAMES = {"cpu": "processor", "function": "model function"}
+_NAMES = {"cpu": "processor", "function": "model function", "imports": "files that it imports"}
+_CODE = ("function", "imports")  # what is recorded of a user's code
 GPU_NOTE = "some GPU kernels sum in no fixed order"
 Conditions = dict[str, str | int]  # plain types, as a checkpoint holds them
 
@@ -41,11 +41,13 @@ _HARMLESS = ("VERBOSE", "DUMP", "PROFILE", "TIMESTAMP")  # they only print
 _LIBRARIES = {"torchvision": "torchvision", "hf": "transformers", "timm": "timm"}  # kind of a model → what builds it
 
 
-def here(device: torch.device, bf16: bool, threads: int, world_size: int, model: str = "cnn") -> Conditions:
+def here(
+    device: torch.device, bf16: bool, threads: int, world_size: int, model: str = "cnn", path: str | None = None
+) -> Conditions:
     """The conditions of this process.
 
     Args:
-        model: ``model.name``, which was built in this process.
+        model: ``model.name``, which was built in this process, and ``path``: ``model.path``.
     """
     gpu = device.type == "cuda"
     return {
@@ -58,7 +60,7 @@ def here(device: torch.device, bf16: bool, threads: int, world_size: int, model:
         "numpy": str(np.__version__),
         "cpu": "" if gpu else _machine.cpu_model(),
         "environment": _environment(os.environ),
-        **_of_model(model),
+        **of_model(model, path),
     }
 
 
@@ -78,28 +80,54 @@ def _environment(variables: Mapping[str, str]) -> str:
     return "\n".join(found)
 
 
-def _of_model(name: str) -> Conditions:
-    """The version of the library that builds a model. Of a user's function the file, and the libraries that are loaded."""
+def of_model(name: str, path: str | None = None) -> Conditions:
+    """The version of the library that builds a model. Of a user's function the files, and the libraries that are loaded.
+
+    Raises:
+        ConfigError: the user's function cannot be imported.
+    """
     kind, _, target = name.partition(":")
     if kind == "python":
         loaded = [library for library in _LIBRARIES.values() if library in sys.modules]
-        return {"function": _function(target), **{library: metadata.version(library) for library in loaded}}
+        return {**_of_code(target, path), **{library: metadata.version(library) for library in loaded}}
     return {_LIBRARIES[kind]: metadata.version(_LIBRARIES[kind])} if kind in _LIBRARIES else {}
 
 
-def _function(target: str) -> str:
-    """``MODULE:FUNCTION`` with the file that it stands in and the start of the file's SHA-256."""
-    module, _, name = target.partition(":")
-    found = importlib.import_module(module)
+def _of_code(target: str, path: str | None) -> Conditions:
+    """``MODULE:FUNCTION`` with the file that it stands in and the start of the file's SHA-256; the user's other files alike, one
+    in a line."""
+    found = guest.load(target, path)
+    file = guest.file_of(found)
+    if file is None:
+        named = getattr(sys.modules[target.partition(":")[0]], "__file__", None)
+        file = Path(named) if named else None
     try:
-        file = inspect.getsourcefile(inspect.unwrap(getattr(found, name)))
-    except TypeError:  # an object that can be called, or a function that is not written in Python
-        file = getattr(found, "__file__", None)
-    try:
-        content = Path(file or "").read_bytes()
+        content = b"" if file is None else file.read_bytes()
     except OSError:
-        return target
-    return f"{target} in {Path(file or '').name} (SHA-256 {hashlib.sha256(content).hexdigest()[:12]}…)"
+        file = None
+    function = (
+        target if file is None else f"{target} in {file.name} (SHA-256 {hashlib.sha256(content).hexdigest()[:12]}…)"
+    )
+    code = guest.code_of(f"python:{target}", path)
+    if code is None:
+        return {"function": function}
+    others = [f"{name}={digest[:12]}" for name, digest in code.hashes.items() if Path(code.folder, name) != file]
+    return {"function": function, "imports": "\n".join(others)}
+
+
+def changed_code(saved: Mapping[str, Any], name: str, path: str | None) -> str | None:
+    """In what the user's code now differs from that which a checkpoint was trained with; None where it does not, or where no
+    code was recorded.
+
+    Raises:
+        ConfigError: as :func:`of_model`.
+    """
+    old = of_checkpoint(saved)
+    if guest.target_of(name) is None or not any(old.get(key) for key in _CODE):
+        return None
+    now = of_model(name, path)
+    told = differences({k: old[k] for k in _CODE if k in old}, {k: now[k] for k in _CODE if k in now})
+    return f"the code of {name} is not that which the checkpoint was trained with: {'; '.join(told)}" if told else None
 
 
 def of_checkpoint(saved: Mapping[str, Any]) -> Conditions:
@@ -121,7 +149,9 @@ def differences(old: Mapping[str, str | int], new: Mapping[str, str | int]) -> l
         if before == value:
             continue
         if key == "environment":
-            found += _variables(str(before), str(value))
+            found += _lines(str(before), str(value), "unset")
+        elif key == "imports":
+            found += [f"imported file {text}" for text in _lines(str(before), str(value), "no such file")]
         elif key in _WORDS:
             found.append(f"{value} {_WORDS[key]}{'s' * (value != 1)} instead of {before}")
         else:
@@ -136,11 +166,11 @@ def unrecorded(old: Mapping[str, str | int], new: Mapping[str, str | int]) -> li
     return [_NAMES.get(key, key) for key in new if key not in old]
 
 
-def _variables(old: str, new: str) -> list[str]:
-    """Each variable of the environment that differs."""
+def _lines(old: str, new: str, none: str) -> list[str]:
+    """Each variable of the environment, or imported file, that differs: ``NAME=VALUE`` in a line of one of the two."""
     before, now = (dict(line.partition("=")[::2] for line in text.splitlines()) for text in (old, new))
     return [
-        f"{name} {now.get(name, 'unset')} instead of {before.get(name, 'unset')}"
+        f"{name} {now.get(name, none)} instead of {before.get(name, none)}"
         for name in sorted({*before, *now})
         if before.get(name) != now.get(name)
     ]

@@ -16,6 +16,7 @@ from torch.nn import functional
 from raysweep.data import sampling
 from raysweep.data.cache import Images
 from raysweep.errors import NonFiniteLossError
+from raysweep.report.findings import measures
 from raysweep.training import metrics, optim
 from raysweep.training.feed import Feed
 from raysweep.training.setup import Setup
@@ -41,29 +42,42 @@ class Validation(NamedTuple):
 
     labels: np.ndarray  # int64 (n,)
     probabilities: np.ndarray  # float32 (n, classes)
-    loss: float  # mean cross-entropy, without label smoothing
+    loss: float  # mean cross-entropy, without label smoothing, weighted to the shares of the classes in the data
 
 
 def validate(
-    model: nn.Module, feed: Feed, images: Images, classes: int, world: World, autocast: AbstractContextManager[Any]
+    model: nn.Module,
+    feed: Feed,
+    images: Images,
+    classes: int,
+    world: World,
+    autocast: AbstractContextManager[Any],
+    members: np.ndarray | None = None,
+    prior: np.ndarray | None = None,
 ) -> Validation:
-    """Predict all images, each on exactly one rank. Every rank must call this, and gets all predictions.
+    """Predict images, each on exactly one rank. Every rank must call this, and gets all predictions.
+
+    Args:
+        members: int64, the positions of those to predict; default: all.
+        prior: float64 (classes,), the shares of the classes that the loss is weighted to; default: those of the images.
 
     Raises:
         NonFiniteLossError: outputs of the network are NaN or infinite. Every rank raises it.
     """
-    n = len(images.labels)
+    index = np.arange(len(images.labels)) if members is None else members
+    n = len(index)
     start, stop = n * world.rank // world.size, n * (world.rank + 1) // world.size
     model.eval()
     found = []
     with torch.no_grad(), autocast:
         for a in range(start, stop, BATCH):
-            x, _ = feed.batch(images, np.arange(a, min(a + BATCH, stop)), None)
+            x, _ = feed.batch(images, index[a : min(a + BATCH, stop)], None)
             found.append(functional.log_softmax(model(x).float(), dim=1).cpu())
     mine = torch.cat(found).numpy() if found else np.empty((0, classes), dtype=np.float32)
     logs = np.concatenate(world.gather(mine))
-    labels = np.asarray(images.labels)
-    loss = float(-logs[np.arange(n), labels].astype(np.float64).mean())
+    labels = np.asarray(images.labels)[index]
+    losses = -logs[np.arange(n), labels].astype(np.float64)
+    loss = float(losses.mean() if prior is None else measures.mean_of(losses, labels, prior).value[0])
     if not math.isfinite(loss):
         raise NonFiniteLossError(
             "The network's outputs on the validation images are NaN or infinite. The checkpoints before this epoch are "
@@ -102,7 +116,8 @@ def history_row(
     classes, k = setup.classes, len(setup.classes)
     images = sum(r.images for r in ranks)
     sequence = order[np.sort(np.concatenate([r.positions for r in ranks]))]
-    result = metrics.summarise(metrics.confusion(validation.labels, validation.probabilities.argmax(1), k), classes)
+    matrix = metrics.confusion(validation.labels, validation.probabilities.argmax(1), k)
+    result = metrics.summarise(matrix, classes, setup.prior)
     worst, worst_recall = metrics.worst_class(result["recall"])
     row: dict[str, Any] = {
         "train_loss": sum(r.loss for r in ranks) / images,
@@ -122,7 +137,7 @@ def history_row(
     labels = setup.data.train.labels
     realised = np.bincount(labels[sequence], minlength=k)
     distinct = np.bincount(labels[np.unique(sequence)], minlength=k)
-    requested = _requested(setup, len(order))
+    requested = _requested(setup, epoch, len(order))
     for i, c in enumerate(classes):
         row |= {
             f"recall_{c}": result["recall"][c],
@@ -135,9 +150,9 @@ def history_row(
     return row
 
 
-def _requested(setup: Setup, draws: int) -> Mapping[str, float]:
+def _requested(setup: Setup, epoch: int, draws: int) -> Mapping[str, float]:
     """Class → images that the weights ask for; an expected number where the draws are independent."""
-    weights, counts = setup.job.weights, setup.class_counts()
+    weights, counts = setup.weights(epoch), setup.class_counts()
     if setup.settings.sampling.strategy == "quota":
         return weights.quotas(counts, draws)
     return {c: round(draws * share, 2) for c, share in weights.shares(counts).items()}

@@ -36,10 +36,10 @@ class Preprocessing:
     std: tuple[float, ...]
 
     def of(self, channels: int) -> tuple[list[float], list[float]]:
-        """(mean, std) for images with that number of channels; gray images get the average over the three colours."""
+        """(mean, std) for images with that number of channels; other images get the average over the colours."""
         if channels == len(self.mean):
             return list(self.mean), list(self.std)
-        return [sum(self.mean) / len(self.mean)], [sum(self.std) / len(self.std)]
+        return [sum(self.mean) / len(self.mean)] * channels, [sum(self.std) / len(self.std)] * channels
 
 
 @contextlib.contextmanager
@@ -82,6 +82,16 @@ def labels(name: str) -> tuple[str, ...] | None:
     return ordered if ordered and ordered != placeholders else None
 
 
+def outputs(name: str) -> int | None:
+    """How many outputs a pretrained network of transformers has; None for any other.
+
+    Raises:
+        ConfigError: as :func:`builder`.
+    """
+    found = split(name)
+    return int(_hf_config(found[1]).num_labels) if found is not None and found[0] == "hf" else None
+
+
 def preprocessing(name: str) -> Preprocessing | None:
     """How the network expects its images; None where it does not say.
 
@@ -108,6 +118,21 @@ def input_size(name: str) -> int | None:
         return size and size[0]
     config = _library("timm", "timm").get_pretrained_cfg(found[1])
     return int(config.input_size[1]) if config is not None else None
+
+
+def keeps_head(name: str, options: Mapping[str, Any], num_classes: int) -> bool:
+    """Whether a pretrained network is built with the last layer that it was trained with.
+
+    Raises:
+        ConfigError: as :func:`builder`.
+    """
+    found = split(name)
+    if found is None:
+        return False
+    if found[0] == "hf":
+        return bool(_hf_config(found[1]).num_labels == num_classes)
+    config = _library("timm", "timm").get_pretrained_cfg(found[1]) if options.get("pretrained") else None
+    return config is not None and config.num_classes == num_classes
 
 
 def _library(module: str, kind: str) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from raysweep.config.settings import Settings
 from raysweep.store.records import ExperimentConfig, ParentRef
+from raysweep.training.sources import Sources
 from raysweep.weights import SamplingWeights
 
 
@@ -31,6 +32,7 @@ class Job:
     parent: ParentRef | None = None
     config: ExperimentConfig = field(default_factory=ExperimentConfig)  # for its checkpoints
     versions: dict[str, str] = field(default_factory=dict)
+    code: Sources | None = None  # of a python: name, as the driver has it
     trusted: bool = False  # the driver's user wrote or approved what the settings run and fetch; see store/trust.py
 
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from raysweep.events import BatchDone, Note, Progress, Reporter, TrainingStarted, ignore
 from raysweep.store import layout, lineage
-from raysweep.training import evaluate, optim
+from raysweep.training import evaluate, guest, optim
 from raysweep.training.evaluate import RankEpoch
 from raysweep.training.job import Job, Outcome
+from raysweep.training.losses import Loss
+from raysweep.training.policy import Policy
 from raysweep.training.progress import Meters, TrainingProgress
 from raysweep.training.saving import Saver
 from raysweep.training.setup import Part, Setup, prepare
@@ -42,8 +43,9 @@ def train(job: Job, reporter: Reporter, start: Mapping[str, Any] | None = None) 
         Interrupted: the reporter requested a stop; a checkpoint was committed.
         NonFiniteLossError: the loss is NaN or infinite; checkpoints committed before stay.
     """
-    setup, progress = prepare(job, start, reporter)
-    return _Loop(setup, progress, reporter).run()
+    with guest.quiet(job.settings.model.name):
+        setup, progress = prepare(job, start, reporter)
+        return _Loop(setup, progress, reporter).run()
 
 
 class _Counted:
@@ -116,13 +118,22 @@ class _Loop:
 
     def _epoch(self, epoch: int) -> None:
         setup, meters = self.setup, self.progress.meters
+        self._record_ratio(epoch)
         order = setup.order(epoch)
         positions = self._train_epoch(epoch, order, setup.augmentation(epoch))
         started = time.perf_counter()
         setup.world.share_buffers(setup.model)
         validation = evaluate.validate(
-            setup.model, setup.feed, setup.data.val, len(setup.classes), setup.world, setup.autocast()
+            setup.model,
+            setup.feed,
+            setup.data.val,
+            len(setup.classes),
+            setup.world,
+            setup.autocast(),
+            prior=setup.prior,
         )
+        if setup.policy is not None:
+            self._decide(setup.policy, epoch, validation)
         ranks = setup.world.gather(RankEpoch(meters.loss, meters.correct, meters.images, positions))
         row = None
         if setup.world.rank == 0:
@@ -130,6 +141,34 @@ class _Loop:
             row = evaluate.history_row(setup, epoch, order, ranks, validation, *seconds)
             self.progress.add_epoch(row)
         self.saver.epoch_end(epoch, row, validation)
+
+    def _decide(self, policy: Policy, epoch: int, validation: evaluate.Validation) -> None:
+        """Decide the weights of the next epoch. Collective: every rank comes to the same decision."""
+        setup = self.setup
+        if policy.section.on == "holdout":
+            validation = evaluate.validate(
+                setup.model,
+                setup.feed,
+                setup.data.train,
+                len(setup.classes),
+                setup.world,
+                setup.autocast(),
+                members=setup.held,
+            )
+        policy.decide(epoch, validation.labels, validation.probabilities.argmax(1))
+
+    def _record_ratio(self, epoch: int) -> None:
+        """Write into the log that a schedule or policy changes the ratio with this epoch. Once: a kill may make the epoch begin twice."""
+        change = self.setup.ratio_change(epoch) if self.setup.world.rank == 0 else None
+        folder = Path(self.setup.job.folder)
+        if change is None or any(
+            e.type == lineage.RATIO and e.fields.get("epoch") == epoch for e in lineage.read(folder)
+        ):
+            return
+        latest = None if self.setup.policy is None else self.setup.policy.latest
+        decided = {} if latest is None or latest.epoch != epoch else {"decided": dict(latest.reason)}
+        lineage.record(folder, lineage.RATIO, epoch=epoch, **change.to_event(), **decided)
+        self.report(Note(f"Epoch {epoch} begins with other sampling weights: {change.describe()}."))
 
     def _train_epoch(self, epoch: int, order: np.ndarray, draws: np.ndarray | None) -> np.ndarray:
         """Train the batches that are not done yet.
@@ -142,6 +181,7 @@ class _Loop:
         """
         setup, meters, first = self.setup, self.progress.meters, self.progress.batch_done
         t, total, every = setup.settings.training, setup.total_batches, setup.settings.checkpoint.every_n_batches
+        loss_of = setup.loss(epoch)
         setup.model.train()
         setup.parallel.train()
         counted = _Counted(meters, setup.world.device)
@@ -152,7 +192,7 @@ class _Loop:
             draws_of_part = None if draws is None else draws[part.positions]
             x, y = setup.feed.batch(setup.data.train, order[part.positions], draws_of_part)
             optim.set_learning_rate(setup.optimizer, optim.learning_rate(t, epoch - 1 + batch / total))
-            loss, logits = self._backward(x, y, part.divisor)
+            loss, logits = self._backward(x, y, part.divisor, loss_of)
             done = batch + 1
             counted.add(done, part, loss, logits, y)
             due = every is not None and done % every == 0
@@ -172,13 +212,15 @@ class _Loop:
         counted.update_meters()
         return counted.positions()
 
-    def _backward(self, x: torch.Tensor, y: torch.Tensor, divisor: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _backward(
+        self, x: torch.Tensor, y: torch.Tensor, divisor: int, loss_of: Loss
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the gradients of a batch; returns the loss, summed over its images, and the logits."""
         setup, t = self.setup, self.setup.settings.training
         setup.optimizer.zero_grad(set_to_none=True)
         with setup.autocast():
             logits = setup.parallel(x)
-        loss = functional.cross_entropy(logits.float(), y, label_smoothing=t.label_smoothing, reduction="sum")
+        loss = loss_of(logits.float(), y)
         # DDP averages over the ranks. This factor makes the result the mean over the images of the global batch, also where
         # the parts of the ranks differ in size.
         torch.autograd.backward(loss * (setup.world.size / divisor))

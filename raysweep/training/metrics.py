@@ -20,6 +20,12 @@ def worst_class(recall: Mapping[str, float | None]) -> tuple[str, float]:
     return worst, known[worst]
 
 
+def _weighted(of_class: np.ndarray, there: np.ndarray, prior: np.ndarray) -> float:
+    """The mean over the classes that have images, weighted by ``prior``; (classes,) each."""
+    shares = np.where(there, prior, 0.0)
+    return float((shares * of_class).sum() / max(shares.sum(), 1e-300))
+
+
 class Summary(TypedDict):
     """What :func:`summarise` returns: the keys of the history and of the manifest."""
 
@@ -37,7 +43,7 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return ratio
 
 
-def summarise(matrix: np.ndarray, classes: Sequence[str]) -> Summary:
+def summarise(matrix: np.ndarray, classes: Sequence[str], prior: np.ndarray | None = None) -> Summary:
     """Accuracy, macro-F1, balanced accuracy, and precision, recall and F1 of each class.
 
     Of a class without images nothing is known, so its values are None, and macro-F1 and balanced accuracy leave it out; they
@@ -45,6 +51,7 @@ def summarise(matrix: np.ndarray, classes: Sequence[str]) -> Summary:
 
     Args:
         matrix: of :func:`confusion`.
+        prior: float64 (classes,), the shares that accuracy is weighted to; default: those of the matrix.
     """
     hits = np.diag(matrix).astype(np.float64)
     true, predicted = matrix.sum(1), matrix.sum(0)
@@ -56,7 +63,7 @@ def summarise(matrix: np.ndarray, classes: Sequence[str]) -> Summary:
         return {c: float(values[i]) if there[i] else None for i, c in enumerate(classes)}
 
     return {
-        "val_acc": float(hits.sum() / max(1, matrix.sum())),
+        "val_acc": float(hits.sum() / max(1, matrix.sum())) if prior is None else _weighted(recall, there, prior),
         "val_macro_f1": float(f1[there].mean()) if there.any() else 0.0,
         "balanced_accuracy": float(recall[there].mean()) if there.any() else 0.0,
         "recall": known(recall),

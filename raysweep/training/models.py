@@ -6,7 +6,6 @@ A name is ``cnn`` (our own network), ``torchvision:NAME``, ``hf:NAME_OR_FOLDER``
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import warnings
 from collections.abc import Callable
@@ -17,14 +16,12 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from raysweep._paths import user_path
 from raysweep._text import Nested, short_repr, truncate
 from raysweep.config import foreign
 from raysweep.config.settings import ModelSection
-from raysweep.data.cache import Dataset
-from raysweep.errors import CheckpointError, ConfigError, NotFoundError, UntrustedError, did_you_mean
-from raysweep.store import checkpoint
-from raysweep.training import hub
+from raysweep.errors import CheckpointError, ConfigError, UntrustedError, did_you_mean
+from raysweep.training import guest, guest_network, hub, origin
+from raysweep.training import head as heads
 from raysweep.training.cnn import cnn
 
 Builder = Callable[..., nn.Module]  # called as ``builder(num_classes=…, channels=…, **options)``
@@ -57,29 +54,6 @@ def _torchvision(name: str) -> Builder:
     return build
 
 
-def _python(target: str) -> Builder:
-    module_name, _, function = target.partition(":")
-    if not module_name or not function:
-        raise ConfigError(
-            f"model.name: 'python:{target}' does not have the form python:MODULE:FUNCTION. Write, for example, "
-            "python:mynets.models:build."
-        )
-    try:
-        found: Builder = getattr(importlib.import_module(module_name), function)
-    except ImportError as error:
-        raise ConfigError(
-            f"model.name: the module {module_name!r} cannot be imported ({error}). Check its name, and add its folder to "
-            "PYTHONPATH."
-        ) from None
-    except AttributeError:
-        raise ConfigError(
-            f"model.name: the module {module_name!r} has no function {function!r}. Check the name after the colon."
-        ) from None
-    if not callable(found):
-        raise ConfigError(f"model.name: {target} is not a function. Name a function that returns a torch.nn.Module.")
-    return found
-
-
 def _builder(name: str) -> Builder:
     kind, _, rest = name.partition(":")
     if name == "cnn":
@@ -88,8 +62,6 @@ def _builder(name: str) -> Builder:
         return _torchvision(rest)
     if hub.split(name) is not None:
         return hub.builder(kind, rest)
-    if kind == "python" and rest:
-        return _python(rest)
     raise ConfigError(
         f"model.name: {name!r} is not known. Use cnn, torchvision:NAME, hf:NAME_OR_FOLDER, timm:NAME or python:MODULE:FUNCTION."
     )
@@ -103,23 +75,47 @@ def build(
     *,
     pretrained: bool = True,
     trusted: bool = False,
+    path: str | None = None,
+    head: str | None = None,
 ) -> nn.Module:
     """The network ``name``; it maps float (n, channels, H, W) to logits (n, num_classes).
 
-    A function of the user is called as ``function(num_classes=…, channels=…, **options)``.
+    Code of the user is called as :func:`guest_network.build` says.
 
     Args:
         options: ``model.options``, passed on as keyword arguments.
         pretrained: whether the weights of a pretrained network are read; False where others will be loaded into it.
+        path: ``model.path``.
+        head: ``model.head``; ``replace``: the last layer is a new one, whatever the network is.
         trusted: name and options are the user's, or were approved (:mod:`raysweep.store.trust`). Otherwise nothing is imported,
             fetched or opened that they name.
 
     Raises:
         UntrustedError: without ``trusted``, they ask for more. ConfigError: the name is unknown, the options do not fit, or the builder returns no ``torch.nn.Module``.
     """
-    asks = [] if trusted else foreign.code({"model": {"name": name, "options": options}})
+    asks = [] if trusted else foreign.code({"model": {"name": name, "options": options, "path": path}})
     if asks:
         raise UntrustedError(f"The configuration wants to {asks[0].text}, which nobody has approved.")
+    target = guest.target_of(name)
+    if target is not None:
+        model = guest_network.build(target, path, options, num_classes, channels, head)
+    else:
+        model = _of_library(name, options, num_classes, channels, pretrained)
+    return _with_new_head(model, name, num_classes) if head == "replace" else model
+
+
+def _with_new_head(model: nn.Module, name: str, num_classes: int) -> nn.Module:
+    """Raises ConfigError where the last layer is none that can be replaced."""
+    found = heads.find(model)
+    if found is None:
+        raise ConfigError(
+            f"model.head=replace: the last layer of {name} is neither a Linear layer nor a 1×1 convolution. Omit it, and let "
+            "model.name and model.options build a classifier of that many classes."
+        )
+    return heads.replace(model, *found, num_classes)
+
+
+def _of_library(name: str, options: Nested, num_classes: int, channels: int, pretrained: bool) -> nn.Module:
     builder = _builder(name)
     try:
         with contextlib.nullcontext() if pretrained else hub.shapes_only():
@@ -135,17 +131,7 @@ def build(
         raise ConfigError(
             f"model.options do not fit {name} ({type(error).__name__}: {truncate(error)}). Change or remove them."
         ) from error
-    if not isinstance(model, nn.Module):
-        raise ConfigError(
-            f"model.name: {name} returned {type(model).__name__}. Name a function that returns a torch.nn.Module."
-        )
     return model
-
-
-def moments(name: str, data: Dataset) -> tuple[list[float], list[float]]:
-    """(mean, std) per channel for standardising pixels: those that a pretrained network expects, else those of the data."""
-    own = hub.preprocessing(name)
-    return (list(data.mean), list(data.std)) if own is None else own.of(data.shape[2])
 
 
 class _NoMemory(TorchFunctionMode):
@@ -159,16 +145,25 @@ class _NoMemory(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def outline(name: str, options: Nested, num_classes: int, channels: int, *, trusted: bool = False) -> nn.Module:
+def outline(
+    name: str,
+    options: Nested,
+    num_classes: int,
+    channels: int,
+    *,
+    trusted: bool = False,
+    path: str | None = None,
+    head: str | None = None,
+) -> nn.Module:
     """The network of :func:`build` on the meta device: its parameters have shapes but no memory, however large it is.
 
     A function of the user may not work on the meta device, so ``python:`` models are built in full.
     """
-    if name.startswith("python:"):
-        return build(name, options, num_classes, channels, trusted=trusted)
+    if guest.target_of(name) is not None:
+        return build(name, options, num_classes, channels, trusted=trusted, path=path, head=head)
     with hub.shapes_only(), _NoMemory(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that there is no memory to initialise
-        return build(name, options, num_classes, channels, trusted=trusted)
+        return build(name, options, num_classes, channels, trusted=trusted, head=head)
 
 
 def try_out(model: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
@@ -222,7 +217,9 @@ def initialise(model: nn.Module, section: ModelSection) -> str | None:
     """
     if not section.init_from:
         return None
-    state = _state_dict(_read_init(section.init_from), section.init_from)
+    state = _state_dict(origin.weights(section.init_from), section.init_from)
+    if section.head == "replace":
+        state = heads.without(model, state)
     if section.init_strict:
         load_weights(model, state, section.init_from)
         return None
@@ -235,6 +232,17 @@ def initialise(model: nn.Module, section: ModelSection) -> str | None:
         )
     model.load_state_dict(fitting, strict=False)
     return problems and f"{len(fitting)} of {len(mine)} tensors were taken from {section.init_from}; {problems}"
+
+
+def keeps_head(model: nn.Module, section: ModelSection, num_classes: int) -> bool:
+    """Whether the last layer of a new experiment's network is one that was trained: of a file, or of a pretrained network."""
+    if section.head == "replace":
+        return False
+    if section.init_from:
+        names, state = heads.keys(model), _state_dict(origin.weights(section.init_from), section.init_from)
+        mine = model.state_dict()
+        return bool(names) and all(n in state and _kind(state[n]) == _kind(mine[n]) for n in names)
+    return hub.keeps_head(section.name, section.options, num_classes)
 
 
 def fitting_weights(model: nn.Module, state: Any, source: str | Path) -> dict[str, torch.Tensor]:
@@ -286,20 +294,3 @@ def _first(names: list[str]) -> str:
 
 def _kind(tensor: torch.Tensor) -> str:
     return f"{'complex ' if tensor.is_complex() else ''}{tuple(tensor.shape)}"
-
-
-def _read_init(path: str) -> Any:
-    if path.endswith(".safetensors"):
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(user_path(path))
-        except FileNotFoundError:
-            raise NotFoundError(f"model.init_from: there is no file {truncate(path)}. Check the path.") from None
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"model.init_from: {truncate(path)} is damaged or is not a safetensors file ({truncate(error, 200)}). Copy it "
-                "again, or name another file."
-            ) from None
-    return checkpoint.read(user_path(path))

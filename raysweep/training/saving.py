@@ -11,6 +11,7 @@ from raysweep.events import CheckpointSaved, EpochDone, Note, Progress
 from raysweep.report import images as validation
 from raysweep.store import checkpoint_format
 from raysweep.store.checkpoint_format import State
+from raysweep.store.records_manifest import SealedRef
 from raysweep.training import evaluate, state
 from raysweep.training.background import BackgroundSaver
 from raysweep.training.checkpointing import CheckpointWriter
@@ -84,6 +85,8 @@ class Saver:
             return {}
         return {
             **self._constant,
+            "sampling_weights": setup.weights(epoch).as_dict(),
+            **_decision(setup),
             "epoch": epoch if batch == 0 else epoch - 1,
             "current_batch": batch,
             **self.background.take(
@@ -108,6 +111,12 @@ class Saver:
         }
 
 
+def _decision(setup: Setup) -> State:
+    """What the policy has decided last, of the running epoch or of the next one."""
+    latest = None if setup.policy is None else setup.policy.latest
+    return {} if latest is None else {"policy_decision": latest.to_json()}
+
+
 def _writer(setup: Setup, report: Progress) -> CheckpointWriter:
     job, keep = setup.job, setup.settings.checkpoint.keep
     best_metric = setup.settings.training.best_metric
@@ -120,7 +129,10 @@ def _writer(setup: Setup, report: Progress) -> CheckpointWriter:
                 f"The names of the validation images are not recorded, because the image cache cannot be read: {error}."
             )
         )
-    return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, None if keep == "all" else keep, images)
+    seal = setup.data.reading.seal
+    sealed = None if seal is None else SealedRef(seal.images, seal.sha256)
+    kept = None if keep == "all" else keep
+    return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, kept, sealed, images)
 
 
 def _constant(setup: Setup) -> State:
@@ -132,7 +144,6 @@ def _constant(setup: Setup) -> State:
         "scaler_state_dict": {},  # bf16 needs no loss scaling
         "config": job.config.to_json(),
         "classes": list(setup.classes),
-        "sampling_weights": job.weights.as_dict(),
         "world_size": setup.world.size,
         "threads": job.threads,
         "conditions": dict(setup.conditions),

@@ -6,8 +6,10 @@ The order of the steps matters: several of them draw from the random generators.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,14 +21,17 @@ from raysweep.config.settings import Settings
 from raysweep.data import augment, cache, sampling
 from raysweep.data.cache import Dataset
 from raysweep.data.order import in_order
+from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint
-from raysweep.training import conditions, models, optim, state
+from raysweep.training import conditions, guest, guest_network, losses, models, optim, origin, policy, state
 from raysweep.training.feed import Feed
 from raysweep.training.job import Job
 from raysweep.training.progress import TrainingProgress
 from raysweep.training.world import World
+from raysweep.weights import RatioChange, SamplingWeights
+from raysweep.weights_schedule import Schedule, Step
 
 Checkpoint = Mapping[str, Any]  # what a checkpoint file holds
 
@@ -47,6 +52,8 @@ class Setup:
     world: World
     data: Dataset
     members: np.ndarray  # int64, ascending: the training images that may be drawn
+    held: np.ndarray  # int64, ascending: those by which a policy decides
+    policy: policy.Policy | None  # decides the weights of each epoch; it changes while it trains
     draws: int  # images per epoch
     total_batches: int  # global batches per epoch
     mean: list[float]  # per channel, by which pixels are standardised
@@ -67,10 +74,36 @@ class Setup:
     def classes(self) -> tuple[str, ...]:
         return self.data.classes
 
+    @property
+    def prior(self) -> np.ndarray | None:
+        """The shares of the classes in the data, float64 (classes,); None where the validation images have the same."""
+        prior = self.data.reading.prior
+        return None if prior is None else np.array([prior.get(c, 0.0) for c in self.classes])
+
     def class_counts(self) -> dict[str, int]:
         """Class → images that may be drawn."""
-        counts = np.bincount(self.data.train.labels[self.members], minlength=len(self.classes))
-        return {c: int(n) for c, n in zip(self.classes, counts, strict=True)}
+        return _counts(self.data, self.members)
+
+    def weights(self, epoch: int) -> SamplingWeights:
+        """The sampling weights of an epoch, counted from 1 with the parent's epochs."""
+        return self._schedule.at(epoch, self.class_counts()) if self.policy is None else self.policy.weights(epoch)
+
+    def ratio_change(self, epoch: int) -> RatioChange | None:
+        """How an epoch's weights differ from those of the epoch before; None at the first one, whose change is the fork's."""
+        if epoch == self.job.config.fork + 1 or self.weights(epoch) == self.weights(epoch - 1):
+            return None
+        if self.policy is not None and epoch - 1 not in self.policy.known:
+            return None  # from a checkpoint within the epoch, whose beginning is in the log
+        return RatioChange.between(self.weights(epoch - 1), self.weights(epoch), self.class_counts())
+
+    @functools.cached_property
+    def _schedule(self) -> Schedule:
+        points = self.settings.sampling.schedule
+        if not points:
+            return Schedule(self.job.weights)
+        # Planning has put the number of every class into the settings.
+        steps = (Step(p.start, SamplingWeights.complete(p.numbers(), self.classes), p.linear) for p in points)
+        return Schedule(SamplingWeights.complete(self.settings.sampling.numbers(), self.classes), tuple(steps))
 
     def order(self, epoch: int) -> np.ndarray:
         """The training images of an epoch in their order, int64 (draws,). It is the same on every rank."""
@@ -78,7 +111,7 @@ class Setup:
             self.data.train.labels,
             self.members,
             self.classes,
-            self.job.weights,
+            self.weights(epoch),
             self.draws,
             seed=self.settings.seed,
             epoch=epoch,
@@ -91,6 +124,12 @@ class Setup:
         if not (a.crop_padding or a.flip):
             return None
         return augment.epoch_draws(self.draws, a.crop_padding, bool(a.flip), seed=self.settings.seed, epoch=epoch)
+
+    def loss(self, epoch: int) -> losses.Loss:
+        """The loss of an epoch."""
+        counts = self.class_counts()
+        t, shares = self.settings.training, self.weights(epoch).shares(counts)
+        return losses.of_epoch(self.settings.loss, t.label_smoothing, shares, counts, epoch, self.world.device)
 
     def part(self, batch: int) -> Part:
         """What this rank computes of global batch ``batch``, counted from 0."""
@@ -116,19 +155,21 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
     Raises:
         CheckpointError: the checkpoint does not fit the job.
     """
+    with guest.sent(job.code):
+        return _prepared(job, start, progress)
+
+
+def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[Setup, TrainingProgress]:
     settings, t = job.settings, job.settings.training
     torch.set_num_threads(job.threads)
     world = World(torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu"))
-    found = cache.reopen(job.cache_folder) or cache.load(
-        settings.data, job.cache_dir, tell=lambda text: progress(Note(text))
-    )
+    found = cache.reopen(job.cache_folder) or _decoded_again(job, progress)
     found.check.start()
     data = in_order(found, settings.data.classes)
-    members = sampling.pool(
-        data.train.labels, data.classes, settings.sampling.sample_per_class, settings.data.split_seed
-    )
+    held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
     draws = settings.sampling.samples_per_epoch or len(members)
-    mean, std = models.moments(settings.model.name, data)
+    first = origin.read(settings) if job.start is None else origin.Origin()
+    mean, std = origin.moments(settings, data, first)
     model = _new_model(job, data, world)
     state.seed_everything(settings.seed, world.rank, 1)
     saved = _read(job, data, start)
@@ -144,14 +185,17 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
     if saved is not None and job.keep_rng:
         _restore_generators(saved, world)
     bf16 = t.precision == "bf16" or (t.precision == "auto" and world.device.type == "cuda")
-    mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name)
+    mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name, settings.model.path)
     now = conditions.of_ranks(world.gather(mine))
     inexact = [] if saved is None else conditions.differences(conditions.of_checkpoint(saved), now)
+    counts = _counts(data, members)
     setup = Setup(
         job=job,
         world=world,
         data=data,
         members=members,
+        held=held,
+        policy=_policy(job, counts, saved),
         draws=draws,
         total_batches=sampling.batches(draws, t.batch_size),
         mean=mean,
@@ -167,12 +211,51 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
     return setup, done
 
 
+def _counts(data: Dataset, members: np.ndarray) -> dict[str, int]:
+    """Class → images that may be drawn."""
+    found = np.bincount(data.train.labels[members], minlength=len(data.classes))
+    return {c: int(n) for c, n in zip(data.classes, found, strict=True)}
+
+
+def _policy(job: Job, counts: Mapping[str, int], saved: Checkpoint | None) -> policy.Policy | None:
+    section = job.settings.sampling.policy
+    if section is None:
+        return None
+    base = SamplingWeights.complete(job.settings.sampling.numbers(), tuple(counts))
+    found = policy.Policy(section, base, counts, job.weights)
+    if saved is not None and job.same_run:  # what a child begins with is in its plan
+        found.restore(saved)
+    return found
+
+
+def _decoded_again(job: Job, progress: Progress) -> Dataset:
+    """The images where the cache that was planned with is gone, or damaged; each has the role that it had."""
+    roles = record.read(Path(job.folder))
+    known = None if roles is None else roles.known
+    return cache.load_as(
+        job.settings.data,
+        job.cache_dir,
+        job.config.data_sha256,
+        known,
+        tell=lambda text: progress(Note(text)),
+    )
+
+
 def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:
     section, t = job.settings.model, job.settings.training
+    if job.trusted:  # first, so that what the user's code draws while it is imported changes no weight
+        guest_network.warm_up(section.name, section.path, section.options, len(data.classes), data.shape[2])
     state.seed_everything(job.settings.seed, 0)  # the same weights on every rank
     new = job.start is None
     model = models.build(
-        section.name, section.options, len(data.classes), data.shape[2], pretrained=new, trusted=job.trusted
+        section.name,
+        section.options,
+        len(data.classes),
+        data.shape[2],
+        pretrained=new,
+        trusted=job.trusted,
+        path=section.path,
+        head=section.head,
     )
     if new:
         models.initialise(model, section)

@@ -89,7 +89,7 @@ def test_a_branch_goes_on_where_there_is_no_record_if_the_driver_said_yes(made, 
     from raysweep.launch import resume
     from raysweep.plan.resources import AS_BEFORE
 
-    handed = Trust().handed_on({"model": MODEL})
+    handed = Trust().handed_on({"model": made.config().settings["model"]})
     monkeypatch.setenv("RAYSWEEP_STATE", str(tmp_path / "of another node"))
     assert resume._allowed(made.root, made.id, AS_BEFORE, handed, [foreign.code]).id == made.id
     with pytest.raises(UntrustedError):

@@ -11,13 +11,19 @@ from raysweep.cli import demo
 from raysweep.store.experiment import Experiment
 from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
+from tests.conftest import SMALL_NET
 
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-    """A small demonstration: (experiments, root)."""
+    """A small demonstration, of few images and with a small network: (experiments, root)."""
+    from raysweep.data import faces
+
     root = tmp_path_factory.mktemp("demo") / "experiments"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(faces, "TRAIN_IMAGES", 600)
+        patch.setattr(faces, "VAL_IMAGES", 100)
+        patch.setattr(demo, "SETTINGS", demo.SETTINGS | {"model": SMALL_NET})
         patch.setattr(demo, "IMAGES", 192)
         made = demo._train(Root.open(root))
     return made, root

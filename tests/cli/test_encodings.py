@@ -94,6 +94,7 @@ READING = {  # verb → its arguments; a branch of the sweep is s-猫5-seed0, an
     "prune": ["prune", "猫"],
     "export": ["export", "猫", "--to", "onnx"],
     "predict": ["predict", "猫@1", "猫.png"],
+    "evaluate": ["evaluate", "猫"],
     "import": ["import", "猫"],
     "run": ["run", "猫.yaml"],
     "resume": ["resume", "--from", "猫@1"],

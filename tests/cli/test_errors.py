@@ -159,8 +159,15 @@ def test_dry_run_shows_counts_and_shares_and_makes_nothing(capsys, tmp_path):
     code, out, err = run_cli(capsys, "run", path, "--dry-run", "--root", tmp_path / "root")
     assert code == 0, err
     assert "Nothing was started" in err
+    assert out.startswith("class\t"), "the plan comes first, and the configuration only if it is asked for"
+    assert "batch_size" not in out
     row = next(line.split("\t") for line in out.splitlines() if line.startswith("3\t"))
     assert row[3] == "5"
+    _, whole, _ = run_cli(capsys, "run", path, "--dry-run", "--show-config", "--root", tmp_path / "root")
+    assert whole.endswith(out)
+    config = yaml.safe_load(whole.removesuffix(out))
+    assert config["sampling"]["weights"]["3"] == 5
+    assert config["training"]["batch_size"] > 0
     code, out, _ = run_cli(capsys, "run", path, "--dry-run", "--json", "--root", tmp_path / "root")
     plan = json.loads(out)
     counts = plan["counts"]

@@ -81,9 +81,9 @@ def shown(done: Mapping[str, Any]) -> str:
     return "\n".join(f"{key}: {str(value)[-1500:]}" for key, value in done.items())
 
 
-def sampled(names: Iterable[str]) -> list[Any]:
-    """Every fifth case runs by default; all others are slow."""
-    return [n if i % 5 == 0 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(names)]
+def sampled(names: Iterable[str], step: int = 10) -> list[Any]:
+    """Every tenth case runs by default; all others are slow."""
+    return [n if i % step == 0 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(names)]
 
 
 @pytest.mark.parametrize("name", sampled(n for n in CASES if n not in CONTROLS))
@@ -92,7 +92,7 @@ def test_hostile(report: dict[str, dict[str, Any]], name: str) -> None:
     assert not wrong, f"{wrong}\n{shown(report[name])}"
 
 
-@pytest.mark.parametrize("name", sampled(CONTROLS))
+@pytest.mark.parametrize("name", sampled(CONTROLS, 5))
 def test_the_attacks_are_real_and_the_checks_can_fail(report: dict[str, dict[str, Any]], name: str) -> None:
     wrong = faults(CASES[name], report[name])
     assert re.match(CONTROLS[name], wrong), f"{wrong}\n{shown(report[name])}"
@@ -118,7 +118,7 @@ def test_what_a_formula_is(tmp_path: Path) -> None:
     assert formulas(path) == ['=cmd("x")', "@SUM(A1)"]
 
 
-@pytest.mark.parametrize("name", [*WROTE_CSV, FORMULAS])
+@pytest.mark.parametrize("name", sampled([*WROTE_CSV, FORMULAS], 3))
 def test_no_cell_is_a_formula(report: dict[str, dict[str, Any]], name: str) -> None:
     root = Path(report[name]["root"])
     tables = [*root.glob("*/training_history.csv"), *root.glob("sweeps/*/results.csv")]
@@ -126,7 +126,7 @@ def test_no_cell_is_a_formula(report: dict[str, dict[str, Any]], name: str) -> N
     assert {path.name: found for path in tables if (found := formulas(path))} == {}
 
 
-@pytest.mark.parametrize("name", [f"classes of {label}" for label in TRAINED])
+@pytest.mark.parametrize("name", sampled([f"classes of {label}" for label in TRAINED], 3))
 def test_no_class_forges_an_event_or_spoils_a_picture(report: dict[str, dict[str, Any]], name: str) -> None:
     folders = [found.parent for found in Path(report[name]["root"]).glob("*/lineage.jsonl")]
     assert folders or report[name]["code"] == 2

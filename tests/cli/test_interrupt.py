@@ -1,15 +1,16 @@
-"""A signal to the program: a checkpoint, exit code 130, and `continue` gives the bits of a run without interruption."""
+"""A signal to the program: a checkpoint, exit code 130, and `continue` gives the bits of a run without interruption.
+
+The programs are forks; test_signals_at_random has programs that load their libraries."""
 
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from raysweep.store.experiment import Experiment
+from tests import forks
 from tests.cli.test_errors import config_file, run_cli
 from tests.conftest import weights_hash
 
@@ -27,31 +28,25 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The bits of a whole run, by a program of its own."""
     root = tmp_path_factory.mktemp("whole")
-    whole = start("run", config, "--name", "whole", "--root", root)
-    out, err = whole.communicate()
-    assert whole.returncode == 0, err
+    with forks.program("run", config, "--name", "whole", "--root", root) as whole:
+        out, err = whole.stdout.read(), whole.stderr.read()
+        assert whole.wait() == 0, err
     (folder,) = root.glob("whole_*")
     # Messages go to stderr; stdout has the folder and nothing else.
     assert out.strip() == str(folder)
     return weights_hash(Experiment(folder))
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "raysweep", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_continue_gives_the_same_bits(tmp_path, capsys, config, undisturbed, number):
     root = tmp_path / "experiments"
-    process = start("run", config, "--name", "broken", "--root", root)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("epoch  1/3"):
-            process.send_signal(number)
-            break
-    rest = process.stderr.read()
-    assert process.wait() == 130
+    with forks.program("run", config, "--name", "broken", "--root", root) as process:
+        for line in process.stderr:
+            if line.startswith("epoch  1/3"):
+                process.send_signal(number)
+                break
+        rest = process.stderr.read()
+        assert process.wait() == 130
     (folder,) = root.glob("broken_*")
     assert f"raysweep continue {folder.name}" in rest.strip().splitlines()[-1]
     broken = Experiment(folder)

@@ -51,3 +51,27 @@ def test_what_cannot_be_said_is_refused(root, tmp_path, capsys):
     code, _, err = run_cli(capsys, "power", "s", "--root", tmp_path / "e")
     assert code == 2
     assert "control_seeds" in err
+
+
+def test_every_word_of_the_table_is_explained(capsys):
+    from raysweep.cli.power import Row, _explained
+
+    assert _explained([Row("a", "learned", 0.02, 3, 1.0)]) == []
+    every = [
+        Row("a", "learned", 0.02, None, 3.5),
+        Row("b", "learned", 0.02, None, None),
+        Row("c", "learned", None, 4, 1.0, "not tested"),
+        Row("d", "learned", None, 4, 1.0, "not separable"),
+    ]
+    told = "\n".join(_explained(every))
+    assert "> 100 seeds: the images alone leave more doubt" in told
+    assert "No number of images: seeds vary so much" in told
+    assert "Not tested: fewer than 10 images" in told
+    assert "Not separable:" in told
+
+
+def test_the_table_has_no_dash(root, capsys):
+    _, out, _ = run_cli(capsys, "power", "s", "--difference", 0.1, "--root", root)
+    cells = [cell for line in out.splitlines() for cell in line.split("\t")]
+    assert "> 100" in cells
+    assert "-" not in cells

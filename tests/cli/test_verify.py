@@ -153,3 +153,34 @@ def test_other_images_are_the_reason_for_other_bits(capsys, tmp_path, quick_run,
     code, out, _ = run_cli(capsys, "verify", f"{run.id}@1", "--replay", "--root", tmp_path / "experiments")
     assert code == 0, out
     assert "not comparable, because it ran with other images" in out
+
+
+def test_a_replay_says_what_was_not_trained_again(capsys, tmp_path, quick_run):
+    root = tmp_path / "experiments"
+    run = quick_run(training={"epochs": 1})
+    code, out, err = run_cli(capsys, "verify", "--replay", "--root", root)
+    assert code == 0, out
+    assert "checkpoint_epoch_1.pt: intact; not trained again from here: the checkpoint of epoch 2 is not there" in out
+    assert f"{run.id}: epoch 1 was not trained again: it started from new weights" in out
+    assert "1 checkpoint checked, 0 faults. No epoch was trained again, so nothing was found out" in err
+    code, out, _ = run_cli(capsys, "verify", "--replay", "--json", "--root", root)
+    assert [(r["file"], r["replayed"]) for r in json.loads(out)] == [("checkpoint_epoch_1.pt", False), (None, False)]
+
+
+def test_a_replay_that_fails_is_a_fault_and_the_others_are_checked(capsys, tmp_path, quick_run, monkeypatch):
+    folder = tmp_path / "code"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (folder / "gonenets.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes, channels, widths):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
+    )
+    broken = quick_run(training={"epochs": 2}, model={"name": "python:gonenets:net"})
+    whole = quick_run(training={"epochs": 2})
+    (folder / "gonenets.py").unlink()
+    code, out, err = run_cli(capsys, "verify", "--replay", "--root", tmp_path / "experiments")
+    assert code == 1
+    assert re.search(rf"FAULT  {broken.id} checkpoint_epoch_1.pt: intact, but not trained again: .*gonenets", out)
+    assert f"{whole.id} checkpoint_epoch_1.pt: intact; epoch 2 trained again: the same bits" in out
+    assert "1 fault. 1 epoch trained again." in err

@@ -15,6 +15,7 @@ import pytest
 from raysweep.launch import run as launching
 from raysweep.plan import experiment as experiment_plan
 from raysweep.store.experiment import Experiment
+from tests import forks
 from tests.cli.test_errors import config_file
 from tests.conftest import small_settings, weights_hash
 
@@ -30,7 +31,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def after_epoch(process: subprocess.Popen[str], epoch: int) -> None:
+def after_epoch(process: subprocess.Popen[str] | forks.Served, epoch: int) -> None:
     assert process.stderr is not None
     seen = []
     for line in process.stderr:
@@ -87,7 +88,12 @@ def test_a_second_sigint_stops_at_once_and_damages_nothing(tmp_path):
     # One batch that never ends by itself: after the first signal the program waits for its end.
     slow = {"model": {"name": f"python:{__name__}:sleeper", "options": {}}, "training": {**TRAINING, "epochs": 5000}}
     config = config_file(tmp_path, **{**SECTIONS, **slow}, scaling={"num_workers": 0, "threads": 1})
-    process = start(tmp_path, "run", str(config), "--name", "broken")
+    words = ("run", config, "--name", "broken", "--root", tmp_path / "experiments")
+    with forks.program(*words, folder=tmp_path) as process:
+        check_a_second_sigint(process, tmp_path)
+
+
+def check_a_second_sigint(process: forks.Served, tmp_path: Path) -> None:
     after_epoch(process, 1)
     (tmp_path / "go").touch()
     appears(tmp_path / "in a batch")
@@ -100,7 +106,7 @@ def test_a_second_sigint_stops_at_once_and_damages_nothing(tmp_path):
     appears(tmp_path / "1 handled")
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    told = process.stderr.read() if process.stderr else ""
+    told = process.stderr.read()
     assert process.wait() == 130
     assert "Stopped at once" in told
     assert not (tmp_path / "2 handled").exists()  # it left within the handler, and waited for no batch

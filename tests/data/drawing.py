@@ -228,4 +228,5 @@ def publish(patch: pytest.MonkeyPatch, path: Path) -> Path:
 
 
 def section(path: Path | str, **options: Any) -> DataSection:
-    return DataSection.model_validate({"path": str(path), **options})
+    """Options of a data set that is read as before there were sealed images, unless they say otherwise."""
+    return DataSection.model_validate({"path": str(path), "val": "test", "min_val": 0, **options})

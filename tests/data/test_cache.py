@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from raysweep.data import build, cache
+from raysweep.data.roles import split
 from raysweep.errors import DataError
 from tests.conftest import draw_classes
 from tests.data.drawing import as_csv, as_folder, as_parquet, csv_row, encoded, pictures, section
@@ -73,10 +74,10 @@ def test_folders_csv_and_parquet_give_the_same_images_in_the_same_order(tmp_path
 
 def test_images_and_labels_are_those_of_the_files(tmp_path):
     data = of(as_folder(tmp_path / "d", SOME))
-    for split, images in (("train", data.train), ("val", data.val)):
+    for part, images in (("train", data.train), ("val", data.val)):
         found = sorted((data.classes[c], p.tobytes()) for c, p in zip(images.labels, images.pixels, strict=True))
-        assert found == sorted((p.label, p.pixels.tobytes()) for p in SOME if p.split == split)
-        names = json.loads((data.folder / f"{split}_names.json").read_text())
+        assert found == sorted((p.label, p.pixels.tobytes()) for p in SOME if p.split == part)
+        names = json.loads((data.folder / f"{part}_names.json").read_text())
         for name, pixels in zip(names, images.pixels, strict=True):  # and each name is its image's
             assert np.array_equal(np.asarray(Image.open(tmp_path / "d" / name)), pixels[:, :, 0])
     assert data.train.counts(data.classes) == {"angry": 5, "happy": 9, "sad": 3}
@@ -177,7 +178,7 @@ def slow(*args):  # long enough for the other process to reach the same lock
     time.sleep(0.3)
     original(*args)
 build.build = slow
-data = cache.load(DataSection(path=sys.argv[1]), sys.argv[2])
+data = cache.load(DataSection(path=sys.argv[1], val="test", min_val=0), sys.argv[2])
 print(json.dumps([len(built), data.sha256, int(data.train.pixels.sum())]))
 """
 
@@ -332,10 +333,10 @@ def test_images_of_several_sizes_need_an_image_size(tmp_path):
 def test_an_image_that_is_no_square_is_cut_to_its_middle(tmp_path):
     picture = np.zeros((16, 48), dtype=np.uint8)
     picture[:, 16:32] = 200
-    for name in ("a", "b"):
+    for name, first in (("a", 0), ("b", 3)):
         (tmp_path / "d" / name).mkdir(parents=True)
         for i in range(3):
-            Image.fromarray(picture + i).save(tmp_path / "d" / name / f"{i}.png")
+            Image.fromarray(picture + first + i).save(tmp_path / "d" / name / f"{i}.png")
     data = of(tmp_path / "d", image_size=8)
     assert data.train.pixels[:, :, 1:-1].min() >= 200  # not squeezed: the black sides are cut off,
     assert data.train.pixels.min() > 150  # but for what smoothing lets through at the cut
@@ -388,9 +389,9 @@ def test_a_rotation_in_the_exif_header_is_applied(tmp_path):
     picture[:4] = 255  # the upper half
     exif = Image.Exif()
     exif[0x0112] = 6  # shown rotated by 90 degrees to the right
-    for name in ("a", "b"):
+    for name, first in (("a", 0), ("b", 2)):
         (tmp_path / "d" / name).mkdir(parents=True)
-        for i in range(2):
+        for i in range(first, first + 2):
             Image.fromarray(picture - i * (picture > 0).astype(np.uint8)).save(
                 tmp_path / "d" / name / f"{i}.png", exif=exif
             )
@@ -418,8 +419,13 @@ def test_classes_that_cannot_be_trained_on(tmp_path, name, told):
 def test_a_csv_without_rows_or_validation_images_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"x\.csv holds no images"):
         of(as_csv(tmp_path / "x.csv", []))
+    alone = of(as_csv(tmp_path / "y.csv", [p for p in SOME if p.split == "train"]))  # train alone is no split
+    assert len(alone.val.labels)
+    broken = as_folder(tmp_path / "v", [p for p in SOME if p.split == "train"])
+    (broken / "test" / "sad").mkdir(parents=True)
+    (broken / "test" / "sad" / "0.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="has no validation images"):
-        of(as_csv(tmp_path / "y.csv", [p for p in SOME if p.split == "train"]))
+        of(broken, on_bad_image="skip")
     with pytest.raises(DataError, match="there are no training images of class sad"):
         of(as_csv(tmp_path / "z.csv", [p for p in SOME if p.split == "val" or p.label != "sad"]))
 
@@ -443,7 +449,7 @@ def test_what_is_left_out_is_told_anew_without_decoding_again(tmp_path, monkeypa
     again = of(path)
     assert again.folder == first.folder
     assert [line for line in again.reading.lines() if line not in first.reading.lines()] == [
-        "Left out: 1 hidden and system files (train/happy/.ipynb_checkpoints/x.png)."
+        "Left out: 1 hidden or system file (train/happy/.ipynb_checkpoints/x.png)."
     ]
 
 
@@ -476,7 +482,8 @@ def test_the_split_takes_its_share_of_each_class_and_every_image_once(counts, fr
     labels = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((np.arange(len(labels))[::-1], labels))  # any order by label
     names = tuple("abcde"[: len(counts)])
-    parts = build.stratified_split(order, labels, fraction, seed, names, np.arange(len(labels)))
+    asked = section("", val_fraction=fraction, split_seed=seed)
+    parts = split.own_split(order, labels, asked, names, np.arange(len(labels)))
     assert sorted([*parts["train"], *parts["val"]]) == list(range(len(labels)))
     for c, n in enumerate(counts):
         of_val = int((labels[parts["val"]] == c).sum())
@@ -484,7 +491,7 @@ def test_the_split_takes_its_share_of_each_class_and_every_image_once(counts, fr
         assert abs(of_val - n * fraction) <= 1 or of_val in (1, n - 1)
     for part in parts.values():  # each part keeps the order
         assert [i for i in order if i in set(part.tolist())] == part.tolist()
-    again = build.stratified_split(order, labels, fraction, seed, names, np.arange(len(labels)))
+    again = split.own_split(order, labels, asked, names, np.arange(len(labels)))
     assert all(np.array_equal(parts[k], again[k]) for k in parts)
 
 

@@ -26,9 +26,9 @@ def folder(tmp_path):
     for i in range(12):
         put(f"train/cat/{i}.png", made[i])
         put(f"train/dog/{i}.png", made[12 + i])
-        put(f"test/cat/{i}.png" if i < 6 else f"test/dog/{i}.png", made[24 + i])
-    put("test/cat/leak.png", made[0])
-    put("test/dog/other.png", made[1])
+        put(f"val/cat/{i}.png" if i < 6 else f"val/dog/{i}.png", made[24 + i])
+    put("val/cat/leak.png", made[0])
+    put("val/dog/other.png", made[1])
     put("train/cat/again.png", made[2])
     put("train/dog/contradiction.png", made[3])
     close = made[24].copy()
@@ -94,7 +94,7 @@ def test_the_command_audits_without_training(folder, tmp_path, capsys):
     assert code == 0, err
     found = json.loads(out)
     assert found["copies"]["leaked"] == {"cat": 1, "dog": 1}
-    assert {row["validation"] for row in found["leaked"]} == {"test/cat/leak.png", "test/dog/other.png"}
+    assert {row["validation"] for row in found["leaked"]} == {"val/cat/leak.png", "val/dog/other.png"}
     assert [row for row in found["leaked"] if row["training_classes"] == ["cat"]]
     assert len(found["near"]) == 1
     code, out, err = run_cli(capsys, "audit", folder, "--root", tmp_path / "e")

@@ -84,7 +84,7 @@ def test_gray_with_transparency_is_white_where_it_is_transparent():
     alpha = np.where(np.arange(16).reshape(4, 4) < 5, 0, 255).astype(np.uint8)
     image = Image.fromarray(np.dstack([gray, alpha]), "LA")
     found = drawn(image, channels=1)
-    assert found == (found.pixels, 0.0, True, None, False)
+    assert found == (found.pixels, 0.0, True, None, False, "4×4")
     assert np.array_equal(found.pixels[:, :, 0], np.where(alpha == 0, 255, gray))
     key = int(gray[0, 0])  # a gray value that means transparent
     found = drawn(Image.fromarray(gray), channels=1, transparency=key)
@@ -148,7 +148,7 @@ def test_crops_modes_and_transparency_are_counted_and_kept_with_the_cache(tmp_pa
         assert found.reading.modes == {"1": 1, "CMYK": 1}
         assert found.reading.validation == found.val.counts(found.classes) == {"cat": 1, "dog": 2}
         assert found.reading.lines() == [
-            "Left out: 1 images that cannot be decoded (dog/broken.png).",
+            "Left out: 1 image that cannot be decoded (dog/broken.png).",
             "Cropped to the middle: 2 images, which lose 62 % of their area on average, at most 75 % (cat/wide.png).",
             "Put on white: 1 image with transparency.",
             "Converted: 2 images in other modes than gray and RGB (1 1, 1 CMYK).",
@@ -207,7 +207,7 @@ def test_a_large_image_is_decoded_apart_to_the_same_bits(tmp_path, monkeypatch):
     apart = [decode.decode_file(path, 8, 3), decode.decode(Item("x", 0, path.read_bytes()), 8, 3)]
     for a, b in zip(here, apart, strict=True):
         assert np.array_equal(a.pixels, b.pixels)
-        assert list(a[1:]) == list(b[1:]) == [60.0, True, None, False]
+        assert list(a[1:]) == list(b[1:]) == [60.0, True, None, False, "30×12"]
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def check(shape: Shape) -> None:
                 inner = (file.parent / item.payload).resolve().relative_to(base.resolve())
                 read[part, found.classes[item.label], str(inner)] += 1
         assert read == wanted, found.notes
-        assert (found.val is not None) == split
+        assert (found.val is not None) == (split and any(part == "val" for part, _ in rows))
         assert sum(what.count for what in found.left_out.values()) == shape.empty
     finally:
         shutil.rmtree(folder)

@@ -56,7 +56,7 @@ def test_a_repository_of_the_hub(tmp_path):
         (["value.parquet", "testimony.parquet"], "none none"),
         (["a.parquet", "test.parquet"], "none test"),
         (["train.parquet", ".cache/test.parquet", "._test.parquet"], "none"),  # a split of one part is none
-        (["train.parquet", "validation.parquet", "test.parquet"], "train val"),  # the test images are left alone
+        (["train.parquet", "validation.parquet", "test.parquet"], "train val test"),
     ],
 )
 def test_the_split_of_a_shard(tmp_path, names, wanted):

@@ -85,7 +85,7 @@ def plant(folder: Path, shape: Shape) -> Tree:
     base = tree.root.joinpath(*shape.wrappers)
     parts = [("train", shape.train or "")]
     parts += [("val", name) for name in (shape.val,) if name]
-    parts += [("val" if shape.val is None else "left", name) for name in (shape.test,) if name]
+    parts += [("val" if shape.val is None else "test", name) for name in (shape.test,) if name]
     n = 0
     folders = []
     for split, part in parts:
@@ -96,8 +96,7 @@ def plant(folder: Path, shape: Shape) -> Tree:
             for _ in range(shape.counts[n % len(shape.counts)]):
                 file = where / f"{n:03}{shape.suffixes[n % len(shape.suffixes)]}"
                 tree.write(file)
-                if split != "left":
-                    tree.images.setdefault((split, c), Counter())[str(file.relative_to(tree.root))] += 1
+                tree.images.setdefault((split, c), Counter())[str(file.relative_to(tree.root))] += 1
                 n += 1
     for kind, where in shape.junk:
         JUNK[kind](tree, folder, base, *folders[where % len(folders)], where)
@@ -143,16 +142,14 @@ def _linked(tree, folder, base, split, c, where, n):
         link.symlink_to(elsewhere)
         for i in range(2):
             tree.write(elsewhere / f"{i}.png")
-            if split != "left":
-                tree.images[split, c][str((link / f"{i}.png").relative_to(tree.root))] += 1
+            tree.images[split, c][str((link / f"{i}.png").relative_to(tree.root))] += 1
 
 
 def _damaged(tree, folder, base, split, c, where, n):
     file = where / f"damaged{n}.jpg"
     if not file.exists():
-        tree.write(file, b"no image")
-        if split != "left":  # it is for decoding to say
-            tree.images[split, c][str(file.relative_to(tree.root))] += 1
+        tree.write(file, b"no image")  # it is for decoding to say
+        tree.images[split, c][str(file.relative_to(tree.root))] += 1
 
 
 def _above(tree, folder, base, split, c, where, n):
@@ -190,13 +187,13 @@ def check(shape: Shape) -> bool:
             assert str(tree.root) in refused
             return False
         read: dict[tuple[str, str], Counter[str]] = {}
-        for split, items in (("train", found.train), ("val", found.val or [])):
+        for split, items in (("train", found.train), ("val", found.val or []), ("test", found.test)):
             for item in items:
                 read.setdefault((split, found.classes[item.label]), Counter())[item.name] += 1
         assert read == tree.images
         assert (found.val is None) == (shape.val is None and shape.test is None)
         left = sum(what.count for what in found.left_out.values())
-        used = len(found.train) + len(found.val or [])
+        used = len(found.train) + len(found.val or []) + len(found.test)
         assert used + left == tree.files, (found.left_out, sorted(map(str, tree.root.rglob("*"))))
         return True
     finally:

@@ -50,12 +50,12 @@ def test_rows_keep_their_names_and_the_largest_changes(monkeypatch, width, class
     columns, rows = compared(classes)
     terminal.table("t", columns, rows, least=[2 + i for i in range(classes)])
     lines = screen.text.splitlines()
-    assert max(map(len, lines[:-1])) <= width
+    assert max(map(len, lines)) <= width
     assert any("Magi_character035" in line for line in lines)
     assert any(f"character{classes - 1:02}" in line for line in lines)
     shown = len(re.findall(r"\bcharacter\d+", screen.text))
     if shown < classes:
-        assert f"{classes - shown:,} class" in lines[-1]
+        assert f"{classes - shown:,} class" in screen.text
     else:
         assert "not shown" not in screen.text
 
@@ -120,3 +120,51 @@ def test_a_dry_run_of_a_thousand_classes_shows_those_that_differ(capsys):
     assert len(out.splitlines()) == MOST_CLASSES + 1
     assert "\nc500\t20\t0.1%\t5\t0.5%\n" in out
     assert f"{964 - MOST_CLASSES} more classes of 964" in err
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_message_is_broken_between_words(monkeypatch, width):
+    screen = terminal_of(monkeypatch, width)
+    long = "/a/path/that/is/longer/than/forty/columns/of/a/terminal"
+    text = f"fear: recall +26.0 and predicted 1.56 × as often; `raysweep continue x --root y` goes on. 猫猫猫猫猫猫 {long} ends."
+    terminal.say(text)
+    lines = screen.text.splitlines()
+    assert " ".join(lines) == text
+    assert all(terminal.cell_len(line) <= width or " " not in line for line in lines)
+    assert any("`raysweep continue x --root y`" in line for line in lines)
+
+
+def test_a_message_keeps_its_indentation_and_its_own_lines(monkeypatch):
+    screen = terminal_of(monkeypatch, 30)
+    terminal.say("  one two three four five six seven\n\n  é")
+    assert screen.text.splitlines() == ["  one two three four five six", "  seven", "", "  é"]
+
+
+def test_a_command_to_type_and_a_message_for_a_program_stay_one_line(monkeypatch, capsys, tmp_path):
+    from raysweep.store.root import Root
+
+    terminal.say("word " * 60)
+    assert capsys.readouterr().err == "word " * 60 + "\n"
+    screen = terminal_of(monkeypatch, 40)
+    terminal.say_next(Root.open(tmp_path), "branch", "--from", "a-rather-long-name_20260102_030405@12")
+    assert len(screen.text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("width", "gone"), [(80, ["worst class"]), (60, ["worst class", "parent"]), (200, [])])
+def test_a_narrow_terminal_leaves_out_the_columns_that_are_needed_least(monkeypatch, width, gone):
+    screen = terminal_of(monkeypatch, width)
+    columns = [("id", "l"), ("accuracy", "r"), ("worst class", "l"), ("parent", "l"), ("age", "r")]
+    row = [
+        "base-sweep-disgust5_20260102_030405",
+        "71.2%",
+        "a class with a long name 12.3%",
+        "base_20260102_030405@3",
+        "3 d",
+    ]
+    terminal.table(None, columns, [row], optional=[2, 3, 4])
+    head = next(line for line in screen.text.splitlines() if "accuracy" in line)
+    assert [name for name, _ in columns if name not in head] == gone
+    line = next(line for line in screen.text.splitlines() if "base-sweep-disgust5_20260102_030405" in line)
+    assert line.rstrip().endswith("3 d")
+    told = f"Not shown in a terminal this narrow: {', '.join(gone)}; --json has all."
+    assert (told in " ".join(screen.text.split())) == bool(gone)

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import os
+import random
 import re
 import signal
 import sys
@@ -78,18 +79,10 @@ class Ended:
 
 def load() -> None:
     """Import, in the process that forks, what takes seconds."""
-    import ray.train.torch  # noqa: F401
-
-    import raysweep.cli.continue_
-    import raysweep.cli.entry
-    import raysweep.cli.main
-    import raysweep.cli.run
     import raysweep.cli.verify
-    import raysweep.launch.resume
-    import raysweep.report.figures
     import raysweep.tools.derived
-    import raysweep.tools.replay
-    import raysweep.training.loop  # noqa: F401
+    import raysweep.tools.replay  # noqa: F401
+    import tests.loaded  # noqa: F401
 
 
 def small_pictures() -> None:
@@ -299,6 +292,18 @@ def complaints(ended: Ended, note: dict[str, Any], root: Path) -> list[str]:
     if not REMEDY.search(errors[0]):
         wrong.append(f"no remedy: {errors[0]}")
     return wrong
+
+
+def sample(folder: Path, count: int) -> None:
+    """Print a trial of one call of each part of a run, each part in another way."""
+    load()
+    trials, modes = Trials(folder), list(MODES)
+    random.shuffle(modes)
+    part = (len(trials.calls) - 4) / count  # the last ones may be a few less
+    for i in range(count):
+        trial = trials.one(random.randint(round(i * part) + 1, round((i + 1) * part)), modes[i % len(modes)])
+        assert trial is not None
+        print(json.dumps(vars(trial)), flush=True)
 
 
 def main(arguments: list[str]) -> int:

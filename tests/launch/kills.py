@@ -26,6 +26,7 @@ import psutil
 from raysweep.store import files
 from raysweep.store.experiment import Experiment
 from tests.conftest import SMALL_NET, weights_hash
+from tests.forks import Forked
 
 ON_RAY = ("worker", "controller", "remote")
 SETTINGS: dict[str, Any] = {
@@ -46,27 +47,14 @@ def plan_of(count: int) -> list[str]:
 
 def start(arguments: list[str], log: Path) -> int:
     """A forked process that runs the command line; returns its pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    os.setpgid(0, 0)
-    with open(log, "ab", buffering=0) as out:
-        os.dup2(out.fileno(), 1)
-        os.dup2(out.fileno(), 2)
-    from raysweep.cli.main import main as command
 
-    code = 0
-    try:
+    def work() -> None:
+        from raysweep.cli.main import main as command
+
         command(arguments)
-    except SystemExit as error:
-        code = int(error.code or 0)
-    except BaseException:
-        import traceback
 
-        traceback.print_exc()
-        code = 99
-    finally:
-        os._exit(code)
+    with open(log, "ab") as out:
+        return Forked(work, out.fileno(), out.fileno()).pid
 
 
 def ended(pid: int) -> int | None:
@@ -218,11 +206,7 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     plan = chosen.plan.split(",") if chosen.plan else plan_of(chosen.count)
     plan.sort()  # those on Ray share a cluster
-    import ray.train.torch  # noqa: F401  (also what trains in its own process needs it)
-
-    import raysweep.launch.resume
-    import raysweep.report.figures
-    import raysweep.training.loop  # noqa: F401
+    import tests.loaded  # noqa: F401
 
     rng = random.Random(chosen.seed)
     wrong = 0

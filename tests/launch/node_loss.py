@@ -16,7 +16,7 @@ from typing import Any
 
 from raysweep.cluster import connect
 from raysweep.config.grid import check
-from raysweep.events import EpochDone, Event, Note, opened
+from raysweep.events import BranchStarted, EpochDone, Event, Note, opened
 from raysweep.launch import run as launching
 from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
@@ -24,22 +24,22 @@ from raysweep.plan import parent as parents
 from raysweep.plan.types import Plan, SweepRequest
 from raysweep.store.root import Root
 from tests.conftest import Recorder, small_settings, weights_hash
+from tests.launch import waiting
 from tests.training.ranks import Ranks
 
 RUN = {
-    "training": {"epochs": 4, "batch_size": 30},
-    "sampling": {"samples_per_epoch": 1500, "weights": {"3": 4.0}},
-    "checkpoint": {"every_n_batches": 10},
+    "training": {"epochs": 3, "batch_size": 30},
+    "sampling": {"samples_per_epoch": 450, "weights": {"3": 4.0}},
+    "checkpoint": {"every_n_batches": 5},
 }
-PARENT = {"training": {"epochs": 1, "batch_size": 10}, "sampling": {"samples_per_epoch": 900}}
-GRID: dict[str, Any] = {"weights": {"3": [4.0, 2.0]}, "epochs": 20}
+PARENT = {"training": {"epochs": 1, "batch_size": 30}, "sampling": {"samples_per_epoch": 300}}
+GRID: dict[str, Any] = {"weights": {"3": [4.0, 2.0]}, "epochs": 3}
 SCALING = {"threads": 1, "timeout_s": 20.0}
-# Ray asks every node whether it is there. Asked often, a node that is gone is known in seconds; the answer may take as long
-# as ever, since a machine may be busy.
+# Ray asks every node whether it is there, and declares it dead after so many times without an answer: 10 s, not a minute.
 HEALTH = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "10000",
+    "RAY_health_check_timeout_ms": "1500",
     "RAY_health_check_failure_threshold": "5",
 }
 
@@ -62,17 +62,31 @@ def told_of(experiment: Any) -> dict[str, Any]:
 
 
 class Loss:
-    """A progress that takes a node away when the first epoch has ended, and may let another join; it keeps warnings."""
+    """A progress that takes a node away when so many trainings have ended an epoch, and may let another join; it keeps warnings.
 
-    def __init__(self, nodes: Any, node: Any, joins: bool) -> None:
-        self.nodes, self.node, self.joins = nodes, node, joins
+    The trainings wait, by the file ``wait``, until the loss has had its effect.
+    """
+
+    def __init__(self, nodes: Any, joins: bool, wait: Path, trainings: int) -> None:
+        self.nodes, self.node, self.joins, self.wait, self.trainings = nodes, one_of_two(nodes), joins, wait, trainings
         self.warnings: list[str] = []
+        self.begun: set[str | None] = set()
+        self.at_work: set[str | None] = set()
+        wait.touch()
 
     def __call__(self, event: Event) -> None:
-        _, event = opened(event)
+        branch, event = opened(event)
         if isinstance(event, Note) and not event.inexact:
             self.warnings.append(event.text)
-        if isinstance(event, EpochDone) and self.node is not None:
+            if self.node is None:
+                self.wait.unlink(missing_ok=True)  # the run goes on
+        if isinstance(event, BranchStarted):
+            if branch in self.begun:
+                self.wait.unlink(missing_ok=True)  # the branch of the lost node begins again
+            self.begun.add(branch)
+        if isinstance(event, EpochDone):
+            self.at_work.add(branch)
+        if self.node is not None and len(self.at_work) == self.trainings:
             node, self.node = self.node, None
             self.nodes.remove_node(node, allow_graceful=False)
             if self.joins:
@@ -113,18 +127,19 @@ def one_of_two(nodes: Any) -> Any:
 
 
 def plan(folder: Path, sections: dict[str, Any], **scaling: Any) -> Plan:
+    sections = {**sections, **waiting.sections(folder.parent / "wait", free=10)}
     return experiment_plan.plan_experiment(small_settings(folder, **sections, scaling={**SCALING, **scaling}))
 
 
 def of_a_run(folder: Path, whole: dict[str, Any], nodes: Any, num_workers: Any, joins: bool) -> dict[str, Any]:
     """A training on two nodes, of which one is lost after the first epoch; another joins, or none."""
-    loss = Loss(nodes, one_of_two(nodes), joins)
+    loss = Loss(nodes, joins, folder.parent / "wait", trainings=1)
     done = launching.run(plan(folder, RUN, num_workers=num_workers, address=nodes.address), loss)
     return {"whole": whole, "run": told_of(done.experiment), "warnings": loss.warnings}
 
 
 def of_a_sweep(folder: Path, nodes: Any) -> dict[str, Any]:
-    """A sweep on two nodes, of which one is lost after the first epoch, and another joins."""
+    """A sweep on two nodes, of which one is lost after the first epochs, and another joins."""
     from raysweep.launch.sweep import driver as sweeping
     from raysweep.launch.workers import start as workers
     from raysweep.plan import sweep as sweep_plan
@@ -137,7 +152,7 @@ def of_a_sweep(folder: Path, nodes: Any) -> dict[str, Any]:
     for name, weights in {"control": {}, "34": {"3": 4.0}, "32": {"3": 2.0}}.items():
         one = child.plan_child(known, Root.open(folder / "whole"), weights=weights, epochs=GRID["epochs"])
         whole[name] = told_of(launching.run(one).experiment)
-    loss = Loss(nodes, one_of_two(nodes), True)
+    loss = Loss(nodes, True, folder / "wait", trainings=2)
     asked = SweepRequest(Root.open(folder / "sweep"), f"{parent.id}@1", check(GRID), name="s", address=nodes.address)
     result = sweeping.run(sweep_plan.plan_sweep(asked, loss), loss)
     branches = {name: told_of(e) for name, e in result.experiments.items()}

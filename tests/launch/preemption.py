@@ -14,8 +14,9 @@ from pathlib import Path
 
 from raysweep.events import EpochDone, Event, Note
 from tests.conftest import small_settings, weights_hash
+from tests.launch import waiting
 
-SECTIONS = {"training": {"epochs": 40, "batch_size": 10}, "sampling": {"samples_per_epoch": 900}}
+SECTIONS = {"training": {"epochs": 4, "batch_size": 30}, "sampling": {"samples_per_epoch": 300}}
 
 
 def announce(node_id: str) -> None:
@@ -46,6 +47,9 @@ def main(folder: Path) -> None:
     spot = nodes.add_node(num_cpus=1)
     told: list[str] = []
     announced: list[int] = []
+    wait = folder / "wait"  # until the notice has had its effect
+    wait.touch()
+    sections = {**SECTIONS, **waiting.sections(wait, free=10)}
 
     def progress(event: Event) -> None:
         if isinstance(event, EpochDone) and not announced:
@@ -54,19 +58,21 @@ def main(folder: Path) -> None:
             nodes.add_node(num_cpus=1)
         if isinstance(event, Note) and not event.inexact:
             told.append(event.text)
+            wait.unlink(missing_ok=True)
 
     try:
         scaling = {"num_workers": 1, "threads": 1, "address": nodes.address, "max_failures": 0}
-        settings = small_settings(folder / "broken", **SECTIONS, scaling=scaling)
+        settings = small_settings(folder / "broken", **sections, scaling=scaling)
         experiment = launching.run(experiment_plan.plan_experiment(settings), progress).experiment
     finally:
+        wait.unlink(missing_ok=True)
         import ray
 
         ray.shutdown()
         nodes.shutdown()
     events = [json.loads(line) for line in (experiment.folder / "lineage.jsonl").read_text().splitlines()]
     workers.in_this_process = lambda job, *_: train(job, Recorder())  # type: ignore[assignment]
-    whole = launching.run(experiment_plan.plan_experiment(small_settings(folder / "whole", **SECTIONS))).experiment
+    whole = launching.run(experiment_plan.plan_experiment(small_settings(folder / "whole", **sections))).experiment
     hashes = [weights_hash(e) for e in (experiment, whole)]
     print(json.dumps({"told": told, "events": events, "hashes": hashes}))
 

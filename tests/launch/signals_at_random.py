@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.store.experiment import Experiment
+from tests import forks
 from tests.conftest import weights_hash
+from tests.forks import Forked
 from tests.launch.kills import ended, start, write_config
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -35,44 +37,6 @@ LIMIT_S = 300.0
 GONE_S = 10.0
 GRID = "epochs: 2\nseeds: [0]\nweights:\n  '5': [3.0]\n"
 OUR_FAULT = ("Traceback", "Exception ignored", "Fatal Python error", "core dumped", "SIGSEGV", "Aborted")
-
-
-class Forked:
-    """A program forked from this one, which has everything imported; as much of ``Popen`` as is used here."""
-
-    def __init__(self, arguments: list[str], log: Path) -> None:
-        self.returncode: int | None = None
-        self.pid = os.fork()
-        if self.pid:
-            return
-        os.setpgid(0, 0)
-        code: Any = 99
-        try:
-            with open(log, "ab", buffering=0) as out:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                os.dup2(out.fileno(), 2)
-            from raysweep.cli.entry import entry
-
-            sys.argv = ["raysweep", *arguments]
-            entry()
-            code = 0
-        except SystemExit as error:
-            code = error.code or 0
-        finally:
-            os._exit(code if isinstance(code, int) else 1)
-
-    def poll(self) -> int | None:
-        if self.returncode is None:
-            self.returncode = ended(self.pid)
-        return self.returncode
-
-    def wait(self, timeout: float = LIMIT_S) -> int:
-        deadline = time.monotonic() + timeout
-        while (code := self.poll()) is None:
-            if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired("a forked program", timeout)
-            time.sleep(0.005)
-        return code
 
 
 @dataclass
@@ -103,19 +67,23 @@ class Program:
         return "end" if finished == (2 if self.kind == "sweep" else 1) else "training"
 
     def begin(self, mark: str) -> subprocess.Popen[bytes] | Forked:
-        process = self._forked() if self.forked else self._executed(mark)
+        with open(self.log, "ab") as log, open(os.devnull, "wb") as nothing:
+            if self.forked:
+                process: Any = Forked(lambda: self._in_a_fork(mark), nothing.fileno(), log.fileno())
+            else:
+                process = self._executed(mark, log)
         while process.poll() is None and not _listens(process.pid):  # Python's own start is not ours
             time.sleep(0.001)
         return process
 
-    def _forked(self) -> Forked:
-        return Forked([*self.arguments, "--root", str(self.root)], self.log)
+    def _in_a_fork(self, mark: str) -> None:
+        os.environ[MARK] = mark  # for what it starts
+        forks.command_line(*self.arguments, "--root", self.root)
 
-    def _executed(self, mark: str) -> subprocess.Popen[bytes]:
+    def _executed(self, mark: str, log: Any) -> subprocess.Popen[bytes]:
         environment = {**os.environ, MARK: mark, "PYTHONPATH": str(Path(__file__).parents[2])}
         command = [sys.executable, "-m", "raysweep", *self.arguments, "--root", str(self.root)]
-        with open(self.log, "ab") as out:
-            return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=out, env=environment, process_group=0)
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment, process_group=0)
 
     def hashes(self) -> list[str]:
         return [weights_hash(e) for e in self.experiments]
@@ -246,16 +214,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--phase", choices=PHASES, default=None)
     parser.add_argument("--forked", action="store_true", help="fork the programs, so that no library has to load")
     chosen = parser.parse_args(arguments)
-    import ray.train.torch  # noqa: F401  (what is gone on with is forked from here)
-
-    import raysweep.cli.branch
-    import raysweep.cli.continue_
-    import raysweep.cli.entry
-    import raysweep.cli.main
-    import raysweep.cli.run
-    import raysweep.launch.resume
-    import raysweep.report.figures
-    import raysweep.training.loop  # noqa: F401
+    import raysweep.cli.branch  # noqa: F401
+    import tests.loaded  # noqa: F401
 
     chosen.folder.mkdir(parents=True, exist_ok=True)
     config = write_config(chosen.folder / "config.yaml", {"num_workers": 0})

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
-import random
 
 import pytest
 
 from raysweep.errors import StoreError
-from tests.launch.faulty_disk import MODES
+from tests import forks
+from tests.launch import disk_faults
 
 ROUNDS = int(os.environ.get("RAYSWEEP_DISK_ROUNDS", "1"))  # 5 try each call in every way
 SAMPLE = 6
 
 
-@pytest.fixture(scope="module")
-def trials(tmp_path_factory: pytest.TempPathFactory):
-    from tests.launch import disk_faults
-
-    disk_faults.load()
-    return disk_faults.Trials(tmp_path_factory.mktemp("faults"))
-
-
-def test_a_sample_of_calls_that_fail(trials):
-    """One call of each part of a run, each part in another way."""
-    modes = list(MODES)
-    random.shuffle(modes)
-    part = (len(trials.calls) - 4) / SAMPLE  # the last ones may be a few less
-    for i in range(SAMPLE):
-        at, mode = random.randint(round(i * part) + 1, round((i + 1) * part)), modes[i % len(modes)]
-        trial = trials.one(at, mode)
-        assert trial is not None
-        assert trial.wrong == [], trial
+def test_a_sample_of_calls_that_fail(tmp_path):
+    done = [json.loads(line) for line in forks.lines_of(disk_faults.sample, tmp_path, SAMPLE)]
+    assert [t for t in done if t["wrong"]] == []
+    assert len(done) == SAMPLE
 
 
 def test_pictures_that_cannot_be_drawn_are_told(tmp_path, monkeypatch):
@@ -55,8 +42,9 @@ def test_pictures_that_cannot_be_drawn_are_told(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800 * ROUNDS)
-def test_every_call_that_fails(trials):
-    done = list(trials.every(ROUNDS))
-    assert [t for t in done if t.wrong] == []
-    assert len(done) > ROUNDS * len(trials.calls) * 0.9
-    assert {t.code for t in done} == {0, 1, 2}
+def test_every_call_that_fails(tmp_path):
+    first, *rest = forks.lines_of(disk_faults.main, [str(tmp_path), "--rounds", str(ROUNDS)])
+    done = [json.loads(line) for line in rest]
+    assert [t for t in done if t["wrong"]] == []
+    assert len(done) > ROUNDS * json.loads(first)["calls"] * 0.9
+    assert {t["code"] for t in done} == {0, 1, 2}

@@ -14,10 +14,10 @@ from tests.conftest import draw_classes
 
 TOLD = "Cropped to the middle: 1 image, which loses 75 % of its area."
 FEW = (
-    "Few validation images: cat (2), dog (2). One image is up to 50 points of a class's recall, so small differences of these "
+    "Few validation images: cat (4), dog (5). One image is up to 25 points of a class's recall, so small differences of these "
     "classes mean nothing."
 )
-HIDDEN = "Left out: 1 hidden and system files (dog/.hidden.png)."
+HIDDEN = "Left out: 1 hidden or system file (dog/.hidden.png)."
 
 
 def test_a_cropped_image_is_told_everywhere(tmp_path, monkeypatch, capsys, without_ray):

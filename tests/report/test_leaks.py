@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from raysweep.report import comparison, content, effects_table, images, leaks, page, predictions, verdict
+from raysweep.report import comparison, content, effects_csv, images, leaks, page, predictions, verdict
 from raysweep.report.effects import BETTER, WORSE
 from raysweep.report.images import ValidationImages
 from raysweep.store.root import Root
@@ -165,7 +165,7 @@ def test_json_and_csv_have_every_effect_without_leaks(leaky, capsys, tmp_path):
         assert set(leaks.COLUMNS) <= set(row)
         assert row["without_leaks_difference"] is not None or row["difference"] is None
     found = comparison.of_sweep(leaky)
-    effects_table.write_csv(found, tmp_path / "effects.csv")
+    effects_csv.write(found, tmp_path / "effects.csv")
     rows = list(csv.DictReader((tmp_path / "effects.csv").open()))
     (row,) = [r for r in rows if (r["branch"], r["target"], r["metric"]) == ("rare5", "rare", "recall")]
     clean = found.leaks.of(found.of("rare5", "rare", "recall"))
@@ -179,7 +179,7 @@ def test_without_leaks_nothing_is_added(tmp_path, capsys):
     found = comparison.of_sweep(sweep)
     assert found.leaks is None
     assert not any("training, too" in n or "also in training" in n for n in [*found.notes, *texts(sweep)])
-    effects_table.write_csv(found, tmp_path / "effects.csv")
+    effects_csv.write(found, tmp_path / "effects.csv")
     assert "without" not in (tmp_path / "effects.csv").read_text().splitlines()[0]
     _, out, _ = run_cli(capsys, "compare", "s", "--root", sweep.root.path)
     assert "without leaks" not in out

@@ -23,6 +23,7 @@ class Told:
     notes: str
     left_out: dict[str, int]  # kind → how many
     names: dict[str, list[str]] = field(default_factory=dict)  # class → its training images
+    test: dict[str, int] = field(default_factory=dict)  # sealed
 
 
 def plant(root: Path, files: dict[str, int | bytes | str]) -> Path:
@@ -45,15 +46,15 @@ def read(path: Path, **options: Any) -> Told:
     from raysweep.data.sources import open_source
 
     found = open_source(section(path, **options)).listing()
-    train, val = (
+    train, val, test = (
         None if items is None else dict(sorted(Counter(found.classes[i.label] for i in items).items()))
-        for items in (found.train, found.val)
+        for items in (found.train, found.val, found.test)
     )
     names: dict[str, list[str]] = {}
     for item in found.train:
         names.setdefault(found.classes[item.label], []).append(item.name)
     left_out = {kind: what.count for kind, what in found.left_out.items()}
-    return Told(train or {}, val, " ".join(found.notes), left_out, names)
+    return Told(train or {}, val, " ".join(found.notes), left_out, names, test or {})
 
 
 def refusal(path: Path, **options: Any) -> str:

@@ -108,20 +108,27 @@ def test_pixels_in_a_csv_under_other_capitals_and_from_excel(tmp_path):
     rows = ["0;1 2 3 4;Training", "3;5 6 7 8;Training", "3;5 6 7 9;PublicTest", "3;5 6 7 9;dev"]
     path = plant(tmp_path, {"fer.csv": "\n".join(["Emotion;Pixels;usage", *rows]).encode("utf-16")}) / "fer.csv"
     found = read(path)
-    assert (found.train, found.val) == ({"angry": 1, "happy": 1}, {"happy": 1})
-    assert found.left_out == {"rows for test, since there are some for validation": 1}
+    assert (found.train, found.val, found.test) == ({"angry": 1, "happy": 1}, {"happy": 1}, {"happy": 1})
+    assert found.left_out == {}
     assert "separated by semicolons, text in UTF-16" in found.notes
 
 
-def test_test_files_of_the_hub_are_left_out_and_named(tmp_path):
+def test_test_files_of_the_hub_are_sealed_and_those_without_classes_named(tmp_path):
+    import pyarrow.parquet as pq
+
     from tests.data.drawing import as_hub, pictures
 
     some = pictures({"a": 2, "b": 2}, {"a": 1, "b": 1})
     some += [p._replace(split="test") for p in some[:2]]
     names = {"train": "train", "val": "validation", "test": "test"}
     found = read(as_hub(tmp_path / "hub", some, split_names=names))
-    assert (found.train, found.val) == ({"a": 2, "b": 2}, {"a": 1, "b": 1})
-    assert found.left_out == {"files of test images, since there are validation images": 2}
+    assert (found.train, found.val, found.test) == ({"a": 2, "b": 2}, {"a": 1, "b": 1}, {"a": 2})
+    assert found.left_out == {}
+    for file in (tmp_path / "hub").rglob("test-*.parquet"):
+        pq.write_table(pq.read_table(file).drop_columns("label"), file)
+    again = read(tmp_path / "hub")
+    assert (again.train, again.val, again.test) == (found.train, found.val, {})
+    assert again.left_out == {"rows and files of test images without a class": 2}
 
 
 def test_metadata_in_two_folders_for_one_split_are_refused(tmp_path):

@@ -111,12 +111,9 @@ def test_lists_of_all_splits_are_read_from_their_folder_and_named_where_one_is_g
     lists = {"train.csv": text(ROWS[:2]), "val.csv": text(ROWS[2:3]), "test.csv": text(ROWS[3:])}
     plant(tmp_path, {**IMAGES, **lists})
     found = read(tmp_path)
-    assert (found.train, found.val) == ({"cat": 1, "dog": 1}, {"cat": 1})
+    assert (found.train, found.val, found.test) == ({"cat": 1, "dog": 1}, {"cat": 1}, {"dog": 1})
     assert "Read from the list test.csv, train.csv, val.csv." in found.notes
-    assert found.left_out == {
-        "rows for test, since there are some for validation": 1,
-        "files that are no images (3 .csv)": 3,
-    }
+    assert found.left_out == {"files that are no images (3 .csv)": 3}
     alone = read(tmp_path / "train.csv")
     assert (alone.train, alone.val) == ({"cat": 1, "dog": 1}, None)
     assert f"Not read: test.csv, val.csv beside train.csv. data.path={tmp_path}" in alone.notes

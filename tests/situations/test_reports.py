@@ -75,8 +75,7 @@ def test_roboflows_folders(tmp_path):
     """ultralytics/ultralytics 21311: ``valid`` was passed over, and ``test`` used."""
     tree = {f"{s}/{c}/": n for s, n in (("train", 3), ("valid", 2), ("test", 1)) for c in "ab"}
     found = read(plant(tmp_path, {**tree, "README.roboflow.txt": "x"}))
-    assert found.val == {"a": 2, "b": 2}
-    assert found.left_out["test images, since there are validation images"] == 2
+    assert (found.val, found.test) == ({"a": 2, "b": 2}, {"a": 1, "b": 1})
 
 
 def test_a_list_in_the_folder_of_each_split(tmp_path):
@@ -88,8 +87,7 @@ def test_a_list_in_the_folder_of_each_split(tmp_path):
             "filename, cat, dog", *(f"{split}{i}.png, {i % 2}, {1 - i % 2}" for i in range(n))
         )
     found = read(plant(tmp_path, tree))
-    assert (found.train, found.val) == ({"cat": 1, "dog": 2}, {"cat": 1, "dog": 1})
-    assert found.left_out["rows for test, since there are some for validation"] == 1
+    assert (found.train, found.val, found.test) == ({"cat": 1, "dog": 2}, {"cat": 1, "dog": 1}, {"dog": 1})
 
 
 def test_masks_among_the_images_are_said(tmp_path):

@@ -27,10 +27,11 @@ def test_splits_under_other_names_are_read_and_said(tmp_path, train, other):
     assert (f"Read in {inner}/" in told) if inner else (f"{train}/ for training, {other}/ for validation" in told)
 
 
-def test_three_splits_leave_the_test_images_out_and_say_so(tmp_path):
-    found = read(plant(tmp_path, {**halves("train", "valid"), "test/cat/": 4, "test/dog/": 1}))
-    assert (found.train, found.val) == ({"cat": 3, "dog": 2}, {"cat": 1, "dog": 2})
-    assert found.left_out == {"test images, since there are validation images": 5}
+@pytest.mark.parametrize("val", ["auto", "test"])
+def test_of_three_splits_the_test_images_are_sealed(tmp_path, val):
+    found = read(plant(tmp_path, {**halves("train", "valid"), "test/cat/": 4, "test/dog/": 1}), val=val)
+    assert (found.train, found.val, found.test) == ({"cat": 3, "dog": 2}, {"cat": 1, "dog": 2}, {"cat": 4, "dog": 1})
+    assert (found.left_out, found.notes) == ({}, "")
 
 
 def test_intels_folders_with_unlabelled_images_beside_the_splits(tmp_path):

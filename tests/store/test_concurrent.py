@@ -38,7 +38,7 @@ from raysweep.store.root import Root
 from tests.store.making import make_experiment, start_python, temps
 
 PROCESSES = 32
-ROUNDS = int(os.environ.get("RAYSWEEP_ROUNDS", "15"))
+ROUNDS = int(os.environ.get("RAYSWEEP_ROUNDS", "10"))
 FEWER = max(1, ROUNDS // 5)  # rounds of what is simpler
 WHEN = datetime(2025, 1, 8, 14, 30, 22)
 NAME = "exp"

@@ -243,3 +243,130 @@ def test_a_network_of_transformers_is_exported(tmp_path, image_folder, without_r
     theirs = predictions.read(made, 1)
     mine = np.array([probabilities for _, probabilities in predict.predictions(found, paths)])
     assert sorted(mine.max(1).tolist()) == pytest.approx(sorted(theirs.probabilities.max(1).tolist()), abs=1e-5)
+
+
+def logits_of_file(form, target, x):
+    """What an exported file gives for standardised images, with nothing of raysweep but the network's architecture."""
+    import torch
+
+    if form == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+        return session.run(None, {"pixels": x})[0]
+    if form == "torchscript":
+        return torch.jit.load(str(target))(torch.from_numpy(x)).detach().numpy()
+    from safetensors.torch import load_file
+
+    from raysweep.training import models
+
+    model = models.build(SMALL_NET["name"], SMALL_NET["options"], 3, 1)
+    model.load_state_dict(load_file(target))
+    return model.eval()(torch.from_numpy(x)).detach().numpy()
+
+
+def test_an_adjusted_export_adds_its_offsets_and_says_where_they_come_from(trained, image_folder, tmp_path, capsys):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -e '.[onnx]'")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install -e '.[onnx]'")
+    from raysweep.report.findings import fitted
+    from raysweep.tools import predict
+
+    experiment, root = trained
+    reference, kept = f"{experiment.id}@2", predictions.read(experiment, 2)
+    raw = predict.load(Root.open(root), reference)
+    adjusted = predict.load(Root.open(root), reference, adjust="macro_f1")
+    known = fitted.fit(np.log(kept.probabilities), kept.cases, "macro_f1")
+    assert np.abs(known).max() > 0.01, "otherwise nothing is tested"
+    paths = sorted((image_folder / "val").rglob("*.png"))
+    pixels = np.stack([predict.read_image(raw, p) for p in paths])
+    x = raw.standardised(pixels).numpy()
+    expected = softmax(np.log(raw.probabilities(pixels)) + known)
+    assert adjusted.probabilities(pixels) == pytest.approx(expected, abs=1e-6)
+    for form in ("safetensors", "onnx", "torchscript"):
+        target = tmp_path / f"out.{form}"
+        words = ("--to", form, "-o", target, "--adjust", "macro_f1", "--root", root)
+        code, _, err = run_cli(capsys, "export", reference, *words)
+        assert code == 0, err
+        assert f"Adjusted for macro-F1: cat {known[0]:+.2f}" in err
+        assert softmax(logits_of_file(form, target, x)) == pytest.approx(expected, abs=1e-5)
+        facts = json.loads((tmp_path / f"out.{form}.json").read_text())["adjusted"]
+        assert facts["metric"] == "macro_f1"
+        assert list(facts["offsets"].values()) == pytest.approx(known, abs=1e-6)
+        assert list(facts["offsets"]) == ["cat", "dog", "eel"]
+        assert facts["fitted_on"] == {
+            "experiment": experiment.id,
+            "epoch": 2,
+            "checkpoint_sha256": experiment.entry("2").sha256,
+            "validation_images": len(kept.labels),
+            "data_sha256": experiment.config().data_sha256,
+            "predictions_sha256": kept.sha256,
+        }
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "out.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["adjusted"]) == facts
+    assert softmax(raw.logits(raw.standardised(pixels)).detach()) == pytest.approx(raw.probabilities(pixels), abs=1e-6)
+
+
+def test_predict_says_that_a_network_is_adjusted(trained, image_folder, capsys):
+    experiment, root = trained
+    path = min((image_folder / "val" / "cat").glob("*.png"))
+    words = ("predict", f"{experiment.id}@best", path, "--root", root)
+    _, out, err = run_cli(capsys, *words, "--json")
+    assert "adjusted" not in json.loads(out)[0]
+    assert "Adjusted" not in err
+    for metric, name in (("accuracy", "accuracy"), ("balanced_accuracy", "balanced accuracy")):
+        code, out, err = run_cli(capsys, *words, "--adjust", metric, "--json")
+        assert code == 0, err
+        assert json.loads(out)[0]["adjusted"] == metric
+        assert f"Adjusted for {name}" in err
+        assert f"of {experiment.id}@" in err
+
+
+def test_what_cannot_be_adjusted_is_refused_before_anything_is_written(trained, tmp_path, capsys):
+    import torch
+    from torch import nn
+
+    from raysweep.errors import ConfigError, InputError
+    from raysweep.tools import export, predict
+
+    experiment, root = trained
+    target = tmp_path / "x.onnx"
+    words = ("export", f"{experiment.id}@2", "--to", "onnx", "-o", target, "--root", root)
+    code, _, err = run_cli(capsys, *words, "--adjust", "macro-f1")
+    assert code == 2
+    assert "Did you mean 'macro_f1'?" in err
+    stray = tmp_path / "stray.pt"
+    stray.write_bytes((experiment.folder / experiment.entry("2").file).read_bytes())
+    with pytest.raises(InputError, match=r"keeps of its best and its last epoch, but not of .*stray\.pt"):
+        predict.load(Root.open(root), str(stray), adjust="macro_f1")
+    table = experiment.folder / "val_predictions.parquet"
+    before = table.read_bytes()
+    from tests.report.making import _write_predictions
+
+    kept = predictions.read(experiment, 2)
+    _write_predictions(experiment, kept.classes, kept.labels, kept.labels, 2)
+    with pytest.raises(StoreError, match="not those that the manifest records"):
+        predict.load(Root.open(root), f"{experiment.id}@2", adjust="macro_f1")
+    table.write_bytes(before)
+    found = predict.load(Root.open(root), f"{experiment.id}@2", adjust="macro_f1")
+
+    class NoBias(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(int(np.prod(found.shape)), 3, bias=False)
+
+        def forward(self, x):
+            return self.body(x.flatten(1))
+
+    import dataclasses
+
+    bare = dataclasses.replace(found, model=NoBias().eval())
+    with pytest.raises(ConfigError, match="no bias into which the offsets could go"):
+        export.export(bare, "safetensors", tmp_path / "x.safetensors")
+    export.export(bare, "torchscript", tmp_path / "x.torchscript.pt")
+    x = torch.rand(4, found.shape[2], *found.shape[:2])
+    logits = torch.jit.load(str(tmp_path / "x.torchscript.pt"))(x)
+    assert torch.allclose(logits, bare.model(x) + bare.offsets, atol=1e-6)
+    assert not (tmp_path / "x.safetensors").exists()
+    assert not target.exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from raysweep.errors import Interrupted
 from raysweep.training.job import Job, Outcome
+from tests import forks
 
 
 def _rank(rank: int, size: int, pipe: Connection) -> None:
@@ -36,7 +36,7 @@ class Ranks:
     """``size`` processes, each with its pipe; use as a context."""
 
     def __init__(self, size: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = forks.server()
         self.pipes, self.processes = [], []
         for rank in range(size):
             mine, theirs = context.Pipe()

@@ -38,6 +38,7 @@ def test_a_run_leaves_exactly_the_documented_files(run):
         "training_history.png",
         "val_predictions.parquet",
         "val_images.parquet",
+        "image_roles.parquet",
         "tensorboard",
     }
     expected |= {f"checkpoint_epoch_{e}.pt" for e in (1, 2, 3)} | {f"epoch_{e}_model.pt" for e in (1, 2, 3)}

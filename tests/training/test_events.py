@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import forks
 
 MID, BEFORE, LAST = "checkpoint_epoch_2_batch_2.pt", "checkpoint_epoch_1.pt", "checkpoint_epoch_2.pt"
 
@@ -23,11 +22,10 @@ def step(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="module")
 def told(step: int, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    command = [sys.executable, "-m", "tests.training.events", str(tmp_path_factory.mktemp("events")), str(step)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
-    first, *rest = [json.loads(line) for line in done.stdout.splitlines()]
-    return first, rest
+    from tests.training import events
+
+    first, *rest = forks.lines_of(events.main, tmp_path_factory.mktemp("events"), step)
+    return json.loads(first), [json.loads(line) for line in rest]
 
 
 @pytest.fixture(scope="module")

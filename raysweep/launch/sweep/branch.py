@@ -195,6 +195,21 @@ def _train(point: Point, shared: Shared, reporter: BranchReporter, again: bool) 
         return train(job, reporter, _parent_state(shared) if from_parent else None)
 
     if existing is not None:
+        return _continued(existing, sweep, shared, reporter, launch)
+    if shared.base is None:
+        raise CheckpointError("This branch had not started when its parent's checkpoint was lost.")
+    plan = plan_branch(transport.arrived_plan(shared.base), original_id, point)
+    branch = BranchRef(point.name, point.control, point.seed)
+    return runner.start(plan, launch, reporter, sweep=original_id, branch=branch).experiment
+
+
+def _continued(
+    existing: Experiment, sweep: Sweep, shared: Shared, reporter: BranchReporter, launch: runner.Launch
+) -> Experiment:
+    """A branch that has begun, from its newest checkpoint."""
+    from raysweep.training import guest
+
+    with guest.sent(None if shared.base is None else shared.base.code):
         fitted = shared.base.resources if shared.base is not None else None
         done = resuming.continue_experiment(
             sweep.root,
@@ -207,11 +222,6 @@ def _train(point: Point, shared: Shared, reporter: BranchReporter, again: bool) 
             trust=shared.trust,
         )
         return done.experiment
-    if shared.base is None:
-        raise CheckpointError("This branch had not started when its parent's checkpoint was lost.")
-    plan = plan_branch(transport.arrived_plan(shared.base), original_id, point)
-    branch = BranchRef(point.name, point.control, point.seed)
-    return runner.start(plan, launch, reporter, sweep=original_id, branch=branch).experiment
 
 
 def _of_a_lost_node(experiment: Experiment) -> bool:

@@ -27,6 +27,7 @@ from raysweep.launch.resume import continue_experiment
 from raysweep.launch.sweep import driver as sweeping
 from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.driver import SweepResult
+from raysweep.launch.sweep.more_seeds import MoreSeeds, extended
 from raysweep.launch.sweep.tracebacks import Tracebacks
 from raysweep.plan import capacity
 from raysweep.plan import sweep as sweep_plan
@@ -61,10 +62,12 @@ def continue_sweep(
     asked: ResourceOverrides = AS_BEFORE,
     progress: Progress = ignore,
     trust: Trust = NOBODY,
+    more: MoreSeeds | None = None,
 ) -> SweepResult:
     """Finish a sweep: finished branches stay, unfinished ones continue from their newest checkpoint, missing ones start.
 
     Args:
+        more: seeds to add to every branch and to the control first.
         asked: other resources for the branches that are left; branches that trained with others are not bit-exact
             with them, as their logs say.
         trust: whether what its configuration names may run.
@@ -78,10 +81,15 @@ def continue_sweep(
     lock = WriterLock.acquire(sweep.folder, steal)
     try:
         record = refresh(sweep)
+        record = record if more is None else extended(record, more)
         try:
             plan, points = _plan_again(sweep, record, asked, progress, trust)
         except NotFoundError as error:
+            if more is not None:
+                raise
             return _without_parent(sweep, record, str(error), steal, asked, progress, trust)
+        if more is not None:
+            sweep.write_record(record)
         trusting.remember_made(sweep.original_id, plan.base.settings.model_dump(mode="json"))
         if not points and not tuning.samples_left(plan.grid, record):
             comparison = sweeping.write_effects(sweep, progress)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from raysweep.report.findings import measures, offsets
+from raysweep.report.findings.measures import Measured
 from raysweep.report.findings.variance import ArmSummary, own_variance
 
 Array = np.ndarray
@@ -31,11 +32,21 @@ class Arm:
 @dataclass(frozen=True)
 class Cases:
     """The images that all networks were evaluated on. ``labels`` int (n,); ``groups`` int (n,) where images come in groups
-    (patients, films): then the group is the case."""
+    (patients, films): then the group is the case. ``prior`` float64 (K,): the shares of the classes in the data, where these images
+    have others because a split gave small classes more; means over images are then weighted back to it."""
 
     labels: Array
     classes: int
     groups: Array | None = None
+    prior: Array | None = None
+
+    def part(self, which: Array) -> Cases:
+        """Some of the images; ``which`` bool (n,)."""
+        return Cases(self.labels[which], self.classes, None if self.groups is None else self.groups[which], self.prior)
+
+    def mean(self, scores: Array) -> Measured:
+        """The mean of one number per image, ``scores`` (n,)."""
+        return measures.mean_of(scores, self.labels, self.prior)
 
     @cached_property
     def actual(self) -> Array:
@@ -157,11 +168,11 @@ def _network(log_probabilities: Array, cases: Cases) -> _Network:
     ranked = measures.ranked(log_probabilities, cases.actual, with_influence=small)
     decided = [own.recall, own.precision, own.f1, even]
     overall = [
-        measures.mean_of(predicted == labels),
+        cases.mean(predicted == labels),
         measures.mean(own.f1),
         measures.mean(own.recall),
         measures.mean(even),
-        measures.mean_of(offsets.losses(log_probabilities, moved.offsets, labels)),
+        cases.mean(offsets.losses(log_probabilities, moved.offsets, labels)),
     ]
     scores = [ranked.average_precision, ranked.auroc]
     influence = Influence(

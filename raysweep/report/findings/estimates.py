@@ -104,9 +104,9 @@ def _network(log_probabilities: Array, guess: Array, cases: Cases) -> tuple[Arra
     own = measures.per_class(labels, guess, k)
     small = k * len(labels) <= MOST_RANKED
     ranked = measures.ranked(log_probabilities, cases.actual, with_influence=small)
-    trusted = calibration.calibration(log_probabilities, labels)
+    trusted = calibration.calibration(log_probabilities, labels, cases.prior)
     decided, scores = [own.recall, own.precision, own.f1], [ranked.average_precision, ranked.auroc]
-    overall = [measures.mean_of(guess == labels), measures.mean(own.f1), measures.mean(own.recall)]
+    overall = [cases.mean(guess == labels), measures.mean(own.f1), measures.mean(own.recall)]
     overall += [trusted.error, trusted.brier, trusted.log_loss]
     influence = Influence(
         cases.by_case(vstack([m.influence for m in decided], format="csr")),

@@ -15,7 +15,7 @@ import numpy as np
 from raysweep.report.findings import arms, selection
 from raysweep.report.findings.arms import LEARNED, Arm, Cases, MeasuredArm
 from raysweep.report.findings.selection import Winner
-from raysweep.report.findings.variance import ArmSummary, Pooled, Tested, pooled, tested
+from raysweep.report.findings.variance import ArmSummary, Pooled, Tested, errors, pooled, tested
 
 Array = np.ndarray
 
@@ -263,29 +263,32 @@ class _Family:
     def of(cls, p: Array) -> _Family:
         """NaN where there is no test. Benjamini & Hochberg 1995 for the labels; a labelled effect gets the interval of Benjamini &
         Yekutieli 2005 (doi 10.1198/016214504000001907), which covers 1 − R q/N, where R of N are labelled."""
-        from scipy.stats import false_discovery_control
-
         there = ~np.isnan(p)
         size = int(there.sum())
         q = np.full(p.shape, np.nan)
         if size:
-            q[there] = false_discovery_control(p[there], method="bh")
+            q[there] = _adjusted(p[there])
         labelled = q <= LEVEL  # NaN is not
         share = LEVEL * max(int(labelled.sum()), 1) / max(size, 1)
         return cls(size, q, labelled, np.where(labelled, share, LEVEL), share)
 
 
-def _interval(test: Tested, level: Array) -> tuple[Array, Array]:
-    from scipy.stats import t
+def _adjusted(p: Array) -> Array:
+    """p-values (N,) after Benjamini–Hochberg: the smallest N p / rank of this and all larger ones."""
+    order = np.argsort(p)
+    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
+    q = np.empty(len(p))
+    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return q
 
-    half = t.ppf(1 - level / 2, test.degrees) * test.error
+
+def _interval(test: Tested, level: Array) -> tuple[Array, Array]:
+    half = errors(level, test.degrees) * test.error
     return test.difference - half, test.difference + half
 
 
 def _smallest(test: Tested, m: int, threshold: float) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(1 - threshold / 2, test.degrees[m]) * test.error[m])
+    return float(errors(threshold, test.degrees[m]) * test.error[m])
 
 
 def _label(metric: str, difference: float, labelled: bool, same: bool) -> str:

@@ -91,11 +91,29 @@ def mean(measured: Measured) -> Measured:
     return Measured(measured.value[there].mean(keepdims=True), influence)
 
 
-def mean_of(scores: Array) -> Measured:
-    """The mean of one number per image, as one target: accuracy (hit or not), log-loss, Brier score. ``scores`` (n,)."""
+def mean_of(scores: Array, labels: Array | None = None, prior: Array | None = None) -> Measured:
+    """The mean of one number per image, as one target: accuracy (hit or not), log-loss, Brier score. ``scores`` (n,).
+
+    Args:
+        labels, prior: int (n,) and float64 (K,), where the images were drawn class by class and have other shares than the data,
+            ``prior``: the mean is then Σ_c prior_c · mean of class c, over the classes that have images.
+    """
     scores = scores.astype(np.float64)
-    value = scores.mean(keepdims=True)
-    return Measured(value, (scores - value)[None] / len(scores))
+    if labels is None or prior is None:
+        value = scores.mean(keepdims=True)
+        return Measured(value, (scores - value)[None] / len(scores))
+    weights = image_weights(labels, prior)
+    counts = np.bincount(labels, minlength=len(prior))
+    of_class = _ratio(np.bincount(labels, scores, len(prior)), counts)
+    return Measured(np.array([(weights * scores).sum()]), (weights * (scores - of_class[labels]))[None])
+
+
+def image_weights(labels: Array, prior: Array) -> Array:
+    """The weight of each image, float64 (n,), that gives the classes these shares; the sum is 1."""
+    counts = np.bincount(labels, minlength=len(prior))
+    shares = np.where(counts > 0, prior, 0.0)
+    found: Array = (shares / max(shares.sum(), 1e-300) / np.maximum(counts, 1))[labels]
+    return found
 
 
 @dataclass(frozen=True)

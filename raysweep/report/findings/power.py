@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from raysweep.report.findings.findings import Finding
+from raysweep.report.findings.variance import errors
 
 POWER = 0.8  # the probability with which a true difference is to be shown
 MOST_SEEDS = 100
@@ -43,7 +44,5 @@ def needed(finding: Finding, difference: float, between: float, arms: int, thres
 
 def _reach(seeds: int, arms: int, threshold: float) -> float:
     """How many standard errors a true difference must measure."""
-    from scipy.stats import t
-
     degrees = arms * (seeds - 1)
-    return float(t.ppf(1 - threshold / 2, degrees) + t.ppf(POWER, degrees))
+    return float(errors(threshold, degrees) + errors(2 * (1 - POWER), degrees))

@@ -40,7 +40,7 @@ _SMALL = {
     layout.HISTORY_CSV,
     layout.EVALUATION,
 }
-_OURS = _SMALL | {layout.CHANGES, layout.BEST, layout.PREDICTIONS, layout.VAL_IMAGES, layout.RESULTS}
+_OURS = _SMALL | {layout.CHANGES, layout.BEST, layout.PREDICTIONS, layout.VAL_IMAGES, layout.ROLES, layout.RESULTS}
 
 
 class Mirror(Uploads):
@@ -236,7 +236,7 @@ class Mirror(Uploads):
             return None
         home = home_of(parts)
         inner = parts[home.count("/") + 1 :]
-        if len(inner) == 2 and inner[0] == layout.TENSORBOARD:
+        if len(inner) == 2 and inner[0] in layout.FOLDERS:
             return home
         return home if len(inner) == 1 and not inner[0].startswith(layout.TEMP_PREFIX) else None
 
@@ -291,13 +291,13 @@ class Mirror(Uploads):
     def _differences(self, home: str, wanted: dict[str, Found]) -> list[tuple[str, Found | None]]:
         """Objects whose local copies differ (or are missing), and local files whose objects are gone (None)."""
         found: list[tuple[str, Found | None]] = []
-        inner = f"{home}/{layout.TENSORBOARD}"
+        inner = [f"{home}/{name}" for name in layout.FOLDERS]
         root = f"{self.root}/"  # text; a Path takes ten times as long, and a root may have a million objects
-        linked = os.path.islink(root + inner)
+        linked = tuple(f"{place}/" for place in inner if os.path.islink(root + place))
         for key, there in wanted.items():
-            if not _same(root + key, there) and not (linked and key.startswith(f"{inner}/")):
+            if not _same(root + key, there) and not key.startswith(linked):
                 found.append((key, there))
-        for place in (home, *([] if linked else [inner])):
+        for place in (home, *(place for place in inner if f"{place}/" not in linked)):
             try:
                 with os.scandir(root + place) as rows:
                     names = [e.name for e in rows if not e.is_dir(follow_symlinks=False)]

@@ -189,6 +189,10 @@ _PARENT = _fields(
     {"experiment": _text, "epoch": _or_none(_count), "batch": _or_none(_count), "sha256": _text, "file": _text},
     *("experiment", "epoch"),
 )
+_CODE = _fields(
+    {"target": _text, "folder": _text, "files": _each("hash of", _text), "left_out": _list},
+    *("target", "folder", "files"),
+)
 _CONFIG: dict[str, Rule] = {
     "sampling_weights": _or_none(_each("weight of class", _weight)),
     "num_epochs": _or_none(_count),
@@ -201,6 +205,7 @@ _CONFIG: dict[str, Rule] = {
     "parent": _or_none(_PARENT),
     "sweep": _or_none(_text),
     "branch": _or_none(_fields({"name": _text}, "name")),
+    "code": _or_none(_CODE),
 }
 _BRANCH = _fields(
     {"name": _text, "weights": _each("weight of class", _weight), "seed": _or_none(_count)}, "name", "weights"
@@ -214,6 +219,7 @@ _SWEEP: dict[str, Rule] = {
     "epochs": _or_none(_count),
     "threads": _or_none(_count),
     "workers": _or_none(_count),
+    "looks": _count,
 }
 _CHECKPOINT: dict[str, Rule] = {
     "format_version": _must(lambda v: type(v) is int and v > 0, "a whole number above zero"),
@@ -225,6 +231,14 @@ _CHECKPOINT: dict[str, Rule] = {
     "best_acc": _number,
     "classes": _or_none(_classes),
     "sampling_weights": _or_none(_each("weight of class", _weight)),
+    "policy_decision": _or_none(
+        _fields(
+            {"epoch": _count, "weights": _each("weight of class", _weight), "reason": _mapping},
+            "epoch",
+            "weights",
+            "reason",
+        )
+    ),
     "history": _each("column", _column),
     "config": _fields(_CONFIG),
     "experiment": _or_none(_text),

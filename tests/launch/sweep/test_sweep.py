@@ -21,7 +21,7 @@ import yaml
 
 from raysweep.config import grid as grids
 from raysweep.errors import Interrupted
-from raysweep.events import BranchEnded, BranchEvent, Event, Note, SweepEnded, SweepStarted, opened
+from raysweep.events import BranchEnded, BranchEvent, Event, Note, SweepEnded, SweepStarted, ignore, opened
 from raysweep.launch import run as launching
 from raysweep.plan import child
 from raysweep.plan import experiment as experiment_plan
@@ -35,6 +35,8 @@ from tests.conftest import small_settings, weights_hash
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from raysweep.launch.sweep.driver import SweepResult
 
 
 GRID = {"weights": {"3": [4.0], "8": [0.5, 2.0]}, "seeds": [0, 1], "epochs": 2}
@@ -185,8 +187,6 @@ def cut_off(experiment: Experiment) -> None:
 
 def test_a_sweep_that_was_cut_off_and_then_interrupted_is_continued_to_the_same_bits(swept, tmp_path):
     """What kills of a real driver leave is in the slow test below."""
-    from raysweep.launch.sweep.resume import continue_sweep
-
     _, _, _, result, _ = swept
     root = tmp_path / "root"
     shutil.copytree(swept[0], root)
@@ -212,14 +212,14 @@ def test_a_sweep_that_was_cut_off_and_then_interrupted_is_continued_to_the_same_
     assert interrupted
     assert signal.getsignal(signal.SIGINT) == before
     assert missing not in sweep.experiments()
-    continued = continue_sweep(Root.open(root), sweep.id)
+    continued = continue_one_by_one(root, sweep.id)
     assert not continued.failed
     assert {n: weights_hash(e) for n, e in continued.experiments.items()} == hashes
     assert {n: fingerprint(continued.experiments[n].folder) for n in whole} == whole
     assert all(b.status == "finished" for b in sweep.record().branches)
 
 
-def continue_one_by_one(root: Path, reference: str, progress) -> None:
+def continue_one_by_one(root: Path, reference: str, progress=ignore) -> SweepResult:
     """Continue a sweep with one branch at a time, so that the others have not begun when the first one has."""
     from raysweep.launch.sweep import resume as resume_sweep
     from raysweep.plan import capacity
@@ -227,7 +227,7 @@ def continue_one_by_one(root: Path, reference: str, progress) -> None:
     with pytest.MonkeyPatch.context() as patch:
         settle = capacity.settle
         patch.setattr(resume_sweep.capacity, "settle", lambda *args: min(1, settle(*args)))
-        resume_sweep.continue_sweep(Root.open(root), reference, progress=progress)
+        return resume_sweep.continue_sweep(Root.open(root), reference, progress=progress)
 
 
 def test_fewer_threads_than_the_parent_are_told(swept):

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from raysweep.report.findings import calibration, estimates
 from raysweep.report.findings.arms import Cases
@@ -83,6 +84,9 @@ def test_the_reliability_curve_is_scikit_learns(one):
     np.testing.assert_allclose([b.confidence for b in found], mean, atol=1e-12)
     assert sum(b.images for b in found) == len(labels)
     assert all(b.low < b.confidence <= b.high for b in found)
+    for b in found:
+        ends = binomtest(round(b.accuracy * b.images), b.images).proportion_ci(0.95, "wilson")
+        assert (b.accuracy_low, b.accuracy_high) == pytest.approx((ends.low, ends.high), abs=1e-12)
 
 
 def test_of_a_class_without_images_nothing_is_known(one):

@@ -42,6 +42,19 @@ def size() -> int:
     return 7000 if PERCENT >= 100 else 1000
 
 
+def test_what_stands_in_for_scipy_stats_gives_the_same():
+    from scipy.stats import false_discovery_control, t
+
+    rng = np.random.default_rng(0)
+    p = rng.random(500) ** 3
+    assert findings._adjusted(p) == pytest.approx(false_discovery_control(p, method="bh"), rel=1e-12)
+    ratio, degrees, level = rng.gamma(2, 2, 500), rng.uniform(1, 60, 500), rng.random(500)
+    assert variance.two_sided(ratio, degrees) == pytest.approx(2 * t.sf(ratio, degrees), rel=1e-12)
+    assert variance.errors(level, degrees) == pytest.approx(t.ppf(1 - level / 2, degrees), rel=1e-12)
+    assert np.isnan(variance.two_sided(np.nan, 3.0))
+    assert variance.two_sided(np.inf, 3.0) == 0
+
+
 def test_equal_branches_are_rarely_labelled():
     n, wrong, compared = times(40), 0, 0
     labels = 0

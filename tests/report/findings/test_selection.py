@@ -20,6 +20,7 @@ def halves(images: Images, rows: np.ndarray, networks: dict[str, list[np.ndarray
     return {n: arm(n, [found[rows] for found in of]) for n, of in networks.items()}, Cases(images.labels[rows], 7)
 
 
+@pytest.mark.timeout(3600)  # the full count takes minutes
 def test_the_winner_of_equal_branches_gains_nothing_on_sealed_images():
     """200 sweeps of 24 equal branches: the corrected gain and the gain on the test images are 0 on average, within 0.2 points."""
     n, claimed, corrected, on_test = times(200) if PERCENT >= 100 else 3, [], [], []

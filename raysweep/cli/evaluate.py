@@ -1,0 +1,171 @@
+"""``raysweep evaluate``: how good trained networks are, with intervals; the one command that looks at sealed test images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from raysweep._text import counted, plain
+from raysweep.cli.consent import consent
+from raysweep.cli.options import Classes, RootOption, TrustOption
+from raysweep.display.terminal import put_json, say, split_classes, table
+from raysweep.store.root import Root
+
+if TYPE_CHECKING:
+    from raysweep.report.evaluation import Evaluation, Gain
+    from raysweep.report.findings.estimates import Estimate, Estimated
+
+MAX_NAMED = 20  # images that cannot be decoded, in the error
+NAMES = {
+    "accuracy": "accuracy", "macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy",
+    "ece": "calibration error", "brier": "Brier score", "log_loss": "log-loss",
+    "recall": "recall", "precision": "precision", "f1": "F1", "ap": "AP", "auroc": "AUROC",
+}  # fmt: skip
+IMAGES = {"test": "test image", "val": "validation image", "all": "image"}
+_NO_SHARES = ("brier", "log_loss")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("evaluate", no_args_is_help=True)(evaluate)
+
+
+def evaluate(
+    reference: str = typer.Argument(
+        ...,
+        metavar="REF",
+        help="A checkpoint, an experiment (its best epoch), a sweep (the branch that its grid selects, and the control), or "
+        "hf:NAME, timm:NAME, torchvision:NAME with data.path=….",
+    ),
+    overrides: list[str] | None = typer.Argument(
+        None,
+        metavar="[key=value]...",
+        help="Other images (data.path=FOLDER), and what an old checkpoint does not contain.",
+    ),
+    split: str = typer.Option(
+        "test", "--split", help="test: the sealed images; every look is recorded. val: validation."
+    ),
+    classes: Classes = None,
+    as_json: bool = typer.Option(False, "--json", help="Print everything as one JSON object."),
+    trust: TrustOption = False,
+    root: RootOption = "experiments",
+) -> None:
+    """Evaluate trained networks on test images: every metric with its interval, calibration, confusion matrix. Of a sweep, what the
+    chosen branch really gained. Each look at sealed images is recorded and counted."""
+    from raysweep.config import load as load_config
+    from raysweep.errors import RaysweepError
+
+    over = load_config.parse_overrides(overrides or [])
+    from raysweep.display.run import RunDisplay
+    from raysweep.tools import evaluate as evaluating
+
+    with RunDisplay() as display:
+        answer = consent(trust, display)
+        found = evaluating.evaluate(Root.open(root), reference, split, over, split_classes(classes), answer, display)
+    if as_json:
+        put_json(found.to_json())
+    else:
+        _show(found)
+    skips = (over.get("data") or {}).get("on_bad_image") == "skip"
+    if found.left_out and not skips:
+        named = "; ".join(f"{plain(name)} ({why})" for name, why in found.left_out[:MAX_NAMED])
+        more = f"; and {len(found.left_out) - MAX_NAMED} more, all of which --json names" * (
+            len(found.left_out) > MAX_NAMED
+        )
+        raise RaysweepError(
+            f"{len(found.left_out)} of {found.images + len(found.left_out)} images cannot be decoded and are left out of these "
+            f"numbers: {named}{more}. Repair them, or accept that with data.on_bad_image=skip."
+        )
+
+
+def _show(found: Evaluation) -> None:
+    several = len(found.arms) > 1
+    for arm in found.arms:
+        name = f"{arm.name}, " if several else ""
+        seeds = f", mean of {arm.networks} seeds" if arm.networks > 1 else ""
+        title = f"{plain(name)}{counted(found.images, IMAGES[found.split])}{seeds}; ± half of a 95 % interval"
+        rows = [[NAMES[m], *_value(m, e), *_ends(m, e)] for m, e in arm.overall.items()]
+        table(title, [("over all classes", "l"), ("value", "r"), ("±", "r"), ("from", "r"), ("to", "r")], rows)
+        _classes(found, arm)
+        say(
+            f"By luck alone a calibrated network would show a calibration error of {100 * arm.ece_by_luck:.1f} points on so many "
+            "images."
+        )
+    for line in _lines(found):
+        say(plain(line))
+    say(f"Written to {plain(found.folder)}")
+
+
+def _classes(found: Evaluation, arm: Estimated) -> None:
+    rows = []
+    for c, of, predicted in zip(found.classes, arm.of_class, arm.predicted, strict=True):
+        cells = [" ".join(_value(m, e)) for m, e in of.items()]
+        rows.append([plain(c), f"{found.counts[c]:,}", f"{predicted:,.0f}", *cells])
+    head = [("class", "l"), ("images", "r"), ("predicted", "r"), *((NAMES[m], "r") for m in arm.of_class[0])]
+    table(None, head, rows)
+
+
+def _value(metric: str, e: Estimate) -> list[str]:
+    """A number and half of its interval, in points where it is a share; empty where nothing is known."""
+    if math.isnan(e.value):
+        return ["", ""]
+    half = max(e.high - e.value, e.value - e.low)  # the interval of a share ends at 0 and 1
+    factor, form = (1.0, ".3f") if metric in _NO_SHARES else (100.0, ".1f")
+    return [format(factor * e.value, form), "" if math.isnan(half) else f"±{factor * half:{form}}"]
+
+
+def _ends(metric: str, e: Estimate) -> list[str]:
+    factor, form = (1.0, ".3f") if metric in _NO_SHARES else (100.0, ".1f")
+    return ["" if math.isnan(v) else format(factor * v, form) for v in (e.low, e.high)]
+
+
+def _lines(found: Evaluation) -> list[str]:
+    """What is to be said of the numbers, a sentence each."""
+    from raysweep.store.evaluations import ordinal
+
+    lines = [] if found.gain is None else _of_gain(found, found.gain)
+    if found.leaked is not None and found.leaked.images:
+        lines += _of_leaks(found)
+    if found.look is not None:
+        last = (
+            f" The last one was of {found.before[-1].of}, {found.before[-1].time[:16].replace('T', ' ')}."
+            if found.before
+            else ""
+        )
+        lines.append(f"This is the {ordinal(found.look)} look at these images.{last}")
+        if found.before:
+            lines.append(
+                "Whoever chooses after a look chooses on these images, and they no longer tell what is to be expected."
+            )
+    return [*lines, *(f"Note: {note}" for note in found.notes)]
+
+
+def _of_gain(found: Evaluation, g: Gain) -> list[str]:
+    name = NAMES[g.metric]
+    among = f"Chosen by {name} among {counted(g.among, 'branch', 'branches')}" if g.among > 1 else "The only branch"
+    if math.isnan(g.corrected):
+        corrected = "; one seed cannot tell how much of that is luck of having been chosen"
+    else:
+        corrected = f"; corrected for having been chosen: {100 * g.corrected:+.1f}" if g.among > 1 else ""
+    interval = "" if math.isnan(g.low) else f" (95 % interval {100 * g.low:+.1f} … {100 * g.high:+.1f})"
+    label = f": {g.label}" if g.label else ""
+    return [
+        f"{among}: {g.branch}. Gain over the control in {name}, in points: on validation {100 * g.validation:+.1f}{corrected}; on "
+        f"these {IMAGES[found.split]}s {100 * g.value:+.1f}{interval}{label}."
+    ]
+
+
+def _of_leaks(found: Evaluation) -> Sequence[str]:
+    leaked = found.leaked
+    assert leaked is not None
+    told = f"{leaked.images:,} of the {found.images:,} images are pixel for pixel in training."
+    if not leaked.arms:
+        return [f"{told} Nothing is left without them, so these numbers say nothing of other images."]
+    each = "; ".join(
+        f"{a.name}: accuracy {100 * a.overall['accuracy'].value:.1f}, macro-F1 {100 * a.overall['macro_f1'].value:.1f}"
+        for a in leaked.arms
+    )
+    gain = "" if leaked.gain is None else f"; gain {100 * leaked.gain:+.1f}"
+    return [f"{told} Without them: {each}{gain}."]

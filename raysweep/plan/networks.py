@@ -1,0 +1,114 @@
+"""Plan the network of an experiment: find its code, build it, try it, and say what its first weights take for granted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from raysweep.config.settings import Settings
+from raysweep.data import cache
+from raysweep.errors import ConfigError
+from raysweep.events import Note
+from raysweep.training.sources import Sources
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from raysweep.training.origin import Origin
+
+TRIED = 64  # validation images that a trained network is tried with
+
+
+def found(settings: Settings, new_weights: bool, trusted: bool) -> tuple[Settings, Sources | None, Origin]:
+    """The settings with the folder in which the code of a ``python:`` name was found; its files, None for other names; and what
+    the trained network that an experiment starts from says of itself, of a file only where it will be read.
+
+    Raises:
+        InputError: the code cannot be imported, or there is no such file or network.
+    """
+    from raysweep.training import origin as origins
+
+    settings, code = with_code(settings, trusted)
+    unread = settings.model.init_from and not new_weights
+    return settings, code, origins.Origin() if unread else origins.read(settings)
+
+
+def with_code(settings: Settings, trusted: bool) -> tuple[Settings, Sources | None]:
+    """The settings with the folder of the user's code, and its files."""
+    from raysweep.training import guest
+
+    model = settings.model
+    code = guest.code_of(model.name, model.path) if trusted else None
+    if code is None or model.path == code.folder:
+        return settings, code
+    return settings.model_copy(update={"model": model.model_copy(update={"path": code.folder})}), code
+
+
+def tried(
+    settings: Settings, data: cache.Dataset, code: Sources | None, origin: Origin, new_weights: bool, trusted: bool
+) -> tuple[int, tuple[Note, ...]]:
+    """(parameters, notes) of the network, which is built and tried with images of this size.
+
+    Raises:
+        ConfigError: it cannot be built, or does not take the images.
+    """
+    from raysweep.training import guest, guest_network, models
+    from raysweep.training import origin as origins
+
+    section = settings.model
+    model = models.build(
+        section.name,
+        section.options,
+        len(data.classes),
+        data.shape[2],
+        pretrained=new_weights,
+        trusted=trusted,
+        path=section.path,
+        head=section.head,
+    )
+    told = [f"{section.name}: {text}" for text in guest_network.notes(model)]
+    if code is not None and (left_out := code.note()) is not None:
+        told.append(left_out)
+    loaded = models.initialise(model, section) if new_weights else None
+    with guest.quiet(section.name):
+        models.try_out(model, data.shape, len(data.classes))
+    pad = settings.training.augment.crop_padding
+    if pad >= min(data.shape[:2]):
+        raise ConfigError(
+            f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
+        )
+    if new_weights:
+        mean, std = origins.moments(settings, data, origin)
+        told += [text for text in (loaded, origins.of_pixels(settings, origin, mean, std)) if text]
+        if models.keeps_head(model, section, len(data.classes)):
+            text = origins.of_outputs(origin, data.classes)
+            told += [*([text] if text else []), _accuracy(model, section.name, data, mean, std)]
+    return sum(p.numel() for p in model.parameters()), tuple(map(Note, told))
+
+
+def _accuracy(model: nn.Module, name: str, data: cache.Dataset, mean: list[float], std: list[float]) -> str:
+    """How many of a few validation images a trained network names correctly, as a sentence."""
+    import torch
+
+    from raysweep.training import guest
+
+    labels = data.val.labels
+    each = max(1, TRIED // len(data.classes))
+    places = [np.flatnonzero(labels == c) for c in range(len(data.classes))]
+    some = np.concatenate([p[np.linspace(0, len(p) - 1, min(each, len(p))).astype(int)] for p in places if len(p)])[
+        :TRIED
+    ]
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), guest.quiet(name):
+        x = torch.from_numpy(data.val.take(some)).permute(0, 3, 1, 2).float()
+        x = (x - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
+        found = torch.cat([model(part).argmax(1) for part in torch.split(x, 16)]).numpy()
+    right = int((found == labels[some]).sum())
+    model.train(was_training)
+    return (
+        f"before training, the network names {right} of {len(some)} validation images correctly ({right / len(some):.0%}; "
+        f"{1 / len(data.classes):.0%} by chance). If it was trained on these classes, this should be high: else check data.mean, "
+        "data.std and the order of the classes"
+    )

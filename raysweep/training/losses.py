@@ -1,0 +1,119 @@
+"""Losses: what a network is trained to make small, and how each treats rare classes.
+
+z are the logits of an image, y its class, p = softmax(z), π_c the share of class c among the images shown in the epoch,
+n_c the images of class c in the pool, w_c the weights of ``loss.weights``, scaled so that Σ π_c w_c = 1.
+
+- ``cross_entropy``: −log p_y; with label smoothing as in PyTorch
+- ``class_weights``: w_y times that
+- ``focal``: w_y (1 − p_y)^gamma times it (Lin et al. 2017, https://arxiv.org/abs/1708.02002)
+- ``balanced_softmax``: the cross-entropy of z + log π (Ren et al. 2020, https://arxiv.org/abs/2007.10740)
+- ``logit_adjusted``: that of z + tau log π (Menon et al. 2021, https://arxiv.org/abs/2007.07314)
+- ``ldam``: w_y times the cross-entropy of z with ``margin`` · (n_min / n_y)^¼ taken from z_y (Cao et al. 2019,
+  https://arxiv.org/abs/1906.07413; their s belongs to a head of cosines: a head that puts out s·cos needs ``margin`` · s)
+
+The prior and the margins are a matter of training alone: a network predicts from its own logits, whatever the loss was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from raysweep.config.treatment import LossSection
+from raysweep.errors import WeightsError
+from raysweep.weights import SamplingWeights
+from raysweep.weights_by_rule import Wanted
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of one epoch.
+
+    Attributes:
+        weights: float32 (classes,), or None where all are 1.
+        shift: float32 (classes,), added to the logits, or None.
+        margins: float32 (classes,), taken from the logit of the image's own class, or None.
+        gamma: of the focal loss; 0 elsewhere.
+    """
+
+    smoothing: float = 0.0
+    weights: torch.Tensor | None = None
+    shift: torch.Tensor | None = None
+    margins: torch.Tensor | None = None
+    gamma: float = 0.0
+
+    def __call__(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The loss, summed over the images.
+
+        Args:
+            logits: float32 (n, classes).
+            y: int64 (n,).
+        """
+        if self.shift is not None:
+            logits = logits + self.shift
+        if self.margins is not None:
+            logits = logits - functional.one_hot(y, logits.shape[1]) * self.margins[y, None]
+        if self.weights is None and not self.gamma:
+            return functional.cross_entropy(logits, y, label_smoothing=self.smoothing, reduction="sum")
+        each = functional.cross_entropy(logits, y, label_smoothing=self.smoothing, reduction="none")
+        if self.gamma:
+            own = functional.log_softmax(logits, dim=1).gather(1, y[:, None])[:, 0]
+            # 1 - p by expm1 keeps its digits where p is close to 1; a gamma below 1 would have an infinite slope at 0.
+            each = each * (-torch.expm1(own)).clamp_min(1e-12) ** self.gamma
+        if self.weights is not None:
+            each = each * self.weights[y]
+        return each.sum()
+
+
+def of_epoch(
+    section: LossSection,
+    smoothing: float,
+    shares: Mapping[str, float],
+    counts: Mapping[str, int],
+    epoch: int,
+    device: torch.device | str = "cpu",
+) -> Loss:
+    """The loss of an epoch.
+
+    Args:
+        smoothing: of the labels, in [0, 1).
+        shares: class → part of the images shown in this epoch, in the order of the network's outputs.
+        counts: class → images in the pool, in the same order.
+        epoch: counted from 1, the parent's epochs included.
+    """
+    deferred = section.from_epoch is not None and epoch < section.from_epoch
+
+    def tensor(values: list[float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float64).float().to(device)
+
+    weights = shift = margins = None
+    if section.weighted and not deferred:
+        weights = tensor(class_weights(section, shares, counts))
+    if section.prior and not deferred:
+        # A class that is not shown counts as if it were half an image: its logits stay finite.
+        least = 0.5 / max(1, sum(counts.values()))
+        shift = section.prior * torch.log(torch.tensor([max(s, least) for s in shares.values()], dtype=torch.float64))
+        shift = shift.float().to(device)
+    if section.kind == "ldam":
+        fewest = min((n for n in counts.values() if n), default=1)
+        margins = tensor([section.margin * (fewest / n) ** 0.25 if n else 0.0 for n in counts.values()])
+    return Loss(smoothing, weights, shift, margins, section.gamma if section.kind == "focal" else 0.0)
+
+
+def class_weights(section: LossSection, shares: Mapping[str, float], counts: Mapping[str, int]) -> list[float]:
+    """The weight of each class in the loss, scaled so that the mean over the images shown is 1.
+
+    Raises:
+        WeightsError: they do not fit the classes, or no class that is shown has one above zero.
+    """
+    wanted = Wanted(section.weights if section.weights is not None else "balanced")
+    named = wanted.given if isinstance(wanted.given, Mapping) else {}
+    all_zero = set(named) >= set(counts) and not any(named.values())
+    given = wanted.resolve(SamplingWeights.complete({}, tuple(counts)), counts).as_dict() if not all_zero else {}
+    mean = sum(shares[c] * w for c, w in given.items())
+    if not mean:
+        raise WeightsError("loss.weights are 0 for every class that is shown, so that nothing could be learned.")
+    return [w / mean for w in given.values()]

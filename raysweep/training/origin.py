@@ -1,0 +1,184 @@
+"""What a trained network says of itself besides its weights: its classes, and how its pixels were standardised.
+
+Checkpoints and exported safetensors of raysweep say both; networks of transformers and timm say it in their configuration; a bare
+state_dict says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from raysweep._paths import user_path
+from raysweep._text import Nested, join_names, truncate
+from raysweep.config.settings import Settings
+from raysweep.data.cache import Dataset
+from raysweep.errors import CheckpointError, ConfigError, NotFoundError
+from raysweep.store import checkpoint
+from raysweep.training import hub
+from raysweep.training.hub import Preprocessing
+
+# For pixels in [0, 255], red, green, blue.
+_KNOWN = {
+    "imagenet": Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "none": Preprocessing((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),  # only scaled to [0, 1]
+    "half": Preprocessing((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),  # scaled to [-1, 1]
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the file or the network that training starts from says of itself."""
+
+    source: str = ""  # what it is called in messages; empty where training starts from random weights
+    classes: tuple[str, ...] | None = None  # in the order of its outputs
+    pixels: Preprocessing | None = None
+
+
+def read(settings: Settings) -> Origin:
+    """What the origin of an experiment's first weights says.
+
+    Raises:
+        NotFoundError, CheckpointError: ``model.init_from`` cannot be read.
+    """
+    model = settings.model
+    if model.init_from:
+        said = _of_file(model.init_from)
+        return Origin(model.init_from, _classes(model.init_classes or said.get("classes")), _pixels(said.get("pixels")))
+    named = _classes(model.init_classes or hub.labels(model.name))
+    return Origin(model.name if hub.split(model.name) or named else "", named)
+
+
+def _of_file(path: str) -> Nested:
+    if path.endswith(".safetensors"):
+        meta = _safetensors(path)[1]
+        try:
+            return {"classes": json.loads(meta.get("classes", "null")), "pixels": json.loads(meta.get("input", "null"))}
+        except ValueError:
+            return {}
+    content = checkpoint.read(user_path(path))
+    if not isinstance(content, Mapping):
+        return {}
+    return {"classes": content.get("classes"), "pixels": content.get("preprocessing")}
+
+
+def weights(path: str) -> Any:
+    """The content of the file that ``model.init_from`` names.
+
+    Raises:
+        NotFoundError, CheckpointError: it cannot be read.
+    """
+    return _safetensors(path)[0] if path.endswith(".safetensors") else checkpoint.read(user_path(path))
+
+
+def _safetensors(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """(tensors, texts beside them)."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(user_path(path), framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise NotFoundError(f"model.init_from: there is no file {truncate(path)}. Check the path.") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"model.init_from: {truncate(path)} is damaged or is not a safetensors file ({truncate(error, 200)}). Copy it "
+            "again, or name another file."
+        ) from None
+
+
+def _classes(value: Any) -> tuple[str, ...] | None:
+    return (
+        tuple(value) if isinstance(value, (list, tuple)) and value and all(isinstance(c, str) for c in value) else None
+    )
+
+
+def _pixels(value: Any) -> Preprocessing | None:
+    if not isinstance(value, Mapping):
+        return None
+    mean, std = ([*numbers] if isinstance(numbers := value.get(key), list) else [] for key in ("mean", "std"))
+    for numbers in (mean, std):
+        if len(numbers) not in (1, 3) or not all(type(n) in (int, float) for n in numbers):
+            return None
+    if len(mean) != len(std) or min(std) <= 0:
+        return None
+    return Preprocessing(tuple(map(float, mean)), tuple(map(float, std)))
+
+
+def moments(settings: Settings, data: Dataset, origin: Origin) -> tuple[list[float], list[float]]:
+    """(mean, std) per channel for standardising pixels in [0, 255]: as the user says, else as the trained network does, else
+    those of the training images.
+
+    Raises:
+        ConfigError: the numbers are not one for each channel.
+    """
+    channels = data.shape[2]
+    known = origin.pixels or hub.preprocessing(settings.model.name)
+    default = (list(data.mean), list(data.std)) if known is None else known.of(channels)
+    return (
+        _said("mean", settings.data.mean, list(data.mean), default[0], channels),
+        _said("std", settings.data.std, list(data.std), default[1], channels),
+    )
+
+
+def _said(key: str, value: Any, of_data: list[float], default: list[float], channels: int) -> list[float]:
+    """What the user says of ``data.mean`` or ``data.std``, for each channel and for pixels in [0, 255]."""
+    if value is None:
+        return default
+    if value == "dataset":
+        return of_data
+    if isinstance(value, str):
+        return _KNOWN[value].of(channels)[key == "std"]
+    numbers = [value] * channels if isinstance(value, (int, float)) else list(value)
+    if len(numbers) == 1:
+        numbers *= channels
+    if channels == 1:
+        numbers = [sum(numbers) / len(numbers)]
+    if len(numbers) != channels:
+        raise ConfigError(
+            f"data.{key} has {len(numbers)} numbers, but the images have {channels} channels. Give one number for each."
+        )
+    return [255.0 * n for n in numbers]
+
+
+def of_pixels(settings: Settings, origin: Origin, mean: list[float], std: list[float]) -> str | None:
+    """What is to be said of the standardisation; None where training starts from random weights, or the user says it all."""
+    if not settings.model.init_from or settings.data.mean is not None:
+        return None
+    numbers = f"mean {_numbers(mean)}, standard deviation {_numbers(std)}, for pixels from 0 to 1"
+    if origin.pixels is not None:
+        return f"pixels are standardised as {origin.source} says ({numbers})"
+    whose = "the training images" if hub.preprocessing(settings.model.name) is None else settings.model.name
+    return (
+        f"{origin.source} does not say how its network's pixels were standardised; used are the values of {whose} ({numbers}). "
+        "If it was trained otherwise, set data.mean to imagenet, half, none or numbers"
+    )
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{v / 255:.3f}" for v in values)
+
+
+def of_outputs(origin: Origin, classes: tuple[str, ...]) -> str | None:
+    """What is to be said of the order of the outputs of a last layer that is taken over; None where there is no doubt."""
+    mine = join_names(classes)
+    if origin.classes is None:
+        return (
+            f"{origin.source} does not name its outputs; they are taken in this order: {mine}. If it was trained with another "
+            "order, name it with model.init_classes=[...]; with model.head=replace the last layer begins anew"
+        )
+    if origin.classes == classes:
+        return None
+    theirs = join_names(origin.classes)
+    from raysweep.data.order import matched
+
+    if matched(origin.classes, classes) == classes:
+        return f"the outputs of {origin.source} are {theirs}; they are taken for {mine}"
+    return (
+        f"the outputs of {origin.source} are {theirs}, but the classes are {mine}: its last layer is taken over, in this order. "
+        "If that is not meant, model.head=replace lets it begin anew"
+    )

@@ -193,7 +193,7 @@ def _compared(page: Content, comparison: Comparison) -> Content:
     names = [line.name for line in page.branches if line.name in known]
     return replace(
         page,
-        notes=[*page.notes, *differences.omitted(comparison)],
+        notes=[*page.notes, *differences.omitted(comparison, len(names))],
         subtitle=[*page.subtitle, counted(sum(comparison.counts.values()), "validation image")],
         verdicts=differences.verdicts(comparison),
         against=comparison.against,

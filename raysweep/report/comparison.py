@@ -5,6 +5,7 @@ The predictions of the last epoch are compared, on the same validation images.""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -420,7 +421,6 @@ def _compared(
         effects.arm(name, [e.predictions.probabilities for e in rows])
         for name, rows in [("control", references), *groups.items()]
     )
-    found, findings = effects.of_arms(control, arms, one.cases, one.classes)
     rows = {"": references, **groups}
     everyone = [e.experiment for row in rows.values() for e in row]
 
@@ -429,9 +429,13 @@ def _compared(
             return []
         return moved.effects(moved.name_of(against[1]), control, cases, one.classes, metric)
 
-    if not (offsets := free(control, one.cases)):
+    with ThreadPoolExecutor(1) as pool:  # what is computed is mostly NumPy's, which lets two threads do it
+        beside = pool.submit(leaks.find, everyone, control, arms, one.cases, one.classes, free)
+        found, findings = effects.of_arms(control, arms, one.cases, one.classes)
+        offsets = free(control, one.cases)
+    without, told = beside.result()
+    if not offsets:
         notes = [*notes, f"Offsets for {against[1]} are not searched: there are too many classes and images."]
-    without, told = leaks.find(everyone, control, arms, one.cases, one.classes, free)
     return Comparison(
         title,
         against[0],

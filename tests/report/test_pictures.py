@@ -48,6 +48,16 @@ def made(tmp_path_factory):
     return folder / "e", data
 
 
+@pytest.fixture(scope="module")
+def shown_page(made):
+    """The page of the whole sweep."""
+    from raysweep.store import resolve
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAYSWEEP_CACHE")
+        return content.of_sweep(resolve.find_sweep(Root.open(made[0]), "s"))
+
+
 @pytest.fixture
 def sweep(made, tmp_path, monkeypatch):
     """A copy of the root that the test may change; its cache is the one under the root."""
@@ -140,23 +150,22 @@ def test_as_many_pictures_as_fit_are_shown_and_of_every_row_the_first_comes_firs
     assert pictures.filled(candidates, 0).classes == []
 
 
-def test_the_page_has_its_pictures_and_stays_within_its_size(sweep, monkeypatch):
-    shown = content.of_sweep(sweep)
-    text = page.html(shown)
+def test_the_page_has_its_pictures_and_stays_within_its_size(shown_page, monkeypatch):
+    text = page.html(shown_page)
     sources = re.findall(r'<img src="([^"]*)"', text)
     assert len(sources) >= 8
     assert all(source.startswith("data:image/webp;base64,") for source in sources)
     assert "<script" not in text
     smaller = len(text.encode()) - 2000
     monkeypatch.setattr(page, "MOST_BYTES", smaller)
-    less = page.html(shown)
+    less = page.html(shown_page)
     assert 0 < less.count("<img ") < len(sources)
     assert len(less.encode()) <= smaller + 1000  # the section's own frame
 
 
-def test_where_the_cache_is_gone_the_page_says_so_and_shows_names(sweep):
+def test_where_the_cache_is_gone_the_page_says_so_and_shows_names(sweep, shown_page):
     shutil.rmtree(sweep.root.path / layout.CACHES)
-    text = page.html(content.of_sweep(sweep))
+    text = page.html(replace(shown_page, pictures=found(sweep)))
     assert "<img " not in text
     assert "The pictures cannot be shown: the decoded images are not on this machine any more." in text
     assert re.search(r'<span class="gone">val/ant/\d+\.png</span>', text)
@@ -201,20 +210,20 @@ def test_one_experiment_shows_its_own_errors(sweep):
     assert all(p.uri for p in row.pictures)
 
 
-def test_a_name_of_an_image_stays_text(sweep):
+def test_a_name_of_an_image_stays_text(sweep, shown_page):
     evil = '"><script>alert(1)</script>'
     for experiment in sweep.experiments().values():
         there = images.read(experiment)
         images.write(experiment, replace(there, names=[evil] * len(there.names)))
-    text = page.html(content.of_sweep(sweep))
+    text = page.html(replace(shown_page, pictures=found(sweep)))
     assert evil not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
-def test_in_a_browser(browser, sweep, tmp_path, width, scheme):
+def test_in_a_browser(browser, shown_page, tmp_path, width, scheme):
     file = tmp_path / "report.html"
-    file.write_text(page.html(content.of_sweep(sweep)))
+    file.write_text(page.html(shown_page))
     tab = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme).new_page()
     requests, messages = [], []
     tab.on("request", lambda r: requests.append(r.url))

@@ -39,19 +39,27 @@ def compare(
         "--metric",
         help="The metric shown per class: learned (the default), f1, recall, precision, ap or auroc.",
     ),
+    of_class: str | None = typer.Option(
+        None, "--class", metavar="CLASS", help="Show all four columns of one class: total, predicted, free and learned."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print everything as one JSON object."),
     root: RootOption = "experiments",
 ) -> None:
     """Show which class a ratio taught and which it only shifted. On the same validation images, apart from luck of seeds and images
     and from what a moved threshold gives without training."""
-    from raysweep.errors import InputError
+    from raysweep.errors import InputError, did_you_mean
     from raysweep.report import comparison as comparing
 
     if metric is not None and metric not in TITLES:
         raise InputError(f"--metric {metric}: choose one of {', '.join(TITLES)}.")
     found = comparing.compare(Root.open(root), references)
+    if of_class is not None and of_class not in found.classes:
+        raise InputError(f"--class {of_class}: there is no such class.{did_you_mean(of_class, found.classes)}")
     if as_json:
         put_json(_as_json(found))
+        return
+    if of_class is not None:
+        _show_class(found, of_class)
         return
     _show(found, metric or ("learned" if found.pairs else "f1"))
 
@@ -96,6 +104,35 @@ def _show(found: Comparison, metric: str) -> None:
         say(plain(line.text))
     if more:
         say(f"{more:,} more; --json has all.")
+    for note in found.notes:
+        say(f"Note: {plain(note)}")
+
+
+def _show_class(found: Comparison, target: str) -> None:
+    """Print the four columns of one class, a row per branch, then what may be said of it."""
+    from raysweep.report import verdict
+
+    def points(value: float | None) -> str:
+        return "" if value is None or math.isnan(value) else f"{100 * value:+.1f}"
+
+    rows = []
+    for branch in found.branches:
+        recall = found.of(branch.name, target, "recall")
+        row = [plain(branch.name), _cell(recall), _cell(found.of(branch.name, target, "f1"))]
+        row.append("" if recall.times is None or math.isnan(recall.times) else f"{recall.times:.2f} ×")
+        row.append(points(recall.free))
+        if found.pairs:
+            learned = found.of(branch.name, target, "learned")
+            ends = "" if math.isnan(learned.low) else f"{points(learned.low)} … {points(learned.high)}"
+            row += [_cell(learned), ends, points(learned.smallest).lstrip("+"), plain(learned.label)]
+        rows.append(row)
+    head = ["total: recall", "total: F1", "predicted", "free: recall"]
+    head += ["learned", "interval", "shown from", ""] if found.pairs else []
+    title = f"{plain(target)} ({found.counts[target]:,} images), points against {plain(found.against)}"
+    table(title, [("branch", "l"), *((name, "r") for name in head)], rows)
+    for line in verdict.lines(found):
+        if f": {target}: " in line.text:
+            say(plain(line.text))
     for note in found.notes:
         say(f"Note: {plain(note)}")
 

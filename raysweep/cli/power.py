@@ -16,6 +16,7 @@ from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.report.comparison import Comparison
+    from raysweep.report.effects import Effect
 
 NAMES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "learned": "learned"}
 _REASONS = {
@@ -108,31 +109,30 @@ def _explained(rows: Sequence[Row]) -> list[str]:
 
 def _rows(found: Comparison, difference: float) -> list[Row]:
     """One row for each metric over all classes, and what was learned of each class; the branch that varies most counts."""
-    from raysweep.report.effects import ALL, LEVEL
-    from raysweep.report.findings import power as needing
-    from raysweep.report.findings.arms import LEARNED, targets
+    from raysweep.report import needed
+    from raysweep.report.effects import ALL, LEARNED
 
-    assert found.findings is not None
-    between = found.findings.seeds.variance
-    arms = len(found.branches) + 1
+    worst: dict[tuple[str, str], Effect] = {}
+    for e in found.effects:
+        key = (e.target, e.metric)
+        if math.isnan(e.finding.images) or (e.metric not in NAMES if e.target == ALL else e.metric != LEARNED):
+            continue
+        if key not in worst or e.finding.images > worst[key].finding.images:
+            worst[key] = e
     rows = []
-    for m, (c, metric) in enumerate(targets(len(found.classes))):
-        if (c is None and metric not in NAMES) or (c is not None and metric != LEARNED):
+    for (target, metric), e in worst.items():
+        takes = needed.of_effect(found, e, difference)
+        if takes is None:
             continue
-        tests = [f for f in found.findings.findings if (f.target, f.metric) == (c, metric) and not math.isnan(f.images)]
-        if not tests or math.isnan(between[m]):
-            continue
-        worst = max(tests, key=lambda f: f.images)
-        size = found.findings.compared[int(metric == LEARNED)]
-        needed = needing.needed(worst, difference, float(between[m]), arms, LEVEL / max(1, size))
+        tested = not math.isnan(e.smallest)
         rows.append(
             Row(
-                ALL if c is None else found.classes[c],
+                target,
                 NAMES[metric],
-                None if math.isnan(worst.smallest) else worst.smallest,
-                needed.seeds,
-                None if math.isinf(needed.images) else needed.images,
-                worst.label if math.isnan(worst.smallest) else "",
+                e.smallest if tested else None,
+                takes.seeds,
+                None if math.isinf(takes.images) else takes.images,
+                "" if tested else e.label,
             )
         )
     return rows

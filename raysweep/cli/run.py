@@ -60,6 +60,8 @@ def run(
             display.close()
             show_plan(plan, as_json, show_config)
             return
+        for note in plan.notes:
+            display(note)
         result = launching.run(plan, display)
     put(str(result.experiment.folder))
     announce(display, result.experiment)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_serializer, model_validator
 
 from raysweep._text import Nested
-from raysweep.config.types import Float, Int, Positive, Section
+from raysweep.config.types import Float, Int, Positive, Section, Text
 from raysweep.errors import WeightsError
 from raysweep.weights_by_rule import Wanted
 
@@ -81,6 +81,16 @@ class PolicySection(Section):
     )
 
 
+class FollowSection(Section):
+    """The weights of every epoch of another experiment."""
+
+    experiment: Text = Field(description="The experiment whose shares are followed, epoch by epoch.")
+    permute: bool = Field(
+        False,
+        description="true: give its shares to other classes, by a permutation of the seed: the control of a policy.",
+    )
+
+
 class SamplingSection(Section):
     strategy: Literal["quota", "multinomial"] = Field(
         "quota",
@@ -108,6 +118,10 @@ class SamplingSection(Section):
     policy: PolicySection | None = Field(
         None,
         description="Decide the weights of each epoch by the results of the one before. The first has sampling.weights.",
+    )
+    follow: FollowSection | None = Field(
+        None,
+        description="Show the classes as another experiment did in each epoch. Planning writes it out as a schedule.",
     )
     samples_per_epoch: Annotated[Int, Field(ge=1, le=MAX_DRAWS)] | None = Field(
         None,
@@ -145,8 +159,9 @@ class SamplingSection(Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> SamplingSection:
-        if self.policy is not None and self.schedule:
-            raise ValueError("schedule and policy both set the weights of an epoch; remove one of them")
+        ways = [name for name in ("schedule", "policy", "follow") if getattr(self, name)]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} each set the weights of an epoch; keep one of them")
         if self.policy is not None and self.policy.on == "holdout" and not self.holdout:
             raise ValueError(
                 "policy decides on images that are held out of training, and there are none. Set sampling.holdout: 0.1, or "

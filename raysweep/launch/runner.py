@@ -251,8 +251,12 @@ def _failed(experiment: Experiment, error: BaseException) -> BaseException:
             f"Training {experiment.id} ran out of memory ({first_line[:300]}). What was committed is in {folder}. "
             "Choose a smaller training.batch_size, or a smaller model."
         )
+    from raysweep.training import guest_errors
+
+    place = guest_errors.where(error)
     return TrainingError(
-        f"Training {experiment.id} failed: {type(error).__name__}: {first_line[:500]}. What was committed is in {folder}. "
+        f"Training {experiment.id} failed: {type(error).__name__}: {first_line[:500]}."
+        f"{f' It happened in your code: {place}.' if place else ''} What was committed is in {folder}. "
         "Repeat with --debug for the traceback."
     )
 

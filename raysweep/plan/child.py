@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -66,16 +66,8 @@ def plan_child(
     """
     over = dict(overrides or {})
     _no_other_weights(over)
-    sampled = over.get("sampling") or {}
-    wanted = _wanted(sampled, weights)
-    # Weights that are given hold for all epochs of the child; a schedule or policy that is not given is then the parent's past.
-    given = bool(weights or sampled.get("weights") or sampled.get("shares"))
-    before = parent.settings.sampling
-    goes_on = before.policy is not None and not given and not {"policy", "schedule"} & {*sampled}
-    inherited = parent.decided if goes_on and parent.decided is not None else parent.weights
-    known = wanted.resolve(inherited, {}) if wanted.is_plain(inherited) else inherited
-    of_settings = before.numbers() if goes_on else known.as_dict()  # a policy starts from the same weights every time
-    settings = _childs_settings(parent, root.address, name, description, epochs, of_settings, over, given)
+    ratio = _ratio(parent, over.get("sampling") or {}, weights)
+    settings = _childs_settings(parent, root.address, name, description, epochs, ratio, over)
     if settings.data != parent.settings.data:
         _same_kind_of_data(parent, settings)
     _same_pixels(parent, over)
@@ -87,29 +79,50 @@ def plan_child(
         progress,
         writable,
         parent.classes,
-        inherited=inherited,
-        asked=wanted,
+        inherited=ratio.inherited,
+        asked=ratio.wanted,
         first_epoch=parent.epoch + 1,
         root=root,
         new_weights=False,
         trusted=parent.trusted,
         before=known_roles,
     )
-    if known_roles is None:
-        plan = replace(plan, notes=(*plan.notes, *roles.unknown(parent, plan.data.sha256)))
-    if plan.data.shape[2] != parent.channels:
-        raise CheckpointError(
-            f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "
-            f"data.channels={parent.channels}."
-        )
-    _check_holdout(parent, plan)
+    plan = replace(plan, notes=(*plan.notes, *roles.unknown(known_roles, parent, plan.data.sha256)))
+    _check_images(parent, plan)
     if changed is not None:
         parent = replace(parent, notes=(*parent.notes, Note(changed)))
     return of_parent(plan, parent, fresh_optimizer)
 
 
-def _check_holdout(parent: Parent, plan: Plan) -> None:
-    """Raises CheckpointError if an image that is to be held out may be one that the parent trained on."""
+@dataclass(frozen=True)
+class _Ratio:
+    """What a child is asked to show, and what it inherits."""
+
+    wanted: Wanted
+    inherited: SamplingWeights  # of the classes that are not named
+    of_settings: Mapping[str, float]  # class → weight, for ``sampling.weights``
+    constant: bool  # weights were given: they hold for all epochs, and a schedule or policy is the parent's past
+
+
+def _ratio(parent: Parent, sampled: Mapping[str, Any], weights: str | Mapping[str, Any] | None) -> _Ratio:
+    """Raises WeightsError if what is asked for has not the form of weights."""
+    wanted = _wanted(sampled, weights)
+    given = bool(weights or sampled.get("weights") or sampled.get("shares"))
+    before = parent.settings.sampling
+    goes_on = before.policy is not None and not given and not {"policy", "schedule", "follow"} & {*sampled}
+    inherited = parent.decided if goes_on and parent.decided is not None else parent.weights
+    known = wanted.resolve(inherited, {}) if wanted.is_plain(inherited) else inherited
+    # a policy starts from the same weights every time
+    return _Ratio(wanted, inherited, before.numbers() if goes_on else known.as_dict(), given)
+
+
+def _check_images(parent: Parent, plan: Plan) -> None:
+    """Raises CheckpointError if images have other channels, or one that is to be held out may be one that the parent trained on."""
+    if plan.data.shape[2] != parent.channels:
+        raise CheckpointError(
+            f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "
+            f"data.channels={parent.channels}."
+        )
     was, now = parent.settings.sampling.holdout, plan.settings.sampling.holdout
     split = parent.settings.data.split_seed == plan.settings.data.split_seed
     same = was == now and split and parent.data_sha256 == plan.data.sha256
@@ -164,11 +177,10 @@ def _childs_settings(
     name: str | None,
     description: str | None,
     epochs: int | None,
-    weights: Mapping[str, float],
+    ratio: _Ratio,
     overrides: Mapping[str, Any],
-    constant: bool,
 ) -> Settings:
-    """The parent's settings with the child's own, checked; ``constant``: without the parent's schedule or policy.
+    """The parent's settings with the child's own, checked.
 
     Raises:
         ConfigError: an override is wrong.
@@ -190,12 +202,11 @@ def _childs_settings(
     merged = load_config.merge(
         merged, {"experiment": {"name": name or before.experiment.name, "description": description or ""}}
     )
-    sampling = {**merged["sampling"], "weights": dict(weights), "shares": {}}
+    sampling = {**merged["sampling"], "weights": dict(ratio.of_settings), "shares": {}}
     asked = overrides.get("sampling") or {}
-    if constant or "policy" in asked:
-        sampling["schedule"] = asked.get("schedule") or []
-    if constant or "schedule" in asked:
-        sampling["policy"] = sampling["policy"] if "policy" in asked else None
+    ways = {"policy", "schedule", "follow"}
+    if ratio.constant or ways & {*asked}:  # what the user does not ask for is the parent's past
+        sampling |= {way: asked.get(way) for way in ways} | {"schedule": asked.get("schedule") or []}
     merged["sampling"] = sampling
     return load_config.validate(merged, "the child's configuration")
 

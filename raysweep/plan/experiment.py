@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from raysweep._paths import user_path
@@ -80,21 +81,10 @@ def plan_experiment(
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
-    return Plan(
-        settings,
-        root,
-        data.facts,
-        counts,
-        weights,
-        settings.sampling.samples_per_epoch or sum(counts.values()),
-        where,
-        parameters,
-        notes=(*mirrored, *by_rule, *notes),
-        roles=roles,
-        code=code,
-        trusted=trusted,
-        held=held,
-    )
+    draws = settings.sampling.samples_per_epoch or sum(counts.values())
+    notes = (*mirrored, *by_rule, *notes)
+    plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
+    return replace(plan, roles=roles, held=held, code=code)
 
 
 def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]:

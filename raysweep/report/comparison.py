@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from raysweep._text import counted, join_names
-from raysweep.errors import InputError, NotFoundError, RaysweepError, StoreError
+from raysweep.errors import InputError, NotFoundError, RaysweepError
 from raysweep.report import effects, moved, predictions, recorded
 from raysweep.report.effects import Effect
 from raysweep.report.findings.findings import Findings
 from raysweep.report.findings.selection import Winner
 from raysweep.report.findings.variance import STEADY_SEEDS
-from raysweep.report.history import class_sums, own_rows, read_history
+from raysweep.report.history import cost
 from raysweep.report.predictions import Predictions
 from raysweep.store import layout, ratio, resolve
 from raysweep.store.commands import command
@@ -404,19 +404,9 @@ def _compared(
         notes = [*notes, f"Offsets for {against[1]} are not searched: there are too many classes and images."]
     else:
         free = moved.effects(moved.name_of(against[1]), control, one.cases, one.classes, metric)
+    notes = [*notes, *_small(counts)]
     return Comparison(
-        title,
-        against[0],
-        one.classes,
-        counts,
-        branches,
-        found,
-        pairs,
-        [*notes, *_small(counts)],
-        against[1],
-        findings,
-        free,
-        one.on_test,
+        title, against[0], one.classes, counts, branches, found, pairs, notes, against[1], findings, free, one.on_test
     )
 
 
@@ -489,14 +479,3 @@ def _branch(name: str, rows: Sequence[_Evaluated], references: Sequence[_Evaluat
 def _few(notes: Sequence[str]) -> str:
     more = f" And {len(notes) - 5} more." if len(notes) > 5 else ""
     return " ".join(notes[:5]) + more
-
-
-def cost(experiment: Experiment) -> tuple[float, int]:
-    """(seconds of training, images shown) since the fork; zeros if the history is missing or damaged."""
-    try:
-        history = read_history(experiment)
-    except StoreError:
-        return 0.0, 0
-    took = history.get("seconds", [])
-    seconds = sum(took[i] or 0.0 for i in own_rows(experiment, history)) if took else 0.0
-    return float(seconds), int(sum(class_sums(experiment, history, "realised_").values()))

@@ -50,3 +50,14 @@ def class_sums(experiment: Experiment, history: History, prefix: str) -> dict[st
     own = own_rows(experiment, history)
     columns = {name.removeprefix(prefix): values for name, values in history.items() if name.startswith(prefix)}
     return {c: sum(values[i] or 0 for i in own) for c, values in columns.items()}
+
+
+def cost(experiment: Experiment) -> tuple[float, int]:
+    """(seconds of training, images shown) since the fork; zeros if the history is missing or damaged."""
+    try:
+        history = read_history(experiment)
+    except StoreError:
+        return 0.0, 0
+    took = history.get("seconds", [])
+    seconds = sum(took[i] or 0.0 for i in own_rows(experiment, history)) if took else 0.0
+    return float(seconds), int(sum(class_sums(experiment, history, "realised_").values()))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from raysweep._text import counted, join_names
 from raysweep.data.reading import ON_TEST
-from raysweep.report import effects, moved
+from raysweep.report import effects, moved, needed
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, LEARNED, ONE_SEED, Effect
-from raysweep.report.findings.findings import SAME_AS_MOVING
+from raysweep.report.findings.findings import LEARNING_NOT_SHOWN, SAME_AS_MOVING
 
 _MOST_NAMES = 5
 NAMES = {
@@ -42,7 +42,9 @@ def lines(comparison: Comparison) -> list[Line]:
         if text := _summary(comparison):
             found.insert(0, Line("nothing", text))
         if not any(e.metric == "macro_f1" and e.shown == effects.BETTER for e in overall):
-            found.append(Line("nothing", "No branch is shown to be better over all classes (macro-F1)."))
+            found.append(
+                Line("nothing", f"No branch is shown to be better over all classes (macro-F1{_could(comparison)}).")
+            )
     found += _without_training(comparison)
     if comparison.on_test:
         found.insert(0, Line("nothing", ON_TEST))
@@ -107,7 +109,7 @@ def _overall(e: Effect) -> str:
 
 def _of_class(comparison: Comparison, recall: Effect) -> Line:
     """``b: fear: recall +24.0 and predicted 1.60 × as often; the control gets +25.0 by moving its threshold; at equal alarms −1.0
-    (95 % interval −3.0 … +1.0): learning not shown.``"""
+    (95 % interval −3.0 … +1.0): learning not shown (from 2.9 points on it would be; two points take 7 seeds).``"""
     learned = comparison.of(recall.branch, recall.target, LEARNED)
     times = "" if recall.times is None or math.isnan(recall.times) else f" and predicted {recall.times:.2f} × as often"
     free = "" if recall.free is None else f"; {comparison.reference} gets {points(recall.free)} by moving its threshold"
@@ -115,7 +117,9 @@ def _of_class(comparison: Comparison, recall: Effect) -> Line:
     reason = interval(learned)
     if even and reason != learned.label:  # a label that is itself the reason is said once, at the end
         even += f" ({reason})"
-    text = f"{recall.branch}: {recall.target}: recall {points(recall.difference)}{times}{free}{even}: {learned.label}."
+    could = needed.words(comparison, learned) if learned.label == LEARNING_NOT_SHOWN else ""
+    label = f"{learned.label} ({could})" if could else learned.label
+    text = f"{recall.branch}: {recall.target}: recall {points(recall.difference)}{times}{free}{even}: {label}."
     return Line(learned.shown or "nothing", text)
 
 
@@ -125,9 +129,17 @@ def _nothing(comparison: Comparison) -> str:
             "Nothing is called better or worse: every branch has one seed, and one seed cannot tell whether the ratio made the "
             "difference or luck."
         )
-    sizes = [e.smallest for e in comparison.effects if e.metric == "macro_f1" and not math.isnan(e.smallest)]
-    could = f" A difference in macro-F1 of {100 * min(sizes):.1f} points would have been." if sizes else ""
+    could = _could(comparison).removeprefix(": ")
+    could = f" In macro-F1, {could}." if could else ""
     return f"No difference is shown ({counted(comparison.tests, 'comparison')}).{could}"
+
+
+def _could(comparison: Comparison) -> str:
+    """``: from 1.1 points on it would be``, of the steadiest branch's macro-F1. Empty where nothing was tested."""
+    tested = [e for e in comparison.effects if e.metric == "macro_f1" and not math.isnan(e.smallest)]
+    if not tested:
+        return ""
+    return f": {needed.words(comparison, min(tested, key=lambda e: e.smallest))}"
 
 
 def interval(effect: Effect) -> str:

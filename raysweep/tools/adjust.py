@@ -99,7 +99,7 @@ def fit(experiment: Experiment, entry: ManifestEntry | None, reference: str, met
     network = arm(experiment.id, [found.probabilities])
     rows = moved.effects(experiment.id, network, found.cases, found.classes, metric)
     (gain,) = [e for e in rows if (e.target, e.metric) == (ALL, metric)]
-    offsets = fitted.fit(np.asarray(network.networks[0]()), found.labels, metric)
+    offsets = fitted.fit(np.asarray(network.networks[0]()), found.cases, metric)
     return Adjustment(
         metric,
         dict(zip(found.classes, offsets.astype(np.float32).tolist(), strict=True)),

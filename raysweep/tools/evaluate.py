@@ -191,7 +191,7 @@ def _result(
         before=begun.before,
         leaked=None if found.leaked is None else _without(subject, images, logs, found.leaked),
         left_out=tuple((u.name, u.reason) for u in images.undecodable),
-        notes=(*found.notes, *images.notes, *begun.notes, *_selected(subject, images)),
+        notes=(*subject.notes, *found.notes, *images.notes, *begun.notes, *_selected(subject, images)),
         folder=begun.folder.address,
     )
 
@@ -200,8 +200,7 @@ def _part(
     subject: Subject, images: Shown, logs: Sequence[Sequence[np.ndarray]], rows: np.ndarray
 ) -> tuple[Cases, list[Arm]]:
     """Some of the images (bool (n,)), and what every network says of them."""
-    groups = None if images.groups is None else images.groups[rows]
-    cases = Cases(images.labels[rows], len(images.classes), groups)
+    cases = Cases(images.labels, len(images.classes), images.groups, images.prior).part(rows)
     arms = [
         Arm(group.name, [lambda found=found: found[rows] for found in of_group])  # type: ignore[misc]
         for group, of_group in zip(subject.groups, logs, strict=True)

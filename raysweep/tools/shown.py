@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,8 @@ class Shown:
     """Images to be scored. ``parts`` are read one after another; ``labels`` int64 (n,) are numbers of ``classes``; ``digests`` S32
     (n,) hashes of the pixels; ``groups`` int64 (n,) which images are one case, None where each is its own.
 
-    ``sha256`` identifies the images and their classes; ``sealed`` says whether scoring them is a look that counts.
+    ``prior`` float64 (K,): the shares of the classes in the data, where these images have others; means over images are then
+    weighted back to it. ``sha256`` identifies the images and their classes; ``sealed`` says whether scoring them is a look that counts.
     """
 
     split: str
@@ -45,6 +46,7 @@ class Shown:
     sha256: str
     sealed: bool
     groups: np.ndarray | None = None
+    prior: np.ndarray | None = None
     undecodable: tuple[Undecodable, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
@@ -72,7 +74,9 @@ def validation(data: Dataset, classes: Sequence[str]) -> Shown:
     Raises:
         DataError: the network does not know a class.
     """
-    return _shown(VAL, data, [(VAL, data.val)], classes)
+    told = data.reading.prior
+    prior = None if told is None else np.array([told.get(canonical(c), told.get(c, 0.0)) for c in classes])
+    return replace(_shown(VAL, data, [(VAL, data.val)], classes), prior=prior)
 
 
 def whole(data: Dataset, classes: Sequence[str]) -> Shown:

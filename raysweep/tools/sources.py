@@ -11,6 +11,7 @@ import numpy as np
 from raysweep._text import join_names
 from raysweep.config import load as load_config
 from raysweep.config.settings import Settings
+from raysweep.data.reading import ON_TEST
 from raysweep.data.sources import open_source
 from raysweep.errors import DataError, InputError
 from raysweep.events import Progress
@@ -20,10 +21,6 @@ from raysweep.tools import shown
 from raysweep.tools.predict import Network
 from raysweep.tools.shown import TEST, Shown
 
-CHOSEN_ON = (
-    "data.val is test: these test images were used for validation. Epochs and winners were chosen on them, so the numbers are better "
-    "than they will be on others."
-)
 _ANEW = (
     "path",
     "source",
@@ -56,7 +53,7 @@ def images(root: Root, network: Network, split: str, over: Mapping[str, Any], pr
     folder = cache_dir(own, root)
     data = shown.load(own.data, folder, progress)
     trained = shown.digests(data, "train")
-    notes = (CHOSEN_ON,) if data.reading.on_test else ()
+    notes = (ON_TEST,) if data.reading.on_test else ()
     if split == TEST and data.reading.on_test:
         found = replace(shown.validation(data, network.classes), split=TEST)
     elif split == TEST and data.reading.seal is None:

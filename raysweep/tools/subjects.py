@@ -18,6 +18,7 @@ from raysweep.tools import pretrained
 
 CHECKPOINT, EXPERIMENT, SWEEP, MODEL = "checkpoint", "experiment", "sweep", "model"
 CONTROL = "control"
+_MOST_NOTES = 5
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Subject:
     groups: tuple[Group, ...]
     winner: Winner | None = None
     metric: str = CHOSEN_BY[0]
+    notes: tuple[str, ...] = ()
 
 
 def find(root: Root, reference: str) -> Subject:
@@ -82,7 +84,11 @@ def _of_sweep(root: Root, sweep: Sweep) -> Subject:
         Group(name, tuple(_at(root, sweep.root, f"{id_}@{branch.epoch}") for id_ in ids))
         for name, ids in ((branch.name, branch.experiments), (CONTROL, branch.references))
     ]
-    return Subject(SWEEP, sweep.id, _short(sweep.id), tuple(groups), winner, metric)
+    omitted = [note for note in found.notes if "omitted" in note]
+    notes = omitted[:_MOST_NOTES]
+    if len(omitted) > _MOST_NOTES:
+        notes.append(f"{len(omitted) - _MOST_NOTES:,} more branches are omitted, so nothing was chosen among them.")
+    return Subject(SWEEP, sweep.id, _short(sweep.id), tuple(groups), winner, metric, tuple(notes))
 
 
 def _short(experiment_id: str) -> str:

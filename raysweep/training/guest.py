@@ -196,12 +196,28 @@ def _module(name: str, target: str) -> ModuleType:
                 "or name the folder: model.path=FOLDER."
             ) from None
         raise guest_errors.explained(error, target, "imported") from error
+    _note_loaded(module, before)
+    return module
+
+
+def _note_loaded(module: ModuleType, before: set[str]) -> None:
+    """Note which modules of the folder of ``module`` were imported since ``before``."""
     folder = _folder(module)
     for new in set(sys.modules) - before:
         file = getattr(sys.modules[new], "__file__", None) or ""
         if folder is not None and sources.is_users(file) and Path(file).resolve().is_relative_to(folder):
             _loaded[new] = folder, Path(file).resolve(), _sha256(Path(file)) or ""
-    return module
+
+
+@contextlib.contextmanager
+def calling(target: str, path: str | None) -> Iterator[None]:
+    """The surroundings in which an object that was loaded is called: what it imports then is found, and noted."""
+    before = set(sys.modules)
+    with searching(target, path), as_a_guest():
+        try:
+            yield
+        finally:
+            _note_loaded(sys.modules[target.partition(":")[0]], before)
 
 
 def _forget_old(top: str) -> None:

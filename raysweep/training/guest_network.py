@@ -21,7 +21,7 @@ CHANNELS = ("channels", "in_channels", "in_chans", "n_channels")  # names for th
 
 _returned: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # what functions of users have returned
 _notes: weakref.WeakKeyDictionary[nn.Module, list[str]] = weakref.WeakKeyDictionary()
-_built: set[tuple[str, str | None]] = set()
+_built: dict[str, Any] = {}  # target → the object from which a network was last built
 
 
 def build(
@@ -45,7 +45,7 @@ def build(
     """
     found = guest.load(target, path)
     model, given = _ready(found, target, options) or _made(found, target, path, options, num_classes, channels)
-    _built.add((target, path))
+    _built[target] = found
     told = {*given, *options}
     if head != "keep" and not told & {*CLASSES}:
         model = _widened(model, num_classes)
@@ -72,7 +72,7 @@ def _made(
             f"model.name: {target} is not a function. Name a function or class that gives a torch.nn.Module, or such a module."
         )
     given = _arguments(found, target, options, num_classes, channels)
-    with guest.searching(target, path):
+    with guest.calling(target, path):
         model, given = _called(found, target, given, options)
     if not isinstance(model, nn.Module):
         raise ConfigError(
@@ -124,7 +124,7 @@ def warm_up(name: str, path: str | None, options: Mapping[str, Any], num_classes
     What the function imports when it is called is then imported, too, and draws nothing from generators that are seeded later.
     """
     target = guest.target_of(name)
-    if target is not None and (target, path) not in _built:
+    if target is not None and _built.get(target, _built) is not guest.load(target, path):
         build(target, path, options, num_classes, channels)
 
 
@@ -183,8 +183,7 @@ def _called(
     them further below."""
     while True:
         try:
-            with guest.as_a_guest():
-                return found(**given, **options), given
+            return found(**given, **options), given
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -20,7 +20,7 @@ from raysweep._text import Nested, short_repr, truncate
 from raysweep.config import foreign
 from raysweep.config.settings import ModelSection
 from raysweep.errors import CheckpointError, ConfigError, UntrustedError, did_you_mean
-from raysweep.training import guest, guest_network, hub, origin
+from raysweep.training import guest, guest_errors, guest_network, hub, origin
 from raysweep.training import head as heads
 from raysweep.training.cnn import cnn
 
@@ -182,10 +182,12 @@ def try_out(model: nn.Module, shape: tuple[int, int, int], num_classes: int) -> 
         with torch.no_grad():
             out = model(torch.zeros(1, channels, height, width))
     except Exception as error:
+        place = guest_errors.where(error)
         raise ConfigError(
             f"The model cannot take images of {height}×{width} with {channels} channel{'s' * (channels > 1)} "
             f"({truncate(str(error).partition(chr(10))[0])}). Choose another model.name or data.image_size."
-        ) from None
+            + (f" It failed in your code: {place}." if place else "")
+        ) from (error if place else None)
     finally:
         model.train(was_training)
     if not isinstance(out, torch.Tensor) or tuple(out.shape) != (1, num_classes):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raysweep.report import comparison, effects
-from raysweep.report.effects import ALL, FEWEST, NO_IMAGES
+from raysweep.report.effects import ALL, FEWEST, LEARNED, NO_IMAGES
 from raysweep.report.findings.arms import Cases
 from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
@@ -122,7 +122,7 @@ def test_hundreds_of_classes_are_compared_at_once():
     began = time.process_time()
     found, _ = effects.of_arms(control, [branch], Cases(labels, k), [f"c{i}" for i in range(k)])
     assert time.process_time() - began < 20  # 1 s on a machine that is not busy
-    assert len(found) == 6 * k + 5
+    assert len(found) == 6 * k + 7
     assert one(found, ALL, "macro_f1").difference > 0.05
 
 
@@ -182,3 +182,101 @@ def test_with_too_many_classes_and_images_offsets_are_not_searched_and_that_is_s
     found = comparison.of_sweep(sweep)
     assert found.offsets == []
     assert any("Offsets for the control are not searched" in n for n in found.notes)
+
+
+def test_beside_not_shown_stands_what_would_have_been_and_what_two_points_take(sweep):
+    from raysweep.report import needed, verdict
+    from raysweep.report.findings.findings import LEARNING_NOT_SHOWN
+
+    found = comparison.of_sweep(sweep)
+    e = found.of("b2", "b", LEARNED)
+    text = needed.words(found, e)
+    assert text.startswith(f"from {100 * e.smallest:.1f} points on it would be")
+    takes = needed.of_effect(found, e)
+    assert (f"two points take {takes.seeds} seeds" if takes.seeds else "two points take") in text
+    # One branch alone says the same as its sweep.
+    alone = comparison.compare(sweep.root, [sweep.experiments()["b2-seed0"].id])
+    assert needed.words(alone, alone.of(alone.title, "b", LEARNED)) == text
+    for line in verdict.lines(found):
+        if line.text.endswith(".") and LEARNING_NOT_SHOWN in line.text:
+            assert f"{LEARNING_NOT_SHOWN} (from " in line.text
+    over_all = [line.text for line in verdict.lines(found) if line.text.startswith("No branch is shown to be better")]
+    assert all("(macro-F1: from " in text for text in over_all)
+    assert needed.words(found, found.of("b2", "b", "ap")) == "", "of what is only described nothing is tested"
+
+
+def test_a_difference_that_two_points_would_show_needs_no_more_seeds(sweep):
+    from dataclasses import replace
+
+    from raysweep.report import needed
+
+    found = comparison.of_sweep(sweep)
+    e = found.of("b2", "b", LEARNED)
+    small = replace(e, finding=replace(e.finding, smallest=0.011))
+    assert needed.words(found, small) == "from 1.1 points on it would be"
+
+
+def test_one_rule_everywhere_for_a_class_without_images():
+    """Macro-F1 leaves out classes without validation images, and no others: not a class that is never predicted, nor one without hits."""
+    from raysweep.report.classification import classification_report
+    from raysweep.report.findings import estimates, fitted
+    from raysweep.report.findings.arms import Arm
+    from raysweep.training import metrics
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [30, 40, 60])  # none of class 3
+    guess = np.where(rng.random(130) < 0.6, labels, rng.choice([0, 2, 3], 130))
+    guess[labels == 1] = 3  # class 1 is never predicted, class 3 often
+    scores = np.log(np.eye(4)[guess] * 0.9 + 0.025)
+    f1 = [2 * np.sum((labels == c) & (guess == c)) / (np.sum(labels == c) + np.sum(guess == c)) for c in range(3)]
+    expected = pytest.approx(np.mean(f1), abs=1e-12)
+    assert f1[1] == 0
+    summary = metrics.summarise(metrics.confusion(labels, guess, 4), CLASSES)
+    assert summary["val_macro_f1"] == expected
+    assert summary["f1"]["none"] is None
+    control, branch = Arm("c", [lambda: scores] * 2), Arm("b", [lambda: scores] * 2)
+    found, _ = effects.of_arms(control, [branch], Cases(labels, 4), CLASSES)
+    assert one(found, ALL, "macro_f1").value == one(found, ALL, "macro_f1").reference == expected
+    (estimate,) = estimates.estimate([control], Cases(labels, 4))
+    assert estimate.overall["macro_f1"].value == expected
+    gains = fitted.of_arm(control, Cases(labels, 4), "macro_f1").gains
+    assert next(g for g in gains if (g.target, g.metric) == (None, "macro_f1")).before == expected
+    table = classification_report(metrics.confusion(labels, guess, 4), CLASSES)
+    assert next(line for line in table.splitlines() if "macro avg" in line).split()[-2] == f"{np.mean(f1):.4f}"
+    assert "no images" in table
+
+
+def test_the_four_columns_of_a_class_in_the_terminal(sweep, capsys):
+    found = comparison.of_sweep(sweep)
+    code, out, err = run_cli(capsys, "compare", sweep.id, "--class", "a", "--root", sweep.root)
+    assert code == 0, err
+    head, *rows = [line.split("\t") for line in out.splitlines()]
+    assert head[:6] == ["branch", "total: recall", "total: F1", "predicted", "free: recall", "learned"]
+    assert [row[0] for row in rows] == ["a5", "b2"]
+    for row in rows:
+        recall, learned = found.of(row[0], "a", "recall"), found.of(row[0], "a", LEARNED)
+        assert row[1].startswith(f"{100 * recall.difference:+.1f}")
+        assert row[3:5] == [f"{recall.times:.2f} ×", f"{100 * recall.free:+.1f}"]
+        assert row[5].startswith(f"{100 * learned.difference:+.1f}")
+        assert row[7] == ("" if math.isnan(learned.smallest) else f"{100 * learned.smallest:.1f}")
+        assert row[8] == learned.label
+    code, _, err = run_cli(capsys, "compare", sweep.id, "--class", "aa", "--root", sweep.root)
+    assert (code, "Did you mean 'a'?" in err) == (2, True)
+
+
+def test_calibration_is_told_beside_the_rest_and_agrees_with_an_estimate():
+    from raysweep.report.findings import estimates
+
+    labels = np.repeat([0, 1, 2], [30, 40, 60])
+    control, branch = (effects.arm(n, networks(labels, 2, r, i)) for i, (n, r) in enumerate([("c", 0.7), ("b", 0.8)]))
+    cases = Cases(labels, 4)
+    found, _ = effects.of_arms(control, [branch], cases, CLASSES)
+    known = {e.name: e for e in estimates.estimate([control, branch], cases)}
+    for metric in ("ece", "brier"):
+        effect = one(found, ALL, metric)
+        assert effect.label == ""
+        assert math.isnan(effect.p)
+        assert effect.low <= effect.difference <= effect.high
+        assert (effect.reference, effect.value) == pytest.approx(
+            [known[a].overall[metric].value for a in "cb"], abs=1e-6
+        )

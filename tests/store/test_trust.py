@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -159,3 +160,21 @@ def test_places_need_the_same(origin):
     assert not refused(origin, settings, kinds=[foreign.places], overrides={"scaling": {"address": None}})
     trusting.remember_made("e_1", settings)
     assert not refused(origin, settings, kinds=[foreign.places])
+
+
+def test_the_folder_of_the_code_is_part_of_what_is_approved(origin, state):
+    model = {"name": "python:nets:make", "options": {}}
+    trusting.remember("mine", foreign.code({"model": {**model, "path": "/home/me/project"}}))
+    mine = replace(origin, ids=("mine",))
+    trusting.settle(Trust(), mine, {"model": {**model, "path": "/home/me/project"}})
+    for path in (None, "/shared/evil"):
+        with pytest.raises(UntrustedError, match="nets:make") as found:
+            trusting.settle(Trust(), mine, {"model": {**model, "path": path}})
+    assert "from the folder /shared/evil" in str(found.value)
+    assert "model.path=/shared/evil" in str(found.value)
+    named = {"model": {"name": "python:nets:make"}}
+    with pytest.raises(UntrustedError):  # the name alone says nothing of a stranger's folder
+        trusting.settle(Trust(), mine, {"model": {**model, "path": "/shared/evil"}}, named)
+    trusting.settle(
+        Trust(), mine, {"model": {**model, "path": "/x"}}, {"model": {"name": "python:nets:make", "path": "/x"}}
+    )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import raysweep
 from raysweep.errors import ConfigError, DataError, InputError, NotFoundError, UntrustedError
 from raysweep.store import layout, lineage
 from raysweep.store.root import Root
@@ -123,7 +124,7 @@ def test_the_files_say_what_the_result_says(root, others, capsys):
 def test_every_look_is_counted_by_the_images_over_all_experiments_of_a_root(root, made, others):
     first = the_one(root)
     second = another(root)
-    assert look_at(root, first.id, over=others).look == 1
+    assert raysweep.evaluate(first.id, settings=others, root=root.path).look == 1
     found = look_at(root, f"{second.id}@1", over=others)
     assert found.look == 2
     assert [look.of for look in found.before] == [f"{first.id}@best"]
@@ -332,7 +333,7 @@ def sweep(made, tmp_path, monkeypatch):
             settings = {"data": {"source": "folder", "path": str(made[0] / "images")}}
             model = Brightness(len(loaded) % 4, 0.001)
             return Network(
-                model, "cnn", ("cat", "dog", "eel"), (0.0,), (1.0,), (12, 12, 1), reference, "0" * 64, settings
+                model, "cnn", ("cat", "dog", "eel"), (0.0,), (1.0,), (12, 12, 1), reference, "0" * 64, settings=settings
             )
 
         return load
@@ -394,6 +395,13 @@ def test_a_sweep_is_told_in_sentences(sweep, others, capsys):
     code, _, err = run_cli(capsys, "evaluate", made_of.id, "--split", "val", "--root", made_of.root.path)
     assert code == 0, err
     assert "The branch was chosen on these images, so its numbers are better than they will be on others." in err
+
+
+def test_branches_that_are_not_finished_are_named(sweep, others):
+    made_of, _ = sweep
+    lineage.record(made_of.experiments()["eel2-seed0"].folder, lineage.INTERRUPTED)
+    found = look_at(made_of.root, made_of.id, over=others)
+    assert "eel2-seed0 is not finished, so it is omitted." in found.notes
 
 
 def test_without_a_control_there_is_no_gain_to_tell(tmp_path, others):

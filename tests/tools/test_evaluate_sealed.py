@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raysweep.data.reading import ON_TEST
 from raysweep.errors import DataError, InputError
 from raysweep.store import layout, lineage
 from raysweep.store.root import Root
@@ -125,9 +126,27 @@ def test_test_images_that_something_was_chosen_on_are_no_sealed_ones(tmp_path, m
     old = train(tmp_path / "root", tmp_path / "images", val="test")
     found = look_at(old.root, f"{old.id}@2")
     assert (found.split, found.images, found.look) == ("test", 12, None)
-    assert any("Epochs and winners were chosen on them" in note for note in found.notes)
+    assert ON_TEST in found.notes
     assert found.arms[0].overall["accuracy"].value == old.entry("2").metrics["val_acc"]
     assert not [e for e in lineage.read(old.folder) if e.type == lineage.EVALUATION]
+
+
+def test_where_a_split_gave_small_classes_more_the_numbers_are_those_of_the_training(tmp_path, monkeypatch):
+    """Accuracy and log-loss are weighted back to the shares that the classes have in the data."""
+    from raysweep.report import predictions
+
+    draw_nothing(monkeypatch)
+    draw_classes(tmp_path / "images", {"cat": 80, "dog": 20})
+    found = train(tmp_path / "root", tmp_path / "images")
+    told = look_at(found.root, f"{found.id}@2", "val")
+    metrics = found.entry("2").metrics
+    assert told.counts["dog"] / told.images > 0.3  # 10 of 26
+    overall = told.arms[0].overall
+    assert overall["accuracy"].value == pytest.approx(metrics["val_acc"], abs=1e-12)
+    assert overall["log_loss"].value == pytest.approx(metrics["val_loss"], abs=1e-5)
+    known = predictions.read(found, 2)
+    plain = -np.log(known.probabilities[np.arange(len(known.labels)), known.labels]).mean()
+    assert overall["log_loss"].value != pytest.approx(plain, rel=0.05)
 
 
 def test_images_of_one_group_are_one_case(experiment):

@@ -275,7 +275,7 @@ def test_an_adjusted_export_adds_its_offsets_and_says_where_they_come_from(train
     reference, kept = f"{experiment.id}@2", predictions.read(experiment, 2)
     raw = predict.load(Root.open(root), reference)
     adjusted = predict.load(Root.open(root), reference, adjust="macro_f1")
-    known = fitted.fit(np.log(kept.probabilities), kept.labels, "macro_f1")
+    known = fitted.fit(np.log(kept.probabilities), kept.cases, "macro_f1")
     assert np.abs(known).max() > 0.01, "otherwise nothing is tested"
     paths = sorted((image_folder / "val").rglob("*.png"))
     pixels = np.stack([predict.read_image(raw, p) for p in paths])

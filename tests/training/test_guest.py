@@ -458,3 +458,37 @@ def test_a_network_trains_and_is_used_from_another_folder(project, quick_run, qu
     sys.modules.pop("nets", None)
     assert predict.load(Root.open(tmp_path / "experiments"), f"{run.id}@1").name == "python:nets:make"
     assert quick_child(f"{run.id}@1", epochs=1).status() == "finished"
+
+
+@pytest.mark.slow  # test_the_first_weights_depend_on_the_seed_alone and test_code_that_was_sent_... are its parts
+def test_another_process_trains_the_same_bits_although_the_files_have_changed(
+    project, quick_run, tmp_path, monkeypatch
+):
+    """What a Ray worker does, without Ray."""
+    from raysweep.launch import run as launching
+    from raysweep.launch.workers import start as workers
+    from raysweep.plan import experiment as experiment_plan
+    from tests.conftest import small_settings, weights_hash
+    from tests.training.ranks import Ranks
+
+    late = "import torch\nfrom torch.nn import ReLU as act\ntorch.manual_seed(1)\nLAYER = torch.nn.Linear(3, 3)\n"
+    nets = f"import torch\ntorch.manual_seed(1234)\n{NET}\ndef make(num_classes, widths):\n    from late import act\n"
+    folder = project(
+        nets=f"{nets}    return nn.Sequential(nn.Conv2d(3, 3, 3), act(), nn.Dropout(0.2), Net(num_classes))\n",
+        late=late,
+    )
+    sections = {"model": {"name": "python:nets:make"}, "training": {"epochs": 1}}
+    here = quick_run(**sections)
+    with Ranks(1) as other:
+        monkeypatch.setattr(workers, "in_this_process", lambda job, fitted, progress: other.train(job))
+        plans = [
+            experiment_plan.plan_experiment(small_settings(tmp_path / "experiments", **sections)) for _ in range(2)
+        ]
+        there = launching.run(plans[0]).experiment
+        assert weights_hash(there) == weights_hash(here)
+        (folder / "late.py").write_text(late.replace("ReLU", "SELU"))
+        there = launching.run(plans[1]).experiment  # gets the files as they were planned with
+        assert weights_hash(there) == weights_hash(here)
+        changed = launching.run(experiment_plan.plan_experiment(small_settings(tmp_path / "experiments", **sections)))
+        assert weights_hash(changed.experiment) != weights_hash(here)
+    assert any(p.read_text() == late for p in (there.folder / "code").iterdir())

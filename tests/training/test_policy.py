@@ -158,7 +158,7 @@ def test_a_child_cannot_hold_out_what_its_parent_has_learned(quick_run, quick_ch
     [
         ({"policy": {"kind": "worst"}}, "Set sampling.holdout: 0.1, or policy.on: val"),
         ({"policy": {"kind": "best"}}, "worst"),
-        ({"policy": {"kind": "worst", "on": "val"}, "schedule": [{"from": 2}]}, "remove one of them"),
+        ({"policy": {"kind": "worst", "on": "val"}, "schedule": [{"from": 2}]}, "keep one of them"),
         ({"holdout": 0.7}, "0.5"),
     ],
 )
@@ -170,3 +170,23 @@ def test_policies_that_cannot_decide_are_refused(tmp_path, sampling, told):
 def test_a_policy_leaves_classes_for_the_rest(quick_run):
     with pytest.raises(ConfigError, match="classes is 10, and 10 classes have images"):
         quick_run(sampling={"policy": {"kind": "worst", "classes": 10, "on": "val"}})
+
+
+@pytest.mark.parametrize("permute", [False, True])
+def test_a_control_follows_the_shares_of_a_policy_also_with_the_classes_exchanged(quick_run, quick_child, permute):
+    parent = quick_run(training={"epochs": 1, "schedule_epochs": 4}, sampling=WORST)
+    adaptive = quick_child(f"{parent.id}@1", epochs=3)
+    over = {"sampling": {"follow": {"experiment": adaptive.id, "permute": permute}}, "seed": 5}
+    control = quick_child(f"{parent.id}@1", epochs=3, overrides=over)
+    assert control.config().settings["sampling"]["policy"] is None
+    theirs, mine = history(adaptive), history(control)
+    for epoch in (2, 3, 4):
+        of = [rows[rows["epoch"] == epoch].iloc[0] for rows in (theirs, mine)]
+        shown = [[int(row[f"realised_{c}"]) for c in "0123456789"] for row in of]
+        if permute:
+            shown = [sorted(numbers) for numbers in shown]
+        assert all(abs(a - b) <= 1 for a, b in zip(*shown, strict=True))
+    if permute:
+        assert "gets the share of" in (control.folder / "experiment_changes.log").read_text()
+        classes = [[row[f"realised_{c}"] for c in "0123456789"] for row in of]
+        assert classes[0] != classes[1]

@@ -23,6 +23,7 @@ from raysweep.launch.workers.retry import Verdict
 from raysweep.plan.resources import Resources
 from raysweep.store import layout
 from raysweep.store.root import Root
+from raysweep.training import guest_errors
 from raysweep.training.job import Job
 from raysweep.training.loop import train
 
@@ -67,7 +68,9 @@ def _worker(config: dict[str, Any]) -> None:
         tell(RankFailed(rank, error, fatal=True))
         raise
     except Exception as error:
-        lost, told = _lost_peer(error), TrainingError(f"{type(error).__name__}: {error}")
+        lost, place = _lost_peer(error), guest_errors.where(error)
+        in_code = f" (in your code: {place})" if place else ""
+        told = TrainingError(f"{type(error).__name__}: {error}{in_code}")
         tell(RankFailed(rank, told, fatal=not lost, lost_peer=lost, traceback=traceback.format_exc()))
         raise
     if rank == 0:

@@ -65,7 +65,7 @@ def of_arm(arm: Arm, cases: Cases, metric: str, seed: int = 0) -> Fitted:
         moved = np.empty(len(labels), dtype=np.int64)
         for f in range(FOLDS):
             there = fold == f
-            found = fit(scores[~there], labels[~there], metric)
+            found = fit(scores[~there], cases.part(~there), metric)
             moved[there] = np.argmax(scores[there] + found, axis=1)
         (plain, of_plain), (better, of_better) = (_measured(p, cases) for p in (own, moved))
         before.append(plain)
@@ -114,20 +114,20 @@ def _measured(predicted: Array, cases: Cases) -> tuple[Array, Array]:
     return np.concatenate([p.value for p in parts]), cases.by_case(np.concatenate(influence))
 
 
-def fit(log_probabilities: Array, labels: Array, metric: str) -> Array:
+def fit(log_probabilities: Array, cases: Cases, metric: str) -> Array:
     """Offsets with which argmax has the largest metric. Coordinate ascent: for one class after the other the best offset is looked up
     among all that change a prediction, until none of them helps.
 
     Args:
         log_probabilities: (n, K).
-        labels: int (n,).
+        cases: the images.
         metric: one of METRICS.
 
     Returns:
         float64 (K,), with mean 0.
     """
-    k = log_probabilities.shape[1]
-    found, real = np.zeros(k), np.bincount(labels, minlength=k)
+    k, labels, real = cases.classes, cases.labels, cases.counts
+    found, weights = np.zeros(k), _weights(cases, metric)
     if k < 2 or not len(labels):
         return found
     ranking = _Ranking(np.maximum(log_probabilities.astype(np.float64), LOWEST))
@@ -135,7 +135,7 @@ def fit(log_probabilities: Array, labels: Array, metric: str) -> Array:
     for _ in range(_ROUNDS):
         before = best
         for c in np.flatnonzero(real).tolist():
-            values, margins = _along(ranking, labels, c, real, metric)
+            values, margins = _along(ranking, labels, c, real, weights)
             at = int(values.argmax())
             if values[at] > best + _LEAST:
                 best, step = float(values[at]), _between(margins, at)
@@ -145,6 +145,17 @@ def fit(log_probabilities: Array, labels: Array, metric: str) -> Array:
             break
     result: Array = found - found.mean()
     return result
+
+
+def _weights(cases: Cases, metric: str) -> Array | None:
+    """How much a hit of each image adds to the metric, (n,); None where the metric is no mean of hits."""
+    if metric == "macro_f1":
+        return None
+    labels = cases.labels
+    if metric == "balanced_accuracy":
+        share: Array = 1 / (np.count_nonzero(cases.counts) * cases.counts[labels])
+        return share
+    return np.full(len(labels), 1 / len(labels)) if cases.prior is None else measures.image_weights(labels, cases.prior)
 
 
 class _Ranking:
@@ -180,7 +191,7 @@ def _between(margins: Array, at: int) -> float:
     return float((low + high) / 2)
 
 
-def _along(ranking: _Ranking, labels: Array, c: int, real: Array, metric: str) -> tuple[Array, Array]:
+def _along(ranking: _Ranking, labels: Array, c: int, real: Array, weights: Array | None) -> tuple[Array, Array]:
     """The metric while the offset of class c grows and the others stay: (its values once the first 0 … n images are called c, (n + 1,);
     the offsets from which on each image is, (n,), ascending)."""
     rival, margin = ranking.rivals(c)
@@ -188,11 +199,11 @@ def _along(ranking: _Ranking, labels: Array, c: int, real: Array, metric: str) -
     rival, truth, margin = rival[order], labels[order], margin[order]
     gained, lost = truth == c, truth == rival
     n, classes = len(labels), np.count_nonzero(real)
-    if metric == "macro_f1":
+    if weights is None:
         hits = np.r_[0, np.cumsum(gained)]
         values = (2 * hits / (np.arange(n + 1) + real[c]) + _f1_of_rivals(rival, lost, real)) / classes
     else:
-        weight = np.full(n, 1 / n) if metric == "accuracy" else 1 / (classes * real[truth])
+        weight = weights[order]
         values = (weight * lost).sum() + np.r_[0.0, np.cumsum(weight * (gained.astype(np.float64) - lost))]
     values[1:-1][margin[1:] == margin[:-1]] = -np.inf  # images with the same margin change together
     return values, margin

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, Effect
+from raysweep.report.history import cost
 from raysweep.report.sections.records import BranchLine, Group
 from raysweep.store import catalog
 from raysweep.store.records_manifest import ManifestEntry
@@ -19,7 +19,7 @@ def line(group: Group, comparison: Comparison | None) -> BranchLine:
     """One line of the table. Metrics are means over the last epochs of the seeds; costs are sums over the seeds."""
     rows = [catalog.summary(e) for e in group.members]
     last = [ends[-1] for e in group.members if (ends := e.manifest().ends)]
-    costs = [comparing.cost(e) for e in group.members]
+    costs = [cost(e) for e in group.members]
     return BranchLine(
         name=group.name,
         control=group.control,

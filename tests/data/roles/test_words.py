@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from raysweep.data import cache
 from tests.data.drawing import as_cifar, as_folder, as_hub, as_idx, as_manifest, encoded, pictures, publish, section
 from tests.situations.reading import plant, read, refusal
 
-FER = Path("/tmp/fer")
+FER = Path(os.environ.get("RAYSWEEP_FER", "/nowhere"))  # class folders with train/ and test/
 TRAIN = {"a": 4, "b": 3}
+THREE = {name: name for name in ("train", "val", "test")}
 SPLITS = [("train", "Training"), ("val", "PublicTest"), ("test", "PrivateTest")]
 
 
@@ -22,12 +24,8 @@ def some(size=8, channels=1):
     return pictures(TRAIN, {"a": 2, "b": 1}, size=size, channels=channels) + [p._replace(split="test") for p in extra]
 
 
-def three(path):
-    return {name: name for name in ("train", "val", "test")} | ({} if path is None else path)
-
-
 def test_folders_of_all_three_splits_have_their_own_purpose(tmp_path):
-    found = read(as_folder(tmp_path / "d", some(), three(None)), val="auto")
+    found = read(as_folder(tmp_path / "d", some(), THREE), val="auto")
     assert (found.train, found.val, found.test) == (TRAIN, {"a": 2, "b": 1}, {"a": 3, "b": 2})
     assert found.left_out == {}
 
@@ -41,7 +39,7 @@ def test_lists_of_all_three_splits(tmp_path, suffix):
 def test_train_and_test_alone_leave_the_test_images_sealed(tmp_path):
     kept = [p for p in some() if p.split != "val"]
     made = {
-        "folder": as_folder(tmp_path / "d", kept, three(None)),
+        "folder": as_folder(tmp_path / "d", kept, THREE),
         "list": as_manifest(tmp_path / "x.csv", kept),
         "hub": as_hub(tmp_path / "hub", kept, split_names={"train": "train", "test": "test"}),
     }
@@ -66,7 +64,7 @@ def test_cifar_and_mnist_have_test_images(tmp_path, monkeypatch):
 
 
 def test_split_sets_training_images_aside_whatever_there_is(tmp_path):
-    found = read(as_folder(tmp_path / "d", some(), three(None)), val="split")
+    found = read(as_folder(tmp_path / "d", some(), THREE), val="split")
     assert (found.train, found.val, found.test) == (TRAIN, None, {"a": 3, "b": 2})
     assert found.left_out == {"validation images, since data.val is split": 3}
     found = read(as_manifest(tmp_path / "x.csv", some()), val="split")
@@ -147,7 +145,7 @@ def test_a_class_of_test_images_in_other_capitals_is_asked_about(tmp_path):
 
 def test_training_copies_of_sealed_images_are_taken_out_if_asked(tmp_path):
     kept = some()
-    as_folder(tmp_path / "d", kept, three(None))
+    as_folder(tmp_path / "d", kept, THREE)
     (tmp_path / "d" / "test" / "a" / "again.png").write_bytes(encoded(kept[0].pixels))
     for how, images in (("report", 7), ("drop_train", 6)):
         data = cache.load(section(tmp_path / "d", val="auto", duplicates=how), tmp_path / "cache")
@@ -156,7 +154,7 @@ def test_training_copies_of_sealed_images_are_taken_out_if_asked(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not FER.is_dir(), reason="needs FER-2013's class folders in /tmp/fer, which are not ours to ship")
+@pytest.mark.skipif(not FER.is_dir(), reason="RAYSWEEP_FER names no folder with FER-2013, which is not ours to ship")
 def test_fer_2013_has_the_same_three_sets_in_folders_and_in_csv(tmp_path):
     from PIL import Image
 
@@ -176,3 +174,12 @@ def test_fer_2013_has_the_same_three_sets_in_folders_and_in_csv(tmp_path):
         assert (len(data.train.labels), len(data.val.labels), test.count) == (28_709, 3_589, 3_589)
         sets.append((data.sha256, test.digests.tolist(), test.labels.tolist()))
     assert sets[0] == sets[1]
+    found = cache.load(section(FER, val="auto"), tmp_path / "cache").reading
+    assert sum(found.copies.leaked.values()) + found.seal.in_train == 568
+    before = cache.load(section(FER), tmp_path / "cache").reading.copies
+    assert (sum(before.leaked.values()), before.other_class, before.surplus, before.contradictions) == (
+        568,
+        16,
+        1_236,
+        39,
+    )

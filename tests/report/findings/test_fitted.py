@@ -28,7 +28,7 @@ def test_every_value_along_a_class_is_that_of_its_predictions(metric):
     ranking = fitted._Ranking(scores.copy())
     for c, step in ((2, 0.0), (0, 0.7), (1, -0.4), (6, 1.1)):
         ranking.move(c, step)
-        values, margins = fitted._along(ranking, labels, c, real, metric)
+        values, margins = fitted._along(ranking, labels, c, real, fitted._weights(Cases(labels, K), metric))
         for at in (0, 1, 7, 150, 299, 300):
             moved = ranking.scores.copy()
             moved[:, c] += fitted._between(margins, at)
@@ -39,7 +39,7 @@ def test_every_value_along_a_class_is_that_of_its_predictions(metric):
 def test_no_offset_of_one_class_is_better_than_those_found(metric):
     images = Images(400, 1)
     scores = images.network(moved=np.array([0, 1.0, -0.5, 0, 0, 0.3, 0]))
-    found = fitted.fit(scores, images.labels, metric)
+    found = fitted.fit(scores, Cases(images.labels, K), metric)
     assert found.mean() == pytest.approx(0, abs=1e-12)
     reached = metric_of(images.labels, (scores + found).argmax(1), metric)
     assert reached > metric_of(images.labels, scores.argmax(1), metric)
@@ -53,7 +53,7 @@ def test_equal_scores_change_together():
     """Where a network gives many images the same scores, no offset can tell them apart, so none may be claimed to."""
     labels = np.repeat([0, 1], [30, 70])
     scores = np.log(np.tile([0.6, 0.4], (100, 1)))
-    found = fitted.fit(scores, labels, "accuracy")
+    found = fitted.fit(scores, Cases(labels, 2), "accuracy")
     assert set((scores + found).argmax(1)) == {1}
 
 
@@ -65,7 +65,7 @@ def test_the_gain_is_what_other_images_get(metric):
     for i in range(8):
         images = Images(700, i)
         scores = images.network(moved=moved)
-        found = fitted.fit(scores, images.labels, metric)
+        found = fitted.fit(scores, Cases(images.labels, K), metric)
         before = metric_of(images.labels, scores.argmax(1), metric)
         claimed.append(metric_of(images.labels, (scores + found).argmax(1), metric) - before)
         gains = fitted.of_arm(arm("control", [scores]), Cases(images.labels, K), metric)
@@ -108,3 +108,26 @@ def test_a_group_is_in_one_fold():
     assert set(fold) == set(range(fitted.FOLDS))
     spread = fitted._folds(Cases(labels, 5), 0)
     assert {len(spread[(labels == c) & (spread == f)]) for c in range(5) for f in range(5)} == {8}
+
+
+def test_with_a_prior_accuracy_is_that_of_the_data(tmp_path):
+    """Images that were drawn in other shares than the data has: the offsets are best for the data, and so is the gain."""
+    images = Images(700, 5)
+    scores = images.network()
+    prior = np.array([0.02, 0.60, 0.02, 0.32, 0.02, 0.01, 0.01])
+    cases = Cases(images.labels, K, prior=prior)
+
+    def accuracy(predicted):
+        recall = [np.mean(predicted[images.labels == c] == c) for c in range(K)]
+        return float(np.dot(prior, recall))
+
+    found = fitted.fit(scores, cases, "accuracy")
+    plain = fitted.fit(scores, Cases(images.labels, K), "accuracy")
+    assert accuracy((scores + found).argmax(1)) > accuracy((scores + plain).argmax(1)) + 0.02
+    (gain,) = [
+        g
+        for g in fitted.of_arm(arm("c", [scores]), cases, "accuracy").gains
+        if (g.target, g.metric) == (None, "accuracy")
+    ]
+    assert gain.before == pytest.approx(accuracy(scores.argmax(1)))
+    assert gain.value > gain.before + 0.1

@@ -20,7 +20,7 @@ import pytest
 
 from raysweep import _paths
 from raysweep.errors import LockedError, NotFoundError, RootError, StoreError
-from raysweep.store import catalog, files, index, layout, lineage, resolve, retention
+from raysweep.store import catalog, evaluations, files, index, layout, lineage, resolve, retention
 from raysweep.store import experiment as experiments
 from raysweep.store import sweep as sweeps
 from raysweep.store.experiment import Experiment
@@ -216,6 +216,22 @@ def test_sweeps_are_found(server):
         root = Root.open(server.root())
         assert [s.id for s in sweeps.all_sweeps(root)] == [made.id]
         assert resolve.find_sweep(root, "many").record().id == made.id
+
+
+def test_a_look_at_sealed_images_is_seen_on_every_machine(server):
+    from datetime import datetime
+
+    told = {"looked": "2026-01-02T03:04:05", "reference": "base@5", "sealed_sha256": "abc"}
+    with server.machine("a"):
+        made = evaluations.create(Root.open(server.root()), "base", datetime.now())
+        made.write({"id": made.id, **told})
+        files.write_atomic(made.folder / layout.RELIABILITY, b"x")
+    with server.machine("b"):
+        root = Root.open(server.root())
+        (look,) = evaluations.looks(root, "abc")
+        assert (look.evaluation, look.of) == (made.id, "base@5")
+        assert evaluations.looks(root, "another") == []
+        assert (root.path / layout.EVALUATIONS / made.id / layout.RELIABILITY).exists()
 
 
 def test_names_that_no_path_may_have_are_left_alone(server):

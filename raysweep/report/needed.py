@@ -1,0 +1,47 @@
+"""How many seeds or images it would take to show a difference, from the variation that a comparison measured."""
+
+from __future__ import annotations
+
+import math
+
+from raysweep.report.comparison import Comparison
+from raysweep.report.effects import LEARNED, LEVEL, Effect
+from raysweep.report.findings import power
+from raysweep.report.findings.arms import targets
+from raysweep.report.findings.power import Needed
+
+TWO_POINTS = 0.02
+
+
+def of_effect(comparison: Comparison, effect: Effect, difference: float = TWO_POINTS) -> Needed | None:
+    """What it would take to give such a difference a label, if every branch and the control had as many seeds; None where nothing is
+    known of the variation.
+
+    Args:
+        difference: as a share.
+    """
+    findings, finding = comparison.findings, effect.finding
+    if findings is None or math.isnan(finding.images):
+        return None
+    rows = targets(len(comparison.classes))
+    between = float(findings.seeds.variance[rows.index((finding.target, finding.metric))])
+    if math.isnan(between):
+        return None
+    size = findings.compared[int(finding.metric == LEARNED)]
+    arms = len(findings.free) + 1  # of the whole sweep, also where one branch of it is shown
+    return power.needed(finding, difference, between, arms, LEVEL / max(1, size))
+
+
+def words(comparison: Comparison, effect: Effect) -> str:
+    """What stands beside "not shown": ``from 3.1 points on it would be; two points take 9 seeds``. Empty where nothing was tested."""
+    if math.isnan(effect.smallest):
+        return ""
+    text = f"from {100 * effect.smallest:.1f} points on it would be"
+    if effect.smallest <= TWO_POINTS:
+        return text
+    needed = of_effect(comparison, effect)
+    if needed is None or math.isinf(needed.images):
+        return text
+    if needed.seeds is not None:
+        return f"{text}; two points take {needed.seeds} seeds"
+    return f"{text}; two points take {needed.images:.1f} × as many images and {power.MOST_SEEDS} seeds"

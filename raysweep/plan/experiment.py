@@ -61,12 +61,7 @@ def plan_experiment(
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
     """
-    root = root or Root.open(settings.root, look=False)
-    if tracked:
-        trackers.check(settings.trackers)
-    where = resources.decide(settings.scaling)
-    if writable:
-        root.check_writable()
+    root, where = _place(settings, root, tracked, writable)
     data = read_images(settings, root, progress, before, audited=writable)
     roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
     progress(Building())
@@ -95,6 +90,17 @@ def plan_experiment(
         trusted=trusted,
         held=held,
     )
+
+
+def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool) -> tuple[Root, resources.Resources]:
+    """(the root, the resources), where everything that is needed is there."""
+    root = root or Root.open(settings.root, look=False)
+    if tracked:
+        trackers.check(settings.trackers)
+    where = resources.decide(settings.scaling)
+    if writable:
+        root.check_writable()
+    return root, where
 
 
 def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]:

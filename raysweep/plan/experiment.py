@@ -70,7 +70,7 @@ def plan_experiment(
     settings, mirrored = _mirrored(settings, data.classes)
     held, counts = _pool(settings, data)
     settings, weights, by_rule = _treatment(settings, root, asked, inherited, first_epoch, counts, held)
-    parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
+    settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph

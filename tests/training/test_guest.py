@@ -100,6 +100,24 @@ def test_a_last_layer_of_another_width_is_replaced_and_said(project):
     assert outputs(build("nets:ten", classes=10, head="replace")) == (2, 10)
 
 
+def test_a_network_whose_output_fits_keeps_all_its_layers(project, tmp_path):
+    """Its last layer is not the one that gives the output."""
+    from raysweep.plan import experiment as experiment_plan
+    from tests.conftest import small_settings
+
+    extra = "def make(widths):\n    net = Net(CLASSES)\n    net.extra = nn.Linear(2, 1)\n    return net"
+    for classes, head in ((10, "keep"), (9, None)):
+        project(nets=f"CLASSES = {classes}\n{NET}\n{extra}\n")
+        settings = small_settings(tmp_path / "experiments", model={"name": "python:nets:make"})
+        if head == "keep":
+            plan = experiment_plan.plan_experiment(settings)
+            assert plan.settings.model.head == "keep"
+            assert not any("replaced" in note.text for note in plan.notes)
+        else:
+            with pytest.raises(ConfigError, match=r"logits of shape \(1, 10\) are needed"):
+                experiment_plan.plan_experiment(settings)
+
+
 def test_the_names_of_weights_stay_where_gray_is_repeated(project):
     from raysweep.training import guest_network
 

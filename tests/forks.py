@@ -13,12 +13,12 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 Work = Callable[[], int | None]
 
@@ -88,13 +88,21 @@ def command_line(*arguments: object, folder: Path | None = None) -> None:
     entry()
 
 
-def _served(function: Callable[..., Any], arguments: tuple[Any, ...], pipes: str, environment: dict[str, str]) -> None:
+def _served(
+    function: Callable[..., Any], arguments: tuple[Any, ...], pipes: list[Connection], environment: dict[str, str]
+) -> None:
     """Runs in a fork of the server."""
     os.environ.clear()
     os.environ.update(environment)
     os.fsync = lambda fd: os.fstat(fd) and None  # type: ignore[assignment,func-returns-value]  # as in the tests' process
-    out, err = (os.open(Path(pipes) / name, os.O_WRONLY) for name in ("out", "err"))
-    os._exit(perform(lambda: function(*arguments), out, err))
+
+    def work() -> int | None:
+        for pipe in pipes:  # now stdout and stderr
+            pipe.close()
+        return function(*arguments)
+
+    out, err = (pipe.fileno() for pipe in pipes)
+    os._exit(perform(work, out, err))
 
 
 def server() -> Any:
@@ -108,16 +116,13 @@ class Served:
     """``function(*arguments)`` in a fork of the server, with pipes for stdout and stderr; use as a context."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self._pipes = tempfile.TemporaryDirectory()
-        names = [Path(self._pipes.name) / name for name in ("out", "err")]
-        for name in names:
-            os.mkfifo(name)
-        told = (function, arguments, self._pipes.name, dict(os.environ))
-        self._process = server().Process(target=_served, args=told, daemon=True)
+        context = server()
+        heard, told = zip(*(context.Pipe(duplex=False) for _ in range(2)), strict=True)
+        self._process = context.Process(target=_served, args=(function, arguments, list(told), dict(os.environ)))
         self._process.start()
-        self.stdout: TextIO
-        self.stderr: TextIO
-        self.stdout, self.stderr = (open(name) for name in names)  # noqa: SIM115
+        self.stdout, self.stderr = (os.fdopen(os.dup(pipe.fileno())) for pipe in heard)
+        for pipe in (*heard, *told):
+            pipe.close()
 
     def __enter__(self) -> Served:
         return self
@@ -126,7 +131,6 @@ class Served:
         self._process.kill()
         for stream in (self.stdout, self.stderr):
             stream.close()
-        self._pipes.cleanup()
 
     def send_signal(self, number: int) -> None:
         assert self._process.pid is not None

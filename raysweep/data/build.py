@@ -13,22 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from raysweep._text import join_names
 from raysweep.config.settings import DataSection
 from raysweep.data import arrays, copies, decode, integrity, pillow
 from raysweep.data.listing import Item, Listing
 from raysweep.data.pillow import Decoded
 from raysweep.data.reading import UNDECODED, Cropped, LeftOut, Reading, Seal, most_common
-from raysweep.data.roles import groups, seal, split, words
-from raysweep.data.roles.split import Fixed
-from raysweep.data.sampling import permutation
+from raysweep.data.roles import groups, seal
+from raysweep.data.roles.sides import Hashed, Known, sided, without_copies
 from raysweep.errors import DataError
 
-_NONE_LEFT = (
-    "All of these images have a role already, and none is for validation: an ancestor was trained on them. What a network was "
-    "trained on says nothing about it. Keep the parent's data.val, or add new images."
-)
-_ALL_TOGETHER = "no image can be set aside for validation: each has an equal one, or all are of one group. Add images, or check data.group."
 META = "meta.json"
 SEALED = "sealed_files.npy"
 RAW = "raw.npy"  # while a cache is made
@@ -80,27 +73,6 @@ class _Seen:
             sizes=most_common(self.sizes),
             own_split=listing.val is None,
         )
-
-
-@dataclass(frozen=True)
-class Known:
-    """Hashes of the pixels, as :func:`short` makes them, of images that an ancestor was trained on, and of those it was validated
-    on."""
-
-    train: np.ndarray
-    val: np.ndarray
-
-    def among(self, digests: np.ndarray) -> Fixed:
-        """Which of these images they are. One that is both stays for training."""
-        keys = short(digests)
-        trained = np.isin(keys, self.train)
-        return Fixed(trained, np.isin(keys, self.val) & ~trained)
-
-
-def short(digests: np.ndarray) -> np.ndarray:
-    """The first 64 bits of hashes S32 (n,), uint64 (n,); 0 for an empty one."""
-    text = b"".join(d.ljust(32, b"0") for d in digests.tolist()).decode()
-    return np.frombuffer(bytes.fromhex(text), dtype=">u8")[::2].astype(np.uint64)
 
 
 @dataclass(frozen=True)
@@ -167,9 +139,9 @@ def _write(
         raise _undecodable(items, seen.bad, data)
     labels = np.array([item.label for item in items], dtype=np.int64)
     of_group = groups.numbered(items)
-    parts, beyond = _parts(decoded, labels, listing, data, of_group, known)
-    prior = _prior(parts, beyond, labels, listing, data)
-    parts, dropped = _without_copies(parts, decoded, labels, listing, data, sealed)
+    hashed = Hashed(labels, decoded.digests, decoded.files, frozenset(seen.bad), of_group)
+    sides = sided(hashed, listing, data, known)
+    parts, dropped = without_copies(sides.parts, hashed, listing, data, sealed)
     train, val = parts["train"], parts["val"]
     found = copies.groups(decoded.digests[train], labels[train], decoded.digests[val], labels[val])
     counted = copies.count(found, labels[train], labels[val], listing.classes, dropped)
@@ -197,7 +169,7 @@ def _write(
             seen.reading(listing, items, {c: int(n) for c, n in zip(listing.classes, in_val, strict=True)}),
             copies=counted,
             seal=of_seal,
-            prior=prior,
+            prior=sides.prior,
         ).to_json(),
         "hashes": {file.name: integrity.hashes(file) for file in sorted(folder.iterdir())},
     }
@@ -291,98 +263,6 @@ def _undecodable(items: list[Item], bad: Mapping[int, str], data: DataSection) -
         f"{len(bad)} of {len(items)} images under {data.path} cannot be decoded: {first}{more}. Repair or remove them, or "
         "set data.on_bad_image=skip to omit them; the experiment then records which ones were skipped."
     )
-
-
-def _parts(
-    decoded: _Decoded,
-    labels: np.ndarray,
-    listing: Listing,
-    data: DataSection,
-    of_group: np.ndarray | None,
-    known: Known | None,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """(split → positions of its images, sorted by (label, hash of the pixels); those of validation images beyond data.max_val).
-
-    Raises:
-        DataError: a class or a split has no images.
-    """
-    nothing = np.empty(0, dtype=np.int64)
-    good = np.array([i for i in range(len(labels)) if i not in decoded.seen.bad], dtype=np.int64)
-    order = good[np.lexsort((decoded.digests[good], labels[good]))]
-    if listing.val is None:
-        _check_classes(listing.classes, labels[order], "readable")
-        fixed = None if known is None else known.among(decoded.digests)
-        parts = split.own_split(order, labels, data, listing.classes, decoded.digests, of_group, fixed)
-        _check_classes(listing.classes, labels[parts["train"]], "training")
-        if len(parts["val"]) == 0:
-            raise DataError(_NONE_LEFT if fixed is not None else f"{data.path or data.source}: {_ALL_TOGETHER}")
-        return parts, nothing
-    parts = {"train": order[order < len(listing.train)], "val": order[order >= len(listing.train)]}
-    _check_classes(listing.classes, labels[parts["train"]], "training")
-    if len(parts["val"]) == 0:
-        raise DataError(
-            f"{data.path} has no validation images. Add some, or remove the split; raysweep then makes one itself."
-        )
-    if data.max_val is None:
-        return parts, nothing
-    val = parts["val"]
-    takes = split.limited(np.bincount(labels[val], minlength=len(listing.classes)), data.max_val, data.min_val)
-    drawn = [c[permutation(len(c), (data.split_seed, i))] for i in range(len(takes)) for c in [val[labels[val] == i]]]
-    kept = np.isin(val, np.concatenate([c[:take] for c, take in zip(drawn, takes, strict=True)]))
-    return {"train": parts["train"], "val": val[kept]}, val[~kept]
-
-
-def _prior(
-    parts: dict[str, np.ndarray], beyond: np.ndarray, labels: np.ndarray, listing: Listing, data: DataSection
-) -> dict[str, float] | None:
-    """Class → its share in the data, where a split of ours gives validation another one, by an image or more. Accuracy and loss
-    are then weighted back. Versions before ``data.min_val`` did not do this."""
-    if data.min_val == 0 or (listing.val is not None and not len(beyond)):
-        return None
-    whole = np.concatenate([parts["val"], parts["train"] if listing.val is None else beyond])
-    counts, in_val = (np.bincount(labels[p], minlength=len(listing.classes)) for p in (whole, parts["val"]))
-    share = counts / counts.sum()
-    if (np.abs(in_val - share * in_val.sum()) < 1).all():
-        return None
-    return {name: float(p) for name, p in zip(listing.classes, share, strict=True)}
-
-
-def _without_copies(
-    parts: dict[str, np.ndarray],
-    decoded: _Decoded,
-    labels: np.ndarray,
-    listing: Listing,
-    data: DataSection,
-    sealed: np.ndarray | None,
-) -> tuple[dict[str, np.ndarray], int]:
-    """(the split without the copies that ``data.duplicates`` takes out, their number). Training copies of sealed images are known
-    by their bytes."""
-    train, val = parts["train"], parts["val"]
-    shared = np.intersect1d(decoded.digests[train], decoded.digests[val])
-    in_train, in_val = (np.isin(decoded.digests[index], shared) for index in (train, val))
-    if (
-        data.val != words.TEST and sealed is not None
-    ):  # what earlier versions did, which left test images beside validation images unread
-        in_train |= np.isin(decoded.files[train], sealed[sealed != b""])
-    if not in_train.any():
-        return parts, 0
-    if data.duplicates == copies.DROP_TRAIN:
-        left = {"train": train[~in_train], "val": val}
-    elif data.duplicates == copies.DROP_VAL:
-        left = {"train": train, "val": val[~in_val]}
-    else:
-        return parts, 0
-    _check_classes(listing.classes, labels[left["train"]], "training")
-    return left, len(train) + len(val) - len(left["train"]) - len(left["val"])
-
-
-def _check_classes(classes: tuple[str, ...], labels: np.ndarray, what: str) -> None:
-    counts = np.bincount(labels, minlength=len(classes))
-    empty = [c for c, n in zip(classes, counts, strict=True) if n == 0]
-    if empty:
-        raise DataError(
-            f"There are no {what} images of class {join_names(empty)}. Add some, or remove the class from the data."
-        )
 
 
 def _write_split(

@@ -27,11 +27,12 @@ from raysweep.config.settings import DataSection
 from raysweep.config.treatment import SamplingSection
 from raysweep.data import build, holdout, integrity, sampling
 from raysweep.data.arrays import ImageFile
-from raysweep.data.build import META, Known, Progress
+from raysweep.data.build import META, Progress
 from raysweep.data.integrity import Check, UnsignedError
 from raysweep.data.listing import Listing
 from raysweep.data.naming import Chosen
 from raysweep.data.reading import Reading
+from raysweep.data.roles.sides import Known
 from raysweep.data.sources import open_source
 from raysweep.errors import DataError
 

@@ -87,14 +87,8 @@ def plan_child(
         trusted=parent.trusted,
         before=known_roles,
     )
-    if known_roles is None:
-        plan = replace(plan, notes=(*plan.notes, *roles.unknown(parent, plan.data.sha256)))
-    if plan.data.shape[2] != parent.channels:
-        raise CheckpointError(
-            f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "
-            f"data.channels={parent.channels}."
-        )
-    _check_holdout(parent, plan)
+    plan = replace(plan, notes=(*plan.notes, *roles.unknown(known_roles, parent, plan.data.sha256)))
+    _check_images(parent, plan)
     if changed is not None:
         parent = replace(parent, notes=(*parent.notes, Note(changed)))
     return of_parent(plan, parent, fresh_optimizer)
@@ -122,8 +116,13 @@ def _ratio(parent: Parent, sampled: Mapping[str, Any], weights: str | Mapping[st
     return _Ratio(wanted, inherited, before.numbers() if goes_on else known.as_dict(), given)
 
 
-def _check_holdout(parent: Parent, plan: Plan) -> None:
-    """Raises CheckpointError if an image that is to be held out may be one that the parent trained on."""
+def _check_images(parent: Parent, plan: Plan) -> None:
+    """Raises CheckpointError if images have other channels, or one that is to be held out may be one that the parent trained on."""
+    if plan.data.shape[2] != parent.channels:
+        raise CheckpointError(
+            f"{parent.path} was trained on images of {parent.channels} channels, but the data have {plan.data.shape[2]}. Set "
+            f"data.channels={parent.channels}."
+        )
     was, now = parent.settings.sampling.holdout, plan.settings.sampling.holdout
     split = parent.settings.data.split_seed == plan.settings.data.split_seed
     same = was == now and split and parent.data_sha256 == plan.data.sha256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from raysweep._paths import user_path
@@ -14,7 +15,7 @@ from raysweep.data import augment, cache
 from raysweep.data.roles.record import Before, ImageRoles
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
-from raysweep.plan import follow, networks, resources
+from raysweep.plan import networks, resources
 from raysweep.plan.types import Plan
 from raysweep.store import layout
 from raysweep.store.root import Root
@@ -69,27 +70,16 @@ def plan_experiment(
     settings, data = _ordered(settings, data, classes, origin.classes)
     settings, mirrored = _mirrored(settings, data.classes)
     held, counts = _pool(settings, data)
-    settings, weights, by_rule = _treatment(settings, root, asked, inherited, first_epoch, counts, held)
+    settings, weights, by_rule = _treatment(settings, asked, inherited, first_epoch, counts, held)
     settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
-    return Plan(
-        settings,
-        root,
-        data.facts,
-        counts,
-        weights,
-        settings.sampling.samples_per_epoch or sum(counts.values()),
-        where,
-        parameters,
-        notes=(*mirrored, *by_rule, *notes),
-        roles=roles,
-        code=code,
-        trusted=trusted,
-        held=held,
-    )
+    draws = settings.sampling.samples_per_epoch or sum(counts.values())
+    notes = (*mirrored, *by_rule, *notes)
+    plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
+    return replace(plan, roles=roles, held=held, code=code)
 
 
 def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool) -> tuple[Root, resources.Resources]:
@@ -111,7 +101,6 @@ def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]
 
 def _treatment(
     settings: Settings,
-    root: Root,
     asked: Wanted | None,
     inherited: SamplingWeights | None,
     first_epoch: int,
@@ -119,10 +108,9 @@ def _treatment(
     held: int,
 ) -> tuple[Settings, SamplingWeights, tuple[Note, ...]]:
     """(settings with the weight of every class, the weights of the first epoch, what is to be said of them and of the loss)."""
-    settings, told = follow.resolved(settings, root, counts)
     settings, schedule, notes = _weights(settings, asked, inherited, counts, held)
     weights = schedule.at(first_epoch, counts)
-    return settings, weights, (*(Note(text) for text in told), *notes, *_loss(settings, weights, counts))
+    return settings, weights, (*notes, *_loss(settings, weights, counts))
 
 
 def _weights(

@@ -54,9 +54,9 @@ def of_experiment(experiment: Experiment, config: ExperimentConfig) -> Before | 
     return None if roles is None else Before(config.data_sha256, roles, experiment.id)
 
 
-def unknown(parent: Parent, sha256: str) -> tuple[Note, ...]:
-    """What is to be said where the roles are not known, of data with this hash."""
-    if parent.data_sha256 in (None, sha256):
+def unknown(before: Before | None, parent: Parent, sha256: str) -> tuple[Note, ...]:
+    """What is to be said where the roles are not known, of a child's data with this hash."""
+    if before is not None or parent.data_sha256 in (None, sha256):
         return ()
     text = f"not checked: which of these images {parent.experiment} was trained on, since its data are gone or have changed"
     return (Note(text),)

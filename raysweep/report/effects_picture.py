@@ -12,37 +12,57 @@ from typing import Any
 from raysweep._text import counted
 from raysweep.report import effects
 from raysweep.report.comparison import Comparison, largest
+from raysweep.report.effects import LEARNED
 from raysweep.report.figures import new_figure, png
 from raysweep.report.fonts import labels, safe_label
 
 MOST_CLASSES = 24
-MOST_BRANCHES = 60
+MOST_BRANCHES = 36
 TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+_TITLES = {
+    LEARNED: ("Learned (at equal alarms)", "the interval"),
+    "f1": (
+        "F1 at the networks' own decisions",
+        "how often the class is predicted, and what moved thresholds give for free",
+    ),
+}
 
 
 def heat_map(comparison: Comparison) -> bytes:
-    """The F1 of every class as PNG. Purple is better than the reference and orange is worse, which every kind of colour vision can
-    tell apart. Each cell has a sign, and it is bold where the difference is shown."""
+    """The effects on every class as PNG, in two panels: what was learned, at equal alarms; and F1 at the networks' own decisions, with
+    how often the branch predicts the class and what the reference gets for free. Without predictions there is only F1.
+
+    Purple is better than the reference and orange is worse, which every kind of colour vision can tell apart. Each cell has a
+    sign, and it is bold where the difference is shown.
+    """
+    classes, names = largest(comparison, MOST_CLASSES), _branches(comparison)
+    panels = (LEARNED, "f1") if comparison.pairs else ("f1",)
+    width = max(len(safe_label(n)) for n in names)
+    size = 2.4 + 0.075 * width + 0.85 * (len(classes) + 2), len(panels) * (1.9 + 0.42 * len(names))
+    figure = new_figure(*size)
+    for axes, metric in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        _panel(figure, axes, comparison, [(c, metric) for c in classes], names)
+    return png(figure)
+
+
+def _panel(
+    figure: Any, axes: Any, comparison: Comparison, of_classes: Sequence[tuple[str, str]], names: Sequence[str]
+) -> None:
+    """One metric of every class, beside macro-F1 and accuracy."""
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    classes = largest(comparison, MOST_CLASSES)
-    columns = [*((c, "f1") for c in classes), (effects.ALL, "macro_f1"), (effects.ALL, "accuracy")]
-    names = _branches(comparison)
+    columns = [*of_classes, (effects.ALL, "macro_f1"), (effects.ALL, "accuracy")]
     table = [[comparison.of(name, target, m) for target, m in columns] for name in names]
     most = max((abs(e.difference) for row in table for e in row if not math.isnan(e.difference)), default=0.0) or 0.01
     scale, colours = Normalize(-most, most), matplotlib.colormaps["PuOr"]
-    width = max(len(safe_label(n)) for n in names)
-    figure = new_figure(2.4 + 0.075 * width + 0.85 * len(columns), 1.9 + 0.42 * len(names))
-    axes = figure.add_subplot()
     for y, row in enumerate(table):
         for x, effect in enumerate(row):
             _cell(axes, x, y, effect, colours(float(scale(effect.difference))))
     _finish(axes, comparison, columns, names)
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, shrink=0.8, aspect=18)
     bar.ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:+.0f}")
-    return png(figure)
 
 
 def _branches(comparison: Comparison) -> list[str]:
@@ -84,9 +104,10 @@ def _finish(axes: Any, comparison: Comparison, columns: Sequence[tuple[str, str]
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
+    told, below = _TITLES[columns[0][1]] if comparison.pairs else ("F1", "the interval")
     axes.set_title(
-        f"F1 in percentage points against {comparison.against}\nbold: shown (false-discovery rate "
-        f"{effects.LEVEL:.0%}); below: the interval{_omitted(comparison, classes, len(names))}",
+        f"{told} in percentage points against {comparison.against}\nbold: shown (false-discovery rate "
+        f"{effects.LEVEL:.0%}); below: {below}{_omitted(comparison, classes, len(names))}",
         fontsize=10,
         loc="left",
     )
@@ -106,6 +127,9 @@ def _cell(axes: Any, x: int, y: int, effect: effects.Effect, colour: tuple[float
     weight = "bold" if real else "normal"
     axes.text(x, y - 0.1, f"{100 * effect.difference:+.1f}", fontsize=9, weight=weight, **style)
     below = f"{100 * effect.low:+.1f} … {100 * effect.high:+.1f}"
-    if math.isnan(effect.low):
+    if effect.free is not None and effect.times is not None:
+        times = "" if math.isnan(effect.times) else f"{effect.times:.2f} ×, "
+        below = f"{times}free {100 * effect.free:+.1f}"
+    elif math.isnan(effect.low):
         below = counted(effect.images or 0, "image")
     axes.text(x, y + 0.26, below, fontsize=5.5, **style)

@@ -106,7 +106,7 @@ def test_a_sweep_is_compared_with_its_controls(root, sweep, capsys):
     assert out.splitlines()[1].startswith("34\t")
     code, out, _ = run_cli(capsys, "compare", "s", "--json", "--root", root)
     assert code == 0
-    assert len(json.loads(out)["effects"]) == (10 * 6 + 5) + (
+    assert len(json.loads(out)["effects"]) == (10 * 6 + 7) + (
         10 * 3 + 3
     )  # of the branch, and of the control with offsets
 

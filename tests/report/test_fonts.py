@@ -72,7 +72,7 @@ def size(png: bytes) -> tuple[int, int]:
 
 def test_a_thousand_classes_make_a_picture_that_can_be_looked_at(monkeypatch):
     found = matrix_of([f"character{i}" for i in range(964)])
-    matrix, names, more = figures._most_confused(found)
+    matrix, names, more = figures._most_confused(found.matrix, found.classes)
     assert matrix.shape == (figures.MOST_CLASSES - 1, figures.MOST_CLASSES)
     assert more == 964 - len(names.texts)
     assert (matrix.sum(1) == 3).all()  # the last column has the images that other classes were called

@@ -122,7 +122,7 @@ def test_hundreds_of_classes_are_compared_at_once():
     began = time.process_time()
     found, _ = effects.of_arms(control, [branch], Cases(labels, k), [f"c{i}" for i in range(k)])
     assert time.process_time() - began < 20  # 1 s on a machine that is not busy
-    assert len(found) == 6 * k + 5
+    assert len(found) == 6 * k + 7
     assert one(found, ALL, "macro_f1").difference > 0.05
 
 
@@ -262,3 +262,21 @@ def test_the_four_columns_of_a_class_in_the_terminal(sweep, capsys):
         assert row[8] == learned.label
     code, _, err = run_cli(capsys, "compare", sweep.id, "--class", "aa", "--root", sweep.root)
     assert (code, "Did you mean 'a'?" in err) == (2, True)
+
+
+def test_calibration_is_told_beside_the_rest_and_agrees_with_an_estimate():
+    from raysweep.report.findings import estimates
+
+    labels = np.repeat([0, 1, 2], [30, 40, 60])
+    control, branch = (effects.arm(n, networks(labels, 2, r, i)) for i, (n, r) in enumerate([("c", 0.7), ("b", 0.8)]))
+    cases = Cases(labels, 4)
+    found, _ = effects.of_arms(control, [branch], cases, CLASSES)
+    known = {e.name: e for e in estimates.estimate([control, branch], cases)}
+    for metric in ("ece", "brier"):
+        effect = one(found, ALL, metric)
+        assert effect.label == ""
+        assert math.isnan(effect.p)
+        assert effect.low <= effect.difference <= effect.high
+        assert (effect.reference, effect.value) == pytest.approx(
+            [known[a].overall[metric].value for a in "cb"], abs=1e-6
+        )

@@ -118,7 +118,7 @@ def test_images_of_another_size_and_colour_are_brought_to_the_networks(trained, 
     assert predict.read_image(found, tmp_path / "missing.jpg") == "No such file or directory"
 
 
-@pytest.mark.parametrize("form", ["safetensors", "onnx", "torchscript"])
+@pytest.mark.parametrize("form", ["safetensors", "torchscript", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_what_is_exported_gives_the_same_probabilities(trained, tmp_path, capsys, form):
     import torch
 

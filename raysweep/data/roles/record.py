@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from raysweep.data import cache
-from raysweep.data.build import Known, short
 from raysweep.data.cache import Dataset
+from raysweep.data.roles.sides import Known, short
 from raysweep.errors import DataError, StoreError
 from raysweep.store import files, layout
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from raysweep.report.findings import measures, offsets
+from raysweep.report.findings import calibration, measures, offsets
 from raysweep.report.findings.measures import Measured
 from raysweep.report.findings.variance import ArmSummary, own_variance
 
@@ -18,7 +18,7 @@ Array = np.ndarray
 LEARNED = "learned"  # the break-even point of precision and recall, where thresholds differ no more
 OF_CLASS = ("recall", "precision", "f1", LEARNED, "ap", "auroc")
 MOST_RANKED = 20_000_000  # classes × images up to which average precision and AUROC have an interval
-OVERALL = ("accuracy", "macro_f1", "balanced_accuracy", LEARNED, "log_loss")
+OVERALL = ("accuracy", "macro_f1", "balanced_accuracy", LEARNED, "log_loss", "ece", "brier")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Cases:
 @dataclass(frozen=True)
 class Influence:
     """The influence of every case on every target, in the order of :func:`targets`: ``decided`` (4 K, G) is sparse; ``ranked``
-    (2 K, G) is dense, and None where there are too many classes and images; ``overall`` float64 (5, G)."""
+    (2 K, G) is dense, and None where there are too many classes and images; ``overall`` float64 (7, G)."""
 
     decided: Any
     ranked: Array | None
@@ -174,6 +174,8 @@ def _network(log_probabilities: Array, cases: Cases) -> _Network:
         measures.mean(even),
         cases.mean(offsets.losses(log_probabilities, moved.offsets, labels)),
     ]
+    trusted = calibration.calibration(_normalised(log_probabilities), labels, cases.prior)
+    overall += [trusted.error, trusted.brier]
     scores = [ranked.average_precision, ranked.auroc]
     influence = Influence(
         cases.by_case(vstack([m.influence for m in decided], format="csr")),
@@ -182,6 +184,15 @@ def _network(log_probabilities: Array, cases: Cases) -> _Network:
     )
     value = np.concatenate([m.value for m in (*decided, *scores, *overall)])
     return _Network(value, influence, own.predicted, moved.missed & (cases.counts > 0))
+
+
+def _normalised(log_probabilities: Array) -> Array:
+    """float64, so that the probabilities of each image have the sum 1; log 0 stays −∞."""
+    from scipy.special import logsumexp
+
+    scores = log_probabilities.astype(np.float64)
+    result: Array = scores - logsumexp(scores, axis=1, keepdims=True)
+    return result
 
 
 def moved(arm: Arm, wanted: Array, cases: Cases) -> Array:
@@ -203,7 +214,7 @@ def floors(cases: Cases) -> Array:
     of_class = np.where(n > 0, 1 / np.maximum(n, 1) ** 2, np.nan)
     there = n > 0
     mean = float((1 / n[there] ** 2).sum()) / max(1, int(there.sum())) ** 2
-    overall = {"accuracy": 1 / cases.number**2, "log_loss": 0.0}
+    overall = {"accuracy": 1 / cases.number**2, "log_loss": 0.0, "ece": 0.0, "brier": 0.0}
     return np.concatenate([np.tile(of_class, len(OF_CLASS)), [overall.get(m, mean) for m in OVERALL]])
 
 

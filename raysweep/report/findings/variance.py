@@ -65,8 +65,8 @@ def pooled(arms: Sequence[ArmSummary]) -> Pooled:
     degrees = sum(arm.seeds - 1 for arm in arms)
     if degrees == 0:
         return Pooled(np.full(arms[0].values.shape[1], np.nan), 0)
-    total = sum((arm.seeds - 1) * arm.variance for arm in arms if arm.seeds > 1)
-    return Pooled(np.asarray(total) / degrees, degrees)
+    each = np.stack([(arm.seeds - 1) * arm.variance for arm in arms if arm.seeds > 1])
+    return Pooled(np.sort(each, axis=0).sum(0) / degrees, degrees)  # sorted: the order of the arms changes no bit
 
 
 # scipy.stats computes these with the same functions, and takes half a second to import.

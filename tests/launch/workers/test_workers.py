@@ -44,6 +44,7 @@ def breaks_on_rank_1(num_classes: int, channels: int, widths: object) -> nn.Modu
     return Breaks()
 
 
+@pytest.mark.slow  # test_attempts and test_ranks have two processes without Ray, test_sweep has trainings in Ray's actors
 def test_two_workers_give_the_folder_and_the_sample_sequence_of_this_process(ray_cluster, tmp_path, quick_run):
     here = quick_run(**WEIGHTED)
     events: list[dict] = []

@@ -57,11 +57,10 @@ def test_the_usual_root_is_not_named(capsys, root, monkeypatch):
 
 
 @pytest.mark.parametrize("verb", ["list", "lineage"])
-def test_an_empty_root(capsys, root, tmp_path, verb):
-    assert named(run_cli(capsys, verb, "--root", root)[2], root) == [["demo"]]  # there is no file to run
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "base.yaml").touch()
-    assert named(run_cli(capsys, verb, "--root", root)[2], root) == [["run", "configs/base.yaml"]]
+def test_an_empty_root(capsys, root, verb):
+    assert named(run_cli(capsys, verb, "--root", root)[2], root) == [
+        ["run", "base"]
+    ]  # an example that comes with the program
 
 
 def test_an_experiment_of_the_old_system(capsys, root):

@@ -46,7 +46,7 @@ def comparison(
         rows.append(effect(name, ALL, "macro_f1", gains[-1]))
         rows += [effect(name, c, "f1", 0.0) for c in CLASSES]
     covariance = error**2 / 2 * (np.eye(len(points)) + 1)
-    known = findings.Gains(np.array(gains), covariance)
+    known = findings.Gains(np.array(gains), covariance, np.full(len(gains), error**2 / 4))
     found = findings.Findings((), (), (0, 0), Pooled(np.zeros(0), 20), None, {"macro_f1": known})
     return Comparison("s", "the control", CLASSES, dict.fromkeys(CLASSES, 100), branches, rows, [], findings=found)
 

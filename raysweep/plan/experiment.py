@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from raysweep._paths import user_path
 from raysweep._text import counted, differences
 from raysweep.config.settings import Settings
 from raysweep.config.treatment import SamplingSection
-from raysweep.data import augment, cache
+from raysweep.data import augment, cache, decoded
 from raysweep.data.roles.record import Before, ImageRoles
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
 from raysweep.plan import networks, resources
 from raysweep.plan.types import Plan
-from raysweep.store import layout
 from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
 from raysweep.weights import MOST_LISTED, SamplingWeights
@@ -27,8 +24,7 @@ from raysweep.weights_schedule import Schedule, Step
 
 def cache_dir(settings: Settings, root: Root) -> Path:
     """Where decoded images are kept: the configuration's folder, RAYSWEEP_CACHE, or .raysweep/cache under the root."""
-    named = settings.data.cache_dir or os.environ.get("RAYSWEEP_CACHE")
-    return user_path(named) if named else root.path / layout.CACHES / layout.IMAGE_CACHE
+    return decoded.cache_dir(settings.data.cache_dir, root)
 
 
 def plan_experiment(
@@ -62,12 +58,7 @@ def plan_experiment(
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
     """
-    root = root or Root.open(settings.root, look=False)
-    if tracked:
-        trackers.check(settings.trackers)
-    where = resources.decide(settings.scaling)
-    if writable:
-        root.check_writable()
+    root, where = _place(settings, root, tracked, writable)
     data = read_images(settings, root, progress, before, audited=writable)
     roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
     progress(Building())
@@ -76,7 +67,7 @@ def plan_experiment(
     settings, mirrored = _mirrored(settings, data.classes)
     held, counts = _pool(settings, data)
     settings, weights, by_rule = _treatment(settings, asked, inherited, first_epoch, counts, held)
-    parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
+    settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph
@@ -85,6 +76,17 @@ def plan_experiment(
     notes = (*mirrored, *by_rule, *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
     return replace(plan, roles=roles, held=held, code=code)
+
+
+def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool) -> tuple[Root, resources.Resources]:
+    """(the root, the resources), where everything that is needed is there."""
+    root = root or Root.open(settings.root, look=False)
+    if tracked:
+        trackers.check(settings.trackers)
+    where = resources.decide(settings.scaling)
+    if writable:
+        root.check_writable()
+    return root, where
 
 
 def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]:

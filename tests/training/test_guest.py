@@ -181,6 +181,20 @@ def test_the_working_directory_is_searched_last_and_only_meanwhile(project):
     assert not list(folder.rglob("*.pyc"))
 
 
+def test_files_of_the_project_hide_no_library(project):
+    """Python puts the working directory first where a module is run with -m."""
+    import os
+    import subprocess
+
+    import raysweep
+
+    folder = project(yaml="1/0", typer="1/0", sqlite3="1/0", config="1/0")
+    search = {**os.environ, "PYTHONPATH": str(Path(raysweep.__file__).parent.parent)}
+    command = [sys.executable, "-m", "raysweep", "list", "--json"]
+    done = subprocess.run(command, cwd=folder, env=search, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
 def test_the_folder_is_recorded_and_found_from_elsewhere(project, tmp_path, monkeypatch):
     from raysweep.plan import networks
     from tests.conftest import small_settings

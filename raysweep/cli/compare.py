@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from raysweep.report.effects import Effect
 
 MOST_SENTENCES = 30
+_LEAKS = "  without leaks"  # the row below a branch
 TITLES = {  # of a class
     "f1": "F1", "recall": "recall", "precision": "precision", "ap": "average precision", "auroc": "AUROC",
     "learned": "learned, at equal alarms",
@@ -66,7 +67,7 @@ def compare(
 
 def _as_json(found: Comparison) -> dict[str, object]:
     from raysweep.report import verdict
-    from raysweep.report.effects import as_row
+    from raysweep.report.effects_table import row_of
 
     return {
         "title": found.title,
@@ -74,8 +75,9 @@ def _as_json(found: Comparison) -> dict[str, object]:
         "classes": list(found.classes),
         "validation_images": found.counts,
         "branches": [dict(vars(b)) for b in found.branches],
-        "effects": [as_row(e) for e in found.rows],
+        "effects": [row_of(found, e) for e in found.rows],
         "comparisons": found.tests,
+        "leaks": _leaks(found),
         "chosen_on_test": found.on_test,
         "winner": None if found.winner is None else dict(vars(found.winner)),
         "verdict": [line.text for line in verdict.lines(found)],
@@ -83,14 +85,44 @@ def _as_json(found: Comparison) -> dict[str, object]:
     }
 
 
+def _leaks(found: Comparison) -> dict[str, object] | None:
+    """The validation images that are also in training, and what changes without them; None where there are none."""
+    from raysweep.report import leaks
+
+    if found.leaks is None:
+        return None
+    changed = leaks.changes(found.effects, found.leaks)
+    return {
+        "images": dict(found.leaks.images),
+        "under_another_class": found.leaks.other_class,
+        "changed": [
+            {
+                "branch": branch,
+                "target": target,
+                "metric": metric,
+                "kind": c.kind,
+                "label": c.whole.label,
+                "without": c.clean.label,
+            }
+            for (branch, target, metric), c in changed.items()
+        ],
+    }
+
+
 def _show(found: Comparison, metric: str) -> None:
     """Print one row per branch, then the verdict."""
     from raysweep.report import verdict
-    from raysweep.report.comparison import by_size
     from raysweep.report.effects import ALL, NOT_TESTED, UNKNOWN
+    from raysweep.report.effects_table import by_size
 
     columns = [(ALL, "accuracy"), (ALL, "macro_f1"), *((c, metric) for c in found.classes)]
-    rows = [_cells(branch, [found.of(branch.name, target, m) for target, m in columns]) for branch in found.branches]
+    rows = []
+    for branch in found.branches:
+        mine = [found.of(branch.name, target, m) for target, m in columns]
+        rows.append(_cells(branch, mine))
+        if found.leaks is not None:
+            clean = [found.leaks.of(e) for e in mine]
+            rows.append([_LEAKS, *("" if e is None else _cell(e) for e in clean), "", ""])
     rows += _of_offsets(found, columns)
     head = [("branch", "l"), ("accuracy", "r"), ("macro-F1", "r"), *((c, "r") for c in labels(found.classes))]
     title = (
@@ -147,8 +179,16 @@ def _of_offsets(found: Comparison, columns: Sequence[tuple[str, str]]) -> list[l
     """The row of what the reference gets without training; none if offsets were not searched."""
     if not found.offsets:
         return []
-    known = {(e.target, e.metric): _cell(e) for e in found.offsets}
-    return [[plain(found.offsets[0].branch), *(known.get(column, "") for column in columns), "0", "0"]]
+    rows = []
+    for name, every in [
+        (plain(found.offsets[0].branch), found.offsets),
+        (_LEAKS, found.leaks.offsets if found.leaks else ()),
+    ]:
+        known = {(e.target, e.metric): _cell(e) for e in every}
+        rows.append(
+            [name, *(known.get(column, "") for column in columns), *(("0", "0") if name != _LEAKS else ("", ""))]
+        )
+    return rows if found.leaks is not None else rows[:1]
 
 
 def _cell(e: Effect) -> str:

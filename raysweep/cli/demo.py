@@ -114,7 +114,7 @@ def _folder(experiment: Experiment, first: int, last: int) -> list[Check]:
     from raysweep.store import layout
 
     names = [layout.CONFIG, layout.CHANGES, layout.LINEAGE, layout.MANIFEST, layout.BEST, layout.REPORT]
-    names += [layout.CONFUSION, layout.HISTORY_CSV, layout.HISTORY_PNG, layout.PREDICTIONS]
+    names += [layout.CONFUSION, layout.HISTORY_CSV, layout.HISTORY_PNG, layout.PREDICTIONS, layout.VAL_IMAGES]
     missing = [n for n in names if not (experiment.folder / n).is_file()]
     ends = experiment.manifest().ends
     epochs = list(range(first, last + 1))

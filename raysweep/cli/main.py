@@ -32,6 +32,7 @@ VERBS = {  # command → module, in the order of the help
     "lineage": "lineage",
     "diff": "diff",
     "compare": "compare",
+    "flips": "flips",
     "audit": "audit",
     "power": "power",
     "report": "report",

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from raysweep._paths import user_path
 from raysweep._text import counted, differences
 from raysweep.config.settings import Settings
 from raysweep.config.treatment import SamplingSection
-from raysweep.data import augment, cache
+from raysweep.data import augment, cache, decoded
 from raysweep.data.roles.record import Before, ImageRoles
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
 from raysweep.plan import networks, resources
 from raysweep.plan.types import Plan
-from raysweep.store import layout
 from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
 from raysweep.weights import MOST_LISTED, SamplingWeights
@@ -27,8 +24,7 @@ from raysweep.weights_schedule import Schedule, Step
 
 def cache_dir(settings: Settings, root: Root) -> Path:
     """Where decoded images are kept: the configuration's folder, RAYSWEEP_CACHE, or .raysweep/cache under the root."""
-    named = settings.data.cache_dir or os.environ.get("RAYSWEEP_CACHE")
-    return user_path(named) if named else root.path / layout.CACHES / layout.IMAGE_CACHE
+    return decoded.cache_dir(settings.data.cache_dir, root)
 
 
 def plan_experiment(

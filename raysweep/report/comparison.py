@@ -4,8 +4,8 @@ The predictions of the last epoch are compared, on the same validation images.""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from raysweep._text import counted, join_names
+from raysweep._text import counted
 from raysweep.errors import InputError, NotFoundError, RaysweepError
-from raysweep.report import effects, moved, predictions, recorded
+from raysweep.report import effects, leaks, moved, predictions, recorded
 from raysweep.report.effects import Effect
+from raysweep.report.findings.arms import Arm, Cases
 from raysweep.report.findings.findings import Findings
 from raysweep.report.findings.selection import Winner
 from raysweep.report.findings.variance import STEADY_SEEDS
 from raysweep.report.history import cost
-from raysweep.report.predictions import Predictions
+from raysweep.report.leaks import WithoutLeaks
+from raysweep.report.predictions import Network, Predictions
 from raysweep.store import layout, ratio, resolve
 from raysweep.store.commands import command
 from raysweep.store.experiment import FINISHED, Experiment
@@ -71,7 +73,10 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     reference: str = "the control"  # in a sentence
     findings: Findings | None = None
+    leaks: WithoutLeaks | None = None  # None where no validation image is known to be in training, too
     offsets: Sequence[Effect] = ()  # what the reference gets without training, see :mod:`raysweep.report.moved`
+    # the networks of each branch; "" has those of the reference
+    networks: Mapping[str, Sequence[Network]] = field(default_factory=dict)
     on_test: bool = False  # the networks were validated on test images
 
     @property
@@ -179,6 +184,22 @@ def of_sweep(sweep: Sweep, metric: str = moved.DEFAULT) -> Comparison:
     Raises:
         NotFoundError: there is neither a finished control nor a parent with predictions. InputError: no finished branch.
     """
+    return _compared(sweep.id, *_arms(sweep), metric)
+
+
+def networks_of(sweep: Sweep) -> tuple[Mapping[str, Sequence[Network]], str]:
+    """(what :func:`of_sweep` would compare: the networks of every branch, "" for the reference; the reference in a sentence). Raises
+    what that raises, but nothing is computed."""
+    (_, word), references, groups, _, _ = _arms(sweep)
+    _check_same_images([*references, *(e for rows in groups.values() for e in rows)])
+    return _networks({"": references, **groups}), word
+
+
+_Groups = Mapping[str, Sequence[_Evaluated]]
+
+
+def _arms(sweep: Sweep) -> tuple[tuple[str, str], Sequence[_Evaluated], _Groups, Mapping[str, Changed], list[str]]:
+    """(the reference in words and in a sentence, its networks, those of every branch, what each changes, notes)."""
     record = sweep.record()
     notes: list[str] = []
     done = _finished(sweep, record, notes)
@@ -216,7 +237,7 @@ def of_sweep(sweep: Sweep, metric: str = moved.DEFAULT) -> Comparison:
             name = names[branch.name]
             groups.setdefault(name, []).append(mine)
             changed.setdefault(name, _fork(mine.experiment, record, branch.weights))
-    return _compared(sweep.id, (against, word), references, groups, changed, notes, metric)
+    return (against, word), references, groups, changed, notes
 
 
 def _finished(sweep: Sweep, record: SweepRecord, notes: list[str]) -> dict[str, _Evaluated]:
@@ -318,6 +339,8 @@ def _of_branch(branch: Experiment, sweep_id: str) -> Comparison | None:
         branches=[replace(mine, name=branch.id)],
         effects=[e.of_branch(branch.id) for e in whole.effects if e.branch == mine.name],
         pairs=[replace(p, name=branch.id) for p in whole.pairs if p.name == mine.name],
+        leaks=None if whole.leaks is None else whole.leaks.of_branch(mine.name, branch.id),
+        networks={"": whole.networks[""], branch.id: whole.networks[mine.name]},
         notes=notes,
     )
 
@@ -398,49 +421,41 @@ def _compared(
         effects.arm(name, [e.predictions.probabilities for e in rows])
         for name, rows in [("control", references), *groups.items()]
     )
-    found, findings = effects.of_arms(control, arms, one.cases, one.classes)
-    free: list[Effect] = []
-    if moved.too_many(len(one.classes), len(one.labels)):
+    rows = {"": references, **groups}
+    everyone = [e.experiment for row in rows.values() for e in row]
+
+    def free(control: Arm, cases: Cases) -> list[Effect]:
+        if moved.too_many(len(one.classes), len(one.labels)):
+            return []
+        return moved.effects(moved.name_of(against[1]), control, cases, one.classes, metric)
+
+    with ThreadPoolExecutor(1) as pool:  # what is computed is mostly NumPy's, which lets two threads do it
+        beside = pool.submit(leaks.find, everyone, control, arms, one.cases, one.classes, free)
+        found, findings = effects.of_arms(control, arms, one.cases, one.classes)
+        offsets = free(control, one.cases)
+    without, told = beside.result()
+    if not offsets:
         notes = [*notes, f"Offsets for {against[1]} are not searched: there are too many classes and images."]
-    else:
-        free = moved.effects(moved.name_of(against[1]), control, one.cases, one.classes, metric)
-    notes = [*notes, *_small(counts)]
     return Comparison(
-        title, against[0], one.classes, counts, branches, found, pairs, notes, against[1], findings, free, one.on_test
+        title,
+        against[0],
+        one.classes,
+        counts,
+        branches,
+        found,
+        pairs,
+        [*notes, *effects.few_images(counts), *told],
+        against[1],
+        findings,
+        leaks=without,
+        networks=_networks(rows),
+        offsets=offsets,
+        on_test=one.on_test,
     )
 
 
-def _small(counts: Mapping[str, int]) -> list[str]:
-    """Which classes have no or few validation images, and what that means."""
-    none = [c for c, n in counts.items() if n == 0]
-    few = [f"{c} ({n})" for c, n in counts.items() if 0 < n < effects.FEWEST]
-    notes = []
-    if none:
-        notes.append(
-            f"Without validation images nothing is known of a class, and macro-F1 leaves it out: {join_names(none)}."
-        )
-    if few:
-        notes.append(
-            f"{counted(len(few), 'class has', 'classes have')} fewer than {effects.FEWEST} validation images, too few for an interval: "
-            f"{join_names(few)}."
-        )
-    return notes
-
-
-def largest(comparison: Comparison, most: int) -> list[str]:
-    """At most this many classes: the first of :func:`by_size`, in the order of the classes."""
-    chosen = set(by_size(comparison, "f1")[:most])
-    return [c for c in comparison.classes if c in chosen]
-
-
-def by_size(comparison: Comparison, metric: str) -> list[str]:
-    """The classes, those first in which a branch differs most from its reference; a difference that is shown comes before
-    any other."""
-    size: dict[str, tuple[bool, float]] = {}
-    for e in comparison.effects:
-        if e.metric == metric and e.target != effects.ALL and not math.isnan(e.difference):
-            size[e.target] = max(size.get(e.target, (False, 0.0)), (bool(e.shown), abs(e.difference)))
-    return sorted(comparison.classes, key=lambda c: size.get(c, (False, -1.0)), reverse=True)
+def _networks(rows: _Groups) -> dict[str, list[Network]]:
+    return {name: [Network(e.experiment, e.predictions.epoch) for e in row] for name, row in rows.items()}
 
 
 def _check_same_images(every: Sequence[_Evaluated]) -> None:

@@ -20,9 +20,11 @@ from raysweep.report.sections import (
     differences,
     learning_curves,
     lineage,
+    pictures,
     reproduce,
     shares,
 )
+from raysweep.report.sections.pictures import Candidates
 from raysweep.report.sections.records import (
     BranchLine,
     Command,
@@ -69,6 +71,7 @@ class Content:
     offsets: str = ""  # the name of what the reference gets without training
     next: Sequence[str] = ()  # commands
     heat: Heat | None = None
+    pictures: Candidates | None = None
 
 
 def of_sweep(sweep: Sweep, comparison: Comparison | None = None) -> Content:
@@ -169,7 +172,10 @@ def _page(
     )
     if comparison is not None:
         return _compared(page, comparison)
-    return replace(page, confusions=confusion.own(groups[0].members[0])) if len(groups) == 1 else page
+    if len(groups) > 1:
+        return page
+    (alone,) = groups[0].members[:1]
+    return replace(page, confusions=confusion.own(alone), pictures=pictures.own(alone))
 
 
 def _on_test(groups: Sequence[Group], comparison: Comparison | None) -> list[str]:
@@ -187,13 +193,14 @@ def _compared(page: Content, comparison: Comparison) -> Content:
     names = [line.name for line in page.branches if line.name in known]
     return replace(
         page,
-        notes=[*page.notes, *differences.omitted(comparison)],
+        notes=[*page.notes, *differences.omitted(comparison, len(names))],
         subtitle=[*page.subtitle, counted(sum(comparison.counts.values()), "validation image")],
         verdicts=differences.verdicts(comparison),
         against=comparison.against,
         offsets=comparison.offsets[0].branch if comparison.offsets else "",
         heat=differences.heat(comparison, names),
         confusions=confusion.compared(comparison, names),
+        pictures=pictures.compared(comparison, names),
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from raysweep._text import counted, join_names
 from raysweep.report.findings import findings
 from raysweep.report.findings.arms import LEARNED, Arm, Cases
 from raysweep.report.findings.findings import (
@@ -152,3 +153,20 @@ COLUMNS = (
 def as_row(effect: Effect) -> dict[str, Any]:
     """An effect as plain values, in the order of ``COLUMNS``."""
     return {column: getattr(effect, column) for column in COLUMNS}
+
+
+def few_images(counts: Mapping[str, int]) -> list[str]:
+    """Which classes have no or few validation images, and what that means."""
+    none = [c for c, n in counts.items() if n == 0]
+    few = [f"{c} ({n})" for c, n in counts.items() if 0 < n < FEWEST]
+    notes = []
+    if none:
+        notes.append(
+            f"Without validation images nothing is known of a class, and macro-F1 leaves it out: {join_names(none)}."
+        )
+    if few:
+        notes.append(
+            f"{counted(len(few), 'class has', 'classes have')} fewer than {FEWEST} validation images, too few for an interval: "
+            f"{join_names(few)}."
+        )
+    return notes

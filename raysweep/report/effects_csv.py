@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from raysweep.report import effects
 from raysweep.report.comparison import Comparison
+from raysweep.report.effects_table import row_of
 from raysweep.store import files
 
 
@@ -18,6 +18,6 @@ def write(comparison: Comparison, path: Path) -> None:
     def cell(value: Any) -> Any:
         return None if isinstance(value, float) and math.isnan(value) else value
 
-    rows: list[list[Any]] = [list(effects.COLUMNS)]
-    rows += [[cell(value) for value in effects.as_row(e).values()] for e in comparison.rows]
+    every = [row_of(comparison, e) for e in comparison.rows]
+    rows: list[list[Any]] = [list(every[0]), *([cell(value) for value in row.values()] for row in every)]
     files.write_atomic(path, files.csv_text(rows).encode())

@@ -11,8 +11,9 @@ from typing import Any
 
 from raysweep._text import counted
 from raysweep.report import effects
-from raysweep.report.comparison import Comparison, largest
+from raysweep.report.comparison import Comparison
 from raysweep.report.effects import LEARNED
+from raysweep.report.effects_table import largest
 from raysweep.report.figures import new_figure, png
 from raysweep.report.fonts import labels, safe_label
 

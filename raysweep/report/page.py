@@ -6,14 +6,17 @@ import math
 from pathlib import Path
 
 from raysweep.errors import LockedError, RaysweepError
-from raysweep.report import comparison, content, templates
+from raysweep.report import comparison, content, effects_csv, templates
 from raysweep.report.comparison import Comparison
 from raysweep.report.content import Content
+from raysweep.report.sections import pictures
 from raysweep.report.sections.records import HeatCell
 from raysweep.store import files, layout, resolve
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
+MOST_BYTES = 2_900_000  # of a page, so that it can be sent
+_HERE = "<!-- pictures -->"  # no text of a user can contain this, because they are escaped
 _BETTER, _WORSE = "94, 60, 153", "230, 97, 1"  # of matplotlib's PuOr, which every kind of colour vision can tell apart
 
 
@@ -41,7 +44,7 @@ def write_all(sweep: Sweep) -> tuple[Comparison | None, str | None]:
     Returns (the comparison, if there is one; the reason, if something could not be written). That is not raised: the sweep itself
     has succeeded.
     """
-    from raysweep.report import effects_csv, effects_picture
+    from raysweep.report import effects_picture
 
     problem, compared = None, None
     try:
@@ -63,8 +66,18 @@ def write_all(sweep: Sweep) -> tuple[Comparison | None, str | None]:
 
 
 def html(page: Content) -> str:
-    """The page as HTML."""
-    return templates.render("page.html", {"tint": _tint}, page=page)
+    """The page as HTML, with as many pictures as fit into it."""
+    from markupsafe import Markup
+
+    text = templates.render("page.html", {"tint": _tint}, page=page, pictures=Markup(_HERE))
+    if page.pictures is None:
+        return text.replace(_HERE, "", 1)
+    found = pictures.filled(page.pictures, MOST_BYTES - len(text.encode(errors="backslashreplace")))
+    copied = any(p.copied for c in found.classes for row in c.rows for p in row.pictures)
+    section = templates.render(
+        "pictures.html", {}, pictures=found, compared=page.heat is not None, against=page.against, copied=copied
+    )
+    return text.replace(_HERE, section if found.classes else "", 1)
 
 
 def _tint(cell: HeatCell) -> str:

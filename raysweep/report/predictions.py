@@ -131,3 +131,15 @@ def _with_roles(experiment: Experiment, found: dict[int, Predictions]) -> dict[i
         prior = None if roles.prior is None else np.array([roles.prior.get(c, 0.0) for c in of_epoch.classes])
         known[epoch] = replace(of_epoch, groups=groups, prior=prior, on_test=roles.on_test)
     return known
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network of an experiment at the end of an epoch, whose predictions were compared."""
+
+    experiment: Experiment
+    epoch: int
+
+    def predictions(self) -> Predictions:
+        """Raises RaysweepError if they cannot be read any more."""
+        return read(self.experiment, self.epoch)

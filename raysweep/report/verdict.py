@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from raysweep._text import counted, join_names
 from raysweep.data.reading import ON_TEST
-from raysweep.report import effects, moved, needed
+from raysweep.report import effects, leaks, moved, needed
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, LEARNED, ONE_SEED, Effect
 from raysweep.report.findings.findings import LEARNING_NOT_SHOWN, SAME_AS_MOVING
+from raysweep.report.leaks import HIDDEN, LOST, MADE, TURNED, Change, WithoutLeaks
+
+Changes = Mapping[tuple[str, str, str], Change]  # (branch, class, metric) → how the label changes without leaked images
 
 _MOST_NAMES = 5
+_KINDS = {
+    MADE: "They are the cause of what is shown of",
+    LOST: "No longer shown with the images that are left:",
+    HIDDEN: "Shown only without them:",
+    TURNED: "The opposite is shown of",
+}
 NAMES = {
     "f1": "F1", "recall": "recall", "precision": "precision", "accuracy": "accuracy", "macro_f1": "macro-F1",
     LEARNED: "at equal alarms",
@@ -33,19 +42,23 @@ def lines(comparison: Comparison) -> list[Line]:
     predictions."""
     if not comparison.pairs:
         return []
-    overall = [e for e in comparison.effects if e.target == ALL and e.metric in effects.OVERALL and e.shown]
-    found = [Line(e.shown, _overall(e)) for e in sorted(overall, key=lambda e: -abs(e.difference))]
-    found += [_of_class(comparison, e) for e in _classes(comparison)]
+    changed = leaks.changes(comparison.effects, comparison.leaks)
+    overall = [e for e in comparison.effects if e.target == ALL and e.metric in effects.OVERALL]
+    overall = [e for e in overall if e.shown or _key(e) in changed]
+    found = [_overall(comparison, e, changed) for e in sorted(overall, key=lambda e: -abs(e.difference))]
+    found += [_of_class(comparison, e, changed) for e in _classes(comparison, changed)]
     if not found:
         found = [Line("nothing", _nothing(comparison))]
     else:
-        if text := _summary(comparison):
+        if text := _summary(comparison, changed):
             found.insert(0, Line("nothing", text))
-        if not any(e.metric == "macro_f1" and e.shown == effects.BETTER for e in overall):
+        if not any(_stands(e, changed) == effects.BETTER for e in overall if e.metric == "macro_f1"):
             found.append(
                 Line("nothing", f"No branch is shown to be better over all classes (macro-F1{_could(comparison)}).")
             )
     found += _without_training(comparison)
+    if comparison.leaks is not None:
+        found.insert(0, Line("nothing", _of_leaks(comparison.leaks, changed)))
     if comparison.on_test:
         found.insert(0, Line("nothing", ON_TEST))
     if comparison.winner is not None and comparison.winner.gain > 0:
@@ -74,12 +87,61 @@ def _without_training(comparison: Comparison) -> list[Line]:
     return [Line("nothing", text)]
 
 
-def _summary(comparison: Comparison) -> str:
+def _key(e: Effect) -> tuple[str, str, str]:
+    return e.branch, e.target, e.metric
+
+
+def _stands(e: Effect, changed: Changes) -> str:
+    """``better`` or ``worse`` if the difference is shown with and without leaked images; else an empty text."""
+    return "" if _key(e) in changed else e.shown
+
+
+def _of_leaks(without: WithoutLeaks, changed: Changes) -> str:
+    """``The verdict changes without the 40 validation images that are also in training (rare 40): …``"""
+    most = sorted(without.images.items(), key=lambda item: -item[1])
+    each = ", ".join(f"{c} {n:,}" for c, n in most[:_MOST_NAMES]) + (", …" if len(most) > _MOST_NAMES else "")
+    other = f"; {without.other_class:,} of them under another class" if without.other_class else ""
+    one = without.count == 1
+    which = (
+        f"without the {'' if one else f'{without.count:,} '}validation image{'' if one else 's'} that {'is' if one else 'are'} also in "
+        f"training ({each}{other})"
+    )
+    if not changed:
+        return f"The verdict is the same {which}."
+    told = [
+        f"{text} {_names(change for change in changed.values() if change.kind == kind)}"
+        for kind, text in _KINDS.items()
+        if any(change.kind == kind for change in changed.values())
+    ]
+    return f"The verdict changes {which}. {'. '.join(told)}."
+
+
+def _names(changes: Iterable[Change]) -> str:
+    """``rare (b), all classes (b)``"""
+    each = [f"{'all classes' if c.whole.target == ALL else c.whole.target} ({c.whole.branch})" for c in changes]
+    those = list(dict.fromkeys(each))
+    more = len(those) - _MOST_NAMES
+    return f"{', '.join(those[:_MOST_NAMES])}{f' and {more} more' if more > 0 else ''}"
+
+
+def _without_leaks(comparison: Comparison, those: Sequence[Change]) -> str:
+    """What differences are without the leaked images: `` Without the images that are also in training …``"""
+    if not those or comparison.leaks is None:
+        return ""
+    first = those[0].whole
+    seen = comparison.leaks.on_leaked.get((first.branch, first.target))
+    alone = f"; on these images alone recall {points(seen)}" if seen is not None else ""
+    each = ", ".join(f"{NAMES[c.whole.metric]} {points(c.clean.difference)} ({c.clean.label})" for c in those)
+    cause = " They are the cause." if any(c.kind == MADE for c in those) else ""
+    return f" Without the images that are also in training: {each}{alone}.{cause}"
+
+
+def _summary(comparison: Comparison, changed: Changes) -> str:
     """One sentence about everything that was learned, where anything was tested; empty otherwise."""
     learned = [e for e in comparison.effects if e.metric == LEARNED and e.target != ALL]
     if all(math.isnan(e.p) for e in learned):
         return ""
-    shown = sorted((e for e in learned if e.shown), key=lambda e: -abs(e.difference))
+    shown = sorted((e for e in learned if _stands(e, changed)), key=lambda e: -abs(e.difference))
     if shown:
         each = ", ".join(f"{e.target} {points(e.difference)} ({e.branch})" for e in shown[:_MOST_NAMES])
         return f"Learned: {each}{', …' if len(shown) > _MOST_NAMES else ''}."
@@ -90,24 +152,26 @@ def _summary(comparison: Comparison) -> str:
     return f"Nothing is shown to be learned of any class.{only}"
 
 
-def _classes(comparison: Comparison) -> list[Effect]:
+def _classes(comparison: Comparison, changed: Changes) -> list[Effect]:
     """The recall of every class and branch of which anything was shown; what was learned first, then the largest."""
     shown: dict[tuple[str, str], bool] = {}
     for e in comparison.effects:
-        if e.target != ALL and e.shown:
+        if e.target != ALL and (e.shown or _key(e) in changed):
             shown[e.branch, e.target] = shown.get((e.branch, e.target), False) or e.metric == LEARNED
     rows = [comparison.of(branch, target, "recall") for branch, target in shown]
     return sorted(rows, key=lambda e: (not shown[e.branch, e.target], -abs(e.difference)))
 
 
-def _overall(e: Effect) -> str:
-    return (
+def _overall(comparison: Comparison, e: Effect, changed: Changes) -> Line:
+    text = (
         f"{e.branch}: {NAMES[e.metric]} {e.label}, {100 * e.reference:.1f} → {100 * e.value:.1f} "
         f"({points(e.difference)}; {interval(e)})."
     )
+    those = [changed[_key(e)]] if _key(e) in changed else []
+    return Line(_stands(e, changed) or "nothing", f"{text}{_without_leaks(comparison, those)}")
 
 
-def _of_class(comparison: Comparison, recall: Effect) -> Line:
+def _of_class(comparison: Comparison, recall: Effect, changed: Changes) -> Line:
     """``b: fear: recall +24.0 and predicted 1.60 × as often; the control gets +25.0 by moving its threshold; at equal alarms −1.0
     (95 % interval −3.0 … +1.0): learning not shown (from 2.9 points on it would be; two points take 7 seeds).``"""
     learned = comparison.of(recall.branch, recall.target, LEARNED)
@@ -120,7 +184,9 @@ def _of_class(comparison: Comparison, recall: Effect) -> Line:
     could = needed.words(comparison, learned) if learned.label == LEARNING_NOT_SHOWN else ""
     label = f"{learned.label} ({could})" if could else learned.label
     text = f"{recall.branch}: {recall.target}: recall {points(recall.difference)}{times}{free}{even}: {label}."
-    return Line(learned.shown or "nothing", text)
+    mine = [comparison.of(recall.branch, recall.target, metric) for metric in (*effects.METRICS, LEARNED)]
+    those = [changed[_key(e)] for e in mine if _key(e) in changed]
+    return Line(_stands(learned, changed) or "nothing", f"{text}{_without_leaks(comparison, those)}")
 
 
 def _nothing(comparison: Comparison) -> str:

@@ -17,6 +17,7 @@ CONFUSION = "confusion_matrix_benchmark.png"
 HISTORY_CSV = "training_history.csv"
 HISTORY_PNG = "training_history.png"
 PREDICTIONS = "val_predictions.parquet"
+VAL_IMAGES = "val_images.parquet"  # which images these are, in the same order
 ROLES = "image_roles.parquet"  # what it and its ancestors were trained on, is validated on, and what is sealed
 TENSORBOARD = "tensorboard"  # a folder of event files
 TRACKER_PREFIX = "tracker_"

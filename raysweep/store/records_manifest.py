@@ -13,7 +13,7 @@ from raysweep.store.layout import Position
 from raysweep.store.records import Json, Record
 from raysweep.store.untrusted import schema
 
-_KEYS = ("format_version", "experiment", "checkpoints", "best", "predictions", "sealed")
+_KEYS = ("format_version", "experiment", "checkpoints", "best", "predictions", "sealed", "images")
 _TEXTS = ("worst_class", "order_sha256")  # metrics that are not numbers
 
 
@@ -106,6 +106,8 @@ class Manifest:
     problems: Sequence[str] = ()
     predictions: Mapping[int, str] = field(default_factory=dict)  # epoch in the predictions' file → SHA-256 of its rows
     sealed: SealedRef | None = None  # None: without test images, or written by an earlier version
+    # SHA-256 of what the file of the validation images says; None where an earlier version wrote it
+    images: str | None = None
     more: Json = field(default_factory=dict)
 
     @property
@@ -138,12 +140,14 @@ class Manifest:
         entries.sort(key=lambda e: e.position.order)
         more = {k: v for k, v in value.items() if k not in _KEYS}
         best, predictions = _best(value.get("best"), entries), _predictions(value.get("predictions"))
-        return cls(tuple(entries), best, tuple(problems), predictions, _sealed(value.get("sealed")), more)
+        images = told if isinstance(told := value.get("images"), str) else None
+        return cls(tuple(entries), best, tuple(problems), predictions, _sealed(value.get("sealed")), images, more)
 
     def to_json(self, experiment_id: str) -> dict[str, Any]:
         rows = [e.to_json() for e in sorted(self.entries, key=lambda e: e.position.order)]
         best = self.best.to_json() if self.best else None
-        told = {"predictions": {str(e): v for e, v in self.predictions.items()}} if self.predictions else {}
+        told: Json = {"predictions": {str(e): v for e, v in self.predictions.items()}} if self.predictions else {}
+        told = told if self.images is None else {**told, "images": self.images}
         return {
             "format_version": 1,
             "experiment": experiment_id,

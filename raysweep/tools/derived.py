@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from raysweep._text import short_repr
 from raysweep.errors import NotFoundError, RaysweepError, StoreError
-from raysweep.report import figures, predictions
+from raysweep.report import figures, images, predictions
 from raysweep.report.predictions import Predictions
 from raysweep.store import checkpoint, files, layout
 from raysweep.store import experiment as experiments
@@ -66,6 +66,7 @@ class _Check:
         self._models()
         self._best()
         whole = self._history()
+        self._images()
         shown = None
         try:
             shown = self._predictions()
@@ -181,6 +182,16 @@ class _Check:
             return None
         best = self.manifest.best
         return there[best.epoch] if best is not None and best.epoch in there else there[max(there)]
+
+    def _images(self) -> None:
+        """Which images were predicted; experiments of earlier versions do not say it."""
+        if self.manifest.images is None:
+            return
+        try:
+            if images.read(self.experiment).sha256 != self.manifest.images:
+                self.found.faults.append(f"{layout.VAL_IMAGES} is not what was saved.")
+        except (NotFoundError, StoreError) as error:
+            self.found.faults.append(str(error))
 
     def _report(self, shown: Predictions) -> None:
         name = layout.REPORT

@@ -22,6 +22,8 @@ from raysweep.events import Loading, Progress, ignore
 from raysweep.launch import runner
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan.upgrade import Upgraded, upgrade
+from raysweep.report import images as validation
+from raysweep.report.images import ValidationImages
 from raysweep.store import checkpoint, files, layout, leftovers, lineage
 from raysweep.store import trust as trusting
 from raysweep.store.experiment import Experiment
@@ -154,6 +156,7 @@ class _Evaluation:
     probabilities: np.ndarray  # (n, classes)
     data_sha256: str
     counts: dict[str, int]  # class → training images
+    images: ValidationImages
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -226,6 +229,7 @@ class _Evaluator:
             probabilities,
             images.sha256,
             images.train.counts(images.classes),
+            validation.of_data(images),
         )
 
     def _images(self, settings: Settings) -> cache.Dataset:
@@ -251,6 +255,7 @@ class _Copy:
     positions: Sequence[layout.Position]
     results: Sequence[_Evaluation | None]  # of each position
     sha256: dict[str, str] = field(default_factory=dict)  # file → its hash in the original
+    images: str | None = None  # hash of the file of the validation images
     predictions: dict[int, str] = field(
         default_factory=dict
     )  # epoch → hash of its predictions, as far as they are written
@@ -313,7 +318,9 @@ class _Copy:
         from raysweep.training.checkpointing import CheckpointWriter
 
         generators = _seeded(last.settings["seed"])
-        writer = CheckpointWriter(self.new.folder, None, last.checkpoint["classes"], "val_acc")
+        images = next((r.images for r in self.results if r is not None), None)
+        writer = CheckpointWriter(self.new.folder, None, last.checkpoint["classes"], "val_acc", images=images)
+        self.images = writer.save_images(None)
         entries = []
         for old_position, result in zip(self.positions, self.results, strict=True):
             saved = self.original.read(old_position)
@@ -363,7 +370,7 @@ class _Copy:
         # Not by write_manifest: the folder still has its temporary name.
         files.write_json(
             self.new.folder / layout.MANIFEST,
-            Manifest(entries, record, predictions=self.predictions).to_json(self.name),
+            Manifest(entries, record, predictions=self.predictions, images=self.images).to_json(self.name),
         )
         rebuild_best(self.new)
         write_history(self.new.folder, history, last.checkpoint["classes"])

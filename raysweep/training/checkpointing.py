@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from raysweep.config.settings import KeepSection
+from raysweep.report import images as validation
+from raysweep.report.images import ValidationImages
 from raysweep.report.predictions import Predictions
 from raysweep.store import checkpoint, files, layout, retention
 from raysweep.store.checkpoint_format import State
@@ -52,6 +54,7 @@ class CheckpointWriter:
         best_metric: ``training.best_metric``, which decides the best epoch.
         keep: which checkpoints stay; None: all of them.
         sealed: the test images, for the manifest; None: there are none, or they are not known any more.
+        images: that the training is validated on; None where that is not known.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class CheckpointWriter:
         best_metric: str,
         keep: KeepSection | None = None,
         sealed: SealedRef | None = None,
+        images: ValidationImages | None = None,
     ) -> None:
         self.experiment = Experiment(folder)
         self.folder = Path(folder)
@@ -69,6 +73,7 @@ class CheckpointWriter:
         self.classes = list(classes)
         self.keep = keep
         self.sealed = sealed
+        self._images, self._images_hash = images, None if images is None else images.sha256
         self._used: retention.InUse | None = None
         self._best: str | None = None  # the epoch's file that best_checkpoint.pt is a copy of, once that is known
         self.best_metric = "val_macro_f1" if best_metric == "macro_f1" else best_metric  # as the history calls it
@@ -103,7 +108,10 @@ class CheckpointWriter:
         # The checkpoint of a finished epoch replaces those within epochs.
         ends = [e for e in entries if e.batch is None]
         sealed = manifest.sealed or self.sealed  # those of the beginning stay
-        manifest = replace(manifest, entries=[*ends, entry], best=best, predictions=hashes, sealed=sealed)
+        images = self.save_images(manifest.images)
+        manifest = replace(
+            manifest, entries=[*ends, entry], best=best, predictions=hashes, sealed=sealed, images=images
+        )
         self.experiment.write_manifest(manifest)
         self._remove([e for e in entries if e.batch is not None])
         if best is not None and (is_best or best.file != self._best):
@@ -157,6 +165,21 @@ class CheckpointWriter:
         return ManifestEntry(
             name, size, digest, position.epoch, position.batch, datetime.now().isoformat(timespec="seconds"), metrics
         )
+
+    def save_images(self, known: str | None) -> str | None:
+        """Write which images are validated on, unless the file says it already.
+
+        Args:
+            known: the hash that the manifest records.
+
+        Returns:
+            The hash to record now.
+        """
+        if self._images is not None:
+            if known != self._images_hash or not (self.folder / layout.VAL_IMAGES).is_file():
+                validation.write(self.experiment, self._images)
+            known, self._images = self._images_hash, None  # once is enough
+        return known
 
     def save_predictions(
         self, epoch: int, new: dict[str, np.ndarray], keep: int | None, known: Mapping[int, str]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.errors import DataError
-from raysweep.events import CheckpointSaved, EpochDone, Progress
+from raysweep.events import CheckpointSaved, EpochDone, Note, Progress
+from raysweep.report import images as validation
 from raysweep.store import checkpoint_format
 from raysweep.store.checkpoint_format import State
 from raysweep.store.records_manifest import SealedRef
@@ -29,7 +30,7 @@ class Saver:
 
     def __init__(self, setup: Setup, progress: TrainingProgress, report: Progress) -> None:
         self.setup, self.progress = setup, progress
-        self.writer = _writer(setup) if setup.world.rank == 0 else None
+        self.writer = _writer(setup, report) if setup.world.rank == 0 else None
         self.background = BackgroundSaver(report)
         self._constant = _constant(setup)
         self._settled = False  # whether the check of the images has ended well
@@ -116,12 +117,22 @@ def _decision(setup: Setup) -> State:
     return {} if latest is None else {"policy_decision": latest.to_json()}
 
 
-def _writer(setup: Setup) -> CheckpointWriter:
+def _writer(setup: Setup, report: Progress) -> CheckpointWriter:
     job, keep = setup.job, setup.settings.checkpoint.keep
     best_metric = setup.settings.training.best_metric
+    images = None
+    try:
+        images = validation.of_data(setup.data)
+    except (OSError, ValueError) as error:  # the check of the cache says more, before anything is saved
+        report(
+            Note(
+                f"The names of the validation images are not recorded, because the image cache cannot be read: {error}."
+            )
+        )
     seal = setup.data.reading.seal
     sealed = None if seal is None else SealedRef(seal.images, seal.sha256)
-    return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, None if keep == "all" else keep, sealed)
+    kept = None if keep == "all" else keep
+    return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, kept, sealed, images)
 
 
 def _constant(setup: Setup) -> State:

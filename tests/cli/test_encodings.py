@@ -86,6 +86,7 @@ READING = {  # verb → its arguments; a branch of the sweep is s-猫5-seed0, an
     "diff": ["diff", "s-猫5-seed0", "s-café2-seed0"],
     "compare": ["compare", "s"],
     "compare branch": ["compare", "s-猫5-seed0"],
+    "flips": ["flips", "s", "猫5", "--class", "猫"],
     "report": ["report", "s", "-o", "page.html"],
     "suggest": ["suggest", "s"],
     "power": ["power", "s"],

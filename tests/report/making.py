@@ -82,7 +82,7 @@ def made(
     labels = np.repeat(np.arange(3), COUNTS)
     predictions = predicted(np.random.default_rng([seed, *map(ord, name[:8])]), labels, recalls)
     last = first + epochs
-    _write_predictions(experiment, classes, labels, predictions, last)
+    write_predictions(experiment, classes, labels, predictions, last)
     recall = [float(np.mean(predictions[labels == c] == c)) for c in range(3)]
     metrics = {
         "val_acc": float(np.mean(predictions == labels)), "val_macro_f1": float(np.mean(recall)), "val_loss": 1.0,
@@ -98,13 +98,15 @@ def made(
     return experiment
 
 
-def _write_predictions(
-    experiment: Experiment, classes: Sequence[str], labels: Any, predictions: Any, epoch: int
+def write_predictions(
+    experiment: Experiment, classes: Sequence[str], labels: Any, predictions: Any, epoch: int, shares: Any = None
 ) -> None:
+    """``shares``: the probabilities (n, classes); by default random ones of which the predicted class has the highest."""
     n, k = len(labels), len(classes)
-    scores = np.random.default_rng([n, *predictions[:20]]).random((n, k))
-    scores[np.arange(n), predictions] = scores.max(1) + 0.1
-    shares = (scores / scores.sum(1, keepdims=True)).astype(np.float32)
+    if shares is None:
+        scores = np.random.default_rng([n, *predictions[:20]]).random((n, k))
+        scores[np.arange(n), predictions] = scores.max(1) + 0.1
+        shares = (scores / scores.sum(1, keepdims=True)).astype(np.float32)
     probabilities = pa.FixedSizeListArray.from_arrays(shares.ravel(), k)
     columns = {
         "epoch": np.full(n, epoch),

@@ -161,6 +161,30 @@ def test_many_classes_and_branches_stay_readable(tmp_path, monkeypatch):
     Parsed(page.html(found))
 
 
+def test_where_there_are_many_branches_tables_and_charts_have_fewer_classes(sweep, monkeypatch):
+    """So that the page can be sent: of 60 branches and 40 classes it had 4.4 MB."""
+    from raysweep.report import comparison
+    from raysweep.report.sections import differences
+
+    found = comparison.of_sweep(sweep)
+    assert [differences.columns(found, branches) for branches in (1, 14, 60, 1000)] == [40, 40, 20, 8]
+    monkeypatch.setattr(differences, "MOST_CELLS", 2)
+    monkeypatch.setattr(differences, "FEWEST_CLASSES", 1)
+    whole = content.of_sweep(sweep)
+    assert len(whole.heat.heads) == 1 + 2
+    assert any("The tables show the 1 classes with the largest changes" in n for n in whole.notes)
+    points = 4 * 75 + 500  # of each of six networks
+    monkeypatch.setattr(learning_curves, "MOST_BYTES", 3 * 6 * points)
+    shown = content.of_sweep(sweep)
+    assert [p.title for p in shown.panels] == ["macro-F1", "accuracy", "F1 of rare"]
+    assert "Learning curves are shown for the first 1 of 3 classes." in shown.notes
+    monkeypatch.setattr(learning_curves, "MOST_BYTES", 2 * 4 * points)
+    shown = content.of_sweep(sweep)
+    assert [len(shown.legend), len(shown.panels)] == [2, 2]
+    assert "Learning curves are shown of the first 2 of 3 branches." in shown.notes
+    assert "Learning curves are shown for none of 3 classes." in shown.notes
+
+
 def test_one_experiment_has_a_page(root, sweep, capsys, tmp_path):
     code, out, err = run_cli(capsys, "report", "parent", "--root", root, "-o", tmp_path / "x.html")
     assert code == 0, err

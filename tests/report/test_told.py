@@ -65,10 +65,10 @@ def test_two_images_give_no_interval(found):
 
 
 def test_both_are_said(found):
-    text = " ".join(comparison._small({"rare": 2, "some": 40, "none": 0}))
+    text = " ".join(effects.few_images({"rare": 2, "some": 40, "none": 0}))
     assert "1 class has fewer than 10 validation images, too few for an interval: rare (2)" in text
     assert "Without validation images nothing is known of a class, and macro-F1 leaves it out: none." in text
-    many = comparison._small({f"c{i}": 3 for i in range(964)})
+    many = effects.few_images({f"c{i}": 3 for i in range(964)})
     assert "964 classes have" in many[0]
     assert many[0].endswith("and 944 more.")
 
@@ -135,7 +135,7 @@ def test_a_label_that_is_its_own_reason_is_said_once():
     recall = effect("b", "fear", "recall", 0.2, "not separable", images=100, times=1.5, free=0.2)
     learned = effect("b", "fear", LEARNED, -0.01, "not separable", images=100)
     compared = SimpleNamespace(of=lambda *_: learned, reference="the control")
-    assert verdict._of_class(compared, recall).text == (
+    assert verdict._of_class(compared, recall, {}).text == (
         "b: fear: recall +20.0 and predicted 1.50 × as often; the control gets +20.0 by moving its threshold; "
         "at equal alarms -1.0: not separable."
     )

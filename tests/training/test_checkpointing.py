@@ -33,7 +33,14 @@ def test_a_run_leaves_exactly_the_documented_files(run):
         "best_checkpoint.pt",
     }
     expected |= {"classification_report.txt", "confusion_matrix_benchmark.png", "training_history.csv"}
-    expected |= {".writer.fence", "training_history.png", "val_predictions.parquet", "tensorboard"}
+    expected |= {
+        ".writer.fence",
+        "training_history.png",
+        "val_predictions.parquet",
+        "val_images.parquet",
+        "image_roles.parquet",
+        "tensorboard",
+    }
     expected |= {f"checkpoint_epoch_{e}.pt" for e in (1, 2, 3)} | {f"epoch_{e}_model.pt" for e in (1, 2, 3)}
     assert {p.name for p in run.folder.iterdir()} == expected  # the lock and all temporary files are gone
 

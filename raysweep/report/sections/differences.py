@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 from raysweep._text import counted
 from raysweep.report import verdict
-from raysweep.report.comparison import Comparison, largest
+from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, LEARNED, NO_IMAGES
+from raysweep.report.effects_table import largest
 from raysweep.report.sections.records import Heat, HeatCell, HeatLine, Verdict
 
 MOST_CLASSES = 40  # columns of a table
+MOST_CELLS = 1200  # of a table: with many branches, it has fewer classes, so that the page can be sent
+FEWEST_CLASSES = 8  # that a table has, however many branches there are
 MOST_VERDICTS = 30
 _NAMES = {"learned": "learned", "f1": "F1", "recall": "recall", "precision": "precision"}
 
@@ -23,10 +26,16 @@ def verdicts(comparison: Comparison) -> list[Verdict]:
     return [*found, Verdict("nothing", f"{more:,} more are in effects.csv.")] if more else found
 
 
+def columns(comparison: Comparison, branches: int) -> int:
+    """How many classes a table of so many branches has at most."""
+    rows = max(1, branches * (1 if comparison.leaks is None else 2))
+    return min(MOST_CLASSES, max(FEWEST_CLASSES, MOST_CELLS // rows))
+
+
 def heat(comparison: Comparison, branches: Sequence[str]) -> Heat:
     """One table (branch × class) for each metric. The strength of a cell's colour is relative to the largest difference of
     the table."""
-    classes = largest(comparison, MOST_CLASSES)
+    classes = largest(comparison, columns(comparison, len(branches)))
     names = _NAMES if comparison.pairs else {m: n for m, n in _NAMES.items() if m != LEARNED}
     tables = {metric: _table(comparison, branches, classes, metric) for metric in names}
     heads = [(c, counted(n, "image") if (n := comparison.counts[c]) else NO_IMAGES) for c in classes]
@@ -39,11 +48,20 @@ def _table(comparison: Comparison, branches: Sequence[str], classes: Sequence[st
     rows = {name: [comparison.of(name, target, m) for target, m in targets] for name in names}
     sizes = [abs(e.difference) for row in rows.values() for e in row if not math.isnan(e.difference)]
     most = max(sizes, default=0.0) or 1.0
-    return [HeatLine(name, [HeatCell(e, abs(e.difference) / most) for e in row]) for name, row in rows.items()]
+    lines = []
+    for name, row in rows.items():
+        lines.append(HeatLine(name, [HeatCell(e, abs(e.difference) / most) for e in row]))
+        clean = [] if comparison.leaks is None else [e for w in row if (e := comparison.leaks.of(w)) is not None]
+        if clean:
+            lines.append(
+                HeatLine("without leaks", [HeatCell(e, min(1.0, abs(e.difference) / most)) for e in clean], True)
+            )
+    return lines
 
 
-def omitted(comparison: Comparison) -> list[str]:
-    """Says how many classes the tables leave out."""
-    more = len(comparison.classes) - MOST_CLASSES
-    text = f"The tables show the {MOST_CLASSES} classes with the largest changes; effects.csv has the {more:,} others, too."
+def omitted(comparison: Comparison, branches: int) -> list[str]:
+    """Says how many classes the tables of so many branches leave out."""
+    most = columns(comparison, branches)
+    more = len(comparison.classes) - most
+    text = f"The tables show the {most} classes with the largest changes; effects.csv has the {more:,} others, too."
     return [text] if more > 0 else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raysweep.errors import StoreError
@@ -12,6 +12,8 @@ from raysweep.report.sections.records import Curves, Group, LegendEntry, Panel
 from raysweep.store.experiment import Experiment
 
 MOST_PANELS = 12  # classes with a chart
+MOST_BYTES = 900_000  # of all charts together, about, so that the page can be sent
+_LINE, _POINT = 500, 75  # bytes of a line, and of each of its points
 _DASHES = {"-": "solid", "--": "dashed", ":": "dotted"}  # matplotlib → CSS
 
 
@@ -35,14 +37,36 @@ def curves(groups: Sequence[Group], page: str) -> Curves:
         page: the page's title, which makes the ids within its charts unique.
     """
     styles = _styles(groups)
-    networks = [_network(e, styles[group.name]) for group in groups for e in group.members]
-    known = [n for n in networks if n is not None]
+    of_groups = {g.name: [n for e in g.members if (n := _network(e, styles[g.name])) is not None] for g in groups}
+    shown = _fitting(of_groups)
+    known = [n for name in shown for n in of_groups[name]]
     if not known:
         return Curves()
     classes = [c.removeprefix("f1_") for c in known[0].history if c.startswith("f1_")]
-    legend = [LegendEntry(name, chart.colour(s), _DASHES[chart.dash(s)]) for name, s in styles.items()]
-    notes = [f"Learning curves are shown for the first {MOST_PANELS} of {len(classes)} classes."]
-    return Curves(legend, _panels(known, classes[:MOST_PANELS], page), notes if len(classes) > MOST_PANELS else ())
+    legend = [LegendEntry(name, chart.colour(s), _DASHES[chart.dash(s)]) for name, s in styles.items() if name in shown]
+    most = min(MOST_PANELS, MOST_BYTES // _size(known) - 2)  # macro-F1 and accuracy come first
+    notes = []
+    if len(shown) < len(groups):
+        notes.append(f"Learning curves are shown of the first {len(shown)} of {len(groups)} branches.")
+    if len(classes) > most:
+        notes.append(
+            f"Learning curves are shown for {f'the first {most}' if most > 0 else 'none'} of {len(classes)} classes."
+        )
+    return Curves(legend, _panels(known, classes[: max(0, most)], page), notes)
+
+
+def _size(networks: Sequence[_Network]) -> int:
+    """About how many bytes a chart of these networks takes."""
+    return sum(_LINE + _POINT * len(n.epochs) for n in networks)
+
+
+def _fitting(groups: Mapping[str, Sequence[_Network]]) -> list[str]:
+    """The first groups, as many as two charts have room for; one at least."""
+    names = list(groups)
+    for most in range(len(names), 1, -1):
+        if 2 * _size([n for name in names[:most] for n in groups[name]]) <= MOST_BYTES:
+            return names[:most]
+    return names[:1]
 
 
 def _panels(networks: Sequence[_Network], classes: Sequence[str], page: str) -> list[Panel]:

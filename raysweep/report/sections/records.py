@@ -68,8 +68,11 @@ class HeatCell:
 
 @dataclass(frozen=True, slots=True)
 class HeatLine:
+    """A row; ``under``: it belongs to the row above."""
+
     name: str
     cells: Sequence[HeatCell]
+    under: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +186,41 @@ class Recipe:
     commands: Sequence[Command] = ()
     files: Sequence[SourceFile] = ()
     notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image: its name, the text below it, all that is known of it, and ``uri``, which is empty where it cannot be shown.
+    ``copied``: it is also in training."""
+
+    name: str
+    caption: str
+    about: str
+    copied: bool = False
+    uri: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRow:
+    """The first of ``count`` images of one kind. ``label`` is ``better``, ``worse`` or ``nothing``: how the title is coloured."""
+
+    title: str
+    label: str
+    count: int
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPictures:
+    name: str
+    about: str
+    rows: Sequence[PictureRow]
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """``command`` lists more of them; empty where there is none."""
+
+    classes: Sequence[ClassPictures]
+    notes: Sequence[str] = ()
+    command: str = ""

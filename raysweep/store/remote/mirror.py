@@ -40,7 +40,7 @@ _SMALL = {
     layout.HISTORY_CSV,
     layout.EVALUATION,
 }
-_OURS = _SMALL | {layout.CHANGES, layout.BEST, layout.PREDICTIONS, layout.ROLES, layout.RESULTS}
+_OURS = _SMALL | {layout.CHANGES, layout.BEST, layout.PREDICTIONS, layout.VAL_IMAGES, layout.ROLES, layout.RESULTS}
 
 
 class Mirror(Uploads):

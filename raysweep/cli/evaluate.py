@@ -83,12 +83,12 @@ def evaluate(
 def _show(found: Evaluation) -> None:
     several = len(found.arms) > 1
     for arm in found.arms:
-        name = f"{arm.name}, " if several else ""
+        name = f"{plain(arm.name)}, " if several else ""
         seeds = f", mean of {arm.networks} seeds" if arm.networks > 1 else ""
-        title = f"{plain(name)}{counted(found.images, IMAGES[found.split])}{seeds}; ± half of a 95 % interval"
+        title = f"{name}{counted(found.images, IMAGES[found.split])}{seeds}; ± half of a 95 % interval"
         rows = [[NAMES[m], *_value(m, e), *_ends(m, e)] for m, e in arm.overall.items()]
-        table(title, [("over all classes", "l"), ("value", "r"), ("±", "r"), ("from", "r"), ("to", "r")], rows)
-        _classes(found, arm)
+        table(title, [(f"{name}over all classes", "l"), ("value", "r"), ("±", "r"), ("from", "r"), ("to", "r")], rows)
+        _classes(found, arm, name)
         say(
             f"By luck alone a calibrated network would show a calibration error of {100 * arm.ece_by_luck:.1f} points on so many "
             "images."
@@ -98,12 +98,13 @@ def _show(found: Evaluation) -> None:
     say(f"Written to {plain(found.folder)}")
 
 
-def _classes(found: Evaluation, arm: Estimated) -> None:
+def _classes(found: Evaluation, arm: Estimated, name: str) -> None:
+    """A row for each class. Programs get no title, so the head names the arm."""
     rows = []
     for c, of, predicted in zip(found.classes, arm.of_class, arm.predicted, strict=True):
         cells = [" ".join(_value(m, e)) for m, e in of.items()]
         rows.append([plain(c), f"{found.counts[c]:,}", f"{predicted:,.0f}", *cells])
-    head = [("class", "l"), ("images", "r"), ("predicted", "r"), *((NAMES[m], "r") for m in arm.of_class[0])]
+    head = [(f"{name}class", "l"), ("images", "r"), ("predicted", "r"), *((NAMES[m], "r") for m in arm.of_class[0])]
     table(None, head, rows)
 
 
@@ -145,16 +146,21 @@ def _lines(found: Evaluation) -> list[str]:
 def _of_gain(found: Evaluation, g: Gain) -> list[str]:
     name = NAMES[g.metric]
     among = f"Chosen by {name} among {counted(g.among, 'branch', 'branches')}" if g.among > 1 else "The only branch"
-    if math.isnan(g.corrected):
-        corrected = "; one seed cannot tell how much of that is luck of having been chosen"
-    else:
-        corrected = f"; corrected for having been chosen: {100 * g.corrected:+.1f}" if g.among > 1 else ""
     interval = "" if math.isnan(g.low) else f" (95 % interval {100 * g.low:+.1f} … {100 * g.high:+.1f})"
-    label = f": {g.label}" if g.label else ""
-    return [
-        f"{among}: {g.branch}. Gain over the control in {name}, in points: on validation {100 * g.validation:+.1f}{corrected}; on "
-        f"these {IMAGES[found.split]}s {100 * g.value:+.1f}{interval}{label}."
-    ]
+    here = f"{interval}: {g.label}" if g.label else interval
+    on_validation = found.split == "val"
+    text = f"{among}: {g.branch}. Gain over the control in {name}, in points: on validation {100 * g.validation:+.1f}"
+    text += here if on_validation else ""
+    if math.isnan(g.corrected):
+        text += "; one seed cannot tell how much of that is luck of having been chosen"
+    elif g.among > 1:
+        text += f"; corrected for having been chosen {100 * g.corrected:+.1f}"
+    if on_validation:
+        return [f"{text}."]
+    text += f"; on these {IMAGES[found.split]}s {100 * g.value:+.1f}{here}."
+    if g.among > 1 and not math.isnan(g.luck):
+        text += f" The best of equal branches would gain {100 * g.luck:+.1f} there by lucky seeds."
+    return [text]
 
 
 def _of_leaks(found: Evaluation) -> Sequence[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from raysweep.plan.types import Plan
     from raysweep.store.experiment import Experiment
 
-GRID = "configs/grid.yaml"  # the grid file for the classes of configs/base.yaml
+GRID = "configs/grid.yaml"  # the grid file for the classes of the example; it is found where there is no checkout, too
 
 
 def register(app: typer.Typer) -> None:
@@ -26,11 +27,20 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    config: str = typer.Argument(..., help="A YAML file, such as configs/base.yaml."),
+    config: str = typer.Argument(
+        ...,
+        metavar="[CONFIG]",
+        help="A YAML file, or the name of an example: base. It may be left out: raysweep run data.path=FOLDER.",
+    ),
     overrides: list[str] | None = typer.Argument(
         None, metavar="[key=value]...", help="Settings that override the file, such as training.epochs=10."
     ),
     name: str | None = typer.Option(None, "--name", help="Name of the experiment."),
+    epochs: int | None = typer.Option(None, "--epochs", min=1, help="training.epochs."),
+    rate: float | None = typer.Option(None, "--lr", min=0, help="training.learning_rate."),
+    weights: str | None = typer.Option(
+        None, "--weights", help="sampling.weights: disgust=5,fear=2; fear=35%; balanced, sqrt; JSON; or a file."
+    ),
     description: Purpose = None,
     root: Annotated[str | None, ROOT] = None,
     workers: Workers = None,
@@ -41,6 +51,7 @@ def run(
 ) -> None:
     """Train an experiment from a configuration file. Prints the path of its folder."""
     from raysweep.config import load as load_config
+    from raysweep.config import weights_file
     from raysweep.display.run import RunDisplay
 
     count = load_config.parse_workers(workers)
@@ -49,7 +60,13 @@ def run(
         "scaling": {k: v for k, v in (("num_workers", count), ("address", address)) if v is not None},
     }
     more: Nested = {k: v for k, v in flags.items() if v} | ({"root": root} if root else {})
-    settings = load_config.load(config, overrides or [], more)
+    short = {"epochs": epochs, "learning_rate": rate}
+    if training := {k: v for k, v in short.items() if v is not None}:
+        more["training"] = training
+    if weights is not None:
+        more["sampling"] = {"weights": weights_file.parse(weights)}
+    given = [*([config] if _is_override(config) else []), *(overrides or [])]
+    settings = load_config.load(None if _is_override(config) else config, given, more)
     with RunDisplay() as display:
         display(Loading())
         from raysweep.launch import run as launching
@@ -65,6 +82,11 @@ def run(
         result = launching.run(plan, display)
     put(str(result.experiment.folder))
     announce(display, result.experiment)
+
+
+def _is_override(text: str) -> bool:
+    """Whether the first argument is a setting, and no file: ``raysweep run data.path=FOLDER``."""
+    return "=" in text and not os.path.exists(text)
 
 
 def announce(display: RunDisplay, experiment: Experiment) -> None:

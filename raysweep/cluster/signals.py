@@ -148,6 +148,9 @@ def leave(line: str | None = None, code: int = CODE) -> None:
             text = f"\x1b[?25h{text}"  # a live display hides the cursor
         if _last_words.acquire(blocking=False):  # the handler and the thread that listens may both end the process
             os.write(2, text.encode())
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (1, 2):  # what other threads say of helpers that end is nobody's business
+                os.dup2(nowhere, stream)
     for action in _state.at_end:
         with contextlib.suppress(Exception):
             action()

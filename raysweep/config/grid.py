@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, short_repr
+from raysweep.config import examples
 from raysweep.config.branch_names import describe, unique
 from raysweep.config.load import explain
 from raysweep.config.types import Float, Int, Positive, Section, Seed
@@ -218,7 +219,7 @@ def read(path: str | Path) -> Grid:
     """
     from raysweep.config.yaml import read_yaml_lines
 
-    values, lines = read_yaml_lines(path)
+    values, lines = read_yaml_lines(examples.find(path))
     return check(values, str(path), lines)
 
 

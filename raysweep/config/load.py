@@ -14,25 +14,31 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from raysweep._text import Nested, short_repr, truncate
-from raysweep.config.settings import Settings
+from raysweep.config import examples, synonyms
+from raysweep.config.settings import Settings, written_out
 from raysweep.config.types import check_range
 from raysweep.errors import ConfigError, did_you_mean
 
 MAX_ERRORS = 10  # listed at once
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), more: Mapping[str, Any] | None = None) -> Settings:
+def load(path: str | Path | None, overrides: Sequence[str] = (), more: Mapping[str, Any] | None = None) -> Settings:
     """Settings from a YAML file; ``key=value`` overrides win over the file, and ``more`` (from flags) over both.
+
+    Args:
+        path: None: the defaults. The name of an example, such as ``base``, also where its file is not there.
 
     Raises:
         ConfigError: the file or an override cannot be read, or the settings are wrong; see :func:`validate`.
     """
     from raysweep.config.yaml import read_yaml_lines
 
-    values, lines = read_yaml_lines(path)
-    changed = merge(parse_overrides(overrides), more or {})
+    values, lines = read_yaml_lines(examples.find(path)) if path is not None else ({}, {})
+    changed = merge(written_out(parse_overrides(overrides)), more or {})
+    if path is None:
+        return validate(changed, "the options given")
     source = str(path) if not changed else f"{path} with the overrides given"
-    return validate(merge(values, changed), source, lines)
+    return validate(merge(written_out(values), changed), source, lines)
 
 
 def validate(
@@ -219,13 +225,39 @@ def _describe(detail: Mapping[str, Any], last: str, known: list[str]) -> str:
     """What is wrong with the option whose key ends in ``last``."""
     kind, value, text = detail["type"], detail["input"], str(detail["msg"])
     if kind == "extra_forbidden":
-        return f"there is no such option.{did_you_mean(truncate(last, 80), known)}"
+        return f"there is no such option.{_suggestion(last, known)}"
     if kind in ("value_error", "missing"):
         return text.removeprefix("Value error, ")
     if kind == "less_than_equal":
         text = f"at most {detail['ctx']['le']:,} is allowed"
     remedy = "; put it in quotes" if kind == "string_type" and isinstance(value, (bool, int, float, date)) else ""
     return f"{text}, not {short_repr(value)}{remedy}"
+
+
+def _suggestion(last: str, known: list[str]) -> str:
+    """The option that was probably meant: the one of this name in another section, or else the most similar one here."""
+    elsewhere = [key for key in option_names() if key.rpartition(".")[2] == last]
+    if elsewhere and last not in known:
+        return f" Did you mean {' or '.join(elsewhere)}?"
+    if known_elsewhere := synonyms.answer(last):
+        return known_elsewhere
+    return did_you_mean(truncate(last, 80), known)
+
+
+def option_names() -> list[str]:
+    """Every option with its dotted key."""
+    found: list[str] = []
+
+    def add(model: Any, prefix: str) -> None:
+        for name, option in model.model_fields.items():
+            inner = _unwrap(option.annotation)
+            if hasattr(inner, "model_fields"):
+                add(inner, f"{prefix}{name}.")
+            else:
+                found.append(f"{prefix}{name}")
+
+    add(Settings, "")
+    return found
 
 
 def _locate(annotation: Any, loc: tuple[Any, ...]) -> tuple[list[str], list[str]]:

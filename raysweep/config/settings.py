@@ -338,6 +338,18 @@ class TrackersSection(Section):
     )
 
 
+_FIRST = {"model": "name", "data": "path", "loss": "kind"}
+
+
+def written_out(values: Nested) -> Nested:
+    """``values`` with the short forms written out: ``model=cnn``, ``data=FOLDER`` and ``loss=focal`` mean the main option.
+
+    >>> written_out({"model": "cnn", "seed": 3})
+    {'model': {'name': 'cnn'}, 'seed': 3}
+    """
+    return {k: {_FIRST[k]: v} if k in _FIRST and isinstance(v, str) else v for k, v in values.items()}
+
+
 class Settings(Section):
     """The whole validated configuration of one experiment."""
 
@@ -352,6 +364,11 @@ class Settings(Section):
     scaling: ScalingSection = Field(default_factory=ScalingSection)  # type: ignore[arg-type]
     trackers: TrackersSection = Field(default_factory=TrackersSection)  # type: ignore[arg-type]
     root: Text = Field("experiments", description="Folder in which experiments are created, or s3://BUCKET/PREFIX.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        return written_out(values) if isinstance(values, dict) else values
 
     @model_validator(mode="before")
     @classmethod

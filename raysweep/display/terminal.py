@@ -71,9 +71,8 @@ def say_next(root: Root, *words: str) -> None:
 
 
 def say_first(root: Root) -> None:
-    """Print what to type in a root without experiments: the example's configuration, where it is there."""
-    example = "configs/base.yaml"
-    say_next(root, *(("run", example) if os.path.isfile(example) else ("demo",)))
+    """Print what to type in a root without experiments."""
+    say_next(root, "run", "base")
 
 
 def put(text: str) -> None:

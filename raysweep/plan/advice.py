@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
+from raysweep.config import examples
 from raysweep.config.settings import TrainingSection
 from raysweep.errors import RaysweepError
 from raysweep.plan import rates
@@ -84,11 +84,14 @@ def _grid_epochs(grid: str, classes: Sequence[str]) -> int | None:
     """The epochs of a grid file, 0 if it does not say; None if there is no such file, or it names other classes."""
     from raysweep.config import grid as grids
 
-    if not Path(grid).is_file():
+    if not examples.find(grid).is_file():
         return None
     try:
         read = grids.read(grid)
     except RaysweepError:
         return None
-    named = {*read.weights, *read.search.ranges, *(c for b in read.branches for c in b.weights)}
+    of_branches = [*(b.weights for b in read.branches), *(b.shares for b in read.branches)]
+    named = {*read.search.ranges, *read.shares}
+    for weights in (read.weights, *of_branches):
+        named |= set(weights) if isinstance(weights, dict) else set()  # a rule names no class
     return (read.epochs or 0) if named <= set(classes) else None

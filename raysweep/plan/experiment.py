@@ -58,12 +58,7 @@ def plan_experiment(
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
     """
-    root = root or Root.open(settings.root, look=False)
-    if tracked:
-        trackers.check(settings.trackers)
-    where = resources.decide(settings.scaling)
-    if writable:
-        root.check_writable()
+    root, where = _place(settings, root, tracked, writable)
     data = read_images(settings, root, progress, before, audited=writable)
     roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
     progress(Building())
@@ -72,7 +67,7 @@ def plan_experiment(
     settings, mirrored = _mirrored(settings, data.classes)
     held, counts = _pool(settings, data)
     settings, weights, by_rule = _treatment(settings, asked, inherited, first_epoch, counts, held)
-    parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
+    settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph
@@ -81,6 +76,17 @@ def plan_experiment(
     notes = (*mirrored, *by_rule, *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
     return replace(plan, roles=roles, held=held, code=code)
+
+
+def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool) -> tuple[Root, resources.Resources]:
+    """(the root, the resources), where everything that is needed is there."""
+    root = root or Root.open(settings.root, look=False)
+    if tracked:
+        trackers.check(settings.trackers)
+    where = resources.decide(settings.scaling)
+    if writable:
+        root.check_writable()
+    return root, where
 
 
 def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from raysweep.config.settings import Settings
+from raysweep.config.settings import ModelSection, Settings
 from raysweep.data import cache
 from raysweep.errors import ConfigError
 from raysweep.events import Note
@@ -47,8 +48,8 @@ def with_code(settings: Settings, trusted: bool) -> tuple[Settings, Sources | No
 
 def tried(
     settings: Settings, data: cache.Dataset, code: Sources | None, origin: Origin, new_weights: bool, trusted: bool
-) -> tuple[int, tuple[Note, ...]]:
-    """(parameters, notes) of the network, which is built and tried with images of this size.
+) -> tuple[Settings, int, tuple[Note, ...]]:
+    """(settings with ``model.head`` decided, parameters, notes) of the network, which is built and tried with images of this size.
 
     Raises:
         ConfigError: it cannot be built, or does not take the images.
@@ -56,17 +57,8 @@ def tried(
     from raysweep.training import guest, guest_network, models
     from raysweep.training import origin as origins
 
-    section = settings.model
-    model = models.build(
-        section.name,
-        section.options,
-        len(data.classes),
-        data.shape[2],
-        pretrained=new_weights,
-        trusted=trusted,
-        path=section.path,
-        head=section.head,
-    )
+    section, model = _built(settings.model, data, new_weights, trusted)
+    settings = settings.model_copy(update={"model": section})
     told = [f"{section.name}: {text}" for text in guest_network.notes(model)]
     if code is not None and (left_out := code.note()) is not None:
         told.append(left_out)
@@ -84,7 +76,35 @@ def tried(
         if models.keeps_head(model, section, len(data.classes)):
             text = origins.of_outputs(origin, data.classes)
             told += [*([text] if text else []), _accuracy(model, section.name, data, mean, std)]
-    return sum(p.numel() for p in model.parameters()), tuple(map(Note, told))
+    return settings, sum(p.numel() for p in model.parameters()), tuple(map(Note, told))
+
+
+def _built(
+    section: ModelSection, data: cache.Dataset, new_weights: bool, trusted: bool
+) -> tuple[ModelSection, nn.Module]:
+    """The network. Its last layer stays where the output fits without a new one: the layer that comes last in a network is not
+    always the one that gives its output."""
+    from raysweep.training import guest, guest_network, models
+
+    def build(head: Literal["keep", "replace"] | None) -> nn.Module:
+        return models.build(
+            section.name,
+            section.options,
+            len(data.classes),
+            data.shape[2],
+            pretrained=new_weights,
+            trusted=trusted,
+            path=section.path,
+            head=head,
+        )
+
+    model = build(section.head)
+    if new_weights and guest_network.has_new_head(model):
+        kept = build("keep")
+        with contextlib.suppress(ConfigError), guest.quiet(section.name):
+            models.try_out(kept, data.shape, len(data.classes))
+            return section.model_copy(update={"head": "keep"}), kept
+    return section, model
 
 
 def _accuracy(model: nn.Module, name: str, data: cache.Dataset, mean: list[float], std: list[float]) -> str:

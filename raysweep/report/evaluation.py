@@ -9,7 +9,7 @@ from raysweep.report import effects
 from raysweep.report.effects import Effect
 from raysweep.report.findings.estimates import OF_CLASS, OVERALL, Estimate, Estimated
 from raysweep.store import files
-from raysweep.store.evaluations import Look
+from raysweep.store.evaluations import FINISHED, Look
 from raysweep.store.records import Json
 
 FORMAT = 1
@@ -30,7 +30,8 @@ class Gain:
 
     ``validation`` is the gain on the images it was chosen on, ``corrected`` the same corrected for having been chosen among
     ``among`` branches (NaN where no arm has two seeds); ``value``, ``low``, ``high`` and ``label`` are those of the gain on
-    the images of this evaluation.
+    the images of this evaluation. Its networks are the same there, and so is the luck of their seeds: the best of equal
+    branches would gain ``luck`` on any images, in the mean (NaN where it is not known).
     """
 
     metric: str
@@ -42,6 +43,7 @@ class Gain:
     low: float
     high: float
     label: str
+    luck: float
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Evaluation:
         return {
             "format_version": FORMAT,
             "id": self.id,
-            "status": "finished",
+            "status": FINISHED,
             "looked": self.looked,
             "reference": self.reference,
             "kind": self.kind,

@@ -20,7 +20,7 @@ from raysweep._text import counted, differences
 from raysweep.errors import InputError, RaysweepError
 from raysweep.events import Building, Note, Progress, ignore
 from raysweep.report import effects, figures, reliability
-from raysweep.report.evaluation import Evaluation, Gain, Leaked, NetworkRef
+from raysweep.report.evaluation import FORMAT, Evaluation, Gain, Leaked, NetworkRef
 from raysweep.report.findings import estimates
 from raysweep.report.findings.arms import Arm, Cases
 from raysweep.store import evaluations, files, layout, resolve
@@ -31,6 +31,7 @@ from raysweep.tools import predict, pretrained, shown, sources, subjects
 from raysweep.tools.predict import Network
 from raysweep.tools.shown import Shown
 from raysweep.tools.subjects import Subject
+from raysweep.training import models
 
 BATCH = 256
 Loader = Callable[[], Network]
@@ -66,14 +67,15 @@ def evaluate(
         sources.check_named(reference, over)
     loaders = [[_loader(root, r, over, classes, trust) for r in group.references] for group in subject.groups]
     # Each is loaded once to check it, and again when it is its turn: a look that fails half-way would be wasted.
-    facts = [[replace(load(), model=nn.Identity()) for load in of_group] for of_group in loaders]
+    facts = [[_tried(load()) for load in of_group] for of_group in loaders]
     _check_alike([n for of_group in facts for n in of_group])
     found = sources.images(root, facts[0][0], split, over, progress)
-    begun = _begin(root, subject, facts, found.shown, progress)
+    begun = _look(root, subject, facts, found.shown, progress) if found.shown.sealed else None
     logs = [
         [log_probabilities(load(), found.shown, _device(over)) for load in of_group]  # one network at a time in memory
         for of_group in loaders
     ]
+    begun = begun or _new(root, subject)
     result = _result(subject, facts, found, logs, begun)
     _write(begun.folder, result)
     return result
@@ -83,6 +85,12 @@ def _loader(root: Root, reference: str, over: Mapping[str, Any], classes: Sequen
     if pretrained.is_named(reference):
         return partial(pretrained.load, reference, over, classes)
     return partial(predict.load, root, reference, over, classes, trust)
+
+
+def _tried(network: Network) -> Network:
+    """A network without its weights, after a try. Raises ConfigError if it cannot take its images."""
+    models.try_out(network.model, network.shape, len(network.classes))
+    return replace(network, model=nn.Identity())
 
 
 def _check_alike(networks: Sequence[Network]) -> None:
@@ -122,27 +130,29 @@ def log_probabilities(network: Network, images: Shown, device: torch.device) -> 
 
 @dataclass(frozen=True)
 class _Begun:
-    """The folder of an evaluation whose images are about to be scored, and which look it is."""
+    """The folder of an evaluation, and which look at sealed images it is."""
 
     folder: evaluations.Evaluation
     looked: str
-    look: int | None
-    before: tuple[Look, ...]
-    notes: tuple[str, ...]
+    look: int | None = None
+    before: tuple[Look, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def _begin(
+def _new(root: Root, subject: Subject) -> _Begun:
+    now = datetime.now()
+    return _Begun(evaluations.create(root, subject.name, now), now.isoformat(timespec="milliseconds"))
+
+
+def _look(
     root: Root, subject: Subject, facts: Sequence[Sequence[Network]], images: Shown, progress: Progress
 ) -> _Begun:
-    """Record that these images will be scored: in a new folder, and, where they are sealed, in the experiments' own logs."""
-    now = datetime.now()
-    folder = evaluations.create(root, subject.name, now)
-    looked = now.isoformat(timespec="milliseconds")
+    """Record that sealed images will be scored: in a new folder, and in the experiments' own logs."""
+    begun = _new(root, subject)
+    folder, looked = begun.folder, begun.looked
     told = {"reference": subject.reference, "looked": looked, "split": images.split, "images": len(images.labels)}
-    sealed = {"sealed_sha256": images.sha256 if images.sealed else None}
-    folder.write({"format_version": 1, "id": folder.id, "status": evaluations.BEGUN, **told, **sealed})
-    if not images.sealed:
-        return _Begun(folder, looked, None, (), ())
+    sealed = {"sealed_sha256": images.sha256}
+    folder.write({"format_version": FORMAT, "id": folder.id, "status": evaluations.BEGUN, **told, **sealed})
     every = evaluations.looks(root, images.sha256)
     mine = Look(looked, folder.id, subject.reference)
     before = tuple(look for look in every if look < mine)
@@ -227,6 +237,7 @@ def _gain(
         of_metric.low,
         of_metric.high,
         of_metric.label,
+        subject.luck,
     )
     return tuple(every), gain
 

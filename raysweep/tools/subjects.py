@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Subject:
-    """``groups`` are one group, or for a sweep the chosen branch and the control. ``winner`` and ``metric``: how it was chosen."""
+    """``groups`` are one group, or for a sweep the chosen branch and the control. ``winner`` and ``metric``: how it was chosen; ``luck``: how much
+    of its gain on other images is luck of its seeds, in the mean."""
 
     kind: str
     reference: str
@@ -39,6 +41,7 @@ class Subject:
     groups: tuple[Group, ...]
     winner: Winner | None = None
     metric: str = CHOSEN_BY[0]
+    luck: float = math.nan
     notes: tuple[str, ...] = ()
 
 
@@ -88,7 +91,9 @@ def _of_sweep(root: Root, sweep: Sweep) -> Subject:
     notes = omitted[:_MOST_NOTES]
     if len(omitted) > _MOST_NOTES:
         notes.append(f"{len(omitted) - _MOST_NOTES:,} more branches are omitted, so nothing was chosen among them.")
-    return Subject(SWEEP, sweep.id, _short(sweep.id), tuple(groups), winner, metric, tuple(notes))
+    return Subject(
+        SWEEP, sweep.id, _short(sweep.id), tuple(groups), winner, metric, found.findings.luck(metric), tuple(notes)
+    )
 
 
 def _short(experiment_id: str) -> str:

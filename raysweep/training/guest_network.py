@@ -21,6 +21,7 @@ CHANNELS = ("channels", "in_channels", "in_chans", "n_channels")  # names for th
 
 _returned: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # what functions of users have returned
 _notes: weakref.WeakKeyDictionary[nn.Module, list[str]] = weakref.WeakKeyDictionary()
+_wider: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # networks with a new last layer
 _built: dict[str, Any] = {}  # target → the object from which a network was last built
 
 
@@ -97,6 +98,7 @@ def _widened(model: nn.Module, num_classes: int) -> nn.Module:
     name, layer = found
     wider = heads.replace(model, name, layer, num_classes)
     _notes[wider] = notes(model)
+    _wider.add(wider)
     note(
         wider,
         f"its last layer {name or type(layer).__name__} has {heads.width(layer)} outputs, so it is replaced by a new one of "
@@ -126,6 +128,11 @@ def warm_up(name: str, path: str | None, options: Mapping[str, Any], num_classes
     target = guest.target_of(name)
     if target is not None and _built.get(target, _built) is not guest.load(target, path):
         build(target, path, options, num_classes, channels)
+
+
+def has_new_head(model: nn.Module) -> bool:
+    """Whether a network got another last layer, because it was not told the number of classes."""
+    return model in _wider
 
 
 def notes(model: nn.Module) -> list[str]:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from raysweep.errors import TrainingError
 from raysweep.events import BatchDone, Note, Progress, Reporter, TrainingStarted, ignore
 from raysweep.store import layout, lineage
-from raysweep.training import evaluate, guest, optim
+from raysweep.training import evaluate, guest, guest_errors, optim
 from raysweep.training.evaluate import RankEpoch
 from raysweep.training.job import Job, Outcome
 from raysweep.training.losses import Loss
@@ -44,8 +45,16 @@ def train(job: Job, reporter: Reporter, start: Mapping[str, Any] | None = None) 
         NonFiniteLossError: the loss is NaN or infinite; checkpoints committed before stay.
     """
     with guest.quiet(job.settings.model.name):
-        setup, progress = prepare(job, start, reporter)
-        return _Loop(setup, progress, reporter).run()
+        try:
+            setup, progress = prepare(job, start, reporter)
+            return _Loop(setup, progress, reporter).run()
+        except SystemExit as error:  # Ray Tune raises it, too, to end a branch early
+            place = guest_errors.where(error)
+            if not place:
+                raise
+            raise TrainingError(
+                f"The training was ended by your code: {guest_errors.said(error)}. It happened in {place}. Let it raise an error."
+            ) from error
 
 
 class _Counted:

@@ -181,11 +181,11 @@ def try_out(model: nn.Module, shape: tuple[int, int, int], num_classes: int) -> 
     try:
         with torch.no_grad():
             out = model(torch.zeros(1, channels, height, width))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         place = guest_errors.where(error)
         raise ConfigError(
             f"The model cannot take images of {height}×{width} with {channels} channel{'s' * (channels > 1)} "
-            f"({truncate(str(error).partition(chr(10))[0])}). Choose another model.name or data.image_size."
+            f"({truncate(guest_errors.said(error).partition(chr(10))[0])}). Choose another model.name or data.image_size."
             + (f" It failed in your code: {place}." if place else "")
         ) from (error if place else None)
     finally:

@@ -66,6 +66,14 @@ def test_without_a_safe_point_it_ends_after_a_moment():
     assert (code, told) == (130, f"Stopped by SIGTERM {signals.BEFORE}. Go on with: the same command\n")
 
 
+@pytest.mark.parametrize("grace", [60.0, 0.1])  # the main thread ends it, or the thread that listens
+def test_nothing_is_printed_after_the_last_line(grace):
+    """Threads of Ray's complain when their cluster is ended."""
+    before = "signals.at_end(lambda: print('Traceback', file=sys.stderr, flush=True))"
+    code, told = ends(program(WAITS.format("signals.check()" if grace > 1 else "pass"), before, grace), signal.SIGTERM)
+    assert (code, told) == (130, f"Stopped by SIGTERM {signals.BEFORE}. Go on with: the same command\n")
+
+
 def test_a_place_that_saves_is_not_cut_and_a_second_sigint_cuts_it():
     before = "signals.begun('raysweep continue a')"
     flagged = "    flag = signals.StopFlag()\n    with signals.signals(flag):\n        while not flag.reason: time.sleep(0.01)\n"

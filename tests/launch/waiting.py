@@ -1,5 +1,7 @@
 """A network that waits in every batch while a file is there: a training lasts until something has happened to it, whatever the
-machine, and computes next to nothing."""
+machine, and computes next to nothing.
+
+It imports nothing of raysweep's: an experiment keeps the text of what its network's module imports from the same folder."""
 
 from __future__ import annotations
 
@@ -15,12 +17,11 @@ BATCH_S = 2.0  # not for ever: a training looks after each batch whether it shal
 
 def sections(file: Path, free: int) -> dict[str, Any]:
     """Settings of a training that waits while ``file`` is there, after ``free`` batches."""
-    options = {"file": str(file), "free": free, "widths": [4, 4, 8, 8]}
-    return {"model": {"name": f"python:{__name__}:waiting", "options": options}}
+    return {"model": {"name": f"python:{__name__}:waiting", "options": {"file": str(file), "free": free}}}
 
 
-def waiting(num_classes: int, channels: int, file: str, free: int, widths: list[int]) -> nn.Module:
-    from raysweep.training import models
+def waiting(num_classes: int, channels: int, file: str, free: int, widths: object = None) -> nn.Module:
+    from torch import nn
 
     batches = 0
 
@@ -31,6 +32,9 @@ def waiting(num_classes: int, channels: int, file: str, free: int, widths: list[
         while module.training and batches > free and Path(file).exists() and time.monotonic() < end:
             time.sleep(0.05)
 
-    network = models.cnn(num_classes, channels, tuple(widths))
+    network = nn.Sequential(
+        *(nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2)),
+        *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, num_classes)),
+    )
     network.register_forward_pre_hook(wait)
     return network

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import raysweep
-from raysweep.errors import ConfigError, DataError, InputError, NotFoundError, UntrustedError
+from raysweep.errors import ConfigError, DataError, InputError, NotFoundError, RaysweepError, UntrustedError
 from raysweep.store import layout, lineage
 from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
@@ -170,6 +170,21 @@ def test_a_look_that_was_killed_counts(root, others, monkeypatch):
     (folder,) = (root.path / layout.EVALUATIONS).iterdir()
     assert json.loads((folder / layout.EVALUATION).read_text())["status"] == "begun"
     assert look_at(root, the_one(root).id, over=others).look == 2
+
+
+def test_a_network_that_fails_leaves_nothing_where_nobody_looked_and_its_look_where_somebody_did(
+    root, others, monkeypatch
+):
+    from raysweep.tools.predict import Network
+
+    before = Network.standardised
+    monkeypatch.setattr(Network, "standardised", lambda self, pixels: np.nan * before(self, pixels))
+    with pytest.raises(RaysweepError, match=r"NaN or infinite\. Take another checkpoint"):
+        look_at(root, the_one(root).id, "val")
+    assert made_here(root) == []
+    with pytest.raises(RaysweepError, match="NaN or infinite"):
+        look_at(root, the_one(root).id, over=others)
+    assert len(made_here(root)) == len(events(root)) == 1
 
 
 def test_an_experiment_that_another_process_writes_is_evaluated_and_not_touched(root, others):
@@ -360,6 +375,7 @@ def test_of_a_sweep_only_the_winner_and_the_control_see_the_images(sweep, others
     difference = found.arms[0].overall["macro_f1"].value - found.arms[1].overall["macro_f1"].value
     assert gain.value == pytest.approx(difference, abs=1e-12)
     assert gain.low <= gain.value <= gain.high
+    assert gain.luck >= 0
     with_look = [n for n, e in experiments.items() if lineage.EVALUATION in {x.type for x in lineage.read(e.folder)}]
     assert sorted(with_look) == ["control-seed0", "control-seed1", "dog5-seed0", "dog5-seed1"]
     assert look_at(made_of.root, made_of.id, over=others).look == 2  # four networks in one evaluation are one look
@@ -381,14 +397,17 @@ def test_the_grid_says_what_the_winner_is_chosen_by(sweep, others):
 def test_a_sweep_is_told_in_sentences(sweep, others, capsys):
     made_of, _ = sweep
     words = ["evaluate", made_of.id, f"data.path={others['data']['path']}", "--root", made_of.root.path]
-    code, _, err = run_cli(capsys, *words)
+    code, out, err = run_cli(capsys, *words)
     assert code == 0, err
     assert (
         "Chosen by macro-F1 among 2 branches: dog5. Gain over the control in macro-F1, in points: on validation +"
         in err
     )
-    assert "; corrected for having been chosen: +" in err
+    assert "; corrected for having been chosen +" in err
+    assert "dog5, class\t" in out
+    assert "control, class\t" in out
     assert "; on these images " in err
+    assert " The best of equal branches would gain +" in err
     assert "This is the first look at these images." in err
     (folder,) = (made_of.root.path / layout.EVALUATIONS).iterdir()
     assert (folder / layout.CONTROL_CONFUSION).exists()

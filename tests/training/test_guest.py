@@ -100,6 +100,24 @@ def test_a_last_layer_of_another_width_is_replaced_and_said(project):
     assert outputs(build("nets:ten", classes=10, head="replace")) == (2, 10)
 
 
+def test_a_network_whose_output_fits_keeps_all_its_layers(project, tmp_path):
+    """Its last layer is not the one that gives the output."""
+    from raysweep.plan import experiment as experiment_plan
+    from tests.conftest import small_settings
+
+    extra = "def make(widths):\n    net = Net(CLASSES)\n    net.extra = nn.Linear(2, 1)\n    return net"
+    for classes, head in ((10, "keep"), (9, None)):
+        project(nets=f"CLASSES = {classes}\n{NET}\n{extra}\n")
+        settings = small_settings(tmp_path / "experiments", model={"name": "python:nets:make"})
+        if head == "keep":
+            plan = experiment_plan.plan_experiment(settings)
+            assert plan.settings.model.head == "keep"
+            assert not any("replaced" in note.text for note in plan.notes)
+        else:
+            with pytest.raises(ConfigError, match=r"logits of shape \(1, 10\) are needed"):
+                experiment_plan.plan_experiment(settings)
+
+
 def test_the_names_of_weights_stay_where_gray_is_repeated(project):
     from raysweep.training import guest_network
 
@@ -492,3 +510,17 @@ def test_another_process_trains_the_same_bits_although_the_files_have_changed(
         changed = launching.run(experiment_plan.plan_experiment(small_settings(tmp_path / "experiments", **sections)))
         assert weights_hash(changed.experiment) != weights_hash(here)
     assert any(p.read_text() == late for p in (there.folder / "code").iterdir())
+
+
+@pytest.mark.parametrize("fault", ["raise KeyError('no such thing')", "import sys; sys.exit(3)"])
+def test_what_fails_while_it_is_tried_or_trained_is_shown_in_its_place(project, quick_run, fault):
+    from raysweep.errors import TrainingError
+
+    line = NET.splitlines().index("        return self.linear(self.features(x))") + 1
+    for when, told in (("True", ConfigError), ("self.training", TrainingError)):
+        code = NET.replace("return self.linear", f"if {when}: {fault}\n        return self.linear")
+        folder = project(nets=f"{code}\ndef make(num_classes, widths): return Net(num_classes)\n")
+        with pytest.raises(told) as found:
+            quick_run(training={"epochs": 1}, model={"name": "python:nets:make"})
+        assert f"{folder}/nets.py, line {line}, in forward" in str(found.value)
+        assert "no such thing" in str(found.value) or "it ended the program, with sys.exit(3)" in str(found.value)

@@ -83,6 +83,7 @@ class Gains:
 
     values: Array
     covariance: Array
+    of_seeds: Array  # (B,), the variance of each that the branch's own seeds make on any images
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,13 @@ class Findings:
         best = int(gains.values.argmax())
         gain = float(gains.values[best])
         return Winner(names[best], gain, gain if len(names) == 1 else math.nan, len(names))
+
+    def luck(self, metric: str, seed: int = 0) -> float:
+        """How much of the gain of :meth:`chosen` on other images is luck of its seeds, in the mean; NaN if no arm has two seeds."""
+        if not self.seeds.degrees:
+            return math.nan
+        found = self.gains[metric]
+        return selection.luck(found.values, found.covariance, found.of_seeds, seed) if len(self.free) > 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -156,16 +164,20 @@ def find(control: Arm, branches: Sequence[Arm], cases: Cases, margin: float = MA
     gains, winner = {}, None
     for i, metric in enumerate(CHOSEN_BY):
         row = rows.index((None, metric))
+        own, seeds = (
+            np.array(values) for values in ([c.summary.own[row] for c in compared], [c.seeds for c in compared])
+        )
         gains[metric] = Gains(
             np.array([t.difference[row] for t in tests]),
             selection.covariance(
                 np.stack([d[i] for d in differences]),
-                np.array([c.summary.own[row] for c in compared]),
+                own,
                 float(reference.summary.own[row]),
                 float(between.variance[row]),
-                np.array([c.seeds for c in compared]),
+                seeds,
                 reference.summary.seeds,
             ),
+            np.maximum(between.variance[row] / seeds - own, 0.0),
         )
     if between.degrees and len(compared) > 1:
         chosen = gains[CHOSEN_BY[0]]

@@ -43,6 +43,21 @@ def covariance(
     return result
 
 
+def luck(gains: Array, spread: Array, of_seeds: Array, seed: int = 0) -> float:
+    """What the winner gains on other images, too, by luck of its seeds and without a better treatment: its networks are really
+    better, and other seeds would not be.
+
+    The best of each draw of :func:`corrected` has a part of its d* − d̃ from the seeds: in the mean Σ_seeds Σ⁻¹ (d* − d̃).
+
+    Args:
+        of_seeds: (B,), the variance of each branch's gain that the branch's own seeds make on any images.
+    """
+    centre, drawn = _draws(gains, spread, seed)
+    chosen = drawn.argmax(1)
+    off = np.linalg.pinv(spread, hermitian=True) @ (drawn - centre).T
+    return float((of_seeds[chosen] * off[chosen, np.arange(DRAWS)]).mean())
+
+
 def corrected(names: Sequence[str], gains: Array, spread: Array, seed: int = 0) -> Winner:
     """The winner of B branches, with the mean bias of a winner subtracted.
 
@@ -54,6 +69,15 @@ def corrected(names: Sequence[str], gains: Array, spread: Array, seed: int = 0) 
         spread: Σ (B, B), their covariance.
         seed: of the draws.
     """
+    centre, drawn = _draws(gains, spread, seed)
+    chosen = drawn.argmax(1)
+    bias = float((drawn[np.arange(DRAWS), chosen] - centre[chosen]).mean())
+    winner = int(gains.argmax())
+    return Winner(names[winner], float(gains[winner]), float(gains[winner]) - bias, len(gains))
+
+
+def _draws(gains: Array, spread: Array, seed: int) -> tuple[Array, Array]:
+    """(the gains shrunk to their mean, (B,); draws around them, (DRAWS, B))."""
     count = len(gains)
     # What all branches share (the control's noise) does not spread them.
     noise = (np.trace(spread) - spread.sum() / count) / max(count - 1, 1)
@@ -62,8 +86,4 @@ def corrected(names: Sequence[str], gains: Array, spread: Array, seed: int = 0) 
     centre = gains.mean() + keep * (gains - gains.mean())
     values, vectors = np.linalg.eigh(spread)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
-    drawn = centre + np.random.default_rng(seed).standard_normal((DRAWS, count)) @ root.T
-    chosen = drawn.argmax(1)
-    bias = float((drawn[np.arange(DRAWS), chosen] - centre[chosen]).mean())
-    winner = int(gains.argmax())
-    return Winner(names[winner], float(gains[winner]), float(gains[winner]) - bias, count)
+    return centre, centre + np.random.default_rng(seed).standard_normal((DRAWS, count)) @ root.T

@@ -623,6 +623,16 @@ def test_what_lies_behind_a_link_in_the_copy_is_left_alone(server, tmp_path):
     assert (mine / layout.CONFIG).read_text() == "{}"
 
 
+def test_the_files_of_the_users_code_come_along(server):
+    name = layout.code_name("models/nets.py", "a" * 64)
+    with server.machine("a"):
+        made = make(Root.open(server.root()))
+        made.keep_code({"models/nets.py": b"x = 1"}, {"models/nets.py": "a" * 64})
+    with server.machine("b"):
+        root = Root.open(server.root())
+        assert files.read_all(root.path / made.id / layout.CODE / name) == b"x = 1"
+
+
 def test_a_link_to_a_checkpoint_is_read_as_the_checkpoint(server, tmp_path):
     with server.machine("a"):
         made = make(Root.open(server.root()))

@@ -147,6 +147,10 @@ def _show_class(found: Comparison, target: str) -> None:
     def points(value: float | None) -> str:
         return "" if value is None or math.isnan(value) else f"{100 * value:+.1f}"
 
+    def learned(e: Effect) -> list[str]:
+        ends = "" if math.isnan(e.low) else f"{points(e.low)} … {points(e.high)}"
+        return [_cell(e), ends, points(e.smallest).lstrip("+"), plain(e.label)]
+
     rows = []
     for branch in found.branches:
         recall = found.of(branch.name, target, "recall")
@@ -154,10 +158,12 @@ def _show_class(found: Comparison, target: str) -> None:
         row.append("" if recall.times is None or math.isnan(recall.times) else f"{recall.times:.2f} ×")
         row.append(points(recall.free))
         if found.pairs:
-            learned = found.of(branch.name, target, "learned")
-            ends = "" if math.isnan(learned.low) else f"{points(learned.low)} … {points(learned.high)}"
-            row += [_cell(learned), ends, points(learned.smallest).lstrip("+"), plain(learned.label)]
+            row += learned(found.of(branch.name, target, "learned"))
         rows.append(row)
+        if found.leaks is not None:
+            mine = [found.leaks.of(found.of(branch.name, target, m)) for m in ("recall", "f1", "learned")]
+            total, f1, even = (e for e in mine if e is not None)  # of a branch all are there
+            rows.append([_LEAKS, _cell(total), _cell(f1), "", "", *learned(even)])
     head = ["total: recall", "total: F1", "predicted", "free: recall"]
     head += ["learned", "interval", "shown from", ""] if found.pairs else []
     title = f"{plain(target)} ({found.counts[target]:,} images), points against {plain(found.against)}"

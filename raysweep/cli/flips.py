@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from raysweep.report.flips import Flips
 
 MOST_ROWS = 40  # that a terminal gets
+_MANY = {"false alarm": "false alarms", "alarm gone": "alarms gone"}
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +53,7 @@ def flips(
 def _show(found: Flips, of_class: str | None) -> None:
     import sys
 
-    each = ", ".join(f"{n:,} {kind}" for kind, n in found.counts.items())
+    each = ", ".join(counted(n, kind, _MANY.get(kind, kind)) for kind, n in found.counts.items())
     what = f"{found.branch} against {found.reference}{f', {of_class}' if of_class is not None else ''}"
     if not found.flips:
         say(f"{plain(what)}: no image is predicted otherwise.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 from raysweep._paths import user_path
 from raysweep.config import foreign
 from raysweep.data import cache
-from raysweep.data.build import META
 from raysweep.data.cache import Dataset
 from raysweep.store import layout, trust
 from raysweep.store.experiment import Experiment
@@ -30,13 +28,8 @@ def data_of(experiment: Experiment) -> Dataset | None:
     if wanted is None:
         return None
     for folder in _folders(experiment):
-        for meta in sorted(folder.glob(f"*/{META}")):
-            try:
-                same = json.loads(meta.read_text(encoding="utf-8"))["sha256"] == wanted
-            except (OSError, ValueError, LookupError, TypeError):
-                continue
-            if same and (found := cache.reopen(meta.parent)) is not None:
-                return found
+        if (found := cache.find(folder, wanted)) is not None:
+            return found
     return None
 
 

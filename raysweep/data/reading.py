@@ -60,6 +60,7 @@ class Seal:
             return f"Sealed: {_images(self.images)} for testing, not audited: a run looks for their copies in training."
         copies = [f"{n:,} in {where}" for n, where in ((self.in_train, "training"), (self.in_val, "validation")) if n]
         more = f" Byte for byte the same are {' and '.join(copies)}." if copies else ""
+        more += " data.duplicates=drop_train takes the training copies out." if self.in_train else ""
         more += f" The files of {self.unread:,} cannot be read." if self.unread else ""
         return f"Sealed: {_images(self.images)} for testing, not looked at until `raysweep evaluate`.{more}"
 

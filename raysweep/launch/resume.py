@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
-from raysweep._text import counted
+from raysweep._text import counted, join_names
 from raysweep.cluster import signals
 from raysweep.config import foreign
 from raysweep.config import load as load_config
@@ -120,7 +120,7 @@ def _continue(
                 record.write(experiment.folder, plan.roles)
             _complete_log(experiment, config, replace(plan, settings=before), good)
             config = _record_changes(experiment, config, before, settings, fitted)
-            config = _record_code(experiment, config, plan)
+            config = _record_code(experiment, config, plan, progress)
             job = _job(experiment, config, replace(plan, resources=fitted), lock, good)
             job = _with_changed_images(job, experiment, plan, progress)
             _record_continued(experiment, good, problems, progress)
@@ -298,14 +298,17 @@ def _record_changes(
     return config
 
 
-def _record_code(experiment: Experiment, config: ExperimentConfig, plan: Plan) -> ExperimentConfig:
-    """Keep the user's code as it is now, where it is not what the configuration says; returns the configuration.
-
-    That the bits may differ is said by the training, which compares with the checkpoint.
-    """
+def _record_code(experiment: Experiment, config: ExperimentConfig, plan: Plan, progress: Progress) -> ExperimentConfig:
+    """Keep the user's code as it is now, where it is not what the configuration says; returns the configuration."""
     code = plan.code
     if code is None or (config.code is not None and dict(config.code.files) == dict(code.hashes)):
         return config
+    if config.code is not None:
+        now, then = code.hashes, config.code.files
+        changed = [file for file in sorted({*now, *then}) if now.get(file) != then.get(file)]
+        text = f"the code of python:{code.target} is no longer that with which this experiment began: {join_names(changed)}"
+        lineage.record(experiment.folder, lineage.NOTE, text=text)
+        progress(Note(text))
     experiment.keep_code(code.files, code.hashes)
     config = replace(config, code=code.record())
     experiment.write_config(config)

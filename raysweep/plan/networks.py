@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from raysweep.training.origin import Origin
 
-TRIED = 64  # validation images that a trained network is tried with
+TRIED = 50  # validation images that a trained network is tried with
 
 
 def found(settings: Settings, new_weights: bool, trusted: bool) -> tuple[Settings, Sources | None, Origin]:
@@ -116,9 +116,8 @@ def _accuracy(model: nn.Module, name: str, data: cache.Dataset, mean: list[float
     labels = data.val.labels
     each = max(1, TRIED // len(data.classes))
     places = [np.flatnonzero(labels == c) for c in range(len(data.classes))]
-    some = np.concatenate([p[np.linspace(0, len(p) - 1, min(each, len(p))).astype(int)] for p in places if len(p)])[
-        :TRIED
-    ]
+    some = np.concatenate([p[np.linspace(0, len(p) - 1, min(each, len(p))).astype(int)] for p in places if len(p)])
+    some = some[np.linspace(0, len(some) - 1, min(TRIED, len(some))).astype(int)]  # where there are very many classes
     was_training = model.training
     model.eval()
     with torch.no_grad(), guest.quiet(name):

@@ -432,17 +432,10 @@ def _compared(
     without, told = beside.result()
     if not offsets:
         notes = [*notes, f"Offsets for {against[1]} are not searched: there are too many classes and images."]
-    return Comparison(
-        title,
-        against[0],
-        one.classes,
-        counts,
-        branches,
-        found,
-        pairs,
-        [*notes, *effects.few_images(counts), *told],
-        against[1],
-        findings,
+    notes = [*notes, *effects.few_images(counts), *told]
+    whole = Comparison(title, against[0], one.classes, counts, branches, found, pairs, notes, against[1], findings)
+    return replace(
+        whole,
         leaks=without,
         networks=_networks(rows),
         offsets=offsets,

@@ -51,7 +51,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class Flips:
-    """``flips`` begin with those that most networks agree on. ``named``: whether the names of the images are known."""
+    """``flips`` in the order of KINDS; of each kind first those that most networks agree on. ``named``: whether the names of the images are known."""
 
     branch: str
     reference: str  # in a sentence
@@ -122,7 +122,8 @@ def between(
     of_class: int | None = None,
     among: np.ndarray | None = None,
 ) -> list[Flip]:
-    """The images that ``new`` predicts otherwise than ``old``, those that most networks agree on first.
+    """The images that ``new`` predicts otherwise than ``old``, in the order of KINDS; of each kind first those that most networks agree
+    on.
 
     Args:
         labels: int (n,), the true class of each image.
@@ -134,7 +135,7 @@ def between(
     sure = old.votes[rows] / old.seeds + new.votes[rows] / new.seeds
     clear = new.mean[rows, new.top[rows]] - new.mean[rows, old.top[rows]]
     found = []
-    for i in rows[np.lexsort((-clear, -sure))].tolist():
+    for i in rows[np.lexsort((-clear, -sure, kinds[rows]))].tolist():
         was, now = int(old.top[i]), int(new.top[i])
         found.append(
             Flip(

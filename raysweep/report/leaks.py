@@ -106,7 +106,7 @@ def find(
     if leaked.all():
         return None, [NOTHING_LEFT]
     without = _without(known, control, branches, cases, classes)
-    return replace(without, offsets=offsets(_part(control, ~leaked), _part_of(cases, ~leaked))), []
+    return replace(without, offsets=offsets(_part(control, ~leaked), cases.part(~leaked))), []
 
 
 def _without(
@@ -114,7 +114,7 @@ def _without(
 ) -> WithoutLeaks:
     leaked, labels = known.leaked, cases.labels
     kept = [_part(arm, ~leaked) for arm in (control, *branches)]
-    found, findings = effects.of_arms(kept[0], kept[1:], _part_of(cases, ~leaked), classes)
+    found, findings = effects.of_arms(kept[0], kept[1:], cases.part(~leaked), classes)
     counts = np.bincount(labels[leaked], minlength=len(classes)).tolist()
     of_class = {c: n for c, n in zip(classes, counts, strict=True) if n}
     members = {c: labels == i for i, c in enumerate(classes) if counts[i]}
@@ -133,10 +133,6 @@ def _without(
 
 def _part(arm: Arm, which: np.ndarray) -> Arm:
     return Arm(arm.name, [lambda load=load: load()[which] for load in arm.networks])  # type: ignore[misc]
-
-
-def _part_of(cases: Cases, which: np.ndarray) -> Cases:
-    return replace(cases, labels=cases.labels[which], groups=None if cases.groups is None else cases.groups[which])
 
 
 def _right(arm: Arm, labels: np.ndarray) -> np.ndarray:

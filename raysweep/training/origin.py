@@ -6,12 +6,11 @@ state_dict says nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from raysweep._paths import user_path
 from raysweep._text import Nested, join_names, truncate
@@ -55,7 +54,8 @@ def read(settings: Settings) -> Origin:
 
 def _of_file(path: str) -> Nested:
     if path.endswith(".safetensors"):
-        meta = _safetensors(path)[1]
+        with _opened(path) as file:
+            meta = file.metadata() or {}
         try:
             return {"classes": json.loads(meta.get("classes", "null")), "pixels": json.loads(meta.get("input", "null"))}
         except ValueError:
@@ -72,16 +72,20 @@ def weights(path: str) -> Any:
     Raises:
         NotFoundError, CheckpointError: it cannot be read.
     """
-    return _safetensors(path)[0] if path.endswith(".safetensors") else checkpoint.read(user_path(path))
+    if not path.endswith(".safetensors"):
+        return checkpoint.read(user_path(path))
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
-def _safetensors(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """(tensors, texts beside them)."""
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """A safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(user_path(path), framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except FileNotFoundError:
         raise NotFoundError(f"model.init_from: there is no file {truncate(path)}. Check the path.") from None
     except (SafetensorError, OSError) as error:

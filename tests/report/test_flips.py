@@ -42,6 +42,14 @@ def test_every_kind():
     assert rare == {0: flips.FIXED, 1: flips.BROKEN, 2: flips.OTHER, 4: flips.ALARM, 5: flips.QUIET}
 
 
+def test_the_class_s_own_images_come_before_its_alarms():
+    labels = np.array([SOME, SOME, RARE, RARE])
+    old = flips.voted([network([SOME, RARE, RARE, SOME])] * 2)
+    new = flips.voted([network([RARE, SOME, SOME, RARE])] * 2)
+    kinds = [f.kind for f in flips.between(old, new, labels, CLASSES, None, RARE)]
+    assert kinds == [flips.FIXED, flips.BROKEN, flips.ALARM, flips.QUIET]
+
+
 def test_those_that_most_networks_agree_on_come_first():
     labels = np.zeros(3, int)
     old = flips.voted([network([1, 1, 1])] * 4)

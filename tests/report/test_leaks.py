@@ -153,6 +153,18 @@ def test_the_command_prints_one_more_row_and_fits_80_columns(leaky, monkeypatch)
     assert marks[0] > marks[1]
 
 
+def test_one_class_has_one_more_row_too(leaky, capsys):
+    code, out, err = run_cli(capsys, "compare", "s", "--class", "rare", "--root", leaky.root.path)
+    assert code == 0
+    (head, whole, clean, *_) = [line.split("\t") for line in out.splitlines()]
+    assert [whole[0], clean[0]] == ["rare5", "  without leaks"]
+    assert len(head) == len(whole) == len(clean)
+    found = comparison.of_sweep(leaky)
+    difference = found.leaks.of(found.of("rare5", "rare", "recall")).difference
+    assert clean[1] == f"{100 * difference:+.1f} "
+    assert "They are the cause." in err
+
+
 def test_json_and_csv_have_every_effect_without_leaks(leaky, capsys, tmp_path):
     code, out, _ = run_cli(capsys, "compare", "s", "--root", leaky.root.path, "--json")
     assert code == 0
@@ -218,6 +230,7 @@ def test_the_report_has_a_row_without_leaks_below_each_branch(leaky):
         below += names.count("without leaks")
     text = page.html(shown)
     assert text.count("without leaks") == below
+    assert "Without leaks: without the validation images that are also in training." in text
     assert "The verdict changes without the 25 validation images" in text
 
 

@@ -181,6 +181,20 @@ def test_the_working_directory_is_searched_last_and_only_meanwhile(project):
     assert not list(folder.rglob("*.pyc"))
 
 
+def test_files_of_the_project_hide_no_library(project):
+    """Python puts the working directory first where a module is run with -m."""
+    import os
+    import subprocess
+
+    import raysweep
+
+    folder = project(yaml="1/0", typer="1/0", sqlite3="1/0", config="1/0")
+    search = {**os.environ, "PYTHONPATH": str(Path(raysweep.__file__).parent.parent)}
+    command = [sys.executable, "-m", "raysweep", "list", "--json"]
+    done = subprocess.run(command, cwd=folder, env=search, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
 def test_the_folder_is_recorded_and_found_from_elsewhere(project, tmp_path, monkeypatch):
     from raysweep.plan import networks
     from tests.conftest import small_settings
@@ -524,3 +538,22 @@ def test_what_fails_while_it_is_tried_or_trained_is_shown_in_its_place(project, 
             quick_run(training={"epochs": 1}, model={"name": "python:nets:make"})
         assert f"{folder}/nets.py, line {line}, in forward" in str(found.value)
         assert "no such thing" in str(found.value) or "it ended the program, with sys.exit(3)" in str(found.value)
+
+
+def test_continuing_with_other_code_is_told_and_both_states_are_kept(project, tmp_path, without_ray):
+    from raysweep.launch.resume import continue_experiment
+    from raysweep.store import lineage
+    from raysweep.store.root import Root
+    from tests.training.test_exactness import interrupted
+
+    make = f"{NET}\ndef make(num_classes, widths): return Net(num_classes)\n"
+    project(nets=make)
+    broken = interrupted(tmp_path, without_ray, 1, model={"name": "python:nets:make"}, training={"epochs": 1})
+    before = broken.config().code
+    project(nets=f"{make}# a remark\n")
+    done = continue_experiment(Root.open(tmp_path / "experiments"), broken.id).experiment
+    notes = [e.fields["text"] for e in lineage.read(done.folder) if e.type == lineage.NOTE]
+    assert "the code of python:nets:make is no longer that with which this experiment began: nets.py" in notes
+    assert before is not None
+    assert done.config().code.files != before.files
+    assert sorted(p.read_text() for p in (done.folder / "code").iterdir()) == [make, f"{make}# a remark\n"]

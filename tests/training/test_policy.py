@@ -110,7 +110,7 @@ def test_held_out_images_are_never_shown_and_counted(quick_run):
     assert "training images held out, which no epoch shows" in (made.folder / "experiment_changes.log").read_text()
 
 
-@pytest.mark.parametrize("stop_after", [3, 4, 7])  # at an epoch's end, and within two
+@pytest.mark.parametrize("stop_after", [3, 7])  # at an epoch's end, and within one
 def test_stopped_and_continued_equals_undisturbed(quick_run, tmp_path, without_ray, stop_after):
     from raysweep.launch import resume as resuming
     from raysweep.store.root import Root

@@ -83,6 +83,11 @@ class Heat:
     tables: Mapping[str, Sequence[HeatLine]]
     names: Mapping[str, str]  # metric → its name in texts
 
+    @property
+    def without_leaks(self) -> bool:
+        """Whether there are rows without the images that are also in training."""
+        return any(row.under for rows in self.tables.values() for row in rows)
+
 
 @dataclass(frozen=True, slots=True)
 class Share:

@@ -21,6 +21,7 @@ Spoil = Callable[[dict[str, Any], Room], object]  # changes a checkpoint's conte
 # The arguments of every verb that builds a network; each must be refused with this exit code.
 BUILDING: dict[str, Sequence[str]] = {
     "predict": ["predict", "{id}@1", "{image}"],
+    "evaluate": ["evaluate", "{id}@1", "--split", "val"],
     "export": ["export", "{id}@1", "--to", "safetensors", "-o", "{out}"],
     "resume": ["resume", "--from", "{id}@1", "--epochs", "1"],
     "resume --dry-run": ["resume", "--from", "{id}@1", "--epochs", "1", "--dry-run"],

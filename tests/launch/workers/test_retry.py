@@ -224,7 +224,7 @@ def test_a_kill_because_memory_ran_out_is_called_so(tmp_path):
     config = config_file(tmp_path, scaling={"num_workers": 1, "threads": 1, "max_failures": 0})
     command = [sys.executable, "-m", "raysweep", "run", str(config), "--root", str(tmp_path / "experiments")]
     environment = os.environ | {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=150)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
     assert done.returncode == 1, done.stderr
     assert "ran out of memory" in done.stderr
     assert "smaller training.batch_size" in done.stderr

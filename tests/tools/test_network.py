@@ -342,10 +342,10 @@ def test_what_cannot_be_adjusted_is_refused_before_anything_is_written(trained, 
         predict.load(Root.open(root), str(stray), adjust="macro_f1")
     table = experiment.folder / "val_predictions.parquet"
     before = table.read_bytes()
-    from tests.report.making import _write_predictions
+    from tests.report.making import write_predictions
 
     kept = predictions.read(experiment, 2)
-    _write_predictions(experiment, kept.classes, kept.labels, kept.labels, 2)
+    write_predictions(experiment, kept.classes, kept.labels, kept.labels, 2)
     with pytest.raises(StoreError, match="not those that the manifest records"):
         predict.load(Root.open(root), f"{experiment.id}@2", adjust="macro_f1")
     table.write_bytes(before)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -11,9 +14,13 @@ import pytest
 from raysweep.report import comparison, content, effects_csv, images, leaks, page, predictions, verdict
 from raysweep.report.effects import BETTER, WORSE
 from raysweep.report.images import ValidationImages
+from raysweep.store import sweep as sweeps
+from raysweep.store.records import BranchRef
+from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.root import Root
 from tests.cli.test_encodings import call
 from tests.cli.test_errors import run_cli
+from tests.conftest import small_settings
 from tests.report.making import COUNTS, sweep_of, write_predictions
 
 CLASSES = ("rare", "some", "many")
@@ -243,3 +250,61 @@ def test_by_luck_few_leaks_are_taken_for_the_cause():
     assert leaks._apart(np.ones(1), np.zeros(50), 0.05) == 0  # of one image nothing is known
     assert leaks._apart(np.full(20, 0.5), np.zeros(50), 1e-6) == 1
     assert leaks._apart(np.full(20, -0.5), np.zeros(50), 1e-6) == -1
+
+
+def noise(folder, counts, rng):
+    """Class folders of images that say nothing of their class."""
+    from PIL import Image
+
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (8, 8)).astype(np.uint8)).save(folder / name / f"{i:03}.png")
+
+
+@pytest.mark.slow
+def test_real_trainings_on_noise_learn_nothing_but_the_leak(tmp_path, without_ray):
+    """No network can tell these classes apart, but 40 validation images of rare are in training, and the branch learns them by heart.
+    Its quick twin is the test of a planted leak."""
+    from raysweep.launch import run as launching
+    from raysweep.plan import child
+    from raysweep.plan import experiment as experiment_plan
+    from raysweep.plan import parent as parents
+
+    folder, rng = tmp_path / "d", np.random.default_rng(0)
+    noise(folder / "train", {"rare": 80, "some": 160, "many": 160}, rng)
+    noise(folder / "val", {"rare": 60, "some": 120, "many": 120}, rng)
+    for i in range(40):
+        shutil.copy(folder / "train" / "rare" / f"{i:03}.png", folder / "val" / "rare" / f"copy{i:03}.png")
+    settings = small_settings(
+        tmp_path / "e",
+        data={"source": "folder", "path": str(folder)},
+        model={"name": "cnn", "options": {"widths": [16, 16, 32, 32]}},
+        training={
+            "epochs": 6, "batch_size": 20, "learning_rate": 0.005, "augment": {"crop_padding": 0, "flip": False},
+        },
+        sampling={"samples_per_epoch": 400, "weights": {"rare": 0.1}},
+    )  # fmt: skip
+    parent = launching.run(experiment_plan.plan_experiment(settings)).experiment
+    root = Root.open(tmp_path / "e")
+    known = parents.read_parent(root, f"{parent.id}@6")
+    sweep, branches = sweeps.create(root, "s", datetime(2026, 1, 2)), []
+    for name, weight in (("control", 0.1), ("rare4", 4.0)):
+        for seed in (0, 1, 2):
+            branch = {"name": f"{name}-seed{seed}", "control": name == "control", "seed": seed}
+            plan = child.plan_child(
+                known, root, epochs=30, name=f"s-{branch['name']}", weights={"rare": weight}, overrides={"seed": seed}
+            )
+            made = launching.run(plan).experiment
+            made.write_config(replace(made.config(), sweep=sweep.id, branch=BranchRef(**branch)))
+            branches.append({**branch, "weights": made.config().sampling_weights})
+    plan = {"id": sweep.id, "name": "s", "parent_weights": parent.config().sampling_weights, "branches": branches}
+    sweep.write_record(SweepRecord.from_json(plan))
+    found = comparison.of_sweep(sweep)
+    recall = found.of("rare4", "rare", "recall")
+    assert recall.shown == BETTER
+    assert found.leaks.on_leaked["rare4", "rare"] > 0.4
+    assert leaks.changes(found.effects, found.leaks)["rare4", "rare", "recall"].kind == leaks.MADE
+    first = verdict.lines(found)[0].text
+    assert "The verdict changes without the 40 validation images" in first
+    assert "rare (rare4)" in first.partition("They are the cause of what is shown of")[2]

@@ -13,7 +13,7 @@ from raysweep.data import augment, cache, decoded
 from raysweep.data.roles.record import Before, ImageRoles
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
-from raysweep.plan import networks, resources
+from raysweep.plan import follow, networks, resources
 from raysweep.plan.types import Plan
 from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
@@ -66,7 +66,7 @@ def plan_experiment(
     settings, data = _ordered(settings, data, classes, origin.classes)
     settings, mirrored = _mirrored(settings, data.classes)
     held, counts = _pool(settings, data)
-    settings, weights, by_rule = _treatment(settings, asked, inherited, first_epoch, counts, held)
+    settings, weights, by_rule = _treatment(settings, root, asked, inherited, first_epoch, counts, held)
     settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
@@ -97,6 +97,7 @@ def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]
 
 def _treatment(
     settings: Settings,
+    root: Root,
     asked: Wanted | None,
     inherited: SamplingWeights | None,
     first_epoch: int,
@@ -104,9 +105,10 @@ def _treatment(
     held: int,
 ) -> tuple[Settings, SamplingWeights, tuple[Note, ...]]:
     """(settings with the weight of every class, the weights of the first epoch, what is to be said of them and of the loss)."""
+    settings, told = follow.resolved(settings, root, counts)
     settings, schedule, notes = _weights(settings, asked, inherited, counts, held)
     weights = schedule.at(first_epoch, counts)
-    return settings, weights, (*notes, *_loss(settings, weights, counts))
+    return settings, weights, (*(Note(text) for text in told), *notes, *_loss(settings, weights, counts))
 
 
 def _weights(

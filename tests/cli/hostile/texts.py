@@ -111,7 +111,7 @@ GRIDS: dict[str, tuple[str | bytes, str]] = {
     "a number of 400 digits": ("weights: {cat: [" + "1" * 400 + "]}\n", "weight of class 'cat'"),
     "infinity": ("weights: {cat: [.inf]}\n", "weight of class 'cat' is inf"),
 }
-NEITHER = "neither a JSON object nor a file"
+NEITHER = "no JSON object and no file"
 WEIGHTS: dict[str, tuple[str, str | bytes, str]] = {
     "a billion laughs": ("w.yaml", LAUGHS, "more than 20 aliases"),
     "an alias of itself": ("w.yaml", ITSELF.replace("a:", "cat:"), "alias|itself|weight of class 'cat'"),

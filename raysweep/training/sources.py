@@ -17,6 +17,7 @@ from pathlib import Path
 from raysweep._text import counted, join_names
 from raysweep.store.records import CodeRef
 
+OWN = Path(__file__).resolve().parent.parent
 MAX_FILES = 200
 MAX_FILE = 256_000  # bytes
 MAX_BYTES = 1_000_000  # of all files
@@ -64,7 +65,7 @@ def collect(target: str, folder: Path, file: Path | None = None) -> Sources:
     while waiting:
         path = waiting.pop()
         name = path.relative_to(folder).as_posix()
-        if name in contents:
+        if name in contents or path.is_relative_to(OWN):  # the module may lie beside this program
             continue
         try:
             contents[name] = path.read_bytes()
@@ -128,8 +129,7 @@ def is_users(file: str | Path | None) -> bool:
     if not file or str(file).startswith("<"):
         return False
     path = Path(file).resolve()
-    own = Path(__file__).resolve().parent.parent
     return not (
         {"site-packages", "dist-packages"}.intersection(path.parts)
-        or any(path.is_relative_to(folder) for folder in (*_installed(), own))
+        or any(path.is_relative_to(folder) for folder in (*_installed(), OWN))
     )

@@ -29,7 +29,7 @@ from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import ExperimentConfig, Json, ParentRef
-from raysweep.store.records_manifest import ManifestEntry
+from raysweep.store.records_manifest import Manifest, ManifestEntry
 from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Origin, Trust
 from raysweep.trackers import credentials
@@ -111,6 +111,8 @@ def _continue(
         good, problems = experiment.newest_good(checkpoint.misplaced)
         for problem in problems:
             progress(Note(f"{problem}."))
+        if good is not None and not experiment.has_manifest:
+            _commit_again(experiment, good)
         last = config.fork + settings.training.epochs
         if good is not None and good.batch is None and good.epoch >= last:
             return _complete(experiment, good, last, progress)
@@ -127,6 +129,12 @@ def _continue(
             return runner.execute(job, experiment, fitted, launch, progress)
     finally:
         lock.release()
+
+
+def _commit_again(experiment: Experiment, good: ManifestEntry) -> None:
+    """Write a manifest of the checkpoints that were found without one: the next commit may fail, too."""
+    order = good.position.order
+    experiment.write_manifest(Manifest([e for e in experiment.entries() if e.position.order <= order]))
 
 
 def _set_aside(experiment: Experiment, progress: Progress) -> None:

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from raysweep.errors import CheckpointError, Interrupted, ResourceError
+from raysweep.errors import CheckpointError, Interrupted, ResourceError, StoreError
 from raysweep.events import Note
 from raysweep.launch import resume as resuming
 from raysweep.launch import run as launching
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import resources
-from raysweep.store import checkpoint
+from raysweep.store import checkpoint, layout
 from raysweep.store.experiment import Experiment
 from raysweep.store.root import Root
 from tests.conftest import Recorder, small_settings, weights_hash
@@ -164,3 +164,19 @@ def test_a_configuration_without_its_parents_hash_is_refused(tmp_path, straight,
         file.unlink()
     with pytest.raises(CheckpointError, match="does not say of its parent: sha256"):
         resuming.continue_experiment(Root.open(tmp_path / "experiments"), made.id)
+
+
+def test_what_was_found_without_a_manifest_is_committed_before_the_training_goes_on(tmp_path, without_ray, monkeypatch):
+    """The first checkpoint within an epoch was written, and its commit failed; then the next checkpoint fails, too."""
+    broken = interrupted(tmp_path, without_ray, 2, training={"epochs": 2}, checkpoint={"every_n_batches": 1})
+    known = broken.entries()
+    (broken.folder / layout.MANIFEST).unlink()
+
+    def full(*_):
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        resuming.continue_experiment(Root.open(tmp_path / "experiments"), broken.id)
+    assert broken.has_manifest
+    assert [e.file for e in broken.entries()] == [e.file for e in known]

@@ -56,7 +56,7 @@ def test_controls_with_other_seeds_are_rarely_labelled(quick_run, tmp_path):
             effects.arm(name, [networks[i] for i in which])
             for name, which in (("control", drawn[:SEEDS]), ("branch", drawn[SEEDS:]))
         )
-        found, _ = effects.of_arms(control, [branch], known.labels, known.classes)
+        found, _ = effects.of_arms(control, [branch], known.cases, known.classes)
         here = [f"{e.target} {e.metric} {e.label}" for e in found if e.shown]
         labelled += bool(here)
         shown += here

@@ -120,7 +120,7 @@ class SamplingWeights:
 
     def describe(self) -> str:
         """A short text such as ``disgust 5, happy 0.5`` of what is not 1.0."""
-        return _listed([f"{c} {w:g}" for c, w in zip(self.classes, self.values, strict=True) if w != 1.0]) or "all 1"
+        return listed([f"{c} {w:g}" for c, w in zip(self.classes, self.values, strict=True) if w != 1.0]) or "all 1"
 
     def as_dict(self) -> dict[str, float]:
         """Class → weight, as it stands in checkpoints and configurations."""
@@ -183,7 +183,7 @@ class RatioChange:
         after = dict(zip(self.new.classes, self.new_shares, strict=False))
         if not (with_shares and before and after and self.changed):
             return describe_changed(self.changed)
-        return _listed(
+        return listed(
             [
                 f"{c} {old:g} → {new:g} ({before.get(c, 0):.1%} → {after.get(c, 0):.1%})"
                 for c, (old, new) in self.changed.items()
@@ -203,10 +203,10 @@ def changes(old: Mapping[str, float], new: Mapping[str, float]) -> Changed:
 
 def describe_changed(changed: Mapping[str, Sequence[float]]) -> str:
     """What changed, as ``disgust 1→5, fear 1→2``, or ``unchanged``."""
-    return _listed([f"{c} {old:g}→{new:g}" for c, (old, new) in changed.items()]) or "unchanged"
+    return listed([f"{c} {old:g}→{new:g}" for c, (old, new) in changed.items()]) or "unchanged"
 
 
-def _listed(parts: Sequence[str]) -> str:
+def listed(parts: Sequence[str]) -> str:
     """The parts, at most MOST_LISTED of them, and how many more there are: a class in a thousand must not fill a page."""
     more = len(parts) - MOST_LISTED
     return ", ".join(parts[:MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")

@@ -127,10 +127,9 @@ def _check_images(parent: Parent, plan: Plan) -> None:
     split = parent.settings.data.split_seed == plan.settings.data.split_seed
     same = was == now and split and parent.data_sha256 == plan.data.sha256
     if now and not same:
-        held = plan.held
         raise CheckpointError(
             f"sampling.holdout is {now:g}, and {parent.experiment} was trained with {was:g}"
-            f"{'' if was != now else ' on other images'}: some of the {held:,} images to hold out may be among those that it has "
+            f"{'' if was != now else ' on other images'}: some of the {plan.held:,} images to hold out may be among those that it has "
             "learned. Set sampling.holdout where the lineage begins (`raysweep run`), or decide by sampling.policy.on=val."
         )
 
@@ -224,10 +223,8 @@ def vary(plan: Plan, *, name: str, description: str, weights: SamplingWeights, s
         raise ConfigError(load_config.explain(error, ExperimentSection, f"branch {name}")) from None
     varying = before.sampling.schedule or before.sampling.policy
     if varying and plan.parent is not None and weights == plan.parent.weights:
-        weights, sampled = (
-            plan.weights,
-            before.sampling,
-        )  # the control goes on as its parent did; a branch has its weights
+        # the control goes on as its parent did; a branch has its weights
+        weights, sampled = plan.weights, before.sampling
     else:
         own: Nested = {"weights": weights.as_dict(), "schedule": [], "policy": None}
         sampled = before.sampling.model_copy(update=own)

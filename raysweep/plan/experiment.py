@@ -17,7 +17,7 @@ from raysweep.plan import follow, networks, resources
 from raysweep.plan.types import Plan
 from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
-from raysweep.weights import MOST_LISTED, SamplingWeights
+from raysweep.weights import SamplingWeights, listed
 from raysweep.weights_by_rule import Wanted
 from raysweep.weights_schedule import Schedule, Step
 
@@ -181,9 +181,8 @@ def _loss(settings: Settings, weights: SamplingWeights, counts: Mapping[str, int
         from raysweep.training import losses
 
         numbers = losses.class_weights(section, weights.shares(counts), counts)
-        shown = ", ".join(f"{c} {w:.4g}" for c, w in list(zip(weights.classes, numbers, strict=True))[:MOST_LISTED])
-        more = f" and {len(numbers) - MOST_LISTED:,} more" if len(numbers) > MOST_LISTED else ""
-        notes.append(f"Weights of the classes in the loss: {shown}{more}.")
+        shown = listed([f"{c} {w:.4g}" for c, w in zip(weights.classes, numbers, strict=True)])
+        notes.append(f"Weights of the classes in the loss: {shown}.")
     even = len({round(share, 9) for share in weights.shares(counts).values()}) == 1
     if section.prior and even:
         notes.append(

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, without_credentials
+from raysweep.config.own import target_of
 from raysweep.config.treatment import LossSection, SamplingSection
 from raysweep.config.types import Float, Int, Moments, Name, Names, Positive, Section, Seed, Text, Workers, short_json
 
@@ -363,6 +364,11 @@ class Settings(Section):
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)  # type: ignore[arg-type]
     scaling: ScalingSection = Field(default_factory=ScalingSection)  # type: ignore[arg-type]
     trackers: TrackersSection = Field(default_factory=TrackersSection)  # type: ignore[arg-type]
+    code_path: Text | None = Field(
+        None,
+        description="Folder with your code of python: names, apart from the model's (model.path). Default: the one in which it is found: "
+        "on PYTHONPATH, else in the working directory.",
+    )
     root: Text = Field("experiments", description="Folder in which experiments are created, or s3://BUCKET/PREFIX.")
 
     @model_validator(mode="before")
@@ -397,6 +403,11 @@ class Settings(Section):
                 "(on the command line: data.path= with nothing after it)"
             )
         return self
+
+    def own_code(self) -> dict[str, str]:
+        """Option → ``MODULE:NAME`` of the user's code, apart from the model."""
+        named = {"loss.kind": self.loss.kind}
+        return {option: target for option, value in named.items() if (target := target_of(value)) is not None}
 
     def flat(self, **more: Any) -> dict[str, Any]:
         """The flat names of the specification, in its order, then ``settings`` with all options."""

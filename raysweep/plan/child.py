@@ -89,8 +89,8 @@ def plan_child(
     )
     plan = replace(plan, notes=(*plan.notes, *roles.unknown(known_roles, parent, plan.data.sha256)))
     _check_images(parent, plan)
-    if changed is not None:
-        parent = replace(parent, notes=(*parent.notes, Note(changed)))
+    if changed:
+        parent = replace(parent, notes=(*parent.notes, *map(Note, changed)))
     return of_parent(plan, parent, fresh_optimizer)
 
 
@@ -257,16 +257,16 @@ def _same_pixels(parent: Parent, overrides: Mapping[str, Any]) -> None:
             )
 
 
-def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> str | None:
+def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> list[str]:
     """Try to load what the training will load: weights, optimizer and generators.
 
     Returns:
-        In what the user's code differs from that of the checkpoint; None where it does not.
+        In what the user's code differs from that of the checkpoint.
 
     Raises:
         CheckpointError: something does not fit. ConfigError: there is no such model.
     """
-    from raysweep.training import conditions, models, optim, state
+    from raysweep.training import conditions, models, optim, own, state
 
     saved = checkpoint.read_checkpoint(parent.path)
     section = settings.model
@@ -285,8 +285,13 @@ def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> s
         model.to("meta")
         state.restore_optimizer(model, optim.optimizer(model, settings.training), slots, str(parent.path))
     state.try_rng_states(saved.get("rng_state") or [], parent.path)
-    same = parent.trusted and section.name == parent.settings.model.name
-    return conditions.changed_code(saved, section.name, section.path) if same else None
+    if not parent.trusted:
+        return []
+    told = own.changed(saved, parent.settings, settings) if settings.own_code() else []
+    if section.name != parent.settings.model.name:
+        return told
+    changed = conditions.changed_code(saved, section.name, section.path)
+    return [*([changed] if changed is not None else []), *told]
 
 
 def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:

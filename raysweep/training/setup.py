@@ -25,7 +25,19 @@ from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint
-from raysweep.training import conditions, guest, guest_network, losses, models, optim, origin, policy, state
+from raysweep.training import (
+    conditions,
+    guest_network,
+    losses,
+    models,
+    optim,
+    origin,
+    own,
+    own_code,
+    own_loss,
+    policy,
+    state,
+)
 from raysweep.training.feed import Feed
 from raysweep.training.job import Job
 from raysweep.training.progress import TrainingProgress
@@ -65,6 +77,7 @@ class Setup:
     bf16: bool
     conditions: conditions.Conditions
     inexact: list[str]  # why the bits may differ from those of an undisturbed training
+    own_loss: own_loss.OwnLoss | None  # of the user; what it keeps changes while it trains
 
     @property
     def settings(self) -> Settings:
@@ -125,10 +138,12 @@ class Setup:
             return None
         return augment.epoch_draws(self.draws, a.crop_padding, bool(a.flip), seed=self.settings.seed, epoch=epoch)
 
-    def loss(self, epoch: int) -> losses.Loss:
+    def loss(self, epoch: int) -> losses.Function:
         """The loss of an epoch."""
         counts = self.class_counts()
         t, shares = self.settings.training, self.weights(epoch).shares(counts)
+        if self.own_loss is not None:
+            return self.own_loss.of_epoch(shares, counts, epoch)
         return losses.of_epoch(self.settings.loss, t.label_smoothing, shares, counts, epoch, self.world.device)
 
     def part(self, batch: int) -> Part:
@@ -155,7 +170,7 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
     Raises:
         CheckpointError: the checkpoint does not fit the job.
     """
-    with guest.sent(job.code):
+    with own.sent([job.code, *job.own]):
         return _prepared(job, start, progress)
 
 
@@ -170,6 +185,8 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     draws = settings.sampling.samples_per_epoch or len(members)
     first = origin.read(settings) if job.start is None else origin.Origin()
     mean, std = origin.moments(settings, data, first)
+    counts = _counts(data, members)
+    codes, _ = own_code.tried(settings, job.trusted, counts)
     model = _new_model(job, data, world)
     state.seed_everything(settings.seed, world.rank, 1)
     saved = _read(job, data, start)
@@ -186,9 +203,10 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         _restore_generators(saved, world)
     bf16 = t.precision == "bf16" or (t.precision == "auto" and world.device.type == "cuda")
     mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name, settings.model.path)
-    now = conditions.of_ranks(world.gather(mine))
+    now = conditions.of_ranks(world.gather({**mine, **own.conditions_of(settings)}))
     inexact = [] if saved is None else conditions.differences(conditions.of_checkpoint(saved), now)
-    counts = _counts(data, members)
+    loss = own_loss.of(codes, settings.loss, counts, world.device)
+    inexact += [] if loss is None else own_loss.restored(loss, saved, world.rank, str(job.start))
     setup = Setup(
         job=job,
         world=world,
@@ -207,6 +225,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         bf16=bf16,
         conditions=now,
         inexact=inexact,
+        own_loss=loss,
     )
     return setup, done
 

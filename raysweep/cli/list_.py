@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from raysweep.store.fields import Row
 
 STATUSES = ("running", "finished", "interrupted", "failed", "crashed", "legacy", "damaged")
+MAX_OWN = 3  # columns of metrics of the user; list --json has them all
 SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # columns of the catalog's index
 
 
@@ -64,6 +65,7 @@ def list_(
     if not rows:
         _say_none(folder, status, sweep)
         return
+    own = list(dict.fromkeys(name for r in rows for name in r.metrics))[:MAX_OWN]
     table(
         None,
         [
@@ -76,8 +78,9 @@ def list_(
             ("parent", "l"),
             ("ratio change", "l"),
             ("age", "r"),
+            *((plain(name), "r") for name in own),
         ],
-        [_cells(r) for r in rows],
+        [[*_cells(r), *(decimals(r.metrics.get(name)) for name in own)] for r in rows],
         optional=[5, 6, 8, 4],  # worst class, parent, age, macro-F1
     )
     for r in rows:

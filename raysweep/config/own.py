@@ -41,7 +41,9 @@ class WordOrCode:
             raise ValueError(
                 f"{short_repr(value)} does not have the form python:MODULE:NAME, such as python:mine.code:build"
             )
-        raise ValueError(f"{', '.join(self.words)} or python:MODULE:NAME is needed, not {short_repr(value)}")
+        raise ValueError(
+            f"{' or '.join([*map(str, self.words), 'python:MODULE:NAME'])} is needed, not {short_repr(value)}"
+        )
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
@@ -49,3 +51,27 @@ class WordOrCode:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         code = {"type": "string", "pattern": "^python:.+:.+$"}
         return {"anyOf": [{"enum": [*self.words]}, code]} if self.words else code
+
+
+# --- names of metrics -------------------------------------------------------------------------------------------------
+
+_METRIC = re.compile(r"[A-Za-z]\w{0,39}", re.ASCII)
+_COLUMNS = "train_loss train_acc val_loss val_acc epoch lr seconds images_per_second val_macro_f1 macro_f1 balanced_accuracy worst_class"
+_COLUMNS += " worst_recall order_sha256"
+_OF_CLASSES = ("recall_", "f1_", "precision_", "requested_", "realised_", "distinct_")
+METRICS = ("val_acc", "macro_f1", "balanced_accuracy")  # by which the best epoch can be chosen
+
+
+def check_metric(name: str) -> str:
+    """A metric's name, which becomes a column of the history.
+
+    Raises:
+        ValueError: it has other characters, or is that of a column that there is already.
+    """
+    if not _METRIC.fullmatch(name):
+        raise ValueError(
+            f"{short_repr(name)} is no name of a metric; take up to 40 letters, digits and _, such as g_mean"
+        )
+    if name in _COLUMNS.split() or name.startswith(_OF_CLASSES):
+        raise ValueError(f"{name} is a column of the history already; choose another name")
+    return name

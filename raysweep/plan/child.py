@@ -281,9 +281,11 @@ def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> l
     )
     models.fitting_weights(model, saved, parent.path)
     if not fresh_optimizer:
-        slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"])}
+        slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"]), "config": saved["config"]}
         model.to("meta")
-        state.restore_optimizer(model, optim.optimizer(model, settings.training), slots, str(parent.path))
+        of_user = own.load(settings, parent.trusted).get("training.optimizer") if settings.own_code() else None
+        optimizer = optim.optimizer(model, settings.training, of_user)
+        state.restore_optimizer(model, optimizer, slots, str(parent.path), settings.training, of_user)
     state.try_rng_states(saved.get("rng_state") or [], parent.path)
     if not parent.trusted:
         return []

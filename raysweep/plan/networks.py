@@ -62,7 +62,7 @@ def own_tried(settings: Settings, trusted: bool, counts: Mapping[str, int]) -> l
     """
     from raysweep.training import own_code
 
-    return own_code.tried(settings, trusted, counts)[1] if settings.own_code() else []
+    return own_code.tried(settings, trusted, counts).told if settings.own_code() else []
 
 
 def tried(

@@ -44,7 +44,7 @@ class Saver:
         saved, writer = self._state(epoch, 0), self.writer
         if writer is None or row is None:
             return
-        summary = {k: row[k] for k in evaluate.SUMMARY}
+        summary = {k: row[k] for k in (*evaluate.SUMMARY, *self.setup.own_metrics)}
         predictions = {"labels": validation.labels, "probabilities": validation.probabilities}
         self.background.submit(
             lambda: writer.epoch_end(saved, epoch, summary, predictions),

@@ -35,6 +35,8 @@ from raysweep.training import (
     own,
     own_code,
     own_loss,
+    own_metrics,
+    own_optim,
     policy,
     state,
 )
@@ -78,6 +80,7 @@ class Setup:
     conditions: conditions.Conditions
     inexact: list[str]  # why the bits may differ from those of an undisturbed training
     own_loss: own_loss.OwnLoss | None  # of the user; what it keeps changes while it trains
+    own_metrics: Mapping[str, own.Own]  # of the user, by name
 
     @property
     def settings(self) -> Settings:
@@ -186,25 +189,26 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     first = origin.read(settings) if job.start is None else origin.Origin()
     mean, std = origin.moments(settings, data, first)
     counts = _counts(data, members)
-    codes, _ = own_code.tried(settings, job.trusted, counts)
+    of_user = own_code.tried(settings, job.trusted, counts)
+    codes = of_user.codes
     model = _new_model(job, data, world)
     state.seed_everything(settings.seed, world.rank, 1)
     saved = _read(job, data, start)
-    done = TrainingProgress.new(data.classes)
+    done = TrainingProgress.new(data.classes, [*settings.metrics])
     if saved is not None:
         state.restore_model(model, saved, str(job.start))
         pixels = saved.get("preprocessing") or {}
         mean, std = list(pixels.get("mean", mean)), list(pixels.get("std", std))
-        done = TrainingProgress.restored(saved, data.classes, world, job.keep_position)
+        done = TrainingProgress.restored(saved, data.classes, world, job.keep_position, [*settings.metrics])
     feed = Feed(data, mean, std, world.device, t.channels_last)
     model, parallel = _parallelise(model, settings, world, data)
-    optimizer = _optimizer(model, job, saved)
+    optimizer = _optimizer(model, job, saved, codes.get(own_optim.OPTIMIZER))
     if saved is not None and job.keep_rng:
         _restore_generators(saved, world)
     bf16 = t.precision == "bf16" or (t.precision == "auto" and world.device.type == "cuda")
     mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name, settings.model.path)
     now = conditions.of_ranks(world.gather({**mine, **own.conditions_of(settings)}))
-    inexact = [] if saved is None else conditions.differences(conditions.of_checkpoint(saved), now)
+    inexact = [] if saved is None else [*conditions.differences(conditions.of_checkpoint(saved), now), *of_user.inexact]
     loss = own_loss.of(codes, settings.loss, counts, world.device)
     inexact += [] if loss is None else own_loss.restored(loss, saved, world.rank, str(job.start))
     setup = Setup(
@@ -226,6 +230,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         conditions=now,
         inexact=inexact,
         own_loss=loss,
+        own_metrics=own_metrics.of(codes),
     )
     return setup, done
 
@@ -309,10 +314,11 @@ def _parallelise(model: nn.Module, settings: Settings, world: World, data: Datas
     return model, parallel
 
 
-def _optimizer(model: nn.Module, job: Job, saved: Checkpoint | None) -> torch.optim.Optimizer:
-    optimizer = optim.optimizer(model, job.settings.training)
+def _optimizer(model: nn.Module, job: Job, saved: Checkpoint | None, code: own.Own | None) -> torch.optim.Optimizer:
+    training = job.settings.training
+    optimizer = optim.optimizer(model, training, code)
     if saved is not None and not job.fresh_optimizer:
-        state.restore_optimizer(model, optimizer, saved, str(job.start))
+        state.restore_optimizer(model, optimizer, saved, str(job.start), training, code)
     return optimizer
 
 

@@ -24,7 +24,17 @@ from tests.store.test_experiment import any_json, manifests
 TIME = "20250108_143022"
 FIELDS = [
     *("id", "name", "created", "status", "epochs_done", "epochs_target", "best_acc", "best_epoch", "best_macro_f1"),
-    *("worst_class", "worst_recall", "sampling_weights", "seed", "parent", "parent_best_acc", "parent_seed", "change"),
+    *(
+        "worst_class",
+        "worst_recall",
+        "metrics",
+        "sampling_weights",
+        "seed",
+        "parent",
+        "parent_best_acc",
+        "parent_seed",
+        "change",
+    ),
     *("sweep", "branch", "control", "path"),
 ]
 

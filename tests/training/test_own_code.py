@@ -175,6 +175,202 @@ def test_the_source_is_kept_and_its_change_is_said(project, tmp_path, without_ra
     assert len(list((made.folder / "code").iterdir())) == 3  # both states of it
 
 
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+METRICS = """
+import numpy as np
+def share(labels, probabilities, classes):
+    np.random.seed(1)
+    assert len(classes) == probabilities.shape[1]
+    return (probabilities.argmax(1) == labels).mean()
+def nan(labels, probabilities):
+    return float("nan") if len(labels) > 20 else 0.5
+def writes(labels, probabilities):
+    probabilities[:] = 0
+def text(labels, probabilities):
+    return "good"
+"""
+
+
+def test_a_metric_stands_in_history_list_and_manifest_and_changes_no_bit(
+    project, tmp_path, quick_run, quick_child, capsys
+):
+    import json
+
+    import pandas as pd
+
+    from tests.cli.test_errors import run_cli
+
+    project(mine=METRICS)
+    plain = quick_run(**sections())
+    named = {"share": "python:mine:share", "nan": "python:mine:nan"}
+    made = quick_run(**sections(metrics=named, training={"best_metric": "share"}))
+    assert weights_hash(made) == weights_hash(plain)
+    history = pd.read_csv(made.folder / "training_history.csv")
+    assert history["share"].tolist() == history["val_acc"].tolist()
+    assert history["nan"].isna().all()
+    manifest = made.manifest()
+    assert (manifest.best.metric, manifest.best.value) == ("share", history["share"].max())
+    code, out, err = run_cli(capsys, "list", "--json", "--root", tmp_path / "experiments")
+    assert code == 0, err
+    rows = {row["id"]: row["metrics"] for row in json.loads(out)}
+    assert rows == {plain.id: {}, made.id: {"share": manifest.best.value, "nan": None}}
+    assert "share" in run_cli(capsys, "list", "--root", tmp_path / "experiments")[1]
+    child = quick_child(f"{plain.id}@1", epochs=1, overrides={"metrics": {"share": "python:mine:share"}})
+    assert pd.read_csv(child.folder / "training_history.csv")["share"].isna().tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("writes", "read-only"), ("text", "returned str. Return one number"), ("missing", "has no function 'missing'")],
+)
+def test_a_metric_that_cannot_be_used_is_refused(project, tmp_path, name, message):
+    project(mine=METRICS)
+    with pytest.raises(ConfigError, match=rf"^metrics\.m: .*{message}"):
+        planned(tmp_path, metrics={"m": f"python:mine:{name}"})
+
+
+def test_a_best_metric_that_is_no_number_ends_the_training(project, tmp_path, quick_run):
+    from raysweep.errors import TrainingError
+
+    project(mine=METRICS)
+    with pytest.raises(TrainingError, match=r"metrics\.m is no finite number .*python:mine:nan"):
+        quick_run(**sections(metrics={"m": "python:mine:nan"}, training={"best_metric": "m"}))
+
+
+def test_names_of_metrics_are_checked(quick_run):
+    import pandas as pd
+
+    from raysweep.config import own
+
+    for name in ("val_acc", "recall_x", "a b", "", "1st"):
+        with pytest.raises(ConfigError, match="metrics"):
+            small_settings("x", metrics={name: "python:a:b"})
+    with pytest.raises(
+        ConfigError, match=r"best_metric is 'other', not one of val_acc, macro_f1, balanced_accuracy, g"
+    ):
+        small_settings("x", metrics={"g": "python:a:b"}, training={"best_metric": "other"})
+    made = quick_run(**sections(training={"epochs": 1}))
+    for column in pd.read_csv(made.folder / "training_history.csv"):
+        with pytest.raises(ValueError, match="column"):
+            own.check_metric(column)
+
+
+# --- optimizers and schedules -----------------------------------------------------------------------------------------
+
+STEPS = """
+class Forgets(torch.optim.SGD):
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        self.count = 0
+    def step(self):
+        self.count += 1
+        for g in self.param_groups: g["lr"] = 0.1 / self.count
+        super().step()
+class InGroups(torch.optim.SGD):
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        for g in self.param_groups: g["count"] = 0
+    def step(self):
+        for g in self.param_groups:
+            g["count"] += 1
+            for p in g["params"]: p.data -= g["lr"] / g["count"] * p.grad
+def half(params): return torch.optim.SGD(params[:1], 0.1)
+def text(params): return "text"
+class Closure(torch.optim.SGD):
+    def step(self, closure): raise ValueError(closure)
+class Odd(torch.optim.SGD):
+    def step(self):
+        for g in self.param_groups: g["memory"] = {1}
+count = 0
+def counts(done):
+    global count
+    count += 1
+    return count
+def negative(done): return -done
+"""
+
+
+def test_the_optimizers_of_torch_have_names_like_ones_own(quick_run):
+    ours = quick_run(**sections(training={"optimizer": "sgd", "weight_decay": 0.0, "momentum": 0.9}))
+    name = "python:torch.optim:SGD"
+    theirs = quick_run(**sections(training={"optimizer": name, "weight_decay": 0.0, "momentum": 0.9}))
+    assert theirs.config().own_code == ()
+    assert theirs.manifest().ends[-1].metrics["val_acc"] == pytest.approx(
+        ours.manifest().ends[-1].metrics["val_acc"], abs=0.02
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "message"),
+    [
+        ("optimizer", "half", "does not train the parameters"),
+        ("optimizer", "text", r"returned str\. Return a torch"),
+        ("optimizer", "Closure", "missing 1 required positional argument: 'closure'"),
+        ("optimizer", "Odd", "keeps set in its state_dict"),
+        ("schedule", "counts", "two numbers for one position"),
+        ("schedule", "negative", r"returned -0\.\d+ after"),
+        ("schedule", "text", "returned str"),
+        ("schedule", "torch.optim.lr_scheduler.StepLR", "Schedulers of torch count steps"),
+    ],
+)
+def test_an_optimizer_or_schedule_that_cannot_be_used_is_refused(project, tmp_path, option, name, message):
+    project(mine=HEAD + STEPS)
+    with pytest.raises(ConfigError, match=rf"^training\.{option}: .*{message}"):
+        planned(tmp_path, training={option: f"python:mine:{name}"})
+
+
+def test_an_optimizer_that_keeps_more_than_its_state_is_named_as_inexact(project, tmp_path, without_ray):
+    project(mine=HEAD + STEPS)
+    named = {"training": {"optimizer": "python:mine:Forgets", "weight_decay": 0.0}}
+    made = interrupted(tmp_path, without_ray, 4, **sections(**named))
+    assert (
+        "not bit-exact once it is interrupted: python:mine:Forgets"
+        in (made.folder / "experiment_changes.log").read_text()
+    )
+    done = resuming.continue_experiment(Root.open(tmp_path / "experiments"), made.id).experiment
+    assert (
+        "not bit-exact: python:mine:Forgets (training.optimizer) keeps more than"
+        in (done.folder / "experiment_changes.log").read_text()
+    )
+
+
+def test_what_an_optimizer_keeps_in_its_groups_goes_on_and_hyperparameters_can_change(project, tmp_path):
+    import torch
+
+    from raysweep.training import own, own_optim
+
+    project(mine=HEAD + STEPS)
+    settings = small_settings(tmp_path, training={"optimizer": "python:mine:InGroups"})
+    code, training = own.load(settings, True)["training.optimizer"], settings.training
+    told, why = own_optim.tried(code, training)
+    assert (why, len(told)) == ([], 1)  # the weight decay, which it does not take
+    group = {"params": [torch.nn.Parameter(torch.ones(2, 2))], "weight_decay": 0.3}
+    old = own_optim.optimizer(code, [group], training)
+    old.param_groups[0].update(count=7, lr=9.0)
+    new = own_optim.optimizer(code, [group], training)
+    own_optim.restore(code, new, old.state_dict(), training)
+    assert (new.param_groups[0]["count"], new.param_groups[0]["lr"]) == (7, training.learning_rate)
+
+
+def test_the_state_of_another_optimizer_is_refused(project, quick_run, quick_child):
+    from raysweep.errors import CheckpointError
+
+    project(mine=HEAD + STEPS)
+    made = quick_run(**sections(training={"epochs": 1}))
+    for fresh in (False, True):
+        options = {
+            "epochs": 1,
+            "overrides": {"training": {"optimizer": "python:mine:InGroups"}},
+            "fresh_optimizer": fresh,
+        }
+        if fresh:
+            quick_child(f"{made.id}@1", **options)
+        else:
+            with pytest.raises(CheckpointError, match="is of another optimizer"):
+                quick_child(f"{made.id}@1", **options)
+
+
 # --- the examples of the document -------------------------------------------------------------------------------------
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own_code.md").read_text()
@@ -188,8 +384,13 @@ def words(command: str) -> dict:
     return load_config.parse_overrides(command.split())
 
 
+def load_config_of(command: str):
+    return small_settings("x", **words(command))
+
+
 def test_the_document_has_examples():
-    assert {"loss"} <= {key for command in COMMANDS for key in words(command)}
+    given = {option for command in COMMANDS for option in load_config_of(command).own_code()}
+    assert {"loss.kind", "metrics.g_mean", "training.optimizer", "training.schedule"} <= given
     assert len(FILES) == len(COMMANDS)
 
 

@@ -20,6 +20,7 @@ from raysweep.report.findings.variance import ArmSummary, Pooled
 from tests.report.findings.simulated import SHARES, Images, arm, shown
 
 PERCENT = int(os.environ.get("RAYSWEEP_REPEAT", "8"))
+pytestmark = pytest.mark.timeout(3600)  # the full counts take minutes
 
 
 def times(full: int) -> int:
@@ -140,7 +141,6 @@ MOVES = {
 SPREADS = (0.08, 0.15, 0.30) if PERCENT >= 100 else (0.15,)  # between seeds, of a whole class's logit
 
 
-@pytest.mark.timeout(3600)  # the full count takes minutes
 @pytest.mark.parametrize("sd", SPREADS)
 @pytest.mark.parametrize("move", MOVES)
 def test_moving_thresholds_is_not_called_learning(move, sd):
@@ -211,7 +211,6 @@ def test_an_unsteady_branch_is_rarely_labelled(unsteady, seeds):
 WINNERS = [(700, 0.08), *([(700, 0.02), (700, 0.05), (700, 0.15), (7000, 0.08)] if PERCENT >= 100 else [])]
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("images", "sd"), WINNERS)
 def test_a_winner_among_equals_gains_nothing_once_corrected(images, sd):
     n, gains, corrected = times(200) if PERCENT >= 100 else 4, [], []

@@ -13,7 +13,8 @@ from raysweep.cli.consent import consent
 from raysweep.cli.options import Address, From, RootOption, TrustOption
 from raysweep.cluster import signals
 from raysweep.display.shares import MOST_CLASSES
-from raysweep.display.terminal import percent, put, put_json, say, say_next, table
+from raysweep.display.tables import table
+from raysweep.display.terminal import percent, put, put_json, say, say_next
 from raysweep.events import Loading
 from raysweep.store.commands import continue_command
 from raysweep.store.results import read_results
@@ -184,7 +185,7 @@ def summarise(result: SweepResult) -> None:
     sweep = result.sweep
     rows = read_results(sweep)
     say("")
-    results_table(rows, err=True)
+    results_table(rows, err=True, whole="results.csv")
     for name, reason in result.failed.items():
         file = sweep.traceback(name)
         where = f" (traceback: {file})" if file.is_file() else ""
@@ -211,18 +212,19 @@ def _say_verdict(comparison: Comparison) -> None:
         say(f"{more:,} more sentences, which compare prints.")
 
 
-def results_table(rows: Sequence[Mapping[str, Any]], err: bool = False) -> None:
+def results_table(rows: Sequence[Mapping[str, Any]], err: bool = False, whole: str = "--json") -> None:
     """Print the last epoch of every branch, from the rows of results.csv."""
     columns = [
         ("branch", "l"),
         ("status", "l"),
         ("accuracy", "r"),
-        ("− control", "r"),
+        ("accuracy − control", "r"),
         ("macro-F1", "r"),
-        ("− control", "r"),
+        ("macro-F1 − control", "r"),
         ("worst class", "l"),
     ]
-    table("Last epoch of every branch (* control)", columns, [_result_cells(r) for r in rows], err=err)
+    cells = [_result_cells(r) for r in rows]
+    table("Last epoch of every branch (* control)", columns, cells, err=err, optional=[6, 3, 2], whole=whole)
 
 
 def _result_cells(row: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,8 @@ import typer
 from raysweep._text import counted, plain
 from raysweep.cli.options import RootOption
 from raysweep.display.shares import show_shares
-from raysweep.display.terminal import decimals, percent, put, put_json, say, say_next, table
+from raysweep.display.tables import table
+from raysweep.display.terminal import decimals, percent, put, put_json, put_words, say, say_next
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
@@ -89,13 +90,15 @@ def _show_sweep(sweep: Sweep) -> None:
     record, rows = sweep.record(), _results(sweep)
     put(plain(sweep.id))
     if record.description:
-        put(f"  {plain(record.description)}")
+        put_words(f"  {plain(record.description)}")
     states = ", ".join(f"{n} {status}" for status, n in Counter(str(r["status"]) for r in rows).items())
-    put(f"  {counted(len(rows), 'branch', 'branches')} of {_epochs(record.epochs)}: {states}; in {plain(sweep.folder)}")
+    put_words(
+        f"  {counted(len(rows), 'branch', 'branches')} of {_epochs(record.epochs)}: {states}; in {plain(sweep.folder)}"
+    )
     if record.parent:
-        put(f"  from {plain(record.parent.reference)}")
+        put_words(f"  from {plain(record.parent.reference)}")
     for note in record.notes:
-        put(f"  {plain(note)}")
+        put_words(f"  {plain(note)}")
     put("")
     results_table(rows)
     done = all(r["status"] == "finished" for r in rows)
@@ -119,12 +122,12 @@ def _show_experiment(experiment: Experiment) -> None:
     summary, config, manifest = catalog.summary(experiment), experiment.config(), experiment.manifest()
     put(plain(summary.id))
     if config.experiment_description:
-        put(f"  {plain(config.experiment_description)}")
-    put(
+        put_words(f"  {plain(config.experiment_description)}")
+    put_words(
         f"  {summary.status}, {summary.epochs_done} of {_epochs(summary.epochs_target)}, model {plain(config.model_name)}, in {plain(experiment.folder)}"
     )
     if summary.parent:
-        put(f"  child of {plain(summary.parent.reference)}")
+        put_words(f"  child of {plain(summary.parent.reference)}")
     if summary.note:
         say(plain(summary.note))
     put("")
@@ -140,7 +143,7 @@ def _show_experiment(experiment: Experiment) -> None:
             ("worst class", "l"),
             ("", "l"),
         ]
-        table(None, columns, [_row(e, manifest.best_file) for e in manifest.entries])
+        table(None, columns, [_row(e, manifest.best_file) for e in manifest.entries], optional=[1, 5, 2])
     root = experiment.root
     old = [p.epoch for p in experiment.old_checkpoints() if p.batch is None]
     if old:
@@ -177,13 +180,13 @@ def _shares(config: ExperimentConfig) -> None:
     counts, given = config.class_counts, config.sampling_weights
     try:
         if not counts:
-            put("  weights: " + ", ".join(f"{plain(c)} {plain(w)}" for c, w in given.items()))
+            put_words("  weights: " + ", ".join(f"{plain(c)} {plain(w)}" for c, w in given.items()))
             return
         sampled = SamplingWeights.complete(given, list(counts))
         weights, shown = sampled.as_dict(), sampled.shares(counts)
         show_shares({c: int(n) for c, n in counts.items()}, weights, shown)
     except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # somebody edited the file
-        put("  class_counts or sampling_weights in experiment_config.json are not valid")
+        put_words("  class_counts or sampling_weights in experiment_config.json are not valid")
         return
 
 
@@ -194,13 +197,15 @@ def _show_checkpoint(experiment: Experiment, entry: ManifestEntry | None, path: 
         return
     put(plain(path))
     if entry is None:
-        put(f"  not in a manifest of {plain(experiment.id)}; {path.stat().st_size:,} bytes")
+        put_words(f"  not in a manifest of {plain(experiment.id)}; {path.stat().st_size:,} bytes")
         return
     where = f"epoch {entry.epoch}" + ("" if entry.batch is None else f", batch {entry.batch}")
-    put(f"  {plain(experiment.id)}, {where}, {entry.bytes:,} bytes, {'intact' if problem is None else plain(problem)}")
-    put(f"  sha256 {plain(entry.sha256)}")
+    put_words(
+        f"  {plain(experiment.id)}, {where}, {entry.bytes:,} bytes, {'intact' if problem is None else plain(problem)}"
+    )
+    put_words(f"  sha256 {plain(entry.sha256)}")
     for key, value in entry.metrics.items():
-        put(f"  {plain(key)}: {f'{value:.4f}' if isinstance(value, float) else plain(value)}")
+        put_words(f"  {plain(key)}: {f'{value:.4f}' if isinstance(value, float) else plain(value)}")
 
 
 def _checkpoint_json(

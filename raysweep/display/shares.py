@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from raysweep._text import labels
-from raysweep.display.terminal import percent, say, table
+from raysweep.display.tables import table
+from raysweep.display.terminal import percent, say
 
-MOST_CLASSES = 40  # rows
+MOST_CLASSES = 20  # rows
 
 
 def show_shares(
@@ -35,7 +36,7 @@ def show_shares(
     columns += [] if quotas is None else [("shown per epoch", "r")]
     table(None, columns if validation is None else [*columns, ("validation", "r")], rows)
     if more := len(counts) - len(rows):
-        say(f"{more:,} more classes of {len(counts):,} are not in the table; --json has all.")
+        say(f"… {more:,} more classes of {len(counts):,}; --json has all.")
 
 
 def _shown(counts: Mapping[str, int], weights: Mapping[str, float], shares: Mapping[str, float]) -> list[str]:

@@ -27,6 +27,7 @@ from raysweep.store.root import Root
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 COUNTS = (60, 150, 240)  # validation images of the three classes
+MANY = 12  # of each class, if there are more than three
 
 
 def predicted(rng: np.random.Generator, labels: np.ndarray, recalls: Sequence[float]) -> np.ndarray:
@@ -50,7 +51,8 @@ def made(
 ) -> Experiment:
     """One finished experiment; a child of ``parent`` at epoch ``fork``."""
     experiment = experiments.create(Root.open(root), name, NOW)
-    counts = dict(zip(classes, (100, 400, 500), strict=True))
+    k = len(classes)
+    counts = dict(zip(classes, (100, 400, 500) if k == 3 else [40 + 10 * (i % 7) for i in range(k)], strict=True))
     before = dict.fromkeys(classes, 1.0)
     weights = {**before, **(weights or {})}
     lineage.record(experiment.folder, lineage.START)
@@ -79,11 +81,11 @@ def made(
             }
         )
     )
-    labels = np.repeat(np.arange(3), COUNTS)
+    labels = np.repeat(np.arange(k), COUNTS if k == 3 else [MANY] * k)
     predictions = predicted(np.random.default_rng([seed, *map(ord, name[:8])]), labels, recalls)
     last = first + epochs
     write_predictions(experiment, classes, labels, predictions, last)
-    recall = [float(np.mean(predictions[labels == c] == c)) for c in range(3)]
+    recall = [float(np.mean(predictions[labels == c] == c)) for c in range(k)]
     metrics = {
         "val_acc": float(np.mean(predictions == labels)), "val_macro_f1": float(np.mean(recall)), "val_loss": 1.0,
         "worst_class": classes[int(np.argmin(recall))], "worst_recall": min(recall),

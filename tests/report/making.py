@@ -27,7 +27,6 @@ from raysweep.store.root import Root
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 COUNTS = (60, 150, 240)  # validation images of the three classes
-MANY = 12  # of each class, if there are more than three
 
 
 def predicted(rng: np.random.Generator, labels: np.ndarray, recalls: Sequence[float]) -> np.ndarray:
@@ -47,12 +46,12 @@ def made(
     parent: Experiment | None = None,
     fork: int = 2,
     epochs: int = 2,
+    images: Sequence[int] = COUNTS,
     **config: Any,
 ) -> Experiment:
-    """One finished experiment; a child of ``parent`` at epoch ``fork``."""
+    """One finished experiment; a child of ``parent`` at epoch ``fork``. ``images``: validation images of each class."""
     experiment = experiments.create(Root.open(root), name, NOW)
-    k = len(classes)
-    counts = dict(zip(classes, (100, 400, 500) if k == 3 else [40 + 10 * (i % 7) for i in range(k)], strict=True))
+    counts = dict(zip(classes, (100, 400, 500, *[300] * len(classes)), strict=False))
     before = dict.fromkeys(classes, 1.0)
     weights = {**before, **(weights or {})}
     lineage.record(experiment.folder, lineage.START)
@@ -81,11 +80,11 @@ def made(
             }
         )
     )
-    labels = np.repeat(np.arange(k), COUNTS if k == 3 else [MANY] * k)
+    labels = np.repeat(np.arange(len(classes)), images)
     predictions = predicted(np.random.default_rng([seed, *map(ord, name[:8])]), labels, recalls)
     last = first + epochs
     write_predictions(experiment, classes, labels, predictions, last)
-    recall = [float(np.mean(predictions[labels == c] == c)) for c in range(k)]
+    recall = [float(np.mean(predictions[labels == c] == c)) for c in range(len(classes))]
     metrics = {
         "val_acc": float(np.mean(predictions == labels)), "val_macro_f1": float(np.mean(recall)), "val_loss": 1.0,
         "worst_class": classes[int(np.argmin(recall))], "worst_recall": min(recall),
@@ -171,9 +170,10 @@ def sweep_of(
     branches: Mapping[str, tuple[Mapping[str, float], Sequence[float]]],
     seeds: Sequence[int] = (0, 1),
     control: bool = True,
+    images: Sequence[int] = COUNTS,
 ) -> sweeps.Sweep:
     """A parent and a sweep of it, with ``branches`` name → (weights, recalls). The parent and the control have the recalls ``base``."""
-    parent = made(root, "parent", classes, base)
+    parent = made(root, "parent", classes, base, images=images)
     sweep = sweeps.create(Root.open(root), "s", NOW)
     everything = ({"control": ({}, base)} if control else {}) | dict(branches)
     plan = []
@@ -192,6 +192,7 @@ def sweep_of(
                 seed=seed,
                 weights=weights,
                 parent=parent,
+                images=images,
                 sweep=sweep.id,
                 branch=branch,
             )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -12,6 +11,7 @@ from raysweep._text import counted, labels, plain
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Address, From, RootOption, TrustOption
 from raysweep.cluster import signals
+from raysweep.display.results import results_table
 from raysweep.display.shares import MOST_CLASSES
 from raysweep.display.tables import table
 from raysweep.display.terminal import percent, put, put_json, say, say_next
@@ -210,32 +210,3 @@ def _say_verdict(comparison: Comparison) -> None:
         say(plain(line.text))
     if more:
         say(f"{more:,} more sentences, which compare prints.")
-
-
-def results_table(rows: Sequence[Mapping[str, Any]], err: bool = False, whole: str = "--json") -> None:
-    """Print the last epoch of every branch, from the rows of results.csv."""
-    columns = [
-        ("branch", "l"),
-        ("status", "l"),
-        ("accuracy", "r"),
-        ("accuracy − control", "r"),
-        ("macro-F1", "r"),
-        ("macro-F1 − control", "r"),
-        ("worst class", "l"),
-    ]
-    cells = [_result_cells(r) for r in rows]
-    table("Last epoch of every branch (* control)", columns, cells, err=err, optional=[6, 3, 2], whole=whole)
-
-
-def _result_cells(row: Mapping[str, Any]) -> list[str]:
-    """A row of results.csv as the cells of the table."""
-    against, f1 = row["val_acc_minus_control"], row["val_macro_f1_minus_control"]
-    return [
-        plain(row["branch"]) + (" *" if row["control"] else ""),
-        str(row["status"]),
-        percent(row["val_acc"]),
-        "" if against is None or row["control"] else f"{100 * against:+.1f}",
-        "-" if row["val_macro_f1"] is None else f"{row['val_macro_f1']:.3f}",
-        "" if f1 is None or row["control"] else f"{f1:+.3f}",
-        "-" if row["worst_class"] is None else plain(f"{row['worst_class']} {percent(row['worst_recall'])}"),
-    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from raysweep.store.records import ExperimentConfig
     from raysweep.store.records_manifest import ManifestEntry
     from raysweep.store.sweep import Sweep
+
+
+MOST_VERDICTS = 8  # sentences
 
 
 def register(app: typer.Typer) -> None:
@@ -54,8 +58,12 @@ def show(
 
 
 def _sweep_json(sweep: Sweep) -> dict[str, object]:
-    """What --json prints of a sweep: ``sweep.json``, and the last epoch of every branch."""
-    return {**sweep.record().to_json(), "id": sweep.id, "results": _results(sweep)}
+    """What --json prints of a sweep: ``sweep.json``, the last epoch of every branch, and the verdict as it was written."""
+    from raysweep.store import verdict_file
+
+    told = verdict_file.read(sweep)
+    verdict = None if told is None else list(told.sentences)
+    return {**sweep.record().to_json(), "id": sweep.id, "results": _results(sweep), "verdict": verdict}
 
 
 def _results(sweep: Sweep) -> list[dict[str, Any]]:
@@ -85,7 +93,7 @@ def _results(sweep: Sweep) -> list[dict[str, Any]]:
 def _show_sweep(sweep: Sweep) -> None:
     from collections import Counter
 
-    from raysweep.cli.branch import results_table
+    from raysweep.display.results import results_table
 
     record, rows = sweep.record(), _results(sweep)
     put(plain(sweep.id))
@@ -102,18 +110,46 @@ def _show_sweep(sweep: Sweep) -> None:
     put("")
     results_table(rows)
     done = all(r["status"] == "finished" for r in rows)
+    _show_verdict(sweep, {str(r["branch"]) for r in rows if r["status"] == "finished"})
     say_next(sweep.root, "compare" if done else "continue", sweep.id)
 
 
+def _show_verdict(sweep: Sweep, finished: set[str]) -> None:
+    """Print what the comparison said at the end of the sweep, and whether other branches have finished since."""
+    from raysweep.store import verdict_file
+
+    told = verdict_file.read(sweep)
+    if told is None:
+        return
+    put_words("Verdict:")
+    for sentence in told.sentences[:MOST_VERDICTS]:
+        put_words(f"  {plain(sentence)}")
+    if (more := len(told.sentences) - MOST_VERDICTS) > 0:
+        put_words(f"  … {more:,} more; --json has all.")
+    if set(told.branches) != finished:
+        said = counted(len(told.branches), "branch had", "branches had")
+        say(f"The verdict was written when {said} finished; now {len(finished):,} have. `compare` tells of all.")
+
+
 def _experiment_json(experiment: Experiment) -> dict[str, object]:
-    """What --json prints: the fields of ``list --json``, the configuration, and the committed checkpoints."""
+    """What --json prints: the fields of ``list --json``, the configuration, the committed checkpoints, and recall, F1 and precision of
+    each class at the best epoch."""
     from raysweep.store import catalog
 
     rows = [
         {"file": e.file, "epoch": e.epoch, "batch": e.batch, "bytes": e.bytes, "sha256": e.sha256, "metrics": e.metrics}
         for e in experiment.manifest().entries
     ]
-    return {**catalog.summary(experiment).to_json(), "config": experiment.config().to_json(), "checkpoints": rows}
+    summary = catalog.summary(experiment).to_json()
+    return {**summary, "config": experiment.config().to_json(), "checkpoints": rows, "classes": _reached(experiment)}
+
+
+def _reached(experiment: Experiment) -> Mapping[str, float]:
+    """``recall_CLASS``, ``f1_CLASS`` and ``precision_CLASS`` of the best epoch, as far as they are known."""
+    from raysweep.store import class_metrics
+
+    best = experiment.manifest().best
+    return {} if best is None else class_metrics.of_epoch(experiment, best.epoch)
 
 
 def _show_experiment(experiment: Experiment) -> None:
@@ -131,7 +167,7 @@ def _show_experiment(experiment: Experiment) -> None:
     if summary.note:
         say(plain(summary.note))
     put("")
-    _shares(config)
+    _shares(config, _reached(experiment))
     if manifest.entries:
         put("")
         columns = [
@@ -172,8 +208,8 @@ def _row(e: ManifestEntry, best: str | None) -> list[str]:
     ]
 
 
-def _shares(config: ExperimentConfig) -> None:
-    """Print the weights and the resulting share of each class."""
+def _shares(config: ExperimentConfig, reached: Mapping[str, float]) -> None:
+    """Print the weights and the resulting share of each class, and what the best epoch reached of it."""
     from raysweep.errors import RaysweepError
     from raysweep.weights import SamplingWeights
 
@@ -184,7 +220,7 @@ def _shares(config: ExperimentConfig) -> None:
             return
         sampled = SamplingWeights.complete(given, list(counts))
         weights, shown = sampled.as_dict(), sampled.shares(counts)
-        show_shares({c: int(n) for c, n in counts.items()}, weights, shown)
+        show_shares({c: int(n) for c, n in counts.items()}, weights, shown, reached=reached)
     except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # somebody edited the file
         put_words("  class_counts or sampling_weights in experiment_config.json are not valid")
         return

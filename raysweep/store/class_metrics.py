@@ -18,7 +18,9 @@ def of_epoch(experiment: Experiment, epoch: int) -> dict[str, float]:
     missing, damaged or of the old system, and without classes that have no validation images."""
     starts = tuple(f"{kind}_" for kind in KINDS)
     with contextlib.suppress(OSError, ValueError, IndexError, csv.Error):
-        rows = csv.reader(io.StringIO(read_regular(experiment.folder / layout.HISTORY_CSV, files.LIMIT).decode(), newline=""))
+        rows = csv.reader(
+            io.StringIO(read_regular(experiment.folder / layout.HISTORY_CSV, files.LIMIT).decode(), newline="")
+        )
         head = next(rows, [])
         place = head.index("epoch")
         for row in rows:

@@ -70,6 +70,14 @@ def table(
     _say_omitted(len(gone) + sum(i in numbers for i in absent), whole)
 
 
+def lines(
+    columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], width: int, optional: Sequence[int]
+) -> list[str]:
+    """The lines of a table on stderr for a display that is redrawn; what does not fit is left out without a word."""
+    made = _Table(columns, rows, sys.stderr, {})
+    return list(made.lines(made.fitting(list(range(len(columns))), [], optional, width), width))
+
+
 def _columns() -> int:
     return shutil.get_terminal_size().columns
 

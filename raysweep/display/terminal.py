@@ -44,10 +44,11 @@ def say(text: str = "") -> None:
 
 def wrapped(text: str, width: int) -> str:
     """The text in lines of at most ``width`` columns. A word that is longer, and a command between backticks, stay whole."""
-    if len(text) <= width and text.isascii():
-        return text
     lines: list[str] = []
     for line in text.split("\n"):
+        if cell_len(line) <= width:
+            lines.append(line)
+            continue
         start = line[: len(line) - len(line.lstrip())]
         current, used = start, len(start)
         for word in words(line):

@@ -38,16 +38,25 @@ def parts(out: Any) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     return (out[0], tuple(out[1:])) if isinstance(out, tuple) else (out, ())
 
 
+def left_out(model: nn.Module) -> list[str]:
+    """The auxiliary heads that were not trained when the network was called last, because they have other outputs."""
+    return [name for hook in model._forward_hooks.values() if isinstance(hook, _Chosen) for name in hook.left_out]
+
+
 class _Chosen:
     """A forward hook. It is no closure, so that a network can be copied."""
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
+        self.left_out: list[str] = []  # auxiliary heads with another number of outputs
 
     def __call__(self, model: nn.Module, given: Any, out: Any) -> Any:
         if isinstance(out, torch.Tensor):
             return None  # as it is
         logits, auxiliaries = _choose(out, self.num_classes, model.training)
+        if model.training:
+            heads = [(name, tensor) for name, tensor in _tensors(out) if "aux" in name.lower()]
+            self.left_out = [name for name, tensor in heads if tensor.shape[1:] != logits.shape[1:]]
         return (logits, *auxiliaries) if auxiliaries else logits
 
 

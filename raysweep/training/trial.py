@@ -89,6 +89,11 @@ def _passed(model: nn.Module, use: Use) -> Found:
         trained = [_trained(model, x[:n], use) for n in use.batches]
     auxiliaries = outputs.parts(trained[0])[1]
     notes = [_of_softmax(outputs.parts(trained[0])[0], shown[-1])]
+    if others := outputs.left_out(model):
+        notes.append(
+            f"its auxiliary heads {join_names(others)} do not have {use.num_classes} outputs, so their loss is left out; let the network "
+            "take the number of classes to train them"
+        )
     return Found(use.channels_last, len(auxiliaries), tuple(text for text in notes if text))
 
 

@@ -86,7 +86,7 @@ class World:
         before = copy.deepcopy(dict(model.named_buffers()))
         ddp.train()
         logits, auxiliaries = outputs.parts(ddp(torch.zeros(2, *shape, device=self.device)))
-        torch.stack([logits, *auxiliaries]).sum().backward()
+        torch.autograd.backward([torch.stack([logits, *auxiliaries]).sum()])
         model.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, buffer in model.named_buffers():

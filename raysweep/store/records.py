@@ -120,7 +120,7 @@ class CodeRef(Record):
 class ExperimentConfig(Record):
     """``experiment_config.json``. Folders of the old system have the names down to ``experiment_description`` only."""
 
-    OMITTED: ClassVar[frozenset[str]] = frozenset({"code", "own_code"})
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"code", "own_code", "reset_head"})
 
     experiment_name: str | None = None
     timestamp: str | None = None
@@ -141,6 +141,7 @@ class ExperimentConfig(Record):
     versions: Mapping[str, str] = field(default_factory=dict)
     parent: ParentRef | None = None
     fresh_optimizer: bool = False
+    reset_head: bool = False  # it began with a new last layer
     sweep: str | None = None
     branch: BranchRef | None = None
     imported_from: Json | None = None

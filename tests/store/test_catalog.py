@@ -220,6 +220,7 @@ def test_the_documented_fields(root):
         "best_macro_f1": 0.2,
         "worst_class": None,
         "worst_recall": None,
+        "metrics": {},
         "sampling_weights": {"a": 2.0},
         "seed": 7,
         "parent": {"experiment": "cats", "epoch": 3, "sha256": "0"},

@@ -206,6 +206,11 @@ class AugmentSection(Section):
         description="Mirror each image left to right with probability 0.5. Default: true; false where the classes are numbers or "
         "letters, or name left and right.",
     )
+    own: Annotated[Text, WordOrCode()] | None = Field(
+        None,
+        description="Your own, after these: python:MODULE:NAME, a function of a batch of images and, if it takes it, a generator. "
+        "training.augment=python:MODULE:NAME takes it instead of these.",
+    )
 
 
 class TrainingSection(Section):
@@ -355,12 +360,17 @@ _FIRST = {"model": "name", "data": "path", "loss": "kind"}
 
 
 def written_out(values: Nested) -> Nested:
-    """``values`` with the short forms written out: ``model=cnn``, ``data=FOLDER`` and ``loss=focal`` mean the main option.
+    """``values`` with the short forms written out: ``model=cnn``, ``data=FOLDER`` and ``loss=focal`` mean the main option, and
+    ``training.augment=python:MODULE:NAME`` that alone.
 
     >>> written_out({"model": "cnn", "seed": 3})
     {'model': {'name': 'cnn'}, 'seed': 3}
     """
-    return {k: {_FIRST[k]: v} if k in _FIRST and isinstance(v, str) else v for k, v in values.items()}
+    written = {k: {_FIRST[k]: v} if k in _FIRST and isinstance(v, str) else v for k, v in values.items()}
+    training = written.get("training")
+    if isinstance(training, dict) and isinstance(own := training.get("augment"), str):
+        written["training"] = {**training, "augment": {"own": own, "crop_padding": 0, "flip": False}}
+    return written
 
 
 class Settings(Section):
@@ -437,6 +447,11 @@ class Settings(Section):
             "training.optimizer": training.optimizer,
             "training.schedule": training.schedule,
             "loss.kind": self.loss.kind,
+        }
+        policy = self.sampling.policy
+        named |= {
+            "sampling.policy.kind": policy.kind if policy else "",
+            "training.augment.own": training.augment.own or "",
         }
         named |= {f"metrics.{name}": value for name, value in self.metrics.items()}
         return {option: target for option, value in named.items() if (target := target_of(value)) is not None}

@@ -64,9 +64,9 @@ class SchedulePoint(Section):
 class PolicySection(Section):
     """How each epoch's weights are decided by the results of the epoch before."""
 
-    kind: Literal["worst", "proportional"] = Field(
+    kind: Annotated[Text, WordOrCode("worst", "proportional")] = Field(
         description="worst: the classes with the lowest metric share a part of the images; proportional: images in proportion to the "
-        "error of each class."
+        "error of each class; or your own: python:MODULE:NAME, a function of labels and probabilities that returns class: share."
     )
     classes: Positive = Field(2, description="worst: how many classes.")
     share: Annotated[Float, Field(gt=0, lt=1)] = Field(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from raysweep._text import counted, differences
+from raysweep.config.own import target_of
 from raysweep.config.settings import Settings
 from raysweep.config.treatment import SamplingSection
 from raysweep.data import augment, cache, decoded
@@ -71,7 +72,7 @@ def plan_experiment(
     held, counts = _pool(settings, data)
     settings, weights, by_rule = _treatment(settings, root, asked, inherited, first_epoch, counts, held)
     draws = settings.sampling.samples_per_epoch or sum(counts.values())
-    of_code += networks.own_tried(settings, trusted, counts)
+    of_code += networks.own_tried(settings, trusted, counts, data.shape)
     place = networks.Place(where, draws, here)
     settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted, place)
     if writable and (caveat := root.caveat()) is not None:
@@ -167,9 +168,8 @@ def _of_policy(section: SamplingSection, counts: Mapping[str, int]) -> list[str]
             "rest of the images."
         )
     on = "images held out of training" if policy.on == "holdout" else "the validation images"
-    told = (
-        f"The weights of each epoch are decided by the {policy.metric} of each class on {on}, after the epoch before."
-    )
+    what = policy.kind if target_of(policy.kind) else f"the {policy.metric} of each class"
+    told = f"The weights of each epoch are decided by {what} on {on}, after the epoch before."
     if policy.on == "val":
         told += " The results are judged on the same images, so they may look better than they are; policy.on=holdout avoids that."
     return [told]

@@ -59,7 +59,7 @@ def with_own_code(settings: Settings, trusted: bool) -> tuple[Settings, tuple[So
     return own.planned(settings, trusted) if settings.own_code() else (settings, (), [])
 
 
-def own_tried(settings: Settings, trusted: bool, counts: Mapping[str, int]) -> list[str]:
+def own_tried(settings: Settings, trusted: bool, counts: Mapping[str, int], shape: tuple[int, int, int]) -> list[str]:
     """What is to be said of the user's code of other options, which is tried.
 
     Raises:
@@ -67,7 +67,7 @@ def own_tried(settings: Settings, trusted: bool, counts: Mapping[str, int]) -> l
     """
     from raysweep.training import own_code
 
-    return own_code.tried(settings, trusted, counts).told if settings.own_code() else []
+    return own_code.tried(settings, trusted, counts, shape).told if settings.own_code() else []
 
 
 @dataclass(frozen=True)

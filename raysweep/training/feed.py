@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -36,16 +38,27 @@ class Feed:
                 for images in (data.train, data.val):
                     self.resident[id(images)] = torch.from_numpy(images.take(np.arange(len(images.labels)))).to(device)
 
-    def _normal(self, batch: torch.Tensor) -> torch.Tensor:
+    def _normal(self, batch: torch.Tensor, own: Callable[[torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
         # the permuted view is channels_last already, because the memory holds (b, H, W, C)
-        x = batch.permute(0, 3, 1, 2).to(torch.float32).sub_(self.mean).mul_(self.scale)
+        x = batch.permute(0, 3, 1, 2).to(torch.float32)
+        if own is not None:
+            with torch.no_grad():
+                x = own(x / 255) * 255
+        x = x.sub_(self.mean).mul_(self.scale)
         return arranged(x, self.channels_last)
 
-    def batch(self, images: Images, index: np.ndarray, draws: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(
+        self,
+        images: Images,
+        index: np.ndarray,
+        draws: np.ndarray | None,
+        own: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The images and labels at ``index``.
 
         Args:
             draws: how to shift and mirror each image (rows of :func:`augment.epoch_draws`); None to leave them as they are.
+            own: what the user's code then makes of the images, float32 (b, C, H, W) in [0, 1].
         """
         labels = torch.from_numpy(images.labels[index])
         resident = self.resident.get(id(images))
@@ -58,7 +71,7 @@ class Feed:
                 pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         else:
             pixels = self._gather_on_device(resident, index, draws)
-        return self._normal(pixels), labels.to(self.device)
+        return self._normal(pixels, own), labels.to(self.device)
 
     def _gather_on_device(self, resident: torch.Tensor, index: np.ndarray, draws: np.ndarray | None) -> torch.Tensor:
         where = torch.from_numpy(index).to(self.device)

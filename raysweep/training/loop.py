@@ -163,7 +163,7 @@ class _Loop:
                 setup.autocast(),
                 members=setup.held,
             )
-        policy.decide(epoch, validation.labels, validation.probabilities.argmax(1))
+        policy.decide(epoch, validation.labels, validation.probabilities)
 
     def _record_ratio(self, epoch: int) -> None:
         """Write into the log that a schedule or policy changes the ratio with this epoch. Once: a kill may make the epoch begin twice."""
@@ -198,7 +198,8 @@ class _Loop:
         for batch in range(first, total):
             part = setup.part(batch)
             draws_of_part = None if draws is None else draws[part.positions]
-            x, y = setup.feed.batch(setup.data.train, order[part.positions], draws_of_part)
+            changed = setup.own_augmentation(epoch, part)
+            x, y = setup.feed.batch(setup.data.train, order[part.positions], draws_of_part, changed)
             optim.set_learning_rate(setup.optimizer, optim.learning_rate(t, epoch - 1 + batch / total))
             loss, logits = self._backward(x, y, part.divisor, loss_of)
             done = batch + 1

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from raysweep._text import join_names
@@ -113,6 +114,22 @@ def takes(function: Callable[..., Any], *names: str) -> frozenset[str]:
         return frozenset(names)
     named = {n for n, p in parameters.items() if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)}
     return frozenset(named.intersection(names))
+
+
+def made_up(classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(labels, int64 (n,); probabilities, float32 (n, classes)) of two images of each class, of which half are predicted rightly."""
+    labels = np.arange(2 * classes) % classes
+    probabilities = np.full((2 * classes, classes), 0.5 / classes, dtype=np.float32)
+    probabilities[np.arange(2 * classes), np.where(np.arange(2 * classes) < classes, labels, 0)] += 0.5
+    return labels, probabilities
+
+
+def read_only(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Views that cannot be written to."""
+    views = [array.view() for array in arrays]
+    for view in views:
+        view.flags.writeable = False
+    return views
 
 
 # --- its source -------------------------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from raysweep.config.settings import Settings
-from raysweep.training import optim, own, own_loss, own_metrics, own_optim
+from raysweep.training import optim, own, own_augment, own_loss, own_metrics, own_optim, own_policy
 from raysweep.training.own import Own
+from raysweep.weights import SamplingWeights
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,12 @@ class Tried:
     inexact: list[str]  # why a training that is interrupted would not have the same bits
 
 
-def tried(settings: Settings, trusted: bool, counts: Mapping[str, int]) -> Tried:
+def tried(settings: Settings, trusted: bool, counts: Mapping[str, int], shape: tuple[int, int, int]) -> Tried:
     """Find it and call it. What the code imports when it is called is imported afterwards.
 
     Args:
         counts: class → images that may be drawn.
+        shape: of an image, (height, width, channels).
 
     Raises:
         UntrustedError: without ``trusted``. ConfigError: the code cannot be imported, or fails.
@@ -42,4 +44,10 @@ def tried(settings: Settings, trusted: bool, counts: Mapping[str, int]) -> Tried
     if code := codes.get(own_optim.SCHEDULE):
         own_optim.schedule_tried(code, settings.training)
         optim.use_schedule(code)
+    if code := codes.get(own_augment.OPTION):
+        why = own_augment.tried(code, shape)
+        told += [f"not bit-exact once it is interrupted: {text}." for text in why]
+        inexact += why
+    if code := codes.get(own_policy.OPTION):
+        own_policy.tried(code, SamplingWeights.complete({}, tuple(counts)), counts)
     return Tried(codes, told, inexact)

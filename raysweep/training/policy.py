@@ -2,6 +2,7 @@
 
 - ``worst``: the classes with the lowest metric share ``share`` of the images equally; the others keep the proportions
   of ``sampling.weights``.
+- ``python:MODULE:NAME``: a function of the user; see :mod:`raysweep.training.own_policy`
 - ``proportional``: a class gets images in proportion to its error, 1 - metric; ``momentum`` of the present shares stays.
 
 The error is counted as (1 - metric + 1/n) / (1 + 2/n) with n images of the class, so that a class without errors is
@@ -17,7 +18,8 @@ from typing import Any, Self
 import numpy as np
 
 from raysweep.config.treatment import PolicySection
-from raysweep.training import metrics
+from raysweep.training import metrics, own_policy
+from raysweep.training.own import Own
 from raysweep.weights import SamplingWeights
 from raysweep.weights_by_rule import Wanted
 
@@ -45,8 +47,18 @@ class Policy:
     """The weights of every epoch of a run: those it begins with, and then those that were decided."""
 
     def __init__(
-        self, section: PolicySection, base: SamplingWeights, counts: Mapping[str, int], first: SamplingWeights
+        self,
+        section: PolicySection,
+        base: SamplingWeights,
+        counts: Mapping[str, int],
+        first: SamplingWeights,
+        code: Own | None = None,
     ) -> None:
+        """
+        Args:
+            code: of a policy of the user.
+        """
+        self.code = code
         self.section, self.base, self.counts, self.first = section, base, counts, first
         self.known: dict[int, SamplingWeights] = {}
         self.latest: Decision | None = None
@@ -64,10 +76,17 @@ class Policy:
         """The weights of an epoch that is running or done, or comes next."""
         return self.known.get(epoch, self.first)
 
-    def decide(self, epoch: int, labels: np.ndarray, predicted: np.ndarray) -> None:
-        """Decide the weights of the epoch after ``epoch``."""
-        now = self.weights(epoch)
-        self.latest = decide(self.section, epoch, labels, predicted, now, self.base, self.counts)
+    def decide(self, epoch: int, labels: np.ndarray, probabilities: np.ndarray) -> None:
+        """Decide the weights of the epoch after ``epoch`` by predictions of the images that decide."""
+        now, predicted = self.weights(epoch), probabilities.argmax(1)
+        if self.code is None:
+            self.latest = decide(self.section, epoch, labels, predicted, now, self.base, self.counts)
+        else:
+            weights = own_policy.decided(self.code, epoch, labels, probabilities, now, self.base, self.counts)
+            found = metrics.summarise(metrics.confusion(labels, predicted, len(self.base.classes)), self.base.classes)
+            reason = {"kind": self.section.kind, "metric": "recall", "on": self.section.on, "images": len(labels)}
+            values = {c: v for c, v in found["recall"].items() if v is not None}
+            self.latest = Decision(epoch + 1, weights, {**reason, "values": values})
         self.known = {epoch: now, epoch + 1: self.latest.weights}
 
 

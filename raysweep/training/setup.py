@@ -34,10 +34,12 @@ from raysweep.training import (
     origin,
     outputs,
     own,
+    own_augment,
     own_code,
     own_loss,
     own_metrics,
     own_optim,
+    own_policy,
     policy,
     state,
 )
@@ -84,6 +86,7 @@ class Setup:
     inexact: list[str]  # why the bits may differ from those of an undisturbed training
     own_loss: own_loss.OwnLoss | None  # of the user; what it keeps changes while it trains
     own_metrics: Mapping[str, own.Own]  # of the user, by name
+    augmenter: own.Own | None  # of the user
 
     @property
     def settings(self) -> Settings:
@@ -144,6 +147,12 @@ class Setup:
             return None
         return augment.epoch_draws(self.draws, a.crop_padding, bool(a.flip), seed=self.settings.seed, epoch=epoch)
 
+    def own_augmentation(self, epoch: int, part: Part) -> own_augment.Function | None:
+        """What the user's code makes of the images of a part; None where there is none."""
+        if self.augmenter is None:
+            return None
+        return own_augment.of_batch(self.augmenter, self.settings.seed, epoch, int(part.positions[0]))
+
     def loss(self, epoch: int) -> losses.Function:
         """The loss of an epoch."""
         counts = self.class_counts()
@@ -197,7 +206,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     first = origin.read(settings) if job.start is None else origin.Origin()
     mean, std = origin.moments(settings, data, first)
     counts = _counts(data, members)
-    of_user = own_code.tried(settings, job.trusted, counts)
+    of_user = own_code.tried(settings, job.trusted, counts, data.shape)
     codes = of_user.codes
     model = _new_model(job, data, world)
     renewed = _with_another_head(job, data)
@@ -229,7 +238,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         data=data,
         members=members,
         held=held,
-        policy=_policy(job, counts, saved),
+        policy=_policy(job, counts, saved, codes.get(own_policy.OPTION)),
         draws=draws,
         total_batches=sampling.batches(draws, t.batch_size),
         mean=mean,
@@ -243,6 +252,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         inexact=inexact,
         own_loss=loss,
         own_metrics=own_metrics.of(codes),
+        augmenter=codes.get(own_augment.OPTION),
     )
     return setup, done
 
@@ -253,12 +263,14 @@ def _counts(data: Dataset, members: np.ndarray) -> dict[str, int]:
     return {c: int(n) for c, n in zip(data.classes, found, strict=True)}
 
 
-def _policy(job: Job, counts: Mapping[str, int], saved: Checkpoint | None) -> policy.Policy | None:
+def _policy(
+    job: Job, counts: Mapping[str, int], saved: Checkpoint | None, code: own.Own | None
+) -> policy.Policy | None:
     section = job.settings.sampling.policy
     if section is None:
         return None
     base = SamplingWeights.complete(job.settings.sampling.numbers(), tuple(counts))
-    found = policy.Policy(section, base, counts, job.weights)
+    found = policy.Policy(section, base, counts, job.weights, code)
     if saved is not None and job.same_run:  # what a child begins with is in its plan
         found.restore(saved)
     return found

@@ -371,6 +371,100 @@ def test_the_state_of_another_optimizer_is_refused(project, quick_run, quick_chi
                 quick_child(f"{made.id}@1", **options)
 
 
+# --- augmentations and policies -----------------------------------------------------------------------------------------
+
+AUGMENTS = """
+def shape(images): return images[:, :, 1:]
+def numbers(images): return images.numpy()
+own = torch.Generator().manual_seed(1)
+def alone(images): return images + torch.rand(1, generator=own)
+def same(images): return images
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("shape", r"returned torch.float32 \(4, 1, 7, 8\) for images"),
+        ("numbers", "returned ndarray"),
+        ("own", "TypeError|has no function|object is not callable|is no function"),
+    ],
+)
+def test_an_augmentation_that_cannot_be_used_is_refused(project, tmp_path, name, message):
+    project(mine=HEAD + AUGMENTS)
+    with pytest.raises(ConfigError, match=rf"^training\.augment\.own: .*({message})"):
+        planned(tmp_path, training={"augment": f"python:mine:{name}"})
+
+
+def test_random_numbers_of_its_own_are_named_as_inexact(project, tmp_path):
+    project(mine=HEAD + AUGMENTS)
+    text = told(tmp_path, training={"augment": "python:mine:alone"})
+    assert "not bit-exact once it is interrupted: python:mine:alone (training.augment) draws random numbers" in text
+
+
+def test_an_augmentation_stands_instead_of_ours_or_after_them(project, quick_run):
+    project(mine=HEAD + AUGMENTS)
+    short = small_settings("x", training={"augment": "python:mine:same"}).training.augment
+    assert (short.own, short.crop_padding, short.flip) == ("python:mine:same", 0, False)
+    ours = quick_run(**sections(training={"epochs": 1}))  # shifted
+    both = quick_run(**sections(training={"epochs": 1, "augment": {"own": "python:mine:same"}}))
+    instead = quick_run(**sections(training={"epochs": 1, "augment": "python:mine:same"}))
+    rates = [e.manifest().ends[-1].metrics["train_loss"] for e in (ours, both, instead)]
+    assert rates[1] == pytest.approx(rates[0], rel=1e-4)  # the numbers went through [0, 1]
+    assert rates[2] != pytest.approx(rates[0], rel=1e-4)
+
+
+def test_the_generator_depends_on_seed_epoch_and_position():
+    import torch
+
+    from raysweep.training import own, own_augment
+
+    code = own.Own(
+        "training.augment.own", "m:f", None, lambda images, generator: torch.rand(images.shape, generator=generator)
+    )
+    images = torch.zeros(2, 1, 8, 8)
+    drawn = {at: own_augment.of_batch(code, *at)(images) for at in ((0, 1, 0), (1, 1, 0), (0, 2, 0), (0, 1, 100))}
+    assert torch.equal(own_augment.of_batch(code, 0, 1, 0)(images), drawn[0, 1, 0])
+    assert len({tuple(x.flatten().tolist()) for x in drawn.values()}) == 4
+
+
+def decided(function):
+    from raysweep.training import own, own_policy
+    from raysweep.weights import SamplingWeights
+
+    counts = {"a": 40, "b": 10, "c": 10}
+    natural = SamplingWeights.complete({}, tuple(counts))
+    code = own.Own("sampling.policy.kind", "m:f", None, function)
+    return own_policy.decided(code, 3, *own.made_up(3), natural, natural, counts).shares(counts)
+
+
+def test_a_policy_names_the_shares_of_some_classes_or_of_all():
+    assert decided(lambda labels, probabilities: {"a": 0.5}) == pytest.approx({"a": 0.5, "b": 0.25, "c": 0.25})
+    assert decided(lambda labels, probabilities, **more: {"a": 0.2, "b": 0.3, "c": 0.5}) == pytest.approx(
+        {"a": 0.2, "b": 0.3, "c": 0.5}
+    )
+    given: dict = {}
+    decided(lambda labels, probabilities, epoch, shares, counts, classes: given.update(locals()) or {})
+    assert (given["epoch"], given["classes"], given["counts"]["a"]) == (3, ("a", "b", "c"), 40)
+    assert given["shares"] == pytest.approx({"a": 2 / 3, "b": 1 / 6, "c": 1 / 6})
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([0.5], "returned list. Return a mapping"),
+        ({"z": 0.5}, "there is no class 'z'"),
+        ({"a": 0.5, "b": 0.5, "c": 0.5}, "add up to 1.5, not to 1"),
+        ({"a": -0.1}, "from 0 to 1"),
+        ({"a": float("nan")}, "from 0 to 1"),
+        ({"a": 1.5}, "cannot be used"),
+    ],
+)
+def test_shares_that_cannot_be_used_are_refused(found, message):
+    with pytest.raises(ConfigError, match=message):
+        decided(lambda labels, probabilities: found)
+
+
 # --- the examples of the document -------------------------------------------------------------------------------------
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own_code.md").read_text()
@@ -391,6 +485,7 @@ def load_config_of(command: str):
 def test_the_document_has_examples():
     given = {option for command in COMMANDS for option in load_config_of(command).own_code()}
     assert {"loss.kind", "metrics.g_mean", "training.optimizer", "training.schedule"} <= given
+    assert {"training.augment.own", "sampling.policy.kind"} <= given
     assert len(FILES) == len(COMMANDS)
 
 

@@ -65,7 +65,7 @@ def strangers(room: Room, spoil: Spoil) -> Path:
 def set_option(section: str, **values: Any) -> Spoil:
     def spoil(content: dict[str, Any], room: Room) -> None:
         given = {k: v(room) if callable(v) else v for k, v in values.items()}
-        content["config"]["settings"][section].update(given)
+        content["config"]["settings"].setdefault(section, {}).update(given)
 
     return spoil
 
@@ -176,6 +176,27 @@ SPOILS: dict[str, tuple[Spoil, str]] = {
     ),
     "the loss": (set_option("loss", kind="python:torch.hub:load"), f"{ASKS}.*loss.kind=python:torch.hub:load"),
     "an option that does not exist": (set_option("training", loss="python:torch.hub:load"), "python:torch.hub:load"),
+    "an optimizer": (
+        set_option("training", optimizer="python:torch.hub:load"),
+        f"{ASKS}.*training.optimizer=python:torch.hub:load",
+    ),
+    "a schedule": (
+        set_option("training", schedule="python:torch.hub:load"),
+        f"{ASKS}.*training.schedule=python:torch.hub:load",
+    ),
+    "an augmentation": (
+        set_option("training", augment={"own": "python:torch.hub:load"}),
+        f"{ASKS}.*training.augment.own=python",
+    ),
+    "a policy": (
+        set_option("sampling", policy={"kind": "python:torch.hub:load", "on": "val"}),
+        f"{ASKS}.*sampling.policy.kind=python",
+    ),
+    "a metric": (set_option("metrics", g="python:torch.hub:load"), f"{ASKS}.*metrics.g=python:torch.hub:load"),
+    "a source of images": (
+        set_option("data", source="python:torch.hub:load", path=None),
+        f"{ASKS}.*data.source=python:torch.hub:load",
+    ),
     "a transform": (set_option("data", transform=["python:torch.hub:load"]), "python:torch.hub:load"),
     "the sampler": (set_option("sampling", strategy="python:torch.hub:load"), "python:torch.hub:load"),
     "a pickle": (poisoned, "could run code"),

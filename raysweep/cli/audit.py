@@ -42,20 +42,23 @@ def audit(
     """Look for copies among images. Says which validation images are also in training, exactly or nearly, which training images
     repeat or contradict each other, and what was left out, cropped or converted."""
     from raysweep.config import load as load_config
-    from raysweep.config.settings import DataSection
+    from raysweep.config.own import target_of
+    from raysweep.config.settings import SOURCES
     from raysweep.display.run import RunDisplay
 
     target = None if html is None else _new_file(html)
     given = load_config.parse_overrides(overrides or []).get("data", {})
-    builtin = data in DataSection.model_fields["source"].annotation.__args__  # type: ignore[union-attr]
-    values = {"data": {("source" if builtin else "path"): data, **given}}
+    source = data in SOURCES or target_of(data) is not None
+    values = {"data": {("source" if source else "path"): data, **given}}
     settings = load_config.validate(values, "the command line")
     with RunDisplay() as display:
         from raysweep.data import audit as auditing
         from raysweep.data import cache
         from raysweep.events import Decoding
         from raysweep.plan.experiment import cache_dir
+        from raysweep.plan.networks import provide_images
 
+        provide_images(settings, trusted=True)
         found = cache.load(
             settings.data, cache_dir(settings, Root.open(root)), lambda done, total: display(Decoding(done, total)), say
         )

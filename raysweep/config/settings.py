@@ -15,6 +15,8 @@ from raysweep.config.own import METRICS, WordOrCode, check_metric, target_of
 from raysweep.config.treatment import LossSection, SamplingSection
 from raysweep.config.types import Float, Int, Moments, Name, Names, Positive, Section, Seed, Text, Workers, short_json
 
+SOURCES = ("auto", "faces", "digits", "folder", "csv", "parquet")
+
 
 def data_name(source: object, path: object) -> str:
     """What an experiment with these data is called if the user does not say: the name of the folder or file.
@@ -54,10 +56,10 @@ class Columns(Section):
 
 
 class DataSection(Section):
-    source: Literal["auto", "faces", "digits", "folder", "csv", "parquet"] = Field(
+    source: Annotated[Text, WordOrCode(*SOURCES)] = Field(
         "auto",
-        description="auto: detect the format of path (a folder, .csv or .parquet). faces and digits are built in and need no "
-        "path.",
+        description="auto: detect the format of path (a folder, .csv or .parquet); folder, csv, parquet. faces and digits are built in and "
+        "need no path. Or your own: python:MODULE:NAME, which gives arrays, or anything with length, labels and items.",
     )
     path: Text | None = Field(
         None,
@@ -431,7 +433,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _data_has_a_path(self) -> Settings:
         built_in = self.data.source in ("faces", "digits")
-        if not built_in and self.data.path is None:
+        if not built_in and self.data.path is None and target_of(self.data.source) is None:
             raise ValueError("data.path is missing: give a folder or file, or use data.source: faces (built in)")
         if built_in and self.data.path is not None:
             raise ValueError(
@@ -449,6 +451,7 @@ class Settings(Section):
             "loss.kind": self.loss.kind,
         }
         policy = self.sampling.policy
+        named |= {"data.source": self.data.source}
         named |= {
             "sampling.policy.kind": policy.kind if policy else "",
             "training.augment.own": training.augment.own or "",

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from raysweep._text import join_names
+from raysweep.config.own import target_of
 from raysweep.config.settings import DataSection
 from raysweep.data import folders, lists, parquet, sizes, torchvision_files
 from raysweep.data.arrange import LayoutError
@@ -22,6 +23,7 @@ from raysweep.data.folders import FolderSource
 from raysweep.data.listing import Found, Item, Listing, Row, Source
 from raysweep.data.manifest import ManifestSource
 from raysweep.data.naming import Chosen, canonical
+from raysweep.data.own import OwnSource
 from raysweep.data.pixels_csv import CsvSource
 from raysweep.data.tables import MAX_BYTES, column, open_table
 from raysweep.errors import DataError
@@ -75,6 +77,8 @@ def open_source(data: DataSection) -> Chosen:
         return Chosen(FacesSource(), data)
     if data.source == "digits":
         return Chosen(DigitsSource(), data)
+    if (target := target_of(data.source)) is not None:
+        return Chosen(OwnSource(target, data.path), data)
     path = Path(os.path.expanduser(str(data.path)))
     kind = _kind(path, data.source)
     notes: list[str] = []

@@ -17,7 +17,7 @@ from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note, Progress, ignore
 from raysweep.plan import experiment as experiment_plan
-from raysweep.plan import rates, roles, states
+from raysweep.plan import networks, rates, roles, states
 from raysweep.plan.types import Parent, Plan
 from raysweep.store.root import Root
 from raysweep.weights import SamplingWeights
@@ -77,6 +77,8 @@ def plan_child(
     _same_pixels(parent, over)
     # first: building a model that does not fit could take all memory
     told = states.check(parent, settings, fresh_optimizer, reset_head)
+    if parent.trusted:
+        networks.provide_images(parent.settings, parent.trusted)
     known_roles = roles.of_parent(parent, settings, experiment_plan.cache_dir(settings, root), progress)
     plan = experiment_plan.plan_experiment(
         settings,

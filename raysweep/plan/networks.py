@@ -56,7 +56,23 @@ def with_own_code(settings: Settings, trusted: bool) -> tuple[Settings, tuple[So
     """The settings with the folder of the user's code of other options, its files, and what is to be said of them."""
     from raysweep.training import own
 
-    return own.planned(settings, trusted) if settings.own_code() else (settings, (), [])
+    if not settings.own_code():
+        return settings, (), []
+    found = own.planned(settings, trusted)
+    provide_images(found[0], trusted)
+    return found
+
+
+def provide_images(settings: Settings, trusted: bool) -> None:
+    """Let images of the user's code be read in this process.
+
+    Raises:
+        UntrustedError: nobody has approved of it. ConfigError: it cannot be imported.
+    """
+    if "data.source" in settings.own_code():
+        from raysweep.training import own_data
+
+        own_data.provide(settings, trusted)
 
 
 def own_tried(settings: Settings, trusted: bool, counts: Mapping[str, int], shape: tuple[int, int, int]) -> list[str]:

@@ -15,6 +15,7 @@ from raysweep.data.reading import ON_TEST
 from raysweep.data.sources import open_source
 from raysweep.errors import DataError, InputError
 from raysweep.events import Progress
+from raysweep.plan import networks
 from raysweep.plan.experiment import cache_dir
 from raysweep.store.root import Root
 from raysweep.tools import shown
@@ -50,6 +51,7 @@ def images(root: Root, network: Network, split: str, over: Mapping[str, Any], pr
     own = _own(network, given)
     if own is None or _others(network, given):
         return _other(root, network, split, given, own, progress)
+    networks.provide_images(own, trusted=True)  # reading the network has asked whether its code may run
     folder = cache_dir(own, root)
     data = shown.load(own.data, folder, progress)
     trained = shown.digests(data, "train")
@@ -118,6 +120,9 @@ def _other(
     side, channels = _form(network)
     section = {"image_size": side, "channels": channels, **given}
     settings = load_config.validate({"data": section}, "the command line")
+    networks.provide_images(settings, trusted=True)  # the user has named it
+    if own is not None:
+        networks.provide_images(own, trusted=True)
     folder = cache_dir(settings, root)
     listing = open_source(settings.data).listing()
     where = settings.data.path or settings.data.source

@@ -17,7 +17,7 @@ from torch import nn
 
 from raysweep._text import join_names
 from raysweep.config.settings import Settings
-from raysweep.errors import ConfigError, UntrustedError
+from raysweep.errors import ConfigError, RaysweepError, UntrustedError
 from raysweep.training import conditions, guest, guest_errors
 from raysweep.training.sources import Sources
 
@@ -41,7 +41,7 @@ class Own:
         try:
             with guest.generators_kept(), guest.calling(self.target, self.path):
                 yield
-        except (KeyboardInterrupt, ConfigError):
+        except (KeyboardInterrupt, RaysweepError):
             raise
         except BaseException as error:
             raise guest_errors.explained(error, self.target, "called", self.option) from error
@@ -51,13 +51,17 @@ class Own:
         return ConfigError(f"{self.option}: python:{self.target} {text}")
 
 
-def load(settings: Settings, trusted: bool) -> dict[str, Own]:
+def load(settings: Settings, trusted: bool, options: Sequence[str] | None = None) -> dict[str, Own]:
     """Option → what its name stands for, of all options that name code of the user, apart from the model.
+
+    Args:
+        options: only these; default: all.
 
     Raises:
         UntrustedError: without ``trusted``. ConfigError: as :func:`guest.load`.
     """
     named, path = settings.own_code(), settings.code_path
+    named = named if options is None else {option: named[option] for option in options if option in named}
     if named and not trusted:
         option, target = next(iter(named.items()))
         raise UntrustedError(

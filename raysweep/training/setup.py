@@ -36,6 +36,7 @@ from raysweep.training import (
     own,
     own_augment,
     own_code,
+    own_data,
     own_loss,
     own_metrics,
     own_optim,
@@ -278,6 +279,7 @@ def _policy(
 
 def _decoded_again(job: Job, progress: Progress) -> Dataset:
     """The images where the cache that was planned with is gone, or damaged; each has the role that it had."""
+    own_data.provide(job.settings, job.trusted)
     roles = record.read(Path(job.folder))
     known = None if roles is None else roles.known
     return cache.load_as(

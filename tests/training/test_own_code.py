@@ -465,11 +465,131 @@ def test_shares_that_cannot_be_used_are_refused(found, message):
         decided(lambda labels, probabilities: found)
 
 
+# --- images -----------------------------------------------------------------------------------------------------------
+
+IMAGES = """
+import io, numpy as np
+from pathlib import Path
+from PIL import Image
+
+def pixels(shape=(12, 12)):
+    draws = np.random.default_rng(0)
+    labels = [i % 3 for i in range(60)]
+    return [draws.integers(0, 256, shape, dtype=np.uint8) for _ in labels], labels
+
+class Items:
+    classes = ["cat", "dog", "eel"]
+    def __init__(self, form, named=True):
+        self.images, numbers = pixels()
+        self.form, self.numbers = form, numbers
+        if named: self.targets = torch.tensor(numbers)
+    def __len__(self): return len(self.images)
+    def __getitem__(self, i): return self.form(self.images[i], self.numbers[i])
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+def arrays():
+    images, labels = pixels()
+    return np.stack(images), [Items.classes[i] for i in labels]
+def tensors(): return Items(lambda image, label: (torch.from_numpy(image)[None], label))
+def pairs(): return Items(lambda image, label: (Image.fromarray(image), label), named=False)
+def encoded(): return Items(lambda image, label: png(image))
+def files(path):
+    for i, image in enumerate(pixels()[0]):
+        Path(path, f"{i}.png").write_bytes(png(image))
+    return Items(lambda image, label, count=iter(range(10**6)): f"{next(count) % 60}.png")
+ready = Items(lambda image, label: image)
+def floats(): return [image / 255 for image in pixels()[0]], pixels()[1]
+def fewer(): return pixels()[0], pixels()[1][1:]
+def nothing(): return 3
+def unlabelled(): return pixels()[0]
+def words(): return {"train": ready, "other": ready}
+def fails(): return Items(lambda image, label: 1 / 0)
+"""
+
+
+def loaded(tmp_path: Path, name: str, path: str | None = None):
+    from raysweep.data import cache
+    from raysweep.plan import networks
+
+    given = {"source": f"python:mine:{name}", "path": path}
+    settings = small_settings(tmp_path, data=given)
+    networks.provide_images(settings, trusted=True)
+    return cache.load(settings.data, tmp_path / "cache")
+
+
+def test_images_of_every_form_give_the_same_data(project, tmp_path):
+    project(mine=HEAD + IMAGES)
+    (tmp_path / "files").mkdir()
+    names = ("arrays", "tensors", "pairs", "encoded", "ready")
+    found = {loaded(tmp_path, name).sha256 for name in names} | {
+        loaded(tmp_path, "files", str(tmp_path / "files")).sha256
+    }
+    assert len(found) == 1
+    data = loaded(tmp_path, "arrays")
+    assert (data.classes, data.shape, len(data.train.labels) + len(data.val.labels)) == (
+        ("cat", "dog", "eel"),
+        (12, 12, 1),
+        60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("floats", r"gives float64 \(12, 12\) for train 0; pixels are uint8"),
+        ("fewer", "gives 60 images and 59 labels"),
+        ("nothing", "gives int, which has no length"),
+        ("unlabelled", "has neither labels nor targets"),
+        ("words", "names 'other'"),
+        ("fails", r"ZeroDivisionError: division by zero\. It happened in your code: .*mine\.py, line 44"),
+        ("missing", "has no function 'missing'"),
+    ],
+)
+def test_images_that_cannot_be_used_are_refused(project, tmp_path, name, message):
+    from raysweep.errors import InputError
+
+    project(mine=HEAD + IMAGES)
+    with pytest.raises(InputError, match=rf"data\.source: .*{message}"):
+        loaded(tmp_path, name)
+
+
+def test_images_of_code_that_nobody_allowed_are_not_read(project, tmp_path):
+    from raysweep.data import cache
+    from raysweep.errors import DataError, UntrustedError
+    from raysweep.plan import networks
+
+    project(mine=HEAD + IMAGES, others=HEAD + IMAGES)
+    settings = small_settings(tmp_path, data={"source": "python:others:arrays"})
+    with pytest.raises(DataError, match="was not allowed to run here"):
+        cache.load(settings.data, tmp_path / "cache")
+    with pytest.raises(UntrustedError):
+        networks.provide_images(settings, trusted=False)
+
+
+def test_a_change_of_the_images_or_of_the_code_is_noticed(project, tmp_path):
+    draws = "import numpy as np\nSEED = 0\ndef some():\n    return np.random.default_rng({}).integers(0, 256, (40, 8, 8), dtype=np.uint8), [0, 1] * 20\n"
+    project(mine=draws.format(0))
+    first = loaded(tmp_path, "some")
+    assert loaded(tmp_path, "some").folder == first.folder
+    project(mine=draws.format(1))
+    assert loaded(tmp_path, "some").sha256 != first.sha256
+    named = "class Some(tuple):\n    def fingerprint(self): return '{}'\n"
+    project(mine=draws.format(0) + named.format(1) + "def again(): return Some(some())\n")
+    one = loaded(tmp_path, "again")
+    assert one.sha256 == first.sha256
+    project(mine=draws.format(0) + named.format(2) + "def again(): return Some(some())\n")
+    assert loaded(tmp_path, "again").folder != one.folder
+
+
 # --- the examples of the document -------------------------------------------------------------------------------------
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own_code.md").read_text()
 FILES = {m[1]: m[0] for m in re.finditer(r"(?s)(?<=```python\n)# (\w+)\.py\n.*?(?=```)", PAGE)}
-COMMANDS = re.findall(r"^raysweep run data=\S+ (.*python:.*)$", PAGE, re.MULTILINE)
+COMMANDS = re.findall(r"^raysweep run (?:data=\S+ )?(.*python:.*)$", PAGE, re.MULTILINE)
 
 
 def words(command: str) -> dict:
@@ -485,7 +605,7 @@ def load_config_of(command: str):
 def test_the_document_has_examples():
     given = {option for command in COMMANDS for option in load_config_of(command).own_code()}
     assert {"loss.kind", "metrics.g_mean", "training.optimizer", "training.schedule"} <= given
-    assert {"training.augment.own", "sampling.policy.kind"} <= given
+    assert {"training.augment.own", "sampling.policy.kind", "data.source"} <= given
     assert len(FILES) == len(COMMANDS)
 
 

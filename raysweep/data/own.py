@@ -1,0 +1,170 @@
+"""Images of the user's own code: ``data.source=python:MODULE:NAME``.
+
+NAME is one of these, or a function or class that returns one, called with ``path``, which is ``data.path``, if it takes it:
+
+- ``(images, labels)``: two arrays or lists
+- anything with a length, items, and ``labels`` or ``targets``; without these, items are pairs of an image and its label
+- a mapping from ``train``, ``val`` and ``test`` to one of these
+
+An image is pixels as uint8 (H, W), (H, W, 1 or 3) or (1 or 3, H, W), also as a tensor; an image of Pillow; encoded bytes; or the path
+of a file. A label is the name of a class, or a number, which ``classes`` names if it is there.
+
+This room may not run code of the user by itself: the rooms above say with :func:`provide` how it is opened, after they have asked
+whether it may be. What was not provided cannot be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raysweep._text import short_repr
+from raysweep.data.listing import Found, Row, digest, label_name, split_of, stamp
+from raysweep.errors import DataError
+
+
+@dataclass(frozen=True)
+class Provided:
+    """How to get at images of the user's code."""
+
+    opened: Callable[[str | None], Any]  # (data.path) → what its name stands for, or returned
+    surroundings: Callable[
+        [], AbstractContextManager[None]
+    ]  # in which it is used; an error in them is shown as the user's
+    code: str  # a hash of its source
+
+
+_provided: dict[str, Provided] = {}  # MODULE:NAME → it
+
+
+def provide(target: str, how: Provided) -> None:
+    """Let ``data.source=python:target`` be read in this process."""
+    _provided[target] = how
+
+
+class OwnSource:
+    """What the user's code gives."""
+
+    def __init__(self, target: str, path: str | None) -> None:
+        """
+        Raises:
+            DataError: nobody has said that its code may run here.
+        """
+        if target not in _provided:
+            raise DataError(
+                f"data.source: python:{target} was not allowed to run here. Name it on the command line, or use --trust."
+            )
+        self.target, self.path, self.how = target, path, _provided[target]
+        self._found: Found | None = None
+
+    def fingerprint(self) -> str:
+        """Of the code, and of what it gives: its own ``fingerprint()``, else every image and label."""
+        with self.how.surroundings():
+            opened = self.how.opened(self.path)
+            if callable(own := getattr(opened, "fingerprint", None)):
+                return digest(["own", self.target, self.how.code, self.path, str(own())])
+        content = hashlib.blake2b(digest_size=16)
+        found = self.found()
+        for split, rows in (("train", found.train), ("val", found.val or []), ("test", found.test)):
+            for row in rows:
+                content.update(digest([split, row.name, row.label, *_marks(row.payload)]).encode())
+        return digest(["own", self.target, content.hexdigest()])
+
+    def found(self) -> Found:
+        """
+        Raises:
+            DataError: it gives no images, or no labels.
+        """
+        if self._found is None:
+            with self.how.surroundings():
+                self._found = self._read(self.how.opened(self.path))
+        return self._found
+
+    def _read(self, opened: Any) -> Found:
+        parts: dict[str, list[Row]] = {}
+        for word, part in (opened if isinstance(opened, Mapping) else {"train": opened}).items():
+            split = split_of(str(word))
+            if split is None or split in parts:
+                raise self._wrong(
+                    f"names {short_repr(word)}; a mapping has train, and may have val and test, each once"
+                )
+            parts[split] = list(self._rows(part, split))
+        if not parts.get("train"):
+            raise self._wrong("has no training images")
+        return Found(parts["train"], parts.get("val"), test=parts.get("test", []))
+
+    def _rows(self, part: Any, split: str) -> Iterator[Row]:
+        names = getattr(part, "classes", None)
+        names = None if names is None else [str(name) for name in _plain(names)]
+        if isinstance(part, tuple) and len(part) == 2:
+            images, labels = part
+        else:
+            images, labels = part, getattr(part, "labels", getattr(part, "targets", None))
+        if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+            raise self._wrong(f"gives {type(images).__name__}, which has no length or no items")
+        known = None if labels is None else _plain(labels)
+        if known is not None and len(known) != len(images):
+            raise self._wrong(f"gives {len(images):,} images and {len(known):,} labels")
+        for i in range(len(images)):
+            item, where = images[i], f"{split} {i}"
+            pair = isinstance(item, (tuple, list)) and len(item) == 2
+            if known is None and not pair:
+                raise self._wrong(
+                    f"has neither labels nor targets, and its item {i} is no pair of an image and a label"
+                )
+            label = known[i] if known is not None else _plain(item[1])
+            payload = self._payload(item[0] if pair else item, where)
+            name = str(payload) if isinstance(payload, Path) else where
+            yield Row(name, label_name(label, names, f"python:{self.target}, {where}"), payload)
+
+    def _payload(self, image: Any, where: str) -> Path | bytes | np.ndarray:
+        if isinstance(image, (str, Path)):
+            return Path(self.path or "", image).absolute()
+        if isinstance(image, bytes):
+            return image
+        if hasattr(image, "mode") and hasattr(image, "save"):  # of Pillow
+            if image.mode in ("L", "RGB"):
+                return np.array(image)
+            encoded = io.BytesIO()
+            image.save(encoded, "PNG")
+            return encoded.getvalue()
+        pixels = np.asarray(image)
+        if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3):
+            pixels = pixels.transpose(1, 2, 0)
+        if pixels.ndim == 3 and pixels.shape[2] == 1:
+            pixels = pixels[:, :, 0]
+        if (
+            pixels.dtype != np.uint8
+            or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3))
+            or not pixels.size
+        ):
+            raise self._wrong(
+                f"gives {pixels.dtype} {pixels.shape} for {where}; pixels are uint8, from 0 to 255, of shape (H, W), (H, W, 3) or (3, H, W)"
+            )
+        return np.ascontiguousarray(pixels)
+
+    def _wrong(self, text: str) -> DataError:
+        return DataError(f"data.source: python:{self.target} {text}. Correct it there.")
+
+
+def _plain(values: Any) -> Any:
+    """Arrays and tensors as lists, and their elements as numbers."""
+    return values.tolist() if hasattr(values, "tolist") else values
+
+
+def _marks(payload: Path | bytes | np.ndarray) -> list[Any]:
+    """What changes when an image changes."""
+    if isinstance(payload, Path):
+        try:
+            return stamp(payload)
+        except OSError:  # decoding will report it
+            return [str(payload)]
+    content = payload if isinstance(payload, bytes) else payload.tobytes()
+    return [len(content), hashlib.blake2b(content, digest_size=16).hexdigest(), *getattr(payload, "shape", ())]

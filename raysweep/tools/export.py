@@ -40,10 +40,15 @@ def export(network: Network, form: str, target: Path) -> float:
     pixels = rng.integers(0, 256, (_TRIED, height, width, channels), dtype=np.uint8)
     expected = network.probabilities(pixels)
     temp = files.temp_path(target)
-    forms = {"safetensors": _safetensors, "pytorch": _pytorch, "onnx": _onnx, "torchscript": _torchscript}
+    of_weights = {"safetensors": _safetensors, "pytorch": _pytorch}
+    of_networks = {"onnx": _onnx, "torchscript": _torchscript}  # which also hold the computation
     try:
-        with guest.quiet(network.name), network.in_ordinary_format() as ordinary:
-            found = forms[form](ordinary, ordinary.standardised(pixels), temp)
+        with guest.quiet(network.name):
+            if form in of_weights:
+                found = of_weights[form](network, network.standardised(pixels), temp)
+            else:
+                with network.in_ordinary_format() as ordinary:
+                    found = of_networks[form](ordinary, ordinary.standardised(pixels), temp)
         difference = float(np.abs(found - expected).max())
         if not difference <= TOLERANCE:
             raise StoreError(

@@ -298,3 +298,24 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+@pytest.fixture
+def run_cells(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs cells as a notebook does: in a module ``__main__`` without a file."""
+
+    def go(*cells: str) -> None:
+        import linecache
+        from types import ModuleType
+
+        from raysweep.training import guest_main
+
+        monkeypatch.setattr(guest_main, "_here", set())
+        module = ModuleType("__main__")
+        monkeypatch.setitem(sys.modules, "__main__", module)
+        for number, text in enumerate(cells):
+            name = f"<cell {number}>"
+            linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
+            exec(compile(text, name, "exec"), module.__dict__)
+
+    return go

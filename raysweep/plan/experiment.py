@@ -81,7 +81,10 @@ def plan_experiment(
         progress(Note(line))
     notes = (*mirrored, *by_rule, *map(Note, of_code), *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
-    return replace(plan, roles=roles, held=held, code=code, own=own)
+    plan = replace(plan, roles=roles, held=held, code=code, own=own)
+    if where.workers:
+        networks.check_travels(plan.all_code)
+    return plan
 
 
 def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool) -> tuple[Root, resources.Resources]:

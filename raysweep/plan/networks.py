@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -61,6 +61,14 @@ def with_own_code(settings: Settings, trusted: bool) -> tuple[Settings, tuple[So
     found = own.planned(settings, trusted)
     provide_images(found[0], trusted)
     return found
+
+
+def check_travels(codes: Sequence[Sources]) -> None:
+    """Raises ConfigError where code of a notebook cannot be sent to workers or branches."""
+    if any(code.stays is not None for code in codes):
+        from raysweep.training import guest_main
+
+        guest_main.check_travels(codes)
 
 
 def provide_images(settings: Settings, trusted: bool) -> None:

@@ -13,7 +13,7 @@ from raysweep.config import load as load_config
 from raysweep.config.grid import Point
 from raysweep.errors import ConfigError, ResourceError
 from raysweep.events import Progress, ignore
-from raysweep.plan import child
+from raysweep.plan import child, networks
 from raysweep.plan import parent as parents
 from raysweep.plan.resources import Resources
 from raysweep.plan.types import Parent, Plan, SweepPlan, SweepRequest
@@ -58,6 +58,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         writable=writable,
         here=False,
     )
+    networks.check_travels(base.all_code)
     points, notes = grids.expand(request.grid, parent.weights, parent.settings.seed, base.counts)
     gpus = _gpus(request, base)
     if request.address is not None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from raysweep import _machine
-from raysweep.training import guest
+from raysweep.training import guest, guest_main
 
 _WORDS = {"threads": "thread", "world_size": "worker"}
 _NAMES = {"cpu": "processor", "function": "model function", "imports": "files that it imports"}
@@ -96,6 +96,8 @@ def of_model(name: str, path: str | None = None) -> Conditions:
 def _of_code(target: str, path: str | None) -> Conditions:
     """``MODULE:FUNCTION`` with the file that it stands in and the start of the file's SHA-256; the user's other files alike, one
     in a line."""
+    if guest_main.is_main(target):
+        return _of_notebook(target, path)
     found = guest.load(target, path)
     file = guest.file_of(found)
     if file is None:
@@ -113,6 +115,15 @@ def _of_code(target: str, path: str | None) -> Conditions:
         return {"function": function}
     others = [f"{name}={digest[:12]}" for name, digest in code.hashes.items() if Path(code.folder, name) != file]
     return {"function": function, "imports": "\n".join(others)}
+
+
+def _of_notebook(target: str, path: str | None) -> Conditions:
+    """The same of code in a notebook, or in the script that runs; its text is that of its cells."""
+    code = guest.code_of(f"python:{target}", path)
+    hashes = {} if code is None else dict(code.hashes)
+    own = hashes.pop(f"{guest_main.MODULE}.py", None)
+    function = f"{target} (SHA-256 {own[:12]}…)" if own else target
+    return {"function": function, "imports": "\n".join(f"{name}={digest[:12]}" for name, digest in hashes.items())}
 
 
 def changed_code(saved: Mapping[str, Any], name: str, path: str | None) -> str | None:

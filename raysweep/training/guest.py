@@ -28,7 +28,7 @@ from torch import nn
 
 from raysweep._paths import user_path
 from raysweep.errors import ConfigError, did_you_mean
-from raysweep.training import guest_errors, sources
+from raysweep.training import guest_errors, guest_main, sources
 from raysweep.training.sources import Sources
 
 _SEED_OF_IMPORTS = 1
@@ -160,6 +160,9 @@ def load(target: str, path: str | None = None, option: str = "model.name") -> An
             f"{option}: 'python:{target}' does not have the form python:MODULE:FUNCTION. Write, for example, "
             "python:mynets.models:build."
         )
+    if guest_main.is_main(target):
+        with searching(target, path), as_a_guest(), generators_kept():
+            return guest_main.load(target, option, _sent.get(target))
     with searching(target, path):
         module = _module(module_name, target, option)
         try:
@@ -255,6 +258,8 @@ def code_of(name: str, path: str | None = None, option: str = "model.name") -> S
     if target is None:
         return None
     found = load(target, path, option)
+    if guest_main.is_main(target):
+        return guest_main.collect(target, found, option, _sent.get(target))
     module = sys.modules[target.partition(":")[0]]
     folder = _folder(module)
     if folder is None or not sources.is_users(module.__file__):

@@ -33,6 +33,9 @@ class Sources:
     files: Mapping[str, bytes]  # path within the folder → content, sorted
     hashes: Mapping[str, str] = field(default_factory=dict)  # path → SHA-256, also of those that are too large to keep
 
+    value: bytes | None = None  # of code in a notebook: the object itself, pickled
+    stays: str | None = None  # why that cannot be
+
     @property
     def left_out(self) -> list[str]:
         """The files of which only the hash is kept, because they are too large or too many."""
@@ -45,6 +48,8 @@ class Sources:
 
     def note(self) -> str | None:
         """What is to be said of files whose text is not kept; None where there are none."""
+        if not self.hashes:
+            return f"the text of python:{self.target} cannot be found, so that it is not kept"
         if not self.left_out:
             return None
         return (
@@ -62,8 +67,24 @@ def collect(target: str, folder: Path, file: Path | None = None, option: str = "
     start = [path for path in _files_of(target.partition(":")[0], folder)]
     if file is not None and file.suffix == ".py" and file.is_relative_to(folder):
         start.append(file)
-    contents: dict[str, bytes] = {}
-    waiting = list(dict.fromkeys(start))
+    contents = _followed({}, list(dict.fromkeys(start)), folder)
+    return _of(target, option, folder, contents, [path.relative_to(folder).as_posix() for path in start])
+
+
+def collect_text(target: str, folder: Path, name: str, text: str, option: str) -> Sources:
+    """A text that stands in no file, as the file ``name`` of a folder, and what it imports from there; nothing of an empty one."""
+    contents: dict[str, bytes] = {name: text.encode(errors="backslashreplace")} if text else {}
+    waiting = [p for m in _imported(contents.get(name, b""), folder / name, folder) for p in _files_of(m, folder)]
+    return _of(target, option, folder, _followed(contents, waiting, folder), [*contents])
+
+
+def _of(target: str, option: str, folder: Path, contents: Mapping[str, bytes], first: list[str]) -> Sources:
+    hashes = {name: hashlib.sha256(contents[name]).hexdigest() for name in sorted(contents)}
+    return Sources(option, target, str(folder), _within_limits(contents, first), hashes)
+
+
+def _followed(contents: dict[str, bytes], waiting: list[Path], folder: Path) -> dict[str, bytes]:
+    """``contents`` with these files, and what they import from the folder."""
     while waiting:
         path = waiting.pop()
         name = path.relative_to(folder).as_posix()
@@ -74,13 +95,11 @@ def collect(target: str, folder: Path, file: Path | None = None, option: str = "
         except OSError:
             continue
         waiting += [p for module in _imported(contents[name], path, folder) for p in _files_of(module, folder)]
-    hashes = {name: hashlib.sha256(contents[name]).hexdigest() for name in sorted(contents)}
-    return Sources(option, target, str(folder), _within_limits(contents, start, folder), hashes)
+    return contents
 
 
-def _within_limits(contents: Mapping[str, bytes], first: list[Path], folder: Path) -> dict[str, bytes]:
+def _within_limits(contents: Mapping[str, bytes], ahead: list[str]) -> dict[str, bytes]:
     """The files whose text is kept: the module itself goes before what it imports."""
-    ahead = [p.relative_to(folder).as_posix() for p in first]
     kept: dict[str, bytes] = {}
     size = 0
     for name in dict.fromkeys([*(n for n in ahead if n in contents), *sorted(contents)]):

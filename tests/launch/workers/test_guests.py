@@ -142,3 +142,78 @@ def test_the_same_bits_in_process_on_a_worker_after_a_kill_and_in_branches_with_
         plan = child.plan_child(parent, Root.open(root), epochs=1, reset_head=reset)
         assert weights_hash(control) == weights_hash(launching.run(plan).experiment)
         assert (weights_hash(control) == weights_hash(here)) is not reset
+
+
+OWN = {
+    "loss": {"kind": "python:centred:Centred"},
+    "metrics": {"g_mean": "python:scores:g_mean"},
+    "training": {
+        "epochs": 2,
+        "optimizer": "python:steps:Lion",
+        "schedule": "python:steps:halves",
+        "augment": "python:noise:noise",
+    },
+    "sampling": {"holdout": 0.2, "policy": {"kind": "python:policies:softly"}},
+    "experiment": {"name": "own"},
+}
+
+
+@pytest.mark.slow  # the parts of it are in tests/training/test_own_code.py
+def test_the_same_bits_of_ones_own_loss_optimizer_and_augmentation_on_workers_and_in_branches(
+    ray_cluster, project, tmp_path
+):
+    """The examples of docs/own_code.md, all at once."""
+    from raysweep.launch.sweep import driver as sweeping
+    from tests.training.test_own_code import FILES
+
+    for name, text in FILES.items():
+        (project / f"{name}.py").write_text(text)
+    root = tmp_path / "experiments"
+    here = launching.run(experiment_plan.plan_experiment(small_settings(root, **OWN))).experiment
+    plan = experiment_plan.plan_experiment(small_settings(root, **OWN, scaling={"num_workers": 1, "threads": 1}))
+    request = SweepRequest(Root.open(root), f"{here.id}@1", grids.check({"weights": {"3": [4.0]}, "epochs": 1}))
+    sweep = sweep_plan.plan_sweep(request)
+    for name, text in FILES.items():  # workers get the files as they were planned with
+        (project / f"{name}.py").write_text(f"raise RuntimeError('changed')\n{text}")
+    there = launching.run(plan).experiment
+    assert weights_hash(there) == weights_hash(here)
+    branches = sweeping.run(sweep)
+    assert branches.failed == {}
+    control = next(e for e in branches.experiments.values() if e.config().branch.control)
+    assert weights_hash(control) == weights_hash(here)
+    for experiment in (here, there, control):
+        assert "not bit-exact" not in (experiment.folder / "experiment_changes.log").read_text()
+        assert {c.option for c in experiment.config().own_code} == {
+            *("loss.kind", "metrics.g_mean", "training.optimizer", "training.schedule", "training.augment.own"),
+            "sampling.policy.kind",
+        }
+        assert len(list((experiment.folder / "code").iterdir())) == 5
+    for name in FILES:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.slow  # the parts of it are in tests/training/test_guest_main.py
+def test_a_class_of_a_notebook_on_a_worker_and_in_branches(ray_cluster, project, run_cells, monkeypatch, tmp_path):
+    from raysweep.launch.sweep import driver as sweeping
+    from tests.training.test_guest_main import FIRST, SECOND
+
+    (project / "parts.py").write_text("from torch.nn import ReLU as act\n")
+    monkeypatch.syspath_prepend(project)
+    run_cells(FIRST, SECOND)
+
+    root = tmp_path / "experiments"
+    sections = {
+        "model": {"name": "python:__main__:Net"},
+        "loss": {"kind": "python:__main__:loss"},
+        "training": {"epochs": 2},
+    }
+    here = launching.run(experiment_plan.plan_experiment(small_settings(root, **sections))).experiment
+    workers = {"num_workers": 1, "threads": 1}
+    there = launching.run(experiment_plan.plan_experiment(small_settings(root, **sections, scaling=workers))).experiment
+    assert weights_hash(there) == weights_hash(here)
+    request = SweepRequest(Root.open(root), f"{here.id}@1", grids.check({"weights": {"3": [4.0]}, "epochs": 1}))
+    branches = sweeping.run(sweep_plan.plan_sweep(request))
+    assert branches.failed == {}
+    control = next(e for e in branches.experiments.values() if e.config().branch.control)
+    assert weights_hash(control) == weights_hash(here)
+    assert "not bit-exact" not in (control.folder / "experiment_changes.log").read_text()

@@ -135,7 +135,7 @@ class loss:
 
 def test_what_no_checkpoint_holds_is_said_before_and_after_a_stop(project, tmp_path, without_ray):
     project(mine=HEAD + KEEPS)
-    made = interrupted(tmp_path, without_ray, 4, **sections(loss={"kind": "python:mine:loss"}))
+    made = interrupted(tmp_path, without_ray, 2, **sections(loss={"kind": "python:mine:loss"}))
     log = (made.folder / "experiment_changes.log").read_text()
     assert "not bit-exact once it is interrupted: python:mine:loss (loss.kind) changes attributes" in log
     done = resuming.continue_experiment(Root.open(tmp_path / "experiments"), made.id).experiment
@@ -291,10 +291,12 @@ def negative(done): return -done
 """
 
 
+@pytest.mark.slow  # torch's optimizers import its compiler; the examples of the document have one of ours below
 def test_the_optimizers_of_torch_have_names_like_ones_own(quick_run):
-    ours = quick_run(**sections(training={"optimizer": "sgd", "weight_decay": 0.0, "momentum": 0.9}))
+    same = {"epochs": 1, "weight_decay": 0.0, "momentum": 0.9}
+    ours = quick_run(**sections(training={"optimizer": "sgd", **same}))
     name = "python:torch.optim:SGD"
-    theirs = quick_run(**sections(training={"optimizer": name, "weight_decay": 0.0, "momentum": 0.9}))
+    theirs = quick_run(**sections(training={"optimizer": name, **same}))
     assert theirs.config().own_code == ()
     assert theirs.manifest().ends[-1].metrics["val_acc"] == pytest.approx(
         ours.manifest().ends[-1].metrics["val_acc"], abs=0.02
@@ -323,7 +325,7 @@ def test_an_optimizer_or_schedule_that_cannot_be_used_is_refused(project, tmp_pa
 def test_an_optimizer_that_keeps_more_than_its_state_is_named_as_inexact(project, tmp_path, without_ray):
     project(mine=HEAD + STEPS)
     named = {"training": {"optimizer": "python:mine:Forgets", "weight_decay": 0.0}}
-    made = interrupted(tmp_path, without_ray, 4, **sections(**named))
+    made = interrupted(tmp_path, without_ray, 2, **sections(**named))
     assert (
         "not bit-exact once it is interrupted: python:mine:Forgets"
         in (made.folder / "experiment_changes.log").read_text()
@@ -610,7 +612,7 @@ def test_the_document_has_examples():
 
 
 def stopped_equals_undisturbed(tmp_path, quick_run, without_ray, given) -> None:
-    """Stopped within the second epoch, and continued; and a child of the first epoch."""
+    """Stopped within the second epoch, and continued."""
     from raysweep.config import load as load_config
 
     parts = load_config.merge(SMALL, given)
@@ -622,6 +624,18 @@ def stopped_equals_undisturbed(tmp_path, quick_run, without_ray, given) -> None:
     assert "not bit-exact" not in (done.folder / "experiment_changes.log").read_text()
 
 
+def test_the_examples_of_the_document_run_together_and_are_exact(project, tmp_path, quick_run, without_ray):
+    from raysweep.config import load as load_config
+
+    project(**FILES)
+    given: dict = {}
+    for command in COMMANDS:  # of two losses, the one that keeps something
+        given = load_config.merge(given, words(command) if "python:losses" not in command else {})
+    assert small_settings("x", **given).own_code().keys() >= {"loss.kind", "data.source", "training.augment.own"}
+    stopped_equals_undisturbed(tmp_path, quick_run, without_ray, given)
+
+
+@pytest.mark.slow  # all at once are in the test above
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_example_of_the_document_runs_and_is_exact(project, tmp_path, quick_run, without_ray, command):
     project(**FILES)

@@ -640,3 +640,21 @@ def test_the_examples_of_the_document_run_together_and_are_exact(project, tmp_pa
 def test_an_example_of_the_document_runs_and_is_exact(project, tmp_path, quick_run, without_ray, command):
     project(**FILES)
     stopped_equals_undisturbed(tmp_path, quick_run, without_ray, words(command))
+
+
+@pytest.mark.slow  # the same on one rank is tested above
+def test_the_examples_are_exact_on_two_ranks(two_ranks, project, tmp_path, monkeypatch):
+    from raysweep.launch.workers import start as workers
+    from tests.training.test_ranks import Trainer, go
+
+    project(**FILES)
+    trainer = Trainer(two_ranks)
+    monkeypatch.setattr(workers, "in_this_process", trainer)
+    given = {"loss": {"kind": "python:centred:Centred"}, "metrics": {"g_mean": "python:scores:g_mean"}}
+    given["training"] = {"batch_size": 101, "optimizer": "python:steps:Lion", "augment": "python:noise:noise"}
+    whole = go(trainer, tmp_path, **given)
+    broken = go(trainer, tmp_path, 7, **given)
+    assert broken.status() == "interrupted"
+    done = resuming.continue_experiment(Root.open(tmp_path), broken.id).experiment
+    assert weights_hash(done) == weights_hash(whole)
+    assert "not bit-exact" not in (done.folder / "experiment_changes.log").read_text()

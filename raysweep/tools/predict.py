@@ -140,7 +140,7 @@ def load(
     trusting.settle(trust, origin, found.settings, over)
     shape = _shape(saved["preprocessing"], section["name"], over)
     model = _model(section, shape, saved, path)
-    channels_last = bool((found.settings.get("training") or {}).get("channels_last", True))
+    channels_last = bool((found.settings.get("training") or {}).get("channels_last"))
     model.eval().to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     return Network(
         model=model,

@@ -59,6 +59,7 @@ def plan_experiment(
         InputError: in one paragraph, what is wrong and what to do.
     """
     root, where = _place(settings, root, tracked, writable)
+    settings, of_library = networks.of_library(settings) if new_weights else (settings, ())
     data = read_images(settings, root, progress, before, audited=writable)
     roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
     progress(Building())
@@ -73,7 +74,7 @@ def plan_experiment(
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
     draws = settings.sampling.samples_per_epoch or sum(counts.values())
-    notes = (*mirrored, *by_rule, *notes)
+    notes = (*of_library, *mirrored, *by_rule, *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
     return replace(plan, roles=roles, held=held, code=code)
 

@@ -25,7 +25,19 @@ from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint
-from raysweep.training import conditions, guest, guest_network, losses, models, optim, origin, policy, state
+from raysweep.training import (
+    conditions,
+    guest,
+    guest_network,
+    initial,
+    losses,
+    models,
+    optim,
+    origin,
+    policy,
+    published,
+    state,
+)
 from raysweep.training.feed import Feed
 from raysweep.training.job import Job
 from raysweep.training.progress import TrainingProgress
@@ -252,13 +264,13 @@ def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:
         section.options,
         len(data.classes),
         data.shape[2],
-        pretrained=new,
+        pretrained=new and published.are_fetched(section),
         trusted=job.trusted,
         path=section.path,
         head=section.head,
     )
     if new:
-        models.initialise(model, section)
+        initial.initialise(model, section)
     model.to(world.device)
     model.to(memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
     return model

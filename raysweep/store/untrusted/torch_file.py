@@ -10,7 +10,6 @@ from typing import Any
 
 from raysweep.store.untrusted.pickle_check import damaged
 
-
 SCRIPT = "a TorchScript archive; save the state_dict() of what torch.jit.load gives"
 
 

@@ -50,6 +50,7 @@ class Wanted:
 
     kinds: Mapping[str, Kind]
     needed: frozenset[str]
+    in_files: Mapping[str, str] = field(default_factory=dict)  # name in the files of its library → in the network
 
     def fits(self, name: str, place: Any) -> bool:
         """Whether a tensor of a file has the right shape; the colours of a first layer can be added up for gray images."""
@@ -219,20 +220,32 @@ def _translations(tensors: Mapping[str, Any], wanted: Wanted) -> Iterator[tuple[
     put before them."""
     identity = {name: name for name in tensors}
     ways: list[tuple[tuple[str, ...], Names]] = [((), identity)]
-    renamed = {_OLD_DENSENET.sub(r".\1\2.", name): name for name in tensors}
-    if renamed != identity and len(renamed) == len(identity):
-        ways.append(((), renamed))
-    seen = [names for _, names in ways]
+    seen = [identity]
     for removed, names in ways:  # it grows
         for prefix in PREFIXES if len(removed) < _STEPS else ():
             shorter = {n.removeprefix(prefix): own for n, own in names.items()}
             if len(shorter) == len(names) and shorter not in seen:
                 seen.append(shorter)
                 ways.append(((*removed, prefix), shorter))
+    for removed, names in ways[:]:
+        for renamed in _renamed(names, wanted):
+            if renamed not in seen:
+                seen.append(renamed)
+                ways.append((removed, renamed))
     yield from ways
     for prefix in PREFIXES:
         if wanted.kinds and all(n.startswith(prefix) for n in wanted.kinds):
             yield from ((removed, {f"{prefix}{n}": own for n, own in names.items()}) for removed, names in ways)
+
+
+def _renamed(names: Names, wanted: Wanted) -> Iterator[Names]:
+    """The same with the names that libraries change when they read their files."""
+    for renamed in (
+        {wanted.in_files.get(n, n): own for n, own in names.items()},
+        {_OLD_DENSENET.sub(r".\1\2.", n): own for n, own in names.items()},
+    ):
+        if len(renamed) == len(names):
+            yield renamed
 
 
 def under_other_names(candidate: Candidate, wanted: Wanted) -> list[str]:

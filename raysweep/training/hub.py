@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -292,6 +293,22 @@ def _per_channel(value: Any, factor: float) -> tuple[float, ...]:
     """One number, or one for each channel, in units of pixels in [0, 255]; ``factor`` is what transformers scales pixels by."""
     numbers = [value] * 3 if isinstance(value, (int, float)) else value
     return tuple(float(n) / factor for n in numbers)
+
+
+def names_in_files(model: nn.Module) -> dict[str, str]:
+    """Name of a tensor in the files of transformers → name in the network, where they differ: since version 5 transformers renames
+    the tensors of many networks while it reads and writes them."""
+    transformers = sys.modules.get("transformers")
+    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
+        return {}
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # an earlier version
+        return {}
+    mine = model.state_dict()
+    owner = {id(tensor): name for name, tensor in mine.items()}
+    found = {name: owner.get(id(tensor)) for name, tensor in revert_weight_conversion(model, dict(mine)).items()}
+    return {theirs: own for theirs, own in found.items() if own is not None and own != theirs}
 
 
 # --- timm -------------------------------------------------------------------------------------------------------------

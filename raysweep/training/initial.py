@@ -16,7 +16,7 @@ from torch import nn
 from raysweep._text import counted, join_names, truncate
 from raysweep.config.settings import ModelSection
 from raysweep.errors import CheckpointError
-from raysweep.training import candidates, hub_torchvision, models, others, published
+from raysweep.training import candidates, hub, hub_torchvision, models, others, published
 from raysweep.training import head as heads
 from raysweep.training.candidates import Candidate, Match, Wanted
 
@@ -58,7 +58,7 @@ def initialise(model: nn.Module, section: ModelSection) -> Loaded | None:
         if not some:
             raise _without_tensors(source, file.content)
         anew = _anew(model, section, some)
-        wanted = _wanted(mine, anew, some)
+        wanted = _wanted(model, anew, some)
         found = candidates.chosen(some, wanted, file.load, source)
         if found.full or not section.init_strict:
             fitting = {n: file.load(found.candidate.tensors[found.names[n]]) for n in mine if n in found.fitting}
@@ -110,11 +110,12 @@ def _anew(model: nn.Module, section: ModelSection, some: list[Candidate]) -> fro
     return frozenset() if fits or not widths else frozenset(names)
 
 
-def _wanted(mine: dict[str, torch.Tensor], anew: frozenset[str], some: list[Candidate]) -> Wanted:
+def _wanted(model: nn.Module, anew: frozenset[str], some: list[Candidate]) -> Wanted:
+    mine = model.state_dict()
     kinds = {name: candidates.kind(tensor) for name, tensor in mine.items()}
     counted_there = any(name.endswith(_COUNTER) for c in some for name in c.tensors)
     needed = {n for n in mine if n not in anew and (counted_there or not n.endswith(_COUNTER))}
-    return Wanted(kinds, frozenset(needed))
+    return Wanted(kinds, frozenset(needed), hub.names_in_files(model))
 
 
 def _problems(

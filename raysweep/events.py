@@ -136,6 +136,7 @@ class PlannedBranch:
     control: bool
     seed: int | None
     finished: bool
+    changed: tuple[str, ...] = ()  # classes whose weights are not the parent's
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 from raysweep._text import Nested
 from raysweep.errors import ConfigError
 from raysweep.tools.predict import Network
-from raysweep.training import hub, models, published
+from raysweep.training import hub, models, published, trial
 from raysweep.training.published import Published
 
 _SIDE = 224  # pixels, where a network does not say it
@@ -44,7 +44,7 @@ def load(name: str, overrides: Mapping[str, Any], classes: Sequence[str] | None)
     channels, side = int(data.get("channels") or 3), int(data.get("image_size") or known.side or _SIDE)
     model = models.build(name, known.options, len(names), channels, trusted=True)
     model.eval()
-    models.try_out(model, (side, side, channels), len(names))
+    trial.try_out(model, (side, side, channels), len(names))
     moments = (known.pixels or _GRAY).of(channels)
     return Network(model, name, names, tuple(moments[0]), tuple(moments[1]), (side, side, channels), name, "")
 

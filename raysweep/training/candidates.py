@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from raysweep._text import join_names, truncate
+from raysweep._text import Nested, join_names, truncate
 from raysweep.errors import CheckpointError
 from raysweep.store.untrusted.pickled import Thing
 from raysweep.store.untrusted.tensors import Place
@@ -22,6 +22,8 @@ from raysweep.training.others import entries_of
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.", "body.")
 _STEPS = 4  # prefixes after one another
 _LEVELS = 6  # of containers within one another
+_MOST = 200_000  # tensors of a network, and modules
+_MOST_WAYS = 200  # to translate names
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|hyper_parameters|callbacks|loops", re.IGNORECASE)
 _COUNTERS = {"n_averaged"}  # of torch's AveragedModel, which is no part of the network
 _OLD_DENSENET = re.compile(r"\.(norm|relu|conv)\.([12])\.")  # a name must not have a dot within, since torch 0.4
@@ -100,29 +102,38 @@ def _networks(value: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[Can
         return
     seen.add(id(value))
     if isinstance(value, Thing) and isinstance(entries.get("_modules"), dict):  # a whole network was saved
-        yield Candidate(path, dict(_of_module(value, "", 0)))
+        yield Candidate(path, _of_modules(value))
         return
     if "param_groups" in entries:  # an optimizer
         return
     tensors = {k: v for k, v in entries.items() if isinstance(k, str) and isinstance(v, Place) and k not in _COUNTERS}
-    if tensors:
+    if 0 < len(tensors) <= _MOST:
         yield Candidate(path, tensors, getattr(value, "_metadata", {}))
     for key, inner in entries.items():
         if isinstance(key, str) and not isinstance(inner, Place) and not _NO_WEIGHTS.search(key):
             yield from _networks(inner, (*path, key), seen)
 
 
-def _of_module(module: Any, prefix: str, level: int) -> Iterator[tuple[str, Any]]:
-    """The state_dict of a network that was saved as a Python object, which is never made."""
-    entries = entries_of(module)
-    passing = entries.get("_non_persistent_buffers_set")
-    for group in ("_parameters", "_buffers"):
-        for name, place in entries_of(entries.get(group)).items():
-            if isinstance(place, Place) and not (group == "_buffers" and isinstance(passing, list) and name in passing):
-                yield f"{prefix}{name}", place
-    if level < 100:
-        for name, inner in entries_of(entries.get("_modules")).items():
-            yield from _of_module(inner, f"{prefix}{name}.", level + 1)
+def _of_modules(network: Any) -> Nested:
+    """The state_dict of a network that was saved as a Python object, which is never made; nothing of one with endless modules."""
+    found: Nested = {}
+    rest = [("", network)]
+    for _ in range(_MOST):
+        if not rest:
+            return found
+        prefix, module = rest.pop()
+        entries = entries_of(module)
+        passing = entries.get("_non_persistent_buffers_set")
+        for group in ("_parameters", "_buffers"):
+            for name, place in entries_of(entries.get(group)).items():
+                if isinstance(place, Place) and not (
+                    group == "_buffers" and isinstance(passing, list) and name in passing
+                ):
+                    found[f"{prefix}{name}"] = place
+        if len(prefix) < 2000:
+            inner = entries_of(entries.get("_modules"))
+            rest += [(f"{prefix}{name}.", inner[name]) for name in reversed(inner)]
+    return {}
 
 
 def at(content: Any, key: str, path: str) -> Candidate:
@@ -133,12 +144,13 @@ def at(content: Any, key: str, path: str) -> Candidate:
     """
     here, steps, rest = content, [], key.strip(".")
     while rest:
-        inside = [k for k in entries_of(here) if isinstance(k, str) and f"{rest}.".startswith(f"{k}.")]
-        inside = [k for k in inside if not isinstance(entries_of(here)[k], Place)]
+        entries = entries_of(here)
+        inside = [k for k in entries if isinstance(k, str) and f"{rest}.".startswith(f"{k}.")]
+        inside = [k for k in inside if not isinstance(entries[k], Place)]
         if not inside:
             break
         step = max(inside, key=len)
-        here, rest = entries_of(here)[step], rest[len(step) + 1 :]
+        here, rest = entries[step], rest[len(step) + 1 :]
         steps.append(step)
     found = [c for c in networks(here) if not c.path]
     prefix = f"{rest}." if rest else ""
@@ -222,7 +234,7 @@ def _translations(tensors: Mapping[str, Any], wanted: Wanted) -> Iterator[tuple[
     ways: list[tuple[tuple[str, ...], Names]] = [((), identity)]
     seen = [identity]
     for removed, names in ways:  # it grows
-        for prefix in PREFIXES if len(removed) < _STEPS else ():
+        for prefix in PREFIXES if len(removed) < _STEPS and len(ways) < _MOST_WAYS else ():
             shorter = {n.removeprefix(prefix): own for n, own in names.items()}
             if len(shorter) == len(names) and shorter not in seen:
                 seen.append(shorter)

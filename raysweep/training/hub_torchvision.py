@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from raysweep._text import truncate
+from raysweep._text import Nested, truncate
 from raysweep.errors import ConfigError, did_you_mean
 from raysweep.training import guest_network, hub
 from raysweep.training import head as heads
@@ -63,7 +63,7 @@ def _check(name: str) -> None:
         raise ConfigError(f"model.name: torchvision has no classifier {name!r}.{did_you_mean(name, known)}")
 
 
-def _published(name: str, word: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
+def _published(name: str, word: str, num_classes: int, options: Nested) -> nn.Module:
     """A network as it was published, with new last layers where it has another number of classes."""
     from torchvision import models
 
@@ -89,9 +89,9 @@ def _published(name: str, word: str, num_classes: int, options: dict[str, Any]) 
     return model
 
 
-def _structure(name: str, found: Any) -> dict[str, Any]:
+def _structure(name: str, found: Any) -> Nested:
     """What torchvision sets by itself in a network for which it loads these weights."""
-    structure: dict[str, Any] = {}
+    structure: Nested = {}
     if name in ("googlenet", "inception_v3"):
         structure |= {"transform_input": True, "init_weights": False}
         structure |= {"aux_logits": name == "inception_v3"}

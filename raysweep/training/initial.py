@@ -85,8 +85,8 @@ def _few(names: list[str]) -> str:
 
 
 def _without_tensors(source: str, content: Any) -> CheckpointError:
-    what = others.beside({"": content}, ()) if not isinstance(content, dict) else others.beside(content, ())
-    told = f" It holds {_few([w.strip() for w in what])}, which was not run." if what else ""
+    what = others.beside(content if isinstance(content, dict) else {"the file itself": content}, ())
+    told = f" What it holds was not run, because it could be code: {_few(what)}." if what else ""
     return CheckpointError(
         f"{truncate(source)} holds no tensors of a network.{told} Name a file that maps names to tensors, as "
         "torch.save(model.state_dict(), FILE) writes it."

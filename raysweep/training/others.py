@@ -62,7 +62,7 @@ def opened(path: str) -> Iterator[Opened]:
 
 def _together(parts: Sequence[Opened], path: str) -> Opened:
     """One network in several files."""
-    content: dict[str, Any] = {}
+    content: Nested = {}
     owner: dict[int, Opened] = {}
     for part in parts:
         if not isinstance(part.content, dict) or {*part.content} & {*content}:

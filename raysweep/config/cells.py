@@ -32,7 +32,7 @@ _VALUE = 24  # letters of a value in a name
 Flat = Mapping[str, Any]  # dotted key → value
 
 
-def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+def flat(settings: Mapping[str, Any]) -> Nested:
     """Settings by dotted key, whether given dotted, nested or in a short form (``loss: focal``).
 
     >>> flat({"loss": "focal", "loss.gamma": 1.0, "training": {"learning_rate": 0.1}})
@@ -73,12 +73,12 @@ def overrides(settings: Flat) -> Nested:
     return given
 
 
-def differing(settings: Flat, before: Flat) -> dict[str, Any]:
+def differing(settings: Flat, before: Flat) -> Nested:
     """Those settings that are not already so in ``before``."""
     return {k: v for k, v in settings.items() if k not in before or before[k] != v}
 
 
-def of_cell(settings: Flat) -> dict[str, Any]:
+def of_cell(settings: Flat) -> Nested:
     """The settings that a branch shares with the control of its cell."""
     return {k: v for k, v in settings.items() if k not in RATIO}
 
@@ -89,7 +89,7 @@ def key(settings: Flat, seed: int | None = None) -> str:
     return f"{text} {seed}" if "sampling.follow" in settings else text
 
 
-def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+def checked(settings: Mapping[str, Any]) -> Nested:
     """Settings of a branch by dotted key.
 
     Raises:

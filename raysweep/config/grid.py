@@ -253,10 +253,10 @@ class Grid(Section):
         """The settings of the branches that schedules and policies make."""
         return [{"sampling.schedule": s} for s in self.schedules] + [{"sampling.policy": p} for p in self.policies]
 
-    def every_cell(self) -> Iterable[dict[str, Any]]:
+    def every_cell(self) -> Iterable[Nested]:
         """The settings of every cell by dotted key, one at a time."""
         for values in itertools.product(*self.settings.values()):
-            merged: dict[str, Any] = {}
+            merged: Nested = {}
             for name, value in zip(self.settings, values, strict=True):
                 merged |= cells.flat({name: value})
             yield merged

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from raysweep.config import cells
@@ -140,3 +142,13 @@ def test_levels_that_only_stand_together_are_one_factor():
         {"training.learning_rate": "0.1"},
         {"training.learning_rate": "0.1", "loss.kind and loss.gamma": "focal and 1.0"},
     ]
+
+
+def test_the_grid_of_losses_has_a_branch_for_each_way_to_treat_imbalance():
+    points, notes = expand(
+        grids.read(Path(__file__).parents[2] / "configs" / "cifar10-lt-grid.yaml"),
+        SamplingWeights.complete({}, CLASSES), 0, COUNTS, BEFORE,
+    )  # fmt: skip
+    arms = ["control", "balanced", "balanced_softmax", "logit_adjusted", "focal", "class_weights"]
+    assert list(dict.fromkeys(p.arm for p in points)) == arms
+    assert ({p.reference for p in points}, len(points), notes) == ({None}, 18, [])

@@ -208,4 +208,4 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     assert 0 < names["best_acc"] <= 1
     assert Path(names["output_dir"], "checkpoint_epoch_3.pt").is_file()
     (plan,) = plans
-    assert [point.name for point in plan.points] == ["control", "disgust1", "disgust5"]
+    assert [point.name for point in plan.points] == ["control", "disgust=1", "disgust=5"]

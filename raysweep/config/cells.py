@@ -6,7 +6,6 @@ A schedule or a policy of weights is a way to show the classes, as weights are: 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -160,20 +159,19 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def levels(settings: Sequence[Flat]) -> list[dict[str, str]]:
-    """Of each branch: factor → level. Settings that only ever stand together are one factor: nothing tells them apart."""
+    """Of each branch: factor → level, such as ``loss=focal``. Settings that only ever stand together are one factor: nothing tells
+    them apart."""
     columns: dict[tuple[str, str], tuple[bool, ...]] = {}
     for each in settings:
-        for name, value in each.items():
-            pair = (name, json.dumps(value, sort_keys=True, default=str))
-            columns[pair] = tuple(name in s and s[name] == value for s in settings)
-    joined: dict[tuple[bool, ...], list[tuple[str, str]]] = {}
-    for pair, column in columns.items():
-        joined.setdefault(column, []).append(pair)
+        for name, given in each.items():
+            column = tuple(name in s and s[name] == given for s in settings)
+            columns[name, key({name: given})] = column
+    joined: dict[tuple[bool, ...], list[str]] = {}
+    for (name, _), column in columns.items():
+        joined.setdefault(column, []).append(name)
     found: list[dict[str, str]] = [{} for _ in settings]
-    for column, pairs in joined.items():
-        name = " and ".join(name for name, _ in pairs)
-        level = " and ".join(re.sub(r'^"|"$', "", value) for _, value in pairs)
-        for mine, there in zip(found, column, strict=True):
+    for column, names in joined.items():
+        for mine, each, there in zip(found, settings, column, strict=True):
             if there:
-                mine[name] = level
+                mine[" and ".join(names)] = " and ".join(describe({name: each[name]}) for name in names)
     return found

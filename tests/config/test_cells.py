@@ -138,9 +138,9 @@ def test_levels_that_only_stand_together_are_one_factor():
     focal = {"loss.kind": "focal", "loss.gamma": 1.0}
     assert cells.levels([{}, focal, {"training.learning_rate": 0.1}, {**focal, "training.learning_rate": 0.1}]) == [
         {},
-        {"loss.kind and loss.gamma": "focal and 1.0"},
-        {"training.learning_rate": "0.1"},
-        {"training.learning_rate": "0.1", "loss.kind and loss.gamma": "focal and 1.0"},
+        {"loss.kind and loss.gamma": "loss=focal and gamma=1"},
+        {"training.learning_rate": "learning_rate=0.1"},
+        {"training.learning_rate": "learning_rate=0.1", "loss.kind and loss.gamma": "loss=focal and gamma=1"},
     ]
 
 

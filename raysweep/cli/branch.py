@@ -20,6 +20,7 @@ from raysweep.store.results import read_results
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
+    from raysweep.config.grid import Grid
     from raysweep.launch.sweep.driver import SweepResult
     from raysweep.plan.types import SweepPlan, SweepRequest
     from raysweep.report.comparison import Comparison
@@ -34,7 +35,12 @@ def register(app: typer.Typer) -> None:
 
 def branch(
     checkpoint: From,
-    weights_grid: str = typer.Option(..., "--weights-grid", help="A grid file, such as configs/grid.yaml."),
+    weights_grid: str | None = typer.Option(None, "--weights-grid", help="A grid file, such as configs/grid.yaml."),
+    grid: str | None = typer.Option(
+        None,
+        "--grid",
+        help="A small grid in place of a file: 'disgust=3,5 fear=2', also settings (loss.kind=focal), rules (balanced), seeds=0,1.",
+    ),
     overrides: list[str] | None = typer.Argument(
         None, metavar="[key=value]...", help="Settings of all branches that override the parent's."
     ),
@@ -63,14 +69,13 @@ def branch(
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: print JSON."),
 ) -> None:
     """Train many children of a checkpoint (a sweep). Each has a different class ratio; the control has the unchanged one."""
-    from raysweep.config import grid as grids
     from raysweep.config import load as load_config
     from raysweep.plan.types import SweepRequest
 
     request = SweepRequest(
         Root.open(root),
         checkpoint,
-        grids.read(weights_grid),
+        _grid(weights_grid, grid),
         name=name,
         description=description,
         epochs=epochs,
@@ -82,6 +87,18 @@ def branch(
         overrides=load_config.parse_overrides(overrides or []),
     )
     _run(request, trust, dry_run, as_json)
+
+
+def _grid(file: str | None, line: str | None) -> Grid:
+    from raysweep.config import grid as grids
+    from raysweep.config import grid_line
+    from raysweep.errors import InputError
+
+    if (file is None) == (line is None):
+        raise InputError(
+            "Give the grid either as a file, --weights-grid FILE, or as a line, --grid 'disgust=3,5 fear=2'."
+        )
+    return grids.read(file) if file is not None else grid_line.parse(line or "")
 
 
 def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:

@@ -38,11 +38,12 @@ def flat(settings: Mapping[str, Any]) -> Nested:
     {'loss.kind': 'focal', 'loss.gamma': 1.0, 'training.learning_rate': 0.1}
     """
     values = nested(settings)
-    whole = {name: value for name in _WHOLE if (value := _at(values, name)) is not None}
+    whole = {name: value for name in _WHOLE if (value := at(values, name)) is not None}
     return {k: v for k, v in dotted(values) if not k.startswith(_WHOLE)} | whole
 
 
-def _at(values: Any, key: str) -> Any:
+def at(values: Any, key: str) -> Any:
+    """The value of a dotted key in nested settings; None if it is not there."""
     for part in key.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
     return values

@@ -338,7 +338,7 @@ class TrackersSection(Section):
     )
 
 
-_FIRST = {"model": "name", "data": "path", "loss": "kind"}
+FIRST = {"model": "name", "data": "path", "loss": "kind"}
 
 
 def written_out(values: Nested) -> Nested:
@@ -347,7 +347,7 @@ def written_out(values: Nested) -> Nested:
     >>> written_out({"model": "cnn", "seed": 3})
     {'model': {'name': 'cnn'}, 'seed': 3}
     """
-    return {k: {_FIRST[k]: v} if k in _FIRST and isinstance(v, str) else v for k, v in values.items()}
+    return {k: {FIRST[k]: v} if k in FIRST and isinstance(v, str) else v for k, v in values.items()}
 
 
 class Settings(Section):

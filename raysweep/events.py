@@ -151,7 +151,9 @@ class SweepStarted:
     at_once: int
     queue: str  # why not all branches run at once; empty where they do
     notes: tuple[str, ...]
-    rates: tuple[float, float] | None = None  # the learning rate at the fork and at the end
+    rates: tuple[
+        tuple[float, float], ...
+    ] = ()  # the learning rates at the fork and at the end that there are, the control's first
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from raysweep._text import counted, labels, plain
+from raysweep._text import counted, join_names, labels, plain
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Address, From, RootOption, TrustOption
 from raysweep.cluster import signals
@@ -147,7 +147,11 @@ def _plan_json(plan: SweepPlan) -> dict[str, object]:
                 "control": p.control,
                 "seed": p.seed,
                 "weights": p.weights.as_dict(),
-                "shares": plan.shares(p.weights),
+                "shares": plan.shares(p.weights, p),
+                "settings": dict(p.settings),
+                "arm": p.arm,
+                "reference": p.reference,
+                "learning_rate": None if (rates := plan.of(p).rates) is None else dict(vars(rates)),
             }
             for p in plan.points
         ],
@@ -160,6 +164,9 @@ def _show_plan(plan: SweepPlan) -> None:
     _table_of_shares(plan)
     for note in (*plan.notes, *(n.text for n in base.notes)):
         say(plain(note))
+    for its in dict.fromkeys(p.reference for p in plan.points if p.reference is not None):
+        those = join_names(list(dict.fromkeys(str(p.arm) for p in plan.points if p.reference == its)))
+        say(f"Compared with {plain(its)}, the control of the same settings: {plain(those)}.")
     searched = plan.branches - len(plan.points)
     if searched:
         say(f"The search will choose the weights of {searched} more branches.")
@@ -180,7 +187,7 @@ def _table_of_shares(plan: SweepPlan) -> None:
     rows = [["(parent)", "", *(percent(before[c]) for c in classes)]]
     size = dict.fromkeys(classes, (False, 0.0))
     for p in plan.points:
-        shares, new = plan.shares(p.weights), p.weights.as_dict()
+        shares, new = plan.shares(p.weights, p), p.weights.as_dict()
         size = {c: max(size[c], (new[c] != old[c], abs(shares[c] - before[c]))) for c in classes}
         cells = [percent(shares[c]) + (f" (w {new[c]:g})" if new[c] != old[c] else "") for c in classes]
         rows.append([plain(p.name) + (" *" if p.control else ""), str(p.seed), *cells])

@@ -120,6 +120,16 @@ class SearchSection(Section):
         return self
 
 
+class Fork(Section):
+    """What all branches, the control included, do otherwise at the fork."""
+
+    schedule: Literal["inherit", "restart", "constant", "cooldown"] = Field(
+        "inherit",
+        description="The learning rate from the fork on. inherit: as the parent would go on; restart: warm up and decay anew; constant: "
+        "keep the rate of the fork; cooldown: from it in a straight line to zero.",
+    )
+
+
 class Grid(Section):
     """The content of a grid file."""
 
@@ -158,6 +168,11 @@ class Grid(Section):
     )
     branches: list[BranchSpec] = Field(
         default_factory=list, description="Named branches, in addition to the combinations of weights."
+    )
+    fork: Fork = Field(
+        default_factory=Fork,  # type: ignore[arg-type]
+        description="What the control and all branches do otherwise at the fork: {schedule: restart}. The control is then no exact "
+        "continuation of its parent.",
     )
     search: SearchSection = Field(
         default_factory=SearchSection,  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from raysweep.events import (
     SweepStarted,
 )
 
+MOST_RATES = 3  # in the title
 ROWS = 30  # the table shows at most this many branches: the running ones, then the latest to change
 
 
@@ -58,7 +59,7 @@ class SweepDisplay(Display):
         self.inexact: set[str] = set()  # reasons why branches are not bit-exact that were printed
         self.drawn = 0.0
         self.hint = "starting Ray"
-        self.rates: tuple[float, float] | None = None  # the learning rate at the fork and at the end
+        self.rates: tuple[tuple[float, float], ...] = ()  # the learning rates at the fork and at the end
         self.comparing = False  # whether all branches have ended
 
     def _make_live(self, console: Any) -> Any:
@@ -191,8 +192,9 @@ class SweepDisplay(Display):
             return Text(f"{self.hint} …  {duration(time.monotonic() - self.started)}")
         done = sum(r.status in ("done", "failed", "interrupted") for r in self.rows.values())
         title = f"{done} of {counted(len(self.rows), 'branch', 'branches')}  {duration(time.monotonic() - self.started)}  {'comparing them' if self.comparing else self._left()}"
-        if self.rates is not None:
-            title += f"  learning rate {self.rates[0]:.2g} → {self.rates[1]:.2g}"
+        if self.rates:
+            each = [f"{fork:.2g} → {end:.2g}" for fork, end in self.rates]
+            title += f"  learning rate {', '.join(each[:MOST_RATES])}{', …' if len(each) > MOST_RATES else ''}"
         table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
         for name in ("branch", "status"):
             table.add_column(name, overflow="fold")

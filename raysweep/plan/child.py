@@ -198,6 +198,7 @@ def _childs_settings(
     if parent.threads is not None and before.scaling.threads == "auto" and parent.threads <= _machine.cpus_here():
         fixed["scaling"]["threads"] = parent.threads
     merged = load_config.merge(load_config.merge(base, fixed), overrides)
+    merged["training"]["fork"] = rates.forked(before.training, merged["training"], parent.epoch)
     merged = load_config.merge(
         merged, {"experiment": {"name": name or before.experiment.name, "description": description or ""}}
     )
@@ -308,6 +309,7 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
         notes.append(Note(plan.rates.describe()))
         low = rates.warning(training, plan.rates, parent.epoch, training.epochs, given)
         notes += [Note(low)] if low else []
+        notes += [Note(text)] if (text := rates.told(training, parent.settings.training)) else []
     left_out = [] if parent.own else foreign.places(parent.settings.model_dump(mode="json"))
     if left_out:
         names = ", ".join(ask.key for ask in left_out if ask.key != "scaling.address")  # which no child inherits

@@ -58,6 +58,11 @@ def plan_experiment(
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
     """
+    if settings.training.fork is not None and settings.training.fork.start is None:
+        raise ConfigError(
+            "training.fork is what becomes of the learning rate where a child starts, and this run has no parent. Omit it here, and give "
+            "it to `raysweep resume` or `raysweep branch`."
+        )
     root, where = _place(settings, root, tracked, writable)
     data = read_images(settings, root, progress, before, audited=writable)
     roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))

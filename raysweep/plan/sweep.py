@@ -67,6 +67,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         cells.flat(base.settings.model_dump(mode="json")),
     )
     bases = _bases(points, base, over, {}, writable)
+    notes += _own_notes(points, base, bases)
     gpus = _gpus(request, base)
     if request.address is not None:
         base = replace(base, resources=_on_a_cluster(base, parent, count, gpus))
@@ -87,6 +88,19 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         trust=request.trust.handed_on(*(b.settings.model_dump(mode="json") for b in (base, *bases.values()))),
         bases=bases,
     )
+
+
+def _own_notes(points: Sequence[Point], base: Plan, bases: Mapping[str, Plan]) -> list[str]:
+    """What is to be said of the settings of single branches, such as their learning rate: once for each."""
+    found: dict[str, None] = {}
+    common = {n.text for n in base.notes}
+    told: set[str] = set()
+    for point in points:
+        key = cells.key(point.settings, point.seed)
+        if point.settings and key not in told:
+            told.add(key)
+            found |= {f"{point.arm}: {n.text}": None for n in bases[key].notes if n.text not in common}
+    return list(found)
 
 
 def with_bases(plan: SweepPlan, request: SweepRequest, points: Sequence[Point]) -> SweepPlan:
@@ -149,6 +163,8 @@ def _overrides(request: SweepRequest, workers: int) -> Nested:
     """
     given = dict(request.overrides or {})
     _allowed(given)
+    if request.grid.fork.schedule != "inherit":
+        given = load_config.merge(given, {"training": {"fork": {"schedule": request.grid.fork.schedule}}})
     scaling: dict[str, int | str | None] = {"num_workers": workers, "address": request.address}
     if request.threads is not None:
         scaling["threads"] = request.threads

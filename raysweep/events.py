@@ -136,6 +136,7 @@ class PlannedBranch:
     control: bool
     seed: int | None
     finished: bool
+    changed: tuple[str, ...] = ()  # classes whose weights are not the parent's
     arm: str | None = None  # its name without the seed
     reference: str | None = None  # the arm that it is compared with; None: the control
 

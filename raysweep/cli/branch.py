@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from raysweep._text import counted, join_names, labels, plain
 from raysweep.cli.consent import consent
-from raysweep.cli.options import Address, From, RootOption, TrustOption
+from raysweep.cli.options import Address, From, Reset, RootOption, TrustOption, WeightsOnly, resets_head
 from raysweep.cluster import signals
+from raysweep.display.results import results_table
 from raysweep.display.shares import MOST_CLASSES
-from raysweep.display.terminal import percent, put, put_json, say, say_next, table
+from raysweep.display.tables import table
+from raysweep.display.terminal import percent, put, put_json, say, say_next
 from raysweep.events import Loading
 from raysweep.store.commands import continue_command
 from raysweep.store.results import read_results
@@ -62,6 +63,8 @@ def branch(
     gpus_per_branch: float | None = typer.Option(
         None, "--gpus-per-branch", min=0.01, help="0.25 lets four branches share a GPU."
     ),
+    weights_only: WeightsOnly = False,
+    reset: Reset = None,
     address: Address = None,
     trust: TrustOption = False,
     root: RootOption = "experiments",
@@ -84,6 +87,8 @@ def branch(
         address=address,
         max_concurrent=max_concurrent,
         gpus_per_branch=gpus_per_branch,
+        fresh_optimizer=weights_only,
+        reset_head=resets_head(reset),
         overrides=load_config.parse_overrides(overrides or []),
     )
     _run(request, trust, dry_run, as_json)
@@ -208,7 +213,7 @@ def summarise(result: SweepResult) -> None:
     sweep = result.sweep
     rows = read_results(sweep)
     say("")
-    results_table(rows, err=True)
+    results_table(rows, err=True, whole="results.csv")
     for name, reason in result.failed.items():
         file = sweep.traceback(name)
         where = f" (traceback: {file})" if file.is_file() else ""
@@ -233,31 +238,3 @@ def _say_verdict(comparison: Comparison) -> None:
         say(plain(line.text))
     if more:
         say(f"{more:,} more sentences, which compare prints.")
-
-
-def results_table(rows: Sequence[Mapping[str, Any]], err: bool = False) -> None:
-    """Print the last epoch of every branch, from the rows of results.csv."""
-    columns = [
-        ("branch", "l"),
-        ("status", "l"),
-        ("accuracy", "r"),
-        ("− control", "r"),
-        ("macro-F1", "r"),
-        ("− control", "r"),
-        ("worst class", "l"),
-    ]
-    table("Last epoch of every branch (* control)", columns, [_result_cells(r) for r in rows], err=err)
-
-
-def _result_cells(row: Mapping[str, Any]) -> list[str]:
-    """A row of results.csv as the cells of the table."""
-    against, f1 = row["val_acc_minus_control"], row["val_macro_f1_minus_control"]
-    return [
-        plain(row["branch"]) + (" *" if row["control"] else ""),
-        str(row["status"]),
-        percent(row["val_acc"]),
-        "" if against is None or row["control"] else f"{100 * against:+.1f}",
-        "-" if row["val_macro_f1"] is None else f"{row['val_macro_f1']:.3f}",
-        "" if f1 is None or row["control"] else f"{f1:+.3f}",
-        "-" if row["worst_class"] is None else plain(f"{row['worst_class']} {percent(row['worst_recall'])}"),
-    ]

@@ -56,8 +56,11 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         name=title,
         epochs=request.epochs or request.grid.epochs,
         overrides=over,
+        fresh_optimizer=request.fresh_optimizer,
+        reset_head=request.reset_head,
         progress=progress,
         writable=writable,
+        here=False,
     )
     points, notes = expansion.expand(
         request.grid,
@@ -134,7 +137,10 @@ def _bases(
                 name=base.settings.experiment.name,
                 epochs=base.settings.training.epochs,
                 overrides=load_config.merge(overrides, own),
+                fresh_optimizer=base.fresh_optimizer,
+                reset_head=base.reset_head,
                 writable=writable,
+                here=False,
             )
         except InputError as error:
             raise type(error)(f"Branch {point.arm or point.name}: {error}") from None

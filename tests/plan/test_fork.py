@@ -23,7 +23,8 @@ def training(schedule: str | None = None, **values) -> TrainingSection:
     before = TrainingSection.model_validate(given)
     asked = {**before.model_dump(mode="json"), "epochs": 4}
     asked["fork"] = {"schedule": schedule} if schedule else None
-    return TrainingSection.model_validate({**asked, "fork": rates.forked(before, asked, 5)})
+    made = TrainingSection.model_validate({**asked, "fork": rates.forked(before, asked, 5)})
+    return rates.with_rate(made, before)
 
 
 def at(section: TrainingSection, *epochs: float) -> list[float]:
@@ -49,6 +50,7 @@ def test_a_child_of_a_child_inherits_it():
     assert rates.forked(before, asked, 9) == asked["fork"]
     again = {**asked, "epochs": 2, "fork": {**asked["fork"], "schedule": "cooldown"}}
     made = TrainingSection.model_validate({**again, "fork": rates.forked(before, again, 9)})
+    made = rates.with_rate(made, before)
     assert at(made, 9, 10, 11) == [0.005, 0.0025, 0.0]
     back = {**asked, "fork": {**asked["fork"], "schedule": "inherit"}}
     assert rates.forked(before, back, 9) == asked["fork"]

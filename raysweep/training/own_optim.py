@@ -137,13 +137,16 @@ def _same(a: Any, b: Any) -> bool:
 # --- a schedule -------------------------------------------------------------------------------------------------------
 
 
-def factor(code: Own, training: TrainingSection, progress: float) -> float:
+def factor(code: Own, progress: float, horizon: float) -> float:
     """The part of the learning rate after ``progress`` epochs.
+
+    Args:
+        horizon: the epoch at which the schedule ends.
 
     Raises:
         ConfigError: it is no number ≥ 0.
     """
-    more = {"epochs": training.schedule_epochs or training.epochs} if own.takes(code.found, "epochs") else {}
+    more = {"epochs": horizon} if own.takes(code.found, "epochs") else {}
     found = code.found(progress, **more)
     try:
         number = float(found)
@@ -169,8 +172,9 @@ def schedule_tried(code: Own, training: TrainingSection) -> None:
         )
     with code.tried():
         places = [training.epochs * i / 8 for i in range(9)]
-        first = [factor(code, training, p) for p in places]
-        again = [factor(code, training, p) for p in reversed(places)]
+        horizon = float(training.schedule_epochs or training.epochs)
+        first = [factor(code, p, horizon) for p in places]
+        again = [factor(code, p, horizon) for p in reversed(places)]
         if first != again[::-1]:
             raise code.wrong(
                 "returned two numbers for one position. Let them depend on the epochs that are done, and on nothing else."

@@ -91,14 +91,13 @@ def told(training: TrainingSection, before: TrainingSection) -> str:
 def remedy(training: TrainingSection, fork: int, epochs: int) -> list[str]:
     """What to add to the command for a rate that changes something: a cosine that ends with the child, or if that is too low
     at the fork, too, a constant rate; where there is another schedule from the fork on, its restart. Empty where nothing is needed."""
-    if not rates(training, fork, fork + epochs).low:
+    # what the user's own schedule should be nobody else knows; and a branch's process has not tried it yet
+    if target_of(training.schedule) is not None or not rates(training, fork, fork + epochs).low:
         return []
     if training.fork is not None:
         return (
             ["training.warmup_epochs=0"] if training.fork.schedule == "restart" else ["training.fork.schedule=restart"]
         )
-    if target_of(training.schedule) is not None:
-        return []  # what the user's own schedule should be nobody else knows
     longer = training.model_copy(update={"schedule_epochs": fork + epochs})
     if training.schedule == "cosine" and not rates(longer, fork, fork + epochs).low:
         return [f"training.schedule_epochs={fork + epochs}"]

@@ -77,8 +77,7 @@ def plan_child(
     _same_pixels(parent, over)
     # first: building a model that does not fit could take all memory
     told = states.check(parent, settings, fresh_optimizer, reset_head)
-    if parent.trusted:
-        networks.provide_images(parent.settings, parent.trusted)
+    networks.provide_images(parent.settings, parent.trusted)
     known_roles = roles.of_parent(parent, settings, experiment_plan.cache_dir(settings, root), progress)
     plan = experiment_plan.plan_experiment(
         settings,

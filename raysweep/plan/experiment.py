@@ -87,10 +87,8 @@ def plan_experiment(
         progress(Note(line))
     notes = (*of_library, *mirrored, *by_rule, *map(Note, of_code), *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
-    plan = replace(plan, roles=roles, held=held, code=code, own=own)
-    if where.workers:
-        networks.check_travels(plan.all_code)
-    return plan
+    networks.check_travels([code, *own] if where.workers else [])
+    return replace(plan, roles=roles, held=held, code=code, own=own)
 
 
 def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool) -> tuple[Root, resources.Resources]:

@@ -88,12 +88,13 @@ def with_own_code(settings: Settings, trusted: bool) -> tuple[Settings, tuple[So
     return found
 
 
-def check_travels(codes: Sequence[Sources]) -> None:
+def check_travels(codes: Sequence[Sources | None]) -> None:
     """Raises ConfigError where code of a notebook cannot be sent to workers or branches."""
-    if any(code.stays is not None for code in codes):
+    found = [code for code in codes if code is not None and code.stays is not None]
+    if found:
         from raysweep.training import guest_main
 
-        guest_main.check_travels(codes)
+        guest_main.check_travels(found)
 
 
 def provide_images(settings: Settings, trusted: bool) -> None:

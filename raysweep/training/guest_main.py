@@ -30,7 +30,7 @@ MODULE = "__main__"
 MAX_VALUE = 50_000_000  # bytes that travel
 
 _here: set[str] = set()  # targets that stand in the notebook or script of this process
-_arrived: dict[str, Any] = {}  # SHA-256 of a value that was sent → the object
+_arrived: dict[str, object] = {}  # SHA-256 of a value that was sent → the object
 
 
 def is_main(target: str) -> bool:

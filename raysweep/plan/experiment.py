@@ -61,11 +61,7 @@ def plan_experiment(
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
     """
-    if settings.training.fork is not None and settings.training.fork.start is None:
-        raise ConfigError(
-            "training.fork is what becomes of the learning rate where a child starts, and this run has no parent. Omit it here, and give "
-            "it to `raysweep resume` or `raysweep branch`."
-        )
+    _no_fork(settings)
     root, where = _place(settings, root, tracked, writable)
     settings, of_library = networks.of_library(settings) if new_weights else (settings, ())
     settings, own, of_code = networks.with_own_code(settings, trusted)
@@ -89,6 +85,15 @@ def plan_experiment(
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
     networks.check_travels([code, *own] if where.workers else [])
     return replace(plan, roles=roles, held=held, code=code, own=own)
+
+
+def _no_fork(settings: Settings) -> None:
+    """Raises ConfigError where an experiment without a parent is told what to do at a fork."""
+    if settings.training.fork is not None and settings.training.fork.start is None:
+        raise ConfigError(
+            "training.fork is what becomes of the learning rate where a child starts, and this run has no parent. Omit it here, and give "
+            "it to `raysweep resume` or `raysweep branch`."
+        )
 
 
 def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool) -> tuple[Root, resources.Resources]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from raysweep.config.settings import Settings
 from raysweep.training import optim, own, own_augment, own_loss, own_metrics, own_optim, own_policy
@@ -11,8 +11,7 @@ from raysweep.training.own import Own
 from raysweep.weights import SamplingWeights
 
 
-@dataclass(frozen=True)
-class Tried:
+class Tried(NamedTuple):
     """The user's code of every option but the model."""
 
     codes: Mapping[str, Own]  # by option

@@ -209,8 +209,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     first = origin.read(settings) if job.start is None else origin.Origin()
     mean, std = origin.moments(settings, data, first)
     counts = _counts(data, members)
-    of_user = own_code.tried(settings, job.trusted, counts, data.shape)
-    codes = of_user.codes
+    codes, _, keeps_more = own_code.tried(settings, job.trusted, counts, data.shape)
     model = _new_model(job, data, world)
     renewed = _with_another_head(job, data)
     state.seed_everything(settings.seed, world.rank, 1)
@@ -232,7 +231,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     bf16 = t.precision == "bf16" or (t.precision == "auto" and world.device.type == "cuda")
     mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name, settings.model.path)
     now = conditions.of_ranks(world.gather({**mine, **own.conditions_of(settings)}))
-    inexact = [] if saved is None else [*conditions.differences(conditions.of_checkpoint(saved), now), *of_user.inexact]
+    inexact = [] if saved is None else [*conditions.differences(conditions.of_checkpoint(saved), now), *keeps_more]
     loss = own_loss.of(codes, settings.loss, counts, world.device)
     inexact += [] if loss is None else own_loss.restored(loss, saved, world.rank, str(job.start))
     setup = Setup(

@@ -25,7 +25,6 @@ def test_only_the_last_layer_begins_anew(quick_run, quick_child, without_ray, tm
 
     from raysweep.report import commands
     from raysweep.store import lineage
-    from tests.conftest import weights_hash
 
     parent = quick_run(training={"epochs": 1})
     before = tensors(parent)
@@ -37,8 +36,6 @@ def test_only_the_last_layer_begins_anew(quick_run, quick_child, without_ray, tm
     assert changed == {head, head.replace("weight", "bias")}
     # drawn as the network draws it: within the bounds of torch's Linear, by the seed
     assert float(after[head].abs().max()) <= before[head].shape[1] ** -0.5
-    again = quick_child(f"{parent.id}@1", epochs=1, overrides=STILL, reset_head=True)
-    assert weights_hash(again) == weights_hash(child)
     other = quick_child(f"{parent.id}@1", epochs=1, overrides={**STILL, "seed": 5}, reset_head=True)
     assert not torch.equal(tensors(other)[head], after[head])
     assert child.config().reset_head

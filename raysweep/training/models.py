@@ -160,15 +160,21 @@ def fitting_weights(model: nn.Module, state: Any, source: str | Path) -> dict[st
     Raises:
         CheckpointError: tensors are missing, unexpected or of another shape; the message names them.
     """
-    weights, mine = _state_dict(state, source), model.state_dict()
-    if all(k not in mine and k.startswith(_OF_GRAY) for k in weights):
-        weights = {k.removeprefix(_OF_GRAY): v for k, v in weights.items()}
+    weights, mine = as_named(model, _state_dict(state, source)), model.state_dict()
     if problems := misfits(mine, weights):
         raise CheckpointError(
             f"The weights in {source} do not fit the model ({problems}). Use weights of the same architecture, or change "
             "model.name and model.options."
         )
     return weights
+
+
+def as_named(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of an earlier version under the names that ``model`` has for them today."""
+    mine = model.state_dict()
+    if all(k not in mine and k.startswith(_OF_GRAY) for k in weights):
+        return {k.removeprefix(_OF_GRAY): v for k, v in weights.items()}
+    return weights  # the same object: it carries torch's versions of the modules
 
 
 def _state_dict(state: Any, source: str | Path) -> dict[str, torch.Tensor]:

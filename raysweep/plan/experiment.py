@@ -60,6 +60,11 @@ def plan_experiment(
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
     """
+    if settings.training.fork is not None and settings.training.fork.start is None:
+        raise ConfigError(
+            "training.fork is what becomes of the learning rate where a child starts, and this run has no parent. Omit it here, and give "
+            "it to `raysweep resume` or `raysweep branch`."
+        )
     root, where = _place(settings, root, tracked, writable)
     settings, of_library = networks.of_library(settings) if new_weights else (settings, ())
     settings, own, of_code = networks.with_own_code(settings, trusted)
@@ -114,7 +119,7 @@ def _treatment(
     settings, told = follow.resolved(settings, root, counts)
     settings, schedule, notes = _weights(settings, asked, inherited, counts, held)
     weights = schedule.at(first_epoch, counts)
-    return settings, weights, (*(Note(text) for text in told), *notes, *_loss(settings, weights, counts))
+    return settings, weights, (*(Note(text) for text in told), *notes, *loss_notes(settings, weights, counts))
 
 
 def _weights(
@@ -176,7 +181,7 @@ def _of_policy(section: SamplingSection, counts: Mapping[str, int]) -> list[str]
     return [told]
 
 
-def _loss(settings: Settings, weights: SamplingWeights, counts: Mapping[str, int]) -> tuple[Note, ...]:
+def loss_notes(settings: Settings, weights: SamplingWeights, counts: Mapping[str, int]) -> tuple[Note, ...]:
     """What is to be said of a loss that treats classes differently.
 
     Raises:

@@ -141,3 +141,33 @@ def test_sweeps_of_earlier_versions_mean_the_one_control(tmp_path):
     found = comparison.of_sweep(old)
     assert [(b.name, b.reference) for b in found.branches] == [("rare4", "")]
     assert found.moved == ["control + offsets"]
+
+
+def test_the_command_of_the_sweep_has_what_all_branches_share_and_no_setting_of_a_cell(sweep):
+    from raysweep.report import commands
+    from raysweep.store import lineage
+
+    for name, experiment in sweep.experiments().items():
+        own = {"loss.kind": ["cross_entropy", "focal"]} if name.startswith("focal") else {}
+        forked = {
+            "training.fork.schedule": [None, "restart"],
+            "training.fork.start": [None, 2],
+            "training.fork.rate": [None, 0.1],
+        }
+        changes = {**own, **forked, "training.grad_clip": [None, 1.0]}
+        lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changes)
+    words, _ = commands.of_sweep(sweep)
+    assert "training.fork.schedule" in words
+    assert "loss.kind" not in words
+    assert "training.fork.start" not in words
+    record = sweep.record()
+    sweep.write_record(replace(record, grid={**record.grid, "fork": {"schedule": "restart"}}))
+    words, grid = commands.of_sweep(sweep)
+    assert "training.grad_clip=1.0" in words
+    assert "training.fork" not in words
+    assert "restart" in grid
+    child = commands.of_child(sweep.experiments()["focal-seed0"])
+    assert "training.fork.schedule" in child
+    assert "loss.kind" in child
+    assert "training.fork.start" not in child
+    sweep.write_record(record)

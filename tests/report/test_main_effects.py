@@ -66,7 +66,7 @@ def covered_in(count: int, first: int, seeds: int) -> tuple[list[bool], int]:
 
 
 def test_planted_effects_of_three_settings_are_within_their_intervals():
-    count = times(75)
+    count = times(50)
     covered, false = covered_in(count, 0, 3)
     assert sum(covered) >= at_least(0.95, len(covered))
     assert false <= at_most(0.05, count)

@@ -112,7 +112,7 @@ def test_a_branch_of_a_cell_has_the_bits_of_the_same_child(ray_cluster, quick_ru
     plan = sweep.plan_sweep(SweepRequest(root, f"{made.id}@1", grids.check(grid), name="s"))
     result = driver.run(plan, lambda event: None)
     assert not result.failed
-    assert [b.reference for b in result.comparison.branches] == ["", "learning_rate=0.02_loss=focal"]
+    assert [b.reference for b in result.comparison.branches] == ["", "loss=focal_learning_rate=0.02"]
     settings = {"loss": {"kind": "focal"}, "training": {"learning_rate": 0.02}}
     of = parent.read_parent(root, f"{made.id}@1", settings)
     alone = launching.run(

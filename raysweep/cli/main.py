@@ -15,7 +15,7 @@ from raysweep import _machine
 from raysweep._text import hide_credentials, plain
 from raysweep.display.streams import OutputGone
 from raysweep.display.terminal import debugging, never_fail, say
-from raysweep.errors import InputError, RaysweepError, ResourceError, did_you_mean
+from raysweep.errors import Faults, InputError, RaysweepError, ResourceError, did_you_mean
 
 VERBS = {  # command → module, in the order of the help
     "run": "run",
@@ -87,6 +87,14 @@ class _Group(TyperGroup):
 def _paragraph(text: object) -> str:
     """The text in one line, so that quoted input cannot fake another line or send control codes to the terminal."""
     return hide_credentials(plain(re.sub(r"\s*\n\s*", " ", str(text).strip())))
+
+
+def _lines(error: RaysweepError) -> list[str]:
+    """The message in one paragraph, or, of several faults, as a list."""
+    told = error.args[0] if error.args else ""
+    if isinstance(told, Faults) and len(told.faults) > 1:
+        return [f"{_paragraph(told.head)}:", *(f"  {_paragraph(fault)}" for fault in told.faults)]
+    return [_paragraph(error)]
 
 
 app = typer.Typer(
@@ -162,7 +170,9 @@ def main(arguments: list[str] | None = None) -> None:
         if debug or debugging():
             raise
         label = "" if error.exit_code == 130 else "error: "
-        say(f"{label}{_paragraph(error)}")
+        for line in _lines(error):
+            say(f"{label}{line}")
+            label = ""
         sys.exit(error.exit_code)
     except OutputGone as error:
         if error.quiet:  # `raysweep list | head`

@@ -9,15 +9,17 @@ import sys
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from raysweep import _machine
 from raysweep._text import hide_credentials, plain
+from raysweep.cli import help_texts
 from raysweep.display.streams import OutputGone
 from raysweep.display.terminal import debugging, never_fail, say
 from raysweep.errors import Faults, InputError, RaysweepError, ResourceError, did_you_mean
 
 VERBS = {  # command → module, in the order of the help
+    "init": "init",
     "run": "run",
     "resume": "resume",
     "branch": "branch",
@@ -73,7 +75,34 @@ def _in_our_words(error: Any) -> InputError:
     return InputError(f"{words}{end} See `{context.command_path if context else 'raysweep'} --help`.")
 
 
+def _write_examples(verb: str, formatter: Any) -> None:
+    """Commands that can be copied: they are not broken, however narrow the terminal is."""
+    if lines := help_texts.examples(verb):
+        formatter.write("\nExamples:\n" + "\n".join(lines) + "\n")
+
+
+class _Command(TyperCommand):
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        _write_examples(str(self.name), formatter)
+        super().format_epilog(ctx, formatter)
+
+
 class _Group(TyperGroup):
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The commands in groups, each with the first sentence of its help."""
+        there = {
+            name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name)) is not None
+        }
+        for title, verbs in help_texts.GROUPS.items():
+            rows = [(v, there[v].get_short_help_str(300)) for v in verbs if v in there]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        _write_examples("", formatter)
+        super().format_epilog(ctx, formatter)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         try:
             return super().resolve_command(ctx, args)
@@ -128,6 +157,12 @@ def _register(arguments: list[str]) -> None:
     app.registered_commands.clear()
     for name in [first] if first in VERBS else VERBS:
         importlib.import_module(f"raysweep.cli.{VERBS[str(name)]}").register(app)
+    for command in app.registered_commands:
+        command.cls = _Command
+    if "_RAYSWEEP_COMPLETE" in os.environ:
+        from raysweep.cli import completion
+
+        completion.attach(app)
 
 
 def _check_limits(arguments: list[str]) -> None:

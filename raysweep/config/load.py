@@ -244,6 +244,14 @@ def _suggestion(last: str, known: list[str]) -> str:
     return did_you_mean(truncate(last, 80), known)
 
 
+def words_of(key: str) -> tuple[str, ...]:
+    """The words that an option may have; none where it is not one of a few words."""
+    found = _unwrap(_annotation_of(key))
+    if found is bool:
+        return ("true", "false")
+    return tuple(map(str, get_args(found))) if get_origin(found) is Literal else ()
+
+
 def option_names() -> list[str]:
     """Every option with its dotted key."""
     found: list[str] = []

@@ -14,15 +14,19 @@ from raysweep.errors import ConfigError, Faults, InputError
 def check(settings: Settings) -> None:
     """Raises InputError with everything that is wrong; planning checks it again, and all the rest."""
     found: list[InputError] = []
-    for looks in (lambda: model_names.check(settings.model.name), lambda: _data(settings)):
+    for looks in (_model, _data):
         try:
-            looks()
+            looks(settings)
         except InputError as error:
             found.append(error)
     if len(found) == 1:
         raise found[0]
     if found:
         raise ConfigError(Faults.of(f"{len(found)} errors", [str(error).rstrip(".") for error in found]))
+
+
+def _model(settings: Settings) -> None:
+    model_names.check(settings.model.name)
 
 
 def _data(settings: Settings) -> None:

@@ -43,7 +43,9 @@ for words in json.loads(sys.argv[1]):
 def test_a_wrong_name_is_refused_before_torch_is_loaded(tmp_path):
     make_experiment(tmp_path / NAME, [(1, None)])
     words = [[*w, "--root", str(tmp_path)] for w in WRONG]
-    done = subprocess.run([sys.executable, "-c", PROGRAM, json.dumps(words)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(words)], capture_output=True, text=True, check=True
+    )
     assert [json.loads(line) for line in done.stdout.splitlines()] == [[w, 2, []] for w in words]
 
 

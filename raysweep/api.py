@@ -156,6 +156,8 @@ def branch(
     workers: int | None = None,
     max_concurrent: int | None = None,
     gpus_per_branch: float | None = None,
+    weights_only: bool = False,
+    reset: str | None = None,
     address: str | None = None,
     settings: Mapping[str, Any] | None = None,
     root: str | Path | None = None,
@@ -169,6 +171,8 @@ def branch(
         grid: the path of a grid file, or its content, such as ``{"weights": {"disgust": [3.0, 5.0]}}``.
         epochs: additional epochs; overrides the grid's.
         threads, workers, gpus_per_branch: for each branch. Fewer threads than the parent's: not bit-exact.
+        weights_only: without the optimizer's state.
+        reset: "head": every branch begins with a new last layer.
         settings: a nested mapping of settings in which all branches differ from the parent.
         root: the folder of all experiments; default: the parent's.
         progress: called with the events of :mod:`raysweep.events`; None prints a line per branch and epoch on stderr.
@@ -188,6 +192,8 @@ def branch(
     from raysweep.plan.types import SweepRequest
     from raysweep.store.trust import Trust
 
+    if reset not in (None, "head"):
+        raise ConfigError(f"reset={reset!r}: the part that can begin anew is 'head'.")
     progress = _lines_of_a_sweep() if progress is None else progress
     request = SweepRequest(
         Root.open(root if root is not None else _root_of(str(checkpoint))),
@@ -201,6 +207,8 @@ def branch(
         address=address,
         max_concurrent=max_concurrent,
         gpus_per_branch=gpus_per_branch,
+        fresh_optimizer=weights_only,
+        reset_head=reset is not None,
         overrides=settings,
         trust=Trust(trust),
     )

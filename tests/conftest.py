@@ -32,8 +32,11 @@ OF_FIXTURES = {"ray_cluster": "ray", "browser": "browser", "s3_port": "cloud"}
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that uses the cluster, the browser or the object store has the marker that says so."""
+    """A test that uses the cluster, the browser or the object store has the marker that says so; a slow one has half an hour, since
+    the machine may be busy."""
     for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1800))
         for fixture in OF_FIXTURES.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(OF_FIXTURES[fixture])
 

@@ -9,7 +9,7 @@ import typer
 
 from raysweep._text import counted, labels, plain
 from raysweep.cli.consent import consent
-from raysweep.cli.options import Address, From, RootOption, TrustOption
+from raysweep.cli.options import Address, From, Reset, RootOption, TrustOption, WeightsOnly, resets_head
 from raysweep.cluster import signals
 from raysweep.display.results import results_table
 from raysweep.display.shares import MOST_CLASSES
@@ -58,6 +58,8 @@ def branch(
     gpus_per_branch: float | None = typer.Option(
         None, "--gpus-per-branch", min=0.01, help="0.25 lets four branches share a GPU."
     ),
+    weights_only: WeightsOnly = False,
+    reset: Reset = None,
     address: Address = None,
     trust: TrustOption = False,
     root: RootOption = "experiments",
@@ -84,6 +86,8 @@ def branch(
         address=address,
         max_concurrent=max_concurrent,
         gpus_per_branch=gpus_per_branch,
+        fresh_optimizer=weights_only,
+        reset_head=resets_head(reset),
         overrides=load_config.parse_overrides(overrides or []),
     )
     _run(request, trust, dry_run, as_json)

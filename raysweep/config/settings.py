@@ -189,6 +189,11 @@ class ModelSection(Section):
         description="The last layer. replace: it begins anew, whatever was loaded; keep: it stays. Default: it is replaced where a "
         "network was not told the number of classes and has another one.",
     )
+    auxiliary_share: Annotated[Float, Field(ge=0)] | None = Field(
+        None,
+        description="What each auxiliary head of the network adds to the loss, a factor; 0: nothing. Default: 0.4 for one head, as for "
+        "Inception v3, and 0.3 for two, as for GoogLeNet.",
+    )
 
 
 class AugmentSection(Section):

@@ -162,7 +162,7 @@ def _events_of_fork(
 ) -> list[tuple[str, Json]]:
     """The events that tie a child to its parent; only what the configuration says, if the parent is gone."""
     try:
-        of_child = child.of_parent(plan, _same_parent(experiment, ref), config.fresh_optimizer)
+        of_child = child.of_parent(plan, _same_parent(experiment, ref), config.fresh_optimizer, config.reset_head)
     except RaysweepError as error:
         text = f"the log lacks how this experiment differs from {ref.reference}, which cannot be read: {error}"
         told = {"checkpoint": ref.file, "experiment": ref.experiment, "epoch": ref.epoch, "batch": ref.batch or None}
@@ -234,7 +234,7 @@ def _plan(
         hint = "`raysweep continue` also takes --threads, --workers and --address."
         raise ResourceError(f"{error} {hint}") from None
     if good is None and config.parent is not None:
-        return child.of_parent(plan, _same_parent(experiment, config.parent), config.fresh_optimizer)
+        return child.of_parent(plan, _same_parent(experiment, config.parent), config.fresh_optimizer, config.reset_head)
     return plan
 
 

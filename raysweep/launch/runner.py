@@ -64,6 +64,7 @@ def as_child(job: Job, plan: Plan, parent: Parent) -> Job:
         first_epoch=parent.epoch + 1,
         last_epoch=parent.epoch + plan.settings.training.epochs,
         fresh_optimizer=plan.fresh_optimizer,
+        reset_head=plan.reset_head,
         keep_rng=plan.settings.seed == parent.settings.seed,
         keep_position=parent.batch > 0 and keeps_position(parent, plan),
         parent=parent.record(),
@@ -79,6 +80,7 @@ def _events_of_child(plan: Plan, parent: Parent) -> list[tuple[str, Json]]:
         "batch": parent.batch or None,
         "sha256": parent.sha256,
         "optimizer": "fresh" if plan.fresh_optimizer else None,
+        "reset": "head" if plan.reset_head else None,
         "given": parent.given or None,
     }
     change = plan.ratio_change
@@ -188,6 +190,7 @@ def _first_job(
         parent=parent.record().to_json() if parent else None,
         resume_from_checkpoint=Root.address_of(parent.path) if parent else None,
         fresh_optimizer=plan.fresh_optimizer,
+        **({"reset_head": True} if plan.reset_head else {}),
         code=plan.code.record().to_json() if plan.code else None,
         **of_sweep,
     )

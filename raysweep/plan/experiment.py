@@ -40,6 +40,7 @@ def plan_experiment(
     new_weights: bool = True,
     trusted: bool = True,
     before: Before | None = None,
+    here: bool = True,
 ) -> Plan:
     """Check everything a run needs. Only the image cache is written, and with ``writable`` the root.
 
@@ -54,6 +55,7 @@ def plan_experiment(
             ``model.init_from`` or of a pretrained network, are then not read: they may be gone.
         trusted: the user wrote or approved what the settings run and fetch. False: they may be somebody else's.
         before: the roles of images that an ancestor, or the experiment itself, had; default: none has one.
+        here: whether it trains in this process, where its resources say so.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
@@ -67,12 +69,13 @@ def plan_experiment(
     settings, mirrored = _mirrored(settings, data.classes)
     held, counts = _pool(settings, data)
     settings, weights, by_rule = _treatment(settings, root, asked, inherited, first_epoch, counts, held)
-    settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
+    draws = settings.sampling.samples_per_epoch or sum(counts.values())
+    place = networks.Place(where, draws, here)
+    settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted, place)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
-    draws = settings.sampling.samples_per_epoch or sum(counts.values())
     notes = (*mirrored, *by_rule, *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
     return replace(plan, roles=roles, held=held, code=code)

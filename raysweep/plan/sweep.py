@@ -52,8 +52,11 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         name=title,
         epochs=request.epochs or request.grid.epochs,
         overrides=_overrides(request, count),
+        fresh_optimizer=request.fresh_optimizer,
+        reset_head=request.reset_head,
         progress=progress,
         writable=writable,
+        here=False,
     )
     points, notes = grids.expand(request.grid, parent.weights, parent.settings.seed, base.counts)
     gpus = _gpus(request, base)

@@ -75,6 +75,7 @@ class Plan:
     parameters: int
     parent: Parent | None = None
     fresh_optimizer: bool = False
+    reset_head: bool = False  # a child begins with a new last layer
     rates: Rates | None = None  # of a child
     notes: tuple[Note, ...] = ()  # what differs from the parent, or was not loaded from init_from; for the log
     roles: ImageRoles | None = field(default=None, compare=False, repr=False)  # those of its ancestors included
@@ -120,6 +121,8 @@ class SweepRequest:
     address: str | None = None
     max_concurrent: int | None = None
     gpus_per_branch: float | None = None  # a fraction lets several branches share a GPU
+    fresh_optimizer: bool = False  # of all branches
+    reset_head: bool = False  # of all branches
     overrides: Mapping[str, Any] | None = None  # nested settings in which all branches differ from the parent
     trust: Trust = NOBODY  # whether the checkpoint may run what it names
 

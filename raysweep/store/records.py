@@ -119,7 +119,7 @@ class CodeRef(Record):
 class ExperimentConfig(Record):
     """``experiment_config.json``. Folders of the old system have the names down to ``experiment_description`` only."""
 
-    OMITTED: ClassVar[frozenset[str]] = frozenset({"code"})
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"code", "reset_head"})
 
     experiment_name: str | None = None
     timestamp: str | None = None
@@ -140,6 +140,7 @@ class ExperimentConfig(Record):
     versions: Mapping[str, str] = field(default_factory=dict)
     parent: ParentRef | None = None
     fresh_optimizer: bool = False
+    reset_head: bool = False  # it began with a new last layer
     sweep: str | None = None
     branch: BranchRef | None = None
     imported_from: Json | None = None

@@ -18,7 +18,7 @@ import torch
 from raysweep.errors import TrainingError
 from raysweep.events import BatchDone, Note, Progress, Reporter, TrainingStarted, ignore
 from raysweep.store import layout, lineage
-from raysweep.training import evaluate, guest, guest_errors, optim
+from raysweep.training import evaluate, guest, guest_errors, optim, outputs
 from raysweep.training.evaluate import RankEpoch
 from raysweep.training.job import Job, Outcome
 from raysweep.training.losses import Loss
@@ -228,8 +228,10 @@ class _Loop:
         setup, t = self.setup, self.setup.settings.training
         setup.optimizer.zero_grad(set_to_none=True)
         with setup.autocast():
-            logits = setup.parallel(x)
+            logits, auxiliaries = outputs.parts(setup.parallel(x))
         loss = loss_of(logits.float(), y)
+        for part in auxiliaries:
+            loss = loss + setup.auxiliary_share(len(auxiliaries)) * loss_of(part.float(), y)
         # DDP averages over the ranks. This factor makes the result the mean over the images of the global batch, also where
         # the parts of the ranks differ in size.
         torch.autograd.backward(loss * (setup.world.size / divisor))

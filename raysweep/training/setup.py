@@ -25,7 +25,8 @@ from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint
-from raysweep.training import conditions, guest, guest_network, losses, models, optim, origin, policy, state
+from raysweep.training import conditions, guest, guest_network, losses, models, optim, origin, outputs, policy, state
+from raysweep.training import head as heads
 from raysweep.training.feed import Feed
 from raysweep.training.job import Job
 from raysweep.training.progress import TrainingProgress
@@ -34,6 +35,7 @@ from raysweep.weights import RatioChange, SamplingWeights
 from raysweep.weights_schedule import Schedule, Step
 
 Checkpoint = Mapping[str, Any]  # what a checkpoint file holds
+_OF_NO_RANK = 1_000_000  # in the place of a rank in a seed
 
 
 class Part(NamedTuple):
@@ -131,6 +133,11 @@ class Setup:
         t, shares = self.settings.training, self.weights(epoch).shares(counts)
         return losses.of_epoch(self.settings.loss, t.label_smoothing, shares, counts, epoch, self.world.device)
 
+    def auxiliary_share(self, heads: int) -> float:
+        """What each of so many auxiliary heads adds to the loss. Planning has put it into the settings."""
+        told = self.settings.model.auxiliary_share
+        return outputs.share(heads) if told is None else told
+
     def part(self, batch: int) -> Part:
         """What this rank computes of global batch ``batch``, counted from 0."""
         world = self.world
@@ -171,17 +178,21 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     first = origin.read(settings) if job.start is None else origin.Origin()
     mean, std = origin.moments(settings, data, first)
     model = _new_model(job, data, world)
+    renewed = _with_another_head(job, data)
     state.seed_everything(settings.seed, world.rank, 1)
     saved = _read(job, data, start)
     done = TrainingProgress.new(data.classes)
     if saved is not None:
-        state.restore_model(model, saved, str(job.start))
+        weights = saved["model_state_dict"]
+        if renewed is not None:
+            weights = heads.anew(renewed, weights, len(data.classes), settings.model.name)
+        state.restore_model(model, weights, str(job.start))
         pixels = saved.get("preprocessing") or {}
         mean, std = list(pixels.get("mean", mean)), list(pixels.get("std", std))
         done = TrainingProgress.restored(saved, data.classes, world, job.keep_position)
     feed = Feed(data, mean, std, world.device, t.channels_last)
     model, parallel = _parallelise(model, settings, world, data)
-    optimizer = _optimizer(model, job, saved)
+    optimizer = _optimizer(model, job, saved, len(data.classes))
     if saved is not None and job.keep_rng:
         _restore_generators(saved, world)
     bf16 = t.precision == "bf16" or (t.precision == "auto" and world.device.type == "cuda")
@@ -246,22 +257,36 @@ def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:
     if job.trusted:  # first, so that what the user's code draws while it is imported changes no weight
         guest_network.warm_up(section.name, section.path, section.options, len(data.classes), data.shape[2])
     state.seed_everything(job.settings.seed, 0)  # the same weights on every rank
-    new = job.start is None
-    model = models.build(
-        section.name,
-        section.options,
-        len(data.classes),
-        data.shape[2],
-        pretrained=new,
-        trusted=job.trusted,
-        path=section.path,
-        head=section.head,
-    )
-    if new:
+    model = _built(job, data)
+    if job.start is None:
         models.initialise(model, section)
     model.to(world.device)
     model.to(memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
     return model
+
+
+def _with_another_head(job: Job, data: Dataset) -> nn.Module | None:
+    """A network whose last layer a child gets instead of its parent's: drawn by the seed and the place of the fork, as the
+    network itself draws it. None where the child keeps its parent's."""
+    if not job.reset_head or job.same_run:
+        return None
+    state.seed_everything(job.settings.seed, _OF_NO_RANK, job.first_epoch)
+    return _built(job, data)
+
+
+def _built(job: Job, data: Dataset) -> nn.Module:
+    section = job.settings.model
+    return models.build(
+        section.name,
+        section.options,
+        len(data.classes),
+        data.shape[2],
+        pretrained=job.start is None,
+        trusted=job.trusted,
+        path=section.path,
+        head=section.head,
+        size=data.shape[:2],
+    )
 
 
 def _read(job: Job, data: Dataset, start: Checkpoint | None) -> Checkpoint | None:
@@ -290,10 +315,12 @@ def _parallelise(model: nn.Module, settings: Settings, world: World, data: Datas
     return model, parallel
 
 
-def _optimizer(model: nn.Module, job: Job, saved: Checkpoint | None) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, job: Job, saved: Checkpoint | None, classes: int) -> torch.optim.Optimizer:
     optimizer = optim.optimizer(model, job.settings.training)
     if saved is not None and not job.fresh_optimizer:
         state.restore_optimizer(model, optimizer, saved, str(job.start))
+        if job.reset_head and not job.same_run:
+            heads.forget(model, optimizer, classes, job.settings.model.name)
     return optimizer
 
 

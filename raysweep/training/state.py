@@ -120,13 +120,13 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def restore_model(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
+def restore_model(model: nn.Module, weights: Mapping[str, Any], source: str) -> None:
     """Load the weights of a checkpoint.
 
     Raises:
         CheckpointError: they are of another model.
     """
-    models.load_weights(model, state["model_state_dict"], source)
+    models.load_weights(model, weights, source)
 
 
 def restore_optimizer(

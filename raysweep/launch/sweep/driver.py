@@ -102,6 +102,8 @@ def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
         workers=plan.base.resources.workers,
         gpus_per_branch=plan.gpus_per_branch,
         max_concurrent=plan.max_concurrent,
+        fresh_optimizer=plan.base.fresh_optimizer,
+        reset_head=plan.base.reset_head,
         settings=plan.base.settings.model_dump(mode="json"),
         grid=plan.grid.model_dump(mode="json"),
         notes=tuple(plan.notes),

@@ -245,6 +245,8 @@ def _request(
         address=asked.applied(record.settings["scaling"])["address"],
         max_concurrent=record.max_concurrent,
         gpus_per_branch=record.gpus_per_branch or None,
+        fresh_optimizer=record.fresh_optimizer,
+        reset_head=record.reset_head,
         overrides=_overrides(record.settings),
         trust=trust,
     )

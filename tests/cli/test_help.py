@@ -77,6 +77,7 @@ SWEEP = "mine-sweep_20260102_030405"
     ("line", "expected"),
     [
         ("raysweep show mi", [SWEEP, NAME, f"{NAME}@best", f"{NAME}@latest"]),
+        ("raysweep diff mi", [NAME, f"{NAME}@best", f"{NAME}@latest"]),
         ("raysweep continue mi", [SWEEP, NAME]),
         ("raysweep compare mi", [SWEEP, NAME]),
         ("raysweep power mi", [SWEEP]),
@@ -102,6 +103,17 @@ def test_the_tab_key_is_silent_where_nothing_can_be_found(offered):
     assert offered("raysweep show mi", RAYSWEEP_ROOT="nowhere") == []
     assert offered("raysweep show mi", RAYSWEEP_ROOT="s3://bucket/place") == []
     assert offered("raysweep branch --from gone@") == []
+
+
+def test_every_completion_belongs_to_a_parameter():
+    import inspect
+
+    from raysweep.cli import completion
+
+    _register([])
+    known = {(c.name, p) for c in app.registered_commands for p in inspect.signature(c.callback).parameters}
+    assert set(completion._OF_VERB) <= known
+    assert set(completion._NAMED) <= {p for _, p in known}
 
 
 def test_the_words_that_are_offered_are_those_that_are_taken():

@@ -228,6 +228,23 @@ def test_a_row_that_does_not_fit_is_a_paragraph(monkeypatch):
     assert screen.text.splitlines() == ["", "i" * 39, "  status finished  best", "  j", "    last", ""]
 
 
+def test_long_heads_become_letters_with_a_legend(monkeypatch):
+    screen = terminal_of(monkeypatch, 60)
+    columns = [("", "l"), ("", "l"), ("parent_20260102_030405", "l"), ("s-fear-5-seed0_20260102_030405", "l")]
+    tables.table(None, columns, [["weights", "fear", "1", "5"]])
+    head, _, row = screen.text.splitlines()[1:4]
+    assert (head.split(), row.split()) == (["A", "B"], ["weights", "fear", "1", "5"])
+    told = "A is parent_20260102_030405; B is s-fear-5-seed0_20260102_030405."
+    assert told in " ".join(screen.text.split())
+    assert "more class" not in screen.text
+
+
+def test_a_comment_goes_on_as_a_comment(monkeypatch):
+    screen = terminal_of(monkeypatch, 20)
+    terminal.put_words("epochs: 2\n  # one two three four five")
+    assert screen.text.splitlines() == ["epochs: 2", "  # one two three", "  # four five"]
+
+
 def test_the_end_of_a_message_that_is_a_command_is_not_broken(monkeypatch):
     screen = terminal_of(monkeypatch, 40)
     terminal.say(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -308,19 +308,27 @@ def _record_changes(
 
 def _record_code(experiment: Experiment, config: ExperimentConfig, plan: Plan, progress: Progress) -> ExperimentConfig:
     """Keep the user's code as it is now, where it is not what the configuration says; returns the configuration."""
-    code = plan.code
-    if code is None or (config.code is not None and dict(config.code.files) == dict(code.hashes)):
+    code, recorded = plan.all_code, {record.option: record for record in config.all_code}
+    now = [one.record() for one in code]
+    if all(one.option in recorded and dict(recorded[one.option].files) == dict(one.files) for one in now):
         return config
-    if config.code is not None:
-        now, then = code.hashes, config.code.files
-        changed = [file for file in sorted({*now, *then}) if now.get(file) != then.get(file)]
-        text = f"the code of python:{code.target} is no longer that with which this experiment began: {join_names(changed)}"
-        lineage.record(experiment.folder, lineage.NOTE, text=text)
-        progress(Note(text))
-    experiment.keep_code(code.files, code.hashes)
-    config = replace(config, code=code.record())
+    for one in now:
+        before = recorded.get(one.option)
+        changed = [] if before is None else _changed_files(before.files, one.files)
+        if changed:
+            text = f"the code of python:{one.target} is no longer that with which this experiment began: {join_names(changed)}"
+            lineage.record(experiment.folder, lineage.NOTE, text=text)
+            progress(Note(text))
+    for found in code:
+        experiment.keep_code(found.files, found.hashes)
+    model = config.code if plan.code is None else plan.code.record()
+    config = replace(config, code=model, own_code=tuple(one.record() for one in plan.own))
     experiment.write_config(config)
     return config
+
+
+def _changed_files(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [file for file in sorted({*now, *then}) if now.get(file) != then.get(file)]
 
 
 def _job(

@@ -52,6 +52,7 @@ def new_job(
         config=config,
         versions=state.versions() if versions is None else versions,
         code=plan.code,
+        own=plan.own,
         trusted=plan.trusted,
     )
 
@@ -164,8 +165,8 @@ def _start(plan: Plan, launch: Launch, progress: Progress, sweep: str | None, br
             lock = WriterLock.acquire(experiment.folder)
             held.callback(lock.release)
             job = _first_job(plan, experiment, lock, now, sweep, branch)
-            if plan.code is not None:
-                experiment.keep_code(plan.code.files, plan.code.hashes)
+            for code in plan.all_code:
+                experiment.keep_code(code.files, code.hashes)
         record_missing(experiment, first_events(plan, sweep))
         return execute(job, experiment, plan.resources, launch, progress)
 
@@ -192,6 +193,7 @@ def _first_job(
         fresh_optimizer=plan.fresh_optimizer,
         **({"reset_head": True} if plan.reset_head else {}),
         code=plan.code.record().to_json() if plan.code else None,
+        own_code=[code.record().to_json() for code in plan.own],
         **of_sweep,
     )
     config = ExperimentConfig.from_json(flat | {"sampling_weights": plan.weights.as_dict()})

@@ -61,6 +61,7 @@ def plan_experiment(
         InputError: in one paragraph, what is wrong and what to do.
     """
     root, where = _place(settings, root, tracked, writable)
+    settings, own, of_code = networks.with_own_code(settings, trusted)
     data = read_images(settings, root, progress, before, audited=writable)
     roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
     progress(Building())
@@ -70,15 +71,16 @@ def plan_experiment(
     held, counts = _pool(settings, data)
     settings, weights, by_rule = _treatment(settings, root, asked, inherited, first_epoch, counts, held)
     draws = settings.sampling.samples_per_epoch or sum(counts.values())
+    of_code += networks.own_tried(settings, trusted, counts)
     place = networks.Place(where, draws, here)
     settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted, place)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
-    notes = (*mirrored, *by_rule, *notes)
+    notes = (*mirrored, *by_rule, *map(Note, of_code), *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
-    return replace(plan, roles=roles, held=held, code=code)
+    return replace(plan, roles=roles, held=held, code=code, own=own)
 
 
 def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool) -> tuple[Root, resources.Resources]:

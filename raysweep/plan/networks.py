@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -49,6 +50,24 @@ def with_code(settings: Settings, trusted: bool) -> tuple[Settings, Sources | No
     if code is None or model.path == code.folder:
         return settings, code
     return settings.model_copy(update={"model": model.model_copy(update={"path": code.folder})}), code
+
+
+def with_own_code(settings: Settings, trusted: bool) -> tuple[Settings, tuple[Sources, ...], list[str]]:
+    """The settings with the folder of the user's code of other options, its files, and what is to be said of them."""
+    from raysweep.training import own
+
+    return own.planned(settings, trusted) if settings.own_code() else (settings, (), [])
+
+
+def own_tried(settings: Settings, trusted: bool, counts: Mapping[str, int]) -> list[str]:
+    """What is to be said of the user's code of other options, which is tried.
+
+    Raises:
+        ConfigError: it fails.
+    """
+    from raysweep.training import own_code
+
+    return own_code.tried(settings, trusted, counts).told if settings.own_code() else []
 
 
 @dataclass(frozen=True)

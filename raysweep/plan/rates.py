@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from raysweep.config.own import target_of
 from raysweep.config.settings import TrainingSection
 
 LOW = 0.1  # of the peak; a child that never trains at more is warned of
@@ -41,8 +42,8 @@ def rates(training: TrainingSection, start: float, end: float) -> Rates:
 def remedy(training: TrainingSection, fork: int, epochs: int) -> list[str]:
     """What to add to the command for a rate that changes something: a cosine that ends with the child, or if that is too low
     at the fork, too, a constant rate. Empty where nothing is needed."""
-    if not rates(training, fork, fork + epochs).low:
-        return []
+    if target_of(training.schedule) is not None or not rates(training, fork, fork + epochs).low:
+        return []  # what the user's own schedule should be nobody else knows
     longer = training.model_copy(update={"schedule_epochs": fork + epochs})
     if training.schedule == "cosine" and not rates(longer, fork, fork + epochs).low:
         return [f"training.schedule_epochs={fork + epochs}"]
@@ -57,9 +58,11 @@ def warning(training: TrainingSection, found: Rates, fork: int, epochs: int, giv
     """
     if not found.low:
         return None
-    what = {"cosine": "the cosine has ended", "step": "the steps have lowered it"}.get(training.schedule, "it warms up")
+    what = {"cosine": "the cosine has ended", "step": "the steps have lowered it", "constant": "it warms up"}
+    why = what.get(training.schedule, "your schedule has lowered it")
+    add = remedy(training, fork, epochs)
     peak = f"training.learning_rate={training.learning_rate:g} is only the peak of the schedule. " if given else ""
     return (
-        f"WARNING: it trains at {found.highest / found.peak:.1%} of the learning rate's peak or less, because {what}: other "
-        f"weights will change little. {peak}Add {' '.join(remedy(training, fork, epochs))}"
+        f"WARNING: it trains at {found.highest / found.peak:.1%} of the learning rate's peak or less, because {why}: other "
+        f"weights will change little. {peak}{' '.join(['Add', *add] if add else [])}".rstrip()
     )

@@ -21,7 +21,7 @@ def check(parent: Parent, settings: Settings, fresh_optimizer: bool, reset_head:
     Raises:
         CheckpointError: something does not fit. ConfigError: there is no such model, or settings of it are the reason.
     """
-    from raysweep.training import conditions, head, models, optim, state
+    from raysweep.training import conditions, head, models, optim, own, state
 
     saved = checkpoint.read_checkpoint(parent.path)
     section = settings.model
@@ -49,12 +49,15 @@ def check(parent: Parent, settings: Settings, fresh_optimizer: bool, reset_head:
     except CheckpointError as error:
         raise _because_of_settings(parent, section, error) or error from None
     if not fresh_optimizer:
-        slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"])}
+        slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"]), "config": saved["config"]}
         model.to("meta")
-        state.restore_optimizer(model, optim.optimizer(model, settings.training), slots, str(parent.path))
+        code = own.load(settings, parent.trusted).get("training.optimizer") if settings.own_code() else None
+        optimizer = optim.optimizer(model, settings.training, code)
+        state.restore_optimizer(model, optimizer, slots, str(parent.path), settings.training, code)
     state.try_rng_states(saved.get("rng_state") or [], parent.path)
     same = parent.trusted and section.name == parent.settings.model.name
     changed = conditions.changed_code(saved, section.name, section.path) if same else None
+    told += own.changed(saved, parent.settings, settings) if parent.trusted and settings.own_code() else []
     return [*told, *([changed] if changed is not None else [])]
 
 

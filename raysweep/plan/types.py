@@ -82,6 +82,12 @@ class Plan:
     trusted: bool = False  # the user wrote or approved what the settings run and fetch
     held: int = 0  # training images that no epoch shows
     code: Sources | None = None  # of a python: name
+    own: tuple[Sources, ...] = ()  # of the user's code of other options
+
+    @property
+    def all_code(self) -> list[Sources]:
+        """The user's code, of the model and of other options."""
+        return [*([self.code] if self.code else []), *self.own]
 
     @property
     def shares(self) -> dict[str, float]:

@@ -39,12 +39,16 @@ def export(network: Network, form: str, target: Path) -> float:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (_TRIED, height, width, channels), dtype=np.uint8)
     expected = network.probabilities(pixels)
-    network = network.in_ordinary_format()
-    x = network.standardised(pixels)
     temp = files.temp_path(target)
+    of_weights = {"safetensors": _safetensors, "pytorch": _pytorch}
+    of_networks = {"onnx": _onnx, "torchscript": _torchscript}  # which also hold the computation
     try:
         with guest.quiet(network.name):
-            found = _FORMS[form](network, x, temp)
+            if form in of_weights:
+                found = of_weights[form](network, network.standardised(pixels), temp)
+            else:
+                with network.in_ordinary_format() as ordinary:
+                    found = of_networks[form](ordinary, ordinary.standardised(pixels), temp)
         difference = float(np.abs(found - expected).max())
         if not difference <= TOLERANCE:
             raise StoreError(
@@ -191,6 +195,3 @@ def _onnx(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
     session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     return _softmax(logits)
-
-
-_FORMS = {"safetensors": _safetensors, "pytorch": _pytorch, "onnx": _onnx, "torchscript": _torchscript}

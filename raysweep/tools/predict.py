@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -97,10 +98,14 @@ class Network:
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return arranged((x - mean) / std, self.channels_last)
 
-    def in_ordinary_format(self) -> Network:
-        """The same network in PyTorch's ordinary memory format, which every network takes, and which other programs use."""
+    @contextlib.contextmanager
+    def in_ordinary_format(self) -> Iterator[Network]:
+        """In this context the network is in PyTorch's ordinary memory format, which every network takes, and other programs use."""
         self.model.to(memory_format=torch.contiguous_format)
-        return replace(self, channels_last=False)
+        try:
+            yield replace(self, channels_last=False)
+        finally:
+            self.model.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
 
 def load(

@@ -34,6 +34,7 @@ class Job:
     config: ExperimentConfig = field(default_factory=ExperimentConfig)  # for its checkpoints
     versions: dict[str, str] = field(default_factory=dict)
     code: Sources | None = None  # of a python: name, as the driver has it
+    own: tuple[Sources, ...] = ()  # of the user's code of other options, as the driver has it
     trusted: bool = False  # the driver's user wrote or approved what the settings run and fetch; see store/trust.py
 
 

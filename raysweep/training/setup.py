@@ -25,7 +25,22 @@ from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint
-from raysweep.training import conditions, guest, guest_network, losses, models, optim, origin, outputs, policy, state
+from raysweep.training import (
+    conditions,
+    guest_network,
+    losses,
+    models,
+    optim,
+    origin,
+    outputs,
+    own,
+    own_code,
+    own_loss,
+    own_metrics,
+    own_optim,
+    policy,
+    state,
+)
 from raysweep.training import head as heads
 from raysweep.training.feed import Feed
 from raysweep.training.job import Job
@@ -67,6 +82,8 @@ class Setup:
     bf16: bool
     conditions: conditions.Conditions
     inexact: list[str]  # why the bits may differ from those of an undisturbed training
+    own_loss: own_loss.OwnLoss | None  # of the user; what it keeps changes while it trains
+    own_metrics: Mapping[str, own.Own]  # of the user, by name
 
     @property
     def settings(self) -> Settings:
@@ -127,10 +144,12 @@ class Setup:
             return None
         return augment.epoch_draws(self.draws, a.crop_padding, bool(a.flip), seed=self.settings.seed, epoch=epoch)
 
-    def loss(self, epoch: int) -> losses.Loss:
+    def loss(self, epoch: int) -> losses.Function:
         """The loss of an epoch."""
         counts = self.class_counts()
         t, shares = self.settings.training, self.weights(epoch).shares(counts)
+        if self.own_loss is not None:
+            return self.own_loss.of_epoch(shares, counts, epoch)
         return losses.of_epoch(self.settings.loss, t.label_smoothing, shares, counts, epoch, self.world.device)
 
     def auxiliary_share(self, heads: int) -> float:
@@ -162,7 +181,7 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
     Raises:
         CheckpointError: the checkpoint does not fit the job.
     """
-    with guest.sent(job.code):
+    with own.sent([job.code, *job.own]):
         return _prepared(job, start, progress)
 
 
@@ -177,11 +196,14 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     draws = settings.sampling.samples_per_epoch or len(members)
     first = origin.read(settings) if job.start is None else origin.Origin()
     mean, std = origin.moments(settings, data, first)
+    counts = _counts(data, members)
+    of_user = own_code.tried(settings, job.trusted, counts)
+    codes = of_user.codes
     model = _new_model(job, data, world)
     renewed = _with_another_head(job, data)
     state.seed_everything(settings.seed, world.rank, 1)
     saved = _read(job, data, start)
-    done = TrainingProgress.new(data.classes)
+    done = TrainingProgress.new(data.classes, [*settings.metrics])
     if saved is not None:
         weights = saved["model_state_dict"]
         if renewed is not None:
@@ -189,17 +211,18 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         state.restore_model(model, weights, str(job.start))
         pixels = saved.get("preprocessing") or {}
         mean, std = list(pixels.get("mean", mean)), list(pixels.get("std", std))
-        done = TrainingProgress.restored(saved, data.classes, world, job.keep_position)
+        done = TrainingProgress.restored(saved, data.classes, world, job.keep_position, [*settings.metrics])
     feed = Feed(data, mean, std, world.device, t.channels_last)
     model, parallel = _parallelise(model, settings, world, data)
-    optimizer = _optimizer(model, job, saved, len(data.classes))
+    optimizer = _optimizer(model, job, saved, len(data.classes), codes.get(own_optim.OPTIMIZER))
     if saved is not None and job.keep_rng:
         _restore_generators(saved, world)
     bf16 = t.precision == "bf16" or (t.precision == "auto" and world.device.type == "cuda")
     mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name, settings.model.path)
-    now = conditions.of_ranks(world.gather(mine))
-    inexact = [] if saved is None else conditions.differences(conditions.of_checkpoint(saved), now)
-    counts = _counts(data, members)
+    now = conditions.of_ranks(world.gather({**mine, **own.conditions_of(settings)}))
+    inexact = [] if saved is None else [*conditions.differences(conditions.of_checkpoint(saved), now), *of_user.inexact]
+    loss = own_loss.of(codes, settings.loss, counts, world.device)
+    inexact += [] if loss is None else own_loss.restored(loss, saved, world.rank, str(job.start))
     setup = Setup(
         job=job,
         world=world,
@@ -218,6 +241,8 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         bf16=bf16,
         conditions=now,
         inexact=inexact,
+        own_loss=loss,
+        own_metrics=own_metrics.of(codes),
     )
     return setup, done
 
@@ -315,10 +340,13 @@ def _parallelise(model: nn.Module, settings: Settings, world: World, data: Datas
     return model, parallel
 
 
-def _optimizer(model: nn.Module, job: Job, saved: Checkpoint | None, classes: int) -> torch.optim.Optimizer:
-    optimizer = optim.optimizer(model, job.settings.training)
+def _optimizer(
+    model: nn.Module, job: Job, saved: Checkpoint | None, classes: int, code: own.Own | None
+) -> torch.optim.Optimizer:
+    training = job.settings.training
+    optimizer = optim.optimizer(model, training, code)
     if saved is not None and not job.fresh_optimizer:
-        state.restore_optimizer(model, optimizer, saved, str(job.start))
+        state.restore_optimizer(model, optimizer, saved, str(job.start), training, code)
         if job.reset_head and not job.same_run:
             heads.forget(model, optimizer, classes, job.settings.model.name)
     return optimizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -25,27 +24,6 @@ class Net(nn.Module):
     def forward(self, x):
         return self.linear(self.features(x))
 """
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """Writes files into the folder in which the user stands; what was imported from there is forgotten afterwards."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    before = set(sys.modules)
-
-    def write(**files: str) -> Path:
-        for name, text in files.items():
-            path = folder / f"{name}.py"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(textwrap.dedent(text))
-        return folder
-
-    yield write
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
 
 
 def build(name: str, classes: int = 7, channels: int = 3, path: str | None = None, head: str | None = None, **options):

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from raysweep._text import Nested, counted, short_repr, truncate
 from raysweep.config import examples, synonyms
+from raysweep.config.own import WordOrCode
 from raysweep.config.settings import Settings, written_out
 from raysweep.config.types import check_range
 from raysweep.errors import ConfigError, Faults, did_you_mean
@@ -253,6 +254,11 @@ def _suggestion(last: str, known: list[str]) -> str:
 
 def words_of(key: str) -> tuple[str, ...]:
     """The words that an option may have; none where it is not one of a few words."""
+    section, _, name = key.rpartition(".")
+    option = getattr(_unwrap(_annotation_of(section)) if section else Settings, "model_fields", {}).get(name)
+    for told in () if option is None else option.metadata:
+        if isinstance(told, WordOrCode):
+            return (*told.words, "python:")
     found = _unwrap(_annotation_of(key))
     if found is bool:
         return ("true", "false")

@@ -29,6 +29,7 @@ from raysweep.errors import CheckpointError
 from raysweep.store.checkpoint_format import State
 from raysweep.training import losses, own
 from raysweep.training.own import Own
+from raysweep.training.world import World
 
 OPTION = "loss.kind"
 _AT_CALL = ("class_counts", "epoch", "sample_weights")
@@ -104,7 +105,7 @@ class OwnLoss:
             k: v.detach().cpu().clone() if isinstance(v, torch.Tensor) else copy.deepcopy(v) for k, v in found.items()
         }
 
-    def restore(self, saved: Sequence[Mapping[str, Any]], rank: int, source: str) -> None:
+    def restore(self, saved: Sequence[Mapping[str, Any]], rank: int) -> None:
         """Load what :meth:`state` returned on this rank, or on the first one where this one did not exist.
 
         Raises:
@@ -118,7 +119,7 @@ class OwnLoss:
         except Exception as error:
             raise CheckpointError(
                 f"What python:{self.code.target} had kept does not fit it any more ({error}). Restore its code (the experiment's "
-                f"folder code/ has it), or use another checkpoint than {source}."
+                "folder code/ has it), or begin from another checkpoint."
             ) from None
 
     def keeps_more(self) -> bool:
@@ -140,11 +141,20 @@ class OwnLoss:
             return None
 
 
-def of(
-    codes: Mapping[str, Own], section: LossSection, counts: Mapping[str, int], device: torch.device
-) -> OwnLoss | None:
-    """The user's loss, if the settings name one."""
-    return OwnLoss(codes[OPTION], section, counts, device) if OPTION in codes else None
+def ready(
+    code: Own | None, section: LossSection, counts: Mapping[str, int], world: World, saved: Mapping[str, Any] | None
+) -> tuple[OwnLoss | None, list[str]]:
+    """(the user's loss, if there is one, with what it had kept in a checkpoint; why the bits may differ)."""
+    if code is None:
+        return None, []
+    loss = OwnLoss(code, section, counts, world.device)
+    found = ((saved or {}).get("own_state") or {}).get(OPTION)
+    if found is None or found["target"] != code.target:
+        return loss, []
+    loss.restore(found["ranks"], world.rank)
+    return loss, [f"python:{code.target} had changed attributes that the checkpoint does not hold"] * bool(
+        found.get("more")
+    )
 
 
 def tried(code: Own, section: LossSection, counts: Mapping[str, int]) -> list[str]:
@@ -172,19 +182,6 @@ def _outside(code: Own) -> str:
     return (
         f"not bit-exact once it is interrupted: python:{code.target} ({code.option}) changes attributes that no checkpoint holds. Let "
         "it be an nn.Module and register them as buffers"
-    )
-
-
-def restored(loss: OwnLoss, saved: Mapping[str, Any] | None, rank: int, source: str) -> list[str]:
-    """Restore what the loss had kept in a checkpoint; returns why the bits may differ."""
-    found = ((saved or {}).get("own_state") or {}).get(OPTION)
-    if found is None or found["target"] != loss.code.target:
-        return []
-    loss.restore(found["ranks"], rank, source)
-    return (
-        [f"python:{loss.code.target} had changed attributes that the checkpoint does not hold"]
-        if found.get("more")
-        else []
     )
 
 

@@ -218,6 +218,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     if saved is not None:
         weights = saved["model_state_dict"]
         if renewed is not None:
+            weights = models.as_named(renewed, weights)
             weights = heads.anew(renewed, weights, len(data.classes), settings.model.name)
         state.restore_model(model, weights, str(job.start))
         pixels = saved.get("preprocessing") or {}
@@ -231,9 +232,10 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     bf16 = t.precision == "bf16" or (t.precision == "auto" and world.device.type == "cuda")
     mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name, settings.model.path)
     now = conditions.of_ranks(world.gather({**mine, **own.conditions_of(settings)}))
-    inexact = [] if saved is None else [*conditions.differences(conditions.of_checkpoint(saved), now), *keeps_more]
-    loss = own_loss.of(codes, settings.loss, counts, world.device)
-    inexact += [] if loss is None else own_loss.restored(loss, saved, world.rank, str(job.start))
+    loss, lost = own_loss.ready(codes.get(own_loss.OPTION), settings.loss, counts, world, saved)
+    inexact = (
+        [] if saved is None else [*conditions.differences(conditions.of_checkpoint(saved), now), *keeps_more, *lost]
+    )
     setup = Setup(
         job=job,
         world=world,
@@ -361,9 +363,10 @@ def _optimizer(
     training = job.settings.training
     optimizer = optim.optimizer(model, training, code)
     if saved is not None and not job.fresh_optimizer:
+        fresh = dict(optimizer.state)
         state.restore_optimizer(model, optimizer, saved, str(job.start), training, code)
         if job.reset_head and not job.same_run:
-            heads.forget(model, optimizer, classes, job.settings.model.name)
+            heads.forget(model, optimizer, fresh, classes, job.settings.model.name)
     return optimizer
 
 

@@ -245,6 +245,11 @@ class TrainingSection(Section):
     best_metric: Literal["val_acc", "macro_f1", "balanced_accuracy"] = Field(
         "val_acc", description="Validation metric that decides which epoch is the best."
     )
+    patience: Positive | None = Field(
+        None,
+        description="Stop after this many epochs without a better best_metric; epochs is then the most. In a sweep the controls "
+        "train first, and all branches train as long as the longest control. Default: train all epochs.",
+    )
 
 
 class KeepSection(Section):

@@ -114,7 +114,7 @@ def _continue(
         if good is not None and not experiment.has_manifest:
             _commit_again(experiment, good)
         last = config.fork + settings.training.epochs
-        if good is not None and good.batch is None and good.epoch >= last:
+        if good is not None and good.batch is None and (good.epoch >= last or runner.stopped_early(experiment, good.epoch)):
             return _complete(experiment, good, last, progress)
         plan = _plan(experiment, config, settings, good, progress)
         with _session(settings, plan, progress, launch, fitted) as (launch, fitted), _to_its_end():
@@ -254,11 +254,13 @@ def _complete(experiment: Experiment, good: ManifestEntry, last: int, progress: 
     from raysweep.training import checkpointing
 
     checkpointing.rebuild_derived(experiment)  # before the event, as in an undisturbed training
+    early = runner.stopped_early(experiment, good.epoch) if good.epoch < last else {}
     if experiment.status() != "finished":
-        lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
+        lineage.record(experiment.folder, lineage.FINISHED, epochs=good.epoch, **early)
     lineage.mend(experiment.folder)
     runner.derive(experiment, progress)
-    progress(Note(f"{experiment.id} has all its {counted(last, 'epoch')}; there is nothing to do."))
+    has = f"stopped early after epoch {good.epoch} ({early['reason']})" if early else f"has all its {counted(last, 'epoch')}"
+    progress(Note(f"{experiment.id} {has}; there is nothing to do."))
     return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
 
 

@@ -221,6 +221,10 @@ _SWEEP: dict[str, Rule] = {
     "workers": _or_none(_count),
     "looks": _count,
 }
+_PATIENCE = _fields(
+    {"metric": _text, "best_epoch": _count, "best": _number, "waited": _count, "patience": _count},
+    *("metric", "best_epoch", "best", "waited", "patience"),
+)
 _CHECKPOINT: dict[str, Rule] = {
     "format_version": _must(lambda v: type(v) is int and v > 0, "a whole number above zero"),
     "epoch": _count,
@@ -239,6 +243,7 @@ _CHECKPOINT: dict[str, Rule] = {
             "reason",
         )
     ),
+    "patience": _or_none(_PATIENCE),
     "history": _each("column", _column),
     "config": _fields(_CONFIG),
     "experiment": _or_none(_text),

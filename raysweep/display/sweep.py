@@ -24,6 +24,7 @@ from raysweep.events import (
     Note,
     SweepEnded,
     SweepStarted,
+    TrainingStarted,
 )
 
 ROWS = 30  # the table shows at most this many branches: the running ones, then the latest to change
@@ -43,6 +44,7 @@ class Row:
     worst: str = ""
     touched: float = 0.0
     by_epoch: dict[int, float] = field(default_factory=dict)
+    last_epoch: int | None = None  # its own, where the training has begun
 
 
 class SweepDisplay(Display):
@@ -116,6 +118,8 @@ class SweepDisplay(Display):
         match event:
             case BranchStarted():
                 self._row(branch).status = "starting"
+            case TrainingStarted(last_epoch):
+                self._row(branch).last_epoch = last_epoch
             case BatchDone():
                 row = self._row(branch)
                 row.status = "running" if event.batch < event.batches else "validating"
@@ -151,7 +155,7 @@ class SweepDisplay(Display):
         if self.live is None:
             against = self._against(row)
             say(
-                f"{plain(row.name)}  epoch {event.epoch}/{self.last_epoch or '?'}  acc {percent(row.accuracy)}"
+                f"{plain(row.name)}  epoch {event.epoch}/{row.last_epoch or self.last_epoch or '?'}  acc {percent(row.accuracy)}"
                 f"{f' ({against} against the control)' if against else ''}  worst {plain(row.worst)}"
             )
 
@@ -212,7 +216,7 @@ class SweepDisplay(Display):
         return [r for r in rows if r.name in shown]
 
     def _cells(self, row: Row) -> list[str]:
-        epoch = "" if not row.epoch else f"{row.epoch}/{self.last_epoch or '?'}"
+        epoch = "" if not row.epoch else f"{row.epoch}/{row.last_epoch or self.last_epoch or '?'}"
         if row.status == "running" and row.batch < 1:
             epoch += f" {row.batch:>4.0%}"
         name = plain(row.name) if not row.control else f"{plain(row.name)} *"

@@ -16,8 +16,8 @@ from raysweep.plan.child import changed_settings, keeps_position
 from raysweep.plan.experiment import cache_dir
 from raysweep.plan.resources import Resources
 from raysweep.plan.types import Parent, Plan
-from raysweep.store import experiment as experiments
 from raysweep.store import checkpoint, layout, lineage, retention, trust
+from raysweep.store import experiment as experiments
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
@@ -233,7 +233,9 @@ def stopped_early(experiment: Experiment, epoch: int) -> Json:
     """What the log says of a run that its patience ended after ``epoch``; nothing where that did not."""
     if experiment.config().setting("training", "patience") is None:
         return {}
-    found = Waited.of_checkpoint(checkpoint.read(experiment.folder / layout.checkpoint_name(layout.Position(epoch, None))))
+    found = Waited.of_checkpoint(
+        checkpoint.read(experiment.folder / layout.checkpoint_name(layout.Position(epoch, None)))
+    )
     return {} if found is None or not found.over else {"stopped_early": WORD, "reason": found.describe()}
 
 

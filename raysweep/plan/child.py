@@ -153,6 +153,18 @@ def of_parent(plan: Plan, parent: Parent, fresh_optimizer: bool) -> Plan:
     return replace(plan, notes=(*plan.notes, *_notes(parent, plan)))
 
 
+def trained_until(plan: Plan, epoch: int) -> Plan:
+    """A child's plan that trains to ``epoch``, whatever its patience; its learning rate in each epoch stays as planned."""
+    parent, before = plan.parent, plan.settings.training
+    assert parent is not None
+    fixed: Nested = {"epochs": epoch - parent.epoch, "schedule_epochs": before.schedule_epochs or before.epochs}
+    training = before.model_copy(update={**fixed, "patience": None})
+    until = replace(plan, settings=plan.settings.model_copy(update={"training": training}))
+    of_fork = _notes(parent, plan)
+    until = replace(until, rates=_rates(parent, until), notes=tuple(n for n in plan.notes if n not in of_fork))
+    return replace(until, notes=(*until.notes, *_notes(parent, until)))
+
+
 def _rates(parent: Parent, plan: Plan) -> rates.Rates:
     training = plan.settings.training
     done = parent.batch / sampling.batches(plan.draws, training.batch_size) if keeps_position(parent, plan) else 0.0

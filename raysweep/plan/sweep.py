@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from raysweep._text import Nested
+from raysweep._text import Nested, counted
 from raysweep.config import grid as grids
 from raysweep.config import load as load_config
 from raysweep.config.grid import Point
@@ -56,6 +56,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         writable=writable,
     )
     points, notes = grids.expand(request.grid, parent.weights, parent.settings.seed, base.counts)
+    notes += _of_patience(base, points)
     gpus = _gpus(request, base)
     if request.address is not None:
         base = replace(base, resources=_on_a_cluster(base, parent, count, gpus))
@@ -75,6 +76,26 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         branch_bytes=base.settings.training.epochs * each_epoch,
         trust=request.trust.handed_on(base.settings.model_dump(mode="json")),
     )
+
+
+def _of_patience(base: Plan, points: Sequence[Point]) -> list[str]:
+    """What is to be said of early stopping.
+
+    Raises:
+        ConfigError: there is no control by which it could be decided.
+    """
+    training = base.settings.training
+    if training.patience is None:
+        return []
+    if not any(p.control for p in points):
+        raise ConfigError(
+            f"training.patience is {training.patience}, but the grid has no control, by which a sweep decides how long its branches "
+            "train: branches that stop at different epochs cannot be compared. Remove `control: false`, or set training.patience=null."
+        )
+    return [
+        f"The controls train first, until {training.best_metric} was not better for {counted(training.patience, 'epoch')}; then all "
+        "branches train as long as the longest control."
+    ]
 
 
 def _title(parent: Parent) -> str:

@@ -111,7 +111,6 @@ class Saver:
             "rng_state": [generators for generators, _ in ranks],
         }
 
-
     def _patience(self) -> State:
         """How long the run has waited for a better epoch."""
         found = self.progress.waited(self.setup.settings.training, self.setup.job.config.fork)

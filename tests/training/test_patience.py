@@ -174,4 +174,6 @@ def test_a_child_goes_on_with_the_epochs_that_were_left_and_waits_anew(stopped):
     again = launching.run(child.plan_child(parent, made.root, epochs=12)).experiment
     assert ends(again) == list(range(last + 1, last_by_hand(again) + 1))
     assert ends(again)[-1] >= last + 3  # its own epochs are counted, and the first is its best so far
-    assert f"its run was stopped early after epoch {last} of 12" in (again.folder / "experiment_changes.log").read_text()
+    assert (
+        f"its run was stopped early after epoch {last} of 12" in (again.folder / "experiment_changes.log").read_text()
+    )

@@ -20,10 +20,11 @@ from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, Interrupted
 from raysweep.events import Note, PlannedBranch, Progress, SweepEnded, SweepStarted, ignore
 from raysweep.launch.runner import derive
+from raysweep.launch.sweep import early
 from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.branch import Shared
 from raysweep.launch.workers import transport
-from raysweep.plan import capacity
+from raysweep.plan import capacity, child
 from raysweep.plan.types import SweepPlan
 from raysweep.store import experiment as experiments
 from raysweep.store import files, layout, lineage, retention, trust
@@ -129,10 +130,17 @@ def _train_branches(
     sweep: Sweep, plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
 ) -> SweepResult:
     record = sweep.record()
-    work = _work(sweep, plan, points, count, steal, record)
+    controls_first = early.undecided(plan.base.settings.training.patience, record)
+    first = [p for p in points if p.control] if controls_first else points
+    work = replace(_work(sweep, plan, first, count, steal, record), search=not controls_first)
     left = len(points) + tuning.samples_left(plan.grid, record)
     progress(_started(sweep, plan, record, count, capacity.queue(plan, left, count)))
     ended = tuning.launch(work, progress)
+    if controls_first and ended.stopped is None:
+        _settle(sweep, ended.failed)
+        refresh(sweep, ended.failed)
+        early.decide(sweep, progress)
+        ended = _train_as_long(sweep, plan, points, count, steal, ended, progress)
     _settle(sweep, ended.failed)
     failed = _all_failed(refresh(sweep, ended.failed), ended.failed)
     if ended.stopped is not None:
@@ -146,6 +154,22 @@ def _train_branches(
         signals.check()
         comparison = write_effects(sweep, progress)
     return SweepResult(sweep, sweep.experiments(), failed, comparison)
+
+
+def _train_as_long(
+    sweep: Sweep,
+    plan: SweepPlan,
+    points: list[Point],
+    count: int,
+    steal: bool,
+    ended: tuning.TuneOutcome,
+    progress: Progress,
+) -> tuning.TuneOutcome:
+    """Train the branches, after the controls that ``ended``, as long as the longest control; also controls that were shorter."""
+    record = sweep.record()
+    rest = [p for p in points if not p.control] + early.too_short(sweep, record, plan.parent.classes)
+    later = tuning.launch(_work(sweep, plan, rest, count, steal, record), progress)
+    return replace(later, failed={**ended.failed, **later.failed})
 
 
 def _started(sweep: Sweep, plan: SweepPlan, record: SweepRecord, count: int, queue: str) -> SweepStarted:
@@ -172,7 +196,10 @@ def _work(
     Raises:
         CheckpointError: the parent's checkpoint is no longer what was planned with.
     """
-    parent, settings = plan.parent, credentials.stored(plan.base.settings)
+    parent, base = plan.parent, plan.base
+    if record.trained_to is not None:
+        base = child.trained_until(base, record.trained_to)
+    settings = credentials.stored(base.settings)
     content = files.read_all(parent.path)
     if hashlib.sha256(content).hexdigest() != parent.sha256:
         raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
@@ -180,8 +207,8 @@ def _work(
         root=sweep.root,
         sweep_folder=sweep.address,
         base=replace(
-            transport.portable_plan(replace(plan.base, settings=settings)),
-            resources=capacity.of_branch(plan.base.resources),
+            transport.portable_plan(replace(base, settings=settings)),
+            resources=capacity.of_branch(base.resources),
         ),
         points={p.name: p for p in points},
         parent=np.frombuffer(content, np.uint8),
@@ -191,6 +218,7 @@ def _work(
         original_id=sweep.original_id,
         known={b.name: b.experiment for b in record.branches},
         trust=plan.trust,
+        trained_to=record.trained_to,
     )
     return tuning.Work(
         sweep=sweep,
@@ -198,9 +226,9 @@ def _work(
         points=points,
         shared=shared,
         at_once=count,
-        epochs=plan.base.settings.training.epochs,
+        epochs=settings.training.epochs,
         gpus=plan.gpus_per_branch,
-        retries=plan.base.settings.scaling.max_failures,
+        retries=settings.scaling.max_failures,
         record=record,
     )
 

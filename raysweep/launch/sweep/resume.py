@@ -25,6 +25,7 @@ from raysweep.errors import (
 from raysweep.events import BranchEnded, BranchEvent, Note, Progress, ignore
 from raysweep.launch.resume import continue_experiment
 from raysweep.launch.sweep import driver as sweeping
+from raysweep.launch.sweep import early
 from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.driver import SweepResult
 from raysweep.launch.sweep.more_seeds import MoreSeeds, extended
@@ -152,6 +153,7 @@ def _without_parent(
                 asked=asked,
                 progress=lambda event, name=name: tell(BranchEvent(name, event)),  # type: ignore[misc]
                 trust=trust,
+                until=record.trained_to,
             )
         except Interrupted:
             refresh(sweep, failed)
@@ -185,7 +187,7 @@ def _plan_again(
             f"{sweep.id} cannot go on: {plan.parent.path} is not the checkpoint it started from (its SHA-256 is "
             f"{plan.parent.sha256[:12]}…, not {str(parent.sha256)[:12]}…). Restore the file from a copy."
         )
-    return plan, _points(sweep, left, plan.parent.classes)
+    return plan, _points(sweep, left, plan.parent.classes) + early.too_short(sweep, record, plan.parent.classes)
 
 
 def _parent_record(sweep: Sweep, record: SweepRecord, left: Sequence[BranchRecord]) -> ParentRef:

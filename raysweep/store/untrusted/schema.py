@@ -220,6 +220,7 @@ _SWEEP: dict[str, Rule] = {
     "threads": _or_none(_count),
     "workers": _or_none(_count),
     "looks": _count,
+    "trained_to": _or_none(_count),
 }
 _PATIENCE = _fields(
     {"metric": _text, "best_epoch": _count, "best": _number, "waited": _count, "patience": _count},

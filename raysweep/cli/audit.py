@@ -125,11 +125,12 @@ def _show(data: Dataset, pairs: tuple[Near, ...] | None) -> None:
     leaked = {} if copies is None else copies.leaked
     most = sorted(data.classes, key=lambda c: -leaked.get(c, 0))
     rows = [[plain(c), f"{train[c]:,}", f"{val[c]:,}", f"{leaked.get(c, 0):,}"] for c in most]
-    table(
-        "Images per class",
-        [("class", "l"), ("training", "r"), ("validation", "r"), ("of these also in training", "r")],
-        rows[:MOST_ROWS],
-    )
+    columns = [("class", "l"), ("training", "r"), ("validation", "r"), ("of these also in training", "r")]
+    sealed = {} if data.reading.seal is None else data.reading.seal.of_class
+    if sealed:  # their own classes stay closed
+        columns.append(("sealed copies of its training images", "r"))
+        rows = [[*row, f"{sealed.get(c, 0):,}"] for row, c in zip(rows, most, strict=True)]
+    table("Images per class", columns, rows[:MOST_ROWS])
     if len(rows) > MOST_ROWS:
         say(f"{len(rows) - MOST_ROWS:,} more classes; --json has all.")
     for line in data.reading.lines():

@@ -155,7 +155,7 @@ def _write(
     if sealed is not None and of_seal is not None:
         np.save(folder / SEALED, sealed)
         files = {part: decoded.files[index] for part, index in parts.items()}
-        of_seal = seal.of_items(listing.test, sealed, listing.classes, files)
+        of_seal = seal.of_items(listing.test, sealed, listing.classes, files, labels[train])
     mean, std = moments(arrays.ImageFile(folder / "train_images.npy").mapped)
     in_val = np.bincount(labels[parts["val"]], minlength=len(listing.classes))
     meta = {
@@ -181,7 +181,7 @@ def seal_later(folder: Path, listing: Listing) -> None:
     meta = integrity.read_signed(folder / META)
     sealed = seal.digests(listing.test)
     files = {part: np.load(folder / f"{part}_files.npy") for part in ("train", "val")}
-    of_seal = seal.of_items(listing.test, sealed, listing.classes, files)
+    of_seal = seal.of_items(listing.test, sealed, listing.classes, files, np.load(folder / "train_labels.npy"))
     temp = folder / f".tmp-{META}"
     np.save(folder / SEALED, sealed)
     meta["reading"] = replace(Reading.from_json(meta["reading"]), seal=of_seal).to_json()

@@ -53,6 +53,9 @@ class Seal:
     unread: int = 0  # whose files could not be read
     in_train: int = 0  # that are byte for byte in training, too
     in_val: int = 0
+    of_class: Mapping[str, int] = field(
+        default_factory=dict
+    )  # those in training, by the class that their copies have there
 
     def line(self) -> str:
         """What people should know of them."""

@@ -54,6 +54,7 @@ class ClassLine:
     train: int
     val: int
     leaked: int
+    sealed: int  # test images that are copies of its training images
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class AuditPage:
     made: str
     about: str
     classes: Sequence[ClassLine]
+    with_sealed: bool  # there are such copies, and of which classes is known
     lines: Sequence[str]  # what was left out, cropped or converted
     sizes: Sequence[tuple[str, int]]  # images as they were stored
     modes: Sequence[tuple[str, int]]
@@ -86,7 +88,8 @@ def content(data: Dataset, pairs: Sequence[Near] | None, title: str) -> AuditPag
     train, val = data.train.counts(data.classes), data.val.counts(data.classes)
     copies = data.reading.copies
     leaked = {} if copies is None else copies.leaked
-    lines = [ClassLine(c, train[c], val[c], leaked.get(c, 0)) for c in data.classes]
+    sealed = {} if data.reading.seal is None else data.reading.seal.of_class
+    lines = [ClassLine(c, train[c], val[c], leaked.get(c, 0), sealed.get(c, 0)) for c in data.classes]
     height, width, channels = data.shape
     usual = sum(train.values()) + sum(val.values()) - sum(data.reading.modes.values())
     return AuditPage(
@@ -96,6 +99,7 @@ def content(data: Dataset, pairs: Sequence[Near] | None, title: str) -> AuditPag
         f"{counted(len(data.classes), 'class', 'classes')}; read as {width} × {height} pixels, "
         f"{'gray' if channels == 1 else 'in colour'}",
         sorted(lines, key=lambda line: -line.leaked),
+        bool(sealed),
         data.reading.lines(),
         list(data.reading.sizes.items()),
         [("gray or RGB", usual), *data.reading.modes.items()] if data.reading.modes else [],

@@ -12,7 +12,7 @@ import numpy as np
 from raysweep.data.roles import record
 from raysweep.errors import NotFoundError, StoreError
 from raysweep.report.findings.arms import Cases
-from raysweep.store import files, layout, lineage
+from raysweep.store import columns, layout, lineage
 from raysweep.store.experiment import Experiment
 
 _SAID = "used for validation: there are no validation images of their own"
@@ -88,18 +88,15 @@ def read_all(experiment: Experiment) -> dict[int, Predictions]:
     Raises:
         NotFoundError: the file is missing. StoreError: the file is damaged.
     """
-    import pyarrow.parquet as pq
-
     path = experiment.folder / layout.PREDICTIONS
     if not path.is_file():
         raise NotFoundError(f"{path} is missing. It is written at the end of every epoch.")
     try:
-        with files.open_regular(path) as file:
-            table = pq.read_table(file)
+        table = columns.read(path)
         classes = _classes(table.schema.metadata[b"classes"])
-        epochs: np.ndarray = table["epoch"].to_numpy()
-        flat = table["probabilities"].combine_chunks().flatten().to_numpy().reshape(len(epochs), len(classes))
-        labels, predicted = (table[name].to_numpy().astype(np.int64) for name in ("label", "prediction"))
+        epochs = columns.numbers(table, "epoch")
+        flat = columns.numbers(table, "probabilities").reshape(len(epochs), len(classes))
+        labels, predicted = (columns.numbers(table, name).astype(np.int64) for name in ("label", "prediction"))
         if not len(epochs):
             raise ValueError("it has no rows")
     except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's own errors are ValueErrors

@@ -41,6 +41,7 @@ def test_a_run_does_not_decode_test_images_and_counts_their_bytes(folder, monkey
     assert not [name for name in seen if name.startswith("test")]
     seal = data.reading.seal
     assert (seal.images, seal.in_train, seal.in_val, seal.unread) == (7, 1, 0, 0)
+    assert seal.of_class == {"angry": 1}  # the class that the copy has in training
     assert "7 images for testing, not looked at" in seal.line()
     assert "1 in training" in seal.line()
 

@@ -46,11 +46,12 @@ def made(
     parent: Experiment | None = None,
     fork: int = 2,
     epochs: int = 2,
+    images: Sequence[int] = COUNTS,
     **config: Any,
 ) -> Experiment:
-    """One finished experiment; a child of ``parent`` at epoch ``fork``."""
+    """One finished experiment; a child of ``parent`` at epoch ``fork``. ``images``: validation images of each class."""
     experiment = experiments.create(Root.open(root), name, NOW)
-    counts = dict(zip(classes, (100, 400, 500), strict=True))
+    counts = dict(zip(classes, (100, 400, 500, *[300] * len(classes)), strict=False))
     before = dict.fromkeys(classes, 1.0)
     weights = {**before, **(weights or {})}
     lineage.record(experiment.folder, lineage.START)
@@ -79,11 +80,11 @@ def made(
             }
         )
     )
-    labels = np.repeat(np.arange(3), COUNTS)
+    labels = np.repeat(np.arange(len(classes)), images)
     predictions = predicted(np.random.default_rng([seed, *map(ord, name[:8])]), labels, recalls)
     last = first + epochs
     write_predictions(experiment, classes, labels, predictions, last)
-    recall = [float(np.mean(predictions[labels == c] == c)) for c in range(3)]
+    recall = [float(np.mean(predictions[labels == c] == c)) for c in range(len(classes))]
     metrics = {
         "val_acc": float(np.mean(predictions == labels)), "val_macro_f1": float(np.mean(recall)), "val_loss": 1.0,
         "worst_class": classes[int(np.argmin(recall))], "worst_recall": min(recall),
@@ -169,9 +170,10 @@ def sweep_of(
     branches: Mapping[str, tuple[Mapping[str, float], Sequence[float]]],
     seeds: Sequence[int] = (0, 1),
     control: bool = True,
+    images: Sequence[int] = COUNTS,
 ) -> sweeps.Sweep:
     """A parent and a sweep of it, with ``branches`` name → (weights, recalls). The parent and the control have the recalls ``base``."""
-    parent = made(root, "parent", classes, base)
+    parent = made(root, "parent", classes, base, images=images)
     sweep = sweeps.create(Root.open(root), "s", NOW)
     everything = ({"control": ({}, base)} if control else {}) | dict(branches)
     plan = []
@@ -190,6 +192,7 @@ def sweep_of(
                 seed=seed,
                 weights=weights,
                 parent=parent,
+                images=images,
                 sweep=sweep.id,
                 branch=branch,
             )

@@ -8,15 +8,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raysweep.data import cache
-from raysweep.data.cache import Dataset
 from raysweep.data.roles.sides import Known, short
 from raysweep.errors import DataError, StoreError
-from raysweep.store import files, layout
+from raysweep.store import columns, files, layout
+
+if TYPE_CHECKING:
+    from raysweep.data.cache import Dataset
 
 _ROLES = ("trained", "val", "sealed")
 
@@ -41,6 +42,8 @@ class ImageRoles:
     @classmethod
     def of(cls, data: Dataset) -> ImageRoles:
         """The roles of a data set, without any ancestor."""
+        from raysweep.data import cache  # slow to load, and reading verbs do not need it
+
         trained, val = (
             np.stack([short(cache.digests(data, part)), short(cache.files(data, part))], axis=1)
             for part in ("train", "val")
@@ -127,17 +130,14 @@ def read(folder: Path) -> ImageRoles | None:
     Raises:
         StoreError: the file is damaged.
     """
-    import pyarrow.parquet as pq
-
     path = folder / layout.ROLES
     if not path.is_file():
         return None
     try:
-        with files.open_regular(path) as file:
-            table = pq.read_table(file)
+        table = columns.read(path)
         told: Mapping[str, Any] = json.loads(table.schema.metadata[b"roles"])
-        role, group = table["role"].to_numpy(), table["group"].to_numpy()
-        rows = np.stack([table[name].to_numpy().astype(np.uint64) for name in ("pixels", "file")], axis=1)
+        role, group = columns.numbers(table, "role"), columns.numbers(table, "group")
+        rows = np.stack([columns.numbers(table, name).astype(np.uint64) for name in ("pixels", "file")], axis=1)
         trained, val, sealed = (rows[role == i] for i in range(len(_ROLES)))
         groups = group[role == 1].astype(np.int64) if told["groups"] else None
         prior = None if told["prior"] is None else {str(c): float(p) for c, p in told["prior"].items()}

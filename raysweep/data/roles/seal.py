@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,13 +41,22 @@ def digests(items: Sequence[Item]) -> np.ndarray:
         return np.array(list(pool.map(file_digest, items)), dtype="S32")
 
 
-def of_items(items: Sequence[Item], digests: np.ndarray, classes: Sequence[str], others: dict[str, np.ndarray]) -> Seal:
+def of_items(
+    items: Sequence[Item],
+    digests: np.ndarray,
+    classes: Sequence[str],
+    others: dict[str, np.ndarray],
+    train_labels: np.ndarray,
+) -> Seal:
     """The record of sealed images.
 
     Args:
         digests: of their bytes, S32 (n,).
         others: ``train`` and ``val``: digests of those images, for the copies.
+        train_labels: the classes of the training images, int (n,).
     """
+    theirs = dict(zip(others["train"][::-1].tolist(), train_labels[::-1].tolist(), strict=True))  # the first copy's
+    copied = Counter(classes[theirs[d]] for d in digests.tolist() if d and d in theirs)
     found = {split: int(np.isin(digests[digests != b""], some).sum()) for split, some in others.items()}
     digest = sha256(digests.tolist(), (item.label for item in items), classes)
-    return Seal(len(items), digest, int((digests == b"").sum()), found["train"], found["val"])
+    return Seal(len(items), digest, int((digests == b"").sum()), found["train"], found["val"], dict(copied))

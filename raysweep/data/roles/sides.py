@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raysweep._text import join_names
-from raysweep.config.settings import DataSection
 from raysweep.data import copies
 from raysweep.data.listing import Listing
 from raysweep.data.roles import split, words
 from raysweep.data.roles.split import Fixed
 from raysweep.data.sampling import permutation
 from raysweep.errors import DataError
+
+if TYPE_CHECKING:
+    from raysweep.config.settings import DataSection
 
 _NONE_LEFT = (
     "All of these images have a role already, and none is for validation: an ancestor was trained on them. What a network was "

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raysweep.config.settings import DataSection
 from raysweep.data.sampling import permutation
 from raysweep.errors import DataError
+
+if TYPE_CHECKING:
+    from raysweep.config.settings import DataSection
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,92 @@
+"""How long ``raysweep compare SWEEP`` takes: 14 branches with three seeds and three controls, 7,178 images of 7 classes.
+
+``python -m benchmarks.compare`` prints the seconds of the whole command, wall and CPU, without and with leaked images (as many as
+FER-2013 has, for which every effect is computed twice); and those of ``import numpy, scipy`` and two libraries that it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+IMAGES = (958, 111, 1024, 1774, 1233, 1247, 831)
+LEAKED = 568
+RECALLS = (0.5, 0.4, 0.4, 0.8, 0.6, 0.5, 0.7)
+IMPORTS = "import numpy, scipy.sparse, scipy.special, scipy.stats, pyarrow.parquet, rich.table"
+
+
+def make(root: Path) -> str:
+    """Write the sweep; returns its id. The networks are random, their predictions have the size of real ones."""
+    from raysweep.report import images
+    from raysweep.report.images import ValidationImages
+    from tests.report.making import sweep_of, write_predictions
+
+    names = [f"w{b}" for b in range(14)]
+    branches = {n: ({"fear": 1.0 + b}, RECALLS) for b, n in enumerate(names)}
+    sweep = sweep_of(root, CLASSES, RECALLS, branches, seeds=(0, 1, 2), images=IMAGES)
+    labels = np.repeat(np.arange(len(CLASSES)), IMAGES)
+    pixels = np.array([f"{i:032x}".encode() for i in range(len(labels))], dtype="S32")
+    copies = np.zeros(len(labels), dtype=np.int32)
+    copies[np.random.default_rng(0).permutation(len(labels))[:LEAKED]] = 1
+    told = ValidationImages([f"{i}.png" for i in range(len(labels))], pixels, copies, copies)
+    for i, experiment in enumerate(sweep.experiments().values()):
+        rng = np.random.default_rng(i)
+        scores = 2.2 * np.eye(len(CLASSES))[labels] + rng.standard_normal((len(labels), len(CLASSES)))
+        shares = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+        write_predictions(experiment, CLASSES, labels, scores.argmax(1), 4, shares.astype(np.float32))
+        images.write(experiment, told)
+    return sweep.id
+
+
+def without_leaks(root: Path) -> None:
+    """Write the same images as images that are not in training."""
+    from raysweep.report import images
+    from raysweep.store import sweep as sweeps
+    from raysweep.store.root import Root
+
+    (sweep,) = sweeps.all_sweeps(Root.open(root))
+    for experiment in sweep.experiments().values():
+        told = images.read(experiment)
+        none = np.zeros_like(told.in_training)
+        images.write(experiment, replace(told, in_training=none, of_its_class=none))
+
+
+def seconds(command: list[str], repeats: int) -> tuple[float, float]:
+    """The medians of wall and CPU seconds of a command."""
+    wall, cpu = [], []
+    for _ in range(repeats):
+        began, before = time.perf_counter(), os.times()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        after = os.times()
+        wall.append(time.perf_counter() - began)
+        cpu.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    return statistics.median(wall), statistics.median(cpu)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    repeats = parser.parse_args().repeats
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = make(Path(folder))
+        command = [sys.executable, "-m", "raysweep", "compare", sweep, "--root", folder]
+        rows = [("imports alone", seconds([sys.executable, "-c", IMPORTS], repeats))]
+        rows.append((f"with {LEAKED} leaked images", seconds(command, repeats)))
+        without_leaks(Path(folder))
+        rows.append(("without leaked images", seconds(command, repeats)))
+    for name, (wall, cpu) in rows:
+        print(f"{name:<26} {wall:5.2f} s   {cpu:5.2f} s CPU")
+
+
+if __name__ == "__main__":
+    main()

@@ -249,6 +249,13 @@ def vary(plan: Plan, *, name: str, description: str, weights: SamplingWeights, s
 
 
 def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
+    before, now = ((d.folds, d.fold) for d in (parent.settings.data, settings.data))
+    if before != now:
+        was = "without folds" if before == (None, None) else f"for fold {before[1]} of {before[0]}"
+        raise ConfigError(
+            f"data.folds and data.fold belong to a lineage: {parent.experiment} was trained {was}, so what is for validation in another "
+            "fold is what it has learned. Omit them; `data: {folds: 5}` in a grid file trains a parent for each fold."
+        )
     for key in ("image_size", "channels"):
         old, new = getattr(parent.settings.data, key), getattr(settings.data, key)
         if old is not None and new not in (None, old):

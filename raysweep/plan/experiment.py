@@ -73,7 +73,7 @@ def plan_experiment(
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
     draws = settings.sampling.samples_per_epoch or sum(counts.values())
-    notes = (*mirrored, *by_rule, *notes)
+    notes = (*mirrored, *_of_fold(settings, data), *by_rule, *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
     return replace(plan, roles=roles, held=held, code=code)
 
@@ -87,6 +87,14 @@ def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool)
     if writable:
         root.check_writable()
     return root, where
+
+
+def _of_fold(settings: Settings, data: cache.Dataset) -> tuple[Note, ...]:
+    section = settings.data
+    if section.folds is None:
+        return ()
+    shown = f"{len(data.val.labels):,} of {len(data.val.labels) + len(data.train.labels):,}"
+    return (Note(f"Fold {section.fold} of {section.folds} of the training images is for validation: {shown}."),)
 
 
 def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]:

@@ -136,6 +136,8 @@ class PlannedBranch:
     control: bool
     seed: int | None
     finished: bool
+    arm: str | None = None  # its name without the seed
+    reference: str | None = None  # the arm that it is compared with; None: the control
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class Row:
     control: bool = False
     seed: int | None = None
     status: str = "waiting"
+    reference: str | None = None  # the arm that it is compared with; None: the control
     epoch: int = 0
     batch: float = 0.0  # fraction of the running epoch that is done
     accuracy: float | None = None
@@ -53,7 +54,7 @@ class SweepDisplay(Display):
     def __init__(self) -> None:
         super().__init__()
         self.rows: dict[str, Row] = {}
-        self.controls: dict[int | None, Row] = {}  # by seed
+        self.controls: dict[tuple[str | None, int | None], Row] = {}  # by arm (None: the control) and seed
         self.first_epoch: int | None = None
         self.last_epoch: int | None = None
         self.inexact: set[str] = set()  # reasons why branches are not bit-exact that were printed
@@ -101,9 +102,10 @@ class SweepDisplay(Display):
         self.first_epoch, self.last_epoch = event.first_epoch, event.last_epoch
         self.rates = event.rates
         for b in event.branches:
-            row = self.rows.setdefault(b.name, Row(b.name, b.control, b.seed, "done" if b.finished else "waiting"))
-            if row.control:
-                self.controls.setdefault(row.seed, row)
+            status = "done" if b.finished else "waiting"
+            row = self.rows.setdefault(b.name, Row(b.name, b.control, b.seed, status, b.reference))
+            if b.control or b.arm is not None:
+                self.controls.setdefault((None if b.control else b.arm, row.seed), row)
         queue = f" {event.queue}" if event.queue else ""
         self._line(
             f"Sweep {plain(event.id)}: {counted(len(event.branches), 'branch', 'branches')}, {event.at_once:,} at a time{queue}"
@@ -168,8 +170,8 @@ class SweepDisplay(Display):
                 self._line("\n".join(map(plain, event.traceback.rstrip().split("\n"))))
 
     def _against(self, row: Row) -> str:
-        """The difference in accuracy from the control of the same seed, at the newest epoch that both have finished."""
-        control = self.controls.get(row.seed)
+        """The difference in accuracy from the control of the same seed and settings, at the newest epoch that both have finished."""
+        control = self.controls.get((row.reference, row.seed))
         if control is None or control is row:
             return ""
         both = set(control.by_epoch) & set(row.by_epoch)

@@ -244,8 +244,11 @@ def vary(plan: Plan, *, name: str, description: str, weights: SamplingWeights, s
     varied = replace(plan, settings=settings, weights=weights)
     if plan.parent is None:
         return varied
-    of_fork = _notes(plan.parent, plan)
-    return replace(varied, notes=(*(n for n in plan.notes if n not in of_fork), *_notes(plan.parent, varied)))
+    # what is said of the fork and of the weights in the loss depends on the branch's own ratio
+    old, new = (
+        (*experiment_plan.loss_notes(p.settings, p.weights, p.counts), *_notes(plan.parent, p)) for p in (plan, varied)
+    )
+    return replace(varied, notes=(*(n for n in plan.notes if n not in old), *new))
 
 
 def _same_kind_of_data(parent: Parent, settings: Settings) -> None:

@@ -116,7 +116,7 @@ def _treatment(
     settings, told = follow.resolved(settings, root, counts)
     settings, schedule, notes = _weights(settings, asked, inherited, counts, held)
     weights = schedule.at(first_epoch, counts)
-    return settings, weights, (*(Note(text) for text in told), *notes, *_loss(settings, weights, counts))
+    return settings, weights, (*(Note(text) for text in told), *notes, *loss_notes(settings, weights, counts))
 
 
 def _weights(
@@ -178,7 +178,7 @@ def _of_policy(section: SamplingSection, counts: Mapping[str, int]) -> list[str]
     return [told]
 
 
-def _loss(settings: Settings, weights: SamplingWeights, counts: Mapping[str, int]) -> tuple[Note, ...]:
+def loss_notes(settings: Settings, weights: SamplingWeights, counts: Mapping[str, int]) -> tuple[Note, ...]:
     """What is to be said of a loss that treats classes differently.
 
     Raises:

@@ -21,7 +21,7 @@ import numpy as np
 from raysweep._text import counted, join_names, json_text, plain
 from raysweep.config import grid as grids
 from raysweep.errors import InputError
-from raysweep.report import commands, effects
+from raysweep.report import commands, effects, evaluated
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import Effect
@@ -104,7 +104,7 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
         InputError: there is no finished control to measure effects from, or nothing was varied.
     """
     found = comparing.of_sweep(sweep, metric)
-    if comparing.NO_CONTROL in found.notes:
+    if evaluated.NO_CONTROL in found.notes:
         raise InputError(
             f"{sweep.id} has no finished control, so the effect of its weights cannot be separated from the effect of longer "
             "training. Run a sweep with `control: true`, or finish this one: "

@@ -92,7 +92,7 @@ def test_dry_run_shows_branches_shares_and_bytes(capsys, tmp_path, parent):
     code, out, err = branch(capsys, tmp_path, GRID, "--from", f"{parent.id}@1", "--dry-run")
     assert code == 0, err
     names = [line.split("\t")[0] for line in out.splitlines()]
-    assert names == ["branch", "(parent)", "control-seed0 *", "control-seed1 *", "34-seed0", "34-seed1"]
+    assert names == ["branch", "(parent)", "control-seed0 *", "control-seed1 *", "3=4-seed0", "3=4-seed1"]
     assert "31 shows the classes as control does; it runs once." in err
     assert "Nothing was started" in err
     code, out, _ = branch(capsys, tmp_path, GRID, "--from", f"{parent.id}@1", "--dry-run", "--json")

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysweep.config import grid as grids
+from raysweep.config.points import expand
 from raysweep.errors import InputError
 from raysweep.report import effects, suggestion
 from raysweep.report.comparison import Compared, Comparison
@@ -122,7 +123,7 @@ def test_the_suggestion_for_a_sweep_is_a_valid_grid(tmp_path, capsys):
     values = yaml.safe_load(out)
     assert values["weights"] == {"rare": [6.0, 12.0]}
     assert values["seeds"] == [0, 1, 2]
-    points, _ = grids.expand(grids.check(values), SamplingWeights.complete({}, CLASSES), 0)
+    points, _ = expand(grids.check(values), SamplingWeights.complete({}, CLASSES), 0)
     assert len(points) == 3 * 3
     assert f"--from {sweep.record().parent.experiment}@2" in err
     data = json.loads(run_cli(capsys, "suggest", "s", "--json", "--root", root)[1])
@@ -231,7 +232,7 @@ def test_every_grid_separates_what_it_varies(weights, now, data):
     if varied:  # the control is trained, too
         names = [*(f"c{i}" for i in range(len(weights))), "rest"]
         parent = SamplingWeights.complete({c: now for c in names[:-1]}, names)
-        points, _ = grids.expand(grids.check({"weights": varied}), parent, 0)
+        points, _ = expand(grids.check({"weights": varied}), parent, 0)
         rows = np.array([[p.weights.as_dict()[c] != now for c in varied] for p in points], dtype=float)
         moved = [any(w != now for w in ws) for ws in varied.values()]
         assert np.linalg.matrix_rank(rows) == sum(moved)
@@ -273,7 +274,7 @@ def test_the_next_grid_separates_what_the_last_one_confounded(tmp_path, monkeypa
     mixed = suggestion.responses(told, "macro_f1")[1]
     assert {"rare", "some"} <= set(mixed)
     read = grids.check(yaml.safe_load(suggestion.as_yaml(found)))
-    expanded, _ = grids.expand(read, SamplingWeights.complete({}, CLASSES), 0)
+    expanded, _ = expand(read, SamplingWeights.complete({}, CLASSES), 0)
     following = [
         {c: w for c, w in p.weights.as_dict().items() if w != 1.0} for p in expanded if p.seed == found.seeds[0]
     ]

@@ -25,7 +25,7 @@ from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.branch import Shared
 from raysweep.launch.workers import transport
 from raysweep.plan import capacity, child
-from raysweep.plan.types import SweepPlan
+from raysweep.plan.types import Plan, SweepPlan
 from raysweep.store import experiment as experiments
 from raysweep.store import files, layout, lineage, retention, trust
 from raysweep.store import sweep as sweeps
@@ -79,13 +79,19 @@ def _start(plan: SweepPlan, count: int, progress: Progress) -> SweepResult:
     with contextlib.ExitStack() as held:
         with retention.claimed(plan.parent.path):
             sweep = sweeps.create(plan.root, plan.name, now)
-            problem = trust.remember_made(sweep.id, plan.base.settings.model_dump(mode="json"))
-            if problem:
+            for problem in remember_made(plan, sweep.id):
                 progress(Note(problem))
             lock = WriterLock.acquire(sweep.folder)
             held.callback(lock.release)
             sweep.write_record(_record(plan, sweep.id, now))
         return train_branches(sweep, plan, plan.points, count, progress, steal=False)
+
+
+def remember_made(plan: SweepPlan, sweep_id: str) -> list[str]:
+    """Record that this user made a sweep with these settings; returns what is wrong where that cannot be written."""
+    made = (plan.base, *plan.bases.values())
+    problems = [trust.remember_made(sweep_id, p.settings.model_dump(mode="json")) for p in made]
+    return list(dict.fromkeys(p for p in problems if p))
 
 
 def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
@@ -107,7 +113,17 @@ def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
         grid=plan.grid.model_dump(mode="json"),
         notes=tuple(plan.notes),
         branches=tuple(
-            BranchRecord(p.name, p.control, p.seed, p.weights.as_dict(), plan.shares(p.weights), None, MISSING)
+            BranchRecord(
+                p.name,
+                p.control,
+                p.seed,
+                p.weights.as_dict(),
+                plan.shares(p.weights, p),
+                status=MISSING,
+                settings=p.settings,
+                arm=p.arm,
+                reference=p.reference,
+            )
             for p in plan.points
         ),
     )
@@ -130,8 +146,10 @@ def _train_branches(
     sweep: Sweep, plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
 ) -> SweepResult:
     record = sweep.record()
-    controls_first = early.undecided(plan.base.settings.training.patience, record)
-    first = [p for p in points if p.control] if controls_first else points
+    patience = plan.base.settings.training.patience
+    controls_first = early.undecided(patience, record)
+    first = early.controls(points) if controls_first else points
+    first = first if patience is None else early.to_train(sweep, record, first)
     work = replace(_work(sweep, plan, first, count, steal, record), search=not controls_first)
     left = len(points) + tuning.samples_left(plan.grid, record)
     progress(_started(sweep, plan, record, count, capacity.queue(plan, left, count)))
@@ -139,8 +157,8 @@ def _train_branches(
     if controls_first and ended.stopped is None:
         _settle(sweep, ended.failed)
         refresh(sweep, ended.failed)
-        early.decide(sweep, progress)
-        ended = _train_as_long(sweep, plan, points, count, steal, ended, progress)
+        record = early.decide(sweep, progress)
+        ended = _train_as_long(sweep, plan, points, count, steal, record, ended, progress)
     _settle(sweep, ended.failed)
     failed = _all_failed(refresh(sweep, ended.failed), ended.failed)
     if ended.stopped is not None:
@@ -162,12 +180,12 @@ def _train_as_long(
     points: list[Point],
     count: int,
     steal: bool,
+    record: SweepRecord,
     ended: tuning.TuneOutcome,
     progress: Progress,
 ) -> tuning.TuneOutcome:
     """Train the branches, after the controls that ``ended``, as long as the longest control; also controls that were shorter."""
-    record = sweep.record()
-    rest = [p for p in points if not p.control] + early.too_short(sweep, record, plan.parent.classes)
+    rest = early.to_train(sweep, record, [p for p in points if p.name not in ended.failed])
     later = tuning.launch(_work(sweep, plan, rest, count, steal, record), progress)
     return replace(later, failed={**ended.failed, **later.failed})
 
@@ -177,7 +195,8 @@ def _started(sweep: Sweep, plan: SweepPlan, record: SweepRecord, count: int, que
     return SweepStarted(
         id=sweep.id,
         branches=tuple(
-            PlannedBranch(b.name, b.control, b.seed, b.status == experiments.FINISHED) for b in record.branches
+            PlannedBranch(b.name, b.control, b.seed, b.status == experiments.FINISHED, b.arm, b.reference)
+            for b in record.branches
         ),
         first_epoch=first + 1,
         last_epoch=first + plan.base.settings.training.epochs,
@@ -196,21 +215,19 @@ def _work(
     Raises:
         CheckpointError: the parent's checkpoint is no longer what was planned with.
     """
-    parent, base = plan.parent, plan.base
-    if record.trained_to is not None:
-        base = child.trained_until(base, record.trained_to)
-    settings = credentials.stored(base.settings)
+    parent = plan.parent
+    if (last := record.trained_to) is not None:
+        as_long = {key: child.trained_until(base, last) for key, base in plan.bases.items()}
+        plan = replace(plan, base=child.trained_until(plan.base, last), bases=as_long)
     content = files.read_all(parent.path)
     if hashlib.sha256(content).hexdigest() != parent.sha256:
         raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
     shared = Shared(
         root=sweep.root,
         sweep_folder=sweep.address,
-        base=replace(
-            transport.portable_plan(replace(base, settings=settings)),
-            resources=capacity.of_branch(base.resources),
-        ),
+        base=replace(_sent(plan.base), resources=capacity.of_branch(plan.base.resources)),
         points={p.name: p for p in points},
+        bases={key: _sent(base) for key, base in plan.bases.items()},
         parent=np.frombuffer(content, np.uint8),
         channel=None,
         steal=steal,
@@ -226,11 +243,16 @@ def _work(
         points=points,
         shared=shared,
         at_once=count,
-        epochs=settings.training.epochs,
+        epochs=plan.base.settings.training.epochs,
         gpus=plan.gpus_per_branch,
-        retries=settings.scaling.max_failures,
+        retries=plan.base.settings.scaling.max_failures,
         record=record,
     )
+
+
+def _sent(base: Plan) -> Plan:
+    """What the processes that train get of a plan."""
+    return transport.portable_plan(replace(base, settings=credentials.stored(base.settings)))
 
 
 def _all_failed(record: SweepRecord, reported: Mapping[str, str]) -> dict[str, str]:

@@ -1,18 +1,22 @@
 """``training.patience`` in a sweep. Branches that stop at epochs of their own cannot be compared: who trains longer differs by that.
-So the controls train first, and then all branches, the shorter controls too, as long as the longest control."""
+So the controls train first, that of the sweep and those of its cells, and then all branches, the shorter controls too, as long as the
+longest of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from raysweep.config.grid import Point
 from raysweep.errors import TrainingError
 from raysweep.events import Note, Progress
 from raysweep.store import experiment as experiments
-from raysweep.store.records_sweep import SweepRecord
+from raysweep.store.experiment import Experiment
+from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.sweep import Sweep
-from raysweep.weights import SamplingWeights
+
+_Branch = TypeVar("_Branch", Point, BranchRecord)
 
 
 def undecided(patience: int | None, record: SweepRecord) -> bool:
@@ -20,44 +24,44 @@ def undecided(patience: int | None, record: SweepRecord) -> bool:
     return patience is not None and record.trained_to is None
 
 
-def decide(sweep: Sweep, progress: Progress) -> int:
+def controls(branches: Sequence[_Branch]) -> list[_Branch]:
+    """Those of the sweep and of its cells: what others are compared with."""
+    compared_with = {b.reference for b in branches} - {None}
+    return [b for b in branches if b.control or b.arm in compared_with]
+
+
+def decide(sweep: Sweep, progress: Progress) -> SweepRecord:
     """Write into ``sweep.json`` the epoch to which all branches train: the last one of the longest control.
 
     Raises:
         TrainingError: no control has finished.
     """
     record, found = sweep.record(), sweep.experiments()
-    lasts = {
-        b.name: e.manifest().ends[-1].epoch
-        for b in record.branches
-        if b.control and (e := found.get(b.name)) is not None and e.status() == experiments.FINISHED
-    }
-    if not lasts:
+    ended = {b.name: last for b in controls(record.branches) if (last := _last(found, b.name)) is not None}
+    if not ended:
         raise TrainingError(
             "No control has finished, so it is not known how long the branches are to train (training.patience), and none was started. "
             "sweep.json says why the controls failed."
         )
-    last = max(lasts.values())
-    sweep.write_record(replace(record, trained_to=last))
-    each = ", ".join(f"{name} at epoch {epoch}" for name, epoch in lasts.items())
-    progress(Note(f"The controls ended ({each}); every branch trains to epoch {last}."))
-    return last
+    record = replace(record, trained_to=max(ended.values()))
+    sweep.write_record(record)
+    each = ", ".join(f"{name} at epoch {epoch}" for name, epoch in ended.items())
+    progress(Note(f"The controls ended ({each}); every branch trains to epoch {record.trained_to}."))
+    return record
 
 
-def too_short(sweep: Sweep, record: SweepRecord, classes: Sequence[str]) -> list[Point]:
-    """The controls that are finished, but with fewer epochs than the longest: they train on, so that last epochs are comparable."""
-    if record.trained_to is None:
-        return []
+def to_train(sweep: Sweep, record: SweepRecord, points: Sequence[Point]) -> list[Point]:
+    """Those that are not finished, or with fewer epochs than the longest control: last epochs are compared."""
     found = sweep.experiments()
-    return [
-        Point(b.name, SamplingWeights.complete(b.weights, classes), b.seed, True)
-        for b in record.branches
-        if b.control and b.seed is not None and _ended_before(found.get(b.name), record.trained_to)
-    ]
+    lasts = {p.name: _last(found, p.name) for p in points}
+    enough = record.trained_to or 0
+    return [p for p in points if (last := lasts[p.name]) is None or last < enough]
 
 
-def _ended_before(experiment: experiments.Experiment | None, epoch: int) -> bool:
+def _last(found: Mapping[str, Experiment], branch: str) -> int | None:
+    """The last epoch of a branch that is finished; None of any other."""
+    experiment = found.get(branch)
     if experiment is None or experiment.status() != experiments.FINISHED:
-        return False
+        return None
     ends = experiment.manifest().ends
-    return bool(ends) and ends[-1].epoch < epoch
+    return ends[-1].epoch if ends else None

@@ -9,7 +9,7 @@ from typing import Any
 
 from raysweep._text import Nested
 from raysweep.cluster import autoscaler, signals
-from raysweep.config import foreign
+from raysweep.config import cells, foreign
 from raysweep.config import grid as grids
 from raysweep.config import load as load_config
 from raysweep.config.grid import Point
@@ -91,7 +91,7 @@ def continue_sweep(
             return _without_parent(sweep, record, str(error), steal, asked, progress, trust)
         if more is not None:
             sweep.write_record(record)
-        trusting.remember_made(sweep.original_id, plan.base.settings.model_dump(mode="json"))
+        sweeping.remember_made(plan, sweep.original_id)
         if not points and not tuning.samples_left(plan.grid, record):
             comparison = sweeping.write_effects(sweep, progress)
             catch_up(sweep.experiments().values(), progress)
@@ -112,7 +112,9 @@ def _allowed(sweep: Sweep, asked: ResourceOverrides, trust: Trust) -> Trust:
         UntrustedError: ``sweep.json`` or a branch names something that nobody has approved.
     """
     kinds, own = (foreign.code, foreign.places), sweep.original_id
-    stored = [(sweep.folder, (own, sweep.id), sweep.record().settings or {})]
+    record = sweep.record()
+    stored = [(sweep.folder, (own, sweep.id), record.settings or {})]
+    stored += [(sweep.folder, (own, sweep.id), cells.nested(b.settings)) for b in record.branches if b.settings]
     for e in sweep.experiments().values():
         stored.append((e.folder, (e.id, own), e.config().settings or {}))
     for folder, ids, settings in stored:
@@ -168,16 +170,20 @@ def _without_parent(
 def _plan_again(
     sweep: Sweep, record: SweepRecord, asked: ResourceOverrides, progress: Progress, trust: Trust
 ) -> tuple[SweepPlan, list[Point]]:
-    """The plan that ``sweep.json`` describes, and the branches that are not finished.
+    """The plan that ``sweep.json`` describes, and the branches that are not finished; where it is not yet decided how long they train,
+    also the controls.
 
     Raises:
         StoreError: ``sweep.json`` lacks something. RaysweepError: as :func:`plan_sweep`.
     """
     workers = _workers(record, asked)
-    left = [b for b in record.branches if b.status != experiments.FINISHED]
+    left = [b for b in record.branches if b.status != experiments.FINISHED or b in _may_go_on(record)]
     parent = _parent_record(sweep, record, left)
     try:
-        plan = sweep_plan.plan_sweep(_request(sweep, record, parent, asked, workers, trust), progress)
+        request = _request(sweep, record, parent, asked, workers, trust)
+        plan = sweep_plan.plan_sweep(request, progress)
+        points = _points(sweep, left, plan.parent.classes)
+        plan = sweep_plan.with_bases(plan, request, points)
     except RaysweepError as error:
         raise type(error)(f"{sweep.id} cannot go on: {error}") from None
     except KeyError as error:
@@ -187,7 +193,13 @@ def _plan_again(
             f"{sweep.id} cannot go on: {plan.parent.path} is not the checkpoint it started from (its SHA-256 is "
             f"{plan.parent.sha256[:12]}…, not {str(parent.sha256)[:12]}…). Restore the file from a copy."
         )
-    return plan, _points(sweep, left, plan.parent.classes) + early.too_short(sweep, record, plan.parent.classes)
+    return plan, points if record.trained_to is None else early.to_train(sweep, record, points)
+
+
+def _may_go_on(record: SweepRecord) -> list[BranchRecord]:
+    """Finished branches that may have to train as long as a longer control."""
+    patient = (record.settings.get("training") or {}).get("patience") is not None
+    return early.controls(record.branches) if patient else []
 
 
 def _parent_record(sweep: Sweep, record: SweepRecord, left: Sequence[BranchRecord]) -> ParentRef:
@@ -260,7 +272,15 @@ def _points(sweep: Sweep, left: Sequence[BranchRecord], classes: Sequence[str]) 
     """
     try:
         return [
-            Point(b.name, SamplingWeights.complete(b.weights, classes), b.seed, b.control)
+            Point(
+                b.name,
+                SamplingWeights.complete(b.weights, classes),
+                b.seed,
+                b.control,
+                dict(b.settings),
+                b.arm,
+                b.reference,
+            )
             for b in left
             if b.seed is not None
         ]

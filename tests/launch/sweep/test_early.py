@@ -139,11 +139,11 @@ def alone(parent, seed, last, weights=None):
 def test_the_controls_train_first_and_all_branches_as_long_as_the_longest(parent, monkeypatch):
     tune = InProcess()
     result, told = swept(monkeypatch, planned(parent, "whole"), tune)
-    assert tune.trained == [["control-seed0", "control-seed1"], ["34", "control-seed1"]]
+    assert tune.trained == [["control-seed0", "control-seed1"], ["3=4", "control-seed1"]]
     assert {name: stopped(e) for name, e in result.experiments.items()} == {
         "control-seed0": [3],
         "control-seed1": [2],
-        "34": [],
+        "3=4": [],
     }
     assert {ends(e)[-1] for e in result.experiments.values()} == {3}
     assert result.sweep.record().trained_to == 3
@@ -154,7 +154,7 @@ def test_the_controls_train_first_and_all_branches_as_long_as_the_longest(parent
     # What trained on after a stop has the bits of a training that never stopped.
     short = result.experiments["control-seed1"]
     assert weights_hash(short) == weights_hash(alone(parent, 1, 3))
-    assert weights_hash(result.experiments["34"]) == weights_hash(alone(parent, 0, 3, {"3": 4.0}))
+    assert weights_hash(result.experiments["3=4"]) == weights_hash(alone(parent, 0, 3, {"3": 4.0}))
     changes = [e.changes for e in lineage.read(short.folder) if e.type == lineage.CONFIGURATION]
     assert changes[-1] == {"training.epochs": (4, 2), "training.patience": (1, None)}
     # Their last epochs are compared, and none is left out.
@@ -170,7 +170,7 @@ def _killed(parent, monkeypatch, kill):
     assert {n: weights_hash(e) for n, e in result.experiments.items()} == {
         "control-seed0": weights_hash(alone(parent, 0, 3)),
         "control-seed1": weights_hash(alone(parent, 1, 3)),
-        "34": weights_hash(alone(parent, 0, 3, {"3": 4.0})),
+        "3=4": weights_hash(alone(parent, 0, 3, {"3": 4.0})),
     }
     assert result.sweep.record().trained_to == 3
     assert result.comparison is not None
@@ -184,7 +184,7 @@ def test_killed_before_a_control_trains_on_and_with_seeds_added_all_train_as_lon
     result.sweep.write_record(extended(result.sweep.record(), MoreSeeds(1, 0)))
     longer = again(monkeypatch, parent, result.sweep.id, InProcess())
     assert {name: ends(e)[-1] for name, e in longer.experiments.items()} == dict.fromkeys(
-        ["control-seed0", "control-seed1", "34", "34-seed1"], 3
+        ["control-seed0", "control-seed1", "3=4", "3=4-seed1"], 3
     )
 
 

@@ -81,7 +81,8 @@ def branch(
         gpus_per_branch=gpus_per_branch,
         overrides=load_config.parse_overrides(overrides or []),
     )
-    _run(request, trust, dry_run, as_json)
+    run = _run if request.grid.data.folds is None else _run_folds
+    run(request, trust, dry_run, as_json)
 
 
 def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
@@ -101,6 +102,30 @@ def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> No
         result = sweeping.run(plan, display)
     put(str(result.sweep.folder))
     summarise(result)
+
+
+def _run_folds(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
+    from raysweep.cli import folds
+    from raysweep.display.sweep import SweepDisplay
+
+    with SweepDisplay() as display:
+        display(Loading())
+        from raysweep.launch.sweep import folds as launching
+        from raysweep.plan.folds import plan_folds
+
+        request = replace(request, trust=consent(trust, display))
+        plan = plan_folds(request, display, writable=not dry_run)
+        if dry_run:
+            display.close()
+            if as_json:
+                put_json({**_plan_json(plan.sweep), **folds.plan_json(plan)})
+                return
+            folds.show_plan(plan)
+            _show_plan(plan.sweep)
+            return
+        result = launching.run(plan, display)
+    put(str(result.folds.folder))
+    folds.summarise(result)
 
 
 def _at_once(plan: SweepPlan) -> int | None:
@@ -196,11 +221,11 @@ def summarise(result: SweepResult) -> None:
             f"{continue_command(sweep.root, sweep.id)}"
         )
     if result.comparison is not None:
-        _say_verdict(result.comparison)
+        say_verdict(result.comparison)
     say_next(sweep.root, "compare", sweep.id)
 
 
-def _say_verdict(comparison: Comparison) -> None:
+def say_verdict(comparison: Comparison) -> None:
     """Print what the sweep shows: what was learned, what only moved a threshold."""
     from raysweep.report import verdict
 

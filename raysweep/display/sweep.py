@@ -99,6 +99,8 @@ class SweepDisplay(Display):
                 super().__call__(event)
 
     def _sweep(self, event: SweepStarted) -> None:
+        self.rows.clear()  # of a k-fold sweep: those of the fold before
+        self.controls.clear()
         self.first_epoch, self.last_epoch = event.first_epoch, event.last_epoch
         self.rates = event.rates
         for b in event.branches:

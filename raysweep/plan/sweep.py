@@ -41,6 +41,10 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     Raises:
         InputError: what is wrong and what to do.
     """
+    if request.grid.data.folds is not None:
+        raise ConfigError(
+            "data.folds in a grid makes several sweeps, one for each fold; this plans a single one. Use `raysweep branch`."
+        )
     root = request.root.resolved()
     parent = parents.read_parent(root, request.checkpoint, request.overrides, trust=request.trust)
     expansion.expand(

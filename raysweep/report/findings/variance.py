@@ -124,7 +124,7 @@ def tested(
     seeds: Pooled,
     floor: Array,
     cases: Array,
-    folds: OfFolds | None = None,
+    folds: OfFolds | None,
 ) -> Tested:
     """Test of every difference. NaN where the variance between seeds is not known.
 
@@ -135,7 +135,8 @@ def tested(
         of_images: V_img = Σ_i (ψ̄_b,i − ψ̄_0,i)², (M,).
         floor: the smallest variance that a metric of so few images can have, (M,).
         cases: images (or groups) that the metric is taken over, (M,).
-        folds: V is then at least V_fold, with at most F − 1 degrees of freedom; it is known with one seed, too.
+        folds: V is then at least V_fold, with at most F − 1 degrees of freedom; with one seed, where nothing is known between seeds of
+            a fold, V = max[V_fold, V_img, floor].
     """
     s_b, s_0 = branch.seeds, control.seeds
     # The variance of an arm with one seed is not known, so the pooled one stands in.
@@ -151,7 +152,9 @@ def tested(
         degrees = np.minimum(degrees, np.maximum(welch, 1.0))
     if folds is not None:
         known = ~np.isnan(variance)
-        variance = np.where(known, np.maximum(variance, folds.variance), np.maximum(folds.variance, floor))
+        variance = np.where(
+            known, np.maximum(variance, folds.variance), np.maximum(folds.variance, np.maximum(images, floor))
+        )
         degrees = np.where(known, np.minimum(degrees, folds.number - 1), folds.number - 1)
     difference = branch.mean - control.mean
     error = np.sqrt(variance)

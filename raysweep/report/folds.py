@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysweep._text import join_names
+from raysweep._text import counted, join_names
 from raysweep.errors import InputError, NotFoundError, RaysweepError
 from raysweep.report import effects, evaluated, moved
 from raysweep.report.comparison import Compared, Comparison, Pair

@@ -66,8 +66,17 @@ def finished(experiment) -> dict[str, object]:
     return dict(event.fields)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures():
+    from raysweep.launch import runner
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "derive", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
+def stopped(no_pictures, tmp_path_factory):
     """A run that its patience has ended, and what it told."""
     from raysweep.launch import run as launching
     from raysweep.plan import experiment as experiment_plan
@@ -104,7 +113,9 @@ def test_patience_changes_no_bit_of_what_is_trained(stopped, quick_run):
     assert weights_hash(made) == weights_hash(quick_run(training=training))
 
 
-@pytest.mark.parametrize("stop_after", [5, 6])  # three batches an epoch: within one, and at its end
+@pytest.mark.parametrize(
+    "stop_after", [5, pytest.param(6, marks=pytest.mark.slow)]
+)  # three batches an epoch: within one, and at its end
 def test_stopped_by_hand_and_continued_ends_at_the_same_epoch(stopped, tmp_path, without_ray, stop_after):
     from raysweep.launch import resume as resuming
     from raysweep.store.root import Root

@@ -67,6 +67,13 @@ def with_a_test(tmp_path):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    from raysweep.launch import runner
+
+    monkeypatch.setattr(runner, "derive", lambda *_: None)
+
+
 def planned(folder, **data):
     from raysweep.plan import experiment as experiment_plan
     from tests.conftest import small_settings

@@ -177,6 +177,7 @@ def _killed(parent, monkeypatch, kill):
     return result
 
 
+@pytest.mark.slow
 def test_killed_before_a_control_trains_on_and_with_seeds_added_all_train_as_long(parent, monkeypatch):
     from raysweep.launch.sweep.more_seeds import MoreSeeds, extended
 

@@ -124,6 +124,7 @@ def test_the_branches_are_compared_over_all_folds(whole):
     assert (whole.folds.folder / "effects.csv").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [1, 3])  # within the first fold, and within the second
 def test_killed_and_continued_it_ends_with_the_same_bits(base, whole, monkeypatch, kill):
     from raysweep.launch.sweep import driver, folds
@@ -152,7 +153,7 @@ def test_the_command_line_compares_and_continues(whole, capsys):
     assert told["validation_images"] == {"cat": 24, "dog": 12}
 
 
-def test_what_cannot_be_cross_validated_is_refused(base, quick_run, quick_child):
+def test_what_cannot_be_cross_validated_is_refused(base):
     from dataclasses import replace
 
     from raysweep.config import grid as grids
@@ -163,10 +164,13 @@ def test_what_cannot_be_cross_validated_is_refused(base, quick_run, quick_child)
     request = SweepRequest(base.root, f"{base.id}@1", grids.check(GRID))
     with pytest.raises(ConfigError, match="makes several sweeps"):
         plan_sweep(request)
-    parent = quick_run(training={"epochs": 1})
-    child = quick_child(f"{parent.id}@1", epochs=1)
-    asked = replace(request, root=parent.root, checkpoint=f"{child.id}@2")
-    with pytest.raises(CheckpointError, match=re.escape(f"{child.id}@2 is a child of {parent.id}@1")):
+    from raysweep.launch import run as launching
+    from raysweep.plan import child as childs
+    from raysweep.plan import parent as parents
+
+    child = launching.run(childs.plan_child(parents.read_parent(base.root, f"{base.id}@1"), base.root)).experiment
+    asked = replace(request, checkpoint=f"{child.id}@2")
+    with pytest.raises(CheckpointError, match=re.escape(f"{child.id}@2 is a child of {base.id}@1")):
         planning.plan_folds(asked, writable=False)
     with pytest.raises(ConfigError, match="greater than or equal to 2"):
         grids.check({**GRID, "data.folds": 1})

@@ -19,6 +19,7 @@ from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.launch.sweep.driver import SweepResult
+    from raysweep.plan.types import SweepRequest
     from raysweep.report.evaluation import Evaluation
 
 # Flat keyword → its dotted key in the settings.
@@ -156,6 +157,8 @@ def branch(
     workers: int | None = None,
     max_concurrent: int | None = None,
     gpus_per_branch: float | None = None,
+    weights_only: bool = False,
+    reset: str | None = None,
     address: str | None = None,
     settings: Mapping[str, Any] | None = None,
     root: str | Path | None = None,
@@ -169,26 +172,22 @@ def branch(
         grid: the path of a grid file, or its content, such as ``{"weights": {"disgust": [3.0, 5.0]}}``.
         epochs: additional epochs; overrides the grid's.
         threads, workers, gpus_per_branch: for each branch. Fewer threads than the parent's: not bit-exact.
+        weights_only, reset: without the optimizer's state; "head": with a new last layer.
         settings: a nested mapping of settings in which all branches differ from the parent.
         root: the folder of all experiments; default: the parent's.
         progress: called with the events of :mod:`raysweep.events`; None prints a line per branch and epoch on stderr.
         trust: run the code that the checkpoint names, although this user did not make it on this machine.
 
     Returns:
-        The sweep's folder (``.sweep``), its experiments by branch (``.experiments``), and the branches that failed with
-        the reason (``.failed``).
+        The folder (``.sweep``), the experiments by branch (``.experiments``), the branches that failed, and why (``.failed``).
 
     Raises:
-        InputError: something given is wrong; no folder was made. Interrupted: a signal asked to stop; ``raysweep continue``
-            goes on.
+        InputError: something given is wrong; no folder was made. Interrupted: by a signal; ``raysweep continue`` goes on.
     """
     from raysweep.config import grid as grids
-    from raysweep.launch.sweep import driver as sweeping
-    from raysweep.plan import sweep as sweep_plan
     from raysweep.plan.types import SweepRequest
     from raysweep.store.trust import Trust
 
-    progress = _lines_of_a_sweep() if progress is None else progress
     request = SweepRequest(
         Root.open(root if root is not None else _root_of(str(checkpoint))),
         str(checkpoint),
@@ -201,10 +200,25 @@ def branch(
         address=address,
         max_concurrent=max_concurrent,
         gpus_per_branch=gpus_per_branch,
+        fresh_optimizer=weights_only,
+        reset_head=_resets_head(reset),
         overrides=settings,
         trust=Trust(trust),
     )
+    return _train(request, _lines_of_a_sweep() if progress is None else progress)
+
+
+def _train(request: SweepRequest, progress: Progress) -> SweepResult:
+    from raysweep.launch.sweep import driver as sweeping
+    from raysweep.plan import sweep as sweep_plan
+
     return sweeping.run(sweep_plan.plan_sweep(request, progress), progress)
+
+
+def _resets_head(reset: str | None) -> bool:
+    if reset not in (None, "head"):
+        raise ConfigError(f"reset={reset!r}: the part that can begin anew is 'head'.")
+    return reset is not None
 
 
 def evaluate(

@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,11 @@ OF_FIXTURES = {"ray_cluster": "ray", "browser": "browser", "s3_port": "cloud"}
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that uses the cluster, the browser or the object store has the marker that says so."""
+    """A test that uses the cluster, the browser or the object store has the marker that says so; a slow one has half an hour, since
+    the machine may be busy."""
     for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1800))
         for fixture in OF_FIXTURES.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(OF_FIXTURES[fixture])
 
@@ -273,3 +277,24 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RAYSWEEP_STATE", str(tmp_path / "state"))
     monkeypatch.delenv("RAYSWEEP_TRUST", raising=False)
     return tmp_path / "state"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Writes files into the folder in which the user stands; what was imported from there is forgotten afterwards."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    before = set(sys.modules)
+
+    def write(**files: str) -> Path:
+        for name, text in files.items():
+            path = folder / f"{name}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(textwrap.dedent(text))
+        return folder
+
+    yield write
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]

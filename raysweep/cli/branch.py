@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from raysweep._text import counted, labels, plain
+from raysweep._text import counted, join_names, labels, plain
 from raysweep.cli.consent import consent
-from raysweep.cli.options import Address, From, RootOption, TrustOption
+from raysweep.cli.options import Address, From, Reset, RootOption, TrustOption, WeightsOnly, resets_head
 from raysweep.cluster import signals
+from raysweep.display.results import results_table
 from raysweep.display.shares import MOST_CLASSES
-from raysweep.display.terminal import percent, put, put_json, say, say_next, table
+from raysweep.display.tables import table
+from raysweep.display.terminal import percent, put, put_json, say, say_next
 from raysweep.events import Loading
 from raysweep.store.commands import continue_command
 from raysweep.store.results import read_results
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
+    from raysweep.config.grid import Grid
     from raysweep.launch.sweep.driver import SweepResult
     from raysweep.plan.types import SweepPlan, SweepRequest
     from raysweep.report.comparison import Comparison
@@ -34,7 +36,12 @@ def register(app: typer.Typer) -> None:
 
 def branch(
     checkpoint: From,
-    weights_grid: str = typer.Option(..., "--weights-grid", help="A grid file, such as configs/grid.yaml."),
+    weights_grid: str | None = typer.Option(None, "--weights-grid", help="A grid file, such as configs/grid.yaml."),
+    grid: str | None = typer.Option(
+        None,
+        "--grid",
+        help="A small grid in place of a file: 'disgust=3,5 fear=2', also settings (loss.kind=focal), rules (balanced), seeds=0,1.",
+    ),
     overrides: list[str] | None = typer.Argument(
         None, metavar="[key=value]...", help="Settings of all branches that override the parent's."
     ),
@@ -56,6 +63,8 @@ def branch(
     gpus_per_branch: float | None = typer.Option(
         None, "--gpus-per-branch", min=0.01, help="0.25 lets four branches share a GPU."
     ),
+    weights_only: WeightsOnly = False,
+    reset: Reset = None,
     address: Address = None,
     trust: TrustOption = False,
     root: RootOption = "experiments",
@@ -63,14 +72,13 @@ def branch(
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: print JSON."),
 ) -> None:
     """Train many children of a checkpoint (a sweep). Each has a different class ratio; the control has the unchanged one."""
-    from raysweep.config import grid as grids
     from raysweep.config import load as load_config
     from raysweep.plan.types import SweepRequest
 
     request = SweepRequest(
         Root.open(root),
         checkpoint,
-        grids.read(weights_grid),
+        _grid(weights_grid, grid),
         name=name,
         description=description,
         epochs=epochs,
@@ -79,10 +87,24 @@ def branch(
         address=address,
         max_concurrent=max_concurrent,
         gpus_per_branch=gpus_per_branch,
+        fresh_optimizer=weights_only,
+        reset_head=resets_head(reset),
         overrides=load_config.parse_overrides(overrides or []),
     )
     run = _run if request.grid.data.folds is None else _run_folds
     run(request, trust, dry_run, as_json)
+
+
+def _grid(file: str | None, line: str | None) -> Grid:
+    from raysweep.config import grid as grids
+    from raysweep.config import grid_line
+    from raysweep.errors import InputError
+
+    if (file is None) == (line is None):
+        raise InputError(
+            "Give the grid either as a file, --weights-grid FILE, or as a line, --grid 'disgust=3,5 fear=2'."
+        )
+    return grids.read(file) if file is not None else grid_line.parse(line or "")
 
 
 def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
@@ -155,7 +177,11 @@ def _plan_json(plan: SweepPlan) -> dict[str, object]:
                 "control": p.control,
                 "seed": p.seed,
                 "weights": p.weights.as_dict(),
-                "shares": plan.shares(p.weights),
+                "shares": plan.shares(p.weights, p),
+                "settings": dict(p.settings),
+                "arm": p.arm,
+                "reference": p.reference,
+                "learning_rate": None if (rates := plan.of(p).rates) is None else dict(vars(rates)),
             }
             for p in plan.points
         ],
@@ -168,6 +194,9 @@ def _show_plan(plan: SweepPlan) -> None:
     _table_of_shares(plan)
     for note in (*plan.notes, *(n.text for n in base.notes)):
         say(plain(note))
+    for its in dict.fromkeys(p.reference for p in plan.points if p.reference is not None):
+        those = join_names(list(dict.fromkeys(str(p.arm) for p in plan.points if p.reference == its)))
+        say(f"Compared with {plain(its)}, the control of the same settings: {plain(those)}.")
     searched = plan.branches - len(plan.points)
     if searched:
         say(f"The search will choose the weights of {searched} more branches.")
@@ -188,7 +217,7 @@ def _table_of_shares(plan: SweepPlan) -> None:
     rows = [["(parent)", "", *(percent(before[c]) for c in classes)]]
     size = dict.fromkeys(classes, (False, 0.0))
     for p in plan.points:
-        shares, new = plan.shares(p.weights), p.weights.as_dict()
+        shares, new = plan.shares(p.weights, p), p.weights.as_dict()
         size = {c: max(size[c], (new[c] != old[c], abs(shares[c] - before[c]))) for c in classes}
         cells = [percent(shares[c]) + (f" (w {new[c]:g})" if new[c] != old[c] else "") for c in classes]
         rows.append([plain(p.name) + (" *" if p.control else ""), str(p.seed), *cells])
@@ -209,7 +238,7 @@ def summarise(result: SweepResult) -> None:
     sweep = result.sweep
     rows = read_results(sweep)
     say("")
-    results_table(rows, err=True)
+    results_table(rows, err=True, whole="results.csv")
     for name, reason in result.failed.items():
         file = sweep.traceback(name)
         where = f" (traceback: {file})" if file.is_file() else ""
@@ -234,31 +263,3 @@ def say_verdict(comparison: Comparison) -> None:
         say(plain(line.text))
     if more:
         say(f"{more:,} more sentences, which compare prints.")
-
-
-def results_table(rows: Sequence[Mapping[str, Any]], err: bool = False) -> None:
-    """Print the last epoch of every branch, from the rows of results.csv."""
-    columns = [
-        ("branch", "l"),
-        ("status", "l"),
-        ("accuracy", "r"),
-        ("− control", "r"),
-        ("macro-F1", "r"),
-        ("− control", "r"),
-        ("worst class", "l"),
-    ]
-    table("Last epoch of every branch (* control)", columns, [_result_cells(r) for r in rows], err=err)
-
-
-def _result_cells(row: Mapping[str, Any]) -> list[str]:
-    """A row of results.csv as the cells of the table."""
-    against, f1 = row["val_acc_minus_control"], row["val_macro_f1_minus_control"]
-    return [
-        plain(row["branch"]) + (" *" if row["control"] else ""),
-        str(row["status"]),
-        percent(row["val_acc"]),
-        "" if against is None or row["control"] else f"{100 * against:+.1f}",
-        "-" if row["val_macro_f1"] is None else f"{row['val_macro_f1']:.3f}",
-        "" if f1 is None or row["control"] else f"{f1:+.3f}",
-        "-" if row["worst_class"] is None else plain(f"{row['worst_class']} {percent(row['worst_recall'])}"),
-    ]

@@ -10,7 +10,8 @@ import typer
 
 from raysweep._text import labels, plain
 from raysweep.cli.options import RootOption
-from raysweep.display.terminal import put_json, say, table
+from raysweep.display.tables import table
+from raysweep.display.terminal import put_json, say
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def _show(found: Comparison, metric: str) -> None:
         + ("; ?: not known" if any(e.label in (UNKNOWN, NOT_TESTED) for e in found.effects) else "")
     )
     order = [3 + found.classes.index(c) for c in by_size(found, metric)]
-    table(title, [*head, ("seconds", "r"), ("images", "r")], rows, least=order[::-1])
+    shown = [*head, ("seconds", "r"), ("images", "r")]
+    table(title, shown, rows, least=order[::-1], optional=[len(head), len(head) + 1])
     lines, more = verdict.sentences(found, MOST_SENTENCES)
     for line in lines:
         say(plain(line.text))

@@ -11,7 +11,8 @@ import typer
 from raysweep._text import counted, plain
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Classes, RootOption, TrustOption
-from raysweep.display.terminal import put_json, say, split_classes, table
+from raysweep.display.tables import table
+from raysweep.display.terminal import put_json, say, split_classes
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ def export(
     overrides: list[str] | None = typer.Argument(
         None, metavar="[key=value]...", help="Settings that an old checkpoint does not contain."
     ),
-    form: str = typer.Option(..., "--to", help="Format: safetensors, onnx or torchscript."),
+    form: str = typer.Option(..., "--to", help="Format: safetensors, pytorch (a state_dict), onnx or torchscript."),
     output: str | None = typer.Option(
         None, "--output", "-o", metavar="FILE", help="Default: the checkpoint's name, in the current folder."
     ),
@@ -30,11 +30,11 @@ def export(
     trust: TrustOption = False,
     root: RootOption = "experiments",
 ) -> None:
-    """Export the model as safetensors, ONNX or TorchScript. Also writes classes and preprocessing, and checks the result."""
+    """Export the model as safetensors, a PyTorch state_dict, ONNX or TorchScript. Also writes classes and preprocessing, and checks the result."""
     from raysweep.config import load as load_config
     from raysweep.errors import InputError, did_you_mean
 
-    endings = {"safetensors": ".safetensors", "onnx": ".onnx", "torchscript": ".pt"}
+    endings = {"safetensors": ".safetensors", "pytorch": ".pth", "onnx": ".onnx", "torchscript": ".torchscript.pt"}
     if form not in endings:
         raise InputError(
             f"--to {form}: there is no such format.{did_you_mean(form, endings)} Use {', '.join(endings)}."
@@ -47,7 +47,7 @@ def export(
     for note in found.notes:
         say(plain(f"Note: {note}."))
     name = found.source.rpartition("/")[2].removesuffix(".pt").replace("@", "_epoch_")
-    target = user_path(output) if output else user_path(name + endings[form].replace(".pt", ".torchscript.pt"))
+    target = user_path(output) if output else user_path(name + endings[form])
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise InputError(f"-o {plain(target)}: give the name of a file in a folder that exists.")
     for there in (target, target.with_name(target.name + ".json")):

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from raysweep._text import counted, plain
 from raysweep.cluster import signals
-from raysweep.display.terminal import say, say_next, table
+from raysweep.display.tables import table
+from raysweep.display.terminal import say, say_next
 
 if TYPE_CHECKING:
     from raysweep.launch.sweep.folds import FoldsResult

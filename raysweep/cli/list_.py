@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import typer
 
-from raysweep._text import plain
+from raysweep._text import counted, plain
 from raysweep.cli.options import RootOption
-from raysweep.display.terminal import age, decimals, percent, put_json, put_json_bytes, say, say_first, table
+from raysweep.display.tables import table
+from raysweep.display.terminal import age, decimals, percent, put_json, put_json_bytes, say, say_first
+from raysweep.store.commands import command
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.store.fields import Row
 
+MOST_BRANCHES = 8  # of a sweep, in the list of everything on a terminal
+_COLUMNS = ("id", "status", "epochs", "best acc", "macro-F1", "worst class", "parent", "ratio change", "age")
+_NUMBERS = {"epochs", "best acc", "macro-F1", "age"}
 STATUSES = ("running", "finished", "interrupted", "failed", "crashed", "legacy", "damaged")
+MAX_OWN = 3  # columns of metrics of the user; list --json has them all
 SORT_KEYS = ("created", "id", "best_acc", "best_macro_f1", "epochs_done", "status")  # columns of the catalog's index
 
 
@@ -37,7 +44,8 @@ def list_(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON array with the documented fields."),
     root: RootOption = "experiments",
 ) -> None:
-    """List the experiments under the root, oldest first."""
+    """List the experiments under the root, oldest first. On a terminal, the branches of a sweep are grouped under it; programs get one
+    row for each experiment."""
 
     from raysweep.errors import InputError, did_you_mean
     from raysweep.store import index
@@ -64,25 +72,77 @@ def list_(
     if not rows:
         _say_none(folder, status, sweep)
         return
-    table(
-        None,
-        [
-            ("id", "l"),
-            ("status", "l"),
-            ("epochs", "r"),
-            ("best acc", "r"),
-            ("macro-F1", "r"),
-            ("worst class", "l"),
-            ("parent", "l"),
-            ("ratio change", "l"),
-            ("age", "r"),
-        ],
-        [_cells(r) for r in rows],
-        optional=[5, 6, 8, 4],  # worst class, parent, age, macro-F1
-    )
+    grouped = sys.stdout.isatty() and (status, sweep, sort) == (None, None, "created")
+    counts = _branches(rows if limit is None else index.rows(folder)) if grouped and any(r.sweep for r in rows) else {}
+    cells, hidden = _grouped(rows, counts) if counts else ([_cells(r) for r in rows], None)
+    # In a narrow terminal the worst class leaves first, then the parent, the age, macro-F1, the epochs, the ratio change.
+    columns = [(name, "r" if name in _NUMBERS else "l") for name in _COLUMNS]
+    if own := list(dict.fromkeys(name for r in rows for name in r.metrics))[:MAX_OWN]:
+        columns += [(plain(name), "r") for name in own]
+        of = {plain(r.id): r.metrics for r in rows}
+        cells = [[*line, *(decimals(of.get(line[0].strip(), {}).get(name)) for name in own)] for line in cells]
+    table(None, columns, cells, optional=[5, 6, 8, 4, 2, 7])
     for r in rows:
         if r.note:
             say(plain(r.note))
+    if hidden is not None:
+        say(f"All branches of a sweep: `{command(folder, 'list', '--sweep', plain(hidden))}`")
+
+
+def _branches(rows: list[Row]) -> dict[str, list[Row]]:
+    """Sweep → its branches."""
+    found: dict[str, list[Row]] = {}
+    for r in rows:
+        if r.sweep is not None:
+            found.setdefault(r.sweep, []).append(r)
+    return found
+
+
+def _grouped(rows: list[Row], sweeps: dict[str, list[Row]]) -> tuple[list[list[str]], str | None]:
+    """The cells with a row for each sweep above its branches, of which at most ``MOST_BRANCHES`` are listed: the controls, and then
+    those that are best. Also the first sweep of which some are not."""
+    cells: list[list[str]] = []
+    hidden = None
+    here = _branches(rows)
+    for r in rows:
+        if r.sweep is None:
+            cells.append(_cells(r))
+            continue
+        listed = here.pop(r.sweep, None)
+        if listed is None:  # it was listed with the first branch of its sweep
+            continue
+        cells.append(_sweep_cells(r.sweep, sweeps[r.sweep]))
+        best = sorted(listed, key=lambda b: (not b.control, -(b.best_macro_f1 or b.best_acc or 0)))[:MOST_BRANCHES]
+        shown = {b.id for b in best}
+        for branch in listed:
+            if branch.id in shown:
+                first, *others = _cells(branch)
+                cells.append([f"  {first}", *others])
+        if more := len(sweeps[r.sweep]) - len(best):
+            cells.append([f"  … {more:,} more", *[""] * (len(_COLUMNS) - 1)])
+            hidden = hidden or r.sweep
+    return cells, hidden
+
+
+def _sweep_cells(sweep: str, branches: list[Row]) -> list[str]:
+    from collections import Counter
+
+    def best(values: Iterator[float | None]) -> float | None:
+        return max((v for v in values if v is not None), default=None)
+
+    states = Counter(b.status for b in branches)
+    first = branches[0]
+    return [
+        plain(sweep),
+        ", ".join(f"{n:,} {status}" for status, n in states.items()),
+        "",
+        percent(best(b.best_acc for b in branches)),
+        decimals(best(b.best_macro_f1 for b in branches)),
+        "",
+        plain(first.parent.reference) if first.parent else "-",
+        f"sweep of {counted(len(branches), 'branch', 'branches')}",
+        age(first.created),
+    ]
 
 
 def _say_none(folder: Root, status: str | None, sweep: str | None) -> None:

@@ -14,9 +14,8 @@ from typer.core import TyperGroup
 from raysweep import _machine
 from raysweep._text import hide_credentials, plain
 from raysweep.display.streams import OutputGone
-from raysweep.display.terminal import debugging, never_fail
+from raysweep.display.terminal import debugging, never_fail, say
 from raysweep.errors import InputError, RaysweepError, ResourceError, did_you_mean
-from raysweep.store.remote.copies import named
 
 VERBS = {  # command → module, in the order of the help
     "run": "run",
@@ -163,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
         if debug or debugging():
             raise
         label = "" if error.exit_code == 130 else "error: "
-        print(f"{label}{named(_paragraph(error))}", file=sys.stderr)
+        say(f"{label}{_paragraph(error)}")
         sys.exit(error.exit_code)
     except OutputGone as error:
         if error.quiet:  # `raysweep list | head`

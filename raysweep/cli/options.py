@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+from raysweep._text import plain
+from raysweep.errors import InputError
+
 ROOT = typer.Option("--root", envvar="RAYSWEEP_ROOT", help="Folder of all experiments, or s3://BUCKET/PREFIX.")
 
 RootOption = Annotated[str, ROOT]
@@ -39,3 +42,21 @@ ShowConfig = Annotated[
     bool, typer.Option("--show-config", help="With --dry-run: also print the resolved configuration as YAML.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and show what would run, but start nothing.")]
+WeightsOnly = Annotated[bool, typer.Option("--weights-only", help="Keep the model, reset the optimizer.")]
+Reset = Annotated[
+    str | None,
+    typer.Option(
+        "--reset", metavar="head", help="head: begin with a new last layer, drawn by the seed; all else stays."
+    ),
+]
+
+
+def resets_head(reset: str | None) -> bool:
+    """Whether ``--reset`` asks for a new last layer.
+
+    Raises:
+        InputError: it names another part.
+    """
+    if reset not in (None, "head"):
+        raise InputError(f"--reset {plain(reset)}: the part that can begin anew is head. Write --reset head.")
+    return reset is not None

@@ -11,7 +11,8 @@ import typer
 
 from raysweep._text import plain
 from raysweep.cli.options import RootOption
-from raysweep.display.terminal import put_json, say, table
+from raysweep.display.tables import table
+from raysweep.display.terminal import put_json, say
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from raysweep._paths import user_path
 from raysweep._text import plain, truncate
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Adjust, Checkpoint, Classes, RootOption, TrustOption
-from raysweep.display.terminal import percent, put_json, say, split_classes, table
+from raysweep.display.tables import table
+from raysweep.display.terminal import percent, put_json, say, split_classes
 from raysweep.store.root import Root
 
 MAX_NAMED = 20  # files that cannot be used, in the error

@@ -8,7 +8,20 @@ import typer
 
 from raysweep._text import Nested
 from raysweep.cli.consent import consent
-from raysweep.cli.options import Address, Classes, DryRun, From, Purpose, RootOption, ShowConfig, TrustOption, Workers
+from raysweep.cli.options import (
+    Address,
+    Classes,
+    DryRun,
+    From,
+    Purpose,
+    Reset,
+    RootOption,
+    ShowConfig,
+    TrustOption,
+    WeightsOnly,
+    Workers,
+    resets_head,
+)
 from raysweep.display.terminal import put, split_classes
 from raysweep.events import Loading
 from raysweep.store.root import Root
@@ -33,7 +46,8 @@ def resume(
     ),
     description: Purpose = None,
     classes: Classes = None,
-    weights_only: bool = typer.Option(False, "--weights-only", help="Keep the model, reset the optimizer."),
+    weights_only: WeightsOnly = False,
+    reset: Reset = None,
     root: RootOption = "experiments",
     workers: Workers = None,
     address: Address = None,
@@ -65,6 +79,7 @@ def resume(
             weights=changed,
             overrides=over,
             fresh_optimizer=weights_only,
+            reset_head=resets_head(reset),
             progress=display,
             writable=not dry_run,
         )

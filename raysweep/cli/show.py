@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -9,7 +10,8 @@ import typer
 from raysweep._text import counted, plain
 from raysweep.cli.options import RootOption
 from raysweep.display.shares import show_shares
-from raysweep.display.terminal import decimals, percent, put, put_json, say, say_next, table
+from raysweep.display.tables import table
+from raysweep.display.terminal import decimals, percent, put, put_json, put_words, say, say_next
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from raysweep.store.records import ExperimentConfig
     from raysweep.store.records_manifest import ManifestEntry
     from raysweep.store.sweep import Sweep
+
+
+MOST_VERDICTS = 8  # sentences
 
 
 def register(app: typer.Typer) -> None:
@@ -53,8 +58,12 @@ def show(
 
 
 def _sweep_json(sweep: Sweep) -> dict[str, object]:
-    """What --json prints of a sweep: ``sweep.json``, and the last epoch of every branch."""
-    return {**sweep.record().to_json(), "id": sweep.id, "results": _results(sweep)}
+    """What --json prints of a sweep: ``sweep.json``, the last epoch of every branch, and the verdict as it was written."""
+    from raysweep.store import verdict_file
+
+    told = verdict_file.read(sweep)
+    verdict = None if told is None else list(told.sentences)
+    return {**sweep.record().to_json(), "id": sweep.id, "results": _results(sweep), "verdict": verdict}
 
 
 def _results(sweep: Sweep) -> list[dict[str, Any]]:
@@ -84,33 +93,63 @@ def _results(sweep: Sweep) -> list[dict[str, Any]]:
 def _show_sweep(sweep: Sweep) -> None:
     from collections import Counter
 
-    from raysweep.cli.branch import results_table
+    from raysweep.display.results import results_table
 
     record, rows = sweep.record(), _results(sweep)
     put(plain(sweep.id))
     if record.description:
-        put(f"  {plain(record.description)}")
+        put_words(f"  {plain(record.description)}")
     states = ", ".join(f"{n} {status}" for status, n in Counter(str(r["status"]) for r in rows).items())
-    put(f"  {counted(len(rows), 'branch', 'branches')} of {_epochs(record.epochs)}: {states}; in {plain(sweep.folder)}")
+    put_words(
+        f"  {counted(len(rows), 'branch', 'branches')} of {_epochs(record.epochs)}: {states}; in {plain(sweep.folder)}"
+    )
     if record.parent:
-        put(f"  from {plain(record.parent.reference)}")
+        put_words(f"  from {plain(record.parent.reference)}")
     for note in record.notes:
-        put(f"  {plain(note)}")
+        put_words(f"  {plain(note)}")
     put("")
     results_table(rows)
     done = all(r["status"] == "finished" for r in rows)
+    _show_verdict(sweep, {str(r["branch"]) for r in rows if r["status"] == "finished"})
     say_next(sweep.root, "compare" if done else "continue", sweep.id)
 
 
+def _show_verdict(sweep: Sweep, finished: set[str]) -> None:
+    """Print what the comparison said at the end of the sweep, and whether other branches have finished since."""
+    from raysweep.store import verdict_file
+
+    told = verdict_file.read(sweep)
+    if told is None:
+        return
+    put_words("Verdict:")
+    for sentence in told.sentences[:MOST_VERDICTS]:
+        put_words(f"  {plain(sentence)}")
+    if (more := len(told.sentences) - MOST_VERDICTS) > 0:
+        put_words(f"  … {more:,} more; --json has all.")
+    if set(told.branches) != finished:
+        said = counted(len(told.branches), "branch had", "branches had")
+        say(f"The verdict was written when {said} finished; now {len(finished):,} have. `compare` tells of all.")
+
+
 def _experiment_json(experiment: Experiment) -> dict[str, object]:
-    """What --json prints: the fields of ``list --json``, the configuration, and the committed checkpoints."""
+    """What --json prints: the fields of ``list --json``, the configuration, the committed checkpoints, and recall, F1 and precision of
+    each class at the best epoch."""
     from raysweep.store import catalog
 
     rows = [
         {"file": e.file, "epoch": e.epoch, "batch": e.batch, "bytes": e.bytes, "sha256": e.sha256, "metrics": e.metrics}
         for e in experiment.manifest().entries
     ]
-    return {**catalog.summary(experiment).to_json(), "config": experiment.config().to_json(), "checkpoints": rows}
+    summary = catalog.summary(experiment).to_json()
+    return {**summary, "config": experiment.config().to_json(), "checkpoints": rows, "classes": _reached(experiment)}
+
+
+def _reached(experiment: Experiment) -> Mapping[str, float]:
+    """``recall_CLASS``, ``f1_CLASS`` and ``precision_CLASS`` of the best epoch, as far as they are known."""
+    from raysweep.store import class_metrics
+
+    best = experiment.manifest().best
+    return {} if best is None else class_metrics.of_epoch(experiment, best.epoch)
 
 
 def _show_experiment(experiment: Experiment) -> None:
@@ -119,16 +158,16 @@ def _show_experiment(experiment: Experiment) -> None:
     summary, config, manifest = catalog.summary(experiment), experiment.config(), experiment.manifest()
     put(plain(summary.id))
     if config.experiment_description:
-        put(f"  {plain(config.experiment_description)}")
-    put(
+        put_words(f"  {plain(config.experiment_description)}")
+    put_words(
         f"  {summary.status}, {summary.epochs_done} of {_epochs(summary.epochs_target)}, model {plain(config.model_name)}, in {plain(experiment.folder)}"
     )
     if summary.parent:
-        put(f"  child of {plain(summary.parent.reference)}")
+        put_words(f"  child of {plain(summary.parent.reference)}")
     if summary.note:
         say(plain(summary.note))
     put("")
-    _shares(config)
+    _shares(config, _reached(experiment))
     if manifest.entries:
         put("")
         columns = [
@@ -140,7 +179,7 @@ def _show_experiment(experiment: Experiment) -> None:
             ("worst class", "l"),
             ("", "l"),
         ]
-        table(None, columns, [_row(e, manifest.best_file) for e in manifest.entries])
+        table(None, columns, [_row(e, manifest.best_file) for e in manifest.entries], optional=[1, 5, 2])
     root = experiment.root
     old = [p.epoch for p in experiment.old_checkpoints() if p.batch is None]
     if old:
@@ -169,21 +208,21 @@ def _row(e: ManifestEntry, best: str | None) -> list[str]:
     ]
 
 
-def _shares(config: ExperimentConfig) -> None:
-    """Print the weights and the resulting share of each class."""
+def _shares(config: ExperimentConfig, reached: Mapping[str, float]) -> None:
+    """Print the weights and the resulting share of each class, and what the best epoch reached of it."""
     from raysweep.errors import RaysweepError
     from raysweep.weights import SamplingWeights
 
     counts, given = config.class_counts, config.sampling_weights
     try:
         if not counts:
-            put("  weights: " + ", ".join(f"{plain(c)} {plain(w)}" for c, w in given.items()))
+            put_words("  weights: " + ", ".join(f"{plain(c)} {plain(w)}" for c, w in given.items()))
             return
         sampled = SamplingWeights.complete(given, list(counts))
         weights, shown = sampled.as_dict(), sampled.shares(counts)
-        show_shares({c: int(n) for c, n in counts.items()}, weights, shown)
+        show_shares({c: int(n) for c, n in counts.items()}, weights, shown, reached=reached)
     except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # somebody edited the file
-        put("  class_counts or sampling_weights in experiment_config.json are not valid")
+        put_words("  class_counts or sampling_weights in experiment_config.json are not valid")
         return
 
 
@@ -194,13 +233,15 @@ def _show_checkpoint(experiment: Experiment, entry: ManifestEntry | None, path: 
         return
     put(plain(path))
     if entry is None:
-        put(f"  not in a manifest of {plain(experiment.id)}; {path.stat().st_size:,} bytes")
+        put_words(f"  not in a manifest of {plain(experiment.id)}; {path.stat().st_size:,} bytes")
         return
     where = f"epoch {entry.epoch}" + ("" if entry.batch is None else f", batch {entry.batch}")
-    put(f"  {plain(experiment.id)}, {where}, {entry.bytes:,} bytes, {'intact' if problem is None else plain(problem)}")
-    put(f"  sha256 {plain(entry.sha256)}")
+    put_words(
+        f"  {plain(experiment.id)}, {where}, {entry.bytes:,} bytes, {'intact' if problem is None else plain(problem)}"
+    )
+    put_words(f"  sha256 {plain(entry.sha256)}")
     for key, value in entry.metrics.items():
-        put(f"  {plain(key)}: {f'{value:.4f}' if isinstance(value, float) else plain(value)}")
+        put_words(f"  {plain(key)}: {f'{value:.4f}' if isinstance(value, float) else plain(value)}")
 
 
 def _checkpoint_json(

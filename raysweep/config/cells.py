@@ -6,7 +6,6 @@ A schedule or a policy of weights is a way to show the classes, as weights are: 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,18 +31,19 @@ _VALUE = 24  # letters of a value in a name
 Flat = Mapping[str, Any]  # dotted key → value
 
 
-def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+def flat(settings: Mapping[str, Any]) -> Nested:
     """Settings by dotted key, whether given dotted, nested or in a short form (``loss: focal``).
 
     >>> flat({"loss": "focal", "loss.gamma": 1.0, "training": {"learning_rate": 0.1}})
     {'loss.kind': 'focal', 'loss.gamma': 1.0, 'training.learning_rate': 0.1}
     """
     values = nested(settings)
-    whole = {name: value for name in _WHOLE if (value := _at(values, name)) is not None}
+    whole = {name: value for name in _WHOLE if (value := at(values, name)) is not None}
     return {k: v for k, v in dotted(values) if not k.startswith(_WHOLE)} | whole
 
 
-def _at(values: Any, key: str) -> Any:
+def at(values: Any, key: str) -> Any:
+    """The value of a dotted key in nested settings; None if it is not there."""
     for part in key.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
     return values
@@ -73,12 +73,12 @@ def overrides(settings: Flat) -> Nested:
     return given
 
 
-def differing(settings: Flat, before: Flat) -> dict[str, Any]:
+def differing(settings: Flat, before: Flat) -> Nested:
     """Those settings that are not already so in ``before``."""
     return {k: v for k, v in settings.items() if k not in before or before[k] != v}
 
 
-def of_cell(settings: Flat) -> dict[str, Any]:
+def of_cell(settings: Flat) -> Nested:
     """The settings that a branch shares with the control of its cell."""
     return {k: v for k, v in settings.items() if k not in RATIO}
 
@@ -89,7 +89,7 @@ def key(settings: Flat, seed: int | None = None) -> str:
     return f"{text} {seed}" if "sampling.follow" in settings else text
 
 
-def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+def checked(settings: Mapping[str, Any]) -> Nested:
     """Settings of a branch by dotted key.
 
     Raises:
@@ -160,20 +160,19 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def levels(settings: Sequence[Flat]) -> list[dict[str, str]]:
-    """Of each branch: factor → level. Settings that only ever stand together are one factor: nothing tells them apart."""
+    """Of each branch: factor → level, such as ``loss=focal``. Settings that only ever stand together are one factor: nothing tells
+    them apart."""
     columns: dict[tuple[str, str], tuple[bool, ...]] = {}
     for each in settings:
-        for name, value in each.items():
-            pair = (name, json.dumps(value, sort_keys=True, default=str))
-            columns[pair] = tuple(name in s and s[name] == value for s in settings)
-    joined: dict[tuple[bool, ...], list[tuple[str, str]]] = {}
-    for pair, column in columns.items():
-        joined.setdefault(column, []).append(pair)
+        for name, given in each.items():
+            column = tuple(name in s and s[name] == given for s in settings)
+            columns[name, key({name: given})] = column
+    joined: dict[tuple[bool, ...], list[str]] = {}
+    for (name, _), column in columns.items():
+        joined.setdefault(column, []).append(name)
     found: list[dict[str, str]] = [{} for _ in settings]
-    for column, pairs in joined.items():
-        name = " and ".join(name for name, _ in pairs)
-        level = " and ".join(re.sub(r'^"|"$', "", value) for _, value in pairs)
-        for mine, there in zip(found, column, strict=True):
+    for column, names in joined.items():
+        for mine, each, there in zip(found, settings, column, strict=True):
             if there:
-                mine[name] = level
+                mine[" and ".join(names)] = " and ".join(describe({name: each[name]}) for name in names)
     return found

@@ -64,9 +64,12 @@ def code(settings: Mapping[str, Any]) -> list[Ask]:
     """What these nested settings would run or fetch when the network is built and trained."""
     found = _model(settings.get("model"))
     others = {key: value for key, value in settings.items() if key != "model"}
-    for key, value in _leaves(others):
-        if isinstance(value, str) and value.strip().startswith(_CODE):
-            found.append(Ask(key, value, f"run the Python function {truncate(value, 200)} ({key})", f"{key}={value}"))
+    own = [(k, v) for k, v in _leaves(others) if isinstance(v, str) and v.strip().startswith(_CODE)]
+    found += [Ask(k, v, f"run the Python function {truncate(v, 200)} ({k})", f"{k}={v}") for k, v in own]
+    place = settings.get("code_path")
+    if own and place:  # asked for by itself: a name that the user says anew is looked for there, too
+        text = f"import it from the folder {truncate(place, 200)} (code_path)"
+        found.append(Ask("code_path", str(place), text, shlex.quote(f"code_path={place}")))
     return found
 
 

@@ -130,6 +130,16 @@ class GridData(Section):
     )
 
 
+class Fork(Section):
+    """What all branches, the control included, do otherwise at the fork."""
+
+    schedule: Literal["inherit", "restart", "constant", "cooldown"] = Field(
+        "inherit",
+        description="The learning rate from the fork on. inherit: as the parent would go on; restart: warm up and decay anew; constant: "
+        "keep the rate of the fork; cooldown: from it in a straight line to zero.",
+    )
+
+
 class Grid(Section):
     """The content of a grid file."""
 
@@ -169,6 +179,11 @@ class Grid(Section):
     )
     branches: list[BranchSpec] = Field(
         default_factory=list, description="Named branches, in addition to the combinations of weights."
+    )
+    fork: Fork = Field(
+        default_factory=Fork,  # type: ignore[arg-type]
+        description="What the control and all branches do otherwise at the fork: {schedule: restart}. The control is then no exact "
+        "continuation of its parent.",
     )
     search: SearchSection = Field(
         default_factory=SearchSection,  # type: ignore[arg-type]
@@ -272,10 +287,10 @@ class Grid(Section):
         """The settings of the branches that schedules and policies make."""
         return [{"sampling.schedule": s} for s in self.schedules] + [{"sampling.policy": p} for p in self.policies]
 
-    def every_cell(self) -> Iterable[dict[str, Any]]:
+    def every_cell(self) -> Iterable[Nested]:
         """The settings of every cell by dotted key, one at a time."""
         for values in itertools.product(*self.settings.values()):
-            merged: dict[str, Any] = {}
+            merged: Nested = {}
             for name, value in zip(self.settings, values, strict=True):
                 merged |= cells.flat({name: value})
             yield merged

@@ -88,12 +88,19 @@ def parse_overrides(overrides: Sequence[str]) -> Nested:
         elif _holds_texts(kind):
             given = _read(item, value.strip(), texts=True)
         else:
-            result = merge(result, _from_yaml(item, value))
+            result = _with(result, _from_yaml(item, value))
             continue
         for part in reversed(key.strip().split(".")):
             given = {part: given}
-        result = merge(result, given)
+        result = _with(result, given)
     return result
+
+
+def _with(result: Nested, given: Nested) -> Nested:
+    """Both, also where one has the short form of a section of which the other has an option."""
+    if any(key in result and isinstance(result[key], str) != isinstance(value, str) for key, value in given.items()):
+        result, given = written_out(result), written_out(given)
+    return merge(result, given)
 
 
 def assignment(key: str, value: Any) -> str:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
-from raysweep._text import Nested, check_name, without_credentials
+from raysweep._text import Nested, check_name, short_repr, without_credentials
+from raysweep.config.own import METRICS, WordOrCode, check_metric, target_of
 from raysweep.config.treatment import LossSection, SamplingSection
 from raysweep.config.types import Float, Int, Moments, Name, Names, Positive, Section, Seed, Text, Workers, short_json
 
@@ -218,6 +219,11 @@ class ModelSection(Section):
         description="The last layer. replace: it begins anew, whatever was loaded; keep: it stays. Default: it is replaced where a "
         "network was not told the number of classes and has another one.",
     )
+    auxiliary_share: Annotated[Float, Field(ge=0)] | None = Field(
+        None,
+        description="What each auxiliary head of the network adds to the loss, a factor; 0: nothing. Default: 0.4 for one head, as for "
+        "Inception v3, and 0.3 for two, as for GoogLeNet.",
+    )
 
 
 class AugmentSection(Section):
@@ -231,20 +237,39 @@ class AugmentSection(Section):
     )
 
 
+class ForkSection(Section):
+    """What becomes of the learning rate where a child starts. Planning writes the place and the rate into it."""
+
+    schedule: Literal["inherit", "restart", "constant", "cooldown"] = Field(
+        "inherit",
+        description="inherit: go on as the parent would; restart: warm up and decay anew, within the child's epochs; constant: keep the "
+        "rate of the fork; cooldown: from that rate in a straight line to zero.",
+    )
+    start: Annotated[Float, Field(ge=0)] | None = Field(None, description="Set by planning: epochs at the fork.")
+    end: Annotated[Float, Field(ge=0)] | None = Field(None, description="Set by planning: epochs at the child's end.")
+    rate: Annotated[Float, Field(ge=0)] | None = Field(None, description="Set by planning: the rate at the fork.")
+
+
 class TrainingSection(Section):
     epochs: Positive = Field(5, description="Epochs to train; in a child, additional epochs.")
     batch_size: Positive = Field(64, description="Global batch size, divided among the workers.")
     learning_rate: Annotated[Float, Field(gt=0)] = Field(0.003, description="Peak learning rate.")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw, or sgd with momentum.")
+    optimizer: Annotated[Text, WordOrCode("adamw", "sgd")] = Field(
+        "adamw",
+        description="adamw, sgd with momentum, or your own: python:MODULE:NAME, called with the groups of parameters and, if it takes them, "
+        "lr, weight_decay, momentum.",
+    )
     momentum: Annotated[Float, Field(ge=0, lt=1)] = Field(0.9, description="Momentum of sgd.")
     weight_decay: Annotated[Float, Field(ge=0)] = Field(
         0.02, description="Weight decay; not applied to biases and normalization layers."
     )
-    schedule: Literal["constant", "cosine", "step"] = Field(
-        "cosine", description="How the learning rate changes after the warm-up."
+    schedule: Annotated[Text, WordOrCode("constant", "cosine", "step")] = Field(
+        "cosine",
+        description="How the learning rate changes after the warm-up: constant, cosine, step, or your own: python:MODULE:NAME, a function of "
+        "the epochs that are done.",
     )
     schedule_epochs: Positive | None = Field(
-        None, description="cosine: epoch at which the decay ends. Default: epochs. Children inherit it."
+        None, description="cosine and python: epoch at which the decay ends. Default: epochs. Children inherit it."
     )
     warmup_epochs: Annotated[Float, Field(ge=0)] = Field(
         1.0, description="The learning rate rises linearly for this many epochs."
@@ -256,6 +281,10 @@ class TrainingSection(Section):
         10, description="step: multiply the learning rate by step_gamma every step_epochs epochs."
     )
     step_gamma: Annotated[Float, Field(gt=0, le=1)] = Field(0.1, description="step: factor of each step.")
+    fork: ForkSection | None = Field(
+        None,
+        description="In a child: another schedule of the learning rate from the fork on, such as {schedule: cooldown}. Children inherit it.",
+    )
     label_smoothing: Annotated[Float, Field(ge=0, lt=1)] = Field(
         0.1, description="Label smoothing of the cross-entropy loss; 0: none."
     )
@@ -271,8 +300,9 @@ class TrainingSection(Section):
     )
     channels_last: bool = Field(True, description="Use PyTorch's channels_last memory format.")
     compile: bool = Field(False, description="Use torch.compile. It takes time at the start and pays off in long runs.")
-    best_metric: Literal["val_acc", "macro_f1", "balanced_accuracy"] = Field(
-        "val_acc", description="Validation metric that decides which epoch is the best."
+    best_metric: Text = Field(
+        "val_acc",
+        description="Validation metric that decides which epoch is the best: val_acc, macro_f1, balanced_accuracy, or one of metrics.",
     )
     patience: Positive | None = Field(
         None,
@@ -372,7 +402,7 @@ class TrackersSection(Section):
     )
 
 
-_FIRST = {"model": "name", "data": "path", "loss": "kind"}
+FIRST = {"model": "name", "data": "path", "loss": "kind"}
 
 
 def written_out(values: Nested) -> Nested:
@@ -381,7 +411,7 @@ def written_out(values: Nested) -> Nested:
     >>> written_out({"model": "cnn", "seed": 3})
     {'model': {'name': 'cnn'}, 'seed': 3}
     """
-    return {k: {_FIRST[k]: v} if k in _FIRST and isinstance(v, str) else v for k, v in values.items()}
+    return {k: {FIRST[k]: v} if k in FIRST and isinstance(v, str) else v for k, v in values.items()}
 
 
 class Settings(Section):
@@ -394,9 +424,19 @@ class Settings(Section):
     model: ModelSection = Field(default_factory=ModelSection)  # type: ignore[arg-type]
     training: TrainingSection = Field(default_factory=TrainingSection)  # type: ignore[arg-type]
     loss: LossSection = Field(default_factory=LossSection)  # type: ignore[arg-type]
+    metrics: dict[Annotated[Text, AfterValidator(check_metric)], Annotated[Text, WordOrCode()]] = Field(
+        default_factory=dict,
+        description="Your own metrics by name, each python:MODULE:NAME, a function of labels and probabilities that returns a number: "
+        "{g_mean: python:MODULE:NAME}.",
+    )
     checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)  # type: ignore[arg-type]
     scaling: ScalingSection = Field(default_factory=ScalingSection)  # type: ignore[arg-type]
     trackers: TrackersSection = Field(default_factory=TrackersSection)  # type: ignore[arg-type]
+    code_path: Text | None = Field(
+        None,
+        description="Folder with your code of python: names, apart from the model's (model.path). Default: the one in which it is found: "
+        "on PYTHONPATH, else in the working directory.",
+    )
     root: Text = Field("experiments", description="Folder in which experiments are created, or s3://BUCKET/PREFIX.")
 
     @model_validator(mode="before")
@@ -421,6 +461,15 @@ class Settings(Section):
         return {**values, "experiment": {**known, **given}}
 
     @model_validator(mode="after")
+    def _best_metric_is_known(self) -> Settings:
+        known = [*METRICS, *self.metrics]
+        if self.training.best_metric not in known:
+            raise ValueError(
+                f"training.best_metric is {short_repr(self.training.best_metric)}, not one of {', '.join(known)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _data_has_a_path(self) -> Settings:
         built_in = self.data.source in ("faces", "digits")
         if not built_in and self.data.path is None:
@@ -431,6 +480,17 @@ class Settings(Section):
                 "(on the command line: data.path= with nothing after it)"
             )
         return self
+
+    def own_code(self) -> dict[str, str]:
+        """Option → ``MODULE:NAME`` of the user's code, apart from the model."""
+        training = self.training
+        named = {
+            "training.optimizer": training.optimizer,
+            "training.schedule": training.schedule,
+            "loss.kind": self.loss.kind,
+        }
+        named |= {f"metrics.{name}": value for name, value in self.metrics.items()}
+        return {option: target for option, value in named.items() if (target := target_of(value)) is not None}
 
     def flat(self, **more: Any) -> dict[str, Any]:
         """The flat names of the specification, in its order, then ``settings`` with all options."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_serializer, model_validator
 
 from raysweep._text import Nested
+from raysweep.config.own import WordOrCode, target_of
 from raysweep.config.types import Float, Int, Positive, Section, Text
 from raysweep.errors import WeightsError
 from raysweep.weights_by_rule import Wanted
@@ -179,21 +180,25 @@ class SamplingSection(Section):
 
 
 _USED_BY = {  # option → the losses that read it
-    "weights": ("class_weights", "focal", "ldam"),
+    "weights": ("class_weights", "focal", "ldam", "python"),
     "gamma": ("focal",),
     "tau": ("logit_adjusted",),
     "margin": ("ldam",),
-    "from_epoch": ("class_weights", "focal", "ldam", "balanced_softmax", "logit_adjusted"),
+    "from_epoch": ("class_weights", "focal", "ldam", "python", "balanced_softmax", "logit_adjusted"),
 }
+_LOSSES = ("cross_entropy", "class_weights", "focal", "balanced_softmax", "logit_adjusted", "ldam")
 
 
 class LossSection(Section):
-    kind: Literal["cross_entropy", "class_weights", "focal", "balanced_softmax", "logit_adjusted", "ldam"] = Field(
-        "cross_entropy", description="The loss. Whatever it is, a network predicts from its own logits."
+    kind: Annotated[Text, WordOrCode(*_LOSSES)] = Field(
+        "cross_entropy",
+        description="cross_entropy, class_weights, focal, balanced_softmax, logit_adjusted, ldam, or your own: python:MODULE:NAME, called "
+        "with logits, targets and, if it takes them, class_counts, epoch, sample_weights. Whatever it is, a network predicts from its "
+        "own logits.",
     )
     weights: str | Nested | None = Field(
         None,
-        description="class_weights, focal and ldam: weight of each class in the loss, as in sampling.weights: class: number, or a "
+        description="class_weights, focal, ldam and python: weight of each class in the loss, as in sampling.weights: class: number, or a "
         "rule. They are scaled so that their mean over the images shown is 1. Default: balanced for class_weights, else none.",
     )
     gamma: Annotated[Float, Field(ge=0)] = Field(2.0, description="focal: exponent of (1 - p).")
@@ -217,13 +222,19 @@ class LossSection(Section):
     @model_validator(mode="after")
     def _options_are_read(self) -> LossSection:
         for option, losses in _USED_BY.items():
-            if self.kind not in losses and getattr(self, option) != type(self).model_fields[option].default:
+            kind = self.kind if self.own is None else "python"
+            if kind not in losses and getattr(self, option) != type(self).model_fields[option].default:
                 raise ValueError(
-                    f"{option} is set, but loss.kind: {self.kind} does not read it; {', '.join(losses)} would"
+                    f"{option} is set, but loss.kind: {self.kind} does not read it; {', '.join(k for k in losses if k != 'python')} would"
                 )
         if self.from_epoch is not None and not self.weighted and not self.prior:
             raise ValueError(f"from_epoch defers class weights, but loss.kind: {self.kind} has none; set weights, too")
         return self
+
+    @property
+    def own(self) -> str | None:
+        """``MODULE:NAME`` of a loss of the user; None for others."""
+        return target_of(self.kind)
 
     @property
     def weighted(self) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import Any, Self
 
 from raysweep._text import hide_credentials, plain
-from raysweep.display.terminal import is_terminal, say
+from raysweep.display.terminal import is_terminal, say, wrapped
 from raysweep.events import Connected, Event, Note
 
 
@@ -50,6 +51,6 @@ class Display:
         if self.live is not None:
             from rich.text import Text
 
-            self.live.console.print(Text(text), soft_wrap=True)
+            self.live.console.print(Text(wrapped(text, shutil.get_terminal_size().columns)), soft_wrap=True)
         else:
             say(text)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from raysweep._text import labels
-from raysweep.display.terminal import percent, say, table
+from raysweep.display.tables import table
+from raysweep.display.terminal import percent, say
 
-MOST_CLASSES = 40  # rows
+MOST_CLASSES = 20  # rows
+_KINDS = ("recall", "f1", "precision")
 
 
 def show_shares(
@@ -16,35 +18,43 @@ def show_shares(
     shares: Mapping[str, float],
     quotas: Mapping[str, int] | None = None,
     validation: Mapping[str, int] | None = None,
+    reached: Mapping[str, float] | None = None,
 ) -> None:
     """Print a row per class. Of more than MOST_CLASSES, those are left out whose share differs least from that of the data,
-    and then those of average size; a line says how many.
+    then those of high recall and of average size; a line says how many.
 
     Args:
         counts: class → images. quotas: class → images per epoch, if they are shown. validation: class → validation images,
-            if they are shown.
+            if they are shown. reached: ``recall_CLASS``, ``f1_CLASS`` and ``precision_CLASS`` of an epoch.
     """
     total = sum(counts.values())
     names = dict(zip(counts, labels(list(counts)), strict=True))
     rows = []
-    for c in _shown(counts, weights, shares):
+    for c in _shown(counts, weights, shares, reached or {}):
         row = [names[c], f"{counts[c]:,}", percent(counts[c] / total), f"{weights[c]:g}", percent(shares[c])]
         row += [] if quotas is None else [f"{quotas[c]:,}"]
-        rows.append(row if validation is None else [*row, f"{validation.get(c, 0):,}"])
+        row += [] if validation is None else [f"{validation.get(c, 0):,}"]
+        rows.append([*row, *(percent(reached.get(f"{kind}_{c}")) for kind in _KINDS)] if reached else row)
     columns = [("class", "l"), ("images", "r"), ("share of the data", "r"), ("weight", "r"), ("share shown", "r")]
     columns += [] if quotas is None else [("shown per epoch", "r")]
-    table(None, columns if validation is None else [*columns, ("validation", "r")], rows)
+    columns += [] if validation is None else [("validation", "r")]
+    columns += [(kind.replace("f1", "F1"), "r") for kind in _KINDS] if reached else []
+    optional = [2, 7, 1, 4] if reached else [2, 5]  # of a narrow terminal: the share of the data leaves first
+    table(None, columns, rows, optional=[i for i in optional if i < len(columns)])
     if more := len(counts) - len(rows):
-        say(f"{more:,} more classes of {len(counts):,} are not in the table; --json has all.")
+        say(f"… {more:,} more classes of {len(counts):,}; --json has all.")
 
 
-def _shown(counts: Mapping[str, int], weights: Mapping[str, float], shares: Mapping[str, float]) -> list[str]:
+def _shown(
+    counts: Mapping[str, int], weights: Mapping[str, float], shares: Mapping[str, float], reached: Mapping[str, float]
+) -> list[str]:
     if len(counts) <= MOST_CLASSES:
         return list(counts)
     total, middle = sum(counts.values()), sorted(counts.values())[len(counts) // 2]
 
-    def size(c: str) -> tuple[bool, float, int]:
-        return (weights[c] != 1.0, abs(shares[c] - counts[c] / total), abs(counts[c] - middle))
+    def size(c: str) -> tuple[bool, float, float, int]:
+        moved = abs(shares[c] - counts[c] / total)
+        return (weights[c] != 1.0, moved, -reached.get(f"recall_{c}", 1.0), abs(counts[c] - middle))
 
     chosen = set(sorted(counts, key=size, reverse=True)[:MOST_CLASSES])
     return [c for c in counts if c in chosen]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from raysweep._text import counted, plain
 from raysweep.cluster import signals
+from raysweep.display import tables
 from raysweep.display.base import Display
-from raysweep.display.terminal import debugging, duration, percent, say
+from raysweep.display.terminal import debugging, decimals, duration, percent, say, wrapped
 from raysweep.events import (
     BatchDone,
     BranchEnded,
@@ -27,6 +29,14 @@ from raysweep.events import (
     TrainingStarted,
 )
 
+MOST_RATES = 3  # in the title
+MOST_CHANGED = 4  # classes that a branch changes, in its row
+_ACCURACY = "val_acc"
+_COLUMNS = [
+    ("branch", "l"), ("status", "l"), ("epoch", "r"), ("accuracy", "r"), ("− control", "r"), ("macro-F1", "r"),
+    ("changed classes: recall", "l"), ("worst class", "l"),
+]  # fmt: skip
+_OPTIONAL = (7, 5, 4, 6, 3)  # of a narrow terminal, those first that leave first
 ROWS = 30  # the table shows at most this many branches: the running ones, then the latest to change
 
 
@@ -42,9 +52,11 @@ class Row:
     epoch: int = 0
     batch: float = 0.0  # fraction of the running epoch that is done
     accuracy: float | None = None
+    f1: float | None = None
     worst: str = ""
+    changed: tuple[str, ...] = ()  # classes whose weights are not the parent's
     touched: float = 0.0
-    by_epoch: dict[int, float] = field(default_factory=dict)
+    by_epoch: dict[int, dict[str, float]] = field(default_factory=dict)  # epoch → what is compared with the control
     last_epoch: int | None = None  # its own, where the training has begun
 
 
@@ -57,10 +69,11 @@ class SweepDisplay(Display):
         self.controls: dict[tuple[str | None, int | None], Row] = {}  # by arm (None: the control) and seed
         self.first_epoch: int | None = None
         self.last_epoch: int | None = None
+        self.watched: dict[str, None] = {}  # classes that some branch changes
         self.inexact: set[str] = set()  # reasons why branches are not bit-exact that were printed
         self.drawn = 0.0
         self.hint = "starting Ray"
-        self.rates: tuple[float, float] | None = None  # the learning rate at the fork and at the end
+        self.rates: tuple[tuple[float, float], ...] = ()  # the learning rates at the fork and at the end
         self.comparing = False  # whether all branches have ended
 
     def _make_live(self, console: Any) -> Any:
@@ -106,6 +119,8 @@ class SweepDisplay(Display):
         for b in event.branches:
             status = "done" if b.finished else "waiting"
             row = self.rows.setdefault(b.name, Row(b.name, b.control, b.seed, status, b.reference))
+            row.changed = b.changed
+            self.watched.update(dict.fromkeys(b.changed))
             if b.control or b.arm is not None:
                 self.controls.setdefault((None if b.control else b.arm, row.seed), row)
         queue = f" {event.queue}" if event.queue else ""
@@ -154,13 +169,17 @@ class SweepDisplay(Display):
             row.epoch, row.batch = event.epoch, 1.0
             row.status = "running"
         row.accuracy = values["val_acc"]
-        row.by_epoch[event.epoch] = values["val_acc"]
+        row.f1 = values["val_macro_f1"]
+        known = (_ACCURACY, *(f"recall_{c}" for c in self.watched))
+        row.by_epoch[event.epoch] = {k: v for k in known if (v := values.get(k)) is not None}
         row.worst = f"{values['worst_class']} {percent(values['worst_recall'])}"
         if self.live is None:
             against = self._against(row)
+            changed = self._changed(row)
             say(
                 f"{plain(row.name)}  epoch {event.epoch}/{row.last_epoch or self.last_epoch or '?'}  acc {percent(row.accuracy)}"
-                f"{f' ({against} against the control)' if against else ''}  worst {plain(row.worst)}"
+                f"{f' ({against} against the control)' if against else ''}  macro-F1 {decimals(row.f1)}  "
+                f"worst {plain(row.worst)}{f'  changed {changed}' if changed else ''}"
             )
 
     def _ended(self, row: Row, event: BranchEnded) -> None:
@@ -171,13 +190,24 @@ class SweepDisplay(Display):
             if event.traceback and (debugging() or not where):  # if there is no file, this is the only copy
                 self._line("\n".join(map(plain, event.traceback.rstrip().split("\n"))))
 
-    def _against(self, row: Row) -> str:
-        """The difference in accuracy from the control of the same seed and settings, at the newest epoch that both have finished."""
+    def _against(self, row: Row, key: str = _ACCURACY) -> str:
+        """The difference from the control of the same seed and settings in points, at the newest epoch that both have finished."""
         control = self.controls.get((row.reference, row.seed))
-        if control is None or control is row:
+        if control is None or control is row or not (both := set(control.by_epoch) & set(row.by_epoch)):
             return ""
-        both = set(control.by_epoch) & set(row.by_epoch)
-        return f"{100 * (row.by_epoch[max(both)] - control.by_epoch[max(both)]):+.1f}" if both else ""
+        mine, its = row.by_epoch[max(both)].get(key), control.by_epoch[max(both)].get(key)
+        return "" if mine is None or its is None else f"{100 * (mine - its):+.1f}"
+
+    def _changed(self, row: Row) -> str:
+        """The recall of the classes whose weights the branch changes, with the difference from the control."""
+        latest = row.by_epoch[max(row.by_epoch)] if row.by_epoch else {}
+        told = []
+        for name in row.changed[:MOST_CHANGED]:
+            if (value := latest.get(f"recall_{name}")) is not None:
+                against = self._against(row, f"recall_{name}")
+                told.append(f"{plain(name)} {percent(value)}{f' ({against})' if against else ''}")
+        more = len(row.changed) - MOST_CHANGED
+        return ", ".join(told) + (f" … {more:,} more" if told and more > 0 else "")
 
     # --- the table -----------------------------------------------------------------------------------------------
 
@@ -189,25 +219,33 @@ class SweepDisplay(Display):
             self.live.update(self._table(), refresh=True)
 
     def _table(self) -> Any:
-        from rich import box
-        from rich.table import Table
         from rich.text import Text
 
         if not self.rows:
             return Text(f"{self.hint} …  {duration(time.monotonic() - self.started)}")
-        done = sum(r.status in ("done", "failed", "interrupted") for r in self.rows.values())
-        title = f"{done} of {counted(len(self.rows), 'branch', 'branches')}  {duration(time.monotonic() - self.started)}  {'comparing them' if self.comparing else self._left()}"
-        if self.rates is not None:
-            title += f"  learning rate {self.rates[0]:.2g} → {self.rates[1]:.2g}"
-        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-        for name in ("branch", "status"):
-            table.add_column(name, overflow="fold")
-        for name in ("epoch", "accuracy", "− control"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("worst class", overflow="fold")
-        for row in self._shown():
-            table.add_row(*(Text(c) for c in self._cells(row)))
-        return table
+        ended = sum(r.status in ("done", "failed", "interrupted") for r in self.rows.values())
+        title = f"{ended} of {counted(len(self.rows), 'branch', 'branches')}  {duration(time.monotonic() - self.started)}  {'comparing them' if self.comparing else self._left()}"
+        if self.rates:
+            each = [f"{fork:.2g} → {end:.2g}" for fork, end in self.rates]
+            title += f"  learning rate {', '.join(each[:MOST_RATES])}{', …' if len(each) > MOST_RATES else ''}"
+        width = shutil.get_terminal_size().columns
+        drawn = tables.lines(_COLUMNS, [self._cells(r) for r in self._shown()], width, _OPTIONAL)
+        return Text.from_ansi("\n".join([wrapped(title, width), "", *drawn]))
+
+    def __exit__(self, *exc: object) -> None:
+        """Remove the live table; what ended before all branches had leaves the last one, and how many are done."""
+        super().__exit__(*exc)
+        if exc[1] is not None and self.rows and not self.comparing:
+            tables.table(
+                None,
+                _COLUMNS,
+                [self._cells(r) for r in self._shown()],
+                err=True,
+                whole="`raysweep show`",
+                optional=_OPTIONAL,
+            )
+            done = sum(r.status == "done" for r in self.rows.values())
+            say(f"{done:,} of {counted(len(self.rows), 'branch', 'branches')} done.")
 
     def _shown(self) -> list[Row]:
         rows = list(self.rows.values())
@@ -224,7 +262,8 @@ class SweepDisplay(Display):
         if row.status == "running" and row.batch < 1:
             epoch += f" {row.batch:>4.0%}"
         name = plain(row.name) if not row.control else f"{plain(row.name)} *"
-        return [name, row.status, epoch, percent(row.accuracy), self._against(row), plain(row.worst)]
+        against, changed = self._against(row), self._changed(row)
+        return [name, row.status, epoch, percent(row.accuracy), against, decimals(row.f1), changed, plain(row.worst)]
 
     def _left(self) -> str:
         """Time left, estimated from the fraction of all epochs that is done."""

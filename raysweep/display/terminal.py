@@ -7,20 +7,17 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TextIO
 
-from raysweep._text import counted, hide_credentials, join_names, json_text, plain
+from raysweep._text import hide_credentials, json_text, plain
 from raysweep.store.commands import command
 from raysweep.store.remote.copies import named, opened
 from raysweep.store.root import Root
 
 _NEXT = "Next: "
-_WORDS = re.compile(r"(?:`[^`]*`|\S)+")
-_HEAD = 12  # columns of the terminal for the name of a class above numbers
-_BETWEEN = 3  # between two columns of a table
-_EDGES = 2  # beside the first and the last column
+# What stays in one line: a word, a command between backticks, and a command that ends a message.
+_WORDS = re.compile(r"(?:(?<=: )raysweep [^`]*$|`[^`]*`|\S)+")
 
 
 def never_fail() -> None:
@@ -47,13 +44,14 @@ def say(text: str = "") -> None:
 
 def wrapped(text: str, width: int) -> str:
     """The text in lines of at most ``width`` columns. A word that is longer, and a command between backticks, stay whole."""
-    if len(text) <= width and text.isascii():
-        return text
     lines: list[str] = []
     for line in text.split("\n"):
+        if cell_len(line) <= width:
+            lines.append(line)
+            continue
         start = line[: len(line) - len(line.lstrip())]
         current, used = start, len(start)
-        for word in _WORDS.findall(line):
+        for word in words(line):
             size = cell_len(word)
             if current.strip() and used + 1 + size > width:
                 lines.append(current)
@@ -63,6 +61,15 @@ def wrapped(text: str, width: int) -> str:
                 current, used = current + between + word, used + len(between) + size
         lines.append(current)
     return "\n".join(lines)
+
+
+def words(text: str) -> list[str]:
+    """What must not be broken when a text goes on in the next line.
+
+    >>> words("Stopped. `raysweep list` shows it. Continue: raysweep continue a --root b")[1:]
+    ['`raysweep list`', 'shows', 'it.', 'Continue:', 'raysweep continue a --root b']
+    """
+    return _WORDS.findall(text)
 
 
 def say_next(root: Root, *words: str) -> None:
@@ -78,6 +85,11 @@ def say_first(root: Root) -> None:
 def put(text: str) -> None:
     """Print one line of data on stdout."""
     print(named(hide_credentials(text)), flush=True)
+
+
+def put_words(text: str) -> None:
+    """Print a message for people on stdout. A terminal gets it in lines that end between words."""
+    put(wrapped(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text)
 
 
 def put_json_bytes(data: bytes) -> None:
@@ -149,116 +161,10 @@ def age(created: str | None) -> str:
     return f"{max(0, seconds):.0f} s"
 
 
-def table(
-    title: str | None,
-    columns: list[tuple[str, str]],
-    rows: list[list[str]],
-    err: bool = False,
-    least: Sequence[int] = (),
-    most: int | None = None,
-    optional: Sequence[int] = (),
-) -> None:
-    """Print a table on stdout (with ``err``: stderr): formatted on a terminal, tab-separated for programs.
-
-    Args:
-        least: columns of classes that a narrow terminal may leave out, the least important first. A line below the table says
-            how many there are. Programs get all of them.
-        most: of these columns, also for programs.
-        optional: other columns that a narrow terminal may leave out, the least important first. A line below the table names
-            them. Not together with ``least``.
-    """
-    if most is not None and len(least) > most:
-        gone = set(least[: len(least) - most])
-        kept = [i for i in range(len(columns)) if i not in gone]
-        place = {i: at for at, i in enumerate(kept)}
-        columns, rows = [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
-        _table(title, columns, rows, err, [place[i] for i in least if i not in gone], len(gone))
-    else:
-        _table(title, columns, rows, err, least, 0, optional)
-
-
-def _table(
-    title: str | None,
-    columns: list[tuple[str, str]],
-    rows: list[list[str]],
-    err: bool,
-    least: Sequence[int],
-    omitted: int,
-    optional: Sequence[int] = (),
-) -> None:
-    """:func:`table`, after ``omitted`` columns were left out."""
-    stream = sys.stderr if err else sys.stdout
-    if not stream.isatty():
-        write = say if err else put
-        write("\t".join(name for name, _ in columns))
-        for row in rows:
-            write("\t".join(row))
-        _say_omitted(omitted)
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(stderr=err, highlight=False)
-    texts = [[as_written(named(cell), stream) for cell in row] for row in ([c for c, _ in columns], *rows)]
-    widths = _widths(texts, set(least))
-    shown = _fitting(widths, console.width, least or optional)
-    others = sum(widths[i] + _BETWEEN for i in shown[1:]) + _EDGES
-    kept = console.width // (2 if optional else 3)  # an id is copied, so other columns are folded before it
-    first = min(widths[shown[0]], max(kept, console.width - others))
-    made = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for at, i in enumerate(shown):
-        # The names of the rows keep a third of the width, whatever else there is.
-        made.add_column(
-            Text(texts[0][i]),
-            justify="right" if columns[i][1] == "r" else "left",
-            overflow="fold",
-            no_wrap=columns[i][1] == "n",
-            width=first if at == 0 else None,
-            max_width=widths[i] if i in least else None,
-        )
-    for row in texts[1:]:
-        made.add_row(*(Text(row[i]) for i in shown))
-    console.print(made)
-    if optional:
-        _say_without([name for i, (name, _) in enumerate(columns) if i not in shown])
-    else:
-        _say_omitted(omitted + len(columns) - len(shown))
-
-
-def _say_without(names: Sequence[str]) -> None:
-    if names:
-        say(f"Not shown in a terminal this narrow: {join_names(names)}; --json has all.")
-
-
-def _say_omitted(classes: int) -> None:
-    if classes:
-        say(
-            f"{counted(classes, 'class', 'classes')} with smaller changes {'is' if classes == 1 else 'are'} not shown; --json has all."
-        )
-
-
-def _widths(texts: Sequence[Sequence[str]], narrow: set[int]) -> list[int]:
-    """The width of each column. The names of classes at the top of ``narrow`` columns may be folded."""
-    heads = [min(cell_len(name), _HEAD) if i in narrow else cell_len(name) for i, name in enumerate(texts[0])]
-    return [max([head, *(cell_len(row[i]) for row in texts[1:])]) for i, head in enumerate(heads)]
-
-
-def _fitting(widths: Sequence[int], width: int, least: Sequence[int]) -> list[int]:
-    """The columns that fit into a terminal side by side: all but as many of ``least`` as must go."""
-    gone: set[int] = set()
-    total = sum(w + _BETWEEN for w in widths) - _BETWEEN + _EDGES
-    for i in least:
-        if total <= width:
-            break
-        gone.add(i)
-        total -= widths[i] + _BETWEEN
-    return [i for i in range(len(widths)) if i not in gone]
-
-
 def cell_len(text: str) -> int:
     """How many columns of the terminal a text takes: two for a Chinese character, none for a combining mark."""
+    if text.isascii():
+        return len(text)
     from rich.cells import cell_len as of
 
     return of(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -172,7 +172,7 @@ def _events_of_fork(
 ) -> list[tuple[str, Json]]:
     """The events that tie a child to its parent; only what the configuration says, if the parent is gone."""
     try:
-        of_child = child.of_parent(plan, _same_parent(experiment, ref), config.fresh_optimizer)
+        of_child = child.of_parent(plan, _same_parent(experiment, ref), config.fresh_optimizer, config.reset_head)
     except RaysweepError as error:
         text = f"the log lacks how this experiment differs from {ref.reference}, which cannot be read: {error}"
         told = {"checkpoint": ref.file, "experiment": ref.experiment, "epoch": ref.epoch, "batch": ref.batch or None}
@@ -244,7 +244,7 @@ def _plan(
         hint = "`raysweep continue` also takes --threads, --workers and --address."
         raise ResourceError(f"{error} {hint}") from None
     if good is None and config.parent is not None:
-        return child.of_parent(plan, _same_parent(experiment, config.parent), config.fresh_optimizer)
+        return child.of_parent(plan, _same_parent(experiment, config.parent), config.fresh_optimizer, config.reset_head)
     return plan
 
 
@@ -347,19 +347,27 @@ def _record_changes(
 
 def _record_code(experiment: Experiment, config: ExperimentConfig, plan: Plan, progress: Progress) -> ExperimentConfig:
     """Keep the user's code as it is now, where it is not what the configuration says; returns the configuration."""
-    code = plan.code
-    if code is None or (config.code is not None and dict(config.code.files) == dict(code.hashes)):
+    code, recorded = plan.all_code, {record.option: record for record in config.all_code}
+    now = [one.record() for one in code]
+    if all(one.option in recorded and dict(recorded[one.option].files) == dict(one.files) for one in now):
         return config
-    if config.code is not None:
-        now, then = code.hashes, config.code.files
-        changed = [file for file in sorted({*now, *then}) if now.get(file) != then.get(file)]
-        text = f"the code of python:{code.target} is no longer that with which this experiment began: {join_names(changed)}"
-        lineage.record(experiment.folder, lineage.NOTE, text=text)
-        progress(Note(text))
-    experiment.keep_code(code.files, code.hashes)
-    config = replace(config, code=code.record())
+    for one in now:
+        before = recorded.get(one.option)
+        changed = [] if before is None else _changed_files(before.files, one.files)
+        if changed:
+            text = f"the code of python:{one.target} is no longer that with which this experiment began: {join_names(changed)}"
+            lineage.record(experiment.folder, lineage.NOTE, text=text)
+            progress(Note(text))
+    for found in code:
+        experiment.keep_code(found.files, found.hashes)
+    model = config.code if plan.code is None else plan.code.record()
+    config = replace(config, code=model, own_code=tuple(one.record() for one in plan.own))
     experiment.write_config(config)
     return config
+
+
+def _changed_files(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [file for file in sorted({*now, *then}) if now.get(file) != then.get(file)]
 
 
 def _job(

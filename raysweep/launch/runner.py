@@ -53,6 +53,7 @@ def new_job(
         config=config,
         versions=state.versions() if versions is None else versions,
         code=plan.code,
+        own=plan.own,
         trusted=plan.trusted,
     )
 
@@ -65,6 +66,7 @@ def as_child(job: Job, plan: Plan, parent: Parent) -> Job:
         first_epoch=parent.epoch + 1,
         last_epoch=parent.epoch + plan.settings.training.epochs,
         fresh_optimizer=plan.fresh_optimizer,
+        reset_head=plan.reset_head,
         keep_rng=plan.settings.seed == parent.settings.seed,
         keep_position=parent.batch > 0 and keeps_position(parent, plan),
         parent=parent.record(),
@@ -80,6 +82,7 @@ def _events_of_child(plan: Plan, parent: Parent) -> list[tuple[str, Json]]:
         "batch": parent.batch or None,
         "sha256": parent.sha256,
         "optimizer": "fresh" if plan.fresh_optimizer else None,
+        "reset": "head" if plan.reset_head else None,
         "given": parent.given or None,
     }
     change = plan.ratio_change
@@ -163,8 +166,8 @@ def _start(plan: Plan, launch: Launch, progress: Progress, sweep: str | None, br
             lock = WriterLock.acquire(experiment.folder)
             held.callback(lock.release)
             job = _first_job(plan, experiment, lock, now, sweep, branch)
-            if plan.code is not None:
-                experiment.keep_code(plan.code.files, plan.code.hashes)
+            for code in plan.all_code:
+                experiment.keep_code(code.files, code.hashes)
         record_missing(experiment, first_events(plan, sweep))
         return execute(job, experiment, plan.resources, launch, progress)
 
@@ -189,7 +192,9 @@ def _first_job(
         parent=parent.record().to_json() if parent else None,
         resume_from_checkpoint=Root.address_of(parent.path) if parent else None,
         fresh_optimizer=plan.fresh_optimizer,
+        **({"reset_head": True} if plan.reset_head else {}),
         code=plan.code.record().to_json() if plan.code else None,
+        own_code=[code.record().to_json() for code in plan.own],
         **of_sweep,
     )
     config = ExperimentConfig.from_json(flat | {"sampling_weights": plan.weights.as_dict()})

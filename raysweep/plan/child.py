@@ -17,9 +17,8 @@ from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note, Progress, ignore
 from raysweep.plan import experiment as experiment_plan
-from raysweep.plan import rates, roles
+from raysweep.plan import rates, roles, states
 from raysweep.plan.types import Parent, Plan
-from raysweep.store import checkpoint
 from raysweep.store.root import Root
 from raysweep.weights import SamplingWeights
 from raysweep.weights_by_rule import Wanted
@@ -50,8 +49,10 @@ def plan_child(
     weights: str | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     fresh_optimizer: bool = False,
+    reset_head: bool = False,
     progress: Progress = ignore,
     writable: bool = True,
+    here: bool = True,
 ) -> Plan:
     """Check a child of ``parent``. Nothing is written but the image cache.
 
@@ -60,6 +61,9 @@ def plan_child(
         weights: the classes to change, to a weight or to a share such as "35%", or a rule; see
             :mod:`raysweep.weights_by_rule`. The other classes keep the parent's weights.
         overrides: nested settings that differ from the parent's.
+        fresh_optimizer: without the optimizer's state.
+        reset_head: with a new last layer, whose weights are drawn by the seed.
+        here: whether the child trains in this process, where its resources say so.
 
     Raises:
         InputError: what is wrong and what to do.
@@ -72,7 +76,7 @@ def plan_child(
         _same_kind_of_data(parent, settings)
     _same_pixels(parent, over)
     # first: building a model that does not fit could take all memory
-    changed = _check_state(parent, settings, fresh_optimizer)
+    told = states.check(parent, settings, fresh_optimizer, reset_head)
     known_roles = roles.of_parent(parent, settings, experiment_plan.cache_dir(settings, root), progress)
     plan = experiment_plan.plan_experiment(
         settings,
@@ -86,12 +90,14 @@ def plan_child(
         new_weights=False,
         trusted=parent.trusted,
         before=known_roles,
+        here=here,
     )
+    training = rates.with_rate(plan.settings.training, parent.settings.training)
+    plan = replace(plan, settings=plan.settings.model_copy(update={"training": training}))
     plan = replace(plan, notes=(*plan.notes, *roles.unknown(known_roles, parent, plan.data.sha256)))
     _check_images(parent, plan)
-    if changed is not None:
-        parent = replace(parent, notes=(*parent.notes, Note(changed)))
-    return of_parent(plan, parent, fresh_optimizer)
+    parent = replace(parent, notes=(*parent.notes, *map(Note, told)))
+    return of_parent(plan, parent, fresh_optimizer, reset_head)
 
 
 @dataclass(frozen=True)
@@ -147,9 +153,10 @@ def _wanted(sampling: Mapping[str, Any], weights: str | Mapping[str, Any] | None
     return Wanted({**first, **second}, {c: s for c, s in (sampling.get("shares") or {}).items() if c not in second})
 
 
-def of_parent(plan: Plan, parent: Parent, fresh_optimizer: bool) -> Plan:
+def of_parent(plan: Plan, parent: Parent, fresh_optimizer: bool, reset_head: bool) -> Plan:
     """``plan`` as a child of ``parent``, with what the log says of that."""
-    plan = replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, rates=_rates(parent, plan))
+    plan = replace(plan, parent=parent, fresh_optimizer=fresh_optimizer, reset_head=reset_head)
+    plan = replace(plan, rates=_rates(parent, plan))
     return replace(plan, notes=(*plan.notes, *_notes(parent, plan)))
 
 
@@ -210,6 +217,7 @@ def _childs_settings(
     if parent.threads is not None and before.scaling.threads == "auto" and parent.threads <= _machine.cpus_here():
         fixed["scaling"]["threads"] = parent.threads
     merged = load_config.merge(load_config.merge(base, fixed), overrides)
+    merged["training"]["fork"] = rates.forked(before.training, merged["training"], parent.epoch)
     merged = load_config.merge(
         merged, {"experiment": {"name": name or before.experiment.name, "description": description or ""}}
     )
@@ -279,38 +287,6 @@ def _same_pixels(parent: Parent, overrides: Mapping[str, Any]) -> None:
             )
 
 
-def _check_state(parent: Parent, settings: Settings, fresh_optimizer: bool) -> str | None:
-    """Try to load what the training will load: weights, optimizer and generators.
-
-    Returns:
-        In what the user's code differs from that of the checkpoint; None where it does not.
-
-    Raises:
-        CheckpointError: something does not fit. ConfigError: there is no such model.
-    """
-    from raysweep.training import conditions, models, optim, state
-
-    saved = checkpoint.read_checkpoint(parent.path)
-    section = settings.model
-    model = models.outline(
-        section.name,
-        section.options,
-        len(parent.classes),
-        parent.channels,
-        trusted=parent.trusted,
-        path=section.path,
-        head=section.head,
-    )
-    models.fitting_weights(model, saved, parent.path)
-    if not fresh_optimizer:
-        slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"])}
-        model.to("meta")
-        state.restore_optimizer(model, optim.optimizer(model, settings.training), slots, str(parent.path))
-    state.try_rng_states(saved.get("rng_state") or [], parent.path)
-    same = parent.trusted and section.name == parent.settings.model.name
-    return conditions.changed_code(saved, section.name, section.path) if same else None
-
-
 def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
     """What is not exactly as in the parent, for the log."""
     notes = []
@@ -327,6 +303,7 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
         notes.append(Note(plan.rates.describe()))
         low = rates.warning(training, plan.rates, parent.epoch, training.epochs, given)
         notes += [Note(low)] if low else []
+        notes += [Note(text)] if (text := rates.told(training, parent.settings.training)) else []
     left_out = [] if parent.own else foreign.places(parent.settings.model_dump(mode="json"))
     if left_out:
         names = ", ".join(ask.key for ask in left_out if ask.key != "scaling.address")  # which no child inherits

@@ -40,6 +40,7 @@ def plan_experiment(
     new_weights: bool = True,
     trusted: bool = True,
     before: Before | None = None,
+    here: bool = True,
 ) -> Plan:
     """Check everything a run needs. Only the image cache is written, and with ``writable`` the root.
 
@@ -54,11 +55,18 @@ def plan_experiment(
             ``model.init_from`` or of a pretrained network, are then not read: they may be gone.
         trusted: the user wrote or approved what the settings run and fetch. False: they may be somebody else's.
         before: the roles of images that an ancestor, or the experiment itself, had; default: none has one.
+        here: whether it trains in this process, where its resources say so.
 
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
     """
+    if settings.training.fork is not None and settings.training.fork.start is None:
+        raise ConfigError(
+            "training.fork is what becomes of the learning rate where a child starts, and this run has no parent. Omit it here, and give "
+            "it to `raysweep resume` or `raysweep branch`."
+        )
     root, where = _place(settings, root, tracked, writable)
+    settings, own, of_code = networks.with_own_code(settings, trusted)
     data = read_images(settings, root, progress, before, audited=writable)
     roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
     progress(Building())
@@ -67,15 +75,17 @@ def plan_experiment(
     settings, mirrored = _mirrored(settings, data.classes)
     held, counts = _pool(settings, data)
     settings, weights, by_rule = _treatment(settings, root, asked, inherited, first_epoch, counts, held)
-    settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted)
+    draws = settings.sampling.samples_per_epoch or sum(counts.values())
+    of_code += networks.own_tried(settings, trusted, counts)
+    place = networks.Place(where, draws, here)
+    settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted, place)
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
-    draws = settings.sampling.samples_per_epoch or sum(counts.values())
-    notes = (*mirrored, *_of_fold(settings, data), *by_rule, *notes)
+    notes = (*mirrored, *_of_fold(settings, data), *by_rule, *map(Note, of_code), *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
-    return replace(plan, roles=roles, held=held, code=code)
+    return replace(plan, roles=roles, held=held, code=code, own=own)
 
 
 def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool) -> tuple[Root, resources.Resources]:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from raysweep._text import counted
 from raysweep.config.settings import ModelSection, Settings
-from raysweep.data import cache
+from raysweep.data import cache, sampling
 from raysweep.errors import ConfigError
 from raysweep.events import Note
+from raysweep.plan.resources import Resources
 from raysweep.training.sources import Sources
 
 if TYPE_CHECKING:
     from torch import nn
 
     from raysweep.training.origin import Origin
+    from raysweep.training.trial import Found, Use
 
 TRIED = 50  # validation images that a trained network is tried with
+_AT_MOST = 8  # images of a batch that is tried on the CPU for a training on a GPU elsewhere
 
 
 def found(settings: Settings, new_weights: bool, trusted: bool) -> tuple[Settings, Sources | None, Origin]:
@@ -46,15 +52,50 @@ def with_code(settings: Settings, trusted: bool) -> tuple[Settings, Sources | No
     return settings.model_copy(update={"model": model.model_copy(update={"path": code.folder})}), code
 
 
+def with_own_code(settings: Settings, trusted: bool) -> tuple[Settings, tuple[Sources, ...], list[str]]:
+    """The settings with the folder of the user's code of other options, its files, and what is to be said of them."""
+    from raysweep.training import own
+
+    return own.planned(settings, trusted) if settings.own_code() else (settings, (), [])
+
+
+def own_tried(settings: Settings, trusted: bool, counts: Mapping[str, int]) -> list[str]:
+    """What is to be said of the user's code of other options, which is tried.
+
+    Raises:
+        ConfigError: it fails.
+    """
+    from raysweep.training import own_code
+
+    return own_code.tried(settings, trusted, counts).told if settings.own_code() else []
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and with how many images a network will be trained."""
+
+    resources: Resources
+    draws: int  # images of an epoch
+    here: bool  # in this process; it may then use a GPU now
+
+
 def tried(
-    settings: Settings, data: cache.Dataset, code: Sources | None, origin: Origin, new_weights: bool, trusted: bool
+    settings: Settings,
+    data: cache.Dataset,
+    code: Sources | None,
+    origin: Origin,
+    new_weights: bool,
+    trusted: bool,
+    place: Place,
 ) -> tuple[Settings, int, tuple[Note, ...]]:
-    """(settings with ``model.head`` decided, parameters, notes) of the network, which is built and tried with images of this size.
+    """(settings with what trying decides, parameters, notes) of the network, which is built and tried as it will be used.
+
+    Decided are ``model.head``, ``model.auxiliary_share`` and ``training.channels_last``.
 
     Raises:
         ConfigError: it cannot be built, or does not take the images.
     """
-    from raysweep.training import guest, guest_network, models
+    from raysweep.training import guest, guest_network, models, trial
     from raysweep.training import origin as origins
 
     section, model = _built(settings.model, data, new_weights, trusted)
@@ -64,7 +105,10 @@ def tried(
         told.append(left_out)
     loaded = models.initialise(model, section) if new_weights else None
     with guest.quiet(section.name):
-        models.try_out(model, data.shape, len(data.classes))
+        found = trial.as_used(model, _use(settings, data, place))
+    model.to("cpu")
+    settings, heads = _decided(settings, found)
+    told += [f"{section.name}: {text}" for text in (*found.notes, *heads)]
     pad = settings.training.augment.crop_padding
     if pad >= min(data.shape[:2]):
         raise ConfigError(
@@ -75,8 +119,51 @@ def tried(
         told += [text for text in (loaded, origins.of_pixels(settings, origin, mean, std)) if text]
         if models.keeps_head(model, section, len(data.classes)):
             text = origins.of_outputs(origin, data.classes)
-            told += [*([text] if text else []), _accuracy(model, section.name, data, mean, std)]
+            right = _accuracy(model, section.name, data, mean, std, settings.training.channels_last)
+            told += [*([text] if text else []), right]
     return settings, sum(p.numel() for p in model.parameters()), tuple(map(Note, told))
+
+
+def _use(settings: Settings, data: cache.Dataset, place: Place) -> Use:
+    """How the network will be used: with the images that one rank computes of a batch, and of the last one."""
+    import torch
+
+    from raysweep.training.trial import Use
+
+    t, where = settings.training, place.resources
+    world, total = max(1, where.workers), sampling.batches(place.draws, t.batch_size)
+    bounds = {sampling.batch_bounds(batch, place.draws, t.batch_size) for batch in (0, total - 1)}
+    slices = {sampling.rank_slice(*b, rank, world) for b in bounds for rank in (0, world - 1)}
+    sizes = {b - a for a, b in slices}
+    if world > 1 and settings.scaling.sync_batchnorm:  # the statistics are those of all ranks, which have more images
+        sizes = {max(2, n) for n in sizes}
+    gpu_here = where.use_gpu and place.here and not where.workers
+    if where.use_gpu and not gpu_here:
+        sizes = {min(n, _AT_MOST) for n in sizes}
+    device = torch.device("cuda" if gpu_here else "cpu")
+    remedy = f"Choose a larger training.batch_size than {t.batch_size}, or sampling.samples_per_epoch."
+    if world > 1:
+        remedy = "Set scaling.sync_batchnorm=true, or choose a larger training.batch_size or fewer workers."
+    bf16 = t.precision == "bf16" or (t.precision == "auto" and gpu_here)
+    batches = tuple(sorted(sizes, reverse=True))
+    return Use(data.shape, len(data.classes), batches, t.channels_last, device, bf16, remedy)
+
+
+def _decided(settings: Settings, found: Found) -> tuple[Settings, list[str]]:
+    """The settings with what trying has decided, and what is to be said of auxiliary heads."""
+    from raysweep.training import outputs
+
+    training, model, told = settings.training, settings.model, []
+    if not found.channels_last:
+        training = training.model_copy(update={"channels_last": False})
+    if found.auxiliaries:
+        share = outputs.share(found.auxiliaries) if model.auxiliary_share is None else model.auxiliary_share
+        model = model.model_copy(update={"auxiliary_share": share})
+        heads = counted(found.auxiliaries, "auxiliary head")
+        told.append(
+            f"it has {heads}; the loss of each is added {share:g} times, also in train_loss (model.auxiliary_share)"
+        )
+    return settings.model_copy(update={"training": training, "model": model}), told
 
 
 def _built(
@@ -84,7 +171,7 @@ def _built(
 ) -> tuple[ModelSection, nn.Module]:
     """The network. Its last layer stays where the output fits without a new one: the layer that comes last in a network is not
     always the one that gives its output."""
-    from raysweep.training import guest, guest_network, models
+    from raysweep.training import guest, guest_network, models, trial
 
     def build(head: Literal["keep", "replace"] | None) -> nn.Module:
         return models.build(
@@ -96,22 +183,25 @@ def _built(
             trusted=trusted,
             path=section.path,
             head=head,
+            size=data.shape[:2],
         )
 
     model = build(section.head)
     if new_weights and guest_network.has_new_head(model):
         kept = build("keep")
         with contextlib.suppress(ConfigError), guest.quiet(section.name):
-            models.try_out(kept, data.shape, len(data.classes))
+            trial.try_out(kept, data.shape, len(data.classes))
             return section.model_copy(update={"head": "keep"}), kept
     return section, model
 
 
-def _accuracy(model: nn.Module, name: str, data: cache.Dataset, mean: list[float], std: list[float]) -> str:
+def _accuracy(
+    model: nn.Module, name: str, data: cache.Dataset, mean: list[float], std: list[float], channels_last: bool
+) -> str:
     """How many of a few validation images a trained network names correctly, as a sentence."""
     import torch
 
-    from raysweep.training import guest
+    from raysweep.training import guest, trial
 
     labels = data.val.labels
     each = max(1, TRIED // len(data.classes))
@@ -123,6 +213,7 @@ def _accuracy(model: nn.Module, name: str, data: cache.Dataset, mean: list[float
     with torch.no_grad(), guest.quiet(name):
         x = torch.from_numpy(data.val.take(some)).permute(0, 3, 1, 2).float()
         x = (x - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
+        x = trial.arranged(x, channels_last)
         found = torch.cat([model(part).argmax(1) for part in torch.split(x, 16)]).numpy()
     right = int((found == labels[some]).sum())
     model.train(was_training)

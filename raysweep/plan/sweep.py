@@ -60,8 +60,11 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         name=title,
         epochs=request.epochs or request.grid.epochs,
         overrides=over,
+        fresh_optimizer=request.fresh_optimizer,
+        reset_head=request.reset_head,
         progress=progress,
         writable=writable,
+        here=False,
     )
     points, notes = expansion.expand(
         request.grid,
@@ -72,6 +75,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     )
     bases = _bases(points, base, over, {}, writable)
     notes += _of_patience(base, bases, points)
+    notes += _own_notes(points, base, bases)
     gpus = _gpus(request, base)
     if request.address is not None:
         base = replace(base, resources=_on_a_cluster(base, parent, count, gpus))
@@ -118,6 +122,19 @@ def _of_patience(base: Plan, bases: Mapping[str, Plan], points: Sequence[Point])
     ]
 
 
+def _own_notes(points: Sequence[Point], base: Plan, bases: Mapping[str, Plan]) -> list[str]:
+    """What is to be said of the settings of single branches, such as their learning rate: once for each."""
+    found: dict[str, None] = {}
+    common = {n.text for n in base.notes}
+    told: set[str] = set()
+    for point in points:
+        key = cells.key(point.settings, point.seed)
+        if point.settings and key not in told:
+            told.add(key)
+            found |= {f"{point.arm}: {n.text}": None for n in bases[key].notes if n.text not in common}
+    return list(found)
+
+
 def with_bases(plan: SweepPlan, request: SweepRequest, points: Sequence[Point]) -> SweepPlan:
     """The plan of a sweep that is continued, with what these points need; they may have other seeds than the grid's."""
     over = _overrides(request, _workers(request, plan.parent))
@@ -149,7 +166,10 @@ def _bases(
                 name=base.settings.experiment.name,
                 epochs=base.settings.training.epochs,
                 overrides=load_config.merge(overrides, own),
+                fresh_optimizer=base.fresh_optimizer,
+                reset_head=base.reset_head,
                 writable=writable,
+                here=False,
             )
         except InputError as error:
             raise type(error)(f"Branch {point.arm or point.name}: {error}") from None
@@ -178,6 +198,8 @@ def _overrides(request: SweepRequest, workers: int) -> Nested:
     """
     given = dict(request.overrides or {})
     _allowed(given)
+    if request.grid.fork.schedule != "inherit":
+        given = load_config.merge(given, {"training": {"fork": {"schedule": request.grid.fork.schedule}}})
     scaling: dict[str, int | str | None] = {"num_workers": workers, "address": request.address}
     if request.threads is not None:
         scaling["threads"] = request.threads

@@ -76,12 +76,19 @@ class Plan:
     parameters: int
     parent: Parent | None = None
     fresh_optimizer: bool = False
+    reset_head: bool = False  # a child begins with a new last layer
     rates: Rates | None = None  # of a child
     notes: tuple[Note, ...] = ()  # what differs from the parent, or was not loaded from init_from; for the log
     roles: ImageRoles | None = field(default=None, compare=False, repr=False)  # those of its ancestors included
     trusted: bool = False  # the user wrote or approved what the settings run and fetch
     held: int = 0  # training images that no epoch shows
     code: Sources | None = None  # of a python: name
+    own: tuple[Sources, ...] = ()  # of the user's code of other options
+
+    @property
+    def all_code(self) -> list[Sources]:
+        """The user's code, of the model and of other options."""
+        return [*([self.code] if self.code else []), *self.own]
 
     @property
     def shares(self) -> dict[str, float]:
@@ -121,6 +128,8 @@ class SweepRequest:
     address: str | None = None
     max_concurrent: int | None = None
     gpus_per_branch: float | None = None  # a fraction lets several branches share a GPU
+    fresh_optimizer: bool = False  # of all branches
+    reset_head: bool = False  # of all branches
     overrides: Mapping[str, Any] | None = None  # nested settings in which all branches differ from the parent
     trust: Trust = NOBODY  # whether the checkpoint may run what it names
 

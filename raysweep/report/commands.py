@@ -10,7 +10,8 @@ from raysweep.errors import StoreError
 from raysweep.store import layout, lineage, ratio
 from raysweep.store.commands import command
 from raysweep.store.experiment import Experiment
-from raysweep.store.records import ParentRef
+from raysweep.store.records import ExperimentConfig, ParentRef
+from raysweep.store.records_sweep import SweepRecord
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
@@ -32,9 +33,12 @@ def of_child(experiment: Experiment) -> str | None:
     weights, overrides = _changed(experiment)
     if weights:
         words += ["--weights", json.dumps(weights, ensure_ascii=False)]
-    if config.fresh_optimizer:
-        words.append("--weights-only")
-    return command(root, *words, *_assignments(overrides))
+    return command(root, *words, *_reset(config), *_assignments(overrides))
+
+
+def _reset(made: ExperimentConfig | SweepRecord) -> list[str]:
+    """The options by which a part of the checkpoint is left out."""
+    return [*(["--weights-only"] if made.fresh_optimizer else []), *(["--reset", "head"] if made.reset_head else [])]
 
 
 def reference(root: Root, parent: ParentRef) -> str:
@@ -82,6 +86,7 @@ def of_sweep(sweep: Sweep) -> tuple[str, str]:
         words += ["--epochs", str(record.epochs)]
     if record.threads:
         words += ["--threads", str(record.threads)]
+    words += _reset(record)
     for experiment in list(sweep.experiments().values())[
         :1
     ]:  # the settings in which all branches differ from the parent

@@ -98,8 +98,9 @@ def _facts(side: Side) -> Iterator[tuple[tuple[str, str], Any]]:
     yield ("data", "classes"), config.classes
     for name, count in (config.class_counts or {}).items():
         yield ("data", f"images of {name}"), count
-    for path, digest in (config.code.files if config.code is not None else {}).items():
-        yield ("code", path), digest
+    for code in config.all_code:
+        for path, digest in code.files.items():
+            yield ("code", path), digest
     for name, version in config.versions.items():
         yield ("versions", name), version
 

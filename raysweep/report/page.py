@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 
 from raysweep.errors import LockedError, RaysweepError
-from raysweep.report import comparison, content, effects_csv, templates
+from raysweep.report import comparison, content, effects_csv, templates, verdict
 from raysweep.report.comparison import Comparison
 from raysweep.report.content import Content
 from raysweep.report.sections import pictures
 from raysweep.report.sections.records import HeatCell
-from raysweep.store import files, layout, resolve
+from raysweep.store import files, layout, resolve, verdict_file
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
@@ -51,6 +51,7 @@ def write_all(sweep: Sweep) -> tuple[Comparison | None, str | None]:
         compared = comparison.of_sweep(sweep)
         effects_csv.write(compared, sweep.folder / layout.EFFECTS_CSV)
         files.write_atomic(sweep.folder / layout.EFFECTS_PNG, effects_picture.heat_map(compared))
+        verdict_file.write(sweep, [line.text for line in verdict.lines(compared)])
     except RaysweepError as error:
         problem = str(error)
     except Exception as error:

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import os
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -90,6 +91,8 @@ def _read(experiment: Experiment) -> Row:
         row.best_macro_f1 = _number(best.metrics.get("val_macro_f1"))
         row.worst_class = best.metrics.get("worst_class")
         row.worst_recall = _number(best.metrics.get("worst_recall"))
+        own = config.setting("metrics")
+        row.metrics = {n: _number(best.metrics.get(n)) for n in own} if isinstance(own, Mapping) else {}
     elif row.status == LEGACY:
         _legacy(row, experiment)
     return row

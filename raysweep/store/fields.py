@@ -24,6 +24,7 @@ class Row:
     best_macro_f1: float | None = None
     worst_class: str | None = None  # of the best epoch, with its recall
     worst_recall: float | None = None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)  # the user's own, of the best epoch
     sampling_weights: Mapping[str, float] = field(default_factory=dict)
     seed: int | None = None
     parent: ParentRef | None = None

@@ -42,6 +42,7 @@ FOLDS = "folds.json"
 RESULTS = "results.csv"
 EFFECTS_CSV = "effects.csv"
 EFFECTS_PNG = "effects.png"
+VERDICT = "verdict.json"
 PAGE = "report.html"
 TRACEBACKS = "tracebacks"  # a folder of one text file per branch that failed
 CACHES = ".raysweep"

@@ -105,21 +105,22 @@ class BranchRef(Record):
 
 @dataclass(frozen=True, slots=True)
 class CodeRef(Record):
-    """The source files of the model's ``python:`` name. Their text is in the folder of code, but for those left out."""
+    """The source files of a ``python:`` name. Their text is in the folder of code, but for those left out."""
 
-    OMITTED: ClassVar[frozenset[str]] = frozenset({"left_out"})
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"left_out", "option"})
 
     target: str  # MODULE:NAME
     folder: str  # in which the outermost module lay
     files: Mapping[str, str]  # path within it → SHA-256
     left_out: Sequence[str] = ()  # the files whose text is not kept
+    option: str | None = None  # in which the name stands; None: model.name
 
 
 @dataclass(frozen=True, slots=True)
 class ExperimentConfig(Record):
     """``experiment_config.json``. Folders of the old system have the names down to ``experiment_description`` only."""
 
-    OMITTED: ClassVar[frozenset[str]] = frozenset({"code"})
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"code", "own_code", "reset_head"})
 
     experiment_name: str | None = None
     timestamp: str | None = None
@@ -140,10 +141,12 @@ class ExperimentConfig(Record):
     versions: Mapping[str, str] = field(default_factory=dict)
     parent: ParentRef | None = None
     fresh_optimizer: bool = False
+    reset_head: bool = False  # it began with a new last layer
     sweep: str | None = None
     branch: BranchRef | None = None
     imported_from: Json | None = None
-    code: CodeRef | None = None
+    code: CodeRef | None = None  # of the model
+    own_code: tuple[CodeRef, ...] = ()  # of other options
     settings: Json | None = None  # the whole configuration; None in folders of the old system
 
     @classmethod
@@ -159,7 +162,13 @@ class ExperimentConfig(Record):
             parent=_maybe(ParentRef, value.get("parent")),
             branch=_maybe(BranchRef, value.get("branch")),
             code=_maybe(CodeRef, value.get("code")),
+            own_code=tuple(CodeRef.from_json(v) for v in value.get("own_code") or ()),
         )
+
+    @property
+    def all_code(self) -> list[CodeRef]:
+        """Of the model and of other options."""
+        return [*([self.code] if self.code else []), *self.own_code]
 
     @property
     def fork(self) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.events import BranchEnded, BranchEvent, EpochDone, Event, ExperimentStarted
-from raysweep.store import catalog, files, layout
+from raysweep.store import catalog, class_metrics, files, layout
 from raysweep.store.experiment import CRASHED, FINISHED, Experiment
 from raysweep.store.records import ExperimentConfig
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
@@ -112,6 +112,7 @@ def _row(branch: BranchRecord, experiment: Experiment | None) -> dict[str, Any]:
         row |= {"epoch": ends[-1].epoch, "best_acc": summary.best_acc, "best_epoch": summary.best_epoch}
         row |= {k: ends[-1].metrics.get(k) for k in _NUMBERS}
         row["worst_class"] = ends[-1].metrics.get("worst_class")
+        row |= class_metrics.of_epoch(experiment, ends[-1].epoch)
     row |= {"arm": branch.arm, "reference": branch.reference}
     return row | {f"weight_{c}": w for c, w in branch.weights.items()}
 
@@ -126,8 +127,9 @@ def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
     columns = ["branch", "experiment", "control", "seed", "status", "epoch", "best_acc", "best_epoch", *_NUMBERS]
     columns += ["worst_class", "val_acc_minus_control", "val_macro_f1_minus_control"]
     columns += ["reference"] if any(row.get("reference") for row in table) else []
-    weights = dict.fromkeys(c for row in table for c in row if c.startswith("weight_"))
-    names = [*columns, *(c for c in weights if c not in columns)]
+    starts = ("weight_", *(f"{kind}_" for kind in class_metrics.KINDS))
+    of_classes = dict.fromkeys(c for start in starts for row in table for c in row if c.startswith(start))
+    names = [*columns, *(c for c in of_classes if c not in columns)]
     return files.csv_text([names, *([row.get(c) for c in names] for row in table)])
 
 

@@ -31,7 +31,7 @@ from raysweep.tools import predict, pretrained, shown, sources, subjects
 from raysweep.tools.predict import Network
 from raysweep.tools.shown import Shown
 from raysweep.tools.subjects import Subject
-from raysweep.training import models
+from raysweep.training import trial
 
 BATCH = 256
 Loader = Callable[[], Network]
@@ -89,7 +89,7 @@ def _loader(root: Root, reference: str, over: Mapping[str, Any], classes: Sequen
 
 def _tried(network: Network) -> Network:
     """A network without its weights, after a try. Raises ConfigError if it cannot take its images."""
-    models.try_out(network.model, network.shape, len(network.classes))
+    trial.try_out(network.model, network.shape, len(network.classes))
     return replace(network, model=nn.Identity())
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ import torch
 from torch import nn
 
 from raysweep.errors import ConfigError, StoreError
-from raysweep.store import files
+from raysweep.store import checkpoint, files
 from raysweep.tools.predict import Network
-from raysweep.training import guest
+from raysweep.training import guest, models
 
 TOLERANCE = 1e-5  # between the probabilities of the network here and of what was exported
 
@@ -35,13 +37,18 @@ def export(network: Network, form: str, target: Path) -> float:
     """
     height, width, channels = network.shape
     rng = np.random.default_rng(0)
-    x = network.standardised(rng.integers(0, 256, (_TRIED, height, width, channels), dtype=np.uint8))
-    with torch.no_grad():
-        expected = torch.softmax(network.logits(x), dim=1).numpy()
+    pixels = rng.integers(0, 256, (_TRIED, height, width, channels), dtype=np.uint8)
+    expected = network.probabilities(pixels)
     temp = files.temp_path(target)
+    of_weights = {"safetensors": _safetensors, "pytorch": _pytorch}
+    of_networks = {"onnx": _onnx, "torchscript": _torchscript}  # which also hold the computation
     try:
         with guest.quiet(network.name):
-            found = {"safetensors": _safetensors, "onnx": _onnx, "torchscript": _torchscript}[form](network, x, temp)
+            if form in of_weights:
+                found = of_weights[form](network, network.standardised(pixels), temp)
+            else:
+                with network.in_ordinary_format() as ordinary:
+                    found = of_networks[form](ordinary, ordinary.standardised(pixels), temp)
         difference = float(np.abs(found - expected).max())
         if not difference <= TOLERANCE:
             raise StoreError(
@@ -63,21 +70,31 @@ def _safetensors(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
     from safetensors.torch import load_file, save_file
 
     facts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in network.facts().items()}
-    tensors = {k: v.detach().clone().contiguous() for k, v in network.model.state_dict().items()}
+    return _weights(network, x, lambda stored: save_file(stored, target, metadata=facts), lambda: load_file(target))
+
+
+def _pytorch(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
+    return _weights(network, x, lambda stored: torch.save(stored, target), lambda: checkpoint.read(target))
+
+
+def _weights(
+    network: Network, x: torch.Tensor, write: Callable[[dict[str, torch.Tensor]], Any], read: Callable[[], Any]
+) -> np.ndarray:
+    """Write the tensors under the names that they have in the network's own code, and read them again."""
+    own = models.own(network.model)
+    tensors = {k: v.detach().clone().contiguous() for k, v in own.state_dict().items()}
     stored = dict(tensors)
     if network.adjustment is not None:  # the file has no computation of its own, so they go into the last layer
-        bias = _bias(network, x)
+        bias = _bias(replace(network, model=own), x)
         stored[bias] = tensors[bias] + network.offsets.to(tensors[bias].dtype)
-    save_file(stored, target, metadata=facts)
-    network.model.load_state_dict(
-        {k: torch.zeros_like(v) for k, v in tensors.items()}
-    )  # so that only the file can restore them
+    write(stored)
+    own.load_state_dict({k: torch.zeros_like(v) for k, v in tensors.items()})  # so that only the file can restore them
     try:
-        network.model.load_state_dict(load_file(target))
+        own.load_state_dict(read())
         with torch.no_grad():
             return _softmax(network.model(x))
     finally:
-        network.model.load_state_dict(tensors)
+        own.load_state_dict(tensors)
 
 
 def _bias(network: Network, x: torch.Tensor) -> str:

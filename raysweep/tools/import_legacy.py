@@ -217,6 +217,7 @@ class _Evaluator:
             pretrained=False,
             trusted=True,
             path=settings.model.path,
+            size=images.shape[:2],
         )
         models.load_weights(model, saved.checkpoint, "the old checkpoint")
         labels, probabilities, _ = evaluate.validate(

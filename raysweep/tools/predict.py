@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Trust
 from raysweep.tools.adjust import Adjustment, check_metric, fit
 from raysweep.training import conditions, guest, models
+from raysweep.training.trial import arranged
 
 AT_ONCE = 64  # images
 
@@ -44,6 +46,7 @@ class Network:
     shape: tuple[int, int, int]  # (height, width, channels) of the images it was trained on
     source: str  # checkpoint reference
     sha256: str
+    channels_last: bool = False  # the memory format of ``model`` and of its input
     adjustment: Adjustment | None = None  # its offsets are not part of ``model``
     settings: Json = field(default_factory=dict)  # nested, those of the checkpoint
     seed: int | None = None
@@ -93,7 +96,16 @@ class Network:
         """The network's input for uint8 images (n, height, width, channels)."""
         x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float()
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (x - mean) / std
+        return arranged((x - mean) / std, self.channels_last)
+
+    @contextlib.contextmanager
+    def in_ordinary_format(self) -> Iterator[Network]:
+        """In this context the network is in PyTorch's ordinary memory format, which every network takes, and other programs use."""
+        self.model.to(memory_format=torch.contiguous_format)
+        try:
+            yield replace(self, channels_last=False)
+        finally:
+            self.model.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
 
 
 def load(
@@ -137,9 +149,11 @@ def load(
         trusted=True,
         path=section.get("path"),
         head=section.get("head"),
+        size=shape[:2],
     )
     models.load_weights(model, saved, path)
-    model.eval()
+    channels_last = bool((found.settings.get("training") or {}).get("channels_last", True))
+    model.eval().to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     return Network(
         model=model,
         name=section["name"],
@@ -147,6 +161,7 @@ def load(
         mean=tuple(saved["preprocessing"]["mean"]),
         std=tuple(saved["preprocessing"]["std"]),
         shape=shape,
+        channels_last=channels_last,
         source=f"{experiment.id}@{entry.epoch}" if entry is not None and entry.batch is None else str(path),
         sha256=entry.sha256 if entry is not None else files.sha256_file(path),
         adjustment=adjustment,

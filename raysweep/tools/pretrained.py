@@ -9,7 +9,7 @@ from typing import Any
 from raysweep._text import Nested, truncate
 from raysweep.errors import ConfigError
 from raysweep.tools.predict import Network
-from raysweep.training import hub, models
+from raysweep.training import hub, models, trial
 
 KINDS = ("hf", "timm", "torchvision")
 _SIDE = 224  # pixels, where a network does not say it
@@ -62,7 +62,7 @@ def load(name: str, overrides: Mapping[str, Any], classes: Sequence[str] | None)
             f"The weights of {name} cannot be loaded ({truncate(error, 200)}). Check the network, or name another one."
         ) from None
     model.eval()
-    models.try_out(model, (side, side, channels), len(names))
+    trial.try_out(model, (side, side, channels), len(names))
     moments = hub.Preprocessing(tuple(known.mean or _GRAY), tuple(known.std or _GRAY)).of(channels)
     return Network(model, name, names, tuple(moments[0]), tuple(moments[1]), (side, side, channels), name, "")
 

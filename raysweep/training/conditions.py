@@ -150,7 +150,7 @@ def differences(old: Mapping[str, str | int], new: Mapping[str, str | int]) -> l
             continue
         if key == "environment":
             found += _lines(str(before), str(value), "unset")
-        elif key == "imports":
+        elif key.split()[-1:] == ["imports"]:  # of the model, or of an option with code of the user
             found += [f"imported file {text}" for text in _lines(str(before), str(value), "no such file")]
         elif key in _WORDS:
             found.append(f"{value} {_WORDS[key]}{'s' * (value != 1)} instead of {before}")

@@ -17,7 +17,7 @@ from raysweep.data import sampling
 from raysweep.data.cache import Images
 from raysweep.errors import NonFiniteLossError
 from raysweep.report.findings import measures
-from raysweep.training import metrics, optim
+from raysweep.training import metrics, optim, own_metrics
 from raysweep.training.feed import Feed
 from raysweep.training.setup import Setup
 from raysweep.training.world import World
@@ -147,7 +147,8 @@ def history_row(
             f"realised_{c}": int(realised[i]),
             f"distinct_{c}": int(distinct[i]),
         }
-    return row
+    best = setup.settings.training.best_metric
+    return row | own_metrics.values(setup.own_metrics, validation.labels, validation.probabilities, classes, best)
 
 
 def _requested(setup: Setup, epoch: int, draws: int) -> Mapping[str, float]:

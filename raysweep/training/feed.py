@@ -7,6 +7,7 @@ import torch
 
 from raysweep.data import augment
 from raysweep.data.cache import Dataset, Images
+from raysweep.training.trial import arranged
 
 GPU_SHARE = 0.5  # of the free GPU memory that the data set may take
 
@@ -23,7 +24,7 @@ class Feed:
         self, data: Dataset, mean: list[float], std: list[float], device: torch.device, channels_last: bool
     ) -> None:
         self.device = device
-        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.channels_last = channels_last
         self.mean = torch.tensor(mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
         self.scale = 1.0 / torch.tensor(std, dtype=torch.float32, device=device).view(1, -1, 1, 1)
         self.fill = np.rint(np.array(mean)).astype(np.uint8)
@@ -38,7 +39,7 @@ class Feed:
     def _normal(self, batch: torch.Tensor) -> torch.Tensor:
         # the permuted view is channels_last already, because the memory holds (b, H, W, C)
         x = batch.permute(0, 3, 1, 2).to(torch.float32).sub_(self.mean).mul_(self.scale)
-        return x.contiguous(memory_format=self.format)
+        return arranged(x, self.channels_last)
 
     def batch(self, images: Images, index: np.ndarray, draws: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
         """The images and labels at ``index``.

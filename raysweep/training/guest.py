@@ -124,7 +124,7 @@ def quiet(name: str) -> contextlib.AbstractContextManager[Any]:
 
 
 @contextlib.contextmanager
-def _generators_kept() -> Iterator[None]:
+def generators_kept() -> Iterator[None]:
     """In this context the random generators start alike in every process; afterwards they are as before."""
     state, numbers, generator = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and _cuda_started() else None
@@ -144,11 +144,12 @@ def _generators_kept() -> Iterator[None]:
 # --- import -----------------------------------------------------------------------------------------------------------
 
 
-def load(target: str, path: str | None = None) -> Any:
+def load(target: str, path: str | None = None, option: str = "model.name") -> Any:
     """The object ``MODULE:NAME``; its module is imported unless it was before, and again if its files have changed since.
 
     Args:
         path: a folder to search, besides Python's own and the working directory.
+        option: in which the name stands, for messages.
 
     Raises:
         ConfigError: there is none, or importing it failed; the message shows where in the user's code.
@@ -156,17 +157,17 @@ def load(target: str, path: str | None = None) -> Any:
     module_name, _, name = target.partition(":")
     if not module_name or not name or module_name.startswith("."):
         raise ConfigError(
-            f"model.name: 'python:{target}' does not have the form python:MODULE:FUNCTION. Write, for example, "
+            f"{option}: 'python:{target}' does not have the form python:MODULE:FUNCTION. Write, for example, "
             "python:mynets.models:build."
         )
     with searching(target, path):
-        module = _module(module_name, target)
+        module = _module(module_name, target, option)
         try:
             return functools.reduce(getattr, name.split("."), module)
         except AttributeError:
             have = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
             raise ConfigError(
-                f"model.name: the module {module_name!r} ({_place(module)}) has no function {name!r}.{did_you_mean(name, have)} "
+                f"{option}: the module {module_name!r} ({_place(module)}) has no function {name!r}.{did_you_mean(name, have)} "
                 "Check the name after the colon."
             ) from None
 
@@ -175,14 +176,14 @@ def _place(module: ModuleType) -> str:
     return str(getattr(module, "__file__", None) or "it has no file")
 
 
-def _module(name: str, target: str) -> ModuleType:
+def _module(name: str, target: str, option: str) -> ModuleType:
     _forget_old(name.partition(".")[0])
     if name in sys.modules:
         return sys.modules[name]
     before = set(sys.modules)
     importlib.invalidate_caches()
     try:
-        with as_a_guest(), _generators_kept():
+        with as_a_guest(), generators_kept():
             module = importlib.import_module(name)
     except BaseException as error:
         for new in set(sys.modules) - before:  # so that the corrected files are imported the next time
@@ -192,10 +193,10 @@ def _module(name: str, target: str) -> ModuleType:
             raise
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise ConfigError(
-                f"model.name: the module {name!r} cannot be imported ({error}). Check its name, run the command in its folder, "
-                "or name the folder: model.path=FOLDER."
+                f"{option}: the module {name!r} cannot be imported ({error}). Check its name, run the command in its folder, "
+                f"or name the folder: {'model.path' if option == 'model.name' else 'code_path'}=FOLDER."
             ) from None
-        raise guest_errors.explained(error, target, "imported") from error
+        raise guest_errors.explained(error, target, "imported", option) from error
     _note_loaded(module, before)
     return module
 
@@ -244,7 +245,7 @@ def _folder(module: ModuleType) -> Path | None:
     return path.parents[inside] if inside < len(path.parents) else None
 
 
-def code_of(name: str, path: str | None = None) -> Sources | None:
+def code_of(name: str, path: str | None = None, option: str = "model.name") -> Sources | None:
     """The source files of a ``python:`` name; None for other names and for what is installed, which has versions.
 
     Raises:
@@ -253,12 +254,12 @@ def code_of(name: str, path: str | None = None) -> Sources | None:
     target = target_of(name)
     if target is None:
         return None
-    found = load(target, path)
+    found = load(target, path, option)
     module = sys.modules[target.partition(":")[0]]
     folder = _folder(module)
     if folder is None or not sources.is_users(module.__file__):
         return None
-    return sources.collect(target, folder, file_of(found))
+    return sources.collect(target, folder, file_of(found), option)
 
 
 def file_of(found: Any) -> Path | None:

@@ -33,21 +33,24 @@ def said(error: BaseException) -> str:
     return truncate(f"{type(error).__name__}: {text}" if text else type(error).__name__, 600)
 
 
-def explained(error: BaseException, target: str, doing: str) -> ConfigError:
+def explained(error: BaseException, target: str, doing: str, option: str = "model.name") -> ConfigError:
     """A user's error as one of ours, in one paragraph."""
+    model = option == "model.name"
     place = where(error)
     if not place and not isinstance(
         error, (SystemExit, ImportError)
     ):  # it comes from a library that the name stands for
+        if not model:
+            return ConfigError(f"{option}: python:{target} cannot be {doing} as raysweep does it ({said(error)}).")
         return ConfigError(f"model.options do not fit python:{target} ({said(error)}). Change or remove them.")
     if isinstance(error, ModuleNotFoundError):
         remedy = f"Install {error.name}, or remove the import."
     elif isinstance(error, SystemExit):
         remedy = 'Put what shall not run on import under: if __name__ == "__main__".'
-        remedy = remedy if doing == "imported" else "It must return a network instead."
+        remedy = remedy if doing == "imported" else f"It must return {'a network' if model else 'a value'} instead."
     else:
         remedy = "Correct it there; --debug shows the whole traceback."
     at = f" in your code: {place}" if place else ""
     return ConfigError(
-        f"model.name: python:{target} failed when it was {doing}: {said(error)}. It happened{at or ' there'}. {remedy}"
+        f"{option}: python:{target} failed when it was {doing}: {said(error)}. It happened{at or ' there'}. {remedy}"
     )

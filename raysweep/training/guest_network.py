@@ -13,7 +13,7 @@ from torch import nn
 
 from raysweep._text import join_names, truncate
 from raysweep.errors import ConfigError, did_you_mean
-from raysweep.training import guest, guest_errors
+from raysweep.training import guest, guest_errors, trial
 from raysweep.training import head as heads
 
 CLASSES = ("num_classes", "n_classes", "classes", "class_num", "nclass")  # names for the number of outputs
@@ -32,6 +32,7 @@ def build(
     num_classes: int,
     channels: int,
     head: str | None = None,
+    size: tuple[int, int] | None = None,
 ) -> nn.Module:
     """The network that ``MODULE:NAME`` is or returns: a function, a class, a ``functools.partial`` or a ready ``nn.Module``.
 
@@ -40,6 +41,7 @@ def build(
 
     Args:
         head: ``keep``: the last layer stays as it is.
+        size: (height, width) of the images, by which lazy layers get their shapes; without it they stay lazy.
 
     Raises:
         ConfigError: as :func:`guest.load`; or it fails, takes other options, or returns something else.
@@ -48,9 +50,12 @@ def build(
     model, given = _ready(found, target, options) or _made(found, target, path, options, num_classes, channels)
     _built[target] = found
     told = {*given, *options}
+    model = model if told & {*CHANNELS} else _gray(model, channels)
+    if size is not None:
+        trial.materialise(model, (channels, *size))
     if head != "keep" and not told & {*CLASSES}:
         model = _widened(model, num_classes)
-    return model if told & {*CHANNELS} else _gray(model, channels)
+    return model
 
 
 def _ready(found: Any, target: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, int]] | None:

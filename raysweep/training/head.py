@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
+from raysweep.errors import ConfigError
+
 Head = nn.Linear | nn.Conv2d
 
 
-def find(model: nn.Module) -> tuple[str, Head] | None:
-    """(name, layer) of the last layer with weights of its own, if it is a Linear or a 1×1 convolution; else None."""
+def last(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """(name, layer) of the last layer with weights of its own; None where there is none."""
     layers = [(name, m) for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None]
     while layers and isinstance(layers[-1][1], (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)):
         layers.pop()  # some networks register a norm after their last layer
-    if not layers:
+    return layers[-1] if layers else None
+
+
+def find(model: nn.Module) -> tuple[str, Head] | None:
+    """The :func:`last` layer, if it is a Linear or a 1×1 convolution; else None."""
+    found = last(model)
+    if found is None:
         return None
-    name, layer = layers[-1]
+    name, layer = found
     if isinstance(layer, nn.Linear) and not isinstance(layer, nn.LazyLinear):
         return name, layer
     if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1:
@@ -47,15 +55,53 @@ def replace(model: nn.Module, name: str, layer: Head, outputs: int) -> nn.Module
 
 
 def keys(model: nn.Module) -> tuple[str, ...]:
-    """The names of the last layer's tensors; none where there is no such layer."""
+    """The names of the last layer's tensors; none where it is not one that :func:`find` finds."""
     found = find(model)
-    if found is None:
-        return ()
-    name, layer = found
-    return tuple(f"{name}.{key}" if name else key for key in layer.state_dict())
+    return () if found is None else _under(found[0], model.state_dict())
+
+
+def restarted(model: nn.Module, outputs: int, name: str) -> str:
+    """The name of the layer that begins anew where a head is reset: the last one, whatever its kind, with so many outputs.
+
+    Raises:
+        ConfigError: the last layer has another number of outputs; ``name`` is that of the network.
+    """
+    found = last(model)
+    layer = "" if found is None else found[0].partition(".parametrizations.")[0]  # of weight_norm and the like
+    tensors = [] if found is None else [model.state_dict()[key] for key in _under(layer, model.state_dict())]
+    if not any(outputs in tensor.shape for tensor in tensors):
+        raise ConfigError(
+            f"--reset head: the last layer of {name}{f', {layer},' if layer else ''} does not have {outputs} outputs, so it cannot be "
+            "the head. Let the network create the layer that gives its output last."
+        )
+    return layer
+
+
+def _under(layer: str, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if not layer or name.startswith(f"{layer}."))
 
 
 def without(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """``state`` with the last layer's tensors as the model has them now."""
     mine = model.state_dict()
     return {**state, **{key: mine[key] for key in keys(model)}}
+
+
+def anew(model: nn.Module, state: Mapping[str, torch.Tensor], outputs: int, name: str) -> dict[str, torch.Tensor]:
+    """``state`` with the tensors of the layer that :func:`restarted` names as the model has them now.
+
+    Raises:
+        ConfigError: as :func:`restarted`.
+    """
+    mine, layer = model.state_dict(), restarted(model, outputs, name)
+    others = {key: tensor for key, tensor in state.items() if key not in _under(layer, state)}
+    return {**others, **{key: mine[key] for key in _under(layer, mine)}}
+
+
+def forget(model: nn.Module, optimizer: torch.optim.Optimizer, outputs: int, name: str) -> None:
+    """Let the optimizer's state of that layer be as before its first step: momenta and number of steps are zero."""
+    inside = _under(restarted(model, outputs, name), [key for key, _ in model.named_parameters()])
+    for key, parameter in model.named_parameters():
+        for value in optimizer.state.get(parameter, {}).values() if key in inside else ():
+            if isinstance(value, torch.Tensor):
+                value.zero_()

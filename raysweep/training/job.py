@@ -27,12 +27,14 @@ class Job:
     start: str | None = None  # path of the checkpoint to start from
     same_run: bool = False  # True: continue in place; False: a child of that checkpoint
     fresh_optimizer: bool = False
+    reset_head: bool = False  # the last layer does not come from that checkpoint, but begins anew
     keep_rng: bool = True
     keep_position: bool = True  # False: the running epoch is drawn anew from its start
     parent: ParentRef | None = None
     config: ExperimentConfig = field(default_factory=ExperimentConfig)  # for its checkpoints
     versions: dict[str, str] = field(default_factory=dict)
     code: Sources | None = None  # of a python: name, as the driver has it
+    own: tuple[Sources, ...] = ()  # of the user's code of other options, as the driver has it
     trusted: bool = False  # the driver's user wrote or approved what the settings run and fetch; see store/trust.py
 
 
@@ -49,6 +51,7 @@ def from_own_checkpoint(job: Job, file: str, epoch: int, batch: int | None) -> J
         same_run=True,
         first_epoch=epoch if batch is not None else epoch + 1,
         fresh_optimizer=False,
+        reset_head=False,
         keep_rng=True,
         keep_position=True,
     )

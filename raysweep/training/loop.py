@@ -18,10 +18,9 @@ import torch
 from raysweep.errors import TrainingError
 from raysweep.events import BatchDone, Note, Progress, Reporter, TrainingStarted, ignore
 from raysweep.store import layout, lineage
-from raysweep.training import evaluate, guest, guest_errors, optim
+from raysweep.training import evaluate, guest_errors, losses, optim, outputs, own
 from raysweep.training.evaluate import RankEpoch
 from raysweep.training.job import Job, Outcome
-from raysweep.training.losses import Loss
 from raysweep.training.policy import Policy
 from raysweep.training.progress import Meters, TrainingProgress
 from raysweep.training.saving import Saver
@@ -44,7 +43,7 @@ def train(job: Job, reporter: Reporter, start: Mapping[str, Any] | None = None) 
         Interrupted: the reporter requested a stop; a checkpoint was committed.
         NonFiniteLossError: the loss is NaN or infinite; checkpoints committed before stay.
     """
-    with guest.quiet(job.settings.model.name):
+    with own.quiet(job.settings):
         try:
             setup, progress = prepare(job, start, reporter)
             return _Loop(setup, progress, reporter).run()
@@ -235,14 +234,16 @@ class _Loop:
         return counted.positions()
 
     def _backward(
-        self, x: torch.Tensor, y: torch.Tensor, divisor: int, loss_of: Loss
+        self, x: torch.Tensor, y: torch.Tensor, divisor: int, loss_of: losses.Function
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the gradients of a batch; returns the loss, summed over its images, and the logits."""
         setup, t = self.setup, self.setup.settings.training
         setup.optimizer.zero_grad(set_to_none=True)
         with setup.autocast():
-            logits = setup.parallel(x)
+            logits, auxiliaries = outputs.parts(setup.parallel(x))
         loss = loss_of(logits.float(), y)
+        for part in auxiliaries:
+            loss = loss + setup.auxiliary_share(len(auxiliaries)) * loss_of(part.float(), y)
         # DDP averages over the ranks. This factor makes the result the mean over the images of the global batch, also where
         # the parts of the ranks differ in size.
         torch.autograd.backward(loss * (setup.world.size / divisor))

@@ -8,6 +8,7 @@ n_c the images of class c in the pool, w_c the weights of ``loss.weights``, scal
 - ``focal``: w_y (1 − p_y)^gamma times it (Lin et al. 2017, https://arxiv.org/abs/1708.02002)
 - ``balanced_softmax``: the cross-entropy of z + log π (Ren et al. 2020, https://arxiv.org/abs/2007.10740)
 - ``logit_adjusted``: that of z + tau log π (Menon et al. 2021, https://arxiv.org/abs/2007.07314)
+- ``python:MODULE:NAME``: of the user; see :mod:`raysweep.training.own_loss`
 - ``ldam``: w_y times the cross-entropy of z with ``margin`` · (n_min / n_y)^¼ taken from z_y (Cao et al. 2019,
   https://arxiv.org/abs/1906.07413; their s belongs to a head of cosines: a head that puts out s·cos needs ``margin`` · s)
 
@@ -16,7 +17,7 @@ The prior and the margins are a matter of training alone: a network predicts fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,9 @@ from raysweep.config.treatment import LossSection
 from raysweep.errors import WeightsError
 from raysweep.weights import SamplingWeights
 from raysweep.weights_by_rule import Wanted
+
+# (logits, float32 (n, classes); targets, int64 (n,)) → the loss, summed over the images
+Function = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)

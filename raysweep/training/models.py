@@ -20,12 +20,13 @@ from raysweep._text import Nested, short_repr, truncate
 from raysweep.config import foreign
 from raysweep.config.settings import ModelSection
 from raysweep.errors import CheckpointError, ConfigError, UntrustedError, did_you_mean
-from raysweep.training import guest, guest_errors, guest_network, hub, origin
+from raysweep.training import guest, guest_network, hub, origin, outputs
 from raysweep.training import head as heads
 from raysweep.training.cnn import cnn
 
 Builder = Callable[..., nn.Module]  # called as ``builder(num_classes=…, channels=…, **options)``
 MAX_NAMED = 5  # tensors of a kind that an error names
+_OF_ANY_OUTPUT = ("python", "torchvision")  # other libraries' networks are adapted where they are built
 
 
 class _RepeatGray(nn.Module):
@@ -38,6 +39,11 @@ class _RepeatGray(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.body(x.expand(-1, 3, -1, -1))
         return logits
+
+
+def own(model: nn.Module) -> nn.Module:
+    """The network with the names of parameters that its own code gives them."""
+    return model.body if isinstance(model, _RepeatGray) else model
 
 
 def _torchvision(name: str) -> Builder:
@@ -77,8 +83,9 @@ def build(
     trusted: bool = False,
     path: str | None = None,
     head: str | None = None,
+    size: tuple[int, int] | None = None,
 ) -> nn.Module:
-    """The network ``name``; it maps float (n, channels, H, W) to logits (n, num_classes).
+    """The network ``name``; it maps float (n, channels, H, W) to logits (n, num_classes), as :func:`outputs.adapt` says.
 
     Code of the user is called as :func:`guest_network.build` says.
 
@@ -87,6 +94,7 @@ def build(
         pretrained: whether the weights of a pretrained network are read; False where others will be loaded into it.
         path: ``model.path``.
         head: ``model.head``; ``replace``: the last layer is a new one, whatever the network is.
+        size: (height, width) of the images, by which lazy layers of the user's network get their shapes.
         trusted: name and options are the user's, or were approved (:mod:`raysweep.store.trust`). Otherwise nothing is imported,
             fetched or opened that they name.
 
@@ -98,10 +106,11 @@ def build(
         raise UntrustedError(f"The configuration wants to {asks[0].text}, which nobody has approved.")
     target = guest.target_of(name)
     if target is not None:
-        model = guest_network.build(target, path, options, num_classes, channels, head)
+        model = guest_network.build(target, path, options, num_classes, channels, head, size)
     else:
         model = _of_library(name, options, num_classes, channels, pretrained)
-    return _with_new_head(model, name, num_classes) if head == "replace" else model
+    model = _with_new_head(model, name, num_classes) if head == "replace" else model
+    return outputs.adapt(model, num_classes) if name.partition(":")[0] in _OF_ANY_OUTPUT else model
 
 
 def _with_new_head(model: nn.Module, name: str, num_classes: int) -> nn.Module:
@@ -154,48 +163,17 @@ def outline(
     trusted: bool = False,
     path: str | None = None,
     head: str | None = None,
+    size: tuple[int, int] | None = None,
 ) -> nn.Module:
     """The network of :func:`build` on the meta device: its parameters have shapes but no memory, however large it is.
 
     A function of the user may not work on the meta device, so ``python:`` models are built in full.
     """
     if guest.target_of(name) is not None:
-        return build(name, options, num_classes, channels, trusted=trusted, path=path, head=head)
+        return build(name, options, num_classes, channels, trusted=trusted, path=path, head=head, size=size)
     with hub.shapes_only(), _NoMemory(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that there is no memory to initialise
         return build(name, options, num_classes, channels, trusted=trusted, head=head)
-
-
-def try_out(model: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
-    """Pass one image through the network, so that a network that does not fit the data is found before the run starts.
-
-    Args:
-        shape: of an image, (height, width, channels).
-
-    Raises:
-        ConfigError: the network fails, or its output does not have the shape (1, num_classes).
-    """
-    height, width, channels = shape
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            out = model(torch.zeros(1, channels, height, width))
-    except (Exception, SystemExit) as error:
-        place = guest_errors.where(error)
-        raise ConfigError(
-            f"The model cannot take images of {height}×{width} with {channels} channel{'s' * (channels > 1)} "
-            f"({truncate(guest_errors.said(error).partition(chr(10))[0])}). Choose another model.name or data.image_size."
-            + (f" It failed in your code: {place}." if place else "")
-        ) from (error if place else None)
-    finally:
-        model.train(was_training)
-    if not isinstance(out, torch.Tensor) or tuple(out.shape) != (1, num_classes):
-        found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise ConfigError(
-            f"The model returns {found} for one image; logits of shape (1, {num_classes}) are needed. Let model.name and "
-            "model.options build a classifier of that many classes."
-        )
 
 
 def load_weights(model: nn.Module, state: Any, source: str | Path) -> None:

@@ -9,8 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from raysweep.config.settings import TrainingSection
+from raysweep.config.own import target_of
+from raysweep.config.settings import ForkSection, TrainingSection
 from raysweep.store.checkpoint_format import State
+from raysweep.training import own_optim
+from raysweep.training.own import Own
+
+_schedules: dict[str, Own] = {}  # MODULE:NAME → the user's schedule, once it was tried
 
 
 def _plain(method: Any) -> Any:
@@ -47,8 +52,8 @@ class SGD(_Undecorated, torch.optim.SGD):
         return _plain(torch.optim.SGD.step)(self, closure)
 
 
-def optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Optimizer:
-    """AdamW or SGD. Weight decay does not apply to vectors (biases, normalisation).
+def optimizer(model: nn.Module, training: TrainingSection, code: Own | None = None) -> torch.optim.Optimizer:
+    """AdamW, SGD, or that of the user, ``code``. Weight decay does not apply to vectors (biases, normalisation).
 
     torch's fused kernels take half the time of its loop over the parameters, and their bits do not depend on the number of
     threads. They support neither complex parameters nor parameters on the meta device.
@@ -59,6 +64,8 @@ def optimizer(model: nn.Module, training: TrainingSection) -> torch.optim.Optimi
     vectors = [p for p in trained if p.ndim <= 1]
     decays = ((matrices, training.weight_decay), (vectors, 0.0))
     groups = [{"params": params, "weight_decay": decay} for params, decay in decays if params]
+    if code is not None:
+        return own_optim.optimizer(code, groups, training)
     if training.optimizer == "sgd":
         return SGD(groups, lr=training.learning_rate, momentum=training.momentum, fused=fused)
     return AdamW(groups, lr=training.learning_rate, fused=fused)
@@ -87,21 +94,45 @@ def learning_rate(training: TrainingSection, progress: float) -> float:
     """The learning rate after ``progress`` epochs, counted from the start of the training and including the parent's epochs.
 
     A linear warm-up, then a constant rate, one cycle of a cosine (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983)
-    or steps. After the cosine the rate stays at ``min_lr_ratio``. The rate depends on the position alone, so a training that
-    continues from any checkpoint has the same bits.
+    steps, or a function of the user. After the cosine the rate stays at ``min_lr_ratio``. The rate depends on the position alone, so a
+    training that continues from any checkpoint has the same bits. From a fork on, ``training.fork`` may set another one.
     """
+    fork = training.fork
+    if fork is not None and fork.schedule != "inherit" and fork.start is not None and progress >= fork.start:
+        return _after_fork(training, fork, progress)
+    return _scheduled(training, progress, float(training.schedule_epochs or training.epochs))
+
+
+def _after_fork(training: TrainingSection, fork: ForkSection, progress: float) -> float:
+    assert fork.start is not None, "planning has filled it in"
+    assert fork.end is not None
+    assert fork.rate is not None
+    if fork.schedule == "restart":
+        return _scheduled(training, progress - fork.start, fork.end - fork.start)
+    if fork.schedule == "constant":
+        return fork.rate
+    return fork.rate * max(0.0, (fork.end - progress) / (fork.end - fork.start))
+
+
+def _scheduled(training: TrainingSection, progress: float, horizon: float) -> float:
     warm = training.warmup_epochs
     if progress < warm:
         # at least 2 %, so that the first batch is not trained with rate 0
         return training.learning_rate * max(progress / warm, 0.02)
+    if (target := target_of(training.schedule)) is not None:
+        return training.learning_rate * own_optim.factor(_schedules[target], training, progress)
     if training.schedule == "step":
         return training.learning_rate * training.step_gamma ** int(progress // training.step_epochs)
     if training.schedule == "cosine":
-        horizon = float(training.schedule_epochs or training.epochs)
         done = 1.0 if horizon <= warm else min(1.0, (progress - warm) / (horizon - warm))
         low = training.min_lr_ratio
         return training.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
     return training.learning_rate
+
+
+def use_schedule(code: Own) -> None:
+    """Let :func:`learning_rate` know a schedule of the user, which was tried."""
+    _schedules[code.target] = code
 
 
 def set_learning_rate(opt: torch.optim.Optimizer, rate: float) -> None:

@@ -46,20 +46,25 @@ class TrainingProgress:
     meters: Meters = field(default_factory=Meters)
 
     @classmethod
-    def new(cls, classes: Sequence[str]) -> TrainingProgress:
-        """The progress of a training that has not begun."""
-        return cls({column: [] for column in history_columns(classes)})
+    def new(cls, classes: Sequence[str], metrics: Sequence[str] = ()) -> TrainingProgress:
+        """The progress of a training that has not begun; ``metrics``: the columns of the user's own."""
+        return cls({column: [] for column in (*history_columns(classes), *metrics)})
 
     @classmethod
     def restored(
-        cls, saved: Mapping[str, Any], classes: Sequence[str], world: World, keep_position: bool
+        cls,
+        saved: Mapping[str, Any],
+        classes: Sequence[str],
+        world: World,
+        keep_position: bool,
+        metrics: Sequence[str] = (),
     ) -> TrainingProgress:
         """The progress that a checkpoint holds.
 
         Args:
             keep_position: whether a checkpoint within an epoch continues that epoch; otherwise the epoch begins again.
         """
-        progress = cls.new(classes)
+        progress = cls.new(classes, metrics)
         history = progress.history
         history |= {column: list(values) for column, values in saved["history"].items()}
         rows = len(history["val_acc"])

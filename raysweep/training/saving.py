@@ -12,7 +12,7 @@ from raysweep.report import images as validation
 from raysweep.store import checkpoint_format
 from raysweep.store.checkpoint_format import State
 from raysweep.store.records_manifest import SealedRef
-from raysweep.training import evaluate, state
+from raysweep.training import evaluate, own_loss, state
 from raysweep.training.background import BackgroundSaver
 from raysweep.training.checkpointing import CheckpointWriter
 from raysweep.training.progress import TrainingProgress
@@ -44,7 +44,7 @@ class Saver:
         saved, writer = self._state(epoch, 0), self.writer
         if writer is None or row is None:
             return
-        summary = {k: row[k] for k in evaluate.SUMMARY}
+        summary = {k: row[k] for k in (*evaluate.SUMMARY, *self.setup.own_metrics)}
         predictions = {"labels": validation.labels, "probabilities": validation.probabilities}
         self.background.submit(
             lambda: writer.epoch_end(saved, epoch, summary, predictions),
@@ -81,12 +81,14 @@ class Saver:
         self._settle()
         self.background.begin()
         ranks = setup.world.gather((state.rng_state(), progress.meters.as_list()))
+        kept = {} if setup.own_loss is None else own_loss.kept(setup.own_loss, setup.world.gather)
         if setup.world.rank != 0:
             return {}
         return {
             **self._constant,
             "sampling_weights": setup.weights(epoch).as_dict(),
             **_decision(setup),
+            **({"own_state": kept} if kept else {}),
             "epoch": epoch if batch == 0 else epoch - 1,
             "current_batch": batch,
             **self.background.take(

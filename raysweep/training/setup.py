@@ -25,7 +25,23 @@ from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint
-from raysweep.training import conditions, guest, guest_network, losses, models, optim, origin, policy, state
+from raysweep.training import (
+    conditions,
+    guest_network,
+    losses,
+    models,
+    optim,
+    origin,
+    outputs,
+    own,
+    own_code,
+    own_loss,
+    own_metrics,
+    own_optim,
+    policy,
+    state,
+)
+from raysweep.training import head as heads
 from raysweep.training.feed import Feed
 from raysweep.training.job import Job
 from raysweep.training.progress import TrainingProgress
@@ -34,6 +50,7 @@ from raysweep.weights import RatioChange, SamplingWeights
 from raysweep.weights_schedule import Schedule, Step
 
 Checkpoint = Mapping[str, Any]  # what a checkpoint file holds
+_OF_NO_RANK = 1_000_000  # in the place of a rank in a seed
 
 
 class Part(NamedTuple):
@@ -65,6 +82,8 @@ class Setup:
     bf16: bool
     conditions: conditions.Conditions
     inexact: list[str]  # why the bits may differ from those of an undisturbed training
+    own_loss: own_loss.OwnLoss | None  # of the user; what it keeps changes while it trains
+    own_metrics: Mapping[str, own.Own]  # of the user, by name
 
     @property
     def settings(self) -> Settings:
@@ -125,11 +144,18 @@ class Setup:
             return None
         return augment.epoch_draws(self.draws, a.crop_padding, bool(a.flip), seed=self.settings.seed, epoch=epoch)
 
-    def loss(self, epoch: int) -> losses.Loss:
+    def loss(self, epoch: int) -> losses.Function:
         """The loss of an epoch."""
         counts = self.class_counts()
         t, shares = self.settings.training, self.weights(epoch).shares(counts)
+        if self.own_loss is not None:
+            return self.own_loss.of_epoch(shares, counts, epoch)
         return losses.of_epoch(self.settings.loss, t.label_smoothing, shares, counts, epoch, self.world.device)
+
+    def auxiliary_share(self, heads: int) -> float:
+        """What each of so many auxiliary heads adds to the loss. Planning has put it into the settings."""
+        told = self.settings.model.auxiliary_share
+        return outputs.share(heads) if told is None else told
 
     def part(self, batch: int) -> Part:
         """What this rank computes of global batch ``batch``, counted from 0."""
@@ -155,7 +181,7 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
     Raises:
         CheckpointError: the checkpoint does not fit the job.
     """
-    with guest.sent(job.code):
+    with own.sent([job.code, *job.own]):
         return _prepared(job, start, progress)
 
 
@@ -170,25 +196,33 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     draws = settings.sampling.samples_per_epoch or len(members)
     first = origin.read(settings) if job.start is None else origin.Origin()
     mean, std = origin.moments(settings, data, first)
+    counts = _counts(data, members)
+    of_user = own_code.tried(settings, job.trusted, counts)
+    codes = of_user.codes
     model = _new_model(job, data, world)
+    renewed = _with_another_head(job, data)
     state.seed_everything(settings.seed, world.rank, 1)
     saved = _read(job, data, start)
-    done = TrainingProgress.new(data.classes)
+    done = TrainingProgress.new(data.classes, [*settings.metrics])
     if saved is not None:
-        state.restore_model(model, saved, str(job.start))
+        weights = saved["model_state_dict"]
+        if renewed is not None:
+            weights = heads.anew(renewed, weights, len(data.classes), settings.model.name)
+        state.restore_model(model, weights, str(job.start))
         pixels = saved.get("preprocessing") or {}
         mean, std = list(pixels.get("mean", mean)), list(pixels.get("std", std))
-        done = TrainingProgress.restored(saved, data.classes, world, job.keep_position)
+        done = TrainingProgress.restored(saved, data.classes, world, job.keep_position, [*settings.metrics])
     feed = Feed(data, mean, std, world.device, t.channels_last)
     model, parallel = _parallelise(model, settings, world, data)
-    optimizer = _optimizer(model, job, saved)
+    optimizer = _optimizer(model, job, saved, len(data.classes), codes.get(own_optim.OPTIMIZER))
     if saved is not None and job.keep_rng:
         _restore_generators(saved, world)
     bf16 = t.precision == "bf16" or (t.precision == "auto" and world.device.type == "cuda")
     mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name, settings.model.path)
-    now = conditions.of_ranks(world.gather(mine))
-    inexact = [] if saved is None else conditions.differences(conditions.of_checkpoint(saved), now)
-    counts = _counts(data, members)
+    now = conditions.of_ranks(world.gather({**mine, **own.conditions_of(settings)}))
+    inexact = [] if saved is None else [*conditions.differences(conditions.of_checkpoint(saved), now), *of_user.inexact]
+    loss = own_loss.of(codes, settings.loss, counts, world.device)
+    inexact += [] if loss is None else own_loss.restored(loss, saved, world.rank, str(job.start))
     setup = Setup(
         job=job,
         world=world,
@@ -207,6 +241,8 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         bf16=bf16,
         conditions=now,
         inexact=inexact,
+        own_loss=loss,
+        own_metrics=own_metrics.of(codes),
     )
     return setup, done
 
@@ -246,22 +282,36 @@ def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:
     if job.trusted:  # first, so that what the user's code draws while it is imported changes no weight
         guest_network.warm_up(section.name, section.path, section.options, len(data.classes), data.shape[2])
     state.seed_everything(job.settings.seed, 0)  # the same weights on every rank
-    new = job.start is None
-    model = models.build(
-        section.name,
-        section.options,
-        len(data.classes),
-        data.shape[2],
-        pretrained=new,
-        trusted=job.trusted,
-        path=section.path,
-        head=section.head,
-    )
-    if new:
+    model = _built(job, data)
+    if job.start is None:
         models.initialise(model, section)
     model.to(world.device)
     model.to(memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
     return model
+
+
+def _with_another_head(job: Job, data: Dataset) -> nn.Module | None:
+    """A network whose last layer a child gets instead of its parent's: drawn by the seed and the place of the fork, as the
+    network itself draws it. None where the child keeps its parent's."""
+    if not job.reset_head or job.same_run:
+        return None
+    state.seed_everything(job.settings.seed, _OF_NO_RANK, job.first_epoch)
+    return _built(job, data)
+
+
+def _built(job: Job, data: Dataset) -> nn.Module:
+    section = job.settings.model
+    return models.build(
+        section.name,
+        section.options,
+        len(data.classes),
+        data.shape[2],
+        pretrained=job.start is None,
+        trusted=job.trusted,
+        path=section.path,
+        head=section.head,
+        size=data.shape[:2],
+    )
 
 
 def _read(job: Job, data: Dataset, start: Checkpoint | None) -> Checkpoint | None:
@@ -290,10 +340,15 @@ def _parallelise(model: nn.Module, settings: Settings, world: World, data: Datas
     return model, parallel
 
 
-def _optimizer(model: nn.Module, job: Job, saved: Checkpoint | None) -> torch.optim.Optimizer:
-    optimizer = optim.optimizer(model, job.settings.training)
+def _optimizer(
+    model: nn.Module, job: Job, saved: Checkpoint | None, classes: int, code: own.Own | None
+) -> torch.optim.Optimizer:
+    training = job.settings.training
+    optimizer = optim.optimizer(model, training, code)
     if saved is not None and not job.fresh_optimizer:
-        state.restore_optimizer(model, optimizer, saved, str(job.start))
+        state.restore_optimizer(model, optimizer, saved, str(job.start), training, code)
+        if job.reset_head and not job.same_run:
+            heads.forget(model, optimizer, classes, job.settings.model.name)
     return optimizer
 
 

@@ -27,6 +27,7 @@ MAX_BYTES = 1_000_000  # of all files
 class Sources:
     """The files of a user's code as they are in one process. They travel to workers and branches."""
 
+    option: str  # in which its name stands
     target: str  # MODULE:NAME
     folder: str  # in which the outermost module or package lies
     files: Mapping[str, bytes]  # path within the folder → content, sorted
@@ -39,7 +40,8 @@ class Sources:
 
     def record(self) -> CodeRef:
         """What an experiment's configuration says of them."""
-        return CodeRef(self.target, self.folder, dict(self.hashes), tuple(self.left_out))
+        option = None if self.option == "model.name" else self.option
+        return CodeRef(self.target, self.folder, dict(self.hashes), tuple(self.left_out), option)
 
     def note(self) -> str | None:
         """What is to be said of files whose text is not kept; None where there are none."""
@@ -51,7 +53,7 @@ class Sources:
         )
 
 
-def collect(target: str, folder: Path, file: Path | None = None) -> Sources:
+def collect(target: str, folder: Path, file: Path | None = None, option: str = "model.name") -> Sources:
     """The files of ``MODULE:NAME``, whose outermost module lies in ``folder``.
 
     Args:
@@ -73,7 +75,7 @@ def collect(target: str, folder: Path, file: Path | None = None) -> Sources:
             continue
         waiting += [p for module in _imported(contents[name], path, folder) for p in _files_of(module, folder)]
     hashes = {name: hashlib.sha256(contents[name]).hexdigest() for name in sorted(contents)}
-    return Sources(target, str(folder), _within_limits(contents, start, folder), hashes)
+    return Sources(option, target, str(folder), _within_limits(contents, start, folder), hashes)
 
 
 def _within_limits(contents: Mapping[str, bytes], first: list[Path], folder: Path) -> dict[str, bytes]:

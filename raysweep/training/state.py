@@ -17,8 +17,11 @@ import torch
 from torch import nn
 
 from raysweep._text import truncate
+from raysweep.config.own import target_of
+from raysweep.config.settings import TrainingSection
 from raysweep.errors import CheckpointError
-from raysweep.training import models, optim
+from raysweep.training import models, optim, own_optim
+from raysweep.training.own import Own
 
 
 def seed_everything(seed: int, rank: int, epoch: int = 0) -> None:
@@ -120,34 +123,43 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def restore_model(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
+def restore_model(model: nn.Module, weights: Mapping[str, Any], source: str) -> None:
     """Load the weights of a checkpoint.
 
     Raises:
         CheckpointError: they are of another model.
     """
-    models.load_weights(model, state["model_state_dict"], source)
+    models.load_weights(model, weights, source)
 
 
 def restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], source: str
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    source: str,
+    training: TrainingSection,
+    code: Own | None = None,
 ) -> None:
     """Load the optimizer's state but keep the hyperparameters of this run, which may override the checkpoint's.
+
+    Args:
+        code: where it is the user's own.
 
     Raises:
         CheckpointError: the state belongs to another optimizer or model.
     """
     mine = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     saved = copy.deepcopy(state["optimizer_state_dict"])  # torch would keep these tensors and change them at each step
+    _check_same_optimizer(state, source, training)
     expected = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"exp_avg", "exp_avg_sq", "step"}
     try:
         slots = {k for row in saved.get("state", {}).values() for k in row}
-        if slots and not slots & expected:
-            raise CheckpointError(
-                f"The optimizer state in {source} is of another optimizer. Keep training.optimizer as it was, or use "
-                "--weights-only to start with a new optimizer."
-            )
+        if code is None and slots and not slots & expected:
+            raise _another_optimizer(source)
         fitting = optim.regrouped(model, optimizer, saved)
+        if code is not None:
+            own_optim.restore(code, optimizer, fitting, training)
+            return
         for group, own in zip(
             fitting["param_groups"], mine, strict=True
         ):  # before loading, because torch checks them then
@@ -159,6 +171,27 @@ def restore_optimizer(
         raise CheckpointError(
             f"The optimizer state in {source} does not fit ({truncate(error)}). Use --weights-only to start with a new optimizer."
         ) from None
+
+
+def _another_optimizer(source: str) -> CheckpointError:
+    return CheckpointError(
+        f"The optimizer state in {source} is of another optimizer. Keep training.optimizer as it was, or use --weights-only to "
+        "start with a new optimizer."
+    )
+
+
+def _check_same_optimizer(state: Mapping[str, Any], source: str, training: TrainingSection) -> None:
+    """Raises CheckpointError where the checkpoint's optimizer or this run's is the user's own, and they are not the same: their
+    states may look alike."""
+    before: Any = state.get("config") or {}
+    for key in ("settings", "training", "optimizer"):
+        before = before.get(key) if isinstance(before, Mapping) else None
+    if (
+        isinstance(before, str)
+        and before != training.optimizer
+        and (target_of(before) or target_of(training.optimizer))
+    ):
+        raise _another_optimizer(source)
 
 
 def _check_slots(parameter: torch.Tensor, row: Mapping[str, Any], expected: set[str]) -> None:

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from raysweep.training import outputs
+
 
 class World:
     """Rank, number of ranks, and the few collectives that training needs.
@@ -83,7 +85,8 @@ class World:
             return
         before = copy.deepcopy(dict(model.named_buffers()))
         ddp.train()
-        ddp(torch.zeros(2, *shape, device=self.device)).sum().backward()
+        logits, auxiliaries = outputs.parts(ddp(torch.zeros(2, *shape, device=self.device)))
+        torch.autograd.backward([torch.stack([logits, *auxiliaries]).sum()])
         model.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, buffer in model.named_buffers():

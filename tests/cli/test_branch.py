@@ -126,3 +126,9 @@ def test_the_summary_names_the_file_with_the_traceback_of_a_failure(tmp_path, ca
     err = capsys.readouterr().err
     assert f"a failed: ArithmeticError: unwell (traceback: {path})\n" in err
     assert "b failed: its process died\n" in err
+
+
+def test_a_grid_is_a_file_or_a_line(capsys, tmp_path):
+    for given in ([], ["--weights-grid", "grid.yaml", "--grid", "a=2"]):
+        code, _, err = run_cli(capsys, "branch", "--from", "x@1", *given, "--root", tmp_path)
+        assert (code, "either as a file" in err) == (2, True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from raysweep.config import cells
@@ -136,7 +138,17 @@ def test_levels_that_only_stand_together_are_one_factor():
     focal = {"loss.kind": "focal", "loss.gamma": 1.0}
     assert cells.levels([{}, focal, {"training.learning_rate": 0.1}, {**focal, "training.learning_rate": 0.1}]) == [
         {},
-        {"loss.kind and loss.gamma": "focal and 1.0"},
-        {"training.learning_rate": "0.1"},
-        {"training.learning_rate": "0.1", "loss.kind and loss.gamma": "focal and 1.0"},
+        {"loss.kind and loss.gamma": "loss=focal and gamma=1"},
+        {"training.learning_rate": "learning_rate=0.1"},
+        {"training.learning_rate": "learning_rate=0.1", "loss.kind and loss.gamma": "loss=focal and gamma=1"},
     ]
+
+
+def test_the_grid_of_losses_has_a_branch_for_each_way_to_treat_imbalance():
+    points, notes = expand(
+        grids.read(Path(__file__).parents[2] / "configs" / "cifar10-lt-grid.yaml"),
+        SamplingWeights.complete({}, CLASSES), 0, COUNTS, BEFORE,
+    )  # fmt: skip
+    arms = ["control", "balanced", "balanced_softmax", "logit_adjusted", "focal", "class_weights"]
+    assert list(dict.fromkeys(p.arm for p in points)) == arms
+    assert ({p.reference for p in points}, len(points), notes) == ({None}, 18, [])

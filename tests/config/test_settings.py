@@ -213,6 +213,14 @@ def test_flat_configuration_has_the_specifications_names_first():
     assert flat["settings"]["training"]["epochs"] == flat["num_epochs"]
 
 
+def test_a_short_form_and_an_option_of_its_section_are_both_heard():
+    from raysweep.config import load as load_config
+
+    both = {"loss": {"kind": "focal", "gamma": 1.0}}
+    assert load_config.parse_overrides(["loss=focal", "loss.gamma=1.0"]) == both
+    assert load_config.parse_overrides(["loss.gamma=1.0", "loss=focal"]) == both
+
+
 @pytest.mark.parametrize("name", schema.FILES)
 def test_the_shipped_schemas_are_those_of_the_code(name):
     assert (CONFIGS / name).read_text() == schema.text(name), "run: python -m raysweep.config.schema"

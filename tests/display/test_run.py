@@ -73,8 +73,8 @@ def test_a_branch_that_validates_and_a_sweep_that_compares_say_so():
     display(BranchEvent("b", EpochDone(1, ROW, True, 0.0, 0.0)))
     assert display.rows["b"].status == "running"
     display(SweepEnded())
-    assert "1 branch " in display._table().title
-    assert "comparing" in display._table().title
+    assert "1 branch " in display._table().plain
+    assert "comparing" in display._table().plain
 
 
 def test_a_sweep_that_builds_its_model_does_not_say_that_it_decodes():

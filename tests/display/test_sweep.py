@@ -19,7 +19,7 @@ from raysweep.events import (
     SweepStarted,
 )
 
-WORST = {"worst_class": "a", "worst_recall": 0.25}
+WORST = {"worst_class": "a", "worst_recall": 0.25, "val_macro_f1": 0.4}
 
 
 class Live:
@@ -51,7 +51,55 @@ def test_branches_are_compared_with_the_control_of_their_seed(capsys):
     err = capsys.readouterr().err
     assert "x0  epoch 1/1  acc 75.0% (+25.0 against the control)" in err
     assert "x1  epoch 1/1  acc 75.0% (+50.0 against the control)" in err
-    assert "x2  epoch 1/1  acc 75.0%  worst" in err
+    assert "x2  epoch 1/1  acc 75.0%  macro-F1 0.400  worst a 25.0%\n" in err
+
+
+def changing() -> SweepDisplay:
+    """A control and a branch that changes five classes, both after an epoch."""
+    display = SweepDisplay()
+    classes = tuple("fghij")
+    display(started([PlannedBranch("c", True, 0, False), PlannedBranch("x", False, 0, False, classes)], epoch=1))
+    for name, recall in (("c", 0.25), ("x", 0.5)):
+        row = {**WORST, "val_acc": 0.5, **{f"recall_{c}": recall for c in classes}}
+        display(BranchEvent(name, EpochDone(1, row, True, 0.0, 0.0)))
+    return display
+
+
+def test_the_table_has_macro_f1_and_the_changed_classes(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    display = changing()
+    shown = "f 50.0% (+25.0), g 50.0% (+25.0), h 50.0% (+25.0), i 50.0% (+25.0) … 1 more"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"macro-F1 0.400  worst a 25.0%  changed {shown}")
+    control, branch = display._table().plain.splitlines()[-2:]
+    assert (control.count("0.400"), control.count("(+")) == (1, 0)
+    assert shown in branch
+    for width in (60, 80, 120):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = display._table().plain.splitlines()
+        assert max(map(len, lines)) <= width
+        assert any(line.split()[:2] == ["x", "running"] for line in lines)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_sweep_that_is_stopped_leaves_its_last_table_and_says_how_many_are_done(capsys, monkeypatch, terminal):
+    from raysweep.errors import Interrupted
+
+    display = changing()
+    display(BranchEvent("c", BranchEnded("finished")))
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    with pytest.raises(Interrupted), display:
+        raise Interrupted("Stopped by SIGINT", "SIGINT")
+    err = capsys.readouterr().err
+    lines = [line.split() for line in err.splitlines() if line]
+    assert [words[:3] for words in lines if words[:1] in (["c"], ["x"])][-2:] == [
+        ["c", "*", "done"],
+        ["x", "running", "1/1"],
+    ]
+    assert err.endswith("1 of 2 branches done.\n")
+    with display:
+        pass
+    assert "branches done." not in capsys.readouterr().err
 
 
 def test_ten_thousand_branches_are_not_drawn_at_every_event(monkeypatch):

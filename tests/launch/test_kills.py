@@ -47,7 +47,7 @@ def test_killed_with_ratios_that_change_and_early_stops_they_end_with_the_same_b
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(240 + 30 * COUNT)
+@pytest.mark.timeout(900 + 90 * COUNT)
 def test_killed_drivers_controllers_and_workers_lose_nothing(tmp_path):
     # In a process of its own, which has never seen the session's cluster.
     command = [sys.executable, "-m", "tests.launch.kills", str(tmp_path), "--count", str(COUNT)]

@@ -30,7 +30,7 @@ def types(of: dict[str, Any]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(600)  # the first of the three does the work
+@pytest.mark.timeout(1800)  # the first of the three does the work
 def test_a_training_goes_on_when_another_node_joins_and_changes_no_bit(happened):
     found = happened["run"]
     run, whole = found["run"], found["whole"]
@@ -46,7 +46,7 @@ def test_a_training_goes_on_when_another_node_joins_and_changes_no_bit(happened)
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(600)  # the first of the three does the work
+@pytest.mark.timeout(1800)  # the first of the three does the work
 def test_an_elastic_training_goes_on_with_fewer_and_shows_the_same_images(happened):
     found = happened["elastic"]
     run, whole = found["run"], found["whole"]
@@ -64,7 +64,7 @@ def test_an_elastic_training_goes_on_with_fewer_and_shows_the_same_images(happen
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(600)  # the first of the three does the work
+@pytest.mark.timeout(1800)  # the first of the three does the work
 def test_a_sweep_that_loses_a_node_ends_as_if_it_had_not(happened):
     found = happened["sweep"]
     assert found["failed"] == {}

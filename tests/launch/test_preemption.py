@@ -19,7 +19,7 @@ from raysweep.store.root import Root
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_training_leaves_a_node_that_is_taken_away(tmp_path):
     command = [sys.executable, "-m", "tests.launch.preemption", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])

@@ -15,7 +15,7 @@ COUNT = int(os.environ.get("RAYSWEEP_SIGNALS", "10"))  # a release is tried with
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(300 + 90 * COUNT)
+@pytest.mark.timeout(900 + 90 * COUNT)
 @pytest.mark.parametrize(("kind", "share"), [("run", 0.8), ("sweep", 0.2)])
 def test_a_signal_at_any_moment_ends_well(tmp_path, kind, share):
     count = round(COUNT * share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -100,6 +101,10 @@ def test_commands_use_the_reference_of_the_branch(sweep, capsys):
     assert code == 0
     assert "focal + offsets" in out
     assert "control + offsets" not in out
+    code, out, _ = run_cli(capsys, "compare", sweep.id, "--json", "--root", root)
+    against = {e["branch"]: e["against"] for e in json.loads(out)["effects"]}
+    assert against["focal_rare=4"] == "focal"
+    assert against["focal"] == against["rare=4"] == "the control"
     code, out, _ = run_cli(capsys, "compare", sweep.id, "--root", root)
     assert (code, "control + offsets" in out, "focal + offsets" in out) == (0, True, True)
     assert page.write(sweep.root, sweep.id).is_file()

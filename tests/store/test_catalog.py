@@ -24,7 +24,17 @@ from tests.store.test_experiment import any_json, manifests
 TIME = "20250108_143022"
 FIELDS = [
     *("id", "name", "created", "status", "epochs_done", "epochs_target", "best_acc", "best_epoch", "best_macro_f1"),
-    *("worst_class", "worst_recall", "sampling_weights", "seed", "parent", "parent_best_acc", "parent_seed", "change"),
+    *(
+        "worst_class",
+        "worst_recall",
+        "metrics",
+        "sampling_weights",
+        "seed",
+        "parent",
+        "parent_best_acc",
+        "parent_seed",
+        "change",
+    ),
     *("sweep", "branch", "control", "path"),
 ]
 
@@ -210,6 +220,7 @@ def test_the_documented_fields(root):
         "best_macro_f1": 0.2,
         "worst_class": None,
         "worst_recall": None,
+        "metrics": {},
         "sampling_weights": {"a": 2.0},
         "seed": 7,
         "parent": {"experiment": "cats", "epoch": 3, "sha256": "0"},

@@ -118,7 +118,9 @@ def test_images_of_another_size_and_colour_are_brought_to_the_networks(trained, 
     assert predict.read_image(found, tmp_path / "missing.jpg") == "No such file or directory"
 
 
-@pytest.mark.parametrize("form", ["safetensors", "torchscript", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "form", ["safetensors", "pytorch", "torchscript", pytest.param("onnx", marks=pytest.mark.slow)]
+)
 def test_what_is_exported_gives_the_same_probabilities(trained, tmp_path, capsys, form):
     import torch
 
@@ -158,7 +160,7 @@ def test_what_is_exported_gives_the_same_probabilities(trained, tmp_path, capsys
         from raysweep.training import models
 
         model = models.build(SMALL_NET["name"], SMALL_NET["options"], 3, 1)
-        model.load_state_dict(load_file(target))
+        model.load_state_dict(load_file(target) if form == "safetensors" else torch.load(target, weights_only=True))
         logits = model.eval()(torch.from_numpy(x)).detach()
     assert softmax(logits) == pytest.approx(expected, abs=1e-5)
     code, _, err = run_cli(capsys, "export", f"{experiment.id}@2", "--to", form, "-o", target, "--root", root)

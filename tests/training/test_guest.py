@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -25,27 +24,6 @@ class Net(nn.Module):
     def forward(self, x):
         return self.linear(self.features(x))
 """
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """Writes files into the folder in which the user stands; what was imported from there is forgotten afterwards."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    before = set(sys.modules)
-
-    def write(**files: str) -> Path:
-        for name, text in files.items():
-            path = folder / f"{name}.py"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(textwrap.dedent(text))
-        return folder
-
-    yield write
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
 
 
 def build(name: str, classes: int = 7, channels: int = 3, path: str | None = None, head: str | None = None, **options):
@@ -531,11 +509,12 @@ def test_what_fails_while_it_is_tried_or_trained_is_shown_in_its_place(project, 
     from raysweep.errors import TrainingError
 
     line = NET.splitlines().index("        return self.linear(self.features(x))") + 1
-    for when, told in (("True", ConfigError), ("self.training", TrainingError)):
+    later = "self.__dict__.setdefault('seen', []).append(1) or len(self.seen) > 8"  # what is tried is called less often
+    for when, told in (("True", ConfigError), ("self.training", ConfigError), (later, TrainingError)):
         code = NET.replace("return self.linear", f"if {when}: {fault}\n        return self.linear")
         folder = project(nets=f"{code}\ndef make(num_classes, widths): return Net(num_classes)\n")
         with pytest.raises(told) as found:
-            quick_run(training={"epochs": 1}, model={"name": "python:nets:make"})
+            quick_run(training={"epochs": 4}, model={"name": "python:nets:make"})
         assert f"{folder}/nets.py, line {line}, in forward" in str(found.value)
         assert "no such thing" in str(found.value) or "it ended the program, with sys.exit(3)" in str(found.value)
 

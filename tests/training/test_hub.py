@@ -43,9 +43,9 @@ def test_a_folder_of_transformers(vit, no_network):
 
 @pytest.mark.parametrize(("size", "channels"), [(12, 1), (48, 3), (9, 1)])
 def test_images_of_any_size_gray_or_not(vit, size, channels):
-    from raysweep.training import models
+    from raysweep.training import models, trial
 
-    models.try_out(models.build(f"hf:{vit}", {}, 3, channels), (size, size, channels), 3)
+    trial.try_out(models.build(f"hf:{vit}", {}, 3, channels), (size, size, channels), 3)
 
 
 def test_gray_images_are_repeated(vit):
@@ -84,13 +84,13 @@ def test_an_outline_is_on_the_meta_device(vit):
 
 
 def test_timm(no_network):
-    from raysweep.training import hub, models
+    from raysweep.training import hub, models, trial
 
     timm = pytest.importorskip("timm", reason="timm is not installed: pip install -e '.[timm]'")
     model = models.build("timm:resnet10t", {}, 3, 1)
     assert list(model.state_dict()) == list(timm.create_model("resnet10t", num_classes=3, in_chans=1).state_dict())
-    models.try_out(model, (20, 20, 1), 3)
-    models.try_out(models.build("timm:vit_tiny_patch16_224", {}, 3, 3), (48, 48, 3), 3)  # of a fixed size
+    trial.try_out(model, (20, 20, 1), 3)
+    trial.try_out(models.build("timm:vit_tiny_patch16_224", {}, 3, 3), (48, 48, 3), 3)  # of a fixed size
     told = hub.preprocessing("timm:resnet10t")
     assert told is not None
     mean, std = told.of(1)

@@ -37,23 +37,23 @@ HERE = __name__
 @pytest.mark.parametrize("size", [8, 28, 48, 100])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_cnn_takes_images_of_any_size(size, channels):
-    from raysweep.training import models
+    from raysweep.training import models, trial
 
-    models.try_out(models.build("cnn", {}, 7, channels), (size, size, channels), 7)
+    trial.try_out(models.build("cnn", {}, 7, channels), (size, size, channels), 7)
 
 
 def test_a_function_of_the_user_gets_its_options():
-    from raysweep.training import models
+    from raysweep.training import models, trial
 
     model = models.build(f"python:{HERE}:tiny", {"width": 5}, 7, 1, trusted=True)
-    models.try_out(model, (16, 16, 1), 7)
+    trial.try_out(model, (16, 16, 1), 7)
     assert model[0].out_channels == 5
 
 
 def test_torchvision_models_take_gray_images():
-    from raysweep.training import models
+    from raysweep.training import models, trial
 
-    models.try_out(models.build("torchvision:squeezenet1_1", {}, 7, 1), (48, 48, 1), 7)
+    trial.try_out(models.build("torchvision:squeezenet1_1", {}, 7, 1), (48, 48, 1), 7)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_a_model_that_cannot_be_built_is_reported_with_the_reason(name, options,
 
 
 def test_a_network_that_does_not_fit_the_data_is_found_before_training():
-    from raysweep.training import models
+    from raysweep.training import models, trial
 
     with pytest.raises(ConfigError, match=r"logits of shape \(1, 7\)"):
-        models.try_out(models.build(f"python:{HERE}:two_outputs", {}, 7, 1, trusted=True), (16, 16, 1), 7)
+        trial.try_out(models.build(f"python:{HERE}:two_outputs", {}, 7, 1, trusted=True), (16, 16, 1), 7)
     with pytest.raises(ConfigError, match="1×1"):
-        models.try_out(tiny(7, 1), (1, 1, 1), 7)
+        trial.try_out(tiny(7, 1), (1, 1, 1), 7)
 
 
 def test_weights_that_do_not_fit_are_named():

@@ -233,8 +233,10 @@ def test_the_accuracy_before_training_is_that_of_the_validation_images(tmp_path,
             level = x.mean((1, 2, 3))
             return -torch.stack([(level - at).abs() for at in (40.0, 100.0, 160.0)], 1)
 
-    text = networks._accuracy(Bright(), "cnn", data, [0.0], [1.0])
+    text = networks._accuracy(Bright(), "cnn", data, [0.0], [1.0], True)
     assert text.startswith(
         "before training, the network names 21 of 21 validation images correctly (100%; 33% by chance)"
     )
-    assert "names 9 of 21" in networks._accuracy(Bright(), "cnn", data, [1000.0], [1.0])  # all as the first class
+    assert "names 9 of 21" in networks._accuracy(
+        Bright(), "cnn", data, [1000.0], [1.0], False
+    )  # all as the first class

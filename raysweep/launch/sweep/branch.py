@@ -209,9 +209,9 @@ def _continued(
     existing: Experiment, sweep: Sweep, shared: Shared, reporter: BranchReporter, launch: runner.Launch
 ) -> Experiment:
     """A branch that has begun, from its newest checkpoint."""
-    from raysweep.training import guest
+    from raysweep.training import own
 
-    with guest.sent(None if shared.base is None else shared.base.code):
+    with own.sent([] if shared.base is None else shared.base.all_code):
         fitted = shared.base.resources if shared.base is not None else None
         done = resuming.continue_experiment(
             sweep.root,

@@ -109,6 +109,8 @@ def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
         workers=plan.base.resources.workers,
         gpus_per_branch=plan.gpus_per_branch,
         max_concurrent=plan.max_concurrent,
+        fresh_optimizer=plan.base.fresh_optimizer,
+        reset_head=plan.base.reset_head,
         settings=plan.base.settings.model_dump(mode="json"),
         grid=plan.grid.model_dump(mode="json"),
         notes=tuple(plan.notes),
@@ -195,7 +197,15 @@ def _started(sweep: Sweep, plan: SweepPlan, record: SweepRecord, count: int, que
     return SweepStarted(
         id=sweep.id,
         branches=tuple(
-            PlannedBranch(b.name, b.control, b.seed, b.status == experiments.FINISHED, b.arm, b.reference)
+            PlannedBranch(
+                b.name,
+                b.control,
+                b.seed,
+                b.status == experiments.FINISHED,
+                _changed(record, b.weights),
+                b.arm,
+                b.reference,
+            )
             for b in record.branches
         ),
         first_epoch=first + 1,
@@ -203,8 +213,13 @@ def _started(sweep: Sweep, plan: SweepPlan, record: SweepRecord, count: int, que
         at_once=count,
         queue=queue,
         notes=(*plan.notes, *(n.text for n in plan.base.notes)),
-        rates=None if plan.base.rates is None else (plan.base.rates.fork, plan.base.rates.end),
+        rates=tuple(dict.fromkeys((p.rates.fork, p.rates.end) for p in (plan.base, *plan.bases.values()) if p.rates)),
     )
+
+
+def _changed(record: SweepRecord, weights: Mapping[str, float]) -> tuple[str, ...]:
+    """The classes whose weights are not the parent's."""
+    return tuple(c for c, w in weights.items() if w != record.parent_weights.get(c, w))
 
 
 def _work(

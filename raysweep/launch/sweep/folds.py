@@ -122,6 +122,8 @@ def _record(plan: FoldsPlan, identifier: str, now: datetime) -> FoldsRecord:
             "address": request.address,
             "max_concurrent": request.max_concurrent,
             "gpus_per_branch": request.gpus_per_branch,
+            "fresh_optimizer": request.fresh_optimizer,
+            "reset_head": request.reset_head,
             "overrides": dict(request.overrides or {}),
         },
         parts=tuple(FoldPart(fold) for fold in range(1, len(plan.parents) + 1)),

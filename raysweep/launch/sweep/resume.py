@@ -259,7 +259,9 @@ def _request(
         address=asked.applied(record.settings["scaling"])["address"],
         max_concurrent=record.max_concurrent,
         gpus_per_branch=record.gpus_per_branch or None,
-        overrides=_overrides(record.settings),
+        fresh_optimizer=record.fresh_optimizer,
+        reset_head=record.reset_head,
+        overrides=_overrides(record.settings, parent, record.epochs),
         trust=trust,
     )
 
@@ -288,7 +290,7 @@ def _points(sweep: Sweep, left: Sequence[BranchRecord], classes: Sequence[str]) 
         raise StoreError(f"{sweep.folder / layout.SWEEP}: {error} Restore it from a copy.") from None
 
 
-def _overrides(settings: Mapping[str, Any]) -> Nested:
+def _overrides(settings: Mapping[str, Any], parent: ParentRef, epochs: int | None) -> Nested:
     """A sweep's settings as overrides of its parent's; what each branch sets for itself is left out."""
     kept = {
         k: dict(v) if isinstance(v, Mapping) else v
@@ -297,5 +299,11 @@ def _overrides(settings: Mapping[str, Any]) -> Nested:
     }
     kept["sampling"].pop("weights")
     kept["training"].pop("epochs")
+    fork, at = kept["training"].pop("fork", None), parent.epoch or 0
+    if fork and (fork["start"], fork["end"]) == (
+        at,
+        at + (epochs or 0),
+    ):  # its own, and not one that the parent has inherited
+        kept["training"]["fork"] = {"schedule": fork["schedule"]}
     kept["scaling"] = {k: v for k, v in kept["scaling"].items() if k not in ("address", "num_workers", "threads")}
     return kept

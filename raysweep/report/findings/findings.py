@@ -183,32 +183,37 @@ def find(
     tests = [tested(c.summary, c.reference.summary, c.of_images, between, floor, sizes, c.of_folds) for c in compared]
     usable = np.array([_usable(c, cases, between, rows) for c in compared])
     found, sizes_of_families = _labelled(compared, tests, usable, rows, margin)
-    gains, winner = {}, None
-    for i, metric in enumerate(CHOSEN_BY):
-        row = rows.index((None, metric))
-        own, seeds = (
-            np.array(values) for values in ([c.summary.own[row] for c in compared], [c.seeds for c in compared])
+    gains = {
+        metric: _gains(
+            rows.index((None, metric)), compared, reference, np.stack([d[i] for d in differences]), between, cases
         )
-        influence = np.stack([d[i] for d in differences])
-        spread = selection.covariance(
-            influence,
-            own,
-            float(reference.summary.own[row]),
-            float(between.variance[row]),
-            seeds,
-            reference.summary.seeds,
-        )
-        if cases.folds is not None:
-            spread = selection.wider(spread, influence @ cases.fold_of)
-        gains[metric] = Gains(
-            np.array([c.summary.mean[row] - reference.summary.mean[row] for c in compared]),
-            spread,
-            np.maximum(between.variance[row] / seeds - own, 0.0),
-        )
-    chosen = gains[CHOSEN_BY[0]]
+        for i, metric in enumerate(CHOSEN_BY)
+    }
+    winner, chosen = None, gains[CHOSEN_BY[0]]
     if len(compared) > 1 and not np.isnan(chosen.covariance).any():
         winner = selection.corrected([c.name for c in compared], chosen.values, chosen.covariance, seed)
     return Findings(tuple(found), tuple(free), sizes_of_families, between, winner, gains)
+
+
+def _gains(
+    row: int,
+    compared: Sequence[_Compared],
+    control: MeasuredArm,
+    differences: Array,
+    between: Pooled,
+    cases: Cases,
+) -> Gains:
+    """What every branch gains over the control in one metric, by the row of the metric; ``differences`` (B, G) is the influence of
+    every case on it."""
+    own = np.array([c.summary.own[row] for c in compared])
+    seeds = np.array([c.seeds for c in compared])
+    of_control = float(control.summary.own[row])
+    variance = float(between.variance[row])
+    spread = selection.covariance(differences, own, of_control, variance, seeds, control.summary.seeds)
+    if cases.folds is not None:
+        spread = selection.wider(spread, differences @ cases.fold_of)
+    values = np.array([c.summary.mean[row] - control.summary.mean[row] for c in compared])
+    return Gains(values, spread, np.maximum(variance / seeds - own, 0.0))
 
 
 def _free(name: str, branch: MeasuredArm, reference: MeasuredArm, control: Arm, cases: Cases) -> Free:

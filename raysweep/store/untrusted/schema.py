@@ -143,6 +143,15 @@ def _each(name: str, inner: Rule) -> Rule:
     return rule
 
 
+def _list_of(inner: Rule) -> Rule:
+    """A list of values that obey a rule."""
+
+    def rule(value: Any) -> str | None:
+        return _list(value) or next((p for p in map(inner, value) if p is not None), None)
+
+    return rule
+
+
 def _classes(value: Any) -> str | None:
     if not isinstance(value, list) or not all(isinstance(c, str) for c in value):
         return f" must be a list of texts, not {short_repr(value)}"
@@ -196,7 +205,7 @@ _PARENT = _fields(
     *("experiment", "epoch"),
 )
 _CODE = _fields(
-    {"target": _text, "folder": _text, "files": _each("hash of", _text), "left_out": _list},
+    {"target": _text, "folder": _text, "files": _each("hash of", _text), "left_out": _list, "option": _or_none(_text)},
     *("target", "folder", "files"),
 )
 _CONFIG: dict[str, Rule] = {
@@ -212,6 +221,7 @@ _CONFIG: dict[str, Rule] = {
     "sweep": _or_none(_text),
     "branch": _or_none(_fields({"name": _text}, "name")),
     "code": _or_none(_CODE),
+    "own_code": _or_none(_list_of(_CODE)),
 }
 _BRANCH = _fields(
     {"name": _text, "weights": _each("weight of class", _weight), "seed": _or_none(_count)}, "name", "weights"
@@ -275,6 +285,7 @@ _CHECKPOINT: dict[str, Rule] = {
     "data_sha256": _or_none(_text),
     "conditions": _or_none(_each("condition", _must(lambda v: isinstance(v, (int, float, str)), "a number or a text"))),
     "model_state_dict": _each("value of", _must(_is_tensor, "a tensor")),
+    "own_state": _or_none(_each("state of", _fields({"target": _text, "ranks": _list}, "target", "ranks"))),
     "optimizer_state_dict": _fields({"state": _rows, "param_groups": _groups}, "state", "param_groups"),
     "rng_state": _or_none(_list),
     "preprocessing": _or_none(_fields({"mean": _mean, "std": _std, "shape": _shape}, "mean", "std")),

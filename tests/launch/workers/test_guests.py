@@ -37,7 +37,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (folder / "late.py").write_text(LATE)
     monkeypatch.chdir(folder)  # where the cluster was not started
     yield folder
-    for name in ("nets", "late"):
+    for name in ("nets", "late", "hard"):
         sys.modules.pop(name, None)
 
 
@@ -60,3 +60,85 @@ def test_the_same_bits_on_a_worker_and_in_branches_although_the_files_have_chang
     assert weights_hash(control) == weights_hash(here)
     for experiment in (there, control):
         assert {p.read_text() for p in (experiment.folder / "code").iterdir()} == {NETS, LATE}
+
+
+HARD = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes, widths):
+        super().__init__()
+        self.maps = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Dropout(0.2))
+        self.aux = nn.Linear(144, num_classes)
+        self.fc = nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        x = self.maps(x)
+        x = x.view(x.size(0), -1)
+        return (self.fc(x), self.aux(x)) if self.training else self.fc(x)
+"""
+TO_BE_KILLED = """
+import sys
+from raysweep.events import EpochDone
+from raysweep.launch import run as launching
+from raysweep.plan import experiment as experiment_plan
+from tests.conftest import small_settings
+from tests.launch.workers.test_guests import OF_HARD
+
+def report(event):
+    if isinstance(event, EpochDone):
+        print("epoch", flush=True)
+        sys.stdin.read()  # until it is killed
+
+launching.run(experiment_plan.plan_experiment(small_settings(sys.argv[1], **OF_HARD)), report)
+"""
+OF_HARD = {"model": {"name": "python:hard:Net"}, "training": {"epochs": 2}, "experiment": {"name": "hard"}}
+
+
+@pytest.mark.slow  # tests/training/test_guest_use.py and test_reset.py have the parts of it
+def test_the_same_bits_in_process_on_a_worker_after_a_kill_and_in_branches_with_a_new_last_layer(
+    ray_cluster, project, tmp_path
+):
+    """Lazy layers, an auxiliary head, a network that does not take channels_last."""
+    import os
+    import signal
+    import subprocess
+
+    from raysweep.launch import resume as resuming
+    from raysweep.launch.sweep import driver as sweeping
+    from raysweep.plan import child
+    from raysweep.plan import parent as parents
+    from raysweep.store import index
+
+    (project / "hard.py").write_text(HARD)
+    root, repository = tmp_path / "experiments", Path(__file__).parents[3]
+    here = launching.run(experiment_plan.plan_experiment(small_settings(root, **OF_HARD))).experiment
+    settings = here.config().settings
+    assert (settings["training"]["channels_last"], settings["model"]["auxiliary_share"]) == (False, 0.4)
+    on_a_worker = small_settings(root, **OF_HARD, scaling={"num_workers": 1, "threads": 1})
+    there = launching.run(experiment_plan.plan_experiment(on_a_worker)).experiment
+    assert weights_hash(there) == weights_hash(here)
+
+    other = tmp_path / "killed"
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    words = [sys.executable, "-c", TO_BE_KILLED, str(other)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"epoch\n"
+        process.send_signal(signal.SIGKILL)
+    (broken,) = index.rows(Root.open(other))
+    assert broken.status != "finished"
+    whole = resuming.continue_experiment(Root.open(other), broken.id).experiment
+    assert weights_hash(whole) == weights_hash(here)
+
+    grid = grids.check({"weights": {"3": [4.0]}, "epochs": 1})
+    for reset in (False, True):
+        request = SweepRequest(Root.open(root), f"{here.id}@1", grid, reset_head=reset)
+        branches = sweeping.run(sweep_plan.plan_sweep(request))
+        assert branches.failed == {}
+        control = next(e for e in branches.experiments.values() if e.config().branch.control)
+        assert control.config().reset_head is reset
+        parent = parents.read_parent(Root.open(root), f"{here.id}@1")
+        plan = child.plan_child(parent, Root.open(root), epochs=1, reset_head=reset)
+        assert weights_hash(control) == weights_hash(launching.run(plan).experiment)
+        assert (weights_hash(control) == weights_hash(here)) is not reset

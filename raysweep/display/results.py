@@ -1,0 +1,75 @@
+"""The table of a sweep's branches: what the last epoch of each reached, and the classes that changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raysweep._text import labels, plain
+from raysweep.display.shares import MOST_CLASSES
+from raysweep.display.tables import table
+from raysweep.display.terminal import decimals, percent
+
+Row = Mapping[str, Any]  # of results.csv
+
+_COLUMNS = [
+    ("branch", "l"),
+    ("status", "l"),
+    ("accuracy", "r"),
+    ("accuracy − control", "r"),
+    ("macro-F1", "r"),
+    ("macro-F1 − control", "r"),
+    ("worst class", "l"),
+]
+
+
+def results_table(rows: Sequence[Row], err: bool = False, whole: str = "--json") -> None:
+    """Print the last epoch of every branch, from the rows of results.csv. Of the classes: those whose weights differ between the
+    branches, then those whose recall differs most from the control's.
+
+    Args:
+        whole: what has everything, where a terminal is narrow.
+    """
+    controls = {r["seed"]: r for r in rows if r["control"]}
+    classes = [k.removeprefix("recall_") for k in dict.fromkeys(k for r in rows for k in r) if k.startswith("recall_")]
+    sizes = {c: (_varied(rows, c), _largest(rows, controls, c)) for c in classes}
+    columns = [*_COLUMNS, *((c, "r") for c in labels(classes))]
+    cells = [[*_cells(r), *(_recall(r, controls.get(r["seed"]), c) for c in classes)] for r in rows]
+    title = "Last epoch of every branch (* control)"
+    title += "; classes: recall, of branches in points against the control of their seed" if classes else ""
+    least = [len(_COLUMNS) + i for i in sorted(range(len(classes)), key=lambda i: sizes[classes[i]])]
+    table(title, columns, cells, err=err, least=least, most=MOST_CLASSES, optional=[6, 3, 2], whole=whole)
+
+
+def _varied(rows: Sequence[Row], name: str) -> bool:
+    return len({r.get(f"weight_{name}") for r in rows}) > 1
+
+
+def _against(row: Row, control: Row | None, name: str) -> float | None:
+    """The recall of a class minus that of the control; None where one of them is not known, or they ended different epochs."""
+    if control is None or control is row or row.get("epoch") != control.get("epoch"):
+        return None
+    mine, its = row.get(f"recall_{name}"), control.get(f"recall_{name}")
+    return None if mine is None or its is None else float(mine) - float(its)
+
+
+def _largest(rows: Sequence[Row], controls: Mapping[Any, Row], name: str) -> float:
+    return max((abs(_against(r, controls.get(r["seed"]), name) or 0.0) for r in rows), default=0.0)
+
+
+def _recall(row: Row, control: Row | None, name: str) -> str:
+    difference = _against(row, control, name)
+    return percent(row.get(f"recall_{name}")) if difference is None else f"{100 * difference:+.1f}"
+
+
+def _cells(row: Row) -> list[str]:
+    against, f1 = row["val_acc_minus_control"], row["val_macro_f1_minus_control"]
+    return [
+        plain(row["branch"]) + (" *" if row["control"] else ""),
+        str(row["status"]),
+        percent(row["val_acc"]),
+        "" if against is None or row["control"] else f"{100 * against:+.1f}",
+        decimals(row["val_macro_f1"]),
+        "" if f1 is None or row["control"] else f"{f1:+.3f}",
+        "-" if row["worst_class"] is None else plain(f"{row['worst_class']} {percent(row['worst_recall'])}"),
+    ]

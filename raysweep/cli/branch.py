@@ -15,6 +15,7 @@ from raysweep.display.results import results_table
 from raysweep.display.shares import MOST_CLASSES
 from raysweep.display.tables import table
 from raysweep.display.terminal import percent, put, put_json, say, say_next
+from raysweep.display.verdict import say_verdict
 from raysweep.events import Loading
 from raysweep.store.commands import continue_command
 from raysweep.store.results import read_results
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from raysweep.config.grid import Grid
     from raysweep.launch.sweep.driver import SweepResult
     from raysweep.plan.types import SweepPlan, SweepRequest
-    from raysweep.report.comparison import Comparison
-
-
-MOST_VERDICTS = 8  # sentences at the end of a sweep
 
 
 def register(app: typer.Typer) -> None:
@@ -252,14 +249,3 @@ def summarise(result: SweepResult) -> None:
     if result.comparison is not None:
         say_verdict(result.comparison)
     say_next(sweep.root, "compare", sweep.id)
-
-
-def say_verdict(comparison: Comparison) -> None:
-    """Print what the sweep shows: what was learned, what only moved a threshold."""
-    from raysweep.report import verdict
-
-    lines, more = verdict.sentences(comparison, MOST_VERDICTS)
-    for line in lines:
-        say(plain(line.text))
-    if more:
-        say(f"{more:,} more sentences, which compare prints.")

@@ -8,6 +8,7 @@ from raysweep._text import counted, plain
 from raysweep.cluster import signals
 from raysweep.display.tables import table
 from raysweep.display.terminal import say, say_next
+from raysweep.display.verdict import say_verdict
 
 if TYPE_CHECKING:
     from raysweep.launch.sweep.folds import FoldsResult
@@ -51,8 +52,6 @@ def show_plan(plan: FoldsPlan) -> None:
 
 def summarise(result: FoldsResult) -> None:
     """Print what a k-fold sweep shows, and the next command."""
-    from raysweep.cli.branch import say_verdict
-
     signals.all_done()
     say(f"All results are in {result.folds.folder}, and in the sweeps of its folds.")
     if result.comparison is not None:

@@ -33,7 +33,7 @@ class Waited:
         """``no better val_acc than 0.912 of epoch 4 for 3 epochs``."""
         return f"no better {self.metric} than {self.best:.4g} of epoch {self.best_epoch} for {counted(self.waited, 'epoch')}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Mapping[str, Any]:
         """What a checkpoint holds."""
         return asdict(self)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from raysweep.config import foreign
 from raysweep.config import grid as grids
@@ -204,7 +203,7 @@ def _request(folds: Folds, fold: int, parent: Experiment, trust: Trust) -> Sweep
         StoreError: ``folds.json`` lacks something.
     """
     record = folds.record()
-    asked: dict[str, Any] = dict(record.request)
+    asked = dict(record.request)
     try:
         return SweepRequest(
             folds.root,

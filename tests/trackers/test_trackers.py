@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysweep.config import load as load_config
-from raysweep.config import settings as configuration
-from raysweep.config import tracking
+from raysweep.config import tracking as configuration
 from raysweep.errors import ConfigError, Interrupted
 from raysweep.events import BatchDone, BranchEnded, BranchEvent, EpochDone, Event, Note
 from raysweep.launch import run as launching
@@ -610,7 +609,7 @@ def test_options_of_trackers_are_read_from_overrides():
         {"data": {"source": "faces"}}, load_config.parse_overrides(["trackers.mlflow.uri=sqlite:///m.db"])
     )
     section = load_config.validate(values).trackers
-    assert section.mlflow == tracking.MlflowSection(uri="sqlite:///m.db")
+    assert section.mlflow == configuration.MlflowSection(uri="sqlite:///m.db")
     assert (section.tensorboard, section.wandb, section.trackio) == (True, None, None)
     values = load_config.merge(
         {"data": {"source": "faces"}}, load_config.parse_overrides(["trackers.wandb={}", "trackers.mlflow=null"])

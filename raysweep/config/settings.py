@@ -203,8 +203,21 @@ class ModelSection(Section):
     options: Annotated[Nested, AfterValidator(short_json)] = Field(
         default_factory=dict, description="Keyword arguments for the function that builds the model."
     )
+    pretrained: bool | None = Field(
+        None,
+        description="true: start from the weights that the library of a torchvision:, timm: or hf: name publishes, with their "
+        "normalisation, and their image size unless data.image_size is set; the last layer is new where there are other classes. "
+        "init_from then names a file that has them already. Default: true for hf:, else false.",
+    )
     init_from: Text | None = Field(
-        None, description="File with a state_dict (.pt or .safetensors) that initializes the model's weights."
+        None,
+        description="File with trained weights (state_dict, checkpoint of another program, safetensors) or folder of a trainer, from "
+        "which the model starts.",
+    )
+    init_key: Text | None = Field(
+        None,
+        description="Which of several networks in init_from is meant: its keys, and the beginning of its names, such as model_ema or "
+        "state_dict.encoder_q.",
     )
     init_strict: bool = Field(
         True,

@@ -66,6 +66,7 @@ def plan_experiment(
             "it to `raysweep resume` or `raysweep branch`."
         )
     root, where = _place(settings, root, tracked, writable)
+    settings, of_library = networks.of_library(settings) if new_weights else (settings, ())
     settings, own, of_code = networks.with_own_code(settings, trusted)
     data = read_images(settings, root, progress, before, audited=writable)
     roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
@@ -83,7 +84,7 @@ def plan_experiment(
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
-    notes = (*mirrored, *_of_fold(settings, data), *by_rule, *map(Note, of_code), *notes)
+    notes = (*of_library, *mirrored, *_of_fold(settings, data), *by_rule, *map(Note, of_code), *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
     return replace(plan, roles=roles, held=held, code=code, own=own)
 

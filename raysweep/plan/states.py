@@ -71,7 +71,7 @@ def _because_of_settings(parent: Parent, section: ModelSection, error: Checkpoin
         return None
     misfits = str(error).partition("do not fit the model (")[2].rpartition(").")[0]
     return ConfigError(
-        f"{join_names(changed)}, and the weights of the checkpoint do not fit that network ({misfits}). A child goes on with the "
+        f"{join_names(changed)}, and the weights of the checkpoint do not fit the model ({misfits}). A child goes on with the "
         "checkpoint's network: omit what differs. Where only the last layer differs, --reset head lets it begin anew. To take what "
         f"fits into another network, start a training with `raysweep run` and model.init_from={parent.path} "
         "model.init_strict=false."

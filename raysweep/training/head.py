@@ -81,12 +81,6 @@ def _under(layer: str, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if not layer or name.startswith(f"{layer}."))
 
 
-def without(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """``state`` with the last layer's tensors as the model has them now."""
-    mine = model.state_dict()
-    return {**state, **{key: mine[key] for key in keys(model)}}
-
-
 def anew(model: nn.Module, state: Mapping[str, torch.Tensor], outputs: int, name: str) -> dict[str, torch.Tensor]:
     """``state`` with the tensors of the layer that :func:`restarted` names as the model has them now.
 

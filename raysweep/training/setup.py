@@ -28,6 +28,7 @@ from raysweep.store import checkpoint
 from raysweep.training import (
     conditions,
     guest_network,
+    initial,
     losses,
     models,
     optim,
@@ -39,6 +40,7 @@ from raysweep.training import (
     own_metrics,
     own_optim,
     policy,
+    published,
     state,
 )
 from raysweep.training import head as heads
@@ -284,7 +286,7 @@ def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:
     state.seed_everything(job.settings.seed, 0)  # the same weights on every rank
     model = _built(job, data)
     if job.start is None:
-        models.initialise(model, section)
+        initial.initialise(model, section)
     model.to(world.device)
     model.to(memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
     return model
@@ -306,7 +308,7 @@ def _built(job: Job, data: Dataset) -> nn.Module:
         section.options,
         len(data.classes),
         data.shape[2],
-        pretrained=job.start is None,
+        pretrained=job.start is None and published.are_fetched(section),
         trusted=job.trusted,
         path=section.path,
         head=section.head,

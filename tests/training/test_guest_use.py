@@ -7,7 +7,6 @@ import json
 import pytest
 
 from tests.cli.test_errors import run_cli
-from tests.training.test_guest import project  # noqa: F401 - a fixture
 
 LENET = """
 import torch
@@ -91,7 +90,7 @@ def standardised(target, images):
 
 
 def test_a_network_that_views_its_maps_trains_and_is_exported_to_its_own_code(
-    project,  # noqa: F811
+    project,
     quick_run,
     quick_child,
     tmp_path,
@@ -129,7 +128,7 @@ def test_a_network_that_views_its_maps_trains_and_is_exported_to_its_own_code(
 
 
 def test_lazy_layers_have_their_shapes_before_the_optimizer_is_made(
-    project,  # noqa: F811
+    project,
     quick_run,
     quick_child,
     tmp_path,
@@ -149,7 +148,7 @@ def test_lazy_layers_have_their_shapes_before_the_optimizer_is_made(
     assert predict.load(Root.open(tmp_path / "experiments"), f"{run.id}@1").name == "python:nets:make"
 
 
-def test_auxiliary_heads_train_and_their_share_is_recorded(project, quick_run, quick_child, tmp_path):  # noqa: F811
+def test_auxiliary_heads_train_and_their_share_is_recorded(project, quick_run, quick_child, tmp_path):
     import torch
 
     from raysweep.store import checkpoint
@@ -165,7 +164,7 @@ def test_auxiliary_heads_train_and_their_share_is_recorded(project, quick_run, q
 
 
 @pytest.mark.slow  # tests/training/test_outputs.py and test_trial.py have imitations of each
-def test_networks_of_other_libraries_from_the_plan_to_the_export(project, quick_run, quick_child, tmp_path, capsys):  # noqa: F811
+def test_networks_of_other_libraries_from_the_plan_to_the_export(project, quick_run, quick_child, tmp_path, capsys):
     vit = """
         def make(num_classes, widths=()):
             from transformers import ViTConfig, ViTForImageClassification

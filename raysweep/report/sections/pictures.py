@@ -85,7 +85,7 @@ def own(experiment: Experiment) -> Candidates | None:
     except RaysweepError:
         return None
     known = images.of([experiment], len(best.labels))
-    making = _Making(best.classes, best.labels, known, {"": voted([best])}, best.predicted[None], "the network", {})
+    making = _Making(best.classes, best.labels, known, {"": voted([best])}, best.predicted[None], "the network")
     recalls = [
         float(making.right[best.labels == c].mean()) if making.counts[c] else 2.0 for c in range(len(best.classes))
     ]
@@ -110,7 +110,7 @@ class _Making:
     arms: Mapping[str, Voted]
     every: np.ndarray
     reference: str
-    against: Mapping[str, str]
+    against: Mapping[str, str] = field(default_factory=dict)
     rows: list[list[list[int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -148,7 +148,7 @@ class _Making:
 
     def _flips(self, name: str, arm: Voted, mine: np.ndarray) -> list[tuple[PictureRow, list[int]]]:
         its = self.against[name]
-        old, word = self.arms[its], its or self.reference
+        old, before = self.arms[its], its or self.reference
         every = [f for f in flips.between(old, arm, self.labels, self.classes, self.known, among=mine)]
         rows = []
         for kind, word, colour in ((FIXED, "fixed", "better"), (BROKEN, "broke", "worse")):
@@ -157,7 +157,7 @@ class _Making:
                 self._picture(
                     f.index,
                     f"{f.old} → {f.new}",
-                    f"{word}: {f.old} ({f.old_votes} of {old.seeds}); {name}: {f.new} ({f.new_votes} of {arm.seeds})",
+                    f"{before}: {f.old} ({f.old_votes} of {old.seeds}); {name}: {f.new} ({f.new_votes} of {arm.seeds})",
                 )
                 for f in of_kind[:MOST_PICTURES]
             ]

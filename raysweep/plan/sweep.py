@@ -11,7 +11,7 @@ from raysweep._text import Nested, counted
 from raysweep.config import cells
 from raysweep.config import load as load_config
 from raysweep.config import points as expansion
-from raysweep.config.grid import Point
+from raysweep.config.grid import Grid, Point
 from raysweep.errors import ConfigError, InputError, ResourceError
 from raysweep.events import Progress, ignore
 from raysweep.plan import child
@@ -41,10 +41,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     Raises:
         InputError: what is wrong and what to do.
     """
-    if request.grid.data.folds is not None:
-        raise ConfigError(
-            "data.folds in a grid makes several sweeps, one for each fold; this plans a single one. Use `raysweep branch`."
-        )
+    _is_single(request.grid)
     root = request.root.resolved()
     parent = parents.read_parent(root, request.checkpoint, request.overrides, trust=request.trust)
     expansion.expand(
@@ -96,6 +93,14 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         trust=request.trust.handed_on(*(b.settings.model_dump(mode="json") for b in (base, *bases.values()))),
         bases=bases,
     )
+
+
+def _is_single(grid: Grid) -> None:
+    """Raises ConfigError for a grid that makes a sweep for each fold: :mod:`raysweep.plan.folds` plans those."""
+    if grid.data.folds is not None:
+        raise ConfigError(
+            "data.folds in a grid makes several sweeps, one for each fold; this plans a single one. Use `raysweep branch`."
+        )
 
 
 def _of_patience(base: Plan, bases: Mapping[str, Plan], points: Sequence[Point]) -> list[str]:

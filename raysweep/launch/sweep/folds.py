@@ -39,6 +39,7 @@ from raysweep.store.folds import FoldPart, Folds, FoldsRecord
 from raysweep.store.lock import WriterLock
 from raysweep.store.sweep import Sweep
 from raysweep.store.trust import NOBODY, Origin, Trust
+from raysweep.trackers import credentials
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ def run(plan: FoldsPlan, progress: Progress = ignore) -> FoldsResult:
     Raises:
         Interrupted: a signal asked to stop. RaysweepError: a parent or a branch failed; the others are complete.
     """
+    told = credentials.keep(plan.sweep.base.settings.trackers)
+    if told is not None:
+        progress(told)
     now = datetime.now()
     folds = store.create(plan.request.root, plan.name, now)
     record = _record(plan, folds.id, now)
@@ -105,6 +109,9 @@ def continue_folds(
 def _record(plan: FoldsPlan, identifier: str, now: datetime) -> FoldsRecord:
     """What ``folds.json`` says before anything has run: enough to continue after any kill."""
     request = plan.request
+    over = dict(request.overrides or {})
+    if "trackers" in over:  # without credentials
+        over["trackers"] = plan.sweep.base.settings.model_dump(mode="json")["trackers"]
     return FoldsRecord(
         id=identifier,
         name=plan.name,
@@ -123,7 +130,7 @@ def _record(plan: FoldsPlan, identifier: str, now: datetime) -> FoldsRecord:
             "gpus_per_branch": request.gpus_per_branch,
             "fresh_optimizer": request.fresh_optimizer,
             "reset_head": request.reset_head,
-            "overrides": dict(request.overrides or {}),
+            "overrides": over,
         },
         parts=tuple(FoldPart(fold) for fold in range(1, len(plan.parents) + 1)),
     )

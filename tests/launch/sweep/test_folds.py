@@ -142,6 +142,20 @@ def test_killed_and_continued_it_ends_with_the_same_bits(base, whole, monkeypatc
     assert set(everything(again.folds)) == set(everything(whole.folds))
 
 
+def test_credentials_are_not_stored(base, monkeypatch, tmp_path):
+    from raysweep.launch.sweep import folds
+    from raysweep.trackers import base as trackers
+
+    monkeypatch.setattr(trackers, "check", lambda *_: None)
+    over = {"trackers": {"mlflow": {"uri": "https://me:secret@host.example/"}}}
+    plan = planned(base, "secret", overrides=over)
+    from datetime import datetime
+
+    record = folds._record(plan, "secret_20260101_000000", datetime.now())
+    assert "host.example" in json.dumps(record.to_json())
+    assert "secret@" not in json.dumps(record.to_json())
+
+
 def test_the_command_line_compares_and_continues(whole, capsys):
     from raysweep.cli.main import main as command
 

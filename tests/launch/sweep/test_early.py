@@ -195,6 +195,19 @@ def test_killed_earlier_it_ends_with_the_same_bits(parent, monkeypatch, kill):
     _killed(parent, monkeypatch, kill)
 
 
+def test_the_controls_of_cells_train_first_too_and_patience_makes_no_cell(parent):
+    from raysweep.launch.sweep import early
+
+    grid = {"weights": {"3": [4.0]}, "settings": {"training.learning_rate": [0.001, 0.002]}}
+    points = planned(parent, "cells", grid).points
+    first = early.controls(points)
+    assert [p.name for p in first if p.control] == ["control"]
+    assert {p.reference for p in points if p not in first} == {p.arm for p in first if not p.control}
+    assert len(points) == 5
+    with pytest.raises(ConfigError, match="patience cannot be varied in a grid"):
+        planned(parent, "cells", {"settings": {"training.patience": [2, 3]}})
+
+
 def test_without_a_control_nothing_is_started(parent, monkeypatch):
     with pytest.raises(ConfigError, match="the grid has no control"):
         planned(parent, "none", {**GRID, "control": False, "control_seeds": None})

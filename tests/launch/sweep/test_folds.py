@@ -38,6 +38,11 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def quickly(request, monkeypatch):
+    if "ray_cluster" not in request.fixturenames:
+        without_tune(monkeypatch)
+
+
 def without_tune(monkeypatch):
     from raysweep.launch import runner
     from raysweep.launch.sweep import driver, resume
@@ -80,7 +85,7 @@ def whole(base):
 
     patch = pytest.MonkeyPatch()
     try:
-        without_tune.__wrapped__(patch)
+        without_tune(patch)
         return folds.run(planned(base, "whole"))
     finally:
         patch.undo()
@@ -188,3 +193,13 @@ def test_what_cannot_be_cross_validated_is_refused(base):
         planning.plan_folds(asked, writable=False)
     with pytest.raises(ConfigError, match="greater than or equal to 2"):
         grids.check({**GRID, "data.folds": 1})
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_on_ray_tune(ray_cluster, base):
+    from raysweep.launch.sweep import folds
+
+    result = folds.run(planned(base, "ray"))
+    assert set(everything(result.folds)) == {(k, name) for k in (1, 2) for name in ("parent", "control", "dog=3")}
+    assert result.comparison.counts == {"cat": 24, "dog": 12}

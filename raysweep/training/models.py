@@ -17,7 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from raysweep._text import Nested, short_repr, truncate
-from raysweep.config import foreign
+from raysweep.config import foreign, model_names
 from raysweep.errors import CheckpointError, ConfigError, UntrustedError
 from raysweep.training import candidates, guest, guest_network, hub, hub_torchvision, outputs
 from raysweep.training import head as heads
@@ -37,9 +37,7 @@ def _builder(name: str) -> Builder:
         return hub_torchvision.builder(rest)
     if hub.split(name) is not None:
         return hub.builder(kind, rest)
-    raise ConfigError(
-        f"model.name: {name!r} is not known. Use cnn, torchvision:NAME, hf:NAME_OR_FOLDER, timm:NAME or python:MODULE:FUNCTION."
-    )
+    raise model_names.unknown(name)
 
 
 def build(

@@ -227,7 +227,7 @@ def test_random_weights_of_a_folder_of_transformers(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_classifier_of_torchvision_is_built_alike_with_and_without_its_weights(monkeypatch):
+def test_every_kind_of_torchvisions_classifiers_is_built_alike_with_and_without_its_weights(monkeypatch):
     """What a child builds without weights is what was trained with them: the same tensors, the same changes of the input."""
     from torch import nn
     from torchvision import models as library
@@ -236,17 +236,31 @@ def test_every_classifier_of_torchvision_is_built_alike_with_and_without_its_wei
 
     monkeypatch.setattr(library.WeightsEnum, "get_state_dict", lambda *a, **k: {})
     monkeypatch.setattr(nn.Module, "load_state_dict", lambda *a, **k: None)
+    kinds = {}  # one of each file of torchvision, number of classes and size
     for name in library.list_models(module=library):
         for weights in library.get_model_weights(name):
-            build = hub_torchvision.builder(name)
-            with models._NoMemory():
-                new = build(7, 3, weights=weights.name)
-                with hub.shapes_only():
-                    again = build(7, 3, weights=weights.name)
-            shapes = [{k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (new, again)]
-            assert shapes[0] == shapes[1], (name, weights)
-            found = head.find(new)
-            assert found is not None, name
-            assert head.width(found[1]) == 7, name
-            assert 1000 not in [s[0] for k, s in shapes[0].items() if k.endswith("bias")], name
-            assert getattr(new, "transform_input", None) == getattr(again, "transform_input", None), name
+            facts = weights.meta
+            kinds.setdefault(
+                (library.get_model_builder(name).__module__, *map(str, facts["min_size"])), (name, weights)
+            )
+    assert len(kinds) > 15
+    for name, weights in kinds.values():
+        build = hub_torchvision.builder(name)
+        with models._NoMemory():
+            new = build(7, 3, weights=weights.name)
+            with hub.shapes_only():
+                again = build(7, 3, weights=weights.name)
+        shapes = [{k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (new, again)]
+        assert shapes[0] == shapes[1], (name, weights)
+        found = head.find(new)
+        assert found is not None, name
+        assert head.width(found[1]) == 7, name
+        assert 1000 not in [s[0] for k, s in shapes[0].items() if k.endswith("bias")], name
+        assert getattr(new, "transform_input", None) == getattr(again, "transform_input", None), name
+
+
+def test_weights_without_a_last_layer_are_refused():
+    from raysweep.training import hub_torchvision
+
+    with pytest.raises(ConfigError, match=r"no weights IMAGENET1K_FEATURES for vgg16; it has: IMAGENET1K_V1\."):
+        hub_torchvision.weights("vgg16", "IMAGENET1K_FEATURES")

@@ -101,6 +101,7 @@ def test_suggest(capsys, root, tmp_path):
 
 def test_a_finished_run_and_a_finished_sweep(capsys, root, monkeypatch):
     from raysweep.cli import branch, run
+    from raysweep.display.verdict import MOST_VERDICTS
     from raysweep.launch.sweep.driver import SweepResult
     from raysweep.report import comparison, verdict
     from tests.report.making import sweep_of
@@ -112,9 +113,9 @@ def test_a_finished_run_and_a_finished_sweep(capsys, root, monkeypatch):
     made = sweep_of(root, ("a", "b", "c"), (0.4, 0.7, 0.8), {"a5": ({"a": 5.0}, (0.7, 0.7, 0.8))})
     parent = resolve.find_experiment(Root.open(root), "parent")
     run.announce(Display(), parent)
-    ((*words, weights),) = named(capsys.readouterr().err, root)
-    assert words[:3] == ["resume", "--from", f"{parent.id}@2"]
-    assert weights == "a=5"
+    ((*words, grid),) = named(capsys.readouterr().err, root)
+    assert words[:3] == ["branch", "--from", f"{parent.id}@2"]
+    assert grid == "rules"  # these classes are not those of the example grid, and differ in size
     child = made.experiments()["a5-seed0"]  # which has them, so they are not advised again
     run.announce(Display(), child)
     assert named(capsys.readouterr().err, root) == [["compare", child.id]]
@@ -128,7 +129,7 @@ def test_a_finished_run_and_a_finished_sweep(capsys, root, monkeypatch):
         patch.setattr(comparison, "of_sweep", None)
         branch.summarise(SweepResult(made, made.experiments(), {}, compared))
     told = capsys.readouterr().err
-    lines = [line.text for line in verdict.sentences(compared, branch.MOST_VERDICTS)[0]]
+    lines = [line.text for line in verdict.sentences(compared, MOST_VERDICTS)[0]]
     assert lines
     assert set(lines) <= set(told.splitlines())
     assert not set(lines) & set(silent.splitlines())

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from raysweep.errors import RootError
+from raysweep.errors import DataError, RootError
 
 # Both are set while a root on an object store is open (raysweep.store.remote.copies).
 before_reading: Callable[[str | Path], None] | None = None  # downloads a file that is not yet on this machine
@@ -44,6 +44,12 @@ def read_regular(path: str | Path, limit: int) -> bytes:
         return data
     finally:
         os.close(fd)
+
+
+def must_be_there(path: Path) -> None:
+    """Raises DataError if there is nothing at the path of the images."""
+    if not os.path.exists(path):  # unlike Path.exists, also False for a text that cannot be a path
+        raise DataError(f"data.path: there is no {path} (looked in {Path.cwd()}). Give an existing folder or file.")
 
 
 def is_address(text: str | Path) -> bool:

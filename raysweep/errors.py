@@ -27,7 +27,7 @@ A subclass without a number has its parent's.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class RaysweepError(Exception):
@@ -114,6 +114,24 @@ class Interrupted(RaysweepError):
     def __init__(self, message: str, reason: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class Faults(str):
+    """The message of an error with several faults: one paragraph, which the command line shows as a list, one fault a line.
+
+    >>> str(Faults.of("2 errors in x.yaml", ["a: too small", "b: unknown"]))
+    '2 errors in x.yaml: a: too small; b: unknown.'
+    """
+
+    head: str
+    faults: tuple[str, ...]
+
+    @classmethod
+    def of(cls, head: str, faults: Sequence[str]) -> Faults:
+        text = f"{head}: {'; '.join(faults)}"
+        made = cls(text if text.endswith("?") else f"{text}.")
+        made.head, made.faults = head, tuple(faults)
+        return made
 
 
 def did_you_mean(word: object, choices: Iterable[str]) -> str:

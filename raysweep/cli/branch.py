@@ -17,6 +17,7 @@ from raysweep.display.tables import table
 from raysweep.display.terminal import percent, put, put_json, say, say_next
 from raysweep.display.verdict import say_verdict
 from raysweep.events import Loading
+from raysweep.store import resolve
 from raysweep.store.commands import continue_command
 from raysweep.store.results import read_results
 from raysweep.store.root import Root
@@ -72,10 +73,13 @@ def branch(
     from raysweep.config import load as load_config
     from raysweep.plan.types import SweepRequest
 
+    place = Root.open(root)
+    asked = _grid(weights_grid, grid)
+    resolve.check(place, checkpoint)
     request = SweepRequest(
-        Root.open(root),
+        place,
         checkpoint,
-        _grid(weights_grid, grid),
+        asked,
         name=name,
         description=description,
         epochs=epochs,

@@ -13,6 +13,7 @@ from raysweep.cli.consent import consent
 from raysweep.cli.options import Classes, RootOption, TrustOption
 from raysweep.display.tables import table
 from raysweep.display.terminal import put_json, say, split_classes
+from raysweep.store import resolve
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
@@ -59,12 +60,15 @@ def evaluate(
     from raysweep.errors import RaysweepError
 
     over = load_config.parse_overrides(overrides or [])
+    place = Root.open(root)
+    if reference.partition(":")[0] not in ("hf", "timm", "torchvision"):
+        resolve.check(place, reference, checkpoint=False)
     from raysweep.display.run import RunDisplay
     from raysweep.tools import evaluate as evaluating
 
     with RunDisplay() as display:
         answer = consent(trust, display)
-        found = evaluating.evaluate(Root.open(root), reference, split, over, split_classes(classes), answer, display)
+        found = evaluating.evaluate(place, reference, split, over, split_classes(classes), answer, display)
     if as_json:
         put_json(found.to_json())
     else:

@@ -9,6 +9,7 @@ from raysweep._text import plain
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Adjust, Checkpoint, Classes, RootOption, TrustOption
 from raysweep.display.terminal import put, say, split_classes
+from raysweep.store import resolve
 from raysweep.store.root import Root
 
 
@@ -40,10 +41,12 @@ def export(
             f"--to {form}: there is no such format.{did_you_mean(form, endings)} Use {', '.join(endings)}."
         )
     over = load_config.parse_overrides(overrides or [])
+    place = Root.open(root)
+    resolve.check(place, checkpoint)
     from raysweep.tools import export
     from raysweep.tools import predict as networks
 
-    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes), consent(trust), adjust)
+    found = networks.load(place, checkpoint, over, split_classes(classes), consent(trust), adjust)
     for note in found.notes:
         say(plain(f"Note: {note}."))
     name = found.source.rpartition("/")[2].removesuffix(".pt").replace("@", "_epoch_")

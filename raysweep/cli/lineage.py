@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+
 import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
 from raysweep.cli.options import RootOption
-from raysweep.display.terminal import put, put_json, say, say_first
+from raysweep.display.terminal import cell_len, put, put_json, say, say_first, wrapped
 from raysweep.store.root import Root
 
 
@@ -47,5 +50,27 @@ def lineage(
         say(f"No experiments under {folder.path.absolute()}.")
         say_first(folder)
         return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for guides, name, about in tree.lines(nodes):
-        put(f"{plain(guides)}{plain(name)}  {plain(about)}")
+        for line in _lines(plain(guides), plain(name), plain(about), width):
+            put(line)
+
+
+def _lines(guides: str, name: str, about: str, width: int | None) -> list[str]:
+    """An experiment in one line, or, where that is wider than the terminal, in several, between which the guides go on."""
+    whole = f"{guides}{name}  {about}"
+    if width is None or cell_len(whole) <= width:
+        return [whole]
+    lead = guides[: len(guides) - len(guides.lstrip("│├└─ "))]
+    below = lead.replace("├─", "│ ").replace("└─", "  ") + "  "
+    lines, current = [], lead
+    for part in (guides[len(lead) :].strip(), name, about):
+        if current not in (lead, below) and cell_len(f"{current}  {part}") > width:
+            lines.append(current)
+            current = below
+        current += part if current in (lead, below) else f"  {part}"
+        if cell_len(current) > width and " " in part:
+            first, *rest = wrapped(current, width).split("\n")
+            lines += [first, *(f"{below}{line.strip()}" for line in rest[:-1])]
+            current = f"{below}{rest[-1].strip()}" if rest else below
+    return [*lines, *([current] if current != below else [])]

@@ -75,13 +75,13 @@ def list_(
     grouped = sys.stdout.isatty() and (status, sweep, sort) == (None, None, "created")
     counts = _branches(rows if limit is None else index.rows(folder)) if grouped and any(r.sweep for r in rows) else {}
     cells, hidden = _grouped(rows, counts) if counts else ([_cells(r) for r in rows], None)
-    # In a narrow terminal the worst class leaves first, then the parent, the age, macro-F1, the epochs, the ratio change.
     columns = [(name, "r" if name in _NUMBERS else "l") for name in _COLUMNS]
     if own := list(dict.fromkeys(name for r in rows for name in r.metrics))[:MAX_OWN]:
         columns += [(plain(name), "r") for name in own]
         of = {plain(r.id): r.metrics for r in rows}
         cells = [[*line, *(decimals(of.get(line[0].strip(), {}).get(name)) for name in own)] for line in cells]
-    table(None, columns, cells, optional=[5, 6, 8, 4, 2, 7])
+    # In a narrow terminal the worst class leaves first, then the parent, the age, the user's metrics, macro-F1, epochs, ratio change.
+    table(None, columns, cells, optional=[5, 6, 8, *range(len(_COLUMNS), len(columns)), 4, 2, 7])
     for r in rows:
         if r.note:
             say(plain(r.note))

@@ -9,15 +9,17 @@ import sys
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from raysweep import _machine
 from raysweep._text import hide_credentials, plain
+from raysweep.cli import help_texts
 from raysweep.display.streams import OutputGone
 from raysweep.display.terminal import debugging, never_fail, say
-from raysweep.errors import InputError, RaysweepError, ResourceError, did_you_mean
+from raysweep.errors import Faults, InputError, RaysweepError, ResourceError, did_you_mean
 
 VERBS = {  # command → module, in the order of the help
+    "init": "init",
     "run": "run",
     "resume": "resume",
     "branch": "branch",
@@ -73,7 +75,34 @@ def _in_our_words(error: Any) -> InputError:
     return InputError(f"{words}{end} See `{context.command_path if context else 'raysweep'} --help`.")
 
 
+def _write_examples(verb: str, formatter: Any) -> None:
+    """Commands that can be copied: they are not broken, however narrow the terminal is."""
+    if lines := help_texts.examples(verb):
+        formatter.write("\nExamples:\n" + "\n".join(lines) + "\n")
+
+
+class _Command(TyperCommand):
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        _write_examples(str(self.name), formatter)
+        super().format_epilog(ctx, formatter)
+
+
 class _Group(TyperGroup):
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The commands in groups, each with the first sentence of its help."""
+        there = {
+            name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name)) is not None
+        }
+        for title, verbs in help_texts.GROUPS.items():
+            rows = [(v, there[v].get_short_help_str(300)) for v in verbs if v in there]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        _write_examples("", formatter)
+        super().format_epilog(ctx, formatter)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         try:
             return super().resolve_command(ctx, args)
@@ -87,6 +116,14 @@ class _Group(TyperGroup):
 def _paragraph(text: object) -> str:
     """The text in one line, so that quoted input cannot fake another line or send control codes to the terminal."""
     return hide_credentials(plain(re.sub(r"\s*\n\s*", " ", str(text).strip())))
+
+
+def _lines(error: RaysweepError) -> list[str]:
+    """The message in one paragraph, or, of several faults, as a list."""
+    told = error.args[0] if error.args else ""
+    if isinstance(told, Faults) and len(told.faults) > 1:
+        return [f"{_paragraph(told.head)}:", *(f"  {_paragraph(fault)}" for fault in told.faults)]
+    return [_paragraph(error)]
 
 
 app = typer.Typer(
@@ -120,6 +157,12 @@ def _register(arguments: list[str]) -> None:
     app.registered_commands.clear()
     for name in [first] if first in VERBS else VERBS:
         importlib.import_module(f"raysweep.cli.{VERBS[str(name)]}").register(app)
+    for command in app.registered_commands:
+        command.cls = _Command
+    if "_RAYSWEEP_COMPLETE" in os.environ:
+        from raysweep.cli import completion
+
+        completion.attach(app)
 
 
 def _check_limits(arguments: list[str]) -> None:
@@ -162,7 +205,9 @@ def main(arguments: list[str] | None = None) -> None:
         if debug or debugging():
             raise
         label = "" if error.exit_code == 130 else "error: "
-        say(f"{label}{_paragraph(error)}")
+        for line in _lines(error):
+            say(f"{label}{line}")
+            label = ""
         sys.exit(error.exit_code)
     except OutputGone as error:
         if error.quiet:  # `raysweep list | head`

@@ -13,6 +13,7 @@ from raysweep.cli.consent import consent
 from raysweep.cli.options import Adjust, Checkpoint, Classes, RootOption, TrustOption
 from raysweep.display.tables import table
 from raysweep.display.terminal import percent, put_json, say, split_classes
+from raysweep.store import resolve
 from raysweep.store.root import Root
 
 MAX_NAMED = 20  # files that cannot be used, in the error
@@ -43,9 +44,11 @@ def predict(
     over = load_config.parse_overrides([i for i in images if i not in files])
     if not files:
         raise InputError("Name at least one image file.")
+    place = Root.open(root)
+    resolve.check(place, checkpoint)
     from raysweep.tools import predict as networks
 
-    found = networks.load(Root.open(root), checkpoint, over, split_classes(classes), consent(trust), adjust)
+    found = networks.load(place, checkpoint, over, split_classes(classes), consent(trust), adjust)
     for note in found.notes:
         say(plain(f"Note: {note}."))
     if found.adjustment is not None:

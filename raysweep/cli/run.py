@@ -53,6 +53,7 @@ def run(
     from raysweep.config import load as load_config
     from raysweep.config import weights_file
     from raysweep.display.run import RunDisplay
+    from raysweep.plan import early
 
     count = load_config.parse_workers(workers)
     flags = {
@@ -67,6 +68,7 @@ def run(
         more["sampling"] = {"weights": weights_file.parse(weights)}
     given = [*([config] if _is_override(config) else []), *(overrides or [])]
     settings = load_config.load(None if _is_override(config) else config, given, more)
+    early.check(settings)
     with RunDisplay() as display:
         display(Loading())
         from raysweep.launch import run as launching

@@ -85,7 +85,7 @@ def _results(sweep: Sweep) -> list[dict[str, Any]]:
             )
         )
         return [
-            {"branch": b.name, "control": b.control, "status": b.status or MISSING, **empty}
+            {"branch": b.name, "control": b.control, "seed": b.seed, "status": b.status or MISSING, **empty}
             for b in sweep.record().branches
         ]
 

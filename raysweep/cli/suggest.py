@@ -7,7 +7,7 @@ import typer
 from raysweep._paths import user_path
 from raysweep._text import plain
 from raysweep.cli.options import RootOption
-from raysweep.display.terminal import put, put_json, say, say_next
+from raysweep.display.terminal import put_json, put_words, say, say_next
 from raysweep.store.root import Root
 
 METRICS = ("macro_f1", "accuracy")
@@ -42,7 +42,7 @@ def suggest(
         return
     text = suggestion.as_yaml(found)
     if output is None:
-        put(text.rstrip("\n"))
+        put_words(text.rstrip("\n"))
         grid = _free("grid")
         branch = command(of.root, "branch", "--from", found.parent, "--weights-grid", grid)
         say(f"Next: {plain(command(of.root, 'suggest', of.id, '-o', grid))} && {plain(branch)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "examples"
-NAMES = ("base", "fer2013", "grid")
+NAMES = ("base", "fer2013", "grid", "rules")
 
 
 def find(name: str | Path) -> Path:

@@ -20,7 +20,7 @@ _EXAMPLE = "such as --grid 'disgust=3,5 fear=2'"
 
 def parse(text: str) -> Grid:
     """The grid that a line means. Each word is ``CLASS=weights``, ``SETTING=values``, the name of a rule, or ``seeds=``, ``epochs=``,
-    ``control_seeds=``; lists are separated by commas. A name with a space, comma or equals sign needs a grid file.
+    ``control_seeds=``, ``fork=restart``; lists are separated by commas. A name with a space, comma or equals sign needs a grid file.
 
     >>> parse("disgust=3,5 fear=35% balanced").weights
     {'disgust': [3.0, 5.0], 'fear': ['35%']}
@@ -68,6 +68,8 @@ def _place(name: str, given: list[str]) -> tuple[str, str, Any]:
         if len(numbers) > 1:
             raise ConfigError(f"--grid: {name} takes one number, not {len(numbers)}.")
         return name, "", numbers[0]
+    if name == "fork":
+        return name, "schedule", ",".join(given)
     if name in FIRST or any(
         option.startswith(f"{name}.") or name == option for option in option_names() if "." in name
     ):

@@ -13,11 +13,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from raysweep._text import Nested, short_repr, truncate
+from raysweep._text import Nested, counted, short_repr, truncate
 from raysweep.config import examples, synonyms
+from raysweep.config.own import WordOrCode
 from raysweep.config.settings import Settings, written_out
 from raysweep.config.types import check_range
-from raysweep.errors import ConfigError, did_you_mean
+from raysweep.errors import ConfigError, Faults, did_you_mean
 
 MAX_ERRORS = 10  # listed at once
 
@@ -223,9 +224,9 @@ def explain(error: ValidationError, model: type[BaseModel], source: str, lines: 
         where = truncate(key, 200) + (f" (line {line})" if line else "")
         message = _describe(first, key.rpartition(".")[2], known).rstrip(".")
         messages.append(f"{where}: {message}" if where else message)
-    more = f"; and {len(found) - len(messages):,} more" if len(found) > len(messages) else ""
-    told = f"{len(found):,} error{'s' * (len(found) > 1)} in {truncate(source)}: {'; '.join(messages)}{more}"
-    return told if told.endswith("?") else f"{told}."
+    if more := len(found) - len(messages):
+        messages.append(f"and {more:,} more")
+    return Faults.of(f"{counted(len(found), 'error')} in {truncate(source)}", messages)
 
 
 def _describe(detail: Mapping[str, Any], last: str, known: list[str]) -> str:
@@ -249,6 +250,19 @@ def _suggestion(last: str, known: list[str]) -> str:
     if known_elsewhere := synonyms.answer(last):
         return known_elsewhere
     return did_you_mean(truncate(last, 80), known)
+
+
+def words_of(key: str) -> tuple[str, ...]:
+    """The words that an option may have; none where it is not one of a few words."""
+    section, _, name = key.rpartition(".")
+    option = getattr(_unwrap(_annotation_of(section)) if section else Settings, "model_fields", {}).get(name)
+    for told in () if option is None else option.metadata:
+        if isinstance(told, WordOrCode):
+            return (*told.words, "python:")
+    found = _unwrap(_annotation_of(key))
+    if found is bool:
+        return ("true", "false")
+    return tuple(map(str, get_args(found))) if get_origin(found) is Literal else ()
 
 
 def option_names() -> list[str]:

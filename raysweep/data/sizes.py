@@ -24,8 +24,14 @@ def images_in(folder: Path) -> Iterator[Path]:
 
 def advice(image_size: int | None, images: Iterable[Path]) -> str:
     """The option to add where no size is given and the images are not squares of one size; else nothing."""
-    if image_size is not None:
+    side = None if image_size is not None else advised(images)
+    if side is None:
         return ""
+    return f" The images are not squares of one size, so add a side for all of them, too: data.image_size={side}."
+
+
+def advised(images: Iterable[Path]) -> int | None:
+    """The side of a square for all images; None where they are squares of one size."""
     from raysweep.data.decode import Header, advised_side, header
     from raysweep.data.listing import Item
 
@@ -38,6 +44,4 @@ def advice(image_size: int | None, images: Iterable[Path]) -> str:
             odd = odd or found.width != found.height or found[:2] != headers[0][:2]
         if odd and len(headers) >= _ENOUGH:
             break
-    if not odd:
-        return ""
-    return f" The images are not squares of one size, so add a side for all of them, too: data.image_size={advised_side(headers)}."
+    return advised_side(headers) if odd else None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from raysweep._paths import must_be_there
 from raysweep._text import join_names
 from raysweep.config.settings import DataSection
 from raysweep.data import folders, lists, parquet, sizes, torchvision_files
@@ -101,8 +102,7 @@ def _kind(path: Path, source: str) -> str:
     Raises:
         DataError: the path does not exist, or is not what ``source`` says.
     """
-    if not os.path.exists(path):  # unlike Path.exists, also False for a text that cannot be a path
-        raise DataError(f"data.path: there is no {path} (looked in {Path.cwd()}). Give an existing folder or file.")
+    must_be_there(path)
     kind = KINDS.get(path.suffix.lower(), "auto") if source == "auto" and not path.is_dir() else source
     if kind == "auto" and not path.is_dir():
         raise DataError(

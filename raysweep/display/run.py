@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from raysweep.store.experiment import Experiment
 
 
+_ROOM_FOR_BAR = 80  # columns of the terminal
+
+
 class RunDisplay(Display):
     """Shows one training: a progress bar that moves with every batch, and a line per epoch."""
 
@@ -41,13 +45,9 @@ class RunDisplay(Display):
     def _make_live(self, console: Any) -> Any:
         from rich.progress import BarColumn, Progress, TextColumn
 
-        return Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}", markup=False),
-            console=console,
-            transient=True,
-        )
+        title, text = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[text]}", markup=False)
+        bar = [BarColumn(bar_width=24)] if console.width >= _ROOM_FOR_BAR else []  # words say more than a bar
+        return Progress(title, *bar, text, console=console, transient=True)
 
     def _bar(self, title: str, done: float | None, total: float | None, text: str = "") -> None:
         if self.live is None:
@@ -92,13 +92,14 @@ class RunDisplay(Display):
         if event.batch == event.batches:  # what follows takes a while, too, and is no training
             self._bar(f"epoch {event.epoch}/{self.last_epoch or '?'}", None, None, "validating and saving")
             return
-        left = self._left(event.epoch, event.batch / event.batches)
-        self._bar(
-            f"epoch {event.epoch}/{self.last_epoch or '?'}",
-            event.batch,
-            event.batches,
-            f"batch {event.batch}/{event.batches}  loss {event.loss:.3f}  {event.images_per_second:,.0f} img/s  {left}",
-        )
+        title = f"epoch {event.epoch}/{self.last_epoch or '?'}"
+        speed, left = f"{event.images_per_second:,.0f} img/s", self._left(event.epoch, event.batch / event.batches)
+        told = [f"batch {event.batch}/{event.batches}", f"loss {event.loss:.3f}", speed, left]
+        room = shutil.get_terminal_size().columns - len(title) - 1
+        for leaves in (speed, told[1], told[0]):  # in a narrow terminal, the speed first
+            if len("  ".join(told)) > room:
+                told.remove(leaves)
+        self._bar(title, event.batch, event.batches, "  ".join(told))
 
     def _left(self, epoch: int, part: float) -> str:
         """Time left, estimated from the last three epochs, or from the running one if none has ended."""

@@ -44,7 +44,7 @@ def table(
             them.
         whole: what has everything.
     """
-    numbers = {i: f"#{at}" for at, i in enumerate(sorted(least), start=1)}
+    classes = {i: f"#{at}" for at, i in enumerate(sorted(least), start=1)}
     gone = list(least[: len(least) - most]) if most is not None and len(least) > most else []
     left = set(gone)
     kept = [i for i in range(len(columns)) if i not in left]
@@ -54,6 +54,8 @@ def table(
             write("\t".join(row[i] for i in kept))
         _say_omitted(len(gone), whole)
         return
+    others = [i for i, (name, _) in enumerate(columns) if i not in classes and i and _longest(name) > _HEAD]
+    numbers = classes | {i: chr(ord("A") + at % 26) for at, i in enumerate(others)}
     made = _Table(columns, rows, sys.stderr if err else sys.stdout, numbers)
     shown = made.fitting(kept, list(least[len(gone) :]), optional, _columns())
     if title:
@@ -65,9 +67,9 @@ def table(
     if legend := [f"{numbers[i]} is {columns[i][0]}" for i in shown.columns if i in shown.numbered]:
         say(f"{'; '.join(legend)}.")
     absent = set(kept) - set(shown.columns)
-    if names := [columns[i][0] for i in kept if i in absent and i not in numbers]:
+    if names := [columns[i][0] for i in kept if i in absent and i not in classes]:
         say(f"Not shown in a terminal this narrow: {join_names(names)}; {whole} has all.")
-    _say_omitted(len(gone) + sum(i in numbers for i in absent), whole)
+    _say_omitted(len(gone) + sum(i in classes for i in absent), whole)
 
 
 def lines(
@@ -125,7 +127,7 @@ class _Table:
         full = [self._width(i, self.heads[i], False) for i in kept]
         if _total(full) <= width:
             return _Shown(kept, full)
-        numbered = frozenset(i for i in least if cell_len(self.heads[i]) > _HEAD)
+        numbered = frozenset(i for i in kept if i in self.numbers and cell_len(self.heads[i]) > _HEAD)
         wished = {i: self._width(i, self._head(i, numbered), True) for i in kept}
         leaving = [*least[:-_KEPT], *optional, *least[-_KEPT:]] if optional else least
         total = _total([wished[i] for i in kept])

@@ -50,14 +50,15 @@ def wrapped(text: str, width: int) -> str:
             lines.append(line)
             continue
         start = line[: len(line) - len(line.lstrip())]
+        start += "# " * line.startswith("# ", len(start))  # a comment goes on as one
         current, used = start, len(start)
-        for word in words(line):
+        for word in words(line[len(start) :]):
             size = cell_len(word)
-            if current.strip() and used + 1 + size > width:
+            if current != start and used + 1 + size > width:
                 lines.append(current)
                 current, used = start + word, len(start) + size
             else:
-                between = " " if current.strip() else ""
+                between = " " if current != start else ""
                 current, used = current + between + word, used + len(between) + size
         lines.append(current)
     return "\n".join(lines)

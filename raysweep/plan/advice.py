@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from raysweep.config import examples
 from raysweep.config.settings import TrainingSection
@@ -12,6 +13,8 @@ from raysweep.plan import rates
 from raysweep.store import resolve
 from raysweep.store.experiment import Experiment
 
+RULES = "rules"  # the grid for any classes, which comes with the program
+UNEVEN = 1.2  # how many times as many images the most frequent class has, from which on rules differ from the data
 MORE = 5.0  # the weight that is proposed for the worst class
 
 
@@ -19,7 +22,8 @@ def following(experiment: Experiment, grid: str) -> list[str]:
     """The words of the next command, without ``raysweep`` and the root.
 
     A child is compared with what it came from. From any other experiment, other weights are tried from its best epoch: those
-    of the grid file, if it is there and names only classes of these data, else more images of the worst class.
+    of the grid file, if it is there and names only classes of these data; else the rules of the grid ``rules``, where classes
+    differ in size; else more images of the worst class.
     """
     config, manifest = experiment.config(), experiment.manifest()
     if _can_be_compared(experiment):
@@ -28,6 +32,8 @@ def following(experiment: Experiment, grid: str) -> list[str]:
     entry = next((e for e in manifest.ends if e.epoch == epoch), manifest.ends[-1])
     classes = config.classes or ()
     fits = _grid_epochs(grid, classes)
+    if fits is None and _uneven(config.class_counts):
+        grid, fits = RULES, _grid_epochs(RULES, classes)
     if fits is not None:
         words = from_checkpoint(experiment, entry.epoch, fits or None, given=bool(fits))
         return ["branch", *words, "--weights-grid", grid]
@@ -36,6 +42,11 @@ def following(experiment: Experiment, grid: str) -> list[str]:
     plain = "," not in worst and worst == worst.strip()
     weights = f"{worst}={weight:g}" if plain else json.dumps({worst: weight}, ensure_ascii=False)
     return ["resume", *from_checkpoint(experiment, entry.epoch), "--weights", weights]
+
+
+def _uneven(counts: Mapping[str, Any] | None) -> bool:
+    numbers = [n for n in (counts or {}).values() if isinstance(n, (int, float)) and n > 0]
+    return len(numbers) > 1 and max(numbers) >= UNEVEN * min(numbers)
 
 
 def from_checkpoint(experiment: Experiment, epoch: int, epochs: int | None = None, given: bool = False) -> list[str]:

@@ -36,13 +36,13 @@ def check(parent: Parent, settings: Settings, fresh_optimizer: bool, reset_head:
         head=section.head,
         size=(height, width) if height and width else None,
     )
-    told, weights = [], saved["model_state_dict"]
+    told, weights = [], models.as_named(model, saved["model_state_dict"])
     if reset_head:
         weights = head.anew(model, weights, len(parent.classes), section.name)
         name = head.restarted(model, len(parent.classes), section.name)
         told.append(
             f"the last layer{f' {name}' if name else ''} begins anew: its weights are drawn by the seed, its part of the optimizer's "
-            "state is zero, and all else is the checkpoint's"
+            "state is new, and all else is the checkpoint's"
         )
     try:
         models.fitting_weights(model, weights, parent.path)

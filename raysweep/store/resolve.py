@@ -127,7 +127,7 @@ def find_checkpoint(root: Root, reference: str) -> tuple[Experiment, ManifestEnt
     if not os.path.isfile(path):
         if path.suffix != ".pt" and "/" not in reference:
             raise NotFoundError(
-                f"{short_repr(reference)} is not a checkpoint. Give a path to a .pt file or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest; "
+                f"{short_repr(reference)} is {_instead(root, reference) or 'not a checkpoint.'} Give a path to a .pt file or EXPERIMENT@5, EXPERIMENT@best, EXPERIMENT@latest; "
                 f"`{commands.command(root, 'list')}` shows the experiments."
             )
         raise NotFoundError(
@@ -148,6 +148,31 @@ def find_checkpoint(root: Root, reference: str) -> tuple[Experiment, ManifestEnt
     if listed is not None and is_best and files.sha256_file(path) != listed.sha256:
         listed = None  # it should be a copy of that checkpoint, but somebody has put another one there
     return experiment, listed, path
+
+
+def check(root: Root, reference: str, checkpoint: bool = True) -> None:
+    """Raises NotFoundError if the reference means no checkpoint, or, without ``checkpoint``, no sweep and no experiment either. It
+    loads nothing heavy, so a wrong name is refused at once."""
+    if checkpoint or split_reference(reference) is not None or reference.endswith(".pt"):
+        find_checkpoint(root, reference)
+    else:
+        find_any(root, reference)
+
+
+def _instead(root: Root, reference: str) -> str:
+    """What a reference without an epoch is, and the checkpoint that was probably meant; empty if it is nothing."""
+    try:
+        found = find_any(root, reference)
+    except AmbiguousReferenceError:
+        return ""
+    except NotFoundError:
+        known = [i for e in experiments(root) for i in (e.id, layout.split_id(e.id)[0])]
+        hint = did_you_mean(reference, known)
+        return f"not a checkpoint.{hint}" if hint else ""
+    if isinstance(found, Sweep):
+        first = next((b.experiment for b in found.record().branches if b.experiment), None)
+        return f"a sweep, not a checkpoint. Did you mean one of its branches, such as {first}@best?" if first else ""
+    return f"an experiment, not a checkpoint. Did you mean {reference}@best, its best epoch?"
 
 
 def _old_file(experiment: Experiment, which: str) -> Path | None:

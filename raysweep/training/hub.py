@@ -212,7 +212,7 @@ def _hf(target: str) -> Callable[..., nn.Module]:
         except OSError as error:
             raise ConfigError(
                 f"model.name: hf:{truncate(target)} cannot be loaded ({_line(error)}). Check that its weights are complete, or "
-                "name another model."
+                "name another model; without a network connection, hf:FOLDER names a copy."
             ) from None
         model = model.float()
         original = model.forward

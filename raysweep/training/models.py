@@ -17,7 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from raysweep._text import Nested, short_repr, truncate
-from raysweep.config import foreign
+from raysweep.config import foreign, model_names
 from raysweep.errors import CheckpointError, ConfigError, UntrustedError
 from raysweep.training import candidates, guest, guest_network, hub, hub_torchvision, outputs
 from raysweep.training import head as heads
@@ -37,9 +37,7 @@ def _builder(name: str) -> Builder:
         return hub_torchvision.builder(rest)
     if hub.split(name) is not None:
         return hub.builder(kind, rest)
-    raise ConfigError(
-        f"model.name: {name!r} is not known. Use cnn, torchvision:NAME, hf:NAME_OR_FOLDER, timm:NAME or python:MODULE:FUNCTION."
-    )
+    raise model_names.unknown(name)
 
 
 def build(
@@ -160,15 +158,21 @@ def fitting_weights(model: nn.Module, state: Any, source: str | Path) -> dict[st
     Raises:
         CheckpointError: tensors are missing, unexpected or of another shape; the message names them.
     """
-    weights, mine = _state_dict(state, source), model.state_dict()
-    if all(k not in mine and k.startswith(_OF_GRAY) for k in weights):
-        weights = {k.removeprefix(_OF_GRAY): v for k, v in weights.items()}
+    weights, mine = as_named(model, _state_dict(state, source)), model.state_dict()
     if problems := misfits(mine, weights):
         raise CheckpointError(
             f"The weights in {source} do not fit the model ({problems}). Use weights of the same architecture, or change "
             "model.name and model.options."
         )
     return weights
+
+
+def as_named(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of an earlier version under the names that ``model`` has for them today."""
+    mine = model.state_dict()
+    if all(k not in mine and k.startswith(_OF_GRAY) for k in weights):
+        return {k.removeprefix(_OF_GRAY): v for k, v in weights.items()}
+    return weights  # the same object: it carries torch's versions of the modules
 
 
 def _state_dict(state: Any, source: str | Path) -> dict[str, torch.Tensor]:

@@ -209,6 +209,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     if saved is not None:
         weights = saved["model_state_dict"]
         if renewed is not None:
+            weights = models.as_named(renewed, weights)
             weights = heads.anew(renewed, weights, len(data.classes), settings.model.name)
         state.restore_model(model, weights, str(job.start))
         pixels = saved.get("preprocessing") or {}
@@ -348,9 +349,10 @@ def _optimizer(
     training = job.settings.training
     optimizer = optim.optimizer(model, training, code)
     if saved is not None and not job.fresh_optimizer:
+        fresh = dict(optimizer.state)
         state.restore_optimizer(model, optimizer, saved, str(job.start), training, code)
         if job.reset_head and not job.same_run:
-            heads.forget(model, optimizer, classes, job.settings.model.name)
+            heads.forget(model, optimizer, fresh, classes, job.settings.model.name)
     return optimizer
 
 

@@ -93,7 +93,7 @@ def test_dry_run_shows_branches_shares_and_bytes(capsys, tmp_path, parent):
     assert code == 0, err
     names = [line.split("\t")[0] for line in out.splitlines()]
     assert names == ["branch", "(parent)", "control-seed0 *", "control-seed1 *", "3=4-seed0", "3=4-seed1"]
-    assert "31 shows the classes as control does; it runs once." in err
+    assert "3=1 shows the classes as control does; it runs once." in err
     assert "Nothing was started" in err
     code, out, _ = branch(capsys, tmp_path, GRID, "--from", f"{parent.id}@1", "--dry-run", "--json")
     plan = json.loads(out)

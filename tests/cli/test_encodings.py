@@ -97,6 +97,7 @@ READING = {  # verb → its arguments; a branch of the sweep is s-猫5-seed0, an
     "evaluate": ["evaluate", "猫"],
     "import": ["import", "猫"],
     "run": ["run", "猫.yaml"],
+    "init": ["init", "猫"],
     "resume": ["resume", "--from", "猫@1"],
     "branch": ["branch", "--from", "猫@1", "--weights-grid", "猫.yaml"],
     "continue": ["continue", "猫"],

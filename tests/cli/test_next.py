@@ -113,9 +113,9 @@ def test_a_finished_run_and_a_finished_sweep(capsys, root, monkeypatch):
     made = sweep_of(root, ("a", "b", "c"), (0.4, 0.7, 0.8), {"a5": ({"a": 5.0}, (0.7, 0.7, 0.8))})
     parent = resolve.find_experiment(Root.open(root), "parent")
     run.announce(Display(), parent)
-    ((*words, weights),) = named(capsys.readouterr().err, root)
-    assert words[:3] == ["resume", "--from", f"{parent.id}@2"]
-    assert weights == "a=5"
+    ((*words, grid),) = named(capsys.readouterr().err, root)
+    assert words[:3] == ["branch", "--from", f"{parent.id}@2"]
+    assert grid == "rules"  # these classes are not those of the example grid, and differ in size
     child = made.experiments()["a5-seed0"]  # which has them, so they are not advised again
     run.announce(Display(), child)
     assert named(capsys.readouterr().err, root) == [["compare", child.id]]

@@ -22,6 +22,7 @@ from raysweep.errors import ConfigError
                 "control_seeds": 4,
             },
         ),
+        ("fear=2 fork=cooldown", {"weights": {"fear": [2.0]}, "fork": {"schedule": "cooldown"}}),
         ("balanced sqrt", {"branches": [{"name": n, "weights": n} for n in ("balanced", "sqrt")]}),
         ("training.augment.flip=true,false", {"settings": {"training.augment.flip": [True, False]}}),
     ],
@@ -41,6 +42,7 @@ def test_a_line_means_the_same_as_a_file(line, same):
         ("seeds=a", "whole numbers"),
         ("disgust=3 epochs=1,2", "takes one number"),
         ("'disgust=3", "no partner"),
+        ("disgust=3 fork=anew", "fork.schedule"),
         ("training.epochs=3,4", "all branches share"),
     ],
 )

@@ -53,6 +53,19 @@ def test_the_live_line_names_what_happens(monkeypatch):
     assert validating == "epoch 1/1 validating and saving"
 
 
+@pytest.mark.parametrize(
+    ("width", "lacks"), [(80, []), (60, ["img/s"]), (40, ["loss", "img/s"]), (30, ["batch", "loss", "img/s"])]
+)
+def test_the_live_line_fits_the_terminal(monkeypatch, width, lacks):
+    monkeypatch.setenv("COLUMNS", str(width))
+    display = RunDisplay()
+    display.live, display.last_epoch, display.epoch_seconds = Live(), 12, [120.0]
+    display(BatchDone(11, 1414, 1500, 1.234, 12345.0))
+    (line,) = display.live.shown
+    assert len(line) <= width
+    assert [word for word in ("batch", "loss", "img/s", "left") if word not in line] == lacks
+
+
 def test_a_finished_line_says_nothing_that_ends_later(capsys):
     display = RunDisplay()
     display(TrainingStarted(9))

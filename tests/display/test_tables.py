@@ -203,36 +203,8 @@ def test_no_name_is_broken_and_nothing_is_wider_than_the_terminal(monkeypatch, w
     pieces = set(re.findall(r"[^\s;.]+", screen.text))
     assert {f"{branch}{i}" for i in range(3)} <= pieces
     known = set(classes) | {f"#{i}" for i in range(1, k + 1)}
-    words = set(
-        [
-            "Points",
-            "against",
-            "the",
-            "control",
-            "branch",
-            "accuracy",
-            "worst",
-            "class",
-            "seconds",
-            "is",
-            "Not",
-            "shown",
-            "in",
-            "a",
-            "terminal",
-            "this",
-            "narrow",
-            "--json",
-            "has",
-            "all",
-            "…",
-            "more",
-            "classes",
-            "with",
-            "smaller",
-            "changes",
-        ]
-    )
+    said = "Points against the control branch accuracy worst class seconds is Not shown in a terminal this narrow --json has"
+    words = set(re.findall(r"\S+", f"{said} all … more classes with smaller changes"))
     values = {p for p in pieces if re.fullmatch(r"[─]+|[+\d,▲%]+", p)}
     assert {p.rstrip(",:") for p in pieces - values} <= known | words | {f"{branch}{i}" for i in range(3)}
     for number in re.findall(r"#\d+", screen.text):
@@ -254,6 +226,23 @@ def test_a_row_that_does_not_fit_is_a_paragraph(monkeypatch):
     screen = terminal_of(monkeypatch, 40)
     tables.table(None, [("id", "l"), ("status", "l"), ("", "l")], [["i" * 39, "finished", "best"], ["  j", "", "last"]])
     assert screen.text.splitlines() == ["", "i" * 39, "  status finished  best", "  j", "    last", ""]
+
+
+def test_long_heads_become_letters_with_a_legend(monkeypatch):
+    screen = terminal_of(monkeypatch, 60)
+    columns = [("", "l"), ("", "l"), ("parent_20260102_030405", "l"), ("s-fear-5-seed0_20260102_030405", "l")]
+    tables.table(None, columns, [["weights", "fear", "1", "5"]])
+    head, _, row = screen.text.splitlines()[1:4]
+    assert (head.split(), row.split()) == (["A", "B"], ["weights", "fear", "1", "5"])
+    told = "A is parent_20260102_030405; B is s-fear-5-seed0_20260102_030405."
+    assert told in " ".join(screen.text.split())
+    assert "more class" not in screen.text
+
+
+def test_a_comment_goes_on_as_a_comment(monkeypatch):
+    screen = terminal_of(monkeypatch, 20)
+    terminal.put_words("epochs: 2\n  # one two three four five")
+    assert screen.text.splitlines() == ["epochs: 2", "  # one two three", "  # four five"]
 
 
 def test_the_end_of_a_message_that_is_a_command_is_not_broken(monkeypatch):

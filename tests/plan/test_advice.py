@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from raysweep.config import weights_file
@@ -60,11 +62,29 @@ def test_a_grid_is_advised_only_where_it_is_and_fits(tmp_path):
         assert advice.following(found, str(grid))[0] == "resume"
 
 
+def test_where_classes_differ_in_size_the_grid_of_rules_is_ready(tmp_path):
+    from raysweep.config import grid as grids
+    from raysweep.weights import SamplingWeights
+
+    parent = made(tmp_path / "e", "parent", ("a", "b", "c"), (0.5, 0.5, 0.5))
+    words = advice.following(parent, "none.yaml")
+    assert words[:3] == ["branch", "--from", f"{parent.id}@2"]
+    assert words[-2:] == ["--weights-grid", "rules"]
+    counts = parent.config().class_counts
+    points, _ = grids.expand(grids.read("rules"), SamplingWeights.complete({}, ["a", "b", "c"]), 0, counts)
+    assert sorted({p.name.split("-seed")[0] for p in points}) == ["balanced", "control", "sqrt"]
+    balanced = next(p for p in points if p.name == "balanced-seed0").weights.as_dict()
+    assert len({counts[c] * w for c, w in balanced.items()}) == 1
+
+
 def test_a_child_is_compared_and_not_trained_again_with_the_weights_that_it_has(tmp_path):
     parent = made(tmp_path / "e", "parent", ("a", "b", "c"), (0.5, 0.5, 0.5))
     child = made(tmp_path / "e", "child", ("a", "b", "c"), (0.6, 0.5, 0.5), weights={"a": 5.0}, parent=parent)
     assert advice.following(child, "none.yaml") == ["compare", child.id]
     parent.folder.rename(tmp_path / "elsewhere")
+    assert advice.following(child, "none.yaml")[-1] == "rules"
+    config = child.config()
+    child.write_config(replace(config, class_counts=dict.fromkeys(config.class_counts, 100)))
     words = advice.following(child, "none.yaml")
     assert words[0] == "resume"
     assert weights_file.parse(words[words.index("--weights") + 1]) != {"a": 5.0}

@@ -105,9 +105,9 @@ def test_commands_use_the_reference_of_the_branch(sweep, capsys):
     against = {e["branch"]: e["against"] for e in json.loads(out)["effects"]}
     assert against["focal_rare=4"] == "focal"
     assert against["focal"] == against["rare=4"] == "the control"
-    code, out, _ = run_cli(capsys, "compare", sweep.id, "--root", root)
-    assert (code, "control + offsets" in out, "focal + offsets" in out) == (0, True, True)
-    assert page.write(sweep.root, sweep.id).is_file()
+    assert {"control + offsets", "focal + offsets"} <= set(against)
+    text = page.write(sweep.root, sweep.id).read_text()
+    assert "rare 1→4; loss.kind=&#39;focal&#39;; against focal" in text
     subject = subjects.find(sweep.root, sweep.id)
     assert [g.name for g in subject.groups] == ["focal_rare=4", "control"]
     assert all("s-control" in r for r in subject.groups[1].references)
@@ -141,3 +141,33 @@ def test_sweeps_of_earlier_versions_mean_the_one_control(tmp_path):
     found = comparison.of_sweep(old)
     assert [(b.name, b.reference) for b in found.branches] == [("rare4", "")]
     assert found.moved == ["control + offsets"]
+
+
+def test_the_command_of_the_sweep_has_what_all_branches_share_and_no_setting_of_a_cell(sweep):
+    from raysweep.report import commands
+    from raysweep.store import lineage
+
+    for name, experiment in sweep.experiments().items():
+        own = {"loss.kind": ["cross_entropy", "focal"]} if name.startswith("focal") else {}
+        forked = {
+            "training.fork.schedule": [None, "restart"],
+            "training.fork.start": [None, 2],
+            "training.fork.rate": [None, 0.1],
+        }
+        changes = {**own, **forked, "training.grad_clip": [None, 1.0]}
+        lineage.record(experiment.folder, lineage.CONFIGURATION, changes=changes)
+    words, _ = commands.of_sweep(sweep)
+    assert "training.fork.schedule" in words
+    assert "loss.kind" not in words
+    assert "training.fork.start" not in words
+    record = sweep.record()
+    sweep.write_record(replace(record, grid={**record.grid, "fork": {"schedule": "restart"}}))
+    words, grid = commands.of_sweep(sweep)
+    assert "training.grad_clip=1.0" in words
+    assert "training.fork" not in words
+    assert "restart" in grid
+    child = commands.of_child(sweep.experiments()["focal-seed0"])
+    assert "training.fork.schedule" in child
+    assert "loss.kind" in child
+    assert "training.fork.start" not in child
+    sweep.write_record(record)

@@ -66,7 +66,7 @@ def covered_in(count: int, first: int, seeds: int) -> tuple[list[bool], int]:
 
 
 def test_planted_effects_of_three_settings_are_within_their_intervals():
-    count = times(75)
+    count = times(50)
     covered, false = covered_in(count, 0, 3)
     assert sum(covered) >= at_least(0.95, len(covered))
     assert false <= at_most(0.05, count)
@@ -112,9 +112,9 @@ def test_the_next_grid_keeps_what_a_setting_gained(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [2, 4])
-def test_planted_effects_are_within_their_intervals_in_many_sweeps(seeds):
+def test_planted_effects_are_within_their_intervals_in_many_sweeps():
+    """Its quick twin above takes a share of them."""
     count = max(60, times(200))
-    covered, false = covered_in(count, 5000, seeds)
+    covered, false = covered_in(count, 5000, 2)
     assert sum(covered) >= 0.93 * len(covered)
     assert false <= at_most(0.05, count)

@@ -87,3 +87,41 @@ def test_a_wrong_setting_names_its_branch(planned):
     wrong = {"branches": [{"name": "mine", "settings": {"training.learning_rate": -1}}]}
     with pytest.raises(ConfigError, match=r"Branch mine: .*training.learning_rate"):
         sweep_plan.plan_sweep(SweepRequest(plan.root, f"{parent.id}@1", grids.check(wrong)))
+
+
+@pytest.mark.slow
+def test_a_branch_of_a_cell_has_the_bits_of_the_same_child(ray_cluster, quick_run, tmp_path):
+    """The quick twin compares the plans."""
+    from raysweep.config import grid as grids
+    from raysweep.launch import run as launching
+    from raysweep.launch.sweep import driver
+    from raysweep.plan import child, parent, sweep
+    from raysweep.plan.types import SweepRequest
+    from raysweep.report import comparison
+    from raysweep.store.checkpoint import read_checkpoint
+    from raysweep.store.root import Root
+
+    made = quick_run(training={"epochs": 2, "warmup_epochs": 0})
+    root = Root.open(tmp_path / "experiments")
+    grid = {
+        "epochs": 1,
+        "branches": [
+            {"name": "both", "weights": {"3": 4}, "settings": {"loss": "focal", "training.learning_rate": 0.02}}
+        ],
+    }
+    plan = sweep.plan_sweep(SweepRequest(root, f"{made.id}@1", grids.check(grid), name="s"))
+    result = driver.run(plan, lambda event: None)
+    assert not result.failed
+    assert [b.reference for b in result.comparison.branches] == ["", "loss=focal_learning_rate=0.02"]
+    settings = {"loss": {"kind": "focal"}, "training": {"learning_rate": 0.02}}
+    of = parent.read_parent(root, f"{made.id}@1", settings)
+    alone = launching.run(
+        child.plan_child(of, root, name="alone", epochs=1, weights={"3": 4}, overrides=settings)
+    ).experiment
+    mine, its = (
+        read_checkpoint(e.folder / "checkpoint_epoch_2.pt")["model_state_dict"]
+        for e in (result.experiments["both"], alone)
+    )
+    assert all((mine[k] == its[k]).all() for k in its)
+    found = comparison.of_sweep(result.sweep)
+    assert [b.name for b in found.branches] == [b.name for b in result.comparison.branches]

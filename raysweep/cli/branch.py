@@ -92,8 +92,7 @@ def branch(
         reset_head=resets_head(reset),
         overrides=load_config.parse_overrides(overrides or []),
     )
-    run = _run if request.grid.data.folds is None else _run_folds
-    run(request, trust, dry_run, as_json)
+    _run(request, trust, dry_run, as_json)
 
 
 def _grid(file: str | None, line: str | None) -> Grid:
@@ -111,6 +110,9 @@ def _grid(file: str | None, line: str | None) -> Grid:
 def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
     from raysweep.display.sweep import SweepDisplay
 
+    if request.grid.data.folds is not None:
+        _run_folds(request, trust, dry_run, as_json)
+        return
     with SweepDisplay() as display:
         display(Loading())
         from raysweep.launch.sweep import driver as sweeping

@@ -70,7 +70,6 @@ def branch(
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: print JSON."),
 ) -> None:
     """Train many children of a checkpoint (a sweep). Each has a different class ratio; the control has the unchanged one."""
-    from raysweep.config import load as load_config
     from raysweep.plan.types import SweepRequest
 
     place = Root.open(root)
@@ -90,9 +89,15 @@ def branch(
         gpus_per_branch=gpus_per_branch,
         fresh_optimizer=weights_only,
         reset_head=resets_head(reset),
-        overrides=load_config.parse_overrides(overrides or []),
+        overrides=_nested(overrides or []),
     )
     _run(request, trust, dry_run, as_json)
+
+
+def _nested(overrides: list[str]) -> Mapping[str, Any]:
+    from raysweep.config import load as load_config
+
+    return load_config.parse_overrides(overrides)
 
 
 def _grid(file: str | None, line: str | None) -> Grid:

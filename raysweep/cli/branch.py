@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from raysweep._text import counted, join_names, labels, plain
+from raysweep._text import Nested, counted, join_names, labels, plain
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Address, From, Reset, RootOption, TrustOption, WeightsOnly, resets_head
 from raysweep.cluster import signals
@@ -94,7 +94,7 @@ def branch(
     _run(request, trust, dry_run, as_json)
 
 
-def _nested(overrides: list[str]) -> Mapping[str, Any]:
+def _nested(overrides: list[str]) -> Nested:
     from raysweep.config import load as load_config
 
     return load_config.parse_overrides(overrides)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raysweep._text import counted, join_names, labels, plain
+from raysweep._text import Nested, counted, join_names, labels, plain
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Address, From, Reset, RootOption, TrustOption, WeightsOnly, resets_head
 from raysweep.cluster import signals
@@ -15,6 +15,7 @@ from raysweep.display.results import results_table
 from raysweep.display.shares import MOST_CLASSES
 from raysweep.display.tables import table
 from raysweep.display.terminal import percent, put, put_json, say, say_next
+from raysweep.display.verdict import say_verdict
 from raysweep.events import Loading
 from raysweep.store import resolve
 from raysweep.store.commands import continue_command
@@ -25,10 +26,16 @@ if TYPE_CHECKING:
     from raysweep.config.grid import Grid
     from raysweep.launch.sweep.driver import SweepResult
     from raysweep.plan.types import SweepPlan, SweepRequest
-    from raysweep.report.comparison import Comparison
 
 
-MOST_VERDICTS = 8  # sentences at the end of a sweep
+_Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        help="CPU threads per branch. Fewer than the parent's: more branches run at the same time, not bit-exact.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -49,12 +56,7 @@ def branch(
     name: str | None = typer.Option(None, "--name", help="Name of the sweep; its branches are named NAME-BRANCH."),
     description: str = typer.Option("", "--description", help="The purpose of the sweep, for the logs."),
     epochs: int | None = typer.Option(None, "--epochs", min=1, help="Additional epochs; overrides the grid's."),
-    threads: int | None = typer.Option(
-        None,
-        "--threads",
-        min=1,
-        help="CPU threads per branch. Fewer than the parent's: more branches run at the same time, not bit-exact.",
-    ),
+    threads: _Threads = None,
     workers: int | None = typer.Option(
         None, "--workers", min=0, help="Ray workers per branch. 0: one device per branch."
     ),
@@ -73,7 +75,6 @@ def branch(
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: print JSON."),
 ) -> None:
     """Train many children of a checkpoint (a sweep). Each has a different class ratio; the control has the unchanged one."""
-    from raysweep.config import load as load_config
     from raysweep.plan.types import SweepRequest
 
     place = Root.open(root)
@@ -93,9 +94,15 @@ def branch(
         gpus_per_branch=gpus_per_branch,
         fresh_optimizer=weights_only,
         reset_head=resets_head(reset),
-        overrides=load_config.parse_overrides(overrides or []),
+        overrides=_nested(overrides or []),
     )
     _run(request, trust, dry_run, as_json)
+
+
+def _nested(overrides: list[str]) -> Nested:
+    from raysweep.config import load as load_config
+
+    return load_config.parse_overrides(overrides)
 
 
 def _grid(file: str | None, line: str | None) -> Grid:
@@ -113,6 +120,9 @@ def _grid(file: str | None, line: str | None) -> Grid:
 def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
     from raysweep.display.sweep import SweepDisplay
 
+    if request.grid.data.folds is not None:
+        _run_folds(request, trust, dry_run, as_json)
+        return
     with SweepDisplay() as display:
         display(Loading())
         from raysweep.launch.sweep import driver as sweeping
@@ -127,6 +137,30 @@ def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> No
         result = sweeping.run(plan, display)
     put(str(result.sweep.folder))
     summarise(result)
+
+
+def _run_folds(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
+    from raysweep.cli import folds
+    from raysweep.display.sweep import SweepDisplay
+
+    with SweepDisplay() as display:
+        display(Loading())
+        from raysweep.launch.sweep import folds as launching
+        from raysweep.plan.folds import plan_folds
+
+        request = replace(request, trust=consent(trust, display))
+        plan = plan_folds(request, display, writable=not dry_run)
+        if dry_run:
+            display.close()
+            if as_json:
+                put_json({**_plan_json(plan.sweep), **folds.plan_json(plan)})
+                return
+            folds.show_plan(plan)
+            _show_plan(plan.sweep)
+            return
+        result = launching.run(plan, display)
+    put(str(result.folds.folder))
+    folds.summarise(result)
 
 
 def _at_once(plan: SweepPlan) -> int | None:
@@ -229,16 +263,5 @@ def summarise(result: SweepResult) -> None:
             f"{continue_command(sweep.root, sweep.id)}"
         )
     if result.comparison is not None:
-        _say_verdict(result.comparison)
+        say_verdict(result.comparison)
     say_next(sweep.root, "compare", sweep.id)
-
-
-def _say_verdict(comparison: Comparison) -> None:
-    """Print what the sweep shows: what was learned, what only moved a threshold."""
-    from raysweep.report import verdict
-
-    lines, more = verdict.sentences(comparison, MOST_VERDICTS)
-    for line in lines:
-        say(plain(line.text))
-    if more:
-        say(f"{more:,} more sentences, which compare prints.")

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 from raysweep._text import Nested, check_name, short_repr
 from raysweep.config.own import METRICS, WordOrCode, check_metric, target_of
-from raysweep.config.trackers import TrackersSection
+from raysweep.config.tracking import TrackersSection
 from raysweep.config.treatment import LossSection, SamplingSection
 from raysweep.config.types import Float, Int, Moments, Name, Names, Positive, Section, Seed, Text, Workers, short_json
 
@@ -107,6 +107,14 @@ class DataSection(Section):
     max_val: Positive | None = Field(
         None, description="Use at most this many validation images, the same part of each class. Default: all."
     )
+    folds: Annotated[Int, Field(ge=2, le=100)] | None = Field(
+        None,
+        description="Set the training images aside in so many parts, of which fold is for validation and the others for training "
+        "(k-fold cross-validation). In a grid file: a parent and all branches for each of them. Default: no folds.",
+    )
+    fold: Annotated[Int, Field(ge=1, le=100)] | None = Field(
+        None, description="The part for validation, counted from 1; see folds."
+    )
     group: Text | None = Field(
         None,
         description="What tells which images belong together (a patient, a film): a column of the list, or a pattern of the file's "
@@ -152,6 +160,27 @@ class DataSection(Section):
                 raise ValueError(f"{'mean' if mean is None else 'std'} is missing: give numbers for mean and for std")
             values = {**values, "mean": word, "std": word}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folds_are_a_split(cls, values: Any) -> Any:
+        """With folds the data's own validation images are no part of it."""
+        if isinstance(values, dict) and values.get("folds") is not None and values.get("val", "auto") == "auto":
+            return {**values, "val": "split"}
+        return values
+
+    @model_validator(mode="after")
+    def _a_fold_of_folds(self) -> DataSection:
+        if self.folds is None and self.fold is None:
+            return self
+        if self.folds is None or self.fold is None or self.fold > self.folds:
+            raise ValueError(
+                "folds and fold go together: a run takes one fold, such as data.folds=5 data.fold=1 (up to 5); `data: {folds: 5}` in a "
+                "grid file trains a parent and all branches for each"
+            )
+        if self.val == "test" or self.max_val is not None:
+            raise ValueError("with folds each training image is for validation once: remove max_val, and val: test")
+        return self
 
     @field_validator("mean", "std")
     @classmethod
@@ -295,6 +324,11 @@ class TrainingSection(Section):
     best_metric: Text = Field(
         "val_acc",
         description="Validation metric that decides which epoch is the best: val_acc, macro_f1, balanced_accuracy, or one of metrics.",
+    )
+    patience: Positive | None = Field(
+        None,
+        description="Stop after this many epochs without a better best_metric; epochs is then the most. In a sweep the controls "
+        "train first, and all branches train as long as the longest control. Default: train all epochs.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The options of the trackers that mirror an experiment."""
+"""The options of the trackers that mirror experiments."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raysweep._text import counted, join_names, labels, plain
+from raysweep._text import Nested, counted, join_names, labels, plain
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Address, From, Reset, RootOption, TrustOption, WeightsOnly, resets_head
 from raysweep.cluster import signals
@@ -75,7 +75,6 @@ def branch(
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: print JSON."),
 ) -> None:
     """Train many children of a checkpoint (a sweep). Each has a different class ratio; the control has the unchanged one."""
-    from raysweep.config import load as load_config
     from raysweep.plan.types import SweepRequest
 
     place = Root.open(root)
@@ -95,10 +94,15 @@ def branch(
         gpus_per_branch=gpus_per_branch,
         fresh_optimizer=weights_only,
         reset_head=resets_head(reset),
-        overrides=load_config.parse_overrides(overrides or []),
+        overrides=_nested(overrides or []),
     )
-    run = _run if request.grid.data.folds is None else _run_folds
-    run(request, trust, dry_run, as_json)
+    _run(request, trust, dry_run, as_json)
+
+
+def _nested(overrides: list[str]) -> Nested:
+    from raysweep.config import load as load_config
+
+    return load_config.parse_overrides(overrides)
 
 
 def _grid(file: str | None, line: str | None) -> Grid:
@@ -116,6 +120,9 @@ def _grid(file: str | None, line: str | None) -> Grid:
 def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
     from raysweep.display.sweep import SweepDisplay
 
+    if request.grid.data.folds is not None:
+        _run_folds(request, trust, dry_run, as_json)
+        return
     with SweepDisplay() as display:
         display(Loading())
         from raysweep.launch.sweep import driver as sweeping

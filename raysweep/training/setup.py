@@ -196,8 +196,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     data = in_order(found, settings.data.classes)
     held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
     draws = settings.sampling.samples_per_epoch or len(members)
-    first = origin.read(settings) if job.start is None else origin.Origin()
-    mean, std = origin.moments(settings, data, first)
+    mean, std = origin.moments(settings, data, origin.read(settings) if job.start is None else origin.Origin())
     counts = _counts(data, members)
     of_user = own_code.tried(settings, job.trusted, counts)
     codes = of_user.codes

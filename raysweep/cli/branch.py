@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from raysweep.plan.types import SweepPlan, SweepRequest
 
 
+_Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        help="CPU threads per branch. Fewer than the parent's: more branches run at the same time, not bit-exact.",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     app.command("branch", no_args_is_help=True)(branch)
 
@@ -46,12 +56,7 @@ def branch(
     name: str | None = typer.Option(None, "--name", help="Name of the sweep; its branches are named NAME-BRANCH."),
     description: str = typer.Option("", "--description", help="The purpose of the sweep, for the logs."),
     epochs: int | None = typer.Option(None, "--epochs", min=1, help="Additional epochs; overrides the grid's."),
-    threads: int | None = typer.Option(
-        None,
-        "--threads",
-        min=1,
-        help="CPU threads per branch. Fewer than the parent's: more branches run at the same time, not bit-exact.",
-    ),
+    threads: _Threads = None,
     workers: int | None = typer.Option(
         None, "--workers", min=0, help="Ray workers per branch. 0: one device per branch."
     ),

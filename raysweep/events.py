@@ -137,6 +137,8 @@ class PlannedBranch:
     seed: int | None
     finished: bool
     changed: tuple[str, ...] = ()  # classes whose weights are not the parent's
+    arm: str | None = None  # its name without the seed
+    reference: str | None = None  # the arm that it is compared with; None: the control
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,9 @@ class SweepStarted:
     at_once: int
     queue: str  # why not all branches run at once; empty where they do
     notes: tuple[str, ...]
-    rates: tuple[float, float] | None = None  # the learning rate at the fork and at the end
+    rates: tuple[
+        tuple[float, float], ...
+    ] = ()  # the learning rates at the fork and at the end that there are, the control's first
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from raysweep._text import counted, labels, plain
+from raysweep._text import counted, join_names, labels, plain
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Address, From, Reset, RootOption, TrustOption, WeightsOnly, resets_head
 from raysweep.cluster import signals
@@ -22,6 +22,7 @@ from raysweep.store.results import read_results
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
+    from raysweep.config.grid import Grid
     from raysweep.launch.sweep.driver import SweepResult
     from raysweep.plan.types import SweepPlan, SweepRequest
     from raysweep.report.comparison import Comparison
@@ -36,7 +37,12 @@ def register(app: typer.Typer) -> None:
 
 def branch(
     checkpoint: From,
-    weights_grid: str = typer.Option(..., "--weights-grid", help="A grid file, such as configs/grid.yaml."),
+    weights_grid: str | None = typer.Option(None, "--weights-grid", help="A grid file, such as configs/grid.yaml."),
+    grid: str | None = typer.Option(
+        None,
+        "--grid",
+        help="A small grid in place of a file: 'disgust=3,5 fear=2', also settings (loss.kind=focal), rules (balanced), seeds=0,1.",
+    ),
     overrides: list[str] | None = typer.Argument(
         None, metavar="[key=value]...", help="Settings of all branches that override the parent's."
     ),
@@ -67,17 +73,13 @@ def branch(
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: print JSON."),
 ) -> None:
     """Train many children of a checkpoint (a sweep). Each has a different class ratio; the control has the unchanged one."""
-    from raysweep.config import grid as grids
     from raysweep.config import load as load_config
     from raysweep.plan.types import SweepRequest
 
-    place = Root.open(root)
-    grid = grids.read(weights_grid)
-    resolve.check(place, checkpoint)
     request = SweepRequest(
-        place,
+        Root.open(root),
         checkpoint,
-        grid,
+        _grid(weights_grid, grid),
         name=name,
         description=description,
         epochs=epochs,
@@ -93,9 +95,22 @@ def branch(
     _run(request, trust, dry_run, as_json)
 
 
+def _grid(file: str | None, line: str | None) -> Grid:
+    from raysweep.config import grid as grids
+    from raysweep.config import grid_line
+    from raysweep.errors import InputError
+
+    if (file is None) == (line is None):
+        raise InputError(
+            "Give the grid either as a file, --weights-grid FILE, or as a line, --grid 'disgust=3,5 fear=2'."
+        )
+    return grids.read(file) if file is not None else grid_line.parse(line or "")
+
+
 def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
     from raysweep.display.sweep import SweepDisplay
 
+    resolve.check(request.root, request.checkpoint)
     with SweepDisplay() as display:
         display(Loading())
         from raysweep.launch.sweep import driver as sweeping
@@ -139,7 +154,11 @@ def _plan_json(plan: SweepPlan) -> dict[str, object]:
                 "control": p.control,
                 "seed": p.seed,
                 "weights": p.weights.as_dict(),
-                "shares": plan.shares(p.weights),
+                "shares": plan.shares(p.weights, p),
+                "settings": dict(p.settings),
+                "arm": p.arm,
+                "reference": p.reference,
+                "learning_rate": None if (rates := plan.of(p).rates) is None else dict(vars(rates)),
             }
             for p in plan.points
         ],
@@ -152,6 +171,9 @@ def _show_plan(plan: SweepPlan) -> None:
     _table_of_shares(plan)
     for note in (*plan.notes, *(n.text for n in base.notes)):
         say(plain(note))
+    for its in dict.fromkeys(p.reference for p in plan.points if p.reference is not None):
+        those = join_names(list(dict.fromkeys(str(p.arm) for p in plan.points if p.reference == its)))
+        say(f"Compared with {plain(its)}, the control of the same settings: {plain(those)}.")
     searched = plan.branches - len(plan.points)
     if searched:
         say(f"The search will choose the weights of {searched} more branches.")
@@ -172,7 +194,7 @@ def _table_of_shares(plan: SweepPlan) -> None:
     rows = [["(parent)", "", *(percent(before[c]) for c in classes)]]
     size = dict.fromkeys(classes, (False, 0.0))
     for p in plan.points:
-        shares, new = plan.shares(p.weights), p.weights.as_dict()
+        shares, new = plan.shares(p.weights, p), p.weights.as_dict()
         size = {c: max(size[c], (new[c] != old[c], abs(shares[c] - before[c]))) for c in classes}
         cells = [percent(shares[c]) + (f" (w {new[c]:g})" if new[c] != old[c] else "") for c in classes]
         rows.append([plain(p.name) + (" *" if p.control else ""), str(p.seed), *cells])

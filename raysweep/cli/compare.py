@@ -184,19 +184,15 @@ def _cells(branch: Compared, effects: Sequence[Effect]) -> list[str]:
 
 
 def _of_offsets(found: Comparison, columns: Sequence[tuple[str, str]]) -> list[list[str]]:
-    """The row of what the reference gets without training; none if offsets were not searched."""
-    if not found.offsets:
-        return []
+    """The rows of what the references get without training; none if offsets were not searched."""
     rows = []
-    for name, every in [
-        (plain(found.offsets[0].branch), found.offsets),
-        (_LEAKS, found.leaks.offsets if found.leaks else ()),
-    ]:
-        known = {(e.target, e.metric): _cell(e) for e in every}
-        rows.append(
-            [name, *(known.get(column, "") for column in columns), *(("0", "0") if name != _LEAKS else ("", ""))]
-        )
-    return rows if found.leaks is not None else rows[:1]
+    for name in found.moved:
+        known = {(e.target, e.metric): _cell(e) for e in found.offsets_of(name)}
+        rows.append([plain(name), *(known.get(column, "") for column in columns), "0", "0"])
+        if found.leaks is not None:
+            known = {(e.target, e.metric): _cell(e) for e in found.leaks.offsets if e.branch == name}
+            rows.append([_LEAKS, *(known.get(column, "") for column in columns), "", ""])
+    return rows
 
 
 def _cell(e: Effect) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -26,6 +27,15 @@ from raysweep.display.terminal import put, split_classes
 from raysweep.events import Loading
 from raysweep.store.root import Root
 
+_Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="New weights: disgust=5,fear=2; or shares, fear=35%; or a rule: balanced, sqrt, power=0.5; or JSON; or a JSON or YAML "
+        "file. Other classes keep the parent's.",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     app.command("resume", no_args_is_help=True)(resume)
@@ -38,12 +48,7 @@ def resume(
     ),
     name: str | None = typer.Option(None, "--name", help="Name of the child; default: the parent's."),
     epochs: int | None = typer.Option(None, "--epochs", min=1, help="Additional epochs."),
-    weights: str | None = typer.Option(
-        None,
-        "--weights",
-        help="New weights: disgust=5,fear=2; or shares, fear=35%; or a rule: balanced, sqrt, power=0.5; or JSON; or a JSON or YAML "
-        "file. Other classes keep the parent's.",
-    ),
+    weights: _Weights = None,
     description: Purpose = None,
     classes: Classes = None,
     weights_only: WeightsOnly = False,

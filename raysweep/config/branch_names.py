@@ -53,21 +53,27 @@ def _end(name: str) -> str:
 
 
 def describe(changes: Mapping[str, Any], classes: Sequence[str] = ()) -> str:
-    """A branch's name from what it changes, such as ``disgust5_fear2``; usable as part of a folder's name.
+    """A branch's name from what it changes, such as ``disgust=5_fear=2``; usable as part of a folder's name.
 
     Args:
         classes: all classes, from which those that are changed must be told apart.
     """
     short = short_names(tuple(classes) or tuple(changes))
-    parts = []
-    for name, value in changes.items():
-        try:
-            number = f"{value:.4g}" if isinstance(value, (int, float)) else short_repr(value)
-        except OverflowError:  # of hundreds of digits
-            number = short_repr(value)
-        number = number.replace("%", "pct")
-        parts.append(short.get(name, _start(name)) + re.sub(r"[^\w.]+", "", number)[:12])
-    whole = "_".join(parts).strip("._")
+    return fitting("_".join(f"{short.get(name, _start(name))}={value(given)}" for name, given in changes.items()))
+
+
+def value(given: Any, most: int = 12) -> str:
+    """A number, word or structure as a part of a name, of at most so many letters."""
+    try:
+        text = f"{given:.4g}" if isinstance(given, (int, float)) and not isinstance(given, bool) else short_repr(given)
+    except OverflowError:  # of hundreds of digits
+        text = short_repr(given)
+    return re.sub(r"[^\w.-]+", "", text.replace("%", "pct"))[:most]
+
+
+def fitting(name: str) -> str:
+    """``name`` as the part of a folder's name that it becomes: at most 60 letters."""
+    whole = name.strip("._=")
     if len(whole) <= 60:
         return whole
     return f"{whole[:51]}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"  # cut names must differ, too

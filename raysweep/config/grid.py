@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, short_repr
-from raysweep.config import examples
-from raysweep.config.branch_names import describe, unique
+from raysweep.config import cells, examples
 from raysweep.config.load import explain
 from raysweep.config.types import Float, Int, Positive, Section, Seed
-from raysweep.errors import ConfigError, WeightsError
-from raysweep.weights import SamplingWeights, check_classes
-from raysweep.weights_by_rule import Wanted
+from raysweep.errors import ConfigError
+from raysweep.weights import SamplingWeights
 
 MAX_BRANCHES = 10_000
 CONTROL = "control"
@@ -38,6 +35,11 @@ class BranchSpec(Section):
         default_factory=dict,
         description="Class: part of each epoch's images, such as 0.35. The others keep their proportions.",
     )
+    settings: Nested = Field(
+        default_factory=dict,
+        description="Other settings of the branch, such as {loss.kind: balanced_softmax}. With weights, too, its control has the same "
+        "settings.",
+    )
 
     @field_validator("name")
     @classmethod
@@ -46,10 +48,18 @@ class BranchSpec(Section):
             raise ValueError(f"the name has {len(value)} characters; at most 60 are allowed")
         return check_name(value)
 
+    @field_validator("settings")
+    @classmethod
+    def _settings(cls, value: Nested) -> Nested:
+        return cells.checked(value)
+
     @model_validator(mode="after")
     def _says_something(self) -> BranchSpec:
-        if not {"weights", "shares"} & self.model_fields_set:
-            raise ValueError("give weights, or shares")
+        if not {"weights", "shares", "settings"} & self.model_fields_set:
+            raise ValueError("give weights, shares or settings")
+        ways = [name for name in cells.RATIO if self.settings.get(name)]
+        if ways and (self.weights or self.shares):
+            raise ValueError(f"{ways[0]} and weights both set the weights of an epoch; keep one of them")
         return self
 
 
@@ -110,6 +120,16 @@ class SearchSection(Section):
         return self
 
 
+class Fork(Section):
+    """What all branches, the control included, do otherwise at the fork."""
+
+    schedule: Literal["inherit", "restart", "constant", "cooldown"] = Field(
+        "inherit",
+        description="The learning rate from the fork on. inherit: as the parent would go on; restart: warm up and decay anew; constant: "
+        "keep the rate of the fork; cooldown: from it in a straight line to zero.",
+    )
+
+
 class Grid(Section):
     """The content of a grid file."""
 
@@ -133,8 +153,26 @@ class Grid(Section):
         default_factory=dict,
         description="Class: list of shares of an epoch's images, such as [0.2, 0.35]; combined with each other and with weights.",
     )
+    settings: dict[str, list[Any]] = Field(
+        default_factory=dict,
+        description="Setting: list of values, such as training.learning_rate: [0.001, 0.003]. Every combination is a cell: all branches "
+        "are trained in each, and compared with the control of their own cell.",
+    )
+    schedules: list[list[Any]] = Field(
+        default_factory=list,
+        description="Schedules of weights, each as sampling.schedule: [{from: 9, weights: balanced}]. Each becomes a branch.",
+    )
+    policies: list[Nested] = Field(
+        default_factory=list,
+        description="Weights that adapt, each as sampling.policy: {kind: worst, classes: 2, on: val}. Each becomes a branch.",
+    )
     branches: list[BranchSpec] = Field(
         default_factory=list, description="Named branches, in addition to the combinations of weights."
+    )
+    fork: Fork = Field(
+        default_factory=Fork,  # type: ignore[arg-type]
+        description="What the control and all branches do otherwise at the fork: {schedule: restart}. The control is then no exact "
+        "continuation of its parent.",
     )
     search: SearchSection = Field(
         default_factory=SearchSection,  # type: ignore[arg-type]
@@ -162,6 +200,20 @@ class Grid(Section):
                 )
         return value
 
+    @field_validator("settings")
+    @classmethod
+    def _cells(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for name, values in value.items():
+            if not values:
+                raise ValueError(f"{short_repr(name)} has an empty list; give at least one value")
+            for one in values:
+                cells.checked({name: one})
+                if set(cells.RATIO) & set(cells.flat({name: one})):
+                    raise ValueError(
+                        f"{name} shows the classes otherwise, as weights do, so it makes no cell; use schedules, policies or branches"
+                    )
+        return value
+
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, value: list[int]) -> list[int]:
@@ -171,8 +223,14 @@ class Grid(Section):
 
     @model_validator(mode="after")
     def _not_empty(self) -> Grid:
-        if not (self.weights or self.shares or self.branches or self.search.ranges):
-            raise ValueError("the grid is empty: give weights (lists per class), branches, or a search with ranges")
+        if not (self.combinations or self.settings or self.ways or self.branches or self.search.ranges):
+            raise ValueError(
+                "the grid is empty: give weights (lists per class), settings, schedules, policies, branches, or a search with ranges"
+            )
+        if self.settings and self.search.ranges:
+            raise ValueError(
+                "settings and a search with ranges cannot be combined; write the weights out, or drop one of the two"
+            )
         if self.search.algorithm == "optuna" and len(self.seeds) > 1:
             raise ValueError(
                 f"search.algorithm: optuna allows one seed at most, not {len(self.seeds):,}, because it chooses each point after the "
@@ -184,7 +242,7 @@ class Grid(Section):
 
     @model_validator(mode="after")
     def _not_too_large(self) -> Grid:
-        product = self.combinations
+        product = (self.combinations + len(self.ways) + bool(self.settings)) * self.cells
         total = (product + len(self.branches) + (self.search.num_samples or 0)) * max(1, len(self.seeds))
         total += self.control_seeds or 0
         if total > MAX_BRANCHES:
@@ -200,15 +258,40 @@ class Grid(Section):
         first = len(self.weights) if isinstance(self.weights, list) else math.prod(map(len, self.weights.values()))
         return max(first, 1) * math.prod(map(len, self.shares.values()))
 
+    @property
+    def cells(self) -> int:
+        """How many combinations of settings there are; 1 without any."""
+        return math.prod(map(len, self.settings.values()))
+
+    @property
+    def ways(self) -> list[Nested]:
+        """The settings of the branches that schedules and policies make."""
+        return [{"sampling.schedule": s} for s in self.schedules] + [{"sampling.policy": p} for p in self.policies]
+
+    def every_cell(self) -> Iterable[Nested]:
+        """The settings of every cell by dotted key, one at a time."""
+        for values in itertools.product(*self.settings.values()):
+            merged: Nested = {}
+            for name, value in zip(self.settings, values, strict=True):
+                merged |= cells.flat({name: value})
+            yield merged
+
 
 @dataclass(frozen=True)
 class Point:
-    """One branch to be: its weights and the seed of what follows the fork."""
+    """One branch to be: its weights and the seed of what follows the fork, and in which settings it differs from its parent.
+
+    Branches that differ in their seed only have the same ``arm``. ``reference`` is the arm that it is compared with; None: the
+    control of the sweep.
+    """
 
     name: str
     weights: SamplingWeights
     seed: int
     control: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)  # by dotted key
+    arm: str | None = None
+    reference: str | None = None
 
 
 def read(path: str | Path) -> Grid:
@@ -233,142 +316,3 @@ def check(values: Mapping[str, Any], source: str = "the grid", lines: Mapping[st
         return Grid.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError(explain(error, Grid, source, lines)) from None
-
-
-def expand(
-    grid: Grid, parent: SamplingWeights, parent_seed: int, counts: Mapping[str, int] | None = None
-) -> tuple[list[Point], list[str]]:
-    """The branches of a grid in order, controls first, and notes about points that coincide.
-
-    Points with proportional weights show every class equally often, so they are one branch. A point that shows the
-    classes as the parent did *is* the control. Points of an Optuna search are not known in advance: of such a grid
-    only the control and what is written out are returned.
-
-    Args:
-        counts: class → images in the pool, for branches by a rule or by shares. None: they are checked and left out.
-
-    Raises:
-        WeightsError: an unknown class or a bad number; the message names the branch or the ranges.
-    """
-    check_classes(grid.search.ranges, parent.classes, "search.ranges names")
-    chosen, control, notes = _distinct(grid, parent, counts)
-    seeds = grid.seeds or [parent_seed]
-    points: list[Point] = []
-    taken: set[str] = set()
-    if control is not None:
-        points += _with_seeds(*control, True, _control_seeds(seeds, grid.control_seeds), taken)
-    for label, complete in chosen:
-        points += _with_seeds(label, complete, False, seeds, taken)
-    if len(points) > MAX_BRANCHES:
-        raise ConfigError(f"The grid has {len(points):,} branches; at most {MAX_BRANCHES:,} are allowed.")
-    return points, notes
-
-
-_Labelled = tuple[str, SamplingWeights]  # a branch's name before its seed is added, and its weights
-
-
-def _distinct(
-    grid: Grid, parent: SamplingWeights, counts: Mapping[str, int] | None
-) -> tuple[list[_Labelled], _Labelled | None, list[str]]:
-    """(the points that differ from each other and from the control, the control if wanted, notes)."""
-    notes: list[str] = []
-    chosen: dict[tuple[str, ...], _Labelled] = {}
-    control_key = _proportions(parent)
-    before = parent.as_dict()
-    for given, changes, shares in _wanted(grid):
-        label = given or (
-            short_repr(changes) if isinstance(changes, str) else describe({**changes, **shares}, parent.classes)
-        )
-        try:
-            wanted = Wanted(changes, shares)
-            label = given or _label(wanted, before)
-            if counts is None and not wanted.is_plain(parent):
-                check_classes(wanted.shares, parent.classes, "The shares name")
-                continue
-            complete = wanted.resolve(parent, counts or {})
-        except WeightsError as error:
-            raise WeightsError(f"Branch {label!r}: {error}") from None
-        key = _proportions(complete)
-        if key in chosen:
-            if changes:
-                notes.append(f"{label} shows the classes as {chosen[key][0]} does; it runs once.")
-            continue
-        if key == control_key and changes:
-            notes.append(f"{label} changes nothing: it is the control.")
-        chosen[key] = (CONTROL if key == control_key else label, complete)
-    control = chosen.pop(control_key, None)
-    return list(chosen.values()), control, notes
-
-
-def _control_seeds(seeds: Sequence[int], count: int | None) -> list[int]:
-    """The seeds of ``count`` controls: those of the branches, then the smallest unused numbers."""
-    if count is None:
-        return list(seeds)
-    unused = (n for n in itertools.count() if n not in seeds)
-    return [*seeds, *itertools.islice(unused, max(0, count - len(seeds)))][:count]
-
-
-def _label(wanted: Wanted, parent: Mapping[str, float]) -> str:
-    """A name for changed weights: from those that differ from the parent's, or from all if none does; a rule's own name."""
-    rule = wanted.rule(SamplingWeights.complete({}, tuple(parent)))
-    shares = {c: f"{100 * share:.4g}%" for c, share in wanted.shares.items()}
-    if rule is not None:
-        return "_".join(part for part in (rule.replace(" ", ""), describe(shares, tuple(parent))) if part)
-    assert not isinstance(wanted.given, str)
-    differing = {c: v for c, v in wanted.given.items() if v != parent.get(c, 1.0)}
-    return describe({**differing, **shares}, tuple(parent)) or describe(wanted.given, tuple(parent)) or CONTROL
-
-
-def _with_seeds(
-    label: str, weights: SamplingWeights, control: bool, seeds: Sequence[int], taken: set[str]
-) -> list[Point]:
-    """A point for each seed; with several seeds each name ends in its seed."""
-    return [
-        Point(unique(f"{label}-seed{seed}" if len(seeds) > 1 else label, taken), weights, seed, control)
-        for seed in seeds
-    ]
-
-
-_Changes = str | Nested  # a rule's name, or class → weight
-
-
-def _wanted(grid: Grid) -> Iterable[tuple[str, _Changes, Nested]]:
-    """Name (empty: made from the weights), changes and shares of each point, one at a time: an error ends the loop early."""
-    if grid.control:
-        yield "", {}, {}
-    for b in grid.branches:
-        yield b.name, b.weights, b.shares
-    if grid.combinations:
-        by_class = {} if isinstance(grid.weights, list) else grid.weights
-        rules = grid.weights if isinstance(grid.weights, list) else [None]
-        for rule, *values in itertools.product(rules, *by_class.values(), *grid.shares.values()):
-            weights = dict(zip(by_class, values, strict=False)) if rule is None else rule
-            yield "", weights, dict(zip(grid.shares, values[len(by_class) :], strict=True))
-    if grid.search.algorithm == "random":
-        for drawn in draw(grid.search):
-            yield "", drawn, {}
-
-
-def _proportions(weights: SamplingWeights) -> tuple[str, ...]:
-    """The weights' shares to twelve digits: smaller differences are rounding errors."""
-    total = sum(Fraction(w) for w in weights.values)
-    return tuple(f"{float(Fraction(w) / total):.12g}" for w in weights.values)
-
-
-def draw(search: SearchSection) -> Iterable[dict[str, float]]:
-    """The points of a random search: a function of its seed alone."""
-    import random
-
-    generator = random.Random(search.seed)
-    for _ in range(search.num_samples or 0):
-        point = {}
-        for name, r in search.ranges.items():
-            if r.choice is not None:
-                point[name] = generator.choice(r.choice)
-            elif r.log_uniform is not None:
-                low, high = map(math.log, r.log_uniform)
-                point[name] = float(f"{math.exp(generator.uniform(low, high)):.4g}")
-            else:
-                assert r.uniform is not None
-                point[name] = float(f"{generator.uniform(*r.uniform):.4g}")
-        yield point

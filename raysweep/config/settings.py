@@ -173,8 +173,21 @@ class ModelSection(Section):
     options: Annotated[Nested, AfterValidator(short_json)] = Field(
         default_factory=dict, description="Keyword arguments for the function that builds the model."
     )
+    pretrained: bool | None = Field(
+        None,
+        description="true: start from the weights that the library of a torchvision:, timm: or hf: name publishes, with their "
+        "normalisation, and their image size unless data.image_size is set; the last layer is new where there are other classes. "
+        "init_from then names a file that has them already. Default: true for hf:, else false.",
+    )
     init_from: Text | None = Field(
-        None, description="File with a state_dict (.pt or .safetensors) that initializes the model's weights."
+        None,
+        description="File with trained weights (state_dict, checkpoint of another program, safetensors) or folder of a trainer, from "
+        "which the model starts.",
+    )
+    init_key: Text | None = Field(
+        None,
+        description="Which of several networks in init_from is meant: its keys, and the beginning of its names, such as model_ema or "
+        "state_dict.encoder_q.",
     )
     init_strict: bool = Field(
         True,
@@ -208,6 +221,19 @@ class AugmentSection(Section):
     )
 
 
+class ForkSection(Section):
+    """What becomes of the learning rate where a child starts. Planning writes the place and the rate into it."""
+
+    schedule: Literal["inherit", "restart", "constant", "cooldown"] = Field(
+        "inherit",
+        description="inherit: go on as the parent would; restart: warm up and decay anew, within the child's epochs; constant: keep the "
+        "rate of the fork; cooldown: from that rate in a straight line to zero.",
+    )
+    start: Annotated[Float, Field(ge=0)] | None = Field(None, description="Set by planning: epochs at the fork.")
+    end: Annotated[Float, Field(ge=0)] | None = Field(None, description="Set by planning: epochs at the child's end.")
+    rate: Annotated[Float, Field(ge=0)] | None = Field(None, description="Set by planning: the rate at the fork.")
+
+
 class TrainingSection(Section):
     epochs: Positive = Field(5, description="Epochs to train; in a child, additional epochs.")
     batch_size: Positive = Field(64, description="Global batch size, divided among the workers.")
@@ -239,6 +265,10 @@ class TrainingSection(Section):
         10, description="step: multiply the learning rate by step_gamma every step_epochs epochs."
     )
     step_gamma: Annotated[Float, Field(gt=0, le=1)] = Field(0.1, description="step: factor of each step.")
+    fork: ForkSection | None = Field(
+        None,
+        description="In a child: another schedule of the learning rate from the fork on, such as {schedule: cooldown}. Children inherit it.",
+    )
     label_smoothing: Annotated[Float, Field(ge=0, lt=1)] = Field(
         0.1, description="Label smoothing of the cross-entropy loss; 0: none."
     )
@@ -351,7 +381,7 @@ class TrackersSection(Section):
     )
 
 
-_FIRST = {"model": "name", "data": "path", "loss": "kind"}
+FIRST = {"model": "name", "data": "path", "loss": "kind"}
 
 
 def written_out(values: Nested) -> Nested:
@@ -360,7 +390,7 @@ def written_out(values: Nested) -> Nested:
     >>> written_out({"model": "cnn", "seed": 3})
     {'model': {'name': 'cnn'}, 'seed': 3}
     """
-    return {k: {_FIRST[k]: v} if k in _FIRST and isinstance(v, str) else v for k, v in values.items()}
+    return {k: {FIRST[k]: v} if k in FIRST and isinstance(v, str) else v for k, v in values.items()}
 
 
 class Settings(Section):

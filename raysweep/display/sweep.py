@@ -28,6 +28,7 @@ from raysweep.events import (
     SweepStarted,
 )
 
+MOST_RATES = 3  # in the title
 MOST_CHANGED = 4  # classes that a branch changes, in its row
 _ACCURACY = "val_acc"
 _COLUMNS = [
@@ -46,6 +47,7 @@ class Row:
     control: bool = False
     seed: int | None = None
     status: str = "waiting"
+    reference: str | None = None  # the arm that it is compared with; None: the control
     epoch: int = 0
     batch: float = 0.0  # fraction of the running epoch that is done
     accuracy: float | None = None
@@ -62,14 +64,14 @@ class SweepDisplay(Display):
     def __init__(self) -> None:
         super().__init__()
         self.rows: dict[str, Row] = {}
-        self.controls: dict[int | None, Row] = {}  # by seed
+        self.controls: dict[tuple[str | None, int | None], Row] = {}  # by arm (None: the control) and seed
         self.first_epoch: int | None = None
         self.last_epoch: int | None = None
         self.watched: dict[str, None] = {}  # classes that some branch changes
         self.inexact: set[str] = set()  # reasons why branches are not bit-exact that were printed
         self.drawn = 0.0
         self.hint = "starting Ray"
-        self.rates: tuple[float, float] | None = None  # the learning rate at the fork and at the end
+        self.rates: tuple[tuple[float, float], ...] = ()  # the learning rates at the fork and at the end
         self.comparing = False  # whether all branches have ended
 
     def _make_live(self, console: Any) -> Any:
@@ -111,11 +113,12 @@ class SweepDisplay(Display):
         self.first_epoch, self.last_epoch = event.first_epoch, event.last_epoch
         self.rates = event.rates
         for b in event.branches:
-            row = self.rows.setdefault(b.name, Row(b.name, b.control, b.seed, "done" if b.finished else "waiting"))
+            status = "done" if b.finished else "waiting"
+            row = self.rows.setdefault(b.name, Row(b.name, b.control, b.seed, status, b.reference))
             row.changed = b.changed
             self.watched.update(dict.fromkeys(b.changed))
-            if row.control:
-                self.controls.setdefault(row.seed, row)
+            if b.control or b.arm is not None:
+                self.controls.setdefault((None if b.control else b.arm, row.seed), row)
         queue = f" {event.queue}" if event.queue else ""
         self._line(
             f"Sweep {plain(event.id)}: {counted(len(event.branches), 'branch', 'branches')}, {event.at_once:,} at a time{queue}"
@@ -182,8 +185,8 @@ class SweepDisplay(Display):
                 self._line("\n".join(map(plain, event.traceback.rstrip().split("\n"))))
 
     def _against(self, row: Row, key: str = _ACCURACY) -> str:
-        """The difference from the control of the same seed in points, at the newest epoch that both have finished."""
-        control = self.controls.get(row.seed)
+        """The difference from the control of the same seed and settings in points, at the newest epoch that both have finished."""
+        control = self.controls.get((row.reference, row.seed))
         if control is None or control is row or not (both := set(control.by_epoch) & set(row.by_epoch)):
             return ""
         mine, its = row.by_epoch[max(both)].get(key), control.by_epoch[max(both)].get(key)
@@ -216,8 +219,9 @@ class SweepDisplay(Display):
             return Text(f"{self.hint} …  {duration(time.monotonic() - self.started)}")
         ended = sum(r.status in ("done", "failed", "interrupted") for r in self.rows.values())
         title = f"{ended} of {counted(len(self.rows), 'branch', 'branches')}  {duration(time.monotonic() - self.started)}  {'comparing them' if self.comparing else self._left()}"
-        if self.rates is not None:
-            title += f"  learning rate {self.rates[0]:.2g} → {self.rates[1]:.2g}"
+        if self.rates:
+            each = [f"{fork:.2g} → {end:.2g}" for fork, end in self.rates]
+            title += f"  learning rate {', '.join(each[:MOST_RATES])}{', …' if len(each) > MOST_RATES else ''}"
         width = shutil.get_terminal_size().columns
         drawn = tables.lines(_COLUMNS, [self._cells(r) for r in self._shown()], width, _OPTIONAL)
         return Text.from_ansi("\n".join([wrapped(title, width), "", *drawn]))

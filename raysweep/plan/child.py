@@ -92,6 +92,8 @@ def plan_child(
         before=known_roles,
         here=here,
     )
+    training = rates.with_rate(plan.settings.training, parent.settings.training)
+    plan = replace(plan, settings=plan.settings.model_copy(update={"training": training}))
     plan = replace(plan, notes=(*plan.notes, *roles.unknown(known_roles, parent, plan.data.sha256)))
     _check_images(parent, plan)
     parent = replace(parent, notes=(*parent.notes, *map(Note, told)))
@@ -203,6 +205,7 @@ def _childs_settings(
     if parent.threads is not None and before.scaling.threads == "auto" and parent.threads <= _machine.cpus_here():
         fixed["scaling"]["threads"] = parent.threads
     merged = load_config.merge(load_config.merge(base, fixed), overrides)
+    merged["training"]["fork"] = rates.forked(before.training, merged["training"], parent.epoch)
     merged = load_config.merge(
         merged, {"experiment": {"name": name or before.experiment.name, "description": description or ""}}
     )
@@ -237,8 +240,11 @@ def vary(plan: Plan, *, name: str, description: str, weights: SamplingWeights, s
     varied = replace(plan, settings=settings, weights=weights)
     if plan.parent is None:
         return varied
-    of_fork = _notes(plan.parent, plan)
-    return replace(varied, notes=(*(n for n in plan.notes if n not in of_fork), *_notes(plan.parent, varied)))
+    # what is said of the fork and of the weights in the loss depends on the branch's own ratio
+    old, new = (
+        (*experiment_plan.loss_notes(p.settings, p.weights, p.counts), *_notes(plan.parent, p)) for p in (plan, varied)
+    )
+    return replace(varied, notes=(*(n for n in plan.notes if n not in old), *new))
 
 
 def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
@@ -278,6 +284,7 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
         notes.append(Note(plan.rates.describe()))
         low = rates.warning(training, plan.rates, parent.epoch, training.epochs, given)
         notes += [Note(low)] if low else []
+        notes += [Note(text)] if (text := rates.told(training, parent.settings.training)) else []
     left_out = [] if parent.own else foreign.places(parent.settings.model_dump(mode="json"))
     if left_out:
         names = ", ".join(ask.key for ask in left_out if ask.key != "scaling.address")  # which no child inherits

@@ -60,7 +60,13 @@ def plan_experiment(
     Raises:
         InputError: in one paragraph, what is wrong and what to do.
     """
+    if settings.training.fork is not None and settings.training.fork.start is None:
+        raise ConfigError(
+            "training.fork is what becomes of the learning rate where a child starts, and this run has no parent. Omit it here, and give "
+            "it to `raysweep resume` or `raysweep branch`."
+        )
     root, where = _place(settings, root, tracked, writable)
+    settings, of_library = networks.of_library(settings) if new_weights else (settings, ())
     settings, own, of_code = networks.with_own_code(settings, trusted)
     data = read_images(settings, root, progress, before, audited=writable)
     roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
@@ -78,7 +84,7 @@ def plan_experiment(
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
-    notes = (*mirrored, *by_rule, *map(Note, of_code), *notes)
+    notes = (*of_library, *mirrored, *by_rule, *map(Note, of_code), *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
     return replace(plan, roles=roles, held=held, code=code, own=own)
 
@@ -113,7 +119,7 @@ def _treatment(
     settings, told = follow.resolved(settings, root, counts)
     settings, schedule, notes = _weights(settings, asked, inherited, counts, held)
     weights = schedule.at(first_epoch, counts)
-    return settings, weights, (*(Note(text) for text in told), *notes, *_loss(settings, weights, counts))
+    return settings, weights, (*(Note(text) for text in told), *notes, *loss_notes(settings, weights, counts))
 
 
 def _weights(
@@ -175,7 +181,7 @@ def _of_policy(section: SamplingSection, counts: Mapping[str, int]) -> list[str]
     return [told]
 
 
-def _loss(settings: Settings, weights: SamplingWeights, counts: Mapping[str, int]) -> tuple[Note, ...]:
+def loss_notes(settings: Settings, weights: SamplingWeights, counts: Mapping[str, int]) -> tuple[Note, ...]:
     """What is to be said of a loss that treats classes differently.
 
     Raises:

@@ -41,6 +41,31 @@ def found(settings: Settings, new_weights: bool, trusted: bool) -> tuple[Setting
     return settings, code, origins.Origin() if unread else origins.read(settings)
 
 
+def of_library(settings: Settings) -> tuple[Settings, tuple[Note, ...]]:
+    """The settings of a new experiment with what the library of ``model.pretrained`` says: how the network is built, and how large
+    its images are.
+
+    Raises:
+        ConfigError: no library publishes weights of this network.
+    """
+    model = settings.model
+    if not model.pretrained:
+        return settings, ()
+    from raysweep.training import published
+
+    known = published.of(model.name, model.options)
+    told = [f"the first weights are those of {known.title}" + (", as the file has them" if model.init_from else "")]
+    data = settings.data
+    if data.image_size is None and known.side is not None:
+        data = data.model_copy(update={"image_size": known.side})
+        told.append(
+            f"images have {known.side}×{known.side} pixels, as those on which the network was trained; data.image_size chooses another "
+            "size"
+        )
+    section = published.completed(model)
+    return settings.model_copy(update={"model": section, "data": data}), tuple(map(Note, told))
+
+
 def with_code(settings: Settings, trusted: bool) -> tuple[Settings, Sources | None]:
     """The settings with the folder of the user's code, and its files."""
     from raysweep.training import guest
@@ -95,7 +120,7 @@ def tried(
     Raises:
         ConfigError: it cannot be built, or does not take the images.
     """
-    from raysweep.training import guest, guest_network, models, trial
+    from raysweep.training import guest, guest_network, initial, trial
     from raysweep.training import origin as origins
 
     section, model = _built(settings.model, data, new_weights, trusted)
@@ -103,7 +128,7 @@ def tried(
     told = [f"{section.name}: {text}" for text in guest_network.notes(model)]
     if code is not None and (left_out := code.note()) is not None:
         told.append(left_out)
-    loaded = models.initialise(model, section) if new_weights else None
+    loaded = initial.initialise(model, section) if new_weights else None
     with guest.quiet(section.name):
         found = trial.as_used(model, _use(settings, data, place))
     model.to("cpu")
@@ -116,11 +141,13 @@ def tried(
         )
     if new_weights:
         mean, std = origins.moments(settings, data, origin)
-        told += [text for text in (loaded, origins.of_pixels(settings, origin, mean, std)) if text]
-        if models.keeps_head(model, section, len(data.classes)):
+        told += [text for text in (loaded and loaded.text, origins.of_pixels(settings, origin, mean, std)) if text]
+        if initial.keeps_head(section, loaded, len(data.classes)):
             text = origins.of_outputs(origin, data.classes)
             right = _accuracy(model, section.name, data, mean, std, settings.training.channels_last)
             told += [*([text] if text else []), right]
+        elif section.pretrained and loaded is None:
+            told.append(f"the last layer is a new one of {len(data.classes)} outputs, for these classes")
     return settings, sum(p.numel() for p in model.parameters()), tuple(map(Note, told))
 
 
@@ -171,7 +198,7 @@ def _built(
 ) -> tuple[ModelSection, nn.Module]:
     """The network. Its last layer stays where the output fits without a new one: the layer that comes last in a network is not
     always the one that gives its output."""
-    from raysweep.training import guest, guest_network, models, trial
+    from raysweep.training import guest, guest_network, models, published, trial
 
     def build(head: Literal["keep", "replace"] | None) -> nn.Module:
         return models.build(
@@ -179,7 +206,7 @@ def _built(
             section.options,
             len(data.classes),
             data.shape[2],
-            pretrained=new_weights,
+            pretrained=new_weights and published.are_fetched(section),
             trusted=trusted,
             path=section.path,
             head=head,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from raysweep._text import Nested
 from raysweep.config.own import target_of
 from raysweep.config.settings import TrainingSection
 
@@ -39,10 +42,62 @@ def rates(training: TrainingSection, start: float, end: float) -> Rates:
     return Rates(between[0], learning_rate(training, max(start, end - 1e-3)), max(between), training.learning_rate)
 
 
+def forked(before: TrainingSection, asked: Mapping[str, Any], epoch: int) -> Nested | None:
+    """``training.fork`` of a child, with the place; :func:`with_rate` adds the rate, once a schedule of the user is known.
+
+    Args:
+        before: the parent's settings.
+        asked: those of the child, not checked yet; ``fork`` may hold what is left of the parent's.
+        epoch: completed at the fork.
+    """
+    own = None if before.fork is None else before.fork.model_dump(mode="json")
+    wanted = asked.get("fork")
+    if wanted is None or wanted == own or not isinstance(wanted, Mapping):
+        return wanted  # it is inherited, or wrong, which is said with all other mistakes
+    if wanted.get("schedule", "inherit") == "inherit":
+        return own
+    epochs = asked["epochs"]
+    end = epoch + epochs if isinstance(epochs, int) else None  # what else it may be is said with all other mistakes
+    return {**wanted, "start": epoch, "end": end, "rate": None}
+
+
+def with_rate(training: TrainingSection, before: TrainingSection) -> TrainingSection:
+    """``training`` of a child with the rate at its fork, if that is to be kept or cooled down and is not known yet.
+
+    Args:
+        before: the parent's.
+    """
+    from raysweep.training.optim import learning_rate
+
+    fork = training.fork
+    if fork is None or fork.start is None or fork.rate is not None:
+        return training
+    rate = learning_rate(training.model_copy(update={"fork": before.fork}), fork.start)
+    return training.model_copy(update={"fork": fork.model_copy(update={"rate": rate})})
+
+
+def told(training: TrainingSection, before: TrainingSection) -> str:
+    """That the learning rate goes another way than the parent's, where it does."""
+    if training.fork is None or training.fork == before.fork:
+        return ""
+    what = {
+        "restart": "its schedule starts anew",
+        "constant": "it keeps the value that it has there",
+        "cooldown": "it falls to zero in a straight line",
+    }[training.fork.schedule]
+    return f"not an exact continuation, also without other weights or settings: from the fork on the learning rate is another, {what}"
+
+
 def remedy(training: TrainingSection, fork: int, epochs: int) -> list[str]:
     """What to add to the command for a rate that changes something: a cosine that ends with the child, or if that is too low
-    at the fork, too, a constant rate. Empty where nothing is needed."""
-    if target_of(training.schedule) is not None or not rates(training, fork, fork + epochs).low:
+    at the fork, too, a constant rate; where there is another schedule from the fork on, its restart. Empty where nothing is needed."""
+    if not rates(training, fork, fork + epochs).low:
+        return []
+    if training.fork is not None:
+        return (
+            ["training.warmup_epochs=0"] if training.fork.schedule == "restart" else ["training.fork.schedule=restart"]
+        )
+    if target_of(training.schedule) is not None:
         return []  # what the user's own schedule should be nobody else knows
     longer = training.model_copy(update={"schedule_epochs": fork + epochs})
     if training.schedule == "cosine" and not rates(longer, fork, fork + epochs).low:
@@ -58,11 +113,19 @@ def warning(training: TrainingSection, found: Rates, fork: int, epochs: int, giv
     """
     if not found.low:
         return None
-    what = {"cosine": "the cosine has ended", "step": "the steps have lowered it", "constant": "it warms up"}
-    why = what.get(training.schedule, "your schedule has lowered it")
     add = remedy(training, fork, epochs)
     peak = f"training.learning_rate={training.learning_rate:g} is only the peak of the schedule. " if given else ""
     return (
-        f"WARNING: it trains at {found.highest / found.peak:.1%} of the learning rate's peak or less, because {why}: other "
-        f"weights will change little. {peak}{' '.join(['Add', *add] if add else [])}".rstrip()
+        f"WARNING: it trains at {found.highest / found.peak:.1%} of the learning rate's peak or less, because {_why(training)}: other "
+        f"weights will change little. {peak}In a grid, fork: {{schedule: restart}} starts the schedule anew. "
+        f"{' '.join(['Add', *add] if add else [])}".rstrip()
     )
+
+
+def _why(training: TrainingSection) -> str:
+    if training.fork is not None:
+        return {"constant": "that is the rate of the fork", "cooldown": "that was the rate of the fork"}.get(
+            training.fork.schedule, "it warms up"
+        )
+    what = {"cosine": "the cosine has ended", "step": "the steps have lowered it", "constant": "it warms up"}
+    return what.get(training.schedule, "your schedule has lowered it")

@@ -36,13 +36,13 @@ def check(parent: Parent, settings: Settings, fresh_optimizer: bool, reset_head:
         head=section.head,
         size=(height, width) if height and width else None,
     )
-    told, weights = [], saved["model_state_dict"]
+    told, weights = [], models.as_named(model, saved["model_state_dict"])
     if reset_head:
         weights = head.anew(model, weights, len(parent.classes), section.name)
         name = head.restarted(model, len(parent.classes), section.name)
         told.append(
             f"the last layer{f' {name}' if name else ''} begins anew: its weights are drawn by the seed, its part of the optimizer's "
-            "state is zero, and all else is the checkpoint's"
+            "state is new, and all else is the checkpoint's"
         )
     try:
         models.fitting_weights(model, weights, parent.path)
@@ -71,7 +71,7 @@ def _because_of_settings(parent: Parent, section: ModelSection, error: Checkpoin
         return None
     misfits = str(error).partition("do not fit the model (")[2].rpartition(").")[0]
     return ConfigError(
-        f"{join_names(changed)}, and the weights of the checkpoint do not fit that network ({misfits}). A child goes on with the "
+        f"{join_names(changed)}, and the weights of the checkpoint do not fit the model ({misfits}). A child goes on with the "
         "checkpoint's network: omit what differs. Where only the last layer differs, --reset head lets it begin anew. To take what "
         f"fits into another network, start a training with `raysweep run` and model.init_from={parent.path} "
         "model.init_strict=false."

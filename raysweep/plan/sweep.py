@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from raysweep._text import Nested
-from raysweep.config import grid as grids
+from raysweep.config import cells
 from raysweep.config import load as load_config
+from raysweep.config import points as expansion
 from raysweep.config.grid import Point
-from raysweep.errors import ConfigError, ResourceError
+from raysweep.errors import ConfigError, InputError, ResourceError
 from raysweep.events import Progress, ignore
 from raysweep.plan import child
 from raysweep.plan import parent as parents
 from raysweep.plan.resources import Resources
-from raysweep.plan.types import Parent, Plan, SweepPlan, SweepRequest
+from raysweep.plan.types import Parent, Plan, SweepPlan, SweepRequest, base_of
 from raysweep.store import layout
 from raysweep.store import sweep as sweeps
 from raysweep.store.sweep import experiment_name
@@ -42,28 +43,39 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     """
     root = request.root.resolved()
     parent = parents.read_parent(root, request.checkpoint, request.overrides, trust=request.trust)
-    grids.expand(request.grid, parent.weights, parent.settings.seed)  # what is wrong is said before the images are read
+    expansion.expand(
+        request.grid, parent.weights, parent.settings.seed
+    )  # what is wrong is said before the images are read
     title = request.name or _title(parent)
     sweeps.check_sweep_name(title)
     count = _workers(request, parent)
+    over = _overrides(request, count)
     base = child.plan_child(
         parent,
         root,
         name=title,
         epochs=request.epochs or request.grid.epochs,
-        overrides=_overrides(request, count),
+        overrides=over,
         fresh_optimizer=request.fresh_optimizer,
         reset_head=request.reset_head,
         progress=progress,
         writable=writable,
         here=False,
     )
-    points, notes = grids.expand(request.grid, parent.weights, parent.settings.seed, base.counts)
+    points, notes = expansion.expand(
+        request.grid,
+        parent.weights,
+        parent.settings.seed,
+        base.counts,
+        cells.flat(base.settings.model_dump(mode="json")),
+    )
+    bases = _bases(points, base, over, {}, writable)
+    notes += _own_notes(points, base, bases)
     gpus = _gpus(request, base)
     if request.address is not None:
         base = replace(base, resources=_on_a_cluster(base, parent, count, gpus))
     for point in points:  # every branch's settings are valid, and no name is too long
-        plan_branch(base, f"{title}_{datetime.now().strftime(layout.TIME_FORMAT)}", point)
+        plan_branch(base_of(point, base, bases), f"{title}_{datetime.now().strftime(layout.TIME_FORMAT)}", point)
     each_epoch = parent.path.stat().st_size + base.parameters * 4  # a checkpoint and a bare state_dict
     return SweepPlan(
         name=title,
@@ -76,8 +88,65 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         gpus_per_branch=gpus,
         max_concurrent=request.max_concurrent,
         branch_bytes=base.settings.training.epochs * each_epoch,
-        trust=request.trust.handed_on(base.settings.model_dump(mode="json")),
+        trust=request.trust.handed_on(*(b.settings.model_dump(mode="json") for b in (base, *bases.values()))),
+        bases=bases,
     )
+
+
+def _own_notes(points: Sequence[Point], base: Plan, bases: Mapping[str, Plan]) -> list[str]:
+    """What is to be said of the settings of single branches, such as their learning rate: once for each."""
+    found: dict[str, None] = {}
+    common = {n.text for n in base.notes}
+    told: set[str] = set()
+    for point in points:
+        key = cells.key(point.settings, point.seed)
+        if point.settings and key not in told:
+            told.add(key)
+            found |= {f"{point.arm}: {n.text}": None for n in bases[key].notes if n.text not in common}
+    return list(found)
+
+
+def with_bases(plan: SweepPlan, request: SweepRequest, points: Sequence[Point]) -> SweepPlan:
+    """The plan of a sweep that is continued, with what these points need; they may have other seeds than the grid's."""
+    over = _overrides(request, _workers(request, plan.parent))
+    return replace(plan, bases=_bases(points, plan.base, over, plan.bases, True))
+
+
+def _bases(
+    points: Sequence[Point], base: Plan, overrides: Nested, known: Mapping[str, Plan], writable: bool
+) -> dict[str, Plan]:
+    """``base`` with the settings of each cell, schedule and policy, all checked: the key of the settings → the plan.
+
+    Args:
+        overrides: those of all branches.
+
+    Raises:
+        InputError: the message names the branch.
+    """
+    assert base.parent is not None  # the base of a sweep is a child
+    found = dict(known)
+    for point in points:
+        key = cells.key(point.settings, point.seed)
+        if not point.settings or key in found:
+            continue
+        own = cells.overrides(point.settings) | ({"seed": point.seed} if "sampling.follow" in point.settings else {})
+        try:
+            plan = child.plan_child(
+                base.parent,
+                base.root,
+                name=base.settings.experiment.name,
+                epochs=base.settings.training.epochs,
+                overrides=load_config.merge(overrides, own),
+                fresh_optimizer=base.fresh_optimizer,
+                reset_head=base.reset_head,
+                writable=writable,
+                here=False,
+            )
+        except InputError as error:
+            raise type(error)(f"Branch {point.arm or point.name}: {error}") from None
+        # the same images: one copy of what is known of them goes to the processes that train
+        found[key] = replace(plan, data=base.data, roles=base.roles)
+    return found
 
 
 def _title(parent: Parent) -> str:
@@ -100,6 +169,8 @@ def _overrides(request: SweepRequest, workers: int) -> Nested:
     """
     given = dict(request.overrides or {})
     _allowed(given)
+    if request.grid.fork.schedule != "inherit":
+        given = load_config.merge(given, {"training": {"fork": {"schedule": request.grid.fork.schedule}}})
     scaling: dict[str, int | str | None] = {"num_workers": workers, "address": request.address}
     if request.threads is not None:
         scaling["threads"] = request.threads

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from raysweep.config import cells
 from raysweep.config.grid import Grid, Point
 from raysweep.config.settings import Settings
 from raysweep.data import cache
@@ -148,6 +149,7 @@ class SweepPlan:
     max_concurrent: int | None
     branch_bytes: int  # that one branch will write
     trust: Trust = NOBODY  # the decision on the branches, for the processes that train them
+    bases: Mapping[str, Plan] = field(default_factory=dict)  # the same with other settings, see :func:`base_of`
 
     @property
     def parent(self) -> Parent:
@@ -160,6 +162,21 @@ class SweepPlan:
         searched = self.grid.search.num_samples or 0 if self.grid.search.algorithm == "optuna" else 0
         return len(self.points) + searched
 
-    def shares(self, weights: SamplingWeights) -> dict[str, float]:
-        """The share of each class among the images that a branch with these weights draws, in [0, 1]."""
-        return weights.shares(self.base.counts)
+    def of(self, point: Point) -> Plan:
+        """What a branch has in common with those of its settings."""
+        return base_of(point, self.base, self.bases)
+
+    def shares(self, weights: SamplingWeights, of: Point | None = None) -> dict[str, float]:
+        """The share of each class among the images that a branch with these weights draws, in [0, 1].
+
+        Args:
+            of: the branch, where its settings decide which images there are.
+        """
+        return weights.shares((self.base if of is None else self.of(of)).counts)
+
+
+def base_of(point: Point, base: Plan, bases: Mapping[str, Plan]) -> Plan:
+    """The plan with a branch's settings; ``base`` where it has none of its own. Resources are the same for all branches."""
+    if not point.settings:
+        return base
+    return replace(bases[cells.key(point.settings, point.seed)], resources=base.resources)

@@ -17,6 +17,7 @@ from raysweep.store.sweep import Sweep
 
 # Settings that ``resume`` derives by itself, or has an option for.
 _OWN = ("experiment.", "root", "sampling.weights", "training.epochs", "training.schedule_epochs")
+_PLANNED = ("training.fork.start", "training.fork.end", "training.fork.rate")  # which planning fills in
 
 
 def of_child(experiment: Experiment) -> str | None:
@@ -60,7 +61,8 @@ def _changed(experiment: Experiment) -> tuple[dict[str, float], Nested]:
         if event.type == lineage.RESUME:
             overrides |= event.given
         elif event.type == lineage.CONFIGURATION:
-            overrides |= {key: new for key, (_, new) in event.changes.items() if not key.startswith(_OWN)}
+            known = (*_OWN, *_PLANNED)
+            overrides |= {key: new for key, (_, new) in event.changes.items() if not key.startswith(known)}
     return weights, overrides
 
 
@@ -87,13 +89,22 @@ def of_sweep(sweep: Sweep) -> tuple[str, str]:
     if record.threads:
         words += ["--threads", str(record.threads)]
     words += _reset(record)
-    for experiment in list(sweep.experiments().values())[
-        :1
-    ]:  # the settings in which all branches differ from the parent
-        _, overrides = _changed(experiment)
-        words += _assignments({k: v for k, v in overrides.items() if k not in ("seed", "scaling.threads")})
+    words += _assignments(_common(sweep, record))
     grid = {k: v for k, v in record.grid.items() if v not in (None, [], {})}
     return command(sweep.root, *words), yaml_file.dump(grid)
+
+
+def _common(sweep: Sweep, record: SweepRecord) -> Nested:
+    """The settings in which all branches differ from the parent, apart from what the grid says."""
+    found = sweep.experiments()
+    plain = [b.name for b in record.branches if not b.settings and b.name in found] or [b.name for b in record.branches]
+    one = next((b for b in record.branches if b.name == next(iter(plain), None) and b.name in found), None)
+    if one is None:
+        return {}
+    of_grid = ["seed", "scaling.threads", *one.settings]
+    if (record.grid.get("fork") or {}).get("schedule", "inherit") != "inherit":
+        of_grid.append("training.fork.schedule")
+    return {k: v for k, v in _changed(found[one.name])[1].items() if k not in of_grid}
 
 
 def settings_of(experiment: Experiment) -> str | None:

@@ -13,25 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from raysweep._text import counted
-from raysweep.errors import InputError, NotFoundError, RaysweepError
-from raysweep.report import effects, leaks, moved, predictions, recorded
+from raysweep.errors import InputError, RaysweepError
+from raysweep.report import effects, evaluated, leaks, moved, recorded
 from raysweep.report.effects import Effect
+from raysweep.report.evaluated import NO_CONTROL, Arms, Evaluated, last, parent_of
 from raysweep.report.findings.arms import Arm, Cases
 from raysweep.report.findings.findings import Findings
 from raysweep.report.findings.selection import Winner
 from raysweep.report.findings.variance import STEADY_SEEDS
 from raysweep.report.history import cost
 from raysweep.report.leaks import WithoutLeaks
-from raysweep.report.predictions import Network, Predictions
+from raysweep.report.predictions import Network
 from raysweep.store import layout, ratio, resolve
 from raysweep.store.commands import command
-from raysweep.store.experiment import FINISHED, Experiment
-from raysweep.store.records import ParentRef
-from raysweep.store.records_sweep import BranchRecord, SweepRecord
+from raysweep.store.experiment import Experiment
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
-from raysweep.weights import Changed, changes
+from raysweep.weights import Changed
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,8 @@ class Compared:
     seconds: float  # of training since the fork, the sum over all seeds
     images: int  # shown since the fork, the sum over all seeds
     epoch: int
+    settings: Mapping[str, Any] = field(default_factory=dict)  # other than those of the sweep's control, by dotted key
+    reference: str = ""  # the control of its cell, where it is compared with that; else empty
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,19 @@ class Comparison:
         """All effects, then what the reference gets from offsets."""
         return [*self.effects, *self.offsets]
 
+    def reference_of(self, branch: str) -> str:
+        """What a branch is compared with, in a sentence."""
+        return next((b.reference for b in self.branches if b.name == branch and b.reference), self.reference)
+
+    def offsets_of(self, name: str) -> list[Effect]:
+        """What one reference gets from offsets."""
+        return [e for e in self.offsets if e.branch == name]
+
+    @property
+    def moved(self) -> list[str]:
+        """The names of all references with offsets, that of the sweep's control first."""
+        return list(dict.fromkeys(e.branch for e in self.offsets))
+
     def of(self, branch: str, target: str, metric: str) -> Effect:
         """The effect of a branch on a class, or on ``effects.ALL``.
 
@@ -118,16 +131,6 @@ FEW_SEEDS = (
 )
 
 
-NO_CONTROL = (
-    "There is no control, so the effect of the changed ratio cannot be separated from the effect of longer training. "
-    "`raysweep branch` trains a control unless the grid says `control: false`."
-)
-
-AFTER_LOOKS = (
-    "Seeds were added {looks} after this comparison could be read. Whoever adds seeds until something is shown finds something in "
-    "the end: that 5 % are false holds for the first look."
-)
-
 OF_A_CONTROL = (
     "This is the control of its sweep: the differences are the effect of longer training with an unchanged ratio."
 )
@@ -149,32 +152,6 @@ def compare(root: Root, references: Sequence[str]) -> Comparison:
     return _with_first([first, *others]) if others else of_child(root, first)
 
 
-def grouped(branches: Sequence[BranchRecord]) -> dict[str, list[BranchRecord]]:
-    """Name without the seed → the branches of a sweep that differ in their seed only. Branches of equal weights belong together;
-    names do not decide it, because two classes can look the same in them."""
-    groups: dict[tuple[Any, ...], list[BranchRecord]] = {}
-    for branch in branches:
-        key: tuple[Any, ...] = (branch.control, *sorted(branch.weights.items()))
-        while any(b.seed == branch.seed for b in groups.get(key, [])):
-            key = (*key, "again")  # a search drew the same weights twice
-        groups.setdefault(key, []).append(branch)
-    named: dict[str, list[BranchRecord]] = {}
-    for members in groups.values():
-        first = members[0]
-        name = first.name
-        short = name.replace(f"-seed{first.seed}", "", 1) if len(members) > 1 or "-seed" in name else name
-        named[short if short not in named else name] = members
-    return named
-
-
-@dataclass(frozen=True)
-class _Evaluated:
-    """An experiment and its predictions of one epoch."""
-
-    experiment: Experiment
-    predictions: Predictions
-
-
 def of_sweep(sweep: Sweep, metric: str | None = None) -> Comparison:
     """Every branch against all controls; if there is no control at all, against the parent. Branches that differ in their seed
     only are one branch. Networks of equal seeds are not paired: that would not make a difference any clearer.
@@ -185,97 +162,42 @@ def of_sweep(sweep: Sweep, metric: str | None = None) -> Comparison:
     Raises:
         NotFoundError: there is neither a finished control nor a parent with predictions. InputError: no finished branch.
     """
-    return _compared(sweep.id, *_arms(sweep), metric or moved.chosen(sweep.record().grid))
+    found = evaluated.of_sweep(sweep)
+    return _compared(sweep.id, found, metric or moved.chosen(sweep.record().grid))
 
 
-def networks_of(sweep: Sweep) -> tuple[Mapping[str, Sequence[Network]], str]:
-    """(what :func:`of_sweep` would compare: the networks of every branch, "" for the reference; the reference in a sentence). Raises
-    what that raises, but nothing is computed."""
-    (_, word), references, groups, _, _ = _arms(sweep)
-    _check_same_images([*references, *(e for rows in groups.values() for e in rows)])
-    return _networks({"": references, **groups}), word
+@dataclass(frozen=True)
+class SweepNetworks:
+    """What :func:`of_sweep` would compare: the networks of every branch, "" for the reference; the reference in a sentence; branch →
+    the other branch that it is compared with instead."""
+
+    networks: Mapping[str, Sequence[Network]]
+    word: str
+    references: Mapping[str, str]
 
 
-_Groups = Mapping[str, Sequence[_Evaluated]]
-
-
-def _arms(sweep: Sweep) -> tuple[tuple[str, str], Sequence[_Evaluated], _Groups, Mapping[str, Changed], list[str]]:
-    """(the reference in words and in a sentence, its networks, those of every branch, what each changes, notes)."""
-    record = sweep.record()
-    notes: list[str] = []
-    done = _finished(sweep, record, notes)
-    references = [done[b.name] for b in record.branches if b.control and b.name in done]
-    if references:
-        against = "the control, trained for as many epochs" + (
-            f", {len(references)} seeds" if len(references) > 1 else ""
-        )
-        if record.looks:
-            against += f", after {counted(record.looks, 'look')}"
-            notes.append(AFTER_LOOKS.format(looks=counted(record.looks, "time")))
-        word, epoch = "the control", references[0].predictions.epoch
-    else:
-        if record.parent is None:
-            raise NotFoundError(
-                f"{sweep.folder / layout.SWEEP} does not name the checkpoint that the sweep started from, and no control is "
-                "finished, so there is nothing to compare with."
-            )
-        parent, against = _parent(sweep.root, record.parent)
-        references, word, epoch = [parent], "the parent", None
-        notes.append(NO_CONTROL)
-    names = {b.name: name for name, members in grouped(record.branches).items() for b in members}
-    groups: dict[str, list[_Evaluated]] = {}
-    changed: dict[str, Changed] = {}
-    for branch in record.branches:
-        if branch.name not in done:
-            continue
-        mine = done[branch.name]
-        if epoch not in (None, mine.predictions.epoch):
-            notes.append(
-                f"{branch.name} is omitted, because it ended at epoch {mine.predictions.epoch} and the control at epoch {epoch}."
-            )
-            references = [r for r in references if r is not mine]
-        elif not branch.control:
-            name = names[branch.name]
-            groups.setdefault(name, []).append(mine)
-            changed.setdefault(name, _fork(mine.experiment, record, branch.weights))
-    return (against, word), references, groups, changed, notes
-
-
-def _finished(sweep: Sweep, record: SweepRecord, notes: list[str]) -> dict[str, _Evaluated]:
-    """Branch → its predictions, of the finished ones; a note is added for every other one."""
-    experiments = sweep.experiments()
-    done: dict[str, _Evaluated] = {}
-    for branch in record.branches:
-        experiment = experiments.get(branch.name)
-        if experiment is None or experiment.status() != FINISHED:
-            notes.append(f"{branch.name} is not finished, so it is omitted.")
-            continue
-        try:
-            done[branch.name] = _last(experiment)
-        except RaysweepError as error:
-            notes.append(f"{branch.name} is omitted: {error}")
-    return done
-
-
-def _fork(branch: Experiment, record: SweepRecord, weights: Mapping[str, float]) -> Changed:
-    """The ratio change of a branch as its log says; if the log does not have it, as the sweep's plan does."""
-    change = ratio.of_fork(branch.folder)
-    return changes(record.parent_weights, weights) if change is None else change.changed
+def networks_of(sweep: Sweep) -> SweepNetworks:
+    """Raises what :func:`of_sweep` raises, but nothing is computed."""
+    found = evaluated.of_sweep(sweep)
+    _check_same_images(found.everyone)
+    return SweepNetworks(_networks(found.rows), found.word, found.of)
 
 
 def _with_first(experiments: Sequence[Experiment]) -> Comparison:
     first, *others = experiments
     if any(map(recorded.is_old, experiments)):
         return _by_record(first, others, first.id)
-    reference = _last(first)
-    groups = {e.id: [_last(e)] for e in others}
+    reference = last(first)
+    groups = {e.id: [last(e)] for e in others}
     changed = {e.id: ratio.between(first, e) for e in others}
     notes = [
         f"{name} ended at epoch {mine.predictions.epoch}, {first.id} at epoch {reference.predictions.epoch}."
         for name, (mine,) in groups.items()
         if mine.predictions.epoch != reference.predictions.epoch
     ]
-    return _compared(f"{first.id} and {len(others)} more", (first.id, first.id), [reference], groups, changed, notes)
+    return _compared(
+        f"{first.id} and {len(others)} more", Arms(first.id, first.id, [reference], groups, changed, notes)
+    )
 
 
 def of_child(root: Root, child: Experiment) -> Comparison:
@@ -298,9 +220,10 @@ def of_child(root: Root, child: Experiment) -> Comparison:
         why = OF_A_CONTROL if config.branch.control else _without_control(child, config.sweep)
     if recorded.is_old(before := resolve.by_id(root, config.parent.experiment)):
         return _by_record(before, [child], f"its parent {before.id}", [why])
-    parent, against = _parent(root, config.parent)
+    parent, against = parent_of(root, config.parent)
     change = ratio.from_parent(child, parent.experiment)
-    return _compared(child.id, (against, "the parent"), [parent], {child.id: [_last(child)]}, {child.id: change}, [why])
+    mine = {child.id: [last(child)]}
+    return _compared(child.id, Arms(against, "the parent", [parent], mine, {child.id: change}, [why]))
 
 
 def _without_control(branch: Experiment, sweep: str) -> str:
@@ -333,15 +256,18 @@ def _of_branch(branch: Experiment, sweep_id: str) -> Comparison | None:
         notes.append(
             f"{branch.id} is one of {seeds} seeds of {mine.name} in {sweep.id}; as there, the differences are means over all of them."
         )
+    word = whole.reference_of(mine.name)
     return replace(
         whole,
         title=branch.id,
-        against=f"{whole.against} (in {sweep.id})",
-        branches=[replace(mine, name=branch.id)],
+        against=f"{mine.reference or whole.against} (in {sweep.id})",
+        reference=word,
+        branches=[replace(mine, name=branch.id, reference="")],
         effects=[e.of_branch(branch.id) for e in whole.effects if e.branch == mine.name],
         pairs=[replace(p, name=branch.id) for p in whole.pairs if p.name == mine.name],
         leaks=None if whole.leaks is None else whole.leaks.of_branch(mine.name, branch.id),
-        networks={"": whole.networks[""], branch.id: whole.networks[mine.name]},
+        networks={"": whole.networks[mine.reference], branch.id: whole.networks[mine.name]},
+        offsets=whole.offsets_of(moved.name_of(word)),
         notes=notes,
     )
 
@@ -370,85 +296,60 @@ def _by_record(first: Experiment, others: Sequence[Experiment], against: str, no
     return Comparison(title, where, classes, counts, branches, found, [], [*notes, OLD])
 
 
-def _parent(root: Root, ref: ParentRef) -> tuple[_Evaluated, str]:
-    """(the parent with its predictions, what these are in words): predictions of the epoch where the children started; if
-    those are not kept, of its last epoch."""
-    parent, epoch = resolve.by_id(root, ref.experiment), ref.epoch or 0
-    try:
-        return _Evaluated(parent, predictions.read(parent, epoch)), "the checkpoint it started from"
-    except NotFoundError:
-        last = _last(parent)
-        words = f"its parent at epoch {last.predictions.epoch} (the predictions of epoch {epoch}, which it started from, are not kept)"
-        return last, words
-
-
-def _last(experiment: Experiment) -> _Evaluated:
-    """The predictions of the last epoch."""
-    ends = experiment.manifest().ends
-    if not ends:
-        raise NotFoundError(f"{experiment.id} has no finished epoch yet, so there is nothing to compare.")
-    return _Evaluated(experiment, predictions.read(experiment, ends[-1].epoch))
-
-
-def _compared(
-    title: str,
-    against: tuple[str, str],
-    references: Sequence[_Evaluated],
-    groups: Mapping[str, Sequence[_Evaluated]],
-    changed: Mapping[str, Changed],
-    notes: list[str],
-    metric: str = moved.DEFAULT,
-) -> Comparison:
+def _compared(title: str, arms: Arms, metric: str = moved.DEFAULT) -> Comparison:
     """
     Args:
-        against: the reference in words, and in a sentence.
-        metric: what the offsets of the reference are fitted for.
+        metric: what the offsets of the references are fitted for.
     """
-    if not groups:
+    notes = list(arms.notes)
+    if not arms.groups:
         raise InputError(f"{title}: there is no branch to compare. {_few(notes)}".strip())
-    _check_same_images([*references, *(e for rows in groups.values() for e in rows)])
-    one = references[0].predictions
-    pairs = [_pair(name, rows, references) for name, rows in groups.items()]
-    branches = [_branch(name, rows, references, changed[name]) for name, rows in groups.items()]
-    fewest = min(len(rows) for rows in groups.values())
+    _check_same_images(arms.everyone)
+    one = arms.references[0].predictions
+    branches = [_branch(name, rows, arms) for name, rows in arms.groups.items()]
+    fewest = min(len(rows) for rows in arms.groups.values())
     if fewest == 1:
-        notes = [*notes, ONE_SEED]
+        notes.append(ONE_SEED)
     elif fewest < STEADY_SEEDS:
-        notes = [*notes, FEW_SEEDS]
+        notes.append(FEW_SEEDS)
     counts: dict[str, int] = dict(zip(one.classes, one.cases.counts.tolist(), strict=True))
-    rows = {"": references, **groups}
-    control, *arms = (effects.arm(name, [e.predictions.probabilities for e in row]) for name, row in rows.items())
-    everyone = [e.experiment for row in rows.values() for e in row]
+    control, *others = (
+        effects.arm(name, [e.predictions.probabilities for e in row]) for name, row in arms.rows.items()
+    )
+    everyone = [e.experiment for e in arms.everyone]
 
-    def free(control: Arm, cases: Cases) -> list[Effect]:
+    def free(references: Sequence[Arm], cases: Cases) -> list[Effect]:
         if moved.too_many(len(one.classes), len(one.labels)):
             return []
-        return moved.effects(moved.name_of(against[1]), control, cases, one.classes, metric)
+        names = [moved.name_of(a.name or arms.word) for a in references]
+        every = zip(names, references, strict=True)
+        return [e for name, a in every for e in moved.effects(name, a, cases, one.classes, metric)]
 
     with ThreadPoolExecutor(1) as pool:  # what is computed is mostly NumPy's, which lets two threads do it
-        beside = pool.submit(leaks.find, everyone, control, arms, one.cases, one.classes, free)
-        found, findings = effects.of_arms(control, arms, one.cases, one.classes)
-        offsets = free(control, one.cases)
+        beside = pool.submit(leaks.find, everyone, control, others, one.cases, one.classes, free, arms.of)
+        found, findings = effects.of_arms(control, others, one.cases, one.classes, arms.of)
+        offsets = free([control, *(a for a in others if a.name in arms.of.values())], one.cases)
     without, told = beside.result()
     if not offsets:
-        notes = [*notes, f"Offsets for {against[1]} are not searched: there are too many classes and images."]
-    notes = [*notes, *effects.few_images(counts), *told]
-    whole = Comparison(title, against[0], one.classes, counts, branches, found, pairs, notes, against[1], findings)
+        notes.append(f"Offsets for {arms.word} are not searched: there are too many classes and images.")
+    notes += [*effects.few_images(counts), *told]
+    pairs = [_pair(name, rows, arms.of_branch(name)) for name, rows in arms.groups.items()]
+    whole = Comparison(title, arms.against, one.classes, counts, branches, found, pairs, notes, arms.word, findings)
     return replace(
         whole,
         leaks=without,
-        networks=_networks(rows),
+        networks=_networks(arms.rows),
         offsets=offsets,
         offsets_for=metric,
         on_test=one.on_test,
     )
 
 
-def _networks(rows: _Groups) -> dict[str, list[Network]]:
+def _networks(rows: Mapping[str, Sequence[Evaluated]]) -> dict[str, list[Network]]:
     return {name: [Network(e.experiment, e.predictions.epoch) for e in row] for name, row in rows.items()}
 
 
-def _check_same_images(every: Sequence[_Evaluated]) -> None:
+def _check_same_images(every: Sequence[Evaluated]) -> None:
     """Raises InputError if the networks were not all validated on the same images."""
     first = every[0]
     data = first.experiment.config().data_sha256
@@ -463,21 +364,23 @@ def _check_same_images(every: Sequence[_Evaluated]) -> None:
             )
 
 
-def _pair(name: str, rows: Sequence[_Evaluated], references: Sequence[_Evaluated]) -> Pair:
+def _pair(name: str, rows: Sequence[Evaluated], references: Sequence[Evaluated]) -> Pair:
     mine, theirs = (np.stack([e.predictions.predicted for e in arm]) for arm in (rows, references))
     return Pair(name, references[0].predictions.labels, mine, theirs)
 
 
-def _branch(name: str, rows: Sequence[_Evaluated], references: Sequence[_Evaluated], change: Changed) -> Compared:
+def _branch(name: str, rows: Sequence[Evaluated], arms: Arms) -> Compared:
     costs = [cost(e.experiment) for e in rows]
     return Compared(
         name,
         [e.experiment.id for e in rows],
-        [e.experiment.id for e in references],
-        dict(change),
+        [e.experiment.id for e in arms.of_branch(name)],
+        dict(arms.changed[name]),
         sum(seconds for seconds, _ in costs),
         sum(images for _, images in costs),
         rows[0].predictions.epoch,
+        dict(arms.settings.get(name, {})),
+        arms.of.get(name, ""),
     )
 
 

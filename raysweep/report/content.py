@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from raysweep._text import counted
+from raysweep._text import counted, join_names
 from raysweep.data.reading import ON_TEST
 from raysweep.errors import RaysweepError
 from raysweep.report import comparison as comparing
-from raysweep.report import predictions, verdict
+from raysweep.report import evaluated, predictions, verdict
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL
 from raysweep.report.sections import (
@@ -139,7 +139,7 @@ def _about_experiment(experiment: Experiment) -> list[str]:
 
 
 def _groups(record: SweepRecord, experiments: Mapping[str, Experiment]) -> list[Group]:
-    named = comparing.grouped([b for b in record.branches if b.name in experiments])
+    named = evaluated.grouped([b for b in record.branches if b.name in experiments])
     return [
         Group(name, [experiments[b.name] for b in members], any(b.control for b in members))
         for name, members in named.items()
@@ -198,7 +198,7 @@ def _compared(page: Content, comparison: Comparison) -> Content:
         subtitle=[*page.subtitle, counted(sum(comparison.counts.values()), "validation image")],
         verdicts=differences.verdicts(comparison),
         against=comparison.against,
-        offsets=comparison.offsets[0].branch if comparison.offsets else "",
+        offsets=join_names(comparison.moved),
         offsets_for=verdict.NAMES[comparison.offsets_for],
         heat=differences.heat(comparison, names),
         confusions=confusion.compared(comparison, names),

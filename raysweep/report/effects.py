@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,11 @@ class Effect:
 
 
 def of_arms(
-    control: Arm, branches: Sequence[Arm], cases: Cases, classes: Sequence[str]
+    control: Arm,
+    branches: Sequence[Arm],
+    cases: Cases,
+    classes: Sequence[str],
+    references: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[Effect], Findings]:
     """The effects of every branch, and the findings that they come from.
 
@@ -114,8 +119,9 @@ def of_arms(
         control: the reference; its networks and those of the branches were evaluated on the same images.
         cases: these images.
         classes: the names of the classes, in the order of the labels.
+        references: branch → the other branch that it is compared with instead of the control.
     """
-    found = findings.find(control, branches, cases)
+    found = findings.find(control, branches, cases, references=references)
     free = {f.branch: f for f in found.free}
     effects = []
     for f in found.findings:

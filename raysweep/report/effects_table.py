@@ -12,9 +12,11 @@ from raysweep.report.effects import Effect
 
 
 def row_of(comparison: Comparison, effect: Effect) -> Mapping[str, Any]:
-    """An effect as plain values; where images have leaked, also what it is without them."""
+    """An effect as plain values; where branches have controls of their own, also which; where images have leaked, also what it is
+    without them."""
     more = {} if comparison.leaks is None else leaks.as_row(effect, comparison.leaks)
-    return {**effects.as_row(effect), **more}
+    own = {"against": comparison.reference_of(effect.branch)} if any(b.reference for b in comparison.branches) else {}
+    return {**effects.as_row(effect), **own, **more}
 
 
 def largest(comparison: Comparison, most: int) -> list[str]:

@@ -68,7 +68,7 @@ class Flips:
 
 
 def of_branch(sweep: Sweep, branch: str, of_class: str | None = None) -> Flips:
-    """What a branch of a sweep predicts otherwise than the control, with all seeds of both.
+    """What a branch of a sweep predicts otherwise than what it is compared with, with all seeds of both.
 
     Args:
         branch: its name, with or without the seed, or the id of one of its experiments.
@@ -77,16 +77,18 @@ def of_branch(sweep: Sweep, branch: str, of_class: str | None = None) -> Flips:
     Raises:
         InputError: there is no such branch or class. NotFoundError, StoreError: predictions are missing or damaged.
     """
-    networks, reference = comparison.networks_of(sweep)
-    name = _name(sweep, branch, networks)
-    old, new = [n.predictions() for n in networks[""]], [n.predictions() for n in networks[name]]
+    found = comparison.networks_of(sweep)
+    name = _name(sweep, branch, found.networks)
+    its = found.references.get(name, "")
+    before, after = found.networks[its], found.networks[name]
+    old, new = [n.predictions() for n in before], [n.predictions() for n in after]
     classes = old[0].classes
     if of_class is not None and of_class not in classes:
         raise InputError(f"--class {of_class}: the classes are {join_names(classes)}.")
-    known = images.of([n.experiment for n in (*networks[""], *networks[name])], len(old[0].labels))
+    known = images.of([n.experiment for n in (*before, *after)], len(old[0].labels))
     number = None if of_class is None else classes.index(of_class)
-    found = between(voted(old), voted(new), old[0].labels, classes, known, number)
-    return Flips(name, reference, len(old), len(new), found, known is not None)
+    flips = between(voted(old), voted(new), old[0].labels, classes, known, number)
+    return Flips(name, its or found.word, len(old), len(new), flips, known is not None)
 
 
 def _name(sweep: Sweep, wanted: str, networks: Mapping[str, Sequence[Network]]) -> str:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class WithoutLeaks:
     images: Mapping[str, int]
     other_class: int
     effects: Sequence[Effect]
-    offsets: Sequence[Effect]  # as in the comparison: what the reference gets without training
+    offsets: Sequence[Effect]  # as in the comparison: what the references get without training
     findings: Findings
     on_leaked: Mapping[tuple[str, str], float]
     apart: Mapping[tuple[str, str], int]
@@ -88,14 +89,15 @@ def find(
     branches: Sequence[Arm],
     cases: Cases,
     classes: Sequence[str],
-    offsets: Callable[[Arm, Cases], list[Effect]] = lambda control, cases: [],
+    offsets: Callable[[Sequence[Arm], Cases], list[Effect]] = lambda arms, cases: [],
+    references: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[WithoutLeaks | None, list[str]]:
     """(the comparison without leaked images, None where there are none; notes).
 
     Args:
         experiments: of all networks, which were validated on the same images.
-        control, branches, cases, classes: as :func:`raysweep.report.effects.of_arms` takes them.
-        offsets: what the control gets without training, on these images.
+        control, branches, cases, classes, references: as :func:`raysweep.report.effects.of_arms` takes them.
+        offsets: what the references get without training, on these images.
     """
     known = images.of(experiments, len(cases.labels))
     if known is None:
@@ -105,24 +107,31 @@ def find(
         return None, []
     if leaked.all():
         return None, [NOTHING_LEFT]
-    without = _without(known, control, branches, cases, classes)
-    return replace(without, offsets=offsets(_part(control, ~leaked), cases.part(~leaked))), []
+    without = _without(known, control, branches, cases, classes, references)
+    mine = [control, *(b for b in branches if b.name in references.values())]
+    return replace(without, offsets=offsets([_part(arm, ~leaked) for arm in mine], cases.part(~leaked))), []
 
 
 def _without(
-    known: ValidationImages, control: Arm, branches: Sequence[Arm], cases: Cases, classes: Sequence[str]
+    known: ValidationImages,
+    control: Arm,
+    branches: Sequence[Arm],
+    cases: Cases,
+    classes: Sequence[str],
+    references: Mapping[str, str],
 ) -> WithoutLeaks:
     leaked, labels = known.leaked, cases.labels
     kept = [_part(arm, ~leaked) for arm in (control, *branches)]
-    found, findings = effects.of_arms(kept[0], kept[1:], cases.part(~leaked), classes)
+    found, findings = effects.of_arms(kept[0], kept[1:], cases.part(~leaked), classes, references)
     counts = np.bincount(labels[leaked], minlength=len(classes)).tolist()
     of_class = {c: n for c, n in zip(classes, counts, strict=True) if n}
     members = {c: labels == i for i, c in enumerate(classes) if counts[i]}
-    before = _right(control, labels)
+    plain = _right(control, labels)
+    right = {arm.name: _right(arm, labels) for arm in branches if arm.name in references.values()}
     level = LEVEL / max(1, len(branches) * (1 + len(members)))  # Bonferroni: nothing is called the cause by luck
     on_leaked, apart = {}, {}
     for arm in branches:
-        gain = _right(arm, labels) - before
+        gain = _right(arm, labels) - (right[references[arm.name]] if arm.name in references else plain)
         apart[arm.name, ALL] = _apart(gain[leaked], gain[~leaked], level)
         for c, of_this in members.items():
             mine = gain[leaked & of_this]

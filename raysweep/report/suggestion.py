@@ -1,10 +1,7 @@
-"""Suggest the grid of the next sweep from the measured effects of this one: which classes to show more or less often, and why.
-Before that it says what the control gets without any training, by offsets on its log probabilities.
+"""Suggest the grid of the next sweep from the measured effects of this one: which classes to show more or less often, which settings
+to keep, and why. Before that it says what the control gets without any training, by offsets on its log probabilities.
 
-The effect of each weight by itself is estimated from all branches together: every level of every varied class adds its own
-amount to the difference from the control (generalised least squares with the covariance that the shared control gives the
-branches; Aitken 1936). So the effects of the two weights of ``disgust5_fear2`` are separated wherever the other branches
-allow it. A level counts as real by Holm's method over all levels (Holm 1979). One seed gives no advice but more seeds.
+The effects of weights and settings are those of :mod:`raysweep.report.main_effects`. One seed gives no advice but more seeds.
 """
 
 from __future__ import annotations
@@ -19,34 +16,23 @@ from typing import Any
 import numpy as np
 
 from raysweep._text import counted, join_names, json_text, plain
+from raysweep.config import cells
 from raysweep.config import grid as grids
 from raysweep.errors import InputError
-from raysweep.report import commands, effects
+from raysweep.report import commands, effects, evaluated, main_effects
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import Effect
-from raysweep.report.findings.variance import two_sided
+from raysweep.report.main_effects import Level, MainEffects, SettingLevel
 from raysweep.store.commands import command
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
 MAX_BRANCHES = 24  # per seed, without the control
-_Z = 1.96  # standard errors in half of a 95 % interval
 _FURTHER = 2.0  # the factor to the next level where only one was tried
 _MOST_STEP = 2.0  # the largest factor beyond what was tried
 MOST_CLASSES = 4  # in a grid: two weights each are 16 points
 _GIVE_BACK = (1.25, 1.5)  # factors for the weight of a class that became worse while others became better
-
-
-@dataclass(frozen=True)
-class Level:
-    """One weight of one class that was tried: what it adds to the metric by itself, with its standard error, in [0, 1]. The error is
-    NaN where no branch has two seeds."""
-
-    weight: float
-    effect: float
-    error: float
-    real: bool  # by Holm's method over all levels of the sweep
 
 
 @dataclass(frozen=True)
@@ -83,6 +69,8 @@ class Suggestion:
     notes: list[str] = field(default_factory=list)
     apart: list[Apart] = field(default_factory=list)
     free: Effect | None = None  # what the control gets from offsets, in the metric
+    settings: Mapping[str, list[Any]] = field(default_factory=dict)  # of all branches, each with its one value
+    again: Sequence[SettingLevel] = ()  # settings to be tried once more
 
     @property
     def weights(self) -> dict[str, list[float]]:
@@ -91,7 +79,8 @@ class Suggestion:
     @property
     def branches(self) -> list[dict[str, Any]]:
         """The branches beside the combinations of weights."""
-        return [{"name": a.name, "weights": {a.target: a.weight}} for a in self.apart]
+        alone = [{"name": a.name, "weights": {a.target: a.weight}} for a in self.apart]
+        return [*alone, *({"name": cells.describe(a.settings), "settings": dict(a.settings)} for a in self.again)]
 
 
 def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
@@ -104,7 +93,7 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
         InputError: there is no finished control to measure effects from, or nothing was varied.
     """
     found = comparing.of_sweep(sweep, metric)
-    if comparing.NO_CONTROL in found.notes:
+    if evaluated.NO_CONTROL in found.notes:
         raise InputError(
             f"{sweep.id} has no finished control, so the effect of its weights cannot be separated from the effect of longer "
             "training. Run a sweep with `control: true`, or finish this one: "
@@ -112,10 +101,12 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
         )
     record = sweep.record()
     before = record.parent_weights
-    levels, mixed = responses(found, metric)
-    if not levels:
+    main = main_effects.estimate(found, metric)
+    levels, mixed = main.classes, [c for c in main.mixed if c in main.classes]
+    if not levels and not main.settings:
         raise InputError(
-            f"{sweep.id} varied no class's weight, so no next grid can be derived from it. Give a sweep whose grid has `weights`."
+            f"{sweep.id} varied neither a class's weight nor a setting, so no next grid can be derived from it. Give a sweep whose grid "
+            "has `weights` or `settings`."
         )
     if sum(found.counts.values()) < effects.FEWEST:
         raise InputError(
@@ -123,13 +114,14 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
             f"sweep with at least {effects.FEWEST} validation images, better hundreds."
         )
     name = {"macro_f1": "macro-F1", "accuracy": "accuracy"}[metric]
+    gains = _gains(found, metric)
     choices = [_next(target, before.get(target, 1.0), tried, name) for target, tried in levels.items()]
     free, notes = _without_training(sweep.root, found, metric, name)
-    best = max(found.branches, key=lambda b: found.of(b.name, effects.ALL, metric).difference)
-    choices += _given_back(found, best.name, before, set(levels))
+    choices += _given_back(found, max(gains, key=gains.__getitem__), before, set(levels))
     choices = [replace(c, now=before.get(c.target, 1.0)) for c in choices]
+    kept, again = _settings(main, name, notes)
     seeds = sorted({b.seed for b in record.branches if b.seed is not None})
-    if not any(c.weights and c.sure for c in choices):
+    if not kept and not any(c.weights and c.sure for c in choices):
         choices, seeds = _again(choices, levels, name), _more_seeds(seeds)
         notes.append(f"No ratio is shown to change the {name}. With more seeds, smaller differences can be shown.")
     elif len(seeds) < 2:
@@ -138,7 +130,39 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
     choices, apart = _separating(choices, mixed, levels, notes)
     choices = [_with_images(c, found.counts.get(c.target, 0)) for c in choices]
     reference = commands.reference(sweep.root, record.parent) if record.parent else "PARENT@latest"
-    return Suggestion(sweep.root, sweep.id, reference, metric, record.epochs, seeds, choices, notes, apart, free)
+    if not kept and not again and not apart and not any(c.weights for c in choices):
+        again = [max((tried for every in main.settings.values() for tried in every), key=lambda tried: tried.effect)]
+    return Suggestion(
+        sweep.root, sweep.id, reference, metric, record.epochs, seeds, choices, notes, apart, free, kept, again
+    )
+
+
+def _settings(main: MainEffects, name: str, notes: list[str]) -> tuple[dict[str, list[Any]], list[SettingLevel]]:
+    """(the settings of the next sweep, each with its one value; what it tries again beside them). Notes say why."""
+    kept: dict[str, list[Any]] = {}
+    again: list[SettingLevel] = []
+    for tried in main.settings.values():
+        best = max(tried, key=lambda level: level.effect)
+        text = f"{plain(best.name)} changed the {name} by {_points(best)}"
+        if best.real and best.effect > 0:
+            notes.append(f"{text}: the next sweep has it.")
+            if set(best.settings) & set(cells.RATIO):  # no setting of a cell: it takes the place of weights
+                again.append(best)
+            else:
+                kept |= {k: [v] for k, v in best.settings.items()}
+        elif best.effect > best.error:  # more likely than not, but not shown
+            notes.append(f"{text}, which is not shown: try it once more.")
+            again.append(best)
+        else:
+            notes.append(f"{text}: keep what the control has.")
+    return kept, again
+
+
+def _gains(found: Comparison, metric: str) -> dict[str, float]:
+    """Branch → its difference from the control of the sweep."""
+    assert found.findings is not None, "a sweep with a control has predictions"
+    values = found.findings.gains[metric].values.tolist()
+    return {b.name: gain for b, gain in zip(found.branches, values, strict=True)}
 
 
 def _without_training(root: Root, found: Comparison, metric: str, name: str) -> tuple[Effect | None, list[str]]:
@@ -146,18 +170,19 @@ def _without_training(root: Root, found: Comparison, metric: str, name: str) -> 
     if not found.offsets:
         return None, []
     free = found.of(found.offsets[0].branch, effects.ALL, metric)
-    best = max((found.of(b.name, effects.ALL, metric) for b in found.branches), key=lambda e: e.difference)
+    gains = _gains(found, metric)
+    best = max(gains, key=gains.__getitem__)
     gain = f"{100 * free.difference:+.1f} points (95 % interval {100 * free.low:+.1f} … {100 * free.high:+.1f})"
     images = counted(sum(found.counts.values()), "validation image")
     if not free.difference > 0:
         return free, [
             f"Without training nothing is gained: with moved thresholds the control has {gain} {name}, on {images}."
         ]
-    one = found.branches[0]
+    one = next((b for b in found.branches if not b.reference), found.branches[0])
     export = command(root, "export", f"{one.references[0]}@{one.epoch}", "--to", "onnx", "--adjust", metric)
     return free, [
         f"Without training: offsets give the control {gain} {name}, cross-fitted within {images}; the best branch, "
-        f"{plain(best.branch)}, has {100 * best.difference:+.1f}. `{export}` writes them into the model."
+        f"{plain(best)}, has {100 * gains[best]:+.1f}. `{export}` writes them into the model."
     ]
 
 
@@ -237,52 +262,6 @@ def _more_seeds(seeds: Sequence[int]) -> list[int]:
     return list(range(first, first + max(3, 2 * len(seeds))))
 
 
-def responses(found: Comparison, metric: str) -> tuple[dict[str, list[Level]], list[str]]:
-    """(class → the levels that were tried, the lowest first, with what each adds to the metric; the classes whose own part the
-    branches do not determine, because they were always varied together with others)."""
-    changed = [{c: after for c, (_, after) in b.change.items()} for b in found.branches]
-    keys = sorted({(c, w) for branch in changed for c, w in branch.items()})
-    if not keys:
-        return {}, []
-    design = np.array([[float(branch.get(c) == w) for c, w in keys] for branch in changed])
-    assert found.findings is not None, "a sweep with a control has predictions"
-    gains, degrees = found.findings.gains[metric], found.findings.seeds.degrees
-    estimates, errors = _least_squares(design, gains.values, gains.covariance)
-    real = _holm(estimates, errors, degrees)
-    levels: dict[str, list[Level]] = {}
-    for i, (c, w) in enumerate(keys):
-        levels.setdefault(c, []).append(Level(w, float(estimates[i]), float(errors[i]), bool(real[i])))
-    owners = np.array([c for c, _ in keys], dtype=object)
-    rank = np.linalg.matrix_rank
-    mixed = [c for c in levels if rank(design) - rank(design[:, owners != c]) < len(levels[c])]
-    return levels, mixed
-
-
-def _least_squares(design: np.ndarray, gains: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(estimates, standard errors) of every column of ``design`` (branches, levels); errors are NaN where the covariance is.
-
-    Where levels cannot be told apart, the pseudo-inverse gives the smallest effects that explain the differences.
-    """
-    if np.isnan(covariance).any():
-        return np.linalg.pinv(design) @ gains, np.full(design.shape[1], np.nan)
-    floor = 1e-10 * np.eye(len(covariance))  # two branches with the same predictions have no variance of their own
-    precision = np.linalg.inv(covariance + floor)
-    spread = np.linalg.pinv(design.T @ precision @ design, rcond=1e-9, hermitian=True)
-    return spread @ design.T @ precision @ gains, np.sqrt(np.maximum(np.diag(spread), 0.0))
-
-
-def _holm(estimates: np.ndarray, errors: np.ndarray, degrees: int) -> np.ndarray:
-    """bool: which effects are not 0, with at most 5 % of sweeps without any effect naming one."""
-    if not degrees or np.isnan(errors).any():
-        return np.zeros(len(estimates), dtype=bool)
-    p = two_sided(np.abs(estimates) / np.maximum(errors, 1e-12), degrees)
-    order = np.argsort(p)
-    passed = p[order] * np.arange(len(p), 0, -1) <= effects.LEVEL
-    real = np.zeros(len(p), dtype=bool)
-    real[order] = np.logical_and.accumulate(passed)
-    return real
-
-
 def _next(target: str, now: float, tried: Sequence[Level], name: str) -> Choice:
     """What to try next of one class.
 
@@ -328,8 +307,13 @@ def _around(target: str, now: float, tried: Sequence[Level], best: Level, name: 
 
 
 def _measured(level: Level, name: str) -> str:
-    error = "" if math.isnan(level.error) else f" ± {100 * _Z * level.error:.1f}"
-    return f"weight {level.weight:g} changed the {name} by {100 * level.effect:+.1f}{error} points"
+    return f"weight {level.weight:g} changed the {name} by {_points(level)}"
+
+
+def _points(level: Level | SettingLevel) -> str:
+    """``+1.2 ± 0.8 points``, with half of the 95 % interval where it is known."""
+    half = "" if math.isnan(level.half) else f" ± {100 * level.half:.1f}"
+    return f"{100 * level.effect:+.1f}{half} points"
 
 
 def _given_back(found: Comparison, branch: str, before: Mapping[str, float], varied: set[str]) -> list[Choice]:
@@ -353,7 +337,7 @@ def _again(choices: Sequence[Choice], levels: Mapping[str, Sequence[Level]], nam
     level of all."""
     best = {target: max(tried, key=lambda level: level.effect) for target, tried in levels.items()}
     promising = [target for target, level in best.items() if level.effect > 0]
-    chosen = promising or [max(best, key=lambda target: best[target].effect)]
+    chosen = promising or sorted(best, key=lambda target: best[target].effect)[-1:]
     again = []
     for choice in choices:
         if choice.target not in best:
@@ -398,22 +382,23 @@ def as_yaml(found: Suggestion) -> str:
     lines += [f"# {plain(note)}" for note in found.notes]
     if found.epochs:
         lines.append(f"epochs: {found.epochs}")
-    lines += ["control: true", f"seeds: {json.dumps(found.seeds)}", "weights:"]
+    lines += ["control: true", f"seeds: {json.dumps(found.seeds)}"]
+    if found.settings:
+        lines += ["settings:", *(f"  {json_text(k)}: {json.dumps(v)}" for k, v in found.settings.items())]
+    lines += ["weights:"] if found.choices else []
     for choice in found.choices:
         key = json_text(choice.target)  # valid YAML, too
         lines.append(f"  # {plain(choice.target)}: {plain(choice.why)}")
         if choice.weights:
             lines.append(f"  {key}: {json.dumps(choice.weights)}")
-    if found.apart:
-        lines.append("branches:  # each changes one class only")
-    for a in found.apart:
-        lines.append(f"  - {{name: {a.name}, weights: {{{json_text(a.target)}: {json.dumps(a.weight)}}}}}")
+    lines += ["branches:  # each changes one thing only"] if found.branches else []
+    lines += [f"  - {json.dumps(branch, ensure_ascii=False)}" for branch in found.branches]
     text = "\n".join(lines) + "\n"
     from raysweep.config import yaml as yaml_file
 
     read, _ = yaml_file.parse_lines(text, "the suggested grid")
     grids.check(read, "the suggested grid")
-    assert set(read["weights"] or {}) == set(found.weights)
+    assert set(read.get("weights") or {}) == set(found.weights)
     assert read.get("branches", []) == found.branches
     return text
 
@@ -425,7 +410,8 @@ def as_data(found: Suggestion) -> dict[str, Any]:
         "from": found.parent,
         "metric": found.metric,
         "grid": {"epochs": found.epochs, "control": True, "seeds": found.seeds, "weights": found.weights}
-        | ({"branches": found.branches} if found.apart else {}),
+        | ({"settings": dict(found.settings)} if found.settings else {})
+        | ({"branches": found.branches} if found.branches else {}),
         "without_training": None if found.free is None else effects.as_row(found.free),
         "reasons": {c.target: c.why for c in found.choices},
         "notes": found.notes,

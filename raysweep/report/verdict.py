@@ -74,21 +74,27 @@ def lines(comparison: Comparison) -> list[Line]:
 
 
 def _without_training(comparison: Comparison) -> list[Line]:
-    """What the reference gets from offsets, where they help over all classes."""
-    if not comparison.offsets:
-        return []
-    e = comparison.of(comparison.offsets[0].branch, ALL, comparison.offsets_for)
-    if not e.difference > 0:
-        return []
-    text = (
-        f"Without training, {e.branch}: {NAMES[e.metric]} {100 * e.reference:.1f} → {100 * e.value:.1f} "
-        f"({points(e.difference)}; {interval(e)})."
-    )
-    return [Line("nothing", text)]
+    """What the references get from offsets, where they help over all classes."""
+    found = [comparison.of(name, ALL, comparison.offsets_for) for name in comparison.moved]
+    return [
+        Line(
+            "nothing",
+            f"Without training, {e.branch}: {NAMES[e.metric]} {100 * e.reference:.1f} → {100 * e.value:.1f} "
+            f"({points(e.difference)}; {interval(e)}).",
+        )
+        for e in found
+        if e.difference > 0
+    ]
 
 
 def _key(e: Effect) -> tuple[str, str, str]:
     return e.branch, e.target, e.metric
+
+
+def _against(comparison: Comparison, branch: str) -> str:
+    """The branch, and what it is compared with where that is not the sweep's control."""
+    its = comparison.reference_of(branch)
+    return branch if its == comparison.reference else f"{branch} (against {its})"
 
 
 def _stands(e: Effect, changed: Changes) -> str:
@@ -164,7 +170,7 @@ def _classes(comparison: Comparison, changed: Changes) -> list[Effect]:
 
 def _overall(comparison: Comparison, e: Effect, changed: Changes) -> Line:
     text = (
-        f"{e.branch}: {NAMES[e.metric]} {e.label}, {100 * e.reference:.1f} → {100 * e.value:.1f} "
+        f"{_against(comparison, e.branch)}: {NAMES[e.metric]} {e.label}, {100 * e.reference:.1f} → {100 * e.value:.1f} "
         f"({points(e.difference)}; {interval(e)})."
     )
     those = [changed[_key(e)]] if _key(e) in changed else []
@@ -176,7 +182,11 @@ def _of_class(comparison: Comparison, recall: Effect, changed: Changes) -> Line:
     (95 % interval −3.0 … +1.0): learning not shown (from 2.9 points on it would be; two points take 7 seeds).``"""
     learned = comparison.of(recall.branch, recall.target, LEARNED)
     times = "" if recall.times is None or math.isnan(recall.times) else f" and predicted {recall.times:.2f} × as often"
-    free = "" if recall.free is None else f"; {comparison.reference} gets {points(recall.free)} by moving its threshold"
+    free = (
+        ""
+        if recall.free is None
+        else f"; {comparison.reference_of(recall.branch)} gets {points(recall.free)} by moving its threshold"
+    )
     even = "" if math.isnan(learned.difference) else f"; at equal alarms {points(learned.difference)}"
     reason = interval(learned)
     if even and reason != learned.label:  # a label that is itself the reason is said once, at the end

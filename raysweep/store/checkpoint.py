@@ -14,7 +14,7 @@ from raysweep.errors import CheckpointError, NewerFormatError, NotFoundError
 from raysweep.store import checkpoint_format
 from raysweep.store.checkpoint_format import State
 from raysweep.store.files import open_regular, write_stream
-from raysweep.store.untrusted import pickle_check, schema
+from raysweep.store.untrusted import pickle_check, schema, torch_file
 from raysweep.store.untrusted.pickle_check import LEGACY, PLAIN, damaged
 from raysweep.store.untrusted.zip_check import zip_problem
 
@@ -146,44 +146,13 @@ def _check_file(file: io.BufferedReader, path: Path, allowed: frozenset[str]) ->
         problem = zip_problem(file)
         if problem is not None:
             raise damaged(path, problem)
-        pickle_check.check([io.BytesIO(_program(file, path))], size, path, allowed)
+        pickle_check.check([io.BytesIO(torch_file.program(file, path))], size, path, allowed)
     elif start[:1] == b"\x80":
         file.seek(0)
         # Five pickles (magic number, version, system, state, keys of the storages); then the storages themselves.
-        pickle_check.check([_Within(file, size)] * 5, size, path, allowed)
+        pickle_check.check([torch_file.Within(file, size)] * 5, size, path, allowed)
     else:
         raise damaged(path, "neither torch's zip format nor a pickle")
-
-
-def _program(file: io.BufferedReader, path: Path) -> bytes:
-    """The pickle in torch's zip format, found by torch's own reader: another reader could find another one."""
-    import torch
-
-    file.seek(0)
-    try:
-        reader: Any = torch._C.PyTorchFileReader(file)
-        if reader.has_record("constants.pkl"):
-            raise damaged(path, "a TorchScript archive")
-        if sum(map(reader.get_record_size, reader.get_all_records())) > os.fstat(file.fileno()).st_size:
-            raise damaged(path, "its parts have more bytes than the file")
-        program: bytes = reader.get_record("data.pkl")
-        return program
-    except (RuntimeError, ValueError, UnicodeDecodeError) as error:
-        raise damaged(path, str(error).partition("\n")[0]) from None
-
-
-class _Within:
-    """A file of which no more is read than it has, whatever length a pickle declares."""
-
-    def __init__(self, file: io.BufferedReader, size: int) -> None:
-        self.file, self.size = file, size
-        self.tell = file.tell
-
-    def read(self, size: int, /) -> bytes:
-        return self.file.read(max(0, min(size, self.size - self.file.tell())))
-
-    def readline(self) -> bytes:
-        return self.file.readline(1000)
 
 
 def _check_tensors(state: Any, path: Path, size: int) -> None:

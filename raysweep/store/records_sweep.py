@@ -14,7 +14,7 @@ from raysweep.store.untrusted import schema
 class BranchRecord(Record):
     """One branch. ``experiment`` and ``status`` are derived from the branch's own folder."""
 
-    OMITTED: ClassVar[frozenset[str]] = frozenset({"searched", "reason"})
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"searched", "reason", "settings", "arm", "reference"})
 
     name: str
     control: bool = False
@@ -25,6 +25,11 @@ class BranchRecord(Record):
     status: str | None = None
     searched: bool = False  # whether a search has chosen it
     reason: str | None = None  # why it failed, if its own folder does not say it
+    settings: Json = field(default_factory=dict)  # dotted key → value, of those that differ from the parent's
+    arm: str | None = (
+        None  # its name without the seed; None in sweeps of earlier versions, and where a search has chosen it
+    )
+    reference: str | None = None  # the arm that it is compared with; None: the control
 
     @classmethod
     def from_json(cls, value: Any) -> Self:

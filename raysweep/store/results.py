@@ -113,17 +113,20 @@ def _row(branch: BranchRecord, experiment: Experiment | None) -> dict[str, Any]:
         row |= {k: ends[-1].metrics.get(k) for k in _NUMBERS}
         row["worst_class"] = ends[-1].metrics.get("worst_class")
         row |= class_metrics.of_epoch(experiment, ends[-1].epoch)
+    row |= {"arm": branch.arm, "reference": branch.reference}
     return row | {f"weight_{c}": w for c, w in branch.weights.items()}
 
 
 def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """One row per branch, with the difference of its last epoch to the control of the same seed."""
+    """One row per branch, with the difference of its last epoch to the control of the same seed, that of its cell if it has one."""
     table = [dict(row) for row in rows]
-    controls = {r["seed"]: r for r in table if r["control"]}
+    controls = {(None, r["seed"]): r for r in table if r["control"]}
+    controls |= {(r["arm"], r["seed"]): r for r in table if r.get("arm") is not None}
     for row in table:
-        row |= _minus_control(row, controls.get(row["seed"], {}))
+        row |= _minus_control(row, controls.get((row.get("reference"), row["seed"]), {}))
     columns = ["branch", "experiment", "control", "seed", "status", "epoch", "best_acc", "best_epoch", *_NUMBERS]
     columns += ["worst_class", "val_acc_minus_control", "val_macro_f1_minus_control"]
+    columns += ["reference"] if any(row.get("reference") for row in table) else []
     starts = ("weight_", *(f"{kind}_" for kind in class_metrics.KINDS))
     of_classes = dict.fromkeys(c for start in starts for row in table for c in row if c.startswith(start))
     names = [*columns, *(c for c in of_classes if c not in columns)]

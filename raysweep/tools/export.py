@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import nn
 from raysweep.errors import ConfigError, StoreError
 from raysweep.store import checkpoint, files
 from raysweep.tools.predict import Network
-from raysweep.training import guest, models
+from raysweep.training import guest
 
 TOLERANCE = 1e-5  # between the probabilities of the network here and of what was exported
 
@@ -81,20 +80,22 @@ def _weights(
     network: Network, x: torch.Tensor, write: Callable[[dict[str, torch.Tensor]], Any], read: Callable[[], Any]
 ) -> np.ndarray:
     """Write the tensors under the names that they have in the network's own code, and read them again."""
-    own = models.own(network.model)
-    tensors = {k: v.detach().clone().contiguous() for k, v in own.state_dict().items()}
+    model = network.model
+    tensors = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
     stored = dict(tensors)
     if network.adjustment is not None:  # the file has no computation of its own, so they go into the last layer
-        bias = _bias(replace(network, model=own), x)
+        bias = _bias(network, x)
         stored[bias] = tensors[bias] + network.offsets.to(tensors[bias].dtype)
     write(stored)
-    own.load_state_dict({k: torch.zeros_like(v) for k, v in tensors.items()})  # so that only the file can restore them
+    model.load_state_dict(
+        {k: torch.zeros_like(v) for k, v in tensors.items()}
+    )  # so that only the file can restore them
     try:
-        own.load_state_dict(read())
+        model.load_state_dict(read())
         with torch.no_grad():
-            return _softmax(network.model(x))
+            return _softmax(model(x))
     finally:
-        own.load_state_dict(tensors)
+        model.load_state_dict(tensors)
 
 
 def _bias(network: Network, x: torch.Tensor) -> str:

@@ -207,7 +207,7 @@ class _Evaluator:
         settings = Settings.model_validate(load_config.merge(saved.settings, self.overrides))
         images = in_order(self._images(settings), settings.data.classes)
         moments = saved.checkpoint["preprocessing"]
-        feed = Feed(images, moments["mean"], moments["std"], device, settings.training.channels_last)
+        feed = Feed(images, moments["mean"], moments["std"], device, channels_last=False)  # which every network takes
         name, options = settings.model.name, settings.model.options
         model = models.build(
             name,

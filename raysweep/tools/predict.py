@@ -139,20 +139,8 @@ def load(
     origin = parents.origin_of(root, experiment, path, saved)
     trusting.settle(trust, origin, found.settings, over)
     shape = _shape(saved["preprocessing"], section["name"], over)
-    options = dict(section.get("options") or {})
-    model = models.build(
-        section["name"],
-        options,
-        len(saved["classes"]),
-        shape[2],
-        pretrained=False,
-        trusted=True,
-        path=section.get("path"),
-        head=section.get("head"),
-        size=shape[:2],
-    )
-    models.load_weights(model, saved, path)
-    channels_last = bool((found.settings.get("training") or {}).get("channels_last", True))
+    model = _model(section, shape, saved, path)
+    channels_last = bool((found.settings.get("training") or {}).get("channels_last"))
     model.eval().to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     return Network(
         model=model,
@@ -171,6 +159,22 @@ def load(
         own=trusting.known(trust, origin, foreign.places(found.settings)),
         notes=_notes(saved, section),
     )
+
+
+def _model(section: Json, shape: tuple[int, int, int], saved: Mapping[str, Any], path: Path) -> nn.Module:
+    model = models.build(
+        section["name"],
+        dict(section.get("options") or {}),
+        len(saved["classes"]),
+        shape[2],
+        pretrained=False,
+        trusted=True,
+        path=section.get("path"),
+        head=section.get("head"),
+        size=shape[:2],
+    )
+    models.load_weights(model, saved, path)
+    return model
 
 
 def _notes(saved: Mapping[str, Any], section: Json) -> tuple[str, ...]:

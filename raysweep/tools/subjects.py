@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from raysweep.errors import InputError
-from raysweep.report import comparison
+from raysweep.report import comparison, evaluated
 from raysweep.report.findings.findings import CHOSEN_BY
 from raysweep.report.findings.selection import Winner
 from raysweep.store import layout, resolve
@@ -73,7 +73,7 @@ def _at(root: Root, its_root: Root, reference: str) -> str:
 
 def _of_sweep(root: Root, sweep: Sweep) -> Subject:
     found = comparison.of_sweep(sweep)
-    if comparison.NO_CONTROL in found.notes or found.findings is None:
+    if evaluated.NO_CONTROL in found.notes or found.findings is None:
         raise InputError(
             f"{sweep.id} has no finished control, so nobody can say what its branches gained. Finish it: "
             f"`{command(sweep.root, 'continue', sweep.id)}`, or evaluate one of its experiments."
@@ -85,12 +85,17 @@ def _of_sweep(root: Root, sweep: Sweep) -> Subject:
     branch = next(b for b in found.branches if b.name == winner.branch)
     groups = [
         Group(name, tuple(_at(root, sweep.root, f"{id_}@{branch.epoch}") for id_ in ids))
-        for name, ids in ((branch.name, branch.experiments), (CONTROL, branch.references))
+        for name, ids in ((branch.name, branch.experiments), (CONTROL, [n.experiment.id for n in found.networks[""]]))
     ]
     omitted = [note for note in found.notes if "omitted" in note]
     notes = omitted[:_MOST_NOTES]
     if len(omitted) > _MOST_NOTES:
         notes.append(f"{len(omitted) - _MOST_NOTES:,} more branches are omitted, so nothing was chosen among them.")
+    if branch.reference:
+        notes.append(
+            f"{branch.name} was chosen against the sweep's control, so it is judged against that here; the comparison of the sweep has "
+            f"its difference from {branch.reference}, the control of the same settings."
+        )
     return Subject(
         SWEEP, sweep.id, _short(sweep.id), tuple(groups), winner, metric, found.findings.luck(metric), tuple(notes)
     )

@@ -211,8 +211,14 @@ def _gray(model: nn.Module, channels: int) -> nn.Module:
     """``model``, which gets gray images three times where its first layer takes three channels. Its weights keep their names."""
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if channels == 1 and first is not None and first.in_channels == 3:
-        model.register_forward_pre_hook(_repeat_gray)
+        repeat_gray(model)
         note(model, "its first layer takes 3 channels, so the one of gray images is repeated")
+    return model
+
+
+def repeat_gray(model: nn.Module) -> nn.Module:
+    """``model``, which from now on repeats the one channel of gray images three times."""
+    model.register_forward_pre_hook(_repeat_gray)
     return model
 
 

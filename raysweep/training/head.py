@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -81,12 +82,6 @@ def _under(layer: str, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if not layer or name.startswith(f"{layer}."))
 
 
-def without(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """``state`` with the last layer's tensors as the model has them now."""
-    mine = model.state_dict()
-    return {**state, **{key: mine[key] for key in keys(model)}}
-
-
 def anew(model: nn.Module, state: Mapping[str, torch.Tensor], outputs: int, name: str) -> dict[str, torch.Tensor]:
     """``state`` with the tensors of the layer that :func:`restarted` names as the model has them now.
 
@@ -98,10 +93,27 @@ def anew(model: nn.Module, state: Mapping[str, torch.Tensor], outputs: int, name
     return {**others, **{key: mine[key] for key in _under(layer, mine)}}
 
 
-def forget(model: nn.Module, optimizer: torch.optim.Optimizer, outputs: int, name: str) -> None:
-    """Let the optimizer's state of that layer be as before its first step: momenta and number of steps are zero."""
+def forget(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    fresh: Mapping[torch.Tensor, Mapping[str, Any]],
+    outputs: int,
+    name: str,
+) -> None:
+    """Let the optimizer's state of that layer be as before its first step.
+
+    Args:
+        fresh: parameter → the state that a new optimizer has for it.
+    """
     inside = _under(restarted(model, outputs, name), [key for key, _ in model.named_parameters()])
     for key, parameter in model.named_parameters():
-        for value in optimizer.state.get(parameter, {}).values() if key in inside else ():
-            if isinstance(value, torch.Tensor):
-                value.zero_()
+        if key not in inside or parameter not in optimizer.state:
+            continue
+        if isinstance(optimizer, torch.optim.SGD):  # its fused kernel needs a momentum for all parameters or for none
+            for value in optimizer.state[parameter].values():
+                if isinstance(value, torch.Tensor):
+                    value.zero_()
+            continue
+        del optimizer.state[parameter]
+        if parameter in fresh:
+            optimizer.state[parameter] = dict(fresh[parameter])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class Preprocessing:
         if channels == len(self.mean):
             return list(self.mean), list(self.std)
         return [sum(self.mean) / len(self.mean)] * channels, [sum(self.std) / len(self.std)] * channels
+
+
+def with_weights() -> bool:
+    """Whether a builder shall read the published weights."""
+    return _with_weights.get()
 
 
 @contextlib.contextmanager
@@ -115,24 +121,9 @@ def input_size(name: str) -> int | None:
         return None
     if found[0] == "hf":
         size = _hf_size(_hf_config(found[1]))
-        return size and size[0]
-    config = _library("timm", "timm").get_pretrained_cfg(found[1])
+        return size[0] if size else _hf_side(found[1])
+    config = timm_config(found[1])
     return int(config.input_size[1]) if config is not None else None
-
-
-def keeps_head(name: str, options: Mapping[str, Any], num_classes: int) -> bool:
-    """Whether a pretrained network is built with the last layer that it was trained with.
-
-    Raises:
-        ConfigError: as :func:`builder`.
-    """
-    found = split(name)
-    if found is None:
-        return False
-    if found[0] == "hf":
-        return bool(_hf_config(found[1]).num_labels == num_classes)
-    config = _library("timm", "timm").get_pretrained_cfg(found[1]) if options.get("pretrained") else None
-    return config is not None and config.num_classes == num_classes
 
 
 def _library(module: str, kind: str) -> Any:
@@ -221,7 +212,7 @@ def _hf(target: str) -> Callable[..., nn.Module]:
         except OSError as error:
             raise ConfigError(
                 f"model.name: hf:{truncate(target)} cannot be loaded ({_line(error)}). Check that its weights are complete, or "
-                "name another model."
+                "name another model; without a network connection, hf:FOLDER names a copy."
             ) from None
         model = model.float()
         original = model.forward
@@ -264,14 +255,33 @@ def _hf_size(config: Any) -> tuple[int, int] | None:
 
 
 @lru_cache(maxsize=8)
-def _hf_preprocessing(target: str) -> Preprocessing | None:
+def _hf_form(target: str) -> Mapping[str, Any] | None:
+    """How transformers prepares the images of a network; None where it does not say."""
     transformers = _library("transformers", "hf")
     source, local = _source(target)
     reader = transformers.image_processing_base.ImageProcessingMixin
     try:
-        values, _ = reader.get_image_processor_dict(source, local_files_only=local)
+        values: Mapping[str, Any] = reader.get_image_processor_dict(source, local_files_only=local)[0]
     except (OSError, ValueError):
-        return None  # no such file; the caller then uses the mean and deviation of the data
+        return None
+    return values
+
+
+def _hf_side(target: str) -> int | None:
+    """The side to which transformers cuts images, in pixels."""
+    values = _hf_form(target) or {}
+    for key in ("crop_size", "size"):
+        size = values.get(key)
+        side = size.get("height", size.get("shortest_edge")) if isinstance(size, Mapping) else size
+        if type(side) is int:
+            return side
+    return None
+
+
+def _hf_preprocessing(target: str) -> Preprocessing | None:
+    values = _hf_form(target)
+    if values is None:
+        return None  # the caller then uses the mean and deviation of the data
     factor = float(values.get("rescale_factor", 1 / 255)) if values.get("do_rescale", True) else 1.0
     mean, std = values.get("image_mean"), values.get("image_std")
     if not values.get("do_normalize", True) or mean is None or std is None:
@@ -283,6 +293,22 @@ def _per_channel(value: Any, factor: float) -> tuple[float, ...]:
     """One number, or one for each channel, in units of pixels in [0, 255]; ``factor`` is what transformers scales pixels by."""
     numbers = [value] * 3 if isinstance(value, (int, float)) else value
     return tuple(float(n) / factor for n in numbers)
+
+
+def names_in_files(model: nn.Module) -> dict[str, str]:
+    """Name of a tensor in the files of transformers → name in the network, where they differ: since version 5 transformers renames
+    the tensors of many networks while it reads and writes them."""
+    transformers = sys.modules.get("transformers")
+    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
+        return {}
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # an earlier version
+        return {}
+    mine = model.state_dict()
+    owner = {id(tensor): name for name, tensor in mine.items()}
+    found = {name: owner.get(id(tensor)) for name, tensor in revert_weight_conversion(model, dict(mine)).items()}
+    return {theirs: own for theirs, own in found.items() if own is not None and own != theirs}
 
 
 # --- timm -------------------------------------------------------------------------------------------------------------
@@ -308,8 +334,8 @@ def _timm(name: str) -> Callable[..., nn.Module]:
             )
         except OSError as error:
             raise ConfigError(
-                f"model.name: the weights of timm:{truncate(name)} cannot be loaded ({_line(error)}). Omit "
-                "model.options.pretrained to start from random weights, or name another network."
+                f"model.name: the weights of timm:{truncate(name)} cannot be fetched ({_line(error)}). Download them from "
+                f"{_timm_address(name)} on another machine; then set model.pretrained=true and model.init_from=FILE."
             ) from None
         config = model.pretrained_cfg
         fixed = config.get("fixed_input_size") and "img_size" not in options
@@ -318,10 +344,29 @@ def _timm(name: str) -> Callable[..., nn.Module]:
     return build
 
 
+def _timm_address(name: str) -> str:
+    """Where the weights of a network are published."""
+    config = timm_config(name)
+    return f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)
+
+
+def timm_config(name: str) -> Any:
+    """What timm says of the published weights of a network; None where it says nothing.
+
+    Raises:
+        ConfigError: timm is not installed, or has no such weights.
+    """
+    try:
+        return _library("timm", "timm").get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"model.name: timm has no weights timm:{truncate(name)} ({_line(error)}). timm.list_pretrained() returns all names."
+        ) from None
+
+
 @lru_cache(maxsize=8)
 def _timm_preprocessing(name: str) -> Preprocessing | None:
-    timm = _library("timm", "timm")
-    config = timm.get_pretrained_cfg(name)
+    config = timm_config(name)
     if config is None or config.mean is None or config.std is None:
         return None
     return Preprocessing(tuple(255.0 * m for m in config.mean), tuple(255.0 * s for s in config.std))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +18,15 @@ from torch.overrides import TorchFunctionMode
 
 from raysweep._text import Nested, short_repr, truncate
 from raysweep.config import foreign, model_names
-from raysweep.config.settings import ModelSection
-from raysweep.errors import CheckpointError, ConfigError, UntrustedError, did_you_mean
-from raysweep.training import guest, guest_network, hub, origin, outputs
+from raysweep.errors import CheckpointError, ConfigError, UntrustedError
+from raysweep.training import candidates, guest, guest_network, hub, hub_torchvision, outputs
 from raysweep.training import head as heads
 from raysweep.training.cnn import cnn
 
 Builder = Callable[..., nn.Module]  # called as ``builder(num_classes=…, channels=…, **options)``
 MAX_NAMED = 5  # tensors of a kind that an error names
+_OF_GRAY = "body."  # before the names of torchvision's networks for gray images, in earlier versions
 _OF_ANY_OUTPUT = ("python", "torchvision")  # other libraries' networks are adapted where they are built
-
-
-class _RepeatGray(nn.Module):
-    """Repeats the one channel of gray images for a network that takes three channels."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.body(x.expand(-1, 3, -1, -1))
-        return logits
-
-
-def own(model: nn.Module) -> nn.Module:
-    """The network with the names of parameters that its own code gives them."""
-    return model.body if isinstance(model, _RepeatGray) else model
-
-
-def _torchvision(name: str) -> Builder:
-    from torchvision import models  # the import takes 3.5 s
-
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ConfigError(f"model.name: torchvision has no classifier {name!r}.{did_you_mean(name, known)}")
-
-    def build(num_classes: int, channels: int, **options: Any) -> nn.Module:
-        model = models.get_model(name, num_classes=num_classes, **options)
-        return _RepeatGray(model) if channels == 1 else model
-
-    return build
 
 
 def _builder(name: str) -> Builder:
@@ -65,7 +34,7 @@ def _builder(name: str) -> Builder:
     if name == "cnn":
         return cnn
     if kind == "torchvision" and rest:
-        return _torchvision(rest)
+        return hub_torchvision.builder(rest)
     if hub.split(name) is not None:
         return hub.builder(kind, rest)
     raise model_names.unknown(name)
@@ -183,59 +152,27 @@ def load_weights(model: nn.Module, state: Any, source: str | Path) -> None:
     model.load_state_dict(fitting_weights(model, state, source))
 
 
-def initialise(model: nn.Module, section: ModelSection) -> str | None:
-    """Load the file that ``model.init_from`` names, if it names one.
-
-    Returns:
-        A note on the tensors that did not fit, or None where all did. Only ``init_strict: false`` allows misfits.
-
-    Raises:
-        NotFoundError: there is no such file.
-        CheckpointError: the file is damaged or does not fit; without ``init_strict``, nothing in it fits.
-    """
-    if not section.init_from:
-        return None
-    state = _state_dict(origin.weights(section.init_from), section.init_from)
-    if section.head == "replace":
-        state = heads.without(model, state)
-    if section.init_strict:
-        load_weights(model, state, section.init_from)
-        return None
-    mine = model.state_dict()
-    problems = misfits(mine, state)
-    fitting = {k: v for k, v in state.items() if k in mine and _kind(v) == _kind(mine[k])}
-    if not fitting:
-        raise CheckpointError(
-            f"Nothing in {section.init_from} fits the model ({problems}). Set model.init_from to weights of the same architecture."
-        )
-    model.load_state_dict(fitting, strict=False)
-    return problems and f"{len(fitting)} of {len(mine)} tensors were taken from {section.init_from}; {problems}"
-
-
-def keeps_head(model: nn.Module, section: ModelSection, num_classes: int) -> bool:
-    """Whether the last layer of a new experiment's network is one that was trained: of a file, or of a pretrained network."""
-    if section.head == "replace":
-        return False
-    if section.init_from:
-        names, state = heads.keys(model), _state_dict(origin.weights(section.init_from), section.init_from)
-        mine = model.state_dict()
-        return bool(names) and all(n in state and _kind(state[n]) == _kind(mine[n]) for n in names)
-    return hub.keeps_head(section.name, section.options, num_classes)
-
-
 def fitting_weights(model: nn.Module, state: Any, source: str | Path) -> dict[str, torch.Tensor]:
     """The state_dict in ``state``, which must fit ``model``; an :func:`outline` is enough of a model.
 
     Raises:
         CheckpointError: tensors are missing, unexpected or of another shape; the message names them.
     """
-    weights = _state_dict(state, source)
-    if problems := misfits(model.state_dict(), weights):
+    weights, mine = as_named(model, _state_dict(state, source)), model.state_dict()
+    if problems := misfits(mine, weights):
         raise CheckpointError(
             f"The weights in {source} do not fit the model ({problems}). Use weights of the same architecture, or change "
             "model.name and model.options."
         )
     return weights
+
+
+def as_named(model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of an earlier version under the names that ``model`` has for them today."""
+    mine = model.state_dict()
+    if all(k not in mine and k.startswith(_OF_GRAY) for k in weights):
+        return {k.removeprefix(_OF_GRAY): v for k, v in weights.items()}
+    return weights  # the same object: it carries torch's versions of the modules
 
 
 def _state_dict(state: Any, source: str | Path) -> dict[str, torch.Tensor]:
@@ -250,25 +187,27 @@ def _state_dict(state: Any, source: str | Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def misfits(mine: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str:
+def misfits(mine: Mapping[str, Any], state: Mapping[str, Any], most: int = MAX_NAMED) -> str:
     """Which tensors are missing, unexpected or of another shape, as a text; empty where all fit.
 
     Args:
         mine: the model's own state_dict.
-        state: the one to load.
+        state: the one to load, or the places of its tensors.
+        most: so many of each kind are named.
     """
     missing = [k for k in mine if k not in state]
     unexpected = [k if isinstance(k, str) else short_repr(k) for k in state if k not in mine]
     both = {k: (_kind(state[k]), _kind(mine[k])) for k in mine if k in state}
     shapes = [f"{k} is {given}, the model needs {needed}" for k, (given, needed) in both.items() if given != needed]
     groups = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    return "; ".join(f"{len(names)} {title}: {_first(names)}" for title, names in groups.items() if names)
+    return "; ".join(f"{len(names)} {title}: {_first(names, most)}" for title, names in groups.items() if names)
 
 
-def _first(names: list[str]) -> str:
-    more = len(names) - MAX_NAMED
-    return ", ".join(truncate(n, 200) for n in names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+def _first(names: list[str], most: int) -> str:
+    more = len(names) - most
+    return ", ".join(truncate(n, 200) for n in names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def _kind(tensor: torch.Tensor) -> str:
-    return f"{'complex ' if tensor.is_complex() else ''}{tuple(tensor.shape)}"
+def _kind(tensor: Any) -> str:
+    is_complex, shape = candidates.kind(tensor)
+    return f"{'complex ' if is_complex else ''}{shape}"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from raysweep.config.own import target_of
-from raysweep.config.settings import TrainingSection
+from raysweep.config.settings import ForkSection, TrainingSection
 from raysweep.store.checkpoint_format import State
 from raysweep.training import own_optim
 from raysweep.training.own import Own
@@ -94,9 +94,27 @@ def learning_rate(training: TrainingSection, progress: float) -> float:
     """The learning rate after ``progress`` epochs, counted from the start of the training and including the parent's epochs.
 
     A linear warm-up, then a constant rate, one cycle of a cosine (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983)
-    steps, or a function of the user. After the cosine the rate stays at ``min_lr_ratio``. The rate depends on the position alone, so a training that
-    continues from any checkpoint has the same bits.
+    steps, or a function of the user. After the cosine the rate stays at ``min_lr_ratio``. The rate depends on the position alone, so a
+    training that continues from any checkpoint has the same bits. From a fork on, ``training.fork`` may set another one.
     """
+    fork = training.fork
+    if fork is not None and fork.schedule != "inherit" and fork.start is not None and progress >= fork.start:
+        return _after_fork(training, fork, progress)
+    return _scheduled(training, progress, float(training.schedule_epochs or training.epochs))
+
+
+def _after_fork(training: TrainingSection, fork: ForkSection, progress: float) -> float:
+    assert fork.start is not None, "planning has filled it in"
+    assert fork.end is not None
+    assert fork.rate is not None
+    if fork.schedule == "restart":
+        return _scheduled(training, progress - fork.start, fork.end - fork.start)
+    if fork.schedule == "constant":
+        return fork.rate
+    return fork.rate * max(0.0, (fork.end - progress) / (fork.end - fork.start))
+
+
+def _scheduled(training: TrainingSection, progress: float, horizon: float) -> float:
     warm = training.warmup_epochs
     if progress < warm:
         # at least 2 %, so that the first batch is not trained with rate 0
@@ -106,7 +124,6 @@ def learning_rate(training: TrainingSection, progress: float) -> float:
     if training.schedule == "step":
         return training.learning_rate * training.step_gamma ** int(progress // training.step_epochs)
     if training.schedule == "cosine":
-        horizon = float(training.schedule_epochs or training.epochs)
         done = 1.0 if horizon <= warm else min(1.0, (progress - warm) / (horizon - warm))
         low = training.min_lr_ratio
         return training.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))

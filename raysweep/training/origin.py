@@ -6,19 +6,15 @@ state_dict says nothing.
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raysweep._paths import user_path
-from raysweep._text import Nested, join_names, truncate
+from raysweep._text import join_names, truncate
 from raysweep.config.settings import Settings
 from raysweep.data.cache import Dataset
-from raysweep.errors import CheckpointError, ConfigError, NotFoundError
-from raysweep.store import checkpoint
-from raysweep.training import hub
+from raysweep.errors import ConfigError
+from raysweep.training import hub, others, published
 from raysweep.training.hub import Preprocessing
 
 # For pixels in [0, 255], red, green, blue.
@@ -36,63 +32,29 @@ class Origin:
     source: str = ""  # what it is called in messages; empty where training starts from random weights
     classes: tuple[str, ...] | None = None  # in the order of its outputs
     pixels: Preprocessing | None = None
+    of_pixels: str = ""  # who says how pixels are standardised
 
 
 def read(settings: Settings) -> Origin:
     """What the origin of an experiment's first weights says.
 
     Raises:
-        NotFoundError, CheckpointError: ``model.init_from`` cannot be read.
+        NotFoundError, CheckpointError: ``model.init_from`` cannot be read. ConfigError: the library has no such weights.
     """
     model = settings.model
-    if model.init_from:
-        said = _of_file(model.init_from)
-        return Origin(model.init_from, _classes(model.init_classes or said.get("classes")), _pixels(said.get("pixels")))
-    named = _classes(model.init_classes or hub.labels(model.name))
-    return Origin(model.name if hub.split(model.name) or named else "", named)
-
-
-def _of_file(path: str) -> Nested:
-    if path.endswith(".safetensors"):
-        with _opened(path) as file:
-            meta = file.metadata() or {}
-        try:
-            return {"classes": json.loads(meta.get("classes", "null")), "pixels": json.loads(meta.get("input", "null"))}
-        except ValueError:
-            return {}
-    content = checkpoint.read(user_path(path))
-    if not isinstance(content, Mapping):
-        return {}
-    return {"classes": content.get("classes"), "pixels": content.get("preprocessing")}
-
-
-def weights(path: str) -> Any:
-    """The content of the file that ``model.init_from`` names.
-
-    Raises:
-        NotFoundError, CheckpointError: it cannot be read.
-    """
-    if not path.endswith(".safetensors"):
-        return checkpoint.read(user_path(path))
-    with _opened(path) as file:
-        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    """A safetensors file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(user_path(path), framework="pt") as file:
-            yield file
-    except FileNotFoundError:
-        raise NotFoundError(f"model.init_from: there is no file {truncate(path)}. Check the path.") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"model.init_from: {truncate(path)} is damaged or is not a safetensors file ({truncate(error, 200)}). Copy it "
-            "again, or name another file."
-        ) from None
+    known = published.of(model.name, model.options) if published.is_asked(model) else None
+    if not model.init_from:
+        if known is None:
+            return Origin("", _classes(model.init_classes))
+        return Origin(known.title, _classes(model.init_classes) or known.classes, known.pixels, known.title)
+    said = others.said(model.init_from)
+    pixels, of_pixels = _pixels(said.pixels), model.init_from
+    classes = _classes(model.init_classes) or _classes(said.classes)
+    if known is not None and model.pretrained:
+        classes = classes or known.classes
+        if pixels is None:
+            pixels, of_pixels = known.pixels, known.title
+    return Origin(model.init_from, classes, pixels, of_pixels)
 
 
 def _classes(value: Any) -> tuple[str, ...] | None:
@@ -151,11 +113,11 @@ def _said(key: str, value: Any, of_data: list[float], default: list[float], chan
 
 def of_pixels(settings: Settings, origin: Origin, mean: list[float], std: list[float]) -> str | None:
     """What is to be said of the standardisation; None where training starts from random weights, or the user says it all."""
-    if not settings.model.init_from or settings.data.mean is not None:
+    if not (settings.model.init_from or settings.model.pretrained) or settings.data.mean is not None:
         return None
     numbers = f"mean {_numbers(mean)}, standard deviation {_numbers(std)}, for pixels from 0 to 1"
     if origin.pixels is not None:
-        return f"pixels are standardised as {origin.source} says ({numbers})"
+        return f"pixels are standardised as {origin.of_pixels} says ({numbers})"
     whose = "the training images" if hub.preprocessing(settings.model.name) is None else settings.model.name
     return (
         f"{origin.source} does not say how its network's pixels were standardised; used are the values of {whose} ({numbers}). "
@@ -169,7 +131,7 @@ def _numbers(values: list[float]) -> str:
 
 def of_outputs(origin: Origin, classes: tuple[str, ...]) -> str | None:
     """What is to be said of the order of the outputs of a last layer that is taken over; None where there is no doubt."""
-    mine = join_names(classes)
+    mine = truncate(join_names(classes), 500)
     if origin.classes is None:
         return (
             f"{origin.source} does not name its outputs; they are taken in this order: {mine}. If it was trained with another "
@@ -177,7 +139,7 @@ def of_outputs(origin: Origin, classes: tuple[str, ...]) -> str | None:
         )
     if origin.classes == classes:
         return None
-    theirs = join_names(origin.classes)
+    theirs = truncate(join_names(origin.classes), 500)
     from raysweep.data.order import matched
 
     if matched(origin.classes, classes) == classes:

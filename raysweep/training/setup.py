@@ -28,6 +28,7 @@ from raysweep.store import checkpoint
 from raysweep.training import (
     conditions,
     guest_network,
+    initial,
     losses,
     models,
     optim,
@@ -39,6 +40,7 @@ from raysweep.training import (
     own_metrics,
     own_optim,
     policy,
+    published,
     state,
 )
 from raysweep.training import head as heads
@@ -207,6 +209,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     if saved is not None:
         weights = saved["model_state_dict"]
         if renewed is not None:
+            weights = models.as_named(renewed, weights)
             weights = heads.anew(renewed, weights, len(data.classes), settings.model.name)
         state.restore_model(model, weights, str(job.start))
         pixels = saved.get("preprocessing") or {}
@@ -284,7 +287,7 @@ def _new_model(job: Job, data: Dataset, world: World) -> nn.Module:
     state.seed_everything(job.settings.seed, 0)  # the same weights on every rank
     model = _built(job, data)
     if job.start is None:
-        models.initialise(model, section)
+        initial.initialise(model, section)
     model.to(world.device)
     model.to(memory_format=torch.channels_last if t.channels_last else torch.contiguous_format)
     return model
@@ -306,7 +309,7 @@ def _built(job: Job, data: Dataset) -> nn.Module:
         section.options,
         len(data.classes),
         data.shape[2],
-        pretrained=job.start is None,
+        pretrained=job.start is None and published.are_fetched(section),
         trusted=job.trusted,
         path=section.path,
         head=section.head,
@@ -346,9 +349,10 @@ def _optimizer(
     training = job.settings.training
     optimizer = optim.optimizer(model, training, code)
     if saved is not None and not job.fresh_optimizer:
+        fresh = dict(optimizer.state)
         state.restore_optimizer(model, optimizer, saved, str(job.start), training, code)
         if job.reset_head and not job.same_run:
-            heads.forget(model, optimizer, classes, job.settings.model.name)
+            heads.forget(model, optimizer, fresh, classes, job.settings.model.name)
     return optimizer
 
 

@@ -92,8 +92,8 @@ def test_dry_run_shows_branches_shares_and_bytes(capsys, tmp_path, parent):
     code, out, err = branch(capsys, tmp_path, GRID, "--from", f"{parent.id}@1", "--dry-run")
     assert code == 0, err
     names = [line.split("\t")[0] for line in out.splitlines()]
-    assert names == ["branch", "(parent)", "control-seed0 *", "control-seed1 *", "34-seed0", "34-seed1"]
-    assert "31 shows the classes as control does; it runs once." in err
+    assert names == ["branch", "(parent)", "control-seed0 *", "control-seed1 *", "3=4-seed0", "3=4-seed1"]
+    assert "3=1 shows the classes as control does; it runs once." in err
     assert "Nothing was started" in err
     code, out, _ = branch(capsys, tmp_path, GRID, "--from", f"{parent.id}@1", "--dry-run", "--json")
     plan = json.loads(out)
@@ -126,3 +126,9 @@ def test_the_summary_names_the_file_with_the_traceback_of_a_failure(tmp_path, ca
     err = capsys.readouterr().err
     assert f"a failed: ArithmeticError: unwell (traceback: {path})\n" in err
     assert "b failed: its process died\n" in err
+
+
+def test_a_grid_is_a_file_or_a_line(capsys, tmp_path):
+    for given in ([], ["--weights-grid", "grid.yaml", "--grid", "a=2"]):
+        code, _, err = run_cli(capsys, "branch", "--from", "x@1", *given, "--root", tmp_path)
+        assert (code, "either as a file" in err) == (2, True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from raysweep.config import branch_names
 from raysweep.config import grid as grids
+from raysweep.config.points import expand
 from raysweep.errors import ConfigError, WeightsError
 from raysweep.weights import SamplingWeights
 from tests.ground.test_text import laughs
@@ -19,14 +20,14 @@ PARENT = dict.fromkeys(CLASSES, 1.0)
 
 
 def points_of(values, parent=PARENT, seed=0):
-    return grids.expand(grids.check(values), SamplingWeights.complete(parent, CLASSES), seed)
+    return expand(grids.check(values), SamplingWeights.complete(parent, CLASSES), seed)
 
 
 def test_the_product_of_the_lists_with_control_and_seeds():
     points, notes = points_of({"weights": {"disgust": [3, 5], "fear": [2, 3, 4]}, "seeds": [0, 1]})
     assert len(points) == 14
     assert not notes
-    assert [p.name for p in points[:3]] == ["control-seed0", "control-seed1", "disgust3_fear2-seed0"]
+    assert [p.name for p in points[:3]] == ["control-seed0", "control-seed1", "disgust=3_fear=2-seed0"]
     assert [p.control for p in points] == [True] * 2 + [False] * 12
     assert points[2].weights.as_dict() == {"angry": 1.0, "disgust": 3.0, "fear": 2.0}
     assert {p.seed for p in points} == {0, 1}
@@ -40,23 +41,23 @@ def test_classes_not_named_keep_the_parents_weight_and_the_parents_seed_is_kept(
 
 def test_a_point_that_changes_nothing_is_the_control_and_runs_once():
     points, notes = points_of({"weights": {"disgust": [1.0, 3.0]}})
-    assert [p.name for p in points] == ["control", "disgust3"]
-    assert notes == ["disgust1 shows the classes as control does; it runs once."]
+    assert [p.name for p in points] == ["control", "disgust=3"]
+    assert notes == ["disgust=1 shows the classes as control does; it runs once."]
     points, notes = points_of({"weights": {"disgust": [1.0, 3.0]}, "control": False})
-    assert [(p.name, p.control) for p in points] == [("control", True), ("disgust3", False)]
-    assert notes == ["disgust1 changes nothing: it is the control."]
+    assert [(p.name, p.control) for p in points] == [("control", True), ("disgust=3", False)]
+    assert notes == ["disgust=1 changes nothing: it is the control."]
 
 
 def test_points_that_show_the_classes_alike_run_once():
     doubled = {"angry": 2, "disgust": 6, "fear": 2}
     points, notes = points_of({"weights": {"disgust": [3]}, "branches": [{"name": "twice", "weights": doubled}]})
     assert [p.name for p in points] == ["control", "twice"]
-    assert notes == ["disgust3 shows the classes as twice does; it runs once."]
+    assert notes == ["disgust=3 shows the classes as twice does; it runs once."]
 
 
 def test_without_a_control():
     points, _ = points_of({"weights": {"disgust": [3]}, "control": False})
-    assert [p.name for p in points] == ["disgust3"]
+    assert [p.name for p in points] == ["disgust=3"]
 
 
 def test_a_random_search_is_a_function_of_its_seed():
@@ -145,11 +146,11 @@ def test_wrong_grids_are_refused_in_words(values, told):
     ("weights", "told"),
     [
         ({"disgsut": [2]}, "Did you mean 'disgust'"),
-        ({"disgust": ["much"]}, "Branch 'disgustmuch'.*not a number"),
+        ({"disgust": ["much"]}, "Branch 'disgust=much'.*not a number"),
         ({"disgust": [-1]}, "negative"),
         (
             {"disgust": [10**400]},
-            "Branch 'disgustanumberof400': The weight of class 'disgust' is a number of 400 digits",
+            "Branch 'disgust=anumberof400': The weight of class 'disgust' is a number of 400 digits",
         ),
         ({"disgust": [laughs()]}, "Branch 'disgust.*not a number"),
         ({"disgust": [float("nan")]}, "nan"),
@@ -187,7 +188,7 @@ def test_branches_of_any_grid_differ_in_what_they_show_and_in_name(weights, seed
 @given(st.text(min_size=1, max_size=40), st.floats(0, 1e9))
 def test_names_of_branches_can_be_folders_whatever_the_class_is_called(name, weight):
     found = branch_names.describe({name: weight, "x": 1.0})
-    assert re.fullmatch(r"[\w.]*", found)
+    assert re.fullmatch(r"[\w.=-]*", found)
     assert len(found) <= 60
 
 
@@ -196,7 +197,7 @@ def test_names_of_branches_say_which_of_many_similar_classes_they_change():
     parent = SamplingWeights.complete({}, classes)
     one, other, third = "Magi of the Alphabet/character03", "Sages of the Alphabet/character03", classes[7]
     grid = {"branches": [], "weights": {one: [1, 5], other: [1, 5]}}
-    points, _ = grids.expand(grids.check(grid), parent, 0)
+    points, _ = expand(grids.check(grid), parent, 0)
     names = [p.name for p in points]
     assert len({n.casefold() for n in names}) == 4
     assert all(len(n) <= 60 for n in names)
@@ -213,9 +214,10 @@ def test_names_of_branches_say_which_of_many_similar_classes_they_change():
     }
 
 
-def test_names_of_branches_of_short_classes_are_as_they_were():
-    assert branch_names.describe({"disgust": 5.0, "fear": 2.0}, CLASSES) == "disgust5_fear2"
-    assert branch_names.describe({"3": 4.0}, [str(i) for i in range(10)]) == "34"
+def test_a_name_says_where_the_class_ends_and_its_weight_begins():
+    assert branch_names.describe({"disgust": 5.0, "fear": 2.0}, CLASSES) == "disgust=5_fear=2"
+    assert branch_names.describe({"3": 4.0}, [str(i) for i in range(10)]) == "3=4"
+    assert branch_names.describe({"class_00": 2.0}, ["class_00", "class_002"]) == "class_00=2"
 
 
 def test_control_seeds_are_those_of_the_branches_and_then_the_smallest_unused_numbers():
@@ -225,7 +227,7 @@ def test_control_seeds_are_those_of_the_branches_and_then_the_smallest_unused_nu
     parent = SamplingWeights.complete({}, ("a", "b"))
 
     def seeds(**values):
-        points, _ = grids.expand(grids.check({"weights": {"a": [2.0]}, **values}), parent, 7)
+        points, _ = expand(grids.check({"weights": {"a": [2.0]}, **values}), parent, 7)
         return [p.seed for p in points if p.control], [p.seed for p in points if not p.control]
 
     assert seeds(seeds=[5, 1], control_seeds=4) == ([5, 1, 0, 2], [5, 1])
@@ -249,7 +251,7 @@ def test_a_random_search_may_have_several_seeds():
 
     search = {"algorithm": "random", "num_samples": 3, "ranges": {"a": {"uniform": [1.0, 4.0]}}}
     grid = grids.check({"search": search, "seeds": [0, 1]})
-    points, _ = grids.expand(grid, SamplingWeights.complete({}, ("a", "b")), 0)
+    points, _ = expand(grid, SamplingWeights.complete({}, ("a", "b")), 0)
     assert [p.seed for p in points] == [0, 1] * 4
 
 
@@ -257,12 +259,12 @@ COUNTS = {"angry": 100, "disgust": 4, "fear": 25}
 
 
 def by_rule(values, parent=PARENT):
-    return grids.expand(grids.check(values), SamplingWeights.complete(parent, CLASSES), 0, COUNTS)
+    return expand(grids.check(values), SamplingWeights.complete(parent, CLASSES), 0, COUNTS)
 
 
 def test_a_list_of_rules_makes_a_branch_each():
     points, notes = by_rule({"weights": ["natural", "balanced", "sqrt", {"power": 0.25}, {"effective": 0.99}]})
-    assert [p.name for p in points] == ["control", "balanced", "sqrt", "power0.25", "effective0.99"]
+    assert [p.name for p in points] == ["control", "balanced", "sqrt", "power=0.25", "effective=0.99"]
     assert notes == ["natural shows the classes as control does; it runs once."]
     assert points[1].weights.values == (1.0, 25.0, 4.0)
 
@@ -270,12 +272,12 @@ def test_a_list_of_rules_makes_a_branch_each():
 def test_shares_are_combined_with_each_other_and_with_weights():
     points, _ = by_rule({"weights": {"disgust": [3, 5]}, "shares": {"fear": [0.2, 0.35]}})
     assert [p.name for p in points] == [
-        "control", "disgust3_fear20pct", "disgust3_fear35pct", "disgust5_fear20pct", "disgust5_fear35pct",
+        "control", "disgust=3_fear=20pct", "disgust=3_fear=35pct", "disgust=5_fear=20pct", "disgust=5_fear=35pct",
     ]  # fmt: skip
     assert points[2].weights.shares(COUNTS)["fear"] == pytest.approx(0.35)
     assert points[2].weights.as_dict()["disgust"] == 3.0
     points, _ = by_rule({"weights": ["balanced"], "shares": {"fear": [0.5]}})
-    assert [p.name for p in points] == ["control", "balanced_fear50pct"]
+    assert [p.name for p in points] == ["control", "balanced_fear=50pct"]
 
 
 def test_named_branches_take_rules_and_shares():
@@ -291,17 +293,17 @@ def test_named_branches_take_rules_and_shares():
 
 def test_what_needs_the_number_of_images_is_checked_before_they_are_read():
     grid = grids.check({"weights": ["balanced"], "branches": [{"name": "x", "shares": {"fear": 0.3}}]})
-    points, _ = grids.expand(grid, SamplingWeights.complete(PARENT, CLASSES), 0)
+    points, _ = expand(grid, SamplingWeights.complete(PARENT, CLASSES), 0)
     assert [p.name for p in points] == ["control"]
     grid = grids.check({"branches": [{"name": "x", "shares": {"feer": 0.3}}]})
     with pytest.raises(WeightsError, match=r"Branch 'x'.* Did you mean 'fear'"):
-        grids.expand(grid, SamplingWeights.complete(PARENT, CLASSES), 0)
+        expand(grid, SamplingWeights.complete(PARENT, CLASSES), 0)
 
 
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"branches": [{"name": "x"}]}, "give weights, or shares"),
+        ({"branches": [{"name": "x"}]}, "give weights, shares or settings"),
         ({"weights": [3, 5]}, "3 is no rule; a list of numbers belongs to a class"),
         ({"shares": {"fear": []}}, "empty list"),
     ],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from raysweep.errors import InputError, NotFoundError, StoreError
-from raysweep.report import comparison, page, predictions
+from raysweep.report import comparison, evaluated, page, predictions
 from raysweep.report.effects import ALL
 from raysweep.report.findings import findings
 from raysweep.store import resolve
@@ -140,7 +140,7 @@ def test_without_a_control_a_sweep_is_compared_with_the_parent_with_a_note(root,
     found = comparison.of_sweep(sweep)
     assert [b.name for b in found.branches] == ["control", "34"]
     assert found.against == "the checkpoint it started from"
-    assert comparison.NO_CONTROL in found.notes
+    assert evaluated.NO_CONTROL in found.notes
     before = predictions.read(parent, 1)
     assert found.of("34", ALL, "accuracy").reference == pytest.approx(np.mean(before.labels == before.predicted))
     assert all(len(p.reference) == 1 for p in found.pairs)
@@ -220,10 +220,10 @@ def test_branches_with_names_that_look_the_same_stay_separate():
             ("C4-seed0-2", 0, {"C+": 1.0, "C#": 4.0}), ("C4-seed1-2", 1, {"C+": 1.0, "C#": 4.0}),
         )
     ]  # fmt: skip
-    groups = comparison.grouped(plan)
+    groups = evaluated.grouped(plan)
     assert {n: [b.seed for b in members] for n, members in groups.items()} == {"C4": [0, 1], "C4-2": [0, 1]}
     twice = [BranchRecord(n, seed=0, weights={"a": 2.0}) for n in ("t1", "t2")]
-    assert list(comparison.grouped(twice)) == ["t1", "t2"]
+    assert list(evaluated.grouped(twice)) == ["t1", "t2"]
 
 
 def test_a_damaged_branch_does_not_affect_the_others(tmp_path):

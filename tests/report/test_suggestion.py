@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysweep.config import grid as grids
+from raysweep.config.points import expand
 from raysweep.errors import InputError
-from raysweep.report import effects, suggestion
+from raysweep.report import effects, main_effects, suggestion
 from raysweep.report.comparison import Compared, Comparison
 from raysweep.report.effects import ALL, WORSE, Effect
 from raysweep.report.findings import findings
@@ -51,6 +52,11 @@ def comparison(
     return Comparison("s", "the control", CLASSES, dict.fromkeys(CLASSES, 100), branches, rows, [], findings=found)
 
 
+def _responses(found: Comparison, metric: str):
+    main = main_effects.estimate(found, metric)
+    return main.classes, main.mixed
+
+
 def product(**lists: list[float]) -> list[dict[str, float]]:
     return [
         {c: w for c, w in zip(lists, values, strict=True) if w != 1.0}
@@ -61,7 +67,7 @@ def product(**lists: list[float]) -> list[dict[str, float]]:
 
 def test_the_effect_of_each_weight_is_estimated():
     truth = {"rare": {3.0: 0.03, 5.0: 0.05}, "some": {2.0: -0.02}}
-    levels, mixed = suggestion.responses(comparison(truth, product(rare=[1.0, 3.0, 5.0], some=[1.0, 2.0])), "macro_f1")
+    levels, mixed = _responses(comparison(truth, product(rare=[1.0, 3.0, 5.0], some=[1.0, 2.0])), "macro_f1")
     assert mixed == []
     assert {c: [level.weight for level in tried] for c, tried in levels.items()} == {"rare": [3.0, 5.0], "some": [2.0]}
     for c, tried in levels.items():
@@ -72,7 +78,7 @@ def test_the_effect_of_each_weight_is_estimated():
 
 
 def test_classes_that_were_always_varied_together_are_named():
-    levels, mixed = suggestion.responses(
+    levels, mixed = _responses(
         comparison({"rare": {3.0: 0.03}, "some": {2.0: 0.03}}, [{"rare": 3.0, "some": 2.0}]), "macro_f1"
     )
     assert mixed == ["rare", "some"]
@@ -122,7 +128,7 @@ def test_the_suggestion_for_a_sweep_is_a_valid_grid(tmp_path, capsys):
     values = yaml.safe_load(out)
     assert values["weights"] == {"rare": [6.0, 12.0]}
     assert values["seeds"] == [0, 1, 2]
-    points, _ = grids.expand(grids.check(values), SamplingWeights.complete({}, CLASSES), 0)
+    points, _ = expand(grids.check(values), SamplingWeights.complete({}, CLASSES), 0)
     assert len(points) == 3 * 3
     assert f"--from {sweep.record().parent.experiment}@2" in err
     data = json.loads(run_cli(capsys, "suggest", "s", "--json", "--root", root)[1])
@@ -158,9 +164,9 @@ def test_after_one_seed_three_are_suggested(tmp_path):
 def test_the_shared_control_does_not_count_twice():
     """Where the control was unlucky, all branches gain: their common part is no evidence of two effects."""
     covariance = 0.01**2 * (np.full((2, 2), 0.9) + 0.1 * np.eye(2))
-    _, errors = suggestion._least_squares(np.eye(2), np.array([0.02, 0.02]), covariance)
+    _, errors = main_effects.least_squares(np.eye(2), np.array([0.02, 0.02]), covariance)
     assert errors == pytest.approx([0.01, 0.01], rel=1e-3)
-    one, error = suggestion._least_squares(np.ones((2, 1)), np.array([0.02, 0.02]), covariance)
+    one, error = main_effects.least_squares(np.ones((2, 1)), np.array([0.02, 0.02]), covariance)
     assert one == pytest.approx([0.02])
     assert error[0] == pytest.approx(0.01 * np.sqrt(0.95), rel=1e-3), "not 0.01 / √2"
 
@@ -169,14 +175,14 @@ def test_sweeps_without_effects_rarely_name_a_level():
     rng, wrong = np.random.default_rng(0), 0
     for _ in range(400):
         gains = 0.01 * (rng.standard_normal(6) + rng.standard_normal())
-        estimates, errors = suggestion._least_squares(np.eye(6), gains, 0.01**2 * (np.eye(6) + 1))
-        wrong += bool(suggestion._holm(estimates, errors, 10_000).any())
+        estimates, errors = main_effects.least_squares(np.eye(6), gains, 0.01**2 * (np.eye(6) + 1))
+        wrong += bool(main_effects._holm(estimates, errors, 10_000).any())
     assert wrong <= 32  # 5 % of 400 are 20; binomial, 99.7 %
 
 
 def test_a_sweep_that_varied_nothing_is_refused(tmp_path):
     sweep = sweep_of(tmp_path / "e", CLASSES, BASE, {"r": ({}, BASE)})
-    with pytest.raises(InputError, match="varied no class"):
+    with pytest.raises(InputError, match="varied neither a class"):
         suggestion.suggest(sweep)
 
 
@@ -231,7 +237,7 @@ def test_every_grid_separates_what_it_varies(weights, now, data):
     if varied:  # the control is trained, too
         names = [*(f"c{i}" for i in range(len(weights))), "rest"]
         parent = SamplingWeights.complete({c: now for c in names[:-1]}, names)
-        points, _ = grids.expand(grids.check({"weights": varied}), parent, 0)
+        points, _ = expand(grids.check({"weights": varied}), parent, 0)
         rows = np.array([[p.weights.as_dict()[c] != now for c in varied] for p in points], dtype=float)
         moved = [any(w != now for w in ws) for ws in varied.values()]
         assert np.linalg.matrix_rank(rows) == sum(moved)
@@ -270,10 +276,10 @@ def test_the_next_grid_separates_what_the_last_one_confounded(tmp_path, monkeypa
     told = comparison(truth, points)
     monkeypatch.setattr(suggestion.comparing, "of_sweep", lambda sweep, metric: told)
     found = suggestion.suggest(made)
-    mixed = suggestion.responses(told, "macro_f1")[1]
+    mixed = _responses(told, "macro_f1")[1]
     assert {"rare", "some"} <= set(mixed)
     read = grids.check(yaml.safe_load(suggestion.as_yaml(found)))
-    expanded, _ = grids.expand(read, SamplingWeights.complete({}, CLASSES), 0)
+    expanded, _ = expand(read, SamplingWeights.complete({}, CLASSES), 0)
     following = [
         {c: w for c, w in p.weights.as_dict().items() if w != 1.0} for p in expanded if p.seed == found.seeds[0]
     ]
@@ -313,7 +319,7 @@ def test_what_the_control_gets_without_training_is_said_first(tmp_path, capsys):
 @pytest.mark.parametrize("effect", [0.05, 0.007, 0.0])
 def test_classes_varied_together_are_separated_whatever_they_did(effect):
     found = comparison({"rare": {3.0: effect}, "some": {2.0: effect}}, [{"rare": 3.0, "some": 2.0}])
-    levels, mixed = suggestion.responses(found, "macro_f1")
+    levels, mixed = _responses(found, "macro_f1")
     choices = [suggestion._next(c, 1.0, tried, "macro-F1") for c, tried in levels.items()]
     if not any(c.weights and c.sure for c in choices):
         choices = suggestion._again(choices, levels, "macro-F1")

@@ -134,7 +134,7 @@ def test_a_label_that_is_its_own_reason_is_said_once():
 
     recall = effect("b", "fear", "recall", 0.2, "not separable", images=100, times=1.5, free=0.2)
     learned = effect("b", "fear", LEARNED, -0.01, "not separable", images=100)
-    compared = SimpleNamespace(of=lambda *_: learned, reference="the control")
+    compared = SimpleNamespace(of=lambda *_: learned, reference_of=lambda _: "the control")
     assert verdict._of_class(compared, recall, {}).text == (
         "b: fear: recall +20.0 and predicted 1.50 × as often; the control gets +20.0 by moving its threshold; "
         "at equal alarms -1.0: not separable."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from raysweep.config.settings import ModelSection, TrainingSection
+from raysweep.config.settings import TrainingSection
 from raysweep.errors import CheckpointError, ConfigError, Interrupted, NotFoundError
 from raysweep.store import catalog
 
@@ -225,64 +225,6 @@ def test_trying_the_generators_of_a_checkpoint_keeps_those_of_this_process(make)
 
 
 # Starting from somebody's weights
-
-
-def section(path, **more) -> ModelSection:
-    return ModelSection(init_from=str(path), **more)
-
-
-@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
-def test_a_network_starts_from_the_weights_in_a_file(tmp_path, ending):
-    import torch
-    from safetensors.torch import save_file
-
-    from raysweep.training import models
-
-    source, path = tiny(3, 1), tmp_path / f"x{ending}"
-    torch.save(source.state_dict(), path) if ending == ".pt" else save_file(source.state_dict(), path)
-    model = tiny(3, 1)
-    assert models.initialise(model, section(path)) is None
-    assert all(torch.equal(v, source.state_dict()[k]) for k, v in model.state_dict().items())
-    assert models.initialise(model, ModelSection()) is None
-
-
-def test_tensors_that_do_not_fit_are_named_or_omitted(tmp_path):
-    import torch
-
-    from raysweep.training import models
-
-    source, path = tiny(3, 1).state_dict(), tmp_path / "x.pt"
-    source["extra"] = torch.zeros(1)
-    del source["0.bias"]
-    torch.save(source, path)
-    model = tiny(5, 1)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(
-        CheckpointError, match=r"1 missing: 0.bias; 1 unexpected: extra; 2 of another shape: 3.weight is \(3, 2\)"
-    ):
-        models.initialise(model, section(path))
-    told = models.initialise(model, section(path, init_strict=False))
-    assert told is not None
-    assert told.startswith("1 of 4 tensors were taken from")
-    assert "extra" in told
-    after = model.state_dict()
-    assert torch.equal(after["0.weight"], source["0.weight"])
-    assert all(torch.equal(after[k], before[k]) for k in before if k != "0.weight")
-    torch.save({"other": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match="Nothing in"):
-        models.initialise(model, section(path, init_strict=False))
-
-
-@pytest.mark.parametrize("content", [b"", b"no tensors", b"\xff" * 100, b"\x08\0\0\0\0\0\0\0{}      "])
-def test_a_damaged_safetensors_file_is_refused(tmp_path, content):
-    from raysweep.training import models
-
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError):
-        models.initialise(tiny(3, 1), section(path))
-    with pytest.raises(NotFoundError, match="no file"):
-        models.initialise(tiny(3, 1), section(tmp_path / "nowhere.safetensors"))
 
 
 def test_the_log_names_the_tensors_that_were_omitted(quick_run, tmp_path):

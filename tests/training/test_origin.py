@@ -206,16 +206,19 @@ def test_a_new_head_takes_nothing_from_the_file(tmp_path, bare):
     import torch
 
     from raysweep.config.settings import ModelSection
-    from raysweep.training import head, models
+    from raysweep.training import head, initial, models
 
     model = models.build("cnn", SMALL_NET["options"], 3, 1, head="replace")
     mine = {k: v.clone() for k, v in model.state_dict().items()}
-    assert models.initialise(model, ModelSection(init_from=str(bare), head="replace")) is None
+    loaded = initial.initialise(model, ModelSection(init_from=str(bare), head="replace"))
+    assert loaded is not None
+    assert not loaded.head
+    assert "the last layer begins anew" in loaded.text
     after, file, own = model.state_dict(), torch.load(bare), head.keys(model)
     assert own
     assert all(torch.equal(after[k], (mine if k in own else file)[k]) for k in after)
     five = models.build("cnn", SMALL_NET["options"], 5, 1, head="replace")  # other classes than the file's
-    assert models.initialise(five, ModelSection(init_from=str(bare), head="replace")) is None
+    assert initial.initialise(five, ModelSection(init_from=str(bare), head="replace")).text == loaded.text
 
 
 def test_the_accuracy_before_training_is_that_of_the_validation_images(tmp_path, image_folder):

@@ -25,7 +25,7 @@ from raysweep.launch import runner
 from raysweep.launch.workers import retry, transport
 from raysweep.plan.resources import ResourceOverrides, Resources
 from raysweep.plan.sweep import plan_branch
-from raysweep.plan.types import Parent, Plan
+from raysweep.plan.types import Parent, Plan, base_of
 from raysweep.store import lock
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import BranchRef
@@ -55,6 +55,7 @@ class Shared:
     original_id: str | None = None  # see Sweep.original_id; None: sweep.json says it
     known: Mapping[str, str | None] = field(default_factory=dict)  # branch → its experiment, as sweep.json says
     trust: Trust = NOBODY  # the driver's decision on what the branches' configurations name
+    bases: Mapping[str, Plan] = field(default_factory=dict)  # of branches with settings of their own
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def _train(point: Point, shared: Shared, reporter: BranchReporter, again: bool) 
         return _continued(existing, sweep, shared, reporter, launch)
     if shared.base is None:
         raise CheckpointError("This branch had not started when its parent's checkpoint was lost.")
-    plan = plan_branch(transport.arrived_plan(shared.base), original_id, point)
+    plan = plan_branch(transport.arrived_plan(base_of(point, shared.base, shared.bases)), original_id, point)
     branch = BranchRef(point.name, point.control, point.seed)
     return runner.start(plan, launch, reporter, sweep=original_id, branch=branch).experiment
 

@@ -24,7 +24,7 @@ from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.branch import Shared
 from raysweep.launch.workers import transport
 from raysweep.plan import capacity
-from raysweep.plan.types import SweepPlan
+from raysweep.plan.types import Plan, SweepPlan
 from raysweep.store import experiment as experiments
 from raysweep.store import files, layout, lineage, retention, trust
 from raysweep.store import sweep as sweeps
@@ -78,13 +78,19 @@ def _start(plan: SweepPlan, count: int, progress: Progress) -> SweepResult:
     with contextlib.ExitStack() as held:
         with retention.claimed(plan.parent.path):
             sweep = sweeps.create(plan.root, plan.name, now)
-            problem = trust.remember_made(sweep.id, plan.base.settings.model_dump(mode="json"))
-            if problem:
+            for problem in remember_made(plan, sweep.id):
                 progress(Note(problem))
             lock = WriterLock.acquire(sweep.folder)
             held.callback(lock.release)
             sweep.write_record(_record(plan, sweep.id, now))
         return train_branches(sweep, plan, plan.points, count, progress, steal=False)
+
+
+def remember_made(plan: SweepPlan, sweep_id: str) -> list[str]:
+    """Record that this user made a sweep with these settings; returns what is wrong where that cannot be written."""
+    made = (plan.base, *plan.bases.values())
+    problems = [trust.remember_made(sweep_id, p.settings.model_dump(mode="json")) for p in made]
+    return list(dict.fromkeys(p for p in problems if p))
 
 
 def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
@@ -108,7 +114,17 @@ def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
         grid=plan.grid.model_dump(mode="json"),
         notes=tuple(plan.notes),
         branches=tuple(
-            BranchRecord(p.name, p.control, p.seed, p.weights.as_dict(), plan.shares(p.weights), None, MISSING)
+            BranchRecord(
+                p.name,
+                p.control,
+                p.seed,
+                p.weights.as_dict(),
+                plan.shares(p.weights, p),
+                status=MISSING,
+                settings=p.settings,
+                arm=p.arm,
+                reference=p.reference,
+            )
             for p in plan.points
         ),
     )
@@ -155,7 +171,15 @@ def _started(sweep: Sweep, plan: SweepPlan, record: SweepRecord, count: int, que
     return SweepStarted(
         id=sweep.id,
         branches=tuple(
-            PlannedBranch(b.name, b.control, b.seed, b.status == experiments.FINISHED, _changed(record, b.weights))
+            PlannedBranch(
+                b.name,
+                b.control,
+                b.seed,
+                b.status == experiments.FINISHED,
+                _changed(record, b.weights),
+                b.arm,
+                b.reference,
+            )
             for b in record.branches
         ),
         first_epoch=first + 1,
@@ -163,7 +187,7 @@ def _started(sweep: Sweep, plan: SweepPlan, record: SweepRecord, count: int, que
         at_once=count,
         queue=queue,
         notes=(*plan.notes, *(n.text for n in plan.base.notes)),
-        rates=None if plan.base.rates is None else (plan.base.rates.fork, plan.base.rates.end),
+        rates=tuple(dict.fromkeys((p.rates.fork, p.rates.end) for p in (plan.base, *plan.bases.values()) if p.rates)),
     )
 
 
@@ -180,18 +204,16 @@ def _work(
     Raises:
         CheckpointError: the parent's checkpoint is no longer what was planned with.
     """
-    parent, settings = plan.parent, credentials.stored(plan.base.settings)
+    parent = plan.parent
     content = files.read_all(parent.path)
     if hashlib.sha256(content).hexdigest() != parent.sha256:
         raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
     shared = Shared(
         root=sweep.root,
         sweep_folder=sweep.address,
-        base=replace(
-            transport.portable_plan(replace(plan.base, settings=settings)),
-            resources=capacity.of_branch(plan.base.resources),
-        ),
+        base=replace(_sent(plan.base), resources=capacity.of_branch(plan.base.resources)),
         points={p.name: p for p in points},
+        bases={key: _sent(base) for key, base in plan.bases.items()},
         parent=np.frombuffer(content, np.uint8),
         channel=None,
         steal=steal,
@@ -211,6 +233,11 @@ def _work(
         retries=plan.base.settings.scaling.max_failures,
         record=record,
     )
+
+
+def _sent(base: Plan) -> Plan:
+    """What the processes that train get of a plan."""
+    return transport.portable_plan(replace(base, settings=credentials.stored(base.settings)))
 
 
 def _all_failed(record: SweepRecord, reported: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from raysweep.config.branch_names import unique
-from raysweep.report.comparison import grouped
+from raysweep.report.evaluated import grouped
 from raysweep.store import experiment as experiments
 from raysweep.store.records_sweep import BranchRecord, SweepRecord
 from raysweep.store.results import MISSING
@@ -29,8 +29,9 @@ def extended(record: SweepRecord, more: MoreSeeds) -> SweepRecord:
     """
     taken = {b.name.casefold() for b in record.branches}
     added: list[BranchRecord] = []
+    references = {b.reference for b in record.branches}
     for label, members in grouped(record.branches).items():
-        count = more.controls if members[0].control else more.branches
+        count = more.controls if members[0].control or label in references else more.branches
         for seed in _unused(members, count):
             name = unique(f"{label}-seed{seed}", taken)
             added.append(

@@ -9,7 +9,7 @@ from typing import Any
 
 from raysweep._text import Nested
 from raysweep.cluster import autoscaler, signals
-from raysweep.config import foreign
+from raysweep.config import cells, foreign
 from raysweep.config import grid as grids
 from raysweep.config import load as load_config
 from raysweep.config.grid import Point
@@ -90,7 +90,7 @@ def continue_sweep(
             return _without_parent(sweep, record, str(error), steal, asked, progress, trust)
         if more is not None:
             sweep.write_record(record)
-        trusting.remember_made(sweep.original_id, plan.base.settings.model_dump(mode="json"))
+        sweeping.remember_made(plan, sweep.original_id)
         if not points and not tuning.samples_left(plan.grid, record):
             comparison = sweeping.write_effects(sweep, progress)
             catch_up(sweep.experiments().values(), progress)
@@ -111,7 +111,9 @@ def _allowed(sweep: Sweep, asked: ResourceOverrides, trust: Trust) -> Trust:
         UntrustedError: ``sweep.json`` or a branch names something that nobody has approved.
     """
     kinds, own = (foreign.code, foreign.places), sweep.original_id
-    stored = [(sweep.folder, (own, sweep.id), sweep.record().settings or {})]
+    record = sweep.record()
+    stored = [(sweep.folder, (own, sweep.id), record.settings or {})]
+    stored += [(sweep.folder, (own, sweep.id), cells.nested(b.settings)) for b in record.branches if b.settings]
     for e in sweep.experiments().values():
         stored.append((e.folder, (e.id, own), e.config().settings or {}))
     for folder, ids, settings in stored:
@@ -175,7 +177,10 @@ def _plan_again(
     left = [b for b in record.branches if b.status != experiments.FINISHED]
     parent = _parent_record(sweep, record, left)
     try:
-        plan = sweep_plan.plan_sweep(_request(sweep, record, parent, asked, workers, trust), progress)
+        request = _request(sweep, record, parent, asked, workers, trust)
+        plan = sweep_plan.plan_sweep(request, progress)
+        points = _points(sweep, left, plan.parent.classes)
+        plan = sweep_plan.with_bases(plan, request, points)
     except RaysweepError as error:
         raise type(error)(f"{sweep.id} cannot go on: {error}") from None
     except KeyError as error:
@@ -185,7 +190,7 @@ def _plan_again(
             f"{sweep.id} cannot go on: {plan.parent.path} is not the checkpoint it started from (its SHA-256 is "
             f"{plan.parent.sha256[:12]}…, not {str(parent.sha256)[:12]}…). Restore the file from a copy."
         )
-    return plan, _points(sweep, left, plan.parent.classes)
+    return plan, points
 
 
 def _parent_record(sweep: Sweep, record: SweepRecord, left: Sequence[BranchRecord]) -> ParentRef:
@@ -247,7 +252,7 @@ def _request(
         gpus_per_branch=record.gpus_per_branch or None,
         fresh_optimizer=record.fresh_optimizer,
         reset_head=record.reset_head,
-        overrides=_overrides(record.settings),
+        overrides=_overrides(record.settings, parent, record.epochs),
         trust=trust,
     )
 
@@ -260,7 +265,15 @@ def _points(sweep: Sweep, left: Sequence[BranchRecord], classes: Sequence[str]) 
     """
     try:
         return [
-            Point(b.name, SamplingWeights.complete(b.weights, classes), b.seed, b.control)
+            Point(
+                b.name,
+                SamplingWeights.complete(b.weights, classes),
+                b.seed,
+                b.control,
+                dict(b.settings),
+                b.arm,
+                b.reference,
+            )
             for b in left
             if b.seed is not None
         ]
@@ -268,7 +281,7 @@ def _points(sweep: Sweep, left: Sequence[BranchRecord], classes: Sequence[str]) 
         raise StoreError(f"{sweep.folder / layout.SWEEP}: {error} Restore it from a copy.") from None
 
 
-def _overrides(settings: Mapping[str, Any]) -> Nested:
+def _overrides(settings: Mapping[str, Any], parent: ParentRef, epochs: int | None) -> Nested:
     """A sweep's settings as overrides of its parent's; what each branch sets for itself is left out."""
     kept = {
         k: dict(v) if isinstance(v, Mapping) else v
@@ -277,5 +290,11 @@ def _overrides(settings: Mapping[str, Any]) -> Nested:
     }
     kept["sampling"].pop("weights")
     kept["training"].pop("epochs")
+    fork, at = kept["training"].pop("fork", None), parent.epoch or 0
+    if fork and (fork["start"], fork["end"]) == (
+        at,
+        at + (epochs or 0),
+    ):  # its own, and not one that the parent has inherited
+        kept["training"]["fork"] = {"schedule": fork["schedule"]}
     kept["scaling"] = {k: v for k, v in kept["scaling"].items() if k not in ("address", "num_workers", "threads")}
     return kept

@@ -279,7 +279,8 @@ def _asha(work: Work, metric: str) -> Any:
     """Asynchronous successive halving (Li et al. 2020, https://arxiv.org/abs/1810.05934); controls are never stopped."""
     from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-    controls = {p.name for p in work.points if p.control}
+    references = {p.reference for p in work.points}
+    controls = {p.name for p in work.points if p.control or p.arm in references}
 
     class Scheduler(ASHAScheduler):  # type: ignore[misc, unused-ignore]  # Ray has no types here
         def on_trial_result(self, controller: Any, trial: Any, result: Any) -> str:

@@ -1,4 +1,4 @@
-"""Findings: every difference between a branch and its control, with one interval, one p-value and one label.
+"""Findings: every difference between a branch and its reference, with one interval, one p-value and one label.
 
 What a ratio does first is to move decision thresholds. So each class has two kinds of differences: those at the networks' own
 decisions (recall, precision, F1), and what was *learned*, where every network predicts each class as often as it occurs.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -78,8 +79,8 @@ class Free:
 
 @dataclass(frozen=True)
 class Gains:
-    """A metric over all classes: each branch's difference from the control, ``values`` (B,), and their ``covariance`` (B, B), which
-    the shared control makes them have; NaN if no arm has two seeds."""
+    """A metric over all classes: each branch's difference from the control of the sweep, also where it is compared with that of its
+    cell, ``values`` (B,), and their ``covariance`` (B, B), which the shared control makes them have; NaN if no arm has two seeds."""
 
     values: Array
     covariance: Array
@@ -122,67 +123,84 @@ class Findings:
 
 @dataclass(frozen=True)
 class _Compared:
-    """A branch that was tested against the control, without what is needed only while testing."""
+    """A branch that was tested against its reference, without what is needed only while testing."""
 
     name: str
     summary: ArmSummary
     predicted: Array
     inseparable: Array
     of_images: Array  # V_img, (M,)
+    reference: MeasuredArm
 
     @property
     def seeds(self) -> int:
         return self.summary.seeds
 
 
-def find(control: Arm, branches: Sequence[Arm], cases: Cases, margin: float = MARGIN, seed: int = 0) -> Findings:
-    """Compare every branch with the control, on the same cases.
+def find(
+    control: Arm,
+    branches: Sequence[Arm],
+    cases: Cases,
+    margin: float = MARGIN,
+    seed: int = 0,
+    references: Mapping[str, str] = MappingProxyType({}),
+) -> Findings:
+    """Compare every branch with its reference, on the same cases.
 
-    Deterministic: the same numbers and seed give the same findings. Memory holds the influence of one branch at a time.
+    Deterministic: the same numbers and seed give the same findings. Memory holds the influence of the references and of one branch
+    at a time.
 
     Args:
+        references: branch → the other branch that it is compared with; those not named are compared with ``control``.
         margin: two networks whose 90 % interval lies within ± margin count as the same.
         seed: of the draws that correct the winner's gain.
     """
     rows = arms.targets(cases.classes)
     whole = [arms.OVERALL.index(metric) for metric in CHOSEN_BY]
     reference = arms.measure(control, cases)
+    known = {b.name: (b, arms.measure(b, cases)) for b in branches if b.name in references.values()}
     compared, free, differences = [], [], []
     for branch in branches:
-        measured = arms.measure(branch, cases)
-        apart = measured.influence + reference.influence.times(-1)
-        differences.append(apart.overall[whole])
+        measured = known[branch.name][1] if branch.name in known else arms.measure(branch, cases)
+        against, its = known[references[branch.name]] if branch.name in references else (control, reference)
+        differences.append((measured.influence.overall - reference.influence.overall)[whole])
         compared.append(
-            _Compared(branch.name, measured.summary, measured.predicted, measured.inseparable, apart.squares())
+            _Compared(
+                branch.name,
+                measured.summary,
+                measured.predicted,
+                measured.inseparable,
+                (measured.influence + its.influence.times(-1)).squares(),
+                its,
+            )
         )
-        free.append(_free(branch.name, measured, reference, control, cases))
+        free.append(_free(branch.name, measured, its, against, cases))
     between = pooled([reference.summary, *(c.summary for c in compared)])
     floor, sizes = arms.floors(cases), arms.sizes(cases)
-    tests = [tested(c.summary, reference.summary, c.of_images, between, floor, sizes) for c in compared]
-    usable = np.array([_usable(c, reference, cases, between, rows) for c in compared])
-    found, sizes_of_families = _labelled(compared, reference, tests, usable, rows, margin)
-    gains, winner = {}, None
-    for i, metric in enumerate(CHOSEN_BY):
-        row = rows.index((None, metric))
-        own, seeds = (
-            np.array(values) for values in ([c.summary.own[row] for c in compared], [c.seeds for c in compared])
-        )
-        gains[metric] = Gains(
-            np.array([t.difference[row] for t in tests]),
-            selection.covariance(
-                np.stack([d[i] for d in differences]),
-                own,
-                float(reference.summary.own[row]),
-                float(between.variance[row]),
-                seeds,
-                reference.summary.seeds,
-            ),
-            np.maximum(between.variance[row] / seeds - own, 0.0),
-        )
+    tests = [tested(c.summary, c.reference.summary, c.of_images, between, floor, sizes) for c in compared]
+    usable = np.array([_usable(c, cases, between, rows) for c in compared])
+    found, sizes_of_families = _labelled(compared, tests, usable, rows, margin)
+    gains = {
+        metric: _gains(rows.index((None, metric)), compared, reference, np.stack([d[i] for d in differences]), between)
+        for i, metric in enumerate(CHOSEN_BY)
+    }
+    winner = None
     if between.degrees and len(compared) > 1:
         chosen = gains[CHOSEN_BY[0]]
         winner = selection.corrected([c.name for c in compared], chosen.values, chosen.covariance, seed)
     return Findings(tuple(found), tuple(free), sizes_of_families, between, winner, gains)
+
+
+def _gains(row: int, compared: Sequence[_Compared], control: MeasuredArm, differences: Array, between: Pooled) -> Gains:
+    """What every branch gains over the control in one metric, by the row of the metric; ``differences`` (B, G) is the influence of
+    every case on it."""
+    own = np.array([c.summary.own[row] for c in compared])
+    seeds = np.array([c.seeds for c in compared])
+    of_control = float(control.summary.own[row])
+    variance = float(between.variance[row])
+    spread = selection.covariance(differences, own, of_control, variance, seeds, control.summary.seeds)
+    values = np.array([c.summary.mean[row] - control.summary.mean[row] for c in compared])
+    return Gains(values, spread, np.maximum(variance / seeds - own, 0.0))
 
 
 def _free(name: str, branch: MeasuredArm, reference: MeasuredArm, control: Arm, cases: Cases) -> Free:
@@ -195,10 +213,9 @@ def _free(name: str, branch: MeasuredArm, reference: MeasuredArm, control: Arm, 
     return Free(name, times, gained[0], gained[1], gained[2])
 
 
-def _usable(
-    branch: _Compared, control: MeasuredArm, cases: Cases, between: Pooled, rows: Sequence[tuple[int | None, str]]
-) -> list[str]:
+def _usable(branch: _Compared, cases: Cases, between: Pooled, rows: Sequence[tuple[int | None, str]]) -> list[str]:
     """For every row why it is not tested, or "" where it is."""
+    control = branch.reference
     predicted = np.minimum(branch.predicted.mean(0), control.predicted.mean(0))
     apart = branch.inseparable | control.inseparable
     result = []
@@ -218,7 +235,6 @@ def _usable(
 
 def _labelled(
     compared: Sequence[_Compared],
-    reference: MeasuredArm,
     tests: Sequence[Tested],
     usable: Array,
     rows: Sequence[tuple[int | None, str]],
@@ -238,7 +254,7 @@ def _labelled(
             family = families[int(learned[m])]
             reason = str(usable[i, m])
             known = reason in ("", DESCRIBED_ONLY) and branch.seeds > 1
-            value, before, difference = branch.summary.mean[m], reference.summary.mean[m], test.difference[m]
+            before, value, difference = branch.reference.summary.mean[m], branch.summary.mean[m], test.difference[m]
             label = reason or _label(metric, float(difference), bool(family.labelled[i, m]), bool(same[m]))
             found.append(
                 Finding(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from raysweep._text import short_repr
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, Effect
 from raysweep.report.history import cost
@@ -23,7 +24,7 @@ def line(group: Group, comparison: Comparison | None) -> BranchLine:
     return BranchLine(
         name=group.name,
         control=group.control,
-        change=describe_changed(rows[0].change),
+        change="; ".join([describe_changed(rows[0].change), *_settings(comparison, group.name)]),
         status=", ".join(sorted({r.status for r in rows})),
         seeds=len(group.members),
         accuracy=_mean(last, "val_acc"),
@@ -35,6 +36,15 @@ def line(group: Group, comparison: Comparison | None) -> BranchLine:
         seconds=sum(seconds for seconds, _ in costs),
         images=sum(images for _, images in costs),
     )
+
+
+def _settings(comparison: Comparison | None, name: str) -> list[str]:
+    """The settings of a branch, and what it is compared with where that is the control of its cell."""
+    mine = next((b for b in comparison.branches if b.name == name), None) if comparison is not None else None
+    if mine is None:
+        return []
+    told = [f"{key}={short_repr(value)}" for key, value in mine.settings.items()]
+    return [*told, *([f"against {mine.reference}"] if mine.reference else [])]
 
 
 def _mean(entries: Sequence[ManifestEntry], metric: str) -> float | None:

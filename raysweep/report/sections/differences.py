@@ -44,7 +44,7 @@ def heat(comparison: Comparison, branches: Sequence[str]) -> Heat:
 
 def _table(comparison: Comparison, branches: Sequence[str], classes: Sequence[str], metric: str) -> list[HeatLine]:
     targets = [*((c, metric) for c in classes), (ALL, "macro_f1"), (ALL, "accuracy")]
-    names = [*branches, *({e.branch for e in comparison.offsets} if metric != LEARNED else ())]
+    names = [*branches, *(comparison.moved if metric != LEARNED else ())]
     rows = {name: [comparison.of(name, target, m) for target, m in targets] for name in names}
     sizes = [abs(e.difference) for row in rows.values() for e in row if not math.isnan(e.difference)]
     most = max(sizes, default=0.0) or 1.0

@@ -51,7 +51,8 @@ def compared(comparison: Comparison, branches: Sequence[str]) -> Candidates | No
     if not comparison.networks:
         return None
     chosen = [name for name in branches if name in comparison.networks][:MOST_BRANCHES]
-    arms = {name: _read(comparison.networks[name]) for name in ("", *chosen)}
+    references = {b.name: b.reference for b in comparison.branches if b.name in chosen}
+    arms = {name: _read(comparison.networks[name]) for name in dict.fromkeys(("", *chosen, *references.values()))}
     if not all(arms.values()):
         return None
     every = np.concatenate([comparison.pairs[0].reference, *(pair.branch for pair in comparison.pairs)])
@@ -63,6 +64,7 @@ def compared(comparison: Comparison, branches: Sequence[str]) -> Candidates | No
         {name: voted(members) for name, members in arms.items()},
         every,
         comparison.reference,
+        references,
     )
     order = by_size(comparison, "f1")[:MOST_CLASSES]
     notes = []
@@ -100,7 +102,7 @@ def _read(networks: Sequence[Network]) -> list[Predictions]:
 @dataclass
 class _Making:
     """Chooses the images. ``arms``: name → its majority, "" for the reference. ``every`` int (networks, n): what all networks of the
-    comparison predict."""
+    comparison predict. ``against``: each branch to be shown → the arm that it is compared with."""
 
     classes: Sequence[str]
     labels: np.ndarray
@@ -108,6 +110,7 @@ class _Making:
     arms: Mapping[str, Voted]
     every: np.ndarray
     reference: str
+    against: Mapping[str, str] = field(default_factory=dict)
     rows: list[list[list[int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -131,9 +134,8 @@ class _Making:
     def _of_class(self, c: int) -> ClassPictures | None:
         mine = self.labels == c
         made: list[tuple[PictureRow, list[int]]] = []
-        for name, arm in self.arms.items():
-            if name:
-                made += self._flips(name, arm, mine)
+        for name in self.against:
+            made += self._flips(name, self.arms[name], mine)
         made += [self._confident(c, mine), self._suspected(c), self._disputed(mine)]
         made = [(row, indices) for row, indices in made if indices]
         if not made:
@@ -145,7 +147,8 @@ class _Making:
         return ClassPictures(self.classes[c], about, [row for row, _ in made])
 
     def _flips(self, name: str, arm: Voted, mine: np.ndarray) -> list[tuple[PictureRow, list[int]]]:
-        old = self.arms[""]
+        its = self.against[name]
+        old, before = self.arms[its], its or self.reference
         every = [f for f in flips.between(old, arm, self.labels, self.classes, self.known, among=mine)]
         rows = []
         for kind, word, colour in ((FIXED, "fixed", "better"), (BROKEN, "broke", "worse")):
@@ -154,7 +157,7 @@ class _Making:
                 self._picture(
                     f.index,
                     f"{f.old} → {f.new}",
-                    f"{self.reference}: {f.old} ({f.old_votes} of {old.seeds}); {name}: {f.new} ({f.new_votes} of {arm.seeds})",
+                    f"{before}: {f.old} ({f.old_votes} of {old.seeds}); {name}: {f.new} ({f.new_votes} of {arm.seeds})",
                 )
                 for f in of_kind[:MOST_PICTURES]
             ]

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from raysweep._text import truncate
 from raysweep.errors import CheckpointError
 
-# Bytes of one element.
-_STORAGES = {
+# Kinds of the data of tensors → bytes of one element.
+STORAGES = {
     **{f"torch {kind}Storage": 1 for kind in ("Byte", "Char", "Bool")},
     **{f"torch {kind}Storage": 2 for kind in ("Short", "Half", "BFloat16")},
     **{f"torch {kind}Storage": 4 for kind in ("Int", "Float")},
@@ -24,7 +24,7 @@ _STORAGES = {
     "torch ComplexDoubleStorage": 16,
     "torch.storage UntypedStorage": 1,
 }
-_TYPES = {
+TYPES = {
     *(f"torch {kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
     *("torch bool", "torch bfloat16", "torch float16", "torch float32", "torch float64"),
     *("torch complex64", "torch complex128", "torch float8_e4m3fn", "torch float8_e5m2"),
@@ -36,7 +36,7 @@ _CALLED = {
 _NUMPY = {"numpy.core.multiarray scalar", "numpy._core.multiarray scalar", "numpy dtype", "_codecs encode"}
 
 # The names that a pickle may contain: tensors and plain values.
-PLAIN = frozenset({*_STORAGES, *_TYPES, *_CALLED})
+PLAIN = frozenset({*STORAGES, *TYPES, *_CALLED})
 # The same with NumPy's scalars, which the old system wrote. torch itself accepts them only within ``safe_globals``.
 LEGACY = PLAIN | _NUMPY
 
@@ -237,7 +237,7 @@ class _Machine:
             raise ValueError("a reference to something other than the data of tensors")
         if count < 0:
             raise ValueError("a negative number of elements")
-        self.storages[key] = max(self.storages.get(key, 0), count * _STORAGES[kind])
+        self.storages[key] = max(self.storages.get(key, 0), count * STORAGES[kind])
         return _OTHER
 
 

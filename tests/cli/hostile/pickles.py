@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tests.cli.hostile.cases import Room, Work, add, saved
+from tests.cli.hostile.cases import CASES, Room, Work, add, saved
 from tests.conftest import SMALL_NET
 
 if TYPE_CHECKING:
@@ -97,7 +97,11 @@ add("code in the legacy format", CODE, legacy)
 add("code in a bare pickle", CODE, lambda room: room.sent(pickle.dumps(payload(room), protocol=2)))
 add("code as a key", CODE, lambda room: room.sent({payload(room): 1}))
 add("code deep inside", CODE, deep_code)
-add("code in the file of init_from", CODE, init_from)
+add(
+    "code in the file of init_from",
+    r"sent\.pt holds no tensors of a network.*not run.*w \((posix|nt)\.system\)",
+    init_from,
+)
 add("code in a checkpoint that the manifest vouches for", "FAULT .*could run code.*system", vouched, 1)
 add(
     "settings in a checkpoint that name a Python function",
@@ -109,6 +113,45 @@ add(
     r"sent\.pt (holds|is damaged or not a checkpoint)",
     lambda room: room.sent(torch_zip(b"\x80\x02}.", name="constants.pkl")),
 )
+
+# --- the same, as the file of init_from, of which only the tensors are read --------------------------------------------
+
+
+def started(make: Callable[[Room], Work]) -> Callable[[Room], Work]:
+    """A new run that starts from the file of a command that resumes it."""
+
+    def run(room: Room) -> Work:
+        command = make(room)
+        assert not callable(command)
+        return ["run", room.config(model={**SMALL_NET, "init_from": str(command[2])})]
+
+    return run
+
+
+def endless_modules(room: Room) -> Work:
+    """A few hundred bytes that are 2**60 modules when they are counted one by one."""
+    import torch
+
+    module = torch.nn.Module()
+    for _ in range(60):
+        outer = torch.nn.Module()
+        outer.add_module("a", module)
+        outer.add_module("b", module)
+        module = outer
+    return room.sent(module)
+
+
+def endless_names(room: Room) -> Work:
+    import torch
+
+    words = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.", "body.")
+    names = [f"{a}{b}{c}{d}w{i}" for a in words for b in words for c in words for d in words for i in range(8)]
+    return room.sent({name: torch.zeros(1) for name in names})
+
+
+add("a network of endless modules for init_from", "no tensors|do not fit", started(endless_modules))
+add("names that begin in thousands of ways for init_from", "do not fit the model", started(endless_names))
+
 
 # --- small files that declare much ------------------------------------------------------------------------------------
 
@@ -168,6 +211,20 @@ PROGRAMS: dict[str, tuple[bytes, str]] = {
 }
 for label, (program, told) in PROGRAMS.items():
     add(f"a pickle that {label}", told, lambda room, p=program: room.sent(torch_zip(b"\x80\x02" + p + b".")))  # type: ignore[misc]
+for label in (
+    "a deflated zip bomb",
+    "a zip whose parts overlap",
+    "one number spread over terabytes",
+    "a zip that declares a storage beyond its record",
+):
+    add(f"{label} for init_from", r"sent\.pt", started(CASES[label].make))
+for label in (
+    "a tensor without data",
+    "a sparse tensor",
+    "a legacy file that declares a storage of 2 GB",
+    *(f"a pickle that {p}" for p in PROGRAMS),
+):
+    add(f"{label} for init_from", r"sent\.pt", started(CASES[label].make))
 # Functions that torch admits in a pickle, since bytes and tensors are made by them.
 CALLS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
     "makes a gigabyte of nothing": lambda torch: (bytearray, 10**9),

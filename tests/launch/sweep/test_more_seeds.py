@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raysweep.report import comparison
+from raysweep.report import comparison, evaluated
 from raysweep.store.experiment import CRASHED
 from tests.cli.test_errors import run_cli
 from tests.report.making import sweep_of
@@ -32,7 +32,7 @@ def test_every_branch_gets_the_smallest_seeds_that_it_has_not(sweep):
     assert {b.status for b in added} == {"missing"}
     assert {b.experiment for b in added} == {None}
     assert all(b.weights == {"a": 5.0, "b": 1.0, "c": 1.0} for b in added if b.name.startswith("a5"))
-    groups = comparison.grouped(more.branches)
+    groups = evaluated.grouped(more.branches)
     assert {name: len(members) for name, members in groups.items()} == {"control": 6, "a5": 4, "b2": 4}
 
 
@@ -42,7 +42,7 @@ def test_a_sweep_with_one_seed_keeps_its_names(tmp_path):
     single = sweep_of(tmp_path / "one", CLASSES, BASE, {"a5": ({"a": 5.0}, BASE)}, (7,)).record()
     more = extended(single, MoreSeeds(1, 0))
     assert [b.name for b in more.branches] == ["control", "a5", "a5-seed0"]
-    assert {name: len(members) for name, members in comparison.grouped(more.branches).items()} == {
+    assert {name: len(members) for name, members in evaluated.grouped(more.branches).items()} == {
         "control": 1, "a5": 2
     }  # fmt: skip
 
@@ -98,7 +98,7 @@ def test_seeds_are_added_before_the_sweep_goes_on(sweep, monkeypatch, capsys):
                 class scaling:
                     address = None
 
-        grid, name = None, "s"
+        grid, name, bases = None, "s", {}
 
     def plan_again(sweep, record, *_):
         planned.extend(b.name for b in record.branches if b.status == "missing")

@@ -15,6 +15,7 @@ from raysweep.display.results import results_table
 from raysweep.display.shares import MOST_CLASSES
 from raysweep.display.tables import table
 from raysweep.display.terminal import percent, put, put_json, say, say_next
+from raysweep.display.verdict import say_verdict
 from raysweep.events import Loading
 from raysweep.store import resolve
 from raysweep.store.commands import continue_command
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from raysweep.config.grid import Grid
     from raysweep.launch.sweep.driver import SweepResult
     from raysweep.plan.types import SweepPlan, SweepRequest
-    from raysweep.report.comparison import Comparison
-
-
-MOST_VERDICTS = 8  # sentences at the end of a sweep
 
 
 def register(app: typer.Typer) -> None:
@@ -92,7 +89,8 @@ def branch(
         reset_head=resets_head(reset),
         overrides=load_config.parse_overrides(overrides or []),
     )
-    _run(request, trust, dry_run, as_json)
+    run = _run if request.grid.data.folds is None else _run_folds
+    run(request, trust, dry_run, as_json)
 
 
 def _grid(file: str | None, line: str | None) -> Grid:
@@ -125,6 +123,30 @@ def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> No
         result = sweeping.run(plan, display)
     put(str(result.sweep.folder))
     summarise(result)
+
+
+def _run_folds(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
+    from raysweep.cli import folds
+    from raysweep.display.sweep import SweepDisplay
+
+    with SweepDisplay() as display:
+        display(Loading())
+        from raysweep.launch.sweep import folds as launching
+        from raysweep.plan.folds import plan_folds
+
+        request = replace(request, trust=consent(trust, display))
+        plan = plan_folds(request, display, writable=not dry_run)
+        if dry_run:
+            display.close()
+            if as_json:
+                put_json({**_plan_json(plan.sweep), **folds.plan_json(plan)})
+                return
+            folds.show_plan(plan)
+            _show_plan(plan.sweep)
+            return
+        result = launching.run(plan, display)
+    put(str(result.folds.folder))
+    folds.summarise(result)
 
 
 def _at_once(plan: SweepPlan) -> int | None:
@@ -227,16 +249,5 @@ def summarise(result: SweepResult) -> None:
             f"{continue_command(sweep.root, sweep.id)}"
         )
     if result.comparison is not None:
-        _say_verdict(result.comparison)
+        say_verdict(result.comparison)
     say_next(sweep.root, "compare", sweep.id)
-
-
-def _say_verdict(comparison: Comparison) -> None:
-    """Print what the sweep shows: what was learned, what only moved a threshold."""
-    from raysweep.report import verdict
-
-    lines, more = verdict.sentences(comparison, MOST_VERDICTS)
-    for line in lines:
-        say(plain(line.text))
-    if more:
-        say(f"{more:,} more sentences, which compare prints.")

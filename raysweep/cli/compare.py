@@ -51,10 +51,13 @@ def compare(
     and from what a moved threshold gives without training."""
     from raysweep.errors import InputError, did_you_mean
     from raysweep.report import comparison as comparing
+    from raysweep.report import folds as of_all_folds
+    from raysweep.store import folds
 
     if metric is not None and metric not in TITLES:
         raise InputError(f"--metric {metric}: choose one of {', '.join(TITLES)}.")
-    found = comparing.compare(Root.open(root), references)
+    of_folds = folds.find(Root.open(root), references[0]) if len(references) == 1 else None
+    found = comparing.compare(Root.open(root), references) if of_folds is None else of_all_folds.compare(of_folds)
     if of_class is not None and of_class not in found.classes:
         raise InputError(f"--class {of_class}: there is no such class.{did_you_mean(of_class, found.classes)}")
     if as_json:

@@ -15,6 +15,7 @@ from raysweep.store.root import Root
 if TYPE_CHECKING:
     from raysweep.errors import InputError
     from raysweep.store.experiment import Experiment
+    from raysweep.store.folds import Folds
     from raysweep.store.sweep import Sweep
 
 Asked = tuple[int | None, int | list[int] | None, str | None]  # threads, workers, address
@@ -50,10 +51,18 @@ def continue_(
     """Finish an interrupted experiment or sweep in place. Starts from the newest intact checkpoints."""
     from raysweep.config.load import parse_workers
     from raysweep.errors import InputError
-    from raysweep.store import resolve
+    from raysweep.store import folds, resolve
     from raysweep.store.sweep import Sweep
 
     count = parse_workers(workers)
+    of_folds = folds.find(Root.open(root), reference)
+    if of_folds is not None:
+        if epochs is not None or more_seeds or more_controls:
+            raise InputError(
+                f"{of_folds.id} is a k-fold sweep: continue finishes it. Name the sweep of a fold for more seeds."
+            )
+        _folds(of_folds, steal, (threads, count, address), trust)
+        return
     found = resolve.find_any(Root.open(root), reference)
     if epochs is not None:
         raise _longer(found, epochs)
@@ -104,6 +113,22 @@ def _sweep(sweep: Sweep, steal: bool, asked: Asked, trust: bool, more: tuple[int
             more=MoreSeeds(*more) if any(more) else None,
         )
     put(str(result.sweep.folder))
+    summarise(result)
+
+
+def _folds(found: Folds, steal: bool, asked: Asked, trust: bool) -> None:
+    from raysweep.cli.folds import summarise
+    from raysweep.display.sweep import SweepDisplay
+
+    with SweepDisplay() as display:
+        display(Loading())
+        from raysweep.launch.sweep.folds import continue_folds
+        from raysweep.plan.resources import ResourceOverrides
+
+        result = continue_folds(
+            found, steal=steal, asked=ResourceOverrides(*asked), progress=display, trust=consent(trust, display)
+        )
+    put(str(result.folds.folder))
     summarise(result)
 
 

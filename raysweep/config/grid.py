@@ -120,6 +120,16 @@ class SearchSection(Section):
         return self
 
 
+class GridData(Section):
+    """What a sweep does with the data."""
+
+    folds: Annotated[Int, Field(ge=2, le=100)] | None = Field(
+        None,
+        description="Cross-validate: set the training images aside in so many parts, train a parent for each, after the settings of the "
+        "checkpoint, and all branches on each. Default: all branches start from the checkpoint.",
+    )
+
+
 class Fork(Section):
     """What all branches, the control included, do otherwise at the fork."""
 
@@ -133,6 +143,7 @@ class Fork(Section):
 class Grid(Section):
     """The content of a grid file."""
 
+    data: GridData = Field(default_factory=GridData, description="folds: 5 cross-validates.")  # type: ignore[arg-type]
     epochs: Positive | None = Field(None, description="Additional epochs of every branch.")
     control: bool = Field(
         True, description="Add a branch with the parent's weights, trained for as many epochs, to compare with."
@@ -186,6 +197,14 @@ class Grid(Section):
         "macro_f1",
         description="Validation metric by which `raysweep evaluate SWEEP` chooses the one branch that it tries on the test images.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dotted(cls, values: Any) -> Any:
+        """``data.folds: 5`` as for a run."""
+        if isinstance(values, dict) and "data.folds" in values and "data" not in values:
+            return {**{k: v for k, v in values.items() if k != "data.folds"}, "data": {"folds": values["data.folds"]}}
+        return values
 
     @field_validator("weights", "shares")
     @classmethod

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from raysweep._text import Nested, check_name, short_repr, without_credentials
+from raysweep._text import Nested, check_name, short_repr
 from raysweep.config.own import METRICS, WordOrCode, check_metric, target_of
+from raysweep.config.tracking import TrackersSection
 from raysweep.config.treatment import LossSection, SamplingSection
 from raysweep.config.types import Float, Int, Moments, Name, Names, Positive, Section, Seed, Text, Workers, short_json
 
@@ -104,6 +105,14 @@ class DataSection(Section):
     max_val: Positive | None = Field(
         None, description="Use at most this many validation images, the same part of each class. Default: all."
     )
+    folds: Annotated[Int, Field(ge=2, le=100)] | None = Field(
+        None,
+        description="Set the training images aside in so many parts, of which fold is for validation and the others for training "
+        "(k-fold cross-validation). In a grid file: a parent and all branches for each of them. Default: no folds.",
+    )
+    fold: Annotated[Int, Field(ge=1, le=100)] | None = Field(
+        None, description="The part for validation, counted from 1; see folds."
+    )
     group: Text | None = Field(
         None,
         description="What tells which images belong together (a patient, a film): a column of the list, or a pattern of the file's "
@@ -149,6 +158,27 @@ class DataSection(Section):
                 raise ValueError(f"{'mean' if mean is None else 'std'} is missing: give numbers for mean and for std")
             values = {**values, "mean": word, "std": word}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _folds_are_a_split(cls, values: Any) -> Any:
+        """With folds the data's own validation images are no part of it."""
+        if isinstance(values, dict) and values.get("folds") is not None and values.get("val", "auto") == "auto":
+            return {**values, "val": "split"}
+        return values
+
+    @model_validator(mode="after")
+    def _a_fold_of_folds(self) -> DataSection:
+        if self.folds is None and self.fold is None:
+            return self
+        if self.folds is None or self.fold is None or self.fold > self.folds:
+            raise ValueError(
+                "folds and fold go together: a run takes one fold, such as data.folds=5 data.fold=1 (up to 5); `data: {folds: 5}` in a "
+                "grid file trains a parent and all branches for each"
+            )
+        if self.val == "test" or self.max_val is not None:
+            raise ValueError("with folds each training image is for validation once: remove max_val, and val: test")
+        return self
 
     @field_validator("mean", "std")
     @classmethod
@@ -288,6 +318,11 @@ class TrainingSection(Section):
         "val_acc",
         description="Validation metric that decides which epoch is the best: val_acc, macro_f1, balanced_accuracy, or one of metrics.",
     )
+    patience: Positive | None = Field(
+        None,
+        description="Stop after this many epochs without a better best_metric; epochs is then the most. In a sweep the controls "
+        "train first, and all branches train as long as the longest control. Default: train all epochs.",
+    )
 
 
 class KeepSection(Section):
@@ -332,52 +367,6 @@ class ScalingSection(Section):
         "auto",
         description="How many seconds to wait for missing nodes. auto: 900 if the cluster has an autoscaler; else 0 at the start "
         "and 60 after a node is lost.",
-    )
-
-
-class MlflowSection(Section):
-    uri: Text | None = Field(
-        None,
-        repr=False,
-        description="Address of an MLflow server, or sqlite:///FILE. Default: MLFLOW_TRACKING_URI. Put passwords into MLflow's "
-        "environment variables: one that stands here is used, but not stored.",
-    )
-    experiment: Text = Field(
-        "raysweep", min_length=1, description="MLflow experiment; each raysweep experiment is a run in it."
-    )
-
-    @field_serializer("uri")
-    def _stored(self, value: str | None) -> str | None:
-        """Whatever is written to a file, a checkpoint or the terminal has no credentials."""
-        return None if value is None else without_credentials(value)
-
-
-class WandbSection(Section):
-    project: Text = Field("raysweep", min_length=1, description="W&B project.")
-    entity: Text | None = Field(None, description="W&B user or team. Default: your own.")
-    mode: Literal["online", "offline"] = Field(
-        "online", description="offline: write to this machine only. WANDB_MODE overrides this."
-    )
-
-
-class TrackioSection(Section):
-    project: Text = Field(
-        "raysweep",
-        min_length=1,
-        description="trackio project. TRACKIO_DIR and TRACKIO_SPACE_ID choose where trackio stores it.",
-    )
-
-
-class TrackersSection(Section):
-    tensorboard: bool = Field(True, description="Write TensorBoard events into the experiment's folder.")
-    mlflow: MlflowSection | None = Field(
-        None, description="MLflow; {} uses the defaults. Needs pip install 'raysweep[mlflow]'."
-    )
-    wandb: WandbSection | None = Field(
-        None, description="Weights & Biases; {} uses the defaults. Needs pip install 'raysweep[wandb]'."
-    )
-    trackio: TrackioSection | None = Field(
-        None, description="trackio; {} uses the defaults. Needs pip install 'raysweep[trackio]'."
     )
 
 

@@ -263,6 +263,7 @@ def key(fingerprint: str, data: DataSection, known: Known | None = None) -> str:
     """The name of the cache's folder: a hash of everything that its content depends on."""
     keys = "image_size channels val_fraction split_seed on_bad_image duplicates val min_val max_val group"
     options = [getattr(data, key) for key in keys.split()]
+    options += [] if data.folds is None else [data.folds, data.fold]
     fixed = [] if known is None else [hashlib.sha256(part.tobytes()).hexdigest() for part in (known.train, known.val)]
     return hashlib.sha256(json.dumps([VERSION, fingerprint, *options, *fixed]).encode()).hexdigest()[:20]
 

@@ -26,6 +26,7 @@ from raysweep.events import (
     Note,
     SweepEnded,
     SweepStarted,
+    TrainingStarted,
 )
 
 MOST_RATES = 3  # in the title
@@ -56,6 +57,7 @@ class Row:
     changed: tuple[str, ...] = ()  # classes whose weights are not the parent's
     touched: float = 0.0
     by_epoch: dict[int, dict[str, float]] = field(default_factory=dict)  # epoch → what is compared with the control
+    last_epoch: int | None = None  # its own, where the training has begun
 
 
 class SweepDisplay(Display):
@@ -110,6 +112,8 @@ class SweepDisplay(Display):
                 super().__call__(event)
 
     def _sweep(self, event: SweepStarted) -> None:
+        self.rows.clear()  # of a k-fold sweep: those of the fold before
+        self.controls.clear()
         self.first_epoch, self.last_epoch = event.first_epoch, event.last_epoch
         self.rates = event.rates
         for b in event.branches:
@@ -133,6 +137,8 @@ class SweepDisplay(Display):
         match event:
             case BranchStarted():
                 self._row(branch).status = "starting"
+            case TrainingStarted(last_epoch):
+                self._row(branch).last_epoch = last_epoch
             case BatchDone():
                 row = self._row(branch)
                 row.status = "running" if event.batch < event.batches else "validating"
@@ -171,7 +177,7 @@ class SweepDisplay(Display):
             against = self._against(row)
             changed = self._changed(row)
             say(
-                f"{plain(row.name)}  epoch {event.epoch}/{self.last_epoch or '?'}  acc {percent(row.accuracy)}"
+                f"{plain(row.name)}  epoch {event.epoch}/{row.last_epoch or self.last_epoch or '?'}  acc {percent(row.accuracy)}"
                 f"{f' ({against} against the control)' if against else ''}  macro-F1 {decimals(row.f1)}  "
                 f"worst {plain(row.worst)}{f'  changed {changed}' if changed else ''}"
             )
@@ -252,7 +258,7 @@ class SweepDisplay(Display):
         return [r for r in rows if r.name in shown]
 
     def _cells(self, row: Row) -> list[str]:
-        epoch = "" if not row.epoch else f"{row.epoch}/{self.last_epoch or '?'}"
+        epoch = "" if not row.epoch else f"{row.epoch}/{row.last_epoch or self.last_epoch or '?'}"
         if row.status == "running" and row.batch < 1:
             epoch += f" {row.batch:>4.0%}"
         name = plain(row.name) if not row.control else f"{plain(row.name)} *"

@@ -11,7 +11,7 @@ from raysweep._text import counted, join_names
 from raysweep.cluster import signals
 from raysweep.config import foreign
 from raysweep.config import load as load_config
-from raysweep.config.settings import Settings
+from raysweep.config.settings import Settings, TrainingSection
 from raysweep.data.roles import record
 from raysweep.errors import CheckpointError, NotFoundError, RaysweepError, ResourceError
 from raysweep.events import Note, Progress, ignore
@@ -47,6 +47,7 @@ def continue_experiment(
     launch: Launch | None = None,
     fitted: Resources | None = None,
     trust: Trust = NOBODY,
+    until: int | None = None,
 ) -> Result:
     """Finish an interrupted experiment in its own folder, from its newest checkpoint that verifies.
 
@@ -58,17 +59,18 @@ def continue_experiment(
         launch: how to start the training; by default as the experiment's resources ask for.
         fitted: with ``launch``, the resources it has.
         trust: whether what its configuration names may run.
+        until: the epoch to train to, whatever its configuration and patience say: that of its sweep.
 
     Raises:
         NotFoundError: no such experiment. UntrustedError: it names code or places that nobody has approved. LockedError: somebody writes to it. Interrupted, or what training raises.
     """
     if launch is not None:  # a branch, which the sweep's process tracks
         return _continue(
-            _allowed(root, reference, asked, trust, [foreign.code]), steal, asked, progress, launch, fitted
+            _allowed(root, reference, asked, trust, [foreign.code]), steal, asked, progress, launch, fitted, until
         )
     experiment = _allowed(root, reference, asked, trust, [foreign.code, foreign.places])
     with dispatching(progress) as dispatcher:
-        done = _continue(experiment, steal, asked, dispatcher, None, None)
+        done = _continue(experiment, steal, asked, dispatcher, None, None, until)
         dispatcher.ended(done.experiment)  # also a complete one: its trackers may be out of sync
         return done
 
@@ -96,6 +98,7 @@ def _continue(
     progress: Progress,
     launch: Launch | None,
     fitted: Resources | None,
+    until: int | None,
 ) -> Result:
     config = experiment.config()
     if config.settings is None:
@@ -108,13 +111,20 @@ def _continue(
     try:
         experiment.root.refresh(experiment.folder)
         _set_aside(experiment, progress)
+        if until is not None:
+            config = _trained_until(experiment, config, settings, until)
+            before, settings = (of.model_copy(update={"training": _as_told(of, config)}) for of in (before, settings))
         good, problems = experiment.newest_good(checkpoint.misplaced)
         for problem in problems:
             progress(Note(f"{problem}."))
         if good is not None and not experiment.has_manifest:
             _commit_again(experiment, good)
         last = config.fork + settings.training.epochs
-        if good is not None and good.batch is None and good.epoch >= last:
+        if (
+            good is not None
+            and good.batch is None
+            and (good.epoch >= last or runner.stopped_early(experiment, good.epoch))
+        ):
             return _complete(experiment, good, last, progress)
         plan = _plan(experiment, config, settings, good, progress)
         with _session(settings, plan, progress, launch, fitted) as (launch, fitted), _to_its_end():
@@ -254,12 +264,41 @@ def _complete(experiment: Experiment, good: ManifestEntry, last: int, progress: 
     from raysweep.training import checkpointing
 
     checkpointing.rebuild_derived(experiment)  # before the event, as in an undisturbed training
+    early = runner.stopped_early(experiment, good.epoch) if good.epoch < last else {}
     if experiment.status() != "finished":
-        lineage.record(experiment.folder, lineage.FINISHED, epochs=last)
+        lineage.record(experiment.folder, lineage.FINISHED, epochs=good.epoch, **early)
     lineage.mend(experiment.folder)
     runner.derive(experiment, progress)
-    progress(Note(f"{experiment.id} has all its {counted(last, 'epoch')}; there is nothing to do."))
+    has = (
+        f"stopped early after epoch {good.epoch} ({early['reason']})"
+        if early
+        else f"has all its {counted(last, 'epoch')}"
+    )
+    progress(Note(f"{experiment.id} {has}; there is nothing to do."))
     return Result(experiment, float(checkpoint.read(experiment.folder / good.file)["best_acc"]))
+
+
+def _as_told(settings: Settings, config: ExperimentConfig) -> TrainingSection:
+    told = {k: config.setting("training", k) for k in ("epochs", "schedule_epochs", "patience")}
+    return settings.training.model_copy(update=told)
+
+
+def _trained_until(
+    experiment: Experiment, config: ExperimentConfig, settings: Settings, until: int
+) -> ExperimentConfig:
+    """Write into the log and the configuration, which is returned, that the experiment trains to ``until``. The learning rate of each
+    epoch stays what it was."""
+    was = settings.training
+    new = {"epochs": until - config.fork, "schedule_epochs": was.schedule_epochs or was.epochs, "patience": None}
+    changes = {f"training.{k}": [getattr(was, k), v] for k, v in new.items() if getattr(was, k) != v}
+    if not changes:
+        return config
+    runner.record_missing(experiment, [(lineage.CONFIGURATION, {"changes": changes})])
+    stored = dict(config.settings or {})
+    config = replace(config, num_epochs=new["epochs"], settings={**stored, "training": {**stored["training"], **new}})
+    experiment.write_config(config)
+    trusting.remember_made(experiment.id, dict(config.settings or {}))
+    return config
 
 
 def _same_parent(experiment: Experiment, ref: ParentRef) -> Parent:

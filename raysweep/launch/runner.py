@@ -16,14 +16,15 @@ from raysweep.plan.child import changed_settings, keeps_position
 from raysweep.plan.experiment import cache_dir
 from raysweep.plan.resources import Resources
 from raysweep.plan.types import Parent, Plan
+from raysweep.store import checkpoint, layout, lineage, retention, trust
 from raysweep.store import experiment as experiments
-from raysweep.store import layout, lineage, retention, trust
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from raysweep.store.records import BranchRef, ExperimentConfig, Json
 from raysweep.store.root import Root
 from raysweep.training.job import Job, Outcome
+from raysweep.training.patience import WORD, Waited
 
 
 def new_job(
@@ -223,13 +224,24 @@ def execute(job: Job, experiment: Experiment, fitted: Resources, launch: Launch,
         if failed is error:
             raise
         raise failed from error
-    lineage.record(experiment.folder, lineage.FINISHED, epochs=outcome.epochs, best_acc=outcome.best_acc)
+    early = stopped_early(experiment, outcome.epochs) if outcome.epochs < job.last_epoch else {}
+    lineage.record(experiment.folder, lineage.FINISHED, epochs=outcome.epochs, best_acc=outcome.best_acc, **early)
     progress(Drawing())
     with signals.place("after the last epoch, before all pictures were drawn"):
         signals.check()
         derive(experiment, progress)
     progress(ExperimentFinished())
     return Result(experiment, outcome.best_acc)
+
+
+def stopped_early(experiment: Experiment, epoch: int) -> Json:
+    """What the log says of a run that its patience ended after ``epoch``; nothing where that did not."""
+    if experiment.config().setting("training", "patience") is None:
+        return {}
+    found = Waited.of_checkpoint(
+        checkpoint.read(experiment.folder / layout.checkpoint_name(layout.Position(epoch, None)))
+    )
+    return {} if found is None or not found.over else {"stopped_early": WORD, "reason": found.describe()}
 
 
 def _interrupted(experiment: Experiment, text: str, reason: str | None, draw: bool) -> Interrupted:

@@ -160,6 +160,18 @@ def of_parent(plan: Plan, parent: Parent, fresh_optimizer: bool, reset_head: boo
     return replace(plan, notes=(*plan.notes, *_notes(parent, plan)))
 
 
+def trained_until(plan: Plan, epoch: int) -> Plan:
+    """A child's plan that trains to ``epoch``, whatever its patience; its learning rate in each epoch stays as planned."""
+    parent, before = plan.parent, plan.settings.training
+    assert parent is not None
+    fixed: Nested = {"epochs": epoch - parent.epoch, "schedule_epochs": before.schedule_epochs or before.epochs}
+    training = before.model_copy(update={**fixed, "patience": None})
+    until = replace(plan, settings=plan.settings.model_copy(update={"training": training}))
+    of_fork = _notes(parent, plan)
+    until = replace(until, rates=_rates(parent, until), notes=tuple(n for n in plan.notes if n not in of_fork))
+    return replace(until, notes=(*until.notes, *_notes(parent, until)))
+
+
 def _rates(parent: Parent, plan: Plan) -> rates.Rates:
     training = plan.settings.training
     done = parent.batch / sampling.batches(plan.draws, training.batch_size) if keeps_position(parent, plan) else 0.0
@@ -248,6 +260,13 @@ def vary(plan: Plan, *, name: str, description: str, weights: SamplingWeights, s
 
 
 def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
+    before, now = ((d.folds, d.fold) for d in (parent.settings.data, settings.data))
+    if before != now:
+        was = "without folds" if before == (None, None) else f"for fold {before[1]} of {before[0]}"
+        raise ConfigError(
+            f"data.folds and data.fold belong to a lineage: {parent.experiment} was trained {was}, so what is for validation in another "
+            "fold is what it has learned. Omit them; `data: {folds: 5}` in a grid file trains a parent for each fold."
+        )
     for key in ("image_size", "channels"):
         old, new = getattr(parent.settings.data, key), getattr(settings.data, key)
         if old is not None and new not in (None, old):

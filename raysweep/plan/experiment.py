@@ -84,7 +84,7 @@ def plan_experiment(
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
-    notes = (*of_library, *mirrored, *by_rule, *map(Note, of_code), *notes)
+    notes = (*of_library, *mirrored, *_of_fold(settings, data), *by_rule, *map(Note, of_code), *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
     return replace(plan, roles=roles, held=held, code=code, own=own)
 
@@ -98,6 +98,14 @@ def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool)
     if writable:
         root.check_writable()
     return root, where
+
+
+def _of_fold(settings: Settings, data: cache.Dataset) -> tuple[Note, ...]:
+    section = settings.data
+    if section.folds is None:
+        return ()
+    shown = f"{len(data.val.labels):,} of {len(data.val.labels) + len(data.train.labels):,}"
+    return (Note(f"Fold {section.fold} of {section.folds} of the training images is for validation: {shown}."),)
 
 
 def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]:

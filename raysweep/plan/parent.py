@@ -9,6 +9,7 @@ from typing import Any
 from raysweep.config import foreign
 from raysweep.config import load as load_config
 from raysweep.errors import CheckpointError
+from raysweep.events import Note
 from raysweep.plan.types import Parent
 from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, resolve
@@ -18,6 +19,7 @@ from raysweep.store.records import Json
 from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Origin, Trust
+from raysweep.training.patience import Waited
 from raysweep.weights import SamplingWeights
 
 
@@ -64,10 +66,20 @@ def read_parent(
         rows=len(saved["history"].get("val_acc", [])),
         channels=len(saved["preprocessing"]["mean"]),
         filled_in=found.filled_in,
-        notes=found.notes,
+        notes=(*found.notes, *_stopped_early(saved, config)),
         trusted=trust is not None,
         own=committed and trusting.known(trust or NOBODY, origin, foreign.places(found.settings)),
     )
+
+
+def _stopped_early(saved: Json, config: Json) -> tuple[Note, ...]:
+    """What is to be said where the checkpoint is the last one of a run that its patience ended."""
+    found = None if saved.get("current_batch") else Waited.of_checkpoint(saved)
+    if found is None or not found.over:
+        return ()
+    last = ((config.get("parent") or {}).get("epoch") or 0) + config["num_epochs"]
+    text = f"its run was stopped early after epoch {saved['epoch']} of {last} ({found.describe()}); a child's patience begins anew"
+    return (Note(text),)
 
 
 def _decided(saved: Json) -> SamplingWeights | None:

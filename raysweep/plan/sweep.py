@@ -7,11 +7,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from raysweep._text import Nested
+from raysweep._text import Nested, counted
 from raysweep.config import cells
 from raysweep.config import load as load_config
 from raysweep.config import points as expansion
-from raysweep.config.grid import Point
+from raysweep.config.grid import Grid, Point
 from raysweep.errors import ConfigError, InputError, ResourceError
 from raysweep.events import Progress, ignore
 from raysweep.plan import child
@@ -41,6 +41,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     Raises:
         InputError: what is wrong and what to do.
     """
+    _is_single(request.grid)
     root = request.root.resolved()
     parent = parents.read_parent(root, request.checkpoint, request.overrides, trust=request.trust)
     expansion.expand(
@@ -70,6 +71,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         cells.flat(base.settings.model_dump(mode="json")),
     )
     bases = _bases(points, base, over, {}, writable)
+    notes += _of_patience(base, bases, points)
     notes += _own_notes(points, base, bases)
     gpus = _gpus(request, base)
     if request.address is not None:
@@ -91,6 +93,38 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         trust=request.trust.handed_on(*(b.settings.model_dump(mode="json") for b in (base, *bases.values()))),
         bases=bases,
     )
+
+
+def _is_single(grid: Grid) -> None:
+    """Raises ConfigError for a grid that makes a sweep for each fold: :mod:`raysweep.plan.folds` plans those."""
+    if grid.data.folds is not None:
+        raise ConfigError(
+            "data.folds in a grid makes several sweeps, one for each fold; this plans a single one. Use `raysweep branch`."
+        )
+
+
+def _of_patience(base: Plan, bases: Mapping[str, Plan], points: Sequence[Point]) -> list[str]:
+    """What is to be said of early stopping.
+
+    Raises:
+        ConfigError: there is no control by which it could be decided, or branches have another patience.
+    """
+    training = base.settings.training
+    if any(plan.settings.training.patience != training.patience for plan in bases.values()):
+        raise ConfigError(
+            "training.patience cannot be varied in a grid: all branches train as long as the longest control. Set it for all of them."
+        )
+    if training.patience is None:
+        return []
+    if not any(p.control for p in points):
+        raise ConfigError(
+            f"training.patience is {training.patience}, but the grid has no control, by which a sweep decides how long its branches "
+            "train: branches that stop at different epochs cannot be compared. Remove `control: false`, or set training.patience=null."
+        )
+    return [
+        f"The controls train first, until {training.best_metric} was not better for {counted(training.patience, 'epoch')}; then all "
+        "branches train as long as the longest control."
+    ]
 
 
 def _own_notes(points: Sequence[Point], base: Plan, bases: Mapping[str, Plan]) -> list[str]:

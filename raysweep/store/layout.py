@@ -38,6 +38,7 @@ RELIABILITY = "reliability.png"
 SWEEPS = "sweeps"
 GROUPS = (SWEEPS, EVALUATIONS)  # folders of a root that hold folders; every other folder is an experiment's
 SWEEP = "sweep.json"
+FOLDS = "folds.json"
 RESULTS = "results.csv"
 EFFECTS_CSV = "effects.csv"
 EFFECTS_PNG = "effects.png"

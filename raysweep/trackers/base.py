@@ -13,7 +13,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from raysweep.config.settings import TrackersSection
+from raysweep.config.tracking import TrackersSection
 from raysweep.errors import ConfigError
 from raysweep.trackers.snapshot import Snapshot
 

@@ -7,7 +7,8 @@ import os
 from collections.abc import Mapping
 
 from raysweep._text import without_credentials
-from raysweep.config.settings import Settings, TrackersSection
+from raysweep.config.settings import Settings
+from raysweep.config.tracking import TrackersSection
 from raysweep.events import Note
 
 _VARIABLE = "RAYSWEEP_TRACKER_ADDRESSES"  # of a tracker's process: JSON, address without credentials → whole

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.cluster.metrics import Gauges
-from raysweep.config.settings import TrackersSection
+from raysweep.config.tracking import TrackersSection
 from raysweep.errors import Interrupted, RaysweepError
 from raysweep.events import BranchEnded, EpochDone, Event, ExperimentFinished, ExperimentStarted, Note, Progress, opened
 from raysweep.store import gate, lineage

@@ -17,7 +17,7 @@ from typing import Any
 
 from raysweep._paths import read_regular
 from raysweep._text import dotted, truncate
-from raysweep.config.settings import TrackersSection
+from raysweep.config.tracking import TrackersSection
 from raysweep.errors import RaysweepError
 from raysweep.store import files, layout, ratio
 from raysweep.store.experiment import Experiment

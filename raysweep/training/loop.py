@@ -117,12 +117,25 @@ class _Loop:
             lineage.record(Path(job.folder), lineage.NOTE, text=text)
             self.report(Note(text, inexact=True))
         self.report(TrainingStarted(job.last_epoch))
-        for epoch in range(job.first_epoch, job.last_epoch + 1):
+        epoch = job.first_epoch - 1
+        while epoch < job.last_epoch and not self._waited_enough(epoch):
+            if epoch >= job.first_epoch:
+                self._leave_if_asked(layout.Position(epoch, None))
+            epoch += 1
             self._epoch(epoch)
             self.progress.begin_epoch()
-            if epoch < job.last_epoch:
-                self._leave_if_asked(layout.Position(epoch, None))
-        return Outcome(job.last_epoch, self.progress.best_acc)
+        return Outcome(epoch, self.progress.best_acc)
+
+    def _waited_enough(self, epoch: int) -> bool:
+        """Whether ``training.patience`` ends the run after ``epoch``. Collective: rank 0 has the history, and decides for all."""
+        t, world = self.setup.settings.training, self.setup.world
+        if t.patience is None:
+            return False
+        found = self.progress.waited(t, self.setup.job.config.fork) if world.rank == 0 else None
+        (over,) = world.highest([float(found is not None and found.over)])
+        if found is not None and found.over:
+            self.report(Note(f"Stopped early after epoch {epoch}: {found.describe()}."))
+        return bool(over)
 
     def _epoch(self, epoch: int) -> None:
         setup, meters = self.setup, self.progress.meters

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raysweep.config.settings import TrainingSection
+from raysweep.training import patience
 from raysweep.training.checkpointing import history_columns
 from raysweep.training.world import World
 
@@ -82,6 +84,10 @@ class TrainingProgress:
         for column, values in self.history.items():
             values.append(row.get(column))
         self.best_acc = max(self.best_acc, row["val_acc"])
+
+    def waited(self, training: TrainingSection, fork: int) -> patience.Waited | None:
+        """How long the run has waited for a better epoch, where the history is complete: on rank 0, and after a start on all."""
+        return patience.waited(self.history, training.best_metric, training.patience, fork)
 
     def begin_epoch(self) -> None:
         """Reset what belongs to the epoch before."""

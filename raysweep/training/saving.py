@@ -103,6 +103,7 @@ class Saver:
             },
             "best_acc": float(progress.best_acc),
             "history": {k: list(v) for k, v in progress.history.items()},
+            **({} if batch else self._patience()),
             "sampler_state": {
                 "strategy": setup.settings.sampling.strategy,
                 "seed": setup.settings.seed,
@@ -111,6 +112,11 @@ class Saver:
             },
             "rng_state": [generators for generators, _ in ranks],
         }
+
+    def _patience(self) -> State:
+        """How long the run has waited for a better epoch."""
+        found = self.progress.waited(self.setup.settings.training, self.setup.job.config.fork)
+        return {} if found is None else {"patience": found.to_json()}
 
 
 def _decision(setup: Setup) -> State:

@@ -101,6 +101,7 @@ def test_suggest(capsys, root, tmp_path):
 
 def test_a_finished_run_and_a_finished_sweep(capsys, root, monkeypatch):
     from raysweep.cli import branch, run
+    from raysweep.display.verdict import MOST_VERDICTS
     from raysweep.launch.sweep.driver import SweepResult
     from raysweep.report import comparison, verdict
     from tests.report.making import sweep_of
@@ -128,7 +129,7 @@ def test_a_finished_run_and_a_finished_sweep(capsys, root, monkeypatch):
         patch.setattr(comparison, "of_sweep", None)
         branch.summarise(SweepResult(made, made.experiments(), {}, compared))
     told = capsys.readouterr().err
-    lines = [line.text for line in verdict.sentences(compared, branch.MOST_VERDICTS)[0]]
+    lines = [line.text for line in verdict.sentences(compared, MOST_VERDICTS)[0]]
     assert lines
     assert set(lines) <= set(told.splitlines())
     assert not set(lines) & set(silent.splitlines())

@@ -98,9 +98,21 @@ def test_every_epoch_shows_each_class_within_one_image_of_what_was_asked_for(num
     assert sum(quotas.values()) == draws
     for name, share in shares.items():
         assert abs(quotas[name] - share * draws) < 1 + 1e-6
-    if rule == "balanced":
-        each = (1 - math.fsum(shares.values())) / (len(counts) - len(shares))
-        assert all(abs(quotas[c] - each * draws) < 1 + 1e-6 for c in counts if c not in shares)
+    # The classes that are not named share the rest as the rule says: images × weight, from the paper or by the power.
+    exponent = {"natural": 1.0, "balanced": 0.0, "sqrt": 0.5}.get(rule) if isinstance(rule, str) else None
+    if isinstance(rule, dict) and "power" in rule:
+        exponent = 1 - rule["power"]
+
+    def mass(n: int) -> float:
+        if exponent is not None:
+            return float(n) ** exponent
+        beta = rule["effective"]
+        return n * (1 - beta) / (1 - beta**n)
+
+    rest = {c: mass(n) for c, n in counts.items() if c not in shares}
+    left = 1 - math.fsum(shares.values())
+    for c, m in rest.items():
+        assert abs(quotas[c] - left * draws * m / math.fsum(rest.values())) < 1 + 1e-6
 
 
 @pytest.mark.parametrize(

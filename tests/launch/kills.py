@@ -1,6 +1,7 @@
 """Random SIGKILLs of drivers, controllers and workers; every training must end, after ``continue``, with the same bits.
 
-``python -m tests.launch.kills FOLDER --count N [--seed S] [--plan driver,driver,worker,…]`` prints a JSON line per training.
+``python -m tests.launch.kills FOLDER --count N [--seed S] [--plan driver,driver,worker,…] [--treatments schedule,worst,…]`` prints a
+JSON line per training.
 A ``driver`` trains in its own process; a ``worker``, a ``controller`` or a ``remote`` driver is killed on two Ray workers.
 Every other training's kills wait until a save is under way. Drivers are forked from this process, which has everything imported.
 """
@@ -23,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from raysweep.store import files
+from raysweep.store import files, lineage
 from raysweep.store.experiment import Experiment
 from tests.conftest import SMALL_NET, weights_hash
 from tests.forks import Forked
@@ -35,6 +36,14 @@ SETTINGS: dict[str, Any] = {
     "training": {"epochs": 3, "batch_size": 50, "augment": {"crop_padding": 1, "flip": False}},
     "sampling": {"samples_per_epoch": 300, "weights": {"3": 4.0}},
     "checkpoint": {"every_n_batches": 2},
+}
+# What decides the ratio of an epoch, or the last epoch; each training gets one of those that are asked for.
+TREATMENTS: dict[str, dict[str, Any]] = {
+    "weights": {},
+    "schedule": {"sampling": {"schedule": [{"from": 1}, {"from": 3, "weights": "balanced", "linear": True}]}},
+    "worst": {"sampling": {"holdout": 0.2, "policy": {"kind": "worst", "classes": 2, "share": 0.7}}},
+    "proportional": {"sampling": {"holdout": 0.2, "policy": {"kind": "proportional", "momentum": 0.5}}},
+    "patience": {"training": {"epochs": 12, "learning_rate": 1e-9, "patience": 1}},
 }
 LIMIT_S = 150
 
@@ -154,9 +163,16 @@ def one(
         "entries": len(experiment.entries()),
         "problems": problems,
         "temps": len(saving(root)),
-        "hash": weights_hash(experiment),
+        "hash": fingerprint(experiment),
         "seconds": round(time.monotonic() - begun, 1),
     }
+
+
+def fingerprint(experiment: Experiment) -> str:
+    """What must not depend on kills: the bits of the last checkpoint, its epoch, and every change of the ratio in the log."""
+    ratios = [e.fields for e in lineage.read(experiment.folder) if e.type == lineage.RATIO]
+    last = experiment.entries()[-1].epoch
+    return json.dumps([weights_hash(experiment), last, ratios], sort_keys=True, default=dict)
 
 
 def clean_environment() -> dict[str, str]:
@@ -190,10 +206,12 @@ def ray_head(*more: str) -> Iterator[tuple[str, int]]:
                 process.kill()
 
 
-def write_config(path: Path, scaling: dict[str, Any]) -> Path:
+def write_config(path: Path, scaling: dict[str, Any], treatment: str = "weights") -> Path:
     import yaml
 
-    path.write_text(yaml.safe_dump({**SETTINGS, "scaling": {"threads": 1, **scaling}}))
+    from raysweep.config.load import merge
+
+    path.write_text(yaml.safe_dump(merge({**SETTINGS, "scaling": {"threads": 1, **scaling}}, TREATMENTS[treatment])))
     return path
 
 
@@ -203,7 +221,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plan", default="")
+    parser.add_argument("--treatments", default="weights", help=", ".join(TREATMENTS))
     chosen = parser.parse_args(arguments)
+    treatments = chosen.treatments.split(",")
     plan = chosen.plan.split(",") if chosen.plan else plan_of(chosen.count)
     plan.sort()  # those on Ray share a cluster
     import tests.loaded  # noqa: F401
@@ -216,29 +236,35 @@ def main(arguments: list[str]) -> int:
             cluster = stack.enter_context(ray_head())
         references: dict[str, tuple[str, float]] = {}
 
-        def config_of(kind: str) -> Path:
+        def config_of(kind: str, treatment: str) -> Path:
             name = "driver" if kind == "driver" else "workers"
             scaling = {"num_workers": 0} if name == "driver" else {"num_workers": 2, "address": (cluster or ("", 0))[0]}
-            return write_config(chosen.folder / f"{name}.yaml", scaling)
+            return write_config(chosen.folder / f"{name}-{treatment}.yaml", scaling, treatment)
 
-        def reference(kind: str) -> tuple[str, float]:
-            name = "driver" if kind == "driver" else "workers"
+        def reference(kind: str, treatment: str) -> tuple[str, float]:
+            name = f"{'driver' if kind == 'driver' else 'workers'}-{treatment}"
             if name not in references:
                 root = chosen.folder / f"undisturbed-{name}"
                 root.mkdir(parents=True)
                 begun = time.monotonic()
-                pid = start(["run", str(config_of(kind)), "--name", "whole", "--root", str(root)], root / "output.txt")
+                pid = start(
+                    ["run", str(config_of(kind, treatment)), "--name", "whole", "--root", str(root)],
+                    root / "output.txt",
+                )
                 _, status = os.waitpid(pid, 0)
                 assert status == 0, (root / "output.txt").read_text()[-3000:]
                 (folder,) = root.glob("whole_*")
-                references[name] = (weights_hash(Experiment(folder)), time.monotonic() - begun)
+                references[name] = (fingerprint(Experiment(folder)), time.monotonic() - begun)
             return references[name]
 
         for number, kind in enumerate(plan):
-            expected, seconds = reference(kind)
+            treatment = treatments[number % len(treatments)]
+            expected, seconds = reference(kind, treatment)
             root = chosen.folder / f"{number:03}-{kind}"
             root.mkdir(parents=True)
-            how = (config_of(kind), rng, seconds, cluster[1] if cluster else None, number % 2 == 1)
+            rounds = number // len(treatments) if len(treatments) % 2 == 0 else 0
+            within = (number + rounds) % 2 == 1  # so that each treatment is killed in both ways
+            how = (config_of(kind, treatment), rng, seconds, cluster[1] if cluster else None, within)
             row = one(kind, root, *how)
             while row.get("kills") == 0:  # it was over before the moment came: that is no trial
                 root = root.with_name(f"{root.name}-again")
@@ -246,7 +272,7 @@ def main(arguments: list[str]) -> int:
                 row = one(kind, root, *how)
             row["same"] = row.get("hash") == expected
             wrong += not row["same"]
-            print(json.dumps({"number": number, **row}), flush=True)
+            print(json.dumps({"number": number, "treatment": treatment, **row}), flush=True)
     return 1 if wrong else 0
 
 

@@ -30,10 +30,19 @@ def complete(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_killed_drivers_lose_nothing(tmp_path):
-    """Two that train in their own process, without Ray."""
-    lines = forks.lines_of(kills.main, [str(tmp_path), "--plan", "driver,driver"])
+    """Two that train in their own process, without Ray; the ratio of each epoch is another one."""
+    lines = forks.lines_of(kills.main, [str(tmp_path), "--plan", "driver,driver", "--treatments", "schedule,worst"])
     rows = complete([json.loads(line) for line in lines])
-    assert [r["kind"] for r in rows] == ["driver", "driver"]
+    assert [r["treatment"] for r in rows] == ["schedule", "worst"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240 + 30 * COUNT)
+def test_killed_with_ratios_that_change_and_early_stops_they_end_with_the_same_bits(tmp_path):
+    plan = ",".join(["driver"] * max(3, COUNT))
+    lines = forks.lines_of(kills.main, [str(tmp_path), "--plan", plan, "--treatments", "proportional,patience,weights"])
+    rows = complete([json.loads(line) for line in lines])
+    assert {r["treatment"] for r in rows} == {"proportional", "patience", "weights"}
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_an_error_on_the_command_line_does_not_tell_it(capsys, tmp_path):
 def test_the_server_in_a_strangers_folder_is_not_used(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from raysweep.config.settings import MlflowSection
+    from raysweep.config.tracking import MlflowSection
     from raysweep.errors import UntrustedError
     from raysweep.store import trust
     from raysweep.store.experiment import Experiment

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysweep.config import load as load_config
-from raysweep.config import settings as configuration
+from raysweep.config import tracking as configuration
 from raysweep.errors import ConfigError, Interrupted
 from raysweep.events import BatchDone, BranchEnded, BranchEvent, EpochDone, Event, Note
 from raysweep.launch import run as launching

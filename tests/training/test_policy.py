@@ -6,6 +6,8 @@ import itertools
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raysweep.config.treatment import PolicySection
 from raysweep.errors import CheckpointError, ConfigError
@@ -70,6 +72,52 @@ def test_a_class_without_images_is_left_as_it_is():
     assert "c" not in decided({"kind": "worst", "classes": 3}, labels, found).reason["values"]
     counts = COUNTS | {"b": 0}
     assert decided({"kind": "worst", "classes": 1}, labels, found, counts=counts).weights.shares(counts)["b"] == 0
+
+
+@given(
+    st.lists(st.integers(1, 3000), min_size=3, max_size=7),
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=80),
+    st.one_of(
+        st.builds(lambda k, s: {"kind": "worst", "classes": k, "share": s}, st.integers(1, 2), st.floats(0.05, 0.95)),
+        st.builds(lambda m: {"kind": "proportional", "momentum": m}, st.floats(0, 0.99)),
+    ),
+    st.sampled_from(["recall", "f1"]),
+    st.integers(1, 30_000),
+)
+def test_whatever_is_decided_each_class_is_shown_within_one_image_of_its_share(numbers, seen, section, metric, draws):
+    import numpy as np
+
+    from raysweep.training import metrics
+
+    k = len(numbers)
+    classes = tuple(f"c{i}" for i in range(k))
+    counts = dict(zip(classes, numbers, strict=True))
+    labels, found = np.array([(a % k, b % k) for a, b in seen]).T
+    base = SamplingWeights.complete({"c1": 3.0}, classes)
+    now = SamplingWeights.complete({"c0": 2.0}, classes)
+    result = decided({**section, "metric": metric}, labels, found, now, base, counts)
+    of_class = metrics.summarise(metrics.confusion(labels, found, k), classes)[metric]
+    images = np.bincount(labels, minlength=k)
+    there = [c for c in classes if of_class[c] is not None]
+    assert dict(result.reason["values"]) == {c: of_class[c] for c in there}
+    if section["kind"] == "worst":
+        worst = sorted(there, key=lambda c: of_class[c])[: section["classes"]]
+        rest = sum(n * base.as_dict()[c] for c, n in counts.items() if c not in worst)
+        wanted = {
+            c: section["share"] / len(worst) if c in worst else (1 - section["share"]) * n * base.as_dict()[c] / rest
+            for c, n in counts.items()
+        }
+    else:
+        before = now.shares(counts)
+        errors = {c: (1 - of_class[c] + 1 / images[int(c[1:])]) / (1 + 2 / images[int(c[1:])]) for c in there}
+        free, keep = sum(before[c] for c in there), section["momentum"]
+        wanted = {
+            c: keep * s + (1 - keep) * (free * errors[c] / sum(errors.values()) if c in errors else s)
+            for c, s in before.items()
+        }
+    quotas = result.weights.quotas(counts, draws)
+    assert sum(quotas.values()) == draws
+    assert all(abs(quotas[c] - draws * wanted[c]) < 1 + 1e-6 for c in classes)
 
 
 def history(experiment):

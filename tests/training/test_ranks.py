@@ -113,3 +113,60 @@ def test_a_continued_epoch_counts_each_image_once_where_a_batch_has_fewer_images
     header, line = (done.folder / "training_history.csv").read_text().splitlines()
     row = dict(zip(header.split(","), line.split(","), strict=True))
     assert sum(int(row[f"realised_{c}"]) for c in "0123456789") == 12
+
+
+def ratios_by_epoch(experiment: Experiment) -> dict[int, dict[str, float]]:
+    """Epoch → the weights that its log says, from the configuration and every change."""
+    from raysweep.store import lineage
+
+    now, found = dict(experiment.config().sampling_weights), {}
+    changes = {e.fields["epoch"]: e.fields for e in lineage.read(experiment.folder) if e.type == lineage.RATIO}
+    for entry in experiment.manifest().ends:
+        now = dict(changes[entry.epoch]["new_weights"]) if entry.epoch in changes else now
+        found[entry.epoch] = now
+    return found
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"schedule": [{"from": 1}, {"from": 3, "weights": "balanced", "linear": True}]},
+        {"holdout": 0.2, "policy": {"kind": "worst", "classes": 2, "share": 0.7}},
+    ],
+    ids=["schedule", "policy"],
+)
+def test_the_order_is_that_of_the_recorded_ratio_on_any_number_of_ranks(run, monkeypatch, sampling):
+    """What is expected knows nothing of ranks. The same for one, two and three: so their orders are the same, too."""
+    from raysweep.config.settings import Settings
+    from raysweep.data import cache, decoded
+    from raysweep.data import sampling as drawing
+    from raysweep.launch import runner
+    from raysweep.weights import SamplingWeights
+
+    monkeypatch.setattr(runner, "derive", lambda *_: None)  # pictures take longer than the training
+    patient = {**SECTIONS["training"], "epochs": 3, "patience": 3}  # so that the ranks agree on that, too
+    made = run(training=patient, sampling={"weights": {"3": 4.0}, **sampling})
+    settings = Settings.model_validate(made.config().settings)
+    data = cache.load(settings.data, decoded.cache_dir(None, made.root))
+    _, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
+    weights = ratios_by_epoch(made)
+    assert len({tuple(w.values()) for w in weights.values()}) >= 2
+    for entry in made.manifest().ends:
+        of_epoch = SamplingWeights.complete(weights[entry.epoch], data.classes)
+        order = drawing.epoch_order(
+            data.train.labels, members, data.classes, of_epoch, 500, seed=settings.seed, epoch=entry.epoch
+        )
+        assert entry.metrics["order_sha256"] == drawing.order_hash(order), entry.epoch
+        of_class = dict(zip(data.classes, (data.train.labels[order] == c for c in range(10)), strict=True))
+        shares = of_epoch.shares({c: int((data.train.labels[members] == i).sum()) for i, c in enumerate(data.classes)})
+        assert all(abs(int(of_class[c].sum()) - 500 * shares[c]) < 1 + 1e-6 for c in data.classes)
+
+
+def test_all_ranks_stop_early_after_the_same_epoch(run, monkeypatch):
+    from raysweep.launch import runner
+    from tests.training.test_patience import last_by_hand
+
+    monkeypatch.setattr(runner, "derive", lambda *_: None)
+    made = run(training={**SECTIONS["training"], "epochs": 9, "learning_rate": 1e-9, "patience": 1})
+    assert made.status() == "finished"
+    assert made.manifest().ends[-1].epoch == last_by_hand(made) < 9

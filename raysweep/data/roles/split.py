@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raysweep.data.roles import folds
 from raysweep.data.sampling import permutation
 from raysweep.errors import DataError
 
@@ -53,12 +54,34 @@ def own_split(
             f"Class {single[0]!r} has a single readable image, which cannot be split. Add more images of this class."
         )
     takes = _takes(counts, data)
-    if groups is None:
+    if data.folds is not None:
+        val = _of_fold(order, labels, data, digests, groups, fixed)
+    elif groups is None:
         val = _by_class(order, labels, data, takes, digests, fixed)
     else:
         val = _by_group(order, labels, data, takes, _units(order, digests, groups), fixed)
     in_val = np.isin(order, val)
     return {"train": order[~in_val], "val": order[in_val]}
+
+
+def _of_fold(
+    order: np.ndarray,
+    labels: np.ndarray,
+    data: DataSection,
+    digests: np.ndarray,
+    groups: np.ndarray | None,
+    fixed: Fixed | None,
+) -> np.ndarray:
+    """Positions of the images of ``data.fold``, apart from those that have another role already."""
+    assert data.folds is not None
+    assert data.fold is not None
+    ends = np.arange(len(labels)) if groups is None else groups
+    fold = folds.parts(labels[order], _units(order, digests, ends), data.folds, data.split_seed)
+    mine: np.ndarray = order[fold == data.fold - 1]
+    if fixed is None:
+        return mine
+    kept = order[fixed.val[order]]
+    return np.union1d(kept, mine[~fixed.train[mine]])
 
 
 def _takes(counts: np.ndarray, data: DataSection) -> np.ndarray:

@@ -55,6 +55,7 @@ class Shared:
     original_id: str | None = None  # see Sweep.original_id; None: sweep.json says it
     known: Mapping[str, str | None] = field(default_factory=dict)  # branch → its experiment, as sweep.json says
     trust: Trust = NOBODY  # the driver's decision on what the branches' configurations name
+    trained_to: int | None = None  # the last epoch of all branches, where the controls' patience decided it
     bases: Mapping[str, Plan] = field(default_factory=dict)  # of branches with settings of their own
 
 
@@ -221,6 +222,7 @@ def _continued(
             launch=launch,
             fitted=fitted,
             trust=shared.trust,
+            until=shared.trained_to,
         )
         return done.experiment
 

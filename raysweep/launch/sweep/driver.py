@@ -20,10 +20,11 @@ from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, Interrupted
 from raysweep.events import Note, PlannedBranch, Progress, SweepEnded, SweepStarted, ignore
 from raysweep.launch.runner import derive
+from raysweep.launch.sweep import early
 from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.branch import Shared
 from raysweep.launch.workers import transport
-from raysweep.plan import capacity
+from raysweep.plan import capacity, child
 from raysweep.plan.types import Plan, SweepPlan
 from raysweep.store import experiment as experiments
 from raysweep.store import files, layout, lineage, retention, trust
@@ -147,10 +148,19 @@ def _train_branches(
     sweep: Sweep, plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
 ) -> SweepResult:
     record = sweep.record()
-    work = _work(sweep, plan, points, count, steal, record)
+    patience = plan.base.settings.training.patience
+    controls_first = early.undecided(patience, record)
+    first = early.controls(points) if controls_first else points
+    first = first if patience is None else early.to_train(sweep, record, first)
+    work = replace(_work(sweep, plan, first, count, steal, record), search=not controls_first)
     left = len(points) + tuning.samples_left(plan.grid, record)
     progress(_started(sweep, plan, record, count, capacity.queue(plan, left, count)))
     ended = tuning.launch(work, progress)
+    if controls_first and ended.stopped is None:
+        _settle(sweep, ended.failed)
+        refresh(sweep, ended.failed)
+        record = early.decide(sweep, progress)
+        ended = _train_as_long(sweep, plan, points, count, steal, record, ended, progress)
     _settle(sweep, ended.failed)
     failed = _all_failed(refresh(sweep, ended.failed), ended.failed)
     if ended.stopped is not None:
@@ -164,6 +174,22 @@ def _train_branches(
         signals.check()
         comparison = write_effects(sweep, progress)
     return SweepResult(sweep, sweep.experiments(), failed, comparison)
+
+
+def _train_as_long(
+    sweep: Sweep,
+    plan: SweepPlan,
+    points: list[Point],
+    count: int,
+    steal: bool,
+    record: SweepRecord,
+    ended: tuning.TuneOutcome,
+    progress: Progress,
+) -> tuning.TuneOutcome:
+    """Train the branches, after the controls that ``ended``, as long as the longest control; also controls that were shorter."""
+    rest = early.to_train(sweep, record, [p for p in points if p.name not in ended.failed])
+    later = tuning.launch(_work(sweep, plan, rest, count, steal, record), progress)
+    return replace(later, failed={**ended.failed, **later.failed})
 
 
 def _started(sweep: Sweep, plan: SweepPlan, record: SweepRecord, count: int, queue: str) -> SweepStarted:
@@ -205,6 +231,9 @@ def _work(
         CheckpointError: the parent's checkpoint is no longer what was planned with.
     """
     parent = plan.parent
+    if (last := record.trained_to) is not None:
+        as_long = {key: child.trained_until(base, last) for key, base in plan.bases.items()}
+        plan = replace(plan, base=child.trained_until(plan.base, last), bases=as_long)
     content = files.read_all(parent.path)
     if hashlib.sha256(content).hexdigest() != parent.sha256:
         raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
@@ -221,6 +250,7 @@ def _work(
         original_id=sweep.original_id,
         known={b.name: b.experiment for b in record.branches},
         trust=plan.trust,
+        trained_to=record.trained_to,
     )
     return tuning.Work(
         sweep=sweep,

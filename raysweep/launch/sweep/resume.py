@@ -25,6 +25,7 @@ from raysweep.errors import (
 from raysweep.events import BranchEnded, BranchEvent, Note, Progress, ignore
 from raysweep.launch.resume import continue_experiment
 from raysweep.launch.sweep import driver as sweeping
+from raysweep.launch.sweep import early
 from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.driver import SweepResult
 from raysweep.launch.sweep.more_seeds import MoreSeeds, extended
@@ -154,6 +155,7 @@ def _without_parent(
                 asked=asked,
                 progress=lambda event, name=name: tell(BranchEvent(name, event)),  # type: ignore[misc]
                 trust=trust,
+                until=record.trained_to,
             )
         except Interrupted:
             refresh(sweep, failed)
@@ -168,13 +170,14 @@ def _without_parent(
 def _plan_again(
     sweep: Sweep, record: SweepRecord, asked: ResourceOverrides, progress: Progress, trust: Trust
 ) -> tuple[SweepPlan, list[Point]]:
-    """The plan that ``sweep.json`` describes, and the branches that are not finished.
+    """The plan that ``sweep.json`` describes, and the branches that are not finished; where it is not yet decided how long they train,
+    also the controls.
 
     Raises:
         StoreError: ``sweep.json`` lacks something. RaysweepError: as :func:`plan_sweep`.
     """
     workers = _workers(record, asked)
-    left = [b for b in record.branches if b.status != experiments.FINISHED]
+    left = [b for b in record.branches if b.status != experiments.FINISHED or b in _may_go_on(record)]
     parent = _parent_record(sweep, record, left)
     try:
         request = _request(sweep, record, parent, asked, workers, trust)
@@ -190,7 +193,13 @@ def _plan_again(
             f"{sweep.id} cannot go on: {plan.parent.path} is not the checkpoint it started from (its SHA-256 is "
             f"{plan.parent.sha256[:12]}…, not {str(parent.sha256)[:12]}…). Restore the file from a copy."
         )
-    return plan, points
+    return plan, points if record.trained_to is None else early.to_train(sweep, record, points)
+
+
+def _may_go_on(record: SweepRecord) -> list[BranchRecord]:
+    """Finished branches that may have to train as long as a longer control."""
+    patient = (record.settings.get("training") or {}).get("patience") is not None
+    return early.controls(record.branches) if patient else []
 
 
 def _parent_record(sweep: Sweep, record: SweepRecord, left: Sequence[BranchRecord]) -> ParentRef:

@@ -63,6 +63,7 @@ class Work:
     gpus: float
     retries: int
     record: SweepRecord
+    search: bool = True  # whether a search's branches follow
 
 
 @dataclass
@@ -147,7 +148,7 @@ def _train(work: Work, progress: Progress, ended: TuneOutcome, flag: StopFlag) -
         try:
             if work.points:
                 _tune(work, {"branch": [p.name for p in work.points]}, ended)
-            left = samples_left(work.grid, work.record)
+            left = samples_left(work.grid, work.record) if work.search else 0
             if left and flag.reason is None:
                 _tune(work, None, ended, left)
         except BaseException as error:

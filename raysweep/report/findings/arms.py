@@ -33,16 +33,39 @@ class Arm:
 class Cases:
     """The images that all networks were evaluated on. ``labels`` int (n,); ``groups`` int (n,) where images come in groups
     (patients, films): then the group is the case. ``prior`` float64 (K,): the shares of the classes in the data, where these images
-    have others because a split gave small classes more; means over images are then weighted back to it."""
+    have others because a split gave small classes more; means over images are then weighted back to it. ``folds`` int (n,): the
+    fold of each image in k-fold cross-validation, where a "network" is one network for each fold, each from a parent of its own."""
 
     labels: Array
     classes: int
     groups: Array | None = None
     prior: Array | None = None
+    folds: Array | None = None
 
     def part(self, which: Array) -> Cases:
         """Some of the images; ``which`` bool (n,)."""
-        return Cases(self.labels[which], self.classes, None if self.groups is None else self.groups[which], self.prior)
+        groups, folds = (None if a is None else a[which] for a in (self.groups, self.folds))
+        return Cases(self.labels[which], self.classes, groups, self.prior, folds)
+
+    @cached_property
+    def fold_of(self) -> Any:
+        """(G, F): which fold each case is in, as a sparse matrix of zeros and ones."""
+        from scipy.sparse import csr_array
+
+        assert self.folds is not None
+        fold = np.unique(self.folds, return_inverse=True)[1]
+        if self.groups is not None:  # a group is in one fold
+            fold = fold[np.unique(self.groups, return_index=True)[1]]
+        n = len(fold)
+        return csr_array((np.ones(n), (np.arange(n), fold)), shape=(n, int(fold.max()) + 1))
+
+    @cached_property
+    def folds_with(self) -> Array:
+        """float64 (M,): how many folds have images of each target, in the order of :func:`targets`."""
+        assert self.folds is not None
+        pairs = np.unique(np.stack([self.labels, self.folds]), axis=1)
+        of_class = np.bincount(pairs[0], minlength=self.classes).astype(np.float64)
+        return np.concatenate([np.tile(of_class, len(OF_CLASS)), np.full(len(OVERALL), float(self.fold_of.shape[1]))])
 
     def mean(self, scores: Array) -> Measured:
         """The mean of one number per image, ``scores`` (n,)."""
@@ -103,6 +126,15 @@ class Influence:
         ranked = None if self.ranked is None else self.ranked * np.float32(factor)
         return Influence(self.decided * factor, ranked, self.overall * factor)
 
+    def by_fold(self, fold_of: Any) -> Array:
+        """Σ ψ over the cases of each fold, (M, F); ``fold_of`` (G, F). NaN for those of ``ranked`` if there are none."""
+        of_decided = np.asarray((self.decided @ fold_of).todense())
+        if self.ranked is None:
+            of_ranked = np.full((len(of_decided) // 2, of_decided.shape[1]), np.nan)
+        else:
+            of_ranked = np.asarray(self.ranked @ fold_of, dtype=np.float64)
+        return np.concatenate([of_decided, of_ranked, np.asarray(self.overall @ fold_of)])
+
     def squares(self) -> Array:
         """Σ ψ² of every target, (M,); NaN for those of ``ranked`` if there are none."""
         of_decided = np.asarray(self.decided.multiply(self.decided).sum(1)).ravel()
@@ -162,7 +194,7 @@ def _network(log_probabilities: Array, cases: Cases) -> _Network:
     labels, k = cases.labels, cases.classes
     predicted = np.argmax(log_probabilities, axis=1)
     own = measures.per_class(labels, predicted, k)
-    moved = offsets.to_counts(log_probabilities, cases.counts)
+    moved = _at_equal_alarms(log_probabilities, cases)
     even = measures.per_class(labels, moved.predicted, k).f1
     small = k * len(labels) <= MOST_RANKED
     ranked = measures.ranked(log_probabilities, cases.actual, with_influence=small)
@@ -172,7 +204,7 @@ def _network(log_probabilities: Array, cases: Cases) -> _Network:
         measures.mean(own.f1),
         measures.mean(own.recall),
         measures.mean(even),
-        cases.mean(offsets.losses(log_probabilities, moved.offsets, labels)),
+        cases.mean(moved.losses),
     ]
     trusted = calibration.calibration(_normalised(log_probabilities), labels, cases.prior)
     overall += [trusted.error, trusted.brier]
@@ -184,6 +216,29 @@ def _network(log_probabilities: Array, cases: Cases) -> _Network:
     )
     value = np.concatenate([m.value for m in (*decided, *scores, *overall)])
     return _Network(value, influence, own.predicted, moved.missed & (cases.counts > 0))
+
+
+@dataclass(frozen=True)
+class _Even:
+    """``predicted`` int (n,), ``losses`` float64 (n,) and ``missed`` bool (K,) where every class is predicted as often as it occurs."""
+
+    predicted: Array
+    losses: Array
+    missed: Array
+
+
+def _at_equal_alarms(log_probabilities: Array, cases: Cases) -> _Even:
+    """Each trained network has offsets of its own, so with folds that of every fold."""
+    labels, folds = cases.labels, np.zeros(len(cases.labels)) if cases.folds is None else cases.folds
+    found = _Even(np.zeros(len(labels), dtype=np.int64), np.zeros(len(labels)), np.zeros(cases.classes, dtype=bool))
+    for fold in np.unique(folds):
+        mine = folds == fold
+        scores = log_probabilities[mine]
+        moved = offsets.to_counts(scores, np.bincount(labels[mine], minlength=cases.classes))
+        found.predicted[mine] = moved.predicted
+        found.losses[mine] = offsets.losses(scores, moved.offsets, labels[mine])
+        found.missed[:] |= moved.missed
+    return found
 
 
 def _normalised(log_probabilities: Array) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 from raysweep.report.findings import arms, selection
 from raysweep.report.findings.arms import LEARNED, Arm, Cases, MeasuredArm
 from raysweep.report.findings.selection import Winner
-from raysweep.report.findings.variance import ArmSummary, Pooled, Tested, errors, pooled, tested
+from raysweep.report.findings.variance import ArmSummary, OfFolds, Pooled, Tested, errors, pooled, tested
 
 Array = np.ndarray
 
@@ -107,7 +107,7 @@ class Findings:
             seed: of the draws that correct the gain.
         """
         names, gains = [f.branch for f in self.free], self.gains[metric]
-        if self.seeds.degrees and len(names) > 1:
+        if len(names) > 1 and not np.isnan(gains.covariance).any():
             return selection.corrected(names, gains.values, gains.covariance, seed)
         best = int(gains.values.argmax())
         gain = float(gains.values[best])
@@ -131,6 +131,7 @@ class _Compared:
     inseparable: Array
     of_images: Array  # V_img, (M,)
     reference: MeasuredArm
+    of_folds: OfFolds | None
 
     @property
     def seeds(self) -> int:
@@ -164,34 +165,44 @@ def find(
         measured = known[branch.name][1] if branch.name in known else arms.measure(branch, cases)
         against, its = known[references[branch.name]] if branch.name in references else (control, reference)
         differences.append((measured.influence.overall - reference.influence.overall)[whole])
+        apart = measured.influence + its.influence.times(-1)
         compared.append(
             _Compared(
                 branch.name,
                 measured.summary,
                 measured.predicted,
                 measured.inseparable,
-                (measured.influence + its.influence.times(-1)).squares(),
+                apart.squares(),
                 its,
+                None if cases.folds is None else OfFolds.of(apart.by_fold(cases.fold_of), cases.folds_with),
             )
         )
         free.append(_free(branch.name, measured, its, against, cases))
     between = pooled([reference.summary, *(c.summary for c in compared)])
     floor, sizes = arms.floors(cases), arms.sizes(cases)
-    tests = [tested(c.summary, c.reference.summary, c.of_images, between, floor, sizes) for c in compared]
+    tests = [tested(c.summary, c.reference.summary, c.of_images, between, floor, sizes, c.of_folds) for c in compared]
     usable = np.array([_usable(c, cases, between, rows) for c in compared])
     found, sizes_of_families = _labelled(compared, tests, usable, rows, margin)
     gains = {
-        metric: _gains(rows.index((None, metric)), compared, reference, np.stack([d[i] for d in differences]), between)
+        metric: _gains(
+            rows.index((None, metric)), compared, reference, np.stack([d[i] for d in differences]), between, cases
+        )
         for i, metric in enumerate(CHOSEN_BY)
     }
-    winner = None
-    if between.degrees and len(compared) > 1:
-        chosen = gains[CHOSEN_BY[0]]
+    winner, chosen = None, gains[CHOSEN_BY[0]]
+    if len(compared) > 1 and not np.isnan(chosen.covariance).any():
         winner = selection.corrected([c.name for c in compared], chosen.values, chosen.covariance, seed)
     return Findings(tuple(found), tuple(free), sizes_of_families, between, winner, gains)
 
 
-def _gains(row: int, compared: Sequence[_Compared], control: MeasuredArm, differences: Array, between: Pooled) -> Gains:
+def _gains(
+    row: int,
+    compared: Sequence[_Compared],
+    control: MeasuredArm,
+    differences: Array,
+    between: Pooled,
+    cases: Cases,
+) -> Gains:
     """What every branch gains over the control in one metric, by the row of the metric; ``differences`` (B, G) is the influence of
     every case on it."""
     own = np.array([c.summary.own[row] for c in compared])
@@ -199,6 +210,8 @@ def _gains(row: int, compared: Sequence[_Compared], control: MeasuredArm, differ
     of_control = float(control.summary.own[row])
     variance = float(between.variance[row])
     spread = selection.covariance(differences, own, of_control, variance, seeds, control.summary.seeds)
+    if cases.folds is not None:
+        spread = selection.wider(spread, differences @ cases.fold_of)
     values = np.array([c.summary.mean[row] - control.summary.mean[row] for c in compared])
     return Gains(values, spread, np.maximum(variance / seeds - own, 0.0))
 
@@ -226,7 +239,7 @@ def _usable(branch: _Compared, cases: Cases, between: Pooled, rows: Sequence[tup
             result.append(NOT_TESTED)
         elif metric == LEARNED and (apart[c] if c is not None else bool(apart.any())):
             result.append(INSEPARABLE)
-        elif branch.seeds < 2 or between.degrees == 0:
+        elif branch.of_folds is None and (branch.seeds < 2 or between.degrees == 0):
             result.append(ONE_SEED)
         else:
             result.append("")
@@ -253,7 +266,7 @@ def _labelled(
         for m, (target, metric) in enumerate(rows):
             family = families[int(learned[m])]
             reason = str(usable[i, m])
-            known = reason in ("", DESCRIBED_ONLY) and branch.seeds > 1
+            known = reason in ("", DESCRIBED_ONLY) and (branch.seeds > 1 or branch.of_folds is not None)
             before, value, difference = branch.reference.summary.mean[m], branch.summary.mean[m], test.difference[m]
             label = reason or _label(metric, float(difference), bool(family.labelled[i, m]), bool(same[m]))
             found.append(

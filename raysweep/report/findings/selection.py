@@ -43,6 +43,18 @@ def covariance(
     return result
 
 
+def wider(spread: Array, sums: Array) -> Array:
+    """``spread`` (B, B), or in k-fold cross-validation what the gains show from fold to fold, if that is more or the other is not known:
+    F/(F − 1) ΦΦᵀ.
+
+    Args:
+        sums: Φ (B, F), the influence of the cases of each fold, added up.
+    """
+    folds = sums.shape[1]
+    between: Array = sums @ sums.T * (folds / max(folds - 1, 1))
+    return between if np.isnan(spread).any() or np.trace(between) > np.trace(spread) else spread
+
+
 def luck(gains: Array, spread: Array, of_seeds: Array, seed: int = 0) -> float:
     """What the winner gains on other images, too, by luck of its seeds and without a better treatment: its networks are really
     better, and other seeds would not be.

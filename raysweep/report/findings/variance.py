@@ -98,8 +98,33 @@ class Tested:
     images: Array
 
 
+@dataclass(frozen=True)
+class OfFolds:
+    """In k-fold cross-validation: ``variance`` (M,) of a difference as it varies from fold to fold, and ``number`` (M,) of the folds.
+
+    With Δψ_f the sum of ψ_b,i − ψ_0,i over the images of fold f, V_fold = F/(F − 1) Σ_f Δψ_f²: the fold is the case. It counts all that
+    differs between folds: parents, seeds, images. Branch and control of a fold have the same parent and the same images, so what
+    these have in common is in neither. NaN for fewer than two folds.
+    """
+
+    variance: Array
+    number: Array
+
+    @classmethod
+    def of(cls, sums: Array, number: Array) -> OfFolds:
+        """From Δψ_f, (M, F), and how many folds have images of each target, (M,)."""
+        factor = np.divide(number, number - 1, out=np.full(len(number), np.nan), where=number > 1)
+        return cls(factor * (sums**2).sum(1), number)
+
+
 def tested(
-    branch: ArmSummary, control: ArmSummary, of_images: Array, seeds: Pooled, floor: Array, cases: Array
+    branch: ArmSummary,
+    control: ArmSummary,
+    of_images: Array,
+    seeds: Pooled,
+    floor: Array,
+    cases: Array,
+    folds: OfFolds | None,
 ) -> Tested:
     """Test of every difference. NaN where the variance between seeds is not known.
 
@@ -110,6 +135,8 @@ def tested(
         of_images: V_img = Σ_i (ψ̄_b,i − ψ̄_0,i)², (M,).
         floor: the smallest variance that a metric of so few images can have, (M,).
         cases: images (or groups) that the metric is taken over, (M,).
+        folds: V is then at least V_fold, with at most F − 1 degrees of freedom; with one seed, where nothing is known between seeds of
+            a fold, V = max[V_fold, V_img, floor].
     """
     s_b, s_0 = branch.seeds, control.seeds
     # The variance of an arm with one seed is not known, so the pooled one stands in.
@@ -123,6 +150,12 @@ def tested(
         parts = of_branch**2 / (s_b - 1) + of_control**2 / (s_0 - 1)
         welch = np.divide((of_branch + of_control) ** 2, parts, out=np.full(len(parts), np.inf), where=parts > 0)
         degrees = np.minimum(degrees, np.maximum(welch, 1.0))
+    if folds is not None:
+        known = ~np.isnan(variance)
+        variance = np.where(
+            known, np.maximum(variance, folds.variance), np.maximum(folds.variance, np.maximum(images, floor))
+        )
+        degrees = np.where(known, np.minimum(degrees, folds.number - 1), folds.number - 1)
     difference = branch.mean - control.mean
     error = np.sqrt(variance)
     degrees = np.where(np.isnan(variance), np.nan, degrees)

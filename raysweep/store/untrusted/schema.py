@@ -60,6 +60,12 @@ def of_sweep(value: Any) -> str | None:
     return problem and problem[1:]
 
 
+def of_folds(value: Any) -> str | None:
+    """What is wrong with the content of ``folds.json``, or None."""
+    problem = _FOLDS(value) or next((f" parts{p}" for p in map(_PART, value["parts"]) if p), None)
+    return problem and problem[1:]
+
+
 class _TooMuchError(Exception):
     """A value is larger or deeper than any checkpoint is."""
 
@@ -230,7 +236,30 @@ _SWEEP: dict[str, Rule] = {
     "threads": _or_none(_count),
     "workers": _or_none(_count),
     "looks": _count,
+    "trained_to": _or_none(_count),
 }
+_PATIENCE = _fields(
+    {"metric": _text, "best_epoch": _count, "best": _number, "waited": _count, "patience": _count},
+    *("metric", "best_epoch", "best", "waited", "patience"),
+)
+_FOLDS = _fields(
+    {
+        "id": _text,
+        "name": _text,
+        "description": _text,
+        "timestamp": _text,
+        "checkpoint": _PARENT,
+        "parent_epochs": _count,
+        "settings": _fields(
+            {"data": _mapping, "training": _mapping, "scaling": _mapping}, "data", "training", "scaling"
+        ),
+        "grid": _mapping,
+        "request": _mapping,
+        "parts": _list,
+    },
+    *("id", "name", "description", "timestamp", "checkpoint", "parent_epochs", "settings", "grid", "request", "parts"),
+)
+_PART = _fields({"fold": _count, "parent": _or_none(_text), "sweep": _or_none(_text)}, "fold")
 _CHECKPOINT: dict[str, Rule] = {
     "format_version": _must(lambda v: type(v) is int and v > 0, "a whole number above zero"),
     "epoch": _count,
@@ -249,6 +278,7 @@ _CHECKPOINT: dict[str, Rule] = {
             "reason",
         )
     ),
+    "patience": _or_none(_PATIENCE),
     "history": _each("column", _column),
     "config": _fields(_CONFIG),
     "experiment": _or_none(_text),

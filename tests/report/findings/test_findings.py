@@ -122,7 +122,7 @@ def test_the_standard_error_follows_the_numbers_of_seeds():
     for seeds, control in ((2, 2), (2, 8), (3, 8), (8, 2), (5, 5)):
         one, other = (ArmSummary(rng.normal(0, 0.03, (s, 4000)), zero) for s in (seeds, control))
         steady = Pooled(np.full(4000, 0.03**2), 100)
-        found = variance.tested(one, other, zero, steady, zero, zero + 1000)
+        found = variance.tested(one, other, zero, steady, zero, zero + 1000, None)
         assert np.median(found.error) == pytest.approx(0.03 * math.sqrt(1 / seeds + 1 / control), rel=0.15)
         assert found.error.min() >= 0.03 * math.sqrt(1 / seeds + 1 / control) * (1 - 1e-9)
         assert found.difference.std() == pytest.approx(0.03 * math.sqrt(1 / seeds + 1 / control), rel=0.05)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raysweep._text import counted, join_names, labels, plain
+from raysweep._text import Nested, counted, join_names, labels, plain
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Address, From, Reset, RootOption, TrustOption, WeightsOnly, resets_head
 from raysweep.cluster import signals
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from raysweep.plan.types import SweepPlan, SweepRequest
 
 
+_Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        help="CPU threads per branch. Fewer than the parent's: more branches run at the same time, not bit-exact.",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     app.command("branch", no_args_is_help=True)(branch)
 
@@ -46,12 +56,7 @@ def branch(
     name: str | None = typer.Option(None, "--name", help="Name of the sweep; its branches are named NAME-BRANCH."),
     description: str = typer.Option("", "--description", help="The purpose of the sweep, for the logs."),
     epochs: int | None = typer.Option(None, "--epochs", min=1, help="Additional epochs; overrides the grid's."),
-    threads: int | None = typer.Option(
-        None,
-        "--threads",
-        min=1,
-        help="CPU threads per branch. Fewer than the parent's: more branches run at the same time, not bit-exact.",
-    ),
+    threads: _Threads = None,
     workers: int | None = typer.Option(
         None, "--workers", min=0, help="Ray workers per branch. 0: one device per branch."
     ),
@@ -70,7 +75,6 @@ def branch(
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: print JSON."),
 ) -> None:
     """Train many children of a checkpoint (a sweep). Each has a different class ratio; the control has the unchanged one."""
-    from raysweep.config import load as load_config
     from raysweep.plan.types import SweepRequest
 
     request = SweepRequest(
@@ -87,10 +91,15 @@ def branch(
         gpus_per_branch=gpus_per_branch,
         fresh_optimizer=weights_only,
         reset_head=resets_head(reset),
-        overrides=load_config.parse_overrides(overrides or []),
+        overrides=_nested(overrides or []),
     )
-    run = _run if request.grid.data.folds is None else _run_folds
-    run(request, trust, dry_run, as_json)
+    _run(request, trust, dry_run, as_json)
+
+
+def _nested(overrides: list[str]) -> Nested:
+    from raysweep.config import load as load_config
+
+    return load_config.parse_overrides(overrides)
 
 
 def _grid(file: str | None, line: str | None) -> Grid:
@@ -109,6 +118,9 @@ def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> No
     from raysweep.display.sweep import SweepDisplay
 
     resolve.check(request.root, request.checkpoint)
+    if request.grid.data.folds is not None:
+        _run_folds(request, trust, dry_run, as_json)
+        return
     with SweepDisplay() as display:
         display(Loading())
         from raysweep.launch.sweep import driver as sweeping

@@ -9,6 +9,7 @@ from raysweep._text import labels, plain
 from raysweep.display.shares import MOST_CLASSES
 from raysweep.display.tables import table
 from raysweep.display.terminal import decimals, percent
+from raysweep.store.results import controls
 
 Row = Mapping[str, Any]  # of results.csv
 
@@ -30,26 +31,15 @@ def results_table(rows: Sequence[Row], err: bool = False, whole: str = "--json")
     Args:
         whole: what has everything, where a terminal is narrow.
     """
-    controls = _controls(rows)
+    against = controls(rows)
     classes = [k.removeprefix("recall_") for k in dict.fromkeys(k for r in rows for k in r) if k.startswith("recall_")]
-    sizes = {c: (_varied(rows, c), _largest(rows, controls, c)) for c in classes}
+    sizes = {c: (_varied(rows, c), _largest(rows, against, c)) for c in classes}
     columns = [*_COLUMNS, *((c, "r") for c in labels(classes))]
-    cells = [[*_cells(r), *(_recall(r, controls[id(r)], c) for c in classes)] for r in rows]
+    cells = [[*_cells(r), *(_recall(r, its, c) for c in classes)] for r, its in zip(rows, against, strict=True)]
     title = "Last epoch of every branch (* control)"
     title += "; classes: recall, of branches in points against the control of their seed" if classes else ""
     least = [len(_COLUMNS) + i for i in sorted(range(len(classes)), key=lambda i: sizes[classes[i]])]
     table(title, columns, cells, err=err, least=least, most=MOST_CLASSES, optional=[6, 3, 2], whole=whole)
-
-
-def _controls(rows: Sequence[Row]) -> dict[int, Row | None]:
-    """Row → the one that it is compared with: of its seed, the control of its cell or of the sweep."""
-    by_name, controls = {r["branch"]: r for r in rows}, {r["seed"]: r for r in rows if r["control"]}
-    found: dict[int, Row | None] = {}
-    for r in rows:
-        reference, seed = r.get("reference"), r["seed"]
-        of_cell = by_name.get(f"{reference}-seed{seed}", by_name.get(reference))
-        found[id(r)] = of_cell if reference else controls.get(seed)
-    return found
 
 
 def _varied(rows: Sequence[Row], name: str) -> bool:
@@ -64,8 +54,8 @@ def _against(row: Row, control: Row | None, name: str) -> float | None:
     return None if mine is None or its is None else float(mine) - float(its)
 
 
-def _largest(rows: Sequence[Row], controls: Mapping[int, Row | None], name: str) -> float:
-    return max((abs(_against(r, controls[id(r)], name) or 0.0) for r in rows), default=0.0)
+def _largest(rows: Sequence[Row], against: Sequence[Row | None], name: str) -> float:
+    return max((abs(_against(r, its, name) or 0.0) for r, its in zip(rows, against, strict=True)), default=0.0)
 
 
 def _recall(row: Row, control: Row | None, name: str) -> str:

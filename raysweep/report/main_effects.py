@@ -1,7 +1,7 @@
 """What every weight and every setting of a sweep does by itself, estimated from all its branches together.
 
-Every level of every varied class and setting adds its own amount to the difference from the control (generalised least squares with
-the covariance that the shared control gives the branches; Aitken 1936). So the effects of the two weights of ``disgust=5_fear=2`` are
+Every level of every varied class and setting adds its own amount to the difference from the control (generalised least squares, since
+the branches share the control; Aitken 1936). So the effects of the two weights of ``disgust=5_fear=2`` are
 separated wherever the other branches allow it. A level counts as real by Holm's method over all levels (Holm 1979).
 """
 
@@ -70,7 +70,7 @@ def estimate(found: Comparison, metric: str) -> MainEffects:
         ]
     )
     gains, degrees = found.findings.gains[metric], found.findings.seeds.degrees
-    estimates, spread = least_squares(design, gains.values, gains.covariance)
+    estimates, spread = least_squares(design, gains.values, gains.covariance, gains.shared)
     real = _holm(estimates, spread, degrees)
     half = errors(effects.LEVEL, degrees) * spread if degrees else spread
     rows = list(zip(estimates.tolist(), spread.tolist(), real.tolist(), half.tolist(), strict=True))
@@ -92,17 +92,24 @@ def _mixed(design: np.ndarray, owners: Sequence[str]) -> list[str]:
     return [o for o in dict.fromkeys(owners) if rank(design) - rank(design[:, names != o]) < owners.count(o)]
 
 
-def least_squares(design: np.ndarray, gains: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def least_squares(
+    design: np.ndarray, gains: np.ndarray, covariance: np.ndarray, shared: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(estimates, standard errors) of every column of ``design`` (branches, levels); errors are NaN where the covariance is.
 
-    Where levels cannot be told apart, the pseudo-inverse gives the smallest effects that explain the differences.
+    The branches are weighted by what is known beforehand, the numbers of seeds and the control that they share. Weights from the
+    measured covariance would favour what seems steady by luck, and make intervals too short: 92 of 100 instead of 95 covered
+    the truth. Where levels cannot be told apart, the pseudo-inverse gives the smallest effects that explain the differences.
+
+    Args:
+        shared: (branches, branches), see :class:`Gains`; None: all arms have equally many seeds.
     """
-    if np.isnan(covariance).any():
-        return np.linalg.pinv(design) @ gains, np.full(design.shape[1], np.nan)
-    floor = 1e-10 * np.eye(len(covariance))  # two branches with the same predictions have no variance of their own
-    precision = np.linalg.inv(covariance + floor)
-    spread = np.linalg.pinv(design.T @ precision @ design, rcond=1e-9, hermitian=True)
-    return spread @ design.T @ precision @ gains, np.sqrt(np.maximum(np.diag(spread), 0.0))
+    count = len(gains)
+    known = np.eye(count) + 1 if shared is None else shared
+    weighted = design.T @ np.linalg.inv(known)
+    solution = np.linalg.pinv(weighted @ design, rcond=1e-9, hermitian=True) @ weighted
+    variance = np.einsum("ib,bc,ic->i", solution, covariance, solution)
+    return solution @ gains, np.sqrt(np.maximum(variance, 0.0))
 
 
 def _holm(estimates: np.ndarray, spread: np.ndarray, degrees: int) -> np.ndarray:

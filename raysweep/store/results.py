@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,17 +120,22 @@ def _row(branch: BranchRecord, experiment: Experiment | None) -> dict[str, Any]:
 def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """One row per branch, with the difference of its last epoch to the control of the same seed, that of its cell if it has one."""
     table = [dict(row) for row in rows]
-    controls = {(None, r["seed"]): r for r in table if r["control"]}
-    controls |= {(r["arm"], r["seed"]): r for r in table if r.get("arm") is not None}
-    for row in table:
-        row |= _minus_control(row, controls.get((row.get("reference"), row["seed"]), {}))
+    for row, control in zip(table, controls(table), strict=True):
+        row |= _minus_control(row, control or {})
     columns = ["branch", "experiment", "control", "seed", "status", "epoch", "best_acc", "best_epoch", *_NUMBERS]
     columns += ["worst_class", "val_acc_minus_control", "val_macro_f1_minus_control"]
-    columns += ["reference"] if any(row.get("reference") for row in table) else []
+    columns += ["arm", "reference"] if any(row.get("reference") for row in table) else []
     starts = ("weight_", *(f"{kind}_" for kind in class_metrics.KINDS))
     of_classes = dict.fromkeys(c for start in starts for row in table for c in row if c.startswith(start))
     names = [*columns, *(c for c in of_classes if c not in columns)]
     return files.csv_text([names, *([row.get(c) for c in names] for row in table)])
+
+
+def controls(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any] | None]:
+    """For each row of ``results.csv`` that of its control, with the same seed: the control of its cell if it has one."""
+    known = {(None, r.get("seed")): r for r in rows if r["control"]}
+    known |= {(r["arm"], r.get("seed")): r for r in rows if r.get("arm") is not None}
+    return [known.get((row.get("reference"), row.get("seed"))) for row in rows]
 
 
 def _minus_control(row: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, float]:

@@ -46,8 +46,9 @@ def weights(name: str, word: str) -> Any:
 
     _check(name)
     known = models.get_model_weights(name)
-    if str(word) not in known.__members__:
-        have = ", ".join(w for w in known.__members__ if w != "DEFAULT")
+    usable = [w for w in known.__members__ if known[w].meta["categories"]]  # some have no last layer
+    if str(word) not in usable:
+        have = ", ".join(w for w in usable if w != "DEFAULT")
         raise ConfigError(
             f"torchvision has no weights {truncate(word, 100)} for {name}; it has: {have or 'none'}. Name one of them as "
             "model.options.weights, or omit model.pretrained."

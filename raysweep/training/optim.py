@@ -49,7 +49,16 @@ class SGD(_Undecorated, torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups if self.defaults["fused"] else ():
+            self._complete([p for p in group["params"] if p.grad is not None])
         return _plain(torch.optim.SGD.step)(self, closure)
+
+    def _complete(self, trained: list[torch.Tensor]) -> None:
+        """Give those that have their first gradient late, as in networks with stochastic depth, a momentum of zero: torch's fused
+        kernel needs a momentum for all or for none."""
+        lacking = [p for p in trained if self.state.get(p, {}).get("momentum_buffer") is None]
+        for parameter in lacking if len(lacking) < len(trained) else ():
+            self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def optimizer(model: nn.Module, training: TrainingSection, code: Own | None = None) -> torch.optim.Optimizer:

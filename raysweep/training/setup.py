@@ -207,10 +207,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     saved = _read(job, data, start)
     done = TrainingProgress.new(data.classes, [*settings.metrics])
     if saved is not None:
-        weights = saved["model_state_dict"]
-        if renewed is not None:
-            weights = models.as_named(renewed, weights)
-            weights = heads.anew(renewed, weights, len(data.classes), settings.model.name)
+        weights = _with_its_head(saved["model_state_dict"], renewed, len(data.classes), settings.model.name)
         state.restore_model(model, weights, str(job.start))
         pixels = saved.get("preprocessing") or {}
         mean, std = list(pixels.get("mean", mean)), list(pixels.get("std", std))
@@ -300,6 +297,13 @@ def _with_another_head(job: Job, data: Dataset) -> nn.Module | None:
         return None
     state.seed_everything(job.settings.seed, _OF_NO_RANK, job.first_epoch)
     return _built(job, data)
+
+
+def _with_its_head(
+    weights: dict[str, torch.Tensor], renewed: nn.Module | None, classes: int, name: str
+) -> Mapping[str, torch.Tensor]:
+    """``weights`` with the last layer of ``renewed``, where there is such a network."""
+    return weights if renewed is None else heads.anew(renewed, models.as_named(renewed, weights), classes, name)
 
 
 def _built(job: Job, data: Dataset) -> nn.Module:

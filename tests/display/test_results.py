@@ -23,7 +23,7 @@ def row(name: str, recall: float, seed: int = 0, **more: Any) -> dict[str, Any]:
 def test_a_branch_is_compared_with_the_control_of_its_cell_and_seed(capsys):
     rows = [
         row("control-seed0", 0.5, control=1), row("control-seed1", 0.25, seed=1, control=1),
-        row("focal-seed0", 0.625), row("focal-seed1", 0.125, seed=1),
+        row("focal-seed0", 0.625, arm="focal"), row("focal-seed1", 0.125, seed=1, arm="focal"),
         row("focal_cat5-seed0", 0.75, reference="focal"), row("focal_cat5-seed1", 0.75, seed=1, reference="focal"),
         row("cat5-seed1", 0.75, seed=1), row("late-seed0", 0.75, epoch=3), row("missing-seed2", 0.75, seed=2),
     ]  # fmt: skip

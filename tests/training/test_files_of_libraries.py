@@ -268,9 +268,9 @@ def own(folder: Path) -> Case:
     """raysweep's own networks, as an earlier version saved those for gray images."""
     import torch
 
-    model = torchvision_network()
+    model = torchvision_network("squeezenet1_1")
     torch.save({f"body.{k}": v for k, v in model.state_dict().items()}, folder / "x.pt")
-    return Case(folder / "x.pt", "torchvision:mobilenet_v3_small", model, side=32)
+    return Case(folder / "x.pt", "torchvision:squeezenet1_1", model, side=32)
 
 
 LOADED: dict[str, Callable[[Path], Case]] = {

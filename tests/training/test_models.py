@@ -166,7 +166,8 @@ def test_an_optimizers_state_is_tried_on_an_outline(kind):
     model, optimizer = stepped(kind)
     saved = {"optimizer_state_dict": state.without_data(optimizer.state_dict())}
     model.to("meta")
-    state.restore_optimizer(model, optim.optimizer(model, TrainingSection(optimizer=kind)), saved, "x.pt")
+    training = TrainingSection(optimizer=kind)
+    state.restore_optimizer(model, optim.optimizer(model, training), saved, "x.pt", training)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_an_optimizer_state_that_would_fail_at_the_first_step_is_refused(slot, m
         saved["state"][0][slot] = make(torch)
     fresh = optim.optimizer(model, TrainingSection())
     with pytest.raises(CheckpointError, match=r"optimizer state in x\.pt does not fit"):
-        state.restore_optimizer(model, fresh, {"optimizer_state_dict": saved}, "x.pt")
+        state.restore_optimizer(model, fresh, {"optimizer_state_dict": saved}, "x.pt", TrainingSection())
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,31 @@ def test_biases_and_norms_are_not_decayed():
     assert isinstance(optim.optimizer(model, section(optimizer="sgd")), torch.optim.SGD)
 
 
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_parameters_that_get_their_first_gradient_late_are_trained_by_sgd(momentum):
+    """As in a network with stochastic depth."""
+    import torch
+
+    from raysweep.training import optim
+
+    torch.manual_seed(0)
+    model = torch.nn.ModuleList([torch.nn.Linear(3, 3) for _ in range(2)])
+    twin = torch.nn.ModuleList([torch.nn.Linear(3, 3) for _ in range(2)])
+    twin.load_state_dict(model.state_dict())
+    one = optim.optimizer(model, section(optimizer="sgd", momentum=momentum, weight_decay=0.0))
+    other = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=momentum)
+    for last in (1, 2, 2, 1):
+        for layers, optimizer in ((model, one), (twin, other)):
+            x = torch.ones(2, 3)
+            for layer in layers[:last]:
+                x = layer(x).relu()
+            optimizer.zero_grad()
+            x.sum().backward()
+            optimizer.step()
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_our_optimizers_give_the_same_bits_as_torchs(name):
     import torch

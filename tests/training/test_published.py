@@ -82,8 +82,15 @@ def built(section, num_classes, channels, new=True):
     return model, initial.initialise(model, section) if new else None
 
 
-@pytest.mark.parametrize("name", [TIMM, TORCHVISION])
-@pytest.mark.parametrize("from_file", [False, True])
+@pytest.mark.parametrize(
+    ("name", "from_file"),
+    [
+        (TIMM, False),
+        (TORCHVISION, True),
+        pytest.param(TIMM, True, marks=pytest.mark.slow),
+        pytest.param(TORCHVISION, False, marks=pytest.mark.slow),
+    ],
+)
 def test_the_weights_are_the_published_ones(name, from_file, originals, fetched, tmp_path):
     """With the same classes the same predictions; with others all but the last layer; gray images as three equal colours."""
     import torch
@@ -92,7 +99,7 @@ def test_the_weights_are_the_published_ones(name, from_file, originals, fetched,
     if from_file:
         torch.save(original.state_dict(), tmp_path / "file.pth")
         more = {"init_from": str(tmp_path / "file.pth")}
-    x = torch.randn(2, 3, 64, 64)
+    x = torch.randn(2, 3, 32, 32)
     whole, loaded = built(section(name, **more), 1000, 3)
     with torch.no_grad():
         assert torch.allclose(whole.eval()(x), original(x), rtol=0, atol=1e-5)
@@ -112,30 +119,43 @@ def test_the_weights_are_the_published_ones(name, from_file, originals, fetched,
         assert "the last layer begins anew" in loaded.text
 
 
-def plan_of(tmp_path, name, **sections):
+def test_a_plan_says_size_normalisation_and_last_layer(tmp_path, image_folder):
+    """Gray images of other classes, and of another size."""
     from raysweep.plan import experiment as experiment_plan
 
-    settings = small_settings(tmp_path / "experiments", training=SHORT, **sections)
-    return experiment_plan.plan_experiment(
-        settings.model_copy(update={"model": ModelSection(name=name, pretrained=True)})
+    vit = old.tiny_vit(tmp_path / "vit", ("a", "b", "c", "d", "e"))
+    name = f"hf:{vit}"
+    settings = small_settings(
+        tmp_path / "experiments", training={**SHORT, "batch_size": 4}, data=of_images(image_folder)
     )
-
-
-def test_a_plan_says_size_normalisation_and_last_layer(tmp_path, image_folder, fetched):
-    told = plan_of(tmp_path, TIMM, data=of_images(image_folder))
-    assert told.data.shape[:2] == (160, 160)
-    assert told.settings.data.image_size == 160
-    assert told.settings.model.options == {"pretrained": True}
-    text = notes(told)
-    assert "the first weights are those of timm:test_resnet.r160_in1k" in text
-    assert "images have 160×160 pixels, as those on which the network was trained" in text
-    assert "pixels are standardised as timm:test_resnet.r160_in1k says (mean 0." in text
+    settings = settings.model_copy(update={"model": ModelSection(name=name, pretrained=True)})
+    plan = experiment_plan.plan_experiment(settings)
+    assert plan.data.shape == (12, 12, 1)
+    assert plan.settings.data.image_size == 12
+    text = notes(plan)
+    assert f"the first weights are those of {name}" in text
+    assert "images have 12×12 pixels, as those on which the network was trained" in text
+    assert f"pixels are standardised as {name} says (mean 0.500, standard deviation 0.500" in text
     assert "the last layer is a new one of 3 outputs" in text
-    small = plan_of(tmp_path, TORCHVISION, data=of_images(image_folder, image_size=32, mean="half"))
-    assert small.data.shape[:2] == (32, 32)
-    assert small.settings.model.options == {"weights": "IMAGENET1K_V1"}
-    assert "standardised" not in notes(small)
-    assert "pixels, as those" not in notes(small)
+
+
+def test_the_settings_name_the_weights(tmp_path):
+    from raysweep.plan import networks
+
+    def planned(name, **data):
+        settings = small_settings(tmp_path, data=data)
+        found, told = networks.of_library(
+            settings.model_copy(update={"model": ModelSection(name=name, pretrained=True)})
+        )
+        return found, "\n".join(note.text for note in told)
+
+    found, text = planned(TIMM)
+    assert (found.data.image_size, found.model.options) == (160, {"pretrained": True})
+    assert "the first weights are those of timm:test_resnet.r160_in1k" in text
+    assert "images have 160×160 pixels" in text
+    found, text = planned(TORCHVISION, image_size=32)
+    assert (found.data.image_size, found.model.options) == (32, {"weights": "IMAGENET1K_V1"})
+    assert "pixels, as those" not in text
 
 
 def test_torchvisions_normalisation_is_used(tmp_path, image_folder, fetched):
@@ -186,6 +206,7 @@ def test_what_has_no_published_weights_is_refused(name, options, told):
         section(name, options=options)
 
 
+@pytest.mark.slow
 def test_a_folder_of_transformers_trains_and_branches_on(tmp_path, image_folder, quick_run, quick_child):
     """Gray images of another number of classes; afterwards the folder is not needed."""
     import shutil
@@ -227,7 +248,7 @@ def test_random_weights_of_a_folder_of_transformers(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_classifier_of_torchvision_is_built_alike_with_and_without_its_weights(monkeypatch):
+def test_every_kind_of_torchvisions_classifiers_is_built_alike_with_and_without_its_weights(monkeypatch):
     """What a child builds without weights is what was trained with them: the same tensors, the same changes of the input."""
     from torch import nn
     from torchvision import models as library
@@ -236,17 +257,31 @@ def test_every_classifier_of_torchvision_is_built_alike_with_and_without_its_wei
 
     monkeypatch.setattr(library.WeightsEnum, "get_state_dict", lambda *a, **k: {})
     monkeypatch.setattr(nn.Module, "load_state_dict", lambda *a, **k: None)
+    kinds = {}  # one of each file of torchvision, number of classes and size
     for name in library.list_models(module=library):
         for weights in library.get_model_weights(name):
-            build = hub_torchvision.builder(name)
-            with models._NoMemory():
-                new = build(7, 3, weights=weights.name)
-                with hub.shapes_only():
-                    again = build(7, 3, weights=weights.name)
-            shapes = [{k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (new, again)]
-            assert shapes[0] == shapes[1], (name, weights)
-            found = head.find(new)
-            assert found is not None, name
-            assert head.width(found[1]) == 7, name
-            assert 1000 not in [s[0] for k, s in shapes[0].items() if k.endswith("bias")], name
-            assert getattr(new, "transform_input", None) == getattr(again, "transform_input", None), name
+            facts = weights.meta
+            kinds.setdefault(
+                (library.get_model_builder(name).__module__, *map(str, facts["min_size"])), (name, weights)
+            )
+    assert len(kinds) > 15
+    for name, weights in kinds.values():
+        build = hub_torchvision.builder(name)
+        with models._NoMemory():
+            new = build(7, 3, weights=weights.name)
+            with hub.shapes_only():
+                again = build(7, 3, weights=weights.name)
+        shapes = [{k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (new, again)]
+        assert shapes[0] == shapes[1], (name, weights)
+        found = head.find(new)
+        assert found is not None, name
+        assert head.width(found[1]) == 7, name
+        assert 1000 not in [s[0] for k, s in shapes[0].items() if k.endswith("bias")], name
+        assert getattr(new, "transform_input", None) == getattr(again, "transform_input", None), name
+
+
+def test_weights_without_a_last_layer_are_refused():
+    from raysweep.training import hub_torchvision
+
+    with pytest.raises(ConfigError, match=r"no weights IMAGENET1K_FEATURES for vgg16; it has: IMAGENET1K_V1\."):
+        hub_torchvision.weights("vgg16", "IMAGENET1K_FEATURES")

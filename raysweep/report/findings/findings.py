@@ -85,6 +85,7 @@ class Gains:
     values: Array
     covariance: Array
     of_seeds: Array  # (B,), the variance of each that the branch's own seeds make on any images
+    shared: Array | None = None  # (B, B), the covariance for equal networks: diag(1/S_b) + 1/S_0; None: it is not known
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,8 @@ def _gains(
     if cases.folds is not None:
         spread = selection.wider(spread, differences @ cases.fold_of)
     values = np.array([c.summary.mean[row] - control.summary.mean[row] for c in compared])
-    return Gains(values, spread, np.maximum(variance / seeds - own, 0.0))
+    shared = np.diag(1 / seeds) + 1 / control.summary.seeds
+    return Gains(values, spread, np.maximum(variance / seeds - own, 0.0), shared)
 
 
 def _free(name: str, branch: MeasuredArm, reference: MeasuredArm, control: Arm, cases: Cases) -> Free:

@@ -77,13 +77,10 @@ def branch(
     """Train many children of a checkpoint (a sweep). Each has a different class ratio; the control has the unchanged one."""
     from raysweep.plan.types import SweepRequest
 
-    place = Root.open(root)
-    asked = _grid(weights_grid, grid)
-    resolve.check(place, checkpoint)
     request = SweepRequest(
-        place,
+        Root.open(root),
         checkpoint,
-        asked,
+        _grid(weights_grid, grid),
         name=name,
         description=description,
         epochs=epochs,
@@ -120,6 +117,7 @@ def _grid(file: str | None, line: str | None) -> Grid:
 def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
     from raysweep.display.sweep import SweepDisplay
 
+    resolve.check(request.root, request.checkpoint)
     if request.grid.data.folds is not None:
         _run_folds(request, trust, dry_run, as_json)
         return

@@ -33,6 +33,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "branch": (
         ("Try the ratios of a grid file from the best epoch", "raysweep branch --from base@best --weights-grid grid"),
+        ("A small grid without a file", "raysweep branch --from base@best --grid 'disgust=3,5 seeds=0,1'"),
         ("Balanced and square root, for any classes", "raysweep branch --from base@best --weights-grid rules"),
         ("Show what would be trained", "raysweep branch --from base@best --weights-grid grid --dry-run"),
     ),

@@ -9,6 +9,7 @@ from PIL import Image
 
 from raysweep.config import grid as grids
 from raysweep.config import load as load_config
+from raysweep.config import points as points_of
 from raysweep.config import starter
 from raysweep.weights import SamplingWeights
 from tests.cli.test_errors import run_cli
@@ -34,7 +35,7 @@ def test_what_it_writes_fits_the_images(here, capsys):
     assert text.startswith("# 72 training and 26 validation images of 3 classes, 12 × 12 pixels, gray.\n")
     assert '"rare: x": 4 (5.6%), validation 4' in text
     counts = {"猫": 20, "rare: x": 4, "dog": 48}
-    points, notes = grids.expand(grids.read("grid.yaml"), SamplingWeights.complete({}, list(counts)), 0, counts)
+    points, notes = points_of.expand(grids.read("grid.yaml"), SamplingWeights.complete({}, list(counts)), 0, counts)
     assert notes == []
     names = ["balanced", "control", "rarest-2", "rarest-4", "sqrt"]
     assert sorted({p.name.rpartition("-seed")[0] for p in points}) == names

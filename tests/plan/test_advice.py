@@ -64,6 +64,7 @@ def test_a_grid_is_advised_only_where_it_is_and_fits(tmp_path):
 
 def test_where_classes_differ_in_size_the_grid_of_rules_is_ready(tmp_path):
     from raysweep.config import grid as grids
+    from raysweep.config import points as points_of
     from raysweep.weights import SamplingWeights
 
     parent = made(tmp_path / "e", "parent", ("a", "b", "c"), (0.5, 0.5, 0.5))
@@ -71,7 +72,7 @@ def test_where_classes_differ_in_size_the_grid_of_rules_is_ready(tmp_path):
     assert words[:3] == ["branch", "--from", f"{parent.id}@2"]
     assert words[-2:] == ["--weights-grid", "rules"]
     counts = parent.config().class_counts
-    points, _ = grids.expand(grids.read("rules"), SamplingWeights.complete({}, ["a", "b", "c"]), 0, counts)
+    points, _ = points_of.expand(grids.read("rules"), SamplingWeights.complete({}, ["a", "b", "c"]), 0, counts)
     assert sorted({p.name.split("-seed")[0] for p in points}) == ["balanced", "control", "sqrt"]
     balanced = next(p for p in points if p.name == "balanced-seed0").weights.as_dict()
     assert len({counts[c] * w for c, w in balanced.items()}) == 1

@@ -184,7 +184,9 @@ def test_a_missing_checkpoint_says_what_there_is(root):
         resolve.find_checkpoint(Root.open(root), "dogs@7")
     with pytest.raises(NotFoundError, match=r"no file nowhere.pt"):
         resolve.find_checkpoint(Root.open(root), "nowhere.pt")
-    with pytest.raises(NotFoundError, match=r"'dogs' is not a checkpoint. Give a path to a .pt file or EXPERIMENT@5"):
+    with pytest.raises(
+        NotFoundError, match=r"an experiment, not a checkpoint. Did you mean dogs@best, .* Give a path to a .pt"
+    ):
         resolve.find_checkpoint(Root.open(root), "dogs")
 
 

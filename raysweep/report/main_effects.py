@@ -98,8 +98,7 @@ def least_squares(
     """(estimates, standard errors) of every column of ``design`` (branches, levels); errors are NaN where the covariance is.
 
     The branches are weighted by what is known beforehand, the numbers of seeds and the control that they share. Weights from the
-    measured covariance would favour what seems steady by luck, and make intervals too short: 92 of 100 instead of 95 covered
-    the truth. Where levels cannot be told apart, the pseudo-inverse gives the smallest effects that explain the differences.
+    measured covariance would favour what seems steady by luck. Where levels cannot be told apart, the pseudo-inverse gives the smallest effects that explain the differences.
 
     Args:
         shared: (branches, branches), see :class:`Gains`; None: all arms have equally many seeds.

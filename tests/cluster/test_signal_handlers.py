@@ -33,6 +33,15 @@ sys.exit(7)
 WAITS = "    while True: time.sleep(0.01); {}"
 
 
+@pytest.fixture(autouse=True)
+def without_nohup():
+    """What nohup ignores stays ignored, in the programs that are started here, too."""
+    before = signal.getsignal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def program(body: str, before: str = "", grace: float = 60.0, quiet: bool = False) -> subprocess.Popen[str]:
     code = PROGRAM.format(body=body, before=before, grace=grace, quiet=quiet)
     process = subprocess.Popen(

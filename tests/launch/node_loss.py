@@ -149,7 +149,7 @@ def of_a_sweep(folder: Path, nodes: Any) -> dict[str, Any]:
     parent = launching.run(plan(folder / "sweep", PARENT, num_workers=0)).experiment
     known = parents.read_parent(Root.open(folder / "sweep"), f"{parent.id}@1")
     whole = {}
-    for name, weights in {"control": {}, "34": {"3": 4.0}, "32": {"3": 2.0}}.items():
+    for name, weights in {"control": {}, "3=4": {"3": 4.0}, "3=2": {"3": 2.0}}.items():
         one = child.plan_child(known, Root.open(folder / "whole"), weights=weights, epochs=GRID["epochs"])
         whole[name] = told_of(launching.run(one).experiment)
     loss = Loss(nodes, True, folder / "wait", trainings=2)

@@ -670,7 +670,7 @@ def test_the_branches_of_a_sweep_are_runs_that_name_the_sweep(ray_cluster, tmp_p
     plan = sweep_plan.plan_sweep(SweepRequest(Root.open(root), f"{parent.id}@1", grid, name="s"))
     result = sweeping.run(plan)
     assert not result.failed
-    assert set(result.experiments) == {"control", "34"}
+    assert set(result.experiments) == {"control", "3=4"}
     for name, experiment in result.experiments.items():
         assert mlflow_curves(experiment.folder) == history(experiment.folder)
         assert board(experiment.folder) == history(experiment.folder, single=True)

@@ -88,7 +88,7 @@ def test_the_control_of_a_sweep_follows_the_schedule_and_branches_have_their_wei
         p.name: len(sweep_plan.plan_branch(plan.base, "s_20260101_000000", p).settings.sampling.schedule)
         for p in plan.points
     }
-    assert schedules == {"control": 2, "32": 0}
+    assert schedules == {"control": 2, "3=2": 0}
 
 
 def test_replay_follows_the_schedule(quick_run, tmp_path):

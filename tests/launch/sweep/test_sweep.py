@@ -88,7 +88,7 @@ def test_every_branch_has_a_complete_folder_and_the_parent_is_untouched(swept):
     assert fingerprint(parent.folder) == before
     assert not result.failed
     assert set(result.experiments) == {
-        *("control-seed0", "control-seed1", "34_80.5-seed0", "34_80.5-seed1", "34_82-seed0", "34_82-seed1"),
+        *("control-seed0", "control-seed1", "3=4_8=0.5-seed0", "3=4_8=0.5-seed1", "3=4_8=2-seed0", "3=4_8=2-seed1"),
     }
     for name, experiment in result.experiments.items():
         assert experiment.status() == "finished"
@@ -131,7 +131,7 @@ def test_a_branch_alone_gives_the_bits_of_the_branch_in_the_sweep(swept):
         name="alone",
     )
     alone = launching.run(plan).experiment
-    assert weights_hash(alone) == weights_hash(result.experiments["34_80.5-seed1"])
+    assert weights_hash(alone) == weights_hash(result.experiments["3=4_8=0.5-seed1"])
     assert len({weights_hash(e) for e in result.experiments.values()}) == 6
 
 
@@ -194,7 +194,7 @@ def test_a_sweep_that_was_cut_off_and_then_interrupted_is_continued_to_the_same_
     branches = sweep.experiments()
     hashes = {n: weights_hash(e) for n, e in branches.items()}
     assert hashes == {n: weights_hash(e) for n, e in result.experiments.items()}
-    half, missing = "34_80.5-seed0", "34_82-seed1"
+    half, missing = "3=4_8=0.5-seed0", "3=4_8=2-seed1"
     cut_off(branches[half])
     assert branches[half].status() == "crashed"
     shutil.rmtree(branches[missing].folder)
@@ -261,22 +261,22 @@ def test_one_branch_that_fails_does_not_stop_the_others(ray_cluster, tmp_path):
     parent = parent_in(tmp_path, model={"name": f"python:{__name__}:fails_with_seed_1", "options": DROPOUT})
     grid = {"weights": {"3": [4.0]}, "seeds": [0, 1], "epochs": 1}
     result, events = run_sweep(tmp_path, f"{parent.id}@1", grid, name="s")
-    assert set(result.failed) == {"control-seed1", "34-seed1"}
+    assert set(result.failed) == {"control-seed1", "3=4-seed1"}
     ends = {e.branch: e.event for e in events if isinstance(e, BranchEvent) and isinstance(e.event, BranchEnded)}
     for name, end in ends.items():
         assert end.traceback_file == (str(result.sweep.traceback(name)) if name in result.failed else "")
-    text = (result.sweep.folder / "tracebacks" / "34-seed1.txt").read_text()
+    text = (result.sweep.folder / "tracebacks" / "3=4-seed1.txt").read_text()
     assert "in fails_with_seed_1\n" in text
     assert "ArithmeticError: this branch is unwell" in text
     assert all("this branch is unwell" in reason for reason in result.failed.values())
     statuses = {b.name: b.status for b in result.sweep.record().branches}
     assert statuses == {
         "control-seed0": "finished",
-        "34-seed0": "finished",
+        "3=4-seed0": "finished",
         "control-seed1": "failed",
-        "34-seed1": "failed",
+        "3=4-seed1": "failed",
     }
-    assert "this branch is unwell" in (result.experiments["34-seed1"].folder / "experiment_changes.log").read_text()
+    assert "this branch is unwell" in (result.experiments["3=4-seed1"].folder / "experiment_changes.log").read_text()
 
 
 @pytest.mark.slow
@@ -361,7 +361,7 @@ def test_a_sweep_that_is_killed_or_interrupted_loses_nothing(undisturbed, tmp_pa
     )
     assert process.stderr is not None
     for line in process.stderr:
-        if line.startswith("34  epoch 2"):
+        if line.startswith("3=4  epoch 2"):
             process.send_signal(number)
             break
     told = process.stderr.read()

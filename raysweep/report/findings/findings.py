@@ -265,25 +265,27 @@ def _labelled(
         low, high = _interval(test, np.where(learned, families[1].level[i], families[0].level[i]))
         near_low, near_high = _interval(test, np.full(len(rows), 2 * LEVEL))
         same = (near_low > -margin) & (near_high < margin)
+        before, value = branch.reference.summary.mean, branch.summary.mean
+        smallest = errors(np.where(learned, families[1].threshold, families[0].threshold), test.degrees) * test.error
         for m, (target, metric) in enumerate(rows):
             family = families[int(learned[m])]
             reason = str(usable[i, m])
             known = reason in ("", DESCRIBED_ONLY) and (branch.seeds > 1 or branch.of_folds is not None)
-            before, value, difference = branch.reference.summary.mean[m], branch.summary.mean[m], test.difference[m]
-            label = reason or _label(metric, float(difference), bool(family.labelled[i, m]), bool(same[m]))
+            difference = float(test.difference[m])
+            label = reason or _label(metric, difference, bool(family.labelled[i, m]), bool(same[m]))
             found.append(
                 Finding(
                     branch.name,
                     target,
                     metric,
-                    float(before),
-                    float(value),
-                    float(difference),
+                    float(before[m]),
+                    float(value[m]),
+                    difference,
                     float(low[m]) if known else math.nan,
                     float(high[m]) if known else math.nan,
                     float(p[i, m]) if reason == "" else math.nan,
                     float(family.q[i, m]),
-                    _smallest(test, m, family.threshold) if reason == "" else math.nan,
+                    float(smallest[m]) if reason == "" else math.nan,
                     "" if reason == DESCRIBED_ONLY else label,
                     float(test.images[m]),
                 )
@@ -328,10 +330,6 @@ def _adjusted(p: Array) -> Array:
 def _interval(test: Tested, level: Array) -> tuple[Array, Array]:
     half = errors(level, test.degrees) * test.error
     return test.difference - half, test.difference + half
-
-
-def _smallest(test: Tested, m: int, threshold: float) -> float:
-    return float(errors(threshold, test.degrees[m]) * test.error[m])
 
 
 def _label(metric: str, difference: float, labelled: bool, same: bool) -> str:

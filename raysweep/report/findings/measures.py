@@ -145,7 +145,7 @@ def ranked(scores: Array, actual: Array, with_influence: bool = True) -> Ranked:
         n = len(positive) - m
         if not m:
             continue
-        order = np.argsort(-scores[:, c], kind="stable")
+        order = np.argsort(-scores[:, c])  # of equal scores in any order: only where their group begins and ends counts
         score, hit = -scores[order, c], positive[order].astype(np.float64)
         new = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])  # where a group of equal scores begins
         size = np.diff(np.r_[new, len(score)])

@@ -79,9 +79,10 @@ class _Near:
         """Look at every image, and remember those that may change soon."""
         full = self.scores + offsets.astype(np.float32)
         predicted = np.argmax(full, axis=1)
-        best = full[np.arange(len(full)), predicted]
-        second = np.partition(full, -2, axis=1)[:, -2] if self.classes > 1 else best - np.inf
-        near = best - second <= 2 * self.reach
+        rows = np.arange(len(full))
+        best = full[rows, predicted]
+        full[rows, predicted] = -np.inf
+        near = best - full.max(axis=1) <= 2 * self.reach
         self.at = offsets
         self.fixed = np.bincount(predicted[~near], minlength=self.classes)
         self.changing = self.scores[near]

@@ -43,7 +43,7 @@ wall, cpu = time.perf_counter() - began, time.process_time() - cpu
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 print(f"100 branches, 3 seeds, 10,000 images, {k} classes: {wall:.1f} s, {cpu:.1f} s CPU, {peak:.2f} GB")
 """
-IMPORTS = "import numpy, scipy.sparse, scipy.special, scipy.stats, pyarrow.parquet, rich.table"
+IMPORTS = "import numpy, scipy.sparse, scipy.special, pyarrow.parquet"
 
 
 def make(root: Path) -> str:

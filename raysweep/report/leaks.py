@@ -19,6 +19,7 @@ from raysweep.report import effects, images
 from raysweep.report.effects import ALL, LEARNED, LEVEL, METRICS, OVERALL, Effect
 from raysweep.report.findings.arms import Arm, Cases
 from raysweep.report.findings.findings import Findings
+from raysweep.report.findings.variance import two_sided
 from raysweep.report.images import ValidationImages
 from raysweep.store.experiment import Experiment
 
@@ -153,14 +154,12 @@ def _right(arm: Arm, labels: np.ndarray) -> np.ndarray:
 def _apart(leaked: np.ndarray, others: np.ndarray, level: float) -> int:
     """Whether the gains of leaked images are apart from those of others, by Welch's test over images: a seed that shifts a class
     shifts both. The variance has the floor of a proportion."""
-    from scipy.stats import t
-
     n, m = len(leaked), len(others)
     if min(n, m) < 2:
         return 0
     difference = float(leaked.mean() - others.mean())
     variance = max(float(leaked.var(ddof=1)) / n + float(others.var(ddof=1)) / m, 1 / min(n, m) ** 2)
-    p = 2 * t.sf(abs(difference) / math.sqrt(variance), min(n, m) - 1)
+    p = float(two_sided(np.array(abs(difference) / math.sqrt(variance)), min(n, m) - 1))
     return 0 if p > level else int(math.copysign(1, difference))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from raysweep._text import plain
+from raysweep._text import counted, plain
 from raysweep.display.terminal import say
 
 if TYPE_CHECKING:
@@ -21,4 +21,4 @@ def say_verdict(comparison: Comparison) -> None:
     for line in lines:
         say(plain(line.text))
     if more:
-        say(f"{more:,} more sentences, which compare prints.")
+        say(f"{counted(more, 'more sentence')}, which `raysweep compare` prints.")

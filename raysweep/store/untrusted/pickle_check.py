@@ -7,13 +7,13 @@ instruction by instruction. Only what a checkpoint needs is accepted; everything
 
 from __future__ import annotations
 
-import pickletools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from raysweep._text import truncate
 from raysweep.errors import CheckpointError
+from raysweep.store.untrusted.stack import Source, Stack
 
 # Kinds of the data of tensors → bytes of one element.
 STORAGES = {
@@ -44,7 +44,6 @@ _NOT_DENSE = {
     *("torch._utils _rebuild_sparse_tensor", "torch.serialization _get_layout"),
     "torch._utils _rebuild_meta_tensor_no_storage",
 }
-_MOST_STEPS = 20_000_000
 _MOST_HASHED = 50_000_000  # nested tuples take a few bytes, but can take for ever to hash
 _DEEP = 50
 
@@ -62,14 +61,6 @@ def damaged(path: str | Path, what: object) -> CheckpointError:
     return CheckpointError(
         f"{truncate(path)} is damaged or not a checkpoint ({truncate(what, 200)}). Take another checkpoint."
     )
-
-
-class Source(Protocol):
-    """A file as :mod:`pickletools` reads it."""
-
-    def read(self, size: int, /) -> bytes: ...
-    def readline(self) -> bytes: ...
-    def tell(self) -> int: ...
 
 
 def check(pickles: Iterable[Source], size: int, path: str | Path, allowed: frozenset[str] = PLAIN) -> None:
@@ -108,17 +99,15 @@ _OTHER = object()  # a list or a dict
 _ENDLESS = object()  # a tuple that is too large or too deep to hash
 
 
-class _Machine:
+class _Machine(Stack):
     """Follows a pickle like an unpickler, but with placeholders for objects.
 
     ``_INSTRUCTIONS`` lists the instructions that it accepts: those that torch's own restricted unpickler knows.
     """
 
     def __init__(self, path: str | Path, allowed: frozenset[str], storages: dict[Any, int]) -> None:
+        super().__init__()
         self.path, self.allowed, self.storages = path, allowed, storages
-        self.stack: list[Any] = []
-        self.below: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
         self.hashed = 0
 
     def follow(self, source: Source) -> None:
@@ -128,22 +117,9 @@ class _Machine:
             CheckpointError: it names or calls something that no checkpoint needs.
             ValueError, IndexError, KeyError, TypeError: it is no valid pickle, or has instructions that no checkpoint has.
         """
-        steps: Iterator[tuple[Any, Any, Any]] = pickletools.genops(source)  # type: ignore[arg-type]
-        for count, (instruction, argument, _) in enumerate(steps):
-            if count > _MOST_STEPS:
-                raise ValueError(f"a pickle of more than {_MOST_STEPS:,} instructions")
-            action = _INSTRUCTIONS.get(instruction.name)
-            if action is None:
-                raise ValueError(f"the instruction {instruction.name} is not one of a checkpoint")
-            action(self, argument)
+        self.run(source, _INSTRUCTIONS)
 
     # One method per kind of instruction; each takes the instruction's argument.
-
-    def skip(self, _: Any) -> None:
-        pass
-
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
 
     def push_true(self, _: Any) -> None:
         self.stack.append(True)
@@ -154,22 +130,12 @@ class _Machine:
     def push_container(self, _: Any) -> None:
         self.stack.append(_OTHER)
 
-    def remember(self, key: int) -> None:
-        self.memo[key] = self.stack[-1]
-
-    def recall(self, key: int) -> None:
-        self.stack.append(self.memo[key])
-
-    def mark(self, _: Any) -> None:
-        self.below.append(self.stack)
-        self.stack = []
-
     def tuple_of_marked(self, _: Any) -> None:
         items = self.above_mark()
         self.stack.append(_tuple(items))
 
     def tuple_of(self, count: int) -> None:
-        self.stack.append(_tuple([self.stack.pop() for _ in range(count)][::-1]))
+        self.stack.append(_tuple(self.popped(count)))
 
     def put_marked(self, _: Any) -> None:
         self.put(*self.above_mark())
@@ -195,11 +161,6 @@ class _Machine:
 
     def refer(self, _: Any) -> None:
         self.stack.append(self.storage(self.stack.pop()))
-
-    def above_mark(self) -> list[Any]:
-        """Take everything above the last mark from the stack."""
-        items, self.stack = self.stack, self.below.pop()
-        return items
 
     def put(self, *values: Any) -> None:
         """Put these values into a container or a call, which may hash them."""

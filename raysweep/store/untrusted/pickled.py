@@ -8,15 +8,14 @@ whole network as a Python object.
 
 from __future__ import annotations
 
-import pickletools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from raysweep.store.untrusted.pickle_check import STORAGES, TYPES, Source
+from raysweep.store.untrusted.pickle_check import STORAGES, TYPES
+from raysweep.store.untrusted.stack import Source, Stack
 
-_MOST_STEPS = 20_000_000
 _DICTS = {"collections OrderedDict", "collections defaultdict", "builtins dict", "__builtin__ dict"}
 _SETS = {f"{module} {kind}" for module in ("builtins", "__builtin__") for kind in ("set", "frozenset")}
 _REBUILT = {f"torch._utils _rebuild_tensor{version}" for version in ("", "_v2", "_v3")}
@@ -76,79 +75,50 @@ def follow(source: Source, storages: dict[str, Storage] | None = None) -> Any:
     return _Machine({} if storages is None else storages).follow(source)
 
 
-class _Machine:
+class _Machine(Stack):
     """An unpickler whose functions all only take notes."""
 
     def __init__(self, storages: dict[str, Storage]) -> None:
+        super().__init__()
         self.storages = storages
-        self.stack: list[Any] = []
-        self.below: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
 
     def follow(self, source: Source) -> Any:
-        steps: Iterator[tuple[Any, Any, Any]] = pickletools.genops(source)  # type: ignore[arg-type]
-        for count, (instruction, argument, _) in enumerate(steps):
-            if count > _MOST_STEPS:
-                raise ValueError(f"a pickle of more than {_MOST_STEPS:,} instructions")
-            action = _INSTRUCTIONS.get(instruction.name)
-            if action is None:
-                raise ValueError(f"the instruction {instruction.name} is not supported")
-            action(self, argument)
+        self.run(source, _INSTRUCTIONS)
         return self.stack.pop()
 
     # One method per kind of instruction; each takes the instruction's argument.
 
-    def skip(self, _: Any) -> None:
-        pass
-
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
-
-    def marked(self) -> list[Any]:
-        items, self.stack = self.stack, self.below.pop()
-        return items
-
-    def mark(self, _: Any) -> None:
-        self.below.append(self.stack)
-        self.stack = []
-
-    def remember(self, key: int) -> None:
-        self.memo[key] = self.stack[-1]
-
     def memoize(self, _: Any) -> None:
         self.memo[len(self.memo)] = self.stack[-1]
 
-    def recall(self, key: int) -> None:
-        self.stack.append(self.memo[key])
-
     def list_of_marked(self, _: Any) -> None:
-        items = self.marked()
+        items = self.above_mark()
         self.stack.append(items)
 
     def tuple_of_marked(self, _: Any) -> None:
-        items = self.marked()
+        items = self.above_mark()
         self.stack.append(tuple(items))
 
     def dict_of_marked(self, _: Any) -> None:
-        items = self.marked()
+        items = self.above_mark()
         self.stack.append({})
         self._set(items)
 
     def tuple_of(self, count: int) -> None:
-        self.stack.append(tuple([self.stack.pop() for _ in range(count)][::-1]))
+        self.stack.append(tuple(self.popped(count)))
 
     def append(self, _: Any) -> None:
         self._extend([self.stack.pop()])
 
     def append_marked(self, _: Any) -> None:
-        self._extend(self.marked())
+        self._extend(self.above_mark())
 
     def set_pair(self, _: Any) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._set([key, value])
 
     def set_marked(self, _: Any) -> None:
-        self._set(self.marked())
+        self._set(self.above_mark())
 
     def _extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -186,11 +156,11 @@ class _Machine:
         self.call(None)
 
     def call_of_marked(self, _: Any) -> None:
-        what, *arguments = self.marked()
+        what, *arguments = self.above_mark()
         self.stack.append(_called(what, tuple(arguments)))
 
     def call_of_name(self, text: str) -> None:
-        arguments = self.marked()
+        arguments = self.above_mark()
         self.stack.append(_called(Name(text), tuple(arguments)))
 
     def change(self, _: Any) -> None:
@@ -210,7 +180,7 @@ class _Machine:
         self.stack.pop()
 
     def drop_marked(self, _: Any) -> None:
-        self.marked()
+        self.above_mark()
 
     def double(self, _: Any) -> None:
         self.stack.append(self.stack[-1])

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from raysweep._text import truncate
-from raysweep.errors import CheckpointError, NewerFormatError, NotFoundError
+from raysweep.errors import CheckpointError, NewerFormatError
 from raysweep.store import checkpoint_format
 from raysweep.store.checkpoint_format import State
-from raysweep.store.files import open_regular, write_stream
+from raysweep.store.files import write_stream
 from raysweep.store.untrusted import pickle_check, schema, torch_file
 from raysweep.store.untrusted.pickle_check import LEGACY, PLAIN, damaged
 from raysweep.store.untrusted.zip_check import zip_problem
@@ -47,12 +47,7 @@ def read(path: str | Path, allowed: frozenset[str] = PLAIN) -> Any:
     import torch
 
     path = Path(path)
-    try:
-        file = open_regular(path)
-    except OSError as error:
-        if isinstance(error, PermissionError):
-            raise CheckpointError(f"{truncate(path)} cannot be read: {error.strerror}. Make it readable.") from None
-        raise NotFoundError(f"There is no checkpoint {truncate(path)}.") from None
+    file = torch_file.opened(path, f"There is no checkpoint {truncate(path)}.")
     # Opened only once, so that the bytes that are checked are the bytes that are loaded.
     with file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's advice is for people who load their own files

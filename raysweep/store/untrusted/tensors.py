@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysweep._text import truncate
-from raysweep.errors import CheckpointError, NotFoundError
-from raysweep.store.files import open_regular
+from raysweep.errors import CheckpointError
 from raysweep.store.untrusted import pickled, torch_file
 from raysweep.store.untrusted.pickle_check import STORAGES, damaged
 from raysweep.store.untrusted.pickled import Storage, TensorPlace
@@ -69,12 +68,7 @@ def opened(path: Path) -> Iterator[Opened]:
     Raises:
         NotFoundError: there is no such file. CheckpointError: it is damaged, or is no such file.
     """
-    try:
-        file = open_regular(path)
-    except OSError as error:
-        if isinstance(error, PermissionError):
-            raise CheckpointError(f"{truncate(path)} cannot be read: {error.strerror}. Make it readable.") from None
-        raise NotFoundError(f"There is no file {truncate(path)}. Check the path.") from None
+    file = torch_file.opened(path, f"There is no file {truncate(path)}. Check the path.")
     with file:
         start = file.read(64)
         file.seek(0)

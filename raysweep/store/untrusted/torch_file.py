@@ -8,9 +8,26 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from raysweep._text import truncate
+from raysweep.errors import CheckpointError, NotFoundError
+from raysweep.store.files import open_regular
 from raysweep.store.untrusted.pickle_check import damaged
 
 SCRIPT = "a TorchScript archive; save the state_dict() of what torch.jit.load gives"
+
+
+def opened(path: Path, missing: str) -> io.BufferedReader:
+    """A file of weights, open for reading.
+
+    Raises:
+        NotFoundError: there is no such file; ``missing`` says so. CheckpointError: nobody lets us read it.
+    """
+    try:
+        return open_regular(path)
+    except PermissionError as error:
+        raise CheckpointError(f"{truncate(path)} cannot be read: {error.strerror}. Make it readable.") from None
+    except OSError:
+        raise NotFoundError(missing) from None
 
 
 def is_script(file: io.BufferedReader) -> bool:

@@ -41,9 +41,19 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         sys.modules.pop(name, None)
 
 
+def same_control(sweep, here):
+    """The control of a sweep, which has the bits of an experiment that trained on."""
+    from raysweep.launch.sweep import driver as sweeping
+
+    branches = sweeping.run(sweep)
+    assert branches.failed == {}
+    control = next(e for e in branches.experiments.values() if e.config().branch.control)
+    assert weights_hash(control) == weights_hash(here)
+    return control
+
+
 @pytest.mark.slow  # the parts of it are in tests/training/test_guest.py
 def test_the_same_bits_on_a_worker_and_in_branches_although_the_files_have_changed(ray_cluster, project, tmp_path):
-    from raysweep.launch.sweep import driver as sweeping
 
     root = tmp_path / "experiments"
     here = launching.run(experiment_plan.plan_experiment(small_settings(root, **SECTIONS))).experiment
@@ -54,10 +64,7 @@ def test_the_same_bits_on_a_worker_and_in_branches_although_the_files_have_chang
     (project / "late.py").write_text(CHANGED)  # workers get the files as they were planned with
     there = launching.run(plan).experiment
     assert weights_hash(there) == weights_hash(here)
-    branches = sweeping.run(sweep)
-    assert branches.failed == {}
-    control = next(e for e in branches.experiments.values() if e.config().branch.control)
-    assert weights_hash(control) == weights_hash(here)
+    control = same_control(sweep, here)
     for experiment in (there, control):
         assert {p.read_text() for p in (experiment.folder / "code").iterdir()} == {NETS, LATE}
 
@@ -163,7 +170,6 @@ def test_the_same_bits_of_ones_own_loss_optimizer_and_augmentation_on_workers_an
     ray_cluster, project, tmp_path
 ):
     """The examples of docs/own_code.md, all at once."""
-    from raysweep.launch.sweep import driver as sweeping
     from tests.training.test_own_code import FILES
 
     for name, text in FILES.items():
@@ -177,10 +183,7 @@ def test_the_same_bits_of_ones_own_loss_optimizer_and_augmentation_on_workers_an
         (project / f"{name}.py").write_text(f"raise RuntimeError('changed')\n{text}")
     there = launching.run(plan).experiment
     assert weights_hash(there) == weights_hash(here)
-    branches = sweeping.run(sweep)
-    assert branches.failed == {}
-    control = next(e for e in branches.experiments.values() if e.config().branch.control)
-    assert weights_hash(control) == weights_hash(here)
+    control = same_control(sweep, here)
     for experiment in (here, there, control):
         assert "not bit-exact" not in (experiment.folder / "experiment_changes.log").read_text()
         assert {c.option for c in experiment.config().own_code} == {

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
 from collections import Counter
 from typing import Any
 
@@ -299,26 +297,9 @@ def test_power_says_how_many_seeds_it_takes():
 def test_many_branches_of_a_hundred_classes_take_a_bounded_time_and_memory():
     """A tenth of 100 branches × 100 classes × 10,000 images × 3 seeds, which may take 120 s of a quiet processor and 1 GB. The
     networks are made while they are read, so they take no memory."""
-    code = """
-import re, time
-import numpy as np
-from raysweep.report.findings import findings
-from raysweep.report.findings.arms import Arm, Cases
+    from benchmarks.compare import large
 
-labels = np.random.default_rng(0).integers(0, 100, 10_000)
-truth = 3 * np.eye(100, dtype=np.float32)[labels]
-
-def network(seed):
-    return lambda: truth + np.random.default_rng(seed).standard_normal(truth.shape, dtype=np.float32)
-
-arms = [Arm(f"b{b}", [network(3 * b + s) for s in range(3)]) for b in range(11)]
-began = time.process_time()
-found = findings.find(arms[0], arms[1:], Cases(labels, 100))
-peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1e6  # GB, of this program alone
-print(time.process_time() - began, peak, len(found.findings))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds, gigabytes, rows = map(float, done.stdout.split())
+    _, seconds, gigabytes, rows = large(classes=100, branches=10)
     assert rows == 10 * (6 * 100 + 7)
     assert gigabytes < 1
     assert seconds < 60  # 8 to 11 s here; the bound only notices another order of growth

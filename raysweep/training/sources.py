@@ -49,7 +49,7 @@ class Sources:
     def note(self) -> str | None:
         """What is to be said of files whose text is not kept; None where there are none."""
         if not self.hashes:
-            return f"the text of python:{self.target} cannot be found, so that it is not kept"
+            return f"the text of python:{self.target} cannot be found, so that it is not kept, and nothing can be made from it elsewhere"
         if not self.left_out:
             return None
         return (

@@ -115,7 +115,7 @@ def collect(target: str, found: Any, option: str, sent: Sources | None) -> Sourc
     text = notebook.text_of(target, vars(sys.modules[MODULE]), "\n\n".join(_cells(found)))
     code = sources.collect_text(target, folder, FILE, text, option)
     value, why = _packed(found)
-    return replace(code, value=value, stays=why)
+    return replace(code, value=value, stays=why, lacks=notebook.lacking(target, text) if text else None)
 
 
 def check_travels(codes: Sequence[Sources]) -> None:

@@ -96,6 +96,7 @@ def must_look(
     times = count(model, sync_batchnorm) if of_user else 1
     found = [passed(model, lambda: _backward(model, x)) for _ in range(times)]
     model.train(was_training)
+    model.zero_grad(set_to_none=True)
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(before[name])

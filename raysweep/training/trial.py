@@ -33,7 +33,7 @@ class Use:
     channels_last: bool
     device: torch.device
     bf16: bool = False
-    ranks: int = 1  # processes that train it together
+    ranks: int = 1  # processes that train it together, where it is code of the user
     sync_batchnorm: bool = False
     remedy: str = ""  # what helps where the last batch has a single image, as a sentence
 

@@ -1,6 +1,6 @@
 """Every network of somebody's repository, by one command and without an adapter: run, branch on Ray, predict, export.
 
-    python -m tests.guests REPOSITORY [--classes 100] [--out FOLDER] [--names NAME …]
+    python -m benchmarks.guests REPOSITORY [--classes 100] [--out FOLDER] [--names NAME …]
 
 The networks are those that the programs in the repository's folder (``main.py``, ``train.py``, ``utils.py`` …) import from its own
 packages, or call in a line ``net = NAME(…)``, also in one that is a comment. Of each: ``raysweep run``, ``raysweep branch`` (a control and
@@ -254,7 +254,7 @@ def _pictures(folder: Path, classes: int) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.guests", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.guests", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("repository", type=Path, help="its folder")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="only networks whose name ends so")

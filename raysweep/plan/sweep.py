@@ -92,12 +92,15 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         gpus_per_branch=gpus,
         max_concurrent=request.max_concurrent,
         branch_bytes=base.settings.training.epochs * each_epoch,
-        trust=request.trust.handed_on(
-            *(b.settings.model_dump(mode="json") for b in (base, *bases.values())),
-            code=[one.record() for b in (base, *bases.values()) for one in b.all_code],
-        ),
+        trust=_handed_on(request.trust, [base, *bases.values()]),
         bases=bases,
     )
+
+
+def _handed_on(trust: Trust, plans: Sequence[Plan]) -> Trust:
+    """The decision as the processes of the branches get it: what was planned may run there."""
+    code = [one.record() for plan in plans for one in plan.all_code]
+    return trust.handed_on(*(plan.settings.model_dump(mode="json") for plan in plans), code=code)
 
 
 def _is_single(grid: Grid) -> None:

@@ -21,6 +21,7 @@ from raysweep.plan.types import Parent, Plan, SweepPlan, SweepRequest, base_of
 from raysweep.store import layout
 from raysweep.store import sweep as sweeps
 from raysweep.store.sweep import experiment_name
+from raysweep.store.trust import Trust
 
 
 def plan_branch(base: Plan, sweep_id: str, point: Point) -> Plan:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raysweep._paths import is_no_folder
 from raysweep._text import Nested, counted, plain
 from raysweep.cli.options import ROOT, Address, DryRun, Purpose, ShowConfig, Workers
 from raysweep.cluster import signals
@@ -88,7 +88,7 @@ def run(
 
 def _is_override(text: str) -> bool:
     """Whether the first argument is a setting, and no file: ``raysweep run data.path=FOLDER``."""
-    return "=" in text and not os.path.exists(text)
+    return "=" in text and not is_no_folder(text)
 
 
 def announce(display: RunDisplay, experiment: Experiment) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from raysweep.config import examples, grid
+from raysweep.cli import run
+from raysweep.config import examples, grid, weights_file
 from raysweep.config import load as load_config
-from raysweep.errors import ConfigError
+from raysweep.errors import ConfigError, WeightsError
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +34,41 @@ def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
     assert load_config.load("base.yaml").data.source == "digits"
     with pytest.raises(ConfigError, match=r"There is no file elsewhere/base.yaml"):
         load_config.load("elsewhere/base.yaml")
+
+
+def test_a_folder_of_that_name_is_no_file(tmp_path, monkeypatch):
+    """People call their data so: the examples are found, and a setting or a rule stays one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("fer2013", "base.yaml", "grid", "rules", "balanced", "a=1", "data.source=digits"):
+        (tmp_path / name).mkdir()
+    assert load_config.load("fer2013").data.path == "data/fer2013"
+    assert load_config.load("base.yaml").data.source == "faces"
+    assert grid.read("grid").weights
+    assert grid.read("rules").branches
+    assert weights_file.parse("balanced") == "balanced"
+    assert weights_file.parse("a=1") == {"a": 1.0}
+    assert run._is_override("data.source=digits")
+
+
+@pytest.mark.parametrize("name", ["my faces", "fer2013/", "人脸", "faces.csv"])
+def test_data_in_the_place_of_a_configuration_are_answered_with_what_to_type(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    if name.endswith("csv"):
+        (tmp_path / name).write_text("image,label\n")
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError) as error:
+        load_config.load(name)
+    quoted = shlex.quote(name)
+    assert f"type `raysweep run data.path={quoted}`" in str(error.value)
+    assert f"`raysweep init {quoted}`" in str(error.value)
+
+
+def test_a_folder_is_no_grid_and_holds_no_weights(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder, no grid file"):
+        grid.read(tmp_path)
+    with pytest.raises(WeightsError, match="it is a folder. Name a JSON or YAML file in it"):
+        weights_file.parse(str(tmp_path))
 
 
 def test_what_the_checkout_shows_is_what_comes_with_the_program():

@@ -58,7 +58,17 @@ WITH_TORCH = {
     "doctor",
     "resume-experiment",
 }
-WRITES = {"run", "resume", "branch", "continue", "import", "evaluate", "prune", "demo", "resume-experiment"}  # experiments
+WRITES = {
+    "run",
+    "resume",
+    "branch",
+    "continue",
+    "import",
+    "evaluate",
+    "prune",
+    "demo",
+    "resume-experiment",
+}  # experiments
 
 _UsageError: Any = (
     typer.BadParameter.__base__

@@ -36,7 +36,9 @@ def in_a_fork(end) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("end", [lambda: os._exit(1), lambda: os.kill(os.getpid(), signal.SIGKILL)], ids=["exit", "kill"])
+@pytest.mark.parametrize(
+    "end", [lambda: os._exit(1), lambda: os.kill(os.getpid(), signal.SIGKILL)], ids=["exit", "kill"]
+)
 def test_what_a_process_has_left_goes_with_the_next_folder(temporary, end):
     left = in_a_fork(end)
     assert left.is_dir()
@@ -75,7 +77,9 @@ def test_a_fork_deletes_nothing_of_its_parent(temporary):
 
 
 def test_a_folder_for_a_block_goes_with_it_and_nothing_else_is_touched(temporary):
-    others = [temporary / name for name in ("raysweep-mine-1.20260101", "raysweep-scratch-code-1", "raysweep-code-abcdefgh")]
+    others = [
+        temporary / name for name in ("raysweep-mine-1.20260101", "raysweep-scratch-code-1", "raysweep-code-abcdefgh")
+    ]
     for path in others:
         path.mkdir()
     target = temporary / "target"

@@ -66,8 +66,8 @@ def run(
         more["training"] = training
     if weights is not None:
         more["sampling"] = {"weights": weights_file.parse(weights)}
-    given = [*([config] if _is_override(config) else []), *(overrides or [])]
-    settings = load_config.load(None if _is_override(config) else config, given, more)
+    given = [*([config] if is_override(config) else []), *(overrides or [])]
+    settings = load_config.load(None if is_override(config) else config, given, more)
     early.check(settings)
     with RunDisplay() as display:
         display(Loading())
@@ -86,7 +86,7 @@ def run(
     announce(display, result.experiment)
 
 
-def _is_override(text: str) -> bool:
+def is_override(text: str) -> bool:
     """Whether the first argument is a setting, and no file: ``raysweep run data.path=FOLDER``."""
     return "=" in text and not is_no_folder(text)
 

@@ -16,6 +16,7 @@ from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
 from raysweep.plan import follow, networks, resources
 from raysweep.plan.types import Plan
+from raysweep.store import space
 from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
 from raysweep.weights import SamplingWeights, listed
@@ -81,7 +82,19 @@ def plan_experiment(
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
-    notes = (*of_library, *mirrored, *_of_fold(settings, data), *by_rule, *map(Note, of_code), *notes)
+    if here and not root.is_remote:
+        each = space.of_epoch(parameters, settings.training.optimizer)
+        if (text := space.too_little(root.path, settings.training.epochs, each, settings.checkpoint.rule)) is not None:
+            progress(Note(text))
+    notes = (
+        *_of_device(where),
+        *of_library,
+        *mirrored,
+        *_of_fold(settings, data),
+        *by_rule,
+        *map(Note, of_code),
+        *notes,
+    )
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
     networks.check_travels([code, *own] if where.workers else [])
     return replace(plan, roles=roles, held=held, code=code, own=own)
@@ -105,6 +118,14 @@ def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool)
     if writable:
         root.check_writable()
     return root, where
+
+
+def _of_device(where: resources.Resources) -> tuple[Note, ...]:
+    """What is not exact on this machine's accelerator."""
+    from raysweep.training import device
+
+    text = device.caveat(device.current()) if where.use_gpu and not where.workers and device.found() else None
+    return (Note(text),) if text else ()
 
 
 def _of_fold(settings: Settings, data: cache.Dataset) -> tuple[Note, ...]:

@@ -28,7 +28,7 @@ from torch import nn
 from raysweep import _scratch
 from raysweep._paths import user_path
 from raysweep.errors import ConfigError, did_you_mean
-from raysweep.training import guest_errors, guest_main, sources
+from raysweep.training import device, guest_errors, guest_main, sources
 from raysweep.training.sources import Sources
 
 _SEED_OF_IMPORTS = 1
@@ -128,6 +128,7 @@ def generators_kept() -> Iterator[None]:
     """In this context the random generators start alike in every process; afterwards they are as before."""
     state, numbers, generator = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and _cuda_started() else None
+    others = device.generator_state()
     random.seed(_SEED_OF_IMPORTS)
     np.random.seed(_SEED_OF_IMPORTS)
     torch.default_generator.manual_seed(_SEED_OF_IMPORTS)
@@ -139,6 +140,7 @@ def generators_kept() -> Iterator[None]:
         torch.set_rng_state(generator)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+        device.set_generator_state(others)
 
 
 # --- import -----------------------------------------------------------------------------------------------------------

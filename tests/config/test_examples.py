@@ -47,7 +47,7 @@ def test_a_folder_of_that_name_is_no_file(tmp_path, monkeypatch):
     assert grid.read("rules").branches
     assert weights_file.parse("balanced") == "balanced"
     assert weights_file.parse("a=1") == {"a": 1.0}
-    assert run._is_override("data.source=digits")
+    assert run.is_override("data.source=digits")
 
 
 @pytest.mark.parametrize("name", ["my faces", "fer2013/", "人脸", "faces.csv"])

@@ -44,7 +44,13 @@ def test_any_order_of_files_gives_the_order_of_numbers(numbers, random):
 def test_changes_gaps_and_doubles_are_told():
     paths = [Path(f"f{n}.png") for n in (1, 2, 3, 6, 7)] + [Path("f07.png")]
     (found,) = frames.series_of(paths)
-    answers = {0: ("sad", (1.0, 0.0)), 1: ("sad", (0.9, 0.1)), 3: ("happy", (0.2, 0.8)), 4: ("happy", (0.2, 0.8)), 5: ("sad", (1, 0))}
+    answers = {
+        0: ("sad", (1.0, 0.0)),
+        1: ("sad", (0.9, 0.1)),
+        3: ("happy", (0.2, 0.8)),
+        4: ("happy", (0.2, 0.8)),
+        5: ("sad", (1, 0)),
+    }
     of = frames.steps(found, answers)
     assert [(s.number, s.before, s.turns) for s in of.values()] == [
         (1, None, False), (2, 1, False), (6, 2, True), (7, 6, False), (7, 7, True),

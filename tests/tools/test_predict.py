@@ -69,7 +69,10 @@ def test_a_folder_is_answered_and_the_bad_images_are_named(predict, new):
     assert f"1 of 27 files cannot be used: {new / 'Cat' / '0003.png'} (" in err
     assert "Left out: 1 hidden and system files." in err
     assert "files that are no images (1 .txt)" in err
-    assert "These folders are called as no class of the network, so their images count in no accuracy: eel (3), my new 图 (1)." in err
+    assert (
+        "These folders are called as no class of the network, so their images count in no accuracy: eel (3), my new 图 (1)."
+        in err
+    )
     right = sum(r[1] == r[4] for r in lines[1:] if r[4])
     assert f"Accuracy {right / 22:.1%}: {right} of 22 images whose folder is a class are named so." in err
     assert "trained on" not in err
@@ -93,7 +96,10 @@ def test_what_it_was_trained_on_is_said_and_sealed_images_are_in_no_accuracy(pre
     val = [r for r in rows if "/val/" in r["image"]]
     right = sum(r["class"] == r["folder"] for r in val)
     assert "of 60 images whose folder is a class" in err
-    assert f"The network was trained on 48 of these images, of which it knows the answers; of the other 12, {right} (" in err
+    assert (
+        f"The network was trained on 48 of these images, of which it knows the answers; of the other 12, {right} ("
+        in err
+    )
     assert "10 images of them are sealed test images of this experiment and counted in no accuracy here" in err
     assert f"`raysweep evaluate {experiment.id}@best` scores them" in err
     _, _, err = predict(tmp_path / "all" / "test")
@@ -176,7 +182,9 @@ def test_a_terminal_shows_the_first_images_only(made, new, monkeypatch):
     monkeypatch.setattr(verb, "MOST_SHOWN", 5)
     for width in ("60", "120"):
         monkeypatch.setenv("COLUMNS", width)
-        code, out, err = call(["predict", f"{experiment.id}@best", new / "Big_Dog", "--root", folder / "root"], "utf-8", terminal=True)
+        code, out, err = call(
+            ["predict", f"{experiment.id}@best", new / "Big_Dog", "--root", folder / "root"], "utf-8", terminal=True
+        )
         assert code == 0
         assert out.count(".png") == 5
         assert "… 6 more images; --csv FILE.csv has all." in err

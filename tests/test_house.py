@@ -22,7 +22,7 @@ ROOMS = [
     "cli", "api", "display", "tools", "launch", "plan", "trackers", "training", "report", "cluster", "data", "store", "config",
 ]  # fmt: skip
 GROUND = {"events", "weights", "weights_by_rule", "weights_schedule", "errors"}
-GROUND |= {"_text", "_paths", "_machine", "_locks", "_scratch"}
+GROUND |= {"_text", "_paths", "_machine", "_openmp", "_locks", "_scratch"}
 TOP = {"", "__init__", "__main__"}  # the package itself, which loads the API on demand
 RAY_ROOMS = {"cluster", "launch"}
 HEAVY = ["torch", "ray", "numpy", "pandas", "matplotlib", "pyarrow", "sklearn", "pydantic"]

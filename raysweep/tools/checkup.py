@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import socket
@@ -16,9 +15,7 @@ from raysweep.store import space
 
 OK, NOTE, FAULT = "ok", "note", "FAULT"
 DASHBOARD = 8265  # Ray's, which takes the next one where this is taken
-BUSY = 1.5  # of the load to the CPUs, from which on a training is slow
 _SHM = Path("/dev/shm")
-_QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
 
 
 @dataclass(frozen=True)
@@ -63,42 +60,16 @@ def _locked() -> Iterator[Found]:
 
 
 def _load() -> Iterator[Found]:
-    cpus = _machine.cpus_here()
-    quota = cpu_quota()
-    if quota is not None and quota < cpus:
-        threads = max(1, int(quota))
+    cpus, quota = _machine.cpus_here(), _machine.cpu_quota()
+    if quota is not None:
         yield Found(
-            NOTE,
-            f"This container may use {quota:g} CPUs at a time, but sees {cpus}: as many threads would wait for each other. Set "
-            f"scaling.threads={threads}.",
+            OK, f"This container may use {quota:g} CPUs at a time; scaling.threads is {cpus} unless you set it."
         )
-    with contextlib.suppress(OSError, AttributeError):
-        load = os.getloadavg()[0]
-        if load > BUSY * cpus:
-            yield Found(
-                NOTE,
-                f"Other programs keep this machine busy (load {load:.0f} on {counted(cpus, 'CPU')}): a training will be slow, and its "
-                "threads wait for each other. Wait, or set scaling.threads=1.",
-            )
-        else:
-            yield Found(OK, f"The load is {load:.1f} on {counted(cpus, 'CPU')}.")
-    threads = os.environ.get("OMP_NUM_THREADS", "").strip()
-    if threads.isdigit() and int(threads) > cpus:
-        yield Found(
-            NOTE,
-            f"OMP_NUM_THREADS={threads} is more than the {counted(cpus, 'CPU')} here. Use `unset OMP_NUM_THREADS`.",
-        )
-
-
-def cpu_quota() -> float | None:
-    """How many CPUs the control group of this process may use at a time; None where nothing limits them."""
-    with contextlib.suppress(OSError, ValueError):
-        if _QUOTAS[0].exists():
-            most, period = _QUOTAS[0].read_text().split()
-            return None if most == "max" else int(most) / int(period)
-        most = _QUOTAS[1].read_text()
-        return None if int(most) < 0 else int(most) / int(_QUOTAS[1].with_name("cpu.cfs_period_us").read_text())
-    return None
+    busy = _machine.busy()
+    if busy is not None:
+        yield Found(NOTE, f"{busy} Fewer threads wait for each other less: scaling.threads=1.")
+    elif hasattr(os, "getloadavg"):
+        yield Found(OK, f"The load is {os.getloadavg()[0]:.1f} on {counted(cpus, 'CPU')}.")
 
 
 def _shared_memory() -> Iterator[Found]:
@@ -113,9 +84,11 @@ def _shared_memory() -> Iterator[Found]:
 def _ports() -> Iterator[Found]:
     """Whether processes of this machine can reach each other, as Ray's must."""
     try:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            with socket.create_connection(server.getsockname(), timeout=5):
-                pass
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname(), timeout=5),
+        ):
+            pass
     except OSError as error:
         yield Found(
             FAULT,

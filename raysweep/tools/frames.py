@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 from raysweep._text import counted, join_names
@@ -28,14 +28,14 @@ class Series:
         """Numbers between the first and the last that no image has; at most a thousand of them."""
         there = set(self.numbers)
         found = []
-        for before, after in zip(self.numbers, self.numbers[1:], strict=False):
+        for before, after in pairwise(self.numbers):
             found += [n for n in range(before + 1, min(after, before + 1001)) if n not in there]
         return found[:1000]
 
     @property
     def doubled(self) -> list[int]:
         """Numbers that several images have."""
-        return sorted({a for a, b in zip(self.numbers, self.numbers[1:], strict=False) if a == b})
+        return sorted({a for a, b in pairwise(self.numbers) if a == b})
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def test_data_in_the_place_of_a_configuration_are_answered_with_what_to_type(tmp
 def test_a_folder_is_no_grid_and_holds_no_weights(tmp_path):
     with pytest.raises(ConfigError, match="is a folder, no grid file"):
         grid.read(tmp_path)
-    with pytest.raises(WeightsError, match="it is a folder. Name a JSON or YAML file in it"):
+    with pytest.raises(WeightsError, match="it is a folder[.] Name a JSON or YAML file in it"):
         weights_file.parse(str(tmp_path))
 
 

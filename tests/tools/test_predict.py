@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -152,7 +153,7 @@ def test_series_gives_the_changes_between_numbered_frames(predict, tmp_path):
         ("1", ""), ("2", "1"), ("9", "2"), ("10", "9"), ("11", "10"), ("", ""),
     ]  # fmt: skip
     shares = [float(r["p_cat"]) for r in rows[:-1]]
-    moved = [abs(b - a) for a, b in zip(shares, shares[1:], strict=False)]
+    moved = [abs(b - a) for a, b in itertools.pairwise(shares)]
     assert [float(r["change"]) for r in rows[1:-1]] == pytest.approx(moved)
     assert moved[0] == moved[1] == moved[3] == 0 < moved[2]
     assert f"img#: 5 images, {int(rows[2]['class'] != rows[3]['class'])} change" in err

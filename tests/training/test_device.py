@@ -167,7 +167,7 @@ def test_branches_share_a_gpu_that_ray_does_not_know(monkeypatch):
     assert sweep._shares_gpu(request, base)
     assert sweep._gpus(request, base) == 0.0
     request.gpus_per_branch = 0.5
-    with pytest.raises(ResourceError, match="Ray cannot give out this machine's GPU. Omit it"):
+    with pytest.raises(ResourceError, match="Ray cannot give out this machine's GPU"):
         sweep._gpus(request, base)
     monkeypatch.setattr(resources, "gpus_for_ray", lambda: 1)
     assert not sweep._shares_gpu(request, base)

@@ -109,6 +109,7 @@ def _run(config: str | None, overrides: list[str], root: str) -> Iterator[Found]
     """How much of the disk a run will take: of a configuration, or of the example ``base``."""
     from raysweep.cli.run import is_override
     from raysweep.config import load as load_config
+    from raysweep.store import space
     from raysweep.tools import checkup
 
     named = config is not None
@@ -133,7 +134,7 @@ def _run(config: str | None, overrides: list[str], root: str) -> Iterator[Found]
         settings.training.epochs,
         parameters,
         settings.training.optimizer,
-        settings.checkpoint.rule,
+        space.rule(settings.checkpoint.keep),
         Root.open(root, look=False).path,
     )
     yield checkup.Found(found.level, f"a run of {config or 'base'}: {found.text}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from raysweep.plan.types import Plan
     from raysweep.store.experiment import Experiment
 
-GRID = "configs/grid.yaml"  # the grid file for the classes of the example; it is found where there is no checkout, too
+GRID = "grid"  # the example for the classes of the built-in faces
 
 
 def register(app: typer.Typer) -> None:

@@ -347,11 +347,6 @@ class CheckpointSection(Section):
         "from, is always kept.",
     )
 
-    @property
-    def rule(self) -> tuple[int | None, int | None]:
-        """(``last``, ``every``) of ``keep``; None where it has none."""
-        return (None, None) if self.keep == "all" else (self.keep.last, self.keep.every)
-
 
 class ScalingSection(Section):
     num_workers: Workers = Field(

@@ -83,10 +83,8 @@ def plan_experiment(
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph
         progress(Note(line))
-    if here and not root.is_remote:
-        each = space.of_epoch(parameters, settings.training.optimizer)
-        if (text := space.too_little(root.path, settings.training.epochs, each, settings.checkpoint.rule)) is not None:
-            progress(Note(text))
+    if here:
+        _tell_of_disk(settings, root, parameters, progress)
     notes = (
         *_of_device(where),
         *of_library,
@@ -119,6 +117,14 @@ def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool)
     if writable:
         root.check_writable()
     return root, where
+
+
+def _tell_of_disk(settings: Settings, root: Root, parameters: int, progress: Progress) -> None:
+    """Say where the checkpoints will fill the disk of a local root."""
+    each, keep = space.of_epoch(parameters, settings.training.optimizer), space.rule(settings.checkpoint.keep)
+    text = None if root.is_remote else space.too_little(root.path, settings.training.epochs, each, keep)
+    if text is not None:
+        progress(Note(text))
 
 
 def _of_device(where: resources.Resources) -> tuple[Note, ...]:

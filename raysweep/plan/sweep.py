@@ -84,7 +84,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         base = replace(base, resources=_on_a_cluster(base, parent, count, gpus))
     for point in points:  # every branch's settings are valid, and no name is too long
         plan_branch(base_of(point, base, bases), f"{title}_{datetime.now().strftime(layout.TIME_FORMAT)}", point)
-    epochs, keep = base.settings.training.epochs, base.settings.checkpoint.rule
+    epochs, keep = base.settings.training.epochs, space.rule(base.settings.checkpoint.keep)
     each_epoch = parent.path.stat().st_size + base.parameters * 4  # a checkpoint and a bare state_dict
     if not root.is_remote and (text := space.too_little(root.path, epochs, each_epoch, keep, len(points))) is not None:
         notes.append(text)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raysweep._text import counted
+
+if TYPE_CHECKING:
+    from raysweep.config.settings import KeepSection
 
 _OF_OPTIMIZER = {"adamw": 2, "sgd": 1}  # numbers that it keeps for each parameter
 _RESERVE = 200 * 10**6  # for tables, pictures and the temporary file of a save
@@ -14,6 +18,11 @@ _RESERVE = 200 * 10**6  # for tables, pictures and the temporary file of a save
 def of_epoch(parameters: int, optimizer: str) -> int:
     """About how many bytes an epoch writes: a checkpoint with the optimizer's state, and the bare weights."""
     return 4 * parameters * (2 + _OF_OPTIMIZER.get(optimizer, 2))
+
+
+def rule(keep: str | KeepSection) -> tuple[int | None, int | None]:
+    """(``last``, ``every``) of ``checkpoint.keep``; None where it has none."""
+    return (None, None) if isinstance(keep, str) else (keep.last, keep.every)
 
 
 def epochs_kept(epochs: int, last: int | None, every: int | None) -> int:

@@ -33,7 +33,9 @@ class Saver:
         self.writer = _writer(setup, report) if setup.world.rank == 0 else None
         self.background = BackgroundSaver(report)
         self._report = report
-        self._watch = space.Watch(Path(setup.job.folder), setup.job.last_epoch, setup.settings.checkpoint.rule)
+        self._watch = space.Watch(
+            Path(setup.job.folder), setup.job.last_epoch, space.rule(setup.settings.checkpoint.keep)
+        )
         self._constant = _constant(setup)
         self._settled = False  # whether the check of the images has ended well
 

@@ -9,7 +9,7 @@ import typer
 
 from raysweep._text import counted, plain
 from raysweep.cli.options import RootOption
-from raysweep.display.terminal import put
+from raysweep.display.terminal import put_words
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def doctor(
     def check(found: Found) -> None:
         nonlocal faults
         faults += found.level == FAULT
-        put(plain(f"{found.level:<6} {found.text}"))
+        put_words(plain(f"{found.level:<6} {found.text}"))
 
     check(Found(OK, f"Python {platform.python_version()} on {platform.platform()}"))
     for looks in (_versions(), _devices(), _limits(), _root(root)):

@@ -85,10 +85,16 @@ def predict(
     target = None if csv is None else _target(csv)
     place = Root.open(root)
     resolve.check(place, checkpoint)
-    from raysweep.tools import asked as asking
-    from raysweep.tools import predict as networks
+    from raysweep.display.run import RunDisplay
+    from raysweep.events import Building, Loading
 
-    found = networks.load(place, checkpoint, over, split_classes(classes), consent(trust), adjust)
+    with RunDisplay() as display:
+        display(Loading())
+        from raysweep.tools import asked as asking
+        from raysweep.tools import predict as networks
+
+        display(Building())
+        found = networks.load(place, checkpoint, over, split_classes(classes), consent(trust, display), adjust)
     for note in found.notes:
         say(plain(f"Note: {note}."))
     if found.adjustment is not None:
@@ -243,11 +249,12 @@ def _write(answers: _Answers, target: Path) -> None:
 def _tell(answers: _Answers) -> None:
     """What people should know beside the answers."""
     from raysweep._text import join_names
-    from raysweep.tools import frames
+    from raysweep.tools import asked, frames
 
     for kind, left in answers.asked.left_out.items():
         say(plain(f"Left out: {left.count:,} {kind}."))
-    if strange := answers.asked.strange:
+    usable = [not isinstance(said, str) for said in answers.said]
+    if strange := asked.strange(answers.asked.images, usable):
         names = join_names(f"{name} ({n:,})" for name, n in strange.items())
         say(
             plain(

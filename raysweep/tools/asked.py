@@ -35,12 +35,10 @@ class Asked:
 
     Attributes:
         left_out: what lies in the folders beside them, by kind.
-        strange: names of folders that are no class → images in them, where other folders are classes.
     """
 
     images: tuple[Image, ...]
     left_out: Mapping[str, LeftOut] = field(default_factory=dict)
-    strange: Mapping[str, int] = field(default_factory=dict)
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -58,9 +56,16 @@ def gather(given: Sequence[Path], classes: Sequence[str]) -> Asked:
         images += (
             _of_folder(path, names, rest) if path.is_dir() else [Image(path, names.of(path.parent.absolute().name))]
         )
-    strange = Counter(i.path.parent.absolute().name for i in images if i.fault is None and i.truth is None)
-    known = any(i.truth is not None for i in images)
-    return Asked(tuple(images), rest.left_out(), dict(strange.most_common()) if known else {})
+    return Asked(tuple(images), rest.left_out())
+
+
+def strange(images: Sequence[Image], usable: Sequence[bool]) -> dict[str, int]:
+    """Names of folders that are no class → usable images in them, where other folders are classes."""
+    if all(image.truth is None for image in images):
+        return {}
+    known = zip(images, usable, strict=True)
+    found = Counter(image.path.parent.absolute().name for image, good in known if good and image.truth is None)
+    return dict(found.most_common())
 
 
 def _of_folder(path: Path, names: _Names, rest: Rest) -> Iterator[Image]:

@@ -113,7 +113,7 @@ def told(series: Series, of: Mapping[int, Step]) -> list[str]:
     lines = [f"{name}: {counted(len(every), 'image')}, {counted(turns, 'change')} of class: {shown}{more}."]
     largest = max(every, key=lambda step: step.change or 0.0)
     if largest.change is not None and len(every) > 2:
-        lines[0] += f" The largest change is from {largest.before} to {largest.number} ({largest.change:.0%})."
+        lines[0] += f" The largest change is from {largest.before} to {largest.number} ({largest.change:.1%})."
     if missing := series.missing:
         named = join_names(missing[:MOST_NAMED])
         lines.append(

@@ -58,7 +58,7 @@ def test_changes_gaps_and_doubles_are_told():
     assert [None if s.change is None else round(s.change, 9) for s in of.values()] == [None, 0.1, 0.7, 0.0, 0.8]
     lines = frames.told(found, of)
     assert lines[0] == (
-        "f#: 5 images, 2 changes of class: 1–2 sad, 6–7 happy, 7 sad. The largest change is from 7 to 7 (80%)."
+        "f#: 5 images, 2 changes of class: 1–2 sad, 6–7 happy, 7 sad. The largest change is from 7 to 7 (80.0%)."
     )
     assert lines[1] == "f#: no image has the numbers 4, 5; a change over a gap is one step."
     assert lines[2] == "f#: several images have the number 7; they follow each other as listed."

@@ -82,7 +82,9 @@ def test_a_folder_is_answered_and_the_bad_images_are_named(predict, new):
 def test_the_folder_of_one_class_says_its_class_and_so_do_single_files(predict, new):
     _, out, _ = predict(new / "Big_Dog")
     assert {line.split("\t")[4] for line in out.splitlines()[1:]} == {"big dog"}
-    _, out, err = predict(new / "Big_Dog" / "0000.png", new / "loose.png")
+    code, out, err = predict(new / "Big_Dog" / "0000.png", new / "loose.png", new / "missing.png")
+    assert code == 1
+    assert f"no class of the network, so their images count in no accuracy: {new.name} (1)." in err
     assert [line.split("\t")[4] for line in out.splitlines()[1:]] == ["big dog", ""]
     assert "of 1 image whose folder" in err
 
@@ -157,7 +159,7 @@ def test_series_gives_the_changes_between_numbered_frames(predict, tmp_path):
     assert [float(r["change"]) for r in rows[1:-1]] == pytest.approx(moved)
     assert moved[0] == moved[1] == moved[3] == 0 < moved[2]
     assert f"img#: 5 images, {int(rows[2]['class'] != rows[3]['class'])} change" in err
-    assert f"The largest change is from 9 to 10 ({moved[2]:.0%})." in err
+    assert f"The largest change is from 9 to 10 ({moved[2]:.1%})." in err
     assert "no image has the numbers 4, 5, 6, 7, 8" in err
     told = {Path(r["image"]).name: r for r in json.loads(out)}
     assert told["img10.png"]["change"] == pytest.approx(moved[2])

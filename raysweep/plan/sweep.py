@@ -20,8 +20,13 @@ from raysweep.plan.resources import Resources
 from raysweep.plan.types import Parent, Plan, SweepPlan, SweepRequest, base_of
 from raysweep.store import layout, space
 from raysweep.store import sweep as sweeps
+from raysweep.store.root import Root
 from raysweep.store.sweep import experiment_name
 from raysweep.store.trust import Trust
+
+_ONE_GPU = (
+    "Ray cannot give out this machine's GPU: the branches share it, one at a time unless --max-concurrent says more."
+)
 
 
 def plan_branch(base: Plan, sweep_id: str, point: Point) -> Plan:
@@ -74,21 +79,15 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     bases = _bases(points, base, over, {}, writable)
     notes += _of_patience(base, bases, points)
     notes += _own_notes(points, base, bases)
-    for each in (base, *bases.values()):
-        networks.check_travels(each.all_code)
+    networks.check_travels([code for plan in (base, *bases.values()) for code in plan.all_code])
     gpus = _gpus(request, base)
-    if _shares_gpu(request, base):
-        notes.append(
-            "Ray cannot give out this machine's GPU: the branches share it, one at a time unless --max-concurrent says more."
-        )
+    notes += [_ONE_GPU] if _shares_gpu(request, base) else []
     if request.address is not None:
         base = replace(base, resources=_on_a_cluster(base, parent, count, gpus))
     for point in points:  # every branch's settings are valid, and no name is too long
         plan_branch(base_of(point, base, bases), f"{title}_{datetime.now().strftime(layout.TIME_FORMAT)}", point)
-    epochs, keep = base.settings.training.epochs, space.rule(base.settings.checkpoint.keep)
-    each_epoch = parent.path.stat().st_size + base.parameters * 4  # a checkpoint and a bare state_dict
-    if not root.is_remote and (text := space.too_little(root.path, epochs, each_epoch, keep, len(points))) is not None:
-        notes.append(text)
+    branch_bytes, short = _space(base, parent, root, len(points))
+    notes += short
     return SweepPlan(
         name=title,
         description=request.description,
@@ -99,10 +98,18 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         base=base,
         gpus_per_branch=gpus,
         max_concurrent=request.max_concurrent or (1 if _shares_gpu(request, base) else None),
-        branch_bytes=space.epochs_kept(epochs, *keep) * each_epoch,
+        branch_bytes=branch_bytes,
         trust=_handed_on(request.trust, [base, *bases.values()]),
         bases=bases,
     )
+
+
+def _space(base: Plan, parent: Parent, root: Root, branches: int) -> tuple[int, list[str]]:
+    """(bytes that a branch keeps, what is to be said where the disk has too little for all of them)."""
+    epochs, keep = base.settings.training.epochs, space.rule(base.settings.checkpoint.keep)
+    each_epoch = parent.path.stat().st_size + base.parameters * 4  # a checkpoint and a bare state_dict
+    text = None if root.is_remote else space.too_little(root.path, epochs, each_epoch, keep, branches)
+    return space.epochs_kept(epochs, *keep) * each_epoch, [] if text is None else [text]
 
 
 def _handed_on(trust: Trust, plans: Sequence[Plan]) -> Trust:

@@ -77,8 +77,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         cells.flat(base.settings.model_dump(mode="json")),
     )
     bases = _bases(points, base, over, {}, writable)
-    notes += _of_patience(base, bases, points)
-    notes += _own_notes(points, base, bases)
+    notes += [*_of_patience(base, bases, points), *_own_notes(points, base, bases)]
     networks.check_travels([code for plan in (base, *bases.values()) for code in plan.all_code])
     gpus = _gpus(request, base)
     notes += [_ONE_GPU] if _shares_gpu(request, base) else []

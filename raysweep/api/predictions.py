@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raysweep._text import counted, join_names, percent, truncate
+from raysweep._text import MAX_LISTED, counted, percent, truncate
 from raysweep.report import thumbnails
 from raysweep.report.card import MOST_ROWS, WORSE, Card, Cell, Shown, Table, left_out
 from raysweep.store.root import Root
@@ -112,7 +112,8 @@ def predict(
         bad |= {names[start + i]: why for i, why in enumerate(drawn) if isinstance(why, str)}
         pictures += [None if isinstance(p, str) else p for p in drawn][: MOST_ROWS - len(pictures)]
     if bad:
-        told = join_names(f"{truncate(name, 80)} ({why})" for name, why in bad.items())
-        warnings.warn(f"{len(bad)} of {counted(len(every), 'image')} cannot be used: {told}.", stacklevel=3)
+        told = "; ".join(f"{truncate(name)} ({why})" for name, why in list(bad.items())[:MAX_LISTED])
+        more = f"; and {len(bad) - MAX_LISTED:,} more, which .left_out names" if len(bad) > MAX_LISTED else ""
+        warnings.warn(f"{len(bad):,} of {counted(len(every), 'image')} cannot be used: {told}{more}.", stacklevel=3)
     notes = (*network.notes, *([str(network.adjustment)] if network.adjustment is not None else []))
     return Predictions(network.source, network.classes, tuple(names), found, bad, notes, tuple(pictures))

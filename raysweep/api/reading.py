@@ -105,7 +105,7 @@ class Lineage(Shown):
 
     def card(self) -> Card:
         every = list(self.lines())
-        rows = [[f"{guides.replace(' ', chr(0xA0))}{name}", about] for guides, name, about in every[: 2 * MOST_ROWS]]
+        rows = [[f"{guides}{name}", about] for guides, name, about in every[: 2 * MOST_ROWS]]
         more = left_out(len(every) - len(rows), "experiment", "experiments", ".rows()")
         table = Table([("experiment", "l"), ("epochs", "l")], rows, more)
         return Card("Lineage", counted(len(every), "experiment"), [f"under {self.root}"], [table] if rows else [])

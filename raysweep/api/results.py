@@ -34,7 +34,7 @@ class _OfRecord:
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison(_OfRecord, comparison.Comparison, Shown):
+class Comparison(Shown, _OfRecord, comparison.Comparison):
     """The differences of branches from their reference on the same validation images, with what may be said of each."""
 
     @property
@@ -100,13 +100,13 @@ def _difference(e: Effect) -> Cell:
         return Cell(e.label, SOFT)
     if math.isnan(e.difference):
         return Cell("–", SOFT)
-    mark = "?" if e.label in _NOT_KNOWN else {effects.BETTER: "▲", effects.WORSE: "▼", "": ""}[e.shown]
+    mark = "?" if e.label in _NOT_KNOWN else {effects.BETTER: "▲", effects.WORSE: "▼", "": " "}[e.shown]
     tone = {effects.BETTER: BETTER, effects.WORSE: WORSE, "": ""}[e.shown]
-    return Cell(f"{100 * e.difference:+.1f}{mark or chr(0x2007)}", tone)  # a space as wide as a digit
+    return Cell(f"{100 * e.difference:+.1f}{mark}", tone)
 
 
 @dataclass(frozen=True, repr=False)
-class Suggestion(_OfRecord, suggestion.Suggestion, Shown):
+class Suggestion(Shown, _OfRecord, suggestion.Suggestion):
     """The grid of the next sweep, with the reasons. ``branch(found.parent, found.grid)`` trains it."""
 
     @property
@@ -135,7 +135,7 @@ class Suggestion(_OfRecord, suggestion.Suggestion, Shown):
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation(_OfRecord, evaluation.Evaluation, Shown):
+class Evaluation(Shown, _OfRecord, evaluation.Evaluation):
     """Every number of trained networks with its interval."""
 
     def to_pandas(self) -> pd.DataFrame:
@@ -214,7 +214,7 @@ def _interval(metric: str, e: Estimate) -> str:
 
 
 @dataclass(frozen=True, repr=False)
-class Audit(_OfRecord, auditing.Audit, Shown):
+class Audit(Shown, _OfRecord, auditing.Audit):
     """Copies and contradictions among the images of a data set, and how they are read."""
 
     def report(self, path: Reference) -> Path:

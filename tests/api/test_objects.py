@@ -50,7 +50,10 @@ def test_a_sweep_becomes_a_table_of_its_branches(sweep):
 
 
 def test_effects_are_those_that_the_command_prints(sweep):
-    printed = {(r["branch"], r["target"], r["metric"]): r for r in command("compare", sweep.id, "--root", sweep.root)["effects"]}
+    printed = {
+        (r["branch"], r["target"], r["metric"]): r
+        for r in command("compare", sweep.id, "--root", sweep.root)["effects"]
+    }
     frame = sweep.effects()
     assert {(r.branch, r.target, r.metric) for r in frame.itertuples()} == set(printed)
     for row in frame.itertuples():
@@ -138,7 +141,9 @@ def test_wrong_arguments_of_functions(sweep):
         raysweep.get_sweep("s_20260102_03045", sweep.root)
     with pytest.raises(raysweep.NotFoundError, match=r"is a sweep, not a checkpoint.*such as \.best\.best"):
         raysweep.branch(sweep, {"weights": {"b": [2.0]}})
-    with pytest.raises(raysweep.NotFoundError, match=r"is an experiment, not a checkpoint.*such as \.best, or s-angry5-seed0"):
+    with pytest.raises(
+        raysweep.NotFoundError, match=r"is an experiment, not a checkpoint.*such as \.best, or s-angry5-seed0"
+    ):
         raysweep.resume(sweep.best)
 
 

@@ -90,7 +90,9 @@ def test_what_is_no_image_is_refused(trained, image, told):
 def test_files_that_are_no_images_are_named_and_the_others_are_answered(trained, tmp_path):
     experiment, paths = trained
     (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.warns(UserWarning, match=r"2 of 4 images cannot be used: .*broken.png \(not an image.*missing.png \(No such file"):
+    with pytest.warns(
+        UserWarning, match=r"2 of 4 images cannot be used: .*broken.png \(not an image.*missing.png \(No such file"
+    ):
         found = experiment.predict([paths[0], tmp_path / "broken.png", paths[1], tmp_path / "missing.png"])
     assert [label is None for label in found.labels] == [False, True, False, True]
     assert np.isnan(found.probabilities[[1, 3]]).all()

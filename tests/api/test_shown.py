@@ -51,7 +51,9 @@ def test_every_object_is_small_whatever_it_holds(objects, count):
 @pytest.mark.parametrize("count", [40, 1000])
 def test_what_is_left_out_is_said_and_counted(objects, count):
     _, comparison, experiment, *_ = objects[count]
-    assert f"… {count - MOST_CLASSES:,} more classes with smaller differences; .to_pandas() has all." in repr(comparison)
+    assert f"… {count - MOST_CLASSES:,} more classes with smaller differences; .to_pandas() has all." in repr(
+        comparison
+    )
     assert f"… {count - MOST_CLASSES:,} more classes; .history has all." in experiment._repr_html_()
     assert "class number 0" in repr(comparison)  # the one that was changed, and gained
 
@@ -83,8 +85,21 @@ def test_ipython_gets_the_text_and_not_the_fields(objects):
 
 
 def test_the_text_of_a_table_is_aligned_also_in_chinese():
-    card = Card("Kind", "title", ["fact"], [Table([("name", "l"), ("n", "r")], [["厌恶", "1"], [Cell("ab", BETTER), "20"]], "… 2 more.")])
-    assert card.text().split("\n") == ["Kind title", "  fact", "", "  name   n", "  厌恶   1", "  ab    20", "… 2 more."]
+    card = Card(
+        "Kind",
+        "title",
+        ["fact"],
+        [Table([("name", "l"), ("n", "r")], [["厌恶", "1"], [Cell("ab", BETTER), "20"]], "… 2 more.")],
+    )
+    assert card.text().split("\n") == [
+        "Kind title",
+        "  fact",
+        "",
+        "  name   n",
+        "  厌恶   1",
+        "  ab    20",
+        "… 2 more.",
+    ]
 
 
 def test_secrets_in_addresses_are_hidden():

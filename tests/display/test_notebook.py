@@ -98,7 +98,8 @@ def test_a_sweep_is_one_bar_a_table_and_then_the_curves_of_its_arms(cell, tmp_pa
     sweep = sweep_of(tmp_path / "e", ("a", "b"), (0.4, 0.8), {"a5": ({"a": 5.0}, (0.9, 0.7))}, images=(30, 30))
     branches = sweep.experiments()
     planned = tuple(
-        PlannedBranch(n, n.startswith("control"), int(n[-1]), False, ("a",), n.removesuffix(f"-seed{n[-1]}")) for n in branches
+        PlannedBranch(n, n.startswith("control"), int(n[-1]), False, ("a",), n.removesuffix(f"-seed{n[-1]}"))
+        for n in branches
     )
     with notebook.display(sweep=True) as shown:
         shown(SweepStarted(sweep.id, planned, 3, 4, 2, "", ("not <i>exact</i>",)))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from raysweep import _openmp
+
 if TYPE_CHECKING:
     from raysweep.api.config import create_experiment_config
     from raysweep.api.experiment import Checkpoint, Experiment
@@ -102,6 +104,8 @@ _OF_API = {
     "Lineage": "reading",
     "Predictions": "predictions",
 }
+
+_openmp.calm()  # before anything loads torch
 
 
 def __getattr__(name: str) -> Any:

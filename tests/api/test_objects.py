@@ -152,9 +152,9 @@ def test_a_report_is_written_where_it_is_wanted(sweep, tmp_path):
 
     assert sweep.report(tmp_path / "mine.html") == tmp_path / "mine.html"
     assert "angry5" in (tmp_path / "mine.html").read_text()
-    with pytest.raises(raysweep.InputError, match="such as report.html"):
+    with pytest.raises(raysweep.InputError, match=r"such as report\.html"):
         sweep.report(tmp_path / "missing" / "mine.html")
-    with pytest.raises(raysweep.InputError, match="such as report.html"):
+    with pytest.raises(raysweep.InputError, match=r"such as report\.html"):
         sweep.best.report(tmp_path)
 
 

@@ -126,9 +126,13 @@ def test_what_fails_leaves_what_there_is(cell):
     from raysweep.display import notebook
     from raysweep.errors import Interrupted
 
-    with pytest.raises(Interrupted), notebook.display(sweep=True) as shown:
-        shown(SweepStarted("s", (PlannedBranch("a", False, 0, False),), 1, 2, 1, "", ()))
-        raise Interrupted("Stopped by SIGINT.")
+    def stopped() -> None:
+        with notebook.display(sweep=True) as shown:
+            shown(SweepStarted("s", (PlannedBranch("a", False, 0, False),), 1, 2, 1, "", ()))
+            raise Interrupted("Stopped by SIGINT.")
+
+    with pytest.raises(Interrupted):
+        stopped()
     assert "Ended by Interrupted." in cell.outputs[0]
     assert "0 of 1 branch" not in cell.outputs[0]  # the bar is gone
     with pytest.raises(ZeroDivisionError), notebook.display(sweep=False) as shown:

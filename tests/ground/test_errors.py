@@ -31,26 +31,14 @@ def test_every_error_says_its_exit_code():
 
 
 def test_a_notebook_shows_one_paragraph_and_the_line_that_called(monkeypatch):
-    monkeypatch.delenv("RAYSWEEP_DEBUG", raising=False)
-    try:
-        errors_of = errors.NotFoundError("There is no sweep.")
-        raise errors_of
-    except errors.RaysweepError as error:
-        shown = error._render_traceback_()
-        assert shown[0].endswith(": raise errors_of")
-        assert shown[1:] == ["", "NotFoundError: There is no sweep."]
-        monkeypatch.setenv("RAYSWEEP_DEBUG", "1")
-        assert error._render_traceback_()[0] == "Traceback (most recent call last):"
-
-
-def test_the_line_is_that_of_the_user_and_not_one_of_ours(monkeypatch):
-    monkeypatch.delenv("RAYSWEEP_DEBUG", raising=False)
     from raysweep.store.root import Root
 
-    try:
+    monkeypatch.delenv("RAYSWEEP_DEBUG", raising=False)
+    with pytest.raises(errors.RootError) as caught:
         Root.open("gs://bucket")
-    except errors.RaysweepError as error:
-        shown = error._render_traceback_()
-    assert shown[0].endswith('Root.open("gs://bucket")')
-    assert len(shown) == 3
+    shown = caught.value._render_traceback_()
+    assert shown[0].endswith('Root.open("gs://bucket")')  # the user's line, none of ours
+    assert shown[1:] == ["", f"RootError: {caught.value}"]
     assert errors.RaysweepError("x")._render_traceback_() == ["RaysweepError: x"]
+    monkeypatch.setenv("RAYSWEEP_DEBUG", "1")
+    assert caught.value._render_traceback_()[0] == "Traceback (most recent call last):"

@@ -38,11 +38,13 @@ def small(tmp_path, monkeypatch, without_ray):
     from raysweep.api import training
     from raysweep.config import load
     from raysweep.data.faces import CLASSES
+    from tests.report.making import no_curves
     from tests.tools.evaluating import draw_nothing
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAYSWEEP_ROOT", raising=False)
     draw_nothing(monkeypatch)
+    no_curves(monkeypatch)
     settings_of, branched = training.settings_of, []
 
     def smaller(config: Any, data: Any, more: Any) -> Any:

@@ -90,7 +90,7 @@ def nested(config: Mapping[str, Any]) -> Nested:
 def _of_data(data: Reference | Mapping[str, Any] | None) -> Nested:
     if data is None:
         return {}
-    return {"data": dict(data) if isinstance(data, Mapping) else {"path": os.fspath(data)}}
+    return {"data": dict(data) if isinstance(data, Mapping) else {"path": str(data)}}
 
 
 def named(settings: Mapping[str, Any]) -> Nested:

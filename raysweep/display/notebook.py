@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ from raysweep.store.experiment import Experiment
 
 PAUSE_S = 0.25  # between two drawings
 MOST_LINES = 8  # the latest are shown
-MOST_CHARTS = 6
+MOST_CHARTS = 8  # of classes
 
 
 def in_notebook() -> bool:
@@ -35,8 +37,15 @@ def display(sweep: bool) -> Iterator[Progress]:
     if not in_notebook():
         yield SweepDisplay() if sweep else RunDisplay()
         return
+    _no_talk_of_widgets()
     with NotebookSweep() if sweep else NotebookRun() as shown:
         yield shown
+
+
+def _no_talk_of_widgets() -> None:
+    """Ray, and a library that it loads, look for the widgets of notebooks, and would tell in every cell that they are missing."""
+    logging.getLogger("ray.widgets").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 class _Output:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.test_encodings import call
 from tests.report.making import made as one_made
-from tests.report.making import sweep_of
+from tests.report.making import no_curves, sweep_of
 
 NAMES = ("angry", "b", "c")
 BRANCHES = {"angry5": ({"angry": 5.0}, (0.95, 0.7, 0.8)), "c3": ({"c": 3.0}, (0.4, 0.7, 0.5))}
@@ -147,9 +147,10 @@ def test_wrong_arguments_of_functions(sweep):
         raysweep.resume(sweep.best)
 
 
-def test_a_report_is_written_where_it_is_wanted(sweep, tmp_path):
+def test_a_report_is_written_where_it_is_wanted(sweep, tmp_path, monkeypatch):
     import raysweep
 
+    no_curves(monkeypatch)
     assert sweep.report(tmp_path / "mine.html") == tmp_path / "mine.html"
     assert "angry5" in (tmp_path / "mine.html").read_text()
     with pytest.raises(raysweep.InputError, match=r"such as report\.html"):

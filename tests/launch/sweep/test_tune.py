@@ -82,14 +82,12 @@ def test_names_of_any_script_run_on_workers_and_in_sweeps(ray_cluster, tmp_path)
     assert [e.status() for e in done.experiments.values()] == ["finished"] * 2
 
 
-def test_tune_shows_nothing_of_its_own_not_even_in_a_notebook(monkeypatch):
+def test_tune_shows_nothing_of_its_own_not_even_in_a_notebook():
     """Its display for notebooks would clear the cell, and with it the bar."""
     from ray import tune
-    from ray.tune import progress_reporter
 
     from raysweep.launch.sweep.tune import silent_reporter
 
-    monkeypatch.setattr(progress_reporter, "_detect_reporter", None)  # it is not asked where there is one
     reporter = tune.RunConfig(progress_reporter=silent_reporter(), verbose=0).progress_reporter
     assert reporter.should_report([], done=True) is False
     assert reporter.report([], True) is None

@@ -64,14 +64,8 @@ def run(
         more["training"] = section
     if weights is not None:
         more["sampling"] = {"weights": weights_file.parse(weights)}
-<<<<<<< HEAD
-    given = [*([config] if _is_override(config) else []), *(overrides or [])]
-    settings = load_config.load(None if _is_override(config) else config, given, more)
-=======
     given = [*([config] if is_override(config) else []), *(overrides or [])]
     settings = load_config.load(None if is_override(config) else config, given, more)
-    early.check(settings)
->>>>>>> main
     with RunDisplay() as display:
         from raysweep.api import training
 

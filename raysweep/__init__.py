@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING, Any
 from raysweep import _openmp
 
 if TYPE_CHECKING:
-    from raysweep.api import (
-        branch,
-        create_experiment_config,
-        evaluate,
+    from raysweep.api.config import create_experiment_config
+    from raysweep.api.experiment import Checkpoint, Experiment
+    from raysweep.api.looking import audit, compare, evaluate, suggest
+    from raysweep.api.predictions import Predictions
+    from raysweep.api.reading import (
+        Lineage,
+        get_experiment,
+        get_sweep,
+        lineage,
         list_experiments,
         load_checkpoint,
-        run_experiment,
     )
+    from raysweep.api.results import Audit, Comparison, Evaluation, Suggestion
+    from raysweep.api.sweep import Folds, Sweep
+    from raysweep.api.training import branch, continue_, resume, run, run_experiment
     from raysweep.errors import (
         AmbiguousReferenceError,
         CheckpointError,
@@ -41,37 +48,70 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AmbiguousReferenceError",
+    "Audit",
+    "Checkpoint",
     "CheckpointError",
+    "Comparison",
     "ConfigError",
     "DataError",
+    "Evaluation",
+    "Experiment",
+    "Folds",
     "InputError",
     "Interrupted",
+    "Lineage",
     "LockedError",
     "NewerFormatError",
     "NonFiniteLossError",
     "NotFoundError",
+    "Predictions",
     "RaysweepError",
     "ResourceError",
     "RootError",
     "StoreError",
+    "Suggestion",
+    "Sweep",
     "TrainingError",
     "UntrustedError",
     "WeightsError",
+    "audit",
     "branch",
+    "compare",
+    "continue_",
     "create_experiment_config",
     "evaluate",
+    "get_experiment",
+    "get_sweep",
+    "lineage",
     "list_experiments",
     "load_checkpoint",
+    "resume",
+    "run",
     "run_experiment",
+    "suggest",
 ]
 
+
+# Name → the module of raysweep.api that has it; all others are errors.
+_OF_API = {
+    "create_experiment_config": "config",
+    **dict.fromkeys(("branch", "continue_", "resume", "run", "run_experiment"), "training"),
+    **dict.fromkeys(("audit", "compare", "evaluate", "suggest"), "looking"),
+    **dict.fromkeys(("get_experiment", "get_sweep", "lineage", "list_experiments", "load_checkpoint"), "reading"),
+    **dict.fromkeys(("Checkpoint", "Experiment"), "experiment"),
+    **dict.fromkeys(("Folds", "Sweep"), "sweep"),
+    **dict.fromkeys(("Audit", "Comparison", "Evaluation", "Suggestion"), "results"),
+    "Lineage": "reading",
+    "Predictions": "predictions",
+}
 
 _openmp.calm()  # before anything loads torch
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module(f"raysweep.{'api' if name.islower() else 'errors'}"), name)
+        module = f"api.{_OF_API[name]}" if name in _OF_API else "errors"
+        return getattr(import_module(f"raysweep.{module}"), name)
     raise AttributeError(f"module 'raysweep' has no attribute {name!r}")
 
 

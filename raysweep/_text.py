@@ -182,6 +182,16 @@ def join_names(names: Iterable[object]) -> str:
     return ", ".join(truncate(name, 80) for name in every[:MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def percent(value: object) -> str:
+    """``81.3%``; ``-`` if the value is not a number."""
+    return f"{value:.1%}" if isinstance(value, (int, float)) else "-"
+
+
+def decimals(value: object) -> str:
+    """``0.813``; ``-`` if the value is not a number."""
+    return f"{value:.3f}" if isinstance(value, (int, float)) else "-"
+
+
 def differences(mine: Sequence[str], other: Sequence[str], me: str, it: str) -> str:
     """In what two lists of classes differ: all names of short lists, of long ones those that one of the two lacks, or else
     the first place where the order differs.

@@ -27,6 +27,9 @@ A subclass without a number has its parent's.
 from __future__ import annotations
 
 import difflib
+import itertools
+import os
+import traceback
 from collections.abc import Iterable, Sequence
 
 
@@ -38,6 +41,17 @@ class RaysweepError(Exception):
     """
 
     exit_code = 1
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback: which line of the user's called, and the message. With ``RAYSWEEP_DEBUG``
+        set, everything."""
+        if os.environ.get("RAYSWEEP_DEBUG"):
+            return "".join(traceback.format_exception(self)).splitlines()
+        inside = os.path.dirname(__file__)
+        places = [f for f in traceback.extract_tb(self.__traceback__) if "IPython" not in f.filename]
+        mine = list(itertools.takewhile(lambda f: not f.filename.startswith(inside), places))
+        called = [f"line {mine[-1].lineno}: {mine[-1].line}", ""] if mine and mine[-1].line else []
+        return [*called, f"{type(self).__name__}: {self}"]
 
 
 class InputError(RaysweepError):

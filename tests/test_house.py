@@ -239,7 +239,7 @@ CHANGES_FILES = {
     "raysweep._scratch": "temporary folders",
     "raysweep.training.guest": "code that another process sent, in a temporary folder",
     "raysweep.cli.lineage": "a picture, where the user wants it",
-    "raysweep.cli.suggest": "a grid, where the user wants it",
+    "raysweep.report.grid_file": "a grid, where the user wants it",
     "raysweep.trackers.tensorboard": "the folder of a library that writes by itself",
     "raysweep.trackers.wandb_": "the same",
 }
@@ -380,15 +380,13 @@ def test_a_test_file_that_imports_torch_is_found_out(tmp_path):
 def test_public_names():
     import raysweep
 
+    objects = ["Audit", "Checkpoint", "Comparison", "Evaluation", "Experiment", "Folds", "Lineage", "Predictions"]
+    objects += ["Suggestion", "Sweep"]
     functions = [
-        "branch",
-        "create_experiment_config",
-        "evaluate",
-        "list_experiments",
-        "load_checkpoint",
-        "run_experiment",
-    ]
-    assert raysweep.__all__ == [*error_classes(), *functions]
+        "audit", "branch", "compare", "continue_", "create_experiment_config", "evaluate", "get_experiment", "get_sweep", "lineage",
+        "list_experiments", "load_checkpoint", "resume", "run", "run_experiment", "suggest",
+    ]  # fmt: skip
+    assert raysweep.__all__ == [*sorted([*error_classes(), *objects]), *functions]
     assert all(callable(getattr(raysweep, n)) for n in raysweep.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         raysweep.nothing  # noqa: B018

@@ -185,6 +185,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     """The README's own code, with a smaller network and fewer images; its sweep is planned and not trained."""
     import raysweep
     from raysweep.launch.sweep import driver as sweeping
+    from raysweep.store.experiment import Experiment
     from tests.conftest import SMALL_NET
 
     small = {
@@ -200,7 +201,8 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
 
     def train_nothing(plan: Any, progress: Any) -> SimpleNamespace:
         plans.append(plan)
-        return SimpleNamespace(experiments={point.name: SimpleNamespace(folder=tmp_path) for point in plan.points})
+        found = {point.name: Experiment(tmp_path) for point in plan.points}
+        return SimpleNamespace(sweep=SimpleNamespace(experiments=lambda: found))
 
     monkeypatch.setattr(raysweep, "create_experiment_config", smaller)
     monkeypatch.setattr(sweeping, "run", train_nothing)

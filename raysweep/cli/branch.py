@@ -124,17 +124,15 @@ def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> No
         _run_folds(request, trust, dry_run, as_json)
         return
     with SweepDisplay() as display:
-        display(Loading())
-        from raysweep.launch.sweep import driver as sweeping
-        from raysweep.plan import sweep as sweep_plan
+        from raysweep.api import training
 
         request = replace(request, trust=consent(trust, display))
-        plan = sweep_plan.plan_sweep(request, display, writable=not dry_run)
+        plan = training.plan_branch(request, display, writable=not dry_run)
         if dry_run:
             display.close()
             put_json(_plan_json(plan)) if as_json else _show_plan(plan)
             return
-        result = sweeping.run(plan, display)
+        result = training.train_sweep(plan, display)
     put(str(result.sweep.folder))
     summarise(result)
 

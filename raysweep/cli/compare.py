@@ -12,7 +12,6 @@ from raysweep._text import labels, plain
 from raysweep.cli.options import RootOption
 from raysweep.display.tables import table
 from raysweep.display.terminal import put_json, say
-from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.report.comparison import Compared, Comparison
@@ -49,15 +48,12 @@ def compare(
 ) -> None:
     """Show which class a ratio taught and which it only shifted. On the same validation images, apart from luck of seeds and images
     and from what a moved threshold gives without training."""
+    from raysweep.api import looking
     from raysweep.errors import InputError, did_you_mean
-    from raysweep.report import comparison as comparing
-    from raysweep.report import folds as of_all_folds
-    from raysweep.store import folds
 
     if metric is not None and metric not in TITLES:
         raise InputError(f"--metric {metric}: choose one of {', '.join(TITLES)}.")
-    of_folds = folds.find(Root.open(root), references[0]) if len(references) == 1 else None
-    found = comparing.compare(Root.open(root), references) if of_folds is None else of_all_folds.compare(of_folds)
+    found = looking.compare(*references, root=root)
     if of_class is not None and of_class not in found.classes:
         raise InputError(f"--class {of_class}: there is no such class.{did_you_mean(of_class, found.classes)}")
     if as_json:

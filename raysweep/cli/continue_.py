@@ -9,16 +9,17 @@ import typer
 from raysweep.cli.consent import consent
 from raysweep.cli.options import RootOption, TrustOption
 from raysweep.display.terminal import put
-from raysweep.events import Loading
-from raysweep.store.root import Root
 
 if TYPE_CHECKING:
+    from raysweep.api.experiment import Experiment as Held
+    from raysweep.api.sweep import Folds as HeldFolds
+    from raysweep.api.sweep import Sweep as HeldSweep
+    from raysweep.api.training import Asked, More
     from raysweep.errors import InputError
     from raysweep.store.experiment import Experiment
-    from raysweep.store.folds import Folds
     from raysweep.store.sweep import Sweep
 
-Asked = tuple[int | None, int | list[int] | None, str | None]  # threads, workers, address
+    Found = Held | HeldSweep | HeldFolds
 
 
 def register(app: typer.Typer) -> None:
@@ -49,30 +50,20 @@ def continue_(
     root: RootOption = "experiments",
 ) -> None:
     """Finish an interrupted experiment or sweep in place. Starts from the newest intact checkpoints."""
+    from raysweep.api import reading
+    from raysweep.api.sweep import Folds
     from raysweep.config.load import parse_workers
     from raysweep.errors import InputError
-    from raysweep.store import folds, resolve
-    from raysweep.store.sweep import Sweep
 
-    count = parse_workers(workers)
-    of_folds = folds.find(Root.open(root), reference)
-    if of_folds is not None:
-        if epochs is not None or more_seeds or more_controls:
-            raise InputError(
-                f"{of_folds.id} is a k-fold sweep: continue finishes it. Name the sweep of a fold for more seeds."
-            )
-        _folds(of_folds, steal, (threads, count, address), trust)
-        return
-    found = resolve.find_any(Root.open(root), reference)
+    asked = (threads, parse_workers(workers), address)
+    found = reading.find(reference, root)
     if epochs is not None:
-        raise _longer(found, epochs)
-    if isinstance(found, Sweep):
-        more = (more_seeds or 0, more_seeds or 0 if more_controls is None else more_controls)
-        _sweep(found, steal, (threads, count, address), trust, more)
-    elif more_seeds or more_controls:
-        raise InputError(f"{found.id} is an experiment. Only a sweep can get more seeds.")
-    else:
-        _experiment(found, steal, (threads, count, address), trust)
+        if isinstance(found, Folds):
+            raise InputError(
+                f"{found.id} is a k-fold sweep: continue finishes it. Name the sweep of a fold for more seeds."
+            )
+        raise _longer(found.stored, epochs)
+    _go_on(found, steal, asked, (more_seeds, more_controls), trust)
 
 
 def _longer(found: Experiment | Sweep, epochs: int) -> InputError:
@@ -93,62 +84,27 @@ def _longer(found: Experiment | Sweep, epochs: int) -> InputError:
     return InputError(f"{text}longer, start a child: `{command(found.root, 'resume', *words)}`")
 
 
-def _sweep(sweep: Sweep, steal: bool, asked: Asked, trust: bool, more: tuple[int, int]) -> None:
-    from raysweep.cli.branch import summarise
-    from raysweep.display.sweep import SweepDisplay
-
-    with SweepDisplay() as display:
-        display(Loading())
-        from raysweep.launch.sweep.more_seeds import MoreSeeds
-        from raysweep.launch.sweep.resume import continue_sweep
-        from raysweep.plan.resources import ResourceOverrides
-
-        result = continue_sweep(
-            sweep.root,
-            sweep,
-            steal=steal,
-            asked=ResourceOverrides(*asked),
-            progress=display,
-            trust=consent(trust, display),
-            more=MoreSeeds(*more) if any(more) else None,
-        )
-    put(str(result.sweep.folder))
-    summarise(result)
-
-
-def _folds(found: Folds, steal: bool, asked: Asked, trust: bool) -> None:
-    from raysweep.cli.folds import summarise
-    from raysweep.display.sweep import SweepDisplay
-
-    with SweepDisplay() as display:
-        display(Loading())
-        from raysweep.launch.sweep.folds import continue_folds
-        from raysweep.plan.resources import ResourceOverrides
-
-        result = continue_folds(
-            found, steal=steal, asked=ResourceOverrides(*asked), progress=display, trust=consent(trust, display)
-        )
-    put(str(result.folds.folder))
-    summarise(result)
-
-
-def _experiment(experiment: Experiment, steal: bool, asked: Asked, trust: bool) -> None:
-    from raysweep.cli.run import announce
+def _go_on(found: Found, steal: bool, asked: Asked, more: More, trust: bool) -> None:
+    """Finish it, and print what came out."""
+    from raysweep.api.experiment import Experiment
+    from raysweep.api.training import check_more
+    from raysweep.cli import branch, folds, run
     from raysweep.display.run import RunDisplay
+    from raysweep.display.sweep import SweepDisplay
 
-    with RunDisplay() as display:
-        display(Loading())
-        from raysweep.launch.resume import continue_experiment
-        from raysweep.plan.resources import ResourceOverrides
+    check_more(found, more)
+    with RunDisplay() if isinstance(found, Experiment) else SweepDisplay() as display:
+        from raysweep.api import training
 
-        root = experiment.root
-        result = continue_experiment(
-            root,
-            experiment,
-            steal=steal,
-            asked=ResourceOverrides(*asked),
-            progress=display,
-            trust=consent(trust, display),
-        )
-    put(str(result.experiment.folder))
-    announce(display, result.experiment)
+        done = training.go_on(found, steal, asked, more, display, consent(trust, display))
+    put(str(found.folder))
+    if isinstance(found, Experiment) and isinstance(display, RunDisplay):
+        run.announce(display, found.stored)
+        return
+    from raysweep.launch.sweep.driver import SweepResult
+    from raysweep.launch.sweep.folds import FoldsResult
+
+    if isinstance(done, SweepResult):
+        branch.summarise(done)
+    elif isinstance(done, FoldsResult):
+        folds.summarise(done)

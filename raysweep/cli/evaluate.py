@@ -13,8 +13,6 @@ from raysweep.cli.consent import consent
 from raysweep.cli.options import Classes, RootOption, TrustOption
 from raysweep.display.tables import table
 from raysweep.display.terminal import put_json, say, split_classes
-from raysweep.store import resolve
-from raysweep.store.root import Root
 
 if TYPE_CHECKING:
     from raysweep.report.evaluation import Evaluation, Gain
@@ -27,7 +25,6 @@ NAMES = {
     "recall": "recall", "precision": "precision", "f1": "F1", "ap": "AP", "auroc": "AUROC",
 }  # fmt: skip
 IMAGES = {"test": "test image", "val": "validation image", "all": "image"}
-_NO_SHARES = ("brier", "log_loss")
 
 
 def register(app: typer.Typer) -> None:
@@ -60,15 +57,19 @@ def evaluate(
     from raysweep.errors import RaysweepError
 
     over = load_config.parse_overrides(overrides or [])
-    place = Root.open(root)
-    if reference.partition(":")[0] not in ("hf", "timm", "torchvision"):
-        resolve.check(place, reference, checkpoint=False)
+    from raysweep.api import looking
     from raysweep.display.run import RunDisplay
-    from raysweep.tools import evaluate as evaluating
 
     with RunDisplay() as display:
-        answer = consent(trust, display)
-        found = evaluating.evaluate(place, reference, split, over, split_classes(classes), answer, display)
+        found = looking.evaluate(
+            reference,
+            split,
+            settings=over,
+            classes=split_classes(classes),
+            root=root,
+            progress=display,
+            trust=consent(trust, display),
+        )
     if as_json:
         put_json(found.to_json())
     else:
@@ -113,17 +114,24 @@ def _classes(found: Evaluation, arm: Estimated, name: str) -> None:
     table(None, head, rows)
 
 
+def _form(metric: str) -> tuple[float, str]:
+    """(what a metric is shown times, its format): a share is shown in points."""
+    from raysweep.report.evaluation import NO_SHARES
+
+    return (1.0, ".3f") if metric in NO_SHARES else (100.0, ".1f")
+
+
 def _value(metric: str, e: Estimate) -> list[str]:
     """A number and half of its interval, in points where it is a share; empty where nothing is known."""
     if math.isnan(e.value):
         return ["", ""]
     half = max(e.high - e.value, e.value - e.low)  # the interval of a share ends at 0 and 1
-    factor, form = (1.0, ".3f") if metric in _NO_SHARES else (100.0, ".1f")
+    factor, form = _form(metric)
     return [format(factor * e.value, form), "" if math.isnan(half) else f"±{factor * half:{form}}"]
 
 
 def _ends(metric: str, e: Estimate) -> list[str]:
-    factor, form = (1.0, ".3f") if metric in _NO_SHARES else (100.0, ".1f")
+    factor, form = _form(metric)
     return ["" if math.isnan(v) else format(factor * v, form) for v in (e.low, e.high)]
 
 

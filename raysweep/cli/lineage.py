@@ -27,31 +27,30 @@ def lineage(
     root: RootOption = "experiments",
 ) -> None:
     """Show the tree of experiments, with every ratio change. Each experiment is shown below its parent."""
-
+    from raysweep.api import reading
     from raysweep.errors import InputError
-    from raysweep.report import tree
 
-    folder = Root.open(root)
-    nodes = tree.build(folder, reference)
+    found = reading.lineage(reference, root=root)
     if plot is not None:
         target = user_path(plot)
         if target.suffix.lower() != ".png":
             raise InputError(f"--plot {plot}: the picture is a PNG file; give a name that ends in .png.")
         try:
-            target.write_bytes(tree.picture(nodes))
+            target.write_bytes(found.picture())
         except OSError as error:
             raise InputError(f"--plot {plot}: the file cannot be written ({error.strerror}).") from None
         say(f"Written to {target}")
         return
     if as_json:
-        put_json(tree.rows(nodes))
+        put_json(found.rows())
         return
-    if not nodes:
+    if not found:
+        folder = Root.open(root)
         say(f"No experiments under {folder.path.absolute()}.")
         say_first(folder)
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for guides, name, about in tree.lines(nodes):
+    for guides, name, about in found.lines():
         for line in _lines(plain(guides), plain(name), plain(about), width):
             put(line)
 

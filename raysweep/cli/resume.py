@@ -24,8 +24,6 @@ from raysweep.cli.options import (
     resets_head,
 )
 from raysweep.display.terminal import put, split_classes
-from raysweep.events import Loading
-from raysweep.store.root import Root
 
 _Weights = Annotated[
     str | None,
@@ -68,34 +66,28 @@ def resume(
     changed = weights_file.parse(weights) if weights is not None else None
     over = _settings(overrides or [], workers, address)
     with RunDisplay() as display:
-        display(Loading())
-        from raysweep.launch import run as launching
-        from raysweep.plan import child
-        from raysweep.plan import parent as parents
+        from raysweep.api import training
 
-        place = Root.open(root)
-        parent = parents.read_parent(place, checkpoint, over, split_classes(classes), consent(trust, display))
-        plan = child.plan_child(
-            parent,
-            place,
+        plan = training.plan_resume(
+            checkpoint,
+            settings=over,
+            progress=display,
+            root=root,
+            classes=split_classes(classes),
+            trust=consent(trust, display),
             name=name,
             description=description,
             epochs=epochs,
             weights=changed,
-            overrides=over,
             fresh_optimizer=weights_only,
             reset_head=resets_head(reset),
-            progress=display,
             writable=not dry_run,
         )
         if dry_run:
             display.close()
             show_plan(plan, False, show_config)
             return
-        for note in plan.notes:
-            if not note.inexact:  # the training itself reports those
-                display(note)
-        result = launching.run(plan, display)
+        result = training.train(plan, display)
     put(str(result.experiment.folder))
     announce(display, result.experiment)
 

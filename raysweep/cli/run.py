@@ -12,7 +12,6 @@ from raysweep.cli.options import ROOT, Address, DryRun, Purpose, ShowConfig, Wor
 from raysweep.cluster import signals
 from raysweep.display.shares import MOST_CLASSES, show_shares
 from raysweep.display.terminal import put, put_json, say, say_next
-from raysweep.events import Loading
 
 if TYPE_CHECKING:
     from raysweep.display.run import RunDisplay
@@ -53,7 +52,6 @@ def run(
     from raysweep.config import load as load_config
     from raysweep.config import weights_file
     from raysweep.display.run import RunDisplay
-    from raysweep.plan import early
 
     count = load_config.parse_workers(workers)
     flags = {
@@ -62,26 +60,21 @@ def run(
     }
     more: Nested = {k: v for k, v in flags.items() if v} | ({"root": root} if root else {})
     short = {"epochs": epochs, "learning_rate": rate}
-    if training := {k: v for k, v in short.items() if v is not None}:
-        more["training"] = training
+    if section := {k: v for k, v in short.items() if v is not None}:
+        more["training"] = section
     if weights is not None:
         more["sampling"] = {"weights": weights_file.parse(weights)}
     given = [*([config] if is_override(config) else []), *(overrides or [])]
     settings = load_config.load(None if is_override(config) else config, given, more)
-    early.check(settings)
     with RunDisplay() as display:
-        display(Loading())
-        from raysweep.launch import run as launching
-        from raysweep.plan import experiment as experiment_plan
+        from raysweep.api import training
 
-        plan = experiment_plan.plan_experiment(settings, display, writable=not dry_run)
+        plan = training.plan_run(settings, display, writable=not dry_run)
         if dry_run:
             display.close()
             show_plan(plan, as_json, show_config)
             return
-        for note in plan.notes:
-            display(note)
-        result = launching.run(plan, display)
+        result = training.train(plan, display)
     put(str(result.experiment.folder))
     announce(display, result.experiment)
 

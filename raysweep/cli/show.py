@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -59,43 +59,20 @@ def show(
 
 def _sweep_json(sweep: Sweep) -> dict[str, object]:
     """What --json prints of a sweep: ``sweep.json``, the last epoch of every branch, and the verdict as it was written."""
-    from raysweep.store import verdict_file
+    from raysweep.store import results, verdict_file
 
     told = verdict_file.read(sweep)
     verdict = None if told is None else list(told.sentences)
-    return {**sweep.record().to_json(), "id": sweep.id, "results": _results(sweep), "verdict": verdict}
-
-
-def _results(sweep: Sweep) -> list[dict[str, Any]]:
-    """The rows of results.csv; of a sweep that has not written it yet, its branches."""
-    from raysweep.errors import StoreError
-    from raysweep.store.results import MISSING, read_results
-
-    try:
-        return read_results(sweep)
-    except StoreError:
-        empty = dict.fromkeys(
-            (
-                "val_acc",
-                "val_acc_minus_control",
-                "val_macro_f1",
-                "val_macro_f1_minus_control",
-                "worst_class",
-                "worst_recall",
-            )
-        )
-        return [
-            {"branch": b.name, "control": b.control, "seed": b.seed, "status": b.status or MISSING, **empty}
-            for b in sweep.record().branches
-        ]
+    return {**sweep.record().to_json(), "id": sweep.id, "results": results.rows_of(sweep), "verdict": verdict}
 
 
 def _show_sweep(sweep: Sweep) -> None:
     from collections import Counter
 
     from raysweep.display.results import results_table
+    from raysweep.store import results
 
-    record, rows = sweep.record(), _results(sweep)
+    record, rows = sweep.record(), results.rows_of(sweep)
     put(plain(sweep.id))
     if record.description:
         put_words(f"  {plain(record.description)}")

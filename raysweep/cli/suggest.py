@@ -6,11 +6,9 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
+from raysweep.api.looking import IMPROVED as METRICS
 from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put_json, put_words, say, say_next
-from raysweep.store.root import Root
-
-METRICS = ("macro_f1", "accuracy")
 
 
 def register(app: typer.Typer) -> None:
@@ -25,40 +23,25 @@ def suggest(
     root: RootOption = "experiments",
 ) -> None:
     """Suggest the next grid file. Says which classes to show more or less often, by how much, and why."""
-    from raysweep.errors import InputError
+    from raysweep.api import looking
     from raysweep.report import suggestion
-    from raysweep.store import resolve
     from raysweep.store.commands import command
-    from raysweep.store.sweep import Sweep
 
-    if metric not in METRICS:
-        raise InputError(f"--metric {metric}: choose one of {', '.join(METRICS)}.")
-    of = resolve.find_any(Root.open(root), sweep)
-    if not isinstance(of, Sweep):
-        raise InputError(f"{of.id} is an experiment; suggest takes a sweep. `raysweep branch` makes one.")
-    found = suggestion.suggest(of, metric)
+    found = looking.suggest(sweep, metric, root=root)
     if as_json:
         put_json(suggestion.as_data(found))
         return
-    text = suggestion.as_yaml(found)
     if output is None:
-        put_words(text.rstrip("\n"))
+        put_words(found.yaml.rstrip("\n"))
         grid = _free("grid")
-        branch = command(of.root, "branch", "--from", found.parent, "--weights-grid", grid)
-        say(f"Next: {plain(command(of.root, 'suggest', of.id, '-o', grid))} && {plain(branch)}")
+        branch = command(found.root, "branch", "--from", found.parent, "--weights-grid", grid)
+        say(f"Next: {plain(command(found.root, 'suggest', found.sweep, '-o', grid))} && {plain(branch)}")
         return
-    target = user_path(output)
-    try:
-        with open(target, "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise InputError(f"-o {output}: the file exists. Name a new one, or delete it.") from None
-    except OSError as error:
-        raise InputError(f"-o {output}: the file cannot be written ({error.strerror}).") from None
+    target = found.save(output)
     if found.free is not None:
         say(plain(found.notes[0]))
     say(f"Written to {plain(target)}.")
-    say_next(of.root, "branch", "--from", found.parent, "--weights-grid", str(target))
+    say_next(found.root, "branch", "--from", found.parent, "--weights-grid", str(target))
 
 
 def _free(stem: str) -> str:

@@ -51,6 +51,74 @@ class Places:
         return Place(split, index, self.names[split][index], self.data.classes[int(images.labels[index])])
 
 
+@dataclass(frozen=True)
+class Leaked:
+    """A validation image that is also in training, and its copies there."""
+
+    image: Place
+    copies: Sequence[Place]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found among the images of a data set. ``pairs`` are near copies, None if they were not looked for."""
+
+    name: str  # as the user wrote it
+    data: Dataset
+    leaked: Sequence[Leaked]
+    repeated: Sequence[Sequence[Place]]  # groups of equal training images
+    pairs: Sequence[Near] | None = None
+
+    @property
+    def contradicting(self) -> list[Sequence[Place]]:
+        """Groups of equal training images with several classes."""
+        return [group for group in self.repeated if len({p.of_class for p in group}) > 1]
+
+    @property
+    def counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Class → training images, class → validation images."""
+        return self.data.train.counts(self.data.classes), self.data.val.counts(self.data.classes)
+
+    def to_json(self) -> dict[str, object]:
+        """What ``raysweep audit --json`` prints."""
+        reading = self.data.reading.to_json()
+        train, val = self.counts
+        return {
+            "sha256": self.data.sha256,
+            "images": {"train": train, "val": val},
+            "copies": reading["copies"],
+            "leaked": [
+                {
+                    "validation": row.image.name,
+                    "class": row.image.of_class,
+                    "training": [p.name for p in row.copies],
+                    "training_classes": sorted({p.of_class for p in row.copies}),
+                }
+                for row in self.leaked
+            ],
+            "repeated": [[vars(p) for p in group] for group in self.repeated],
+            "near": None
+            if self.pairs is None
+            else [{"one": vars(p.one), "other": vars(p.other), "distance": p.distance} for p in self.pairs],
+            "reading": reading,
+        }
+
+
+def audit(
+    data: Dataset, name: str, look_near: bool = True, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Audit:
+    """Everything that can be found.
+
+    Args:
+        look_near: also look for nearly equal images.
+        progress: called with (images hashed, images in all).
+    """
+    groups, places = exact(data), Places(data)
+    leaked = [Leaked(places.at(VAL, i), [places.at(TRAIN, j) for j in rows]) for i, rows in groups.sources.items()]
+    repeated = [[places.at(TRAIN, i) for i in rows] for rows in groups.repeated]
+    return Audit(name, data, leaked, repeated, near(data, progress) if look_near else None)
+
+
 def exact(data: Dataset) -> Groups:
     """The exact copies of a data set, from the hashes that its cache holds."""
     train, val = cache.digests(data, TRAIN), cache.digests(data, VAL)

@@ -32,7 +32,7 @@ from raysweep.events import (
 MOST_RATES = 3  # in the title
 MOST_CHANGED = 4  # classes that a branch changes, in its row
 _ACCURACY = "val_acc"
-_COLUMNS = [
+COLUMNS = [
     ("branch", "l"), ("status", "l"), ("epoch", "r"), ("accuracy", "r"), ("− control", "r"), ("macro-F1", "r"),
     ("changed classes: recall", "l"), ("worst class", "l"),
 ]  # fmt: skip
@@ -225,14 +225,18 @@ class SweepDisplay(Display):
 
         if not self.rows:
             return Text(f"{self.hint} …  {duration(time.monotonic() - self.started)}")
+        width = shutil.get_terminal_size().columns
+        drawn = tables.lines(COLUMNS, [self._cells(r) for r in self._shown()], width, _OPTIONAL)
+        return Text.from_ansi("\n".join([wrapped(self.title(), width), "", *drawn]))
+
+    def title(self) -> str:
+        """How many branches have ended, the time, and the learning rates."""
         ended = sum(r.status in ("done", "failed", "interrupted") for r in self.rows.values())
         title = f"{ended} of {counted(len(self.rows), 'branch', 'branches')}  {duration(time.monotonic() - self.started)}  {'comparing them' if self.comparing else self._left()}"
         if self.rates:
             each = [f"{fork:.2g} → {end:.2g}" for fork, end in self.rates]
             title += f"  learning rate {', '.join(each[:MOST_RATES])}{', …' if len(each) > MOST_RATES else ''}"
-        width = shutil.get_terminal_size().columns
-        drawn = tables.lines(_COLUMNS, [self._cells(r) for r in self._shown()], width, _OPTIONAL)
-        return Text.from_ansi("\n".join([wrapped(title, width), "", *drawn]))
+        return title
 
     def __exit__(self, *exc: object) -> None:
         """Remove the live table; what ended before all branches had leaves the last one, and how many are done."""
@@ -240,7 +244,7 @@ class SweepDisplay(Display):
         if exc[1] is not None and self.rows and not self.comparing:
             tables.table(
                 None,
-                _COLUMNS,
+                COLUMNS,
                 [self._cells(r) for r in self._shown()],
                 err=True,
                 whole="`raysweep show`",
@@ -267,16 +271,20 @@ class SweepDisplay(Display):
         against, changed = self._against(row), self._changed(row)
         return [name, row.status, epoch, percent(row.accuracy), against, decimals(row.f1), changed, plain(row.worst)]
 
-    def _left(self) -> str:
-        """Time left, estimated from the fraction of all epochs that is done."""
+    def share(self) -> float | None:
+        """The fraction of all epochs that is done; None before the branches have begun."""
         first, last = self.first_epoch, self.last_epoch
         if first is None or last is None:
-            return ""
+            return None
         each = last - first + 1
         parts = [
             1.0 if r.status in ("done", "failed") else max(0.0, (r.epoch - first + r.batch) / each) if r.epoch else 0.0
             for r in self.rows.values()
         ]
-        share = sum(parts) / len(parts)
+        return sum(parts) / len(parts)
+
+    def _left(self) -> str:
+        """Time left, estimated from the fraction of all epochs that is done."""
+        share = self.share()
         spent = time.monotonic() - self.started
-        return f"{duration(spent / share - spent)} left" if 0.05 < share < 1 else ""
+        return f"{duration(spent / share - spent)} left" if share is not None and 0.05 < share < 1 else ""

@@ -10,7 +10,9 @@ import sys
 from datetime import datetime
 from typing import Any, TextIO
 
+from raysweep._text import decimals as decimals
 from raysweep._text import hide_credentials, json_text, plain
+from raysweep._text import percent as percent
 from raysweep.store.commands import command
 from raysweep.store.remote.copies import named, opened
 from raysweep.store.root import Root
@@ -127,16 +129,6 @@ def is_terminal() -> bool:
 def debugging() -> bool:
     """Whether ``--debug`` was given, which shows tracebacks."""
     return bool(os.environ.get("RAYSWEEP_DEBUG"))
-
-
-def percent(value: object) -> str:
-    """``81.3%``; ``-`` if the value is not a number."""
-    return f"{value:.1%}" if isinstance(value, (int, float)) else "-"
-
-
-def decimals(value: object) -> str:
-    """``0.813``; ``-`` if the value is not a number."""
-    return f"{value:.3f}" if isinstance(value, (int, float)) else "-"
 
 
 def duration(seconds: float) -> str:

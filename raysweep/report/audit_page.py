@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
+from raysweep._paths import user_path
 from raysweep._text import counted, truncate
 from raysweep.data import audit
-from raysweep.data.audit import TRAIN, VAL, Near, Place, Places
+from raysweep.data.audit import TRAIN, VAL, Audit, Near, Place, Places
 from raysweep.data.cache import Dataset
 from raysweep.data.copies import Groups
+from raysweep.errors import InputError
 from raysweep.report import templates, thumbnails
+from raysweep.store import files
 
 MOST_BYTES = 2_600_000  # of the cards; the page stays below 3 MB
 _THUMBNAIL = 64  # pixels
@@ -70,6 +74,31 @@ class AuditPage:
     sizes: Sequence[tuple[str, int]]  # images as they were stored
     modes: Sequence[tuple[str, int]]
     sections: Sequence[Section]
+
+
+def new_file(name: str) -> Path:
+    """The file that a page can be written to.
+
+    Raises:
+        InputError: it exists, or cannot be there.
+    """
+    target = user_path(name)
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise InputError(f"{truncate(name)}: give the name of a file in a folder that exists, such as audit.html.")
+    if target.exists():
+        raise InputError(f"{truncate(name)}: the file exists. Name a new one, or delete it.")
+    return target
+
+
+def write(found: Audit, name: str) -> Path:
+    """Write the page to a new file, and return its path.
+
+    Raises:
+        InputError: the file exists, or cannot be there. StoreError: it cannot be written.
+    """
+    target = new_file(name)
+    files.write_atomic(target, html(found.data, found.pairs, found.name).encode(errors="backslashreplace"))
+    return target
 
 
 def html(data: Dataset, pairs: Sequence[Near] | None, title: str) -> str:

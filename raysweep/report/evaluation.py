@@ -13,6 +13,7 @@ from raysweep.store.evaluations import FINISHED, Look
 from raysweep.store.records import Json
 
 FORMAT = 1
+NO_SHARES = ("brier", "log_loss")  # metrics that are not shown in percent
 
 
 @dataclass(frozen=True)

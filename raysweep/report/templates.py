@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raysweep._text import plain
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def render(template: str, filters: Mapping[str, Callable[..., Any]], **values: Any) -> str:
@@ -18,6 +22,20 @@ def render(template: str, filters: Mapping[str, Callable[..., Any]], **values: A
         template: a file beside this one.
         filters: of this page only.
     """
+    environment = _environment()
+    if filters:  # else its templates are compiled once
+        environment = environment.overlay()
+        environment.filters = {**environment.filters, **filters}
+    return environment.get_template(template).render(version=_version(), **values)
+
+
+@cache
+def _version() -> str:
+    return version("raysweep")
+
+
+@cache
+def _environment() -> Environment:
     import jinja2
     from markupsafe import Markup
 
@@ -40,6 +58,5 @@ def render(template: str, filters: Mapping[str, Callable[..., Any]], **values: A
         "points": lambda v: "?" if math.isnan(v) else f"{100 * v:+.1f}",
         "svg": Markup,  # made by sections/chart.py, without any text of a user
         "lines": lambda text: Markup("\n").join(plain(line) for line in text.split("\n")),
-        **filters,
     }
-    return environment.get_template(template).render(version=version("raysweep"), **values)
+    return environment

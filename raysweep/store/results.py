@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from raysweep.errors import StoreError
 from raysweep.events import BranchEnded, BranchEvent, EpochDone, Event, ExperimentStarted
 from raysweep.store import catalog, class_metrics, files, layout
 from raysweep.store.experiment import CRASHED, FINISHED, Experiment
@@ -168,6 +169,27 @@ def read_results(sweep: Sweep) -> list[dict[str, Any]]:
         if row.get("status") == "dead":  # the word of the first files
             row["status"] = CRASHED
     return rows
+
+
+_REACHED = (
+    "val_acc", "val_acc_minus_control", "val_macro_f1", "val_macro_f1_minus_control", "worst_class", "worst_recall",
+)  # fmt: skip
+
+
+def rows_of(sweep: Sweep) -> list[dict[str, Any]]:
+    """The rows of ``results.csv``; of a sweep that has not written it yet, its branches.
+
+    Raises:
+        StoreError: neither file can be read.
+    """
+    try:
+        return read_results(sweep)
+    except StoreError:
+        empty = dict.fromkeys(_REACHED)
+        return [
+            {"branch": b.name, "control": b.control, "seed": b.seed, "status": b.status or MISSING, **empty}
+            for b in sweep.record().branches
+        ]
 
 
 def _number(text: str) -> Any:

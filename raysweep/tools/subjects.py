@@ -7,12 +7,10 @@ import os
 import re
 from dataclasses import dataclass
 
-from raysweep.errors import InputError
-from raysweep.report import comparison, evaluated
+from raysweep.report import chosen, comparison
 from raysweep.report.findings.findings import CHOSEN_BY
 from raysweep.report.findings.selection import Winner
 from raysweep.store import layout, resolve
-from raysweep.store.commands import command
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 from raysweep.tools import pretrained
@@ -73,15 +71,7 @@ def _at(root: Root, its_root: Root, reference: str) -> str:
 
 def _of_sweep(root: Root, sweep: Sweep) -> Subject:
     found = comparison.of_sweep(sweep)
-    if evaluated.NO_CONTROL in found.notes or found.findings is None:
-        raise InputError(
-            f"{sweep.id} has no finished control, so nobody can say what its branches gained. Finish it: "
-            f"`{command(sweep.root, 'continue', sweep.id)}`, or evaluate one of its experiments."
-        )
-    metric = sweep.record().grid.get("select") or CHOSEN_BY[0]
-    if metric not in CHOSEN_BY:
-        raise InputError(f"{sweep.folder / layout.SWEEP} selects by {metric!r}; known are {', '.join(CHOSEN_BY)}.")
-    winner = found.findings.chosen(metric)
+    winner, metric, luck = chosen.of_sweep(sweep, found)
     branch = next(b for b in found.branches if b.name == winner.branch)
     groups = [
         Group(name, tuple(_at(root, sweep.root, f"{id_}@{branch.epoch}") for id_ in ids))
@@ -96,9 +86,7 @@ def _of_sweep(root: Root, sweep: Sweep) -> Subject:
             f"{branch.name} was chosen against the sweep's control, so it is judged against that here; the comparison of the sweep has "
             f"its difference from {branch.reference}, the control of the same settings."
         )
-    return Subject(
-        SWEEP, sweep.id, _short(sweep.id), tuple(groups), winner, metric, found.findings.luck(metric), tuple(notes)
-    )
+    return Subject(SWEEP, sweep.id, _short(sweep.id), tuple(groups), winner, metric, luck, tuple(notes))
 
 
 def _short(experiment_id: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from raysweep.report.effects import Effect
 from raysweep.report.findings.findings import Finding
@@ -142,6 +143,14 @@ def _write_history(experiment, classes, metrics, recall, weights, counts, last) 
         for e in range(1, last + 1)
     ]
     (experiment.folder / layout.HISTORY_CSV).write_text(files.csv_text([names, *rows]))
+
+
+def no_curves(patch: pytest.MonkeyPatch) -> None:
+    """A report without learning curves: to draw them takes longer than everything else."""
+    from raysweep.report.sections import learning_curves
+    from raysweep.report.sections.records import Curves
+
+    patch.setattr(learning_curves, "curves", lambda *_: Curves())
 
 
 def effect(

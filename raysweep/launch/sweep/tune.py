@@ -238,6 +238,7 @@ def _tuner(
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=work.retries),
             callbacks=[silent_and_forgetful()],
+            progress_reporter=silent_reporter(),
         ),
     )
 
@@ -268,6 +269,20 @@ def silent_and_forgetful() -> Any:
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             _ray_internals.forget_running_means(trial)
+
+    return Silent()
+
+
+def silent_reporter() -> Any:
+    """Takes the place of Tune's own display: in a notebook that clears the cell's output, and ours with it."""
+    from ray.tune import ProgressReporter
+
+    class Silent(ProgressReporter):  # type: ignore[misc, unused-ignore]  # Ray has no types here
+        def should_report(self, trials: list[Any], done: bool = False) -> bool:
+            return False
+
+        def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
+            pass
 
     return Silent()
 

@@ -80,3 +80,14 @@ def test_names_of_any_script_run_on_workers_and_in_sweeps(ray_cluster, tmp_path)
     done = driver.run(sweep_plan.plan_sweep(request))
     assert done.failed == {}
     assert [e.status() for e in done.experiments.values()] == ["finished"] * 2
+
+
+def test_tune_shows_nothing_of_its_own_not_even_in_a_notebook():
+    """Its display for notebooks would clear the cell, and with it the bar."""
+    from ray import tune
+
+    from raysweep.launch.sweep.tune import silent_reporter
+
+    reporter = tune.RunConfig(progress_reporter=silent_reporter(), verbose=0).progress_reporter
+    assert reporter.should_report([], done=True) is False
+    assert reporter.report([], True) is None

@@ -135,7 +135,7 @@ addEventListener("pagehide", () => source?.close());
 
 // --- curves ------------------------------------------------------------------------------------------------------------------------
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 420, HEIGHT = 240, LEFT = 46, RIGHT = 12, TOP = 8, BOTTOM = 24;
+const WIDTH = 320, HEIGHT = 190, LEFT = 40, RIGHT = 10, TOP = 8, BOTTOM = 22;
 const DASHES = { solid: "", dashed: "7 4", dotted: "2 4" };
 
 function make(name, attributes = {}, ...children) {
@@ -207,19 +207,21 @@ function chart(panel, lines) {
   for (const e of steps(first, last, 6)[0].filter((e) => Number.isInteger(e))) svg.append(make("text", { x: x(e), y: HEIGHT - 6, "text-anchor": "middle" }, String(e)));
   for (const fork of new Set(lines.map((line) => line.fork).filter((f) => f && f >= first))) svg.append(make("line", { class: "fork", x1: x(fork), x2: x(fork), y1: TOP, y2: HEIGHT - BOTTOM }));
   const order = lines.map((line, i) => i).sort((a, b) => lines[a].control - lines[b].control); // the control is on top
-  for (const i of order) draw(svg, lines[i], points[i], x, y);
+  const drawn = new Set(); // the branches of a sweep have one parent, which is drawn once
+  for (const i of order) draw(svg, lines[i], points[i], x, y, drawn);
   const box = make("div", { class: "chart" }, svg);
   follow(box, svg, panel, lines, points, x, (v) => written(v, 1));
   return make("figure", {}, make("figcaption", {}, panel.title), box);
 }
 
-function draw(svg, line, points, x, y) {
+function draw(svg, line, points, x, y, drawn) {
   const path = (some) => some.map(([e, v], i) => `${i ? "L" : "M"}${x(e).toFixed(1)} ${y(v).toFixed(1)}`).join("");
   const fork = line.fork ?? -1;
   const before = points.filter(([e]) => e <= fork), own = points.filter(([e]) => e >= fork);
-  if (before.length) svg.append(make("path", { class: "line before", d: path(before), "stroke-width": 1.4 }));
+  if (before.length && !drawn.has(path(before))) svg.append(make("path", { class: "line before", d: path(before), "stroke-width": 1.4 }));
+  drawn.add(path(before));
   if (!own.length) return;
-  svg.append(make("path", { class: "line", d: path(own), stroke: line.colour, "stroke-width": line.control ? 2.4 : 1.6, "stroke-dasharray": DASHES[line.dash] }));
+  svg.append(make("path", { class: "line", d: path(own), stroke: line.colour, "stroke-width": line.control ? 2 : 1.6, "stroke-dasharray": DASHES[line.dash] }));
   if (own.length <= 60) for (const [e, v] of own) svg.append(make("circle", { cx: x(e), cy: y(v), r: own.length > 30 ? 1.6 : 2.3, fill: line.colour }));
 }
 

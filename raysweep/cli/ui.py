@@ -6,7 +6,7 @@ import typer
 
 from raysweep._text import plain
 from raysweep.cli.options import RootOption
-from raysweep.display.terminal import put, say
+from raysweep.display.terminal import say
 from raysweep.store.root import Root
 
 PORT = 7654
@@ -40,8 +40,11 @@ def ui(
             f"raysweep ui needs {error.name}, which is not installed. Install it with: pip install {error.name}"
         ) from None
     try:
-        serve.run(
-            found, host, port, token, not no_browser, lambda text: put(plain(text)), lambda text: say(plain(text))
-        )
+        serve.run(found, host, port, token, not no_browser, _address, lambda text: say(plain(text)))
     except KeyboardInterrupt:
         say("Stopped. The page only read; everything is as it was.")
+
+
+def _address(text: str) -> None:
+    """Print the address with its token, which other lines would hide."""
+    print(plain(text), flush=True)

@@ -180,7 +180,7 @@ def _page(
     )
     if comparison is not None:
         return _compared(page, comparison)
-    if len(groups) > 1:
+    if len(groups) != 1:  # of a sweep that has just begun there is none
         return page
     (alone,) = groups[0].members[:1]
     return replace(page, confusions=confusion.own(alone), pictures=pictures.own(alone))

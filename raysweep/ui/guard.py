@@ -98,7 +98,7 @@ def middleware(guard: Guard) -> Callable[[web.Request, Handler], Awaitable[web.S
         if guard.token is None:
             return await handler(request)
         if "token" in request.query:
-            return _let_in(request, guard)
+            raise _let_in(request, guard)
         if guard.admits(request.cookies.get(guard.cookie, "")):
             return await handler(request)
         raise web.HTTPUnauthorized(
@@ -115,10 +115,10 @@ def _of_this_page(request: web.Request) -> bool:
     return site in ("none", "same-origin") or opened
 
 
-def _let_in(request: web.Request, guard: Guard) -> web.StreamResponse:
+def _let_in(request: web.Request, guard: Guard) -> web.HTTPException:
     """Keep the token in a cookie and lead to the same address without it, so that it is in no history and on no screen."""
     if not guard.admits(request.query["token"]):
-        raise web.HTTPUnauthorized(
+        return web.HTTPUnauthorized(
             text="This is not the token of this page. Every `raysweep ui` has another; open the address that it has printed."
         )
     answer = web.HTTPSeeOther(request.rel_url.without_query_params("token"))

@@ -68,10 +68,9 @@ def bind(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except OSError as error:
-        raise InputError(
-            f"--host {host}: {error.strerror}. Give an address of this machine, such as 127.0.0.1."
-        ) from None
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it cannot be the name of a machine"
+        raise InputError(f"--host {host}: {reason}. Give an address of this machine, such as 127.0.0.1.") from None
     for wanted in range(port, port + TRIES if port else 1):
         if wanted > 65535:
             break

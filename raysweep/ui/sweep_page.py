@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raysweep._text import counted, short_repr, truncate
@@ -28,6 +28,7 @@ from raysweep.weights import changes, describe_changed
 MOST_BRANCHES = 300  # rows
 MOST_FLIPS = 48  # pictures of a page
 MOST_TREE = 120  # lines
+MOST_VERDICTS = 10  # sentences that are shown at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,9 @@ class Sweeps:
     def effects(self, name: str, _: Query) -> str:
         """The verdict and the effects on every class, computed as `raysweep compare` does."""
         sweep = self._find(name)
-        return self.html("effects.html", page=self._content(sweep), sweep=sweep.id)
+        page = self._content(sweep)
+        first = replace(page, verdicts=page.verdicts[:MOST_VERDICTS])
+        return self.html("effects.html", page=first, later=page.verdicts[MOST_VERDICTS:])
 
     def confusion(self, name: str, query: Query) -> str:
         """The confusion matrix of one branch, all seeds together."""

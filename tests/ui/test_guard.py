@@ -100,7 +100,6 @@ def test_on_all_addresses_names_of_strangers_are_refused_before_the_token_counts
         "a%00b",
         "link",
         ".raysweep",
-        "sweeps",
         "~",
     ],
 )

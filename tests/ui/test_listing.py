@@ -55,9 +55,9 @@ def test_filters_and_orders(ten_thousand):
     assert best.lines[0].best_acc == 0.996
     worst = ten_thousand.page(Wanted(sort="best_acc", down=False, page=100)).lines
     assert {line.best_acc for line in worst} == {None}  # those without a value come last, in either direction
-    assert ten_thousand.page(Wanted(text="RUN0123 finished")).total == 7
+    assert ten_thousand.page(Wanted(text="RUN0123 finished")).total == 6
     assert ten_thousand.page(Wanted(status="failed")).total == 3334
-    assert ten_thousand.page(Wanted(created := "", status="nothing")).total == 0, created
+    assert ten_thousand.page(Wanted(status="nothing")).total == 0
     assert ten_thousand.page(Wanted(sort="created", down=False)).lines[0].id == "run00000"
 
 

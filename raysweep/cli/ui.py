@@ -30,7 +30,7 @@ def ui(
     """Show the experiments on a page in the browser. It follows what trains, changes nothing, and can be closed at any time."""
     from raysweep.errors import ResourceError
 
-    found = Root.open(root)
+    found = Root.open(root, look=False)
     try:
         from raysweep.ui import serve
     except ModuleNotFoundError as error:

@@ -9,7 +9,7 @@ from typing import Any
 from raysweep._text import counted, labels
 from raysweep.display.shares import most_telling
 from raysweep.errors import RaysweepError, StoreError
-from raysweep.report import content, history
+from raysweep.report import content, history, tree
 from raysweep.report.sections import lineage, pictures
 from raysweep.report.sections.records import Group
 from raysweep.store import catalog, class_metrics, files, layout, resolve
@@ -58,16 +58,15 @@ class Experiments:
         found = resolve.by_id(self.root, name)
         if name.startswith(".") or not files.inside(self.root.path, found.folder):
             return resolve.by_id(self.root, "..")  # says that it is not there
-        self.root.refresh(found.folder, patient=False)
         return found
 
     def page(self, name: str, _: Query) -> str:
         found = self._find(name)
-        tree, known = self._family(found)
+        family, known = self._family(found)
         return self.html(
             "experiment.html",
             here="experiments",
-            tree=tree,
+            tree=family,
             known=known,
             log=_log(found),
             **self._state(found),
@@ -130,8 +129,9 @@ class Experiments:
 
     def _family(self, found: Experiment) -> tuple[Sequence[Any], set[str]]:
         """(the lines of its tree, the ids in it that have a page)."""
-        lines = lineage.lines(self.root, found.id, MOST_FAMILY)
         self.listing.fresh()
+        nodes = tree.build(self.root, rows=self.listing.rows(self.listing.family(found.id)))
+        lines = lineage.shown(nodes, MOST_FAMILY)
         return lines, {line.name for line in lines if line.name in self.listing.lines}
 
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -153,7 +153,6 @@ class Listing:
     def _look_through(self) -> set[str]:
         """The same, of every experiment."""
         began = self.clock()
-        self.root.refresh()  # of an object store: what other machines have written
         folders = self._of_folders()
         known: dict[bytes, Line] = {}
         for text in index.texts(self.root):
@@ -223,6 +222,29 @@ class Listing:
 
     def running(self) -> list[Line]:
         return [line for line in reversed(self.lines.values()) if line.status == RUNNING]
+
+    def rows(self, names: Collection[str]) -> list[Row]:
+        """All fields of some experiments, as they were when the whole root was last looked through."""
+        return [Row.from_json(json.loads(text)) for text, line in self._texts.items() if line.id in names]
+
+    def family(self, of: str) -> set[str]:
+        """An experiment with its ancestors and descendants."""
+        children: dict[str, list[str]] = {}
+        for line in self.lines.values():
+            children.setdefault(line.parent_id, []).append(line.id)
+        found, below = self.ancestors(of), [of]
+        while below:
+            below = [i for above in below for i in children.get(above, ()) if i not in found]
+            found.update(below)
+        return found
+
+    def ancestors(self, of: str) -> set[str]:
+        """An experiment with its ancestors."""
+        found: set[str] = set()
+        while of and of not in found:
+            found.add(of)
+            of = self.lines[of].parent_id if of in self.lines else ""
+        return found
 
     def of_sweep(self, original_id: str) -> list[Line]:
         """The branches of a sweep, by the id under which it was made."""

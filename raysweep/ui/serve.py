@@ -31,8 +31,14 @@ def run(root: Root, host: str, port: int, with_token: bool, browser: bool, put: 
         put, say: print the address; print a sentence.
 
     Raises:
-        InputError: the host or the ports cannot be used.
+        InputError: the host or the ports cannot be used, or the root is on an object store.
     """
+    if root.is_remote:
+        raise InputError(
+            f"{root.address} is on an object store, and the page follows folders of this machine only. Copy what you want to see "
+            "(`aws s3 sync`, or what your store has), and show the copy: raysweep ui --root FOLDER. `raysweep list`, `show`, `compare` "
+            "and `report` read the object store itself."
+        )
     here = is_loopback(host)
     token = secrets.token_urlsafe(24) if with_token or not here else None
     bound = bind(host, port)

@@ -10,7 +10,7 @@ from typing import Any
 from raysweep._text import counted, short_repr, truncate
 from raysweep.data import decoded
 from raysweep.errors import InputError, RaysweepError
-from raysweep.report import comparison, content, flips, images
+from raysweep.report import comparison, content, flips, images, tree
 from raysweep.report.content import Content
 from raysweep.report.flips import Flip, Flips
 from raysweep.report.sections import lineage, pictures
@@ -62,23 +62,22 @@ class Sweeps:
     html: Html
 
     def _find(self, name: str) -> Sweep:
-        found = resolve.sweep_by_id(self.root, name)
-        self.root.refresh(found.folder, patient=False)
-        return found
+        return resolve.sweep_by_id(self.root, name)
 
     def page(self, name: str, _: Query) -> str:
         sweep = self._find(name)
         self.listing.fresh()
         shown = self._branches(sweep)
         record: SweepRecord = shown["record"]
-        parent = record.parent.experiment if record.parent else None
+        parent = record.parent.experiment if record.parent else ""
         branches = {row.line.id for row in shown["rows"] if row.line is not None}
-        tree = lineage.lines(self.root, parent, MOST_TREE, branches)
+        family = self.listing.rows(self.listing.ancestors(parent) | branches)
+        lines = lineage.shown(tree.build(self.root, rows=family), MOST_TREE)
         return self.html(
             "sweep.html",
             here="sweeps",
-            tree=tree,
-            known={line.name for line in tree if line.name in self.listing.lines},
+            tree=lines,
+            known={line.name for line in lines if line.name in self.listing.lines},
             told=verdict_file.read(sweep),
             **shown,
         )

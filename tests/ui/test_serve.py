@@ -80,6 +80,15 @@ def test_a_host_that_is_none_of_this_machine_is_refused(capsys, tmp_path, host):
     assert "127.0.0.1" in message or "--host" in message
 
 
+def test_an_object_store_is_refused_with_what_works(capsys):
+    from raysweep.errors import InputError
+    from raysweep.store.root import RemoteRoot
+    from raysweep.ui import serve
+
+    with pytest.raises(InputError, match="s3://bucket/runs is on an object store.*raysweep list"):
+        serve.run(RemoteRoot("s3://bucket/runs"), "127.0.0.1", 0, False, False, print, print)
+
+
 def test_all_ports_taken(monkeypatch):
     from raysweep.errors import InputError
     from raysweep.ui import serve

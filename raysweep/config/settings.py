@@ -117,8 +117,8 @@ class DataSection(Section):
     )
     group: Text | None = Field(
         None,
-        description="What tells which images belong together (a patient, a film): a column of the list, or a pattern of the file's "
-        "name such as {group}_*. A group is never on both sides of a split.",
+        description="What tells which images belong together (a patient, a film): a column of the list, groups or an attribute of your own data "
+        "set, or a pattern of the file's name such as {group}_*. A group is never on both sides of a split.",
     )
     split_seed: Seed = Field(0, description="Seed of the validation split. All children use the same one.")
     on_bad_image: Literal["error", "skip"] = Field(
@@ -355,7 +355,8 @@ class ScalingSection(Section):
         "starts; auto: one Ray worker per GPU, or this process if there is no GPU.",
     )
     threads: Literal["auto"] | Positive = Field(
-        "auto", description="CPU threads per worker; auto: all CPUs that the worker has."
+        "auto",
+        description="CPU threads per worker; auto: all CPUs that the worker has, or OMP_NUM_THREADS where that is less.",
     )
     use_gpu: Literal["auto"] | bool = Field("auto", description="auto: use GPUs if every worker can have one.")
     address: Text | None = Field(None, description="Address of an existing Ray cluster, or 'auto' to find it.")

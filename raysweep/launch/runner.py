@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from raysweep import _openmp
 from raysweep.cluster import signals
 from raysweep.data.roles import record
 from raysweep.errors import Interrupted, RaysweepError, TrainingError
@@ -106,6 +107,7 @@ def first_events(plan: Plan, sweep: str | None) -> list[tuple[str, Json]]:
         "data_sha256": plan.data.sha256,
         "workers": plan.resources.workers,
         "threads": plan.resources.threads,
+        "openmp": _openmp.described(),
         "seed": plan.settings.seed,
         "skipped_images": [f"{s['image']} ({s['reason']})" for s in plan.data.skipped] or None,
         "reading": plan.data.reading.lines() or None,
@@ -160,14 +162,15 @@ def _start(plan: Plan, launch: Launch, progress: Progress, sweep: str | None, br
             experiment = experiments.create(plan.root, plan.settings.experiment.name, now)
             held.enter_context(experiments.beginning(experiment))
             if sweep is None:  # the sweep's process has recorded its branches
-                problem = trust.remember_made(experiment.id, plan.settings.model_dump(mode="json"))
+                code = [one.record() for one in plan.all_code]
+                problem = trust.remember_made(experiment.id, plan.settings.model_dump(mode="json"), code)
                 if problem:
                     progress(Note(problem))
             lock = WriterLock.acquire(experiment.folder)
             held.callback(lock.release)
             job = _first_job(plan, experiment, lock, now, sweep, branch)
-            for code in plan.all_code:
-                experiment.keep_code(code.files, code.hashes)
+            for one in plan.all_code:
+                experiment.keep_code(one.files, one.hashes)
         record_missing(experiment, first_events(plan, sweep))
         return execute(job, experiment, plan.resources, launch, progress)
 

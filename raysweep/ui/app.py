@@ -71,7 +71,7 @@ def _static(text: str, kind: str) -> Handler:
     return handler
 
 
-def _shown(call: Callable[[str, Query], str | dict[str, Any]], pool: ThreadPoolExecutor) -> Handler:
+def _shown(call: Callable[[str, Query], str | Mapping[str, Any]], pool: ThreadPoolExecutor) -> Handler:
     """Answers with what a function returns: HTML, or values as JSON."""
 
     async def handler(request: web.Request) -> web.StreamResponse:

@@ -16,7 +16,7 @@ _FIRST = (("macro-F1", "val_macro_f1"), ("accuracy", "val_acc"), ("loss", "val_l
 _SHARES = "val_loss"  # the only column that is no share
 
 
-def of_groups(groups: Sequence[Group], wanted: Sequence[str] = ()) -> dict[str, Any]:
+def of_groups(groups: Sequence[Group], wanted: Sequence[str] = ()) -> Mapping[str, Any]:
     """The curves of some groups of experiments.
 
     Args:
@@ -55,7 +55,7 @@ def of_groups(groups: Sequence[Group], wanted: Sequence[str] = ()) -> dict[str, 
     return {"panels": panels, "lines": lines, "legend": legend, "classes": left, "notes": notes}
 
 
-def _line(name: str, network: Network, columns: Sequence[str]) -> dict[str, Any]:
+def _line(name: str, network: Network, columns: Sequence[str]) -> Mapping[str, Any]:
     """One network: its epochs, and of each column its values. Of very many epochs every second, third … is drawn, and the last."""
     many = len(network.epochs)
     step = -(-many // MOST_POINTS) or 1

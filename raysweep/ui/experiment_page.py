@@ -80,7 +80,7 @@ class Experiments:
     def classes(self, name: str, query: Query) -> str:
         return self.html("classes.html", **self._classes(self._find(name), query.get("every") == "1"))
 
-    def curves(self, name: str, query: Query) -> dict[str, Any]:
+    def curves(self, name: str, query: Query) -> Mapping[str, Any]:
         return drawn.of_groups([Group(name, [self._find(name)])], _asked(query))
 
     def results(self, name: str, _: Query) -> str:
@@ -96,7 +96,7 @@ class Experiments:
 
         return self.computed.get(("experiment", name), state, make)
 
-    def _state(self, found: Experiment) -> dict[str, Any]:
+    def _state(self, found: Experiment) -> Mapping[str, Any]:
         row, manifest = catalog.summary(found), found.manifest()
         ends = manifest.ends
         return {
@@ -123,7 +123,7 @@ class Experiments:
             *([("Compare it with its parent", ("compare", row.id))] if row.parent else []),
         ]
 
-    def _classes(self, found: Experiment, every: bool) -> dict[str, Any]:
+    def _classes(self, found: Experiment, every: bool) -> Mapping[str, Any]:
         lines, total = _class_lines(found, every)
         return {"classes": lines, "classes_total": total, "name": found.id}
 
@@ -143,7 +143,7 @@ def column(root: Root, name: str, key: str) -> list[float | None]:
         return []
 
 
-def with_pictures(shown: Any, page: content.Content) -> dict[str, Any]:
+def with_pictures(shown: Any, page: content.Content) -> Mapping[str, Any]:
     """What ``parts/pictures.html`` needs."""
     copied = shown is not None and any(p.copied for c in shown.classes for row in c.rows for p in row.pictures)
     return {"pictures": shown, "compared": page.heat is not None, "against": page.against, "copied": copied}

@@ -92,7 +92,7 @@ class Pages:
         self.listing.fresh()
         return self.html("experiment_rows.html", **self._rows(query))
 
-    def _rows(self, query: Query) -> dict[str, Any]:
+    def _rows(self, query: Query) -> Mapping[str, Any]:
         wanted = Wanted.of(query)
 
         def link(**changes: Any) -> str:
@@ -112,7 +112,7 @@ class Pages:
     def training(self, _: str, __: Query) -> str:
         return self.html("training.html", **self._cards())
 
-    def _cards(self) -> dict[str, Any]:
+    def _cards(self) -> Mapping[str, Any]:
         running = self.listing.running()
         cards = [
             Card(line, spark(experiment_page.column(self.root, line.id, "val_macro_f1")), _share(line))
@@ -127,7 +127,7 @@ class Pages:
     def sweep_rows(self, _: str, query: Query) -> str:
         return self.html("sweep_rows.html", **self._sweep_rows(query))
 
-    def _sweep_rows(self, query: Query) -> dict[str, Any]:
+    def _sweep_rows(self, query: Query) -> Mapping[str, Any]:
         text = query.get("q", "").strip()
         found = self.listing.sweeps(text, MOST_SWEEPS + 1)
         return {"text": text, "sweeps": found[:MOST_SWEEPS], "more": len(found) > MOST_SWEEPS, "most": MOST_SWEEPS}

@@ -86,7 +86,7 @@ class Sweeps:
         """The table of branches, which changes while they train."""
         return self.html("branches.html", **self._branches(self._find(name)))
 
-    def curves(self, name: str, query: Query) -> dict[str, Any]:
+    def curves(self, name: str, query: Query) -> Mapping[str, Any]:
         sweep = self._find(name)
         groups = content.groups_of(sweep.record(), sweep.experiments())
         groups.sort(key=lambda g: not g.control)
@@ -166,7 +166,7 @@ class Sweeps:
         lines = self.listing.of_sweep(record.id or sweep.id)
         return tuple(sorted((b.id, b.status, b.epochs_done) for b in lines if b.status != "running"))
 
-    def _branches(self, sweep: Sweep) -> dict[str, Any]:
+    def _branches(self, sweep: Sweep) -> Mapping[str, Any]:
         record = sweep.record()
         lines = {line.branch: line for line in self.listing.of_sweep(record.id or sweep.id)}
         planned = {b.name: b for b in record.branches}

@@ -85,7 +85,7 @@ def test_an_object_store_is_refused_with_what_works(capsys):
     from raysweep.store.root import RemoteRoot
     from raysweep.ui import serve
 
-    with pytest.raises(InputError, match="s3://bucket/runs is on an object store.*raysweep list"):
+    with pytest.raises(InputError, match=r"s3://bucket/runs is on an object store.*raysweep list"):
         serve.run(RemoteRoot("s3://bucket/runs"), "127.0.0.1", 0, False, False, print, print)
 
 

@@ -119,7 +119,7 @@ class Listing:
 
     def __init__(self, root: Root, clock: Any = time.monotonic) -> None:
         self.root, self.clock = root, clock
-        self.lines: Mapping[str, Line] = {}  # by id, the oldest first
+        self.lines: dict[str, Line] = {}  # by id, the oldest first
         self.watched: Mapping[str, int] = {}  # experiments that somebody looks at → how many do
         self._texts: dict[bytes, Line] = {}
         self._stamps: dict[str, tuple[Any, ...]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 GROUPS = {  # title → its commands
     "Train": ("init", "run", "resume", "branch", "continue"),
-    "Look": ("list", "show", "lineage", "diff"),
+    "Look": ("ui", "list", "show", "lineage", "diff"),
     "Judge": ("compare", "flips", "report", "power", "suggest", "evaluate", "audit"),
     "Use the network": ("predict", "export", "import"),
     "Take care": ("verify", "prune", "doctor", "demo"),
@@ -40,6 +40,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "continue": (
         ("Finish what was interrupted", "raysweep continue base"),
         ("Give every branch and the control two more seeds", "raysweep continue SWEEP --more-seeds 2"),
+    ),
+    "ui": (
+        ("All experiments on a page in the browser, which follows what trains", "raysweep ui"),
+        ("On another machine: only the page, without a browser there", "raysweep ui --no-browser"),
     ),
     "list": (
         ("The branches of a sweep", "raysweep list --sweep SWEEP"),

@@ -169,6 +169,8 @@ def _sweep_id(root: Root, reference: str) -> str:
 
 
 def _cells(r: Row) -> list[str]:
+    from raysweep.store import ratio
+
     best, before = r.best_acc, r.parent_best_acc
     better_before = best is not None and before is not None and before > best
     return [
@@ -179,24 +181,9 @@ def _cells(r: Row) -> list[str]:
         decimals(r.best_macro_f1),
         plain(f"{r.worst_class} {percent(r.worst_recall)}") if r.worst_class else "-",
         plain(r.parent.reference) if r.parent else "-",
-        plain(_change(r)),
+        plain(ratio.of_row(r)),
         age(r.created),
     ]
-
-
-def _change(r: Row) -> str:
-    """What the fork changed; for an experiment without a parent, its initial weights."""
-    from raysweep.errors import WeightsError
-    from raysweep.weights import SamplingWeights, describe_changed
-
-    try:
-        if r.parent is None:
-            weights = r.sampling_weights
-            return SamplingWeights.complete(weights, list(weights)).describe() if weights else "all 1"
-        text = describe_changed(r.change)
-    except WeightsError:  # another program wrote the folder
-        return "?"
-    return f"{text} (control)" if r.control else text
 
 
 @dataclass(frozen=True)

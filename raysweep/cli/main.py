@@ -24,6 +24,7 @@ VERBS = {  # command → module, in the order of the help
     "resume": "resume",
     "branch": "branch",
     "continue": "continue_",
+    "ui": "ui",
     "list": "list_",
     "show": "show",
     "import": "import_",

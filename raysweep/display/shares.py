@@ -30,7 +30,7 @@ def show_shares(
     total = sum(counts.values())
     names = dict(zip(counts, labels(list(counts)), strict=True))
     rows = []
-    for c in _shown(counts, weights, shares, reached or {}):
+    for c in most_telling(counts, weights, shares, reached or {}):
         row = [names[c], f"{counts[c]:,}", percent(counts[c] / total), f"{weights[c]:g}", percent(shares[c])]
         row += [] if quotas is None else [f"{quotas[c]:,}"]
         row += [] if validation is None else [f"{validation.get(c, 0):,}"]
@@ -45,9 +45,10 @@ def show_shares(
         say(f"… {more:,} more classes of {len(counts):,}; --json has all.")
 
 
-def _shown(
+def most_telling(
     counts: Mapping[str, int], weights: Mapping[str, float], shares: Mapping[str, float], reached: Mapping[str, float]
 ) -> list[str]:
+    """At most MOST_CLASSES classes, in their order: see :func:`show_shares`."""
     if len(counts) <= MOST_CLASSES:
         return list(counts)
     total, middle = sum(counts.values()), sorted(counts.values())[len(counts) // 2]

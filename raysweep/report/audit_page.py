@@ -108,7 +108,7 @@ def html(data: Dataset, pairs: Sequence[Near] | None, title: str) -> str:
         pairs: near copies, if they were looked for.
         title: the data set in words.
     """
-    return templates.render("audit.html", {}, page=content(data, pairs, title))
+    return templates.render("audit.html", page=content(data, pairs, title))
 
 
 def content(data: Dataset, pairs: Sequence[Near] | None, title: str) -> AuditPage:

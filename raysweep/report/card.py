@@ -75,7 +75,7 @@ class Card:
         """For a notebook: no script and no other file, in the notebook's own colours, light or dark."""
         from raysweep.report import templates
 
-        return hide_credentials(templates.render("card.html", {}, card=self).strip())
+        return hide_credentials(templates.render("card.html", card=self).strip())
 
 
 class Shown(ABC):

@@ -29,6 +29,7 @@ from raysweep.report.sections.records import (
     BranchLine,
     Command,
     Confusion,
+    Curves,
     Group,
     Heat,
     LegendEntry,
@@ -75,11 +76,12 @@ class Content:
     pictures: Candidates | None = None
 
 
-def of_sweep(sweep: Sweep, comparison: Comparison | None = None) -> Content:
+def of_sweep(sweep: Sweep, comparison: Comparison | None = None, charts: bool = True) -> Content:
     """The page of a sweep. Where nothing can be compared, it has no effects and a note says why.
 
     Args:
         comparison: of the sweep, if it was computed already.
+        charts: False for a page that draws the learning curves itself.
 
     Raises:
         StoreError: ``sweep.json`` is damaged.
@@ -88,19 +90,22 @@ def of_sweep(sweep: Sweep, comparison: Comparison | None = None) -> Content:
     experiments = sweep.experiments()
     parent = record.parent.experiment if record.parent else None
     tree = lineage.lines(sweep.root, parent, 4 * MOST_BRANCHES, {e.id for e in experiments.values()})
-    groups = _groups(record, experiments)
+    groups = groups_of(record, experiments)
     notes: list[str] = []
     try:
         comparison = comparison or comparing.of_sweep(sweep)
     except RaysweepError as error:
         notes.append(str(error))
     recipe = reproduce.sweep(sweep, [e for group in groups for e in group.members], 4 * MOST_BRANCHES)
-    page = _page(sweep.id, _about_sweep(record), tree, groups, comparison, notes, recipe)
+    page = _page(sweep.id, _about_sweep(record), tree, groups, comparison, notes, recipe, charts)
     return replace(page, next=[command(sweep.root, "suggest", sweep.id)]) if page.verdicts else page
 
 
-def of_experiment(root: Root, experiment: Experiment) -> Content:
+def of_experiment(root: Root, experiment: Experiment, charts: bool = True) -> Content:
     """The page of one experiment, compared with its parent if it has one.
+
+    Args:
+        charts: False for a page that draws the learning curves itself.
 
     Raises:
         StoreError: its configuration is damaged.
@@ -114,7 +119,7 @@ def of_experiment(root: Root, experiment: Experiment) -> Content:
         except RaysweepError as error:
             notes.append(str(error))
     group = Group(experiment.id, [experiment])
-    return _page(experiment.id, about, tree, [group], comparison, notes, reproduce.experiment(experiment))
+    return _page(experiment.id, about, tree, [group], comparison, notes, reproduce.experiment(experiment), charts)
 
 
 def _about_sweep(record: SweepRecord) -> list[str]:
@@ -138,7 +143,8 @@ def _about_experiment(experiment: Experiment) -> list[str]:
     return about
 
 
-def _groups(record: SweepRecord, experiments: Mapping[str, Experiment]) -> list[Group]:
+def groups_of(record: SweepRecord, experiments: Mapping[str, Experiment]) -> list[Group]:
+    """The experiments of a sweep, those that differ in their seed only together."""
     named = evaluated.grouped([b for b in record.branches if b.name in experiments])
     return [
         Group(name, [experiments[b.name] for b in members], any(b.control for b in members))
@@ -154,9 +160,10 @@ def _page(
     comparison: Comparison | None,
     notes: Sequence[str],
     recipe: Recipe,
+    charts: bool,
 ) -> Content:
     shown, omitted = _shown(groups, comparison)
-    curves = learning_curves.curves(shown, title)
+    curves = learning_curves.curves(shown, title) if charts else Curves()
     of_comparison = [] if comparison is None else comparison.notes
     page = Content(
         title=title,
@@ -173,7 +180,7 @@ def _page(
     )
     if comparison is not None:
         return _compared(page, comparison)
-    if len(groups) > 1:
+    if len(groups) != 1:  # of a sweep that has just begun there is none
         return page
     (alone,) = groups[0].members[:1]
     return replace(page, confusions=confusion.own(alone), pictures=pictures.own(alone))

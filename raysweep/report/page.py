@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from raysweep.errors import LockedError, RaysweepError
@@ -10,14 +9,12 @@ from raysweep.report import comparison, content, effects_csv, templates, verdict
 from raysweep.report.comparison import Comparison
 from raysweep.report.content import Content
 from raysweep.report.sections import pictures
-from raysweep.report.sections.records import HeatCell
 from raysweep.store import files, layout, resolve, verdict_file
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
 MOST_BYTES = 2_900_000  # of a page, so that it can be sent
 _HERE = "<!-- pictures -->"  # no text of a user can contain this, because they are escaped
-_BETTER, _WORSE = "94, 60, 153", "230, 97, 1"  # of matplotlib's PuOr, which every kind of colour vision can tell apart
 
 
 def write(root: Root, reference: str, target: Path | None = None) -> Path:
@@ -70,26 +67,12 @@ def html(page: Content) -> str:
     """The page as HTML, with as many pictures as fit into it."""
     from markupsafe import Markup
 
-    text = templates.render("page.html", {"tint": _tint}, page=page, pictures=Markup(_HERE))
+    text = templates.render("page.html", page=page, pictures=Markup(_HERE))
     if page.pictures is None:
         return text.replace(_HERE, "", 1)
     found = pictures.filled(page.pictures, MOST_BYTES - len(text.encode(errors="backslashreplace")))
     copied = any(p.copied for c in found.classes for row in c.rows for p in row.pictures)
     section = templates.render(
-        "pictures.html", {}, pictures=found, compared=page.heat is not None, against=page.against, copied=copied
+        "parts/pictures.html", pictures=found, compared=page.heat is not None, against=page.against, copied=copied
     )
     return text.replace(_HERE, section if found.classes else "", 1)
-
-
-def _tint(cell: HeatCell) -> str:
-    """The CSS of a cell of the heat map: purple is better and orange is worse, pale where it is not shown."""
-    effect = cell.e
-    if effect.difference == 0 or math.isnan(effect.difference):
-        return ""
-    real = bool(effect.shown)
-    alpha = (0.3 + 0.65 * cell.strength) if real else 0.28 * cell.strength
-    colour = _BETTER if effect.difference > 0 else _WORSE
-    ink = ""
-    if real and alpha > 0.55:
-        ink = "; color: #fff" if effect.difference > 0 else "; color: #000"
-    return f"background: rgba({colour}, {alpha:.2f}){ink}"

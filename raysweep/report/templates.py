@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysweep._text import plain
+from raysweep.report.sections.records import HeatCell
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def render(template: str, filters: Mapping[str, Callable[..., Any]], **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
     """A page as HTML. Every text is escaped, and control characters and marks of writing direction are replaced.
 
     Args:
         template: a file beside this one.
-        filters: of this page only.
     """
-    environment = _environment()
-    if filters:  # else its templates are compiled once
-        environment = environment.overlay()
-        environment.filters = {**environment.filters, **filters}
-    return environment.get_template(template).render(version=_version(), **values)
+    return environment().get_template(template).render(values)
 
 
-@cache
-def _version() -> str:
-    return version("raysweep")
+@functools.cache
+def environment(*folders: Path) -> Environment:
+    """What makes HTML of templates.
 
-
-@cache
-def _environment() -> Environment:
+    Args:
+        folders: where templates are looked for before the folder of this file.
+    """
     import jinja2
     from markupsafe import Markup
 
@@ -44,19 +39,31 @@ def _environment() -> Environment:
             return plain(value)
         return value
 
-    environment = jinja2.Environment(
+    made = jinja2.Environment(
         autoescape=True,
         finalize=shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
     )
-    environment.filters |= {
+    made.filters |= {
         "percent": lambda v: "-" if v is None or math.isnan(v) else f"{v:.1%}",
         "decimals": lambda v: "-" if v is None else f"{v:.3f}",
         "points": lambda v: "?" if math.isnan(v) else f"{100 * v:+.1f}",
         "svg": Markup,  # made by sections/chart.py, without any text of a user
         "lines": lambda text: Markup("\n").join(plain(line) for line in text.split("\n")),
+        "tint": _tint,
     }
-    return environment
+    made.globals["version"] = version("raysweep")
+    return made
+
+
+def _tint(cell: HeatCell) -> str:
+    """The CSS classes of a cell of the heat map: its direction, in 20 steps the strength of its colour, whether it is shown."""
+    effect = cell.e
+    if effect.difference == 0 or math.isnan(effect.difference):
+        return "real" if effect.shown else ""
+    steps = round(20 * cell.strength)
+    names = ["better" if effect.difference > 0 else "worse", f"s{steps}"]
+    return " ".join([*names, *(["real"] if effect.shown else []), *(["deep"] if steps >= 8 else [])])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,13 +38,16 @@ class Node:
         return self.row.best_acc if self.row else None
 
 
-def build(root: Root, of: str | None = None) -> dict[str, Node]:
+def build(root: Root, of: str | None = None, rows: Iterable[Row] | None = None) -> dict[str, Node]:
     """All experiments under a root by id, the oldest first; with ``of`` only that one, its ancestors and its descendants.
+
+    Args:
+        rows: of all experiments, if the caller has read them already.
 
     Raises:
         NotFoundError: there is no experiment ``of``.
     """
-    nodes = {row.id: _node(row) for row in index.rows(root)}
+    nodes = {row.id: _node(row) for row in (index.rows(root) if rows is None else rows)}
     for node in list(nodes.values()):
         if node.parent is not None:
             nodes.setdefault(node.parent, Node(node.parent)).children.append(node.id)

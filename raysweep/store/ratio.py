@@ -8,8 +8,9 @@ from pathlib import Path
 from raysweep.errors import WeightsError
 from raysweep.store import lineage
 from raysweep.store.experiment import Experiment
+from raysweep.store.fields import Row
 from raysweep.store.records import LineageEvent
-from raysweep.weights import Changed, RatioChange, changes
+from raysweep.weights import Changed, RatioChange, SamplingWeights, changes, describe_changed
 
 
 def of_fork(folder: Path) -> RatioChange | None:
@@ -48,3 +49,15 @@ def between(first: Experiment, second: Experiment) -> Changed:
         StoreError: a configuration cannot be read.
     """
     return changes(first.config().sampling_weights, second.config().sampling_weights)
+
+
+def of_row(row: Row) -> str:
+    """What an experiment's fork changed, in words; of one without a parent, its first weights."""
+    try:
+        if row.parent is None:
+            weights = row.sampling_weights
+            return SamplingWeights.complete(weights, list(weights)).describe() if weights else "all 1"
+        text = describe_changed(row.change)
+    except WeightsError:  # another program wrote the folder
+        return "?"
+    return f"{text} (control)" if row.control else text

@@ -99,9 +99,27 @@ def by_id(root: Root, experiment_id: str) -> Experiment:
         NotFoundError: it is not under this root.
     """
     folder = root.path / experiment_id
-    if Path(experiment_id).name != experiment_id or not os.path.isfile(folder / layout.CONFIG):
+    if not _is_name(experiment_id) or not os.path.isfile(folder / layout.CONFIG):
         raise NotFoundError(f"{truncate(experiment_id)} is not under {root}; it was moved, renamed or deleted.")
     return Experiment(folder, root)
+
+
+def sweep_by_id(root: Root, sweep_id: str) -> Sweep:
+    """The sweep with exactly this id, the name of its folder.
+
+    Raises:
+        NotFoundError: it is not under this root, or its folder is a link that leads out of it.
+    """
+    folder = root.path / layout.SWEEPS / sweep_id
+    there = _is_name(sweep_id) and os.path.isfile(folder / layout.SWEEP) and files.inside(root.path, folder)
+    if not there:
+        raise NotFoundError(f"The sweep {truncate(sweep_id)} is not under {root}; it was moved, renamed or deleted.")
+    return Sweep(folder, root)
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text can be the name of a folder within another, and leads nowhere else."""
+    return Path(text).name == text and text != ".."
 
 
 def split_reference(reference: str) -> tuple[str, str] | None:

@@ -76,6 +76,7 @@ def here(root, monkeypatch):
 
 
 READING = {  # verb → its arguments; a branch of the sweep is s-猫5-seed0, another s-café2-seed0
+    "ui": ["ui", "--host", "猫..猫"],
     "list": ["list"],
     "list checkpoints": ["list", "--checkpoints"],
     "list nothing": ["list", "--sweep", "猫"],

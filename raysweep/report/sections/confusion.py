@@ -52,9 +52,11 @@ def _confusion(
     name: str, classes: Sequence[str], matrix: np.ndarray, reference: np.ndarray | None, seeds: int
 ) -> Confusion:
     images = matrix.sum(1)
-    total = np.maximum(1, images)
-    share = matrix / total[:, None]
-    change = share - reference / total[:, None] if reference is not None else np.zeros_like(share)
+    share = matrix / np.maximum(1, images)[:, None]
+    if reference is None:
+        change = np.zeros_like(share)
+    else:  # it may have another number of seeds
+        change = share - reference / np.maximum(1, reference.sum(1))[:, None]
 
     def cell(i: int, j: int) -> Confused:
         return Confused(classes[i], classes[j], float(share[i, j]), int(matrix[i, j]), float(change[i, j]))

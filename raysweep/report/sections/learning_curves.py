@@ -14,12 +14,13 @@ from raysweep.store.experiment import Experiment
 MOST_PANELS = 12  # classes with a chart
 MOST_BYTES = 900_000  # of all charts together, about, so that the page can be sent
 _LINE, _POINT = 500, 75  # bytes of a line, and of each of its points
-_DASHES = {"-": "solid", "--": "dashed", ":": "dotted"}  # matplotlib → CSS
+DASHES = {"-": "solid", "--": "dashed", ":": "dotted"}  # matplotlib → CSS
 
 
 @dataclass(frozen=True, slots=True)
-class _Network:
-    """What the charts show of one experiment."""
+class Network:
+    """What the charts show of one experiment. ``style``: the number of its branch; None for the control. ``fork``: the last epoch of its
+    parent."""
 
     history: History
     epochs: Sequence[int]
@@ -37,14 +38,14 @@ def curves(groups: Sequence[Group], page: str, most_panels: int = MOST_PANELS) -
         page: the page's title, which makes the ids within its charts unique.
         most_panels: classes with a chart, at most.
     """
-    styles = _styles(groups)
-    of_groups = {g.name: [n for e in g.members if (n := _network(e, styles[g.name])) is not None] for g in groups}
-    shown = _fitting(of_groups)
+    numbers = styles(groups)
+    of_groups = {g.name: [n for e in g.members if (n := network(e, numbers[g.name])) is not None] for g in groups}
+    shown = fitting(of_groups)
     known = [n for name in shown for n in of_groups[name]]
     if not known:
         return Curves()
     classes = [c.removeprefix("f1_") for c in known[0].history if c.startswith("f1_")]
-    legend = [LegendEntry(name, chart.colour(s), _DASHES[chart.dash(s)]) for name, s in styles.items() if name in shown]
+    legend = [LegendEntry(name, chart.colour(s), DASHES[chart.dash(s)]) for name, s in numbers.items() if name in shown]
     most = min(most_panels, MOST_BYTES // _size(known) - 2)  # macro-F1 and accuracy come first
     notes = []
     if len(shown) < len(groups):
@@ -56,12 +57,12 @@ def curves(groups: Sequence[Group], page: str, most_panels: int = MOST_PANELS) -
     return Curves(legend, _panels(known, classes[: max(0, most)], page), notes)
 
 
-def _size(networks: Sequence[_Network]) -> int:
+def _size(networks: Sequence[Network]) -> int:
     """About how many bytes a chart of these networks takes."""
     return sum(_LINE + _POINT * len(n.epochs) for n in networks)
 
 
-def _fitting(groups: Mapping[str, Sequence[_Network]]) -> list[str]:
+def fitting(groups: Mapping[str, Sequence[Network]]) -> list[str]:
     """The first groups, as many as two charts have room for; one at least."""
     names = list(groups)
     for most in range(len(names), 1, -1):
@@ -70,7 +71,7 @@ def _fitting(groups: Mapping[str, Sequence[_Network]]) -> list[str]:
     return names[:1]
 
 
-def _panels(networks: Sequence[_Network], classes: Sequence[str], page: str) -> list[Panel]:
+def _panels(networks: Sequence[Network], classes: Sequence[str], page: str) -> list[Panel]:
     columns = [("macro-F1", "val_macro_f1"), ("accuracy", "val_acc"), *((f"F1 of {c}", f"f1_{c}") for c in classes)]
     panels = []
     for number, (title, column) in enumerate(columns):
@@ -80,17 +81,18 @@ def _panels(networks: Sequence[_Network], classes: Sequence[str], page: str) -> 
     return panels
 
 
-def _styles(groups: Sequence[Group]) -> dict[str, int | None]:
+def styles(groups: Sequence[Group]) -> dict[str, int | None]:
     """The style of each branch's lines, counted from 0; None for the control."""
-    styles: dict[str, int | None] = {}
+    numbers: dict[str, int | None] = {}
     for group in groups:
-        styles[group.name] = None if group.control else sum(s is not None for s in styles.values())
-    return styles
+        numbers[group.name] = None if group.control else sum(s is not None for s in numbers.values())
+    return numbers
 
 
-def _network(experiment: Experiment, style: int | None) -> _Network | None:
+def network(experiment: Experiment, style: int | None) -> Network | None:
+    """None if the experiment has no history that can be read."""
     try:
         history = read_history(experiment)
     except StoreError:
         return None
-    return _Network(history, epochs_of(history), style, experiment.config().fork or None)
+    return Network(history, epochs_of(history), style, experiment.config().fork or None)

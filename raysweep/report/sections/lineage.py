@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import islice
 
 from raysweep.errors import RaysweepError
 from raysweep.report import tree
@@ -24,8 +25,13 @@ def lines(root: Root, of: str | None, most: int, branches: Collection[str] | Non
         nodes = tree.build(root)
     if branches is not None:
         nodes = _limited(nodes, {*_ancestors(nodes, str(of)), *branches})
+    return shown(nodes, most)
+
+
+def shown(nodes: dict[str, Node], most: int) -> list[TreeLine]:
+    """The first lines of a tree."""
     end = max([n.end for n in nodes.values()] + [1])
-    return [_line(nodes, name, guides, about, end) for guides, name, about in list(tree.lines(nodes))[:most]]
+    return [_line(nodes, name, guides, about, end) for guides, name, about in islice(tree.lines(nodes), most)]
 
 
 def _line(nodes: Mapping[str, Node], name: str, guides: str, about: str, end: int) -> TreeLine:

@@ -241,7 +241,7 @@ def filled(candidates: Candidates, room: int) -> Pictures:
     ]
     for at, a, b, i in places:
         if i not in made:
-            made[i] = _uri(source, i, candidates.known)
+            made[i] = uri(source, i, candidates.known)
             other += not made[i]
         picture = shown.classes[a].rows[b].pictures[at]
         room -= len(made[i]) + 3 * len(picture.about.encode()) + 200  # its markup
@@ -270,7 +270,7 @@ def _filled(
     ]
 
 
-def _uri(source: Dataset, index: int, known: ValidationImages | None) -> str:
+def uri(source: Dataset, index: int, known: ValidationImages | None) -> str:
     """A picture; empty where the image is not the one that the networks were validated on, or cannot be read."""
     import hashlib
 

@@ -21,6 +21,7 @@ from raysweep.plan.types import Parent, Plan, SweepPlan, SweepRequest, base_of
 from raysweep.store import layout, space
 from raysweep.store import sweep as sweeps
 from raysweep.store.sweep import experiment_name
+from raysweep.store.trust import Trust
 
 
 def plan_branch(base: Plan, sweep_id: str, point: Point) -> Plan:
@@ -71,23 +72,16 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         cells.flat(base.settings.model_dump(mode="json")),
     )
     bases = _bases(points, base, over, {}, writable)
-    notes += _of_patience(base, bases, points)
-    notes += _own_notes(points, base, bases)
+    notes += [*_of_patience(base, bases, points), *_own_notes(points, base, bases)]
     for each in (base, *bases.values()):
         networks.check_travels(each.all_code)
     gpus = _gpus(request, base)
-    if _shares_gpu(request, base):
-        notes.append(
-            "Ray cannot give out this machine's GPU: the branches share it, one at a time unless --max-concurrent says more."
-        )
     if request.address is not None:
         base = replace(base, resources=_on_a_cluster(base, parent, count, gpus))
     for point in points:  # every branch's settings are valid, and no name is too long
         plan_branch(base_of(point, base, bases), f"{title}_{datetime.now().strftime(layout.TIME_FORMAT)}", point)
-    epochs, keep = base.settings.training.epochs, space.rule(base.settings.checkpoint.keep)
     each_epoch = parent.path.stat().st_size + base.parameters * 4  # a checkpoint and a bare state_dict
-    if not root.is_remote and (text := space.too_little(root.path, epochs, each_epoch, keep, len(points))) is not None:
-        notes.append(text)
+    notes += _of_machine(request, base, each_epoch, len(points))
     return SweepPlan(
         name=title,
         description=request.description,
@@ -98,11 +92,8 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         base=base,
         gpus_per_branch=gpus,
         max_concurrent=request.max_concurrent or (1 if _shares_gpu(request, base) else None),
-        branch_bytes=space.epochs_kept(epochs, *keep) * each_epoch,
-        trust=request.trust.handed_on(
-            *(b.settings.model_dump(mode="json") for b in (base, *bases.values())),
-            code=[one.record() for b in (base, *bases.values()) for one in b.all_code],
-        ),
+        branch_bytes=_epochs_kept(base) * each_epoch,
+        trust=_handed_on(request, [base, *bases.values()]),
         bases=bases,
     )
 
@@ -238,6 +229,29 @@ def _gpus(request: SweepRequest, base: Plan) -> float:
     if gpus > 1 and gpus != int(gpus):
         raise ResourceError(f"--gpus-per-branch {gpus:g}: a number above 1 must be whole.")
     return gpus
+
+
+def _handed_on(request: SweepRequest, bases: Sequence[Plan]) -> Trust:
+    """The decision on the branches, for the processes that train them."""
+    settings = (b.settings.model_dump(mode="json") for b in bases)
+    return request.trust.handed_on(*settings, code=[one.record() for b in bases for one in b.all_code])
+
+
+def _epochs_kept(base: Plan) -> int:
+    """How many checkpoints of a branch stay at most."""
+    return space.epochs_kept(base.settings.training.epochs, *space.rule(base.settings.checkpoint.keep))
+
+
+def _of_machine(request: SweepRequest, base: Plan, each_epoch: int, branches: int) -> list[str]:
+    """What is to be said of this machine: of its GPU, and of the disk, of which an epoch of a branch takes ``each_epoch`` bytes."""
+    found = []
+    if _shares_gpu(request, base):
+        found.append(
+            "Ray cannot give out this machine's GPU: the branches share it, one at a time unless --max-concurrent says more."
+        )
+    epochs, keep = base.settings.training.epochs, space.rule(base.settings.checkpoint.keep)
+    text = None if base.root.is_remote else space.too_little(base.root.path, epochs, each_epoch, keep, branches)
+    return found if text is None else [*found, text]
 
 
 def _shares_gpu(request: SweepRequest, base: Plan) -> bool:

@@ -95,10 +95,8 @@ def predict(
 
         display(Building())
         found = networks.load(place, checkpoint, over, split_classes(classes), consent(trust, display), adjust)
-    for note in found.notes:
-        say(plain(f"Note: {note}."))
-    if found.adjustment is not None:
-        say(plain(str(found.adjustment)))
+    for line in (*(f"Note: {note}." for note in found.notes), *([found.adjustment] if found.adjustment else [])):
+        say(plain(line))
     asked = asking.gather([user_path(p) for p in paths], found.classes)
     answers = _answered(found, asked, series, adjust)
     if target is not None:

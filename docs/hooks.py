@@ -41,7 +41,7 @@ def options(file: str, title: str, intro: str) -> str:
 
 
 def table(lines: list[str]) -> str:
-    return "\n".join(["| option | value | default | |", "|---|---|---|---|", *lines])
+    return "\n".join(["| option | value | |", "|---|---|---|", *lines])
 
 
 def section_text(section: dict[str, Any]) -> str:
@@ -72,9 +72,10 @@ def resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
 
 def row(schema: dict[str, Any], name: str, node: dict[str, Any]) -> str:
     default = node.get("default")
-    shown = "" if default is None or isinstance(default, dict) else f"`{json.dumps(default, ensure_ascii=False)}`"
+    empty = default is None or default == "" or isinstance(default, dict)
+    shown = "" if empty else f"; default `{json.dumps(default, ensure_ascii=False)}`".replace('"', "")
     about = " ".join(str(node.get("description", "")).split())
-    cells = (f"`{name}`", value(schema, node), shown.replace('"', ""), code_in(about))
+    cells = (f"`{name}`", value(schema, node) + shown, code_in(about))
     return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
 
 
@@ -113,9 +114,9 @@ def kind(schema: dict[str, Any], node: dict[str, Any]) -> str:
 
 
 def limits(node: dict[str, Any]) -> str:
-    found = {">": "exclusiveMinimum", "≥": "minimum", "<": "exclusiveMaximum", "≤": "maximum"}
-    found |= {"≥ ": "ge", "≤ ": "le", "> ": "gt", "< ": "lt"}
-    told = [f"{sign.strip()} {node[key]:,}" for sign, key in found.items() if node.get(key) not in (None, 10**9)]
+    found = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    found |= {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    told = [f"{sign} {node[key]:,}" for key, sign in found.items() if node.get(key, 10**9) < 10**9]
     return f" {', '.join(told)}" if told else ""
 
 
@@ -130,7 +131,10 @@ def commands() -> str:
 
     main._register([])
     group: Any = typer.main.get_command(main.app)
-    parts = ["# Every command", "What `raysweep COMMAND --help` says. [Commands at a glance](../commands.md) is shorter."]
+    parts = [
+        "# Every command",
+        "What `raysweep COMMAND --help` says. [Commands at a glance](../commands.md) is shorter.",
+    ]
     for title, verbs in help_texts.GROUPS.items():
         parts.append(f"## {title}")
         parts += [command(group, verb) for verb in verbs]
@@ -225,3 +229,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     if page.file.generated_by:
         return markdown
     return re.sub(r"\]\(\.\./(?=[\w.])", f"]({SOURCE}/", markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Docstrings name things as Sphinx does, ``:class:`Root```; the site shows the name."""
+    return re.sub(r":(?:mod|func|class|meth|data|attr):<code>", "<code>", html)

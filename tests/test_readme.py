@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
-GENERATED = re.findall(r'^    "(reference/\w+\.md)":', (ROOT / "docs" / "hooks.py").read_text(encoding="utf-8"), re.MULTILINE)
+GENERATED = re.findall(
+    r'^    "(reference/\w+\.md)":', (ROOT / "docs" / "hooks.py").read_text(encoding="utf-8"), re.MULTILINE
+)
 SLURM = "configs/clusters/slurm.sh"  # passes its arguments to raysweep
 
 

@@ -13,6 +13,8 @@ NAMES = {
     "epoch": (6, "an epoch in one process, saving, data loading: bare loop, JPEGs, Lightning, transformers"),
     "distributed": (5, "an epoch on two workers: torchrun with DDP"),
     "start": (5, "from the command to the first training step: the import of torch"),
+    "catalog": (7, "help, and listing 10,000 experiments: limits in seconds, on an idle machine"),
+    "waiting": (7, "threads that sleep while they wait, alone and beside busy processes: GCC's default"),
     "sweep": (3, "sixteen branches: bare loops, and Ray's documented pattern"),
 }
 
@@ -22,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
-        epilog=f"{names}\n\nOptions of one comparison: python -m benchmarks.NAME --help. python -m benchmarks.catalog prints its own table.",
+        epilog=f"{names}\n\nOptions of one comparison: python -m benchmarks.NAME --help. For example python -m benchmarks.catalog also lists MLflow's store.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="the comparisons to run (default: all)")
@@ -30,9 +32,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in NAMES]:
-        parser.error(
-            f"there is no comparison {unknown[0]!r}; choose from {', '.join(NAMES)}, or run benchmarks.catalog"
-        )
+        parser.error(f"there is no comparison {unknown[0]!r}; choose from {', '.join(NAMES)}")
     rows: list[measuring.Row] = []
     for name in options.names or NAMES:
         rows += importlib.import_module(f"benchmarks.{name}").compare(options.repeats or NAMES[name][0])

@@ -21,6 +21,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measuring import Row
+
 CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 RAYSWEEP = [str(Path(sys.executable).with_name("raysweep"))]  # what users type
 
@@ -136,6 +138,63 @@ def timed(command: list[str], **more: Any) -> tuple[float, str]:
     return time.perf_counter() - began, done.stdout.decode()
 
 
+IMPORTS = "python -c 'import typer, sqlite3'"
+HELP, WARM = "raysweep --help", "list --json, warm"
+
+
+def measured(base: Path, experiments: int, checkpoints: int, repeats: int, mlflow: bool) -> dict[str, list[float]]:
+    """What is measured → its seconds.
+
+    Args:
+        base: where to make the folders; those that are there are taken.
+        mlflow: also fill MLflow's database with the same runs, which takes minutes, and list it.
+    """
+    root = base / "experiments"
+    if not root.exists():
+        make(root, experiments, checkpoints)
+        time.sleep(2.5)  # until the index trusts the modification times
+    index, listing = root / ".raysweep" / "index.sqlite", [*RAYSWEEP, "list", "--json", "--root", str(root)]
+    ways: dict[str, list[float]] = {}
+
+    def measure(name: str, command: list[str]) -> str:
+        seconds, out = timed(command)
+        ways.setdefault(name, []).append(seconds)
+        return out
+
+    if mlflow:
+        uri = f"sqlite:///{base / 'mlflow.db'}"
+        if not (base / "mlflow.db").exists():
+            print(f"filling MLflow took {fill_mlflow(uri, root):.1f} s", file=sys.stderr)
+    some = [p for p in sorted(root.glob("run*")) if "FAILED" not in (p / "lineage.jsonl").read_text()]
+    failed = experiments - len(some)
+    for i in range(repeats):  # in turn, so that a slow minute of the machine affects all of them
+        measure(IMPORTS, [sys.executable, "-c", "import typer, sqlite3"])
+        measure(HELP, [*RAYSWEEP, "--help"])
+        if i < 3:
+            index.unlink(missing_ok=True)
+            measure("list --json, no index", listing)
+        rows = json.loads(measure(WARM, listing))
+        assert len(rows) == experiments
+        assert all(r["epochs_done"] == checkpoints for r in rows)
+        log = some[i] / "lineage.jsonl"
+        log.write_text(log.read_text().replace("FINISHED", "FAILED"))
+        changed = json.loads(measure("list --json, one folder changed", listing))
+        assert sum(r["status"] == "failed" for r in changed) == failed + 1 + i
+        time.sleep(2.5)
+        if mlflow:
+            assert int(measure("MLflow search_runs, SQLite", [sys.executable, "-c", MLFLOW, uri])) == experiments
+    return ways
+
+
+def compare(repeats: int) -> list[Row]:
+    """Against limits in seconds, which hold on an idle machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        ways = measured(Path(folder), 10_000, 20, repeats, mlflow=False)
+    limits = {HELP: 0.15, WARM: 0.3}
+    what = {HELP: HELP, WARM: f"{WARM}, 10,000 experiments"}
+    return [Row(what[n], f"{s:g} s", ways[n], [s] * len(ways[n]), "s", 1.0) for n, s in limits.items()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--experiments", type=int, default=10_000)
@@ -147,44 +206,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     base = arguments.root or Path(tempfile.mkdtemp())
-    root = base / "experiments"
-    if not root.exists():
-        make(root, arguments.experiments, arguments.checkpoints)
-        time.sleep(2.5)  # until the index trusts the modification times
-    index, listing = root / ".raysweep" / "index.sqlite", [*RAYSWEEP, "list", "--json", "--root", str(root)]
-    ways: dict[str, list[float]] = {}
-
-    def measure(name: str, command: list[str]) -> str:
-        seconds, out = timed(command)
-        ways.setdefault(name, []).append(seconds)
-        return out
-
-    if not arguments.without_mlflow:
-        uri = f"sqlite:///{base / 'mlflow.db'}"
-        if not (base / "mlflow.db").exists():
-            print(f"filling MLflow took {fill_mlflow(uri, root):.1f} s", file=sys.stderr)
-    some = [p for p in sorted(root.glob("run*")) if "FAILED" not in (p / "lineage.jsonl").read_text()]
-    failed = arguments.experiments - len(some)
-    for i in range(arguments.repeats):  # in turn, so that a slow minute of the machine affects all of them
-        measure("python -c 'import typer, sqlite3'", [sys.executable, "-c", "import typer, sqlite3"])
-        measure("raysweep --help", [*RAYSWEEP, "--help"])
-        if i < 3:
-            index.unlink(missing_ok=True)
-            measure("list --json, no index", listing)
-        rows = json.loads(measure("list --json, warm", listing))
-        assert len(rows) == arguments.experiments
-        assert all(r["epochs_done"] == arguments.checkpoints for r in rows)
-        log = some[i] / "lineage.jsonl"
-        log.write_text(log.read_text().replace("FINISHED", "FAILED"))
-        changed = json.loads(measure("list --json, one folder changed", listing))
-        assert sum(r["status"] == "failed" for r in changed) == failed + 1 + i
-        time.sleep(2.5)
-        if not arguments.without_mlflow:
-            assert (
-                int(measure("MLflow search_runs, SQLite", [sys.executable, "-c", MLFLOW, uri])) == arguments.experiments
-            )
+    ways = measured(base, arguments.experiments, arguments.checkpoints, arguments.repeats, not arguments.without_mlflow)
     result = {name: {"median": statistics.median(s), "all": s} for name, s in ways.items()}
-    base_time = result["python -c 'import typer, sqlite3'"]["median"]
+    base_time = result[IMPORTS]["median"]
     print(
         f"| {arguments.experiments:,} experiments × {arguments.checkpoints} checkpoints | seconds (least, most) | ratio to the imports |\n|---|---|---|"
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from raysweep import _openmp
+
 if TYPE_CHECKING:
     from raysweep.api import (
         branch,
@@ -62,6 +64,9 @@ __all__ = [
     "load_checkpoint",
     "run_experiment",
 ]
+
+
+_openmp.calm()  # before anything loads torch
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -10,8 +11,57 @@ from pathlib import Path
 
 
 def cpus_here() -> int:
-    """How many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    """How many CPUs this process may use at once: by its affinity, and by the quota of its container."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return max(1, min(allowed, int(cpu_quota() or allowed)))
+
+
+def cpu_quota(groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """How many CPUs' time the control groups of this process allow it, such as 1.5; None where they set no limit.
+
+    Args:
+        groups: a line ``ID:CONTROLLERS:PATH`` for each group. mounted: where the groups are folders.
+    """
+    found = []
+    with contextlib.suppress(OSError, ValueError):
+        for line in groups.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            base = mounted if not controllers else mounted / ("cpu" if (mounted / "cpu").exists() else controllers)
+            own = base / path.lstrip("/")
+            # Each group above limits, too. In a container the folder of its own group is the mounted one itself.
+            for folder in (own, *own.parents):
+                found += _quota_of(folder)
+                if folder == base:
+                    break
+    return min(found, default=None)
+
+
+def _quota_of(folder: Path) -> list[float]:
+    """The quota of one group, by the second or the first version of control groups; empty where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (folder / "cpu.max").read_text().split()
+        return [] if quota == "max" else [int(quota) / int(period)]
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return [int(quota) / int(period)] if int(quota) > 0 else []
+    return []
+
+
+def busy(cpus: int | None = None) -> str | None:
+    """A sentence where others already use this machine's CPUs, by the load of the last minute; None where there is room.
+
+    Args:
+        cpus: how many this process may use; None: :func:`cpus_here`.
+    """
+    cpus = cpus or cpus_here()
+    if not hasattr(os, "getloadavg"):
+        return None
+    load = os.getloadavg()[0]
+    if load < cpus + 1:
+        return None
+    return f"{cpus} CPU{'s' * (cpus > 1)}, load {load:.0f}: other programs use them, too, so this takes longer than on an idle machine."
 
 
 @functools.cache

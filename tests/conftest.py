@@ -45,12 +45,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Of processes that share the tests, one gets all files that use the Ray cluster, and each gets whole files: what is made
-    once for a module or a session is then made once."""
+    once for a module or a session is then made once. Slow tests use the cluster for so long that each folder may get its own."""
     from xdist.scheduler import LoadScopeScheduling
+
+    slow = config.option.markexpr == "slow"
 
     @functools.cache
     def scope(file: str) -> str:
-        return "ray" if "ray_cluster" in (config.rootpath / file).read_text() else file
+        if "ray_cluster" not in (config.rootpath / file).read_text():
+            return file
+        return f"ray in {file.rpartition('/')[0]}" if slow else "ray"
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:

@@ -21,7 +21,17 @@ TESTS = Path(__file__).parent
 ROOMS = [
     "cli", "api", "display", "tools", "launch", "plan", "trackers", "training", "report", "cluster", "data", "store", "config",
 ]  # fmt: skip
-GROUND = {"events", "weights", "weights_by_rule", "weights_schedule", "errors", "_text", "_paths", "_machine"}
+GROUND = {
+    "events",
+    "weights",
+    "weights_by_rule",
+    "weights_schedule",
+    "errors",
+    "_text",
+    "_paths",
+    "_machine",
+    "_openmp",
+}
 TOP = {"", "__init__", "__main__"}  # the package itself, which loads the API on demand
 RAY_ROOMS = {"cluster", "launch"}
 HEAVY = ["torch", "ray", "numpy", "pandas", "matplotlib", "pyarrow", "sklearn", "pydantic"]

@@ -355,7 +355,8 @@ class ScalingSection(Section):
         "starts; auto: one Ray worker per GPU, or this process if there is no GPU.",
     )
     threads: Literal["auto"] | Positive = Field(
-        "auto", description="CPU threads per worker; auto: all CPUs that the worker has."
+        "auto",
+        description="CPU threads per worker; auto: all CPUs that the worker has, or OMP_NUM_THREADS where that is less.",
     )
     use_gpu: Literal["auto"] | bool = Field("auto", description="auto: use GPUs if every worker can have one.")
     address: Text | None = Field(None, description="Address of an existing Ray cluster, or 'auto' to find it.")

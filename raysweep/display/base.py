@@ -6,6 +6,7 @@ import shutil
 import time
 from typing import Any, Self
 
+from raysweep import _machine
 from raysweep._text import hide_credentials, plain
 from raysweep.display.terminal import is_terminal, say, wrapped
 from raysweep.events import Connected, Event, Note
@@ -17,6 +18,7 @@ class Display:
     def __init__(self) -> None:
         self.live: Any = None  # rich's display, if stderr is a terminal
         self.started = time.monotonic()
+        self.told_busy = False
 
     def __enter__(self) -> Self:
         if is_terminal():
@@ -46,6 +48,12 @@ class Display:
                 self._line(f"Ray's log files: {event.logs}")
             case Note():
                 self._line(hide_credentials(plain(event.text)))
+
+    def _busy(self) -> None:
+        """Say once that this machine, on which the training will run, is busy with other work."""
+        if not self.told_busy and (text := _machine.busy()) is not None:
+            self._line(text)
+        self.told_busy = True
 
     def _line(self, text: str) -> None:
         if self.live is not None:

@@ -70,7 +70,9 @@ class RunDisplay(Display):
                     f"Connecting to the Ray cluster at {address} …" if address else "Starting on a local Ray cluster …"
                 )
                 self._bar("starting Ray", None, None)
+                self.told_busy |= address is not None  # it trains elsewhere
             case ExperimentStarted():
+                self._busy()
                 self._line(f"Experiment {plain(event.id)}")
                 self._bar("starting the workers" if event.workers else "preparing the training", None, None)
             case TrainingStarted(last_epoch):

@@ -106,6 +106,8 @@ class SweepDisplay(Display):
             case Connecting(address):
                 self.hint = f"connecting to {address}" if address else "starting Ray"
                 self._line(f"Connecting to {address} …" if address else "Starting a local Ray cluster …")
+                if address is None:
+                    self._busy()
             case SweepStarted():
                 self._sweep(event)
             case _:

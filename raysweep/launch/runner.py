@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from raysweep import _openmp
 from raysweep.cluster import signals
 from raysweep.data.roles import record
 from raysweep.errors import Interrupted, RaysweepError, TrainingError
@@ -106,6 +107,7 @@ def first_events(plan: Plan, sweep: str | None) -> list[tuple[str, Json]]:
         "data_sha256": plan.data.sha256,
         "workers": plan.resources.workers,
         "threads": plan.resources.threads,
+        "openmp": _openmp.described(),
         "seed": plan.settings.seed,
         "skipped_images": [f"{s['image']} ({s['reason']})" for s in plan.data.skipped] or None,
         "reading": plan.data.reading.lines() or None,

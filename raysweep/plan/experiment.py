@@ -77,6 +77,7 @@ def plan_experiment(
     of_code += networks.own_tried(settings, trusted, counts, data.shape)
     place = networks.Place(where, draws, here)
     settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted, place)
+    notes = (*notes, *resources.notes(settings.scaling, where))
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
     for line in data.reading.lines():  # last: an error is one paragraph

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raysweep import _machine
+from raysweep import _machine, _openmp
 from raysweep._text import Nested, counted
 from raysweep.config.settings import ScalingSection
 from raysweep.errors import ResourceError
+from raysweep.events import Note
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,23 @@ def decide(scaling: ScalingSection) -> Resources:
         return Resources(max(1, workers), 0, threads, scaling.use_gpu is True, worker_range)
     _check_here(workers, threads, wants_gpu, gpus, cpus)
     per_worker = max(1, cpus // max(1, workers))
-    forbidden = _machine.threads_forbidden(threads or per_worker)
+    threads = threads or min(per_worker, _openmp.threads_wanted() or per_worker)
+    forbidden = _machine.threads_forbidden(threads)
     if forbidden is not None:
         raise ResourceError(forbidden)
-    return Resources(workers, per_worker, threads or per_worker, wants_gpu, worker_range)
+    return Resources(workers, per_worker, threads, wants_gpu, worker_range)
+
+
+def notes(scaling: ScalingSection, decided: Resources) -> tuple[Note, ...]:
+    """What is to be said of the threads that were decided on this machine."""
+    if scaling.threads == "auto" and 0 < decided.threads < decided.cpus:
+        return (
+            Note(
+                f"{counted(decided.threads, 'thread')} of {counted(decided.cpus, 'CPU')}, as OMP_NUM_THREADS says. For more: "
+                f"scaling.threads={decided.cpus}."
+            ),
+        )
+    return ()
 
 
 def _workers(scaling: ScalingSection, slots: int, gpus: int) -> tuple[int, tuple[int, int] | None]:

@@ -13,6 +13,9 @@ n_c the images of class c in the pool, w_c the weights of ``loss.weights``, scal
   https://arxiv.org/abs/1906.07413; their s belongs to a head of cosines: a head that puts out s·cos needs ``margin`` · s)
 
 The prior and the margins are a matter of training alone: a network predicts from its own logits, whatever the loss was.
+Label smoothing moves those logits towards equal ones: with a prior its part of the target is spread over the classes as the prior is.
+Spread evenly it would claim that each image is of the rarest class with a probability far above its prior, and the network would predict
+the rarest class for most images.
 """
 
 from __future__ import annotations
@@ -56,8 +59,12 @@ class Loss:
             logits: float32 (n, classes).
             y: int64 (n,).
         """
-        if self.shift is not None:
+        if self.shift is not None:  # no weights, margins or gamma beside it
             logits = logits + self.shift
+            if self.smoothing:
+                own = functional.one_hot(y, logits.shape[1])
+                target = (1 - self.smoothing) * own + self.smoothing * torch.softmax(self.shift, dim=0)
+                return functional.cross_entropy(logits, target.to(logits.dtype), reduction="sum")
         if self.margins is not None:
             logits = logits - functional.one_hot(y, logits.shape[1]) * self.margins[y, None]
         if self.weights is None and not self.gamma:

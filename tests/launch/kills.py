@@ -1,7 +1,7 @@
 """Random SIGKILLs of drivers, controllers and workers; every training must end, after ``continue``, with the same bits.
 
-``python -m tests.launch.kills FOLDER --count N [--seed S] [--plan driver,driver,worker,…] [--treatments schedule,worst,…]`` prints a
-JSON line per training.
+``python -m tests.launch.kills FOLDER --count N [--seed S] [--plan driver,driver,worker,…] [--treatments schedule,worst,…]
+[--most 4]`` prints a JSON line per training.
 A ``driver`` trains in its own process; a ``worker``, a ``controller`` or a ``remote`` driver is killed on two Ray workers.
 Every other training's kills wait until a save is under way. Drivers are forked from this process, which has everything imported.
 """
@@ -116,12 +116,20 @@ def _title(process: psutil.Process) -> str:
 
 
 def one(
-    kind: str, root: Path, config: Path, rng: random.Random, seconds: float, cluster: int | None, within: bool
+    kind: str,
+    root: Path,
+    config: Path,
+    rng: random.Random,
+    seconds: float,
+    cluster: int | None,
+    within: bool,
+    most: int = 4,
 ) -> dict[str, Any]:
     """One training that is killed at least once and then continued until it has ended.
 
     Args:
         within: kill while it saves.
+        most: how many times it may be killed.
     """
     log = root / "output.txt"
     kills, begun = 0, time.monotonic()
@@ -129,7 +137,7 @@ def one(
         folders = [f for f in root.glob("kill_*") if (f / "lineage.jsonl").exists()]
         arguments = ["continue", folders[0].name] if folders else ["run", str(config), "--name", "kill"]
         pid = start([*arguments, "--root", str(root)], log)
-        strike = kills == 0 or (kills < 4 and rng.random() < 0.4)
+        strike = kills == 0 or (kills < most and rng.random() < 0.4)
         when = moment(root, rng, seconds, within)
         deadline = time.monotonic() + LIMIT_S
         while (code := ended(pid)) is None:
@@ -222,6 +230,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plan", default="")
     parser.add_argument("--treatments", default="weights", help=", ".join(TREATMENTS))
+    parser.add_argument("--most", type=int, default=4, help="how many times a training may be killed")
     chosen = parser.parse_args(arguments)
     treatments = chosen.treatments.split(",")
     plan = chosen.plan.split(",") if chosen.plan else plan_of(chosen.count)
@@ -264,7 +273,7 @@ def main(arguments: list[str]) -> int:
             root.mkdir(parents=True)
             rounds = number // len(treatments) if len(treatments) % 2 == 0 else 0
             within = (number + rounds) % 2 == 1  # so that each treatment is killed in both ways
-            how = (config_of(kind, treatment), rng, seconds, cluster[1] if cluster else None, within)
+            how = (config_of(kind, treatment), rng, seconds, cluster[1] if cluster else None, within, chosen.most)
             row = one(kind, root, *how)
             while row.get("kills") == 0:  # it was over before the moment came: that is no trial
                 root = root.with_name(f"{root.name}-again")

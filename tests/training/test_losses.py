@@ -40,7 +40,10 @@ def reference(section: dict, z: np.ndarray, y: np.ndarray, smoothing: float) -> 
         margin = n**-0.25 * section.get("margin", 0.5) / max(n**-0.25)
         z[np.arange(len(y)), y] -= margin[y]
     log_p = z - np.log(np.exp(z - z.max(1, keepdims=True)).sum(1, keepdims=True)) - z.max(1, keepdims=True)
-    target = np.full((len(y), k), smoothing / k)
+    spread = np.ones(k) / k
+    if kind in ("balanced_softmax", "logit_adjusted"):  # even in the network's own logits
+        spread = pi ** section.get("tau", 1.0) / (pi ** section.get("tau", 1.0)).sum()
+    target = np.tile(smoothing * spread, (len(y), 1))
     target[np.arange(len(y)), y] += 1 - smoothing
     each = -(target * log_p).sum(1)
     if kind == "focal":
@@ -88,6 +91,19 @@ def test_the_loss_equals_the_reference_and_its_gradient_the_numerical_one(sectio
             down[i, j] -= 1e-5
             slope = (reference(section, up, y, smoothing) - reference(section, down, y, smoothing)) / 2e-5
             assert gradient[i, j].item() == pytest.approx(slope, rel=1e-4, abs=2e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_where_images_say_nothing_no_class_is_preferred_whatever_the_smoothing(smoothing):
+    """Classes as often as the prior says, and the same logits for all: the best ones are equal, so that no class wins."""
+    import torch
+
+    prior = torch.tensor([float(s) for s in SHARES.values()], dtype=torch.float64)
+    loss = loss_of({"kind": "balanced_softmax"}, smoothing)
+    logits = torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)
+    expected = sum(share * loss(logits, torch.tensor([c])) for c, share in enumerate(prior))
+    (gradient,) = torch.autograd.grad(expected, logits)
+    assert gradient.abs().max() < 1e-7
 
 
 @given(st.sampled_from(SECTIONS), st.integers(0, 1000), st.floats(0, 200))

@@ -39,9 +39,7 @@ def entry() -> None:
         ) in signals.NUMBERS:  # the work is done, and what a signal could still cut is the interpreter's own end
             signal.signal(number, signal.SIG_IGN)
         streams.release()
-        if (
-            "torch" not in sys.modules
-        ):  # beside it may be Triton, which complains of 500 leaks where its objects are frozen
+        if "torch" not in sys.modules:  # Triton, which may come with it, complains of leaks where its objects are frozen
             gc.freeze()  # else the interpreter, when it ends, looks for garbage among all objects: 0.1 s after a `list`
         sys.exit(code)  # type: ignore[arg-type]
     with_line = trains and code in (0, None)

@@ -117,8 +117,8 @@ class DataSection(Section):
     )
     group: Text | None = Field(
         None,
-        description="What tells which images belong together (a patient, a film): a column of the list, or a pattern of the file's "
-        "name such as {group}_*. A group is never on both sides of a split.",
+        description="What tells which images belong together (a patient, a film): a column of the list, groups or an attribute of your own data "
+        "set, or a pattern of the file's name such as {group}_*. A group is never on both sides of a split.",
     )
     split_seed: Seed = Field(0, description="Seed of the validation split. All children use the same one.")
     on_bad_image: Literal["error", "skip"] = Field(

@@ -26,6 +26,7 @@ from raysweep.data.manifest import ManifestSource
 from raysweep.data.naming import Chosen, canonical
 from raysweep.data.own import OwnSource
 from raysweep.data.pixels_csv import CsvSource
+from raysweep.data.roles.groups import column_of
 from raysweep.data.tables import MAX_BYTES, column, open_table
 from raysweep.errors import DataError
 
@@ -79,7 +80,7 @@ def open_source(data: DataSection) -> Chosen:
     if data.source == "digits":
         return Chosen(DigitsSource(), data)
     if (target := target_of(data.source)) is not None:
-        return Chosen(OwnSource(target, data.path), data)
+        return Chosen(OwnSource(target, data.path, column_of(data.group)), data)
     path = Path(os.path.expanduser(str(data.path)))
     kind = _kind(path, data.source)
     notes: list[str] = []

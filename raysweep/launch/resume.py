@@ -86,7 +86,7 @@ def _allowed(
     experiment = reference if isinstance(reference, Experiment) else resolve.find_experiment(root, reference)
     config = experiment.config()
     ids = tuple(name for name in (experiment.id, config.sweep) if name)
-    origin = Origin(experiment.folder, experiment.folder, experiment.root, ids)
+    origin = Origin(experiment.folder, experiment.folder, experiment.root, ids, tuple(config.all_code))
     trusting.settle(trust, origin, config.settings or {}, asked.named(), kinds)
     return experiment
 
@@ -297,7 +297,7 @@ def _trained_until(
     stored = dict(config.settings or {})
     config = replace(config, num_epochs=new["epochs"], settings={**stored, "training": {**stored["training"], **new}})
     experiment.write_config(config)
-    trusting.remember_made(experiment.id, dict(config.settings or {}))
+    trusting.remember_made(experiment.id, dict(config.settings or {}), config.all_code)
     return config
 
 
@@ -363,6 +363,7 @@ def _record_code(experiment: Experiment, config: ExperimentConfig, plan: Plan, p
     model = config.code if plan.code is None else plan.code.record()
     config = replace(config, code=model, own_code=tuple(one.record() for one in plan.own))
     experiment.write_config(config)
+    trusting.remember_made(experiment.id, dict(config.settings or {}), config.all_code)
     return config
 
 

@@ -162,14 +162,15 @@ def _start(plan: Plan, launch: Launch, progress: Progress, sweep: str | None, br
             experiment = experiments.create(plan.root, plan.settings.experiment.name, now)
             held.enter_context(experiments.beginning(experiment))
             if sweep is None:  # the sweep's process has recorded its branches
-                problem = trust.remember_made(experiment.id, plan.settings.model_dump(mode="json"))
+                code = [one.record() for one in plan.all_code]
+                problem = trust.remember_made(experiment.id, plan.settings.model_dump(mode="json"), code)
                 if problem:
                     progress(Note(problem))
             lock = WriterLock.acquire(experiment.folder)
             held.callback(lock.release)
             job = _first_job(plan, experiment, lock, now, sweep, branch)
-            for code in plan.all_code:
-                experiment.keep_code(code.files, code.hashes)
+            for one in plan.all_code:
+                experiment.keep_code(one.files, one.hashes)
         record_missing(experiment, first_events(plan, sweep))
         return execute(job, experiment, plan.resources, launch, progress)
 

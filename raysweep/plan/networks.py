@@ -198,7 +198,8 @@ def _use(settings: Settings, data: cache.Dataset, place: Place) -> Use:
         remedy = "Set scaling.sync_batchnorm=true, or choose a larger training.batch_size or fewer workers."
     bf16 = t.precision == "bf16" or (t.precision == "auto" and gpu_here)
     batches = tuple(sorted(sizes, reverse=True))
-    return Use(data.shape, len(data.classes), batches, t.channels_last, device, bf16, remedy)
+    sync = settings.scaling.sync_batchnorm
+    return Use(data.shape, len(data.classes), batches, t.channels_last, device, bf16, world, sync, remedy)
 
 
 def _decided(settings: Settings, found: Found) -> tuple[Settings, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, resolve
 from raysweep.store import trust as trusting
 from raysweep.store.experiment import Experiment
-from raysweep.store.records import Json
+from raysweep.store.records import CodeRef, ExperimentConfig, Json
 from raysweep.store.records_manifest import ManifestEntry
 from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Origin, Trust
@@ -123,4 +124,7 @@ def _check_complete(found: Upgraded, path: Path) -> None:
 def origin_of(root: Root, experiment: Experiment, path: Path, saved: Json) -> Origin:
     """Where a checkpoint comes from, for the question whether it may run what it names."""
     names = (saved.get("experiment"), experiment.id, (saved.get("config") or {}).get("sweep"))
-    return Origin(path, experiment.folder, root, tuple(dict.fromkeys(str(n) for n in names if n)))
+    code: tuple[CodeRef, ...] = ()
+    with contextlib.suppress(ValueError):  # of the old system
+        code = tuple(ExperimentConfig.from_json(saved.get("config") or {}).all_code)
+    return Origin(path, experiment.folder, root, tuple(dict.fromkeys(str(n) for n in names if n)), code)

@@ -92,7 +92,10 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         gpus_per_branch=gpus,
         max_concurrent=request.max_concurrent,
         branch_bytes=base.settings.training.epochs * each_epoch,
-        trust=request.trust.handed_on(*(b.settings.model_dump(mode="json") for b in (base, *bases.values()))),
+        trust=request.trust.handed_on(
+            *(b.settings.model_dump(mode="json") for b in (base, *bases.values())),
+            code=[one.record() for b in (base, *bases.values()) for one in b.all_code],
+        ),
         bases=bases,
     )
 

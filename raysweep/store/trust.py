@@ -24,7 +24,8 @@ from raysweep import _paths
 from raysweep.config import foreign
 from raysweep.config.foreign import Ask
 from raysweep.errors import StoreError, UntrustedError
-from raysweep.store import files
+from raysweep.store import files, recorded
+from raysweep.store.records import CodeRef
 from raysweep.store.root import Root
 
 STATE = "RAYSWEEP_STATE"
@@ -45,14 +46,15 @@ class Trust:
     )  # puts a question; None where nobody can answer
     approved: frozenset[str] = frozenset()  # digests of what was approved before
 
-    def handed_on(self, *approved: Mapping[str, Any]) -> Trust:
+    def handed_on(self, *approved: Mapping[str, Any], code: Sequence[CodeRef] = ()) -> Trust:
         """The decision as another process gets it, which has neither this one's record nor its environment.
 
         Args:
             approved: nested settings, of which everything was approved.
+            code: which this process has, or was approved.
         """
         asks = [ask for settings in approved for kind in (foreign.code, foreign.places) for ask in kind(settings)]
-        return Trust(approved=self.approved.union(a.digest for a in asks))
+        return Trust(approved=self.approved.union(a.digest for a in [*asks, *recorded.asks(code)]))
 
 
 NOBODY = Trust()  # nobody was asked
@@ -66,6 +68,7 @@ class Origin:
     folder: Path  # of its experiment
     root: Root
     ids: tuple[str, ...]  # of its experiment, and of the sweep that it is a branch of
+    code: tuple[CodeRef, ...] = ()  # whose text its folder keeps
 
 
 def settle(
@@ -75,7 +78,8 @@ def settle(
     overrides: Mapping[str, Any] | None = None,
     kinds: Sequence[Kind] = (foreign.code,),
 ) -> None:
-    """Make sure that everything which ``stored``, nested settings, asks for may happen.
+    """Make sure that everything which ``stored``, nested settings, asks for may happen. The text of code that stood in a notebook, which
+    is not here, is kept for whoever builds it.
 
     Args:
         overrides: what the user says anew, nested; it goes before what is stored.
@@ -85,17 +89,19 @@ def settle(
         UntrustedError: nobody has said yes; the message says what is wanted and how to say yes.
     """
     over = overrides or {}
-    now = [ask for kind in kinds for ask in kind(_merged(stored, over))]
+    merged = _merged(stored, over)
+    texts = recorded.wanted(origin.code, merged) if foreign.code in kinds else []
+    now = [*(ask for kind in kinds for ask in kind(merged)), *recorded.asks(texts)]
     before = {ask.key: ask for kind in kinds for ask in kind(stored)}
     open_ = [a for a in now if not foreign.named(a, over)]
     open_ = [a for a in open_ if not known(trust, origin, [before.get(a.key, a)])]
-    if not open_:
-        return
-    text = _question(origin, open_)
-    if not trust.given and not (trust.ask is not None and trust.ask(text)):
-        raise UntrustedError(f"{text} {_how(open_)}")
-    for identifier in origin.ids[:1]:
-        remember(identifier, [before.get(a.key, a) for a in open_])
+    if open_:
+        text = _question(origin, open_)
+        if not trust.given and not (trust.ask is not None and trust.ask(text)):
+            raise UntrustedError(f"{text} {_how(open_)}")
+        for identifier in origin.ids[:1]:
+            remember(identifier, [before.get(a.key, a) for a in open_])
+    recorded.keep(origin.folder, texts, merged)
 
 
 def known(trust: Trust, origin: Origin, asks: Sequence[Ask]) -> bool:
@@ -110,6 +116,11 @@ def known(trust: Trust, origin: Origin, asks: Sequence[Ask]) -> bool:
             return False
         return all(any((made / _name(i, a)).is_file() for i in origin.ids) for a in asks)
     return False
+
+
+def is_approved(trust: Trust, origin: Origin, code: CodeRef) -> bool:
+    """Whether the recorded text of code may run, where it stood in a notebook."""
+    return trust.given or known(trust, origin, recorded.asks([code]))
 
 
 def remember(identifier: str, asks: Sequence[Ask]) -> str | None:
@@ -133,9 +144,9 @@ def remember(identifier: str, asks: Sequence[Ask]) -> str | None:
     return None
 
 
-def remember_made(identifier: str, settings: Mapping[str, Any]) -> str | None:
-    """Record that this user made an experiment or sweep with these nested settings; see :func:`remember`."""
-    return remember(identifier, [*foreign.code(settings), *foreign.places(settings)])
+def remember_made(identifier: str, settings: Mapping[str, Any], code: Sequence[CodeRef] = ()) -> str | None:
+    """Record that this user made an experiment or sweep with these nested settings and this code; see :func:`remember`."""
+    return remember(identifier, [*foreign.code(settings), *foreign.places(settings), *recorded.asks(code)])
 
 
 def state_folder() -> Path:

@@ -51,7 +51,7 @@ def target_of(name: str) -> str | None:
 @contextlib.contextmanager
 def searching(target: str, path: str | None) -> Iterator[None]:
     """In this context Python also finds modules in the folder of the code and in the working directory, last."""
-    first = _folder_of_sent(target)
+    first = _folder_of_sent(target, path)
     last = [str(user_path(path).absolute())] if path else []
     with contextlib.suppress(FileNotFoundError):  # the working directory was deleted
         last.append(os.getcwd())
@@ -81,9 +81,14 @@ def sent(code: Sources | None) -> Iterator[None]:
         _sent.update({} if before is None else {code.target: before})
 
 
-def _folder_of_sent(target: str) -> Path | None:
-    """The folder with the code that another process sent; None where none was sent, or the files here are the same."""
-    code = _sent.get(target)
+def _elsewhere(target: str, path: str | None) -> Sources | None:
+    """The code as another process sent it, or as an experiment keeps that of a notebook; None where the files here are used."""
+    return _sent.get(target) or guest_main.recorded_code(target, path)
+
+
+def _folder_of_sent(target: str, path: str | None) -> Path | None:
+    """The folder with the code of :func:`_elsewhere`; None where there is none, or the files here are the same."""
+    code = _elsewhere(target, path)
     if code is None or code.left_out:  # what is too large to be sent must be here
         return None
     here = {name: _sha256(Path(code.folder, name)) for name in code.hashes}
@@ -162,7 +167,7 @@ def load(target: str, path: str | None = None, option: str = "model.name") -> An
         )
     if guest_main.is_main(target):
         with searching(target, path), as_a_guest(), generators_kept():
-            return guest_main.load(target, option, _sent.get(target))
+            return guest_main.load(target, option, _elsewhere(target, path))
     with searching(target, path):
         module = _module(module_name, target, option)
         try:
@@ -259,7 +264,7 @@ def code_of(name: str, path: str | None = None, option: str = "model.name") -> S
         return None
     found = load(target, path, option)
     if guest_main.is_main(target):
-        return guest_main.collect(target, found, option, _sent.get(target))
+        return guest_main.collect(target, found, option, _elsewhere(target, path))
     module = sys.modules[target.partition(":")[0]]
     folder = _folder(module)
     if folder is None or not sources.is_users(module.__file__):

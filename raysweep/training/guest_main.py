@@ -1,11 +1,13 @@
 """Code that stands in a notebook, or in the script that runs: ``python:__main__:NAME``.
 
-No other process can import it, so it travels by value (cloudpickle, as Ray does), and the text of the cells in which it and what it
-refers to were defined is recorded. What cannot travel is refused before anything is started elsewhere.
+No other process can import it, so it travels by value (cloudpickle, as Ray does), and the text from which it can be made again
+(:mod:`raysweep.training.notebook`) is recorded: an experiment that is read where the notebook does not run is built from that, after
+:mod:`raysweep.store.trust` has asked. What cannot travel is refused before anything is started elsewhere.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -23,14 +25,16 @@ from torch import nn
 
 from raysweep._text import truncate
 from raysweep.errors import ConfigError
-from raysweep.training import sources
+from raysweep.store import recorded
+from raysweep.training import guest_errors, notebook, sources
 from raysweep.training.sources import Sources
 
-MODULE = "__main__"
+MODULE = recorded.MODULE
+FILE = f"{MODULE}.py"
 MAX_VALUE = 50_000_000  # bytes that travel
 
 _here: set[str] = set()  # targets that stand in the notebook or script of this process
-_arrived: dict[str, object] = {}  # SHA-256 of a value that was sent → the object
+_arrived: dict[str, object] = {}  # SHA-256 of a value that was sent, or of texts → the object
 
 
 def is_main(target: str) -> bool:
@@ -39,10 +43,10 @@ def is_main(target: str) -> bool:
 
 
 def load(target: str, option: str, code: Sources | None) -> Any:
-    """The object: of this process, or as another one sent it.
+    """The object: of this process, or as another one sent it, or made from the text that an experiment keeps.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none; or its text lacks something, or fails.
     """
     name = target.partition(":")[2]
     if code is not None and code.value is not None and target not in _here:
@@ -50,14 +54,55 @@ def load(target: str, option: str, code: Sources | None) -> Any:
         if key not in _arrived:
             _arrived[key] = pickle.loads(code.value)  # of this user's own process
         return _arrived[key]
+    with contextlib.suppress(AttributeError):
+        return recorded.here(name)
+    if code is not None and FILE in code.files:
+        return _made(target, option, code)
+    raise ConfigError(
+        f"{option}: there is no {name} in the notebook or script that runs here, and its text is not in the experiment's folder code/ "
+        f"as it was recorded. Run this in that notebook, or begin a child with a module: `raysweep resume` with "
+        f"{option}=python:MODULE:{name}."
+    )
+
+
+def recorded_code(target: str, path: str | None) -> Sources | None:
+    """What an experiment keeps of it, after consent; see :mod:`raysweep.store.recorded`."""
+    found = recorded.find(target, path) if is_main(target) else None
+    if found is None:
+        return None
+    ref = found.ref
+    return Sources(ref.option or "model.name", target, ref.folder, dict(found.files), dict(ref.files))
+
+
+def _made(target: str, option: str, code: Sources) -> Any:
+    """The object, made from its text; the same one each time.
+
+    Raises:
+        ConfigError: the text lacks something, or fails.
+    """
+    text, name = code.files[FILE].decode(), target.partition(":")[2]
+    instead = (
+        f"Save the text, which is in the experiment's folder code/, as a module, put in what is missing, and begin a child that names it: "
+        f"`raysweep resume` with {option}=python:MODULE:{name}."
+    )
     try:
-        return functools.reduce(getattr, name.split("."), sys.modules[MODULE])
-    except AttributeError:
+        lacks = notebook.lacking(target, text)
+    except ValueError as error:
+        lacks = str(error)
+    if lacks is not None:
         raise ConfigError(
-            f"{option}: there is no {name} in the notebook or script that runs here. If the experiment was made in another one, save "
-            f"its text, which is in the experiment's folder code/, as a module, with the imports that stand in other cells, and begin a "
-            f"child that names it: `raysweep resume` with {option}=python:MODULE:{name}."
-        ) from None
+            f"{option}: python:{target} stood in a notebook or script that does not run here, and its recorded text is not all of it: "
+            f"{lacks}. {instead}"
+        )
+    key = hashlib.sha256(repr((target, sorted(code.hashes.items()))).encode()).hexdigest()
+    if key not in _arrived:
+        try:
+            _arrived[key] = notebook.made(target, text, f"<code/{FILE} {code.hashes[FILE][:12]}>")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise guest_errors.explained(error, target, "made from its recorded text", option) from error
+    return _arrived[key]
 
 
 def collect(target: str, found: Any, option: str, sent: Sources | None) -> Sources:
@@ -67,9 +112,10 @@ def collect(target: str, found: Any, option: str, sent: Sources | None) -> Sourc
     _here.add(target)
     file = getattr(sys.modules[MODULE], "__file__", None)
     folder = Path(file).resolve().parent if file and sources.is_users(file) else Path(os.getcwd())
-    code = sources.collect_text(target, folder, f"{MODULE}.py", "\n\n".join(_cells(found)), option)
+    text = notebook.text_of(target, vars(sys.modules[MODULE]), "\n\n".join(_cells(found)))
+    code = sources.collect_text(target, folder, FILE, text, option)
     value, why = _packed(found)
-    return replace(code, value=value, stays=why)
+    return replace(code, value=value, stays=why, lacks=notebook.lacking(target, text) if text else None)
 
 
 def check_travels(codes: Sequence[Sources]) -> None:

@@ -248,6 +248,7 @@ class _Loop:
         # DDP averages over the ranks. This factor makes the result the mean over the images of the global batch, also where
         # the parts of the ranks differ in size.
         torch.autograd.backward(loss * (setup.world.size / divisor))
+        setup.world.check_gradients(setup.model, setup.parallel)
         if t.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(setup.model.parameters(), t.grad_clip)
         return loss, logits

@@ -350,10 +350,11 @@ def _read(job: Job, data: Dataset, start: Checkpoint | None) -> Checkpoint | Non
 
 def _parallelise(model: nn.Module, settings: Settings, world: World, data: Dataset) -> tuple[nn.Module, nn.Module]:
     """(the network whose state is saved, the module to call in training)."""
-    model, parallel = world.wrap(model, settings.scaling.sync_batchnorm)
     generators = state.rng_state()
     height, width, channels = data.shape
-    world.settle(model, parallel, (channels, height, width))
+    shape = (channels, height, width)
+    model, parallel = world.wrap(model, settings.scaling.sync_batchnorm, settings.model.name, shape)
+    world.settle(model, parallel, shape)
     state.set_rng_state(generators)
     if settings.training.compile:
         parallel = torch.compile(parallel)  # type: ignore[assignment]

@@ -35,6 +35,7 @@ class Sources:
 
     value: bytes | None = None  # of code in a notebook: the object itself, pickled
     stays: str | None = None  # why that cannot be
+    lacks: str | None = None  # what its text does not have, without which it cannot be made again
 
     @property
     def left_out(self) -> list[str]:
@@ -49,7 +50,12 @@ class Sources:
     def note(self) -> str | None:
         """What is to be said of files whose text is not kept; None where there are none."""
         if not self.hashes:
-            return f"the text of python:{self.target} cannot be found, so that it is not kept"
+            return f"the text of python:{self.target} cannot be found, so that it is not kept, and nothing can be made from it elsewhere"
+        if self.lacks is not None:
+            return (
+                f"python:{self.target} cannot be made again where its notebook does not run, because its text cannot hold {self.lacks}; the "
+                "text of its cells is kept"
+            )
         if not self.left_out:
             return None
         return (

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from raysweep._text import counted, join_names, truncate
 from raysweep.errors import ConfigError
-from raysweep.training import guest_errors, outputs
+from raysweep.training import guest_errors, outputs, skipped
 
 _ONE_IMAGE = "Expected more than 1 value per channel when training"  # torch's batch normalisation
 
@@ -33,6 +33,8 @@ class Use:
     channels_last: bool
     device: torch.device
     bf16: bool = False
+    ranks: int = 1  # processes that train it together
+    sync_batchnorm: bool = False
     remedy: str = ""  # what helps where the last batch has a single image, as a sentence
 
 
@@ -87,6 +89,8 @@ def _passed(model: nn.Module, use: Use) -> Found:
             shown = [_called(model, x[:n], use) for n in sorted({1, min(2, biggest), biggest})]
         model.train()
         trained = [_trained(model, x[:n], use) for n in use.batches]
+        if use.ranks > 1:
+            skipped.check(_passes(model, x[:2], use), use.sync_batchnorm)
     auxiliaries = outputs.parts(trained[0])[1]
     notes = [_of_softmax(outputs.parts(trained[0])[0], shown[-1])]
     if others := outputs.left_out(model):
@@ -157,6 +161,14 @@ def _trained(model: nn.Module, x: torch.Tensor, use: Use) -> Any:
         )
 
     return _guarded(passes, told)
+
+
+def _passes(model: nn.Module, x: torch.Tensor, use: Use) -> list[skipped.Passed]:
+    def backward() -> Any:
+        model.zero_grad(set_to_none=True)
+        return _trained(model, x, use)
+
+    return [skipped.passed(model, backward) for _ in range(skipped.count(model, use.sync_batchnorm))]
 
 
 def _guarded(work: Callable[[], Any], told: Callable[[str], str]) -> Any:

@@ -12,7 +12,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from raysweep.training import outputs
+from raysweep._text import join_names
+from raysweep.errors import ConfigError
+from raysweep.training import outputs, skipped
 
 
 class World:
@@ -49,14 +51,22 @@ class World:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def wrap(self, model: nn.Module, sync_batchnorm: bool) -> tuple[nn.Module, nn.Module]:
+    def wrap(
+        self, model: nn.Module, sync_batchnorm: bool, name: str, shape: Sequence[int]
+    ) -> tuple[nn.Module, nn.Module]:
         """(the network whose state is saved, the module to call in training).
 
         Args:
             sync_batchnorm: whether batch normalisation uses the statistics of the global batch.
+            name: ``model.name``.
+            shape: of an image, (channels, height, width).
+
+        Raises:
+            ConfigError: several processes cannot train it, see :func:`skipped.check`.
         """
         if self.size == 1:
             return model, model
+        looks, cannot = map(bool, self.highest([*map(float, self._tried(model, sync_batchnorm, name, shape))]))
         gpu = self.device.type == "cuda"
         if sync_batchnorm:
             convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm if gpu else _synchronise
@@ -66,9 +76,32 @@ class World:
             # newer torch wants another name for broadcast_buffers, which older torch does not know
             warnings.simplefilter("ignore", FutureWarning)
             ddp = nn.parallel.DistributedDataParallel(
-                model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+                model,
+                device_ids=ids,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=looks and not cannot,
             )
         return model, ddp
+
+    def _tried(self, model: nn.Module, sync_batchnorm: bool, name: str, shape: Sequence[int]) -> tuple[bool, bool]:
+        """What :func:`skipped.must_look` says on this rank."""
+        if name == "cnn":  # ours uses all that it has
+            return False, False
+        of_user = name.startswith("python:")
+        return skipped.must_look(model, of_user, tuple(shape), self.device, sync_batchnorm)
+
+    def check_gradients(self, model: nn.Module, ddp: nn.Module) -> None:
+        """Raises ConfigError where DDP was not told to look for unused parameters and there are some: it then has not summed all
+        gradients."""
+        if self.size == 1 or getattr(ddp, "find_unused_parameters", True):
+            return
+        unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        if unused:
+            raise ConfigError(
+                f"The network did not use {join_names(unused[:3])} in a training pass, which it did before training. Several workers cannot "
+                "train it. Train it in one process: scaling.num_workers=1 or 0."
+            )
 
     def settle(self, model: nn.Module, ddp: nn.Module, shape: Sequence[int]) -> None:
         """Let DDP compute one backward pass without a step, so that every real one uses the same buckets.
@@ -81,7 +114,7 @@ class World:
             model: the network inside ``ddp``.
             shape: of an image, (channels, height, width).
         """
-        if self.size < 3:
+        if self.size < 3 or getattr(ddp, "find_unused_parameters", False):  # which keeps the buckets as they are
             return
         before = copy.deepcopy(dict(model.named_buffers()))
         ddp.train()
@@ -102,15 +135,16 @@ def _of_all_ranks(mine: torch.Tensor) -> torch.Tensor:
 
 def _synchronise(module: nn.Module) -> nn.Module:
     """Let every batch normalisation in ``module`` use the statistics of the global batch. torch can do this on GPUs only."""
-    if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNormCPU):
-        module.__class__ = type("SyncBatchNormCPU", (SyncBatchNormCPU, type(module)), {})
-    for child in module.children():
-        _synchronise(child)
+    for place, part in enumerate(module.modules()):
+        if isinstance(part, _BatchNorm) and not isinstance(part, SyncBatchNormCPU):
+            part.__class__ = type("SyncBatchNormCPU", (SyncBatchNormCPU, type(part)), {"place": float(place)})
     return module
 
 
 class SyncBatchNormCPU(_BatchNorm):
     """Batch normalisation over all ranks, for the gloo backend, with the parameters and buffers of the module it replaces."""
+
+    place: float = 0.0  # which one of the network it is
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
@@ -121,7 +155,7 @@ class SyncBatchNormCPU(_BatchNorm):
         if momentum is None:  # cumulative average, as in torch.nn.BatchNorm2d
             assert self.num_batches_tracked is not None
             momentum = 1.0 / float(self.num_batches_tracked)
-        args = (x, self.weight, self.bias, self.running_mean, self.running_var, momentum, self.eps)
+        args = (x, self.weight, self.bias, self.running_mean, self.running_var, momentum, self.eps, self.place)
         out: torch.Tensor = _SyncedNorm.apply(*args)
         return out
 
@@ -143,15 +177,21 @@ class _SyncedNorm(torch.autograd.Function):
         running_var: Any,
         momentum: float,
         eps: float,
+        place: float,
     ) -> torch.Tensor:
         count = x.numel() // x.shape[1]
         mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)  # torch.var_mean takes twenty times as long
-        mine = torch.cat([mean.double(), var.double(), torch.tensor([float(count)], dtype=torch.float64)])
+        mine = torch.cat([mean.double(), var.double(), torch.tensor([float(count), place], dtype=torch.float64)])
         table = _of_all_ranks(mine)
-        n = table[:, -1:]
+        if (table[:, -1] != place).any():
+            raise ConfigError(
+                "scaling.sync_batchnorm=true: the workers called different batch normalisations at the same time, because the network skips "
+                "layers at random. Set scaling.sync_batchnorm=false."
+            )
+        n = table[:, -2:-1]
         total = n.sum()
         channels = x.shape[1]
-        means, variances = table[:, :channels], table[:, channels:-1]
+        means, variances = table[:, :channels], table[:, channels:-2]
         all_mean = (means * n).sum(0) / total
         all_var = ((variances + (means - all_mean) ** 2) * n).sum(0) / total
         if running_mean is not None:
@@ -182,4 +222,4 @@ class _SyncedNorm(torch.autograd.Function):
         slope, shift = sum_dy_normal * scale, sum_dy * scale
         dx = dx.sub_(nn.functional.batch_norm(x, mean, var, slope, shift, training=False, eps=ctx.eps))
         has = weight is not None
-        return dx, dweight if has else None, dbias if has else None, None, None, None, None
+        return dx, dweight if has else None, dbias if has else None, None, None, None, None, None

@@ -83,7 +83,7 @@ def test_it_travels_by_value_and_its_text_is_kept(notebook, elsewhere):
 
     here, sent = outputs(), pickle.loads(pickle.dumps(code))
     elsewhere()
-    with pytest.raises(ConfigError, match=r"there is no Net in the notebook or script that runs here\. .*folder code/"):
+    with pytest.raises(ConfigError, match=r"there is no Net in the notebook or script that runs here, .*folder code/"):
         guest.load("__main__:Net")
     with guest.sent(sent):
         assert torch.equal(outputs(), here)
@@ -144,6 +144,55 @@ def test_an_experiment_of_a_notebook_is_recorded_and_trained_alike_elsewhere(
         child = quick_child(f"{made.id}@1", epochs=1)
     assert weights_hash(child) == weights_hash(made)
     assert "not bit-exact" not in (child.folder / "experiment_changes.log").read_text()
+
+
+def test_it_is_made_from_its_recorded_text_elsewhere(notebook, elsewhere, quick_run, tmp_path, monkeypatch, capsys):
+    import numpy as np
+
+    from raysweep.errors import UntrustedError
+    from raysweep.launch import run as launching
+    from raysweep.plan import child
+    from raysweep.plan import parent as parents
+    from raysweep.store import trust
+    from raysweep.store.root import Root
+    from raysweep.store.trust import Trust
+    from raysweep.tools import export, predict
+
+    images = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 1), dtype=np.uint8)
+    root = Root.open(tmp_path / "experiments")
+    made = quick_run(
+        model=NET, loss=LOSS, training={"epochs": 2, "label_smoothing": 0.0}, sampling={"samples_per_epoch": 300}
+    )
+    here = predict.load(root, f"{made.id}@2").probabilities(images)
+    elsewhere()
+    (notebook / "parts.py").unlink()
+    known = parents.read_parent(root, f"{made.id}@1")  # this user made it on this machine: nobody is asked
+    monkeypatch.setenv(trust.STATE, str(tmp_path / "of another machine"))
+    before = sorted(root.path.rglob("*"))
+    told = r"wants to .* run the text of python:__main__:Net that its folder code/ keeps \(__main__\.py, parts\.py\) .*--trust"
+    with pytest.raises(UntrustedError, match=told):
+        parents.read_parent(root, f"{made.id}@1")
+    named = {"model": {**NET, "path": str(notebook)}, "loss": LOSS, "code_path": str(notebook)}
+    with pytest.raises(UntrustedError, match="run the text"):  # whoever names it does not mean somebody else's text
+        parents.read_parent(root, f"{made.id}@1", named)
+    assert sorted(root.path.rglob("*")) == before
+    found = parents.read_parent(root, f"{made.id}@1", trust=Trust(given=True))
+    assert found.settings == known.settings
+    plan = child.plan_child(found, root, epochs=1)
+    resumed = launching.run(plan).experiment
+    assert weights_hash(resumed) == weights_hash(made)
+    assert "not bit-exact" not in (resumed.folder / "experiment_changes.log").read_text()
+    assert {p.name for p in (resumed.folder / "code").iterdir()} == {p.name for p in (made.folder / "code").iterdir()}
+    network = predict.load(root, f"{made.id}@2", trust=Trust(given=True))
+    assert np.array_equal(network.probabilities(images), here)
+    for form, file in (("pytorch", "net.pth"), ("torchscript", "net.pt")):
+        export.export(network, form, tmp_path / file)
+    code = next(p for p in (made.folder / "code").iterdir() if "class Net" in p.read_text())
+    code.write_text(code.read_text() + "print('another text')\n")
+    parents.read_parent(root, f"{made.id}@1", trust=Trust(given=True))
+    with pytest.raises(ConfigError, match=r"its text is not in the experiment's folder code/ as it was recorded"):
+        predict.load(root, f"{made.id}@2", trust=Trust(given=True))
+    assert "another text" not in "".join(capsys.readouterr())
 
 
 def code_of(name: str, option: str = "model.name"):

@@ -90,7 +90,10 @@ def _start(plan: SweepPlan, count: int, progress: Progress) -> SweepResult:
 def remember_made(plan: SweepPlan, sweep_id: str) -> list[str]:
     """Record that this user made a sweep with these settings; returns what is wrong where that cannot be written."""
     made = (plan.base, *plan.bases.values())
-    problems = [trust.remember_made(sweep_id, p.settings.model_dump(mode="json")) for p in made]
+    problems = [
+        trust.remember_made(sweep_id, p.settings.model_dump(mode="json"), [one.record() for one in p.all_code])
+        for p in made
+    ]
     return list(dict.fromkeys(p for p in problems if p))
 
 

@@ -99,11 +99,22 @@ def continue_folds(
     origin = Origin(folds.folder, folds.folder, folds.root, (folds.id,))
     kinds = (foreign.code, foreign.places)
     trusting.settle(trust, origin, dict(folds.record().settings), asked.named(), kinds)
+    _settle_texts(folds, asked, trust)
     lock = WriterLock.acquire(folds.folder, steal)
     try:
         return _train(folds, _How(steal, asked, trust), progress)
     finally:
         lock.release()
+
+
+def _settle_texts(folds: Folds, asked: ResourceOverrides, trust: Trust) -> None:
+    """Code of a notebook, of which a parent that has begun keeps the text, is asked for, and used for all folds."""
+    known = [folds.root.path / part.parent for part in folds.record().parts if part.parent is not None]
+    for folder in [folder for folder in known if folder.is_dir()][:1]:
+        experiment = Experiment(folder, folds.root)
+        config = experiment.config()
+        origin = Origin(folder, folder, folds.root, (experiment.id,), tuple(config.all_code))
+        trusting.settle(trust, origin, config.settings or {}, asked.named())
 
 
 def _record(plan: FoldsPlan, identifier: str, now: datetime) -> FoldsRecord:

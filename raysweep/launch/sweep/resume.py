@@ -113,13 +113,17 @@ def _allowed(sweep: Sweep, asked: ResourceOverrides, trust: Trust) -> Trust:
     """
     kinds, own = (foreign.code, foreign.places), sweep.original_id
     record = sweep.record()
-    stored = [(sweep.folder, (own, sweep.id), record.settings or {})]
-    stored += [(sweep.folder, (own, sweep.id), cells.nested(b.settings)) for b in record.branches if b.settings]
+    here = Origin(sweep.folder, sweep.folder, sweep.root, (own, sweep.id))
+    stored = [(here, record.settings or {})]
+    stored += [(here, cells.nested(b.settings)) for b in record.branches if b.settings]
     for e in sweep.experiments().values():
-        stored.append((e.folder, (e.id, own), e.config().settings or {}))
-    for folder, ids, settings in stored:
-        trusting.settle(trust, Origin(folder, folder, sweep.root, ids), settings, asked.named(), kinds)
-        approved = trust.handed_on(settings, load_config.merge(settings, asked.named()))
+        config = e.config()
+        origin = Origin(e.folder, e.folder, sweep.root, (e.id, own), tuple(config.all_code))
+        stored.append((origin, config.settings or {}))
+    for origin, settings in stored:
+        trusting.settle(trust, origin, settings, asked.named(), kinds)
+        code = [one for one in origin.code if trusting.is_approved(trust, origin, one)]
+        approved = trust.handed_on(settings, load_config.merge(settings, asked.named()), code=code)
         trust = replace(trust, approved=approved.approved)
     return trust.handed_on()
 

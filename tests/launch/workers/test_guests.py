@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -198,6 +199,7 @@ def test_the_same_bits_of_ones_own_loss_optimizer_and_augmentation_on_workers_an
 @pytest.mark.slow  # the parts of it are in tests/training/test_guest_main.py
 def test_a_class_of_a_notebook_on_a_worker_and_in_branches(ray_cluster, project, run_cells, monkeypatch, tmp_path):
     from raysweep.launch.sweep import driver as sweeping
+    from raysweep.training import guest_main
     from tests.training.test_guest_main import FIRST, SECOND
 
     (project / "parts.py").write_text("from torch.nn import ReLU as act\n")
@@ -220,3 +222,34 @@ def test_a_class_of_a_notebook_on_a_worker_and_in_branches(ray_cluster, project,
     control = next(e for e in branches.experiments.values() if e.config().branch.control)
     assert weights_hash(control) == weights_hash(here)
     assert "not bit-exact" not in (control.folder / "experiment_changes.log").read_text()
+    # where the notebook does not run, from its recorded text
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    guest_main._here.clear()
+    (project / "parts.py").unlink()
+    branches = sweeping.run(sweep_plan.plan_sweep(request))
+    assert branches.failed == {}
+    control = next(e for e in branches.experiments.values() if e.config().branch.control)
+    assert weights_hash(control) == weights_hash(here)
+    assert "not bit-exact" not in (control.folder / "experiment_changes.log").read_text()
+
+
+@pytest.mark.slow  # the same without Ray is in tests/training/test_skipped.py
+def test_a_network_that_skips_layers_trains_the_same_bits_on_two_workers(
+    ray_cluster, two_ranks, project, monkeypatch, tmp_path
+):
+    from raysweep.launch.workers import start as workers
+    from tests.training.test_skipped import NETS, TRAINING
+
+    (project / "nets.py").write_text(NETS)
+    hashes = []
+    for scaling in ({"num_workers": 2, "threads": 1}, {"num_workers": 0, "threads": 1}):
+        monkeypatch.setattr(workers, "in_this_process", lambda job, fitted, progress: two_ranks.train(job))
+        root = tmp_path / str(scaling["num_workers"])
+        sections = {
+            "model": {"name": "python:nets:Skips"},
+            "training": TRAINING,
+            "sampling": {"samples_per_epoch": 303},
+        }
+        plan = experiment_plan.plan_experiment(small_settings(root, **sections, scaling=scaling))
+        hashes.append(weights_hash(launching.run(plan).experiment))
+    assert hashes[0] == hashes[1]

@@ -1,0 +1,1 @@
+"""Whole repositories of others, used as they are; see ``python -m tests.guests --help``."""

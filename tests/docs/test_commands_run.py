@@ -22,7 +22,7 @@ ONLY_PARSED = {  # what stands in a command → why it is not run here
     r"--address|s3://|ROOT\b(?<!OLD_ROOT)|use_gpu|--workers|--gpus-per-branch": "a cluster, an object store or a GPU",
     r"pretrained=true|hf:NAME": "weights are downloaded: tests/training/test_published.py, tests/tools/test_evaluate.py",
     r"trackers\.": "another program: tests/trackers",
-    r"^demo$": "minutes: tests/cli/test_demo.py",
+    r"^demo$|^ui\b": "minutes, or until somebody stops it: they have tests of their own",
     r"\bfive$|--more-seeds": "folds and more seeds train on Ray: tests/launch/sweep",
 }
 IN_WORDS = {  # what stands for something of the reader's own → what it is here
@@ -35,6 +35,7 @@ IN_WORDS = {  # what stands for something of the reader's own → what it is her
     r"^OLD(_FOLDER)?…?$": "old/experiments/old_base_20250108_143022",
     r"^IMAGE…$": "photo.png",
     r"^GRID$": "grid.yaml",
+    r"^FRAMES$": "images/val/fear",
 }
 CONFIG = """
 experiment: {{name: {name}}}

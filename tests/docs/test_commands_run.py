@@ -60,9 +60,11 @@ def as_here(words: list[str]) -> list[str]:
     if (
         found[0] == "run"
         and "--dry-run" not in found
-        and not any(re.match("training.epochs|--epochs", w) for w in found)
+        and not any(re.match("training.epochs|--epochs|sampling.schedule", w) for w in found)
     ):
         found += ["--epochs", "2"]
+    if found[0] == "prune" and not {"--dry-run", "--yes"} & set(found):
+        found.append("--yes")  # on a terminal it asks
     if found[:2] == ["run", "fer2013"]:
         found = [w for w in found if not w.startswith("sampling.samples_per_epoch")]
     if found[0] == "branch" and "five" in found:

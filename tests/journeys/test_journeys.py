@@ -99,7 +99,7 @@ def old_experiments(folder: Path) -> Path:
 
 JOURNEYS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "folder.sh": (photos, ["Next: raysweep run config.yaml", "photos-sweep", "eel", "for_my_boss.html"]),
-    "own_code.sh": (project, ["gap", "loaded 107 numbers", "eel 1→3"]),
+    "own_code.sh": (project, ["gap", "loaded 91 numbers"]),
     "old_system.sh": (old_experiments, ["legacy", "old_base_20250108_143022", "again_"]),
 }
 

@@ -83,18 +83,21 @@ def memory_here() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def small_limit(kind: int, needed: int, what: str, option: str) -> Iterator[str]:
+def small_limit(kind: str, needed: int, what: str, option: str) -> Iterator[str]:
     """Raise a limit of this process as far as it may be raised; yields a sentence where that is less than ``needed``.
 
     Args:
-        kind: such as ``resource.RLIMIT_NOFILE``. option: of ``ulimit``.
+        kind: such as ``RLIMIT_NOFILE``; a system without such limits has none that is too small. option: of ``ulimit``.
     """
-    import resource
-
-    soft, hard = resource.getrlimit(kind)
+    try:
+        import resource
+    except ImportError:
+        return
+    limit = int(getattr(resource, kind))
+    soft, hard = resource.getrlimit(limit)
     if soft != resource.RLIM_INFINITY and soft < needed:
         wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(kind, (wanted, hard))
+        resource.setrlimit(limit, (wanted, hard))
         soft = wanted
     if soft != resource.RLIM_INFINITY and soft < needed:
         unit = 1024 if option == "v" else 1
@@ -106,9 +109,7 @@ def small_limit(kind: int, needed: int, what: str, option: str) -> Iterator[str]
 
 def too_small_for_torch() -> str | None:
     """A sentence where the address space of this process is so limited that torch cannot even be loaded."""
-    import resource
-
-    return next(small_limit(resource.RLIMIT_AS, 6 * 2**30, "bytes of address space", "v"), None)
+    return next(small_limit("RLIMIT_AS", 6 * 2**30, "bytes of address space", "v"), None)
 
 
 def threads_forbidden(threads: int) -> str | None:

@@ -52,6 +52,11 @@ def must_be_there(path: Path) -> None:
         raise DataError(f"data.path: there is no {path} (looked in {Path.cwd()}). Give an existing folder or file.")
 
 
+def is_no_folder(path: str | Path) -> bool:
+    """Whether there is something at a path that may be read as a file; False for a text that cannot be a path."""
+    return os.path.exists(path) and not os.path.isdir(path)
+
+
 def is_address(text: str | Path) -> bool:
     """Whether a text is an address in an object store. (A ``Path`` of it has only one of the two slashes.)"""
     return str(text).startswith("s3:/")

@@ -68,6 +68,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[HEAVY_AT_COLLECTION] = [m for m in ("torch", "ray") if m in sys.modules]
 
 
+def pytest_sessionfinish() -> None:
+    """Delete the folder in which the server of forks listens: a process of xdist ends without the interpreter's own end."""
+    process = sys.modules.get("multiprocessing.process")
+    folder = None if process is None else process.current_process()._config.get("tempdir")
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def image_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Images are decoded once per session, not once per test root."""

@@ -21,17 +21,8 @@ TESTS = Path(__file__).parent
 ROOMS = [
     "cli", "api", "display", "tools", "launch", "plan", "trackers", "training", "report", "cluster", "data", "store", "config",
 ]  # fmt: skip
-GROUND = {
-    "events",
-    "weights",
-    "weights_by_rule",
-    "weights_schedule",
-    "errors",
-    "_text",
-    "_paths",
-    "_machine",
-    "_openmp",
-}
+GROUND = {"events", "weights", "weights_by_rule", "weights_schedule", "errors"}
+GROUND |= {"_text", "_paths", "_machine", "_openmp", "_locks", "_scratch"}
 TOP = {"", "__init__", "__main__"}  # the package itself, which loads the API on demand
 RAY_ROOMS = {"cluster", "launch"}
 HEAVY = ["torch", "ray", "numpy", "pandas", "matplotlib", "pyarrow", "sklearn", "pydantic"]
@@ -245,7 +236,8 @@ CHANGES_FILES = {
     "raysweep.display.streams": "what takes the place of a closed stream",
     "raysweep.tools.import_legacy": "a folder that has no name yet",
     "raysweep.tools.export": "a network, where the user wants it",
-    "raysweep.training.guest": "a temporary folder for code that another process sent",
+    "raysweep._scratch": "temporary folders",
+    "raysweep.training.guest": "code that another process sent, in a temporary folder",
     "raysweep.cli.lineage": "a picture, where the user wants it",
     "raysweep.cli.suggest": "a grid, where the user wants it",
     "raysweep.trackers.tensorboard": "the folder of a library that writes by itself",

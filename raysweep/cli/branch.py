@@ -44,7 +44,9 @@ def register(app: typer.Typer) -> None:
 
 def branch(
     checkpoint: From,
-    weights_grid: str | None = typer.Option(None, "--weights-grid", help="A grid file, such as configs/grid.yaml."),
+    weights_grid: str | None = typer.Option(
+        None, "--weights-grid", help="A grid file, or the name of an example: grid, rules."
+    ),
     grid: str | None = typer.Option(
         None,
         "--grid",

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from raysweep import _machine
+from raysweep import _locks, _machine
 from raysweep._text import hide_credentials, plain
 from raysweep.cli import help_texts
 from raysweep.display.streams import OutputGone
@@ -58,6 +58,17 @@ WITH_TORCH = {
     "doctor",
     "resume-experiment",
 }
+WRITES = {
+    "run",
+    "resume",
+    "branch",
+    "continue",
+    "import",
+    "evaluate",
+    "prune",
+    "demo",
+    "resume-experiment",
+}  # experiments
 
 _UsageError: Any = (
     typer.BadParameter.__base__
@@ -166,12 +177,15 @@ def _register(arguments: list[str]) -> None:
 
 
 def _check_limits(arguments: list[str]) -> None:
-    """Refuse to load torch where its libraries do not fit.
+    """Refuse to load torch where its libraries do not fit, and to begin what cannot be written.
 
     Raises:
-        ResourceError: they do not.
+        ResourceError: they do not, or it cannot.
     """
-    if next((a for a in arguments if not a.startswith("-")), None) in WITH_TORCH:
+    verb = next((a for a in arguments if not a.startswith("-")), None)
+    if verb in WRITES and not {"--help", "-h"} & {*arguments}:
+        _locks.demand()
+    if verb in WITH_TORCH:
         problem = _machine.too_small_for_torch()
         if problem is not None:
             raise ResourceError(problem)

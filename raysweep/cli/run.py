@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raysweep._paths import is_no_folder
 from raysweep._text import Nested, counted, plain
 from raysweep.cli.options import ROOT, Address, DryRun, Purpose, ShowConfig, Workers
 from raysweep.cluster import signals
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from raysweep.plan.types import Plan
     from raysweep.store.experiment import Experiment
 
-GRID = "configs/grid.yaml"  # the grid file for the classes of the example; it is found where there is no checkout, too
+GRID = "grid"  # the example for the classes of the built-in faces
 
 
 def register(app: typer.Typer) -> None:
@@ -66,8 +66,8 @@ def run(
         more["training"] = training
     if weights is not None:
         more["sampling"] = {"weights": weights_file.parse(weights)}
-    given = [*([config] if _is_override(config) else []), *(overrides or [])]
-    settings = load_config.load(None if _is_override(config) else config, given, more)
+    given = [*([config] if is_override(config) else []), *(overrides or [])]
+    settings = load_config.load(None if is_override(config) else config, given, more)
     early.check(settings)
     with RunDisplay() as display:
         display(Loading())
@@ -86,9 +86,9 @@ def run(
     announce(display, result.experiment)
 
 
-def _is_override(text: str) -> bool:
+def is_override(text: str) -> bool:
     """Whether the first argument is a setting, and no file: ``raysweep run data.path=FOLDER``."""
-    return "=" in text and not os.path.exists(text)
+    return "=" in text and not is_no_folder(text)
 
 
 def announce(display: RunDisplay, experiment: Experiment) -> None:

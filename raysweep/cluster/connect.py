@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raysweep import _machine
+from raysweep import _machine, _scratch
 from raysweep.cluster import _ray_internals, dashboard, machine, processes, signals, versions
 from raysweep.cluster.nodes import node_resources
 from raysweep.errors import ResourceError
@@ -195,6 +195,7 @@ def _end_processes() -> None:
     """End what is left of the clusters that were started here."""
     while _started:
         processes.end(_started.pop())
+        _scratch.sweep()  # what was sent to the workers, which were killed
 
 
 def dashboard_hint(url: str | None) -> str | None:

@@ -6,7 +6,6 @@ Ray itself says little of these: its processes die, and the program waits for th
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import sys
 import tempfile
@@ -35,8 +34,8 @@ def obstacles() -> Iterator[str]:
     folder = ray_folder()
     yield from _of_folder(folder)
     yield from _of_token()
-    yield from _machine.small_limit(resource.RLIMIT_NOFILE, FILES, "open files", "n")
-    yield from _machine.small_limit(resource.RLIMIT_AS, ADDRESS_SPACE, "bytes of address space", "v")
+    yield from _machine.small_limit("RLIMIT_NOFILE", FILES, "open files", "n")
+    yield from _machine.small_limit("RLIMIT_AS", ADDRESS_SPACE, "bytes of address space", "v")
 
 
 def _of_folder(folder: Path) -> Iterator[str]:

@@ -15,6 +15,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -154,6 +155,9 @@ def leave(line: str | None = None, code: int = CODE) -> None:
     for action in _state.at_end:
         with contextlib.suppress(Exception):
             action()
+    with contextlib.suppress(Exception):
+        if (scratch := sys.modules.get("raysweep._scratch")) is not None:  # most commands have no temporary folder
+            scratch.clean()
     os._exit(code)
 
 

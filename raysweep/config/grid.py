@@ -321,7 +321,7 @@ def read(path: str | Path) -> Grid:
     """
     from raysweep.config.yaml import read_yaml_lines
 
-    values, lines = read_yaml_lines(examples.find(path))
+    values, lines = read_yaml_lines(examples.grid(path))
     return check(values, str(path), lines)
 
 

@@ -34,7 +34,7 @@ def load(path: str | Path | None, overrides: Sequence[str] = (), more: Mapping[s
     """
     from raysweep.config.yaml import read_yaml_lines
 
-    values, lines = read_yaml_lines(examples.find(path)) if path is not None else ({}, {})
+    values, lines = read_yaml_lines(examples.configuration(path)) if path is not None else ({}, {})
     changed = merge(written_out(parse_overrides(overrides)), more or {})
     if path is None:
         return validate(changed, "the options given")

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from raysweep._paths import read_regular
+from raysweep._paths import is_no_folder, read_regular
 from raysweep._text import Nested, short_repr, truncate
 from raysweep.errors import WeightsError, did_you_mean
 from raysweep.weights import check_number
@@ -40,13 +39,13 @@ def parse(text: str) -> str | Nested:
         ConfigError: the same of a YAML file.
     """
     source = "--weights"
-    if text.strip() in NAMES and not os.path.exists(text):
+    if text.strip() in NAMES and not is_no_folder(text):
         return text.strip()
-    if "=" in text and not text.lstrip().startswith("{") and not os.path.exists(text):
+    if "=" in text and not text.lstrip().startswith("{") and not is_no_folder(text):
         return _listed(text)
     if not text.lstrip().startswith("{"):
         source = truncate(text)
-        if Path(text).suffix.lower() in (".yaml", ".yml") and os.path.exists(text):
+        if Path(text).suffix.lower() in (".yaml", ".yml") and is_no_folder(text):
             from raysweep.config.yaml import read_yaml
 
             return dict(read_yaml(text))
@@ -103,4 +102,5 @@ def _read_text(path: str) -> str:
                 "--weights disgust=5,fear=2, --weights '{\"disgust\": 5.0}', or the path of a JSON or YAML file with one class and "
                 "number per line."
             ) from None
-        raise WeightsError(f"The weights in {truncate(path)} cannot be read: {error.strerror}.") from None
+        remedy = " Name a JSON or YAML file in it." if error.errno == errno.EISDIR else ""
+        raise WeightsError(f"The weights in {truncate(path)} cannot be read: {error.strerror}.{remedy}") from None

@@ -73,7 +73,10 @@ def serve() -> None:
 
 
 def _limit(cpu: int, memory: int) -> None:
-    import resource
+    try:
+        import resource
+    except ImportError:  # a system without such limits
+        return
 
     import PIL.Image  # noqa: F401  # what is imported counts as address space, too
 

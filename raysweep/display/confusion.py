@@ -41,9 +41,9 @@ def _print_mistakes(found: Predictions, names: list[str]) -> None:
     order = np.argsort(-wrong, axis=None, kind="stable")
     kinds = int(np.count_nonzero(wrong))
     if not kinds:
-        say(f"All {counted(len(found.labels), 'image')} of {len(names):,} classes are recognised.")
+        say(f"Epoch {found.epoch}: all {counted(len(found.labels), 'image')} of {len(names):,} classes are recognised.")
         return
-    say(f"What is confused most, of {len(names):,} classes:")
+    say(f"What is confused most in epoch {found.epoch}, of {len(names):,} classes:")
     for at in order[: min(kinds, MOST_MISTAKES)]:
         i, j = divmod(int(at), len(names))
         total = int(found.matrix[i].sum())
@@ -59,7 +59,7 @@ def _matrix(found: Predictions, names: list[str], numbered: bool) -> object:
     from rich.text import Text
 
     table = Table(
-        title="Percent of each true class (rows) predicted as …",
+        title=f"Epoch {found.epoch}: percent of each true class (rows) predicted as …",
         box=box.SIMPLE,
         title_justify="left",
         pad_edge=False,

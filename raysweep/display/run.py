@@ -90,6 +90,10 @@ class RunDisplay(Display):
             case _:
                 super().__call__(event)
 
+    def working(self, title: str, done: int, total: int) -> None:
+        """Show how far something is that no event tells."""
+        self._bar(title, done, total, f"{done:,} of {total:,}")
+
     def _batch(self, event: BatchDone) -> None:
         if event.batch == event.batches:  # what follows takes a while, too, and is no training
             self._bar(f"epoch {event.epoch}/{self.last_epoch or '?'}", None, None, "validating and saving")

@@ -90,7 +90,7 @@ def with_gpus(plan: SweepPlan, nodes: Sequence[Mapping[str, float]]) -> SweepPla
 
 def this_machine() -> list[dict[str, float]]:
     """The resources of this machine, as if it were the only node of a cluster."""
-    return [{"CPU": float(_machine.cpus_here()), "GPU": float(resources.gpus_here())}]
+    return [{"CPU": float(_machine.cpus_here()), "GPU": float(resources.gpus_for_ray())}]
 
 
 def queue(plan: SweepPlan, left: int, count: int) -> str:

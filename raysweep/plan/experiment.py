@@ -16,6 +16,7 @@ from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
 from raysweep.plan import follow, networks, resources
 from raysweep.plan.types import Plan
+from raysweep.store import space
 from raysweep.store.root import Root
 from raysweep.trackers import base as trackers
 from raysweep.weights import SamplingWeights, listed
@@ -77,10 +78,10 @@ def plan_experiment(
     of_code += networks.own_tried(settings, trusted, counts, data.shape)
     place = networks.Place(where, draws, here)
     settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted, place)
-    notes = (*notes, *resources.notes(settings.scaling, where))
+    notes = (*_of_device(where), *notes, *resources.notes(settings.scaling, where))
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
-    for line in data.reading.lines():  # last: an error is one paragraph
+    for line in (*data.reading.lines(), *_of_disk(settings, root, parameters, here)):  # last: an error is one paragraph
         progress(Note(line))
     notes = (*of_library, *mirrored, *_of_fold(settings, data), *by_rule, *map(Note, of_code), *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
@@ -106,6 +107,21 @@ def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool)
     if writable:
         root.check_writable()
     return root, where
+
+
+def _of_disk(settings: Settings, root: Root, parameters: int, here: bool) -> tuple[str, ...]:
+    """What is to be said where the checkpoints will fill the disk of a local root; a sweep has a sentence of its own."""
+    each, keep = space.of_epoch(parameters, settings.training.optimizer), space.rule(settings.checkpoint.keep)
+    text = None if root.is_remote else space.too_little(root.path, settings.training.epochs, each, keep)
+    return (text,) if here and text is not None else ()
+
+
+def _of_device(where: resources.Resources) -> tuple[Note, ...]:
+    """What is not exact on this machine's accelerator."""
+    from raysweep.training import device
+
+    text = device.caveat(device.current()) if where.use_gpu and not where.workers and device.found() else None
+    return (Note(text),) if text else ()
 
 
 def _of_fold(settings: Settings, data: cache.Dataset) -> tuple[Note, ...]:

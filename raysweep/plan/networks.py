@@ -178,8 +178,7 @@ def tried(
 
 def _use(settings: Settings, data: cache.Dataset, place: Place) -> Use:
     """How the network will be used: with the images that one rank computes of a batch, and of the last one."""
-    import torch
-
+    from raysweep.training import device as devices
     from raysweep.training.trial import Use
 
     t, where = settings.training, place.resources
@@ -192,11 +191,11 @@ def _use(settings: Settings, data: cache.Dataset, place: Place) -> Use:
     gpu_here = where.use_gpu and place.here and not where.workers
     if where.use_gpu and not gpu_here:
         sizes = {min(n, _AT_MOST) for n in sizes}
-    device = torch.device("cuda" if gpu_here else "cpu")
+    device = devices.current() if gpu_here else devices.CPU
     remedy = f"Choose a larger training.batch_size than {t.batch_size}, or sampling.samples_per_epoch."
     if world > 1:
         remedy = "Set scaling.sync_batchnorm=true, or choose a larger training.batch_size or fewer workers."
-    bf16 = t.precision == "bf16" or (t.precision == "auto" and gpu_here)
+    bf16 = t.precision == "bf16" or (t.precision == "auto" and devices.kind(device) == "cuda")
     batches = tuple(sorted(sizes, reverse=True))
     sync = settings.scaling.sync_batchnorm
     return Use(data.shape, len(data.classes), batches, t.channels_last, device, bf16, world, sync, remedy)

@@ -55,10 +55,17 @@ class Resources:
 
 
 def gpus_here() -> int:
-    """The number of GPUs that torch sees on this machine."""
-    import torch
+    """The number of GPUs, of any maker, that torch sees on this machine."""
+    from raysweep.training import device
 
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return device.count()
+
+
+def gpus_for_ray() -> int:
+    """How many of them Ray knows: its workers and branches can be given these."""
+    from raysweep.training import device
+
+    return gpus_here() if device.with_workers() else 0
 
 
 def decide(scaling: ScalingSection) -> Resources:
@@ -68,6 +75,13 @@ def decide(scaling: ScalingSection) -> Resources:
         ResourceError: this machine has too little.
     """
     gpus, cpus = gpus_here(), _machine.cpus_here()
+    if gpus and not gpus_for_ray():  # Ray's workers cannot have it, and it is used in this process alone
+        gpus = int(scaling.num_workers in ("auto", 0))
+        if not gpus and scaling.use_gpu is True and not scaling.address:
+            raise ResourceError(
+                "Ray's workers can use NVIDIA's and AMD's GPUs only, and this machine has another one. Train in this process "
+                "(--workers 0), or on the CPU (scaling.use_gpu=false)."
+            )
     wants_gpu = gpus > 0 if scaling.use_gpu == "auto" else scaling.use_gpu
     threads = 0 if scaling.threads == "auto" else scaling.threads
     workers, worker_range = _workers(scaling, gpus if wants_gpu else cpus // (threads or 1), gpus if wants_gpu else 0)

@@ -14,11 +14,11 @@ from raysweep.config import points as expansion
 from raysweep.config.grid import Grid, Point
 from raysweep.errors import ConfigError, InputError, ResourceError
 from raysweep.events import Progress, ignore
-from raysweep.plan import child, networks
+from raysweep.plan import child, networks, resources
 from raysweep.plan import parent as parents
 from raysweep.plan.resources import Resources
 from raysweep.plan.types import Parent, Plan, SweepPlan, SweepRequest, base_of
-from raysweep.store import layout
+from raysweep.store import layout, space
 from raysweep.store import sweep as sweeps
 from raysweep.store.sweep import experiment_name
 
@@ -76,11 +76,18 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     for each in (base, *bases.values()):
         networks.check_travels(each.all_code)
     gpus = _gpus(request, base)
+    if _shares_gpu(request, base):
+        notes.append(
+            "Ray cannot give out this machine's GPU: the branches share it, one at a time unless --max-concurrent says more."
+        )
     if request.address is not None:
         base = replace(base, resources=_on_a_cluster(base, parent, count, gpus))
     for point in points:  # every branch's settings are valid, and no name is too long
         plan_branch(base_of(point, base, bases), f"{title}_{datetime.now().strftime(layout.TIME_FORMAT)}", point)
+    epochs, keep = base.settings.training.epochs, space.rule(base.settings.checkpoint.keep)
     each_epoch = parent.path.stat().st_size + base.parameters * 4  # a checkpoint and a bare state_dict
+    if not root.is_remote and (text := space.too_little(root.path, epochs, each_epoch, keep, len(points))) is not None:
+        notes.append(text)
     return SweepPlan(
         name=title,
         description=request.description,
@@ -90,8 +97,8 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         notes=notes,
         base=base,
         gpus_per_branch=gpus,
-        max_concurrent=request.max_concurrent,
-        branch_bytes=base.settings.training.epochs * each_epoch,
+        max_concurrent=request.max_concurrent or (1 if _shares_gpu(request, base) else None),
+        branch_bytes=space.epochs_kept(epochs, *keep) * each_epoch,
         trust=request.trust.handed_on(
             *(b.settings.model_dump(mode="json") for b in (base, *bases.values())),
             code=[one.record() for b in (base, *bases.values()) for one in b.all_code],
@@ -222,13 +229,20 @@ def _gpus(request: SweepRequest, base: Plan) -> float:
     Raises:
         ResourceError: there is none here, or Ray cannot reserve this number.
     """
-    asked, here = request.gpus_per_branch, base.resources.use_gpu
+    asked, here = request.gpus_per_branch, base.resources.use_gpu and not _shares_gpu(request, base)
     gpus = asked if asked is not None else (1.0 if here else 0.0)
     if gpus and not here and request.address is None:
+        if base.resources.use_gpu:
+            raise ResourceError("--gpus-per-branch was given, but Ray cannot give out this machine's GPU. Omit it.")
         raise ResourceError("--gpus-per-branch was given, but the branches train on the CPU: torch sees no GPU here.")
     if gpus > 1 and gpus != int(gpus):
         raise ResourceError(f"--gpus-per-branch {gpus:g}: a number above 1 must be whole.")
     return gpus
+
+
+def _shares_gpu(request: SweepRequest, base: Plan) -> bool:
+    """Whether the branches share a GPU of this machine that Ray knows nothing of, such as Apple's."""
+    return base.resources.use_gpu and request.address is None and not resources.gpus_for_ray()
 
 
 def _on_a_cluster(base: Plan, parent: Parent, workers: int, gpus: float) -> Resources:

@@ -8,13 +8,13 @@ classic POSIX locks. A forked child would share them; so it closes these files, 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from raysweep import _locks
 from raysweep.store.layout import FENCE
 
 _LIFE, _CHANGE = 0, 1  # the bytes of the file that are locked
@@ -23,18 +23,10 @@ _POLL_S = 0.02
 _open: set[int] = set()
 
 
-def _command(name: str) -> int:
-    """Raises OSError on systems without such locks."""
-    found = getattr(fcntl, name, None)
-    if found is None:
-        raise OSError(f"this system has no {name}")
-    return int(found)
-
-
-def _ask(fd: int, command: str, kind: int, byte: int) -> int:
-    """The kind of lock that the kernel answers with."""
-    asked = struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0)
-    return int(struct.unpack(_FLOCK, fcntl.fcntl(fd, _command(command), asked))[0])
+def _ask(fd: int, command: str, kind: str, byte: int) -> bool:
+    """Whether the kernel answers with another kind of lock than ``F_UNLCK``. Raises OSError on systems without such locks."""
+    asked = struct.pack(_FLOCK, _locks.number(kind), os.SEEK_SET, byte, 1, 0)
+    return bool(struct.unpack(_FLOCK, _locks.control(fd, command, asked))[0] != _locks.number("F_UNLCK"))
 
 
 def _opened(folder: Path) -> int:
@@ -46,7 +38,7 @@ def _opened(folder: Path) -> int:
 def _close(fd: int, byte: int) -> None:
     _open.discard(fd)
     with contextlib.suppress(OSError):
-        _ask(fd, "F_OFD_SETLK", fcntl.F_UNLCK, byte)
+        _ask(fd, "F_OFD_SETLK", "F_UNLCK", byte)
     os.close(fd)
 
 
@@ -57,7 +49,8 @@ def _in_child() -> None:
     _open.clear()
 
 
-os.register_at_fork(after_in_child=_in_child)
+if hasattr(os, "register_at_fork"):  # only where processes can be forked
+    os.register_at_fork(after_in_child=_in_child)
 
 
 @contextlib.contextmanager
@@ -69,7 +62,9 @@ def alone(folder: Path, patience_s: float | None = None) -> Iterator[None]:
 
     Raises:
         TimeoutError: another process did not end its change in time. OSError: the folder cannot be written.
+        ResourceError: this system has no locks.
     """
+    _locks.demand()
     fd = _opened(folder)
     try:
         _wait(fd, patience_s)
@@ -82,7 +77,7 @@ def _wait(fd: int, patience_s: float | None) -> None:
     deadline = None if patience_s is None else time.monotonic() + patience_s
     while True:
         try:
-            _ask(fd, "F_OFD_SETLKW" if deadline is None else "F_OFD_SETLK", fcntl.F_WRLCK, _CHANGE)
+            _ask(fd, "F_OFD_SETLKW" if deadline is None else "F_OFD_SETLK", "F_WRLCK", _CHANGE)
             return
         except (BlockingIOError, PermissionError):
             if deadline is not None and time.monotonic() > deadline:
@@ -90,7 +85,7 @@ def _wait(fd: int, patience_s: float | None) -> None:
             time.sleep(_POLL_S)
         except OSError:  # not on this system or file system
             with contextlib.suppress(OSError):  # nor flock; the token is still checked
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                _locks.flock(fd, _locks.ALONE)
             return
 
 
@@ -102,7 +97,7 @@ def hold(folder: Path, token: str) -> int | None:
     """
     fd = _opened(folder)
     try:
-        _ask(fd, "F_OFD_SETLK", fcntl.F_WRLCK, _LIFE)
+        _ask(fd, "F_OFD_SETLK", "F_WRLCK", _LIFE)
         os.ftruncate(fd, 0)
         os.pwrite(fd, token.encode(), 0)
     except OSError:
@@ -124,7 +119,7 @@ def is_held(folder: Path, token: str) -> bool | None:
         try:
             if os.pread(fd, 100, 0) != token.encode():
                 return None
-            return _ask(fd, "F_OFD_GETLK", fcntl.F_WRLCK, _LIFE) != fcntl.F_UNLCK
+            return _ask(fd, "F_OFD_GETLK", "F_WRLCK", _LIFE)
         finally:
             os.close(fd)
     except OSError:

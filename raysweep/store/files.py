@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from raysweep import _locks
 from raysweep._paths import read_regular
 from raysweep.errors import StoreError
 from raysweep.store.gate import changing, refuse_if_lost
@@ -273,7 +273,7 @@ def clone_or_copy(source: Path, target: Path) -> str:
 def _fill(source: io.BufferedReader, target: io.BufferedWriter) -> str:
     """Fill an empty file: ``"clone"`` or ``"copy"``, as :func:`clone_or_copy`."""
     try:
-        fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+        _locks.clone(target.fileno(), _FICLONE, source.fileno())
         return "clone"
     except OSError:  # each file system has another number for "I cannot", and an error that is real stops the copy, too
         pass

@@ -34,7 +34,8 @@ class _Inside(threading.local):
 
 
 _inside = _Inside()
-os.register_at_fork(after_in_child=lambda: _inside.folders.clear())
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _inside.folders.clear())
 
 
 @cache

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from raysweep import _locks
 from raysweep.store import files, layout, lineage, retention
 from raysweep.store.experiment import Experiment
 from raysweep.store.retention import InUse
@@ -78,7 +78,7 @@ def importing(folder: Path) -> Iterator[bool]:
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _locks.flock(fd, _locks.ALONE | _locks.AT_ONCE)
         except BlockingIOError:
             yield False
             return

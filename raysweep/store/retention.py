@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from raysweep import _locks
 from raysweep._text import short_repr
 from raysweep.errors import CheckpointError, RaysweepError, StoreError
 from raysweep.store import files, layout, lineage
@@ -97,7 +97,7 @@ def claimed(path: Path) -> Iterator[None]:
         raise CheckpointError(gone) from None
     with file:
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_SH)
+            _locks.flock(file.fileno(), _locks.SHARED)
         if os.fstat(file.fileno()).st_nlink == 0:
             raise CheckpointError(gone)
         yield
@@ -174,7 +174,7 @@ def _locked(path: Path, locks: contextlib.ExitStack) -> bool:
         return True
     locks.callback(os.close, fd)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _locks.flock(fd, _locks.ALONE | _locks.AT_ONCE)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks

@@ -259,7 +259,7 @@ class RemoteRoot(Root):
             return None
         return (
             f"{self.mirror.bucket.address} does not honour conditions (If-None-Match, If-Match): a writer that stands still, and loses "
-            "its lock to --steal, can still replace what the next one has written. See docs/cluster.md."
+            "its lock to --steal, can still replace what the next one has written. See https://github.com/raysweep/raysweep/blob/main/docs/cluster.md."
         )
 
     def check_reachable(self) -> None:

@@ -31,6 +31,7 @@ from raysweep.tools import predict, pretrained, shown, sources, subjects
 from raysweep.tools.predict import Network
 from raysweep.tools.shown import Shown
 from raysweep.tools.subjects import Subject
+from raysweep.training import device as devices
 from raysweep.training import trial
 
 BATCH = 256
@@ -105,7 +106,13 @@ def _check_alike(networks: Sequence[Network]) -> None:
 
 def _device(over: Mapping[str, Any]) -> torch.device:
     wanted = (over.get("scaling") or {}).get("use_gpu", "auto")
-    return torch.device("cuda" if wanted is not False and torch.cuda.is_available() else "cpu")
+    return devices.current() if wanted is not False and devices.found() is not None else devices.CPU
+
+
+def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
+    """float64 (n, K), computed where the device has such numbers."""
+    wide = logits.double() if devices.sums(logits.device) == torch.float64 else logits.cpu().double()
+    return torch.log_softmax(wide, dim=1).cpu()
 
 
 @torch.no_grad()
@@ -116,10 +123,7 @@ def log_probabilities(network: Network, images: Shown, device: torch.device) -> 
         RaysweepError: its outputs are NaN or infinite.
     """
     model = network.model.to(device)
-    found = [
-        torch.log_softmax(model(network.standardised(pixels).to(device)).double(), dim=1).cpu()
-        for pixels in images.batches(BATCH)
-    ]
+    found = [_log_softmax(model(network.standardised(pixels).to(device))) for pixels in images.batches(BATCH)]
     result: np.ndarray = torch.cat(found).numpy()
     if not np.isfinite(result).all():
         raise RaysweepError(
@@ -270,9 +274,8 @@ def _write(folder: evaluations.Evaluation, result: Evaluation) -> None:
     for i, arm in enumerate(result.arms):
         of = f"{result.split}, {arm.name}" if len(result.arms) > 1 else result.split
         what = "image" if arm.networks == 1 else "prediction"
-        picture = figures.matrix_png(
-            arm.matrix, result.classes, arm.overall["accuracy"].value, result.reference, of, what=what
-        )
+        one = result.networks[i][0].reference if arm.networks == 1 else result.reference  # which names the epoch
+        picture = figures.matrix_png(arm.matrix, result.classes, arm.overall["accuracy"].value, one, of, what=what)
         files.write_atomic(where / (layout.EVALUATION_CONFUSION if i == 0 else layout.CONTROL_CONFUSION), picture)
     title = f"{result.reference}, {counted(result.images, 'image')} ({result.split})"
     files.write_atomic(where / layout.RELIABILITY, reliability.reliability_png(result.arms, title))

@@ -15,6 +15,8 @@ from torch import nn
 
 from raysweep._text import truncate
 from raysweep.config import foreign
+from raysweep.data.roles import record
+from raysweep.data.roles.record import ImageRoles
 from raysweep.errors import ConfigError, StoreError
 from raysweep.plan import parent as parents
 from raysweep.plan.upgrade import Upgraded, upgrade
@@ -211,6 +213,14 @@ def _shape(preprocessing: Json, model: str, overrides: Mapping[str, Any]) -> tup
     if not side:
         raise ConfigError("The checkpoint does not say how large its images were. Add data.image_size=PIXELS.")
     return side, side, len(preprocessing["mean"])
+
+
+def roles_of(root: Root, reference: str) -> ImageRoles | None:
+    """Which images the experiment of a checkpoint was trained on, and which are sealed; None where that is not recorded."""
+    experiment, _, _ = resolve.find_checkpoint(root, reference)
+    with contextlib.suppress(StoreError):  # damaged: `verify` says so, and the network can be used all the same
+        return record.read(experiment.folder)
+    return None
 
 
 def read_image(network: Network, path: Path) -> np.ndarray | str:

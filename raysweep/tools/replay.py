@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from raysweep import _scratch
 from raysweep.events import Progress, ignore
 from raysweep.launch import run as launching
 from raysweep.plan import child
@@ -47,7 +47,7 @@ def replay(
     from raysweep.training import conditions
 
     parent = parents.read_parent(root, str(experiment.folder / entry.file), trust=trust)
-    with tempfile.TemporaryDirectory(prefix="raysweep-replay-") as folder:
+    with _scratch.within("replay") as folder:
         cache = str(experiment_plan.cache_dir(_settings(experiment), experiment.root).resolve())
         over = {"data": {"cache_dir": cache}, "trackers": trackers.OFF}
         plan = child.plan_child(parent, Root.open(folder), epochs=1, name="replay", overrides=over)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from raysweep import _machine
+from raysweep.training import device as devices
 from raysweep.training import guest, guest_main
 
 _WORDS = {"threads": "thread", "world_size": "worker"}
@@ -49,9 +50,9 @@ def here(
     Args:
         model: ``model.name``, which was built in this process, and ``path``: ``model.path``.
     """
-    gpu = device.type == "cuda"
+    gpu = devices.kind(device) != "cpu"
     return {
-        "device": torch.cuda.get_device_name(device) if gpu else "CPU",
+        "device": devices.name(device),
         "instructions": "" if gpu else torch.backends.cpu.get_cpu_capability(),  # AVX2 and AVX-512 round differently
         "precision": "bf16" if bf16 else "fp32",
         "threads": threads,

@@ -69,6 +69,8 @@ class Feed:
             pixels = torch.from_numpy(some)
             if self.device.type == "cuda":
                 pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+            else:
+                pixels = pixels.to(self.device)  # on the CPU the same tensor
         else:
             pixels = self._gather_on_device(resident, index, draws)
         return self._normal(pixels, own), labels.to(self.device)

@@ -16,7 +16,6 @@ import inspect
 import os
 import random
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -26,9 +25,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from raysweep import _scratch
 from raysweep._paths import user_path
 from raysweep.errors import ConfigError, did_you_mean
-from raysweep.training import guest_errors, guest_main, sources
+from raysweep.training import device, guest_errors, guest_main, sources
 from raysweep.training.sources import Sources
 
 _SEED_OF_IMPORTS = 1
@@ -36,7 +36,7 @@ _cuda_started: Callable[[], bool] = torch.cuda.is_initialized
 
 _loaded: dict[str, tuple[Path, Path, str]] = {}  # module that was imported here → its folder, its file, its SHA-256
 _sent: dict[str, Sources] = {}  # target → the code as another process had it
-_unpacked: dict[str, tempfile.TemporaryDirectory[str]] = {}  # hash → where that code was written
+_unpacked: dict[str, Path] = {}  # hash → where that code was written
 
 
 def target_of(name: str) -> str | None:
@@ -96,13 +96,13 @@ def _folder_of_sent(target: str, path: str | None) -> Path | None:
         return None
     key = hashlib.sha256(repr(sorted(code.hashes.items())).encode()).hexdigest()
     if key not in _unpacked:
-        folder = tempfile.TemporaryDirectory(prefix="raysweep-code-")
+        folder = _scratch.folder("code")
         for name, content in code.files.items():
-            file = Path(folder.name, name)
+            file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
         _unpacked[key] = folder
-    return Path(_unpacked[key].name).resolve()
+    return _unpacked[key]
 
 
 def _sha256(file: Path) -> str | None:
@@ -133,6 +133,7 @@ def generators_kept() -> Iterator[None]:
     """In this context the random generators start alike in every process; afterwards they are as before."""
     state, numbers, generator = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and _cuda_started() else None
+    others = device.generator_state()
     random.seed(_SEED_OF_IMPORTS)
     np.random.seed(_SEED_OF_IMPORTS)
     torch.default_generator.manual_seed(_SEED_OF_IMPORTS)
@@ -144,6 +145,7 @@ def generators_kept() -> Iterator[None]:
         torch.set_rng_state(generator)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+        device.set_generator_state(others)
 
 
 # --- import -----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import torch
 from raysweep.errors import TrainingError
 from raysweep.events import BatchDone, Note, Progress, Reporter, TrainingStarted, ignore
 from raysweep.store import layout, lineage
+from raysweep.training import device as devices
 from raysweep.training import evaluate, guest_errors, losses, optim, outputs, own
 from raysweep.training.evaluate import RankEpoch
 from raysweep.training.job import Job, Outcome
@@ -62,15 +63,16 @@ class _Counted:
     def __init__(self, meters: Meters, device: torch.device) -> None:
         self.meters = meters
         self.shown: list[np.ndarray] = []  # positions of the epoch
-        self.loss = torch.full((), meters.loss, dtype=torch.float64, device=device)
-        self.correct = torch.full((), meters.correct, dtype=torch.float64, device=device)
+        self.precision = devices.sums(device)
+        self.loss = torch.full((), meters.loss, dtype=self.precision, device=device)
+        self.correct = torch.full((), meters.correct, dtype=self.precision, device=device)
         self.first_bad = torch.full((), math.inf, device=device)  # the first batch, from 1, whose loss was not finite
 
     @torch.no_grad()
     def add(self, batch: int, part: Part, loss: torch.Tensor, logits: torch.Tensor, y: torch.Tensor) -> None:
         """Count a batch; ``batch`` is counted from 1, ``loss`` is the sum over its images."""
         if part.counted:
-            self.loss += loss.detach().double()
+            self.loss += loss.detach().to(self.precision)
             self.correct += (logits.argmax(1) == y).sum()
             self.meters.images += len(y)
             self.shown.append(part.positions)
@@ -94,7 +96,7 @@ class _Loop:
         self.report: Progress = reporter if setup.world.rank == 0 else ignore
         self.stopping = Stopping(setup.world, reporter, setup.total_batches)
         self.saver = Saver(setup, progress, self.report)
-        self.check_every = 1 if setup.world.device.type == "cpu" else CHECK_EVERY_GPU
+        self.check_every = 1 if devices.kind(setup.world.device) == "cpu" else CHECK_EVERY_GPU
 
     def run(self) -> Outcome:
         background = self.saver.background

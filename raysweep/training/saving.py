@@ -9,7 +9,7 @@ from typing import Any
 from raysweep.errors import DataError
 from raysweep.events import CheckpointSaved, EpochDone, Note, Progress
 from raysweep.report import images as validation
-from raysweep.store import checkpoint_format
+from raysweep.store import checkpoint_format, space
 from raysweep.store.checkpoint_format import State
 from raysweep.store.records_manifest import SealedRef
 from raysweep.training import evaluate, own_loss, state
@@ -32,6 +32,10 @@ class Saver:
         self.setup, self.progress = setup, progress
         self.writer = _writer(setup, report) if setup.world.rank == 0 else None
         self.background = BackgroundSaver(report)
+        self._report = report
+        self._watch = space.Watch(
+            Path(setup.job.folder), setup.job.last_epoch, space.rule(setup.settings.checkpoint.keep)
+        )
         self._constant = _constant(setup)
         self._settled = False  # whether the check of the images has ended well
 
@@ -44,6 +48,8 @@ class Saver:
         saved, writer = self._state(epoch, 0), self.writer
         if writer is None or row is None:
             return
+        if (text := self._watch.after(epoch - 1)) is not None:  # whose save has ended by now
+            self._report(Note(text))
         summary = {k: row[k] for k in (*evaluate.SUMMARY, *self.setup.own_metrics)}
         predictions = {"labels": validation.labels, "probabilities": validation.probabilities}
         self.background.submit(

@@ -27,6 +27,7 @@ from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint
 from raysweep.training import (
     conditions,
+    device,
     guest_network,
     initial,
     losses,
@@ -200,7 +201,7 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
 def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[Setup, TrainingProgress]:
     settings, t = job.settings, job.settings.training
     torch.set_num_threads(job.threads)
-    world = World(torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu"))
+    world = World(device.current() if job.use_gpu else device.CPU)
     found = cache.reopen(job.cache_folder) or _decoded_again(job, progress)
     found.check.start()
     data = in_order(found, settings.data.classes)
@@ -225,7 +226,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     optimizer = _optimizer(model, job, saved, len(data.classes), codes.get(own_optim.OPTIMIZER))
     if saved is not None and job.keep_rng:
         _restore_generators(saved, world)
-    bf16 = t.precision == "bf16" or (t.precision == "auto" and world.device.type == "cuda")
+    bf16 = t.precision == "bf16" or (t.precision == "auto" and device.kind(world.device) == "cuda")
     mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name, settings.model.path)
     now = conditions.of_ranks(world.gather({**mine, **own.conditions_of(settings)}))
     loss, lost = own_loss.ready(codes.get(own_loss.OPTION), settings.loss, counts, world, saved)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from raysweep._text import truncate
 from raysweep.config.own import target_of
 from raysweep.config.settings import TrainingSection
 from raysweep.errors import CheckpointError
-from raysweep.training import models, optim, own_optim
+from raysweep.training import device, models, optim, own_optim
 from raysweep.training.own import Own
 
 
@@ -42,13 +42,14 @@ class RngState(TypedDict):
     numpy: list[Any]  # name, keys, position, has_gauss, cached_gaussian
     torch: torch.Tensor
     cuda: list[torch.Tensor]  # of the GPU in use, if there is one
+    accelerator: NotRequired[dict[str, torch.Tensor]]  # of another kind of accelerator
 
 
 def rng_state() -> RngState:
     """The state of every generator of this process."""
     version, numbers, gauss = random.getstate()
     name, keys, pos, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
+    found: RngState = {
         "python": [version, list(numbers), gauss],
         "numpy": [
             str(name),
@@ -60,6 +61,9 @@ def rng_state() -> RngState:
         "torch": torch.get_rng_state(),
         "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() and _cuda_started() else [],
     }
+    if others := device.generator_state():
+        found["accelerator"] = others
+    return found
 
 
 def set_rng_state(state: Mapping[str, Any], source: str | Path = "the checkpoint", gpu: bool = True) -> None:
@@ -86,6 +90,9 @@ def set_rng_state(state: Mapping[str, Any], source: str | Path = "the checkpoint
         of_gpus = [s.cpu() for s in list(state["cuda"])]
         if gpu and of_gpus and torch.cuda.is_available():
             torch.cuda.set_rng_state(of_gpus[0])
+        of_others = {str(k): v.cpu() for k, v in dict(state.get("accelerator") or {}).items()}
+        if gpu:
+            device.set_generator_state(of_others)
     except Exception as error:  # each generator raises errors of its own
         raise CheckpointError(
             f"The states of the random generators in {source} cannot be restored ({type(error).__name__}: {truncate(error)}). "

@@ -104,6 +104,7 @@ def test_a_confusion_matrix_says_which_class_a_row_is(monkeypatch, width, classe
     screen = terminal_of(monkeypatch, width)
     confusion.print_confusion(predictions(classes))
     text = screen.text
+    assert "poch 1" in text  # Epoch 1: …; What is confused most in epoch 1, …
     if "confused most" in text:
         assert f"of {classes:,} classes" in text
         assert classes > 20 or width < 24 + 7 * classes

@@ -15,5 +15,5 @@ print('loaded', sum(p.numel() for p in network.parameters()), 'numbers')
 "
 # From another folder: raysweep knows where the code is.
 cd ..
-raysweep resume --from data@latest --root project/experiments --weights eel=3 --epochs 1
-raysweep diff data@best data@latest --root project/experiments
+raysweep resume --from data@latest --root project/experiments --weights eel=3 --epochs 1 --name eels
+raysweep diff data@best eels@latest --root project/experiments

@@ -18,6 +18,7 @@ def machine(monkeypatch):
     def be(cpus: int, gpus: int) -> None:
         monkeypatch.setattr(_machine, "cpus_here", lambda: cpus)
         monkeypatch.setattr(resources, "gpus_here", lambda: gpus)
+        monkeypatch.setattr(resources, "gpus_for_ray", lambda: gpus)
 
     return be
 
@@ -42,6 +43,25 @@ def machine(monkeypatch):
 def test_decisions(machine, cpus, gpus, scaling, expected):
     machine(cpus, gpus)
     assert resources.decide(ScalingSection.model_validate(scaling)) == expected
+
+
+@pytest.mark.parametrize(
+    ("scaling", "expected"),
+    [
+        ({}, Resources(0, 8, 8, True)),
+        ({"num_workers": 0, "threads": 2}, Resources(0, 8, 2, True)),
+        ({"num_workers": 2}, Resources(2, 4, 4, False)),  # Ray would wait for ever for a GPU that it does not know
+        ({"num_workers": [1, 2]}, Resources(2, 4, 4, False, (1, 2))),
+        ({"use_gpu": False}, Resources(0, 8, 8, False)),
+    ],
+)
+def test_a_gpu_that_ray_does_not_know_is_used_in_this_process_only(machine, monkeypatch, scaling, expected):
+    machine(8, 4)
+    monkeypatch.setattr(resources, "gpus_for_ray", lambda: 0)
+    assert resources.decide(ScalingSection.model_validate(scaling)) == expected
+    assert capacity.this_machine() == [{"CPU": 8.0, "GPU": 0.0}]
+    with pytest.raises(ResourceError, match="Train in this process"):
+        resources.decide(ScalingSection.model_validate({"num_workers": 1, "use_gpu": True}))
 
 
 @pytest.mark.parametrize(

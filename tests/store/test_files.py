@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raysweep import _locks
 from raysweep.errors import StoreError
 from raysweep.store import files
 from raysweep.store.untrusted import zip_check
@@ -302,7 +303,7 @@ def test_blocks_are_shared_where_the_file_system_can(tmp_path, monkeypatch):
         return 0
 
     with monkeypatch.context() as m:
-        m.setattr(files.fcntl, "ioctl", clone)
+        m.setattr(_locks._fcntl, "ioctl", clone)
         m.setattr(files.shutil, "copyfileobj", failing(errno.EIO))
         assert files.clone_or_copy(source, target) == "clone"
     assert asked == [(0x40049409, str(source))]
@@ -316,7 +317,7 @@ def test_where_blocks_cannot_be_shared_it_is_a_durable_copy(tmp_path, monkeypatc
     target.write_bytes(OLD)
     log = []
     with monkeypatch.context() as m:
-        m.setattr(files.fcntl, "ioctl", failing(number))
+        m.setattr(_locks._fcntl, "ioctl", failing(number))
         spy(m, log, ("fsync", "replace"))
         assert files.clone_or_copy(source, target) == "copy"
     assert log == ["fsync", "replace", "fsync"]

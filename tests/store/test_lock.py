@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from raysweep import _locks
 from raysweep.errors import LockedError, StoreError
 from raysweep.store import fence, files, gate, layout, lock
 from raysweep.store.lock import WriterLock
@@ -319,7 +320,7 @@ def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path, monkeypatch)
 @pytest.mark.parametrize("calls", [["fcntl"], ["fcntl", "flock"]], ids=["no OFD locks", "nor flock"])
 def test_where_the_file_system_cannot_lock_the_lock_still_works(tmp_path, monkeypatch, calls):
     for call in calls:
-        monkeypatch.setattr(fence.fcntl, call, failing(errno.ENOLCK))
+        monkeypatch.setattr(_locks._fcntl, call, failing(errno.ENOLCK))
     held = WriterLock.acquire(tmp_path)
     held.check()
     with pytest.raises(LockedError):

@@ -74,10 +74,12 @@ def bad_files(tmp_path):
     os.mkfifo(pipe)
     program.write_bytes(EPS)
     unread = "not an image of a kind that is read"
+    (tmp_path / "no images").mkdir()
+    (tmp_path / "no images" / "read me.txt").touch()
     return {
+        tmp_path / "no images": "it holds no images, but 1 .txt",
         broken: unread,
         tmp_path / "missing.png": "No such file or directory",
-        tmp_path: "it is not a regular file",
         pipe: "it is not a regular file",
         Path("/dev/zero"): "it is not a regular file",
         program: unread,

@@ -21,11 +21,14 @@ def compared(comparison: Comparison, branches: Sequence[str]) -> list[Confusion]
     """The matrices of these branches, all seeds added up, with the change against their reference."""
     pairs = {p.name: p for p in comparison.pairs}
     k = len(comparison.classes)
+    epochs = {b.name: b.epoch for b in comparison.branches}
     found = []
     for name in branches if pairs else ():
         pair = pairs[name]
         branch, reference = _matrix(pair.labels, pair.branch, k), _matrix(pair.labels, pair.reference, k)
-        found.append(_confusion(name, comparison.classes, branch, reference, len(pair.branch)))
+        found.append(
+            _confusion(f"{name}, epoch {epochs[name]}", comparison.classes, branch, reference, len(pair.branch))
+        )
     return found
 
 

@@ -11,7 +11,6 @@ downloaded in an object's first seconds is therefore ``YOUNG`` and is downloaded
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import secrets
@@ -21,6 +20,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
+from raysweep import _locks
 from raysweep.store import layout
 from raysweep.store.remote.uploads import ABSENT, NS, SAME, YOUNG, Uploads, home_of, mark, put_back, state
 
@@ -65,7 +65,7 @@ class Mirror(Uploads):
         """
         fd = self._claimed(path)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            _locks.flock(fd, _locks.ALONE)
             os.ftruncate(fd, 0)
             if writes:
                 os.pwrite(fd, b"w", 0)
@@ -81,7 +81,7 @@ class Mirror(Uploads):
         try:
             while True:
                 try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _locks.flock(fd, _locks.ALONE | _locks.AT_ONCE)
                     mine = True
                     os.ftruncate(fd, 0)
                     break
@@ -95,6 +95,7 @@ class Mirror(Uploads):
             os.close(fd)
 
     def _claimed(self, path: str | Path) -> int:
+        _locks.demand()  # a copy that two programs bring up to date at the same time is nobody's
         locks = self.root / layout.CACHES / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(os.fsencode(self.home(path))).hexdigest()[:32]

@@ -39,7 +39,9 @@ def entry() -> None:
         ) in signals.NUMBERS:  # the work is done, and what a signal could still cut is the interpreter's own end
             signal.signal(number, signal.SIG_IGN)
         streams.release()
-        gc.freeze()  # else the interpreter, when it ends, looks for garbage among all objects, which takes 0.1 s after a `list`
+        # Triton, which may come with torch, complains of 500 leaks where its objects are frozen.
+        if "torch" not in sys.modules:
+            gc.freeze()  # else the interpreter, when it ends, looks for garbage among all objects: 0.1 s after a `list`
         sys.exit(code)  # type: ignore[arg-type]
     with_line = trains and code in (0, None)
     streams.release()

@@ -20,7 +20,12 @@ def reliability_png(arms: Sequence[Estimated], title: str) -> bytes:
         x, y = [b.confidence for b in arm.bins], [b.accuracy for b in arm.bins]
         ece = arm.overall["ece"].value
         name = f"{safe_label(arm.name, 40)}: error {100 * ece:.1f} points ({100 * arm.ece_by_luck:.1f} by luck)"
-        ends = [[b.accuracy - b.accuracy_low for b in arm.bins], [b.accuracy_high - b.accuracy for b in arm.bins]]
+        lows, highs = [b.accuracy_low for b in arm.bins], [b.accuracy_high for b in arm.bins]
+        # An interval that ends at the accuracy itself (all right, or none) may end 1e-16 before it, by rounding.
+        ends = [
+            [max(0.0, a - low) for a, low in zip(y, lows, strict=True)],
+            [max(0.0, h - a) for h, a in zip(highs, y, strict=True)],
+        ]
         above.errorbar(x, y, ends, color=colour, marker="o", markersize=4, linewidth=1.6, elinewidth=0.8, label=name)
         total = sum(b.images for b in arm.bins)
         middles, shares = [(b.low + b.high) / 2 for b in arm.bins], [b.images / total for b in arm.bins]

@@ -49,7 +49,7 @@ def run(root: Root, host: str, port: int, with_token: bool, browser: bool, put: 
     say(f"The experiments under {root.address}, on a page that follows what trains. Ctrl-C ends it.")
     if not here:
         say(
-            "Whoever has this address can read them; what is sent is not encrypted. An SSH tunnel is safer: see docs/ui.md."
+            f"Whoever has this address can read them; what is sent is not encrypted. An SSH tunnel is safer: `ssh -L {got}:127.0.0.1:{got} THIS_MACHINE`, and no --host here."
         )
     put(address)
     if browser and token is None and can_open():  # the token would be among the arguments of the browser's process

@@ -31,12 +31,12 @@ class Network:
         return chart.Line(self.epochs, self.history.get(column, []), self.style, self.fork)
 
 
-def curves(groups: Sequence[Group], page: str, most_panels: int = MOST_PANELS) -> Curves:
+def curves(groups: Sequence[Group], page: str, most_panels: int | None = None) -> Curves:
     """The charts and their legend; empty if no experiment has a history.
 
     Args:
         page: the page's title, which makes the ids within its charts unique.
-        most_panels: classes with a chart, at most.
+        most_panels: classes with a chart, at most; default: 12.
     """
     numbers = styles(groups)
     of_groups = {g.name: [n for e in g.members if (n := network(e, numbers[g.name])) is not None] for g in groups}
@@ -46,7 +46,7 @@ def curves(groups: Sequence[Group], page: str, most_panels: int = MOST_PANELS) -
         return Curves()
     classes = [c.removeprefix("f1_") for c in known[0].history if c.startswith("f1_")]
     legend = [LegendEntry(name, chart.colour(s), DASHES[chart.dash(s)]) for name, s in numbers.items() if name in shown]
-    most = min(most_panels, MOST_BYTES // _size(known) - 2)  # macro-F1 and accuracy come first
+    most = min(most_panels or MOST_PANELS, MOST_BYTES // _size(known) - 2)  # macro-F1 and accuracy come first
     notes = []
     if len(shown) < len(groups):
         notes.append(f"Learning curves are shown of the first {len(shown)} of {len(groups)} branches.")

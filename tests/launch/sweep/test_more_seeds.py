@@ -90,6 +90,8 @@ def test_seeds_are_added_before_the_sweep_goes_on(sweep, monkeypatch, capsys):
 
     class Plan:
         class base:
+            all_code = ()
+
             class settings:
                 @staticmethod
                 def model_dump(mode):

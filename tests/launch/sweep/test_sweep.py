@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,15 +67,16 @@ def run_sweep(root: Path, reference: str, grid: dict, **options):
 
 @pytest.fixture(scope="module")
 def swept(ray_cluster, tmp_path_factory):
-    """A parent, its files before, and a sweep of six branches from its first epoch, by the Python call."""
+    """A parent, its files before, and a sweep of six branches from its first epoch, by the Python call: as they are stored."""
     import raysweep
 
     root = tmp_path_factory.mktemp("swept") / "root"
     parent = parent_in(root)
     before = fingerprint(parent.folder)
     events: list[Event] = []
-    result = raysweep.branch(parent.folder / "checkpoint_epoch_1.pt", GRID, progress=events.append)
-    return root, parent, before, result, events
+    made = raysweep.branch(parent.folder / "checkpoint_epoch_1.pt", GRID, progress=events.append)
+    experiments = {name: experiment.stored for name, experiment in made.experiments.items()}
+    return root, parent, before, SimpleNamespace(sweep=made.stored, experiments=experiments, failed=made.failed), events
 
 
 def test_the_python_call_makes_the_sweep_beside_its_parent(swept):

@@ -26,7 +26,8 @@ ONLY_PARSED = {  # what stands in a command → why it is not run here
     r"\bfive$|--more-seeds": "folds and more seeds train on Ray: tests/launch/sweep",
 }
 IN_WORDS = {  # what stands for something of the reader's own → what it is here
-    r"^(photos|fer|resnet)(?=@|-sweep)": "base",
+    r"^cifar10-lt@20$": "base@8",
+    r"^(photos|fer|resnet|cifar10-lt)(?=@|-sweep)": "base",
     r"^photos$": "images",
     r"=\.\./images$|=IMAGES$|=FOLDER$|=images$": "=images",
     r"^FOLDER$|^IMAGES$": "images",
@@ -67,6 +68,9 @@ def as_here(words: list[str]) -> list[str]:
         found.append("--yes")  # on a terminal it asks
     if found[:2] == ["run", "fer2013"]:
         found = [w for w in found if not w.startswith("sampling.samples_per_epoch")]
+    if any(w.startswith("old/") for w in found):  # whose classes are others
+        for ours, olds in (("=images", "=old/images"), ("disgust", "eel"), ("grid.yaml", "old/grid.yaml")):
+            found = [w.replace(ours, olds) for w in found]
     if found[0] == "branch" and "five" in found:
         found = ["folds.yaml" if w == "grid.yaml" else w for w in found]
     return found
@@ -100,7 +104,7 @@ def test_the_names_of_the_reader_become_those_of_this_world():
     ]
     assert as_here(["import", "OLD", "…", "data.path=IMAGES"])[1:] == [
         "old/experiments/old_base_20250108_143022",
-        "data.path=images",
+        "data.path=old/images",
     ]
     assert as_here(["run", "data.path=FOLDER", "--dry-run"]) == ["run", "data.path=images", "--dry-run"]
 
@@ -154,6 +158,9 @@ def world(tmp_path_factory):
     weights(folder)
     (folder / "old" / "experiments").mkdir(parents=True)
     old.write(folder / "old" / "experiments")
+    for number, split in enumerate(("train", "val", "test")):
+        draw_classes(folder / "old" / "images" / split, {"cat": 12, "dog": 20, "eel": 30}, seed=number)
+    (folder / "old" / "grid.yaml").write_text(GRID.replace("disgust", "eel").replace("fear", "cat"))
     for arguments in (("run", "base"), ("branch", "--from", "base@3", "--weights-grid", "grid")):
         done = subprocess.run(
             [sys.executable, "-m", "raysweep", *arguments],

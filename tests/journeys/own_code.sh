@@ -13,7 +13,7 @@ network = Small(num_classes=3)
 network.load_state_dict(torch.load('small.pth', weights_only=True))
 print('loaded', sum(p.numel() for p in network.parameters()), 'numbers')
 "
-# From another folder: raysweep knows where the code is.
+# From another folder: raysweep knows where the code is, and is told where the images are.
 cd ..
-raysweep resume --from data@latest --root project/experiments --weights eel=3 --epochs 1 --name eels
+raysweep resume --from data@latest --root project/experiments data.path=project/data --weights eel=3 --epochs 1 --name eels
 raysweep diff data@best eels@latest --root project/experiments

@@ -365,6 +365,7 @@ def test_collecting_the_tests_imports_neither_torch_nor_ray(request):
     assert request.config.stash[HEAVY_AT_COLLECTION] == []
 
 
+@pytest.mark.slow
 def test_a_test_file_that_imports_torch_is_found_out(tmp_path):
     (tmp_path / "torch.py").touch()
     (tmp_path / "test_wrong.py").write_text(

@@ -31,7 +31,7 @@ def end(torch: bool) -> None:
     entry.entry()
 
 
-@pytest.mark.parametrize("torch", [True, False])
+@pytest.mark.parametrize("torch", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_garbage_is_left_alone_only_without_torch(torch):
     assert ("frozen" in forks.lines_of(end, torch)) is not torch
 

@@ -82,8 +82,8 @@ def shown(done: Mapping[str, Any]) -> str:
     return "\n".join(f"{key}: {str(value)[-1500:]}" for key, value in done.items())
 
 
-def sampled(names: Iterable[str], step: int = 10) -> list[Any]:
-    """Every tenth case runs by default; all others are slow."""
+def sampled(names: Iterable[str], step: int = 20) -> list[Any]:
+    """Every twentieth case runs by default; all others are slow."""
     return [n if i % step == 0 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(names)]
 
 

@@ -219,7 +219,7 @@ def killed_at(moment: int, made: Experiment, *names: str) -> bool:
     return code == 9
 
 
-@pytest.mark.parametrize("bare", [True, False])
+@pytest.mark.parametrize("bare", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_killed_anywhere_on_a_full_disk_the_next_one_finishes_it(made, capsys, request, tmp_path, bare):
     grow(made, "*.pt" if bare else "checkpoint*")
     if not bare:

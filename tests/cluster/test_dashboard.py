@@ -129,6 +129,7 @@ def refuses(url, token):
         assert error.value.code in (401, 403)
 
 
+@pytest.mark.slow
 def test_a_cluster_of_our_own_answers_to_the_users_token_only(ray_cluster):
     """Of the session's cluster: the quick twin of the run that is started as a user does."""
     url = connect.connect(None).dashboard

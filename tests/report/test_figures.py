@@ -29,7 +29,9 @@ def edges_are_blank(png: bytes) -> bool:
     return all((edge == 255).all() for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
 
 
-@pytest.mark.parametrize("classes", [2, 5, 12, 40])
+@pytest.mark.parametrize(
+    "classes", [2, 12, pytest.param(5, marks=pytest.mark.slow), pytest.param(40, marks=pytest.mark.slow)]
+)
 def test_no_confusion_matrix_is_cut_off(classes):
     assert edges_are_blank(figures.confusion_png(made_up(classes), "x" * 100))
 

@@ -161,6 +161,7 @@ def test_many_classes_and_branches_stay_readable(tmp_path, monkeypatch):
     Parsed(page.html(found))
 
 
+@pytest.mark.slow
 def test_where_there_are_many_branches_tables_and_charts_have_fewer_classes(sweep, monkeypatch):
     """So that the page can be sent: of 60 branches and 40 classes it had 4.4 MB."""
     from raysweep.report import comparison

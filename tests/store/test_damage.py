@@ -314,6 +314,7 @@ def test_every_field_of_the_container_may_hold_anything(tmp_path: Path) -> None:
     assert wrong == [], f"{len(wrong)} of {tried}: " + "\n".join(wrong[:SHOWN])
 
 
+@pytest.mark.slow
 def test_every_bit_of_the_container(tmp_path: Path) -> None:
     whole, state = small_file()
     wrong, tried = [], 0

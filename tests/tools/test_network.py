@@ -227,6 +227,7 @@ def test_a_strangers_checkpoint_runs_no_function(trained, tmp_path):
         predict.load(Root.open(root), str(tmp_path / "x.pt"))
 
 
+@pytest.mark.slow
 def test_a_network_of_transformers_is_exported(tmp_path, image_folder, without_ray):
     from raysweep.tools import export, predict
 

@@ -290,6 +290,7 @@ def test_an_event_file_that_is_a_symbolic_link_is_not_followed(runs, tmp_path):
     assert board(run.folder) == history(run.folder, single=True)
 
 
+@pytest.mark.slow
 def test_epochs_that_are_trained_anew_replace_the_old_ones(runs, database, here):
     run = runs.run(trackers={"mlflow": {"uri": database}})
     first = mlflow_run(run.folder).info.run_id
@@ -385,6 +386,7 @@ def test_mlflow_gets_unsent_points_later_and_keeps_points_sent_twice_once(runs, 
     assert json.loads(state_file.read_text()) == told
 
 
+@pytest.mark.slow
 def test_a_run_that_somebody_deleted_in_mlflow_is_created_again(runs, database, here):
     from mlflow import MlflowClient
 
@@ -414,6 +416,7 @@ def test_a_child_is_a_run_of_its_own_that_names_its_parent(runs, database, here)
     assert times[1] <= started < times[2]  # the parent's epochs came before
 
 
+@pytest.mark.slow
 def test_a_relative_database_is_found_again_from_another_folder(runs, database, here, tmp_path, monkeypatch):
     place = Path(database.removeprefix("sqlite:///"))
     monkeypatch.chdir(place.parent)
@@ -427,6 +430,7 @@ def test_a_relative_database_is_found_again_from_another_folder(runs, database, 
 # --- trackers in their own processes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_mlflow_in_its_own_process_has_everything_when_the_run_returns(runs, database, untracked):
     started: list[dispatch.Process] = []
     original = dispatch.Process.__init__
@@ -515,7 +519,9 @@ def _then(function: Callable[..., Any], more: Callable[[Path], Any]) -> Callable
     return both
 
 
-@pytest.mark.parametrize("script", ["while true; do read line; done", "exit 3", "sleep 600"])
+@pytest.mark.parametrize(
+    "script", [pytest.param("while true; do read line; done", marks=pytest.mark.slow), "exit 3", "sleep 600"]
+)
 def test_a_tracker_that_hangs_or_dies_is_given_up_at_the_end(runs, untracked, monkeypatch, tmp_path, script):
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\n{script}\n")

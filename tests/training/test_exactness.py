@@ -36,7 +36,9 @@ def interrupted(tmp_path, without_ray, stop_after, **sections):
     return Experiment(folders[-1])
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 8])  # three batches an epoch: within one, at its end, in the last
+@pytest.mark.parametrize(
+    "stop_after", [pytest.param(1, marks=pytest.mark.slow), 2, 3, pytest.param(4, marks=pytest.mark.slow), 8]
+)  # three batches an epoch: within one, at its end, in the last
 def test_interrupted_and_continued_equals_undisturbed(tmp_path, straight, without_ray, stop_after):
     broken = interrupted(tmp_path, without_ray, stop_after, training={"epochs": 3}, **DROPOUT)
     assert broken.status() == "interrupted"

@@ -158,7 +158,9 @@ def test_held_out_images_are_never_shown_and_counted(quick_run):
     assert "training images held out, which no epoch shows" in (made.folder / "experiment_changes.log").read_text()
 
 
-@pytest.mark.parametrize("stop_after", [3, 7])  # at an epoch's end, and within one
+@pytest.mark.parametrize(
+    "stop_after", [3, pytest.param(7, marks=pytest.mark.slow)]
+)  # at an epoch's end, and within one
 def test_stopped_and_continued_equals_undisturbed(quick_run, tmp_path, without_ray, stop_after):
     from raysweep.launch import resume as resuming
     from raysweep.store.root import Root
@@ -173,7 +175,9 @@ def test_stopped_and_continued_equals_undisturbed(quick_run, tmp_path, without_r
     assert ratios(result.experiment) == ratios(whole)
 
 
-@pytest.mark.parametrize("sampling", [WORST, PROPORTIONAL], ids=["worst", "proportional"])
+@pytest.mark.parametrize(
+    "sampling", [WORST, pytest.param(PROPORTIONAL, marks=pytest.mark.slow)], ids=["worst", "proportional"]
+)
 def test_a_child_with_nothing_changed_goes_on_deciding(quick_run, quick_child, tmp_path, sampling):
     from raysweep.store.root import Root
     from raysweep.tools import replay
@@ -220,7 +224,7 @@ def test_a_policy_leaves_classes_for_the_rest(quick_run):
         quick_run(sampling={"policy": {"kind": "worst", "classes": 10, "on": "val"}})
 
 
-@pytest.mark.parametrize("permute", [False, True])
+@pytest.mark.parametrize("permute", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_control_follows_the_shares_of_a_policy_also_with_the_classes_exchanged(quick_run, quick_child, permute):
     parent = quick_run(training={"epochs": 1, "schedule_epochs": 4}, sampling=WORST)
     adaptive = quick_child(f"{parent.id}@1", epochs=3)

@@ -86,7 +86,9 @@ def test_two_epochs_and_two_more_in_a_child_equal_four(run, straight, tmp_path):
     assert weights_hash(whole) == weights_hash(straight)
 
 
-@pytest.mark.parametrize("stop_after", [1, BATCHES + 3, 2 * BATCHES])  # in the first epoch, in the second, at its end
+@pytest.mark.parametrize(
+    "stop_after", [1, BATCHES + 3, pytest.param(2 * BATCHES, marks=pytest.mark.slow)]
+)  # in the first epoch, in the second, at its end
 def test_interrupted_and_continued_equals_undisturbed(run, straight, tmp_path, stop_after):
     broken = run(stop_after)
     assert broken.status() == "interrupted"

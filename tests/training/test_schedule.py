@@ -45,7 +45,7 @@ def test_each_epoch_shows_what_the_schedule_says_and_the_log_tells_each_change(q
     assert ratios(later) == [(3, 0.5)]
 
 
-@pytest.mark.parametrize("stop_after", [3, 4])
+@pytest.mark.parametrize("stop_after", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_stopped_and_continued_equals_undisturbed(quick_run, tmp_path, without_ray, stop_after):
     from raysweep.launch import resume as resuming
     from raysweep.store.root import Root

@@ -105,7 +105,9 @@ def test_layers_that_are_never_used_are_left_alone_as_in_one_process(run):
     assert [e.metrics["order_sha256"] for e in one.entries()] == [e.metrics["order_sha256"] for e in two.entries()]
 
 
-@pytest.mark.parametrize("stop_after", [2, 3, 5])
+@pytest.mark.parametrize(
+    "stop_after", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_layers_skipped_at_random_train_the_same_bits_after_a_stop(run, stop_after):
     whole, broken = run("Skips"), run("Skips", stop_after=stop_after)
     assert broken.status() == "interrupted"

@@ -27,7 +27,8 @@ def dashboard_address() -> str | None:
     import ray
 
     try:
-        return str(ray._private.worker.global_worker.node.webui_url) or None
+        url = ray._private.worker.global_worker.node.webui_url
+        return str(url) if url else None
     except AttributeError:
         return None
 

@@ -35,7 +35,7 @@ def test_a_run_through_ray_client_is_complete(tmp_path):
                 [sys.executable, "-m", "raysweep", "run", config, "--workers", "2", *where],
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=900,
                 env=clean_environment(),
             )
             # Ray's proxy gives the server that it starts for a client 30 s, which a busy machine may exceed.

@@ -134,3 +134,14 @@ def test_a_trials_running_means_are_forgotten():
     trial.run_metadata.metric_analysis["x"] = {"avg": 1.0}
     internals.forget_running_means(trial)
     assert trial.run_metadata.metric_analysis == {}
+
+
+@pytest.mark.parametrize("url", [None, ""])
+def test_a_cluster_without_a_dashboard_has_no_address_of_one(monkeypatch, url):
+    import ray
+
+    from raysweep.cluster import _ray_internals as internals
+
+    worker = SimpleNamespace(node=SimpleNamespace(webui_url=url))
+    monkeypatch.setattr(ray._private.worker, "global_worker", worker)
+    assert internals.dashboard_address() is None

@@ -2,6 +2,7 @@
 raysweep run data.path=data model.name=python:models:Small loss=python:losses:halfway metrics.gap=python:losses:gap --epochs 3
 raysweep branch --from data@best --weights-grid rules --epochs 1
 ls experiments/sweeps/data-sweep_*/report.html
+head -n 1 experiments/data_*/training_history.csv | tr , '\n' | grep gap
 
 # The network as it was trained, back in the project's own code.
 raysweep export data@best --to pytorch -o small.pth

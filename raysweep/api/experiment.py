@@ -62,15 +62,6 @@ class Checkpoints(tuple[Checkpoint, ...], Shown):
     __repr__ = Shown.__repr__
 
     def card(self) -> Card:
-        columns = [
-            ("checkpoint", "l"),
-            ("loss", "r"),
-            ("val loss", "r"),
-            ("accuracy", "r"),
-            ("macro-F1", "r"),
-            ("worst class", "l"),
-            ("", "l"),
-        ]
         shown = self[-MOST_ROWS:]
         rows = [
             [
@@ -83,11 +74,8 @@ class Checkpoints(tuple[Checkpoint, ...], Shown):
             ]
             for c in shown
         ]
-        table = Table(
-            columns,
-            rows,
-            left_out(len(self) - len(shown), "older checkpoint", "older checkpoints", "iterating over it"),
-        )
+        more = left_out(len(self) - len(shown), "older checkpoint", "older checkpoints", "iterating over it")
+        table = Table(pages.CHECKPOINTS, rows, more)
         return Card("", counted(len(self), "checkpoint"), tables=[table] if rows else [])
 
 

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 
     from raysweep.report.comparison import Comparison
 
+CHECKPOINTS = [
+    ("checkpoint", "l"),
+    ("loss", "r"),
+    ("val loss", "r"),
+    ("accuracy", "r"),
+    ("macro-F1", "r"),
+    ("worst class", "l"),
+    ("", "l"),
+]
+
 
 def worst(metrics: Mapping[str, Any]) -> str:
     """``disgust 12.0%``: the class of the lowest recall; empty where it is not known."""

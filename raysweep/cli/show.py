@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from raysweep._text import counted, plain
+from raysweep.api import pages
 from raysweep.cli.options import RootOption
 from raysweep.display.shares import show_shares
 from raysweep.display.tables import table
@@ -147,16 +148,7 @@ def _show_experiment(experiment: Experiment) -> None:
     _shares(config, _reached(experiment))
     if manifest.entries:
         put("")
-        columns = [
-            ("checkpoint", "l"),
-            ("loss", "r"),
-            ("val loss", "r"),
-            ("accuracy", "r"),
-            ("macro-F1", "r"),
-            ("worst class", "l"),
-            ("", "l"),
-        ]
-        table(None, columns, [_row(e, manifest.best_file) for e in manifest.entries], optional=[1, 5, 2])
+        table(None, pages.CHECKPOINTS, [_row(e, manifest.best_file) for e in manifest.entries], optional=[1, 5, 2])
     root = experiment.root
     old = [p.epoch for p in experiment.old_checkpoints() if p.batch is None]
     if old:
@@ -180,7 +172,7 @@ def _row(e: ManifestEntry, best: str | None) -> list[str]:
         decimals(m.get("val_loss")),
         percent(m.get("val_acc")),
         decimals(m.get("val_macro_f1")),
-        plain(f"{m['worst_class']} {percent(m.get('worst_recall'))}") if m.get("worst_class") else "-",
+        plain(pages.worst(m)) or "-",
         "best" if e.file == best else "",
     ]
 

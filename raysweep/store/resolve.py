@@ -100,8 +100,13 @@ def by_id(root: Root, experiment_id: str) -> Experiment:
     """
     folder = root.path / experiment_id
     if not _is_name(experiment_id) or not os.path.isfile(folder / layout.CONFIG):
-        raise NotFoundError(f"{truncate(experiment_id)} is not under {root}; it was moved, renamed or deleted.")
+        raise gone(root, experiment_id)
     return Experiment(folder, root)
+
+
+def gone(root: Root, name: str) -> NotFoundError:
+    """The error of an id that is not under this root."""
+    return NotFoundError(f"{truncate(name)} is not under {root}; it was moved, renamed or deleted.")
 
 
 def sweep_by_id(root: Root, sweep_id: str) -> Sweep:
@@ -113,7 +118,7 @@ def sweep_by_id(root: Root, sweep_id: str) -> Sweep:
     folder = root.path / layout.SWEEPS / sweep_id
     there = _is_name(sweep_id) and os.path.isfile(folder / layout.SWEEP) and files.inside(root.path, folder)
     if not there:
-        raise NotFoundError(f"The sweep {truncate(sweep_id)} is not under {root}; it was moved, renamed or deleted.")
+        raise gone(root, f"The sweep {truncate(sweep_id)}")
     return Sweep(folder, root)
 
 

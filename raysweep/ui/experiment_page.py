@@ -57,7 +57,7 @@ class Experiments:
     def _find(self, name: str) -> Experiment:
         found = resolve.by_id(self.root, name)
         if name.startswith(".") or not files.inside(self.root.path, found.folder):
-            return resolve.by_id(self.root, "..")  # says that it is not there
+            raise resolve.gone(self.root, name)
         return found
 
     def page(self, name: str, _: Query) -> str:

@@ -6,7 +6,6 @@ import html as html_module
 import re
 import shlex
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 
@@ -19,6 +18,7 @@ from raysweep.store.lock import WriterLock
 from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 from tests.conftest import weights_hash
+from tests.parsed import Parsed
 from tests.report.making import made, sweep_of
 
 EVIL = "<script>alert(1)</script>"
@@ -40,35 +40,6 @@ def sweep(root):
 @pytest.fixture(scope="module")
 def text(sweep):
     return page.html(content.of_sweep(sweep))
-
-
-class Parsed(HTMLParser):
-    """Every tag with its attributes, whether the tags close as they opened, and the visible text."""
-
-    VOID = ("meta", "link", "input", "br")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.words.append(data)
 
 
 def test_it_has_every_part(text, sweep):

@@ -5,47 +5,23 @@ from __future__ import annotations
 import html
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 
 from raysweep.store import layout
+from tests import parsed
 from tests.ui.asking import ask, with_client
 from tests.ui.conftest import EVIL
 
 
-class Parsed(HTMLParser):
-    """The tags with their attributes, whether they close as they opened, and the visible text."""
-
-    VOID = ("meta", "link", "input", "br", "img")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-        self.words = ""
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words += data
+class Parsed(parsed.Parsed):
+    VOID = (*parsed.Parsed.VOID, "img")
 
 
-def leads_to(parsed: Parsed) -> set[str]:
+def leads_to(found: Parsed) -> set[str]:
     """The addresses of this server that a page names."""
     named = {
-        v for _, a in parsed.tags for k, v in a.items() if k in ("href", "src", "action", "data-part", "data-curves")
+        v for _, a in found.tags for k, v in a.items() if k in ("href", "src", "action", "data-part", "data-curves")
     }
     for address in named:
         assert address.startswith(("/", "#", "data:")), address
@@ -112,18 +88,18 @@ def test_a_sweep_shows_what_the_report_says_of_it(crawled, made_root):
     from raysweep.store.root import Root
 
     page = content.of_sweep(resolve.find_sweep(Root.open(made_root), "s"), charts=False)
-    effects = Parsed(part(crawled, "/sweeps/[^/]+/effects")).words
+    effects = Parsed(part(crawled, "/sweeps/[^/]+/effects")).text
     for verdict in page.verdicts:
         assert verdict.text in effects
     cells = page.heat.tables["f1"][1].cells
     for cell in cells:
         assert f"{100 * cell.e.difference:+.1f}" in effects
-    confusion = Parsed(part(crawled, "/sweeps/[^/]+/confusion")).words
+    confusion = Parsed(part(crawled, "/sweeps/[^/]+/confusion")).text
     m = page.confusions[1] if page.confusions[0].name == "control" else page.confusions[0]
     for row in m.rows:
         for cell in row.cells:
             assert f"{100 * cell.share:.0f} %" in confusion
-    flips = Parsed(part(crawled, "/sweeps/[^/]+/flips")).words
+    flips = Parsed(part(crawled, "/sweeps/[^/]+/flips")).text
     assert re.search(r"fixed \d+", flips)
 
 

@@ -50,9 +50,8 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     _is_single(request.grid)
     root = request.root.resolved()
     parent = parents.read_parent(root, request.checkpoint, request.overrides, trust=request.trust)
-    expansion.expand(
-        request.grid, parent.weights, parent.settings.seed
-    )  # what is wrong is said before the images are read
+    # What is wrong is said before the images are read.
+    expansion.expand(request.grid, parent.weights, parent.settings.seed)
     title = request.name or _title(parent)
     sweeps.check_sweep_name(title)
     count = _workers(request, parent)

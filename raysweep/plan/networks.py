@@ -20,6 +20,7 @@ from raysweep.training.sources import Sources
 if TYPE_CHECKING:
     from torch import nn
 
+    from raysweep.training.freezing import Freezing
     from raysweep.training.origin import Origin
     from raysweep.training.trial import Found, Use
 
@@ -147,6 +148,7 @@ def tried(
     """
     from raysweep.training import guest, guest_network, initial, trial
     from raysweep.training import origin as origins
+    from raysweep.training.freezing import Freezing
 
     section, model = _built(settings.model, data, new_weights, trusted)
     settings = settings.model_copy(update={"model": section})
@@ -154,8 +156,10 @@ def tried(
     if code is not None and (left_out := code.note()) is not None:
         told.append(left_out)
     loaded = initial.initialise(model, section) if new_weights else None
+    freezing = Freezing.of(model, section, len(data.classes))
+    told += _of_training(model, freezing, settings)
     with guest.quiet(section.name):
-        found = trial.as_used(model, _use(settings, data, place))
+        found = trial.as_used(model, _use(settings, data, place), freezing)
     model.to("cpu")
     settings, heads = _decided(settings, found)
     told += [f"{section.name}: {text}" for text in (*found.notes, *heads)]
@@ -176,6 +180,24 @@ def tried(
     return settings, sum(p.numel() for p in model.parameters()), tuple(map(Note, told))
 
 
+def _of_training(model: nn.Module, freezing: Freezing, settings: Settings) -> list[str]:
+    """What is to be said of what is trained, and how fast.
+
+    Raises:
+        ConfigError: ``training.head_lr`` is for a layer that is not known.
+    """
+    from raysweep.training import groups
+
+    training, told = settings.training, []
+    groups.check(freezing, training, settings.model.name)
+    if (text := freezing.describe(model)) is not None:
+        told.append(text)
+    if training.layer_decay is not None:
+        factors = groups.layers(groups.of(model, freezing, training))
+        told.append(f"the learning rate of the layers, from the input on, is multiplied by {factors}")
+    return told
+
+
 def _use(settings: Settings, data: cache.Dataset, place: Place) -> Use:
     """How the network will be used: with the images that one rank computes of a batch, and of the last one."""
     from raysweep.training import device as devices
@@ -186,6 +208,9 @@ def _use(settings: Settings, data: cache.Dataset, place: Place) -> Use:
     bounds = {sampling.batch_bounds(batch, place.draws, t.batch_size) for batch in (0, total - 1)}
     slices = {sampling.rank_slice(*b, rank, world) for b in bounds for rank in (0, world - 1)}
     sizes = {b - a for a, b in slices}
+    if t.accumulate > 1:  # a slice is computed in parts, of which each has at least one image
+        parts = {n: max(1, min(t.accumulate, n)) for n in sizes}
+        sizes = {size for n, k in parts.items() for size in (n // k, -(-n // k))}
     if world > 1 and settings.scaling.sync_batchnorm:  # the statistics are those of all ranks, which have more images
         sizes = {max(2, n) for n in sizes}
     gpu_here = where.use_gpu and place.here and not where.workers

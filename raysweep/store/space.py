@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from raysweep._text import counted
 
 if TYPE_CHECKING:
-    from raysweep.config.settings import KeepSection
+    from raysweep.config.running import KeepSection
 
 _OF_OPTIMIZER = {"adamw": 2, "sgd": 1}  # numbers that it keeps for each parameter
 _RESERVE = 200 * 10**6  # for tables, pictures and the temporary file of a save

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from raysweep.config.settings import KeepSection
+from raysweep.config.running import KeepSection
 from raysweep.report import images as validation
 from raysweep.report.images import ValidationImages
 from raysweep.report.predictions import Predictions

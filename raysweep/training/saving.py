@@ -90,34 +90,39 @@ class Saver:
         kept = {} if setup.own_loss is None else own_loss.kept(setup.own_loss, setup.world.gather)
         if setup.world.rank != 0:
             return {}
-        return {
-            **self._constant,
-            "sampling_weights": setup.weights(epoch).as_dict(),
-            **_decision(setup),
-            **({"own_state": kept} if kept else {}),
-            "epoch": epoch if batch == 0 else epoch - 1,
-            "current_batch": batch,
-            **self.background.take(
-                {
-                    "model_state_dict": setup.model.state_dict(),
-                    "optimizer_state_dict": setup.optimizer.state_dict(),
-                }
-            ),
-            "scheduler_state_dict": {
-                "kind": setup.settings.training.schedule,
-                "progress": epoch if batch == 0 else epoch - 1 + batch / setup.total_batches,
-            },
-            "best_acc": float(progress.best_acc),
-            "history": {k: list(v) for k, v in progress.history.items()},
-            **({} if batch else self._patience()),
-            "sampler_state": {
-                "strategy": setup.settings.sampling.strategy,
-                "seed": setup.settings.seed,
-                "draws": setup.draws,
-                "meters": [meters for _, meters in ranks] if batch else [],
-            },
-            "rng_state": [generators for generators, _ in ranks],
-        }
+        average = {} if setup.average is None else setup.average.tensors
+        raw = {} if setup.average is None else {"trained_state_dict": setup.average.weights()}
+        return checkpoint_format.versioned(
+            {
+                **self._constant,
+                "sampling_weights": setup.weights(epoch).as_dict(),
+                **_decision(setup),
+                **({"own_state": kept} if kept else {}),
+                "epoch": epoch if batch == 0 else epoch - 1,
+                "current_batch": batch,
+                **self.background.take(
+                    {
+                        "model_state_dict": {**setup.model.state_dict(), **average},
+                        **raw,
+                        "optimizer_state_dict": setup.optimizer.state_dict(),
+                    }
+                ),
+                "scheduler_state_dict": {
+                    "kind": setup.settings.training.schedule,
+                    "progress": epoch if batch == 0 else epoch - 1 + batch / setup.total_batches,
+                },
+                "best_acc": float(progress.best_acc),
+                "history": {k: list(v) for k, v in progress.history.items()},
+                **({} if batch else self._patience()),
+                "sampler_state": {
+                    "strategy": setup.settings.sampling.strategy,
+                    "seed": setup.settings.seed,
+                    "draws": setup.draws,
+                    "meters": [meters for _, meters in ranks] if batch else [],
+                },
+                "rng_state": [generators for generators, _ in ranks],
+            }
+        )
 
     def _patience(self) -> State:
         """How long the run has waited for a better epoch."""
@@ -153,7 +158,6 @@ def _constant(setup: Setup) -> State:
     """The part of a checkpoint that never changes. It is built once, because the training stands still during a save."""
     job = setup.job
     return {
-        "format_version": checkpoint_format.FORMAT_VERSION,
         "total_batches": setup.total_batches,
         "scaler_state_dict": {},  # bf16 needs no loss scaling
         "config": job.config.to_json(),

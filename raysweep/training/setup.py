@@ -48,7 +48,9 @@ from raysweep.training import (
     state,
 )
 from raysweep.training import head as heads
+from raysweep.training.average import Average
 from raysweep.training.feed import Feed
+from raysweep.training.freezing import Freezing
 from raysweep.training.job import Job
 from raysweep.training.progress import TrainingProgress
 from raysweep.training.world import World
@@ -67,9 +69,9 @@ class Part(NamedTuple):
     counted: bool  # whether this rank counts these images; False where another rank computes the same ones
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Setup:
-    """All that one rank trains with. Only the network and the optimizer change while it trains."""
+    """All that one rank trains with. Only the network, its average and the optimizer change while it trains."""
 
     job: Job
     world: World
@@ -83,7 +85,11 @@ class Setup:
     std: list[float]
     feed: Feed
     model: nn.Module  # its state is saved
-    parallel: nn.Module  # the same network, as training calls it: inside DDP, compiled
+    parallel: (
+        nn.Module
+    )  # the same network, as training calls it: inside DDP, compiled; another one once more of it is trained
+    freezing: Freezing
+    average: Average | None  # of the weights; None where it is not asked for
     optimizer: torch.optim.Optimizer
     bf16: bool
     conditions: conditions.Conditions
@@ -170,6 +176,29 @@ class Setup:
         told = self.settings.model.auxiliary_share
         return outputs.share(heads) if told is None else told
 
+    def thaw(self, epoch: int) -> str:
+        """Train what was frozen in the epoch before. Collective. Returns what is to be said."""
+        self.freezing.apply(self.model, epoch)
+        if self.average is not None:
+            self.average.follow(self.model, self.freezing.moving(self.model, epoch))
+        if self.parallel is not self.model:
+            self.parallel = self.model  # DDP frees its hooks on the parameters before another one takes them
+            _, self.parallel = _parallelise(self.model, self.settings, self.world, self.data)
+        count = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return f"Epoch {epoch} begins to train what was frozen; {count:,} parameters are trained from here on."
+
+    def shown(self) -> contextlib.AbstractContextManager[None]:
+        """The context in which the network is what is validated: with the average of its weights, if that is asked for. Collective."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place(self.model, self.world)
+
+    def pieces(self, batch: int) -> list[Part]:
+        """What this rank computes of a global batch, in the parts of ``training.accumulate``: as many on every rank."""
+        whole, wanted = self.part(batch), self.settings.training.accumulate
+        start, stop = sampling.batch_bounds(batch, self.draws, self.settings.training.batch_size)
+        fewest = stop - start if stop - start < self.world.size else (stop - start) // self.world.size
+        some = np.array_split(whole.positions, max(1, min(wanted, fewest)))
+        return [Part(positions, whole.divisor, whole.counted) for positions in some]
+
     def part(self, batch: int) -> Part:
         """What this rank computes of global batch ``batch``, counted from 0."""
         world = self.world
@@ -211,19 +240,28 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     counts = _counts(data, members)
     codes, _, keeps_more = own_code.tried(settings, job.trusted, counts, data.shape)
     model = _new_model(job, data, world)
+    freezing = Freezing.of(model, settings.model, len(data.classes))
     renewed = _with_another_head(job, data)
     state.seed_everything(settings.seed, world.rank, 1)
     saved = _read(job, data, start)
     done = TrainingProgress.new(data.classes, [*settings.metrics])
+    averaged: Mapping[str, torch.Tensor] = {}
     if saved is not None:
-        weights = _with_its_head(saved["model_state_dict"], renewed, len(data.classes), settings.model.name)
+        averaged = weights = _with_its_head(saved["model_state_dict"], renewed, len(data.classes), settings.model.name)
+        if trained := saved.get("trained_state_dict"):
+            weights = _with_its_head({**weights, **trained}, renewed, len(data.classes), settings.model.name)
         state.restore_model(model, weights, str(job.start))
         pixels = saved.get("preprocessing") or {}
         mean, std = list(pixels.get("mean", mean)), list(pixels.get("std", std))
         done = TrainingProgress.restored(saved, data.classes, world, job.keep_position, [*settings.metrics])
     feed = Feed(data, mean, std, world.device, t.channels_last)
+    freezing.apply(model, job.first_epoch)
     model, parallel = _parallelise(model, settings, world, data)
-    optimizer = _optimizer(model, job, saved, len(data.classes), codes.get(own_optim.OPTIMIZER))
+    average = None
+    if t.ema is not None:
+        average = Average(model, t.ema, freezing.moving(model, job.first_epoch))
+        average.restore(averaged)
+    optimizer = _optimizer(model, job, saved, len(data.classes), codes.get(own_optim.OPTIMIZER), freezing)
     if saved is not None and job.keep_rng:
         _restore_generators(saved, world)
     bf16 = t.precision == "bf16" or (t.precision == "auto" and device.kind(world.device) == "cuda")
@@ -247,6 +285,8 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         feed=feed,
         model=model,
         parallel=parallel,
+        freezing=freezing,
+        average=average,
         optimizer=optimizer,
         bf16=bf16,
         conditions=now,
@@ -363,13 +403,14 @@ def _parallelise(model: nn.Module, settings: Settings, world: World, data: Datas
 
 
 def _optimizer(
-    model: nn.Module, job: Job, saved: Checkpoint | None, classes: int, code: own.Own | None
+    model: nn.Module, job: Job, saved: Checkpoint | None, classes: int, code: own.Own | None, freezing: Freezing
 ) -> torch.optim.Optimizer:
     training = job.settings.training
-    optimizer = optim.optimizer(model, training, code)
+    optimizer = optim.optimizer(model, training, code, freezing)
     if saved is not None and not job.fresh_optimizer:
         fresh = dict(optimizer.state)
-        state.restore_optimizer(model, optimizer, saved, str(job.start), training, code)
+        frozen = freezing, classes, job.first_epoch
+        state.restore_optimizer(model, optimizer, saved, str(job.start), training, code, *frozen)
         if job.reset_head and not job.same_run:
             heads.forget(model, optimizer, fresh, classes, job.settings.model.name)
     return optimizer

@@ -285,6 +285,7 @@ _CHECKPOINT: dict[str, Rule] = {
     "data_sha256": _or_none(_text),
     "conditions": _or_none(_each("condition", _must(lambda v: isinstance(v, (int, float, str)), "a number or a text"))),
     "model_state_dict": _each("value of", _must(_is_tensor, "a tensor")),
+    "trained_state_dict": _or_none(_each("value of", _must(_is_tensor, "a tensor"))),
     "own_state": _or_none(_each("state of", _fields({"target": _text, "ranks": _list}, "target", "ranks"))),
     "optimizer_state_dict": _fields({"state": _rows, "param_groups": _groups}, "state", "param_groups"),
     "rng_state": _or_none(_list),

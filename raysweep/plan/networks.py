@@ -162,6 +162,7 @@ def tried(
         found = trial.as_used(model, _use(settings, data, place), freezing)
     model.to("cpu")
     settings, heads = _decided(settings, found)
+    heads += _of_features(model, freezing, settings, data.shape)
     told += [f"{section.name}: {text}" for text in (*found.notes, *heads)]
     pad = settings.training.augment.crop_padding
     if pad >= min(data.shape[:2]):
@@ -196,6 +197,35 @@ def _of_training(model: nn.Module, freezing: Freezing, settings: Settings) -> li
         factors = groups.layers(groups.of(model, freezing, training))
         told.append(f"the learning rate of the layers, from the input on, is multiplied by {factors}")
     return told
+
+
+def _of_features(model: nn.Module, freezing: Freezing, settings: Settings, shape: tuple[int, int, int]) -> list[str]:
+    """What is to be said of features that are computed once, or are not.
+
+    Raises:
+        ConfigError: they are demanded, and cannot be.
+    """
+    import torch
+
+    from raysweep.training import features, guest, trial
+
+    if not features.asked(settings):
+        return []
+    height, width, channels = shape
+    x = trial.arranged(
+        torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(1)),
+        settings.training.channels_last,
+    )
+    model.to(memory_format=torch.channels_last if settings.training.channels_last else torch.contiguous_format)
+    with guest.quiet(settings.model.name):
+        why = features.decide(settings, freezing, model, x, 1)
+    if why is None:
+        return [
+            "what the last layer gets from each image is computed once, and epochs are trained on that (model.features)"
+        ]
+    if freezing.head_only(1):
+        return [f"every epoch passes the images through the whole network, because {why}"]
+    return []
 
 
 def _use(settings: Settings, data: cache.Dataset, place: Place) -> Use:

@@ -19,7 +19,7 @@ from raysweep.errors import TrainingError
 from raysweep.events import BatchDone, Note, Progress, Reporter, TrainingStarted, ignore
 from raysweep.store import layout, lineage
 from raysweep.training import device as devices
-from raysweep.training import evaluate, guest_errors, losses, optim, outputs, own
+from raysweep.training import evaluate, features, guest_errors, losses, optim, outputs, own
 from raysweep.training.average import steps
 from raysweep.training.evaluate import RankEpoch
 from raysweep.training.job import Job, Outcome
@@ -119,6 +119,8 @@ class _Loop:
             text = f"not bit-exact: {', '.join(setup.inexact)}"
             lineage.record(Path(job.folder), lineage.NOTE, text=text)
             self.report(Note(text, inexact=True))
+        if setup.features is not None:
+            self._record_once(features.describe(setup.features), aloud=False)  # planning has said it
         self.report(TrainingStarted(job.last_epoch))
         epoch = job.first_epoch - 1
         while epoch < job.last_epoch and not self._waited_enough(epoch):
@@ -151,7 +153,7 @@ class _Loop:
         setup.world.share_buffers(setup.model)
         with setup.shown():
             validation = evaluate.validate(
-                setup.model,
+                setup.called,
                 setup.feed,
                 setup.data.val,
                 len(setup.classes),
@@ -174,7 +176,7 @@ class _Loop:
         setup = self.setup
         if policy.section.on == "holdout":
             validation = evaluate.validate(
-                setup.model,
+                setup.called,
                 setup.feed,
                 setup.data.train,
                 len(setup.classes),
@@ -197,13 +199,14 @@ class _Loop:
         lineage.record(folder, lineage.RATIO, epoch=epoch, **change.to_event(), **decided)
         self.report(Note(f"Epoch {epoch} begins with other sampling weights: {change.describe()}."))
 
-    def _record_once(self, text: str) -> None:
-        """Write a note into the log. Once: a kill may make the epoch begin twice."""
+    def _record_once(self, text: str, aloud: bool = True) -> None:
+        """Write a note into the log, and tell it ``aloud``. Once: a kill may make the epoch begin twice."""
         folder = Path(self.setup.job.folder)
         if self.setup.world.rank != 0 or any(e.fields.get("text") == text for e in lineage.read(folder)):
             return
         lineage.record(folder, lineage.NOTE, text=text)
-        self.report(Note(text))
+        if aloud:
+            self.report(Note(text))
 
     def _train_epoch(self, epoch: int, order: np.ndarray, draws: np.ndarray | None) -> np.ndarray:
         """Train the batches that are not done yet.

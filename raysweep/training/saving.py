@@ -73,7 +73,8 @@ class Saver:
         """
         if self._settled:
             return
-        faults = [fault for fault in self.setup.world.gather(self.setup.data.settle()) if fault is not None]
+        mine = self.setup.data.settle() or (self.setup.features.settle() if self.setup.features else None)
+        faults = [fault for fault in self.setup.world.gather(mine) if fault is not None]
         if faults:
             raise DataError(faults[0])
         self._settled = True

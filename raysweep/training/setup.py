@@ -20,6 +20,7 @@ from raysweep._text import join_names
 from raysweep.config.settings import Settings
 from raysweep.data import augment, cache, sampling
 from raysweep.data.cache import Dataset
+from raysweep.data.features import Features
 from raysweep.data.order import in_order
 from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
@@ -28,6 +29,8 @@ from raysweep.store import checkpoint
 from raysweep.training import (
     conditions,
     device,
+    features,
+    guest,
     guest_network,
     initial,
     losses,
@@ -49,6 +52,7 @@ from raysweep.training import (
 )
 from raysweep.training import head as heads
 from raysweep.training.average import Average
+from raysweep.training.features import FeatureFeed
 from raysweep.training.feed import Feed
 from raysweep.training.freezing import Freezing
 from raysweep.training.job import Job
@@ -83,8 +87,11 @@ class Setup:
     total_batches: int  # global batches per epoch
     mean: list[float]  # per channel, by which pixels are standardised
     std: list[float]
-    feed: Feed
+    feed: Feed | FeatureFeed  # what the network is given
+    pixels: Feed
+    features: Features | None  # that are trained on instead of images
     model: nn.Module  # its state is saved
+    called: nn.Module  # what predicts of what ``feed`` gives: the network, or its last layer
     parallel: (
         nn.Module
     )  # the same network, as training calls it: inside DDP, compiled; another one once more of it is trained
@@ -181,9 +188,10 @@ class Setup:
         self.freezing.apply(self.model, epoch)
         if self.average is not None:
             self.average.follow(self.model, self.freezing.moving(self.model, epoch))
+        self.feed, self.features, self.called = self.pixels, None, self.model
         if self.parallel is not self.model:
             self.parallel = self.model  # DDP frees its hooks on the parameters before another one takes them
-            _, self.parallel = _parallelise(self.model, self.settings, self.world, self.data)
+            _, self.parallel = _parallelise(self.model, self.settings, self.world, _shape(self.data))
         count = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         return f"Epoch {epoch} begins to train what was frozen; {count:,} parameters are trained from here on."
 
@@ -194,6 +202,8 @@ class Setup:
     def pieces(self, batch: int) -> list[Part]:
         """What this rank computes of a global batch, in the parts of ``training.accumulate``: as many on every rank."""
         whole, wanted = self.part(batch), self.settings.training.accumulate
+        if wanted == 1:
+            return [whole]
         start, stop = sampling.batch_bounds(batch, self.draws, self.settings.training.batch_size)
         fewest = stop - start if stop - start < self.world.size else (stop - start) // self.world.size
         some = np.array_split(whole.positions, max(1, min(wanted, fewest)))
@@ -231,9 +241,9 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     settings, t = job.settings, job.settings.training
     torch.set_num_threads(job.threads)
     world = World(device.current() if job.use_gpu else device.CPU)
-    found = cache.reopen(job.cache_folder) or _decoded_again(job, progress)
-    found.check.start()
-    data = in_order(found, settings.data.classes)
+    cached = cache.reopen(job.cache_folder) or _decoded_again(job, progress)
+    cached.check.start()
+    data = in_order(cached, settings.data.classes)
     held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
     draws = settings.sampling.samples_per_epoch or len(members)
     mean, std = origin.moments(settings, data, origin.read(settings) if job.start is None else origin.Origin())
@@ -251,12 +261,20 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         if trained := saved.get("trained_state_dict"):
             weights = _with_its_head({**weights, **trained}, renewed, len(data.classes), settings.model.name)
         state.restore_model(model, weights, str(job.start))
-        pixels = saved.get("preprocessing") or {}
-        mean, std = list(pixels.get("mean", mean)), list(pixels.get("std", std))
+        known = saved.get("preprocessing") or {}
+        mean, std = list(known.get("mean", mean)), list(known.get("std", std))
         done = TrainingProgress.restored(saved, data.classes, world, job.keep_position, [*settings.metrics])
-    feed = Feed(data, mean, std, world.device, t.channels_last)
+    pixels = Feed(data, mean, std, world.device, t.channels_last)
+    bf16 = t.precision == "bf16" or (t.precision == "auto" and device.kind(world.device) == "cuda")
     freezing.apply(model, job.first_epoch)
-    model, parallel = _parallelise(model, settings, world, data)
+    found = _features(
+        job, features.Source(settings, data, model, freezing.head, pixels, (mean, std), bf16), freezing, progress
+    )
+    if found is None:
+        model, parallel = _parallelise(model, settings, world, _shape(data))
+    else:
+        of_one = found.parts["train"].shape
+        _, parallel = _parallelise(model.get_submodule(freezing.head), settings, world, of_one)
     average = None
     if t.ema is not None:
         average = Average(model, t.ema, freezing.moving(model, job.first_epoch))
@@ -264,9 +282,9 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     optimizer = _optimizer(model, job, saved, len(data.classes), codes.get(own_optim.OPTIMIZER), freezing)
     if saved is not None and job.keep_rng:
         _restore_generators(saved, world)
-    bf16 = t.precision == "bf16" or (t.precision == "auto" and device.kind(world.device) == "cuda")
     mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name, settings.model.path)
-    now = conditions.of_ranks(world.gather({**mine, **own.conditions_of(settings)}))
+    of_features = {"features": found.sha256[:12]} if found else {}
+    now = conditions.of_ranks(world.gather({**mine, **of_features, **own.conditions_of(settings)}))
     loss, lost = own_loss.ready(codes.get(own_loss.OPTION), settings.loss, counts, world, saved)
     inexact = (
         [] if saved is None else [*conditions.differences(conditions.of_checkpoint(saved), now), *keeps_more, *lost]
@@ -282,8 +300,11 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         total_batches=sampling.batches(draws, t.batch_size),
         mean=mean,
         std=std,
-        feed=feed,
+        feed=pixels if found is None else FeatureFeed(found, data, world.device),
+        pixels=pixels,
+        features=found,
         model=model,
+        called=model if found is None else model.get_submodule(freezing.head),
         parallel=parallel,
         freezing=freezing,
         average=average,
@@ -296,6 +317,30 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         augmenter=codes.get(own_augment.OPTION),
     )
     return setup, done
+
+
+def _features(job: Job, source: features.Source, freezing: Freezing, progress: Progress) -> Features | None:
+    """The features that the first epoch is trained on; None where it is trained on images."""
+    settings, epoch = job.settings, job.first_epoch
+    if not features.asked(settings) or (
+        settings.model.features == "auto" and features.unfit(settings, freezing, epoch)
+    ):
+        return None
+    generators = state.rng_state()
+    with guest.quiet(settings.model.name):
+        x, _ = source.feed.batch(source.data.val, np.arange(min(2, len(source.data.val.labels))), None)
+        found = None
+        if features.decide(settings, freezing, source.model, x, epoch) is None:
+            found = features.provide(source, job.cache_dir, progress)
+            found.check.start()
+    state.set_rng_state(generators)
+    return found
+
+
+def _shape(data: Dataset) -> tuple[int, ...]:
+    """The shape of what a network gets of one image: (channels, height, width)."""
+    height, width, channels = data.shape
+    return channels, height, width
 
 
 def _counts(data: Dataset, members: np.ndarray) -> dict[str, int]:
@@ -389,11 +434,11 @@ def _read(job: Job, data: Dataset, start: Checkpoint | None) -> Checkpoint | Non
     return saved
 
 
-def _parallelise(model: nn.Module, settings: Settings, world: World, data: Dataset) -> tuple[nn.Module, nn.Module]:
-    """(the network whose state is saved, the module to call in training)."""
+def _parallelise(
+    model: nn.Module, settings: Settings, world: World, shape: tuple[int, ...]
+) -> tuple[nn.Module, nn.Module]:
+    """(the network whose state is saved, the module to call in training); ``shape`` is that of what it gets of one image."""
     generators = state.rng_state()
-    height, width, channels = data.shape
-    shape = (channels, height, width)
     model, parallel = world.wrap(model, settings.scaling.sync_batchnorm, settings.model.name, shape)
     world.settle(model, parallel, shape)
     state.set_rng_state(generators)

@@ -9,7 +9,7 @@ from typing import Any
 from raysweep.errors import DataError
 from raysweep.events import CheckpointSaved, EpochDone, Note, Progress
 from raysweep.report import images as validation
-from raysweep.store import checkpoint_format, space
+from raysweep.store import checkpoint_format, frozen, space
 from raysweep.store.checkpoint_format import State
 from raysweep.store.records_manifest import SealedRef
 from raysweep.training import evaluate, own_loss, state
@@ -37,6 +37,7 @@ class Saver:
             Path(setup.job.folder), setup.job.last_epoch, space.rule(setup.settings.checkpoint.keep)
         )
         self._constant = _constant(setup)
+        self._part = self.writer.part if self.writer is not None else None
         self._settled = False  # whether the check of the images has ended well
 
     def epoch_end(self, epoch: int, row: Mapping[str, Any] | None, validation: evaluate.Validation) -> None:
@@ -92,18 +93,22 @@ class Saver:
         if setup.world.rank != 0:
             return {}
         average = {} if setup.average is None else setup.average.tensors
+        state_dict = {**setup.model.state_dict(), **average}
+        partly = self._part is not None and bool(setup.freezing.frozen(epoch))
+        still = self._part.tensors if self._part is not None and partly else {}
         raw = {} if setup.average is None else {"trained_state_dict": setup.average.weights()}
         return checkpoint_format.versioned(
             {
                 **self._constant,
                 "sampling_weights": setup.weights(epoch).as_dict(),
                 **_decision(setup),
+                **({frozen.KEY: {"names": [*state_dict]}} if partly else {}),
                 **({"own_state": kept} if kept else {}),
                 "epoch": epoch if batch == 0 else epoch - 1,
                 "current_batch": batch,
                 **self.background.take(
                     {
-                        "model_state_dict": {**setup.model.state_dict(), **average},
+                        "model_state_dict": {n: t for n, t in state_dict.items() if n not in still},
                         **raw,
                         "optimizer_state_dict": setup.optimizer.state_dict(),
                     }
@@ -152,7 +157,20 @@ def _writer(setup: Setup, report: Progress) -> CheckpointWriter:
     seal = setup.data.reading.seal
     sealed = None if seal is None else SealedRef(seal.images, seal.sha256)
     kept = None if keep == "all" else keep
-    return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, kept, sealed, images)
+    return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, kept, sealed, images, _part(setup))
+
+
+def _part(setup: Setup) -> frozen.Part | None:
+    """The frozen part of the network, as it is when the training begins; None where there is none."""
+    freezing, epoch = setup.freezing, setup.job.first_epoch
+    if not freezing.frozen(epoch):
+        return None
+    moving = {*freezing.moving(setup.model, epoch)}
+    copied = (
+        freezing.unfreeze is not None
+    )  # it is trained once that epoch begins, while a save of the one before may still run
+    still = {n: t.clone() if copied else t for n, t in setup.model.state_dict().items() if n not in moving}
+    return frozen.Part(still, setup.frozen_before)
 
 
 def _constant(setup: Setup) -> State:

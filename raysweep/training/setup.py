@@ -25,7 +25,7 @@ from raysweep.data.order import in_order
 from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
-from raysweep.store import checkpoint
+from raysweep.store import checkpoint, frozen, layout
 from raysweep.training import (
     conditions,
     device,
@@ -96,6 +96,7 @@ class Setup:
         nn.Module
     )  # the same network, as training calls it: inside DDP, compiled; another one once more of it is trained
     freezing: Freezing
+    frozen_before: tuple[Path, Mapping[str, Any]] | None  # the frozen part of the checkpoint that it starts from
     average: Average | None  # of the weights; None where it is not asked for
     optimizer: torch.optim.Optimizer
     bf16: bool
@@ -307,6 +308,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         called=model if found is None else model.get_submodule(freezing.head),
         parallel=parallel,
         freezing=freezing,
+        frozen_before=_frozen_before(job, saved),
         average=average,
         optimizer=optimizer,
         bf16=bf16,
@@ -335,6 +337,11 @@ def _features(job: Job, source: features.Source, freezing: Freezing, progress: P
             found.check.start()
     state.set_rng_state(generators)
     return found
+
+
+def _frozen_before(job: Job, saved: Checkpoint | None) -> tuple[Path, Mapping[str, Any]] | None:
+    told = None if saved is None else saved.get(frozen.KEY)
+    return None if told is None or job.start is None else (Path(job.start).with_name(layout.FROZEN), told)
 
 
 def _shape(data: Dataset) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ image stays the same. It is computed once into the cache (:mod:`raysweep.data.fe
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import time
@@ -104,8 +105,13 @@ def computed(model: nn.Module, head: str, x: torch.Tensor) -> tuple[torch.Tensor
 class FeatureFeed:
     """Features (b, …) of float32 and labels (b,), instead of :class:`Feed`'s images."""
 
-    def __init__(self, found: Features, data: Dataset, device: torch.device) -> None:
+    def __init__(self, found: Features, data: Dataset, drawn: np.ndarray, device: torch.device) -> None:
+        """
+        Args:
+            drawn: int64, ascending: the training images that have features.
+        """
         self.device, self.found = device, found
+        self._train, self._drawn = data.train, None if len(drawn) == len(data.train.labels) else drawn
         self._parts = {id(data.train): found.parts["train"], id(data.val): found.parts["val"]}
         self._labels = {id(part): torch.from_numpy(part.labels) for part in (data.train, data.val)}
         self._ready = {
@@ -120,6 +126,9 @@ class FeatureFeed:
         """The features and labels at ``index``; nothing changes them, so the other arguments are None."""
         where = torch.from_numpy(np.asarray(index, dtype=np.int64))
         labels = self._labels[id(images)].index_select(0, where).to(self.device)
+        if images is self._train and self._drawn is not None:
+            index = np.searchsorted(self._drawn, index)
+            where = torch.from_numpy(index)
         ready = self._ready.get(id(images))
         if ready is not None:
             return ready.index_select(0, where.to(self.device)), labels
@@ -133,6 +142,7 @@ class Source:
 
     settings: Settings
     data: Dataset
+    drawn: np.ndarray  # int64, ascending: the training images that may be looked at
     model: nn.Module  # with its weights, on its device
     head: str
     feed: Feed
@@ -188,6 +198,7 @@ def key(source: Source) -> str:
     ]
     told += [source.feed.channels_last, source.feed.device.type, source.bf16]
     digest.update(json.dumps(told, sort_keys=True, default=str).encode())
+    digest.update(source.drawn.tobytes())
     prefix = f"{source.head}."
     for name, tensor in source.model.state_dict().items():
         if not name.startswith(prefix):
@@ -197,10 +208,11 @@ def key(source: Source) -> str:
 
 
 def _compute(source: Source, folder: Path, progress: Progress, stopped: Callable[[], None]) -> None:
-    images = {"train": source.data.train, "val": source.data.val}
+    data = source.data
+    images = {"train": (data.train, source.drawn), "val": (data.val, np.arange(len(data.val.labels)))}
     with torch.no_grad():
-        rows, _ = _rows(source, images["val"], 0, 1)
-    total = sum(len(part.labels) for part in images.values())
+        rows, _ = _rows(source, *images["val"], 0, 1)
+    total = sum(len(places) for _, places in images.values())
     progress(Note(f"The features of {total:,} images are computed once, into {truncate(folder)}."))
     began, said, first = time.monotonic(), [0.0], [-1]
 
@@ -215,20 +227,16 @@ def _compute(source: Source, folder: Path, progress: Progress, stopped: Callable
             left = (now - began) * (total - done) / here if here and now - began > 1 else None
             progress(ComputingFeatures(done, total, left))
 
-    compute = {split: _of_part(source, part) for split, part in images.items()}
-    counts = {split: len(part.labels) for split, part in images.items()}
+    compute = {split: functools.partial(_rows, source, *part) for split, part in images.items()}
+    counts = {split: len(places) for split, (_, places) in images.items()}
     stored.build(folder, counts, rows.shape[1:], source.dtype, compute, tell)
 
 
-def _of_part(source: Source, images: Images) -> stored.Compute:
-    return lambda start, end: _rows(source, images, start, end)
-
-
-def _rows(source: Source, images: Images, start: int, end: int) -> tuple[np.ndarray, float]:
-    """The features of some images, in float32, and how far a logit is from theirs once they are rounded."""
+def _rows(source: Source, images: Images, places: np.ndarray, start: int, end: int) -> tuple[np.ndarray, float]:
+    """The features of the images at ``places[start:end]``, in float32, and how far a logit is from theirs once they are rounded."""
     found, apart, head = [], 0.0, source.model.get_submodule(source.head)
     for a in range(start, end, _AT_ONCE):
-        x, _ = source.feed.batch(images, np.arange(a, min(a + _AT_ONCE, end)), None)
+        x, _ = source.feed.batch(images, places[a : min(a + _AT_ONCE, end)], None)
         with source.autocast():
             logits, rows = computed(source.model, source.head, x)
             assert rows is not None, "decide() has seen it"

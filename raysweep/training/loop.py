@@ -119,8 +119,8 @@ class _Loop:
             text = f"not bit-exact: {', '.join(setup.inexact)}"
             lineage.record(Path(job.folder), lineage.NOTE, text=text)
             self.report(Note(text, inexact=True))
-        if setup.features is not None:
-            self._record_once(features.describe(setup.features), aloud=False)  # planning has said it
+        if setup.net.features is not None:
+            self._record_once(features.describe(setup.net.features), aloud=False)  # planning has said it
         self.report(TrainingStarted(job.last_epoch))
         epoch = job.first_epoch - 1
         while epoch < job.last_epoch and not self._waited_enough(epoch):
@@ -145,20 +145,20 @@ class _Loop:
     def _epoch(self, epoch: int) -> None:
         setup, meters = self.setup, self.progress.meters
         self._record_ratio(epoch)
-        if setup.freezing.begins(epoch) and epoch != setup.job.first_epoch:
-            self._record_once(setup.thaw(epoch))
+        if setup.net.freezing.begins(epoch) and epoch != setup.job.first_epoch:
+            self._record_once(setup.net.thaw(epoch))
         order = setup.order(epoch)
         positions = self._train_epoch(epoch, order, setup.augmentation(epoch))
         started = time.perf_counter()
         setup.world.share_buffers(setup.model)
-        with setup.shown():
+        with setup.net.shown():
             validation = evaluate.validate(
-                setup.called,
-                setup.feed,
+                setup.net.called,
+                setup.net.feed,
                 setup.data.val,
                 len(setup.classes),
                 setup.world,
-                setup.autocast(),
+                setup.net.autocast(),
                 prior=setup.prior,
             )
             if setup.policy is not None:
@@ -176,12 +176,12 @@ class _Loop:
         setup = self.setup
         if policy.section.on == "holdout":
             validation = evaluate.validate(
-                setup.called,
-                setup.feed,
+                setup.net.called,
+                setup.net.feed,
                 setup.data.train,
                 len(setup.classes),
                 setup.world,
-                setup.autocast(),
+                setup.net.autocast(),
                 members=setup.held,
             )
         policy.decide(epoch, validation.labels, validation.probabilities)
@@ -220,8 +220,8 @@ class _Loop:
         setup, meters, first = self.setup, self.progress.meters, self.progress.batch_done
         t, total, every = setup.settings.training, setup.total_batches, setup.settings.checkpoint.every_n_batches
         loss_of = setup.loss(epoch)
-        setup.parallel.train()
-        setup.freezing.train(setup.model, epoch)
+        setup.net.parallel.train()
+        setup.net.freezing.train(setup.model, epoch)
         counted = _Counted(meters, setup.world.device)
         counted.shown += [part.positions for part in map(setup.part, range(first)) if part.counted]
         began, last_report = time.perf_counter() - meters.seconds, 0.0
@@ -232,8 +232,8 @@ class _Loop:
             for part in pieces:
                 draws_of_part = None if draws is None else draws[part.positions]
                 changed = setup.own_augmentation(epoch, part)
-                x, y = setup.feed.batch(setup.data.train, order[part.positions], draws_of_part, changed)
-                with setup.world.waiting(setup.parallel, part is not pieces[-1]):
+                x, y = setup.net.feed.batch(setup.data.train, order[part.positions], draws_of_part, changed)
+                with setup.world.waiting(setup.net.parallel, part is not pieces[-1]):
                     loss, logits = self._backward(x, y, part.divisor, loss_of)
                 counted.add(done, part, loss, logits, y)
             self._check_gradients()
@@ -242,8 +242,8 @@ class _Loop:
                 # before the step, so that a bad loss seen in time changes no weight; and before every save
                 self.stopping.check(epoch, counted.first_bad)
             setup.optimizer.step()
-            if setup.average is not None:
-                setup.average.step(steps(epoch, done, total))
+            if setup.net.average is not None:
+                setup.net.average.step(steps(epoch, done, total))
             self.saver.background.poll()
             now = time.perf_counter()
             meters.seconds = now - began
@@ -261,8 +261,8 @@ class _Loop:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add the gradients of a part of a batch; returns the loss, summed over its images, and the logits."""
         setup = self.setup
-        with setup.autocast():
-            logits, auxiliaries = outputs.parts(setup.parallel(x))
+        with setup.net.autocast():
+            logits, auxiliaries = outputs.parts(setup.net.parallel(x))
         loss = loss_of(logits.float(), y)
         for part in auxiliaries:
             loss = loss + setup.auxiliary_share(len(auxiliaries)) * loss_of(part.float(), y)
@@ -274,7 +274,7 @@ class _Loop:
     def _check_gradients(self) -> None:
         """Check, and clip if that is asked for, the gradients of a batch."""
         setup, most = self.setup, self.setup.settings.training.grad_clip
-        setup.world.check_gradients(setup.model, setup.parallel)
+        setup.world.check_gradients(setup.model, setup.net.parallel)
         if most is not None:
             torch.nn.utils.clip_grad_norm_(setup.model.parameters(), most)
 

@@ -74,7 +74,7 @@ class Saver:
         """
         if self._settled:
             return
-        mine = self.setup.data.settle() or (self.setup.features.settle() if self.setup.features else None)
+        mine = self.setup.data.settle() or (self.setup.net.features.settle() if self.setup.net.features else None)
         faults = [fault for fault in self.setup.world.gather(mine) if fault is not None]
         if faults:
             raise DataError(faults[0])
@@ -92,11 +92,11 @@ class Saver:
         kept = {} if setup.own_loss is None else own_loss.kept(setup.own_loss, setup.world.gather)
         if setup.world.rank != 0:
             return {}
-        average = {} if setup.average is None else setup.average.tensors
+        average = {} if setup.net.average is None else setup.net.average.tensors
         state_dict = {**setup.model.state_dict(), **average}
-        partly = self._part is not None and bool(setup.freezing.frozen(epoch))
+        partly = self._part is not None and bool(setup.net.freezing.frozen(epoch))
         still = self._part.tensors if self._part is not None and partly else {}
-        raw = {} if setup.average is None else {"trained_state_dict": setup.average.weights()}
+        raw = {} if setup.net.average is None else {"trained_state_dict": setup.net.average.weights()}
         return checkpoint_format.versioned(
             {
                 **self._constant,
@@ -162,7 +162,7 @@ def _writer(setup: Setup, report: Progress) -> CheckpointWriter:
 
 def _part(setup: Setup) -> frozen.Part | None:
     """The frozen part of the network, as it is when the training begins; None where there is none."""
-    freezing, epoch = setup.freezing, setup.job.first_epoch
+    freezing, epoch = setup.net.freezing, setup.job.first_epoch
     if not freezing.frozen(epoch):
         return None
     moving = {*freezing.moving(setup.model, epoch)}

@@ -5,7 +5,6 @@ The order of the steps matters: several of them draw from the random generators.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from raysweep._text import join_names
 from raysweep.config.settings import Settings
 from raysweep.data import augment, cache, sampling
 from raysweep.data.cache import Dataset
-from raysweep.data.features import Features
 from raysweep.data.order import in_order
 from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
@@ -29,12 +27,11 @@ from raysweep.store import checkpoint, frozen, layout
 from raysweep.training import (
     conditions,
     device,
-    features,
-    guest,
     guest_network,
     initial,
     losses,
     models,
+    network,
     optim,
     origin,
     outputs,
@@ -51,11 +48,9 @@ from raysweep.training import (
     state,
 )
 from raysweep.training import head as heads
-from raysweep.training.average import Average
-from raysweep.training.features import FeatureFeed
-from raysweep.training.feed import Feed
 from raysweep.training.freezing import Freezing
 from raysweep.training.job import Job
+from raysweep.training.network import Network
 from raysweep.training.progress import TrainingProgress
 from raysweep.training.world import World
 from raysweep.weights import RatioChange, SamplingWeights
@@ -73,9 +68,9 @@ class Part(NamedTuple):
     counted: bool  # whether this rank counts these images; False where another rank computes the same ones
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class Setup:
-    """All that one rank trains with. Only the network, its average and the optimizer change while it trains."""
+    """All that one rank trains with. Only the network and the optimizer change while it trains."""
 
     job: Job
     world: World
@@ -87,24 +82,19 @@ class Setup:
     total_batches: int  # global batches per epoch
     mean: list[float]  # per channel, by which pixels are standardised
     std: list[float]
-    feed: Feed | FeatureFeed  # what the network is given
-    pixels: Feed
-    features: Features | None  # that are trained on instead of images
-    model: nn.Module  # its state is saved
-    called: nn.Module  # what predicts of what ``feed`` gives: the network, or its last layer
-    parallel: (
-        nn.Module
-    )  # the same network, as training calls it: inside DDP, compiled; another one once more of it is trained
-    freezing: Freezing
+    net: Network  # it changes while it trains
     frozen_before: tuple[Path, Mapping[str, Any]] | None  # the frozen part of the checkpoint that it starts from
-    average: Average | None  # of the weights; None where it is not asked for
     optimizer: torch.optim.Optimizer
-    bf16: bool
     conditions: conditions.Conditions
     inexact: list[str]  # why the bits may differ from those of an undisturbed training
     own_loss: own_loss.OwnLoss | None  # of the user; what it keeps changes while it trains
     own_metrics: Mapping[str, own.Own]  # of the user, by name
     augmenter: own.Own | None  # of the user
+
+    @property
+    def model(self) -> nn.Module:
+        """The network whose state is saved."""
+        return self.net.model
 
     @property
     def settings(self) -> Settings:
@@ -184,22 +174,6 @@ class Setup:
         told = self.settings.model.auxiliary_share
         return outputs.share(heads) if told is None else told
 
-    def thaw(self, epoch: int) -> str:
-        """Train what was frozen in the epoch before. Collective. Returns what is to be said."""
-        self.freezing.apply(self.model, epoch)
-        if self.average is not None:
-            self.average.follow(self.model, self.freezing.moving(self.model, epoch))
-        self.feed, self.features, self.called = self.pixels, None, self.model
-        if self.parallel is not self.model:
-            self.parallel = self.model  # DDP frees its hooks on the parameters before another one takes them
-            _, self.parallel = _parallelise(self.model, self.settings, self.world, _shape(self.data))
-        count = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        return f"Epoch {epoch} begins to train what was frozen; {count:,} parameters are trained from here on."
-
-    def shown(self) -> contextlib.AbstractContextManager[None]:
-        """The context in which the network is what is validated: with the average of its weights, if that is asked for. Collective."""
-        return contextlib.nullcontext() if self.average is None else self.average.in_place(self.model, self.world)
-
     def pieces(self, batch: int) -> list[Part]:
         """What this rank computes of a global batch, in the parts of ``training.accumulate``: as many on every rank."""
         whole, wanted = self.part(batch), self.settings.training.accumulate
@@ -218,10 +192,6 @@ class Setup:
         # Every rank computes all of a batch with fewer images than ranks: the mean of equal gradients is that gradient.
         whole = stop - start < world.size
         return Part(np.arange(a, b), (stop - start) * (world.size if whole else 1), world.rank == 0 or not whole)
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The context in which the network is called."""
-        return torch.autocast(self.world.device.type, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
 
 def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> tuple[Setup, TrainingProgress]:
@@ -258,34 +228,16 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     done = TrainingProgress.new(data.classes, [*settings.metrics])
     averaged: Mapping[str, torch.Tensor] = {}
     if saved is not None:
-        averaged = weights = _with_its_head(saved["model_state_dict"], renewed, len(data.classes), settings.model.name)
-        if trained := saved.get("trained_state_dict"):
-            weights = _with_its_head({**weights, **trained}, renewed, len(data.classes), settings.model.name)
-        state.restore_model(model, weights, str(job.start))
+        averaged = _restore(model, saved, renewed, job, len(data.classes))
         known = saved.get("preprocessing") or {}
         mean, std = list(known.get("mean", mean)), list(known.get("std", std))
         done = TrainingProgress.restored(saved, data.classes, world, job.keep_position, [*settings.metrics])
-    pixels = Feed(data, mean, std, world.device, t.channels_last)
-    bf16 = t.precision == "bf16" or (t.precision == "auto" and device.kind(world.device) == "cuda")
-    freezing.apply(model, job.first_epoch)
-    found = _features(
-        job, features.Source(settings, data, model, freezing.head, pixels, (mean, std), bf16), freezing, progress
-    )
-    if found is None:
-        model, parallel = _parallelise(model, settings, world, _shape(data))
-    else:
-        of_one = found.parts["train"].shape
-        _, parallel = _parallelise(model.get_submodule(freezing.head), settings, world, of_one)
-    average = None
-    if t.ema is not None:
-        average = Average(model, t.ema, freezing.moving(model, job.first_epoch))
-        average.restore(averaged)
-    optimizer = _optimizer(model, job, saved, len(data.classes), codes.get(own_optim.OPTIMIZER), freezing)
+    drawn = np.sort(np.concatenate([held, members]))
+    net = network.ready(job, world, data, model, freezing, drawn, (mean, std), averaged, progress)
+    optimizer = _optimizer(net.model, job, saved, len(data.classes), codes.get(own_optim.OPTIMIZER), freezing)
     if saved is not None and job.keep_rng:
         _restore_generators(saved, world)
-    mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name, settings.model.path)
-    of_features = {"features": found.sha256[:12]} if found else {}
-    now = conditions.of_ranks(world.gather({**mine, **of_features, **own.conditions_of(settings)}))
+    now = _conditions(job, net)
     loss, lost = own_loss.ready(codes.get(own_loss.OPTION), settings.loss, counts, world, saved)
     inexact = (
         [] if saved is None else [*conditions.differences(conditions.of_checkpoint(saved), now), *keeps_more, *lost]
@@ -301,17 +253,9 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         total_batches=sampling.batches(draws, t.batch_size),
         mean=mean,
         std=std,
-        feed=pixels if found is None else FeatureFeed(found, data, world.device),
-        pixels=pixels,
-        features=found,
-        model=model,
-        called=model if found is None else model.get_submodule(freezing.head),
-        parallel=parallel,
-        freezing=freezing,
+        net=net,
         frozen_before=_frozen_before(job, saved),
-        average=average,
         optimizer=optimizer,
-        bf16=bf16,
         conditions=now,
         inexact=inexact,
         own_loss=loss,
@@ -321,33 +265,29 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     return setup, done
 
 
-def _features(job: Job, source: features.Source, freezing: Freezing, progress: Progress) -> Features | None:
-    """The features that the first epoch is trained on; None where it is trained on images."""
-    settings, epoch = job.settings, job.first_epoch
-    if not features.asked(settings) or (
-        settings.model.features == "auto" and features.unfit(settings, freezing, epoch)
-    ):
-        return None
-    generators = state.rng_state()
-    with guest.quiet(settings.model.name):
-        x, _ = source.feed.batch(source.data.val, np.arange(min(2, len(source.data.val.labels))), None)
-        found = None
-        if features.decide(settings, freezing, source.model, x, epoch) is None:
-            found = features.provide(source, job.cache_dir, progress)
-            found.check.start()
-    state.set_rng_state(generators)
-    return found
+def _restore(
+    model: nn.Module, saved: Checkpoint, renewed: nn.Module | None, job: Job, classes: int
+) -> Mapping[str, torch.Tensor]:
+    """Load the weights that training goes on from; returns those that are validated, which may be an average."""
+    name = job.settings.model.name
+    shown = weights = _with_its_head(saved["model_state_dict"], renewed, classes, name)
+    if trained := saved.get("trained_state_dict"):
+        weights = _with_its_head({**shown, **trained}, renewed, classes, name)
+    state.restore_model(model, weights, str(job.start))
+    return shown
+
+
+def _conditions(job: Job, net: Network) -> conditions.Conditions:
+    """The conditions of all ranks. Collective."""
+    section, world = job.settings.model, net.world
+    mine = conditions.here(world.device, net.bf16, job.threads, world.size, section.name, section.path)
+    of_features = {"features": net.features.sha256[:12]} if net.features else {}
+    return conditions.of_ranks(world.gather({**mine, **of_features, **own.conditions_of(job.settings)}))
 
 
 def _frozen_before(job: Job, saved: Checkpoint | None) -> tuple[Path, Mapping[str, Any]] | None:
     told = None if saved is None else saved.get(frozen.KEY)
     return None if told is None or job.start is None else (Path(job.start).with_name(layout.FROZEN), told)
-
-
-def _shape(data: Dataset) -> tuple[int, ...]:
-    """The shape of what a network gets of one image: (channels, height, width)."""
-    height, width, channels = data.shape
-    return channels, height, width
 
 
 def _counts(data: Dataset, members: np.ndarray) -> dict[str, int]:
@@ -439,19 +379,6 @@ def _read(job: Job, data: Dataset, start: Checkpoint | None) -> Checkpoint | Non
             "be the same and in the same order. Use data with the checkpoint's classes, and set data.classes to their order."
         )
     return saved
-
-
-def _parallelise(
-    model: nn.Module, settings: Settings, world: World, shape: tuple[int, ...]
-) -> tuple[nn.Module, nn.Module]:
-    """(the network whose state is saved, the module to call in training); ``shape`` is that of what it gets of one image."""
-    generators = state.rng_state()
-    model, parallel = world.wrap(model, settings.scaling.sync_batchnorm, settings.model.name, shape)
-    world.settle(model, parallel, shape)
-    state.set_rng_state(generators)
-    if settings.training.compile:
-        parallel = torch.compile(parallel)  # type: ignore[assignment]
-    return model, parallel
 
 
 def _optimizer(

@@ -20,6 +20,7 @@ from raysweep._text import truncate
 from raysweep.config.own import target_of
 from raysweep.config.settings import TrainingSection
 from raysweep.errors import CheckpointError
+from raysweep.store.checkpoint_format import State
 from raysweep.training import device, groups, models, own_optim
 from raysweep.training.freezing import Freezing
 from raysweep.training.own import Own
@@ -193,12 +194,12 @@ def restore_optimizer(
 def _fitting(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    saved: dict[str, Any],
+    saved: State,
     checkpoint: Mapping[str, Any],
     training: TrainingSection,
     freezing: Freezing | None,
     num_classes: int,
-) -> dict[str, Any]:
+) -> State:
     """The saved state in the optimizer's own groups, with the optimizer's own options where it had others."""
     freezing = freezing or Freezing.nothing(model)
     settings = (checkpoint.get("config") or {}).get("settings")

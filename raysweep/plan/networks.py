@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -130,6 +130,13 @@ class Place:
     here: bool  # in this process; it may then use a GPU now
 
 
+class Size(NamedTuple):
+    """How large a network is."""
+
+    parameters: int
+    trained: int  # in some epoch
+
+
 def tried(
     settings: Settings,
     data: cache.Dataset,
@@ -138,8 +145,8 @@ def tried(
     new_weights: bool,
     trusted: bool,
     place: Place,
-) -> tuple[Settings, int, tuple[Note, ...]]:
-    """(settings with what trying decides, parameters, notes) of the network, which is built and tried as it will be used.
+) -> tuple[Settings, Size, tuple[Note, ...]]:
+    """(settings with what trying decides, parameters in all and trained, notes) of the network, which is built and tried as it will be used.
 
     Decided are ``model.head``, ``model.auxiliary_share`` and ``training.channels_last``.
 
@@ -178,7 +185,9 @@ def tried(
             told += [*([text] if text else []), right]
         elif section.pretrained and loaded is None:
             told.append(f"the last layer is a new one of {len(data.classes)} outputs, for these classes")
-    return settings, sum(p.numel() for p in model.parameters()), tuple(map(Note, told))
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    size = Size(sum(sizes.values()), sum(sizes[name] for name in freezing.trained()))
+    return settings, size, tuple(map(Note, told))
 
 
 def _of_training(model: nn.Module, freezing: Freezing, settings: Settings) -> list[str]:

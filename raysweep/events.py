@@ -30,6 +30,15 @@ class Decoding:
 
 
 @dataclass(frozen=True, slots=True)
+class ComputingFeatures:
+    """What the last layer gets from each image is being computed, once: ``done`` of ``total`` images."""
+
+    done: int
+    total: int
+    left: float | None  # seconds, as far as one can tell
+
+
+@dataclass(frozen=True, slots=True)
 class Building:
     """The images are there; the plan is about to build the model, load its weights and try it with a batch."""
 
@@ -188,6 +197,7 @@ class BranchEvent:
 Event = (
     Loading
     | Decoding
+    | ComputingFeatures
     | Building
     | Connecting
     | Connected

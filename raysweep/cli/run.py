@@ -109,6 +109,7 @@ def show_plan(plan: Plan, as_json: bool, show_config: bool) -> None:
                 "validation_images": plan.data.val_images,
                 "reading": plan.data.reading.to_json(),
                 "parameters": plan.parameters,
+                "trained_parameters": plan.trained,
                 "workers": plan.resources.workers,
                 "threads": plan.resources.threads,
             }
@@ -124,7 +125,8 @@ def show_plan(plan: Plan, as_json: bool, show_config: bool) -> None:
     for note in plan.notes:
         say(plain(note.text))
     where = "in this process" if plan.resources.workers == 0 else counted(plan.resources.workers, "Ray worker")
+    trained = "" if plan.trained == plan.parameters else f", {plan.trained:,} of them trained"
     say(
-        f"{counted(plan.draws, 'image')} per epoch, {counted(plan.data.val_images, 'validation image')}; model with {counted(plan.parameters, 'parameter')}; {where}, "
+        f"{counted(plan.draws, 'image')} per epoch, {counted(plan.data.val_images, 'validation image')}; model with {counted(plan.parameters, 'parameter')}{trained}; {where}, "
         f"{counted(plan.resources.threads, 'thread')}. Nothing was started."
     )

@@ -14,7 +14,7 @@ from typing import TypeVar
 from raysweep.cluster import _ray_internals
 from raysweep.cluster.nodes import node_resources
 from raysweep.cluster.signals import StopFlag, signals
-from raysweep.config.settings import ScalingSection
+from raysweep.config.running import ScalingSection
 from raysweep.errors import Interrupted, ResourceError
 from raysweep.events import Note, Progress
 

@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, short_repr
+from raysweep.config.finetuning import ACCUMULATE, EMA, FEATURES, FREEZE, HEAD_LR, LAYER_DECAY, UNFREEZE, Freeze
 from raysweep.config.own import METRICS, WordOrCode, check_metric, target_of
+from raysweep.config.running import CheckpointSection, ScalingSection
 from raysweep.config.tracking import TrackersSection
 from raysweep.config.treatment import LossSection, SamplingSection
-from raysweep.config.types import Float, Int, Moments, Name, Names, Positive, Section, Seed, Text, Workers, short_json
+from raysweep.config.types import Float, Int, Moments, Name, Names, Positive, Section, Seed, Text, short_json
 
 SOURCES = ("auto", "faces", "digits", "folder", "csv", "parquet")
 
@@ -235,6 +237,9 @@ class ModelSection(Section):
         description="The last layer. replace: it begins anew, whatever was loaded; keep: it stays. Default: it is replaced where a "
         "network was not told the number of classes and has another one.",
     )
+    freeze: Freeze = FREEZE
+    unfreeze: Positive | None = UNFREEZE
+    features: Literal["auto", "float32", "float16", "off"] = FEATURES
     auxiliary_share: Annotated[Float, Field(ge=0)] | None = Field(
         None,
         description="What each auxiliary head of the network adds to the loss, a factor; 0: nothing. Default: 0.4 for one head, as for "
@@ -306,6 +311,10 @@ class TrainingSection(Section):
         None,
         description="In a child: another schedule of the learning rate from the fork on, such as {schedule: cooldown}. Children inherit it.",
     )
+    head_lr: Annotated[Float, Field(gt=0)] | None = HEAD_LR
+    layer_decay: Annotated[Float, Field(gt=0, le=1)] | None = LAYER_DECAY
+    ema: Annotated[Float, Field(gt=0, lt=1)] | None = EMA
+    accumulate: Positive = ACCUMULATE
     label_smoothing: Annotated[Float, Field(ge=0, lt=1)] = Field(
         0.1, description="Label smoothing of the cross-entropy loss; 0: none."
     )
@@ -329,52 +338,6 @@ class TrainingSection(Section):
         None,
         description="Stop after this many epochs without a better best_metric; epochs is then the most. In a sweep the controls "
         "train first, and all branches train as long as the longest control. Default: train all epochs.",
-    )
-
-
-class KeepSection(Section):
-    last: Positive = Field(3, description="Keep this many newest epochs.")
-    every: Positive | None = Field(None, description="Also keep every epoch that is a multiple of this number.")
-
-
-class CheckpointSection(Section):
-    every_n_batches: Positive | None = Field(
-        None, description="Also save a checkpoint within the epoch each time this many batches are done."
-    )
-    keep: Literal["all"] | KeepSection = Field(
-        "all",
-        description="all, or a rule such as {last: 3, every: 5}. The best epoch, and any checkpoint that a child or sweep starts "
-        "from, is always kept.",
-    )
-
-
-class ScalingSection(Section):
-    num_workers: Workers = Field(
-        "auto",
-        description="0: train in this process; n: n Ray workers; [2, 8]: 2 to 8 Ray workers, as many as fit when an attempt "
-        "starts; auto: one Ray worker per GPU, or this process if there is no GPU.",
-    )
-    threads: Literal["auto"] | Positive = Field(
-        "auto",
-        description="CPU threads per worker; auto: all CPUs that the worker has, or OMP_NUM_THREADS where that is less.",
-    )
-    use_gpu: Literal["auto"] | bool = Field("auto", description="auto: use GPUs if every worker can have one.")
-    address: Text | None = Field(None, description="Address of an existing Ray cluster, or 'auto' to find it.")
-    sync_batchnorm: bool = Field(
-        True,
-        description="Compute batch normalization statistics over all workers, so that results do not depend on their number.",
-    )
-    timeout_s: Annotated[Float, Field(gt=0)] = Field(
-        600.0, description="Treat a worker as hung, and end the attempt, after this many seconds without an answer."
-    )
-    max_failures: Annotated[Int, Field(ge=0, le=1_000_000)] = Field(
-        3,
-        description="How often to restart training after a worker is lost (killed, hung, out of memory, or its node is gone).",
-    )
-    wait_for_nodes_s: Literal["auto"] | Annotated[Float, Field(ge=0)] = Field(
-        "auto",
-        description="How many seconds to wait for missing nodes. auto: 900 if the cluster has an autoscaler; else 0 at the start "
-        "and 60 after a node is lost.",
     )
 
 

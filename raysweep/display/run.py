@@ -14,6 +14,7 @@ from raysweep.events import (
     BatchDone,
     Building,
     CheckpointSaved,
+    ComputingFeatures,
     Connecting,
     Decoding,
     Drawing,
@@ -63,6 +64,9 @@ class RunDisplay(Display):
                 self._bar("loading torch", None, None)
             case Decoding(done, total):
                 self._bar("decoding images, once", done, total, f"{done:,} of {total:,}")
+            case ComputingFeatures(done, total, left):
+                told = "" if left is None else f"  {duration(left)} left"
+                self._bar("computing features, once", done, total, f"{done:,} of {total:,}{told}")
             case Building():
                 self._bar("building the model", None, None)
             case Connecting(address):

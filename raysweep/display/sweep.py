@@ -18,6 +18,7 @@ from raysweep.events import (
     BranchEvent,
     BranchStarted,
     Building,
+    ComputingFeatures,
     Connecting,
     Decoding,
     EpochDone,
@@ -99,6 +100,8 @@ class SweepDisplay(Display):
                 self.hint = "reading the checkpoint"
             case Decoding(done, total):
                 self.hint = f"decoding images, once: {done:,} of {total:,}"
+            case ComputingFeatures(done, total):
+                self.hint = f"computing features, once: {done:,} of {total:,}"
             case Building():
                 self.hint = "building the model"
             case SweepEnded():

@@ -77,14 +77,14 @@ def plan_experiment(
     draws = settings.sampling.samples_per_epoch or sum(counts.values())
     of_code += networks.own_tried(settings, trusted, counts, data.shape)
     place = networks.Place(where, draws, here)
-    settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted, place)
+    settings, size, notes = networks.tried(settings, data, code, origin, new_weights, trusted, place)
     notes = (*_of_device(where), *notes, *resources.notes(settings.scaling, where))
     if writable and (caveat := root.caveat()) is not None:
         notes = (*notes, Note(caveat))
-    for line in (*data.reading.lines(), *_of_disk(settings, root, parameters, here)):  # last: an error is one paragraph
+    for line in (*data.reading.lines(), *_of_disk(settings, root, size, here)):  # last: an error is one paragraph
         progress(Note(line))
     notes = (*of_library, *mirrored, *_of_fold(settings, data), *by_rule, *map(Note, of_code), *notes)
-    plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
+    plan = Plan(settings, root, data.facts, counts, weights, draws, where, *size, notes=notes, trusted=trusted)
     networks.check_travels([code, *own] if where.workers else [])
     return replace(plan, roles=roles, held=held, code=code, own=own)
 
@@ -109,9 +109,10 @@ def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool)
     return root, where
 
 
-def _of_disk(settings: Settings, root: Root, parameters: int, here: bool) -> tuple[str, ...]:
+def _of_disk(settings: Settings, root: Root, size: networks.Size, here: bool) -> tuple[str, ...]:
     """What is to be said where the checkpoints will fill the disk of a local root; a sweep has a sentence of its own."""
-    each, keep = space.of_epoch(parameters, settings.training.optimizer), space.rule(settings.checkpoint.keep)
+    each = space.of_epoch(size.parameters, settings.training.optimizer, size.trained)
+    keep = space.rule(settings.checkpoint.keep)
     text = None if root.is_remote else space.too_little(root.path, settings.training.epochs, each, keep)
     return (text,) if here and text is not None else ()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from raysweep.training.sources import Sources
 if TYPE_CHECKING:
     from torch import nn
 
+    from raysweep.training.freezing import Freezing
     from raysweep.training.origin import Origin
     from raysweep.training.trial import Found, Use
 
@@ -129,6 +130,13 @@ class Place:
     here: bool  # in this process; it may then use a GPU now
 
 
+class Size(NamedTuple):
+    """How large a network is."""
+
+    parameters: int
+    trained: int  # in some epoch
+
+
 def tried(
     settings: Settings,
     data: cache.Dataset,
@@ -137,8 +145,8 @@ def tried(
     new_weights: bool,
     trusted: bool,
     place: Place,
-) -> tuple[Settings, int, tuple[Note, ...]]:
-    """(settings with what trying decides, parameters, notes) of the network, which is built and tried as it will be used.
+) -> tuple[Settings, Size, tuple[Note, ...]]:
+    """(settings with what trying decides, parameters in all and trained, notes) of the network, which is built and tried as it will be used.
 
     Decided are ``model.head``, ``model.auxiliary_share`` and ``training.channels_last``.
 
@@ -147,6 +155,7 @@ def tried(
     """
     from raysweep.training import guest, guest_network, initial, trial
     from raysweep.training import origin as origins
+    from raysweep.training.freezing import Freezing
 
     section, model = _built(settings.model, data, new_weights, trusted)
     settings = settings.model_copy(update={"model": section})
@@ -154,10 +163,13 @@ def tried(
     if code is not None and (left_out := code.note()) is not None:
         told.append(left_out)
     loaded = initial.initialise(model, section) if new_weights else None
+    freezing = Freezing.of(model, section, len(data.classes))
+    told += _of_training(model, freezing, settings)
     with guest.quiet(section.name):
-        found = trial.as_used(model, _use(settings, data, place))
+        found = trial.as_used(model, _use(settings, data, place), freezing)
     model.to("cpu")
     settings, heads = _decided(settings, found)
+    heads += _of_features(model, freezing, settings, data.shape)
     told += [f"{section.name}: {text}" for text in (*found.notes, *heads)]
     pad = settings.training.augment.crop_padding
     if pad >= min(data.shape[:2]):
@@ -173,7 +185,56 @@ def tried(
             told += [*([text] if text else []), right]
         elif section.pretrained and loaded is None:
             told.append(f"the last layer is a new one of {len(data.classes)} outputs, for these classes")
-    return settings, sum(p.numel() for p in model.parameters()), tuple(map(Note, told))
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    size = Size(sum(sizes.values()), sum(sizes[name] for name in freezing.trained()))
+    return settings, size, tuple(map(Note, told))
+
+
+def _of_training(model: nn.Module, freezing: Freezing, settings: Settings) -> list[str]:
+    """What is to be said of what is trained, and how fast.
+
+    Raises:
+        ConfigError: ``training.head_lr`` is for a layer that is not known.
+    """
+    from raysweep.training import groups
+
+    training, told = settings.training, []
+    groups.check(freezing, training, settings.model.name)
+    if (text := freezing.describe(model)) is not None:
+        told.append(text)
+    if training.layer_decay is not None:
+        factors = groups.layers(groups.of(model, freezing, training))
+        told.append(f"the learning rate of the layers, from the input on, is multiplied by {factors}")
+    return told
+
+
+def _of_features(model: nn.Module, freezing: Freezing, settings: Settings, shape: tuple[int, int, int]) -> list[str]:
+    """What is to be said of features that are computed once, or are not.
+
+    Raises:
+        ConfigError: they are demanded, and cannot be.
+    """
+    import torch
+
+    from raysweep.training import features, guest, trial
+
+    if not features.asked(settings):
+        return []
+    height, width, channels = shape
+    x = trial.arranged(
+        torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(1)),
+        settings.training.channels_last,
+    )
+    model.to(memory_format=torch.channels_last if settings.training.channels_last else torch.contiguous_format)
+    with guest.quiet(settings.model.name):
+        why = features.decide(settings, freezing, model, x, 1)
+    if why is None:
+        return [
+            "what the last layer gets from each image is computed once, and epochs are trained on that (model.features)"
+        ]
+    if freezing.head_only(1):
+        return [f"every epoch passes the images through the whole network, because {why}"]
+    return []
 
 
 def _use(settings: Settings, data: cache.Dataset, place: Place) -> Use:
@@ -186,6 +247,9 @@ def _use(settings: Settings, data: cache.Dataset, place: Place) -> Use:
     bounds = {sampling.batch_bounds(batch, place.draws, t.batch_size) for batch in (0, total - 1)}
     slices = {sampling.rank_slice(*b, rank, world) for b in bounds for rank in (0, world - 1)}
     sizes = {b - a for a, b in slices}
+    if t.accumulate > 1:  # a slice is computed in parts, of which each has at least one image
+        parts = {n: max(1, min(t.accumulate, n)) for n in sizes}
+        sizes = {size for n, k in parts.items() for size in (n // k, -(-n // k))}
     if world > 1 and settings.scaling.sync_batchnorm:  # the statistics are those of all ranks, which have more images
         sizes = {max(2, n) for n in sizes}
     gpu_here = where.use_gpu and place.here and not where.workers

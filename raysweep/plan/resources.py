@@ -8,7 +8,7 @@ from typing import Any
 
 from raysweep import _machine, _openmp
 from raysweep._text import Nested, counted
-from raysweep.config.settings import ScalingSection
+from raysweep.config.running import ScalingSection
 from raysweep.errors import ResourceError
 from raysweep.events import Note
 

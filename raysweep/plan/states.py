@@ -22,6 +22,7 @@ def check(parent: Parent, settings: Settings, fresh_optimizer: bool, reset_head:
         CheckpointError: something does not fit. ConfigError: there is no such model, or settings of it are the reason.
     """
     from raysweep.training import conditions, head, models, optim, own, state
+    from raysweep.training.freezing import Freezing
 
     saved = checkpoint.read_checkpoint(parent.path)
     section = settings.model
@@ -52,8 +53,10 @@ def check(parent: Parent, settings: Settings, fresh_optimizer: bool, reset_head:
         slots = {"optimizer_state_dict": state.without_data(saved["optimizer_state_dict"]), "config": saved["config"]}
         model.to("meta")
         code = own.load(settings, parent.trusted).get("training.optimizer") if settings.own_code() else None
-        optimizer = optim.optimizer(model, settings.training, code)
-        state.restore_optimizer(model, optimizer, slots, str(parent.path), settings.training, code)
+        freezing = Freezing.of(model, section, len(parent.classes))
+        optimizer = optim.optimizer(model, settings.training, code, freezing)
+        frozen = freezing, len(parent.classes), parent.epoch + 1
+        state.restore_optimizer(model, optimizer, slots, str(parent.path), settings.training, code, *frozen)
     state.try_rng_states(saved.get("rng_state") or [], parent.path)
     same = parent.trusted and section.name == parent.settings.model.name
     changed = conditions.changed_code(saved, section.name, section.path) if same else None

@@ -74,6 +74,7 @@ class Plan:
     draws: int
     resources: Resources
     parameters: int
+    trained: int  # parameters that are trained in some epoch
     parent: Parent | None = None
     fresh_optimizer: bool = False
     reset_head: bool = False  # a child begins with a new last layer

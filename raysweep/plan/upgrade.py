@@ -20,7 +20,6 @@ from raysweep._text import Nested, check_name, differences, join_names, truncate
 from raysweep.config import load as load_config
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note
-from raysweep.store.checkpoint_format import FORMAT_VERSION
 from raysweep.store.experiment import Experiment
 from raysweep.store.layout import Position
 from raysweep.store.records import Json
@@ -173,7 +172,7 @@ def _from_the_old_system(saved: Json, experiment: Experiment, path: Path, given:
         "classes": order.value,
         "sampling_weights": dict(settings["sampling"]["weights"]),
         "preprocessing": {"mean": mean, "std": std},
-        "format_version": FORMAT_VERSION,
+        "format_version": 1,
         # The order of the batches was drawn from generators that were not saved: the running epoch begins anew.
         "current_batch": int(saved.get("current_batch") or 0),
         "total_batches": int(saved.get("total_batches") or 0),

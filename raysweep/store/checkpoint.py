@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from raysweep._text import truncate
 from raysweep.errors import CheckpointError, NewerFormatError
-from raysweep.store import checkpoint_format
+from raysweep.store import checkpoint_format, frozen, layout
 from raysweep.store.checkpoint_format import State
 from raysweep.store.files import write_stream
 from raysweep.store.untrusted import pickle_check, schema, torch_file
@@ -127,7 +127,18 @@ def read_checkpoint(path: str | Path) -> State:
         )
     checkpoint_format.check(state, path)
     schema.check(state, path)
-    return checkpoint_format.upgraded(state)
+    return frozen.whole(checkpoint_format.upgraded(state), Path(path), read)
+
+
+def whole_bytes(path: Path, content: bytes) -> bytes:
+    """The content of a checkpoint's file as :func:`from_bytes` takes it: with the frozen part of its network, which lies beside it."""
+    import torch
+
+    if not path.with_name(layout.FROZEN).exists() or frozen.KEY not in _load(io.BytesIO(content)):
+        return content
+    sink = io.BytesIO()
+    torch.save(read_checkpoint(path), sink)
+    return sink.getvalue()
 
 
 def _check_file(file: io.BufferedReader, path: Path, allowed: frozenset[str]) -> None:

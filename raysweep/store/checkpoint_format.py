@@ -16,8 +16,15 @@ from raysweep.errors import NewerFormatError
 State = dict[str, Any]  # what a checkpoint holds: the documented keys, checked when it is read
 
 # STEPS[n - 1] makes a checkpoint of version n + 1 of one of version n.
-STEPS: tuple[Callable[[State], State], ...] = ()
+# Version 2 has keys without which an earlier raysweep would go on from other weights; files without them stay of version 1.
+STEPS: tuple[Callable[[State], State], ...] = (lambda saved: saved,)
 FORMAT_VERSION = 1 + len(STEPS)
+_SINCE_2 = ("trained_state_dict", "frozen")
+
+
+def versioned(state: State) -> State:
+    """A checkpoint that is about to be written, with the least version that says all that it holds."""
+    return {"format_version": 2 if any(key in state for key in _SINCE_2) else 1, **state}
 
 
 def check(saved: State, path: str | Path) -> None:

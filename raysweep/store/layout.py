@@ -12,6 +12,7 @@ LINEAGE = "lineage.jsonl"
 DAMAGED_LINES = "lineage_damaged.txt"  # lines that were no events, as they stood in the file before
 MANIFEST = "manifest.json"
 BEST = "best_checkpoint.pt"
+FROZEN = "frozen.pt"  # the tensors of the network that its checkpoints do not hold, because they stay as they are
 REPORT = "classification_report.txt"
 CONFUSION = "confusion_matrix_benchmark.png"
 HISTORY_CSV = "training_history.csv"

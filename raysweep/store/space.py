@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 from raysweep._text import counted
 
 if TYPE_CHECKING:
-    from raysweep.config.settings import KeepSection
+    from raysweep.config.running import KeepSection
 
 _OF_OPTIMIZER = {"adamw": 2, "sgd": 1}  # numbers that it keeps for each parameter
 _RESERVE = 200 * 10**6  # for tables, pictures and the temporary file of a save
 
 
-def of_epoch(parameters: int, optimizer: str) -> int:
-    """About how many bytes an epoch writes: a checkpoint with the optimizer's state, and the bare weights."""
-    return 4 * parameters * (2 + _OF_OPTIMIZER.get(optimizer, 2))
+def of_epoch(parameters: int, optimizer: str, trained: int | None = None) -> int:
+    """About how many bytes an epoch writes: a checkpoint of what is trained, with the optimizer's state, and the bare weights of all.
+
+    Args:
+        trained: so many of the parameters are; default: all of them.
+    """
+    return 4 * (parameters + (parameters if trained is None else trained) * (1 + _OF_OPTIMIZER.get(optimizer, 2)))
 
 
 def rule(keep: str | KeepSection) -> tuple[int | None, int | None]:

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from raysweep.config.settings import KeepSection
+from raysweep.config.running import KeepSection
 from raysweep.report import images as validation
 from raysweep.report.images import ValidationImages
 from raysweep.report.predictions import Predictions
-from raysweep.store import checkpoint, files, layout, retention
+from raysweep.store import checkpoint, files, frozen, layout, retention
 from raysweep.store.checkpoint_format import State
 from raysweep.store.experiment import Experiment
 from raysweep.store.layout import Position
@@ -55,6 +55,7 @@ class CheckpointWriter:
         keep: which checkpoints stay; None: all of them.
         sealed: the test images, for the manifest; None: there are none, or they are not known any more.
         images: that the training is validated on; None where that is not known.
+        part: the frozen part of the network, which checkpoints with the key ``frozen`` do not hold.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class CheckpointWriter:
         keep: KeepSection | None = None,
         sealed: SealedRef | None = None,
         images: ValidationImages | None = None,
+        part: frozen.Part | None = None,
     ) -> None:
         self.experiment = Experiment(folder)
         self.folder = Path(folder)
@@ -73,6 +75,7 @@ class CheckpointWriter:
         self.classes = list(classes)
         self.keep = keep
         self.sealed = sealed
+        self.part = part
         self._images, self._images_hash = images, None if images is None else images.sha256
         self._used: retention.InUse | None = None
         self._best: str | None = None  # the epoch's file that best_checkpoint.pt is a copy of, once that is known
@@ -100,10 +103,11 @@ class CheckpointWriter:
         hashes = self.save_predictions(
             epoch, predictions, keep=None if best is None else best.epoch, known=manifest.predictions
         )
+        state, bare_state = self._with_part(state)
         entry = self._write(state, Position(epoch, None), metrics)
         if is_best:
             best = BestEpoch(epoch, entry.file, self.best_metric, value)
-        _, bare = checkpoint.write(self.folder / layout.model_name(epoch), state["model_state_dict"])
+        _, bare = checkpoint.write(self.folder / layout.model_name(epoch), bare_state)
         entry = replace(entry, model_sha256=bare)
         # The checkpoint of a finished epoch replaces those within epochs.
         ends = [e for e in entries if e.batch is None]
@@ -141,7 +145,7 @@ class CheckpointWriter:
         self._check()
         manifest = self.experiment.manifest()
         entries = [e for e in manifest.entries if e.position.order < Position(epoch, batch).order]
-        entry = self._write(state, Position(epoch, batch), {})
+        entry = self._write(self._with_part(state)[0], Position(epoch, batch), {})
         mids = [e for e in entries if e.batch is not None] + [entry]
         stale = mids[:-MID_EPOCH_KEPT]
         kept = [*(e for e in entries if e not in stale), entry]
@@ -158,6 +162,15 @@ class CheckpointWriter:
         for entry in entries:
             with contextlib.suppress(OSError):  # the manifest no longer names the file; the next writer removes it
                 files.remove(self.folder / entry.file)
+
+    def _with_part(self, state: State) -> tuple[State, State]:
+        """(the checkpoint with what it says of the frozen part, whose file is there; the whole state of the network)."""
+        told, own = state.get(frozen.KEY), state["model_state_dict"]
+        if told is None or self.part is None:
+            return state, own
+        together = {**self.part.tensors, **own}
+        told = {**told, **self.part.committed(self.folder, checkpoint.write)}
+        return {**state, frozen.KEY: told}, {name: together[name] for name in told["names"]}
 
     def _write(self, state: State, position: Position, metrics: dict[str, Any]) -> ManifestEntry:
         name = layout.checkpoint_name(position)

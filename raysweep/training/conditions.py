@@ -22,7 +22,12 @@ from raysweep.training import device as devices
 from raysweep.training import guest, guest_main
 
 _WORDS = {"threads": "thread", "world_size": "worker"}
-_NAMES = {"cpu": "processor", "function": "model function", "imports": "files that it imports"}
+_NAMES = {
+    "features": "computed features",
+    "cpu": "processor",
+    "function": "model function",
+    "imports": "files that it imports",
+}
 _CODE = ("function", "imports")  # what is recorded of a user's code
 GPU_NOTE = "some GPU kernels sum in no fixed order"
 Conditions = dict[str, str | int]  # plain types, as a checkpoint holds them

@@ -18,6 +18,7 @@ from raysweep.data.cache import Images
 from raysweep.errors import NonFiniteLossError
 from raysweep.report.findings import measures
 from raysweep.training import metrics, optim, own_metrics
+from raysweep.training.features import FeatureFeed
 from raysweep.training.feed import Feed
 from raysweep.training.setup import Setup
 from raysweep.training.world import World
@@ -47,7 +48,7 @@ class Validation(NamedTuple):
 
 def validate(
     model: nn.Module,
-    feed: Feed,
+    feed: Feed | FeatureFeed,
     images: Images,
     classes: int,
     world: World,

@@ -61,18 +61,26 @@ def keys(model: nn.Module) -> tuple[str, ...]:
     return () if found is None else _under(found[0], model.state_dict())
 
 
+def name_of(model: nn.Module, outputs: int) -> str | None:
+    """The name of the :func:`last` layer, whatever its kind; None where it does not have so many outputs."""
+    found = last(model)
+    layer = "" if found is None else found[0].partition(".parametrizations.")[0]  # of weight_norm and the like
+    state = model.state_dict()
+    tensors = [] if found is None else [state[key] for key in _under(layer, state)]
+    return layer if any(outputs in tensor.shape for tensor in tensors) else None
+
+
 def restarted(model: nn.Module, outputs: int, name: str) -> str:
     """The name of the layer that begins anew where a head is reset: the last one, whatever its kind, with so many outputs.
 
     Raises:
         ConfigError: the last layer has another number of outputs; ``name`` is that of the network.
     """
-    found = last(model)
-    layer = "" if found is None else found[0].partition(".parametrizations.")[0]  # of weight_norm and the like
-    tensors = [] if found is None else [model.state_dict()[key] for key in _under(layer, model.state_dict())]
-    if not any(outputs in tensor.shape for tensor in tensors):
+    layer = name_of(model, outputs)
+    if layer is None:
+        found = last(model)
         raise ConfigError(
-            f"--reset head: the last layer of {name}{f', {layer},' if layer else ''} does not have {outputs} outputs, so it cannot be "
+            f"--reset head: the last layer of {name}{f', {found[0]},' if found else ''} does not have {outputs} outputs, so it cannot be "
             "the head. Let the network create the layer that gives its output last."
         )
     return layer

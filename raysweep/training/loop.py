@@ -19,7 +19,8 @@ from raysweep.errors import TrainingError
 from raysweep.events import BatchDone, Note, Progress, Reporter, TrainingStarted, ignore
 from raysweep.store import layout, lineage
 from raysweep.training import device as devices
-from raysweep.training import evaluate, guest_errors, losses, optim, outputs, own
+from raysweep.training import evaluate, features, guest_errors, losses, optim, outputs, own
+from raysweep.training.average import steps
 from raysweep.training.evaluate import RankEpoch
 from raysweep.training.job import Job, Outcome
 from raysweep.training.policy import Policy
@@ -118,6 +119,8 @@ class _Loop:
             text = f"not bit-exact: {', '.join(setup.inexact)}"
             lineage.record(Path(job.folder), lineage.NOTE, text=text)
             self.report(Note(text, inexact=True))
+        if setup.net.features is not None:
+            self._record_once(features.describe(setup.net.features), aloud=False)  # planning has said it
         self.report(TrainingStarted(job.last_epoch))
         epoch = job.first_epoch - 1
         while epoch < job.last_epoch and not self._waited_enough(epoch):
@@ -142,21 +145,24 @@ class _Loop:
     def _epoch(self, epoch: int) -> None:
         setup, meters = self.setup, self.progress.meters
         self._record_ratio(epoch)
+        if setup.net.freezing.begins(epoch) and epoch != setup.job.first_epoch:
+            self._record_once(setup.net.thaw(epoch))
         order = setup.order(epoch)
         positions = self._train_epoch(epoch, order, setup.augmentation(epoch))
         started = time.perf_counter()
         setup.world.share_buffers(setup.model)
-        validation = evaluate.validate(
-            setup.model,
-            setup.feed,
-            setup.data.val,
-            len(setup.classes),
-            setup.world,
-            setup.autocast(),
-            prior=setup.prior,
-        )
-        if setup.policy is not None:
-            self._decide(setup.policy, epoch, validation)
+        with setup.net.shown():
+            validation = evaluate.validate(
+                setup.net.called,
+                setup.net.feed,
+                setup.data.val,
+                len(setup.classes),
+                setup.world,
+                setup.net.autocast(),
+                prior=setup.prior,
+            )
+            if setup.policy is not None:
+                self._decide(setup.policy, epoch, validation)
         ranks = setup.world.gather(RankEpoch(meters.loss, meters.correct, meters.images, positions))
         row = None
         if setup.world.rank == 0:
@@ -170,12 +176,12 @@ class _Loop:
         setup = self.setup
         if policy.section.on == "holdout":
             validation = evaluate.validate(
-                setup.model,
-                setup.feed,
+                setup.net.called,
+                setup.net.feed,
                 setup.data.train,
                 len(setup.classes),
                 setup.world,
-                setup.autocast(),
+                setup.net.autocast(),
                 members=setup.held,
             )
         policy.decide(epoch, validation.labels, validation.probabilities)
@@ -193,6 +199,15 @@ class _Loop:
         lineage.record(folder, lineage.RATIO, epoch=epoch, **change.to_event(), **decided)
         self.report(Note(f"Epoch {epoch} begins with other sampling weights: {change.describe()}."))
 
+    def _record_once(self, text: str, aloud: bool = True) -> None:
+        """Write a note into the log, and tell it ``aloud``. Once: a kill may make the epoch begin twice."""
+        folder = Path(self.setup.job.folder)
+        if self.setup.world.rank != 0 or any(e.fields.get("text") == text for e in lineage.read(folder)):
+            return
+        lineage.record(folder, lineage.NOTE, text=text)
+        if aloud:
+            self.report(Note(text))
+
     def _train_epoch(self, epoch: int, order: np.ndarray, draws: np.ndarray | None) -> np.ndarray:
         """Train the batches that are not done yet.
 
@@ -205,25 +220,30 @@ class _Loop:
         setup, meters, first = self.setup, self.progress.meters, self.progress.batch_done
         t, total, every = setup.settings.training, setup.total_batches, setup.settings.checkpoint.every_n_batches
         loss_of = setup.loss(epoch)
-        setup.model.train()
-        setup.parallel.train()
+        setup.net.parallel.train()
+        setup.net.freezing.train(setup.model, epoch)
         counted = _Counted(meters, setup.world.device)
         counted.shown += [part.positions for part in map(setup.part, range(first)) if part.counted]
         began, last_report = time.perf_counter() - meters.seconds, 0.0
         for batch in range(first, total):
-            part = setup.part(batch)
-            draws_of_part = None if draws is None else draws[part.positions]
-            changed = setup.own_augmentation(epoch, part)
-            x, y = setup.feed.batch(setup.data.train, order[part.positions], draws_of_part, changed)
+            pieces, done = setup.pieces(batch), batch + 1
             optim.set_learning_rate(setup.optimizer, optim.learning_rate(t, epoch - 1 + batch / total))
-            loss, logits = self._backward(x, y, part.divisor, loss_of)
-            done = batch + 1
-            counted.add(done, part, loss, logits, y)
+            setup.optimizer.zero_grad(set_to_none=True)
+            for part in pieces:
+                draws_of_part = None if draws is None else draws[part.positions]
+                changed = setup.own_augmentation(epoch, part)
+                x, y = setup.net.feed.batch(setup.data.train, order[part.positions], draws_of_part, changed)
+                with setup.world.waiting(setup.net.parallel, part is not pieces[-1]):
+                    loss, logits = self._backward(x, y, part.divisor, loss_of)
+                counted.add(done, part, loss, logits, y)
+            self._check_gradients()
             due = every is not None and done % every == 0
             if due or batch % self.check_every == 0 or done == total:
                 # before the step, so that a bad loss seen in time changes no weight; and before every save
                 self.stopping.check(epoch, counted.first_bad)
             setup.optimizer.step()
+            if setup.net.average is not None:
+                setup.net.average.step(steps(epoch, done, total))
             self.saver.background.poll()
             now = time.perf_counter()
             meters.seconds = now - began
@@ -239,21 +259,24 @@ class _Loop:
     def _backward(
         self, x: torch.Tensor, y: torch.Tensor, divisor: int, loss_of: losses.Function
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the gradients of a batch; returns the loss, summed over its images, and the logits."""
-        setup, t = self.setup, self.setup.settings.training
-        setup.optimizer.zero_grad(set_to_none=True)
-        with setup.autocast():
-            logits, auxiliaries = outputs.parts(setup.parallel(x))
+        """Add the gradients of a part of a batch; returns the loss, summed over its images, and the logits."""
+        setup = self.setup
+        with setup.net.autocast():
+            logits, auxiliaries = outputs.parts(setup.net.parallel(x))
         loss = loss_of(logits.float(), y)
         for part in auxiliaries:
             loss = loss + setup.auxiliary_share(len(auxiliaries)) * loss_of(part.float(), y)
         # DDP averages over the ranks. This factor makes the result the mean over the images of the global batch, also where
         # the parts of the ranks differ in size.
         torch.autograd.backward(loss * (setup.world.size / divisor))
-        setup.world.check_gradients(setup.model, setup.parallel)
-        if t.grad_clip is not None:
-            torch.nn.utils.clip_grad_norm_(setup.model.parameters(), t.grad_clip)
         return loss, logits
+
+    def _check_gradients(self) -> None:
+        """Check, and clip if that is asked for, the gradients of a batch."""
+        setup, most = self.setup, self.setup.settings.training.grad_clip
+        setup.world.check_gradients(setup.model, setup.net.parallel)
+        if most is not None:
+            torch.nn.utils.clip_grad_norm_(setup.model.parameters(), most)
 
     def _report_batch(self, epoch: int, done: int, loss: torch.Tensor, images: int) -> None:
         meters, world = self.progress.meters, self.setup.world

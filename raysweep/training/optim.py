@@ -12,7 +12,8 @@ from torch import nn
 from raysweep.config.own import target_of
 from raysweep.config.settings import ForkSection, TrainingSection
 from raysweep.store.checkpoint_format import State
-from raysweep.training import own_optim
+from raysweep.training import groups, own_optim
+from raysweep.training.freezing import Freezing
 from raysweep.training.own import Own
 
 _schedules: dict[str, Own] = {}  # MODULE:NAME → the user's schedule, once it was tried
@@ -61,42 +62,30 @@ class SGD(_Undecorated, torch.optim.SGD):
             self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def optimizer(model: nn.Module, training: TrainingSection, code: Own | None = None) -> torch.optim.Optimizer:
+def optimizer(
+    model: nn.Module, training: TrainingSection, code: Own | None = None, freezing: Freezing | None = None
+) -> torch.optim.Optimizer:
     """AdamW, SGD, or that of the user, ``code``. Weight decay does not apply to vectors (biases, normalisation).
 
     torch's fused kernels take half the time of its loop over the parameters, and their bits do not depend on the number of
     threads. They support neither complex parameters nor parameters on the meta device.
+
+    Args:
+        freezing: what is trained; default: all that can be.
     """
-    trained = _trained(model)
-    fused = all(p.is_floating_point() and not p.is_meta for p in trained)
-    matrices = [p for p in trained if p.ndim > 1]
-    vectors = [p for p in trained if p.ndim <= 1]
-    decays = ((matrices, training.weight_decay), (vectors, 0.0))
-    groups = [{"params": params, "weight_decay": decay} for params, decay in decays if params]
+    parameters = dict(model.named_parameters())
+    freezing = freezing or Freezing.nothing(model)
+    made: list[State] = []
+    for group in groups.of(model, freezing, training):
+        scaled = {} if group.scale == 1.0 else {groups.SCALE: group.scale}
+        decay = training.weight_decay if group.decays else 0.0
+        made.append({"params": [parameters[name] for name in group.names], "weight_decay": decay, **scaled})
+    fused = all(p.is_floating_point() and not p.is_meta for g in made for p in g["params"])
     if code is not None:
-        return own_optim.optimizer(code, groups, training)
+        return own_optim.optimizer(code, made, training)
     if training.optimizer == "sgd":
-        return SGD(groups, lr=training.learning_rate, momentum=training.momentum, fused=fused)
-    return AdamW(groups, lr=training.learning_rate, fused=fused)
-
-
-def _trained(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def regrouped(model: nn.Module, opt: torch.optim.Optimizer, saved: State) -> State:
-    """A saved ``state_dict`` of an optimizer, rearranged into the groups of :func:`optimizer`.
-
-    Most programs keep all of ``model.parameters()`` in one group. A state of any other form is returned as it is.
-    """
-    groups = saved.get("param_groups") or []
-    parameters = _trained(model)
-    if len(groups) != 1 or len(opt.param_groups) < 2 or len(groups[0].get("params") or ()) != len(parameters):
-        return saved
-    key_of = {id(p): key for p, key in zip(parameters, groups[0]["params"], strict=True)}
-    keys = [key_of[id(p)] for g in opt.param_groups for p in g["params"]]
-    state = {i: saved["state"][key] for i, key in enumerate(keys) if key in saved["state"]}
-    return {"state": state, "param_groups": opt.state_dict()["param_groups"]}
+        return SGD(made, lr=training.learning_rate, momentum=training.momentum, fused=fused)
+    return AdamW(made, lr=training.learning_rate, fused=fused)
 
 
 def learning_rate(training: TrainingSection, progress: float) -> float:
@@ -145,6 +134,6 @@ def use_schedule(code: Own) -> None:
 
 
 def set_learning_rate(opt: torch.optim.Optimizer, rate: float) -> None:
-    """Use ``rate`` for all parameters from the next step on."""
+    """Use ``rate`` from the next step on, times the factor of each group."""
     for group in opt.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(groups.SCALE, 1.0)

@@ -15,6 +15,7 @@ from typing import Any
 from raysweep._paths import user_path
 from raysweep._text import Nested, join_names, truncate
 from raysweep.errors import CheckpointError, NotFoundError
+from raysweep.store import frozen, layout
 from raysweep.store.files import open_regular
 from raysweep.store.untrusted import tensors
 from raysweep.store.untrusted.pickled import Name, Thing
@@ -57,7 +58,31 @@ def opened(path: str) -> Iterator[Opened]:
     files = _files(user_path(path), path)
     with contextlib.ExitStack() as stack:
         parts = [stack.enter_context(tensors.opened(file)) for file in files]
-        yield parts[0] if len(parts) == 1 else _together(parts, path)
+        if len(parts) > 1:
+            yield _together(parts, path)
+        elif isinstance(parts[0].content, dict) and type(parts[0].content.get("format_version")) is int:
+            yield _of_raysweep(parts[0], files[0], stack)
+        else:
+            yield parts[0]
+
+
+def _of_raysweep(part: Opened, file: Path, stack: contextlib.ExitStack) -> Opened:
+    """A checkpoint of raysweep as one network: with its frozen part, and where weights were averaged, the average alone.
+
+    Raises:
+        NotFoundError, CheckpointError: its frozen part is missing, or is another one.
+    """
+    content = {key: value for key, value in part.content.items() if key != "trained_state_dict"}
+    told, own = content.get(frozen.KEY), content.get("model_state_dict")
+    if not isinstance(told, dict) or not isinstance(own, dict):
+        return Opened(content, part.load)
+    beside_it = file.with_name(layout.FROZEN)
+    if (wrong := frozen.problem(beside_it, {"sha256": told.get("sha256")})) is not None:
+        raise CheckpointError(f"{truncate(file)} needs the frozen part of its network, and {wrong}. Copy it there.")
+    still = stack.enter_context(tensors.opened(beside_it))
+    places = {id(place) for place in still.content.values()}
+    content["model_state_dict"] = {**still.content, **own}
+    return Opened(content, lambda place: (still if id(place) in places else part).load(place))
 
 
 def _together(parts: Sequence[Opened], path: str) -> Opened:

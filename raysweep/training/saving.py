@@ -9,7 +9,7 @@ from typing import Any
 from raysweep.errors import DataError
 from raysweep.events import CheckpointSaved, EpochDone, Note, Progress
 from raysweep.report import images as validation
-from raysweep.store import checkpoint_format, space
+from raysweep.store import checkpoint_format, frozen, space
 from raysweep.store.checkpoint_format import State
 from raysweep.store.records_manifest import SealedRef
 from raysweep.training import evaluate, own_loss, state
@@ -37,6 +37,7 @@ class Saver:
             Path(setup.job.folder), setup.job.last_epoch, space.rule(setup.settings.checkpoint.keep)
         )
         self._constant = _constant(setup)
+        self._part = self.writer.part if self.writer is not None else None
         self._settled = False  # whether the check of the images has ended well
 
     def epoch_end(self, epoch: int, row: Mapping[str, Any] | None, validation: evaluate.Validation) -> None:
@@ -73,7 +74,8 @@ class Saver:
         """
         if self._settled:
             return
-        faults = [fault for fault in self.setup.world.gather(self.setup.data.settle()) if fault is not None]
+        mine = self.setup.data.settle() or (self.setup.net.features.settle() if self.setup.net.features else None)
+        faults = [fault for fault in self.setup.world.gather(mine) if fault is not None]
         if faults:
             raise DataError(faults[0])
         self._settled = True
@@ -90,34 +92,43 @@ class Saver:
         kept = {} if setup.own_loss is None else own_loss.kept(setup.own_loss, setup.world.gather)
         if setup.world.rank != 0:
             return {}
-        return {
-            **self._constant,
-            "sampling_weights": setup.weights(epoch).as_dict(),
-            **_decision(setup),
-            **({"own_state": kept} if kept else {}),
-            "epoch": epoch if batch == 0 else epoch - 1,
-            "current_batch": batch,
-            **self.background.take(
-                {
-                    "model_state_dict": setup.model.state_dict(),
-                    "optimizer_state_dict": setup.optimizer.state_dict(),
-                }
-            ),
-            "scheduler_state_dict": {
-                "kind": setup.settings.training.schedule,
-                "progress": epoch if batch == 0 else epoch - 1 + batch / setup.total_batches,
-            },
-            "best_acc": float(progress.best_acc),
-            "history": {k: list(v) for k, v in progress.history.items()},
-            **({} if batch else self._patience()),
-            "sampler_state": {
-                "strategy": setup.settings.sampling.strategy,
-                "seed": setup.settings.seed,
-                "draws": setup.draws,
-                "meters": [meters for _, meters in ranks] if batch else [],
-            },
-            "rng_state": [generators for generators, _ in ranks],
-        }
+        average = {} if setup.net.average is None else setup.net.average.tensors
+        state_dict = {**setup.model.state_dict(), **average}
+        partly = self._part is not None and bool(setup.net.freezing.frozen(epoch))
+        still = self._part.tensors if self._part is not None and partly else {}
+        raw = {} if setup.net.average is None else {"trained_state_dict": setup.net.average.weights()}
+        return checkpoint_format.versioned(
+            {
+                **self._constant,
+                "sampling_weights": setup.weights(epoch).as_dict(),
+                **_decision(setup),
+                **({frozen.KEY: {"names": [*state_dict]}} if partly else {}),
+                **({"own_state": kept} if kept else {}),
+                "epoch": epoch if batch == 0 else epoch - 1,
+                "current_batch": batch,
+                **self.background.take(
+                    {
+                        "model_state_dict": {n: t for n, t in state_dict.items() if n not in still},
+                        **raw,
+                        "optimizer_state_dict": setup.optimizer.state_dict(),
+                    }
+                ),
+                "scheduler_state_dict": {
+                    "kind": setup.settings.training.schedule,
+                    "progress": epoch if batch == 0 else epoch - 1 + batch / setup.total_batches,
+                },
+                "best_acc": float(progress.best_acc),
+                "history": {k: list(v) for k, v in progress.history.items()},
+                **({} if batch else self._patience()),
+                "sampler_state": {
+                    "strategy": setup.settings.sampling.strategy,
+                    "seed": setup.settings.seed,
+                    "draws": setup.draws,
+                    "meters": [meters for _, meters in ranks] if batch else [],
+                },
+                "rng_state": [generators for generators, _ in ranks],
+            }
+        )
 
     def _patience(self) -> State:
         """How long the run has waited for a better epoch."""
@@ -146,14 +157,26 @@ def _writer(setup: Setup, report: Progress) -> CheckpointWriter:
     seal = setup.data.reading.seal
     sealed = None if seal is None else SealedRef(seal.images, seal.sha256)
     kept = None if keep == "all" else keep
-    return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, kept, sealed, images)
+    return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, kept, sealed, images, _part(setup))
+
+
+def _part(setup: Setup) -> frozen.Part | None:
+    """The frozen part of the network, as it is when the training begins; None where there is none."""
+    freezing, epoch = setup.net.freezing, setup.job.first_epoch
+    if not freezing.frozen(epoch):
+        return None
+    moving = {*freezing.moving(setup.model, epoch)}
+    copied = (
+        freezing.unfreeze is not None
+    )  # it is trained once that epoch begins, while a save of the one before may still run
+    still = {n: t.clone() if copied else t for n, t in setup.model.state_dict().items() if n not in moving}
+    return frozen.Part(still, setup.frozen_before)
 
 
 def _constant(setup: Setup) -> State:
     """The part of a checkpoint that never changes. It is built once, because the training stands still during a save."""
     job = setup.job
     return {
-        "format_version": checkpoint_format.FORMAT_VERSION,
         "total_batches": setup.total_batches,
         "scaler_state_dict": {},  # bf16 needs no loss scaling
         "config": job.config.to_json(),

@@ -5,7 +5,6 @@ The order of the steps matters: several of them draw from the random generators.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from raysweep.data.order import in_order
 from raysweep.data.roles import record
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
-from raysweep.store import checkpoint
+from raysweep.store import checkpoint, frozen, layout
 from raysweep.training import (
     conditions,
     device,
@@ -32,6 +31,7 @@ from raysweep.training import (
     initial,
     losses,
     models,
+    network,
     optim,
     origin,
     outputs,
@@ -48,8 +48,9 @@ from raysweep.training import (
     state,
 )
 from raysweep.training import head as heads
-from raysweep.training.feed import Feed
+from raysweep.training.freezing import Freezing
 from raysweep.training.job import Job
+from raysweep.training.network import Network
 from raysweep.training.progress import TrainingProgress
 from raysweep.training.world import World
 from raysweep.weights import RatioChange, SamplingWeights
@@ -81,16 +82,19 @@ class Setup:
     total_batches: int  # global batches per epoch
     mean: list[float]  # per channel, by which pixels are standardised
     std: list[float]
-    feed: Feed
-    model: nn.Module  # its state is saved
-    parallel: nn.Module  # the same network, as training calls it: inside DDP, compiled
+    net: Network  # it changes while it trains
+    frozen_before: tuple[Path, Mapping[str, Any]] | None  # the frozen part of the checkpoint that it starts from
     optimizer: torch.optim.Optimizer
-    bf16: bool
     conditions: conditions.Conditions
     inexact: list[str]  # why the bits may differ from those of an undisturbed training
     own_loss: own_loss.OwnLoss | None  # of the user; what it keeps changes while it trains
     own_metrics: Mapping[str, own.Own]  # of the user, by name
     augmenter: own.Own | None  # of the user
+
+    @property
+    def model(self) -> nn.Module:
+        """The network whose state is saved."""
+        return self.net.model
 
     @property
     def settings(self) -> Settings:
@@ -170,6 +174,16 @@ class Setup:
         told = self.settings.model.auxiliary_share
         return outputs.share(heads) if told is None else told
 
+    def pieces(self, batch: int) -> list[Part]:
+        """What this rank computes of a global batch, in the parts of ``training.accumulate``: as many on every rank."""
+        whole, wanted = self.part(batch), self.settings.training.accumulate
+        if wanted == 1:
+            return [whole]
+        start, stop = sampling.batch_bounds(batch, self.draws, self.settings.training.batch_size)
+        fewest = stop - start if stop - start < self.world.size else (stop - start) // self.world.size
+        some = np.array_split(whole.positions, max(1, min(wanted, fewest)))
+        return [Part(positions, whole.divisor, whole.counted) for positions in some]
+
     def part(self, batch: int) -> Part:
         """What this rank computes of global batch ``batch``, counted from 0."""
         world = self.world
@@ -178,10 +192,6 @@ class Setup:
         # Every rank computes all of a batch with fewer images than ranks: the mean of equal gradients is that gradient.
         whole = stop - start < world.size
         return Part(np.arange(a, b), (stop - start) * (world.size if whole else 1), world.rank == 0 or not whole)
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The context in which the network is called."""
-        return torch.autocast(self.world.device.type, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
 
 def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> tuple[Setup, TrainingProgress]:
@@ -202,33 +212,32 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     settings, t = job.settings, job.settings.training
     torch.set_num_threads(job.threads)
     world = World(device.current() if job.use_gpu else device.CPU)
-    found = cache.reopen(job.cache_folder) or _decoded_again(job, progress)
-    found.check.start()
-    data = in_order(found, settings.data.classes)
+    cached = cache.reopen(job.cache_folder) or _decoded_again(job, progress)
+    cached.check.start()
+    data = in_order(cached, settings.data.classes)
     held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
     draws = settings.sampling.samples_per_epoch or len(members)
     mean, std = origin.moments(settings, data, origin.read(settings) if job.start is None else origin.Origin())
     counts = _counts(data, members)
     codes, _, keeps_more = own_code.tried(settings, job.trusted, counts, data.shape)
     model = _new_model(job, data, world)
+    freezing = Freezing.of(model, settings.model, len(data.classes))
     renewed = _with_another_head(job, data)
     state.seed_everything(settings.seed, world.rank, 1)
     saved = _read(job, data, start)
     done = TrainingProgress.new(data.classes, [*settings.metrics])
+    averaged: Mapping[str, torch.Tensor] = {}
     if saved is not None:
-        weights = _with_its_head(saved["model_state_dict"], renewed, len(data.classes), settings.model.name)
-        state.restore_model(model, weights, str(job.start))
-        pixels = saved.get("preprocessing") or {}
-        mean, std = list(pixels.get("mean", mean)), list(pixels.get("std", std))
+        averaged = _restore(model, saved, renewed, job, len(data.classes))
+        known = saved.get("preprocessing") or {}
+        mean, std = list(known.get("mean", mean)), list(known.get("std", std))
         done = TrainingProgress.restored(saved, data.classes, world, job.keep_position, [*settings.metrics])
-    feed = Feed(data, mean, std, world.device, t.channels_last)
-    model, parallel = _parallelise(model, settings, world, data)
-    optimizer = _optimizer(model, job, saved, len(data.classes), codes.get(own_optim.OPTIMIZER))
+    drawn = np.sort(np.concatenate([held, members]))
+    net = network.ready(job, world, data, model, freezing, drawn, (mean, std), averaged, progress)
+    optimizer = _optimizer(net.model, job, saved, len(data.classes), codes.get(own_optim.OPTIMIZER), freezing)
     if saved is not None and job.keep_rng:
         _restore_generators(saved, world)
-    bf16 = t.precision == "bf16" or (t.precision == "auto" and device.kind(world.device) == "cuda")
-    mine = conditions.here(world.device, bf16, job.threads, world.size, settings.model.name, settings.model.path)
-    now = conditions.of_ranks(world.gather({**mine, **own.conditions_of(settings)}))
+    now = _conditions(job, net)
     loss, lost = own_loss.ready(codes.get(own_loss.OPTION), settings.loss, counts, world, saved)
     inexact = (
         [] if saved is None else [*conditions.differences(conditions.of_checkpoint(saved), now), *keeps_more, *lost]
@@ -244,11 +253,9 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         total_batches=sampling.batches(draws, t.batch_size),
         mean=mean,
         std=std,
-        feed=feed,
-        model=model,
-        parallel=parallel,
+        net=net,
+        frozen_before=_frozen_before(job, saved),
         optimizer=optimizer,
-        bf16=bf16,
         conditions=now,
         inexact=inexact,
         own_loss=loss,
@@ -256,6 +263,31 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         augmenter=codes.get(own_augment.OPTION),
     )
     return setup, done
+
+
+def _restore(
+    model: nn.Module, saved: Checkpoint, renewed: nn.Module | None, job: Job, classes: int
+) -> Mapping[str, torch.Tensor]:
+    """Load the weights that training goes on from; returns those that are validated, which may be an average."""
+    name = job.settings.model.name
+    shown = weights = _with_its_head(saved["model_state_dict"], renewed, classes, name)
+    if trained := saved.get("trained_state_dict"):
+        weights = _with_its_head({**shown, **trained}, renewed, classes, name)
+    state.restore_model(model, weights, str(job.start))
+    return shown
+
+
+def _conditions(job: Job, net: Network) -> conditions.Conditions:
+    """The conditions of all ranks. Collective."""
+    section, world = job.settings.model, net.world
+    mine = conditions.here(world.device, net.bf16, job.threads, world.size, section.name, section.path)
+    of_features = {"features": net.features.sha256[:12]} if net.features else {}
+    return conditions.of_ranks(world.gather({**mine, **of_features, **own.conditions_of(job.settings)}))
+
+
+def _frozen_before(job: Job, saved: Checkpoint | None) -> tuple[Path, Mapping[str, Any]] | None:
+    told = None if saved is None else saved.get(frozen.KEY)
+    return None if told is None or job.start is None else (Path(job.start).with_name(layout.FROZEN), told)
 
 
 def _counts(data: Dataset, members: np.ndarray) -> dict[str, int]:
@@ -349,27 +381,15 @@ def _read(job: Job, data: Dataset, start: Checkpoint | None) -> Checkpoint | Non
     return saved
 
 
-def _parallelise(model: nn.Module, settings: Settings, world: World, data: Dataset) -> tuple[nn.Module, nn.Module]:
-    """(the network whose state is saved, the module to call in training)."""
-    generators = state.rng_state()
-    height, width, channels = data.shape
-    shape = (channels, height, width)
-    model, parallel = world.wrap(model, settings.scaling.sync_batchnorm, settings.model.name, shape)
-    world.settle(model, parallel, shape)
-    state.set_rng_state(generators)
-    if settings.training.compile:
-        parallel = torch.compile(parallel)  # type: ignore[assignment]
-    return model, parallel
-
-
 def _optimizer(
-    model: nn.Module, job: Job, saved: Checkpoint | None, classes: int, code: own.Own | None
+    model: nn.Module, job: Job, saved: Checkpoint | None, classes: int, code: own.Own | None, freezing: Freezing
 ) -> torch.optim.Optimizer:
     training = job.settings.training
-    optimizer = optim.optimizer(model, training, code)
+    optimizer = optim.optimizer(model, training, code, freezing)
     if saved is not None and not job.fresh_optimizer:
         fresh = dict(optimizer.state)
-        state.restore_optimizer(model, optimizer, saved, str(job.start), training, code)
+        frozen = freezing, classes, job.first_epoch
+        state.restore_optimizer(model, optimizer, saved, str(job.start), training, code, *frozen)
         if job.reset_head and not job.same_run:
             heads.forget(model, optimizer, fresh, classes, job.settings.model.name)
     return optimizer

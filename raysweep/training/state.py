@@ -20,7 +20,9 @@ from raysweep._text import truncate
 from raysweep.config.own import target_of
 from raysweep.config.settings import TrainingSection
 from raysweep.errors import CheckpointError
-from raysweep.training import device, models, optim, own_optim
+from raysweep.store.checkpoint_format import State
+from raysweep.training import device, groups, models, own_optim
+from raysweep.training.freezing import Freezing
 from raysweep.training.own import Own
 
 
@@ -146,11 +148,16 @@ def restore_optimizer(
     source: str,
     training: TrainingSection,
     code: Own | None = None,
+    freezing: Freezing | None = None,
+    num_classes: int = 0,
+    epoch: int = 1,
 ) -> None:
     """Load the optimizer's state but keep the hyperparameters of this run, which may override the checkpoint's.
 
     Args:
         code: where it is the user's own.
+        freezing: what is trained, and ``epoch``: the next one; what is frozen in it has no state. Default: all is trained.
+        num_classes: of the network.
 
     Raises:
         CheckpointError: the state belongs to another optimizer or model.
@@ -163,21 +170,61 @@ def restore_optimizer(
         slots = {k for row in saved.get("state", {}).values() for k in row}
         if code is None and slots and not slots & expected:
             raise _another_optimizer(source)
-        fitting = optim.regrouped(model, optimizer, saved)
+        fitting = _fitting(model, optimizer, saved, state, training, freezing, num_classes)
         if code is not None:
             own_optim.restore(code, optimizer, fitting, training)
+            _own_scales(optimizer, mine)
+            _forget_frozen(model, optimizer, freezing, epoch)
             return
         for group, own in zip(
             fitting["param_groups"], mine, strict=True
         ):  # before loading, because torch checks them then
             group.update(own)
         optimizer.load_state_dict(fitting)
+        _own_scales(optimizer, mine)
+        _forget_frozen(model, optimizer, freezing, epoch)
         for parameter, row in optimizer.state.items():
             _check_slots(parameter, row, expected)
     except (ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"The optimizer state in {source} does not fit ({truncate(error)}). Use --weights-only to start with a new optimizer."
         ) from None
+
+
+def _fitting(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    saved: State,
+    checkpoint: Mapping[str, Any],
+    training: TrainingSection,
+    freezing: Freezing | None,
+    num_classes: int,
+) -> State:
+    """The saved state in the optimizer's own groups, with the optimizer's own options where it had others."""
+    freezing = freezing or Freezing.nothing(model)
+    settings = (checkpoint.get("config") or {}).get("settings")
+    found = groups.rearranged(model, freezing, training, saved, settings, num_classes)
+    if found is not saved:
+        mine = optimizer.state_dict()["param_groups"]
+        known = saved["param_groups"][0]
+        for group, own in zip(found["param_groups"], mine, strict=True):
+            group |= {k: known.get(k, v) for k, v in own.items() if k != "params"}
+    return found
+
+
+def _own_scales(optimizer: torch.optim.Optimizer, mine: Sequence[Mapping[str, Any]]) -> None:
+    """A group that has no factor of its own must not keep the checkpoint's."""
+    for group, own in zip(optimizer.param_groups, mine, strict=True):
+        if groups.SCALE not in own:
+            group.pop(groups.SCALE, None)
+
+
+def _forget_frozen(model: nn.Module, optimizer: torch.optim.Optimizer, freezing: Freezing | None, epoch: int) -> None:
+    """Keep no state of what is frozen in ``epoch``: it would be of no use, and large."""
+    frozen = frozenset() if freezing is None else freezing.frozen(epoch)
+    for name, parameter in model.named_parameters() if frozen else ():
+        if name in frozen:
+            optimizer.state.pop(parameter, None)
 
 
 def _another_optimizer(source: str) -> CheckpointError:

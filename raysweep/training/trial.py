@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from raysweep._text import counted, join_names, truncate
 from raysweep.errors import ConfigError
 from raysweep.training import guest_errors, outputs, skipped
+from raysweep.training.freezing import FINALLY, Freezing
 
 _ONE_IMAGE = "Expected more than 1 value per channel when training"  # torch's batch normalisation
 
@@ -47,8 +48,11 @@ class Found:
     notes: tuple[str, ...]  # what is to be said
 
 
-def as_used(model: nn.Module, use: Use) -> Found:
+def as_used(model: nn.Module, use: Use, freezing: Freezing | None = None) -> Found:
     """Pass images forward and backward. Weights and buffers of the network are afterwards as they were.
+
+    Args:
+        freezing: what is trained, where that is not all that can be.
 
     Raises:
         ConfigError: it fails, its output does not have the shape (n, num_classes), or nothing in it can be trained.
@@ -62,11 +66,13 @@ def as_used(model: nn.Module, use: Use) -> Found:
         )
     notes = [f"{sum(frozen):,} of its parameters are frozen and stay as they are"] if frozen else []
     try:
-        found = _passed(model, use)
+        found = _passed(model, use, freezing)
     except ConfigError as error:
         if not use.channels_last or error.__cause__ is None:
             raise
-        found = _passed(model, replace(use, channels_last=False))  # where that fails, too, its error is the one to tell
+        found = _passed(
+            model, replace(use, channels_last=False), freezing
+        )  # where that fails, too, its error is the one to tell
         why = truncate(str(error.__cause__).strip().partition("\n")[0], 160)
         notes.append(
             f"it does not take the memory format channels_last ({why}), so training.channels_last is false: images and weights have "
@@ -75,7 +81,7 @@ def as_used(model: nn.Module, use: Use) -> Found:
     return replace(found, notes=(*notes, *found.notes))
 
 
-def _passed(model: nn.Module, use: Use) -> Found:
+def _passed(model: nn.Module, use: Use, freezing: Freezing | None) -> Found:
     height, width, channels = use.shape
     generator = torch.Generator().manual_seed(1)
     biggest = max(use.batches)
@@ -88,6 +94,9 @@ def _passed(model: nn.Module, use: Use) -> Found:
         with torch.no_grad():
             shown = [_called(model, x[:n], use) for n in sorted({1, min(2, biggest), biggest})]
         model.train()
+        if freezing is not None and freezing.frozen(FINALLY):  # else all of it is trained at some time
+            freezing.apply(model, FINALLY)
+            freezing.train(model, FINALLY)
         trained = [_trained(model, x[:n], use) for n in use.batches]
         if use.ranks > 1:
             skipped.check(_passes(model, x[:2], use), use.sync_batchnorm)

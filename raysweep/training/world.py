@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Sequence
@@ -47,9 +48,12 @@ class World:
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every rank the buffers of rank 0 (running statistics), so that all ranks validate the same network."""
-        if self.size > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+        self.share(list(model.buffers()))
+
+    def share(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Give every rank these tensors of rank 0."""
+        for tensor in tensors if self.size > 1 else ():
+            dist.broadcast(tensor, src=0)
 
     def wrap(
         self, model: nn.Module, sync_batchnorm: bool, name: str, shape: Sequence[int]
@@ -90,6 +94,13 @@ class World:
             return False, False
         of_user = name.startswith("python:")
         return skipped.must_look(model, of_user, tuple(shape), self.device, sync_batchnorm)
+
+    def waiting(self, ddp: nn.Module, more: bool) -> contextlib.AbstractContextManager[Any]:
+        """The context of a pass after which ``more`` follow before the step: the ranks then sum their gradients later."""
+        if self.size == 1 or not more:
+            return contextlib.nullcontext()
+        found: contextlib.AbstractContextManager[Any] = ddp.no_sync()  # type: ignore[operator]
+        return found
 
     def check_gradients(self, model: nn.Module, ddp: nn.Module) -> None:
         """Raises ConfigError where DDP was not told to look for unused parameters and there are some: it then has not summed all

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from raysweep.cluster import _ray_internals, autoscaler
-from raysweep.config.settings import ScalingSection
+from raysweep.config.running import ScalingSection
 from raysweep.errors import Interrupted, ResourceError
 from raysweep.events import Note
 from raysweep.plan import capacity, resources

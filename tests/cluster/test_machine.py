@@ -127,7 +127,7 @@ def test_a_full_shared_memory_gets_a_smaller_object_store(monkeypatch, free_mb, 
     [("1", 2, False), ("1", 1, True), ("4", 2, True), ("", 2, True), ("many", 2, True), ("0", 2, True)],
 )
 def test_fewer_threads_than_a_training_waits_for(monkeypatch, limit, threads, right):
-    from raysweep.config.settings import ScalingSection
+    from raysweep.config.running import ScalingSection
 
     monkeypatch.setenv("OMP_THREAD_LIMIT", limit)
     monkeypatch.setattr(_machine, "cpus_here", lambda: 4)

@@ -100,7 +100,7 @@ def test_the_number_of_threads_that_the_user_set(text, number):
 
 
 def test_threads_are_those_that_the_user_set_and_it_is_said(monkeypatch):
-    from raysweep.config.settings import ScalingSection
+    from raysweep.config.running import ScalingSection
     from raysweep.plan import resources
 
     monkeypatch.setattr(_machine, "cpus_here", lambda: 4)

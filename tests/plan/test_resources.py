@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from raysweep import _machine
-from raysweep.config.settings import ScalingSection
+from raysweep.config.running import ScalingSection
 from raysweep.errors import ResourceError
 from raysweep.plan import capacity, resources
 from raysweep.plan.resources import Resources

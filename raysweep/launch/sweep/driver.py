@@ -26,8 +26,8 @@ from raysweep.launch.sweep.branch import Shared
 from raysweep.launch.workers import transport
 from raysweep.plan import capacity, child
 from raysweep.plan.types import Plan, SweepPlan
+from raysweep.store import checkpoint, files, layout, lineage, retention, trust
 from raysweep.store import experiment as experiments
-from raysweep.store import files, layout, lineage, retention, trust
 from raysweep.store import sweep as sweeps
 from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
@@ -262,6 +262,7 @@ def _work(
     content = files.read_all(parent.path)
     if hashlib.sha256(content).hexdigest() != parent.sha256:
         raise CheckpointError(f"{parent.path} changed while it was read. Is another process writing it?")
+    content = checkpoint.whole_bytes(parent.path, content)
     shared = Shared(
         root=sweep.root,
         sweep_folder=sweep.address,

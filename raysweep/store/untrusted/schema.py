@@ -13,6 +13,7 @@ from typing import Any
 
 from raysweep._text import check_class, short_repr, truncate
 from raysweep.errors import CheckpointError
+from raysweep.store import layout
 
 MOST_CLASSES = 10_000
 _MOST = 10**9  # epochs, batches, images
@@ -287,6 +288,18 @@ _CHECKPOINT: dict[str, Rule] = {
     "data_sha256": _or_none(_text),
     "conditions": _or_none(_each("condition", _must(lambda v: isinstance(v, (int, float, str)), "a number or a text"))),
     "model_state_dict": _each("value of", _must(_is_tensor, "a tensor")),
+    "frozen": _or_none(
+        _fields(
+            {
+                "file": _must(lambda v: v == layout.FROZEN, layout.FROZEN),
+                "sha256": _text,
+                "bytes": _must(lambda v: type(v) is int and v >= 0, "a whole number"),
+                "names": _list_of(_text),
+            },
+            *("file", "sha256", "bytes", "names"),
+        )
+    ),
+    "trained_state_dict": _or_none(_each("value of", _must(_is_tensor, "a tensor"))),
     "own_state": _or_none(_each("state of", _fields({"target": _text, "ranks": _list}, "target", "ranks"))),
     "optimizer_state_dict": _fields({"state": _rows, "param_groups": _groups}, "state", "param_groups"),
     "rng_state": _or_none(_list),

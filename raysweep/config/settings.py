@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, short_repr
+from raysweep.config.augmentation import AugmentSection
 from raysweep.config.own import METRICS, WordOrCode, check_metric, target_of
 from raysweep.config.tracking import TrackersSection
 from raysweep.config.treatment import LossSection, SamplingSection
@@ -239,22 +240,6 @@ class ModelSection(Section):
         None,
         description="What each auxiliary head of the network adds to the loss, a factor; 0: nothing. Default: 0.4 for one head, as for "
         "Inception v3, and 0.3 for two, as for GoogLeNet.",
-    )
-
-
-class AugmentSection(Section):
-    crop_padding: Annotated[Int, Field(ge=0, le=128)] = Field(
-        4, description="Shift images at random by up to this many pixels; 0: do not shift."
-    )
-    flip: bool | None = Field(
-        None,
-        description="Mirror each image left to right with probability 0.5. Default: true; false where the classes are numbers or "
-        "letters, or name left and right.",
-    )
-    own: Annotated[Text, WordOrCode()] | None = Field(
-        None,
-        description="Your own, after these: python:MODULE:NAME, a function of a batch of images and, if it takes it, a generator. "
-        "training.augment=python:MODULE:NAME takes it instead of these.",
     )
 
 

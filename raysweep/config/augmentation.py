@@ -6,7 +6,8 @@ The names are those of torchvision's transforms. Each section may be given in a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -18,6 +19,14 @@ _Above = Annotated[Float, Field(gt=0, le=100)]
 _Share = Annotated[Float, Field(gt=0, le=1)]
 Pair = Annotated[list[_Above], Field(min_length=2, max_length=2)]
 _P = "Part of the images that are changed; 0: none."
+# Losses that take no soft targets, and why. All others are linear in the target: the loss of a mixture is the mixture of the losses.
+HARD_TARGETS = {
+    "focal": "it weighs an image by (1 - p)^gamma, where p is the probability of the image's class, and a mixed image has two: the best answer "
+    "to 60 % of one and 40 % of the other would not be 60 % and 40 %",
+    "ldam": "it takes a margin from the logit of the image's class, and a mixed image has two classes, whose margins would work against each "
+    "other",
+}
+TRIVIAL_PIXELS = 32  # by which TrivialAugment moves at most, whatever the size of the images, as published
 BINS = 31  # steps of the magnitude, as published for both policies
 
 
@@ -152,17 +161,30 @@ _Cutmix = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What is done to the images of one class. A section that changes no image is None."""
+
+    crop_padding: int
+    flip: bool | None
+    random_resized_crop: RandomResizedCrop | None
+    affine: Affine | None
+    rand_augment: RandAugment | None
+    trivial_augment: TrivialAugment | None
+    color_jitter: ColorJitter | None
+    random_erasing: RandomErasing | None
+
+    @property
+    def beyond_moves(self) -> bool:
+        """Whether it does more than shift and mirror."""
+        return any(getattr(self, name) is not None for name in _SECTIONS)
+
+
+_SECTIONS = tuple(one.name for one in fields(Recipe))[2:]
+
+
 class ImageAugment(Section):
     """What is done to each image by itself. None: not set."""
-
-    NAMES: ClassVar = (
-        "random_resized_crop",
-        "affine",
-        "rand_augment",
-        "trivial_augment",
-        "color_jitter",
-        "random_erasing",
-    )
 
     random_resized_crop: _Crop = Field(
         None,
@@ -182,6 +204,14 @@ class ImageAugment(Section):
     random_erasing: _Erasing = Field(
         None, description="Erase a random part: {p: 0.5, scale: [0.02, 0.33], ratio: [0.3, 3.3], value: mean}, or p."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_shift_of_a_random_crop(cls, values: Any) -> Any:
+        """A random part of the image is shifted already."""
+        if isinstance(values, dict) and values.get("random_resized_crop") not in (None, False):
+            return {"crop_padding": 0, **values}
+        return values
 
 
 class ClassAugment(ImageAugment):
@@ -223,33 +253,25 @@ class AugmentSection(ImageAugment):
         "takes it, a generator. training.augment=python:MODULE:NAME takes it instead of these.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _no_shift_of_a_random_crop(cls, values: Any) -> Any:
-        """A random part of the image is shifted already."""
-        if isinstance(values, dict) and values.get("random_resized_crop") not in (None, False):
-            return {"crop_padding": 0, **values}
-        return values
+    def of_class(self, name: str) -> Recipe:
+        """What is done to the images of a class."""
+        found = {one.name: getattr(self, one.name) for one in fields(Recipe)}
+        if (own := self.classes.get(name)) is not None:
+            found |= {key: value for key in found if (value := getattr(own, key)) is not None}
+        return Recipe(**found | {key: None for key in _SECTIONS if found[key] is not None and found[key].p == 0})
 
-    def of_class(self, name: str) -> ImageAugment:
-        """What is done to the images of a class: an object with ``crop_padding``, ``flip`` and the sections."""
-        own = self.classes.get(name)
-        if own is None:
-            return self
-        given = {
-            key: value for key in (*self.NAMES, "crop_padding", "flip") if (value := getattr(own, key)) is not None
-        }
-        return self.model_copy(update=given)
+    @property
+    def recipes(self) -> list[Recipe]:
+        """That of most classes, and those of the classes that have one of their own."""
+        return [self.of_class(name) for name in ("", *self.classes)]
 
     @property
     def mixes(self) -> bool:
-        """Whether images are blended, so that their targets are soft."""
+        """Whether images are mixed, so that their targets are soft."""
         return any(part is not None and part.p > 0 for part in (self.mixup, self.cutmix))
 
     @property
     def changes(self) -> bool:
         """Whether a training image may be shown otherwise than it is."""
-        each = [self, *(self.of_class(name) for name in self.classes)]
-        sections = [getattr(one, key) for one in each for key in self.NAMES]
-        moved = any(one.crop_padding or one.flip is not False for one in each)  # type: ignore[attr-defined]
-        return moved or self.mixes or self.own is not None or any(part is not None and part.p > 0 for part in sections)
+        of_images = any(one.crop_padding or one.flip is not False or one.beyond_moves for one in self.recipes)
+        return of_images or self.mixes or self.own is not None

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, short_repr
-from raysweep.config.augmentation import AugmentSection
+from raysweep.config.augmentation import HARD_TARGETS, AugmentSection
 from raysweep.config.own import METRICS, WordOrCode, check_metric, target_of
 from raysweep.config.tracking import TrackersSection
 from raysweep.config.treatment import LossSection, SamplingSection
@@ -432,6 +432,16 @@ class Settings(Section):
         if self.training.best_metric not in known:
             raise ValueError(
                 f"training.best_metric is {short_repr(self.training.best_metric)}, not one of {', '.join(known)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _loss_takes_soft_targets(self) -> Settings:
+        why = HARD_TARGETS.get(self.loss.kind)
+        if why is not None and self.training.augment.mixes:
+            raise ValueError(
+                f"training.augment.mixup and cutmix make soft targets, which loss.kind: {self.loss.kind} does not take: {why}. Take another "
+                "loss (cross_entropy, class_weights, balanced_softmax, logit_adjusted), or remove them"
             )
         return self
 

@@ -105,7 +105,7 @@ def crop_boxes(
     boxes, found = _boxes(drawn[:, 1:], sizes, scale, ratio)
     height, width = sizes
     # What never fitted: the largest middle of an allowed form, as torchvision takes it.
-    form = np.clip(width / height, *ratio)
+    form = np.clip(width / height, ratio[0], ratio[1])
     wide = np.minimum(width, np.rint(height * form)).astype(np.int64)
     high = np.minimum(height, np.rint(width / form)).astype(np.int64)
     middle = np.stack([(height - high) // 2, (width - wide) // 2, high, wide], axis=1)

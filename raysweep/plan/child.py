@@ -331,6 +331,7 @@ def keeps_position(parent: Parent, plan: Plan) -> bool:
         and parent.batch <= sampling.batches(plan.draws, new.training.batch_size)
         and old.seed == new.seed
         and old.training.batch_size == new.training.batch_size
+        and old.training.augment.repeats == new.training.augment.repeats
         and old.sampling.model_dump(exclude={"weights"}) == new.sampling.model_dump(exclude={"weights"})
         and parent.data_sha256 == plan.data.sha256
     )

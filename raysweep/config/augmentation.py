@@ -270,6 +270,15 @@ class AugmentSection(ImageAugment):
         """Whether images are mixed, so that their targets are soft."""
         return any(part is not None and part.p > 0 for part in (self.mixup, self.cutmix))
 
+    def check_loss(self, kind: str) -> None:
+        """Raises ValueError if images are mixed for a loss that takes no soft targets."""
+        why = HARD_TARGETS.get(kind)
+        if why is not None and self.mixes:
+            raise ValueError(
+                f"training.augment.mixup and cutmix make soft targets, which loss.kind: {kind} does not take: {why}. Take another loss "
+                "(cross_entropy, class_weights, balanced_softmax, logit_adjusted), or remove them"
+            )
+
     @property
     def changes(self) -> bool:
         """Whether a training image may be shown otherwise than it is."""

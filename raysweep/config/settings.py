@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, short_repr
-from raysweep.config.augmentation import HARD_TARGETS, AugmentSection
+from raysweep.config.augmentation import AugmentSection
+from raysweep.config.geometry import BACKGROUND, FIT, Colour, Fit
 from raysweep.config.own import METRICS, WordOrCode, check_metric, target_of
 from raysweep.config.tracking import TrackersSection
 from raysweep.config.treatment import LossSection, SamplingSection
@@ -92,6 +93,8 @@ class DataSection(Section):
     channels: Literal[1, 3] | None = Field(
         None, description="1: grayscale; 3: color. Default: 1 if all images are grayscale, else 3."
     )
+    fit: Fit = FIT
+    background: Colour = BACKGROUND
     val: Literal["auto", "split", "test"] = Field(
         "auto",
         description="Which images are for validation. auto: those of the data, else a part of the training images; test images stay "
@@ -437,12 +440,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _loss_takes_soft_targets(self) -> Settings:
-        why = HARD_TARGETS.get(self.loss.kind)
-        if why is not None and self.training.augment.mixes:
-            raise ValueError(
-                f"training.augment.mixup and cutmix make soft targets, which loss.kind: {self.loss.kind} does not take: {why}. Take another "
-                "loss (cross_entropy, class_weights, balanced_softmax, logit_adjusted), or remove them"
-            )
+        self.training.augment.check_loss(self.loss.kind)
         return self
 
     @model_validator(mode="after")

@@ -79,7 +79,7 @@ def coloured(data, channels=3):
     from raysweep.data.cache import Images
 
     rng = np.random.default_rng(0)
-    labels = data.train.labels[:400]
+    labels = rng.integers(0, 10, 400)
     pixels = rng.integers(0, 256, (400, 10, 10, channels), dtype=np.uint8)
     images = Images(pixels, labels)
     return replace(data, train=images, val=images, mean=(120.0, 130.0, 110.0), std=(60.0, 61.0, 62.0))

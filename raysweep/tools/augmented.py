@@ -57,7 +57,7 @@ def picture(root: Root, reference: str, images: int) -> bytes:
             f"The images of {experiment.id} are not decoded on this machine any more, or are others. `{again}` decodes them again."
         )
     data = in_order(found, list(saved["classes"]))
-    cells = _cells(settings, data, saved, entry.epoch, images)
+    cells = _cells(settings, data, saved, entry, images)
     return sheet.png(
         cells, f"{experiment.id}, epoch {entry.epoch}: training images as they are, and as they were shown"
     )
@@ -78,7 +78,7 @@ def _found(root: Root, reference: str) -> tuple[Experiment, ManifestEntry]:
     return experiment, entries[0]
 
 
-def _order(settings: Settings, data: Dataset, saved: Mapping[str, Any], epoch: int) -> np.ndarray:
+def _order(settings: Settings, data: Dataset, saved: Mapping[str, Any], entry: ManifestEntry) -> np.ndarray:
     """The training images of the epoch in their order, int64; checked against what was recorded of it."""
     _, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
     repeats = settings.training.augment.repeats
@@ -89,20 +89,21 @@ def _order(settings: Settings, data: Dataset, saved: Mapping[str, Any], epoch: i
         SamplingWeights.complete(saved["sampling_weights"], data.classes),
         sampling.draws(settings.sampling.samples_per_epoch or len(members), repeats),
         seed=settings.seed,
-        epoch=epoch,
+        epoch=entry.epoch,
         strategy=settings.sampling.strategy,
         repeats=repeats,
     )
-    history = saved.get("history") or {}
-    recorded = dict(zip(history.get("epoch") or [], history.get("order_sha256") or [], strict=False)).get(epoch)
+    recorded = entry.metrics.get("order_sha256")  # only of a whole epoch
     if recorded is not None and recorded != sampling.order_hash(order):
         raise DataError(
-            f"The images that are here give another order than epoch {epoch} had, so what it saw cannot be drawn again."
+            f"The images that are here give another order than epoch {entry.epoch} had, so what it saw cannot be drawn again."
         )
     return order
 
 
-def _cells(settings: Settings, data: Dataset, saved: Mapping[str, Any], epoch: int, images: int) -> list[Cell]:
+def _cells(
+    settings: Settings, data: Dataset, saved: Mapping[str, Any], entry: ManifestEntry, images: int
+) -> list[Cell]:
     """So many images of the epoch, of every class in turn, in the order of the classes."""
     import torch
 
@@ -110,18 +111,18 @@ def _cells(settings: Settings, data: Dataset, saved: Mapping[str, Any], epoch: i
     from raysweep.training.augmentation.batches import Batches
     from raysweep.training.feed import Feed
 
-    order = _order(settings, data, saved, epoch)
+    order = _order(settings, data, saved, entry)
     pixels = saved["preprocessing"]
     feed = Feed(data, list(pixels["mean"]), list(pixels["std"]), torch.device("cpu"), False)
     code = own.load(settings, True, [own_augment.OPTION]).get(own_augment.OPTION)
     made = Batches(settings.training.augment, feed, data.train, data.classes, settings.seed, code)
-    moves = made.moves(epoch, order)
+    moves = made.moves(entry.epoch, order)
     cells = []
     for position in _chosen(data.train.labels[order], images):
         part, bounds = _part(position, len(order), settings.training.batch_size, int(saved["world_size"]))
         # the generator of the user's code is that of the whole part
         positions = part if code is not None else np.array([position])
-        found = made.batch(epoch, order, moves, positions, bounds)
+        found = made.batch(entry.epoch, order, moves, positions, bounds)
         row = int(np.flatnonzero(positions == position)[0])
         after = (found.x[row] / feed.scale[0] + feed.mean[0]).round().clamp(0, 255).to(torch.uint8)
         text = data.classes[int(found.y[row])]

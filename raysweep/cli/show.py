@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from raysweep._paths import user_path
 from raysweep._text import counted, plain
 from raysweep.api import pages
+from raysweep.cli import pictures
 from raysweep.cli.options import RootOption
 from raysweep.display.shares import show_shares
 from raysweep.display.tables import table
@@ -77,14 +77,7 @@ def show(
 def _draw_augmented(root: Root, reference: str, images: int, output: str) -> None:
     from raysweep.tools import augmented
 
-    target = user_path(output)
-    if target.suffix.lower() != ".png":
-        raise InputError(f"--output {output}: the picture is a PNG file; give a name that ends in .png.")
-    picture = augmented.picture(root, reference, images)
-    try:
-        target.write_bytes(picture)
-    except OSError as error:
-        raise InputError(f"--output {output}: the file cannot be written ({error.strerror}).") from None
+    target = pictures.write("--output", output, lambda: augmented.picture(root, reference, images))
     put(plain(target))
     say("On the left of each pair is the image as it is, on the right as training saw it.")
 

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 
+from raysweep.config import load as load_config
 from raysweep.errors import ConfigError, WeightsError
 from raysweep.launch import resume as resuming
 from raysweep.plan import experiment as experiment_plan
@@ -509,10 +510,21 @@ def test_short_forms_and_what_is_saved_are_the_same(tmp_path):
     assert augment(affine=15).affine.degrees == 15
     assert augment(color_jitter=0.4).color_jitter.saturation == 0.4
     assert augment(random_erasing=0.3).random_erasing.p == 0.3
+    assert augment(color_jitter=True).color_jitter.contrast == 0.4
+    words = {
+        word: load_config.load("base", [f"training.augment={word}"]).training.augment for word in ("cutmix", "none")
+    }
+    assert words["cutmix"].cutmix.alpha == 1
+    assert words["cutmix"].crop_padding == 4
+    assert not words["none"].changes
+    with pytest.raises(ConfigError, match="python:MODULE:NAME is needed, not 'fliping'"):
+        load_config.load("base", ["training.augment=fliping"])
     assert augment(rand_augment=True).rand_augment.magnitude == 9
     assert augment(random_resized_crop=True).crop_padding == 1  # small_settings asks for it
     assert section_of({"trivial_augment": False}).of_class("x").trivial_augment is None
-    assert not section_of({"mixup": 0, "cutmix": False}).mixes
+    off = {"mixup": 0, "cutmix": False, "affine": False, "rand_augment": {"p": 0}}
+    assert section_of(off) == section_of({})  # so that a child which switches them off changes nothing
+    assert section_of({"classes": {"3": None}}) == section_of({})
     every = section_of(ALL)
     assert section_of(every.model_dump(mode="json")) == every
     assert every.changes

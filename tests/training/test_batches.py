@@ -530,3 +530,27 @@ def test_short_forms_and_what_is_saved_are_the_same(tmp_path):
     assert every.changes
     assert not section_of({"crop_padding": 0, "flip": False}).changes
     assert section_of({"crop_padding": 0, "flip": False, "classes": {"3": {"affine": 3}}}).changes
+
+
+@pytest.mark.slow  # the same images on the CPU are tested above; importing what the device needs takes seconds
+def test_on_another_device_nothing_of_the_cpu_is_mixed_in(digits):
+    """torch's meta device has no values, but refuses to mix devices as a GPU does."""
+    import torch
+
+    from raysweep.data.augment_draws import Place
+    from raysweep.training.augmentation import mixing, pipeline
+
+    positions = np.arange(60)
+    x = torch.zeros(60, 3, 10, 10, dtype=torch.uint8, device="meta")
+    augmented = {**ALL, "rand_augment": False}  # equalize asks for values, which are not there
+    for augment in (augmented, {"classes": {"3": {**EVERY["affine"], **EVERY["jitter"], **EVERY["erasing"]}}}):
+        changed = pipeline.Augmentation(section_of(augment), digits.classes, np.array([1, 2, 3], dtype=np.uint8))
+        out = changed(x, digits.train.labels[:60], Place(1, 1, positions))
+        assert out.device.type == "meta"
+        assert out.shape == x.shape
+        assert out.dtype == torch.uint8
+    section = section_of(ALL)
+    found = mixing.drawn(section.mixup, section.cutmix, Place(1, 1, positions), 10, 10)
+    labels = torch.zeros(60, dtype=torch.int64, device="meta")
+    out, mixed = mixing.mix(x.float(), x.float(), labels, found)
+    assert out.device.type == mixed.share.device.type == mixed.other.device.type == "meta"

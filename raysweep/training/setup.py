@@ -146,15 +146,14 @@ class Setup:
             repeats=self.settings.training.augment.repeats,
         )
 
-    def batch(self, epoch: int, order: np.ndarray, moves: np.ndarray | None, batch: int) -> tuple[Part, Batch]:
-        """What this rank computes of global batch ``batch``, counted from 0, and its images.
+    def shown(self, epoch: int, order: np.ndarray, moves: np.ndarray | None, batch: int, part: Part) -> Batch:
+        """The images of a part of global batch ``batch``, counted from 0.
 
         Args:
             order: of the epoch. moves: of its images, see :meth:`Batches.moves`.
         """
-        part = self.part(batch)
         bounds = sampling.batch_bounds(batch, self.draws, self.settings.training.batch_size)
-        return part, self.batches.batch(epoch, order, moves, part.positions, bounds)
+        return self.batches.batch(epoch, order, moves, part.positions, bounds)
 
     def loss(self, epoch: int) -> losses.Function:
         """The loss of an epoch."""

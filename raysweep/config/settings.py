@@ -11,7 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, short_repr
+from raysweep.config import augmentation
+from raysweep.config.augmentation import AugmentSection
 from raysweep.config.finetuning import ACCUMULATE, EMA, FEATURES, FREEZE, HEAD_LR, LAYER_DECAY, UNFREEZE, Freeze
+from raysweep.config.geometry import BACKGROUND, FIT, Colour, Fit
 from raysweep.config.own import METRICS, WordOrCode, check_metric, target_of
 from raysweep.config.running import CheckpointSection, ScalingSection
 from raysweep.config.tracking import TrackersSection
@@ -93,6 +96,8 @@ class DataSection(Section):
     channels: Literal[1, 3] | None = Field(
         None, description="1: grayscale; 3: color. Default: 1 if all images are grayscale, else 3."
     )
+    fit: Fit = FIT
+    background: Colour = BACKGROUND
     val: Literal["auto", "split", "test"] = Field(
         "auto",
         description="Which images are for validation. auto: those of the data, else a part of the training images; test images stay "
@@ -247,22 +252,6 @@ class ModelSection(Section):
     )
 
 
-class AugmentSection(Section):
-    crop_padding: Annotated[Int, Field(ge=0, le=128)] = Field(
-        4, description="Shift images at random by up to this many pixels; 0: do not shift."
-    )
-    flip: bool | None = Field(
-        None,
-        description="Mirror each image left to right with probability 0.5. Default: true; false where the classes are numbers or "
-        "letters, or name left and right.",
-    )
-    own: Annotated[Text, WordOrCode()] | None = Field(
-        None,
-        description="Your own, after these: python:MODULE:NAME, a function of a batch of images and, if it takes it, a generator. "
-        "training.augment=python:MODULE:NAME takes it instead of these.",
-    )
-
-
 class ForkSection(Section):
     """What becomes of the learning rate where a child starts. Planning writes the place and the rate into it."""
 
@@ -346,15 +335,15 @@ FIRST = {"model": "name", "data": "path", "loss": "kind"}
 
 def written_out(values: Nested) -> Nested:
     """``values`` with the short forms written out: ``model=cnn``, ``data=FOLDER`` and ``loss=focal`` mean the main option, and
-    ``training.augment=python:MODULE:NAME`` that alone.
+    ``training.augment=python:MODULE:NAME`` that alone; ``none`` and ``trivial_augment`` work there, too.
 
     >>> written_out({"model": "cnn", "seed": 3})
     {'model': {'name': 'cnn'}, 'seed': 3}
     """
     written = {k: {FIRST[k]: v} if k in FIRST and isinstance(v, str) else v for k, v in values.items()}
     training = written.get("training")
-    if isinstance(training, dict) and isinstance(own := training.get("augment"), str):
-        written["training"] = {**training, "augment": {"own": own, "crop_padding": 0, "flip": False}}
+    if isinstance(training, dict) and isinstance(word := training.get("augment"), str):
+        written["training"] = {**training, "augment": augmentation.written_out(word)}
     return written
 
 
@@ -411,6 +400,11 @@ class Settings(Section):
             raise ValueError(
                 f"training.best_metric is {short_repr(self.training.best_metric)}, not one of {', '.join(known)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _loss_takes_soft_targets(self) -> Settings:
+        self.training.augment.check_loss(self.loss.kind)
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ import numpy as np
 from raysweep.config.settings import DataSection
 from raysweep.data import arrays, copies, decode, integrity, pillow
 from raysweep.data.listing import Item, Listing
-from raysweep.data.pillow import Decoded
+from raysweep.data.pillow import USUAL, Decoded, Geometry
 from raysweep.data.reading import UNDECODED, Cropped, LeftOut, Reading, Seal, most_common
 from raysweep.data.roles import groups, seal
 from raysweep.data.roles.sides import Hashed, Known, sided, without_copies
@@ -53,7 +53,9 @@ class _Seen:
         if found.mode is not None:
             self.modes[found.mode] += 1
 
-    def reading(self, listing: Listing, items: list[Item], validation: Mapping[str, int]) -> Reading:
+    def reading(
+        self, listing: Listing, items: list[Item], validation: Mapping[str, int], geometry: Geometry
+    ) -> Reading:
         cropped = None
         if self.cut:
             most = max(self.cut, key=self.cut.__getitem__)
@@ -72,6 +74,8 @@ class _Seen:
             on_test=listing.on_test,
             sizes=most_common(self.sizes),
             own_split=listing.val is None,
+            fit=geometry.fit,
+            background=geometry.background,
         )
 
 
@@ -119,7 +123,7 @@ def build(
         form = _form(items, data, pool)
         shape = (len(items), form[0], *form)
         with arrays.space(folder, 2 * int(np.prod(shape))):  # all images in the source's order, and in the splits
-            decoded = _decode_all(folder / RAW, items, shape, pool, progress)
+            decoded = _decode_all(folder / RAW, items, shape, pool, progress, geometry_of(data))
             sealed = seal.digests(listing.test) if audited or data.duplicates == copies.DROP_TRAIN else None
             _write(folder, data, listing, decoded, sealed, known)
 
@@ -166,7 +170,12 @@ def _write(
         "sha256": identity.hexdigest(),
         "skipped": [{"image": items[i].name, "reason": why} for i, why in seen.bad.items()],
         "reading": replace(
-            seen.reading(listing, items, {c: int(n) for c, n in zip(listing.classes, in_val, strict=True)}),
+            seen.reading(
+                listing,
+                items,
+                {c: int(n) for c, n in zip(listing.classes, in_val, strict=True)},
+                geometry_of(data),
+            ),
             copies=counted,
             seal=of_seal,
             prior=sides.prior,
@@ -190,7 +199,9 @@ def seal_later(folder: Path, listing: Listing) -> None:
     os.replace(temp, folder / META)
 
 
-def build_sealed(folder: Path, listing: Listing, form: tuple[int, int], progress: Progress | None) -> None:
+def build_sealed(
+    folder: Path, listing: Listing, form: tuple[int, int], progress: Progress | None, geometry: Geometry = USUAL
+) -> None:
     """Write the arrays of the test images, and ``meta.json`` last, into an empty folder. What cannot be decoded is recorded.
 
     Args:
@@ -203,7 +214,7 @@ def build_sealed(folder: Path, listing: Listing, form: tuple[int, int], progress
         ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 2) + 2)) as pool,
         arrays.space(folder, 2 * int(np.prod(shape))),
     ):
-        decoded = _decode_all(folder / RAW, items, shape, pool, progress)
+        decoded = _decode_all(folder / RAW, items, shape, pool, progress, geometry)
         labels = np.array([item.label for item in items], dtype=np.int64)
         good = np.array([i for i in range(len(items)) if i not in decoded.seen.bad], dtype=np.int64)
         order = good[np.lexsort((decoded.digests[good], labels[good]))]
@@ -222,7 +233,12 @@ def build_sealed(folder: Path, listing: Listing, form: tuple[int, int], progress
 
 
 def _decode_all(
-    file: Path, items: list[Item], shape: tuple[int, ...], pool: ThreadPoolExecutor, progress: Progress | None
+    file: Path,
+    items: list[Item],
+    shape: tuple[int, ...],
+    pool: ThreadPoolExecutor,
+    progress: Progress | None,
+    geometry: Geometry,
 ) -> _Decoded:
     """Decode every image into one array, which lies in ``file``."""
     digests = np.zeros(len(items), dtype="S32")
@@ -232,7 +248,7 @@ def _decode_all(
     with arrays.create(file, shape) as out:
 
         def read(item: Item) -> tuple[Decoded | str, bytes]:
-            return decode.decode(item, shape[1], shape[3]), seal.file_digest(item)
+            return decode.decode(item, shape[1], shape[3], geometry), seal.file_digest(item)
 
         for i, (result, files[i]) in enumerate(pool.map(read, items)):
             if isinstance(result, str):
@@ -248,12 +264,17 @@ def _decode_all(
     return _Decoded(arrays.ImageFile(file), digests, files, seen)
 
 
+def geometry_of(data: DataSection) -> Geometry:
+    """How the images of a data set become squares."""
+    return Geometry(data.fit, data.background)
+
+
 def _form(items: list[Item], data: DataSection, pool: ThreadPoolExecutor) -> tuple[int, int]:
     """(side, channels) of the data set; headers are read only where the user leaves one of the two open."""
     if data.image_size is not None and data.channels is not None:
         return data.image_size, data.channels
     headers = [h for h in pool.map(decode.header, items) if h is not None]
-    return decode.common_form(headers, data.image_size, data.channels)
+    return decode.common_form(headers, data.image_size, data.channels, data.fit)
 
 
 def _undecodable(items: list[Item], bad: Mapping[int, str], data: DataSection) -> DataError:

@@ -31,6 +31,7 @@ from raysweep.data.build import META, Progress
 from raysweep.data.integrity import Check, UnsignedError
 from raysweep.data.listing import Listing
 from raysweep.data.naming import Chosen
+from raysweep.data.pillow import USUAL
 from raysweep.data.reading import Reading
 from raysweep.data.roles.sides import Known
 from raysweep.data.sources import open_source
@@ -264,6 +265,8 @@ def key(fingerprint: str, data: DataSection, known: Known | None = None) -> str:
     keys = "image_size channels val_fraction split_seed on_bad_image duplicates val min_val max_val group"
     options = [getattr(data, key) for key in keys.split()]
     options += [] if data.folds is None else [data.folds, data.fold]
+    if (fitted := build.geometry_of(data)) != USUAL:  # older caches have names without it
+        options += fitted
     fixed = [] if known is None else [hashlib.sha256(part.tobytes()).hexdigest() for part in (known.train, known.val)]
     return hashlib.sha256(json.dumps([VERSION, fingerprint, *options, *fixed]).encode()).hexdigest()[:20]
 

@@ -70,12 +70,25 @@ class Seal:
 
 @dataclass(frozen=True)
 class Cropped:
-    """Images that were not square, of which only the middle was kept."""
+    """Images that were not square, and how much making them so has changed them; what the numbers are depends on ``Reading.fit``."""
 
     images: int
-    mean_percent: float  # of an image's area that was cut off, on average over these images
+    # of an image's area that was cut off, of the square that is border, or by which one side was shorter; on average over these images
+    mean_percent: float
     most_percent: float
-    most_of: str  # the image that lost most
+    most_of: str  # the image that was changed most
+
+    def line(self, fit: str) -> str:
+        """What people should know of them."""
+        several = self.images > 1
+        mean = percent(self.mean_percent)
+        most = f" on average, at most {percent(self.most_percent)} ({truncate(self.most_of, 80)})" if several else ""
+        images = _images(self.images)
+        if fit == "pad":
+            return f"Put on a border: {images}, where it is {mean} of the square{most}."
+        if fit == "stretch":
+            return f"Stretched: {images}, whose longer {'sides shrink' if several else 'side shrinks'} by {mean} against the other{most}."
+        return f"Cropped to the middle: {images}, which {'lose' if several else 'loses'} {mean} of {'their' if several else 'its'} area{most}."
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,7 @@ class Reading:
 
     left_out: Mapping[str, LeftOut] = field(default_factory=dict)  # kind, in the plural, for people → what
     cropped: Cropped | None = None
-    transparent: int = 0  # images with transparent pixels, which were put on white
+    transparent: int = 0  # images with transparent pixels, which were put on the background
     modes: Mapping[str, int] = field(default_factory=dict)  # Pillow's mode, where it is neither L nor RGB(A) → images
     validation: Mapping[str, int] = field(default_factory=dict)  # class → validation images, 0 where there is none
     copies: Copies | None = None
@@ -98,6 +111,8 @@ class Reading:
     own_split: bool = False  # validation images are a part of the training images that was set aside here
     prior: Mapping[str, float] | None = None  # class → share in the data, where validation has other shares
     sizes: Mapping[str, int] = field(default_factory=dict)  # width × height as stored → images, see most_common
+    fit: str = "crop"  # how images that are not square became so
+    background: str = "white"
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Reading:
@@ -122,6 +137,8 @@ class Reading:
             bool(value.get("own_split")),
             None if value.get("prior") is None else dict(value["prior"].items()),
             dict(value.get("sizes", {})),  # earlier versions did not record them
+            str(value.get("fit", "crop")),
+            str(value.get("background", "white")),
         )
 
     def with_told(self, left_out: Mapping[str, LeftOut], notes: tuple[str, ...]) -> Reading:
@@ -143,18 +160,9 @@ class Reading:
             for kind, what in self.left_out.items()
         ]
         if self.cropped is not None:
-            c = self.cropped
-            found.append(
-                f"Cropped to the middle: {_images(c.images)}, which {'lose' if c.images > 1 else 'loses'} {_percent(c.mean_percent)} "
-                f"of {'their' if c.images > 1 else 'its'} area"
-                + (
-                    f" on average, at most {_percent(c.most_percent)} ({truncate(c.most_of, 80)})."
-                    if c.images > 1
-                    else "."
-                )
-            )
+            found.append(self.cropped.line(self.fit))
         if self.transparent:
-            found.append(f"Put on white: {_images(self.transparent)} with transparency.")
+            found.append(f"Put on {self.background}: {_images(self.transparent)} with transparency.")
         if self.several:
             found.append(f"Only the first picture is used: {_images(self.several)} with several, as in animations.")
         if self.modes:
@@ -209,5 +217,5 @@ def _images(n: int) -> str:
     return f"{n:,} image{'s' * (n != 1)}"
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     return f"{value:.0f} %" if value >= 0.5 else "less than 1 %"

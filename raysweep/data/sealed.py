@@ -131,7 +131,7 @@ def _built(
     temp = folder.parent / f".tmp-{folder.name}-{secrets.token_hex(4)}"
     temp.mkdir()
     try:
-        build.build_sealed(temp, every, form, progress)
+        build.build_sealed(temp, every, form, progress, build.geometry_of(data))
         os.rename(temp, folder)
     finally:
         shutil.rmtree(temp, ignore_errors=True)

@@ -21,7 +21,8 @@ from torch import nn
 
 from raysweep._paths import user_path
 from raysweep._text import truncate
-from raysweep.config.settings import AugmentSection, Settings
+from raysweep.config.augmentation import AugmentSection
+from raysweep.config.settings import Settings
 from raysweep.data import features as stored
 from raysweep.data.cache import Dataset, Images
 from raysweep.data.features import Features

@@ -20,6 +20,7 @@ from raysweep.events import BatchDone, Note, Progress, Reporter, TrainingStarted
 from raysweep.store import layout, lineage
 from raysweep.training import device as devices
 from raysweep.training import evaluate, features, guest_errors, losses, optim, outputs, own
+from raysweep.training.augmentation.batches import Batch
 from raysweep.training.average import steps
 from raysweep.training.evaluate import RankEpoch
 from raysweep.training.job import Job, Outcome
@@ -148,7 +149,7 @@ class _Loop:
         if setup.net.freezing.begins(epoch) and epoch != setup.job.first_epoch:
             self._record_once(setup.net.thaw(epoch))
         order = setup.order(epoch)
-        positions = self._train_epoch(epoch, order, setup.augmentation(epoch))
+        positions = self._train_epoch(epoch, order, setup.batches.moves(epoch, order))
         started = time.perf_counter()
         setup.world.share_buffers(setup.model)
         with setup.net.shown():
@@ -208,11 +209,11 @@ class _Loop:
         if aloud:
             self.report(Note(text))
 
-    def _train_epoch(self, epoch: int, order: np.ndarray, draws: np.ndarray | None) -> np.ndarray:
+    def _train_epoch(self, epoch: int, order: np.ndarray, moves: np.ndarray | None) -> np.ndarray:
         """Train the batches that are not done yet.
 
         Args:
-            draws: as :meth:`Feed.batch` takes them, for each position of ``order``.
+            moves: how the image at each position of ``order`` is shifted and mirrored.
 
         Returns:
             The positions of the epoch that this rank counts, int64, those of the batches done before included.
@@ -230,12 +231,10 @@ class _Loop:
             optim.set_learning_rate(setup.optimizer, optim.learning_rate(t, epoch - 1 + batch / total))
             setup.optimizer.zero_grad(set_to_none=True)
             for part in pieces:
-                draws_of_part = None if draws is None else draws[part.positions]
-                changed = setup.own_augmentation(epoch, part)
-                x, y = setup.net.feed.batch(setup.data.train, order[part.positions], draws_of_part, changed)
+                shown = setup.shown(epoch, order, moves, batch, part)
                 with setup.world.waiting(setup.net.parallel, part is not pieces[-1]):
-                    loss, logits = self._backward(x, y, part.divisor, loss_of)
-                counted.add(done, part, loss, logits, y)
+                    loss, logits = self._backward(shown, part.divisor, loss_of)
+                counted.add(done, part, loss, logits, shown.y)
             self._check_gradients()
             due = every is not None and done % every == 0
             if due or batch % self.check_every == 0 or done == total:
@@ -252,20 +251,18 @@ class _Loop:
                 self._save_within(epoch, done)
             if setup.world.rank == 0 and (now - last_report > REPORT_EVERY_S or done == total):
                 last_report = now
-                self._report_batch(epoch, done, loss, len(y))
+                self._report_batch(epoch, done, loss, len(shown.y))
         counted.update_meters()
         return counted.positions()
 
-    def _backward(
-        self, x: torch.Tensor, y: torch.Tensor, divisor: int, loss_of: losses.Function
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _backward(self, batch: Batch, divisor: int, loss_of: losses.Function) -> tuple[torch.Tensor, torch.Tensor]:
         """Add the gradients of a part of a batch; returns the loss, summed over its images, and the logits."""
         setup = self.setup
         with setup.net.autocast():
-            logits, auxiliaries = outputs.parts(setup.net.parallel(x))
-        loss = loss_of(logits.float(), y)
+            logits, auxiliaries = outputs.parts(setup.net.parallel(batch.x))
+        loss = loss_of(logits.float(), batch.y, batch.mixed)
         for part in auxiliaries:
-            loss = loss + setup.auxiliary_share(len(auxiliaries)) * loss_of(part.float(), y)
+            loss = loss + setup.auxiliary_share(len(auxiliaries)) * loss_of(part.float(), batch.y, batch.mixed)
         # DDP averages over the ranks. This factor makes the result the mean over the images of the global batch, also where
         # the parts of the ranks differ in size.
         torch.autograd.backward(loss * (setup.world.size / divisor))

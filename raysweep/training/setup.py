@@ -17,7 +17,7 @@ from torch import nn
 
 from raysweep._text import join_names
 from raysweep.config.settings import Settings
-from raysweep.data import augment, cache, sampling
+from raysweep.data import cache, sampling
 from raysweep.data.cache import Dataset
 from raysweep.data.order import in_order
 from raysweep.data.roles import record
@@ -48,6 +48,7 @@ from raysweep.training import (
     state,
 )
 from raysweep.training import head as heads
+from raysweep.training.augmentation.batches import Batch, Batches
 from raysweep.training.freezing import Freezing
 from raysweep.training.job import Job
 from raysweep.training.network import Network
@@ -89,7 +90,7 @@ class Setup:
     inexact: list[str]  # why the bits may differ from those of an undisturbed training
     own_loss: own_loss.OwnLoss | None  # of the user; what it keeps changes while it trains
     own_metrics: Mapping[str, own.Own]  # of the user, by name
-    augmenter: own.Own | None  # of the user
+    batches: Batches
 
     @property
     def model(self) -> nn.Module:
@@ -146,20 +147,20 @@ class Setup:
             seed=self.settings.seed,
             epoch=epoch,
             strategy=self.settings.sampling.strategy,
+            repeats=self.settings.training.augment.repeats,
         )
 
-    def augmentation(self, epoch: int) -> np.ndarray | None:
-        """How each image of an epoch is shifted and mirrored; None where no augmentation is set."""
-        a = self.settings.training.augment
-        if not (a.crop_padding or a.flip):
-            return None
-        return augment.epoch_draws(self.draws, a.crop_padding, bool(a.flip), seed=self.settings.seed, epoch=epoch)
+    def shown(self, epoch: int, order: np.ndarray, moves: np.ndarray | None, batch: int, part: Part) -> Batch:
+        """The images of a part of global batch ``batch``, counted from 0.
 
-    def own_augmentation(self, epoch: int, part: Part) -> own_augment.Function | None:
-        """What the user's code makes of the images of a part; None where there is none."""
-        if self.augmenter is None:
-            return None
-        return own_augment.of_batch(self.augmenter, self.settings.seed, epoch, int(part.positions[0]))
+        Args:
+            order: of the epoch. moves: of its images, see :meth:`Batches.moves`.
+        """
+        if self.net.features is not None:  # of images that nothing changes at random
+            x, y = self.net.feed.batch(self.data.train, order[part.positions], None)
+            return Batch(x, y, None)
+        bounds = sampling.batch_bounds(batch, self.draws, self.settings.training.batch_size)
+        return self.batches.batch(epoch, order, moves, part.positions, bounds)
 
     def loss(self, epoch: int) -> losses.Function:
         """The loss of an epoch."""
@@ -216,7 +217,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     cached.check.start()
     data = in_order(cached, settings.data.classes)
     held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
-    draws = settings.sampling.samples_per_epoch or len(members)
+    draws = sampling.draws(settings.sampling.samples_per_epoch or len(members), t.augment.repeats)
     mean, std = origin.moments(settings, data, origin.read(settings) if job.start is None else origin.Origin())
     counts = _counts(data, members)
     codes, _, keeps_more = own_code.tried(settings, job.trusted, counts, data.shape)
@@ -260,7 +261,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         inexact=inexact,
         own_loss=loss,
         own_metrics=own_metrics.of(codes),
-        augmenter=codes.get(own_augment.OPTION),
+        batches=Batches(t.augment, net.pixels, data.train, data.classes, settings.seed, codes.get(own_augment.OPTION)),
     )
     return setup, done
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from raysweep._text import join_names, plain, truncate
 from raysweep.data.copies import Copies
+from raysweep.data.stored import Stored
 
 UNDECODED = "images that cannot be decoded"
 ON_TEST = (
@@ -98,6 +99,7 @@ class Reading:
     own_split: bool = False  # validation images are a part of the training images that was set aside here
     prior: Mapping[str, float] | None = None  # class → share in the data, where validation has other shares
     sizes: Mapping[str, int] = field(default_factory=dict)  # width × height as stored → images, see most_common
+    stored: Stored | None = None  # how an encoded cache keeps the images; None: as pixels
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Reading:
@@ -122,6 +124,7 @@ class Reading:
             bool(value.get("own_split")),
             None if value.get("prior") is None else dict(value["prior"].items()),
             dict(value.get("sizes", {})),  # earlier versions did not record them
+            None if value.get("stored") is None else Stored.from_json(value["stored"]),
         )
 
     def with_told(self, left_out: Mapping[str, LeftOut], notes: tuple[str, ...]) -> Reading:
@@ -160,6 +163,8 @@ class Reading:
         if self.modes:
             each = ", ".join(f"{n:,} {plain(mode)}" for mode, n in self.modes.items())
             found.append(f"Converted: {_images(sum(self.modes.values()))} in other modes than gray and RGB ({each}).")
+        if self.stored is not None:
+            found.append(self.stored.line())
         if self.on_test:
             found.append(ON_TEST)
         if self.seal is not None:

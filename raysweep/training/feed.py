@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -33,10 +33,10 @@ class Feed:
         self.train, self.val = data.train, data.val
         self.resident: dict[int, torch.Tensor] = {}
         if device.type == "cuda":
-            need = data.train.pixels.nbytes + data.val.pixels.nbytes
+            need = data.train.nbytes + data.val.nbytes
             if need < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
                 for images in (data.train, data.val):
-                    self.resident[id(images)] = torch.from_numpy(images.take(np.arange(len(images.labels)))).to(device)
+                    self.resident[id(images)] = _on_device(images, device)
 
     def _normal(self, batch: torch.Tensor, own: Callable[[torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
         # the permuted view is channels_last already, because the memory holds (b, H, W, C)
@@ -46,6 +46,11 @@ class Feed:
                 x = own(x / 255) * 255
         x = x.sub_(self.mean).mul_(self.scale)
         return arranged(x, self.channels_last)
+
+    def ahead(self, images: Images, batches: Iterable[np.ndarray]) -> None:
+        """Say which images :meth:`batch` will be asked for next, so that they are decoded meanwhile, where they have to be."""
+        if id(images) not in self.resident:
+            images.ahead(batches)
 
     def batch(
         self,
@@ -90,3 +95,13 @@ class Feed:
         ]
         fill = torch.from_numpy(self.fill).to(self.device)
         return torch.where(outside[..., None], fill, out)
+
+
+def _on_device(images: Images, device: torch.device) -> torch.Tensor:
+    """All images, uint8 (n, H, W, C), brought there a part at a time."""
+    out = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    start = 0
+    for block in images.blocks():
+        out[start : start + len(block)] = torch.from_numpy(block).to(device)
+        start += len(block)
+    return out

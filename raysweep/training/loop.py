@@ -209,6 +209,7 @@ class _Loop:
         setup.parallel.train()
         counted = _Counted(meters, setup.world.device)
         counted.shown += [part.positions for part in map(setup.part, range(first)) if part.counted]
+        setup.feed.ahead(setup.data.train, (order[setup.part(batch).positions] for batch in range(first, total)))
         began, last_report = time.perf_counter() - meters.seconds, 0.0
         for batch in range(first, total):
             part = setup.part(batch)

@@ -18,7 +18,7 @@ from torch import nn
 
 from raysweep._text import join_names
 from raysweep.config.settings import Settings
-from raysweep.data import augment, cache, sampling
+from raysweep.data import augment, cache, encoded, sampling
 from raysweep.data.cache import Dataset
 from raysweep.data.order import in_order
 from raysweep.data.roles import record
@@ -201,6 +201,7 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
 def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[Setup, TrainingProgress]:
     settings, t = job.settings, job.settings.training
     torch.set_num_threads(job.threads)
+    encoded.use_threads(job.threads)
     world = World(device.current() if job.use_gpu else device.CPU)
     found = cache.reopen(job.cache_folder) or _decoded_again(job, progress)
     found.check.start()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from raysweep.data import cache, integrity
-from raysweep.data.build import META
+from raysweep.data.places import META
 from raysweep.errors import DataError
 from tests.data.drawing import as_csv, as_folder, as_manifest, csv_row, encoded, pictures, section
 

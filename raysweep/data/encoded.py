@@ -1,0 +1,176 @@
+"""Encoded images of one split, which lie in one file: read by plain calls, checked, and decoded ahead of the training.
+
+Every image is checked by its own hash whenever it is read, so opening such a cache reads no image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raysweep.data import integrity, pillow, places
+from raysweep.errors import DataError
+
+ROW = np.dtype([("start", "<i8"), ("size", "<i8"), ("hash", "<u8")])  # of an image: where its bytes lie, and their XXH3
+AHEAD = 1 << 26  # bytes of pixels that are decoded before they are asked for
+_AT_ONCE = 16  # images of one task of the pool
+
+
+class _Pool:
+    """The threads that decode, shared by all files of a process. Pillow decodes outside the interpreter's lock."""
+
+    def __init__(self) -> None:
+        self.threads = 0
+        self.executor: ThreadPoolExecutor | None = None
+
+    def get(self) -> ThreadPoolExecutor:
+        if self.executor is None:
+            from raysweep._machine import cpus_here
+
+            self.threads = self.threads or min(16, cpus_here())
+            self.executor = ThreadPoolExecutor(self.threads, "raysweep-decode")
+        return self.executor
+
+
+_pool = _Pool()
+
+
+def _after_fork() -> None:
+    _pool.executor = None  # its threads are the parent's
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def use_threads(count: int) -> None:
+    """How many threads decode from now on: as many as the training has."""
+    if count != _pool.threads:
+        _pool.threads, _pool.executor = count, None
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """A batch that is being decoded."""
+
+    index: np.ndarray
+    out: np.ndarray
+    tasks: list[Future[None]]
+
+
+class EncodedFile:
+    """The images of one split, decoded when they are taken."""
+
+    def __init__(self, folder: Path, part: str, shape: tuple[int, ...], draft: bool, total: int) -> None:
+        """
+        Args:
+            shape: (n, H, W, C).
+            draft: as :func:`raysweep.data.pillow.draw` takes it.
+            total: bytes of the file.
+
+        Raises:
+            OSError: a file cannot be opened. ValueError: they do not fit each other.
+        """
+        self.path = folder / places.ENCODED
+        self.shape = shape
+        self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115  # closed with this object
+        self._rows = np.load(folder / places.index(part))
+        if self._rows.dtype != ROW or len(self._rows) != shape[0]:
+            raise ValueError(f"{part} has another number of images than recorded")
+        if os.fstat(self._file.fileno()).st_size != total:
+            raise ValueError(f"{self.path.name} has another length than when it was written")
+        self._draft = draft
+        self._next: Iterator[np.ndarray] = iter(())
+        self._waiting: deque[_Ordered] = deque()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def ahead(self, batches: Iterable[np.ndarray]) -> None:
+        """Say which images will be taken next, batch by batch, so that they are decoded while others are trained on.
+
+        What :meth:`take` returns does not depend on it.
+        """
+        for ordered in self._waiting:
+            for task in ordered.tasks:
+                task.cancel()
+        self._waiting.clear()
+        self._next = iter(batches)
+        self._fill_up()
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """The images at ``index``, int64 (b,): uint8 (b, H, W, C).
+
+        Raises:
+            DataError: bytes have changed since they were written, or cannot be read any more.
+        """
+        if self._waiting and np.array_equal(self._waiting[0].index, index):
+            ordered = self._waiting.popleft()
+            self._fill_up()
+        else:
+            ordered = self._start(index)
+        for task in ordered.tasks:
+            task.result()
+        return ordered.out
+
+    def content(self, i: int) -> bytes:
+        """The bytes of image ``i``, checked. Raises as :meth:`take` does."""
+        from xxhash import xxh3_64_intdigest
+
+        start, size, known = self._rows[i].tolist()
+        try:
+            content = os.pread(self._file.fileno(), size, start)
+        except OSError as error:
+            raise self._lost(f"cannot be read any more: {error.strerror or error}") from None
+        if len(content) != size:
+            raise self._lost("was cut short while it was in use")
+        if xxh3_64_intdigest(content) != known:
+            raise self._lost(f"has changed between bytes {start:,} and {start + size:,} since it was written")
+        return content
+
+    def _fill_up(self) -> None:
+        pending = sum(ordered.out.nbytes for ordered in self._waiting)
+        while pending < AHEAD:
+            index = next(self._next, None)
+            if index is None:
+                return
+            self._waiting.append(self._start(index))
+            pending += self._waiting[-1].out.nbytes
+
+    def _start(self, index: np.ndarray) -> _Ordered:
+        out = np.empty((len(index), *self.shape[1:]), dtype=np.uint8)
+        pool, positions = _pool.get(), index.tolist()
+        each = max(1, min(_AT_ONCE, len(positions) // _pool.threads))
+        tasks = [
+            pool.submit(self._decode, positions[a : a + each], out[a : a + each])
+            for a in range(0, len(positions), each)
+        ]
+        return _Ordered(index, out, tasks)
+
+    def _decode(self, positions: list[int], out: np.ndarray) -> None:
+        side, channels = self.shape[2:]
+        for i, image in zip(positions, out, strict=True):
+            content = self.content(i)
+            try:
+                image[:] = pillow.decode_here(content, side, channels, self._draft).pixels
+            except Exception as error:  # Pillow raises many kinds; the bytes are those that could be decoded before
+                raise DataError(
+                    f"An image in {self.path} cannot be decoded any more ({pillow.reason(error)}), although its bytes have not changed. "
+                    "Another version of Pillow may be the reason; install the one from before, or delete this folder and go on with "
+                    "`raysweep continue`, which reads the images again."
+                ) from None
+
+    def _lost(self, what: str) -> DataError:
+        return DataError(integrity.given_up(self.path.parent, f"{self.path.name} {what}"))
+
+
+def write_index(folder: Path, part: str, rows: Any) -> None:
+    """Write where the images of a split lie."""
+    np.save(folder / places.index(part), np.array(rows, dtype=ROW))

@@ -1,0 +1,92 @@
+"""What an encoded cache keeps of an image: its own bytes, or fewer that the network's size needs.
+
+An image's own bytes are kept where they are a JPEG, PNG or WebP. Large ones, of at least twice as many pixels as the network
+sees, are shrunk once to these pixels: those of JPEG and lossy WebP to a JPEG, which changes pixels a little, others to a PNG,
+which changes none. Everything else becomes a PNG of the pixels that the network sees.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from raysweep.data import decode, pillow
+from raysweep.data.pillow import Decoded
+
+SHRINK, DRAFT, FULL = "shrink", "draft", "full"  # ``data.large``
+KEPT, SHRUNK, EXACT = "kept", "shrunk", "exact"
+_LARGE = 2  # times as many pixels as the network sees
+_QUALITY = 95
+_LOSSY = (b"VP8 ",)  # the chunk of a lossy WebP
+
+
+class Kept(NamedTuple):
+    """What is kept of one image."""
+
+    content: bytes
+    how: str  # ``kept``: its own bytes; ``shrunk``: a JPEG; ``exact``: a PNG of the pixels that the network sees
+    pixels: np.ndarray | None = (
+        None  # what the network sees, uint8 (side, side, channels), where it is not the image decoded whole
+    )
+
+
+def content_of(payload: Path | bytes | np.ndarray) -> Path | bytes | np.ndarray:
+    """The bytes of a file that is read whole; what is large, or cannot be read, stays a path."""
+    from raysweep.store.files import open_regular
+
+    if not isinstance(payload, Path):
+        return payload
+    try:
+        with open_regular(payload) as file:
+            content: bytes = file.read(decode.LIGHT_BYTES + 1)
+    except OSError:  # decoding will say why
+        return payload
+    return payload if len(content) > decode.LIGHT_BYTES else content
+
+
+def keep(payload: Path | bytes | np.ndarray, found: Decoded, large: str) -> Kept:
+    """What is kept of an image that was decoded.
+
+    Args:
+        payload: as :func:`content_of` gives it.
+        found: the image decoded whole.
+        large: ``data.large``.
+    """
+    if not isinstance(payload, bytes) or found.several:
+        return Kept(_png(found.pixels), EXACT)
+    with pillow.opened(payload) as (image, file):
+        form, pixels, heavy = image.format, image.width * image.height, decode.is_heavy(image, file)
+    if form not in ("JPEG", "MPO", "PNG", "WEBP") or heavy:
+        return Kept(_png(found.pixels), EXACT)
+    side, channels = found.pixels.shape[1:]
+    if large == FULL or pixels < _LARGE * side * side:
+        return Kept(payload, KEPT)
+    if large == DRAFT:
+        drawn = pillow.decode_here(payload, side, channels, draft=True).pixels
+        return Kept(payload, KEPT, None if np.array_equal(drawn, found.pixels) else drawn)
+    if form in ("JPEG", "MPO") or payload[12:16] in _LOSSY:
+        smaller = _jpeg(found.pixels)
+        if len(smaller) < len(payload):
+            return Kept(smaller, SHRUNK, pillow.decode_here(smaller, side, channels).pixels)
+    elif len(smaller := _png(found.pixels)) < len(payload):
+        return Kept(smaller, EXACT)
+    return Kept(payload, KEPT)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    return _encoded(pixels, format="PNG")
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    return _encoded(pixels, format="JPEG", quality=_QUALITY, subsampling=0)
+
+
+def _encoded(pixels: np.ndarray, **options: object) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()

@@ -17,7 +17,7 @@ from raysweep.config.tracking import TrackersSection
 from raysweep.config.treatment import LossSection, SamplingSection
 from raysweep.config.types import Float, Int, Moments, Name, Names, Positive, Section, Seed, Text, Workers, short_json
 
-SOURCES = ("auto", "faces", "digits", "folder", "csv", "parquet")
+SOURCES = ("auto", "faces", "digits", "folder", "csv", "parquet", "tar")
 
 
 def data_name(source: object, path: object) -> str:
@@ -27,7 +27,7 @@ def data_name(source: object, path: object) -> str:
     ('fer2013', 'digits', 'experiment')
     """
     found = PurePath(path.replace("\\", "/")) if isinstance(path, str) else PurePath(str(source))
-    name = found.stem if found.suffix.lower() in (".csv", ".tsv", ".txt", ".jsonl", ".parquet") else found.name
+    name = found.stem if found.suffix.lower() in (".csv", ".tsv", ".txt", ".jsonl", ".parquet", ".tar") else found.name
     try:
         return check_name("".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-. _")[:60])
     except ValueError:
@@ -60,13 +60,13 @@ class Columns(Section):
 class DataSection(Section):
     source: Annotated[Text, WordOrCode(*SOURCES)] = Field(
         "auto",
-        description="auto: detect the format of path (a folder, .csv or .parquet); folder, csv, parquet. faces and digits are built in and "
+        description="auto: detect the format of path (a folder, .csv, .parquet or .tar); folder, csv, parquet, tar. faces and digits are built in and "
         "need no path. Or your own: python:MODULE:NAME, which gives arrays, or anything with length, labels and items.",
     )
     path: Text | None = Field(
         None,
-        description="A folder with one subfolder per class, or with a list of images, Parquet, CIFAR or MNIST files; "
-        "FER-2013's CSV file; or a .csv, .tsv, .txt, .jsonl or .parquet file that lists image paths and labels.",
+        description="A folder with one subfolder per class, or with a list of images, Parquet, tar, CIFAR or MNIST files; "
+        "FER-2013's CSV file; a .tar file; or a .csv, .tsv, .txt, .jsonl or .parquet file that lists image paths and labels.",
     )
     level: Literal[1, 2] | None = Field(
         None,

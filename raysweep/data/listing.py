@@ -35,7 +35,10 @@ _INNER_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 class Packed(Protocol):
     """Encoded bytes within a larger file, which are read when they are needed."""
 
-    size: int  # bytes, about
+    @property
+    def size(self) -> int:
+        """About how many bytes they are."""
+        ...
 
     def read(self) -> bytes:
         """The bytes; empty where there are none. Raises OSError where the file cannot be read any more."""

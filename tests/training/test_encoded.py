@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tests.conftest import SMALL_NET, weights_hash
+from tests.conftest import SMALL_NET, Recorder, weights_hash
 
 TRAINING = {"epochs": 2, "batch_size": 12, "augment": {"crop_padding": 1, "flip": True}}
 
@@ -102,3 +106,111 @@ def test_a_flipped_bit_ends_the_training_and_going_on_gives_the_same_bits(tmp_pa
     assert not list(folder.glob("*.pt"))
     gone_on = resume.continue_experiment(plan.root, folder.name).experiment
     assert weights_hash(gone_on) == weights_hash(run(tmp_path, jpegs, "pixels"))
+
+
+@pytest.mark.parametrize("stop_after", [2, pytest.param(4, marks=pytest.mark.slow)])  # of four batches an epoch
+def test_interrupted_and_continued_it_has_the_bits_of_decoded_images(tmp_path, jpegs, without_ray, stop_after):
+    from raysweep.errors import Interrupted
+    from raysweep.launch import resume
+    from raysweep.store.root import Root
+
+    without_ray(Recorder(stop_after))
+    with pytest.raises(Interrupted):
+        run(tmp_path, jpegs, "encoded")
+    without_ray(Recorder())
+    (folder,) = tmp_path.glob("encoded_*")
+    gone_on = resume.continue_experiment(Root.open(tmp_path), folder.name).experiment
+    assert weights_hash(gone_on) == weights_hash(run(tmp_path, jpegs, "pixels"))
+
+
+def test_two_workers_have_the_order_and_the_bits_of_decoded_images(tmp_path, jpegs, monkeypatch, two_ranks):
+    from raysweep.launch.workers import start as workers
+
+    monkeypatch.setattr(workers, "in_this_process", lambda job, fitted, progress: two_ranks.train(job))
+    decoded, kept = (run(tmp_path, jpegs, kind, training={"epochs": 1}) for kind in ("pixels", "encoded"))
+    assert weights_hash(kept) == weights_hash(decoded)
+    assert orders(kept) == orders(decoded)
+
+
+# Memory
+
+
+def test_no_more_is_decoded_ahead_than_fits(tmp_path, monkeypatch):
+    """The quick twin of the next test: what is allocated, in a set that is 20 times as large."""
+    import tracemalloc
+
+    import numpy as np
+
+    from raysweep.data import cache, encoded
+    from tests.data.drawing import as_parquet, pictures, section
+
+    path = as_parquet(tmp_path / "d", pictures({"a": 400, "b": 400}, {"a": 2, "b": 2}, size=64))
+    images = cache.load(section(path, cache="encoded"), tmp_path / "cache").train
+    monkeypatch.setattr(encoded, "AHEAD", 1 << 16)
+    batches = np.random.default_rng(0).permutation(800).reshape(-1, 8)
+    images.take(batches[0])
+    tracemalloc.start()
+    try:
+        images.ahead(batches)
+        for batch in batches:
+            images.take(batch)
+        assert tracemalloc.get_traced_memory()[1] < images.nbytes / 10
+    finally:
+        tracemalloc.stop()
+
+
+MEASURED = """
+import json, sys
+from pathlib import Path
+from raysweep.launch import run as launching
+from raysweep.plan import experiment as experiment_plan
+from tests.training.test_encoded import peak_mb, settings_of
+root, path = Path(sys.argv[1]), Path(sys.argv[2])
+def go(name, path):
+    found = settings_of(root, path, "encoded", experiment={"name": name}, data={"image_size": 224}, training={"epochs": 1})
+    launching.run(experiment_plan.plan_experiment(found))
+    return peak_mb()
+small = go("small", path / "small")  # what libraries and the network take
+print(json.dumps([small, go("large", path / "large")]))
+"""
+
+
+def peak_mb() -> float:
+    """The most memory that this process has had."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def copied(folder: Path, train: int, val: int) -> Path:
+    """Class folders with so many photographs of 224 pixels a class, of which ten are different."""
+    from tests.data.test_encoded import smooth
+
+    for split, count in (("train", train), ("val", val)):
+        for c, name in enumerate(("cat", "dog")):
+            (folder / split / name).mkdir(parents=True)
+            few = []
+            for i in range(10):
+                buffer = io.BytesIO()
+                Image.fromarray(smooth(100 * c + i, 224, 224)).save(buffer, "JPEG", quality=90)
+                few.append(buffer.getvalue())
+            for i in range(count):
+                (folder / split / name / f"{i}.jpg").write_bytes(few[i % 10])
+    return folder
+
+
+@pytest.mark.slow
+def test_images_larger_than_the_memory_are_built_and_trained_on_within_it(tmp_path):
+    copied(tmp_path / "small", 150, 150)
+    copied(tmp_path / "large", 2500, 150)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(tmp_path / "root"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    small, large = json.loads(done.stdout.splitlines()[-1])
+    as_pixels = 5300 * 224 * 224 * 3 / 2**20
+    assert as_pixels > 750
+    assert large < small + 150, (small, large)  # 64 MB ahead, and what the allocator keeps

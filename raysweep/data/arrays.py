@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from raysweep.data import integrity
 from raysweep.errors import DataError
 
 _AT_ONCE = 1 << 28  # bytes of one read
@@ -142,8 +144,11 @@ class ImageFile:
         start: where in the file the first image begins, in bytes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, digests: np.ndarray | None = None) -> None:
         """
+        Args:
+            digests: S32 (n,), a hash of each image's bytes, by which :meth:`take` checks each once; None: it checks none.
+
         Raises:
             OSError: it cannot be opened. ValueError: it is not such a file, or is shorter than it says.
         """
@@ -157,22 +162,38 @@ class ImageFile:
         self.shape: tuple[int, ...] = shape
         self.start = self._file.tell()  # of the first image, in bytes
         self._image = int(np.prod(shape[1:]))  # bytes
+        self._digests = digests
+        self._checked = np.zeros(shape[0], dtype=bool)
         self.mapped = np.memmap(self._file, dtype=np.uint8, mode="r", offset=self.start, shape=shape)
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """A copy of the images at ``index``, int64 (b,): uint8 (b, H, W, C).
 
         Raises:
-            DataError: the file was cut short, or cannot be read any more.
+            DataError: the file was cut short, has changed, or cannot be read any more.
         """
         out = np.empty((len(index), *self.shape[1:]), dtype=np.uint8)
-        if not out.size:
-            return out
+        if out.size:
+            self._read(index, out)
+        if self._digests is not None:
+            self._check(index, out, self._digests)
+        return out
+
+    def _check(self, index: np.ndarray, images: np.ndarray, digests: np.ndarray) -> None:
+        for position in np.flatnonzero(~self._checked[index]).tolist():
+            i = int(index[position])
+            if hashlib.blake2b(images[position].data, digest_size=16).hexdigest().encode() != digests[i]:
+                a = self.start + i * self._image
+                fault = f"{self.path.name} has changed between bytes {a:,} and {a + self._image:,} since it was written"
+                raise DataError(integrity.given_up(self.path.parent, fault))
+            self._checked[i] = True
+
+    def _read(self, index: np.ndarray, out: np.ndarray) -> None:
         view = out.data.cast("B")
         size, start = self._image, self.start
         if len(index) == 1 or bool((np.diff(index) == 1).all()):  # neighbours, as in a validation: one read
             self._fill(view, start + int(index[0]) * size)
-            return out
+            return
         fd, preadv, end = self._file.fileno(), os.preadv, 0
         for position in index.tolist():
             here, end = end, end + size
@@ -183,7 +204,6 @@ class ImageFile:
                 whole = False
             if not whole:  # rare: what _fill says about it is left to it
                 self._fill(image, offset)
-        return out
 
     def whole(self) -> np.ndarray:
         """A copy of all images. Raises as :meth:`take` does."""

@@ -44,6 +44,7 @@ from raysweep.errors import DataError
 from raysweep.store.space import size
 
 VERSION = 5  # part of every key: raise it when decoding, the order of classes or the choice of a split changes
+CHECKED_WHOLE = 1 << 32  # bytes of pixels; of larger files each image is checked when it is first read
 CHECKED_AT_ONCE_S = 2.0  # seconds for which opening a cache checks its files
 T = TypeVar("T")
 
@@ -413,6 +414,8 @@ def _opened(folder: Path) -> Dataset:
     meta = integrity.read_signed(folder / META)
     reading = Reading.from_json(meta["reading"])
     parts = {part: opened(folder, part, meta["shapes"][part], reading.stored) for part in ("train", "val")}
+    # what is read whole in a moment is checked whole, everything else image by image
+    read_alone = {places.images(part) for part, images in parts.items() if images.nbytes > CHECKED_WHOLE}
     return Dataset(
         tuple(meta["classes"]),
         parts["train"],
@@ -423,14 +426,16 @@ def _opened(folder: Path) -> Dataset:
         tuple(meta["skipped"]),
         folder,
         reading,
-        integrity.Check(folder, meta["hashes"]),
+        integrity.Check(folder, {name: h for name, h in meta["hashes"].items() if name not in read_alone}),
     )
 
 
 def opened(folder: Path, part: str, shape: Sequence[int], stored: Stored | None) -> Images:
     """One split of a cache, not checked yet. Raises what damaged files raise."""
     if stored is None:
-        file: ImageFile | EncodedFile = ImageFile(folder / places.images(part))
+        large = math.prod(shape) > CHECKED_WHOLE
+        digests = np.load(folder / places.digests(part)) if large else None
+        file: ImageFile | EncodedFile = ImageFile(folder / places.images(part), digests)
     else:
         file = EncodedFile(folder, part, tuple(shape), stored.large == keep.DRAFT, stored.bytes)
     labels = np.load(folder / places.labels(part))

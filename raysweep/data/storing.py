@@ -14,6 +14,7 @@ from raysweep.store import space
 from raysweep.store.space import size
 
 AUTO, PIXELS, ENCODED = "auto", "pixels", "encoded"
+_HEADER = 1000  # bytes of an encoded image besides its pixels
 _USUAL = 0.4  # of the bytes of their pixels, which photographs take as JPEG of quality 95
 
 
@@ -43,9 +44,10 @@ def encoded_bytes(items: Iterable[Item], form: tuple[int, int], shrinks: bool, p
     Args:
         part: what a shrunk image takes of its pixels' bytes.
     """
-    most = pixels_bytes(1, form)
+    whole = pixels_bytes(1, form)
+    most = _HEADER + int(part * whole)
     sizes = (size_of(item.payload) for item in items)
-    return sum(n if n <= most or not shrinks else int(part * most) for n in sizes)
+    return sum(n if n <= whole or not shrinks else min(n, most) for n in sizes)
 
 
 def choose(data: DataSection, items: list[Item], form: tuple[int, int], base: Path) -> Way:

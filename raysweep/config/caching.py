@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from raysweep.config.types import Text
+
 Cache = Annotated[
     Literal["auto", "pixels", "encoded"],
     Field(
@@ -21,4 +23,8 @@ Large = Annotated[
         "what the network sees, made once (a PNG where the image is lossless). draft: their bytes, decoded at 1/2, 1/4 or 1/8 of their "
         "size. full: their bytes, decoded whole; the bits are then those of cache=pixels."
     ),
+]
+CacheDir = Annotated[
+    Text | None,
+    Field(description="Folder of the image caches. Default: RAYSWEEP_CACHE, else <root>/.raysweep/cache."),
 ]

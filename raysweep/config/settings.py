@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, short_repr
-from raysweep.config.caching import Cache, Large
+from raysweep.config.caching import Cache, CacheDir, Large
 from raysweep.config.own import METRICS, WordOrCode, check_metric, target_of
 from raysweep.config.tracking import TrackersSection
 from raysweep.config.treatment import LossSection, SamplingSection
@@ -146,9 +146,7 @@ class DataSection(Section):
     )
     cache: Cache = "auto"
     large: Large = "shrink"
-    cache_dir: Text | None = Field(
-        None, description="Folder for decoded images. Default: RAYSWEEP_CACHE, else <root>/.raysweep/cache."
-    )
+    cache_dir: CacheDir = None
 
     @model_validator(mode="before")
     @classmethod

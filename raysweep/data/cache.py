@@ -188,7 +188,7 @@ def load(
     source = open_source(data)
     base, fingerprint = user_path(cache_dir), asked(source.fingerprint, data)
     there = (reopen(base / key(fingerprint, data, known, kind)) for kind in storing.kinds(data))
-    found = next((cached for cached in there if cached is not None), None)
+    found = next((cached for cached in there if cached is not None and cached.reading.suits(data.cache)), None)
     if found is None:
         way = build.settled(asked(source.listing, data), data, base)
         folder = base / key(fingerprint, data, known, way.kind)

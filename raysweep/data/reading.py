@@ -132,6 +132,10 @@ class Reading:
         bad = {kind: what for kind, what in self.left_out.items() if kind == UNDECODED}
         return replace(self, left_out={**left_out, **bad}, notes=notes)
 
+    def suits(self, cache: str) -> bool:
+        """Whether a cache is what ``data.cache`` asks for: what somebody else has asked for was not chosen."""
+        return cache != "auto" or self.stored is None or bool(self.stored.why)
+
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)

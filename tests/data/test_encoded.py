@@ -292,6 +292,16 @@ def test_auto_does_not_take_encoded_where_little_is_won(tmp_path, monkeypatch):
     assert of(path, cache="auto").kind == "pixels"
 
 
+def test_auto_does_not_take_an_encoded_cache_that_was_asked_for_where_pixels_fit(tmp_path, monkeypatch):
+    path = photographs(tmp_path / "d", {"cat": (300, 200), "dog": (200, 300)})
+    of(path, image_size=128)
+    assert of(path, cache="auto", image_size=128).kind == "pixels"
+    other = photographs(tmp_path / "e", {"cat": (300, 200), "dog": (200, 300)})
+    asked = of(other, image_size=128)
+    space(monkeypatch, 10**9, 700_000)
+    assert of(other, cache="auto", image_size=128).folder == asked.folder  # nothing is made twice
+
+
 def test_too_little_space_for_the_bytes_is_said(tmp_path, monkeypatch):
     path = photographs(tmp_path / "d", {"cat": (40, 40), "dog": (40, 40)})
     space(monkeypatch, 1000, 10**9)

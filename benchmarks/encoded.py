@@ -67,6 +67,15 @@ def make(folder: Path, size: tuple[int, int], most: float) -> None:
     (folder / "done").write_text(str(total))
 
 
+def network(num_classes: int, channels: int) -> Any:
+    """For ``model.name``: patches of 16 pixels, as a vision transformer has them, and a linear layer of their mean. Its memory is that
+    of its input, so what is measured is the data's."""
+    from torch import nn
+
+    patches = nn.Conv2d(channels, 64, 16, 16)
+    return nn.Sequential(patches, nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes))
+
+
 def settings_of(root: Path, folder: Path, epochs: int = 1) -> Any:
     """A training on encoded images with a network that costs little."""
     from raysweep.config import load as load_config
@@ -81,7 +90,7 @@ def settings_of(root: Path, folder: Path, epochs: int = 1) -> Any:
                 "cache": "encoded",
                 "cache_dir": str(root / "cache"),
             },
-            "model": {"name": "cnn", "options": {"widths": [4, 8, 8, 8]}},
+            "model": {"name": "python:benchmarks.encoded:network"},
             "training": {"epochs": epochs, "batch_size": BATCH, "augment": {"crop_padding": 0, "flip": False}},
             "scaling": {"num_workers": 0, "threads": CPUS},
             "root": str(root / "experiments"),

@@ -17,6 +17,7 @@ NAMES = {
     "waiting": (7, "threads that sleep while they wait, alone and beside busy processes: GCC's default"),
     "encoded": (3, "encoded images, decoded ahead: a DataLoader of two workers"),
     "sweep": (3, "sixteen branches: bare loops, and Ray's documented pattern"),
+    "answer": (3, "from the prompt to the verdict of 14 branches, by Ray and without, quiet and busy: bare loops"),
 }
 
 

@@ -53,7 +53,7 @@ class SamplingWeights:
         Raises:
             WeightsError: an unknown class, or as the class says.
         """
-        given = _spelled(given, classes)
+        given = spelled(given, classes)
         check_classes(given, classes, "The sampling weights name")
         return cls(tuple(classes), tuple(given.get(name, 1.0) for name in classes))
 
@@ -212,7 +212,7 @@ def listed(parts: Sequence[str]) -> str:
     return ", ".join(parts[:MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _spelled(given: Mapping[str, Any], classes: Sequence[str]) -> Mapping[str, Any]:
+def spelled(given: Mapping[str, Any], classes: Sequence[str]) -> Mapping[str, Any]:
     """``given`` with the classes' own spelling where a name differs in its Unicode form or in outer spaces alone."""
     forms = {unicodedata.normalize("NFC", name).strip(): name for name in classes}
     known = set(classes)

@@ -238,7 +238,7 @@ CHANGES_FILES = {
     "raysweep.tools.export": "a network, where the user wants it",
     "raysweep._scratch": "temporary folders",
     "raysweep.training.guest": "code that another process sent, in a temporary folder",
-    "raysweep.cli.lineage": "a picture, where the user wants it",
+    "raysweep.cli.pictures": "a picture, where the user wants it",
     "raysweep.report.grid_file": "a grid, where the user wants it",
     "raysweep.trackers.tensorboard": "the folder of a library that writes by itself",
     "raysweep.trackers.wandb_": "the same",

@@ -105,7 +105,7 @@ def predict(
     bad: dict[str, str] = {}
     pictures: list[np.ndarray | None] = []
     for start in range(0, len(every), networks.AT_ONCE):
-        drawn = list(of_user.drawn(every[start : start + networks.AT_ONCE], height, channels))
+        drawn = list(of_user.drawn(every[start : start + networks.AT_ONCE], height, channels, network.geometry))
         good = {start + i: pixels for i, pixels in enumerate(drawn) if not isinstance(pixels, str)}
         if good:
             found[list(good)] = network.probabilities(np.stack(list(good.values())))

@@ -53,6 +53,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("An experiment, a sweep, a checkpoint", "raysweep show base"),
         ("", "raysweep show SWEEP"),
         ("", "raysweep show base@best"),
+        ("What training saw of 40 images", "raysweep show base --augmented 40"),
     ),
     "lineage": (("Draw the tree", "raysweep lineage --plot tree.png"),),
     "diff": (("Two epochs of one experiment", "raysweep diff base@1 base@2"),),

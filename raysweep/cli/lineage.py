@@ -7,8 +7,8 @@ import sys
 
 import typer
 
-from raysweep._paths import user_path
 from raysweep._text import plain
+from raysweep.cli import pictures
 from raysweep.cli.options import RootOption
 from raysweep.display.terminal import cell_len, put, put_json, say, say_first, wrapped
 from raysweep.store.root import Root
@@ -28,17 +28,10 @@ def lineage(
 ) -> None:
     """Show the tree of experiments, with every ratio change. Each experiment is shown below its parent."""
     from raysweep.api import reading
-    from raysweep.errors import InputError
 
     found = reading.lineage(reference, root=root)
     if plot is not None:
-        target = user_path(plot)
-        if target.suffix.lower() != ".png":
-            raise InputError(f"--plot {plot}: the picture is a PNG file; give a name that ends in .png.")
-        try:
-            target.write_bytes(found.picture())
-        except OSError as error:
-            raise InputError(f"--plot {plot}: the file cannot be written ({error.strerror}).") from None
+        target = pictures.write("--plot", plot, found.picture)
         say(f"Written to {target}")
         return
     if as_json:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from raysweep._text import counted, plain
+from raysweep.cli import pictures
 from raysweep.cli.options import RootOption
 from raysweep.display.shares import show_shares
 from raysweep.display.tables import table
 from raysweep.display.terminal import decimals, percent, put, put_json, put_words, say, say_next
+from raysweep.errors import InputError
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
@@ -36,6 +38,15 @@ def show(
         help="An experiment or a sweep (id, name, prefix, path) or a checkpoint (path, EXPERIMENT@5, @best, @latest).",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+    augmented: int | None = typer.Option(
+        None,
+        "--augmented",
+        metavar="N",
+        help="Draw N training images as they are and as the epoch of the checkpoint showed them: augmented and mixed.",
+    ),
+    output: str | None = typer.Option(
+        None, "--output", "-o", metavar="FILE", help="With --augmented: the PNG file. Default: augmented.png."
+    ),
     root: RootOption = "experiments",
 ) -> None:
     """Show one experiment, checkpoint or sweep. For an experiment: its parent, class shares, results and checkpoints."""
@@ -44,6 +55,11 @@ def show(
     from raysweep.store.sweep import Sweep
 
     folder = Root.open(root)
+    if augmented is not None:
+        _draw_augmented(folder, reference, augmented, output or "augmented.png")
+        return
+    if output is not None:
+        raise InputError("--output is the file of --augmented; give --augmented N, too.")
     if resolve.split_reference(reference) is not None or reference.endswith(".pt"):
         _show_checkpoint(*resolve.find_checkpoint(folder, reference), as_json)
         return
@@ -55,6 +71,14 @@ def show(
         put_json(_experiment_json(found))
     else:
         _show_experiment(found)
+
+
+def _draw_augmented(root: Root, reference: str, images: int, output: str) -> None:
+    from raysweep.tools import augmented
+
+    target = pictures.write("--output", output, lambda: augmented.picture(root, reference, images))
+    put(plain(target))
+    say("On the left of each pair is the image as it is, on the right as training saw it.")
 
 
 def _sweep_json(sweep: Sweep) -> dict[str, object]:

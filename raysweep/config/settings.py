@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, short_repr
+from raysweep.config.augmentation import AugmentSection
 from raysweep.config.caching import Cache, CacheDir, Large
+from raysweep.config.geometry import BACKGROUND, FIT, Colour, Fit
 from raysweep.config.own import METRICS, WordOrCode, check_metric, target_of
 from raysweep.config.tracking import TrackersSection
 from raysweep.config.treatment import LossSection, SamplingSection
@@ -92,6 +94,8 @@ class DataSection(Section):
     channels: Literal[1, 3] | None = Field(
         None, description="1: grayscale; 3: color. Default: 1 if all images are grayscale, else 3."
     )
+    fit: Fit = FIT
+    background: Colour = BACKGROUND
     val: Literal["auto", "split", "test"] = Field(
         "auto",
         description="Which images are for validation. auto: those of the data, else a part of the training images; test images stay "
@@ -240,22 +244,6 @@ class ModelSection(Section):
         None,
         description="What each auxiliary head of the network adds to the loss, a factor; 0: nothing. Default: 0.4 for one head, as for "
         "Inception v3, and 0.3 for two, as for GoogLeNet.",
-    )
-
-
-class AugmentSection(Section):
-    crop_padding: Annotated[Int, Field(ge=0, le=128)] = Field(
-        4, description="Shift images at random by up to this many pixels; 0: do not shift."
-    )
-    flip: bool | None = Field(
-        None,
-        description="Mirror each image left to right with probability 0.5. Default: true; false where the classes are numbers or "
-        "letters, or name left and right.",
-    )
-    own: Annotated[Text, WordOrCode()] | None = Field(
-        None,
-        description="Your own, after these: python:MODULE:NAME, a function of a batch of images and, if it takes it, a generator. "
-        "training.augment=python:MODULE:NAME takes it instead of these.",
     )
 
 
@@ -449,6 +437,11 @@ class Settings(Section):
             raise ValueError(
                 f"training.best_metric is {short_repr(self.training.best_metric)}, not one of {', '.join(known)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _loss_takes_soft_targets(self) -> Settings:
+        self.training.augment.check_loss(self.loss.kind)
         return self
 
     @model_validator(mode="after")

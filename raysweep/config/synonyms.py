@@ -82,8 +82,21 @@ WORDS: dict[str, tuple[str, str]] = {
     "normalize": ("data.mean and data.std", ""),
     "normalise": ("data.mean and data.std", ""),
     "nesterov": (NOT_HERE, "sgd has momentum without it"),
-    "mixup": (NOT_HERE, ""),
-    "cutmix": (NOT_HERE, ""),
+    "mixup": ("training.augment.mixup", "alpha of its Beta distribution"),
+    "mixupalpha": ("training.augment.mixup", ""),
+    "cutmix": ("training.augment.cutmix", "alpha of its Beta distribution"),
+    "cutmixalpha": ("training.augment.cutmix", ""),
+    "reprob": ("training.augment.random_erasing", "timm's random erasing"),
+    "randomerase": ("training.augment.random_erasing", ""),
+    "aa": ("training.augment.rand_augment or training.augment.trivial_augment", ""),
+    "autoaugment": ("training.augment.rand_augment or training.augment.trivial_augment", ""),
+    "randaugment": ("training.augment.rand_augment", ""),
+    "randaug": ("training.augment.rand_augment", ""),
+    "trivialaugment": ("training.augment.trivial_augment", ""),
+    "colorjitter": ("training.augment.color_jitter", ""),
+    "augrepeats": ("training.augment.repeats", ""),
+    "rasampler": ("training.augment.repeats", "torchvision's repeated augmentation"),
+    "hflip": ("training.augment.flip", ""),
 }
 
 
@@ -99,8 +112,8 @@ def table() -> str:
 def answer(word: str) -> str | None:
     """A sentence with a leading space for a word that another program has for an option; None if it is not known.
 
-    >>> answer("lr"), answer("mixup")
-    (' Here it is training.learning_rate.', ' There is nothing for it here.')
+    >>> answer("lr"), answer("nesterov")
+    (' Here it is training.learning_rate.', ' There is nothing for it here: sgd has momentum without it.')
     """
     found = WORDS.get(word.lower().replace("_", "").replace("-", ""))
     if found is None:

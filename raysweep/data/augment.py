@@ -32,19 +32,23 @@ def unlike_its_mirror(classes: Iterable[str]) -> str | None:
     return None
 
 
-def epoch_draws(draws: int, padding: int, flip: bool, *, seed: int, epoch: int) -> np.ndarray:
+def epoch_draws(draws: int, padding: int | np.ndarray, flip: bool | np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
     """Shift and mirror of every position of an epoch.
+
+    Args:
+        padding: the largest shift in pixels: of all positions, or int64 (draws,) of each.
+        flip: whether images are mirrored: all, or bool (draws,).
 
     Returns:
         int64 (draws, 3): vertical and horizontal shift in ``[-padding, padding]`` pixels, and 1 where mirrored.
         Row p is the same whatever ``draws`` is.
     """
     raw = raw_stream((seed, AUGMENT, epoch), draws)
-    span = np.uint64(2 * padding + 1)
+    span = np.asarray(2 * padding + 1, dtype=np.uint64)
     # Three independent fields of each 64-bit number; the bias of the modulo is below 2**-13 for any allowed padding.
     dy = (raw & np.uint64(0x1FFFFF)) % span
     dx = ((raw >> np.uint64(21)) & np.uint64(0x1FFFFF)) % span
-    mirror = (raw >> np.uint64(63)) if flip else np.zeros_like(raw)
+    mirror = np.where(flip, raw >> np.uint64(63), np.uint64(0))
     return np.stack([dy.astype(np.int64) - padding, dx.astype(np.int64) - padding, mirror.astype(np.int64)], axis=1)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from raysweep.config.settings import DataSection
 from raysweep.data import ahead, arrays, copies, decode, integrity, pillow, places, storing, writers
 from raysweep.data.listing import Item, Listing, unpacked
-from raysweep.data.pillow import Decoded
+from raysweep.data.pillow import Decoded, Geometry
 from raysweep.data.reading import UNDECODED, Cropped, LeftOut, Reading, Seal, most_common
 from raysweep.data.roles import groups, seal
 from raysweep.data.roles.sides import Hashed, Known, sided, without_copies
@@ -51,7 +51,9 @@ class _Seen:
         if found.mode is not None:
             self.modes[found.mode] += 1
 
-    def reading(self, listing: Listing, items: list[Item], validation: Mapping[str, int]) -> Reading:
+    def reading(
+        self, listing: Listing, items: list[Item], validation: Mapping[str, int], geometry: Geometry
+    ) -> Reading:
         cropped = None
         if self.cut:
             most = max(self.cut, key=self.cut.__getitem__)
@@ -70,6 +72,8 @@ class _Seen:
             on_test=listing.on_test,
             sizes=most_common(self.sizes),
             own_split=listing.val is None,
+            fit=geometry.fit,
+            background=geometry.background,
         )
 
 
@@ -184,7 +188,12 @@ def _write(
         "sha256": identity.hexdigest(),
         "skipped": [{"image": items[i].name, "reason": why} for i, why in seen.bad.items()],
         "reading": replace(
-            seen.reading(listing, items, {c: int(n) for c, n in zip(listing.classes, in_val, strict=True)}),
+            seen.reading(
+                listing,
+                items,
+                {c: int(n) for c, n in zip(listing.classes, in_val, strict=True)},
+                way.geometry,
+            ),
             copies=counted,
             seal=of_seal,
             prior=sides.prior,
@@ -259,7 +268,7 @@ def _decode_all(out: Writer, items: list[Item], way: Way, progress: Progress | N
         except OSError as error:
             return pillow.reason(error), None, b""
         item = item._replace(payload=payload)
-        found, digest = decode.decode(item, *way.form), seal.file_digest(item)
+        found, digest = decode.decode(item, *way.form, way.geometry), seal.file_digest(item)
         if isinstance(found, str):
             return found, None, digest
         return found._replace(pixels=_NONE), out.made(payload, found), digest
@@ -282,7 +291,7 @@ def _form(items: list[Item], data: DataSection, pool: ThreadPoolExecutor) -> tup
     if data.image_size is not None and data.channels is not None:
         return data.image_size, data.channels
     headers = [h for h in ahead.mapped(pool, decode.header, unpacked(items)) if h is not None]
-    return decode.common_form(headers, data.image_size, data.channels)
+    return decode.common_form(headers, data.image_size, data.channels, data.fit)
 
 
 def _undecodable(items: list[Item], bad: Mapping[int, str], data: DataSection) -> DataError:

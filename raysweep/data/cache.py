@@ -27,13 +27,14 @@ from raysweep._paths import user_path
 from raysweep._text import counted, join_names, truncate
 from raysweep.config.settings import DataSection
 from raysweep.config.treatment import SamplingSection
-from raysweep.data import build, holdout, integrity, keep, places, sampling, storing
+from raysweep.data import build, holdout, integrity, places, sampling, storing
 from raysweep.data.arrays import ImageFile
 from raysweep.data.build import Progress
 from raysweep.data.encoded import EncodedFile
 from raysweep.data.integrity import Check, UnsignedError
 from raysweep.data.listing import Listing
 from raysweep.data.naming import Chosen
+from raysweep.data.pillow import USUAL
 from raysweep.data.places import META
 from raysweep.data.reading import Reading
 from raysweep.data.roles.sides import Known
@@ -306,6 +307,8 @@ def key(fingerprint: str, data: DataSection, known: Known | None = None, kind: s
     keys = "image_size channels val_fraction split_seed on_bad_image duplicates val min_val max_val group"
     options = [getattr(data, key) for key in keys.split()]
     options += [] if data.folds is None else [data.folds, data.fold]
+    if (fitted := storing.geometry_of(data)) != USUAL:  # older caches have names without it
+        options += fitted
     options += [kind, data.large] if kind == storing.ENCODED else []
     fixed = [] if known is None else [hashlib.sha256(part.tobytes()).hexdigest() for part in (known.train, known.val)]
     return hashlib.sha256(json.dumps([VERSION, fingerprint, *options, *fixed]).encode()).hexdigest()[:20]
@@ -437,7 +440,7 @@ def opened(folder: Path, part: str, shape: Sequence[int], stored: Stored | None)
         digests = np.load(folder / places.digests(part)) if large else None
         file: ImageFile | EncodedFile = ImageFile(folder / places.images(part), digests)
     else:
-        file = EncodedFile(folder, part, tuple(shape), stored.large == keep.DRAFT, stored.bytes)
+        file = EncodedFile(folder, part, tuple(shape), stored)
     labels = np.load(folder / places.labels(part))
     if list(file.shape) != list(shape) or len(labels) != shape[0]:
         raise ValueError(f"{part} has another number of images than recorded")

@@ -11,7 +11,8 @@ import numpy as np
 
 from raysweep.data import heavy, pillow
 from raysweep.data.listing import Item
-from raysweep.data.pillow import Decoded
+from raysweep.data.pillow import USUAL, Decoded, Geometry
+from raysweep.data.reading import percent
 from raysweep.errors import DataError
 
 # What is more than this is decoded apart, see raysweep.data.heavy.
@@ -44,13 +45,16 @@ def header(item: Item) -> Header | None:
         return None
 
 
-def common_form(headers: Iterable[Header], image_size: int | None, channels: int | None) -> tuple[int, int]:
+def common_form(
+    headers: Iterable[Header], image_size: int | None, channels: int | None, fit: str = "crop"
+) -> tuple[int, int]:
     """(side, channels) that all images are brought to.
 
     Args:
         headers: of all images that have one.
         image_size: the side that the user asks for; None takes the images' own side.
         channels: the channels that the user asks for; None takes 1 if all images are gray, else 3.
+        fit: how images become squares, for the message.
 
     Raises:
         DataError: no side is given, and the images are not squares of one size.
@@ -67,7 +71,23 @@ def common_form(headers: Iterable[Header], image_size: int | None, channels: int
     raise DataError(
         f"The images are not squares of one size: they range from {sizes[0][0]}×{sizes[0][1]} to {sizes[-1][0]}×{sizes[-1][1]} "
         f"pixels. Set the side that all are resized to, for example data.image_size={advised_side(found)}."
+        f"{_what_fitting_does(found, fit)}"
     )
+
+
+def _what_fitting_does(headers: Sequence[Header], fit: str) -> str:
+    """A sentence with a leading space on what ``data.fit`` makes of images that are not square; nothing where all are."""
+    cut = [100 * (1 - min(h.width, h.height) / max(h.width, h.height)) for h in headers if h.width != h.height]
+    if not cut:
+        return ""
+    mean, most = percent(sum(cut) / len(cut)), percent(max(cut))
+    others = {
+        "crop": f"{mean} of the area of each is cut off",
+        "pad": f"{mean} of the square is border",
+        "stretch": f"one side shrinks by {mean} against the other",
+    }
+    told = [f"with data.fit={way} {what}" for way, what in others.items() if way != fit]
+    return f" {len(cut):,} of {len(headers):,} are not square: {others[fit]} on average, at most {most} (data.fit={fit}); {', '.join(told)}."
 
 
 def advised_side(headers: Sequence[Header]) -> int:
@@ -76,31 +96,31 @@ def advised_side(headers: Sequence[Header]) -> int:
     return min(224, max(8, sides[len(sides) // 2]))
 
 
-def decode(item: Item, size: int, channels: int) -> Decoded | str:
+def decode(item: Item, size: int, channels: int, geometry: Geometry = USUAL) -> Decoded | str:
     """The image as ``size`` × ``size`` pixels of so many channels, or a text that says why it cannot be decoded."""
     try:
         payload = item.content
         if isinstance(payload, np.ndarray):
-            return _of_array(payload, size, channels)
+            return _of_array(payload, size, channels, geometry)
         with pillow.opened(payload) as (image, file):
             if not is_heavy(image, file):
-                return pillow.draw(image, size, channels)
-        return heavy.decode(payload, size, channels)
+                return pillow.draw(image, size, channels, geometry)
+        return heavy.decode(payload, size, channels, geometry)
     except Exception as error:  # PIL raises many kinds of errors for a broken file
         return pillow.reason(error)
 
 
-def decode_file(path: str | Path, size: int, channels: int) -> Decoded | str:
+def decode_file(path: str | Path, size: int, channels: int, geometry: Geometry = USUAL) -> Decoded | str:
     """One image file decoded exactly as the images of a training are; see :func:`decode`."""
-    return decode(Item(str(path), 0, Path(path)), size, channels)
+    return decode(Item(str(path), 0, Path(path)), size, channels, geometry)
 
 
-def _of_array(pixels: np.ndarray, size: int, channels: int) -> Decoded:
+def _of_array(pixels: np.ndarray, size: int, channels: int, geometry: Geometry) -> Decoded:
     from PIL import Image
 
     if pixels.shape == (size, size) and channels == 1:
         return Decoded(pixels[:, :, None], size=f"{size}×{size}")
-    return pillow.draw(Image.fromarray(pixels), size, channels)
+    return pillow.draw(Image.fromarray(pixels), size, channels, geometry)
 
 
 def is_heavy(image: Any, file: Any) -> bool:

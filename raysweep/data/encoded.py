@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from raysweep.data import integrity, pillow, places
+from raysweep.data import integrity, keep, pillow, places
+from raysweep.data.stored import Stored
 from raysweep.errors import DataError
 
 ROW = np.dtype([("start", "<i8"), ("size", "<i8"), ("hash", "<u8")])  # of an image: where its bytes lie, and their XXH3
@@ -68,12 +69,11 @@ class _Ordered:
 class EncodedFile:
     """The images of one split, decoded when they are taken."""
 
-    def __init__(self, folder: Path, part: str, shape: tuple[int, ...], draft: bool, total: int) -> None:
+    def __init__(self, folder: Path, part: str, shape: tuple[int, ...], stored: Stored) -> None:
         """
         Args:
             shape: (n, H, W, C).
-            draft: as :func:`raysweep.data.pillow.draw` takes it.
-            total: bytes of the file.
+            stored: how the images are kept.
 
         Raises:
             OSError: a file cannot be opened. ValueError: they do not fit each other.
@@ -84,9 +84,9 @@ class EncodedFile:
         self._rows = np.load(folder / places.index(part))
         if self._rows.dtype != ROW or len(self._rows) != shape[0]:
             raise ValueError(f"{part} has another number of images than recorded")
-        if os.fstat(self._file.fileno()).st_size != total:
+        if os.fstat(self._file.fileno()).st_size != stored.bytes:
             raise ValueError(f"{self.path.name} has another length than when it was written")
-        self._draft = draft
+        self._geometry, self._draft = stored.geometry, stored.large == keep.DRAFT
         self._next: Iterator[np.ndarray] = iter(())
         self._waiting: deque[_Ordered] = deque()
 
@@ -159,7 +159,7 @@ class EncodedFile:
         for i, image in zip(positions, out, strict=True):
             content = self.content(i)
             try:
-                image[:] = pillow.decode_here(content, side, channels, self._draft).pixels
+                image[:] = pillow.decode_here(content, side, channels, self._geometry, self._draft).pixels
             except Exception as error:  # Pillow raises many kinds; the bytes are those that could be decoded before
                 raise DataError(
                     f"An image in {self.path} cannot be decoded any more ({pillow.reason(error)}), although its bytes have not changed. "

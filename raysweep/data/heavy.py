@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from raysweep.data import pillow
-from raysweep.data.pillow import Decoded
+from raysweep.data.pillow import USUAL, Decoded, Geometry
 
 CPU_SECONDS = 60
 MEMORY = 3 << 30  # bytes, besides the interpreter
@@ -26,11 +26,12 @@ _ONE = threading.Lock()
 _COMMAND = "from raysweep.data import heavy; heavy.serve()"
 
 
-def decode(payload: Path | bytes, size: int, channels: int) -> Decoded | str:
+def decode(payload: Path | bytes, size: int, channels: int, geometry: Geometry = USUAL) -> Decoded | str:
     """As :func:`raysweep.data.decode.decode`, for an encoded image that is large."""
     encoded = b"" if isinstance(payload, Path) else payload
     path = str(payload.absolute()) if isinstance(payload, Path) else None
-    order = {"path": path, "size": size, "channels": channels, "cpu": CPU_SECONDS, "memory": MEMORY}
+    order = {"path": path, "size": size, "channels": channels, "geometry": geometry}
+    order |= {"cpu": CPU_SECONDS, "memory": MEMORY}
     # more threads would need address space for each, and the limit counts it
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
     with _ONE:
@@ -64,7 +65,7 @@ def serve() -> None:
     payload = sys.stdin.buffer.read() if order["path"] is None else Path(order["path"])
     _limit(order["cpu"], order["memory"])
     try:
-        found = pillow.decode_here(payload, order["size"], order["channels"])
+        found = pillow.decode_here(payload, order["size"], order["channels"], pillow.Geometry(*order["geometry"]))
         said: dict[str, Any] = {"facts": found[1:]}
         pixels = found.pixels.tobytes()
     except Exception as error:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from raysweep.data import decode, pillow
-from raysweep.data.pillow import Decoded
+from raysweep.data.pillow import USUAL, Decoded, Geometry
 
 SHRINK, DRAFT, FULL = "shrink", "draft", "full"  # ``data.large``
 KEPT, SHRUNK, EXACT = "kept", "shrunk", "exact"
@@ -47,13 +47,13 @@ def content_of(payload: Path | bytes | np.ndarray) -> Path | bytes | np.ndarray:
     return payload if len(content) > decode.LIGHT_BYTES else content
 
 
-def keep(payload: Path | bytes | np.ndarray, found: Decoded, large: str) -> Kept:
+def keep(payload: Path | bytes | np.ndarray, found: Decoded, large: str, geometry: Geometry = USUAL) -> Kept:
     """What is kept of an image that was decoded.
 
     Args:
         payload: as :func:`content_of` gives it.
         found: the image decoded whole.
-        large: ``data.large``.
+        large: ``data.large``. geometry: how it became a square.
     """
     if not isinstance(payload, bytes) or found.several:
         return Kept(_png(found.pixels), EXACT)
@@ -65,7 +65,7 @@ def keep(payload: Path | bytes | np.ndarray, found: Decoded, large: str) -> Kept
     if large == FULL or pixels < _LARGE * side * side:
         return Kept(payload, KEPT)
     if large == DRAFT:
-        drawn = pillow.decode_here(payload, side, channels, draft=True).pixels
+        drawn = pillow.decode_here(payload, side, channels, geometry, draft=True).pixels
         return Kept(payload, KEPT, None if np.array_equal(drawn, found.pixels) else drawn)
     if form in ("JPEG", "MPO") or payload[12:16] in _LOSSY:
         smaller = _jpeg(found.pixels)

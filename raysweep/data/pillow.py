@@ -24,12 +24,23 @@ FORMATS = {
 _USUAL_MODES = {"L", "RGB", "LA", "RGBA"}
 
 
+class Geometry(NamedTuple):
+    """How an image becomes a square without transparency: ``data.fit`` and ``data.background``."""
+
+    fit: str = "crop"
+    background: str = "white"
+
+
+USUAL = Geometry()
+
+
 class Decoded(NamedTuple):
     """An image as the training sees it, and what that took."""
 
     pixels: np.ndarray  # uint8 (side, side, channels)
-    cut_percent: float = 0.0  # of the image's area that was cut off, to make it a square
-    transparent: bool = False  # whether it has transparent pixels, which were put on white
+    # of the image's area that was cut off to make it a square; of the square that is border; or by which one side was longer
+    cut_percent: float = 0.0
+    transparent: bool = False  # whether it has transparent pixels, which were put on the background
     mode: str | None = None  # Pillow's name where it is neither gray nor RGB, with or without transparency
     several: bool = False  # whether it is an animation or has several pages; the first one counts
     size: str = ""  # width × height, as it was stored
@@ -59,14 +70,14 @@ def opened(payload: Path | bytes) -> Iterator[tuple[Any, Any]]:
         yield image, file
 
 
-def draw(image: Any, size: int, channels: int, draft: bool = False) -> Decoded:
-    """The image turned upright, without transparency, in the wanted colours, cut to its middle and resized.
+def draw(image: Any, size: int, channels: int, geometry: Geometry = USUAL, draft: bool = False) -> Decoded:
+    """The image turned upright, without transparency, in the wanted colours, made a square and resized.
 
     Args:
         draft: decode a JPEG that is at least twice as large as needed at a half, a quarter or an eighth of its size, which is
             faster; the pixels are then others.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     mode, (width, height) = image.mode, image.size
     if draft:
@@ -75,15 +86,30 @@ def draw(image: Any, size: int, channels: int, draft: bool = False) -> Decoded:
     several = image.format not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
-    image, transparent = _on_white(_eight_bits(image))
+    image, transparent = _on_background(_eight_bits(image), geometry.background)
     wanted = "L" if channels == 1 else "RGB"
     if image.mode != wanted:
         image = image.convert(wanted)
     if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+        image = _fitted(image, size, geometry)
     pixels = np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
     cut = 100 * (1 - min(width, height) / max(width, height))
     return Decoded(pixels, cut, transparent, None if mode in _USUAL_MODES else mode, several, f"{width}×{height}")
+
+
+def _fitted(image: Any, size: int, geometry: Geometry) -> Any:
+    """The image as a square of so many pixels a side."""
+    from PIL import Image, ImageColor, ImageOps
+
+    if geometry.fit == "crop":
+        return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    if geometry.fit == "stretch":
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    longer = max(image.size)
+    width, height = (max(1, round(side * size / longer)) for side in image.size)
+    square = Image.new(image.mode, (size, size), ImageColor.getcolor(geometry.background, image.mode))
+    square.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2))
+    return square
 
 
 def _eight_bits(image: Any) -> Any:
@@ -102,8 +128,8 @@ def _eight_bits(image: Any) -> Any:
     return image
 
 
-def _on_white(image: Any) -> tuple[Any, bool]:
-    """(the image on white, True) if it has transparent pixels; else (the image itself, False).
+def _on_background(image: Any, background: str) -> tuple[Any, bool]:
+    """(the image on the background, True) if it has transparent pixels; else (the image itself, False).
 
     What colour lies under a transparent pixel is chance; without this it would become the picture.
     """
@@ -114,9 +140,9 @@ def _on_white(image: Any) -> tuple[Any, bool]:
     colours = image.convert("RGBA")
     if colours.getextrema()[3][0] == 255:
         return image, False
-    white = Image.new("RGB", image.size, "white")
-    white.paste(colours, mask=colours)
-    return white, True
+    under = Image.new("RGB", image.size, background)
+    under.paste(colours, mask=colours)
+    return under, True
 
 
 def reason(error: Exception) -> str:
@@ -129,7 +155,9 @@ def reason(error: Exception) -> str:
     return f"not an image of a kind that is read ({', '.join(FORMATS)})" if "cannot identify" in text else text
 
 
-def decode_here(payload: Path | bytes, size: int, channels: int, draft: bool = False) -> Decoded:
-    """An encoded image of any size, decoded in this process; ``draft`` as :func:`draw` takes it. Raises what Pillow raises."""
+def decode_here(
+    payload: Path | bytes, size: int, channels: int, geometry: Geometry = USUAL, draft: bool = False
+) -> Decoded:
+    """An encoded image of any size, decoded in this process; see :func:`draw`. Raises what Pillow raises."""
     with opened(payload) as (image, _):
-        return draw(image, size, channels, draft)
+        return draw(image, size, channels, geometry, draft)

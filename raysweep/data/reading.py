@@ -71,12 +71,25 @@ class Seal:
 
 @dataclass(frozen=True)
 class Cropped:
-    """Images that were not square, of which only the middle was kept."""
+    """Images that were not square, and how much making them so has changed them; what the numbers are depends on ``Reading.fit``."""
 
     images: int
-    mean_percent: float  # of an image's area that was cut off, on average over these images
+    # of an image's area that was cut off, of the square that is border, or by which one side was shorter; on average over these images
+    mean_percent: float
     most_percent: float
-    most_of: str  # the image that lost most
+    most_of: str  # the image that was changed most
+
+    def line(self, fit: str) -> str:
+        """What people should know of them."""
+        several = self.images > 1
+        mean = percent(self.mean_percent)
+        most = f" on average, at most {percent(self.most_percent)} ({truncate(self.most_of, 80)})" if several else ""
+        images = _images(self.images)
+        if fit == "pad":
+            return f"Put on a border: {images}, where it is {mean} of the square{most}."
+        if fit == "stretch":
+            return f"Stretched: {images}, whose longer {'sides shrink' if several else 'side shrinks'} by {mean} against the other{most}."
+        return f"Cropped to the middle: {images}, which {'lose' if several else 'loses'} {mean} of {'their' if several else 'its'} area{most}."
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ class Reading:
 
     left_out: Mapping[str, LeftOut] = field(default_factory=dict)  # kind, in the plural, for people → what
     cropped: Cropped | None = None
-    transparent: int = 0  # images with transparent pixels, which were put on white
+    transparent: int = 0  # images with transparent pixels, which were put on the background
     modes: Mapping[str, int] = field(default_factory=dict)  # Pillow's mode, where it is neither L nor RGB(A) → images
     validation: Mapping[str, int] = field(default_factory=dict)  # class → validation images, 0 where there is none
     copies: Copies | None = None
@@ -100,6 +113,8 @@ class Reading:
     prior: Mapping[str, float] | None = None  # class → share in the data, where validation has other shares
     sizes: Mapping[str, int] = field(default_factory=dict)  # width × height as stored → images, see most_common
     stored: Stored | None = None  # how an encoded cache keeps the images; None: as pixels
+    fit: str = "crop"  # how images that are not square became so
+    background: str = "white"
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Reading:
@@ -125,6 +140,8 @@ class Reading:
             None if value.get("prior") is None else dict(value["prior"].items()),
             dict(value.get("sizes", {})),  # earlier versions did not record them
             None if value.get("stored") is None else Stored.from_json(value["stored"]),
+            str(value.get("fit", "crop")),
+            str(value.get("background", "white")),
         )
 
     def with_told(self, left_out: Mapping[str, LeftOut], notes: tuple[str, ...]) -> Reading:
@@ -150,18 +167,9 @@ class Reading:
             for kind, what in self.left_out.items()
         ]
         if self.cropped is not None:
-            c = self.cropped
-            found.append(
-                f"Cropped to the middle: {_images(c.images)}, which {'lose' if c.images > 1 else 'loses'} {_percent(c.mean_percent)} "
-                f"of {'their' if c.images > 1 else 'its'} area"
-                + (
-                    f" on average, at most {_percent(c.most_percent)} ({truncate(c.most_of, 80)})."
-                    if c.images > 1
-                    else "."
-                )
-            )
+            found.append(self.cropped.line(self.fit))
         if self.transparent:
-            found.append(f"Put on white: {_images(self.transparent)} with transparency.")
+            found.append(f"Put on {self.background}: {_images(self.transparent)} with transparency.")
         if self.several:
             found.append(f"Only the first picture is used: {_images(self.several)} with several, as in animations.")
         if self.modes:
@@ -218,5 +226,5 @@ def _images(n: int) -> str:
     return f"{n:,} image{'s' * (n != 1)}"
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     return f"{value:.0f} %" if value >= 0.5 else "less than 1 %"

@@ -56,6 +56,7 @@ def epoch_order(
     seed: int,
     epoch: int,
     strategy: str = "quota",
+    repeats: int = 1,
 ) -> np.ndarray:
     """The images of one epoch in the order in which they are shown.
 
@@ -67,10 +68,16 @@ def epoch_order(
         seed, epoch: what the order is a function of, with the weights.
         strategy: ``quota``: class c gets exactly ``round(N n_c w_c / sum(n w))`` draws (largest remainder), its images
             repeating only after each of them was shown; ``multinomial``: N independent draws with replacement.
+        repeats: how often each draw is shown in a row; N is a multiple of it, see :func:`draws`.
 
     Returns:
         int64 (draws,), indices into the training images.
     """
+    if repeats > 1:
+        once = epoch_order(
+            labels, members, classes, weights, draws // repeats, seed=seed, epoch=epoch, strategy=strategy
+        )
+        return np.repeat(once, repeats)
     of_class = [members[labels[members] == c] for c in range(len(classes))]
     counts = {name: len(of_class[c]) for c, name in enumerate(classes)}
     if strategy == "multinomial":
@@ -111,6 +118,16 @@ def _multinomial(
         if len(at):
             order[at] = images[(uniform[draws + at] * len(images)).astype(np.int64)]
     return order
+
+
+def draws(wanted: int, repeats: int) -> int:
+    """Images per epoch: as many as wanted, or up to ``repeats - 1`` less, so that each is shown ``repeats`` times."""
+    return max(1, wanted // repeats) * repeats
+
+
+def requested(weights: SamplingWeights, counts: Mapping[str, int], draws: int, repeats: int) -> dict[str, int]:
+    """Class → how many of ``draws`` images the weights ask for; what quota sampling shows."""
+    return {c: n * repeats for c, n in weights.quotas(counts, draws // repeats).items()}
 
 
 def batches(draws: int, batch_size: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raysweep._text import counted
+from raysweep.data.pillow import Geometry
 from raysweep.store.space import size
 
 
@@ -21,12 +22,19 @@ class Stored:
     exact: int  # by a PNG of what the network sees
     other_pixels: int  # that are not what they are when decoded whole
     large: str
+    fit: str
+    background: str
     why: str = ""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Stored:
         """What ``dataclasses.asdict`` has made."""
         return cls(**value)
+
+    @property
+    def geometry(self) -> Geometry:
+        """How the images become squares."""
+        return Geometry(self.fit, self.background)
 
     def line(self) -> str:
         """What people should know."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from raysweep.config.settings import DataSection
 from raysweep.data import arrays
 from raysweep.data.listing import Item, size_of
+from raysweep.data.pillow import Geometry
 from raysweep.store import space
 from raysweep.store.space import size
 
@@ -25,7 +26,13 @@ class Way:
     kind: str
     form: tuple[int, int]
     large: str
+    geometry: Geometry
     why: str = ""  # where it was not asked for
+
+
+def geometry_of(data: DataSection) -> Geometry:
+    """How the images of a data set become squares."""
+    return Geometry(data.fit, data.background)
 
 
 def kinds(data: DataSection) -> tuple[str, ...]:
@@ -55,18 +62,19 @@ def choose(data: DataSection, items: list[Item], form: tuple[int, int], base: Pa
 
     Pixels are faster as long as they fit, since nothing is decoded twice.
     """
+    geometry = geometry_of(data)
     if data.cache != AUTO:
-        return Way(data.cache, form, data.large)
+        return Way(data.cache, form, data.large, geometry)
     as_pixels, free, memory = pixels_bytes(len(items), form), space.free(base), memory_here()
     if free is not None and arrays.peak((as_pixels,)) > free:
         why = f"as pixels they would take {size(as_pixels)}, and {size(free)} are free there"
     elif as_pixels > memory:
         why = f"as pixels they would take {size(as_pixels)}, more than the {size(memory)} of this machine's memory"
     else:
-        return Way(PIXELS, form, data.large)
+        return Way(PIXELS, form, data.large, geometry)
     if 2 * encoded_bytes(items, form, data.large == "shrink", _USUAL) > as_pixels:  # little is won
-        return Way(PIXELS, form, data.large)
-    return Way(ENCODED, form, data.large, why)
+        return Way(PIXELS, form, data.large, geometry)
+    return Way(ENCODED, form, data.large, geometry, why)
 
 
 def memory_here() -> int:

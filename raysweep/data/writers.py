@@ -132,7 +132,7 @@ class Encoded:
     def made(self, payload: Payload, found: Decoded) -> Made:
         from xxhash import xxh3_64_intdigest
 
-        kept = keep.keep(payload, found, self.way.large)
+        kept = keep.keep(payload, found, self.way.large, self.way.geometry)
         values = found.pixels.reshape(-1, found.pixels.shape[2]).astype(np.int64)
         sums = np.stack([values.sum(0), (values * values).sum(0)])
         other = None if kept.pixels is None else _digest(kept.pixels.tobytes())
@@ -167,7 +167,19 @@ class Encoded:
         count = {how: int((self.how[index] == how).sum()) for how in (keep.KEPT, keep.SHRUNK, keep.EXACT)}
         others = sum(i in self.others for i in index.tolist())
         as_pixels = pixels_bytes(len(index), self.way.form)
-        return Stored(self.end, as_pixels, **count, other_pixels=others, large=self.way.large, why=self.way.why)
+        way = self.way
+        return Stored(
+            bytes=self.end,
+            pixels_bytes=as_pixels,
+            kept=count[keep.KEPT],
+            shrunk=count[keep.SHRUNK],
+            exact=count[keep.EXACT],
+            other_pixels=others,
+            large=way.large,
+            fit=way.geometry.fit,
+            background=way.geometry.background,
+            why=way.why,
+        )
 
 
 def moments(pixels: np.ndarray) -> tuple[list[float], list[float]]:

@@ -269,6 +269,13 @@ def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
             f"data.folds and data.fold belong to a lineage: {parent.experiment} was trained {was}, so what is for validation in another "
             "fold is what it has learned. Omit them; `data: {folds: 5}` in a grid file trains a parent for each fold."
         )
+    for key in ("fit", "background"):
+        old, new = getattr(parent.settings.data, key), getattr(settings.data, key)
+        if old != new:
+            raise ConfigError(
+                f"data.{key} is {new}, but {parent.experiment} was trained with {old}: its images would be others, and so would be "
+                "those for validation. Omit it; to change it, start from the weights alone: `raysweep run` with model.init_from."
+            )
     for key in ("image_size", "channels"):
         old, new = getattr(parent.settings.data, key), getattr(settings.data, key)
         if old is not None and new not in (None, old):
@@ -332,6 +339,7 @@ def keeps_position(parent: Parent, plan: Plan) -> bool:
         and parent.batch <= sampling.batches(plan.draws, new.training.batch_size)
         and old.seed == new.seed
         and old.training.batch_size == new.training.batch_size
+        and old.training.augment.repeats == new.training.augment.repeats
         and old.sampling.model_dump(exclude={"weights"}) == new.sampling.model_dump(exclude={"weights"})
         and parent.data_sha256 == plan.data.sha256
     )

@@ -10,11 +10,11 @@ from raysweep._text import counted, differences
 from raysweep.config.own import target_of
 from raysweep.config.settings import Settings
 from raysweep.config.treatment import SamplingSection
-from raysweep.data import augment, cache, decoded
+from raysweep.data import cache, decoded, sampling
 from raysweep.data.roles.record import Before, ImageRoles
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
-from raysweep.plan import follow, networks, resources
+from raysweep.plan import augmentation, follow, networks, resources
 from raysweep.plan.types import Plan
 from raysweep.store import space
 from raysweep.store.root import Root
@@ -72,10 +72,11 @@ def plan_experiment(
     progress(Building())
     settings, code, origin = networks.found(settings, new_weights, trusted)
     settings, data = _ordered(settings, data, classes, origin.classes)
-    settings, mirrored = _mirrored(settings, data.classes)
     held, counts = _pool(settings, data)
     settings, weights, by_rule = _treatment(settings, root, asked, inherited, first_epoch, counts, held)
-    draws = settings.sampling.samples_per_epoch or sum(counts.values())
+    wanted = settings.sampling.samples_per_epoch or sum(counts.values())
+    draws = sampling.draws(wanted, settings.training.augment.repeats)
+    settings, of_images = augmentation.settled(settings, data.classes, data.shape, draws)
     of_code += networks.own_tried(settings, trusted, counts, data.shape)
     place = networks.Place(where, draws, here)
     settings, parameters, notes = networks.tried(settings, data, code, origin, new_weights, trusted, place)
@@ -84,7 +85,7 @@ def plan_experiment(
         notes = (*notes, Note(caveat))
     for line in (*data.reading.lines(), *_of_disk(settings, root, parameters, here)):  # last: an error is one paragraph
         progress(Note(line))
-    notes = (*of_library, *mirrored, *_of_fold(settings, data), *by_rule, *map(Note, of_code), *notes)
+    notes = (*of_library, *of_images, *_of_fold(settings, data), *by_rule, *map(Note, of_code), *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
     networks.check_travels([code, *own] if where.workers else [])
     return replace(plan, roles=roles, held=held, code=code, own=own)
@@ -232,17 +233,6 @@ def loss_notes(settings: Settings, weights: SamplingWeights, counts: Mapping[str
             f"loss.kind={section.kind} adds the log of the shares shown, which are equal for all classes here: it changes nothing."
         )
     return tuple(Note(text) for text in notes)
-
-
-def _mirrored(settings: Settings, classes: Sequence[str]) -> tuple[Settings, tuple[Note, ...]]:
-    """The settings with ``flip`` decided where the user leaves it open, and what is to be said of it."""
-    if settings.training.augment.flip is not None:
-        return settings, ()
-    why = augment.unlike_its_mirror(classes)
-    of_augment = settings.training.augment.model_copy(update={"flip": why is None})
-    training = settings.training.model_copy(update={"augment": of_augment})
-    text = f"Images are not mirrored, because {why}; training.augment.flip=true mirrors them."
-    return settings.model_copy(update={"training": training}), (Note(text),) if why else ()
 
 
 def read_images(

@@ -159,11 +159,6 @@ def tried(
     model.to("cpu")
     settings, heads = _decided(settings, found)
     told += [f"{section.name}: {text}" for text in (*found.notes, *heads)]
-    pad = settings.training.augment.crop_padding
-    if pad >= min(data.shape[:2]):
-        raise ConfigError(
-            f"training.augment.crop_padding is {pad}, but the images have {min(data.shape[:2])} pixels a side. Choose less."
-        )
     if new_weights:
         mean, std = origins.moments(settings, data, origin)
         told += [text for text in (loaded and loaded.text, origins.of_pixels(settings, origin, mean, std)) if text]

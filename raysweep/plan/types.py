@@ -10,7 +10,7 @@ from typing import Any
 from raysweep.config import cells
 from raysweep.config.grid import Grid, Point
 from raysweep.config.settings import Settings
-from raysweep.data import cache
+from raysweep.data import cache, sampling
 from raysweep.data.roles.record import ImageRoles
 from raysweep.events import Note
 from raysweep.plan.rates import Rates
@@ -96,7 +96,8 @@ class Plan:
 
     @property
     def quotas(self) -> dict[str, int]:
-        return self.weights.quotas(self.counts, self.draws)
+        repeats = self.settings.training.augment.repeats
+        return sampling.requested(self.weights, self.counts, self.draws, repeats)
 
     @property
     def ratio_change(self) -> RatioChange | None:

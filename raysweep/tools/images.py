@@ -44,7 +44,9 @@ def named(images: Sequence[Any]) -> list[str]:
     return [os.fspath(v) if isinstance(v, (str, os.PathLike)) else f"#{i}" for i, v in enumerate(images)]
 
 
-def drawn(images: Sequence[Any], size: int, channels: int) -> Iterator[np.ndarray | str]:
+def drawn(
+    images: Sequence[Any], size: int, channels: int, geometry: pillow.Geometry = pillow.USUAL
+) -> Iterator[np.ndarray | str]:
     """Each as uint8 (size, size, channels), or a text that says why it cannot be used.
 
     Raises:
@@ -53,13 +55,13 @@ def drawn(images: Sequence[Any], size: int, channels: int) -> Iterator[np.ndarra
     with pillow.quiet():
         for number, image in enumerate(images):
             if isinstance(image, (str, os.PathLike)):
-                found = decode.decode_file(Path(image), size, channels)
+                found = decode.decode_file(Path(image), size, channels, geometry)
                 yield found if isinstance(found, str) else found.pixels
             else:
-                yield _of_memory(image, number, size, channels)
+                yield _of_memory(image, number, size, channels, geometry)
 
 
-def _of_memory(image: Any, number: int, size: int, channels: int) -> np.ndarray | str:
+def _of_memory(image: Any, number: int, size: int, channels: int, geometry: pillow.Geometry) -> np.ndarray | str:
     from PIL import Image as pil
 
     if isinstance(image, np.ndarray):
@@ -69,7 +71,7 @@ def _of_memory(image: Any, number: int, size: int, channels: int) -> np.ndarray 
     else:
         raise DataError(f"Image {number} is a {type(image).__name__}: give paths, PIL images, or uint8 arrays.")
     try:
-        return pillow.draw(image, size, channels).pixels
+        return pillow.draw(image, size, channels, geometry).pixels
     except (OSError, ValueError) as error:
         return pillow.reason(error)
 

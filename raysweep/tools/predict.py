@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from raysweep._text import truncate
 from raysweep.config import foreign
+from raysweep.config.load import explain
+from raysweep.config.settings import DataSection
+from raysweep.data.pillow import USUAL, Geometry
 from raysweep.data.roles import record
 from raysweep.data.roles.record import ImageRoles
 from raysweep.errors import ConfigError, StoreError
@@ -54,6 +58,7 @@ class Network:
     seed: int | None = None
     sealed: str | None = None  # the hash of its experiment's test images, where that is recorded
     own: bool = False  # its places are this user's; any other checkpoint may come from anybody
+    geometry: Geometry = USUAL  # how its images became squares
     notes: tuple[str, ...] = ()  # what people should know, such as that the user's code has changed since
 
     def facts(self) -> dict[str, Any]:
@@ -66,6 +71,8 @@ class Network:
                 "shape": ["batch", channels, height, width],
                 "type": "float32",
                 "pixels": "0 to 255, resized to height and width; gray where there is one channel",
+                "fit": self.geometry.fit,
+                "background": self.geometry.background,
                 "mean": list(self.mean),
                 "std": list(self.std),
                 "formula": "(pixel - mean) / std",
@@ -159,6 +166,7 @@ def load(
         seed=found.settings.get("seed"),
         sealed=None if (seal := experiment.manifest().sealed) is None else seal.sha256,
         own=trusting.known(trust, origin, foreign.places(found.settings)),
+        geometry=_geometry(found.settings, over, path),
         notes=_notes(saved, section),
     )
 
@@ -177,6 +185,17 @@ def _model(section: Json, shape: tuple[int, int, int], saved: Mapping[str, Any],
     )
     models.load_weights(model, saved, path)
     return model
+
+
+def _geometry(settings: Json, overrides: Mapping[str, Any], path: Path) -> Geometry:
+    """How the network's images became squares. Raises ConfigError where its settings say so in no known word."""
+    data = {**(settings.get("data") or {}), **(overrides.get("data") or {})}
+    given = {key: data[key] for key in Geometry._fields if data.get(key) is not None}
+    try:
+        section = DataSection.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError(explain(error, DataSection, f"data of {truncate(path)}")) from None
+    return Geometry(section.fit, section.background)
 
 
 def _notes(saved: Mapping[str, Any], section: Json) -> tuple[str, ...]:
@@ -228,7 +247,7 @@ def read_image(network: Network, path: Path) -> np.ndarray | str:
     from raysweep.data import decode
 
     height, _, channels = network.shape
-    found = decode.decode_file(path, height, channels)
+    found = decode.decode_file(path, height, channels, network.geometry)
     return found if isinstance(found, str) else found.pixels
 
 

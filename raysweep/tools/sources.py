@@ -119,7 +119,7 @@ def _other(
 ) -> Found:
     """Other data: the split that they have, or all of them."""
     side, channels = _form(network)
-    section = {"image_size": side, "channels": channels, **given}
+    section = {"image_size": side, "channels": channels, **network.geometry._asdict(), **given}
     settings = load_config.validate({"data": section}, "the command line")
     networks.provide_images(settings, trusted=True)  # the user has named it
     if own is not None:

@@ -157,5 +157,5 @@ def _requested(setup: Setup, epoch: int, draws: int) -> Mapping[str, float]:
     """Class → images that the weights ask for; an expected number where the draws are independent."""
     weights, counts = setup.weights(epoch), setup.class_counts()
     if setup.settings.sampling.strategy == "quota":
-        return weights.quotas(counts, draws)
+        return sampling.requested(weights, counts, draws, setup.settings.training.augment.repeats)
     return {c: round(draws * share, 2) for c, share in weights.shares(counts).items()}

@@ -11,6 +11,7 @@ from raysweep.data import augment
 from raysweep.data.cache import Dataset, Images
 from raysweep.training.trial import arranged
 
+Change = Callable[[torch.Tensor], torch.Tensor]
 GPU_SHARE = 0.5  # of the free GPU memory that the data set may take
 
 
@@ -38,9 +39,13 @@ class Feed:
                 for images in (data.train, data.val):
                     self.resident[id(images)] = _on_device(images, device)
 
-    def _normal(self, batch: torch.Tensor, own: Callable[[torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
+    def _normal(self, batch: torch.Tensor, own: Change | None = None, change: Change | None = None) -> torch.Tensor:
         # the permuted view is channels_last already, because the memory holds (b, H, W, C)
-        x = batch.permute(0, 3, 1, 2).to(torch.float32)
+        pixels = batch.permute(0, 3, 1, 2)
+        if change is not None:
+            with torch.no_grad():
+                pixels = change(pixels)
+        x = pixels.to(torch.float32)
         if own is not None:
             with torch.no_grad():
                 x = own(x / 255) * 255
@@ -57,13 +62,15 @@ class Feed:
         images: Images,
         index: np.ndarray,
         draws: np.ndarray | None,
-        own: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        own: Change | None = None,
+        change: Change | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The images and labels at ``index``.
 
         Args:
             draws: how to shift and mirror each image (rows of :func:`augment.epoch_draws`); None to leave them as they are.
-            own: what the user's code then makes of the images, float32 (b, C, H, W) in [0, 1].
+            own: what the user's code makes of the images at last, float32 (b, C, H, W) in [0, 1].
+            change: what is done to them before, uint8 (b, C, H, W).
         """
         labels = torch.from_numpy(images.labels[index])
         resident = self.resident.get(id(images))
@@ -78,7 +85,7 @@ class Feed:
                 pixels = pixels.to(self.device)  # on the CPU the same tensor
         else:
             pixels = self._gather_on_device(resident, index, draws)
-        return self._normal(pixels, own), labels.to(self.device)
+        return self._normal(pixels, own, change), labels.to(self.device)
 
     def _gather_on_device(self, resident: torch.Tensor, index: np.ndarray, draws: np.ndarray | None) -> torch.Tensor:
         where = torch.from_numpy(index).to(self.device)

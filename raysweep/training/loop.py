@@ -20,6 +20,7 @@ from raysweep.events import BatchDone, Note, Progress, Reporter, TrainingStarted
 from raysweep.store import layout, lineage
 from raysweep.training import device as devices
 from raysweep.training import evaluate, guest_errors, losses, optim, outputs, own
+from raysweep.training.augmentation.batches import Batch
 from raysweep.training.evaluate import RankEpoch
 from raysweep.training.job import Job, Outcome
 from raysweep.training.policy import Policy
@@ -143,7 +144,7 @@ class _Loop:
         setup, meters = self.setup, self.progress.meters
         self._record_ratio(epoch)
         order = setup.order(epoch)
-        positions = self._train_epoch(epoch, order, setup.augmentation(epoch))
+        positions = self._train_epoch(epoch, order, setup.batches.moves(epoch, order))
         started = time.perf_counter()
         setup.world.share_buffers(setup.model)
         validation = evaluate.validate(
@@ -193,11 +194,11 @@ class _Loop:
         lineage.record(folder, lineage.RATIO, epoch=epoch, **change.to_event(), **decided)
         self.report(Note(f"Epoch {epoch} begins with other sampling weights: {change.describe()}."))
 
-    def _train_epoch(self, epoch: int, order: np.ndarray, draws: np.ndarray | None) -> np.ndarray:
+    def _train_epoch(self, epoch: int, order: np.ndarray, moves: np.ndarray | None) -> np.ndarray:
         """Train the batches that are not done yet.
 
         Args:
-            draws: as :meth:`Feed.batch` takes them, for each position of ``order``.
+            moves: how the image at each position of ``order`` is shifted and mirrored.
 
         Returns:
             The positions of the epoch that this rank counts, int64, those of the batches done before included.
@@ -209,17 +210,14 @@ class _Loop:
         setup.parallel.train()
         counted = _Counted(meters, setup.world.device)
         counted.shown += [part.positions for part in map(setup.part, range(first)) if part.counted]
-        setup.feed.ahead(setup.data.train, (order[setup.part(batch).positions] for batch in range(first, total)))
+        setup.ahead(order, range(first, total))
         began, last_report = time.perf_counter() - meters.seconds, 0.0
         for batch in range(first, total):
-            part = setup.part(batch)
-            draws_of_part = None if draws is None else draws[part.positions]
-            changed = setup.own_augmentation(epoch, part)
-            x, y = setup.feed.batch(setup.data.train, order[part.positions], draws_of_part, changed)
+            part, shown = setup.batch(epoch, order, moves, batch)
             optim.set_learning_rate(setup.optimizer, optim.learning_rate(t, epoch - 1 + batch / total))
-            loss, logits = self._backward(x, y, part.divisor, loss_of)
+            loss, logits = self._backward(shown, part.divisor, loss_of)
             done = batch + 1
-            counted.add(done, part, loss, logits, y)
+            counted.add(done, part, loss, logits, shown.y)
             due = every is not None and done % every == 0
             if due or batch % self.check_every == 0 or done == total:
                 # before the step, so that a bad loss seen in time changes no weight; and before every save
@@ -233,21 +231,19 @@ class _Loop:
                 self._save_within(epoch, done)
             if setup.world.rank == 0 and (now - last_report > REPORT_EVERY_S or done == total):
                 last_report = now
-                self._report_batch(epoch, done, loss, len(y))
+                self._report_batch(epoch, done, loss, len(shown.y))
         counted.update_meters()
         return counted.positions()
 
-    def _backward(
-        self, x: torch.Tensor, y: torch.Tensor, divisor: int, loss_of: losses.Function
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _backward(self, batch: Batch, divisor: int, loss_of: losses.Function) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the gradients of a batch; returns the loss, summed over its images, and the logits."""
         setup, t = self.setup, self.setup.settings.training
         setup.optimizer.zero_grad(set_to_none=True)
         with setup.autocast():
-            logits, auxiliaries = outputs.parts(setup.parallel(x))
-        loss = loss_of(logits.float(), y)
+            logits, auxiliaries = outputs.parts(setup.parallel(batch.x))
+        loss = loss_of(logits.float(), batch.y, batch.mixed)
         for part in auxiliaries:
-            loss = loss + setup.auxiliary_share(len(auxiliaries)) * loss_of(part.float(), y)
+            loss = loss + setup.auxiliary_share(len(auxiliaries)) * loss_of(part.float(), batch.y, batch.mixed)
         # DDP averages over the ranks. This factor makes the result the mean over the images of the global batch, also where
         # the parts of the ranks differ in size.
         torch.autograd.backward(loss * (setup.world.size / divisor))

@@ -20,8 +20,9 @@ the rarest class for most images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch.nn import functional
@@ -31,8 +32,27 @@ from raysweep.errors import WeightsError
 from raysweep.weights import SamplingWeights
 from raysweep.weights_by_rule import Wanted
 
-# (logits, float32 (n, classes); targets, int64 (n,)) → the loss, summed over the images
-Function = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+class Mixed(NamedTuple):
+    """The soft targets of mixed images, beside the class of each image itself."""
+
+    other: torch.Tensor  # int64 (n,), the class of the image that was mixed in
+    share: torch.Tensor  # float32 (n,), the part of the image itself, 0.5 to 1
+
+
+class Function(Protocol):
+    """(logits, float32 (n, classes); targets, int64 (n,); where images are mixed, how) → the loss, summed over the images."""
+
+    def __call__(self, logits: torch.Tensor, y: torch.Tensor, mixed: Mixed | None = None) -> torch.Tensor: ...
+
+
+def soft_targets(y: torch.Tensor, mixed: Mixed | None, classes: int) -> torch.Tensor:
+    """The part of each class in each image, float32 (n, classes)."""
+    own = functional.one_hot(y, classes).to(torch.float32)
+    if mixed is None:
+        return own
+    share = mixed.share[:, None]
+    return own * share + functional.one_hot(mixed.other, classes) * (1 - share)
 
 
 @dataclass(frozen=True)
@@ -52,13 +72,16 @@ class Loss:
     margins: torch.Tensor | None = None
     gamma: float = 0.0
 
-    def __call__(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: torch.Tensor, y: torch.Tensor, mixed: Mixed | None = None) -> torch.Tensor:
         """The loss, summed over the images.
 
         Args:
             logits: float32 (n, classes).
             y: int64 (n,).
+            mixed: of mixed images, for a loss that takes soft targets; see :data:`raysweep.config.augmentation.HARD_TARGETS`.
         """
+        if mixed is not None:
+            return self._of_mixed(logits, y, mixed)
         if self.shift is not None:  # no weights, margins or gamma beside it
             logits = logits + self.shift
             if self.smoothing:
@@ -77,6 +100,19 @@ class Loss:
         if self.weights is not None:
             each = each * self.weights[y]
         return each.sum()
+
+    def _of_mixed(self, logits: torch.Tensor, y: torch.Tensor, mixed: Mixed) -> torch.Tensor:
+        """The cross-entropy of the soft targets, each class with its weight, smoothed as that of others. It is linear in the target: the
+        loss of a mixture is the mixture of the losses."""
+        classes = logits.shape[1]
+        target = soft_targets(y, mixed, classes).to(logits.dtype)
+        smooth = torch.full_like(target[:1], 1 / classes)
+        if self.shift is not None:
+            logits, smooth = logits + self.shift, torch.softmax(self.shift, dim=0)[None].to(logits.dtype)
+        weight = target if self.weights is None else target * self.weights
+        logs = functional.log_softmax(logits, dim=1)
+        whole = (1 - self.smoothing) * weight + self.smoothing * weight.sum(1, keepdim=True) * smooth
+        return -(whole * logs).sum()
 
 
 def of_epoch(

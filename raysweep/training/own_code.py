@@ -32,7 +32,7 @@ def tried(settings: Settings, trusted: bool, counts: Mapping[str, int], shape: t
     codes, told = own.load(settings, trusted), []
     inexact: list[str] = []
     if code := codes.get(own_loss.OPTION):
-        told += own_loss.tried(code, settings.loss, counts)
+        told += own_loss.tried(code, settings.loss, counts, settings.training.augment.mixes)
         if settings.training.label_smoothing:
             told.append(f"training.label_smoothing is not applied: the loss python:{code.target} is your own.")
     for metric in own_metrics.of(codes).values():

@@ -6,6 +6,8 @@ these names, if it takes them:
 - ``class_counts``: int64 (classes,), the images of each class that may be drawn
 - ``epoch``: counted from 1, with the parent's epochs
 - ``sample_weights``: float32 (n,), the weight of each image by ``loss.weights``; 1 where there are none
+- ``soft_targets``: float32 (n, classes), the part of each class in each image. Where images are mixed (mixup, cutmix), a loss has to
+  take them; ``targets`` are then the classes of the larger parts
 
 It returns the loss of each image, (n,), or their mean, a single number. A class is called once per training, with
 ``class_counts`` and ``num_classes`` if it takes them, and what it returns is the loss. Buffers of an ``nn.Module`` are part of
@@ -32,7 +34,7 @@ from raysweep.training.own import Own
 from raysweep.training.world import World
 
 OPTION = "loss.kind"
-_AT_CALL = ("class_counts", "epoch", "sample_weights")
+_AT_CALL = ("class_counts", "epoch", "sample_weights", "soft_targets")
 _AT_BUILD = ("class_counts", "num_classes")
 
 
@@ -76,10 +78,12 @@ class OwnLoss:
             numbers = losses.class_weights(self.section, shares, counts)
             weights = torch.tensor(numbers, dtype=torch.float64).float().to(self.device)
 
-        def loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        def loss(logits: torch.Tensor, y: torch.Tensor, mixed: losses.Mixed | None = None) -> torch.Tensor:
             given: State = {"class_counts": self.counts, "epoch": epoch}
+            if "soft_targets" in self.wanted:
+                given["soft_targets"] = losses.soft_targets(y, mixed, logits.shape[1])
             if "sample_weights" in self.wanted:
-                given["sample_weights"] = torch.ones_like(y, dtype=torch.float32) if weights is None else weights[y]
+                given["sample_weights"] = _of_each(weights, y, mixed)
             return self._summed(self.function(logits, y, **{n: given[n] for n in self.wanted}), len(y))
 
         return loss
@@ -141,6 +145,13 @@ class OwnLoss:
             return None
 
 
+def _of_each(weights: torch.Tensor | None, y: torch.Tensor, mixed: losses.Mixed | None) -> torch.Tensor:
+    """The weight of each image, float32 (n,); of a mixed one in proportion."""
+    if weights is None:
+        return torch.ones_like(y, dtype=torch.float32)
+    return weights[y] if mixed is None else weights[y] * mixed.share + weights[mixed.other] * (1 - mixed.share)
+
+
 def ready(
     code: Own | None, section: LossSection, counts: Mapping[str, int], world: World, saved: Mapping[str, Any] | None
 ) -> tuple[OwnLoss | None, list[str]]:
@@ -157,18 +168,27 @@ def ready(
     )
 
 
-def tried(code: Own, section: LossSection, counts: Mapping[str, int]) -> list[str]:
+def tried(code: Own, section: LossSection, counts: Mapping[str, int], mixes: bool = False) -> list[str]:
     """Build the loss and call it with a few made-up logits; returns what is to be said of it.
+
+    Args:
+        mixes: whether images are mixed, so that targets are soft.
 
     Raises:
         ConfigError: it fails, or returns no loss that can be made smaller.
     """
     with code.tried():
         loss = OwnLoss(code, section, counts, torch.device("cpu"))
+        if mixes and "soft_targets" not in loss.wanted:
+            raise code.wrong(
+                "does not take soft_targets, float32 (n, classes), which training.augment.mixup and cutmix make: it would learn from one of "
+                "the two classes of a mixed image. Take them, or remove mixup and cutmix."
+            )
         logits = torch.randn(2 * len(counts), len(counts), requires_grad=True)
         y = torch.arange(2 * len(counts)) % len(counts)
         shares = dict.fromkeys(counts, 1 / len(counts))
-        value = loss.of_epoch(shares, counts, 1)(logits, y)
+        mixed = losses.Mixed(y.flip(0), torch.full((len(y),), 0.75)) if mixes else None
+        value = loss.of_epoch(shares, counts, 1)(logits, y, mixed)
         if not value.requires_grad:
             raise code.wrong(
                 "returned a number that does not depend on the logits. Compute it from them, without .item() or .detach()."

@@ -18,7 +18,7 @@ from torch import nn
 
 from raysweep._text import join_names
 from raysweep.config.settings import Settings
-from raysweep.data import augment, cache, encoded, sampling
+from raysweep.data import cache, encoded, sampling
 from raysweep.data.cache import Dataset
 from raysweep.data.order import in_order
 from raysweep.data.roles import record
@@ -48,6 +48,7 @@ from raysweep.training import (
     state,
 )
 from raysweep.training import head as heads
+from raysweep.training.augmentation.batches import Batch, Batches
 from raysweep.training.feed import Feed
 from raysweep.training.job import Job
 from raysweep.training.progress import TrainingProgress
@@ -90,7 +91,7 @@ class Setup:
     inexact: list[str]  # why the bits may differ from those of an undisturbed training
     own_loss: own_loss.OwnLoss | None  # of the user; what it keeps changes while it trains
     own_metrics: Mapping[str, own.Own]  # of the user, by name
-    augmenter: own.Own | None  # of the user
+    batches: Batches
 
     @property
     def settings(self) -> Settings:
@@ -142,20 +143,24 @@ class Setup:
             seed=self.settings.seed,
             epoch=epoch,
             strategy=self.settings.sampling.strategy,
+            repeats=self.settings.training.augment.repeats,
         )
 
-    def augmentation(self, epoch: int) -> np.ndarray | None:
-        """How each image of an epoch is shifted and mirrored; None where no augmentation is set."""
-        a = self.settings.training.augment
-        if not (a.crop_padding or a.flip):
-            return None
-        return augment.epoch_draws(self.draws, a.crop_padding, bool(a.flip), seed=self.settings.seed, epoch=epoch)
+    def batch(self, epoch: int, order: np.ndarray, moves: np.ndarray | None, batch: int) -> tuple[Part, Batch]:
+        """What this rank computes of global batch ``batch``, counted from 0, and its images.
 
-    def own_augmentation(self, epoch: int, part: Part) -> own_augment.Function | None:
-        """What the user's code makes of the images of a part; None where there is none."""
-        if self.augmenter is None:
-            return None
-        return own_augment.of_batch(self.augmenter, self.settings.seed, epoch, int(part.positions[0]))
+        Args:
+            order: of the epoch. moves: of its images, see :meth:`Batches.moves`.
+        """
+        part = self.part(batch)
+        return part, self.batches.batch(epoch, order, moves, part.positions, self._bounds(batch))
+
+    def ahead(self, order: np.ndarray, batches: range) -> None:
+        """Say which global batches :meth:`batch` will be asked for next."""
+        self.batches.ahead(order, ((self.part(batch).positions, self._bounds(batch)) for batch in batches))
+
+    def _bounds(self, batch: int) -> tuple[int, int]:
+        return sampling.batch_bounds(batch, self.draws, self.settings.training.batch_size)
 
     def loss(self, epoch: int) -> losses.Function:
         """The loss of an epoch."""
@@ -207,7 +212,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     found.check.start()
     data = in_order(found, settings.data.classes)
     held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
-    draws = settings.sampling.samples_per_epoch or len(members)
+    draws = sampling.draws(settings.sampling.samples_per_epoch or len(members), t.augment.repeats)
     mean, std = origin.moments(settings, data, origin.read(settings) if job.start is None else origin.Origin())
     counts = _counts(data, members)
     codes, _, keeps_more = own_code.tried(settings, job.trusted, counts, data.shape)
@@ -254,7 +259,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         inexact=inexact,
         own_loss=loss,
         own_metrics=own_metrics.of(codes),
-        augmenter=codes.get(own_augment.OPTION),
+        batches=Batches(t.augment, feed, data.train, data.classes, settings.seed, codes.get(own_augment.OPTION)),
     )
     return setup, done
 

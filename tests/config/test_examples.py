@@ -112,7 +112,8 @@ def test_a_short_key_is_answered_with_the_dotted_one(key, meant):
         ("training.lr", "Here it is training.learning_rate."),
         ("imb_factor", "There is nothing for it here"),
         ("loss_type", "Here it is loss.kind: CE is cross_entropy"),
-        ("training.mixup", "There is nothing for it here."),
+        ("training.mixup", "Here it is training.augment.mixup"),
+        ("nesterov", "There is nothing for it here"),
         ("cls-num-list", "are counted"),
     ],
 )

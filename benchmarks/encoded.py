@@ -149,7 +149,7 @@ def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
     step = _step(o.trains)
 
     def once() -> int:
-        feed.ahead(data.train, batches)
+        feed.ahead(data.train, map(encoded.Asked, batches))
         return sum(step(*feed.batch(data.train, batch, None)) for batch in batches)
 
     return _passes(o.laps, once)

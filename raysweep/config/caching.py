@@ -17,11 +17,11 @@ Cache = Annotated[
     ),
 ]
 Large = Annotated[
-    Literal["shrink", "draft", "full"],
+    Literal["shrink", "draft", "crop", "full"],
     Field(
         description="What an encoded cache keeps of images with at least twice as many pixels as the network sees. shrink: a JPEG of "
         "what the network sees, made once (a PNG where the image is lossless). draft: their bytes, decoded at 1/2, 1/4 or 1/8 of their "
-        "size. full: their bytes, decoded whole; the bits are then those of cache=pixels."
+        "size. crop: as draft, and random_resized_crop takes its part of the image as it is stored. full: their bytes, decoded whole; the bits are then those of cache=pixels."
     ),
 ]
 CacheDir = Annotated[

@@ -30,7 +30,7 @@ from raysweep.config.treatment import SamplingSection
 from raysweep.data import build, holdout, integrity, places, sampling, storing
 from raysweep.data.arrays import ImageFile
 from raysweep.data.build import Progress
-from raysweep.data.encoded import EncodedFile
+from raysweep.data.encoded import Asked, EncodedFile
 from raysweep.data.integrity import Check, UnsignedError
 from raysweep.data.listing import Listing
 from raysweep.data.naming import Chosen
@@ -72,13 +72,20 @@ class Images:
         """All images, uint8 (n, H, W, C): memory-mapped and read-only, or decoded now. For small data sets and tests; else :meth:`take`."""
         return self.file.mapped if isinstance(self.file, ImageFile) else self.take(np.arange(len(self.labels)))
 
-    def take(self, index: np.ndarray) -> np.ndarray:
-        """A copy of the images at ``index``, int64 (b,): uint8 (b, H, W, C).
+    def take(self, index: np.ndarray, boxes: np.ndarray | None = None) -> np.ndarray:
+        """A copy of the images at ``index``, int64 (b,), or of the parts ``boxes`` of those whose :meth:`sizes` are known, as in
+        :class:`~raysweep.data.encoded.Asked`: uint8 (b, H, W, C).
 
         Raises:
             DataError: the file was cut short, has changed, or cannot be read any more.
         """
-        return self.file.take(index)
+        return (
+            self.file.take(index) if boxes is None or isinstance(self.file, ImageFile) else self.file.take(index, boxes)
+        )
+
+    def sizes(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Height and width of the images at ``index`` as they are stored; None where no parts of them can be taken."""
+        return self.file.sizes(index) if isinstance(self.file, EncodedFile) and self.file.crops else None
 
     def one(self, i: int) -> np.ndarray:
         """Image ``i``, uint8 (H, W, C). Raises as :meth:`take` does."""
@@ -88,10 +95,10 @@ class Images:
     def blocks(self, size: int = 256) -> Iterator[np.ndarray]:
         """All images in their order, uint8 (b, H, W, C), at most ``size`` at a time. Raises as :meth:`take` does."""
         batches = [np.arange(a, min(a + size, len(self.labels))) for a in range(0, len(self.labels), size)]
-        self.ahead(batches)
+        self.ahead(map(Asked, batches))
         yield from map(self.take, batches)
 
-    def ahead(self, batches: Iterable[np.ndarray]) -> None:
+    def ahead(self, batches: Iterable[Asked]) -> None:
         """Say which images will be taken next, batch by batch; see :meth:`EncodedFile.ahead`."""
         if isinstance(self.file, EncodedFile):
             self.file.ahead(batches)

@@ -19,7 +19,8 @@ from raysweep.data import integrity, keep, pillow, places
 from raysweep.data.stored import Stored
 from raysweep.errors import DataError
 
-ROW = np.dtype([("start", "<i8"), ("size", "<i8"), ("hash", "<u8")])  # of an image: where its bytes lie, and their XXH3
+# of an image: where its bytes lie, their XXH3, and its width and height in pixels, upright
+ROW = np.dtype([("start", "<i8"), ("size", "<i8"), ("hash", "<u8"), ("width", "<i4"), ("height", "<i4")])
 AHEAD = 1 << 26  # bytes of pixels that are decoded before they are asked for
 _AT_ONCE = 16  # images of one task of the pool
 
@@ -58,10 +59,24 @@ def use_threads(count: int) -> None:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A batch: the images at ``index``, int64 (b,), and of each the part ``boxes``, int64 (b, 4), top, left, height and width in
+    pixels of the upright image; of height 0, or None: all of it, as it became a square."""
+
+    index: np.ndarray
+    boxes: np.ndarray | None = None
+
+    def equals(self, other: Asked) -> bool:
+        """Whether it is the same batch."""
+        one, two = (np.zeros((len(a.index), 4)) if a.boxes is None else a.boxes for a in (self, other))
+        return np.array_equal(self.index, other.index) and np.array_equal(one, two)
+
+
+@dataclass(frozen=True)
 class _Ordered:
     """A batch that is being decoded."""
 
-    index: np.ndarray
+    asked: Asked
     out: np.ndarray
     tasks: list[Future[None]]
 
@@ -86,14 +101,15 @@ class EncodedFile:
             raise ValueError(f"{part} has another number of images than recorded")
         if os.fstat(self._file.fileno()).st_size != stored.bytes:
             raise ValueError(f"{self.path.name} has another length than when it was written")
-        self._geometry, self._draft = stored.geometry, stored.large == keep.DRAFT
-        self._next: Iterator[np.ndarray] = iter(())
+        self._geometry, self._draft = stored.geometry, stored.large in (keep.DRAFT, keep.CROP)
+        self.crops = stored.large == keep.CROP  # whether parts of large images may be taken
+        self._next: Iterator[Asked] = iter(())
         self._waiting: deque[_Ordered] = deque()
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def ahead(self, batches: Iterable[np.ndarray]) -> None:
+    def ahead(self, batches: Iterable[Asked]) -> None:
         """Say which images will be taken next, batch by batch, so that they are decoded while others are trained on.
 
         What :meth:`take` returns does not depend on it.
@@ -105,17 +121,25 @@ class EncodedFile:
         self._next = iter(batches)
         self._fill_up()
 
-    def take(self, index: np.ndarray) -> np.ndarray:
-        """The images at ``index``, int64 (b,): uint8 (b, H, W, C).
+    def sizes(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Height and width in pixels of the images at ``index``, int64 (b,) each; 0 for those of which no part may be taken."""
+        rows = self._rows[index]
+        height, width = rows["height"].astype(np.int64), rows["width"].astype(np.int64)
+        large = keep.is_large(width, height, self.shape[1]) & self.crops
+        return np.where(large, height, 0), np.where(large, width, 0)
+
+    def take(self, index: np.ndarray, boxes: np.ndarray | None = None) -> np.ndarray:
+        """The images at ``index``, or parts of them, as in :class:`Asked`: uint8 (b, H, W, C).
 
         Raises:
             DataError: bytes have changed since they were written, or cannot be read any more.
         """
-        if self._waiting and np.array_equal(self._waiting[0].index, index):
+        asked = Asked(index, boxes)
+        if self._waiting and self._waiting[0].asked.equals(asked):
             ordered = self._waiting.popleft()
             self._fill_up()
         else:
-            ordered = self._start(index)
+            ordered = self._start(asked)
         for task in ordered.tasks:
             task.result()
         return ordered.out
@@ -124,7 +148,7 @@ class EncodedFile:
         """The bytes of image ``i``, checked. Raises as :meth:`take` does."""
         from xxhash import xxh3_64_intdigest
 
-        start, size, known = self._rows[i].tolist()
+        start, size, known, *_ = self._rows[i].tolist()
         try:
             content = os.pread(self._file.fileno(), size, start)
         except OSError as error:
@@ -138,28 +162,31 @@ class EncodedFile:
     def _fill_up(self) -> None:
         pending = sum(ordered.out.nbytes for ordered in self._waiting)
         while pending < AHEAD:
-            index = next(self._next, None)
-            if index is None:
+            asked = next(self._next, None)
+            if asked is None:
                 return
-            self._waiting.append(self._start(index))
+            self._waiting.append(self._start(asked))
             pending += self._waiting[-1].out.nbytes
 
-    def _start(self, index: np.ndarray) -> _Ordered:
-        out = np.empty((len(index), *self.shape[1:]), dtype=np.uint8)
-        pool, positions = _pool.get(), index.tolist()
+    def _start(self, asked: Asked) -> _Ordered:
+        out = np.empty((len(asked.index), *self.shape[1:]), dtype=np.uint8)
+        pool, positions = _pool.get(), asked.index.tolist()
+        boxes: list[Any] = [None] * len(positions)
+        if asked.boxes is not None:
+            boxes = [tuple(box) if box[2] else None for box in asked.boxes.tolist()]
         each = max(1, min(_AT_ONCE, len(positions) // _pool.threads))
         tasks = [
-            pool.submit(self._decode, positions[a : a + each], out[a : a + each])
+            pool.submit(self._decode, positions[a : a + each], boxes[a : a + each], out[a : a + each])
             for a in range(0, len(positions), each)
         ]
-        return _Ordered(index, out, tasks)
+        return _Ordered(asked, out, tasks)
 
-    def _decode(self, positions: list[int], out: np.ndarray) -> None:
+    def _decode(self, positions: list[int], boxes: list[pillow.Box | None], out: np.ndarray) -> None:
         side, channels = self.shape[2:]
-        for i, image in zip(positions, out, strict=True):
+        for i, box, image in zip(positions, boxes, out, strict=True):
             content = self.content(i)
             try:
-                image[:] = pillow.decode_here(content, side, channels, self._geometry, self._draft).pixels
+                image[:] = pillow.decode_here(content, side, channels, self._geometry, self._draft, box).pixels
             except Exception as error:  # Pillow raises many kinds; the bytes are those that could be decoded before
                 raise DataError(
                     f"An image in {self.path} cannot be decoded any more ({pillow.reason(error)}), although its bytes have not changed. "

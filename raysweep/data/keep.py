@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from raysweep.data import decode, pillow
 from raysweep.data.pillow import USUAL, Decoded, Geometry
 
-SHRINK, DRAFT, FULL = "shrink", "draft", "full"  # ``data.large``
+SHRINK, DRAFT, CROP, FULL = "shrink", "draft", "crop", "full"  # ``data.large``
 KEPT, SHRUNK, EXACT = "kept", "shrunk", "exact"
 _LARGE = 2  # times as many pixels as the network sees
 _QUALITY = 95
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and those of its values that exchange width and height
 _LOSSY = (b"VP8 ",)  # the chunk of a lossy WebP
 
 
@@ -27,6 +28,7 @@ class Kept(NamedTuple):
     """What is kept of one image."""
 
     content: bytes
+    size: tuple[int, int]  # its width and height, upright
     how: str  # ``kept``: its own bytes; ``shrunk``: a JPEG; ``exact``: a PNG of the pixels that the network sees
     pixels: np.ndarray | None = (
         None  # what the network sees, uint8 (side, side, channels), where it is not the image decoded whole
@@ -56,24 +58,35 @@ def keep(payload: Path | bytes | np.ndarray, found: Decoded, large: str, geometr
         large: ``data.large``. geometry: how it became a square.
     """
     if not isinstance(payload, bytes) or found.several:
-        return Kept(_png(found.pixels), EXACT)
+        return _exact(found)
     with pillow.opened(payload) as (image, file):
-        form, pixels, heavy = image.format, image.width * image.height, decode.is_heavy(image, file)
+        form, heavy = image.format, decode.is_heavy(image, file)
+        size = image.size[::-1] if image.getexif().get(_ORIENTATION, 1) in _LYING else image.size
     if form not in ("JPEG", "MPO", "PNG", "WEBP") or heavy:
-        return Kept(_png(found.pixels), EXACT)
+        return _exact(found)
     side, channels = found.pixels.shape[1:]
-    if large == FULL or pixels < _LARGE * side * side:
-        return Kept(payload, KEPT)
-    if large == DRAFT:
+    if large == FULL or not is_large(size[0], size[1], side):
+        return Kept(payload, size, KEPT)
+    if large in (DRAFT, CROP):
         drawn = pillow.decode_here(payload, side, channels, geometry, draft=True).pixels
-        return Kept(payload, KEPT, None if np.array_equal(drawn, found.pixels) else drawn)
+        return Kept(payload, size, KEPT, None if np.array_equal(drawn, found.pixels) else drawn)
     if form in ("JPEG", "MPO") or payload[12:16] in _LOSSY:
         smaller = _jpeg(found.pixels)
         if len(smaller) < len(payload):
-            return Kept(smaller, SHRUNK, pillow.decode_here(smaller, side, channels).pixels)
-    elif len(smaller := _png(found.pixels)) < len(payload):
-        return Kept(smaller, EXACT)
-    return Kept(payload, KEPT)
+            return Kept(smaller, (side, side), SHRUNK, pillow.decode_here(smaller, side, channels).pixels)
+    elif len((exact := _exact(found)).content) < len(payload):
+        return exact
+    return Kept(payload, size, KEPT)
+
+
+def is_large(width: Any, height: Any, side: int) -> Any:
+    """Whether an image (or each of some) has so many more pixels than the network sees that ``data.large`` says what becomes of it."""
+    return width * height >= _LARGE * side * side
+
+
+def _exact(found: Decoded) -> Kept:
+    side = len(found.pixels)
+    return Kept(_png(found.pixels), (side, side), EXACT)
 
 
 def _png(pixels: np.ndarray) -> bytes:

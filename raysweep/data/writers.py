@@ -137,15 +137,17 @@ class Encoded:
         sums = np.stack([values.sum(0), (values * values).sum(0)])
         other = None if kept.pixels is None else _digest(kept.pixels.tobytes())
         return Made(
-            kept.content, _digest(found.pixels.tobytes()), (xxh3_64_intdigest(kept.content), kept.how, sums, other)
+            kept.content,
+            _digest(found.pixels.tobytes()),
+            (xxh3_64_intdigest(kept.content), kept.size, kept.how, sums, other),
         )
 
     def add(self, i: int, made: Made | None) -> None:
         if made is None:
             return
-        known, self.how[i], self.sums[i], other = made.kept
+        known, size, self.how[i], self.sums[i], other = made.kept
         self.file.write(made.content)
-        self.rows[i] = (self.end, len(made.content), known)
+        self.rows[i] = (self.end, len(made.content), known, *size)
         self.end += len(made.content)
         if other is not None:
             self.others[i] = other

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from raysweep.data import sampling
 from raysweep.data.cache import Images
+from raysweep.data.encoded import Asked
 from raysweep.errors import NonFiniteLossError
 from raysweep.report.findings import measures
 from raysweep.training import metrics, optim, own_metrics
@@ -70,7 +71,7 @@ def validate(
     model.eval()
     found = []
     batches = [index[a : min(a + BATCH, stop)] for a in range(start, stop, BATCH)]
-    feed.ahead(images, batches)
+    feed.ahead(images, map(Asked, batches))
     with torch.no_grad(), autocast:
         for batch in batches:
             x, _ = feed.batch(images, batch, None)

@@ -9,6 +9,7 @@ import torch
 
 from raysweep.data import augment
 from raysweep.data.cache import Dataset, Images
+from raysweep.data.encoded import Asked
 from raysweep.training.trial import arranged
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -37,6 +38,8 @@ class Feed:
             need = data.train.nbytes + data.val.nbytes
             if need < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
                 for images in (data.train, data.val):
+                    if images is data.train and images.sizes(np.arange(0)) is not None:
+                        continue  # parts of its images are taken as they are stored
                     self.resident[id(images)] = _on_device(images, device)
 
     def _normal(self, batch: torch.Tensor, own: Change | None = None, change: Change | None = None) -> torch.Tensor:
@@ -52,7 +55,7 @@ class Feed:
         x = x.sub_(self.mean).mul_(self.scale)
         return arranged(x, self.channels_last)
 
-    def ahead(self, images: Images, batches: Iterable[np.ndarray]) -> None:
+    def ahead(self, images: Images, batches: Iterable[Asked]) -> None:
         """Say which images :meth:`batch` will be asked for next, so that they are decoded meanwhile, where they have to be."""
         if id(images) not in self.resident:
             images.ahead(batches)
@@ -64,6 +67,7 @@ class Feed:
         draws: np.ndarray | None,
         own: Change | None = None,
         change: Change | None = None,
+        boxes: np.ndarray | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The images and labels at ``index``.
 
@@ -71,11 +75,12 @@ class Feed:
             draws: how to shift and mirror each image (rows of :func:`augment.epoch_draws`); None to leave them as they are.
             own: what the user's code makes of the images at last, float32 (b, C, H, W) in [0, 1].
             change: what is done to them before, uint8 (b, C, H, W).
+            boxes: the parts of the images, as :meth:`Images.take` takes them.
         """
         labels = torch.from_numpy(images.labels[index])
         resident = self.resident.get(id(images))
         if resident is None:
-            some = images.take(index)
+            some = images.take(index, boxes)
             if draws is not None:
                 some = augment.gather(some, np.arange(len(index)), draws, self.fill)
             pixels = torch.from_numpy(some)

@@ -210,7 +210,7 @@ class _Loop:
         setup.parallel.train()
         counted = _Counted(meters, setup.world.device)
         counted.shown += [part.positions for part in map(setup.part, range(first)) if part.counted]
-        setup.ahead(order, range(first, total))
+        setup.ahead(epoch, order, range(first, total))
         began, last_report = time.perf_counter() - meters.seconds, 0.0
         for batch in range(first, total):
             part, shown = setup.batch(epoch, order, moves, batch)

@@ -155,9 +155,9 @@ class Setup:
         part = self.part(batch)
         return part, self.batches.batch(epoch, order, moves, part.positions, self._bounds(batch))
 
-    def ahead(self, order: np.ndarray, batches: range) -> None:
+    def ahead(self, epoch: int, order: np.ndarray, batches: range) -> None:
         """Say which global batches :meth:`batch` will be asked for next."""
-        self.batches.ahead(order, ((self.part(batch).positions, self._bounds(batch)) for batch in batches))
+        self.batches.ahead(epoch, order, ((self.part(batch).positions, self._bounds(batch)) for batch in batches))
 
     def _bounds(self, batch: int) -> tuple[int, int]:
         return sampling.batch_bounds(batch, self.draws, self.settings.training.batch_size)

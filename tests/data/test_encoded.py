@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from raysweep.data import arrays, cache, encoded, keep, pillow, places, storing
 from raysweep.errors import DataError
@@ -174,13 +174,13 @@ def test_batches_said_ahead_are_those_that_are_taken(tmp_path, monkeypatch):
             asked.append(batch)
             yield batch
 
-    images.ahead(told())
+    images.ahead(map(encoded.Asked, told()))
     assert 1 <= len(asked) <= 2  # no more than fits
     for batch in (batches[0], np.array([7]), *batches[1:], np.array([4])):  # others may be asked for in between
         assert np.array_equal(images.take(batch), wanted[batch])
     assert len(asked) == 4
-    images.ahead(batches)
-    images.ahead([np.array([9])])  # another epoch, after one that was broken off
+    images.ahead(map(encoded.Asked, batches))
+    images.ahead([encoded.Asked(np.array([9]))])  # another epoch, after one that was broken off
     assert np.array_equal(images.take(np.array([9])), wanted[[9]])
 
 
@@ -312,3 +312,50 @@ def test_too_little_space_for_the_bytes_is_said(tmp_path, monkeypatch):
 
 def test_the_peak_of_pixels_has_no_second_copy():
     assert arrays.peak((10**6, 32, 32, 3)) == 10**6 * 32 * 32 * 3 + arrays.MOVED_AT_ONCE
+
+
+# Random crops of images as they are stored
+
+
+def test_a_part_of_a_large_image_is_taken_of_all_its_pixels(tmp_path):
+    path = photographs(tmp_path / "d", {"cat": (40, 40), "dog": (300, 200)})
+    images = of(path, image_size=32, large="crop").train
+    index = np.arange(8)
+    height, width = images.sizes(index)
+    assert sorted(zip(height.tolist(), width.tolist(), strict=True)) == [(0, 0)] * 4 + [(200, 300)] * 4
+    boxes = np.where((height > 0)[:, None], [20, 100, 80, 150], 0)
+    found = images.take(index, boxes)
+    plain = images.take(index)
+    assert np.array_equal(found[height == 0], plain[height == 0])
+    names = cache.names(of(path, image_size=32, large="crop"), "train")
+    for i in np.flatnonzero(height):
+        with Image.open(path / names[i]) as image:
+            wanted = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR, box=(100, 20, 250, 100)))
+        assert np.abs(found[i].astype(int) - wanted).mean() < 2  # decoded at half of its size
+    assert of(path, image_size=32, large="draft").train.sizes(index) is None
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_part_is_one_of_the_upright_image(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(smooth(3, 300, 200)).save(buffer, "JPEG", quality=95, exif=exif)
+    found = pillow.decode_here(buffer.getvalue(), 32, 3)
+    kept = keep.keep(buffer.getvalue(), found, "crop")
+    assert kept.size == ((200, 300) if orientation in (6, 8) else (300, 200))
+    box = (30, 60, 90, 70)
+    with Image.open(io.BytesIO(buffer.getvalue())) as image:
+        upright = ImageOps.exif_transpose(image)
+    wanted = np.asarray(upright.resize((32, 32), Image.Resampling.BILINEAR, box=(60, 30, 130, 120)))
+    got = pillow.decode_here(buffer.getvalue(), 32, 3, draft=True, box=box).pixels
+    assert np.abs(got.astype(int) - wanted).mean() < 3
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_images_become_squares_in_the_same_way(tmp_path, fit):
+    path = photographs(tmp_path / "d", {"cat": (40, 30), "dog": (30, 40)})
+    options = {"image_size": 32, "fit": fit, "background": "#102030"}
+    decoded, kept = of(path, cache="pixels", **options), of(path, **options)
+    assert same_images(decoded, kept)
+    assert kept.sha256 == decoded.sha256

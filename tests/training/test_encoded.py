@@ -151,7 +151,7 @@ def test_no_more_is_decoded_ahead_than_fits(tmp_path, monkeypatch):
     images.take(batches[0])
     tracemalloc.start()
     try:
-        images.ahead(batches)
+        images.ahead(map(encoded.Asked, batches))
         for batch in batches:
             images.take(batch)
         assert tracemalloc.get_traced_memory()[1] < images.nbytes / 10
@@ -214,3 +214,66 @@ def test_images_larger_than_the_memory_are_built_and_trained_on_within_it(tmp_pa
     as_pixels = 2700 * 224 * 224 * 3 / 2**20
     assert as_pixels > 380
     assert large < small + 150, (small, large)  # 64 MB ahead, and what the allocator keeps
+
+
+# Random crops of images as they are stored
+
+
+@pytest.fixture
+def large(tmp_path) -> Path:
+    from tests.data.test_encoded import photographs
+
+    return photographs(tmp_path / "d", {"cat": (40, 36), "dog": (300, 200)}, each=10)
+
+
+CROPS = {
+    "data": {"large": "crop"},
+    "training": {"augment": {"random_resized_crop": {"scale": [0.3, 1.0], "p": 0.8}, "mixup": 0.2}},
+}
+
+
+def test_crops_depend_on_nothing_but_the_place_in_the_training(tmp_path, large):
+    import numpy as np
+    import torch
+
+    from raysweep.data import cache
+    from raysweep.training.augmentation.batches import Batches
+    from raysweep.training.feed import Feed
+
+    settings = settings_of(tmp_path, large, "encoded", **CROPS)
+    data = cache.load(settings.data, tmp_path / "cache")
+    augment = settings.training.augment.model_copy(update={"flip": False, "mixup": None})
+    feed = Feed(data, [0.0] * 3, [1.0] * 3, torch.device("cpu"), False)
+    made = Batches(augment, feed, data.train, data.classes, 0)
+    order, every = np.arange(20)[::-1].copy(), np.arange(20)
+    whole = made.batch(1, order, None, every, (0, 20)).x
+    halves = [made.batch(1, order, None, part, (0, 20)).x for part in (every[:7], every[7:])]
+    assert torch.equal(torch.cat(halves), whole)
+    assert not torch.equal(made.batch(2, order, None, every, (0, 20)).x, whole)
+    asked = made._asked(1, order, every)
+    cropped = asked.boxes[:, 2] > 0
+    assert 4 <= cropped.sum() <= 10  # of ten large images
+    plain = torch.from_numpy(data.train.take(order, asked.boxes)).permute(0, 3, 1, 2).float()
+    assert torch.equal(whole[cropped], plain[cropped])  # no crop of a crop
+
+
+def test_with_crops_and_mixtures_nothing_is_decoded_twice_and_a_stop_changes_no_bit(
+    tmp_path, large, without_ray, monkeypatch
+):
+    from raysweep.data import encoded
+    from raysweep.errors import Interrupted
+    from raysweep.launch import resume
+    from raysweep.store.root import Root
+
+    started, start = [], encoded.EncodedFile._start
+    monkeypatch.setattr(encoded.EncodedFile, "_start", lambda self, a: started.append(a) or start(self, a))
+    straight = run(tmp_path, large, "encoded", **CROPS, experiment={"name": "straight"})
+    # two batches of training in each epoch and one of validation, besides a few images for planning
+    assert [len(a.index) for a in started if len(a.index) >= 8] == [12, 8, 20] * 2
+    without_ray(Recorder(1))
+    with pytest.raises(Interrupted):
+        run(tmp_path, large, "encoded", **CROPS, experiment={"name": "broken"})
+    without_ray(Recorder())
+    (folder,) = tmp_path.glob("broken_*")
+    gone_on = resume.continue_experiment(Root.open(tmp_path), folder.name).experiment
+    assert weights_hash(gone_on) == weights_hash(straight)

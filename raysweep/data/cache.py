@@ -52,9 +52,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Images:
-    """One split: its images in ``file``; ``labels`` int64 (n,)."""
+    """One split: its images in ``file``, or in memory as uint8 (n, H, W, C); ``labels`` int64 (n,)."""
 
-    file: ImageFile | EncodedFile
+    file: ImageFile | EncodedFile | np.ndarray
     labels: np.ndarray
 
     @property
@@ -70,6 +70,8 @@ class Images:
     @property
     def pixels(self) -> np.ndarray:
         """All images, uint8 (n, H, W, C): memory-mapped and read-only, or decoded now. For small data sets and tests; else :meth:`take`."""
+        if isinstance(self.file, np.ndarray):
+            return self.file
         return self.file.mapped if isinstance(self.file, ImageFile) else self.take(np.arange(len(self.labels)))
 
     def take(self, index: np.ndarray, boxes: np.ndarray | None = None) -> np.ndarray:
@@ -79,9 +81,10 @@ class Images:
         Raises:
             DataError: the file was cut short, has changed, or cannot be read any more.
         """
-        return (
-            self.file.take(index) if boxes is None or isinstance(self.file, ImageFile) else self.file.take(index, boxes)
-        )
+        if isinstance(self.file, np.ndarray):
+            found: np.ndarray = self.file[index]
+            return found
+        return self.file.take(index) if isinstance(self.file, ImageFile) else self.file.take(index, boxes)
 
     def sizes(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Height and width of the images at ``index`` as they are stored; None where no parts of them can be taken."""

@@ -56,7 +56,7 @@ def show(
 
     folder = Root.open(root)
     if augmented is not None:
-        _draw_augmented(folder, reference, augmented, output or "augmented.png")
+        _draw_augmented(folder, reference, augmented, output or "augmented.png", as_json)
         return
     if output is not None:
         raise InputError("--output is the file of --augmented; give --augmented N, too.")
@@ -73,10 +73,13 @@ def show(
         _show_experiment(found)
 
 
-def _draw_augmented(root: Root, reference: str, images: int, output: str) -> None:
+def _draw_augmented(root: Root, reference: str, images: int, output: str, as_json: bool) -> None:
     from raysweep.tools import augmented
 
     target = pictures.write("--output", output, lambda: augmented.picture(root, reference, images))
+    if as_json:
+        put_json({"picture": str(target)})
+        return
     put(plain(target))
     say("On the left of each pair is the image as it is, on the right as training saw it.")
 

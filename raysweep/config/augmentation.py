@@ -27,6 +27,16 @@ HARD_TARGETS = {
     "other",
 }
 TRIVIAL_PIXELS = 32  # by which TrivialAugment moves at most, whatever the size of the images, as published
+_WORDS = (
+    "random_resized_crop",
+    "affine",
+    "rand_augment",
+    "trivial_augment",
+    "color_jitter",
+    "random_erasing",
+    "mixup",
+    "cutmix",
+)
 BINS = 31  # steps of the magnitude, as published for both policies
 
 
@@ -36,12 +46,24 @@ def _rising(value: list[Any]) -> list[Any]:
     return value
 
 
-def _short(*main: str) -> Callable[[Any], Any]:
-    """Writes the short forms of a section out: ``true``, ``false``, and a number for its main options. No alpha means no mixing."""
+def written_out(value: str) -> dict[str, Any]:
+    """``training.augment`` given as one word: the user's code or nothing instead of all that is on by default, or one of the sections."""
+    if value in _WORDS:
+        return {value: True}
+    own = {} if value == "none" else {"own": value}
+    return {**own, "crop_padding": 0, "flip": False}
+
+
+def _short(*main: str, usual: float | None = None) -> Callable[[Any], Any]:
+    """Writes the short forms of a section out: ``true``, ``false``, and a number for its main options. No alpha means no mixing.
+
+    Args:
+        usual: what ``true`` means for the main options, where that is not their default.
+    """
 
     def written(value: Any) -> Any:
         if isinstance(value, bool):
-            return {} if value else {"p": 0}
+            return {"p": 0} if not value else {} if usual is None else dict.fromkeys(main, usual)
         number = isinstance(value, (int, float)) or (isinstance(value, str) and _is_number(value))
         if number and main == ("alpha",) and float(value) == 0:
             return {"p": 0}
@@ -143,7 +165,8 @@ _Affine = Annotated[
 _Jitter = Annotated[
     ColorJitter | None,
     BeforeValidator(
-        _short("brightness", "contrast", "saturation"), json_schema_input_type=ColorJitter | bool | float | None
+        _short("brightness", "contrast", "saturation", usual=0.4),
+        json_schema_input_type=ColorJitter | bool | float | None,
     ),
 ]
 _Rand = Annotated[
@@ -197,7 +220,7 @@ class ImageAugment(Section):
     color_jitter: _Jitter = Field(
         None,
         description="Change brightness, contrast, saturation and hue in a random order: {brightness: 0.4, contrast: 0.4, saturation: 0.4, "
-        "hue: 0.1}, or one number for the first three.",
+        "hue: 0.1}, or one number for the first three (true: 0.4).",
     )
     rand_augment: _Rand = Field(None, description="RandAugment: {num_ops: 2, magnitude: 9}, or the magnitude.")
     trivial_augment: _Trivial = Field(None, description="true: TrivialAugment (wide): one change, of any strength.")
@@ -253,6 +276,18 @@ class AugmentSection(ImageAugment):
         "takes it, a generator. training.augment=python:MODULE:NAME takes it instead of these.",
     )
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _as_for_all(cls, value: Any) -> Any:
+        """A class of null is as all others: what a parent does to it can be taken back."""
+        return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value
+
+    @field_validator(*_SECTIONS, "mixup", "cutmix")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        """What changes no image is as if it were not set: a child that switches off what its parent has not changes nothing."""
+        return None if value is None or value.p == 0 else value
+
     def of_class(self, name: str) -> Recipe:
         """What is done to the images of a class."""
         found = {one.name: getattr(self, one.name) for one in fields(Recipe)}
@@ -268,7 +303,7 @@ class AugmentSection(ImageAugment):
     @property
     def mixes(self) -> bool:
         """Whether images are mixed, so that their targets are soft."""
-        return any(part is not None and part.p > 0 for part in (self.mixup, self.cutmix))
+        return self.mixup is not None or self.cutmix is not None
 
     def check_loss(self, kind: str) -> None:
         """Raises ValueError if images are mixed for a loss that takes no soft targets."""

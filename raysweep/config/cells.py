@@ -99,7 +99,7 @@ def checked(settings: Mapping[str, Any]) -> Nested:
     for name in found:
         if name in _ELSEWHERE:
             raise ValueError(f"{name} cannot be varied under settings; use {_ELSEWHERE[name]}")
-        if name not in RATIO and not any(name == o or name.startswith(f"{o}.") for o in option_names()):
+        if name not in RATIO and not _is_setting(name):
             raise ValueError(f"there is no setting {short_repr(name)}.{did_you_mean(name, option_names())}")
         if not name.startswith(_ALLOWED):
             raise ValueError(
@@ -110,6 +110,14 @@ def checked(settings: Mapping[str, Any]) -> Nested:
     if len(ways) > 1:
         raise ValueError(f"{' and '.join(ways)} each set the weights of an epoch; keep one of them")
     return found
+
+
+def _is_setting(name: str) -> bool:
+    """Whether it is an option, lies in one, or is a section that may be given in a short form, such as ``training.augment.mixup``."""
+    return any(
+        name == o or name.startswith(f"{o}.") or (name.count(".") > 1 and o.startswith(f"{name}."))
+        for o in option_names()
+    )
 
 
 def describe(settings: Flat) -> str:

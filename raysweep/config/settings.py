@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, short_repr
+from raysweep.config import augmentation
 from raysweep.config.augmentation import AugmentSection
 from raysweep.config.caching import Cache, CacheDir, Large
 from raysweep.config.geometry import BACKGROUND, FIT, Colour, Fit
@@ -372,15 +373,15 @@ FIRST = {"model": "name", "data": "path", "loss": "kind"}
 
 def written_out(values: Nested) -> Nested:
     """``values`` with the short forms written out: ``model=cnn``, ``data=FOLDER`` and ``loss=focal`` mean the main option, and
-    ``training.augment=python:MODULE:NAME`` that alone.
+    ``training.augment=python:MODULE:NAME`` that alone; ``none`` and ``trivial_augment`` work there, too.
 
     >>> written_out({"model": "cnn", "seed": 3})
     {'model': {'name': 'cnn'}, 'seed': 3}
     """
     written = {k: {FIRST[k]: v} if k in FIRST and isinstance(v, str) else v for k, v in values.items()}
     training = written.get("training")
-    if isinstance(training, dict) and isinstance(own := training.get("augment"), str):
-        written["training"] = {**training, "augment": {"own": own, "crop_padding": 0, "flip": False}}
+    if isinstance(training, dict) and isinstance(word := training.get("augment"), str):
+        written["training"] = {**training, "augment": augmentation.written_out(word)}
     return written
 
 

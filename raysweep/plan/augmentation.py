@@ -65,7 +65,7 @@ def _of_epoch(section: AugmentSection, draws: int) -> list[str]:
     """What mixing and repeating do to the images of an epoch."""
     told = []
     if section.mixes:
-        ways = " or ".join(name for name in ("mixup", "cutmix") if (one := getattr(section, name)) and one.p > 0)
+        ways = " or ".join(name for name in ("mixup", "cutmix") if getattr(section, name) is not None)
         told.append(
             f"Images are mixed by {ways}: each keeps at least half of itself, and each is once the other half. The counts of an epoch and the "
             "training accuracy are those of the larger parts."

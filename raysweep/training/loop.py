@@ -213,7 +213,8 @@ class _Loop:
         setup.ahead(epoch, order, range(first, total))
         began, last_report = time.perf_counter() - meters.seconds, 0.0
         for batch in range(first, total):
-            part, shown = setup.batch(epoch, order, moves, batch)
+            part = setup.part(batch)
+            shown = setup.shown(epoch, order, moves, batch, part)
             optim.set_learning_rate(setup.optimizer, optim.learning_rate(t, epoch - 1 + batch / total))
             loss, logits = self._backward(shown, part.divisor, loss_of)
             done = batch + 1

@@ -146,14 +146,13 @@ class Setup:
             repeats=self.settings.training.augment.repeats,
         )
 
-    def batch(self, epoch: int, order: np.ndarray, moves: np.ndarray | None, batch: int) -> tuple[Part, Batch]:
-        """What this rank computes of global batch ``batch``, counted from 0, and its images.
+    def shown(self, epoch: int, order: np.ndarray, moves: np.ndarray | None, batch: int, part: Part) -> Batch:
+        """The images of a part of global batch ``batch``, counted from 0.
 
         Args:
             order: of the epoch. moves: of its images, see :meth:`Batches.moves`.
         """
-        part = self.part(batch)
-        return part, self.batches.batch(epoch, order, moves, part.positions, self._bounds(batch))
+        return self.batches.batch(epoch, order, moves, part.positions, self._bounds(batch))
 
     def ahead(self, epoch: int, order: np.ndarray, batches: range) -> None:
         """Say which global batches :meth:`batch` will be asked for next."""

@@ -152,3 +152,19 @@ def test_the_grid_of_losses_has_a_branch_for_each_way_to_treat_imbalance():
     arms = ["control", "balanced", "balanced_softmax", "logit_adjusted", "focal", "class_weights"]
     assert list(dict.fromkeys(p.arm for p in points)) == arms
     assert ({p.reference for p in points}, len(points), notes) == ({None}, 18, [])
+
+
+def test_a_section_with_a_short_form_can_be_varied_and_a_whole_one_cannot():
+    given = {
+        "training.augment.mixup": 0.2,
+        "training.augment.affine": {"degrees": 10},
+        "training.augment.classes": {"a": {"flip": True}},
+    }
+    assert cells.checked(given) == {
+        "training.augment.mixup": 0.2,
+        "training.augment.affine.degrees": 10,
+        "training.augment.classes.a.flip": True,
+    }
+    for name in ("training", "training.augment.mixup.beta", "training.augment.mix"):
+        with pytest.raises(ValueError, match="there is no setting"):
+            cells.checked({name: 3})

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 
+from raysweep.config import load as load_config
 from raysweep.errors import ConfigError, WeightsError
 from raysweep.launch import resume as resuming
 from raysweep.plan import experiment as experiment_plan
@@ -509,12 +510,47 @@ def test_short_forms_and_what_is_saved_are_the_same(tmp_path):
     assert augment(affine=15).affine.degrees == 15
     assert augment(color_jitter=0.4).color_jitter.saturation == 0.4
     assert augment(random_erasing=0.3).random_erasing.p == 0.3
+    assert augment(color_jitter=True).color_jitter.contrast == 0.4
+    words = {
+        word: load_config.load("base", [f"training.augment={word}"]).training.augment for word in ("cutmix", "none")
+    }
+    assert words["cutmix"].cutmix.alpha == 1
+    assert words["cutmix"].crop_padding == 4
+    assert not words["none"].changes
+    with pytest.raises(ConfigError, match="python:MODULE:NAME is needed, not 'fliping'"):
+        load_config.load("base", ["training.augment=fliping"])
     assert augment(rand_augment=True).rand_augment.magnitude == 9
     assert augment(random_resized_crop=True).crop_padding == 1  # small_settings asks for it
     assert section_of({"trivial_augment": False}).of_class("x").trivial_augment is None
-    assert not section_of({"mixup": 0, "cutmix": False}).mixes
+    off = {"mixup": 0, "cutmix": False, "affine": False, "rand_augment": {"p": 0}}
+    assert section_of(off) == section_of({})  # so that a child which switches them off changes nothing
+    assert section_of({"classes": {"3": None}}) == section_of({})
     every = section_of(ALL)
     assert section_of(every.model_dump(mode="json")) == every
     assert every.changes
     assert not section_of({"crop_padding": 0, "flip": False}).changes
     assert section_of({"crop_padding": 0, "flip": False, "classes": {"3": {"affine": 3}}}).changes
+
+
+@pytest.mark.slow  # the same images on the CPU are tested above; importing what the device needs takes seconds
+def test_on_another_device_nothing_of_the_cpu_is_mixed_in(digits):
+    """torch's meta device has no values, but refuses to mix devices as a GPU does."""
+    import torch
+
+    from raysweep.data.augment_draws import Place
+    from raysweep.training.augmentation import mixing, pipeline
+
+    positions = np.arange(60)
+    x = torch.zeros(60, 3, 10, 10, dtype=torch.uint8, device="meta")
+    augmented = {**ALL, "rand_augment": False}  # equalize asks for values, which are not there
+    for augment in (augmented, {"classes": {"3": {**EVERY["affine"], **EVERY["jitter"], **EVERY["erasing"]}}}):
+        changed = pipeline.Augmentation(section_of(augment), digits.classes, np.array([1, 2, 3], dtype=np.uint8))
+        out = changed(x, digits.train.labels[:60], Place(1, 1, positions))
+        assert out.device.type == "meta"
+        assert out.shape == x.shape
+        assert out.dtype == torch.uint8
+    section = section_of(ALL)
+    found = mixing.drawn(section.mixup, section.cutmix, Place(1, 1, positions), 10, 10)
+    labels = torch.zeros(60, dtype=torch.int64, device="meta")
+    out, mixed = mixing.mix(x.float(), x.float(), labels, found)
+    assert out.device.type == mixed.share.device.type == mixed.other.device.type == "meta"

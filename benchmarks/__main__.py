@@ -15,6 +15,7 @@ NAMES = {
     "start": (5, "from the command to the first training step: the import of torch"),
     "catalog": (7, "help, and listing 10,000 experiments: limits in seconds, on an idle machine"),
     "waiting": (7, "threads that sleep while they wait, alone and beside busy processes: GCC's default"),
+    "encoded": (3, "encoded images, decoded ahead: a DataLoader of two workers"),
     "sweep": (3, "sixteen branches: bare loops, and Ray's documented pattern"),
     "features": (3, "a hundred head-only branches on features computed once: bare loops, full passes"),
     "answer": (3, "from the prompt to the verdict of 14 branches, by Ray and without, quiet and busy: bare loops"),

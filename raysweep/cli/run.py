@@ -124,6 +124,8 @@ def show_plan(plan: Plan, as_json: bool, show_config: bool) -> None:
     show_shares(plan.counts, plan.weights.as_dict(), plan.shares, plan.quotas, plan.data.reading.validation)
     for note in plan.notes:
         say(plain(note.text))
+    if plan.data.reading.stored is None:  # else it was said while the images were read
+        say(plan.data.kept())
     where = "in this process" if plan.resources.workers == 0 else counted(plan.resources.workers, "Ray worker")
     trained = "" if plan.trained == plan.parameters else f", {plan.trained:,} of them trained"
     say(

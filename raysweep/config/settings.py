@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from raysweep._text import Nested, check_name, short_repr
 from raysweep.config import augmentation
 from raysweep.config.augmentation import AugmentSection
+from raysweep.config.caching import Cache, CacheDir, Large
 from raysweep.config.finetuning import ACCUMULATE, EMA, FEATURES, FREEZE, HEAD_LR, LAYER_DECAY, UNFREEZE, Freeze
 from raysweep.config.geometry import BACKGROUND, FIT, Colour, Fit
 from raysweep.config.own import METRICS, WordOrCode, check_metric, target_of
@@ -21,7 +22,7 @@ from raysweep.config.tracking import TrackersSection
 from raysweep.config.treatment import LossSection, SamplingSection
 from raysweep.config.types import Float, Int, Moments, Name, Names, Positive, Section, Seed, Text, short_json
 
-SOURCES = ("auto", "faces", "digits", "folder", "csv", "parquet")
+SOURCES = ("auto", "faces", "digits", "folder", "csv", "parquet", "tar")
 
 
 def data_name(source: object, path: object) -> str:
@@ -31,7 +32,7 @@ def data_name(source: object, path: object) -> str:
     ('fer2013', 'digits', 'experiment')
     """
     found = PurePath(path.replace("\\", "/")) if isinstance(path, str) else PurePath(str(source))
-    name = found.stem if found.suffix.lower() in (".csv", ".tsv", ".txt", ".jsonl", ".parquet") else found.name
+    name = found.stem if found.suffix.lower() in (".csv", ".tsv", ".txt", ".jsonl", ".parquet", ".tar") else found.name
     try:
         return check_name("".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-. _")[:60])
     except ValueError:
@@ -64,13 +65,13 @@ class Columns(Section):
 class DataSection(Section):
     source: Annotated[Text, WordOrCode(*SOURCES)] = Field(
         "auto",
-        description="auto: detect the format of path (a folder, .csv or .parquet); folder, csv, parquet. faces and digits are built in and "
+        description="auto: detect the format of path (a folder, .csv, .parquet or .tar); folder, csv, parquet, tar. faces and digits are built in and "
         "need no path. Or your own: python:MODULE:NAME, which gives arrays, or anything with length, labels and items.",
     )
     path: Text | None = Field(
         None,
-        description="A folder with one subfolder per class, or with a list of images, Parquet, CIFAR or MNIST files; "
-        "FER-2013's CSV file; or a .csv, .tsv, .txt, .jsonl or .parquet file that lists image paths and labels.",
+        description="A folder with one subfolder per class, or with a list of images, Parquet, tar, CIFAR or MNIST files; "
+        "FER-2013's CSV file; a .tar file; or a .csv, .tsv, .txt, .jsonl or .parquet file that lists image paths and labels.",
     )
     level: Literal[1, 2] | None = Field(
         None,
@@ -150,9 +151,9 @@ class DataSection(Section):
         None,
         description="What pixels are then divided by, in the same form; half is 0.5, none is 1. Default: as mean.",
     )
-    cache_dir: Text | None = Field(
-        None, description="Folder for decoded images. Default: RAYSWEEP_CACHE, else <root>/.raysweep/cache."
-    )
+    cache: Cache = "auto"
+    large: Large = "shrink"
+    cache_dir: CacheDir = None
 
     @model_validator(mode="before")
     @classmethod

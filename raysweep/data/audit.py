@@ -5,6 +5,7 @@ Near copies have nearly the same difference hash (the ``imagehash`` library): th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -153,7 +154,7 @@ def _difference_hashes(images: Images) -> Iterator[int]:
     import imagehash
     from PIL import Image
 
-    for row in images.pixels:
+    for row in itertools.chain.from_iterable(images.blocks()):
         picture = Image.fromarray(row[..., 0] if row.shape[2] == 1 else row)
         bits = imagehash.dhash(picture).hash.reshape(-1)
         yield int.from_bytes(np.packbits(bits).tobytes(), "big")

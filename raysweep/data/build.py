@@ -8,27 +8,25 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from raysweep.config.settings import DataSection
-from raysweep.data import arrays, copies, decode, integrity, pillow
-from raysweep.data.listing import Item, Listing
-from raysweep.data.pillow import USUAL, Decoded, Geometry
+from raysweep.data import ahead, arrays, copies, decode, integrity, pillow, places, storing, writers
+from raysweep.data.listing import Item, Listing, unpacked
+from raysweep.data.pillow import Decoded, Geometry
 from raysweep.data.reading import UNDECODED, Cropped, LeftOut, Reading, Seal, most_common
 from raysweep.data.roles import groups, seal
 from raysweep.data.roles.sides import Hashed, Known, sided, without_copies
+from raysweep.data.storing import Way
+from raysweep.data.writers import Made, Writer
 from raysweep.errors import DataError
 
-META = "meta.json"
-SEALED = "sealed_files.npy"
-RAW = "raw.npy"  # while a cache is made
 MAX_REPORTED = 10  # undecodable images that an error names
 _REPORT_EVERY = 100  # images between two calls of ``progress``
-_COPIED_AT_ONCE = 4096  # images, so that memory stays bounded
-_SUMMED_AT_ONCE = 1024
+_NONE = np.empty((0, 0, 0), dtype=np.uint8)  # pixels that are written, and not kept in memory
 
 Progress = Callable[[int, int], None]
 
@@ -83,32 +81,20 @@ class _Seen:
 class _Decoded:
     """All images of a source, in the source's order; the entries of an image that cannot be decoded are zero."""
 
-    pixels: arrays.ImageFile  # (n, side, side, channels)
+    writer: Writer
     digests: np.ndarray  # S32 (n,): a hash of each image's pixels
     files: np.ndarray  # S32 (n,): a hash of each image's bytes
     seen: _Seen
 
 
-def build(
-    folder: Path,
-    data: DataSection,
-    listing: Listing,
-    progress: Progress | None,
-    known: Known | None = None,
-    audited: bool = True,
-) -> None:
-    """Write the arrays of a data set, and ``meta.json`` last, into an empty folder.
+def settled(listing: Listing, data: DataSection, base: Path) -> Way:
+    """How the images of a data set will be kept.
 
     Args:
-        progress: called with (images decoded, images in all).
-        known: hashes of images whose role is fixed.
-        audited: whether the bytes of sealed images are hashed now; else :func:`seal_later` does it. They always are where their
-            training copies are to be taken out.
+        base: the folder of all caches.
 
     Raises:
-        DataError: no images, fewer than two classes, undecodable images, images of several sizes, a class or a split
-            without images, or too little space.
-        OSError: the folder cannot be written.
+        DataError: no images, fewer than two classes, or images of several sizes.
     """
     items = listing.train + (listing.val or [])
     if not items:
@@ -118,14 +104,43 @@ def build(
             f"{data.path or data.source} has a single class ({listing.classes[0]!r}), but a classifier needs at least two. "
             "Add images of another class, or correct data.path."
         )
-    # PIL decodes outside the GIL
-    with pillow.quiet(), ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 2) + 2)) as pool:
-        form = _form(items, data, pool)
-        shape = (len(items), form[0], *form)
-        with arrays.space(folder, 2 * int(np.prod(shape))):  # all images in the source's order, and in the splits
-            decoded = _decode_all(folder / RAW, items, shape, pool, progress, geometry_of(data))
-            sealed = seal.digests(listing.test) if audited or data.duplicates == copies.DROP_TRAIN else None
-            _write(folder, data, listing, decoded, sealed, known)
+    with pillow.quiet(), _threads() as pool:
+        return storing.choose(data, items, _form(items, data, pool), base)
+
+
+def build(
+    folder: Path,
+    data: DataSection,
+    listing: Listing,
+    way: Way,
+    progress: Progress | None,
+    known: Known | None = None,
+    audited: bool = True,
+) -> None:
+    """Write the images of a data set, and ``meta.json`` last, into an empty folder.
+
+    Args:
+        way: as :func:`settled` gives it.
+        progress: called with (images decoded, images in all).
+        known: hashes of images whose role is fixed.
+        audited: whether the bytes of sealed images are hashed now; else :func:`seal_later` does it. They always are where their
+            training copies are to be taken out.
+
+    Raises:
+        DataError: undecodable images, a class or a split without images, or too little space.
+        OSError: the folder cannot be written.
+    """
+    items = listing.train + (listing.val or [])
+    out = writers.writer(folder, len(items), way)
+    with pillow.quiet(), arrays.space(folder, out.needed(items)):
+        decoded = _decode_all(out, items, way, progress)
+        sealed = seal.digests(listing.test) if audited or data.duplicates == copies.DROP_TRAIN else None
+        _write(folder, data, listing, decoded, way, sealed, known)
+
+
+def _threads() -> ThreadPoolExecutor:
+    """PIL decodes outside the GIL."""
+    return ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 2) + 2))
 
 
 def _write(
@@ -133,6 +148,7 @@ def _write(
     data: DataSection,
     listing: Listing,
     decoded: _Decoded,
+    way: Way,
     sealed: np.ndarray | None,
     known: Known | None,
 ) -> None:
@@ -154,17 +170,19 @@ def _write(
         _write_split(folder, part, index, decoded, labels, items, of_group)
         identity.update(labels[index].tobytes())
         identity.update(decoded.digests[index].tobytes())
-    (folder / RAW).unlink()
+        identity.update(decoded.writer.identity(index))
+    decoded.writer.divide(parts)
     of_seal = Seal(len(listing.test), "") if listing.test else None
     if sealed is not None and of_seal is not None:
-        np.save(folder / SEALED, sealed)
+        np.save(folder / places.SEALED, sealed)
         files = {part: decoded.files[index] for part, index in parts.items()}
         of_seal = seal.of_items(listing.test, sealed, listing.classes, files, labels[train])
-    mean, std = moments(arrays.ImageFile(folder / "train_images.npy").mapped)
+    mean, std = decoded.writer.moments(parts)
     in_val = np.bincount(labels[parts["val"]], minlength=len(listing.classes))
+    side, channels = way.form
     meta = {
         "classes": list(listing.classes),
-        "shapes": {part: [len(index), *decoded.pixels.shape[1:]] for part, index in parts.items()},
+        "shapes": {part: [len(index), side, side, channels] for part, index in parts.items()},
         "mean": mean,
         "std": std,
         "sha256": identity.hexdigest(),
@@ -174,106 +192,105 @@ def _write(
                 listing,
                 items,
                 {c: int(n) for c, n in zip(listing.classes, in_val, strict=True)},
-                geometry_of(data),
+                way.geometry,
             ),
             copies=counted,
             seal=of_seal,
             prior=sides.prior,
+            stored=decoded.writer.record(parts),
         ).to_json(),
-        "hashes": {file.name: integrity.hashes(file) for file in sorted(folder.iterdir())},
+        "hashes": _hashes(folder),
     }
-    integrity.write_signed(folder / META, meta)
+    integrity.write_signed(folder / places.META, meta)
+
+
+def _hashes(folder: Path) -> dict[str, list[str]]:
+    """Of the files of a cache, but the encoded images: each of these is checked by a hash of its own whenever it is read."""
+    return {file.name: integrity.hashes(file) for file in sorted(folder.iterdir()) if file.name != places.ENCODED}
 
 
 def seal_later(folder: Path, listing: Listing) -> None:
     """Hash the sealed images of a cache that was built without."""
-    meta = integrity.read_signed(folder / META)
+    meta = integrity.read_signed(folder / places.META)
     sealed = seal.digests(listing.test)
-    files = {part: np.load(folder / f"{part}_files.npy") for part in ("train", "val")}
-    of_seal = seal.of_items(listing.test, sealed, listing.classes, files, np.load(folder / "train_labels.npy"))
-    temp = folder / f".tmp-{META}"
-    np.save(folder / SEALED, sealed)
+    files = {part: np.load(folder / places.files(part)) for part in ("train", "val")}
+    of_seal = seal.of_items(listing.test, sealed, listing.classes, files, np.load(folder / places.labels("train")))
+    temp = folder / f".tmp-{places.META}"
+    np.save(folder / places.SEALED, sealed)
     meta["reading"] = replace(Reading.from_json(meta["reading"]), seal=of_seal).to_json()
-    meta["hashes"][SEALED] = integrity.hashes(folder / SEALED)
+    meta["hashes"][places.SEALED] = integrity.hashes(folder / places.SEALED)
     integrity.write_signed(temp, meta)
-    os.replace(temp, folder / META)
+    os.replace(temp, folder / places.META)
 
 
 def build_sealed(
-    folder: Path, listing: Listing, form: tuple[int, int], progress: Progress | None, geometry: Geometry = USUAL
+    folder: Path, data: DataSection, listing: Listing, form: tuple[int, int], progress: Progress | None
 ) -> None:
-    """Write the arrays of the test images, and ``meta.json`` last, into an empty folder. What cannot be decoded is recorded.
+    """Write the test images, and ``meta.json`` last, into an empty folder. What cannot be decoded is recorded.
 
     Args:
         form: (side, channels) of every image.
     """
     items = list(listing.test)
-    shape = (len(items), form[0], *form)
-    with (
-        pillow.quiet(),
-        ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 2) + 2)) as pool,
-        arrays.space(folder, 2 * int(np.prod(shape))),
-    ):
-        decoded = _decode_all(folder / RAW, items, shape, pool, progress, geometry)
+    way = storing.choose(data, items, form, folder)
+    out = writers.writer(folder, len(items), way)
+    with pillow.quiet(), arrays.space(folder, out.needed(items)):
+        decoded = _decode_all(out, items, way, progress)
         labels = np.array([item.label for item in items], dtype=np.int64)
         good = np.array([i for i in range(len(items)) if i not in decoded.seen.bad], dtype=np.int64)
         order = good[np.lexsort((decoded.digests[good], labels[good]))]
         _write_split(folder, "test", order, decoded, labels, items, groups.numbered(items))
-        (folder / RAW).unlink()
+        out.divide({"test": order})
+    stored = out.record({"test": order})
     meta = {
         "classes": list(listing.classes),
+        "shapes": {"test": [len(order), form[0], *form]},
+        "stored": None if stored is None else asdict(stored),
         "sha256": seal.sha256(decoded.files.tolist(), labels.tolist(), listing.classes),
         "undecodable": [
             {"name": items[i].name, "of_class": listing.classes[items[i].label], "reason": why}
             for i, why in decoded.seen.bad.items()
         ],
-        "hashes": {file.name: integrity.hashes(file) for file in sorted(folder.iterdir())},
+        "hashes": _hashes(folder),
     }
-    integrity.write_signed(folder / META, meta)
+    integrity.write_signed(folder / places.META, meta)
 
 
-def _decode_all(
-    file: Path,
-    items: list[Item],
-    shape: tuple[int, ...],
-    pool: ThreadPoolExecutor,
-    progress: Progress | None,
-    geometry: Geometry,
-) -> _Decoded:
-    """Decode every image into one array, which lies in ``file``."""
+def _decode_all(out: Writer, items: list[Item], way: Way, progress: Progress | None) -> _Decoded:
+    """Decode every image, and write what is kept of it."""
     digests = np.zeros(len(items), dtype="S32")
     files = np.zeros(len(items), dtype="S32")
     seen = _Seen()
-    nothing = bytes(int(np.prod(shape[1:])))
-    with arrays.create(file, shape) as out:
 
-        def read(item: Item) -> tuple[Decoded | str, bytes]:
-            return decode.decode(item, shape[1], shape[3], geometry), seal.file_digest(item)
+    def read(item: Item) -> tuple[Decoded | str, Made | None, bytes]:
+        try:
+            payload = out.source(item.content)
+        except OSError as error:
+            return pillow.reason(error), None, b""
+        item = item._replace(payload=payload)
+        found, digest = decode.decode(item, *way.form, way.geometry), seal.file_digest(item)
+        if isinstance(found, str):
+            return found, None, digest
+        return found._replace(pixels=_NONE), out.made(payload, found), digest
 
-        for i, (result, files[i]) in enumerate(pool.map(read, items)):
-            if isinstance(result, str):
-                seen.bad[i] = result
-                out.write(nothing)
+    with _threads() as pool, out.open():
+        for i, (result, made, files[i]) in enumerate(ahead.mapped(pool, read, unpacked(items))):
+            out.add(i, made)
+            if isinstance(result, str) or made is None:
+                seen.bad[i] = str(result)
             else:
-                pixels = result.pixels.tobytes()
-                out.write(pixels)
-                digests[i] = hashlib.blake2b(pixels, digest_size=16).hexdigest().encode()
+                digests[i] = made.digest
                 seen.add(i, result)
             if progress is not None and ((i + 1) % _REPORT_EVERY == 0 or i + 1 == len(items)):
                 progress(i + 1, len(items))
-    return _Decoded(arrays.ImageFile(file), digests, files, seen)
-
-
-def geometry_of(data: DataSection) -> Geometry:
-    """How the images of a data set become squares."""
-    return Geometry(data.fit, data.background)
+    return _Decoded(out, digests, files, seen)
 
 
 def _form(items: list[Item], data: DataSection, pool: ThreadPoolExecutor) -> tuple[int, int]:
     """(side, channels) of the data set; headers are read only where the user leaves one of the two open."""
     if data.image_size is not None and data.channels is not None:
         return data.image_size, data.channels
-    headers = [h for h in pool.map(decode.header, items) if h is not None]
+    headers = [h for h in ahead.mapped(pool, decode.header, unpacked(items)) if h is not None]
     return decode.common_form(headers, data.image_size, data.channels, data.fit)
 
 
@@ -295,31 +312,10 @@ def _write_split(
     items: list[Item],
     of_group: np.ndarray | None,
 ) -> None:
-    """Write the images, the labels, the hashes and the names of one split."""
-    with arrays.create(folder / f"{part}_images.npy", (len(index), *decoded.pixels.shape[1:])) as out:
-        for start in range(0, len(index), _COPIED_AT_ONCE):
-            out.write(decoded.pixels.take(index[start : start + _COPIED_AT_ONCE]).data)
-    np.save(folder / f"{part}_labels.npy", labels[index])
-    np.save(folder / f"{part}_digests.npy", decoded.digests[index])
-    np.save(folder / f"{part}_files.npy", decoded.files[index])
+    """Write the labels, the hashes and the names of one split."""
+    np.save(folder / places.labels(part), labels[index])
+    np.save(folder / places.digests(part), decoded.digests[index])
+    np.save(folder / places.files(part), decoded.files[index])
     if of_group is not None:
-        np.save(folder / f"{part}_groups.npy", of_group[index])
-    (folder / f"{part}_names.json").write_text(json.dumps([items[i].name for i in index]), encoding="utf-8")
-
-
-def moments(pixels: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel of uint8 (n, H, W, C).
-
-    The sums are integers, so the result is exact whatever the order of the images.
-    """
-    n = 0
-    total = np.zeros(pixels.shape[3], dtype=np.int64)
-    squares = np.zeros(pixels.shape[3], dtype=np.int64)
-    for start in range(0, len(pixels), _SUMMED_AT_ONCE):
-        block = pixels[start : start + _SUMMED_AT_ONCE].astype(np.int64)
-        total += block.sum((0, 1, 2))
-        squares += (block * block).sum((0, 1, 2))
-        n += block.shape[0] * block.shape[1] * block.shape[2]
-    mean = total / n
-    std = np.sqrt(np.maximum(squares / n - mean * mean, 1.0))  # at least 1: constant images must not divide by zero
-    return [float(m) for m in mean], [float(s) for s in std]
+        np.save(folder / places.groups(part), of_group[index])
+    (folder / places.names(part)).write_text(json.dumps([items[i].name for i in index]), encoding="utf-8")

@@ -1,4 +1,5 @@
-"""Decode every image once, into memory-mapped uint8 arrays that all processes of a machine share.
+"""The images of a data set as all processes of a machine share them: decoded once into memory-mapped uint8 arrays, or encoded in one
+file and decoded whenever they are needed.
 
 The name of a cache's folder is a hash of what was read and how. A cache is built under a lock in a temporary folder,
 which is then renamed, so that no process ever sees an incomplete one. Within a split, images are sorted by (label, hash
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,45 +24,87 @@ from typing import TypeVar
 import numpy as np
 
 from raysweep._paths import user_path
-from raysweep._text import join_names, truncate
+from raysweep._text import counted, join_names, truncate
 from raysweep.config.settings import DataSection
 from raysweep.config.treatment import SamplingSection
-from raysweep.data import build, holdout, integrity, sampling
+from raysweep.data import build, holdout, integrity, places, sampling, storing
 from raysweep.data.arrays import ImageFile
-from raysweep.data.build import META, Progress
+from raysweep.data.build import Progress
+from raysweep.data.encoded import Asked, EncodedFile
 from raysweep.data.integrity import Check, UnsignedError
 from raysweep.data.listing import Listing
 from raysweep.data.naming import Chosen
 from raysweep.data.pillow import USUAL
+from raysweep.data.places import META
 from raysweep.data.reading import Reading
 from raysweep.data.roles.sides import Known
 from raysweep.data.sources import open_source
+from raysweep.data.stored import Stored
+from raysweep.data.storing import Way
 from raysweep.errors import DataError
+from raysweep.store.space import size
 
 VERSION = 5  # part of every key: raise it when decoding, the order of classes or the choice of a split changes
+CHECKED_WHOLE = 1 << 32  # bytes of pixels; of larger files each image is checked when it is first read
 CHECKED_AT_ONCE_S = 2.0  # seconds for which opening a cache checks its files
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Images:
-    """One split: ``pixels`` uint8 (n, H, W, C), memory-mapped and read-only; ``labels`` int64 (n,).
+    """One split: its images in ``file``, or in memory as uint8 (n, H, W, C); ``labels`` int64 (n,)."""
 
-    A training reads by :meth:`take`, and not through ``pixels``: whose file is cut short then gets an error.
-    """
-
-    pixels: np.ndarray
+    file: ImageFile | EncodedFile | np.ndarray
     labels: np.ndarray
-    file: ImageFile | None = None
 
-    def take(self, index: np.ndarray) -> np.ndarray:
-        """A copy of the images at ``index``, int64 (b,): uint8 (b, H, W, C).
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, H, W, C)."""
+        return self.file.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images as pixels."""
+        return int(np.prod(self.shape))
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """All images, uint8 (n, H, W, C): memory-mapped and read-only, or decoded now. For small data sets and tests; else :meth:`take`."""
+        if isinstance(self.file, np.ndarray):
+            return self.file
+        return self.file.mapped if isinstance(self.file, ImageFile) else self.take(np.arange(len(self.labels)))
+
+    def take(self, index: np.ndarray, boxes: np.ndarray | None = None) -> np.ndarray:
+        """A copy of the images at ``index``, int64 (b,), or of the parts ``boxes`` of those whose :meth:`sizes` are known, as in
+        :class:`~raysweep.data.encoded.Asked`: uint8 (b, H, W, C).
 
         Raises:
-            DataError: the file was cut short, or cannot be read any more.
+            DataError: the file was cut short, has changed, or cannot be read any more.
         """
-        found: np.ndarray = self.pixels[index] if self.file is None else self.file.take(index)
+        if isinstance(self.file, np.ndarray):
+            found: np.ndarray = self.file[index]
+            return found
+        return self.file.take(index) if isinstance(self.file, ImageFile) else self.file.take(index, boxes)
+
+    def sizes(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Height and width of the images at ``index`` as they are stored; None where no parts of them can be taken."""
+        return self.file.sizes(index) if isinstance(self.file, EncodedFile) and self.file.crops else None
+
+    def one(self, i: int) -> np.ndarray:
+        """Image ``i``, uint8 (H, W, C). Raises as :meth:`take` does."""
+        found: np.ndarray = self.take(np.array([i]))[0]
         return found
+
+    def blocks(self, size: int = 256) -> Iterator[np.ndarray]:
+        """All images in their order, uint8 (b, H, W, C), at most ``size`` at a time. Raises as :meth:`take` does."""
+        batches = [np.arange(a, min(a + size, len(self.labels))) for a in range(0, len(self.labels), size)]
+        self.ahead(map(Asked, batches))
+        yield from map(self.take, batches)
+
+    def ahead(self, batches: Iterable[Asked]) -> None:
+        """Say which images will be taken next, batch by batch; see :meth:`EncodedFile.ahead`."""
+        if isinstance(self.file, EncodedFile):
+            self.file.ahead(batches)
 
     def counts(self, classes: Iterable[str]) -> dict[str, int]:
         """How many images each class has."""
@@ -80,6 +124,13 @@ class Facts:
     skipped: tuple[dict[str, str], ...]
     folder: Path
     reading: Reading = field(default_factory=Reading)
+    images: int = 0  # of both splits
+
+    def kept(self) -> str:
+        """A sentence about how the images are kept."""
+        if self.reading.stored is not None:
+            return self.reading.stored.line()
+        return f"Kept as pixels: {counted(self.images, 'image')} in {size(self.images * math.prod(self.shape))}."
 
 
 @dataclass(frozen=True)
@@ -104,30 +155,24 @@ class Dataset:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of every image."""
-        h, w, c = self.train.pixels.shape[1:]
+        h, w, c = self.train.shape[1:]
         return int(h), int(w), int(c)
+
+    @property
+    def kind(self) -> str:
+        """How the images are kept: ``pixels`` or ``encoded``."""
+        return storing.PIXELS if self.reading.stored is None else storing.ENCODED
 
     @property
     def facts(self) -> Facts:
         """The same without the images."""
-        return Facts(
-            self.classes, self.shape, len(self.val.labels), self.sha256, self.skipped, self.folder, self.reading
-        )
+        n, val = len(self.train.labels), len(self.val.labels)
+        return Facts(self.classes, self.shape, val, self.sha256, self.skipped, self.folder, self.reading, n + val)
 
     def settle(self) -> str | None:
         """Finish the check of the files. Returns what is wrong, for people; then the next training decodes the images again."""
         self.check.finish()
-        if self.check.fault is None:
-            return None
-        remedy = "Go on with `raysweep continue`, which decodes the images again"
-        try:
-            (self.folder / META).unlink(missing_ok=True)
-        except OSError:
-            remedy = "Delete this folder; then go on with `raysweep continue`"
-        return (
-            f"The image cache {self.folder} is damaged: {self.check.fault}. Nothing that was trained on it was saved. "
-            f"{remedy}; if it happens again, check the disk."
-        )
+        return None if self.check.fault is None else integrity.given_up(self.folder, self.check.fault)
 
 
 def load(
@@ -152,8 +197,14 @@ def load(
         DataError: the data cannot be read (see :func:`raysweep.data.build.build`), or the cache cannot be written.
     """
     source = open_source(data)
-    folder = user_path(cache_dir) / key(asked(source.fingerprint, data), data, known)
-    found = reopen(folder) or _built(source, folder, data, progress, tell, known, audited)
+    base, fingerprint = user_path(cache_dir), asked(source.fingerprint, data)
+    there = (reopen(base / key(fingerprint, data, known, kind)) for kind in storing.kinds(data))
+    found = next((cached for cached in there if cached is not None and cached.reading.suits(data.cache)), None)
+    if found is None:
+        way = build.settled(asked(source.listing, data), data, base)
+        folder = base / key(fingerprint, data, known, way.kind)
+        found = _built(source, folder, data, way, progress, tell, known, audited)
+    folder = found.folder
     if audited and found.reading.seal is not None and not found.reading.seal.sha256:
         found = _sealed_now(source, folder, data)
     told = asked(source.told, data)
@@ -185,6 +236,7 @@ def _built(
     source: Chosen,
     folder: Path,
     data: DataSection,
+    way: Way,
     progress: Progress | None,
     tell: Callable[[str], None] | None,
     known: Known | None,
@@ -208,7 +260,7 @@ def _built(
             temp = base / f".tmp-{name}-{secrets.token_hex(4)}"
             temp.mkdir()  # unlike tempfile's, open to whom the umask allows
             try:
-                build.build(temp, data, listing, progress, known, audited)
+                build.build(temp, data, listing, way, progress, known, audited)
                 os.rename(temp, folder)
             finally:
                 shutil.rmtree(temp, ignore_errors=True)
@@ -260,13 +312,14 @@ def _older(base: Path, listing: Listing) -> str | None:
     )
 
 
-def key(fingerprint: str, data: DataSection, known: Known | None = None) -> str:
+def key(fingerprint: str, data: DataSection, known: Known | None = None, kind: str = storing.PIXELS) -> str:
     """The name of the cache's folder: a hash of everything that its content depends on."""
     keys = "image_size channels val_fraction split_seed on_bad_image duplicates val min_val max_val group"
     options = [getattr(data, key) for key in keys.split()]
     options += [] if data.folds is None else [data.folds, data.fold]
-    if (fitted := build.geometry_of(data)) != USUAL:  # older caches have names without it
+    if (fitted := storing.geometry_of(data)) != USUAL:  # older caches have names without it
         options += fitted
+    options += [kind, data.large] if kind == storing.ENCODED else []
     fixed = [] if known is None else [hashlib.sha256(part.tobytes()).hexdigest() for part in (known.train, known.val)]
     return hashlib.sha256(json.dumps([VERSION, fingerprint, *options, *fixed]).encode()).hexdigest()[:20]
 
@@ -325,8 +378,16 @@ def find(cache_dir: str | Path, sha256: str) -> Dataset | None:
 
 def digests(data: Dataset, split: str) -> np.ndarray:
     """A hash of each image's pixels, S32 (n,), in the order of the split."""
-    found: np.ndarray = np.load(data.folder / f"{split}_digests.npy")
+    found: np.ndarray = np.load(data.folder / places.digests(split))
     return found
+
+
+def holds(data: Dataset, split: str, i: int, digest: bytes) -> bool:
+    """Whether image ``i`` of a split is the one with this hash of its pixels, decoded whole. Raises what reading it raises."""
+    images = data.train if split == "train" else data.val
+    if data.kind == storing.ENCODED:  # whose bytes are checked when they are read
+        return bool(digests(data, split)[i] == digest)
+    return hashlib.blake2b(images.one(i).tobytes(), digest_size=16).hexdigest().encode() == digest
 
 
 def holdout_and_pool(data: Dataset, section: SamplingSection, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -341,14 +402,14 @@ def holdout_and_pool(data: Dataset, section: SamplingSection, seed: int) -> tupl
 
 def names(data: Dataset, split: str) -> list[str]:
     """The name of each image, in the order of the split."""
-    found: list[str] = json.loads((data.folder / f"{split}_names.json").read_text(encoding="utf-8"))
+    found: list[str] = json.loads((data.folder / places.names(split)).read_text(encoding="utf-8"))
     return found
 
 
 def files(data: Dataset, split: str) -> np.ndarray:
     """A hash of each image's bytes, S32 (n,), in the order of the split; of the sealed images (``sealed``) in no order. Empty where
     an earlier version decoded the images."""
-    path = data.folder / f"{split}_files.npy"
+    path = data.folder / places.files(split)
     if not path.exists():
         return np.zeros({"train": len(data.train.labels), "val": len(data.val.labels)}.get(split, 0), dtype="S32")
     found: np.ndarray = np.load(path)
@@ -357,20 +418,17 @@ def files(data: Dataset, split: str) -> np.ndarray:
 
 def groups(data: Dataset, split: str) -> np.ndarray | None:
     """The number of each image's group, int64 (n,), in the order of the split; None without ``data.group``."""
-    path = data.folder / f"{split}_groups.npy"
+    path = data.folder / places.groups(split)
     return np.load(path) if path.exists() else None
 
 
 def _opened(folder: Path) -> Dataset:
     """The cache in a folder, not checked yet. Raises what damaged files raise."""
     meta = integrity.read_signed(folder / META)
-    parts = {}
-    for split in ("train", "val"):
-        file = ImageFile(folder / f"{split}_images.npy")
-        labels = np.load(folder / f"{split}_labels.npy")
-        if list(file.shape) != meta["shapes"][split] or len(labels) != len(file.mapped):
-            raise ValueError(f"{split} has another number of images than recorded")
-        parts[split] = Images(file.mapped, labels, file)
+    reading = Reading.from_json(meta["reading"])
+    parts = {part: opened(folder, part, meta["shapes"][part], reading.stored) for part in ("train", "val")}
+    # what is read whole in a moment is checked whole, everything else image by image
+    read_alone = {places.images(part) for part, images in parts.items() if images.nbytes > CHECKED_WHOLE}
     return Dataset(
         tuple(meta["classes"]),
         parts["train"],
@@ -380,6 +438,20 @@ def _opened(folder: Path) -> Dataset:
         meta["sha256"],
         tuple(meta["skipped"]),
         folder,
-        Reading.from_json(meta["reading"]),
-        integrity.Check(folder, meta["hashes"]),
+        reading,
+        integrity.Check(folder, {name: h for name, h in meta["hashes"].items() if name not in read_alone}),
     )
+
+
+def opened(folder: Path, part: str, shape: Sequence[int], stored: Stored | None) -> Images:
+    """One split of a cache, not checked yet. Raises what damaged files raise."""
+    if stored is None:
+        large = math.prod(shape) > CHECKED_WHOLE
+        digests = np.load(folder / places.digests(part)) if large else None
+        file: ImageFile | EncodedFile = ImageFile(folder / places.images(part), digests)
+    else:
+        file = EncodedFile(folder, part, tuple(shape), stored)
+    labels = np.load(folder / places.labels(part))
+    if list(file.shape) != list(shape) or len(labels) != shape[0]:
+        raise ValueError(f"{part} has another number of images than recorded")
+    return Images(file, labels)

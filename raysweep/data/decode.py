@@ -35,9 +35,10 @@ class Header(NamedTuple):
 def header(item: Item) -> Header | None:
     """The header of an image; None if the file cannot be opened, since decoding will report why."""
     try:
-        if isinstance(item.payload, np.ndarray):
-            return Header(item.payload.shape[1], item.payload.shape[0], item.payload.ndim == 2)
-        with pillow.opened(item.payload) as (image, _):
+        payload = item.content
+        if isinstance(payload, np.ndarray):
+            return Header(payload.shape[1], payload.shape[0], payload.ndim == 2)
+        with pillow.opened(payload) as (image, _):
             width, height = image.size
             return Header(width, height, image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"))
     except Exception:
@@ -98,12 +99,13 @@ def advised_side(headers: Sequence[Header]) -> int:
 def decode(item: Item, size: int, channels: int, geometry: Geometry = USUAL) -> Decoded | str:
     """The image as ``size`` × ``size`` pixels of so many channels, or a text that says why it cannot be decoded."""
     try:
-        if isinstance(item.payload, np.ndarray):
-            return _of_array(item.payload, size, channels, geometry)
-        with pillow.opened(item.payload) as (image, file):
-            if not _is_heavy(image, file):
+        payload = item.content
+        if isinstance(payload, np.ndarray):
+            return _of_array(payload, size, channels, geometry)
+        with pillow.opened(payload) as (image, file):
+            if not is_heavy(image, file):
                 return pillow.draw(image, size, channels, geometry)
-        return heavy.decode(item.payload, size, channels, geometry)
+        return heavy.decode(payload, size, channels, geometry)
     except Exception as error:  # PIL raises many kinds of errors for a broken file
         return pillow.reason(error)
 
@@ -121,7 +123,7 @@ def _of_array(pixels: np.ndarray, size: int, channels: int, geometry: Geometry) 
     return pillow.draw(Image.fromarray(pixels), size, channels, geometry)
 
 
-def _is_heavy(image: Any, file: Any) -> bool:
+def is_heavy(image: Any, file: Any) -> bool:
     """Whether decoding may take long or much memory. The image's position in the file stays the same."""
     pixels = int(image.width * image.height)
     if image.format == "TIFF":

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from raysweep.data import places
+
 CHUNK = 1 << 24  # bytes under one hash
 _READ = 1 << 19  # bytes of one read; a processor's cache holds them
 _NICE = 19  # of the thread in the background: it must not slow the training
@@ -73,6 +75,19 @@ def _of_record(value: Mapping[str, Any]) -> str:
     from xxhash import xxh3_128_hexdigest
 
     return xxh3_128_hexdigest(json.dumps(value, sort_keys=True).encode())
+
+
+def given_up(folder: Path, fault: str) -> str:
+    """What is to be said of a damaged cache while a network trains; the next training makes it anew."""
+    remedy = "Go on with `raysweep continue`, which decodes the images again"
+    try:
+        (folder / places.META).unlink(missing_ok=True)
+    except OSError:
+        remedy = "Delete this folder; then go on with `raysweep continue`"
+    return (
+        f"The image cache {folder} is damaged: {fault}. Nothing that was trained on it was saved. "
+        f"{remedy}; if it happens again, check the disk."
+    )
 
 
 class Check:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -32,13 +32,58 @@ _WHOLE = re.compile(r"-?[0-9]+")
 _INNER_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
+class Packed(Protocol):
+    """Encoded bytes within a larger file, which are read when they are needed."""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes they are."""
+        ...
+
+    def read(self) -> bytes:
+        """The bytes; empty where there are none. Raises OSError where the file cannot be read any more."""
+        ...
+
+
+Payload = (
+    Path | bytes | np.ndarray
+)  # of one image: a file, encoded bytes, or pixels as uint8 of shape (H, W) or (H, W, 3)
+
+
 class Item(NamedTuple):
-    """One image before it is decoded: a file's path, encoded bytes, or pixels as uint8 of shape (H, W) or (H, W, 3)."""
+    """One image before it is decoded."""
 
     name: str
     label: int
-    payload: Path | bytes | np.ndarray
+    payload: Payload | Packed
     group: str | None = None
+
+    @property
+    def content(self) -> Payload:
+        """The payload, where it is packed read now. Raises OSError where it cannot be read any more."""
+        packed = self.payload
+        return packed if isinstance(packed, (Path, bytes, np.ndarray)) else packed.read()
+
+
+def unpacked(items: Iterable[Item]) -> Iterator[Item]:
+    """The items in their order, whose packed bytes are read when each is asked for; what cannot be read stays packed."""
+    for item in items:
+        try:
+            yield item._replace(payload=item.content)
+        except OSError:  # decoding will say why
+            yield item
+
+
+def size_of(payload: Payload | Packed) -> int:
+    """How many bytes an image has as it is; 0 where that cannot be told."""
+    if isinstance(payload, Path):
+        try:
+            return payload.stat().st_size
+        except OSError:
+            return 0
+    if isinstance(payload, np.ndarray):
+        return payload.nbytes
+    return len(payload) if isinstance(payload, bytes) else payload.size
 
 
 class Listing(NamedTuple):
@@ -58,7 +103,7 @@ class Row(NamedTuple):
 
     name: str
     label: str
-    payload: Path | bytes | np.ndarray
+    payload: Payload | Packed
     group: str | None = None
 
 

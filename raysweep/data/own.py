@@ -82,7 +82,7 @@ class OwnSource:
         for split, rows in (("train", found.train), ("val", found.val or []), ("test", found.test)):
             for row in rows:
                 of_group = [] if row.group is None else [["group", row.group]]
-                content.update(digest([split, row.name, row.label, *_marks(row.payload), *of_group]).encode())
+                content.update(digest([split, row.name, row.label, *_marks(row.payload), *of_group]).encode())  # type: ignore[arg-type]  # own rows are never packed
         return digest(["own", self.target, content.hexdigest()])
 
     def found(self) -> Found:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections import deque
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from raysweep.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img", "image_bytes", "bytes", "jpg", "png")
 UNLABELLED = "rows and files of test images without a class"
+_RECENT = 32  # images of a file that are kept, for threads that ask for them a little later
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
@@ -71,6 +75,51 @@ def open_parquet(path: Path, data: DataSection | None = None) -> Source:
     if column(encoded, IMAGE_COLUMNS) is None and column(text, PATH_COLUMNS) is not None:
         return ManifestSource(path, files, data=data)
     return ParquetSource(path, files, data.val if data else AUTO, column_of(data.group) if data else None)
+
+
+class _Cells:
+    """The encoded images of a file, read in their order: whoever asks for an earlier one has the file read from its beginning."""
+
+    def __init__(self, table: ParquetTable, image: str) -> None:
+        self.table, self.image = table, image
+        self._lock = threading.Lock()
+        self._rows: Iterator[tuple[int, list[Any]]] = iter(())
+        self._next = 0
+        self._last: deque[tuple[int, bytes]] = deque(maxlen=_RECENT)
+
+    def read(self, number: int) -> bytes:
+        """The bytes in a row; empty where there is something else, which decoding reports.
+
+        Raises:
+            OSError: the file cannot be read, or has no such row any more.
+        """
+        with self._lock:
+            for row, content in self._last:
+                if row == number:
+                    return content
+            if number < self._next or self._next == 0:
+                self._rows, self._next = self.table.rows([self.image]), 0
+                self._last.clear()
+            for row, (value,) in self._rows:
+                self._next = row + 1
+                found = value.get("bytes") if isinstance(value, dict) else value
+                self._last.append((row, found if isinstance(found, bytes) else b""))
+                if row == number:
+                    return self._last[-1][1]
+            self._next = 0
+        raise OSError(f"{self.table.file.name} has no row {number} any more")
+
+
+@dataclass(frozen=True)
+class InParquet:
+    """An image's bytes in a row of a Parquet file."""
+
+    cells: _Cells
+    row: int
+    size: int
+
+    def read(self) -> bytes:
+        return self.cells.read(self.row)
 
 
 class ParquetSource:
@@ -126,7 +175,7 @@ class ParquetSource:
             self.files, starts, [*starts[1:], len(labels)], names, strict=True
         ):
             if not needed.isdisjoint(range(start, end)):
-                rows |= self._rows(table, start, needed, set(roles.test), labels, of_file_names)
+                rows |= self._rows(table, start, end, needed, set(roles.test), labels, of_file_names)
         left_out = roles.left_out(lambda i: f"row {i - max(s for s in starts if s <= i)}")
         if self._unlabelled:
             left_out[UNLABELLED] = LeftOut.of(self._unlabelled)
@@ -148,6 +197,7 @@ class ParquetSource:
         self,
         table: ParquetTable,
         start: int,
+        end: int,
         needed: Container[int],
         sealed: Container[int],
         labels: Sequence[Any],
@@ -156,10 +206,12 @@ class ParquetSource:
         """The needed images of one file, by their position among the rows of all files."""
         rows: dict[int, Row] = {}
         group = None if self.group is None else column(table.columns(), [plain_name(self.group)])
-        for number, (payload, *of_group) in table.rows([self._images(table), *([group] if group else [])]):
-            i = start + number
+        image = self._images(table)
+        cells, size = _Cells(table, image), table.bytes_of_a_row([image])
+        of_groups = dict(table.rows([group])) if group else {}
+        for i in range(start, end):
+            number = i - start
             if i in needed:
-                data = payload.get("bytes") if isinstance(payload, dict) else payload
                 try:
                     label = label_name(labels[i], names, table.place(number))
                 except DataError:
@@ -167,9 +219,8 @@ class ParquetSource:
                         raise
                     self._unlabelled.append(f"{table.file.name} row {number}")
                     continue
-                # A value that is no bytes becomes an empty image, which decoding reports.
-                row = Row(f"{table.file.name} row {number}", label, data if isinstance(data, bytes) else b"")
-                rows[i] = grouped(row, of_group[0] if of_group else None)
+                row = Row(f"{table.file.name} row {number}", label, InParquet(cells, number, size))
+                rows[i] = grouped(row, of_groups[number][0] if group else None)
         return rows
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ class Geometry(NamedTuple):
 
 
 USUAL = Geometry()
+Box = tuple[int, int, int, int]  # top, left, height and width in pixels
 
 
 class Decoded(NamedTuple):
@@ -70,11 +72,23 @@ def opened(payload: Path | bytes) -> Iterator[tuple[Any, Any]]:
         yield image, file
 
 
-def draw(image: Any, size: int, channels: int, geometry: Geometry = USUAL) -> Decoded:
-    """The image turned upright, without transparency, in the wanted colours, made a square and resized."""
-    from PIL import ImageOps
+def draw(
+    image: Any, size: int, channels: int, geometry: Geometry = USUAL, draft: bool = False, box: Box | None = None
+) -> Decoded:
+    """The image turned upright, without transparency, in the wanted colours, made a square and resized.
+
+    Args:
+        draft: decode a JPEG that is at least twice as large as needed at a half, a quarter or an eighth of its size, which is
+            faster; the pixels are then others.
+        box: the part of the upright image that becomes the square, instead of what the geometry says.
+    """
+    from PIL import Image, ImageOps
 
     mode, (width, height) = image.mode, image.size
+    if draft:
+        times = 1.0 if box is None else min(width, height) / min(box[2:])  # the whole is larger than its part
+        image.draft(None, (math.ceil(size * times), math.ceil(size * times)))
+    shrunk = width / image.width
     # a second picture in a JPEG is a preview or the other eye's
     several = image.format not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
     image.load()
@@ -83,7 +97,11 @@ def draw(image: Any, size: int, channels: int, geometry: Geometry = USUAL) -> De
     wanted = "L" if channels == 1 else "RGB"
     if image.mode != wanted:
         image = image.convert(wanted)
-    if image.size != (size, size):
+    if box is not None:
+        top, left, tall, wide = (number / shrunk for number in box)
+        right, bottom = min(left + wide, image.width), min(top + tall, image.height)
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    elif image.size != (size, size):
         image = _fitted(image, size, geometry)
     pixels = np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
     cut = 100 * (1 - min(width, height) / max(width, height))
@@ -148,7 +166,14 @@ def reason(error: Exception) -> str:
     return f"not an image of a kind that is read ({', '.join(FORMATS)})" if "cannot identify" in text else text
 
 
-def decode_here(payload: Path | bytes, size: int, channels: int, geometry: Geometry = USUAL) -> Decoded:
-    """An encoded image of any size, decoded in this process. Raises what Pillow raises."""
+def decode_here(
+    payload: Path | bytes,
+    size: int,
+    channels: int,
+    geometry: Geometry = USUAL,
+    draft: bool = False,
+    box: Box | None = None,
+) -> Decoded:
+    """An encoded image of any size, decoded in this process; see :func:`draw`. Raises what Pillow raises."""
     with opened(payload) as (image, _):
-        return draw(image, size, channels, geometry)
+        return draw(image, size, channels, geometry, draft, box)

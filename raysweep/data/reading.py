@@ -10,6 +10,7 @@ from typing import Any
 
 from raysweep._text import join_names, plain, truncate
 from raysweep.data.copies import Copies
+from raysweep.data.stored import Stored
 
 UNDECODED = "images that cannot be decoded"
 ON_TEST = (
@@ -111,6 +112,7 @@ class Reading:
     own_split: bool = False  # validation images are a part of the training images that was set aside here
     prior: Mapping[str, float] | None = None  # class → share in the data, where validation has other shares
     sizes: Mapping[str, int] = field(default_factory=dict)  # width × height as stored → images, see most_common
+    stored: Stored | None = None  # how an encoded cache keeps the images; None: as pixels
     fit: str = "crop"  # how images that are not square became so
     background: str = "white"
 
@@ -137,6 +139,7 @@ class Reading:
             bool(value.get("own_split")),
             None if value.get("prior") is None else dict(value["prior"].items()),
             dict(value.get("sizes", {})),  # earlier versions did not record them
+            None if value.get("stored") is None else Stored.from_json(value["stored"]),
             str(value.get("fit", "crop")),
             str(value.get("background", "white")),
         )
@@ -145,6 +148,10 @@ class Reading:
         """The same with what the listing says now: files that are left out may come and go without other images."""
         bad = {kind: what for kind, what in self.left_out.items() if kind == UNDECODED}
         return replace(self, left_out={**left_out, **bad}, notes=notes)
+
+    def suits(self, cache: str) -> bool:
+        """Whether a cache is what ``data.cache`` asks for: what somebody else has asked for was not chosen."""
+        return cache != "auto" or self.stored is None or bool(self.stored.why)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -168,6 +175,8 @@ class Reading:
         if self.modes:
             each = ", ".join(f"{n:,} {plain(mode)}" for mode, n in self.modes.items())
             found.append(f"Converted: {_images(sum(self.modes.values()))} in other modes than gray and RGB ({each}).")
+        if self.stored is not None:
+            found.append(self.stored.line())
         if self.on_test:
             found.append(ON_TEST)
         if self.seal is not None:

@@ -17,12 +17,15 @@ import numpy as np
 from raysweep._paths import user_path
 from raysweep._text import differences
 from raysweep.config.settings import DataSection
-from raysweep.data import build, cache, integrity
+from raysweep.data import build, cache, integrity, places
 from raysweep.data.arrays import ImageFile
-from raysweep.data.build import META, Progress
+from raysweep.data.build import Progress
+from raysweep.data.cache import Images
 from raysweep.data.integrity import Check, UnsignedError
 from raysweep.data.listing import Listing
+from raysweep.data.places import META
 from raysweep.data.sources import open_source
+from raysweep.data.stored import Stored
 from raysweep.errors import DataError
 
 PART = "test"
@@ -42,7 +45,7 @@ class Sealed:
     """The test images, sorted by (class in the data's own order, hash of the pixels)."""
 
     classes: tuple[str, ...]  # ``labels`` are numbers of these
-    images: np.ndarray  # uint8 (n, H, W, C), memory-mapped and read-only
+    images: Images
     labels: np.ndarray  # int64 (n,)
     names: tuple[str, ...]  # (n,), as a person would look for them
     digests: (
@@ -131,7 +134,7 @@ def _built(
     temp = folder.parent / f".tmp-{folder.name}-{secrets.token_hex(4)}"
     temp.mkdir()
     try:
-        build.build_sealed(temp, every, form, progress, build.geometry_of(data))
+        build.build_sealed(temp, data, every, form, progress)
         os.rename(temp, folder)
     finally:
         shutil.rmtree(temp, ignore_errors=True)
@@ -149,14 +152,18 @@ def _reopened(folder: Path, tell: Callable[[str], None] | None = None) -> Sealed
         check.run()
         if check.fault is not None:
             raise ValueError(check.fault)
-        of_group = folder / f"{PART}_groups.npy"
+        stored, shape = meta.get("stored"), meta.get("shapes", {}).get(PART)
+        if shape is None:  # an earlier version recorded none, and kept pixels only
+            shape = ImageFile(folder / places.images(PART)).shape
+        images = cache.opened(folder, PART, shape, None if stored is None else Stored.from_json(stored))
+        of_group = folder / places.groups(PART)
         return Sealed(
             tuple(meta["classes"]),
-            ImageFile(folder / f"{PART}_images.npy").mapped,
-            np.load(folder / f"{PART}_labels.npy"),
-            tuple(json.loads((folder / f"{PART}_names.json").read_text(encoding="utf-8"))),
-            np.load(folder / f"{PART}_digests.npy"),
-            np.load(folder / f"{PART}_files.npy"),
+            images,
+            images.labels,
+            tuple(json.loads((folder / places.names(PART)).read_text(encoding="utf-8"))),
+            np.load(folder / places.digests(PART)),
+            np.load(folder / places.files(PART)),
             np.load(of_group) if of_group.exists() else None,
             tuple(Undecodable(**row) for row in meta["undecodable"]),
             meta["sha256"],

@@ -1,7 +1,7 @@
 """Where images come from. A source identifies cheaply what it would read (`fingerprint`) and finds its images (`found`).
 
 The content of a path decides its kind: class folders, imagefolder's metadata files, Parquet files, the files of CIFAR and
-MNIST that torchvision downloads, FER-2013's CSV, or a list of files and classes. Two more sources are built in. A new kind
+MNIST that torchvision downloads, FER-2013's CSV, tar files, or a list of files and classes. Two more sources are built in. A new kind
 of source is a class with the methods of :class:`~raysweep.data.listing.Source` and a line in :func:`open_source` or in
 :class:`_Folder`.
 """
@@ -18,7 +18,7 @@ from raysweep._paths import must_be_there
 from raysweep._text import join_names
 from raysweep.config.own import target_of
 from raysweep.config.settings import DataSection
-from raysweep.data import folders, lists, parquet, sizes, torchvision_files
+from raysweep.data import folders, lists, parquet, sizes, tars, torchvision_files
 from raysweep.data.arrange import LayoutError
 from raysweep.data.folders import FolderSource
 from raysweep.data.listing import Found, Item, Listing, Row, Source
@@ -34,7 +34,7 @@ __all__ = ["Item", "Listing", "Source", "open_source"]
 
 CLASSES = "class folders"
 SHARDS = "Parquet files"
-KINDS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+KINDS = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".tar": "tar"}
 
 
 class FacesSource:
@@ -90,6 +90,7 @@ def open_source(data: DataSection) -> Chosen:
         "csv": lambda: _csv(path, data, notes),
         "jsonl": lambda: _manifest(path, data, notes),
         "parquet": lambda: parquet.open_parquet(path, data),
+        "tar": lambda: tars.TarSource(path, data.val, column_of(data.group)),
     }
     try:
         return Chosen(kinds[kind](), data, notes)
@@ -111,7 +112,7 @@ def _kind(path: Path, source: str) -> str:
     kind = KINDS.get(path.suffix.lower(), "auto") if source == "auto" and not path.is_dir() else source
     if kind == "auto" and not path.is_dir():
         raise DataError(
-            f"data.path: {path} is neither a folder nor a .csv, .tsv, .txt, .jsonl or .parquet file. Set data.source; or, if it is "
+            f"data.path: {path} is neither a folder nor a .csv, .tsv, .txt, .jsonl, .parquet or .tar file. Set data.source; or, if it is "
             "an archive, unpack it and give its folder."
         )
     if kind == "folder" and not path.is_dir():
@@ -171,7 +172,10 @@ class _Folder:
         return (
             self._class_folders()
             if found
-            else self._list() or self._inside() or FolderSource(self.path, None, self.walked, self.data.val)
+            else self._list()
+            or self._tars()
+            or self._inside()
+            or FolderSource(self.path, None, self.walked, self.data.val)
         )
 
     @property
@@ -246,6 +250,12 @@ class _Folder:
         self.notes.append(f"Read from the list {join_names(str(t.file.relative_to(self.path)) for t, _ in files)}.")
         self.notes += left
         return ManifestSource(self.path, files, "", self.data, self.walked)
+
+    def _tars(self) -> Source | None:
+        """Tar files, where there is nothing else."""
+        if self.tree.images or not tars.shards(self.path):
+            return None
+        return tars.TarSource(self.path, self.data.val, column_of(self.data.group))
 
     def _inside(self) -> Source | None:
         """What the only folder in the folder holds."""

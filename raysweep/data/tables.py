@@ -28,6 +28,7 @@ MAX_ROWS = 20_000_000
 # labels, which do grow, fit into FREE_BYTES.
 MAX_GROWTH = 20
 FREE_BYTES = 256_000_000
+_BUFFER = 1 << 20  # bytes of a Parquet file that are read at once, instead of a whole chunk of a column
 
 # As people and public data sets call them, in the order in which they count; :func:`plain_name` tells what is the same name.
 PATH_COLUMNS = (
@@ -315,16 +316,33 @@ class ParquetTable(Table):
         import pyarrow.parquet as pq
 
         try:
-            return pq.ParquetFile(self.file)
+            return pq.ParquetFile(self.file, buffer_size=_BUFFER)
         except Exception as error:  # pyarrow raises many kinds for broken files
             raise self._unreadable("Parquet", error) from None
 
-    def _rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-        most = FREE_BYTES + MAX_GROWTH * self.file.stat().st_size
+    def bytes_of_a_row(self, names: Sequence[str]) -> int:
+        """About how many bytes these columns have in a row.
+
+        Raises:
+            DataError: the table cannot be read, or exceeds the limits above.
+        """
         opened = self._opened()
+        sizes = self._sizes(opened, names, self._most())
+        return sum(sizes) // max(1, int(opened.metadata.num_rows))
+
+    def _most(self) -> int:
+        return FREE_BYTES + MAX_GROWTH * self.file.stat().st_size
+
+    def _sizes(self, opened: Any, names: Sequence[str], most: int) -> list[int]:
         count, sizes = opened.metadata.num_rows, self._chunk_sizes(opened.metadata, names)
         if count > MAX_ROWS or sum(sizes) > most:
             raise self._too_much(sum(sizes), count)
+        return sizes
+
+    def _rows(self, names: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+        most = self._most()
+        opened = self._opened()
+        count, sizes = opened.metadata.num_rows, self._sizes(opened, names, most)
         # One value may be as large as its chunk and appear in every row: the rows of a batch fit in memory even then.
         at_once = max(1, min(1024, FREE_BYTES // max([*sizes, 1])))
         total = number = 0

@@ -30,6 +30,7 @@ _NOT_RECORDED = (
     "scaling.address",
     "scaling.num_workers",
     "scaling.wait_for_nodes_s",
+    "data.cache",  # the images that it changes are noted by their hash
     "data.cache_dir",
     "training.epochs",
     "training.schedule_epochs",

@@ -67,6 +67,7 @@ def plan_experiment(
     settings, of_library = networks.of_library(settings) if new_weights else (settings, ())
     settings, own, of_code = networks.with_own_code(settings, trusted)
     data = read_images(settings, root, progress, before, audited=writable)
+    settings = _with_cache(settings, data)
     roles = ImageRoles.of(data) if before is None else before.inherited(ImageRoles.of(data))
     progress(Building())
     settings, code, origin = networks.found(settings, new_weights, trusted)
@@ -137,7 +138,7 @@ def _of_fold(settings: Settings, data: cache.Dataset) -> tuple[Note, ...]:
 def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]:
     """(training images that are held out, class → those that may be shown)."""
     held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
-    return len(held), cache.Images(data.train.pixels, data.train.labels[members]).counts(data.classes)
+    return len(held), replace(data.train, labels=data.train.labels[members]).counts(data.classes)
 
 
 def _treatment(
@@ -253,6 +254,11 @@ def read_images(
         audited,
     )
     return data
+
+
+def _with_cache(settings: Settings, data: cache.Dataset) -> Settings:
+    """The settings with what was chosen for ``data.cache``: whoever goes on from here keeps the images in the same way."""
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"cache": data.kind})})
 
 
 def _ordered(

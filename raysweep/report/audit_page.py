@@ -149,7 +149,7 @@ class _Pictures:
         lines = [_line(p) for p in every[:_NAMES]]
         if len(every) > _NAMES:
             lines.append(f"and {len(every) - _NAMES:,} more")
-        return Picture(thumbnails.data_uri(images.pixels[rows[0]], _THUMBNAIL), lines)
+        return Picture(thumbnails.data_uri(images.one(rows[0]), _THUMBNAIL), lines)
 
 
 def _line(place: Place) -> str:

@@ -53,8 +53,7 @@ class Shown:
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """uint8 (b, H, W, C) with at most ``size`` images, in the order of the labels."""
         for part in self.parts:
-            for start in range(0, len(part.labels), size):
-                yield part.take(np.arange(start, min(start + size, len(part.labels))))
+            yield from part.blocks(size)
 
 
 def load(section: DataSection, folder: Path, progress: Progress) -> Dataset:
@@ -111,7 +110,7 @@ def sealed(
     )
     return Shown(
         TEST,
-        (Images(found.images, found.labels),),
+        (found.images,),
         renumbered(found.labels, found.classes, classes),
         tuple(classes),
         found.digests,

@@ -27,6 +27,7 @@ _ANEW = (
     "source",
     "classes",
     "image_size",
+    "cache",
     "cache_dir",
     "on_bad_image",
 )  # of the data that a network was trained on

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from raysweep.data import sampling
 from raysweep.data.cache import Images
+from raysweep.data.encoded import Asked
 from raysweep.errors import NonFiniteLossError
 from raysweep.report.findings import measures
 from raysweep.training import metrics, optim, own_metrics
@@ -70,9 +71,11 @@ def validate(
     start, stop = n * world.rank // world.size, n * (world.rank + 1) // world.size
     model.eval()
     found = []
+    batches = [index[a : min(a + BATCH, stop)] for a in range(start, stop, BATCH)]
+    feed.ahead(images, map(Asked, batches))
     with torch.no_grad(), autocast:
-        for a in range(start, stop, BATCH):
-            x, _ = feed.batch(images, index[a : min(a + BATCH, stop)], None)
+        for batch in batches:
+            x, _ = feed.batch(images, batch, None)
             found.append(functional.log_softmax(model(x).float(), dim=1).cpu())
     mine = torch.cat(found).numpy() if found else np.empty((0, classes), dtype=np.float32)
     logs = np.concatenate(world.gather(mine))

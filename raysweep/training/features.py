@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +120,9 @@ class FeatureFeed:
             for key, part in self._parts.items()
             if part.rows is not None
         }
+
+    def ahead(self, images: Images, batches: Iterable[Any]) -> None:
+        """As :meth:`Feed.ahead`; features are there already."""
 
     def batch(
         self, images: Images, index: np.ndarray, draws: np.ndarray | None = None, own: Any = None

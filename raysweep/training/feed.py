@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 
 from raysweep.data import augment
 from raysweep.data.cache import Dataset, Images
+from raysweep.data.encoded import Asked
 from raysweep.training.trial import arranged
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -34,10 +35,12 @@ class Feed:
         self.train, self.val = data.train, data.val
         self.resident: dict[int, torch.Tensor] = {}
         if device.type == "cuda":
-            need = data.train.pixels.nbytes + data.val.pixels.nbytes
+            need = data.train.nbytes + data.val.nbytes
             if need < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
                 for images in (data.train, data.val):
-                    self.resident[id(images)] = torch.from_numpy(images.take(np.arange(len(images.labels)))).to(device)
+                    if images is data.train and images.sizes(np.arange(0)) is not None:
+                        continue  # parts of its images are taken as they are stored
+                    self.resident[id(images)] = _on_device(images, device)
 
     def _normal(self, batch: torch.Tensor, own: Change | None = None, change: Change | None = None) -> torch.Tensor:
         # the permuted view is channels_last already, because the memory holds (b, H, W, C)
@@ -52,6 +55,11 @@ class Feed:
         x = x.sub_(self.mean).mul_(self.scale)
         return arranged(x, self.channels_last)
 
+    def ahead(self, images: Images, batches: Iterable[Asked]) -> None:
+        """Say which images :meth:`batch` will be asked for next, so that they are decoded meanwhile, where they have to be."""
+        if id(images) not in self.resident:
+            images.ahead(batches)
+
     def batch(
         self,
         images: Images,
@@ -59,6 +67,7 @@ class Feed:
         draws: np.ndarray | None,
         own: Change | None = None,
         change: Change | None = None,
+        boxes: np.ndarray | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The images and labels at ``index``.
 
@@ -66,11 +75,12 @@ class Feed:
             draws: how to shift and mirror each image (rows of :func:`augment.epoch_draws`); None to leave them as they are.
             own: what the user's code makes of the images at last, float32 (b, C, H, W) in [0, 1].
             change: what is done to them before, uint8 (b, C, H, W).
+            boxes: the parts of the images, as :meth:`Images.take` takes them.
         """
         labels = torch.from_numpy(images.labels[index])
         resident = self.resident.get(id(images))
         if resident is None:
-            some = images.take(index)
+            some = images.take(index, boxes)
             if draws is not None:
                 some = augment.gather(some, np.arange(len(index)), draws, self.fill)
             pixels = torch.from_numpy(some)
@@ -97,3 +107,13 @@ class Feed:
         ]
         fill = torch.from_numpy(self.fill).to(self.device)
         return torch.where(outside[..., None], fill, out)
+
+
+def _on_device(images: Images, device: torch.device) -> torch.Tensor:
+    """All images, uint8 (n, H, W, C), brought there a part at a time."""
+    out = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    start = 0
+    for block in images.blocks():
+        out[start : start + len(block)] = torch.from_numpy(block).to(device)
+        start += len(block)
+    return out

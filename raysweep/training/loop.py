@@ -225,6 +225,7 @@ class _Loop:
         setup.net.freezing.train(setup.model, epoch)
         counted = _Counted(meters, setup.world.device)
         counted.shown += [part.positions for part in map(setup.part, range(first)) if part.counted]
+        setup.ahead(epoch, order, range(first, total))
         began, last_report = time.perf_counter() - meters.seconds, 0.0
         for batch in range(first, total):
             pieces, done = setup.pieces(batch), batch + 1

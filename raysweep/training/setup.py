@@ -17,7 +17,7 @@ from torch import nn
 
 from raysweep._text import join_names
 from raysweep.config.settings import Settings
-from raysweep.data import cache, sampling
+from raysweep.data import cache, encoded, sampling
 from raysweep.data.cache import Dataset
 from raysweep.data.order import in_order
 from raysweep.data.roles import record
@@ -159,8 +159,15 @@ class Setup:
         if self.net.features is not None:  # of images that nothing changes at random
             x, y = self.net.feed.batch(self.data.train, order[part.positions], None)
             return Batch(x, y, None)
-        bounds = sampling.batch_bounds(batch, self.draws, self.settings.training.batch_size)
-        return self.batches.batch(epoch, order, moves, part.positions, bounds)
+        return self.batches.batch(epoch, order, moves, part.positions, self._bounds(batch))
+
+    def ahead(self, epoch: int, order: np.ndarray, batches: range) -> None:
+        """Say which global batches :meth:`shown` will be asked for next."""
+        if self.net.features is None:
+            self.batches.ahead(epoch, order, ((self.part(batch).positions, self._bounds(batch)) for batch in batches))
+
+    def _bounds(self, batch: int) -> tuple[int, int]:
+        return sampling.batch_bounds(batch, self.draws, self.settings.training.batch_size)
 
     def loss(self, epoch: int) -> losses.Function:
         """The loss of an epoch."""
@@ -212,6 +219,7 @@ def prepare(job: Job, start: Checkpoint | None, progress: Progress = ignore) -> 
 def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[Setup, TrainingProgress]:
     settings, t = job.settings, job.settings.training
     torch.set_num_threads(job.threads)
+    encoded.use_threads(job.threads)
     world = World(device.current() if job.use_gpu else device.CPU)
     cached = cache.reopen(job.cache_folder) or _decoded_again(job, progress)
     cached.check.start()

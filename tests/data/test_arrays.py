@@ -11,6 +11,7 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from raysweep.data import arrays, cache
@@ -18,7 +19,8 @@ from raysweep.errors import DataError
 from tests.data.drawing import as_folder, pictures, section
 
 SOME = pictures({"angry": 5, "happy": 9}, {"angry": 2, "happy": 4})
-NEEDED = 2 * len(SOME) * 64  # all images, in the source's order and in the splits
+NEEDED = 2 * len(SOME) * 64  # all images, and those that are in two files for a moment: here as many
+WRITTEN = 64 * (len(SOME) + 6)  # all images once, and the validation images as their part of the file is moved
 MESSAGE = (
     r"The image cache in \S+cache cannot be written: it takes {needed:,} bytes while it is made, and [\d,]+ are free "
     r"there{why}\. Nothing of it was kept\. Free space, or name another folder with data\.cache_dir\."
@@ -59,7 +61,7 @@ class Full:
         self.file.write(data)
 
 
-@pytest.mark.parametrize("room", [0, 64 * 10, 64 * len(SOME), 64 * (len(SOME) + 14), NEEDED - 1])
+@pytest.mark.parametrize("room", [0, 64 * 10, 64 * len(SOME) - 1, 64 * len(SOME), WRITTEN - 1])
 def test_a_disk_that_fills_up_meanwhile_is_an_error_wherever_that_happens(tmp_path, monkeypatch, room):
     original, left = arrays.create, [room]
     code = errno.EDQUOT if room == 0 else errno.ENOSPC
@@ -77,6 +79,32 @@ def test_a_file_that_the_kernel_does_not_let_grow_is_an_error_and_no_signal(tmp_
         except BaseException:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 64, 1000])
+def test_one_file_becomes_several_without_a_second_copy(tmp_path, monkeypatch, at_once):
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
+    order = np.random.default_rng(1).permutation(20)
+    parts = {"a": order[:11], "b": order[11:12], "none": order[:0], "c": order[12:18]}  # two images are dropped
+    monkeypatch.setattr(arrays, "MOVED_AT_ONCE", 16 * at_once)
+    largest = [0]
+    original = arrays.create
+
+    def measured(path, shape):
+        file = original(path, shape)
+        here = sum(f.stat().st_size for f in tmp_path.iterdir())
+        largest[0] = max(largest[0], here)
+        return file
+
+    with arrays.create(tmp_path / "raw", images.shape) as file:
+        file.write(images.data)
+    monkeypatch.setattr(arrays, "create", measured)
+    arrays.divide(tmp_path / "raw", [(tmp_path / f"{name}.npy", index) for name, index in parts.items()])
+    assert sorted(f.name for f in tmp_path.iterdir()) == sorted(f"{name}.npy" for name in parts)
+    for name, index in parts.items():
+        np.save(tmp_path / "wanted.npy", images[index])
+        assert (tmp_path / f"{name}.npy").read_bytes() == (tmp_path / "wanted.npy").read_bytes()
+    assert largest[0] <= 20 * 16 + 4 * 128  # the images, and the headers
 
 
 @pytest.mark.slow

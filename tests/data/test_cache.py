@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from raysweep.data import build, cache
+from raysweep.data import cache, writers
 from raysweep.data.roles import split
 from raysweep.errors import DataError
 from tests.conftest import draw_classes
@@ -243,7 +243,7 @@ def test_what_a_killed_builder_left_is_cleaned_by_the_next(tmp_path, monkeypatch
 
     path = as_folder(tmp_path / "d", SOME)
     with monkeypatch.context() as m:
-        m.setattr(build, "moments", kill)
+        m.setattr(writers, "moments", kill)
         m.setattr(cache.shutil, "rmtree", lambda *args, **kwargs: None)  # a killed process cleans nothing up
         with pytest.raises(Killed):
             of(path)
@@ -515,8 +515,8 @@ def test_a_class_with_one_image_cannot_be_split(tmp_path):
 def test_moments_do_not_depend_on_the_order(seed, channels):
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (7, 3, 4, channels), dtype=np.uint8)
-    assert build.moments(pixels) == build.moments(pixels[rng.permutation(7)])
-    mean, std = build.moments(pixels)
+    assert writers.moments(pixels) == writers.moments(pixels[rng.permutation(7)])
+    mean, std = writers.moments(pixels)
     assert mean == pytest.approx(pixels.reshape(-1, channels).mean(0).tolist())
     assert std == pytest.approx(pixels.reshape(-1, channels).std(0).tolist())
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from raysweep.data import cache, integrity
-from raysweep.data.build import META
+from raysweep.data.places import META
 from raysweep.errors import DataError
 from tests.data.drawing import as_csv, as_folder, as_manifest, csv_row, encoded, pictures, section
 
@@ -240,6 +240,28 @@ def test_a_cache_that_is_cut_short_while_training_is_an_error(tmp_path, without_
     assert text.startswith(f"{plan.data.folder / 'train_images.npy'} was cut short while it was in use. ")
     assert "raysweep continue" in text
     assert not list(folder.glob("*.pt"))
+
+
+def test_of_a_large_cache_each_image_is_checked_when_it_is_first_read(tmp_path, monkeypatch):
+    path = as_folder(tmp_path / "d", SOME)
+    first = of(path)
+    wanted = np.array(first.train.pixels)
+    monkeypatch.setattr(cache, "CHECKED_WHOLE", 14 * 64 - 1)  # the training images are more, the others are not
+    change(first.folder, "train_images.npy", 128 + 5 * 64 + 3)
+    images = of(path).train  # opening reads none of them
+    everything_else = np.delete(np.arange(14), 5)
+    assert np.array_equal(images.take(everything_else), wanted[everything_else])
+    with pytest.raises(
+        DataError, match=r"train_images\.npy has changed between bytes 448 and 512 since it was written"
+    ):
+        images.take(np.array([3, 5]))
+    assert not (first.folder / META).exists()
+    again = of(path)  # decoded again
+    assert np.array_equal(again.train.take(np.arange(14)), wanted)
+    change(first.folder, "val_images.npy")
+    said: list[str] = []
+    of(path, said.append)
+    assert "val_images.npy has changed" in said[0]
 
 
 def test_a_copy_of_the_images_equals_the_mapped_ones(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raysweep.data import cache, sealed
-from raysweep.data.build import META
+from raysweep.data.places import META
 from raysweep.errors import DataError
 from tests.data.drawing import as_csv, as_folder, encoded, pictures, section
 
@@ -51,7 +51,7 @@ def test_opened_they_are_whole_and_the_broken_ones_are_named(folder):
     found = opened(folder, classes=["happy", "angry"], recorded=data.reading.seal.sha256)
     assert found.classes == ("happy", "angry")
     assert found.images.shape == (6, 8, 8, 1)
-    assert found.images.dtype == np.uint8
+    assert found.images.pixels.dtype == np.uint8
     assert sorted(found.labels.tolist()) == [0, 0, 1, 1, 1, 1]
     assert [(u.name, u.of_class) for u in found.undecodable] == [("test/happy/broken.png", "happy")]
     assert found.undecodable[0].reason
@@ -65,7 +65,7 @@ def test_they_are_decoded_once(folder, monkeypatch):
 
     first = opened(folder)
     monkeypatch.setattr(build, "build_sealed", None)
-    assert (opened(folder).images == first.images).all()
+    assert (opened(folder).images.pixels == first.images.pixels).all()
 
 
 def test_damaged_files_are_decoded_again_and_it_is_said(folder):

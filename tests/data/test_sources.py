@@ -220,7 +220,7 @@ def test_binary_rubbish_is_no_csv(tmp_path):
 def test_bad_pixels_are_left_for_decoding_to_report_and_never_become_others(tmp_path, pixels):
     path = tmp_path / "x.csv"
     path.write_text(f"emotion,pixels\n0,1 2 3 4\n3,{pixels}\n")
-    assert listing(path).train[1].payload == pixels.encode()
+    assert listing(path).train[1].content == pixels.encode()
 
 
 # Parquet
@@ -231,7 +231,7 @@ def test_parquet_shards_with_the_names_of_the_datasets_library(tmp_path):
     assert found.classes == ("angry", "happy")
     assert labels(found.train, found.classes) == ["angry"] * 2 + ["happy"] * 3
     assert labels(found.val, found.classes) == ["angry", "happy", "happy"]
-    assert found.train[0].payload == IMAGE
+    assert found.train[0].content == IMAGE
     assert found.val[0].name == "test-00000-of-00001.parquet row 0"
 
 
@@ -285,7 +285,7 @@ def test_rubbish_is_no_parquet_and_a_null_image_is_left_for_decoding(tmp_path):
     with pytest.raises(DataError, match=r"x\.parquet cannot be read as Parquet"):
         listing(tmp_path / "x.parquet")
     path = write_parquet(tmp_path / "y.parquet", image=[IMAGE, None], label=["a", "b"])
-    assert listing(path).train[1].payload == b""
+    assert listing(path).train[1].content == b""
 
 
 # Which source
@@ -313,7 +313,7 @@ def test_auto_takes_what_the_path_is(tmp_path):
     ("name", "source", "told"),
     [
         ("gone", "auto", r"data\.path: there is no .*gone \(looked in "),
-        ("x.zip", "auto", r"neither a folder nor a \.csv, \.tsv, \.txt, \.jsonl or \.parquet file"),
+        ("x.zip", "auto", r"neither a folder nor a \.csv, \.tsv, \.txt, \.jsonl, \.parquet or \.tar file"),
         ("x.txt", "folder", "is a file, but data.source is folder"),
         ("d", "csv", "is a folder, but data.source is csv"),
         ("x" * 300, "auto", r"data\.path: there is no"),

@@ -43,6 +43,7 @@ TREATMENTS: dict[str, dict[str, Any]] = {
     "schedule": {"sampling": {"schedule": [{"from": 1}, {"from": 3, "weights": "balanced", "linear": True}]}},
     "worst": {"sampling": {"holdout": 0.2, "policy": {"kind": "worst", "classes": 2, "share": 0.7}}},
     "proportional": {"sampling": {"holdout": 0.2, "policy": {"kind": "proportional", "momentum": 0.5}}},
+    "encoded": {"data": {"cache": "encoded"}},
     "patience": {"training": {"epochs": 12, "learning_rate": 1e-9, "patience": 1}},
 }
 LIMIT_S = 600  # far above what a busy machine takes: only what never ends meets it

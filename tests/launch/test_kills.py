@@ -39,10 +39,12 @@ def test_killed_drivers_lose_nothing(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(240 + 30 * COUNT)
 def test_killed_with_ratios_that_change_and_early_stops_they_end_with_the_same_bits(tmp_path):
-    plan = ",".join(["driver"] * max(3, COUNT))
-    lines = forks.lines_of(kills.main, [str(tmp_path), "--plan", plan, "--treatments", "proportional,patience,weights"])
+    plan = ",".join(["driver"] * max(4, COUNT))
+    lines = forks.lines_of(
+        kills.main, [str(tmp_path), "--plan", plan, "--treatments", "proportional,patience,weights,encoded"]
+    )
     rows = complete([json.loads(line) for line in lines])
-    assert {r["treatment"] for r in rows} == {"proportional", "patience", "weights"}
+    assert {r["treatment"] for r in rows} == {"proportional", "patience", "weights", "encoded"}
 
 
 @pytest.mark.slow

@@ -12,19 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-from raysweep.data.listing import Item
+from raysweep.data import ahead
+from raysweep.data.listing import Item, unpacked
 from raysweep.data.reading import Seal
 
 
 def file_digest(item: Item) -> bytes:
     """A hash of an image's bytes (of its pixels, where a source has nothing else), 32 characters; empty if they cannot be read."""
-    payload = item.payload
-    if isinstance(payload, Path):
-        try:
+    try:
+        payload = item.content
+        if isinstance(payload, Path):
             with open(payload, "rb") as file:
                 return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest().encode()
-        except OSError:
-            return b""
+    except OSError:
+        return b""
     content = payload if isinstance(payload, bytes) else np.ascontiguousarray(payload).data
     return hashlib.blake2b(content, digest_size=16).hexdigest().encode()
 
@@ -38,7 +39,7 @@ def sha256(digests: Sequence[bytes], labels: Iterable[int], classes: Sequence[st
 def digests(items: Sequence[Item]) -> np.ndarray:
     """:func:`file_digest` of every image, S32 (n,)."""
     with ThreadPoolExecutor(max_workers=min(16, (os.cpu_count() or 2) + 2)) as pool:
-        return np.array(list(pool.map(file_digest, items)), dtype="S32")
+        return np.array(list(ahead.mapped(pool, file_digest, unpacked(items))), dtype="S32")
 
 
 def of_items(

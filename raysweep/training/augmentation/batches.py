@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from raysweep.config.augmentation import AugmentSection
 from raysweep.data import augment
 from raysweep.data.augment_draws import Place
 from raysweep.data.cache import Images
+from raysweep.data.encoded import Asked
 from raysweep.training import own_augment
 from raysweep.training.augmentation import mixing
 from raysweep.training.augmentation.pipeline import Augmentation
@@ -82,12 +84,11 @@ class Batches:
             positions: within the order, int64 (n,), those of this rank.
             bounds: the positions ``[start, stop)`` of the global batch.
         """
-        if not self.section.mixes:
-            return Batch(*self._plain(epoch, order, moves, positions), None)
-        of = mixing.partners(positions, *bounds, self.section.repeats)
-        more = np.setdiff1d(of, positions)
-        every = np.concatenate([positions, more])
+        every = self._shown(positions, bounds)
         x, y = self._plain(epoch, order, moves, every)
+        if not self.section.mixes:
+            return Batch(x, y, None)
+        of = mixing.partners(positions, *bounds, self.section.repeats)
         row = {p: i for i, p in enumerate(every.tolist())}
         rows = torch.tensor([row[p] for p in of.tolist()], dtype=torch.int64, device=x.device)
         n, (height, width) = len(positions), x.shape[2:]
@@ -96,14 +97,38 @@ class Batches:
         out, mixed = mixing.mix(x[:n], x[rows], y[rows], found)
         return Batch(out, y[:n], mixed)
 
+    def ahead(self, epoch: int, order: np.ndarray, parts: Iterable[tuple[np.ndarray, tuple[int, int]]]) -> None:
+        """Say of which parts :meth:`batch` will be asked next, as (positions, bounds), so that their images are decoded meanwhile."""
+        shown = (self._shown(*part) for part in parts)
+        self.feed.ahead(self.images, (self._asked(epoch, order, positions) for positions in shown))
+
+    def _shown(self, positions: np.ndarray, bounds: tuple[int, int]) -> np.ndarray:
+        """The positions whose images make a part: its own, and those that are mixed into them."""
+        if not self.section.mixes:
+            return positions
+        of = mixing.partners(positions, *bounds, self.section.repeats)
+        return np.concatenate([positions, np.setdiff1d(of, positions)])
+
+    def _asked(self, epoch: int, order: np.ndarray, positions: np.ndarray) -> Asked:
+        """The images at some positions, with the parts that random crops take of those that can be cropped while they are decoded."""
+        index = order[positions]
+        if not self.augmentation.crops or (sizes := self.images.sizes(index)) is None:
+            return Asked(index)
+        return Asked(
+            index, self.augmentation.boxes(self.images.labels[index], Place(self.seed, epoch, positions), *sizes)
+        )
+
     def _plain(
         self, epoch: int, order: np.ndarray, moves: np.ndarray | None, positions: np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The images at some positions, not mixed, and their labels."""
-        index = order[positions]
+        asked = self._asked(epoch, order, positions)
+        index, boxes = asked.index, asked.boxes
         moved = None if moves is None else moves[positions]
         own = None if self.own is None else own_augment.of_batch(self.own, self.seed, epoch, int(positions[0]))
         if not self.augmentation.active:
             return self.feed.batch(self.images, index, moved, own)
         labels, place = self.images.labels[index], Place(self.seed, epoch, positions)
-        return self.feed.batch(self.images, index, moved, own, lambda x: self.augmentation(x, labels, place))
+        cropped = None if boxes is None else boxes[:, 2] > 0
+        change = functools.partial(self.augmentation, labels=labels, place=place, cropped=cropped)
+        return self.feed.batch(self.images, index, moved, own, change, boxes)

@@ -38,26 +38,44 @@ class Augmentation:
             if one not in self.recipes:
                 self.recipes.append(one)
         self.recipe_of = np.array([self.recipes.index(one) for one in of_class])
+        self.crops = any(one.random_resized_crop is not None for one in self.recipes)
         self.active = any(one.beyond_moves for one in self.recipes)
 
-    def __call__(self, x: torch.Tensor, labels: np.ndarray, place: Place) -> torch.Tensor:
+    def boxes(self, labels: np.ndarray, place: Place, height: np.ndarray, width: np.ndarray) -> np.ndarray:
+        """The parts that random crops keep of images of these sizes, int64 (n, 4): top, left, height, width; zeros where an image's height
+        is 0, and where it is not cropped."""
+        out, which = np.zeros((len(labels), 4), dtype=np.int64), self.recipe_of[labels]
+        for number, recipe in enumerate(self.recipes):
+            rows, section = np.flatnonzero((which == number) & (height > 0)), recipe.random_resized_crop
+            if section is not None and len(rows):
+                h, w = height[rows], width[rows]
+                found = draws.crop_boxes(place.at(rows), h, w, section.scale, section.ratio, section.p)
+                whole = (found[:, 2] == h) & (found[:, 3] == w)
+                out[rows] = np.where(whole[:, None], 0, found)
+        return out
+
+    def __call__(
+        self, x: torch.Tensor, labels: np.ndarray, place: Place, cropped: np.ndarray | None = None
+    ) -> torch.Tensor:
         """uint8 (n, C, H, W) changed, as a new tensor.
 
         Args:
             labels: int64 (n,). place: where in the training they are shown, n positions.
+            cropped: bool (n,), which are random crops already; None: none.
         """
+        done = np.zeros(len(labels), dtype=bool) if cropped is None else cropped
         which = self.recipe_of[labels]
         if len(set(which.tolist())) == 1:
-            return self._changed(x, self.recipes[which[0]], place)
+            return self._changed(x, self.recipes[which[0]], place, done)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         for number in sorted(set(which.tolist())):
             rows = np.flatnonzero(which == number)
-            out[rows] = self._changed(x[rows], self.recipes[number], place.at(rows))
+            out[rows] = self._changed(x[rows], self.recipes[number], place.at(rows), done[rows])
         return out
 
-    def _changed(self, x: torch.Tensor, recipe: Recipe, place: Place) -> torch.Tensor:
+    def _changed(self, x: torch.Tensor, recipe: Recipe, place: Place, cropped: np.ndarray) -> torch.Tensor:
         if recipe.random_resized_crop is not None:
-            x = _cropped(x, recipe.random_resized_crop, place)
+            x = _cropped(x, recipe.random_resized_crop, place, cropped)
         if recipe.affine is not None:
             x = _moved(x, recipe.affine, place, self.fill)
         if recipe.rand_augment is not None:
@@ -87,10 +105,10 @@ def _some(
     return x
 
 
-def _cropped(x: torch.Tensor, section: RandomResizedCrop, place: Place) -> torch.Tensor:
+def _cropped(x: torch.Tensor, section: RandomResizedCrop, place: Place, done: np.ndarray) -> torch.Tensor:
     height, width = x.shape[2:]
     boxes = draws.crop_boxes(place, height, width, section.scale, section.ratio, section.p)
-    smaller = (boxes[:, 2:] != (height, width)).any(1)
+    smaller = (boxes[:, 2:] != (height, width)).any(1) & ~done
     return _some(x, smaller, lambda some, m: geometry.warp(some, m, None), geometry.of_boxes(boxes, height, width))
 
 

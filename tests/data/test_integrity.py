@@ -220,22 +220,23 @@ def test_every_rank_stops_where_the_cache_of_one_is_damaged():
 
     world = SimpleNamespace(gather=lambda mine: [mine, "The image cache of another machine is damaged."])
     saver = Saver.__new__(Saver)
-    saver.setup, saver._settled = SimpleNamespace(world=world, data=SimpleNamespace(settle=lambda: None)), False
+    data, net = SimpleNamespace(settle=lambda: None), SimpleNamespace(features=None)
+    saver.setup, saver._settled = SimpleNamespace(world=world, data=data, net=net), False
     with pytest.raises(DataError, match="of another machine"):
         saver._settle()
 
 
 def test_a_cache_that_is_cut_short_while_training_is_an_error(tmp_path, without_ray, monkeypatch):
-    from raysweep.training import setup
+    from raysweep.training import network
 
     monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "cache"))
-    original = setup.Feed
+    original = network.Feed
 
     def cut_after_opening(data, *args):
         os.truncate(data.folder / "train_images.npy", 20_000)
         return original(data, *args)
 
-    monkeypatch.setattr(setup, "Feed", cut_after_opening)
+    monkeypatch.setattr(network, "Feed", cut_after_opening)
     plan, folder, text = harmed_run(tmp_path, lambda cached: None)
     assert text.startswith(f"{plan.data.folder / 'train_images.npy'} was cut short while it was in use. ")
     assert "raysweep continue" in text

@@ -44,6 +44,9 @@ def run(
     root: Annotated[str | None, ROOT] = None,
     workers: Workers = None,
     address: Address = None,
+    profile: bool = typer.Option(
+        False, "--profile", help="Measure what the time is spent on, and the distance to this machine's limit."
+    ),
     dry_run: DryRun = False,
     show_config: ShowConfig = False,
     as_json: bool = typer.Option(False, "--json", help="With --dry-run: print the resolved configuration as JSON."),
@@ -56,7 +59,11 @@ def run(
     count = load_config.parse_workers(workers)
     flags = {
         "experiment": {k: v for k, v in (("name", name), ("description", description)) if v is not None},
-        "scaling": {k: v for k, v in (("num_workers", count), ("address", address)) if v is not None},
+        "scaling": {
+            k: v
+            for k, v in (("num_workers", count), ("address", address), ("profile", profile or None))
+            if v is not None
+        },
     }
     more: Nested = {k: v for k, v in flags.items() if v} | ({"root": root} if root else {})
     short = {"epochs": epochs, "learning_rate": rate}

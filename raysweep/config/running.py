@@ -35,6 +35,9 @@ class ScalingSection(Section):
         "auto",
         description="CPU threads per worker; auto: all CPUs that the worker has, or OMP_NUM_THREADS where that is less.",
     )
+    profile: bool = Field(
+        False, description="Measure what the time is spent on, and how far it is from what this machine can compute."
+    )
     use_gpu: Literal["auto"] | bool = Field("auto", description="auto: use GPUs if every worker can have one.")
     address: Text | None = Field(None, description="Address of an existing Ray cluster, or 'auto' to find it.")
     sync_batchnorm: bool = Field(

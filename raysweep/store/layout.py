@@ -16,6 +16,7 @@ FROZEN = "frozen.pt"  # the tensors of the network that its checkpoints do not h
 REPORT = "classification_report.txt"
 CONFUSION = "confusion_matrix_benchmark.png"
 HISTORY_CSV = "training_history.csv"
+PROFILE = "profile.json"  # what the time was spent on, where that was asked for
 HISTORY_PNG = "training_history.png"
 PREDICTIONS = "val_predictions.parquet"
 VAL_IMAGES = "val_images.parquet"  # which images these are, in the same order

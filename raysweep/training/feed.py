@@ -10,6 +10,7 @@ import torch
 from raysweep.data import augment
 from raysweep.data.cache import Dataset, Images
 from raysweep.data.encoded import Asked
+from raysweep.training.profile import Clock
 from raysweep.training.trial import arranged
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -33,6 +34,7 @@ class Feed:
         self.scale = 1.0 / torch.tensor(std, dtype=torch.float32, device=device).view(1, -1, 1, 1)
         self.fill = np.rint(np.array(mean)).astype(np.uint8)
         self.train, self.val = data.train, data.val
+        self.clock = Clock(False, device)
         self.resident: dict[int, torch.Tensor] = {}
         if device.type == "cuda":
             need = data.train.nbytes + data.val.nbytes
@@ -90,7 +92,10 @@ class Feed:
                 pixels = pixels.to(self.device)  # on the CPU the same tensor
         else:
             pixels = self._gather_on_device(resident, index, draws)
-        return self._normal(pixels, own, change), labels.to(self.device)
+        self.clock.lap("gather")
+        x = self._normal(pixels, own, change)
+        self.clock.lap("augment")
+        return x, labels.to(self.device)
 
     def _gather_on_device(self, resident: torch.Tensor, index: np.ndarray, draws: np.ndarray | None) -> torch.Tensor:
         where = torch.from_numpy(index).to(self.device)

@@ -17,9 +17,9 @@ import torch
 
 from raysweep.errors import TrainingError
 from raysweep.events import BatchDone, Note, Progress, Reporter, TrainingStarted, ignore
-from raysweep.store import layout, lineage
+from raysweep.store import files, layout, lineage
 from raysweep.training import device as devices
-from raysweep.training import evaluate, features, guest_errors, losses, optim, outputs, own
+from raysweep.training import evaluate, features, guest_errors, losses, optim, outputs, own, profile
 from raysweep.training.augmentation.batches import Batch
 from raysweep.training.average import steps
 from raysweep.training.evaluate import RankEpoch
@@ -98,6 +98,8 @@ class _Loop:
         self.report: Progress = reporter if setup.world.rank == 0 else ignore
         self.stopping = Stopping(setup.world, reporter, setup.total_batches)
         self.saver = Saver(setup, progress, self.report)
+        self.clock = profile.Clock(setup.settings.scaling.profile, setup.world.device)
+        setup.net.pixels.clock = self.clock
         self.check_every = 1 if devices.kind(setup.world.device) == "cpu" else CHECK_EVERY_GPU
 
     def run(self) -> Outcome:
@@ -130,7 +132,20 @@ class _Loop:
             epoch += 1
             self._epoch(epoch)
             self.progress.begin_epoch()
+        self._profile()
         return Outcome(epoch, self.progress.best_acc)
+
+    def _profile(self) -> None:
+        """Tell and keep what the time was spent on, if that was asked for."""
+        setup = self.setup
+        if not self.clock.on or setup.world.rank != 0 or not self.clock.images:
+            return
+        index = setup.members[: setup.settings.training.batch_size]
+        x, _ = setup.net.feed.batch(setup.data.train, index, None)
+        found = profile.of(self.clock, setup.net.called, x, setup.net.bf16, setup.job.threads)
+        files.write_json(Path(setup.job.folder) / layout.PROFILE, found.to_json())
+        for line in found.lines():
+            self.report(Note(line))
 
     def _waited_enough(self, epoch: int) -> bool:
         """Whether ``training.patience`` ends the run after ``epoch``. Collective: rank 0 has the history, and decides for all."""
@@ -152,7 +167,7 @@ class _Loop:
         positions = self._train_epoch(epoch, order, setup.batches.moves(epoch, order))
         started = time.perf_counter()
         setup.world.share_buffers(setup.model)
-        with setup.net.shown():
+        with self.clock.all("validation"), setup.net.shown():
             validation = evaluate.validate(
                 setup.net.called,
                 setup.net.feed,
@@ -170,7 +185,9 @@ class _Loop:
             seconds = meters.seconds, time.perf_counter() - started
             row = evaluate.history_row(setup, epoch, order, ranks, validation, *seconds)
             self.progress.add_epoch(row)
+        self.clock.lap("rest")
         self.saver.epoch_end(epoch, row, validation)
+        self.clock.lap("checkpoint")
 
     def _decide(self, policy: Policy, epoch: int, validation: evaluate.Validation) -> None:
         """Decide the weights of the next epoch. Collective: every rank comes to the same decision."""
@@ -229,27 +246,33 @@ class _Loop:
         began, last_report = time.perf_counter() - meters.seconds, 0.0
         for batch in range(first, total):
             pieces, done = setup.pieces(batch), batch + 1
+            self.clock.lap("rest")
             optim.set_learning_rate(setup.optimizer, optim.learning_rate(t, epoch - 1 + batch / total))
             setup.optimizer.zero_grad(set_to_none=True)
             for part in pieces:
                 shown = setup.shown(epoch, order, moves, batch, part)
+                self.clock.lap("augment" if setup.net.features is None else "gather", len(shown.y))
                 with setup.world.waiting(setup.net.parallel, part is not pieces[-1]):
                     loss, logits = self._backward(shown, part.divisor, loss_of)
+                self.clock.lap("backward")
                 counted.add(done, part, loss, logits, shown.y)
             self._check_gradients()
             due = every is not None and done % every == 0
             if due or batch % self.check_every == 0 or done == total:
                 # before the step, so that a bad loss seen in time changes no weight; and before every save
                 self.stopping.check(epoch, counted.first_bad)
+            self.clock.lap("waiting")
             setup.optimizer.step()
             if setup.net.average is not None:
                 setup.net.average.step(steps(epoch, done, total))
+            self.clock.lap("step")
             self.saver.background.poll()
             now = time.perf_counter()
             meters.seconds = now - began
             if done < total and (due or self.stopping.reason is not None):
                 counted.update_meters()
                 self._save_within(epoch, done)
+            self.clock.lap("checkpoint")
             if setup.world.rank == 0 and (now - last_report > REPORT_EVERY_S or done == total):
                 last_report = now
                 self._report_batch(epoch, done, loss, len(shown.y))
@@ -264,6 +287,7 @@ class _Loop:
         loss = loss_of(logits.float(), batch.y, batch.mixed)
         for part in auxiliaries:
             loss = loss + setup.auxiliary_share(len(auxiliaries)) * loss_of(part.float(), batch.y, batch.mixed)
+        self.clock.lap("forward")
         # DDP averages over the ranks. This factor makes the result the mean over the images of the global batch, also where
         # the parts of the ranks differ in size.
         torch.autograd.backward(loss * (setup.world.size / divisor))

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from raysweep._text import Nested
 from raysweep.config.own import WordOrCode
 from raysweep.config.types import Float, Int, Name, Section, Text
 
@@ -46,7 +47,7 @@ def _rising(value: list[Any]) -> list[Any]:
     return value
 
 
-def written_out(value: str) -> dict[str, Any]:
+def written_out(value: str) -> Nested:
     """``training.augment`` given as one word: the user's code or nothing instead of all that is on by default, or one of the sections."""
     if value in _WORDS:
         return {value: True}

@@ -12,10 +12,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import nn
+
+from raysweep._text import Nested
 
 # What an epoch's time is spent on, in the order in which it is shown.
 PARTS = {
@@ -60,7 +61,7 @@ class Profile:
         """Seconds that the passes would take at the machine's rate."""
         return None if self.flops is None else self.flops * self.images / self.rate
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Nested:
         return asdict(self) | {"reached": self.reached, "least_seconds": self.least}
 
     def lines(self) -> list[str]:

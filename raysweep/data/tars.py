@@ -142,7 +142,7 @@ class TarSource:
     def _shard(self, file: Path, split: str | None) -> _Shard:
         shard = _Shard(file, split)
         images: dict[str, _Sample] = {}
-        texts: dict[str, dict[str, Any]] = {}
+        texts: dict[str, dict[str, bytes]] = {}
         for member, opened in self._members(file):
             inner = PurePosixPath(member.name)
             stem, _, ending = inner.name.partition(".")

@@ -21,7 +21,7 @@ from raysweep.errors import DataError
 
 # of an image: where its bytes lie, their XXH3, and its width and height in pixels, upright
 ROW = np.dtype([("start", "<i8"), ("size", "<i8"), ("hash", "<u8"), ("width", "<i4"), ("height", "<i4")])
-AHEAD = 1 << 26  # bytes of pixels that are decoded before they are asked for
+AHEAD = 1 << 25  # bytes of pixels that are decoded before they are asked for
 _AT_ONCE = 16  # images of one task of the pool
 
 

@@ -70,9 +70,8 @@ def _place(name: str, given: list[str]) -> tuple[str, str, Any]:
         return name, "", numbers[0]
     if name == "fork":
         return name, "schedule", ",".join(given)
-    if name in FIRST or any(
-        option.startswith(f"{name}.") or name == option for option in option_names() if "." in name
-    ):
+    known = (o for o in option_names() if "." in name)
+    if name in FIRST or any(o.startswith(f"{name}.") or name == o or name.startswith(f"{o}.") for o in known):
         return "settings", name, [cells.at(parse_overrides([f"{name}={part}"]), name) for part in given]
     return "weights", name, [_weight(part) for part in given]
 

@@ -25,6 +25,8 @@ from raysweep.errors import ConfigError
         ("fear=2 fork=cooldown", {"weights": {"fear": [2.0]}, "fork": {"schedule": "cooldown"}}),
         ("balanced sqrt", {"branches": [{"name": n, "weights": n} for n in ("balanced", "sqrt")]}),
         ("training.augment.flip=true,false", {"settings": {"training.augment.flip": [True, False]}}),
+        ("training.augment.mixup=0.2,0.4", {"settings": {"training.augment.mixup": [0.2, 0.4]}}),
+        ("training.augment.classes.a.affine=9", {"settings": {"training.augment.classes.a.affine": [9]}}),
     ],
 )
 def test_a_line_means_the_same_as_a_file(line, same):

@@ -89,3 +89,23 @@ def test_so_large_a_part_of_the_images_is_changed(p):
     erased = augment_draws.erased_boxes(place(n), 40, 40, (0.02, 0.33), (0.3, 3.3), p)
     for part in ((crops[:, 2] * crops[:, 3] < 1600).mean(), (erased[:, 2] > 0).mean()):
         assert abs(part - p) <= 3 * np.sqrt(p * (1 - p) / n) + 1e-9
+
+
+def test_the_draws_stay_what_they_are_so_that_older_trainings_go_on_exactly():
+    assert [(kind.name, int(kind)) for kind in Kind] == [
+        *[
+            ("CROP", 1),
+            ("AFFINE", 2),
+            ("RAND", 3),
+            ("TRIVIAL", 4),
+            ("JITTER", 5),
+            ("ERASE", 6),
+            ("NOISE", 7),
+            ("MIX", 8),
+        ]
+    ]
+    some = Place(7, 3, np.array([0, 1, 1000]))
+    crops = augment_draws.crop_boxes(some, 224, 200, *FORM)
+    assert crops.tolist() == [[11, 4, 198, 195], [44, 0, 177, 145], [14, 8, 123, 102]]
+    erased = augment_draws.erased_boxes(some, 48, 48, (0.02, 0.33), (0.3, 3.3), 1.0)
+    assert erased.tolist() == [[17, 12, 12, 12], [11, 13, 15, 16], [8, 31, 30, 10]]

@@ -205,3 +205,16 @@ def test_a_network_is_given_images_as_it_was_trained_on_and_a_child_keeps_them(
     for other in ({"fit": "crop"}, {"background": "white"}):
         with pytest.raises(ConfigError, match="its images would be others"):
             quick_child(f"{made.id}@1", overrides={"data": other})
+
+
+def test_a_checkpoint_whose_settings_name_no_known_fit_is_refused_and_an_older_one_is_cropped():
+    from pathlib import Path
+
+    from raysweep.tools.predict import _geometry
+
+    assert _geometry({"data": {"path": "x"}}, {}, Path("x.pt")) == pillow.USUAL
+    assert _geometry({"data": {"fit": "pad"}}, {"data": {"background": "black"}}, Path("x.pt")) == Geometry(
+        "pad", "black"
+    )
+    with pytest.raises(ConfigError, match=r"data of .*x\.pt: fit: Input should be 'crop', 'pad' or 'stretch'"):
+        _geometry({"data": {"fit": "../evil"}}, {}, Path("x.pt"))

@@ -21,7 +21,7 @@ from raysweep.errors import DataError
 
 # of an image: where its bytes lie, their XXH3, and its width and height in pixels, upright
 ROW = np.dtype([("start", "<i8"), ("size", "<i8"), ("hash", "<u8"), ("width", "<i4"), ("height", "<i4")])
-AHEAD = 1 << 26  # bytes of pixels that are decoded before they are asked for
+AHEAD = 1 << 25  # bytes of pixels that are decoded before they are asked for
 _AT_ONCE = 16  # images of one task of the pool
 
 
@@ -66,10 +66,15 @@ class Asked:
     index: np.ndarray
     boxes: np.ndarray | None = None
 
-    def equals(self, other: Asked) -> bool:
-        """Whether it is the same batch."""
+    def begins_with(self, other: Asked) -> bool:
+        """Whether the first images of this batch are those of the other."""
+        n = len(other.index)
         one, two = (np.zeros((len(a.index), 4)) if a.boxes is None else a.boxes for a in (self, other))
-        return np.array_equal(self.index, other.index) and np.array_equal(one, two)
+        return np.array_equal(self.index[:n], other.index) and np.array_equal(one[:n], two)
+
+    def after(self, n: int) -> Asked:
+        """The batch without its first images."""
+        return Asked(self.index[n:], None if self.boxes is None else self.boxes[n:])
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,8 @@ class EncodedFile:
         return self.shape[0]
 
     def ahead(self, batches: Iterable[Asked]) -> None:
-        """Say which images will be taken next, batch by batch, so that they are decoded while others are trained on.
+        """Say which images will be taken next, batch by batch, so that they are decoded while others are trained on. A batch may be
+        taken in several parts, one after the other.
 
         What :meth:`take` returns does not depend on it.
         """
@@ -134,15 +140,17 @@ class EncodedFile:
         Raises:
             DataError: bytes have changed since they were written, or cannot be read any more.
         """
-        asked = Asked(index, boxes)
-        if self._waiting and self._waiting[0].asked.equals(asked):
+        asked, n = Asked(index, boxes), len(index)
+        if self._waiting and self._waiting[0].asked.begins_with(asked):
             ordered = self._waiting.popleft()
+            if n < len(ordered.out):  # the rest of a batch that is taken in several parts
+                self._waiting.appendleft(_Ordered(ordered.asked.after(n), ordered.out[n:], ordered.tasks))
             self._fill_up()
         else:
             ordered = self._start(asked)
         for task in ordered.tasks:
             task.result()
-        return ordered.out
+        return ordered.out[:n]
 
     def content(self, i: int) -> bytes:
         """The bytes of image ``i``, checked. Raises as :meth:`take` does."""

@@ -46,5 +46,7 @@ class Stored:
         if self.exact:
             text += f" {counted(self.exact, 'image')} kept as PNG of what the network sees, which changes none."
         if self.other_pixels > self.shrunk:
-            text += f" {counted(self.other_pixels - self.shrunk, 'large one')} decoded at a part of their size (data.large=draft), which changes pixels a little."
+            text += f" {counted(self.other_pixels - self.shrunk, 'large one')} decoded at a part of their size (data.large={self.large}), which"
+            text += " changes pixels a little."
+            text += " Random crops are cut from them as they are stored." if self.large == "crop" else ""
         return text

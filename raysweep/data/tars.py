@@ -136,13 +136,13 @@ class TarSource:
                 f"{where} has no label: neither {inner.stem.partition('.')[0]}.cls nor .json is beside it, and it lies in no folder. Add "
                 "labels, or pack folders of classes."
             )
-        row = Row(f"{shard.file.name}/{sample.name}", label_name(label, None, where), sample.image)
+        row = Row(f"{shard.file.name}/{inner}", label_name(label, None, where), sample.image)
         return (row if sample.group is None else grouped(row, sample.group)), split
 
     def _shard(self, file: Path, split: str | None) -> _Shard:
         shard = _Shard(file, split)
         images: dict[str, _Sample] = {}
-        texts: dict[str, dict[str, Any]] = {}
+        texts: dict[str, dict[str, bytes]] = {}
         for member, opened in self._members(file):
             inner = PurePosixPath(member.name)
             stem, _, ending = inner.name.partition(".")

@@ -85,7 +85,15 @@ def plan_experiment(
         notes = (*notes, Note(caveat))
     for line in (*data.reading.lines(), *_of_disk(settings, root, size, here)):  # last: an error is one paragraph
         progress(Note(line))
-    notes = (*of_library, *of_images, *_of_fold(settings, data), *by_rule, *map(Note, of_code), *notes)
+    notes = (
+        *of_library,
+        *_of_cache(settings),
+        *of_images,
+        *_of_fold(settings, data),
+        *by_rule,
+        *map(Note, of_code),
+        *notes,
+    )
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, *size, notes=notes, trusted=trusted)
     networks.check_travels([code, *own] if where.workers else [])
     return replace(plan, roles=roles, held=held, code=code, own=own)
@@ -259,6 +267,15 @@ def read_images(
 def _with_cache(settings: Settings, data: cache.Dataset) -> Settings:
     """The settings with what was chosen for ``data.cache``: whoever goes on from here keeps the images in the same way."""
     return settings.model_copy(update={"data": settings.data.model_copy(update={"cache": data.kind})})
+
+
+def _of_cache(settings: Settings) -> tuple[Note, ...]:
+    """What is to be said where an option of encoded images has no effect."""
+    d = settings.data
+    if d.cache != "pixels" or d.large == "shrink":
+        return ()
+    text = f"data.large={d.large} changes nothing, because the images are kept as pixels; data.cache=encoded keeps their bytes."
+    return (Note(text),)
 
 
 def _ordered(

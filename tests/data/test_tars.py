@@ -76,10 +76,13 @@ def test_shards_are_the_same_data_as_class_folders(tmp_path, label, kind):
 def test_packed_class_folders_are_the_same_data_as_unpacked_ones(tmp_path):
     path = as_folder(tmp_path / "d", SOME, {"train": "train", "val": "valid"})
     files = {str(f.relative_to(path)): f.read_bytes() for f in sorted(path.rglob("*.png"))}
-    packed = pack(tmp_path / "d.tar", {**files, "._x": b"", "readme.md": b"text"})
+    packed = pack(
+        tmp_path / "d.tar", {**{f"./{name}": c for name, c in files.items()}, "._x": b"", "readme.md": b"text"}
+    )
     found = [cache.load(section(p, val="auto"), tmp_path / "cache") for p in (path, packed)]
     assert found[0].sha256 == found[1].sha256
     listing = read(packed, val="auto")
+    assert listing.train[0].name == "d.tar/train/cat/0000.png"
     assert {kind: what.count for kind, what in listing.left_out.items()} == {
         "hidden and system files": 1,
         "files that are no images": 1,

@@ -153,7 +153,7 @@ def tried(
     Raises:
         ConfigError: it cannot be built, or does not take the images.
     """
-    from raysweep.training import guest, guest_network, initial, trial
+    from raysweep.training import guest, guest_network, initial, published, trial
     from raysweep.training import origin as origins
     from raysweep.training.freezing import Freezing
 
@@ -165,6 +165,16 @@ def tried(
     loaded = initial.initialise(model, section) if new_weights else None
     freezing = Freezing.of(model, section, len(data.classes))
     told += _of_training(model, freezing, settings)
+    if (
+        freezing.held
+        and new_weights
+        and loaded is None
+        and not section.name.startswith("python:")
+        and not published.is_asked(section)
+    ):
+        told.append(
+            "what is frozen has random weights; model.pretrained=true or model.init_from=FILE starts from trained ones"
+        )
     with guest.quiet(section.name):
         found = trial.as_used(model, _use(settings, data, place), freezing)
     model.to("cpu")

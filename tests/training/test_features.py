@@ -181,6 +181,7 @@ def test_features_that_cannot_be_are_said_or_refused(quick_run, tmp_path, monkey
     with pytest.raises(ConfigError, match="features cannot be computed once, because images are changed at random"):
         notes(features="float32")
     assert "parameters are frozen" in notes(features="off")
+    assert "what is frozen has random weights" in notes()
 
 
 def test_half_precision_says_how_far_it_is(quick_run, own_cache):

@@ -309,3 +309,9 @@ def test_two_workers_freeze_thaw_average_and_accumulate_as_one(two_ranks, tmp_pa
     assert stopped.status() == "interrupted"
     done = continue_experiment(Root.open(tmp_path / "stopped"), stopped.id).experiment
     assert weights_hash(done) == weights_hash(two)
+
+
+@pytest.mark.parametrize("value", [True, "true", ["backbone", "0"]])
+def test_a_word_that_says_not_what_is_frozen_is_refused(section, value):
+    with pytest.raises(ValueError, match="backbone"):
+        section(freeze=value)

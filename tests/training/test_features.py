@@ -93,7 +93,9 @@ def test_a_child_trains_on_its_parents_features(quick_run, quick_child, passes):
     assert weights_hash(other) != weights_hash(whole)
 
 
-@pytest.mark.parametrize("stop_after", [2, 3, 5])
+@pytest.mark.parametrize(
+    "stop_after", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_a_stop_anywhere_changes_no_bit(quick_run, without_ray, tmp_path, stop_after):
     from raysweep.launch.resume import continue_experiment
     from raysweep.store.catalog import experiments
@@ -220,6 +222,7 @@ def test_rows_of_a_large_file_are_read_where_they_lie(tmp_path, monkeypatch):
         large.parts["train"].take(index)
 
 
+@pytest.mark.slow  # quick twin: test_freezing.py::test_two_workers_freeze_thaw_average_and_accumulate_as_one
 def test_two_workers_train_on_features_as_one(two_ranks, tmp_path, monkeypatch):
     import torch
 

@@ -153,7 +153,9 @@ ALL = {
 }
 
 
-@pytest.mark.parametrize("stop_after", [2, 3, 4])
+@pytest.mark.parametrize(
+    "stop_after", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_a_stop_anywhere_changes_no_bit(quick_run, without_ray, tmp_path, stop_after):
     from raysweep.launch.resume import continue_experiment
     from raysweep.store.catalog import experiments

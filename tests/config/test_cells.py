@@ -152,3 +152,13 @@ def test_the_grid_of_losses_has_a_branch_for_each_way_to_treat_imbalance():
     arms = ["control", "balanced", "balanced_softmax", "logit_adjusted", "focal", "class_weights"]
     assert list(dict.fromkeys(p.arm for p in points)) == arms
     assert ({p.reference for p in points}, len(points), notes) == ({None}, 18, [])
+
+
+def test_what_is_frozen_can_be_varied():
+    found = cells.checked({"model.freeze": "backbone", "model.unfreeze": 3})
+    assert found == {"model.freeze": "backbone", "model.unfreeze": 3}
+    with pytest.raises(
+        ValueError,
+        match=r"model\.head cannot be varied.*training\.…, loss\.…, sampling\.…, model\.freeze, model\.unfreeze",
+    ):
+        cells.checked({"model.head": "replace"})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raysweep.errors import ConfigError, DataError, Interrupted
-from tests.training.test_freezing import same, state_of
+from tests.training.test_freezing import same, state_of, without_pictures  # noqa: F401
 
 STILL = {"crop_padding": 0, "flip": False}
 ONCE = {"model": {"freeze": "backbone"}, "training": {"epochs": 2, "augment": STILL}}

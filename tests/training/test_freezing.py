@@ -9,6 +9,14 @@ from raysweep.errors import ConfigError, Interrupted
 STILL = {"augment": {"crop_padding": 0, "flip": False}}
 
 
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+    """They take longer than such a training."""
+    from raysweep.launch import runner
+
+    monkeypatch.setattr(runner, "derive", lambda *_: None)
+
+
 def state_of(experiment, which="latest"):
     from raysweep.store import checkpoint
 

@@ -8,7 +8,7 @@ import pytest
 
 from raysweep.errors import CheckpointError
 from tests.training.test_features import ONCE, own_cache  # noqa: F401
-from tests.training.test_freezing import same, state_of
+from tests.training.test_freezing import same, state_of, without_pictures  # noqa: F401
 
 HEAD = {"11.weight", "11.bias"}
 

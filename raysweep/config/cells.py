@@ -18,7 +18,7 @@ from raysweep.errors import did_you_mean
 
 RATIO = ("sampling.schedule", "sampling.policy", "sampling.follow")  # each sets the weights of an epoch
 _WHOLE = (*RATIO, "loss.weights")  # whose keys are no settings
-_ALLOWED = ("training.", "loss.", "sampling.")
+_ALLOWED = ("training.", "loss.", "sampling.", "model.freeze", "model.unfreeze")
 _ELSEWHERE = {
     "seed": "seeds",
     "training.epochs": "epochs, which all branches share, because last epochs are compared",
@@ -104,7 +104,7 @@ def checked(settings: Mapping[str, Any]) -> Nested:
         if not name.startswith(_ALLOWED):
             raise ValueError(
                 f"{name} cannot be varied within a sweep, whose branches are compared on the same images and start from one "
-                f"network. What can be varied: {', '.join(f'{part}…' for part in _ALLOWED)}"
+                f"network. What can be varied: {', '.join(f'{p}…' if p.endswith('.') else p for p in _ALLOWED)}"
             )
     ways = [name for name in RATIO if found.get(name)]
     if len(ways) > 1:

@@ -13,6 +13,10 @@ BACKBONE = "backbone"  # all but the last layer
 
 def _patterns(value: Any) -> Any:
     """One pattern is a list of one; no pattern is none."""
+    if isinstance(value, bool) or value in ("true", "false"):
+        raise ValueError(
+            "say what is frozen: backbone, or patterns of the names of layers; nothing after the = freezes nothing"
+        )
     found = [value] if isinstance(value, str) else value
     if isinstance(found, (list, tuple)) and BACKBONE in found and len(found) > 1:
         raise ValueError("backbone is everything but the last layer; give it alone, or name layers by patterns")

@@ -164,7 +164,7 @@ def tried(
         told.append(left_out)
     loaded = initial.initialise(model, section) if new_weights else None
     freezing = Freezing.of(model, section, len(data.classes))
-    told += _of_training(model, freezing, settings)
+    told += _of_training(model, freezing, settings, new_weights and loaded is None)
     with guest.quiet(section.name):
         found = trial.as_used(model, _use(settings, data, place), freezing)
     model.to("cpu")
@@ -185,18 +185,26 @@ def tried(
     return settings, size, tuple(map(Note, told))
 
 
-def _of_training(model: nn.Module, freezing: Freezing, settings: Settings) -> list[str]:
+def _of_training(model: nn.Module, freezing: Freezing, settings: Settings, no_file: bool) -> list[str]:
     """What is to be said of what is trained, and how fast.
+
+    Args:
+        no_file: the weights come neither from a file nor from a checkpoint.
 
     Raises:
         ConfigError: ``training.head_lr`` is for a layer that is not known.
     """
-    from raysweep.training import groups
+    from raysweep.training import groups, published
 
     training, told = settings.training, []
     groups.check(freezing, training, settings.model.name)
     if (text := freezing.describe(model)) is not None:
         told.append(text)
+        section = settings.model
+        if no_file and not published.is_asked(section) and not section.name.startswith("python:"):
+            told.append(
+                "what is frozen has random weights; model.pretrained=true or model.init_from=FILE starts from trained ones"
+            )
     if training.layer_decay is not None:
         factors = groups.layers(groups.of(model, freezing, training))
         told.append(f"the learning rate of the layers, from the input on, is multiplied by {factors}")

@@ -56,7 +56,10 @@ class Freezing:
             if not held:
                 raise ConfigError(f"model.freeze=backbone: {section.name} has no layer besides the last one. Omit it.")
         elif section.unfreeze is not None:
-            raise ConfigError("model.unfreeze says when what is frozen is trained, and model.freeze freezes nothing.")
+            raise ConfigError(
+                "model.unfreeze says when what is frozen is trained, and model.freeze freezes nothing. Omit it (model.unfreeze= with "
+                "nothing after it), or set model.freeze=backbone."
+            )
         if held and len(held) == len(able) and section.unfreeze is None:
             raise ConfigError(f"model.freeze={short_repr(section.freeze)} leaves nothing to be trained. Freeze less.")
         return cls(head or "", able, held, section.unfreeze)

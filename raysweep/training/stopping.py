@@ -21,7 +21,7 @@ class Stopping:
         self.world, self.reporter, self.total_batches = world, reporter, total_batches
         self.reason: str | None = None  # why to stop, once a stop was requested
 
-    def check(self, epoch: int, first_bad: torch.Tensor) -> None:
+    def check(self, epoch: int, first_bad: torch.Tensor | float) -> None:
         """Agree on whether a stop was requested (sets ``reason``), and whether every loss was finite.
 
         Args:

@@ -168,3 +168,13 @@ def test_a_section_with_a_short_form_can_be_varied_and_a_whole_one_cannot():
     for name in ("training", "training.augment.mixup.beta", "training.augment.mix"):
         with pytest.raises(ValueError, match="there is no setting"):
             cells.checked({name: 3})
+
+
+def test_what_is_frozen_can_be_varied():
+    found = cells.checked({"model.freeze": "backbone", "model.unfreeze": 3})
+    assert found == {"model.freeze": "backbone", "model.unfreeze": 3}
+    with pytest.raises(
+        ValueError,
+        match=r"model\.head cannot be varied.*training\.…, loss\.…, sampling\.…, model\.freeze, model\.unfreeze",
+    ):
+        cells.checked({"model.head": "replace"})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raysweep.errors import ConfigError, DataError, Interrupted
-from tests.training.test_freezing import same, state_of
+from tests.training.test_freezing import same, state_of, without_pictures  # noqa: F401
 
 STILL = {"crop_padding": 0, "flip": False}
 ONCE = {"model": {"freeze": "backbone"}, "training": {"epochs": 2, "augment": STILL}}
@@ -93,7 +93,9 @@ def test_a_child_trains_on_its_parents_features(quick_run, quick_child, passes):
     assert weights_hash(other) != weights_hash(whole)
 
 
-@pytest.mark.parametrize("stop_after", [2, 3, 5])
+@pytest.mark.parametrize(
+    "stop_after", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_a_stop_anywhere_changes_no_bit(quick_run, without_ray, tmp_path, stop_after):
     from raysweep.launch.resume import continue_experiment
     from raysweep.store.catalog import experiments
@@ -181,6 +183,7 @@ def test_features_that_cannot_be_are_said_or_refused(quick_run, tmp_path, monkey
     with pytest.raises(ConfigError, match="features cannot be computed once, because images are changed at random"):
         notes(features="float32")
     assert "parameters are frozen" in notes(features="off")
+    assert "what is frozen has random weights" in notes()
 
 
 def test_half_precision_says_how_far_it_is(quick_run, own_cache):
@@ -219,6 +222,7 @@ def test_rows_of_a_large_file_are_read_where_they_lie(tmp_path, monkeypatch):
         large.parts["train"].take(index)
 
 
+@pytest.mark.slow  # quick twin: test_freezing.py::test_two_workers_freeze_thaw_average_and_accumulate_as_one
 def test_two_workers_train_on_features_as_one(two_ranks, tmp_path, monkeypatch):
     import torch
 

@@ -9,6 +9,14 @@ from raysweep.errors import ConfigError, Interrupted
 STILL = {"augment": {"crop_padding": 0, "flip": False}}
 
 
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+    """They take longer than such a training."""
+    from raysweep.launch import runner
+
+    monkeypatch.setattr(runner, "derive", lambda *_: None)
+
+
 def state_of(experiment, which="latest"):
     from raysweep.store import checkpoint
 
@@ -153,7 +161,9 @@ ALL = {
 }
 
 
-@pytest.mark.parametrize("stop_after", [2, 3, 4])
+@pytest.mark.parametrize(
+    "stop_after", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_a_stop_anywhere_changes_no_bit(quick_run, without_ray, tmp_path, stop_after):
     from raysweep.launch.resume import continue_experiment
     from raysweep.store.catalog import experiments
@@ -309,3 +319,9 @@ def test_two_workers_freeze_thaw_average_and_accumulate_as_one(two_ranks, tmp_pa
     assert stopped.status() == "interrupted"
     done = continue_experiment(Root.open(tmp_path / "stopped"), stopped.id).experiment
     assert weights_hash(done) == weights_hash(two)
+
+
+@pytest.mark.parametrize("value", [True, "true", ["backbone", "0"]])
+def test_a_word_that_says_not_what_is_frozen_is_refused(section, value):
+    with pytest.raises(ValueError, match="backbone"):
+        section(freeze=value)

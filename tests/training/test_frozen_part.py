@@ -8,7 +8,7 @@ import pytest
 
 from raysweep.errors import CheckpointError
 from tests.training.test_features import ONCE, own_cache  # noqa: F401
-from tests.training.test_freezing import same, state_of
+from tests.training.test_freezing import same, state_of, without_pictures  # noqa: F401
 
 HEAD = {"11.weight", "11.bias"}
 
@@ -48,7 +48,7 @@ def test_a_child_has_a_copy_of_the_same_file_and_what_is_thawed_is_whole(experim
     assert not (free.folder / "frozen.pt").exists()
 
 
-@pytest.mark.parametrize("damage", ["missing", "flipped", "another"])
+@pytest.mark.parametrize("damage", ["missing", "flipped", pytest.param("another", marks=pytest.mark.slow)])
 def test_a_checkpoint_without_its_frozen_part_is_refused(experiment, quick_child, tmp_path, damage):
     from raysweep.store import checkpoint, verify
 

@@ -42,7 +42,9 @@ class BranchRecord(Record):
 class SweepRecord(Record):
     """``sweep.json``: enough to continue a sweep after a kill at any moment."""
 
-    OMITTED: ClassVar[frozenset[str]] = frozenset({"id", "looks", "trained_to", "fresh_optimizer", "reset_head"})
+    OMITTED: ClassVar[frozenset[str]] = frozenset(
+        {"id", "looks", "race", "trained_to", "fresh_optimizer", "reset_head"}
+    )
 
     id: str | None = None  # under which it was made
     format_version: int = 1
@@ -63,6 +65,7 @@ class SweepRecord(Record):
     notes: Sequence[str] = ()
     branches: tuple[BranchRecord, ...] = ()
     looks: int = 0  # how often seeds were added after the comparison could be read
+    race: Json = field(default_factory=dict)  # of ``scheduler: race``: steps, shown, settled, over
     trained_to: int | None = None  # the last epoch of all branches, as the controls' patience decided
 
     @classmethod

@@ -8,7 +8,7 @@ another, each as if the ones before had come out as expected: GP-BUCB (Desautels
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,10 +120,16 @@ def propose(model: Model, candidates: Array, count: int, bold: float = BOLD) -> 
     return chosen
 
 
-def next_points(model: Model, tried: Array, count: int, seed: int) -> Array:
-    """(count, D): what to try next, from points all over the unit cube and around the best of those that were ``tried`` (T, D)."""
+def next_points(
+    model: Model, tried: Array, count: int, seed: int, snap: Callable[[Array], Array] = lambda points: points
+) -> Array:
+    """(count, D): what to try next, from points all over the unit cube and around the best of those that were ``tried`` (T, D).
+
+    Args:
+        snap: moves points to where treatments really are.
+    """
     best = tried[np.argsort(-model.mean(tried), kind="stable")[:3]]
-    candidates = np.vstack([spread_out(CANDIDATES, tried.shape[1], seed), around(best, seed)])
+    candidates = snap(np.vstack([spread_out(CANDIDATES, tried.shape[1], seed), around(best, seed)]))
     result: Array = candidates[propose(model, candidates, count)]
     return result
 

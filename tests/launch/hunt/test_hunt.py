@@ -1,0 +1,166 @@
+"""A hunt in this process: rounds, chains, new seeds, the same bits again, and that a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from raysweep.errors import InputError
+from tests.conftest import SMALL_NET, draw_classes, small_settings, weights_hash
+from tests.launch.sweep.test_early import InProcess
+from tests.launch.sweep.test_folds import without_tune
+
+SPACE = {
+    "weights": {"dog": {"log_uniform": [0.5, 8.0]}},
+    "settings": {"training.learning_rate": {"log_uniform": [0.01, 0.2]}, "loss.kind": ["cross_entropy", "balanced_softmax"]},
+    "epochs": 1,
+    "fork": {"schedule": "constant"},
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """An experiment on images of which some are sealed, which has hardly learned anything."""
+    from raysweep.launch import run as launching
+    from raysweep.plan import experiment as experiment_plan
+
+    folder = tmp_path_factory.mktemp("hunt")
+    for split, seed in (("train", 0), ("val", 1), ("test", 2)):
+        draw_classes(folder / "images" / split, {"cat": 32, "dog": 16}, seed=seed)
+    settings = small_settings(
+        folder / "experiments",
+        data={"source": "folder", "path": str(folder / "images")},
+        model=SMALL_NET,
+        training={"epochs": 1, "batch_size": 16, "learning_rate": 0.02},
+        sampling={"samples_per_epoch": None},
+        experiment={"name": "base"},
+    )
+    return launching.run(experiment_plan.plan_experiment(settings)).experiment
+
+
+@pytest.fixture(autouse=True)
+def quickly(request, monkeypatch):
+    if "ray_cluster" not in request.fixturenames:
+        without_tune(monkeypatch)
+
+
+def planned(base, name, branches=31, rounds=2, space=SPACE, **options):
+    from raysweep.config import grid as grids
+    from raysweep.config import space as spaces
+    from raysweep.plan.hunt import plan
+    from raysweep.plan.hunt.budget import Budget
+    from raysweep.plan.types import SweepRequest
+
+    nothing = grids.check({"weights": ["natural"]})
+    sweep = SweepRequest(base.root, f"{base.id}@1", nothing, name=name)
+    budget = options.pop("budget", Budget("branches", branches))
+    return plan.plan_hunt(
+        plan.HuntRequest(sweep, budget, rounds, spaces.check(space), **options), writable=False
+    )
+
+
+def finished(base, name, **options):
+    from raysweep.launch.hunt import driver
+
+    told = []
+    return driver.run(planned(base, name, **options), told.append), told
+
+
+def everything(hunt):
+    """Whatever was trained → the hash of its network: by round and branch, or by step."""
+    from raysweep.launch.hunt import chains, rounds
+
+    record = hunt.record()
+    found = {
+        (r.number, branch): weights_hash(e)
+        for r in record.rounds
+        for branch, e in rounds.sweep_of(hunt, r).experiments().items()
+    }
+    return found | {key: weights_hash(chains.known(hunt, key)) for key in record.steps}
+
+
+@pytest.fixture(scope="module")
+def whole(base):
+    patch = pytest.MonkeyPatch()
+    try:
+        without_tune(patch)
+        return finished(base, "whole")
+    finally:
+        patch.undo()
+
+
+def test_every_step_is_an_experiment_of_the_lineage(base, whole):
+    from raysweep.launch.hunt import chains, rounds
+
+    hunt, told = whole
+    record = hunt.record()
+    assert [r.number for r in record.rounds] == [1, 2]
+    assert rounds.sweep_of(hunt, record.rounds[0]).record().parent.experiment == base.id
+    second = rounds.sweep_of(hunt, record.rounds[1]).record()
+    assert second.parent.experiment == rounds.experiment_of(hunt, record.rounds[0]).id
+    assert {r.survivor for r in record.rounds} <= {"control", *(a for r in record.rounds for a in r.treatments)}
+    assert rounds.control_chain(hunt, record.rounds).config().parent is not None
+    texts = [e.text for e in told if hasattr(e, "text")]
+    assert any(t.startswith("Round 1 of 2: ") for t in texts)
+    if any(r.survivor != "control" for r in record.rounds):
+        assert len(record.seeds) >= 3
+        assert 0 not in record.seeds  # that of the rounds
+        for seed in record.seeds:
+            links = [chains.known(hunt, f"winner/{seed}/{n}") for n in (1, 2)]
+            assert links[0].config().parent.experiment == base.id
+            assert links[1].config().parent.experiment == links[0].id
+            assert {e.config().setting("seed") for e in links} == {seed}
+            assert chains.known(hunt, f"control/{seed}/2").config().sampling_weights == base.config().sampling_weights
+
+
+def test_the_budget_is_kept(whole):
+    from raysweep.launch.hunt import rounds
+
+    hunt, _ = whole
+    spent = len(rounds.trainings_of(hunt, hunt.record()))
+    assert spent <= 31
+
+
+def test_the_winner_made_again_without_the_search_has_the_same_bits(whole):
+    from raysweep.launch.hunt import chains, rounds
+
+    hunt, _ = whole
+    record = hunt.record()
+    assert record.end["same_bits"] is True
+    again, won = chains.known(hunt, "again/2"), rounds.experiment_of(hunt, record.rounds[-1])
+    assert weights_hash(again) == weights_hash(won)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [3, 9, 14, 18])
+def test_a_killed_hunt_ends_as_the_undisturbed_one(base, whole, monkeypatch, kill):
+    from raysweep.launch.hunt import driver
+    from raysweep.launch.sweep import driver as sweeping
+    from raysweep.store import hunts
+
+    monkeypatch.setattr(sweeping.tuning, "launch", InProcess(kill))
+    name = f"killed{kill}"
+    try:
+        driver.run(planned(base, name))
+    except KeyboardInterrupt:
+        pass
+    monkeypatch.setattr(sweeping.tuning, "launch", InProcess())
+    hunt = driver.continue_hunt(hunts.find(base.root, name))
+    assert everything(hunt) == everything(whole[0])
+    one, other = hunt.record(), whole[0].record()
+    assert [(r.survivor, r.treatments) for r in one.rounds] == [(r.survivor, r.treatments) for r in other.rounds]
+    assert (one.seeds, one.end) == (other.seeds, other.end)
+
+
+def test_a_budget_that_is_too_small_is_refused_with_what_it_takes(base):
+    with pytest.raises(InputError, match=r"enough for 12 trainings, but 2 rounds and the look at the end take at least 31"):
+        planned(base, "small", branches=12)
+
+
+def test_a_dry_run_makes_nothing(base):
+    before = sorted(p.name for p in base.root.path.iterdir())
+    plan = planned(base, "dry", branches=60)
+    assert (plan.trainings, plan.images, plan.rounds) == (60, 48, 2)
+    assert json.dumps(sorted(plan.treatments)) == json.dumps([f"r1-{i:02}" for i in range(1, len(plan.treatments) + 1)])
+    assert sorted(p.name for p in base.root.path.iterdir()) == before

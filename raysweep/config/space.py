@@ -68,6 +68,11 @@ class Space(Section):
     def _not_empty(self) -> Space:
         if not (self.weights or self.settings or self.ways):
             raise ValueError("the space is empty: give weights, settings or ways")
+        if "training.learning_rate" in self.settings and self.fork.schedule in ("constant", "cooldown"):
+            raise ValueError(
+                f"fork.schedule: {self.fork.schedule} keeps the learning rate of the fork, so training.learning_rate would change nothing; "
+                "use restart or inherit"
+            )
         names = [w.name for w in self.ways]
         if len(set(names)) != len(names):
             raise ValueError("two ways have the same name; rename one")

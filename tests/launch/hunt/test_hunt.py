@@ -13,9 +13,12 @@ from tests.launch.sweep.test_folds import without_tune
 
 SPACE = {
     "weights": {"dog": {"log_uniform": [0.5, 8.0]}},
-    "settings": {"training.learning_rate": {"log_uniform": [0.01, 0.2]}, "loss.kind": ["cross_entropy", "balanced_softmax"]},
+    "settings": {
+        "training.learning_rate": {"log_uniform": [0.01, 0.1]},
+        "loss.kind": ["cross_entropy", "balanced_softmax"],
+    },
     "epochs": 1,
-    "fork": {"schedule": "constant"},
+    "fork": {"schedule": "inherit"},
 }
 
 
@@ -32,7 +35,7 @@ def base(tmp_path_factory):
         folder / "experiments",
         data={"source": "folder", "path": str(folder / "images")},
         model=SMALL_NET,
-        training={"epochs": 1, "batch_size": 16, "learning_rate": 0.02},
+        training={"epochs": 1, "batch_size": 2, "learning_rate": 0.0001, "schedule": "constant", "warmup_epochs": 0},
         sampling={"samples_per_epoch": None},
         experiment={"name": "base"},
     )
@@ -55,9 +58,7 @@ def planned(base, name, branches=31, rounds=2, space=SPACE, **options):
     nothing = grids.check({"weights": ["natural"]})
     sweep = SweepRequest(base.root, f"{base.id}@1", nothing, name=name)
     budget = options.pop("budget", Budget("branches", branches))
-    return plan.plan_hunt(
-        plan.HuntRequest(sweep, budget, rounds, spaces.check(space), **options), writable=False
-    )
+    return plan.plan_hunt(plan.HuntRequest(sweep, budget, rounds, spaces.check(space), **options), writable=False)
 
 
 def finished(base, name, **options):
@@ -85,41 +86,59 @@ def whole(base):
     patch = pytest.MonkeyPatch()
     try:
         without_tune(patch)
-        return finished(base, "whole")
+        return finished(base, "whole", branches=15, rounds=1)
     finally:
         patch.undo()
 
 
-def test_every_step_is_an_experiment_of_the_lineage(base, whole):
+@pytest.fixture(scope="module")
+def long(base):
+    """Of two rounds."""
+    patch = pytest.MonkeyPatch()
+    try:
+        without_tune(patch)
+        return finished(base, "long")
+    finally:
+        patch.undo()
+
+
+def test_a_hunt_of_one_round_ends_with_new_seeds_of_the_winner_and_of_the_control(base, whole):
     from raysweep.launch.hunt import chains, rounds
 
     hunt, told = whole
     record = hunt.record()
-    assert [r.number for r in record.rounds] == [1, 2]
     assert rounds.sweep_of(hunt, record.rounds[0]).record().parent.experiment == base.id
+    assert record.rounds[0].survivor in record.rounds[0].treatments
+    assert any("Round 1 of 1: r1-" in e.text for e in told if hasattr(e, "text"))
+    assert len(record.seeds) == 3
+    assert 0 not in record.seeds  # that of the round
+    for seed in record.seeds:
+        for arm in ("winner", "control"):
+            child = chains.known(hunt, f"{arm}/{seed}/1")
+            assert child.config().parent.experiment == base.id
+            assert child.config().setting("seed") == seed
+        assert child.config().sampling_weights == base.config().sampling_weights
+    assert len(rounds.trainings_of(hunt, record)) <= 15  # the budget
+
+
+@pytest.mark.slow
+def test_every_step_is_an_experiment_of_the_lineage(base, long):
+    from raysweep.launch.hunt import chains, rounds
+
+    hunt, _ = long
+    record = hunt.record()
+    assert [r.number for r in record.rounds] == [1, 2]
     second = rounds.sweep_of(hunt, record.rounds[1]).record()
     assert second.parent.experiment == rounds.experiment_of(hunt, record.rounds[0]).id
-    assert {r.survivor for r in record.rounds} <= {"control", *(a for r in record.rounds for a in r.treatments)}
-    assert rounds.control_chain(hunt, record.rounds).config().parent is not None
-    texts = [e.text for e in told if hasattr(e, "text")]
-    assert any(t.startswith("Round 1 of 2: ") for t in texts)
-    if any(r.survivor != "control" for r in record.rounds):
-        assert len(record.seeds) >= 3
-        assert 0 not in record.seeds  # that of the rounds
-        for seed in record.seeds:
-            links = [chains.known(hunt, f"winner/{seed}/{n}") for n in (1, 2)]
-            assert links[0].config().parent.experiment == base.id
-            assert links[1].config().parent.experiment == links[0].id
-            assert {e.config().setting("seed") for e in links} == {seed}
-            assert chains.known(hunt, f"control/{seed}/2").config().sampling_weights == base.config().sampling_weights
-
-
-def test_the_budget_is_kept(whole):
-    from raysweep.launch.hunt import rounds
-
-    hunt, _ = whole
-    spent = len(rounds.trainings_of(hunt, hunt.record()))
-    assert spent <= 31
+    beside = rounds.control_chain(hunt, record.rounds)
+    assert beside.config().parent.experiment == rounds.control_chain(hunt, record.rounds[:1]).id
+    assert beside.manifest().ends[-1].epoch == rounds.experiment_of(hunt, record.rounds[1]).manifest().ends[-1].epoch
+    for seed in record.seeds:
+        links = [chains.known(hunt, f"winner/{seed}/{n}") for n in (1, 2)]
+        assert links[1].config().parent.experiment == links[0].id
+        assert {e.config().setting("seed") for e in links} == {seed}
+    assert record.end["same_bits"] is True
+    assert len(rounds.trainings_of(hunt, record)) <= 31
 
 
 def test_the_winner_made_again_without_the_search_has_the_same_bits(whole):
@@ -128,33 +147,72 @@ def test_the_winner_made_again_without_the_search_has_the_same_bits(whole):
     hunt, _ = whole
     record = hunt.record()
     assert record.end["same_bits"] is True
-    again, won = chains.known(hunt, "again/2"), rounds.experiment_of(hunt, record.rounds[-1])
+    again, won = chains.known(hunt, "again/1"), rounds.experiment_of(hunt, record.rounds[-1])
     assert weights_hash(again) == weights_hash(won)
 
 
+class Killed(InProcess):
+    """Trains here, and is as if killed when so many trainings have begun, of sweeps and beside them; half of the kills come after one."""
+
+    def __init__(self, kills):
+        super().__init__()
+        self.kills, self.count = list(kills), 0
+
+    def maybe(self, after):
+        self.count += not after
+        if self.kills and self.count >= self.kills[0] and after == bool(self.kills[0] % 2):
+            self.kills.pop(0)
+            raise KeyboardInterrupt
+
+    def __call__(self, work, progress):
+        from dataclasses import replace
+
+        from raysweep.launch.sweep import tune
+
+        for point in work.points:
+            self.maybe(after=False)
+            super().__call__(replace(work, points=[point]), progress)
+            self.maybe(after=True)
+        return tune.TuneOutcome()
+
+    def link(self, run):
+        def killed(plan, progress):
+            self.maybe(after=False)
+            result = run(plan, progress)
+            self.maybe(after=True)
+            return result
+
+        return killed
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kill", [3, 9, 14, 18])
-def test_a_killed_hunt_ends_as_the_undisturbed_one(base, whole, monkeypatch, kill):
-    from raysweep.launch.hunt import driver
+def test_a_hunt_killed_ten_times_ends_as_the_undisturbed_one(base, long, monkeypatch):
+    import random
+
+    from raysweep.launch.hunt import chains, driver
     from raysweep.launch.sweep import driver as sweeping
     from raysweep.store import hunts
 
-    monkeypatch.setattr(sweeping.tuning, "launch", InProcess(kill))
-    name = f"killed{kill}"
-    try:
-        driver.run(planned(base, name))
-    except KeyboardInterrupt:
-        pass
-    monkeypatch.setattr(sweeping.tuning, "launch", InProcess())
-    hunt = driver.continue_hunt(hunts.find(base.root, name))
-    assert everything(hunt) == everything(whole[0])
-    one, other = hunt.record(), whole[0].record()
+    killed = Killed(sorted(random.Random(7).sample(range(2, 28), 10)))
+    monkeypatch.setattr(sweeping.tuning, "launch", killed)
+    monkeypatch.setattr(chains.launching, "run", killed.link(chains.launching.run))
+    with pytest.raises(KeyboardInterrupt):
+        driver.run(planned(base, "killed"))
+    for _ in range(9):
+        with pytest.raises(KeyboardInterrupt):
+            driver.continue_hunt(hunts.find(base.root, "killed"))
+    hunt = driver.continue_hunt(hunts.find(base.root, "killed"))
+    assert killed.kills == []
+    assert everything(hunt) == everything(long[0])
+    one, other = hunt.record(), long[0].record()
     assert [(r.survivor, r.treatments) for r in one.rounds] == [(r.survivor, r.treatments) for r in other.rounds]
     assert (one.seeds, one.end) == (other.seeds, other.end)
 
 
 def test_a_budget_that_is_too_small_is_refused_with_what_it_takes(base):
-    with pytest.raises(InputError, match=r"enough for 12 trainings, but 2 rounds and the look at the end take at least 31"):
+    with pytest.raises(
+        InputError, match=r"enough for 12 trainings, but 2 rounds and the look at the end take at least 31"
+    ):
         planned(base, "small", branches=12)
 
 

@@ -63,9 +63,10 @@ def planned(base, name, branches=31, rounds=2, space=SPACE, **options):
 
 def finished(base, name, **options):
     from raysweep.launch.hunt import driver
+    from raysweep.tools import hunted
 
     told = []
-    return driver.run(planned(base, name, **options), told.append), told
+    return driver.run(planned(base, name, **options), told.append, hunted.finish), told
 
 
 def everything(hunt):
@@ -119,6 +120,61 @@ def test_a_hunt_of_one_round_ends_with_new_seeds_of_the_winner_and_of_the_contro
             assert child.config().setting("seed") == seed
         assert child.config().sampling_weights == base.config().sampling_weights
     assert len(rounds.trainings_of(hunt, record)) <= 15  # the budget
+
+
+def test_the_page_says_what_was_tried_and_found(base, whole):
+    hunt, told = whole
+    record, text = hunt.record(), (hunt.folder / "hunt.md").read_text()
+    assert record.end["sealed"] is True
+    assert any("irst look at these 48 test images" in e.text for e in told if hasattr(e, "text"))
+    assert ("Found: it is better." if record.end["found"] else "Not shown to be better.") in text
+    for part in (
+        "What was tried",
+        "What it cost",
+        "What was learned",
+        "for nothing",
+        "chain of ratios",
+        "without the search",
+    ):
+        assert part in text, part
+    assert "15 branches; 100% of it was spent" in text
+    assert "gave the same network, bit for bit" in text
+    assert f"raysweep resume --name whole-made-1 --from {base.id}@1 --epochs 1" in text
+    assert "| dog |" in text
+    html = (hunt.folder / "hunt.html").read_text()
+    assert "<table>" in html
+    assert "whole-made-1" in html
+
+
+def test_nobody_looks_twice(whole):
+    from raysweep.launch.hunt import driver
+    from raysweep.store import layout
+    from raysweep.tools import hunted
+
+    hunt, _ = whole
+    before, looks = everything(hunt), sorted((hunt.root.path / layout.EVALUATIONS).iterdir())
+    text = (hunt.folder / layout.HUNT_PAGE).read_text()
+    driver.continue_hunt(hunt, finish=hunted.finish)
+    assert everything(hunt) == before
+    assert sorted((hunt.root.path / layout.EVALUATIONS).iterdir()) == looks
+    again = (hunt.folder / layout.HUNT_PAGE).read_text()
+    assert "Nobody looked a second time" in again
+    assert again.split("##")[1] == text.split("##")[1]
+
+
+def test_the_commands_know_a_hunt(whole, capsys):
+    import raysweep
+    from tests.cli.test_errors import run_cli
+
+    hunt, _ = whole
+    root = hunt.root.path
+    found = raysweep.get_hunt("whole", root)
+    assert found.found is bool(hunt.record().end["found"])
+    assert set(found.sweeps) == {1}
+    assert "Hunt" in str(found.card())
+    assert "again/1" in found.steps
+    code, _, err = run_cli(capsys, "continue", "whole", "--more-seeds", 1, "--root", root)
+    assert (code, "is a hunt" in err) == (2, True)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ NAMES = {
     "catalog": (7, "help, and listing 10,000 experiments: limits in seconds, on an idle machine"),
     "waiting": (7, "threads that sleep while they wait, alone and beside busy processes: GCC's default"),
     "sweep": (3, "sixteen branches: bare loops, and Ray's documented pattern"),
+    "answer": (3, "from the prompt to the verdict of 14 branches, by Ray and without, quiet and busy: bare loops"),
 }
 
 

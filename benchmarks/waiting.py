@@ -22,7 +22,7 @@ from raysweep import _openmp
 
 DEFAULT = "300000"  # of GCC's library, where the user sets nothing
 OURS = _openmp.CALM["GOMP_SPINCOUNT"]
-SPINS = (DEFAULT, "0", "300", OURS, "10000")
+SPINS = (DEFAULT, "300", OURS, "10000", "30000", "100000")
 IMAGES = 1024
 
 

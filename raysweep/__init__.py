@@ -115,7 +115,7 @@ _OF_API = {
     "Predictions": "predictions",
 }
 
-_openmp.calm()  # before anything loads torch
+_openmp.settle_before_torch()
 
 
 def __getattr__(name: str) -> Any:

@@ -31,15 +31,31 @@ HEAVY_AT_COLLECTION = pytest.StashKey[list[str]]()
 OF_FIXTURES = {"ray_cluster": "ray", "browser": "browser", "s3_port": "cloud"}
 
 
+# Files and folders whose slow tests take longest: they begin first, so that no process is left with one of them at the end.
+LONGEST = (
+    "launch/sweep",
+    "launch",
+    "docs",
+    "journeys",
+    "cluster",
+    "test_notebooks.py",
+    "cli/test_hostile.py",
+    "training/test_events.py",
+)
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A test that uses the cluster, the browser or the object store has the marker that says so; a slow one has half an hour, since
-    the machine may be busy."""
+    the machine may be busy, and those that take longest begin first."""
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(1800))
         for fixture in OF_FIXTURES.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(OF_FIXTURES[fixture])
+    if config.option.markexpr == "slow":
+        places = [str(config.rootpath / "tests" / place) for place in LONGEST]
+        items.sort(key=lambda i: next((n for n, p in enumerate(places) if str(i.path).startswith(p)), len(places)))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -49,6 +65,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
     slow = config.option.markexpr == "slow"
+    if slow:
+        config.option.loadscopereorder = False  # by the number of tests: the longest would come last
 
     @functools.cache
     def scope(file: str) -> str:
@@ -70,10 +88,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_sessionfinish() -> None:
     """Delete the folder in which the server of forks listens: a process of xdist ends without the interpreter's own end."""
-    process = sys.modules.get("multiprocessing.process")
-    folder = None if process is None else process.current_process()._config.get("tempdir")
-    if folder:
-        shutil.rmtree(folder, ignore_errors=True)
+    util = sys.modules.get("multiprocessing.util")
+    for waiting in [] if util is None else [*util._finalizer_registry.values()]:
+        if waiting._callback is util._remove_temp_dir:
+            waiting()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raysweep._text import Nested
@@ -59,13 +59,17 @@ def create_experiment_config(
     Raises:
         ConfigError: an unknown keyword.
     """
-    unknown = [k for k in kwargs if k not in _FLAT and k not in _OTHERS]
-    if unknown:
-        raise ConfigError(
-            f"create_experiment_config has no keyword {unknown[0]!r}.{did_you_mean(unknown[0], [*_FLAT, *_OTHERS])} Options without a "
-            "keyword go into settings={'training': {...}}."
-        )
+    _known(kwargs, "create_experiment_config has no keyword")
     return {"experiment_name": experiment_name, "sampling_weights": copied(sampling_weights), **kwargs}
+
+
+def _known(keys: Iterable[str], what: str) -> None:
+    """Raises ConfigError for a key that is not one of the flat configuration."""
+    for key in keys:
+        if key not in _FLAT and key not in _OTHERS:
+            raise ConfigError(
+                f"{what} {key!r}.{did_you_mean(str(key), [*_FLAT, *_OTHERS])} Options without a keyword go into settings={{'training': {{...}}}}."
+            )
 
 
 def copied(weights: str | Mapping[str, Any] | None) -> str | Nested:
@@ -74,7 +78,12 @@ def copied(weights: str | Mapping[str, Any] | None) -> str | Nested:
 
 
 def nested(config: Mapping[str, Any]) -> Nested:
-    """The flat configuration as nested settings, without the sampling weights."""
+    """The flat configuration as nested settings, without the sampling weights.
+
+    Raises:
+        ConfigError: it has an unknown key.
+    """
+    _known(config, "The configuration has an unknown key")
     result = named(config.get("settings") or {})
     for flat, dotted in _FLAT.items():
         if config.get(flat) is not None:

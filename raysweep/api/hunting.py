@@ -37,6 +37,7 @@ def hunt(
     max_concurrent: int | None = None,
     gpus_per_branch: float | None = None,
     address: str | None = None,
+    in_process: bool = False,
     settings: Mapping[str, Any] | None = None,
     root: Reference | None = None,
     progress: Progress | None = None,
@@ -51,7 +52,7 @@ def hunt(
         space: the path of a space file, or its content: what is varied. Default: the weights of the rarest classes, the loss, the learning rate.
         epochs: of each round; overrides the space's.
         proposer: ``model``, ``optuna`` or ``random``; ``seed`` is that of the proposals.
-        threads, workers, max_concurrent, gpus_per_branch, address, settings: as of :func:`raysweep.branch`.
+        threads, workers, max_concurrent, gpus_per_branch, address, in_process, settings: as of :func:`raysweep.branch`.
         root: the folder of all experiments; default: the parent's.
         progress: called with the events of :mod:`raysweep.events`.
         trust: run the code that the checkpoint names, although this user did not make it on this machine.
@@ -62,7 +63,7 @@ def hunt(
     request = request_of(
         start, (budget, None if images is None else str(images), branches), rounds, space, proposer, seed, root,
         name=name, description=description, epochs=epochs, threads=threads, workers=workers, max_concurrent=max_concurrent,
-        gpus_per_branch=gpus_per_branch, address=address, overrides=named(settings or {}) or None, trust=trusting(trust),
+        gpus_per_branch=gpus_per_branch, address=address, in_process=in_process, overrides=named(settings or {}) or None, trust=trusting(trust),
     )  # fmt: skip
     with showing(progress, sweep=True) as shown:
         return Hunt(run_hunt(plan_hunt(request, shown), shown))

@@ -212,6 +212,7 @@ def branch(
     threads: int | None = None,
     workers: int | None = None,
     max_concurrent: int | None = None,
+    in_process: bool = False,
     gpus_per_branch: float | None = None,
     weights_only: bool = False,
     reset: str | None = None,
@@ -228,6 +229,7 @@ def branch(
         grid: the path of a grid file, or its content, such as ``{"weights": {"disgust": [3.0, 5.0]}}``.
         epochs: additional epochs; overrides the grid's.
         threads, workers, gpus_per_branch: for each branch. Fewer threads than the parent's: not bit-exact.
+        in_process: train in processes of this machine, without Ray, whose start takes longer than small branches.
         weights_only, reset: without the optimizer's state; "head": with a new last layer.
         settings: a nested mapping of settings in which all branches differ from the parent.
         root: the folder of all experiments; default: the parent's.
@@ -249,7 +251,7 @@ def branch(
     opened, reference = checkpoint(start, root)
     request = SweepRequest(
         opened, reference, checked, name=name, description=description, epochs=epochs, threads=threads, workers=workers, address=address,
-        max_concurrent=max_concurrent, gpus_per_branch=gpus_per_branch, fresh_optimizer=weights_only, reset_head=head,
+        max_concurrent=max_concurrent, in_process=in_process, gpus_per_branch=gpus_per_branch, fresh_optimizer=weights_only, reset_head=head,
         overrides=over or None, trust=trusting(trust),
     )  # fmt: skip
     with showing(progress, sweep=True) as shown:

@@ -11,15 +11,7 @@ from raysweep._text import Nested, counted, join_names, labels, plain
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Address, From, Reset, RootOption, TrustOption, WeightsOnly, resets_head
 from raysweep.cluster import signals
-from raysweep.display.results import results_table
-from raysweep.display.shares import MOST_CLASSES
-from raysweep.display.tables import table
 from raysweep.display.terminal import percent, put, put_json, say, say_next
-from raysweep.display.verdict import say_verdict
-from raysweep.events import Loading
-from raysweep.store import resolve
-from raysweep.store.commands import continue_command
-from raysweep.store.results import read_results
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
@@ -65,6 +57,11 @@ def branch(
     max_concurrent: int | None = typer.Option(
         None, "--max-concurrent", min=1, help="Largest number of branches that run at the same time."
     ),
+    in_process: bool = typer.Option(
+        False,
+        "--in-process",
+        help="Train in processes of this machine, without Ray, whose start takes longer than small branches.",
+    ),
     gpus_per_branch: float | None = typer.Option(
         None, "--gpus-per-branch", min=0.01, help="0.25 lets four branches share a GPU."
     ),
@@ -90,6 +87,7 @@ def branch(
         workers=workers,
         address=address,
         max_concurrent=max_concurrent,
+        in_process=in_process,
         gpus_per_branch=gpus_per_branch,
         fresh_optimizer=weights_only,
         reset_head=resets_head(reset),
@@ -118,6 +116,7 @@ def _grid(file: str | None, line: str | None) -> Grid:
 
 def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
     from raysweep.display.sweep import SweepDisplay
+    from raysweep.store import resolve
 
     resolve.check(request.root, request.checkpoint)
     if request.grid.data.folds is not None:
@@ -140,6 +139,7 @@ def _run(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> No
 def _run_folds(request: SweepRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
     from raysweep.cli import folds
     from raysweep.display.sweep import SweepDisplay
+    from raysweep.events import Loading
 
     with SweepDisplay() as display:
         display(Loading())
@@ -223,6 +223,9 @@ def _show_plan(plan: SweepPlan) -> None:
 
 
 def _table_of_shares(plan: SweepPlan) -> None:
+    from raysweep.display.shares import MOST_CLASSES
+    from raysweep.display.tables import table
+
     parent = plan.parent
     classes, old, before = parent.classes, parent.weights.as_dict(), plan.shares(parent.weights)
     rows = [["(parent)", "", *(percent(before[c]) for c in classes)]]
@@ -243,7 +246,11 @@ def summarise(result: SweepResult) -> None:
     Raises:
         TrainingError: branches failed.
     """
+    from raysweep.display.results import results_table
+    from raysweep.display.verdict import say_verdict
     from raysweep.errors import TrainingError
+    from raysweep.store.commands import continue_command
+    from raysweep.store.results import read_results
 
     signals.all_done()
     sweep = result.sweep

@@ -21,8 +21,10 @@ def entry() -> None:
     streams.make_steady(strict_output=not trains)
     code: object = 0
     try:
+        gc.disable()  # while importing nothing becomes garbage
         from raysweep.cli.main import main
 
+        gc.enable()
         main()
     except SystemExit as error:
         code = error.code

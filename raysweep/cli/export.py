@@ -9,7 +9,6 @@ from raysweep._text import plain
 from raysweep.cli.consent import consent
 from raysweep.cli.options import Adjust, Checkpoint, Classes, RootOption, TrustOption
 from raysweep.display.terminal import put, say, split_classes
-from raysweep.store import resolve
 from raysweep.store.root import Root
 
 
@@ -34,6 +33,7 @@ def export(
     """Export the model as safetensors, a PyTorch state_dict, ONNX or TorchScript. Also writes classes and preprocessing, and checks the result."""
     from raysweep.config import load as load_config
     from raysweep.errors import InputError, did_you_mean
+    from raysweep.store import resolve
 
     endings = {"safetensors": ".safetensors", "pytorch": ".pth", "onnx": ".onnx", "torchscript": ".torchscript.pt"}
     if form not in endings:

@@ -53,6 +53,9 @@ def hunt(
     gpus_per_branch: float | None = typer.Option(
         None, "--gpus-per-branch", min=0.01, help="0.25 lets four branches share a GPU."
     ),
+    in_process: bool = typer.Option(
+        False, "--in-process", help="Train the branches in processes of this machine, without Ray."
+    ),
     address: Address = None,
     trust: TrustOption = False,
     root: RootOption = "experiments",
@@ -72,7 +75,7 @@ def hunt(
     request = hunting.request_of(
         checkpoint, (budget, images, branches), rounds, space, proposer, seed, root,
         name=name, description=description, epochs=epochs, threads=threads, workers=workers, max_concurrent=max_concurrent,
-        gpus_per_branch=gpus_per_branch, address=address, overrides=load_config.parse_overrides(overrides or []) or None,
+        gpus_per_branch=gpus_per_branch, address=address, in_process=in_process, overrides=load_config.parse_overrides(overrides or []) or None,
     )  # fmt: skip
     with SweepDisplay() as display:
         request = replace(request, sweep=replace(request.sweep, trust=consent(trust, display)))

@@ -15,7 +15,6 @@ from raysweep.cli.consent import consent
 from raysweep.cli.options import Adjust, Checkpoint, Classes, RootOption, TrustOption
 from raysweep.display.tables import table
 from raysweep.display.terminal import percent, put_json, say, split_classes
-from raysweep.store import resolve
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
@@ -77,6 +76,7 @@ def predict(
 
     from raysweep.config import load as load_config
     from raysweep.errors import InputError
+    from raysweep.store import resolve
 
     paths = [i for i in images if "=" not in i or os.path.exists(i)]
     over = load_config.parse_overrides([i for i in images if i not in paths])

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from raysweep._text import counted, plain
-from raysweep.api import pages
 from raysweep.cli.options import RootOption
 from raysweep.display.shares import show_shares
 from raysweep.display.tables import table
@@ -148,6 +147,8 @@ def _show_experiment(experiment: Experiment) -> None:
     _shares(config, _reached(experiment))
     if manifest.entries:
         put("")
+        from raysweep.api import pages
+
         table(None, pages.CHECKPOINTS, [_row(e, manifest.best_file) for e in manifest.entries], optional=[1, 5, 2])
     root = experiment.root
     old = [p.epoch for p in experiment.old_checkpoints() if p.batch is None]
@@ -163,6 +164,8 @@ def _epochs(count: int | None) -> str:
 
 
 def _row(e: ManifestEntry, best: str | None) -> list[str]:
+    from raysweep.api import pages
+
     m = e.metrics
     if e.batch is not None:
         return [f"epoch {e.epoch}, batch {e.batch}", "", "", "", "", "", ""]

@@ -6,7 +6,6 @@ import typer
 
 from raysweep._paths import user_path
 from raysweep._text import plain
-from raysweep.api.looking import IMPROVED as METRICS
 from raysweep.cli.options import RootOption
 from raysweep.display.terminal import put_json, put_words, say, say_next
 
@@ -17,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def suggest(
     sweep: str = typer.Argument(..., metavar="SWEEP", help="Id, name, path, or an unambiguous prefix."),
-    metric: str = typer.Option("macro_f1", "--metric", help=f"The metric to improve: {' or '.join(METRICS)}."),
+    metric: str = typer.Option("macro_f1", "--metric", help="The metric to improve: macro_f1 or accuracy."),
     output: str | None = typer.Option(None, "--output", "-o", metavar="FILE", help="Write the grid to a new file."),
     as_json: bool = typer.Option(False, "--json", help="Print the grid and the reasons as one JSON object."),
     root: RootOption = "experiments",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raysweep import _machine, _scratch
+from raysweep import _machine, _openmp, _scratch
 from raysweep.cluster import _ray_internals, dashboard, machine, processes, signals, versions
 from raysweep.cluster.nodes import node_resources
 from raysweep.errors import ResourceError
@@ -74,6 +74,7 @@ def connect(address: str | None, name: str | None = None) -> Connection:
             for obstacle in machine.obstacles():
                 raise ResourceError(f"Ray cannot be started on this machine: {obstacle}")
             _make_token()
+            _openmp.settle()  # its processes inherit it
         _start(address, name)
     for logger in ("ray.train", "ray.tune", "ray.data"):
         logging.getLogger(logger).setLevel(logging.ERROR)

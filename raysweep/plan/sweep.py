@@ -50,9 +50,8 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     _is_single(request.grid)
     root = request.root.resolved()
     parent = parents.read_parent(root, request.checkpoint, request.overrides, trust=request.trust)
-    expansion.expand(
-        request.grid, parent.weights, parent.settings.seed
-    )  # what is wrong is said before the images are read
+    # What is wrong is said before the images are read.
+    expansion.expand(request.grid, parent.weights, parent.settings.seed)
     title = request.name or _title(parent)
     sweeps.check_sweep_name(title)
     count = _workers(request, parent)
@@ -98,6 +97,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         gpus_per_branch=gpus,
         max_concurrent=request.max_concurrent or (1 if _shares_gpu(request, base) else None),
         branch_bytes=branch_bytes,
+        in_process=request.in_process,
         trust=_handed_on(request.trust, [base, *bases.values()]),
         bases=bases,
     )
@@ -212,9 +212,33 @@ def _title(parent: Parent) -> str:
 
 
 def _workers(request: SweepRequest, parent: Parent) -> int:
-    if request.workers is not None:
-        return request.workers
-    return parent.world_size if parent.world_size > 1 else 0
+    """The workers of each branch.
+
+    Raises:
+        ConfigError: it shall be trained without Ray, and needs it.
+    """
+    count = parent.world_size if parent.world_size > 1 else 0
+    count = count if request.workers is None else request.workers
+    _fits_in_processes(request, count)
+    return count
+
+
+def _fits_in_processes(request: SweepRequest, workers: int) -> None:
+    """Raises ConfigError where ``--in-process`` is asked for, and Ray is needed."""
+    if not request.in_process:
+        return
+    needs = {
+        f"--address {request.address}": request.address is not None,
+        f"--workers {workers}": workers > 0,
+        "scheduler: asha": request.grid.scheduler != "none",
+        "search.algorithm: optuna": request.grid.search.algorithm == "optuna",
+    }
+    asked = [what for what, there in needs.items() if there]
+    if asked:
+        raise ConfigError(
+            f"--in-process trains the branches in processes of this machine, without Ray, but {' and '.join(asked)} "
+            f"{'needs' if len(asked) == 1 else 'need'} Ray. Omit one of the two."
+        )
 
 
 def _overrides(request: SweepRequest, workers: int) -> Nested:

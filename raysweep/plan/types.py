@@ -127,6 +127,7 @@ class SweepRequest:
     workers: int | None = None  # None: as many as the parent had, 0 for one
     address: str | None = None
     max_concurrent: int | None = None
+    in_process: bool = False  # in processes of this machine, without Ray
     gpus_per_branch: float | None = None  # a fraction lets several branches share a GPU
     fresh_optimizer: bool = False  # of all branches
     reset_head: bool = False  # of all branches
@@ -148,6 +149,7 @@ class SweepPlan:
     gpus_per_branch: float
     max_concurrent: int | None
     branch_bytes: int  # that one branch will write
+    in_process: bool = False  # in processes of this machine, without Ray
     trust: Trust = NOBODY  # the decision on the branches, for the processes that train them
     bases: Mapping[str, Plan] = field(default_factory=dict)  # the same with other settings, see :func:`base_of`
 

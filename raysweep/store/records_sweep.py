@@ -43,7 +43,7 @@ class SweepRecord(Record):
     """``sweep.json``: enough to continue a sweep after a kill at any moment."""
 
     OMITTED: ClassVar[frozenset[str]] = frozenset(
-        {"id", "looks", "race", "trained_to", "fresh_optimizer", "reset_head"}
+        {"id", "looks", "race", "trained_to", "fresh_optimizer", "reset_head", "in_process"}
     )
 
     id: str | None = None  # under which it was made
@@ -58,6 +58,7 @@ class SweepRecord(Record):
     workers: int | None = None
     gpus_per_branch: float | None = None
     max_concurrent: int | None = None
+    in_process: bool = False  # its branches were trained without Ray
     fresh_optimizer: bool = False  # its branches began without the optimizer's state
     reset_head: bool = False  # and with a new last layer
     settings: Json = field(default_factory=dict)

@@ -70,6 +70,13 @@ def test_an_experiment_and_its_child_as_the_specification_writes_them(first):
 def test_an_unknown_keyword_is_suggested():
     with pytest.raises(ConfigError, match="Did you mean 'num_epochs'"):
         create_experiment_config("x", num_epoch=3)
+    for key, meant in (
+        ("num_epoch", "Did you mean 'num_epochs'"),
+        ("model", "Did you mean 'model_name'"),
+        (3, "key 3"),
+    ):
+        with pytest.raises(ConfigError, match=meant):  # nothing that is given is ignored
+            run_experiment({"experiment_name": "x", key: 3})
 
 
 def test_missing_and_incomplete_checkpoints(tmp_path, first):

@@ -117,7 +117,8 @@ def test_every_completion_belongs_to_a_parameter():
 
 
 def test_the_words_that_are_offered_are_those_that_are_taken():
-    from raysweep.cli import compare, completion, list_, suggest
+    from raysweep.api import looking
+    from raysweep.cli import compare, completion, list_
 
     def words(verb: str, name: str) -> set[str]:
         return set(completion._OF_VERB[verb, name](None, ""))  # type: ignore[arg-type]
@@ -125,4 +126,4 @@ def test_the_words_that_are_offered_are_those_that_are_taken():
     assert words("list", "sort") == set(list_.SORT_KEYS)
     assert words("list", "status") == set(list_.STATUSES)
     assert words("compare", "metric") == set(compare.TITLES)
-    assert words("suggest", "metric") == set(suggest.METRICS)
+    assert words("suggest", "metric") == set(looking.IMPROVED)

@@ -161,7 +161,7 @@ def world(tmp_path_factory):
     for number, split in enumerate(("train", "val", "test")):
         draw_classes(folder / "old" / "images" / split, {"cat": 12, "dog": 20, "eel": 30}, seed=number)
     (folder / "old" / "grid.yaml").write_text(GRID.replace("disgust", "eel").replace("fear", "cat"))
-    for arguments in (("run", "base"), ("branch", "--from", "base@3", "--weights-grid", "grid")):
+    for arguments in (("run", "base"), ("branch", "--from", "base@3", "--weights-grid", "grid", "--in-process")):
         done = subprocess.run(
             [sys.executable, "-m", "raysweep", *arguments],
             cwd=folder,

@@ -12,15 +12,64 @@ import pytest
 from raysweep import _machine, _openmp
 
 
-def test_waiting_threads_sleep_unless_the_user_has_decided():
+@pytest.mark.parametrize(("busy", "way", "more"), [(True, "sleep", _openmp.CALM), (False, "spin", {})])
+def test_waiting_threads_sleep_on_a_busy_machine_unless_the_user_has_decided(monkeypatch, busy, way, more):
+    monkeypatch.setattr(_openmp, "others_run", lambda: busy)
     environment: dict[str, str] = {}
-    _openmp.calm(environment)
-    assert environment == _openmp.CALM
+    _openmp.settle(environment)
+    assert environment == {_openmp.DECIDED: way, **more}
+    assert _openmp.described(environment) == environment
+    monkeypatch.setattr(_openmp, "others_run", lambda: not busy)
+    _openmp.settle(environment)  # also in a process that was started meanwhile, or in which it is asked again
+    assert environment == {_openmp.DECIDED: way, **more}
     for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"):
         environment = {name: "7"}
-        _openmp.calm(environment)
+        _openmp.settle(environment)
         assert environment == {name: "7"}
         assert _openmp.described(environment) == environment
+
+
+@pytest.mark.parametrize(
+    ("running", "cpus", "of", "others"),
+    [
+        ([1, 1, 1], 2, 2, False),
+        ([2, 2, 2], 2, 2, True),
+        ([2, 1, 3], 2, 2, False),  # something that ran for a moment
+        ([9, 9, 9], 4, 64, False),  # there is room for all
+        ([62, 62, 62], 4, 64, True),
+        ([2, 2, 2], 64, 64, True),
+    ],
+)
+def test_other_programs_are_seen_where_they_use_the_same_cpus(monkeypatch, running, cpus, of, others):
+    looks = iter(running)
+
+    class Stat:
+        def read_text(self):
+            return f"cpu 1 2 3\nprocesses 9\nprocs_running {next(looks)}\nprocs_blocked 0\n"
+
+    monkeypatch.setattr(_machine, "cpus_here", lambda: cpus)
+    monkeypatch.setattr(os, "cpu_count", lambda: of)
+    assert _openmp.others_run(Stat()) is others
+
+
+def test_without_linux_the_load_of_the_last_minute_tells(monkeypatch, tmp_path):
+    monkeypatch.setattr(_machine, "cpus_here", lambda: 2)
+    for load, others in ((0.5, False), (6.0, True)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0, 0))
+        assert _openmp.others_run(tmp_path / "nothing") is others
+
+
+def test_a_process_that_computes_is_seen():
+    """On this machine as it is: with one more than there are CPUs some always wait for their turn."""
+    if not Path("/proc/stat").exists():
+        pytest.skip("this is not Linux")
+    beside = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() + 1)]
+    try:
+        assert _openmp.others_run()
+    finally:
+        for process in beside:
+            process.kill()
+            process.wait()
 
 
 def test_it_is_set_before_torch_is_loaded_and_read_by_the_library():
@@ -31,8 +80,14 @@ def test_it_is_set_before_torch_is_loaded_and_read_by_the_library():
     libraries = [*Path(torch, "lib").glob("libgomp*"), *Path(torch).parent.glob("torch.libs/libgomp*")]
     if not libraries:
         pytest.skip("torch is not built with GCC's OpenMP")
-    environment = {k: v for k, v in os.environ.items() if k not in _openmp.CHOSEN} | {"OMP_DISPLAY_ENV": "verbose"}
-    code = f"import raysweep.errors, sys; assert 'torch' not in sys.modules; import ctypes; ctypes.CDLL({str(libraries[0])!r})"
+    environment = {k: v for k, v in os.environ.items() if k not in (*_openmp.CHOSEN, _openmp.DECIDED)} | {
+        "OMP_DISPLAY_ENV": "verbose"
+    }
+    code = (
+        "import raysweep.errors, sys, importlib.util; from raysweep import _openmp; _openmp.others_run = lambda: True; "
+        "assert 'torch' not in sys.modules; importlib.util.find_spec('torch'); "  # as an import begins
+        f"import ctypes; ctypes.CDLL({str(libraries[0])!r})"
+    )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "GOMP_SPINCOUNT = '1000'" in done.stderr
 

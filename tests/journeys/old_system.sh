@@ -1,7 +1,7 @@
 # Somebody with experiments of the old system in old/, and the images that they were trained on.
 raysweep list --root old
 raysweep import old/old_base_20250108_143022 data.path=images
-raysweep branch --from old_base@3 --weights-grid rules --epochs 1
+raysweep branch --from old_base@3 --weights-grid rules --epochs 1 --in-process
 ls experiments/sweeps/old_base-sweep_*/report.html
 
 raysweep show old_base

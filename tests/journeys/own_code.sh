@@ -1,6 +1,6 @@
 # A researcher whose project has a network in models.py and a loss in losses.py. The data have a train and a val folder.
 raysweep run data.path=data model.name=python:models:Small loss=python:losses:halfway metrics.gap=python:losses:gap --epochs 3
-raysweep branch --from data@best --weights-grid rules --epochs 1
+raysweep branch --from data@best --weights-grid rules --epochs 1 --in-process
 ls experiments/sweeps/data-sweep_*/report.html
 head -n 1 experiments/data_*/training_history.csv | tr , '\n' | grep gap
 

@@ -74,24 +74,53 @@ def ended(pid: int) -> int | None:
 
 def saving(root: Path) -> set[str]:
     """Temporary files in experiments' folders: a save is under way."""
-    found: set[str] = set()
-    for folder in root.glob("kill_*"):
+    return {name for name, _ in versions(root) if name.startswith(files.TEMP_PREFIX)}
+
+
+def versions(root: Path) -> set[tuple[str, int]]:
+    """(name, time of its last change in ns) of every file in experiments' folders."""
+    found: set[tuple[str, int]] = set()
+    for folder in [*root.glob("kill_*"), *root.glob("whole_*")]:
         with contextlib.suppress(FileNotFoundError):
-            found |= {name for name in os.listdir(folder) if name.startswith(files.TEMP_PREFIX)}
+            for entry in os.scandir(folder):
+                with contextlib.suppress(FileNotFoundError):
+                    found.add((entry.name, entry.stat().st_mtime_ns))
     return found
 
 
-def moment(root: Path, rng: random.Random, seconds: float, within_save: bool) -> Iterator[bool]:
-    """Yields whether now is the time to kill: after a random while, or in the middle of a randomly chosen save."""
-    begun, wait, seen = time.monotonic(), rng.uniform(0, seconds), set[str]()
-    skip = rng.randrange(20)
+class Watch:
+    """How far a training is, by the versions of its files, not by a clock: a busy machine changes nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.seen: set[tuple[str, int]] = set()
+        self.saving = False
+
+    def look(self) -> int:
+        """How many versions of files were seen so far."""
+        now = versions(self.root)
+        self.saving = any(name.startswith(files.TEMP_PREFIX) for name, _ in now)
+        self.seen |= now
+        return len(self.seen)
+
+
+def moment(root: Path, rng: random.Random, steps: int, within_save: bool) -> Iterator[bool]:
+    """Yields whether now is the time to kill: after a random part of what an undisturbed training writes, a random while
+    later, or in the middle of a save.
+
+    Args:
+        steps: how many versions of files were seen of an undisturbed training.
+    """
+    watch = Watch(root)
+    least = watch.look() + rng.randrange(max(1, steps * 2 // 3))
+    while watch.look() < least:
+        time.sleep(0.001)
+        yield False
+    if not within_save:
+        time.sleep(rng.uniform(0, 0.2))
     while True:
-        if within_save:
-            seen |= saving(root)
-            yield len(seen) > skip
-        else:
-            time.sleep(0.002)
-            yield time.monotonic() - begun > wait
+        watch.look()
+        yield watch.saving or not within_save
 
 
 def victim(kind: str, driver: int, cluster: int | None) -> int | None:
@@ -120,7 +149,7 @@ def one(
     root: Path,
     config: Path,
     rng: random.Random,
-    seconds: float,
+    steps: int,
     cluster: int | None,
     within: bool,
     most: int = 4,
@@ -138,7 +167,7 @@ def one(
         arguments = ["continue", folders[0].name] if folders else ["run", str(config), "--name", "kill"]
         pid = start([*arguments, "--root", str(root)], log)
         strike = kills == 0 or (kills < most and rng.random() < 0.4)
-        when = moment(root, rng, seconds, within)
+        when = moment(root, rng, steps, within)
         deadline = time.monotonic() + LIMIT_S
         while (code := ended(pid)) is None:
             if time.monotonic() > deadline:
@@ -243,37 +272,39 @@ def main(arguments: list[str]) -> int:
         cluster: tuple[str, int] | None = None
         if set(plan) - {"driver"}:
             cluster = stack.enter_context(ray_head())
-        references: dict[str, tuple[str, float]] = {}
+        references: dict[str, tuple[str, int]] = {}
 
         def config_of(kind: str, treatment: str) -> Path:
             name = "driver" if kind == "driver" else "workers"
             scaling = {"num_workers": 0} if name == "driver" else {"num_workers": 2, "address": (cluster or ("", 0))[0]}
             return write_config(chosen.folder / f"{name}-{treatment}.yaml", scaling, treatment)
 
-        def reference(kind: str, treatment: str) -> tuple[str, float]:
+        def reference(kind: str, treatment: str) -> tuple[str, int]:
             name = f"{'driver' if kind == 'driver' else 'workers'}-{treatment}"
             if name not in references:
                 root = chosen.folder / f"undisturbed-{name}"
                 root.mkdir(parents=True)
-                begun = time.monotonic()
                 pid = start(
                     ["run", str(config_of(kind, treatment)), "--name", "whole", "--root", str(root)],
                     root / "output.txt",
                 )
-                _, status = os.waitpid(pid, 0)
-                assert status == 0, (root / "output.txt").read_text()[-3000:]
+                watch = Watch(root)
+                while (code := ended(pid)) is None:
+                    watch.look()
+                    time.sleep(0.001)
+                assert code == 0, (root / "output.txt").read_text()[-3000:]
                 (folder,) = root.glob("whole_*")
-                references[name] = (fingerprint(Experiment(folder)), time.monotonic() - begun)
+                references[name] = (fingerprint(Experiment(folder)), len(watch.seen))
             return references[name]
 
         for number, kind in enumerate(plan):
             treatment = treatments[number % len(treatments)]
-            expected, seconds = reference(kind, treatment)
+            expected, steps = reference(kind, treatment)
             root = chosen.folder / f"{number:03}-{kind}"
             root.mkdir(parents=True)
             rounds = number // len(treatments) if len(treatments) % 2 == 0 else 0
             within = (number + rounds) % 2 == 1  # so that each treatment is killed in both ways
-            how = (config_of(kind, treatment), rng, seconds, cluster[1] if cluster else None, within, chosen.most)
+            how = (config_of(kind, treatment), rng, steps, cluster[1] if cluster else None, within, chosen.most)
             row = one(kind, root, *how)
             while row.get("kills") == 0:  # it was over before the moment came: that is no trial
                 root = root.with_name(f"{root.name}-again")

@@ -547,7 +547,7 @@ def test_a_server_that_is_down_does_not_affect_the_run_and_gets_everything_later
     run = runs.run(trackers={"mlflow": {"uri": "http://127.0.0.1:9"}})
     assert weights_hash(run) == untracked
     (note,) = notes(run)
-    assert note.startswith("MLflow could not be written: MlflowException: ")
+    assert note.startswith("MLflow could not be written: ")  # on a busy machine: that it has not answered in time
     assert len(runs.warnings) == 1
     value = run.config().to_json()
     value["settings"]["trackers"]["mlflow"]["uri"] = database  # the server is up again

@@ -114,6 +114,7 @@ def _record(plan: HuntPlan, identifier: str, now: datetime) -> HuntRecord:
             "threads": asked.threads,
             "workers": asked.workers,
             "address": asked.address,
+            "in_process": asked.in_process,
             "max_concurrent": asked.max_concurrent,
             "gpus_per_branch": asked.gpus_per_branch,
             "overrides": over,

@@ -1,4 +1,4 @@
-"""One branch of a sweep, as Ray Tune runs it in an actor that trains one branch after another.
+"""One branch of a sweep, as Ray Tune runs it in an actor, or a process of this machine, that trains one branch after another.
 
 A branch on one device trains inside the actor: no process is started for it. Its experiment's folder is made here, by
 the one process that writes to it. If the folder exists already, the branch continues from its newest checkpoint: that is
@@ -10,7 +10,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -101,6 +101,16 @@ def _parent_state(shared: Shared) -> Mapping[str, Any]:
     return _parents[key]
 
 
+class Reporter(Protocol):
+    """Where a branch's events go, and who stops it."""
+
+    def __call__(self, event: Event) -> None: ...
+
+    def should_stop(self) -> str | None: ...
+
+    def complete(self, experiment: Experiment) -> None: ...
+
+
 class BranchReporter(ChannelReporter):
     """Reports everything to the driver, and the metrics of every epoch to Ray Tune."""
 
@@ -119,6 +129,12 @@ class BranchReporter(ChannelReporter):
 
     def should_stop(self) -> str | None:
         return super().should_stop() or (retry.PREEMPTED if self.notices.arrived() else None)
+
+    def complete(self, experiment: Experiment) -> None:
+        """Report a branch that was complete already: a search needs what it reached."""
+        ends = experiment.manifest().ends
+        if ends and not self.reported:
+            self.report(ends[-1].epoch, ends[-1].metrics)
 
     def report(self, epoch: int, row: Mapping[str, Any]) -> None:
         from ray import tune
@@ -141,22 +157,30 @@ def train_branch(config: dict[str, Any], shared: Shared) -> None:
     stop, again = ray.get(shared.channel.begin.remote(point.name))
     if stop is not None:
         return
-    end = BranchEnded("finished")
+    end = attempt(point, shared, reporter, again)
+    ray.get(shared.channel.put.remote(BranchEvent(point.name, end)))
+
+
+def attempt(point: Point, shared: Shared, reporter: Reporter, again: bool) -> BranchEnded:
+    """Train a branch until it ends; returns how. What fails is told, not raised.
+
+    Args:
+        again: whether it has begun before, maybe on another machine.
+
+    Raises:
+        Interrupted: after a preemption notice. Tune starts the branch again on another node, where it continues.
+    """
     try:
-        experiment = _train(point, shared, reporter, again)
-        if not reporter.reported:  # it was complete already, but a search needs what it reached
-            ends = experiment.manifest().ends
-            if ends:
-                reporter.report(ends[-1].epoch, ends[-1].metrics)
+        reporter.complete(_train(point, shared, reporter, again))
     except Interrupted as error:
         if error.reason == retry.PREEMPTED:
-            raise  # Tune starts the branch again on another node, where it continues
-        end = BranchEnded("interrupted", str(error))
+            raise
+        return BranchEnded("interrupted", str(error))
     except RaysweepError as error:
-        end = BranchEnded("failed", str(error), traceback.format_exc())
+        return BranchEnded("failed", str(error), traceback.format_exc())
     except Exception as error:
-        end = BranchEnded("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
-    ray.get(shared.channel.put.remote(BranchEvent(point.name, end)))
+        return BranchEnded("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+    return BranchEnded("finished")
 
 
 def _searched(config: Mapping[str, Any], shared: Shared) -> Point:
@@ -178,7 +202,7 @@ def _sweep(shared: Shared, look: bool, again: bool) -> Sweep:
     return Sweep(Root.locate(shared.sweep_folder), root)
 
 
-def _train(point: Point, shared: Shared, reporter: BranchReporter, again: bool) -> Experiment:
+def _train(point: Point, shared: Shared, reporter: Reporter, again: bool) -> Experiment:
     # A branch that sweep.json does not know has no folder. Looking for one lists the whole root, which is too slow for each
     # of ten thousand branches.
     known = shared.known.get(point.name)
@@ -206,7 +230,7 @@ def _train(point: Point, shared: Shared, reporter: BranchReporter, again: bool) 
 
 
 def _continued(
-    existing: Experiment, sweep: Sweep, shared: Shared, reporter: BranchReporter, launch: runner.Launch
+    existing: Experiment, sweep: Sweep, shared: Shared, reporter: Reporter, launch: runner.Launch
 ) -> Experiment:
     """A branch that has begun, from its newest checkpoint."""
     from raysweep.training import own
@@ -230,9 +254,11 @@ def _continued(
 
 def _of_a_lost_node(experiment: Experiment) -> bool:
     """Whether a branch is still locked by a process of a machine that has left the cluster."""
-    import ray
-
     who = lock.holder(experiment.folder)
     if who is None or lock.alive(who) is not None:  # no holder, or one on this machine, which the lock itself checks
+        return False
+    import ray
+
+    if not ray.is_initialized():
         return False
     return who.host not in {n.get("NodeManagerHostname") for n in ray.nodes() if n.get("Alive")}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, Interrupted
 from raysweep.events import Note, PlannedBranch, Progress, SweepEnded, SweepStarted, ignore
 from raysweep.launch.runner import derive
-from raysweep.launch.sweep import early, race
+from raysweep.launch.sweep import early, processes, race
 from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.branch import Shared
 from raysweep.launch.workers import transport
@@ -62,16 +62,32 @@ def run(plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
     """
     if plan.base.settings.scaling.address is None:
         capacity.at_once(plan, capacity.this_machine())
-    scaling = plan.base.settings.scaling
-    with (
-        tuning.connected(scaling.address, progress, plan.name) as nodes,
-        autoscaler.fleet(scaling, progress) as fleet,
-    ):
+    with connected(plan, progress) as nodes:
         plan = capacity.with_gpus(plan, nodes)
-        count = capacity.settle(plan, fleet, progress)
-        signals.check()
-        with signals.place(None):
-            return _start(plan, count, progress)
+        with room(plan, progress) as count:
+            signals.check()
+            with signals.place(None):
+                return _start(plan, count, progress)
+
+
+@contextlib.contextmanager
+def connected(plan: SweepPlan, progress: Progress) -> Iterator[list[dict[str, float]]]:
+    """Ray, unless the branches train without it; yields the resources of every node."""
+    if plan.in_process:
+        yield capacity.this_machine()
+        return
+    with tuning.connected(plan.base.settings.scaling.address, progress, plan.name) as nodes:
+        yield nodes
+
+
+@contextlib.contextmanager
+def room(plan: SweepPlan, progress: Progress) -> Iterator[int]:
+    """How many branches run at the same time; nodes that were requested for them are kept as long."""
+    if plan.in_process:
+        yield capacity.at_once(plan, capacity.this_machine())
+        return
+    with autoscaler.fleet(plan.base.settings.scaling, progress) as fleet:
+        yield capacity.settle(plan, fleet, progress)
 
 
 def _start(plan: SweepPlan, count: int, progress: Progress) -> SweepResult:
@@ -112,6 +128,7 @@ def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
         workers=plan.base.resources.workers,
         gpus_per_branch=plan.gpus_per_branch,
         max_concurrent=plan.max_concurrent,
+        in_process=plan.in_process,
         fresh_optimizer=plan.base.fresh_optimizer,
         reset_head=plan.base.reset_head,
         settings=plan.base.settings.model_dump(mode="json"),
@@ -137,7 +154,7 @@ def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
 def train_branches(
     sweep: Sweep, plan: SweepPlan, points: list[Point], count: int, progress: Progress, steal: bool
 ) -> SweepResult:
-    """Hand the branches to Ray Tune, complete the logs of those that it ended early, and write the results."""
+    """Hand the branches to Ray Tune, or to processes of this machine, complete the logs of those that it ended early, and write the results."""
     signals.begun(continue_command(sweep.root, sweep.id))
     with dispatching(progress, plan.base.settings.trackers) as dispatcher:
         try:
@@ -158,7 +175,7 @@ def _train_branches(
     work = replace(_work(sweep, plan, first, count, steal, record), search=not controls_first)
     left = len(points) + tuning.samples_left(plan.grid, record)
     progress(_started(sweep, plan, record, count, capacity.queue(plan, left, count)))
-    ended = tuning.launch(work, progress) if first or left > len(points) else tuning.TuneOutcome()
+    ended = _launch(plan, work, progress) if first or left > len(points) else tuning.TuneOutcome()
     if controls_first and ended.stopped is None:
         _settle(sweep, ended.failed)
         refresh(sweep, ended.failed)
@@ -181,6 +198,11 @@ def _train_branches(
     return SweepResult(sweep, sweep.experiments(), failed, comparison)
 
 
+def _launch(plan: SweepPlan, work: tuning.Work, progress: Progress) -> tuning.TuneOutcome:
+    launch = processes.launch if plan.in_process else tuning.launch
+    return launch(work, progress)
+
+
 def _train_as_long(
     sweep: Sweep,
     plan: SweepPlan,
@@ -193,7 +215,7 @@ def _train_as_long(
 ) -> tuning.TuneOutcome:
     """Train the branches, after the controls that ``ended``, as long as the longest control; also controls that were shorter."""
     rest = early.to_train(sweep, record, [p for p in points if p.name not in ended.failed])
-    later = tuning.launch(_work(sweep, plan, rest, count, steal, record), progress)
+    later = _launch(plan, _work(sweep, plan, rest, count, steal, record), progress)
     return replace(later, failed={**ended.failed, **later.failed})
 
 
@@ -207,7 +229,7 @@ def _race(
     if not added:
         return ended, record
     work = _work(sweep, plan, race.points(added, plan.parent.classes), count, steal, record)
-    later = tuning.launch(work, progress)
+    later = _launch(plan, work, progress)
     return replace(later, failed={**ended.failed, **later.failed}), record
 
 

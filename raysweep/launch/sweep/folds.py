@@ -138,6 +138,7 @@ def _record(plan: FoldsPlan, identifier: str, now: datetime) -> FoldsRecord:
             "workers": request.workers,
             "address": request.address,
             "max_concurrent": request.max_concurrent,
+            "in_process": request.in_process,
             "gpus_per_branch": request.gpus_per_branch,
             "fresh_optimizer": request.fresh_optimizer,
             "reset_head": request.reset_head,

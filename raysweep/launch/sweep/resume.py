@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from raysweep._text import Nested
-from raysweep.cluster import autoscaler, signals
+from raysweep.cluster import signals
 from raysweep.config import cells, foreign
 from raysweep.config import grid as grids
 from raysweep.config import load as load_config
@@ -30,7 +30,6 @@ from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.driver import SweepResult
 from raysweep.launch.sweep.more_seeds import MoreSeeds, extended
 from raysweep.launch.sweep.tracebacks import Tracebacks
-from raysweep.plan import capacity
 from raysweep.plan import sweep as sweep_plan
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
 from raysweep.plan.types import SweepPlan, SweepRequest
@@ -96,9 +95,7 @@ def continue_sweep(
             catch_up(sweep.experiments().values(), progress)
             progress(Note(f"{sweep.id} has all its branches; there is nothing to do."))
             return SweepResult(sweep, sweep.experiments(), {}, comparison)
-        scaling = plan.base.settings.scaling
-        with tuning.connected(scaling.address, progress, plan.name), autoscaler.fleet(scaling, progress) as fleet:
-            count = capacity.settle(plan, fleet, progress)
+        with sweeping.connected(plan, progress), sweeping.room(plan, progress) as count:
             return sweeping.train_branches(sweep, plan, points, count, progress, steal=steal)
     finally:
         lock.release()
@@ -261,6 +258,7 @@ def _request(
         workers=workers,
         address=asked.applied(record.settings["scaling"])["address"],
         max_concurrent=record.max_concurrent,
+        in_process=record.in_process and asked.address is None,
         gpus_per_branch=record.gpus_per_branch or None,
         fresh_optimizer=record.fresh_optimizer,
         reset_head=record.reset_head,

@@ -186,6 +186,7 @@ _number = _must(number, "a number")
 _count = _must(lambda v: type(v) is int and 0 <= v <= _MOST, f"a whole number from 0 to {_MOST:,}")
 _text = _must(lambda v: isinstance(v, str), "a text")
 _mapping = _must(lambda v: isinstance(v, dict), "a mapping")
+_flag = _must(lambda v: isinstance(v, bool), "true or false")
 _list = _must(lambda v: isinstance(v, list), "a list")
 _weight = _must(lambda v: number(v) and v >= 0, "a number ≥ 0")
 _column = _must(
@@ -242,6 +243,7 @@ _SWEEP: dict[str, Rule] = {
     "threads": _or_none(_count),
     "workers": _or_none(_count),
     "looks": _count,
+    "in_process": _flag,
     "trained_to": _or_none(_count),
 }
 _PATIENCE = _fields(

@@ -106,7 +106,7 @@ def again(monkeypatch, parent, sweep, tune):
 
     monkeypatch.setattr(driver.tuning, "launch", tune)
     monkeypatch.setattr(resume.tuning, "connected", lambda *_: contextlib.nullcontext([]))
-    monkeypatch.setattr(resume.capacity, "settle", lambda *_: 1)
+    monkeypatch.setattr(driver.capacity, "settle", lambda *_: 1)
     with suppress(KeyboardInterrupt):
         return resume.continue_sweep(parent.root, sweep)
     return None

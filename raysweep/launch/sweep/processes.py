@@ -1,0 +1,264 @@
+"""The branches of a sweep in processes of this machine, without Ray, whose start takes longer than a small branch trains.
+
+Each process trains one branch after another, with the function that a Tune actor calls, so the bits are the same. It gets what all
+branches share once, through a connection that also carries events one way and the request to stop the other. A process that
+dies is replaced, and its branch continues from its newest checkpoint, at most ``scaling.max_failures`` times. If this process dies,
+the connection ends, and each branch saves and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe, wait
+
+from raysweep.cluster import signals
+from raysweep.cluster.signals import StopFlag
+from raysweep.config.grid import Point
+from raysweep.events import BatchDone, BranchEnded, BranchEvent, BranchStarted, Event, Progress
+from raysweep.launch.sweep.branch import BATCH_EVERY_S, Shared, attempt
+from raysweep.launch.sweep.tracebacks import Tracebacks
+from raysweep.launch.sweep.tune import TuneOutcome, Work
+from raysweep.store.experiment import Experiment
+from raysweep.store.results import Results
+
+POLL_S = 0.5
+GONE = "the end of the process that had started it"
+_PROGRAM = "import sys; from raysweep.launch.sweep import processes; processes.serve(int(sys.argv[1]))"
+
+
+# --- in a process that trains ---------------------------------------------------------------------------------------------
+
+
+class _Reporter:
+    """Sends a branch's events through the connection, and hears the request to stop."""
+
+    def __init__(self, driver: Connection, branch: str) -> None:
+        self.driver, self.branch = driver, branch
+        self.reason: str | None = None
+        self.last_batch = float("-inf")
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, BatchDone):
+            if time.monotonic() - self.last_batch < BATCH_EVERY_S:
+                return
+            self.last_batch = time.monotonic()
+        self.send(event)
+
+    def send(self, event: Event) -> None:
+        try:
+            self.driver.send(BranchEvent(self.branch, event))
+        except OSError:
+            self.reason = self.reason or GONE
+
+    def should_stop(self) -> str | None:
+        if self.reason is None and select.select([self.driver], [], [], 0)[0]:
+            try:
+                self.reason = self.driver.recv()
+            except (EOFError, OSError):
+                self.reason = GONE
+        return self.reason
+
+    def complete(self, experiment: Experiment) -> None:
+        """Nobody searches here."""
+
+
+def serve(descriptor: int) -> None:
+    """The program. Signals are for the driver: a terminal and a cluster's scheduler send them to all processes."""
+    for number in signals.NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
+    work(Connection(descriptor))
+
+
+def work(driver: Connection) -> None:
+    """Train the branches that arrive through the connection, until it ends."""
+    shared: Shared = pickle.loads(driver.recv_bytes())
+    while True:
+        try:
+            message = driver.recv()
+        except (EOFError, OSError):
+            return
+        if isinstance(message, str):  # the request to stop, which came after a branch had ended
+            return
+        name, again = message
+        reporter = _Reporter(driver, name)
+        reporter.send(attempt(shared.points[name], shared, reporter, again))
+        if reporter.reason is not None:
+            return
+
+
+# --- in the driver --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Process:
+    """One that trains, and what it prints."""
+
+    program: subprocess.Popen[bytes]
+    connection: Connection
+    printed: tempfile._TemporaryFileWrapper[bytes]
+    branch: str | None = None
+
+    def end(self) -> int:
+        """Wait until it has ended; returns its exit code, minus the number of a signal that killed it."""
+        self.connection.close()
+        return self.program.wait()
+
+    def last_line(self) -> str:
+        """The last line that it printed."""
+        self.printed.seek(0)
+        lines = self.printed.read().decode(errors="replace").strip().splitlines()
+        return lines[-1][:300] if lines else ""
+
+
+def gpu_of(slot: int, gpus: float) -> str | None:
+    """``CUDA_VISIBLE_DEVICES`` of a process, where each branch gets so many GPUs; None where it has none.
+
+    >>> [gpu_of(slot, 0.5) for slot in range(4)], gpu_of(1, 2)
+    (['0', '0', '1', '1'], '2,3')
+    """
+    if not gpus:
+        return None
+    if gpus < 1:
+        return str(slot // int(1 / gpus + 1e-9))
+    return ",".join(str(int(gpus) * slot + n) for n in range(int(gpus)))
+
+
+def _start(shared: bytes, gpu: str | None) -> _Process:
+    """A new process, which has got what all branches share."""
+    ours, theirs = Pipe()
+    printed = tempfile.NamedTemporaryFile(prefix="raysweep-branch-")  # noqa: SIM115  # it lives as long as the process
+    program = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=printed,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **_paths(), **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})},
+        start_new_session=True,  # a terminal's Ctrl-C is for the driver
+    )
+    theirs.close()
+    with contextlib.suppress(OSError):  # it has died already: that is seen when it is waited for
+        ours.send_bytes(shared)
+    return _Process(program, ours, printed)
+
+
+def _paths() -> dict[str, str]:
+    """Where modules are found, as in this process: also those of a script's own folder, or of tests."""
+    return {"PYTHONPATH": os.pathsep.join([p or os.getcwd() for p in sys.path])}
+
+
+@dataclass
+class _Driver:
+    """The branches that wait, those that are trained, and what is told of them."""
+
+    work: Work
+    progress: Progress
+    flag: StopFlag
+    ended: TuneOutcome
+    waiting: deque[Point]
+    begun: set[str] = field(default_factory=set)
+    died: Counter[str] = field(default_factory=Counter)
+    slots: dict[int, _Process] = field(default_factory=dict)
+    stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self.tell, self.results = Tracebacks(self.work.sweep, self.progress), Results(self.work.sweep)
+        self.shared = pickle.dumps(self.work.shared, protocol=5)
+
+    def told(self, branch: str, event: Event) -> None:
+        match event:
+            case BranchEnded(status="failed", reason=reason):
+                self.ended.failed[branch] = reason
+        self.tell(BranchEvent(branch, event))
+        self.results.told(BranchEvent(branch, event))
+
+    def run(self) -> None:
+        """Train all branches. Whatever happens, no process stays."""
+        try:
+            while self.fill():
+                self.hear()
+                self.results.write_when_due(self.ended.failed)
+                if self.flag.reason is not None and not self.stopped:
+                    self.stopped = True
+                    self.waiting.clear()
+                    for process in self.slots.values():
+                        with contextlib.suppress(OSError):
+                            process.connection.send(self.flag.reason)
+        finally:
+            for process in self.slots.values():
+                process.end()
+            self.results.write(self.ended.failed)
+
+    def fill(self) -> bool:
+        """Give a branch to every process that has none; returns whether any branch is trained."""
+        for slot in range(self.work.at_once):
+            process = self.slots.get(slot)
+            if process is not None and process.branch is not None:
+                continue
+            if not self.waiting or self.stopped:
+                if process is not None:
+                    self.slots.pop(slot).end()
+                continue
+            if process is None:
+                process = self.slots[slot] = _start(self.shared, gpu_of(slot, self.work.gpus))
+            point = self.waiting.popleft()
+            process.branch = point.name
+            self.told(point.name, BranchStarted())
+            with contextlib.suppress(OSError):
+                process.connection.send((point.name, point.name in self.begun))
+            self.begun.add(point.name)
+        return bool(self.slots)
+
+    def hear(self) -> None:
+        """Take what has arrived, and notice processes that have died."""
+        by_connection = {p.connection: (slot, p) for slot, p in self.slots.items()}
+        for ready in wait(list(by_connection), POLL_S):
+            assert isinstance(ready, Connection)
+            slot, process = by_connection[ready]
+            assert process.branch is not None
+            try:
+                event = ready.recv().event
+            except (EOFError, OSError):
+                self.lost(slot, process, process.branch)
+                continue
+            self.told(process.branch, event)
+            if isinstance(event, BranchEnded):
+                process.branch = None
+
+    def lost(self, slot: int, process: _Process, branch: str) -> None:
+        """A process has died: its branch continues in another, unless that has happened too often."""
+        del self.slots[slot]
+        code = process.end()
+        self.died[branch] += 1
+        if self.died[branch] <= self.work.retries and not self.stopped:
+            self.waiting.appendleft(self.work.shared.points[branch])
+            return
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        last = process.last_line()
+        more = " If it was memory: a smaller training.batch_size, or fewer branches at once (--max-concurrent)."
+        reason = f"Its process {how}{f' ({last})' if last else ''}.{more if code == -signal.SIGKILL else ''}"
+        self.told(branch, BranchEnded("failed", reason, process.last_line()))
+
+
+def launch(work: Work, progress: Progress) -> TuneOutcome:
+    """Train all branches; returns when none is left or when a signal asked to stop and all have saved.
+
+    It takes the place of :func:`raysweep.launch.sweep.tune.launch`. There is no search and no scheduler here: planning has seen to it.
+    """
+    ended = TuneOutcome()
+    flag = StopFlag()
+    with signals.signals(flag):
+        if flag.reason is None and work.points:
+            _Driver(work, progress, flag, ended, deque(work.points)).run()
+    ended.stopped = flag.reason
+    return ended

@@ -15,7 +15,7 @@ from raysweep.display.tables import table
 from raysweep.display.terminal import put, put_json, say, say_next
 
 if TYPE_CHECKING:
-    from raysweep.plan.hunt.plan import HuntPlan
+    from raysweep.plan.hunt.plan import HuntPlan, HuntRequest
     from raysweep.store.hunts import Hunt
 
 
@@ -67,7 +67,6 @@ def hunt(
     """Hunt for a better model from a checkpoint, within a budget. Rounds of branches; at the end new seeds and one look at the test images."""
     from raysweep.api import hunting
     from raysweep.config import load as load_config
-    from raysweep.display.sweep import SweepDisplay
     from raysweep.store import resolve
     from raysweep.store.root import Root
 
@@ -77,6 +76,13 @@ def hunt(
         name=name, description=description, epochs=epochs, threads=threads, workers=workers, max_concurrent=max_concurrent,
         gpus_per_branch=gpus_per_branch, address=address, in_process=in_process, overrides=load_config.parse_overrides(overrides or []) or None,
     )  # fmt: skip
+    _run(request, trust, dry_run, as_json)
+
+
+def _run(request: HuntRequest, trust: bool, dry_run: bool, as_json: bool) -> None:
+    from raysweep.api import hunting
+    from raysweep.display.sweep import SweepDisplay
+
     with SweepDisplay() as display:
         request = replace(request, sweep=replace(request.sweep, trust=consent(trust, display)))
         plan = hunting.plan_hunt(request, display, writable=not dry_run)

@@ -37,9 +37,9 @@ RACED = (
 
 def _raced(record: SweepRecord) -> list[str]:
     """What is to be said of a sweep that was a race."""
-    if not record.race:
+    if record.race is None:
         return []
-    shown = record.race.get("shown") or []
+    shown = record.race.shown
     names = f"{join_names(shown)} {'is' if len(shown) == 1 else 'are'}" if shown else "no branch is"
     return [RACED.format(metric=str(record.grid.get("select", "macro_f1")).replace("_", "-"), shown=names)]
 

@@ -133,7 +133,7 @@ def _of_round(hunt: Hunt, record: HuntRecord, index: int) -> RoundFacts:
         return RoundFacts(of_round, 0, ())
     told = sweep.record()
     lost = sum(b.status in (experiments.FAILED, experiments.CRASHED) for b in told.branches)
-    return RoundFacts(of_round, len(told.branches), list(told.race.get("shown") or ()), lost)
+    return RoundFacts(of_round, len(told.branches), () if told.race is None else told.race.shown, lost)
 
 
 def _free(hunt: Hunt, record: HuntRecord) -> Effect | None:

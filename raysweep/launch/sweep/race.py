@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from raysweep._text import counted, join_names
 from raysweep.config import grid as grids
@@ -17,7 +16,7 @@ from raysweep.report import race as seeing
 from raysweep.report.evaluated import grouped
 from raysweep.report.findings import racing
 from raysweep.report.findings.racing import BETTER, Rules
-from raysweep.store.records_sweep import BranchRecord, SweepRecord
+from raysweep.store.records_sweep import BranchRecord, RaceRecord, SweepRecord
 from raysweep.store.results import MISSING
 from raysweep.store.sweep import Sweep
 from raysweep.weights import SamplingWeights
@@ -27,7 +26,7 @@ RACE = "race"
 
 def undecided(record: SweepRecord) -> bool:
     """Whether a race has still to decide who gets more seeds."""
-    return record.grid.get("scheduler") == RACE and not record.race.get("over")
+    return record.grid.get("scheduler") == RACE and not (record.race is not None and record.race.over)
 
 
 def decide(sweep: Sweep, progress: Progress) -> SweepRecord:
@@ -40,8 +39,8 @@ def decide(sweep: Sweep, progress: Progress) -> SweepRecord:
     grid = grids.check(dict(record.grid), str(sweep.folder))
     groups = grouped(record.branches)
     seen = seeing.look(sweep, grid.select)
-    before: dict[str, Any] = dict(record.race)
-    shown: list[str] = list(before.get("shown", []))
+    before = record.race or RaceRecord()
+    shown = list(before.shown)
     added: list[BranchRecord] = []
     settled: dict[str, str] = {}
     if seen is not None:
@@ -54,8 +53,7 @@ def decide(sweep: Sweep, progress: Progress) -> SweepRecord:
         more = {name: count for name, count in step.more.items() if name not in shown}
         if set(more) - set(controls):  # more seeds of a control alone decide nothing
             added = _more(record, groups, more, grid, set(controls))
-    steps = int(before.get("steps", 0)) + 1
-    race = {"steps": steps, "shown": shown, "settled": settled, "over": not added}
+    race = RaceRecord(before.looks + 1, tuple(shown), settled, not added)
     record = replace(record, branches=(*record.branches, *added), race=race)
     sweep.write_record(record)
     progress(Note(_told(race, added)))
@@ -102,11 +100,9 @@ def points(branches: Sequence[BranchRecord], classes: Sequence[str]) -> list[Poi
     ]
 
 
-def _told(race: dict[str, Any], added: Sequence[BranchRecord]) -> str:
-    names = join_names(race["shown"]) if race["shown"] else "no branch"
+def _told(race: RaceRecord, added: Sequence[BranchRecord]) -> str:
+    names = join_names(race.shown) if race.shown else "no branch"
     if not added:
-        return (
-            f"The race is over after {counted(race['steps'], 'look')}: {names} shown to be better than the {CONTROL}."
-        )
+        return f"The race is over after {counted(race.looks, 'look')}: {names} shown to be better than the {CONTROL}."
     arms = join_names(list(dict.fromkeys(str(b.arm or b.name) for b in added)))
-    return f"Race, look {race['steps']}: {names} shown to be better; more seeds for {arms}."
+    return f"Race, look {race.looks}: {names} shown to be better; more seeds for {arms}."

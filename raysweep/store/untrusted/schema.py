@@ -243,6 +243,7 @@ _SWEEP: dict[str, Rule] = {
     "threads": _or_none(_count),
     "workers": _or_none(_count),
     "looks": _count,
+    "race": _mapping,
     "in_process": _flag,
     "trained_to": _or_none(_count),
 }

@@ -61,7 +61,7 @@ def test_a_race_adds_seeds_until_it_is_over(base):
     ]  # fmt: skip
     assert len(record.branches) <= 8
     assert len(record.branches) > 6
-    assert record.race["over"] is True
+    assert record.race.over is True
     assert {b.status for b in record.branches} == {"finished"}
     texts = [e.text for e in told if hasattr(e, "text")]
     assert any(t.startswith("Race, look 1") for t in texts)
@@ -135,4 +135,4 @@ def test_a_branch_that_fails_does_not_keep_a_race_going(base, monkeypatch):
     monkeypatch.setattr(driver.tuning, "launch", Failing())
     result, _ = swept(base, "failing")
     assert set(result.failed) == {"dog=0"}
-    assert result.sweep.record().race["over"] is True
+    assert result.sweep.record().race.over is True

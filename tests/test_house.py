@@ -232,6 +232,7 @@ CHANGES_FILES = {
     "raysweep.store.remote.uploads": "the manifest that shuts out who has lost an experiment",
     "raysweep.store.remote.bucket": "downloads",
     "raysweep.store.remote.copies": "the folder of downloads",
+    "raysweep.launch.sweep.processes": "what processes read and print, in a temporary folder",
     "raysweep.launch.sweep.tune": "the folder of Ray Tune",
     "raysweep.display.streams": "what takes the place of a closed stream",
     "raysweep.tools.import_legacy": "a folder that has no name yet",

@@ -662,8 +662,7 @@ def test_a_branch_is_a_run_that_names_its_sweep(runs, database, here):
 
 
 @pytest.mark.slow
-@pytest.mark.ray
-def test_the_branches_of_a_sweep_are_runs_that_name_the_sweep(ray_cluster, tmp_path, database):
+def test_the_branches_of_a_sweep_are_runs_that_name_the_sweep(tmp_path, database):
     from raysweep.config import grid as grids
     from raysweep.launch.sweep import driver as sweeping
     from raysweep.plan import sweep as sweep_plan
@@ -673,7 +672,7 @@ def test_the_branches_of_a_sweep_are_runs_that_name_the_sweep(ray_cluster, tmp_p
     settings = small_settings(root, trackers={"mlflow": {"uri": database}})
     parent = launching.run(experiment_plan.plan_experiment(settings)).experiment
     grid = grids.check({"weights": {"3": [4.0]}, "epochs": 1})
-    plan = sweep_plan.plan_sweep(SweepRequest(Root.open(root), f"{parent.id}@1", grid, name="s"))
+    plan = sweep_plan.plan_sweep(SweepRequest(Root.open(root), f"{parent.id}@1", grid, name="s", in_process=True))
     result = sweeping.run(plan)
     assert not result.failed
     assert set(result.experiments) == {"control", "3=4"}

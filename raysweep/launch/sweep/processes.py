@@ -1,9 +1,9 @@
 """The branches of a sweep in processes of this machine, without Ray, whose start takes longer than a small branch trains.
 
-Each process trains one branch after another, with the function that a Tune actor calls, so the bits are the same. It gets what all
-branches share once, through a connection that also carries events one way and the request to stop the other. A process that
-dies is replaced, and its branch continues from its newest checkpoint, at most ``scaling.max_failures`` times. If this process dies,
-the connection ends, and each branch saves and ends.
+Each process trains one branch after another, with the function that a Tune actor calls, so the bits are the same. What all branches
+share it reads from a file; a connection carries events one way, and names of branches and the request to stop the other. A
+process that dies is replaced, and its branch continues from its newest checkpoint, at most ``scaling.max_failures`` times. If
+this process dies, the connection ends, and each branch saves and ends.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
 
+from raysweep import _scratch
 from raysweep.cluster import signals
 from raysweep.cluster.signals import StopFlag
 from raysweep.config.grid import Point
@@ -33,7 +34,9 @@ from raysweep.store.results import Results
 
 POLL_S = 0.5
 GONE = "the end of the process that had started it"
-_PROGRAM = "import sys; from raysweep.launch.sweep import processes; processes.serve(int(sys.argv[1]))"
+_PROGRAM = "import sys; from raysweep.launch.sweep import processes; processes.serve(int(sys.argv[1]), sys.argv[2])"
+_SHARED = "shared.pickle"
+_PRINTED = 10_000  # characters that are kept of what a process printed
 
 
 # --- in a process that trains ---------------------------------------------------------------------------------------------
@@ -72,16 +75,17 @@ class _Reporter:
         """Nobody searches here."""
 
 
-def serve(descriptor: int) -> None:
+def serve(descriptor: int, folder: str) -> None:
     """The program. Signals are for the driver: a terminal and a cluster's scheduler send them to all processes."""
     for number in signals.NUMBERS:
         signal.signal(number, signal.SIG_IGN)
-    work(Connection(descriptor))
+    work(Connection(descriptor), Path(folder))
 
 
-def work(driver: Connection) -> None:
+def work(driver: Connection, folder: Path) -> None:
     """Train the branches that arrive through the connection, until it ends."""
-    shared: Shared = pickle.loads(driver.recv_bytes())
+    with open(folder / _SHARED, "rb") as file:
+        shared: Shared = pickle.load(file)
     while True:
         try:
             message = driver.recv()
@@ -101,11 +105,11 @@ def work(driver: Connection) -> None:
 
 @dataclass
 class _Process:
-    """One that trains, and what it prints."""
+    """One that trains, and the file with what it prints."""
 
     program: subprocess.Popen[bytes]
     connection: Connection
-    printed: tempfile._TemporaryFileWrapper[bytes]
+    printed: Path
     branch: str | None = None
 
     def end(self) -> int:
@@ -113,11 +117,9 @@ class _Process:
         self.connection.close()
         return self.program.wait()
 
-    def last_line(self) -> str:
-        """The last line that it printed."""
-        self.printed.seek(0)
-        lines = self.printed.read().decode(errors="replace").strip().splitlines()
-        return lines[-1][:300] if lines else ""
+    def said(self) -> str:
+        """The end of what it printed."""
+        return self.printed.read_text(errors="replace")[-_PRINTED:].strip() if self.printed.exists() else ""
 
 
 def gpu_of(slot: int, gpus: float) -> str | None:
@@ -133,22 +135,21 @@ def gpu_of(slot: int, gpus: float) -> str | None:
     return ",".join(str(int(gpus) * slot + n) for n in range(int(gpus)))
 
 
-def _start(shared: bytes, gpu: str | None) -> _Process:
-    """A new process, which has got what all branches share."""
+def _start(folder: Path, slot: int, gpu: str | None) -> _Process:
+    """A new process, which reads in ``folder`` what all branches share."""
     ours, theirs = Pipe()
-    printed = tempfile.NamedTemporaryFile(prefix="raysweep-branch-")  # noqa: SIM115  # it lives as long as the process
-    program = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
-        pass_fds=[theirs.fileno()],
-        stdin=subprocess.DEVNULL,
-        stdout=printed,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **_paths(), **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})},
-        start_new_session=True,  # a terminal's Ctrl-C is for the driver
-    )
+    printed = folder / f"printed-{slot}.txt"
+    with open(printed, "wb") as out:
+        program = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), str(folder)],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **_paths(), **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})},
+            start_new_session=True,  # a terminal's Ctrl-C is for the driver
+        )
     theirs.close()
-    with contextlib.suppress(OSError):  # it has died already: that is seen when it is waited for
-        ours.send_bytes(shared)
     return _Process(program, ours, printed)
 
 
@@ -166,6 +167,7 @@ class _Driver:
     flag: StopFlag
     ended: TuneOutcome
     waiting: deque[Point]
+    folder: Path  # for files of the processes
     begun: set[str] = field(default_factory=set)
     died: Counter[str] = field(default_factory=Counter)
     slots: dict[int, _Process] = field(default_factory=dict)
@@ -173,7 +175,8 @@ class _Driver:
 
     def __post_init__(self) -> None:
         self.tell, self.results = Tracebacks(self.work.sweep, self.progress), Results(self.work.sweep)
-        self.shared = pickle.dumps(self.work.shared, protocol=5)
+        with open(self.folder / _SHARED, "wb") as file:
+            pickle.dump(self.work.shared, file, protocol=5)
 
     def told(self, branch: str, event: Event) -> None:
         match event:
@@ -210,7 +213,7 @@ class _Driver:
                     self.slots.pop(slot).end()
                 continue
             if process is None:
-                process = self.slots[slot] = _start(self.shared, gpu_of(slot, self.work.gpus))
+                process = self.slots[slot] = _start(self.folder, slot, gpu_of(slot, self.work.gpus))
             point = self.waiting.popleft()
             process.branch = point.name
             self.told(point.name, BranchStarted())
@@ -244,10 +247,11 @@ class _Driver:
             self.waiting.appendleft(self.work.shared.points[branch])
             return
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        last = process.last_line()
+        said = process.said()
+        last = said.splitlines()[-1][:300] if said else ""
         more = " If it was memory: a smaller training.batch_size, or fewer branches at once (--max-concurrent)."
         reason = f"Its process {how}{f' ({last})' if last else ''}.{more if code == -signal.SIGKILL else ''}"
-        self.told(branch, BranchEnded("failed", reason, process.last_line()))
+        self.told(branch, BranchEnded("failed", reason, said or reason))
 
 
 def launch(work: Work, progress: Progress) -> TuneOutcome:
@@ -259,6 +263,7 @@ def launch(work: Work, progress: Progress) -> TuneOutcome:
     flag = StopFlag()
     with signals.signals(flag):
         if flag.reason is None and work.points:
-            _Driver(work, progress, flag, ended, deque(work.points)).run()
+            with _scratch.within("sweep") as folder:
+                _Driver(work, progress, flag, ended, deque(work.points), folder).run()
     ended.stopped = flag.reason
     return ended

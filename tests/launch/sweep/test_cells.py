@@ -90,7 +90,7 @@ def test_a_wrong_setting_names_its_branch(planned):
 
 
 @pytest.mark.slow
-def test_a_branch_of_a_cell_has_the_bits_of_the_same_child(ray_cluster, quick_run, tmp_path):
+def test_a_branch_of_a_cell_has_the_bits_of_the_same_child(quick_run, tmp_path):
     """The quick twin compares the plans."""
     from raysweep.config import grid as grids
     from raysweep.launch import run as launching
@@ -109,7 +109,7 @@ def test_a_branch_of_a_cell_has_the_bits_of_the_same_child(ray_cluster, quick_ru
             {"name": "both", "weights": {"3": 4}, "settings": {"loss": "focal", "training.learning_rate": 0.02}}
         ],
     }
-    plan = sweep.plan_sweep(SweepRequest(root, f"{made.id}@1", grids.check(grid), name="s"))
+    plan = sweep.plan_sweep(SweepRequest(root, f"{made.id}@1", grids.check(grid), name="s", in_process=True))
     result = driver.run(plan, lambda event: None)
     assert not result.failed
     assert [b.reference for b in result.comparison.branches] == ["", "loss=focal_learning_rate=0.02"]

@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 
 import psutil
 import pytest
@@ -79,6 +80,7 @@ class Thread:
     """Stands for a process: ``serve`` in a thread, which can end before it trains."""
 
     connection: Connection
+    folder: Path
     dies: bool
     code: int = 0
     thread: threading.Thread = field(init=False)
@@ -91,12 +93,11 @@ class Thread:
         from raysweep.launch.sweep import processes
 
         if self.dies:
-            self.connection.recv_bytes()
             self.connection.recv()
             self.connection.close()
             self.code = -signal.SIGKILL
         else:
-            processes.work(self.connection)
+            processes.work(self.connection, self.folder)
 
     def wait(self) -> int:
         self.thread.join()
@@ -109,15 +110,12 @@ class Threads(list):
     def __init__(self, deaths: int = 0) -> None:
         self.deaths = deaths
 
-    def __call__(self, shared: bytes, gpu: str | None):
-        import tempfile
-
+    def __call__(self, folder: Path, slot: int, gpu: str | None):
         from raysweep.launch.sweep import processes
 
         ours, theirs = Pipe()
-        self.append(Thread(theirs, dies=len(self) < self.deaths))
-        ours.send_bytes(shared)
-        return processes._Process(self[-1], ours, tempfile.NamedTemporaryFile())
+        self.append(Thread(theirs, folder, dies=len(self) < self.deaths))
+        return processes._Process(self[-1], ours, folder / "printed.txt")
 
 
 @pytest.fixture

@@ -88,14 +88,10 @@ def rounds_for(trainings: int, asked: int | None = None, alone: int = 1) -> int:
     rounds = asked or max(1, min(MOST_ROUNDS, trainings // (FULL - 8 + 8 * alone)))
     least = rounds * LEAST + alone * (after(rounds) + beside(rounds))
     if trainings < least:
-        fewer = (
-            f", or fewer --rounds (one takes {LEAST + alone * after(1)})"
-            if rounds > 1
-            else ", or shorter rounds (epochs in the space)"
-        )
+        fewer = f", or fewer --rounds (one takes {LEAST + alone * after(1)})" if rounds > 1 else ""
         raise InputError(
             f"The budget is enough for {trainings:,} trainings, but {rounds} round{'s' * (rounds > 1)} and the look at the end take at least "
-            f"{least}. Give a larger budget{fewer}."
+            f"{least}. Give a larger budget{fewer}; of images or hours, shorter rounds (--epochs) take less, too."
         )
     return rounds
 

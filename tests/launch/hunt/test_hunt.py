@@ -184,6 +184,8 @@ def test_the_commands_know_a_hunt(whole, capsys):
     assert set(found.sweeps) == {1}
     assert "Hunt" in str(found.card())
     assert "again/1" in found.steps
+    code, _, err = run_cli(capsys, "compare", hunt.id, "--root", root)
+    assert (code, f"is a hunt. Each of its rounds is a sweep: {found.sweeps[1].id}" in err) == (2, True)
     code, _, err = run_cli(capsys, "continue", "whole", "--more-seeds", 1, "--root", root)
     assert (code, "is a hunt" in err) == (2, True)
 

@@ -294,3 +294,13 @@ def test_a_dry_run_makes_nothing(base):
     assert (plan.trainings, plan.images, plan.rounds) == (60, 36, 2)
     assert json.dumps(sorted(plan.treatments)) == json.dumps([f"r1-{i:02}" for i in range(1, len(plan.treatments) + 1)])
     assert sorted(p.name for p in base.root.path.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_on_ray_tune(ray_cluster, base, whole):
+    """The same networks as in this process."""
+    from raysweep.launch.hunt import driver
+
+    hunt = driver.run(planned(base, "ray", branches=15, rounds=1))
+    assert everything(hunt) == everything(whole[0])
+    assert hunt.record().end["same_bits"] is True

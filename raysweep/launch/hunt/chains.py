@@ -77,6 +77,9 @@ def _plan(hunt: Hunt, link: Link, how: How, progress: Progress) -> Plan:
     record = hunt.record()
     common = _common(record)
     parent = parents.read_parent(hunt.root, link.start, common, trust=how.trust)
+    workers = record.request.get("workers")  # as a sweep decides it
+    workers = (parent.world_size if parent.world_size > 1 else 0) if workers is None else workers
+    common = load_config.merge(common, {"scaling": {"num_workers": workers}})
     before = cells.flat(parent.settings.model_dump(mode="json"))
     over = load_config.merge(common, cells.overrides(cells.differing(link.treatment.settings, before)))
     if link.treatment.shares:
@@ -102,7 +105,7 @@ def _common(record: HuntRecord) -> Nested:
     schedule = (record.space.get("fork") or {}).get("schedule", "inherit")
     if schedule != "inherit":
         over = load_config.merge(over, {"training": {"fork": {"schedule": schedule}}})
-    scaling = {k: asked[k] for k in ("threads",) if asked.get(k) is not None}
+    scaling = {k: asked[k] for k in ("threads", "address") if asked.get(k) is not None}
     return load_config.merge(over, {"scaling": scaling}) if scaling else over
 
 

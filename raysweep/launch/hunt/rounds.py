@@ -6,6 +6,7 @@ as the undisturbed one. Only a budget in hours depends on how fast the trainings
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -162,10 +163,11 @@ def _unnoted(hunt: Hunt, of_round: HuntRound) -> Sweep | None:
     """A sweep that was made just before a kill, so that ``hunt.json`` does not name it yet."""
     name = sweep_name(hunt.record(), of_round.number)
     for found in all_sweeps(hunt.root):
-        told = found.record()
-        if told.name == name and told.description == _description(hunt, of_round):
-            hunt.note_round(of_round.number, sweep=found.id)
-            return found
+        with contextlib.suppress(StoreError):  # a damaged one is not this one
+            told = found.record()
+            if told.name == name and told.description == _description(hunt, of_round):
+                hunt.note_round(of_round.number, sweep=found.id)
+                return found
     return None
 
 

@@ -98,12 +98,12 @@ def plan_hunt(request: HuntRequest, progress: Progress = ignore, writable: bool 
         raise ConfigError(
             "A hunt needs trainings of equal length, but training.patience would end them earlier. Add training.patience=null."
         )
-    space = resolved_space(request.space, parent, asked.epochs)
+    space = resolved_space(request.space, parent, asked.epochs, request.rounds or 1)
     name = asked.name or f"{parent.experiment.rpartition('_')[0].rpartition('_')[0] or parent.experiment}-hunt"
     sweeps.check_sweep_name(f"{name}-r{request.rounds or budgets.MOST_ROUNDS}")
     axes = axes_of(space, parent)
 
-    def sweep(trainings: int) -> tuple[SweepPlan, dict[str, Treatment]]:
+    def sweep(space: Space, trainings: int) -> tuple[SweepPlan, dict[str, Treatment]]:
         points = proposals.next_round(
             [], axes, axes.parent, budgets.branches_of(trainings), request.proposer, request.seed
         )
@@ -117,7 +117,7 @@ def plan_hunt(request: HuntRequest, progress: Progress = ignore, writable: bool 
             replace(asked, name=f"{name}-r1", grid=grid, epochs=space.epochs), progress, writable
         ), treatments
 
-    plan, _ = sweep(budgets.LEAST)
+    plan, _ = sweep(space, budgets.LEAST)
     images = plan.base.draws * plan.base.settings.training.epochs
     count = asked.max_concurrent or 1
     if asked.address is None:
@@ -126,15 +126,23 @@ def plan_hunt(request: HuntRequest, progress: Progress = ignore, writable: bool 
     trainings = request.budget.trainings(images, seconds)
     weight = alone(request.budget, count)
     rounds = budgets.rounds_for(trainings, request.rounds, weight)
-    first, treatments = sweep(budgets.of_round(trainings, 1, rounds, weight))
+    space = resolved_space(request.space, parent, asked.epochs, rounds)
+    first, treatments = sweep(space, _of_first(request.budget, trainings, rounds, weight))
     return HuntPlan(
         name, replace(request, sweep=asked), space, rounds, plan.base.settings.training.epochs, images, seconds, count,
         trainings, first, treatments,
     )  # fmt: skip
 
 
-def resolved_space(space: Space | None, parent: Parent, epochs: int | None) -> Space:
-    """The space with its epochs and the schedule at each fork decided."""
+def _of_first(budget: Budget, trainings: int, rounds: int, weight: int) -> int:
+    """Trainings of the first round. How long they really take is not known before it: so of a budget in hours it gets at most half of what
+    all rounds have."""
+    found = budgets.of_round(trainings, 1, rounds, weight)
+    return max(budgets.LEAST, found // 2) if budget.kind == "hours" and rounds == 1 else found
+
+
+def resolved_space(space: Space | None, parent: Parent, epochs: int | None, rounds: int) -> Space:
+    """The space with its epochs and the schedule at each fork decided: where the parent's would end within the rounds, it starts anew."""
     settings = parent.settings
     if space is None:
         space = spaces.usual(
@@ -143,7 +151,7 @@ def resolved_space(space: Space | None, parent: Parent, epochs: int | None) -> S
     chosen = epochs or space.epochs or max(1, round(settings.training.epochs / QUARTER))
     own = "fork" in space.model_fields_set
     schedule = space.fork.schedule
-    if not own and parent.epoch + chosen > (settings.training.schedule_epochs or parent.last_epoch):
+    if not own and parent.epoch + chosen * rounds > (settings.training.schedule_epochs or parent.last_epoch):
         schedule = "restart"  # nothing would be left of the learning rate
     return spaces.check(
         {**space.model_dump(mode="json", exclude_none=True), "epochs": chosen, "fork": {"schedule": schedule}}

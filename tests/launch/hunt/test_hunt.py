@@ -304,3 +304,22 @@ def test_on_ray_tune(ray_cluster, base, whole):
     hunt = driver.run(planned(base, "ray", branches=15, rounds=1))
     assert everything(hunt) == everything(whole[0])
     assert hunt.record().end["same_bits"] is True
+
+
+def test_a_schedule_that_would_end_within_the_rounds_starts_anew(base):
+    """The parent has one epoch, so nothing would be left of its learning rate."""
+    open_space = {k: v for k, v in SPACE.items() if k != "fork"}
+    plan = planned(base, "fork", space=open_space, branches=60)
+    assert plan.space.fork.schedule == "restart"
+    assert plan.first.base.settings.training.fork.schedule == "restart"
+    assert planned(base, "fork").space.fork.schedule == "inherit"  # the user said so
+
+
+def test_hours_are_counted_by_the_parents_own_epochs(base):
+    from raysweep.plan.hunt.budget import Budget
+
+    plan = planned(base, "hours", budget=Budget("hours", 1.0), rounds=1)
+    assert plan.seconds > 0
+    assert plan.trainings == int(3600 / plan.seconds)
+    assert plan.first.grid.race.trainings <= plan.trainings / 2
+    assert plan.hours == pytest.approx(1.0, rel=0.05)

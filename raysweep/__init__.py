@@ -13,11 +13,14 @@ from raysweep import _openmp
 if TYPE_CHECKING:
     from raysweep.api.config import create_experiment_config
     from raysweep.api.experiment import Checkpoint, Experiment
+    from raysweep.api.hunted import Hunt
+    from raysweep.api.hunting import hunt
     from raysweep.api.looking import audit, compare, evaluate, suggest
     from raysweep.api.predictions import Predictions
     from raysweep.api.reading import (
         Lineage,
         get_experiment,
+        get_hunt,
         get_sweep,
         lineage,
         list_experiments,
@@ -57,6 +60,7 @@ __all__ = [
     "Evaluation",
     "Experiment",
     "Folds",
+    "Hunt",
     "InputError",
     "Interrupted",
     "Lineage",
@@ -81,7 +85,9 @@ __all__ = [
     "create_experiment_config",
     "evaluate",
     "get_experiment",
+    "get_hunt",
     "get_sweep",
+    "hunt",
     "lineage",
     "list_experiments",
     "load_checkpoint",
@@ -97,10 +103,14 @@ _OF_API = {
     "create_experiment_config": "config",
     **dict.fromkeys(("branch", "continue_", "resume", "run", "run_experiment"), "training"),
     **dict.fromkeys(("audit", "compare", "evaluate", "suggest"), "looking"),
-    **dict.fromkeys(("get_experiment", "get_sweep", "lineage", "list_experiments", "load_checkpoint"), "reading"),
+    **dict.fromkeys(
+        ("get_experiment", "get_hunt", "get_sweep", "lineage", "list_experiments", "load_checkpoint"), "reading"
+    ),
     **dict.fromkeys(("Checkpoint", "Experiment"), "experiment"),
     **dict.fromkeys(("Folds", "Sweep"), "sweep"),
     **dict.fromkeys(("Audit", "Comparison", "Evaluation", "Suggestion"), "results"),
+    "Hunt": "hunted",
+    "hunt": "hunting",
     "Lineage": "reading",
     "Predictions": "predictions",
 }

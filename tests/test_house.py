@@ -382,10 +382,11 @@ def test_a_test_file_that_imports_torch_is_found_out(tmp_path):
 def test_public_names():
     import raysweep
 
-    objects = ["Audit", "Checkpoint", "Comparison", "Evaluation", "Experiment", "Folds", "Lineage", "Predictions"]
-    objects += ["Suggestion", "Sweep"]
+    objects = ["Audit", "Checkpoint", "Comparison", "Evaluation", "Experiment", "Folds", "Hunt", "Lineage"]
+    objects += ["Predictions", "Suggestion", "Sweep"]
     functions = [
-        "audit", "branch", "compare", "continue_", "create_experiment_config", "evaluate", "get_experiment", "get_sweep", "lineage",
+        "audit", "branch", "compare", "continue_", "create_experiment_config", "evaluate", "get_experiment", "get_hunt", "get_sweep",
+            "hunt", "lineage",
         "list_experiments", "load_checkpoint", "resume", "run", "run_experiment", "suggest",
     ]  # fmt: skip
     assert raysweep.__all__ == [*sorted([*error_classes(), *objects]), *functions]

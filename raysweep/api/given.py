@@ -12,6 +12,7 @@ from raysweep.errors import InputError, NotFoundError
 from raysweep.events import Progress
 from raysweep.store.experiment import Experiment
 from raysweep.store.folds import Folds
+from raysweep.store.hunts import Hunt
 from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 
@@ -25,9 +26,9 @@ class Held:
     """An experiment or a sweep in the hands of a user. It is a path, too: that of its folder. Nothing is read before it is asked for,
     and every access reads the files again."""
 
-    stored: Experiment | Sweep | Folds
+    stored: Experiment | Sweep | Folds | Hunt
 
-    def __init__(self, stored: Experiment | Sweep | Folds) -> None:
+    def __init__(self, stored: Experiment | Sweep | Folds | Hunt) -> None:
         self.stored = stored
 
     def __fspath__(self) -> str:

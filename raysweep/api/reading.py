@@ -9,12 +9,13 @@ from typing import Any
 from raysweep._text import counted
 from raysweep.api.experiment import Experiment
 from raysweep.api.given import Reference, checkpoint, place, text
+from raysweep.api.hunted import Hunt
 from raysweep.api.sweep import Folds, Sweep
 from raysweep.errors import InputError
 from raysweep.report import tree
 from raysweep.report.card import MOST_ROWS, Card, Shown, Table, left_out
 from raysweep.report.tree import Node
-from raysweep.store import folds, index, resolve
+from raysweep.store import folds, hunts, index, resolve
 from raysweep.store.records import Json
 from raysweep.store.sweep import Sweep as StoredSweep
 
@@ -64,10 +65,27 @@ def get_sweep(reference: Reference, root: Reference | None = None) -> Sweep:
         raise InputError(
             f"{found.id} is a k-fold sweep. Name the sweep of a fold, or compare({found.id!r}) over all folds."
         )
+    if isinstance(found, Hunt):
+        raise InputError(f"{found.id} is a hunt; each of its rounds is a sweep: get_hunt({found.id!r}).sweeps.")
     return found
 
 
-def find(reference: Reference, root: Reference | None = None) -> Experiment | Sweep | Folds:
+def get_hunt(reference: Reference, root: Reference | None = None) -> Hunt:
+    """A hunt by its id, its name, or its path.
+
+    Args:
+        root: the folder of all experiments; default: ``RAYSWEEP_ROOT`` or ``experiments``.
+
+    Raises:
+        NotFoundError: there is none. InputError: it is something else.
+    """
+    found = find(reference, root)
+    if not isinstance(found, Hunt):
+        raise InputError(f"{found.id} is no hunt. `raysweep hunt` makes one.")
+    return found
+
+
+def find(reference: Reference, root: Reference | None = None) -> Experiment | Sweep | Folds | Hunt:
     """What a reference means, by the rule of all commands that take either.
 
     Raises:
@@ -77,6 +95,9 @@ def find(reference: Reference, root: Reference | None = None) -> Experiment | Sw
     of_folds = folds.find(opened, name)
     if of_folds is not None:
         return Folds(of_folds)
+    of_hunt = hunts.find(opened, name)
+    if of_hunt is not None:
+        return Hunt(of_hunt)
     found = resolve.find_any(opened, name)
     return Sweep(found) if isinstance(found, StoredSweep) else Experiment(found)
 

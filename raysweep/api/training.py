@@ -11,6 +11,7 @@ from raysweep.api import reading
 from raysweep.api.config import copied, named, nested, settings_of
 from raysweep.api.experiment import Experiment
 from raysweep.api.given import Reference, checkpoint, resets_head, showing, text, trusting
+from raysweep.api.hunted import Hunt
 from raysweep.api.sweep import Folds, Sweep
 from raysweep.config import load as load_config
 from raysweep.errors import InputError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from raysweep.launch.sweep.driver import SweepResult
     from raysweep.launch.sweep.folds import FoldsResult
     from raysweep.plan.types import Plan, SweepPlan, SweepRequest
+    from raysweep.store.hunts import Hunt as StoredHunt
     from raysweep.store.trust import Trust
 
 Weights = str | Mapping[str, float | str]
@@ -287,7 +289,7 @@ def continue_(
     root: Reference | None = None,
     progress: Progress | None = None,
     trust: bool | Trust = False,
-) -> Experiment | Sweep | Folds:
+) -> Experiment | Sweep | Folds | Hunt:
     """Finish an interrupted experiment or sweep in place, from its newest intact checkpoints (``raysweep continue``). What is finished stays.
 
     Args:
@@ -309,6 +311,8 @@ def continue_(
         go_on(found, steal, (threads, workers, address), (more_seeds, more_controls), shown, trusting(trust))
     if isinstance(found, Experiment):
         return found
+    if isinstance(found, Hunt):
+        return found
     return Sweep(found.stored) if isinstance(found, Sweep) else Folds(found.stored)  # which compare what is there now
 
 
@@ -317,8 +321,8 @@ More = tuple[int | None, int | None]  # seeds of every branch, of the control
 
 
 def go_on(
-    found: Experiment | Sweep | Folds, steal: bool, asked: Asked, more: More, progress: Progress, trust: Trust
-) -> Result | SweepResult | FoldsResult:
+    found: Experiment | Sweep | Folds | Hunt, steal: bool, asked: Asked, more: More, progress: Progress, trust: Trust
+) -> Result | SweepResult | FoldsResult | StoredHunt:
     """Finish what was found; what :func:`continue_` and the command do.
 
     Raises:
@@ -340,12 +344,16 @@ def go_on(
         from raysweep.launch.sweep.folds import continue_folds
 
         return continue_folds(found.stored, **how)
+    if isinstance(found, Hunt):
+        from raysweep.api import hunting
+
+        return hunting.go_on(found.stored, steal, how["asked"], progress, trust)
     from raysweep.launch.resume import continue_experiment
 
     return continue_experiment(found.stored.root, found.stored, **how)
 
 
-def check_more(found: Experiment | Sweep | Folds, more: More) -> None:
+def check_more(found: Experiment | Sweep | Folds | Hunt, more: More) -> None:
     """
     Raises:
         InputError: more seeds are asked for of something that cannot get them.
@@ -356,4 +364,6 @@ def check_more(found: Experiment | Sweep | Folds, more: More) -> None:
         raise InputError(
             f"{found.id} is a k-fold sweep: continue finishes it. Name the sweep of a fold for more seeds."
         )
+    if isinstance(found, Hunt):
+        raise InputError(f"{found.id} is a hunt: continue finishes it. Name the sweep of a round for more seeds.")
     raise InputError(f"{found.id} is an experiment. Only a sweep can get more seeds.")

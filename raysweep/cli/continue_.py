@@ -12,6 +12,7 @@ from raysweep.display.terminal import put
 
 if TYPE_CHECKING:
     from raysweep.api.experiment import Experiment as Held
+    from raysweep.api.hunted import Hunt as HeldHunt
     from raysweep.api.sweep import Folds as HeldFolds
     from raysweep.api.sweep import Sweep as HeldSweep
     from raysweep.api.training import Asked, More
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from raysweep.store.experiment import Experiment
     from raysweep.store.sweep import Sweep
 
-    Found = Held | HeldSweep | HeldFolds
+    Found = Held | HeldSweep | HeldFolds | HeldHunt
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +52,7 @@ def continue_(
 ) -> None:
     """Finish an interrupted experiment or sweep in place. Starts from the newest intact checkpoints."""
     from raysweep.api import reading
+    from raysweep.api.hunted import Hunt
     from raysweep.api.sweep import Folds
     from raysweep.config.load import parse_workers
     from raysweep.errors import InputError
@@ -62,6 +64,8 @@ def continue_(
             raise InputError(
                 f"{found.id} is a k-fold sweep: continue finishes it. Name the sweep of a fold for more seeds."
             )
+        if isinstance(found, Hunt):
+            raise InputError(f"{found.id} is a hunt: continue finishes it. Begin another one with --epochs.")
         raise _longer(found.stored, epochs)
     _go_on(found, steal, asked, (more_seeds, more_controls), trust)
 
@@ -88,7 +92,7 @@ def _go_on(found: Found, steal: bool, asked: Asked, more: More, trust: bool) -> 
     """Finish it, and print what came out."""
     from raysweep.api.experiment import Experiment
     from raysweep.api.training import check_more
-    from raysweep.cli import branch, folds, run
+    from raysweep.cli import branch, folds, hunt, run
     from raysweep.display.run import RunDisplay
     from raysweep.display.sweep import SweepDisplay
 
@@ -103,8 +107,11 @@ def _go_on(found: Found, steal: bool, asked: Asked, more: More, trust: bool) -> 
         return
     from raysweep.launch.sweep.driver import SweepResult
     from raysweep.launch.sweep.folds import FoldsResult
+    from raysweep.store.hunts import Hunt
 
     if isinstance(done, SweepResult):
         branch.summarise(done)
     elif isinstance(done, FoldsResult):
         folds.summarise(done)
+    elif isinstance(done, Hunt):
+        hunt.summarise(done)

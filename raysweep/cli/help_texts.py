@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 GROUPS = {  # title → its commands
-    "Train": ("init", "run", "resume", "branch", "continue"),
+    "Train": ("init", "run", "resume", "branch", "hunt", "continue"),
     "Look": ("ui", "list", "show", "lineage", "diff"),
     "Judge": ("compare", "flips", "report", "power", "suggest", "evaluate", "audit"),
     "Use the network": ("predict", "export", "import"),
@@ -36,6 +36,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("A small grid without a file", "raysweep branch --from base@best --grid 'disgust=3,5 seeds=0,1'"),
         ("Balanced and square root, for any classes", "raysweep branch --from base@best --weights-grid rules"),
         ("Show what would be trained", "raysweep branch --from base@best --weights-grid grid --dry-run"),
+    ),
+    "hunt": (
+        ("Look for a better model, with 60 trainings in all", "raysweep hunt --from base@best --branches 60"),
+        ("Show what it would take", "raysweep hunt --from base@best --budget 2h --dry-run"),
     ),
     "continue": (
         ("Finish what was interrupted", "raysweep continue base"),

@@ -130,6 +130,20 @@ class GridData(Section):
     )
 
 
+class RaceSection(Section):
+    """``scheduler: race``: every branch gets one seed, and more where they decide something."""
+
+    most: Annotated[Int, Field(ge=2, le=1000)] = Field(16, description="Seeds that a branch may get in all.")
+    most_control: Annotated[Int, Field(ge=2, le=1000)] = Field(20, description="Seeds that the control may get in all.")
+    trainings: Positive | None = Field(
+        None,
+        description="Trainings of all branches and controls together, after which the race ends. Default: as many as it takes.",
+    )
+    level: Annotated[Float, Field(gt=0, lt=1)] = Field(
+        0.05, description="The part of all races among equal treatments that may show a branch to be better."
+    )
+
+
 class Fork(Section):
     """What all branches, the control included, do otherwise at the fork."""
 
@@ -189,7 +203,19 @@ class Grid(Section):
         default_factory=SearchSection,  # type: ignore[arg-type]
         description="Draw points instead of listing them.",
     )
-    scheduler: Literal["none", "asha"] = Field("none", description="asha: Ray Tune stops the worse branches early.")
+    scheduler: Literal["none", "asha", "race"] = Field(
+        "none",
+        description="asha: Ray Tune stops the worse branches early. race: one seed of every branch first, then more seeds only where they "
+        "decide whether a branch is better than the control.",
+    )
+    race: RaceSection = Field(
+        default_factory=RaceSection,  # type: ignore[arg-type]
+        description="Limits of scheduler: race, such as {most: 8, trainings: 60}.",
+    )
+    cell_controls: bool = Field(
+        True,
+        description="Train the control of every cell of settings. false: all branches are compared with the one control of the sweep.",
+    )
     metric: Literal["val_acc", "macro_f1", "balanced_accuracy"] = Field(
         "macro_f1", description="Validation metric that search and scheduler maximize."
     )
@@ -255,6 +281,12 @@ class Grid(Section):
                 f"search.algorithm: optuna allows one seed at most, not {len(self.seeds):,}, because it chooses each point after the "
                 "last one. Use algorithm: random or grid for several seeds"
             )
+        if self.scheduler == "race" and (not self.control or self.search.algorithm == "optuna"):
+            raise ValueError("scheduler: race needs a control, and no search.algorithm: optuna; change one of the two")
+        if self.scheduler == "race" and any("sampling.follow" in b.settings for b in self.branches):
+            raise ValueError(
+                "scheduler: race adds seeds, and sampling.follow needs a plan for each; use scheduler: none"
+            )
         if self.control_seeds and not self.control:
             raise ValueError("control_seeds asks for controls, but control is false. Remove one of the two")
         return self
@@ -268,6 +300,13 @@ class Grid(Section):
             many = f"{total:,}" if total < 10**12 else "more than a trillion"
             raise ValueError(f"the grid has {many} points; at most {MAX_BRANCHES:,} are allowed")
         return self
+
+    @property
+    def controls(self) -> int | None:
+        """How many seeds every control gets at first; None: as many as the branches."""
+        if self.control_seeds is None and self.scheduler == "race":
+            return max(len(self.seeds), 4)
+        return self.control_seeds
 
     @property
     def combinations(self) -> int:

@@ -70,14 +70,15 @@ def expand(
     check_classes(grid.search.ranges, parent.classes, "search.ranges names")
     arms, notes = _distinct(grid, parent, counts, before or {})
     controls = {cells.key(a.settings): a.label for a in arms if a.plain and a.settings}
-    references = {a.label: controls.get(cells.key(a.cell)) for a in arms if a.cell and not a.plain}
+    own = grid.cell_controls
+    references = {a.label: controls.get(cells.key(a.cell)) for a in arms if own and a.cell and not a.plain}
     first = [a for a in arms if a.plain and not a.settings] + [a for a in arms if a.label in references.values()]
     rest = [a for a in arms if a not in first]
     seeds = grid.seeds or [parent_seed]
     points: list[Point] = []
     taken: set[str] = set()
     for arm in (*first, *rest):
-        mine = _control_seeds(seeds, grid.control_seeds) if arm in first else seeds
+        mine = _control_seeds(seeds, grid.controls) if arm in first else seeds
         for seed in mine:
             name = unique(f"{arm.label}-seed{seed}" if len(mine) > 1 else arm.label, taken)
             control = arm.plain and not arm.settings
@@ -113,7 +114,7 @@ def _distinct(
             chosen[key] = _Arm(CONTROL, arm.weights, {}, True)
         else:
             chosen[key] = _Arm(unique(arm.label, labels), arm.weights, arm.settings, plain)
-    if grid.control:
+    if grid.control and grid.cell_controls:
         _add_controls(chosen, parent, labels, notes)
     return list(chosen.values()), notes
 

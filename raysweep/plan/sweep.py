@@ -230,7 +230,7 @@ def _fits_in_processes(request: SweepRequest, workers: int) -> None:
     needs = {
         f"--address {request.address}": request.address is not None,
         f"--workers {workers}": workers > 0,
-        "scheduler: asha": request.grid.scheduler != "none",
+        "scheduler: asha": request.grid.scheduler == "asha",
         "search.algorithm: optuna": request.grid.search.algorithm == "optuna",
     }
     asked = [what for what, there in needs.items() if there]

@@ -29,6 +29,21 @@ AFTER_LOOKS = (
 )
 
 
+RACED = (
+    "Seeds were added by a race, where they decided something (scheduler: race). Its own test stays valid however often it looks: by "
+    "{metric}, {shown} shown to be better than the control. The labels of this comparison hold for one look."
+)
+
+
+def _raced(record: SweepRecord) -> list[str]:
+    """What is to be said of a sweep that was a race."""
+    if record.race is None:
+        return []
+    shown = record.race.shown
+    names = f"{join_names(shown)} {'is' if len(shown) == 1 else 'are'}" if shown else "no branch is"
+    return [RACED.format(metric=str(record.grid.get("select", "macro_f1")).replace("_", "-"), shown=names)]
+
+
 def grouped(branches: Sequence[BranchRecord]) -> dict[str, list[BranchRecord]]:
     """Name without the seed → the branches of a sweep that differ in their seed only. In sweeps of earlier versions branches of equal
     weights belong together; names do not decide it, because two classes can look the same in them."""
@@ -102,6 +117,7 @@ def of_sweep(sweep: Sweep) -> Arms:
         if record.looks:
             against += f", after {counted(record.looks, 'look')}"
             notes.append(AFTER_LOOKS.format(looks=counted(record.looks, "time")))
+        notes += _raced(record)
         word, epoch = "the control", references[0].predictions.epoch
     else:
         if record.parent is None:

@@ -115,7 +115,7 @@ def find(root: Root, reference: str) -> Folds | None:
     as_path = Root.locate(reference)
     if os.path.isfile(as_path / layout.FOLDS):
         return Folds(as_path, Root.at(as_path.parent.parent))
-    known = {folder.name: folder for folder in _folders(root)}
+    known = {folder.name: folder for folder in groups.folders_with(root, layout.SWEEPS, layout.FOLDS)}
     if reference in known:
         return Folds(known[reference], root)
     named = [folder for name, folder in known.items() if layout.split_id(name)[0] == reference]
@@ -124,14 +124,6 @@ def find(root: Root, reference: str) -> Folds | None:
             f"Several k-fold sweeps are called {short_repr(reference)}: {', '.join(sorted(f.name for f in named))}. Name one of them."
         )
     return Folds(named[0], root) if named else None
-
-
-def _folders(root: Root) -> list[Path]:
-    parent = root.path / layout.SWEEPS
-    if not files.inside(root.path, parent) or not parent.is_dir():
-        return []
-    found = [parent / row.name for row in os.scandir(parent) if row.is_dir(follow_symlinks=False)]
-    return sorted(folder for folder in found if (folder / layout.FOLDS).is_file())
 
 
 def settings_of(record: FoldsRecord, fold: int) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -38,3 +39,12 @@ def new_folder(root: Root, group: str, name: str, when: datetime) -> Path:
     except OSError as error:
         raise RootError(f"{parent} cannot be written: {error.strerror}. Choose another --root.") from None
     raise RootError(f"{parent} already has 10,000 {group} called {name} of this second.")
+
+
+def folders_with(root: Root, group: str, file: str) -> list[Path]:
+    """The folders of a group that hold this file, by name; links are left out."""
+    parent = root.path / group
+    if not files.inside(root.path, parent) or not parent.is_dir():
+        return []
+    found = [parent / row.name for row in os.scandir(parent) if row.is_dir(follow_symlinks=False)]
+    return sorted(folder for folder in found if (folder / file).is_file())

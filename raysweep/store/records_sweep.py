@@ -39,11 +39,22 @@ class BranchRecord(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class RaceRecord(Record):
+    """What a race has decided so far (``scheduler: race``). ``shown``: branches that were shown to be better than their control, at any look;
+    ``settled``: branch → why it gets no more seeds."""
+
+    looks: int = 0
+    shown: tuple[str, ...] = ()
+    settled: Mapping[str, str] = field(default_factory=dict)
+    over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SweepRecord(Record):
     """``sweep.json``: enough to continue a sweep after a kill at any moment."""
 
     OMITTED: ClassVar[frozenset[str]] = frozenset(
-        {"id", "looks", "trained_to", "fresh_optimizer", "reset_head", "in_process"}
+        {"id", "looks", "race", "trained_to", "fresh_optimizer", "reset_head", "in_process"}
     )
 
     id: str | None = None  # under which it was made
@@ -66,6 +77,7 @@ class SweepRecord(Record):
     notes: Sequence[str] = ()
     branches: tuple[BranchRecord, ...] = ()
     looks: int = 0  # how often seeds were added after the comparison could be read
+    race: RaceRecord | None = None  # of ``scheduler: race``, after its first look
     trained_to: int | None = None  # the last epoch of all branches, as the controls' patience decided
 
     @classmethod
@@ -78,6 +90,9 @@ class SweepRecord(Record):
             value,
             parent=ParentRef.from_json(value["parent"]) if "parent" in value else None,
             parent_weights=value.get("parent_weights") or {},
+            race=None
+            if value.get("race") is None
+            else RaceRecord._of(value["race"], shown=tuple(value["race"].get("shown") or ())),
             branches=tuple(map(BranchRecord.from_json, value["branches"])),
         )
 

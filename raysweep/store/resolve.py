@@ -15,7 +15,7 @@ from raysweep.errors import (
     NotFoundError,
     did_you_mean,
 )
-from raysweep.store import commands, files, layout
+from raysweep.store import commands, files, hunts, layout
 from raysweep.store.catalog import experiments
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
@@ -268,6 +268,11 @@ def find_any(root: Root, reference: str) -> Sweep | Experiment:
             return found[0]
         if found:
             raise _ambiguous(root, reference, found)
+    if (hunt := hunts.find(root, reference)) is not None:
+        rounds = [r.sweep for r in hunt.record().rounds if r.sweep] or ["none yet"]
+        raise NotFoundError(
+            f"{hunt.id} is a hunt. Each of its rounds is a sweep: {join_names(rounds)}. Its page is {hunt.folder / layout.HUNT_PAGE}."
+        )
     known = [s.id for s in sweeps] + [e.id for e in others]
     hint = did_you_mean(reference, [*known, *(layout.split_id(i)[0] for i in known)])
     raise NotFoundError(

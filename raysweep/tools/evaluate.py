@@ -61,11 +61,23 @@ def evaluate(
     """
     if split not in (shown.VAL, shown.TEST):
         raise InputError(f"The split {split!r} is neither test nor val.")
-    over = dict(overrides or {})
     progress(Building())
-    subject = subjects.find(root, reference)
+    return evaluate_subject(root, subjects.find(root, reference), split, overrides, classes, trust, progress)
+
+
+def evaluate_subject(
+    root: Root,
+    subject: Subject,
+    split: str = shown.TEST,
+    overrides: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    trust: Trust = NOBODY,
+    progress: Progress = ignore,
+) -> Evaluation:
+    """The same of networks that are known already; of two groups also the differences between the first and the second."""
+    over = dict(overrides or {})
     if subject.kind == subjects.MODEL:
-        sources.check_named(reference, over)
+        sources.check_named(subject.reference, over)
     loaders = [[_loader(root, r, over, classes, trust) for r in group.references] for group in subject.groups]
     # Each is loaded once to check it, and again when it is its turn: a look that fails half-way would be wasted.
     facts = [[_tried(load()) for load in of_group] for of_group in loaders]
@@ -226,9 +238,11 @@ def _gain(
     subject: Subject, arms: Sequence[Arm], cases: Cases, classes: Sequence[str]
 ) -> tuple[tuple[effects.Effect, ...], Gain | None]:
     """(every difference between the chosen branch and the control, the gain that it was chosen for)."""
-    if subject.winner is None:
+    if len(arms) < 2:
         return (), None
     every, _ = effects.of_arms(arms[1], [arms[0]], cases, classes)
+    if subject.winner is None:
+        return tuple(every), None
     of_metric = next(e for e in every if (e.target, e.metric) == (effects.ALL, subject.metric))
     w = subject.winner
     gain = Gain(

@@ -15,7 +15,7 @@ from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 from raysweep.tools import pretrained
 
-CHECKPOINT, EXPERIMENT, SWEEP, MODEL = "checkpoint", "experiment", "sweep", "model"
+CHECKPOINT, EXPERIMENT, SWEEP, MODEL, HUNT = "checkpoint", "experiment", "sweep", "model", "hunt"
 CONTROL = "control"
 _MOST_NOTES = 5
 

@@ -101,6 +101,7 @@ READING = {  # verb → its arguments; a branch of the sweep is s-猫5-seed0, an
     "init": ["init", "猫"],
     "resume": ["resume", "--from", "猫@1"],
     "branch": ["branch", "--from", "猫@1", "--weights-grid", "猫.yaml"],
+    "hunt": ["hunt", "--from", "猫@1", "--branches", "60", "--space", "猫.yaml"],
     "continue": ["continue", "猫"],
     "verify": ["verify", "猫"],
     "resume-experiment": ["resume-experiment", "猫"],

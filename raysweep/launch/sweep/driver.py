@@ -20,7 +20,7 @@ from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, Interrupted
 from raysweep.events import Note, PlannedBranch, Progress, SweepEnded, SweepStarted, ignore
 from raysweep.launch.runner import derive
-from raysweep.launch.sweep import early, processes
+from raysweep.launch.sweep import early, processes, race
 from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.branch import Shared
 from raysweep.launch.workers import transport
@@ -175,12 +175,14 @@ def _train_branches(
     work = replace(_work(sweep, plan, first, count, steal, record), search=not controls_first)
     left = len(points) + tuning.samples_left(plan.grid, record)
     progress(_started(sweep, plan, record, count, capacity.queue(plan, left, count)))
-    ended = _launch(plan, work, progress)
+    ended = _launch(plan, work, progress) if first or left > len(points) else tuning.TuneOutcome()
     if controls_first and ended.stopped is None:
         _settle(sweep, ended.failed)
         refresh(sweep, ended.failed)
         record = early.decide(sweep, progress)
         ended = _train_as_long(sweep, plan, points, count, steal, record, ended, progress)
+    while race.undecided(record) and ended.stopped is None:
+        ended, record = _race(sweep, plan, count, steal, ended, progress)
     _settle(sweep, ended.failed)
     failed = _all_failed(refresh(sweep, ended.failed), ended.failed)
     if ended.stopped is not None:
@@ -215,6 +217,20 @@ def _train_as_long(
     rest = early.to_train(sweep, record, [p for p in points if p.name not in ended.failed])
     later = _launch(plan, _work(sweep, plan, rest, count, steal, record), progress)
     return replace(later, failed={**ended.failed, **later.failed})
+
+
+def _race(
+    sweep: Sweep, plan: SweepPlan, count: int, steal: bool, ended: tuning.TuneOutcome, progress: Progress
+) -> tuple[tuning.TuneOutcome, SweepRecord]:
+    """Decide which branches get more seeds, and train these."""
+    refresh(sweep, ended.failed)
+    record = race.decide(sweep, progress)
+    added = [b for b in record.branches if b.experiment is None and b.name not in ended.failed]
+    if not added:
+        return ended, record
+    work = _work(sweep, plan, race.points(added, plan.parent.classes), count, steal, record)
+    later = _launch(plan, work, progress)
+    return replace(later, failed={**ended.failed, **later.failed}), record
 
 
 def _started(sweep: Sweep, plan: SweepPlan, record: SweepRecord, count: int, queue: str) -> SweepStarted:
@@ -315,7 +331,7 @@ def write_effects(sweep: Sweep, progress: Progress) -> Comparison | None:
 
 def _settle(sweep: Sweep, failed: Mapping[str, str]) -> None:
     """Write into the log of each branch that Tune's scheduler ended early that it is finished: its process could not."""
-    if sweep.record().grid["scheduler"] == "none":
+    if sweep.record().grid["scheduler"] != "asha":
         return
     for name, experiment in sweep.experiments().items():
         if name in failed or experiment.status() != experiments.CRASHED:

@@ -32,7 +32,7 @@ def extended(record: SweepRecord, more: MoreSeeds) -> SweepRecord:
     references = {b.reference for b in record.branches}
     for label, members in grouped(record.branches).items():
         count = more.controls if members[0].control or label in references else more.branches
-        for seed in _unused(members, count):
+        for seed in unused(members, count):
             name = unique(f"{label}-seed{seed}", taken)
             added.append(
                 replace(members[0], name=name, seed=seed, experiment=None, status=MISSING, searched=False, reason=None)
@@ -42,6 +42,7 @@ def extended(record: SweepRecord, more: MoreSeeds) -> SweepRecord:
     return replace(record, branches=(*record.branches, *added), looks=record.looks + looked)
 
 
-def _unused(members: Sequence[BranchRecord], count: int) -> list[int]:
+def unused(members: Sequence[BranchRecord], count: int) -> list[int]:
+    """The smallest ``count`` seeds that no member has."""
     seeds = {b.seed for b in members}
-    return list(itertools.islice((n for n in itertools.count() if n not in seeds), count))
+    return list(itertools.islice((n for n in itertools.count() if n not in seeds), max(0, count)))

@@ -25,7 +25,7 @@ from raysweep.errors import (
 from raysweep.events import BranchEnded, BranchEvent, Note, Progress, ignore
 from raysweep.launch.resume import continue_experiment
 from raysweep.launch.sweep import driver as sweeping
-from raysweep.launch.sweep import early
+from raysweep.launch.sweep import early, race
 from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.driver import SweepResult
 from raysweep.launch.sweep.more_seeds import MoreSeeds, extended
@@ -45,7 +45,6 @@ from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 from raysweep.store.trust import NOBODY, Origin, Trust
 from raysweep.trackers.dispatch import catch_up
-from raysweep.weights import SamplingWeights
 
 # The keys that sweep.json needs for a sweep to be continued.
 _NEEDED = (
@@ -91,7 +90,7 @@ def continue_sweep(
         if more is not None:
             sweep.write_record(record)
         sweeping.remember_made(plan, sweep.original_id)
-        if not points and not tuning.samples_left(plan.grid, record):
+        if not points and not tuning.samples_left(plan.grid, record) and not race.undecided(record):
             comparison = sweeping.write_effects(sweep, progress)
             catch_up(sweep.experiments().values(), progress)
             progress(Note(f"{sweep.id} has all its branches; there is nothing to do."))
@@ -275,19 +274,7 @@ def _points(sweep: Sweep, left: Sequence[BranchRecord], classes: Sequence[str]) 
         StoreError: the weights of one do not fit the classes.
     """
     try:
-        return [
-            Point(
-                b.name,
-                SamplingWeights.complete(b.weights, classes),
-                b.seed,
-                b.control,
-                dict(b.settings),
-                b.arm,
-                b.reference,
-            )
-            for b in left
-            if b.seed is not None
-        ]
+        return race.points(left, classes)
     except WeightsError as error:
         raise StoreError(f"{sweep.folder / layout.SWEEP}: {error} Restore it from a copy.") from None
 

@@ -67,6 +67,12 @@ def of_folds(value: Any) -> str | None:
     return problem and problem[1:]
 
 
+def of_hunt(value: Any) -> str | None:
+    """What is wrong with the content of ``hunt.json``, or None."""
+    problem = _HUNT(value) or next((f" rounds{p}" for p in map(_ROUND, value["rounds"]) if p), None)
+    return problem and problem[1:]
+
+
 class _TooMuchError(Exception):
     """A value is larger or deeper than any checkpoint is."""
 
@@ -238,6 +244,7 @@ _SWEEP: dict[str, Rule] = {
     "threads": _or_none(_count),
     "workers": _or_none(_count),
     "looks": _count,
+    "race": _mapping,
     "in_process": _flag,
     "trained_to": _or_none(_count),
 }
@@ -262,6 +269,22 @@ _FOLDS = _fields(
     },
     *("id", "name", "description", "timestamp", "checkpoint", "parent_epochs", "settings", "grid", "request", "parts"),
 )
+_HUNT_FIELDS: dict[str, Rule] = {
+    **dict.fromkeys(("id", "name", "description", "timestamp", "proposer"), _text),
+    **dict.fromkeys(("planned", "seed", "epochs", "images", "at_once"), _count),
+    **dict.fromkeys(("budget", "space", "request", "settings"), _mapping),
+    "parent": _PARENT,
+    "rounds": _list,
+}
+_HUNT = _fields({**_HUNT_FIELDS, "steps": _mapping, "end": _mapping}, *_HUNT_FIELDS)
+_ROUND_FIELDS: dict[str, Rule] = {
+    "number": _count,
+    "start": _text,
+    "trainings": _count,
+    "grid": _mapping,
+    "treatments": _mapping,
+}
+_ROUND = _fields(_ROUND_FIELDS, *_ROUND_FIELDS)
 _PART = _fields({"fold": _count, "parent": _or_none(_text), "sweep": _or_none(_text)}, "fold")
 _CHECKPOINT: dict[str, Rule] = {
     "format_version": _must(lambda v: type(v) is int and v > 0, "a whole number above zero"),

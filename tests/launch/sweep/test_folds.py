@@ -45,12 +45,11 @@ def quickly(request, monkeypatch):
 
 def without_tune(monkeypatch):
     from raysweep.launch import runner
-    from raysweep.launch.sweep import driver, resume
+    from raysweep.launch.sweep import driver
 
     monkeypatch.setattr(runner, "derive", lambda *_: None)
-    for module in (driver, resume):
-        monkeypatch.setattr(module.tuning, "connected", lambda *_: contextlib.nullcontext([]))
-        monkeypatch.setattr(module.autoscaler, "fleet", lambda *_: contextlib.nullcontext(None))
+    monkeypatch.setattr(driver.tuning, "connected", lambda *_: contextlib.nullcontext([]))
+    monkeypatch.setattr(driver.autoscaler, "fleet", lambda *_: contextlib.nullcontext(None))
     monkeypatch.setattr(driver.capacity, "with_gpus", lambda plan, _: plan)
     monkeypatch.setattr(driver.capacity, "settle", lambda *_: 1)
     monkeypatch.setattr(driver.tuning, "launch", InProcess())

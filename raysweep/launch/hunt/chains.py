@@ -1,0 +1,136 @@
+"""Trainings of a hunt beside its sweeps: each is an ordinary child of the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raysweep._text import Nested
+from raysweep.config import cells
+from raysweep.config import load as load_config
+from raysweep.errors import StoreError
+from raysweep.events import BranchEnded, BranchEvent, BranchStarted, Event, ExperimentStarted, Progress
+from raysweep.launch import run as launching
+from raysweep.launch.resume import continue_experiment
+from raysweep.plan import child
+from raysweep.plan import parent as parents
+from raysweep.plan.hunt.space import Treatment
+from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
+from raysweep.plan.types import Plan
+from raysweep.store import checkpoint
+from raysweep.store.experiment import FINISHED, Experiment
+from raysweep.store.hunts import Hunt, HuntRecord
+from raysweep.store.trust import NOBODY, Trust
+
+
+@dataclass(frozen=True)
+class How:
+    """With which resources and whose approval to go on."""
+
+    steal: bool = False
+    asked: ResourceOverrides = AS_BEFORE
+    trust: Trust = NOBODY
+
+
+@dataclass(frozen=True)
+class Link:
+    """One training to be: ``key`` in ``hunt.json``, its name, the checkpoint that it starts from, what it does; ``seed``: None for that of its
+    parent."""
+
+    key: str
+    name: str
+    start: str
+    treatment: Treatment
+    seed: int | None = None
+
+
+def known(hunt: Hunt, key: str) -> Experiment | None:
+    """The experiment of a step, if it has begun."""
+    name = hunt.record().steps.get(key)
+    found = None if name is None else Experiment(hunt.root.path / name, hunt.root)
+    return found if found is not None and found.folder.is_dir() else None
+
+
+def trained(hunt: Hunt, link: Link, how: How, progress: Progress) -> Experiment:
+    """The finished training of a link: it is trained now, or goes on, or is there already."""
+    begun = known(hunt, link.key)
+    if begun is not None and begun.status() == FINISHED:
+        return begun
+
+    def tell(event: Event) -> None:
+        if isinstance(event, ExperimentStarted):
+            hunt.note_step(link.key, event.id)
+        progress(BranchEvent(link.name, event))
+
+    progress(BranchEvent(link.name, BranchStarted()))
+    if begun is not None:
+        result = continue_experiment(hunt.root, begun, steal=how.steal, asked=how.asked, progress=tell, trust=how.trust)
+    else:
+        result = launching.run(_plan(hunt, link, how, tell), tell)
+    progress(BranchEvent(link.name, BranchEnded("finished")))
+    return result.experiment
+
+
+def _plan(hunt: Hunt, link: Link, how: How, progress: Progress) -> Plan:
+    """The plan of a link: with what the sweeps' branches override, so that the bits are theirs."""
+    record = hunt.record()
+    common = _common(record)
+    parent = parents.read_parent(hunt.root, link.start, common, trust=how.trust)
+    workers = record.request.get("workers")  # as a sweep decides it
+    workers = (parent.world_size if parent.world_size > 1 else 0) if workers is None else workers
+    common = load_config.merge(common, {"scaling": {"num_workers": workers}})
+    before = cells.flat(parent.settings.model_dump(mode="json"))
+    over = load_config.merge(common, cells.overrides(cells.differing(link.treatment.settings, before)))
+    if link.treatment.shares:
+        over = load_config.merge(over, {"sampling": {"shares": dict(link.treatment.shares)}})
+    if link.seed is not None:
+        over = load_config.merge(over, {"seed": link.seed})
+    return child.plan_child(
+        parent,
+        hunt.root,
+        name=link.name,
+        description=f"{link.key} of hunt {record.id}",
+        epochs=record.epochs,
+        weights=link.treatment.weights or None,
+        overrides=over,
+        progress=progress,
+    )
+
+
+def _common(record: HuntRecord) -> Nested:
+    """The settings in which all trainings of a hunt differ from the parent, as a sweep's request has them."""
+    asked = record.request
+    over: Nested = dict(asked.get("overrides") or {})
+    schedule = (record.space.get("fork") or {}).get("schedule", "inherit")
+    if schedule != "inherit":
+        over = load_config.merge(over, {"training": {"fork": {"schedule": schedule}}})
+    scaling = {k: asked[k] for k in ("threads", "address") if asked.get(k) is not None}
+    return load_config.merge(over, {"scaling": scaling}) if scaling else over
+
+
+def end_of(experiment: Experiment) -> str:
+    """The reference of its last epoch.
+
+    Raises:
+        StoreError: it has none.
+    """
+    ends = experiment.manifest().ends
+    if not ends:
+        raise StoreError(f"{experiment.id} has no finished epoch, so nothing can start from it.")
+    return f"{experiment.id}@{ends[-1].epoch}"
+
+
+def same_bits(one: Experiment, other: Experiment) -> bool:
+    """Whether the networks of both last epochs are equal, bit for bit."""
+    import torch
+
+    states = [_network(e) for e in (one, other)]
+    names = [set(state) for state in states]
+    return names[0] == names[1] and all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def _network(experiment: Experiment) -> Mapping[str, Any]:
+    last = experiment.manifest().ends[-1]
+    state: Mapping[str, Any] = checkpoint.read(experiment.folder / last.file)["model_state_dict"]
+    return state

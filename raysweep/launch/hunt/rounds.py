@@ -1,0 +1,281 @@
+"""The rounds of a hunt: what each tries, its sweep, and from which branch the next one starts.
+
+All that is decided is a function of finished trainings, and is written into ``hunt.json`` before it is acted on: a hunt that was killed ends
+as the undisturbed one. Only a budget in hours depends on how fast the trainings were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from raysweep.config import grid as grids
+from raysweep.config import space as spaces
+from raysweep.errors import StoreError
+from raysweep.events import Event, Note, Progress, SweepStarted
+from raysweep.launch.hunt import chains
+from raysweep.launch.hunt.chains import How, Link
+from raysweep.launch.sweep import driver, race
+from raysweep.launch.sweep.resume import continue_sweep
+from raysweep.plan import parent as parents
+from raysweep.plan.hunt import budget as budgets
+from raysweep.plan.hunt import plan as planning
+from raysweep.plan.hunt import proposals
+from raysweep.plan.hunt.budget import Budget
+from raysweep.plan.hunt.model import Round
+from raysweep.plan.hunt.plan import BESIDE, CONTROL
+from raysweep.plan.hunt.space import Axes, Treatment
+from raysweep.plan.sweep import plan_sweep
+from raysweep.plan.types import SweepRequest
+from raysweep.report import race as seeing
+from raysweep.report.history import cost
+from raysweep.store import experiment as experiments
+from raysweep.store import layout
+from raysweep.store.experiment import Experiment
+from raysweep.store.hunts import Hunt, HuntRecord, HuntRound
+from raysweep.store.sweep import Sweep, all_sweeps
+
+
+def train(hunt: Hunt, how: How, progress: Progress) -> None:
+    """Train all rounds.
+
+    Raises:
+        Interrupted: a signal asked to stop. RaysweepError: a sweep could not be trained.
+    """
+    while True:
+        record = hunt.record()
+        open_round = next((r for r in record.rounds if r.survivor is None), None)
+        if open_round is None:
+            if len(record.rounds) >= record.planned or not _begin(hunt, how, progress):
+                return
+            continue
+        begun = time.monotonic()
+        earlier = open_round.seconds or _before(hunt, open_round)
+        sweep = _sweep(hunt, open_round, how, progress)
+        seconds = earlier + time.monotonic() - begun
+        _beside(hunt, open_round, sweep, how, progress)
+        _decide(hunt, open_round, sweep, seconds, earlier + time.monotonic() - begun, progress)
+
+
+def _before(hunt: Hunt, of_round: HuntRound) -> float:
+    """Seconds that a round had taken before a kill, from its trainings' own history."""
+    sweep = sweep_of(hunt, of_round)
+    if sweep is None:
+        return 0.0
+    return sum(cost(e)[0] for e in sweep.experiments().values()) / max(1, hunt.record().at_once)
+
+
+def sweep_of(hunt: Hunt, of_round: HuntRound) -> Sweep | None:
+    """The sweep of a round, if it has begun."""
+    if of_round.sweep is None:
+        return None
+    found = Sweep(hunt.root.path / layout.SWEEPS / of_round.sweep, hunt.root)
+    return found if (found.folder / layout.SWEEP).is_file() else None
+
+
+def trainings_of(hunt: Hunt, record: HuntRecord) -> list[Experiment]:
+    """Everything that a hunt has trained so far."""
+    found = {e.id: e for r in record.rounds if (s := sweep_of(hunt, r)) is not None for e in s.experiments().values()}
+    steps = (chains.known(hunt, key) for key in record.steps)
+    return list((found | {e.id: e for e in steps if e is not None}).values())
+
+
+def left(hunt: Hunt, record: HuntRecord) -> int:
+    """How many trainings the budget is still enough for."""
+    budget = Budget(str(record.budget["kind"]), float(record.budget["amount"]))
+    count = len(trainings_of(hunt, record))
+    seconds = sum(r.seconds for r in record.rounds) + record.seconds
+    spent = {"branches": float(count), "images": float(count * record.images), "hours": seconds / 3600}
+    return budget.trainings(record.images, record.seconds_each, spent[budget.kind])
+
+
+def alone(record: HuntRecord) -> int:
+    """What a training costs that no other trains beside."""
+    return record.at_once if record.budget["kind"] == "hours" else 1
+
+
+def _begin(hunt: Hunt, how: How, progress: Progress) -> bool:
+    """Decide what the next round tries, and record it; False where the budget is not enough for another."""
+    record = hunt.record()
+    number, before = len(record.rounds) + 1, record.rounds[-1]
+    trainings = budgets.of_round(left(hunt, record), number, record.planned, alone(record))
+    if trainings < budgets.LEAST:
+        progress(Note(f"The budget is not enough for round {number}: the hunt goes on to its end."))
+        hunt.note(planned=len(record.rounds))
+        return False
+    axes, space = _axes(hunt, record, how), spaces.check(dict(record.space))
+    start = chains.end_of(experiment_of(hunt, before))
+    own = before.treatments.get(str(before.survivor), {}).get("point", before.point)
+    control = np.array(own, dtype=np.float64)
+    points = proposals.next_round(
+        measured(hunt, record), axes, control, budgets.branches_of(trainings), record.proposer, record.seed
+    )
+    if not len(points):
+        progress(Note("The space holds nothing that was not tried: the hunt goes on to its end."))
+        hunt.note(planned=len(record.rounds))
+        return False
+    treatments = {planning.arm_name(number, i): axes.treatment(p) for i, p in enumerate(points, 1)}
+    following = HuntRound(
+        number,
+        start,
+        trainings,
+        grids.check(planning.round_grid(space, treatments, trainings, number)).model_dump(mode="json"),
+        as_stored(treatments, points.tolist()),
+        tuple(control.tolist()),
+    )
+    hunt.note(rounds=(*record.rounds, following))
+    return True
+
+
+def as_stored(treatments: dict[str, Treatment], points: Sequence[Sequence[float]]) -> dict[str, object]:
+    """Arm → its treatment and its point of the model."""
+    return {a: {**t.to_json(), "point": list(p)} for (a, t), p in zip(treatments.items(), points, strict=True)}
+
+
+def _axes(hunt: Hunt, record: HuntRecord, how: How) -> Axes:
+    parent = parents.read_parent(hunt.root, record.parent.reference, record.request.get("overrides"), trust=how.trust)
+    return planning.axes_of(spaces.check(dict(record.space)), parent)
+
+
+def _sweep(hunt: Hunt, of_round: HuntRound, how: How, progress: Progress) -> Sweep:
+    """Train the sweep of a round, or what is left of it."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, SweepStarted):
+            hunt.note_round(of_round.number, sweep=event.id)
+        progress(event)
+
+    begun = sweep_of(hunt, of_round) or _unnoted(hunt, of_round)
+    if begun is None:
+        return driver.run(plan_sweep(_request(hunt, of_round, how), tell), tell).sweep
+    record = begun.record()
+    if race.undecided(record) or any(
+        b.status not in (experiments.FINISHED, experiments.FAILED) for b in record.branches
+    ):
+        continue_sweep(hunt.root, begun, steal=how.steal, asked=how.asked, progress=tell, trust=how.trust)
+    return begun
+
+
+def _unnoted(hunt: Hunt, of_round: HuntRound) -> Sweep | None:
+    """A sweep that was made just before a kill, so that ``hunt.json`` does not name it yet."""
+    name = sweep_name(hunt.record(), of_round.number)
+    for found in all_sweeps(hunt.root):
+        with contextlib.suppress(StoreError):  # a damaged one is not this one
+            told = found.record()
+            if told.name == name and told.description == _description(hunt, of_round):
+                hunt.note_round(of_round.number, sweep=found.id)
+                return found
+    return None
+
+
+def sweep_name(record: HuntRecord, number: int) -> str:
+    return f"{record.name}-r{number}"
+
+
+def _description(hunt: Hunt, of_round: HuntRound) -> str:
+    return f"Round {of_round.number} of hunt {hunt.record().id}"
+
+
+def _request(hunt: Hunt, of_round: HuntRound, how: How) -> SweepRequest:
+    """What is asked of the sweep of a round.
+
+    Raises:
+        StoreError: ``hunt.json`` lacks something.
+    """
+    record = hunt.record()
+    try:
+        return SweepRequest(
+            hunt.root,
+            of_round.start,
+            grids.check(dict(of_round.grid), str(hunt.folder / layout.HUNT)),
+            name=sweep_name(record, of_round.number),
+            description=_description(hunt, of_round),
+            epochs=record.epochs,
+            trust=how.trust,
+            **dict(record.request),
+        )
+    except TypeError as error:
+        raise StoreError(f"{hunt.folder / layout.HUNT} is damaged ({error}). Restore it from a copy.") from None
+
+
+def _beside(hunt: Hunt, of_round: HuntRound, sweep: Sweep, how: How, progress: Progress) -> None:
+    """Train the control chain as long as the round. As long as the control has survived every round, the sweep's own control is it."""
+    record = hunt.record()
+    earlier = record.rounds[: of_round.number - 1]
+    if all(r.survivor == CONTROL for r in earlier):
+        return
+    before = control_chain(hunt, earlier)
+    key = f"{BESIDE}/{of_round.number}"
+    link = Link(key, f"{record.name}-{CONTROL}-{of_round.number}", chains.end_of(before), Treatment())
+    chains.trained(hunt, link, how, progress)
+
+
+def control_chain(hunt: Hunt, rounds: Sequence[HuntRound]) -> Experiment:
+    """The last experiment of the control chain after these rounds."""
+    last = rounds[-1]
+    beside = chains.known(hunt, f"{BESIDE}/{last.number}")
+    return beside if beside is not None else arm_of(hunt, last, CONTROL)
+
+
+def experiment_of(hunt: Hunt, of_round: HuntRound) -> Experiment:
+    """The experiment that the next round starts from: the first seed of the survivor, since the luckiest would be no better."""
+    return arm_of(hunt, of_round, str(of_round.survivor))
+
+
+def arm_of(hunt: Hunt, of_round: HuntRound, arm: str) -> Experiment:
+    """The first finished training of an arm.
+
+    Raises:
+        StoreError: its sweep is gone, or it has none.
+    """
+    sweep = sweep_of(hunt, of_round)
+    if sweep is not None:
+        found = sweep.experiments()
+        for b in sweep.record().branches:
+            mine = b.control if arm == CONTROL else b.arm == arm
+            if mine and b.name in found and found[b.name].status() == experiments.FINISHED:
+                return found[b.name]
+    raise StoreError(
+        f"Round {of_round.number} of {hunt.id} has no finished training of {arm}. Restore its folders from a copy."
+    )
+
+
+def measured(hunt: Hunt, record: HuntRecord, rounds: Sequence[HuntRound] | None = None) -> list[Round]:
+    """What the rounds have measured, for the model; a round of which nothing is finished is left out."""
+    found = []
+    for r in record.rounds if rounds is None else rounds:
+        sweep = sweep_of(hunt, r)
+        seen = None if sweep is None else seeing.look(sweep, str(record.space.get("select", "macro_f1")))
+        if seen is None:
+            continue
+        points = np.array([r.treatments[name]["point"] for name in seen.names])
+        noise = seen.noise + 1e-10 * np.eye(len(points))
+        found.append(Round(points, np.array(r.point), seen.looked.difference, noise))
+    return found
+
+
+def _decide(hunt: Hunt, of_round: HuntRound, sweep: Sweep, of_sweep: float, seconds: float, progress: Progress) -> None:
+    """Decide from which branch the next round starts, and record it.
+
+    Args:
+        of_sweep, seconds: that the sweep, and the whole round, took.
+    """
+    record = hunt.record()
+    select = str(record.space.get("select", "macro_f1"))
+    seen = seeing.look(sweep, select)
+    survivor, gain = CONTROL, 0.0
+    why = "no branch is finished" if seen is None else "the model expects no branch to be better"
+    if seen is not None:
+        expected = proposals.expected(measured(hunt, record, record.rounds[: of_round.number]))
+        best = int(expected.argmax())
+        if expected[best] > 0:
+            survivor, gain = seen.names[best], float(expected[best])
+            why = f"the model of all rounds expects {100 * gain:+.1f} points of it over the round's control"
+    count = len(sweep.experiments())
+    measured_each = of_sweep / count if count else record.seconds_each
+    hunt.note_round(of_round.number, survivor=survivor, why=why, gain=gain, seconds=seconds)
+    hunt.note(seconds_each=measured_each)
+    progress(Note(f"Round {of_round.number} of {record.planned}: {survivor} goes on, because {why}."))

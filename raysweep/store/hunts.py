@@ -1,0 +1,154 @@
+"""Hunts: rounds of sweeps and what comes after them, tied together by ``hunt.json``. No torch, no ray.
+
+The sweeps' and experiments' own folders are the original record. What ``hunt.json`` lacks after a kill is decided and made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from raysweep._text import short_repr
+from raysweep.errors import StoreError
+from raysweep.store import files, groups, layout
+from raysweep.store.records import Json, ParentRef, Record
+from raysweep.store.root import Root
+from raysweep.store.untrusted import schema
+
+
+@dataclass(frozen=True, slots=True)
+class HuntRound(Record):
+    """One round. ``start``: the checkpoint that its sweep starts from; ``treatments``: arm → what it does and its point of the model;
+    ``survivor``: the arm that the next round starts from, ``control`` if none was better; None until it is decided."""
+
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"survivor", "why", "gain", "seconds"})
+
+    number: int
+    start: str
+    trainings: int
+    grid: Json
+    treatments: Mapping[str, Any]
+    point: tuple[float, ...] = ()  # of its control
+    sweep: str | None = None
+    survivor: str | None = None
+    why: str | None = None
+    gain: float | None = None  # expected of the survivor over the round's control, as a share
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class HuntRecord(Record):
+    """``hunt.json``: enough to continue after a kill at any moment. ``steps``: what was trained beside the sweeps → its experiment."""
+
+    id: str
+    name: str
+    description: str
+    timestamp: str
+    parent: ParentRef
+    budget: Json  # kind, amount
+    planned: int  # rounds
+    seed: int  # of the proposals
+    epochs: int  # of each training
+    images: int  # of each training
+    seconds_each: float  # of each training, as it was last measured, in which others train at the same time
+    at_once: int  # branches that train at the same time
+    space: Json
+    proposer: str
+    request: Json  # of the sweeps: threads, workers, address, max_concurrent, gpus_per_branch, overrides
+    settings: Json  # of the parent's children, for whoever asks what they run
+    rounds: tuple[HuntRound, ...] = ()
+    seeds: tuple[int, ...] = ()  # new ones, of the end
+    steps: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0  # of work, after the rounds
+    end: Json = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    format_version: int = 1
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Raises ValueError with what is wrong."""
+        problem = schema.of_hunt(value)
+        if problem is not None:
+            raise ValueError(problem)
+        rounds = tuple(HuntRound._of(r, point=tuple(r.get("point") or ())) for r in value["rounds"])
+        lists = {key: tuple(value.get(key) or ()) for key in ("seeds", "notes")}
+        return cls._of(value, parent=ParentRef.from_json(value["parent"]), rounds=rounds, **lists)
+
+
+@dataclass(frozen=True)
+class Hunt:
+    """A view of a hunt's folder. Every call reads the file again."""
+
+    folder: Path
+    root: Root = field(compare=False)
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    def record(self) -> HuntRecord:
+        """``hunt.json``.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        path = self.folder / layout.HUNT
+        try:
+            with files.reading(path):
+                return HuntRecord.from_json(files.read_json(path))
+        except ValueError as error:
+            raise StoreError(f"{path} does not hold a hunt: {error}. Restore it from a copy.") from None
+
+    def write_record(self, record: HuntRecord) -> None:
+        """Write ``hunt.json``."""
+        text = json.dumps(record.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        files.write_atomic(self.folder / layout.HUNT, f"{text}\n".encode(errors="backslashreplace"))
+
+    def note(self, **changes: Any) -> HuntRecord:
+        """Record something of the whole hunt."""
+        record = replace(self.record(), **changes)
+        self.write_record(record)
+        return record
+
+    def note_round(self, number: int, **changes: Any) -> HuntRecord:
+        """Record something of a round."""
+        rounds = tuple(replace(r, **changes) if r.number == number else r for r in self.record().rounds)
+        return self.note(rounds=rounds)
+
+    def note_step(self, key: str, experiment: str) -> HuntRecord:
+        """Record that a training beside the sweeps has begun."""
+        return self.note(steps={**self.record().steps, key: experiment})
+
+
+def create(root: Root, name: str, when: datetime) -> Hunt:
+    """Make the folder of a new hunt, among the sweeps.
+
+    Raises:
+        RootError: the root cannot be used.
+    """
+    return Hunt(groups.new_folder(root, layout.SWEEPS, name, when), root)
+
+
+def find(root: Root, reference: str) -> Hunt | None:
+    """The hunt that a path, an id or a name means; None where none has it.
+
+    Raises:
+        StoreError: several have this name.
+    """
+    as_path = Root.locate(reference)
+    if os.path.isfile(as_path / layout.HUNT):
+        return Hunt(as_path, Root.at(as_path.parent.parent))
+    known = {folder.name: folder for folder in groups.folders_with(root, layout.SWEEPS, layout.HUNT)}
+    if reference in known:
+        return Hunt(known[reference], root)
+    named = [folder for name, folder in known.items() if layout.split_id(name)[0] == reference]
+    if len(named) > 1:
+        raise StoreError(
+            f"Several hunts are called {short_repr(reference)}: {', '.join(sorted(f.name for f in named))}. Name one of them."
+        )
+    return Hunt(named[0], root) if named else None

@@ -1,0 +1,325 @@
+"""A hunt in this process: rounds, chains, new seeds, the same bits again, and that a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from raysweep.errors import InputError
+from tests.conftest import SMALL_NET, draw_classes, small_settings, weights_hash
+from tests.launch.sweep.test_early import InProcess
+from tests.launch.sweep.test_folds import without_tune
+
+SPACE = {
+    "weights": {"dog": {"log_uniform": [0.5, 8.0]}},
+    "settings": {
+        "training.learning_rate": {"log_uniform": [0.01, 0.1]},
+        "loss.kind": ["cross_entropy", "balanced_softmax"],
+    },
+    "epochs": 1,
+    "fork": {"schedule": "inherit"},
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """An experiment on images of which some are sealed, which has hardly learned anything."""
+    from raysweep.launch import run as launching
+    from raysweep.plan import experiment as experiment_plan
+
+    folder = tmp_path_factory.mktemp("hunt")
+    for split, seed in (("train", 0), ("val", 1), ("test", 2)):
+        draw_classes(folder / "images" / split, {"cat": 24, "dog": 12}, size=8, seed=seed)
+    settings = small_settings(
+        folder / "experiments",
+        data={"source": "folder", "path": str(folder / "images")},
+        model=SMALL_NET,
+        training={"epochs": 1, "batch_size": 2, "learning_rate": 0.0001, "schedule": "constant", "warmup_epochs": 0},
+        sampling={"samples_per_epoch": None},
+        experiment={"name": "base"},
+    )
+    return launching.run(experiment_plan.plan_experiment(settings)).experiment
+
+
+def without_pictures(monkeypatch):
+    """Train here, and draw nothing of the sweeps and of the evaluation."""
+    from raysweep.launch.sweep import driver
+    from raysweep.tools import evaluate
+
+    without_tune(monkeypatch)
+    monkeypatch.setattr(driver, "write_effects", lambda *_: None)
+    monkeypatch.setattr(evaluate.figures, "matrix_png", lambda *_, **__: b"")
+    monkeypatch.setattr(evaluate.reliability, "reliability_png", lambda *_, **__: b"")
+
+
+@pytest.fixture(autouse=True)
+def quickly(request, monkeypatch):
+    if "ray_cluster" not in request.fixturenames:
+        without_pictures(monkeypatch)
+
+
+def planned(base, name, branches=31, rounds=2, space=SPACE, **options):
+    from raysweep.config import grid as grids
+    from raysweep.config import space as spaces
+    from raysweep.plan.hunt import plan
+    from raysweep.plan.hunt.budget import Budget
+    from raysweep.plan.types import SweepRequest
+
+    nothing = grids.check({"weights": ["natural"]})
+    sweep = SweepRequest(base.root, f"{base.id}@1", nothing, name=name)
+    budget = options.pop("budget", Budget("branches", branches))
+    return plan.plan_hunt(plan.HuntRequest(sweep, budget, rounds, spaces.check(space), **options), writable=False)
+
+
+def finished(base, name, **options):
+    from raysweep.launch.hunt import driver
+    from raysweep.tools import hunted
+
+    told = []
+    return driver.run(planned(base, name, **options), told.append, hunted.finish), told
+
+
+def everything(hunt):
+    """Whatever was trained → the hash of its network: by round and branch, or by step."""
+    from raysweep.launch.hunt import chains, rounds
+
+    record = hunt.record()
+    found = {
+        (r.number, branch): weights_hash(e)
+        for r in record.rounds
+        for branch, e in rounds.sweep_of(hunt, r).experiments().items()
+    }
+    return found | {key: weights_hash(chains.known(hunt, key)) for key in record.steps}
+
+
+@pytest.fixture(scope="module")
+def whole(base):
+    patch = pytest.MonkeyPatch()
+    try:
+        without_pictures(patch)
+        return finished(base, "whole", branches=15, rounds=1)
+    finally:
+        patch.undo()
+
+
+@pytest.fixture(scope="module")
+def long(base):
+    """Of two rounds."""
+    patch = pytest.MonkeyPatch()
+    try:
+        without_pictures(patch)
+        return finished(base, "long")
+    finally:
+        patch.undo()
+
+
+def test_a_hunt_of_one_round_ends_with_new_seeds_of_the_winner_and_of_the_control(base, whole):
+    from raysweep.launch.hunt import chains, rounds
+
+    hunt, told = whole
+    record = hunt.record()
+    assert rounds.sweep_of(hunt, record.rounds[0]).record().parent.experiment == base.id
+    assert record.rounds[0].survivor in record.rounds[0].treatments
+    assert any("Round 1 of 1: r1-" in e.text for e in told if hasattr(e, "text"))
+    assert len(record.seeds) == 3
+    assert 0 not in record.seeds  # that of the round
+    for seed in record.seeds:
+        for arm in ("winner", "control"):
+            child = chains.known(hunt, f"{arm}/{seed}/1")
+            assert child.config().parent.experiment == base.id
+            assert child.config().setting("seed") == seed
+        assert child.config().sampling_weights == base.config().sampling_weights
+    assert len(rounds.trainings_of(hunt, record)) <= 15  # the budget
+
+
+def test_the_page_says_what_was_tried_and_found(base, whole):
+    hunt, told = whole
+    record, text = hunt.record(), (hunt.folder / "hunt.md").read_text()
+    assert record.end["sealed"] is True
+    assert any("irst look at these 36 test images" in e.text for e in told if hasattr(e, "text"))
+    assert ("Found: it is better." if record.end["found"] else "Not shown to be better.") in text
+    for part in (
+        "What was tried",
+        "What it cost",
+        "What was learned",
+        "for nothing",
+        "chain of ratios",
+        "without the search",
+    ):
+        assert part in text, part
+    assert "15 branches; 100% of it was spent" in text
+    assert "gave the same network, bit for bit" in text
+    assert f"raysweep resume --name whole-made-1 --from {base.id}@1 --epochs 1" in text
+    assert "| dog |" in text
+    html = (hunt.folder / "hunt.html").read_text()
+    assert "<table>" in html
+    assert "whole-made-1" in html
+
+
+def test_nobody_looks_twice(whole):
+    from raysweep.launch.hunt import driver
+    from raysweep.store import layout
+    from raysweep.tools import hunted
+
+    hunt, _ = whole
+    before, looks = everything(hunt), sorted((hunt.root.path / layout.EVALUATIONS).iterdir())
+    text = (hunt.folder / layout.HUNT_PAGE).read_text()
+    driver.continue_hunt(hunt, finish=hunted.finish)
+    assert everything(hunt) == before
+    assert sorted((hunt.root.path / layout.EVALUATIONS).iterdir()) == looks
+    again = (hunt.folder / layout.HUNT_PAGE).read_text()
+    assert "Nobody looked a second time" in again
+    assert again.split("##")[1] == text.split("##")[1]
+
+
+def test_the_commands_know_a_hunt(whole, capsys):
+    import raysweep
+    from tests.cli.test_errors import run_cli
+
+    hunt, _ = whole
+    root = hunt.root.path
+    found = raysweep.get_hunt("whole", root)
+    assert found.found is bool(hunt.record().end["found"])
+    assert set(found.sweeps) == {1}
+    assert "Hunt" in str(found.card())
+    assert "again/1" in found.steps
+    code, _, err = run_cli(capsys, "compare", hunt.id, "--root", root)
+    assert (code, f"is a hunt. Each of its rounds is a sweep: {found.sweeps[1].id}" in err) == (2, True)
+    code, _, err = run_cli(capsys, "continue", "whole", "--more-seeds", 1, "--root", root)
+    assert (code, "is a hunt" in err) == (2, True)
+
+
+@pytest.mark.slow
+def test_every_step_is_an_experiment_of_the_lineage(base, long):
+    from raysweep.launch.hunt import chains, rounds
+
+    hunt, _ = long
+    record = hunt.record()
+    assert [r.number for r in record.rounds] == [1, 2]
+    second = rounds.sweep_of(hunt, record.rounds[1]).record()
+    assert second.parent.experiment == rounds.experiment_of(hunt, record.rounds[0]).id
+    beside = rounds.control_chain(hunt, record.rounds)
+    assert beside.config().parent.experiment == rounds.control_chain(hunt, record.rounds[:1]).id
+    assert beside.manifest().ends[-1].epoch == rounds.experiment_of(hunt, record.rounds[1]).manifest().ends[-1].epoch
+    for seed in record.seeds:
+        links = [chains.known(hunt, f"winner/{seed}/{n}") for n in (1, 2)]
+        assert links[1].config().parent.experiment == links[0].id
+        assert {e.config().setting("seed") for e in links} == {seed}
+    assert record.end["same_bits"] is True
+    assert len(rounds.trainings_of(hunt, record)) <= 31
+
+
+def test_the_winner_made_again_without_the_search_has_the_same_bits(whole):
+    from raysweep.launch.hunt import chains, rounds
+
+    hunt, _ = whole
+    record = hunt.record()
+    assert record.end["same_bits"] is True
+    again, won = chains.known(hunt, "again/1"), rounds.experiment_of(hunt, record.rounds[-1])
+    assert weights_hash(again) == weights_hash(won)
+
+
+class Killed(InProcess):
+    """Trains here, and is as if killed when so many trainings have begun, of sweeps and beside them; half of the kills come after one."""
+
+    def __init__(self, kills):
+        super().__init__()
+        self.kills, self.count = list(kills), 0
+
+    def maybe(self, after):
+        self.count += not after
+        if self.kills and self.count >= self.kills[0] and after == bool(self.kills[0] % 2):
+            self.kills.pop(0)
+            raise KeyboardInterrupt
+
+    def __call__(self, work, progress):
+        from dataclasses import replace
+
+        from raysweep.launch.sweep import tune
+
+        for point in work.points:
+            self.maybe(after=False)
+            super().__call__(replace(work, points=[point]), progress)
+            self.maybe(after=True)
+        return tune.TuneOutcome()
+
+    def link(self, run):
+        def killed(plan, progress):
+            self.maybe(after=False)
+            result = run(plan, progress)
+            self.maybe(after=True)
+            return result
+
+        return killed
+
+
+@pytest.mark.slow
+def test_a_hunt_killed_ten_times_ends_as_the_undisturbed_one(base, long, monkeypatch):
+    import random
+
+    from raysweep.launch.hunt import chains, driver
+    from raysweep.launch.sweep import driver as sweeping
+    from raysweep.store import hunts
+    from raysweep.tools import hunted
+
+    killed = Killed(sorted(random.Random(7).sample(range(2, 28), 10)))
+    monkeypatch.setattr(sweeping.tuning, "launch", killed)
+    monkeypatch.setattr(chains.launching, "run", killed.link(chains.launching.run))
+    with pytest.raises(KeyboardInterrupt):
+        driver.run(planned(base, "killed"))
+    for _ in range(9):
+        with pytest.raises(KeyboardInterrupt):
+            driver.continue_hunt(hunts.find(base.root, "killed"))
+    hunt = driver.continue_hunt(hunts.find(base.root, "killed"), finish=hunted.finish)
+    assert killed.kills == []
+    assert everything(hunt) == everything(long[0])
+    one, other = hunt.record(), long[0].record()
+    assert [(r.survivor, r.treatments) for r in one.rounds] == [(r.survivor, r.treatments) for r in other.rounds]
+    assert one.seeds == other.seeds
+    same = [{k: v for k, v in r.end.items() if k != "evaluation"} for r in (one, other)]
+    assert same[0] == same[1]
+
+
+def test_a_budget_that_is_too_small_is_refused_with_what_it_takes(base):
+    with pytest.raises(
+        InputError, match=r"enough for 12 trainings, but 2 rounds and the look at the end take at least 31"
+    ):
+        planned(base, "small", branches=12)
+
+
+def test_a_dry_run_makes_nothing(base):
+    before = sorted(p.name for p in base.root.path.iterdir())
+    plan = planned(base, "dry", branches=60)
+    assert (plan.trainings, plan.images, plan.rounds) == (60, 36, 2)
+    assert json.dumps(sorted(plan.treatments)) == json.dumps([f"r1-{i:02}" for i in range(1, len(plan.treatments) + 1)])
+    assert sorted(p.name for p in base.root.path.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_on_ray_tune(ray_cluster, base, whole):
+    """The same networks as in this process."""
+    from raysweep.launch.hunt import driver
+
+    hunt = driver.run(planned(base, "ray", branches=15, rounds=1))
+    assert everything(hunt) == everything(whole[0])
+    assert hunt.record().end["same_bits"] is True
+
+
+def test_a_schedule_that_would_end_within_the_rounds_starts_anew(base):
+    """The parent has one epoch, so nothing would be left of its learning rate."""
+    open_space = {k: v for k, v in SPACE.items() if k != "fork"}
+    plan = planned(base, "fork", space=open_space, branches=60)
+    assert plan.space.fork.schedule == "restart"
+    assert plan.first.base.settings.training.fork.schedule == "restart"
+    assert planned(base, "fork").space.fork.schedule == "inherit"  # the user said so
+
+
+def test_hours_are_counted_by_the_parents_own_epochs(base):
+    from raysweep.plan.hunt.budget import Budget
+
+    plan = planned(base, "hours", budget=Budget("hours", 1.0), rounds=1)
+    assert plan.seconds > 0
+    assert plan.trainings == int(3600 / plan.seconds)
+    assert plan.first.grid.race.trainings <= plan.trainings / 2
+    assert plan.hours == pytest.approx(1.0, rel=0.05)

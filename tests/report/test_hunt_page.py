@@ -1,0 +1,71 @@
+"""The page of a hunt: what it claims, and that no text of a user becomes markup."""
+
+from __future__ import annotations
+
+import pytest
+
+from raysweep.report import hunt_page
+from raysweep.report.hunt_page import Facts, RoundFacts
+from raysweep.store.hunts import HuntRecord, HuntRound
+from raysweep.store.records import ParentRef
+
+END = {
+    "evaluation": "h_1", "sealed": True, "images": 500, "gain": 0.031, "low": 0.004, "high": 0.058, "p": 0.02, "found": True, "same_bits": True,
+}  # fmt: skip
+
+
+def facts(end, survivor="r1-01", **more):
+    treatment = {"weights": {"<b>x|y": 3.0}, "shares": {}, "settings": {"loss.kind": "focal"}, "point": [0.5]}
+    of = HuntRound(1, "base_1@3", 20, {}, {"r1-01": treatment}, (0.1,), "h-r1_1", survivor, "why", 0.02, 100.0)
+    record = HuntRecord(
+        id="h_20260101_000000", name="h", description="", timestamp="t", parent=ParentRef("base_1", 3, 0, "0" * 64, "f"), budget={"kind": "images", "amount": 30_000.0},
+        planned=1, seed=0, epochs=2, images=1000, seconds_each=10.0, at_once=2, space={"select": "macro_f1"}, proposer="model", request={}, settings={},
+        rounds=(of,), seeds=(4, 5, 6) if end else (), end=end,
+    )  # fmt: skip
+    shares = [("round 1", {"<b>x|y": 0.6, "z": 0.4})]
+    return Facts(record, [RoundFacts(of, 20, ["r1-01"], 1)], 27, 27_000, 0.5, shares=shares, **more)
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (
+            END,
+            [
+                "Found: it is better.",
+                "+3.1 points of macro-F1",
+                "3 new seeds",
+                "sealed test images",
+                "p = 0.02, and 0.03 is enough",
+            ],
+        ),
+        ({**END, "found": False, "p": 0.2}, ["Not shown to be better.", "p = 0.2"]),
+        (
+            {**END, "found": False, "sealed": False},
+            ["Not shown to be better.", "validation images, on which it was also chosen"],
+        ),
+        ({}, ["Nothing was found", "nobody looked at the test images"]),
+    ],
+)
+def test_what_is_claimed(end, words):
+    text = " ".join(hunt_page.verdict(facts(end)))
+    for word in words:
+        assert word in text
+
+
+def test_the_whole_page():
+    page = hunt_page.page(facts(END, commands=["raysweep resume --from base_1@3"]))
+    text = page.markdown()
+    assert (
+        "27 trainings, 27,000 images shown, 0.5 hours of work. The budget was 30,000 images; 90% of it was spent."
+        in text
+    )
+    assert "1 training failed" in text
+    assert "Round 1: weights <b>x|y=3.0; loss.kind=focal." in text
+    assert "| images shown | <b>x\\|y | z |" in text
+    assert "```\nraysweep resume --from base_1@3\n```" in text
+    html = page.html()
+    assert "<b>x" not in html
+    assert "&lt;b&gt;x|y" in html
+    assert "gave the same network, bit for bit" in html
+    assert "did NOT give the same bits" in hunt_page.page(facts({**END, "same_bits": False}, commands=["x"])).markdown()

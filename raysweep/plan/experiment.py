@@ -80,23 +80,20 @@ def plan_experiment(
     of_code += networks.own_tried(settings, trusted, counts, data.shape)
     place = networks.Place(where, draws, here)
     settings, size, notes = networks.tried(settings, data, code, origin, new_weights, trusted, place)
-    notes = (*_of_device(where), *notes, *resources.notes(settings.scaling, where))
-    if writable and (caveat := root.caveat()) is not None:
-        notes = (*notes, Note(caveat))
+    notes = (*_of_device(where), *notes, *resources.notes(settings.scaling, where), *_of_root(root, writable))
     for line in (*data.reading.lines(), *_of_disk(settings, root, size, here)):  # last: an error is one paragraph
         progress(Note(line))
-    notes = (
-        *of_library,
-        *_of_cache(settings),
-        *of_images,
-        *_of_fold(settings, data),
-        *by_rule,
-        *map(Note, of_code),
-        *notes,
-    )
+    of_data = (*_of_cache(settings), *of_images, *_of_fold(settings, data))
+    notes = (*of_library, *of_data, *by_rule, *map(Note, of_code), *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, *size, notes=notes, trusted=trusted)
     networks.check_travels([code, *own] if where.workers else [])
     return replace(plan, roles=roles, held=held, code=code, own=own)
+
+
+def _of_root(root: Root, writable: bool) -> tuple[Note, ...]:
+    """What is to be said of a root that can do less than a folder."""
+    caveat = root.caveat() if writable else None
+    return () if caveat is None else (Note(caveat),)
 
 
 def _no_fork(settings: Settings) -> None:

@@ -145,6 +145,17 @@ def batch_bounds(batch: int, draws: int, batch_size: int) -> tuple[int, int]:
     return batch * batch_size, draws if batch + 1 == batches(draws, batch_size) else (batch + 1) * batch_size
 
 
+def pieces(positions: np.ndarray, bounds: tuple[int, int], wanted: int, ranks: int) -> list[np.ndarray]:
+    """What a rank computes of a global batch, in parts one after another: ``wanted``, or as many as the rank with the fewest images has.
+
+    Args:
+        positions: of this rank, int64 (n,). bounds: the positions ``[start, stop)`` of the batch.
+    """
+    images = bounds[1] - bounds[0]
+    fewest = images if images < ranks else images // ranks
+    return np.array_split(positions, max(1, min(wanted, fewest)))
+
+
 def rank_slice(start: int, stop: int, rank: int, world_size: int) -> tuple[int, int]:
     """The part ``[a, b)`` of the global batch ``[start, stop)`` that a rank computes; sizes differ by at most one.
 

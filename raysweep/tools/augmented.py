@@ -9,7 +9,7 @@ import numpy as np
 
 from raysweep._text import truncate
 from raysweep.config import load as load_config
-from raysweep.config.settings import Settings
+from raysweep.config.settings import Settings, TrainingSection
 from raysweep.data import cache, decoded, sampling
 from raysweep.data.cache import Dataset
 from raysweep.data.order import in_order
@@ -119,7 +119,7 @@ def _cells(
     moves = made.moves(entry.epoch, order)
     cells = []
     for position in _chosen(data.train.labels[order], images):
-        part, bounds = _part(position, len(order), settings.training.batch_size, int(saved["world_size"]))
+        part, bounds = _part(position, len(order), settings.training, int(saved["world_size"]))
         # the generator of the user's code is that of the whole part
         positions = part if code is not None else np.array([position])
         found = made.batch(entry.epoch, order, moves, positions, bounds)
@@ -133,13 +133,15 @@ def _cells(
     return cells
 
 
-def _part(position: int, draws: int, batch_size: int, world_size: int) -> tuple[np.ndarray, tuple[int, int]]:
+def _part(position: int, draws: int, t: TrainingSection, world_size: int) -> tuple[np.ndarray, tuple[int, int]]:
     """(the positions that one worker computes together with this one, the bounds of its global batch)."""
+    batch_size = t.batch_size
     batch = min(position // batch_size, sampling.batches(draws, batch_size) - 1)
     bounds = sampling.batch_bounds(batch, draws, batch_size)
     slices = (sampling.rank_slice(*bounds, rank, world_size) for rank in range(world_size))
     a, b = next((a, b) for a, b in slices if a <= position < b)
-    return np.arange(a, b), bounds
+    some = sampling.pieces(np.arange(a, b), bounds, t.accumulate, world_size)
+    return next(piece for piece in some if position in piece), bounds
 
 
 def _chosen(labels: np.ndarray, images: int) -> Sequence[int]:

@@ -187,9 +187,7 @@ class Setup:
         whole, wanted = self.part(batch), self.settings.training.accumulate
         if wanted == 1:
             return [whole]
-        start, stop = sampling.batch_bounds(batch, self.draws, self.settings.training.batch_size)
-        fewest = stop - start if stop - start < self.world.size else (stop - start) // self.world.size
-        some = np.array_split(whole.positions, max(1, min(wanted, fewest)))
+        some = sampling.pieces(whole.positions, self._bounds(batch), wanted, self.world.size)
         return [Part(positions, whole.divisor, whole.counted) for positions in some]
 
     def part(self, batch: int) -> Part:

@@ -23,6 +23,7 @@ ONLY_PARSED = {  # what stands in a command → why it is not run here
     r"pretrained=true|hf:NAME": "weights are downloaded: tests/training/test_published.py, tests/tools/test_evaluate.py",
     r"trackers\.": "another program: tests/trackers",
     r"^demo$|^ui\b": "minutes, or until somebody stops it: they have tests of their own",
+    r"^continue base-hunt$": "a hunt trains for minutes: tests/launch/hunt",
     r"\bfive$|--more-seeds": "folds and more seeds train on Ray: tests/launch/sweep",
 }
 IN_WORDS = {  # what stands for something of the reader's own → what it is here
@@ -54,7 +55,7 @@ def as_here(words: list[str]) -> list[str]:
         for pattern, instead in IN_WORDS.items():
             word = re.sub(pattern, instead, word)
         found.append(word)
-    if found[0] == "branch" and "--dry-run" not in found:
+    if found[0] in ("branch", "hunt") and "--dry-run" not in found:
         found.append(
             "--dry-run"
         )  # all is planned and checked; the sweep of the world itself, and tests/journeys, are trained

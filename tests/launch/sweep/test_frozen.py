@@ -46,7 +46,7 @@ def test_branches_on_ray_train_on_features_that_the_first_of_them_computes(tmp_p
         "heads",
         in_process=False,
         reset_head=True,
-        overrides={"model": {"freeze": "backbone"}, "training": ONCE["training"] | {"epochs": 2}},
+        overrides={"model": {"freeze": "backbone"}, "training": {"augment": ONCE["training"]["augment"]}},
     )
     result = sweeping.run(plan)
     assert not result.failed, result.failed

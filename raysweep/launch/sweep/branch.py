@@ -171,7 +171,8 @@ def attempt(point: Point, shared: Shared, reporter: Reporter, again: bool) -> Br
         Interrupted: after a preemption notice. Tune starts the branch again on another node, where it continues.
     """
     try:
-        reporter.complete(_train(point, shared, reporter, again))
+        experiment = _train(point, shared, reporter, again)
+        reporter.complete(experiment)
     except Interrupted as error:
         if error.reason == retry.PREEMPTED:
             raise

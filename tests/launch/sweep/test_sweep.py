@@ -228,7 +228,7 @@ def continue_one_by_one(root: Path, reference: str, progress=ignore) -> SweepRes
 
     with pytest.MonkeyPatch.context() as patch:
         settle = capacity.settle
-        patch.setattr(resume_sweep.capacity, "settle", lambda *args: min(1, settle(*args)))
+        patch.setattr(capacity, "settle", lambda *args: min(1, settle(*args)))
         return resume_sweep.continue_sweep(Root.open(root), reference, progress=progress)
 
 

@@ -85,15 +85,7 @@ def plan_experiment(
         notes = (*notes, Note(caveat))
     for line in (*data.reading.lines(), *_of_disk(settings, root, parameters, here)):  # last: an error is one paragraph
         progress(Note(line))
-    notes = (
-        *of_library,
-        *_of_cache(settings),
-        *of_images,
-        *_of_fold(settings, data),
-        *by_rule,
-        *map(Note, of_code),
-        *notes,
-    )
+    notes = (*of_library, *of_images, *_of_data(settings, data), *by_rule, *map(Note, of_code), *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, parameters, notes=notes, trusted=trusted)
     networks.check_travels([code, *own] if where.workers else [])
     return replace(plan, roles=roles, held=held, code=code, own=own)
@@ -134,12 +126,17 @@ def _of_device(where: resources.Resources) -> tuple[Note, ...]:
     return (Note(text),) if text else ()
 
 
-def _of_fold(settings: Settings, data: cache.Dataset) -> tuple[Note, ...]:
-    section = settings.data
-    if section.folds is None:
-        return ()
-    shown = f"{len(data.val.labels):,} of {len(data.val.labels) + len(data.train.labels):,}"
-    return (Note(f"Fold {section.fold} of {section.folds} of the training images is for validation: {shown}."),)
+def _of_data(settings: Settings, data: cache.Dataset) -> tuple[Note, ...]:
+    """What is to be said of the fold, and where an option of encoded images has no effect."""
+    section, notes = settings.data, []
+    if section.folds is not None:
+        shown = f"{len(data.val.labels):,} of {len(data.val.labels) + len(data.train.labels):,}"
+        notes.append(f"Fold {section.fold} of {section.folds} of the training images is for validation: {shown}.")
+    if section.cache == "pixels" and section.large != "shrink":
+        notes.append(
+            f"data.large={section.large} changes nothing, because the images are kept as pixels; data.cache=encoded keeps their bytes."
+        )
+    return tuple(map(Note, notes))
 
 
 def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]:
@@ -266,15 +263,6 @@ def read_images(
 def _with_cache(settings: Settings, data: cache.Dataset) -> Settings:
     """The settings with what was chosen for ``data.cache``: whoever goes on from here keeps the images in the same way."""
     return settings.model_copy(update={"data": settings.data.model_copy(update={"cache": data.kind})})
-
-
-def _of_cache(settings: Settings) -> tuple[Note, ...]:
-    """What is to be said where an option of encoded images has no effect."""
-    d = settings.data
-    if d.cache != "pixels" or d.large == "shrink":
-        return ()
-    text = f"data.large={d.large} changes nothing, because the images are kept as pixels; data.cache=encoded keeps their bytes."
-    return (Note(text),)
 
 
 def _ordered(

@@ -35,11 +35,11 @@ def test_branches_in_processes_train_on_their_parents_features(tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_branches_on_ray_train_on_features_that_the_first_of_them_computes(tmp_path, monkeypatch, ray_cluster):
+def test_branches_on_ray_train_on_features_that_the_first_of_them_computes(tmp_path, ray_cluster):
     """The parent was trained whole; its branches get a new last layer on its frozen network."""
     from raysweep.launch.sweep import driver as sweeping
+    from raysweep.store import checkpoint
 
-    monkeypatch.setenv("RAYSWEEP_CACHE", str(tmp_path / "cache"))
     parent = made(tmp_path)
     plan = planned(
         parent,
@@ -50,7 +50,7 @@ def test_branches_on_ray_train_on_features_that_the_first_of_them_computes(tmp_p
     )
     result = sweeping.run(plan)
     assert not result.failed, result.failed
-    folders = [p for p in (tmp_path / "cache" / "features").iterdir() if p.is_dir()]
-    assert len(folders) == 1
+    states = [checkpoint.read_checkpoint(e.folder / e.entry("latest").file) for e in result.experiments.values()]
+    assert len({state["conditions"]["features"] for state in states}) == 1
     parts = {(e.folder / "frozen.pt").read_bytes() for e in result.experiments.values()}
     assert len(parts) == 1

@@ -193,9 +193,11 @@ def disconnect() -> None:
 
 
 def _end_processes() -> None:
-    """End what is left of the clusters that were started here."""
+    """End what is left of the clusters that this process has started."""
     while _started:
-        processes.end(_started.pop())
+        mark = _started.pop()
+        if processes.is_mine(mark):
+            processes.end(mark)
         _scratch.sweep()  # what was sent to the workers, which were killed
 
 

@@ -47,6 +47,11 @@ def with_mark(mark: str) -> list[int]:
     return found
 
 
+def is_mine(mark: str) -> bool:
+    """Whether this process has started the cluster with this mark. A fork of it has not, although it knows the mark."""
+    return mark.partition("-")[0] == str(os.getpid())
+
+
 def end(mark: str, patience_s: float = 2.0) -> None:
     """Kill all processes that carry ``mark``, also those that they start meanwhile."""
     deadline, none = time.monotonic() + patience_s, 0

@@ -160,3 +160,20 @@ def test_too_little_address_space_for_torch_is_said_before_it_is_loaded(tmp_path
     assert done.returncode == 2
     assert "error: This process may use only 2,048,000,000 bytes of address space" in done.stderr
     assert "`ulimit -v 6291456`" in done.stderr
+
+
+def test_a_fork_ends_no_cluster_of_its_parent(monkeypatch):
+    """A fork knows what its parent has started, and may end like a program that a signal has stopped."""
+    import os
+
+    from raysweep.cluster import connect, processes
+
+    ended: list[str] = []
+    monkeypatch.setattr(processes, "end", ended.append)
+    with processes.marked() as mark:
+        pass
+    for started in ([mark], [f"{os.getpid() + 1}-abcd1234"], [mark, f"{os.getppid()}-abcd1234"]):
+        monkeypatch.setattr(connect, "_started", started)
+        connect._end_processes()
+        assert started == []
+    assert ended == [mark, mark]

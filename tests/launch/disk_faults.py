@@ -299,10 +299,11 @@ def sample(folder: Path, count: int) -> None:
     load()
     trials, modes = Trials(folder), list(MODES)
     random.shuffle(modes)
-    part = (len(trials.calls) - 4) / count  # the last ones may be a few less
+    part = len(trials.calls) / count
     for i in range(count):
-        trial = trials.one(random.randint(round(i * part) + 1, round((i + 1) * part)), modes[i % len(modes)])
-        assert trial is not None
+        at = random.randint(round(i * part) + 1, round((i + 1) * part))
+        while (trial := trials.one(at, modes[i % len(modes)])) is None:  # this run has made a few calls less
+            at -= 1
         print(json.dumps(vars(trial)), flush=True)
 
 

@@ -99,23 +99,22 @@ def test_auxiliary_heads_add_their_share_to_the_loss(shape, share):
     from torch.nn import functional
 
     from raysweep.training import outputs
+    from raysweep.training.augmentation.batches import Batch
     from raysweep.training.loop import _Loop
     from raysweep.training.losses import Loss
+    from raysweep.training.profile import Clock
 
     assert outputs.share(RETURNS[shape][1]) == share
     model = network(RETURNS[shape][0]).train()
     x, y = torch.randn(4, 1, 2, 2), torch.tensor([0, 1, 2, 0])
     loop = _Loop.__new__(_Loop)
     loop.setup = SimpleNamespace(
-        settings=SimpleNamespace(training=SimpleNamespace(grad_clip=None)),
-        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
-        autocast=contextlib.nullcontext,
-        model=model,
-        parallel=model,
-        world=SimpleNamespace(size=1, check_gradients=lambda model, parallel: None),
+        net=SimpleNamespace(autocast=contextlib.nullcontext, parallel=model),
+        world=SimpleNamespace(size=1),
         auxiliary_share=outputs.share,
     )
-    loss, logits = loop._backward(x, y, 4, Loss())
+    loop.clock = Clock(False, x.device)
+    loss, logits = loop._backward(Batch(x, y, None), 4, Loss())
     a, b = (functional.linear(x.flatten(1), layer.weight, layer.bias) for layer in (model.a, model.b))
     ce = lambda z: functional.cross_entropy(z, y, reduction="sum")  # noqa: E731
     expected = ce(a) + RETURNS[shape][1] * share * ce(b)

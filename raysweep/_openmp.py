@@ -54,11 +54,11 @@ def others_run(stat: Path = Path("/proc/stat"), looks: int = 3) -> bool:
 
 
 class _BeforeTorch:
-    """Decides when torch is looked for: whoever imports it, and not before, since reading commands never do."""
+    """Decides when torch is looked for: whoever imports it, and not before, since reading commands never do. It stays: one that
+    left while Python goes through the finders would hide the next one."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name == "torch":
-            sys.meta_path.remove(self)
             settle()
         return None
 

@@ -76,6 +76,22 @@ class Channel:
         self.shown.setdefault(key, threading.Event()).set()
 
 
+class Sparse:
+    """Drops events of batches that come sooner than ``every_s`` seconds after the last one that passed."""
+
+    def __init__(self, every_s: float) -> None:
+        self.every_s, self.last = every_s, -math.inf
+
+    def passes(self, event: Event) -> bool:
+        if not isinstance(event, BatchDone):
+            return True
+        now = time.monotonic()
+        if now - self.last < self.every_s:
+            return False
+        self.last = now
+        return True
+
+
 class ChannelReporter:
     """Rank 0's reporter on a worker. It sends events without waiting, and reads an answer once it has arrived.
 
@@ -89,13 +105,11 @@ class ChannelReporter:
         import ray
 
         self.ray, self.channel, self.answer, self.reason = ray, channel, None, None
-        self.batch_every_s, self.last_batch, self.branch = batch_every_s, -math.inf, branch
+        self.sparse, self.branch = Sparse(batch_every_s), branch
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, BatchDone):
-            if time.monotonic() - self.last_batch < self.batch_every_s:
-                return
-            self.last_batch = time.monotonic()
+        if not self.sparse.passes(event):
+            return
         answer = self.channel.put.remote(event if self.branch is None else BranchEvent(self.branch, event))
         if self.answer is None:
             self.answer = answer

@@ -92,6 +92,24 @@ def test_it_is_set_before_torch_is_loaded_and_read_by_the_library():
     assert "GOMP_SPINCOUNT = '1000'" in done.stderr
 
 
+def test_whoever_finds_torch_is_asked_too(monkeypatch):
+    """Other programs have finders of their own, such as profilers."""
+    import importlib.util
+
+    asked = []
+
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            asked.append(name)
+
+    monkeypatch.setattr(_openmp, "settle", lambda: asked.append("settled"))
+    others = [finder for finder in sys.meta_path if not isinstance(finder, _openmp._BeforeTorch)]
+    monkeypatch.setattr(sys, "meta_path", [_openmp._BeforeTorch(), Finder(), *others])
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert importlib.util.find_spec("torch") is not None
+    assert asked == ["settled", "torch"]
+
+
 @pytest.mark.parametrize(
     ("text", "number"), [("3", 3), (" 4,2", 4), ("", None), ("0", None), ("all", None), ("-1", None), ("2.5", None)]
 )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raysweep import _openmp
 from raysweep.cluster import autoscaler, signals
 from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, Interrupted
@@ -73,6 +74,7 @@ def run(plan: SweepPlan, progress: Progress = ignore) -> SweepResult:
 @contextlib.contextmanager
 def connected(plan: SweepPlan, progress: Progress) -> Iterator[list[dict[str, float]]]:
     """Ray, unless the branches train without it; yields the resources of every node."""
+    _openmp.settle()  # before anything that is started here makes the machine busy
     if plan.in_process:
         yield capacity.this_machine()
         return

@@ -11,11 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import select
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
@@ -23,9 +21,11 @@ from pathlib import Path
 
 from raysweep import _scratch
 from raysweep.cluster import signals
+from raysweep.cluster.channel import Sparse
 from raysweep.cluster.signals import StopFlag
 from raysweep.config.grid import Point
-from raysweep.events import BatchDone, BranchEnded, BranchEvent, BranchStarted, Event, Progress
+from raysweep.errors import RaysweepError
+from raysweep.events import BranchEnded, BranchEvent, BranchStarted, Event, Progress
 from raysweep.launch.sweep.branch import BATCH_EVERY_S, Shared, attempt
 from raysweep.launch.sweep.tracebacks import Tracebacks
 from raysweep.launch.sweep.tune import TuneOutcome, Work
@@ -48,14 +48,11 @@ class _Reporter:
     def __init__(self, driver: Connection, branch: str) -> None:
         self.driver, self.branch = driver, branch
         self.reason: str | None = None
-        self.last_batch = float("-inf")
+        self.sparse = Sparse(BATCH_EVERY_S)
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, BatchDone):
-            if time.monotonic() - self.last_batch < BATCH_EVERY_S:
-                return
-            self.last_batch = time.monotonic()
-        self.send(event)
+        if self.sparse.passes(event):
+            self.send(event)
 
     def send(self, event: Event) -> None:
         try:
@@ -64,11 +61,11 @@ class _Reporter:
             self.reason = self.reason or GONE
 
     def should_stop(self) -> str | None:
-        if self.reason is None and select.select([self.driver], [], [], 0)[0]:
-            try:
+        try:
+            if self.reason is None and self.driver.poll():
                 self.reason = self.driver.recv()
-            except (EOFError, OSError):
-                self.reason = GONE
+        except (EOFError, OSError):
+            self.reason = GONE
         return self.reason
 
     def complete(self, experiment: Experiment) -> None:
@@ -135,6 +132,12 @@ def gpu_of(slot: int, gpus: float) -> str | None:
     return ",".join(str(int(gpus) * slot + n) for n in range(int(gpus)))
 
 
+def _of_mine(gpus: str) -> str:
+    """These GPUs, by the names that they have for this process: it may see only some of the machine's."""
+    mine = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return ",".join(mine[int(n)] for n in gpus.split(",")) if mine else gpus
+
+
 def _start(folder: Path, slot: int, gpu: str | None) -> _Process:
     """A new process, which reads in ``folder`` what all branches share."""
     ours, theirs = Pipe()
@@ -146,7 +149,7 @@ def _start(folder: Path, slot: int, gpu: str | None) -> _Process:
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **_paths(), **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})},
+            env={**os.environ, **_paths(), **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": _of_mine(gpu)})},
             start_new_session=True,  # a terminal's Ctrl-C is for the driver
         )
     theirs.close()
@@ -200,7 +203,8 @@ class _Driver:
         finally:
             for process in self.slots.values():
                 process.end()
-            self.results.write(self.ended.failed)
+            with contextlib.suppress(RaysweepError):  # however it ended, the files say what is known
+                self.results.write(self.ended.failed)
 
     def fill(self) -> bool:
         """Give a branch to every process that has none; returns whether any branch is trained."""

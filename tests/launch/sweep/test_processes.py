@@ -224,6 +224,19 @@ def test_each_process_sees_its_own_gpus():
     assert [gpu_of(slot, 2.0) for slot in range(2)] == ["0,1", "2,3"]
 
 
+@pytest.mark.parametrize(
+    ("visible", "asked", "given"),
+    [(None, "1", "1"), ("", "0,1", "0,1"), ("2,3", "1", "3"), ("3, 5,7", "0,2", "3,7"), ("MIG-a,GPU-b", "1", "GPU-b")],
+)
+def test_a_process_gets_only_gpus_that_the_user_left(monkeypatch, visible, asked, given):
+    from raysweep.launch.sweep.processes import _of_mine
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert _of_mine(asked) == given
+
+
 # --- with processes -------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import sys
 from raysweep.cluster import signals
 from raysweep.display import streams
 
-TRAINS = ("run", "resume", "branch", "continue", "demo", "resume-experiment")
+TRAINS = ("run", "resume", "branch", "hunt", "continue", "demo", "resume-experiment")
 
 
 def entry() -> None:

@@ -52,6 +52,7 @@ class _State:
         default_factory=lambda: [BEFORE]
     )  # where the program is; None: it must not end here
     go_on: str = SAME  # what to type to go on
+    whole: str | None = None  # and while what runs is a part of something
     at_end: list[Callable[[], None]] = field(default_factory=list)
     pipe: int = -1
 
@@ -187,8 +188,19 @@ def check() -> None:
 
 
 def remember(go_on: str) -> None:
-    """From now on the last line names ``go_on``, a command, as the way to go on."""
-    _state.go_on = go_on
+    """From now on the last line names ``go_on``, a command, as the way to go on, or that of the whole of which this is a part."""
+    _state.go_on = _state.whole or go_on
+
+
+@contextlib.contextmanager
+def part_of(go_on: str) -> Iterator[None]:
+    """What begins within this block is a part of what goes on with ``go_on``."""
+    before, _state.whole = _state.whole, go_on
+    remember(go_on)
+    try:
+        yield
+    finally:
+        _state.whole = before
 
 
 def begun(go_on: str) -> None:

@@ -111,6 +111,31 @@ def test_a_command_that_trains_nothing_ends_quietly():
     assert ends(program(body, quiet=True)) == (130, "")
 
 
+@pytest.mark.parametrize("word", ["run", "branch", "hunt", "continue"])
+def test_a_training_is_not_cut_in_the_middle(monkeypatch, word):
+    from raysweep.cli import entry
+
+    def install(quiet):
+        assert quiet is False
+        raise SystemExit
+
+    monkeypatch.setattr(sys, "argv", ["raysweep", word])
+    monkeypatch.setattr(entry.streams, "open_closed", lambda: None)
+    monkeypatch.setattr(signals, "install", install)
+    with pytest.raises(SystemExit):
+        entry.entry()
+
+
+def test_one_goes_on_with_the_whole_and_not_with_its_part(monkeypatch):
+    monkeypatch.setattr(signals, "_state", signals._State())
+    with signals.part_of("raysweep continue all"):
+        assert signals.last_line().endswith(" Go on with: raysweep continue all")
+        signals.begun("raysweep continue all-r1")
+        assert signals.last_line().endswith(" Go on with: raysweep continue all")
+    signals.begun("raysweep continue other")
+    assert signals.last_line().endswith(" Go on with: raysweep continue other")
+
+
 def test_what_nohup_ignores_stays_ignored():
     code = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{PROGRAM}"
     code = code.format(body="    time.sleep(0.2)", before="", grace=0.0, quiet=False)

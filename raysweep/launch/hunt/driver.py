@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
+from raysweep.cluster import signals
 from raysweep.config import foreign
 from raysweep.errors import Interrupted
 from raysweep.events import Note, Progress, ignore
@@ -125,13 +126,14 @@ def _record(plan: HuntPlan, identifier: str, now: datetime) -> HuntRecord:
 
 
 def _train(hunt: Hunt, how: How, progress: Progress, finish: Finish | None) -> Hunt:
+    again = continue_command(hunt.root, hunt.id)
     try:
-        rounds.train(hunt, how, progress)
-        _end(hunt, how, progress)
-        if finish is not None:
-            finish(hunt, progress)
+        with signals.part_of(again):
+            rounds.train(hunt, how, progress)
+            _end(hunt, how, progress)
+            if finish is not None:
+                finish(hunt, progress)
     except Interrupted as stopped:
-        again = continue_command(hunt.root, hunt.id)
         raise Interrupted(
             f"Stopped by {stopped.reason}; what had begun has its checkpoint. Go on with: {again}", stopped.reason
         ) from None

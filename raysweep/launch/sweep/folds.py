@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from raysweep.cluster import signals
 from raysweep.config import foreign
 from raysweep.config import grid as grids
 from raysweep.errors import Interrupted, StoreError, TrainingError
@@ -150,19 +151,19 @@ def _record(plan: FoldsPlan, identifier: str, now: datetime) -> FoldsRecord:
 
 def _train(folds: Folds, how: _How, progress: Progress) -> FoldsResult:
     failed: list[str] = []
+    again = continue_command(folds.root, folds.id)
     try:
-        for part in folds.record().parts:
-            parent = _parent(folds, part, how, progress)
-            failed += _sweep(folds, part, parent, how, progress)
+        with signals.part_of(again):
+            for part in folds.record().parts:
+                parent = _parent(folds, part, how, progress)
+                failed += _sweep(folds, part, parent, how, progress)
     except Interrupted as stopped:
-        again = continue_command(folds.root, folds.id)
         raise Interrupted(
             f"Stopped by {stopped.reason}; what had begun has its checkpoint. Go on with: {again}", stopped.reason
         ) from None
     if failed:
         raise TrainingError(
-            f"Branches failed: {', '.join(failed)}; the others are complete. Run the failed ones again with: "
-            f"{continue_command(folds.root, folds.id)}"
+            f"Branches failed: {', '.join(failed)}; the others are complete. Run the failed ones again with: {again}"
         )
     comparison, problem = reporting.try_compare(folds)
     if comparison is not None:

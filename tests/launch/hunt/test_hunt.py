@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from raysweep.errors import InputError
+from raysweep.errors import InputError, Interrupted
+from raysweep.store.root import Root
+from tests.cli.test_errors import config_file
 from tests.conftest import SMALL_NET, draw_classes, small_settings, weights_hash
+from tests.launch import waiting
 from tests.launch.sweep.test_early import InProcess
 from tests.launch.sweep.test_folds import without_tune
 
@@ -188,6 +197,54 @@ def test_the_commands_know_a_hunt(whole, capsys):
     assert (code, f"is a hunt. Each of its rounds is a sweep: {found.sweeps[1].id}" in err) == (2, True)
     code, _, err = run_cli(capsys, "continue", "whole", "--more-seeds", 1, "--root", root)
     assert (code, "is a hunt" in err) == (2, True)
+
+
+def test_a_second_sigint_names_the_hunt_and_not_the_sweep_of_a_round(whole, monkeypatch):
+    from raysweep.cluster import signals
+    from raysweep.launch.hunt import driver
+
+    def stop(*_):
+        signals.begun("a part")
+        raise Interrupted("stopped", "SIGINT")
+
+    monkeypatch.setattr(signals, "_state", signals._State())
+    monkeypatch.setattr(driver.rounds, "train", stop)
+    with pytest.raises(Interrupted):
+        driver.continue_hunt(whole[0])
+    assert f" continue {whole[0].id}" in signals._state.go_on
+
+
+@pytest.mark.slow
+def test_sigint_stops_the_command_and_it_goes_on_with_the_hunt(tmp_path):
+    """It saves and says how to go on, also where the network waits in a batch."""
+    from raysweep.store import hunts
+
+    (tmp_path / "space.yaml").write_text(json.dumps({"weights": {"1": {"log_uniform": [0.5, 8.0]}}, "epochs": 1}))
+    config = config_file(tmp_path, **waiting.sections(tmp_path / "wait", 8), training={"epochs": 1, "batch_size": 200})
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+
+    def start(*words):
+        command = [sys.executable, "-m", "raysweep", *map(str, words), "--root", tmp_path / "experiments"]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
+
+    assert start("run", config, "--name", "base").wait() == 0
+    (tmp_path / "wait").touch()
+    words = ["--space", "space.yaml", "--branches", 15, "--rounds", 1, "--name", "h", "--in-process"]
+    process = start("hunt", "--from", "base@1", *words)
+    while not list((tmp_path / "experiments").glob("h-r1_*")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, told
+    hunt = hunts.find(Root.open(tmp_path / "experiments"), "h")
+    assert told.strip().splitlines()[-1].endswith(f"continue {hunt.id}"), told
+    assert "Stopped by SIGINT; what had begun has its checkpoint." in told
+    (tmp_path / "wait").unlink()
+    done = start("continue", "h")
+    told = done.communicate(timeout=600)[1]
+    assert done.returncode == 0, told
+    assert hunt.record().end["same_bits"] is True
 
 
 @pytest.mark.slow

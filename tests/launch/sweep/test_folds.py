@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 
-from raysweep.errors import CheckpointError, ConfigError
+from raysweep.errors import CheckpointError, ConfigError, Interrupted
 from raysweep.store import folds as store
 from tests.conftest import SMALL_NET, draw_classes, small_settings, weights_hash
 from tests.launch.sweep.test_early import InProcess
@@ -126,6 +126,21 @@ def test_the_branches_are_compared_over_all_folds(whole):
 
     assert not [e for e in found.effects if e.label == ONE_SEED]
     assert (whole.folds.folder / "effects.csv").is_file()
+
+
+def test_a_second_sigint_names_all_folds_and_not_one_of_them(whole, monkeypatch):
+    from raysweep.cluster import signals
+    from raysweep.launch.sweep import folds
+
+    def stop(*_):
+        signals.begun("a part")
+        raise Interrupted(signals.last_line(), "SIGINT")
+
+    monkeypatch.setattr(signals, "_state", signals._State())
+    monkeypatch.setattr(folds, "_parent", stop)
+    with pytest.raises(Interrupted):
+        folds.continue_folds(whole.folds)
+    assert f" continue {whole.folds.id}" in signals._state.go_on
 
 
 @pytest.mark.slow

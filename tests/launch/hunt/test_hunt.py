@@ -220,7 +220,7 @@ def test_sigint_stops_the_command_and_it_goes_on_with_the_hunt(tmp_path):
     from raysweep.store import hunts
 
     (tmp_path / "space.yaml").write_text(json.dumps({"weights": {"1": {"log_uniform": [0.5, 8.0]}}, "epochs": 1}))
-    config = config_file(tmp_path, **waiting.sections(tmp_path / "wait", 8), training={"epochs": 1, "batch_size": 200})
+    config = config_file(tmp_path, **waiting.sections(tmp_path / "wait", 2), training={"epochs": 1, "batch_size": 200})
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
 
     def start(*words):
@@ -231,7 +231,7 @@ def test_sigint_stops_the_command_and_it_goes_on_with_the_hunt(tmp_path):
     (tmp_path / "wait").touch()
     words = ["--space", "space.yaml", "--branches", 15, "--rounds", 1, "--name", "h", "--in-process"]
     process = start("hunt", "--from", "base@1", *words)
-    while not list((tmp_path / "experiments").glob("h-r1_*")):
+    while not list((tmp_path / "experiments").glob("h-r1-*")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

@@ -164,8 +164,7 @@ def _own_notes(points: Sequence[Point], base: Plan, bases: Mapping[str, Plan]) -
 
 def with_bases(plan: SweepPlan, request: SweepRequest, points: Sequence[Point]) -> SweepPlan:
     """The plan of a sweep that is continued, with what these points need; they may have other seeds than the grid's."""
-    over = _overrides(request, _workers(request, plan.parent))
-    return replace(plan, bases=_bases(points, plan.base, over, plan.bases, True))
+    return replace(plan, bases=_bases(points, plan.base, common(request, plan.parent), plan.bases, True))
 
 
 def _bases(
@@ -241,12 +240,17 @@ def _fits_in_processes(request: SweepRequest, workers: int) -> None:
         )
 
 
-def _overrides(request: SweepRequest, workers: int) -> Nested:
+def common(request: SweepRequest, parent: Parent) -> Nested:
     """The settings in which all branches differ from the parent.
 
     Raises:
-        ConfigError: an override of something that a sweep decides itself.
+        ConfigError: as :func:`plan_sweep`.
     """
+    return _overrides(request, _workers(request, parent))
+
+
+def _overrides(request: SweepRequest, workers: int) -> Nested:
+    """Raises ConfigError for an override of something that a sweep decides itself."""
     given = dict(request.overrides or {})
     _allowed(given)
     if request.grid.fork.schedule != "inherit":

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raysweep._text import Nested
 from raysweep.config import cells
+from raysweep.config import grid as grids
 from raysweep.config import load as load_config
 from raysweep.errors import StoreError
 from raysweep.events import BranchEnded, BranchEvent, BranchStarted, Event, ExperimentStarted, Progress
@@ -15,12 +15,15 @@ from raysweep.launch import run as launching
 from raysweep.launch.resume import continue_experiment
 from raysweep.plan import child
 from raysweep.plan import parent as parents
+from raysweep.plan.hunt.plan import settings_before
 from raysweep.plan.hunt.space import Treatment
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
-from raysweep.plan.types import Plan
-from raysweep.store import checkpoint
+from raysweep.plan.sweep import common
+from raysweep.plan.types import Plan, SweepRequest
+from raysweep.store import checkpoint, layout
 from raysweep.store.experiment import FINISHED, Experiment
-from raysweep.store.hunts import Hunt, HuntRecord
+from raysweep.store.hunts import Hunt
+from raysweep.store.records import Json
 from raysweep.store.trust import NOBODY, Trust
 
 
@@ -75,13 +78,11 @@ def trained(hunt: Hunt, link: Link, how: How, progress: Progress) -> Experiment:
 def _plan(hunt: Hunt, link: Link, how: How, progress: Progress) -> Plan:
     """The plan of a link: with what the sweeps' branches override, so that the bits are theirs."""
     record = hunt.record()
-    common = _common(record)
-    parent = parents.read_parent(hunt.root, link.start, common, trust=how.trust)
-    workers = record.request.get("workers")  # as a sweep decides it
-    workers = (parent.world_size if parent.world_size > 1 else 0) if workers is None else workers
-    common = load_config.merge(common, {"scaling": {"num_workers": workers}})
-    before = cells.flat(parent.settings.model_dump(mode="json"))
-    over = load_config.merge(common, cells.overrides(cells.differing(link.treatment.settings, before)))
+    asked = request(hunt, link.start, record.rounds[0].grid, how)
+    parent = parents.read_parent(hunt.root, link.start, asked.overrides, trust=how.trust)
+    over = common(asked, parent)
+    before = settings_before(parent, over)
+    over = load_config.merge(over, cells.overrides(cells.differing(link.treatment.settings, before)))
     if link.treatment.shares:
         over = load_config.merge(over, {"sampling": {"shares": dict(link.treatment.shares)}})
     if link.seed is not None:
@@ -98,15 +99,18 @@ def _plan(hunt: Hunt, link: Link, how: How, progress: Progress) -> Plan:
     )
 
 
-def _common(record: HuntRecord) -> Nested:
-    """The settings in which all trainings of a hunt differ from the parent, as a sweep's request has them."""
-    asked = record.request
-    over: Nested = dict(asked.get("overrides") or {})
-    schedule = (record.space.get("fork") or {}).get("schedule", "inherit")
-    if schedule != "inherit":
-        over = load_config.merge(over, {"training": {"fork": {"schedule": schedule}}})
-    scaling = {k: asked[k] for k in ("threads", "address") if asked.get(k) is not None}
-    return load_config.merge(over, {"scaling": scaling}) if scaling else over
+def request(hunt: Hunt, start: str, grid: Json, how: How) -> SweepRequest:
+    """What is asked of a sweep from ``start``.
+
+    Raises:
+        StoreError: ``hunt.json`` lacks something.
+    """
+    record, file = hunt.record(), hunt.folder / layout.HUNT
+    try:
+        checked = grids.check(dict(grid), str(file))
+        return SweepRequest(hunt.root, start, checked, epochs=record.epochs, trust=how.trust, **dict(record.request))
+    except TypeError as error:
+        raise StoreError(f"{file} is damaged ({error}). Restore it from a copy.") from None
 
 
 def end_of(experiment: Experiment) -> str:

@@ -86,7 +86,7 @@ def _record(plan: HuntPlan, identifier: str, now: datetime) -> HuntRecord:
     over = dict(asked.overrides or {})
     if "trackers" in over:  # without credentials
         over["trackers"] = plan.first.base.settings.model_dump(mode="json")["trackers"]
-    axes = axes_of(plan.space, plan.parent)
+    axes = axes_of(plan.space, plan.parent, asked.overrides)
     points = [axes.point(treatment).tolist() for treatment in plan.treatments.values()]
     first = HuntRound(
         1,

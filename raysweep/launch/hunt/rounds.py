@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,7 +30,6 @@ from raysweep.plan.hunt.model import Round
 from raysweep.plan.hunt.plan import BESIDE, CONTROL
 from raysweep.plan.hunt.space import Axes, Treatment
 from raysweep.plan.sweep import plan_sweep
-from raysweep.plan.types import SweepRequest
 from raysweep.report import race as seeing
 from raysweep.report.history import cost
 from raysweep.store import experiment as experiments
@@ -136,8 +136,9 @@ def as_stored(treatments: dict[str, Treatment], points: Sequence[Sequence[float]
 
 
 def _axes(hunt: Hunt, record: HuntRecord, how: How) -> Axes:
-    parent = parents.read_parent(hunt.root, record.parent.reference, record.request.get("overrides"), trust=how.trust)
-    return planning.axes_of(spaces.check(dict(record.space)), parent)
+    over = record.request.get("overrides")
+    parent = parents.read_parent(hunt.root, record.parent.reference, over, trust=how.trust)
+    return planning.axes_of(spaces.check(dict(record.space)), parent, over)
 
 
 def _sweep(hunt: Hunt, of_round: HuntRound, how: How, progress: Progress) -> Sweep:
@@ -150,7 +151,11 @@ def _sweep(hunt: Hunt, of_round: HuntRound, how: How, progress: Progress) -> Swe
 
     begun = sweep_of(hunt, of_round) or _unnoted(hunt, of_round)
     if begun is None:
-        return driver.run(plan_sweep(_request(hunt, of_round, how), tell), tell).sweep
+        request = chains.request(hunt, of_round.start, of_round.grid, how)
+        named = replace(
+            request, name=sweep_name(hunt.record(), of_round.number), description=_description(hunt, of_round)
+        )
+        return driver.run(plan_sweep(named, tell), tell).sweep
     record = begun.record()
     if race.undecided(record) or any(
         b.status not in (experiments.FINISHED, experiments.FAILED) for b in record.branches
@@ -177,28 +182,6 @@ def sweep_name(record: HuntRecord, number: int) -> str:
 
 def _description(hunt: Hunt, of_round: HuntRound) -> str:
     return f"Round {of_round.number} of hunt {hunt.record().id}"
-
-
-def _request(hunt: Hunt, of_round: HuntRound, how: How) -> SweepRequest:
-    """What is asked of the sweep of a round.
-
-    Raises:
-        StoreError: ``hunt.json`` lacks something.
-    """
-    record = hunt.record()
-    try:
-        return SweepRequest(
-            hunt.root,
-            of_round.start,
-            grids.check(dict(of_round.grid), str(hunt.folder / layout.HUNT)),
-            name=sweep_name(record, of_round.number),
-            description=_description(hunt, of_round),
-            epochs=record.epochs,
-            trust=how.trust,
-            **dict(record.request),
-        )
-    except TypeError as error:
-        raise StoreError(f"{hunt.folder / layout.HUNT} is damaged ({error}). Restore it from a copy.") from None
 
 
 def _beside(hunt: Hunt, of_round: HuntRound, sweep: Sweep, how: How, progress: Progress) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from raysweep._text import Nested
 from raysweep.config import cells
 from raysweep.config import grid as grids
+from raysweep.config import load as load_config
 from raysweep.config import space as spaces
 from raysweep.config.space import Space
 from raysweep.errors import ConfigError, InputError, StoreError
@@ -98,10 +99,10 @@ def plan_hunt(request: HuntRequest, progress: Progress = ignore, writable: bool 
         raise ConfigError(
             "A hunt needs trainings of equal length, but training.patience would end them earlier. Add training.patience=null."
         )
-    space = resolved_space(request.space, parent, asked.epochs, request.rounds or 1)
+    space = resolved_space(request.space, parent, asked, request.rounds or 1)
     name = asked.name or f"{parent.experiment.rpartition('_')[0].rpartition('_')[0] or parent.experiment}-hunt"
     sweeps.check_sweep_name(f"{name}-r{request.rounds or budgets.MOST_ROUNDS}")
-    axes = axes_of(space, parent)
+    axes = axes_of(space, parent, asked.overrides)
 
     def sweep(space: Space, trainings: int) -> tuple[SweepPlan, dict[str, Treatment]]:
         points = proposals.next_round(
@@ -126,7 +127,7 @@ def plan_hunt(request: HuntRequest, progress: Progress = ignore, writable: bool 
     trainings = request.budget.trainings(images, seconds)
     weight = alone(request.budget, count)
     rounds = budgets.rounds_for(trainings, request.rounds, weight)
-    space = resolved_space(request.space, parent, asked.epochs, rounds)
+    space = resolved_space(request.space, parent, asked, rounds)
     first, treatments = sweep(space, _of_first(request.budget, trainings, rounds, weight))
     return HuntPlan(
         name, replace(request, sweep=asked), space, rounds, plan.base.settings.training.epochs, images, seconds, count,
@@ -141,14 +142,15 @@ def _of_first(budget: Budget, trainings: int, rounds: int, weight: int) -> int:
     return max(budgets.LEAST, found // 2) if budget.kind == "hours" and rounds == 1 else found
 
 
-def resolved_space(space: Space | None, parent: Parent, epochs: int | None, rounds: int) -> Space:
+def resolved_space(space: Space | None, parent: Parent, asked: SweepRequest, rounds: int) -> Space:
     """The space with its epochs and the schedule at each fork decided: where the parent's would end within the rounds, it starts anew."""
     settings = parent.settings
     if space is None:
+        before = settings_before(parent, asked.overrides)
         space = spaces.usual(
-            parent.weights.as_dict(), parent.counts, settings.loss.kind, settings.training.learning_rate
+            parent.weights.as_dict(), parent.counts, before["loss.kind"], before["training.learning_rate"]
         )
-    chosen = epochs or space.epochs or max(1, round(settings.training.epochs / QUARTER))
+    chosen = asked.epochs or space.epochs or max(1, round(settings.training.epochs / QUARTER))
     own = "fork" in space.model_fields_set
     schedule = space.fork.schedule
     if not own and parent.epoch + chosen * rounds > (settings.training.schedule_epochs or parent.last_epoch):
@@ -158,10 +160,14 @@ def resolved_space(space: Space | None, parent: Parent, epochs: int | None, roun
     )
 
 
-def axes_of(space: Space, parent: Parent) -> Axes:
-    """The coordinates of a space, with the parent's own treatment."""
-    settings = cells.flat(parent.settings.model_dump(mode="json"))
-    return Axes(space, Treatment(parent.weights.as_dict(), {}, settings))
+def settings_before(parent: Parent, overrides: Mapping[str, Any] | None) -> Nested:
+    """What all branches start from, by dotted key: the parent's settings with those that the user changes for all of them."""
+    return cells.flat(load_config.merge(parent.settings.model_dump(mode="json"), overrides or {}))
+
+
+def axes_of(space: Space, parent: Parent, overrides: Mapping[str, Any] | None) -> Axes:
+    """The coordinates of a space, with the treatment of the first round's control."""
+    return Axes(space, Treatment(parent.weights.as_dict(), {}, settings_before(parent, overrides)))
 
 
 def arm_name(number: int, index: int) -> str:

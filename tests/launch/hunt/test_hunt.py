@@ -76,7 +76,7 @@ def planned(base, name, branches=31, rounds=2, space=SPACE, **options):
     from raysweep.plan.types import SweepRequest
 
     nothing = grids.check({"weights": ["natural"]})
-    sweep = SweepRequest(base.root, f"{base.id}@1", nothing, name=name)
+    sweep = SweepRequest(base.root, f"{base.id}@1", nothing, name=name, overrides=options.pop("overrides", None))
     budget = options.pop("budget", Budget("branches", branches))
     return plan.plan_hunt(plan.HuntRequest(sweep, budget, rounds, spaces.check(space), **options), writable=False)
 
@@ -351,6 +351,33 @@ def test_a_dry_run_makes_nothing(base):
     assert (plan.trainings, plan.images, plan.rounds) == (60, 36, 2)
     assert json.dumps(sorted(plan.treatments)) == json.dumps([f"r1-{i:02}" for i in range(1, len(plan.treatments) + 1)])
     assert sorted(p.name for p in base.root.path.iterdir()) == before
+
+
+def test_a_link_of_a_chain_is_planned_as_its_branch_was(base):
+    """Also where the user changes for all branches what the space varies."""
+    from datetime import datetime
+
+    from raysweep.events import ignore
+    from raysweep.launch.hunt import chains, driver
+    from raysweep.plan.hunt.plan import axes_of
+    from raysweep.plan.types import base_of
+    from raysweep.store import hunts
+
+    kinds = ["cross_entropy", "focal"]
+    space = {**SPACE, "weights": {}, "settings": {"loss.kind": kinds}}
+    plan = planned(base, "loss", branches=15, rounds=1, space=space, overrides={"loss": {"kind": "focal"}})
+    hunt = hunts.create(base.root, "loss", datetime.now())
+    hunt.write_record(driver._record(plan, hunt.id, datetime.now()))
+    assert axes_of(plan.space, plan.parent, {"loss": {"kind": "focal"}}).parent.tolist() == [0.75]
+    points = {p.arm: p for p in plan.first.points}
+    assert [t.settings["loss.kind"] for t in plan.treatments.values()] == ["cross_entropy"]  # the control is the other
+    for arm, treatment in plan.treatments.items():
+        link = chains.Link("again/1", "link", f"{base.id}@1", treatment)
+        made = chains._plan(hunt, link, chains.How(), ignore).settings
+        branch = base_of(points[arm], plan.first.base, plan.first.bases).settings
+        assert made.loss == branch.loss
+        assert made.loss.kind == "cross_entropy"
+        assert made.training == branch.training
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Progress, ignore
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
-from raysweep.plan.sweep import plan_sweep
+from raysweep.plan.sweep import plan_sweep, title
 from raysweep.plan.types import Parent, Plan, SweepPlan, SweepRequest
 from raysweep.store import sweep as sweeps
 from raysweep.store.experiment import Experiment
@@ -58,7 +58,7 @@ def plan_folds(request: SweepRequest, progress: Progress = ignore, writable: boo
     _check(parent)
     each = replace(request, root=root, grid=without_folds(request.grid))
     sweep = plan_sweep(each, progress, writable)
-    name = request.name or sweep.name
+    name = request.name or title(parent, "sweep", sweep_name("", folds))
     sweeps.check_sweep_name(sweep_name(name, folds))
     plans = tuple(
         plan_parent(parent_settings(parent, folds, fold), name, root.address, sweep, progress, writable)

@@ -52,14 +52,14 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     parent = parents.read_parent(root, request.checkpoint, request.overrides, trust=request.trust)
     # What is wrong is said before the images are read.
     expansion.expand(request.grid, parent.weights, parent.settings.seed)
-    title = request.name or _title(parent)
-    sweeps.check_sweep_name(title)
+    name = request.name or title(parent, "sweep")
+    sweeps.check_sweep_name(name)
     count = _workers(request, parent)
     over = _overrides(request, count)
     base = child.plan_child(
         parent,
         root,
-        name=title,
+        name=name,
         epochs=request.epochs or request.grid.epochs,
         overrides=over,
         fresh_optimizer=request.fresh_optimizer,
@@ -83,11 +83,11 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     if request.address is not None:
         base = replace(base, resources=_on_a_cluster(base, parent, count, gpus))
     for point in points:  # every branch's settings are valid, and no name is too long
-        plan_branch(base_of(point, base, bases), f"{title}_{datetime.now().strftime(layout.TIME_FORMAT)}", point)
+        plan_branch(base_of(point, base, bases), f"{name}_{datetime.now().strftime(layout.TIME_FORMAT)}", point)
     branch_bytes, short = _space(base, parent, root, len(points))
     notes += short
     return SweepPlan(
-        name=title,
+        name=name,
         description=request.description,
         root=root,
         grid=request.grid,
@@ -204,10 +204,10 @@ def _bases(
     return found
 
 
-def _title(parent: Parent) -> str:
-    """The default name of a sweep."""
+def title(parent: Parent, what: str, ending: str = "") -> str:
+    """The default name of a sweep, or of ``what`` makes sweeps; with room for the ``ending`` of their names."""
     name = parent.experiment.rpartition("_")[0].rpartition("_")[0] or parent.experiment
-    return f"{name}-sweep"[: sweeps.MAX_NAME]
+    return f"{name}-{what}"[: sweeps.MAX_NAME - len(ending)]
 
 
 def _workers(request: SweepRequest, parent: Parent) -> int:

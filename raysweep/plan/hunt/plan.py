@@ -22,7 +22,7 @@ from raysweep.plan.hunt import budget as budgets
 from raysweep.plan.hunt import proposals
 from raysweep.plan.hunt.budget import Budget
 from raysweep.plan.hunt.space import Axes, Treatment
-from raysweep.plan.sweep import plan_sweep
+from raysweep.plan.sweep import plan_sweep, title
 from raysweep.plan.types import Parent, SweepPlan, SweepRequest
 from raysweep.report import history
 from raysweep.report.findings import sequential
@@ -100,8 +100,9 @@ def plan_hunt(request: HuntRequest, progress: Progress = ignore, writable: bool 
             "A hunt needs trainings of equal length, but training.patience would end them earlier. Add training.patience=null."
         )
     space = resolved_space(request.space, parent, asked, request.rounds or 1)
-    name = asked.name or f"{parent.experiment.rpartition('_')[0].rpartition('_')[0] or parent.experiment}-hunt"
-    sweeps.check_sweep_name(f"{name}-r{request.rounds or budgets.MOST_ROUNDS}")
+    ending = f"-r{request.rounds or budgets.MOST_ROUNDS}"
+    name = asked.name or title(parent, "hunt", ending)
+    sweeps.check_sweep_name(f"{name}{ending}")
     axes = axes_of(space, parent, asked.overrides)
 
     def sweep(space: Space, trainings: int) -> tuple[SweepPlan, dict[str, Treatment]]:

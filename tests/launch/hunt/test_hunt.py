@@ -399,6 +399,18 @@ def test_a_schedule_that_would_end_within_the_rounds_starts_anew(base):
     assert planned(base, "fork").space.fork.schedule == "inherit"  # the user said so
 
 
+def test_the_usual_name_leaves_room_for_those_of_its_sweeps(base, monkeypatch):
+    from dataclasses import replace
+
+    from raysweep.plan import parent as parents
+
+    read = parents.read_parent
+    named = f"{'x' * 48}_20260101_000000"
+    monkeypatch.setattr(parents, "read_parent", lambda *given, **more: replace(read(*given, **more), experiment=named))
+    plan = planned(base, None, branches=15, rounds=1)
+    assert (plan.name, plan.first.name) == ("x" * 47, "x" * 47 + "-r1")
+
+
 def test_hours_are_counted_by_the_parents_own_epochs(base):
     from raysweep.plan.hunt.budget import Budget
 

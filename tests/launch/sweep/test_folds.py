@@ -186,6 +186,17 @@ def test_the_command_line_compares_and_continues(whole, capsys):
     assert told["validation_images"] == {"cat": 24, "dog": 12}
 
 
+def test_the_usual_name_leaves_room_for_those_of_its_sweeps(base, monkeypatch):
+    from dataclasses import replace
+
+    from raysweep.plan import parent as parents
+
+    read = parents.read_parent
+    named = f"{'x' * 48}_20260101_000000"
+    monkeypatch.setattr(parents, "read_parent", lambda *given, **more: replace(read(*given, **more), experiment=named))
+    assert planned(base, None).name == "x" * 44
+
+
 def test_what_cannot_be_cross_validated_is_refused(base):
     from dataclasses import replace
 

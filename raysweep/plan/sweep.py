@@ -16,7 +16,7 @@ from raysweep.errors import ConfigError, InputError, ResourceError
 from raysweep.events import Progress, ignore
 from raysweep.plan import child, networks, resources
 from raysweep.plan import parent as parents
-from raysweep.plan.resources import Resources
+from raysweep.plan.resources import ResourceOverrides, Resources
 from raysweep.plan.types import Parent, Plan, SweepPlan, SweepRequest, base_of
 from raysweep.store import layout, space
 from raysweep.store import sweep as sweeps
@@ -202,6 +202,31 @@ def _bases(
         # the same images: one copy of what is known of them goes to the processes that train
         found[key] = replace(plan, data=base.data, roles=base.roles)
     return found
+
+
+def with_resources(request: SweepRequest, asked: ResourceOverrides) -> SweepRequest:
+    """The request of before, with the resources that are asked for now.
+
+    Raises:
+        ConfigError: a range of workers is asked for.
+    """
+    refuse_range(asked)
+    assert not isinstance(asked.workers, list)
+    return replace(
+        request,
+        threads=asked.threads or request.threads,
+        workers=request.workers if asked.workers is None else asked.workers,
+        address=asked.applied({"address": request.address})["address"],
+        in_process=request.in_process and asked.address in (None, "local"),
+    )
+
+
+def refuse_range(asked: ResourceOverrides) -> None:
+    """Raises ConfigError where a range of workers is asked for."""
+    if isinstance(asked.workers, list):
+        raise ConfigError(
+            "--workers: all branches of a sweep train with the same number of workers, so that they can be compared. Give one."
+        )
 
 
 def title(parent: Parent, what: str, ending: str = "") -> str:

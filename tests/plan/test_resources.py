@@ -7,10 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from raysweep import _machine
+from raysweep.config.grid import check
 from raysweep.config.running import ScalingSection
-from raysweep.errors import ResourceError
-from raysweep.plan import capacity, resources
-from raysweep.plan.resources import Resources
+from raysweep.errors import ConfigError, ResourceError
+from raysweep.plan import capacity, resources, sweep
+from raysweep.plan.resources import ResourceOverrides, Resources
+from raysweep.plan.types import SweepRequest
+from raysweep.store.root import Root
 
 
 @pytest.fixture
@@ -147,6 +150,28 @@ def test_a_branch_that_fits_nowhere_is_refused(workers, gpus, message):
     plan = SimpleNamespace(base=base, gpus_per_branch=gpus, branches=3, max_concurrent=None)
     with pytest.raises(ResourceError, match=message):
         capacity.at_once(plan, NODES)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [(None, ("there:1", True)), ("local", (None, True)), ("other:1", ("other:1", False))],
+)
+def test_what_goes_on_has_the_resources_that_are_asked_for(tmp_path, address, expected):
+    before = SweepRequest(
+        Root.at(tmp_path),
+        "x@1",
+        check({"weights": ["natural"]}),
+        threads=1,
+        workers=0,
+        address="there:1",
+        in_process=True,
+    )
+    same = sweep.with_resources(before, ResourceOverrides(address=address))
+    assert (same.address, same.in_process, same.threads, same.workers) == (*expected, 1, 0)
+    more = sweep.with_resources(before, ResourceOverrides(threads=2, workers=3))
+    assert (more.threads, more.workers) == (2, 3)
+    with pytest.raises(ConfigError, match="the same number of workers"):
+        sweep.with_resources(before, ResourceOverrides(workers=[1, 2]))
 
 
 def test_of_many_nodes_a_message_names_six():

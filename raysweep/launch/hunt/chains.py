@@ -18,7 +18,7 @@ from raysweep.plan import parent as parents
 from raysweep.plan.hunt.plan import settings_before
 from raysweep.plan.hunt.space import Treatment
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
-from raysweep.plan.sweep import common
+from raysweep.plan.sweep import common, with_resources
 from raysweep.plan.types import Plan, SweepRequest
 from raysweep.store import checkpoint, layout
 from raysweep.store.experiment import FINISHED, Experiment
@@ -103,14 +103,15 @@ def request(hunt: Hunt, start: str, grid: Json, how: How) -> SweepRequest:
     """What is asked of a sweep from ``start``.
 
     Raises:
-        StoreError: ``hunt.json`` lacks something.
+        StoreError: ``hunt.json`` lacks something. ConfigError: a range of workers is asked for.
     """
     record, file = hunt.record(), hunt.folder / layout.HUNT
     try:
         checked = grids.check(dict(grid), str(file))
-        return SweepRequest(hunt.root, start, checked, epochs=record.epochs, trust=how.trust, **dict(record.request))
+        made = SweepRequest(hunt.root, start, checked, epochs=record.epochs, trust=how.trust, **dict(record.request))
     except TypeError as error:
         raise StoreError(f"{file} is damaged ({error}). Restore it from a copy.") from None
+    return with_resources(made, how.asked)
 
 
 def end_of(experiment: Experiment) -> str:

@@ -8,6 +8,7 @@ from datetime import datetime
 from raysweep.cluster import signals
 from raysweep.config import foreign
 from raysweep.config import grid as grids
+from raysweep.config import load as load_config
 from raysweep.errors import Interrupted, StoreError, TrainingError
 from raysweep.events import (
     BranchEnded,
@@ -26,7 +27,7 @@ from raysweep.launch.sweep import driver
 from raysweep.launch.sweep.resume import continue_sweep
 from raysweep.plan.folds import FoldsPlan, plan_parent, sweep_name
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
-from raysweep.plan.sweep import plan_sweep
+from raysweep.plan.sweep import plan_sweep, with_resources
 from raysweep.plan.types import SweepRequest
 from raysweep.report import effects_csv
 from raysweep.report import folds as reporting
@@ -192,7 +193,7 @@ def _parent(folds: Folds, part: FoldPart, how: _How, progress: Progress) -> Expe
             folds.root, known, steal=how.steal, asked=how.asked, progress=tell, trust=how.trust
         )
     else:
-        settings = store.settings_of(record, part.fold)
+        settings = load_config.merge(store.settings_of(record, part.fold), how.asked.named())
         result = launching.run(plan_parent(settings, record.name, folds.root.address, None, tell), tell)
     progress(BranchEvent(name, BranchEnded("finished")))
     return result.experiment
@@ -212,27 +213,27 @@ def _sweep(folds: Folds, part: FoldPart, parent: Experiment, how: _How, progress
             return []
         result = continue_sweep(folds.root, known, steal=how.steal, asked=how.asked, progress=tell, trust=how.trust)
     else:
-        result = driver.run(plan_sweep(_request(folds, part.fold, parent, how.trust), tell), tell)
+        result = driver.run(plan_sweep(_request(folds, part.fold, parent, how), tell), tell)
     return [f"{name} of fold {part.fold}" for name in result.failed]
 
 
-def _request(folds: Folds, fold: int, parent: Experiment, trust: Trust) -> SweepRequest:
+def _request(folds: Folds, fold: int, parent: Experiment, how: _How) -> SweepRequest:
     """What is asked of a fold's sweep.
 
     Raises:
-        StoreError: ``folds.json`` lacks something.
+        StoreError: ``folds.json`` lacks something. ConfigError: a range of workers is asked for.
     """
     record = folds.record()
-    asked = dict(record.request)
     try:
-        return SweepRequest(
+        made = SweepRequest(
             folds.root,
             f"{parent.id}@{record.parent_epochs}",
             grids.check(dict(record.grid), str(folds.folder / layout.FOLDS)),
             name=sweep_name(record.name, fold),
             description=record.description,
-            trust=trust,
-            **asked,
+            trust=how.trust,
+            **dict(record.request),
         )
     except TypeError as error:
         raise StoreError(f"{folds.folder / layout.FOLDS} is damaged ({error}). Restore it from a copy.") from None
+    return with_resources(made, how.asked)

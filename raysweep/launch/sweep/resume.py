@@ -15,7 +15,6 @@ from raysweep.config import load as load_config
 from raysweep.config.grid import Point
 from raysweep.errors import (
     CheckpointError,
-    ConfigError,
     Interrupted,
     NotFoundError,
     RaysweepError,
@@ -176,11 +175,11 @@ def _plan_again(
     Raises:
         StoreError: ``sweep.json`` lacks something. RaysweepError: as :func:`plan_sweep`.
     """
-    workers = _workers(record, asked)
+    sweep_plan.refuse_range(asked)
     left = [b for b in record.branches if b.status != experiments.FINISHED or b in _may_go_on(record)]
     parent = _parent_record(sweep, record, left)
     try:
-        request = _request(sweep, record, parent, asked, workers, trust)
+        request = sweep_plan.with_resources(_request(sweep, record, parent, trust), asked)
         plan = sweep_plan.plan_sweep(request, progress)
         points = _points(sweep, left, plan.parent.classes)
         plan = sweep_plan.with_bases(plan, request, points)
@@ -219,28 +218,13 @@ def _parent_record(sweep: Sweep, record: SweepRecord, left: Sequence[BranchRecor
     return parent
 
 
-def _workers(record: SweepRecord, asked: ResourceOverrides) -> int | None:
-    """The number of workers of each branch.
-
-    Raises:
-        ConfigError: a range is asked for.
-    """
-    if isinstance(asked.workers, list):
-        raise ConfigError(
-            "--workers: all branches of a sweep train with the same number of workers, so that they can be compared. Give one."
-        )
-    return record.workers if asked.workers is None else asked.workers
-
-
 def _request(
     sweep: Sweep,
     record: SweepRecord,
     parent: ParentRef,
-    asked: ResourceOverrides,
-    workers: int | None,
     trust: Trust,
 ) -> SweepRequest:
-    """The request that the sweep was made by, with the resources that are asked for now.
+    """The request that the sweep was made by.
 
     Raises:
         RaysweepError: the grid is wrong. KeyError: a setting is missing.
@@ -254,11 +238,11 @@ def _request(
         name=record.name,
         description=record.description or "",
         epochs=record.epochs,
-        threads=asked.threads or record.threads,
-        workers=workers,
-        address=asked.applied(record.settings["scaling"])["address"],
+        threads=record.threads,
+        workers=record.workers,
+        address=record.settings["scaling"]["address"],
         max_concurrent=record.max_concurrent,
-        in_process=record.in_process and asked.address is None,
+        in_process=record.in_process,
         gpus_per_branch=record.gpus_per_branch or None,
         fresh_optimizer=record.fresh_optimizer,
         reset_head=record.reset_head,

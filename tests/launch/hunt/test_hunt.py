@@ -360,6 +360,7 @@ def test_a_link_of_a_chain_is_planned_as_its_branch_was(base):
     from raysweep.events import ignore
     from raysweep.launch.hunt import chains, driver
     from raysweep.plan.hunt.plan import axes_of
+    from raysweep.plan.resources import ResourceOverrides
     from raysweep.plan.types import base_of
     from raysweep.store import hunts
 
@@ -378,6 +379,8 @@ def test_a_link_of_a_chain_is_planned_as_its_branch_was(base):
         assert made.loss == branch.loss
         assert made.loss.kind == "cross_entropy"
         assert made.training == branch.training
+    with_two = chains.How(asked=ResourceOverrides(threads=2))
+    assert chains._plan(hunt, link, with_two, ignore).settings.scaling.threads == 2  # when it goes on with as many
 
 
 @pytest.mark.slow

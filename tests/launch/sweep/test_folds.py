@@ -143,6 +143,16 @@ def test_a_second_sigint_names_all_folds_and_not_one_of_them(whole, monkeypatch)
     assert f" continue {whole.folds.id}" in signals._state.go_on
 
 
+def test_what_starts_after_it_goes_on_has_the_resources_that_were_asked_for(whole):
+    from raysweep.launch.sweep import folds
+    from raysweep.plan.resources import ResourceOverrides
+
+    parent = everything(whole.folds)[1, "parent"]
+    asked = ResourceOverrides(threads=2, workers=3, address="there:10001")
+    found = folds._request(whole.folds, 1, parent, folds._How(asked=asked))
+    assert (found.threads, found.workers, found.address) == (2, 3, "there:10001")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [1, 3])  # within the first fold, and within the second
 def test_killed_and_continued_it_ends_with_the_same_bits(base, whole, monkeypatch, kill):

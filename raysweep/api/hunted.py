@@ -8,11 +8,8 @@ from raysweep.api.given import Held
 from raysweep.api.sweep import Sweep
 from raysweep.errors import RaysweepError
 from raysweep.report.card import Card, Shown, Table
-from raysweep.store import files, layout
-from raysweep.store.experiment import Experiment as StoredExperiment
 from raysweep.store.hunts import Hunt as StoredHunt
 from raysweep.store.hunts import HuntRecord
-from raysweep.store.sweep import Sweep as StoredSweep
 
 
 class Hunt(Held, Shown):
@@ -28,27 +25,30 @@ class Hunt(Held, Shown):
     @property
     def sweeps(self) -> dict[int, Sweep]:
         """Round → its sweep, of those that have begun."""
-        folder = self.stored.root.path / layout.SWEEPS
-        return {r.number: Sweep(StoredSweep(folder / r.sweep, self.stored.root)) for r in self.record.rounds if r.sweep}
+        known = {r.number: self.stored.sweep(r.number) for r in self.record.rounds}
+        return {number: Sweep(sweep) for number, sweep in known.items() if sweep is not None}
 
     @property
     def steps(self) -> dict[str, Experiment]:
         """What was trained beside the sweeps, such as ``winner/SEED/ROUND`` → its experiment."""
-        root = self.stored.root
-        return {key: Experiment(StoredExperiment(root.path / name, root)) for key, name in self.record.steps.items()}
+        known = {key: self.stored.step(key) for key in self.record.steps}
+        return {key: Experiment(experiment) for key, experiment in known.items() if experiment is not None}
 
     @property
     def found(self) -> bool | None:
         """Whether the winner is shown to be better than the control on the sealed test images; None before the end."""
+        from raysweep.config.grid import CONTROL
+
         record = self.record
-        ended = len(record.rounds) >= record.planned and all(r.survivor is not None for r in record.rounds)
-        return bool(record.end.get("found")) if ended and (record.end or not record.seeds) else None
+        if "evaluation" in record.end:
+            return bool(record.end["found"])
+        nothing = len(record.rounds) >= record.planned and all(r.survivor == CONTROL for r in record.rounds)
+        return False if nothing else None
 
     @property
     def page(self) -> str:
         """The page at its end, as Markdown (``hunt.md``; ``hunt.html`` lies beside it); an empty text before."""
-        path = self.folder / layout.HUNT_PAGE
-        return files.read_all(path).decode() if path.is_file() else ""
+        return self.stored.page()
 
     def card(self) -> Card:
         try:

@@ -131,10 +131,8 @@ def _show(plan: HuntPlan) -> None:
 
 def summarise(found: Hunt) -> None:
     """Print the page of a hunt that has ended, and the next command."""
-    from raysweep.tools import hunted
-
     signals.all_done()
-    for line in hunted.page_of(found).splitlines():
+    for line in found.page().splitlines():
         say(plain(line))
     record = found.record()
     say(f"The page is {found.folder}/hunt.md, and hunt.html beside it.")

@@ -16,8 +16,10 @@ from typing import Any, ClassVar, Self
 from raysweep._text import short_repr
 from raysweep.errors import StoreError
 from raysweep.store import files, groups, layout
+from raysweep.store.experiment import Experiment
 from raysweep.store.records import Json, ParentRef, Record
 from raysweep.store.root import Root
+from raysweep.store.sweep import Sweep
 from raysweep.store.untrusted import schema
 
 
@@ -119,6 +121,23 @@ class Hunt:
         """Record something of a round."""
         rounds = tuple(replace(r, **changes) if r.number == number else r for r in self.record().rounds)
         return self.note(rounds=rounds)
+
+    def sweep(self, number: int) -> Sweep | None:
+        """The sweep of a round, if it has begun."""
+        name = next((r.sweep for r in self.record().rounds if r.number == number), None)
+        found = None if name is None else Sweep(self.root.path / layout.SWEEPS / name, self.root)
+        return found if found is not None and (found.folder / layout.SWEEP).is_file() else None
+
+    def step(self, key: str) -> Experiment | None:
+        """The experiment of a step, if it has begun."""
+        name = self.record().steps.get(key)
+        found = None if name is None else Experiment(self.root.path / name, self.root)
+        return found if found is not None and found.folder.is_dir() else None
+
+    def page(self) -> str:
+        """The page as it was written at the end, as Markdown; an empty text before."""
+        path = self.folder / layout.HUNT_PAGE
+        return files.read_all(path).decode() if path.is_file() else ""
 
     def note_step(self, key: str, experiment: str) -> HuntRecord:
         """Record that a training beside the sweeps has begun."""

@@ -54,12 +54,6 @@ def finish(hunt: Hunt, progress: Progress, trust: Trust = NOBODY) -> None:
     files.write_atomic(hunt.folder / layout.HUNT_HTML, page.html().encode(errors="backslashreplace"))
 
 
-def page_of(hunt: Hunt) -> str:
-    """The page of a hunt as it was written at its end; an empty text before."""
-    path = hunt.folder / layout.HUNT_PAGE
-    return files.read_all(path).decode() if path.is_file() else ""
-
-
 def _look(hunt: Hunt, record: HuntRecord, progress: Progress, trust: Trust) -> Evaluation:
     """The evaluation of the new seeds: on the sealed test images, or where there are none on the validation images."""
     groups = tuple(Group(arm, tuple(chains.end_of(e) for e in _arm(hunt, record, arm))) for arm in (WINNER, CONTROL))
@@ -74,7 +68,7 @@ def _look(hunt: Hunt, record: HuntRecord, progress: Progress, trust: Trust) -> E
 def _arm(hunt: Hunt, record: HuntRecord, arm: str) -> list[Experiment]:
     """The last networks of the winner's or the control's chain, one for each new seed."""
     last = len(record.rounds)
-    found = [chains.known(hunt, f"{arm}/{seed}/{last}") for seed in record.seeds]
+    found = [hunt.step(f"{arm}/{seed}/{last}") for seed in record.seeds]
     return [e for e in found if e is not None]
 
 
@@ -128,7 +122,7 @@ def _facts(hunt: Hunt, record: HuntRecord, found: Sequence[Effect], notes: Seque
 
 def _of_round(hunt: Hunt, record: HuntRecord, index: int) -> RoundFacts:
     of_round = record.rounds[index]
-    sweep = rounds.sweep_of(hunt, of_round)
+    sweep = hunt.sweep(of_round.number)
     if sweep is None:
         return RoundFacts(of_round, 0, ())
     told = sweep.record()
@@ -167,7 +161,7 @@ def _commands(hunt: Hunt, record: HuntRecord) -> list[str]:
     found: list[str] = []
     before = ""
     for number in range(1, len(record.rounds) + 1):
-        link = chains.known(hunt, f"{AGAIN}/{number}")
+        link = hunt.step(f"{AGAIN}/{number}")
         text = None if link is None else commands.of_child(link)
         if text is None:
             return []

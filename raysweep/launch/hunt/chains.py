@@ -48,16 +48,9 @@ class Link:
     seed: int | None = None
 
 
-def known(hunt: Hunt, key: str) -> Experiment | None:
-    """The experiment of a step, if it has begun."""
-    name = hunt.record().steps.get(key)
-    found = None if name is None else Experiment(hunt.root.path / name, hunt.root)
-    return found if found is not None and found.folder.is_dir() else None
-
-
 def trained(hunt: Hunt, link: Link, how: How, progress: Progress) -> Experiment:
     """The finished training of a link: it is trained now, or goes on, or is there already."""
-    begun = known(hunt, link.key)
+    begun = hunt.step(link.key)
     if begun is not None and begun.status() == FINISHED:
         return begun
 

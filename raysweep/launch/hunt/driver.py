@@ -163,7 +163,7 @@ def _end(hunt: Hunt, how: How, progress: Progress) -> None:
 def _seconds(hunt: Hunt, now: float) -> float:
     """Seconds that the trainings after the rounds took; of those before a kill, what their histories say."""
     record = hunt.record()
-    found = [chains.known(hunt, key) for key in record.steps if not key.startswith("beside/")]
+    found = [hunt.step(key) for key in record.steps if not key.startswith("beside/")]
     return max(now, sum(cost(e)[0] for e in found if e is not None))
 
 

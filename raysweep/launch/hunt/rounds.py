@@ -33,7 +33,6 @@ from raysweep.plan.sweep import plan_sweep
 from raysweep.report import race as seeing
 from raysweep.report.history import cost
 from raysweep.store import experiment as experiments
-from raysweep.store import layout
 from raysweep.store.experiment import Experiment
 from raysweep.store.hunts import Hunt, HuntRecord, HuntRound
 from raysweep.store.sweep import Sweep, all_sweeps
@@ -62,24 +61,18 @@ def train(hunt: Hunt, how: How, progress: Progress) -> None:
 
 def _before(hunt: Hunt, of_round: HuntRound) -> float:
     """Seconds that a round had taken before a kill, from its trainings' own history."""
-    sweep = sweep_of(hunt, of_round)
+    sweep = hunt.sweep(of_round.number)
     if sweep is None:
         return 0.0
     return sum(cost(e)[0] for e in sweep.experiments().values()) / max(1, hunt.record().at_once)
 
 
-def sweep_of(hunt: Hunt, of_round: HuntRound) -> Sweep | None:
-    """The sweep of a round, if it has begun."""
-    if of_round.sweep is None:
-        return None
-    found = Sweep(hunt.root.path / layout.SWEEPS / of_round.sweep, hunt.root)
-    return found if (found.folder / layout.SWEEP).is_file() else None
-
-
 def trainings_of(hunt: Hunt, record: HuntRecord) -> list[Experiment]:
     """Everything that a hunt has trained so far."""
-    found = {e.id: e for r in record.rounds if (s := sweep_of(hunt, r)) is not None for e in s.experiments().values()}
-    steps = (chains.known(hunt, key) for key in record.steps)
+    found = {
+        e.id: e for r in record.rounds if (s := hunt.sweep(r.number)) is not None for e in s.experiments().values()
+    }
+    steps = (hunt.step(key) for key in record.steps)
     return list((found | {e.id: e for e in steps if e is not None}).values())
 
 
@@ -149,7 +142,7 @@ def _sweep(hunt: Hunt, of_round: HuntRound, how: How, progress: Progress) -> Swe
             hunt.note_round(of_round.number, sweep=event.id)
         progress(event)
 
-    begun = sweep_of(hunt, of_round) or _unnoted(hunt, of_round)
+    begun = hunt.sweep(of_round.number) or _unnoted(hunt, of_round)
     if begun is None:
         request = chains.request(hunt, of_round.start, of_round.grid, how)
         named = replace(
@@ -199,7 +192,7 @@ def _beside(hunt: Hunt, of_round: HuntRound, sweep: Sweep, how: How, progress: P
 def control_chain(hunt: Hunt, rounds: Sequence[HuntRound]) -> Experiment:
     """The last experiment of the control chain after these rounds."""
     last = rounds[-1]
-    beside = chains.known(hunt, f"{BESIDE}/{last.number}")
+    beside = hunt.step(f"{BESIDE}/{last.number}")
     return beside if beside is not None else arm_of(hunt, last, CONTROL)
 
 
@@ -214,7 +207,7 @@ def arm_of(hunt: Hunt, of_round: HuntRound, arm: str) -> Experiment:
     Raises:
         StoreError: its sweep is gone, or it has none.
     """
-    sweep = sweep_of(hunt, of_round)
+    sweep = hunt.sweep(of_round.number)
     if sweep is not None:
         found = sweep.experiments()
         for b in sweep.record().branches:
@@ -230,7 +223,7 @@ def measured(hunt: Hunt, record: HuntRecord, rounds: Sequence[HuntRound] | None 
     """What the rounds have measured, for the model; a round of which nothing is finished is left out."""
     found = []
     for r in record.rounds if rounds is None else rounds:
-        sweep = sweep_of(hunt, r)
+        sweep = hunt.sweep(r.number)
         seen = None if sweep is None else seeing.look(sweep, str(record.space.get("select", "macro_f1")))
         if seen is None:
             continue

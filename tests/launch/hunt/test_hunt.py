@@ -91,15 +91,14 @@ def finished(base, name, **options):
 
 def everything(hunt):
     """Whatever was trained → the hash of its network: by round and branch, or by step."""
-    from raysweep.launch.hunt import chains, rounds
 
     record = hunt.record()
     found = {
         (r.number, branch): weights_hash(e)
         for r in record.rounds
-        for branch, e in rounds.sweep_of(hunt, r).experiments().items()
+        for branch, e in hunt.sweep(r.number).experiments().items()
     }
-    return found | {key: weights_hash(chains.known(hunt, key)) for key in record.steps}
+    return found | {key: weights_hash(hunt.step(key)) for key in record.steps}
 
 
 @pytest.fixture(scope="module")
@@ -124,18 +123,18 @@ def long(base):
 
 
 def test_a_hunt_of_one_round_ends_with_new_seeds_of_the_winner_and_of_the_control(base, whole):
-    from raysweep.launch.hunt import chains, rounds
+    from raysweep.launch.hunt import rounds
 
     hunt, told = whole
     record = hunt.record()
-    assert rounds.sweep_of(hunt, record.rounds[0]).record().parent.experiment == base.id
+    assert hunt.sweep(record.rounds[0].number).record().parent.experiment == base.id
     assert record.rounds[0].survivor in record.rounds[0].treatments
     assert any("Round 1 of 1: r1-" in e.text for e in told if hasattr(e, "text"))
     assert len(record.seeds) == 3
     assert 0 not in record.seeds  # that of the round
     for seed in record.seeds:
         for arm in ("winner", "control"):
-            child = chains.known(hunt, f"{arm}/{seed}/1")
+            child = hunt.step(f"{arm}/{seed}/1")
             assert child.config().parent.experiment == base.id
             assert child.config().setting("seed") == seed
         assert child.config().sampling_weights == base.config().sampling_weights
@@ -199,6 +198,33 @@ def test_the_commands_know_a_hunt(whole, capsys):
     assert (code, "is a hunt" in err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("survivor", "changes", "expected"),
+    [
+        ("r1-01", {"end": {"evaluation": "e", "found": True}}, True),
+        ("r1-01", {"end": {"evaluation": "e", "found": False}}, False),
+        ("r1-01", {"end": {"same_bits": True}}, None),  # between its trainings and its look
+        ("r1-01", {"end": {}, "seeds": ()}, None),  # a winner is known, and not yet tried with new seeds
+        ("control", {"end": {}, "seeds": ()}, False),
+        (None, {"end": {}, "seeds": ()}, None),
+        ("control", {"end": {}, "seeds": (), "planned": 2}, None),
+    ],
+)
+def test_whether_a_better_model_was_found_is_not_said_before_it_is_known(
+    whole, monkeypatch, survivor, changes, expected
+):
+    from dataclasses import replace
+
+    import raysweep
+    from raysweep.store import hunts
+
+    record = whole[0].record()
+    record = replace(record, rounds=(replace(record.rounds[0], survivor=survivor),), **changes)
+    found = raysweep.get_hunt("whole", whole[0].root.path)
+    monkeypatch.setattr(hunts.Hunt, "record", lambda _: record)
+    assert found.found is expected
+
+
 def test_a_second_sigint_names_the_hunt_and_not_the_sweep_of_a_round(whole, monkeypatch):
     from raysweep.cluster import signals
     from raysweep.launch.hunt import driver
@@ -249,18 +275,18 @@ def test_sigint_stops_the_command_and_it_goes_on_with_the_hunt(tmp_path):
 
 @pytest.mark.slow
 def test_every_step_is_an_experiment_of_the_lineage(base, long):
-    from raysweep.launch.hunt import chains, rounds
+    from raysweep.launch.hunt import rounds
 
     hunt, _ = long
     record = hunt.record()
     assert [r.number for r in record.rounds] == [1, 2]
-    second = rounds.sweep_of(hunt, record.rounds[1]).record()
+    second = hunt.sweep(record.rounds[1].number).record()
     assert second.parent.experiment == rounds.experiment_of(hunt, record.rounds[0]).id
     beside = rounds.control_chain(hunt, record.rounds)
     assert beside.config().parent.experiment == rounds.control_chain(hunt, record.rounds[:1]).id
     assert beside.manifest().ends[-1].epoch == rounds.experiment_of(hunt, record.rounds[1]).manifest().ends[-1].epoch
     for seed in record.seeds:
-        links = [chains.known(hunt, f"winner/{seed}/{n}") for n in (1, 2)]
+        links = [hunt.step(f"winner/{seed}/{n}") for n in (1, 2)]
         assert links[1].config().parent.experiment == links[0].id
         assert {e.config().setting("seed") for e in links} == {seed}
     assert record.end["same_bits"] is True
@@ -268,12 +294,12 @@ def test_every_step_is_an_experiment_of_the_lineage(base, long):
 
 
 def test_the_winner_made_again_without_the_search_has_the_same_bits(whole):
-    from raysweep.launch.hunt import chains, rounds
+    from raysweep.launch.hunt import rounds
 
     hunt, _ = whole
     record = hunt.record()
     assert record.end["same_bits"] is True
-    again, won = chains.known(hunt, "again/1"), rounds.experiment_of(hunt, record.rounds[-1])
+    again, won = hunt.step("again/1"), rounds.experiment_of(hunt, record.rounds[-1])
     assert weights_hash(again) == weights_hash(won)
 
 

@@ -13,6 +13,7 @@ from raysweep.report import templates
 from raysweep.report.effects import ALL, LEARNED, Effect
 from raysweep.report.findings.sequential import LEVEL, OF_ROUNDS, OF_THE_END
 from raysweep.report.verdict import NAMES, points
+from raysweep.store.evaluations import ordinal
 from raysweep.store.hunts import HuntRecord, HuntRound
 
 CONTROL = "control"
@@ -85,9 +86,20 @@ class Facts:
 def page(facts: Facts) -> Page:
     """The page of a hunt that has ended."""
     parts = [_tried(facts), _cost(facts), _learned(facts), _for_nothing(facts), _chain(facts), _again(facts)]
-    if facts.notes:
-        parts.append(Part("Notes", facts.notes))
+    if notes := [*_looks(facts.record), *facts.notes]:
+        parts.append(Part("Notes", notes))
     return Page(f"Hunt {facts.record.id}", verdict(facts), parts)
+
+
+def _looks(record: HuntRecord) -> list[str]:
+    """What is to be said where somebody, or this hunt before a kill, has looked at the test images before."""
+    number = record.end.get("look") or 1
+    if number == 1:
+        return []
+    return [
+        f"This was the {ordinal(number)} look at these test images. Whoever looks several times finds something by chance more often than the "
+        "p-value says."
+    ]
 
 
 def verdict(facts: Facts) -> list[str]:

@@ -80,6 +80,7 @@ def _end(record: HuntRecord, look: Evaluation) -> dict[str, object]:
         "evaluation": look.id,
         "split": look.split,
         "sealed": look.look is not None,
+        "look": look.look,
         "images": look.images,
         "metric": metric,
         "gain": of.difference,

@@ -53,6 +53,12 @@ def test_what_is_claimed(end, words):
         assert word in text
 
 
+@pytest.mark.parametrize(("look", "said"), [(None, False), (1, False), (2, True)])
+def test_a_second_look_is_told(look, said):
+    text = hunt_page.page(facts({**END, "look": look})).markdown()
+    assert ("This was the second look at these test images." in text) is said
+
+
 def test_the_whole_page():
     page = hunt_page.page(facts(END, commands=["raysweep resume --from base_1@3"]))
     text = page.markdown()

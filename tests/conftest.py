@@ -177,6 +177,24 @@ class Recorder:
         return "TEST" if self.stop_after is not None and self.asked >= self.stop_after else None
 
 
+def folder_run(folder: Path, splits: dict[str, dict[str, int]], size: int = 12, **sections: Any) -> Any:
+    """An experiment on drawn images: split → class → how many."""
+    from raysweep.launch import run as launching
+    from raysweep.plan import experiment as experiment_plan
+
+    for seed, (split, counts) in enumerate(splits.items()):
+        draw_classes(folder / "images" / split, counts, size=size, seed=seed)
+    settings = small_settings(
+        folder / "experiments",
+        data={"source": "folder", "path": str(folder / "images")},
+        model=SMALL_NET,
+        sampling={"samples_per_epoch": None},
+        experiment={"name": "base"},
+        **sections,
+    )
+    return launching.run(experiment_plan.plan_experiment(settings)).experiment
+
+
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recorder], Recorder]:
     """Train by calling the training function itself: the same code without Ray's trainer around it."""

@@ -15,7 +15,7 @@ import pytest
 from raysweep.errors import InputError, Interrupted
 from raysweep.store.root import Root
 from tests.cli.test_errors import config_file
-from tests.conftest import SMALL_NET, draw_classes, small_settings, weights_hash
+from tests.conftest import folder_run, weights_hash
 from tests.launch import waiting
 from tests.launch.sweep.test_early import InProcess
 from tests.launch.sweep.test_folds import without_tune
@@ -34,21 +34,9 @@ SPACE = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """An experiment on images of which some are sealed, which has hardly learned anything."""
-    from raysweep.launch import run as launching
-    from raysweep.plan import experiment as experiment_plan
-
-    folder = tmp_path_factory.mktemp("hunt")
-    for split, seed in (("train", 0), ("val", 1), ("test", 2)):
-        draw_classes(folder / "images" / split, {"cat": 24, "dog": 12}, size=8, seed=seed)
-    settings = small_settings(
-        folder / "experiments",
-        data={"source": "folder", "path": str(folder / "images")},
-        model=SMALL_NET,
-        training={"epochs": 1, "batch_size": 2, "learning_rate": 0.0001, "schedule": "constant", "warmup_epochs": 0},
-        sampling={"samples_per_epoch": None},
-        experiment={"name": "base"},
-    )
-    return launching.run(experiment_plan.plan_experiment(settings)).experiment
+    splits = {split: {"cat": 24, "dog": 12} for split in ("train", "val", "test")}
+    training = {"epochs": 1, "batch_size": 2, "learning_rate": 0.0001, "schedule": "constant", "warmup_epochs": 0}
+    return folder_run(tmp_path_factory.mktemp("hunt"), splits, size=8, training=training)
 
 
 def without_pictures(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from raysweep.errors import CheckpointError, ConfigError, Interrupted
 from raysweep.store import folds as store
-from tests.conftest import SMALL_NET, draw_classes, small_settings, weights_hash
+from tests.conftest import folder_run, weights_hash
 from tests.launch.sweep.test_early import InProcess
 
 GRID = {"weights": {"dog": [3.0]}, "data.folds": 2, "epochs": 1}
@@ -20,21 +20,8 @@ GRID = {"weights": {"dog": [3.0]}, "data.folds": 2, "epochs": 1}
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """An experiment on images of which some are sealed."""
-    from raysweep.launch import run as launching
-    from raysweep.plan import experiment as experiment_plan
-
-    folder = tmp_path_factory.mktemp("folds")
-    draw_classes(folder / "images" / "train", {"cat": 24, "dog": 12})
-    draw_classes(folder / "images" / "test", {"cat": 6, "dog": 6}, seed=1)
-    settings = small_settings(
-        folder / "experiments",
-        data={"source": "folder", "path": str(folder / "images")},
-        model=SMALL_NET,
-        training={"epochs": 2, "batch_size": 16},
-        sampling={"samples_per_epoch": None},
-        experiment={"name": "base"},
-    )
-    return launching.run(experiment_plan.plan_experiment(settings)).experiment
+    splits = {"train": {"cat": 24, "dog": 12}, "test": {"cat": 6, "dog": 6}}
+    return folder_run(tmp_path_factory.mktemp("folds"), splits, training={"epochs": 2, "batch_size": 16})
 
 
 @pytest.fixture(autouse=True)

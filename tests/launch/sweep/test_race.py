@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raysweep.errors import ConfigError
-from tests.conftest import SMALL_NET, draw_classes, small_settings, weights_hash
+from tests.conftest import folder_run, weights_hash
 from tests.launch.sweep.test_early import InProcess
 from tests.launch.sweep.test_folds import without_tune
 
@@ -15,21 +15,8 @@ GRID = {"weights": {"dog": [3.0, 0.0]}, "epochs": 1, "scheduler": "race", "race"
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    from raysweep.launch import run as launching
-    from raysweep.plan import experiment as experiment_plan
-
-    folder = tmp_path_factory.mktemp("race")
-    draw_classes(folder / "images" / "train", {"cat": 24, "dog": 12})
-    draw_classes(folder / "images" / "val", {"cat": 20, "dog": 20}, seed=1)
-    settings = small_settings(
-        folder / "experiments",
-        data={"source": "folder", "path": str(folder / "images")},
-        model=SMALL_NET,
-        training={"epochs": 1, "batch_size": 16},
-        sampling={"samples_per_epoch": None},
-        experiment={"name": "base"},
-    )
-    return launching.run(experiment_plan.plan_experiment(settings)).experiment
+    splits = {"train": {"cat": 24, "dog": 12}, "val": {"cat": 20, "dog": 20}}
+    return folder_run(tmp_path_factory.mktemp("race"), splits, training={"epochs": 1, "batch_size": 16})
 
 
 @pytest.fixture(autouse=True)

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raysweep._text import counted, join_names, plain
+from raysweep.config.grid import CONTROL
 from raysweep.report import templates
 from raysweep.report.effects import ALL, LEARNED, Effect
 from raysweep.report.findings.sequential import LEVEL, OF_ROUNDS, OF_THE_END
 from raysweep.report.verdict import NAMES, points
 from raysweep.store.evaluations import ordinal
 from raysweep.store.hunts import HuntRecord, HuntRound
-
-CONTROL = "control"
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def verdict(facts: Facts) -> list[str]:
 
 
 def _metric(record: HuntRecord) -> str:
-    return NAMES[str(record.space.get("select", "macro_f1"))]
+    return NAMES[record.select]
 
 
 def _tried(facts: Facts) -> Part:

@@ -30,10 +30,6 @@ class Seen:
     values: dict[str, list[float]]
     noise: np.ndarray  # (B, B), the covariance of the differences that the seeds make
 
-    @property
-    def has_control(self) -> bool:
-        return bool(self.values.get(CONTROL))
-
 
 @dataclass(frozen=True)
 class _Arm:

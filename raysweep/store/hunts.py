@@ -68,8 +68,12 @@ class HuntRecord(Record):
     steps: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0  # of work, after the rounds
     end: Json = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
     format_version: int = 1
+
+    @property
+    def select(self) -> str:
+        """The metric by which the rounds choose."""
+        return str(self.space.get("select", "macro_f1"))
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
@@ -78,8 +82,8 @@ class HuntRecord(Record):
         if problem is not None:
             raise ValueError(problem)
         rounds = tuple(HuntRound._of(r, point=tuple(r.get("point") or ())) for r in value["rounds"])
-        lists = {key: tuple(value.get(key) or ()) for key in ("seeds", "notes")}
-        return cls._of(value, parent=ParentRef.from_json(value["parent"]), rounds=rounds, **lists)
+        seeds = tuple(value.get("seeds") or ())
+        return cls._of(value, parent=ParentRef.from_json(value["parent"]), rounds=rounds, seeds=seeds)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ import math
 import shlex
 from collections.abc import Sequence
 
+from raysweep.config.grid import CONTROL
 from raysweep.errors import DataError, RaysweepError
 from raysweep.events import Note, Progress
 from raysweep.launch.hunt import chains, rounds
-from raysweep.plan.hunt.plan import AGAIN, CONTROL, WINNER
+from raysweep.plan.hunt.plan import AGAIN, WINNER
 from raysweep.report import commands, effects, evaluated, hunt_page, moved
 from raysweep.report.effects import ALL, Effect
 from raysweep.report.evaluation import Evaluation
@@ -57,7 +58,7 @@ def finish(hunt: Hunt, progress: Progress, trust: Trust = NOBODY) -> None:
 def _look(hunt: Hunt, record: HuntRecord, progress: Progress, trust: Trust) -> Evaluation:
     """The evaluation of the new seeds: on the sealed test images, or where there are none on the validation images."""
     groups = tuple(Group(arm, tuple(chains.end_of(e) for e in _arm(hunt, record, arm))) for arm in (WINNER, CONTROL))
-    subject = Subject(HUNT, record.id, record.name, groups, metric=str(record.space.get("select", "macro_f1")))
+    subject = Subject(HUNT, record.id, record.name, groups, metric=record.select)
     try:
         return evaluating.evaluate_subject(hunt.root, subject, shown.TEST, trust=trust, progress=progress)
     except DataError as error:
@@ -73,7 +74,7 @@ def _arm(hunt: Hunt, record: HuntRecord, arm: str) -> list[Experiment]:
 
 
 def _end(record: HuntRecord, look: Evaluation) -> dict[str, object]:
-    metric = str(record.space.get("select", "macro_f1"))
+    metric = record.select
     of = next(e for e in look.effects if (e.target, e.metric) == (ALL, metric))
     tested = not math.isnan(of.p)
     return {
@@ -133,7 +134,7 @@ def _of_round(hunt: Hunt, record: HuntRecord, index: int) -> RoundFacts:
 
 def _free(hunt: Hunt, record: HuntRecord) -> Effect | None:
     """What the control chain gets from offsets that are fitted for the hunt's metric, on the validation images."""
-    metric = str(record.space.get("select", "macro_f1"))
+    metric = record.select
     mine = _arm(hunt, record, CONTROL) or [rounds.control_chain(hunt, record.rounds)]
     with contextlib.suppress(RaysweepError):
         rows = [evaluated.last(e) for e in mine]

@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 
+from raysweep.config.grid import CONTROL
 from raysweep.report import chosen, comparison
 from raysweep.report.findings.findings import CHOSEN_BY
 from raysweep.report.findings.selection import Winner
@@ -16,7 +17,6 @@ from raysweep.store.sweep import Sweep
 from raysweep.tools import pretrained
 
 CHECKPOINT, EXPERIMENT, SWEEP, MODEL, HUNT = "checkpoint", "experiment", "sweep", "model", "hunt"
-CONTROL = "control"
 _MOST_NOTES = 5
 
 

@@ -8,12 +8,13 @@ from datetime import datetime
 
 from raysweep.cluster import signals
 from raysweep.config import foreign
+from raysweep.config.grid import CONTROL
 from raysweep.errors import Interrupted
 from raysweep.events import Note, Progress, ignore
 from raysweep.launch.hunt import chains, rounds
 from raysweep.launch.hunt.chains import How, Link
 from raysweep.plan.hunt import budget as budgets
-from raysweep.plan.hunt.plan import AGAIN, CONTROL, WINNER, HuntPlan, axes_of, recipe
+from raysweep.plan.hunt.plan import AGAIN, WINNER, HuntPlan, axes_of, recipe
 from raysweep.plan.hunt.space import Treatment
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
 from raysweep.report.history import cost

@@ -15,6 +15,7 @@ import numpy as np
 
 from raysweep.config import grid as grids
 from raysweep.config import space as spaces
+from raysweep.config.grid import CONTROL
 from raysweep.errors import StoreError
 from raysweep.events import Event, Note, Progress, SweepStarted
 from raysweep.launch.hunt import chains
@@ -27,7 +28,7 @@ from raysweep.plan.hunt import plan as planning
 from raysweep.plan.hunt import proposals
 from raysweep.plan.hunt.budget import Budget
 from raysweep.plan.hunt.model import Round
-from raysweep.plan.hunt.plan import BESIDE, CONTROL
+from raysweep.plan.hunt.plan import BESIDE
 from raysweep.plan.hunt.space import Axes, Treatment
 from raysweep.plan.sweep import plan_sweep
 from raysweep.report import race as seeing
@@ -52,7 +53,7 @@ def train(hunt: Hunt, how: How, progress: Progress) -> None:
                 return
             continue
         begun = time.monotonic()
-        earlier = open_round.seconds or _before(hunt, open_round)
+        earlier = _before(hunt, open_round)
         sweep = _sweep(hunt, open_round, how, progress)
         seconds = earlier + time.monotonic() - begun
         _beside(hunt, open_round, sweep, how, progress)
@@ -78,7 +79,7 @@ def trainings_of(hunt: Hunt, record: HuntRecord) -> list[Experiment]:
 
 def left(hunt: Hunt, record: HuntRecord) -> int:
     """How many trainings the budget is still enough for."""
-    budget = Budget(str(record.budget["kind"]), float(record.budget["amount"]))
+    budget = _budget(record)
     count = len(trainings_of(hunt, record))
     seconds = sum(r.seconds for r in record.rounds) + record.seconds
     spent = {"branches": float(count), "images": float(count * record.images), "hours": seconds / 3600}
@@ -87,7 +88,11 @@ def left(hunt: Hunt, record: HuntRecord) -> int:
 
 def alone(record: HuntRecord) -> int:
     """What a training costs that no other trains beside."""
-    return record.at_once if record.budget["kind"] == "hours" else 1
+    return planning.alone(_budget(record), record.at_once)
+
+
+def _budget(record: HuntRecord) -> Budget:
+    return Budget(str(record.budget["kind"]), float(record.budget["amount"]))
 
 
 def _begin(hunt: Hunt, how: How, progress: Progress) -> bool:
@@ -224,7 +229,7 @@ def measured(hunt: Hunt, record: HuntRecord, rounds: Sequence[HuntRound] | None 
     found = []
     for r in record.rounds if rounds is None else rounds:
         sweep = hunt.sweep(r.number)
-        seen = None if sweep is None else seeing.look(sweep, str(record.space.get("select", "macro_f1")))
+        seen = None if sweep is None else seeing.look(sweep, record.select)
         if seen is None:
             continue
         points = np.array([r.treatments[name]["point"] for name in seen.names])
@@ -240,8 +245,7 @@ def _decide(hunt: Hunt, of_round: HuntRound, sweep: Sweep, of_sweep: float, seco
         of_sweep, seconds: that the sweep, and the whole round, took.
     """
     record = hunt.record()
-    select = str(record.space.get("select", "macro_f1"))
-    seen = seeing.look(sweep, select)
+    seen = seeing.look(sweep, record.select)
     survivor, gain = CONTROL, 0.0
     why = "no branch is finished" if seen is None else "the model expects no branch to be better"
     if seen is not None:

@@ -21,12 +21,10 @@ from raysweep.store.results import MISSING
 from raysweep.store.sweep import Sweep
 from raysweep.weights import SamplingWeights
 
-RACE = "race"
-
 
 def undecided(record: SweepRecord) -> bool:
     """Whether a race has still to decide who gets more seeds."""
-    return record.grid.get("scheduler") == RACE and not (record.race is not None and record.race.over)
+    return record.grid.get("scheduler") == "race" and not (record.race is not None and record.race.over)
 
 
 def decide(sweep: Sweep, progress: Progress) -> SweepRecord:

@@ -36,9 +36,6 @@ class Budget:
         each = {"images": float(images), "hours": seconds / 3600, "branches": 1.0}[self.kind]
         return max(0, math.floor((self.amount - spent) / max(each, 1e-12) + 1e-9))
 
-    def __str__(self) -> str:
-        return f"{self.amount:,.2f} hours" if self.kind == "hours" else f"{self.amount:,.0f} {self.kind}"
-
 
 def parse(budget: str | None, images: str | None, branches: int | None) -> Budget:
     """What a user gives: exactly one of a time (``2h``, ``90m``), a number of images (``2M``, ``500k``) or of branches.

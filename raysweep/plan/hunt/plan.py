@@ -13,6 +13,7 @@ from raysweep.config import cells
 from raysweep.config import grid as grids
 from raysweep.config import load as load_config
 from raysweep.config import space as spaces
+from raysweep.config.grid import CONTROL
 from raysweep.config.space import Space
 from raysweep.errors import ConfigError, InputError, StoreError
 from raysweep.events import Progress, ignore
@@ -29,7 +30,7 @@ from raysweep.report.findings import sequential
 from raysweep.store import sweep as sweeps
 from raysweep.store.experiment import Experiment
 
-WINNER, CONTROL, AGAIN, BESIDE = "winner", "control", "again", "beside"
+WINNER, AGAIN, BESIDE = "winner", "again", "beside"
 MOST_SEEDS = 8  # of a branch in a round
 QUARTER = 4  # a round has this part of the parent's epochs
 

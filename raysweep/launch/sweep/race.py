@@ -8,16 +8,14 @@ from dataclasses import replace
 
 from raysweep._text import counted, join_names
 from raysweep.config import grid as grids
-from raysweep.config.branch_names import unique
 from raysweep.config.grid import CONTROL, Grid, Point
 from raysweep.events import Note, Progress
-from raysweep.launch.sweep.more_seeds import unused
+from raysweep.launch.sweep.more_seeds import missing
 from raysweep.report import race as seeing
 from raysweep.report.evaluated import grouped
 from raysweep.report.findings import racing
 from raysweep.report.findings.racing import BETTER, Rules
 from raysweep.store.records_sweep import BranchRecord, RaceRecord, SweepRecord
-from raysweep.store.results import MISSING
 from raysweep.store.sweep import Sweep
 from raysweep.weights import SamplingWeights
 
@@ -70,15 +68,9 @@ def _more(
     controls: set[str],
 ) -> list[BranchRecord]:
     """The branches to add. One that failed counts among its seeds, so a race comes to its end."""
-    taken = {b.name.casefold() for b in record.branches}
-    added = []
-    for label, count in more.items():
-        members = groups[label]
-        most = grid.race.most_control if label in controls else grid.race.most
-        for seed in unused(members, min(count, most - len(members))):
-            name = unique(f"{label}-seed{seed}", taken)
-            added.append(replace(members[0], name=name, seed=seed, experiment=None, status=MISSING, reason=None))
-    return added
+    most = {label: grid.race.most_control if label in controls else grid.race.most for label in more}
+    wanted = {label: min(count, most[label] - len(groups[label])) for label, count in more.items()}
+    return missing(record.branches, wanted)
 
 
 def points(branches: Sequence[BranchRecord], classes: Sequence[str]) -> list[Point]:

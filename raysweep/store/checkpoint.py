@@ -134,10 +134,10 @@ def whole_bytes(path: Path, content: bytes) -> bytes:
     """The content of a checkpoint's file as :func:`from_bytes` takes it: with the frozen part of its network, which lies beside it."""
     import torch
 
-    if not path.with_name(layout.FROZEN).exists() or frozen.KEY not in _load(io.BytesIO(content)):
+    if not path.with_name(layout.FROZEN).exists() or (state := from_bytes(content)).get(frozen.KEY) is None:
         return content
     sink = io.BytesIO()
-    torch.save(read_checkpoint(path), sink)
+    torch.save(frozen.whole(state, path, read), sink)
     return sink.getvalue()
 
 

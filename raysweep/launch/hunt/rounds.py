@@ -33,7 +33,9 @@ from raysweep.plan.hunt.space import Axes, Treatment
 from raysweep.plan.sweep import plan_sweep
 from raysweep.report import race as seeing
 from raysweep.report.history import cost
+from raysweep.report.race import Seen
 from raysweep.store import experiment as experiments
+from raysweep.store import layout
 from raysweep.store.experiment import Experiment
 from raysweep.store.hunts import Hunt, HuntRecord, HuntRound
 from raysweep.store.sweep import Sweep, all_sweeps
@@ -109,7 +111,12 @@ def _begin(hunt: Hunt, how: How, progress: Progress) -> bool:
     own = before.treatments.get(str(before.survivor), {}).get("point", before.point)
     control = np.array(own, dtype=np.float64)
     points = proposals.next_round(
-        measured(hunt, record), axes, control, budgets.branches_of(trainings), record.proposer, record.seed
+        measured(hunt, record, record.rounds),
+        axes,
+        control,
+        budgets.branches_of(trainings),
+        record.proposer,
+        record.seed,
     )
     if not len(points):
         progress(Note("The space holds nothing that was not tried: the hunt goes on to its end."))
@@ -165,7 +172,7 @@ def _sweep(hunt: Hunt, of_round: HuntRound, how: How, progress: Progress) -> Swe
 def _unnoted(hunt: Hunt, of_round: HuntRound) -> Sweep | None:
     """A sweep that was made just before a kill, so that ``hunt.json`` does not name it yet."""
     name = sweep_name(hunt.record(), of_round.number)
-    for found in all_sweeps(hunt.root):
+    for found in (s for s in all_sweeps(hunt.root) if layout.split_id(s.id)[0] == name):
         with contextlib.suppress(StoreError):  # a damaged one is not this one
             told = found.record()
             if told.name == name and told.description == _description(hunt, of_round):
@@ -224,18 +231,17 @@ def arm_of(hunt: Hunt, of_round: HuntRound, arm: str) -> Experiment:
     )
 
 
-def measured(hunt: Hunt, record: HuntRecord, rounds: Sequence[HuntRound] | None = None) -> list[Round]:
+def measured(hunt: Hunt, record: HuntRecord, rounds: Sequence[HuntRound]) -> list[Round]:
     """What the rounds have measured, for the model; a round of which nothing is finished is left out."""
-    found = []
-    for r in record.rounds if rounds is None else rounds:
-        sweep = hunt.sweep(r.number)
-        seen = None if sweep is None else seeing.look(sweep, record.select)
-        if seen is None:
-            continue
-        points = np.array([r.treatments[name]["point"] for name in seen.names])
-        noise = seen.noise + 1e-10 * np.eye(len(points))
-        found.append(Round(points, np.array(r.point), seen.looked.difference, noise))
-    return found
+    sweeps = ((r, hunt.sweep(r.number)) for r in rounds)
+    every = ((r, None if sweep is None else seeing.look(sweep, record.select)) for r, sweep in sweeps)
+    return [_measured(r, seen) for r, seen in every if seen is not None]
+
+
+def _measured(of_round: HuntRound, seen: Seen) -> Round:
+    points = np.array([of_round.treatments[name]["point"] for name in seen.names])
+    noise = seen.noise + 1e-10 * np.eye(len(points))
+    return Round(points, np.array(of_round.point), seen.looked.difference, noise)
 
 
 def _decide(hunt: Hunt, of_round: HuntRound, sweep: Sweep, of_sweep: float, seconds: float, progress: Progress) -> None:
@@ -249,7 +255,8 @@ def _decide(hunt: Hunt, of_round: HuntRound, sweep: Sweep, of_sweep: float, seco
     survivor, gain = CONTROL, 0.0
     why = "no branch is finished" if seen is None else "the model expects no branch to be better"
     if seen is not None:
-        expected = proposals.expected(measured(hunt, record, record.rounds[: of_round.number]))
+        earlier = measured(hunt, record, record.rounds[: of_round.number - 1])
+        expected = proposals.expected([*earlier, _measured(of_round, seen)])
         best = int(expected.argmax())
         if expected[best] > 0:
             survivor, gain = seen.names[best], float(expected[best])

@@ -106,7 +106,7 @@ def plan_hunt(request: HuntRequest, progress: Progress = ignore, writable: bool 
     sweeps.check_sweep_name(f"{name}{ending}")
     axes = axes_of(space, parent, asked.overrides)
 
-    def sweep(space: Space, trainings: int) -> tuple[SweepPlan, dict[str, Treatment]]:
+    def sweep(space: Space, trainings: int, told: Progress) -> tuple[SweepPlan, dict[str, Treatment]]:
         points = proposals.next_round(
             [], axes, axes.parent, budgets.branches_of(trainings), request.proposer, request.seed
         )
@@ -116,11 +116,9 @@ def plan_hunt(request: HuntRequest, progress: Progress = ignore, writable: bool 
                 "The space holds nothing but what the parent does already. Give wider ranges, or more values."
             )
         grid = grids.check(round_grid(space, treatments, trainings, 1), "the first round's grid")
-        return plan_sweep(
-            replace(asked, name=f"{name}-r1", grid=grid, epochs=space.epochs), progress, writable
-        ), treatments
+        return plan_sweep(replace(asked, name=f"{name}-r1", grid=grid, epochs=space.epochs), told, writable), treatments
 
-    plan, _ = sweep(space, budgets.LEAST)
+    plan, _ = sweep(space, budgets.LEAST, progress)  # to know what a training takes
     images = plan.base.draws * plan.base.settings.training.epochs
     count = asked.max_concurrent or 1
     if asked.address is None:
@@ -130,7 +128,7 @@ def plan_hunt(request: HuntRequest, progress: Progress = ignore, writable: bool 
     weight = alone(request.budget, count)
     rounds = budgets.rounds_for(trainings, request.rounds, weight)
     space = resolved_space(request.space, parent, asked, rounds)
-    first, treatments = sweep(space, _of_first(request.budget, trainings, rounds, weight))
+    first, treatments = sweep(space, _of_first(request.budget, trainings, rounds, weight), ignore)
     return HuntPlan(
         name, replace(request, sweep=asked), space, rounds, plan.base.settings.training.epochs, images, seconds, count,
         trainings, first, treatments,

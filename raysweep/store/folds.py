@@ -6,14 +6,12 @@ The parents' and sweeps' own folders are the original record. What ``folds.json`
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from raysweep._text import short_repr
 from raysweep.errors import StoreError
 from raysweep.store import files, groups, layout
 from raysweep.store.records import Json, ParentRef, Record
@@ -112,18 +110,8 @@ def find(root: Root, reference: str) -> Folds | None:
     Raises:
         StoreError: several have this name.
     """
-    as_path = Root.locate(reference)
-    if os.path.isfile(as_path / layout.FOLDS):
-        return Folds(as_path, Root.at(as_path.parent.parent))
-    known = {folder.name: folder for folder in groups.folders_with(root, layout.SWEEPS, layout.FOLDS)}
-    if reference in known:
-        return Folds(known[reference], root)
-    named = [folder for name, folder in known.items() if layout.split_id(name)[0] == reference]
-    if len(named) > 1:
-        raise StoreError(
-            f"Several k-fold sweeps are called {short_repr(reference)}: {', '.join(sorted(f.name for f in named))}. Name one of them."
-        )
-    return Folds(named[0], root) if named else None
+    found = groups.find(root, reference, layout.SWEEPS, layout.FOLDS, "k-fold sweeps")
+    return None if found is None else Folds(*found)
 
 
 def settings_of(record: FoldsRecord, fold: int) -> Mapping[str, Any]:

@@ -6,7 +6,8 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from raysweep.errors import RootError
+from raysweep._text import short_repr
+from raysweep.errors import RootError, StoreError
 from raysweep.store import files, layout
 from raysweep.store.root import Root
 
@@ -48,3 +49,25 @@ def folders_with(root: Root, group: str, file: str) -> list[Path]:
         return []
     found = [parent / row.name for row in os.scandir(parent) if row.is_dir(follow_symlinks=False)]
     return sorted(folder for folder in found if (folder / file).is_file())
+
+
+def find(root: Root, reference: str, group: str, file: str, what: str) -> tuple[Path, Root] | None:
+    """The folder with this file that a path, an id or a name means, and its root; None where none has it.
+
+    Args:
+        what: several of them, for a message.
+
+    Raises:
+        StoreError: several have this name.
+    """
+    as_path = Root.locate(reference)
+    if os.path.isfile(as_path / file):
+        return as_path, Root.at(as_path.parent.parent)
+    known = {folder.name: folder for folder in folders_with(root, group, file)}
+    if reference in known:
+        return known[reference], root
+    named = [folder for name, folder in known.items() if layout.split_id(name)[0] == reference]
+    if len(named) > 1:
+        several = ", ".join(sorted(f.name for f in named))
+        raise StoreError(f"Several {what} are called {short_repr(reference)}: {several}. Name one of them.")
+    return (named[0], root) if named else None

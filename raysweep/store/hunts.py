@@ -6,14 +6,12 @@ The sweeps' and experiments' own folders are the original record. What ``hunt.js
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from raysweep._text import short_repr
 from raysweep.errors import StoreError
 from raysweep.store import files, groups, layout
 from raysweep.store.experiment import Experiment
@@ -163,15 +161,5 @@ def find(root: Root, reference: str) -> Hunt | None:
     Raises:
         StoreError: several have this name.
     """
-    as_path = Root.locate(reference)
-    if os.path.isfile(as_path / layout.HUNT):
-        return Hunt(as_path, Root.at(as_path.parent.parent))
-    known = {folder.name: folder for folder in groups.folders_with(root, layout.SWEEPS, layout.HUNT)}
-    if reference in known:
-        return Hunt(known[reference], root)
-    named = [folder for name, folder in known.items() if layout.split_id(name)[0] == reference]
-    if len(named) > 1:
-        raise StoreError(
-            f"Several hunts are called {short_repr(reference)}: {', '.join(sorted(f.name for f in named))}. Name one of them."
-        )
-    return Hunt(named[0], root) if named else None
+    found = groups.find(root, reference, layout.SWEEPS, layout.HUNT, "hunts")
+    return None if found is None else Hunt(*found)

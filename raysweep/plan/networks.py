@@ -145,10 +145,14 @@ def tried(
     new_weights: bool,
     trusted: bool,
     place: Place,
+    first_epoch: int,
 ) -> tuple[Settings, Size, tuple[Note, ...]]:
     """(settings with what trying decides, parameters in all and trained, notes) of the network, which is built and tried as it will be used.
 
     Decided are ``model.head``, ``model.auxiliary_share`` and ``training.channels_last``.
+
+    Args:
+        first_epoch: of the training, counted with the parent's epochs.
 
     Raises:
         ConfigError: it cannot be built, or does not take the images.
@@ -169,7 +173,7 @@ def tried(
         found = trial.as_used(model, _use(settings, data, place), freezing)
     model.to("cpu")
     settings, heads = _decided(settings, found)
-    heads += _of_features(model, freezing, settings, data.shape)
+    heads += _of_features(model, freezing, settings, data.shape, first_epoch)
     told += [f"{section.name}: {text}" for text in (*found.notes, *heads)]
     if new_weights:
         mean, std = origins.moments(settings, data, origin)
@@ -211,7 +215,9 @@ def _of_training(model: nn.Module, freezing: Freezing, settings: Settings, no_fi
     return told
 
 
-def _of_features(model: nn.Module, freezing: Freezing, settings: Settings, shape: tuple[int, int, int]) -> list[str]:
+def _of_features(
+    model: nn.Module, freezing: Freezing, settings: Settings, shape: tuple[int, int, int], first_epoch: int
+) -> list[str]:
     """What is to be said of features that are computed once, or are not.
 
     Raises:
@@ -221,7 +227,7 @@ def _of_features(model: nn.Module, freezing: Freezing, settings: Settings, shape
 
     from raysweep.training import features, guest, trial
 
-    if not features.asked(settings):
+    if not features.asked(settings, freezing, first_epoch):
         return []
     height, width, channels = shape
     x = trial.arranged(
@@ -230,12 +236,12 @@ def _of_features(model: nn.Module, freezing: Freezing, settings: Settings, shape
     )
     model.to(memory_format=torch.channels_last if settings.training.channels_last else torch.contiguous_format)
     with guest.quiet(settings.model.name):
-        why = features.decide(settings, freezing, model, x, 1)
+        why = features.decide(settings, freezing, model, x, first_epoch)
     if why is None:
         return [
             "what the last layer gets from each image is computed once, and epochs are trained on that (model.features)"
         ]
-    if freezing.head_only(1):
+    if freezing.head_only(first_epoch):
         return [f"every epoch passes the images through the whole network, because {why}"]
     return []
 

@@ -38,9 +38,11 @@ _REPORT_EVERY_S = 0.5
 _STILL = AugmentSection(crop_padding=0, flip=False)  # type: ignore[call-arg]
 
 
-def asked(settings: Settings) -> bool:
-    """Whether features are to be computed once where that is possible."""
-    return bool(settings.model.freeze) and settings.model.features != "off"
+def asked(settings: Settings, freezing: Freezing, epoch: int) -> bool:
+    """Whether features are to be computed once where that is possible, for a training that begins with this epoch; not once the network
+    has thawed."""
+    thawed = epoch > 1 and not freezing.frozen(epoch)
+    return bool(settings.model.freeze) and settings.model.features != "off" and not thawed
 
 
 def unfit(settings: Settings, freezing: Freezing, epoch: int) -> str | None:
@@ -56,7 +58,7 @@ def unfit(settings: Settings, freezing: Freezing, epoch: int) -> str | None:
 
 
 def decide(settings: Settings, freezing: Freezing, model: nn.Module, x: torch.Tensor, epoch: int) -> str | None:
-    """Why an epoch is not trained on features; None where it is.
+    """Why an epoch is not trained on features that are :func:`asked` for; None where it is.
 
     Args:
         model: with its weights. x: a few standardised images.
@@ -64,8 +66,6 @@ def decide(settings: Settings, freezing: Freezing, model: nn.Module, x: torch.Te
     Raises:
         ConfigError: features are demanded, and cannot be.
     """
-    if not asked(settings):
-        return "model.features is off"
     why = unfit(settings, freezing, epoch) or _unfit_network(model, freezing.head, x)
     if why is not None and settings.model.features != "auto":
         raise ConfigError(

@@ -110,7 +110,7 @@ def ready(
 def _features(job: Job, source: features.Source, freezing: Freezing, progress: Progress) -> Features | None:
     """The features that the first epoch is trained on; None where it is trained on images."""
     settings, epoch = job.settings, job.first_epoch
-    if not features.asked(settings) or (
+    if not features.asked(settings, freezing, epoch) or (
         settings.model.features == "auto" and features.unfit(settings, freezing, epoch)
     ):
         return None

@@ -84,7 +84,9 @@ class Freezing:
     def head_only(self, epoch: int) -> bool:
         """Whether the last layer is all that is trained in an epoch."""
         frozen = self.frozen(epoch)
-        return bool(frozen and self.head) and all(heads.is_of(name, self.head) for name in self.able if name not in frozen)
+        return bool(frozen and self.head) and all(
+            heads.is_of(name, self.head) for name in self.able if name not in frozen
+        )
 
     def apply(self, model: nn.Module, epoch: int) -> None:
         """Let the parameters that are frozen in an epoch have no gradient, and the others have one."""

@@ -84,7 +84,9 @@ class Setup:
     mean: list[float]  # per channel, by which pixels are standardised
     std: list[float]
     net: Network  # it changes while it trains
-    frozen_before: tuple[Path, Mapping[str, Any]] | None  # the frozen part of the checkpoint that it starts from, where that stays
+    frozen_before: (
+        tuple[Path, Mapping[str, Any]] | None
+    )  # the frozen part of the checkpoint that it starts from, where that stays
     optimizer: torch.optim.Optimizer
     conditions: conditions.Conditions
     inexact: list[str]  # why the bits may differ from those of an undisturbed training
@@ -292,9 +294,7 @@ def _conditions(job: Job, net: Network) -> conditions.Conditions:
     return conditions.of_ranks(world.gather({**mine, **of_features, **own.conditions_of(job.settings)}))
 
 
-def _frozen_before(
-    job: Job, saved: Checkpoint | None, freezing: Freezing
-) -> tuple[Path, Mapping[str, Any]] | None:
+def _frozen_before(job: Job, saved: Checkpoint | None, freezing: Freezing) -> tuple[Path, Mapping[str, Any]] | None:
     told = None if saved is None else saved.get(frozen.KEY)
     if told is None or job.start is None:
         return None

@@ -49,11 +49,10 @@ def unfit(settings: Settings, freezing: Freezing, epoch: int) -> str | None:
     """Why an epoch cannot be trained on features, by its settings, as a part of a sentence; None where it can."""
     if not freezing.head_only(epoch):
         return "more than the last layer is trained"
-    changed = [k for k, v in settings.training.augment.model_dump().items() if v != getattr(_STILL, k)]
-    if changed:
-        key = changed[0]
-        still = json.dumps(getattr(_STILL, key))
-        return f"images are changed at random (training.augment.{key}; {still} does not)"
+    for key, value in settings.training.augment:
+        if _STILL.model_copy(update={key: value}).changes:
+            still = json.dumps(getattr(_STILL, key))
+            return f"images are changed at random (training.augment.{key}; {still} does not)"
     return None
 
 

@@ -214,6 +214,25 @@ def test_features_that_cannot_be_are_said_or_refused(quick_run, tmp_path, monkey
     assert "what is frozen has random weights" in notes()
 
 
+@pytest.mark.parametrize(
+    ("augment", "key"),
+    [
+        ({"repeats": 2}, None),
+        ({"classes": {"3": {"flip": False, "affine": False}}}, None),
+        ({"repeats": 2, "classes": {"3": {"flip": True}}}, "classes; {} does not"),
+        ({"mixup": 0.2}, "mixup; null does not"),
+    ],
+)
+def test_only_what_changes_images_keeps_from_features(tmp_path, augment, key):
+    from raysweep.training import features
+    from raysweep.training.freezing import Freezing
+    from tests.conftest import small_settings
+
+    settings = small_settings(tmp_path, training={"augment": {**STILL, **augment}})
+    why = features.unfit(settings, Freezing("head", ("0.weight", "head.weight"), frozenset({"0.weight"}), None), 1)
+    assert why == (None if key is None else f"images are changed at random (training.augment.{key})")
+
+
 def test_half_precision_says_how_far_it_is(quick_run, own_cache):
     import numpy as np
 

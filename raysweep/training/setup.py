@@ -166,7 +166,8 @@ class Setup:
     def ahead(self, epoch: int, order: np.ndarray, batches: range) -> None:
         """Say which global batches :meth:`shown` will be asked for next."""
         if self.net.features is None:
-            self.batches.ahead(epoch, order, ((self.part(batch).positions, self._bounds(batch)) for batch in batches))
+            pieces = ((part.positions, self._bounds(batch)) for batch in batches for part in self.pieces(batch))
+            self.batches.ahead(epoch, order, pieces)
 
     def _bounds(self, batch: int) -> tuple[int, int]:
         return sampling.batch_bounds(batch, self.draws, self.settings.training.batch_size)

@@ -25,6 +25,7 @@ from raysweep.config.augmentation import AugmentSection
 from raysweep.config.settings import Settings
 from raysweep.data import features as stored
 from raysweep.data.cache import Dataset, Images
+from raysweep.data.encoded import Asked
 from raysweep.data.features import Features
 from raysweep.errors import ConfigError, Interrupted
 from raysweep.events import ComputingFeatures, Note, Progress
@@ -238,8 +239,10 @@ def _compute(source: Source, folder: Path, progress: Progress, stopped: Callable
 def _rows(source: Source, images: Images, places: np.ndarray, start: int, end: int) -> tuple[np.ndarray, float]:
     """The features of the images at ``places[start:end]``, in float32, and how far a logit is from theirs once they are rounded."""
     found, apart, head = [], 0.0, source.model.get_submodule(source.head)
-    for a in range(start, end, _AT_ONCE):
-        x, _ = source.feed.batch(images, places[a : min(a + _AT_ONCE, end)], None)
+    batches = [places[a : min(a + _AT_ONCE, end)] for a in range(start, end, _AT_ONCE)]
+    source.feed.ahead(images, map(Asked, batches))
+    for batch in batches:
+        x, _ = source.feed.batch(images, batch, None)
         with source.autocast():
             logits, rows = computed(source.model, source.head, x)
             assert rows is not None, "decide() has seen it"

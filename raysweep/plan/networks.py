@@ -254,11 +254,8 @@ def _use(settings: Settings, data: cache.Dataset, place: Place) -> Use:
     t, where = settings.training, place.resources
     world, total = max(1, where.workers), sampling.batches(place.draws, t.batch_size)
     bounds = {sampling.batch_bounds(batch, place.draws, t.batch_size) for batch in (0, total - 1)}
-    slices = {sampling.rank_slice(*b, rank, world) for b in bounds for rank in (0, world - 1)}
-    sizes = {b - a for a, b in slices}
-    if t.accumulate > 1:  # a slice is computed in parts, of which each has at least one image
-        parts = {n: max(1, min(t.accumulate, n)) for n in sizes}
-        sizes = {size for n, k in parts.items() for size in (n // k, -(-n // k))}
+    slices = [(b, np.arange(*sampling.rank_slice(*b, rank, world))) for b in bounds for rank in (0, world - 1)]
+    sizes = {len(part) for b, mine in slices for part in sampling.pieces(mine, b, t.accumulate, world)}
     if world > 1 and settings.scaling.sync_batchnorm:  # the statistics are those of all ranks, which have more images
         sizes = {max(2, n) for n in sizes}
     gpu_here = where.use_gpu and place.here and not where.workers

@@ -4,13 +4,11 @@ image stays the same. It is computed once into the cache (:mod:`raysweep.data.fe
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from raysweep.data.features import Features
 from raysweep.errors import ConfigError, Interrupted
 from raysweep.events import ComputingFeatures, Note, Progress
 from raysweep.training import conditions
+from raysweep.training import device as devices
 from raysweep.training.feed import Feed
 from raysweep.training.freezing import Freezing
 
@@ -111,7 +110,7 @@ class FeatureFeed:
         Args:
             drawn: int64, ascending: the training images that have features.
         """
-        self.device, self.found = device, found
+        self.device = device
         self._train, self._drawn = data.train, None if len(drawn) == len(data.train.labels) else drawn
         self._parts = {id(data.train): found.parts["train"], id(data.val): found.parts["val"]}
         self._labels = {id(part): torch.from_numpy(part.labels) for part in (data.train, data.val)}
@@ -125,9 +124,9 @@ class FeatureFeed:
         """As :meth:`Feed.ahead`; features are there already."""
 
     def batch(
-        self, images: Images, index: np.ndarray, draws: np.ndarray | None = None, own: Any = None
+        self, images: Images, index: np.ndarray, draws: np.ndarray | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The features and labels at ``index``; nothing changes them, so the other arguments are None."""
+        """The features and labels at ``index``; nothing changes them, so ``draws`` is None."""
         where = torch.from_numpy(np.asarray(index, dtype=np.int64))
         labels = self._labels[id(images)].index_select(0, where).to(self.device)
         if images is self._train and self._drawn is not None:
@@ -156,11 +155,6 @@ class Source:
     @property
     def dtype(self) -> str:
         return "float16" if self.settings.model.features == "float16" else "float32"
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which the network is called."""
-        kind = self.feed.device.type
-        return torch.autocast(kind, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
 
 def provide(source: Source, cache_dir: str, progress: Progress) -> Features:
@@ -243,7 +237,7 @@ def _rows(source: Source, images: Images, places: np.ndarray, start: int, end: i
     source.feed.ahead(images, map(Asked, batches))
     for batch in batches:
         x, _ = source.feed.batch(images, batch, None)
-        with source.autocast():
+        with devices.autocast(source.feed.device, source.bf16):
             logits, rows = computed(source.model, source.head, x)
             assert rows is not None, "decide() has seen it"
             if source.dtype == "float16":

@@ -61,8 +61,7 @@ class Network:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which the network is called."""
-        kind = self.world.device.type
-        return torch.autocast(kind, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+        return device.autocast(self.world.device, self.bf16)
 
 
 def ready(

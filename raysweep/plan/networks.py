@@ -15,6 +15,7 @@ from raysweep.data import cache, sampling
 from raysweep.errors import ConfigError
 from raysweep.events import Note
 from raysweep.plan.resources import Resources
+from raysweep.plan.types import Plan
 from raysweep.training.sources import Sources
 
 if TYPE_CHECKING:
@@ -288,8 +289,13 @@ def _decided(settings: Settings, found: Found) -> tuple[Settings, list[str]]:
     return settings.model_copy(update={"training": training, "model": model}), told
 
 
+def built(plan: Plan) -> nn.Module:
+    """The network of a plan, with random weights."""
+    return _built(plan.settings.model, plan.data, False, plan.trusted)[1]
+
+
 def _built(
-    section: ModelSection, data: cache.Dataset, new_weights: bool, trusted: bool
+    section: ModelSection, data: cache.Dataset | cache.Facts, new_weights: bool, trusted: bool
 ) -> tuple[ModelSection, nn.Module]:
     """The network. Its last layer stays where the output fits without a new one: the layer that comes last in a network is not
     always the one that gives its output."""

@@ -197,12 +197,16 @@ def key(source: Source) -> str:
     told += [source.feed.channels_last, source.feed.device.type, source.bf16]
     digest.update(json.dumps(told, sort_keys=True, default=str).encode())
     digest.update(source.drawn.tobytes())
-    prefix = f"{source.head}."
-    for name, tensor in source.model.state_dict().items():
-        if not name.startswith(prefix):
+    add_weights(digest, source.model, source.head)
+    return digest.hexdigest()[:20]
+
+
+def add_weights(digest: Any, model: nn.Module, head: str) -> None:
+    """Add the weights to a hash of :mod:`hashlib`, but for those of the last layer."""
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(f"{head}."):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:20]
 
 
 def _compute(source: Source, folder: Path, progress: Progress, stopped: Callable[[], None]) -> None:

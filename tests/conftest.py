@@ -44,6 +44,11 @@ LONGEST = (
 )
 
 
+def _slow_ones(config: pytest.Config) -> bool:
+    """Whether only slow tests, or some of them, were asked for."""
+    return config.option.markexpr.startswith(("slow", "long"))
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A test that uses the cluster, the browser or the object store has the marker that says so; a slow one has half an hour, since
@@ -53,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(1800))
         for fixture in OF_FIXTURES.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(OF_FIXTURES[fixture])
-    if config.option.markexpr == "slow":
+    if _slow_ones(config):
         places = [str(config.rootpath / "tests" / place) for place in LONGEST]
         items.sort(key=lambda i: next((n for n, p in enumerate(places) if str(i.path).startswith(p)), len(places)))
 
@@ -64,7 +69,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     once for a module or a session is then made once. Slow tests use the cluster for so long that each folder may get its own."""
     from xdist.scheduler import LoadScopeScheduling
 
-    slow = config.option.markexpr == "slow"
+    slow = _slow_ones(config)
     if slow:
         config.option.loadscopereorder = False  # by the number of tests: the longest would come last
 

@@ -4,6 +4,7 @@ these functions."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from raysweep._text import Nested
@@ -265,9 +266,10 @@ def plan_branch(request: SweepRequest, progress: Progress, writable: bool = True
         InputError: what is wrong and what to do.
     """
     progress(Loading())
-    from raysweep.plan import sweep
+    from raysweep.plan import side_by_side, sweep
 
-    return sweep.plan_sweep(request, progress, writable=writable)
+    plan = sweep.plan_sweep(request, progress, writable=writable)
+    return replace(plan, notes=[*plan.notes, *side_by_side.of_sweep(plan, request)])
 
 
 def train_sweep(plan: SweepPlan, progress: Progress) -> SweepResult:

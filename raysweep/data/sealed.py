@@ -17,7 +17,7 @@ import numpy as np
 from raysweep._paths import user_path
 from raysweep._text import differences
 from raysweep.config.settings import DataSection
-from raysweep.data import build, cache, integrity, places
+from raysweep.data import build, cache, integrity, places, storing
 from raysweep.data.arrays import ImageFile
 from raysweep.data.build import Progress
 from raysweep.data.cache import Images
@@ -92,17 +92,17 @@ def open_sealed(
             cannot be read.
     """
     source = open_source(data)
-    key = json.dumps([cache.key(cache.asked(source.fingerprint, data), data), *form])
+    key = json.dumps([cache.key(cache.asked(source.fingerprint, data), data, kind=data.cache), *form])
     base = user_path(cache_dir)
     folder = base / f"sealed-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
-    found = _reopened(folder, tell)
+    found = _reopened(folder, data, tell)
     if found is None:
         from filelock import FileLock
 
         try:
             base.mkdir(parents=True, exist_ok=True)
             with FileLock(str(base / f"{folder.name}.lock")):
-                found = _reopened(folder, tell) or _built(source.listing, folder, data, form, progress)
+                found = _reopened(folder, data, tell) or _built(source.listing, folder, data, form, progress)
         except OSError as error:
             raise DataError(
                 f"The cache of the test images, {folder}, cannot be written: {error.strerror or error}. Free space, or name "
@@ -138,14 +138,14 @@ def _built(
         os.rename(temp, folder)
     finally:
         shutil.rmtree(temp, ignore_errors=True)
-    found = _reopened(folder)
+    found = _reopened(folder, data)
     if found is None:
         raise DataError(f"The cache {folder} was damaged right after it was written. Delete it and try again.")
     return found
 
 
-def _reopened(folder: Path, tell: Callable[[str], None] | None = None) -> Sealed | None:
-    """The sealed images in a folder, wholly checked; None if there are none, or if they are damaged."""
+def _reopened(folder: Path, data: DataSection, tell: Callable[[str], None] | None = None) -> Sealed | None:
+    """The sealed images in a folder, wholly checked; None if there are none, or if they are damaged, or not kept as it is asked for."""
     try:
         meta = integrity.read_signed(folder / META)
         check = Check(folder, meta["hashes"])
@@ -153,6 +153,8 @@ def _reopened(folder: Path, tell: Callable[[str], None] | None = None) -> Sealed
         if check.fault is not None:
             raise ValueError(check.fault)
         stored, shape = meta.get("stored"), meta.get("shapes", {}).get(PART)
+        if stored is not None and data.cache == storing.PIXELS:  # an earlier version gave both the same name
+            return None
         if shape is None:  # an earlier version recorded none, and kept pixels only
             shape = ImageFile(folder / places.images(PART)).shape
         images = cache.opened(folder, PART, shape, None if stored is None else Stored.from_json(stored))
@@ -184,5 +186,5 @@ def _ordered(found: Sealed, classes: Sequence[str] | None) -> Sealed:
             f"{differences(classes, found.classes, 'the checkpoint', 'the data')}. Classes must be the same, or every label would "
             "be read wrongly."
         )
-    number = np.array([list(classes).index(name) for name in found.classes])
-    return replace(found, classes=tuple(classes), labels=number[found.labels])
+    labels = np.array([list(classes).index(name) for name in found.classes])[found.labels]
+    return replace(found, classes=tuple(classes), images=replace(found.images, labels=labels), labels=labels)

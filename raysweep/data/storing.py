@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from raysweep import _machine
 from raysweep.config.settings import DataSection
 from raysweep.data import arrays
 from raysweep.data.listing import Item, size_of
@@ -79,7 +79,7 @@ def choose(data: DataSection, items: list[Item], form: tuple[int, int], base: Pa
 
 def memory_here() -> int:
     """Bytes of this machine's memory, or of its container's."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = _machine.memory_here()
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             total = min(total, int(Path(file).read_text()))

@@ -79,7 +79,7 @@ def plan_experiment(
     settings, of_images = augmentation.settled(settings, data.classes, data.shape, draws)
     of_code += networks.own_tried(settings, trusted, counts, data.shape)
     place = networks.Place(where, draws, here)
-    settings, size, notes = networks.tried(settings, data, code, origin, new_weights, trusted, place)
+    settings, size, notes = networks.tried(settings, data, code, origin, new_weights, trusted, place, first_epoch)
     notes = (*_of_device(where), *notes, *resources.notes(settings.scaling, where), *_of_root(root, writable))
     for line in (*data.reading.lines(), *_of_disk(settings, root, size, here)):  # last: an error is one paragraph
         progress(Note(line))

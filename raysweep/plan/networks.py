@@ -15,6 +15,7 @@ from raysweep.data import cache, sampling
 from raysweep.errors import ConfigError
 from raysweep.events import Note
 from raysweep.plan.resources import Resources
+from raysweep.plan.types import Plan
 from raysweep.training.sources import Sources
 
 if TYPE_CHECKING:
@@ -145,10 +146,14 @@ def tried(
     new_weights: bool,
     trusted: bool,
     place: Place,
+    first_epoch: int,
 ) -> tuple[Settings, Size, tuple[Note, ...]]:
     """(settings with what trying decides, parameters in all and trained, notes) of the network, which is built and tried as it will be used.
 
     Decided are ``model.head``, ``model.auxiliary_share`` and ``training.channels_last``.
+
+    Args:
+        first_epoch: of the training, counted with the parent's epochs.
 
     Raises:
         ConfigError: it cannot be built, or does not take the images.
@@ -169,7 +174,7 @@ def tried(
         found = trial.as_used(model, _use(settings, data, place), freezing)
     model.to("cpu")
     settings, heads = _decided(settings, found)
-    heads += _of_features(model, freezing, settings, data.shape)
+    heads += _of_features(model, freezing, settings, data.shape, first_epoch)
     told += [f"{section.name}: {text}" for text in (*found.notes, *heads)]
     if new_weights:
         mean, std = origins.moments(settings, data, origin)
@@ -211,7 +216,9 @@ def _of_training(model: nn.Module, freezing: Freezing, settings: Settings, no_fi
     return told
 
 
-def _of_features(model: nn.Module, freezing: Freezing, settings: Settings, shape: tuple[int, int, int]) -> list[str]:
+def _of_features(
+    model: nn.Module, freezing: Freezing, settings: Settings, shape: tuple[int, int, int], first_epoch: int
+) -> list[str]:
     """What is to be said of features that are computed once, or are not.
 
     Raises:
@@ -221,7 +228,7 @@ def _of_features(model: nn.Module, freezing: Freezing, settings: Settings, shape
 
     from raysweep.training import features, guest, trial
 
-    if not features.asked(settings):
+    if not features.asked(settings, freezing, first_epoch):
         return []
     height, width, channels = shape
     x = trial.arranged(
@@ -230,12 +237,12 @@ def _of_features(model: nn.Module, freezing: Freezing, settings: Settings, shape
     )
     model.to(memory_format=torch.channels_last if settings.training.channels_last else torch.contiguous_format)
     with guest.quiet(settings.model.name):
-        why = features.decide(settings, freezing, model, x, 1)
+        why = features.decide(settings, freezing, model, x, first_epoch)
     if why is None:
         return [
             "what the last layer gets from each image is computed once, and epochs are trained on that (model.features)"
         ]
-    if freezing.head_only(1):
+    if freezing.head_only(first_epoch):
         return [f"every epoch passes the images through the whole network, because {why}"]
     return []
 
@@ -248,11 +255,8 @@ def _use(settings: Settings, data: cache.Dataset, place: Place) -> Use:
     t, where = settings.training, place.resources
     world, total = max(1, where.workers), sampling.batches(place.draws, t.batch_size)
     bounds = {sampling.batch_bounds(batch, place.draws, t.batch_size) for batch in (0, total - 1)}
-    slices = {sampling.rank_slice(*b, rank, world) for b in bounds for rank in (0, world - 1)}
-    sizes = {b - a for a, b in slices}
-    if t.accumulate > 1:  # a slice is computed in parts, of which each has at least one image
-        parts = {n: max(1, min(t.accumulate, n)) for n in sizes}
-        sizes = {size for n, k in parts.items() for size in (n // k, -(-n // k))}
+    slices = [(b, np.arange(*sampling.rank_slice(*b, rank, world))) for b in bounds for rank in (0, world - 1)]
+    sizes = {len(part) for b, mine in slices for part in sampling.pieces(mine, b, t.accumulate, world)}
     if world > 1 and settings.scaling.sync_batchnorm:  # the statistics are those of all ranks, which have more images
         sizes = {max(2, n) for n in sizes}
     gpu_here = where.use_gpu and place.here and not where.workers
@@ -285,8 +289,13 @@ def _decided(settings: Settings, found: Found) -> tuple[Settings, list[str]]:
     return settings.model_copy(update={"training": training, "model": model}), told
 
 
+def built(plan: Plan) -> nn.Module:
+    """The network of a plan, with random weights."""
+    return _built(plan.settings.model, plan.data, False, plan.trusted)[1]
+
+
 def _built(
-    section: ModelSection, data: cache.Dataset, new_weights: bool, trusted: bool
+    section: ModelSection, data: cache.Dataset | cache.Facts, new_weights: bool, trusted: bool
 ) -> tuple[ModelSection, nn.Module]:
     """The network. Its last layer stays where the output fits without a new one: the layer that comes last in a network is not
     always the one that gives its output."""

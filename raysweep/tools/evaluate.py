@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from raysweep._text import counted, differences
-from raysweep.errors import InputError, RaysweepError
+from raysweep.errors import InputError
 from raysweep.events import Building, Note, Progress, ignore
 from raysweep.report import effects, figures, reliability
 from raysweep.report.evaluation import FORMAT, Evaluation, Gain, Leaked, NetworkRef
@@ -29,12 +29,12 @@ from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Trust
 from raysweep.tools import predict, pretrained, shown, sources, subjects
 from raysweep.tools.predict import Network
+from raysweep.tools.scores import Scores
 from raysweep.tools.shown import Shown
 from raysweep.tools.subjects import Subject
 from raysweep.training import device as devices
 from raysweep.training import trial
 
-BATCH = 256
 Loader = Callable[[], Network]
 
 
@@ -84,10 +84,8 @@ def evaluate_subject(
     _check_alike([n for of_group in facts for n in of_group])
     found = sources.images(root, facts[0][0], split, over, progress)
     begun = _look(root, subject, facts, found.shown, progress) if found.shown.sealed else None
-    logs = [
-        [log_probabilities(load(), found.shown, _device(over)) for load in of_group]  # one network at a time in memory
-        for of_group in loaders
-    ]
+    scores = Scores(found.shown, _device(over))
+    logs = [[scores.of(load()) for load in of_group] for of_group in loaders]  # one network at a time in memory
     begun = begun or _new(root, subject)
     result = _result(subject, facts, found, logs, begun)
     _write(begun.folder, result)
@@ -119,29 +117,6 @@ def _check_alike(networks: Sequence[Network]) -> None:
 def _device(over: Mapping[str, Any]) -> torch.device:
     wanted = (over.get("scaling") or {}).get("use_gpu", "auto")
     return devices.current() if wanted is not False and devices.found() is not None else devices.CPU
-
-
-def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
-    """float64 (n, K), computed where the device has such numbers."""
-    wide = logits.double() if devices.sums(logits.device) == torch.float64 else logits.cpu().double()
-    return torch.log_softmax(wide, dim=1).cpu()
-
-
-@torch.no_grad()
-def log_probabilities(network: Network, images: Shown, device: torch.device) -> np.ndarray:
-    """What a network says of all images, float64 (n, K).
-
-    Raises:
-        RaysweepError: its outputs are NaN or infinite.
-    """
-    model = network.model.to(device)
-    found = [_log_softmax(model(network.standardised(pixels).to(device))) for pixels in images.batches(BATCH)]
-    result: np.ndarray = torch.cat(found).numpy()
-    if not np.isfinite(result).all():
-        raise RaysweepError(
-            f"The outputs of {network.source} on these images are NaN or infinite. Take another checkpoint."
-        )
-    return result
 
 
 @dataclass(frozen=True)

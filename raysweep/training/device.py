@@ -3,8 +3,10 @@ and what is not exact there."""
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -80,6 +82,11 @@ def caveat(device: torch.device) -> str | None:
         f"It trains on this machine's {title(device)}, where results are not bit-exact: kernels may sum in another order each time, "
         f"and differ from those of the CPU and of NVIDIA's GPUs.{single} scaling.use_gpu=false trains on the CPU, bit for bit."
     )
+
+
+def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager[Any]:
+    """The context in which a network is called there."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
 def generator_state() -> dict[str, torch.Tensor]:

@@ -4,13 +4,11 @@ image stays the same. It is computed once into the cache (:mod:`raysweep.data.fe
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,12 @@ from raysweep.config.augmentation import AugmentSection
 from raysweep.config.settings import Settings
 from raysweep.data import features as stored
 from raysweep.data.cache import Dataset, Images
+from raysweep.data.encoded import Asked
 from raysweep.data.features import Features
 from raysweep.errors import ConfigError, Interrupted
 from raysweep.events import ComputingFeatures, Note, Progress
 from raysweep.training import conditions
+from raysweep.training import device as devices
 from raysweep.training.feed import Feed
 from raysweep.training.freezing import Freezing
 
@@ -38,25 +38,26 @@ _REPORT_EVERY_S = 0.5
 _STILL = AugmentSection(crop_padding=0, flip=False)  # type: ignore[call-arg]
 
 
-def asked(settings: Settings) -> bool:
-    """Whether features are to be computed once where that is possible."""
-    return bool(settings.model.freeze) and settings.model.features != "off"
+def asked(settings: Settings, freezing: Freezing, epoch: int) -> bool:
+    """Whether features are to be computed once where that is possible, for a training that begins with this epoch; not once the network
+    has thawed."""
+    thawed = epoch > 1 and not freezing.frozen(epoch)
+    return bool(settings.model.freeze) and settings.model.features != "off" and not thawed
 
 
 def unfit(settings: Settings, freezing: Freezing, epoch: int) -> str | None:
     """Why an epoch cannot be trained on features, by its settings, as a part of a sentence; None where it can."""
     if not freezing.head_only(epoch):
         return "more than the last layer is trained"
-    changed = [k for k, v in settings.training.augment.model_dump().items() if v != getattr(_STILL, k)]
-    if changed:
-        key = changed[0]
-        still = json.dumps(getattr(_STILL, key))
-        return f"images are changed at random (training.augment.{key}; {still} does not)"
+    for key, value in settings.training.augment:
+        if _STILL.model_copy(update={key: value}).changes:
+            still = json.dumps(getattr(_STILL, key))
+            return f"images are changed at random (training.augment.{key}; {still} does not)"
     return None
 
 
 def decide(settings: Settings, freezing: Freezing, model: nn.Module, x: torch.Tensor, epoch: int) -> str | None:
-    """Why an epoch is not trained on features; None where it is.
+    """Why an epoch is not trained on features that are :func:`asked` for; None where it is.
 
     Args:
         model: with its weights. x: a few standardised images.
@@ -64,8 +65,6 @@ def decide(settings: Settings, freezing: Freezing, model: nn.Module, x: torch.Te
     Raises:
         ConfigError: features are demanded, and cannot be.
     """
-    if not asked(settings):
-        return "model.features is off"
     why = unfit(settings, freezing, epoch) or _unfit_network(model, freezing.head, x)
     if why is not None and settings.model.features != "auto":
         raise ConfigError(
@@ -111,7 +110,7 @@ class FeatureFeed:
         Args:
             drawn: int64, ascending: the training images that have features.
         """
-        self.device, self.found = device, found
+        self.device = device
         self._train, self._drawn = data.train, None if len(drawn) == len(data.train.labels) else drawn
         self._parts = {id(data.train): found.parts["train"], id(data.val): found.parts["val"]}
         self._labels = {id(part): torch.from_numpy(part.labels) for part in (data.train, data.val)}
@@ -125,9 +124,9 @@ class FeatureFeed:
         """As :meth:`Feed.ahead`; features are there already."""
 
     def batch(
-        self, images: Images, index: np.ndarray, draws: np.ndarray | None = None, own: Any = None
+        self, images: Images, index: np.ndarray, draws: np.ndarray | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The features and labels at ``index``; nothing changes them, so the other arguments are None."""
+        """The features and labels at ``index``; nothing changes them, so ``draws`` is None."""
         where = torch.from_numpy(np.asarray(index, dtype=np.int64))
         labels = self._labels[id(images)].index_select(0, where).to(self.device)
         if images is self._train and self._drawn is not None:
@@ -156,11 +155,6 @@ class Source:
     @property
     def dtype(self) -> str:
         return "float16" if self.settings.model.features == "float16" else "float32"
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which the network is called."""
-        kind = self.feed.device.type
-        return torch.autocast(kind, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
 
 def provide(source: Source, cache_dir: str, progress: Progress) -> Features:
@@ -203,12 +197,16 @@ def key(source: Source) -> str:
     told += [source.feed.channels_last, source.feed.device.type, source.bf16]
     digest.update(json.dumps(told, sort_keys=True, default=str).encode())
     digest.update(source.drawn.tobytes())
-    prefix = f"{source.head}."
-    for name, tensor in source.model.state_dict().items():
-        if not name.startswith(prefix):
+    add_weights(digest, source.model, source.head)
+    return digest.hexdigest()[:20]
+
+
+def add_weights(digest: Any, model: nn.Module, head: str) -> None:
+    """Add the weights to a hash of :mod:`hashlib`, but for those of the last layer."""
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(f"{head}."):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:20]
 
 
 def _compute(source: Source, folder: Path, progress: Progress, stopped: Callable[[], None]) -> None:
@@ -239,9 +237,11 @@ def _compute(source: Source, folder: Path, progress: Progress, stopped: Callable
 def _rows(source: Source, images: Images, places: np.ndarray, start: int, end: int) -> tuple[np.ndarray, float]:
     """The features of the images at ``places[start:end]``, in float32, and how far a logit is from theirs once they are rounded."""
     found, apart, head = [], 0.0, source.model.get_submodule(source.head)
-    for a in range(start, end, _AT_ONCE):
-        x, _ = source.feed.batch(images, places[a : min(a + _AT_ONCE, end)], None)
-        with source.autocast():
+    batches = [places[a : min(a + _AT_ONCE, end)] for a in range(start, end, _AT_ONCE)]
+    source.feed.ahead(images, map(Asked, batches))
+    for batch in batches:
+        x, _ = source.feed.batch(images, batch, None)
+        with devices.autocast(source.feed.device, source.bf16):
             logits, rows = computed(source.model, source.head, x)
             assert rows is not None, "decide() has seen it"
             if source.dtype == "float16":

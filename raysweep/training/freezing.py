@@ -84,7 +84,9 @@ class Freezing:
     def head_only(self, epoch: int) -> bool:
         """Whether the last layer is all that is trained in an epoch."""
         frozen = self.frozen(epoch)
-        return bool(frozen and self.head) and all(_is_of(name, self.head) for name in self.able if name not in frozen)
+        return bool(frozen and self.head) and all(
+            heads.is_of(name, self.head) for name in self.able if name not in frozen
+        )
 
     def apply(self, model: nn.Module, epoch: int) -> None:
         """Let the parameters that are frozen in an epoch have no gradient, and the others have one."""
@@ -115,7 +117,7 @@ class Freezing:
         if not self.frozen(epoch):
             return [*state]
         if self.head_only(epoch):
-            return [name for name in state if _is_of(name, self.head)]
+            return [name for name in state if heads.is_of(name, self.head)]
         still = {
             f"{name}." if name else ""
             for name, module in model.named_modules()
@@ -138,13 +140,9 @@ class Freezing:
         return f"{held:,} of {total:,} parameters are frozen{until}; {trained}"
 
 
-def _is_of(name: str, layer: str) -> bool:
-    return not layer or name.startswith(f"{layer}.")
-
-
 def _matched(names: Sequence[str], patterns: Sequence[str], head: str) -> list[str]:
     if list(patterns) == [BACKBONE]:
-        return [name for name in names if not _is_of(name, head)]
+        return [name for name in names if not heads.is_of(name, head)]
     found: list[str] = []
     for pattern in patterns:
         some = [name for name in names if any(fnmatchcase(place, pattern) for place in _places(name))]

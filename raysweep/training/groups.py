@@ -17,6 +17,7 @@ from torch import nn
 from raysweep.config.settings import ModelSection, TrainingSection
 from raysweep.errors import ConfigError
 from raysweep.store.checkpoint_format import State
+from raysweep.training import head as heads
 from raysweep.training.freezing import Freezing
 
 SCALE = "lr_scale"  # in a group: by what the learning rate is multiplied
@@ -39,7 +40,7 @@ def of(model: nn.Module, freezing: Freezing, training: TrainingSection) -> list[
     deepest = max(depth.values(), default=0)
 
     def place(name: str) -> tuple[int, bool, bool]:
-        own = training.head_lr is not None and _of_head(name, freezing)
+        own = training.head_lr is not None and _of_head(name, freezing.head)
         return depth.get(name, 0), own, parameters[name].ndim <= 1
 
     found = []
@@ -61,14 +62,14 @@ def check(freezing: Freezing, training: TrainingSection, name: str) -> None:
         )
 
 
-def _of_head(name: str, freezing: Freezing) -> bool:
-    return bool(freezing.head) and name.startswith(f"{freezing.head}.")
+def _of_head(name: str, head: str) -> bool:
+    return bool(head) and heads.is_of(name, head)
 
 
 def _depths(names: Sequence[str], head: str) -> dict[str, int]:
     """Parameter → the number of its layer, from the input on. What comes before the first block is layer 0; what follows a block
     belongs to it; the last layer has a number of its own."""
-    inner = [name for name in names if not (head and name.startswith(f"{head}."))]
+    inner = [name for name in names if not _of_head(name, head)]
     blocks = {name: _block(name, _NUMBER) for name in inner}
     if not any(blocks.values()):  # such as denseblock1
         blocks = {name: _block(name, _NUMBERED) for name in inner}

@@ -86,8 +86,13 @@ def restarted(model: nn.Module, outputs: int, name: str) -> str:
     return layer
 
 
+def is_of(name: str, layer: str) -> bool:
+    """Whether a tensor belongs to a layer; the layer without a name is the whole network."""
+    return not layer or name.startswith(f"{layer}.")
+
+
 def _under(layer: str, names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(name for name in names if not layer or name.startswith(f"{layer}."))
+    return tuple(name for name in names if is_of(name, layer))
 
 
 def anew(model: nn.Module, state: Mapping[str, torch.Tensor], outputs: int, name: str) -> dict[str, torch.Tensor]:

@@ -173,6 +173,7 @@ class _Loop:
         self._record_ratio(epoch)
         if setup.net.freezing.begins(epoch) and epoch != setup.job.first_epoch:
             self._record_once(setup.net.thaw(epoch))
+            self.clock.restart(epoch)
         order = setup.order(epoch)
         positions = self._train_epoch(epoch, order, setup.batches.moves(epoch, order))
         started = time.perf_counter()

@@ -61,8 +61,7 @@ class Network:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which the network is called."""
-        kind = self.world.device.type
-        return torch.autocast(kind, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+        return device.autocast(self.world.device, self.bf16)
 
 
 def ready(
@@ -110,7 +109,7 @@ def ready(
 def _features(job: Job, source: features.Source, freezing: Freezing, progress: Progress) -> Features | None:
     """The features that the first epoch is trained on; None where it is trained on images."""
     settings, epoch = job.settings, job.first_epoch
-    if not features.asked(settings) or (
+    if not features.asked(settings, freezing, epoch) or (
         settings.model.features == "auto" and features.unfit(settings, freezing, epoch)
     ):
         return None

@@ -43,6 +43,7 @@ class Profile:
     rate: float  # FLOP/s that this machine reaches in large products of matrices and convolutions
     device: str
     threads: int
+    since: int | None = None  # the epoch from which on it was measured; None: from the first one
 
     @property
     def computing(self) -> float:
@@ -68,7 +69,8 @@ class Profile:
         """For people: the parts by size, and the distance to the limit."""
         total = sum(self.seconds.values())
         parts = [f"{name} {s / total:.0%}" for name, s in sorted(self.seconds.items(), key=lambda p: -p[1])]
-        found = [f"Time of {self.images:,} images, {total:.1f} s in all: {', '.join(parts)}."]
+        since = "" if self.since is None else f" from epoch {self.since} on, which trains what was frozen before"
+        found = [f"Time of {self.images:,} images{since}, {total:.1f} s in all: {', '.join(parts)}."]
         if self.reached is None or self.least is None:
             return [*found, "How much the network computes is not known: its operations cannot be counted."]
         found.append(
@@ -84,10 +86,13 @@ class Clock:
 
     def __init__(self, on: bool, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
         self.on, self.device, self.now = on, device, now
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.images = 0
         self.only: str | None = None
-        self.began = now()
+        self.restart()
+
+    def restart(self, since: int | None = None) -> None:
+        """Forget what was measured: from this epoch on the network computes something else."""
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.images, self.since, self.began = 0, since, self.now()
 
     def lap(self, part: str, images: int = 0) -> None:
         """What has passed since the last lap was spent on ``part``, which has trained on so many images."""
@@ -176,4 +181,4 @@ def of(clock: Clock, model: nn.Module, x: torch.Tensor, bf16: bool, threads: int
     clock.lap("rest")
     found = flops(model, x)
     named = {part: clock.seconds[part] for part in PARTS if clock.seconds[part] > 0}
-    return Profile(named, clock.images, found, rate(clock.device, bf16), clock.device.type, threads)
+    return Profile(named, clock.images, found, rate(clock.device, bf16), clock.device.type, threads, clock.since)

@@ -84,7 +84,9 @@ class Setup:
     mean: list[float]  # per channel, by which pixels are standardised
     std: list[float]
     net: Network  # it changes while it trains
-    frozen_before: tuple[Path, Mapping[str, Any]] | None  # the frozen part of the checkpoint that it starts from
+    frozen_before: (
+        tuple[Path, Mapping[str, Any]] | None
+    )  # the frozen part of the checkpoint that it starts from, where that stays
     optimizer: torch.optim.Optimizer
     conditions: conditions.Conditions
     inexact: list[str]  # why the bits may differ from those of an undisturbed training
@@ -164,7 +166,8 @@ class Setup:
     def ahead(self, epoch: int, order: np.ndarray, batches: range) -> None:
         """Say which global batches :meth:`shown` will be asked for next."""
         if self.net.features is None:
-            self.batches.ahead(epoch, order, ((self.part(batch).positions, self._bounds(batch)) for batch in batches))
+            pieces = ((part.positions, self._bounds(batch)) for batch in batches for part in self.pieces(batch))
+            self.batches.ahead(epoch, order, pieces)
 
     def _bounds(self, batch: int) -> tuple[int, int]:
         return sampling.batch_bounds(batch, self.draws, self.settings.training.batch_size)
@@ -261,7 +264,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         mean=mean,
         std=std,
         net=net,
-        frozen_before=_frozen_before(job, saved),
+        frozen_before=_frozen_before(job, saved, freezing),
         optimizer=optimizer,
         conditions=now,
         inexact=inexact,
@@ -292,9 +295,14 @@ def _conditions(job: Job, net: Network) -> conditions.Conditions:
     return conditions.of_ranks(world.gather({**mine, **of_features, **own.conditions_of(job.settings)}))
 
 
-def _frozen_before(job: Job, saved: Checkpoint | None) -> tuple[Path, Mapping[str, Any]] | None:
+def _frozen_before(job: Job, saved: Checkpoint | None, freezing: Freezing) -> tuple[Path, Mapping[str, Any]] | None:
     told = None if saved is None else saved.get(frozen.KEY)
-    return None if told is None or job.start is None else (Path(job.start).with_name(layout.FROZEN), told)
+    if told is None or job.start is None:
+        return None
+    held = freezing.frozen(job.first_epoch)
+    if job.reset_head and not job.same_run and any(heads.is_of(name, freezing.head) for name in held):
+        return None  # the parent's holds the last layer that was replaced
+    return Path(job.start).with_name(layout.FROZEN), told
 
 
 def _counts(data: Dataset, members: np.ndarray) -> dict[str, int]:

@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from raysweep._text import counted, join_names, truncate
 from raysweep.errors import ConfigError
+from raysweep.training import device as devices
 from raysweep.training import guest_errors, outputs, skipped
 from raysweep.training.freezing import FINALLY, Freezing
 
@@ -89,7 +90,7 @@ def _passed(model: nn.Module, use: Use, freezing: Freezing | None) -> Found:
     x = arranged(x, use.channels_last)
     model.to(use.device)
     model.to(memory_format=torch.channels_last if use.channels_last else torch.contiguous_format)
-    with _as_it_was(model), _autocast(use):
+    with _as_it_was(model), devices.autocast(use.device, use.bf16):
         model.eval()
         with torch.no_grad():
             shown = [_called(model, x[:n], use) for n in sorted({1, min(2, biggest), biggest})]
@@ -116,10 +117,6 @@ def arranged(x: torch.Tensor, channels_last: bool) -> torch.Tensor:
     if channels_last:
         return x.contiguous(memory_format=torch.channels_last)
     return x.contiguous().reshape(-1).view(x.shape)
-
-
-def _autocast(use: Use) -> contextlib.AbstractContextManager[Any]:
-    return torch.autocast(use.device.type, dtype=torch.bfloat16) if use.bf16 else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

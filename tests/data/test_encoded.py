@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections import namedtuple
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from raysweep.data import arrays, cache, encoded, keep, pillow, places, storing
+from raysweep.data.arrays import ImageFile
 from raysweep.errors import DataError
 from tests.data.drawing import as_csv, as_folder, as_parquet, pictures, section
 
@@ -157,6 +159,30 @@ def test_sealed_images_are_kept_in_the_same_way(tmp_path):
     assert np.array_equal(found[0].images.pixels, found[1].images.pixels)
     assert found[0].sha256 == found[1].sha256
     assert len(list((tmp_path / "encoded").glob(f"sealed-*/{places.ENCODED}"))) == 1
+
+
+@pytest.mark.parametrize("first", ["pixels", "encoded"])
+def test_who_opens_sealed_images_first_decides_nothing_for_others(tmp_path, first):
+    from raysweep.data import sealed
+
+    path = photographs(tmp_path / "d", {"cat": (40, 36), "dog": (300, 200)}, each=2)
+    (path / "val").rename(path / "test")
+
+    def opened(kind, **options):
+        data = section(path, val="auto", cache=kind, image_size=32, channels=3, **options)
+        return sealed.open_sealed(data, tmp_path / "cache", form=(32, 3), classes=["dog", "cat"])
+
+    opened(first, large="draft")
+    found = {kind: opened(kind) for kind in ("pixels", "encoded")}
+    assert isinstance(found["pixels"].images.file, ImageFile)
+    assert isinstance(found["encoded"].images.file, encoded.EncodedFile)
+    assert found["encoded"].images.file.path.exists()
+    for one in found.values():
+        assert one.labels.tolist() == one.images.labels.tolist() == [1, 1, 0, 0]
+    as_pixels, as_encoded = (found[kind].images.file.path.parent for kind in ("pixels", "encoded"))
+    shutil.rmtree(as_pixels)
+    as_encoded.rename(as_pixels)  # as an earlier version called it
+    assert isinstance(opened("pixels").images.file, ImageFile)
 
 
 # Read by index, and ahead

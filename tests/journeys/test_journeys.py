@@ -131,7 +131,7 @@ def test_three_commands_lead_to_a_report(name):
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("name", JOURNEYS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n != "folder.sh")) for n in JOURNEYS])
 def test_a_newcomer_gets_there(name, tmp_path, monkeypatch):
     monkeypatch.delenv("RAYSWEEP_ROOT", raising=False)
     (tmp_path / "home").mkdir()

@@ -60,7 +60,8 @@ def main(folder: Path, root: str) -> None:
 
         ray.shutdown()
         nodes.shutdown()
-    print(json.dumps(found))
+    print(json.dumps(found), flush=True)
+    os._exit(0)  # a thread of Ray's may crash an interpreter that ends
 
 
 if __name__ == "__main__":

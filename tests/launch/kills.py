@@ -216,7 +216,8 @@ def fingerprint(experiment: Experiment) -> str:
 def clean_environment() -> dict[str, str]:
     """Without what Ray and earlier tests have left in this process's own: tokens, addresses, options of another cluster."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    return kept | {"RAY_USAGE_STATS_ENABLED": "0"}
+    # With Ray's 15 its workers stand still while other tests compute.
+    return kept | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 
 
 @contextlib.contextmanager

@@ -74,7 +74,8 @@ def main(folder: Path) -> None:
     workers.in_this_process = lambda job, *_: train(job, Recorder())  # type: ignore[assignment]
     whole = launching.run(experiment_plan.plan_experiment(small_settings(folder / "whole", **sections))).experiment
     hashes = [weights_hash(e) for e in (experiment, whole)]
-    print(json.dumps({"told": told, "events": events, "hashes": hashes}))
+    print(json.dumps({"told": told, "events": events, "hashes": hashes}), flush=True)
+    os._exit(0)  # a thread of Ray's may crash an interpreter that ends
 
 
 if __name__ == "__main__":

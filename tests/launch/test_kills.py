@@ -48,6 +48,7 @@ def test_killed_with_ratios_that_change_and_early_stops_they_end_with_the_same_b
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(900 + 90 * COUNT)
 def test_killed_drivers_controllers_and_workers_lose_nothing(tmp_path):

@@ -29,6 +29,7 @@ def types(of: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(1800)  # the first of the three does the work
 def test_a_training_goes_on_when_another_node_joins_and_changes_no_bit(happened):
@@ -45,6 +46,7 @@ def test_a_training_goes_on_when_another_node_joins_and_changes_no_bit(happened)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(1800)  # the first of the three does the work
 def test_an_elastic_training_goes_on_with_fewer_and_shows_the_same_images(happened):
@@ -63,6 +65,7 @@ def test_an_elastic_training_goes_on_with_fewer_and_shows_the_same_images(happen
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(1800)  # the first of the three does the work
 def test_a_sweep_that_loses_a_node_ends_as_if_it_had_not(happened):

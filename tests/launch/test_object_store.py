@@ -169,6 +169,7 @@ def test_a_job_on_another_machine_writes_where_the_driver_reads(server, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_workers_and_branches_on_another_machine_write_where_the_driver_reads(server, tmp_path):
     sections = elsewhere.SECTIONS | {"scaling": {"num_workers": 0, "threads": 1}}

@@ -18,6 +18,7 @@ from raysweep.store.root import Root
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(1800)
 def test_a_training_leaves_a_node_that_is_taken_away(tmp_path):

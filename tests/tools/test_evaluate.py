@@ -164,7 +164,7 @@ def test_a_look_that_was_killed_counts(root, others, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluating, "log_probabilities", killed)
+        patch.setattr(evaluating.Scores, "of", killed)
         with pytest.raises(KeyboardInterrupt):
             look_at(root, the_one(root).id, over=others)
     (folder,) = (root.path / layout.EVALUATIONS).iterdir()

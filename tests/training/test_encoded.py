@@ -264,6 +264,25 @@ def test_crops_depend_on_nothing_but_the_place_in_the_training(tmp_path, large):
     assert torch.equal(whole[cropped], plain[cropped])  # no crop of a crop
 
 
+def test_parts_of_mixed_batches_are_decoded_ahead_as_they_are_taken(tmp_path, jpegs, without_ray, monkeypatch):
+    from raysweep.data import encoded
+
+    started, taken = [], []
+    start, take = encoded.EncodedFile._start, encoded.EncodedFile.take
+
+    def noted(self, index, boxes=None):
+        taken.append((id(self), index.tolist()))
+        return take(self, index, boxes)
+
+    monkeypatch.setattr(
+        encoded.EncodedFile, "_start", lambda self, a: started.append((id(self), a.index.tolist())) or start(self, a)
+    )
+    monkeypatch.setattr(encoded.EncodedFile, "take", noted)
+    run(tmp_path, jpegs, "encoded", training={"epochs": 1, "accumulate": 2, "augment": {"mixup": 0.2}})
+    assert sorted(started) == sorted(taken)
+    assert sum(6 <= len(index) <= 12 for _, index in taken) >= 6  # parts of three whole batches, and what is mixed in
+
+
 def test_with_crops_and_mixtures_nothing_is_decoded_twice_and_a_stop_changes_no_bit(
     tmp_path, large, without_ray, monkeypatch
 ):

@@ -120,6 +120,34 @@ def test_a_stop_anywhere_changes_no_bit(quick_run, without_ray, tmp_path, stop_a
     assert "not bit-exact" not in (done.folder / "experiment_changes.log").read_text()
 
 
+@pytest.mark.parametrize(
+    "stop_after", [3, pytest.param(5, marks=pytest.mark.slow)]
+)  # in the epoch that thaws, after it
+def test_features_that_must_be_are_so_until_the_epoch_that_thaws(
+    quick_run, quick_child, without_ray, tmp_path, stop_after
+):
+    from raysweep.launch.resume import continue_experiment
+    from raysweep.store.catalog import experiments
+    from raysweep.store.root import Root
+    from tests.conftest import Recorder
+
+    sections = {"model": {"freeze": "backbone", "unfreeze": 2, "features": "float32"}}
+    training = {"epochs": 3, "batch_size": 250, "augment": STILL}
+    recorder = without_ray(Recorder(10**9))
+    recorder.should_stop = _after_batches(recorder, stop_after)
+    with pytest.raises(Interrupted):
+        quick_run(**sections, training=training)
+    without_ray(Recorder())
+    root = Root.open(tmp_path / "experiments")
+    (stopped,) = experiments(root)
+    assert (stopped.entry("latest").epoch, stopped.entry("latest").batch) == ((2, 1) if stop_after == 3 else (3, 1))
+    assert continue_experiment(root, stopped.id).experiment.status() == "finished"
+    child = quick_child(f"{stopped.id}@3", epochs=1)
+    assert "computed once" not in (child.folder / "experiment_changes.log").read_text()
+    with pytest.raises(ConfigError, match="because more than the last layer is trained"):
+        quick_run(model={**sections["model"], "unfreeze": 1}, training=training)  # never frozen
+
+
 def _after_batches(recorder, count):
     """Asks to stop once so many batches were reported; the features are computed before."""
     from raysweep.events import TrainingStarted
@@ -184,6 +212,25 @@ def test_features_that_cannot_be_are_said_or_refused(quick_run, tmp_path, monkey
         notes(features="float32")
     assert "parameters are frozen" in notes(features="off")
     assert "what is frozen has random weights" in notes()
+
+
+@pytest.mark.parametrize(
+    ("augment", "key"),
+    [
+        ({"repeats": 2}, None),
+        ({"classes": {"3": {"flip": False, "affine": False}}}, None),
+        ({"repeats": 2, "classes": {"3": {"flip": True}}}, "classes; {} does not"),
+        ({"mixup": 0.2}, "mixup; null does not"),
+    ],
+)
+def test_only_what_changes_images_keeps_from_features(tmp_path, augment, key):
+    from raysweep.training import features
+    from raysweep.training.freezing import Freezing
+    from tests.conftest import small_settings
+
+    settings = small_settings(tmp_path, training={"augment": {**STILL, **augment}})
+    why = features.unfit(settings, Freezing("head", ("0.weight", "head.weight"), frozenset({"0.weight"}), None), 1)
+    assert why == (None if key is None else f"images are changed at random (training.augment.{key})")
 
 
 def test_half_precision_says_how_far_it_is(quick_run, own_cache):

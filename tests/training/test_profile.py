@@ -123,3 +123,19 @@ def test_a_training_tells_and_keeps_it_with_the_same_bits(quick_run, without_ray
     )
     told = [e.text for e in recorder.events if isinstance(e, Note)]
     assert sum(text.startswith("Time of 1,000 images, ") for text in told) == 1
+
+
+def test_once_the_network_thaws_it_is_measured_anew(quick_run, without_ray):
+    from raysweep.events import Note
+
+    recorder = without_ray(Recorder())
+    thawed = quick_run(
+        scaling={"num_workers": 0, "threads": 1, "profile": True},
+        model={"freeze": "backbone", "unfreeze": 2},
+        training={"epochs": 3, "batch_size": 250},
+    )
+    found = json.loads((thawed.folder / "profile.json").read_text())
+    assert (found["images"], found["since"]) == (1000, 2)  # of 1,500; the first 500 computed less
+    told = [e.text for e in recorder.events if isinstance(e, Note)]
+    first = "Time of 1,000 images from epoch 2 on, which trains what was frozen before, "
+    assert sum(text.startswith(first) for text in told) == 1

@@ -49,6 +49,20 @@ def test_only_the_last_layer_begins_anew(quick_run, quick_child, without_ray, tm
     assert "reset_head" not in (parent.folder / "experiment_config.json").read_text()
 
 
+def test_a_new_last_layer_that_is_frozen_is_the_one_that_is_kept(quick_run, quick_child):
+    import torch
+
+    from raysweep.store import checkpoint
+
+    training = {"epochs": 1, "batch_size": 250}
+    parent = quick_run(model={"freeze": ["11"]}, training=training)
+    child = quick_child(f"{parent.id}@1", epochs=1, reset_head=True)
+    before, after, bare = tensors(parent), tensors(child), checkpoint.read(child.folder / "epoch_2_model.pt")
+    head = head_of(before)
+    assert not torch.equal(before[head], after[head])
+    assert all(torch.equal(after[name], bare[name]) for name in bare)
+
+
 @pytest.fixture
 def stopped(quick_child, without_ray, tmp_path, monkeypatch):
     """Starts a child with a new head that is stopped after so many batches (0: killed before it trains), continues it, and

@@ -135,8 +135,9 @@ def test_the_batches_that_are_tried_are_those_of_the_training(tmp_path):
 
     data = SimpleNamespace(shape=(8, 8, 3), classes=tuple("abcde"))
 
-    def sizes(draws: int, batch: int, workers: int = 0, sync: bool = True, gpu: bool = False):
-        settings = small_settings(tmp_path, training={"batch_size": batch}, scaling={"sync_batchnorm": sync})
+    def sizes(draws: int, batch: int, workers: int = 0, sync: bool = True, gpu: bool = False, parts: int = 1):
+        training = {"batch_size": batch, "accumulate": parts}
+        settings = small_settings(tmp_path, training=training, scaling={"sync_batchnorm": sync})
         return _use(settings, data, Place(Resources(workers, 1, 1, gpu), draws, here=False)).batches
 
     assert sizes(130, 64) == (64, 2)
@@ -147,6 +148,8 @@ def test_the_batches_that_are_tried_are_those_of_the_training(tmp_path):
     assert sizes(130, 64, workers=2, sync=False) == (32, 1)
     assert sizes(130, 64, workers=2) == (32, 2)  # the statistics are those of both ranks
     assert sizes(130, 64, gpu=True) == (8, 2)  # it will train elsewhere
+    assert sizes(64, 64, parts=3) == (22, 21)
+    assert sizes(7, 7, workers=2, parts=4, sync=False) == (2, 1)  # three parts: one rank has no more images
 
 
 def test_frozen_networks():

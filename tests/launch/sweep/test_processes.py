@@ -292,7 +292,7 @@ def test_a_process_that_is_killed_is_replaced(longer, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_driver_that_is_killed_or_interrupted_loses_nothing(longer, tmp_path, number):
     from raysweep.launch.sweep.resume import continue_sweep
 

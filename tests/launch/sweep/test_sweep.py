@@ -346,7 +346,7 @@ def undisturbed(ray_cluster, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_sweep_that_is_killed_or_interrupted_loses_nothing(undisturbed, tmp_path, number):
     """A signal to the driver in the middle of a sweep, then continue: the bits of the undisturbed sweep."""
     from raysweep.launch.sweep.resume import continue_sweep

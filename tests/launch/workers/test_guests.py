@@ -103,6 +103,7 @@ launching.run(experiment_plan.plan_experiment(small_settings(sys.argv[1], **OF_H
 OF_HARD = {"model": {"name": "python:hard:Net"}, "training": {"epochs": 2}, "experiment": {"name": "hard"}}
 
 
+@pytest.mark.long
 @pytest.mark.slow  # tests/training/test_guest_use.py and test_reset.py have the parts of it
 def test_the_same_bits_in_process_on_a_worker_after_a_kill_and_in_branches_with_a_new_last_layer(
     ray_cluster, project, tmp_path
@@ -166,6 +167,7 @@ OWN = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.slow  # the parts of it are in tests/training/test_own_code.py
 def test_the_same_bits_of_ones_own_loss_optimizer_and_augmentation_on_workers_and_in_branches(
     ray_cluster, project, tmp_path

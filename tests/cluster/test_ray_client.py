@@ -14,6 +14,7 @@ from tests.launch.kills import clean_environment, ray_head
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_run_through_ray_client_is_complete(tmp_path):
     from ray._common.network_utils import find_free_port

@@ -55,6 +55,7 @@ def undisturbed(tmp_path_factory, two_ranks) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_sigterm_on_workers_saves_and_continue_gives_the_same_bits(tmp_path, undisturbed):
     config = config_file(tmp_path, **SECTIONS, scaling={"num_workers": 2, "threads": 1})

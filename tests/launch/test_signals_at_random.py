@@ -14,9 +14,10 @@ COUNT = int(os.environ.get("RAYSWEEP_SIGNALS", "10"))  # a release is tried with
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(900 + 90 * COUNT)
-@pytest.mark.parametrize(("kind", "share"), [("run", 0.8), pytest.param("sweep", 0.2, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("kind", "share"), [("run", 0.8), ("sweep", 0.2)])
 def test_a_signal_at_any_moment_ends_well(tmp_path, kind, share):
     count = round(COUNT * share)
     command = [

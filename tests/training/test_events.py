@@ -12,7 +12,11 @@ from tests import forks
 MID, BEFORE, LAST = "checkpoint_epoch_2_batch_2.pt", "checkpoint_epoch_1.pt", "checkpoint_epoch_2.pt"
 
 
-@pytest.fixture(scope="module", params=[23, pytest.param(1, marks=pytest.mark.slow)], ids=["every 23rd", "every one"])
+@pytest.fixture(
+    scope="module",
+    params=[23, pytest.param(5, marks=pytest.mark.slow), pytest.param(1, marks=[pytest.mark.slow, pytest.mark.long])],
+    ids=["every 23rd", "every 5th", "every one"],
+)
 def step(request: pytest.FixtureRequest) -> int:
     """Which of the events are met by a fate."""
     return request.param

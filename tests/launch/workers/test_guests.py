@@ -198,6 +198,7 @@ def test_the_same_bits_of_ones_own_loss_optimizer_and_augmentation_on_workers_an
         sys.modules.pop(name, None)
 
 
+@pytest.mark.long
 @pytest.mark.slow  # the parts of it are in tests/training/test_guest_main.py
 def test_a_class_of_a_notebook_on_a_worker_and_in_branches(ray_cluster, project, run_cells, monkeypatch, tmp_path):
     from raysweep.launch.sweep import driver as sweeping

@@ -163,6 +163,7 @@ def undisturbed(root: Path, ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_rank_that_hangs_is_given_up_and_changes_no_bit(ray_cluster, two_ranks, tmp_path, monkeypatch):
     """Killed workers and controllers are the business of test_kills."""

@@ -40,6 +40,7 @@ LONGEST = (
     "cluster",
     "test_notebooks.py",
     "cli/test_hostile.py",
+    "trackers",
     "training/test_events.py",
 )
 

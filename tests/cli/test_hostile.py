@@ -40,7 +40,7 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         env={**os.environ, **one_thread, "RAYSWEEP_CACHE": str(folder / "cache"), "NO_COLOR": "1"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1700,
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "report.json").read_text())
@@ -83,8 +83,10 @@ def shown(done: Mapping[str, Any]) -> str:
 
 
 def sampled(names: Iterable[str], step: int = 20) -> list[Any]:
-    """Every twentieth case runs by default; all others are slow."""
-    return [n if i % step == 0 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(names)]
+    """Every twentieth case runs by default; all others are slow, and of these two in three are long."""
+    marks = [[], [pytest.mark.slow], [pytest.mark.slow, pytest.mark.long]]
+    kinds = (0 if i % step == 0 else 1 if i % 3 == 0 else 2 for i, _ in enumerate(names := list(names)))
+    return [pytest.param(n, marks=marks[kind]) for n, kind in zip(names, kinds, strict=True)]
 
 
 @pytest.mark.parametrize("name", sampled(n for n in CASES if n not in CONTROLS))

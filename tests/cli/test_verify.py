@@ -146,6 +146,7 @@ def test_a_checkpoint_that_records_fewer_conditions_says_which_may_be_the_reason
     assert "It does not record its processor, environment: one of these may be the reason" in out
 
 
+@pytest.mark.slow
 def test_other_images_are_the_reason_for_other_bits(capsys, tmp_path, quick_run, image_folder):
     data = {"source": "folder", "path": str(image_folder)}
     run = quick_run(data=data, training={"epochs": 2, "batch_size": 16}, sampling={"samples_per_epoch": 60})
@@ -167,6 +168,7 @@ def test_a_replay_says_what_was_not_trained_again(capsys, tmp_path, quick_run):
     assert [(r["file"], r["replayed"]) for r in json.loads(out)] == [("checkpoint_epoch_1.pt", False), (None, False)]
 
 
+@pytest.mark.slow
 def test_a_replay_that_fails_is_a_fault_and_the_others_are_checked(capsys, tmp_path, quick_run, monkeypatch):
     folder = tmp_path / "code"
     folder.mkdir()

@@ -80,6 +80,7 @@ def running(tmp_path_factory):
             left.kill()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 def test_with_the_token_the_pages_name_what_trains(browser, running):
@@ -108,6 +109,7 @@ def test_with_the_token_the_pages_name_what_trains(browser, running):
     tab.close()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_train_knows_the_run_by_its_name(running):
@@ -177,6 +179,7 @@ def test_nothing_listens_beyond_this_machine(running):
     assert len(beyond) <= 1
 
 
+@pytest.mark.slow
 def test_branches_are_tasks_of_the_job(ray_cluster):
     import ray
     from ray.util.state import list_tasks

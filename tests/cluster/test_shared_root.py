@@ -97,6 +97,7 @@ def test_what_a_machine_finds(tmp_path):
         assert shared_root.look(str(probe), "y", 0) == "that folder is not writable there"
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_run_is_refused_before_it_makes_anything(ray_cluster, tmp_path, monkeypatch):
     """The cluster's only node counts as another machine here. It sees the same root at first, then a different one."""

@@ -62,6 +62,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @given(st.randoms(use_true_random=False))
 @settings(max_examples=8, deadline=None)
 def test_fer_2013_is_the_same_in_every_form_and_in_any_order_of_its_rows(monkeypatch_names, random):
@@ -152,6 +153,7 @@ def test_another_pixel_is_another_data_set_in_every_form(tmp_path):
     assert np.any(SOME[0].pixels)
 
 
+@pytest.mark.slow
 def test_the_same_images_train_to_the_same_bits(tmp_path, without_ray):
     from raysweep.launch import run as launching
     from raysweep.plan import experiment as experiment_plan

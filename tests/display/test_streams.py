@@ -101,7 +101,9 @@ def test_reading_commands_end_as_other_tools_do(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("redirect", ["2>&1 | true", ">/dev/full 2>&1", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "redirect", ["2>&1 | true", *(pytest.param(r, marks=pytest.mark.long) for r in (">/dev/full 2>&1", "<&- >&- 2>&-"))]
+)
 def test_a_training_goes_on_without_readers_and_changes_no_bit(tmp_path, quick_run, redirect):
     from tests.cli.test_errors import config_file
 

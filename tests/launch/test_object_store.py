@@ -248,7 +248,7 @@ def test_whichever_request_of_a_run_fails_it_is_named_and_the_bits_are_the_same(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nth", range(4))
+@pytest.mark.parametrize("nth", [0, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 2, 3))])
 def test_a_run_that_stood_still_and_lost_its_lock_changes_nothing(server, tmp_path, nth):
     """It stops at one of its requests, is taken over, and goes on after the other has finished."""
     whole = weights_hash(

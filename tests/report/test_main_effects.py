@@ -111,6 +111,7 @@ def test_the_next_grid_keeps_what_a_setting_gained(tmp_path, capsys):
     grids.check(values)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_planted_effects_are_within_their_intervals_in_many_sweeps():
     """Its quick twin above takes a share of them."""

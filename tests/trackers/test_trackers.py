@@ -180,7 +180,9 @@ def open_board() -> Callable[[Experiment], Any]:
     return lambda run: accumulator.EventAccumulator(str(run.folder / "tensorboard")).Reload()
 
 
-@pytest.mark.parametrize("after", [1, 3, 5, 8])
+@pytest.mark.parametrize(
+    "after", [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 8]
+)
 def test_a_continued_run_has_every_point_once(runs, after, untracked, open_board):
     run = runs.interrupted(after)
     before = event_files(run.folder) if after >= 3 else []
@@ -305,6 +307,7 @@ def test_epochs_that_are_trained_anew_replace_the_old_ones(runs, database, here)
     assert mlflow_run(run.folder).info.run_id != first  # MLflow takes no point back
 
 
+@pytest.mark.slow
 def test_verify_replays_an_epoch_without_tracking_it(runs, here, database, monkeypatch):
     run = runs.run(trackers={"mlflow": {"uri": database}})
     asked: list[configuration.TrackersSection] = []
@@ -540,6 +543,7 @@ def test_a_tracker_that_hangs_or_dies_is_given_up_at_the_end(runs, untracked, mo
     assert board(run.folder) == history(run.folder, single=True)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_does_not_affect_the_run_and_gets_everything_later(
     runs, database, untracked, monkeypatch
 ):
@@ -583,6 +587,7 @@ def test_a_missing_package_is_reported_before_anything_is_written(runs, name, mo
     assert not runs.root.exists()
 
 
+@pytest.mark.slow
 def test_a_run_can_be_continued_where_its_tracker_is_not_installed(runs, here, database, monkeypatch):
     run = runs.interrupted(5, trackers={"mlflow": {"uri": database}})
     with monkeypatch.context() as patch:

@@ -172,6 +172,7 @@ def slow_saves(monkeypatch):
     monkeypatch.setattr(checkpointing.CheckpointWriter, "epoch_end", slow)
 
 
+@pytest.mark.slow
 def test_slow_saves_change_no_bit_of_any_epoch(quick_run, monkeypatch, request):
     sections = {"training": {"epochs": 3}, "model": {"options": {"widths": [4, 4, 8, 8], "dropout": 0.2}}}
     quick = quick_run(**sections)

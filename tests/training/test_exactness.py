@@ -37,7 +37,14 @@ def interrupted(tmp_path, without_ray, stop_after, **sections):
 
 
 @pytest.mark.parametrize(
-    "stop_after", [pytest.param(1, marks=pytest.mark.slow), 2, 3, pytest.param(4, marks=pytest.mark.slow), 8]
+    "stop_after",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        2,
+        pytest.param(3, marks=pytest.mark.slow),
+        pytest.param(4, marks=pytest.mark.slow),
+        8,
+    ],
 )  # three batches an epoch: within one, at its end, in the last
 def test_interrupted_and_continued_equals_undisturbed(tmp_path, straight, without_ray, stop_after):
     broken = interrupted(tmp_path, without_ray, stop_after, training={"epochs": 3}, **DROPOUT)
@@ -61,6 +68,7 @@ def test_a_child_with_nothing_changed_equals_training_on(straight, quick_run, qu
     assert history["epoch"] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_same_checkpoint_resumed_twice_gives_the_same_bits(straight, quick_child):
     one, two = (quick_child(f"{straight.id}@2", epochs=1, weights={"3": 4.0}) for _ in range(2))
     assert one.id != two.id
@@ -115,6 +123,7 @@ def notes_of(experiment) -> list[str]:
     return [e["text"] for e in events if e["type"] == "NOTE" and "learning rate" not in e["text"]]
 
 
+@pytest.mark.slow
 def test_the_log_says_once_why_the_bits_may_differ(tmp_path, straight, quick_child, without_ray):
     assert notes_of(quick_child(f"{straight.id}@2", epochs=1)) == []
     file = straight.folder / "checkpoint_epoch_2.pt"

@@ -295,6 +295,7 @@ def test_accumulated_gradients_are_those_of_the_batch(quick_run, monkeypatch):
     }  # of 200, 200 and 100
 
 
+@pytest.mark.slow
 def test_two_workers_freeze_thaw_average_and_accumulate_as_one(two_ranks, tmp_path, monkeypatch):
     """Up to rounding, and with the same bits where they are stopped while everything is frozen that will be thawed."""
     import torch

@@ -124,6 +124,7 @@ def test_a_text_that_cannot_be_found_is_said(notebook):
     assert "cannot be found" in str(guest.code_of("python:__main__:make").note())
 
 
+@pytest.mark.slow
 def test_an_experiment_of_a_notebook_is_recorded_and_trained_alike_elsewhere(
     notebook, elsewhere, quick_run, quick_child, tmp_path
 ):

@@ -186,7 +186,11 @@ def test_weights_of_unknown_classes_are_refused_before_anything_is_made(quick_ru
 
 
 @pytest.mark.parametrize(
-    "section", [{"kind": "ldam", "weights": "balanced", "from_epoch": 2}, {"kind": "balanced_softmax"}]
+    "section",
+    [
+        {"kind": "ldam", "weights": "balanced", "from_epoch": 2},
+        pytest.param({"kind": "balanced_softmax"}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_training_that_was_stopped_goes_on_with_the_same_loss(quick_run, tmp_path, without_ray, section):
     from raysweep.launch import resume as resuming

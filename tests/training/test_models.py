@@ -242,6 +242,7 @@ def test_the_log_names_the_tensors_that_were_omitted(quick_run, tmp_path):
     assert any("tensors were taken from" in n and "1 missing" in n for n in notes)
 
 
+@pytest.mark.slow
 def test_the_file_of_init_from_is_needed_only_where_the_weights_are_new(
     quick_run, quick_child, without_ray, tmp_path, capsys
 ):

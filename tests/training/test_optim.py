@@ -109,6 +109,7 @@ def test_our_optimizers_give_the_same_bits_as_torchs(name):
     ours.load_state_dict(other.state_dict())
 
 
+@pytest.mark.slow
 def test_a_step_does_not_import_the_compiler():
     import subprocess
     import sys

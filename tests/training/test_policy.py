@@ -175,9 +175,8 @@ def test_stopped_and_continued_equals_undisturbed(quick_run, tmp_path, without_r
     assert ratios(result.experiment) == ratios(whole)
 
 
-@pytest.mark.parametrize(
-    "sampling", [WORST, pytest.param(PROPORTIONAL, marks=pytest.mark.slow)], ids=["worst", "proportional"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", [WORST, PROPORTIONAL], ids=["worst", "proportional"])
 def test_a_child_with_nothing_changed_goes_on_deciding(quick_run, quick_child, tmp_path, sampling):
     from raysweep.store.root import Root
     from raysweep.tools import replay

@@ -91,6 +91,7 @@ def stopped(quick_child, without_ray, tmp_path, monkeypatch):
     return go
 
 
+@pytest.mark.slow
 def test_a_child_with_a_new_head_that_was_stopped_ends_with_the_same_bits(quick_run, quick_child, stopped):
     from tests.conftest import weights_hash
 
@@ -176,6 +177,7 @@ def test_what_can_begin_anew():
         head.restarted(model, 5, "net")
 
 
+@pytest.mark.slow
 def test_changed_options_of_the_model_are_answered_with_words_that_the_commands_have(quick_run, quick_child):
     parent = quick_run(training={"epochs": 1})
     with pytest.raises(ConfigError) as found:

@@ -60,6 +60,7 @@ def test_stopped_and_continued_equals_undisturbed(quick_run, tmp_path, without_r
     assert ratios(result.experiment) == ratios(whole) == [(2, 0.05), (3, 0.1)]
 
 
+@pytest.mark.slow
 def test_a_child_follows_the_schedule_unless_it_is_given_weights(quick_run, quick_child):
     whole = quick_run(training={"epochs": 3, "schedule_epochs": 3}, sampling={"schedule": PROGRESSIVE})
     first = quick_run(training={"epochs": 1, "schedule_epochs": 3}, sampling={"schedule": PROGRESSIVE})

@@ -140,6 +140,7 @@ def _rank(rank: int, size: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_layer_that_one_worker_skips_gets_the_mean_of_the_gradients_on_both(tmp_path):
     import torch
     from torch import nn

@@ -126,6 +126,7 @@ def _norm_rank(rank: int, size: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_synchronised_batch_normalisation_equals_that_of_the_whole_batch(tmp_path):
     import torch
     import torch.multiprocessing as mp

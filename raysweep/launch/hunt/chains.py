@@ -99,9 +99,14 @@ def request(hunt: Hunt, start: str, grid: Json, how: How) -> SweepRequest:
         StoreError: ``hunt.json`` lacks something. ConfigError: a range of workers is asked for.
     """
     record, file = hunt.record(), hunt.folder / layout.HUNT
+    given = dict(record.request)
+    if start != record.parent.reference:
+        given["overrides"] = (
+            None  # its settings have them already; a round may have changed one of them since, which stays
+        )
     try:
         checked = grids.check(dict(grid), str(file))
-        made = SweepRequest(hunt.root, start, checked, epochs=record.epochs, trust=how.trust, **dict(record.request))
+        made = SweepRequest(hunt.root, start, checked, epochs=record.epochs, trust=how.trust, **given)
     except TypeError as error:
         raise StoreError(f"{file} is damaged ({error}). Restore it from a copy.") from None
     return with_resources(made, how.asked)

@@ -229,6 +229,7 @@ def test_a_second_sigint_names_the_hunt_and_not_the_sweep_of_a_round(whole, monk
     assert f" continue {whole[0].id}" in signals._state.go_on
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_sigint_stops_the_command_and_it_goes_on_with_the_hunt(tmp_path):
     """It saves and says how to go on, also where the network waits in a batch."""
@@ -396,6 +397,10 @@ def test_a_link_of_a_chain_is_planned_as_its_branch_was(base):
         assert made.training == branch.training
     with_two = chains.How(asked=ResourceOverrides(threads=2))
     assert chains._plan(hunt, link, with_two, ignore).settings.scaling.threads == 2  # when it goes on with as many
+    # A survivor has what the user changes, unless its round has changed it once more.
+    grid = plan.first.grid.model_dump(mode="json")
+    later = {start: chains.request(hunt, start, grid, chains.How()).overrides for start in (f"{base.id}@1", "loss_1@2")}
+    assert later == {f"{base.id}@1": {"loss": {"kind": "focal"}}, "loss_1@2": None}
 
 
 @pytest.mark.slow

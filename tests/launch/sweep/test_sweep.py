@@ -187,6 +187,7 @@ def cut_off(experiment: Experiment) -> None:
     log.write_text("".join(lines))
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_cut_off_and_then_interrupted_is_continued_to_the_same_bits(swept, tmp_path):
     """What kills of a real driver leave is in the slow test below."""
     _, _, _, result, _ = swept
@@ -281,6 +282,7 @@ def test_one_branch_that_fails_does_not_stop_the_others(ray_cluster, tmp_path):
     assert "this branch is unwell" in (result.experiments["3=4-seed1"].folder / "experiment_changes.log").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_search_with_early_stopping_and_its_continuation(swept):
     from raysweep.launch.sweep.resume import continue_sweep
@@ -319,6 +321,7 @@ def test_branches_of_two_workers_are_planned_as_such(swept):
     assert [n.text for n in plan.base.notes if n.inexact] == ["not bit-exact: 2 workers instead of 1"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_branches_of_two_workers_train_on_nested_ray_workers(ray_cluster, tmp_path):
     parent = parent_in(tmp_path, training={"epochs": 1})

@@ -59,6 +59,7 @@ def test_the_ascii_forms_of_different_names_differ():
     assert all(f.isascii() for f in forms)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 def test_names_of_any_script_run_on_workers_and_in_sweeps(ray_cluster, tmp_path):

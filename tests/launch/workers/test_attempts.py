@@ -236,6 +236,7 @@ def test_an_elastic_training_goes_on_with_fewer_and_shows_the_same_images(run, r
     assert weights_hash(experiment) != weights_hash(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_training_of_two_goes_on_with_two_and_changes_no_bit(run, two_ranks, tmp_path, monkeypatch):
     from raysweep.launch.workers import start as workers
 

@@ -236,6 +236,7 @@ def test_a_class_of_a_notebook_on_a_worker_and_in_branches(ray_cluster, project,
     assert "not bit-exact" not in (control.folder / "experiment_changes.log").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.slow  # the same without Ray is in tests/training/test_skipped.py
 def test_a_network_that_skips_layers_trains_the_same_bits_on_two_workers(
     ray_cluster, two_ranks, project, monkeypatch, tmp_path

@@ -196,6 +196,7 @@ def test_a_rank_that_hangs_is_given_up_and_changes_no_bit(ray_cluster, two_ranks
     assert weights_hash(experiment) == undisturbed(tmp_path / "whole", two_ranks, monkeypatch)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 def test_as_many_failures_as_allowed_and_no_more(ray_cluster, tmp_path):

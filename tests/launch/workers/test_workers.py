@@ -67,6 +67,7 @@ def test_two_workers_give_the_folder_and_the_sample_sequence_of_this_process(ray
     assert [e.epoch for e in events if isinstance(e, EpochDone)] == [1, 2]
 
 
+@pytest.mark.long
 @pytest.mark.slow  # test_attempts has the same of attempts without Ray
 def test_an_error_on_one_rank_is_told_with_its_words_and_does_not_hang(ray_cluster, tmp_path):
     sections = {"model": {"name": f"python:{__name__}:breaks_on_rank_1", "options": {}}, "scaling": {"num_workers": 2}}

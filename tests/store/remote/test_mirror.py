@@ -681,7 +681,10 @@ def test_what_others_keep_beside_the_experiments_harms_nothing(server):
         assert (root.path / "a b+%20&=#" / layout.LINEAGE).read_text() == "{}"
 
 
-@pytest.mark.parametrize("name", ["a b", "ü%20x", "p+q&r=s", "日本 #1;"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("a b", marks=pytest.mark.slow), "ü%20x", pytest.param("p+q&r=s", marks=pytest.mark.slow), "日本 #1;"],
+)
 def test_names_that_an_address_has_to_escape(name, server):
     where = f"p {name}/q"
     with server.machine("a"):
@@ -743,6 +746,7 @@ def refusing() -> Iterator[int]:
         found.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", [Root.open, lambda text: Root.open(text, look=False).check_writable()])
 def test_no_access_no_bucket_and_no_answer_are_told_before_anything_begins(look, server, refusing, monkeypatch):
     with server.machine("a"):

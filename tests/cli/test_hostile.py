@@ -85,8 +85,7 @@ def shown(done: Mapping[str, Any]) -> str:
 def sampled(names: Iterable[str], step: int = 20) -> list[Any]:
     """Every twentieth case runs by default; all others are slow, and of these two in three are long."""
     marks = [[], [pytest.mark.slow], [pytest.mark.slow, pytest.mark.long]]
-    kinds = (0 if i % step == 0 else 1 if i % 3 == 0 else 2 for i, _ in enumerate(names := list(names)))
-    return [pytest.param(n, marks=marks[kind]) for n, kind in zip(names, kinds, strict=True)]
+    return [pytest.param(n, marks=marks[0 if i % step == 0 else 1 if i % 3 == 0 else 2]) for i, n in enumerate(names)]
 
 
 @pytest.mark.parametrize("name", sampled(n for n in CASES if n not in CONTROLS))

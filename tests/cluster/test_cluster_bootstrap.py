@@ -50,6 +50,7 @@ def fake_aws(monkeypatch):
     utils.client_cache.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_cluster_on_aws(fake_aws, monkeypatch):
     import boto3
     from ray.autoscaler._private.aws import node_provider

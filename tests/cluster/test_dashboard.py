@@ -159,6 +159,7 @@ def loopback(address):
     return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
 
 
+@pytest.mark.slow
 def test_nothing_of_a_cluster_of_our_own_listens_beyond_this_machine(ray_cluster):
     mine = ("moto.server", "multiprocessing")  # other processes of the tests
     found = [(name, ip) for name, ip in listening(os.getpid()) if not any(m in name for m in mine)]

@@ -85,6 +85,7 @@ def appears(path: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_second_sigint_stops_at_once_and_damages_nothing(tmp_path):
     # One batch that never ends by itself: after the first signal the program waits for its end.
     slow = {"model": {"name": f"python:{__name__}:sleeper", "options": {}}, "training": {**TRAINING, "epochs": 5000}}

@@ -74,6 +74,7 @@ def test_a_run_without_a_parent_has_no_fork(tmp_path, capsys):
     assert (code, "this run has no parent" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_plan_dry_run_and_log_tell_it(quick_run, quick_child, tmp_path, capsys):
     parent = quick_run(training={"epochs": 2, "warmup_epochs": 0, "learning_rate": 0.01})
     root = tmp_path / "experiments"

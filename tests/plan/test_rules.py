@@ -33,6 +33,7 @@ def test_a_rule_in_the_configuration_gives_numbers_everywhere(quick_run):
     assert set(shown(made).values()) == {30}
 
 
+@pytest.mark.slow
 def test_a_child_by_a_rule_or_by_shares_logs_the_change(quick_run, quick_child):
     parent = quick_run(training={"epochs": 1}, sampling={"weights": {"3": 4.0}, "samples_per_epoch": 300})
     even = quick_child(f"{parent.id}@1", weights="balanced", epochs=1)

@@ -295,6 +295,7 @@ def of_each_kind(data: bytes) -> list[tuple[str, int, list[int]]]:
     return [part[i] for part in (local, directory) for i in chosen] + rows[2 * len(names) :]
 
 
+@pytest.mark.slow
 def test_every_field_of_the_container_may_hold_anything(tmp_path: Path) -> None:
     whole, state = small_file()
     rng = random.Random(2)

@@ -270,6 +270,7 @@ def logits_of_file(form, target, x):
     return model.eval()(torch.from_numpy(x)).detach().numpy()
 
 
+@pytest.mark.slow
 def test_an_adjusted_export_adds_its_offsets_and_says_where_they_come_from(trained, image_folder, tmp_path, capsys):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -e '.[onnx]'")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install -e '.[onnx]'")

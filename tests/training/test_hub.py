@@ -41,6 +41,7 @@ def test_a_folder_of_transformers(vit, no_network):
     assert hub.input_size(f"hf:{vit}") == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "channels"), [(12, 1), (48, 3), (9, 1)])
 def test_images_of_any_size_gray_or_not(vit, size, channels):
     from raysweep.training import models, trial

@@ -150,6 +150,7 @@ def test_every_epoch_shows_what_was_decided_and_the_log_says_why(quick_run, samp
         assert sum(events[0]["new_shares"][c] for c in two) == pytest.approx(0.7)
 
 
+@pytest.mark.slow
 def test_held_out_images_are_never_shown_and_counted(quick_run):
     made = quick_run(training={"epochs": 1}, sampling={"holdout": 0.2, "samples_per_epoch": 5000})
     counts, row = made.config().class_counts, history(made).iloc[0]

@@ -117,6 +117,7 @@ def test_ray_train_knows_the_run_by_its_name(running):
     assert (run["name"], run["status"]) == (running.id, "RUNNING")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("token", [None, "0" * 64])
@@ -168,6 +169,7 @@ def test_nothing_of_a_cluster_of_our_own_listens_beyond_this_machine(ray_cluster
     assert [name for name, ip in found if not loopback(ip) and "RayTrainWorker" not in name] == []
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 def test_nothing_listens_beyond_this_machine(running):

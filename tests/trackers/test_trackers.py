@@ -433,6 +433,7 @@ def test_a_relative_database_is_found_again_from_another_folder(runs, database, 
 # --- trackers in their own processes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_mlflow_in_its_own_process_has_everything_when_the_run_returns(runs, database, untracked):
     started: list[dispatch.Process] = []
@@ -666,6 +667,7 @@ def test_a_branch_is_a_run_that_names_its_sweep(runs, database, here):
     assert [n for n in notes(branch) if "learning rate" not in n] == []
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_branches_of_a_sweep_are_runs_that_name_the_sweep(tmp_path, database):
     from raysweep.config import grid as grids

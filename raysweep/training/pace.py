@@ -12,6 +12,7 @@ from torch.nn import functional
 from raysweep.training import outputs, trial
 
 _ROUNDS = 5
+_FEW = (2, 8, 32, 128)
 _MOST_S = 0.15  # of one batch: a larger network uses its threads well, and measuring it would take long
 
 
@@ -32,17 +33,18 @@ def of_a_batch(
     labels = torch.zeros(images, dtype=torch.int64)
     x = trial.arranged(torch.zeros(images, channels, height, width), channels_last)
 
-    def seconds(count: int) -> float:
+    def seconds(count: int, some: int = images) -> float:
         torch.set_num_threads(count)
         began = time.perf_counter()
-        logits, _ = outputs.parts(model(x))
-        torch.autograd.backward(functional.cross_entropy(logits.float(), labels))
+        logits, _ = outputs.parts(model(x[:some]))
+        torch.autograd.backward(functional.cross_entropy(logits.float(), labels[:some]))
         return time.perf_counter() - began
 
-    before = torch.get_num_threads()
+    before, most = torch.get_num_threads(), max(threads)
+    sizes = [*(n for n in _FEW if n < images), images]  # few first: a large network takes a minute for a whole batch
     try:
-        seconds(max(threads))  # reserves memory
-        if seconds(max(threads)) > _MOST_S:
+        seconds(most, sizes[0])  # the first pass prepares more than it computes
+        if any(seconds(most, some) > _MOST_S for some in sizes):
             return {}
         rounds = [{count: seconds(count) for count in threads} for _ in range(_ROUNDS)]
     finally:

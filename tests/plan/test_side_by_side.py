@@ -64,3 +64,18 @@ def test_the_passes_of_a_network_are_measured_and_nothing_of_torch_is_changed(qu
     assert torch.equal(torch.get_rng_state(), random)
     # The user's own number is not questioned.
     assert side_by_side.of_sweep(plan, replace(request, threads=2)) == []
+
+
+def test_of_a_large_network_only_a_few_images_are_passed(monkeypatch):
+    import torch
+
+    from raysweep.training import pace
+
+    monkeypatch.setattr(pace, "_MOST_S", 0.0)  # whatever it takes, it is too long
+    seen: list[int] = []
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    before = torch.get_num_threads()
+    assert pace.of_a_batch(model, (4, 4, 1), 64, False, [1, 2]) == {}
+    assert max(seen) == 2
+    assert torch.get_num_threads() == before

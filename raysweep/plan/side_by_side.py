@@ -12,9 +12,8 @@ from raysweep.plan.types import Plan, SweepPlan, SweepRequest
 
 _WORTH = 1.15  # times the images; less is within what a measurement of a second can be wrong by
 
-Pace = Callable[
-    [Sequence[int]], Mapping[int, float]
-]  # threads -> seconds of a batch with each number; empty: not measured
+# Numbers of threads -> seconds of a batch with each of them; empty: not measured.
+Pace = Callable[[Sequence[int]], Mapping[int, float]]
 
 
 def of_sweep(plan: SweepPlan, request: SweepRequest) -> list[str]:

@@ -25,10 +25,8 @@ class Scores:
 
     def __init__(self, images: Shown, device: torch.device) -> None:
         self.images, self.device = images, device
-        self._key = ""
-        self._rows: list[
-            torch.Tensor
-        ] = []  # what the last layers of networks with this key get, a tensor for each batch
+        # What the last layers of networks with this key get, a tensor for each batch.
+        self._key, self._rows = "", list[torch.Tensor]()
 
     @torch.no_grad()
     def of(self, network: Network) -> np.ndarray:
@@ -46,9 +44,8 @@ class Scores:
         return result
 
     def _logits(self, model: nn.Module, network: Network) -> list[torch.Tensor]:
-        name = (
-            head.name_of(model, len(network.classes)) if (network.settings.get("model") or {}).get("freeze") else None
-        )
+        frozen = (network.settings.get("model") or {}).get("freeze")
+        name = head.name_of(model, len(network.classes)) if frozen else None
         if name is None:
             return [model(network.standardised(pixels).to(self.device)) for pixels in self.images.batches(BATCH)]
         key, last = _key_of(model, network, name), model.get_submodule(name)

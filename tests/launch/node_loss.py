@@ -23,6 +23,7 @@ from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import parent as parents
 from raysweep.plan.types import Plan, SweepRequest
 from raysweep.store.root import Root
+from tests import forks
 from tests.conftest import Recorder, small_settings, weights_hash
 from tests.launch import waiting
 from tests.training.ranks import Ranks
@@ -171,8 +172,7 @@ def main(folder: Path) -> None:
             "elastic": of_a_run(folder / "elastic", whole, nodes, [1, 2], joins=False),
             "sweep": of_a_sweep(folder / "of a sweep", nodes),
         }
-    print(json.dumps(found), flush=True)
-    os._exit(0)  # a thread of Ray's may crash an interpreter that ends
+    forks.answer(found)
 
 
 if __name__ == "__main__":

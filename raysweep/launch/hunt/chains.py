@@ -101,9 +101,8 @@ def request(hunt: Hunt, start: str, grid: Json, how: How) -> SweepRequest:
     record, file = hunt.record(), hunt.folder / layout.HUNT
     given = dict(record.request)
     if start != record.parent.reference:
-        given["overrides"] = (
-            None  # its settings have them already; a round may have changed one of them since, which stays
-        )
+        # Its settings have them already. A round may have changed one of them since, which stays.
+        given["overrides"] = None
     try:
         checked = grids.check(dict(grid), str(file))
         made = SweepRequest(hunt.root, start, checked, epochs=record.epochs, trust=how.trust, **given)

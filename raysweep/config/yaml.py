@@ -162,7 +162,7 @@ def _read_text(path: Path, name: str) -> str:
         return read_regular(path, MAX_BYTES).decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(
-            f"There is no file {name}. Give the path of a YAML file, or the name of an example: base."
+            f"There is no file {name}. Give the path of a YAML file, or the name of an example: base, or for a grid: grid, rules."
         ) from None
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) == errno.EFBIG:

@@ -62,6 +62,7 @@ def test_wrong_checkpoints(capsys, tmp_path, parent):
 
     assert "has no checkpoint '9'" in message("--from", f"{parent.id}@9")
     assert "There is no file" in message("--from", str(tmp_path / "none.pt"))
+    assert "for a grid: grid, rules" in message("--from", f"{parent.id}@1", "--weights-grid", "gird.yaml")
     assert "init_from" in message("--from", parent.folder / "epoch_1_model.pt")
     assert "Did you mean" in message("--from", f"{parent.id}@1", "training.epohcs=3")
     assert "this machine has" in message("--from", f"{parent.id}@1", "--threads", "4096")

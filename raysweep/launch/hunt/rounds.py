@@ -17,11 +17,11 @@ from raysweep.config import grid as grids
 from raysweep.config import space as spaces
 from raysweep.config.grid import CONTROL
 from raysweep.errors import StoreError
-from raysweep.events import Event, Note, Progress, SweepStarted
+from raysweep.events import Note, Progress
 from raysweep.launch.hunt import chains
-from raysweep.launch.hunt.chains import How, Link
-from raysweep.launch.sweep import driver, race
-from raysweep.launch.sweep.resume import continue_sweep
+from raysweep.launch.hunt.chains import Link
+from raysweep.launch.sweep import steps
+from raysweep.launch.sweep.steps import How
 from raysweep.plan import parent as parents
 from raysweep.plan.hunt import budget as budgets
 from raysweep.plan.hunt import plan as planning
@@ -30,7 +30,7 @@ from raysweep.plan.hunt.budget import Budget
 from raysweep.plan.hunt.model import Round
 from raysweep.plan.hunt.plan import BESIDE
 from raysweep.plan.hunt.space import Axes, Treatment
-from raysweep.plan.sweep import plan_sweep
+from raysweep.plan.types import SweepRequest
 from raysweep.report import race as seeing
 from raysweep.report.history import cost
 from raysweep.report.race import Seen
@@ -147,26 +147,17 @@ def _axes(hunt: Hunt, record: HuntRecord, how: How) -> Axes:
 
 
 def _sweep(hunt: Hunt, of_round: HuntRound, how: How, progress: Progress) -> Sweep:
-    """Train the sweep of a round, or what is left of it."""
+    """Train the sweep of a round, or what is left of it. What has failed stays so."""
 
-    def tell(event: Event) -> None:
-        if isinstance(event, SweepStarted):
-            hunt.note_round(of_round.number, sweep=event.id)
-        progress(event)
+    def asked() -> SweepRequest:
+        made = chains.request(hunt, of_round.start, of_round.grid, how)
+        name = sweep_name(hunt.record(), of_round.number)
+        return replace(made, name=name, description=_description(hunt, of_round))
 
     begun = hunt.sweep(of_round.number) or _unnoted(hunt, of_round)
-    if begun is None:
-        request = chains.request(hunt, of_round.start, of_round.grid, how)
-        named = replace(
-            request, name=sweep_name(hunt.record(), of_round.number), description=_description(hunt, of_round)
-        )
-        return driver.run(plan_sweep(named, tell), tell).sweep
-    record = begun.record()
-    if race.undecided(record) or any(
-        b.status not in (experiments.FINISHED, experiments.FAILED) for b in record.branches
-    ):
-        continue_sweep(hunt.root, begun, steal=how.steal, asked=how.asked, progress=tell, trust=how.trust)
-    return begun
+    return steps.swept(
+        hunt.root, begun, asked, lambda s: hunt.note_round(of_round.number, sweep=s), how, progress, failed_again=False
+    )[0]
 
 
 def _unnoted(hunt: Hunt, of_round: HuntRound) -> Sweep | None:

@@ -331,14 +331,15 @@ class Killed(InProcess):
 def test_a_hunt_killed_ten_times_ends_as_the_undisturbed_one(base, long, monkeypatch):
     import random
 
-    from raysweep.launch.hunt import chains, driver
+    from raysweep.launch.hunt import driver
     from raysweep.launch.sweep import driver as sweeping
+    from raysweep.launch.sweep import steps
     from raysweep.store import hunts
     from raysweep.tools import hunted
 
     killed = Killed(sorted(random.Random(7).sample(range(2, 28), 10)))
     monkeypatch.setattr(sweeping.tuning, "launch", killed)
-    monkeypatch.setattr(chains.launching, "run", killed.link(chains.launching.run))
+    monkeypatch.setattr(steps.launching, "run", killed.link(steps.launching.run))
     with pytest.raises(KeyboardInterrupt):
         driver.run(planned(base, "killed"))
     for _ in range(9):
@@ -375,6 +376,7 @@ def test_a_link_of_a_chain_is_planned_as_its_branch_was(base):
 
     from raysweep.events import ignore
     from raysweep.launch.hunt import chains, driver
+    from raysweep.launch.sweep.steps import How
     from raysweep.plan.hunt.plan import axes_of
     from raysweep.plan.resources import ResourceOverrides
     from raysweep.plan.types import base_of
@@ -390,16 +392,16 @@ def test_a_link_of_a_chain_is_planned_as_its_branch_was(base):
     assert [t.settings["loss.kind"] for t in plan.treatments.values()] == ["cross_entropy"]  # the control is the other
     for arm, treatment in plan.treatments.items():
         link = chains.Link("again/1", "link", f"{base.id}@1", treatment)
-        made = chains._plan(hunt, link, chains.How(), ignore).settings
+        made = chains._plan(hunt, link, How(), ignore).settings
         branch = base_of(points[arm], plan.first.base, plan.first.bases).settings
         assert made.loss == branch.loss
         assert made.loss.kind == "cross_entropy"
         assert made.training == branch.training
-    with_two = chains.How(asked=ResourceOverrides(threads=2))
+    with_two = How(asked=ResourceOverrides(threads=2))
     assert chains._plan(hunt, link, with_two, ignore).settings.scaling.threads == 2  # when it goes on with as many
     # A survivor has what the user changes, unless its round has changed it once more.
     grid = plan.first.grid.model_dump(mode="json")
-    later = {start: chains.request(hunt, start, grid, chains.How()).overrides for start in (f"{base.id}@1", "loss_1@2")}
+    later = {start: chains.request(hunt, start, grid, How()).overrides for start in (f"{base.id}@1", "loss_1@2")}
     assert later == {f"{base.id}@1": {"loss": {"kind": "focal"}}, "loss_1@2": None}
 
 

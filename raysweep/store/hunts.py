@@ -49,7 +49,7 @@ class HuntRecord(Record):
     epochs: int  # of each training
     images: int  # of each training
     seconds_each: float  # of each training, as it was last measured, in which others train at the same time
-    at_once: int  # branches that train at the same time
+    at_once: int  # branches that train at the same time, as it was last measured
     space: Json
     proposer: str
     request: Json  # of the sweeps: threads, workers, address, max_concurrent, gpus_per_branch, overrides

@@ -7,6 +7,7 @@ as the undisturbed one. Only a budget in hours depends on how fast the trainings
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -252,8 +253,10 @@ def _decide(hunt: Hunt, of_round: HuntRound, sweep: Sweep, of_sweep: float, seco
         if expected[best] > 0:
             survivor, gain = seen.names[best], float(expected[best])
             why = f"the model of all rounds expects {100 * gain:+.1f} points of it over the round's control"
-    count = len(sweep.experiments())
-    measured_each = of_sweep / count if count else record.seconds_each
     hunt.note_round(of_round.number, survivor=survivor, why=why, gain=gain, seconds=seconds)
-    hunt.note(seconds_each=measured_each)
+    trainings = sweep.experiments().values()
+    if trainings and of_sweep > 0:
+        # On a cluster that is not what was planned with: nobody had asked it, and it may have grown or shrunk.
+        at_once = max(1, math.ceil(sum(cost(e)[0] for e in trainings) / of_sweep))
+        hunt.note(seconds_each=of_sweep / len(trainings), at_once=at_once)
     progress(Note(f"Round {of_round.number} of {record.planned}: {survivor} goes on, because {why}."))

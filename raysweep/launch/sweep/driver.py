@@ -24,6 +24,7 @@ from raysweep.launch.runner import derive
 from raysweep.launch.sweep import early, processes, race
 from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.branch import Shared
+from raysweep.launch.sweep.limit import Limit
 from raysweep.launch.workers import transport
 from raysweep.plan import capacity, child
 from raysweep.plan.types import Plan, SweepPlan
@@ -302,11 +303,19 @@ def _work(
         points=points,
         shared=shared,
         at_once=count,
+        limit=_limit(plan, count),
         epochs=plan.base.settings.training.epochs,
         gpus=plan.gpus_per_branch,
         retries=plan.base.settings.scaling.max_failures,
         record=record,
     )
+
+
+def _limit(plan: SweepPlan, count: int) -> Limit | None:
+    """How many branches run at once later; None on this machine, which does not grow."""
+    if plan.base.settings.scaling.address is None:
+        return None
+    return Limit(plan.base.resources, plan.gpus_per_branch, capacity.most_at_once(plan), count)
 
 
 def _sent(base: Plan) -> Plan:

@@ -436,6 +436,37 @@ def test_the_usual_name_leaves_room_for_those_of_its_sweeps(base, monkeypatch):
     assert (plan.name, plan.first.name) == ("x" * 47, "x" * 47 + "-r1")
 
 
+def test_a_dry_run_says_how_many_trainings_at_once_it_counted_on(base):
+    from dataclasses import replace
+
+    plan = planned(base, "counted", branches=15, rounds=1)
+
+    def of(**where):
+        sweep = replace(plan.request.sweep, **where)
+        return replace(plan, at_once=3, request=replace(plan.request, sweep=sweep)).counted_on
+
+    assert of() == "3 at a time on this machine"
+    assert of(address="auto").startswith("3 at a time, since nobody has asked the cluster; every round asks it")
+    assert of(address="auto", max_concurrent=3).startswith("3 at a time, as --max-concurrent says; every round asks it")
+
+
+@pytest.mark.parametrize(("took", "at_once"), [(1.0, 4), (1.5, 3), (9.0, 1)])  # four trainings of a second each
+def test_how_many_train_at_once_is_measured_by_every_round(whole, monkeypatch, took, at_once):
+    """On a cluster nobody knows it before."""
+    from types import SimpleNamespace
+
+    from raysweep.launch.hunt import rounds
+
+    hunt, noted = whole[0], {}
+    sweep = SimpleNamespace(experiments=lambda: dict.fromkeys("abcd"))
+    monkeypatch.setattr(rounds.seeing, "look", lambda *_: None)
+    monkeypatch.setattr(rounds, "cost", lambda _: (1.0, 0))
+    monkeypatch.setattr(type(hunt), "note_round", lambda *_, **__: None)
+    monkeypatch.setattr(type(hunt), "note", lambda _, **changes: noted.update(changes))
+    rounds._decide(hunt, hunt.record().rounds[0], sweep, took, took, lambda _: None)
+    assert noted == {"seconds_each": took / 4, "at_once": at_once}
+
+
 def test_hours_are_counted_by_the_parents_own_epochs(base):
     from raysweep.plan.hunt.budget import Budget
 

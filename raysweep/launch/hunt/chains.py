@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from raysweep._text import Nested
 from raysweep.config import cells
 from raysweep.config import load as load_config
 from raysweep.errors import StoreError
@@ -48,7 +49,7 @@ def _plan(hunt: Hunt, link: Link, how: How, progress: Progress) -> Plan:
     record = hunt.record()
     asked = request(hunt, link.start, record.rounds[0].grid, how)
     parent = parents.read_parent(hunt.root, link.start, asked.overrides, trust=how.trust)
-    over = common(asked, parent)
+    over = _as_branches(hunt, asked, common(asked, parent))
     before = settings_before(parent, over)
     over = load_config.merge(over, cells.overrides(cells.differing(link.treatment.settings, before)))
     if link.treatment.shares:
@@ -65,6 +66,13 @@ def _plan(hunt: Hunt, link: Link, how: How, progress: Progress) -> Plan:
         overrides=over,
         progress=progress,
     )
+
+
+def _as_branches(hunt: Hunt, asked: SweepRequest, over: Nested) -> Nested:
+    """``over`` with the threads that the branches had on a cluster: a run by itself would take as many as its node has CPUs."""
+    first = hunt.sweep(1)
+    threads = None if first is None or asked.address is None or asked.threads else first.record().threads
+    return load_config.merge(over, {"scaling": {"threads": threads}}) if threads else over
 
 
 def request(hunt: Hunt, start: str, grid: Json, how: How) -> SweepRequest:

@@ -405,6 +405,30 @@ def test_a_link_of_a_chain_is_planned_as_its_branch_was(base):
     assert later == {f"{base.id}@1": {"loss": {"kind": "focal"}}, "loss_1@2": None}
 
 
+@pytest.mark.parametrize(
+    ("address", "threads", "expected"), [(None, None, None), ("there:1", 4, 4), ("there:1", None, 2)]
+)
+def test_on_a_cluster_a_link_has_the_threads_of_the_branches(whole, monkeypatch, address, threads, expected):
+    """By itself it would take as many as its node has CPUs, and end with other bits."""
+    from dataclasses import replace
+
+    from raysweep.launch.hunt import chains
+    from raysweep.launch.sweep.steps import How
+    from raysweep.store.sweep import Sweep
+
+    hunt, _ = whole
+    record = hunt.sweep(1).record()
+    monkeypatch.setattr(Sweep, "record", lambda _: replace(record, threads=2))
+    asked = replace(
+        chains.request(hunt, f"{hunt.record().parent.reference}", hunt.record().rounds[0].grid, How()),
+        address=address,
+        threads=threads,
+    )
+    given = {} if threads is None else {"threads": threads}
+    found = chains._as_branches(hunt, asked, {"scaling": given})
+    assert found["scaling"].get("threads") == expected
+
+
 @pytest.mark.slow
 def test_on_ray_tune(ray_cluster, base, whole):
     """The same networks as in this process."""

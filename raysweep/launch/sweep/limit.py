@@ -27,17 +27,19 @@ class Limit:
         needs, gpus: of a branch.
         most: never more than that.
         count: the number as long as nobody has looked.
+        varies: False where there is no cluster to look at, only this machine.
     """
 
     needs: Resources
     gpus: float
     most: int
     count: int
+    varies: bool = True
     looked: float = -math.inf  # when
 
     def __call__(self) -> int:
         now = time.monotonic()
-        if now - self.looked >= EVERY_S:
+        if self.varies and now - self.looked >= EVERY_S:
             self.looked = now
             with contextlib.suppress(Exception):  # the connection may be gone; Tune itself then says so
                 # One stays even where none fits: its node may come back, and Ray waits for that.
@@ -52,27 +54,25 @@ class Limit:
         return f"The nodes of the cluster now hold {counted(self.count, 'branch', 'branches')} at once instead of {before:,}."
 
 
-def of_grid(count: int, limit: Limit | None) -> Any:
-    """Tune's generator of the trials of a grid, ``count`` at once, or as the limit says."""
+def of_grid(limit: Limit) -> Any:
+    """Tune's generator of the trials of a grid."""
     from ray.tune.search import BasicVariantGenerator
 
     class Growing(BasicVariantGenerator):  # type: ignore[misc, unused-ignore]  # Ray has no types here
         def next_trial(self) -> Any:
-            if limit is not None:
-                self.max_concurrent = limit()
+            self.max_concurrent = limit()
             return super().next_trial()
 
-    return Growing(max_concurrent=count)
+    return Growing(max_concurrent=limit.count)
 
 
-def of_search(search: Any, count: int, limit: Limit | None) -> Any:
-    """``search``, which is asked for ``count`` trials at once, or as the limit says."""
+def of_search(search: Any, limit: Limit) -> Any:
+    """``search``, which is asked for no more trials at once."""
     from ray.tune.search import ConcurrencyLimiter
 
     class Growing(ConcurrencyLimiter):  # type: ignore[misc, unused-ignore]  # Ray has no types here
         def suggest(self, trial_id: str) -> Any:
-            if limit is not None:
-                self.set_max_concurrency(limit())
+            self.set_max_concurrency(limit())
             return super().suggest(trial_id)
 
-    return Growing(search, max_concurrent=count)
+    return Growing(search, max_concurrent=limit.count)

@@ -70,13 +70,12 @@ class Work:
     grid: Grid
     points: list[Point]
     shared: Shared
-    at_once: int
+    limit: Limit  # how many at once; on a cluster that may change while they train
     epochs: int
     gpus: float
     retries: int
     record: SweepRecord
     search: bool = True  # whether a search's branches follow
-    limit: Limit | None = None  # of those at once, on a cluster that grows and shrinks
 
 
 @dataclass
@@ -148,7 +147,7 @@ def launch(work: Work, progress: Progress) -> TuneOutcome:
 def _train(work: Work, progress: Progress, ended: TuneOutcome, flag: StopFlag) -> TuneOutcome:
     import ray
 
-    channel = open_channel(work.sweep.id, work.at_once)
+    channel = open_channel(work.sweep.id, work.limit.count)
     shown = Shown(channel)
     work = replace(work, shared=replace(work.shared, channel=channel))
     results = Results(work.sweep)
@@ -177,7 +176,7 @@ def _train(work: Work, progress: Progress, ended: TuneOutcome, flag: StopFlag) -
             tell(event)
             results.told(event)
             shown(event)
-        if work.limit is not None and flag.reason is None and (changed := work.limit.change()) is not None:
+        if flag.reason is None and (changed := work.limit.change()) is not None:
             progress(Note(changed))
         results.write_when_due(ended.failed)
         stop(flag.reason)
@@ -233,7 +232,7 @@ def _tuner(
     from ray import tune
 
     metric = "val_macro_f1" if work.grid.metric == "macro_f1" else work.grid.metric
-    now = None if work.limit is None else replace(work.limit)  # Tune looks for itself, maybe in another process
+    now = replace(work.limit)  # Tune looks for itself, maybe in another process
     trainable = tune.with_parameters(train_kept, kept=shared)
     trainable.__name__ = ascii_form(work.sweep.id)  # the dashboard shows it among the actors
     return tune.Tuner(
@@ -242,9 +241,7 @@ def _tuner(
         tune_config=tune.TuneConfig(
             num_samples=samples,
             reuse_actors=True,
-            search_alg=limit.of_grid(work.at_once, now)
-            if grid
-            else limit.of_search(_optuna(work, metric), work.at_once, now),
+            search_alg=limit.of_grid(now) if grid else limit.of_search(_optuna(work, metric), now),
             scheduler=_asha(work, metric) if work.grid.scheduler == "asha" else None,
             trial_name_creator=_trial_name,
             trial_dirname_creator=lambda trial: trial.trial_id,

@@ -31,6 +31,8 @@ def limited(most=3, workers=0):
 
 
 def test_as_many_branches_run_as_the_nodes_of_now_hold(nodes):
+    from raysweep.launch.sweep.limit import Limit
+
     limit = limited()
     assert limit.change() is None
     nodes += [{"CPU": 1.0}, {"CPU": 8.0}]
@@ -40,6 +42,7 @@ def test_as_many_branches_run_as_the_nodes_of_now_hold(nodes):
     assert limit.change() == "The nodes of the cluster now hold 1 branch at once instead of 3."
     nodes.append({"CPU": 5.0})
     assert limited(workers=2)() == 2
+    assert Limit(Resources(0, 1, 1, False), 0.0, 3, 1, varies=False)() == 1  # this machine
 
 
 def test_nobody_looks_at_the_nodes_at_every_question(nodes, monkeypatch):
@@ -75,11 +78,11 @@ def test_tune_gets_another_trial_when_a_node_has_joined(nodes, kind):
             pass
 
     if kind == "grid":
-        generator = limit.of_grid(1, limited())
+        generator = limit.of_grid(limited())
         generator._trial_generator = iter([type("Trial", (), {"trial_id": name}) for name in "abcd"])
         another, ended = generator.next_trial, generator.on_trial_complete
     else:
-        searcher = limit.of_search(Search(), 1, limited())
+        searcher = limit.of_search(Search(), limited())
         names = iter("abcdefgh")
         another, ended = lambda: searcher.suggest(next(names)), searcher.on_trial_complete
     assert another()

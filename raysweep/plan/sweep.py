@@ -106,7 +106,9 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
 def _space(base: Plan, parent: Parent, root: Root, branches: int) -> tuple[int, list[str]]:
     """(bytes that a branch keeps, what is to be said where the disk has too little for all of them)."""
     epochs, keep = base.settings.training.epochs, space.rule(base.settings.checkpoint.keep)
-    each_epoch = parent.path.stat().st_size + base.parameters * 4  # a checkpoint and a bare state_dict
+    each_epoch = parent.path.stat().st_size + base.parameters * 4 * base.settings.checkpoint.epoch_models
+    if (part := parent.path.with_name(layout.FROZEN)).exists():  # once in each branch
+        each_epoch += part.stat().st_size // space.epochs_kept(epochs, *keep)
     text = None if root.is_remote else space.too_little(root.path, epochs, each_epoch, keep, branches)
     return space.epochs_kept(epochs, *keep) * each_epoch, [] if text is None else [text]
 

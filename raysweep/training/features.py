@@ -242,7 +242,7 @@ def _compute(source: Source, folder: Path, progress: Progress, stopped: Callable
     whose = f"{len(source.rows.plain) + n:,} images"
     if source.rows.views:
         views = counted(source.rows.views, "view")
-        whose = f"{views} of each of {len(source.rows.members):,} images, and of {whose} as they are"
+        whose = f"{views} of each of {len(source.rows.members):,} training images, and of {whose} as they are,"
     progress(Note(f"The features of {whose} are computed once, into {truncate(folder)}."))
     began, said, first = time.monotonic(), [0.0], [-1]
 

@@ -53,7 +53,7 @@ def test_what_an_epoch_shows_is_the_view_of_each_image_by_itself(digits, augment
     import torch
 
     order = np.concatenate([np.arange(40), np.arange(0, 40, 3)]) * 31 % TRAIN
-    positions = np.arange(10, 50)
+    positions = np.arange(10, 26)
     shown = {}
     for seed, epoch in ((5, 2), (6, 5)):  # in both the same views are shown
         batches = batches_of(digits, augment, seed=seed)
@@ -111,6 +111,26 @@ def test_other_seeds_share_the_views_and_other_augmentation_has_its_own(quick_ru
         f"{parent.id}@1", epochs=1, overrides={"data": {"views": None}, "training": {"augment": {"crop_padding": 0, "flip": False}}}
     )  # fmt: skip
     assert state_of(without)["data_sha256"] == state_of(parent)["data_sha256"]
+
+
+def test_the_plan_of_a_sweep_says_how_often_features_are_computed(quick_run, tmp_path):
+    from raysweep.config import grid
+    from raysweep.plan.sweep import plan_sweep
+    from raysweep.plan.types import SweepRequest
+    from raysweep.store.root import Root
+
+    parent = quick_run(**{**FROZEN, "training": {**FROZEN["training"], "epochs": 1}})
+
+    def notes(**values):
+        root = Root.open(tmp_path / "experiments")
+        request = SweepRequest(
+            root, f"{parent.id}@1", grid.check({"epochs": 1, "weights": {"3": [1.0, 2.0]}, **values})
+        )
+        return " ".join(plan_sweep(request).notes)
+
+    assert "times: branches differ in training.augment" not in notes(seeds=[0, 1])
+    varied = notes(settings={"training.augment.crop_padding": [1, 2], "training.label_smoothing": [0.1, 0.0]})
+    assert "Features are computed 2 times: branches differ in training.augment" in varied
 
 
 @pytest.mark.parametrize("features", ["auto", pytest.param("off", marks=pytest.mark.slow)])

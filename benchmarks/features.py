@@ -1,55 +1,55 @@
 """Head-only branches on features that were computed once: bare loops on the same features, and full passes through the network.
 
-The network is a small vision transformer of timm with 192 features an image. ``--data`` names a folder with one subfolder per class
-(FER-2013, for example); without it the built-in faces are used. Every variant runs in its own process, ``--repeats`` times. ``bare``
-trains the same heads with the same batches, optimizer and number of validations, saves nothing, and uses as many processes as there
-are CPUs. ``full`` trains one epoch of one branch with every image passed through the network; the table multiplies it.
+The network is a small vision transformer of timm with 192 features an image. ``--data`` names a folder with one subfolder per class;
+without it, as many faces as FER-2013 has images are drawn. Every variant is a command of its own, run ``--repeats`` times, from the prompt
+to its end, the import of torch included. ``ours`` and ``ray`` are ``raysweep branch`` with and without ``--in-process``. ``bare`` trains the same heads one after
+another in one process, with the same batches, optimizer and number of validations; it saves and compares nothing. ``bare-all`` does so in
+as many processes as there are CPUs. ``full`` trains one epoch of one branch with every image passed through the network; the table multiplies it.
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 import multiprocessing
-import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import measuring
-from benchmarks.measuring import Row, in_a_process
-from raysweep.store.root import Root
+from benchmarks.measuring import CPUS, ENVIRONMENT, Row, in_a_process
 
-CPUS = os.cpu_count() or 1
-NETWORK = {"name": "timm:vit_tiny_patch16_224", "options": {"img_size": 48, "patch_size": 8}, "freeze": "backbone"}
-
-
-def settings_of(root: Path, data: str, features: str = "auto", epochs: int = 1) -> Any:
-    from raysweep.config import load as load_config
-
-    values = {
-        "data": {"path": data} if data else {"source": "faces"},
-        "model": {**NETWORK, "features": features},
-        "training": {"epochs": epochs, "schedule_epochs": 6, "augment": {"crop_padding": 0, "flip": False}},
-        "scaling": {"num_workers": 0, "threads": 1},
-        "experiment": {"name": "parent" if features == "auto" else "full"},
-        "root": str(root),
-    }
-    return load_config.validate(values)
+IMAGES = {"train": 28_709, "test": 3_589}  # of FER-2013: for training, and for validation
+MODEL = [
+    "model.name=timm:vit_tiny_patch16_224",
+    "model.options={img_size: 48, patch_size: 8}",
+    "model.freeze=backbone",
+    "training.augment.crop_padding=0",
+    "training.augment.flip=false",
+    "scaling.num_workers=0",
+]
+WAYS = ("bare", "bare-all", "ours", "ray", "full")
 
 
-def parent_of(root: Path, data: str) -> Any:
-    """An experiment of one epoch on features, to branch from."""
-    from raysweep.launch import run as launching
-    from raysweep.plan import experiment as experiment_plan
-    from raysweep.store import catalog
+def drawn(folder: Path) -> Path:
+    """A folder with as many faces as FER-2013 has images."""
+    from PIL import Image
 
-    for found in catalog.experiments(Root.open(root)):
-        if found.id.startswith("parent_"):
-            return found
-    return launching.run(experiment_plan.plan_experiment(settings_of(root, data))).experiment
+    from raysweep.data import faces
+
+    for stream, (split, count) in enumerate(IMAGES.items()):
+        images, labels = faces.generate(count, stream)
+        for name in faces.CLASSES:
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            Image.fromarray(image[:, :, 0]).save(folder / split / faces.CLASSES[label] / f"{i}.png", compress_level=1)
+    return folder
 
 
 def weights_of(branches: int) -> list[float]:
@@ -57,27 +57,49 @@ def weights_of(branches: int) -> list[float]:
     return [round(1.05 + 0.05 * i, 2) for i in range(branches)]
 
 
-def ours(root: Path, o: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of the whole sweep, in processes of this machine: their start, training, saving, and the comparison of the branches."""
-    from raysweep.config import grid as grids
-    from raysweep.launch.sweep import driver as sweeping
-    from raysweep.plan import sweep as sweep_plan
-    from raysweep.plan.types import SweepRequest
-
-    parent = parent_of(root, o.data)
-    first = (parent.config().classes or ("",))[0]
-    values = {"epochs": o.epochs, "control": False, "weights": {first: weights_of(o.branches)}}
-    plan = sweep_plan.plan_sweep(
-        SweepRequest(Root.open(root), f"{parent.id}@1", grids.check(values), threads=1, in_process=True)
+def command(root: Path, *words: str) -> dict[str, float]:
+    """Run raysweep; returns its seconds, and those of all CPUs."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "raysweep", *words, "--root", str(root)],
+        env={**ENVIRONMENT, "RAYSWEEP_STATE": str(root / "state")},
+        capture_output=True,
+        text=True,
     )
-    started = time.perf_counter()
-    result = sweeping.run(plan)
-    assert len(result.experiments) == o.branches
-    assert not result.failed
-    return {"seconds": time.perf_counter() - started}
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)} failed:\n{done.stderr[-3000:]}")
+    return {"seconds": time.perf_counter() - started, "cpu": _cpu(resource.RUSAGE_CHILDREN, before)}
 
 
-def _bare(folder: Path, cache: str, weights: list[float], epochs: int) -> None:
+def _cpu(whose: int, before: Any = None) -> float:
+    now = resource.getrusage(whose)
+    return now.ru_utime + now.ru_stime - (before.ru_utime + before.ru_stime if before is not None else 0.0)
+
+
+def prepare(root: Path, data: str) -> None:
+    """An experiment of one epoch on features, to branch from, and the features."""
+    command(
+        root, "run", f"data.path={data}", *MODEL, "scaling.threads=1", "training.schedule_epochs=6", "--name", "parent", "--epochs", "1"
+    )  # fmt: skip
+
+
+def ours(root: Path, way: str, branches: int, epochs: int) -> dict[str, float]:
+    """The command, from the prompt to the verdict."""
+    grid = root / f"grid-{branches}.yaml"
+    folder = next(root.glob("parent_*"))
+    first = json.loads((folder / "experiment_config.json").read_text())["classes"][0]
+    grid.write_text(json.dumps({"epochs": epochs, "control": False, "weights": {first: weights_of(branches)}}))
+    more = ["--in-process"] if way == "ours" else []
+    before = {p for p in root.iterdir() if p.is_dir()}
+    found = command(root, "branch", "--from", "parent@1", "--weights-grid", str(grid), "--threads", "1", *more)
+    made = [p for p in root.iterdir() if p.is_dir() and p not in before and (p / "best_checkpoint.pt").exists()]
+    assert len(made) == branches
+    size = sum(file.stat().st_blocks * 512 for p in made for file in p.rglob("*"))
+    return found | {"mb_per_branch": size / branches / 1e6}
+
+
+def train(folder: Path, cache: str, weights: Sequence[float], epochs: int) -> None:
+    """The bare loops."""
     import torch
     from torch.nn import functional
 
@@ -106,76 +128,82 @@ def _bare(folder: Path, cache: str, weights: list[float], epochs: int) -> None:
                 float((head(vx).argmax(1) == vy).float().mean())
 
 
-def bare(root: Path, o: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of the bare loops, from processes that have loaded torch and the features."""
+def bare(root: Path, way: str, branches: int, epochs: int) -> None:
     from raysweep.data import features as stored
 
-    parent_of(root, o.data)
     cache = root / ".raysweep" / "cache"
     folder = next(p for p in (cache / stored.FOLDER).iterdir() if (p / stored.META).exists())
     images = next(str(p) for p in cache.iterdir() if (p / "meta.json").exists())
-    weights = weights_of(o.branches)
+    weights = weights_of(branches)
+    if way == "bare":
+        train(folder, images, weights, epochs)
+        return
     with multiprocessing.get_context("spawn").Pool(CPUS) as pool:
-        pool.starmap(_bare, [(folder, images, [], 0)] * CPUS)  # imports and reads the files
-        started = time.perf_counter()
-        pool.starmap(_bare, [(folder, images, weights[i::CPUS], o.epochs) for i in range(CPUS)], chunksize=1)
-        return {"seconds": time.perf_counter() - started}
+        pool.starmap(train, [(folder, images, weights[i::CPUS], epochs) for i in range(CPUS)], chunksize=1)
+        pool.close()
+        pool.join()
 
 
-def full(root: Path, o: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of one epoch of which every image passes the network, in one process with all CPUs."""
-    from raysweep.launch import run as launching
-    from raysweep.plan import experiment as experiment_plan
-
-    settings = settings_of(root, o.data, "off")
-    scaling = settings.scaling.model_copy(update={"threads": CPUS})
-    plan = experiment_plan.plan_experiment(settings.model_copy(update={"scaling": scaling}))
-    experiment = launching.run(plan).experiment
-    header, row = (
-        line.split(",") for line in (experiment.folder / "training_history.csv").read_text().splitlines()[:2]
-    )
+def full(root: Path, data: str) -> dict[str, float]:
+    """One epoch of which every image passes the network, by all CPUs."""
+    command(root, "run", f"data.path={data}", *MODEL, "model.features=off", "--name", "full", "--epochs", "1")
+    newest = max(root.glob("full_*"), key=lambda p: p.stat().st_mtime)
+    header, row = (line.split(",") for line in (newest / "training_history.csv").read_text().splitlines()[:2])
     return {"seconds": float(dict(zip(header, row, strict=True))["seconds"])}
 
 
-WAYS = {"bare": bare, "ours": ours, "full": full}
+def measured(way: str, root: Path, o: Any) -> dict[str, Any]:
+    if way in ("ours", "ray"):
+        return ours(root, way, o.branches, o.epochs)
+    if way == "full":
+        return full(root, o.data)
+    bare(root, way, o.branches, o.epochs)
+    return {"cpu": _cpu(resource.RUSAGE_SELF) + _cpu(resource.RUSAGE_CHILDREN)}
 
 
-def compare(repeats: int, branches: int = 100, epochs: int = 5, data: str = "") -> list[Row]:
-    """Measure all variants; full passes once."""
+def compare(
+    repeats: int, branches: int = 100, epochs: int = 5, data: str = "", ways: Sequence[str] = WAYS
+) -> list[Row]:
+    """Measure the variants; full passes once."""
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        parent_of(root, data)
-        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+        root = Path(folder) / "root"
+        data = data or str(drawn(Path(folder) / "faces"))
+        prepare(root, data)
         for i in range(repeats):
-            for way, found in seconds.items():
+            for way in ways:
                 if way != "full" or i == 0:
+                    started = time.perf_counter()
                     options = {"branches": branches, "epochs": epochs, "data": data}
-                    found.append(in_a_process("benchmarks.features", way, root, **options)["seconds"])
+                    one = in_a_process("benchmarks.features", way, root, **options)
+                    found[way].append({"seconds": time.perf_counter() - started, **one})
     what = f"{branches} head-only branches × {epochs} epochs on features"
-    passes = [seconds["full"][0] * branches * epochs] * repeats
-    return [
-        Row(
-            what,
-            f"bare loops on the same features, {CPUS} processes, nothing saved",
-            seconds["ours"],
-            seconds["bare"],
-            "s",
-            1.2,
-        ),
-        Row(what, "full passes through the network: one epoch, multiplied", seconds["ours"], passes, "s"),
-    ]
+    rows = []
+    for mine, name in (("ours", "--in-process"), ("ray", "Ray Tune")):
+        for key, unit in (("seconds", "s"), ("cpu", "s of CPU")):
+            for peer, told in (("bare", "bare loops, one process"), ("bare-all", f"bare loops, {CPUS} processes")):
+                if mine in found and peer in found and (mine, key) != ("ray", "cpu"):
+                    a, b = ([one[key] for one in found[way]] for way in (mine, peer))
+                    limit = 1.2 if (key, peer) == ("seconds", "bare") else None
+                    rows.append(Row(f"{what}: {name}", f"{told}, nothing saved", a, b, unit, limit))
+        if mine in found and "full" in found:
+            passes = [found["full"][0]["seconds"] * branches * epochs] * repeats
+            peer = "full passes through the network: one epoch, multiplied"
+            rows.append(Row(f"{what}: {name}", peer, [one["seconds"] for one in found[mine]], passes, "s"))
+    return rows
 
 
 def main() -> None:
-    parser = measuring.parser(__doc__, WAYS)
+    parser = measuring.parser(__doc__, dict.fromkeys(WAYS, measured))
     parser.add_argument("--branches", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--data", default="", help="a folder of images (default: the built-in faces)")
+    parser.add_argument("--data", default="", help="a folder of images (default: faces that the program draws)")
+    parser.add_argument("--ways", default=",".join(WAYS), help=f"which variants (default: {','.join(WAYS)})")
     o = parser.parse_args()
     if o.way:
-        measuring.answer(WAYS, o)
+        measuring.answer({o.way: lambda root, o: measured(o.way, root, o)}, o)
         return
-    measuring.show(compare(o.repeats, o.branches, o.epochs, o.data), o.json)
+    measuring.show(compare(o.repeats, o.branches, o.epochs, o.data, o.ways.split(",")), o.json)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ class CheckpointSection(Section):
         description="all, or a rule such as {last: 3, every: 5}. The best epoch, and any checkpoint that a child or sweep starts "
         "from, is always kept.",
     )
+    epoch_models: bool = Field(
+        True,
+        description="Also write epoch_N_model.pt, the weights of all of the network without the training's state, for each epoch. false: "
+        "not; with a frozen backbone an epoch then takes a fraction of the disk, and `raysweep export` makes such a file at any time.",
+    )
 
 
 class ScalingSection(Section):

@@ -43,7 +43,11 @@ def epoch_draws(draws: int, padding: int | np.ndarray, flip: bool | np.ndarray, 
         int64 (draws, 3): vertical and horizontal shift in ``[-padding, padding]`` pixels, and 1 where mirrored.
         Row p is the same whatever ``draws`` is.
     """
-    raw = raw_stream((seed, AUGMENT, epoch), draws)
+    return moves(raw_stream((seed, AUGMENT, epoch), draws), padding, flip)
+
+
+def moves(raw: np.ndarray, padding: int | np.ndarray, flip: bool | np.ndarray) -> np.ndarray:
+    """As :func:`epoch_draws`, made of a random number for each position, uint64 (n,)."""
     span = np.asarray(2 * padding + 1, dtype=np.uint64)
     # Three independent fields of each 64-bit number; the bias of the modulo is below 2**-13 for any allowed padding.
     dy = (raw & np.uint64(0x1FFFFF)) % span

@@ -1,6 +1,6 @@
 """What is drawn for each training image: boxes, angles, factors, partners.
 
-Every number depends on (seed, epoch, position in the epoch's order) and on nothing else: not on a global generator, the number of workers,
+Every number depends on (seed, epoch, position in the epoch's order), or with fixed views on (seed, image, view), and on nothing else: not on a global generator, the number of workers,
 the batches, nor the machine. So functions are computed number by number (:mod:`math`): those of arrays may round the last
 bit by where in the array a number stands.
 """
@@ -15,7 +15,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from raysweep.data.sampling import AUGMENT
+from raysweep.data.sampling import AUGMENT, VIEWS
 
 TRIES = 10  # boxes that are drawn until one lies within the image
 
@@ -36,23 +36,29 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a training images are shown. ``positions`` int64 (n,), in the order of the epoch ``epoch``, counted from 1."""
+    """Where in a training images are shown. ``positions`` int64 (n,), in the order of the epoch ``epoch``, counted from 1; with fixed
+    views, ``views`` int64 (n,), the images themselves, whatever the epoch is."""
 
     seed: int
     epoch: int
     positions: np.ndarray
+    views: np.ndarray | None = None
 
     def at(self, rows: np.ndarray) -> Place:
         """Some of them."""
-        return Place(self.seed, self.epoch, self.positions[rows])
+        return Place(self.seed, self.epoch, self.positions[rows], None if self.views is None else self.views[rows])
 
 
 def raw(place: Place, kind: Kind, columns: int) -> np.ndarray:
-    """uint64 (n, columns): row i depends on (seed, epoch, kind, position i) alone."""
+    """uint64 (n, columns): row i depends on (seed, epoch, kind, position i) alone, or on (seed, kind, image i, view i)."""
     positions, out = place.positions, np.empty((len(place.positions), columns), dtype=np.uint64)
-    starts = np.flatnonzero(np.diff(positions, prepend=-2) != 1)  # of neighbours in the order
+    begins = np.diff(positions, prepend=-2) != 1
+    if place.views is not None:
+        begins |= np.diff(place.views, prepend=-1) != 0
+    starts = np.flatnonzero(begins)  # of neighbours in the order
     for a, b in itertools.pairwise([*starts.tolist(), len(positions)]):
-        stream = np.random.PCG64(np.random.SeedSequence([place.seed, AUGMENT, place.epoch, int(kind)]))
+        of = [AUGMENT, place.epoch] if place.views is None else [VIEWS, int(place.views[a])]
+        stream = np.random.PCG64(np.random.SeedSequence([place.seed, *of, int(kind)]))
         stream.advance(int(positions[a]) * columns)
         out[a:b] = stream.random_raw((b - a) * columns).reshape(b - a, columns)
     return out

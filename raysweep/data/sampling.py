@@ -15,7 +15,7 @@ import numpy as np
 from raysweep.weights import SamplingWeights
 
 # One number per use of randomness, so that no two uses share a stream.
-_SHUFFLE, _WALK, _MULTINOMIAL, _POOL, AUGMENT, FOLLOW = range(6)
+_SHUFFLE, _WALK, _MULTINOMIAL, _POOL, AUGMENT, FOLLOW, VIEWS = range(7)
 
 
 def raw_stream(entropy: Sequence[int], n: int) -> np.ndarray:

@@ -42,7 +42,7 @@ def settled(
         raise ConfigError(
             f"training.augment.crop_padding is {most}, but the images have {min(shape[:2])} pixels a side. Choose less."
         )
-    told += [*_of_sizes(section, shape), *_of_epoch(section, draws)]
+    told += [*_of_sizes(section, shape), *_of_epoch(section, draws), *_of_views(section, settings.data.views)]
     training = settings.training.model_copy(update={"augment": section})
     return settings.model_copy(update={"training": training}), tuple(map(Note, told))
 
@@ -59,6 +59,24 @@ def _of_sizes(section: AugmentSection, shape: tuple[int, int, int]) -> list[str]
             f"{min(shape[:2])} a side: some are moved out of the picture. rand_augment moves by parts of the side."
         )
     return told
+
+
+def _of_views(section: AugmentSection, views: int | None) -> list[str]:
+    """What fixed views are.
+
+    Raises:
+        ConfigError: all of them would be the same.
+    """
+    if views is None:
+        return []
+    if not any(one.crop_padding or one.flip or one.beyond_moves for one in section.recipes):
+        raise ConfigError(
+            f"data.views is {views}, but training.augment changes no image, so all views of an image would be the same. Omit data.views "
+            "(in a child: data.views= with nothing after it), or choose an augmentation."
+        )
+    return [
+        f"Each training image has {counted(views, 'fixed view')} (data.views), which take turns; branches with other seeds see the same ones."
+    ]
 
 
 def _of_epoch(section: AugmentSection, draws: int) -> list[str]:

@@ -118,7 +118,8 @@ def _place(settings: Settings, root: Root | None, tracked: bool, writable: bool)
 
 def _of_disk(settings: Settings, root: Root, size: networks.Size, here: bool) -> tuple[str, ...]:
     """What is to be said where the checkpoints will fill the disk of a local root; a sweep has a sentence of its own."""
-    each = space.of_epoch(size.parameters, settings.training.optimizer, size.trained)
+    models = settings.checkpoint.epoch_models
+    each = space.of_epoch(size.parameters, settings.training.optimizer, size.trained, models)
     keep = space.rule(settings.checkpoint.keep)
     text = None if root.is_remote else space.too_little(root.path, settings.training.epochs, each, keep)
     return (text,) if here and text is not None else ()

@@ -12,6 +12,7 @@ import numpy as np
 from raysweep._text import counted
 from raysweep.config.settings import ModelSection, Settings
 from raysweep.data import cache, sampling
+from raysweep.data.views import Rows
 from raysweep.errors import ConfigError
 from raysweep.events import Note
 from raysweep.plan.resources import Resources
@@ -174,7 +175,7 @@ def tried(
         found = trial.as_used(model, _use(settings, data, place), freezing)
     model.to("cpu")
     settings, heads = _decided(settings, found)
-    heads += _of_features(model, freezing, settings, data.shape, first_epoch)
+    heads += _of_features(model, freezing, settings, data, first_epoch)
     told += [f"{section.name}: {text}" for text in (*found.notes, *heads)]
     if new_weights:
         mean, std = origins.moments(settings, data, origin)
@@ -217,7 +218,7 @@ def _of_training(model: nn.Module, freezing: Freezing, settings: Settings, no_fi
 
 
 def _of_features(
-    model: nn.Module, freezing: Freezing, settings: Settings, shape: tuple[int, int, int], first_epoch: int
+    model: nn.Module, freezing: Freezing, settings: Settings, data: cache.Dataset, first_epoch: int
 ) -> list[str]:
     """What is to be said of features that are computed once, or are not.
 
@@ -230,7 +231,7 @@ def _of_features(
 
     if not features.asked(settings, freezing, first_epoch):
         return []
-    height, width, channels = shape
+    height, width, channels = data.shape
     x = trial.arranged(
         torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(1)),
         settings.training.channels_last,
@@ -238,12 +239,21 @@ def _of_features(
     model.to(memory_format=torch.channels_last if settings.training.channels_last else torch.contiguous_format)
     with guest.quiet(settings.model.name):
         why = features.decide(settings, freezing, model, x, first_epoch)
-    if why is None:
+        row = None if why is not None else features.computed(model, freezing.head, x)[1]
+    if row is not None:
+        held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
+        rows = Rows(members, held, settings.data.views)
+        size = features.size_of(settings, len(rows) + len(data.val.labels), row[0].numel())
+        whose = f"each of {counted(rows.views, 'view')} of each image" if rows.views else "each image"
         return [
-            "what the last layer gets from each image is computed once, and epochs are trained on that (model.features)"
+            f"what the last layer gets from {whose} is computed once, and epochs are trained on that (model.features): "
+            f"{size} in the cache"
         ]
     if freezing.head_only(first_epoch):
-        return [f"every epoch passes the images through the whole network, because {why}"]
+        augment = settings.training.augment
+        fixed = settings.data.views is None and not augment.mixes and augment.own is None
+        hint = "; data.views=8 changes each in 8 fixed ways, whose features are computed once" if fixed else ""
+        return [f"every epoch passes the images through the whole network, because {why}{hint}"]
     return []
 
 

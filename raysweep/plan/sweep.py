@@ -76,7 +76,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         cells.flat(base.settings.model_dump(mode="json")),
     )
     bases = _bases(points, base, over, {}, writable)
-    notes += [*_of_patience(base, bases, points), *_own_notes(points, base, bases)]
+    notes += [*_of_patience(base, bases, points), *_of_views([base, *bases.values()]), *_own_notes(points, base, bases)]
     networks.check_travels([code for plan in (base, *bases.values()) for code in plan.all_code])
     gpus = _gpus(request, base)
     notes += [_ONE_GPU] if _shares_gpu(request, base) else []
@@ -106,9 +106,20 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
 def _space(base: Plan, parent: Parent, root: Root, branches: int) -> tuple[int, list[str]]:
     """(bytes that a branch keeps, what is to be said where the disk has too little for all of them)."""
     epochs, keep = base.settings.training.epochs, space.rule(base.settings.checkpoint.keep)
-    each_epoch = parent.path.stat().st_size + base.parameters * 4  # a checkpoint and a bare state_dict
+    each_epoch = parent.path.stat().st_size + base.parameters * 4 * base.settings.checkpoint.epoch_models
+    if (part := parent.path.with_name(layout.FROZEN)).exists():  # once in each branch
+        each_epoch += part.stat().st_size // space.epochs_kept(epochs, *keep)
     text = None if root.is_remote else space.too_little(root.path, epochs, each_epoch, keep, branches)
     return space.epochs_kept(epochs, *keep) * each_epoch, [] if text is None else [text]
+
+
+def _of_views(plans: Sequence[Plan]) -> list[str]:
+    """What is to be said where branches see other views of the images, of which features are computed."""
+    frozen = [plan.settings for plan in plans if plan.settings.model.freeze and plan.settings.model.features != "off"]
+    ways = len({str(settings.training.augment.recipes) for settings in frozen if settings.data.views is not None})
+    return [f"Features are computed {ways} times: branches differ in training.augment, which makes the views."] * (
+        ways > 1
+    )
 
 
 def _handed_on(trust: Trust, plans: Sequence[Plan]) -> Trust:

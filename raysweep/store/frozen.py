@@ -33,7 +33,7 @@ def whole(saved: State, path: Path, read: Callable[[Path], Any]) -> State:
     if (wrong := problem(file, told)) is not None:
         raise CheckpointError(
             f"{truncate(path)} needs the frozen part of its network, and {wrong}. Copy {layout.FROZEN} of the same experiment beside it; "
-            "the file epoch_N_model.pt of each epoch holds the whole network, too."
+            "epoch_N_model.pt, where there is one, holds the whole network of its epoch, too."
         )
     tensors, own = read(file), saved["model_state_dict"]
     if not isinstance(tensors, dict) or {*tensors} & {*own} or {*tensors, *own} != {*told["names"]}:

@@ -15,13 +15,15 @@ _OF_OPTIMIZER = {"adamw": 2, "sgd": 1}  # numbers that it keeps for each paramet
 _RESERVE = 200 * 10**6  # for tables, pictures and the temporary file of a save
 
 
-def of_epoch(parameters: int, optimizer: str, trained: int | None = None) -> int:
+def of_epoch(parameters: int, optimizer: str, trained: int | None = None, models: bool = True) -> int:
     """About how many bytes an epoch writes: a checkpoint of what is trained, with the optimizer's state, and the bare weights of all.
 
     Args:
-        trained: so many of the parameters are; default: all of them.
+        trained: so many of the parameters are; default: all of them. models: whether the bare weights are written.
     """
-    return 4 * (parameters + (parameters if trained is None else trained) * (1 + _OF_OPTIMIZER.get(optimizer, 2)))
+    return 4 * (
+        parameters * models + (parameters if trained is None else trained) * (1 + _OF_OPTIMIZER.get(optimizer, 2))
+    )
 
 
 def rule(keep: str | KeepSection) -> tuple[int | None, int | None]:

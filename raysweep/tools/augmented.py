@@ -13,6 +13,7 @@ from raysweep.config.settings import Settings, TrainingSection
 from raysweep.data import cache, decoded, sampling
 from raysweep.data.cache import Dataset
 from raysweep.data.order import in_order
+from raysweep.data.views import Views
 from raysweep.errors import CheckpointError, DataError, InputError
 from raysweep.plan import parent as parents
 from raysweep.plan.upgrade import completed
@@ -115,7 +116,8 @@ def _cells(
     pixels = saved["preprocessing"]
     feed = Feed(data, list(pixels["mean"]), list(pixels["std"]), torch.device("cpu"), False)
     code = own.load(settings, True, [own_augment.OPTION]).get(own_augment.OPTION)
-    made = Batches(settings.training.augment, feed, data.train, data.classes, settings.seed, code)
+    views = Views.of(settings.data)
+    made = Batches(settings.training.augment, feed, data.train, data.classes, settings.seed, code, views)
     moves = made.moves(entry.epoch, order)
     cells = []
     for position in _chosen(data.train.labels[order], images):

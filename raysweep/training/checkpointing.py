@@ -29,6 +29,7 @@ from raysweep.store.layout import Position
 from raysweep.store.lock import WriterLock
 from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry, SealedRef
 from raysweep.store.remote import copies
+from raysweep.store.sink import Beginning
 
 MID_EPOCH_KEPT = 3
 FIRST_COLUMNS = (
@@ -56,6 +57,7 @@ class CheckpointWriter:
         sealed: the test images, for the manifest; None: there are none, or they are not known any more.
         images: that the training is validated on; None where that is not known.
         part: the frozen part of the network, which checkpoints with the key ``frozen`` do not hold.
+        models: whether each epoch's bare weights are written, too.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class CheckpointWriter:
         sealed: SealedRef | None = None,
         images: ValidationImages | None = None,
         part: frozen.Part | None = None,
+        models: bool = True,
     ) -> None:
         self.experiment = Experiment(folder)
         self.folder = Path(folder)
@@ -75,7 +78,8 @@ class CheckpointWriter:
         self.classes = list(classes)
         self.keep = keep
         self.sealed = sealed
-        self.part = part
+        self.part, self.models = part, models
+        self._bare = Beginning()  # of the bare weights, of which those that are frozen stay
         self._images, self._images_hash = images, None if images is None else images.sha256
         self._used: retention.InUse | None = None
         self._best: str | None = None  # the epoch's file that best_checkpoint.pt is a copy of, once that is known
@@ -107,8 +111,9 @@ class CheckpointWriter:
         entry = self._write(state, Position(epoch, None), metrics)
         if is_best:
             best = BestEpoch(epoch, entry.file, self.best_metric, value)
-        _, bare = checkpoint.write(self.folder / layout.model_name(epoch), bare_state)
-        entry = replace(entry, model_sha256=bare)
+        if self.models:
+            _, bare = checkpoint.write(self.folder / layout.model_name(epoch), bare_state, self._bare)
+            entry = replace(entry, model_sha256=bare)
         # The checkpoint of a finished epoch replaces those within epochs.
         ends = [e for e in entries if e.batch is None]
         sealed = manifest.sealed or self.sealed  # those of the beginning stay

@@ -1,5 +1,6 @@
-"""Features computed once: where the last layer is all that is trained, and images are not changed at random, what it gets from each
-image stays the same. It is computed once into the cache (:mod:`raysweep.data.features`), and training and validation run on that.
+"""Features computed once: where the last layer is all that is trained, and images are not changed at random, or only in fixed views, what it
+gets from each of them stays the same. It is computed once into the cache (:mod:`raysweep.data.features`), and training and
+validation run on that.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,20 @@ import torch
 from torch import nn
 
 from raysweep._paths import user_path
-from raysweep._text import truncate
+from raysweep._text import counted, truncate
 from raysweep.config.augmentation import AugmentSection
 from raysweep.config.settings import Settings
 from raysweep.data import features as stored
 from raysweep.data.cache import Dataset, Images
 from raysweep.data.encoded import Asked
 from raysweep.data.features import Features
+from raysweep.data.views import PLAIN, Rows, Views
 from raysweep.errors import ConfigError, Interrupted
 from raysweep.events import ComputingFeatures, Note, Progress
+from raysweep.store import space
 from raysweep.training import conditions
 from raysweep.training import device as devices
+from raysweep.training.augmentation.batches import Batches
 from raysweep.training.feed import Feed
 from raysweep.training.freezing import Freezing
 
@@ -49,6 +53,13 @@ def unfit(settings: Settings, freezing: Freezing, epoch: int) -> str | None:
     """Why an epoch cannot be trained on features, by its settings, as a part of a sentence; None where it can."""
     if not freezing.head_only(epoch):
         return "more than the last layer is trained"
+    if settings.data.views is not None:
+        mixed = settings.training.augment.mixes
+        return (
+            "images are mixed (training.augment.mixup and cutmix; without them, data.views is enough)"
+            if mixed
+            else None
+        )
     for key, value in settings.training.augment:
         if _STILL.model_copy(update={key: value}).changes:
             still = json.dumps(getattr(_STILL, key))
@@ -105,13 +116,13 @@ def computed(model: nn.Module, head: str, x: torch.Tensor) -> tuple[torch.Tensor
 class FeatureFeed:
     """Features (b, …) of float32 and labels (b,), instead of :class:`Feed`'s images."""
 
-    def __init__(self, found: Features, data: Dataset, drawn: np.ndarray, device: torch.device) -> None:
+    def __init__(self, found: Features, data: Dataset, rows: Rows, device: torch.device) -> None:
         """
         Args:
-            drawn: int64, ascending: the training images that have features.
+            rows: of the training images.
         """
         self.device = device
-        self._train, self._drawn = data.train, None if len(drawn) == len(data.train.labels) else drawn
+        self._train, self._rows = data.train, rows
         self._parts = {id(data.train): found.parts["train"], id(data.val): found.parts["val"]}
         self._labels = {id(part): torch.from_numpy(part.labels) for part in (data.train, data.val)}
         self._ready = {
@@ -124,13 +135,14 @@ class FeatureFeed:
         """As :meth:`Feed.ahead`; features are there already."""
 
     def batch(
-        self, images: Images, index: np.ndarray, draws: np.ndarray | None = None
+        self, images: Images, index: np.ndarray, draws: np.ndarray | None = None, views: np.ndarray | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The features and labels at ``index``; nothing changes them, so ``draws`` is None."""
+        """The features and labels at ``index``: of these views of each training image, or of the images as they are. Nothing changes them,
+        so ``draws`` is None."""
         where = torch.from_numpy(np.asarray(index, dtype=np.int64))
         labels = self._labels[id(images)].index_select(0, where).to(self.device)
-        if images is self._train and self._drawn is not None:
-            index = np.searchsorted(self._drawn, index)
+        if images is self._train:
+            index = self._rows.at(index, views)
             where = torch.from_numpy(index)
         ready = self._ready.get(id(images))
         if ready is not None:
@@ -145,7 +157,7 @@ class Source:
 
     settings: Settings
     data: Dataset
-    drawn: np.ndarray  # int64, ascending: the training images that may be looked at
+    rows: Rows  # of the training images that may be looked at
     model: nn.Module  # with its weights, on its device
     head: str
     feed: Feed
@@ -155,6 +167,13 @@ class Source:
     @property
     def dtype(self) -> str:
         return "float16" if self.settings.model.features == "float16" else "float32"
+
+    @functools.cached_property
+    def views(self) -> Batches:
+        """Makes the views of images."""
+        settings, data = self.settings, self.data
+        views = Views.of(settings.data)
+        return Batches(settings.training.augment, self.feed, data.train, data.classes, settings.seed, None, views)
 
 
 def provide(source: Source, cache_dir: str, progress: Progress) -> Features:
@@ -195,8 +214,14 @@ def key(source: Source) -> str:
         conditions.of_model(section.name, section.path),
     ]
     told += [source.feed.channels_last, source.feed.device.type, source.bf16]
+    if (views := Views.of(source.settings.data)) is not None:
+        augment = source.settings.training.augment
+        told += [[views.count, views.seed], [str(augment.of_class(name)) for name in source.data.classes]]
+        told += [list(source.data.classes), len(source.rows.members)]
     digest.update(json.dumps(told, sort_keys=True, default=str).encode())
-    digest.update(source.drawn.tobytes())
+    if views is not None:
+        digest.update(source.rows.members.tobytes())
+    digest.update(source.rows.plain.tobytes())
     add_weights(digest, source.model, source.head)
     return digest.hexdigest()[:20]
 
@@ -211,11 +236,14 @@ def add_weights(digest: Any, model: nn.Module, head: str) -> None:
 
 def _compute(source: Source, folder: Path, progress: Progress, stopped: Callable[[], None]) -> None:
     data = source.data
-    images = {"train": (data.train, source.drawn), "val": (data.val, np.arange(len(data.val.labels)))}
-    with torch.no_grad():
-        rows, _ = _rows(source, *images["val"], 0, 1)
-    total = sum(len(places) for _, places in images.values())
-    progress(Note(f"The features of {total:,} images are computed once, into {truncate(folder)}."))
+    n = len(data.val.labels)
+    images = {"train": (data.train, *source.rows.images()), "val": (data.val, np.arange(n), np.full(n, PLAIN))}
+    rows, _ = _rows(source, *images["val"], 0, 1)
+    whose = f"{len(source.rows.plain) + n:,} images"
+    if source.rows.views:
+        views = counted(source.rows.views, "view")
+        whose = f"{views} of each of {len(source.rows.members):,} training images, and of {whose} as they are,"
+    progress(Note(f"The features of {whose} are computed once, into {truncate(folder)}."))
     began, said, first = time.monotonic(), [0.0], [-1]
 
     def tell(done: int, total: int) -> None:
@@ -230,17 +258,17 @@ def _compute(source: Source, folder: Path, progress: Progress, stopped: Callable
             progress(ComputingFeatures(done, total, left))
 
     compute = {split: functools.partial(_rows, source, *part) for split, part in images.items()}
-    counts = {split: len(places) for split, (_, places) in images.items()}
+    counts = {split: len(places) for split, (_, places, _) in images.items()}
     stored.build(folder, counts, rows.shape[1:], source.dtype, compute, tell)
 
 
-def _rows(source: Source, images: Images, places: np.ndarray, start: int, end: int) -> tuple[np.ndarray, float]:
-    """The features of the images at ``places[start:end]``, in float32, and how far a logit is from theirs once they are rounded."""
+def _rows(
+    source: Source, images: Images, places: np.ndarray, views: np.ndarray, start: int, end: int
+) -> tuple[np.ndarray, float]:
+    """The features of the images at ``places[start:end]`` in these views, in float32, and how far a logit is from theirs once they are
+    rounded."""
     found, apart, head = [], 0.0, source.model.get_submodule(source.head)
-    batches = [places[a : min(a + _AT_ONCE, end)] for a in range(start, end, _AT_ONCE)]
-    source.feed.ahead(images, map(Asked, batches))
-    for batch in batches:
-        x, _ = source.feed.batch(images, batch, None)
+    for x in _shown(source, images, places[start:end], views[start:end]):
         with devices.autocast(source.feed.device, source.bf16):
             logits, rows = computed(source.model, source.head, x)
             assert rows is not None, "decide() has seen it"
@@ -252,11 +280,31 @@ def _rows(source: Source, images: Images, places: np.ndarray, start: int, end: i
     return torch.cat(found).numpy(), apart
 
 
-def describe(found: Features) -> str:
+def _shown(source: Source, images: Images, places: np.ndarray, views: np.ndarray) -> Iterator[torch.Tensor]:
+    """Images in their views, standardised, a few at a time."""
+    changed = int((views != PLAIN).sum())  # those that are shown as they are follow
+    parts = [slice(a, min(a + _AT_ONCE, changed)) for a in range(0, changed, _AT_ONCE)]
+    if parts:
+        source.views.ahead_of((places[part], views[part]) for part in parts)
+    for part in parts:
+        yield source.views.fixed(places[part], views[part])
+    plain = [places[a : a + _AT_ONCE] for a in range(changed, len(places), _AT_ONCE)]
+    source.feed.ahead(images, map(Asked, plain))
+    for index in plain:
+        yield source.feed.batch(images, index, None)[0]
+
+
+def size_of(settings: Settings, rows: int, numbers: int) -> str:
+    """How much disk the features of so many rows take, for people. ``numbers``: of a row."""
+    return space.size(rows * numbers * (2 if settings.model.features == "float16" else 4))
+
+
+def describe(found: Features, views: int | None) -> str:
     """What is to be said of the features that a training uses."""
     part = found.parts["train"]
     size = "×".join(map(str, part.shape))
-    text = f"the last layer is trained on features that are computed once ({size} numbers an image, {part.dtype})"
+    of = f" of {counted(views, 'view')} of each image" if views else ""
+    text = f"the last layer is trained on features{of} that are computed once ({size} numbers an image, {part.dtype})"
     return (
         text if part.dtype == np.float32 else f"{text}; rounding them changed no logit by more than {found.apart:.2g}"
     )

@@ -133,7 +133,9 @@ class _Loop:
             lineage.record(Path(job.folder), lineage.NOTE, text=text)
             self.report(Note(text, inexact=True))
         if setup.net.features is not None:
-            self._record_once(features.describe(setup.net.features), aloud=False)  # planning has said it
+            self._record_once(
+                features.describe(setup.net.features, setup.settings.data.views), aloud=False
+            )  # planning has said it
         self.report(TrainingStarted(job.last_epoch))
         epoch = job.first_epoch - 1
         while epoch < job.last_epoch and not self._waited_enough(epoch):
@@ -150,8 +152,7 @@ class _Loop:
         setup = self.setup
         if not self.clock.on or setup.world.rank != 0 or not self.clock.images:
             return
-        index = setup.members[: setup.settings.training.batch_size]
-        x, _ = setup.net.feed.batch(setup.data.train, index, None)
+        x = setup.some(setup.settings.training.batch_size)
         found = profile.of(self.clock, setup.net.called, x, setup.net.bf16, setup.job.threads)
         files.write_json(Path(setup.job.folder) / layout.PROFILE, found.to_json())
         for line in found.lines():

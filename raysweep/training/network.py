@@ -14,6 +14,7 @@ from torch import nn
 from raysweep.config.settings import Settings
 from raysweep.data.cache import Dataset
 from raysweep.data.features import Features
+from raysweep.data.views import Rows
 from raysweep.events import Progress
 from raysweep.training import device, features, guest, state
 from raysweep.training.average import Average
@@ -70,7 +71,7 @@ def ready(
     data: Dataset,
     model: nn.Module,
     freezing: Freezing,
-    drawn: np.ndarray,
+    looked_at: tuple[np.ndarray, np.ndarray],
     moments: tuple[list[float], list[float]],
     averaged: Mapping[str, torch.Tensor],
     progress: Progress,
@@ -78,7 +79,7 @@ def ready(
     """The network for the first epoch of a job. Collective.
 
     Args:
-        model: with its weights. drawn: int64, ascending: the training images that may be looked at.
+        model: with its weights. looked_at: int64, ascending: the training images that are drawn, and those by which a policy decides.
         moments: mean and standard deviation per channel, by which pixels are standardised.
         averaged: what a checkpoint has kept as the average of the weights.
 
@@ -89,13 +90,14 @@ def ready(
     pixels = Feed(data, *moments, world.device, t.channels_last)
     bf16 = t.precision == "bf16" or (t.precision == "auto" and device.kind(world.device) == "cuda")
     freezing.apply(model, epoch)
-    source = features.Source(settings, data, drawn, model, freezing.head, pixels, moments, bf16)
+    rows = Rows(*looked_at, settings.data.views)
+    source = features.Source(settings, data, rows, model, freezing.head, pixels, moments, bf16)
     found = _features(job, source, freezing, progress)
     feed: Feed | FeatureFeed = pixels
     if found is None:
         model, parallel = _parallelise(model, settings, world, _shape(data))
     else:
-        feed = FeatureFeed(found, data, drawn, world.device)
+        feed = FeatureFeed(found, data, rows, world.device)
         shape = found.parts["train"].shape
         _, parallel = _parallelise(model.get_submodule(freezing.head), settings, world, shape)
     average = None

@@ -28,31 +28,48 @@ def _plain(method: Any) -> Any:
     return inspect.unwrap(method)
 
 
+def _unhooked(step: Any) -> Any:
+    """``step`` without what torch puts around it for profilers and hooks, which takes as long as the step of a last layer."""
+    step.hooked = True  # as torch marks those that have it already
+    return step
+
+
 class _Undecorated(torch.optim.Optimizer):
     """torch's own methods without its decorators."""
 
     add_param_group = _plain(torch.optim.Optimizer.add_param_group)
-    zero_grad = _plain(torch.optim.Optimizer.zero_grad)
     state_dict = _plain(torch.optim.Optimizer.state_dict)
     load_state_dict = _plain(torch.optim.Optimizer.load_state_dict)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients; ``set_to_none`` is true."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
 
 class AdamW(_Undecorated, torch.optim.AdamW):
     """torch's AdamW (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101)."""
 
+    _torchs = staticmethod(_plain(torch.optim.AdamW.step))
+
+    @_unhooked
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        return _plain(torch.optim.AdamW.step)(self, closure)
+        return self._torchs(self, closure)
 
 
 class SGD(_Undecorated, torch.optim.SGD):
     """torch's SGD with momentum."""
 
+    _torchs = staticmethod(_plain(torch.optim.SGD.step))
+
+    @_unhooked
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups if self.defaults["fused"] else ():
             self._complete([p for p in group["params"] if p.grad is not None])
-        return _plain(torch.optim.SGD.step)(self, closure)
+        return self._torchs(self, closure)
 
     def _complete(self, trained: list[torch.Tensor]) -> None:
         """Give those that have their first gradient late, as in networks with stochastic depth, a momentum of zero: torch's fused

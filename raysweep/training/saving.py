@@ -157,7 +157,10 @@ def _writer(setup: Setup, report: Progress) -> CheckpointWriter:
     seal = setup.data.reading.seal
     sealed = None if seal is None else SealedRef(seal.images, seal.sha256)
     kept = None if keep == "all" else keep
-    return CheckpointWriter(job.folder, job.token, setup.classes, best_metric, kept, sealed, images, _part(setup))
+    models = setup.settings.checkpoint.epoch_models
+    return CheckpointWriter(
+        job.folder, job.token, setup.classes, best_metric, kept, sealed, images, _part(setup), models
+    )
 
 
 def _part(setup: Setup) -> frozen.Part | None:

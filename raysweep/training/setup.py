@@ -21,6 +21,7 @@ from raysweep.data import cache, encoded, sampling
 from raysweep.data.cache import Dataset
 from raysweep.data.order import in_order
 from raysweep.data.roles import record
+from raysweep.data.views import Views
 from raysweep.errors import CheckpointError
 from raysweep.events import Note, Progress, ignore
 from raysweep.store import checkpoint, frozen, layout
@@ -49,6 +50,7 @@ from raysweep.training import (
 )
 from raysweep.training import head as heads
 from raysweep.training.augmentation.batches import Batch, Batches
+from raysweep.training.features import FeatureFeed
 from raysweep.training.freezing import Freezing
 from raysweep.training.job import Job
 from raysweep.training.network import Network
@@ -158,10 +160,19 @@ class Setup:
         Args:
             order: of the epoch. moves: of its images, see :meth:`Batches.moves`.
         """
-        if self.net.features is not None:  # of images that nothing changes at random
-            x, y = self.net.feed.batch(self.data.train, order[part.positions], None)
+        if isinstance(self.net.feed, FeatureFeed):  # of images that nothing changes at random, or of fixed views
+            which = self.batches.which(epoch, order)
+            of_each = None if which is None else which[part.positions]
+            x, y = self.net.feed.batch(self.data.train, order[part.positions], None, of_each)
             return Batch(x, y, None)
         return self.batches.batch(epoch, order, moves, part.positions, self._bounds(batch))
+
+    def some(self, n: int) -> torch.Tensor:
+        """What the network gets of a few training images, for measuring."""
+        index = self.members[:n]
+        if isinstance(self.net.feed, FeatureFeed) and self.batches.views is not None:
+            return self.net.feed.batch(self.data.train, index, None, np.zeros(len(index), dtype=np.int64))[0]
+        return self.net.feed.batch(self.data.train, index, None)[0]
 
     def ahead(self, epoch: int, order: np.ndarray, batches: range) -> None:
         """Say which global batches :meth:`shown` will be asked for next."""
@@ -242,8 +253,7 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         known = saved.get("preprocessing") or {}
         mean, std = list(known.get("mean", mean)), list(known.get("std", std))
         done = TrainingProgress.restored(saved, data.classes, world, job.keep_position, [*settings.metrics])
-    drawn = np.sort(np.concatenate([held, members]))
-    net = network.ready(job, world, data, model, freezing, drawn, (mean, std), averaged, progress)
+    net = network.ready(job, world, data, model, freezing, (members, held), (mean, std), averaged, progress)
     optimizer = _optimizer(net.model, job, saved, len(data.classes), codes.get(own_optim.OPTIMIZER), freezing)
     if saved is not None and job.keep_rng:
         _restore_generators(saved, world)
@@ -270,9 +280,14 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
         inexact=inexact,
         own_loss=loss,
         own_metrics=own_metrics.of(codes),
-        batches=Batches(t.augment, net.pixels, data.train, data.classes, settings.seed, codes.get(own_augment.OPTION)),
+        batches=_batches(settings, net, data, codes.get(own_augment.OPTION)),
     )
     return setup, done
+
+
+def _batches(settings: Settings, net: Network, data: Dataset, code: own.Own | None) -> Batches:
+    views = Views.of(settings.data)
+    return Batches(settings.training.augment, net.pixels, data.train, data.classes, settings.seed, code, views)
 
 
 def _restore(

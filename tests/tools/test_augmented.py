@@ -42,8 +42,9 @@ def drawn(monkeypatch):
     return cells
 
 
-def test_it_shows_what_the_training_was_given(quick_run, seen, drawn, tmp_path, capsys):
-    made = quick_run(training=GIVEN, sampling={"samples_per_epoch": 300})
+@pytest.mark.parametrize("views", [None, pytest.param(3, marks=pytest.mark.slow)])
+def test_it_shows_what_the_training_was_given(quick_run, seen, drawn, tmp_path, capsys, views):
+    made = quick_run(training=GIVEN, sampling={"samples_per_epoch": 300}, data={"views": views})
     given = dict(seen)
     assert len(given) == 600
     for reference, epoch in ((made.id, 1), (f"{made.id}@2", 2)):

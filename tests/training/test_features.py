@@ -270,7 +270,8 @@ def test_rows_of_a_large_file_are_read_where_they_lie(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow  # quick twin: test_freezing.py::test_two_workers_freeze_thaw_average_and_accumulate_as_one
-def test_two_workers_train_on_features_as_one(two_ranks, tmp_path, monkeypatch):
+@pytest.mark.parametrize("views", [None, 2])
+def test_two_workers_train_on_features_as_one(two_ranks, tmp_path, monkeypatch, views):
     import torch
 
     from raysweep.launch.workers import start as workers
@@ -278,8 +279,9 @@ def test_two_workers_train_on_features_as_one(two_ranks, tmp_path, monkeypatch):
 
     def run(ranks, folder):
         monkeypatch.setattr(workers, "in_this_process", Trainer(ranks))
-        training = {"epochs": 2, "augment": STILL}
-        return go(Trainer(ranks), tmp_path / folder, training=training, model={"freeze": "backbone", "unfreeze": 2})
+        training = {"epochs": 2, "augment": STILL if views is None else {"crop_padding": 2, "flip": True}}
+        model = {"freeze": "backbone", "unfreeze": 2}
+        return go(Trainer(ranks), tmp_path / folder, training=training, model=model, data={"views": views})
 
     one, two = run(None, "one"), run(two_ranks, "two")
     for epoch in "12":

@@ -48,6 +48,24 @@ def test_a_child_has_a_copy_of_the_same_file_and_what_is_thawed_is_whole(experim
     assert not (free.folder / "frozen.pt").exists()
 
 
+def test_without_models_of_epochs_nothing_else_is_missing(experiment, quick_child):
+    import torch
+
+    from raysweep.store import checkpoint
+    from raysweep.tools import derived
+
+    child = quick_child(f"{experiment.id}@2", epochs=2, overrides={"checkpoint": {"epoch_models": False}})
+    assert not [*child.folder.glob("epoch_*_model.pt")]
+    assert all(entry.model_sha256 is None for entry in child.entries())
+    assert not [fault for fault in derived.check(child, child.entries()).faults if fault.startswith("epoch_")]
+    again = quick_child(f"{child.id}@best", epochs=1)  # inherits it
+    assert not [*again.folder.glob("epoch_*_model.pt")]
+    with_them = quick_child(f"{experiment.id}@2", epochs=2)
+    bare = torch.load(with_them.folder / "epoch_4_model.pt", weights_only=True)
+    whole = checkpoint.read_checkpoint(child.folder / "checkpoint_epoch_4.pt")["model_state_dict"]
+    assert same(whole, bare) == {*bare}
+
+
 @pytest.mark.parametrize("damage", ["missing", "flipped", pytest.param("another", marks=pytest.mark.slow)])
 def test_a_checkpoint_without_its_frozen_part_is_refused(experiment, quick_child, tmp_path, damage):
     from raysweep.store import checkpoint, verify

@@ -3,6 +3,7 @@ sealed. Roles belong to the lineage: what an ancestor was trained on is never fo
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections.abc import Mapping
@@ -71,8 +72,9 @@ class ImageRoles:
             found.append(int(np.isin(new[new != 0], parent.trained[:, column]).sum()))
         return found[0], found[1]
 
+    @functools.cached_property
     def content(self) -> bytes:
-        """The file."""
+        """The file. It is kept, because all branches of a sweep that a process trains have the same one."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -121,7 +123,7 @@ class Before:
 
 def write(folder: Path, roles: ImageRoles) -> None:
     """Write the file of an experiment."""
-    files.write_atomic(folder / layout.ROLES, roles.content())
+    files.write_atomic(folder / layout.ROLES, roles.content)
 
 
 def read(folder: Path) -> ImageRoles | None:

@@ -14,7 +14,6 @@ from raysweep.errors import CheckpointError, NewerFormatError
 from raysweep.store import checkpoint_format, frozen, layout
 from raysweep.store.checkpoint_format import State
 from raysweep.store.files import write_stream
-from raysweep.store.sink import Beginning
 from raysweep.store.untrusted import pickle_check, schema, torch_file
 from raysweep.store.untrusted.pickle_check import LEGACY, PLAIN, damaged
 from raysweep.store.untrusted.zip_check import zip_problem
@@ -27,15 +26,11 @@ _DEEP = 60  # levels of tuples that are searched for NumPy's numbers
 REQUIRED = ("epoch", "model_state_dict", "optimizer_state_dict", "best_acc", "history", "config", "timestamp")
 
 
-def write(path: Path, state: Any, beginning: Beginning | None = None) -> tuple[int, str]:
-    """Write a checkpoint durably (see :mod:`raysweep.store.files`) in torch's zip format; returns (bytes, SHA-256).
-
-    Args:
-        beginning: of earlier files that begin alike.
-    """
+def write(path: Path, state: Any) -> tuple[int, str]:
+    """Write a checkpoint durably (see :mod:`raysweep.store.files`) in torch's zip format; returns (bytes, SHA-256)."""
     import torch
 
-    return write_stream(path, lambda sink: torch.save(state, cast(IO[bytes], sink)), beginning=beginning)
+    return write_stream(path, lambda sink: torch.save(state, cast(IO[bytes], sink)))
 
 
 def read(path: str | Path, allowed: frozenset[str] = PLAIN) -> Any:

@@ -27,9 +27,9 @@ from raysweep.errors import StoreError
 from raysweep.store.gate import changing, refuse_if_lost
 from raysweep.store.layout import TEMP_PREFIX
 from raysweep.store.remote import copies
-from raysweep.store.sink import CHUNK, Beginning, Sink
 
 LIMIT = 64_000_000  # bytes of a manifest, a log or a history: far more than 10,000 epochs need
+_CHUNK = 1 << 22
 _FICLONE = 0x40049409  # of linux/fs.h: share the blocks of another file
 _DEEP = 100  # levels of a JSON file
 # An argument or path that is not UTF-8 has lone surrogates. They are written as \udc80, which JSON reads back unchanged.
@@ -81,21 +81,18 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
     write_stream(path, lambda sink: sink.write(data), len(data))
 
 
-def write_stream(
-    path: Path, produce: Callable[[Sink], object], size: int = 0, beginning: Beginning | None = None
-) -> tuple[int, str]:
+def write_stream(path: Path, produce: Callable[[Sink], object], size: int = 0) -> tuple[int, str]:
     """Like :func:`write_atomic`, for content that is never completely in memory: ``produce`` writes it piece by piece.
 
     Args:
         size: the bytes of the content if they are known, for error messages.
-        beginning: of the files of this kind that were written before; from now on, of this one.
 
     Returns:
         The bytes and the SHA-256 of the content.
     """
     refuse_if_lost(path)
     temp = temp_path(path)
-    sink = Sink(beginning)
+    sink = Sink()
     try:
         fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -104,7 +101,6 @@ def write_stream(
             sink.finish()
             os.fsync(fd)
         finally:
-            sink.close()
             os.close(fd)
         with changing(path), copies.writing(path):
             os.replace(temp, path)
@@ -115,9 +111,60 @@ def write_stream(
         if isinstance(error, OSError):
             raise failed(path, max(size, sink.size) or None, error) from error
         raise
-    if beginning is not None:
-        beginning.is_of(path, sink.hashes)
     return sink.size, sink.digest.hexdigest()
+
+
+class Sink(io.RawIOBase):
+    """A file that is written once from start to end, in large pieces, and hashed at the same time.
+
+    The error of a failed write is raised only by :meth:`finish`, because torch's C++ writer loses exceptions of its callbacks.
+    """
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+        self._small = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        piece = memoryview(data).cast("B")
+        self.size += len(piece)
+        if len(self._small) + len(piece) > _CHUNK:
+            self._out()
+        if len(piece) > _CHUNK:
+            self._put(piece)
+        else:
+            self._small += piece
+        return len(piece)
+
+    def finish(self) -> None:
+        """Write the rest.
+
+        Raises:
+            OSError: that of the first write that failed.
+        """
+        self._out()
+        if self.error is not None:
+            raise self.error
+
+    def _out(self) -> None:
+        if self._small:
+            self._put(memoryview(self._small))
+            self._small = bytearray()
+
+    def _put(self, rest: memoryview) -> None:
+        if self.error is not None:
+            return
+        try:
+            self.digest.update(rest)
+            while rest:
+                rest = rest[os.write(self.fd, rest[:_CHUNK]) :]  # after a short write, continue with the rest
+        except OSError as error:
+            self.error = error
 
 
 @contextlib.contextmanager
@@ -230,7 +277,7 @@ def _fill(source: io.BufferedReader, target: io.BufferedWriter) -> str:
         return "clone"
     except OSError:  # each file system has another number for "I cannot", and an error that is real stops the copy, too
         pass
-    shutil.copyfileobj(source, target, CHUNK)
+    shutil.copyfileobj(source, target, _CHUNK)
     target.flush()
     return "copy"
 

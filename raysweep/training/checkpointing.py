@@ -29,7 +29,6 @@ from raysweep.store.layout import Position
 from raysweep.store.lock import WriterLock
 from raysweep.store.records_manifest import BestEpoch, Manifest, ManifestEntry, SealedRef
 from raysweep.store.remote import copies
-from raysweep.store.sink import Beginning
 
 MID_EPOCH_KEPT = 3
 FIRST_COLUMNS = (
@@ -79,7 +78,6 @@ class CheckpointWriter:
         self.keep = keep
         self.sealed = sealed
         self.part, self.models = part, models
-        self._bare = Beginning()  # of the bare weights, of which those that are frozen stay
         self._images, self._images_hash = images, None if images is None else images.sha256
         self._used: retention.InUse | None = None
         self._best: str | None = None  # the epoch's file that best_checkpoint.pt is a copy of, once that is known
@@ -112,7 +110,7 @@ class CheckpointWriter:
         if is_best:
             best = BestEpoch(epoch, entry.file, self.best_metric, value)
         if self.models:
-            _, bare = checkpoint.write(self.folder / layout.model_name(epoch), bare_state, self._bare)
+            _, bare = checkpoint.write(self.folder / layout.model_name(epoch), bare_state)
             entry = replace(entry, model_sha256=bare)
         # The checkpoint of a finished epoch replaces those within epochs.
         ends = [e for e in entries if e.batch is None]

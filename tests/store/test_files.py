@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from raysweep import _locks
 from raysweep.errors import StoreError
-from raysweep.store import files, sink
+from raysweep.store import files
 from raysweep.store.untrusted import zip_check
 from tests.store.making import Killed, failing, flip_bit, temps, torch_like
 
@@ -103,7 +103,7 @@ def test_a_failed_step_leaves_the_old_content_and_no_temp(tmp_path, monkeypatch,
     path = tmp_path / "x"
     path.write_bytes(OLD)
     with monkeypatch.context() as m:
-        m.setattr(sink, "CHUNK", 500)
+        m.setattr(files, "_CHUNK", 500)
         on_call(m, name, nth, OSError(number, os.strerror(number)))
         with pytest.raises(StoreError) as caught:
             files.write_atomic(path, NEW)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from raysweep.errors import LockedError
-from raysweep.store import fence, files, gate, layout, lineage, lock, sink
+from raysweep.store import fence, files, gate, layout, lineage, lock
 from raysweep.store.experiment import Experiment
 from raysweep.store.lock import WriterLock
 from tests.conftest import Recorder, small_settings
@@ -28,7 +28,7 @@ CALLS = (
     "close",
     "replace",
     "pread",
-)  # of files.py and sink.py; unlink is a method of a path
+)  # of files.py; unlink is a method of a path
 TOOK, STANDS_STILL = 0, 7  # how the other machine ends
 
 
@@ -58,7 +58,7 @@ class Paused:
     @contextlib.contextmanager
     def watching(self, folder: Path) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            for module in (files, fence, sink):
+            for module in (files, fence):
                 patch.setattr(module, "os", _Counted(self))
             unlink = Path.unlink
 
@@ -101,7 +101,7 @@ def on_another_machine(work: Callable[[], None]) -> bool:
     if pid == 0:
         code = 9
         try:
-            files.os = fence.os = sink.os = os
+            files.os = fence.os = os
             gate._tokens.clear()
             gate.boot, socket.gethostname = (lambda: "another"), (lambda: "elsewhere")
             lock.PATIENCE_S = 0.0

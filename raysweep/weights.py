@@ -12,10 +12,11 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 from raysweep._text import join_names, short_repr
 from raysweep.errors import WeightsError, did_you_mean
+from raysweep.label_sets import LabelCounts, LabelSet, images_in, weight
 
 MOST_LISTED = 20  # classes in one text
 Changed = dict[str, tuple[float, float]]  # class → (weight before, weight after), of the classes that differ
@@ -67,7 +68,7 @@ class SamplingWeights:
             shares: class → part of the images shown, of all classes.
             counts: class → images in the pool.
         """
-        images = sum(counts.values())
+        images = images_in(counts)
         return cls(tuple(classes), tuple(float(shares[c] * images / counts[c]) if counts[c] else 1.0 for c in classes))
 
     def inherit(self, changes: Mapping[str, Any]) -> SamplingWeights:
@@ -79,7 +80,8 @@ class SamplingWeights:
         return self.complete({**self.as_dict(), **changes}, self.classes) if changes else self
 
     def shares(self, counts: Mapping[str, int]) -> dict[str, float]:
-        """The share of each class among the images shown, in [0, 1]: ``n_c w_c / sum(n w)``.
+        """The share of each class among the images shown, in [0, 1]: ``n_c w_c / sum(n w)``. Of several labels for an image: the share
+        of the images that have it, so that the sum is not 1.
 
         Args:
             counts: class → images in the pool.
@@ -98,12 +100,10 @@ class SamplingWeights:
         Raises:
             WeightsError: every class with a weight above zero is empty.
         """
-        exact = {c: draws * share for c, share in self.exact_shares(counts).items()}
-        result = {c: int(q) for c, q in exact.items()}
-        by_remainder = sorted(exact, key=lambda c: result[c] - exact[c])  # stable: ties keep the class order
-        for c in by_remainder[: draws - sum(result.values())]:
-            result[c] += 1
-        return result
+        if isinstance(counts, LabelCounts):
+            of_sets = {labels: Fraction(n) for labels, n in self.set_quotas(counts, draws).items()}
+            return {c: int(n) for c, n in counts.per_label(of_sets).items()}
+        return _rounded({c: draws * share for c, share in self.exact_shares(counts).items()}, draws)
 
     def exact_shares(self, counts: Mapping[str, int]) -> dict[str, Fraction]:
         """The same as :meth:`shares`, as fractions.
@@ -111,12 +111,18 @@ class SamplingWeights:
         Raises:
             WeightsError: every class with a weight above zero is empty.
         """
+        if isinstance(counts, LabelCounts):
+            return counts.per_label(self._set_shares(counts))
         weights = self.as_dict()
-        mass = {c: Fraction(n) * Fraction(weights[c]) for c, n in counts.items()}
-        total = sum(mass.values())
-        if total == 0:
-            raise WeightsError("No class with a weight above zero has any image, so no image could be drawn.")
-        return {c: m / total for c, m in mass.items()}
+        return _normalised({c: Fraction(n) * Fraction(weights[c]) for c, n in counts.items()})
+
+    def set_quotas(self, counts: LabelCounts, draws: int) -> dict[LabelSet, int]:
+        """As :meth:`quotas`, for each set of labels."""
+        return _rounded({labels: draws * share for labels, share in self._set_shares(counts).items()}, draws)
+
+    def _set_shares(self, counts: LabelCounts) -> dict[LabelSet, Fraction]:
+        of = self.as_dict()
+        return _normalised({labels: n * weight(labels, of) for labels, n in counts.sets.items()})
 
     def describe(self) -> str:
         """A short text such as ``disgust 5, happy 0.5`` of what is not 1.0."""
@@ -125,6 +131,25 @@ class SamplingWeights:
     def as_dict(self) -> dict[str, float]:
         """Class → weight, as it stands in checkpoints and configurations."""
         return dict(zip(self.classes, self.values, strict=True))
+
+
+K = TypeVar("K")
+
+
+def _normalised(mass: Mapping[K, Fraction]) -> dict[K, Fraction]:
+    total = sum(mass.values())
+    if total == 0:
+        raise WeightsError("No class with a weight above zero has any image, so no image could be drawn.")
+    return {c: m / total for c, m in mass.items()}
+
+
+def _rounded(exact: Mapping[K, Fraction], draws: int) -> dict[K, int]:
+    """Rounded by largest remainder, so that the sum is ``draws``."""
+    result = {c: int(q) for c, q in exact.items()}
+    by_remainder = sorted(exact, key=lambda c: result[c] - exact[c])  # stable: ties keep the class order
+    for c in by_remainder[: draws - sum(result.values())]:
+        result[c] += 1
+    return result
 
 
 @dataclass(frozen=True, slots=True)

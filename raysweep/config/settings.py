@@ -8,10 +8,18 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from raysweep._text import Nested, check_name, short_repr
-from raysweep.config import augmentation
+from raysweep.config import augmentation, multi_label
 from raysweep.config.augmentation import AugmentSection
 from raysweep.config.caching import Cache, CacheDir, Large
 from raysweep.config.finetuning import ACCUMULATE, EMA, FEATURES, FREEZE, HEAD_LR, LAYER_DECAY, UNFREEZE, Freeze
@@ -85,6 +93,14 @@ class DataSection(Section):
         None,
         description="Names, or numbers from 1, of a list's columns: {path: NAME, label: NAME, split: NAME}. Default: by their usual "
         "names.",
+    )
+    multi_label: bool = Field(
+        False,
+        description="true: an image has several labels, or none. A list's column of the class then holds a|b, a;b or a list; or there is a "
+        "column of 0 and 1 for each label.",
+    )
+    labels: list[Name] = Field(
+        default_factory=list, description="The columns of 0 and 1 of a list, one for each label; means multi_label."
     )
     rename: Names = Field(
         default_factory=dict, description="Other names for classes, such as {HAPPINESS: happiness}; two become one."
@@ -189,6 +205,25 @@ class DataSection(Section):
         if self.val == "test" or self.max_val is not None:
             raise ValueError("with folds each training image is for validation once: remove max_val, and val: test")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several_labels(cls, values: Any) -> Any:
+        """Named columns mean several labels, of which a split keeps the shares as they are."""
+        if not isinstance(values, dict) or not (values.get("labels") or values.get("multi_label") is True):
+            return values
+        return {"multi_label": True, "min_val": 0, **values}
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> DataSection:
+        multi_label.check_data(self)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> Nested:
+        """Without the options of several labels where an image has one class: earlier versions know none of them."""
+        written: Nested = write(self)
+        return written if self.multi_label else {k: v for k, v in written.items() if k not in ("multi_label", "labels")}
 
     @field_validator("mean", "std")
     @classmethod
@@ -322,7 +357,8 @@ class TrainingSection(Section):
     compile: bool = Field(False, description="Use torch.compile. It takes time at the start and pays off in long runs.")
     best_metric: Text = Field(
         "val_acc",
-        description="Validation metric that decides which epoch is the best: val_acc, macro_f1, balanced_accuracy, or one of metrics.",
+        description="Validation metric that decides which epoch is the best: val_acc, macro_f1, balanced_accuracy, or one of metrics; of several "
+        "labels for an image mAP, the default there, macro_f1 or val_acc.",
     )
     patience: Positive | None = Field(
         None,
@@ -380,6 +416,11 @@ class Settings(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _judged_by_its_labels(cls, values: Any) -> Any:
+        return multi_label.with_best_metric(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="before")
+    @classmethod
     def _called_after_its_data(cls, values: Any) -> Any:
         """Name and description come from the data where the user gives none."""
         if not isinstance(values, dict):
@@ -396,7 +437,8 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _best_metric_is_known(self) -> Settings:
-        known = [*METRICS, *self.metrics]
+        multi_label.check(self)
+        known = [*(multi_label.BEST if self.data.multi_label else METRICS), *self.metrics]
         if self.training.best_metric not in known:
             raise ValueError(
                 f"training.best_metric is {short_repr(self.training.best_metric)}, not one of {', '.join(known)}"

@@ -96,6 +96,16 @@ class Listing(NamedTuple):
     notes: tuple[str, ...] = ()  # how the data were read, for people
     test: Sequence[Item] = ()
     on_test: bool = False  # ``val`` are test images
+    sets: tuple[tuple[int, ...], ...] | None = (
+        None  # of several labels for an image: an item's label is the number of its set
+    )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What the label of an item is a number of: a class, or a set of labels."""
+        if self.sets is None:
+            return self.classes
+        return tuple(" + ".join(self.classes[c] for c in labels) or "(no label)" for labels in self.sets)
 
 
 class Row(NamedTuple):

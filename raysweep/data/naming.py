@@ -16,7 +16,7 @@ from pathlib import Path
 
 from raysweep._text import join_names, plain, truncate
 from raysweep.config.settings import DataSection
-from raysweep.data import sizes
+from raysweep.data import multi_label, sizes
 from raysweep.data.listing import Found, Item, Listing, Row, class_name, digest, ordered
 from raysweep.data.reading import LeftOut
 from raysweep.data.roles import groups, words
@@ -172,11 +172,12 @@ class Chosen:
         self.asked = data.val
         self.group = data.group
         self.notes = tuple(notes)
+        self.data = data
         self._listing: Listing | None = None
 
     def fingerprint(self) -> str:
         """A text that changes whenever the data or the choice of classes change; computed without reading all images."""
-        labels = getattr(self.source, "labels", lambda: None)()
+        labels = None if self.data.multi_label else getattr(self.source, "labels", lambda: None)()
         print_of_all: str = self.source.fingerprint()  # type: ignore[attr-defined]
         asked = self.naming.asked(labels)
         return digest([print_of_all, asked]) if asked else print_of_all
@@ -197,6 +198,11 @@ class Chosen:
         if self._listing is not None:
             return self._listing
         read: Found = words.settled(self.source.found(), self.asked)  # type: ignore[attr-defined]
+        if self.data.multi_label:
+            found = groups.assigned(read, self.group, self.naming.where)
+            every = (*self.notes, *found.notes, *_repeated(found), *masks(found))
+            self._listing = multi_label.listing(found, self.data, every)
+            return self._listing
         try:
             found, notes = self.naming.applied(read)
             found = groups.assigned(found, self.group, self.naming.where)

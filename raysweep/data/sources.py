@@ -93,7 +93,13 @@ def open_source(data: DataSection) -> Chosen:
         "tar": lambda: tars.TarSource(path, data.val, column_of(data.group)),
     }
     try:
-        return Chosen(kinds[kind](), data, notes)
+        chosen = kinds[kind]()
+        if data.multi_label and not isinstance(chosen, (ManifestSource, parquet.ParquetSource)):
+            raise DataError(
+                f"data.multi_label: {path} has one class for each image. Images with several labels are read from a table (.csv, .tsv, .jsonl or "
+                ".parquet) with the labels of each image."
+            )
+        return Chosen(chosen, data, notes)
     except LayoutError as error:
         raise type(error)(f"{error}{sizes.advice(data.image_size, sizes.images_in(path))}") from None
     except OSError as error:

@@ -16,6 +16,7 @@ from raysweep.config.settings import ExperimentSection, Settings
 from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note, Progress, ignore
+from raysweep.label_sets import images_in
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import networks, rates, roles, states
 from raysweep.plan.types import Parent, Plan
@@ -300,7 +301,7 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
     """What is not exactly as in the parent, for the log."""
     notes = []
     if parent.data_sha256 and parent.data_sha256 != plan.data.sha256:
-        before, now = sum(parent.counts.values()), sum(plan.counts.values())
+        before, now = sum(parent.counts.values()), images_in(plan.counts)
         notes.append(Note(f"the images have changed since the checkpoint ({before:,} then, {now:,} now)"))
     if parent.batch and not keeps_position(parent, plan):
         text = f"epoch {parent.epoch + 1} was at batch {parent.batch}; its order is drawn anew from its start"

@@ -114,9 +114,12 @@ class Batches:
         index = order[positions]
         if not self.augmentation.crops or (sizes := self.images.sizes(index)) is None:
             return Asked(index)
-        return Asked(
-            index, self.augmentation.boxes(self.images.labels[index], Place(self.seed, epoch, positions), *sizes)
-        )
+        return Asked(index, self.augmentation.boxes(self._classes(index), Place(self.seed, epoch, positions), *sizes))
+
+    def _classes(self, index: np.ndarray) -> np.ndarray:
+        """The class of each image, by which it is augmented; images with several labels are all augmented alike."""
+        labels = self.images.labels[index]
+        return labels if labels.ndim == 1 else np.zeros(len(labels), dtype=np.int64)
 
     def _plain(
         self, epoch: int, order: np.ndarray, moves: np.ndarray | None, positions: np.ndarray
@@ -128,7 +131,7 @@ class Batches:
         own = None if self.own is None else own_augment.of_batch(self.own, self.seed, epoch, int(positions[0]))
         if not self.augmentation.active:
             return self.feed.batch(self.images, index, moved, own)
-        labels, place = self.images.labels[index], Place(self.seed, epoch, positions)
+        labels, place = self._classes(index), Place(self.seed, epoch, positions)
         cropped = None if boxes is None else boxes[:, 2] > 0
         change = functools.partial(self.augmentation, labels=labels, place=place, cropped=cropped)
         return self.feed.batch(self.images, index, moved, own, change, boxes)

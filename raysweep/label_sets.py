@@ -1,0 +1,43 @@
+"""Images with several labels, or none: how many there are of each set of labels, and how often each set is shown.
+
+The weight of an image is the mean of its labels' weights; that of an image without labels is the mean of all weights. Images with
+the same labels have the same weight, so each set of labels is drawn as a class of single-label data is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+
+LabelSet = tuple[str, ...]  # in the order of the classes
+
+
+class LabelCounts(dict[str, int]):
+    """Label → images that have it. ``sets``: set of labels → images that have exactly these; an image counts once there."""
+
+    sets: Mapping[LabelSet, int]
+
+    @classmethod
+    def of(cls, classes: Iterable[str], sets: Mapping[LabelSet, int]) -> LabelCounts:
+        found = cls((c, sum(n for labels, n in sets.items() if c in labels)) for c in classes)
+        found.sets = dict(sets)
+        return found
+
+    def per_label(self, of_sets: Mapping[LabelSet, Fraction]) -> dict[str, Fraction]:
+        """What a number for each set of labels is for each label: the sum over the sets that have it."""
+        found = dict.fromkeys(self, Fraction(0))
+        for labels, value in of_sets.items():
+            for label in labels:
+                found[label] += value
+        return found
+
+
+def images_in(counts: Mapping[str, int]) -> int:
+    """How many images there are; ``counts``: class → images."""
+    return sum(counts.sets.values() if isinstance(counts, LabelCounts) else counts.values())
+
+
+def weight(labels: LabelSet, of: Mapping[str, float]) -> Fraction:
+    """The weight of an image with these labels; ``of``: class → weight."""
+    some = [Fraction(of[c]) for c in labels or of]
+    return sum(some, Fraction(0)) / len(some)

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
 
 from raysweep._text import Nested, join_names
+from raysweep.config.treatment import LossSection, SamplingSection
 
-if TYPE_CHECKING:
-    from raysweep.config.settings import DataSection, Settings
-
+MULTI_LABEL: bool = Field(
+    False,
+    description="true: an image has several labels, or none. A list's column of the class then holds a|b, a;b or a list; or there is a "
+    "column of 0 and 1 for each label.",
+)
+LABELS: list[str] = Field(
+    default_factory=list, description="The columns of 0 and 1 of a list, one for each label; means multi_label."
+)
 MAP = "mAP"  # the mean over the labels of average precision
 BEST = (MAP, "macro_f1", "val_acc")  # metrics that decide which epoch is the best
 SELECT = (MAP, "macro_f1", "accuracy")  # by which a branch is chosen
+NOT_WITH_DATA = ("folds", "rename", "drop", "level", "min_val")  # options of data that are for one class for each image
 LOSSES = ("cross_entropy", "class_weights", "focal")  # that have a binary form
 
 
-def check_data(data: DataSection) -> None:
-    """Raises ValueError where options of one class for each image are set beside several labels."""
-    if not data.multi_label:
-        if data.labels:
-            raise ValueError("labels are columns of several labels for an image; remove multi_label: false")
-        return
-    given = {
-        "folds": data.folds,
-        "rename": data.rename,
-        "drop": data.drop,
-        "level": data.level,
-        "min_val": data.min_val,
-        "columns.label": data.columns is not None and data.labels and data.columns.label,
-    }
-    _refuse([f"data.{k}" for k, value in given.items() if value])
-    if data.source in ("faces", "digits", "folder", "tar") or data.source.startswith("python:"):
+def check_data(data: Any) -> None:
+    """Raises ValueError where options of one class for each image are set beside several labels; ``data`` is a DataSection, whose file
+    imports this one."""
+    labels, source = data.labels, data.source
+    twice = ["data.columns.label"] if labels and data.columns is not None and data.columns.label else []
+    _refuse([f"data.{name}" for name in NOT_WITH_DATA if getattr(data, name)] + twice)
+    if source in ("faces", "digits", "folder", "tar") or source.startswith("python:"):
         raise ValueError(
-            f"source: {data.source} has one class for each image; several labels are read from a table (.csv, .tsv, .jsonl or .parquet)"
+            f"source: {source} has one class for each image; several labels are read from a table (.csv, .tsv, .jsonl or .parquet)"
         )
-    if len(set(data.labels)) != len(data.labels) or len(data.labels) == 1:
-        raise ValueError(f"labels names {join_names(data.labels)}; give two columns or more, each once")
+    if len(set(labels)) != len(labels) or len(labels) == 1:
+        raise ValueError(f"labels names {join_names(labels)}; give two columns or more, each once")
 
 
 def with_best_metric(values: Nested) -> Nested:
@@ -47,11 +48,12 @@ def with_best_metric(values: Nested) -> Nested:
     return {**values, "training": {"best_metric": MAP, **training}}
 
 
-def check(settings: Settings) -> None:
-    """Raises ValueError where an option has no meaning for several labels, or none that is built."""
-    s, t, loss = settings.sampling, settings.training, settings.loss
-    if not settings.data.multi_label:
-        return
+def check(sampling: SamplingSection, loss: LossSection, given: Mapping[str, object]) -> None:
+    """Raises ValueError where an option has no meaning for several labels, or none that is built.
+
+    Args:
+        given: other options that are refused → their values.
+    """
     if loss.kind not in LOSSES:
         raise ValueError(
             f"loss.kind: {loss.kind} is for one class for each image. With data.multi_label give {', '.join(LOSSES)}: each label then has the "
@@ -59,18 +61,16 @@ def check(settings: Settings) -> None:
         )
     if isinstance(loss.weights, str) and loss.weights != "balanced":
         raise ValueError("loss.weights: with data.multi_label give balanced, or a number for each label")
-    given = {
-        "sampling.holdout": s.holdout,
-        "sampling.policy": s.policy,
-        "sampling.follow": s.follow,
-        "sampling.sample_per_class": s.sample_per_class,
-        "sampling.shares": s.wanted().shares or any(p.wanted().shares for p in s.schedule),
-        "sampling.schedule with linear": any(p.linear for p in s.schedule),
-        "training.augment.classes": t.augment.classes,
-        "metrics": settings.metrics,
-        "model.init_classes": settings.model.init_classes,
+    options = {
+        "sampling.holdout": sampling.holdout,
+        "sampling.policy": sampling.policy,
+        "sampling.follow": sampling.follow,
+        "sampling.sample_per_class": sampling.sample_per_class,
+        "sampling.shares": sampling.wanted().shares or any(p.wanted().shares for p in sampling.schedule),
+        "sampling.schedule with linear": any(p.linear for p in sampling.schedule),
+        **given,
     }
-    _refuse([option for option, value in given.items() if value])
+    _refuse([option for option, value in options.items() if value])
 
 
 def _refuse(options: list[str]) -> None:

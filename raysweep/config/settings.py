@@ -19,7 +19,8 @@ from pydantic import (
 )
 
 from raysweep._text import Nested, check_name, short_repr
-from raysweep.config import augmentation, multi_label
+from raysweep.config import augmentation
+from raysweep.config import multi_label as several
 from raysweep.config.augmentation import AugmentSection
 from raysweep.config.caching import Cache, CacheDir, Large
 from raysweep.config.finetuning import ACCUMULATE, EMA, FEATURES, FREEZE, HEAD_LR, LAYER_DECAY, UNFREEZE, Freeze
@@ -94,14 +95,8 @@ class DataSection(Section):
         description="Names, or numbers from 1, of a list's columns: {path: NAME, label: NAME, split: NAME}. Default: by their usual "
         "names.",
     )
-    multi_label: bool = Field(
-        False,
-        description="true: an image has several labels, or none. A list's column of the class then holds a|b, a;b or a list; or there is a "
-        "column of 0 and 1 for each label.",
-    )
-    labels: list[Name] = Field(
-        default_factory=list, description="The columns of 0 and 1 of a list, one for each label; means multi_label."
-    )
+    multi_label: bool = several.MULTI_LABEL
+    labels: list[Name] = several.LABELS
     rename: Names = Field(
         default_factory=dict, description="Other names for classes, such as {HAPPINESS: happiness}; two become one."
     )
@@ -216,7 +211,10 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _labels_fit(self) -> DataSection:
-        multi_label.check_data(self)
+        if self.multi_label:
+            several.check_data(self)
+        elif self.labels:
+            raise ValueError("labels are columns of several labels for an image; remove multi_label: false")
         return self
 
     @model_serializer(mode="wrap")
@@ -412,12 +410,7 @@ class Settings(Section):
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, values: Any) -> Any:
-        return written_out(values) if isinstance(values, dict) else values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _judged_by_its_labels(cls, values: Any) -> Any:
-        return multi_label.with_best_metric(values) if isinstance(values, dict) else values
+        return several.with_best_metric(written_out(values)) if isinstance(values, dict) else values
 
     @model_validator(mode="before")
     @classmethod
@@ -437,8 +430,14 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _best_metric_is_known(self) -> Settings:
-        multi_label.check(self)
-        known = [*(multi_label.BEST if self.data.multi_label else METRICS), *self.metrics]
+        if self.data.multi_label:
+            given = {
+                "training.augment.classes": self.training.augment.classes,
+                "metrics": self.metrics,
+                "model.init_classes": self.model.init_classes,
+            }
+            several.check(self.sampling, self.loss, given)
+        known = [*(several.BEST if self.data.multi_label else METRICS), *self.metrics]
         if self.training.best_metric not in known:
             raise ValueError(
                 f"training.best_metric is {short_repr(self.training.best_metric)}, not one of {', '.join(known)}"

@@ -193,11 +193,7 @@ def _write(
         files = {part: decoded.files[index] for part, index in parts.items()}
         of_seal = seal.of_items(listing.test, sealed, listing.kinds, files, labels[train])
     mean, std = decoded.writer.moments(parts)
-    members = multi_label.table({"classes": listing.classes, **told})
-    if members is not None:
-        multi_label.check_trained(members[labels[train]], listing.classes)
-    of_val = labels[val] if members is None else members[labels[val]]
-    in_val = sampling.totals(of_val, len(listing.classes))
+    in_val = sampling.totals(multi_label.of_val(listing, labels, train, val), len(listing.classes))
     side, channels = way.form
     meta = {
         "classes": list(listing.classes),
@@ -207,12 +203,7 @@ def _write(
         "sha256": identity.hexdigest(),
         "skipped": [{"image": items[i].name, "reason": why} for i, why in seen.bad.items()],
         "reading": replace(
-            seen.reading(
-                listing,
-                items,
-                {c: int(n) for c, n in zip(listing.classes, in_val, strict=True)},
-                way.geometry,
-            ),
+            seen.reading(listing, items, dict(zip(listing.classes, in_val.tolist(), strict=True)), way.geometry),
             copies=counted,
             seal=of_seal,
             prior=sides.prior,

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,6 +232,11 @@ def label_name(value: Any, names: Sequence[str] | None, where: object) -> str:
     if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to write out very long numbers
         raise DataError(f"{where}: the label is {short_repr(value)}. Give every image one class.")
     return class_name(str(value), where)
+
+
+def canonical(name: str) -> str:
+    """A class's name in Unicode's normal form C, without outer spaces."""
+    return unicodedata.normalize("NFC", name).strip()
 
 
 def class_name(name: str, where: object) -> str:

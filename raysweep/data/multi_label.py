@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raysweep._text import counted, join_names, plain, short_repr
-from raysweep.data.listing import Found, Item, Listing, class_name, label_name, ordered, truth
+from raysweep.data.listing import Found, Item, Listing, canonical, class_name, label_name, ordered, truth
 from raysweep.data.suspicious import combined
 from raysweep.errors import DataError, did_you_mean
 
@@ -94,8 +94,6 @@ def of_columns(columns: Sequence[str], values: Sequence[Any], data: DataSection,
 
 def written(labels: Sequence[str], data: DataSection, where: object) -> str:
     """A set of labels as a text: equal for equal sets. Raises DataError for a class that ``data.classes`` does not name."""
-    from raysweep.data.naming import canonical
-
     found = sorted({canonical(label) for label in labels})
     known = None if data.classes is None else {canonical(c) for c in data.classes}
     if known is not None and (other := [c for c in found if c not in known]):
@@ -195,6 +193,22 @@ def strata(listing: Listing, sets: np.ndarray) -> tuple[np.ndarray, tuple[str, .
     rarest[sizes[rarest] < 2] = sizes.argmax()
     there, found = np.unique(rarest, return_inverse=True)
     return found.reshape(-1), tuple([*listing.classes, EMPTY][i] for i in there)
+
+
+def of_val(listing: Listing, labels: np.ndarray, train: np.ndarray, val: np.ndarray) -> np.ndarray:
+    """The classes of the validation images, int64 (n,), or bool (n, classes) of several labels.
+
+    Args:
+        labels: as the listing numbers them, int64 (n,). train, val: positions.
+
+    Raises:
+        DataError: of several labels one has no training images.
+    """
+    if listing.sets is None:
+        return np.asarray(labels[val])
+    has: np.ndarray = _table(listing.sets, len(listing.classes))[labels]
+    check_trained(has[train], listing.classes)
+    return np.asarray(has[val])
 
 
 def check_trained(labels: np.ndarray, classes: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -17,7 +16,7 @@ from pathlib import Path
 from raysweep._text import join_names, plain, truncate
 from raysweep.config.settings import DataSection
 from raysweep.data import multi_label, sizes
-from raysweep.data.listing import Found, Item, Listing, Row, class_name, digest, ordered
+from raysweep.data.listing import Found, Item, Listing, Row, canonical, class_name, digest, ordered
 from raysweep.data.reading import LeftOut
 from raysweep.data.roles import groups, words
 from raysweep.data.suspicious import combined, masks
@@ -25,11 +24,6 @@ from raysweep.errors import DataError, did_you_mean
 
 STRANGE = "test images of classes without training images"
 MAX_PAIRS = 3  # of contradicting files that a note names
-
-
-def canonical(name: str) -> str:
-    """A class's name in Unicode's normal form C, without outer spaces."""
-    return unicodedata.normalize("NFC", name).strip()
 
 
 def shown(names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from raysweep._text import join_names
 from raysweep.data import multi_label
 from raysweep.data.cache import Dataset
-from raysweep.data.naming import canonical
+from raysweep.data.listing import canonical
 from raysweep.errors import DataError
 
 

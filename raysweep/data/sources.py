@@ -21,9 +21,9 @@ from raysweep.config.settings import DataSection
 from raysweep.data import folders, lists, parquet, sizes, tars, torchvision_files
 from raysweep.data.arrange import LayoutError
 from raysweep.data.folders import FolderSource
-from raysweep.data.listing import Found, Item, Listing, Row, Source
+from raysweep.data.listing import Found, Item, Listing, Row, Source, canonical
 from raysweep.data.manifest import ManifestSource
-from raysweep.data.naming import Chosen, canonical
+from raysweep.data.naming import Chosen
 from raysweep.data.own import OwnSource
 from raysweep.data.pixels_csv import CsvSource
 from raysweep.data.roles.groups import column_of

@@ -187,7 +187,7 @@ def _first_job(
     flat = settings.flat(
         timestamp=now.strftime(layout.TIME_FORMAT),
         classes=list(plan.data.classes),
-        class_counts=plan.counts,
+        class_counts=dict(plan.counts),
         data_sha256=plan.data.sha256,
         threads=plan.resources.threads,
         world_size=max(1, plan.resources.workers),

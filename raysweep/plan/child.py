@@ -72,6 +72,7 @@ def plan_child(
     """
     over = dict(overrides or {})
     _no_other_weights(over)
+    _same_labels(parent, over)
     ratio = _ratio(parent, over.get("sampling") or {}, weights)
     settings = _childs_settings(parent, root.address, name, description, epochs, ratio, over)
     if settings.data != parent.settings.data:
@@ -260,6 +261,16 @@ def vary(plan: Plan, *, name: str, description: str, weights: SamplingWeights, s
         (*experiment_plan.loss_notes(p.settings, p.weights, p.counts), *_notes(plan.parent, p)) for p in (plan, varied)
     )
     return replace(varied, notes=(*(n for n in plan.notes if n not in old), *new))
+
+
+def _same_labels(parent: Parent, overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError where the user wants several labels for an image instead of one, or one instead of several."""
+    given, before = overrides.get("data"), parent.settings.data.multi_label
+    if isinstance(given, Mapping) and (bool(given.get("labels")) or given.get("multi_label", before)) != before:
+        raise ConfigError(
+            f"data.multi_label belongs to a lineage: the outputs of {parent.experiment} are for {'several labels' if before else 'one class'} "
+            "for each image. Omit it, and data.labels; to change it, start from the weights alone: `raysweep run` with model.init_from."
+        )
 
 
 def _same_kind_of_data(parent: Parent, settings: Settings) -> None:

@@ -13,7 +13,7 @@ from raysweep.config.settings import DataSection
 from raysweep.data import cache
 from raysweep.data import sealed as sealing
 from raysweep.data.cache import Dataset, Images
-from raysweep.data.naming import canonical
+from raysweep.data.listing import canonical
 from raysweep.data.roles import seal
 from raysweep.errors import DataError, RaysweepError
 from raysweep.events import Decoding, Note, Progress

@@ -6,9 +6,11 @@ the same labels have the same weight, so each set of labels is drawn as a class 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
+MAP = "mAP"  # the mean over the labels of average precision, as it is called everywhere
 LabelSet = tuple[str, ...]  # in the order of the classes
 
 
@@ -22,6 +24,16 @@ class LabelCounts(dict[str, int]):
         found = cls((c, sum(n for labels, n in sets.items() if c in labels)) for c in classes)
         found.sets = dict(sets)
         return found
+
+    def to_json(self) -> list[list[Any]]:
+        """The sets, each as the numbers of its labels among the classes, with its images."""
+        number = {c: i for i, c in enumerate(self)}
+        return [[[number[c] for c in labels], n] for labels, n in self.sets.items()]
+
+    @classmethod
+    def from_json(cls, classes: Sequence[str], value: Sequence[Any]) -> LabelCounts:
+        """Raises TypeError, ValueError or IndexError for another value than :meth:`to_json` gives."""
+        return cls.of(classes, {tuple(classes[i] for i in labels): int(n) for labels, n in value})
 
     def per_label(self, of_sets: Mapping[LabelSet, Fraction]) -> dict[str, Fraction]:
         """What a number for each set of labels is for each label: the sum over the sets that have it."""

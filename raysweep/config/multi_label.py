@@ -9,6 +9,8 @@ from pydantic import Field
 
 from raysweep._text import Nested, join_names
 from raysweep.config.treatment import LossSection, SamplingSection
+from raysweep.errors import ConfigError
+from raysweep.label_sets import MAP
 
 MULTI_LABEL: bool = Field(
     False,
@@ -18,7 +20,6 @@ MULTI_LABEL: bool = Field(
 LABELS: list[str] = Field(
     default_factory=list, description="The columns of 0 and 1 of a list, one for each label; means multi_label."
 )
-MAP = "mAP"  # the mean over the labels of average precision
 BEST = (MAP, "macro_f1", "val_acc")  # metrics that decide which epoch is the best
 SELECT = (MAP, "macro_f1", "accuracy")  # by which a branch is chosen
 NOT_WITH_DATA = ("folds", "rename", "drop", "level", "min_val")  # options of data that are for one class for each image
@@ -71,6 +72,29 @@ def check(sampling: SamplingSection, loss: LossSection, given: Mapping[str, obje
         **given,
     }
     _refuse([option for option, value in options.items() if value])
+
+
+def grid_of(grid: Any, several: bool) -> Any:
+    """A Grid, whose file imports this one, for data with several labels for an image, or with one class.
+
+    Raises:
+        ConfigError: it asks for what such data do not have.
+    """
+    asked = {"metric": grid.metric, "select": grid.select}
+    if not several:
+        if MAP in asked.values():
+            raise ConfigError(
+                "mAP is a metric of several labels for an image (data.multi_label); this parent has one class for each."
+            )
+        return grid
+    known = {"metric": BEST, "select": SELECT}
+    new = {name: MAP for name in known if name not in grid.model_fields_set}
+    wrong = [name for name, value in asked.items() if name not in new and value not in known[name]]
+    if wrong:
+        raise ConfigError(f"{wrong[0]}: {asked[wrong[0]]}: with data.multi_label give {', '.join(known[wrong[0]])}.")
+    if grid.scheduler == "race":
+        raise ConfigError("scheduler: race is not built for data.multi_label. Use scheduler: none, with seeds.")
+    return grid.model_copy(update=new)
 
 
 def _refuse(options: list[str]) -> None:

@@ -106,7 +106,12 @@ class Listing(NamedTuple):
         """What the label of an item is a number of: a class, or a set of labels."""
         if self.sets is None:
             return self.classes
-        return tuple(" + ".join(self.classes[c] for c in labels) or "(no label)" for labels in self.sets)
+        return tuple(set_name([self.classes[c] for c in labels]) for labels in self.sets)
+
+
+def set_name(labels: Sequence[str]) -> str:
+    """A set of labels in words."""
+    return " + ".join(labels) or "(no label)"
 
 
 class Row(NamedTuple):

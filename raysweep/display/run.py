@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from raysweep._text import plain
 from raysweep.cluster import signals
-from raysweep.config.multi_label import MAP
 from raysweep.display.base import Display
 from raysweep.display.terminal import duration, percent, say
 from raysweep.events import (
@@ -27,6 +26,7 @@ from raysweep.events import (
     RankTraceback,
     TrainingStarted,
 )
+from raysweep.label_sets import MAP
 
 if TYPE_CHECKING:
     from raysweep.store.experiment import Experiment

@@ -9,7 +9,6 @@ from typing import Any
 
 from raysweep._text import counted, plain
 from raysweep.cluster import signals
-from raysweep.config.multi_label import MAP
 from raysweep.display import tables
 from raysweep.display.base import Display
 from raysweep.display.terminal import debugging, decimals, duration, percent, say, wrapped
@@ -30,6 +29,7 @@ from raysweep.events import (
     SweepStarted,
     TrainingStarted,
 )
+from raysweep.label_sets import MAP
 
 MOST_RATES = 3  # in the title
 MOST_CHANGED = 4  # classes that a branch changes, in its row

@@ -72,7 +72,6 @@ def plan_child(
     """
     over = dict(overrides or {})
     _no_other_weights(over)
-    _same_labels(parent, over)
     ratio = _ratio(parent, over.get("sampling") or {}, weights)
     settings = _childs_settings(parent, root.address, name, description, epochs, ratio, over)
     if settings.data != parent.settings.data:
@@ -208,6 +207,7 @@ def _childs_settings(
         ConfigError: an override is wrong.
     """
     before = parent.settings
+    _same_labels(parent, overrides)
     base = load_config.merge(before.model_dump(mode="json"), {"sampling": {"weights": {}}})
     if not parent.own:  # folders are made only where this user asks for it
         base["data"] = {**base["data"], "cache_dir": None}
@@ -312,7 +312,7 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
     """What is not exactly as in the parent, for the log."""
     notes = []
     if parent.data_sha256 and parent.data_sha256 != plan.data.sha256:
-        before, now = sum(parent.counts.values()), images_in(plan.counts)
+        before, now = images_in(parent.counts), images_in(plan.counts)
         notes.append(Note(f"the images have changed since the checkpoint ({before:,} then, {now:,} now)"))
     if parent.batch and not keeps_position(parent, plan):
         text = f"epoch {parent.epoch + 1} was at batch {parent.batch}; its order is drawn anew from its start"

@@ -202,7 +202,7 @@ def _compared(page: Content, comparison: Comparison) -> Content:
     return replace(
         page,
         notes=[*page.notes, *differences.omitted(comparison, len(names))],
-        subtitle=[*page.subtitle, counted(sum(comparison.counts.values()), "validation image")],
+        subtitle=[*page.subtitle, counted(comparison.images, "validation image")],
         verdicts=differences.verdicts(comparison),
         against=comparison.against,
         offsets=join_names(comparison.moved),
@@ -216,7 +216,8 @@ def _compared(page: Content, comparison: Comparison) -> Content:
 def _shown(groups: Sequence[Group], comparison: Comparison | None) -> tuple[Sequence[Group], list[str]]:
     """(the groups that the page shows, the control first and then the best by macro-F1; a note if some are omitted)."""
     if comparison is not None:
-        gain = {b.name: comparison.of(b.name, ALL, "macro_f1").difference for b in comparison.branches}
+        first = comparison.overall[0]
+        gain = {b.name: comparison.of(b.name, ALL, first).difference for b in comparison.branches}
         groups = sorted(groups, key=lambda g: (not g.control, -gain.get(g.name, -2.0)))
     if len(groups) <= MOST_BRANCHES:
         return groups, []

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from raysweep._text import counted
+from raysweep.label_sets import MAP
 from raysweep.report import fonts
 from raysweep.report.classification import classification_report, of_labels
 from raysweep.report.findings import binary
-from raysweep.report.findings.binary import MAP
 from raysweep.report.fonts import Labels, labels, safe_label
 from raysweep.report.history import History, epochs_of, read_history
 from raysweep.report.predictions import Predictions, read

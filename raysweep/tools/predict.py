@@ -21,7 +21,7 @@ from raysweep.config.settings import DataSection
 from raysweep.data.pillow import USUAL, Geometry
 from raysweep.data.roles import record
 from raysweep.data.roles.record import ImageRoles
-from raysweep.errors import ConfigError, StoreError
+from raysweep.errors import ConfigError, InputError, StoreError
 from raysweep.plan import parent as parents
 from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, resolve
@@ -77,7 +77,7 @@ class Network:
                 "std": list(self.std),
                 "formula": "(pixel - mean) / std",
             },
-            "output": {"shape": ["batch", len(self.classes)], "meaning": "logits; softmax gives probabilities"},
+            "output": {"shape": ["batch", len(self.classes)], "meaning": f"logits; {self.meaning} gives probabilities"},
             "checkpoint": self.source,
             "checkpoint_sha256": self.sha256,
             "raysweep": metadata.version("raysweep"),
@@ -88,7 +88,21 @@ class Network:
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """float32 (n, classes) for uint8 images (n, height, width, channels)."""
         with guest.quiet(self.name):
-            return torch.softmax(self.logits(self.standardised(pixels)), dim=1).numpy()
+            return self.of_logits(self.logits(self.standardised(pixels))).numpy()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has several labels, each with a probability of its own."""
+        return bool((self.settings.get("data") or {}).get("multi_label"))
+
+    @property
+    def meaning(self) -> str:
+        """The function that makes probabilities of logits."""
+        return "sigmoid" if self.multi_label else "softmax"
+
+    def of_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """The probabilities, (n, classes)."""
+        return torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=1)
 
     @property
     def offsets(self) -> torch.Tensor:
@@ -145,6 +159,11 @@ def load(
     found = upgrade(checkpoint.read_checkpoint(path), experiment, path, over, classes)
     saved = found.checkpoint
     section = _model_section(found, over, path)
+    if adjust is not None and (found.settings.get("data") or {}).get("multi_label"):
+        raise InputError(
+            f"--adjust: {truncate(path)} is for several labels for an image, whose thresholds are not fitted. Choose one for each label "
+            "yourself; `raysweep evaluate` tells the precision and recall at 0.5."
+        )
     origin = parents.origin_of(root, experiment, path, saved)
     trusting.settle(trust, origin, found.settings, over)
     shape = _shape(saved["preprocessing"], section["name"], over)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from raysweep.config.multi_label import MAP
+from raysweep.label_sets import MAP
 from raysweep.report.findings import binary, measures
 from raysweep.training.metrics import Summary
 

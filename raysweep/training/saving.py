@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raysweep.config.multi_label import MAP
 from raysweep.errors import DataError
 from raysweep.events import CheckpointSaved, EpochDone, Note, Progress
+from raysweep.label_sets import MAP
 from raysweep.report import images as validation
 from raysweep.store import checkpoint_format, frozen, space
 from raysweep.store.checkpoint_format import State

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from raysweep.label_sets import MAP
 from raysweep.report.findings import binary, calibration, measures, offsets
-from raysweep.report.findings.binary import MAP
 from raysweep.report.findings.measures import Measured
 from raysweep.report.findings.variance import ArmSummary, own_variance
 
@@ -20,6 +20,7 @@ LEARNED = "learned"  # the break-even point of precision and recall, where thres
 OF_CLASS = ("recall", "precision", "f1", LEARNED, "ap", "auroc")
 MOST_RANKED = 20_000_000  # classes × images up to which average precision and AUROC have an interval
 OVERALL = ("accuracy", "macro_f1", "balanced_accuracy", LEARNED, "log_loss", "ece", "brier")
+OVERALL_OF_LABELS = ("accuracy", "macro_f1", MAP, LEARNED, "log_loss", "ece", "brier")  # of several for an image
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Cases:
 
     @property
     def overall(self) -> tuple[str, ...]:
-        """The metrics of all classes, as OVERALL; with several labels mAP stands in the place of the balanced accuracy."""
-        return tuple(MAP if m == "balanced_accuracy" and self.several else m for m in OVERALL)
+        """The metrics of all classes."""
+        return OVERALL_OF_LABELS if self.several else OVERALL
 
     def part(self, which: Array) -> Cases:
         """Some of the images; ``which`` bool (n,)."""

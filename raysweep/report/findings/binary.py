@@ -15,7 +15,6 @@ from raysweep.report.findings.measures import Measured, PerClass, Ranked
 
 Array = np.ndarray
 
-MAP = "mAP"
 THRESHOLD = 0.5  # above which a network says that an image has a label
 _LEAST = 1e-30  # a probability so far below 1 stands for 1
 _FEW = 1e-3  # share of the images by which a label may be missed at its break-even threshold

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raysweep.label_sets import MAP
 from raysweep.report.findings import binary, calibration, measures
 from raysweep.report.findings.arms import MOST_RANKED, Arm, Cases, Influence
-from raysweep.report.findings.binary import MAP
 from raysweep.report.findings.calibration import Bin
 from raysweep.report.findings.findings import LEVEL
 from raysweep.report.findings.variance import STEADY_SEEDS, ArmSummary, Pooled, own_variance, pooled
@@ -58,6 +58,7 @@ class Estimated:
     matrix: Array
     bins: tuple[Bin, ...]
     ece_by_luck: float
+    together: Array | None = None  # int64 (K, K), of several labels: images that have both, times the networks
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ def _estimated(arm: Arm, found: _Measured, between: Pooled, cases: Cases) -> Est
         found.matrix,
         found.bins,
         found.by_luck,
+        found.summary.seeds * binary.together(cases.labels, cases.labels) if cases.several else None,
     )
 
 

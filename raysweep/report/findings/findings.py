@@ -13,9 +13,9 @@ from types import MappingProxyType
 
 import numpy as np
 
+from raysweep.label_sets import MAP
 from raysweep.report.findings import arms, selection
 from raysweep.report.findings.arms import LEARNED, Arm, Cases, MeasuredArm
-from raysweep.report.findings.binary import MAP
 from raysweep.report.findings.selection import Winner
 from raysweep.report.findings.variance import ArmSummary, OfFolds, Pooled, Tested, errors, pooled, tested
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from raysweep.errors import InputError
+
 MAP = "mAP"  # the mean over the labels of average precision, as it is called everywhere
 LabelSet = tuple[str, ...]  # in the order of the classes
 
@@ -42,6 +44,17 @@ class LabelCounts(dict[str, int]):
             for label in labels:
                 found[label] += value
         return found
+
+
+def not_built(what: str, instead: str = "") -> InputError:
+    """The error of what only knows one class for each image.
+
+    Args:
+        what: in a sentence. instead: what to do, a sentence.
+    """
+    return InputError(
+        f"{what} is for one class for each image, and not built for several labels (data.multi_label). {instead}".rstrip()
+    )
 
 
 def images_in(counts: Mapping[str, int]) -> int:

@@ -15,9 +15,11 @@ from raysweep.cli.consent import consent
 from raysweep.cli.options import Adjust, Checkpoint, Classes, RootOption, TrustOption
 from raysweep.display.tables import table
 from raysweep.display.terminal import percent, put_json, say, split_classes
+from raysweep.label_sets import not_built
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
+    from raysweep.data.roles.record import ImageRoles
     from raysweep.tools.asked import Asked
     from raysweep.tools.frames import Series, Step
     from raysweep.tools.predict import Network
@@ -108,11 +110,8 @@ def predict(
     for line in (*(f"Note: {note}." for note in found.notes), *([found.adjustment] if found.adjustment else [])):
         say(plain(line))
     if found.multi_label and series:
-        raise InputError(
-            "--series says how the class changes from frame to frame; this network gives several labels. Omit --series."
-        )
-    asked = asking.gather([user_path(p) for p in paths], found.classes)
-    answers = _answered(found, asked, series, adjust)
+        raise not_built("--series", "Omit it.")
+    answers = _answered(found, asking.gather([user_path(p) for p in paths], found.classes), series, adjust)
     if target is not None:
         _write(answers, target)
     if as_json:
@@ -120,13 +119,19 @@ def predict(
     elif target is None:
         _table(answers)
     _tell(answers)
+    if not found.multi_label:  # a folder is called as one class
+        _score(answers, networks.roles_of(place, checkpoint), checkpoint)
+    _name_the_bad(answers)
+
+
+def _score(answers: _Answers, roles: ImageRoles | None, checkpoint: str) -> None:
+    """Say the accuracy, where folders say the classes of images."""
+    from raysweep.tools import asked as asking
+
     predicted = [answers.label(row) for row in range(len(answers.said))]
-    # a folder is called as one class, and says nothing of several labels
-    roles = None if found.multi_label else networks.roles_of(place, checkpoint)
-    score = None if found.multi_label else asking.score(asked.images, predicted, found.classes, roles)
+    score = asking.score(answers.asked.images, predicted, answers.classes, roles)
     for line in () if score is None else asking.told(score, checkpoint):
         say(plain(line))
-    _name_the_bad(answers)
 
 
 def _target(csv: str) -> Path:

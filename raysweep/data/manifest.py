@@ -197,7 +197,7 @@ class ManifestSource:
                 f"row{'s do' if len(wrong) > 1 else ' does'} not fit: the numbers in {table.place(rows[wrong[0]][0])} are "
                 f"{join_names(rows[wrong[0]][1][1:end])}, and not "
                 f"{'exactly one of them is 1' if flags else f'{expected:g} in total'}. Give every image one class, or name the "
-                f"column: 'data.columns={{label: NAME}}'."
+                f"column: 'data.columns={{label: NAME}}'. Where an image has several labels, say data.multi_label=true."
             )
         kind = "the one that is 1" if flags else f"the one with the most of {expected:g} votes"
         self.notes.append(f"{table.file.name} has one column for each class: {kind} is an image's class.")

@@ -123,7 +123,7 @@ class Naming:
             leave = f"'data.classes={single}' leaves these images out. " if len(several) < len(kept) else ""
             raise DataError(
                 f"{self.where} has {len(several):,} class{'es' * (len(several) > 1)} that seem{'s' * (len(several) == 1)} to be several "
-                f"at once: {each}{' …' * (len(several) > 3)}. An image has one class here. {leave}If each of these is a class of its "
+                f"at once: {each}{' …' * (len(several) > 3)}. An image has one class here; where it has several labels, say data.multi_label=true. {leave}If each of these is a class of its "
                 "own, name all classes with data.classes."
             )
 

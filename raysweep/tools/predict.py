@@ -21,7 +21,7 @@ from raysweep.config.settings import DataSection
 from raysweep.data.pillow import USUAL, Geometry
 from raysweep.data.roles import record
 from raysweep.data.roles.record import ImageRoles
-from raysweep.errors import ConfigError, InputError, StoreError
+from raysweep.errors import ConfigError, StoreError
 from raysweep.plan import parent as parents
 from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, resolve
@@ -159,11 +159,6 @@ def load(
     found = upgrade(checkpoint.read_checkpoint(path), experiment, path, over, classes)
     saved = found.checkpoint
     section = _model_section(found, over, path)
-    if adjust is not None and (found.settings.get("data") or {}).get("multi_label"):
-        raise InputError(
-            f"--adjust: {truncate(path)} is for several labels for an image, whose thresholds are not fitted. Choose one for each label "
-            "yourself; `raysweep evaluate` tells the precision and recall at 0.5."
-        )
     origin = parents.origin_of(root, experiment, path, saved)
     trusting.settle(trust, origin, found.settings, over)
     shape = _shape(saved["preprocessing"], section["name"], over)

@@ -51,8 +51,9 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     root = request.root.resolved()
     parent = parents.read_parent(root, request.checkpoint, request.overrides, trust=request.trust)
     request = replace(request, grid=request.grid.of_data(parent.settings.data.multi_label))
-    # What is wrong is said before the images are read.
-    expansion.expand(request.grid, parent.weights, parent.settings.seed)
+    expansion.expand(
+        request.grid, parent.weights, parent.settings.seed
+    )  # what is wrong is said before the images are read
     name = request.name or title(parent, "sweep")
     sweeps.check_sweep_name(name)
     count = _workers(request, parent)

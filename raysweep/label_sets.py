@@ -13,6 +13,7 @@ from typing import Any
 from raysweep.errors import InputError
 
 MAP = "mAP"  # the mean over the labels of average precision, as it is called everywhere
+IMAGES = "images"  # a column of the history: the images of an epoch, which the labels' counts do not add up to
 LabelSet = tuple[str, ...]  # in the order of the classes
 
 

@@ -98,7 +98,9 @@ def of_sweep(sweep: Sweep, comparison: Comparison | None = None, charts: bool = 
         notes.append(str(error))
     recipe = reproduce.sweep(sweep, [e for group in groups for e in group.members], 4 * MOST_BRANCHES)
     page = _page(sweep.id, _about_sweep(record), tree, groups, comparison, notes, recipe, charts)
-    return replace(page, next=[command(sweep.root, "suggest", sweep.id)]) if page.verdicts else page
+    if not page.verdicts or (comparison is not None and comparison.several):
+        return page
+    return replace(page, next=[command(sweep.root, "suggest", sweep.id)])
 
 
 def of_experiment(root: Root, experiment: Experiment, charts: bool = True) -> Content:

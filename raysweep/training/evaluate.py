@@ -17,6 +17,7 @@ from raysweep.data import sampling
 from raysweep.data.cache import Images
 from raysweep.data.encoded import Asked
 from raysweep.errors import NonFiniteLossError
+from raysweep.label_sets import IMAGES
 from raysweep.report.findings import binary, measures
 from raysweep.training import metrics, multi_label, optim, own_metrics
 from raysweep.training.features import FeatureFeed
@@ -163,7 +164,7 @@ def history_row(
             f"distinct_{c}": int(distinct[i]),
         }
     if several:
-        row |= multi_label.ranked(validation.labels, validation.probabilities, classes)
+        row |= {IMAGES: images, **multi_label.ranked(validation.labels, validation.probabilities, classes)}
     best = setup.settings.training.best_metric
     return row | own_metrics.values(setup.own_metrics, validation.labels, validation.probabilities, classes, best)
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from raysweep.label_sets import MAP
+from raysweep.label_sets import IMAGES, MAP
 from raysweep.report.findings import binary, measures
 from raysweep.training.metrics import Summary
 
 
 def columns(classes: Sequence[str]) -> list[str]:
     """Those that only such a training has."""
-    return [MAP, *(f"ap_{c}" for c in classes)]
+    return [MAP, IMAGES, *(f"ap_{c}" for c in classes)]
 
 
 def all_right(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -76,6 +76,7 @@ def test_compare_has_every_label_and_is_told_on_the_page(made, capsys):
     assert set(LABELS) == {target for target, _ in of} - {"(all)"}
     assert {"mAP", "macro_f1", "accuracy", "learned", "log_loss", "brier"} <= {m for t, m in of if t == "(all)"}
     assert of["star", "recall"]["free"] is not None
+    assert found["branches"][0]["images"] == 2 * 80  # of two seeds, each image once, however many labels it has
     assert found["winner"] is None or found["winner"]["among"] == 1
     out = command(capsys, made, "compare", "s")
     assert "mAP" in out
@@ -85,6 +86,7 @@ def test_compare_has_every_label_and_is_told_on_the_page(made, capsys):
     assert "Labels together" in page
     assert "<th>mAP</th>" in page
     assert "Confusion matri" not in page
+    assert "raysweep suggest" not in page
     assert (sweep.folder / layout.EFFECTS_PNG).stat().st_size > 1000
 
 

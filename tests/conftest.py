@@ -20,6 +20,9 @@ from raysweep.events import Event
 from raysweep.store.root import Root
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Hundreds of interpreters start here. Each would compile the package anew where no bytecode may be written.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 hypothesis.settings.register_profile("raysweep", deadline=None)  # a busy machine is no fault of the code
 hypothesis.settings.load_profile("raysweep")
 

@@ -56,7 +56,9 @@ def imports_of(path: Path) -> set[str]:
     return found - {module_of(path)}
 
 
-IMPORTS = {module: imports_of(path) for module, path in FILES.items()}
+@functools.cache
+def imports() -> dict[str, set[str]]:
+    return {module: imports_of(path) for module, path in FILES.items()}
 
 
 def height(module: str) -> int:
@@ -68,10 +70,9 @@ def height(module: str) -> int:
     return 0 if room in GROUND else len(ROOMS) + 1
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_imports_go_downwards(module):
-    for target in IMPORTS[module]:
-        assert height(target) <= height(module), f"{module} imports {target}, which is above it"
+def test_imports_go_downwards():
+    wrong = [(module, t) for module, targets in imports().items() for t in targets if height(t) > height(module)]
+    assert wrong == [], "each imports what is above it"
 
 
 def test_no_two_files_import_each_other():
@@ -80,7 +81,7 @@ def test_no_two_files_import_each_other():
     def visit(module: str, path: tuple[str, ...]) -> None:
         assert module not in path, f"circle: {' -> '.join((*path[path.index(module) :], module))}"
         if module not in done:
-            for target in sorted(IMPORTS.get(module, ())):
+            for target in sorted(imports().get(module, ())):
                 visit(target, (*path, module))
             done.add(module)
 
@@ -96,14 +97,13 @@ def imported_packages(path: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_a_file_is_small_and_knows_only_what_its_room_may_know(module):
-    path = FILES[module]
-    room, packages = module.split(".")[1] if "." in module else "", imported_packages(path)
-    assert "ray" not in packages or room in RAY_ROOMS, "only cluster/ and launch/ know Ray"
-    assert "torch" not in packages or room not in {"report", "data", "config", "display"}
-    assert len(path.read_text().splitlines()) <= 500
-    assert ast.get_docstring(tree_of(path)), f"{module} does not say what it is for"
+def test_a_file_is_small_and_knows_only_what_its_room_may_know():
+    for module, path in FILES.items():
+        room, packages = module.split(".")[1] if "." in module else "", imported_packages(path)
+        assert "ray" not in packages or room in RAY_ROOMS, f"{module}: only cluster/ and launch/ know Ray"
+        assert "torch" not in packages or room not in {"report", "data", "config", "display"}, f"{module} imports torch"
+        assert (lines := len(path.read_text().splitlines())) <= 500, f"{module} has {lines} lines"
+        assert ast.get_docstring(tree_of(path)), f"{module} does not say what it is for"
 
 
 def ray_names(tree: ast.AST) -> set[str]:
@@ -158,12 +158,13 @@ def is_private(name: str) -> bool:
     return private or "generated" in parts or name.startswith("ray.experimental.internal_kv")
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_private_parts_of_ray_stand_in_one_file(module):
-    if module == "raysweep.cluster._ray_internals":
-        return
-    names = ray_names(tree_of(FILES[module]))
-    assert [name for name in sorted(names) if is_private(name)] == [], f"{module} uses private parts of Ray"
+def test_private_parts_of_ray_stand_in_one_file():
+    private = {
+        module: used
+        for module, path in FILES.items()
+        if "ray" in path.read_text() and (used := sorted(filter(is_private, ray_names(tree_of(path)))))
+    }
+    assert set(private) == {"raysweep.cluster._ray_internals"}, private
 
 
 @pytest.mark.parametrize(
@@ -281,12 +282,11 @@ def changes_of_files(tree: ast.AST) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("module", FILES)
-def test_nobody_else_changes_files_of_an_experiment(module):
-    if module not in CHANGES_FILES and height(module) not in map(
-        height, ("raysweep.config", "raysweep.data", "raysweep.cluster")
-    ):
-        assert changes_of_files(tree_of(FILES[module])) == []
+def test_nobody_else_changes_files_of_an_experiment():
+    elsewhere = {height(f"raysweep.{room}") for room in ("config", "data", "cluster")}
+    for module, path in FILES.items():
+        if module not in CHANGES_FILES and height(module) not in elsewhere:
+            assert changes_of_files(tree_of(path)) == [], module
 
 
 def test_whoever_may_change_files_does():

@@ -105,6 +105,8 @@ def _as_json(plan: HuntPlan) -> dict[str, object]:
         "trainings": plan.trainings,
         "images": plan.trainings * plan.images,
         "hours": plan.hours,
+        "at_once": plan.at_once,
+        "counted_on": plan.counted_on,
         "bytes": plan.bytes,
         "space": plan.space.model_dump(mode="json", exclude_none=True),
         "first_round": {arm: t.to_json() for arm, t in plan.treatments.items()},
@@ -125,7 +127,7 @@ def _show(plan: HuntPlan) -> None:
     at = f"{plain(plan.parent.experiment)}@{plan.parent.epoch}"
     say(
         f"{counted(plan.rounds, 'round')} of {counted(plan.epochs, 'epoch')} from {at}: at most {counted(plan.trainings, 'training')} in all, the new seeds "
-        f"at the end included; {plan.trainings * plan.images:,} images, about {plan.hours:.2g} hours, {plan.bytes / 1e6:,.0f} MB. Nothing was started."
+        f"at the end included; {plan.trainings * plan.images:,} images, about {plan.hours:.2g} hours, {plan.bytes / 1e6:,.0f} MB. Counted on {plan.counted_on}. Nothing was started."
     )
 
 

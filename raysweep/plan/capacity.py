@@ -24,17 +24,27 @@ def at_once(plan: SweepPlan, nodes: Sequence[Mapping[str, float]]) -> int:
     Raises:
         ResourceError: not even one fits, so the sweep would wait forever.
     """
-    workers, cpus = max(1, plan.base.resources.workers), of_branch(plan.base.resources).cpus
-    fitting = sum(_worker_slots(node, cpus, plan.gpus_per_branch) for node in nodes) // workers
-    if fitting == 0:
-        each = counted(cpus, "CPU")
+    workers = max(1, plan.base.resources.workers)
+    found = fitting(plan.base.resources, plan.gpus_per_branch, nodes)
+    if found == 0:
+        each = counted(of_branch(plan.base.resources).cpus, "CPU")
         if plan.gpus_per_branch:
             each += f" and {counted(plan.gpus_per_branch, 'GPU')}"
         raise ResourceError(
             f"A branch needs {each if workers == 1 else f'{workers} workers with {each} each'}, but there are "
             f"{resources.described(nodes)}. Ask for less with --threads, --workers or --gpus-per-branch."
         )
-    return max(1, min(fitting, plan.branches, plan.max_concurrent or fitting))
+    return min(found, most_at_once(plan))
+
+
+def most_at_once(plan: SweepPlan) -> int:
+    """How many branches run at the same time where the machines are large enough."""
+    return max(1, min(plan.branches, plan.max_concurrent or plan.branches))
+
+
+def fitting(needs: Resources, gpus: float, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many branches fit on nodes with these resources; ``gpus``: of each branch."""
+    return sum(_worker_slots(node, of_branch(needs).cpus, gpus) for node in nodes) // max(1, needs.workers)
 
 
 def _worker_slots(node: Mapping[str, float], cpus: int, gpus: float) -> int:
@@ -53,7 +63,7 @@ def settle(plan: SweepPlan, fleet: autoscaler.Fleet, progress: Progress) -> int:
     Raises:
         ResourceError: not even one branch fits, or a machine does not see the root.
     """
-    wanted = min(plan.branches, plan.max_concurrent or plan.branches)
+    wanted = most_at_once(plan)
 
     def fits(nodes: list[dict[str, float]]) -> tuple[int, bool]:
         count = at_once(plan, nodes)

@@ -1,22 +1,15 @@
-"""k-fold sweeps: a parent and a sweep for each fold, tied together by ``folds.json``. No torch, no ray.
-
-The parents' and sweeps' own folders are the original record. What ``folds.json`` lacks after a kill is made again.
-"""
+"""k-fold sweeps: a parent and a sweep for each fold, tied together by ``folds.json``. No torch, no ray."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from raysweep.errors import StoreError
-from raysweep.store import files, groups, layout
+from raysweep.store import layout
 from raysweep.store.records import Json, ParentRef, Record
-from raysweep.store.root import Root
 from raysweep.store.untrusted import schema
+from raysweep.store.whole import Whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,34 +50,10 @@ class FoldsRecord(Record):
         )
 
 
-@dataclass(frozen=True)
-class Folds:
-    """A view of the folder of a k-fold sweep. Every call reads the file again."""
+class Folds(Whole[FoldsRecord]):
+    """The folder of a k-fold sweep."""
 
-    folder: Path
-    root: Root = field(compare=False)
-
-    @property
-    def id(self) -> str:
-        return self.folder.name
-
-    def record(self) -> FoldsRecord:
-        """``folds.json``.
-
-        Raises:
-            StoreError: it is missing or damaged.
-        """
-        path = self.folder / layout.FOLDS
-        try:
-            with files.reading(path):
-                return FoldsRecord.from_json(files.read_json(path))
-        except ValueError as error:
-            raise StoreError(f"{path} does not hold a k-fold sweep: {error}. Restore it from a copy.") from None
-
-    def write_record(self, record: FoldsRecord) -> None:
-        """Write ``folds.json``."""
-        text = json.dumps(record.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        files.write_atomic(self.folder / layout.FOLDS, f"{text}\n".encode(errors="backslashreplace"))
+    FILE, RECORD, WHAT = layout.FOLDS, FoldsRecord, ("a k-fold sweep", "k-fold sweeps")
 
     def note(self, fold: int, parent: str | None = None, sweep: str | None = None) -> None:
         """Record that the parent or the sweep of a fold has begun."""
@@ -95,23 +64,7 @@ class Folds:
         self.write_record(replace(record, parts=parts))
 
 
-def create(root: Root, name: str, when: datetime) -> Folds:
-    """Make the folder of a new k-fold sweep, among the sweeps.
-
-    Raises:
-        RootError: the root cannot be used.
-    """
-    return Folds(groups.new_folder(root, layout.SWEEPS, name, when), root)
-
-
-def find(root: Root, reference: str) -> Folds | None:
-    """The k-fold sweep that a path, an id or a name means; None where none has it.
-
-    Raises:
-        StoreError: several have this name.
-    """
-    found = groups.find(root, reference, layout.SWEEPS, layout.FOLDS, "k-fold sweeps")
-    return None if found is None else Folds(*found)
+create, find = Folds.create, Folds.find
 
 
 def settings_of(record: FoldsRecord, fold: int) -> Mapping[str, Any]:

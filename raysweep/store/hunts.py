@@ -1,24 +1,17 @@
-"""Hunts: rounds of sweeps and what comes after them, tied together by ``hunt.json``. No torch, no ray.
-
-The sweeps' and experiments' own folders are the original record. What ``hunt.json`` lacks after a kill is decided and made again.
-"""
+"""Hunts: rounds of sweeps and what comes after them, tied together by ``hunt.json``. No torch, no ray."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from raysweep.errors import StoreError
-from raysweep.store import files, groups, layout
+from raysweep.store import files, layout
 from raysweep.store.experiment import Experiment
 from raysweep.store.records import Json, ParentRef, Record
-from raysweep.store.root import Root
 from raysweep.store.sweep import Sweep
 from raysweep.store.untrusted import schema
+from raysweep.store.whole import Whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +49,7 @@ class HuntRecord(Record):
     epochs: int  # of each training
     images: int  # of each training
     seconds_each: float  # of each training, as it was last measured, in which others train at the same time
-    at_once: int  # branches that train at the same time
+    at_once: int  # branches that train at the same time, as it was last measured
     space: Json
     proposer: str
     request: Json  # of the sweeps: threads, workers, address, max_concurrent, gpus_per_branch, overrides
@@ -84,34 +77,10 @@ class HuntRecord(Record):
         return cls._of(value, parent=ParentRef.from_json(value["parent"]), rounds=rounds, seeds=seeds)
 
 
-@dataclass(frozen=True)
-class Hunt:
-    """A view of a hunt's folder. Every call reads the file again."""
+class Hunt(Whole[HuntRecord]):
+    """A hunt's folder."""
 
-    folder: Path
-    root: Root = field(compare=False)
-
-    @property
-    def id(self) -> str:
-        return self.folder.name
-
-    def record(self) -> HuntRecord:
-        """``hunt.json``.
-
-        Raises:
-            StoreError: it is missing or damaged.
-        """
-        path = self.folder / layout.HUNT
-        try:
-            with files.reading(path):
-                return HuntRecord.from_json(files.read_json(path))
-        except ValueError as error:
-            raise StoreError(f"{path} does not hold a hunt: {error}. Restore it from a copy.") from None
-
-    def write_record(self, record: HuntRecord) -> None:
-        """Write ``hunt.json``."""
-        text = json.dumps(record.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        files.write_atomic(self.folder / layout.HUNT, f"{text}\n".encode(errors="backslashreplace"))
+    FILE, RECORD, WHAT = layout.HUNT, HuntRecord, ("a hunt", "hunts")
 
     def note(self, **changes: Any) -> HuntRecord:
         """Record something of the whole hunt."""
@@ -126,15 +95,11 @@ class Hunt:
 
     def sweep(self, number: int) -> Sweep | None:
         """The sweep of a round, if it has begun."""
-        name = next((r.sweep for r in self.record().rounds if r.number == number), None)
-        found = None if name is None else Sweep(self.root.path / layout.SWEEPS / name, self.root)
-        return found if found is not None and (found.folder / layout.SWEEP).is_file() else None
+        return self.begun_sweep(next((r.sweep for r in self.record().rounds if r.number == number), None))
 
     def step(self, key: str) -> Experiment | None:
         """The experiment of a step, if it has begun."""
-        name = self.record().steps.get(key)
-        found = None if name is None else Experiment(self.root.path / name, self.root)
-        return found if found is not None and found.folder.is_dir() else None
+        return self.begun(self.record().steps.get(key))
 
     def page(self) -> str:
         """The page as it was written at the end, as Markdown; an empty text before."""
@@ -146,20 +111,4 @@ class Hunt:
         return self.note(steps={**self.record().steps, key: experiment})
 
 
-def create(root: Root, name: str, when: datetime) -> Hunt:
-    """Make the folder of a new hunt, among the sweeps.
-
-    Raises:
-        RootError: the root cannot be used.
-    """
-    return Hunt(groups.new_folder(root, layout.SWEEPS, name, when), root)
-
-
-def find(root: Root, reference: str) -> Hunt | None:
-    """The hunt that a path, an id or a name means; None where none has it.
-
-    Raises:
-        StoreError: several have this name.
-    """
-    found = groups.find(root, reference, layout.SWEEPS, layout.HUNT, "hunts")
-    return None if found is None else Hunt(*found)
+create, find = Hunt.create, Hunt.find

@@ -36,9 +36,13 @@ def branch(capsys, tmp_path: Path, grid: dict, *options: object, root: Path | No
     [
         ({"weights": {"33": [4.0]}}, "name class '33'"),
         ({}, "the grid is empty"),
-        ({"weights": {"3": ["much"]}}, "not a number"),
+        pytest.param({"weights": {"3": ["much"]}}, "not a number", marks=pytest.mark.slow),
         ({"weights": {"3": [-1.0]}}, "negative"),
-        ({"search": {"algorithm": "random", "num_samples": 2, "ranges": {"33": {"choice": [1]}}}}, "'33'"),
+        pytest.param(
+            {"search": {"algorithm": "random", "num_samples": 2, "ranges": {"33": {"choice": [1]}}}},
+            "'33'",
+            marks=pytest.mark.slow,
+        ),
         ({"search": {"algorithm": "optuna", "num_samples": 2, "ranges": {"33": {"choice": [1]}}}}, "Did you mean '3'?"),
         ({"weights": {"3": [4.0]}, "scheduler": "soon"}, "scheduler"),
     ],

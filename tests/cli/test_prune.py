@@ -40,7 +40,7 @@ def prune(capsys, made: Experiment, *options: object) -> tuple[int, str, str]:
     return run_cli(capsys, "prune", *options, "--root", made.folder.parent)
 
 
-@pytest.mark.parametrize("dry", [True, False])
+@pytest.mark.parametrize("dry", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_verb(quick_run, quick_child, tmp_path, capsys, dry):
     run = quick_run(training={"epochs": 4})
     quick_child(f"{run.id}@1", epochs=1, name="young")

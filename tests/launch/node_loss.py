@@ -95,8 +95,8 @@ class Loss:
 
 
 @contextlib.contextmanager
-def cluster_of_two() -> Iterator[Any]:
-    """A cluster of a head without CPUs, where the driver sits, and two nodes of one CPU each."""
+def cluster_of(count: int) -> Iterator[Any]:
+    """A cluster of a head without CPUs, where the driver sits, and so many nodes of one CPU each."""
     os.environ.update(HEALTH)
     os.environ["RAY_AUTH_MODE"] = "disabled"  # before Ray is imported, which reads it once
     import ray
@@ -105,7 +105,7 @@ def cluster_of_two() -> Iterator[Any]:
     connect.quiet_environment()
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
-        for _ in range(2):
+        for _ in range(count):
             nodes.add_node(num_cpus=1)
         yield nodes
     finally:
@@ -166,7 +166,7 @@ def main(folder: Path) -> None:
     with Ranks(2) as ranks:
         workers.in_this_process = lambda job, *_: ranks.train(job)  # type: ignore[assignment]
         whole = told_of(launching.run(plan(folder / "whole", RUN, num_workers=0)).experiment)
-    with cluster_of_two() as nodes:
+    with cluster_of(2) as nodes:
         found = {
             "run": of_a_run(folder / "run", whole, nodes, 2, joins=True),
             "elastic": of_a_run(folder / "elastic", whole, nodes, [1, 2], joins=False),

@@ -38,7 +38,7 @@ from raysweep.store.root import Root
 from tests.store.making import make_experiment, start_python, temps
 
 PROCESSES = 32
-ROUNDS = int(os.environ.get("RAYSWEEP_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("RAYSWEEP_ROUNDS", "5"))
 FEWER = max(1, ROUNDS // 5)  # rounds of what is simpler
 WHEN = datetime(2025, 1, 8, 14, 30, 22)
 NAME = "exp"
@@ -352,7 +352,7 @@ def run_tries(folder: str, rounds: str, before: str) -> list[list[tuple[str, int
     return found
 
 
-@pytest.mark.parametrize("before", ["nobody", "a dead holder"])
+@pytest.mark.parametrize("before", [pytest.param("nobody", marks=pytest.mark.slow), "a dead holder"])
 def test_of_many_that_want_to_write_one_gets_the_lock_and_the_others_are_told_who(tmp_path: Path, before: str) -> None:
     for number, said in enumerate(drive("run_tries(*sys.argv[1:])", tmp_path, FEWER, before)):
         winners = [pid for how, pid, _ in said if how == "won"]

@@ -80,7 +80,18 @@ def another_checkpoint(whole: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 Damage = Callable[[bytes, bytes, random.Random], bytes]
+
+
 # Their shares of all damages.
+def slow(value: Any) -> Any:
+    """A case of which another one runs by default."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+def name_of(kind: Damage) -> str:
+    return kind.__name__
+
+
 KINDS: dict[Damage, float] = {
     bit_flipped: 0.4,
     cut_short: 0.2,
@@ -347,7 +358,7 @@ def go_on(experiment: Experiment) -> tuple[list[str], dict[str, Any]]:
 
 @pytest.mark.usefixtures("without_ray")
 @pytest.mark.parametrize("manifest", ["told", "lost"])
-@pytest.mark.parametrize("kind", [bit_flipped, cut_at_a_boundary, sector_zeroed], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [bit_flipped, slow(cut_at_a_boundary), slow(sector_zeroed)], ids=name_of)
 def test_the_run_goes_on_from_the_one_before_with_a_warning_to_the_same_bits(
     tmp_path: Path, made: Made, kind: Damage, manifest: str
 ) -> None:
@@ -369,7 +380,7 @@ def test_the_run_goes_on_from_the_one_before_with_a_warning_to_the_same_bits(
 
 
 @pytest.mark.usefixtures("without_ray")
-@pytest.mark.parametrize("manifest", ["told", "lost"])
+@pytest.mark.parametrize("manifest", ["told", slow("lost")])
 def test_where_all_are_damaged_the_run_begins_again_says_so_and_ends_with_the_same_bits(
     tmp_path: Path, made: Made, manifest: str
 ) -> None:
@@ -401,7 +412,7 @@ def test_a_whole_run_goes_on_without_any_word_of_damage(tmp_path: Path, made: Ma
 
 
 @pytest.mark.usefixtures("without_ray")
-@pytest.mark.parametrize("which", [0, 1, 2], ids=["epoch 1", "epoch 2", "batch 1"])
+@pytest.mark.parametrize("which", [slow(0), 1, slow(2)], ids=["epoch 1", "epoch 2", "batch 1"])
 def test_without_the_manifest_another_checkpoint_in_the_newest_ones_place_does_not_change_the_result(
     tmp_path: Path, made: Made, which: int
 ) -> None:
@@ -573,15 +584,17 @@ def test_a_flipped_bit_in_what_identifies_a_file_costs_that_checkpoint_only(tmp_
     ("old", "new"),
     [
         pytest.param('"epoch": 3,', '"epoch": 7,', id="epoch of the newest: as if the run had ended"),
-        pytest.param('"epoch": 3,', '"epoch": 1,', id="epoch of the newest: as if it were old"),
-        pytest.param('"epoch": 2,', '"epoch": 3,', id="epoch of the one before"),
+        pytest.param('"epoch": 3,', '"epoch": 1,', marks=pytest.mark.slow, id="epoch of the newest: as if it were old"),
+        pytest.param('"epoch": 2,', '"epoch": 3,', marks=pytest.mark.slow, id="epoch of the one before"),
         pytest.param('"batch": 2,', '"bauch": 2,', id="batch of the newest is gone: as if the epoch had ended"),
-        pytest.param('"batch": 2,', '"batch": 0,', id="batch of the newest"),
+        pytest.param('"batch": 2,', '"batch": 0,', marks=pytest.mark.slow, id="batch of the newest"),
         pytest.param('"sha256": ', '"sha356": ', id="hash of the newest is gone"),
-        pytest.param('"best": {\n    "epoch"', '"best": {\n    "apoch"', id="epoch of the best is gone"),
-        pytest.param('"metric": ', '"mmtric": ', id="metric of the best is gone"),
-        pytest.param('"value": ', '"valud": ', id="value of the best is gone"),
-        pytest.param('"best": ', '"bast": ', id="the best is gone"),
+        pytest.param(
+            '"best": {\n    "epoch"', '"best": {\n    "apoch"', marks=pytest.mark.slow, id="epoch of the best is gone"
+        ),
+        pytest.param('"metric": ', '"mmtric": ', marks=pytest.mark.slow, id="metric of the best is gone"),
+        pytest.param('"value": ', '"valud": ', marks=pytest.mark.slow, id="value of the best is gone"),
+        pytest.param('"best": ', '"bast": ', marks=pytest.mark.slow, id="the best is gone"),
         pytest.param('"checkpoints": ', '"checkqoints": ', id="all are gone"),
     ],
 )

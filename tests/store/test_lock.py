@@ -339,7 +339,7 @@ def test_cleaning_temps_does_not_take_the_lock(tmp_path):
     held.check()
 
 
-@pytest.mark.parametrize("before", ["nobody", "a dead holder"])
+@pytest.mark.parametrize("before", [pytest.param("nobody", marks=pytest.mark.slow), "a dead holder"])
 def test_of_many_processes_exactly_one_gets_the_lock(tmp_path, before):
     folder, gate = tmp_path / "experiment", tmp_path / "gate"
     folder.mkdir()

@@ -156,7 +156,14 @@ def test_an_edit_is_found(run, edit, what):
     assert [fault for fault in faults(run) if fault.startswith(what)], faults(run)
 
 
-@pytest.mark.parametrize("name", [n for n, _ in DERIVED if not n.startswith("epoch")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[] if n.endswith((".pt", ".csv")) else pytest.mark.slow)
+        for n, _ in DERIVED
+        if not n.startswith("epoch")
+    ],
+)
 def test_a_missing_file_of_a_finished_experiment_is_found_and_continue_writes_it_again(run, name):
     from raysweep.launch.resume import continue_experiment
 

@@ -180,9 +180,7 @@ def open_board() -> Callable[[Experiment], Any]:
     return lambda run: accumulator.EventAccumulator(str(run.folder / "tensorboard")).Reload()
 
 
-@pytest.mark.parametrize(
-    "after", [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 8]
-)
+@pytest.mark.parametrize("after", [pytest.param(n, marks=[] if n == 8 else pytest.mark.slow) for n in (1, 3, 5, 8)])
 def test_a_continued_run_has_every_point_once(runs, after, untracked, open_board):
     run = runs.interrupted(after)
     before = event_files(run.folder) if after >= 3 else []
@@ -524,7 +522,8 @@ def _then(function: Callable[..., Any], more: Callable[[Path], Any]) -> Callable
 
 
 @pytest.mark.parametrize(
-    "script", [pytest.param("while true; do read line; done", marks=pytest.mark.slow), "exit 3", "sleep 600"]
+    "script",
+    [pytest.param(s, marks=pytest.mark.slow) for s in ("while true; do read line; done", "exit 3")] + ["sleep 600"],
 )
 def test_a_tracker_that_hangs_or_dies_is_given_up_at_the_end(runs, untracked, monkeypatch, tmp_path, script):
     program = tmp_path / "python"

@@ -156,7 +156,7 @@ def test_the_best_epoch_is_chosen_by_the_metric_asked_for(quick_run, metric, col
     assert values == pytest.approx([e.metrics[column] for e in run.entries()])
 
 
-@pytest.mark.parametrize("damage", ["missing", "exchanged", "hard link"])
+@pytest.mark.parametrize("damage", ["missing", "exchanged", pytest.param("hard link", marks=pytest.mark.slow)])
 def test_the_best_checkpoint_is_restored(run, damage):
     from raysweep.training.checkpointing import rebuild_best
 

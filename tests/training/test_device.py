@@ -92,7 +92,7 @@ def test_what_is_known_of_each_kind(fake, kind, named, title, for_ray, single):
         assert ("single precision" in told) == single
 
 
-@pytest.mark.parametrize("kind", ["mps", "xpu"])
+@pytest.mark.parametrize("kind", [pytest.param("mps", marks=pytest.mark.slow), "xpu"])
 def test_a_training_and_its_child_on_a_fake_accelerator(fake, quick_run, quick_child, monkeypatch, kind):
     """The plan and the log say what is not exact; the conditions have the device, and the generator's state travels."""
     import torch

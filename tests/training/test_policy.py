@@ -130,7 +130,9 @@ def ratios(experiment):
     return [e.fields for e in lineage.read(experiment.folder) if e.type == lineage.RATIO]
 
 
-@pytest.mark.parametrize("sampling", [WORST, PROPORTIONAL], ids=["worst", "proportional"])
+@pytest.mark.parametrize(
+    "sampling", [WORST, pytest.param(PROPORTIONAL, marks=pytest.mark.slow)], ids=["worst", "proportional"]
+)
 def test_every_epoch_shows_what_was_decided_and_the_log_says_why(quick_run, sampling):
     made = quick_run(training={"epochs": 3}, sampling=sampling)
     events, rows = ratios(made), history(made)
@@ -177,7 +179,9 @@ def test_stopped_and_continued_equals_undisturbed(quick_run, tmp_path, without_r
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", [WORST, PROPORTIONAL], ids=["worst", "proportional"])
+@pytest.mark.parametrize(
+    "sampling", [pytest.param(WORST, marks=pytest.mark.slow), PROPORTIONAL], ids=["worst", "proportional"]
+)
 def test_a_child_with_nothing_changed_goes_on_deciding(quick_run, quick_child, tmp_path, sampling):
     from raysweep.store.root import Root
     from raysweep.tools import replay

@@ -87,7 +87,8 @@ def test_two_epochs_and_two_more_in_a_child_equal_four(run, straight, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "stop_after", [1, BATCHES + 3, pytest.param(2 * BATCHES, marks=pytest.mark.slow)]
+    "stop_after",
+    [pytest.param(1, marks=pytest.mark.slow), BATCHES + 3, pytest.param(2 * BATCHES, marks=pytest.mark.slow)],
 )  # in the first epoch, in the second, at its end
 def test_interrupted_and_continued_equals_undisturbed(run, straight, tmp_path, stop_after):
     broken = run(stop_after)

@@ -4,36 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from raysweep._text import Nested
 from raysweep.config import cells
-from raysweep.config import grid as grids
 from raysweep.config import load as load_config
 from raysweep.errors import StoreError
-from raysweep.events import BranchEnded, BranchEvent, BranchStarted, Event, ExperimentStarted, Progress
-from raysweep.launch import run as launching
-from raysweep.launch.resume import continue_experiment
+from raysweep.events import Progress
+from raysweep.launch.sweep import steps
+from raysweep.launch.sweep.steps import How
 from raysweep.plan import child
 from raysweep.plan import parent as parents
 from raysweep.plan.hunt.plan import settings_before
 from raysweep.plan.hunt.space import Treatment
-from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
-from raysweep.plan.sweep import common, with_resources
+from raysweep.plan.sweep import common
 from raysweep.plan.types import Plan, SweepRequest
-from raysweep.store import checkpoint, layout
-from raysweep.store.experiment import FINISHED, Experiment
+from raysweep.store import checkpoint
+from raysweep.store.experiment import Experiment
 from raysweep.store.hunts import Hunt
 from raysweep.store.records import Json
-from raysweep.store.trust import NOBODY, Trust
-
-
-@dataclass(frozen=True)
-class How:
-    """With which resources and whose approval to go on."""
-
-    steal: bool = False
-    asked: ResourceOverrides = AS_BEFORE
-    trust: Trust = NOBODY
 
 
 @dataclass(frozen=True)
@@ -50,22 +40,8 @@ class Link:
 
 def trained(hunt: Hunt, link: Link, how: How, progress: Progress) -> Experiment:
     """The finished training of a link: it is trained now, or goes on, or is there already."""
-    begun = hunt.step(link.key)
-    if begun is not None and begun.status() == FINISHED:
-        return begun
-
-    def tell(event: Event) -> None:
-        if isinstance(event, ExperimentStarted):
-            hunt.note_step(link.key, event.id)
-        progress(BranchEvent(link.name, event))
-
-    progress(BranchEvent(link.name, BranchStarted()))
-    if begun is not None:
-        result = continue_experiment(hunt.root, begun, steal=how.steal, asked=how.asked, progress=tell, trust=how.trust)
-    else:
-        result = launching.run(_plan(hunt, link, how, tell), tell)
-    progress(BranchEvent(link.name, BranchEnded("finished")))
-    return result.experiment
+    begun, note = hunt.step(link.key), partial(hunt.note_step, link.key)
+    return steps.trained(hunt.root, link.name, begun, partial(_plan, hunt, link, how), note, how, progress)
 
 
 def _plan(hunt: Hunt, link: Link, how: How, progress: Progress) -> Plan:
@@ -73,7 +49,7 @@ def _plan(hunt: Hunt, link: Link, how: How, progress: Progress) -> Plan:
     record = hunt.record()
     asked = request(hunt, link.start, record.rounds[0].grid, how)
     parent = parents.read_parent(hunt.root, link.start, asked.overrides, trust=how.trust)
-    over = common(asked, parent)
+    over = _as_branches(hunt, asked, common(asked, parent))
     before = settings_before(parent, over)
     over = load_config.merge(over, cells.overrides(cells.differing(link.treatment.settings, before)))
     if link.treatment.shares:
@@ -92,23 +68,21 @@ def _plan(hunt: Hunt, link: Link, how: How, progress: Progress) -> Plan:
     )
 
 
-def request(hunt: Hunt, start: str, grid: Json, how: How) -> SweepRequest:
-    """What is asked of a sweep from ``start``.
+def _as_branches(hunt: Hunt, asked: SweepRequest, over: Nested) -> Nested:
+    """``over`` with the threads that the branches had on a cluster: a run by itself would take as many as its node has CPUs."""
+    first = hunt.sweep(1)
+    threads = None if first is None or asked.address is None or asked.threads else first.record().threads
+    return load_config.merge(over, {"scaling": {"threads": threads}}) if threads else over
 
-    Raises:
-        StoreError: ``hunt.json`` lacks something. ConfigError: a range of workers is asked for.
-    """
-    record, file = hunt.record(), hunt.folder / layout.HUNT
-    given = dict(record.request)
+
+def request(hunt: Hunt, start: str, grid: Json, how: How) -> SweepRequest:
+    """What is asked of a sweep from ``start``; see :func:`raysweep.launch.sweep.steps.request`."""
+    record = hunt.record()
+    given = {**record.request, "epochs": record.epochs}
     if start != record.parent.reference:
         # Its settings have them already. A round may have changed one of them since, which stays.
         given["overrides"] = None
-    try:
-        checked = grids.check(dict(grid), str(file))
-        made = SweepRequest(hunt.root, start, checked, epochs=record.epochs, trust=how.trust, **given)
-    except TypeError as error:
-        raise StoreError(f"{file} is damaged ({error}). Restore it from a copy.") from None
-    return with_resources(made, how.asked)
+    return steps.request(hunt, start, grid, how, given)
 
 
 def end_of(experiment: Experiment) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
-from raysweep.cluster import signals
-from raysweep.config import foreign
 from raysweep.config.grid import CONTROL
-from raysweep.errors import Interrupted
 from raysweep.events import Note, Progress, ignore
 from raysweep.launch.hunt import chains, rounds
-from raysweep.launch.hunt.chains import How, Link
+from raysweep.launch.hunt.chains import Link
+from raysweep.launch.sweep import steps
+from raysweep.launch.sweep.steps import How
 from raysweep.plan.hunt import budget as budgets
 from raysweep.plan.hunt.plan import AGAIN, WINNER, HuntPlan, axes_of, recipe
 from raysweep.plan.hunt.space import Treatment
@@ -20,13 +20,9 @@ from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
 from raysweep.report.history import cost
 from raysweep.store import hunts as store
 from raysweep.store import layout
-from raysweep.store import trust as trusting
-from raysweep.store.commands import continue_command
 from raysweep.store.experiment import Experiment
 from raysweep.store.hunts import Hunt, HuntRecord, HuntRound
-from raysweep.store.lock import WriterLock
-from raysweep.store.trust import NOBODY, Origin, Trust
-from raysweep.trackers import credentials
+from raysweep.store.trust import NOBODY, Trust
 
 Finish = Callable[[Hunt, Progress], None]  # the look at the sealed images, and the page
 
@@ -40,21 +36,10 @@ def run(plan: HuntPlan, progress: Progress = ignore, finish: Finish | None = Non
     Raises:
         Interrupted: a signal asked to stop. RaysweepError: the work failed; what is finished stays.
     """
-    told = credentials.keep(plan.first.base.settings.trackers)
-    if told is not None:
-        progress(told)
-    now = datetime.now()
-    hunt = store.create(plan.request.sweep.root, plan.name, now)
-    record = _record(plan, hunt.id, now)
-    problem = trusting.remember_made(hunt.id, dict(record.settings))
-    if problem:
-        progress(Note(problem))
-    lock = WriterLock.acquire(hunt.folder)
-    try:
-        hunt.write_record(record)
+    with steps.making(
+        store.create, plan.request.sweep.root, plan.name, plan.first.base, partial(_record, plan), progress
+    ) as hunt:
         return _train(hunt, How(trust=plan.request.sweep.trust), progress, finish)
-    finally:
-        lock.release()
 
 
 def continue_hunt(
@@ -72,21 +57,15 @@ def continue_hunt(
         UntrustedError: it names code or places that nobody has approved. LockedError: it is running.
         Interrupted, or what :func:`run` raises.
     """
-    origin = Origin(hunt.folder, hunt.folder, hunt.root, (hunt.id,))
-    trusting.settle(trust, origin, dict(hunt.record().settings), asked.named(), (foreign.code, foreign.places))
-    lock = WriterLock.acquire(hunt.folder, steal)
-    try:
-        return _train(hunt, How(steal, asked, trust), progress, finish)
-    finally:
-        lock.release()
+    how = How(steal, asked, trust)
+    steps.settle(hunt, how)
+    with steps.at_work(hunt, steal):
+        return _train(hunt, how, progress, finish)
 
 
 def _record(plan: HuntPlan, identifier: str, now: datetime) -> HuntRecord:
     """What ``hunt.json`` says before anything has run: enough to continue after any kill."""
     asked = plan.request.sweep
-    over = dict(asked.overrides or {})
-    if "trackers" in over:  # without credentials
-        over["trackers"] = plan.first.base.settings.model_dump(mode="json")["trackers"]
     axes = axes_of(plan.space, plan.parent, asked.overrides)
     points = [axes.point(treatment).tolist() for treatment in plan.treatments.values()]
     first = HuntRound(
@@ -112,32 +91,17 @@ def _record(plan: HuntPlan, identifier: str, now: datetime) -> HuntRecord:
         at_once=plan.at_once,
         space=plan.space.model_dump(mode="json", exclude_none=True),
         proposer=plan.request.proposer,
-        request={
-            "threads": asked.threads,
-            "workers": asked.workers,
-            "address": asked.address,
-            "in_process": asked.in_process,
-            "max_concurrent": asked.max_concurrent,
-            "gpus_per_branch": asked.gpus_per_branch,
-            "overrides": over,
-        },
+        request=steps.stored_request(asked, plan.first.base),
         settings=plan.first.base.settings.model_dump(mode="json"),
         rounds=(first,),
     )
 
 
 def _train(hunt: Hunt, how: How, progress: Progress, finish: Finish | None) -> Hunt:
-    again = continue_command(hunt.root, hunt.id)
-    try:
-        with signals.part_of(again):
-            rounds.train(hunt, how, progress)
-            _end(hunt, how, progress)
-            if finish is not None:
-                finish(hunt, progress)
-    except Interrupted as stopped:
-        raise Interrupted(
-            f"Stopped by {stopped.reason}; what had begun has its checkpoint. Go on with: {again}", stopped.reason
-        ) from None
+    rounds.train(hunt, how, progress)
+    _end(hunt, how, progress)
+    if finish is not None:
+        finish(hunt, progress)
     return hunt
 
 

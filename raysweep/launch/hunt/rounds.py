@@ -7,6 +7,7 @@ as the undisturbed one. Only a budget in hours depends on how fast the trainings
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,11 +18,11 @@ from raysweep.config import grid as grids
 from raysweep.config import space as spaces
 from raysweep.config.grid import CONTROL
 from raysweep.errors import StoreError
-from raysweep.events import Event, Note, Progress, SweepStarted
+from raysweep.events import Note, Progress
 from raysweep.launch.hunt import chains
-from raysweep.launch.hunt.chains import How, Link
-from raysweep.launch.sweep import driver, race
-from raysweep.launch.sweep.resume import continue_sweep
+from raysweep.launch.hunt.chains import Link
+from raysweep.launch.sweep import steps
+from raysweep.launch.sweep.steps import How
 from raysweep.plan import parent as parents
 from raysweep.plan.hunt import budget as budgets
 from raysweep.plan.hunt import plan as planning
@@ -30,7 +31,7 @@ from raysweep.plan.hunt.budget import Budget
 from raysweep.plan.hunt.model import Round
 from raysweep.plan.hunt.plan import BESIDE
 from raysweep.plan.hunt.space import Axes, Treatment
-from raysweep.plan.sweep import plan_sweep
+from raysweep.plan.types import SweepRequest
 from raysweep.report import race as seeing
 from raysweep.report.history import cost
 from raysweep.report.race import Seen
@@ -147,26 +148,17 @@ def _axes(hunt: Hunt, record: HuntRecord, how: How) -> Axes:
 
 
 def _sweep(hunt: Hunt, of_round: HuntRound, how: How, progress: Progress) -> Sweep:
-    """Train the sweep of a round, or what is left of it."""
+    """Train the sweep of a round, or what is left of it. What has failed stays so."""
 
-    def tell(event: Event) -> None:
-        if isinstance(event, SweepStarted):
-            hunt.note_round(of_round.number, sweep=event.id)
-        progress(event)
+    def asked() -> SweepRequest:
+        made = chains.request(hunt, of_round.start, of_round.grid, how)
+        name = sweep_name(hunt.record(), of_round.number)
+        return replace(made, name=name, description=_description(hunt, of_round))
 
     begun = hunt.sweep(of_round.number) or _unnoted(hunt, of_round)
-    if begun is None:
-        request = chains.request(hunt, of_round.start, of_round.grid, how)
-        named = replace(
-            request, name=sweep_name(hunt.record(), of_round.number), description=_description(hunt, of_round)
-        )
-        return driver.run(plan_sweep(named, tell), tell).sweep
-    record = begun.record()
-    if race.undecided(record) or any(
-        b.status not in (experiments.FINISHED, experiments.FAILED) for b in record.branches
-    ):
-        continue_sweep(hunt.root, begun, steal=how.steal, asked=how.asked, progress=tell, trust=how.trust)
-    return begun
+    return steps.swept(
+        hunt.root, begun, asked, lambda s: hunt.note_round(of_round.number, sweep=s), how, progress, failed_again=False
+    )[0]
 
 
 def _unnoted(hunt: Hunt, of_round: HuntRound) -> Sweep | None:
@@ -261,8 +253,10 @@ def _decide(hunt: Hunt, of_round: HuntRound, sweep: Sweep, of_sweep: float, seco
         if expected[best] > 0:
             survivor, gain = seen.names[best], float(expected[best])
             why = f"the model of all rounds expects {100 * gain:+.1f} points of it over the round's control"
-    count = len(sweep.experiments())
-    measured_each = of_sweep / count if count else record.seconds_each
     hunt.note_round(of_round.number, survivor=survivor, why=why, gain=gain, seconds=seconds)
-    hunt.note(seconds_each=measured_each)
+    trainings = sweep.experiments().values()
+    if trainings and of_sweep > 0:
+        # On a cluster that is not what was planned with: nobody had asked it, and it may have grown or shrunk.
+        at_once = max(1, math.ceil(sum(cost(e)[0] for e in trainings) / of_sweep))
+        hunt.note(seconds_each=of_sweep / len(trainings), at_once=at_once)
     progress(Note(f"Round {of_round.number} of {record.planned}: {survivor} goes on, because {why}."))

@@ -24,6 +24,7 @@ from raysweep.launch.runner import derive
 from raysweep.launch.sweep import early, processes, race
 from raysweep.launch.sweep import tune as tuning
 from raysweep.launch.sweep.branch import Shared
+from raysweep.launch.sweep.limit import Limit
 from raysweep.launch.workers import transport
 from raysweep.plan import capacity, child
 from raysweep.plan.types import Plan, SweepPlan
@@ -175,7 +176,9 @@ def _train_branches(
     controls_first = early.undecided(patience, record)
     first = early.controls(points) if controls_first else points
     first = first if patience is None else early.to_train(sweep, record, first)
-    work = replace(_work(sweep, plan, first, count, steal, record), search=not controls_first)
+    varies = plan.base.settings.scaling.address is not None
+    limit = Limit(plan.base.resources, plan.gpus_per_branch, capacity.most_at_once(plan), count, varies)
+    work = replace(_work(sweep, plan, first, limit, steal, record), search=not controls_first)
     left = len(points) + tuning.samples_left(plan.grid, record)
     progress(_started(sweep, plan, record, count, capacity.queue(plan, left, count)))
     ended = _launch(plan, work, progress) if first or left > len(points) else tuning.TuneOutcome()
@@ -183,9 +186,9 @@ def _train_branches(
         _settle(sweep, ended.failed)
         refresh(sweep, ended.failed)
         record = early.decide(sweep, progress)
-        ended = _train_as_long(sweep, plan, points, count, steal, record, ended, progress)
+        ended = _train_as_long(sweep, plan, points, limit, steal, record, ended, progress)
     while race.undecided(record) and ended.stopped is None:
-        ended, record = _race(sweep, plan, count, steal, ended, progress)
+        ended, record = _race(sweep, plan, limit, steal, ended, progress)
     _settle(sweep, ended.failed)
     failed = _all_failed(refresh(sweep, ended.failed), ended.failed)
     if ended.stopped is not None:
@@ -210,7 +213,7 @@ def _train_as_long(
     sweep: Sweep,
     plan: SweepPlan,
     points: list[Point],
-    count: int,
+    limit: Limit,
     steal: bool,
     record: SweepRecord,
     ended: tuning.TuneOutcome,
@@ -218,12 +221,12 @@ def _train_as_long(
 ) -> tuning.TuneOutcome:
     """Train the branches, after the controls that ``ended``, as long as the longest control; also controls that were shorter."""
     rest = early.to_train(sweep, record, [p for p in points if p.name not in ended.failed])
-    later = _launch(plan, _work(sweep, plan, rest, count, steal, record), progress)
+    later = _launch(plan, _work(sweep, plan, rest, limit, steal, record), progress)
     return replace(later, failed={**ended.failed, **later.failed})
 
 
 def _race(
-    sweep: Sweep, plan: SweepPlan, count: int, steal: bool, ended: tuning.TuneOutcome, progress: Progress
+    sweep: Sweep, plan: SweepPlan, limit: Limit, steal: bool, ended: tuning.TuneOutcome, progress: Progress
 ) -> tuple[tuning.TuneOutcome, SweepRecord]:
     """Decide which branches get more seeds, and train these."""
     refresh(sweep, ended.failed)
@@ -231,7 +234,7 @@ def _race(
     added = [b for b in record.branches if b.experiment is None and b.name not in ended.failed]
     if not added:
         return ended, record
-    work = _work(sweep, plan, race.points(added, plan.parent.classes), count, steal, record)
+    work = _work(sweep, plan, race.points(added, plan.parent.classes), limit, steal, record)
     later = _launch(plan, work, progress)
     return replace(later, failed={**ended.failed, **later.failed}), record
 
@@ -267,7 +270,7 @@ def _changed(record: SweepRecord, weights: Mapping[str, float]) -> tuple[str, ..
 
 
 def _work(
-    sweep: Sweep, plan: SweepPlan, points: list[Point], count: int, steal: bool, record: SweepRecord
+    sweep: Sweep, plan: SweepPlan, points: list[Point], limit: Limit, steal: bool, record: SweepRecord
 ) -> tuning.Work:
     """What Ray Tune gets.
 
@@ -302,7 +305,7 @@ def _work(
         grid=plan.grid,
         points=points,
         shared=shared,
-        at_once=count,
+        limit=limit,
         epochs=plan.base.settings.training.epochs,
         gpus=plan.gpus_per_branch,
         retries=plan.base.settings.scaling.max_failures,

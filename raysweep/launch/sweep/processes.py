@@ -208,7 +208,7 @@ class _Driver:
 
     def fill(self) -> bool:
         """Give a branch to every process that has none; returns whether any branch is trained."""
-        for slot in range(self.work.at_once):
+        for slot in range(self.work.limit.count):
             process = self.slots.get(slot)
             if process is not None and process.branch is not None:
                 continue

@@ -21,8 +21,20 @@ from raysweep.cluster.dashboard import Shown
 from raysweep.cluster.signals import StopFlag
 from raysweep.config.grid import Grid, Point, Range
 from raysweep.errors import ConfigError, RaysweepError, TrainingError
-from raysweep.events import BranchEnded, BranchEvent, BranchStarted, Connected, Connecting, Event, Progress, RankEvent
+from raysweep.events import (
+    BranchEnded,
+    BranchEvent,
+    BranchStarted,
+    Connected,
+    Connecting,
+    Event,
+    Note,
+    Progress,
+    RankEvent,
+)
+from raysweep.launch.sweep import limit
 from raysweep.launch.sweep.branch import METRICS, Shared, SharedRef, train_kept
+from raysweep.launch.sweep.limit import Limit
 from raysweep.launch.sweep.tracebacks import Tracebacks
 from raysweep.launch.workers import retry
 from raysweep.launch.workers.attempt import ray_folder
@@ -58,7 +70,7 @@ class Work:
     grid: Grid
     points: list[Point]
     shared: Shared
-    at_once: int
+    limit: Limit  # how many at once; on a cluster that may change while they train
     epochs: int
     gpus: float
     retries: int
@@ -135,7 +147,7 @@ def launch(work: Work, progress: Progress) -> TuneOutcome:
 def _train(work: Work, progress: Progress, ended: TuneOutcome, flag: StopFlag) -> TuneOutcome:
     import ray
 
-    channel = open_channel(work.sweep.id, work.at_once)
+    channel = open_channel(work.sweep.id, work.limit.count)
     shown = Shown(channel)
     work = replace(work, shared=replace(work.shared, channel=channel))
     results = Results(work.sweep)
@@ -164,6 +176,8 @@ def _train(work: Work, progress: Progress, ended: TuneOutcome, flag: StopFlag) -
             tell(event)
             results.told(event)
             shown(event)
+        if flag.reason is None and (changed := work.limit.change()) is not None:
+            progress(Note(changed))
         results.write_when_due(ended.failed)
         stop(flag.reason)
 
@@ -218,6 +232,7 @@ def _tuner(
     from ray import tune
 
     metric = "val_macro_f1" if work.grid.metric == "macro_f1" else work.grid.metric
+    now = replace(work.limit)  # Tune looks for itself, maybe in another process
     trainable = tune.with_parameters(train_kept, kept=shared)
     trainable.__name__ = ascii_form(work.sweep.id)  # the dashboard shows it among the actors
     return tune.Tuner(
@@ -225,9 +240,8 @@ def _tuner(
         param_space={"branch": tune.grid_search(grid["branch"])} if grid else None,
         tune_config=tune.TuneConfig(
             num_samples=samples,
-            max_concurrent_trials=work.at_once if grid else None,  # a searcher limits itself
             reuse_actors=True,
-            search_alg=None if grid else _optuna(work, metric),
+            search_alg=limit.of_grid(now) if grid else limit.of_search(_optuna(work, metric), now),
             scheduler=_asha(work, metric) if work.grid.scheduler == "asha" else None,
             trial_name_creator=_trial_name,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -312,7 +326,6 @@ def _optuna(work: Work, metric: str) -> Any:
     """Optuna's sampler over the ranges. It gets what earlier runs of this sweep have measured."""
     try:
         import optuna
-        from ray.tune.search import ConcurrencyLimiter
         from ray.tune.search.optuna import OptunaSearch
     except ImportError:
         raise ConfigError("search.algorithm: optuna needs Optuna: pip install 'raysweep[optuna]'.") from None
@@ -327,7 +340,7 @@ def _optuna(work: Work, metric: str) -> Any:
         points_to_evaluate=[weights for weights, _ in known] or None,
         evaluated_rewards=[reached for _, reached in known] or None,
     )
-    return ConcurrencyLimiter(search, max_concurrent=work.at_once)
+    return search
 
 
 def _distribution(r: Range) -> BaseDistribution:

@@ -74,6 +74,15 @@ class HuntPlan:
         return self.trainings * self.first.branch_bytes
 
     @property
+    def counted_on(self) -> str:
+        """How many trainings at once it was planned with, and why."""
+        asked = self.request.sweep
+        if asked.address is None:
+            return f"{self.at_once:,} at a time on this machine"
+        why = "as --max-concurrent says" if asked.max_concurrent else "since nobody has asked the cluster"
+        return f"{self.at_once:,} at a time, {why}; every round asks it how many it holds, and uses nodes that join meanwhile"
+
+    @property
     def hours(self) -> float:
         """As long as the parent's epochs took, if all of the budget is spent."""
         end = alone(self.request.budget, self.at_once)

@@ -331,14 +331,15 @@ class Killed(InProcess):
 def test_a_hunt_killed_ten_times_ends_as_the_undisturbed_one(base, long, monkeypatch):
     import random
 
-    from raysweep.launch.hunt import chains, driver
+    from raysweep.launch.hunt import driver
     from raysweep.launch.sweep import driver as sweeping
+    from raysweep.launch.sweep import steps
     from raysweep.store import hunts
     from raysweep.tools import hunted
 
     killed = Killed(sorted(random.Random(7).sample(range(2, 28), 10)))
     monkeypatch.setattr(sweeping.tuning, "launch", killed)
-    monkeypatch.setattr(chains.launching, "run", killed.link(chains.launching.run))
+    monkeypatch.setattr(steps.launching, "run", killed.link(steps.launching.run))
     with pytest.raises(KeyboardInterrupt):
         driver.run(planned(base, "killed"))
     for _ in range(9):
@@ -375,6 +376,7 @@ def test_a_link_of_a_chain_is_planned_as_its_branch_was(base):
 
     from raysweep.events import ignore
     from raysweep.launch.hunt import chains, driver
+    from raysweep.launch.sweep.steps import How
     from raysweep.plan.hunt.plan import axes_of
     from raysweep.plan.resources import ResourceOverrides
     from raysweep.plan.types import base_of
@@ -390,17 +392,41 @@ def test_a_link_of_a_chain_is_planned_as_its_branch_was(base):
     assert [t.settings["loss.kind"] for t in plan.treatments.values()] == ["cross_entropy"]  # the control is the other
     for arm, treatment in plan.treatments.items():
         link = chains.Link("again/1", "link", f"{base.id}@1", treatment)
-        made = chains._plan(hunt, link, chains.How(), ignore).settings
+        made = chains._plan(hunt, link, How(), ignore).settings
         branch = base_of(points[arm], plan.first.base, plan.first.bases).settings
         assert made.loss == branch.loss
         assert made.loss.kind == "cross_entropy"
         assert made.training == branch.training
-    with_two = chains.How(asked=ResourceOverrides(threads=2))
+    with_two = How(asked=ResourceOverrides(threads=2))
     assert chains._plan(hunt, link, with_two, ignore).settings.scaling.threads == 2  # when it goes on with as many
     # A survivor has what the user changes, unless its round has changed it once more.
     grid = plan.first.grid.model_dump(mode="json")
-    later = {start: chains.request(hunt, start, grid, chains.How()).overrides for start in (f"{base.id}@1", "loss_1@2")}
+    later = {start: chains.request(hunt, start, grid, How()).overrides for start in (f"{base.id}@1", "loss_1@2")}
     assert later == {f"{base.id}@1": {"loss": {"kind": "focal"}}, "loss_1@2": None}
+
+
+@pytest.mark.parametrize(
+    ("address", "threads", "expected"), [(None, None, None), ("there:1", 4, 4), ("there:1", None, 2)]
+)
+def test_on_a_cluster_a_link_has_the_threads_of_the_branches(whole, monkeypatch, address, threads, expected):
+    """By itself it would take as many as its node has CPUs, and end with other bits."""
+    from dataclasses import replace
+
+    from raysweep.launch.hunt import chains
+    from raysweep.launch.sweep.steps import How
+    from raysweep.store.sweep import Sweep
+
+    hunt, _ = whole
+    record = hunt.sweep(1).record()
+    monkeypatch.setattr(Sweep, "record", lambda _: replace(record, threads=2))
+    asked = replace(
+        chains.request(hunt, f"{hunt.record().parent.reference}", hunt.record().rounds[0].grid, How()),
+        address=address,
+        threads=threads,
+    )
+    given = {} if threads is None else {"threads": threads}
+    found = chains._as_branches(hunt, asked, {"scaling": given})
+    assert found["scaling"].get("threads") == expected
 
 
 @pytest.mark.slow
@@ -432,6 +458,37 @@ def test_the_usual_name_leaves_room_for_those_of_its_sweeps(base, monkeypatch):
     monkeypatch.setattr(parents, "read_parent", lambda *given, **more: replace(read(*given, **more), experiment=named))
     plan = planned(base, None, branches=15, rounds=1)
     assert (plan.name, plan.first.name) == ("x" * 47, "x" * 47 + "-r1")
+
+
+def test_a_dry_run_says_how_many_trainings_at_once_it_counted_on(base):
+    from dataclasses import replace
+
+    plan = planned(base, "counted", branches=15, rounds=1)
+
+    def of(**where):
+        sweep = replace(plan.request.sweep, **where)
+        return replace(plan, at_once=3, request=replace(plan.request, sweep=sweep)).counted_on
+
+    assert of() == "3 at a time on this machine"
+    assert of(address="auto").startswith("3 at a time, since nobody has asked the cluster; every round asks it")
+    assert of(address="auto", max_concurrent=3).startswith("3 at a time, as --max-concurrent says; every round asks it")
+
+
+@pytest.mark.parametrize(("took", "at_once"), [(1.0, 4), (1.5, 3), (9.0, 1)])  # four trainings of a second each
+def test_how_many_train_at_once_is_measured_by_every_round(whole, monkeypatch, took, at_once):
+    """On a cluster nobody knows it before."""
+    from types import SimpleNamespace
+
+    from raysweep.launch.hunt import rounds
+
+    hunt, noted = whole[0], {}
+    sweep = SimpleNamespace(experiments=lambda: dict.fromkeys("abcd"))
+    monkeypatch.setattr(rounds.seeing, "look", lambda *_: None)
+    monkeypatch.setattr(rounds, "cost", lambda _: (1.0, 0))
+    monkeypatch.setattr(type(hunt), "note_round", lambda *_, **__: None)
+    monkeypatch.setattr(type(hunt), "note", lambda _, **changes: noted.update(changes))
+    rounds._decide(hunt, hunt.record().rounds[0], sweep, took, took, lambda _: None)
+    assert noted == {"seconds_each": took / 4, "at_once": at_once}
 
 
 def test_hours_are_counted_by_the_parents_own_epochs(base):

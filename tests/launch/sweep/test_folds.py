@@ -131,13 +131,46 @@ def test_a_second_sigint_names_all_folds_and_not_one_of_them(whole, monkeypatch)
 
 
 def test_what_starts_after_it_goes_on_has_the_resources_that_were_asked_for(whole):
-    from raysweep.launch.sweep import folds
+    from raysweep.launch.sweep import folds, steps
     from raysweep.plan.resources import ResourceOverrides
 
     parent = everything(whole.folds)[1, "parent"]
     asked = ResourceOverrides(threads=2, workers=3, address="there:10001")
-    found = folds._request(whole.folds, 1, parent, folds._How(asked=asked))
+    found = folds._request(whole.folds, 1, parent, steps.How(asked=asked))
     assert (found.threads, found.workers, found.address) == (2, 3, "there:10001")
+
+
+@pytest.mark.parametrize(
+    ("grid", "left"),
+    [
+        ({}, False),
+        ({"scheduler": "race", "race": {"most": 2}}, True),  # killed before it decided who gets more seeds
+        (
+            {
+                "weights": {},
+                "search": {"algorithm": "optuna", "num_samples": 9, "ranges": {"dog": {"uniform": [1, 3]}}},
+            },
+            True,
+        ),
+    ],
+)
+def test_a_fold_whose_branches_are_finished_goes_on_where_its_sweep_has_others_to_choose(
+    whole, monkeypatch, grid, left
+):
+    from dataclasses import replace
+    from types import SimpleNamespace
+
+    from raysweep.launch.sweep import folds, steps
+    from raysweep.store.sweep import Sweep
+
+    part, went_on = whole.folds.record().parts[0], []
+    record = whole.folds.begun_sweep(part.sweep).record()
+    assert {b.status for b in record.branches} == {"finished"}
+    monkeypatch.setattr(Sweep, "record", lambda _: replace(record, grid={**record.grid, **grid}))
+    done = SimpleNamespace(sweep=None, failed={"dog=3": "why"})
+    monkeypatch.setattr(steps, "continue_sweep", lambda *_, **__: went_on.append(1) or done)
+    failed = folds._sweep(whole.folds, part, None, steps.How(), lambda _: None)
+    assert (len(went_on), failed) == (left, ["dog=3 of fold 1"] * left)
 
 
 @pytest.mark.slow

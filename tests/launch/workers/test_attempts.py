@@ -274,7 +274,7 @@ def test_too_few_nodes_are_the_error_of_the_loss(run, ray, tmp_path, monkeypatch
 # --- signals ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_reaches_the_workers_and_continue_gives_the_same_bits(run, ray, tmp_path, undisturbed, number):
     def signalled(job: Job, flag: StopFlag) -> Verdict:
         from raysweep.training.loop import train

@@ -6,6 +6,7 @@ the same labels have the same weight, so each set of labels is drawn as a class 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -24,7 +25,10 @@ class LabelCounts(dict[str, int]):
 
     @classmethod
     def of(cls, classes: Iterable[str], sets: Mapping[LabelSet, int]) -> LabelCounts:
-        found = cls((c, sum(n for labels, n in sets.items() if c in labels)) for c in classes)
+        found = cls(dict.fromkeys(classes, 0))
+        for labels, n in sets.items():
+            for label in labels:
+                found[label] += n
         found.sets = dict(sets)
         return found
 
@@ -38,9 +42,24 @@ class LabelCounts(dict[str, int]):
         """Raises TypeError, ValueError or IndexError for another value than :meth:`to_json` gives."""
         return cls.of(classes, {tuple(classes[i] for i in labels): int(n) for labels, n in value})
 
-    def per_label(self, of_sets: Mapping[LabelSet, Fraction]) -> dict[str, Fraction]:
+    def masses(self, of: Mapping[str, float]) -> dict[LabelSet, int]:
+        """Set → images × weight, exactly, times one number that makes all of them whole; ``of``: class → weight.
+
+        Whole numbers, because there may be as many sets as images, and fractions take ten times as long.
+        """
+        exact = {c: Fraction(value) for c, value in of.items()}
+        unit = math.lcm(*(value.denominator for value in exact.values()))
+        whole = {c: int(value * unit) for c, value in exact.items()}
+        every, parts = sum(whole.values()), math.lcm(*{len(labels) or len(whole) for labels in self.sets})
+        return {
+            labels: n
+            * (sum(whole[c] for c in labels) * (parts // len(labels)) if labels else every * (parts // len(whole)))
+            for labels, n in self.sets.items()
+        }
+
+    def per_label(self, of_sets: Mapping[LabelSet, int]) -> dict[str, int]:
         """What a number for each set of labels is for each label: the sum over the sets that have it."""
-        found = dict.fromkeys(self, Fraction(0))
+        found = dict.fromkeys(self, 0)
         for labels, value in of_sets.items():
             for label in labels:
                 found[label] += value

@@ -12,13 +12,14 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import Any
 
 from raysweep._text import join_names, short_repr
 from raysweep.errors import WeightsError, did_you_mean
-from raysweep.label_sets import LabelCounts, LabelSet, images_in, weight
+from raysweep.label_sets import LabelCounts, LabelSet, images_in
 
 MOST_LISTED = 20  # classes in one text
+NO_IMAGE = "No class with a weight above zero has any image, so no image could be drawn."
 Changed = dict[str, tuple[float, float]]  # class → (weight before, weight after), of the classes that differ
 
 
@@ -101,9 +102,13 @@ class SamplingWeights:
             WeightsError: every class with a weight above zero is empty.
         """
         if isinstance(counts, LabelCounts):
-            of_sets = {labels: Fraction(n) for labels, n in self.set_quotas(counts, draws).items()}
-            return {c: int(n) for c, n in counts.per_label(of_sets).items()}
-        return _rounded({c: draws * share for c, share in self.exact_shares(counts).items()}, draws)
+            return counts.per_label(self.set_quotas(counts, draws))
+        exact = {c: draws * share for c, share in self.exact_shares(counts).items()}
+        result = {c: int(q) for c, q in exact.items()}
+        by_remainder = sorted(exact, key=lambda c: result[c] - exact[c])  # stable: ties keep the class order
+        for c in by_remainder[: draws - sum(result.values())]:
+            result[c] += 1
+        return result
 
     def exact_shares(self, counts: Mapping[str, int]) -> dict[str, Fraction]:
         """The same as :meth:`shares`, as fractions.
@@ -112,17 +117,31 @@ class SamplingWeights:
             WeightsError: every class with a weight above zero is empty.
         """
         if isinstance(counts, LabelCounts):
-            return counts.per_label(self._set_shares(counts))
+            of_sets, every = self._set_masses(counts)
+            return {c: Fraction(whole, every) for c, whole in counts.per_label(of_sets).items()}
         weights = self.as_dict()
-        return _normalised({c: Fraction(n) * Fraction(weights[c]) for c, n in counts.items()})
+        mass = {c: Fraction(n) * Fraction(weights[c]) for c, n in counts.items()}
+        total = sum(mass.values())
+        if total == 0:
+            raise WeightsError(NO_IMAGE)
+        return {c: m / total for c, m in mass.items()}
 
     def set_quotas(self, counts: LabelCounts, draws: int) -> dict[LabelSet, int]:
         """As :meth:`quotas`, for each set of labels."""
-        return _rounded({labels: draws * share for labels, share in self._set_shares(counts).items()}, draws)
+        masses, total = self._set_masses(counts)
+        parts = {labels: divmod(draws * mass, total) for labels, mass in masses.items()}
+        result = {labels: whole for labels, (whole, _) in parts.items()}
+        by_remainder = sorted(parts, key=lambda labels: -parts[labels][1])  # stable, as for classes
+        for labels in by_remainder[: draws - sum(result.values())]:
+            result[labels] += 1
+        return result
 
-    def _set_shares(self, counts: LabelCounts) -> dict[LabelSet, Fraction]:
-        of = self.as_dict()
-        return _normalised({labels: n * weight(labels, of) for labels, n in counts.sets.items()})
+    def _set_masses(self, counts: LabelCounts) -> tuple[dict[LabelSet, int], int]:
+        """(set of labels → what it weighs, in whole numbers; their sum)."""
+        masses = counts.masses(self.as_dict())
+        if not (total := sum(masses.values())):
+            raise WeightsError(NO_IMAGE)
+        return masses, total
 
     def describe(self) -> str:
         """A short text such as ``disgust 5, happy 0.5`` of what is not 1.0."""
@@ -131,25 +150,6 @@ class SamplingWeights:
     def as_dict(self) -> dict[str, float]:
         """Class → weight, as it stands in checkpoints and configurations."""
         return dict(zip(self.classes, self.values, strict=True))
-
-
-K = TypeVar("K")
-
-
-def _normalised(mass: Mapping[K, Fraction]) -> dict[K, Fraction]:
-    total = sum(mass.values())
-    if total == 0:
-        raise WeightsError("No class with a weight above zero has any image, so no image could be drawn.")
-    return {c: m / total for c, m in mass.items()}
-
-
-def _rounded(exact: Mapping[K, Fraction], draws: int) -> dict[K, int]:
-    """Rounded by largest remainder, so that the sum is ``draws``."""
-    result = {c: int(q) for c, q in exact.items()}
-    by_remainder = sorted(exact, key=lambda c: result[c] - exact[c])  # stable: ties keep the class order
-    for c in by_remainder[: draws - sum(result.values())]:
-        result[c] += 1
-    return result
 
 
 @dataclass(frozen=True, slots=True)

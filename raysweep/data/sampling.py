@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from raysweep.label_sets import LabelCounts, LabelSet, weight
+from raysweep.label_sets import LabelCounts, LabelSet
 from raysweep.weights import SamplingWeights
 
 # One number per use of randomness, so that no two uses share a stream.
@@ -46,7 +46,10 @@ def class_counts(labels: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
 def label_sets(labels: np.ndarray, classes: Sequence[str]) -> tuple[list[LabelSet], np.ndarray]:
     """(the sets of labels that images have, the position of each image's among them, int64 (n,)); ``labels`` bool (n, classes)."""
     packed = np.packbits(labels, axis=1)
-    _, first, of_image = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    rows = (
+        np.ascontiguousarray(packed).view(f"V{packed.shape[1]}").ravel()
+    )  # each row as one value, compared byte by byte
+    _, first, of_image = np.unique(rows, return_index=True, return_inverse=True)
     sets = [tuple(classes[c] for c in np.flatnonzero(labels[i]).tolist()) for i in first]
     return sets, of_image.reshape(-1)
 
@@ -115,8 +118,7 @@ def epoch_order(
     class_of = np.repeat(np.arange(len(taken)), [len(walk) for walk in taken])
     class_of = class_of[permutation(draws, (seed, _SHUFFLE, epoch))]
     order = np.empty(draws, dtype=np.int64)
-    for c, images in enumerate(taken):
-        order[class_of == c] = images
+    order[np.argsort(class_of, kind="stable")] = np.concatenate(taken)
     return order
 
 
@@ -129,10 +131,13 @@ def _strata(
         sets, of_image = label_sets(
             labels, classes
         )  # of all images, so that the pool does not change the numbers of the sets
-        images = [members[of_image[members] == i] for i in range(len(sets))]
+        ends = np.cumsum(np.bincount(of_image[members], minlength=len(sets)))[:-1]
+        images = np.split(members[np.argsort(of_image[members], kind="stable")], ends)
         there = LabelCounts.of(classes, {s: len(some) for s, some in zip(sets, images, strict=True)})
-        mass = [len(some) * float(weight(s, of)) for s, some in zip(sets, images, strict=True)]
-        return images, np.array(mass, dtype=np.float64), list(weights.set_quotas(there, draws).values())
+        masses = there.masses(of)
+        most = max(masses.values(), default=0) or 1
+        parts = np.array([masses[s] / most for s in sets], dtype=np.float64)
+        return images, parts, list(weights.set_quotas(there, draws).values())
     images = [members[labels[members] == c] for c in range(len(classes))]
     counts = {name: len(images[c]) for c, name in enumerate(classes)}
     mass = [counts[c] * of[c] for c in classes]

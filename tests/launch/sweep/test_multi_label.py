@@ -14,7 +14,6 @@ from raysweep.errors import ConfigError, InputError, WeightsError
 from raysweep.plan import sweep as sweep_plan
 from raysweep.plan.types import SweepRequest
 from raysweep.store import layout
-from raysweep.store.root import Root
 from tests.cli.test_errors import run_cli
 from tests.conftest import Recorder, small_settings, weights_hash
 from tests.labelled import LABELS, draw, sections
@@ -192,7 +191,9 @@ def test_rules_and_losses_may_be_varied(made):
     assert len(plan.points) == 1 + 2 + 2 * 2  # the control, one of each cell, and the branches
 
 
-def test_the_mean_precision_is_a_metric_of_several_labels_only(tmp_path, quick_run):
-    made = quick_run(training={"epochs": 1})
+def test_the_mean_precision_is_a_metric_of_several_labels_only():
+    grid = grids.check({"weights": {"3": [2.0]}, "select": "mAP"})
     with pytest.raises(ConfigError, match="mAP is a metric of several labels"):
-        planned(Root.open(tmp_path / "experiments"), made.id, {"weights": {"3": [2.0]}, "select": "mAP"})
+        grid.of_data(several=False)
+    assert grids.check(GRID).of_data(several=False).select == "macro_f1"
+    assert grids.check({**GRID, "select": "accuracy"}).of_data(several=True).select == "accuracy"

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysweep.report.effects import of_arms
@@ -24,6 +24,7 @@ def tables(rng, n=60, k=3):
     return rng.random((n, k)) < 0.4, rng.random((n, k)).round(1)  # scores with ties
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 10**6))
 def test_metrics_are_those_of_scikit_learn(seed):
     from sklearn import metrics

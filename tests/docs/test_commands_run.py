@@ -177,8 +177,13 @@ def world(tmp_path_factory):
     return folder
 
 
+def sampled(lines):
+    """Every second command; the others are long. tests/test_readme.py parses all of them by default."""
+    return [pytest.param(line, marks=[pytest.mark.long] if i % 2 else []) for i, line in enumerate(lines)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("line", RUN)
+@pytest.mark.parametrize("line", sampled(RUN))
 def test_a_command_that_is_shown_works(world, tmp_path, line, monkeypatch):
     monkeypatch.delenv("RAYSWEEP_ROOT", raising=False)
     here = tmp_path / "here"

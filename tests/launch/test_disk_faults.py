@@ -42,6 +42,7 @@ def test_pictures_that_cannot_be_drawn_are_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800 * max(1, ROUNDS))
 def test_every_call_that_fails(tmp_path):
     some = [] if ROUNDS else ["--step", "9", "--from", str(random.randint(1, 9))]

@@ -209,6 +209,7 @@ TWO_EPOCHS: dict[str, Any] = {"training": {"epochs": 2, "batch_size": 20}, "chec
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_whichever_request_of_a_run_fails_it_is_named_and_the_bits_are_the_same(server, tmp_path, monkeypatch):
     from raysweep.store.remote import bucket

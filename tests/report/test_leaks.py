@@ -263,6 +263,7 @@ def noise(folder, counts, rng):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_real_trainings_on_noise_learn_nothing_but_the_leak(tmp_path, without_ray):
     """No network can tell these classes apart, but 40 validation images of rare are in training, and the branch learns them by heart.
     Its quick twin is the test of a planted leak."""

@@ -14,8 +14,8 @@ MID, BEFORE, LAST = "checkpoint_epoch_2_batch_2.pt", "checkpoint_epoch_1.pt", "c
 
 @pytest.fixture(
     scope="module",
-    params=[41, pytest.param(11, marks=pytest.mark.slow), pytest.param(1, marks=[pytest.mark.slow, pytest.mark.long])],
-    ids=["every 41st", "every 11th", "every one"],
+    params=[41, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.long])],
+    ids=["every 41st", "every one"],
 )
 def step(request: pytest.FixtureRequest) -> int:
     """Which of the events are met by a fate."""

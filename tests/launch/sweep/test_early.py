@@ -225,6 +225,7 @@ def test_without_a_control_nothing_is_started(parent, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_on_ray_tune(ray_cluster, parent):
     from raysweep.launch.sweep import driver

@@ -251,6 +251,7 @@ def test_what_cannot_be_cross_validated_is_refused(base):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 def test_on_ray_tune(ray_cluster, base):
     from raysweep.launch.sweep import folds

@@ -188,6 +188,7 @@ def cut_off(experiment: Experiment) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_that_was_cut_off_and_then_interrupted_is_continued_to_the_same_bits(swept, tmp_path):
     """What kills of a real driver leave is in the slow test below."""
     _, _, _, result, _ = swept

@@ -31,6 +31,7 @@ def _train(root: str, parent: str, seed: int) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_controls_with_other_seeds_are_rarely_labelled(quick_run, tmp_path):
     """40 sweeps of a branch and a control that are the same treatment, five seeds each. Each draws its ten networks, all different,

@@ -16,8 +16,10 @@ from typing import Any
 
 from raysweep._text import join_names, short_repr
 from raysweep.errors import WeightsError, did_you_mean
+from raysweep.label_sets import LabelCounts, LabelSet, images_in
 
 MOST_LISTED = 20  # classes in one text
+NO_IMAGE = "No class with a weight above zero has any image, so no image could be drawn."
 Changed = dict[str, tuple[float, float]]  # class → (weight before, weight after), of the classes that differ
 
 
@@ -67,7 +69,7 @@ class SamplingWeights:
             shares: class → part of the images shown, of all classes.
             counts: class → images in the pool.
         """
-        images = sum(counts.values())
+        images = images_in(counts)
         return cls(tuple(classes), tuple(float(shares[c] * images / counts[c]) if counts[c] else 1.0 for c in classes))
 
     def inherit(self, changes: Mapping[str, Any]) -> SamplingWeights:
@@ -79,7 +81,8 @@ class SamplingWeights:
         return self.complete({**self.as_dict(), **changes}, self.classes) if changes else self
 
     def shares(self, counts: Mapping[str, int]) -> dict[str, float]:
-        """The share of each class among the images shown, in [0, 1]: ``n_c w_c / sum(n w)``.
+        """The share of each class among the images shown, in [0, 1]: ``n_c w_c / sum(n w)``. Of several labels for an image: the share
+        of the images that have it, so that the sum is not 1.
 
         Args:
             counts: class → images in the pool.
@@ -98,6 +101,8 @@ class SamplingWeights:
         Raises:
             WeightsError: every class with a weight above zero is empty.
         """
+        if isinstance(counts, LabelCounts):
+            return counts.per_label(self.set_quotas(counts, draws))
         exact = {c: draws * share for c, share in self.exact_shares(counts).items()}
         result = {c: int(q) for c, q in exact.items()}
         by_remainder = sorted(exact, key=lambda c: result[c] - exact[c])  # stable: ties keep the class order
@@ -111,12 +116,32 @@ class SamplingWeights:
         Raises:
             WeightsError: every class with a weight above zero is empty.
         """
+        if isinstance(counts, LabelCounts):
+            of_sets, every = self._set_masses(counts)
+            return {c: Fraction(whole, every) for c, whole in counts.per_label(of_sets).items()}
         weights = self.as_dict()
         mass = {c: Fraction(n) * Fraction(weights[c]) for c, n in counts.items()}
         total = sum(mass.values())
         if total == 0:
-            raise WeightsError("No class with a weight above zero has any image, so no image could be drawn.")
+            raise WeightsError(NO_IMAGE)
         return {c: m / total for c, m in mass.items()}
+
+    def set_quotas(self, counts: LabelCounts, draws: int) -> dict[LabelSet, int]:
+        """As :meth:`quotas`, for each set of labels."""
+        masses, total = self._set_masses(counts)
+        parts = {labels: divmod(draws * mass, total) for labels, mass in masses.items()}
+        result = {labels: whole for labels, (whole, _) in parts.items()}
+        by_remainder = sorted(parts, key=lambda labels: -parts[labels][1])  # stable, as for classes
+        for labels in by_remainder[: draws - sum(result.values())]:
+            result[labels] += 1
+        return result
+
+    def _set_masses(self, counts: LabelCounts) -> tuple[dict[LabelSet, int], int]:
+        """(set of labels → what it weighs, in whole numbers; their sum)."""
+        masses = counts.masses(self.as_dict())
+        if not (total := sum(masses.values())):
+            raise WeightsError(NO_IMAGE)
+        return masses, total
 
     def describe(self) -> str:
         """A short text such as ``disgust 5, happy 0.5`` of what is not 1.0."""

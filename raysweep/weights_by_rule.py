@@ -21,6 +21,7 @@ from typing import Any
 
 from raysweep._text import join_names, short_repr
 from raysweep.errors import WeightsError, did_you_mean
+from raysweep.label_sets import LabelCounts
 from raysweep.weights import SamplingWeights, check_classes, check_number
 
 NAMES = ("natural", "balanced", "sqrt")  # rules without a number
@@ -143,6 +144,11 @@ def _effective(n: int, beta: float) -> float:
 def _with_shares(weights: SamplingWeights, shares: Mapping[str, float], counts: Mapping[str, int]) -> SamplingWeights:
     """``weights`` with those classes changed that ``shares`` names, so that each gets its share of the draws."""
     check_classes(shares, weights.classes, "The shares name")
+    if isinstance(counts, LabelCounts):
+        raise WeightsError(
+            f"Where an image has several labels, they cannot have shares ({join_names(list(shares))}): whoever shows one more often shows those "
+            "that come with it, too. Give weights."
+        )
     for name in shares:
         if not counts[name]:
             raise WeightsError(f"Class {short_repr(name)} was given a share, but it has no images. Omit it.")

@@ -21,7 +21,7 @@ TESTS = Path(__file__).parent
 ROOMS = [
     "cli", "ui", "api", "display", "tools", "launch", "plan", "trackers", "training", "report", "cluster", "data", "store", "config",
 ]  # fmt: skip
-GROUND = {"events", "weights", "weights_by_rule", "weights_schedule", "errors"}
+GROUND = {"events", "label_sets", "weights", "weights_by_rule", "weights_schedule", "errors"}
 GROUND |= {"_text", "_paths", "_machine", "_openmp", "_locks", "_scratch"}
 TOP = {"", "__init__", "__main__"}  # the package itself, which loads the API on demand
 RAY_ROOMS = {"cluster", "launch"}

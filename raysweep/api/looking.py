@@ -135,11 +135,14 @@ def audit(
     from raysweep.config import load as load_config
     from raysweep.config.own import target_of
     from raysweep.config.settings import SOURCES
+    from raysweep.label_sets import not_built
 
     name = text(data)
     source = name in SOURCES or target_of(name) is not None
     values = {"data": {("source" if source else "path"): name, **dict((settings or {}).get("data") or {})}}
     checked = load_config.validate(values, "what was given")
+    if checked.data.multi_label:
+        raise not_built("`raysweep audit`", "What was read, and exact copies, are said by `raysweep run --dry-run`.")
     with showing(progress) as shown:
         from raysweep.api.results import Audit
         from raysweep.data import audit as auditing

@@ -12,6 +12,7 @@ import numpy as np
 from raysweep._text import MAX_LISTED, counted, percent, truncate
 from raysweep.report import thumbnails
 from raysweep.report.card import MOST_ROWS, WORSE, Card, Cell, Shown, Table, left_out
+from raysweep.report.findings.binary import THRESHOLD
 from raysweep.store.root import Root
 from raysweep.store.trust import Trust
 from raysweep.tools import images as of_user
@@ -38,14 +39,20 @@ class Predictions(Shown):
     left_out: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     pictures: tuple[np.ndarray | None, ...] = ()  # of the first images, as the network saw them
+    multi_label: bool = False  # an image has several labels, each with a probability of its own
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def labels(self) -> list[str | None]:
-        """The class of the highest probability; None for images that could not be used."""
+        """The class of the highest probability, or of several labels those above 0.5 as ``a|b``; None for images that could not be used."""
         good = ~np.isnan(self.probabilities[:, 0])
+        if self.multi_label:
+            chosen = [
+                [c for c, p in zip(self.classes, row, strict=True) if p > THRESHOLD] for row in self.probabilities
+            ]
+            return ["|".join(some) if ok else None for some, ok in zip(chosen, good.tolist(), strict=True)]
         best = np.where(good, np.nan_to_num(self.probabilities).argmax(1), -1)
         return [None if i < 0 else self.classes[i] for i in best.tolist()]
 
@@ -74,8 +81,10 @@ class Predictions(Shown):
                 continue
             first, *others = np.argsort(-self.probabilities[i], kind="stable")[:2].tolist()
             then = [f"{self.classes[j]} {percent(float(self.probabilities[i, j]))}" for j in others]
-            rows.append([shown, self.classes[first], percent(float(self.probabilities[i, first])), *(then or [""])])
+            said = labels[i] or "–" if self.multi_label else self.classes[first]
+            rows.append([shown, said, percent(float(self.probabilities[i, first])), *(then or [""])])
         columns = [("image", "l"), ("class", "l"), ("probability", "r"), ("next", "l")]
+        columns = [("image", "l"), ("labels", "l"), ("highest", "r"), ("next", "l")] if self.multi_label else columns
         table = Table(columns, rows, left_out(len(self) - len(rows), "image", "images", ".to_pandas()"))
         lines = [(WORSE, f"{counted(len(self.left_out), 'image')} could not be used.")] if self.left_out else []
         lines += [("", f"Note: {note}") for note in self.notes]
@@ -116,4 +125,5 @@ def predict(
         more = f"; and {len(bad) - MAX_LISTED:,} more, which .left_out names" if len(bad) > MAX_LISTED else ""
         warnings.warn(f"{len(bad):,} of {counted(len(every), 'image')} cannot be used: {told}{more}.", stacklevel=3)
     notes = (*network.notes, *([str(network.adjustment)] if network.adjustment is not None else []))
-    return Predictions(network.source, network.classes, tuple(names), found, bad, notes, tuple(pictures))
+    several = network.multi_label
+    return Predictions(network.source, network.classes, tuple(names), found, bad, notes, tuple(pictures), several)

@@ -15,7 +15,7 @@ from raysweep.data import audit as auditing
 from raysweep.report import comparison, effects, effects_table, evaluation, suggestion, verdict
 from raysweep.report.card import BETTER, MOST_CLASSES, MOST_ROWS, SOFT, WORSE, Card, Cell, Shown, Table, left_out
 from raysweep.report.effects import ALL, NOT_TESTED, UNKNOWN, Effect
-from raysweep.report.findings.estimates import OF_CLASS, OVERALL, Estimate
+from raysweep.report.findings.estimates import OF_CLASS, Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,8 @@ class Comparison(Shown, _OfRecord, comparison.Comparison):
         metric = effects.LEARNED if self.pairs else "f1"
         first = set(effects_table.by_size(self, metric)[:MOST_CLASSES])
         classes = [c for c in self.classes if c in first]
-        targets = [(ALL, "accuracy"), (ALL, "macro_f1"), *((c, metric) for c in classes)]
+        of_all = self.overall[::-1]
+        targets = [*((ALL, m) for m in of_all), *((c, metric) for c in classes)]
         shown = self.branches[:MOST_ROWS]
         rows: list[list[str | Cell]] = [
             [b.name, *(_difference(self.of(b.name, t, m)) for t, m in targets)] for b in shown
@@ -77,7 +78,7 @@ class Comparison(Shown, _OfRecord, comparison.Comparison):
             ),
             left_out(len(self.branches) - len(shown), "branch", "branches", ".to_pandas()"),
         ]
-        columns = [("branch", "l"), ("accuracy", "r"), ("macro-F1", "r"), *((c, "r") for c in classes)]
+        columns = [("branch", "l"), *((name, "r") for name in (*(verdict.NAMES[m] for m in of_all), *classes))]
         what = "learned, at equal alarms" if metric == effects.LEARNED else "F1"
         facts = [
             f"points against {self.against}; classes: {what}. ▲ better, ▼ worse, unmarked: not shown"
@@ -148,8 +149,8 @@ class Evaluation(Shown, _OfRecord, evaluation.Evaluation):
 
     def _rows(self) -> Iterator[tuple[object, ...]]:
         for arm in self.arms:
-            for m in OVERALL:
-                yield arm.name, ALL, self.images, m, *_of(arm.overall[m])
+            for m, e in arm.overall.items():
+                yield arm.name, ALL, self.images, m, *_of(e)
             for c, of in zip(self.classes, arm.of_class, strict=True):
                 for m in OF_CLASS:
                     yield arm.name, c, self.counts[c], m, *_of(of[m])

@@ -115,7 +115,8 @@ def _show(found: Comparison, metric: str) -> None:
     from raysweep.report.effects import ALL, NOT_TESTED, UNKNOWN
     from raysweep.report.effects_table import by_size
 
-    columns = [(ALL, "accuracy"), (ALL, "macro_f1"), *((c, metric) for c in found.classes)]
+    of_all = found.overall[::-1]
+    columns = [*((ALL, m) for m in of_all), *((c, metric) for c in found.classes)]
     rows = []
     for branch in found.branches:
         mine = [found.of(branch.name, target, m) for target, m in columns]
@@ -124,12 +125,13 @@ def _show(found: Comparison, metric: str) -> None:
             clean = [found.leaks.of(e) for e in mine]
             rows.append([_LEAKS, *("" if e is None else _cell(e) for e in clean), "", ""])
     rows += _of_offsets(found, columns)
-    head = [("branch", "l"), ("accuracy", "r"), ("macro-F1", "r"), *((c, "r") for c in labels(found.classes))]
+    names = [verdict.NAMES[m] for m in of_all]
+    head = [("branch", "l"), *((name, "r") for name in (*names, *labels(found.classes)))]
     title = (
         f"Points against {plain(found.against)}; classes: {TITLES[metric]}. ▲ better, ▼ worse, unmarked: not shown"
         + ("; ?: not known" if any(e.label in (UNKNOWN, NOT_TESTED) for e in found.effects) else "")
     )
-    order = [3 + found.classes.index(c) for c in by_size(found, metric)]
+    order = [1 + len(of_all) + found.classes.index(c) for c in by_size(found, metric)]
     shown = [*head, ("seconds", "r"), ("images", "r")]
     table(title, shown, rows, least=order[::-1], optional=[len(head), len(head) + 1])
     lines, more = verdict.sentences(found, MOST_SENTENCES)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_NAMED = 20  # images that cannot be decoded, in the error
 NAMES = {
-    "accuracy": "accuracy", "macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy",
+    "mAP": "mAP", "accuracy": "accuracy", "macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy",
     "ece": "calibration error", "brier": "Brier score", "log_loss": "log-loss",
     "recall": "recall", "precision": "precision", "f1": "F1", "ap": "AP", "auroc": "AUROC",
 }  # fmt: skip
@@ -92,9 +92,12 @@ def _show(found: Evaluation) -> None:
         name = f"{plain(arm.name)}, " if several else ""
         seeds = f", mean of {arm.networks} seeds" if arm.networks > 1 else ""
         title = f"{name}{counted(found.images, IMAGES[found.split])}{seeds}; ± half of a 95 % interval"
-        rows = [[NAMES[m], *_value(m, e), *_ends(m, e)] for m, e in arm.overall.items()]
+        shown = {m: e for m, e in arm.overall.items() if arm.together is None or m != "ece"}
+        rows = [[NAMES[m], *_value(m, e), *_ends(m, e)] for m, e in shown.items()]
         table(title, [(f"{name}over all classes", "l"), ("value", "r"), ("±", "r"), ("from", "r"), ("to", "r")], rows)
         _classes(found, arm, name)
+        if arm.together is not None:
+            continue
         say(
             f"By luck alone a calibrated network would show a calibration error of {100 * arm.ece_by_luck:.1f} points on so many "
             "images."

@@ -78,6 +78,7 @@ def _look(data: str, overrides: list[str], root: str) -> Seen:
     from raysweep.data import cache, sizes
     from raysweep.display.run import RunDisplay
     from raysweep.events import Decoding
+    from raysweep.label_sets import not_built
     from raysweep.plan.experiment import cache_dir
 
     path = Path(data).expanduser()
@@ -86,6 +87,8 @@ def _look(data: str, overrides: list[str], root: str) -> Seen:
     side = sizes.advised(sizes.images_in(path)) if "image_size" not in given and path.is_dir() else None
     values = {"data": {"path": data, **({} if side is None else {"image_size": side}), **given}}
     settings = load_config.validate(values, "the command line")
+    if settings.data.multi_label:
+        raise not_built("`raysweep init`", "Train with `raysweep run data.path=LIST data.multi_label=true`.")
     with RunDisplay() as display:
         place = cache_dir(settings, Root.open(root, look=False))
         found = cache.load(settings.data, place, lambda done, total: display(Decoding(done, total)), say)

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from raysweep.report.comparison import Comparison
     from raysweep.report.effects import Effect
 
-NAMES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "learned": "learned"}
+NAMES = {
+    "macro_f1": "macro-F1",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "learned": "learned",
+    "mAP": "mAP",
+}
 _REASONS = {
     "not tested": "Not tested: fewer than 10 images or predictions of the class.",
     "not separable": "Not separable: no threshold makes some network predict the class as often as it occurs.",

@@ -15,13 +15,16 @@ from raysweep.cli.consent import consent
 from raysweep.cli.options import Adjust, Checkpoint, Classes, RootOption, TrustOption
 from raysweep.display.tables import table
 from raysweep.display.terminal import percent, put_json, say, split_classes
+from raysweep.label_sets import not_built
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
+    from raysweep.data.roles.record import ImageRoles
     from raysweep.tools.asked import Asked
     from raysweep.tools.frames import Series, Step
     from raysweep.tools.predict import Network
 
+THRESHOLD = 0.5  # above which an image has a label
 MAX_NAMED = 20  # files that cannot be used, in the error
 MOST_SHOWN = 200  # images in a terminal's table
 MOST_SERIES = 20  # of which people are told
@@ -41,14 +44,23 @@ class _Answers:
     series: Sequence[Series]
     steps: Mapping[int, tuple[Series, Step]]
     adjusted: str | None
+    several: bool = False  # labels for an image
 
     @property
     def with_truth(self) -> bool:
-        return any(image.truth is not None for image in self.asked.images)
+        return not self.several and any(image.truth is not None for image in self.asked.images)
 
     def label(self, row: int) -> str | None:
+        """The class, or of several the labels with a probability above 0.5, as ``a|b``; None where the image cannot be used."""
         said = self.said[row]
-        return None if isinstance(said, str) else self.classes[max(range(len(said)), key=said.__getitem__)]
+        if isinstance(said, str):
+            return None
+        if self.several:
+            return "|".join(self.labels(said))
+        return self.classes[max(range(len(said)), key=said.__getitem__)]
+
+    def labels(self, said: Sequence[float]) -> list[str]:
+        return [c for c, p in zip(self.classes, said, strict=True) if p > THRESHOLD]
 
 
 def predict(
@@ -97,8 +109,9 @@ def predict(
         found = networks.load(place, checkpoint, over, split_classes(classes), consent(trust, display), adjust)
     for line in (*(f"Note: {note}." for note in found.notes), *([found.adjustment] if found.adjustment else [])):
         say(plain(line))
-    asked = asking.gather([user_path(p) for p in paths], found.classes)
-    answers = _answered(found, asked, series, adjust)
+    if found.multi_label and series:
+        raise not_built("--series", "Omit it.")
+    answers = _answered(found, asking.gather([user_path(p) for p in paths], found.classes), series, adjust)
     if target is not None:
         _write(answers, target)
     if as_json:
@@ -106,11 +119,19 @@ def predict(
     elif target is None:
         _table(answers)
     _tell(answers)
+    if not found.multi_label:  # a folder is called as one class
+        _score(answers, networks.roles_of(place, checkpoint), checkpoint)
+    _name_the_bad(answers)
+
+
+def _score(answers: _Answers, roles: ImageRoles | None, checkpoint: str) -> None:
+    """Say the accuracy, where folders say the classes of images."""
+    from raysweep.tools import asked as asking
+
     predicted = [answers.label(row) for row in range(len(answers.said))]
-    score = asking.score(asked.images, predicted, found.classes, networks.roles_of(place, checkpoint))
+    score = asking.score(answers.asked.images, predicted, answers.classes, roles)
     for line in () if score is None else asking.told(score, checkpoint):
         say(plain(line))
-    _name_the_bad(answers)
 
 
 def _target(csv: str) -> Path:
@@ -146,7 +167,9 @@ def _answered(found: Network, asked: Asked, wanted: bool, adjusted: str | None) 
                 display.working("predicting", done, len(usable))
     numbered = frames.series_of([asked.images[row].path for row in usable]) if wanted else []
     of = [frames.Series(s.name, s.numbers, tuple(usable[row] for row in s.rows)) for s in numbered]
-    each = _Answers(found.classes, asked, said, of, {}, adjusted)
+    each = _Answers(found.classes, asked, said, of, {}, adjusted, found.multi_label)
+    if not of:
+        return each
     known = {row: (label, p) for row, p in enumerate(said) if not isinstance(p, str) and (label := each.label(row))}
     steps = {row: (s, step) for s in of for row, step in frames.steps(s, known).items()}
     return _Answers(found.classes, asked, said, of, steps, adjusted)
@@ -171,12 +194,24 @@ def _table(answers: _Answers) -> None:
         return
     more = len(rows) - MOST_SHOWN if sys.stdout.isatty() else 0
     columns = [("image", "l"), ("class", "l"), ("probability", "r"), ("next", "l")]
+    columns = [("image", "l"), ("labels", "l"), ("next", "l")] if answers.several else columns
     columns += [("folder", "l")] if answers.with_truth else []
     columns += [("number", "r"), ("change", "r"), ("was", "l")] if answers.series else []
     shown = rows[:MOST_SHOWN] if more > 0 else rows
-    table(None, columns, [_cells(answers, row) for row in shown], optional=[3], whole="--csv FILE.csv")
+    cells = [_labels(answers, row) if answers.several else _cells(answers, row) for row in shown]
+    table(None, columns, cells, optional=[2 if answers.several else 3], whole="--csv FILE.csv")
     if more > 0:
         say(f"… {counted(more, 'more image')}; --csv FILE.csv has all.")
+
+
+def _labels(answers: _Answers, row: int) -> list[str]:
+    """The image, its labels, and the likeliest of the others."""
+    said = answers.said[row]
+    assert not isinstance(said, str)
+    order = sorted(zip(said, answers.classes, strict=True), key=lambda pair: -pair[0])
+    told = [(p > THRESHOLD, plain(f"{c} {percent(p)}")) for p, c in order]
+    others = [text for yes, text in told if not yes]
+    return [plain(answers.asked.images[row].path), ", ".join(t for yes, t in told if yes) or "–", *(others[:1] or [""])]
 
 
 def _cells(answers: _Answers, row: int) -> list[str]:
@@ -207,10 +242,10 @@ def _as_json(answers: _Answers, row: int) -> dict[str, object]:
         return {"image": str(image.path), "error": said}
     found: dict[str, object] = {
         "image": str(image.path),
-        "class": answers.label(row),
+        **({"labels": answers.labels(said)} if answers.several else {"class": answers.label(row)}),
         "probabilities": dict(zip(answers.classes, said, strict=True)),
     }
-    found |= {"folder": image.truth} if image.truth is not None else {}
+    found |= {"folder": image.truth} if image.truth is not None and not answers.several else {}
     if row in answers.steps:
         series, step = answers.steps[row]
         found |= {"series": series.name, "number": step.number, "before": step.before, "change": step.change}
@@ -226,7 +261,17 @@ def _write(answers: _Answers, target: Path) -> None:
 
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    head = ["image", "class", "probability", "folder", "series", "number", "before", "change", "error"]
+    head = [
+        "image",
+        "labels" if answers.several else "class",
+        "probability",
+        "folder",
+        "series",
+        "number",
+        "before",
+        "change",
+        "error",
+    ]
     out.writerow([*head, *(f"p_{c}" for c in answers.classes)])
     bad = [row for row, said in enumerate(answers.said) if isinstance(said, str)]
     for row in [*_order(answers), *bad]:
@@ -239,7 +284,17 @@ def _write(answers: _Answers, target: Path) -> None:
         if isinstance(said, str):
             out.writerow([image.path, "", "", image.truth or "", *place, said, *[""] * len(answers.classes)])
         else:
-            out.writerow([image.path, answers.label(row), max(said), image.truth or "", *place, "", *said])
+            out.writerow(
+                [
+                    image.path,
+                    answers.label(row),
+                    "" if answers.several else max(said),
+                    image.truth or "",
+                    *place,
+                    "",
+                    *said,
+                ]
+            )
     files.write_atomic(target, text.getvalue().encode("utf-8", errors="surrogateescape"))
     say(f"{counted(len(answers.said) - len(bad), 'image')} written to {plain(target)}.")
 
@@ -252,7 +307,7 @@ def _tell(answers: _Answers) -> None:
     for kind, left in answers.asked.left_out.items():
         say(plain(f"Left out: {left.count:,} {kind}."))
     usable = [not isinstance(said, str) for said in answers.said]
-    if strange := asked.strange(answers.asked.images, usable):
+    if not answers.several and (strange := asked.strange(answers.asked.images, usable)):
         names = join_names(f"{name} ({n:,})" for name, n in strange.items())
         say(
             plain(

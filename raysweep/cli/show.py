@@ -217,10 +217,17 @@ def _shares(config: ExperimentConfig, reached: Mapping[str, float]) -> None:
         if not counts:
             put_words("  weights: " + ", ".join(f"{plain(c)} {plain(w)}" for c, w in given.items()))
             return
-        sampled = SamplingWeights.complete(given, list(counts))
-        weights, shown = sampled.as_dict(), sampled.shares(counts)
-        show_shares({c: int(n) for c, n in counts.items()}, weights, shown, reached=reached)
-    except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # somebody edited the file
+        sampled, pool = SamplingWeights.complete(given, list(counts)), config.pool
+        weights, shown = sampled.as_dict(), sampled.shares(pool)
+        show_shares(pool, weights, shown, reached=reached)
+    except (
+        RaysweepError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+    ):  # somebody edited the file
         put_words("  class_counts or sampling_weights in experiment_config.json are not valid")
         return
 

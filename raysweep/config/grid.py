@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from raysweep._text import Nested, check_name, short_repr
-from raysweep.config import cells, examples
+from raysweep.config import cells, examples, multi_label
 from raysweep.config.load import explain
 from raysweep.config.types import Float, Int, Positive, Section, Seed
 from raysweep.errors import ConfigError
@@ -216,13 +216,24 @@ class Grid(Section):
         True,
         description="Train the control of every cell of settings. false: all branches are compared with the one control of the sweep.",
     )
-    metric: Literal["val_acc", "macro_f1", "balanced_accuracy"] = Field(
-        "macro_f1", description="Validation metric that search and scheduler maximize."
-    )
-    select: Literal["macro_f1", "accuracy", "balanced_accuracy"] = Field(
+    metric: Literal["val_acc", "macro_f1", "balanced_accuracy", "mAP"] = Field(
         "macro_f1",
-        description="Validation metric by which `raysweep evaluate SWEEP` chooses the one branch that it tries on the test images.",
+        description="Validation metric that search and scheduler maximize; of several labels for an image mAP unless it is set.",
     )
+    select: Literal["macro_f1", "accuracy", "balanced_accuracy", "mAP"] = Field(
+        "macro_f1",
+        description="Validation metric by which `raysweep evaluate SWEEP` chooses the one branch that it tries on the test images; of several "
+        "labels for an image mAP unless it is set.",
+    )
+
+    def of_data(self, several: bool) -> Grid:
+        """The grid for data with several labels for an image, or with one class.
+
+        Raises:
+            ConfigError: it asks for what such data do not have.
+        """
+        found: Grid = multi_label.grid_of(self, several)
+        return found
 
     @model_validator(mode="before")
     @classmethod

@@ -8,10 +8,19 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from raysweep._text import Nested, check_name, short_repr
 from raysweep.config import augmentation
+from raysweep.config import multi_label as several
 from raysweep.config.augmentation import AugmentSection
 from raysweep.config.caching import Cache, CacheDir, Large
 from raysweep.config.finetuning import ACCUMULATE, EMA, FEATURES, FREEZE, HEAD_LR, LAYER_DECAY, UNFREEZE, Freeze
@@ -86,6 +95,8 @@ class DataSection(Section):
         description="Names, or numbers from 1, of a list's columns: {path: NAME, label: NAME, split: NAME}. Default: by their usual "
         "names.",
     )
+    multi_label: bool = several.MULTI_LABEL
+    labels: list[Name] = several.LABELS
     rename: Names = Field(
         default_factory=dict, description="Other names for classes, such as {HAPPINESS: happiness}; two become one."
     )
@@ -194,6 +205,28 @@ class DataSection(Section):
         if self.val == "test" or self.max_val is not None:
             raise ValueError("with folds each training image is for validation once: remove max_val, and val: test")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several_labels(cls, values: Any) -> Any:
+        """Named columns mean several labels, of which a split keeps the shares as they are."""
+        if not isinstance(values, dict) or not (values.get("labels") or values.get("multi_label") is True):
+            return values
+        return {"multi_label": True, "min_val": 0, **values}
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> DataSection:
+        if self.multi_label:
+            several.check_data(self)
+        elif self.labels:
+            raise ValueError("labels are columns of several labels for an image; remove multi_label: false")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> Nested:
+        """Without the options of several labels where an image has one class: earlier versions know none of them."""
+        written: Nested = write(self)
+        return written if self.multi_label else {k: v for k, v in written.items() if k not in ("multi_label", "labels")}
 
     @field_validator("mean", "std")
     @classmethod
@@ -327,7 +360,8 @@ class TrainingSection(Section):
     compile: bool = Field(False, description="Use torch.compile. It takes time at the start and pays off in long runs.")
     best_metric: Text = Field(
         "val_acc",
-        description="Validation metric that decides which epoch is the best: val_acc, macro_f1, balanced_accuracy, or one of metrics.",
+        description="Validation metric that decides which epoch is the best: val_acc, macro_f1, balanced_accuracy, or one of metrics; of several "
+        "labels for an image mAP, the default there, macro_f1 or val_acc.",
     )
     patience: Positive | None = Field(
         None,
@@ -381,7 +415,7 @@ class Settings(Section):
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, values: Any) -> Any:
-        return written_out(values) if isinstance(values, dict) else values
+        return several.with_best_metric(written_out(values)) if isinstance(values, dict) else values
 
     @model_validator(mode="before")
     @classmethod
@@ -401,7 +435,14 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _best_metric_is_known(self) -> Settings:
-        known = [*METRICS, *self.metrics]
+        if self.data.multi_label:
+            given = {
+                "training.augment.classes": self.training.augment.classes,
+                "metrics": self.metrics,
+                "model.init_classes": self.model.init_classes,
+            }
+            several.check(self.sampling, self.loss, given)
+        known = [*(several.BEST if self.data.multi_label else METRICS), *self.metrics]
         if self.training.best_metric not in known:
             raise ValueError(
                 f"training.best_metric is {short_repr(self.training.best_metric)}, not one of {', '.join(known)}"

@@ -14,7 +14,19 @@ from pathlib import Path
 import numpy as np
 
 from raysweep.config.settings import DataSection
-from raysweep.data import ahead, arrays, copies, decode, integrity, pillow, places, storing, writers
+from raysweep.data import (
+    ahead,
+    arrays,
+    copies,
+    decode,
+    integrity,
+    multi_label,
+    pillow,
+    places,
+    sampling,
+    storing,
+    writers,
+)
 from raysweep.data.listing import Item, Listing, unpacked
 from raysweep.data.pillow import Decoded, Geometry
 from raysweep.data.reading import UNDECODED, Cropped, LeftOut, Reading, Seal, most_common
@@ -159,13 +171,16 @@ def _write(
         raise _undecodable(items, seen.bad, data)
     labels = np.array([item.label for item in items], dtype=np.int64)
     of_group = groups.numbered(items)
-    hashed = Hashed(labels, decoded.digests, decoded.files, frozenset(seen.bad), of_group)
-    sides = sided(hashed, listing, data, known)
-    parts, dropped = without_copies(sides.parts, hashed, listing, data, sealed)
+    strata, names = (labels, listing.classes) if listing.sets is None else multi_label.strata(listing, labels)
+    hashed = Hashed(strata, decoded.digests, decoded.files, frozenset(seen.bad), of_group)
+    stratified = listing._replace(classes=names)
+    sides = sided(hashed, stratified, data, known)
+    parts, dropped = without_copies(sides.parts, hashed, stratified, data, sealed)
     train, val = parts["train"], parts["val"]
     found = copies.groups(decoded.digests[train], labels[train], decoded.digests[val], labels[val])
-    counted = copies.count(found, labels[train], labels[val], listing.classes, dropped)
-    identity = hashlib.sha256(json.dumps(listing.classes).encode())
+    counted = copies.count(found, labels[train], labels[val], listing.kinds, dropped)
+    told = {} if listing.sets is None else {"sets": listing.sets}
+    identity = hashlib.sha256(json.dumps(listing.classes).encode() + (json.dumps(told).encode() if told else b""))
     for part, index in parts.items():
         _write_split(folder, part, index, decoded, labels, items, of_group)
         identity.update(labels[index].tobytes())
@@ -176,9 +191,9 @@ def _write(
     if sealed is not None and of_seal is not None:
         np.save(folder / places.SEALED, sealed)
         files = {part: decoded.files[index] for part, index in parts.items()}
-        of_seal = seal.of_items(listing.test, sealed, listing.classes, files, labels[train])
+        of_seal = seal.of_items(listing.test, sealed, listing.kinds, files, labels[train])
     mean, std = decoded.writer.moments(parts)
-    in_val = np.bincount(labels[parts["val"]], minlength=len(listing.classes))
+    in_val = sampling.totals(multi_label.of_val(listing, labels, train, val), len(listing.classes))
     side, channels = way.form
     meta = {
         "classes": list(listing.classes),
@@ -188,18 +203,14 @@ def _write(
         "sha256": identity.hexdigest(),
         "skipped": [{"image": items[i].name, "reason": why} for i, why in seen.bad.items()],
         "reading": replace(
-            seen.reading(
-                listing,
-                items,
-                {c: int(n) for c, n in zip(listing.classes, in_val, strict=True)},
-                way.geometry,
-            ),
+            seen.reading(listing, items, dict(zip(listing.classes, in_val.tolist(), strict=True)), way.geometry),
             copies=counted,
             seal=of_seal,
             prior=sides.prior,
             stored=decoded.writer.record(parts),
         ).to_json(),
         "hashes": _hashes(folder),
+        **told,
     }
     integrity.write_signed(folder / places.META, meta)
 
@@ -214,7 +225,7 @@ def seal_later(folder: Path, listing: Listing) -> None:
     meta = integrity.read_signed(folder / places.META)
     sealed = seal.digests(listing.test)
     files = {part: np.load(folder / places.files(part)) for part in ("train", "val")}
-    of_seal = seal.of_items(listing.test, sealed, listing.classes, files, np.load(folder / places.labels("train")))
+    of_seal = seal.of_items(listing.test, sealed, listing.kinds, files, np.load(folder / places.labels("train")))
     temp = folder / f".tmp-{places.META}"
     np.save(folder / places.SEALED, sealed)
     meta["reading"] = replace(Reading.from_json(meta["reading"]), seal=of_seal).to_json()
@@ -246,12 +257,13 @@ def build_sealed(
         "classes": list(listing.classes),
         "shapes": {"test": [len(order), form[0], *form]},
         "stored": None if stored is None else asdict(stored),
-        "sha256": seal.sha256(decoded.files.tolist(), labels.tolist(), listing.classes),
+        "sha256": seal.sha256(decoded.files.tolist(), labels.tolist(), listing.kinds),
         "undecodable": [
-            {"name": items[i].name, "of_class": listing.classes[items[i].label], "reason": why}
+            {"name": items[i].name, "of_class": listing.kinds[items[i].label], "reason": why}
             for i, why in decoded.seen.bad.items()
         ],
         "hashes": _hashes(folder),
+        **({} if listing.sets is None else {"sets": listing.sets}),
     }
     integrity.write_signed(folder / places.META, meta)
 

@@ -27,7 +27,7 @@ from raysweep._paths import user_path
 from raysweep._text import counted, join_names, truncate
 from raysweep.config.settings import DataSection
 from raysweep.config.treatment import SamplingSection
-from raysweep.data import build, holdout, integrity, places, sampling, storing
+from raysweep.data import build, holdout, integrity, multi_label, places, sampling, storing
 from raysweep.data.arrays import ImageFile
 from raysweep.data.build import Progress
 from raysweep.data.encoded import Asked, EncodedFile
@@ -52,7 +52,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Images:
-    """One split: its images in ``file``, or in memory as uint8 (n, H, W, C); ``labels`` int64 (n,)."""
+    """One split: its images in ``file``, or in memory as uint8 (n, H, W, C); ``labels`` int64 (n,), or
+    bool (n, classes) where an image has several labels or none."""
 
     file: ImageFile | EncodedFile | np.ndarray
     labels: np.ndarray
@@ -108,9 +109,7 @@ class Images:
 
     def counts(self, classes: Iterable[str]) -> dict[str, int]:
         """How many images each class has."""
-        names = list(classes)
-        found = np.bincount(self.labels, minlength=len(names))
-        return {name: int(found[i]) for i, name in enumerate(names)}
+        return sampling.class_counts(self.labels, list(classes))
 
 
 @dataclass(frozen=True)
@@ -317,6 +316,7 @@ def key(fingerprint: str, data: DataSection, known: Known | None = None, kind: s
     keys = "image_size channels val_fraction split_seed on_bad_image duplicates val min_val max_val group"
     options = [getattr(data, key) for key in keys.split()]
     options += [] if data.folds is None else [data.folds, data.fold]
+    options += ["multi_label"] if data.multi_label else []
     if (fitted := storing.geometry_of(data)) != USUAL:  # older caches have names without it
         options += fitted
     options += [kind, data.large] if kind == storing.ENCODED else []
@@ -426,7 +426,8 @@ def _opened(folder: Path) -> Dataset:
     """The cache in a folder, not checked yet. Raises what damaged files raise."""
     meta = integrity.read_signed(folder / META)
     reading = Reading.from_json(meta["reading"])
-    parts = {part: opened(folder, part, meta["shapes"][part], reading.stored) for part in ("train", "val")}
+    sets = multi_label.table(meta)
+    parts = {part: opened(folder, part, meta["shapes"][part], reading.stored, sets) for part in ("train", "val")}
     # what is read whole in a moment is checked whole, everything else image by image
     read_alone = {places.images(part) for part, images in parts.items() if images.nbytes > CHECKED_WHOLE}
     return Dataset(
@@ -443,8 +444,10 @@ def _opened(folder: Path) -> Dataset:
     )
 
 
-def opened(folder: Path, part: str, shape: Sequence[int], stored: Stored | None) -> Images:
-    """One split of a cache, not checked yet. Raises what damaged files raise."""
+def opened(
+    folder: Path, part: str, shape: Sequence[int], stored: Stored | None, sets: np.ndarray | None = None
+) -> Images:
+    """One split of a cache, not checked yet; ``sets`` as :func:`multi_label.table` gives it. Raises what damaged files raise."""
     if stored is None:
         large = math.prod(shape) > CHECKED_WHOLE
         digests = np.load(folder / places.digests(part)) if large else None
@@ -454,4 +457,4 @@ def opened(folder: Path, part: str, shape: Sequence[int], stored: Stored | None)
     labels = np.load(folder / places.labels(part))
     if list(file.shape) != list(shape) or len(labels) != shape[0]:
         raise ValueError(f"{part} has another number of images than recorded")
-    return Images(file, labels)
+    return Images(file, labels if sets is None else sets[labels])

@@ -41,12 +41,16 @@ class Meaning:
     notes: tuple[str, ...] = ()
 
 
-def meaning_of(table: Table, asked: Columns | None, remedy: str = "") -> Meaning:
+def meaning_of(
+    table: Table, asked: Columns | None, remedy: str = "", flags: Sequence[str] = (), multi_label: bool = False
+) -> Meaning:
     """What the columns of a table mean.
 
     Args:
         asked: what the user says.
         remedy: added to the error about a table that has no column for the class.
+        flags: the columns of 0 and 1, one for each label, that the user names.
+        multi_label: an image may have several labels.
 
     Raises:
         DataError: a column that is needed is not found; the message has the line that names it.
@@ -72,7 +76,12 @@ def meaning_of(table: Table, asked: Columns | None, remedy: str = "") -> Meaning
     others = [name for name in have if name not in (path, split)]
     if not labels and not _has_header(table) and len(others) == 1:
         labels = others
-    votes = [] if labels else _numeric(others, have, first)
+    if flags:
+        votes, labels = [_asked(table, "labels", name) or name for name in flags], []
+    elif multi_label and not labels:
+        votes = [n for n in others if first and all(truth(row[have.index(n)]) is not None for row in first)]
+    else:
+        votes = [] if labels else _numeric(others, have, first)
     if not labels and len(votes) < 2:
         raise _lacking(table, "label", LABEL_COLUMNS, have, first, remedy)
     flag = FLAG_COLUMNS.get(plain_name(split)) if split is not None else None

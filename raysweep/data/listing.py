@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +97,21 @@ class Listing(NamedTuple):
     notes: tuple[str, ...] = ()  # how the data were read, for people
     test: Sequence[Item] = ()
     on_test: bool = False  # ``val`` are test images
+    sets: tuple[tuple[int, ...], ...] | None = (
+        None  # of several labels for an image: an item's label is the number of its set
+    )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What the label of an item is a number of: a class, or a set of labels."""
+        if self.sets is None:
+            return self.classes
+        return tuple(set_name([self.classes[c] for c in labels]) for labels in self.sets)
+
+
+def set_name(labels: Sequence[str]) -> str:
+    """A set of labels in words."""
+    return " + ".join(labels) or "(no label)"
 
 
 class Row(NamedTuple):
@@ -221,6 +237,11 @@ def label_name(value: Any, names: Sequence[str] | None, where: object) -> str:
     if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to write out very long numbers
         raise DataError(f"{where}: the label is {short_repr(value)}. Give every image one class.")
     return class_name(str(value), where)
+
+
+def canonical(name: str) -> str:
+    """A class's name in Unicode's normal form C, without outer spaces."""
+    return unicodedata.normalize("NFC", name).strip()
 
 
 def class_name(name: str, where: object) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from raysweep._text import join_names, plain, truncate
 from raysweep.config.settings import Columns, DataSection
+from raysweep.data import multi_label
 from raysweep.data.columns import Meaning, meaning_of, number
 from raysweep.data.listing import (
     Found,
@@ -86,6 +87,7 @@ class ManifestSource:
         self.remedy = remedy
         self.absolute = not path.is_dir()
         self.columns: Columns | None = data.columns if data else None
+        self.multi = data if data is not None and data.multi_label else None
         self.images = Path(os.path.expanduser(data.images)) if data and data.images else None
         self.tree: Folder | None = walked[0] if walked else None
         self.rest = walked[1] if walked else Rest()
@@ -105,7 +107,7 @@ class ManifestSource:
         lines: list[_Line] = []
         labels = []
         for t, (table, of_table) in enumerate(self.files):
-            meaning = meaning_of(table, self.columns, self.remedy)
+            meaning = self._meaning(table)
             self.notes += [*table.notes(), *meaning.notes]
             rows = self._named_rows(table, meaning)
             label = self._label_column(table, meaning, [values for _, values in rows])
@@ -119,6 +121,16 @@ class ManifestSource:
                     group = values[-1] if self._group_in(table) else None
                     lines.append(_Line(t, number_, values[0], value, of_row, group))
         return self._by_folder(lines), meanings([table for table, _ in self.files], labels)
+
+    def _meaning(self, table: Table) -> Meaning:
+        flags = [] if self.multi is None else self.multi.labels
+        return meaning_of(table, self.columns, self.remedy, flags, self.multi is not None)
+
+    def _label(self, line: _Line, names: list[str] | None) -> str:
+        """The class of a row, or its set of labels. Raises DataError where there is none that can be read."""
+        if self.multi is None:
+            return label_name(line.label, names, self._where(line))
+        return multi_label.of_cell(line.label, names, self.multi, self._where(line))
 
     def _group_in(self, table: Table) -> str | None:
         """The column of a table that ``data.group`` names, as the table spells it."""
@@ -137,13 +149,14 @@ class ManifestSource:
         if unnamed and not rows:
             raise DataError(f"{unnamed[0]} names no image, and no other row does. Give every row the path of an image.")
         self.rest.add(UNNAMED, unnamed)
-        if meaning.votes:
+        if meaning.votes and self.multi is None:
             self._check_votes(table, meaning, rows)
         return rows
 
     def _label_column(self, table: Table, meaning: Meaning, rows: Sequence[Sequence[Any]]) -> int:
         """Which of the columns that may hold the class does: the first; but names rather than their numbers."""
-        first = {str(row[1]) for row in rows} if len(meaning.labels) > 1 else set()
+        several = len(meaning.labels) > 1 and self.multi is None
+        first = {str(row[1]) for row in rows} if several else set()
         if not first:
             return 0
         name = f"{table.file.name}"
@@ -184,7 +197,7 @@ class ManifestSource:
                 f"row{'s do' if len(wrong) > 1 else ' does'} not fit: the numbers in {table.place(rows[wrong[0]][0])} are "
                 f"{join_names(rows[wrong[0]][1][1:end])}, and not "
                 f"{'exactly one of them is 1' if flags else f'{expected:g} in total'}. Give every image one class, or name the "
-                f"column: 'data.columns={{label: NAME}}'."
+                f"column: 'data.columns={{label: NAME}}'. Where an image has several labels, say data.multi_label=true."
             )
         kind = "the one that is 1" if flags else f"the one with the most of {expected:g} votes"
         self.notes.append(f"{table.file.name} has one column for each class: {kind} is an image's class.")
@@ -195,7 +208,10 @@ class ManifestSource:
             )
 
     def _voted(self, meaning: Meaning, values: Sequence[Any], table: Table, line: int) -> str | None:
-        """The class with the most votes; None where several have as many, which are counted."""
+        """The class with the most votes, None where several have as many, which are counted; of several labels those with 1."""
+        if self.multi is not None:
+            flags = values[1 : 1 + len(meaning.votes)]
+            return multi_label.of_columns(meaning.votes, flags, self.multi, table.place(line))
         votes = [number(v) or 0.0 for v in values[1 : 1 + len(meaning.votes)]]
         best = max(votes)
         if votes.count(best) > 1:
@@ -232,7 +248,7 @@ class ManifestSource:
                 line, found = lines[i], place.status
                 assert found is not None  # none is missing
                 try:
-                    label = label_name(line.label, names[line.table], self._where(line))
+                    label = self._label(line, names[line.table])
                 except DataError:
                     if i not in closed:
                         raise

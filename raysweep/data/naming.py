@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -16,8 +15,8 @@ from pathlib import Path
 
 from raysweep._text import join_names, plain, truncate
 from raysweep.config.settings import DataSection
-from raysweep.data import sizes
-from raysweep.data.listing import Found, Item, Listing, Row, class_name, digest, ordered
+from raysweep.data import multi_label, sizes
+from raysweep.data.listing import Found, Item, Listing, Row, canonical, class_name, digest, ordered
 from raysweep.data.reading import LeftOut
 from raysweep.data.roles import groups, words
 from raysweep.data.suspicious import combined, masks
@@ -25,11 +24,6 @@ from raysweep.errors import DataError, did_you_mean
 
 STRANGE = "test images of classes without training images"
 MAX_PAIRS = 3  # of contradicting files that a note names
-
-
-def canonical(name: str) -> str:
-    """A class's name in Unicode's normal form C, without outer spaces."""
-    return unicodedata.normalize("NFC", name).strip()
 
 
 def shown(names: Iterable[str]) -> str:
@@ -129,7 +123,7 @@ class Naming:
             leave = f"'data.classes={single}' leaves these images out. " if len(several) < len(kept) else ""
             raise DataError(
                 f"{self.where} has {len(several):,} class{'es' * (len(several) > 1)} that seem{'s' * (len(several) == 1)} to be several "
-                f"at once: {each}{' …' * (len(several) > 3)}. An image has one class here. {leave}If each of these is a class of its "
+                f"at once: {each}{' …' * (len(several) > 3)}. An image has one class here; where it has several labels, say data.multi_label=true. {leave}If each of these is a class of its "
                 "own, name all classes with data.classes."
             )
 
@@ -172,11 +166,12 @@ class Chosen:
         self.asked = data.val
         self.group = data.group
         self.notes = tuple(notes)
+        self.data = data
         self._listing: Listing | None = None
 
     def fingerprint(self) -> str:
         """A text that changes whenever the data or the choice of classes change; computed without reading all images."""
-        labels = getattr(self.source, "labels", lambda: None)()
+        labels = None if self.data.multi_label else getattr(self.source, "labels", lambda: None)()
         print_of_all: str = self.source.fingerprint()  # type: ignore[attr-defined]
         asked = self.naming.asked(labels)
         return digest([print_of_all, asked]) if asked else print_of_all
@@ -197,6 +192,11 @@ class Chosen:
         if self._listing is not None:
             return self._listing
         read: Found = words.settled(self.source.found(), self.asked)  # type: ignore[attr-defined]
+        if self.data.multi_label:
+            found = groups.assigned(read, self.group, self.naming.where)
+            every = (*self.notes, *found.notes, *_repeated(found), *masks(found))
+            self._listing = multi_label.listing(found, self.data, every)
+            return self._listing
         try:
             found, notes = self.naming.applied(read)
             found = groups.assigned(found, self.group, self.naming.where)

@@ -7,11 +7,10 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from raysweep._text import join_names
+from raysweep.data import multi_label
 from raysweep.data.cache import Dataset
-from raysweep.data.naming import canonical
+from raysweep.data.listing import canonical
 from raysweep.errors import DataError
 
 
@@ -36,9 +35,8 @@ def in_order(data: Dataset, classes: Sequence[str] | None) -> Dataset:
             f"data.classes names {join_names(classes)}; the data have {join_names(data.classes)}. Name "
             "every class of the data exactly once, in the order of the network's outputs."
         )
-    position = {name: i for i, name in enumerate(classes)}
-    number = np.array([position[name] for name in data.classes])
-    train, val = (replace(part, labels=number[part.labels]) for part in (data.train, data.val))
+    parts = (data.train, data.val)
+    train, val = (replace(p, labels=multi_label.in_columns(p.labels, data.classes, classes)) for p in parts)
     return replace(data, classes=tuple(classes), train=train, val=val)
 
 

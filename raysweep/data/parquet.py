@@ -12,6 +12,7 @@ from typing import Any
 
 from raysweep._text import join_names
 from raysweep.config.settings import DataSection
+from raysweep.data import multi_label
 from raysweep.data.listing import (
     Found,
     Row,
@@ -74,7 +75,7 @@ def open_parquet(path: Path, data: DataSection | None = None) -> Source:
     encoded, text = ([name for name, kind in kinds.items() if kind == wanted] for wanted in ("bytes", "text"))
     if column(encoded, IMAGE_COLUMNS) is None and column(text, PATH_COLUMNS) is not None:
         return ManifestSource(path, files, data=data)
-    return ParquetSource(path, files, data.val if data else AUTO, column_of(data.group) if data else None)
+    return ParquetSource(path, files, data.val if data else AUTO, column_of(data.group) if data else None, data)
 
 
 class _Cells:
@@ -134,13 +135,16 @@ class ParquetSource:
         files: Sequence[tuple[ParquetTable, str | None]],
         asked: str = AUTO,
         group: str | None = None,
+        data: DataSection | None = None,
     ) -> None:
         """
         Args:
             asked: ``data.val``.
             group: the column that ``data.group`` names.
+            data: with ``multi_label`` and ``labels``.
         """
         self.path = path
+        self.multi = data if data is not None and data.multi_label else None
         self.group = group
         self.asked = asked
         self._unlabelled: list[str] = []  # files and rows of sealed images without a class
@@ -152,7 +156,7 @@ class ParquetSource:
         return digest([stamp(table.file) for table, _ in self.files])
 
     def _lacks_labels(self, table: ParquetTable) -> bool:
-        lacking = column(table.columns(), LABEL_COLUMNS) is None
+        lacking = column(table.columns(), self._wanted) is None
         self._unlabelled += [str(table.file.relative_to(self.path))] * lacking
         return lacking
 
@@ -166,7 +170,7 @@ class ParquetSource:
             for label, split in self._labels(table, of_file):
                 labels.append(label)
                 splits.append(split)
-        label_columns = [self._column(table.columns(), LABEL_COLUMNS, table) for table, _ in self.files]
+        label_columns = [self._column(table.columns(), self._wanted, table) for table, _ in self.files]
         names = meanings([table for table, _ in self.files], label_columns)
         roles = choose(splits, self.path, self.asked)
         needed = {*roles.train, *(roles.val or []), *roles.test}
@@ -189,9 +193,23 @@ class ParquetSource:
         """
         have = table.columns()
         self._images(table)
-        label, split = self._column(have, LABEL_COLUMNS, table), column(have, SPLIT_COLUMNS)
-        for number, values in table.rows([label, *([split] if split else [])]):
-            yield values[0], split_value(values[1], table.place(number)) if split else of_file
+        label, split = self._column(have, self._wanted, table), column(have, SPLIT_COLUMNS)
+        flags = [self._column(have, (plain_name(name),), table) for name in self.multi.labels] if self.multi else []
+        for number, values in table.rows([*(flags or [label]), *([split] if split else [])]):
+            where = table.place(number)
+            value = (
+                multi_label.of_columns(flags, values[: len(flags)], self.multi, where)
+                if self.multi and flags
+                else values[0]
+            )
+            yield value, split_value(values[-1], where) if split else of_file
+
+    @property
+    def _wanted(self) -> tuple[str, ...]:
+        """The names that the column of the class may have."""
+        labels = [] if self.multi is None else self.multi.labels
+        asked = self.multi.columns.label if self.multi and self.multi.columns else None
+        return tuple(map(plain_name, labels or ([asked] if asked else []))) or LABEL_COLUMNS
 
     def _rows(
         self,
@@ -213,7 +231,10 @@ class ParquetSource:
             number = i - start
             if i in needed:
                 try:
-                    label = label_name(labels[i], names, table.place(number))
+                    if self.multi is None:
+                        label = label_name(labels[i], names, table.place(number))
+                    else:
+                        label = multi_label.of_cell(labels[i], names, self.multi, table.place(number))
                 except DataError:
                     if i not in sealed:
                         raise

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from raysweep.label_sets import LabelCounts, LabelSet
 from raysweep.weights import SamplingWeights
 
 # One number per use of randomness, so that no two uses share a stream.
@@ -26,6 +27,31 @@ def raw_stream(entropy: Sequence[int], n: int) -> np.ndarray:
 def permutation(n: int, entropy: Sequence[int]) -> np.ndarray:
     """A seeded permutation of ``range(n)`` as int64 (n,)."""
     return np.argsort(raw_stream(entropy, n), kind="stable")
+
+
+def totals(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Images of each class, int64 (classes,). ``labels`` int64 (n,), or bool (n, classes) of images with several labels each."""
+    return labels.sum(0, dtype=np.int64) if labels.ndim == 2 else np.bincount(labels, minlength=classes)
+
+
+def class_counts(labels: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
+    """Class → images; the labels as :func:`totals` takes them."""
+    if labels.ndim == 2:
+        sets, of_image = label_sets(labels, classes)
+        n = np.bincount(of_image, minlength=len(sets)).tolist()
+        return LabelCounts.of(classes, dict(zip(sets, n, strict=True)))
+    return {name: int(n) for name, n in zip(classes, totals(labels, len(classes)), strict=False)}
+
+
+def label_sets(labels: np.ndarray, classes: Sequence[str]) -> tuple[list[LabelSet], np.ndarray]:
+    """(the sets of labels that images have, the position of each image's among them, int64 (n,)); ``labels`` bool (n, classes)."""
+    packed = np.packbits(labels, axis=1)
+    rows = (
+        np.ascontiguousarray(packed).view(f"V{packed.shape[1]}").ravel()
+    )  # each row as one value, compared byte by byte
+    _, first, of_image = np.unique(rows, return_index=True, return_inverse=True)
+    sets = [tuple(classes[c] for c in np.flatnonzero(labels[i]).tolist()) for i in first]
+    return sets, of_image.reshape(-1)
 
 
 def pool(
@@ -61,7 +87,8 @@ def epoch_order(
     """The images of one epoch in the order in which they are shown.
 
     Args:
-        labels: int64 (n,), the class of every training image.
+        labels: int64 (n,), the class of every training image; or bool (n, classes): of images with several labels each, every set of
+            labels is drawn as a class is.
         members: int64, the pool: indices that may be shown.
         classes: names; ``labels`` indexes into them.
         draws: N, the length of the epoch.
@@ -78,36 +105,47 @@ def epoch_order(
             labels, members, classes, weights, draws // repeats, seed=seed, epoch=epoch, strategy=strategy
         )
         return np.repeat(once, repeats)
-    of_class = [members[labels[members] == c] for c in range(len(classes))]
-    counts = {name: len(of_class[c]) for c, name in enumerate(classes)}
+    of_class, mass, quotas = _strata(labels, members, classes, weights, draws)
     if strategy == "multinomial":
-        return _multinomial(of_class, counts, classes, weights, draws, (seed, _MULTINOMIAL, epoch))
+        return _multinomial(of_class, mass, draws, (seed, _MULTINOMIAL, epoch))
     taken = []
-    for c, quota in enumerate(weights.quotas(counts, draws).values()):
+    for c, quota in enumerate(quotas):
         rounds = -(-quota // len(of_class[c])) if quota else 0
         walk = [of_class[c][permutation(len(of_class[c]), (seed, _WALK, epoch, c, k))] for k in range(rounds)]
         taken.append(np.concatenate(walk)[:quota] if walk else np.empty(0, dtype=np.int64))
     # Shuffle the classes, not the images. Each class's images then keep the order of its walk, and an image is shown
     # again only after every other image of its class was shown.
-    class_of = np.repeat(np.arange(len(classes)), [len(walk) for walk in taken])
+    class_of = np.repeat(np.arange(len(taken)), [len(walk) for walk in taken])
     class_of = class_of[permutation(draws, (seed, _SHUFFLE, epoch))]
     order = np.empty(draws, dtype=np.int64)
-    for c, images in enumerate(taken):
-        order[class_of == c] = images
+    order[np.argsort(class_of, kind="stable")] = np.concatenate(taken)
     return order
 
 
-def _multinomial(
-    of_class: list[np.ndarray],
-    counts: Mapping[str, int],
-    classes: Sequence[str],
-    weights: SamplingWeights,
-    draws: int,
-    entropy: Sequence[int],
-) -> np.ndarray:
-    """Independent draws, as by torch's ``WeightedRandomSampler`` but without its limit of 2**24 images."""
+def _strata(
+    labels: np.ndarray, members: np.ndarray, classes: Sequence[str], weights: SamplingWeights, draws: int
+) -> tuple[list[np.ndarray], np.ndarray, list[int]]:
+    """(images of each class or set of labels, int64 each; how many times its weight, float64; how many of ``draws`` it gets)."""
     of = weights.as_dict()
-    mass = np.array([counts[c] * of[c] for c in classes], dtype=np.float64)
+    if labels.ndim == 2:
+        sets, of_image = label_sets(
+            labels, classes
+        )  # of all images, so that the pool does not change the numbers of the sets
+        ends = np.cumsum(np.bincount(of_image[members], minlength=len(sets)))[:-1]
+        images = np.split(members[np.argsort(of_image[members], kind="stable")], ends)
+        there = LabelCounts.of(classes, {s: len(some) for s, some in zip(sets, images, strict=True)})
+        masses = there.masses(of)
+        most = max(masses.values(), default=0) or 1
+        parts = np.array([masses[s] / most for s in sets], dtype=np.float64)
+        return images, parts, list(weights.set_quotas(there, draws).values())
+    images = [members[labels[members] == c] for c in range(len(classes))]
+    counts = {name: len(images[c]) for c, name in enumerate(classes)}
+    mass = [counts[c] * of[c] for c in classes]
+    return images, np.array(mass, dtype=np.float64), list(weights.quotas(counts, draws).values())
+
+
+def _multinomial(of_class: list[np.ndarray], mass: np.ndarray, draws: int, entropy: Sequence[int]) -> np.ndarray:
+    """Independent draws, as by torch's ``WeightedRandomSampler`` but without its limit of 2**24 images."""
     edges = np.cumsum(mass) / mass.sum()
     raw = raw_stream(entropy, 2 * draws)
     uniform = (raw >> np.uint64(11)) * 2.0**-53  # 53 random bits, in [0, 1)

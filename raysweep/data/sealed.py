@@ -17,7 +17,7 @@ import numpy as np
 from raysweep._paths import user_path
 from raysweep._text import differences
 from raysweep.config.settings import DataSection
-from raysweep.data import build, cache, integrity, places, storing
+from raysweep.data import build, cache, integrity, multi_label, places, storing
 from raysweep.data.arrays import ImageFile
 from raysweep.data.build import Progress
 from raysweep.data.cache import Images
@@ -46,7 +46,7 @@ class Sealed:
 
     classes: tuple[str, ...]  # ``labels`` are numbers of these
     images: Images
-    labels: np.ndarray  # int64 (n,)
+    labels: np.ndarray  # int64 (n,), or bool (n, classes)
     names: tuple[str, ...]  # (n,), as a person would look for them
     digests: (
         np.ndarray
@@ -157,7 +157,8 @@ def _reopened(folder: Path, data: DataSection, tell: Callable[[str], None] | Non
             return None
         if shape is None:  # an earlier version recorded none, and kept pixels only
             shape = ImageFile(folder / places.images(PART)).shape
-        images = cache.opened(folder, PART, shape, None if stored is None else Stored.from_json(stored))
+        kept = None if stored is None else Stored.from_json(stored)
+        images = cache.opened(folder, PART, shape, kept, multi_label.table(meta))
         of_group = folder / places.groups(PART)
         return Sealed(
             tuple(meta["classes"]),
@@ -186,5 +187,5 @@ def _ordered(found: Sealed, classes: Sequence[str] | None) -> Sealed:
             f"{differences(classes, found.classes, 'the checkpoint', 'the data')}. Classes must be the same, or every label would "
             "be read wrongly."
         )
-    labels = np.array([list(classes).index(name) for name in found.classes])[found.labels]
+    labels = multi_label.in_columns(found.labels, found.classes, classes)
     return replace(found, classes=tuple(classes), images=replace(found.images, labels=labels), labels=labels)

@@ -21,9 +21,9 @@ from raysweep.config.settings import DataSection
 from raysweep.data import folders, lists, parquet, sizes, tars, torchvision_files
 from raysweep.data.arrange import LayoutError
 from raysweep.data.folders import FolderSource
-from raysweep.data.listing import Found, Item, Listing, Row, Source
+from raysweep.data.listing import Found, Item, Listing, Row, Source, canonical
 from raysweep.data.manifest import ManifestSource
-from raysweep.data.naming import Chosen, canonical
+from raysweep.data.naming import Chosen
 from raysweep.data.own import OwnSource
 from raysweep.data.pixels_csv import CsvSource
 from raysweep.data.roles.groups import column_of
@@ -93,7 +93,13 @@ def open_source(data: DataSection) -> Chosen:
         "tar": lambda: tars.TarSource(path, data.val, column_of(data.group)),
     }
     try:
-        return Chosen(kinds[kind](), data, notes)
+        chosen = kinds[kind]()
+        if data.multi_label and not isinstance(chosen, (ManifestSource, parquet.ParquetSource)):
+            raise DataError(
+                f"data.multi_label: {path} has one class for each image. Images with several labels are read from a table (.csv, .tsv, .jsonl or "
+                ".parquet) with the labels of each image."
+            )
+        return Chosen(chosen, data, notes)
     except LayoutError as error:
         raise type(error)(f"{error}{sizes.advice(data.image_size, sizes.images_in(path))}") from None
     except OSError as error:

@@ -300,8 +300,9 @@ class ParquetTable(Table):
         """The names that the datasets library stores in the schema's metadata."""
         try:
             metadata = json.loads(self._opened().schema_arrow.metadata[b"huggingface"])
-            names = metadata["info"]["features"][label]["names"]
-        except (KeyError, ValueError, TypeError, RecursionError):
+            feature = metadata["info"]["features"][label]
+            names = feature.get("feature", feature)["names"]  # of a list of classes those of its items
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
             return None
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             return None

@@ -1,4 +1,5 @@
-"""The confusion matrix on a terminal: the whole of a small one, of a large one what is confused most."""
+"""The confusion matrix on a terminal: the whole of a small one, of a large one what is confused most. Of several labels for an image the
+table of how often they are predicted together."""
 
 from __future__ import annotations
 
@@ -37,6 +38,9 @@ def print_confusion(found: Predictions) -> None:
 def _print_mistakes(found: Predictions, names: list[str]) -> None:
     import numpy as np
 
+    if found.several:
+        say("The picture is in confusion_matrix_benchmark.png.")
+        return
     wrong = found.matrix * (1 - np.eye(len(names), dtype=np.int64))
     order = np.argsort(-wrong, axis=None, kind="stable")
     kinds = int(np.count_nonzero(wrong))
@@ -59,7 +63,9 @@ def _matrix(found: Predictions, names: list[str], numbered: bool) -> object:
     from rich.text import Text
 
     table = Table(
-        title=f"Epoch {found.epoch}: percent of each true class (rows) predicted as …",
+        title=f"Epoch {found.epoch}: percent of the images with each label (rows) on which … is predicted"
+        if found.several
+        else f"Epoch {found.epoch}: percent of each true class (rows) predicted as …",
         box=box.SIMPLE,
         title_justify="left",
         pad_edge=False,
@@ -71,7 +77,7 @@ def _matrix(found: Predictions, names: list[str], numbered: bool) -> object:
         table.add_column(Text(head), justify="right", min_width=_CELL, no_wrap=True)
     table.add_column("images", justify="right")
     for i, row in enumerate(found.matrix.tolist()):
-        total = sum(row)
+        total = int(found.cases.counts[i]) if found.several else sum(row)
         cells = []
         for j, count in enumerate(row):
             share = count / max(1, total)

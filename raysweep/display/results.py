@@ -9,6 +9,7 @@ from raysweep._text import labels, plain
 from raysweep.display.shares import MOST_CLASSES
 from raysweep.display.tables import table
 from raysweep.display.terminal import decimals, percent
+from raysweep.label_sets import MAP
 from raysweep.store.results import controls
 
 Row = Mapping[str, Any]  # of results.csv
@@ -34,12 +35,25 @@ def results_table(rows: Sequence[Row], err: bool = False, whole: str = "--json")
     against = controls(rows)
     classes = [k.removeprefix("recall_") for k in dict.fromkeys(k for r in rows for k in r) if k.startswith("recall_")]
     sizes = {c: (_varied(rows, c), _largest(rows, against, c)) for c in classes}
-    columns = [*_COLUMNS, *((c, "r") for c in labels(classes))]
-    cells = [[*_cells(r), *(_recall(r, its, c) for c in classes)] for r, its in zip(rows, against, strict=True)]
+    several = any(MAP in r for r in rows)
+    first = [*_COLUMNS[:2], (MAP, "r"), (f"{MAP} − control", "r"), *_COLUMNS[2:]] if several else _COLUMNS
+    columns = [*first, *((c, "r") for c in labels(classes))]
+    cells = [
+        [*_cells(r, several), *(_recall(r, its, c) for c in classes)] for r, its in zip(rows, against, strict=True)
+    ]
     title = "Last epoch of every branch (* control)"
     title += "; classes: recall, of branches in points against the control of their seed" if classes else ""
-    least = [len(_COLUMNS) + i for i in sorted(range(len(classes)), key=lambda i: sizes[classes[i]])]
-    table(title, columns, cells, err=err, least=least, most=MOST_CLASSES, optional=[6, 3, 2], whole=whole)
+    least = [len(first) + i for i in sorted(range(len(classes)), key=lambda i: sizes[classes[i]])]
+    table(
+        title,
+        columns,
+        cells,
+        err=err,
+        least=least,
+        most=MOST_CLASSES,
+        optional=[n + 2 * several for n in (6, 3, 2)],
+        whole=whole,
+    )
 
 
 def _varied(rows: Sequence[Row], name: str) -> bool:
@@ -63,7 +77,16 @@ def _recall(row: Row, control: Row | None, name: str) -> str:
     return percent(row.get(f"recall_{name}")) if difference is None else f"{100 * difference:+.1f}"
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, several: bool) -> list[str]:
+    found = _of_all(row)
+    if not several:
+        return found
+    value, against = row.get(MAP), row.get(f"{MAP}_minus_control")
+    mine = [decimals(value), "" if against is None or row["control"] else f"{against:+.3f}"]
+    return [*found[:2], *mine, *found[2:]]
+
+
+def _of_all(row: Row) -> list[str]:
     against, f1 = row["val_acc_minus_control"], row["val_macro_f1_minus_control"]
     return [
         plain(row["branch"]) + (" *" if row["control"] else ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from raysweep._text import plain
@@ -25,6 +26,7 @@ from raysweep.events import (
     RankTraceback,
     TrainingStarted,
 )
+from raysweep.label_sets import MAP
 
 if TYPE_CHECKING:
     from raysweep.store.experiment import Experiment
@@ -129,7 +131,7 @@ class RunDisplay(Display):
         row = event.row
         self._line(
             f"epoch {event.epoch:>2}/{self.last_epoch or '?'}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
-            f"acc {percent(row['val_acc']):>6}  macro-F1 {row['val_macro_f1']:.3f}  worst {plain(row['worst_class'])} {percent(row['worst_recall'])}  "
+            f"{_of_labels(row)}acc {percent(row['val_acc']):>6}  macro-F1 {row['val_macro_f1']:.3f}  worst {plain(row['worst_class'])} {percent(row['worst_recall'])}  "
             f"lr {row['lr']:.2g}  {row['images_per_second']:,.0f} img/s" + ("  best" if event.best else "")
         )
 
@@ -143,5 +145,10 @@ class RunDisplay(Display):
         say("")
         print_confusion(found)
         say(
-            f"Best: epoch {found.epoch}, accuracy {percent(found.accuracy)}{' (chosen on the test images)' * found.on_test}. Done in {duration(time.monotonic() - self.started)}. Everything is in {experiment.folder}"
+            f"Best: epoch {found.epoch}, {f'{MAP} {found.mean_precision:.3f}, ' if found.several else ''}accuracy {percent(found.accuracy)}{' (chosen on the test images)' * found.on_test}. Done in {duration(time.monotonic() - self.started)}. Everything is in {experiment.folder}"
         )
+
+
+def _of_labels(row: Mapping[str, Any]) -> str:
+    """The metric that only a training with several labels for an image has."""
+    return f"{MAP} {row[MAP]:.3f}  " if row.get(MAP) is not None else ""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from raysweep._text import labels
 from raysweep.display.tables import table
 from raysweep.display.terminal import percent, say
+from raysweep.label_sets import images_in
 
 MOST_CLASSES = 20  # rows
 _KINDS = ("recall", "f1", "precision")
@@ -27,7 +28,7 @@ def show_shares(
         counts: class → images. quotas: class → images per epoch, if they are shown. validation: class → validation images,
             if they are shown. reached: ``recall_CLASS``, ``f1_CLASS`` and ``precision_CLASS`` of an epoch.
     """
-    total = sum(counts.values())
+    total = images_in(counts)
     names = dict(zip(counts, labels(list(counts)), strict=True))
     rows = []
     for c in most_telling(counts, weights, shares, reached or {}):
@@ -51,7 +52,7 @@ def most_telling(
     """At most MOST_CLASSES classes, in their order: see :func:`show_shares`."""
     if len(counts) <= MOST_CLASSES:
         return list(counts)
-    total, middle = sum(counts.values()), sorted(counts.values())[len(counts) // 2]
+    total, middle = images_in(counts), sorted(counts.values())[len(counts) // 2]
 
     def size(c: str) -> tuple[bool, float, float, int]:
         moved = abs(shares[c] - counts[c] / total)

@@ -29,6 +29,7 @@ from raysweep.events import (
     SweepStarted,
     TrainingStarted,
 )
+from raysweep.label_sets import MAP
 
 MOST_RATES = 3  # in the title
 MOST_CHANGED = 4  # classes that a branch changes, in its row
@@ -181,8 +182,9 @@ class SweepDisplay(Display):
         if self.live is None:
             against = self._against(row)
             changed = self._changed(row)
+            of_labels = f"{MAP} {values[MAP]:.3f}  " if values.get(MAP) is not None else ""
             say(
-                f"{plain(row.name)}  epoch {event.epoch}/{row.last_epoch or self.last_epoch or '?'}  acc {percent(row.accuracy)}"
+                f"{plain(row.name)}  epoch {event.epoch}/{row.last_epoch or self.last_epoch or '?'}  {of_labels}acc {percent(row.accuracy)}"
                 f"{f' ({against} against the control)' if against else ''}  macro-F1 {decimals(row.f1)}  "
                 f"worst {plain(row.worst)}{f'  changed {changed}' if changed else ''}"
             )

@@ -12,6 +12,7 @@ from raysweep.cluster import signals
 from raysweep.data.roles import record
 from raysweep.errors import Interrupted, RaysweepError, TrainingError
 from raysweep.events import Drawing, ExperimentFinished, ExperimentStarted, Note, Progress, ignore
+from raysweep.label_sets import LabelCounts
 from raysweep.launch.workers import retry
 from raysweep.plan.child import changed_settings, keeps_position
 from raysweep.plan.experiment import cache_dir
@@ -187,7 +188,8 @@ def _first_job(
     flat = settings.flat(
         timestamp=now.strftime(layout.TIME_FORMAT),
         classes=list(plan.data.classes),
-        class_counts=plan.counts,
+        class_counts=dict(plan.counts),
+        **({"label_sets": plan.counts.to_json()} if isinstance(plan.counts, LabelCounts) else {}),
         data_sha256=plan.data.sha256,
         threads=plan.resources.threads,
         world_size=max(1, plan.resources.workers),

@@ -16,6 +16,7 @@ from raysweep.config.settings import ExperimentSection, Settings
 from raysweep.data import sampling
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Note, Progress, ignore
+from raysweep.label_sets import images_in
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan import networks, rates, roles, states
 from raysweep.plan.types import Parent, Plan
@@ -206,6 +207,7 @@ def _childs_settings(
         ConfigError: an override is wrong.
     """
     before = parent.settings
+    _same_labels(parent, overrides)
     base = load_config.merge(before.model_dump(mode="json"), {"sampling": {"weights": {}}})
     if not parent.own:  # folders are made only where this user asks for it
         base["data"] = {**base["data"], "cache_dir": None}
@@ -261,6 +263,16 @@ def vary(plan: Plan, *, name: str, description: str, weights: SamplingWeights, s
     return replace(varied, notes=(*(n for n in plan.notes if n not in old), *new))
 
 
+def _same_labels(parent: Parent, overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError where the user wants several labels for an image instead of one, or one instead of several."""
+    given, before = overrides.get("data"), parent.settings.data.multi_label
+    if isinstance(given, Mapping) and (bool(given.get("labels")) or given.get("multi_label", before)) != before:
+        raise ConfigError(
+            f"data.multi_label belongs to a lineage: the outputs of {parent.experiment} are for {'several labels' if before else 'one class'} "
+            "for each image. Omit it, and data.labels; to change it, start from the weights alone: `raysweep run` with model.init_from."
+        )
+
+
 def _same_kind_of_data(parent: Parent, settings: Settings) -> None:
     before, now = ((d.folds, d.fold) for d in (parent.settings.data, settings.data))
     if before != now:
@@ -300,7 +312,7 @@ def _notes(parent: Parent, plan: Plan) -> tuple[Note, ...]:
     """What is not exactly as in the parent, for the log."""
     notes = []
     if parent.data_sha256 and parent.data_sha256 != plan.data.sha256:
-        before, now = sum(parent.counts.values()), sum(plan.counts.values())
+        before, now = images_in(parent.counts), images_in(plan.counts)
         notes.append(Note(f"the images have changed since the checkpoint ({before:,} then, {now:,} now)"))
     if parent.batch and not keeps_position(parent, plan):
         text = f"epoch {parent.epoch + 1} was at batch {parent.batch}; its order is drawn anew from its start"

@@ -14,6 +14,7 @@ from raysweep.data import cache, decoded, sampling
 from raysweep.data.roles.record import Before, ImageRoles
 from raysweep.errors import CheckpointError, ConfigError
 from raysweep.events import Building, Decoding, Note, Progress, ignore
+from raysweep.label_sets import images_in
 from raysweep.plan import augmentation, follow, networks, resources
 from raysweep.plan.types import Plan
 from raysweep.store import space
@@ -74,7 +75,7 @@ def plan_experiment(
     settings, data = _ordered(settings, data, classes, origin.classes)
     held, counts = _pool(settings, data)
     settings, weights, by_rule = _treatment(settings, root, asked, inherited, first_epoch, counts, held)
-    wanted = settings.sampling.samples_per_epoch or sum(counts.values())
+    wanted = settings.sampling.samples_per_epoch or images_in(counts)
     draws = sampling.draws(wanted, settings.training.augment.repeats)
     settings, of_images = augmentation.settled(settings, data.classes, data.shape, draws)
     of_code += networks.own_tried(settings, trusted, counts, data.shape)
@@ -144,7 +145,7 @@ def _of_fold(settings: Settings, data: cache.Dataset) -> tuple[Note, ...]:
 def _pool(settings: Settings, data: cache.Dataset) -> tuple[int, dict[str, int]]:
     """(training images that are held out, class → those that may be shown)."""
     held, members = cache.holdout_and_pool(data, settings.sampling, settings.data.split_seed)
-    return len(held), replace(data.train, labels=data.train.labels[members]).counts(data.classes)
+    return len(held), sampling.class_counts(data.train.labels[members], data.classes)
 
 
 def _treatment(
@@ -231,7 +232,10 @@ def loss_notes(settings: Settings, weights: SamplingWeights, counts: Mapping[str
     if section.weighted:
         from raysweep.training import losses
 
-        numbers = losses.class_weights(section, weights.shares(counts), counts)
+        if settings.data.multi_label:
+            numbers = losses.label_weights(section, counts)
+        else:
+            numbers = losses.class_weights(section, weights.shares(counts), counts)
         shown = listed([f"{c} {w:.4g}" for c, w in zip(weights.classes, numbers, strict=True)])
         notes.append(f"Weights of the classes in the loss: {shown}.")
     even = len({round(share, 9) for share in weights.shares(counts).values()}) == 1

@@ -180,7 +180,7 @@ def tried(
     if new_weights:
         mean, std = origins.moments(settings, data, origin)
         told += [text for text in (loaded and loaded.text, origins.of_pixels(settings, origin, mean, std)) if text]
-        if initial.keeps_head(section, loaded, len(data.classes)):
+        if initial.keeps_head(section, loaded, len(data.classes)) and data.train.labels.ndim == 1:
             text = origins.of_outputs(origin, data.classes)
             right = _accuracy(model, section.name, data, mean, std, settings.training.channels_last)
             told += [*([text] if text else []), right]

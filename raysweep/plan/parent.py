@@ -11,6 +11,7 @@ from raysweep.config import foreign
 from raysweep.config import load as load_config
 from raysweep.errors import CheckpointError
 from raysweep.events import Note
+from raysweep.label_sets import LabelCounts
 from raysweep.plan.types import Parent
 from raysweep.plan.upgrade import Upgraded, upgrade
 from raysweep.store import checkpoint, files, resolve
@@ -59,7 +60,7 @@ def read_parent(
         weights=SamplingWeights.complete(saved["sampling_weights"], saved["classes"]),
         decided=_decided(saved),
         settings=load_config.validate(found.settings, f"the settings in {path}"),
-        counts=dict(config.get("class_counts") or {}),
+        counts=_counts(config, path),
         threads=saved.get("threads") or None,
         world_size=saved.get("world_size") or 1,
         data_sha256=saved.get("data_sha256"),
@@ -71,6 +72,16 @@ def read_parent(
         trusted=trust is not None,
         own=committed and trusting.known(trust or NOBODY, origin, foreign.places(found.settings)),
     )
+
+
+def _counts(config: Mapping[str, Any], path: Path) -> dict[str, int]:
+    """Class → images of the parent's pool; of several labels for an image with its sets."""
+    counts = dict(config.get("class_counts") or {})
+    try:
+        sets = config.get("label_sets")
+        return counts if sets is None else LabelCounts.from_json(list(counts), sets)
+    except (TypeError, ValueError, IndexError) as error:
+        raise CheckpointError(f"{path}: config.label_sets is not valid ({error}). Take another checkpoint.") from None
 
 
 def _stopped_early(saved: Json, config: Json) -> tuple[Note, ...]:

@@ -50,8 +50,7 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
     _is_single(request.grid)
     root = request.root.resolved()
     parent = parents.read_parent(root, request.checkpoint, request.overrides, trust=request.trust)
-    # What is wrong is said before the images are read.
-    expansion.expand(request.grid, parent.weights, parent.settings.seed)
+    request = _checked(request, parent)  # what is wrong is said before the images are read
     name = request.name or title(parent, "sweep")
     sweeps.check_sweep_name(name)
     count = _workers(request, parent)
@@ -101,6 +100,13 @@ def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: boo
         trust=_handed_on(request.trust, [base, *bases.values()]),
         bases=bases,
     )
+
+
+def _checked(request: SweepRequest, parent: Parent) -> SweepRequest:
+    """The request with the grid as the parent's data take it. Raises InputError where its weights or metrics do not fit."""
+    request = replace(request, grid=request.grid.of_data(parent.settings.data.multi_label))
+    expansion.expand(request.grid, parent.weights, parent.settings.seed)
+    return request
 
 
 def _space(base: Plan, parent: Parent, root: Root, branches: int) -> tuple[int, list[str]]:

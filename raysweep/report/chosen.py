@@ -5,7 +5,6 @@ from __future__ import annotations
 from raysweep.errors import InputError
 from raysweep.report import evaluated
 from raysweep.report.comparison import Comparison
-from raysweep.report.findings.findings import CHOSEN_BY
 from raysweep.report.findings.selection import Winner
 from raysweep.store import layout
 from raysweep.store.commands import command
@@ -23,7 +22,8 @@ def of_sweep(sweep: Sweep, found: Comparison) -> tuple[Winner, str, float]:
             f"{sweep.id} has no finished control, so nobody can say what its branches gained. Finish it: "
             f"`{command(sweep.root, 'continue', sweep.id)}`, or evaluate one of its experiments."
         )
-    metric = sweep.record().grid.get("select") or CHOSEN_BY[0]
-    if metric not in CHOSEN_BY:
-        raise InputError(f"{sweep.folder / layout.SWEEP} selects by {metric!r}; known are {', '.join(CHOSEN_BY)}.")
+    known = [*found.findings.gains]
+    metric = sweep.record().grid.get("select") or known[0]
+    if metric not in known:
+        raise InputError(f"{sweep.folder / layout.SWEEP} selects by {metric!r}; known are {', '.join(known)}.")
     return found.findings.chosen(metric), metric, found.findings.luck(metric)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from raysweep.errors import InputError, RaysweepError
+from raysweep.label_sets import MAP
 from raysweep.report import effects, evaluated, leaks, moved, recorded
 from raysweep.report.effects import Effect
 from raysweep.report.evaluated import NO_CONTROL, Arms, Evaluated, last, parent_of
@@ -50,7 +51,7 @@ class Compared:
 @dataclass(frozen=True)
 class Pair:
     """The predictions of a branch and its reference for the same images: ``labels`` int (n,); ``branch`` and ``reference`` int
-    (seeds, n), one row for each network."""
+    (seeds, n), one row for each network; of several labels bool (n, classes) and (seeds, n, classes)."""
 
     name: str
     labels: np.ndarray
@@ -81,8 +82,23 @@ class Comparison:
     on_test: bool = False  # the networks were validated on test images
 
     @property
+    def several(self) -> bool:
+        """Whether an image has several labels."""
+        return self.findings is not None and MAP in self.findings.gains
+
+    @property
+    def overall(self) -> tuple[str, ...]:
+        """The metrics over all classes that are shown; by the first the winner is chosen."""
+        return (MAP, "macro_f1", "accuracy") if self.several else ("macro_f1", "accuracy")
+
+    @property
+    def images(self) -> int:
+        """How many validation images there are."""
+        return len(self.pairs[0].labels) if self.several else sum(self.counts.values())
+
+    @property
     def winner(self) -> Winner | None:
-        """The branch with the best macro-F1, with its gain corrected for having been chosen."""
+        """The branch with the best macro-F1, of several labels mAP, with its gain corrected for having been chosen."""
         return None if self.findings is None else self.findings.winner
 
     @property
@@ -319,7 +335,7 @@ def _compared(title: str, arms: Arms, metric: str = moved.DEFAULT) -> Comparison
     everyone = [e.experiment for e in arms.everyone]
 
     def free(references: Sequence[Arm], cases: Cases) -> list[Effect]:
-        if moved.too_many(len(one.classes), len(one.labels)):
+        if cases.several or moved.too_many(len(one.classes), len(one.labels)):
             return []
         names = [moved.name_of(a.name or arms.word) for a in references]
         every = zip(names, references, strict=True)
@@ -330,7 +346,7 @@ def _compared(title: str, arms: Arms, metric: str = moved.DEFAULT) -> Comparison
         found, findings = effects.of_arms(control, others, one.cases, one.classes, arms.of)
         offsets = free([control, *(a for a in others if a.name in arms.of.values())], one.cases)
     without, told = beside.result()
-    if not offsets:
+    if not offsets and not one.several:
         notes.append(f"Offsets for {arms.word} are not searched: there are too many classes and images.")
     notes += [*effects.few_images(counts), *told]
     pairs = [_pair(name, rows, arms.of_branch(name)) for name, rows in arms.groups.items()]

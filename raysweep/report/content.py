@@ -98,7 +98,9 @@ def of_sweep(sweep: Sweep, comparison: Comparison | None = None, charts: bool = 
         notes.append(str(error))
     recipe = reproduce.sweep(sweep, [e for group in groups for e in group.members], 4 * MOST_BRANCHES)
     page = _page(sweep.id, _about_sweep(record), tree, groups, comparison, notes, recipe, charts)
-    return replace(page, next=[command(sweep.root, "suggest", sweep.id)]) if page.verdicts else page
+    if not page.verdicts or (comparison is not None and comparison.several):
+        return page
+    return replace(page, next=[command(sweep.root, "suggest", sweep.id)])
 
 
 def of_experiment(root: Root, experiment: Experiment, charts: bool = True) -> Content:
@@ -202,7 +204,7 @@ def _compared(page: Content, comparison: Comparison) -> Content:
     return replace(
         page,
         notes=[*page.notes, *differences.omitted(comparison, len(names))],
-        subtitle=[*page.subtitle, counted(sum(comparison.counts.values()), "validation image")],
+        subtitle=[*page.subtitle, counted(comparison.images, "validation image")],
         verdicts=differences.verdicts(comparison),
         against=comparison.against,
         offsets=join_names(comparison.moved),
@@ -216,7 +218,8 @@ def _compared(page: Content, comparison: Comparison) -> Content:
 def _shown(groups: Sequence[Group], comparison: Comparison | None) -> tuple[Sequence[Group], list[str]]:
     """(the groups that the page shows, the control first and then the best by macro-F1; a note if some are omitted)."""
     if comparison is not None:
-        gain = {b.name: comparison.of(b.name, ALL, "macro_f1").difference for b in comparison.branches}
+        first = comparison.overall[0]
+        gain = {b.name: comparison.of(b.name, ALL, first).difference for b in comparison.branches}
         groups = sorted(groups, key=lambda g: (not g.control, -gain.get(g.name, -2.0)))
     if len(groups) <= MOST_BRANCHES:
         return groups, []

@@ -125,7 +125,7 @@ def _weights(config: ExperimentConfig) -> Iterator[tuple[tuple[str, str], float]
         yield ("weights", name), float(weight)
     try:
         known = SamplingWeights.complete({c: weights[c] for c in counts}, list(counts))
-        for name, share in known.shares(counts).items():
+        for name, share in known.shares(config.pool).items():
             yield ("shares", name), round(share, 6)
-    except WeightsError:
+    except (WeightsError, TypeError, ValueError, IndexError):
         pass  # no class, or only empty ones, so there are no shares

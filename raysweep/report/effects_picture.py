@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raysweep._text import counted
+from raysweep.label_sets import MAP
 from raysweep.report import effects
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import LEARNED
@@ -19,7 +20,7 @@ from raysweep.report.fonts import labels, safe_label
 
 MOST_CLASSES = 24
 MOST_BRANCHES = 36
-TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1", MAP: MAP}
 _TITLES = {
     LEARNED: ("Learned (at equal alarms)", "the interval"),
     "f1": (
@@ -39,7 +40,10 @@ def heat_map(comparison: Comparison) -> bytes:
     classes, names = largest(comparison, MOST_CLASSES), _branches(comparison)
     panels = (LEARNED, "f1") if comparison.pairs else ("f1",)
     width = max(len(safe_label(n)) for n in names)
-    size = 2.4 + 0.075 * width + 0.85 * (len(classes) + 2), len(panels) * (1.9 + 0.42 * len(names))
+    size = (
+        2.4 + 0.075 * width + 0.85 * (len(classes) + len(comparison.overall)),
+        len(panels) * (1.9 + 0.42 * len(names)),
+    )
     figure = new_figure(*size)
     for axes, metric in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         _panel(figure, axes, comparison, [(c, metric) for c in classes], names)
@@ -54,7 +58,7 @@ def _panel(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    columns = [*of_classes, (effects.ALL, "macro_f1"), (effects.ALL, "accuracy")]
+    columns = [*of_classes, *((effects.ALL, m) for m in comparison.overall)]
     table = [[comparison.of(name, target, m) for target, m in columns] for name in names]
     most = max((abs(e.difference) for row in table for e in row if not math.isnan(e.difference)), default=0.0) or 0.01
     scale, colours = Normalize(-most, most), matplotlib.colormaps["PuOr"]
@@ -67,11 +71,11 @@ def _panel(
 
 
 def _branches(comparison: Comparison) -> list[str]:
-    """The branches that are shown, in order: those whose macro-F1 differs most."""
+    """The branches that are shown, in order: those whose macro-F1, or mAP, differs most."""
     names = [b.name for b in comparison.branches]
 
     def size(name: str) -> float:
-        return abs(comparison.of(name, effects.ALL, "macro_f1").difference)
+        return abs(comparison.of(name, effects.ALL, comparison.overall[0]).difference)
 
     chosen = set(sorted(names, key=size, reverse=True)[:MOST_BRANCHES])
     return [n for n in names if n in chosen]
@@ -90,7 +94,7 @@ def _omitted(comparison: Comparison, classes: int, branches: int) -> str:
 def _finish(axes: Any, comparison: Comparison, columns: Sequence[tuple[str, str]], names: Sequence[str]) -> None:
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    classes = len(columns) - 2
+    classes = len(columns) - len(comparison.overall)
     axes.axvline(classes - 0.5, color="white", linewidth=3)
     known = labels(comparison.classes)
     text = dict(zip(comparison.classes, known.texts, strict=True))

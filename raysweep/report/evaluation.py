@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from raysweep.report import effects
 from raysweep.report.effects import Effect
-from raysweep.report.findings.estimates import OF_CLASS, OVERALL, Estimate, Estimated
+from raysweep.report.findings.estimates import OF_CLASS, Estimate, Estimated
 from raysweep.store import files
 from raysweep.store.evaluations import FINISHED, Look
 from raysweep.store.records import Json
 
 FORMAT = 1
+FORMAT_OF_LABELS = 2  # of several labels for an image, which has no confusion matrix
 NO_SHARES = ("brier", "log_loss")  # metrics that are not shown in percent
 
 
@@ -91,7 +92,7 @@ class Evaluation:
     def to_json(self) -> Json:
         """As in ``evaluation.json``; NaN is null."""
         return {
-            "format_version": FORMAT,
+            "format_version": FORMAT if self.arms[0].together is None else FORMAT_OF_LABELS,
             "id": self.id,
             "status": FINISHED,
             "looked": self.looked,
@@ -129,8 +130,8 @@ class Evaluation:
         known is empty."""
         rows: list[Sequence[object]] = [("arm", "class", "images", "metric", "value", "low", "high")]
         for arm in self.arms:
-            for m in OVERALL:
-                rows.append((arm.name, effects.ALL, self.images, m, *_cells(arm.overall[m])))
+            for m, e in arm.overall.items():
+                rows.append((arm.name, effects.ALL, self.images, m, *_cells(e)))
             for c, of in zip(self.classes, arm.of_class, strict=True):
                 rows += [(arm.name, c, self.counts[c], m, *_cells(of[m])) for m in OF_CLASS]
         return files.csv_text(rows)
@@ -154,5 +155,9 @@ def _arm(arm: Estimated, classes: Sequence[str]) -> Json:
         "predicted": dict(zip(classes, arm.predicted.tolist(), strict=True)),
         "ece_by_luck": arm.ece_by_luck,
         "bins": [vars(b) for b in arm.bins],
-        "confusion": arm.matrix.tolist(),
+        **(
+            {"confusion": arm.matrix.tolist()}
+            if arm.together is None
+            else {"predicted_together": arm.matrix.tolist(), "together": arm.together.tolist()}
+        ),
     }

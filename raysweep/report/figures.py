@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from raysweep._text import counted
+from raysweep.label_sets import MAP
 from raysweep.report import fonts
-from raysweep.report.classification import classification_report
+from raysweep.report.classification import classification_report, of_labels
+from raysweep.report.findings import binary
 from raysweep.report.fonts import Labels, labels, safe_label
 from raysweep.report.history import History, epochs_of, read_history
 from raysweep.report.predictions import Predictions, read
@@ -33,7 +35,10 @@ def write_all(experiment: Experiment) -> None:
 
 def report(found: Predictions, experiment_id: str) -> bytes:
     """scikit-learn's table of an epoch, as the old system wrote it, with the epoch's number below it."""
-    text = classification_report(found.matrix, found.classes)
+    if found.several:
+        text = of_labels(found.labels, found.predicted, found.probabilities, found.classes)
+    else:
+        text = classification_report(found.matrix, found.classes)
     text += f"\nEpoch {found.epoch} of {experiment_id}, {counted(len(found.labels), 'validation image')}.\n"
     return text.encode()
 
@@ -121,8 +126,12 @@ MOST_CURVES = 16  # classes with a curve
 
 def confusion_png(found: Predictions, title: str) -> bytes:
     """The confusion matrix of an epoch, as :func:`matrix_png`."""
+    of = f"epoch {found.epoch}"
+    if found.several:
+        there = binary.together(found.labels, found.labels)
+        return together_png(found.matrix, there, found.classes, title, of, len(found.labels), found.sha256)
     accuracy = found.accuracy if len(found.labels) else 0.0
-    return matrix_png(found.matrix, found.classes, accuracy, title, f"epoch {found.epoch}", found.sha256)
+    return matrix_png(found.matrix, found.classes, accuracy, title, of, found.sha256)
 
 
 def matrix_png(
@@ -146,16 +155,9 @@ def matrix_png(
     matrix, names, more = _most_confused(whole, classes)
     rows, columns = matrix.shape
     shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
-    side = min(24.0, max(5.0, 1.6 + 0.78 * columns))
-    figure = new_figure(side + 1.2, side)
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-    axes.set_xticks(
-        range(columns), [*names.texts, "all others"][:columns], rotation=40, ha="right", rotation_mode="anchor"
-    )
-    sums = [f"{int(t):,}" if t else "no images" for t in matrix.sum(1)]
-    axes.set_yticks(range(rows), [f"{n}  ({t})" for n, t in zip(names.texts, sums, strict=True)])
-    _write_cells(axes, matrix, shares, size=9 if columns <= 12 else 6)
+    side, figure, axes, bar = _table(shares, names, matrix.sum(1))
+    texts = {(i, j): f"{shares[i, j]:.0%}\n{matrix[i, j]:,}" for i, j in np.argwhere(matrix).tolist()}
+    _write_cells(axes, texts, shares, size=9 if columns <= 12 else 6)
     axes.set_xlabel("\n".join(filter(None, ["predicted", names.legend])))
     axes.set_ylabel("true (images)")
     shown = f"\nthe {rows} classes with the most mistakes; {more:,} more are not shown" if more else ""
@@ -163,8 +165,57 @@ def matrix_png(
         f"{safe_label(title, int(side * 9))}\n{of}: accuracy {accuracy:.1%} of {counted(int(whole.sum()), what)}{shown}",
         fontsize=11,
     )
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda v, _: f"{v:.0%}")
     bar.set_label("share of the true class")
+    return png(figure, source)
+
+
+def _table(shares: np.ndarray, names: Labels, images: np.ndarray) -> tuple[float, Any, Any, Any]:
+    """(its size, the figure, the axes, the bar of colours) of a table of shares, int (rows,) images in each row."""
+    rows, columns = shares.shape
+    side = min(24.0, max(5.0, 1.6 + 0.78 * columns))
+    figure = new_figure(side + 1.2, side)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    axes.set_xticks(
+        range(columns), [*names.texts, "all others"][:columns], rotation=40, ha="right", rotation_mode="anchor"
+    )
+    sums = [f"{int(t):,}" if t else "no images" for t in images]
+    axes.set_yticks(range(rows), [f"{n}  ({t})" for n, t in zip(names.texts, sums, strict=True)])
+    return side, figure, axes, figure.colorbar(image, ax=axes, shrink=0.8, format=lambda v, _: f"{v:.0%}")
+
+
+def together_png(
+    predicted: np.ndarray,
+    there: np.ndarray,
+    classes: Sequence[str],
+    title: str,
+    of: str,
+    images: int,
+    source: str = "",
+    what: str = "image",
+) -> bytes:
+    """Which labels are predicted together, of several for an image: a row for the images with a label, a column for each label, with the
+    share of them on which it is predicted and, below, that truly has it. Of more than MOST_CLASSES labels the most wrong are shown.
+
+    Args:
+        predicted, there: int (K, K), see :func:`binary.together`; the diagonal of ``there`` has the images with each label.
+        images: in all. The others are those of :func:`matrix_png`.
+    """
+    every, shown = labels(classes), np.arange(len(classes))
+    if len(classes) > MOST_CLASSES:
+        shown = np.sort(np.argsort(-np.abs(predicted - there).sum(1), kind="stable")[:MOST_CLASSES])
+    counts = there.diagonal()[shown]
+    under = np.maximum(1, counts)[:, None]
+    shares, true = (table[np.ix_(shown, shown)] / under for table in (predicted, there))
+    side, figure, axes, bar = _table(shares, Labels([every.texts[i] for i in shown], every.legend), counts)
+    cells = [(i, j) for i in np.flatnonzero(counts).tolist() for j in range(len(shown))]
+    texts = {(i, j): f"{shares[i, j]:.0%}\n{true[i, j]:.0%}" for i, j in cells}
+    _write_cells(axes, texts, shares, size=9 if len(shown) <= 12 else 6)
+    axes.set_xlabel("\n".join(filter(None, ["label: predicted (above), there (below)", every.legend])))
+    axes.set_ylabel("images with the label (number)")
+    more = f"\nthe {len(shown)} most wrong of {len(classes):,} labels" if len(shown) < len(classes) else ""
+    axes.set_title(f"{safe_label(title, int(side * 9))}\n{of}: labels on {counted(images, what)}{more}", fontsize=11)
+    bar.set_label("share on which the label is predicted")
     return png(figure, source)
 
 
@@ -182,9 +233,8 @@ def _most_confused(matrix: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarr
     return np.concatenate([rows[:, chosen], others[:, None]], axis=1), names, k - len(chosen)
 
 
-def _write_cells(axes: Any, matrix: np.ndarray, shares: np.ndarray, size: int) -> None:
-    for i, j in np.argwhere(matrix).tolist():  # an empty cell has no text, its colour is enough
-        text = f"{shares[i, j]:.0%}\n{matrix[i, j]:,}"
+def _write_cells(axes: Any, texts: Mapping[tuple[int, int], str], shares: np.ndarray, size: int) -> None:
+    for (i, j), text in texts.items():  # an empty cell has none, its colour is enough
         ink = "black" if shares[i, j] > 0.55 else "white"
         cell = axes.text(j, i, text, ha="center", va="center", fontsize=size, color=ink)
         cell.set_in_layout(False)  # it lies within the axes, so the layout need not measure it
@@ -194,7 +244,8 @@ def history_png(experiment: Experiment) -> bytes:
     """Loss, accuracy and recall per class over the epochs, the parent's epochs included and the fork marked."""
     history = read_history(experiment)
     classes = [c.removeprefix("recall_") for c in history if c.startswith("recall_")]
-    every, shown = labels(classes), _lowest(history, classes)
+    kind, word = ("ap", "average precision") if classes and f"ap_{classes[0]}" in history else ("recall", "recall")
+    every, shown = labels(classes), _lowest(history, classes, kind)
     names = dict(zip(classes, every.texts, strict=True))
     lines = sum(names[c].count("\n") + 1 for c in shown)  # of the legend
     figure = new_figure(13, max(4.2, 0.8 + 0.17 * lines + 0.06 * len(shown)))
@@ -204,10 +255,12 @@ def history_png(experiment: Experiment) -> bytes:
     _curve(accuracy, history, "train_acc", "training", COLOURS[0])
     _curve(accuracy, history, "val_acc", "validation", COLOURS[1])
     _curve(accuracy, history, "val_macro_f1", "macro-F1", COLOURS[2], "--")
+    if kind == "ap":
+        _curve(accuracy, history, MAP, MAP, COLOURS[3], "-.")
     for i, c in enumerate(shown):
         dashes = ("-", "--", ":")[i // len(COLOURS) % 3]
-        _curve(recall, history, f"recall_{c}", names[c], COLOURS[i % len(COLOURS)], dashes)
-    title = "recall per class" if len(shown) == len(classes) else f"lowest recalls of {len(classes):,} classes"
+        _curve(recall, history, f"{kind}_{c}", names[c], COLOURS[i % len(COLOURS)], dashes)
+    title = f"{word} per class" if len(shown) == len(classes) else f"lowest {word}s of {len(classes):,} classes"
     for axes, head in ((loss, "loss"), (accuracy, "accuracy"), (recall, f"{title} (validation)")):
         _finish_axes(axes, head, experiment.config().fork or None)
         if axes is not loss:
@@ -227,9 +280,9 @@ def history_source(experiment: Experiment) -> str:
     return files.sha256_file(experiment.folder / layout.HISTORY_CSV)
 
 
-def _lowest(history: History, classes: list[str]) -> list[str]:
-    """The classes with a curve: all, or those with the lowest recall in the last epoch, in the order of the classes."""
-    last = {c: values[-1] for c in classes if (values := history.get(f"recall_{c}")) and values[-1] is not None}
+def _lowest(history: History, classes: list[str], kind: str) -> list[str]:
+    """The classes with a curve: all, or those with the lowest recall or other ``kind`` of metric in the last epoch, in the order of the classes."""
+    last = {c: values[-1] for c in classes if (values := history.get(f"{kind}_{c}")) and values[-1] is not None}
     if len(last) <= MOST_CURVES:
         return classes if len(classes) <= MOST_CURVES else list(last)
     chosen = set(sorted(last, key=lambda c: last[c] or 0.0)[:MOST_CURVES])

@@ -9,6 +9,7 @@ import numpy as np
 
 from raysweep._text import join_names
 from raysweep.errors import InputError, RaysweepError
+from raysweep.label_sets import not_built
 from raysweep.report import comparison, images
 from raysweep.report.images import ValidationImages
 from raysweep.report.predictions import Network, Predictions
@@ -83,6 +84,8 @@ def of_branch(sweep: Sweep, branch: str, of_class: str | None = None) -> Flips:
     before, after = found.networks[its], found.networks[name]
     old, new = [n.predictions() for n in before], [n.predictions() for n in after]
     classes = old[0].classes
+    if old[0].several:
+        raise not_built("`raysweep flips`", "val_predictions.parquet has the predictions for every image.")
     if of_class is not None and of_class not in classes:
         raise InputError(f"--class {of_class}: the classes are {join_names(classes)}.")
     known = images.of([n.experiment for n in (*before, *after)], len(old[0].labels))

@@ -6,6 +6,7 @@ import csv
 import io
 
 from raysweep.errors import StoreError
+from raysweep.label_sets import IMAGES
 from raysweep.store import files, layout
 from raysweep.store.commands import command
 from raysweep.store.experiment import Experiment
@@ -60,4 +61,11 @@ def cost(experiment: Experiment) -> tuple[float, int]:
         return 0.0, 0
     took = history.get("seconds", [])
     seconds = sum(took[i] or 0.0 for i in own_rows(experiment, history)) if took else 0.0
-    return float(seconds), int(sum(class_sums(experiment, history, "realised_").values()))
+    return float(seconds), int(images(experiment, history, "realised_"))
+
+
+def images(experiment: Experiment, history: History, prefix: str) -> float:
+    """All images of the columns that begin with ``prefix``, since the fork; of several labels for an image each image counts once."""
+    if experiment.config().setting("data", "multi_label"):
+        return sum(history[IMAGES][i] or 0 for i in own_rows(experiment, history)) if IMAGES in history else 0
+    return sum(class_sums(experiment, history, prefix).values())

@@ -70,13 +70,18 @@ def of_data(data: Dataset) -> ValidationImages:
     names, pixels = cache.names(data, VAL), cache.digests(data, VAL)
     copies, same = (np.zeros(len(pixels), dtype=np.int32) for _ in range(2))
     if data.reading.copies is None or data.reading.copies.leaked:
-        places: dict[bytes, tuple[int, ...]] = dict.fromkeys(pixels.tolist(), ())
-        for key, label in zip(cache.digests(data, "train").tolist(), data.train.labels.tolist(), strict=True):
+        places: dict[bytes, tuple[int | bytes, ...]] = dict.fromkeys(pixels.tolist(), ())
+        for key, label in zip(cache.digests(data, "train").tolist(), _hashable(data.train.labels), strict=True):
             if key in places:
                 places[key] = (*places[key], label)
-        for i, (key, label) in enumerate(zip(pixels.tolist(), data.val.labels.tolist(), strict=True)):
+        for i, (key, label) in enumerate(zip(pixels.tolist(), _hashable(data.val.labels), strict=True)):
             copies[i], same[i] = len(places[key]), places[key].count(label)
     return ValidationImages(names, pixels, copies, same)
+
+
+def _hashable(labels: np.ndarray) -> list[int | bytes]:
+    """The class of each image, or its set of labels, as something that can be compared."""
+    return [row.tobytes() for row in labels] if labels.ndim == 2 else labels.tolist()
 
 
 def write(experiment: Experiment, images: ValidationImages) -> None:

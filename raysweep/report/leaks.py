@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from raysweep.label_sets import MAP
 from raysweep.report import effects, images
 from raysweep.report.effects import ALL, LEARNED, LEVEL, METRICS, OVERALL, Effect
+from raysweep.report.findings import binary
 from raysweep.report.findings.arms import Arm, Cases
 from raysweep.report.findings.findings import Findings
 from raysweep.report.findings.variance import two_sided
@@ -61,6 +63,7 @@ class WithoutLeaks:
     findings: Findings
     on_leaked: Mapping[tuple[str, str], float]
     apart: Mapping[tuple[str, str], int]
+    leaked: int = 0  # images; of several labels for an image fewer than those of all labels
 
     def of(self, whole: Effect) -> Effect | None:
         """The same effect without the leaked images; None if it was not computed."""
@@ -73,7 +76,7 @@ class WithoutLeaks:
     @property
     def count(self) -> int:
         """of leaked images"""
-        return sum(self.images.values())
+        return self.leaked or sum(self.images.values())
 
     def of_branch(self, old: str, new: str) -> WithoutLeaks:
         """The part of one branch, under a new name."""
@@ -121,34 +124,46 @@ def _without(
     classes: Sequence[str],
     references: Mapping[str, str],
 ) -> WithoutLeaks:
-    leaked, labels = known.leaked, cases.labels
+    leaked, members = known.leaked, cases.actual
     kept = [_part(arm, ~leaked) for arm in (control, *branches)]
     found, findings = effects.of_arms(kept[0], kept[1:], cases.part(~leaked), classes, references)
-    counts = np.bincount(labels[leaked], minlength=len(classes)).tolist()
+    counts = members[:, leaked].sum(1).tolist()
     of_class = {c: n for c, n in zip(classes, counts, strict=True) if n}
-    members = {c: labels == i for i, c in enumerate(classes) if counts[i]}
-    plain = _right(control, labels)
-    right = {arm.name: _right(arm, labels) for arm in branches if arm.name in references.values()}
-    level = LEVEL / max(1, len(branches) * (1 + len(members)))  # Bonferroni: nothing is called the cause by luck
+    plain = _right(control, cases)
+    right = {arm.name: _right(arm, cases) for arm in branches if arm.name in references.values()}
+    level = LEVEL / max(1, len(branches) * (1 + len(of_class)))  # Bonferroni: nothing is called the cause by luck
     on_leaked, apart = {}, {}
     for arm in branches:
-        gain = _right(arm, labels) - (right[references[arm.name]] if arm.name in references else plain)
-        apart[arm.name, ALL] = _apart(gain[leaked], gain[~leaked], level)
-        for c, of_this in members.items():
+        gains = _right(arm, cases) - (right[references[arm.name]] if arm.name in references else plain)
+        apart[arm.name, ALL] = _apart(gains[-1, leaked], gains[-1, ~leaked], level)
+        for i, c in enumerate(classes):
+            if not counts[i]:
+                continue
+            gain, of_this = gains[i if cases.several else -1], members[i]
             mine = gain[leaked & of_this]
             on_leaked[arm.name, c] = float(mine.mean())
             apart[arm.name, c] = _apart(mine, gain[~leaked & of_this], level)
-    return WithoutLeaks(of_class, int(known.other_class.sum()), found, (), findings, on_leaked, apart)
+    return WithoutLeaks(
+        of_class, int(known.other_class.sum()), found, (), findings, on_leaked, apart, int(leaked.sum())
+    )
 
 
 def _part(arm: Arm, which: np.ndarray) -> Arm:
     return Arm(arm.name, [lambda load=load: load()[which] for load in arm.networks])  # type: ignore[misc]
 
 
-def _right(arm: Arm, labels: np.ndarray) -> np.ndarray:
-    """float64 (n,): the share of the networks that predict each image rightly."""
-    right: np.ndarray = np.mean([load().argmax(1) == labels for load in arm.networks], axis=0)
+def _right(arm: Arm, cases: Cases) -> np.ndarray:
+    """float64 (1, n): the share of the networks that predict each image rightly; of several labels (classes + 1, n): each label by itself,
+    then all of them."""
+    right: np.ndarray = np.mean([_hits(np.asarray(load()), cases) for load in arm.networks], axis=0)
     return right
+
+
+def _hits(log_probabilities: np.ndarray, cases: Cases) -> np.ndarray:
+    if not cases.several:
+        return np.asarray(log_probabilities.argmax(1) == cases.labels)[None]
+    same = (binary.predicted(np.exp(log_probabilities)) == cases.labels).T
+    return np.concatenate([same, same.all(0)[None]])
 
 
 def _apart(leaked: np.ndarray, others: np.ndarray, level: float) -> int:
@@ -167,7 +182,7 @@ def changes(every: Sequence[Effect], without: WithoutLeaks | None) -> dict[tuple
     """(branch, class, metric) → how its label changes without the leaked images, of those whose label does."""
     found = {}
     for whole in every if without is not None else ():
-        told = OVERALL if whole.target == ALL else (*METRICS, LEARNED)
+        told = (*OVERALL, MAP) if whole.target == ALL else (*METRICS, LEARNED)
         clean = without.of(whole) if without is not None and whole.metric in told else None
         if clean is not None and clean.shown != whole.shown:
             apart = 0 if without is None else without.apart.get((whole.branch, whole.target), 0)

@@ -7,7 +7,7 @@ import math
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import LEARNED, LEVEL, Effect
 from raysweep.report.findings import power
-from raysweep.report.findings.arms import targets
+from raysweep.report.findings.arms import OVERALL, OVERALL_OF_LABELS, targets
 from raysweep.report.findings.power import Needed
 
 TWO_POINTS = 0.02
@@ -23,7 +23,7 @@ def of_effect(comparison: Comparison, effect: Effect, difference: float = TWO_PO
     findings, finding = comparison.findings, effect.finding
     if findings is None or math.isnan(finding.images):
         return None
-    rows = targets(len(comparison.classes))
+    rows = targets(len(comparison.classes), OVERALL_OF_LABELS if comparison.several else OVERALL)
     between = float(findings.seeds.variance[rows.index((finding.target, finding.metric))])
     if math.isnan(between):
         return None

@@ -11,16 +11,19 @@ import numpy as np
 
 from raysweep.data.roles import record
 from raysweep.errors import NotFoundError, StoreError
+from raysweep.report.findings import binary, measures
 from raysweep.report.findings.arms import Cases
 from raysweep.store import columns, layout, lineage
 from raysweep.store.experiment import Experiment
 
+LABELS = "labels"  # the column of several labels for an image: 0 or 1 for each class
 _SAID = "used for validation: there are no validation images of their own"
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of one epoch: ``labels`` and ``predicted`` int64 (n,), ``probabilities`` float32 (n, classes)."""
+    """Predictions of one epoch: ``labels`` and ``predicted`` int64 (n,), or bool (n, classes) where an image has several labels;
+    ``probabilities`` float32 (n, classes)."""
 
     epoch: int
     classes: tuple[str, ...]
@@ -39,13 +42,38 @@ class Predictions:
     @property
     def accuracy(self) -> float:
         """Weighted to the shares of the classes in the data."""
-        return float(self.cases.mean(self.labels == self.predicted).value[0])
+        return float(self.cases.mean(self.right).value[0])
+
+    @property
+    def several(self) -> bool:
+        """Whether an image has several labels."""
+        return self.labels.ndim == 2
+
+    @property
+    def mean_precision(self) -> float:
+        """mAP: the mean over the labels that have images of their average precision."""
+        each = measures.ranked(self.probabilities, self.cases.actual, with_influence=False).average_precision
+        return float(measures.mean(each).value[0])
+
+    @property
+    def right(self) -> np.ndarray:
+        """bool (n,): which images are predicted right, of several labels all of them."""
+        same = np.asarray(self.labels == self.predicted)
+        return np.asarray(same.all(1)) if self.several else same
 
     @property
     def matrix(self) -> np.ndarray:
-        """int64 (classes, classes): row = true class, column = predicted class."""
+        """int64 (classes, classes): row = true class, column = predicted class; of several labels see :func:`binary.together`."""
+        if self.several:
+            return binary.together(self.labels, self.predicted)
         k = len(self.classes)
         return np.bincount(self.labels * k + self.predicted, minlength=k * k).reshape(k, k)
+
+    @classmethod
+    def of(cls, epoch: int, classes: Sequence[str], labels: np.ndarray, probabilities: np.ndarray) -> Predictions:
+        """Those of a network at its own decisions."""
+        predicted = binary.predicted(probabilities) if labels.ndim == 2 else probabilities.argmax(1)
+        return cls(epoch, tuple(classes), labels, predicted, probabilities)
 
     @property
     def sha256(self) -> str:
@@ -96,7 +124,11 @@ def read_all(experiment: Experiment) -> dict[int, Predictions]:
         classes = _classes(table.schema.metadata[b"classes"])
         epochs = columns.numbers(table, "epoch")
         flat = columns.numbers(table, "probabilities").reshape(len(epochs), len(classes))
-        labels, predicted = (columns.numbers(table, name).astype(np.int64) for name in ("label", "prediction"))
+        if LABELS in table.schema.names:
+            labels = columns.numbers(table, LABELS).reshape(flat.shape).astype(bool)
+            predicted = binary.predicted(flat)
+        else:
+            labels, predicted = (columns.numbers(table, name).astype(np.int64) for name in ("label", "prediction"))
         if not len(epochs):
             raise ValueError("it has no rows")
     except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's own errors are ValueErrors

@@ -19,6 +19,7 @@ from raysweep._text import counted, join_names, json_text, plain
 from raysweep.config import cells
 from raysweep.config import grid as grids
 from raysweep.errors import InputError
+from raysweep.label_sets import not_built
 from raysweep.report import commands, effects, evaluated, main_effects
 from raysweep.report import comparison as comparing
 from raysweep.report.comparison import Comparison
@@ -93,6 +94,10 @@ def suggest(sweep: Sweep, metric: str = "macro_f1") -> Suggestion:
         InputError: there is no finished control to measure effects from, or nothing was varied.
     """
     found = comparing.of_sweep(sweep, metric)
+    if found.several:
+        raise not_built(
+            "`raysweep suggest`", "Write the next grid by hand; `raysweep compare` says what each weight did."
+        )
     if evaluated.NO_CONTROL in found.notes:
         raise InputError(
             f"{sweep.id} has no finished control, so the effect of its weights cannot be separated from the effect of longer "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from raysweep._text import counted, join_names
 from raysweep.data.reading import ON_TEST
+from raysweep.label_sets import MAP
 from raysweep.report import effects, leaks, needed
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, LEARNED, ONE_SEED, Effect
@@ -25,7 +26,7 @@ _KINDS = {
 }
 NAMES = {
     "f1": "F1", "recall": "recall", "precision": "precision", "accuracy": "accuracy", "macro_f1": "macro-F1", "balanced_accuracy": "balanced accuracy",
-    LEARNED: "at equal alarms",
+    LEARNED: "at equal alarms", MAP: MAP,
 }  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def lines(comparison: Comparison) -> list[Line]:
     if not comparison.pairs:
         return []
     changed = leaks.changes(comparison.effects, comparison.leaks)
-    overall = [e for e in comparison.effects if e.target == ALL and e.metric in effects.OVERALL]
+    overall = [e for e in comparison.effects if e.target == ALL and e.metric in comparison.overall]
     overall = [e for e in overall if e.shown or _key(e) in changed]
     found = [_overall(comparison, e, changed) for e in sorted(overall, key=lambda e: -abs(e.difference))]
     found += [_of_class(comparison, e, changed) for e in _classes(comparison, changed)]
@@ -52,10 +53,10 @@ def lines(comparison: Comparison) -> list[Line]:
     else:
         if text := _summary(comparison, changed):
             found.insert(0, Line("nothing", text))
-        if not any(_stands(e, changed) == effects.BETTER for e in overall if e.metric == "macro_f1"):
-            found.append(
-                Line("nothing", f"No branch is shown to be better over all classes (macro-F1{_could(comparison)}).")
-            )
+        first = comparison.overall[0]
+        if not any(_stands(e, changed) == effects.BETTER for e in overall if e.metric == first):
+            text = f"No branch is shown to be better over all classes ({NAMES[first]}{_could(comparison)})."
+            found.append(Line("nothing", text))
     found += _without_training(comparison)
     if comparison.leaks is not None:
         found.insert(0, Line("nothing", _of_leaks(comparison.leaks, changed)))
@@ -66,7 +67,7 @@ def lines(comparison: Comparison) -> list[Line]:
         found.append(
             Line(
                 "nothing",
-                f"Best by macro-F1 is {w.branch}, {points(w.gain)} points; corrected for having been chosen among {w.among}: "
+                f"Best by {NAMES[comparison.overall[0]]} is {w.branch}, {points(w.gain)} points; corrected for having been chosen among {w.among}: "
                 f"{points(w.corrected)}.",
             )
         )
@@ -206,13 +207,13 @@ def _nothing(comparison: Comparison) -> str:
             "difference or luck."
         )
     could = _could(comparison).removeprefix(": ")
-    could = f" In macro-F1, {could}." if could else ""
+    could = f" In {NAMES[comparison.overall[0]]}, {could}." if could else ""
     return f"No difference is shown ({counted(comparison.tests, 'comparison')}).{could}"
 
 
 def _could(comparison: Comparison) -> str:
-    """``: from 1.1 points on it would be``, of the steadiest branch's macro-F1. Empty where nothing was tested."""
-    tested = [e for e in comparison.effects if e.metric == "macro_f1" and not math.isnan(e.smallest)]
+    """``: from 1.1 points on it would be``, of the steadiest branch's macro-F1, or mAP. Empty where nothing was tested."""
+    tested = [e for e in comparison.effects if e.metric == comparison.overall[0] and not math.isnan(e.smallest)]
     if not tested:
         return ""
     return f": {needed.words(comparison, min(tested, key=lambda e: e.smallest))}"

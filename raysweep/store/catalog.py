@@ -15,6 +15,7 @@ from raysweep.errors import (
     RaysweepError,
     RootError,
 )
+from raysweep.label_sets import MAP
 from raysweep.store import files, layout, lineage, ratio
 from raysweep.store.experiment import LEGACY, Experiment
 from raysweep.store.fields import Row
@@ -92,6 +93,7 @@ def _read(experiment: Experiment) -> Row:
         row.worst_class = best.metrics.get("worst_class")
         row.worst_recall = _number(best.metrics.get("worst_recall"))
         own = config.setting("metrics")
+        own = {MAP: None} if config.setting("data", "multi_label") else own
         row.metrics = {n: _number(best.metrics.get(n)) for n in own} if isinstance(own, Mapping) else {}
     elif row.status == LEGACY:
         _legacy(row, experiment)

@@ -17,14 +17,17 @@ State = dict[str, Any]  # what a checkpoint holds: the documented keys, checked 
 
 # STEPS[n - 1] makes a checkpoint of version n + 1 of one of version n.
 # Version 2 has keys without which an earlier raysweep would go on from other weights; files without them stay of version 1.
-STEPS: tuple[Callable[[State], State], ...] = (lambda saved: saved,)
+# Version 3 is of networks with several labels for an image, whose outputs an earlier raysweep would take for those of one class.
+STEPS: tuple[Callable[[State], State], ...] = (lambda saved: saved, lambda saved: saved)
 FORMAT_VERSION = 1 + len(STEPS)
+MULTI_LABEL = "multi_label"
 _SINCE_2 = ("trained_state_dict", "frozen")
 
 
 def versioned(state: State) -> State:
     """A checkpoint that is about to be written, with the least version that says all that it holds."""
-    return {"format_version": 2 if any(key in state for key in _SINCE_2) else 1, **state}
+    least = 3 if MULTI_LABEL in state else 2 if any(key in state for key in _SINCE_2) else 1
+    return {"format_version": least, **state}
 
 
 def check(saved: State, path: str | Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar, Self, TypeVar
 
+from raysweep.label_sets import LabelCounts
 from raysweep.store.untrusted import schema
 
 # A JSON object whose content this program only passes on.
@@ -120,7 +121,7 @@ class CodeRef(Record):
 class ExperimentConfig(Record):
     """``experiment_config.json``. Folders of the old system have the names down to ``experiment_description`` only."""
 
-    OMITTED: ClassVar[frozenset[str]] = frozenset({"code", "own_code", "reset_head"})
+    OMITTED: ClassVar[frozenset[str]] = frozenset({"code", "own_code", "reset_head", "label_sets"})
 
     experiment_name: str | None = None
     timestamp: str | None = None
@@ -135,6 +136,7 @@ class ExperimentConfig(Record):
     experiment_description: str | None = None
     classes: Sequence[str] | None = None
     class_counts: Mapping[str, int] | None = None  # images of the pool
+    label_sets: Sequence[Any] | None = None  # where an image has several labels: see LabelCounts.to_json
     data_sha256: str | None = None
     threads: int | None = None
     world_size: int | None = None
@@ -164,6 +166,12 @@ class ExperimentConfig(Record):
             code=_maybe(CodeRef, value.get("code")),
             own_code=tuple(CodeRef.from_json(v) for v in value.get("own_code") or ()),
         )
+
+    @property
+    def pool(self) -> dict[str, int]:
+        """Class → images of the pool. Raises TypeError, ValueError or IndexError where somebody has edited the file."""
+        counts = {c: int(n) for c, n in (self.class_counts or {}).items()}
+        return counts if self.label_sets is None else LabelCounts.from_json(list(counts), self.label_sets)
 
     @property
     def all_code(self) -> list[CodeRef]:

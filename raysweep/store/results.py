@@ -16,6 +16,7 @@ from typing import Any
 
 from raysweep.errors import StoreError
 from raysweep.events import BranchEnded, BranchEvent, EpochDone, Event, ExperimentStarted
+from raysweep.label_sets import MAP
 from raysweep.store import catalog, class_metrics, files, layout
 from raysweep.store.experiment import CRASHED, FINISHED, Experiment
 from raysweep.store.records import ExperimentConfig
@@ -112,6 +113,8 @@ def _row(branch: BranchRecord, experiment: Experiment | None) -> dict[str, Any]:
         summary = catalog.summary(experiment)
         row |= {"epoch": ends[-1].epoch, "best_acc": summary.best_acc, "best_epoch": summary.best_epoch}
         row |= {k: ends[-1].metrics.get(k) for k in _NUMBERS}
+        if experiment.config().label_sets is not None:
+            row[MAP] = ends[-1].metrics.get(MAP)
         row["worst_class"] = ends[-1].metrics.get("worst_class")
         row |= class_metrics.of_epoch(experiment, ends[-1].epoch)
     row |= {"arm": branch.arm, "reference": branch.reference}
@@ -125,6 +128,7 @@ def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
         row |= _minus_control(row, control or {})
     columns = ["branch", "experiment", "control", "seed", "status", "epoch", "best_acc", "best_epoch", *_NUMBERS]
     columns += ["worst_class", "val_acc_minus_control", "val_macro_f1_minus_control"]
+    columns += [MAP, f"{MAP}_minus_control"] if any(MAP in row for row in table) else []
     columns += ["arm", "reference"] if any(row.get("reference") for row in table) else []
     starts = ("weight_", *(f"{kind}_" for kind in class_metrics.KINDS))
     of_classes = dict.fromkeys(c for start in starts for row in table for c in row if c.startswith(start))
@@ -143,7 +147,7 @@ def _minus_control(row: Mapping[str, Any], control: Mapping[str, Any]) -> dict[s
     """The differences of a branch to its control, where both have ended the same epoch."""
     if row.get("epoch") is None or row["epoch"] != control.get("epoch"):
         return {}
-    both = [k for k in ("val_acc", "val_macro_f1") if row.get(k) is not None and control.get(k) is not None]
+    both = [k for k in ("val_acc", "val_macro_f1", MAP) if row.get(k) is not None and control.get(k) is not None]
     return {f"{k}_minus_control": row[k] - control[k] for k in both}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from raysweep._text import counted
 from raysweep.errors import InputError, StoreError, did_you_mean
+from raysweep.label_sets import not_built
 from raysweep.report import moved, predictions
 from raysweep.report.effects import ALL, arm
 from raysweep.report.findings import fitted
@@ -95,6 +96,11 @@ def fit(experiment: Experiment, entry: ManifestEntry | None, reference: str, met
         raise StoreError(
             f"The predictions of epoch {entry.epoch} in {experiment.folder} are not those that the manifest records, so no offsets are "
             f"fitted. `raysweep verify {experiment.id}` says more."
+        )
+    if found.several:
+        raise not_built(
+            "--adjust",
+            "`raysweep evaluate` tells the precision and recall of each label at 0.5; choose thresholds by val_predictions.parquet.",
         )
     network = arm(experiment.id, [found.probabilities])
     rows = moved.effects(experiment.id, network, found.cases, found.classes, metric)

@@ -15,6 +15,7 @@ from raysweep.data.cache import Dataset
 from raysweep.data.order import in_order
 from raysweep.data.views import Views
 from raysweep.errors import CheckpointError, DataError, InputError
+from raysweep.label_sets import not_built
 from raysweep.plan import parent as parents
 from raysweep.plan.upgrade import completed
 from raysweep.report import sheet
@@ -49,6 +50,8 @@ def picture(root: Root, reference: str, images: int) -> bytes:
     if not stored or not saved.get("preprocessing"):
         raise CheckpointError(f"{truncate(path)} does not say how it was trained, so its images cannot be drawn again.")
     settings = load_config.validate({**stored, "root": root.address}, f"the settings of {experiment.id}")
+    if settings.data.multi_label:
+        raise not_built("--augmented")
     if settings.own_code().get("training.augment.own"):  # it is run
         trusting.settle(NOBODY, parents.origin_of(root, experiment, path, saved), stored)
     found = decoded.data_of(experiment)

@@ -264,8 +264,13 @@ def _write(folder: evaluations.Evaluation, result: Evaluation) -> None:
         of = f"{result.split}, {arm.name}" if len(result.arms) > 1 else result.split
         what = "image" if arm.networks == 1 else "prediction"
         one = result.networks[i][0].reference if arm.networks == 1 else result.reference  # which names the epoch
-        picture = figures.matrix_png(arm.matrix, result.classes, arm.overall["accuracy"].value, one, of, what=what)
+        if arm.together is None:
+            picture = figures.matrix_png(arm.matrix, result.classes, arm.overall["accuracy"].value, one, of, what=what)
+        else:
+            count = result.images * arm.networks
+            picture = figures.together_png(arm.matrix, arm.together, result.classes, one, of, count, what=what)
         files.write_atomic(where / (layout.EVALUATION_CONFUSION if i == 0 else layout.CONTROL_CONFUSION), picture)
     title = f"{result.reference}, {counted(result.images, 'image')} ({result.split})"
-    files.write_atomic(where / layout.RELIABILITY, reliability.reliability_png(result.arms, title))
+    if result.arms[0].together is None:
+        files.write_atomic(where / layout.RELIABILITY, reliability.reliability_png(result.arms, title))
     folder.write(result.to_json())

@@ -61,8 +61,8 @@ def export(network: Network, form: str, target: Path) -> float:
     return difference
 
 
-def _softmax(logits: Any) -> np.ndarray:
-    return torch.softmax(torch.as_tensor(logits), dim=1).numpy()
+def _probabilities(network: Network, logits: Any) -> np.ndarray:
+    return network.of_logits(torch.as_tensor(logits)).numpy()
 
 
 def _safetensors(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
@@ -93,7 +93,7 @@ def _weights(
     try:
         model.load_state_dict(read())
         with torch.no_grad():
-            return _softmax(model(x))
+            return _probabilities(network, model(x))
     finally:
         model.load_state_dict(tensors)
 
@@ -154,7 +154,7 @@ def _torchscript(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
         )
         torch.jit.save(traced, str(target), _extra_files={"raysweep.json": json.dumps(network.facts())})
         again = torch.jit.load(str(target), map_location="cpu")  # type: ignore[no-untyped-call, unused-ignore]
-        return _softmax(again(x))
+        return _probabilities(network, again(x))
 
 
 def _onnx(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
@@ -195,4 +195,4 @@ def _onnx(network: Network, x: torch.Tensor, target: Path) -> np.ndarray:
     onnx.save(model, str(target))
     session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    return _softmax(logits)
+    return _probabilities(network, logits)

@@ -19,6 +19,7 @@ from raysweep.config.settings import Settings
 from raysweep.data import cache
 from raysweep.errors import CheckpointError, DataError, InputError, NotFoundError
 from raysweep.events import Loading, Progress, ignore
+from raysweep.label_sets import not_built
 from raysweep.launch import runner
 from raysweep.plan import experiment as experiment_plan
 from raysweep.plan.upgrade import Upgraded, upgrade
@@ -56,6 +57,9 @@ def import_folder(
         UntrustedError: it names code that nobody has approved. NotFoundError: there is no experiment. InputError: it is one of ours, or was imported before. CheckpointError: a
         checkpoint is damaged or unsafe, or the order of its classes is not known.
     """
+    data = (overrides or {}).get("data") or {}
+    if data.get("multi_label") or data.get("labels"):
+        raise not_built("`raysweep import`", "The networks of the old system have one class for each image.")
     original = _Original(Experiment(source), overrides or {}, classes)
     positions = _positions(original.experiment)
     root.check_writable()

@@ -77,7 +77,7 @@ class Network:
                 "std": list(self.std),
                 "formula": "(pixel - mean) / std",
             },
-            "output": {"shape": ["batch", len(self.classes)], "meaning": "logits; softmax gives probabilities"},
+            "output": {"shape": ["batch", len(self.classes)], "meaning": f"logits; {self.meaning} gives probabilities"},
             "checkpoint": self.source,
             "checkpoint_sha256": self.sha256,
             "raysweep": metadata.version("raysweep"),
@@ -88,7 +88,21 @@ class Network:
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """float32 (n, classes) for uint8 images (n, height, width, channels)."""
         with guest.quiet(self.name):
-            return torch.softmax(self.logits(self.standardised(pixels)), dim=1).numpy()
+            return self.of_logits(self.logits(self.standardised(pixels))).numpy()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has several labels, each with a probability of its own."""
+        return bool((self.settings.get("data") or {}).get("multi_label"))
+
+    @property
+    def meaning(self) -> str:
+        """The function that makes probabilities of logits."""
+        return "sigmoid" if self.multi_label else "softmax"
+
+    def of_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """The probabilities, (n, classes)."""
+        return torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=1)
 
     @property
     def offsets(self) -> torch.Tensor:

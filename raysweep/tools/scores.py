@@ -36,7 +36,9 @@ class Scores:
             RaysweepError: its outputs are NaN or infinite.
         """
         model = network.model.to(self.device)
-        result: np.ndarray = torch.cat([_log_softmax(logits) for logits in self._logits(model, network)]).numpy()
+        result: np.ndarray = torch.cat(
+            [_logs(logits, network.multi_label) for logits in self._logits(model, network)]
+        ).numpy()
         if not np.isfinite(result).all():
             raise RaysweepError(
                 f"The outputs of {network.source} on these images are NaN or infinite. Take another checkpoint."
@@ -74,7 +76,9 @@ def _key_of(model: nn.Module, network: Network, name: str) -> str:
     return digest.hexdigest()
 
 
-def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
-    """float64 (n, K), computed where the device has such numbers."""
+def _logs(logits: torch.Tensor, several: bool) -> torch.Tensor:
+    """Log probabilities, float64 (n, K), computed where the device has such numbers; of ``several`` labels each by itself."""
     wide = logits.double() if devices.sums(logits.device) == torch.float64 else logits.cpu().double()
+    if several:  # 0 times an infinite logit is NaN, which a sigmoid would hide
+        return (torch.nn.functional.logsigmoid(wide) + 0 * wide).cpu()
     return torch.log_softmax(wide, dim=1).cpu()

@@ -13,7 +13,7 @@ from raysweep.config.settings import DataSection
 from raysweep.data import cache
 from raysweep.data import sealed as sealing
 from raysweep.data.cache import Dataset, Images
-from raysweep.data.naming import canonical
+from raysweep.data.listing import canonical, set_name
 from raysweep.data.roles import seal
 from raysweep.errors import DataError, RaysweepError
 from raysweep.events import Decoding, Note, Progress
@@ -132,15 +132,23 @@ def _shown(split: str, data: Dataset, parts: list[tuple[str, Images]], classes: 
         renumbered(labels, data.classes, classes),
         tuple(classes),
         np.concatenate([cache.digests(data, name) for name, _ in parts]),
-        seal.sha256(files.tolist(), labels.tolist(), data.classes),
+        _sha256(files, labels, data.classes),
         sealed=split == ALL,
         groups=np.concatenate(of_groups) if len(of_groups) == len(parts) else None,
         undecodable=undecodable,
     )
 
 
+def _sha256(files: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> str:
+    """Identifies the images and their classes, as sealed images are."""
+    if labels.ndim == 1:
+        return seal.sha256(files.tolist(), labels.tolist(), classes)
+    kinds = [set_name([c for c, yes in zip(classes, row, strict=True) if yes]) for row in labels.tolist()]
+    return seal.sha256(files.tolist(), range(len(kinds)), kinds)
+
+
 def renumbered(labels: np.ndarray, mine: Sequence[str], theirs: Sequence[str]) -> np.ndarray:
-    """Labels that are numbers of the classes of the data as numbers of a network's classes, int64.
+    """Labels that are numbers of the classes of the data as numbers of a network's classes, int64 (n,), or bool (n, classes) of several labels.
 
     Raises:
         DataError: the network does not know a class of the data.
@@ -153,7 +161,11 @@ def renumbered(labels: np.ndarray, mine: Sequence[str], theirs: Sequence[str]) -
             f"{join_names(theirs[:20])}{' …' if len(theirs) > 20 else ''}. Rename classes with data.rename, leave some out with "
             "data.drop, or name the network's outputs in their order with --classes."
         )
-    found: np.ndarray = np.array([number[canonical(name)] for name in mine], dtype=np.int64)[labels]
+    numbers = np.array([number[canonical(name)] for name in mine], dtype=np.int64)
+    if labels.ndim == 1:
+        return np.asarray(numbers[labels])
+    found = np.zeros((len(labels), len(theirs)), dtype=bool)
+    found[:, numbers] = labels
     return found
 
 

@@ -50,6 +50,12 @@ def images(root: Root, network: Network, split: str, over: Mapping[str, Any], pr
     """
     given = dict(over.get("data") or {})
     own = _own(network, given)
+    several = bool(given.get("labels")) or bool(given.get("multi_label", network.multi_label))
+    if several != network.multi_label:
+        raise InputError(
+            f"{network.source} was trained for {'several labels' if network.multi_label else 'one class'} for each image, and data.multi_label "
+            f"says otherwise. Omit it, and data.labels."
+        )
     if own is None or _others(network, given):
         return _other(root, network, split, given, own, progress)
     networks.provide_images(own, trusted=True)  # reading the network has asked whether its code may run
@@ -120,6 +126,7 @@ def _other(
     """Other data: the split that they have, or all of them."""
     side, channels = _form(network)
     section = {"image_size": side, "channels": channels, **network.geometry._asdict(), **given}
+    section |= {"multi_label": True} if network.multi_label else {}
     settings = load_config.validate({"data": section}, "the command line")
     networks.provide_images(settings, trusted=True)  # the user has named it
     if own is not None:

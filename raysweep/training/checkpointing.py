@@ -21,7 +21,7 @@ import numpy as np
 from raysweep.config.running import KeepSection
 from raysweep.report import images as validation
 from raysweep.report.images import ValidationImages
-from raysweep.report.predictions import Predictions
+from raysweep.report.predictions import LABELS, Predictions
 from raysweep.store import checkpoint, files, frozen, layout, retention
 from raysweep.store.checkpoint_format import State
 from raysweep.store.experiment import Experiment
@@ -213,15 +213,16 @@ class CheckpointWriter:
         import pyarrow.parquet as pq
 
         n, k = new["probabilities"].shape
-        mine = Predictions(
-            epoch, tuple(self.classes), new["labels"], new["probabilities"].argmax(1), new["probabilities"]
-        )
+        mine = Predictions.of(epoch, self.classes, new["labels"], new["probabilities"])
+        if mine.several:
+            decided = {LABELS: pa.FixedSizeListArray.from_arrays(mine.labels.astype(np.int8).ravel(), k)}
+        else:
+            decided = {"label": mine.labels.astype(np.int32), "prediction": mine.predicted.astype(np.int32)}
         table = pa.table(
             {
                 "epoch": np.full(n, epoch, dtype=np.int32),
                 "index": np.arange(n, dtype=np.int64),
-                "label": mine.labels.astype(np.int32),
-                "prediction": mine.predicted.astype(np.int32),
+                **decided,
                 "probabilities": pa.FixedSizeListArray.from_arrays(mine.probabilities.astype(np.float32).ravel(), k),
             }
         ).replace_schema_metadata({"classes": json.dumps(self.classes)})

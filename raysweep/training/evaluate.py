@@ -17,8 +17,9 @@ from raysweep.data import sampling
 from raysweep.data.cache import Images
 from raysweep.data.encoded import Asked
 from raysweep.errors import NonFiniteLossError
-from raysweep.report.findings import measures
-from raysweep.training import metrics, optim, own_metrics
+from raysweep.label_sets import IMAGES
+from raysweep.report.findings import binary, measures
+from raysweep.training import metrics, multi_label, optim, own_metrics
 from raysweep.training.features import FeatureFeed
 from raysweep.training.feed import Feed
 from raysweep.training.setup import Setup
@@ -42,7 +43,7 @@ SUMMARY = (
 class Validation(NamedTuple):
     """Predictions for all validation images, in their order."""
 
-    labels: np.ndarray  # int64 (n,)
+    labels: np.ndarray  # int64 (n,), or bool (n, classes) of several labels
     probabilities: np.ndarray  # float32 (n, classes)
     loss: float  # mean cross-entropy, without label smoothing, weighted to the shares of the classes in the data
 
@@ -69,6 +70,7 @@ def validate(
     index = np.arange(len(images.labels)) if members is None else members
     n = len(index)
     start, stop = n * world.rank // world.size, n * (world.rank + 1) // world.size
+    several = images.labels.ndim == 2
     model.eval()
     found = []
     batches = [index[a : min(a + BATCH, stop)] for a in range(start, stop, BATCH)]
@@ -76,11 +78,17 @@ def validate(
     with torch.no_grad(), autocast:
         for batch in batches:
             x, _ = feed.batch(images, batch, None)
-            found.append(functional.log_softmax(model(x).float(), dim=1).cpu())
+            logits = model(x).float()
+            # 0 times an infinite logit is NaN, and the loss says so; a sigmoid would hide it
+            logs = functional.logsigmoid(logits) + 0 * logits if several else functional.log_softmax(logits, dim=1)
+            found.append(logs.cpu())
     mine = torch.cat(found).numpy() if found else np.empty((0, classes), dtype=np.float32)
     logs = np.concatenate(world.gather(mine))
     labels = np.asarray(images.labels)[index]
-    losses = -logs[np.arange(n), labels].astype(np.float64)
+    if several:
+        losses = binary.losses(logs, labels)
+    else:
+        losses = -logs[np.arange(n), labels].astype(np.float64)
     loss = float(losses.mean() if prior is None else measures.mean_of(losses, labels, prior).value[0])
     if not math.isfinite(loss):
         raise NonFiniteLossError(
@@ -120,8 +128,12 @@ def history_row(
     classes, k = setup.classes, len(setup.classes)
     images = sum(r.images for r in ranks)
     sequence = order[np.sort(np.concatenate([r.positions for r in ranks]))]
-    matrix = metrics.confusion(validation.labels, validation.probabilities.argmax(1), k)
-    result = metrics.summarise(matrix, classes, setup.prior)
+    several = validation.labels.ndim == 2
+    if several:
+        result = multi_label.summarise(validation.labels, validation.probabilities, classes)
+    else:
+        matrix = metrics.confusion(validation.labels, validation.probabilities.argmax(1), k)
+        result = metrics.summarise(matrix, classes, setup.prior)
     worst, worst_recall = metrics.worst_class(result["recall"])
     row: dict[str, Any] = {
         "train_loss": sum(r.loss for r in ranks) / images,
@@ -139,8 +151,8 @@ def history_row(
         "order_sha256": sampling.order_hash(sequence),
     }
     labels = setup.data.train.labels
-    realised = np.bincount(labels[sequence], minlength=k)
-    distinct = np.bincount(labels[np.unique(sequence)], minlength=k)
+    realised = sampling.totals(labels[sequence], k)
+    distinct = sampling.totals(labels[np.unique(sequence)], k)
     requested = _requested(setup, epoch, len(order))
     for i, c in enumerate(classes):
         row |= {
@@ -151,6 +163,8 @@ def history_row(
             f"realised_{c}": int(realised[i]),
             f"distinct_{c}": int(distinct[i]),
         }
+    if several:
+        row |= {IMAGES: images, **multi_label.ranked(validation.labels, validation.probabilities, classes)}
     best = setup.settings.training.best_metric
     return row | own_metrics.values(setup.own_metrics, validation.labels, validation.probabilities, classes, best)
 

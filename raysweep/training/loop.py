@@ -19,7 +19,7 @@ from raysweep.errors import TrainingError
 from raysweep.events import BatchDone, Note, Progress, Reporter, TrainingStarted, ignore
 from raysweep.store import files, layout, lineage
 from raysweep.training import device as devices
-from raysweep.training import evaluate, features, guest_errors, losses, optim, outputs, own, profile
+from raysweep.training import evaluate, features, guest_errors, losses, multi_label, optim, outputs, own, profile
 from raysweep.training.augmentation.batches import Batch
 from raysweep.training.average import steps
 from raysweep.training.evaluate import RankEpoch
@@ -81,7 +81,7 @@ class _Counted:
         """Count a batch; ``batch`` is counted from 1, ``loss`` is the sum over its images."""
         if part.counted:
             self.loss += loss.item() if self.plain else loss.detach().to(self.precision)
-            right = (logits.argmax(1) == y).sum()
+            right = multi_label.all_right(logits, y) if y.ndim == 2 else (logits.argmax(1) == y).sum()
             self.correct += right.item() if self.plain else right
             self.meters.images += len(y)
             self.shown.append(part.positions)

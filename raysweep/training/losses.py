@@ -12,6 +12,11 @@ n_c the images of class c in the pool, w_c the weights of ``loss.weights``, scal
 - ``ldam``: w_y times the cross-entropy of z with ``margin`` · (n_min / n_y)^¼ taken from z_y (Cao et al. 2019,
   https://arxiv.org/abs/1906.07413; their s belongs to a head of cosines: a head that puts out s·cos needs ``margin`` · s)
 
+Where an image has several labels (``data.multi_label``), each label has a sigmoid of its own, p_c of label c with target t_c, and the loss
+of an image is the mean over the labels of the binary cross-entropy −w_c t_c log p_c − (1 − t_c) log(1 − p_c); with label smoothing s the
+target is t_c (1 − s) + s/2. ``class_weights``: w_c is N/n_c − 1 in the pool (balanced), or as given; ``focal``: times (1 − p)^gamma, p being
+the probability of what is true; all others have no binary form.
+
 The prior and the margins are a matter of training alone: a network predicts from its own logits, whatever the loss was.
 Label smoothing moves those logits towards equal ones: with a prior its part of the target is spread over the classes as the prior is.
 Spread evenly it would claim that each image is of the rarest class with a probability far above its prior, and the network would predict
@@ -29,6 +34,7 @@ from torch.nn import functional
 
 from raysweep.config.treatment import LossSection
 from raysweep.errors import WeightsError
+from raysweep.label_sets import images_in
 from raysweep.weights import SamplingWeights
 from raysweep.weights_by_rule import Wanted
 
@@ -41,7 +47,7 @@ class Mixed(NamedTuple):
 
 
 class Function(Protocol):
-    """(logits, float32 (n, classes); targets, int64 (n,); where images are mixed, how) → the loss, summed over the images."""
+    """(logits, float32 (n, classes); targets, int64 (n,), or bool (n, classes) of several labels; where images are mixed, how) → the loss, summed over the images."""
 
     def __call__(self, logits: torch.Tensor, y: torch.Tensor, mixed: Mixed | None = None) -> torch.Tensor: ...
 
@@ -113,6 +119,54 @@ class Loss:
         logs = functional.log_softmax(logits, dim=1)
         whole = (1 - self.smoothing) * weight + self.smoothing * weight.sum(1, keepdim=True) * smooth
         return -(whole * logs).sum()
+
+
+@dataclass(frozen=True)
+class BinaryLoss:
+    """The loss of one epoch, where an image has several labels; the attributes are those of :class:`Loss`."""
+
+    smoothing: float = 0.0
+    weights: torch.Tensor | None = None
+    gamma: float = 0.0
+
+    def __call__(self, logits: torch.Tensor, y: torch.Tensor, mixed: Mixed | None = None) -> torch.Tensor:
+        """The loss, summed over the images; ``y`` bool (n, classes), and so is what was mixed in."""
+        target = y.to(logits.dtype)
+        if mixed is not None:
+            share = mixed.share[:, None]
+            target = target * share + mixed.other.to(logits.dtype) * (1 - share)
+        soft = target * (1 - self.smoothing) + self.smoothing / 2
+        each = functional.binary_cross_entropy_with_logits(logits, soft, pos_weight=self.weights, reduction="none")
+        if self.gamma:
+            wrong = torch.sigmoid(torch.where(y, -logits, logits))  # 1 - p of what is true
+            each = each * wrong.clamp_min(1e-12) ** self.gamma
+        return each.mean(1).sum()
+
+
+def binary_of_epoch(
+    section: LossSection,
+    smoothing: float,
+    counts: Mapping[str, int],
+    epoch: int,
+    device: torch.device | str = "cpu",
+) -> BinaryLoss:
+    """The loss of an epoch where an image has several labels; the arguments are those of :func:`of_epoch`."""
+    weights = None
+    if section.weighted and not (section.from_epoch is not None and epoch < section.from_epoch):
+        weights = torch.tensor(label_weights(section, counts), dtype=torch.float64).float().to(device)
+    return BinaryLoss(smoothing, weights, section.gamma if section.kind == "focal" else 0.0)
+
+
+def label_weights(section: LossSection, counts: Mapping[str, int]) -> list[float]:
+    """How many times as much it counts that a label is there as that it is not.
+
+    Raises:
+        WeightsError: they do not fit the labels, or all are 0.
+    """
+    given = section.weights if section.weights is not None else "balanced"
+    if isinstance(given, str):
+        return [images_in(counts) / n - 1 if n else 1.0 for n in counts.values()]
+    return list(SamplingWeights.complete(given, tuple(counts)).values)
 
 
 def of_epoch(

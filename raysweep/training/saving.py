@@ -8,6 +8,7 @@ from typing import Any
 
 from raysweep.errors import DataError
 from raysweep.events import CheckpointSaved, EpochDone, Note, Progress
+from raysweep.label_sets import MAP
 from raysweep.report import images as validation
 from raysweep.store import checkpoint_format, frozen, space
 from raysweep.store.checkpoint_format import State
@@ -38,6 +39,7 @@ class Saver:
         )
         self._constant = _constant(setup)
         self._part = self.writer.part if self.writer is not None else None
+        self._of_labels = (MAP,) if setup.settings.data.multi_label else ()
         self._settled = False  # whether the check of the images has ended well
 
     def epoch_end(self, epoch: int, row: Mapping[str, Any] | None, validation: evaluate.Validation) -> None:
@@ -51,7 +53,7 @@ class Saver:
             return
         if (text := self._watch.after(epoch - 1)) is not None:  # whose save has ended by now
             self._report(Note(text))
-        summary = {k: row[k] for k in (*evaluate.SUMMARY, *self.setup.own_metrics)}
+        summary = {k: row[k] for k in (*evaluate.SUMMARY, *self.setup.own_metrics, *self._of_labels)}
         predictions = {"labels": validation.labels, "probabilities": validation.probabilities}
         self.background.submit(
             lambda: writer.epoch_end(saved, epoch, summary, predictions),
@@ -189,6 +191,7 @@ def _constant(setup: Setup) -> State:
         "conditions": dict(setup.conditions),
         "preprocessing": {"mean": setup.mean, "std": setup.std, "shape": list(setup.data.shape)},
         "data_sha256": setup.data.sha256,
+        **({checkpoint_format.MULTI_LABEL: True} if setup.settings.data.multi_label else {}),
         "experiment": Path(job.folder).name,
         "parent": job.parent.to_json() if job.parent else None,
         "versions": job.versions,

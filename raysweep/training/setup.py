@@ -32,6 +32,7 @@ from raysweep.training import (
     initial,
     losses,
     models,
+    multi_label,
     network,
     optim,
     origin,
@@ -189,6 +190,8 @@ class Setup:
         t, shares = self.settings.training, self.weights(epoch).shares(counts)
         if self.own_loss is not None:
             return self.own_loss.of_epoch(shares, counts, epoch)
+        if self.settings.data.multi_label:
+            return losses.binary_of_epoch(self.settings.loss, t.label_smoothing, counts, epoch, self.world.device)
         return losses.of_epoch(self.settings.loss, t.label_smoothing, shares, counts, epoch, self.world.device)
 
     def auxiliary_share(self, heads: int) -> float:
@@ -246,13 +249,14 @@ def _prepared(job: Job, start: Checkpoint | None, progress: Progress) -> tuple[S
     renewed = _with_another_head(job, data)
     state.seed_everything(settings.seed, world.rank, 1)
     saved = _read(job, data, start)
-    done = TrainingProgress.new(data.classes, [*settings.metrics])
+    columns = [*settings.metrics, *(multi_label.columns(data.classes) if settings.data.multi_label else ())]
+    done = TrainingProgress.new(data.classes, columns)
     averaged: Mapping[str, torch.Tensor] = {}
     if saved is not None:
         averaged = _restore(model, saved, renewed, job, len(data.classes))
         known = saved.get("preprocessing") or {}
         mean, std = list(known.get("mean", mean)), list(known.get("std", std))
-        done = TrainingProgress.restored(saved, data.classes, world, job.keep_position, [*settings.metrics])
+        done = TrainingProgress.restored(saved, data.classes, world, job.keep_position, columns)
     net = network.ready(job, world, data, model, freezing, (members, held), (mean, std), averaged, progress)
     optimizer = _optimizer(net.model, job, saved, len(data.classes), codes.get(own_optim.OPTIMIZER), freezing)
     if saved is not None and job.keep_rng:
@@ -322,8 +326,7 @@ def _frozen_before(job: Job, saved: Checkpoint | None, freezing: Freezing) -> tu
 
 def _counts(data: Dataset, members: np.ndarray) -> dict[str, int]:
     """Class → images that may be drawn."""
-    found = np.bincount(data.train.labels[members], minlength=len(data.classes))
-    return {c: int(n) for c, n in zip(data.classes, found, strict=True)}
+    return sampling.class_counts(data.train.labels[members], data.classes)
 
 
 def _policy(

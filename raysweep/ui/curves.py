@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raysweep._text import plain
+from raysweep.label_sets import MAP
 from raysweep.report.sections import chart, learning_curves
 from raysweep.report.sections.learning_curves import DASHES, Network
 from raysweep.report.sections.records import Group
@@ -32,6 +33,8 @@ def of_groups(groups: Sequence[Group], wanted: Sequence[str] = ()) -> Mapping[st
     every = list(dict.fromkeys(c.removeprefix("f1_") for _, n in made[:1] for c in n.history if c.startswith("f1_")))
     classes = [c for c in wanted if c in every] or every[: learning_curves.MOST_PANELS]
     columns = [*_FIRST, *((f"F1 of {c}", f"f1_{c}") for c in classes)]
+    if any(f"ap_{c}" in n.history for _, n in made for c in classes):  # several labels for an image
+        columns = [(MAP, MAP), *_FIRST, *((f"AP of {c}", f"ap_{c}") for c in classes)]
     lines = [_line(group.name, n, [key for _, key in columns]) for group, n in made]
     legend = [
         {

@@ -9,6 +9,7 @@ from typing import Any
 from raysweep._text import counted, labels
 from raysweep.display.shares import most_telling
 from raysweep.errors import RaysweepError, StoreError
+from raysweep.label_sets import images_in
 from raysweep.report import content, history, tree
 from raysweep.report.sections import lineage, pictures
 from raysweep.report.sections.records import Group
@@ -167,13 +168,20 @@ def _class_lines(found: Experiment, every: bool) -> tuple[list[ClassLine], int]:
     if config is None or not config.class_counts:
         return [], 0
     try:
-        counts = {c: int(n) for c, n in config.class_counts.items()}
+        counts = config.pool
         sampled = SamplingWeights.complete(config.sampling_weights, list(counts))
-        weights, shares, total = sampled.as_dict(), sampled.shares(counts), sum(counts.values())
+        weights, shares, total = sampled.as_dict(), sampled.shares(counts), images_in(counts)
         best = found.manifest().best
         reached = {} if best is None else class_metrics.of_epoch(found, best.epoch)
         chosen = list(counts) if every else most_telling(counts, weights, shares, reached)
-    except (RaysweepError, TypeError, ValueError, AttributeError, ArithmeticError):  # somebody edited the file
+    except (
+        RaysweepError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+    ):  # somebody edited the file
         return [], 0
     names = dict(zip(counts, labels(list(counts)), strict=True))
     made = [

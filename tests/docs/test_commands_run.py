@@ -16,6 +16,7 @@ import pytest
 
 from tests import forks
 from tests.conftest import draw_classes
+from tests.labelled import draw
 from tests.test_readme import CALLED, ROOT
 
 ONLY_PARSED = {  # what stands in a command → why it is not run here
@@ -28,7 +29,7 @@ ONLY_PARSED = {  # what stands in a command → why it is not run here
 }
 IN_WORDS = {  # what stands for something of the reader's own → what it is here
     r"^cifar10-lt@20$": "base@8",
-    r"^(photos|fer|resnet|cifar10-lt)(?=@|-sweep)": "base",
+    r"^(photos|fer|resnet|cifar10-lt|xrays)(?=@|-sweep)": "base",
     r"^photos$": "images",
     r"=\.\./images$|=IMAGES$|=FOLDER$|=images$": "=images",
     r"^FOLDER$|^IMAGES$": "images",
@@ -155,6 +156,7 @@ def world(tmp_path_factory):
     (folder / "folds.yaml").write_text(f"data: {{folds: 3}}\n{GRID}")
     rows = [f"{p.relative_to(folder)},{p.parent.name}" for p in sorted((folder / "images").rglob("*.png"))]
     (folder / "digits.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    draw(folder / "xrays")
     own_code(folder)
     weights(folder)
     (folder / "old" / "experiments").mkdir(parents=True)

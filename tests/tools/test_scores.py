@@ -41,7 +41,9 @@ def network(
     model.first.register_forward_hook(lambda *_: calls.append(1))
     told: Any = {"model": {"freeze": freeze, "options": {}}}
     made = Network(model, "cnn", CLASSES, (127.0,), (60.0,), SHAPE, f"{head_seed}.pt", "", settings=told)
-    return SimpleNamespace(**vars(made) | {"standardised": made.standardised} | changes), calls
+    return SimpleNamespace(
+        **vars(made) | {"standardised": made.standardised, "multi_label": made.multi_label} | changes
+    ), calls
 
 
 def scored(images: Any, *networks: Any) -> list[np.ndarray]:

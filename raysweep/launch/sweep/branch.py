@@ -20,6 +20,7 @@ from raysweep.config import branch_names
 from raysweep.config.grid import Point
 from raysweep.errors import CheckpointError, Interrupted, RaysweepError
 from raysweep.events import BranchEnded, BranchEvent, EpochDone, Event, Progress
+from raysweep.label_sets import MAP
 from raysweep.launch import resume as resuming
 from raysweep.launch import runner
 from raysweep.launch.workers import retry, transport
@@ -37,7 +38,7 @@ from raysweep.training.job import Job, Outcome
 BATCH_EVERY_S = 1.0  # many branches report to one driver, so each reports less often than a single run
 
 
-METRICS = ("val_acc", "val_macro_f1", "balanced_accuracy")
+METRICS = ("val_acc", "val_macro_f1", "balanced_accuracy", MAP)
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class BranchReporter(ChannelReporter):
         from ray import tune
 
         self.reported = True
-        tune.report({"epochs_done": epoch - self.first_epoch + 1, **{m: row[m] for m in METRICS}})
+        tune.report({"epochs_done": epoch - self.first_epoch + 1, **{m: row[m] for m in METRICS if m in row}})
 
 
 def train_branch(config: dict[str, Any], shared: Shared) -> None:

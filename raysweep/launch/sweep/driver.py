@@ -121,6 +121,7 @@ def _record(plan: SweepPlan, sweep_id: str, now: datetime) -> SweepRecord:
     parent = plan.parent
     return SweepRecord(
         id=sweep_id,
+        format_version=2 if plan.base.settings.data.multi_label else 1,
         name=plan.name,
         description=plan.description,
         timestamp=now.strftime(layout.TIME_FORMAT),

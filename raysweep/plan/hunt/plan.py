@@ -17,6 +17,7 @@ from raysweep.config.grid import CONTROL
 from raysweep.config.space import Space
 from raysweep.errors import ConfigError, InputError, StoreError
 from raysweep.events import Progress, ignore
+from raysweep.label_sets import not_built
 from raysweep.plan import capacity
 from raysweep.plan import parent as parents
 from raysweep.plan.hunt import budget as budgets
@@ -105,6 +106,8 @@ def plan_hunt(request: HuntRequest, progress: Progress = ignore, writable: bool 
         raise InputError(f"The proposer {request.proposer!r} is none of {', '.join(proposals.PROPOSERS)}.")
     asked = replace(request.sweep, root=request.sweep.root.resolved())
     parent = parents.read_parent(asked.root, asked.checkpoint, asked.overrides, trust=asked.trust)
+    if parent.settings.data.multi_label:
+        raise not_built("A hunt", "Use `raysweep branch` with a grid.")
     if parent.settings.training.patience is not None:
         raise ConfigError(
             "A hunt needs trainings of equal length, but training.patience would end them earlier. Add training.patience=null."

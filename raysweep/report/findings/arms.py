@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from raysweep.report.findings import calibration, measures, offsets
+from raysweep.label_sets import MAP
+from raysweep.report.findings import binary, calibration, measures, offsets
 from raysweep.report.findings.measures import Measured
 from raysweep.report.findings.variance import ArmSummary, own_variance
 
@@ -19,6 +20,7 @@ LEARNED = "learned"  # the break-even point of precision and recall, where thres
 OF_CLASS = ("recall", "precision", "f1", LEARNED, "ap", "auroc")
 MOST_RANKED = 20_000_000  # classes × images up to which average precision and AUROC have an interval
 OVERALL = ("accuracy", "macro_f1", "balanced_accuracy", LEARNED, "log_loss", "ece", "brier")
+OVERALL_OF_LABELS = ("accuracy", "macro_f1", MAP, LEARNED, "log_loss", "ece", "brier")  # of several for an image
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Cases:
-    """The images that all networks were evaluated on. ``labels`` int (n,); ``groups`` int (n,) where images come in groups
+    """The images that all networks were evaluated on. ``labels`` int (n,), or bool (n, K) of several labels for an image; ``groups`` int (n,) where images come in groups
     (patients, films): then the group is the case. ``prior`` float64 (K,): the shares of the classes in the data, where these images
     have others because a split gave small classes more; means over images are then weighted back to it. ``folds`` int (n,): the
     fold of each image in k-fold cross-validation, where a "network" is one network for each fold, each from a parent of its own."""
@@ -41,6 +43,16 @@ class Cases:
     groups: Array | None = None
     prior: Array | None = None
     folds: Array | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether an image has several labels."""
+        return self.labels.ndim == 2
+
+    @property
+    def overall(self) -> tuple[str, ...]:
+        """The metrics of all classes."""
+        return OVERALL_OF_LABELS if self.several else OVERALL
 
     def part(self, which: Array) -> Cases:
         """Some of the images; ``which`` bool (n,)."""
@@ -74,11 +86,15 @@ class Cases:
     @cached_property
     def actual(self) -> Array:
         """bool (K, n)"""
+        if self.several:
+            return np.asarray(self.labels.T)
         return measures.one_hot(self.labels, self.classes)
 
     @cached_property
     def counts(self) -> Array:
         """int (K,): images per class."""
+        if self.several:
+            return np.asarray(self.labels.sum(0))
         return np.bincount(self.labels, minlength=self.classes)
 
     @cached_property
@@ -86,6 +102,9 @@ class Cases:
         """float64 (K,): cases per class."""
         if self.groups is None:
             return self.counts.astype(np.float64)
+        if self.several:
+            in_group: Array = (self._groups.T @ self.labels.astype(np.float64)) > 0
+            return np.asarray(in_group.sum(0), dtype=np.float64)
         pairs = np.unique(np.stack([self.labels, self.groups]), axis=1)
         return np.bincount(pairs[0], minlength=self.classes).astype(np.float64)
 
@@ -157,9 +176,9 @@ class MeasuredArm:
     inseparable: Array
 
 
-def targets(classes: int) -> list[tuple[int | None, str]]:
+def targets(classes: int, overall: Sequence[str] = OVERALL) -> list[tuple[int | None, str]]:
     """(class or None for all classes, metric) of every row."""
-    return [(c, metric) for metric in OF_CLASS for c in range(classes)] + [(None, metric) for metric in OVERALL]
+    return [(c, metric) for metric in OF_CLASS for c in range(classes)] + [(None, metric) for metric in overall]
 
 
 def measure(arm: Arm, cases: Cases) -> MeasuredArm:
@@ -191,14 +210,30 @@ class _Network:
 def _network(log_probabilities: Array, cases: Cases) -> _Network:
     from scipy.sparse import vstack
 
+    small = cases.classes * len(cases.labels) <= MOST_RANKED
+    ranked = measures.ranked(log_probabilities, cases.actual, with_influence=small)
+    of = (
+        binary.measured(log_probabilities, cases.labels, ranked)
+        if cases.several
+        else _decided(log_probabilities, cases)
+    )
+    scores = [ranked.average_precision, ranked.auroc]
+    influence = Influence(
+        cases.by_case(vstack([binary.sparse(m.influence) for m in of.decided], format="csr")),
+        cases.by_case(np.concatenate([m.influence for m in scores])) if small else None,
+        cases.by_case(np.concatenate([m.influence for m in of.overall])),
+    )
+    value = np.concatenate([m.value for m in (*of.decided, *scores, *of.overall)])
+    return _Network(value, influence, of.predicted, of.missed & (cases.counts > 0))
+
+
+def _decided(log_probabilities: Array, cases: Cases) -> binary.OfNetwork:
+    """The metrics of each class at the network's own decisions and at equal alarms, then those of OVERALL."""
     labels, k = cases.labels, cases.classes
     predicted = np.argmax(log_probabilities, axis=1)
     own = measures.per_class(labels, predicted, k)
     moved = _at_equal_alarms(log_probabilities, cases)
     even = measures.per_class(labels, moved.predicted, k).f1
-    small = k * len(labels) <= MOST_RANKED
-    ranked = measures.ranked(log_probabilities, cases.actual, with_influence=small)
-    decided = [own.recall, own.precision, own.f1, even]
     overall = [
         cases.mean(predicted == labels),
         measures.mean(own.f1),
@@ -208,14 +243,7 @@ def _network(log_probabilities: Array, cases: Cases) -> _Network:
     ]
     trusted = calibration.calibration(_normalised(log_probabilities), labels, cases.prior)
     overall += [trusted.error, trusted.brier]
-    scores = [ranked.average_precision, ranked.auroc]
-    influence = Influence(
-        cases.by_case(vstack([m.influence for m in decided], format="csr")),
-        cases.by_case(np.concatenate([m.influence for m in scores])) if small else None,
-        cases.by_case(np.concatenate([m.influence for m in overall])),
-    )
-    value = np.concatenate([m.value for m in (*decided, *scores, *overall)])
-    return _Network(value, influence, own.predicted, moved.missed & (cases.counts > 0))
+    return binary.OfNetwork([own.recall, own.precision, own.f1, even], overall, own.predicted, moved.missed)
 
 
 @dataclass(frozen=True)
@@ -255,7 +283,12 @@ def moved(arm: Arm, wanted: Array, cases: Cases) -> Array:
     offsets and without training. The mean over its networks."""
     found = []
     for load in arm.networks:
-        predicted = offsets.to_counts(np.asarray(load()), wanted).predicted
+        scores = np.asarray(load())
+        if cases.several:
+            of_label = binary.per_label(cases.labels, binary.to_counts(scores, wanted).predicted)
+            found.append([of_label.recall.value, of_label.precision.value, of_label.f1.value])
+            continue
+        predicted = offsets.to_counts(scores, wanted).predicted
         of_class = measures.per_class(cases.labels, predicted, cases.classes)
         found.append([of_class.recall.value, of_class.precision.value, of_class.f1.value])
     result: Array = np.mean(found, axis=0)
@@ -270,7 +303,7 @@ def floors(cases: Cases) -> Array:
     there = n > 0
     mean = float((1 / n[there] ** 2).sum()) / max(1, int(there.sum())) ** 2
     overall = {"accuracy": 1 / cases.number**2, "log_loss": 0.0, "ece": 0.0, "brier": 0.0}
-    return np.concatenate([np.tile(of_class, len(OF_CLASS)), [overall.get(m, mean) for m in OVERALL]])
+    return np.concatenate([np.tile(of_class, len(OF_CLASS)), [overall.get(m, mean) for m in cases.overall]])
 
 
 def sizes(cases: Cases) -> Array:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysweep.report.findings import calibration, measures
+from raysweep.label_sets import MAP
+from raysweep.report.findings import binary, calibration, measures
 from raysweep.report.findings.arms import MOST_RANKED, Arm, Cases, Influence
 from raysweep.report.findings.calibration import Bin
 from raysweep.report.findings.findings import LEVEL
@@ -22,6 +23,13 @@ Array = np.ndarray
 
 OF_CLASS = ("recall", "precision", "f1", "ap", "auroc")
 OVERALL = ("accuracy", "macro_f1", "balanced_accuracy", "ece", "brier", "log_loss")
+
+
+def overall_of(cases: Cases) -> tuple[str, ...]:
+    """OVERALL; with several labels for an image mAP stands in the place of the balanced accuracy."""
+    return tuple(MAP if m == "balanced_accuracy" and cases.several else m for m in OVERALL)
+
+
 _HIGHEST = {"brier": 2.0, "log_loss": math.inf}  # of any other metric 1
 
 
@@ -39,7 +47,7 @@ class Estimate:
 class Estimated:
     """What is known of one arm. ``overall``: metric of OVERALL → its estimate; ``of_class``: for each class, metric of OF_CLASS →
     its estimate. ``predicted`` float64 (K,): how often each class is predicted, the mean over the networks. ``matrix`` int64
-    (K, K): row = true class, column = predicted class, the sum over the networks. ``bins`` of all networks together, and
+    (K, K): row = true class, column = predicted class, the sum over the networks; of several labels see :func:`binary.together`. ``bins`` of all networks together, and
     ``ece_by_luck``: see :mod:`raysweep.report.findings.calibration`."""
 
     name: str
@@ -50,6 +58,7 @@ class Estimated:
     matrix: Array
     bins: tuple[Bin, ...]
     ece_by_luck: float
+    together: Array | None = None  # int64 (K, K), of several labels: images that have both, times the networks
 
 
 @dataclass(frozen=True)
@@ -75,13 +84,17 @@ def estimate(arms: Sequence[Arm], cases: Cases) -> list[Estimated]:
 def _measured(arm: Arm, cases: Cases) -> _Measured:
     k = cases.classes
     matrix = np.zeros((k, k), dtype=np.int64)
-    values, squares, luck, logs = [], [], [], []
+    values, squares, luck, logs, predicted = [], [], [], [], []
     total: Influence | None = None
     for load in arm.networks:
         log_probabilities = np.asarray(load(), dtype=np.float64)
-        guess = log_probabilities.argmax(1)
-        matrix += np.bincount(cases.labels * k + guess, minlength=k * k).reshape(k, k)
-        value, influence, by_luck = _network(log_probabilities, guess, cases)
+        if cases.several:
+            matrix += binary.together(cases.labels, binary.predicted(np.exp(log_probabilities)))
+        else:
+            guess = log_probabilities.argmax(1)
+            matrix += np.bincount(cases.labels * k + guess, minlength=k * k).reshape(k, k)
+        value, influence, by_luck, count = _network(log_probabilities, cases)
+        predicted.append(count)
         values.append(value)
         squares.append(influence.squares())
         luck.append(by_luck)
@@ -91,30 +104,37 @@ def _measured(arm: Arm, cases: Cases) -> _Measured:
     s = len(values)
     mean = total.times(1 / s).squares()
     summary = ArmSummary(np.stack(values), own_variance(s, mean, np.sum(squares, axis=0)))
-    return _Measured(
-        summary, mean, matrix.sum(0) / s, matrix, calibration.bins(logs, cases.labels), float(np.mean(luck))
-    )
+    bins = () if cases.several else calibration.bins(logs, cases.labels)
+    return _Measured(summary, mean, np.sum(predicted, axis=0) / s, matrix, bins, float(np.mean(luck)))
 
 
-def _network(log_probabilities: Array, guess: Array, cases: Cases) -> tuple[Array, Influence, float]:
-    """(value of every metric, influence of every case, the calibration error by luck)."""
+def _network(log_probabilities: Array, cases: Cases) -> tuple[Array, Influence, float, Array]:
+    """(value of every metric, influence of every case, the calibration error by luck, how often each class is predicted)."""
     from scipy.sparse import vstack
 
     labels, k = cases.labels, cases.classes
-    own = measures.per_class(labels, guess, k)
     small = k * len(labels) <= MOST_RANKED
     ranked = measures.ranked(log_probabilities, cases.actual, with_influence=small)
-    trusted = calibration.calibration(log_probabilities, labels, cases.prior)
+    if cases.several:
+        probabilities = np.exp(log_probabilities)
+        own = binary.per_label(labels, binary.predicted(probabilities))
+        exact, f1, of_all, loss, none, brier = binary.overall_of(log_probabilities, probabilities, labels, own, ranked)
+        overall, by_luck = [exact, f1, of_all, none, brier, loss], float("nan")
+    else:
+        guess = log_probabilities.argmax(1)
+        own = measures.per_class(labels, guess, k)
+        trusted = calibration.calibration(log_probabilities, labels, cases.prior)
+        overall = [cases.mean(guess == labels), measures.mean(own.f1), measures.mean(own.recall)]
+        overall += [trusted.error, trusted.brier, trusted.log_loss]
+        by_luck = trusted.by_luck
     decided, scores = [own.recall, own.precision, own.f1], [ranked.average_precision, ranked.auroc]
-    overall = [cases.mean(guess == labels), measures.mean(own.f1), measures.mean(own.recall)]
-    overall += [trusted.error, trusted.brier, trusted.log_loss]
     influence = Influence(
-        cases.by_case(vstack([m.influence for m in decided], format="csr")),
+        cases.by_case(vstack([binary.sparse(m.influence) for m in decided], format="csr")),
         # NaN stands for an influence that would take too much memory: such a number has no interval.
         cases.by_case(np.concatenate([m.influence for m in scores])) if small else np.full((2 * k, 1), np.nan),
         cases.by_case(np.concatenate([m.influence for m in overall])),
     )
-    return np.concatenate([m.value for m in (*decided, *scores, *overall)]), influence, trusted.by_luck
+    return np.concatenate([m.value for m in (*decided, *scores, *overall)]), influence, by_luck, own.predicted
 
 
 def _estimated(arm: Arm, found: _Measured, between: Pooled, cases: Cases) -> Estimated:
@@ -127,7 +147,7 @@ def _estimated(arm: Arm, found: _Measured, between: Pooled, cases: Cases) -> Est
         return Estimate(value, max(0.0, low) if low == low else low, min(highest, high) if high == high else high)
 
     per_class = [{m: at(i * k + c, m) for i, m in enumerate(OF_CLASS)} for c in range(k)]
-    overall = {m: at(len(OF_CLASS) * k + i, m) for i, m in enumerate(OVERALL)}
+    overall = {m: at(len(OF_CLASS) * k + i, m) for i, m in enumerate(overall_of(cases))}
     return Estimated(
         arm.name,
         found.summary.seeds,
@@ -137,6 +157,7 @@ def _estimated(arm: Arm, found: _Measured, between: Pooled, cases: Cases) -> Est
         found.matrix,
         found.bins,
         found.by_luck,
+        found.summary.seeds * binary.together(cases.labels, cases.labels) if cases.several else None,
     )
 
 
@@ -169,6 +190,6 @@ def _sizes(found: _Measured, cases: Cases) -> tuple[Array, Array]:
     sizes = np.concatenate([of_class, predicted, np.tile(of_class, 3), np.full(len(OVERALL), float(cases.number))])
     there = n > 0
     mean = float((1 / n[there] ** 2).sum()) / max(1, int(there.sum())) ** 2
-    of_all = {"accuracy": 1 / cases.number**2, "macro_f1": mean, "balanced_accuracy": mean}
-    floor = np.concatenate([1 / sizes[: -len(OVERALL)] ** 2, [of_all.get(m, 0.0) for m in OVERALL]])
+    of_all = {"accuracy": 1 / cases.number**2, "macro_f1": mean, "balanced_accuracy": mean, MAP: mean}
+    floor = np.concatenate([1 / sizes[: -len(OVERALL)] ** 2, [of_all.get(m, 0.0) for m in overall_of(cases)]])
     return sizes, floor

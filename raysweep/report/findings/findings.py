@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from raysweep.label_sets import MAP
 from raysweep.report.findings import arms, selection
 from raysweep.report.findings.arms import LEARNED, Arm, Cases, MeasuredArm
 from raysweep.report.findings.selection import Winner
@@ -35,7 +36,16 @@ CHOSEN_BY = (
     "accuracy",
     "balanced_accuracy",
 )  # metrics by which a branch is chosen; the first names the winner
-_TESTED = ("recall", "precision", "f1", "accuracy", "macro_f1", "balanced_accuracy")  # one family; learned is another
+CHOSEN_BY_LABELS = (MAP, "accuracy", "macro_f1")  # where an image has several labels
+_TESTED = (
+    "recall",
+    "precision",
+    "f1",
+    "accuracy",
+    "macro_f1",
+    "balanced_accuracy",
+    MAP,
+)  # one family; learned is another
 
 
 @dataclass(frozen=True)
@@ -90,8 +100,8 @@ class Gains:
 
 @dataclass(frozen=True)
 class Findings:
-    """``gains``: metric of CHOSEN_BY → the differences over all classes. ``compared`` is the number of tests in each family (decisions, learned). ``winner`` is the branch with the best
-    macro-F1; None for a single branch or one seed."""
+    """``gains``: metric of CHOSEN_BY, or of CHOSEN_BY_LABELS → the differences over all classes. ``compared`` is the number of tests in each family (decisions, learned). ``winner`` is the branch with the best
+    macro-F1, of several labels mAP; None for a single branch or one seed."""
 
     findings: tuple[Finding, ...]
     free: tuple[Free, ...]
@@ -157,8 +167,9 @@ def find(
         margin: two networks whose 90 % interval lies within ± margin count as the same.
         seed: of the draws that correct the winner's gain.
     """
-    rows = arms.targets(cases.classes)
-    whole = [arms.OVERALL.index(metric) for metric in CHOSEN_BY]
+    rows = arms.targets(cases.classes, cases.overall)
+    chosen_by = CHOSEN_BY_LABELS if cases.several else CHOSEN_BY
+    whole = [cases.overall.index(metric) for metric in chosen_by]
     reference = arms.measure(control, cases)
     known = {b.name: (b, arms.measure(b, cases)) for b in branches if b.name in references.values()}
     compared, free, differences = [], [], []
@@ -188,9 +199,9 @@ def find(
         metric: _gains(
             rows.index((None, metric)), compared, reference, np.stack([d[i] for d in differences]), between, cases
         )
-        for i, metric in enumerate(CHOSEN_BY)
+        for i, metric in enumerate(chosen_by)
     }
-    winner, chosen = None, gains[CHOSEN_BY[0]]
+    winner, chosen = None, gains[chosen_by[0]]
     if len(compared) > 1 and not np.isnan(chosen.covariance).any():
         winner = selection.corrected([c.name for c in compared], chosen.values, chosen.covariance, seed)
     return Findings(tuple(found), tuple(free), sizes_of_families, between, winner, gains)

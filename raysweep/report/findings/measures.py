@@ -26,7 +26,7 @@ class Measured:
     influence: Any
 
 
-def _ratio(over: Array, under: Array) -> Array:
+def ratio(over: Array, under: Array) -> Array:
     """over / under; 0 / 0 is 0."""
     result: Array = np.divide(over, under, out=np.zeros(np.shape(over)), where=under > 0)
     return result
@@ -60,7 +60,7 @@ def per_class(labels: Array, predicted: Array, k: int) -> PerClass:
         np.bincount(rows, minlength=k).astype(np.float64) for rows in (labels, predicted, labels[hit])
     )
     images = np.arange(len(labels))
-    recall, precision, f1 = _ratio(hits, real), _ratio(hits, guessed), _ratio(2 * hits, real + guessed)
+    recall, precision, f1 = ratio(hits, real), ratio(hits, guessed), ratio(2 * hits, real + guessed)
     of_recall = _sparse((hit - recall[labels]) / real[labels], labels, images, k)
     of_precision = _sparse((hit - precision[predicted]) / guessed[predicted], predicted, images, k)
     both = real + guessed
@@ -104,7 +104,7 @@ def mean_of(scores: Array, labels: Array | None = None, prior: Array | None = No
         return Measured(value, (scores - value)[None] / len(scores))
     weights = image_weights(labels, prior)
     counts = np.bincount(labels, minlength=len(prior))
-    of_class = _ratio(np.bincount(labels, scores, len(prior)), counts)
+    of_class = ratio(np.bincount(labels, scores, len(prior)), counts)
     return Measured(np.array([(weights * scores).sum()]), (weights * (scores - of_class[labels]))[None])
 
 

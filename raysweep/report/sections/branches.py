@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from raysweep._text import short_repr
+from raysweep.label_sets import MAP
 from raysweep.report.comparison import Comparison
 from raysweep.report.effects import ALL, Effect
 from raysweep.report.history import cost
@@ -21,6 +22,7 @@ def line(group: Group, comparison: Comparison | None) -> BranchLine:
     rows = [catalog.summary(e) for e in group.members]
     last = [ends[-1] for e in group.members if (ends := e.manifest().ends)]
     costs = [cost(e) for e in group.members]
+    several = bool(group.members) and bool(group.members[0].config().setting("data", "multi_label"))
     return BranchLine(
         name=group.name,
         control=group.control,
@@ -35,6 +37,10 @@ def line(group: Group, comparison: Comparison | None) -> BranchLine:
         d_macro_f1=_effect(comparison, group.name, "macro_f1"),
         seconds=sum(seconds for seconds, _ in costs),
         images=sum(images for _, images in costs),
+        mean_precision=_mean(last, MAP) if several else None,
+        d_mean_precision=_effect(comparison, group.name, MAP)
+        if comparison is not None and comparison.several
+        else None,
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from raysweep.errors import RaysweepError
 from raysweep.report import predictions
 from raysweep.report.comparison import Comparison
+from raysweep.report.findings import binary
 from raysweep.report.sections.records import Confused, Confusion, ConfusionLine
 from raysweep.store.experiment import Experiment
 
@@ -26,9 +27,12 @@ def compared(comparison: Comparison, branches: Sequence[str]) -> list[Confusion]
     for name in branches if pairs else ():
         pair = pairs[name]
         branch, reference = _matrix(pair.labels, pair.branch, k), _matrix(pair.labels, pair.reference, k)
-        found.append(
-            _confusion(f"{name}, epoch {epochs[name]}", comparison.classes, branch, reference, len(pair.branch))
-        )
+        title, seeds = f"{name}, epoch {epochs[name]}", len(pair.branch)
+        if comparison.several:
+            there = binary.together(pair.labels, pair.labels)
+            found.append(_together(title, comparison.classes, branch, there, reference / len(pair.reference), seeds))
+            continue
+        found.append(_confusion(title, comparison.classes, branch, reference, seeds))
     return found
 
 
@@ -38,14 +42,45 @@ def own(experiment: Experiment) -> list[Confusion]:
         found = predictions.read(experiment)
     except RaysweepError:
         return []
-    return [_confusion(f"{experiment.id}, epoch {found.epoch}", found.classes, found.matrix, None, 1)]
+    title = f"{experiment.id}, epoch {found.epoch}"
+    if found.several:
+        return [_together(title, found.classes, found.matrix, binary.together(found.labels, found.labels), None, 1)]
+    return [_confusion(title, found.classes, found.matrix, None, 1)]
 
 
 def _matrix(labels: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:
     """int (k, k): row = true class, column = predicted class, from labels (n,) and predictions (seeds, n)."""
+    if labels.ndim == 2:
+        return sum((binary.together(labels, guess) for guess in predicted), np.zeros((k, k), int))
     return sum((np.bincount(labels * k + row, minlength=k * k) for row in predicted), np.zeros(k * k, int)).reshape(
         k, k
     )
+
+
+def _together(
+    name: str,
+    classes: Sequence[str],
+    matrix: np.ndarray,
+    there: np.ndarray,
+    reference: np.ndarray | None,
+    seeds: int,
+) -> Confusion:
+    """Which labels are predicted together; ``there`` (K, K) has those that are, ``reference`` (K, K) the mean of its networks."""
+    under = np.maximum(1, there.diagonal())[:, None]
+    share, true = matrix / seeds / under, there / under
+    change = np.zeros_like(share) if reference is None else share - reference / under
+
+    def cell(i: int, j: int) -> Confused:
+        numbers = float(share[i, j]), int(matrix[i, j]), float(change[i, j]), float(true[i, j])
+        return Confused(classes[i], classes[j], *numbers)
+
+    k = range(len(classes))
+    found = Confusion(name, seeds, reference is not None, list(classes), several=True)
+    if len(classes) <= MOST_CLASSES:
+        return replace(found, rows=[ConfusionLine(classes[i], int(there[i, i]), [cell(i, j) for j in k]) for i in k])
+    size = np.abs(change) if reference is not None else np.abs(share - true)
+    order = np.argsort(-size, axis=None, kind="stable")[:MOST_CELLS]
+    return replace(found, most=[cell(*divmod(int(at), len(classes))) for at in order])
 
 
 def _confusion(

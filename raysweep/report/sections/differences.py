@@ -39,11 +39,11 @@ def heat(comparison: Comparison, branches: Sequence[str]) -> Heat:
     names = _NAMES if comparison.pairs else {m: n for m, n in _NAMES.items() if m != LEARNED}
     tables = {metric: _table(comparison, branches, classes, metric) for metric in names}
     heads = [(c, counted(n, "image") if (n := comparison.counts[c]) else NO_IMAGES) for c in classes]
-    return Heat([*heads, ("macro-F1", "all"), ("accuracy", "all")], tables, names)
+    return Heat([*heads, *((verdict.NAMES[m], "all") for m in comparison.overall)], tables, names)
 
 
 def _table(comparison: Comparison, branches: Sequence[str], classes: Sequence[str], metric: str) -> list[HeatLine]:
-    targets = [*((c, metric) for c in classes), (ALL, "macro_f1"), (ALL, "accuracy")]
+    targets = [*((c, metric) for c in classes), *((ALL, m) for m in comparison.overall)]
     names = [*branches, *(comparison.moved if metric != LEARNED else ())]
     rows = {name: [comparison.of(name, target, m) for target, m in targets] for name in names}
     sizes = [abs(e.difference) for row in rows.values() for e in row if not math.isnan(e.difference)]

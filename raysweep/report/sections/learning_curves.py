@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raysweep.errors import StoreError
+from raysweep.label_sets import MAP
 from raysweep.report.history import History, epochs_of, read_history
 from raysweep.report.sections import chart
 from raysweep.report.sections.records import Curves, Group, LegendEntry, Panel
@@ -73,6 +74,8 @@ def fitting(groups: Mapping[str, Sequence[Network]]) -> list[str]:
 
 def _panels(networks: Sequence[Network], classes: Sequence[str], page: str) -> list[Panel]:
     columns = [("macro-F1", "val_macro_f1"), ("accuracy", "val_acc"), *((f"F1 of {c}", f"f1_{c}") for c in classes)]
+    if any(f"ap_{c}" in n.history for n in networks for c in classes):  # several labels for an image
+        columns = [(MAP, MAP), *columns[:2], *((f"AP of {c}", f"ap_{c}") for c in classes)]
     panels = []
     for number, (title, column) in enumerate(columns):
         lines = [n.line(column) for n in networks]

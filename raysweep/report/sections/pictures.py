@@ -48,7 +48,7 @@ def compared(comparison: Comparison, branches: Sequence[str]) -> Candidates | No
     Args:
         branches: those on the page, the best first.
     """
-    if not comparison.networks:
+    if not comparison.networks or comparison.several:  # which images are fixed or broken is not told of several labels
         return None
     chosen = [name for name in branches if name in comparison.networks][:MOST_BRANCHES]
     references = {b.name: b.reference for b in comparison.branches if b.name in chosen}
@@ -83,6 +83,8 @@ def own(experiment: Experiment) -> Candidates | None:
     try:
         best = predictions.read(experiment)
     except RaysweepError:
+        return None
+    if best.several:
         return None
     known = images.of([experiment], len(best.labels))
     making = _Making(best.classes, best.labels, known, {"": voted([best])}, best.predicted[None], "the network")

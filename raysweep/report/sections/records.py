@@ -56,6 +56,8 @@ class BranchLine:
     d_macro_f1: Effect | None
     seconds: float
     images: int
+    mean_precision: float | None = None  # mAP, of several labels for an image
+    d_mean_precision: Effect | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +138,15 @@ class Curves:
 
 @dataclass(frozen=True, slots=True)
 class Confused:
-    """One cell of a confusion matrix: ``share`` of the true class, and its change against the reference."""
+    """One cell of a confusion matrix: ``share`` of the true class, and its change against the reference. Of several labels for an image:
+    ``share`` of the images with the label ``true`` on which ``predicted`` is predicted, and ``there``, the share that truly has it."""
 
     true: str
     predicted: str
     share: float
     count: int
     change: float
+    there: float | None = None
 
     @property
     def hit(self) -> bool:
@@ -158,7 +162,8 @@ class ConfusionLine:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """A confusion matrix: all of it in ``rows``, or, where there are many classes, only the most important cells in ``most``."""
+    """A confusion matrix, or of ``several`` labels for an image the table of those predicted together: all of it in ``rows``, or, where
+    there are many classes, only the most important cells in ``most``."""
 
     name: str
     seeds: int
@@ -166,6 +171,7 @@ class Confusion:
     classes: Sequence[str]
     rows: Sequence[ConfusionLine] = ()
     most: Sequence[Confused] = ()
+    several: bool = False
 
 
 @dataclass(frozen=True, slots=True)

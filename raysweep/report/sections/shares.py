@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from raysweep.errors import StoreError
-from raysweep.report.history import class_sums, read_history
+from raysweep.report.history import class_sums, images, read_history
 from raysweep.report.sections.records import Group, Share, ShareLine, Shares
 from raysweep.store.experiment import Experiment
 
@@ -18,10 +18,13 @@ def table(groups: Sequence[Group]) -> Shares | None:
     rows: list[ShareLine] = []
     classes: list[str] = []
     for group in groups:
-        requested, realised = _images(group.members, "requested_"), _images(group.members, "realised_")
+        (requested, all_requested), (realised, all_realised) = (
+            _images(group.members, prefix) for prefix in ("requested_", "realised_")
+        )
         if realised:
             classes = classes or list(realised)
-            rows.append(ShareLine(group.name, _cells(group, classes, requested, realised)))
+            totals = all_requested or 1, all_realised or 1
+            rows.append(ShareLine(group.name, _cells(group, classes, requested, realised, totals)))
     if not rows:
         return None
     chosen = _largest(rows, len(classes))
@@ -44,10 +47,14 @@ def _largest(rows: Sequence[ShareLine], classes: int) -> list[int]:
 
 
 def _cells(
-    group: Group, classes: Sequence[str], requested: dict[str, float], realised: dict[str, float]
+    group: Group,
+    classes: Sequence[str],
+    requested: dict[str, float],
+    realised: dict[str, float],
+    totals: tuple[float, float],
 ) -> list[Share]:
     weights = group.members[0].config().sampling_weights
-    all_requested, all_realised = sum(requested.values()) or 1, sum(realised.values()) or 1
+    all_requested, all_realised = totals
     return [
         Share(
             weight=weights.get(c, 1.0),
@@ -59,14 +66,16 @@ def _cells(
     ]
 
 
-def _images(members: Sequence[Experiment], prefix: str) -> dict[str, float]:
-    """Class → images, from the columns with this prefix. Experiments without a history count as none."""
+def _images(members: Sequence[Experiment], prefix: str) -> tuple[dict[str, float], float]:
+    """(class → images, from the columns with this prefix; all images). Experiments without a history count as none."""
     total: dict[str, float] = {}
+    every = 0.0
     for member in members:
         try:
             history = read_history(member)
         except StoreError:
             continue
-        for c, images in class_sums(member, history, prefix).items():
-            total[c] = total.get(c, 0) + images
-    return total
+        every += images(member, history, prefix)
+        for c, count in class_sums(member, history, prefix).items():
+            total[c] = total.get(c, 0) + count
+    return total, every

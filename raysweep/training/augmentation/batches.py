@@ -83,14 +83,14 @@ class Batches:
             return self._moves_of(order, views)
         if (padding == padding[0]).all() and (flip == flip[0]).all():
             return augment.epoch_draws(len(order), int(padding[0]), bool(flip[0]), seed=self.seed, epoch=epoch)
-        labels = self.images.labels[order]
+        labels = self._classes(order)
         return augment.epoch_draws(len(order), padding[labels], flip[labels], seed=self.seed, epoch=epoch)
 
     def _moves_of(self, images: np.ndarray, views: np.ndarray) -> np.ndarray | None:
         """How images are shifted and mirrored in fixed views; None where none is."""
         if self.views is None or (not self._padding.any() and not self._flip.any()):
             return None
-        labels = self.images.labels[images]
+        labels = self._classes(images)
         raw = self.views.raw(images, views, len(self.images.labels))
         return augment.moves(raw, self._padding[labels], self._flip[labels])
 
@@ -156,7 +156,12 @@ class Batches:
         """Images, with the parts that random crops take of those that can be cropped while they are decoded."""
         if not self.augmentation.crops or (sizes := self.images.sizes(index)) is None:
             return Asked(index)
-        return Asked(index, self.augmentation.boxes(self.images.labels[index], place, *sizes))
+        return Asked(index, self.augmentation.boxes(self._classes(index), place, *sizes))
+
+    def _classes(self, index: np.ndarray) -> np.ndarray:
+        """The class of each image, by which it is augmented; images with several labels are all augmented alike."""
+        labels = self.images.labels[index]
+        return labels if labels.ndim == 1 else np.zeros(len(labels), dtype=np.int64)
 
     def _plain(
         self, epoch: int, order: np.ndarray, moves: np.ndarray | None, positions: np.ndarray
@@ -172,7 +177,7 @@ class Batches:
         """Images changed as drawn for their places, and their labels."""
         if not self.augmentation.active:
             return self.feed.batch(self.images, index, moved, own)
-        boxes, labels = self._asked(index, place).boxes, self.images.labels[index]
+        boxes, labels = self._asked(index, place).boxes, self._classes(index)
         cropped = None if boxes is None else boxes[:, 2] > 0
         change = functools.partial(self.augmentation, labels=labels, place=place, cropped=cropped)
         return self.feed.batch(self.images, index, moved, own, change, boxes)

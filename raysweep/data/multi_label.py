@@ -1,0 +1,220 @@
+"""Several labels for an image, or none: read from a cell or from a column for each class, and kept as sets of labels.
+
+A row's label is then a set, written as a JSON list, and the cache numbers the sets as it numbers classes elsewhere. Whoever opens a
+cache gets bool (n, classes) instead.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raysweep._text import counted, join_names, plain, short_repr
+from raysweep.data.listing import Found, Item, Listing, canonical, class_name, label_name, ordered, truth
+from raysweep.data.suspicious import combined
+from raysweep.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from raysweep.config.settings import DataSection
+
+SEPARATORS = ("|", ";")
+EMPTY = "(no label)"
+
+
+def of_cell(value: Any, names: Sequence[str] | None, data: DataSection, where: object) -> str:
+    """The set of labels of one cell, as :func:`written`: ``a|b``, ``a;b``, a list, or a list as text; nothing is no label.
+
+    Args:
+        names: the classes that numbers stand for.
+        where: the file and the line.
+
+    Raises:
+        DataError: it cannot be read, or has a class that ``data.classes`` does not name.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return written([], data, where)
+    if isinstance(value, str):
+        value = _parts(value.strip(), where)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, (list, tuple)):
+        raise DataError(
+            f"{where}: the labels are {short_repr(value)}. Give a list, or texts separated by | or ;, or leave it empty where the image has "
+            "no label."
+        )
+    return written([_name(part, names, where) for part in value], data, where)
+
+
+def _parts(text: str, where: object) -> Sequence[Any]:
+    if text.startswith("["):
+        found: Any = None
+        for read in (json.loads, ast.literal_eval):  # pandas writes lists as Python does
+            with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                found = read(text) if found is None else found
+        if not isinstance(found, list):
+            raise DataError(f'{where}: {short_repr(text)} is no list of labels. Write ["a", "b"] or a|b.')
+        return found
+    used = [s for s in SEPARATORS if s in text]
+    if len(used) > 1:
+        raise DataError(
+            f"{where}: {short_repr(text)} has both | and ;, so it is not plain what separates labels. Use one of them."
+        )
+    parts = [part.strip() for part in text.split(used[0])] if used else [text] if text else []
+    if not all(parts):
+        raise DataError(f"{where}: in {short_repr(text)} a label between two separators is empty. Remove it.")
+    return parts
+
+
+def _name(part: Any, names: Sequence[str] | None, where: object) -> str:
+    if isinstance(part, bool):
+        raise DataError(
+            f"{where}: {short_repr(part)} is no label. For a column of true and false for each class, name these columns: data.labels."
+        )
+    return label_name(part, names, where)
+
+
+def of_columns(columns: Sequence[str], values: Sequence[Any], data: DataSection, where: object) -> str:
+    """The set of labels of a row that has 0 or 1 for each class. Raises DataError for anything else."""
+    flags = [truth(value) for value in values]
+    if None in flags:
+        i = flags.index(None)
+        raise DataError(
+            f"{where}: the column {plain(columns[i])} has {short_repr(values[i])}, neither 0 nor 1. Say of every image whether it has this "
+            "label, or name the columns of labels with data.labels."
+        )
+    return written([class_name(c, where) for c, yes in zip(columns, flags, strict=True) if yes], data, where)
+
+
+def written(labels: Sequence[str], data: DataSection, where: object) -> str:
+    """A set of labels as a text: equal for equal sets. Raises DataError for a class that ``data.classes`` does not name."""
+    found = sorted({canonical(label) for label in labels})
+    known = None if data.classes is None else {canonical(c) for c in data.classes}
+    if known is not None and (other := [c for c in found if c not in known]):
+        raise DataError(
+            f"{where}: the label {plain(other[0])} is not one of data.classes ({join_names(data.classes or ())})."
+            f"{did_you_mean(other[0], known)} Correct the label, or name it there, too."
+        )
+    return json.dumps(found, ensure_ascii=False)
+
+
+def listing(found: Found, data: DataSection, notes: Sequence[str]) -> Listing:
+    """The images with the numbers of their sets of labels.
+
+    Args:
+        found: rows whose labels are sets, as :func:`written`.
+
+    Raises:
+        DataError: no images have labels, or names that are one class or several.
+    """
+    parts = (found.train, found.val, found.test)
+    every = [row.label for rows in parts for row in rows or []]
+    sets = {text: json.loads(text) for text in dict.fromkeys(every)}
+    classes = ordered({label for labels in sets.values() for label in labels} | {*(data.classes or ())})
+    _check_names(classes, data)
+    position = {c: i for i, c in enumerate(classes)}
+    rows = {text: tuple(position[label] for label in labels) for text, labels in sets.items()}
+    numbered = {row: i for i, row in enumerate(sorted(set(rows.values())))}
+    train, val, test = (
+        None if r is None else [Item(x.name, numbered[rows[x.label]], x.payload, x.group) for x in r] for r in parts
+    )
+    times = Counter(len(sets[text]) for text in every)
+    none = f"{times[0]:,} of them {'has' if times[0] == 1 else 'have'} no label"
+    told = f"{counted(len(every), 'image')} with {len(classes)} labels, {sum(k * n for k, n in times.items()) / max(1, len(every)):.2f} each in the mean; {none}."
+    return Listing(
+        classes, train or [], val, found.left_out, (*notes, told), test or [], found.on_test, tuple(numbered)
+    )
+
+
+def _check_names(classes: Sequence[str], data: DataSection) -> None:
+    where = data.path
+    alike = [names for names in _alike(classes).values() if len(names) > 1]
+    if alike:
+        raise DataError(
+            f"{where} has labels whose names differ in upper and lower case alone: {join_names(alike[0])}. Write them in the same way."
+        )
+    if data.classes is None and (several := combined(classes)):
+        name, some = next(iter(several.items()))
+        raise DataError(
+            f"{where}: the label {plain(name)} seems to be several at once: {join_names(some)}. Separate labels by | or ;, or, if it is a "
+            "label of its own, name all labels with data.classes."
+        )
+
+
+def _alike(classes: Sequence[str]) -> Mapping[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in classes:
+        found.setdefault(name.casefold(), []).append(name)
+    return found
+
+
+def table(meta: Mapping[str, Any]) -> np.ndarray | None:
+    """bool (sets, classes): which labels each set of a cache has, by its record; None for a cache of one class for each image."""
+    sets = meta.get("sets")
+    return None if sets is None else _table(sets, len(meta["classes"]))
+
+
+def _table(sets: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+    found = np.zeros((len(sets), classes), dtype=bool)
+    for i, labels in enumerate(sets):
+        found[i, list(labels)] = True
+    return found
+
+
+def in_columns(labels: np.ndarray, have: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """Labels of images, renumbered for another order of the same classes: int64 (n,), or bool (n, classes)."""
+    if labels.ndim == 2:
+        return np.asarray(labels[:, [list(have).index(name) for name in wanted]])
+    return np.asarray(np.array([list(wanted).index(name) for name in have])[labels])
+
+
+def strata(listing: Listing, sets: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(the stratum of each image, int64 (n,); their names), by which a split is made: the rarest of its labels, as in iterative
+    stratification (Sechidis et al. 2011, doi 10.1007/978-3-642-23808-6_10). Strata of one image join the largest.
+
+    Args:
+        sets: the set of labels of each image, training images first, int64 (n,).
+
+    Raises:
+        DataError: a label has no training images.
+    """
+    k, trained = len(listing.classes), len(listing.train)
+    has = _table(listing.sets or (), k)[sets]
+    check_trained(has[:trained], listing.classes)
+    counts = has[:trained].sum(0)
+    rarest = np.where(has.any(1), np.where(has, counts, np.iinfo(np.int64).max).argmin(1), k)
+    sizes = np.bincount(rarest[:trained], minlength=k + 1)
+    rarest[sizes[rarest] < 2] = sizes.argmax()
+    there, found = np.unique(rarest, return_inverse=True)
+    return found.reshape(-1), tuple([*listing.classes, EMPTY][i] for i in there)
+
+
+def of_val(listing: Listing, labels: np.ndarray, train: np.ndarray, val: np.ndarray) -> np.ndarray:
+    """The classes of the validation images, int64 (n,), or bool (n, classes) of several labels.
+
+    Args:
+        labels: as the listing numbers them, int64 (n,). train, val: positions.
+
+    Raises:
+        DataError: of several labels one has no training images.
+    """
+    if listing.sets is None:
+        return np.asarray(labels[val])
+    has: np.ndarray = _table(listing.sets, len(listing.classes))[labels]
+    check_trained(has[train], listing.classes)
+    return np.asarray(has[val])
+
+
+def check_trained(labels: np.ndarray, classes: Sequence[str]) -> None:
+    """Raises DataError where no image has a label; ``labels`` bool (n, classes)."""
+    lacking = [c for c, n in zip(classes, labels.sum(0).tolist(), strict=True) if not n]
+    if lacking:
+        raise DataError(
+            f"There are no training images with the label {join_names(lacking)}. Add some, or remove the label from the table."
+        )

@@ -1,0 +1,88 @@
+"""Images with several labels, or none: how many there are of each set of labels, and how often each set is shown.
+
+The weight of an image is the mean of its labels' weights; that of an image without labels is the mean of all weights. Images with
+the same labels have the same weight, so each set of labels is drawn as a class of single-label data is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from raysweep.errors import InputError
+
+MAP = "mAP"  # the mean over the labels of average precision, as it is called everywhere
+IMAGES = "images"  # a column of the history: the images of an epoch, which the labels' counts do not add up to
+LabelSet = tuple[str, ...]  # in the order of the classes
+
+
+class LabelCounts(dict[str, int]):
+    """Label → images that have it. ``sets``: set of labels → images that have exactly these; an image counts once there."""
+
+    sets: Mapping[LabelSet, int]
+
+    @classmethod
+    def of(cls, classes: Iterable[str], sets: Mapping[LabelSet, int]) -> LabelCounts:
+        found = cls(dict.fromkeys(classes, 0))
+        for labels, n in sets.items():
+            for label in labels:
+                found[label] += n
+        found.sets = dict(sets)
+        return found
+
+    def to_json(self) -> list[list[Any]]:
+        """The sets, each as the numbers of its labels among the classes, with its images."""
+        number = {c: i for i, c in enumerate(self)}
+        return [[[number[c] for c in labels], n] for labels, n in self.sets.items()]
+
+    @classmethod
+    def from_json(cls, classes: Sequence[str], value: Sequence[Any]) -> LabelCounts:
+        """Raises TypeError, ValueError or IndexError for another value than :meth:`to_json` gives."""
+        return cls.of(classes, {tuple(classes[i] for i in labels): int(n) for labels, n in value})
+
+    def masses(self, of: Mapping[str, float]) -> dict[LabelSet, int]:
+        """Set → images × weight, exactly, times one number that makes all of them whole; ``of``: class → weight.
+
+        Whole numbers, because there may be as many sets as images, and fractions take ten times as long.
+        """
+        exact = {c: Fraction(value) for c, value in of.items()}
+        unit = math.lcm(*(value.denominator for value in exact.values()))
+        whole = {c: int(value * unit) for c, value in exact.items()}
+        every, parts = sum(whole.values()), math.lcm(*{len(labels) or len(whole) for labels in self.sets})
+        return {
+            labels: n
+            * (sum(whole[c] for c in labels) * (parts // len(labels)) if labels else every * (parts // len(whole)))
+            for labels, n in self.sets.items()
+        }
+
+    def per_label(self, of_sets: Mapping[LabelSet, int]) -> dict[str, int]:
+        """What a number for each set of labels is for each label: the sum over the sets that have it."""
+        found = dict.fromkeys(self, 0)
+        for labels, value in of_sets.items():
+            for label in labels:
+                found[label] += value
+        return found
+
+
+def not_built(what: str, instead: str = "") -> InputError:
+    """The error of what only knows one class for each image.
+
+    Args:
+        what: in a sentence. instead: what to do, a sentence.
+    """
+    return InputError(
+        f"{what} is for one class for each image, and not built for several labels (data.multi_label). {instead}".rstrip()
+    )
+
+
+def images_in(counts: Mapping[str, int]) -> int:
+    """How many images there are; ``counts``: class → images."""
+    return sum(counts.sets.values() if isinstance(counts, LabelCounts) else counts.values())
+
+
+def weight(labels: LabelSet, of: Mapping[str, float]) -> Fraction:
+    """The weight of an image with these labels; ``of``: class → weight."""
+    some = [Fraction(of[c]) for c in labels or of]
+    return sum(some, Fraction(0)) / len(some)

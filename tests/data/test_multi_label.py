@@ -1,0 +1,274 @@
+"""Images with several labels, or none: how a table is read, how images are set aside, and how often each is shown."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from raysweep.config import load
+from raysweep.config.settings import DataSection
+from raysweep.data import cache, multi_label, sampling, sealed
+from raysweep.errors import ConfigError, DataError
+from raysweep.label_sets import LabelCounts, images_in, weight
+from raysweep.weights import RatioChange, SamplingWeights
+
+SECTION = DataSection(path="list.csv", multi_label=True)
+
+
+def write(folder, rows, head=("path", "labels"), draw=True):
+    """A list beside its images, each of its own pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, row in enumerate(rows if draw else ()):
+        pixels = np.random.default_rng(i).integers(0, 255, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / row[0])
+    lines = [",".join(f'"{cell}"'.replace('""', '""') for cell in row) for row in (head, *rows)]
+    (folder / "list.csv").write_text("\n".join(lines) + "\n")
+    return folder / "list.csv"
+
+
+def section(path, **options):
+    return DataSection(path=str(path), **{"multi_label": True, **options})
+
+
+@pytest.mark.parametrize(
+    ("cell", "labels"),
+    [
+        ("a|b", ["a", "b"]),
+        ("b; a", ["a", "b"]),
+        ("a", ["a"]),
+        ("", []),
+        (None, []),
+        (float("nan"), []),
+        ("[]", []),
+        ('["b", "a"]', ["a", "b"]),
+        ("['a', 'b']", ["a", "b"]),
+        (["b", "a", "a"], ["a", "b"]),
+        ('["it\'s", "b"]', ["b", "it's"]),
+        (3, ["3"]),
+    ],
+)
+def test_a_cell_is_read(cell, labels):
+    assert json.loads(multi_label.of_cell(cell, None, SECTION, "here")) == labels
+
+
+@pytest.mark.parametrize(
+    "cell", ["a||b", "a|", "a|b;c", "[a, b]", '["a", ["b"]]', {"a": 1}, [True], True, "[1", ["a", ""]]
+)
+def test_a_cell_that_cannot_be_read_is_an_error_that_names_its_place(cell):
+    with pytest.raises(DataError, match=r"list\.csv, line 7"):
+        multi_label.of_cell(cell, None, SECTION, "list.csv, line 7")
+
+
+def test_numbers_have_the_names_that_the_table_says():
+    assert json.loads(multi_label.of_cell([1, 0], ["cat", "dog"], SECTION, "here")) == ["cat", "dog"]
+    with pytest.raises(DataError, match="label 2 is not one of 0 to 1"):
+        multi_label.of_cell([2], ["cat", "dog"], SECTION, "here")
+
+
+@given(st.lists(st.sets(st.sampled_from("abcd"))))
+def test_a_set_that_was_written_is_read_as_it_was(sets):
+    for labels in sets:
+        text = multi_label.written(sorted(labels), SECTION, "")
+        assert multi_label.of_cell(text, None, SECTION, "") == text
+
+
+ROWS = [(f"{i}.png", "|".join(c for c, every in (("a", 2), ("b", 3), ("c", 5)) if i % every == 0)) for i in range(60)]
+
+
+def test_a_list_and_columns_of_flags_give_the_same_data(tmp_path):
+    listed = cache.load(section(write(tmp_path / "one", ROWS)), tmp_path / "cache")
+    flags = [(name, *(int(c in labels) for c in "abc")) for name, labels in ROWS]
+    table = write(tmp_path / "two", flags, ("path", "a", "b", "c"))
+    for options in ({}, {"labels": ["a", "b", "c"]}):
+        found = cache.load(section(table, **options), tmp_path / "cache")
+        assert found.sha256 == listed.sha256
+        assert np.array_equal(found.train.labels, listed.train.labels)
+    assert listed.classes == ("a", "b", "c")
+    assert listed.train.labels.dtype == bool
+    assert (~listed.train.labels.any(1)).sum() + (~listed.val.labels.any(1)).sum() == sum(not t for _, t in ROWS)
+    assert "16 of them have no label" in " ".join(listed.reading.lines())
+
+
+def test_parquet_with_lists_and_with_images_inside(tmp_path):
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    listed = cache.load(section(write(tmp_path / "one", ROWS)), tmp_path / "cache")
+    labels = [text.split("|") if text else [] for _, text in ROWS]
+    pq.write_table(pa.table({"path": [n for n, _ in ROWS], "labels": labels}), tmp_path / "one" / "list.parquet")
+    assert cache.load(section(tmp_path / "one" / "list.parquet"), tmp_path / "cache").sha256 == listed.sha256
+
+    def encoded(name):
+        out = io.BytesIO()
+        Image.open(tmp_path / "one" / name).save(out, "png")
+        return out.getvalue()
+
+    images = [encoded(name) for name, _ in ROWS]
+    pq.write_table(pa.table({"image": images, "labels": labels}), tmp_path / "in.parquet")
+    assert cache.load(section(tmp_path / "in.parquet"), tmp_path / "cache").sha256 == listed.sha256
+    flags = {c: [int(c in some) for some in labels] for c in "abc"}
+    pq.write_table(pa.table({"image": images, **flags}), tmp_path / "flags.parquet")
+    found = cache.load(section(tmp_path / "flags.parquet", labels=["a", "b", "c"]), tmp_path / "cache")
+    assert found.sha256 == listed.sha256
+
+
+def test_test_images_stay_sealed_and_are_opened_with_their_labels(tmp_path):
+    rows = [(name, text, "test" if i % 4 == 3 else "train") for i, (name, text) in enumerate(ROWS)]
+    table = section(write(tmp_path / "one", rows, ("path", "labels", "split")))
+    data = cache.load(table, tmp_path / "cache")
+    found = sealed.open_sealed(table, tmp_path / "cache", form=(8, 1), classes=("c", "a", "b"))
+    assert found.sha256 == data.reading.seal.sha256
+    expected = {name: {c for c in text.split("|") if c} for name, text, role in rows if role == "test"}
+    order = ("c", "a", "b")
+    got = {
+        n.split("/")[-1]: {order[c] for c in np.flatnonzero(row)}
+        for n, row in zip(found.names, found.labels, strict=True)
+    }
+    assert got == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "head", "options", "message"),
+    [
+        ([("0.png", "1", "0"), ("1.png", "0", "2")], ("path", "a", "b"), {"labels": ["a", "b"]}, r"line 3: the column b has '2'"),
+        ([("0.png", "1", "0"), ("1.png", "", "1")], ("path", "a", "b"), {"labels": ["a", "b"]}, r"line 3: the column a"),
+        ([("0.png", "a|b"), ("1.png", "a|x")], ("path", "labels"), {"classes": ["a", "b"]}, r"line 3: the label x is not one of"),
+        ([("0.png", "a|b"), ("1.png", "a, b")], ("path", "labels"), {}, r"label a, b seems to be several at once"),
+        ([("0.png", "a|b"), ("1.png", "A")], ("path", "labels"), {}, r"upper and lower case alone"),
+        ([("0.png", "a"), ("1.png", "a")], ("path", "labels"), {}, r"single class"),
+        ([("0.png", "a|b"), ("1.png", "a")], ("path", "labels"), {"labels": ["a", "c"]}, r"no column 'a'"),
+        ([("0.png", "a", "train"), ("1.png", "b", "val")], ("path", "labels", "split"), {}, r"no training images with the label b"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_with_its_place(tmp_path, rows, head, options, message):
+    with pytest.raises(DataError, match=message):
+        cache.load(section(write(tmp_path / "one", rows, head), **options), tmp_path / "cache")
+
+
+def test_class_folders_have_one_class_for_each_image(image_folder, tmp_path):
+    with pytest.raises(DataError, match="several labels are read from a table"):
+        cache.load(section(image_folder), tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data.folds=3", "data.fold=1"],
+        ["data.rename={a: b}"],
+        ["data.drop=[a]"],
+        ["data.min_val=5"],
+        ["data.source=python:mine:Data"],
+        ["sampling.holdout=0.1"],
+        ["sampling.policy={kind: worst, on: val}"],
+        ["sampling.follow={experiment: x}"],
+        ["sampling.sample_per_class=5"],
+        ["sampling.shares={a: 0.5}"],
+        ["sampling.weights={a: 50%}"],
+        ["sampling.schedule=[{from: 1, weights: natural}, {from: 3, weights: balanced, linear: true}]"],
+        ["training.augment.classes={a: {flip: false}}"],
+        ["training.augment=mixup", "loss=focal"],
+        ["training.best_metric=balanced_accuracy"],
+        ["loss=ldam"],
+        ["loss=balanced_softmax"],
+        ["loss=python:mine:loss"],
+        ["metrics={mine: 'python:mine:metric'}"],
+        ["data.labels=[a]"],
+        ["data.labels=[a, b]", "data.columns={label: x}"],
+        ["data.labels=[a, b]", "data.multi_label=false"],
+    ],
+)
+def test_options_of_one_class_for_each_image_are_refused(overrides):
+    with pytest.raises(ConfigError):
+        load.load(None, ["data.path=list.csv", "data.multi_label=true", *overrides])
+
+
+def test_ordinary_settings_are_written_as_before():
+    assert not {"labels", "multi_label"} & set(load.load(None, ["data.path=x"]).model_dump()["data"])
+    assert load.load(None, ["data.path=x", "data.labels=[a, b]"]).training.best_metric == "mAP"
+
+
+# --- how often each image is shown ------------------------------------------------------------------------------------
+
+LABELS = st.lists(st.tuples(*[st.booleans()] * 3), min_size=1, max_size=40).map(lambda rows: np.array(rows, dtype=bool))
+WEIGHTS = st.tuples(*[st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.3])] * 3).filter(any)
+
+
+@given(LABELS, WEIGHTS, st.integers(1, 200))
+def test_an_epoch_shows_every_set_of_labels_its_exact_number(labels, numbers, draws):
+    classes, weights = ("a", "b", "c"), SamplingWeights(("a", "b", "c"), numbers)
+    counts = sampling.class_counts(labels, classes)
+    assert isinstance(counts, LabelCounts)
+    assert images_in(counts) == len(labels)
+    assert dict(counts) == dict(zip(classes, labels.sum(0).tolist(), strict=True))
+    mass = [weight(tuple(c for c, yes in zip(classes, row, strict=True) if yes), weights.as_dict()) for row in labels]
+    if not sum(mass):
+        return
+    order = sampling.epoch_order(labels, np.arange(len(labels)), classes, weights, draws, seed=3, epoch=1)
+    assert len(order) == draws
+    again = sampling.epoch_order(labels, np.arange(len(labels)), classes, weights, draws, seed=3, epoch=1)
+    assert np.array_equal(order, again)
+    shown = dict(zip(classes, labels[order].sum(0).tolist(), strict=True))
+    assert shown == sampling.requested(weights, counts, draws, 1)
+    shares = weights.shares(counts)
+    for c in classes:  # each of the sets is rounded by less than one image
+        assert abs(shown[c] - draws * shares[c]) < 2 ** (len(classes) - 1) + 1
+    times = np.bincount(order, minlength=len(labels))
+    for i in range(len(labels)):  # equal images are shown equally often, but for one
+        same = (labels == labels[i]).all(1)
+        assert times[same].max() - times[same].min() <= 1
+
+
+def test_the_weight_of_an_image_is_the_mean_of_those_of_its_labels():
+    of = {"a": 3.0, "b": 1.0, "c": 2.0}
+    assert weight(("a", "b"), of) == 2
+    assert weight((), of) == 2
+    counts = LabelCounts.of("abc", {("a", "b"): 10, ("c",): 10, (): 20})
+    shares = SamplingWeights.complete(of, "abc").exact_shares(counts)
+    assert shares == {"a": Fraction(1, 4), "b": Fraction(1, 4), "c": Fraction(1, 4)}
+    change = RatioChange.between(SamplingWeights.complete({}, "abc"), SamplingWeights.complete({"c": 3}, "abc"), counts)
+    assert change.new_shares[2] > change.old_shares[2] == 0.25
+
+
+def test_single_labels_are_drawn_as_classes_are():
+    rng = np.random.default_rng(0)
+    one = rng.integers(0, 3, 50)
+    weights = SamplingWeights(("a", "b", "c"), (3.0, 1.0, 0.5))
+    several = np.eye(3, dtype=bool)[one]
+    for strategy in ("quota", "multinomial"):
+        orders = [
+            sampling.epoch_order(labels, np.arange(50), "abc", weights, 60, seed=1, epoch=2, strategy=strategy)
+            for labels in (one, several)
+        ]
+        shown = [np.bincount(one[order], minlength=3) for order in orders]
+        if strategy == "quota":
+            assert np.array_equal(*shown)
+    assert weights.shares(sampling.class_counts(one, "abc")) == weights.shares(sampling.class_counts(several, "abc"))
+
+
+@given(LABELS, st.integers(0, 5))
+def test_a_split_keeps_images_of_every_label_for_training(labels, seed):
+    from raysweep.data.listing import Item, Listing
+    from raysweep.data.roles.sides import Hashed, sided
+
+    sets = sorted({tuple(np.flatnonzero(row).tolist()) for row in labels})
+    items = [Item(str(i), sets.index(tuple(np.flatnonzero(row).tolist())), b"") for i, row in enumerate(labels)]
+    listing = Listing(("a", "b", "c"), items, None, sets=tuple(sets))
+    numbers = np.array([item.label for item in items])
+    if len(labels) < 2 or not labels.any(0).all():
+        return
+    strata, names = multi_label.strata(listing, numbers)
+    digests = np.array([f"{i:032x}".encode() for i in range(len(items))])
+    data = SECTION.model_copy(update={"split_seed": seed})
+    parts = sided(
+        Hashed(strata, digests, digests, frozenset(), None), listing._replace(classes=names), data, None
+    ).parts
+    assert sorted(np.concatenate([parts["train"], parts["val"]]).tolist()) == list(range(len(labels)))
+    assert len(parts["val"])

@@ -1,0 +1,199 @@
+"""A sweep where an image has several labels, and everything that reads it; and what refuses such data before anything is made."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+
+import numpy as np
+import pytest
+
+from raysweep.config import grid as grids
+from raysweep.errors import ConfigError, InputError, WeightsError
+from raysweep.plan import sweep as sweep_plan
+from raysweep.plan.types import SweepRequest
+from raysweep.store import layout
+from tests.cli.test_errors import run_cli
+from tests.conftest import Recorder, small_settings, weights_hash
+from tests.labelled import LABELS, draw, sections
+from tests.launch.sweep.test_processes import Threads
+
+GRID = {"weights": {"star": [4.0]}, "seeds": [0, 1], "epochs": 1}
+
+
+def planned(root, parent, grid=GRID, **options):
+    return sweep_plan.plan_sweep(
+        SweepRequest(root, f"{parent}@1", grids.check(grid), name="s", in_process=True, **options)
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(the root, the parent, the sweep)."""
+    from raysweep.launch import run as launching
+    from raysweep.launch import runner
+    from raysweep.launch.sweep import driver, processes
+    from raysweep.launch.workers import start as workers
+    from raysweep.plan import experiment as experiment_plan
+    from raysweep.training.loop import train
+
+    folder = tmp_path_factory.mktemp("labels")
+    table = draw(folder / "data", 160, split=True)
+    options = sections(table, experiment={"name": "parent"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "in_this_process", lambda job, fitted, progress: train(job, Recorder()))
+        patch.setattr(processes, "_start", Threads())
+        plan = experiment_plan.plan_experiment(small_settings(folder / "experiments", **options))
+        parent = launching.run(plan).experiment
+        patch.setattr(runner, "derive", lambda *_: None)  # the pictures of every branch
+        result = driver.run(planned(parent.root, parent.id, max_concurrent=1), lambda _: None)
+    return parent.root, parent, result.sweep
+
+
+def command(capsys, made, *words):
+    code, out, err = run_cli(capsys, *words, "--root", made[0].address)
+    assert code == 0, err
+    return out
+
+
+def test_the_control_continues_its_parent_to_the_bit_and_results_have_the_mean_precision(made):
+    _, parent, sweep = made
+    assert weights_hash(sweep.experiments()["control-seed0"]) == weights_hash(parent)
+    record = sweep.record()
+    assert (record.grid["select"], record.grid["metric"], record.format_version) == ("mAP", "mAP", 2)
+    with open(sweep.folder / layout.RESULTS) as file:
+        rows = list(csv.DictReader(file))
+    assert all(float(row["mAP"]) > 0 for row in rows)
+    assert float(rows[0]["mAP_minus_control"]) == 0
+
+
+def test_compare_has_every_label_and_is_told_on_the_page(made, capsys):
+    _, _, sweep = made
+    found = json.loads(command(capsys, made, "compare", "s", "--json"))
+    of = {(e["target"], e["metric"]): e for e in found["effects"]}
+    assert set(LABELS) == {target for target, _ in of} - {"(all)"}
+    assert {"mAP", "macro_f1", "accuracy", "learned", "log_loss", "brier"} <= {m for t, m in of if t == "(all)"}
+    assert of["star", "recall"]["free"] is not None
+    assert found["branches"][0]["images"] == 2 * 80  # of two seeds, each image once, however many labels it has
+    assert found["winner"] is None or found["winner"]["among"] == 1
+    out = command(capsys, made, "compare", "s")
+    assert "mAP" in out
+    command(capsys, made, "compare", "s", "--class", "star")
+    assert "mAP" in command(capsys, made, "power", "s")
+    page = (sweep.folder / "report.html").read_text()
+    assert "Labels together" in page
+    assert "<th>mAP</th>" in page
+    assert "Confusion matri" not in page
+    assert "raysweep suggest" not in page
+    assert (sweep.folder / layout.EFFECTS_PNG).stat().st_size > 1000
+
+
+def test_evaluate_looks_at_the_sealed_images_of_the_winner(made, capsys):
+    found = json.loads(command(capsys, made, "evaluate", "s", "--json"))
+    assert found["format_version"] == 2
+    assert found["gain"]["metric"] == "mAP"
+    assert (found["images"], found["look"]) == (40, 1)
+    arm = found["arms"][0]
+    assert set(arm["overall"]) >= {"mAP", "accuracy", "log_loss"}
+    there, predicted = (np.array(arm[key]) for key in ("together", "predicted_together"))
+    assert there.diagonal().tolist() == [2 * found["counts"][c] for c in found["classes"]]  # two seeds
+    assert (predicted <= there.diagonal()[:, None]).all()
+    assert "second" not in command(capsys, made, "evaluate", "parent", "--split", "val")
+    assert os.path.exists(os.path.join(found["folder"], "confusion_matrix.png"))
+
+
+def test_predictions_and_exports_are_of_sigmoids(made, tmp_path, capsys):
+    from raysweep.report import predictions
+
+    _, parent, _ = made
+    data = parent.config().setting("data", "path")
+    images = [os.path.join(os.path.dirname(data), f"{i:04}.png") for i in (2, 6)]  # for validation
+    rows = json.loads(command(capsys, made, "predict", "parent@latest", *images, "--json"))
+    kept = predictions.read(parent, 2)
+    names = json.loads(json.dumps([row["probabilities"] for row in rows]))
+    for told, row in zip(names, rows, strict=True):
+        mine = np.array([told[c] for c in kept.classes])
+        assert np.abs(kept.probabilities - mine).max(1).min() < 1e-5
+        assert row["labels"] == [c for c, p in told.items() if p > 0.5]
+    target = tmp_path / "p.csv"
+    command(capsys, made, "predict", "parent@latest", *images, "--csv", target)
+    assert target.read_text().startswith("image,labels,")
+    command(capsys, made, "export", "parent@latest", "--to", "torchscript", "-o", tmp_path / "net.pt")
+    assert "sigmoid" in json.loads((tmp_path / "net.pt.json").read_text())["output"]["meaning"]
+
+
+def test_what_only_reads_works(made, capsys):
+    _, parent, _ = made
+    rows = json.loads(command(capsys, made, "list", "--json"))
+    mine = next(r for r in rows if r["id"] == parent.id)
+    assert mine["metrics"]["mAP"] > 0
+    assert "star" in command(capsys, made, "show", "parent")
+    command(capsys, made, "lineage")
+    command(capsys, made, "verify", "parent")
+    command(capsys, made, "verify", "parent", "--replay")
+    command(capsys, made, "diff", "parent@1", "parent@2")
+    command(capsys, made, "prune", "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("suggest", "s"), "not built for several labels"),
+        (("flips", "s", "star=4"), "not built for several labels"),
+        (("predict", "parent@latest", "IMAGE", "--adjust", "macro_f1"), "several labels"),
+        (("predict", "parent@latest", "IMAGE", "--series"), "not built for several labels"),
+        (("export", "parent@latest", "--to", "onnx", "-o", "x.onnx", "--adjust", "macro_f1"), "several labels"),
+        (("hunt", "--from", "parent@1", "--branches", "3", "--dry-run"), "not built for several labels"),
+        (("show", "parent", "--augmented", "4", "-o", "sheet.png"), "not built for several labels"),
+        (("init", "LIST", "data.multi_label=true"), "not built for several labels"),
+        (("audit", "LIST", "data.multi_label=true"), "not built for several labels"),
+        (("import", "LIST", "data.multi_label=true"), ""),
+        (("evaluate", "parent", "data.multi_label=false"), "data.multi_label"),
+        (("resume", "--from", "parent@1", "data.multi_label=false", "--dry-run"), "belongs to a lineage"),
+    ],
+)
+def test_everything_else_refuses_before_anything_is_made(made, tmp_path, capsys, monkeypatch, words, message):
+    root, parent, _ = made
+    monkeypatch.chdir(tmp_path)
+    data = str(parent.config().setting("data", "path"))
+    places = {"IMAGE": os.path.join(os.path.dirname(data), "0002.png"), "LIST": data}
+    before = sorted(p.name for p in root.path.iterdir())
+    code, _, err = run_cli(capsys, *(places.get(w, w) for w in words), "--root", root.address)
+    assert code == 2, err
+    assert message in err
+    assert sorted(p.name for p in root.path.iterdir()) == before
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({**GRID, "scheduler": "race"}, "race is not built"),
+        ({**GRID, "select": "balanced_accuracy"}, "select: balanced_accuracy"),
+        ({**GRID, "data": {"folds": 3}}, "folds"),
+        ({"shares": {"star": [0.5]}, "epochs": 1}, "cannot have shares"),
+        ({"weights": {"star": ["50%"]}, "epochs": 1}, "share"),
+        ({"policies": [{"kind": "worst", "on": "val"}], "epochs": 1}, "sampling.policy"),
+        ({"settings": {"loss.kind": ["ldam"]}, "epochs": 1}, "loss.kind"),
+    ],
+)
+def test_a_grid_of_one_class_for_each_image_is_refused(made, grid, message):
+    root, parent, _ = made
+    with pytest.raises((ConfigError, InputError, WeightsError), match=message):
+        planned(root, parent.id, grid)
+
+
+def test_rules_and_losses_may_be_varied(made):
+    root, parent, _ = made
+    grid = {"weights": ["sqrt", "balanced"], "settings": {"loss.kind": ["focal", "class_weights"]}, "epochs": 1}
+    plan = planned(root, parent.id, grid)
+    assert len(plan.points) == 1 + 2 + 2 * 2  # the control, one of each cell, and the branches
+
+
+def test_the_mean_precision_is_a_metric_of_several_labels_only():
+    grid = grids.check({"weights": {"3": [2.0]}, "select": "mAP"})
+    with pytest.raises(ConfigError, match="mAP is a metric of several labels"):
+        grid.of_data(several=False)
+    assert grids.check(GRID).of_data(several=False).select == "macro_f1"
+    assert grids.check({**GRID, "select": "accuracy"}).of_data(several=True).select == "accuracy"

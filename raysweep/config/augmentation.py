@@ -40,6 +40,13 @@ _WORDS = (
 )
 BINS = 31  # steps of the magnitude, as published for both policies
 
+Views = Annotated[Int, Field(ge=1, le=1000)] | None
+VIEWS: Any = Field(
+    None,
+    description="Show each training image in so many fixed ways, in turn: what training.augment changes is drawn once for each, by "
+    "split_seed. With model.freeze=backbone the features of all views are computed once. Default: changed anew whenever it is shown.",
+)
+
 
 def _rising(value: list[Any]) -> list[Any]:
     if value[0] > value[1]:
@@ -313,6 +320,13 @@ class AugmentSection(ImageAugment):
             raise ValueError(
                 f"training.augment.mixup and cutmix make soft targets, which loss.kind: {kind} does not take: {why}. Take another loss "
                 "(cross_entropy, class_weights, balanced_softmax, logit_adjusted), or remove them"
+            )
+
+    def check_views(self, views: int | None) -> None:
+        """Raises ValueError if the user's own augmentation should draw fixed views."""
+        if views is not None and self.own is not None:
+            raise ValueError(
+                "data.views draws each view of an image by itself, and your training.augment.own changes a batch at once. Remove one of them"
             )
 
     @property

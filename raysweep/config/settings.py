@@ -140,11 +140,7 @@ class DataSection(Section):
         "set, or a pattern of the file's name such as {group}_*. A group is never on both sides of a split.",
     )
     split_seed: Seed = Field(0, description="Seed of the validation split. All children use the same one.")
-    views: Annotated[Int, Field(ge=1, le=1000)] | None = Field(
-        None,
-        description="Show each training image in so many fixed ways, in turn: what training.augment changes is drawn once for each, by "
-        "split_seed. With model.freeze=backbone the features of all views are computed once. Default: changed anew whenever it is shown.",
-    )
+    views: augmentation.Views = augmentation.VIEWS
     on_bad_image: Literal["error", "skip"] = Field(
         "error", description="What to do with unreadable images. error: stop; skip: leave them out and record which."
     )
@@ -450,16 +446,9 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
-    def _loss_takes_soft_targets(self) -> Settings:
+    def _augmentation_fits(self) -> Settings:
         self.training.augment.check_loss(self.loss.kind)
-        return self
-
-    @model_validator(mode="after")
-    def _views_are_of_one_image(self) -> Settings:
-        if self.data.views is not None and self.training.augment.own is not None:
-            raise ValueError(
-                "data.views draws each view of an image by itself, and your training.augment.own changes a batch at once. Remove one of them"
-            )
+        self.training.augment.check_views(self.data.views)
         return self
 
     @model_validator(mode="after")

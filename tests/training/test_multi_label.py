@@ -60,6 +60,7 @@ def test_the_folder_of_a_run(tmp_path, quick_run):
 def test_interrupted_and_continued_equals_undisturbed(tmp_path, quick_run, without_ray, stop_after):
     options = sections(draw(tmp_path / "data"), loss={"kind": "focal"}, **DROPOUT)
     options["training"] |= {"epochs": 2, "augment": {"crop_padding": 1, "flip": False}}
+    options["data"] = {**options["data"], "views": 2}  # which are drawn for each image, whatever its labels
     broken = interrupted(tmp_path, without_ray, stop_after, **options)
     straight = quick_run(**options)
     result = resuming.continue_experiment(Root.open(tmp_path / "experiments"), broken.id)

@@ -257,7 +257,7 @@ def test_crops_depend_on_nothing_but_the_place_in_the_training(tmp_path, large):
     halves = [made.batch(1, order, None, part, (0, 20)).x for part in (every[:7], every[7:])]
     assert torch.equal(torch.cat(halves), whole)
     assert not torch.equal(made.batch(2, order, None, every, (0, 20)).x, whole)
-    asked = made._asked(1, order, every)
+    asked = made._asked(order[every], made._place(1, order, every))
     cropped = asked.boxes[:, 2] > 0
     assert 4 <= cropped.sum() <= 10  # of ten large images
     plain = torch.from_numpy(data.train.take(order, asked.boxes)).permute(0, 3, 1, 2).float()

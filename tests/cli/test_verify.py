@@ -88,6 +88,7 @@ def test_a_lost_manifest_is_reported(capsys, tmp_path, quick_run):
     assert "manifest.json is missing" in out
 
 
+@pytest.mark.slow  # quick twin: the content is checked, too
 def test_one_damaged_log_does_not_hide_the_others(capsys, tmp_path, quick_run):
     good, bad = quick_run(training={"epochs": 1}), quick_run(training={"epochs": 1})
     log = bad.folder / "lineage.jsonl"
@@ -133,6 +134,7 @@ def test_different_bits_under_different_conditions_are_no_fault(capsys, tmp_path
     assert told in out
 
 
+@pytest.mark.slow  # quick twin: different bits under different conditions
 def test_a_checkpoint_that_records_fewer_conditions_says_which_may_be_the_reason(capsys, tmp_path, quick_run):
     run = quick_run(training={"epochs": 2}, **DROPOUT)
 

@@ -317,6 +317,7 @@ def test_links_are_not_followed_and_no_line_of_the_log_is_lost(root, tmp_path):
     assert "the last line without an end\n" in (copy.folder / layout.CHANGES).read_text()
 
 
+@pytest.mark.slow  # quick twin: it is listed and shown
 def test_the_report_tells_how_a_child_of_an_old_one_was_made(root, folder, image_folder, capsys, without_ray):
     from raysweep.report import commands
 

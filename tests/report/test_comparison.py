@@ -133,6 +133,7 @@ def test_a_branch_that_is_not_finished_is_omitted_with_a_note(root, sweep):
     assert found.of("34", ALL, "accuracy").label == findings.ONE_SEED
 
 
+@pytest.mark.slow  # quick twin: with its controls
 def test_without_a_control_a_sweep_is_compared_with_the_parent_with_a_note(root, sweep, parent, capsys):
     record = sweep.record()
     without = tuple(replace(b, control=False) for b in record.branches)

@@ -173,6 +173,7 @@ def test_one_experiment_has_a_page(root, sweep, capsys, tmp_path):
     assert "against the control, trained for as many epochs" in text
 
 
+@pytest.mark.slow  # quick twin: a finished run
 def test_what_still_runs_gets_its_report_elsewhere(root, sweep, capsys, tmp_path):
     held = WriterLock.acquire(sweep.folder)
     gate.leave(sweep.folder)  # as in another process

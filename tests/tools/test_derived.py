@@ -203,6 +203,7 @@ def earlier(run: Experiment) -> None:
         Image.open(run.folder / name).convert("RGB").save(run.folder / name, pnginfo=None)
 
 
+@pytest.mark.slow  # quick twin: an untouched experiment has no fault
 def test_nothing_false_is_said_of_a_folder_of_an_earlier_version(run):
     earlier(run)
     assert (faults(run), told(run)) == ([], [])

@@ -603,6 +603,7 @@ def test_a_run_can_be_continued_where_its_tracker_is_not_installed(runs, here, d
 # --- names and options ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # quick twin: the history of a run in MLflow
 @given(st.lists(st.text(min_size=1, max_size=300), unique=True, max_size=8))
 def test_every_class_gets_a_name_that_mlflow_accepts(classes):
     found = snapshot.names(classes)

@@ -92,6 +92,7 @@ def test_mid_epoch_start_of_children(tmp_path, without_ray, straight, quick_chil
     assert sum(int(row[f"realised_{c}"]) for c in "0123456789") == 500
 
 
+@pytest.mark.slow  # quick twin: store/test_damage.py
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_gives_the_same_bits(
     tmp_path, straight, without_ray
 ):
@@ -139,6 +140,7 @@ def test_the_log_says_once_why_the_bits_may_differ(tmp_path, straight, quick_chi
     assert "instead of 1.0" in note
 
 
+@pytest.mark.slow  # quick twin: cli/test_verify.py: different bits under different conditions
 def test_the_log_names_a_variable_of_the_environment_that_changes_bits(straight, quick_child, monkeypatch):
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     assert notes_of(quick_child(f"{straight.id}@2", epochs=1)) == [
@@ -146,6 +148,7 @@ def test_the_log_names_a_variable_of_the_environment_that_changes_bits(straight,
     ]
 
 
+@pytest.mark.slow  # quick twin: an interrupted run that goes on as it was
 def test_an_interrupted_run_continues_with_other_resources_on_request(tmp_path, straight, without_ray):
     broken = interrupted(tmp_path, without_ray, 4, training={"epochs": 3}, **DROPOUT)
     asked = resources.ResourceOverrides(threads=2)

@@ -185,6 +185,7 @@ def test_weights_of_unknown_classes_are_refused_before_anything_is_made(quick_ru
     assert not list((tmp_path / "experiments").glob("small*"))
 
 
+@pytest.mark.slow  # quick twin: test_batches.py: stopped with everything on
 @pytest.mark.parametrize(
     "section",
     [

@@ -143,6 +143,7 @@ def test_what_no_checkpoint_holds_is_said_before_and_after_a_stop(project, tmp_p
     assert "not bit-exact: python:mine:loss had changed attributes that the checkpoint does not hold" in log
 
 
+@pytest.mark.slow  # quick twin: test_guest.py, whose code changes
 def test_the_source_is_kept_and_its_change_is_said(project, tmp_path, without_ray, quick_child, capsys):
     from tests.cli.test_errors import run_cli
 
@@ -192,6 +193,7 @@ def text(labels, probabilities):
 """
 
 
+@pytest.mark.slow  # quick twin: the examples of the document
 def test_a_metric_stands_in_history_list_and_manifest_and_changes_no_bit(
     project, tmp_path, quick_run, quick_child, capsys
 ):
@@ -404,6 +406,7 @@ def test_random_numbers_of_its_own_are_named_as_inexact(project, tmp_path):
     assert "not bit-exact once it is interrupted: python:mine:alone (training.augment) draws random numbers" in text
 
 
+@pytest.mark.slow  # quick twin: the examples of the document
 def test_an_augmentation_stands_instead_of_ours_or_after_them(project, quick_run):
     project(mine=HEAD + AUGMENTS)
     short = small_settings("x", training={"augment": "python:mine:same"}).training.augment

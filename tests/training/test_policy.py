@@ -161,6 +161,7 @@ def test_held_out_images_are_never_shown_and_counted(quick_run):
     assert "training images held out, which no epoch shows" in (made.folder / "experiment_changes.log").read_text()
 
 
+@pytest.mark.slow  # quick twin: test_schedule.py, with weights that change by the epoch
 @pytest.mark.parametrize(
     "stop_after", [3, pytest.param(7, marks=pytest.mark.slow)]
 )  # at an epoch's end, and within one

@@ -79,6 +79,7 @@ def straight(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Expe
         return go(trainer, tmp_path_factory.mktemp("straight"))
 
 
+@pytest.mark.slow  # quick twin: interrupted and continued
 def test_two_epochs_and_two_more_in_a_child_equal_four(run, straight, tmp_path):
     half = run(training={**SECTIONS["training"], "epochs": 2, "schedule_epochs": 4})
     parent = parents.read_parent(Root.open(tmp_path), f"{half.id}@2")

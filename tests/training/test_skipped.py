@@ -92,6 +92,7 @@ def state_of(experiment: Experiment) -> dict:
     return checkpoint.read_checkpoint(experiment.folder / "checkpoint_epoch_2.pt")
 
 
+@pytest.mark.slow  # quick twin: layers skipped at random
 def test_layers_that_are_never_used_are_left_alone_as_in_one_process(run):
     import torch
 

@@ -52,6 +52,7 @@ def test_every_branch_trains_with_the_settings_of_its_cell(planned):
     assert all(p.data is plan.base.data and p.roles is plan.base.roles for p in plans.values())
 
 
+@pytest.mark.slow  # quick twin: test_sweep.py: a finished sweep
 def test_a_sweep_goes_on_from_its_record_with_the_same_plans(planned):
     from raysweep.launch.sweep import driver, resume
     from raysweep.launch.sweep.more_seeds import MoreSeeds, extended

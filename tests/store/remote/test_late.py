@@ -294,6 +294,7 @@ def test_a_write_whose_answer_was_lost_is_not_taken_for_another_writers(server):
         assert files.read_all(found.folder / layout.CHANGES).count(b"Change Type") == 2
 
 
+@pytest.mark.slow  # quick twin: an upload that is cut off halfway
 def test_a_large_object_is_sent_in_parts_and_counts_only_when_it_is_complete(server, monkeypatch, tmp_path):
     for name, value in (("_WHOLE", 1 << 20), ("_PART", 5 << 20)):
         monkeypatch.setattr(bucket, name, value)

@@ -132,6 +132,40 @@ def no_waiting_for_the_disk() -> Iterator[None]:
     os.fsync = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def small_pictures(pytestconfig: pytest.Config) -> Iterator[Callable[[Any], None]]:
+    """A training in this process writes pictures of a few pixels, which tell the same source: drawing takes longer than such a training.
+    Programs draw real ones, and so do slow tests, those of pictures and those that ask for :func:`real_pictures`."""
+    from raysweep.report import figures
+
+    before = figures.write_all
+    if not _slow_ones(pytestconfig):
+        figures.write_all = write_small_pictures
+    yield before
+    figures.write_all = before
+
+
+@pytest.fixture
+def real_pictures(small_pictures: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of this test draw their pictures."""
+    monkeypatch.setattr("raysweep.report.figures.write_all", small_pictures)
+
+
+def write_small_pictures(experiment: Any) -> None:
+    """As ``figures.write_all``, with a tiny figure in each picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from raysweep.report import figures, predictions
+    from raysweep.store import files, layout
+
+    found, tiny = predictions.read(experiment), Figure(figsize=(0.1, 0.1))
+    FigureCanvasAgg(tiny)
+    files.write_atomic(experiment.folder / layout.REPORT, figures.report(found, experiment.id))
+    for name, source in ((layout.CONFUSION, found.sha256), (layout.HISTORY_PNG, figures.history_source(experiment))):
+        files.write_atomic(experiment.folder / name, figures.png(tiny, source))
+
+
 def draw_classes(folder: Path, counts: dict[str, int], size: int = 12, seed: int = 0, suffix: str = ".png") -> None:
     """Class folders of small gray images whose brightness tells the class."""
     rng = np.random.default_rng(seed)

@@ -83,9 +83,9 @@ def shown(done: Mapping[str, Any]) -> str:
 
 
 def sampled(names: Iterable[str], step: int = 20) -> list[Any]:
-    """Every twentieth case runs by default; all others are slow, and of these two in three are long."""
+    """Every twentieth case runs by default; all others are slow, and of these three in four are long."""
     marks = [[], [pytest.mark.slow], [pytest.mark.slow, pytest.mark.long]]
-    return [pytest.param(n, marks=marks[0 if i % step == 0 else 1 if i % 3 == 0 else 2]) for i, n in enumerate(names)]
+    return [pytest.param(n, marks=marks[0 if i % step == 0 else 1 if i % 4 == 0 else 2]) for i, n in enumerate(names)]
 
 
 @pytest.mark.parametrize("name", sampled(n for n in CASES if n not in CONTROLS))

@@ -178,8 +178,8 @@ def world(tmp_path_factory):
 
 
 def sampled(lines):
-    """Every second command; the others are long. tests/test_readme.py parses all of them by default."""
-    return [pytest.param(line, marks=[pytest.mark.long] if i % 2 else []) for i, line in enumerate(lines)]
+    """Every third command; the others are long. tests/test_readme.py parses all of them by default."""
+    return [pytest.param(line, marks=[pytest.mark.long] if i % 3 else []) for i, line in enumerate(lines)]
 
 
 @pytest.mark.slow

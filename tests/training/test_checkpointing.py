@@ -7,6 +7,7 @@ import os
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from raysweep.events import CheckpointSaved
 from raysweep.store.experiment import Experiment
@@ -24,7 +25,8 @@ def run(quick_run):
     return quick_run(training={"epochs": 3}, sampling={"weights": {"3": 5, "8": 0.5}})
 
 
-def test_a_run_leaves_exactly_the_documented_files(run):
+def test_a_run_leaves_exactly_the_documented_files(real_pictures, quick_run):
+    run = quick_run(training={"epochs": 3}, sampling={"weights": {"3": 5, "8": 0.5}})
     expected = {
         "experiment_config.json",
         "experiment_changes.log",
@@ -43,6 +45,8 @@ def test_a_run_leaves_exactly_the_documented_files(run):
     }
     expected |= {f"checkpoint_epoch_{e}.pt" for e in (1, 2, 3)} | {f"epoch_{e}_model.pt" for e in (1, 2, 3)}
     assert {p.name for p in run.folder.iterdir()} == expected  # the lock and all temporary files are gone
+    for name in ("confusion_matrix_benchmark.png", "training_history.png"):
+        assert min(Image.open(run.folder / name).size) > 400
 
 
 def test_checkpoints_hold_the_documented_keys_and_load_without_pickles(run):

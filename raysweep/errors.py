@@ -130,6 +130,10 @@ class Interrupted(RaysweepError):
         self.reason = reason
 
 
+# What values of a file raise that somebody has edited, where they are used.
+EDITED = (RaysweepError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+
+
 class Faults(str):
     """The message of an error with several faults: one paragraph, which the command line shows as a list, one fault a line.
 

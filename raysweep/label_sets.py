@@ -80,9 +80,3 @@ def not_built(what: str, instead: str = "") -> InputError:
 def images_in(counts: Mapping[str, int]) -> int:
     """How many images there are; ``counts``: class → images."""
     return sum(counts.sets.values() if isinstance(counts, LabelCounts) else counts.values())
-
-
-def weight(labels: LabelSet, of: Mapping[str, float]) -> Fraction:
-    """The weight of an image with these labels; ``of``: class → weight."""
-    some = [Fraction(of[c]) for c in labels or of]
-    return sum(some, Fraction(0)) / len(some)

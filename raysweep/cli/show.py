@@ -13,7 +13,7 @@ from raysweep.cli.options import RootOption
 from raysweep.display.shares import show_shares
 from raysweep.display.tables import table
 from raysweep.display.terminal import decimals, percent, put, put_json, put_words, say, say_next
-from raysweep.errors import InputError
+from raysweep.errors import EDITED, InputError
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
@@ -209,7 +209,6 @@ def _row(e: ManifestEntry, best: str | None) -> list[str]:
 
 def _shares(config: ExperimentConfig, reached: Mapping[str, float]) -> None:
     """Print the weights and the resulting share of each class, and what the best epoch reached of it."""
-    from raysweep.errors import RaysweepError
     from raysweep.weights import SamplingWeights
 
     counts, given = config.class_counts, config.sampling_weights
@@ -220,14 +219,7 @@ def _shares(config: ExperimentConfig, reached: Mapping[str, float]) -> None:
         sampled, pool = SamplingWeights.complete(given, list(counts)), config.pool
         weights, shown = sampled.as_dict(), sampled.shares(pool)
         show_shares(pool, weights, shown, reached=reached)
-    except (
-        RaysweepError,
-        TypeError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-    ):  # somebody edited the file
+    except EDITED:
         put_words("  class_counts or sampling_weights in experiment_config.json are not valid")
         return
 

@@ -222,7 +222,9 @@ def label_name(value: Any, names: Sequence[str] | None, where: object) -> str:
         DataError: there is no label, it is of another type, the number has no name, or a class cannot have this name.
     """
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        raise DataError(f"{where} has no label. Give every row a label.")
+        raise DataError(
+            f"{where} has no label. Give every row a label; or say data.multi_label=true, where an image has several labels, or none."
+        )
     if not isinstance(value, (str, int, float)):
         raise DataError(
             f"{where}: the label {short_repr(value)} is neither text nor a number. Give every image one class."

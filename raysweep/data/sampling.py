@@ -46,9 +46,8 @@ def class_counts(labels: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
 def label_sets(labels: np.ndarray, classes: Sequence[str]) -> tuple[list[LabelSet], np.ndarray]:
     """(the sets of labels that images have, the position of each image's among them, int64 (n,)); ``labels`` bool (n, classes)."""
     packed = np.packbits(labels, axis=1)
-    rows = (
-        np.ascontiguousarray(packed).view(f"V{packed.shape[1]}").ravel()
-    )  # each row as one value, compared byte by byte
+    # Each row as one value, compared byte by byte.
+    rows = np.ascontiguousarray(packed).view(f"V{packed.shape[1]}").ravel()
     _, first, of_image = np.unique(rows, return_index=True, return_inverse=True)
     sets = [tuple(classes[c] for c in np.flatnonzero(labels[i]).tolist()) for i in first]
     return sets, of_image.reshape(-1)
@@ -128,9 +127,8 @@ def _strata(
     """(images of each class or set of labels, int64 each; how many times its weight, float64; how many of ``draws`` it gets)."""
     of = weights.as_dict()
     if labels.ndim == 2:
-        sets, of_image = label_sets(
-            labels, classes
-        )  # of all images, so that the pool does not change the numbers of the sets
+        # Of all images, so that the pool does not change the numbers of the sets.
+        sets, of_image = label_sets(labels, classes)
         ends = np.cumsum(np.bincount(of_image[members], minlength=len(sets)))[:-1]
         images = np.split(members[np.argsort(of_image[members], kind="stable")], ends)
         there = LabelCounts.of(classes, {s: len(some) for s, some in zip(sets, images, strict=True)})

@@ -8,7 +8,7 @@ from typing import Any
 
 from raysweep._text import counted, labels
 from raysweep.display.shares import most_telling
-from raysweep.errors import RaysweepError, StoreError
+from raysweep.errors import EDITED, RaysweepError, StoreError
 from raysweep.label_sets import images_in
 from raysweep.report import content, history, tree
 from raysweep.report.sections import lineage, pictures
@@ -174,14 +174,7 @@ def _class_lines(found: Experiment, every: bool) -> tuple[list[ClassLine], int]:
         best = found.manifest().best
         reached = {} if best is None else class_metrics.of_epoch(found, best.epoch)
         chosen = list(counts) if every else most_telling(counts, weights, shares, reached)
-    except (
-        RaysweepError,
-        TypeError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-    ):  # somebody edited the file
+    except EDITED:
         return [], 0
     names = dict(zip(counts, labels(list(counts)), strict=True))
     made = [

@@ -15,7 +15,7 @@ from raysweep.config import load
 from raysweep.config.settings import DataSection
 from raysweep.data import cache, multi_label, sampling, sealed
 from raysweep.errors import ConfigError, DataError
-from raysweep.label_sets import LabelCounts, images_in, weight
+from raysweep.label_sets import LabelCounts, images_in
 from raysweep.weights import RatioChange, SamplingWeights
 
 SECTION = DataSection(path="list.csv", multi_label=True)
@@ -197,6 +197,13 @@ def test_ordinary_settings_are_written_as_before():
 
 # --- how often each image is shown ------------------------------------------------------------------------------------
 
+
+def weight(labels, of):
+    """The weight of an image with these labels, ``of``: class → weight."""
+    some = [Fraction(of[c]) for c in labels or of]
+    return sum(some, Fraction(0)) / len(some)
+
+
 LABELS = st.lists(st.tuples(*[st.booleans()] * 3), min_size=1, max_size=40).map(lambda rows: np.array(rows, dtype=bool))
 WEIGHTS = st.tuples(*[st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.3])] * 3).filter(any)
 
@@ -231,6 +238,9 @@ def test_the_weight_of_an_image_is_the_mean_of_those_of_its_labels():
     assert weight(("a", "b"), of) == 2
     assert weight((), of) == 2
     counts = LabelCounts.of("abc", {("a", "b"): 10, ("c",): 10, (): 20})
+    masses = counts.masses(of)  # times one number
+    unit = Fraction(masses[("c",)], 10 * 2)
+    assert masses == {labels: n * weight(labels, of) * unit for labels, n in counts.sets.items()}
     shares = SamplingWeights.complete(of, "abc").exact_shares(counts)
     assert shares == {"a": Fraction(1, 4), "b": Fraction(1, 4), "c": Fraction(1, 4)}
     change = RatioChange.between(SamplingWeights.complete({}, "abc"), SamplingWeights.complete({"c": 3}, "abc"), counts)

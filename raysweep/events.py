@@ -67,6 +67,7 @@ class Note:
 
     text: str
     inexact: bool = False  # the text says why the bits differ from those of the training that is gone on with
+    once: bool = False  # what plans several trainings on the same images, a hunt or folds, shows it only the first time
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +162,8 @@ class SweepStarted:
     at_once: int
     queue: str  # why not all branches run at once; empty where they do
     notes: tuple[str, ...]
-    rates: tuple[
-        tuple[float, float], ...
-    ] = ()  # the learning rates at the fork and at the end that there are, the control's first
+    # the learning rates that there are, the control's first: at the fork, the highest where it is above both, at the end
+    rates: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

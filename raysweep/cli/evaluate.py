@@ -15,7 +15,7 @@ from raysweep.display.tables import table
 from raysweep.display.terminal import put_json, say, split_classes
 
 if TYPE_CHECKING:
-    from raysweep.report.evaluation import Evaluation, Gain
+    from raysweep.report.evaluation import Evaluation, Gain, Moved
     from raysweep.report.findings.estimates import Estimate, Estimated
 
 MAX_NAMED = 20  # images that cannot be decoded, in the error
@@ -143,6 +143,7 @@ def _lines(found: Evaluation) -> list[str]:
     from raysweep.store.evaluations import ordinal
 
     lines = [] if found.gain is None else _of_gain(found, found.gain)
+    lines += [] if found.moved is None else [_of_moved(found, found.moved)]
     if found.leaked is not None and found.leaked.images:
         lines += _of_leaks(found)
     if found.look is not None:
@@ -177,6 +178,17 @@ def _of_gain(found: Evaluation, g: Gain) -> list[str]:
     if g.among > 1 and not math.isnan(g.luck):
         text += f" The best of equal branches would gain {100 * g.luck:+.1f} there by lucky seeds."
     return [text]
+
+
+def _of_moved(found: Evaluation, m: Moved) -> str:
+    """What the control gets for nothing, and what the branch has beyond that."""
+    name, images = NAMES[m.metric], IMAGES[found.split]
+    interval = "" if math.isnan(m.low) else f" (95 % interval {100 * m.low:+.1f} … {100 * m.high:+.1f})"
+    label = f": {m.label}" if m.label else ""
+    return (
+        f"Moved thresholds alone, fitted on the validation images, give the control {100 * m.gain:+.1f} points of {name} on these {images}s, without any "
+        f"training. The branch has {100 * m.beyond:+.1f} beyond that{interval}{label}."
+    )
 
 
 def _of_leaks(found: Evaluation) -> Sequence[str]:

@@ -19,6 +19,7 @@ class Display:
         self.live: Any = None  # rich's display, if stderr is a terminal
         self.started = time.monotonic()
         self.told_busy = False
+        self.told_once: set[str] = set()
 
     def __enter__(self) -> Self:
         if is_terminal():
@@ -46,8 +47,16 @@ class Display:
                 if event.dashboard:
                     self._line(event.dashboard)
                 self._line(f"Ray's log files: {event.logs}")
-            case Note():
-                self._line(hide_credentials(plain(event.text)))
+            case Note(text) if self._is_new(event):
+                self._line(hide_credentials(plain(text)))
+
+    def _is_new(self, note: Note) -> bool:
+        """Whether a note is to be shown: some only the first time."""
+        if note.once and note.text in self.told_once:
+            return False
+        if note.once:
+            self.told_once.add(note.text)
+        return True
 
     def _busy(self) -> None:
         """Say once that this machine, on which the training will run, is busy with other work."""

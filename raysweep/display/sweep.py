@@ -75,7 +75,7 @@ class SweepDisplay(Display):
         self.inexact: set[str] = set()  # reasons why branches are not bit-exact that were printed
         self.drawn = 0.0
         self.hint = "starting Ray"
-        self.rates: tuple[tuple[float, float], ...] = ()  # the learning rates at the fork and at the end
+        self.rates: tuple[tuple[float, ...], ...] = ()  # the learning rates from the fork to the end
         self.comparing = False  # whether all branches have ended
 
     def _make_live(self, console: Any) -> Any:
@@ -160,7 +160,8 @@ class SweepDisplay(Display):
                         f"{plain(branch)}: {plain(text)} (printed for the first such branch only; the log of each branch has it)"
                     )
             case Note(text):
-                self._line(f"{plain(branch)}: {plain(text)}")
+                if self._is_new(event):
+                    self._line(f"{plain(branch)}: {plain(text)}")
             case _:
                 self._outside(event)
 
@@ -239,7 +240,7 @@ class SweepDisplay(Display):
         ended = sum(r.status in ("done", "failed", "interrupted") for r in self.rows.values())
         title = f"{ended} of {counted(len(self.rows), 'branch', 'branches')}  {duration(time.monotonic() - self.started)}  {'comparing them' if self.comparing else self._left()}"
         if self.rates:
-            each = [f"{fork:.2g} → {end:.2g}" for fork, end in self.rates]
+            each = [" → ".join(f"{rate:.2g}" for rate in course) for course in self.rates]
             title += f"  learning rate {', '.join(each[:MOST_RATES])}{', …' if len(each) > MOST_RATES else ''}"
         return title
 

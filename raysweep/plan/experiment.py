@@ -83,7 +83,7 @@ def plan_experiment(
     settings, size, notes = networks.tried(settings, data, code, origin, new_weights, trusted, place, first_epoch)
     notes = (*_of_device(where), *notes, *resources.notes(settings.scaling, where), *_of_root(root, writable))
     for line in (*data.reading.lines(), *_of_disk(settings, root, size, here)):  # last: an error is one paragraph
-        progress(Note(line))
+        progress(Note(line, once=True))
     of_data = (*_of_cache(settings), *of_images, *_of_fold(settings, data))
     notes = (*of_library, *of_data, *by_rule, *map(Note, of_code), *notes)
     plan = Plan(settings, root, data.facts, counts, weights, draws, where, *size, notes=notes, trusted=trusted)

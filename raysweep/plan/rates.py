@@ -11,6 +11,7 @@ from raysweep.config.own import target_of
 from raysweep.config.settings import TrainingSection
 
 LOW = 0.1  # of the peak; a child that never trains at more is warned of
+WORTH_SAYING = 1.05  # so many times its first and last rate, the highest in between is told, too: a schedule that starts anew warms up first
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,19 @@ class Rates:
     def low(self) -> bool:
         return self.highest < LOW * self.peak
 
+    @property
+    def course(self) -> tuple[float, ...]:
+        """The first rate and the last; between them the highest, where it is above both."""
+        if self.highest > WORTH_SAYING * max(self.fork, self.end):
+            return self.fork, self.highest, self.end
+        return self.fork, self.end
+
     def describe(self) -> str:
         """``learning rate 0.00051 at the fork, 1e-05 at the end``."""
         if self.fork == self.end == self.highest:
             return f"learning rate {self.fork:.2g} from the fork to the end"
-        return f"learning rate {self.fork:.2g} at the fork, {self.end:.2g} at the end"
+        between = f"{self.highest:.2g} at most, " if len(self.course) == 3 else ""
+        return f"learning rate {self.fork:.2g} at the fork, {between}{self.end:.2g} at the end"
 
 
 def rates(training: TrainingSection, start: float, end: float) -> Rates:

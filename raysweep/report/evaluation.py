@@ -49,6 +49,22 @@ class Gain:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """What the control gets on these images without any training: each of its networks with offsets of its own, fitted for ``metric`` on its
+    validation images. ``overall``: metric → its value with them; ``gain``: what they add to ``metric``. ``beyond``, with its interval ``low`` …
+    ``high``, p-value and label: the chosen branch minus the control with offsets."""
+
+    metric: str
+    overall: Mapping[str, float]
+    gain: float
+    beyond: float
+    low: float
+    high: float
+    p: float
+    label: str
+
+
+@dataclass(frozen=True)
 class Leaked:
     """The images that the networks were trained on, and every number without them: ``arms`` as in :class:`Evaluation`, and the
     chosen branch's gain. Empty where nothing is left."""
@@ -65,7 +81,8 @@ class Evaluation:
     ``arms`` has one entry, or for a sweep two: the chosen branch and the control. ``networks`` are their checkpoints, in the
     same order. ``counts``: class → images. ``effects``: branch − control on these images. ``look``: which look at these sealed
     images it is, counted from 1, None where they are not sealed; ``before``: the earlier ones. ``left_out``: image → why it
-    could not be decoded. ``leaked`` is None where it is not known what the networks were trained on.
+    could not be decoded. ``leaked`` is None where it is not known what the networks were trained on, and ``moved`` where there is no control, the
+    images are those that offsets are fitted on, or nothing can be fitted, which a note says.
     """
 
     id: str
@@ -85,6 +102,7 @@ class Evaluation:
     look: int | None = None
     before: tuple[Look, ...] = ()
     leaked: Leaked | None = None
+    moved: Moved | None = None
     left_out: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     folder: str = ""  # where the files are
@@ -112,6 +130,7 @@ class Evaluation:
                 for arm, refs in zip(self.arms, self.networks, strict=True)
             ],
             "gain": None if self.gain is None else vars(self.gain),
+            "moved": None if self.moved is None else vars(self.moved),
             "effects": [effects.as_row(e) for e in self.effects],
             "leaked": None
             if self.leaked is None

@@ -15,7 +15,16 @@ from raysweep.report.effects import ALL, LEARNED, Effect
 from raysweep.report.findings.sequential import LEVEL, OF_ROUNDS, OF_THE_END
 from raysweep.report.verdict import NAMES, points
 from raysweep.store.evaluations import ordinal
-from raysweep.store.hunts import HuntRecord, HuntRound
+from raysweep.store.hunts import WINNER, HuntRecord, HuntRound
+
+BEGAN, WITH_OFFSETS = "began", "control + offsets"
+ROWS = {
+    BEGAN: "the checkpoint that it began with",
+    CONTROL: "control chain",
+    WITH_OFFSETS: "control chain + offsets, no training",
+    WINNER: "winner's recipe",
+}
+SHOWN = ("accuracy", "macro_f1", "balanced_accuracy")
 
 
 @dataclass(frozen=True)
@@ -80,11 +89,22 @@ class Facts:
     shares: Sequence[tuple[str, Mapping[str, float]]] = ()  # round, class → share of the survivor
     commands: Sequence[str] = ()
     notes: Sequence[str] = field(default_factory=list)
+    validation: Mapping[str, float] = field(
+        default_factory=dict
+    )  # network → the hunt's metric on the validation images
 
 
 def page(facts: Facts) -> Page:
     """The page of a hunt that has ended."""
-    parts = [_tried(facts), _cost(facts), _learned(facts), _for_nothing(facts), _chain(facts), _again(facts)]
+    parts = [
+        _networks(facts),
+        _tried(facts),
+        _cost(facts),
+        _learned(facts),
+        _for_nothing(facts),
+        _chain(facts),
+        _again(facts),
+    ]
     if notes := [*_looks(facts.record), *facts.notes]:
         parts.append(Part("Notes", notes))
     return Page(f"Hunt {facts.record.id}", verdict(facts), parts)
@@ -118,13 +138,51 @@ def verdict(facts: Facts) -> list[str]:
         f"{counted(int(end['images']), 'image')}: {where}."
     )
     level = f"p = {end['p']:.2g}, and {OF_THE_END:g} is enough" if end.get("p") is not None else "it was not tested"
-    if end.get("found"):
-        return [f"Found: it is better. {text} ({level}.)"]
-    return [f"Not shown to be better. {text} ({level}.)"]
+    word = "Found: it is better." if end.get("found") else "Not shown to be better."
+    return [f"{word} {text} ({level}.)", *_beyond(end.get("moved"), metric)]
+
+
+def _beyond(moved: Mapping[str, Any] | None, metric: str) -> list[str]:
+    """What the control chain gets without any training, and what the winner has beyond that."""
+    if moved is None:
+        return []
+    low, high = moved["low"], moved["high"]
+    interval = "" if low is None or math.isnan(low) else f" (95 % interval {points(low)} … {points(high)})"
+    label = f": {moved['label']}" if moved["label"] else ""
+    return [
+        f"Moved thresholds alone give the control chain {points(moved['gain'])} points of {metric} there, without any training. The winner has "
+        f"{points(moved['beyond'])} beyond that{interval}{label}."
+    ]
 
 
 def _metric(record: HuntRecord) -> str:
     return NAMES[record.select]
+
+
+def _networks(facts: Facts) -> Part:
+    """How good the networks are, from the first to the last."""
+    overall: Mapping[str, Mapping[str, float]] = facts.record.end.get("overall") or {}
+    on_validation = dict(facts.validation)
+    if facts.free is not None:
+        on_validation[WITH_OFFSETS] = facts.free.value
+    where = "test images" if facts.record.end.get("sealed") else "images of the look"
+    rows = [
+        [
+            ROWS[name],
+            f"{on_validation[name]:.1%}" if name in on_validation else "",
+            *(f"{overall[name][m]:.1%}" if name in overall else "" for m in (SHOWN if overall else ())),
+        ]
+        for name in ROWS
+        if name in on_validation or name in overall
+    ]
+    seeds = len(facts.record.seeds)
+    line = f"Means of {counted(seeds, 'new seed')}, except of the checkpoint." if seeds else "One network each."
+    columns = [
+        "network",
+        f"{_metric(facts.record)}, validation",
+        *(f"{NAMES[m]}, {where}" for m in (SHOWN if overall else ())),
+    ]
+    return Part("The networks", [line], columns, rows)
 
 
 def _tried(facts: Facts) -> Part:

@@ -13,6 +13,8 @@ from raysweep.store.sweep import Sweep
 from raysweep.store.untrusted import schema
 from raysweep.store.whole import Whole
 
+WINNER, AGAIN, BESIDE = "winner", "again", "beside"  # chains of trainings, in the keys of ``steps``
+
 
 @dataclass(frozen=True, slots=True)
 class HuntRound(Record):

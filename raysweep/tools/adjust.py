@@ -14,6 +14,7 @@ from raysweep.label_sets import not_built
 from raysweep.report import moved, predictions
 from raysweep.report.effects import ALL, arm
 from raysweep.report.findings import fitted
+from raysweep.report.predictions import Predictions
 from raysweep.store.experiment import Experiment
 from raysweep.store.records_manifest import ManifestEntry
 
@@ -74,8 +75,8 @@ def check_metric(metric: str) -> None:
         )
 
 
-def fit(experiment: Experiment, entry: ManifestEntry | None, reference: str, metric: str) -> Adjustment:
-    """The offsets for a checkpoint, from the predictions that its experiment keeps of the validation images.
+def kept(experiment: Experiment, entry: ManifestEntry | None, reference: str) -> Predictions:
+    """The predictions that an experiment keeps of a checkpoint for the validation images.
 
     Args:
         entry: the checkpoint in the manifest, if it is there.
@@ -87,8 +88,8 @@ def fit(experiment: Experiment, entry: ManifestEntry | None, reference: str, met
     """
     if entry is None or entry.batch is not None:
         raise InputError(
-            f"--adjust needs the predictions for the validation images, which an experiment keeps of its best and its last epoch, but "
-            f"not of {reference}. Name one of these epochs, such as EXPERIMENT@best."
+            f"Offsets are fitted on the predictions for the validation images, which an experiment keeps of its best and its last epoch, "
+            f"but not of {reference}. Name one of these epochs, such as EXPERIMENT@best."
         )
     found = predictions.read(experiment, entry.epoch)
     known = experiment.manifest().predictions.get(entry.epoch)
@@ -97,6 +98,20 @@ def fit(experiment: Experiment, entry: ManifestEntry | None, reference: str, met
             f"The predictions of epoch {entry.epoch} in {experiment.folder} are not those that the manifest records, so no offsets are "
             f"fitted. `raysweep verify {experiment.id}` says more."
         )
+    return found
+
+
+def fit(experiment: Experiment, entry: ManifestEntry | None, reference: str, metric: str) -> Adjustment:
+    """The offsets for a checkpoint, from the predictions that its experiment keeps of the validation images.
+
+    Args:
+        entry, reference: as of :func:`kept`.
+
+    Raises:
+        InputError, NotFoundError, StoreError: what :func:`kept` raises.
+    """
+    found = kept(experiment, entry, reference)
+    assert entry is not None, "else nothing is kept"
     if found.several:
         raise not_built(
             "--adjust",

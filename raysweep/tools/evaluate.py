@@ -27,7 +27,7 @@ from raysweep.store import evaluations, files, layout, resolve
 from raysweep.store.evaluations import Look
 from raysweep.store.root import Root
 from raysweep.store.trust import NOBODY, Trust
-from raysweep.tools import predict, pretrained, shown, sources, subjects
+from raysweep.tools import beyond, predict, pretrained, shown, sources, subjects
 from raysweep.tools.predict import Network
 from raysweep.tools.scores import Scores
 from raysweep.tools.shown import Shown
@@ -87,7 +87,7 @@ def evaluate_subject(
     scores = Scores(found.shown, _device(over))
     logs = [[scores.of(load()) for load in of_group] for of_group in loaders]  # one network at a time in memory
     begun = begun or _new(root, subject)
-    result = _result(subject, facts, found, logs, begun)
+    result = _result(root, subject, facts, found, logs, begun)
     _write(begun.folder, result)
     return result
 
@@ -161,6 +161,7 @@ def _look(
 
 
 def _result(
+    root: Root,
     subject: Subject,
     facts: Sequence[Sequence[Network]],
     found: sources.Found,
@@ -172,6 +173,10 @@ def _result(
     cases, arms = _part(subject, images, logs, everything)
     numbers = estimates.estimate(arms, cases)
     differing, gain = _gain(subject, arms, cases, images.classes)
+    moved, why = None, list[str]()
+    if len(arms) == 2 and images.split != shown.VAL:
+        control = subject.groups[1].references
+        moved, why = beyond.of_control(root, control, subject.metric, arms[0], arms[1], cases, images.classes)
     networks = tuple(tuple(NetworkRef(n.source, n.sha256 or None, n.seed) for n in of_group) for of_group in facts)
     return Evaluation(
         id=begun.folder.id,
@@ -191,8 +196,9 @@ def _result(
         look=begun.look,
         before=begun.before,
         leaked=None if found.leaked is None else _without(subject, images, logs, found.leaked),
+        moved=moved,
         left_out=tuple((u.name, u.reason) for u in images.undecodable),
-        notes=(*subject.notes, *found.notes, *images.notes, *begun.notes, *_selected(subject, images)),
+        notes=(*subject.notes, *found.notes, *images.notes, *begun.notes, *why, *_selected(subject, images)),
         folder=begun.folder.address,
     )
 

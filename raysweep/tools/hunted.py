@@ -7,22 +7,23 @@ import math
 import shlex
 from collections.abc import Sequence
 
+from raysweep._text import Nested
 from raysweep.config.grid import CONTROL
 from raysweep.errors import DataError, RaysweepError
 from raysweep.events import Note, Progress
 from raysweep.launch.hunt import chains, rounds
-from raysweep.plan.hunt.plan import AGAIN, WINNER
 from raysweep.report import commands, effects, evaluated, hunt_page, moved
 from raysweep.report.effects import ALL, Effect
+from raysweep.report.evaluated import Evaluated
 from raysweep.report.evaluation import Evaluation
-from raysweep.report.findings import fitted
+from raysweep.report.findings import estimates, fitted
 from raysweep.report.findings.sequential import OF_THE_END
 from raysweep.report.history import class_sums, cost, read_history
-from raysweep.report.hunt_page import Facts, RoundFacts
+from raysweep.report.hunt_page import BEGAN, SHOWN, WITH_OFFSETS, Facts, RoundFacts
 from raysweep.store import experiment as experiments
 from raysweep.store import files, layout
 from raysweep.store.experiment import Experiment
-from raysweep.store.hunts import Hunt, HuntRecord
+from raysweep.store.hunts import AGAIN, WINNER, Hunt, HuntRecord
 from raysweep.store.trust import NOBODY, Trust
 from raysweep.tools import evaluate as evaluating
 from raysweep.tools import shown
@@ -89,7 +90,17 @@ def _end(record: HuntRecord, look: Evaluation) -> dict[str, object]:
         "high": of.high if tested else None,
         "p": of.p if tested else None,
         "found": tested and of.difference > 0 and of.p <= OF_THE_END and look.look is not None,
+        "overall": _overall(look),
+        "moved": None if look.moved is None else vars(look.moved),
+        "notes": list(look.notes),
     }
+
+
+def _overall(look: Evaluation) -> Nested:
+    """Arm → metric → its value on the images of the look."""
+    every = {arm.name: {m: arm.overall[m].value for m in SHOWN} for arm in look.arms}
+    moved_ = {} if look.moved is None else {WITH_OFFSETS: {m: look.moved.overall[m] for m in SHOWN}}
+    return {CONTROL: every[CONTROL], **moved_, WINNER: every[WINNER]}
 
 
 def _seen_on_validation(hunt: Hunt, record: HuntRecord) -> Sequence[Effect]:
@@ -118,8 +129,33 @@ def _facts(hunt: Hunt, record: HuntRecord, found: Sequence[Effect], notes: Seque
         _free(hunt, record),
         _shares(hunt, record),
         _commands(hunt, record),
-        notes,
+        [*record.end.get("notes", ()), *notes],
+        _on_validation(hunt, record),
     )
+
+
+def _on_validation(hunt: Hunt, record: HuntRecord) -> dict[str, float]:
+    """The hunt's metric on the validation images: of the checkpoint that it began with and of the ends of its chains, as far as their predictions are
+    kept."""
+    found: dict[str, float] = {}
+    with contextlib.suppress(RaysweepError):
+        start, _ = evaluated.parent_of(hunt.root, record.parent)
+        if start.predictions.epoch == record.parent.epoch:
+            found[BEGAN] = _mean([start], record.select)
+    for name in (CONTROL, WINNER):
+        mine = _arm(hunt, record, name) or ([rounds.control_chain(hunt, record.rounds)] if name == CONTROL else [])
+        with contextlib.suppress(RaysweepError):
+            rows = [evaluated.last(e) for e in mine]
+            if rows:
+                found[name] = _mean(rows, record.select)
+    return found
+
+
+def _mean(rows: Sequence[Evaluated], metric: str) -> float:
+    """A metric of all classes, mean over networks."""
+    arm = effects.arm("", [e.predictions.probabilities for e in rows])
+    (found,) = estimates.estimate([arm], rows[0].predictions.cases)
+    return found.overall[metric].value
 
 
 def _of_round(hunt: Hunt, record: HuntRecord, index: int) -> RoundFacts:

@@ -126,6 +126,18 @@ def test_the_table_of_ten_thousand_branches_shows_the_running_ones():
     assert time.process_time() - began < 2  # 0.1 s on a machine that is not busy
 
 
+def test_what_is_said_of_the_images_is_shown_once(capsys):
+    """A hunt plans a sweep each round, always on the same images."""
+    display = SweepDisplay()
+    for _ in range(3):
+        display(Note("7 images are grey", once=True))
+        display(BranchEvent("b1", Note("7 images are grey", once=True)))
+        display(Note("a node left"))
+    err = capsys.readouterr().err
+    assert err.count("7 images are grey") == 1
+    assert err.count("a node left") == 3
+
+
 INEXACT = Note("not bit-exact: 2 threads instead of 1", inexact=True)
 
 

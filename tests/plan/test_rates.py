@@ -52,6 +52,17 @@ def test_a_rate_that_is_high_enough_is_told_and_not_warned_of(training, fork, ep
     assert found.describe().startswith("learning rate 0.0")
 
 
+def test_the_rate_between_is_told_where_it_is_above_both():
+    """A schedule that starts anew begins and ends near zero, whatever its peak."""
+    found = rates.rates(
+        section(warmup_epochs=1, fork={"schedule": "restart", "start": 10, "end": 12, "rate": 1e-4}), 10, 12
+    )
+    assert found.course == (found.fork, pytest.approx(0.01), found.end)
+    assert found.describe() == f"learning rate {found.fork:.2g} at the fork, 0.01 at most, {found.end:.2g} at the end"
+    falling = rates.rates(section(schedule_epochs=10), 5, 10)
+    assert falling.course == (falling.fork, falling.end)
+
+
 def test_it_is_told_in_plan_dry_run_and_log(quick_run, quick_child, tmp_path, capsys):
     parent = quick_run(training={"epochs": 2, "warmup_epochs": 0, "learning_rate": 0.01})
     root = tmp_path / "experiments"

@@ -53,6 +53,43 @@ def test_what_is_claimed(end, words):
         assert word in text
 
 
+MOVED = {
+    "metric": "macro_f1",
+    "gain": 0.024,
+    "beyond": 0.007,
+    "low": -0.01,
+    "high": 0.024,
+    "p": 0.4,
+    "label": "not shown",
+}
+
+
+def test_what_a_moved_threshold_gives_stands_beside_the_claim():
+    """Whoever reads only the first lines must not take for learned what is to be had for nothing."""
+    told = hunt_page.verdict(facts({**END, "moved": MOVED}))
+    assert told[0].startswith("Found: it is better.")
+    assert told[1] == (
+        "Moved thresholds alone give the control chain +2.4 points of macro-F1 there, without any training. The winner has +0.7 beyond that "
+        "(95 % interval -1.0 … +2.4): not shown."
+    )
+    one_seed = hunt_page.verdict(facts({**END, "moved": {**MOVED, "low": None, "high": None, "label": ""}}))
+    assert one_seed[1].endswith("The winner has +0.7 beyond that.")
+
+
+def test_the_networks_stand_side_by_side_from_the_checkpoint_to_the_winner():
+    each = {"accuracy": 0.8, "macro_f1": 0.5, "balanced_accuracy": 0.6}
+    overall = {"control": each, "control + offsets": {**each, "macro_f1": 0.524}, "winner": {**each, "macro_f1": 0.531}}
+    validation = {"began": 0.47, "control": 0.49, "winner": 0.52}
+    text = hunt_page.page(facts({**END, "overall": overall}, validation=validation)).markdown()
+    assert "| the checkpoint that it began with | 47.0% |  |  |  |" in text
+    assert "| control chain + offsets, no training |  | 80.0% | 52.4% | 60.0% |" in text
+    assert "| winner's recipe | 52.0% | 80.0% | 53.1% | 60.0% |" in text
+    assert "macro-F1, test images" in text
+    none = hunt_page.page(facts({}, validation={"began": 0.47, "control": 0.49})).markdown()
+    assert "| control chain | 49.0% |" in none
+    assert "One network each." in none
+
+
 @pytest.mark.parametrize(("look", "said"), [(None, False), (1, False), (2, True)])
 def test_a_second_look_is_told(look, said):
     text = hunt_page.page(facts({**END, "look": look})).markdown()

@@ -376,6 +376,14 @@ def test_of_a_sweep_only_the_winner_and_the_control_see_the_images(sweep, others
     assert gain.value == pytest.approx(difference, abs=1e-12)
     assert gain.low <= gain.value <= gain.high
     assert gain.luck >= 0
+    moved = found.moved  # fitted on the predictions that the control's experiments keep
+    control = found.arms[1].overall
+    assert (moved.metric, moved.overall["macro_f1"]) == (
+        "macro_f1",
+        pytest.approx(control["macro_f1"].value + moved.gain),
+    )
+    assert moved.beyond == pytest.approx(gain.value - moved.gain)
+    assert found.to_json()["moved"]["beyond"] == moved.beyond
     with_look = [n for n, e in experiments.items() if lineage.EVALUATION in {x.type for x in lineage.read(e.folder)}]
     assert sorted(with_look) == ["control-seed0", "control-seed1", "dog5-seed0", "dog5-seed1"]
     assert look_at(made_of.root, made_of.id, over=others).look == 2  # four networks in one evaluation are one look
@@ -408,12 +416,15 @@ def test_a_sweep_is_told_in_sentences(sweep, others, capsys):
     assert "control, class\t" in out
     assert "; on these images " in err
     assert " The best of equal branches would gain +" in err
+    assert "Moved thresholds alone, fitted on the validation images, give the control " in err
+    assert " points of macro-F1 on these images, without any training. The branch has " in err
     assert "This is the first look at these images." in err
     (folder,) = (made_of.root.path / layout.EVALUATIONS).iterdir()
     assert (folder / layout.CONTROL_CONFUSION).exists()
     code, _, err = run_cli(capsys, "evaluate", made_of.id, "--split", "val", "--root", made_of.root.path)
     assert code == 0, err
     assert "The branch was chosen on these images, so its numbers are better than they will be on others." in err
+    assert "Moved thresholds" not in err  # they were fitted on these images
 
 
 def test_branches_that_are_not_finished_are_named(sweep, others):

@@ -14,14 +14,14 @@ from raysweep.launch.hunt.chains import Link
 from raysweep.launch.sweep import steps
 from raysweep.launch.sweep.steps import How
 from raysweep.plan.hunt import budget as budgets
-from raysweep.plan.hunt.plan import AGAIN, WINNER, HuntPlan, axes_of, recipe
+from raysweep.plan.hunt.plan import HuntPlan, axes_of, recipe
 from raysweep.plan.hunt.space import Treatment
 from raysweep.plan.resources import AS_BEFORE, ResourceOverrides
 from raysweep.report.history import cost
 from raysweep.store import hunts as store
 from raysweep.store import layout
 from raysweep.store.experiment import Experiment
-from raysweep.store.hunts import Hunt, HuntRecord, HuntRound
+from raysweep.store.hunts import AGAIN, WINNER, Hunt, HuntRecord, HuntRound
 from raysweep.store.trust import NOBODY, Trust
 
 Finish = Callable[[Hunt, Progress], None]  # the look at the sealed images, and the page

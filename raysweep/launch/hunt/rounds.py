@@ -29,7 +29,6 @@ from raysweep.plan.hunt import plan as planning
 from raysweep.plan.hunt import proposals
 from raysweep.plan.hunt.budget import Budget
 from raysweep.plan.hunt.model import Round
-from raysweep.plan.hunt.plan import BESIDE
 from raysweep.plan.hunt.space import Axes, Treatment
 from raysweep.plan.types import SweepRequest
 from raysweep.report import race as seeing
@@ -38,7 +37,7 @@ from raysweep.report.race import Seen
 from raysweep.store import experiment as experiments
 from raysweep.store import layout
 from raysweep.store.experiment import Experiment
-from raysweep.store.hunts import Hunt, HuntRecord, HuntRound
+from raysweep.store.hunts import BESIDE, Hunt, HuntRecord, HuntRound
 from raysweep.store.sweep import Sweep, all_sweeps
 
 

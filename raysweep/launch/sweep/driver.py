@@ -260,7 +260,7 @@ def _started(sweep: Sweep, plan: SweepPlan, record: SweepRecord, count: int, que
         at_once=count,
         queue=queue,
         notes=(*plan.notes, *(n.text for n in plan.base.notes)),
-        rates=tuple(dict.fromkeys((p.rates.fork, p.rates.end) for p in (plan.base, *plan.bases.values()) if p.rates)),
+        rates=tuple(dict.fromkeys(p.rates.course for p in (plan.base, *plan.bases.values()) if p.rates)),
     )
 
 

@@ -31,7 +31,6 @@ from raysweep.report.findings import sequential
 from raysweep.store import sweep as sweeps
 from raysweep.store.experiment import Experiment
 
-WINNER, AGAIN, BESIDE = "winner", "again", "beside"
 MOST_SEEDS = 8  # of a branch in a round
 QUARTER = 4  # a round has this part of the parent's epochs
 

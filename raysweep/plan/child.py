@@ -221,7 +221,8 @@ def _childs_settings(
     if parent.threads is not None and before.scaling.threads == "auto" and parent.threads <= _machine.cpus_here():
         fixed["scaling"]["threads"] = parent.threads
     merged = load_config.merge(load_config.merge(base, fixed), overrides)
-    merged["training"]["fork"] = rates.forked(before.training, merged["training"], parent.epoch)
+    named = "fork" in (overrides.get("training") or {})
+    merged["training"]["fork"] = rates.forked(before.training, merged["training"], parent.epoch, named)
     merged = load_config.merge(
         merged, {"experiment": {"name": name or before.experiment.name, "description": description or ""}}
     )

@@ -51,17 +51,18 @@ def rates(training: TrainingSection, start: float, end: float) -> Rates:
     return Rates(between[0], learning_rate(training, max(start, end - 1e-3)), max(between), training.learning_rate)
 
 
-def forked(before: TrainingSection, asked: Mapping[str, Any], epoch: int) -> Nested | None:
+def forked(before: TrainingSection, asked: Mapping[str, Any], epoch: int, named: bool = True) -> Nested | None:
     """``training.fork`` of a child, with the place; :func:`with_rate` adds the rate, once a schedule of the user is known.
 
     Args:
         before: the parent's settings.
         asked: those of the child, not checked yet; ``fork`` may hold what is left of the parent's.
         epoch: completed at the fork.
+        named: whether the child's own request names it. A schedule that began anew in the parent begins anew again where the child asks for it, and else goes on.
     """
     own = None if before.fork is None else before.fork.model_dump(mode="json")
     wanted = asked.get("fork")
-    if wanted is None or wanted == own or not isinstance(wanted, Mapping):
+    if wanted is None or (wanted == own and not named) or not isinstance(wanted, Mapping):
         return wanted  # it is inherited, or wrong, which is said with all other mistakes
     if wanted.get("schedule", "inherit") == "inherit":
         return own
@@ -104,9 +105,8 @@ def remedy(training: TrainingSection, fork: int, epochs: int) -> list[str]:
     if target_of(training.schedule) is not None or not rates(training, fork, fork + epochs).low:
         return []
     if training.fork is not None:
-        return (
-            ["training.warmup_epochs=0"] if training.fork.schedule == "restart" else ["training.fork.schedule=restart"]
-        )
+        warms_up = training.fork.schedule == "restart" and not _ended(training, fork)
+        return ["training.warmup_epochs=0"] if warms_up else ["training.fork.schedule=restart"]
     longer = training.model_copy(update={"schedule_epochs": fork + epochs})
     if training.schedule == "cosine" and not rates(longer, fork, fork + epochs).low:
         return [f"training.schedule_epochs={fork + epochs}"]
@@ -124,13 +124,20 @@ def warning(training: TrainingSection, found: Rates, fork: int, epochs: int, giv
     add = remedy(training, fork, epochs)
     peak = f"training.learning_rate={training.learning_rate:g} is only the peak of the schedule. " if given else ""
     return (
-        f"WARNING: it trains at {found.highest / found.peak:.1%} of the learning rate's peak or less, because {_why(training)}: other "
+        f"WARNING: it trains at {found.highest / found.peak:.1%} of the learning rate's peak or less, because {_why(training, fork)}: other "
         f"weights will change little. {peak}In a grid, fork: {{schedule: restart}} starts the schedule anew. "
         f"{' '.join(['Add', *add] if add else [])}".rstrip()
     )
 
 
-def _why(training: TrainingSection) -> str:
+def _ended(training: TrainingSection, fork: int) -> bool:
+    """Whether the schedule that began anew at an earlier fork had ended at this one."""
+    return training.fork is not None and training.fork.end is not None and fork >= training.fork.end
+
+
+def _why(training: TrainingSection, fork: int) -> str:
+    if training.fork is not None and training.fork.schedule == "restart" and _ended(training, fork):
+        return "the schedule that began anew at an earlier fork has ended"
     if training.fork is not None:
         return {"constant": "that is the rate of the fork", "cooldown": "that was the rate of the fork"}.get(
             training.fork.schedule, "it warms up"

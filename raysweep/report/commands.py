@@ -63,6 +63,8 @@ def _changed(experiment: Experiment) -> tuple[dict[str, float], Nested]:
         elif event.type == lineage.CONFIGURATION:
             known = (*_OWN, *_PLANNED)
             overrides |= {key: new for key, (_, new) in event.changes.items() if not key.startswith(known)}
+            if "training.fork.start" in event.changes:  # also where the parent's own fork had the same schedule
+                overrides["training.fork.schedule"] = experiment.config().setting("training", "fork", "schedule")
     return weights, overrides
 
 

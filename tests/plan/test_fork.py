@@ -47,13 +47,29 @@ def test_each_schedule_begins_at_the_fork():
 def test_a_child_of_a_child_inherits_it():
     before = training("constant")
     asked = before.model_dump(mode="json")
-    assert rates.forked(before, asked, 9) == asked["fork"]
+    assert rates.forked(before, asked, 9, named=False) == asked["fork"]
     again = {**asked, "epochs": 2, "fork": {**asked["fork"], "schedule": "cooldown"}}
     made = TrainingSection.model_validate({**again, "fork": rates.forked(before, again, 9)})
     made = rates.with_rate(made, before)
     assert at(made, 9, 10, 11) == [0.005, 0.0025, 0.0]
     back = {**asked, "fork": {**asked["fork"], "schedule": "inherit"}}
     assert rates.forked(before, back, 9) == asked["fork"]
+
+
+def test_a_schedule_that_began_anew_begins_anew_again_where_a_child_asks_for_it():
+    """Round 2 of a hunt that restarts in every round trained at what round 1 had left of its rate: next to nothing."""
+    before = training("restart", warmup_epochs=0)
+    assert at(before, 5, 9) == [0.01, 0.0]
+    asked = {**before.model_dump(mode="json"), "epochs": 2}
+    again = rates.with_rate(TrainingSection.model_validate({**asked, "fork": rates.forked(before, asked, 9)}), before)
+    assert at(again, 9, 10, 11) == [0.01, 0.005, 0.0]
+    goes_on = TrainingSection.model_validate({**asked, "fork": rates.forked(before, asked, 7, named=False)})
+    assert at(goes_on, 7, 9) == at(before, 7, 9)
+    text = rates.warning(before, rates.rates(before, 9, 11), 9, 2, given=False)
+    assert text is not None
+    assert "because the schedule that began anew at an earlier fork has ended" in text
+    assert text.endswith("Add training.fork.schedule=restart")
+    assert not rates.rates(again, 9, 11).low
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cooldown"])

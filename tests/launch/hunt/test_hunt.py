@@ -27,7 +27,7 @@ SPACE = {
         "loss.kind": ["cross_entropy", "balanced_softmax"],
     },
     "epochs": 1,
-    "fork": {"schedule": "inherit"},
+    "fork": {"schedule": "restart"},  # in every round anew
 }
 
 
@@ -275,6 +275,14 @@ def test_every_step_is_an_experiment_of_the_lineage(base, long):
     beside = rounds.control_chain(hunt, record.rounds)
     assert beside.config().parent.experiment == rounds.control_chain(hunt, record.rounds[:1]).id
     assert beside.manifest().ends[-1].epoch == rounds.experiment_of(hunt, record.rounds[1]).manifest().ends[-1].epoch
+    for e in (
+        *hunt.sweep(2).experiments().values(),
+        beside,
+        hunt.step("again/2"),
+        hunt.step(f"winner/{record.seeds[0]}/2"),
+    ):
+        fork = e.config().setting("training", "fork")
+        assert (fork["schedule"], fork["start"]) == ("restart", e.config().fork)
     for seed in record.seeds:
         links = [hunt.step(f"winner/{seed}/{n}") for n in (1, 2)]
         assert links[1].config().parent.experiment == links[0].id
@@ -445,7 +453,8 @@ def test_a_schedule_that_would_end_within_the_rounds_starts_anew(base):
     plan = planned(base, "fork", space=open_space, branches=60)
     assert plan.space.fork.schedule == "restart"
     assert plan.first.base.settings.training.fork.schedule == "restart"
-    assert planned(base, "fork").space.fork.schedule == "inherit"  # the user said so
+    inherits = planned(base, "fork", space={**SPACE, "fork": {"schedule": "inherit"}})
+    assert inherits.space.fork.schedule == "inherit"  # the user said so
 
 
 def test_the_usual_name_leaves_room_for_those_of_its_sweeps(base, monkeypatch):

@@ -11,7 +11,7 @@ import contextlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,12 +174,21 @@ def in_columns(labels: np.ndarray, have: Sequence[str], wanted: Sequence[str]) -
     return np.asarray(np.array([list(wanted).index(name) for name in have])[labels])
 
 
-def strata(listing: Listing, sets: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+def labels_of(listing: Listing, sets: np.ndarray) -> np.ndarray | None:
+    """bool (n, classes): the labels of each image, whose ``sets`` are int64 (n,); None of one class for each image."""
+    return None if listing.sets is None else _table(listing.sets, len(listing.classes))[sets]
+
+
+def strata(
+    listing: Listing, sets: np.ndarray, bad: Collection[int] = frozenset()
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """(the stratum of each image, int64 (n,); their names), by which a split is made: the rarest of its labels, as in iterative
-    stratification (Sechidis et al. 2011, doi 10.1007/978-3-642-23808-6_10). Strata of one image join the largest.
+    stratification (Sechidis et al. 2011, doi 10.1007/978-3-642-23808-6_10). Strata of one image join the largest, and so do those
+    that have too few images which can be read.
 
     Args:
         sets: the set of labels of each image, training images first, int64 (n,).
+        bad: the positions of those that cannot be decoded.
 
     Raises:
         DataError: a label has no training images.
@@ -191,6 +200,8 @@ def strata(listing: Listing, sets: np.ndarray) -> tuple[np.ndarray, tuple[str, .
     rarest = np.where(has.any(1), np.where(has, counts, np.iinfo(np.int64).max).argmin(1), k)
     sizes = np.bincount(rarest[:trained], minlength=k + 1)
     rarest[sizes[rarest] < 2] = sizes.argmax()
+    readable = np.bincount([c for i, c in enumerate(rarest[:trained].tolist()) if i not in bad], minlength=k + 1)
+    rarest[readable[rarest] < (2 if listing.val is None else 1)] = readable.argmax()
     there, found = np.unique(rarest, return_inverse=True)
     return found.reshape(-1), tuple([*listing.classes, EMPTY][i] for i in there)
 

@@ -92,6 +92,16 @@ def of_columns(columns: Sequence[str], values: Sequence[Any], data: DataSection,
     return written([class_name(c, where) for c, yes in zip(columns, flags, strict=True) if yes], data, where)
 
 
+def of_columns_or_error(
+    columns: Sequence[str], values: Sequence[Any], data: DataSection, where: object
+) -> str | DataError:
+    """As :func:`of_columns`, whose error is returned: while rows are read it is not known yet which of them are sealed."""
+    try:
+        return of_columns(columns, values, data, where)
+    except DataError as error:
+        return error
+
+
 def written(labels: Sequence[str], data: DataSection, where: object) -> str:
     """A set of labels as a text: equal for equal sets. Raises DataError for a class that ``data.classes`` does not name."""
     found = sorted({canonical(label) for label in labels})

@@ -315,3 +315,39 @@ def test_a_split_keeps_images_of_every_label_for_training(labels, seed):
     ).parts
     assert sorted(np.concatenate([parts["train"], parts["val"]]).tolist()) == list(range(len(labels)))
     assert len(parts["val"])
+
+
+SEALED = [("x.png", -1, 0, 1, "test"), ("y.png", 1, "", 0, "test"), ("z.png", 1, 1, 0, "test")]
+
+
+def test_sealed_rows_that_cannot_be_read_are_left_out_whatever_says_the_labels(tmp_path):
+    """In columns of 0 and 1 as in lists, in a table of paths as in Parquet with the images inside."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        (name, *(int(c in text) for c in "abc"), "train" if i % 7 else "val") for i, (name, text) in enumerate(ROWS)
+    ]
+    table = write(tmp_path / "one", [*rows, *SEALED], ("path", "a", "b", "c", "split"))
+    every = [*rows, *(tuple(None if v in (-1, "") else v for v in row) for row in SEALED)]
+    columns = {c: [row[i] for row in every] for i, c in enumerate(("path", "a", "b", "c", "split"))}
+    pq.write_table(pa.table(columns), tmp_path / "one" / "list.parquet")
+    images = [(tmp_path / "one" / name).read_bytes() for name in columns.pop("path")]
+    pq.write_table(pa.table({"image": images, **columns}), tmp_path / "in.parquet")
+    listed = [(row[0], "|".join(c for c, yes in zip("abc", row[1:4], strict=True) if yes), row[4]) for row in rows]
+    listed += [("x.png", "a||c", "test"), ("y.png", "a|", "test"), ("z.png", "a|b", "test")]
+    write(tmp_path / "one" / "lists", listed, ("path", "labels", "split"))
+    lists = section(tmp_path / "one" / "lists" / "list.csv")
+    named = [
+        section(p, labels=["a", "b", "c"]) for p in (table, tmp_path / "one" / "list.parquet", tmp_path / "in.parquet")
+    ]
+    seals = set()
+    for asked in (lists, *named):
+        found = cache.load(asked, tmp_path / "cache")
+        assert sum(w.count for kind, w in found.reading.left_out.items() if "without" in kind) == 2
+        seals.add((found.reading.seal.images, found.reading.seal.sha256))
+        assert sealed.open_sealed(asked, tmp_path / "cache", form=(8, 1)).labels.tolist() == [[True, True, False]]
+    assert len(seals) == 1
+    wrong = write(tmp_path / "two", [*rows, ("w.png", -1, 0, 1, "train")], ("path", "a", "b", "c", "split"))
+    with pytest.raises(DataError, match=r"line 62: the column a has '-1'"):
+        cache.load(section(wrong, labels=["a", "b", "c"]), tmp_path / "cache")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -99,25 +99,35 @@ class _Decoded:
     seen: _Seen
 
 
-def settled(listing: Listing, data: DataSection, base: Path) -> Way:
+def settled(listing: Listing, data: DataSection, base: Path, least: int = 2) -> Way:
     """How the images of a data set will be kept.
 
     Args:
         base: the folder of all caches.
+        least: as :func:`check_classes` takes it.
 
     Raises:
-        DataError: no images, fewer than two classes, or images of several sizes.
+        DataError: no images, too few classes, or images of several sizes.
     """
     items = listing.train + (listing.val or [])
     if not items:
         raise DataError(f"{data.path or data.source} holds no images. Add some, or correct data.path.")
-    if len(listing.classes) < 2:
-        raise DataError(
-            f"{data.path or data.source} has a single class ({listing.classes[0]!r}), but a classifier needs at least two. "
-            "Add images of another class, or correct data.path."
-        )
+    check_classes(listing.classes, data, least)
     with pillow.quiet(), _threads() as pool:
         return storing.choose(data, items, _form(items, data, pool), base)
+
+
+def check_classes(classes: Sequence[str], data: DataSection, least: int = 2) -> None:
+    """Raises DataError for fewer than ``least`` classes or labels: two for a training, one where a network is evaluated."""
+    if len(classes) >= least:
+        return
+    what, where = "label" if data.multi_label else "class", data.path or data.source
+    if not classes:
+        raise DataError(f"{where}: no image has a {what}. Give some images one, or correct data.path.")
+    raise DataError(
+        f"{where} has a single {what} ({classes[0]!r}), but a classifier needs at least two. "
+        f"Add images of another {what}, or correct data.path."
+    )
 
 
 def build(

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raysweep._text import counted, join_names, plain, short_repr
-from raysweep.data.listing import Found, Item, Listing, canonical, class_name, label_name, ordered, truth
+from raysweep._text import counted, join_names, plain, short_repr, truncate
+from raysweep.data.listing import Found, Item, Listing, Row, canonical, class_name, label_name, ordered, truth
+from raysweep.data.reading import LeftOut
 from raysweep.data.suspicious import combined
 from raysweep.errors import DataError, did_you_mean
 
@@ -123,23 +124,40 @@ def listing(found: Found, data: DataSection, notes: Sequence[str]) -> Listing:
     Raises:
         DataError: no images have labels, or names that are one class or several.
     """
-    parts = (found.train, found.val, found.test)
-    every = [row.label for rows in parts for row in rows or []]
-    sets = {text: json.loads(text) for text in dict.fromkeys(every)}
+    every = [row.label for rows in (found.train, found.val) for row in rows or []]
+    sets = {text: json.loads(text) for text in dict.fromkeys([*every, *(row.label for row in found.test)])}
+    test, left_out = _known_of_test(
+        found, sets, {*map(canonical, data.classes or ()), *(c for text in every for c in sets[text])}
+    )
+    parts = (found.train, found.val, test)
+    sets = {text: sets[text] for text in dict.fromkeys([*every, *(row.label for row in test)])}
     classes = ordered({label for labels in sets.values() for label in labels} | {*(data.classes or ())})
     _check_names(classes, data)
     position = {c: i for i, c in enumerate(classes)}
     rows = {text: tuple(position[label] for label in labels) for text, labels in sets.items()}
     numbered = {row: i for i, row in enumerate(sorted(set(rows.values())))}
-    train, val, test = (
+    train, val, sealed = (
         None if r is None else [Item(x.name, numbered[rows[x.label]], x.payload, x.group) for x in r] for r in parts
     )
     times = Counter(len(sets[text]) for text in every)
     none = f"{times[0]:,} of them {'has' if times[0] == 1 else 'have'} no label"
-    told = f"{counted(len(every), 'image')} with {len(classes)} labels, {sum(k * n for k, n in times.items()) / max(1, len(every)):.2f} each in the mean; {none}."
-    return Listing(
-        classes, train or [], val, found.left_out, (*notes, told), test or [], found.on_test, tuple(numbered)
-    )
+    told = f"{counted(len(every), 'image')} for training and validation with {len(classes)} labels, {sum(k * n for k, n in times.items()) / max(1, len(every)):.2f} each in the mean; {none}."
+    return Listing(classes, train or [], val, left_out, (*notes, told), sealed or [], found.on_test, tuple(numbered))
+
+
+def _known_of_test(
+    found: Found, sets: Mapping[str, Sequence[str]], known: Collection[str]
+) -> tuple[list[Row], Mapping[str, LeftOut]]:
+    """(the sealed images all of whose labels are ``known``, what is left out). The whole image is left out, as one of a class without
+    training images is: without the label its labels would be others than the data say, and a network that knows the label would
+    be wrong with it."""
+    strange = [(row.name, others) for row in found.test if (others := [c for c in sets[row.label] if c not in known])]
+    if not strange:
+        return found.test, found.left_out
+    labels = truncate(join_names(sorted({c for _, others in strange for c in others})), 300)
+    kind = f"test images with labels that no training image has ({labels})"
+    test = [row for row in found.test if all(c in known for c in sets[row.label])]
+    return test, {**found.left_out, kind: LeftOut.of(name for name, _ in strange)}
 
 
 def _check_names(classes: Sequence[str], data: DataSection) -> None:

@@ -165,7 +165,7 @@ def test_test_images_stay_sealed_and_are_opened_with_their_labels(tmp_path):
         ([("0.png", "a|b"), ("1.png", "a|x")], ("path", "labels"), {"classes": ["a", "b"]}, r"line 3: the label x is not one of"),
         ([("0.png", "a|b"), ("1.png", "a, b")], ("path", "labels"), {}, r"label a, b seems to be several at once"),
         ([("0.png", "a|b"), ("1.png", "A")], ("path", "labels"), {}, r"upper and lower case alone"),
-        ([("0.png", "a"), ("1.png", "a")], ("path", "labels"), {}, r"single class"),
+        ([("0.png", "a"), ("1.png", "a")], ("path", "labels"), {}, r"single label"),
         ([("0.png", "a|b"), ("1.png", "a")], ("path", "labels"), {"labels": ["a", "c"]}, r"no column 'a'"),
         ([("0.png", "a", "train"), ("1.png", "b", "val")], ("path", "labels", "split"), {}, r"no training images with the label b"),
     ],
@@ -351,3 +351,32 @@ def test_sealed_rows_that_cannot_be_read_are_left_out_whatever_says_the_labels(t
     wrong = write(tmp_path / "two", [*rows, ("w.png", -1, 0, 1, "train")], ("path", "a", "b", "c", "split"))
     with pytest.raises(DataError, match=r"line 62: the column a has '-1'"):
         cache.load(section(wrong, labels=["a", "b", "c"]), tmp_path / "cache")
+
+
+def test_test_images_with_a_label_that_nothing_is_trained_on_are_left_out_and_counted(tmp_path):
+    """As test images of classes without training images are elsewhere. The hash is of those that are scored."""
+    rows = [(name, text, "test" if i % 4 == 3 else "train") for i, (name, text) in enumerate(ROWS)]
+    strange = [
+        (f"{i}.png", f"{text}|z".strip("|"), role) if i in (3, 7) else (f"{i}.png", text, role)
+        for i, (_, text, role) in enumerate(rows)
+    ]
+    head = ("path", "labels", "split")
+    found = cache.load(one := section(write(tmp_path / "one", strange, head)), tmp_path / "cache")
+    assert found.classes == ("a", "b", "c")
+    (line,) = [line for line in found.reading.lines() if "Left out" in line]
+    assert line.startswith("Left out: 2 test images with labels that no training image has (z) (")
+    opened = sealed.open_sealed(one, tmp_path / "cache", form=(8, 1), recorded=found.reading.seal.sha256)
+    assert opened.count == found.reading.seal.images == 13
+    flags = [(name, *(int(c in text.split("|")) for c in "abcz"), role) for name, text, role in strange]
+    table = section(write(tmp_path / "three", flags, ("path", *"abcz", "split")), labels=list("abcz"))
+    assert cache.load(table, tmp_path / "cache").reading.seal.sha256 == found.reading.seal.sha256
+
+
+def test_what_is_told_of_labels_is_not_read_from_sealed_images(tmp_path):
+    rows = [(name, text, "test" if i % 4 == 3 else "train") for i, (name, text) in enumerate(ROWS)]
+    used = [text.split("|") if text else [] for _, text, role in rows if role == "train"]
+    found = cache.load(section(write(tmp_path, rows, ("path", "labels", "split"))), tmp_path / "cache")
+    (line,) = [line for line in found.reading.lines() if "in the mean" in line]
+    assert f"{len(used)} images for training and validation with 3 labels" in line
+    assert f"{sum(map(len, used)) / len(used):.2f} each" in line
+    assert f"{used.count([])} of them have no label" in line

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 SEPARATORS = ("|", ";")
 EMPTY = "(no label)"
+NOTHING = ("nan", "NaN", "None", "null", "NULL", "<NA>")  # what other programs write where there is nothing
+_WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 
 
 def of_cell(value: Any, names: Sequence[str] | None, data: DataSection, where: object) -> str:
@@ -50,7 +53,7 @@ def of_cell(value: Any, names: Sequence[str] | None, data: DataSection, where: o
             f"{where}: the labels are {short_repr(value)}. Give a list, or texts separated by | or ;, or leave it empty where the image has "
             "no label."
         )
-    return written([_name(part, names, where) for part in value], data, where)
+    return written([_name(part, names, data, where) for part in value], data, where)
 
 
 def _parts(text: str, where: object) -> Sequence[Any]:
@@ -73,11 +76,24 @@ def _parts(text: str, where: object) -> Sequence[Any]:
     return parts
 
 
-def _name(part: Any, names: Sequence[str] | None, where: object) -> str:
+def _name(part: Any, names: Sequence[str] | None, data: DataSection, where: object) -> str:
     if isinstance(part, bool):
         raise DataError(
             f"{where}: {short_repr(part)} is no label. For a column of true and false for each class, name these columns: data.labels."
         )
+    if part is None or part == "" or (isinstance(part, float) and math.isnan(part)):
+        raise DataError(
+            f"{where}: one of the labels is empty ({short_repr(part)}). Remove it, or leave the whole cell empty where the image has no label."
+        )
+    if isinstance(part, str) and part.strip() in NOTHING and part.strip() not in (data.classes or ()):
+        raise DataError(
+            f"{where}: the label {plain(part.strip())} is what programs write where there is nothing. Leave the cell empty where the image has no "
+            "label; if it is a label of its own, name all labels with data.classes."
+        )
+    if (
+        isinstance(part, float) and part.is_integer()
+    ):  # so pandas writes whole numbers where a cell of the column is empty
+        part = int(part)
     return label_name(part, names, where)
 
 
@@ -166,6 +182,11 @@ def _check_names(classes: Sequence[str], data: DataSection) -> None:
     if alike:
         raise DataError(
             f"{where} has labels whose names differ in upper and lower case alone: {join_names(alike[0])}. Write them in the same way."
+        )
+    twice = next((c for c in classes if (m := _WHOLE.fullmatch(c)) and m[1] in classes), None)
+    if twice is not None:
+        raise DataError(
+            f"{where} has labels that are one number in two ways: {twice.split('.')[0]}, {twice}. Write them in the same way."
         )
     if data.classes is None and (several := combined(classes)):
         name, some = next(iter(several.items()))

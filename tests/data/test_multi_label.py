@@ -51,6 +51,8 @@ def section(path, **options):
         (["b", "a", "a"], ["a", "b"]),
         ('["it\'s", "b"]', ["b", "it's"]),
         (3, ["3"]),
+        (3.0, ["3"]),  # as pandas writes whole numbers beside an empty cell
+        ([1, 1.0, 2.5], ["1", "2.5"]),
     ],
 )
 def test_a_cell_is_read(cell, labels):
@@ -58,15 +60,41 @@ def test_a_cell_is_read(cell, labels):
 
 
 @pytest.mark.parametrize(
-    "cell", ["a||b", "a|", "a|b;c", "[a, b]", '["a", ["b"]]', {"a": 1}, [True], True, "[1", ["a", ""]]
+    "cell",
+    [
+        "a||b",
+        "a|",
+        "a|b;c",
+        "[a, b]",
+        '["a", ["b"]]',
+        {"a": 1},
+        [True],
+        True,
+        "[1",
+        ["a", ""],
+        ["a", None],
+        ["a", float("nan")],
+        "nan",
+        "None",
+        "a|NaN",
+        ["a", "null"],
+        "<NA>",
+    ],
 )
 def test_a_cell_that_cannot_be_read_is_an_error_that_names_its_place(cell):
-    with pytest.raises(DataError, match=r"list\.csv, line 7"):
+    with pytest.raises(DataError, match=r"list\.csv, line 7") as error:
         multi_label.of_cell(cell, None, SECTION, "list.csv, line 7")
+    assert "multi_label" not in str(error.value)  # which is set already
+
+
+def test_a_word_for_nothing_is_a_label_where_the_user_names_it():
+    named = section("list.csv", classes=["None", "a"])
+    assert json.loads(multi_label.of_cell("a|None", None, named, "here")) == ["None", "a"]
 
 
 def test_numbers_have_the_names_that_the_table_says():
     assert json.loads(multi_label.of_cell([1, 0], ["cat", "dog"], SECTION, "here")) == ["cat", "dog"]
+    assert json.loads(multi_label.of_cell([1.0], ["cat", "dog"], SECTION, "here")) == ["dog"]
     with pytest.raises(DataError, match="label 2 is not one of 0 to 1"):
         multi_label.of_cell([2], ["cat", "dog"], SECTION, "here")
 
@@ -166,6 +194,7 @@ def test_test_images_stay_sealed_and_are_opened_with_their_labels(tmp_path):
         ([("0.png", "a|b"), ("1.png", "a, b")], ("path", "labels"), {}, r"label a, b seems to be several at once"),
         ([("0.png", "a|b"), ("1.png", "A")], ("path", "labels"), {}, r"upper and lower case alone"),
         ([("0.png", "a"), ("1.png", "a")], ("path", "labels"), {}, r"single label"),
+        ([("0.png", "1|2"), ("1.png", "1.0")], ("path", "labels"), {}, r"one number in two ways: 1, 1\.0"),
         ([("0.png", "a|b"), ("1.png", "a")], ("path", "labels"), {"labels": ["a", "c"]}, r"no column 'a'"),
         ([("0.png", "a", "train"), ("1.png", "b", "val")], ("path", "labels", "split"), {}, r"no training images with the label b"),
     ],

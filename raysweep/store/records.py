@@ -136,7 +136,7 @@ class ExperimentConfig(Record):
     experiment_description: str | None = None
     classes: Sequence[str] | None = None
     class_counts: Mapping[str, int] | None = None  # images of the pool
-    label_sets: Sequence[Any] | None = None  # where an image has several labels: see LabelCounts.to_json
+    label_sets: str | Sequence[Any] | None = None  # where an image has several labels: see LabelCounts.to_json
     data_sha256: str | None = None
     threads: int | None = None
     world_size: int | None = None

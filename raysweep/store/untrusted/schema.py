@@ -222,7 +222,7 @@ _CONFIG: dict[str, Rule] = {
     "settings": _mapping,
     "classes": _or_none(_classes),
     "class_counts": _or_none(_each("number of class", _count)),
-    "label_sets": _or_none(_list),
+    "label_sets": _or_none(_must(lambda v: isinstance(v, (str, list)), "a text or a list")),
     "threads": _or_none(_count),
     "world_size": _or_none(_count),
     "data_sha256": _or_none(_text),

@@ -109,9 +109,22 @@ class Listing(NamedTuple):
         return tuple(set_name([self.classes[c] for c in labels]) for labels in self.sets)
 
 
+RESERVED = ("(all)", "(no label)")  # what comparisons call all classes, and images without labels
+
+
 def set_name(labels: Sequence[str]) -> str:
     """A set of labels in words."""
-    return " + ".join(labels) or "(no label)"
+    return " + ".join(labels) or RESERVED[1]
+
+
+def check_reserved(names: Iterable[str], where: object, what: str = "class") -> None:
+    """Raises DataError where a class, or ``what`` they are, has a name with a meaning of its own: its numbers would be taken for others."""
+    taken = [name for name in names if name in RESERVED]
+    if taken:
+        remedy = "Call it something else" if what == "label" else f"Rename it: 'data.rename={{\"{taken[0]}\": NAME}}'"
+        raise DataError(
+            f"{where} has a {what} called {taken[0]}, which stands for {'all' if taken[0] == RESERVED[0] else 'none'} of them in results. {remedy}."
+        )
 
 
 class Row(NamedTuple):

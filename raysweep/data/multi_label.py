@@ -18,7 +18,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raysweep._text import counted, join_names, plain, short_repr, truncate
-from raysweep.data.listing import Found, Item, Listing, Row, canonical, class_name, label_name, ordered, truth
+from raysweep.data.listing import (
+    RESERVED,
+    Found,
+    Item,
+    Listing,
+    Row,
+    canonical,
+    check_reserved,
+    class_name,
+    label_name,
+    ordered,
+    truth,
+)
 from raysweep.data.reading import LeftOut
 from raysweep.data.suspicious import combined
 from raysweep.errors import DataError, did_you_mean
@@ -27,7 +39,7 @@ if TYPE_CHECKING:
     from raysweep.config.settings import DataSection
 
 SEPARATORS = ("|", ";")
-EMPTY = "(no label)"
+EMPTY = RESERVED[1]
 NOTHING = ("nan", "NaN", "None", "null", "NULL", "<NA>")  # what other programs write where there is nothing
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 
@@ -178,6 +190,7 @@ def _known_of_test(
 
 def _check_names(classes: Sequence[str], data: DataSection) -> None:
     where = data.path
+    check_reserved(classes, where, "label")
     alike = [names for names in _alike(classes).values() if len(names) > 1]
     if alike:
         raise DataError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from raysweep._text import join_names, plain, truncate
 from raysweep.config.settings import DataSection
 from raysweep.data import multi_label, sizes
-from raysweep.data.listing import Found, Item, Listing, Row, canonical, class_name, digest, ordered
+from raysweep.data.listing import Found, Item, Listing, Row, canonical, check_reserved, class_name, digest, ordered
 from raysweep.data.reading import LeftOut
 from raysweep.data.roles import groups, words
 from raysweep.data.suspicious import combined, masks
@@ -69,6 +69,7 @@ class Naming:
         self._check_known("data.drop", self.drop, {*names.values(), *final.values()})
         gone = {label for label in written if final[label] in self.drop or names[label] in self.drop}
         kept = {final[label] for label in written - gone}
+        check_reserved(sorted(kept), self.where)
         self._check_case(Counter(final[r.label] for r in every if r.label not in gone))
         if self.choice is None:
             self._check_combined(kept)

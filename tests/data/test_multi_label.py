@@ -14,6 +14,7 @@ from PIL import Image
 from raysweep.config import load
 from raysweep.config.settings import DataSection
 from raysweep.data import cache, multi_label, sampling, sealed
+from raysweep.data.listing import RESERVED
 from raysweep.errors import ConfigError, DataError, WeightsError
 from raysweep.label_sets import LabelCounts, images_in
 from raysweep.weights import RatioChange, SamplingWeights
@@ -194,6 +195,8 @@ def test_test_images_stay_sealed_and_are_opened_with_their_labels(tmp_path):
         ([("0.png", "a|b"), ("1.png", "a, b")], ("path", "labels"), {}, r"label a, b seems to be several at once"),
         ([("0.png", "a|b"), ("1.png", "A")], ("path", "labels"), {}, r"upper and lower case alone"),
         ([("0.png", "a"), ("1.png", "a")], ("path", "labels"), {}, r"single label"),
+        ([("0.png", "a|b"), ("1.png", "(all)")], ("path", "labels"), {}, r"has a label called \(all\)"),
+        ([("0.png", "a|b"), ("1.png", "(no label)")], ("path", "labels"), {}, r"has a label called \(no label\)"),
         ([("0.png", "1|2"), ("1.png", "1.0")], ("path", "labels"), {}, r"one number in two ways: 1, 1\.0"),
         ([("0.png", "a|b"), ("1.png", "a")], ("path", "labels"), {"labels": ["a", "c"]}, r"no column 'a'"),
         ([("0.png", "a", "train"), ("1.png", "b", "val")], ("path", "labels", "split"), {}, r"no training images with the label b"),
@@ -202,6 +205,20 @@ def test_test_images_stay_sealed_and_are_opened_with_their_labels(tmp_path):
 def test_what_cannot_be_is_refused_with_its_place(tmp_path, rows, head, options, message):
     with pytest.raises(DataError, match=message):
         cache.load(section(write(tmp_path / "one", rows, head), **options), tmp_path / "cache")
+
+
+def test_a_class_is_not_called_as_all_of_them_are_in_results(tmp_path):
+    from raysweep.report import effects
+
+    assert effects.ALL in RESERVED
+    rows = [(f"{i}.png", ("a", "(all)")[i % 2]) for i in range(8)]
+    table = write(tmp_path, rows)
+    with pytest.raises(
+        DataError, match=r"has a class called \(all\), .*Rename it: 'data.rename=\{\"\(all\)\": NAME\}'"
+    ):
+        cache.load(section(table, multi_label=False), tmp_path / "cache")
+    renamed = section(table, multi_label=False, rename={"(all)": "b"})
+    assert cache.load(renamed, tmp_path / "cache").classes == ("a", "b")
 
 
 def test_class_folders_have_one_class_for_each_image(image_folder, tmp_path):

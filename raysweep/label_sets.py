@@ -1,7 +1,7 @@
 """Images with several labels, or none: how many there are of each set of labels, and how often each set is shown.
 
-The weight of an image is the mean of its labels' weights; that of an image without labels is the mean of all weights. Images with
-the same labels have the same weight, so each set of labels is drawn as a class of single-label data is.
+The weight of an image is the mean of its labels' weights. Images without labels have none of their own, so they keep their share: their weight is the mean
+of all other images' weights. Images with the same labels have the same weight, so each set of labels is drawn as a class of single-label data is.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class LabelCounts(dict[str, int]):
         exact = {c: Fraction(value) for c, value in of.items()}
         unit = math.lcm(*(value.denominator for value in exact.values()))
         whole = {c: int(value * unit) for c, value in exact.items()}
-        every, parts = sum(whole.values()), math.lcm(*{len(labels) or len(whole) for labels in self.sets})
-        return {
-            labels: n
-            * (sum(whole[c] for c in labels) * (parts // len(labels)) if labels else every * (parts // len(whole)))
-            for labels, n in self.sets.items()
-        }
+        parts = math.lcm(*(len(labels) for labels in self.sets if labels))
+        labelled = {s: n * sum(whole[c] for c in s) * (parts // len(s)) for s, n in self.sets.items() if s}
+        images, every = sum(self.sets[s] for s in labelled), sum(labelled.values())
+        if not images:
+            return dict(self.sets)
+        return {s: labelled[s] * images if s else n * every for s, n in self.sets.items()}
 
     def per_label(self, of_sets: Mapping[LabelSet, int]) -> dict[str, int]:
         """What a number for each set of labels is for each label: the sum over the sets that have it."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raysweep._text import counted, decimals, percent
+from raysweep._text import counted, percent
 from raysweep.api import pages
 from raysweep.api.given import Held, Reference, trusting
 from raysweep.errors import NotFoundError, RaysweepError
@@ -63,19 +63,9 @@ class Checkpoints(tuple[Checkpoint, ...], Shown):
 
     def card(self) -> Card:
         shown = self[-MOST_ROWS:]
-        rows = [
-            [
-                f"@{c.epoch}" if c.batch is None else f"epoch {c.epoch}, batch {c.batch}",
-                *(decimals(c.metrics.get(k)) for k in ("train_loss", "val_loss")),
-                percent(c.metrics.get("val_acc")),
-                decimals(c.metrics.get("val_macro_f1")),
-                pages.worst(c.metrics),
-                "best" if c.best else "",
-            ]
-            for c in shown
-        ]
+        columns, rows = pages.checkpoints([(c.epoch, c.batch, c.metrics, c.best) for c in shown])
         more = left_out(len(self) - len(shown), "older checkpoint", "older checkpoints", "iterating over it")
-        table = Table(pages.CHECKPOINTS, rows, more)
+        table = Table(columns, rows, more)
         return Card("", counted(len(self), "checkpoint"), tables=[table] if rows else [])
 
 
@@ -225,7 +215,7 @@ class Experiment(Held, Shown):
 
     def card(self) -> Card:
         row = self.summary
-        best = f", best accuracy {row.best_acc:.1%} (epoch {row.best_epoch})" if row.best_acc is not None else ""
+        best = f", {text}" if (text := row.best_text("accuracy ")) else ""
         target = counted(row.epochs_target, "epoch") if row.epochs_target else "? epochs"
         facts = [f"{row.status}, {row.epochs_done} of {target}{best}"]
         facts += [f"child of {row.parent.reference}"] if row.parent else []

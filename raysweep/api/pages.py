@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysweep._paths import user_path
-from raysweep._text import percent
+from raysweep._text import decimals, percent, plain
 from raysweep.api.given import Held, Reference, text
 from raysweep.errors import InputError
+from raysweep.label_sets import MAP
 from raysweep.store.root import Root
 
 if TYPE_CHECKING:
@@ -17,15 +18,34 @@ if TYPE_CHECKING:
 
     from raysweep.report.comparison import Comparison
 
-CHECKPOINTS = [
-    ("checkpoint", "l"),
-    ("loss", "r"),
-    ("val loss", "r"),
-    ("accuracy", "r"),
-    ("macro-F1", "r"),
-    ("worst class", "l"),
-    ("", "l"),
-]
+_CHECKPOINTS = ("checkpoint", "loss", "val loss", MAP, "accuracy", "macro-F1", "worst class", "")
+_WORDS = ("checkpoint", "worst class", "")  # columns that hold no numbers
+
+
+def checkpoints(
+    every: Sequence[tuple[int, int | None, Mapping[str, Any], bool]],
+) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """The columns and rows of a table of checkpoints; mAP is a column of those with several labels for an image.
+
+    Args:
+        every: of each its epoch, its batch within it (None at the end), its metrics, and whether it is the best.
+    """
+    several = any(MAP in metrics for _, _, metrics, _ in every)
+    rows = []
+    for epoch, batch, metrics, best in every:
+        cells = {
+            "checkpoint": f"@{epoch}" if batch is None else f"epoch {epoch}, batch {batch}",
+            "loss": decimals(metrics.get("train_loss")),
+            "val loss": decimals(metrics.get("val_loss")),
+            MAP: decimals(metrics.get(MAP)),
+            "accuracy": percent(metrics.get("val_acc")),
+            "macro-F1": decimals(metrics.get("val_macro_f1")),
+            "worst class": plain(worst(metrics)) or "-",
+            "": "best" if best else "",
+        }
+        within = {name: "" for name in cells if name != "checkpoint" and batch is not None}
+        rows.append([text for name, text in (cells | within).items() if several or name != MAP])
+    return [(name, "l" if name in _WORDS else "r") for name in _CHECKPOINTS if several or name != MAP], rows
 
 
 def worst(metrics: Mapping[str, Any]) -> str:

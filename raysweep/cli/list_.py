@@ -13,6 +13,7 @@ from raysweep._text import counted, plain
 from raysweep.cli.options import RootOption
 from raysweep.display.tables import table
 from raysweep.display.terminal import age, decimals, percent, put_json, put_json_bytes, say, say_first
+from raysweep.label_sets import MAP
 from raysweep.store.commands import command
 from raysweep.store.root import Root
 
@@ -80,8 +81,12 @@ def list_(
         columns += [(plain(name), "r") for name in own]
         of = {plain(r.id): r.metrics for r in rows}
         cells = [[*line, *(decimals(of.get(line[0].strip(), {}).get(name)) for name in own)] for line in cells]
-    # In a narrow terminal the worst class leaves first, then the parent, the age, the user's metrics, macro-F1, epochs, ratio change.
-    table(None, columns, cells, optional=[5, 6, 8, *range(len(_COLUMNS), len(columns)), 4, 2, 7])
+    # In a narrow terminal the worst class leaves first, then the parent, the age, the user's metrics, macro-F1, epochs, ratio change; of several labels for
+    # an image mAP stays, by which the best epoch is chosen, and the accuracy leaves.
+    names = [name for name, _ in columns]
+    own_columns = [i for i in range(len(_COLUMNS), len(columns)) if names[i] != MAP]
+    of_labels = [names.index("best acc")] if rows and all(MAP in r.metrics for r in rows) else []
+    table(None, columns, cells, optional=[5, 6, 8, *own_columns, 4, *of_labels, 2, 7])
     for r in rows:
         if r.note:
             say(plain(r.note))

@@ -12,7 +12,7 @@ from raysweep.cli import pictures
 from raysweep.cli.options import RootOption
 from raysweep.display.shares import show_shares
 from raysweep.display.tables import table
-from raysweep.display.terminal import decimals, percent, put, put_json, put_words, say, say_next
+from raysweep.display.terminal import put, put_json, put_words, say, say_next
 from raysweep.errors import EDITED, InputError
 from raysweep.store.root import Root
 
@@ -176,7 +176,10 @@ def _show_experiment(experiment: Experiment) -> None:
         put("")
         from raysweep.api import pages
 
-        table(None, pages.CHECKPOINTS, [_row(e, manifest.best_file) for e in manifest.entries], optional=[1, 5, 2])
+        best = manifest.best_file
+        columns, rows = pages.checkpoints([(e.epoch, e.batch, e.metrics, e.file == best) for e in manifest.entries])
+        names = [name for name, _ in columns]
+        table(None, columns, rows, optional=[names.index(n) for n in ("loss", "worst class", "val loss")])
     root = experiment.root
     old = [p.epoch for p in experiment.old_checkpoints() if p.batch is None]
     if old:
@@ -188,23 +191,6 @@ def _show_experiment(experiment: Experiment) -> None:
 
 def _epochs(count: int | None) -> str:
     return counted(count, "epoch") if count else "? epochs"
-
-
-def _row(e: ManifestEntry, best: str | None) -> list[str]:
-    from raysweep.api import pages
-
-    m = e.metrics
-    if e.batch is not None:
-        return [f"epoch {e.epoch}, batch {e.batch}", "", "", "", "", "", ""]
-    return [
-        f"@{e.epoch}",
-        decimals(m.get("train_loss")),
-        decimals(m.get("val_loss")),
-        percent(m.get("val_acc")),
-        decimals(m.get("val_macro_f1")),
-        plain(pages.worst(m)) or "-",
-        "best" if e.file == best else "",
-    ]
 
 
 def _shares(config: ExperimentConfig, reached: Mapping[str, float]) -> None:

@@ -79,13 +79,19 @@ def meaning_of(
     if flags:
         votes, labels = [_asked(table, "labels", name) or name for name in flags], []
     elif multi_label and not labels:
-        votes = [n for n in others if first and all(truth(row[have.index(n)]) is not None for row in first)]
+        votes = _yes_or_no(table, others, have, first)
     else:
         votes = [] if labels else _numeric(others, have, first)
     if not labels and len(votes) < 2:
         raise _lacking(table, "label", LABEL_COLUMNS, have, first, remedy)
     flag = FLAG_COLUMNS.get(plain_name(split)) if split is not None else None
-    notes += _about_splits(table, split, flag, [c for c in others if c not in {*labels, *votes}])
+    unused = [c for c in others if c not in {*labels, *votes}]
+    if multi_label and votes and not flags:
+        besides = f"; not read: {join_names(unused)}" if unused else ""
+        notes.append(
+            f"Labels are the columns of {table.file.name} that hold 0 and 1: {join_names(votes)}{besides}. data.labels=[…] names others."
+        )
+    notes += _about_splits(table, split, flag, unused)
     return Meaning(path, tuple(labels), split, flag, tuple(votes), tuple(notes))
 
 
@@ -164,6 +170,31 @@ def _split(have: Sequence[str], first: Sequence[Sequence[Any]]) -> str | None:
         if all(truth(row[i]) is not None for row in first):
             return name
     return None
+
+
+def _yes_or_no(table: Table, others: Sequence[str], have: Sequence[str], first: Sequence[Sequence[Any]]) -> list[str]:
+    """The columns that hold 0 and 1.
+
+    Raises:
+        DataError: half of a column's first values are 0 and 1 and others are not: one wrong cell must not take a label away without a word.
+    """
+    found = []
+    for name in others:
+        values = [row[have.index(name)] for row in first]
+        wrong = [value for value in values if truth(value) is None]
+        if values and not wrong:
+            found.append(name)
+        elif 0 < len(wrong) <= len(values) / 2:
+            raise DataError(
+                f"{table.place(_line_of(table, name, wrong[0]))}: the column {plain(name)} has {short_repr(wrong[0])} among zeros and ones. If it is a label, say 0 or "
+                "1 of every image; if not, name the columns of labels: data.labels=[…]."
+            )
+    return found
+
+
+def _line_of(table: Table, name: str, value: Any) -> int:
+    """The first line with that value in a column."""
+    return next(line for line, (found,) in table.rows([name]) if found == value)
 
 
 def _numeric(others: Sequence[str], have: Sequence[str], first: Sequence[Sequence[Any]]) -> list[str]:

@@ -18,6 +18,7 @@ from raysweep.label_sets import MAP
 from raysweep.report import effects, evaluated, leaks, moved, recorded
 from raysweep.report.effects import Effect
 from raysweep.report.evaluated import NO_CONTROL, Arms, Evaluated, last, parent_of
+from raysweep.report.findings import fitted
 from raysweep.report.findings.arms import Arm, Cases
 from raysweep.report.findings.findings import Findings
 from raysweep.report.findings.selection import Winner
@@ -328,6 +329,7 @@ def _compared(title: str, arms: Arms, metric: str = moved.DEFAULT) -> Comparison
         notes.append(ONE_SEED)
     elif fewest < STEADY_SEEDS:
         notes.append(FEW_SEEDS)
+    metric = fitted.OF_LABELS if one.several else metric
     counts: dict[str, int] = dict(zip(one.classes, one.cases.counts.tolist(), strict=True))
     control, *others = (
         effects.arm(name, [e.predictions.probabilities for e in row]) for name, row in arms.rows.items()
@@ -335,7 +337,7 @@ def _compared(title: str, arms: Arms, metric: str = moved.DEFAULT) -> Comparison
     everyone = [e.experiment for e in arms.everyone]
 
     def free(references: Sequence[Arm], cases: Cases) -> list[Effect]:
-        if cases.several or moved.too_many(len(one.classes), len(one.labels)):
+        if moved.too_many(len(one.classes), len(one.labels)):
             return []
         names = [moved.name_of(a.name or arms.word) for a in references]
         every = zip(names, references, strict=True)
@@ -346,7 +348,7 @@ def _compared(title: str, arms: Arms, metric: str = moved.DEFAULT) -> Comparison
         found, findings = effects.of_arms(control, others, one.cases, one.classes, arms.of)
         offsets = free([control, *(a for a in others if a.name in arms.of.values())], one.cases)
     without, told = beside.result()
-    if not offsets and not one.several:
+    if not offsets:
         notes.append(f"Offsets for {arms.word} are not searched: there are too many classes and images.")
     notes += [*effects.few_images(counts), *told]
     pairs = [_pair(name, rows, arms.of_branch(name)) for name, rows in arms.groups.items()]

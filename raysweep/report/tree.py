@@ -138,7 +138,7 @@ def about(node: Node) -> str:
         return "not under this root"
     done, first = row.epochs_done, node.epoch + 1
     epochs = f"epochs {first}–{done}" if done > first else (f"epoch {done}" if done >= first else "no epoch yet")
-    best = f", best {row.best_acc:.1%} (epoch {row.best_epoch})" if row.best_acc is not None else ""
+    best = f", {text}" if (text := row.best_text()) else ""
     status = "" if row.status == "finished" else f", {row.status}"
     return f"{epochs}{best}{status}"
 

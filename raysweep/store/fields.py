@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from raysweep._text import decimals, percent
+from raysweep.label_sets import MAP
 from raysweep.store.records import ParentRef
 
 
@@ -45,6 +47,25 @@ class Row:
             row.parent = ParentRef.from_json(value["parent"])
             row.change = {c: (before, after) for c, (before, after) in row.change.items()}
         return row
+
+    @property
+    def mean_precision(self) -> float | None:
+        """mAP at the best epoch, where an image has several labels."""
+        return self.metrics.get(MAP)
+
+    def best_text(self, accuracy: str = "") -> str:
+        """``best 56.1% (epoch 5)``, of several labels ``best mAP 0.611 (epoch 5)``; empty before the first epoch.
+
+        Args:
+            accuracy: put before the number where it is the accuracy.
+        """
+        if self.mean_precision is not None:
+            value = f"{MAP} {decimals(self.mean_precision)}"
+        elif self.best_acc is not None:
+            value = f"{accuracy}{percent(self.best_acc)}"
+        else:
+            return ""
+        return f"best {value}{'' if self.best_epoch is None else f' (epoch {self.best_epoch})'}"
 
     def to_json(self) -> dict[str, Any]:
         value = {name: getattr(self, name) for name in FIELDS}

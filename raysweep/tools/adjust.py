@@ -10,7 +10,6 @@ import numpy as np
 
 from raysweep._text import counted
 from raysweep.errors import InputError, StoreError, did_you_mean
-from raysweep.label_sets import not_built
 from raysweep.report import moved, predictions
 from raysweep.report.effects import ALL, arm
 from raysweep.report.findings import fitted
@@ -112,10 +111,10 @@ def fit(experiment: Experiment, entry: ManifestEntry | None, reference: str, met
     """
     found = kept(experiment, entry, reference)
     assert entry is not None, "else nothing is kept"
-    if found.several:
-        raise not_built(
-            "--adjust",
-            "`raysweep evaluate` tells the precision and recall of each label at 0.5; choose thresholds by val_predictions.parquet.",
+    if found.several and metric != fitted.OF_LABELS:
+        raise InputError(
+            f"--adjust {metric}: where an image has several labels, thresholds are fitted for {NAMES[fitted.OF_LABELS]}, each label by itself. Use --adjust "
+            f"{fitted.OF_LABELS}."
         )
     network = arm(experiment.id, [found.probabilities])
     rows = moved.effects(experiment.id, network, found.cases, found.classes, metric)

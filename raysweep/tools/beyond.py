@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from raysweep.report import effects, moved
 from raysweep.report.effects import ALL
 from raysweep.report.evaluation import Moved
 from raysweep.report.findings import fitted
-from raysweep.report.findings.arms import OVERALL, Arm, Cases
+from raysweep.report.findings.arms import Arm, Cases
 from raysweep.store import resolve
 from raysweep.store.root import Root
 from raysweep.tools import adjust
@@ -25,11 +25,10 @@ def of_control(
     Args:
         references: the control's checkpoints, in the order of its networks. The offsets of each are fitted on the predictions that its experiment keeps of
             the validation images, so the images of the evaluation tell nothing of themselves.
-        metric: what the offsets are fitted for, and what is compared.
+        metric: what the offsets are fitted for, and what is compared; of several labels macro-F1, since no threshold changes mAP.
         cases: the images of the evaluation, which both arms were scored on.
     """
-    if metric not in fitted.METRICS or cases.several:
-        return None, []
+    metric = fitted.OF_LABELS if cases.several else metric
     try:
         offsets = [_fitted(root, reference, metric, classes) for reference in references]
     except RaysweepError as error:
@@ -45,13 +44,17 @@ def compared(
     The offsets that few images give are not the best ones, so a branch that is nothing but a moved threshold has a little beyond that too, on average: half a point of
     macro-F1 with 3,500 validation images as rare as FER-2013's, where a difference needs 1.8 to be shown (`tests/tools/test_beyond.py`).
     """
-    pairs = zip(control.networks, offsets, strict=True)
-    with_offsets = Arm(moved.name_of(control.name), [lambda load=load, add=add: load() + add for load, add in pairs])  # type: ignore[misc]
+
+    def moved_by(load: Callable[[], np.ndarray], add: np.ndarray) -> Callable[[], np.ndarray]:
+        return lambda: fitted.with_offsets(load(), add, cases.several)
+
+    networks = [moved_by(load, add) for load, add in zip(control.networks, offsets, strict=True)]
+    with_offsets = Arm(moved.name_of(control.name), networks)
     after, before = (
         {e.metric: e for e in effects.of_arms(reference, [branch], cases, classes)[0] if e.target == ALL}
         for reference in (with_offsets, control)
     )
-    one, overall = after[metric], {m: after[m].reference for m in OVERALL}
+    one, overall = after[metric], {m: after[m].reference for m in cases.overall if m in after}
     gain = one.reference - before[metric].reference
     return Moved(metric, overall, gain, one.difference, one.low, one.high, one.p, one.label)
 

@@ -48,6 +48,7 @@ class Line:
     control: bool
     note: str
     words: str
+    mean_precision: float | None = None  # mAP, where an image has several labels
 
     @classmethod
     def of(cls, row: Row) -> Line:
@@ -58,7 +59,7 @@ class Line:
             row.id, row.status, row.epochs_done, row.epochs_target, row.best_acc, row.best_epoch, row.best_macro_f1,
             truncate(row.worst_class or "", _LONGEST), row.worst_recall, parent, row.parent.experiment if row.parent else "",
             change, row.created or "", row.sweep or "", row.branch or "", row.control, truncate(row.note or ""),
-            words.casefold(),
+            words.casefold(), row.mean_precision,
         )  # fmt: skip
 
 

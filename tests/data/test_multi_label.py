@@ -14,7 +14,7 @@ from PIL import Image
 from raysweep.config import load
 from raysweep.config.settings import DataSection
 from raysweep.data import cache, multi_label, sampling, sealed
-from raysweep.errors import ConfigError, DataError
+from raysweep.errors import ConfigError, DataError, WeightsError
 from raysweep.label_sets import LabelCounts, images_in
 from raysweep.weights import RatioChange, SamplingWeights
 
@@ -93,6 +93,28 @@ def test_a_list_and_columns_of_flags_give_the_same_data(tmp_path):
     assert listed.train.labels.dtype == bool
     assert (~listed.train.labels.any(1)).sum() + (~listed.val.labels.any(1)).sum() == sum(not t for _, t in ROWS)
     assert "16 of them have no label" in " ".join(listed.reading.lines())
+
+
+FLAGS = [(name, 40 + i, *(int(c in labels) for c in "abc")) for i, (name, labels) in enumerate(ROWS)]
+
+
+@pytest.mark.parametrize("value", [2, "NA", "0.5", -1, ""])
+@pytest.mark.parametrize("line", [3, 19, 50])
+def test_one_wrong_cell_takes_no_label_away(tmp_path, value, line):
+    flags = [list(row) for row in FLAGS]
+    flags[line - 2][4] = value
+    table = write(tmp_path, flags, ("path", "age", "a", "b", "c"), draw=line == 50)
+    with pytest.raises(DataError, match=f"list.csv, line {line}: the column c has '{value}'"):
+        cache.load(section(table), tmp_path / "cache")
+
+
+def test_which_columns_are_labels_is_said(tmp_path):
+    found = cache.load(section(write(tmp_path, FLAGS, ("path", "age", "a", "b", "c"))), tmp_path / "cache")
+    assert found.classes == ("a", "b", "c")
+    (told,) = [line for line in found.reading.lines() if "Labels are" in line]
+    assert "hold 0 and 1: a, b, c; not read: age. data.labels=[…] names others." in told
+    named = cache.load(section(tmp_path / "list.csv", labels=["a", "b"]), tmp_path / "cache")
+    assert not [line for line in named.reading.lines() if "Labels are" in line]
 
 
 def test_parquet_with_lists_and_with_images_inside(tmp_path):
@@ -200,8 +222,7 @@ def test_ordinary_settings_are_written_as_before():
 
 def weight(labels, of):
     """The weight of an image with these labels, ``of``: class → weight."""
-    some = [Fraction(of[c]) for c in labels or of]
-    return sum(some, Fraction(0)) / len(some)
+    return sum((Fraction(of[c]) for c in labels), Fraction(0)) / len(labels)
 
 
 LABELS = st.lists(st.tuples(*[st.booleans()] * 3), min_size=1, max_size=40).map(lambda rows: np.array(rows, dtype=bool))
@@ -215,9 +236,8 @@ def test_an_epoch_shows_every_set_of_labels_its_exact_number(labels, numbers, dr
     assert isinstance(counts, LabelCounts)
     assert images_in(counts) == len(labels)
     assert dict(counts) == dict(zip(classes, labels.sum(0).tolist(), strict=True))
-    mass = [weight(tuple(c for c, yes in zip(classes, row, strict=True) if yes), weights.as_dict()) for row in labels]
-    if not sum(mass):
-        return
+    if labels.any() and not any(w for w, has in zip(weights.values, labels.any(0).tolist(), strict=True) if has):
+        return  # no image could be drawn
     order = sampling.epoch_order(labels, np.arange(len(labels)), classes, weights, draws, seed=3, epoch=1)
     assert len(order) == draws
     again = sampling.epoch_order(labels, np.arange(len(labels)), classes, weights, draws, seed=3, epoch=1)
@@ -236,15 +256,28 @@ def test_an_epoch_shows_every_set_of_labels_its_exact_number(labels, numbers, dr
 def test_the_weight_of_an_image_is_the_mean_of_those_of_its_labels():
     of = {"a": 3.0, "b": 1.0, "c": 2.0}
     assert weight(("a", "b"), of) == 2
-    assert weight((), of) == 2
-    counts = LabelCounts.of("abc", {("a", "b"): 10, ("c",): 10, (): 20})
+    counts = LabelCounts.of("abc", {("a", "b"): 10, ("c",): 10, ("a",): 4})
     masses = counts.masses(of)  # times one number
     unit = Fraction(masses[("c",)], 10 * 2)
     assert masses == {labels: n * weight(labels, of) * unit for labels, n in counts.sets.items()}
-    shares = SamplingWeights.complete(of, "abc").exact_shares(counts)
-    assert shares == {"a": Fraction(1, 4), "b": Fraction(1, 4), "c": Fraction(1, 4)}
+    shares = SamplingWeights.complete(of, "abc").exact_shares(LabelCounts.of("abc", {("a", "b"): 10, ("c",): 10}))
+    assert shares == {"a": Fraction(1, 2), "b": Fraction(1, 2), "c": Fraction(1, 2)}
     change = RatioChange.between(SamplingWeights.complete({}, "abc"), SamplingWeights.complete({"c": 3}, "abc"), counts)
-    assert change.new_shares[2] > change.old_shares[2] == 0.25
+    assert change.new_shares[2] > change.old_shares[2]
+
+
+@given(LABELS.filter(lambda labels: labels.any() and not labels.any(1).all()), WEIGHTS, st.integers(1, 200))
+def test_images_without_labels_keep_their_share(labels, weights, draws):
+    """A user who shows a label more often did not ask for more images without any."""
+    counts = sampling.class_counts(labels, "abc")
+    try:
+        quotas = SamplingWeights(("a", "b", "c"), weights).set_quotas(counts, draws)
+    except WeightsError:  # the labels with a weight have no images
+        return
+    natural = Fraction(counts.sets[()], len(labels))
+    assert abs(quotas[()] - draws * natural) < 1
+    masses = counts.masses(dict(zip("abc", weights, strict=True)))
+    assert Fraction(masses[()], sum(masses.values())) == natural
 
 
 def test_single_labels_are_drawn_as_classes_are():

@@ -76,4 +76,22 @@ def test_what_cannot_be_fitted_is_told(monkeypatch):
     assert why == [
         "What moved thresholds alone would give the control is not known: The predictions of epoch 3 are damaged."
     ]
-    assert beyond.of_control(None, ["base@3"], "mAP", one, one, cases, CLASSES) == (None, [])
+
+
+def test_of_several_labels_the_threshold_of_each_is_moved():
+    """mAP, by which they are chosen, is the same at every threshold, so macro-F1 is what can be had for nothing."""
+    rng = np.random.default_rng(0)
+    labels = rng.random((600, 3)) < [0.3, 0.1, 0.05]
+
+    def network(moved):
+        logits = 2.5 * labels + rng.standard_normal(labels.shape) - [2, 3.5, 4] + moved
+        return -np.logaddexp(0, -logits)
+
+    control, branch = ([network(moved) for _ in range(3)] for moved in (0.0, [1, 2, 2.5]))
+    cases = Cases(labels, 3)
+    offsets = [fitted.fit(found, cases, fitted.OF_LABELS) for found in control]
+    arms = (arm("b", branch), arm("control", control))
+    found = beyond.compared(fitted.OF_LABELS, offsets, *arms, cases, ("x", "y", "z"))
+    assert found.gain > 0.2
+    assert found.label != "better"
+    assert set(found.overall) >= {"macro_f1", "accuracy", "mAP", "log_loss"}

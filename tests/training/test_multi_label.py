@@ -7,11 +7,13 @@ import csv
 import numpy as np
 import pytest
 
+import raysweep
 from raysweep.config.treatment import LossSection
 from raysweep.launch import resume as resuming
 from raysweep.report import predictions
 from raysweep.store import checkpoint, lineage
 from raysweep.store.root import Root
+from tests.cli.test_errors import run_cli
 from tests.conftest import weights_hash
 from tests.labelled import LABELS, draw, sections
 from tests.training.test_exactness import interrupted
@@ -19,7 +21,18 @@ from tests.training.test_exactness import interrupted
 DROPOUT = {"model": {"options": {"widths": [4, 4, 8, 8], "dropout": 0.3}}}
 
 
-def test_the_folder_of_a_run(tmp_path, quick_run):
+def _is_told_by_its_map(made, best, capsys):
+    """Lists and tables say by what the best epoch was chosen, not only its accuracy."""
+    text = f"best mAP {best:.3f} (epoch {made.manifest().best.epoch})"
+    for words in (("lineage", made.id), ("list",), ("show", made.id)):
+        code, out, err = run_cli(capsys, *words, "--root", made.root.path)
+        assert code == 0, err
+        assert text in out if words[0] == "lineage" else "mAP" in out
+        assert f"{best:.3f}" in out
+    assert text in repr(raysweep.get_experiment(made.id, root=made.root.path))
+
+
+def test_the_folder_of_a_run(tmp_path, quick_run, capsys):
     made = quick_run(**sections(draw(tmp_path / "data"), sampling={"weights": {"star": 4.0}}))
     with open(made.folder / "training_history.csv") as file:
         rows = list(csv.DictReader(file))
@@ -48,6 +61,7 @@ def test_the_folder_of_a_run(tmp_path, quick_run):
         metrics.log_loss(found.labels.ravel(), np.clip(found.probabilities.astype(float).ravel(), 1e-9, 1 - 1e-9)),
         rel=1e-5,
     )
+    _is_told_by_its_map(made, entry.value, capsys)
     report = (made.folder / "classification_report.txt").read_text()
     of_best = predictions.read(made)
     table = metrics.classification_report(

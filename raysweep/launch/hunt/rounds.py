@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from raysweep._text import counted
 from raysweep.config import grid as grids
 from raysweep.config import space as spaces
 from raysweep.config.grid import CONTROL
@@ -101,11 +102,16 @@ def _begin(hunt: Hunt, how: How, progress: Progress) -> bool:
     """Decide what the next round tries, and record it; False where the budget is not enough for another."""
     record = hunt.record()
     number, before = len(record.rounds) + 1, record.rounds[-1]
+    wanted = record.planned
+    planned = budgets.rounds_left(left(hunt, record), number, wanted, alone(record))
+    if planned < wanted:
+        record = hunt.note(planned=planned)
+        short = "What is left of the budget is not enough for"
+        if planned < number:
+            progress(Note(f"{short} round {number}: the hunt goes on to its end."))
+            return False
+        progress(Note(f"{short} {counted(wanted, 'round')}: there will be {planned}."))
     trainings = budgets.of_round(left(hunt, record), number, record.planned, alone(record))
-    if trainings < budgets.LEAST:
-        progress(Note(f"The budget is not enough for round {number}: the hunt goes on to its end."))
-        hunt.note(planned=len(record.rounds))
-        return False
     axes, space = _axes(hunt, record, how), spaces.check(dict(record.space))
     start = chains.end_of(experiment_of(hunt, before))
     own = before.treatments.get(str(before.survivor), {}).get("point", before.point)

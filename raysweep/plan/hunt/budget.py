@@ -104,6 +104,17 @@ def of_round(left: int, number: int, rounds: int, alone: int = 1) -> int:
     return max(0, free // to_come)
 
 
+def rounds_left(left: int, number: int, planned: int, alone: int = 1) -> int:
+    """How many rounds there can be in all, from round ``number`` on, once it is known how long trainings take: at most ``planned``; ``number - 1`` where not even
+    that one is possible. Fewer rounds also need fewer trainings at the end, so a budget that is too small for four may well hold two.
+
+    Args:
+        left: trainings that the budget is still enough for.
+    """
+    fitting = (n for n in range(planned, number - 1, -1) if of_round(left, number, n, alone) >= LEAST)
+    return next(fitting, number - 1)
+
+
 def branches_of(trainings: int) -> int:
     """Branches that a round of so many trainings begins with; the others are seeds where they decide something."""
     return max(4, min(MOST_BRANCHES, round((trainings - CONTROLS) * 0.6)))

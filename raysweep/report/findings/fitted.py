@@ -1,4 +1,5 @@
-"""Offsets fitted for a metric: what a network gets without any training, by adding a number per class to its log probabilities.
+"""Offsets fitted for a metric: what a network gets without any training, by adding a number per class to its logits. Where an image has several labels, that moves
+the threshold of each label, and each is fitted by itself.
 
 The gain is cross-fitted: each image is judged with offsets that were fitted without it, so that no image tells its own answer.
 """
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysweep.report.findings import measures
+from raysweep.label_sets import MAP
+from raysweep.report.findings import binary, measures
 from raysweep.report.findings.arms import Arm, Cases
 from raysweep.report.findings.measures import Measured
 from raysweep.report.findings.offsets import LOWEST
@@ -19,9 +21,10 @@ from raysweep.report.findings.offsets import LOWEST
 Array = np.ndarray
 
 METRICS = ("macro_f1", "accuracy", "balanced_accuracy")
+OF_LABELS = "macro_f1"  # what offsets are fitted for where an image has several labels
 FOLDS = 5
 MOST = 2_000_000  # classes × images up to which offsets are searched
-_OF_CLASS, _OVERALL = ("recall", "precision", "f1"), METRICS
+_OF_CLASS = ("recall", "precision", "f1")
 _ROUNDS = 20
 _LEAST = 1e-9  # by which a step must improve the metric
 _Z = 1.96  # standard errors in half of a 95 % interval
@@ -51,27 +54,26 @@ class Fitted:
 
 
 def of_arm(arm: Arm, cases: Cases, metric: str, seed: int = 0) -> Fitted:
-    """What every network of an arm gets from offsets of its own, fitted for a metric of METRICS.
+    """What every network of an arm gets from offsets of its own, fitted for a metric of METRICS; of several labels OF_LABELS.
 
     Deterministic: the same numbers and seed give the same gains.
     """
-    labels, k = cases.labels, cases.classes
-    fold = _folds(cases, seed)
+    k, fold = cases.classes, _folds(cases, seed)
     before, after, influence = [], [], None
     counts = np.zeros((2, k))
     for load in arm.networks:
         scores = np.asarray(load())
-        own = np.argmax(scores, axis=1)
-        moved = np.empty(len(labels), dtype=np.int64)
+        own = decided(scores, np.zeros(k), cases.several)
+        moved = np.empty_like(own)
         for f in range(FOLDS):
             there = fold == f
             found = fit(scores[~there], cases.part(~there), metric)
-            moved[there] = np.argmax(scores[there] + found, axis=1)
+            moved[there] = decided(scores[there], found, cases.several)
         (plain, of_plain), (better, of_better) = (_measured(p, cases) for p in (own, moved))
         before.append(plain)
         after.append(better)
         influence = of_better - of_plain if influence is None else influence + of_better - of_plain
-        counts += [np.bincount(p, minlength=k) for p in (own, moved)]
+        counts += [p.sum(0) if cases.several else np.bincount(p, minlength=k) for p in (own, moved)]
     assert influence is not None, "an arm has at least one network"
     first, second, s = np.mean(before, axis=0), np.mean(after, axis=0), len(before)
     variance = np.square(influence / s).sum(1)
@@ -79,10 +81,52 @@ def of_arm(arm: Arm, cases: Cases, metric: str, seed: int = 0) -> Fitted:
         variance += np.var(np.subtract(after, before), axis=0, ddof=1) / s
     half = _Z * np.sqrt(variance)
     gain = second - first
-    rows = [(c, m) for m in _OF_CLASS for c in range(k)] + [(None, m) for m in _OVERALL]
+    overall = (OF_LABELS, "accuracy") if cases.several else METRICS
+    rows = [(c, m) for m in _OF_CLASS for c in range(k)] + [(None, m) for m in overall]
     values = zip(rows, first.tolist(), second.tolist(), (gain - half).tolist(), (gain + half).tolist(), strict=True)
     times = np.divide(counts[1], counts[0], out=np.full(k, np.nan), where=counts[0] > 0)
-    return Fitted(metric, tuple(Gain(*row, *numbers) for row, *numbers in values), times)
+    gains = [Gain(*row, *numbers) for row, *numbers in values]
+    if cases.several:
+        gains.append(_mean_precision(arm, cases))
+    return Fitted(metric, tuple(gains), times)
+
+
+def _mean_precision(arm: Arm, cases: Cases) -> Gain:
+    """Of mAP, which is the same at every threshold."""
+    each = [measures.ranked(np.asarray(load()), cases.actual, with_influence=False) for load in arm.networks]
+    value = float(np.mean([measures.mean(found.average_precision).value[0] for found in each]))
+    return Gain(None, MAP, value, value, 0.0, 0.0)
+
+
+def with_offsets(log_probabilities: Array, offsets: Array, several: bool) -> Array:
+    """The log probabilities, float64 (n, K), of the same network with these offsets (K,) added to its logits.
+
+    Args:
+        several: whether each label has a probability of its own.
+    """
+    if several:
+        result: Array = -np.logaddexp(0.0, -(_logits(log_probabilities) + offsets))
+        return result
+    moved = log_probabilities.astype(np.float64) + offsets
+    moved -= moved.max(1, keepdims=True)
+    normalised: Array = moved - np.log(np.exp(moved).sum(1, keepdims=True))
+    return normalised
+
+
+def decided(log_probabilities: Array, offsets: Array, several: bool) -> Array:
+    """What a network with these offsets says: int64 (n,), or of several labels bool (n, K)."""
+    if several:
+        says: Array = _logits(log_probabilities) + offsets > 0
+        return says
+    best: Array = np.argmax(log_probabilities + offsets, axis=1)
+    return best
+
+
+def _logits(log_probabilities: Array) -> Array:
+    """log p − log(1 − p), float64 and finite, of labels that have a probability each."""
+    logs = np.clip(log_probabilities.astype(np.float64), LOWEST, -1e-15)
+    logits: Array = logs - np.log(-np.expm1(logs))
+    return logits
 
 
 def _folds(cases: Cases, seed: int) -> Array:
@@ -93,6 +137,8 @@ def _folds(cases: Cases, seed: int) -> Array:
         of_group: Array = rng.permutation(len(groups)) % FOLDS
         return of_group[of]
     order = rng.permutation(len(cases.labels))
+    if cases.several:
+        return order % FOLDS
     order = order[np.argsort(cases.labels[order], kind="stable")]
     fold = np.empty(len(order), dtype=np.int64)
     fold[order] = np.arange(len(order)) % FOLDS
@@ -100,7 +146,13 @@ def _folds(cases: Cases, seed: int) -> Array:
 
 
 def _measured(predicted: Array, cases: Cases) -> tuple[Array, Array]:
-    """(values, (M,); influence of every case, (M, G)) of recall, precision and F1 of each class, then of METRICS."""
+    """(values, (M,); influence of every case, (M, G)) of recall, precision and F1 of each class, then of METRICS, of several labels without the balanced
+    accuracy."""
+    if cases.several:
+        of_labels = binary.per_label(cases.labels, predicted)
+        right = measures.mean_of((predicted == cases.labels).all(1))
+        each = (of_labels.recall, of_labels.precision, of_labels.f1, measures.mean(of_labels.f1), right)
+        return np.concatenate([p.value for p in each]), cases.by_case(np.concatenate([p.influence for p in each]))
     found = measures.per_class(cases.labels, predicted, cases.classes)
     parts: Sequence[Measured] = (
         found.recall,
@@ -121,11 +173,13 @@ def fit(log_probabilities: Array, cases: Cases, metric: str) -> Array:
     Args:
         log_probabilities: (n, K).
         cases: the images.
-        metric: one of METRICS.
+        metric: one of METRICS; of several labels OF_LABELS.
 
     Returns:
-        float64 (K,), with mean 0.
+        float64 (K,), with mean 0; of several labels 0 where a label has no images.
     """
+    if cases.several:
+        return _of_labels(_logits(log_probabilities), cases.labels)
     k, labels, real = cases.classes, cases.labels, cases.counts
     found, weights = np.zeros(k), _weights(cases, metric)
     if k < 2 or not len(labels):
@@ -145,6 +199,18 @@ def fit(log_probabilities: Array, cases: Cases, metric: str) -> Array:
             break
     result: Array = found - found.mean()
     return result
+
+
+def _of_labels(logits: Array, labels: Array) -> Array:
+    """For each label the offset with which its F1 is largest; both (n, K)."""
+    found = np.zeros(labels.shape[1])
+    for c in np.flatnonzero(labels.any(0)).tolist():
+        margins = np.sort(-logits[:, c])  # the offset from which on each image is said to have the label
+        hits = np.cumsum(labels[np.argsort(-logits[:, c], kind="stable"), c])
+        f1 = np.r_[0.0, 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])]
+        f1[1:-1][margins[1:] == margins[:-1]] = -np.inf  # images with the same score change together
+        found[c] = _between(margins, int(f1.argmax()))
+    return found
 
 
 def _weights(cases: Cases, metric: str) -> Array | None:

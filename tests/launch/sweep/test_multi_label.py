@@ -71,7 +71,10 @@ def test_the_control_continues_its_parent_to_the_bit_and_results_have_the_mean_p
 def test_compare_has_every_label_and_is_told_on_the_page(made, capsys):
     _, _, sweep = made
     found = json.loads(command(capsys, made, "compare", "s", "--json"))
-    of = {(e["target"], e["metric"]): e for e in found["effects"]}
+    rows = {(e["target"], e["metric"]): e for e in found["effects"] if e["branch"] == "control + offsets"}
+    assert {m for t, m in rows if t == "(all)"} == {"macro_f1", "accuracy", "mAP"}
+    assert rows["(all)", "mAP"]["difference"] == 0  # it is the same at every threshold
+    of = {(e["target"], e["metric"]): e for e in found["effects"] if e["branch"] != "control + offsets"}
     assert set(LABELS) == {target for target, _ in of} - {"(all)"}
     assert {"mAP", "macro_f1", "accuracy", "learned", "log_loss", "brier"} <= {m for t, m in of if t == "(all)"}
     assert of["star", "recall"]["free"] is not None
@@ -99,6 +102,9 @@ def test_evaluate_looks_at_the_sealed_images_of_the_winner(made, capsys):
     there, predicted = (np.array(arm[key]) for key in ("together", "predicted_together"))
     assert there.diagonal().tolist() == [2 * found["counts"][c] for c in found["classes"]]  # two seeds
     assert (predicted <= there.diagonal()[:, None]).all()
+    free = found["moved"]  # mAP is the same at every threshold, macro-F1 is not
+    assert free["metric"] == "macro_f1"
+    assert free["overall"]["mAP"] == pytest.approx(found["arms"][1]["overall"]["mAP"]["value"])
     assert "second" not in command(capsys, made, "evaluate", "parent", "--split", "val")
     assert os.path.exists(os.path.join(found["folder"], "confusion_matrix.png"))
 
@@ -116,6 +122,17 @@ def test_predictions_and_exports_are_of_sigmoids(made, tmp_path, capsys):
         mine = np.array([told[c] for c in kept.classes])
         assert np.abs(kept.probabilities - mine).max(1).min() < 1e-5
         assert row["labels"] == [c for c, p in told.items() if p > 0.5]
+    moved = json.loads(command(capsys, made, "predict", "parent@latest", *images, "--adjust", "macro_f1", "--json"))
+    command(
+        capsys, made, "export", "parent@latest", "--to", "torchscript", "-o", tmp_path / "m.pt", "--adjust", "macro_f1"
+    )
+    offsets = json.loads((tmp_path / "m.pt.json").read_text())["adjusted"]["offsets"]
+    for before, after in zip(rows, moved, strict=True):  # each label's logit moves by its own offset
+        assert after["adjusted"] == "macro_f1"
+        assert after["labels"] == [c for c, p in after["probabilities"].items() if p > 0.5]
+        for c, add in offsets.items():
+            was, now = (np.float64(row["probabilities"][c]) for row in (before, after))
+            assert np.log(now / (1 - now)) - np.log(was / (1 - was)) == pytest.approx(add, abs=1e-3)
     target = tmp_path / "p.csv"
     command(capsys, made, "predict", "parent@latest", *images, "--csv", target)
     assert target.read_text().startswith("image,labels,")
@@ -141,9 +158,8 @@ def test_what_only_reads_works(made, capsys):
     [
         (("suggest", "s"), "not built for several labels"),
         (("flips", "s", "star=4"), "not built for several labels"),
-        (("predict", "parent@latest", "IMAGE", "--adjust", "macro_f1"), "several labels"),
+        (("predict", "parent@latest", "IMAGE", "--adjust", "accuracy"), "thresholds are fitted for macro-F1"),
         (("predict", "parent@latest", "IMAGE", "--series"), "not built for several labels"),
-        (("export", "parent@latest", "--to", "onnx", "-o", "x.onnx", "--adjust", "macro_f1"), "several labels"),
         (("hunt", "--from", "parent@1", "--branches", "3", "--dry-run"), "not built for several labels"),
         (("show", "parent", "--augmented", "4", "-o", "sheet.png"), "not built for several labels"),
         (("init", "LIST", "data.multi_label=true"), "not built for several labels"),

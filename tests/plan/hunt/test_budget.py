@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raysweep.errors import InputError
 from raysweep.plan.hunt import budget
@@ -77,3 +79,22 @@ def test_what_a_small_budget_takes_is_said():
         budget.rounds_for(14)
     with pytest.raises(InputError, match=r"or fewer --rounds \(one takes 15\)"):
         budget.rounds_for(20, 2)
+
+
+def test_where_trainings_are_slower_than_planned_there_are_fewer_rounds_and_not_none():
+    """A hunt of four rounds had 44 trainings left after the first: too few for four rounds and their end, enough for three."""
+    assert budget.of_round(44, 2, 4) < budget.LEAST
+    assert budget.rounds_left(44, 2, 4) == 3
+    assert budget.of_round(44, 2, 3) == 10
+    assert budget.rounds_left(22, 2, 4) == 1  # what is left is for the end
+
+
+@given(st.integers(0, 300), st.integers(2, 4), st.integers(2, 4), st.integers(1, 8))
+def test_as_many_rounds_are_left_as_the_budget_holds(left, number, planned, alone):
+    found = budget.rounds_left(left, number, planned, alone)
+    assert number - 1 <= found <= max(planned, number - 1)
+    for rounds in range(found + 1, planned + 1):
+        if rounds >= number:
+            assert budget.of_round(left, number, rounds, alone) < budget.LEAST
+    if found >= number:
+        assert budget.of_round(left, number, found, alone) >= budget.LEAST

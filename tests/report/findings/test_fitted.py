@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from raysweep.report.findings import fitted, measures
+from raysweep.report.findings import binary, fitted, measures
 from raysweep.report.findings.arms import Cases
 from tests.report.findings.simulated import Images, arm
 
@@ -131,3 +133,60 @@ def test_with_a_prior_accuracy_is_that_of_the_data(tmp_path):
     ]
     assert gain.before == pytest.approx(accuracy(scores.argmax(1)))
     assert gain.value > gain.before + 0.1
+
+
+# --- several labels for an image ------------------------------------------------------------------------------------------
+
+
+def labelled(seed, n=300, digits=1):
+    """Labels, bool (n, 3), and log probabilities of them with ties."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random((n, 3)) < [0.4, 0.1, 0.03]
+    logits = (2.0 * labels + rng.standard_normal((n, 3)) - [1, 2.5, 3.5]).round(digits)
+    return labels, -np.logaddexp(0, -logits)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 10**6))
+def test_each_label_has_the_threshold_with_the_largest_f1(seed):
+
+    def f1_score(real, said):
+        return 2 * (real & said).sum() / (real.sum() + said.sum())
+
+    labels, logs = labelled(seed)
+    offsets = fitted.fit(logs, Cases(labels, 3), fitted.OF_LABELS)
+    said = fitted.decided(logs, offsets, several=True)
+    for c in np.flatnonzero(labels.any(0)):
+        every = [f1_score(labels[:, c], logs[:, c] >= cut) for cut in np.unique(logs[:, c])]
+        assert f1_score(labels[:, c], said[:, c]) == pytest.approx(max(every))
+    assert (offsets[~labels.any(0)] == 0).all()
+
+
+def test_offsets_move_the_probabilities_that_are_told():
+    _, logs = labelled(1, digits=6)
+    offsets = np.array([0.7, -0.2, 3.0])
+    moved = fitted.with_offsets(logs, offsets, several=True)
+    p = np.exp(logs)
+    assert np.exp(moved) == pytest.approx(1 / (1 + (1 - p) / p * np.exp(-offsets)))
+    assert ((np.exp(moved) > 0.5) == fitted.decided(logs, offsets, several=True)).all()
+    images = Images(50, 0)
+    scores = images.network()
+    one = fitted.with_offsets(scores, np.arange(K) / 3, several=False)
+    assert np.exp(one).sum(1) == pytest.approx(1)
+    assert (one.argmax(1) == (scores + np.arange(K) / 3).argmax(1)).all()
+
+
+def test_the_gain_of_thresholds_is_what_other_images_get():
+    """Cross-fitted: on labels that the scores know nothing of, a threshold is said to give no more than it gives elsewhere."""
+    told, there = [], []
+    for seed in range(12):
+        labels, logs = labelled(seed, 2000)
+        half = np.arange(2000) < 1000
+        found = fitted.of_arm(arm("c", [logs[half]]), Cases(labels[half], 3), fitted.OF_LABELS)
+        gain = next(g for g in found.gains if (g.target, g.metric) == (None, "macro_f1"))
+        told.append(gain.value)
+        assert gain.low < gain.value - gain.before < gain.high
+        offsets = fitted.fit(logs[half], Cases(labels[half], 3), fitted.OF_LABELS)
+        said = fitted.decided(logs[~half], offsets, several=True)
+        there.append(measures.mean(binary.per_label(labels[~half], said).f1).value[0])
+    assert np.mean(told) == pytest.approx(np.mean(there), abs=0.02)

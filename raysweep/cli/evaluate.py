@@ -91,9 +91,9 @@ def _show(found: Evaluation) -> None:
     for arm in found.arms:
         name = f"{plain(arm.name)}, " if several else ""
         seeds = f", mean of {arm.networks} seeds" if arm.networks > 1 else ""
-        title = f"{name}{counted(found.images, IMAGES[found.split])}{seeds}; ± half of a 95 % interval"
+        title = f"{name}{counted(found.images, IMAGES[found.split])}{seeds}; ± half of a 95 % interval, or where 0 or 100 cuts it off its ends"
         shown = {m: e for m, e in arm.overall.items() if arm.together is None or m != "ece"}
-        rows = [[NAMES[m], *_value(m, e), *_ends(m, e)] for m, e in shown.items()]
+        rows = [[NAMES[m], *(c if c[:1] != "(" else "" for c in _value(m, e)), *_ends(m, e)] for m, e in shown.items()]
         table(title, [(f"{name}over all classes", "l"), ("value", "r"), ("±", "r"), ("from", "r"), ("to", "r")], rows)
         _classes(found, arm, name)
         if arm.together is not None:
@@ -125,12 +125,17 @@ def _form(metric: str) -> tuple[float, str]:
 
 
 def _value(metric: str, e: Estimate) -> list[str]:
-    """A number and half of its interval, in points where it is a share; empty where nothing is known."""
+    """A number and half of its interval, in points where it is a share; empty where nothing is known. An interval that 0 or 1 cuts off
+    has no half, and its ends stand there instead."""
     if math.isnan(e.value):
         return ["", ""]
-    half = max(e.high - e.value, e.value - e.low)  # the interval of a share ends at 0 and 1
     factor, form = _form(metric)
-    return [format(factor * e.value, form), "" if math.isnan(half) else f"±{factor * half:{form}}"]
+    value, (low, high) = format(factor * e.value, form), _ends(metric, e)
+    if not low:
+        return [value, ""]
+    above, below = e.high - e.value, e.value - e.low
+    even = math.isclose(above, below, abs_tol=1e-9)
+    return [value, f"±{factor * above:{form}}" if even else f"({low} … {high})"]
 
 
 def _ends(metric: str, e: Estimate) -> list[str]:

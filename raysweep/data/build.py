@@ -113,8 +113,13 @@ def settled(listing: Listing, data: DataSection, base: Path) -> Way:
         raise DataError(f"{data.path or data.source} holds no images. Add some, or correct data.path.")
     if len(listing.classes) < 2:
         raise DataError(
-            f"{data.path or data.source} has a single class ({listing.classes[0]!r}), but a classifier needs at least two. "
-            "Add images of another class, or correct data.path."
+            f"{data.path or data.source} has a single {'label' if data.multi_label else 'class'} ({listing.classes[0]!r}), but a classifier needs "
+            "at least two. "
+            + (
+                "A single yes or no is two classes: give the list a column label with a name for either, and omit data.multi_label."
+                if data.multi_label
+                else "Add images of another class, or correct data.path."
+            )
         )
     with pillow.quiet(), _threads() as pool:
         return storing.choose(data, items, _form(items, data, pool), base)
@@ -179,6 +184,9 @@ def _write(
     train, val = parts["train"], parts["val"]
     found = copies.groups(decoded.digests[train], labels[train], decoded.digests[val], labels[val])
     counted = copies.count(found, labels[train], labels[val], listing.kinds, dropped)
+    if listing.sets is not None:
+        of_train, of_val = ([items[i].name for i in part] for part in (train, val))
+        counted = replace(counted, named=copies.named(found, of_train, labels[train], of_val, listing.kinds))
     told = {} if listing.sets is None else {"sets": listing.sets}
     identity = hashlib.sha256(json.dumps(listing.classes).encode() + (json.dumps(told).encode() if told else b""))
     for part, index in parts.items():

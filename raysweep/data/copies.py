@@ -95,8 +95,33 @@ def groups(train: np.ndarray, train_labels: np.ndarray, val: np.ndarray, val_lab
     return Groups(leaks, other, sources, tuple(tuple(rows) for rows in places.values() if len(rows) > 1))
 
 
-def named(
-    found: Groups, train: Sequence[str], train_labels: np.ndarray, val: Sequence[str], kinds: Sequence[str]
+def count(
+    found: Groups,
+    train_labels: np.ndarray,
+    val_labels: np.ndarray,
+    classes: Sequence[str],
+    dropped: int,
+    names: Sequence[Sequence[str]] | None = None,
+) -> Copies:
+    """The counts of the groups.
+
+    Args:
+        names: of the training and the validation images, where the first copies shall be named.
+    """
+    of_class = np.bincount(val_labels[found.leaks], minlength=len(classes)).tolist()
+    several = sum(len(set(train_labels[list(rows)].tolist())) > 1 for rows in found.repeated)
+    return Copies(
+        {c: n for c, n in zip(classes, of_class, strict=True) if n},
+        int(found.other_class.sum()),
+        sum(len(rows) - 1 for rows in found.repeated),
+        several,
+        dropped,
+        {} if names is None else _first(found, *names, train_labels, classes),
+    )
+
+
+def _first(
+    found: Groups, train: Sequence[str], val: Sequence[str], train_labels: np.ndarray, kinds: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
     """The first copies of each kind in words, as in :class:`Copies`.
 
@@ -114,18 +139,3 @@ def named(
         several.append(", ".join(f"{train[i]} has {kinds[label]}" for i, label in each[:MOST_NAMED]))
     kept = {"leaked": leaked[:MOST_NAMED], "surplus": pairs[:MOST_NAMED], "contradictions": several}
     return {kind: tuple(some) for kind, some in kept.items() if some}
-
-
-def count(
-    found: Groups, train_labels: np.ndarray, val_labels: np.ndarray, classes: Sequence[str], dropped: int
-) -> Copies:
-    """The counts of the groups."""
-    of_class = np.bincount(val_labels[found.leaks], minlength=len(classes)).tolist()
-    several = sum(len(set(train_labels[list(rows)].tolist())) > 1 for rows in found.repeated)
-    return Copies(
-        {c: n for c, n in zip(classes, of_class, strict=True) if n},
-        int(found.other_class.sum()),
-        sum(len(rows) - 1 for rows in found.repeated),
-        several,
-        dropped,
-    )

@@ -198,8 +198,8 @@ class Reading:
         if few:
             least = min(n for n in self.validation.values() if n)
             found.append(
-                f"Few validation images: {join_names(few)}. One image is up to {100 / least:.0f} points of a class's recall, so "
-                "small differences of these classes mean nothing."
+                f"Few validation images: {join_names(few)}. One image is up to {100 / least:.0f} points of its recall, so "
+                "small differences of these mean nothing."
             )
         return found
 

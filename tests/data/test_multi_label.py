@@ -389,5 +389,5 @@ def test_what_the_user_typed_is_named(tmp_path):
 def test_a_folder_without_a_table_is_told_what_is_read(tmp_path):
     path = write(tmp_path, [[f"{i}.png", "a|b"] for i in range(4)])
     path.unlink()
-    with pytest.raises(DataError, match="no table of labels. Images with several labels are read from a table"):
+    with pytest.raises(DataError, match=r"no table of labels\. Images with several labels are read from a table"):
         cache.load(section(tmp_path), tmp_path / "cache")

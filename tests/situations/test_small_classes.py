@@ -15,6 +15,6 @@ def test_few_validation_images_are_named_before_training(tmp_path):
     assert found.lines() == [
         "No validation images: eel. So nothing will be known of it: no part in the means over all classes, such as macro-F1 or mAP, and no "
         "verdict.",
-        "Few validation images: dog (2). One image is up to 50 points of a class's recall, so small differences of these classes "
+        "Few validation images: dog (2). One image is up to 50 points of its recall, so small differences of these "
         "mean nothing.",
     ]

@@ -442,3 +442,18 @@ def test_without_a_control_there_is_no_gain_to_tell(tmp_path, others):
     with pytest.raises(InputError, match="has no finished control"):
         look_at(found.root, found.id, over=others)
     assert made_here(found.root) == []
+
+
+def test_a_list_with_several_labels_is_no_way_out_for_a_network_of_one_class(root, tmp_path, capsys):
+    """The error said to say data.multi_label=true, and the next one to omit it. `init` did the same."""
+    from tests.labelled import draw
+
+    table = draw(tmp_path / "new", 20)
+    code, _, err = run_cli(capsys, "evaluate", the_one(root).id, f"data.path={table}", "--root", root.address)
+    assert code != 0
+    assert "data.multi_label=true" in err
+    assert "was trained for one class for each image, and can only be evaluated on images that have one" in err
+    code, _, err = run_cli(capsys, "init", table, "-o", tmp_path, "--root", root.address)
+    assert code != 0
+    assert "data.multi_label=true" in err
+    assert "`raysweep init` knows one class for each image" in err

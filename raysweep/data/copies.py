@@ -33,8 +33,10 @@ class Copies:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Copies:
         """What ``dataclasses.asdict`` has made."""
-        counts = (int(value[k]) for k in ("other_class", "surplus", "contradictions", "dropped"))
-        return cls(dict(value["leaked"]), *counts, value.get("named", {}))
+        other, surplus, contradictions, dropped = (
+            int(value[k]) for k in ("other_class", "surplus", "contradictions", "dropped")
+        )
+        return cls(dict(value["leaked"]), other, surplus, contradictions, dropped, value.get("named", {}))
 
     def lines(self) -> list[str]:
         """What people should know, a sentence each."""
@@ -116,7 +118,7 @@ def count(
         sum(len(rows) - 1 for rows in found.repeated),
         several,
         dropped,
-        {} if names is None else _first(found, *names, train_labels, classes),
+        {} if names is None else _first(found, names[0], names[1], train_labels, classes),
     )
 
 

@@ -177,12 +177,14 @@ def _of_gain(found: Evaluation, g: Gain) -> list[str]:
         text += "; one seed cannot tell how much of that is luck of having been chosen"
     elif g.among > 1:
         text += f"; corrected for having been chosen {100 * g.corrected:+.1f}"
+    none = " No branch is above the control on the validation images, so the control is the better choice."
+    none = none if g.validation <= 0 else ""
     if on_validation:
-        return [f"{text}."]
+        return [f"{text}.{none}"]
     text += f"; on these {IMAGES[found.split]}s {100 * g.value:+.1f}{here}."
     if g.among > 1 and not math.isnan(g.luck):
         text += f" The best of equal branches would gain {100 * g.luck:+.1f} there by lucky seeds."
-    return [text]
+    return [text + none]
 
 
 def _of_moved(found: Evaluation, m: Moved) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from raysweep.trackers import base as trackers
 from raysweep.weights import SamplingWeights, listed
 from raysweep.weights_by_rule import Wanted
 from raysweep.weights_schedule import Schedule, Step
+
+_READ: ContextVar[dict[Hashable, cache.Dataset] | None] = ContextVar("images that were read", default=None)
 
 
 def cache_dir(settings: Settings, root: Root) -> Path:
@@ -254,16 +258,37 @@ def read_images(
     Args:
         audited: also look for copies of the sealed images.
     """
+    caches = cache_dir(settings, root)
+    was = None if before is None else (before.name, before.sha256)
+    key = (settings.data.model_dump_json(), str(caches), was, audited)
+    if (known := _READ.get()) is not None and key in known:
+        return known[key]
     data = cache.load_as(
         settings.data,
-        cache_dir(settings, root),
+        caches,
         before.sha256 if before else None,
         before.roles.known if before else None,
         lambda done, total: progress(Decoding(done, total)),
         lambda text: progress(Note(text)),
         audited,
     )
+    if known is not None:
+        known[key] = data
     return data
+
+
+@contextlib.contextmanager
+def reading_once() -> Iterator[None]:
+    """Within this block, or function where it is a decorator, the same images are looked at once: a sweep plans a child for each of its settings, and whether the files
+    of a large folder are still the same takes a second each time."""
+    if _READ.get() is not None:
+        yield
+        return
+    token = _READ.set({})
+    try:
+        yield
+    finally:
+        _READ.reset(token)
 
 
 def _with_cache(settings: Settings, data: cache.Dataset) -> Settings:

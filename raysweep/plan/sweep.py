@@ -16,6 +16,7 @@ from raysweep.errors import ConfigError, InputError, ResourceError
 from raysweep.events import Progress, ignore
 from raysweep.plan import child, networks, resources
 from raysweep.plan import parent as parents
+from raysweep.plan.experiment import reading_once
 from raysweep.plan.resources import ResourceOverrides, Resources
 from raysweep.plan.types import Parent, Plan, SweepPlan, SweepRequest, base_of
 from raysweep.store import layout, space
@@ -41,6 +42,7 @@ def plan_branch(base: Plan, sweep_id: str, point: Point) -> Plan:
     )
 
 
+@reading_once()
 def plan_sweep(request: SweepRequest, progress: Progress = ignore, writable: bool = True) -> SweepPlan:
     """Check a whole sweep: checkpoint, grid, every branch and resources. Nothing is started or made.
 
@@ -184,6 +186,7 @@ def with_bases(plan: SweepPlan, request: SweepRequest, points: Sequence[Point]) 
     return replace(plan, bases=_bases(points, plan.base, common(request, plan.parent), plan.bases, True))
 
 
+@reading_once()
 def _bases(
     points: Sequence[Point], base: Plan, overrides: Nested, known: Mapping[str, Plan], writable: bool
 ) -> dict[str, Plan]:

@@ -20,6 +20,7 @@ from raysweep.events import Progress, ignore
 from raysweep.label_sets import not_built
 from raysweep.plan import capacity
 from raysweep.plan import parent as parents
+from raysweep.plan.experiment import reading_once
 from raysweep.plan.hunt import budget as budgets
 from raysweep.plan.hunt import proposals
 from raysweep.plan.hunt.budget import Budget
@@ -95,6 +96,7 @@ def alone(budget: Budget, at_once: int) -> int:
     return at_once if budget.kind == "hours" else 1
 
 
+@reading_once()
 def plan_hunt(request: HuntRequest, progress: Progress = ignore, writable: bool = True) -> HuntPlan:
     """Check a hunt. Nothing is started or made.
 

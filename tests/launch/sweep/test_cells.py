@@ -18,16 +18,22 @@ GRID = {
 
 
 @pytest.fixture
-def planned(quick_run, tmp_path):
+def planned(quick_run, tmp_path, monkeypatch):
     """(the parent, the plan of a sweep of it)"""
     from raysweep.config import grid as grids
+    from raysweep.data import cache
     from raysweep.plan import sweep as sweep_plan
     from raysweep.plan.types import SweepRequest
     from raysweep.store.root import Root
 
     parent = quick_run(training={"epochs": 2, "warmup_epochs": 0, "learning_rate": 0.01})
     root = Root.open(tmp_path / "experiments")
-    return parent, sweep_plan.plan_sweep(SweepRequest(root, f"{parent.id}@1", grids.check(GRID), name="s"))
+    read = []
+    monkeypatch.setattr(cache, "load_as", lambda *a, load=cache.load_as: read.append(a) or load(*a))
+    plan = sweep_plan.plan_sweep(SweepRequest(root, f"{parent.id}@1", grids.check(GRID), name="s"))
+    assert len(plan.bases) == 3  # each is a child that is planned by itself
+    assert len(read) == 1  # a folder of a million images is looked through once
+    return parent, plan
 
 
 def test_every_branch_trains_with_the_settings_of_its_cell(planned):

@@ -125,19 +125,19 @@ def _rows(found: Comparison, difference: float) -> list[Row]:
             each.setdefault((e.target, e.metric), []).append(e)
     rows = []
     for (target, metric), of_branches in each.items():
-        e = needed.hardest(of_branches)
-        takes = None if e is None else needed.of_effect(found, e, difference)
-        if e is None or takes is None:
+        most = needed.hardest(of_branches)
+        takes = None if most is None else needed.of_effect(found, most, difference)
+        if most is None or takes is None:
             continue
-        tested = not math.isnan(e.smallest)
+        tested = not math.isnan(most.smallest)
         rows.append(
             Row(
                 target,
                 NAMES[metric],
-                e.smallest if tested else None,
+                most.smallest if tested else None,
                 takes.seeds,
                 None if math.isinf(takes.images) else takes.images,
-                "" if tested else e.label,
+                "" if tested else most.label,
             )
         )
     return rows

@@ -183,8 +183,8 @@ def _write(
     parts, dropped = without_copies(sides.parts, hashed, stratified, data, sealed)
     train, val = parts["train"], parts["val"]
     found = copies.groups(decoded.digests[train], labels[train], decoded.digests[val], labels[val])
-    names = None if listing.sets is None else tuple([items[i].name for i in part] for part in (train, val))
-    counted = copies.count(found, labels[train], labels[val], listing.kinds, dropped, names)
+    of_copies = None if listing.sets is None else [[items[i].name for i in part] for part in (train, val)]
+    counted = copies.count(found, labels[train], labels[val], listing.kinds, dropped, of_copies)
     told = {} if listing.sets is None else {"sets": listing.sets}
     identity = hashlib.sha256(json.dumps(listing.classes).encode() + (json.dumps(told).encode() if told else b""))
     for part, index in parts.items():

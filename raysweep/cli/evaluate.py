@@ -13,6 +13,7 @@ from raysweep.cli.consent import consent
 from raysweep.cli.options import Classes, RootOption, TrustOption
 from raysweep.display.tables import table
 from raysweep.display.terminal import put_json, say, split_classes
+from raysweep.label_sets import MAP
 
 if TYPE_CHECKING:
     from raysweep.report.evaluation import Evaluation, Gain, Moved
@@ -97,6 +98,8 @@ def _show(found: Evaluation) -> None:
         table(title, [(f"{name}over all classes", "l"), ("value", "r"), ("±", "r"), ("from", "r"), ("to", "r")], rows)
         _classes(found, arm, name)
         if arm.together is not None:
+            if text := _widest(found, arm):
+                say(plain(text))
             continue
         say(
             f"By luck alone a calibrated network would show a calibration error of {100 * arm.ece_by_luck:.1f} points on so many "
@@ -105,6 +108,23 @@ def _show(found: Evaluation) -> None:
     for line in _lines(found):
         say(plain(line))
     say(f"Written to {plain(found.folder)}")
+
+
+def _widest(found: Evaluation, arm: Estimated) -> str:
+    """Which label alone makes most of the interval of mAP, the mean over the labels that have images; empty where none does."""
+    there = {c: of["ap"] for c, of in zip(found.classes, arm.of_class, strict=True) if found.counts[c]}
+    parts = {c: _half(e) / len(there) for c, e in there.items()}
+    whole = _half(arm.overall[MAP])
+    c = max(parts, key=lambda c: parts[c], default=None)
+    if c is None or not whole > 0.02 or not parts[c] > 0.8 * whole:  # NaN is neither
+        return ""
+    of = counted(found.counts[c], "image")
+    return f"{c} ({of}) alone makes ±{100 * min(parts[c], whole):.1f} of the ±{100 * whole:.1f} points of {MAP}."
+
+
+def _half(e: Estimate) -> float:
+    """Half of an interval, also of one that 0 or 1 cuts off on one side."""
+    return max(e.high - e.value, e.value - e.low)
 
 
 def _classes(found: Evaluation, arm: Estimated, name: str) -> None:

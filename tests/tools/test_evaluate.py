@@ -457,3 +457,23 @@ def test_a_list_with_several_labels_is_no_way_out_for_a_network_of_one_class(roo
     assert code != 0
     assert "data.multi_label=true" in err
     assert "`raysweep init` knows one class for each image" in err
+
+
+def test_the_label_that_makes_the_interval_of_the_mean_wide_is_named():
+    from types import SimpleNamespace
+
+    from raysweep.cli.evaluate import _widest
+    from raysweep.report.findings.estimates import Estimate
+
+    wide, narrow, nothing = Estimate(0.8, 0.2, 1.0), Estimate(0.9, 0.88, 0.92), Estimate(*[math.nan] * 3)
+
+    def told(*of, mean):
+        classes = "abc"[: len(of)]
+        counts = {c: 0 if math.isnan(e.value) else 7 for c, e in zip(classes, of, strict=True)}
+        arm = SimpleNamespace(of_class=[{"ap": e} for e in of], overall={"mAP": mean})
+        return _widest(SimpleNamespace(classes=classes, counts=counts), arm)
+
+    mean = Estimate(0.85, 0.54, 1.0)
+    assert told(narrow, wide, nothing, mean=mean) == "b (7 images) alone makes ±30.0 of the ±31.0 points of mAP."
+    assert told(wide, wide, mean=Estimate(0.8, 0.4, 1.0)) == ""
+    assert told(nothing, mean=nothing) == ""

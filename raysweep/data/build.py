@@ -113,8 +113,13 @@ def settled(listing: Listing, data: DataSection, base: Path) -> Way:
         raise DataError(f"{data.path or data.source} holds no images. Add some, or correct data.path.")
     if len(listing.classes) < 2:
         raise DataError(
-            f"{data.path or data.source} has a single class ({listing.classes[0]!r}), but a classifier needs at least two. "
-            "Add images of another class, or correct data.path."
+            f"{data.path or data.source} has a single {'label' if data.multi_label else 'class'} ({listing.classes[0]!r}), but a classifier needs "
+            "at least two. "
+            + (
+                "A single yes or no is two classes: give the list a column label with a name for either, and omit data.multi_label."
+                if data.multi_label
+                else "Add images of another class, or correct data.path."
+            )
         )
     with pillow.quiet(), _threads() as pool:
         return storing.choose(data, items, _form(items, data, pool), base)
@@ -178,7 +183,8 @@ def _write(
     parts, dropped = without_copies(sides.parts, hashed, stratified, data, sealed)
     train, val = parts["train"], parts["val"]
     found = copies.groups(decoded.digests[train], labels[train], decoded.digests[val], labels[val])
-    counted = copies.count(found, labels[train], labels[val], listing.kinds, dropped)
+    of_copies = None if listing.sets is None else [[items[i].name for i in part] for part in (train, val)]
+    counted = copies.count(found, labels[train], labels[val], listing.kinds, dropped, of_copies)
     told = {} if listing.sets is None else {"sets": listing.sets}
     identity = hashlib.sha256(json.dumps(listing.classes).encode() + (json.dumps(told).encode() if told else b""))
     for part, index in parts.items():

@@ -24,7 +24,7 @@ from raysweep.data.tables import (
     every_column,
     plain_name,
 )
-from raysweep.errors import DataError
+from raysweep.errors import DataError, did_you_mean
 
 _LOOKED_AT = 20  # rows
 
@@ -146,7 +146,8 @@ def _asked(table: Table, what: str, name: str | None) -> str | None:
     if name.isdecimal() and 1 <= int(name) <= len(have):
         return have[int(name) - 1]
     raise DataError(
-        f"data.columns: {what}: {table.file} has no column {short_repr(name)}. Its columns are {join_names(have)}."
+        f"{'data.labels' if what == 'labels' else f'data.columns: {what}'}: {table.file} has no column {short_repr(name)}. Its columns are {join_names(have)}."
+        f"{did_you_mean(name, have)}"
     )
 
 

@@ -165,7 +165,7 @@ def test_test_images_stay_sealed_and_are_opened_with_their_labels(tmp_path):
         ([("0.png", "a|b"), ("1.png", "a|x")], ("path", "labels"), {"classes": ["a", "b"]}, r"line 3: the label x is not one of"),
         ([("0.png", "a|b"), ("1.png", "a, b")], ("path", "labels"), {}, r"label a, b seems to be several at once"),
         ([("0.png", "a|b"), ("1.png", "A")], ("path", "labels"), {}, r"upper and lower case alone"),
-        ([("0.png", "a"), ("1.png", "a")], ("path", "labels"), {}, r"single class"),
+        ([("0.png", "a"), ("1.png", "a")], ("path", "labels"), {}, r"single label"),
         ([("0.png", "a|b"), ("1.png", "a")], ("path", "labels"), {"labels": ["a", "c"]}, r"no column 'a'"),
         ([("0.png", "a", "train"), ("1.png", "b", "val")], ("path", "labels", "split"), {}, r"no training images with the label b"),
     ],
@@ -315,3 +315,79 @@ def test_a_split_keeps_images_of_every_label_for_training(labels, seed):
     ).parts
     assert sorted(np.concatenate([parts["train"], parts["val"]]).tolist()) == list(range(len(labels)))
     assert len(parts["val"])
+
+
+def refusal(path, **options):
+    with pytest.raises((DataError, ConfigError)) as refused:
+        cache.load(section(path, **options), path.parent / "cache")
+    return str(refused.value)
+
+
+def test_a_label_that_nobody_trains_on_is_said_to_be_where_it_is(tmp_path):
+    rows = [[f"{i}.png", "a|b" if i % 2 else "b", ("train", "val", "test")[i % 3]] for i in range(12)]
+    rows += [["v.png", "star", "val"], ["t.png", "star", "test"]]
+    path = write(tmp_path, rows, ("path", "labels", "split"))
+    text = refusal(path)
+    assert "no training images with the label star. There are some for validation and testing: move them" in text
+    path = write(tmp_path / "none", [row for row in rows if row[1] != "star"], ("path", "labels", "split"))
+    text = refusal(path, classes=["a", "b", "moon"])
+    assert "label moon. It is named in data.classes alone: remove it there" in text
+    assert "table" not in text
+
+
+def test_a_slash_that_separates_labels_is_recognised(tmp_path):
+    path = write(tmp_path, [[f"{i}.png", ("a", "b", "a/b", "c/d")[i % 4]] for i in range(8)])
+    assert "the label a/b seems to be several at once: a, b" in refusal(path)
+
+
+def test_a_label_that_means_none_is_told(tmp_path):
+    path = write(tmp_path, [[f"{i}.png", ("Mass", "Effusion", "No Finding")[i % 3]] for i in range(12)])
+    data = cache.load(section(path), tmp_path / "cache")
+    assert (
+        "The label No Finding is trained as a label of its own. If it means that an image has none, write an empty cell"
+        in ("\n".join(data.reading.lines()))
+    )
+    for option, value in (("drop", ["No Finding"]), ("rename", {"No Finding": "none"})):
+        with pytest.raises(ValueError, match=f"{option} is for one class .* such as No Finding, write an empty cell"):
+            section(path, **{option: value})
+
+
+def test_equal_images_with_different_labels_are_named(tmp_path):
+    rows = [[f"{i}.png", ("a", "b")[i % 2], "train" if i < 6 else "val"] for i in range(9)]
+    path = write(tmp_path, rows, ("path", "labels", "split"))
+    for copy, of in (("1", "0"), ("4", "2"), ("8", "3")):
+        (tmp_path / f"{copy}.png").write_bytes((tmp_path / f"{of}.png").read_bytes())
+    data = cache.load(section(path), tmp_path / "cache")
+    text = "\n".join(data.reading.lines())
+    assert "equal training images has different labels. 0.png has a, 1.png has b." in text
+    assert "2 training images repeat another one. 1.png is 0.png; 4.png is 2.png." in text
+    assert "1 of them with other labels. Results" in text
+    assert "takes the training copies out. 8.png is 3.png." in text
+    again = cache.load(section(path), tmp_path / "cache")
+    assert again.reading.lines() == data.reading.lines()
+
+
+def test_a_file_with_two_sets_of_labels_is_told_in_words(tmp_path):
+    path = write(tmp_path, [[f"{i}.png", ("a", "b")[i % 2]] for i in range(8)])
+    path.write_text(path.read_text() + '"5.png",""\n')
+    text = "\n".join(cache.load(section(path), tmp_path / "cache").reading.lines())
+    assert "1 file is there with different labels: 5.png as b and (no label)." in text
+
+
+def test_what_the_user_typed_is_named(tmp_path):
+    path = write(tmp_path, [[f"{i}.png", i % 2, (i + 1) % 2] for i in range(8)], ("path", "cross", "bar"))
+    text = refusal(path, labels=["crosss", "bar"])
+    assert text.startswith("data.labels: ")
+    assert "Did you mean 'cross'?" in text
+    path = write(tmp_path / "words", [[f"{i}.png", "yes", "-1.0"] for i in range(8)], ("path", "cross", "bar"))
+    assert "yes, no, or -1 for uncertain must become one of them" in refusal(path, labels=["cross", "bar"])
+    path = write(tmp_path / "one", [[f"{i}.png", ("a", "")[i % 2]] for i in range(8)])
+    assert "a single label ('a')" in (text := refusal(path))
+    assert "A single yes or no is two classes" in text
+
+
+def test_a_folder_without_a_table_is_told_what_is_read(tmp_path):
+    path = write(tmp_path, [[f"{i}.png", "a|b"] for i in range(4)])
+    path.unlink()
+    with pytest.raises(DataError, match=r"no table of labels\. Images with several labels are read from a table"):
+        cache.load(section(tmp_path), tmp_path / "cache")

@@ -48,11 +48,24 @@ def check_data(data: Any) -> None:
         )
 
 
+def asked_for(data: Any) -> bool:
+    """Whether the section ``data``, as it is written, says that an image has several labels: also by a text that stands for yes."""
+    if not isinstance(data, dict):
+        return False
+    return bool(data.get("labels")) or str(data.get("multi_label")).strip().lower() in (
+        "true",
+        "1",
+        "yes",
+        "on",
+        "t",
+        "y",
+    )
+
+
 def with_best_metric(values: Nested) -> Nested:
     """The configuration as it is written, with the metric of several labels where none is given."""
     data, training = values.get("data"), values.get("training", {})
-    several = isinstance(data, dict) and (data.get("labels") or data.get("multi_label") is True)
-    if not several or not isinstance(training, dict):
+    if not asked_for(data) or not isinstance(training, dict):
         return values
     return {**values, "training": {"best_metric": MAP, **training}}
 

@@ -42,7 +42,12 @@ class Meaning:
 
 
 def meaning_of(
-    table: Table, asked: Columns | None, remedy: str = "", flags: Sequence[str] = (), multi_label: bool = False
+    table: Table,
+    asked: Columns | None,
+    remedy: str = "",
+    flags: Sequence[str] = (),
+    multi_label: bool = False,
+    group: str | None = None,
 ) -> Meaning:
     """What the columns of a table mean.
 
@@ -51,6 +56,7 @@ def meaning_of(
         remedy: added to the error about a table that has no column for the class.
         flags: the columns of 0 and 1, one for each label, that the user names.
         multi_label: an image may have several labels.
+        group: the column that says which images belong together.
 
     Raises:
         DataError: a column that is needed is not found; the message has the line that names it.
@@ -73,7 +79,11 @@ def meaning_of(
     split = _asked(table, "split", asked.split) or _split(have, first)
     label = _asked(table, "label", asked.label)
     labels = [label] if label else [c for c in every_column(have, LABEL_COLUMNS) if c not in (path, split)]
-    others = [name for name in have if name not in (path, split)]
+    others = [name for name in have if name not in (path, split, group)]
+    if multi_label and not label and not flags and first:
+        # a column of 0 and 1 beside others like it is one label, also where it is called disease or finding
+        yes_or_no = [n for n in others if all(truth(row[have.index(n)]) is not None for row in first)]
+        labels = labels if len(yes_or_no) < 2 else [n for n in labels if n not in yes_or_no]
     if not labels and not _has_header(table) and len(others) == 1:
         labels = others
     if flags:

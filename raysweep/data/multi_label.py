@@ -117,7 +117,14 @@ def listing(found: Found, data: DataSection, notes: Sequence[str]) -> Listing:
     parts = (found.train, found.val, found.test)
     every = [row.label for rows in parts for row in rows or []]
     sets = {text: json.loads(text) for text in dict.fromkeys(every)}
-    classes = ordered({label for labels in sets.values() for label in labels} | {*(data.classes or ())})
+    named = {
+        canonical(class_name(c, data.path or "data.labels")) for c in data.labels
+    }  # also one that no image has, which is then told
+    classes = ordered({label for labels in sets.values() for label in labels} | {*(data.classes or ())} | named)
+    if not classes:
+        raise DataError(
+            f"{data.path}: no image has a label. Check the column of labels, or name the columns of 0 and 1: data.labels=[…]."
+        )
     _check_names(classes, data)
     position = {c: i for i, c in enumerate(classes)}
     rows = {text: tuple(position[label] for label in labels) for text, labels in sets.items()}

@@ -108,6 +108,58 @@ def test_one_wrong_cell_takes_no_label_away(tmp_path, value, line):
         cache.load(section(table), tmp_path / "cache")
 
 
+def test_a_table_is_read_anew_where_other_labels_of_it_are_named(tmp_path):
+    """The file is the same, and so are its images."""
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = []
+    for i in range(30):
+        out = io.BytesIO()
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (8, 8), dtype=np.uint8)).save(out, "png")
+        images.append(out.getvalue())
+    columns = {c: [int(i % k == 0) for i in range(30)] for c, k in (("a", 2), ("A b", 3), ("a-b", 5))}
+    lists = {name: [[c] for c in cells] for name, cells in (("labels", "xy" * 15), ("other", "xz" * 15))}
+    pq.write_table(pa.table({"image": images, **columns, **lists}), tmp_path / "x.parquet")
+
+    def classes(**options):
+        return cache.load(section(tmp_path / "x.parquet", **options), tmp_path / "cache").classes
+
+    assert classes(labels=["a", "A b"]) == ("A b", "a")
+    assert classes(labels=["a", "A b", "a-b"]) == ("A b", "a", "a-b")  # names that are alike are told apart
+    assert classes() == ("x", "y")
+    assert classes(columns={"label": "other"}) == ("x", "z")
+
+
+def test_a_column_of_zeros_and_ones_is_a_label_whatever_it_is_called(tmp_path):
+    flags = [(name, i % 7, *(int(c in labels) for c in "abc")) for i, (name, labels) in enumerate(ROWS)]
+    table = write(tmp_path, flags, ("path", "patient", "disease", "finding", "normal"))
+    found = cache.load(section(table, group="patient"), tmp_path / "cache")
+    assert found.classes == ("disease", "finding", "normal")  # and the groups are none
+
+
+@pytest.mark.parametrize("options", [{}, {"labels": ["a", "b"]}])
+def test_a_table_without_any_label_is_refused(tmp_path, options):
+    rows = [(name, 0, 0) for name, _ in ROWS]
+    table = write(tmp_path, rows, ("path", "a", "b"))
+    with pytest.raises(DataError, match=r"no image has a label|no training images with the label"):
+        cache.load(section(table, **options), tmp_path / "cache")
+
+
+def test_a_named_label_that_no_image_has_is_told(tmp_path):
+    rows = [(name, *(int(c in labels) for c in "ab"), 0) for name, labels in ROWS]
+    table = write(tmp_path, rows, ("path", "a", "b", "rare"))
+    with pytest.raises(DataError, match="no training images with the label rare"):
+        cache.load(section(table, labels=["a", "b", "rare"]), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("yes", [True, 1, "true", "Yes"])
+def test_every_word_for_yes_means_several_labels(yes):
+    assert DataSection.model_validate({"path": "list.csv", "multi_label": yes}).min_val == 0
+
+
 def test_which_columns_are_labels_is_said(tmp_path):
     found = cache.load(section(write(tmp_path, FLAGS, ("path", "age", "a", "b", "c"))), tmp_path / "cache")
     assert found.classes == ("a", "b", "c")

@@ -80,10 +80,8 @@ def meaning_of(
     label = _asked(table, "label", asked.label)
     labels = [label] if label else [c for c in every_column(have, LABEL_COLUMNS) if c not in (path, split)]
     others = [name for name in have if name not in (path, split, group)]
-    if multi_label and not label and not flags and first:
-        # a column of 0 and 1 beside others like it is one label, also where it is called disease or finding
-        yes_or_no = [n for n in others if all(truth(row[have.index(n)]) is not None for row in first)]
-        labels = labels if len(yes_or_no) < 2 else [n for n in labels if n not in yes_or_no]
+    if multi_label and not label and not flags:
+        labels = _without_yes_or_no(labels, others, have, first)
     if not labels and not _has_header(table) and len(others) == 1:
         labels = others
     if flags:
@@ -181,6 +179,14 @@ def _split(have: Sequence[str], first: Sequence[Sequence[Any]]) -> str | None:
         if all(truth(row[i]) is not None for row in first):
             return name
     return None
+
+
+def _without_yes_or_no(
+    labels: list[str], others: Sequence[str], have: Sequence[str], first: Sequence[Sequence[Any]]
+) -> list[str]:
+    """``labels`` without columns of 0 and 1 where there are several: each is one label, also where it is called disease or finding."""
+    flags = [n for n in others if first and all(truth(row[have.index(n)]) is not None for row in first)]
+    return labels if len(flags) < 2 else [name for name in labels if name not in flags]
 
 
 def _yes_or_no(table: Table, others: Sequence[str], have: Sequence[str], first: Sequence[Sequence[Any]]) -> list[str]:
